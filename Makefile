@@ -1,0 +1,53 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo up test test-browser test-slow check format lock clean
+
+help:  ## list these targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## install everything into .venv from the lock file
+
+# The stamp is newer than what it was made from, so a second run does nothing.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "doceval needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is " + sys.version.split()[0] + ": run make PYTHON=python3.12 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (once) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## from sample documents to an opened completion report, with a simulated processor
+	@$(BIN)/doceval demo
+
+up: $(STAMP)  ## run the database server, Dagster's webserver and its daemon until Ctrl-C
+	@$(BIN)/doceval up
+
+test: $(STAMP)  ## the tests, on a real PostgreSQL and a real Dagster instance
+	@$(BIN)/pytest
+
+test-browser: $(STAMP)  ## the tests that drive Dagster's pages and the report in Chromium
+	@$(BIN)/pytest -m browser
+
+test-slow: $(STAMP)  ## the tests that guard data over many repetitions
+	@$(BIN)/pytest -m slow
+
+check: $(STAMP)  ## format, lint, types and the import contract
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@echo "check: ok"
+
+format: $(STAMP)  ## format the code and mend what lint can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock:  ## write requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --extra dev pyproject.toml --output-file requirements.lock
+
+clean:  ## remove .venv; databases and reports under .doceval stay
+	rm -rf .venv

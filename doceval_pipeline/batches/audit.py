@@ -1,0 +1,236 @@
+"""Holds both databases against what must be true of them. Read-only.
+
+`check_*` answer for one batch and stand behind Dagster's asset checks; `violations` answers for the
+whole installation and stands behind `doceval check`. Each says what is wrong and what to do.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging import is_being_staged
+from doceval_pipeline.doc_eval import batch_documents
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, list_batches, partition_key
+from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.knowledge import queue
+from doceval_pipeline.knowledge.responses import count_cells, digest
+
+# Documents of a batch that are decoded and compared where not all are asked for.
+SAMPLE = 50
+
+_STAGED = text("""
+    SELECT knowledge_document_id, min(sha256), min(file_size) FROM batch_documents
+    WHERE batch_id = :batch_id AND state = 'STAGED'
+    GROUP BY 1 ORDER BY random() LIMIT :sample
+""")
+# The pattern guards decode(), which raises on anything that is not base64.
+_BROKEN_CONTENTS = text("""
+    SELECT staged.id FROM unnest(CAST(:ids AS bigint[]), CAST(:sha256s AS text[]), CAST(:sizes AS bigint[]))
+        AS staged(id, sha256, size)
+    LEFT JOIN docs ON docs.id = staged.id
+    WHERE docs.sha256 IS DISTINCT FROM staged.sha256
+       OR docs.file_size IS DISTINCT FROM staged.size
+       OR CASE WHEN docs.content ~ '^[A-Za-z0-9+/]*={0,2}$'
+               THEN encode(sha256(decode(docs.content, 'base64')), 'hex') IS DISTINCT FROM docs.sha256
+               ELSE true END
+    ORDER BY 1
+""")
+_CONFIG_SHA = text("SELECT sha256 FROM batch_configs WHERE batch_id = :batch_id")
+_UNKNOWN_BATCHES = text("""
+    SELECT batch_id, count(*) FROM llm_responses WHERE batch_id <> ALL(CAST(:known AS int[]))
+    GROUP BY 1 ORDER BY 1
+""")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check of one batch found: how much was checked, how much is wrong, and a sentence."""
+
+    checked: int
+    problems: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Violation:
+    """Something that must not be, where, and what to do about it."""
+
+    invariant: str
+    batch: str
+    problem: str
+    mend: str
+
+
+def check_round_trip(databases: Databases, batch_id: int, sample: int | None = SAMPLE) -> Finding:
+    """Decode stored documents and compare their sha256 with that of the files that were read.
+
+    Parameters
+    ----------
+    sample
+        How many documents, drawn at random; None for all.
+    """
+    with databases.doc_eval.connect() as connection:
+        rows = connection.execute(_STAGED, {"batch_id": batch_id, "sample": sample}).all()
+    ids, sha256s, sizes = ([row[column] for row in rows] for column in range(3))
+    with databases.knowledge.connect() as connection:
+        broken = connection.scalars(_BROKEN_CONTENTS, {"ids": ids, "sha256s": sha256s, "sizes": sizes}).all()
+    if broken:
+        shown = ", ".join(str(number) for number in broken[:10])
+        return Finding(len(rows), len(broken), f"docs.id {shown}: content is missing or is not what was read")
+    return Finding(len(rows), 0, f"{len(rows)} documents decode to the bytes that were read")
+
+
+def check_queue_complete(databases: Databases, batch_id: int) -> Finding:
+    """Compare the current rows of a batch with its distinct documents x prompts x connections."""
+    with databases.doc_eval.connect() as connection:
+        batch = batch_by_id(connection, batch_id)
+        documents = batch_documents.stored_ids(connection, batch_id)
+        sealed = read_snapshot(connection, batch_id)
+    prompts = sealed.config["prompts"] if sealed else []
+    connections = sealed.config["connections"] if sealed else []
+    expected = len(documents) * len(prompts) * len(connections)
+    with databases.knowledge.connect() as knowledge:
+        cells = queue.count_queued_cells(knowledge, batch_id, documents, prompts, connections)
+    problems = abs(expected - cells) + abs(expected - (batch.expected_cells or 0))
+    return Finding(expected, problems, f"{cells} of {expected} cells are in the queue")
+
+
+def check_rows_have_documents(databases: Databases, batch_id: int) -> Finding:
+    """Look for rows whose document is not stored, or is not one of the batch's."""
+    with databases.doc_eval.connect() as connection:
+        documents = batch_documents.stored_ids(connection, batch_id)
+    with databases.knowledge.connect() as knowledge:
+        rows = queue.count_rows(knowledge, batch_id)
+        orphans, foreign = queue.count_orphans(knowledge, batch_id, documents)
+    sentence = (
+        f"of {rows} rows, {orphans} are without a document and {foreign} for a document of another batch"
+    )
+    return Finding(rows, orphans + foreign, sentence)
+
+
+def violations(
+    databases: Databases, every_document: bool, progress: Callable[[int, int], None]
+) -> Iterator[Violation]:
+    """Audit both databases.
+
+    Parameters
+    ----------
+    every_document
+        Decode every stored document instead of a sample of each batch.
+    progress
+        Told how many of how many batches are done.
+    """
+    with databases.doc_eval.connect() as connection:
+        batches = list_batches(connection)
+    yield from _rows_without_batch(databases, batches)
+    for done, batch in enumerate(batches):
+        progress(done, len(batches))
+        if batch.status in (Status.SAVED, Status.FAILED_STAGING):
+            continue
+        if batch.status is Status.STAGING:
+            yield from _abandoned_staging(databases, batch)
+            continue
+        yield from _config_differs(databases, batch)
+        yield from _batch_findings(databases, batch, every_document)
+        yield from _left_unstaged(databases, batch)
+        yield from _closed_too_early(databases, batch)
+    progress(len(batches), len(batches))
+
+
+def _rows_without_batch(databases: Databases, batches: list[BatchRecord]) -> Iterator[Violation]:
+    with databases.knowledge.connect() as connection:
+        rows = connection.execute(_UNKNOWN_BATCHES, {"known": [batch.id for batch in batches]}).all()
+    for batch_id, count in rows:
+        yield Violation(
+            "every queue row belongs to a batch",
+            partition_key(batch_id),
+            f"{count} rows of a batch that doc_eval does not know",
+            "find out which program wrote them; KnowledgeDocuments may belong to another doc_eval",
+        )
+
+
+def _abandoned_staging(databases: Databases, batch: BatchRecord) -> Iterator[Violation]:
+    if not is_being_staged(databases, batch.id):
+        yield Violation(
+            "a batch in STAGING is being staged",
+            batch.key,
+            "no process works on it",
+            f"doceval stage {batch.id}",
+        )
+
+
+def _config_differs(databases: Databases, batch: BatchRecord) -> Iterator[Violation]:
+    with databases.knowledge.connect() as connection:
+        published = connection.scalar(_CONFIG_SHA, {"batch_id": batch.id})
+    if published != batch.config_sha256:
+        yield Violation(
+            "both databases hold the same sealed configuration",
+            batch.key,
+            "batch_configs has none" if published is None else "batch_configs has another one",
+            f"doceval stage {batch.id} writes a missing one; another one was written by another program",
+        )
+
+
+def _batch_findings(databases: Databases, batch: BatchRecord, every_document: bool) -> Iterator[Violation]:
+    sample = None if every_document else SAMPLE
+    for invariant, finding, mend in (
+        (
+            "every stored document decodes to the bytes that were read",
+            check_round_trip(databases, batch.id, sample),
+            "restore docs from a backup, or delete the rows and doceval stage the batch again",
+        ),
+        (
+            "every cell has exactly one current row",
+            check_queue_complete(databases, batch.id),
+            f"doceval stage {batch.id} adds what is missing",
+        ),
+        (
+            "every queue row has a document of its batch",
+            check_rows_have_documents(databases, batch.id),
+            "find out which program wrote these rows, and delete them",
+        ),
+    ):
+        if finding.problems:
+            yield Violation(invariant, batch.key, finding.text, mend)
+
+
+def _left_unstaged(databases: Databases, batch: BatchRecord) -> Iterator[Violation]:
+    with databases.doc_eval.connect() as connection:
+        left = batch_documents.count_documents(connection, [batch.id])[batch.id].assigned
+    if left:
+        yield Violation(
+            "a staged batch has no file left to store",
+            batch.key,
+            f"{left} files are assigned and not stored",
+            f"doceval stage {batch.id}",
+        )
+
+
+def _closed_too_early(databases: Databases, batch: BatchRecord) -> Iterator[Violation]:
+    if batch.status not in (Status.COMPLETED, Status.FAILED):
+        return
+    with databases.knowledge.connect() as connection:
+        cells = _cells_open(connection, batch.id)
+        current = digest(connection, batch.id)
+    if cells:
+        yield Violation(
+            "a completed batch has no open cell",
+            batch.key,
+            f"{cells} cells are not done",
+            "run doceval up: the sensor response_status opens it again within minutes",
+        )
+    elif current != batch.result_digest:
+        yield Violation(
+            "a completed batch was completed with the results it has",
+            batch.key,
+            "a processor changed results since",
+            "run doceval up: the sensor response_status completes it again and writes a new report",
+        )
+
+
+def _cells_open(connection: Connection, batch_id: int) -> int:
+    cells = count_cells(connection, [batch_id])[batch_id]
+    return cells.rows - cells.done

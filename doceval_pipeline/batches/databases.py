@@ -1,0 +1,137 @@
+"""Opens the databases of an installation: finds or starts them, and brings their schemas up to date.
+
+Also turns what a database driver raises into one line that holds neither a row nor a password.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import psycopg2
+from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.errors import ConfigurationError, DatabaseError
+from doceval_pipeline.migrations.upgrade import Schema, upgrade
+from doceval_pipeline.settings import Settings
+
+# Variable, its attribute in Settings, and the database on the embedded server that stands in for it.
+DOC_EVAL = ("DOC_EVAL_URL", "doc_eval_url", "doc_eval")
+KNOWLEDGE = ("KNOWLEDGE_DOCUMENTS_URL", "knowledge_documents_url", "KnowledgeDocuments")
+DAGSTER = ("DAGSTER_POSTGRES_URL", "dagster_url", "dagster")
+OLDEST_SERVER = 130_000
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Both databases of an installation, reachable and with current schemas."""
+
+    settings: Settings
+    doc_eval: Engine
+    knowledge: Engine
+
+
+def open_databases(settings: Settings) -> Databases:
+    """Reach both databases, starting the embedded server and creating schemas where needed.
+
+    Cheap when repeated: engines and what is known of their schemas are kept for the process.
+
+    Raises
+    ------
+    DatabaseError, EmbeddedServerError, ConfigurationError
+        One line that names the variable, the reason and the mend.
+    """
+    start_embedded_server(settings)
+    return Databases(
+        settings,
+        _engine_with_schema(database_url(settings, DOC_EVAL), DOC_EVAL[0], Schema.DOC_EVAL),
+        _engine_with_schema(database_url(settings, KNOWLEDGE), KNOWLEDGE[0], Schema.KNOWLEDGE),
+    )
+
+
+def start_embedded_server(settings: Settings) -> EmbeddedServer | None:
+    """Make sure the embedded server runs and has its databases, if any of the three is on it."""
+    server = EmbeddedServer(settings.home)
+    needed = tuple(
+        name
+        for _, attribute, name in (DOC_EVAL, KNOWLEDGE, DAGSTER)
+        # `doceval env` exports the embedded server's own URLs; it is still ours to start then.
+        if getattr(settings, attribute) in (None, server.url(name))
+    )
+    if not needed:
+        return None
+    server.ensure()
+    _ensure_databases(server, needed)
+    return server
+
+
+def database_url(settings: Settings, database: tuple[str, str, str]) -> str:
+    """The URL of one of the three databases; it may hold a password."""
+    _, attribute, name = database
+    given: str | None = getattr(settings, attribute)
+    return EmbeddedServer(settings.home).url(name) if given is None else given
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn errors of the driver into one line, without the rows and parameters that they quote."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise DatabaseError(_describe(error.orig)) from None
+    except psycopg2.Error as error:
+        raise DatabaseError(_describe(error)) from None
+
+
+def describe_database(engine: Engine) -> str:
+    """A database's name and server, without a password."""
+    url = engine.url
+    server = url.query.get("host") if url.host is None else f"{url.host}:{url.port or 5432}"
+    return f"{url.database} on {server}"
+
+
+def _describe(error: BaseException | None) -> str:
+    # The primary message names tables and constraints; DETAIL would quote the refused row.
+    message = getattr(getattr(error, "diag", None), "message_primary", None)
+    if message is None:
+        lines = str(error).strip().splitlines()
+        message = lines[0] if lines else type(error).__name__
+    return f"the database refused: {message}"
+
+
+@lru_cache(maxsize=8)
+def _ensure_databases(server: EmbeddedServer, names: tuple[str, ...]) -> None:
+    for name in names:
+        server.ensure_database(name)
+
+
+@lru_cache(maxsize=16)
+def _engine_with_schema(url: str, variable: str, schema: Schema) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # The error of make_url may quote the URL, and with it a password.
+        raise ConfigurationError(f"{variable} is not a URL that can be read: check its form") from None
+    engine = create_engine(
+        parsed,
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_size=2,
+        connect_args={"application_name": "doceval", "connect_timeout": 10},
+    )
+    try:
+        with engine.connect() as connection:
+            version = connection.connection.dbapi_connection.server_version  # type: ignore[union-attr] # psycopg2's
+    except DBAPIError as error:
+        raise DatabaseError(
+            f"{variable}: cannot connect to {describe_database(engine)} "
+            f"({_describe(error.orig).removeprefix('the database refused: ')}): "
+            "check that the server runs and that the variable is right"
+        ) from None
+    if version < OLDEST_SERVER:
+        raise DatabaseError(f"{variable}: the server is PostgreSQL {version // 10_000}: use 13 or newer")
+    with database_errors():
+        upgrade(engine, schema)
+    return engine

@@ -1,0 +1,144 @@
+"""Gathers what a report says from both databases, writes the file, and records that it stands.
+
+What the report looks like is the business of `reports`.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from sqlalchemy import text
+
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.doc_eval.batch_documents import list_files
+from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
+from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
+from doceval_pipeline.errors import BatchStateError
+from doceval_pipeline.knowledge.responses import digest, read_results
+from doceval_pipeline.reports.figures import (
+    ReportCell,
+    ReportColumn,
+    ReportDocument,
+    ReportFigures,
+    ReportInput,
+    figures,
+)
+from doceval_pipeline.reports.html import render_html
+
+_RECORD_REPORT = text("UPDATE batches SET reported_digest = :digest WHERE id = :batch_id")
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """A report that stands on disk: where, what it says, and its size in bytes."""
+
+    path: Path
+    figures: ReportFigures
+    digest: str
+    size: int
+
+
+def write_report(databases: Databases, batch_id: int) -> WrittenReport:
+    """Write the report of a batch as it is now; the same results give the same file.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, DatabaseError
+        BatchStateError where the batch has no sealed configuration yet.
+    """
+    with database_errors():
+        data = _gather(databases, batch_id)
+        computed = figures(data)
+        path = databases.settings.reports / f"{data.partition_key}-{data.digest}.html"
+        size = _write_whole(path, lambda: render_html(data, computed))
+        with databases.doc_eval.begin() as connection:
+            connection.execute(_RECORD_REPORT, {"batch_id": batch_id, "digest": data.digest})
+    return WrittenReport(path, computed, data.digest, size)
+
+
+def _gather(databases: Databases, batch_id: int) -> ReportInput:
+    with databases.doc_eval.connect() as connection:
+        batch = batch_by_id(connection, batch_id)
+        sealed = read_snapshot(connection, batch_id)
+        if sealed is None:
+            raise BatchStateError(
+                f"{partition_key(batch_id)} has nothing to report, it is {batch.status.value}: stage it first"
+            )
+        documents = [
+            ReportDocument(
+                name=file.path,
+                folder=file.folder,
+                state=file.state,
+                reason=file.reason,
+                size=file.size,
+                sha256=file.sha256,
+                content_type=file.content_type,
+                document_id=file.stored_as,
+            )
+            for file in list_files(connection, batch_id)
+        ]
+    # One snapshot of the database, so that the digest is of exactly the results that are shown.
+    repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
+    with repeatable.connect() as connection:
+        results = [
+            ReportCell(
+                document_id=r.document_id,
+                connection_id=r.connection_id,
+                prompt_id=r.prompt_id,
+                attempt=r.attempt,
+                outcome=r.outcome.value,
+                status=r.status,
+                score=r.score,
+                error=r.error,
+                response_text=r.response_text,
+                input_tokens=r.input_tokens,
+                output_tokens=r.output_tokens,
+                seconds=r.seconds,
+                simulated=r.simulated,
+            )
+            for r in read_results(connection, batch_id)
+        ]
+        result_digest = digest(connection, batch_id)
+    return ReportInput(
+        version=1,
+        partition_key=batch.key,
+        batch_id=batch_id,
+        name=batch.name,
+        status=batch.status.value,
+        description=batch.description,
+        created_at=batch.created_at,
+        started_at=batch.started_at,
+        completed_at=batch.completed_at,
+        expected_cells=batch.expected_cells or 0,
+        documents=documents,
+        columns=_columns(sealed),
+        cells=results,
+        config=sealed.config,
+        config_sha256=sealed.sha256,
+        digest=result_digest,
+        versions={"doceval_pipeline": version("doceval-pipeline")},
+    )
+
+
+def _columns(sealed: Snapshot) -> list[ReportColumn]:
+    return [
+        ReportColumn(connection["id"], connection["name"], prompt["id"], prompt["name"])
+        for connection in sealed.config["connections"]
+        for prompt in sealed.config["prompts"]
+    ]
+
+
+def _write_whole(path: Path, render: Callable[[], str]) -> int:
+    """Write a file so that it is either whole or not there; returns its size in bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = render().encode()
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+    return len(content)

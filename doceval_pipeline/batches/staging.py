@@ -1,0 +1,278 @@
+"""The four steps of staging: snapshot, assignment, documents, queue.
+
+Each may be run any number of times, killed anywhere, or run twice at once: an advisory lock per
+batch lets one run work at a time, and each step does only what is still missing. What a step
+reports is counted from the databases after its commit.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.storing import Progress, store_missing
+from doceval_pipeline.doc_eval import batch_documents, snapshot
+from doceval_pipeline.doc_eval.batch_documents import FoundFile, Tally
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
+from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
+from doceval_pipeline.doc_eval.snapshot import Snapshot
+from doceval_pipeline.documents.walk import Rules, display_name, walk
+from doceval_pipeline.errors import DocEvalError, StagingError
+from doceval_pipeline.knowledge import bulk_load, queue
+
+# First key of the advisory locks; the second is the batch. "doce" as bytes.
+_LOCK_CLASS = 0x646F6365
+_LOCK = text("SELECT pg_advisory_lock(:lock_class, :batch_id)")
+_IS_LOCKED = text("""
+    SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                   AND classid = CAST(:lock_class AS oid) AND objid = CAST(:batch_id AS oid) AND granted)
+""")
+_SET_EXPECTED = text("UPDATE batches SET expected_cells = :cells WHERE id = :batch_id")
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """What the walk of a batch's folders found, counted from the database."""
+
+    tallies: list[Tally]
+    fresh: bool
+    seconds: float
+
+    def files(self, *states: str) -> int:
+        """Files in any of some states."""
+        return sum(tally.files for tally in self.tallies if tally.state in states)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the usable files in bytes."""
+        return sum(tally.bytes for tally in self.tallies if tally.state in ("ASSIGNED", "STAGED"))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is stored of a batch, counted from both databases; `copied_bytes` before encoding."""
+
+    tallies: list[Tally]
+    distinct: int
+    copied: int
+    copied_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The queue rows of a batch, counted after commit."""
+
+    documents: int
+    prompts: int
+    connections: int
+    cells: int
+    added: int
+    seconds: float
+
+
+def seal_batch(databases: Databases, batch_id: int) -> Snapshot:
+    """Step 1: seal the batch's configuration, in both databases.
+
+    Raises
+    ------
+    UnknownBatch, StagingError, DatabaseError
+    """
+    with _step(databases, batch_id) as connection:
+        with connection.begin():
+            batch_by_id(connection, batch_id)
+            sealed = snapshot.seal(connection, batch_id)
+            transition(connection, batch_id, Action.BEGIN_STAGING)
+        with databases.knowledge.begin() as knowledge:
+            queue.publish_config(knowledge, batch_id, sealed.canonical, sealed.sha256)
+        return sealed
+
+
+def assign_documents(databases: Databases, batch_id: int) -> Assigned:
+    """Step 2: list every file of the batch's folders, once; frozen as soon as any is usable.
+
+    Raises
+    ------
+    UnknownBatch, StagingError, DatabaseError
+        StagingError also when no file is usable; their reasons are kept.
+    """
+    started = time.monotonic()
+    with _step(databases, batch_id) as connection:
+        sealed = _begin(connection, batch_id)
+        fresh = not _usable(batch_documents.tally(connection, batch_id))
+        connection.commit()
+        if fresh:
+            with connection.begin():
+                found = _found_files(sealed, databases.settings.max_document_bytes)
+                batch_documents.write_assignment(connection, batch_id, found)
+        with connection.begin():
+            tallies = batch_documents.tally(connection, batch_id)
+        _require_usable(batch_id, tallies)
+        return Assigned(tallies, fresh, time.monotonic() - started)
+
+
+def store_documents(databases: Databases, batch_id: int, progress: Progress) -> Stored:
+    """Step 3: store the content of every assigned file that is not stored yet.
+
+    Raises
+    ------
+    UnknownBatch, StagingError, DatabaseError
+        StagingError also when every file turned out unusable.
+    """
+    started = time.monotonic()
+    with _step(databases, batch_id) as connection:
+        _begin(connection, batch_id)
+        _require_assignment(connection, batch_id)
+        _forget_vanished_contents(databases, connection, batch_id)
+        limit = databases.settings.max_document_bytes
+        copied, copied_bytes = store_missing(databases.knowledge, connection, batch_id, limit, progress)
+        with connection.begin():
+            tallies = batch_documents.tally(connection, batch_id)
+            stored = batch_documents.stored_ids(connection, batch_id)
+        _require_usable(batch_id, tallies)
+        with databases.knowledge.connect() as knowledge:
+            absent = bulk_load.absent_contents(knowledge, stored)
+        if absent:
+            raise StagingError(
+                f"{partition_key(batch_id)}: {len(absent)} of {len(stored)} contents are not in docs after "
+                "commit: somebody deleted them meanwhile; materialize again"
+            )
+        return Stored(tallies, len(stored), copied, copied_bytes, time.monotonic() - started)
+
+
+def queue_cells(databases: Databases, batch_id: int) -> Queued:
+    """Step 4: make all queue rows of the batch visible in one transaction, and count them after.
+
+    Raises
+    ------
+    UnknownBatch, StagingError, DatabaseError
+    """
+    started = time.monotonic()
+    with _step(databases, batch_id) as connection:
+        sealed = _begin(connection, batch_id)
+        _require_assignment(connection, batch_id)
+        waiting = len(batch_documents.unstaged_files(connection, batch_id))
+        documents = batch_documents.stored_ids(connection, batch_id)
+        connection.commit()
+        if waiting or not documents:
+            raise StagingError(
+                f"{partition_key(batch_id)}: {waiting} documents are not stored yet: materialize "
+                "encoded_documents first"
+            )
+        prompts, connections = sealed.config["prompts"], sealed.config["connections"]
+        with databases.knowledge.begin() as knowledge:
+            added = queue.enqueue(knowledge, batch_id, documents, prompts, connections)
+        with databases.knowledge.connect() as knowledge:
+            cells = queue.count_queued_cells(knowledge, batch_id, documents, prompts, connections)
+        expected = len(documents) * len(prompts) * len(connections)
+        if cells != expected:
+            raise StagingError(
+                f"{partition_key(batch_id)}: {cells} of {expected} cells are in the queue after commit: "
+                "somebody deleted rows meanwhile; materialize again"
+            )
+        with connection.begin():
+            connection.execute(_SET_EXPECTED, {"batch_id": batch_id, "cells": expected})
+            transition(connection, batch_id, Action.FINISH_STAGING)
+            if added:
+                transition(connection, batch_id, Action.REOPEN)
+        seconds = time.monotonic() - started
+        return Queued(len(documents), len(prompts), len(connections), cells, added, seconds)
+
+
+def fail_staging(databases: Databases, batch_id: int, reason: str) -> bool:
+    """Record that staging ended without success; False where the batch is not being staged."""
+    with databases.doc_eval.begin() as connection:
+        return transition(connection, batch_id, Action.FAIL_STAGING, reason) is not None
+
+
+def is_being_staged(databases: Databases, batch_id: int) -> bool:
+    """Whether a living process works on the batch's staging right now."""
+    with databases.doc_eval.connect() as connection:
+        locked = connection.scalar(_IS_LOCKED, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
+        return bool(locked)
+
+
+@contextmanager
+def _step(databases: Databases, batch_id: int) -> Iterator[Connection]:
+    """One step of one batch: alone on the batch, and FAILED_STAGING with the reason if it fails.
+
+    Yields the connection that holds the lock. Whoever loses the lock loses the connection with it.
+    """
+    failure: str | None = "the run was interrupted: materialize again"
+    try:
+        with database_errors(), databases.doc_eval.connect() as connection:
+            # Detached, so that closing it ends the session and with it the lock.
+            connection.detach()
+            connection.execute(_LOCK, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
+            connection.commit()
+            yield connection
+        failure = None
+    except DocEvalError as error:
+        failure = str(error)
+        raise
+    finally:
+        if failure is not None:
+            # With the database out of reach nothing can be recorded now; the sensor staging_failure
+            # finds batches whose staging nobody works on.
+            with suppress(SQLAlchemyError):
+                fail_staging(databases, batch_id, failure)
+
+
+def _begin(connection: Connection, batch_id: int) -> Snapshot:
+    with connection.begin():
+        batch: BatchRecord = batch_by_id(connection, batch_id)
+        sealed = snapshot.read_snapshot(connection, batch_id)
+        if sealed is None:
+            raise StagingError(f"{batch.key} is not sealed yet: materialize batch_config_snapshot first")
+        if batch.status in (Status.SAVED, Status.FAILED_STAGING):
+            transition(connection, batch_id, Action.BEGIN_STAGING)
+    return sealed
+
+
+def _found_files(sealed: Snapshot, max_bytes: int) -> Iterator[FoundFile]:
+    choice = sealed.config["batch"]
+    rules = Rules(tuple(choice["include"]), tuple(choice["exclude"]), max_bytes)
+    for folder in sealed.config["folders"]:
+        for entry in walk(Path(folder["path"]), rules):
+            yield FoundFile(
+                folder["id"], entry.path, display_name(entry.path), entry.state, entry.reason, entry.size
+            )
+
+
+def _forget_vanished_contents(databases: Databases, connection: Connection, batch_id: int) -> None:
+    with connection.begin():
+        stored = batch_documents.stored_ids(connection, batch_id)
+        with databases.knowledge.connect() as knowledge:
+            absent = bulk_load.absent_contents(knowledge, stored)
+        if absent:
+            batch_documents.unmark_staged(connection, batch_id, absent)
+
+
+def _usable(tallies: Sequence[Tally]) -> int:
+    return sum(tally.files for tally in tallies if tally.state in ("ASSIGNED", "STAGED"))
+
+
+def _require_assignment(connection: Connection, batch_id: int) -> None:
+    with connection.begin():
+        tallies = batch_documents.tally(connection, batch_id)
+    if not tallies:
+        raise StagingError(
+            f"{partition_key(batch_id)} has no documents assigned: materialize document_assignment first"
+        )
+    _require_usable(batch_id, tallies)
+
+
+def _require_usable(batch_id: int, tallies: Sequence[Tally]) -> None:
+    if _usable(tallies):
+        return
+    reasons = ", ".join(f"{tally.files} {tally.reason}" for tally in tallies) or "the folders are empty"
+    raise StagingError(
+        f"{partition_key(batch_id)} has no usable document ({reasons}): put documents into its folders and "
+        "materialize document_assignment again"
+    )

@@ -1,0 +1,238 @@
+"""The commands about batches: apply, stage, status, documents, report, check."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from doceval_pipeline.batches.audit import violations
+from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.status import BatchProgress, batch_progress
+from doceval_pipeline.cli.output import console, errors, human_bytes, print_json, print_table, printable
+from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
+from doceval_pipeline.doc_eval.batch_documents import list_files
+from doceval_pipeline.doc_eval.batches import find_batch, partition_key
+from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
+from doceval_pipeline.settings import Settings
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
+def databases() -> Databases:
+    """The installation that the environment names."""
+    return open_databases(Settings.from_environment())
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--stage", is_flag=True, help="Let the daemon stage its batches at once.")
+@as_json_option
+def apply(file: Path, stage: bool, as_json: bool) -> None:
+    """Create or update connections, prompts and batches from an evaluation FILE.
+
+    Everything is checked before anything is written; applying a file again changes nothing.
+    """
+    located = load_evaluation_file(file)
+    applied = apply_evaluation(databases().doc_eval, located, stage)
+    if as_json:
+        print_json({**asdict(applied), "changed": applied.changed})
+        return
+    print_table(
+        ("", "created", "updated", "unchanged"),
+        [
+            (kind, len(changes.created), len(changes.updated), len(changes.unchanged))
+            for kind, changes in (
+                ("connections", applied.connections),
+                ("prompts", applied.prompts),
+                ("batches", applied.batches),
+            )
+        ],
+    )
+    _say_what_is_next(applied, stage)
+
+
+@click.command()
+@click.argument("batch")
+@as_json_option
+def stage(batch: str, as_json: bool) -> None:
+    """Stage BATCH (a number or a name), or repair what is missing of its staging."""
+    # Dagster takes half a second to import, which other commands need not wait for.
+    from doceval_pipeline.cli.runs import run_in_dagster
+
+    record = find_batch(databases().doc_eval, batch)
+    run_in_dagster("stage_batch", record.id, quiet=as_json)
+    (progress,) = batch_progress(databases(), str(record.id))
+    if as_json:
+        print_json(progress.as_json())
+        return
+    documents, cells = progress.documents, progress.cells
+    console.print(
+        f"[bold]{record.key}[/] {progress.batch.status}: {documents.staged:,} documents "
+        f"({documents.distinct:,} distinct), {cells.rows:,} of {progress.batch.expected_cells:,} cells queued"
+    )
+
+
+@click.command()
+@click.argument("batch", required=False)
+@click.option("--watch", is_flag=True, help="Go on showing it until all of it is done.")
+@as_json_option
+def status(batch: str | None, watch: bool, as_json: bool) -> None:
+    """Show how far all batches are, or BATCH (a number or a name)."""
+    opened = databases()
+    found = batch_progress(opened, batch)
+    if as_json:
+        print_json([progress.as_json() for progress in found])
+    elif not watch:
+        _print_progress(found)
+    else:
+        _watch(lambda: batch_progress(opened, batch))
+
+
+@click.command()
+@click.argument("batch")
+@as_json_option
+def documents(batch: str, as_json: bool) -> None:
+    """List every file of BATCH: state, reason, size, sha256, content type."""
+    opened = databases()
+    record = find_batch(opened.doc_eval, batch)
+    with opened.doc_eval.connect() as connection:
+        files = list(list_files(connection, record.id))
+    if as_json:
+        print_json([asdict(file) for file in files])
+        return
+    print_table(
+        ("file", "state", "reason", "size", "sha256", "content type"),
+        [
+            (f.path, f.state, f.reason, human_bytes(f.size), f.sha256 and f.sha256[:12], f.content_type)
+            for f in files
+        ],
+        title=f"{record.key} {printable(record.name)}: {len(files):,} files",
+    )
+
+
+@click.command()
+@click.argument("batch")
+@as_json_option
+def report(batch: str, as_json: bool) -> None:
+    """Write the report of BATCH as it is now, and say where it stands."""
+    from doceval_pipeline.cli.runs import run_in_dagster
+
+    record = find_batch(databases().doc_eval, batch)
+    metadata = run_in_dagster("report_batch", record.id, quiet=True)
+    path = metadata["completion_report"]["report"].value
+    if as_json:
+        verdict = metadata["completion_report"]["verdict"].value
+        print_json({"batch": record.id, "path": path, "verdict": verdict})
+    else:
+        console.print(path, soft_wrap=True, markup=False)
+
+
+@click.command()
+@click.option("--every-document", is_flag=True, help="Decode every stored document, not a sample.")
+@as_json_option
+def check(every_document: bool, as_json: bool) -> None:
+    """Audit both databases; exit code 1 if anything is not as it must be."""
+    opened = databases()
+    with _progress_bar("checking batches", visible=not as_json) as tell:
+        found = list(violations(opened, every_document, tell))
+    if as_json:
+        print_json([asdict(violation) for violation in found])
+    elif not found:
+        console.print("[green]every invariant holds[/]")
+    else:
+        rows = [(v.batch, v.invariant, v.problem, v.mend) for v in found]
+        print_table(("batch", "must hold", "but", "what to do"), rows)
+    if found:
+        raise SystemExit(1)
+
+
+COMMANDS = (apply, stage, status, documents, report, check)
+
+
+def _say_what_is_next(applied: Applied, stage: bool) -> None:
+    if not applied.changed:
+        console.print("nothing changed")
+    for name, number in applied.numbers.items():
+        console.print(f"  {partition_key(number)}  {printable(name)}", markup=False)
+    if applied.staging_requested:
+        console.print("staging begins within seconds while [bold]doceval up[/] runs")
+    elif stage:
+        console.print("no batch is waiting to be staged: all have begun, or were asked for before")
+    elif applied.batches.created:
+        console.print("next: [bold]doceval stage BATCH[/], or materialize its partition in Dagster's UI")
+
+
+def _print_progress(found: list[BatchProgress]) -> None:
+    columns = ("batch", "name", "status", "files", "left out", "cells", "open", "succeeded", "failed")
+    print_table(columns, [_progress_row(progress) for progress in found])
+    for progress in found:
+        if progress.batch.failure_reason:
+            text = f"{progress.batch.key}: {progress.batch.failure_reason}"
+            errors.print(printable(text), style="red", markup=False)
+    if not found:
+        console.print("no batches yet: doceval apply evaluation.yaml")
+
+
+def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
+    batch, files, cells = progress.batch, progress.documents, progress.cells
+    return (
+        batch.key,
+        batch.name,
+        batch.status.value,
+        files.assigned + files.staged,
+        files.skipped + files.rejected,
+        batch.expected_cells,
+        (batch.expected_cells or 0) - cells.done,
+        cells.succeeded,
+        cells.failed,
+    )
+
+
+def _watch(look: Callable[[], list[BatchProgress]]) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[done]}"),
+    )
+    bars = Progress(*columns, TimeRemainingColumn(), console=console)
+    tasks: dict[int, Any] = {}
+    with Live(bars, console=console):
+        while True:
+            found = look()
+            for progress in found:
+                total, done = progress.batch.expected_cells or 0, progress.cells.done
+                if progress.batch.id not in tasks:
+                    tasks[progress.batch.id] = bars.add_task("", total=total or None, done="")
+                bars.update(
+                    tasks[progress.batch.id],
+                    total=total or None,
+                    completed=done,
+                    description=f"{progress.batch.key} {progress.batch.status.value}",
+                    done=f"{done:,} of {total:,} cells, {progress.cells.failed:,} failed",
+                )
+            if all(progress.batch.status in ("COMPLETED", "FAILED", "FAILED_STAGING") for progress in found):
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+class _progress_bar:
+    """A bar on standard error while a command works; silent where it would be in the way."""
+
+    def __init__(self, description: str, visible: bool) -> None:
+        self._bar = Progress(console=errors, transient=True, disable=not visible or not errors.is_terminal)
+        self._description = description
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self._bar.__enter__()
+        task = self._bar.add_task(self._description)
+        return lambda done, total: self._bar.update(task, completed=done, total=total)
+
+    def __exit__(self, *exception: Any) -> None:
+        self._bar.__exit__(*exception)

@@ -1,0 +1,118 @@
+"""`doceval demo`: from sample documents to a completion report, on real parts.
+
+Both databases, Dagster's daemon with its sensors and its queue of runs; only the processor on the
+other side is a simulation, and says so.
+"""
+
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib.resources import as_file, files
+from pathlib import Path
+from threading import Event
+
+import click
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.status import BatchProgress, batch_progress
+from doceval_pipeline.cli.output import console
+from doceval_pipeline.cli.processor import NOTICE
+from doceval_pipeline.cli.supervisor import StartFailed, Supervisor, script
+from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.evaluation_file import Located, load_evaluation_file
+from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.errors import StagingError
+from doceval_pipeline.settings import Settings
+
+SECONDS_TO_COMPLETE = 600
+
+
+@click.command()
+def demo() -> None:
+    """Everything end to end on sample documents, with a simulated processor."""
+    started = time.monotonic()
+    settings = Settings.from_environment()
+    console.print(
+        "[bold]doceval demo[/]: sample documents through both databases, Dagster's daemon and sensors"
+    )
+    console.print(f"[yellow]{NOTICE}[/]\n")
+    with Supervisor(settings) as supervisor:
+        opened = open_databases(settings)
+        supervisor.start_daemon()
+        number = _apply_sample(opened)
+        processor = [script("doceval"), "simulate-processor", "--workers", "4", "--failure-rate", "0.12"]
+        supervisor.start("processor", [*processor, "--latency", "0.4"])
+        progress = _wait_for_report(opened, number, supervisor)
+    report = settings.reports / f"{progress.batch.key}-{progress.batch.reported_digest}.html"
+    _say_result(progress, report, time.monotonic() - started)
+    supervisor.stop_server()
+    if console.is_terminal and sys.stdin.isatty():
+        webbrowser.open(report.as_uri())
+
+
+COMMANDS = (demo,)
+
+
+def _apply_sample(databases: Databases) -> int:
+    """Apply the sample evaluation under a name of its own; returns the batch's number."""
+    with as_file(files("doceval_pipeline").joinpath("sample")) as sample:
+        located = load_evaluation_file(sample / "evaluation.yaml")
+        name = f"demo {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+        batches = [located.evaluation.batches[0].model_copy(update={"name": name})]
+        evaluation = located.evaluation.model_copy(update={"batches": batches})
+        applied = apply_evaluation(databases.doc_eval, Located(evaluation, located.where), stage=True)
+    return applied.numbers[name]
+
+
+def _wait_for_report(databases: Databases, number: int, supervisor: Supervisor) -> BatchProgress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("starting Dagster's daemon", total=None)
+        pause = Event()
+        for progress in _each_look(databases, number, pause.wait):
+            batch, cells = progress.batch, progress.cells
+            bars.update(
+                task, total=batch.expected_cells, completed=cells.done, description=_stage_of(progress)
+            )
+            if batch.status in (Status.FAILED_STAGING, Status.FAILED):
+                raise StagingError(f"{batch.key} is {batch.status}: {batch.failure_reason}")
+            if batch.status is Status.COMPLETED and batch.reported_digest == batch.result_digest:
+                return progress
+    raise StartFailed(
+        f"the demo's batch has no report after {SECONDS_TO_COMPLETE} s: see {supervisor.log('daemon')}"
+    )
+
+
+def _each_look(databases: Databases, number: int, wait: Callable[[float], bool]) -> Iterator[BatchProgress]:
+    deadline = time.monotonic() + SECONDS_TO_COMPLETE
+    while time.monotonic() < deadline:
+        yield batch_progress(databases, str(number))[0]
+        wait(0.3)
+
+
+def _stage_of(progress: BatchProgress) -> str:
+    waiting_for = {
+        Status.SAVED: "saved; the sensor new_batches starts its staging",
+        Status.STAGING: "staging: snapshot, assignment, documents, queue",
+        Status.COMPLETED: "completed; the report is being written",
+    }
+    done, expected = progress.cells.done, progress.batch.expected_cells
+    answering = f"{done} of {expected} cells answered by the simulated processor"
+    return waiting_for.get(progress.batch.status, answering)
+
+
+def _say_result(progress: BatchProgress, report: Path, seconds: float) -> None:
+    batch, documents, cells = progress.batch, progress.documents, progress.cells
+    console.print(f"[bold]{batch.key}[/] [green]{batch.status}[/]  {batch.name}")
+    console.print(
+        f"  {documents.staged} files staged ({documents.distinct} distinct contents), "
+        f"{documents.skipped} skipped, {documents.rejected} rejected"
+    )
+    console.print(
+        f"  {batch.expected_cells} cells: {cells.succeeded} succeeded, {cells.failed} failed (simulated)"
+    )
+    console.print(f"\nReport: {report}", soft_wrap=True)
+    console.print(f"Done in {seconds:.0f} s. Next: [bold]make up[/] shows the batch in Dagster's UI.")

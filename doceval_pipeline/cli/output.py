@@ -1,0 +1,69 @@
+"""How the command line shows things: one console, tables, JSON, and text that cannot do harm."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+STATUS_STYLES = {
+    "COMPLETED": "green",
+    "STAGED": "green",
+    "ANALYZING": "cyan",
+    "STAGING": "cyan",
+    "FAILED": "bold red",
+    "FAILED_STAGING": "bold red",
+    "PAUSED": "yellow",
+}
+
+FOLDING_COLUMNS = ("name", "file", "must hold", "but", "what to do")
+
+
+def printable(value: str) -> str:
+    """Text in which nothing can control a terminal: what is not printable is written as an escape."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in value
+    )
+
+
+def print_json(value: Any) -> None:
+    """Write data to standard output as JSON, for other programs."""
+    print(json.dumps(value, indent=2, ensure_ascii=True, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """Write a table; numbers to the right, states in their colour, None as a dash."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    cells = [list(row) for row in rows]
+    for position, column in enumerate(columns):
+        numeric = any(isinstance(row[position], int | float) for row in cells)
+        # Names may be long and fold; numbers and words of ours stay whole.
+        folds = column in FOLDING_COLUMNS
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=not folds)
+    for row in cells:
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table)
+
+
+def human_bytes(size: int | None) -> str | None:
+    """A size as people read it."""
+    if size is None:
+        return None
+    value = float(size)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def _cell(value: Any) -> Text:
+    if value is None:
+        return Text("-", style="dim")
+    shown = f"{value:,}" if isinstance(value, int) else printable(str(value))
+    return Text(shown, style=STATUS_STYLES.get(shown, ""))

@@ -1,0 +1,166 @@
+"""`doceval simulate-processor`: stands in for the external processor in the demo and in tests.
+
+It calls no LLM, and says so in everything it writes. It talks to KnowledgeDocuments in SQL alone,
+as any processor would: nothing of the pipeline's own queue code is used.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import threading
+import time
+import uuid
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import psycopg2
+from psycopg2.extras import RealDictCursor
+
+from doceval_pipeline.batches.databases import KNOWLEDGE, database_url, open_databases
+from doceval_pipeline.cli.output import console
+from doceval_pipeline.settings import Settings
+
+NOTICE = "SIMULATED by doceval simulate-processor: no LLM was called."
+SECONDS_BETWEEN_LOOKS = 0.2
+
+# An array of ids instead of a join: joined to a locking subquery, the update scans the whole table.
+CLAIM = """
+    UPDATE llm_responses SET status = 'P', task_id = %(task)s, started_processing_at = clock_timestamp()
+    WHERE id = ANY (ARRAY (
+        SELECT id FROM llm_responses WHERE status = 'QUEUED'
+        ORDER BY batch_id, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED))
+    RETURNING id, batch_id, document_id, prompt_id, connection_id, attempt,
+              connection_details ->> 'model_name' AS model
+"""
+READ_DOCUMENT = "SELECT sha256, content FROM docs WHERE id = %(document_id)s"
+WRITE_RESULT = """
+    UPDATE llm_responses
+    SET status = %(status)s, overall_score = %(score)s, response_text = %(text)s, response_json = %(json)s,
+        error_message = %(error)s, input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s,
+        completed_processing_at = clock_timestamp(), "timestamp" = clock_timestamp(),
+        time_taken_seconds = %(seconds)s, response_time_ms = round(%(seconds)s * 1000),
+        tokens_per_second = %(output_tokens)s / nullif(%(seconds)s, 0)
+    WHERE id = %(id)s AND status = 'P' AND task_id = %(task)s
+"""
+ANY_WAITING = "SELECT EXISTS (SELECT 1 FROM llm_responses WHERE status IN ('QUEUED', 'P'))"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How the simulation behaves: share of failures from 0 to 1, seconds for each cell."""
+
+    failure_rate: float
+    latency: float
+    until_empty: bool
+
+
+@click.command("simulate-processor")
+@click.option(
+    "--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Working side by side."
+)
+@click.option(
+    "--failure-rate",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of cells that fail.",
+)
+@click.option(
+    "--latency", default=0.1, show_default=True, type=click.FloatRange(0, 3600), help="Seconds for each cell."
+)
+@click.option("--until-empty", is_flag=True, help="End when nothing is queued or running.")
+def simulate_processor(workers: int, failure_rate: float, latency: float, until_empty: bool) -> None:
+    """Answer queued rows with made-up results, clearly marked as simulated. Calls no LLM."""
+    settings = Settings.from_environment()
+    open_databases(settings)
+    url = database_url(settings, KNOWLEDGE).replace("postgresql+psycopg2://", "postgresql://", 1)
+    behaviour = Behaviour(failure_rate, latency, until_empty)
+    console.print(f"[yellow]{NOTICE}[/] {workers} workers; Ctrl-C ends it")
+    stop = threading.Event()
+    answered = [0] * workers
+    threads = [
+        threading.Thread(target=_work, args=(url, behaviour, stop, answered, number), daemon=True)
+        for number in range(workers)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    finally:
+        stop.set()
+        console.print(f"{sum(answered):,} cells answered")
+
+
+COMMANDS = (simulate_processor,)
+
+
+def _work(url: str, behaviour: Behaviour, stop: threading.Event, answered: list[int], number: int) -> None:
+    with closing(psycopg2.connect(url, application_name="simulated-processor")) as connection:
+        connection.autocommit = True
+        with connection.cursor(cursor_factory=RealDictCursor) as cursor:
+            while not stop.is_set():
+                task = f"simulated-{uuid.uuid4()}"
+                cursor.execute(CLAIM, {"task": task})
+                row = cursor.fetchone()
+                if row is not None:
+                    _answer(cursor, dict(row), task, behaviour, stop)
+                    answered[number] += 1
+                elif behaviour.until_empty and not _any_waiting(cursor):
+                    return
+                else:
+                    stop.wait(SECONDS_BETWEEN_LOOKS)
+
+
+def _answer(cursor: Any, row: dict[str, Any], task: str, behaviour: Behaviour, stop: threading.Event) -> None:
+    started = time.monotonic()
+    cursor.execute(READ_DOCUMENT, row)
+    document = cursor.fetchone()
+    # Between half and one and a half of the latency, the same for the same cell every time.
+    chance = _chance(document["sha256"], row)
+    stop.wait(behaviour.latency * (0.5 + chance))
+    result = _result(document, row, behaviour.failure_rate)
+    cursor.execute(
+        WRITE_RESULT, {"id": row["id"], "task": task, "seconds": time.monotonic() - started, **result}
+    )
+
+
+def _result(document: dict[str, Any], row: dict[str, Any], failure_rate: float) -> dict[str, Any]:
+    nothing = dict.fromkeys(("score", "text", "json", "error", "input_tokens", "output_tokens"))
+    try:
+        content = base64.b64decode(document["content"], validate=True)
+    except binascii.Error as error:
+        return {**nothing, "status": "F", "error": f"{NOTICE} The stored base64 is invalid: {error}"}
+    if hashlib.sha256(content).hexdigest() != document["sha256"]:
+        return {
+            **nothing,
+            "status": "F",
+            "error": f"{NOTICE} The stored content is not what its sha256 says.",
+        }
+    if _chance("failure" + document["sha256"], row) < failure_rate:
+        return {**nothing, "status": "F", "error": f"{NOTICE} The model is overloaded (made-up failure)."}
+    score = round(100 * _chance("score" + document["sha256"], row), 1)
+    text = f"{NOTICE} Score: {score} of 100, drawn from the digest of the document."
+    return {
+        "status": "S",
+        "score": score,
+        "text": text,
+        "json": json.dumps({"simulated": True, "score": score}),
+        "error": None,
+        "input_tokens": len(content) // 4 + 1,
+        "output_tokens": len(text) // 4,
+    }
+
+
+def _chance(seed: str, row: dict[str, Any]) -> float:
+    """A number from 0 to below 1 that is the same for the same cell and attempt."""
+    cell = f"{seed}/{row['prompt_id']}/{row['model']}/{row['attempt']}"
+    return int.from_bytes(hashlib.sha256(cell.encode()).digest()[:6]) / 2**48
+
+
+def _any_waiting(cursor: Any) -> bool:
+    cursor.execute(ANY_WAITING)
+    return bool(cursor.fetchone()["exists"])

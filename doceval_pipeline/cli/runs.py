@@ -1,0 +1,91 @@
+"""Runs Dagster's jobs in this process, on the same instance as the UI, so that they appear there."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from doceval_pipeline.batches.storing import Progress as Tell
+from doceval_pipeline.cli.output import errors
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.instance import open_instance
+from doceval_pipeline.defs.resources import StagingProgress
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.errors import StagingError
+from doceval_pipeline.settings import Settings
+
+
+class _Bar(StagingProgress):
+    """Draws the progress of staging in the terminal instead of writing it into the run's log."""
+
+    def listener(self, log: dg.DagsterLogManager) -> Tell:
+        columns = (
+            TextColumn("storing documents"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        )
+        bar = Progress(
+            *columns, TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal
+        )
+        task = bar.add_task("", total=None)
+
+        def tell(done: int, total: int, read_bytes: int) -> None:
+            bar.start()
+            bar.update(task, completed=done, total=total)
+            if done == total:
+                bar.stop()
+
+        return tell
+
+
+def run_in_dagster(job: str, batch_id: int, quiet: bool) -> Mapping[str, Mapping[str, dg.MetadataValue[Any]]]:
+    """Run a job for one batch's partition.
+
+    Returns
+    -------
+    Mapping
+        The metadata of each asset that was materialized, by asset name.
+
+    Raises
+    ------
+    StagingError
+        The run failed; the line is the one that the run shows in Dagster.
+    """
+    key = partition_key(batch_id)
+    with open_instance(Settings.from_environment()) as instance:
+        instance.add_dynamic_partitions(partitions.NAME, [key])
+        defs = _definitions()
+        result = defs.resolve_job_def(job).execute_in_process(
+            instance=instance,
+            partition_key=key,
+            # The events are in Dagster's event log; the terminal gets the result.
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+            resources={**(defs.resources or {}), "progress": _Bar() if not quiet else StagingProgress()},
+        )
+    if not result.success:
+        raise StagingError(_failure(result))
+    return {
+        event.materialization.asset_key.to_user_string(): event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+    }
+
+
+def _definitions() -> dg.Definitions:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        from doceval_pipeline.definitions import defs
+    return defs
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data is not None and data.user_failure_data.description:
+                return data.user_failure_data.description
+            if data.error is not None:
+                return data.error.message.strip().splitlines()[-1]
+    return f"run {result.run_id} failed: see it in Dagster's UI"

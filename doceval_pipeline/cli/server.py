@@ -1,0 +1,75 @@
+"""The commands about the installation itself: init, up, down, env."""
+
+import shlex
+import signal
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from doceval_pipeline.batches.databases import describe_database, open_databases
+from doceval_pipeline.cli.output import console, print_json
+from doceval_pipeline.cli.supervisor import Supervisor
+from doceval_pipeline.settings import Settings
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
+def init(as_json: bool) -> None:
+    """Create or upgrade both databases; also happens on first use of anything else."""
+    opened = open_databases(Settings.from_environment())
+    shown = {
+        "home": str(opened.settings.home),
+        "doc_eval": describe_database(opened.doc_eval),
+        "KnowledgeDocuments": describe_database(opened.knowledge),
+    }
+    if as_json:
+        print_json(shown)
+        return
+    for name, value in shown.items():
+        console.print(f"{name:20} {value}", markup=False, soft_wrap=True)
+
+
+@click.command()
+def env() -> None:
+    """Print the exports under which plain Dagster commands work: eval "$(doceval env)"."""
+    from doceval_pipeline.defs.instance import dagster_environment, prepare_dagster_home
+
+    settings = Settings.from_environment()
+    open_databases(settings)
+    prepare_dagster_home(settings)
+    for name, value in dagster_environment(settings).items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@click.command()
+@click.option(
+    "--port", default=3000, show_default=True, type=click.IntRange(1, 65535), help="Of the webserver."
+)
+def up(port: int) -> None:
+    """Run the database server, Dagster's webserver and its daemon until Ctrl-C."""
+    settings = Settings.from_environment()
+    signal.signal(signal.SIGTERM, _interrupt)
+    with Supervisor(settings) as supervisor:
+        supervisor.start_daemon()
+        supervisor.start_webserver(port)
+        console.print(f"Dagster is at [bold]http://127.0.0.1:{port}[/]; Ctrl-C or doceval down stops it")
+        # Ctrl-C and doceval down are the ways to end it, and no failure.
+        with suppress(KeyboardInterrupt):
+            supervisor.watch()
+    console.print("stopped")
+
+
+@click.command()
+def down() -> None:
+    """Stop what `doceval up` started, and the embedded server."""
+    settings = Settings.from_environment()
+    stopped = Supervisor(settings).stop_other()
+    console.print("stopped" if stopped else "nothing was running")
+
+
+COMMANDS = (init, up, down, env)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,65 @@
+"""Dagster's own home: its configuration and environment, the same for every process that uses it."""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import dagster as dg
+
+from doceval_pipeline.batches.databases import (
+    DAGSTER,
+    DOC_EVAL,
+    KNOWLEDGE,
+    database_url,
+    start_embedded_server,
+)
+from doceval_pipeline.settings import Settings
+
+LOCATION = "doceval_pipeline"
+# The same location name as in the project's workspace.yaml and pyproject.toml: sensors, schedules
+# and runs are filed under it.
+_WORKSPACE = f"""\
+load_from:
+  - python_module:
+      module_name: doceval_pipeline.definitions
+      location_name: {LOCATION}
+"""
+
+
+def dagster_environment(settings: Settings) -> dict[str, str]:
+    """The variables under which plain Dagster commands work on this installation.
+
+    The URLs may hold passwords.
+    """
+    return {
+        "DOCEVAL_HOME": str(settings.home),
+        "DOC_EVAL_URL": database_url(settings, DOC_EVAL),
+        "KNOWLEDGE_DOCUMENTS_URL": database_url(settings, KNOWLEDGE),
+        "DAGSTER_POSTGRES_URL": database_url(settings, DAGSTER),
+        "DAGSTER_HOME": str(settings.dagster_home),
+    }
+
+
+def prepare_dagster_home(settings: Settings) -> Path:
+    """Write Dagster's configuration where it belongs; returns the path of its workspace file."""
+    start_embedded_server(settings)
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    configuration = files("doceval_pipeline.defs").joinpath("dagster.yaml").read_text()
+    _write_if_different(settings.dagster_home / "dagster.yaml", configuration)
+    workspace = settings.dagster_home / "workspace.yaml"
+    _write_if_different(workspace, _WORKSPACE)
+    return workspace
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """Dagster's instance of this installation; what runs in it shows in the UI."""
+    prepare_dagster_home(settings)
+    os.environ.update(dagster_environment(settings))
+    return dg.DagsterInstance.get()
+
+
+def _write_if_different(path: Path, content: str) -> None:
+    if not path.exists() or path.read_text() != content:
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(content)
+        partial.replace(path)

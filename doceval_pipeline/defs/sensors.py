@@ -1,0 +1,124 @@
+"""Sensors: each looks at what is, decides in the core, and hands the decision to Dagster.
+
+All are level-triggered. A tick that is killed anywhere is made good by the next one: run keys keep
+a run from being started twice.
+"""
+
+import json
+from dataclasses import asdict
+
+import dagster as dg
+
+from doceval_pipeline.batches import completion, staging
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.jobs import report_batch, stage_batch
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.responses import llm_responses
+from doceval_pipeline.doc_eval.batches import list_batches, partition_key, stage_requests, staging_batches
+
+SECONDS_BETWEEN_TICKS = 5
+# A staging that nobody works on is given up after this long; between two steps of a run it takes
+# less than a second until the next one holds the batch's lock.
+SECONDS_ABANDONED = 60
+# A report run that fails is tried this often again by the daemon.
+REPORT_RETRIES = {"dagster/max_retries": "3"}
+ENDED_WITHOUT_SUCCESS = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+
+
+@dg.sensor(
+    job=stage_batch,
+    minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
+    """Register a partition for each new batch, and start the staging of those that asked for it."""
+    with database_errors(), doc_eval.open().doc_eval.connect() as connection:
+        keys = [batch.key for batch in list_batches(connection)]
+        requested = stage_requests(connection)
+    known = set(context.instance.get_dynamic_partitions(partitions.NAME))
+    new = [key for key in keys if key not in known]
+    return dg.SensorResult(
+        dynamic_partitions_requests=[partitions.batches.build_add_request(new)] if new else [],
+        run_requests=[
+            dg.RunRequest(
+                run_key=f"stage-{partition_key(number)}-{word}", partition_key=partition_key(number)
+            )
+            for number, word in requested.items()
+        ],
+        skip_reason=None if new or requested else "no new batches",
+    )
+
+
+@dg.sensor(
+    job=report_batch,
+    minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
+    """Observe what processors wrote, complete batches, and request the reports of their results."""
+    cursor = json.loads(context.cursor or "{}")
+    with database_errors():
+        found = completion.look(doc_eval.open(), cursor.get("recheck_after", 0))
+    counts = {str(seen.batch.id): list(asdict(seen.cells).values()) for seen in found.open}
+    observed = cursor.get("observed", {})
+    events: list[dg.AssetMaterialization | dg.AssetObservation] = [
+        dg.AssetObservation(llm_responses.key, partition=seen.batch.key, metadata=_cell_metadata(seen))
+        for seen in found.open
+        if observed.get(str(seen.batch.id)) != counts[str(seen.batch.id)]
+    ]
+    events += [
+        dg.AssetMaterialization(llm_responses.key, partition=seen.batch.key, metadata=_cell_metadata(seen))
+        for seen in found.completed
+    ]
+    return dg.SensorResult(
+        asset_events=events,
+        run_requests=[
+            dg.RunRequest(
+                run_key=completion.report_run_key(number, digest),
+                partition_key=partition_key(number),
+                tags=REPORT_RETRIES,
+            )
+            for number, digest in found.reports.items()
+        ],
+        cursor=json.dumps({"recheck_after": found.recheck_after, "observed": counts}),
+        skip_reason=None if events or found.reports else "nothing changed",
+    )
+
+
+@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
+def staging_failure(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SkipReason:
+    """Turn batches whose staging run was killed, cancelled or lost to FAILED_STAGING.
+
+    Failures that a run sees itself are recorded by the run; this finds those that it could not.
+    """
+    failed = []
+    with database_errors():
+        databases = doc_eval.open()
+        with databases.doc_eval.connect() as connection:
+            waiting = staging_batches(connection, SECONDS_ABANDONED)
+        for number, is_old in waiting.items():
+            reason = _why_abandoned(context.instance, databases, number, is_old)
+            if reason is not None and staging.fail_staging(databases, number, reason):
+                failed.append(partition_key(number))
+    return dg.SkipReason(f"FAILED_STAGING: {', '.join(failed)}" if failed else "no staging has failed")
+
+
+def _why_abandoned(
+    instance: dg.DagsterInstance, databases: Databases, batch_id: int, is_old: bool
+) -> str | None:
+    if staging.is_being_staged(databases, batch_id):
+        return None
+    filters = dg.RunsFilter(tags={"dagster/partition": partition_key(batch_id)})
+    records = instance.get_run_records(filters, limit=1)
+    run = records[0].dagster_run if records else None
+    if run is not None and run.status in ENDED_WITHOUT_SUCCESS:
+        return f"run {run.run_id[:8]} ended as {run.status.value}: see its log, then materialize again"
+    if is_old:
+        return "the process that staged it is gone: materialize again"
+    return None
+
+
+def _cell_metadata(seen: completion.Seen) -> dict[str, int]:
+    cells = {f"cells_{name}": count for name, count in asdict(seen.cells).items()}
+    return {"cells_expected": seen.expected, "cells_done": seen.cells.done, **cells}

@@ -1,0 +1,1 @@
+"""The configuration database: evaluation files, batches and their files. Knows no other database."""

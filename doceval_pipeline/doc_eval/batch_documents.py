@@ -1,0 +1,253 @@
+"""The files of a batch and what became of each: `documents` and `batch_documents`.
+
+It is told what was found and what was stored; it reads no file and no other database.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+# Rows sent to the server in one statement.
+CHUNK = 5_000
+
+_FOUND_TABLE = text("""
+    CREATE TEMPORARY TABLE found (
+        folder_id int, raw_path bytea, filepath text, state text, reason text, file_size bigint
+    ) ON COMMIT DROP
+""")
+_ADD_FOUND = text("""
+    INSERT INTO found
+    SELECT * FROM unnest(CAST(:folder_ids AS int[]), CAST(:raw_paths AS bytea[]), CAST(:filepaths AS text[]),
+                         CAST(:states AS text[]), CAST(:reasons AS text[]), CAST(:sizes AS bigint[]))
+""")
+_REMEMBER_DOCUMENTS = text("""
+    INSERT INTO documents (folder_id, raw_path, filepath, filename)
+    SELECT f.folder_id, f.raw_path, f.filepath, regexp_replace(f.filepath, '^.*/', '')
+    FROM found f
+    ON CONFLICT (folder_id, sha256(raw_path)) DO NOTHING
+""")
+_FORGET_ASSIGNMENT = text("DELETE FROM batch_documents WHERE batch_id = :batch_id")
+_ASSIGN = text("""
+    INSERT INTO batch_documents (batch_id, document_id, state, reason, file_size)
+    SELECT :batch_id, d.id, f.state, f.reason, f.file_size
+    FROM found f
+    JOIN documents d ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
+""")
+_SET_TOTAL = text("""
+    UPDATE batches SET total_documents = (
+        SELECT count(*) FROM batch_documents WHERE batch_id = :batch_id AND state IN ('ASSIGNED', 'STAGED'))
+    WHERE id = :batch_id
+""")
+_TALLY = text("""
+    SELECT state, coalesce(reason, ''), count(*), coalesce(sum(file_size), 0)::bigint
+    FROM batch_documents WHERE batch_id = :batch_id GROUP BY 1, 2 ORDER BY 1, 2
+""")
+_TALLIES = text("""
+    SELECT batch_id, state, count(*), count(DISTINCT knowledge_document_id) FILTER (WHERE state = 'STAGED')
+    FROM batch_documents WHERE batch_id = ANY(:batch_ids) GROUP BY 1, 2
+""")
+_UNSTAGED = text("""
+    SELECT b.document_id, f.folder_path, d.raw_path, b.file_size
+    FROM batch_documents b
+    JOIN documents d ON d.id = b.document_id
+    JOIN folders f ON f.id = d.folder_id
+    WHERE b.batch_id = :batch_id AND b.state = 'ASSIGNED'
+    ORDER BY b.document_id
+""")
+_MARK_STAGED = text("""
+    UPDATE batch_documents b
+    SET state = 'STAGED', reason = NULL, file_size = s.size, sha256 = s.sha256,
+        content_type = s.content_type, doc_type = s.doc_type, knowledge_document_id = s.stored_as
+    FROM unnest(CAST(:documents AS bigint[]), CAST(:sizes AS bigint[]), CAST(:sha256s AS text[]),
+                CAST(:content_types AS text[]), CAST(:doc_types AS text[]), CAST(:stored AS bigint[]))
+         AS s(document, size, sha256, content_type, doc_type, stored_as)
+    WHERE b.batch_id = :batch_id AND b.document_id = s.document AND b.state = 'ASSIGNED'
+""")
+_MARK_REJECTED = text("""
+    UPDATE batch_documents b SET state = 'REJECTED', reason = r.reason
+    FROM unnest(CAST(:documents AS bigint[]), CAST(:reasons AS text[])) AS r(document, reason)
+    WHERE b.batch_id = :batch_id AND b.document_id = r.document AND b.state = 'ASSIGNED'
+""")
+_BACK_TO_ASSIGNED = text("""
+    UPDATE batch_documents SET state = 'ASSIGNED', knowledge_document_id = NULL
+    WHERE batch_id = :batch_id AND knowledge_document_id = ANY(:stored) AND state = 'STAGED'
+""")
+_STORED_IDS = text("""
+    SELECT DISTINCT knowledge_document_id FROM batch_documents
+    WHERE batch_id = :batch_id AND state = 'STAGED' ORDER BY 1
+""")
+_LISTING = text("""
+    SELECT f.folder_path, d.filepath, b.state, b.reason, b.file_size, b.sha256, b.content_type,
+           b.knowledge_document_id
+    FROM batch_documents b
+    JOIN documents d ON d.id = b.document_id
+    JOIN folders f ON f.id = d.folder_id
+    WHERE b.batch_id = :batch_id
+    ORDER BY f.folder_path, d.raw_path
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """One entry of a folder; `size` in bytes, None where it is not known."""
+
+    folder_id: int
+    raw_path: bytes
+    filepath: str
+    state: str
+    reason: str | None
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnstagedFile:
+    """A file that is assigned and not yet stored; `size` in bytes, as it was found."""
+
+    document_id: int
+    folder: str
+    raw_path: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """A file whose content is stored as `docs.id` = `stored_as`; `size` in bytes."""
+
+    document_id: int
+    size: int
+    sha256: str
+    content_type: str
+    doc_type: str
+    stored_as: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file of a batch as people see it; `size` in bytes."""
+
+    folder: str
+    path: str
+    state: str
+    reason: str | None
+    size: int | None
+    sha256: str | None
+    content_type: str | None
+    stored_as: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many files of a batch share a state and a reason, and their size in bytes."""
+
+    state: str
+    reason: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentCounts:
+    """Files of a batch by state; `distinct` counts contents that are stored, once each."""
+
+    assigned: int = 0
+    staged: int = 0
+    skipped: int = 0
+    rejected: int = 0
+    distinct: int = 0
+
+
+def write_assignment(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
+    """Replace a batch's assignment by what was found, in the caller's transaction."""
+    connection.execute(_FOUND_TABLE)
+    for chunk in _chunks(found):
+        connection.execute(
+            _ADD_FOUND,
+            {
+                "folder_ids": [f.folder_id for f in chunk],
+                "raw_paths": [f.raw_path for f in chunk],
+                "filepaths": [f.filepath for f in chunk],
+                "states": [f.state for f in chunk],
+                "reasons": [f.reason for f in chunk],
+                "sizes": [f.size for f in chunk],
+            },
+        )
+    connection.execute(_REMEMBER_DOCUMENTS)
+    connection.execute(_FORGET_ASSIGNMENT, {"batch_id": batch_id})
+    connection.execute(_ASSIGN, {"batch_id": batch_id})
+    connection.execute(_SET_TOTAL, {"batch_id": batch_id})
+
+
+def tally(connection: Connection, batch_id: int) -> list[Tally]:
+    """Count a batch's files by state and reason."""
+    return [Tally(*row) for row in connection.execute(_TALLY, {"batch_id": batch_id})]
+
+
+def count_documents(connection: Connection, batch_ids: Sequence[int]) -> dict[int, DocumentCounts]:
+    """Count the files of several batches by state, in one statement."""
+    counts: dict[int, dict[str, int]] = {batch_id: {} for batch_id in batch_ids}
+    for batch_id, state, files, distinct in connection.execute(_TALLIES, {"batch_ids": list(batch_ids)}):
+        counts[batch_id][state.lower()] = files
+        if state == "STAGED":
+            counts[batch_id]["distinct"] = distinct
+    return {batch_id: DocumentCounts(**values) for batch_id, values in counts.items()}
+
+
+def unstaged_files(connection: Connection, batch_id: int) -> list[UnstagedFile]:
+    """The files of a batch that are assigned and not stored yet."""
+    return [
+        UnstagedFile(row[0], row[1], bytes(row[2]), row[3])
+        for row in connection.execute(_UNSTAGED, {"batch_id": batch_id})
+    ]
+
+
+def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFile]) -> None:
+    """Record files as stored; one that is no longer ASSIGNED stays as it is."""
+    connection.execute(
+        _MARK_STAGED,
+        {
+            "batch_id": batch_id,
+            "documents": [f.document_id for f in files],
+            "sizes": [f.size for f in files],
+            "sha256s": [f.sha256 for f in files],
+            "content_types": [f.content_type for f in files],
+            "doc_types": [f.doc_type for f in files],
+            "stored": [f.stored_as for f in files],
+        },
+    )
+
+
+def mark_rejected(connection: Connection, batch_id: int, reasons: dict[int, str]) -> None:
+    """Record files, by `documents.id`, as rejected with a reason each."""
+    connection.execute(
+        _MARK_REJECTED,
+        {"batch_id": batch_id, "documents": list(reasons), "reasons": list(reasons.values())},
+    )
+    connection.execute(_SET_TOTAL, {"batch_id": batch_id})
+
+
+def unmark_staged(connection: Connection, batch_id: int, stored_ids: Sequence[int]) -> int:
+    """Turn files whose stored content is gone back to ASSIGNED; returns how many."""
+    return connection.execute(_BACK_TO_ASSIGNED, {"batch_id": batch_id, "stored": list(stored_ids)}).rowcount
+
+
+def stored_ids(connection: Connection, batch_id: int) -> list[int]:
+    """The distinct `docs.id` of a batch's staged files."""
+    return list(connection.scalars(_STORED_IDS, {"batch_id": batch_id}))
+
+
+def list_files(connection: Connection, batch_id: int) -> Iterator[ListedFile]:
+    """Every file of a batch, by folder and path."""
+    result = connection.execution_options(yield_per=CHUNK).execute(_LISTING, {"batch_id": batch_id})
+    return (ListedFile(*row) for row in result)
+
+
+def _chunks(found: Iterable[FoundFile]) -> Iterator[list[FoundFile]]:
+    chunk: list[FoundFile] = []
+    for item in found:
+        chunk.append(item)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

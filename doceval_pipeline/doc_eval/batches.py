@@ -1,0 +1,159 @@
+"""Finds batches and reads what is known about them here. Changes nothing."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+
+from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.errors import UnknownBatch
+
+_COLUMNS = """
+    id, batch_name, description, status, created_at, started_at, completed_at, meta_data,
+    config_sha256, expected_cells, failure_reason, result_digest, reported_digest
+"""
+_ALL = text(f"SELECT {_COLUMNS} FROM batches ORDER BY id")
+_IN_STATES = text(f"SELECT {_COLUMNS} FROM batches WHERE status = ANY(:states) ORDER BY id")
+_BY_ID = text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id")
+_BY_NAME = text(f"SELECT {_COLUMNS} FROM batches WHERE batch_name = :name")
+_STAGE_REQUESTS = text("""
+    SELECT id, to_char(stage_requested_at AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISSUS') FROM batches
+    WHERE status = 'SAVED' AND stage_requested_at IS NOT NULL ORDER BY id
+""")
+_UNREPORTED = text("""
+    SELECT id, result_digest FROM batches
+    WHERE status IN ('COMPLETED', 'FAILED') AND result_digest IS DISTINCT FROM reported_digest
+    ORDER BY id
+""")
+_IDLE_STAGING = text("""
+    SELECT id, status_changed_at < now() - make_interval(secs => :seconds)
+    FROM batches WHERE status = 'STAGING' ORDER BY id
+""")
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """A batch as doc_eval knows it; times are UTC-aware."""
+
+    id: int
+    name: str
+    description: str
+    status: Status
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    metadata: dict[str, Any]
+    config_sha256: str | None
+    expected_cells: int | None
+    failure_reason: str | None
+    result_digest: str | None
+    reported_digest: str | None
+
+    @property
+    def key(self) -> str:
+        """The partition key, such as `batch-000070`."""
+        return partition_key(self.id)
+
+
+def partition_key(batch_id: int) -> str:
+    """The name of a batch's partition; reports begin with it too."""
+    return f"batch-{batch_id:06d}"
+
+
+def batch_id_of(key: str) -> int:
+    """The batch behind a partition key.
+
+    Raises
+    ------
+    UnknownBatch
+        The key was not made from a batch number.
+    """
+    match = re.fullmatch(r"batch-(\d{6,10})", key)
+    if match is None or partition_key(int(match[1])) != key or int(match[1]) > 2**31 - 1:
+        raise UnknownBatch(
+            f"partition {key!r} has no batch behind it: create batches with doceval apply or create_batch, "
+            "their partitions then appear by themselves"
+        )
+    return int(match[1])
+
+
+def find_batch(engine: Engine, wanted: str) -> BatchRecord:
+    """Find a batch by number, partition key or name.
+
+    Raises
+    ------
+    UnknownBatch
+        There is none.
+    """
+    number = re.fullmatch(r"(?:batch-)?0*(\d{1,9})", wanted)
+    with engine.connect() as connection:
+        if number is not None:
+            row = connection.execute(_BY_ID, {"id": int(number[1])}).first()
+        else:
+            row = connection.execute(_BY_NAME, {"name": wanted}).first()
+    if row is None:
+        raise UnknownBatch(f"there is no batch {wanted!r}: doceval status lists all batches")
+    return _record(row)
+
+
+def batch_by_id(connection: Connection, batch_id: int) -> BatchRecord:
+    """Read one batch.
+
+    Raises
+    ------
+    UnknownBatch
+        There is none with this number.
+    """
+    row = connection.execute(_BY_ID, {"id": batch_id}).first()
+    if row is None:
+        raise UnknownBatch(
+            f"partition {partition_key(batch_id)} has no batch behind it: there is no batch {batch_id} in "
+            "doc_eval; create batches with doceval apply or create_batch"
+        )
+    return _record(row)
+
+
+def list_batches(connection: Connection) -> list[BatchRecord]:
+    """All batches, oldest first."""
+    return [_record(row) for row in connection.execute(_ALL)]
+
+
+def batches_in(connection: Connection, states: Sequence[Status]) -> list[BatchRecord]:
+    """The batches in any of some states, oldest first."""
+    return [_record(row) for row in connection.execute(_IN_STATES, {"states": [s.value for s in states]})]
+
+
+def stage_requests(connection: Connection) -> dict[int, str]:
+    """SAVED batches whose staging was asked for, with a word that is new for each request."""
+    return {row[0]: row[1] for row in connection.execute(_STAGE_REQUESTS)}
+
+
+def unreported(connection: Connection) -> dict[int, str]:
+    """Closed batches whose newest report does not show their newest result, with its digest."""
+    return {row[0]: row[1] for row in connection.execute(_UNREPORTED)}
+
+
+def staging_batches(connection: Connection, idle_seconds: float) -> dict[int, bool]:
+    """Batches in STAGING, with whether they have been so for longer than `idle_seconds`."""
+    return {row[0]: row[1] for row in connection.execute(_IDLE_STAGING, {"seconds": idle_seconds})}
+
+
+def _record(row: Any) -> BatchRecord:
+    return BatchRecord(
+        id=row.id,
+        name=row.batch_name,
+        description=row.description,
+        status=Status(row.status),
+        created_at=row.created_at,
+        started_at=row.started_at,
+        completed_at=row.completed_at,
+        metadata=row.meta_data,
+        config_sha256=row.config_sha256,
+        expected_cells=row.expected_cells,
+        failure_reason=row.failure_reason,
+        result_digest=row.result_digest,
+        reported_digest=row.reported_digest,
+    )

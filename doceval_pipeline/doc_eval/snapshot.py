@@ -1,0 +1,96 @@
+"""The sealed configuration of a batch: only what it selects, as canonical JSON with its sha256.
+
+Sealed once: editing prompts or connections afterwards changes no byte of it. No key is in it,
+because none is in the database, and connections are built from a list of allowed names.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+VERSION = 1
+
+_SELECTED = text("""
+    SELECT json_build_object(
+        'id', b.id, 'name', b.batch_name, 'description', b.description, 'metadata', b.meta_data,
+        'include', to_json(b.include_patterns), 'exclude', to_json(b.exclude_patterns))
+    FROM batches b WHERE b.id = :batch_id
+""")
+_FOLDERS = text("""
+    SELECT json_build_object('id', f.id, 'path', f.folder_path)
+    FROM batch_folders l JOIN folders f ON f.id = l.folder_id
+    WHERE l.batch_id = :batch_id ORDER BY f.id
+""")
+# The same keys as llm_responses.connection_details; nothing else ever reaches a queue row.
+_CONNECTIONS = text("""
+    SELECT json_build_object(
+        'id', c.id, 'name', c.name, 'provider_type', p.provider_type, 'model_name', m.model_name,
+        'base_url', c.base_url, 'port_no', c.port_no, 'connection_config', c.connection_config,
+        'api_key_env', c.api_key_env)
+    FROM batch_connections l
+    JOIN connections c ON c.id = l.connection_id
+    JOIN llm_providers p ON p.id = c.provider_id
+    JOIN models m ON m.id = c.model_id
+    WHERE l.batch_id = :batch_id ORDER BY c.id
+""")
+_PROMPTS = text("""
+    SELECT json_build_object('id', p.id, 'name', p.name, 'text', p.prompt_text)
+    FROM batch_prompts l JOIN prompts p ON p.id = l.prompt_id
+    WHERE l.batch_id = :batch_id ORDER BY p.id
+""")
+_SEALED = text("SELECT config_snapshot::text, config_sha256 FROM batches WHERE id = :batch_id")
+_SEAL = text("""
+    UPDATE batches SET config_snapshot = CAST(:canonical AS json), config_sha256 = :sha256
+    WHERE id = :batch_id AND config_snapshot IS NULL
+""")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A sealed configuration.
+
+    `canonical` is JSON with sorted keys and without spaces, in UTF-8; `sha256` is of exactly it.
+    """
+
+    canonical: str
+    sha256: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration as data; its shape is described in docs/snapshot.md."""
+        config: dict[str, Any] = json.loads(self.canonical)
+        return config
+
+
+def seal(connection: Connection, batch_id: int) -> Snapshot:
+    """Seal a batch's configuration, or give back the one it was sealed with, byte for byte."""
+    sealed = read_snapshot(connection, batch_id)
+    if sealed is not None:
+        return sealed
+    parameters = {"batch_id": batch_id}
+    canonical = canonical_json(
+        {
+            "version": VERSION,
+            "batch": connection.scalar(_SELECTED, parameters),
+            "folders": list(connection.scalars(_FOLDERS, parameters)),
+            "connections": list(connection.scalars(_CONNECTIONS, parameters)),
+            "prompts": list(connection.scalars(_PROMPTS, parameters)),
+        }
+    )
+    sha256 = hashlib.sha256(canonical.encode()).hexdigest()
+    connection.execute(_SEAL, {**parameters, "canonical": canonical, "sha256": sha256})
+    return Snapshot(canonical, sha256)
+
+
+def read_snapshot(connection: Connection, batch_id: int) -> Snapshot | None:
+    """The sealed configuration of a batch, or None before its staging began."""
+    row = connection.execute(_SEALED, {"batch_id": batch_id}).one()
+    return None if row[0] is None else Snapshot(row[0], row[1])
+
+
+def canonical_json(value: Any) -> str:
+    """JSON that is the same text for the same value: keys sorted, no spaces, UTF-8 not escaped."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,238 @@
+"""Reads documents that others may be writing: fingerprint, base64, and the proof that they agree.
+
+The sha256 is of exactly the bytes that are handed on. A document that changes while it is read is
+rejected, never stored half old and half new.
+"""
+
+import binascii
+import errno
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pybase64
+
+from doceval_pipeline.documents.content_type import HEAD_BYTES, content_type
+from doceval_pipeline.documents.walk import (
+    EMPTY,
+    NOT_REGULAR,
+    OPEN_FILE,
+    OPEN_FOLDER,
+    SYMLINK,
+    TOO_LARGE,
+    UNREADABLE,
+    VANISHED,
+)
+
+CHANGED = "changed while being read"
+# Documents up to this size are kept in memory between hashing and storing; larger ones are read twice.
+SMALL_DOCUMENT = 1024 * 1024
+# A multiple of 3 bytes, so that the base64 of each piece can stand beside that of the next.
+PIECE = 3 * 256 * 1024
+# Writers that are done leave a file alone; one that was just written to is not trusted at once.
+SETTLED_SECONDS = 2.0
+MOST_TRIES = 3
+_REASONS = {
+    errno.ENOENT: VANISHED,
+    errno.ENOTDIR: VANISHED,
+    errno.ELOOP: SYMLINK,
+    errno.ENXIO: NOT_REGULAR,
+}
+
+
+class DocumentRejected(Exception):
+    """A document that cannot be stored; `reason` is one of a few fixed words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What was read of a document.
+
+    `sha256` in hex and `size` in bytes are of exactly the bytes that were read; `content` holds
+    them where the document is small, and is None where `encoded_chunks` must read it again.
+    """
+
+    sha256: str
+    size: int
+    content_type: str
+    doc_type: str
+    content: bytes | None
+
+
+def fingerprint(folder: Path, path: bytes, max_bytes: int) -> Fingerprint:
+    """Read a document once and say what it is; memory is bounded by `SMALL_DOCUMENT`.
+
+    Parameters
+    ----------
+    path
+        Below `folder`, as on disk; no part of it is followed if it is a link.
+    max_bytes
+        Larger documents are rejected.
+
+    Raises
+    ------
+    DocumentRejected
+        It vanished, is no readable regular file, is empty or too large, or would not keep still.
+    """
+    for _ in range(MOST_TRIES):
+        with _opened(folder, path) as descriptor:
+            found = _read_steadily(descriptor, path, max_bytes)
+        if found is not None:
+            return found
+    raise DocumentRejected(CHANGED)
+
+
+def encoded_chunks(folder: Path, path: bytes, expected: Fingerprint) -> Iterator[bytes]:
+    """The canonical base64 of a large document in pieces of 1 MiB.
+
+    Raises
+    ------
+    DocumentRejected
+        What was read is not what `expected` says; at the latest instead of the end, so that
+        whoever stores the pieces must give them up.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    with _opened(folder, path) as descriptor:
+        for piece in _pieces(descriptor, PIECE):
+            digest.update(piece)
+            size += len(piece)
+            if size > expected.size:
+                raise DocumentRejected(CHANGED)
+            yield encode(piece)
+    if size != expected.size or digest.hexdigest() != expected.sha256:
+        raise DocumentRejected(CHANGED)
+
+
+def encode(content: bytes) -> bytes:
+    """Canonical base64: standard alphabet, padded, no line breaks."""
+    return pybase64.b64encode(content)
+
+
+def encoded_length(size: int) -> int:
+    """How many bytes the base64 of `size` bytes has."""
+    return 4 * ((size + 2) // 3)
+
+
+def decode(text: str | bytes) -> bytes:
+    """Decode canonical base64, and nothing else.
+
+    Raises
+    ------
+    ValueError
+        The text is not what `encode` gives for any content.
+    """
+    try:
+        content = pybase64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"not base64: {error}") from None
+    given = text.encode() if isinstance(text, str) else text
+    # A lax decoder takes bits behind the end that no encoder wrote.
+    if encode(content) != given:
+        raise ValueError("not canonical base64")
+    return content
+
+
+def doc_type(path: bytes) -> str:
+    """The lower-case extension without its dot, or nothing."""
+    name = os.path.basename(path)
+    try:
+        return os.path.splitext(name)[1].decode().removeprefix(".").lower()
+    except UnicodeDecodeError:
+        return ""
+
+
+@contextmanager
+def _opened(folder: Path, path: bytes) -> Iterator[int]:
+    """Open a document below a folder without following a link or waiting for a FIFO's writer."""
+    *above, name = path.split(b"/")
+    held = -1
+    try:
+        held = os.open(folder, OPEN_FOLDER & ~os.O_NOFOLLOW)
+        for part in above:
+            below = os.open(part, OPEN_FOLDER, dir_fd=held)
+            os.close(held)
+            held = below
+        document = os.open(name, OPEN_FILE, dir_fd=held)
+    except OSError as error:
+        raise DocumentRejected(_REASONS.get(error.errno or 0, UNREADABLE)) from None
+    finally:
+        if held >= 0:
+            os.close(held)
+    try:
+        yield document
+    finally:
+        os.close(document)
+
+
+def _read_steadily(descriptor: int, path: bytes, max_bytes: int) -> Fingerprint | None:
+    """Read an open document; None where it changed meanwhile."""
+    before = os.fstat(descriptor)
+    if not stat.S_ISREG(before.st_mode):
+        raise DocumentRejected(NOT_REGULAR)
+    if before.st_size > max_bytes:
+        raise DocumentRejected(TOO_LARGE)
+    if before.st_size == 0:
+        raise DocumentRejected(EMPTY)
+    small = before.st_size <= SMALL_DOCUMENT
+    digest, head, size = hashlib.sha256(), b"", 0
+    kept: list[bytes] = []
+    for piece in _pieces(descriptor, PIECE):
+        digest.update(piece)
+        head = head or piece[:HEAD_BYTES]
+        size += len(piece)
+        if small:
+            kept.append(piece)
+        if size > before.st_size:
+            return None
+    if size != before.st_size or _mark(os.fstat(descriptor)) != _mark(before):
+        return None
+    # A large document is read again to be stored, and compared then.
+    if small and not _is_settled(before) and not _reads_the_same(descriptor, digest.digest(), before):
+        return None
+    content = b"".join(kept) if small else None
+    return Fingerprint(digest.hexdigest(), size, content_type(head), doc_type(path), content)
+
+
+def _is_settled(found: os.stat_result) -> bool:
+    """Whether a file was left alone for a while.
+
+    Its times alone do not show a change: they are stamped when a write begins, in steps of
+    milliseconds, so that half of a write can be read without any of them moving.
+    """
+    return found.st_mtime < time.time() - SETTLED_SECONDS
+
+
+def _reads_the_same(descriptor: int, digest: bytes, before: os.stat_result) -> bool:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    again = hashlib.sha256()
+    for piece in _pieces(descriptor, PIECE):
+        again.update(piece)
+    return again.digest() == digest and _mark(os.fstat(descriptor)) == _mark(before)
+
+
+def _mark(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
+    """Read to the end in pieces of exactly `size` bytes, but for the last."""
+    while True:
+        try:
+            piece = os.read(descriptor, size)
+            while piece and len(piece) < size and (more := os.read(descriptor, size - len(piece))):
+                piece += more
+        except OSError:
+            raise DocumentRejected(UNREADABLE) from None
+        if not piece:
+            return
+        yield piece

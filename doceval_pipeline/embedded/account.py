@@ -1,0 +1,82 @@
+"""Under which account the server runs. PostgreSQL refuses to run as root, and users of containers are.
+
+Three cases: a normal user runs it as itself; root runs it as itself inside a user namespace, where
+its number is another one and it has no rights; where namespaces are refused, root runs it as the
+account `nobody`. No account is made, and no permission of a folder above ours is changed.
+"""
+
+import os
+import pwd
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from doceval_pipeline.errors import EmbeddedServerError
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+
+
+@dataclass(frozen=True)
+class ServerAccount:
+    """How to start the server's programs, and who owns their files."""
+
+    uid: int
+    gid: int
+    command_prefix: list[str] = field(default_factory=list)
+
+    def own(self, path: Path) -> None:
+        """Give a file or folder of ours to the account."""
+        if path.lstat().st_uid != self.uid:
+            os.chown(path, self.uid, self.gid)
+
+
+def choose_account(home: Path, owner: int | None) -> ServerAccount:
+    """Choose the account for a server below `home`.
+
+    Parameters
+    ----------
+    owner
+        Who owns the data folder, or None where there is none yet.
+
+    Raises
+    ------
+    EmbeddedServerError
+        The data belong to another user, or no account can reach them.
+    """
+    own = os.geteuid()
+    if own != 0:
+        if owner not in (None, own):
+            raise EmbeddedServerError(
+                f"the data in {home} belong to user number {owner}: "
+                "run as that user, or set DOCEVAL_HOME to a folder of yours"
+            )
+        return ServerAccount(own, os.getegid())
+    if owner != _nobody().pw_uid and _namespaces_work():
+        return ServerAccount(0, 0, _launch("namespace"))
+    return _account_nobody(home)
+
+
+def _account_nobody(home: Path) -> ServerAccount:
+    nobody = _nobody()
+    for folder in (home, *home.parents):
+        if not folder.stat().st_mode & 0o001:
+            raise EmbeddedServerError(
+                f"PostgreSQL does not run as root, and {folder} cannot be entered by others: "
+                "set DOCEVAL_HOME to a folder that can be, or run doceval as a normal user"
+            )
+    return ServerAccount(nobody.pw_uid, nobody.pw_gid, _launch("nobody"))
+
+
+def _namespaces_work() -> bool:
+    return (
+        subprocess.run([*_launch("namespace"), "/bin/true"], capture_output=True, check=False).returncode == 0
+    )
+
+
+def _launch(mode: str) -> list[str]:
+    return [sys.executable, "-I", str(LAUNCHER), mode]
+
+
+def _nobody() -> pwd.struct_passwd:
+    return pwd.getpwnam("nobody")

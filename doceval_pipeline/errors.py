@@ -1,0 +1,50 @@
+"""The errors that people are told about.
+
+Every one is a single line that names the thing, the reason and the mend; the command line and
+Dagster show exactly that line. Nothing here knows a database, a file or Dagster.
+
+DocEvalError
+├── ConfigurationError         an environment variable or a setting that cannot be used
+├── EmbeddedServerError        the PostgreSQL behind DOCEVAL_HOME
+├── DatabaseError              a database that refuses, cannot be reached, or is not ours
+├── EvaluationFileError        an evaluation file; carries every problem with its line
+├── UnknownBatch               no such batch
+├── BatchStateError            an action that the batch's state does not allow
+└── StagingError               staging cannot go on; the batch becomes FAILED_STAGING
+"""
+
+
+class DocEvalError(Exception):
+    """Base of everything that is told to people as one line, without a traceback."""
+
+
+class ConfigurationError(DocEvalError):
+    """A setting that cannot be used; names the variable."""
+
+
+class EmbeddedServerError(DocEvalError):
+    """The embedded PostgreSQL cannot be installed, started or stopped."""
+
+
+class DatabaseError(DocEvalError):
+    """A database that cannot be reached, refuses, or holds something that is not ours."""
+
+
+class EvaluationFileError(DocEvalError):
+    """An evaluation file that is wrong; `problems` has one line for each mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class UnknownBatch(DocEvalError):
+    """No batch has this number, name or partition key."""
+
+
+class BatchStateError(DocEvalError):
+    """The state a batch is in does not allow what was asked."""
+
+
+class StagingError(DocEvalError):
+    """Staging cannot go on, and going on would do harm."""

@@ -1,0 +1,1 @@
+"""The KnowledgeDocuments database: contents, the queue and what came back. Knows no other database."""

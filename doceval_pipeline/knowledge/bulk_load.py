@@ -1,0 +1,118 @@
+"""Writes document contents into `docs` by COPY BINARY, streamed, each distinct content once.
+
+Contents arrive as base64 in pieces, so that memory stays bounded however large a document is.
+Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import psycopg2.errors
+from sqlalchemy import Connection, text
+
+_COPY = (
+    "COPY docs (document_id, sha256, content_type, doc_type, file_size, content) FROM STDIN (FORMAT binary)"
+)
+_HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
+_TRAILER = struct.pack("!h", -1)
+_LENGTH = struct.Struct("!i")
+_KNOWN = text("SELECT sha256, id FROM docs WHERE sha256 = ANY(:sha256s)")
+_ABSENT = text("""
+    SELECT wanted.id FROM unnest(CAST(:ids AS bigint[])) AS wanted(id)
+    WHERE NOT EXISTS (SELECT 1 FROM docs WHERE docs.id = wanted.id)
+""")
+
+
+class ContentArrived(Exception):
+    """Another process stored one of the contents in the meantime: look again which are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """A content to store.
+
+    `file_size` is in bytes of the document itself; `content` gives its base64 in pieces that add
+    up to `4 * ((file_size + 2) // 3)` bytes.
+    """
+
+    sha256: str
+    file_size: int
+    content_type: str
+    doc_type: str
+    content: Iterable[bytes]
+
+
+def known_contents(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
+    """Which contents are stored already: `docs.id` by sha256."""
+    return {row[0]: row[1] for row in connection.execute(_KNOWN, {"sha256s": list(sha256s)})}
+
+
+def absent_contents(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Which of some `docs.id` are not there (any more)."""
+    return list(connection.scalars(_ABSENT, {"ids": list(ids)}))
+
+
+def copy_documents(connection: Connection, documents: Iterable[NewDocument]) -> None:
+    """Store contents that are not there yet, in the caller's transaction.
+
+    Give them ordered by sha256: two processes that store the same contents at once then wait for
+    each other in turn, and never in a circle.
+
+    Raises
+    ------
+    ContentArrived
+        One of them was stored by another process; the transaction must be rolled back.
+    Exception
+        Whatever a document's `content` raised; the transaction must be rolled back.
+    """
+    stream = _CopyStream(documents)
+    with closing(connection.connection.cursor()) as cursor:
+        try:
+            cursor.copy_expert(_COPY, stream)
+        except psycopg2.errors.UniqueViolation:
+            raise ContentArrived from None
+        except psycopg2.Error:
+            # psycopg2 turns an exception out of read() into one that says COPY failed.
+            if stream.failure is not None:
+                raise stream.failure from None
+            raise
+
+
+class _CopyStream:
+    """What psycopg2 reads from: one piece a call, however many bytes it asks for."""
+
+    def __init__(self, documents: Iterable[NewDocument]) -> None:
+        self._pieces = _binary_rows(documents)
+        self.failure: Exception | None = None
+
+    def read(self, _size: int = -1) -> bytes:
+        try:
+            return next(self._pieces, b"")
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+def _binary_rows(documents: Iterable[NewDocument]) -> Iterator[bytes]:
+    yield _HEADER
+    for document in documents:
+        length = 4 * ((document.file_size + 2) // 3)
+        yield b"".join(
+            (
+                struct.pack("!h", 6),
+                _field(b"sha256:" + document.sha256.encode()),
+                _field(document.sha256.encode()),
+                _field(document.content_type.encode()),
+                _field(document.doc_type.encode()),
+                _field(struct.pack("!q", document.file_size)),
+                _LENGTH.pack(length),
+            )
+        )
+        yield from (piece for piece in document.content if piece)
+    yield _TRAILER
+
+
+def _field(value: bytes) -> bytes:
+    return _LENGTH.pack(len(value)) + value

@@ -1,0 +1,125 @@
+"""Reads what came back: counts, digest and results of batches. Writes nothing.
+
+Everything here reads `current_llm_responses`, where each cell stands once, with its highest attempt.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome
+
+_COUNTS = text(f"""
+    SELECT batch_id, {OUTCOME_SQL} AS outcome, count(*)
+    FROM current_llm_responses WHERE batch_id = ANY(:batch_ids) GROUP BY 1, 2
+""")
+# A sum of digests does not depend on the order of rows and needs no memory for them. Fifteen hex
+# digits fit a bigint.
+_DIGEST = text(f"""
+    SELECT count(*), coalesce(sum(('x' || left(encode(sha256(convert_to(
+        ROW(document_id, prompt_id, connection_id, attempt, {OUTCOME_SQL}, overall_score, error_message,
+            response_text, input_tokens, output_tokens, time_taken_seconds)::text, 'UTF8')), 'hex'), 15)
+        )::bit(60)::bigint), 0)
+    FROM current_llm_responses WHERE batch_id = :batch_id
+""")
+_RESULTS = text(f"""
+    SELECT document_id, connection_id, prompt_id, attempt, {OUTCOME_SQL} AS outcome, status,
+           overall_score, error_message, left(response_text, :text_limit), input_tokens, output_tokens,
+           coalesce(time_taken_seconds, response_time_ms / 1000.0),
+           coalesce(starts_with(task_id, 'simulated-'), false)
+    FROM current_llm_responses WHERE batch_id = :batch_id
+    ORDER BY document_id, connection_id, prompt_id
+""")
+_FINISHED_DOCUMENTS = text(f"""
+    SELECT count(*) FROM (
+        SELECT document_id FROM current_llm_responses WHERE batch_id = :batch_id
+        GROUP BY document_id
+        HAVING bool_and({OUTCOME_SQL} IN ('succeeded', 'failed'))) AS finished
+""")
+# The report shows no more of a response than this many characters.
+RESPONSE_TEXT_SHOWN = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class CellCounts:
+    """Cells of a batch by outcome, counted from rows."""
+
+    waiting: int = 0
+    running: int = 0
+    paused: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    unknown: int = 0
+
+    @property
+    def rows(self) -> int:
+        """All cells that have a row."""
+        return self.done + self.waiting + self.running + self.paused + self.unknown
+
+    @property
+    def done(self) -> int:
+        """Cells that succeeded or failed."""
+        return self.succeeded + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The current result of a cell; times in seconds, score 0 to 100."""
+
+    document_id: int
+    connection_id: int
+    prompt_id: int
+    attempt: int
+    outcome: Outcome
+    status: str
+    score: float | None
+    error: str | None
+    response_text: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    seconds: float | None
+    simulated: bool
+
+
+def count_cells(connection: Connection, batch_ids: Sequence[int]) -> dict[int, CellCounts]:
+    """Count the cells of several batches by outcome, in one statement."""
+    counts: dict[int, dict[str, int]] = {batch_id: {} for batch_id in batch_ids}
+    for batch_id, outcome, cells in connection.execute(_COUNTS, {"batch_ids": list(batch_ids)}):
+        counts[batch_id][outcome] = cells
+    return {batch_id: CellCounts(**values) for batch_id, values in counts.items()}
+
+
+def digest(connection: Connection, batch_id: int) -> str:
+    """A short digest of everything a report shows of a batch's results: same results, same digest."""
+    cells, total = connection.execute(_DIGEST, {"batch_id": batch_id}).one()
+    return hashlib.sha256(f"{cells}:{total}".encode()).hexdigest()[:16]
+
+
+def finished_documents(connection: Connection, batch_id: int) -> int:
+    """How many distinct documents of a batch have all their cells done."""
+    return int(connection.execute(_FINISHED_DOCUMENTS, {"batch_id": batch_id}).scalar_one())
+
+
+def read_results(connection: Connection, batch_id: int) -> Iterator[Result]:
+    """The current results of a batch, in a fixed order; long responses cut to what a report shows."""
+    rows = connection.execution_options(yield_per=5_000).execute(
+        _RESULTS, {"batch_id": batch_id, "text_limit": RESPONSE_TEXT_SHOWN}
+    )
+    for row in rows:
+        yield Result(
+            document_id=row[0],
+            connection_id=row[1],
+            prompt_id=row[2],
+            attempt=row[3],
+            outcome=Outcome(row[4]),
+            status=row[5],
+            score=row[6],
+            error=row[7],
+            response_text=row[8],
+            input_tokens=row[9],
+            output_tokens=row[10],
+            seconds=None if row[11] is None else float(row[11]),
+            simulated=row[12],
+        )

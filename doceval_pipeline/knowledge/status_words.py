@@ -1,0 +1,39 @@
+"""The words that `llm_responses.status` may hold, and what each of them means.
+
+Processors of several generations write here, so every word is normalized on reading. A word that
+is not listed is not done, and is shown as unknown.
+"""
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """What a status word means."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+WORDS: dict[Outcome, tuple[str, ...]] = {
+    Outcome.WAITING: ("QUEUED", "N", "READY_TO_RETRY"),
+    Outcome.RUNNING: ("P", "PROCESSING", "R"),
+    Outcome.PAUSED: ("PAUSED",),
+    Outcome.SUCCEEDED: ("S", "SUCCESS", "COMPLETED"),
+    Outcome.FAILED: ("F", "FAILED", "TIMEOUT"),
+}
+
+
+def _words_in_sql(outcome: Outcome) -> str:
+    return ", ".join(f"'{word}'" for word in WORDS[outcome])
+
+
+# An SQL expression over the column `status`, from the same table.
+OUTCOME_SQL = (
+    "CASE "
+    + " ".join(f"WHEN status IN ({_words_in_sql(outcome)}) THEN '{outcome}'" for outcome in WORDS)
+    + f" ELSE '{Outcome.UNKNOWN}' END"
+)

@@ -1,0 +1,165 @@
+"""What Dagster's UI shows of a report: a table, a small plot, and numbers with stable names.
+
+Dagster's markdown may load images from anywhere, so nothing that others wrote gets in except the
+names of connections and prompts, as plain text; no response and no file name.
+"""
+
+import base64
+from collections.abc import Callable
+
+from doceval_pipeline.reports.model import ColumnFigures, ReportFigures, Total
+from doceval_pipeline.reports.numbers import amount, duration, score_text
+from doceval_pipeline.reports.untrusted import markdown_name
+
+COLUMNS_SHOWN = 20
+# Dagster draws an image only in markdown that is shorter than this, in characters.
+PLOT_LIMIT = 1_000
+_SUCCEEDED, _FAILED, _OPEN = "#2a78b5", "#d1602a", "#9aa3ad"
+_PLOT_WIDTH, _PLOT_HEIGHT = 300, 60
+
+
+def render_markdown(figures: ReportFigures) -> str:
+    """The verdict, the counts and the mean of each column, as markdown for Dagster's UI."""
+    lines = [f"**{markdown_name(figures.verdict, 400)}**", ""]
+    if figures.simulated:
+        lines += [f"**Simulated results: no LLM was called** for {_cells(figures.simulated)}.", ""]
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in _summary(figures)]
+    if figures.columns:
+        lines += ["", "| connection | prompt | mean score | over | failed |", "|---|---|---:|---:|---:|"]
+        lines += [_column_row(column) for column in figures.columns[:COLUMNS_SHOWN]]
+    if len(figures.columns) > COLUMNS_SHOWN:
+        lines += ["", f"{len(figures.columns) - COLUMNS_SHOWN:,} more columns are in the report."]
+    return "\n".join(lines) + "\n"
+
+
+def plot_markdown(figures: ReportFigures) -> str:
+    """The histogram of scores over the share of each outcome, as one image in under 1,000 characters.
+
+    Drawn from numbers alone.
+    """
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_PLOT_WIDTH}" height="{_PLOT_HEIGHT + 28}">'
+        + _histogram(figures)
+        + _outcome_bar(figures)
+        + _caption(figures)
+        + "</svg>"
+    )
+    alt = "simulated scores and outcomes" if figures.simulated else "scores and outcomes"
+    return f"![{alt}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
+    """Numbers under stable names, which Dagster plots over partitions.
+
+    What nobody reported is absent, never 0. `processing_seconds` are the processor's seconds added up
+    over cells; `documents` are staged files, duplicates included.
+    """
+    cells, scores = figures.cells, figures.scores
+    numbers: dict[str, int | float] = {
+        "documents": figures.documents,
+        "documents_duplicate": figures.duplicates,
+        "files_not_staged": figures.files_assigned,
+        "files_skipped": figures.files_skipped,
+        "files_rejected": figures.files_rejected,
+        "cells_expected": cells.expected,
+        "cells_succeeded": cells.succeeded,
+        "cells_failed": cells.failed,
+        "cells_waiting": cells.waiting,
+        "cells_running": cells.running,
+        "cells_paused": cells.paused,
+        "cells_unknown": cells.unknown,
+        "cells_missing": cells.missing,
+        "cells_scored": scores.n if scores else 0,
+        "cells_simulated": figures.simulated,
+    }
+    if scores:
+        numbers["mean_score"] = scores.mean
+    totals = {
+        "input_tokens": figures.input_tokens,
+        "output_tokens": figures.output_tokens,
+        "processing_seconds": figures.seconds,
+    }
+    return numbers | {name: total.value for name, total in totals.items() if total is not None}
+
+
+def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
+    cells, scores = figures.cells, figures.scores
+    mean = "no cell has a score"
+    if scores:
+        mean = f"{score_text(scores.mean)}, over {scores.n:,} of {_cells(cells.total)}"
+    rows = [
+        ("cells", f"{cells.succeeded:,} succeeded, {cells.failed:,} failed, {cells.open:,} without a result"),
+        ("mean score", mean),
+        ("documents", _documents(figures)),
+        ("files left out", f"{figures.files_skipped:,} skipped, {figures.files_rejected:,} rejected"),
+        ("input tokens", _total(figures.input_tokens, cells.total, amount)),
+        ("output tokens", _total(figures.output_tokens, cells.total, amount)),
+        ("processing time", _total(figures.seconds, cells.total, duration)),
+    ]
+    if cells.surplus:
+        rows.insert(1, ("rows nobody expected", f"{cells.surplus:,}"))
+    return rows
+
+
+def _documents(figures: ReportFigures) -> str:
+    if not figures.duplicates:
+        return amount(figures.documents)
+    twins = "duplicate shares its twin's result" if figures.duplicates == 1 else "duplicates share results"
+    return f"{figures.documents:,}, of which {figures.duplicates:,} {twins}"
+
+
+def _total(total: Total | None, cells: int, written: Callable[[float], str]) -> str:
+    return (
+        "not reported"
+        if total is None
+        else f"{written(total.value)}, from {total.cells:,} of {_cells(cells)}"
+    )
+
+
+def _cells(number: int) -> str:
+    return "1 cell" if number == 1 else f"{number:,} cells"
+
+
+def _column_row(figures: ColumnFigures) -> str:
+    scores, cells = figures.scores, figures.cells
+    values = (
+        markdown_name(figures.column.connection),
+        markdown_name(figures.column.prompt),
+        score_text(scores.mean) if scores else "–",
+        f"{scores.n if scores else 0:,} of {cells.total:,}",
+        f"{cells.failed:,}",
+    )
+    return f"| {' | '.join(values)} |"
+
+
+def _histogram(figures: ReportFigures) -> str:
+    """Ten bars from 0 to 100, as one path."""
+    if figures.scores is None:
+        return ""
+    bins = figures.scores.histogram
+    step = _PLOT_WIDTH // len(bins)
+    heights = [-(-count * (_PLOT_HEIGHT - 2) // max(bins)) for count in bins]
+    bars = (f"M{n * step} {_PLOT_HEIGHT}v-{h}h{step - 2}v{h}" for n, h in enumerate(heights) if h)
+    return f'<path fill="{_SUCCEEDED}" d="{"".join(bars)}"/>'
+
+
+def _outcome_bar(figures: ReportFigures) -> str:
+    """The share of succeeded, failed and open cells below the histogram."""
+    cells, parts, left = figures.cells, [], 0
+    for count, colour in ((cells.succeeded, _SUCCEEDED), (cells.failed, _FAILED), (cells.open, _OPEN)):
+        # A share that is not nothing is never invisible.
+        width = max(2, _PLOT_WIDTH * count // cells.total) if count else 0
+        if width:
+            parts.append(f'<path fill="{colour}" d="M{left} {_PLOT_HEIGHT + 3}h{width}v6h-{width}"/>')
+        left += width
+    return "".join(parts)
+
+
+def _caption(figures: ReportFigures) -> str:
+    cells = figures.cells
+    simulated = "SIMULATED " if figures.simulated else ""
+    said = f"{simulated}{cells.succeeded:,} ok, {cells.failed:,} failed, {cells.open:,} open"
+    return (
+        f'<text y="{_PLOT_HEIGHT + 23}" font-family="sans-serif" font-size="12" fill="#808890">{said}</text>'
+    )

@@ -1,0 +1,44 @@
+"""How numbers are written for people: scores, amounts, durations, sizes. No text of others."""
+
+from datetime import timedelta
+
+
+def score_text(score: float) -> str:
+    """A score with one decimal, without a trailing zero; never 0 or 100 for what is only near it."""
+    rounded = round(score, 1)
+    if rounded == score or rounded not in (0, 100):
+        return f"{rounded:g}"
+    return f"{score:.3g}" if rounded == 0 else f"{score:.6g}"
+
+
+def amount(value: float) -> str:
+    """A count with thousands separators."""
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 840 ms, 12.4 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60:,} h {minutes % 60:02} min"
+
+
+def elapsed(time: timedelta) -> str:
+    """A time span as `duration` says it; a negative one, of clocks that disagree, as 0."""
+    return duration(max(0.0, time.total_seconds()))
+
+
+def size_text(size: int) -> str:
+    """Bytes as people say them: 812 B, 20.4 KiB, 1.5 MiB."""
+    if size < 1024:
+        return f"{size} B"
+    value, unit = size / 1024, "KiB"
+    for larger in ("MiB", "GiB"):
+        if value >= 1024:
+            value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}"

@@ -1,0 +1,98 @@
+"""Where an installation lives: the environment variables, read once, in one place.
+
+Nothing else in the package reads the environment; nothing here opens a file or a connection.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from doceval_pipeline.errors import ConfigurationError
+
+MIB = 1024 * 1024
+# One PostgreSQL field holds less than 1 GiB, and base64 makes 4 bytes of 3.
+LARGEST_STORABLE_DOCUMENT = 768_000_000
+DRIVER = "postgresql+psycopg2://"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One installation.
+
+    Parameters
+    ----------
+    home
+        `DOCEVAL_HOME`: the embedded server's data, Dagster's home, reports.
+    doc_eval_url, knowledge_documents_url, dagster_url
+        `DOC_EVAL_URL`, `KNOWLEDGE_DOCUMENTS_URL`, `DAGSTER_POSTGRES_URL`; None means a database on
+        the embedded server. They may hold passwords and are left out of the repr.
+    max_document_bytes
+        `DOCEVAL_MAX_DOCUMENT_BYTES`: larger files are rejected, each with its reason.
+    """
+
+    home: Path
+    doc_eval_url: str | None = field(default=None, repr=False)
+    knowledge_documents_url: str | None = field(default=None, repr=False)
+    dagster_url: str | None = field(default=None, repr=False)
+    max_document_bytes: int = 50 * MIB
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings from environment variables; an empty variable counts as unset.
+
+        Raises
+        ------
+        ConfigurationError
+            A variable whose value cannot be used; the value itself is not repeated.
+        """
+        env = os.environ if environment is None else environment
+        return cls(
+            home=_home(env.get("DOCEVAL_HOME", "")),
+            doc_eval_url=_url(env, "DOC_EVAL_URL"),
+            knowledge_documents_url=_url(env, "KNOWLEDGE_DOCUMENTS_URL"),
+            dagster_url=_url(env, "DAGSTER_POSTGRES_URL"),
+            max_document_bytes=_document_limit(env.get("DOCEVAL_MAX_DOCUMENT_BYTES", "")),
+        )
+
+    @property
+    def reports(self) -> Path:
+        """The folder that completion reports are written to."""
+        return self.home / "reports"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's home: its `dagster.yaml` and its compute logs."""
+        return self.home / "dagster"
+
+
+def _home(value: str) -> Path:
+    if value:
+        # Resolved, so that every process knows the embedded server by the same path.
+        return Path(value).expanduser().resolve()
+    project = Path(__file__).resolve().parent.parent
+    # An installed wheel has no project around it.
+    base = project if (project / "pyproject.toml").is_file() else Path.cwd().resolve()
+    return base / ".doceval"
+
+
+def _url(env: Mapping[str, str], name: str) -> str | None:
+    value = env.get(name, "").strip()
+    if not value:
+        return None
+    for prefix in (DRIVER, "postgresql://", "postgres://"):
+        if value.startswith(prefix):
+            return DRIVER + value.removeprefix(prefix)
+    raise ConfigurationError(f"{name} is not a PostgreSQL URL: write {DRIVER}USER@HOST:PORT/DATABASE")
+
+
+def _document_limit(value: str) -> int:
+    if not value:
+        return Settings.max_document_bytes
+    if not value.isascii() or not value.isdigit() or not 0 < int(value) <= LARGEST_STORABLE_DOCUMENT:
+        raise ConfigurationError(
+            "DOCEVAL_MAX_DOCUMENT_BYTES must be a whole number of bytes from 1 to "
+            f"{LARGEST_STORABLE_DOCUMENT:,}".replace(",", "_")
+            + ": a PostgreSQL field holds no more"
+        )
+    return int(value)

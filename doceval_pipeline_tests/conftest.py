@@ -1,0 +1,120 @@
+"""Real parts for the tests: one embedded PostgreSQL and one Dagster home for all of them."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.staging import assign_documents, queue_cells, seal_batch, store_documents
+from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, resolve
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.settings import Settings
+
+VARIABLES = ("DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL", "DOCEVAL_MAX_DOCUMENT_BYTES")
+EMPTY_DOC_EVAL = text("""
+    TRUNCATE batches, folders, documents, connections, prompts, llm_providers, models, batch_folders,
+             batch_connections, batch_prompts, batch_documents
+""")
+EMPTY_KNOWLEDGE = text("TRUNCATE docs, llm_responses, batch_configs")
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """An installation of its own, also for the processes that tests start."""
+    home = tmp_path_factory.mktemp("home")
+    before = dict(os.environ)
+    for variable in VARIABLES:
+        os.environ.pop(variable, None)
+    os.environ["DOCEVAL_HOME"] = str(home)
+    yield Settings.from_environment()
+    EmbeddedServer(home).stop()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def databases(settings: Settings) -> Databases:
+    """Both databases, empty."""
+    opened = open_databases(settings)
+    with opened.doc_eval.begin() as connection:
+        connection.execute(EMPTY_DOC_EVAL)
+    with opened.knowledge.begin() as connection:
+        connection.execute(EMPTY_KNOWLEDGE)
+    return opened
+
+
+@dataclass
+class Sample:
+    """A batch that a test made, and shortcuts to what tests ask of one."""
+
+    databases: Databases
+    id: int
+    name: str
+    folder: Path
+
+    @property
+    def key(self) -> str:
+        return partition_key(self.id)
+
+    def stage(self) -> None:
+        """All four steps."""
+        seal_batch(self.databases, self.id)
+        assign_documents(self.databases, self.id)
+        store_documents(self.databases, self.id, lambda *_: None)
+        queue_cells(self.databases, self.id)
+
+    def status(self) -> str:
+        return str(self.doc_eval("SELECT status FROM batches WHERE id = :id")[0][0])
+
+    def doc_eval(self, statement: str, **parameters: Any) -> list[Any]:
+        with self.databases.doc_eval.begin() as connection:
+            result = connection.execute(text(statement), {"id": self.id, **parameters})
+            return list(result) if result.returns_rows else []
+
+    def knowledge(self, statement: str, **parameters: Any) -> list[Any]:
+        with self.databases.knowledge.begin() as connection:
+            result = connection.execute(text(statement), {"id": self.id, **parameters})
+            return list(result) if result.returns_rows else []
+
+
+def evaluation_of(batches: list[dict[str, Any]], connections: int = 2, prompts: int = 2) -> Located:
+    """A validated evaluation with numbered connections and prompts, which each batch selects."""
+    content = {
+        "connections": [
+            {"name": f"model-{n}", "provider": "simulation", "model": f"m{n}", "api_key_env": "SOME_KEY"}
+            for n in range(connections)
+        ],
+        "prompts": [{"name": f"prompt-{n}", "text": f"Question {n}?"} for n in range(prompts)],
+        "batches": [
+            {
+                "connections": [f"model-{n}" for n in range(connections)],
+                "prompts": [f"prompt-{n}" for n in range(prompts)],
+                **batch,
+            }
+            for batch in batches
+        ],
+    }
+    return Located(resolve(content, None, key_path), key_path)
+
+
+@pytest.fixture
+def batch_of(databases: Databases, tmp_path: Path) -> Callable[..., Sample]:
+    """Makes a batch over a folder of small distinct documents."""
+
+    def make(documents: int = 8, connections: int = 2, prompts: int = 2, name: str = "sample") -> Sample:
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(documents):
+            (folder / f"{number:03}.txt").write_text(f"document {number} of {name}\n" * (number + 1))
+        located = evaluation_of([{"name": name, "folders": [str(folder)]}], connections, prompts)
+        applied = apply_evaluation(databases.doc_eval, located)
+        return Sample(databases, applied.numbers[name], name, folder)
+
+    return make

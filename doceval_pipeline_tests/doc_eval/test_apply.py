@@ -1,0 +1,141 @@
+"""Applying an evaluation: all or nothing, once or many times, and never into a sealed batch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging import seal_batch
+from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
+from doceval_pipeline.doc_eval.batches import batch_id_of, find_batch
+from doceval_pipeline.errors import EvaluationFileError, UnknownBatch
+from doceval_pipeline_tests.conftest import evaluation_of
+
+ROWS = text("""
+    SELECT (SELECT jsonb_agg(to_jsonb(t)) FROM batches t), (SELECT jsonb_agg(to_jsonb(t)) FROM connections t),
+           (SELECT jsonb_agg(to_jsonb(t)) FROM prompts t), (SELECT jsonb_agg(to_jsonb(t)) FROM folders t),
+           (SELECT jsonb_agg(to_jsonb(t)) FROM batch_folders t), (SELECT last_value FROM batches_id_seq),
+           (SELECT last_value FROM connections_id_seq), (SELECT last_value FROM folders_id_seq)
+""")
+
+
+def apply(databases: Databases, *batches: dict[str, Any], stage: bool = False, **options: int) -> Applied:
+    return apply_evaluation(databases.doc_eval, evaluation_of(list(batches), **options), stage)
+
+
+def rows(databases: Databases) -> Any:
+    with databases.doc_eval.connect() as connection:
+        return connection.execute(ROWS).one()
+
+
+def test_applying_again_changes_nothing_and_says_so(databases: Databases, tmp_path: Path) -> None:
+    batch = {"name": "a", "folders": [str(tmp_path)], "metadata": {"x": [1, 2.5]}, "include": ["*.pdf"]}
+    first = apply(databases, batch)
+    before = rows(databases)
+    second = apply(databases, batch)
+    assert first.changed
+    assert first.batches.created == ["a"]
+    assert not second.changed
+    assert second.batches.unchanged == ["a"]
+    assert second.numbers == first.numbers
+    assert rows(databases) == before
+
+
+def test_a_batch_number_is_its_id(databases: Databases, tmp_path: Path) -> None:
+    number = apply(databases, {"name": "a", "folders": [str(tmp_path)]}).numbers["a"]
+    with databases.doc_eval.connect() as connection:
+        assert connection.execute(text("SELECT id, batch_number FROM batches")).all() == [(number, number)]
+
+
+def test_a_changed_definition_updates_a_batch_that_is_not_sealed(
+    databases: Databases, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    apply(databases, {"name": "a", "folders": [str(tmp_path)]})
+    applied = apply(databases, {"name": "a", "folders": [str(tmp_path / "other")], "description": "new"})
+    assert applied.batches.updated == ["a"]
+    assert not apply(
+        databases, {"name": "a", "folders": [str(tmp_path / "other")], "description": "new"}
+    ).changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"description": "new"},
+        {"metadata": {"a": 1}},
+        {"include": ["*.md"]},
+        {"exclude": ["*.md"]},
+        {"prompts": ["prompt-0"]},
+    ],
+)
+def test_a_sealed_batch_is_not_changed_and_the_line_says_what_to_do(
+    databases: Databases, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    batch = {"name": "a", "folders": [str(tmp_path)]}
+    number = apply(databases, batch).numbers["a"]
+    seal_batch(databases, number)
+    before = rows(databases)
+    key = next(iter(change))
+    with pytest.raises(EvaluationFileError, match=rf"sealed .* {key} would change: give .* a new name"):
+        apply(databases, {**batch, **change}, {"name": "b", "folders": [str(tmp_path)]})
+    assert rows(databases) == before
+    assert not apply(databases, batch).changed
+
+
+def test_unknown_connections_and_prompts_are_refused_and_nothing_is_written(
+    databases: Databases, tmp_path: Path
+) -> None:
+    before = rows(databases)
+    with pytest.raises(EvaluationFileError) as caught:
+        apply(
+            databases, {"name": "a", "folders": [str(tmp_path)], "connections": ["gone"], "prompts": ["lost"]}
+        )
+    assert caught.value.problems == [
+        "batches[0].connections[0]: there is no connection 'gone': define it under connections",
+        "batches[0].prompts[0]: there is no prompt 'lost': define it under prompts",
+    ]
+    assert rows(databases) == before
+
+
+def test_connections_and_prompts_of_an_earlier_file_can_be_named(
+    databases: Databases, tmp_path: Path
+) -> None:
+    apply(databases)
+    located = evaluation_of([{"name": "a", "folders": [str(tmp_path)]}])
+    alone = located.evaluation.model_copy(update={"connections": [], "prompts": []})
+    applied = apply_evaluation(databases.doc_eval, type(located)(alone, located.where))
+    assert applied.batches.created == ["a"]
+
+
+def test_staging_is_asked_for_once(databases: Databases, tmp_path: Path) -> None:
+    batch = {"name": "a", "folders": [str(tmp_path)]}
+    assert apply(databases, batch, stage=True).staging_requested == ["a"]
+    assert apply(databases, batch, stage=True).staging_requested == []
+
+
+def test_one_folder_can_be_in_several_batches(databases: Databases, tmp_path: Path) -> None:
+    folders = {"folders": [str(tmp_path)]}
+    applied = apply(databases, {"name": "a", **folders}, {"name": "b", **folders})
+    assert applied.batches.created == ["a", "b"]
+    with databases.doc_eval.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM folders")) == 1
+
+
+def test_a_batch_is_found_by_number_key_and_name(databases: Databases, tmp_path: Path) -> None:
+    number = apply(databases, {"name": "Q4 contracts", "folders": [str(tmp_path)]}).numbers["Q4 contracts"]
+    for wanted in (str(number), f"batch-{number:06d}", "Q4 contracts"):
+        assert find_batch(databases.doc_eval, wanted).id == number
+    for wanted in ("999999", "q4 contracts", "", "99999999999999"):
+        with pytest.raises(UnknownBatch, match="doceval status lists all"):
+            find_batch(databases.doc_eval, wanted)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "batch-1", "batch-0000001", "batch-9999999999", "x", "batch-00001a", "batch-000001\n"]
+)
+def test_a_partition_key_that_was_not_made_from_a_batch_is_refused(key: str) -> None:
+    with pytest.raises(UnknownBatch, match="no batch behind it"):
+        batch_id_of(key)

@@ -1,0 +1,194 @@
+"""Both schemas: from empty, again, at once, beside other tables, and what their constraints refuse."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy.exc import IntegrityError
+
+from doceval_pipeline import migrations
+from doceval_pipeline.batches.databases import open_databases
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.errors import DatabaseError
+from doceval_pipeline.migrations.upgrade import HEADS, Schema, revision, upgrade
+from doceval_pipeline.settings import Settings
+
+SCHEMAS = pytest.mark.parametrize("schema", list(Schema))
+
+
+@pytest.fixture
+def empty(settings: Settings) -> Iterator[Engine]:
+    """A database of its own, with nothing in it."""
+    server = EmbeddedServer(settings.home)
+    server.ensure()
+    name = f"empty_{uuid4().hex}"
+    server.ensure_database(name)
+    engine = create_engine(server.url(name))
+    yield engine
+    engine.dispose()
+    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+def tables(engine: Engine) -> set[str]:
+    return set(inspect(engine).get_table_names())
+
+
+@SCHEMAS
+def test_an_empty_database_gets_the_newest_schema_and_a_second_time_nothing(
+    empty: Engine, schema: Schema
+) -> None:
+    assert revision(empty, schema) is None
+    assert upgrade(empty, schema)
+    assert revision(empty, schema) == HEADS[schema]
+    assert not upgrade(empty, schema)
+
+
+@SCHEMAS
+def test_the_newest_revision_is_the_one_that_the_code_expects(schema: Schema) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent / schema.value))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEADS[schema]
+
+
+@SCHEMAS
+def test_every_revision_leads_to_the_newest(empty: Engine, schema: Schema) -> None:
+    config = Config()
+    location = Path(migrations.__file__).parent / schema.value
+    config.set_main_option("script_location", str(location))
+    revisions = [r.revision for r in ScriptDirectory.from_config(config).walk_revisions()]
+    assert revisions[0] == HEADS[schema]
+    for number in reversed(revisions):
+        with empty.begin() as connection:
+            from alembic import command
+
+            config.attributes.update(connection=connection, version_table=schema.version_table)
+            command.upgrade(config, number)
+    assert not upgrade(empty, schema)
+
+
+def test_many_at_once_upgrade_once(empty: Engine) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: upgrade(empty, Schema.KNOWLEDGE), range(4)))
+    assert any(done)
+    assert {"docs", "llm_responses", "batch_configs"} <= tables(empty)
+
+
+def test_both_schemas_fit_beside_other_tables_and_another_alembic(empty: Engine) -> None:
+    with empty.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
+        connection.execute(text("CREATE TABLE invoices (id int)"))
+    upgrade(empty, Schema.DOC_EVAL)
+    upgrade(empty, Schema.KNOWLEDGE)
+    with empty.connect() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "theirs"
+    assert {"invoices", "batches", "docs"} <= tables(empty)
+
+
+def test_a_table_of_somebody_else_with_our_name_is_refused_and_nothing_half_made(empty: Engine) -> None:
+    with empty.begin() as connection:
+        connection.execute(text("CREATE TABLE llm_responses (id int)"))
+    with pytest.raises(DatabaseError, match=r'already holds other tables.*"llm_responses"'):
+        upgrade(empty, Schema.KNOWLEDGE)
+    assert tables(empty) == {"llm_responses"}
+
+
+def test_a_schema_of_a_newer_version_is_refused(empty: Engine) -> None:
+    upgrade(empty, Schema.DOC_EVAL)
+    with empty.begin() as connection:
+        connection.execute(text("UPDATE doceval_doc_eval_version SET version_num = '9999'"))
+    with pytest.raises(DatabaseError, match="newer version of doceval_pipeline"):
+        upgrade(empty, Schema.DOC_EVAL)
+
+
+DOC = "INSERT INTO docs (document_id, sha256, content, content_type, doc_type, file_size) VALUES "
+ONE = f"('sha256:{'0' * 64}', '{'0' * 64}', 'AAAA', 'text/plain', 'txt', 3)"
+ROW = "INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details"
+
+
+@pytest.mark.parametrize(
+    ("statement", "constraint"),
+    [
+        (DOC + ONE.replace("'AAAA'", "'AAA'"), "docs_content_whole"),
+        (DOC + ONE.replace(", 3)", ", 4)"), "docs_content_whole"),
+        (DOC + ONE.replace("'sha256:0", "'sha256:1"), "docs_id_from_content"),
+        (DOC + ONE + "," + ONE, "docs_document_id_key"),
+        (DOC + ONE.replace("0" * 64, "0" * 63), "docs_sha256_check"),
+        (ROW + ") VALUES (1, 4711, 1, 1, '{}')", "llm_responses_document_id_fkey"),
+        (
+            DOC + ONE + ";" + ROW + ", overall_score) SELECT 1, max(id), 1, 1, '{}', 100.1 FROM docs",
+            "llm_responses_overall_score_check",
+        ),
+        (
+            DOC + ONE + ";" + (ROW + ") SELECT 1, max(id), 1, 1, '{}' FROM docs;") * 2,
+            "llm_responses_one_per_attempt",
+        ),
+        (
+            DOC + ONE + ";" + ROW + ") SELECT 1, max(id), 1, 1, '{}' FROM docs; DELETE FROM docs",
+            "llm_responses_document_id_fkey",
+        ),
+    ],
+)
+def test_knowledge_documents_refuses_what_must_not_be(
+    settings: Settings, statement: str, constraint: str
+) -> None:
+    with open_databases(settings).knowledge.connect() as connection:
+        with pytest.raises(IntegrityError) as caught:
+            connection.exec_driver_sql(statement)
+        assert caught.value.orig.diag.constraint_name == constraint  # type: ignore[union-attr] # psycopg2's
+        connection.rollback()
+
+
+@pytest.mark.parametrize(
+    ("statement", "constraint"),
+    [
+        (
+            "UPDATE batches SET config_snapshot = '{}', config_sha256 = 'x', expected_cells = 1, "
+            "status = 'DONE'",
+            "batches_status_known",
+        ),
+        ("UPDATE batches SET status = 'STAGING'", "batches_sealed_once_begun"),
+        (
+            "UPDATE batches SET config_snapshot = '{}', config_sha256 = 'x', status = 'STAGED'",
+            "batches_staged_has_cells",
+        ),
+        (
+            "INSERT INTO batches (batch_number, batch_name) SELECT batch_number, 'other' FROM batches",
+            "batches_batch_number_key",
+        ),
+        (
+            "INSERT INTO llm_providers VALUES (99, 'x'); INSERT INTO models VALUES (99, 99, 'm'); "
+            "INSERT INTO connections (name, provider_id, model_id, api_key_env) "
+            "VALUES ('c', 99, 99, 'sk-hunter2')",
+            "connections_api_key_env_check",
+        ),
+    ],
+)
+def test_doc_eval_refuses_what_must_not_be(
+    batch_of: Callable[..., object], settings: Settings, statement: str, constraint: str
+) -> None:
+    batch_of(documents=0)
+    with open_databases(settings).doc_eval.connect() as connection:
+        with pytest.raises(IntegrityError) as caught:
+            connection.exec_driver_sql(statement)
+        assert caught.value.orig.diag.constraint_name == constraint  # type: ignore[union-attr] # psycopg2's
+        connection.rollback()
+
+
+def test_contents_are_stored_without_compression(settings: Settings) -> None:
+    with open_databases(settings).knowledge.connect() as connection:
+        storage = connection.scalar(
+            text(
+                "SELECT attstorage FROM pg_attribute "
+                "WHERE attrelid = 'docs'::regclass AND attname = 'content'"
+            )
+        )
+    assert storage == "e"
