@@ -67,6 +67,18 @@ def start_embedded_server(settings: Settings) -> EmbeddedServer | None:
     return server
 
 
+def require_dagster_database(settings: Settings) -> None:
+    """Make sure that Dagster's own database can be reached, which Dagster tells in many lines.
+
+    Raises
+    ------
+    DatabaseError, EmbeddedServerError, ConfigurationError
+        As `open_databases`.
+    """
+    start_embedded_server(settings)
+    _reachable_engine(database_url(settings, DAGSTER), DAGSTER[0]).dispose()
+
+
 def database_url(settings: Settings, database: tuple[str, str, str]) -> str:
     """The URL of one of the three databases; it may hold a password."""
     _, attribute, name = database
@@ -109,6 +121,13 @@ def _ensure_databases(server: EmbeddedServer, names: tuple[str, ...]) -> None:
 
 @lru_cache(maxsize=16)
 def _engine_with_schema(url: str, variable: str, schema: Schema) -> Engine:
+    engine = _reachable_engine(url, variable)
+    with database_errors():
+        upgrade(engine, schema)
+    return engine
+
+
+def _reachable_engine(url: str, variable: str) -> Engine:
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -132,6 +151,4 @@ def _engine_with_schema(url: str, variable: str, schema: Schema) -> Engine:
         ) from None
     if version < OLDEST_SERVER:
         raise DatabaseError(f"{variable}: the server is PostgreSQL {version // 10_000}: use 13 or newer")
-    with database_errors():
-        upgrade(engine, schema)
     return engine

@@ -98,6 +98,7 @@ def _gather(databases: Databases, batch_id: int) -> ReportInput:
                 output_tokens=r.output_tokens,
                 seconds=r.seconds,
                 simulated=r.simulated,
+                response_characters=r.response_characters,
             )
             for r in read_results(connection, batch_id)
         ]

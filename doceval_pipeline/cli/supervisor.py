@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from doceval_pipeline.batches.databases import open_databases
+from doceval_pipeline.embedded.processes import still_there
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings
@@ -196,11 +197,11 @@ class Supervisor:
             with suppress(psutil.NoSuchProcess):
                 everything += [*process.children(recursive=True), process]
                 process.terminate()
-        _, alive = psutil.wait_procs(everything, timeout=SECONDS_TO_STOP)
+        alive = still_there(everything, SECONDS_TO_STOP)
         for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(alive, timeout=SECONDS_TO_STOP)
+        still_there(alive, SECONDS_TO_STOP)
 
 
 def script(name: str) -> str:

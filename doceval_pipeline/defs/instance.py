@@ -11,7 +11,7 @@ from doceval_pipeline.batches.databases import (
     DOC_EVAL,
     KNOWLEDGE,
     database_url,
-    start_embedded_server,
+    require_dagster_database,
 )
 from doceval_pipeline.settings import Settings
 
@@ -42,7 +42,7 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
 
 def prepare_dagster_home(settings: Settings) -> Path:
     """Write Dagster's configuration where it belongs; returns the path of its workspace file."""
-    start_embedded_server(settings)
+    require_dagster_database(settings)
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     configuration = files("doceval_pipeline.defs").joinpath("dagster.yaml").read_text()
     _write_if_different(settings.dagster_home / "dagster.yaml", configuration)

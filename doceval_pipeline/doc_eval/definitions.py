@@ -9,6 +9,7 @@ import re
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
+import pathspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 _SECRET_KEY = re.compile(
@@ -50,10 +51,20 @@ def _json_object(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _patterns(values: list[str]) -> list[str]:
+    for value in values:
+        try:
+            pathspec.PathSpec.from_lines("gitignore", [value])
+        except ValueError:
+            raise ValueError(f"{value!r} is no pattern as in .gitignore") from None
+    return values
+
+
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name), AfterValidator(_storable)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_unique)]
 Text = Annotated[str, AfterValidator(_storable)]
 Folder = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
+Patterns = Annotated[list[Text], AfterValidator(_patterns)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_json_object)]
 
 
@@ -127,10 +138,10 @@ class Batch(Definition):
     connections: Names = Field(description="Names of the connections to evaluate with.")
     prompts: Names = Field(description="Names of the prompts to ask.")
     metadata: JsonObject = Field(default_factory=dict, description="Anything worth keeping with it.")
-    include: list[Text] = Field(
+    include: Patterns = Field(
         default_factory=list, description="Patterns as in .gitignore; only files that match are taken."
     )
-    exclude: list[Text] = Field(
+    exclude: Patterns = Field(
         default_factory=list, description="Patterns as in .gitignore; files that match are left out."
     )
 

@@ -26,6 +26,7 @@ from filelock import FileLock
 from psycopg2 import errors, sql
 
 from doceval_pipeline.embedded.account import ServerAccount, choose_account
+from doceval_pipeline.embedded.processes import still_there
 from doceval_pipeline.errors import EmbeddedServerError
 
 USER = "postgres"
@@ -137,7 +138,7 @@ class EmbeddedServer:
                 return False
             # SIGINT is PostgreSQL's fast shutdown. psutil compares the start time before it signals.
             postmaster.send_signal(signal.SIGINT)
-            if not _wait_until_gone(postmaster):
+            if still_there([postmaster], SECONDS_TO_STOP):
                 raise EmbeddedServerError(
                     f"the embedded PostgreSQL did not stop within {SECONDS_TO_STOP} s: see {self.log_path}"
                 )
@@ -261,11 +262,10 @@ class EmbeddedServer:
         stranger's or a zombie. They may be removed only when no process of the old server is left
         that could still write.
         """
-        for process in _processes_in(self.data):
-            if not _wait_until_gone(process):
-                raise EmbeddedServerError(
-                    f"process {process.pid} of a killed PostgreSQL still uses {self.data}: end it first"
-                )
+        if left := still_there(_processes_in(self.data), SECONDS_TO_STOP):
+            raise EmbeddedServerError(
+                f"process {left[0].pid} of a killed PostgreSQL still uses {self.data}: end it first"
+            )
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         (self.sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
 
@@ -314,19 +314,6 @@ def _run(command: list[str], account: ServerAccount, output: IO[bytes]) -> int:
         cwd="/",
         check=False,
     ).returncode
-
-
-def _wait_until_gone(process: psutil.Process) -> bool:
-    """Wait for the end of a process that may be no child of ours; a zombie has ended."""
-    deadline = time.monotonic() + SECONDS_TO_STOP
-    while time.monotonic() < deadline:
-        try:
-            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.02)  # only a parent is told of an end
-    return False
 
 
 def _processes_in(folder: Path) -> Iterator[psutil.Process]:

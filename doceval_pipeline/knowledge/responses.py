@@ -28,7 +28,7 @@ _RESULTS = text(f"""
     SELECT document_id, connection_id, prompt_id, attempt, {OUTCOME_SQL} AS outcome, status,
            overall_score, error_message, left(response_text, :text_limit), input_tokens, output_tokens,
            coalesce(time_taken_seconds, response_time_ms / 1000.0),
-           coalesce(starts_with(task_id, 'simulated-'), false)
+           coalesce(starts_with(task_id, 'simulated-'), false), length(response_text)
     FROM current_llm_responses WHERE batch_id = :batch_id
     ORDER BY document_id, connection_id, prompt_id
 """)
@@ -66,7 +66,10 @@ class CellCounts:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The current result of a cell; times in seconds, score 0 to 100."""
+    """The current result of a cell; times in seconds, score 0 to 100.
+
+    `response_text` is cut to `RESPONSE_TEXT_SHOWN`; `response_characters` is its whole length.
+    """
 
     document_id: int
     connection_id: int
@@ -81,6 +84,7 @@ class Result:
     output_tokens: int | None
     seconds: float | None
     simulated: bool
+    response_characters: int | None
 
 
 def count_cells(connection: Connection, batch_ids: Sequence[int]) -> dict[int, CellCounts]:
@@ -122,4 +126,5 @@ def read_results(connection: Connection, batch_id: int) -> Iterator[Result]:
             output_tokens=row[10],
             seconds=None if row[11] is None else float(row[11]),
             simulated=row[12],
+            response_characters=row[13],
         )

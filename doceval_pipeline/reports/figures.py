@@ -232,24 +232,19 @@ def _failures(data: ReportInput, cells: Iterable[ReportCell]) -> tuple[FailureGr
         if cell.outcome == "failed":
             groups.setdefault((cell.error or "").strip() or None, []).append(cell)
     labels = document_labels(data)
-    sizes = {id_: data.documents[position].size for id_, position in first_files(data).items()}
-    names = {id_: labels[position] for id_, position in first_files(data).items()}
-    made = [_failure(message, failed, names, sizes) for message, failed in groups.items()]
+    first = first_files(data)
+    sizes = {id_: data.documents[at].size or 0 for id_, at in first.items()}
+    made = []
+    for message, failed in groups.items():
+        # In the order of the files, whatever order the rows came in.
+        ids = {cell.document_id for cell in failed}
+        ordered = sorted(ids, key=lambda id_: (first.get(id_, len(labels)), id_))
+        names = tuple(labels[first[id_]] if id_ in first else f"document {id_}" for id_ in ordered)
+        too_large = sum(sizes.get(id_, 0) > KNOWN_PROCESSOR_LIMIT_BYTES for id_ in ids)
+        explained = too_large if message and _BASE64_ERROR.search(message) else 0
+        simulated = sum(cell.simulated for cell in failed)
+        made.append(FailureGroup(message, len(failed), simulated, names, explained))
     return tuple(sorted(made, key=lambda group: (-group.cells, group.message or "")))
-
-
-def _failure(
-    message: str | None, cells: Sequence[ReportCell], names: dict[int, str], sizes: dict[int, int | None]
-) -> FailureGroup:
-    ids = list(dict.fromkeys(cell.document_id for cell in cells))
-    too_large = sum((sizes.get(id_) or 0) > KNOWN_PROCESSOR_LIMIT_BYTES for id_ in ids)
-    return FailureGroup(
-        message=message,
-        cells=len(cells),
-        simulated=sum(cell.simulated for cell in cells),
-        documents=tuple(names.get(id_, f"document {id_}") for id_ in ids),
-        cut_base64=too_large if message is not None and _BASE64_ERROR.search(message) else 0,
-    )
 
 
 def _not_evaluated(data: ReportInput) -> tuple[FileGroup, ...]:

@@ -20,7 +20,7 @@ _PLOT_WIDTH, _PLOT_HEIGHT = 300, 60
 
 def render_markdown(figures: ReportFigures) -> str:
     """The verdict, the counts and the mean of each column, as markdown for Dagster's UI."""
-    lines = [f"**{markdown_name(figures.verdict, 400)}**", ""]
+    lines = [f"**{figures.verdict}**", ""]
     if figures.simulated:
         lines += [f"**Simulated results: no LLM was called** for {_cells(figures.simulated)}.", ""]
     lines += ["| | |", "|---|---|"]
@@ -38,12 +38,10 @@ def plot_markdown(figures: ReportFigures) -> str:
 
     Drawn from numbers alone.
     """
+    top = _PLOT_HEIGHT if figures.scores else 0
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_PLOT_WIDTH}" height="{_PLOT_HEIGHT + 28}">'
-        + _histogram(figures)
-        + _outcome_bar(figures)
-        + _caption(figures)
-        + "</svg>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_PLOT_WIDTH}" height="{top + 28}">'
+        f"{_histogram(figures)}{_outcome_bar(figures, top + 3)}{_caption(figures, top + 23)}</svg>"
     )
     alt = "simulated scores and outcomes" if figures.simulated else "scores and outcomes"
     return f"![{alt}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
@@ -144,22 +142,21 @@ def _histogram(figures: ReportFigures) -> str:
     return f'<path fill="{_SUCCEEDED}" d="{"".join(bars)}"/>'
 
 
-def _outcome_bar(figures: ReportFigures) -> str:
+def _outcome_bar(figures: ReportFigures, top: int) -> str:
     """The share of succeeded, failed and open cells below the histogram."""
     cells, parts, left = figures.cells, [], 0
     for count, colour in ((cells.succeeded, _SUCCEEDED), (cells.failed, _FAILED), (cells.open, _OPEN)):
         # A share that is not nothing is never invisible.
         width = max(2, _PLOT_WIDTH * count // cells.total) if count else 0
         if width:
-            parts.append(f'<path fill="{colour}" d="M{left} {_PLOT_HEIGHT + 3}h{width}v6h-{width}"/>')
+            parts.append(f'<path fill="{colour}" d="M{left} {top}h{width}v6h-{width}"/>')
         left += width
     return "".join(parts)
 
 
-def _caption(figures: ReportFigures) -> str:
+def _caption(figures: ReportFigures, baseline: int) -> str:
     cells = figures.cells
-    simulated = "SIMULATED " if figures.simulated else ""
+    partly = "PARTLY " if figures.simulated < cells.rows else ""
+    simulated = f"{partly}SIMULATED: " if figures.simulated else ""
     said = f"{simulated}{cells.succeeded:,} ok, {cells.failed:,} failed, {cells.open:,} open"
-    return (
-        f'<text y="{_PLOT_HEIGHT + 23}" font-family="sans-serif" font-size="12" fill="#808890">{said}</text>'
-    )
+    return f'<text y="{baseline}" font-family="sans-serif" font-size="12" fill="#808890">{said}</text>'

@@ -18,9 +18,10 @@ def amount(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as people say them: 840 ms, 12.4 s, 3 min 20 s, 2 h 05 min."""
-    if seconds < 1:
+    # What would be rounded to 1,000 ms or 60.0 s is said in the next unit.
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

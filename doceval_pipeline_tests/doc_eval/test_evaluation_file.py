@@ -112,6 +112,11 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
         ("model: gpt-4o", "model: m, base_url: nowhere", "connections[0].base_url: must be a URL"),
         (
             "    metadata",
+            '    include: ["!"]\n    metadata',
+            "evaluation.yaml:10: batches[0].include: '!' is no pattern",
+        ),
+        (
+            "    metadata",
             "    name: again\n    metadata",
             "evaluation.yaml:10: batches[0].name: stands twice",
         ),

@@ -39,7 +39,7 @@ def document(number: int = 1, **changes: Any) -> ReportDocument:
     return ReportDocument(**(values | changes))
 
 
-def skipped(name: str, reason: str = "hidden", state: str = "SKIPPED") -> ReportDocument:
+def skipped(name: str, reason: str | None = "hidden", state: str = "SKIPPED") -> ReportDocument:
     """A file that is not evaluated."""
     return document(name=name, state=state, reason=reason, document_id=None, sha256=None, content_type=None)
 

@@ -1,0 +1,66 @@
+"""Runs the real command line in processes of its own, as people do."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+DOCEVAL = str(Path(sys.executable).with_name("doceval"))
+
+
+def doceval(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    return subprocess.run(
+        [DOCEVAL, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+def read_json(*arguments: str, **environment: str) -> Any:
+    """Run a command that must succeed, and read what it prints with --json."""
+    ended = doceval(*arguments, "--json", **environment)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
+    """Wait for what another process does; what it gives is the answer."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.2)
+    return answer
+
+
+def write_evaluation(
+    folder: Path, name: str, documents: int = 3, extra: Mapping[str, Any] | None = None
+) -> Path:
+    """An evaluation file over a folder of small documents, 2 connections and 2 prompts."""
+    (folder / "documents").mkdir(parents=True, exist_ok=True)
+    for number in range(documents):
+        (folder / "documents" / f"{number}.txt").write_text(f"document {number} of {name}")
+    connections = [{"name": f"c{n}", "provider": "p", "model": f"m{n}", "api_key_env": "KEY"} for n in "12"]
+    content = {
+        "connections": connections,
+        "prompts": [{"name": f"p{n}", "text": f"Question {n}?"} for n in "12"],
+        "batches": [
+            {
+                "name": name,
+                "folders": ["./documents"],
+                "connections": ["c1", "c2"],
+                "prompts": ["p1", "p2"],
+                **(extra or {}),
+            }
+        ],
+    }
+    path = folder / "evaluation.yaml"
+    path.write_text(json.dumps(content))  # JSON is YAML
+    return path

@@ -1,0 +1,234 @@
+"""The real command line in a process of its own: what it prints, its exit codes, and its one line."""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.cli import cli
+from doceval_pipeline.cli.output import printable
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline_tests.cli.running import doceval, read_json, write_evaluation
+
+pytestmark = pytest.mark.usefixtures("databases")
+PROJECT = Path(__file__).parents[2]
+
+
+def test_the_commands_are_exactly_what_is_promised() -> None:
+    assert set(cli.commands) == {
+        "init",
+        "up",
+        "down",
+        "env",
+        "demo",
+        "apply",
+        "stage",
+        "status",
+        "documents",
+        "report",
+        "check",
+        "simulate-processor",
+    }
+
+
+def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
+    file = str(write_evaluation(tmp_path, "q4"))
+    applied = read_json("apply", file)
+    assert applied["batches"]["created"] == ["q4"]
+    assert applied["changed"] is True
+    number = applied["numbers"]["q4"]
+    assert read_json("apply", file)["changed"] is False
+    assert "nothing changed" in doceval("apply", file).stdout
+
+    staged = read_json("stage", "q4")
+    assert staged["cells"] == {
+        "expected": 12,
+        "waiting": 12,
+        "running": 0,
+        "paused": 0,
+        "succeeded": 0,
+        "failed": 0,
+        "unknown": 0,
+    }
+    assert doceval("stage", str(number)).returncode == 0
+    (status,) = read_json("status")
+    assert {key: status[key] for key in ("batch", "name", "status", "documents")} == {
+        "batch": number,
+        "name": "q4",
+        "status": "STAGED",
+        "documents": {"assigned": 0, "staged": 3, "skipped": 0, "rejected": 0, "distinct": 3},
+    }
+    files = read_json("documents", "q4")
+    assert [file["path"] for file in files] == ["0.txt", "1.txt", "2.txt"]
+    assert {file["content_type"] for file in files} == {"text/plain"}
+
+    ended = doceval("simulate-processor", "--until-empty", "--latency", "0", "--failure-rate", "0.3")
+    assert "no LLM was called" in ended.stdout
+    assert "12 cells answered" in ended.stdout
+    report = read_json("report", "q4")
+    assert Path(report["path"]).name.startswith(f"batch-{number:06d}")
+    assert "no LLM was called" in Path(report["path"]).read_text()
+    assert read_json("check") == []
+
+
+def test_a_changed_sealed_batch_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "q4")))
+    doceval("stage", "q4")
+    ended = doceval("apply", str(write_evaluation(tmp_path, "q4", extra={"description": "other"})))
+    assert ended.returncode == 1
+    assert "sealed" in ended.stderr
+    assert "give the changed batch a new name" in ended.stderr
+
+
+def test_an_audit_that_finds_something_fails(tmp_path: Path, databases: Databases) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "q4")))
+    doceval("stage", "q4")
+    with databases.knowledge.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM batch_configs")
+    ended = doceval("check")
+    assert ended.returncode == 1
+    assert "both databases hold the same sealed configuration" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["stage", "nobody"], "there is no batch 'nobody': doceval status lists all batches"),
+        (["status", "4711"], "there is no batch '4711'"),
+        (["documents", "x\x1b[31m"], "there is no batch"),
+        (["report", "nobody"], "there is no batch 'nobody'"),
+        (["apply", "none.yaml"], "none.yaml: does not exist: check the path"),
+    ],
+)
+def test_what_is_not_there_is_named_in_one_line(arguments: list[str], line: str) -> None:
+    ended = doceval(*arguments)
+    assert ended.returncode == 1
+    assert line in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert "\x1b[31m" not in ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_a_staging_that_fails_says_why_in_one_line_and_status_repeats_it(tmp_path: Path) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "empty one", documents=0)))
+    ended = doceval("stage", "empty one")
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "has no usable document (the folders are empty)" in ended.stderr
+    shown = doceval("status")
+    assert "FAILED_STAGING" in shown.stdout
+    assert "has no usable document" in shown.stderr
+
+
+def test_a_report_before_staging_is_refused(tmp_path: Path) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "new")))
+    ended = doceval("report", "new")
+    assert ended.returncode == 1
+    assert "has nothing to report, it is SAVED: stage it first" in ended.stderr
+
+
+@pytest.mark.parametrize("variable", ["DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL"])
+def test_an_unreachable_database_is_named_by_its_variable_without_the_password(
+    variable: str, tmp_path: Path
+) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "new")))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"postgresql://me:hunter2@127.0.0.1:{unused.getsockname()[1]}/db"
+        ended = doceval("stage", "new", **{variable: url})
+    assert ended.returncode == 1
+    assert variable in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert "hunter2" not in ended.stderr + ended.stdout
+
+
+def test_a_wrong_password_is_told_and_not_printed(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "guarded")
+    server.ensure()
+    try:
+        with psycopg2.connect(host=str(server.sockets), user="postgres", dbname="postgres") as connection:
+            connection.cursor().execute("ALTER ROLE postgres PASSWORD 'right'")
+        (server.data / "pg_hba.conf").write_text("local all all scram-sha-256\n")
+        with psycopg2.connect(
+            host=str(server.sockets), user="postgres", dbname="postgres", password="right"
+        ) as c:
+            c.cursor().execute("SELECT pg_reload_conf()")
+        url = f"postgresql://postgres:hunter2@/postgres?host={server.sockets}"
+        ended = doceval("status", KNOWLEDGE_DOCUMENTS_URL=url)
+    finally:
+        server.stop()
+    assert ended.returncode == 1
+    assert "KNOWLEDGE_DOCUMENTS_URL: cannot connect to" in ended.stderr
+    assert "password authentication failed" in ended.stderr
+    assert "hunter2" not in ended.stderr + ended.stdout
+
+
+def test_each_url_overrides_the_embedded_server_on_its_own(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "elsewhere")
+    server.ensure()
+    server.ensure_database("other")
+    try:
+        url = server.url("other")
+        shown = read_json("init", KNOWLEDGE_DOCUMENTS_URL=url)
+        assert shown["KnowledgeDocuments"].startswith("other on")
+        assert shown["doc_eval"].startswith("doc_eval on")
+        file = write_evaluation(tmp_path, "elsewhere")
+        doceval("apply", str(file), KNOWLEDGE_DOCUMENTS_URL=url)
+        assert doceval("stage", "elsewhere", KNOWLEDGE_DOCUMENTS_URL=url).returncode == 0
+        with psycopg2.connect(host=str(server.sockets), user="postgres", dbname="other") as connection:
+            cursor = connection.cursor()
+            cursor.execute("SELECT count(*) FROM llm_responses")
+            assert cursor.fetchone() == (12,)
+    finally:
+        server.stop()
+
+
+def test_plain_dagster_commands_work_in_a_shell_that_evaluated_env() -> None:
+    exports = doceval("env").stdout
+    assert [line.split("=")[0] for line in exports.splitlines()] == [
+        f"export {name}"
+        for name in (
+            "DOCEVAL_HOME",
+            "DOC_EVAL_URL",
+            "KNOWLEDGE_DOCUMENTS_URL",
+            "DAGSTER_POSTGRES_URL",
+            "DAGSTER_HOME",
+        )
+    ]
+    scripts = Path(sys.executable).parent
+    for command in ("dagster definitions validate", "dg check defs"):
+        ended = subprocess.run(
+            ["bash", "-c", f'eval "$({shlex.quote(str(scripts / "doceval"))} env)" && {scripts}/{command}'],
+            capture_output=True,
+            text=True,
+            cwd=PROJECT,
+            timeout=120,
+            check=False,
+            env=os.environ,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_file_names_cannot_control_the_terminal(tmp_path: Path) -> None:
+    file = write_evaluation(tmp_path, "q4")
+    (tmp_path / "documents" / "red\x1b[31m\n\u202egnp.exe").write_text("x")
+    doceval("apply", str(file))
+    doceval("stage", "q4")
+    shown = doceval("documents", "q4").stdout
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert r"\x1b[31m\n\u202egnp.exe" in shown.replace("\n", "").replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("plain ä 🗎", "plain ä 🗎"), ("a\x1b[0m", r"a\x1b[0m"), ("a\u202eb", r"a\u202eb"), ("\n", r"\n")],
+)
+def test_what_is_not_printable_is_written_as_an_escape(text: str, shown: str) -> None:
+    assert printable(text) == shown

@@ -1,0 +1,171 @@
+"""`doceval up` with Dagster's real daemon: sensors, run queue, the report by itself, and a clean end."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, read_json, until, write_evaluation
+
+PORT = "3917"
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    # Not below pytest's own folder, whose path may be too long to hold sockets.
+    folder = Path(tempfile.mkdtemp(prefix="doceval-up-"))
+    yield folder
+    EmbeddedServer(folder).stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def up(home: Path) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [DOCEVAL, "up", "--port", PORT],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "DOCEVAL_HOME": str(home)},
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    until(lambda: "Dagster is at" in str(process.stdout and process.stdout.readline()))
+    yield process
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def query(home: Path, statement: str, *parameters: Any) -> list[Any]:
+    connection = psycopg2.connect(
+        host=str(EmbeddedServer(home).sockets), user="postgres", dbname="KnowledgeDocuments"
+    )
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        rows = cursor.fetchall() if cursor.description else []
+    connection.close()
+    return rows
+
+
+def status(home: Path, batch: str) -> dict[str, Any]:
+    (found,) = read_json("status", batch, DOCEVAL_HOME=str(home))
+    return dict(found)
+
+
+def test_a_batch_applied_with_stage_is_staged_completed_and_reported_by_itself(
+    up: "subprocess.Popen[str]", home: Path, tmp_path: Path
+) -> None:
+    """An outside process that knows nothing of Dagster writes S and F in all the ways it may."""
+    file = write_evaluation(tmp_path, "by itself", documents=2)
+    doceval("apply", str(file), "--stage", DOCEVAL_HOME=str(home))
+    until(lambda: status(home, "by itself")["status"] == "STAGED")
+    rows = [row[0] for row in query(home, "SELECT id FROM llm_responses ORDER BY id")]
+    query(home, "UPDATE llm_responses SET status = 'S', overall_score = 0 WHERE id = %s", rows[0])
+    query(home, "UPDATE llm_responses SET status = 'P', task_id = 't' WHERE id = %s", rows[1])
+    until(lambda: status(home, "by itself")["status"] == "ANALYZING")
+    query(home, "UPDATE llm_responses SET status = 'F', error_message = 'no' WHERE task_id = 't'")
+    query(home, "UPDATE llm_responses SET status = 'S', overall_score = 80 WHERE status = 'QUEUED'")
+    number = (
+        until(lambda: status(home, "by itself")["status"] == "COMPLETED")
+        and status(home, "by itself")["batch"]
+    )
+    (report,) = until(lambda: list((home / "reports").glob(f"batch-{number:06d}-*.html")))
+    assert "1 of 8 cells failed" in report.read_text()
+
+    # A late change gives a second report, and the same state never a second one.
+    query(home, "UPDATE llm_responses SET status = 'S', overall_score = 50 WHERE task_id = 't'")
+    until(lambda: len(list((home / "reports").glob(f"batch-{number:06d}-*.html"))) == 2)
+    assert status(home, "by itself")["cells"]["succeeded"] == 8
+    dagster = EmbeddedServer(home).url("dagster").replace("+psycopg2", "")
+    connection = psycopg2.connect(dagster)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pipeline_name, count(*) FROM runs GROUP BY 1 ORDER BY 1")
+        assert cursor.fetchall() == [("report_batch", 2), ("stage_batch", 1)]
+    connection.close()
+
+
+def test_a_batch_whose_folder_vanished_becomes_failed_staging(
+    up: "subprocess.Popen[str]", home: Path, tmp_path: Path
+) -> None:
+    file = write_evaluation(tmp_path, "vanished")
+    doceval("apply", str(file), DOCEVAL_HOME=str(home))
+    shutil.rmtree(tmp_path / "documents")
+    doceval("apply", str(file), "--stage", DOCEVAL_HOME=str(home))
+    assert doceval("stage", "vanished", DOCEVAL_HOME=str(home)).returncode == 1
+    found = status(home, "vanished")
+    assert found["status"] == "FAILED_STAGING"
+    assert "does not exist" in found["reason"]
+
+
+def test_the_webserver_answers_on_loopback_only(up: "subprocess.Popen[str]") -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/server_info", timeout=10) as answer:
+        assert answer.status == 200
+    listening = {
+        connection.laddr.ip
+        for process in [psutil.Process(up.pid), *psutil.Process(up.pid).children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1", "::1"}
+
+
+def test_a_second_up_on_the_same_home_is_refused(up: "subprocess.Popen[str]", home: Path) -> None:
+    ended = doceval("up", "--port", "3918", DOCEVAL_HOME=str(home))
+    assert ended.returncode == 1
+    assert "already runs on" in ended.stderr
+
+
+def test_a_killed_database_server_comes_back(up: "subprocess.Popen[str]", home: Path) -> None:
+    server = EmbeddedServer(home)
+    psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0])).kill()
+    until(server.is_running)
+    assert up.poll() is None
+
+
+def test_down_leaves_no_process_behind(up: "subprocess.Popen[str]", home: Path) -> None:
+    started = [psutil.Process(up.pid), *psutil.Process(up.pid).children(recursive=True)]
+    assert len(started) >= 3
+    assert "stopped" in doceval("down", DOCEVAL_HOME=str(home)).stdout
+    assert up.wait(timeout=60) == 0
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert not EmbeddedServer(home).is_running()
+    assert "nothing was running" in doceval("down", DOCEVAL_HOME=str(home)).stdout
+
+
+def test_after_a_killed_up_the_next_one_clears_away_what_it_left(home: Path) -> None:
+    command = [DOCEVAL, "up", "--port", PORT]
+    environment = {**os.environ, "DOCEVAL_HOME": str(home)}
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert first.stdout is not None
+    until(lambda: "Dagster is at" in str(first.stdout and first.stdout.readline()))
+    left = psutil.Process(first.pid).children(recursive=True)
+    first.kill()
+    first.wait()
+    assert any(process.is_running() for process in left)
+    doceval("down", DOCEVAL_HOME=str(home))
+    _, alive = psutil.wait_procs(left, timeout=20)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_taken_port_is_said_in_one_line(home: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = doceval("up", "--port", str(taken.getsockname()[1]), DOCEVAL_HOME=str(home))
+    assert ended.returncode == 1
+    assert "is taken by another program: doceval up --port" in ended.stderr
+    assert ended.stderr.count("\n") == 1

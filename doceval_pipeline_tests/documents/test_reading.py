@@ -1,0 +1,174 @@
+"""What is read is what is stored: every length, every link, and files that will not keep still."""
+
+import hashlib
+import os
+import threading
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from doceval_pipeline.documents.content_type import content_type
+from doceval_pipeline.documents.reading import (
+    PIECE,
+    SMALL_DOCUMENT,
+    DocumentRejected,
+    decode,
+    doc_type,
+    encode,
+    encoded_chunks,
+    encoded_length,
+    fingerprint,
+)
+
+LIMIT = 50 * 1024 * 1024
+
+
+def write(folder: Path, content: bytes, name: str = "file.bin") -> bytes:
+    (folder / name).write_bytes(content)
+    return os.fsencode(name)
+
+
+@pytest.mark.parametrize(
+    "size", [1, 2, 3, 1000, SMALL_DOCUMENT, SMALL_DOCUMENT + 1, 2 * PIECE - 1, 2 * PIECE + 2]
+)
+def test_fingerprint_and_base64_are_of_the_bytes_on_disk(tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    path = write(tmp_path, content)
+    found = fingerprint(tmp_path, path, LIMIT)
+    assert (found.size, found.sha256) == (size, hashlib.sha256(content).hexdigest())
+    assert (found.content is None) == (size > SMALL_DOCUMENT)
+    encoded = b"".join(encoded_chunks(tmp_path, path, found))
+    assert encoded == encode(content)
+    assert len(encoded) == encoded_length(size)
+    assert decode(encoded) == content
+
+
+@given(st.binary(max_size=200))
+def test_base64_round_trips_at_every_length(content: bytes) -> None:
+    assert decode(encode(content)) == content
+    assert len(encode(content)) == encoded_length(len(content))
+
+
+@pytest.mark.parametrize("text", ["QQ", "QQ=", "QR==", "QQ==\n", "Q Q=", "QQ-_", "=QQ=", "QUI=QUI="])
+def test_what_no_encoder_writes_is_not_decoded(text: str) -> None:
+    with pytest.raises(ValueError, match="base64"):
+        decode(text)
+
+
+def reason(folder: Path, path: bytes, limit: int = LIMIT) -> str:
+    with pytest.raises(DocumentRejected) as caught:
+        fingerprint(folder, path, limit)
+    return caught.value.reason
+
+
+def test_what_became_of_a_file_since_it_was_found_is_said(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(write(tmp_path, b"x", "target").decode())
+    (tmp_path / "linked").symlink_to(tmp_path / "sub")
+    write(tmp_path / "sub", b"x", "f")
+    assert reason(tmp_path, b"gone") == "vanished"
+    assert reason(tmp_path, b"target/f") == "vanished"
+    assert reason(tmp_path, b"fifo") == "not a regular file"
+    assert reason(tmp_path, b"sub") == "not a regular file"
+    assert reason(tmp_path, b"link") == "symlink"
+    assert reason(tmp_path, b"linked/f") in ("symlink", "vanished")
+    assert reason(tmp_path, write(tmp_path, b"", "empty")) == "empty"
+    assert reason(tmp_path, write(tmp_path, b"12345", "grown"), 4) == "too large"
+
+
+def test_a_large_file_that_changes_between_the_two_readings_ends_in_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, b"a" * (2 * PIECE))
+    found = fingerprint(tmp_path, path, LIMIT)
+    for changed in (b"b" * (2 * PIECE), b"a" * (2 * PIECE - 1), b"a" * (2 * PIECE + 1)):
+        write(tmp_path, changed)
+        with pytest.raises(DocumentRejected, match="changed while being read"):
+            list(encoded_chunks(tmp_path, path, found))
+
+
+@pytest.mark.parametrize("size", [200_000, 900_000])
+def test_a_file_rewritten_while_it_is_read_is_read_whole_or_rejected(tmp_path: Path, size: int) -> None:
+    path = write(tmp_path, b"A" * size)
+    whole = {hashlib.sha256(letter * size).hexdigest() for letter in (b"A", b"B")}
+    stop = threading.Event()
+
+    def rewrite() -> None:
+        descriptor = os.open(tmp_path / "file.bin", os.O_WRONLY)
+        while not stop.is_set():
+            for letter in (b"B", b"A"):
+                os.pwrite(descriptor, letter * size, 0)
+        os.close(descriptor)
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    accepted, reasons = [], set()
+    for _ in range(150):
+        try:
+            accepted.append(fingerprint(tmp_path, path, LIMIT).sha256)
+        except DocumentRejected as rejection:
+            reasons.add(rejection.reason)
+    stop.set()
+    writer.join()
+    assert reasons <= {"changed while being read"}
+    assert set(accepted) <= whole
+
+
+def test_memory_does_not_grow_with_the_document(tmp_path: Path) -> None:
+    with (tmp_path / "big").open("wb") as file:
+        for _ in range(40):
+            file.write(os.urandom(1024 * 1024))
+    tracemalloc.start()
+    found = fingerprint(tmp_path, b"big", LIMIT)
+    total = sum(len(piece) for piece in encoded_chunks(tmp_path, b"big", found))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert total == encoded_length(40 * 1024 * 1024)
+    assert peak < 8 * 1024 * 1024
+
+
+@settings(max_examples=50)
+@given(st.binary(min_size=1, max_size=300))
+def test_every_content_has_a_content_type(content: bytes) -> None:
+    assert "/" in content_type(content)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "application/pdf"),
+        (
+            b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x02\x00\x00\x00",
+            "image/png",
+        ),
+        (b"plain words\n", "text/plain"),
+        (b"", "application/octet-stream"),
+    ],
+)
+def test_the_content_type_is_read_from_the_bytes(tmp_path: Path, head: bytes, expected: str) -> None:
+    assert content_type(head) == expected
+    if head:
+        assert fingerprint(tmp_path, write(tmp_path, head, "misleading.mp3"), LIMIT).content_type == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (b"a/b.PDF", "pdf"),
+        (b"a.b/c", ""),
+        (b"x.tar.gz", "gz"),
+        (b".bashrc", ""),
+        (b"a.\xff", ""),
+        (b"end.", ""),
+    ],
+)
+def test_the_doc_type_is_the_extension_in_small_letters(path: bytes, expected: str) -> None:
+    assert doc_type(path) == expected
+
+
+def test_reading_types_leaves_no_trace_in_the_environment() -> None:
+    before = dict(os.environ)
+    content_type(b"x")
+    assert dict(os.environ) == before

@@ -1,0 +1,139 @@
+"""What Dagster's UI shows of a report."""
+
+import base64
+import re
+from xml.etree import ElementTree
+
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from doceval_pipeline.reports.figures import figures
+from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
+from doceval_pipeline.reports.model import ReportCell, ReportFigures
+from doceval_pipeline_tests.reports.inputs import (
+    cell,
+    column,
+    document,
+    failed,
+    hostile_input,
+    report_input,
+    skipped,
+)
+
+
+def mixed(simulated: bool = False) -> ReportFigures:
+    files = [document(1), document(1, name="twin.pdf"), document(2), document(3), skipped(".hidden")]
+    cells = [
+        cell(1, score=0.0, simulated=simulated),
+        failed(2, simulated=simulated),
+        failed(3, None, outcome="waiting", status="QUEUED", simulated=simulated),
+    ]
+    return figures(report_input(files, [column(1), column(2)], cells))
+
+
+def svg_of(plot: str) -> str:
+    match = re.fullmatch(r"!\[[a-z ]+\]\(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)\)", plot)
+    assert match is not None
+    return base64.b64decode(match[1]).decode()
+
+
+def test_the_names_of_the_numbers_are_stable() -> None:
+    assert numeric_metadata(mixed()) == {
+        "documents": 4,
+        "documents_duplicate": 1,
+        "files_not_staged": 0,
+        "files_skipped": 1,
+        "files_rejected": 0,
+        "cells_expected": 6,
+        "cells_succeeded": 1,
+        "cells_failed": 1,
+        "cells_waiting": 1,
+        "cells_running": 0,
+        "cells_paused": 0,
+        "cells_unknown": 0,
+        "cells_missing": 3,
+        "cells_scored": 1,
+        "cells_simulated": 0,
+        "mean_score": 0.0,
+        "input_tokens": 100,
+        "output_tokens": 10,
+        "processing_seconds": 1.0,
+    }
+
+
+def test_what_nobody_reported_is_absent_and_not_zero() -> None:
+    numbers = numeric_metadata(figures(report_input([document()], [column()], [failed()])))
+    assert not {"mean_score", "input_tokens", "output_tokens", "processing_seconds"} & set(numbers)
+
+
+def test_the_markdown_says_verdict_counts_and_means() -> None:
+    text = render_markdown(mixed())
+    assert text.startswith("**Incomplete: 4 of 6 cells have no result yet (1 waiting, 3 missing); 1 failed**")
+    assert "| mean score | 0, over 1 of 6 cells |" in text
+    assert "| model-1 | prompt-1 | 0 | 1 of 3 | 1 |" in text
+    assert "| model-2 | prompt-1 | – | 0 of 3 | 0 |" in text
+    assert "| documents | 4, of which 1 duplicate shares its twin's result |" in text
+
+
+def test_the_markdown_and_the_plot_say_that_results_are_simulated() -> None:
+    simulated = mixed(simulated=True)
+    assert "**Simulated results: no LLM was called** for 3 cells." in render_markdown(simulated)
+    assert plot_markdown(simulated).startswith("![simulated scores")
+    assert ">SIMULATED: 1 ok" in svg_of(plot_markdown(simulated))
+    partly = figures(report_input([], [], [cell(1), cell(2, simulated=True)]))
+    assert ">PARTLY SIMULATED: 2 ok" in svg_of(plot_markdown(partly))
+    assert "imulated" not in render_markdown(mixed()) + svg_of(plot_markdown(mixed()))
+
+
+def test_more_columns_than_the_table_shows_are_told() -> None:
+    text = render_markdown(figures(report_input([], [column(1, n) for n in range(25)], [])))
+    assert text.count("| model-1 |") == 20
+    assert "5 more columns are in the report." in text
+
+
+def test_hostile_names_are_only_text_in_the_markdown() -> None:
+    text = render_markdown(figures(hostile_input()))
+    page = MarkdownIt("commonmark").enable("table").render(text)
+    elements = set(re.findall(r"<([a-zA-Z]+)", page))
+    assert elements == {"p", "strong", "table", "thead", "tbody", "tr", "th", "td"}
+    assert len(re.findall("<tr>", page)) == 2 + 7 + 12
+
+
+def test_no_file_name_and_no_response_is_in_the_markdown() -> None:
+    data = report_input(
+        [document(1, name="FILENAME", folder="FOLDER")],
+        [column()],
+        [cell(1, response_text="RESPONSE"), failed(1, "MESSAGE", prompt=2)],
+    )
+    text = render_markdown(figures(data)) + plot_markdown(figures(data))
+    assert not any(word in text for word in ("FILENAME", "FOLDER", "RESPONSE", "MESSAGE"))
+
+
+MANY = st.builds(
+    lambda counts, simulated: [cell(n, score=score, simulated=simulated) for n, score in enumerate(counts)],
+    st.lists(st.none() | st.floats(0, 100), max_size=40),
+    st.booleans(),
+)
+
+
+@given(cells=MANY, expected=st.integers(0, 10**12))
+def test_the_plot_is_short_enough_to_be_drawn_and_well_formed(cells: list[ReportCell], expected: int) -> None:
+    plot = plot_markdown(figures(report_input([], [], cells, expected_cells=expected)))
+    assert len(plot) < 1_000
+    ElementTree.fromstring(svg_of(plot))
+
+
+def test_the_longest_plot_is_short_enough_to_be_drawn() -> None:
+    cells = [cell(n, score=n / 2.0, simulated=True) for n in range(200)]
+    cells += [failed(n, simulated=True) for n in range(200, 400)]
+    assert len(plot_markdown(figures(report_input([], [], cells, expected_cells=10**12)))) < 1_000
+
+
+def test_a_share_that_is_small_is_still_drawn() -> None:
+    cells = [cell(n) for n in range(1_000)] + [failed(1_000)]
+    assert 'fill="#d1602a"' in svg_of(plot_markdown(figures(report_input([], [], cells))))
+
+
+def test_a_batch_without_cells_still_has_a_plot() -> None:
+    assert "0 ok, 0 failed, 0 open" in svg_of(plot_markdown(figures(report_input())))
