@@ -2,12 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import psycopg2
+
+from doceval_pipeline.embedded.server import EmbeddedServer
 
 DOCEVAL = str(Path(sys.executable).with_name("doceval"))
 
@@ -38,6 +43,39 @@ def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.2)
     return answer
+
+
+def running_up(home: Path, port: str) -> Iterator["subprocess.Popen[str]"]:
+    """`doceval up` on a home of its own, from when it answers until its clean end."""
+    process = subprocess.Popen(
+        [DOCEVAL, "up", "--port", port],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "DOCEVAL_HOME": str(home)},
+        start_new_session=True,
+    )
+    until(lambda: process.stdout is not None and "Dagster is at" in process.stdout.readline())
+    yield process
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def query(home: Path, statement: str, *parameters: Any, database: str = "KnowledgeDocuments") -> list[Any]:
+    """Run a statement as an outside process would, in a transaction of its own."""
+    connection = psycopg2.connect(host=str(EmbeddedServer(home).sockets), user="postgres", dbname=database)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        rows = cursor.fetchall() if cursor.description else []
+    connection.close()
+    return rows
+
+
+def status(home: Path, batch: str) -> dict[str, Any]:
+    """What `doceval status --json` says of a batch."""
+    (found,) = read_json("status", batch, DOCEVAL_HOME=str(home))
+    return dict(found)
 
 
 def write_evaluation(

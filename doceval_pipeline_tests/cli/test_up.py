@@ -2,20 +2,26 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import psycopg2
 import pytest
 
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, read_json, until, write_evaluation
+from doceval_pipeline_tests.cli.running import (
+    DOCEVAL,
+    doceval,
+    query,
+    running_up,
+    status,
+    until,
+    write_evaluation,
+)
 
 PORT = "3917"
 
@@ -31,36 +37,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def up(home: Path) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [DOCEVAL, "up", "--port", PORT],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "DOCEVAL_HOME": str(home)},
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    until(lambda: "Dagster is at" in str(process.stdout and process.stdout.readline()))
-    yield process
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-
-
-def query(home: Path, statement: str, *parameters: Any) -> list[Any]:
-    connection = psycopg2.connect(
-        host=str(EmbeddedServer(home).sockets), user="postgres", dbname="KnowledgeDocuments"
-    )
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        rows = cursor.fetchall() if cursor.description else []
-    connection.close()
-    return rows
-
-
-def status(home: Path, batch: str) -> dict[str, Any]:
-    (found,) = read_json("status", batch, DOCEVAL_HOME=str(home))
-    return dict(found)
+    yield from running_up(home, PORT)
 
 
 def test_a_batch_applied_with_stage_is_staged_completed_and_reported_by_itself(

@@ -1,11 +1,9 @@
 """The page of a report in a real browser."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html
@@ -13,8 +11,6 @@ from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline_tests.reports.inputs import cell, column, document, failed, hostile_input, report_input
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 class Opened:
@@ -29,16 +25,6 @@ class Opened:
         page.on("dialog", lambda dialog: self.messages.append(dialog.message))
         page.on("request", lambda request: self.requests.append(request.url))
         page.goto(self.url)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium or google-chrome is installed")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield opened
-        opened.close()
 
 
 def open_report(browser: Browser, folder: Path, data: ReportInput, width: int = 1280) -> Opened:

@@ -1,0 +1,106 @@
+"""The main job through Dagster's own pages: a person clicks, a processor writes, the report appears."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline_tests.cli.running import doceval, query, running_up, status, until, write_evaluation
+
+pytestmark = pytest.mark.browser
+PORT = "3919"
+DAGSTER = f"http://127.0.0.1:{PORT}"
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="doceval-ui-"))
+    yield folder
+    EmbeddedServer(folder).stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def up(home: Path) -> Iterator["subprocess.Popen[str]"]:
+    yield from running_up(home, PORT)
+
+
+@pytest.fixture
+def page(browser: Browser, up: "subprocess.Popen[str]") -> Iterator[Page]:
+    """A page that fails the test if it asks anything of another machine."""
+    opened = browser.new_page(viewport={"width": 1500, "height": 900})
+    opened.set_default_timeout(30_000)
+    outside: list[str] = []
+    opened.on("request", lambda request: outside.append(request.url) if _leaves(request.url) else None)
+    yield opened
+    opened.close()
+    assert outside == []
+
+
+def _leaves(url: str) -> bool:
+    return not url.startswith((DAGSTER, f"ws://127.0.0.1:{PORT}", "data:", "blob:"))
+
+
+def test_a_batch_is_materialized_from_the_ui_and_its_report_appears_by_itself(
+    page: Page, home: Path, tmp_path: Path
+) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "from the UI", documents=2)), DOCEVAL_HOME=str(home))
+    number = status(home, "from the UI")["batch"]
+    key = f"batch-{number:06d}"
+    # The sensor new_batches registers the partition within seconds.
+    until(
+        lambda: query(home, "SELECT 1 FROM dynamic_partitions WHERE partition = %s", key, database="dagster")
+    )
+    page.goto(f"{DAGSTER}/locations/doceval_pipeline/jobs/stage_batch")
+    page.get_by_role("button", name="Materialize all").first.click()
+    page.get_by_role("button", name="All", exact=True).click()
+    page.get_by_role("button", name="Launch").click()
+    until(lambda: status(home, "from the UI")["status"] == "STAGED")
+
+    rows = [row[0] for row in query(home, "SELECT id FROM llm_responses ORDER BY id")]
+    assert len(rows) == 8
+    query(home, "UPDATE llm_responses SET task_id = 't', status = 'P' WHERE id = %s", rows[0])
+    query(home, "UPDATE llm_responses SET status = 'F', error_message = 'no answer' WHERE task_id = 't'")
+    query(home, "UPDATE llm_responses SET status = 'S', overall_score = 0 WHERE id = %s", rows[1])
+    query(home, "UPDATE llm_responses SET status = 'S', overall_score = 60 WHERE status = 'QUEUED'")
+    (report,) = until(lambda: list((home / "reports").glob(f"{key}-*.html")))
+    assert "1 of 8 cells failed" in report.read_text()
+
+    page.goto(f"{DAGSTER}/assets/completion_report?view=partitions&partition={key}")
+    expect(page.get_by_text("Complete with failures: 1 of 8 cells failed").first).to_be_visible()
+    shown = page.inner_text("body")
+    counted = query(home, "SELECT status, count(*) FROM llm_responses GROUP BY 1 ORDER BY 1")
+    assert counted == [("F", 1), ("S", 7)]
+    assert "7 succeeded, 1 failed" in shown
+    assert page.locator("img[src^='data:image/svg+xml']").count() == 1
+
+
+def test_the_asset_graph_shows_all_of_the_way(page: Page) -> None:
+    page.goto(f"{DAGSTER}/assets/completion_report?view=lineage&lineageScope=upstream&lineageDepth=5")
+    for name in ("encoded_documents", "queue_rows", "llm_responses", "completion_report"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+
+
+def test_a_partition_that_somebody_typed_fails_with_a_clear_sentence(page: Page, home: Path) -> None:
+    page.goto(f"{DAGSTER}/locations/doceval_pipeline/jobs/stage_batch")
+    page.get_by_role("button", name="Materialize all").first.click()
+    page.get_by_role("button", name="Add a partition").click()
+    page.get_by_placeholder("name").last.fill("my-own")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.get_by_role("button", name="Launch").click()
+    failed = "SELECT run_id FROM runs WHERE status = 'FAILURE' AND partition = 'my-own'"
+    ((run,),) = until(lambda: query(home, failed, database="dagster"))
+    page.goto(f"{DAGSTER}/runs/{run}")
+    expect(page.get_by_text("has no batch behind it").first).to_be_visible()
+
+
+def test_the_launchpad_helps_with_the_config_of_create_batch(page: Page) -> None:
+    page.goto(f"{DAGSTER}/locations/doceval_pipeline/jobs/create_batch/playground")
+    expect(page.get_by_text("Missing required config entries").first).to_be_visible()
+    for key in ("new_connections", "new_prompts", "folders", "stage"):
+        assert key in page.inner_text("body")
