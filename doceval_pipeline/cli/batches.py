@@ -112,7 +112,7 @@ def documents(batch: str, as_json: bool) -> None:
             (f.path, f.state, f.reason, human_bytes(f.size), f.sha256 and f.sha256[:12], f.content_type)
             for f in files
         ],
-        title=f"{record.key} {printable(record.name)}: {len(files):,} files",
+        title=f"{record.key} {record.name}: {len(files):,} files",
     )
 
 
@@ -169,7 +169,7 @@ def _say_what_is_next(applied: Applied, stage: bool) -> None:
 
 
 def _print_progress(found: list[BatchProgress]) -> None:
-    columns = ("batch", "name", "status", "files", "left out", "cells", "open", "succeeded", "failed")
+    columns = ("batch", "name", "status", "files", "left out", "cells", "open", "ok", "failed")
     print_table(columns, [_progress_row(progress) for progress in found])
     for progress in found:
         if progress.batch.failure_reason:

@@ -35,9 +35,7 @@ def demo() -> None:
     """Everything end to end on sample documents, with a simulated processor."""
     started = time.monotonic()
     settings = Settings.from_environment()
-    console.print(
-        "[bold]doceval demo[/]: sample documents through both databases, Dagster's daemon and sensors"
-    )
+    console.print("[bold]doceval demo[/]: sample documents to a report, through all the real parts")
     console.print(f"[yellow]{NOTICE}[/]\n")
     with Supervisor(settings) as supervisor:
         opened = open_databases(settings)

@@ -38,7 +38,14 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """Write a table; numbers to the right, states in their colour, None as a dash."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    # As Text, because a name may look like markup.
+    table = Table(
+        title=None if title is None else Text(printable(title)),
+        title_justify="left",
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+    )
     cells = [list(row) for row in rows]
     for position, column in enumerate(columns):
         numeric = any(isinstance(row[position], int | float) for row in cells)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.databases import Databases, database_errors, open_databases
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
@@ -48,6 +48,7 @@ class StagingProgress(dg.ConfigurableResource):  # type: ignore[type-arg] # as a
 def one_line_failures() -> Iterator[None]:
     """Show what went wrong as the one line it is, without a traceback of ours."""
     try:
-        yield
+        with database_errors():
+            yield
     except DocEvalError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from None

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 VERSION = 1
 
+_LOCK_CHOICE = text("SELECT 1 FROM batches WHERE id = :batch_id FOR UPDATE")
 _SELECTED = text("""
     SELECT json_build_object(
         'id', b.id, 'name', b.batch_name, 'description', b.description, 'metadata', b.meta_data,
@@ -71,6 +72,8 @@ def seal(connection: Connection, batch_id: int) -> Snapshot:
     if sealed is not None:
         return sealed
     parameters = {"batch_id": batch_id}
+    # What is read here must still be the batch's choice when it is sealed.
+    connection.execute(_LOCK_CHOICE, parameters)
     canonical = canonical_json(
         {
             "version": VERSION,

@@ -158,6 +158,23 @@ def test_the_report_is_materialized_with_stable_numbers(
     assert batch.doc_eval("SELECT result_digest = reported_digest FROM batches WHERE id = :id") == [(True,)]
 
 
+def test_a_refused_row_is_not_quoted_in_the_event_log(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    batch.knowledge("ALTER TABLE llm_responses ADD CONSTRAINT refuse_all CHECK (prompt_id < 0)")
+    try:
+        result = run(instance, "stage_batch", batch.key)
+    finally:
+        batch.knowledge("ALTER TABLE llm_responses DROP CONSTRAINT refuse_all")
+    assert "refuse_all" in failure(result)
+    logged = "".join(str(record) for record in instance.all_logs(result.run_id))
+    assert "refuse_all" in logged
+    # PostgreSQL's DETAIL, with the whole row in it.
+    assert "Failing row" not in logged
+    assert batch.status() == "FAILED_STAGING"
+
+
 def create(instance: dg.DagsterInstance, **config: Any) -> dg.ExecuteInProcessResult:
     return run(instance, "create_batch", None, run_config={**QUIET, "ops": {"create": {"config": config}}})
 
