@@ -14,7 +14,7 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, partition
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
 from doceval_pipeline.knowledge.responses import CellCounts, count_cells, digest, finished_documents
 
-OPEN = (Status.STAGED, Status.ANALYZING)
+OPEN = (Status.STAGED, Status.ANALYZING, Status.PAUSED)
 CLOSED = (Status.COMPLETED, Status.FAILED)
 # Closed batches are looked at again, in turn, because a processor may write late or flip F to S.
 # As many of them a look as have about this many cells together.
@@ -64,7 +64,8 @@ def decide(seen: Seen) -> Action | None:
     """What a batch's rows say should happen to it. Pure: no database, no clock."""
     status = seen.batch.status
     if seen.is_done:
-        target = Status.FAILED if seen.cells.succeeded == 0 else Status.COMPLETED
+        failed = seen.cells.succeeded == 0 or seen.batch.cancelled_at is not None
+        target = Status.FAILED if failed else Status.COMPLETED
         if status is target and seen.batch.result_digest == seen.digest:
             return None
         return Action.FAIL if target is Status.FAILED else Action.COMPLETE
@@ -131,6 +132,8 @@ def _settle(databases: Databases, seen: Seen, action: Action) -> None:
 
 
 def _failure(seen: Seen) -> str:
+    if seen.batch.cancelled_at is not None:
+        return f"cancelled; {seen.cells.succeeded} of {seen.expected} cells had succeeded"
     return f"all {seen.cells.failed} cells failed: doceval report {seen.batch.id} shows their messages"
 
 

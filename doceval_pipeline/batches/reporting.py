@@ -17,7 +17,7 @@ from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
 from doceval_pipeline.errors import BatchStateError
-from doceval_pipeline.knowledge.responses import digest, read_results
+from doceval_pipeline.knowledge.responses import Result, digest, read_results, read_superseded
 from doceval_pipeline.reports.figures import (
     ReportCell,
     ReportColumn,
@@ -83,25 +83,8 @@ def _gather(databases: Databases, batch_id: int) -> ReportInput:
     # One snapshot of the database, so that the digest is of exactly the results that are shown.
     repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
     with repeatable.connect() as connection:
-        results = [
-            ReportCell(
-                document_id=r.document_id,
-                connection_id=r.connection_id,
-                prompt_id=r.prompt_id,
-                attempt=r.attempt,
-                outcome=r.outcome.value,
-                status=r.status,
-                score=r.score,
-                error=r.error,
-                response_text=r.response_text,
-                input_tokens=r.input_tokens,
-                output_tokens=r.output_tokens,
-                seconds=r.seconds,
-                simulated=r.simulated,
-                response_characters=r.response_characters,
-            )
-            for r in read_results(connection, batch_id)
-        ]
+        results = [_cell(result) for result in read_results(connection, batch_id)]
+        superseded = [_cell(result) for result in read_superseded(connection, batch_id)]
         result_digest = digest(connection, batch_id)
     return ReportInput(
         version=1,
@@ -117,10 +100,30 @@ def _gather(databases: Databases, batch_id: int) -> ReportInput:
         documents=documents,
         columns=_columns(sealed),
         cells=results,
+        superseded=superseded,
         config=sealed.config,
         config_sha256=sealed.sha256,
         digest=result_digest,
         versions={"doceval_pipeline": version("doceval-pipeline")},
+    )
+
+
+def _cell(r: Result) -> ReportCell:
+    return ReportCell(
+        document_id=r.document_id,
+        connection_id=r.connection_id,
+        prompt_id=r.prompt_id,
+        attempt=r.attempt,
+        outcome=r.outcome.value,
+        status=r.status,
+        score=r.score,
+        error=r.error,
+        response_text=r.response_text,
+        input_tokens=r.input_tokens,
+        output_tokens=r.output_tokens,
+        seconds=r.seconds,
+        simulated=r.simulated,
+        response_characters=r.response_characters,
     )
 
 

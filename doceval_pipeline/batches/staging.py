@@ -86,7 +86,6 @@ def seal_batch(databases: Databases, batch_id: int) -> Snapshot:
     """
     with _step(databases, batch_id) as connection:
         with connection.begin():
-            batch_by_id(connection, batch_id)
             sealed = snapshot.seal(connection, batch_id)
             transition(connection, batch_id, Action.BEGIN_STAGING)
         with databases.knowledge.begin() as knowledge:
@@ -199,18 +198,28 @@ def is_being_staged(databases: Databases, batch_id: int) -> bool:
 
 
 @contextmanager
-def _step(databases: Databases, batch_id: int) -> Iterator[Connection]:
-    """One step of one batch: alone on the batch, and FAILED_STAGING with the reason if it fails.
+def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
+    """Be alone on a batch; waits for whoever is on it.
 
-    Yields the connection that holds the lock. Whoever loses the lock loses the connection with it.
+    Yields the connection to doc_eval that holds the lock, outside a transaction. Whoever loses the
+    lock loses the connection with it, and can write no more.
     """
+    with database_errors(), databases.doc_eval.connect() as connection:
+        # Detached, so that closing it ends the session and with it the lock.
+        connection.detach()
+        connection.execute(_LOCK, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
+        connection.commit()
+        batch_by_id(connection, batch_id)
+        connection.commit()
+        yield connection
+
+
+@contextmanager
+def _step(databases: Databases, batch_id: int) -> Iterator[Connection]:
+    """One step of one batch: alone on the batch, and FAILED_STAGING with the reason if it fails."""
     failure: str | None = "the run was interrupted: materialize again"
     try:
-        with database_errors(), databases.doc_eval.connect() as connection:
-            # Detached, so that closing it ends the session and with it the lock.
-            connection.detach()
-            connection.execute(_LOCK, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
-            connection.commit()
+        with batch_lock(databases, batch_id) as connection:
             yield connection
         failure = None
     except DocEvalError as error:
@@ -230,6 +239,10 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
         sealed = snapshot.read_snapshot(connection, batch_id)
         if sealed is None:
             raise StagingError(f"{batch.key} is not sealed yet: materialize batch_config_snapshot first")
+        if batch.status is Status.PAUSED:
+            raise StagingError(
+                f"{batch.key} is paused, and new rows would not be: doceval resume {batch_id} first"
+            )
         if batch.status in (Status.SAVED, Status.FAILED_STAGING):
             transition(connection, batch_id, Action.BEGIN_STAGING)
     return sealed

@@ -13,7 +13,7 @@ from doceval_pipeline.errors import UnknownBatch
 
 _COLUMNS = """
     id, batch_name, description, status, created_at, started_at, completed_at, meta_data,
-    config_sha256, expected_cells, failure_reason, result_digest, reported_digest
+    config_sha256, expected_cells, failure_reason, result_digest, reported_digest, cancelled_at
 """
 _ALL = text(f"SELECT {_COLUMNS} FROM batches ORDER BY id")
 _IN_STATES = text(f"SELECT {_COLUMNS} FROM batches WHERE status = ANY(:states) ORDER BY id")
@@ -51,6 +51,7 @@ class BatchRecord:
     failure_reason: str | None
     result_digest: str | None
     reported_digest: str | None
+    cancelled_at: datetime | None = None
 
     @property
     def key(self) -> str:
@@ -156,4 +157,5 @@ def _record(row: Any) -> BatchRecord:
         failure_reason=row.failure_reason,
         result_digest=row.result_digest,
         reported_digest=row.reported_digest,
+        cancelled_at=row.cancelled_at,
     )

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline.errors import BatchStateError
+
 
 class Status(StrEnum):
     """The states of a batch, in the words of the predecessor."""
@@ -31,6 +33,9 @@ class Action(StrEnum):
     COMPLETE = "complete"
     FAIL = "fail"
     REOPEN = "reopen"
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
 
 
 # (from, action, to). A repair of a batch that is already staged changes no state; a closed batch
@@ -50,16 +55,31 @@ TRANSITIONS: tuple[tuple[Status, Action, Status], ...] = (
     (Status.ANALYZING, Action.FAIL, Status.FAILED),
     (Status.COMPLETED, Action.FAIL, Status.FAILED),
     (Status.FAILED, Action.FAIL, Status.FAILED),
-    (Status.COMPLETED, Action.REOPEN, Status.ANALYZING),
-    (Status.FAILED, Action.REOPEN, Status.ANALYZING),
+    (Status.PAUSED, Action.COMPLETE, Status.COMPLETED),
+    (Status.PAUSED, Action.FAIL, Status.FAILED),
+    (Status.COMPLETED, Action.REOPEN, Status.STAGED),
+    (Status.FAILED, Action.REOPEN, Status.STAGED),
+    (Status.STAGED, Action.PAUSE, Status.PAUSED),
+    (Status.ANALYZING, Action.PAUSE, Status.PAUSED),
+    # Again, because a pause that was killed half way may have held only some of the rows.
+    (Status.PAUSED, Action.PAUSE, Status.PAUSED),
+    (Status.PAUSED, Action.RESUME, Status.STAGED),
+    (Status.STAGED, Action.CANCEL, Status.ANALYZING),
+    (Status.ANALYZING, Action.CANCEL, Status.ANALYZING),
+    (Status.PAUSED, Action.CANCEL, Status.ANALYZING),
 )
+# What people ask for, as against what is found; the rest of what they can do needs no permission.
+BY_PEOPLE = (Action.PAUSE, Action.RESUME, Action.CANCEL)
 
+_PARTICIPLES = {Action.PAUSE: "paused", Action.RESUME: "resumed", Action.CANCEL: "cancelled"}
+_STATUS = text("SELECT status FROM batches WHERE id = :batch_id")
 _TRANSITION = text("""
     UPDATE batches
     SET status = t.new_status,
         status_changed_at = now(),
         started_at = CASE WHEN t.new_status = 'STAGING' THEN coalesce(started_at, now()) ELSE started_at END,
         completed_at = CASE WHEN t.new_status IN ('COMPLETED', 'FAILED') THEN now() END,
+        cancelled_at = CASE WHEN :action = 'cancel' THEN now() WHEN :action <> 'reopen' THEN cancelled_at END,
         failure_reason = CAST(:reason AS text)
     FROM unnest(CAST(:old AS text[]), CAST(:new AS text[])) AS t(old_status, new_status)
     WHERE batches.id = :batch_id AND batches.status = t.old_status
@@ -88,8 +108,35 @@ def transition(
         {
             "batch_id": batch_id,
             "reason": reason,
+            "action": action.value,
             "old": [old.value for old, _ in steps],
             "new": [new.value for _, new in steps],
         },
     )
     return None if new_status is None else Status(new_status)
+
+
+def require(connection: Connection, batch_id: int, action: Action) -> Status:
+    """Do what a person asked for.
+
+    Raises
+    ------
+    BatchStateError
+        The batch's state does not allow it; the line says what is possible.
+    """
+    new_status = transition(connection, batch_id, action)
+    if new_status is None:
+        status = Status(connection.execute(_STATUS, {"batch_id": batch_id}).scalar_one())
+        raise BatchStateError(
+            f"batch {batch_id} is {status} and cannot be {_PARTICIPLES[action]}: {_possible(status)}"
+        )
+    return new_status
+
+
+def _possible(status: Status) -> str:
+    actions = [action.value for old, action, _ in TRANSITIONS if old is status and action in BY_PEOPLE]
+    if status in (Status.COMPLETED, Status.FAILED):
+        actions.append("reprocess")
+    if status in (Status.SAVED, Status.FAILED_STAGING):
+        actions.append("stage")
+    return f"possible now is to {' or '.join(actions)} it" if actions else "wait until its staging has ended"

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.errors import DatabaseError
+from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome, words_in_sql
 
 # The only keys that reach a queue row; there is no key for a secret.
 CONNECTION_DETAILS = (
@@ -42,6 +43,28 @@ _QUEUED_CELLS = text("""
     SELECT count(*) FROM current_llm_responses
     WHERE batch_id = :batch_id
       AND document_id = ANY(:documents) AND prompt_id = ANY(:prompts) AND connection_id = ANY(:connections)
+""")
+_HOLD = text(f"""
+    UPDATE llm_responses SET status = 'PAUSED'
+    WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.WAITING)})
+""")
+_RELEASE = text(f"""
+    UPDATE llm_responses SET status = 'QUEUED'
+    WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.PAUSED)})
+""")
+_CLOSE = text(f"""
+    UPDATE llm_responses
+    SET status = 'F', error_message = :reason, completed_processing_at = now()
+    WHERE batch_id = :batch_id
+      AND status IN ({words_in_sql(Outcome.WAITING)}, {words_in_sql(Outcome.PAUSED)})
+""")
+# A cell with an attempt that is not done is left alone, so that asking twice queues once.
+_REQUEUE = text(f"""
+    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, attempt, connection_details)
+    SELECT batch_id, document_id, prompt_id, connection_id, attempt + 1, connection_details
+    FROM current_llm_responses
+    WHERE batch_id = :batch_id AND {OUTCOME_SQL} = ANY(:outcomes)
+    ORDER BY document_id, prompt_id, connection_id
 """)
 _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
 _FOREIGN_DOCUMENTS = text("""
@@ -123,6 +146,29 @@ def count_queued_cells(
         },
     ).scalar_one()
     return count
+
+
+def hold(connection: Connection, batch_id: int) -> int:
+    """Hold a batch's waiting rows, so that no processor takes them; returns how many."""
+    return connection.execute(_HOLD, {"batch_id": batch_id}).rowcount
+
+
+def release(connection: Connection, batch_id: int) -> int:
+    """Queue a batch's held rows again; returns how many."""
+    return connection.execute(_RELEASE, {"batch_id": batch_id}).rowcount
+
+
+def close(connection: Connection, batch_id: int, reason: str) -> int:
+    """Close a batch's waiting and held rows as failed; running ones may finish. Returns how many."""
+    return connection.execute(_CLOSE, {"batch_id": batch_id, "reason": reason}).rowcount
+
+
+def requeue(connection: Connection, batch_id: int, outcomes: Sequence[Outcome]) -> int:
+    """Queue a new attempt for each cell whose current result is one of some; returns how many.
+
+    Earlier attempts stay as they are.
+    """
+    return connection.execute(_REQUEUE, {"batch_id": batch_id, "outcomes": list(outcomes)}).rowcount
 
 
 def count_rows(connection: Connection, batch_id: int) -> int:

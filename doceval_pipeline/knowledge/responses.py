@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome
 
@@ -24,13 +24,22 @@ _DIGEST = text(f"""
         )::bit(60)::bigint), 0)
     FROM current_llm_responses WHERE batch_id = :batch_id
 """)
+_RESULT_COLUMNS = f"""
+    r.document_id, r.connection_id, r.prompt_id, r.attempt, {OUTCOME_SQL.replace("status", "r.status")},
+    r.status, r.overall_score, r.error_message, left(r.response_text, :text_limit), r.input_tokens,
+    r.output_tokens, coalesce(r.time_taken_seconds, r.response_time_ms / 1000.0),
+    coalesce(starts_with(r.task_id, 'simulated-'), false), length(r.response_text)
+"""
 _RESULTS = text(f"""
-    SELECT document_id, connection_id, prompt_id, attempt, {OUTCOME_SQL} AS outcome, status,
-           overall_score, error_message, left(response_text, :text_limit), input_tokens, output_tokens,
-           coalesce(time_taken_seconds, response_time_ms / 1000.0),
-           coalesce(starts_with(task_id, 'simulated-'), false), length(response_text)
-    FROM current_llm_responses WHERE batch_id = :batch_id
-    ORDER BY document_id, connection_id, prompt_id
+    SELECT {_RESULT_COLUMNS} FROM current_llm_responses r WHERE r.batch_id = :batch_id
+    ORDER BY r.document_id, r.connection_id, r.prompt_id
+""")
+_SUPERSEDED = text(f"""
+    SELECT {_RESULT_COLUMNS}
+    FROM current_llm_responses now
+    JOIN llm_responses r USING (batch_id, document_id, prompt_id, connection_id)
+    WHERE batch_id = :batch_id AND r.attempt = now.attempt - 1
+    ORDER BY r.document_id, r.connection_id, r.prompt_id
 """)
 _FINISHED_DOCUMENTS = text(f"""
     SELECT count(*) FROM (
@@ -108,8 +117,17 @@ def finished_documents(connection: Connection, batch_id: int) -> int:
 
 def read_results(connection: Connection, batch_id: int) -> Iterator[Result]:
     """The current results of a batch, in a fixed order; long responses cut to what a report shows."""
+    return _read(connection, _RESULTS, batch_id)
+
+
+def read_superseded(connection: Connection, batch_id: int) -> Iterator[Result]:
+    """For each cell that was reprocessed, the result before the current one, in the same order."""
+    return _read(connection, _SUPERSEDED, batch_id)
+
+
+def _read(connection: Connection, statement: TextClause, batch_id: int) -> Iterator[Result]:
     rows = connection.execution_options(yield_per=5_000).execute(
-        _RESULTS, {"batch_id": batch_id, "text_limit": RESPONSE_TEXT_SHOWN}
+        statement, {"batch_id": batch_id, "text_limit": RESPONSE_TEXT_SHOWN}
     )
     for row in rows:
         yield Result(

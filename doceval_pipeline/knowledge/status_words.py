@@ -27,13 +27,14 @@ WORDS: dict[Outcome, tuple[str, ...]] = {
 }
 
 
-def _words_in_sql(outcome: Outcome) -> str:
+def words_in_sql(outcome: Outcome) -> str:
+    """The words of an outcome as a list of SQL constants."""
     return ", ".join(f"'{word}'" for word in WORDS[outcome])
 
 
 # An SQL expression over the column `status`, from the same table.
 OUTCOME_SQL = (
     "CASE "
-    + " ".join(f"WHEN status IN ({_words_in_sql(outcome)}) THEN '{outcome}'" for outcome in WORDS)
+    + " ".join(f"WHEN status IN ({words_in_sql(outcome)}) THEN '{outcome}'" for outcome in WORDS)
     + f" ELSE '{Outcome.UNKNOWN}' END"
 )

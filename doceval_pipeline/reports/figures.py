@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from doceval_pipeline.reports.model import (
     OUTCOMES,
+    CellChange,
     CellCounts,
     ColumnFigures,
     FailureGroup,
@@ -74,6 +75,7 @@ def figures(data: ReportInput) -> ReportFigures:
         simulated=sum(cell.simulated for cell in cells),
         failures=_failures(data, cells),
         not_evaluated=_not_evaluated(data),
+        changes=_changes(data, cells),
     )
 
 
@@ -255,3 +257,27 @@ def _not_evaluated(data: ReportInput) -> tuple[FileGroup, ...]:
             groups.setdefault((document.state, document.reason), []).append(label)
     made = [FileGroup(state, reason, tuple(files)) for (state, reason), files in groups.items()]
     return tuple(sorted(made, key=lambda group: (-len(group.files), group.state, group.reason or "")))
+
+
+def _changes(data: ReportInput, cells: Iterable[ReportCell]) -> tuple[CellChange, ...]:
+    """What became of each cell that was reprocessed, in the order of the files."""
+    labels, first = document_labels(data), first_files(data)
+    columns = {(column.connection_id, column.prompt_id): column for column in all_columns(data)}
+    now = {(cell.document_id, cell.connection_id, cell.prompt_id): cell for cell in cells}
+    made = []
+    for before in data.superseded:
+        after = now[before.document_id, before.connection_id, before.prompt_id]
+        at = first.get(before.document_id, len(labels))
+        column = columns[before.connection_id, before.prompt_id]
+        change = CellChange(
+            document=labels[at] if at < len(labels) else f"document {before.document_id}",
+            connection=column.connection,
+            prompt=column.prompt,
+            attempt=after.attempt,
+            outcome_before=outcome_of(before),
+            score_before=score_of(before),
+            outcome=outcome_of(after),
+            score=score_of(after),
+        )
+        made.append((at, before.connection_id, before.prompt_id, change))
+    return tuple(change for *_, change in sorted(made, key=lambda entry: entry[:3]))

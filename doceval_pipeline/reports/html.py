@@ -28,6 +28,7 @@ PROMPT_CHARACTERS = 20_000
 # How many groups, and how many names in each, are listed before "and n more".
 GROUPS_SHOWN = 50
 NAMES_SHOWN = 50
+CHANGES_SHOWN = 500
 
 
 def render_html(data: ReportInput, figures: ReportFigures) -> str:
@@ -86,6 +87,7 @@ def _environment() -> Environment:
         "SYMBOLS": SYMBOLS,
         "GROUPS_SHOWN": GROUPS_SHOWN,
         "NAMES_SHOWN": NAMES_SHOWN,
+        "CHANGES_SHOWN": CHANGES_SHOWN,
     }
     return environment
 

@@ -83,6 +83,22 @@ class ReportInput:
     config_sha256: str
     digest: str
     versions: dict[str, str]
+    # For each cell that was reprocessed, the result before the current one.
+    superseded: Sequence[ReportCell] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CellChange:
+    """What reprocessing made of a cell; the scores are those of succeeded attempts."""
+
+    document: str
+    connection: str
+    prompt: str
+    attempt: int
+    outcome_before: str
+    score_before: float | None
+    outcome: str
+    score: float | None
 
 
 class VerdictWord(StrEnum):
@@ -222,6 +238,7 @@ class ReportFigures:
     simulated: int
     failures: tuple[FailureGroup, ...]
     not_evaluated: tuple[FileGroup, ...]
+    changes: tuple[CellChange, ...]
 
     @property
     def verdict(self) -> str:

@@ -146,7 +146,7 @@ def test_a_closed_batch_whose_row_is_queued_again_is_opened_again(batch_of: Batc
         "UPDATE llm_responses SET status = 'QUEUED' WHERE id = (SELECT min(id) FROM llm_responses)"
     )
     assert not look(batch.databases).reports
-    assert batch.status() == "ANALYZING"
+    assert batch.status() == "STAGED"
 
 
 def test_deleted_rows_never_complete_a_batch(batch_of: BatchOf) -> None:

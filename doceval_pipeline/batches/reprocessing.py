@@ -1,0 +1,127 @@
+"""What people do to a batch that is staged: reprocess, pause, resume, cancel.
+
+Each works under the batch's lock, can be asked for twice, and made good after a kill by asking again.
+Nothing that was paid for is deleted: a new attempt stands beside the earlier ones.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.staging import (
+    assign_documents,
+    batch_lock,
+    queue_cells,
+    seal_batch,
+    store_documents,
+)
+from doceval_pipeline.batches.storing import Progress
+from doceval_pipeline.doc_eval.batches import batch_by_id
+from doceval_pipeline.doc_eval.lifecycle import Action, Status, require, transition
+from doceval_pipeline.errors import BatchStateError
+from doceval_pipeline.knowledge import queue
+from doceval_pipeline.knowledge.status_words import Outcome
+
+CANCELLED = "cancelled by a person before it was processed"
+
+
+class Mode(StrEnum):
+    """Which cells get a new attempt, besides what is missing."""
+
+    MISSING = "missing"
+    FAILED = "failed"
+    ALL = "all"
+
+
+OUTCOMES = {
+    Mode.MISSING: (),
+    Mode.FAILED: (Outcome.FAILED,),
+    Mode.ALL: (Outcome.SUCCEEDED, Outcome.FAILED),
+}
+
+
+@dataclass(frozen=True)
+class Reprocessed:
+    """Rows that were missing and are queued now, and cells that got a new attempt."""
+
+    rows_added: int
+    new_attempts: int
+
+
+def reprocess(databases: Databases, batch_id: int, mode: Mode, progress: Progress) -> Reprocessed:
+    """Repair what is missing of a batch, and queue a new attempt for the cells that `mode` names.
+
+    Rows that wait or run are left alone. A closed batch is open again if anything was queued.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, StagingError, DatabaseError
+    """
+    with database_errors(), databases.doc_eval.connect() as connection:
+        batch = batch_by_id(connection, batch_id)
+    if batch.status in (Status.SAVED, Status.FAILED_STAGING):
+        raise BatchStateError(f"{batch.key} is {batch.status}, there is nothing to reprocess: stage it first")
+    seal_batch(databases, batch_id)
+    assign_documents(databases, batch_id)
+    store_documents(databases, batch_id, progress)
+    queued = queue_cells(databases, batch_id)
+    outcomes = OUTCOMES[mode]
+    if not outcomes:
+        return Reprocessed(queued.added, 0)
+    with batch_lock(databases, batch_id) as connection:
+        with databases.knowledge.begin() as knowledge:
+            attempts = queue.requeue(knowledge, batch_id, outcomes)
+        with connection.begin():
+            if attempts:
+                transition(connection, batch_id, Action.REOPEN)
+    return Reprocessed(queued.added, attempts)
+
+
+def pause(databases: Databases, batch_id: int) -> int:
+    """Hold the waiting rows of a batch; what runs may finish. Returns how many rows were held.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, DatabaseError
+    """
+    with batch_lock(databases, batch_id) as connection:
+        with connection.begin():
+            require(connection, batch_id, Action.PAUSE)
+        with databases.knowledge.begin() as knowledge:
+            return queue.hold(knowledge, batch_id)
+
+
+def resume(databases: Databases, batch_id: int) -> int:
+    """Release the held rows of a batch. Returns how many.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, DatabaseError
+    """
+    with batch_lock(databases, batch_id) as connection, connection.begin():
+        require(connection, batch_id, Action.RESUME)
+        # Committed before the state: killed in between, the batch is still paused and can be
+        # resumed again.
+        with databases.knowledge.begin() as knowledge:
+            return queue.release(knowledge, batch_id)
+
+
+def cancel(databases: Databases, batch_id: int) -> int:
+    """Close the rows of a batch that wait or are held; what runs may finish, and its result counts.
+
+    The batch becomes FAILED when its last running row is done. Returns how many rows were closed.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, DatabaseError
+        BatchStateError also where no row waits any more: the batch then ends by itself.
+    """
+    with batch_lock(databases, batch_id) as connection, connection.begin():
+        require(connection, batch_id, Action.CANCEL)
+        with databases.knowledge.begin() as knowledge:
+            closed = queue.close(knowledge, batch_id, CANCELLED)
+        if not closed:
+            raise BatchStateError(
+                f"batch {batch_id} has no waiting row left to cancel: it ends with its last running one"
+            )
+        return closed

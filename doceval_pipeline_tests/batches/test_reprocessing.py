@@ -1,0 +1,212 @@
+"""Reprocessing, pausing and cancelling: as many rows as asked for, history kept, nothing lost."""
+
+from collections.abc import Callable
+
+import pytest
+
+from doceval_pipeline.batches.audit import violations
+from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.errors import BatchStateError, StagingError, UnknownBatch
+from doceval_pipeline_tests.conftest import Sample
+
+BatchOf = Callable[..., Sample]
+ATTEMPTS = "SELECT attempt, status, count(*) FROM llm_responses GROUP BY 1, 2 ORDER BY 1, 2"
+
+
+def again(batch: Sample, mode: Mode) -> tuple[int, int]:
+    done = reprocess(batch.databases, batch.id, mode, lambda *_: None)
+    return done.rows_added, done.new_attempts
+
+
+def completed(batch_of: BatchOf, failed: int = 3) -> Sample:
+    """A completed batch of 40 cells, some of which failed."""
+    batch = batch_of(documents=10, connections=2, prompts=2)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50")
+    batch.knowledge(
+        "UPDATE llm_responses SET status = 'F', overall_score = NULL, error_message = 'overloaded' "
+        "WHERE id IN (SELECT id FROM llm_responses ORDER BY id LIMIT :failed)",
+        failed=failed,
+    )
+    look(batch.databases)
+    assert batch.status() == "COMPLETED"
+    return batch
+
+
+def test_three_failed_of_forty_are_queued_again_and_no_other(batch_of: BatchOf) -> None:
+    batch = completed(batch_of)
+    first = look(batch.databases).reports[batch.id]
+    assert again(batch, Mode.FAILED) == (0, 3)
+    assert batch.status() == "STAGED"
+    assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "QUEUED", 3)]
+    assert again(batch, Mode.FAILED) == (0, 0), "the same request twice queues once"
+    assert not look(batch.databases).completed
+    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 90 WHERE attempt = 2")
+    assert look(batch.databases).reports[batch.id] != first
+    assert batch.status() == "COMPLETED"
+    assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "S", 3)], "old attempts stay"
+    assert list(violations(batch.databases, True, lambda *_: None)) == []
+    report = write_report(batch.databases, batch.id)
+    assert [(c.outcome_before, c.outcome, c.score) for c in report.figures.changes] == [
+        ("failed", "succeeded", 90)
+    ] * 3
+    page = report.path.read_text()
+    assert "3 of 40 cells have a later attempt" in page
+    assert page.count("✕ failed</td>\n<td>✓ succeeded 90</td>") == 3
+
+
+def test_all_gives_every_finished_cell_a_new_attempt(batch_of: BatchOf) -> None:
+    batch = completed(batch_of)
+    assert again(batch, Mode.ALL) == (0, 40)
+    assert again(batch, Mode.ALL) == (0, 0)
+    assert batch.knowledge("SELECT count(*) FROM llm_responses WHERE attempt = 2") == [(40,)]
+
+
+def test_missing_repairs_and_touches_nothing_else(batch_of: BatchOf) -> None:
+    batch = completed(batch_of)
+    assert again(batch, Mode.MISSING) == (0, 0)
+    assert batch.status() == "COMPLETED"
+    batch.knowledge("DELETE FROM llm_responses WHERE id = (SELECT max(id) FROM llm_responses)")
+    assert again(batch, Mode.MISSING) == (1, 0)
+    assert batch.status() == "STAGED"
+
+
+def test_rows_that_wait_or_run_are_left_alone(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1, connections=2, prompts=2)
+    batch.stage()
+    rows = [row[0] for row in batch.knowledge("SELECT id FROM llm_responses ORDER BY id")]
+    batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = :row", row=rows[0])
+    batch.knowledge("UPDATE llm_responses SET status = 'F' WHERE id = :row", row=rows[1])
+    assert again(batch, Mode.ALL) == (0, 1)
+    assert batch.knowledge(ATTEMPTS) == [(1, "F", 1), (1, "P", 1), (1, "QUEUED", 2), (2, "QUEUED", 1)]
+
+
+def test_a_late_success_of_a_superseded_attempt_stays_with_its_attempt(batch_of: BatchOf) -> None:
+    batch = completed(batch_of)
+    again(batch, Mode.FAILED)
+    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 1 WHERE status = 'F'")
+    (found,) = look(batch.databases).open
+    assert (found.cells.succeeded, found.cells.waiting) == (37, 3)
+    batch.knowledge("UPDATE llm_responses SET status = 'F' WHERE attempt = 2")
+    (done,) = look(batch.databases).completed
+    assert (done.cells.succeeded, done.cells.failed) == (37, 3)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_batch_that_was_never_staged_cannot_be_reprocessed(batch_of: BatchOf, mode: Mode) -> None:
+    with pytest.raises(BatchStateError, match="is SAVED, there is nothing to reprocess: stage it first"):
+        again(batch_of(documents=1), mode)
+
+
+def test_pausing_holds_what_waits_and_resuming_releases_it(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
+    assert pause(batch.databases, batch.id) == 7
+    assert pause(batch.databases, batch.id) == 0
+    assert batch.status() == "PAUSED"
+    batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'P'")
+    look(batch.databases)
+    assert batch.status() == "PAUSED"
+    assert resume(batch.databases, batch.id) == 7
+    assert batch.knowledge(ATTEMPTS) == [(1, "QUEUED", 7), (1, "S", 1)]
+    look(batch.databases)
+    assert batch.status() == "ANALYZING"
+
+
+def test_a_paused_batch_with_nothing_queued_completes_with_its_last_row(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1, connections=1, prompts=1)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'P'")
+    assert pause(batch.databases, batch.id) == 0
+    batch.knowledge("UPDATE llm_responses SET status = 'S'")
+    look(batch.databases)
+    assert batch.status() == "COMPLETED"
+
+
+def test_staging_a_paused_batch_is_refused_and_it_stays_paused(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    pause(batch.databases, batch.id)
+    with pytest.raises(StagingError, match=f"is paused.*: doceval resume {batch.id} first"):
+        again(batch, Mode.MISSING)
+    assert batch.status() == "PAUSED"
+
+
+def test_cancelling_closes_what_waits_and_what_runs_may_finish(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1, connections=2, prompts=2)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
+    assert cancel(batch.databases, batch.id) == 3
+    look(batch.databases)
+    assert batch.status() == "ANALYZING"
+    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 7 WHERE status = 'P'")
+    look(batch.databases)
+    assert batch.status() == "FAILED"
+    assert batch.doc_eval("SELECT failure_reason FROM batches WHERE id = :id") == [
+        ("cancelled; 1 of 4 cells had succeeded",)
+    ]
+    assert "cancelled by a person" in write_report(batch.databases, batch.id).path.read_text()
+    look(batch.databases)
+    assert batch.status() == "FAILED"
+
+
+def test_a_cancelled_batch_can_be_reprocessed_and_complete(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    cancel(batch.databases, batch.id)
+    look(batch.databases)
+    assert again(batch, Mode.FAILED) == (0, 4)
+    batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE attempt = 2")
+    look(batch.databases)
+    assert batch.status() == "COMPLETED"
+
+
+def test_a_cancel_that_comes_after_the_last_result_changes_nothing(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'S'")
+    with pytest.raises(BatchStateError, match="no waiting row left to cancel"):
+        cancel(batch.databases, batch.id)
+    look(batch.databases)
+    assert batch.status() == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "action", "line"),
+    [
+        ("", pause, "is SAVED and cannot be paused: possible now is to stage it"),
+        ("", cancel, "is SAVED and cannot be cancelled: possible now is to stage it"),
+        ("stage", resume, "is STAGED and cannot be resumed: possible now is to pause or cancel it"),
+        ("pause", pause, ""),
+        ("complete", pause, "is COMPLETED and cannot be paused: possible now is to reprocess it"),
+        ("complete", resume, "is COMPLETED and cannot be resumed"),
+        ("complete", cancel, "is COMPLETED and cannot be cancelled"),
+    ],
+)
+def test_what_a_state_does_not_allow_is_refused_with_what_is_possible(
+    batch_of: BatchOf, prepare: str, action: Callable[..., int], line: str
+) -> None:
+    batch = batch_of(documents=1)
+    if prepare:
+        batch.stage()
+    if prepare == "pause":
+        pause(batch.databases, batch.id)
+    if prepare == "complete":
+        batch.knowledge("UPDATE llm_responses SET status = 'S'")
+        look(batch.databases)
+    before = batch.status()
+    if line:
+        with pytest.raises(BatchStateError, match=line):
+            action(batch.databases, batch.id)
+    else:
+        action(batch.databases, batch.id)
+    assert batch.status() == before
+
+
+@pytest.mark.parametrize("action", [pause, resume, cancel])
+def test_a_number_without_a_batch_is_refused(batch_of: BatchOf, action: Callable[..., int]) -> None:
+    with pytest.raises(UnknownBatch):
+        action(batch_of(documents=0).databases, 4711)
