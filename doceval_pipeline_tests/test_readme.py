@@ -45,6 +45,10 @@ def test_the_commands_for_documents_of_ones_own_work_in_their_order(
         assert ended.returncode == 0, (line, ended.stderr)
         ran.append(command[1])
     assert ran == ["apply", "stage", "status", "documents", "report", "check"]
+    (later,) = [block for block in blocks(README, "console") if "doceval reprocess" in block]
+    for line in later.replace("--failed", "--all").splitlines():
+        ended = doceval(*shlex.split(line.removeprefix("$ "), comments=True)[1:])
+        assert ended.returncode == 0, (line, ended.stderr)
 
 
 def test_the_statements_of_the_contract_claim_and_answer(databases: Databases, tmp_path: Path) -> None:

@@ -26,17 +26,17 @@ CANCELLED = "cancelled by a person before it was processed"
 
 
 class Mode(StrEnum):
-    """Which cells get a new attempt, besides what is missing."""
+    """Which cells get a new attempt, besides what is missing; named as people write them."""
 
-    MISSING = "missing"
-    FAILED = "failed"
-    ALL = "all"
+    missing = "missing"
+    failed = "failed"
+    all = "all"
 
 
 OUTCOMES = {
-    Mode.MISSING: (),
-    Mode.FAILED: (Outcome.FAILED,),
-    Mode.ALL: (Outcome.SUCCEEDED, Outcome.FAILED),
+    Mode.missing: (),
+    Mode.failed: (Outcome.FAILED,),
+    Mode.all: (Outcome.SUCCEEDED, Outcome.FAILED),
 }
 
 

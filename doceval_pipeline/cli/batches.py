@@ -1,7 +1,7 @@
 """The commands about batches: apply, stage, status, documents, report, check."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,12 @@ def report(batch: str, as_json: bool) -> None:
     from doceval_pipeline.cli.runs import run_in_dagster
 
     record = find_batch(databases().doc_eval, batch)
-    metadata = run_in_dagster("report_batch", record.id, quiet=True)
-    path = metadata["completion_report"]["report"].value
+    result = run_in_dagster("report_batch", record.id, quiet=True)
+    (materialized,) = result.get_asset_materialization_events()
+    metadata = materialized.materialization.metadata
+    path = metadata["report"].value
     if as_json:
-        verdict = metadata["completion_report"]["verdict"].value
-        print_json({"batch": record.id, "path": path, "verdict": verdict})
+        print_json({"batch": record.id, "path": path, "verdict": metadata["verdict"].value})
     else:
         console.print(path, soft_wrap=True, markup=False)
 
@@ -152,7 +153,56 @@ def check(every_document: bool, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-COMMANDS = (apply, stage, status, documents, report, check)
+@click.command()
+@click.argument("batch")
+@click.option("--failed", "mode", flag_value="failed", help="Also a new attempt for each failed cell.")
+@click.option("--all", "mode", flag_value="all", help="Also a new attempt for each finished cell.")
+@as_json_option
+def reprocess(batch: str, mode: str | None, as_json: bool) -> None:
+    """Repair what is missing of BATCH, and queue new attempts; earlier ones are kept."""
+    config = {"reprocess_cells": {"config": {"mode": mode or "missing"}}}
+    _act(batch, "reprocess_batch", "reprocess_cells", as_json, config)
+
+
+@click.command()
+@click.argument("batch")
+@as_json_option
+def pause(batch: str, as_json: bool) -> None:
+    """Hold the rows of BATCH that wait; what runs may finish."""
+    _act(batch, "pause_batch", "pause_rows", as_json)
+
+
+@click.command()
+@click.argument("batch")
+@as_json_option
+def resume(batch: str, as_json: bool) -> None:
+    """Release the rows of the paused BATCH."""
+    _act(batch, "resume_batch", "resume_rows", as_json)
+
+
+@click.command()
+@click.argument("batch")
+@as_json_option
+def cancel(batch: str, as_json: bool) -> None:
+    """Close the rows of BATCH that wait; it ends as FAILED and can be reprocessed."""
+    _act(batch, "cancel_batch", "cancel_rows", as_json)
+
+
+COMMANDS = (apply, stage, status, documents, report, check, reprocess, pause, resume, cancel)
+
+
+def _act(batch: str, job: str, op: str, as_json: bool, config: Mapping[str, Any] | None = None) -> None:
+    """Run a job on a batch and say what it did to how many rows."""
+    from doceval_pipeline.cli.runs import run_in_dagster
+
+    record = find_batch(databases().doc_eval, batch)
+    counts = run_in_dagster(job, record.id, quiet=as_json, ops=config).output_for_node(op)
+    (progress,) = batch_progress(databases(), str(record.id))
+    if as_json:
+        print_json({**progress.as_json(), "done": counts})
+        return
+    done = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+    console.print(f"[bold]{record.key}[/] {progress.batch.status}: {done}")
 
 
 def _say_what_is_next(applied: Applied, stage: bool) -> None:

@@ -16,6 +16,8 @@ from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings
 
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
 
 class _Bar(StagingProgress):
     """Draws the progress of staging in the terminal instead of writing it into the run's log."""
@@ -40,13 +42,17 @@ class _Bar(StagingProgress):
         return tell
 
 
-def run_in_dagster(job: str, batch_id: int, quiet: bool) -> Mapping[str, Mapping[str, dg.MetadataValue[Any]]]:
-    """Run a job for one batch's partition.
+def run_in_dagster(
+    job: str, batch_id: int, quiet: bool, ops: Mapping[str, Any] | None = None
+) -> dg.ExecuteInProcessResult:
+    """Run a job for one batch's partition; it shows in the UI like any other run.
 
-    Returns
-    -------
-    Mapping
-        The metadata of each asset that was materialized, by asset name.
+    Parameters
+    ----------
+    quiet
+        Draw no progress.
+    ops
+        The config of the job's ops, as in the launchpad.
 
     Raises
     ------
@@ -61,16 +67,13 @@ def run_in_dagster(job: str, batch_id: int, quiet: bool) -> Mapping[str, Mapping
             instance=instance,
             partition_key=key,
             # The events are in Dagster's event log; the terminal gets the result.
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config={**QUIET, "ops": dict(ops or {})},
             raise_on_error=False,
             resources={**(defs.resources or {}), "progress": _Bar() if not quiet else StagingProgress()},
         )
     if not result.success:
         raise StagingError(_failure(result))
-    return {
-        event.materialization.asset_key.to_user_string(): event.materialization.metadata
-        for event in result.get_asset_materialization_events()
-    }
+    return result
 
 
 def _definitions() -> dg.Definitions:

@@ -1,17 +1,19 @@
 """Jobs: what can be launched as a whole, from the launchpad, by sensors and by the command line."""
 
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.reporting import completion_report
-from doceval_pipeline.defs.resources import DocEval, one_line_failures
-from doceval_pipeline.defs.staging import GROUP
+from doceval_pipeline.defs.resources import DocEval, StagingProgress, one_line_failures
+from doceval_pipeline.defs.staging import GROUP, queue_rows
 from doceval_pipeline.doc_eval import definitions
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
-from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
 from doceval_pipeline.doc_eval.evaluation_file import Located, Location, key_path, resolve
 
 stage_batch = dg.define_asset_job(
@@ -90,6 +92,83 @@ def create(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) 
 def create_batch() -> None:
     """Create a batch from the launchpad: folders, connections and prompts."""
     create()
+
+
+class Reprocess(dg.Config):
+    """What of a batch is processed again."""
+
+    mode: Mode = Field(
+        default=Mode.missing,
+        description="missing repairs the staging; failed also queues a new attempt for each failed cell; "
+        "all for each finished cell. What waits or runs is left alone.",
+    )
+
+
+@dg.op
+def reprocess_cells(
+    context: dg.OpExecutionContext, config: Reprocess, doc_eval: DocEval, progress: StagingProgress
+) -> dict[str, int]:
+    """Queue new attempts, beside the earlier ones."""
+    with one_line_failures():
+        batch = batch_id_of(context.partition_key)
+        done = reprocess(doc_eval.open(), batch, config.mode, progress.listener(context.log))
+    return _told(context, asdict(done))
+
+
+@dg.op
+def pause_rows(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
+    """Hold the rows that wait; what runs may finish."""
+    with one_line_failures():
+        return _told(context, {"rows_held": pause(doc_eval.open(), batch_id_of(context.partition_key))})
+
+
+@dg.op
+def resume_rows(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
+    """Queue the rows again that are held."""
+    with one_line_failures():
+        return _told(context, {"rows_released": resume(doc_eval.open(), batch_id_of(context.partition_key))})
+
+
+@dg.op
+def cancel_rows(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
+    """Close the rows that wait or are held; what runs may finish, and its result is kept."""
+    with one_line_failures():
+        return _told(context, {"rows_closed": cancel(doc_eval.open(), batch_id_of(context.partition_key))})
+
+
+@dg.job(partitions_def=partitions.batches)
+def reprocess_batch() -> None:
+    """Repair a batch, and queue a new attempt for its failed cells or for all."""
+    reprocess_cells()
+
+
+@dg.job(partitions_def=partitions.batches)
+def pause_batch() -> None:
+    """Hold the rows of a batch that wait; what runs may finish."""
+    pause_rows()
+
+
+@dg.job(partitions_def=partitions.batches)
+def resume_batch() -> None:
+    """Release the rows of a paused batch."""
+    resume_rows()
+
+
+@dg.job(partitions_def=partitions.batches)
+def cancel_batch() -> None:
+    """Close the rows of a batch that wait; it ends as FAILED and can be reprocessed."""
+    cancel_rows()
+
+
+def _told(context: dg.OpExecutionContext, counts: dict[str, int]) -> dict[str, int]:
+    """Show what was done to a batch's rows, in the run and in the history of `queue_rows`."""
+    context.log.info(", ".join(f"{name}: {count}" for name, count in counts.items()))
+    context.log_event(
+        dg.AssetObservation(
+            queue_rows.key, partition=context.partition_key, metadata={"job": context.job_name, **counts}
+        )
+    )
+    return counts
 
 
 def _as_evaluation(config: NewBatch) -> dict[str, Any]:

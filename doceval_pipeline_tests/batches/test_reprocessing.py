@@ -38,10 +38,10 @@ def completed(batch_of: BatchOf, failed: int = 3) -> Sample:
 def test_three_failed_of_forty_are_queued_again_and_no_other(batch_of: BatchOf) -> None:
     batch = completed(batch_of)
     first = look(batch.databases).reports[batch.id]
-    assert again(batch, Mode.FAILED) == (0, 3)
+    assert again(batch, Mode.failed) == (0, 3)
     assert batch.status() == "STAGED"
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "QUEUED", 3)]
-    assert again(batch, Mode.FAILED) == (0, 0), "the same request twice queues once"
+    assert again(batch, Mode.failed) == (0, 0), "the same request twice queues once"
     assert not look(batch.databases).completed
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 90 WHERE attempt = 2")
     assert look(batch.databases).reports[batch.id] != first
@@ -59,17 +59,17 @@ def test_three_failed_of_forty_are_queued_again_and_no_other(batch_of: BatchOf) 
 
 def test_all_gives_every_finished_cell_a_new_attempt(batch_of: BatchOf) -> None:
     batch = completed(batch_of)
-    assert again(batch, Mode.ALL) == (0, 40)
-    assert again(batch, Mode.ALL) == (0, 0)
+    assert again(batch, Mode.all) == (0, 40)
+    assert again(batch, Mode.all) == (0, 0)
     assert batch.knowledge("SELECT count(*) FROM llm_responses WHERE attempt = 2") == [(40,)]
 
 
 def test_missing_repairs_and_touches_nothing_else(batch_of: BatchOf) -> None:
     batch = completed(batch_of)
-    assert again(batch, Mode.MISSING) == (0, 0)
+    assert again(batch, Mode.missing) == (0, 0)
     assert batch.status() == "COMPLETED"
     batch.knowledge("DELETE FROM llm_responses WHERE id = (SELECT max(id) FROM llm_responses)")
-    assert again(batch, Mode.MISSING) == (1, 0)
+    assert again(batch, Mode.missing) == (1, 0)
     assert batch.status() == "STAGED"
 
 
@@ -79,13 +79,13 @@ def test_rows_that_wait_or_run_are_left_alone(batch_of: BatchOf) -> None:
     rows = [row[0] for row in batch.knowledge("SELECT id FROM llm_responses ORDER BY id")]
     batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = :row", row=rows[0])
     batch.knowledge("UPDATE llm_responses SET status = 'F' WHERE id = :row", row=rows[1])
-    assert again(batch, Mode.ALL) == (0, 1)
+    assert again(batch, Mode.all) == (0, 1)
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 1), (1, "P", 1), (1, "QUEUED", 2), (2, "QUEUED", 1)]
 
 
 def test_a_late_success_of_a_superseded_attempt_stays_with_its_attempt(batch_of: BatchOf) -> None:
     batch = completed(batch_of)
-    again(batch, Mode.FAILED)
+    again(batch, Mode.failed)
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 1 WHERE status = 'F'")
     (found,) = look(batch.databases).open
     assert (found.cells.succeeded, found.cells.waiting) == (37, 3)
@@ -131,7 +131,7 @@ def test_staging_a_paused_batch_is_refused_and_it_stays_paused(batch_of: BatchOf
     batch.stage()
     pause(batch.databases, batch.id)
     with pytest.raises(StagingError, match=f"is paused.*: doceval resume {batch.id} first"):
-        again(batch, Mode.MISSING)
+        again(batch, Mode.missing)
     assert batch.status() == "PAUSED"
 
 
@@ -158,7 +158,7 @@ def test_a_cancelled_batch_can_be_reprocessed_and_complete(batch_of: BatchOf) ->
     batch.stage()
     cancel(batch.databases, batch.id)
     look(batch.databases)
-    assert again(batch, Mode.FAILED) == (0, 4)
+    assert again(batch, Mode.failed) == (0, 4)
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE attempt = 2")
     look(batch.databases)
     assert batch.status() == "COMPLETED"

@@ -34,6 +34,10 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "report",
         "check",
         "simulate-processor",
+        "reprocess",
+        "pause",
+        "resume",
+        "cancel",
     }
 
 
@@ -75,6 +79,19 @@ def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
     assert Path(report["path"]).name.startswith(f"batch-{number:06d}")
     assert "no LLM was called" in Path(report["path"]).read_text()
     assert read_json("check") == []
+
+
+def test_a_batch_is_paused_resumed_cancelled_and_reprocessed(tmp_path: Path) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "q4")))
+    assert "is SAVED, there is nothing to reprocess" in doceval("reprocess", "q4").stderr
+    doceval("stage", "q4")
+    assert read_json("pause", "q4")["done"] == {"rows_held": 12}
+    assert "STAGED: 12 rows released" in doceval("resume", "q4").stdout
+    assert "cannot be resumed: possible now is to pause or cancel it" in doceval("resume", "q4").stderr
+    assert read_json("cancel", "q4")["done"] == {"rows_closed": 12}
+    again = read_json("reprocess", "q4", "--failed")
+    assert again["done"] == {"rows_added": 0, "new_attempts": 12}
+    assert again["cells"]["waiting"] == 12
 
 
 def test_a_changed_sealed_batch_is_refused_with_what_to_do(tmp_path: Path) -> None:

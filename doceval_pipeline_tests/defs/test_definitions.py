@@ -66,6 +66,10 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "stage_batch",
         "report_batch",
         "create_batch",
+        "reprocess_batch",
+        "pause_batch",
+        "resume_batch",
+        "cancel_batch",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "new_batches",
@@ -173,6 +177,32 @@ def test_a_refused_row_is_not_quoted_in_the_event_log(
     # PostgreSQL's DETAIL, with the whole row in it.
     assert "Failing row" not in logged
     assert batch.status() == "FAILED_STAGING"
+
+
+def test_reprocessing_is_a_job_with_a_mode_and_shows_in_the_history_of_the_queue(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1, connections=1, prompts=2)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'F'")
+    look(batch.databases)
+    config = {**QUIET, "ops": {"reprocess_cells": {"config": {"mode": "failed"}}}}
+    result = run(instance, "reprocess_batch", batch.key, run_config=config)
+    assert result.output_for_node("reprocess_cells") == {"rows_added": 0, "new_attempts": 2}
+    (observed,) = [e for e in result.all_events if e.event_type_value == "ASSET_OBSERVATION"]
+    assert observed.asset_observation_data.asset_observation.metadata["new_attempts"].value == 2
+    bad = {**QUIET, "ops": {"reprocess_cells": {"config": {"mode": "everything"}}}}
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        run(instance, "reprocess_batch", batch.key, run_config=bad)
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "cancel"])
+def test_an_action_that_the_state_does_not_allow_fails_with_what_is_possible(
+    batch_of: BatchOf, instance: dg.DagsterInstance, action: str
+) -> None:
+    batch = batch_of(documents=1)
+    result = run(instance, f"{action}_batch", batch.key)
+    assert "possible now is to stage it" in failure(result)
 
 
 def create(instance: dg.DagsterInstance, **config: Any) -> dg.ExecuteInProcessResult:
