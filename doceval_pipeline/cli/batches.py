@@ -107,9 +107,15 @@ def documents(batch: str, as_json: bool) -> None:
         print_json([asdict(file) for file in files])
         return
     print_table(
-        ("file", "state", "reason", "size", "sha256", "content type"),
+        ("file", "state", "size", "sha256", "content type"),
         [
-            (f.path, f.state, f.reason, human_bytes(f.size), f.sha256 and f.sha256[:12], f.content_type)
+            (
+                f.path,
+                f"{f.state}: {f.reason}" if f.reason else f.state,
+                human_bytes(f.size),
+                f.sha256 and f.sha256[:8],
+                f.content_type,
+            )
             for f in files
         ],
         title=f"{record.key} {record.name}: {len(files):,} files",

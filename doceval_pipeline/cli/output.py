@@ -21,7 +21,7 @@ STATUS_STYLES = {
     "PAUSED": "yellow",
 }
 
-FOLDING_COLUMNS = ("name", "file", "must hold", "but", "what to do")
+FOLDING_COLUMNS = ("name", "file", "content type", "must hold", "but", "what to do")
 
 
 def printable(value: str) -> str:
