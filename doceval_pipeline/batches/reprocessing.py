@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.rescanning import Rescanned, rescan
 from doceval_pipeline.batches.staging import (
     assign_documents,
     batch_lock,
@@ -42,14 +43,22 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Reprocessed:
-    """Rows that were missing and are queued now, and cells that got a new attempt."""
+    """What a new look found in files, rows that were missing, and cells that got a new attempt."""
 
+    files_new: int
+    files_changed: int
+    files_gone: int
     rows_added: int
     new_attempts: int
 
 
-def reprocess(databases: Databases, batch_id: int, mode: Mode, progress: Progress) -> Reprocessed:
+def reprocess(
+    databases: Databases, batch_id: int, mode: Mode, progress: Progress, new_look: bool = False
+) -> Reprocessed:
     """Repair what is missing of a batch, and queue a new attempt for the cells that `mode` names.
+
+    With `new_look` the folders are looked at again first: new files and changed contents get cells,
+    and the rows of contents that are gone are set aside.
 
     Rows that wait or run are left alone. A closed batch is open again if anything was queued.
 
@@ -62,19 +71,20 @@ def reprocess(databases: Databases, batch_id: int, mode: Mode, progress: Progres
     if batch.status in (Status.SAVED, Status.FAILED_STAGING):
         raise BatchStateError(f"{batch.key} is {batch.status}, there is nothing to reprocess: stage it first")
     seal_batch(databases, batch_id)
+    looked = rescan(databases, batch_id) if new_look else Rescanned(0, 0, 0)
     assign_documents(databases, batch_id)
     store_documents(databases, batch_id, progress)
     queued = queue_cells(databases, batch_id)
     outcomes = OUTCOMES[mode]
     if not outcomes:
-        return Reprocessed(queued.added, 0)
+        return Reprocessed(looked.new, looked.changed, looked.gone, queued.added, 0)
     with batch_lock(databases, batch_id) as connection:
         with databases.knowledge.begin() as knowledge:
             attempts = queue.requeue(knowledge, batch_id, outcomes)
         with connection.begin():
             if attempts:
                 transition(connection, batch_id, Action.REOPEN)
-    return Reprocessed(queued.added, attempts)
+    return Reprocessed(looked.new, looked.changed, looked.gone, queued.added, attempts)
 
 
 def pause(databases: Databases, batch_id: int) -> int:

@@ -84,7 +84,7 @@ def seal_batch(databases: Databases, batch_id: int) -> Snapshot:
     ------
     UnknownBatch, StagingError, DatabaseError
     """
-    with _step(databases, batch_id) as connection:
+    with staging_step(databases, batch_id) as connection:
         with connection.begin():
             sealed = snapshot.seal(connection, batch_id)
             transition(connection, batch_id, Action.BEGIN_STAGING)
@@ -102,13 +102,13 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
         StagingError also when no file is usable; their reasons are kept.
     """
     started = time.monotonic()
-    with _step(databases, batch_id) as connection:
+    with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
         fresh = not _usable(batch_documents.tally(connection, batch_id))
         connection.commit()
         if fresh:
             with connection.begin():
-                found = _found_files(sealed, databases.settings.max_document_bytes)
+                found = found_files(sealed, databases.settings.max_document_bytes)
                 batch_documents.write_assignment(connection, batch_id, found)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
@@ -125,7 +125,7 @@ def store_documents(databases: Databases, batch_id: int, progress: Progress) -> 
         StagingError also when every file turned out unusable.
     """
     started = time.monotonic()
-    with _step(databases, batch_id) as connection:
+    with staging_step(databases, batch_id) as connection:
         _begin(connection, batch_id)
         _require_assignment(connection, batch_id)
         _forget_vanished_contents(databases, connection, batch_id)
@@ -153,7 +153,7 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
     UnknownBatch, StagingError, DatabaseError
     """
     started = time.monotonic()
-    with _step(databases, batch_id) as connection:
+    with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
         _require_assignment(connection, batch_id)
         waiting = len(batch_documents.unstaged_files(connection, batch_id))
@@ -166,6 +166,7 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
             )
         prompts, connections = sealed.config["prompts"], sealed.config["connections"]
         with databases.knowledge.begin() as knowledge:
+            queue.withdraw_others(knowledge, batch_id, documents)
             added = queue.enqueue(knowledge, batch_id, documents, prompts, connections)
         with databases.knowledge.connect() as knowledge:
             cells = queue.count_queued_cells(knowledge, batch_id, documents, prompts, connections)
@@ -215,7 +216,7 @@ def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
 
 
 @contextmanager
-def _step(databases: Databases, batch_id: int) -> Iterator[Connection]:
+def staging_step(databases: Databases, batch_id: int) -> Iterator[Connection]:
     """One step of one batch: alone on the batch, and FAILED_STAGING with the reason if it fails."""
     failure: str | None = "the run was interrupted: materialize again"
     try:
@@ -248,7 +249,8 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
     return sealed
 
 
-def _found_files(sealed: Snapshot, max_bytes: int) -> Iterator[FoundFile]:
+def found_files(sealed: Snapshot, max_bytes: int) -> Iterator[FoundFile]:
+    """Every entry of the folders that a configuration names, as it is now."""
     choice = sealed.config["batch"]
     rules = Rules(tuple(choice["include"]), tuple(choice["exclude"]), max_bytes)
     for folder in sealed.config["folders"]:

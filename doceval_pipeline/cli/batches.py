@@ -163,10 +163,11 @@ def check(every_document: bool, as_json: bool) -> None:
 @click.argument("batch")
 @click.option("--failed", "mode", flag_value="failed", help="Also a new attempt for each failed cell.")
 @click.option("--all", "mode", flag_value="all", help="Also a new attempt for each finished cell.")
+@click.option("--rescan", is_flag=True, help="Look at the folders again first.")
 @as_json_option
-def reprocess(batch: str, mode: str | None, as_json: bool) -> None:
+def reprocess(batch: str, mode: str | None, rescan: bool, as_json: bool) -> None:
     """Repair what is missing of BATCH, and queue new attempts; earlier ones are kept."""
-    config = {"reprocess_cells": {"config": {"mode": mode or "missing"}}}
+    config = {"reprocess_cells": {"config": {"mode": mode or "missing", "rescan": rescan}}}
     _act(batch, "reprocess_batch", "reprocess_cells", as_json, config)
 
 

@@ -102,6 +102,11 @@ class Reprocess(dg.Config):
         description="missing repairs the staging; failed also queues a new attempt for each failed cell; "
         "all for each finished cell. What waits or runs is left alone.",
     )
+    rescan: bool = Field(
+        default=False,
+        description="Look at the folders again first: new files and changed contents get cells, rows of "
+        "contents that are gone are set aside.",
+    )
 
 
 @dg.op
@@ -111,7 +116,8 @@ def reprocess_cells(
     """Queue new attempts, beside the earlier ones."""
     with one_line_failures():
         batch = batch_id_of(context.partition_key)
-        done = reprocess(doc_eval.open(), batch, config.mode, progress.listener(context.log))
+        listener = progress.listener(context.log)
+        done = reprocess(doc_eval.open(), batch, config.mode, listener, config.rescan)
     return _told(context, asdict(done))
 
 

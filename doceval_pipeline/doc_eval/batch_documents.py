@@ -34,6 +34,42 @@ _ASSIGN = text("""
     FROM found f
     JOIN documents d ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
 """)
+_ASSIGN_NEW = text("""
+    INSERT INTO batch_documents (batch_id, document_id, state, reason, file_size)
+    SELECT :batch_id, d.id, f.state, f.reason, f.file_size
+    FROM found f
+    JOIN documents d ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
+    WHERE NOT EXISTS (SELECT 1 FROM batch_documents b WHERE b.batch_id = :batch_id AND b.document_id = d.id)
+""")
+_ASSIGN_USABLE_NOW = text("""
+    UPDATE batch_documents b
+    SET state = 'ASSIGNED', reason = NULL, file_size = f.file_size
+    FROM found f
+    JOIN documents d ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
+    WHERE b.batch_id = :batch_id AND b.document_id = d.id
+      AND b.state IN ('SKIPPED', 'REJECTED') AND f.state = 'ASSIGNED'
+""")
+_MARK_GONE = text("""
+    UPDATE batch_documents b
+    SET state = coalesce(f.state, 'REJECTED'), reason = coalesce(f.reason, 'vanished'),
+        knowledge_document_id = NULL
+    FROM documents d
+    LEFT JOIN found f ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
+    WHERE b.batch_id = :batch_id AND b.document_id = d.id
+      AND b.state IN ('ASSIGNED', 'STAGED') AND coalesce(f.state, 'REJECTED') <> 'ASSIGNED'
+""")
+_ASSIGN_AGAIN = text("""
+    UPDATE batch_documents SET state = 'ASSIGNED', reason = NULL, knowledge_document_id = NULL
+    WHERE batch_id = :batch_id AND document_id = ANY(:documents)
+""")
+_STAGED = text("""
+    SELECT b.document_id, f.folder_path, d.raw_path, b.sha256
+    FROM batch_documents b
+    JOIN documents d ON d.id = b.document_id
+    JOIN folders f ON f.id = d.folder_id
+    WHERE b.batch_id = :batch_id AND b.state = 'STAGED'
+    ORDER BY b.document_id
+""")
 _SET_TOTAL = text("""
     UPDATE batches SET total_documents = (
         SELECT count(*) FROM batch_documents WHERE batch_id = :batch_id AND state IN ('ASSIGNED', 'STAGED'))
@@ -123,6 +159,16 @@ class StagedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that is staged, and the sha256 of what is stored of it."""
+
+    document_id: int
+    folder: str
+    raw_path: bytes
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class ListedFile:
     """A file of a batch as people see it; `size` in bytes."""
 
@@ -159,6 +205,14 @@ class DocumentCounts:
 
 def write_assignment(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
     """Replace a batch's assignment by what was found, in the caller's transaction."""
+    remember_found(connection, found)
+    connection.execute(_FORGET_ASSIGNMENT, {"batch_id": batch_id})
+    connection.execute(_ASSIGN, {"batch_id": batch_id})
+    connection.execute(_SET_TOTAL, {"batch_id": batch_id})
+
+
+def remember_found(connection: Connection, found: Iterable[FoundFile]) -> None:
+    """Put what was found into a table of this transaction, and each file into `documents`."""
     connection.execute(_FOUND_TABLE)
     for chunk in _chunks(found):
         connection.execute(
@@ -173,8 +227,28 @@ def write_assignment(connection: Connection, batch_id: int, found: Iterable[Foun
             },
         )
     connection.execute(_REMEMBER_DOCUMENTS)
-    connection.execute(_FORGET_ASSIGNMENT, {"batch_id": batch_id})
-    connection.execute(_ASSIGN, {"batch_id": batch_id})
+
+
+def assign_new(connection: Connection, batch_id: int) -> int:
+    """Assign what was found and is not the batch's yet, or was not usable; returns how many."""
+    added = connection.execute(_ASSIGN_NEW, {"batch_id": batch_id}).rowcount
+    return added + connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id}).rowcount
+
+
+def mark_gone(connection: Connection, batch_id: int) -> int:
+    """Mark the batch's usable files that were not found, or are not usable now; returns how many."""
+    return connection.execute(_MARK_GONE, {"batch_id": batch_id}).rowcount
+
+
+def staged_files(connection: Connection, batch_id: int) -> list[StoredFile]:
+    """The files of a batch whose content is stored."""
+    rows = connection.execute(_STAGED, {"batch_id": batch_id})
+    return [StoredFile(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
+
+
+def assign_again(connection: Connection, batch_id: int, documents: Sequence[int]) -> None:
+    """Turn files, by `documents.id`, back to ASSIGNED, so that their bytes are stored anew."""
+    connection.execute(_ASSIGN_AGAIN, {"batch_id": batch_id, "documents": list(documents)})
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
 

@@ -44,6 +44,14 @@ _QUEUED_CELLS = text("""
     WHERE batch_id = :batch_id
       AND document_id = ANY(:documents) AND prompt_id = ANY(:prompts) AND connection_id = ANY(:connections)
 """)
+# Written only where it changes something, so that a second time writes nothing.
+_WITHDRAW_OTHERS = text("""
+    UPDATE llm_responses r SET withdrawn_at = CASE WHEN wanted.id IS NULL THEN now() END
+    FROM (SELECT DISTINCT document_id FROM llm_responses WHERE batch_id = :batch_id) AS queued
+    LEFT JOIN unnest(CAST(:documents AS bigint[])) AS wanted(id) ON wanted.id = queued.document_id
+    WHERE r.batch_id = :batch_id AND r.document_id = queued.document_id
+      AND (r.withdrawn_at IS NULL) <> (wanted.id IS NOT NULL)
+""")
 _HOLD = text(f"""
     UPDATE llm_responses SET status = 'PAUSED'
     WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.WAITING)})
@@ -69,7 +77,7 @@ _REQUEUE = text(f"""
 _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
 _FOREIGN_DOCUMENTS = text("""
     SELECT count(*) FROM llm_responses r
-    WHERE r.batch_id = :batch_id AND NOT EXISTS (
+    WHERE r.batch_id = :batch_id AND r.withdrawn_at IS NULL AND NOT EXISTS (
         SELECT 1 FROM unnest(CAST(:documents AS bigint[])) AS d(id) WHERE d.id = r.document_id)
 """)
 _ORPHANS = text("""
@@ -146,6 +154,14 @@ def count_queued_cells(
         },
     ).scalar_one()
     return count
+
+
+def withdraw_others(connection: Connection, batch_id: int, documents: Sequence[int]) -> int:
+    """Set the rows of a batch aside that are not for these `docs.id`, and take back those that are.
+
+    Nothing is deleted. Returns how many rows changed.
+    """
+    return connection.execute(_WITHDRAW_OTHERS, {"batch_id": batch_id, "documents": list(documents)}).rowcount
 
 
 def hold(connection: Connection, batch_id: int) -> int:

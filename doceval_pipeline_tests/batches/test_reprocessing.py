@@ -210,3 +210,70 @@ def test_what_a_state_does_not_allow_is_refused_with_what_is_possible(
 def test_a_number_without_a_batch_is_refused(batch_of: BatchOf, action: Callable[..., int]) -> None:
     with pytest.raises(UnknownBatch):
         action(batch_of(documents=0).databases, 4711)
+
+
+def look_again(batch: Sample) -> tuple[int, int, int, int]:
+    done = reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, new_look=True)
+    return done.files_new, done.files_changed, done.files_gone, done.rows_added
+
+
+def test_a_new_look_takes_what_is_new_and_changed_and_sets_aside_what_is_gone(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=4, connections=1, prompts=2)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50")
+    look(batch.databases)
+    (batch.folder / "new.txt").write_text("new")
+    (batch.folder / "001.txt").write_text("other words")
+    (batch.folder / "002.txt").unlink()
+    (batch.folder / "003.txt").write_text("")
+    assert look_again(batch) == (1, 1, 2, 4)
+    assert batch.status() == "STAGED"
+    assert batch.doc_eval(
+        "SELECT state, reason, count(*) FROM batch_documents WHERE batch_id = :id GROUP BY 1, 2 ORDER BY 1"
+    ) == [("REJECTED", "vanished", 1), ("SKIPPED", "empty", 1), ("STAGED", None, 3)]
+    # What was paid for is kept, and no longer counted.
+    assert batch.knowledge(
+        "SELECT withdrawn_at IS NULL, status, count(*) FROM llm_responses GROUP BY 1, 2 ORDER BY 1, 2"
+    ) == [(False, "S", 6), (True, "QUEUED", 4), (True, "S", 2)]
+    (found,) = look(batch.databases).open
+    assert (found.expected, found.cells.rows, found.cells.succeeded) == (6, 6, 2)
+    batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'QUEUED'")
+    look(batch.databases)
+    assert batch.status() == "COMPLETED"
+    assert list(violations(batch.databases, True, lambda *_: None)) == []
+
+
+def test_a_new_look_where_nothing_changed_changes_nothing(batch_of: BatchOf) -> None:
+    batch = completed(batch_of)
+    before = batch.knowledge("SELECT md5(string_agg(r::text, '' ORDER BY id)) FROM llm_responses r")
+    assert look_again(batch) == (0, 0, 0, 0)
+    assert batch.status() == "COMPLETED"
+    assert batch.knowledge("SELECT md5(string_agg(r::text, '' ORDER BY id)) FROM llm_responses r") == before
+
+
+def test_a_content_that_comes_back_has_its_results_again(batch_of: BatchOf) -> None:
+    batch = completed(batch_of, failed=0)
+    content = (batch.folder / "004.txt").read_bytes()
+    (batch.folder / "004.txt").unlink()
+    assert look_again(batch) == (0, 0, 1, 0)
+    (batch.folder / "004.txt").write_bytes(content)
+    assert look_again(batch) == (1, 0, 0, 0)
+    assert batch.knowledge("SELECT count(*) FROM current_llm_responses WHERE status = 'S'") == [(40,)]
+
+
+def test_a_new_look_at_a_folder_that_is_gone_changes_nothing(batch_of: BatchOf) -> None:
+    batch = completed(batch_of)
+    batch.folder.rename(batch.folder.with_name("elsewhere"))
+    with pytest.raises(StagingError, match="does not exist"):
+        look_again(batch)
+    assert batch.status() == "COMPLETED"
+    assert batch.doc_eval("SELECT DISTINCT state FROM batch_documents WHERE batch_id = :id") == [("STAGED",)]
+
+
+def test_duplicates_of_a_file_that_is_gone_keep_its_results(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2)
+    (batch.folder / "twin.txt").write_bytes((batch.folder / "001.txt").read_bytes())
+    batch.stage()
+    (batch.folder / "001.txt").unlink()
+    assert look_again(batch) == (0, 0, 1, 0)
+    assert batch.knowledge("SELECT count(*) FROM current_llm_responses") == [(8,)]

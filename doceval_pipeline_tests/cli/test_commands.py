@@ -90,7 +90,9 @@ def test_a_batch_is_paused_resumed_cancelled_and_reprocessed(tmp_path: Path) -> 
     assert "cannot be resumed: possible now is to pause or cancel it" in doceval("resume", "q4").stderr
     assert read_json("cancel", "q4")["done"] == {"rows_closed": 12}
     again = read_json("reprocess", "q4", "--failed")
-    assert again["done"] == {"rows_added": 0, "new_attempts": 12}
+    assert again["done"]["new_attempts"] == 12
+    (tmp_path / "documents" / "late.txt").write_text("late")
+    assert read_json("reprocess", "q4", "--rescan")["done"]["files_new"] == 1
     assert again["cells"]["waiting"] == 12
 
 

@@ -188,7 +188,7 @@ def test_reprocessing_is_a_job_with_a_mode_and_shows_in_the_history_of_the_queue
     look(batch.databases)
     config = {**QUIET, "ops": {"reprocess_cells": {"config": {"mode": "failed"}}}}
     result = run(instance, "reprocess_batch", batch.key, run_config=config)
-    assert result.output_for_node("reprocess_cells") == {"rows_added": 0, "new_attempts": 2}
+    assert result.output_for_node("reprocess_cells")["new_attempts"] == 2
     (observed,) = [e for e in result.all_events if e.event_type_value == "ASSET_OBSERVATION"]
     assert observed.asset_observation_data.asset_observation.metadata["new_attempts"].value == 2
     bad = {**QUIET, "ops": {"reprocess_cells": {"config": {"mode": "everything"}}}}

@@ -1,0 +1,61 @@
+"""A new look at a batch's folders: what is new, changed or gone since the assignment was frozen.
+
+Only the assignment changes here; staging then stores and queues what is new, and sets the rows of
+contents aside that are no longer the batch's.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging import found_files, staging_step
+from doceval_pipeline.doc_eval import batch_documents
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.documents.reading import DocumentRejected, fingerprint
+from doceval_pipeline.errors import StagingError
+
+
+@dataclass(frozen=True)
+class Rescanned:
+    """Files that are new, that hold other bytes than before, and that are gone or unusable now."""
+
+    new: int
+    changed: int
+    gone: int
+
+
+def rescan(databases: Databases, batch_id: int) -> Rescanned:
+    """Look at the folders of a batch again; all of it in one transaction.
+
+    Raises
+    ------
+    UnknownBatch, StagingError, DatabaseError
+        StagingError also where a folder is gone; nothing is changed then.
+    """
+    with staging_step(databases, batch_id) as connection, connection.begin():
+        sealed = read_snapshot(connection, batch_id)
+        if sealed is None:
+            raise StagingError(f"batch {batch_id} was never staged: stage it first")
+        max_bytes = databases.settings.max_document_bytes
+        batch_documents.remember_found(connection, found_files(sealed, max_bytes))
+        new = batch_documents.assign_new(connection, batch_id)
+        gone = batch_documents.mark_gone(connection, batch_id)
+        changed = list(_changed(connection, batch_id, max_bytes))
+        batch_documents.assign_again(connection, batch_id, changed)
+        return Rescanned(new, len(changed), gone)
+
+
+def _changed(connection: Connection, batch_id: int, max_bytes: int) -> Iterator[int]:
+    """The staged files whose bytes are no longer those that are stored; by `documents.id`."""
+    for file in batch_documents.staged_files(connection, batch_id):
+        try:
+            found = fingerprint(Path(file.folder), file.raw_path, max_bytes)
+        except DocumentRejected:
+            # Storing it will find the same, and record the reason.
+            yield file.document_id
+        else:
+            if found.sha256 != file.sha256:
+                yield file.document_id
