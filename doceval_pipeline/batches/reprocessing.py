@@ -70,6 +70,10 @@ def reprocess(
         batch = batch_by_id(connection, batch_id)
     if batch.status in (Status.SAVED, Status.FAILED_STAGING):
         raise BatchStateError(f"{batch.key} is {batch.status}, there is nothing to reprocess: stage it first")
+    if batch.status is Status.PAUSED:
+        raise BatchStateError(
+            f"{batch.key} is paused, and new rows would not be: doceval resume {batch_id} first"
+        )
     seal_batch(databases, batch_id)
     looked = rescan(databases, batch_id) if new_look else Rescanned(0, 0, 0)
     assign_documents(databases, batch_id)

@@ -34,8 +34,8 @@ CHANGED = "changed while being read"
 SMALL_DOCUMENT = 1024 * 1024
 # A multiple of 3 bytes, so that the base64 of each piece can stand beside that of the next.
 PIECE = 3 * 256 * 1024
-# Writers that are done leave a file alone; one that was just written to is not trusted at once.
-SETTLED_SECONDS = 2.0
+# A file is read once it was left alone for this long.
+SETTLED_SECONDS = 1.0
 MOST_TRIES = 3
 _REASONS = {
     errno.ENOENT: VANISHED,
@@ -175,7 +175,12 @@ def _opened(folder: Path, path: bytes) -> Iterator[int]:
 
 
 def _read_steadily(descriptor: int, path: bytes, max_bytes: int) -> Fingerprint | None:
-    """Read an open document; None where it changed meanwhile."""
+    """Read an open document; None where it changed meanwhile.
+
+    A file's times are stamped when a write begins, so half of a write can be read without their
+    moving. Therefore nothing is read before the last write began a while ago; whatever begins
+    later is then seen by the times.
+    """
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
         raise DocumentRejected(NOT_REGULAR)
@@ -183,6 +188,7 @@ def _read_steadily(descriptor: int, path: bytes, max_bytes: int) -> Fingerprint 
         raise DocumentRejected(TOO_LARGE)
     if before.st_size == 0:
         raise DocumentRejected(EMPTY)
+    _let_settle(before)
     small = before.st_size <= SMALL_DOCUMENT
     digest, head, size = hashlib.sha256(), b"", 0
     kept: list[bytes] = []
@@ -196,28 +202,18 @@ def _read_steadily(descriptor: int, path: bytes, max_bytes: int) -> Fingerprint 
             return None
     if size != before.st_size or _mark(os.fstat(descriptor)) != _mark(before):
         return None
-    # A large document is read again to be stored, and compared then.
-    if small and not _is_settled(before) and not _reads_the_same(descriptor, digest.digest(), before):
-        return None
     content = b"".join(kept) if small else None
     return Fingerprint(digest.hexdigest(), size, content_type(head), doc_type(path), content)
 
 
-def _is_settled(found: os.stat_result) -> bool:
-    """Whether a file was left alone for a while.
+def _let_settle(found: os.stat_result) -> None:
+    """Wait until a file's last write is old enough; at once for nearly every file.
 
-    Its times alone do not show a change: they are stamped when a write begins, in steps of
-    milliseconds, so that half of a write can be read without any of them moving.
+    A time in the future, of another machine's clock, says nothing, and costs the whole wait.
     """
-    return found.st_mtime < time.time() - SETTLED_SECONDS
-
-
-def _reads_the_same(descriptor: int, digest: bytes, before: os.stat_result) -> bool:
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    again = hashlib.sha256()
-    for piece in _pieces(descriptor, PIECE):
-        again.update(piece)
-    return again.digest() == digest and _mark(os.fstat(descriptor)) == _mark(before)
+    age = time.time() - found.st_mtime
+    if age < SETTLED_SECONDS:
+        time.sleep(min(SETTLED_SECONDS, SETTLED_SECONDS - age))  # nobody tells when a writer is done
 
 
 def _mark(found: os.stat_result) -> tuple[int, int, int]:

@@ -320,6 +320,7 @@ def _processes_in(folder: Path) -> Iterator[psutil.Process]:
     """Living processes of PostgreSQL whose working folder is `folder`, as all of a server's are."""
     for process in psutil.process_iter(["name"]):
         if process.info["name"] == "postgres":
-            with suppress(psutil.Error):
+            # psutil lets the error of /proc through when a process ends just then.
+            with suppress(psutil.Error, FileNotFoundError):
                 if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(folder):
                     yield process

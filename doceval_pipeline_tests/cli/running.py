@@ -13,6 +13,7 @@ from typing import Any
 import psycopg2
 
 from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline_tests.conftest import write_old
 
 DOCEVAL = str(Path(sys.executable).with_name("doceval"))
 
@@ -84,7 +85,7 @@ def write_evaluation(
     """An evaluation file over a folder of small documents, 2 connections and 2 prompts."""
     (folder / "documents").mkdir(parents=True, exist_ok=True)
     for number in range(documents):
-        (folder / "documents" / f"{number}.txt").write_text(f"document {number} of {name}")
+        write_old(folder / "documents" / f"{number}.txt", f"document {number} of {name}")
     connections = [{"name": f"c{n}", "provider": "p", "model": f"m{n}", "api_key_env": "KEY"} for n in "12"]
     content = {
         "connections": connections,
