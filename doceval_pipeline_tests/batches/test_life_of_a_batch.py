@@ -143,6 +143,23 @@ class LifeOfABatch(RuleBasedStateMachine):
         self.write_file(name, content)
         self.reprocess(Mode.missing, True)
 
+    # The rarer moments that matter are made frequent.
+    @precondition(lambda self: self.status not in ("SAVED", "PAUSED"))
+    @rule()
+    def reprocess_failed(self) -> None:
+        self.reprocess(Mode.failed, False)
+
+    @precondition(lambda self: self.status == "PAUSED")
+    @rule()
+    def resume_soon(self) -> None:
+        self.resume()
+
+    @precondition(lambda self: self.status != "SAVED")
+    @rule(word=st.sampled_from(["S", "F"]))
+    def finish_and_tick(self, word: str) -> None:
+        self.finish_all(word)
+        self.tick()
+
     @rule(mode=st.sampled_from(list(Mode)), new_look=st.booleans())
     def reprocess(self, mode: Mode, new_look: bool) -> None:
         def act() -> None:
@@ -278,9 +295,9 @@ def live(databases: Databases, lives: int, steps: int) -> None:
 
 
 def test_any_order_of_actions_gives_what_the_model_gives(databases: Databases) -> None:
-    live(databases, lives=15, steps=30)
+    live(databases, lives=25, steps=40)
 
 
 @pytest.mark.slow
 def test_thousands_of_steps_give_what_the_model_gives(databases: Databases) -> None:
-    live(databases, lives=100, steps=40)
+    live(databases, lives=100, steps=50)
