@@ -40,7 +40,7 @@ def rescan(databases: Databases, batch_id: int) -> Rescanned:
         if sealed is None:
             raise StagingError(f"batch {batch_id} was never staged: stage it first")
         max_bytes = databases.settings.max_document_bytes
-        batch_documents.remember_found(connection, found_files(sealed, max_bytes))
+        batch_documents.remember_found(connection, found_files(sealed.config, max_bytes))
         new = batch_documents.assign_new(connection, batch_id)
         gone = batch_documents.mark_gone(connection, batch_id)
         changed = list(_changed(connection, batch_id, max_bytes))

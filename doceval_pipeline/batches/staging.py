@@ -6,10 +6,11 @@ reports is counted from the databases after its commit.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -108,7 +109,7 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
         connection.commit()
         if fresh:
             with connection.begin():
-                found = found_files(sealed, databases.settings.max_document_bytes)
+                found = found_files(sealed.config, databases.settings.max_document_bytes)
                 batch_documents.write_assignment(connection, batch_id, found)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
@@ -249,11 +250,11 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
     return sealed
 
 
-def found_files(sealed: Snapshot, max_bytes: int) -> Iterator[FoundFile]:
+def found_files(config: Mapping[str, Any], max_bytes: int) -> Iterator[FoundFile]:
     """Every entry of the folders that a configuration names, as it is now."""
-    choice = sealed.config["batch"]
+    choice = config["batch"]
     rules = Rules(tuple(choice["include"]), tuple(choice["exclude"]), max_bytes)
-    for folder in sealed.config["folders"]:
+    for folder in config["folders"]:
         for entry in walk(Path(folder["path"]), rules):
             yield FoundFile(
                 folder["id"], entry.path, display_name(entry.path), entry.state, entry.reason, entry.size

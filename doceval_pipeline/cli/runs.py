@@ -1,14 +1,13 @@
 """Runs Dagster's jobs in this process, on the same instance as the UI, so that they appear there."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from doceval_pipeline.batches.storing import Progress as Tell
-from doceval_pipeline.cli.output import errors
+from doceval_pipeline.cli.progress import Bar
+from doceval_pipeline.definitions import defs as load_definitions
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.defs.resources import StagingProgress
@@ -23,23 +22,7 @@ class _Bar(StagingProgress):
     """Draws the progress of staging in the terminal instead of writing it into the run's log."""
 
     def listener(self, log: dg.DagsterLogManager) -> Tell:
-        columns = (
-            TextColumn("storing documents"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
-        )
-        bar = Progress(
-            *columns, TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal
-        )
-        task = bar.add_task("", total=None)
-
-        def tell(done: int, total: int, read_bytes: int) -> None:
-            bar.start()
-            bar.update(task, completed=done, total=total)
-            if done == total:
-                bar.stop()
-
-        return tell
+        return Bar("storing documents", visible=True).tell
 
 
 def run_in_dagster(
@@ -62,7 +45,7 @@ def run_in_dagster(
     key = partition_key(batch_id)
     with open_instance(Settings.from_environment()) as instance:
         instance.add_dynamic_partitions(partitions.NAME, [key])
-        defs = _definitions()
+        defs = load_definitions()
         result = defs.resolve_job_def(job).execute_in_process(
             instance=instance,
             partition_key=key,
@@ -74,13 +57,6 @@ def run_in_dagster(
     if not result.success:
         raise StagingError(_failure(result))
     return result
-
-
-def _definitions() -> dg.Definitions:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        from doceval_pipeline.definitions import defs
-    return defs
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

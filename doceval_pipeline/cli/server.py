@@ -27,7 +27,7 @@ def init(as_json: bool) -> None:
         print_json(shown)
         return
     for name, value in shown.items():
-        console.print(f"{name:20} {value}", markup=False, soft_wrap=True)
+        console.print(f"{name:20} {value}", markup=False)
 
 
 @click.command()

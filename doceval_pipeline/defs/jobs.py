@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.reporting import completion_report
@@ -44,6 +45,9 @@ class NewConnection(dg.Config):
         default=None, description=_described(definitions.Connection, "api_key_env")
     )
     config: dict[str, Any] = Field(default={}, description=_described(definitions.Connection, "config"))
+    prices: dict[str, Any] | None = Field(
+        default=None, description=_described(definitions.Connection, "prices")
+    )
 
 
 class NewPrompt(dg.Config):
@@ -64,6 +68,7 @@ class NewBatch(dg.Config):
     metadata: dict[str, Any] = Field(default={}, description=_described(definitions.Batch, "metadata"))
     include: list[str] = Field(default=[], description=_described(definitions.Batch, "include"))
     exclude: list[str] = Field(default=[], description=_described(definitions.Batch, "exclude"))
+    stage_after: str | None = Field(default=None, description=_described(definitions.Batch, "stage_after"))
     new_connections: list[NewConnection] = Field(
         default=[], description="Connections to create, or to update by name, before the batch."
     )
@@ -107,6 +112,11 @@ class Reprocess(dg.Config):
         description="Look at the folders again first: new files and changed contents get cells, rows of "
         "contents that are gone are set aside.",
     )
+    dry_run: bool = Field(
+        default=False,
+        description="Only find out what would be done and what it would take, and write nothing. Also for a "
+        "batch that was never staged.",
+    )
 
 
 @dg.op
@@ -117,6 +127,8 @@ def reprocess_cells(
     with one_line_failures():
         batch = batch_id_of(context.partition_key)
         listener = progress.listener(context.log)
+        if config.dry_run:
+            return _planned(context, plan(doc_eval.open(), batch, config.mode, config.rescan, listener))
         done = reprocess(doc_eval.open(), batch, config.mode, listener, config.rescan)
     return _told(context, asdict(done))
 
@@ -174,6 +186,19 @@ def _told(context: dg.OpExecutionContext, counts: dict[str, int]) -> dict[str, i
             queue_rows.key, partition=context.partition_key, metadata={"job": context.job_name, **counts}
         )
     )
+    return counts
+
+
+def _planned(context: dg.OpExecutionContext, found: Plan) -> dict[str, int]:
+    """Show a plan in the run; nothing else hears of it."""
+    added, again = sum(found.cells.added.values()), sum(found.cells.superseded.values())
+    counts = {
+        "cells_to_add": added,
+        "new_attempts_to_add": again,
+        "documents_to_store": found.documents.added,
+    }
+    context.log.info("dry run: " + ", ".join(f"{name}: {count}" for name, count in counts.items()))
+    context.add_output_metadata({**counts, "plan": dg.MetadataValue.json(found.as_json())})
     return counts
 
 

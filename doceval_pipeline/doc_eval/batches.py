@@ -20,8 +20,13 @@ _IN_STATES = text(f"SELECT {_COLUMNS} FROM batches WHERE status = ANY(:states) O
 _BY_ID = text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id")
 _BY_NAME = text(f"SELECT {_COLUMNS} FROM batches WHERE batch_name = :name")
 _STAGE_REQUESTS = text("""
-    SELECT id, to_char(stage_requested_at AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISSUS') FROM batches
-    WHERE status = 'SAVED' AND stage_requested_at IS NOT NULL ORDER BY id
+    SELECT id, to_char(coalesce(stage_requested_at, stage_after) AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISSUS')
+    FROM batches
+    WHERE status = 'SAVED' AND (stage_requested_at IS NOT NULL OR stage_after <= now()) ORDER BY id
+""")
+_SAVED_AND_DUE = text("""
+    SELECT id FROM batches
+    WHERE status = 'SAVED' AND (stage_after IS NULL OR stage_after <= now()) ORDER BY id
 """)
 _UNREPORTED = text("""
     SELECT id, result_digest FROM batches
@@ -128,8 +133,13 @@ def batches_in(connection: Connection, states: Sequence[Status]) -> list[BatchRe
 
 
 def stage_requests(connection: Connection) -> dict[int, str]:
-    """SAVED batches whose staging was asked for, with a word that is new for each request."""
+    """SAVED batches whose staging was asked for or is due, with a word that is new for each request."""
     return {row[0]: row[1] for row in connection.execute(_STAGE_REQUESTS)}
+
+
+def saved_and_due(connection: Connection) -> list[int]:
+    """SAVED batches but those that are to be staged later."""
+    return list(connection.scalars(_SAVED_AND_DUE))
 
 
 def unreported(connection: Connection) -> dict[int, str]:

@@ -23,6 +23,11 @@ class Status(StrEnum):
     PAUSED = "PAUSED"
 
 
+# A batch whose results are awaited, and one whose results are in.
+OPEN = (Status.STAGED, Status.ANALYZING, Status.PAUSED)
+CLOSED = (Status.COMPLETED, Status.FAILED)
+
+
 class Action(StrEnum):
     """What can happen to a batch."""
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -74,6 +75,20 @@ _REQUEUE = text(f"""
     WHERE batch_id = :batch_id AND {OUTCOME_SQL} = ANY(:outcomes)
     ORDER BY document_id, prompt_id, connection_id
 """)
+_TALLY = text(f"""
+    SELECT r.connection_id, {OUTCOME_SQL.replace("status", "r.status")}, wanted.id IS NOT NULL,
+           r.withdrawn_at IS NOT NULL, count(*), sum(d.file_size)::bigint
+    FROM llm_responses r
+    JOIN docs d ON d.id = r.document_id
+    LEFT JOIN unnest(CAST(:documents AS bigint[])) AS wanted(id) ON wanted.id = r.document_id
+    WHERE r.batch_id = :batch_id AND r.prompt_id = ANY(:prompts) AND r.connection_id = ANY(:connections)
+      AND NOT EXISTS (
+          SELECT 1 FROM llm_responses newer
+          WHERE newer.batch_id = r.batch_id AND newer.document_id = r.document_id
+            AND newer.prompt_id = r.prompt_id AND newer.connection_id = r.connection_id
+            AND newer.attempt > r.attempt)
+    GROUP BY 1, 2, 3, 4
+""")
 _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
 _FOREIGN_DOCUMENTS = text("""
     SELECT count(*) FROM llm_responses r
@@ -84,6 +99,22 @@ _ORPHANS = text("""
     SELECT count(*) FROM llm_responses r
     WHERE r.batch_id = :batch_id AND NOT EXISTS (SELECT 1 FROM docs WHERE docs.id = r.document_id)
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class RowTally:
+    """Cells of a batch on a connection whose newest attempts have the same outcome.
+
+    `wanted` says whether their documents are among those that were asked for; `bytes` are the sizes of
+    the documents added up over the cells.
+    """
+
+    connection_id: int
+    outcome: Outcome
+    wanted: bool
+    withdrawn: bool
+    rows: int
+    bytes: int
 
 
 def publish_config(connection: Connection, batch_id: int, canonical: str, sha256: str) -> None:
@@ -154,6 +185,26 @@ def count_queued_cells(
         },
     ).scalar_one()
     return count
+
+
+def tally_rows(
+    connection: Connection,
+    batch_id: int,
+    documents: Sequence[int],
+    prompts: Sequence[dict[str, Any]],
+    connections: Sequence[dict[str, Any]],
+) -> list[RowTally]:
+    """Count a batch's cells, those that were set aside too, against the `docs.id` that it would have."""
+    rows = connection.execute(
+        _TALLY,
+        {
+            "batch_id": batch_id,
+            "documents": list(documents),
+            "prompts": [p["id"] for p in prompts],
+            "connections": [c["id"] for c in connections],
+        },
+    )
+    return [RowTally(row[0], Outcome(row[1]), *row[2:]) for row in rows]
 
 
 def withdraw_others(connection: Connection, batch_id: int, documents: Sequence[int]) -> int:
