@@ -49,7 +49,9 @@ def env() -> None:
 def up(port: int) -> None:
     """Run the database server, Dagster's webserver and its daemon until Ctrl-C."""
     settings = Settings.from_environment()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Named too, because a shell script starts what it leaves in the background with Ctrl-C ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     with Supervisor(settings) as supervisor:
         supervisor.start_daemon()
         supervisor.start_webserver(port)
