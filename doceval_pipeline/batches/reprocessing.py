@@ -68,6 +68,7 @@ def reprocess(
     """
     with database_errors(), databases.doc_eval.connect() as connection:
         batch = batch_by_id(connection, batch_id)
+    batch.require_rows()
     if batch.status in (Status.SAVED, Status.FAILED_STAGING):
         raise BatchStateError(f"{batch.key} is {batch.status}, there is nothing to reprocess: stage it first")
     if batch.status is Status.PAUSED:
