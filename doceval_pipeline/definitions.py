@@ -27,6 +27,7 @@ defs = dg.Definitions(
         jobs.pause_batch,
         jobs.resume_batch,
         jobs.cancel_batch,
+        jobs.archive_batch,
     ],
     sensors=[sensors.new_batches, sensors.response_status, sensors.staging_failure],
     schedules=[schedules.stage_saved_batches],

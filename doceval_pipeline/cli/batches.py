@@ -101,6 +101,7 @@ def documents(batch: str, as_json: bool) -> None:
     """List every file of BATCH: state, reason, size, sha256, content type."""
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
+    record.require_rows()
     with opened.doc_eval.connect() as connection:
         files = list(list_files(connection, record.id))
     if as_json:
@@ -238,10 +239,12 @@ def _print_progress(found: list[BatchProgress]) -> None:
 
 def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
     batch, files, cells = progress.batch, progress.documents, progress.cells
+    if batch.archived_at is not None:
+        return (batch.key, batch.name, batch.state, None, None, batch.expected_cells, None, None, None)
     return (
         batch.key,
         batch.name,
-        batch.status.value,
+        batch.state,
         files.assigned + files.staged,
         files.skipped + files.rejected,
         batch.expected_cells,

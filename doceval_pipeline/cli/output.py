@@ -21,7 +21,7 @@ STATUS_STYLES = {
     "PAUSED": "yellow",
 }
 
-FOLDING_COLUMNS = ("name", "file", "content type", "must hold", "but", "what to do")
+FOLDING_COLUMNS = ("name", "status", "file", "content type", "must hold", "but", "what to do")
 
 
 def printable(value: str) -> str:
@@ -49,7 +49,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     cells = [list(row) for row in rows]
     for position, column in enumerate(columns):
         numeric = any(isinstance(row[position], int | float) for row in cells)
-        # Names may be long and fold; numbers and words of ours stay whole.
+        # Names may be long and fold; numbers and single words of ours stay whole.
         folds = column in FOLDING_COLUMNS
         table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=not folds)
     for row in cells:

@@ -1,12 +1,13 @@
 """Runs Dagster's jobs in this process, on the same instance as the UI, so that they appear there."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from doceval_pipeline.batches.restoring import Restored
 from doceval_pipeline.batches.storing import Progress as Tell
 from doceval_pipeline.cli.output import errors
 from doceval_pipeline.defs import partitions
@@ -20,26 +21,27 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class _Bar(StagingProgress):
-    """Draws the progress of staging in the terminal instead of writing it into the run's log."""
+    """Draws progress in the terminal instead of writing it into the run's log."""
 
-    def listener(self, log: dg.DagsterLogManager) -> Tell:
-        columns = (
-            TextColumn("storing documents"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
-        )
-        bar = Progress(
-            *columns, TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal
-        )
-        task = bar.add_task("", total=None)
+    def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Tell:
+        return draw(what)
 
-        def tell(done: int, total: int, read_bytes: int) -> None:
-            bar.start()
-            bar.update(task, completed=done, total=total)
-            if done == total:
-                bar.stop()
 
-        return tell
+def draw(what: str) -> Tell:
+    """A bar on standard error that begins when it is first told something, and ends when all is done."""
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}"))
+    bar = Progress(
+        *columns, TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal
+    )
+    task = bar.add_task("", total=None)
+
+    def tell(done: int, total: int, read_bytes: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+        if done == total:
+            bar.stop()
+
+    return tell
 
 
 def run_in_dagster(
@@ -74,6 +76,30 @@ def run_in_dagster(
     if not result.success:
         raise StagingError(_failure(result))
     return result
+
+
+def restore_and_tell(restore: Callable[[], Restored]) -> Restored:
+    """Restore a batch, and let its partition's history in Dagster say so.
+
+    No job, because the file is on the machine of whoever asks, and the partition may not be there yet.
+    """
+    # After the definitions, whose import warns of what is a preview in Dagster.
+    _definitions()
+    from doceval_pipeline.defs.jobs import archive_observation
+
+    with open_instance(Settings.from_environment()) as instance:
+        restored = restore()
+        key = partition_key(restored.batch_id)
+        instance.add_dynamic_partitions(partitions.NAME, [key])
+        shown = {
+            "archive": dg.MetadataValue.path(restored.path),
+            "archive_bytes": restored.path.stat().st_size,
+            "archive_sha256": restored.sha256,
+            "restored_rows": restored.rows,
+            "restored_documents": restored.documents,
+        }
+        instance.report_runless_asset_event(archive_observation(key, archived=False, shown=shown))
+    return restored
 
 
 def _definitions() -> dg.Definitions:

@@ -38,6 +38,8 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "pause",
         "resume",
         "cancel",
+        "archive",
+        "restore",
     }
 
 
