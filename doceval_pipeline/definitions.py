@@ -34,6 +34,7 @@ def defs() -> dg.Definitions:
             jobs.pause_batch,
             jobs.resume_batch,
             jobs.cancel_batch,
+            jobs.archive_batch,
             upkeep.audit_databases,
             upkeep.retention,
         ],

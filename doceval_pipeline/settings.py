@@ -23,7 +23,7 @@ class Settings:
     Parameters
     ----------
     home
-        `DOCEVAL_HOME`: the embedded server's data, Dagster's home, reports.
+        `DOCEVAL_HOME`: the embedded server's data, Dagster's home, reports, archives.
     doc_eval_url, knowledge_documents_url, dagster_url
         `DOC_EVAL_URL`, `KNOWLEDGE_DOCUMENTS_URL`, `DAGSTER_POSTGRES_URL`; None means a database on
         the embedded server. They may hold passwords and are left out of the repr.
@@ -70,6 +70,11 @@ class Settings:
     def reports(self) -> Path:
         """The folder that completion reports are written to."""
         return self.home / "reports"
+
+    @property
+    def archives(self) -> Path:
+        """The folder that archives of batches are written to."""
+        return self.home / "archives"
 
     @property
     def dagster_home(self) -> Path:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline.archives.reading import open_archive
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging import is_being_staged
-from doceval_pipeline.doc_eval import batch_documents
+from doceval_pipeline.doc_eval import archived, batch_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, list_batches, partition_key
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.responses import count_cells, digest
 
@@ -84,9 +86,16 @@ def check_round_trip(databases: Databases, batch_id: int, sample: int | None = S
 
 
 def check_queue_complete(databases: Databases, batch_id: int) -> Finding:
-    """Compare the current rows of a batch with its distinct documents x prompts x connections."""
+    """Compare the current rows of a batch with its distinct documents x prompts x connections.
+
+    Raises
+    ------
+    BatchStateError
+        The batch is archived.
+    """
     with databases.doc_eval.connect() as connection:
         batch = batch_by_id(connection, batch_id)
+        batch.require_rows()
         documents = batch_documents.stored_ids(connection, batch_id)
         sealed = read_snapshot(connection, batch_id)
     prompts = sealed.config["prompts"] if sealed else []
@@ -119,7 +128,7 @@ def violations(
     Parameters
     ----------
     every_document
-        Decode every stored document instead of a sample of each batch.
+        Decode every stored document instead of a sample of each batch, and read archives to their end.
     progress
         Told how many of how many batches are done.
     """
@@ -128,6 +137,9 @@ def violations(
     yield from _rows_without_batch(databases, batches)
     for done, batch in enumerate(batches):
         progress(done, len(batches))
+        if batch.archived_at is not None:
+            yield from _archived(databases, batch, every_document)
+            continue
         if batch.status in (Status.SAVED, Status.FAILED_STAGING):
             continue
         if batch.status is Status.STAGING:
@@ -160,6 +172,43 @@ def _abandoned_staging(databases: Databases, batch: BatchRecord) -> Iterator[Vio
             "no process works on it",
             f"doceval stage {batch.id}",
         )
+
+
+def _archived(databases: Databases, batch: BatchRecord, every_byte: bool) -> Iterator[Violation]:
+    """An archived batch has its file, and nothing else; unless somebody is archiving or restoring it."""
+    if is_being_staged(databases, batch.id):
+        return
+    with databases.doc_eval.connect() as connection:
+        files = archived.count_files(connection, batch.id)
+    with databases.knowledge.connect() as connection:
+        rows = queue.count_rows(connection, batch.id)
+        published = connection.scalar(_CONFIG_SHA, {"batch_id": batch.id}) is not None
+    if (rows or files or published) and not is_being_staged(databases, batch.id):
+        yield Violation(
+            "an archived batch has no rows left",
+            batch.key,
+            f"{rows} rows in the queue and {files} files are left",
+            f"doceval archive {batch.id} again, or doceval restore {batch.archive_file}",
+        )
+    problem = _archive_problem(databases, batch, every_byte)
+    if problem is not None:
+        yield Violation(
+            "an archived batch has its archive",
+            batch.key,
+            problem,
+            f"put a copy of {batch.archive_file} into {databases.settings.archives}",
+        )
+
+
+def _archive_problem(databases: Databases, batch: BatchRecord, every_byte: bool) -> str | None:
+    try:
+        with open_archive(databases.settings.archives / str(batch.archive_file)) as archive:
+            other = archive.manifest.batch != batch.id or (
+                every_byte and archive.sha256() != batch.archive_sha256
+            )
+    except ArchiveError as error:
+        return str(error)
+    return "the file is not the one that was written" if other else None
 
 
 def _config_differs(databases: Databases, batch: BatchRecord) -> Iterator[Violation]:

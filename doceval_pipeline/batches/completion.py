@@ -22,7 +22,8 @@ from doceval_pipeline.knowledge.responses import CellCounts, count_cells, digest
 RECHECKED_CELLS = 20_000
 
 _RECORD_RESULT = text("""
-    UPDATE batches SET result_digest = :digest, processed_documents = :documents WHERE id = :batch_id
+    UPDATE batches SET result_digest = :digest, processed_documents = :documents
+    WHERE id = :batch_id AND archived_at IS NULL
 """)
 
 
@@ -103,6 +104,14 @@ def look(databases: Databases, recheck_after: int = 0) -> Look:
         keep_samples(connection, {item.batch.id: asdict(item.cells) for item in (*still_open, *completed)})
         reports = unreported(connection)
     return Look(still_open, completed, reports, closed[-1].id if closed else 0)
+
+
+def settle(databases: Databases, batch: BatchRecord) -> None:
+    """Move one batch where its rows say, without waiting for the next look."""
+    (seen,) = _see(databases, [batch])
+    action = decide(seen)
+    if action is not None:
+        _settle(databases, seen, action)
 
 
 def report_run_key(batch_id: int, result_digest: str) -> str:

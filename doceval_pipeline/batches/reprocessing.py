@@ -87,12 +87,13 @@ def reprocess(
 
 
 def require_reprocessable(batch: BatchRecord) -> None:
-    """Refuse what was never staged, and what is paused.
+    """Refuse what is archived, was never staged, or is paused.
 
     Raises
     ------
     BatchStateError
     """
+    batch.require_rows()
     if batch.status in (Status.SAVED, Status.FAILED_STAGING):
         raise BatchStateError(f"{batch.key} is {batch.status}, there is nothing to reprocess: stage it first")
     if batch.status is Status.PAUSED:

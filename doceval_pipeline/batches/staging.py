@@ -166,9 +166,7 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
                 "encoded_documents first"
             )
         prompts, connections = sealed.config["prompts"], sealed.config["connections"]
-        with databases.knowledge.begin() as knowledge:
-            queue.withdraw_others(knowledge, batch_id, documents)
-            added = queue.enqueue(knowledge, batch_id, documents, prompts, connections)
+        added = _enqueue(databases, batch_id, documents, prompts, connections)
         with databases.knowledge.connect() as knowledge:
             cells = queue.count_queued_cells(knowledge, batch_id, documents, prompts, connections)
         expected = len(documents) * len(prompts) * len(connections)
@@ -201,7 +199,24 @@ def is_being_staged(databases: Databases, batch_id: int) -> bool:
 
 @contextmanager
 def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
-    """Be alone on a batch; waits for whoever is on it.
+    """Be alone on a batch whose rows are here; waits for whoever is on it.
+
+    Yields the connection to doc_eval that holds the lock, outside a transaction.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, DatabaseError
+        BatchStateError where the batch is archived.
+    """
+    with number_lock(databases, batch_id) as connection:
+        with connection.begin():
+            batch_by_id(connection, batch_id).require_rows()
+        yield connection
+
+
+@contextmanager
+def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
+    """Be alone on a batch's number, whether there is such a batch or not.
 
     Yields the connection to doc_eval that holds the lock, outside a transaction. Whoever loses the
     lock loses the connection with it, and can write no more.
@@ -210,8 +225,6 @@ def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
         # Detached, so that closing it ends the session and with it the lock.
         connection.detach()
         connection.execute(_LOCK, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
-        connection.commit()
-        batch_by_id(connection, batch_id)
         connection.commit()
         yield connection
 
@@ -259,6 +272,24 @@ def found_files(config: Mapping[str, Any], max_bytes: int) -> Iterator[FoundFile
             yield FoundFile(
                 folder["id"], entry.path, display_name(entry.path), entry.state, entry.reason, entry.size
             )
+
+
+def _enqueue(
+    databases: Databases,
+    batch_id: int,
+    documents: Sequence[int],
+    prompts: Sequence[dict[str, Any]],
+    connections: Sequence[dict[str, Any]],
+) -> int:
+    try:
+        with databases.knowledge.begin() as knowledge:
+            queue.withdraw_others(knowledge, batch_id, documents)
+            return queue.enqueue(knowledge, batch_id, documents, prompts, connections)
+    except queue.ContentsGone:
+        raise StagingError(
+            f"{partition_key(batch_id)}: some of its documents were archived with another batch meanwhile: "
+            "materialize again"
+        ) from None
 
 
 def _forget_vanished_contents(databases: Databases, connection: Connection, batch_id: int) -> None:

@@ -34,6 +34,7 @@ class BatchProgress:
             "name": self.batch.name,
             "partition": self.batch.key,
             "status": self.batch.status.value,
+            "archived": None if self.batch.archived_at is None else self.batch.archived_at.isoformat(),
             "reason": self.batch.failure_reason,
             "documents": asdict(self.documents),
             "cells": {"expected": self.batch.expected_cells or 0, **asdict(self.cells)},

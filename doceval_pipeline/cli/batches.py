@@ -83,6 +83,7 @@ def documents(batch: str, as_json: bool) -> None:
     """List every file of BATCH: state, reason, size, sha256, content type."""
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
+    record.require_rows()
     with opened.doc_eval.connect() as connection:
         files = list(list_files(connection, record.id))
     if as_json:

@@ -22,7 +22,7 @@ STATUS_STYLES = {
 }
 
 WIDTH_ELSEWHERE = 160
-FOLDING_COLUMNS = ("name", "file", "content type", "must hold", "but", "what to do")
+FOLDING_COLUMNS = ("name", "status", "file", "content type", "must hold", "but", "what to do")
 
 
 def printable(value: str) -> str:
@@ -64,7 +64,7 @@ def print_table(
     for position in shown:
         column = columns[position]
         numeric = any(isinstance(row[position], int | float) for row in cells)
-        # Names may be long and fold; numbers and words of ours stay whole.
+        # Names may be long and fold; numbers and single words of ours stay whole.
         folds = column in FOLDING_COLUMNS
         table.add_column(
             column,

@@ -53,10 +53,12 @@ def _print_progress(found: list[BatchProgress]) -> None:
 
 def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
     batch, files, cells = progress.batch, progress.documents, progress.cells
+    if batch.archived_at is not None:
+        return (batch.key, batch.name, batch.state, None, None, batch.expected_cells, None, None, None, None)
     return (
         batch.key,
         batch.name,
-        batch.status.value,
+        batch.state,
         files.assigned + files.staged,
         files.skipped + files.rejected,
         batch.expected_cells,

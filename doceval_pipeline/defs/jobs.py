@@ -1,11 +1,13 @@
 """Jobs: what can be launched as a whole, from the launchpad, by sensors and by the command line."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
@@ -176,6 +178,38 @@ def resume_batch() -> None:
 def cancel_batch() -> None:
     """Close the rows of a batch that wait; it ends as FAILED and can be reprocessed."""
     cancel_rows()
+
+
+@dg.op
+def archive_rows(
+    context: dg.OpExecutionContext, doc_eval: DocEval, progress: StagingProgress
+) -> dict[str, Any]:
+    """Put everything about the batch into one file, read it back, and remove the rows."""
+    writing = progress.listener(context.log, "archiving documents")
+    checking = progress.listener(context.log, "reading documents back")
+    with one_line_failures():
+        done = archive(doc_eval.open(), batch_id_of(context.partition_key), writing, checking)
+    shown = {
+        "archive": dg.MetadataValue.path(done.path),
+        "archive_bytes": done.size,
+        "archive_sha256": done.sha256,
+        "archived_rows": done.rows,
+        "archived_documents": done.documents,
+    }
+    context.log.info(f"archived as {done.path}, {done.size} bytes, sha256 {done.sha256}")
+    context.log_event(archive_observation(context.partition_key, archived=True, shown=shown))
+    return {**asdict(done), "path": str(done.path)}
+
+
+@dg.job(partitions_def=partitions.batches)
+def archive_batch() -> None:
+    """Move a closed batch out of both databases into one file; `doceval restore` brings it back."""
+    archive_rows()
+
+
+def archive_observation(key: str, archived: bool, shown: Mapping[str, Any]) -> dg.AssetObservation:
+    """What the history of a batch's report says of its being archived, or restored."""
+    return dg.AssetObservation(completion_report.key, partition=key, metadata={"archived": archived, **shown})
 
 
 def _told(context: dg.OpExecutionContext, counts: dict[str, int]) -> dict[str, int]:

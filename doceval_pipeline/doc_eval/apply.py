@@ -170,6 +170,11 @@ class Applied:
         return bool(self.staging_requested) or any(kind.created or kind.updated for kind in kinds)
 
 
+def lock_definitions(connection: Connection) -> None:
+    """Be the only one that writes connections, prompts, folders and new batches, for this transaction."""
+    connection.execute(_LOCK)
+
+
 def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> Applied:
     """Write an evaluation into doc_eval; applying it again changes nothing.
 
@@ -188,7 +193,7 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
     evaluation = located.evaluation
     names = [batch.name for batch in evaluation.batches]
     with engine.begin() as connection:
-        connection.execute(_LOCK)
+        lock_definitions(connection)
         existing = {
             row["name"]: row for row in connection.execute(_EXISTING_BATCHES, {"names": names}).mappings()
         }

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import psycopg2.errors
 from sqlalchemy import Connection, text
 
-_COPY = (
-    "COPY docs (document_id, sha256, content_type, doc_type, file_size, content) FROM STDIN (FORMAT binary)"
-)
+_COLUMNS = "document_id, sha256, content_type, doc_type, file_size, content"
+_COPY = f"COPY docs ({_COLUMNS}) FROM STDIN (FORMAT binary)"
+_COPY_UNDER_IDS = f"COPY docs (id, {_COLUMNS}) FROM STDIN (FORMAT binary)"
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
 _LENGTH = struct.Struct("!i")
@@ -34,7 +34,7 @@ class NewDocument:
     """A content to store.
 
     `file_size` is in bytes of the document itself; `content` gives its base64 in pieces that add
-    up to `4 * ((file_size + 2) // 3)` bytes.
+    up to `4 * ((file_size + 2) // 3)` bytes. `id` is given only where the content had one before.
     """
 
     sha256: str
@@ -42,6 +42,7 @@ class NewDocument:
     content_type: str
     doc_type: str
     content: Iterable[bytes]
+    id: int | None = None
 
 
 def known_contents(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
@@ -54,11 +55,16 @@ def absent_contents(connection: Connection, ids: Sequence[int]) -> list[int]:
     return list(connection.scalars(_ABSENT, {"ids": list(ids)}))
 
 
-def copy_documents(connection: Connection, documents: Iterable[NewDocument]) -> None:
+def copy_documents(connection: Connection, documents: Iterable[NewDocument], under_ids: bool = False) -> None:
     """Store contents that are not there yet, in the caller's transaction.
 
     Give them ordered by sha256: two processes that store the same contents at once then wait for
     each other in turn, and never in a circle.
+
+    Parameters
+    ----------
+    under_ids
+        Store each under the `id` that it gives, instead of a new one.
 
     Raises
     ------
@@ -70,7 +76,7 @@ def copy_documents(connection: Connection, documents: Iterable[NewDocument]) -> 
     stream = _CopyStream(documents)
     with closing(connection.connection.cursor()) as cursor:
         try:
-            cursor.copy_expert(_COPY, stream)
+            cursor.copy_expert(_COPY_UNDER_IDS if under_ids else _COPY, stream)
         except psycopg2.errors.UniqueViolation:
             raise ContentArrived from None
         except psycopg2.Error:
@@ -99,9 +105,11 @@ def _binary_rows(documents: Iterable[NewDocument]) -> Iterator[bytes]:
     yield _HEADER
     for document in documents:
         length = 4 * ((document.file_size + 2) // 3)
+        identity = [] if document.id is None else [_field(struct.pack("!q", document.id))]
         yield b"".join(
             (
-                struct.pack("!h", 6),
+                struct.pack("!h", 6 + len(identity)),
+                *identity,
                 _field(b"sha256:" + document.sha256.encode()),
                 _field(document.sha256.encode()),
                 _field(document.content_type.encode()),

@@ -5,7 +5,8 @@ from sqlalchemy import Connection, text
 from doceval_pipeline.estimation import Experience, Measure
 from doceval_pipeline.knowledge.status_words import Outcome, words_in_sql
 
-# A processor may leave any of these unset, or write what is no number.
+# A processor may leave any of these unset, or write what nothing ever took; squares of numbers beyond
+# these bounds would be errors.
 _FINISHED_CELLS = text(f"""
     SELECT r.connection_id, m.measure, count(*), sum(d.file_size::float8), sum(d.file_size::float8 ^ 2),
            sum(m.y), sum(m.y ^ 2), sum(d.file_size * m.y), max(m.y)
@@ -19,7 +20,7 @@ _FINISHED_CELLS = text(f"""
             extract(epoch FROM r.completed_processing_at - r.started_processing_at)))) AS m(measure, y)
     WHERE r.batch_id = :batch_id
       AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})
-      AND m.y >= 0 AND m.y < 'Infinity'
+      AND (m.y BETWEEN 1e-9 AND 1e10 OR m.y = 0)
     GROUP BY 1, 2
 """)
 

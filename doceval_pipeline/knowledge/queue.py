@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome, words_in_sql
@@ -21,6 +22,9 @@ CONNECTION_DETAILS = (
     "connection_config",
     "api_key_env",
 )
+
+# The only reference of a queue row is the one to its document.
+FOREIGN_KEY_VIOLATION = "23503"
 
 _PUBLISH_CONFIG = text("""
     INSERT INTO batch_configs (batch_id, config, sha256)
@@ -101,6 +105,10 @@ _ORPHANS = text("""
 """)
 
 
+class ContentsGone(Exception):
+    """A document that was to be queued is no longer stored: it was archived with another batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowTally:
     """Cells of a batch on a connection whose newest attempts have the same outcome.
@@ -153,18 +161,26 @@ def enqueue(
     -------
     int
         How many rows were added.
+
+    Raises
+    ------
+    ContentsGone
+        A document is not stored any more; the transaction must be rolled back.
     """
     details = [json.dumps({key: c[key] for key in CONNECTION_DETAILS}) for c in connections]
-    return connection.execute(
-        _ENQUEUE,
-        {
-            "batch_id": batch_id,
-            "documents": list(documents),
-            "prompts": [p["id"] for p in prompts],
-            "connections": [c["id"] for c in connections],
-            "details": details,
-        },
-    ).rowcount
+    parameters = {
+        "batch_id": batch_id,
+        "documents": list(documents),
+        "prompts": [p["id"] for p in prompts],
+        "connections": [c["id"] for c in connections],
+        "details": details,
+    }
+    try:
+        return connection.execute(_ENQUEUE, parameters).rowcount
+    except IntegrityError as error:
+        if getattr(error.orig, "pgcode", None) != FOREIGN_KEY_VIOLATION:
+            raise
+        raise ContentsGone from None
 
 
 def count_queued_cells(

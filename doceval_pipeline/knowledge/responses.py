@@ -9,20 +9,19 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, TextClause, text
 
+from doceval_pipeline.knowledge.row_digest import digest_sql
 from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome, words_in_sql
 
 _COUNTS = text(f"""
     SELECT batch_id, {OUTCOME_SQL} AS outcome, count(*)
     FROM current_llm_responses WHERE batch_id = ANY(:batch_ids) GROUP BY 1, 2
 """)
-# A sum of digests does not depend on the order of rows and needs no memory for them. Fifteen hex
-# digits fit a bigint.
+_SHOWN = f"""
+    ROW(document_id, prompt_id, connection_id, attempt, {OUTCOME_SQL}, overall_score, error_message,
+        response_text, input_tokens, output_tokens, time_taken_seconds)::text
+"""
 _DIGEST = text(f"""
-    SELECT count(*), coalesce(sum(('x' || left(encode(sha256(convert_to(
-        ROW(document_id, prompt_id, connection_id, attempt, {OUTCOME_SQL}, overall_score, error_message,
-            response_text, input_tokens, output_tokens, time_taken_seconds)::text, 'UTF8')), 'hex'), 15)
-        )::bit(60)::bigint), 0)
-    FROM current_llm_responses WHERE batch_id = :batch_id
+    SELECT count(*), {digest_sql(_SHOWN)} FROM current_llm_responses WHERE batch_id = :batch_id
 """)
 _RESULT_COLUMNS = f"""
     r.document_id, r.connection_id, r.prompt_id, r.attempt, {OUTCOME_SQL.replace("status", "r.status")},

@@ -41,6 +41,8 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "resume",
         "cancel",
         "plan",
+        "archive",
+        "restore",
     }
 
 

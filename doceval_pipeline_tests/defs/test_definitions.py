@@ -42,6 +42,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "pause_batch",
         "resume_batch",
         "cancel_batch",
+        "archive_batch",
         "audit_databases",
         "retention",
     }
