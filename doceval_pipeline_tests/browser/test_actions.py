@@ -106,3 +106,19 @@ def test_an_action_that_is_not_possible_says_in_the_run_what_is(page: Page, home
     ((run,),) = until(lambda: query(home, failed, database="dagster"))
     page.goto(f"{DAGSTER}/runs/{run}")
     expect(page.get_by_text("possible now is to pause or cancel it").first).to_be_visible()
+
+
+def test_a_batch_is_archived_and_comes_back(page: Page, home: Path, batch: Any) -> None:
+    number, key = batch["batch"], batch["partition"]
+    query(home, "UPDATE llm_responses SET status = 'S', overall_score = 1 WHERE batch_id = %s", number)
+    until(
+        lambda: status(home, key)["status"] == "COMPLETED" and list((home / "reports").glob(f"{key}-*.html"))
+    )
+    launch(page, home, "archive_batch", key)
+    assert words(home, number) == {}
+    assert status(home, key)["archived"] is not None
+    page.goto(f"{DAGSTER}/assets/completion_report?view=partitions&partition={key}")
+    expect(page.get_by_text(key).first).to_be_visible()
+    (file,) = (home / "archives").glob(f"{key}-*.zip")
+    assert doceval("restore", str(file), DOCEVAL_HOME=str(home)).returncode == 0
+    assert words(home, number) == {"S": 8}
