@@ -84,7 +84,8 @@ def restore(databases: Databases, path: Path, checking: Progress, storing: Progr
             with databases.knowledge.begin() as knowledge:
                 restored.reserve_knowledge_ids(knowledge, checked.largest_document, checked.largest_attempt)
             stored = _put_back(databases, connection, archive, storing)
-            with databases.knowledge.connect() as knowledge:
+            with databases.knowledge.begin() as knowledge:
+                restored.refresh_statistics(knowledge)
                 rows, result_digest = count_rows(knowledge, batch_id), digest(knowledge, batch_id)
             if rows != checked.attempts:
                 raise ArchiveError(

@@ -65,6 +65,9 @@ _CONFIG_TABLE = text("""
 _PUT_BACK_CONFIG = text("""
     INSERT INTO batch_configs SELECT * FROM archived_config ON CONFLICT (batch_id) DO NOTHING
 """)
+# Without it, PostgreSQL takes a large batch that has just come for a few rows, and compares each row of it
+# with every other; where the user may not, it says so and goes on.
+_ANALYZE = (text("ANALYZE docs"), text("ANALYZE llm_responses"))
 _PUBLISHED = text("SELECT sha256 FROM batch_configs WHERE batch_id = :batch_id")
 _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
 
@@ -161,6 +164,12 @@ def put_back_rows(connection: Connection, batch_id: int) -> None:
         connection.execute(_PUT_BACK_ROWS)
     elif not connection.execute(_SAME_ROWS, {"batch_id": batch_id}).scalar_one():
         raise _other_rows(batch_id, there)
+
+
+def refresh_statistics(connection: Connection) -> None:
+    """Let PostgreSQL know how many rows have come."""
+    for statement in _ANALYZE:
+        connection.execute(statement)
 
 
 def put_back_config(connection: Connection, row: bytes) -> None:

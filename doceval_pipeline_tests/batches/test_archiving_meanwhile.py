@@ -11,6 +11,7 @@ from sqlalchemy import text
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.staging import number_lock, queue_cells
+from doceval_pipeline.doc_eval.batch_documents import FoundFile, assign_new, remember_found
 from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
 from doceval_pipeline_tests.batches.archives import (
     BatchOf,
@@ -62,6 +63,22 @@ def test_a_change_that_no_report_shows_is_not_lost_either(batch_of: BatchOf) -> 
     archived = archive(batch.databases, batch.id, quiet, write_late)
     with ZipFile(archived.path) as file:
         assert file.read("attempts.jsonl").count(b'"late"') == 8
+
+
+def test_a_batch_whose_own_row_changes_meanwhile_is_archived_as_it_is_then(batch_of: BatchOf) -> None:
+    batch = done(batch_of(documents=1))
+    changed: list[int] = []
+
+    def fail_meanwhile(*_: int) -> None:
+        if not changed:
+            changed.append(1)
+            batch.doc_eval("UPDATE batches SET status = 'FAILED', failure_reason = 'meanwhile'")
+
+    archived = archive(batch.databases, batch.id, quiet, fail_meanwhile)
+    with ZipFile(archived.path) as file:
+        told = json.loads(file.read("batch.json"))["batch"]
+    assert (told["status"], told["failure_reason"]) == ("COMPLETED", None), "as its rows say"
+    assert batch.doc_eval("SELECT status, failure_reason FROM batches") == [("COMPLETED", None)]
 
 
 def test_a_row_that_is_queued_again_while_the_archive_is_made_keeps_the_batch_here(batch_of: BatchOf) -> None:
@@ -133,6 +150,25 @@ def test_a_batch_that_queues_the_same_contents_just_now_keeps_them(batch_of: Bat
     archiving.join()
     assert results[0].documents_removed == 0
     assert first.knowledge("SELECT count(*) FROM docs") == [(1,)]
+
+
+def test_a_file_that_another_batch_has_just_found_stays(batch_of: BatchOf) -> None:
+    """A walk that finds a file known assigns it in a later statement of its transaction."""
+    first, second = batch_of(documents=2, name="one"), batch_of(documents=0, name="two")
+    folder = first.doc_eval("SELECT folder_id FROM batch_folders WHERE batch_id = :id")[0][0]
+    done(first)
+    found = [FoundFile(folder, b"000.txt", "000.txt", "ASSIGNED", None, 1)]
+    with second.databases.doc_eval.connect() as walker:
+        transaction = walker.begin()
+        remember_found(walker, found)
+        archiving = threading.Thread(target=lambda: put_away(first))
+        archiving.start()
+        waiting = "SELECT 1 FROM pg_locks WHERE relation = 'documents'::regclass AND NOT granted"
+        until(lambda: first.doc_eval(waiting))
+        assert assign_new(walker, second.id) == 1
+        transaction.commit()
+    archiving.join()
+    assert second.doc_eval("SELECT filepath FROM documents") == [("000.txt",)]
 
 
 def test_a_batch_whose_contents_go_away_before_it_is_queued_says_so_and_can_be_materialized_again(
