@@ -1,5 +1,6 @@
 """The command `python -m benchmarks`, which is `make bench`."""
 
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -39,6 +40,8 @@ def main(
     Results go to benchmarks/results, the table and the plot to docs. The exit code is 0 where every
     result was right, whether or not it was fast.
     """
+    # Ended from outside, it must stop its servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for chosen in cases or tuple(CASES):
         case = CASES[chosen](quick)
         started = time.monotonic()

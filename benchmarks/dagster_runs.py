@@ -4,7 +4,6 @@ The installation is a whole one: `doceval up` with its defaults, Dagster's stora
 """
 
 import random
-import signal
 import socket
 import subprocess
 import time
@@ -192,7 +191,8 @@ def _up(installation: Installation) -> Iterator[None]:
                 raise BenchmarkError("doceval up ended by itself: what it printed says why")
         yield
     finally:
-        process.send_signal(signal.SIGINT)
+        # Not SIGINT, which is ignored below a shell that works in the background.
+        process.terminate()
         process.wait()
 
 

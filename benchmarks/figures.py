@@ -54,6 +54,11 @@ def server_cpu(measurement: Measurement) -> float:
     return max(measurement.server_cpu, 0.01)
 
 
+def cpu_seconds(measurement: Measurement) -> float:
+    """CPU time of client and server together, in seconds; other programs on the machine change it less."""
+    return measurement.client_cpu + server_cpu(measurement)
+
+
 def wal_bytes(measurement: Measurement) -> float:
     """WAL that the server wrote."""
     return measurement.wal_bytes

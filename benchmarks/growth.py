@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from benchmarks import material
 from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
 from benchmarks.errors import WrongResult
-from benchmarks.figures import Figure, Measured, absolute, ratio, said
+from benchmarks.figures import Figure, Measured, Value, absolute, cpu_seconds, ratio, said, seconds
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from benchmarks.staging import require_rows, stage
@@ -70,40 +69,37 @@ def growth(quick: bool) -> Case:
     experiments = [_documents(sizes, rounds), _batches(numbers, rounds)]
 
     def judge(measured: Measured) -> list[Figure]:
-        documents, batches = _costs(measured[DOCUMENTS]), measured[BATCHES]
-        smallest, *larger = map(str, sizes)
-        most = str(numbers[-1])
-        return [
-            *(
-                ratio(
-                    f"cost per document, {int(size):,} / {int(smallest):,}", documents, size, smallest, 1.20
-                )
-                for size in larger
-            ),
-            *(
-                absolute(f"{name} at {numbers[-1]:,} batches", "s", batches, most, said(name), 0.5)
-                for name in SENSORS
-            ),
-            *(
-                ratio(
-                    f"{name}, {numbers[-1]:,} / {numbers[0]:,}",
-                    batches,
-                    most,
-                    str(numbers[0]),
-                    None,
-                    said(name),
-                )
-                for name in SENSORS
-            ),
-        ]
+        return [*_cost_figures(measured[DOCUMENTS], sizes), *_tick_figures(measured[BATCHES], numbers)]
 
     work = f"growth: {sizes[0]:,} to {sizes[-1]:,} documents, {numbers[0]:,} to {numbers[-1]:,} batches"
     return Case(11, work, "linear", experiments, judge)
 
 
-def _costs(measurements: list[Measurement]) -> list[Measurement]:
-    """The same measurements with the time for each document instead of the whole."""
-    return [replace(found, seconds=found.seconds / int(found.side)) for found in measurements]
+def _cost_figures(found: list[Measurement], sizes: tuple[int, ...]) -> list[Figure]:
+    """What each document costs, beside what it costs in the smallest batch."""
+    time, cpu = _per_document(seconds), _per_document(cpu_seconds)
+    smallest = sizes[0]
+    figures = []
+    for size in sizes[1:]:
+        words, sides = f"per document, {size:,} / {smallest:,}", (str(size), str(smallest))
+        figures.append(ratio(f"time {words}", found, *sides, 1.20, time))
+        figures.append(ratio(f"CPU {words}", found, *sides, None, cpu))
+    return figures
+
+
+def _tick_figures(found: list[Measurement], numbers: tuple[int, ...]) -> list[Figure]:
+    fewest, most = numbers[0], numbers[-1]
+    ticks = [
+        absolute(f"{name} at {most:,} batches", "s", found, str(most), said(name), 0.5) for name in SENSORS
+    ]
+    return ticks + [
+        ratio(f"{name}, {most:,} / {fewest:,}", found, str(most), str(fewest), None, said(name))
+        for name in SENSORS
+    ]
+
+
+def _per_document(value: Value) -> Value:
+    return lambda measurement: value(measurement) / int(measurement.side)
 
 
 def _documents(sizes: tuple[int, ...], rounds: int) -> Experiment:

@@ -26,7 +26,8 @@ _FINISHED_ROWS = text("""
                                task_id, started_processing_at, completed_processing_at, response_text,
                                error_message, overall_score, input_tokens, output_tokens, time_taken_seconds)
     SELECT b, d.id, p, c, CASE WHEN failed THEN 'F' ELSE 'S' END, CAST(:details AS jsonb),
-           'task-' || d.id, now(), now(), CASE WHEN NOT failed THEN repeat('An answer of a model. ', 14) END,
+           'task-' || d.id, now(), now(),
+           CASE WHEN NOT failed THEN repeat('An answer. ', CAST(:answer AS int)) END,
            CASE WHEN failed THEN 'the model is overloaded' END,
            CASE WHEN NOT failed THEN (d.id * 7 + p * 13 + c) % 101 END, 5000, 300, 2.5
     FROM generate_series(CAST(:first_batch AS int), CAST(:last_batch AS int)) AS b
@@ -100,8 +101,13 @@ def stored_batch(installation: Installation, folder: Path, connections: int, pro
     return number
 
 
-def finished_rows(installation: Installation, batches: range, connections: int, prompts: int) -> None:
-    """Write finished rows of some batches for every stored document, prompt and connection."""
+def finished_rows(
+    installation: Installation, batches: range, connections: int, prompts: int, answer: int = 30
+) -> None:
+    """Write finished rows of some batches for every stored document, prompt and connection.
+
+    An answer has `answer` times 11 characters.
+    """
     for first in range(batches.start, batches.stop, 100):
         with installation.databases.knowledge.begin() as connection:
             connection.execute(_WITHOUT_LOOKING_FOR_DOCUMENTS)
@@ -113,6 +119,7 @@ def finished_rows(installation: Installation, batches: range, connections: int, 
                     "prompts": prompts,
                     "connections": connections,
                     "details": DETAILS,
+                    "answer": answer,
                 },
             )
     installation.vacuum("llm_responses")

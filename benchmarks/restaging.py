@@ -15,7 +15,7 @@ from benchmarks import material
 from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
 from benchmarks.errors import WrongResult
-from benchmarks.figures import Figure, Measured, absolute, ratio, seconds
+from benchmarks.figures import Figure, Measured, absolute, cpu_seconds, ratio, seconds
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from benchmarks.staging import OURS, require_rows
@@ -105,6 +105,7 @@ def restaging(quick: bool) -> Case:
         return [
             ratio("time", found, OURS, HASHING, 1.10, seconds),
             absolute("WAL", "MB", found, OURS, wal_megabytes, 2),
+            ratio("CPU", found, OURS, HASHING, None, cpu_seconds),
             ratio("time with a new look at the folders", found, RESCAN, HASHING),
             absolute("WAL with a new look at the folders", "MB", found, RESCAN, wal_megabytes),
         ]

@@ -15,7 +15,18 @@ from benchmarks import material
 from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
 from benchmarks.errors import WrongResult
-from benchmarks.figures import MIB, Figure, Measured, absolute, ratio, said, seconds, server_cpu, wal_bytes
+from benchmarks.figures import (
+    MIB,
+    Figure,
+    Measured,
+    absolute,
+    cpu_seconds,
+    ratio,
+    said,
+    seconds,
+    server_cpu,
+    wal_bytes,
+)
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from doceval_pipeline.batches import audit, staging
@@ -202,6 +213,7 @@ def _beside_copy(found: list[Measurement], goal: float) -> list[Figure]:
         ratio("time", found, OURS, COPY, goal),
         ratio("time without the check", found, OURS, COPY, None, without_check, below=seconds),
         ratio("storing alone", found, OURS, COPY, None, said("store_seconds"), below=seconds),
+        ratio("CPU of client and server", found, OURS, COPY, None, cpu_seconds),
         ratio("server CPU", found, OURS, COPY, None, server_cpu),
         ratio("WAL", found, OURS, COPY, None, wal_bytes),
     ]

@@ -27,6 +27,8 @@ IDLE, FEW, MANY = "idle", "100 changes", "100,000 changes"
 ALONE, BESIDE = "alone", "beside closed batches"
 COLUMNS = 10
 CELLS = COLUMNS * COLUMNS
+# Short, because it takes long enough to make so many rows.
+ANSWER = 1
 _BATCHES = """
     INSERT INTO batches (id, batch_number, batch_name, status, config_snapshot, config_sha256, expected_cells,
                          result_digest, reported_digest, completed_at)
@@ -96,14 +98,14 @@ def ticks(quick: bool) -> Case:
     def open_batches(installation: Installation) -> None:
         installation.empty()
         _store_documents(installation, documents)
-        material.finished_rows(installation, range(1, batches + 1), COLUMNS, COLUMNS)
+        material.finished_rows(installation, range(1, batches + 1), COLUMNS, COLUMNS, ANSWER)
         installation.knowledge(_OPEN)
         installation.vacuum("llm_responses")
         _add_batches(installation, range(1, batches + 1), "ANALYZING", rows, None)
 
     def closed_batches(installation: Installation) -> None:
         numbers = range(batches + 1, batches + 1 + closed)
-        material.finished_rows(installation, numbers, COLUMNS, COLUMNS)
+        material.finished_rows(installation, numbers, COLUMNS, COLUMNS, ANSWER)
         with installation.databases.knowledge.connect() as connection:
             # A batch's number is not part of its digest, and these batches are alike.
             result = digest(connection, numbers.start)
