@@ -57,12 +57,12 @@ def until_report(databases: Databases, batch: int, phase: float) -> Timed:
 
     def timed() -> Figures:
         with (
-            closing(_connect(home, "KnowledgeDocuments")) as knowledge,
+            closing(connect(home, "KnowledgeDocuments")) as knowledge,
             knowledge,
             knowledge.cursor() as cursor,
         ):
             cursor.execute(_ANSWER, (batch,))
-        with closing(_connect(home, "dagster")) as events:
+        with closing(connect(home, "dagster")) as events:
             events.autocommit = True
             deadline = time.monotonic() + SECONDS_TO_REPORT
             while not _count(events, partition_key(batch)):
@@ -166,6 +166,11 @@ def small_run(quick: bool) -> Case:
     )
 
 
+def connect(home: Path, database: str) -> "psycopg2.extensions.connection":
+    """A connection to a database of an installation, as another program would have it."""
+    return psycopg2.connect(host=str(EmbeddedServer(home).sockets), user=USER, dbname=database)
+
+
 def _stage(batch: int) -> None:
     subprocess.run([script("doceval"), "stage", str(batch)], check=True, stdout=subprocess.DEVNULL)
 
@@ -211,14 +216,10 @@ def _empty_definitions() -> dg.Definitions:
 
 def _run_seconds(home: Path, run_id: str) -> float:
     """How long a run took by Dagster's own record, from its start to its end."""
-    with closing(_connect(home, "dagster")) as events, events.cursor() as cursor:
+    with closing(connect(home, "dagster")) as events, events.cursor() as cursor:
         cursor.execute("SELECT end_time - start_time FROM runs WHERE run_id = %s", (run_id,))
         ((took,),) = cursor.fetchall()
     return float(took)
-
-
-def _connect(home: Path, database: str) -> "psycopg2.extensions.connection":
-    return psycopg2.connect(host=str(EmbeddedServer(home).sockets), user=USER, dbname=database)
 
 
 def _count(connection: "psycopg2.extensions.connection", partition: str) -> int:
