@@ -120,7 +120,10 @@ def _run_once(side: Side, number: int, installation: Installation) -> Measuremen
         cwd=PROJECT,
         env={**os.environ, **side.environment},
     )
-    server_bytes, started_bytes, answer = _watch(child, meter, order)
+    try:
+        server_bytes, started_bytes, answer = _watch(child, meter, order)
+    finally:
+        child.kill()  # it has ended, unless this process is being ended
     if child.returncode != 0:
         raise BenchmarkError(f"{side.name} ended with code {child.returncode}: what it printed says why")
     told = json.loads(answer)
