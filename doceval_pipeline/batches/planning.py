@@ -21,7 +21,7 @@ from doceval_pipeline.doc_eval.batch_documents import Tally, UnstagedFile
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.snapshot import compose, edited_since, read_snapshot
-from doceval_pipeline.documents.reading import DocumentRejected, fingerprint
+from doceval_pipeline.documents.reading import DocumentRejected, hash_document
 from doceval_pipeline.knowledge.bulk_load import known_contents
 from doceval_pipeline.knowledge.queue import RowTally, tally_rows
 from doceval_pipeline.knowledge.status_words import Outcome
@@ -174,12 +174,12 @@ def _read(
     for done, (folder, path) in enumerate(files):
         progress(done, len(files), read_bytes)
         try:
-            found = fingerprint(Path(folder), path, max_bytes)
+            sha256, size = hash_document(Path(folder), path, max_bytes)
         except DocumentRejected as rejection:
             yield rejection.reason
         else:
-            wanted[found.sha256] = found.size
-            read_bytes += found.size
+            wanted[sha256] = size
+            read_bytes += size
     if files:
         progress(len(files), len(files), read_bytes)
 

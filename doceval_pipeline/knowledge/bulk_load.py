@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 _COLUMNS = "document_id, sha256, content_type, doc_type, file_size, content"
 _COPY = f"COPY docs ({_COLUMNS}) FROM STDIN (FORMAT binary)"
 _COPY_UNDER_IDS = f"COPY docs (id, {_COLUMNS}) FROM STDIN (FORMAT binary)"
+_MESSAGE_BYTES = 256 * 1024
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
 _LENGTH = struct.Struct("!i")
@@ -90,7 +91,7 @@ class _CopyStream:
     """What psycopg2 reads from: one piece a call, however many bytes it asks for."""
 
     def __init__(self, documents: Iterable[NewDocument]) -> None:
-        self._pieces = _binary_rows(documents)
+        self._pieces = _joined(_binary_rows(documents))
         self.failure: Exception | None = None
 
     def read(self, _size: int = -1) -> bytes:
@@ -99,6 +100,19 @@ class _CopyStream:
         except Exception as error:
             self.failure = error
             raise
+
+
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces of some size: each one costs a call and a message, whatever it holds."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= _MESSAGE_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
 
 
 def _binary_rows(documents: Iterable[NewDocument]) -> Iterator[bytes]:
