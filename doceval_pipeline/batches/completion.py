@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, partition_key, unreported
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
+from doceval_pipeline.knowledge.queue import tidy
 from doceval_pipeline.knowledge.responses import CellCounts, count_cells, digest, finished_documents
 
 OPEN = (Status.STAGED, Status.ANALYZING, Status.PAUSED)
@@ -80,11 +81,15 @@ def decide(seen: Seen) -> Action | None:
 def look(databases: Databases, recheck_after: int = 0) -> Look:
     """Look at every open batch and at some closed ones, and move each where its rows say.
 
+    Rows whose processor is gone go back to the queue first, or fail.
+
     Parameters
     ----------
     recheck_after
         The number of the closed batch at which the last look ended; 0 begins with the newest.
     """
+    with databases.knowledge.begin() as connection:
+        tidy(connection)
     with databases.doc_eval.connect() as connection:
         open_batches = batches_in(connection, OPEN)
         closed = _in_turn(batches_in(connection, CLOSED), recheck_after)

@@ -157,7 +157,8 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
         sealed = _begin(connection, batch_id)
         _require_assignment(connection, batch_id)
         waiting = len(batch_documents.unstaged_files(connection, batch_id))
-        documents = batch_documents.stored_ids(connection, batch_id)
+        names = batch_documents.stored_names(connection, batch_id)
+        documents, priority = list(names), batch_by_id(connection, batch_id).priority
         connection.commit()
         if waiting or not documents:
             raise StagingError(
@@ -166,8 +167,11 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
             )
         prompts, connections = sealed.config["prompts"], sealed.config["connections"]
         with databases.knowledge.begin() as knowledge:
+            # So that the rows are placed where the queue is now, whoever took rows from it.
+            queue.tidy(knowledge)
+        with databases.knowledge.begin() as knowledge:
             queue.withdraw_others(knowledge, batch_id, documents)
-            added = queue.enqueue(knowledge, batch_id, documents, prompts, connections)
+            added = queue.enqueue(knowledge, batch_id, names, prompts, connections, priority)
         with databases.knowledge.connect() as knowledge:
             cells = queue.count_queued_cells(knowledge, batch_id, documents, prompts, connections)
         expected = len(documents) * len(prompts) * len(connections)

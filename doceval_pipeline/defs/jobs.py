@@ -64,6 +64,7 @@ class NewBatch(dg.Config):
     metadata: dict[str, Any] = Field(default={}, description=_described(definitions.Batch, "metadata"))
     include: list[str] = Field(default=[], description=_described(definitions.Batch, "include"))
     exclude: list[str] = Field(default=[], description=_described(definitions.Batch, "exclude"))
+    priority: int = Field(default=10, description=_described(definitions.Batch, "priority"))
     new_connections: list[NewConnection] = Field(
         default=[], description="Connections to create, or to update by name, before the batch."
     )

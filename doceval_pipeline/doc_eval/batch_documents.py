@@ -113,6 +113,12 @@ _STORED_IDS = text("""
     SELECT DISTINCT knowledge_document_id FROM batch_documents
     WHERE batch_id = :batch_id AND state = 'STAGED' ORDER BY 1
 """)
+# The first of them, in the order of paths, where several files hold the same content.
+_STORED_NAMES = text("""
+    SELECT b.knowledge_document_id, min(d.filepath COLLATE "C")
+    FROM batch_documents b JOIN documents d ON d.id = b.document_id
+    WHERE b.batch_id = :batch_id AND b.state = 'STAGED' GROUP BY 1 ORDER BY 1
+""")
 _LISTING = text("""
     SELECT f.folder_path, d.filepath, b.state, b.reason, b.file_size, b.sha256, b.content_type,
            b.knowledge_document_id
@@ -308,6 +314,11 @@ def unmark_staged(connection: Connection, batch_id: int, stored_ids: Sequence[in
 def stored_ids(connection: Connection, batch_id: int) -> list[int]:
     """The distinct `docs.id` of a batch's staged files."""
     return list(connection.scalars(_STORED_IDS, {"batch_id": batch_id}))
+
+
+def stored_names(connection: Connection, batch_id: int) -> dict[int, str]:
+    """A file's path below its folder for each `docs.id` of a batch's staged files."""
+    return {row[0]: row[1] for row in connection.execute(_STORED_NAMES, {"batch_id": batch_id})}
 
 
 def list_files(connection: Connection, batch_id: int) -> Iterator[ListedFile]:

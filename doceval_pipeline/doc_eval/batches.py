@@ -13,7 +13,8 @@ from doceval_pipeline.errors import UnknownBatch
 
 _COLUMNS = """
     id, batch_name, description, status, created_at, started_at, completed_at, meta_data,
-    config_sha256, expected_cells, failure_reason, result_digest, reported_digest, cancelled_at
+    config_sha256, expected_cells, failure_reason, result_digest, reported_digest, cancelled_at,
+    priority
 """
 _ALL = text(f"SELECT {_COLUMNS} FROM batches ORDER BY id")
 _IN_STATES = text(f"SELECT {_COLUMNS} FROM batches WHERE status = ANY(:states) ORDER BY id")
@@ -52,6 +53,7 @@ class BatchRecord:
     result_digest: str | None
     reported_digest: str | None
     cancelled_at: datetime | None = None
+    priority: int = 10
 
     @property
     def key(self) -> str:
@@ -158,4 +160,5 @@ def _record(row: Any) -> BatchRecord:
         result_digest=row.result_digest,
         reported_digest=row.reported_digest,
         cancelled_at=row.cancelled_at,
+        priority=row.priority,
     )

@@ -145,6 +145,14 @@ class Batch(Definition):
         default_factory=list, description="Patterns as in .gitignore; files that match are left out."
     )
 
+    priority: int = Field(
+        default=10,
+        ge=1,
+        le=100,
+        description="Share of the processors' work relative to other batches; counts for rows that are queued "
+        "from then on.",
+    )
+
     @field_validator("name")
     @classmethod
     def _is_not_a_number(cls, value: str) -> str:
