@@ -175,9 +175,9 @@ def test_a_heartbeat_keeps_the_row(batch_of: BatchOf) -> None:
     changed, message = call(knowledge, "heartbeat", row.token, "2 hours")
     assert changed
     assert message.startswith("the lease ends at 20")
-    assert batch.knowledge(
-        "SELECT lease_expires_at > now() + interval '119 minutes' FROM llm_responses"
-    ) == [(True,)]
+    assert batch.knowledge("SELECT lease_expires_at > now() + interval '119 minutes' FROM llm_responses") == [
+        (True,)
+    ]
     assert claim(knowledge) == []
 
 
