@@ -7,14 +7,15 @@ whole installation and stands behind `doceval check`. Each says what is wrong an
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 
-from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, Databases
 from doceval_pipeline.batches.staging import is_being_staged
 from doceval_pipeline.doc_eval import batch_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, list_batches, partition_key
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.responses import count_cells, digest
 
@@ -38,6 +39,7 @@ _BROKEN_CONTENTS = text("""
                ELSE true END
     ORDER BY 1
 """)
+_IS_SUPERUSER = text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
 _CONFIG_SHA = text("SELECT sha256 FROM batch_configs WHERE batch_id = :batch_id")
 _UNKNOWN_BATCHES = text("""
     SELECT batch_id, count(*) FROM llm_responses WHERE batch_id <> ALL(CAST(:known AS int[]))
@@ -125,6 +127,7 @@ def violations(
     """
     with databases.doc_eval.connect() as connection:
         batches = list_batches(connection)
+    yield from _superusers(databases)
     yield from _rows_without_batch(databases, batches)
     for done, batch in enumerate(batches):
         progress(done, len(batches))
@@ -138,6 +141,22 @@ def violations(
         yield from _left_unstaged(databases, batch)
         yield from _closed_too_early(databases, batch)
     progress(len(batches), len(batches))
+
+
+def _superusers(databases: Databases) -> Iterator[Violation]:
+    embedded = EmbeddedServer(databases.settings.home)
+    for engine, (variable, _, name) in ((databases.doc_eval, DOC_EVAL), (databases.knowledge, KNOWLEDGE)):
+        # The embedded server has one user, and nobody else can reach it.
+        if engine.url == make_url(embedded.url(name)):
+            continue
+        with engine.connect() as connection:
+            if connection.scalar(_IS_SUPERUSER):
+                yield Violation(
+                    "the pipeline is no superuser of a server of your own",
+                    variable,
+                    "its role is a superuser, for whom no grant counts",
+                    "doceval init --roles, then connect as a member of doceval_stager",
+                )
 
 
 def _rows_without_batch(databases: Databases, batches: list[BatchRecord]) -> Iterator[Violation]:

@@ -149,8 +149,7 @@ class Batch(Definition):
         default=10,
         ge=1,
         le=100,
-        description="Share of the processors' work relative to other batches; counts for rows that are queued "
-        "from then on.",
+        description="Share of the processors' work relative to other batches, for rows queued from now on.",
     )
 
     @field_validator("name")

@@ -35,7 +35,7 @@ _ENQUEUE = text("""
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details,
                                file_name, queue_position)
     SELECT :batch_id, d.id, p.id, c.id, c.details, d.file_name,
-           clock.last_value + row_number() OVER (ORDER BY d.id, p.id, c.id) * :step - :shift
+           clock.last_value - :shift + row_number() OVER (ORDER BY d.id, p.id, c.id) * :step
     FROM llm_responses_queue_clock AS clock
     CROSS JOIN unnest(CAST(:documents AS bigint[]), CAST(:file_names AS text[])) AS d(id, file_name)
     CROSS JOIN unnest(CAST(:prompts AS int[])) AS p(id)
@@ -86,7 +86,8 @@ _REQUEUE = text(f"""
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, attempt, connection_details,
                                file_name, queue_position)
     SELECT batch_id, document_id, prompt_id, connection_id, attempt + 1, connection_details, file_name,
-           clock.last_value + row_number() OVER (ORDER BY document_id, prompt_id, connection_id) * :step - :shift
+           clock.last_value - :shift
+           + row_number() OVER (ORDER BY document_id, prompt_id, connection_id) * :step
     FROM current_llm_responses, llm_responses_queue_clock AS clock
     WHERE batch_id = :batch_id AND {OUTCOME_SQL} = ANY(:outcomes)
     ORDER BY document_id, prompt_id, connection_id

@@ -24,7 +24,7 @@ def claim_and_die(engine: Engine, rows: int = 1) -> list[Row[Any]]:
 
 
 def call(engine: Engine, function: str, *arguments: Any, **named: Any) -> tuple[bool, str]:
-    """Call heartbeat_response, complete_response or fail_response; whether it changed anything, and its sentence."""
+    """Call `heartbeat_response` and so on: whether it changed anything, and its sentence."""
     positional = {f"p{number}": value for number, value in enumerate(arguments)}
     given = ", ".join([*(f":{name}" for name in positional), *(f"{name} => :{name}" for name in named)])
     with engine.begin() as connection:

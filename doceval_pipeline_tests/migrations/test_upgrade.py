@@ -81,7 +81,7 @@ OLD_ROWS = """
     SELECT n, '{"prompts": [{"id": 1, "text": "How clear?"}]}', repeat('0', 64)
     FROM generate_series(1, 2) AS n;
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details, status)
-    SELECT batch, d.id, 1, 1, '{}', (ARRAY['QUEUED', 'N'])[1 + d.id % 2]
+    SELECT batch, d.id, 1, 1, '{}', CASE WHEN d.id = 2 THEN 'N' ELSE 'QUEUED' END
     FROM generate_series(1, 2) AS batch, docs d;
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details, status)
     SELECT 3, d.id, 1, n, '{}', (ARRAY['S', 'P', 'PAUSED'])[n] FROM docs d, generate_series(1, 3) AS n;
