@@ -44,7 +44,7 @@ def enqueue(databases: Databases, batch: int) -> Timed:
 
     def timed() -> Figures:
         with databases.knowledge.begin() as knowledge:
-            return {"rows": queue.enqueue(knowledge, batch, documents, prompts, connections)}
+            return {"rows": queue.enqueue(knowledge, batch, documents, prompts, connections, priority=10)}
 
     return timed
 
@@ -54,7 +54,7 @@ def insert(databases: Databases, batch: int) -> Timed:
     documents, prompts, connections = _choice(databases, batch)
     rows = {
         "batch_id": batch,
-        "documents": documents,
+        "documents": list(documents),
         "prompts": [prompt["id"] for prompt in prompts],
         "connections": [connection["id"] for connection in connections],
         "details": [json.dumps({key: c[key] for key in queue.CONNECTION_DETAILS}) for c in connections],
@@ -106,9 +106,9 @@ def _check(rows: int, installation: Installation, figures: Figures) -> None:
     require_rows(installation, rows)
 
 
-def _choice(databases: Databases, batch: int) -> tuple[list[int], list[Any], list[Any]]:
+def _choice(databases: Databases, batch: int) -> tuple[dict[int, str], list[Any], list[Any]]:
     with databases.doc_eval.connect() as connection:
         sealed = read_snapshot(connection, batch)
-        documents = batch_documents.stored_ids(connection, batch)
+        documents = batch_documents.stored_names(connection, batch)
     config = sealed.config if sealed else {"prompts": [], "connections": []}
     return documents, config["prompts"], config["connections"]

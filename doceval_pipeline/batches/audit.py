@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from doceval_pipeline.archives.reading import open_archive
-from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, Databases
 from doceval_pipeline.batches.staging import is_being_staged
 from doceval_pipeline.doc_eval import archived, batch_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, list_batches, partition_key
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.responses import count_cells, digest
@@ -42,6 +43,7 @@ _BROKEN_CONTENTS = text("""
        OR encode(sha256(decode(docs.content, 'base64')), 'hex') IS DISTINCT FROM docs.sha256
     ORDER BY 1
 """)
+_IS_SUPERUSER = text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
 _CONFIG_SHA = text("SELECT sha256 FROM batch_configs WHERE batch_id = :batch_id")
 _UNKNOWN_BATCHES = text("""
     SELECT batch_id, count(*) FROM llm_responses WHERE batch_id <> ALL(CAST(:known AS int[]))
@@ -135,6 +137,7 @@ def violations(
     """
     with databases.doc_eval.connect() as connection:
         batches = list_batches(connection)
+    yield from _superusers(databases)
     yield from _rows_without_batch(databases, batches)
     for done, batch in enumerate(batches):
         progress(done, len(batches))
@@ -170,6 +173,22 @@ def _broken_contents(connection: Connection, rows: Sequence[Row[Any]]) -> list[i
         return ids
     half = len(rows) // 2
     return _broken_contents(connection, rows[:half]) + _broken_contents(connection, rows[half:])
+
+
+def _superusers(databases: Databases) -> Iterator[Violation]:
+    embedded = EmbeddedServer(databases.settings.home)
+    for engine, (variable, _, name) in ((databases.doc_eval, DOC_EVAL), (databases.knowledge, KNOWLEDGE)):
+        # The embedded server has one user, and nobody else can reach it.
+        if engine.url == make_url(embedded.url(name)):
+            continue
+        with engine.connect() as connection:
+            if connection.scalar(_IS_SUPERUSER):
+                yield Violation(
+                    "the pipeline is no superuser of a server of your own",
+                    variable,
+                    "its role is a superuser, for whom no grant counts",
+                    "doceval init --roles, then connect as a member of doceval_stager",
+                )
 
 
 def _rows_without_batch(databases: Databases, batches: list[BatchRecord]) -> Iterator[Violation]:

@@ -15,6 +15,7 @@ from doceval_pipeline.doc_eval.history import remember
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, transition
 from doceval_pipeline.doc_eval.progress import keep_samples
 from doceval_pipeline.knowledge.history import experience_of
+from doceval_pipeline.knowledge.queue import tidy
 from doceval_pipeline.knowledge.responses import CellCounts, count_cells, digest, finished_documents
 
 # Closed batches are looked at again, in turn, because a processor may write late or flip F to S.
@@ -82,11 +83,15 @@ def decide(seen: Seen) -> Action | None:
 def look(databases: Databases, recheck_after: int = 0) -> Look:
     """Look at every open batch and at some closed ones, and move each where its rows say.
 
+    Rows whose processor is gone go back to the queue first, or fail.
+
     Parameters
     ----------
     recheck_after
         The number of the closed batch at which the last look ended; 0 begins with the newest.
     """
+    with databases.knowledge.begin() as connection:
+        tidy(connection)
     with databases.doc_eval.connect() as connection:
         open_batches = batches_in(connection, OPEN)
         closed = _in_turn(batches_in(connection, CLOSED), recheck_after)

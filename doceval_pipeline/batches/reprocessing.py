@@ -79,7 +79,7 @@ def reprocess(
         return Reprocessed(looked.new, looked.changed, looked.gone, queued.added, 0)
     with batch_lock(databases, batch_id) as connection:
         with databases.knowledge.begin() as knowledge:
-            attempts = queue.requeue(knowledge, batch_id, outcomes)
+            attempts = queue.requeue(knowledge, batch_id, outcomes, batch.priority)
         with connection.begin():
             if attempts:
                 transition(connection, batch_id, Action.REOPEN)
@@ -128,7 +128,7 @@ def resume(databases: Databases, batch_id: int) -> int:
         # Committed before the state: killed in between, the batch is still paused and can be
         # resumed again.
         with databases.knowledge.begin() as knowledge:
-            return queue.release(knowledge, batch_id)
+            return queue.release(knowledge, batch_id, batch_by_id(connection, batch_id).priority)
 
 
 def cancel(databases: Databases, batch_id: int) -> int:
@@ -145,8 +145,8 @@ def cancel(databases: Databases, batch_id: int) -> int:
         require(connection, batch_id, Action.CANCEL)
         with databases.knowledge.begin() as knowledge:
             closed = queue.close(knowledge, batch_id, CANCELLED)
-        if not closed:
-            raise BatchStateError(
-                f"batch {batch_id} has no waiting row left to cancel: it ends with its last running one"
-            )
+            if not closed:
+                raise BatchStateError(
+                    f"batch {batch_id} has no waiting row left to cancel: it ends with its last running one"
+                )
         return closed

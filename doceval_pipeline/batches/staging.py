@@ -158,7 +158,8 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
         sealed = _begin(connection, batch_id)
         _require_assignment(connection, batch_id)
         waiting = len(batch_documents.unstaged_files(connection, batch_id))
-        documents = batch_documents.stored_ids(connection, batch_id)
+        names = batch_documents.stored_names(connection, batch_id)
+        documents, priority = list(names), batch_by_id(connection, batch_id).priority
         connection.commit()
         if waiting or not documents:
             raise StagingError(
@@ -166,7 +167,10 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
                 "encoded_documents first"
             )
         prompts, connections = sealed.config["prompts"], sealed.config["connections"]
-        added = _enqueue(databases, batch_id, documents, prompts, connections)
+        with databases.knowledge.begin() as knowledge:
+            # So that the rows are placed where the queue is now, whoever took rows from it.
+            queue.tidy(knowledge)
+        added = _enqueue(databases, batch_id, names, prompts, connections, priority)
         with databases.knowledge.connect() as knowledge:
             cells = queue.count_queued_cells(knowledge, batch_id, documents, prompts, connections)
         expected = len(documents) * len(prompts) * len(connections)
@@ -277,14 +281,15 @@ def found_files(config: Mapping[str, Any], max_bytes: int) -> Iterator[FoundFile
 def _enqueue(
     databases: Databases,
     batch_id: int,
-    documents: Sequence[int],
+    names: Mapping[int, str],
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
+    priority: int,
 ) -> int:
     try:
         with databases.knowledge.begin() as knowledge:
-            queue.withdraw_others(knowledge, batch_id, documents)
-            return queue.enqueue(knowledge, batch_id, documents, prompts, connections)
+            queue.withdraw_others(knowledge, batch_id, list(names))
+            return queue.enqueue(knowledge, batch_id, names, prompts, connections, priority)
     except queue.ContentsGone:
         raise StagingError(
             f"{partition_key(batch_id)}: some of its documents were archived with another batch meanwhile: "

@@ -1,7 +1,7 @@
 """`doceval simulate-processor`: stands in for the external processor in the demo and in tests.
 
-It calls no LLM, and says so in everything it writes. It talks to KnowledgeDocuments in SQL alone,
-as any processor would: nothing of the pipeline's own queue code is used.
+It calls no LLM, and says so in everything it writes. It talks to KnowledgeDocuments by the functions
+of the contract alone, as any processor may: nothing of the pipeline's own queue code is used.
 """
 
 import base64
@@ -9,10 +9,10 @@ import binascii
 import hashlib
 import json
 import threading
-import time
 import uuid
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import click
@@ -25,27 +25,21 @@ from doceval_pipeline.settings import Settings
 
 NOTICE = "SIMULATED by doceval simulate-processor: no LLM was called."
 SECONDS_BETWEEN_LOOKS = 0.2
+# Beyond the latency: what everything else of a cell may take.
+SECONDS_OF_LEASE = 60
 
-# An array of ids instead of a join: joined to a locking subquery, the update scans the whole table.
-CLAIM = """
-    UPDATE llm_responses SET status = 'P', task_id = %(task)s, started_processing_at = clock_timestamp()
-    WHERE id = ANY (ARRAY (
-        SELECT id FROM llm_responses WHERE status = 'QUEUED'
-        ORDER BY batch_id, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED))
-    RETURNING id, batch_id, document_id, prompt_id, connection_id, attempt,
-              connection_details ->> 'model_name' AS model
-"""
+CLAIM = "SELECT * FROM claim_responses(1, %(lease)s, %(worker)s)"
 READ_DOCUMENT = "SELECT sha256, content FROM docs WHERE id = %(document_id)s"
-WRITE_RESULT = """
-    UPDATE llm_responses
-    SET status = %(status)s, overall_score = %(score)s, response_text = %(text)s, response_json = %(json)s,
-        error_message = %(error)s, input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s,
-        completed_processing_at = clock_timestamp(), "timestamp" = clock_timestamp(),
-        time_taken_seconds = %(seconds)s, response_time_ms = round(%(seconds)s * 1000),
-        tokens_per_second = %(output_tokens)s / nullif(%(seconds)s, 0)
-    WHERE id = %(id)s AND status = 'P' AND task_id = %(task)s
+COMPLETE = """
+    SELECT * FROM complete_response(
+        %(token)s, overall_score => %(score)s, response_text => %(text)s, response_json => %(json)s,
+        input_tokens => %(input_tokens)s, output_tokens => %(output_tokens)s)
 """
-ANY_WAITING = "SELECT EXISTS (SELECT 1 FROM llm_responses WHERE status IN ('QUEUED', 'P'))"
+FAIL = "SELECT * FROM fail_response(%(token)s, %(error)s)"
+ANY_OPEN = """
+    SELECT EXISTS (SELECT 1 FROM llm_responses WHERE status = 'QUEUED')
+        OR EXISTS (SELECT 1 FROM llm_responses WHERE lease_expires_at IS NOT NULL) AS open
+"""
 
 
 @dataclass(frozen=True)
@@ -99,57 +93,50 @@ COMMANDS = (simulate_processor,)
 
 
 def _work(url: str, behaviour: Behaviour, stop: threading.Event, answered: list[int], number: int) -> None:
+    claim = {
+        "lease": timedelta(seconds=SECONDS_OF_LEASE + 2 * behaviour.latency),
+        "worker": f"simulated-{uuid.uuid4()}",
+    }
     with closing(psycopg2.connect(url, application_name="simulated-processor")) as connection:
         connection.autocommit = True
         with connection.cursor(cursor_factory=RealDictCursor) as cursor:
             while not stop.is_set():
-                task = f"simulated-{uuid.uuid4()}"
-                cursor.execute(CLAIM, {"task": task})
+                cursor.execute(CLAIM, claim)
                 row = cursor.fetchone()
                 if row is not None:
-                    _answer(cursor, dict(row), task, behaviour, stop)
-                    answered[number] += 1
-                elif behaviour.until_empty and not _any_waiting(cursor):
+                    answered[number] += _answer(cursor, dict(row), behaviour, stop)
+                elif behaviour.until_empty and not _any_open(cursor):
                     return
                 else:
                     stop.wait(SECONDS_BETWEEN_LOOKS)
 
 
-def _answer(cursor: Any, row: dict[str, Any], task: str, behaviour: Behaviour, stop: threading.Event) -> None:
-    started = time.monotonic()
+def _answer(cursor: Any, row: dict[str, Any], behaviour: Behaviour, stop: threading.Event) -> bool:
+    """Write a made-up result; False where the lease ended before it was written."""
     cursor.execute(READ_DOCUMENT, row)
     document = cursor.fetchone()
     # Between half and one and a half of the latency, the same for the same cell every time.
-    chance = _chance(document["sha256"], row)
-    stop.wait(behaviour.latency * (0.5 + chance))
+    stop.wait(behaviour.latency * (0.5 + _chance(document["sha256"], row)))
     result = _result(document, row, behaviour.failure_rate)
-    cursor.execute(
-        WRITE_RESULT, {"id": row["id"], "task": task, "seconds": time.monotonic() - started, **result}
-    )
+    cursor.execute(FAIL if "error" in result else COMPLETE, {"token": row["token"], **result})
+    return bool(cursor.fetchone()["changed"])
 
 
 def _result(document: dict[str, Any], row: dict[str, Any], failure_rate: float) -> dict[str, Any]:
-    nothing = dict.fromkeys(("score", "text", "json", "error", "input_tokens", "output_tokens"))
     try:
         content = base64.b64decode(document["content"], validate=True)
     except binascii.Error as error:
-        return {**nothing, "status": "F", "error": f"{NOTICE} The stored base64 is invalid: {error}"}
+        return {"error": f"{NOTICE} The stored base64 is invalid: {error}"}
     if hashlib.sha256(content).hexdigest() != document["sha256"]:
-        return {
-            **nothing,
-            "status": "F",
-            "error": f"{NOTICE} The stored content is not what its sha256 says.",
-        }
+        return {"error": f"{NOTICE} The stored content is not what its sha256 says."}
     if _chance("failure" + document["sha256"], row) < failure_rate:
-        return {**nothing, "status": "F", "error": f"{NOTICE} The model is overloaded (made-up failure)."}
+        return {"error": f"{NOTICE} The model is overloaded (made-up failure)."}
     score = round(100 * _chance("score" + document["sha256"], row), 1)
     text = f"{NOTICE} Score: {score} of 100, drawn from the digest of the document."
     return {
-        "status": "S",
         "score": score,
         "text": text,
         "json": json.dumps({"simulated": True, "score": score}),
-        "error": None,
         "input_tokens": len(content) // 4 + 1,
         "output_tokens": len(text) // 4,
     }
@@ -157,10 +144,11 @@ def _result(document: dict[str, Any], row: dict[str, Any], failure_rate: float) 
 
 def _chance(seed: str, row: dict[str, Any]) -> float:
     """A number from 0 to below 1 that is the same for the same cell and attempt."""
-    cell = f"{seed}/{row['prompt_id']}/{row['model']}/{row['attempt']}"
+    model = row["connection_details"]["model_name"]
+    cell = f"{seed}/{row['prompt_id']}/{model}/{row['attempt']}"
     return int.from_bytes(hashlib.sha256(cell.encode()).digest()[:6]) / 2**48
 
 
-def _any_waiting(cursor: Any) -> bool:
-    cursor.execute(ANY_WAITING)
-    return bool(cursor.fetchone()["exists"])
+def _any_open(cursor: Any) -> bool:
+    cursor.execute(ANY_OPEN)
+    return bool(cursor.fetchone()["open"])

@@ -10,24 +10,32 @@ import click
 from doceval_pipeline.batches.databases import describe_database, open_databases
 from doceval_pipeline.cli.output import console, print_json
 from doceval_pipeline.cli.supervisor import Supervisor
+from doceval_pipeline.migrations.roles import ROLES, grant_roles
+from doceval_pipeline.migrations.upgrade import Schema
 from doceval_pipeline.settings import Settings
 
 
 @click.command()
+@click.option("--roles", is_flag=True, help="Also create the roles, and give each what it may do.")
 @click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
-def init(as_json: bool) -> None:
+def init(roles: bool, as_json: bool) -> None:
     """Create or upgrade both databases; also happens on first use of anything else."""
     opened = open_databases(Settings.from_environment())
-    shown = {
+    shown: dict[str, Any] = {
         "home": str(opened.settings.home),
         "doc_eval": describe_database(opened.doc_eval),
         "KnowledgeDocuments": describe_database(opened.knowledge),
     }
+    if roles:
+        grant_roles(opened.doc_eval, Schema.DOC_EVAL)
+        grant_roles(opened.knowledge, Schema.KNOWLEDGE)
     if as_json:
-        print_json(shown)
+        print_json(shown | ({"roles": ROLES} if roles else {}))
         return
-    for name, value in shown.items():
+    for name, value in (shown | (ROLES if roles else {})).items():
         console.print(f"{name:20} {value}", markup=False)
+    if roles:
+        console.print("next: make your login roles members, such as GRANT doceval_worker TO my_processor")
 
 
 @click.command()

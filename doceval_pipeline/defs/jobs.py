@@ -71,6 +71,7 @@ class NewBatch(dg.Config):
     include: list[str] = Field(default=[], description=_described(definitions.Batch, "include"))
     exclude: list[str] = Field(default=[], description=_described(definitions.Batch, "exclude"))
     stage_after: str | None = Field(default=None, description=_described(definitions.Batch, "stage_after"))
+    priority: int = Field(default=10, description=_described(definitions.Batch, "priority"))
     new_connections: list[NewConnection] = Field(
         default=[], description="Connections to create, or to update by name, before the batch."
     )

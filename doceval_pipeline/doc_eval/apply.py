@@ -86,15 +86,16 @@ _EXISTING_BATCHES = text("""
     FOR UPDATE OF b
 """)
 _BATCH_COLUMNS = (
-    "name text, description text, metadata jsonb, include text[], exclude text[], stage_after timestamptz"
+    "name text, description text, metadata jsonb, include text[], exclude text[], stage_after timestamptz, "
+    "priority int"
 )
 _INSERT_BATCHES = text(f"""
     WITH numbered AS (
         SELECT nextval(pg_get_serial_sequence('batches', 'id')) AS number, g.*
         FROM jsonb_to_recordset(:rows) AS g({_BATCH_COLUMNS}))
     INSERT INTO batches (id, batch_number, batch_name, description, meta_data, include_patterns,
-                         exclude_patterns, stage_after)
-    SELECT number, number, name, description, metadata, include, exclude, stage_after FROM numbered
+                         exclude_patterns, stage_after, priority)
+    SELECT number, number, name, description, metadata, include, exclude, stage_after, priority FROM numbered
 """)
 _UPDATE_BATCHES = text(f"""
     UPDATE batches b SET description = g.description, meta_data = g.metadata,
@@ -102,6 +103,12 @@ _UPDATE_BATCHES = text(f"""
                          stage_after = g.stage_after
     FROM jsonb_to_recordset(:rows) AS g({_BATCH_COLUMNS})
     WHERE b.batch_name = g.name AND b.config_snapshot IS NULL
+""")
+# No part of what is sealed: it decides when a row is evaluated, and not how.
+_UPDATE_PRIORITIES = text(f"""
+    UPDATE batches b SET priority = g.priority FROM jsonb_to_recordset(:rows) AS g({_BATCH_COLUMNS})
+    WHERE b.batch_name = g.name AND b.priority <> g.priority
+    RETURNING b.batch_name
 """)
 _INSERT_FOLDERS = text("""
     INSERT INTO folders (folder_path, folder_name)
@@ -274,11 +281,12 @@ def _apply_batches(
     changed = [b for b in batches if b.name in existing and _changed_keys(b, existing[b.name])]
     connection.execute(_INSERT_BATCHES, {"rows": _rows(new)})
     connection.execute(_UPDATE_BATCHES, {"rows": _rows(changed)})
+    moved = list(connection.scalars(_UPDATE_PRIORITIES, {"rows": _rows(batches)}))
     written = {"rows": _rows([*new, *changed])}
     connection.execute(_INSERT_FOLDERS, written)
     for statement in _RELINK:
         connection.execute(statement, written)
-    return _changes(batches, [b.name for b in new], [b.name for b in changed])
+    return _changes(batches, [b.name for b in new], [*(b.name for b in changed), *moved])
 
 
 def _rows(items: Sequence[Any]) -> str:

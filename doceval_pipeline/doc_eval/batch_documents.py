@@ -116,6 +116,12 @@ _STORED_IDS = text("""
 _STAGED_CONTENTS = text("""
     SELECT DISTINCT sha256, file_size FROM batch_documents WHERE batch_id = :batch_id AND state = 'STAGED'
 """)
+# The first of them, in the order of paths, where several files hold the same content.
+_STORED_NAMES = text("""
+    SELECT b.knowledge_document_id, min(d.filepath COLLATE "C")
+    FROM batch_documents b JOIN documents d ON d.id = b.document_id
+    WHERE b.batch_id = :batch_id AND b.state = 'STAGED' GROUP BY 1 ORDER BY 1
+""")
 _LISTING = text("""
     SELECT f.folder_path, d.filepath, b.state, b.reason, b.file_size, b.sha256, b.content_type,
            b.knowledge_document_id
@@ -316,6 +322,11 @@ def stored_ids(connection: Connection, batch_id: int) -> list[int]:
 def staged_contents(connection: Connection, batch_id: int) -> dict[str, int]:
     """The sizes, in bytes, of a batch's staged contents, by sha256."""
     return {row[0]: row[1] for row in connection.execute(_STAGED_CONTENTS, {"batch_id": batch_id})}
+
+
+def stored_names(connection: Connection, batch_id: int) -> dict[int, str]:
+    """A file's path below its folder for each `docs.id` of a batch's staged files."""
+    return {row[0]: row[1] for row in connection.execute(_STORED_NAMES, {"batch_id": batch_id})}
 
 
 def list_files(connection: Connection, batch_id: int) -> Iterator[ListedFile]:

@@ -14,7 +14,8 @@ from doceval_pipeline.errors import BatchStateError, UnknownBatch
 _COLUMNS = """
     id, batch_name, description, status, created_at, started_at, completed_at, meta_data,
     config_sha256, expected_cells, failure_reason, result_digest, reported_digest, cancelled_at,
-    archived_at, archive_file, archive_sha256
+    archived_at, archive_file, archive_sha256,
+    priority
 """
 _ALL = text(f"SELECT {_COLUMNS} FROM batches ORDER BY id")
 _IN_STATES = text(f"""
@@ -67,6 +68,7 @@ class BatchRecord:
     archived_at: datetime | None = None
     archive_file: str | None = None
     archive_sha256: str | None = None
+    priority: int = 10
 
     @property
     def key(self) -> str:
@@ -198,4 +200,5 @@ def _record(row: Any) -> BatchRecord:
         archived_at=row.archived_at,
         archive_file=row.archive_file,
         archive_sha256=row.archive_sha256,
+        priority=row.priority,
     )

@@ -178,6 +178,13 @@ class Batch(Definition):
         description="A time with its zone, such as 2026-12-01T22:00Z; staging then begins by itself.",
     )
 
+    priority: int = Field(
+        default=10,
+        ge=1,
+        le=100,
+        description="Share of the processors' work relative to other batches, for rows queued from now on.",
+    )
+
     @field_validator("name")
     @classmethod
     def _is_not_a_number(cls, value: str) -> str:

@@ -1,7 +1,7 @@
 """Writes the queue: one row for each (document, prompt, connection) of a batch, and its sealed config."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ CONNECTION_DETAILS = (
 
 # The only reference of a queue row is the one to its document.
 FOREIGN_KEY_VIOLATION = "23503"
+# How far apart in virtual time the rows of a batch of priority 1 are placed; see the sequence
+# llm_responses_queue_clock. Twice the priority gets half the distance, and twice the share.
+STEP = 1_000_000
 
 _PUBLISH_CONFIG = text("""
     INSERT INTO batch_configs (batch_id, config, sha256)
@@ -33,9 +36,12 @@ _PUBLISH_CONFIG = text("""
 """)
 _PUBLISHED = text("SELECT sha256 FROM batch_configs WHERE batch_id = :batch_id")
 _ENQUEUE = text("""
-    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details)
-    SELECT :batch_id, d.id, p.id, c.id, c.details
-    FROM unnest(CAST(:documents AS bigint[])) AS d(id)
+    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details,
+                               file_name, queue_position)
+    SELECT :batch_id, d.id, p.id, c.id, c.details, d.file_name,
+           clock.last_value - :shift + row_number() OVER (ORDER BY d.id, p.id, c.id) * :step
+    FROM llm_responses_queue_clock AS clock
+    CROSS JOIN unnest(CAST(:documents AS bigint[]), CAST(:file_names AS text[])) AS d(id, file_name)
     CROSS JOIN unnest(CAST(:prompts AS int[])) AS p(id)
     CROSS JOIN unnest(CAST(:connections AS int[]), CAST(:details AS jsonb[])) AS c(id, details)
     WHERE NOT EXISTS (
@@ -57,13 +63,21 @@ _WITHDRAW_OTHERS = text("""
     WHERE r.batch_id = :batch_id AND r.document_id = queued.document_id
       AND (r.withdrawn_at IS NULL) <> (wanted.id IS NOT NULL)
 """)
+# Before the rows, so that a row that goes back at the same time waits for it, or is found with them.
+_REQUEUE_AS = text("""
+    UPDATE batch_configs SET requeue_as = :word WHERE batch_id = :batch_id AND requeue_as <> :word
+""")
 _HOLD = text(f"""
     UPDATE llm_responses SET status = 'PAUSED'
     WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.WAITING)})
 """)
 _RELEASE = text(f"""
-    UPDATE llm_responses SET status = 'QUEUED'
-    WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.PAUSED)})
+    UPDATE llm_responses r
+    SET status = 'QUEUED',
+        queue_position = (SELECT last_value FROM llm_responses_queue_clock) + held.rank * :step - :shift
+    FROM (SELECT id, row_number() OVER (ORDER BY id) AS rank FROM llm_responses
+          WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.PAUSED)})) AS held
+    WHERE r.id = held.id AND r.status IN ({words_in_sql(Outcome.PAUSED)})
 """)
 _CLOSE = text(f"""
     UPDATE llm_responses
@@ -73,9 +87,12 @@ _CLOSE = text(f"""
 """)
 # A cell with an attempt that is not done is left alone, so that asking twice queues once.
 _REQUEUE = text(f"""
-    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, attempt, connection_details)
-    SELECT batch_id, document_id, prompt_id, connection_id, attempt + 1, connection_details
-    FROM current_llm_responses
+    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, attempt, connection_details,
+                               file_name, queue_position)
+    SELECT batch_id, document_id, prompt_id, connection_id, attempt + 1, connection_details, file_name,
+           clock.last_value - :shift
+           + row_number() OVER (ORDER BY document_id, prompt_id, connection_id) * :step
+    FROM current_llm_responses, llm_responses_queue_clock AS clock
     WHERE batch_id = :batch_id AND {OUTCOME_SQL} = ANY(:outcomes)
     ORDER BY document_id, prompt_id, connection_id
 """)
@@ -93,6 +110,7 @@ _TALLY = text(f"""
             AND newer.attempt > r.attempt)
     GROUP BY 1, 2, 3, 4
 """)
+_TIDY = text("SELECT tidy_queue()")
 _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
 _FOREIGN_DOCUMENTS = text("""
     SELECT count(*) FROM llm_responses r
@@ -144,18 +162,21 @@ def publish_config(connection: Connection, batch_id: int, canonical: str, sha256
 def enqueue(
     connection: Connection,
     batch_id: int,
-    documents: Sequence[int],
+    documents: Mapping[int, str],
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
+    priority: int,
 ) -> int:
     """Queue every cell that has no row yet, in the caller's transaction.
 
     Parameters
     ----------
     documents
-        Distinct `docs.id`.
+        The file name that processors are told for each `docs.id`.
     prompts, connections
         As a sealed configuration lists them.
+    priority
+        From 1 to 100: the batch's share of the deliveries, relative to other batches.
 
     Returns
     -------
@@ -171,16 +192,21 @@ def enqueue(
     parameters = {
         "batch_id": batch_id,
         "documents": list(documents),
+        "file_names": list(documents.values()),
         "prompts": [p["id"] for p in prompts],
         "connections": [c["id"] for c in connections],
         "details": details,
+        **_places(batch_id, priority),
     }
     try:
-        return connection.execute(_ENQUEUE, parameters).rowcount
+        added = connection.execute(_ENQUEUE, parameters).rowcount
     except IntegrityError as error:
         if getattr(error.orig, "pgcode", None) != FOREIGN_KEY_VIOLATION:
             raise
         raise ContentsGone from None
+    if added:
+        connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "QUEUED"})
+    return added
 
 
 def count_queued_cells(
@@ -232,26 +258,47 @@ def withdraw_others(connection: Connection, batch_id: int, documents: Sequence[i
 
 
 def hold(connection: Connection, batch_id: int) -> int:
-    """Hold a batch's waiting rows, so that no processor takes them; returns how many."""
+    """Hold a batch's waiting rows, so that no processor takes them; returns how many.
+
+    Running rows that go back to the queue from now on are held too.
+    """
+    connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "PAUSED"})
     return connection.execute(_HOLD, {"batch_id": batch_id}).rowcount
 
 
-def release(connection: Connection, batch_id: int) -> int:
-    """Queue a batch's held rows again; returns how many."""
-    return connection.execute(_RELEASE, {"batch_id": batch_id}).rowcount
+def release(connection: Connection, batch_id: int, priority: int) -> int:
+    """Queue a batch's held rows again, as if they were queued now; returns how many."""
+    connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "QUEUED"})
+    return connection.execute(_RELEASE, {"batch_id": batch_id, **_places(batch_id, priority)}).rowcount
 
 
 def close(connection: Connection, batch_id: int, reason: str) -> int:
-    """Close a batch's waiting and held rows as failed; running ones may finish. Returns how many."""
+    """Close a batch's waiting and held rows as failed; running ones may finish. Returns how many.
+
+    Running rows that go back to the queue from now on are closed too.
+    """
+    connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "F"})
     return connection.execute(_CLOSE, {"batch_id": batch_id, "reason": reason}).rowcount
 
 
-def requeue(connection: Connection, batch_id: int, outcomes: Sequence[Outcome]) -> int:
+def requeue(connection: Connection, batch_id: int, outcomes: Sequence[Outcome], priority: int) -> int:
     """Queue a new attempt for each cell whose current result is one of some; returns how many.
 
     Earlier attempts stay as they are.
     """
-    return connection.execute(_REQUEUE, {"batch_id": batch_id, "outcomes": list(outcomes)}).rowcount
+    parameters = {"batch_id": batch_id, "outcomes": list(outcomes), **_places(batch_id, priority)}
+    added = connection.execute(_REQUEUE, parameters).rowcount
+    if added:
+        connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "QUEUED"})
+    return added
+
+
+def tidy(connection: Connection) -> int:
+    """Return rows whose lease is over to the queue, and bring rows that were left behind to its head.
+
+    Claims do so too where they find less than they want. Returns how many rows changed.
+    """
+    return int(connection.execute(_TIDY).scalar_one())
 
 
 def count_rows(connection: Connection, batch_id: int) -> int:
@@ -266,3 +313,9 @@ def count_orphans(connection: Connection, batch_id: int, documents: Sequence[int
         _FOREIGN_DOCUMENTS, {"batch_id": batch_id, "documents": list(documents)}
     ).scalar_one()
     return int(orphans), int(foreign)
+
+
+def _places(batch_id: int, priority: int) -> dict[str, int]:
+    """The distance between rows of a batch, and a shift that keeps batches from sharing places."""
+    step = STEP // priority
+    return {"step": step, "shift": batch_id * 7919 % step}

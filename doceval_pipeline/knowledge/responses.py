@@ -27,7 +27,7 @@ _RESULT_COLUMNS = f"""
     r.document_id, r.connection_id, r.prompt_id, r.attempt, {OUTCOME_SQL.replace("status", "r.status")},
     r.status, r.overall_score, r.error_message, left(r.response_text, :text_limit), r.input_tokens,
     r.output_tokens, coalesce(r.time_taken_seconds, r.response_time_ms / 1000.0),
-    coalesce(starts_with(r.task_id, 'simulated-'), false), length(r.response_text)
+    coalesce(starts_with(coalesce(r.worker, r.task_id), 'simulated-'), false), length(r.response_text)
 """
 _RESULTS = text(f"""
     SELECT {_RESULT_COLUMNS} FROM current_llm_responses r WHERE r.batch_id = :batch_id

@@ -230,7 +230,7 @@ def test_a_batch_whose_last_result_no_tick_has_seen_is_completed_first(batch_of:
 def test_the_newest_report_is_in_it(batch_of: BatchOf, seen: bool) -> None:
     batch = done(batch_of(documents=1))
     write_report(batch.databases, batch.id)
-    batch.knowledge("UPDATE llm_responses SET status = 'F', error_message = 'unique words'")
+    batch.plant("UPDATE llm_responses SET status = 'F', error_message = 'unique words'")
     if seen:
         look(batch.databases)
     with ZipFile(put_away(batch).path) as file:
@@ -327,9 +327,7 @@ def test_the_same_content_gives_the_same_name_and_another_one_another(batch_of: 
     second = put_away(batch)
     assert second.path == first.path
     bring_back(batch, second)
-    batch.knowledge(
-        "UPDATE llm_responses SET task_id = 'other' WHERE id = (SELECT min(id) FROM llm_responses)"
-    )
+    batch.plant("UPDATE llm_responses SET task_id = 'other' WHERE id = (SELECT min(id) FROM llm_responses)")
     third = put_away(batch)
     assert third.path != first.path
     assert first.path.exists()

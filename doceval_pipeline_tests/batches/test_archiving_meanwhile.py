@@ -35,7 +35,7 @@ def test_a_result_that_comes_while_the_archive_is_made_is_in_it(batch_of: BatchO
     def write_late(done: int, *_: int) -> None:
         if done and not late:
             late.append(done)
-            batch.knowledge(
+            batch.plant(
                 "UPDATE llm_responses SET response_text = 'late', overall_score = 1 "
                 "WHERE id = (SELECT min(id) FROM llm_responses)"
             )
@@ -58,7 +58,7 @@ def test_a_change_that_no_report_shows_is_not_lost_either(batch_of: BatchOf) -> 
     def write_late(*_: int) -> None:
         if not late:
             late.append(1)
-            batch.knowledge("UPDATE llm_responses SET task_id = 'late' WHERE document_id = 1 OR true")
+            batch.plant("UPDATE llm_responses SET task_id = 'late' WHERE document_id = 1 OR true")
 
     archived = archive(batch.databases, batch.id, quiet, write_late)
     with ZipFile(archived.path) as file:
@@ -85,7 +85,7 @@ def test_a_row_that_is_queued_again_while_the_archive_is_made_keeps_the_batch_he
     batch = done(batch_of(documents=2))
 
     def requeue(*_: int) -> None:
-        batch.knowledge("UPDATE llm_responses SET status = 'QUEUED' WHERE response_text IS NOT NULL")
+        batch.plant("UPDATE llm_responses SET status = 'QUEUED' WHERE response_text IS NOT NULL")
 
     with pytest.raises(BatchStateError, match="is STAGED and cannot be archived"):
         archive(batch.databases, batch.id, quiet, requeue)
@@ -98,7 +98,7 @@ def test_a_processor_that_goes_on_writing_is_named_and_nothing_is_removed(batch_
     before = holdings(batch)
 
     def write(*_: int) -> None:
-        batch.knowledge("UPDATE llm_responses SET input_tokens = coalesce(input_tokens, 0) + 1")
+        batch.plant("UPDATE llm_responses SET input_tokens = coalesce(input_tokens, 0) + 1")
 
     with pytest.raises(ArchiveError, match="while a processor goes on writing its results: stop it"):
         archive(batch.databases, batch.id, quiet, write)
@@ -113,6 +113,7 @@ def test_a_row_that_a_processor_holds_is_waited_for(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
     with batch.databases.knowledge.connect() as processor:
         transaction = processor.begin()
+        processor.execute(text("SET LOCAL session_replication_role = replica"))
         processor.execute(text("UPDATE llm_responses SET response_text = 'held'"))
         results: list[Any] = []
         archiving = threading.Thread(target=lambda: results.append(put_away(batch)))

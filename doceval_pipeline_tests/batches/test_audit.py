@@ -64,7 +64,7 @@ def test_a_fault_in_knowledge_documents_is_found(batch_of: BatchOf, fault: str, 
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50")
     look(batch.databases)
-    batch.knowledge(fault)
+    batch.plant(fault)
     assert invariant in [found for _, found in audit(batch)]
 
 

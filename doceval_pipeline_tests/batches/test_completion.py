@@ -142,9 +142,7 @@ def test_a_closed_batch_whose_row_is_queued_again_is_opened_again(batch_of: Batc
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
     look(batch.databases)
-    batch.knowledge(
-        "UPDATE llm_responses SET status = 'QUEUED' WHERE id = (SELECT min(id) FROM llm_responses)"
-    )
+    batch.plant("UPDATE llm_responses SET status = 'QUEUED' WHERE id = (SELECT min(id) FROM llm_responses)")
     assert not look(batch.databases).reports
     assert batch.status() == "STAGED"
 
@@ -167,7 +165,7 @@ def test_every_closed_batch_gets_its_turn_to_be_looked_at_again(
         batch.stage()
     batches[0].knowledge("UPDATE llm_responses SET status = 'S'")
     assert len(look(batches[0].databases).completed) == 3
-    batches[0].knowledge("UPDATE llm_responses SET overall_score = 1")
+    batches[0].plant("UPDATE llm_responses SET overall_score = 1")
     changed, after = [], 0
     for _ in range(3):
         found = look(batches[0].databases, after)

@@ -1,4 +1,4 @@
-"""Any order of actions, outside writes and ticks, against a plain model that knows no database.
+"""Any order of actions, claims, outside writes and ticks, against a plain model that knows no database.
 
 The model is what the documentation promises, in a few lines of Python. After each step the rows and
 the state of the batch must be those of the model, and the audit must find nothing.
@@ -41,7 +41,19 @@ ROWS = """
            r.status, r.withdrawn_at IS NOT NULL
     FROM llm_responses r JOIN docs d ON d.id = r.document_id WHERE r.batch_id = :id
 """
+CONTENTS_BY_ID = "SELECT id, convert_from(decode(content, 'base64'), 'UTF8') FROM docs"
+CLAIM = "SELECT token, document_id, prompt_id, connection_id, attempt FROM claim_responses(:rows, '1 hour')"
+ANSWERS = {
+    "S": "SELECT changed FROM complete_response(:token, 50)",
+    "F": "SELECT changed FROM fail_response(:token, 'no')",
+    "QUEUED": "SELECT changed FROM fail_response(:token, 'not now', retry => true)",
+}
+LOSE_PROCESSORS = """
+    UPDATE llm_responses SET lease_expires_at = now() - interval '1 hour' WHERE lease_expires_at IS NOT NULL
+"""
+MOST_DELIVERIES = 5
 CLOSED = ("COMPLETED", "FAILED")
+Row = tuple[str, int, int, int]
 # A write from outside makes these false until the next tick.
 UNTIL_THE_NEXT_TICK = {
     "a completed batch has no open cell",
@@ -68,7 +80,12 @@ class LifeOfABatch(RuleBasedStateMachine):
         self.batch = Sample(self.databases, number, "life", Path(self.folder.name))
         self.files: dict[str, str] = {}
         self.assigned: dict[str, str] = {}
-        self.rows: dict[tuple[str, int, int, int], str] = {}
+        self.rows: dict[Row, str] = {}
+        # Who holds which row, every token ever given, and what becomes of a row that goes back.
+        self.leases: dict[Row, str] = {}
+        self.tokens: list[tuple[str, Row]] = []
+        self.deliveries: dict[Row, int] = {}
+        self.requeue_as = "QUEUED"
         self.status, self.cancelled = "SAVED", False
         self.write_file("a", "one")
         connection_ids = [row[0] for row in self.batch.doc_eval("SELECT id FROM connections ORDER BY id")]
@@ -102,7 +119,23 @@ class LifeOfABatch(RuleBasedStateMachine):
         ]
         self.rows |= {(*cell, 1): "QUEUED" for cell in missing}
         if missing:
+            self.requeue_as = "QUEUED"
             self.reopen()
+
+    def written(self, row: Row, word: str) -> str:
+        """The word of a row after a plain UPDATE to another one."""
+        before = self.rows[row]
+        if row in self.leases:
+            return before
+        if outcome(before) in ("succeeded", "failed"):
+            return word if (outcome(before), outcome(word)) == ("failed", "succeeded") else before
+        if outcome(word) == "waiting" and outcome(before) != "waiting" and self.requeue_as != "QUEUED":
+            return self.requeue_as
+        return word
+
+    def give_back(self, row: Row) -> None:
+        self.rows[row] = self.requeue_as if self.deliveries[row] < MOST_DELIVERIES else "F"
+        del self.leases[row]
 
     def count(self) -> dict[str, int]:
         words = [outcome(word) for _, word in self.current().values()]
@@ -177,7 +210,7 @@ class LifeOfABatch(RuleBasedStateMachine):
         again = {Mode.missing: (), Mode.failed: ("failed",), Mode.all: ("failed", "succeeded")}[mode]
         for cell, (attempt, word) in self.current().items():
             if outcome(word) in again:
-                self.rows[*cell, attempt + 1] = "QUEUED"
+                self.rows[*cell, attempt + 1] = self.requeue_as = "QUEUED"
                 self.reopen()
 
     @rule()
@@ -187,7 +220,7 @@ class LifeOfABatch(RuleBasedStateMachine):
                 pause(self.databases, self.batch.id)
             return
         pause(self.databases, self.batch.id)
-        self.status = "PAUSED"
+        self.status = self.requeue_as = "PAUSED"
         self.rows = {k: "PAUSED" if outcome(word) == "waiting" else word for k, word in self.rows.items()}
 
     @rule()
@@ -197,7 +230,7 @@ class LifeOfABatch(RuleBasedStateMachine):
                 resume(self.databases, self.batch.id)
             return
         resume(self.databases, self.batch.id)
-        self.status = "STAGED"
+        self.status, self.requeue_as = "STAGED", "QUEUED"
         self.rows = {k: "QUEUED" if outcome(word) == "paused" else word for k, word in self.rows.items()}
 
     @rule()
@@ -208,13 +241,15 @@ class LifeOfABatch(RuleBasedStateMachine):
                 cancel(self.databases, self.batch.id)
             return
         assert cancel(self.databases, self.batch.id) == len(closed)
-        self.status, self.cancelled = "ANALYZING", True
+        self.status, self.cancelled, self.requeue_as = "ANALYZING", True, "F"
         self.rows |= dict.fromkeys(closed, "F")
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data(), word=st.sampled_from([*OUTCOMES, "HALF"]))
     def write_from_outside(self, data: st.DataObject, word: str) -> None:
-        row = data.draw(st.sampled_from(sorted(self.rows)))
+        self.write_plainly(data.draw(st.sampled_from(sorted(self.rows))), word)
+
+    def write_plainly(self, row: Row, word: str) -> None:
         content, prompt, connection, attempt = row
         self.batch.knowledge(
             "UPDATE llm_responses r SET status = :word FROM docs d "
@@ -227,13 +262,69 @@ class LifeOfABatch(RuleBasedStateMachine):
             connection=connection,
             attempt=attempt,
         )
-        self.rows[row] = word
+        self.rows[row] = self.written(row, word)
 
     @precondition(lambda self: self.rows)
     @rule(word=st.sampled_from(["S", "F"]))
     def finish_all(self, word: str) -> None:
         self.batch.knowledge("UPDATE llm_responses SET status = :word WHERE batch_id = :id", word=word)
-        self.rows = dict.fromkeys(self.rows, word)
+        self.rows = {row: self.written(row, word) for row in self.rows}
+
+    @precondition(lambda self: "QUEUED" in self.rows.values())
+    @rule(rows=st.integers(1, 4))
+    def claim(self, rows: int) -> None:
+        waiting = {row for row, word in self.rows.items() if outcome(word) == "waiting"}
+        contents = {row[0]: row[1] for row in self.batch.knowledge(CONTENTS_BY_ID)}
+        claimed = self.batch.knowledge(CLAIM, rows=rows)
+        assert len(claimed) == min(rows, len(waiting))
+        for token, document, *cell in claimed:
+            row: Row = (contents[document], *cell)
+            assert row in waiting
+            waiting.remove(row)
+            self.rows[row], self.leases[row] = "P", token
+            self.tokens.append((token, row))
+            self.deliveries[row] = self.deliveries.get(row, 0) + 1
+
+    @precondition(lambda self: self.tokens)
+    @rule(data=st.data(), word=st.sampled_from(sorted(ANSWERS)))
+    def answer(self, data: st.DataObject, word: str) -> None:
+        # Of all tokens that were ever given; most are of leases that are over.
+        token, row = data.draw(st.sampled_from(self.tokens))
+        self.answer_with(token, row, word)
+
+    def answer_with(self, token: str, row: Row, word: str) -> None:
+        holds = self.leases.get(row) == token
+        assert self.batch.knowledge(ANSWERS[word], token=token) == [(holds,)]
+        if holds and word == "QUEUED":
+            self.give_back(row)
+        elif holds:
+            self.rows[row] = word
+            del self.leases[row]
+
+    @precondition(lambda self: self.leases)
+    @rule()
+    def lose_processors_and_tick(self) -> None:
+        self.batch.knowledge(LOSE_PROCESSORS)
+        for row in list(self.leases):
+            self.give_back(row)
+        self.tick()
+
+    # What runs goes back while the batch is held or cancelled; made frequent as well.
+    @precondition(lambda self: self.status in ("STAGED", "ANALYZING") and "QUEUED" in self.rows.values())
+    @rule(action=st.sampled_from(["pause", "cancel"]), how=st.sampled_from(["lost", "given back", "plain"]))
+    def hold_while_rows_run(self, action: str, how: str) -> None:
+        row = min(row for row, word in self.rows.items() if word == "QUEUED")
+        if how == "plain":
+            self.write_plainly(row, "P")
+        else:
+            self.claim(2)
+        getattr(self, action)()
+        if how == "plain":
+            self.write_plainly(row, "READY_TO_RETRY")
+        elif how == "lost":
+            self.lose_processors_and_tick()
+        else:
+            self.answer_with(*self.tokens[-1], "QUEUED")
 
     @rule()
     def tick(self) -> None:

@@ -36,11 +36,8 @@ def finished(batch_of: BatchOf, **columns: Any) -> Sample:
     batch = batch_of(documents=5)
     batch.stage()
     batch.knowledge(
-        "UPDATE llm_responses SET status = 'S', input_tokens = 100 + id % 3, output_tokens = 10, "
-        "time_taken_seconds = 2"
-    )
-    batch.knowledge(
-        "UPDATE llm_responses SET status = 'F' WHERE id IN (SELECT id FROM llm_responses ORDER BY id LIMIT 3)"
+        "UPDATE llm_responses SET status = CASE WHEN id < (SELECT min(id) + 3 FROM llm_responses) "
+        "THEN 'F' ELSE 'S' END, input_tokens = 100 + id % 3, output_tokens = 10, time_taken_seconds = 2"
     )
     look(batch.databases)
     return batch
@@ -150,7 +147,7 @@ def test_cost_is_tokens_by_prices_and_unknown_without_either(batch_of: BatchOf) 
     assert estimate.currency == "EUR"
     assert estimate.cost is not None
     assert estimate.cost.expected == pytest.approx(50)
-    batch.knowledge("UPDATE llm_responses SET output_tokens = NULL")
+    batch.plant("UPDATE llm_responses SET output_tokens = NULL")
     batch.doc_eval("DELETE FROM connection_history")
     assert planned(batch, Mode.all).estimates[0].cost is None
 

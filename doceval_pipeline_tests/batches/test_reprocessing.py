@@ -26,12 +26,12 @@ def completed(batch_of: BatchOf, failed: int = 3) -> Sample:
     """A completed batch of 40 cells, some of which failed."""
     batch = batch_of(documents=10, connections=2, prompts=2)
     batch.stage()
-    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50")
     batch.knowledge(
-        "UPDATE llm_responses SET status = 'F', overall_score = NULL, error_message = 'overloaded' "
+        "UPDATE llm_responses SET status = 'F', error_message = 'overloaded' "
         "WHERE id IN (SELECT id FROM llm_responses ORDER BY id LIMIT :failed)",
         failed=failed,
     )
+    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50 WHERE status = 'QUEUED'")
     look(batch.databases)
     assert batch.status() == "COMPLETED"
     return batch

@@ -209,7 +209,7 @@ def test_an_older_archive_of_the_batch_is_refused_with_the_one_to_restore(
     batch = done(batch_of(documents=1))
     first = put_away(batch)
     bring_back(batch, first)
-    batch.knowledge("UPDATE llm_responses SET overall_score = 1")
+    batch.plant("UPDATE llm_responses SET overall_score = 1")
     second = put_away(batch)
     with pytest.raises(ArchiveError, match=f"was archived as: restore {second.path.name}"):
         bring_back(batch, first)
@@ -295,7 +295,7 @@ def test_rows_that_changed_since_an_interrupted_archive_are_not_thrown_away(batc
         file=archived.path.name,
         sha256=sha256(archived.path.read_bytes()),
     )
-    batch.knowledge(
+    batch.plant(
         "UPDATE llm_responses SET response_text = 'late' WHERE id = (SELECT min(id) FROM llm_responses)"
     )
     with pytest.raises(

@@ -252,6 +252,18 @@ def test_each_url_overrides_the_embedded_server_on_its_own(tmp_path: Path) -> No
         server.stop()
 
 
+def test_init_makes_the_roles_and_a_second_time_changes_nothing() -> None:
+    for _ in range(2):
+        assert set(read_json("init", "--roles")["roles"]) == {
+            "doceval_owner",
+            "doceval_stager",
+            "doceval_worker",
+            "doceval_plain_worker",
+            "doceval_reader",
+        }
+    assert "GRANT doceval_worker TO" in doceval("init", "--roles").stdout
+
+
 def test_plain_dagster_commands_work_in_a_shell_that_evaluated_env() -> None:
     exports = doceval("env").stdout
     assert [line.split("=")[0] for line in exports.splitlines()] == [

@@ -14,11 +14,13 @@ BatchOf = Callable[..., Sample]
 def test_all_finished_attempts_count_with_what_they_report(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2, connections=1, prompts=2)
     batch.stage()
-    batch.knowledge("UPDATE llm_responses SET status = 'S', input_tokens = 100, response_time_ms = 1500")
     batch.knowledge(
-        "UPDATE llm_responses SET status = 'F', input_tokens = NULL, response_time_ms = NULL, "
-        "started_processing_at = now(), completed_processing_at = now() + interval '4 s' "
-        "WHERE id = (SELECT min(id) FROM llm_responses)"
+        "UPDATE llm_responses SET status = 'F', started_processing_at = now(), "
+        "completed_processing_at = now() + interval '4 s' WHERE id = (SELECT min(id) FROM llm_responses)"
+    )
+    batch.knowledge(
+        "UPDATE llm_responses SET status = 'S', input_tokens = 100, response_time_ms = 1500 "
+        "WHERE status = 'QUEUED'"
     )
     ((connection,),) = batch.knowledge("SELECT DISTINCT connection_id FROM llm_responses")
     with batch.databases.knowledge.connect() as knowledge:

@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, text
@@ -67,11 +68,46 @@ def test_every_revision_leads_to_the_newest(empty: Engine, schema: Schema) -> No
     assert revisions[0] == HEADS[schema]
     for number in reversed(revisions):
         with empty.begin() as connection:
-            from alembic import command
-
             config.attributes.update(connection=connection, version_table=schema.version_table)
             command.upgrade(config, number)
     assert not upgrade(empty, schema)
+
+
+OLD_ROWS = """
+    INSERT INTO docs (document_id, sha256, content, content_type, doc_type, file_size)
+    SELECT 'sha256:' || repeat(n::text, 64), repeat(n::text, 64), 'AAAA', 'text/plain', 'txt', 3
+    FROM generate_series(1, 3) AS n;
+    INSERT INTO batch_configs (batch_id, config, sha256)
+    SELECT n, '{"prompts": [{"id": 1, "text": "How clear?"}]}', repeat('0', 64)
+    FROM generate_series(1, 2) AS n;
+    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details, status)
+    SELECT batch, d.id, 1, 1, '{}', CASE WHEN d.id = 2 THEN 'N' ELSE 'QUEUED' END
+    FROM generate_series(1, 2) AS batch, docs d;
+    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details, status)
+    SELECT 3, d.id, 1, n, '{}', (ARRAY['S', 'P', 'PAUSED'])[n] FROM docs d, generate_series(1, 3) AS n;
+"""
+
+
+def test_rows_that_were_queued_before_there_were_leases_are_delivered_in_turn(empty: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent / Schema.KNOWLEDGE.value))
+    with empty.begin() as connection:
+        config.attributes.update(connection=connection, version_table=Schema.KNOWLEDGE.version_table)
+        command.upgrade(config, "0002")
+    with empty.begin() as connection:
+        connection.exec_driver_sql(OLD_ROWS)
+        before = connection.scalar(text("SELECT count(*) FROM llm_responses"))
+    assert upgrade(empty, Schema.KNOWLEDGE)
+    with empty.begin() as connection:
+        claimed = [
+            connection.execute(text("SELECT batch_id, prompt_text FROM claim_responses(1)")).one()
+            for _ in range(6)
+        ]
+        assert connection.execute(text("SELECT * FROM claim_responses(1)")).all() == []
+        assert connection.scalar(text("SELECT count(*) FROM llm_responses")) == before
+    assert sorted(row.batch_id for row in claimed[:2]) == [1, 2]
+    assert sorted(row.batch_id for row in claimed) == [1, 1, 1, 2, 2, 2]
+    assert {row.prompt_text for row in claimed} == {"How clear?"}
 
 
 def test_many_at_once_upgrade_once(empty: Engine) -> None:

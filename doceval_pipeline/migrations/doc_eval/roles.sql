@@ -1,0 +1,27 @@
+-- Who may do what in doc_eval. Run again at any time: what is not listed is taken back.
+--
+-- Processors have no business here.
+DO $$
+DECLARE
+    granted constant text := 'doceval_stager, doceval_worker, doceval_plain_worker, doceval_reader';
+    name    text;
+BEGIN
+    EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
+    EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO doceval_owner', current_schema());
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO doceval_stager, doceval_reader', current_schema());
+    EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO doceval_stager', current_database());
+    FOREACH name IN ARRAY ARRAY[
+        'llm_providers', 'models', 'connections', 'prompts', 'folders', 'batches', 'batch_folders',
+        'batch_connections', 'batch_prompts', 'documents', 'batch_documents', 'batch_progress',
+        'connection_history', 'doceval_doc_eval_version']
+    LOOP
+        EXECUTE format('ALTER TABLE %I OWNER TO doceval_owner', name);
+        EXECUTE format('REVOKE ALL ON %I FROM %s', name, granted);
+        EXECUTE format('GRANT SELECT ON %I TO doceval_stager, doceval_reader', name);
+        IF name <> 'doceval_doc_eval_version' THEN
+            EXECUTE format('GRANT INSERT, UPDATE, DELETE ON %I TO doceval_stager', name);
+        END IF;
+    END LOOP;
+END $$;
+-- Batches are numbered by hand, from the same sequence.
+GRANT USAGE ON SEQUENCE batches_id_seq TO doceval_stager;

@@ -1,0 +1,282 @@
+"""Each role connects and tries: what it is for works, and everything else is refused by the database."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, inspect, text
+from sqlalchemy.exc import ProgrammingError
+
+from doceval_pipeline.batches.audit import violations
+from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.errors import DatabaseError
+from doceval_pipeline.migrations.roles import ROLES, grant_roles
+from doceval_pipeline.migrations.upgrade import Schema, upgrade
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
+from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
+
+LOGINS = {role: f"test_{role}" for role in ROLES}
+REFUSED = "permission denied|must be owner"
+Urls = Callable[[str], dict[Schema, str]]
+
+
+@pytest.fixture(scope="module")
+def urls(settings: Settings) -> Iterator[Urls]:
+    """Two databases with roles, and a login role for each: URLs by schema, as a role's member."""
+    server = EmbeddedServer(settings.home)
+    server.ensure()
+    names = {schema: f"roles_{schema.value}_{uuid4().hex[:8]}" for schema in Schema}
+    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
+    for schema, name in names.items():
+        server.ensure_database(name)
+        engine = create_engine(server.url(name))
+        upgrade(engine, schema)
+        for _ in range(2):
+            grant_roles(engine, schema)
+        engine.dispose()
+    with admin.connect() as connection:
+        for role, login in LOGINS.items():
+            connection.exec_driver_sql(f"CREATE ROLE {login} LOGIN IN ROLE {role}")
+    yield lambda role: {
+        schema: server.url(name).replace("postgres@", f"{LOGINS[role]}@") for schema, name in names.items()
+    }
+    with admin.connect() as connection:
+        for name in names.values():
+            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+        for login in LOGINS.values():
+            connection.exec_driver_sql(f"DROP ROLE {login}")
+    admin.dispose()
+
+
+@pytest.fixture
+def as_role(urls: Urls) -> Iterator[Callable[..., Connection]]:
+    """Connects as a member of a role."""
+    opened: list[tuple[Engine, Connection]] = []
+
+    def connect(role: str, schema: Schema = Schema.KNOWLEDGE) -> Connection:
+        engine = create_engine(urls(role)[schema], isolation_level="AUTOCOMMIT")
+        opened.append((engine, engine.connect()))
+        return opened[-1][1]
+
+    yield connect
+    for engine, connection in opened:
+        connection.close()
+        engine.dispose()
+
+
+@pytest.fixture
+def staged(urls: Urls, settings: Settings, tmp_path: Path) -> Sample:
+    """A batch that a member of doceval_stager applied and staged, in databases that are otherwise empty."""
+    (tmp_path / "documents").mkdir()
+    for name in "abc":
+        write_old(tmp_path / "documents" / name, name)
+    stager = urls("doceval_stager")
+    opened = open_databases(
+        replace(
+            settings,
+            doc_eval_url=stager[Schema.DOC_EVAL],
+            knowledge_documents_url=stager[Schema.KNOWLEDGE],
+        )
+    )
+    name = f"batch {uuid4().hex[:8]}x"
+    located = evaluation_of([{"name": name, "folders": [str(tmp_path / "documents")]}])
+    numbers = apply_evaluation(opened.doc_eval, located).numbers
+    batch = Sample(opened, numbers[name], name, tmp_path / "documents")
+    batch.stage()
+    return batch
+
+
+def refused(connection: Connection, statement: str) -> bool:
+    with pytest.raises(ProgrammingError) as caught:
+        connection.exec_driver_sql(statement)
+    return re.search(REFUSED, str(caught.value)) is not None
+
+
+def test_the_stager_can_do_all_that_the_pipeline_does(staged: Sample) -> None:
+    databases = staged.databases
+    pause(databases, staged.id)
+    resume(databases, staged.id)
+    write_old(staged.folder / "d", "d")
+    reprocess(databases, staged.id, Mode.failed, lambda *_: None, new_look=True)
+    (staged.folder / "a").unlink()
+    reprocess(databases, staged.id, Mode.failed, lambda *_: None, new_look=True)
+    cancel(databases, staged.id)
+    look(databases)
+    assert staged.status() == "FAILED"
+    assert write_report(databases, staged.id).path.exists()
+    assert list(violations(databases, True, lambda *_: None)) == []
+
+
+def test_the_stager_writes_no_result_and_no_lease(staged: Sample, as_role: Callable[..., Connection]) -> None:
+    stager = as_role("doceval_stager")
+    for column in ("overall_score", "response_text", "lease_expires_at", "lease_token", "deliveries"):
+        assert refused(stager, f"UPDATE llm_responses SET {column} = NULL")
+    for statement in (
+        "SELECT * FROM claim_responses(1)",
+        "UPDATE docs SET content = ''",
+        "UPDATE batch_configs SET config = '{}'",
+        "DROP TABLE llm_responses",
+        "SELECT setval('llm_responses_queue_clock', 1)",
+    ):
+        assert refused(stager, statement), statement
+
+
+def test_a_worker_has_the_functions_and_the_documents(
+    staged: Sample, as_role: Callable[..., Connection]
+) -> None:
+    worker = as_role("doceval_worker")
+    row = worker.exec_driver_sql("SELECT * FROM claim_responses(1)").one()
+    assert worker.execute(text("SELECT content FROM docs WHERE id = :row"), {"row": row.document_id}).scalar()
+    assert worker.execute(text("SELECT changed FROM heartbeat_response(:t)"), {"t": row.token}).scalar()
+    assert worker.execute(text("SELECT changed FROM complete_response(:t)"), {"t": row.token}).scalar()
+    (other,) = worker.exec_driver_sql("SELECT token FROM claim_responses(1)").one()
+    assert worker.execute(text("SELECT changed FROM fail_response(:t, 'no')"), {"t": other}).scalar()
+    for statement in (
+        "SELECT lease_token FROM llm_responses",
+        "UPDATE llm_responses SET status = 'S'",
+        "DELETE FROM llm_responses",
+        "INSERT INTO docs DEFAULT VALUES",
+        "SELECT tidy_queue()",
+        "SELECT return_responses('{1}', 0, '')",
+        "SELECT deliver_responses(1, '1 h', '')",
+        "SELECT write_result(NULL, 'S', NULL, 1, NULL, NULL, NULL, NULL, NULL)",
+        "SELECT * FROM current_llm_responses",
+        "CREATE TABLE llm_responses_mine ()",
+        "CREATE FUNCTION lower(uuid) RETURNS text LANGUAGE sql AS 'SELECT 1::text'",
+    ):
+        assert refused(worker, statement), statement
+
+
+def test_a_worker_cannot_have_the_functions_find_tables_of_its_own(
+    staged: Sample, as_role: Callable[..., Connection]
+) -> None:
+    worker = as_role("doceval_worker")
+    worker.exec_driver_sql("CREATE TEMPORARY TABLE llm_responses (id int)")
+    worker.exec_driver_sql("SET search_path = pg_temp, public")
+    assert worker.exec_driver_sql("SELECT batch_id FROM claim_responses(1)").scalar() is not None
+
+
+def test_a_plain_worker_writes_results_and_gets_around_no_lease(
+    staged: Sample, as_role: Callable[..., Connection]
+) -> None:
+    plain, worker = as_role("doceval_plain_worker"), as_role("doceval_worker")
+    leased = worker.exec_driver_sql("SELECT id, token FROM claim_responses(1)").one()
+    claimed = plain.exec_driver_sql(
+        "UPDATE llm_responses SET status = 'P', task_id = 't' WHERE id = ANY (ARRAY (SELECT id "
+        "FROM llm_responses WHERE status = 'QUEUED' ORDER BY batch_id, id LIMIT 1 "
+        "FOR NO KEY UPDATE SKIP LOCKED)) RETURNING id, document_id, connection_details"
+    ).one()
+    assert plain.exec_driver_sql(f"SELECT content FROM docs WHERE id = {claimed.document_id}").scalar()
+    assignments = ", ".join(f"{column} = {value}" for column, value in RESULT_COLUMNS.items())
+    plain.exec_driver_sql(f"UPDATE llm_responses SET {assignments}")
+    states = dict(plain.exec_driver_sql("SELECT id, status FROM llm_responses").all())  # type: ignore[arg-type] # rows are pairs
+    assert states[claimed.id] == "S"
+    assert states[leased.id] == "P"
+    plain.exec_driver_sql(f"UPDATE llm_responses SET status = 'F' WHERE id = {claimed.id}")
+    assert dict(plain.exec_driver_sql("SELECT id, status FROM llm_responses").all()) == states  # type: ignore[arg-type] # as above
+    for column in ("lease_expires_at", "lease_token", "deliveries", "queue_position", "withdrawn_at"):
+        assert refused(plain, f"UPDATE llm_responses SET {column} = NULL")
+    for statement in (
+        f"SELECT complete_response('{leased.token}')",
+        f"SELECT heartbeat_response('{leased.token}')",
+        "DELETE FROM llm_responses",
+        "UPDATE llm_responses SET batch_id = 1",
+        "INSERT INTO llm_responses (batch_id) VALUES (1)",
+        "TRUNCATE llm_responses",
+        "UPDATE docs SET content = ''",
+        "ALTER TABLE llm_responses DISABLE TRIGGER guard_response",
+        "SET session_replication_role = replica",
+    ):
+        with pytest.raises(ProgrammingError, match=REFUSED):
+            plain.exec_driver_sql(statement)
+
+
+def test_a_reader_reads_both_databases_and_writes_in_none(
+    staged: Sample, as_role: Callable[..., Connection]
+) -> None:
+    for schema in Schema:
+        reader = as_role("doceval_reader", schema)
+        tables = inspect(reader).get_table_names()
+        assert len(tables) >= 4
+        for table in tables:
+            reader.exec_driver_sql(f'SELECT count(*) FROM "{table}"')
+            for statement in ("DELETE FROM {}", "INSERT INTO {} DEFAULT VALUES", "TRUNCATE {}"):
+                assert refused(reader, statement.format(f'"{table}"'))
+    reader = as_role("doceval_reader")
+    for statement in (
+        "SELECT claim_responses(1)",
+        "UPDATE llm_responses SET status = 'S'",
+        "SELECT tidy_queue()",
+    ):
+        assert refused(reader, statement)
+
+
+@pytest.mark.parametrize("role", ["doceval_worker", "doceval_plain_worker"])
+def test_processors_see_nothing_of_doc_eval(as_role: Callable[..., Connection], role: str) -> None:
+    connection = as_role(role, Schema.DOC_EVAL)
+    for table in ("batches", "connections", "documents"):
+        assert refused(connection, f"SELECT * FROM {table}")
+
+
+def test_the_owner_can_migrate_and_owns_everything(urls: Urls, as_role: Callable[..., Connection]) -> None:
+    owned = """
+        SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind <> 'i'
+        AND pg_get_userbyid(c.relowner) <> 'doceval_owner'
+        UNION ALL
+        SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+        AND pg_get_userbyid(p.proowner) <> 'doceval_owner'
+    """
+    for schema in Schema:
+        owner = as_role("doceval_owner", schema)
+        assert owner.exec_driver_sql(owned).all() == []
+    owner = as_role("doceval_owner")
+    owner.exec_driver_sql("ALTER TABLE docs ADD COLUMN later text")
+    owner.exec_driver_sql("ALTER TABLE docs DROP COLUMN later")
+
+
+def test_no_function_is_open_to_everybody(as_role: Callable[..., Connection]) -> None:
+    owner = as_role("doceval_owner")
+    open_to_all = owner.exec_driver_sql(
+        "SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace "
+        "AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) "
+        "WHERE grantee = 0)"
+    ).all()
+    assert open_to_all == []
+    unpinned = owner.exec_driver_sql(
+        "SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace "
+        "AND p.prosecdef AND NOT 'search_path=public, pg_temp' = ANY (coalesce(p.proconfig, '{}'))"
+    ).all()
+    assert unpinned == []
+
+
+def test_whoever_may_not_create_roles_is_told_so_in_one_line(urls: Urls) -> None:
+    engine = create_engine(urls("doceval_stager")[Schema.KNOWLEDGE])
+    with pytest.raises(DatabaseError, match=r"cannot be made \(.*\): run doceval init --roles as"):
+        grant_roles(engine, Schema.KNOWLEDGE)
+    engine.dispose()
+
+
+def test_the_audit_refuses_a_superuser_on_a_server_of_ones_own(
+    databases: Databases, settings: Settings, staged: Sample
+) -> None:
+    invariant = "the pipeline is no superuser of a server of your own"
+
+    def found(opened: Databases) -> list[str]:
+        return [v.batch for v in violations(opened, False, lambda *_: None) if v.invariant == invariant]
+
+    assert found(databases) == []
+    assert found(staged.databases) == []
+    # The same server under another address is not the embedded one to anybody.
+    url = EmbeddedServer(settings.home).url("KnowledgeDocuments") + "&connect_timeout=9"
+    assert found(open_databases(replace(settings, knowledge_documents_url=url))) == [
+        "KNOWLEDGE_DOCUMENTS_URL"
+    ]
