@@ -76,7 +76,7 @@ def look(databases: Databases, changes: int) -> Timed:
     clock = SqlClock(databases.doc_eval, databases.knowledge)
 
     def timed() -> Figures:
-        found = completion.look(databases, before.recheck_after)
+        found = completion.look(databases, before.seen)
         done = sum(seen.cells.done for seen in found.open)
         return {
             "sql_ms": clock.seconds * 1000,

@@ -22,7 +22,7 @@ EMPTY_DOC_EVAL = text("""
     TRUNCATE batches, folders, documents, connections, prompts, llm_providers, models, batch_folders,
              batch_connections, batch_prompts, batch_documents, batch_progress, connection_history
 """)
-EMPTY_KNOWLEDGE = text("TRUNCATE docs, llm_responses, batch_configs")
+EMPTY_KNOWLEDGE = text("TRUNCATE docs, llm_responses, batch_configs, response_counts, response_deltas")
 
 
 @pytest.fixture(scope="session")

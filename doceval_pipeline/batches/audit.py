@@ -21,6 +21,7 @@ from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge import queue
+from doceval_pipeline.knowledge.counts import wrongly_counted
 from doceval_pipeline.knowledge.responses import count_cells, digest
 
 _NOT_BASE64 = "22023"  # invalid_parameter_value
@@ -105,7 +106,7 @@ def check_queue_complete(databases: Databases, batch_id: int) -> Finding:
     connections = sealed.config["connections"] if sealed else []
     expected = len(documents) * len(prompts) * len(connections)
     with databases.knowledge.connect() as knowledge:
-        cells = queue.count_queued_cells(knowledge, batch_id, documents, prompts, connections)
+        cells, _ = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
     problems = abs(expected - cells) + abs(expected - (batch.expected_cells or 0))
     return Finding(expected, problems, f"{cells} of {expected} cells are in the queue")
 
@@ -139,6 +140,7 @@ def violations(
         batches = list_batches(connection)
     yield from _superusers(databases)
     yield from _rows_without_batch(databases, batches)
+    yield from _wrongly_counted(databases)
     for done, batch in enumerate(batches):
         progress(done, len(batches))
         if batch.archived_at is not None:
@@ -200,6 +202,18 @@ def _rows_without_batch(databases: Databases, batches: list[BatchRecord]) -> Ite
             partition_key(batch_id),
             f"{count} rows of a batch that doc_eval does not know",
             "find out which program wrote them; KnowledgeDocuments may belong to another doc_eval",
+        )
+
+
+def _wrongly_counted(databases: Databases) -> Iterator[Violation]:
+    with databases.knowledge.connect() as connection:
+        wrong = wrongly_counted(connection)
+    for batch_id in wrong:
+        yield Violation(
+            "the counts that are kept of a batch are those of its rows",
+            partition_key(batch_id),
+            "response_counts says something else than llm_responses",
+            f"SELECT recount_responses({batch_id}) in KnowledgeDocuments; somebody wrote around its triggers",
         )
 
 

@@ -4,22 +4,29 @@ Level-triggered: each look asks what is, never what changed since. A cursor over
 sequences would lose updates that commit out of order (docs/decisions.md).
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, partition_key, unreported
+from doceval_pipeline.doc_eval.batches import (
+    BatchRecord,
+    batches_by_ids,
+    batches_in,
+    partition_key,
+    unreported,
+)
 from doceval_pipeline.doc_eval.history import remember
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, transition
 from doceval_pipeline.doc_eval.progress import keep_samples
+from doceval_pipeline.knowledge.counts import KeptCounts, fold, read_counts, recount
 from doceval_pipeline.knowledge.history import experience_of
 from doceval_pipeline.knowledge.queue import tidy
-from doceval_pipeline.knowledge.responses import CellCounts, count_cells, digest, finished_documents
+from doceval_pipeline.knowledge.responses import CellCounts, count_cells, count_documents, digests
 
-# Closed batches are looked at again, in turn, because a processor may write late or flip F to S.
-# As many of them a look as have about this many cells together.
+# Closed batches are looked at again where a processor wrote late or flipped F to S; as many of them
+# a look as have about this many cells together.
 RECHECKED_CELLS = 20_000
 
 _RECORD_RESULT = text("""
@@ -52,15 +59,17 @@ class Seen:
 class Look:
     """What one look found and did.
 
-    `open` are the batches that are not done; `completed` those that this look closed or whose
-    result it found changed; `reports` the batches, with their digest, whose newest result has no
-    report yet; `recheck_after` the closed batch at which the next look goes on.
+    `open` are the batches that are not done, and `changed` those of them whose numbers are new since
+    the version that the look was given; `completed` those that this look closed or whose result it
+    found changed; `reports` the batches, with their digest, whose newest result has no report yet;
+    `seen` the version from which the next look goes on.
     """
 
     open: list[Seen]
+    changed: list[Seen]
     completed: list[Seen]
     reports: dict[int, str]
-    recheck_after: int
+    seen: int
 
 
 def decide(seen: Seen) -> Action | None:
@@ -80,24 +89,45 @@ def decide(seen: Seen) -> Action | None:
     return None
 
 
-def look(databases: Databases, recheck_after: int = 0) -> Look:
-    """Look at every open batch and at some closed ones, and move each where its rows say.
+def look(databases: Databases, seen: int = 0) -> Look:
+    """Look at every open batch, and at closed ones whose rows changed, and move each where its rows say.
 
-    Rows whose processor is gone go back to the queue first, or fail.
+    Which batches have rows that are not done is asked of the counts that the database keeps; a batch
+    is completed after its rows were counted. Rows whose processor is gone go back to the queue first,
+    or fail.
 
     Parameters
     ----------
-    recheck_after
-        The number of the closed batch at which the last look ended; 0 begins with the newest.
+    seen
+        The version that the last look gave; 0 looks at all batches, in portions.
     """
     with databases.knowledge.begin() as connection:
         tidy(connection)
+        fold(connection)
     with databases.doc_eval.connect() as connection:
-        open_batches = batches_in(connection, OPEN)
-        closed = _in_turn(batches_in(connection, CLOSED), recheck_after)
-    seen = _see(databases, [*open_batches, *closed])
+        batches = {batch.id: batch for batch in batches_in(connection, OPEN)}
+    with databases.knowledge.connect() as connection:
+        counts = {kept.batch_id: kept for kept in read_counts(connection, list(batches), seen)}
+    with databases.doc_eval.connect() as connection:
+        # Closed ones, and such that were queued just now.
+        others = batches_by_ids(connection, counts.keys() - batches.keys())
+    batches |= {batch.id: batch for batch in others if batch.status in OPEN}
+    closed, next_seen = _in_turn([b for b in others if b.status in CLOSED], counts, seen)
+    items = [_as_kept(batch, counts.get(batch.id)) for batch in batches.values()]
+    exact = _see(databases, [*(item.batch for item in items if _may_be_done(item)), *closed])
+    exactly = {item.batch.id: item for item in exact}
+    return _act(
+        databases,
+        [exactly.pop(item.batch.id, item) for item in items] + list(exactly.values()),
+        {number for number, kept in counts.items() if kept.version > seen or kept.pending},
+        next_seen,
+    )
+
+
+def _act(databases: Databases, items: Sequence[Seen], changed: set[int], next_seen: int) -> Look:
+    """Move batches where their rows say, and keep what was seen of those that changed."""
     still_open, completed = [], []
-    for item in seen:
+    for item in items:
         action = decide(item)
         if action is not None:
             _settle(databases, item, action)
@@ -105,10 +135,18 @@ def look(databases: Databases, recheck_after: int = 0) -> Look:
             completed.append(item)
         elif not item.is_done:
             still_open.append(item)
+    news = [item for item in still_open if item.batch.id in changed]
     with databases.doc_eval.begin() as connection:
-        keep_samples(connection, {item.batch.id: asdict(item.cells) for item in (*still_open, *completed)})
+        keep_samples(connection, {item.batch.id: asdict(item.cells) for item in (*news, *completed)})
         reports = unreported(connection)
-    return Look(still_open, completed, reports, closed[-1].id if closed else 0)
+    return Look(still_open, news, completed, reports, next_seen)
+
+
+def recount_batches(databases: Databases, batch_ids: Iterable[int]) -> None:
+    """Count batches anew from their rows; a difference is found by the next look."""
+    with databases.knowledge.begin() as connection:
+        for batch_id in batch_ids:
+            recount(connection, batch_id)
 
 
 def settle(databases: Databases, batch: BatchRecord) -> None:
@@ -124,17 +162,32 @@ def report_run_key(batch_id: int, result_digest: str) -> str:
     return f"report-{partition_key(batch_id)}-{result_digest}"
 
 
+def _as_kept(batch: BatchRecord, kept: KeptCounts | None) -> Seen:
+    return Seen(batch, CellCounts() if kept is None else kept.cells, None, 0)
+
+
+def _may_be_done(seen: Seen) -> bool:
+    cells = seen.cells
+    return not (cells.waiting or cells.running or cells.paused or cells.unknown)
+
+
 def _see(databases: Databases, batches: Sequence[BatchRecord]) -> list[Seen]:
-    with databases.knowledge.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+    """Count the rows of some batches, and of those that are done make the digest, in one snapshot."""
+    if not batches:
+        return []
+    repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
+    with repeatable.connect() as connection:
         counts = count_cells(connection, [batch.id for batch in batches])
-        return [_see_one(connection, batch, counts[batch.id]) for batch in batches]
-
-
-def _see_one(connection: Connection, batch: BatchRecord, cells: CellCounts) -> Seen:
-    seen = Seen(batch, cells, None, 0)
-    if not seen.is_done:
-        return seen
-    return Seen(batch, cells, digest(connection, batch.id), finished_documents(connection, batch.id))
+        seen = [Seen(batch, counts[batch.id], None, 0) for batch in batches]
+        done = [item.batch.id for item in seen if item.is_done]
+        results = digests(connection, done)
+        finished = count_documents(connection, done)
+    return [
+        replace(item, digest=results[item.batch.id], finished_documents=finished[item.batch.id])
+        if item.batch.id in results
+        else item
+        for item in seen
+    ]
 
 
 def _settle(databases: Databases, seen: Seen, action: Action) -> None:
@@ -158,15 +211,17 @@ def _failure(seen: Seen) -> str:
     return f"all {seen.cells.failed} cells failed: doceval report {seen.batch.id} shows their messages"
 
 
-def _in_turn(closed: Sequence[BatchRecord], after: int) -> list[BatchRecord]:
-    """The next closed batches to look at again, newest first, from `after` on and around."""
-    newest_first = sorted(closed, key=lambda batch: -batch.id)
-    older = [batch for batch in newest_first if batch.id < after]
-    chosen: list[BatchRecord] = []
+def _in_turn(
+    closed: Sequence[BatchRecord], counts: Mapping[int, KeptCounts], seen: int
+) -> tuple[list[BatchRecord], int]:
+    """The closed batches to look at now, in the order of their changes, and the version they lead to."""
+    changed = sorted(
+        (batch for batch in closed if counts[batch.id].version > seen),
+        key=lambda batch: counts[batch.id].version,
+    )
     cells = 0
-    for batch in older or newest_first:
+    for position, batch in enumerate(changed):
+        if position and cells + (batch.expected_cells or 0) > RECHECKED_CELLS:
+            return changed[:position], counts[changed[position - 1].id].version
         cells += batch.expected_cells or 0
-        if chosen and cells > RECHECKED_CELLS:
-            break
-        chosen.append(batch)
-    return chosen
+    return changed, max((kept.version for kept in counts.values()), default=seen)

@@ -36,6 +36,7 @@ from doceval_pipeline.documents.reading import encode
 from doceval_pipeline.errors import ArchiveError, BatchStateError
 from doceval_pipeline.knowledge import restored
 from doceval_pipeline.knowledge.bulk_load import ContentArrived, NewDocument, copy_documents
+from doceval_pipeline.knowledge.counts import recount
 from doceval_pipeline.knowledge.queue import count_rows
 from doceval_pipeline.knowledge.responses import digest
 from doceval_pipeline.knowledge.restored import MissingContent
@@ -149,6 +150,7 @@ def _put_back(databases: Databases, connection: Connection, archive: Archive, pr
                 moved = restored.finish_docs(knowledge)
                 restored.read_attempts(knowledge, archive.lines(ATTEMPTS))
                 restored.put_back_rows(knowledge, archive.manifest.batch)
+                recount(knowledge, archive.manifest.batch)
                 published = configuration.member(connection, archive.whole(BATCH).decode(), "published")
                 connection.commit()
                 restored.put_back_config(knowledge, published)

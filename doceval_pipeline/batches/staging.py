@@ -167,13 +167,14 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
                 "encoded_documents first"
             )
         prompts, connections = sealed.config["prompts"], sealed.config["connections"]
-        with databases.knowledge.begin() as knowledge:
-            # So that the rows are placed where the queue is now, whoever took rows from it.
-            queue.tidy(knowledge)
-        added = _enqueue(databases, batch_id, names, prompts, connections, priority)
-        with databases.knowledge.connect() as knowledge:
-            cells = queue.count_queued_cells(knowledge, batch_id, documents, prompts, connections)
         expected = len(documents) * len(prompts) * len(connections)
+        added = 0
+        with databases.knowledge.connect() as knowledge:
+            cells, others = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
+        if (cells, others) != (expected, 0):
+            added = _enqueue(databases, batch_id, names, prompts, connections, priority)
+            with databases.knowledge.connect() as knowledge:
+                cells, _ = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if cells != expected:
             raise StagingError(
                 f"{partition_key(batch_id)}: {cells} of {expected} cells are in the queue after commit: "
@@ -286,6 +287,9 @@ def _enqueue(
     connections: Sequence[dict[str, Any]],
     priority: int,
 ) -> int:
+    with databases.knowledge.begin() as knowledge:
+        # So that the rows are placed where the queue is now, whoever took rows from it.
+        queue.tidy(knowledge)
     try:
         with databases.knowledge.begin() as knowledge:
             queue.withdraw_others(knowledge, batch_id, list(names))

@@ -18,7 +18,13 @@ from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.jobs import report_batch, stage_batch
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import evaluation_of, llm_responses
-from doceval_pipeline.doc_eval.batches import list_batches, partition_key, stage_requests, staging_batches
+from doceval_pipeline.doc_eval.batches import (
+    batch_id_of,
+    list_batches,
+    partition_key,
+    stage_requests,
+    staging_batches,
+)
 
 SECONDS_BETWEEN_TICKS = 5
 # Stalling is a matter of minutes.
@@ -62,23 +68,17 @@ def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.Se
 )
 def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
     """Observe what processors wrote, complete batches, and request the reports of their results."""
-    cursor = json.loads(context.cursor or "{}")
-    observed = cursor.get("observed", {})
     with database_errors():
         databases = doc_eval.open()
-        found = completion.look(databases, cursor.get("recheck_after", 0))
-        counts = {str(seen.batch.id): list(asdict(seen.cells).values()) for seen in found.open}
-        changed = [
-            seen for seen in found.open if observed.get(str(seen.batch.id)) != counts[str(seen.batch.id)]
-        ]
-        paces = batch_paces(databases, [seen.batch for seen in (*changed, *found.completed)])
+        found = completion.look(databases, json.loads(context.cursor or "{}").get("seen", 0))
+        paces = batch_paces(databases, [seen.batch for seen in (*found.changed, *found.completed)])
     events: list[dg.AssetMaterialization | dg.AssetObservation] = [
         dg.AssetObservation(
             llm_responses.key,
             partition=seen.batch.key,
             metadata=_cell_metadata(seen, paces.get(seen.batch.id)),
         )
-        for seen in changed
+        for seen in found.changed
     ]
     events += [
         dg.AssetMaterialization(
@@ -98,7 +98,7 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
             )
             for number, digest in found.reports.items()
         ],
-        cursor=json.dumps({"recheck_after": found.recheck_after, "observed": counts}),
+        cursor=json.dumps({"seen": found.seen}),
         skip_reason=None if events or found.reports else "nothing changed",
     )
 
@@ -110,6 +110,10 @@ def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
         judgements = {partition_key(n): found for n, found in judge_open(doc_eval.open()).items()}
     before = json.loads(context.cursor or "{}")
     news = {key: found for key, found in judgements.items() if before.get(key) != found.movement}
+    with database_errors():
+        # What does not move is looked at once more, row by row.
+        stalled = [key for key, found in news.items() if found.movement in STALLED]
+        completion.recount_batches(doc_eval.open(), map(batch_id_of, stalled))
     # What was recorded as stalled must not stay so once the batch is done.
     news |= {
         key: Judgement(Movement.AT_REST, "the batch is no longer open")

@@ -1,7 +1,7 @@
 """Finds batches and reads what is known about them here. Changes nothing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,6 +22,9 @@ _IN_STATES = text(f"""
     SELECT {_COLUMNS} FROM batches WHERE status = ANY(:states) AND archived_at IS NULL ORDER BY id
 """)
 _BY_ID = text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id")
+_BY_IDS = text(f"""
+    SELECT {_COLUMNS} FROM batches WHERE id = ANY(:ids) AND archived_at IS NULL ORDER BY id
+""")
 _BY_NAME = text(f"SELECT {_COLUMNS} FROM batches WHERE batch_name = :name")
 _STAGE_REQUESTS = text("""
     SELECT id, to_char(coalesce(stage_requested_at, stage_after) AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISSUS')
@@ -159,6 +162,12 @@ def list_batches(connection: Connection) -> list[BatchRecord]:
 def batches_in(connection: Connection, states: Sequence[Status]) -> list[BatchRecord]:
     """The batches in any of some states, oldest first; those that are archived are left out."""
     return [_record(row) for row in connection.execute(_IN_STATES, {"states": [s.value for s in states]})]
+
+
+def batches_by_ids(connection: Connection, ids: Iterable[int]) -> list[BatchRecord]:
+    """Those of some batches that are there and not archived, oldest first."""
+    wanted = list(ids)
+    return [_record(row) for row in connection.execute(_BY_IDS, {"ids": wanted})] if wanted else []
 
 
 def stage_requests(connection: Connection) -> dict[int, str]:

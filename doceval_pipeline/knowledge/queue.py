@@ -35,25 +35,36 @@ _PUBLISH_CONFIG = text("""
     ON CONFLICT (batch_id) DO NOTHING
 """)
 _PUBLISHED = text("SELECT sha256 FROM batch_configs WHERE batch_id = :batch_id")
-_ENQUEUE = text("""
+_CELLS = """
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details,
                                file_name, queue_position)
     SELECT :batch_id, d.id, p.id, c.id, c.details, d.file_name,
-           clock.last_value - :shift + row_number() OVER (ORDER BY d.id, p.id, c.id) * :step
+           clock.last_value - :shift
+           + (((d.n - 1) * cardinality(CAST(:prompts AS int[])) + p.n - 1)
+              * cardinality(CAST(:connections AS int[])) + c.n) * :step
     FROM llm_responses_queue_clock AS clock
-    CROSS JOIN unnest(CAST(:documents AS bigint[]), CAST(:file_names AS text[])) AS d(id, file_name)
-    CROSS JOIN unnest(CAST(:prompts AS int[])) AS p(id)
-    CROSS JOIN unnest(CAST(:connections AS int[]), CAST(:details AS jsonb[])) AS c(id, details)
+    CROSS JOIN unnest(CAST(:documents AS bigint[]), CAST(:file_names AS text[]))
+        WITH ORDINALITY AS d(id, file_name, n)
+    CROSS JOIN unnest(CAST(:prompts AS int[])) WITH ORDINALITY AS p(id, n)
+    CROSS JOIN unnest(CAST(:connections AS int[]), CAST(:details AS jsonb[]))
+        WITH ORDINALITY AS c(id, details, n)
+"""
+_ENQUEUE_ALL = text(_CELLS)
+_ENQUEUE_MISSING = text(f"""
+    {_CELLS}
     WHERE NOT EXISTS (
         SELECT 1 FROM llm_responses r
         WHERE r.batch_id = :batch_id AND r.document_id = d.id AND r.prompt_id = p.id
           AND r.connection_id = c.id)
-    ORDER BY d.id, p.id, c.id
 """)
+_HAS_ROWS = text("SELECT EXISTS (SELECT 1 FROM llm_responses WHERE batch_id = :batch_id)")
+# What the triggers on llm_responses do not see: first attempts, which only this module queues.
+_COUNT_QUEUED = text("INSERT INTO response_deltas (batch_id, waiting) VALUES (:batch_id, :rows)")
 _QUEUED_CELLS = text("""
-    SELECT count(*) FROM current_llm_responses
-    WHERE batch_id = :batch_id
-      AND document_id = ANY(:documents) AND prompt_id = ANY(:prompts) AND connection_id = ANY(:connections)
+    SELECT count(*) FILTER (WHERE wanted.id IS NOT NULL), count(*) FILTER (WHERE wanted.id IS NULL)
+    FROM current_llm_responses r
+    LEFT JOIN unnest(CAST(:documents AS bigint[])) AS wanted(id) ON wanted.id = r.document_id
+    WHERE r.batch_id = :batch_id AND r.prompt_id = ANY(:prompts) AND r.connection_id = ANY(:connections)
 """)
 # Written only where it changes something, so that a second time writes nothing.
 _WITHDRAW_OTHERS = text("""
@@ -87,13 +98,17 @@ _CLOSE = text(f"""
 """)
 # A cell with an attempt that is not done is left alone, so that asking twice queues once.
 _REQUEUE = text(f"""
+    WITH again AS (
+        UPDATE llm_responses SET superseded_at = now()
+        WHERE batch_id = :batch_id AND withdrawn_at IS NULL AND superseded_at IS NULL
+          AND {OUTCOME_SQL} = ANY(:outcomes)
+        RETURNING batch_id, document_id, prompt_id, connection_id, attempt, connection_details, file_name)
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, attempt, connection_details,
                                file_name, queue_position)
     SELECT batch_id, document_id, prompt_id, connection_id, attempt + 1, connection_details, file_name,
            clock.last_value - :shift
            + row_number() OVER (ORDER BY document_id, prompt_id, connection_id) * :step
-    FROM current_llm_responses, llm_responses_queue_clock AS clock
-    WHERE batch_id = :batch_id AND {OUTCOME_SQL} = ANY(:outcomes)
+    FROM again, llm_responses_queue_clock AS clock
     ORDER BY document_id, prompt_id, connection_id
 """)
 _TALLY = text(f"""
@@ -103,11 +118,7 @@ _TALLY = text(f"""
     JOIN docs d ON d.id = r.document_id
     LEFT JOIN unnest(CAST(:documents AS bigint[])) AS wanted(id) ON wanted.id = r.document_id
     WHERE r.batch_id = :batch_id AND r.prompt_id = ANY(:prompts) AND r.connection_id = ANY(:connections)
-      AND NOT EXISTS (
-          SELECT 1 FROM llm_responses newer
-          WHERE newer.batch_id = r.batch_id AND newer.document_id = r.document_id
-            AND newer.prompt_id = r.prompt_id AND newer.connection_id = r.connection_id
-            AND newer.attempt > r.attempt)
+      AND r.superseded_at IS NULL
     GROUP BY 1, 2, 3, 4
 """)
 _TIDY = text("SELECT tidy_queue()")
@@ -198,26 +209,29 @@ def enqueue(
         "details": details,
         **_places(batch_id, priority),
     }
+    # The first time, which is nearly always, nothing can be there that would have to be looked up.
+    again = connection.execute(_HAS_ROWS, {"batch_id": batch_id}).scalar_one()
     try:
-        added = connection.execute(_ENQUEUE, parameters).rowcount
+        added = connection.execute(_ENQUEUE_MISSING if again else _ENQUEUE_ALL, parameters).rowcount
     except IntegrityError as error:
         if getattr(error.orig, "pgcode", None) != FOREIGN_KEY_VIOLATION:
             raise
         raise ContentsGone from None
     if added:
+        connection.execute(_COUNT_QUEUED, {"batch_id": batch_id, "rows": added})
         connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "QUEUED"})
     return added
 
 
-def count_queued_cells(
+def queued_cells(
     connection: Connection,
     batch_id: int,
     documents: Sequence[int],
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
-) -> int:
-    """How many of the cells of these documents, prompts and connections have a row."""
-    count: int = connection.execute(
+) -> tuple[int, int]:
+    """How many current rows a batch has for these documents, and how many for others."""
+    wanted, others = connection.execute(
         _QUEUED_CELLS,
         {
             "batch_id": batch_id,
@@ -225,8 +239,8 @@ def count_queued_cells(
             "prompts": [p["id"] for p in prompts],
             "connections": [c["id"] for c in connections],
         },
-    ).scalar_one()
-    return count
+    ).one()
+    return wanted, others
 
 
 def tally_rows(

@@ -21,7 +21,8 @@ _SHOWN = f"""
         response_text, input_tokens, output_tokens, time_taken_seconds)::text
 """
 _DIGEST = text(f"""
-    SELECT count(*), {digest_sql(_SHOWN)} FROM current_llm_responses WHERE batch_id = :batch_id
+    SELECT batch_id, count(*), {digest_sql(_SHOWN)} FROM current_llm_responses
+    WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
 """)
 _RESULT_COLUMNS = f"""
     r.document_id, r.connection_id, r.prompt_id, r.attempt, {OUTCOME_SQL.replace("status", "r.status")},
@@ -40,11 +41,9 @@ _SUPERSEDED = text(f"""
     WHERE batch_id = :batch_id AND r.attempt = now.attempt - 1
     ORDER BY r.document_id, r.connection_id, r.prompt_id
 """)
-_FINISHED_DOCUMENTS = text(f"""
-    SELECT count(*) FROM (
-        SELECT document_id FROM current_llm_responses WHERE batch_id = :batch_id
-        GROUP BY document_id
-        HAVING bool_and({OUTCOME_SQL} IN ('succeeded', 'failed'))) AS finished
+_DOCUMENTS = text("""
+    SELECT batch_id, count(DISTINCT document_id) FROM current_llm_responses
+    WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
 """)
 _RUNNING = text(f"""
     SELECT batch_id, connection_id, min(connection_details ->> 'name'), count(*),
@@ -134,13 +133,24 @@ def running_rows(connection: Connection, batch_ids: Sequence[int]) -> list[Runni
 
 def digest(connection: Connection, batch_id: int) -> str:
     """A short digest of everything a report shows of a batch's results: same results, same digest."""
-    cells, total = connection.execute(_DIGEST, {"batch_id": batch_id}).one()
-    return hashlib.sha256(f"{cells}:{total}".encode()).hexdigest()[:16]
+    return digests(connection, [batch_id])[batch_id]
 
 
-def finished_documents(connection: Connection, batch_id: int) -> int:
-    """How many distinct documents of a batch have all their cells done."""
-    return int(connection.execute(_FINISHED_DOCUMENTS, {"batch_id": batch_id}).scalar_one())
+def digests(connection: Connection, batch_ids: Sequence[int]) -> dict[int, str]:
+    """The digests of several batches, in one statement."""
+    sums = dict.fromkeys(batch_ids, (0, 0))
+    for batch_id, cells, total in connection.execute(_DIGEST, {"batch_ids": list(batch_ids)}):
+        sums[batch_id] = (cells, total)
+    return {
+        batch_id: hashlib.sha256(f"{cells}:{total}".encode()).hexdigest()[:16]
+        for batch_id, (cells, total) in sums.items()
+    }
+
+
+def count_documents(connection: Connection, batch_ids: Sequence[int]) -> dict[int, int]:
+    """How many distinct documents the rows of several batches have, in one statement."""
+    counts = dict.fromkeys(batch_ids, 0)
+    return counts | {row[0]: row[1] for row in connection.execute(_DOCUMENTS, {"batch_ids": list(batch_ids)})}
 
 
 def read_results(connection: Connection, batch_id: int) -> Iterator[Result]:

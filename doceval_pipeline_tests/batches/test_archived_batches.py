@@ -50,7 +50,7 @@ def test_no_tick_looks_at_an_archived_batch(batch_of: BatchOf) -> None:
     put_away(batch)
     batch.doc_eval("UPDATE batches SET reported_digest = NULL")
     found = look(batch.databases)
-    assert (found.open, found.completed, found.reports, found.recheck_after) == ([], [], {}, 0)
+    assert (found.open, found.completed, found.reports) == ([], [], {})
     assert batch.status() == "COMPLETED"
 
 
@@ -98,14 +98,15 @@ def test_rows_that_come_after_the_batch_was_archived_are_not_taken_for_the_batch
         put_away(batch)
     with pytest.raises(ArchiveError, match=r"holds 1 rows of batch .* that are not those of the archive"):
         bring_back(batch, archived)
-    assert audit(batch) == [(batch.key, "an archived batch has no rows left")]
+    assert (batch.key, "an archived batch has no rows left") in audit(batch)
     assert archived.path.exists()
 
 
 @pytest.mark.parametrize(
     ("database", "known"),
     [
-        ("knowledge", {"llm_responses", "batch_configs"}),
+        # The counts are made anew from the rows.
+        ("knowledge", {"llm_responses", "batch_configs", "response_counts", "response_deltas"}),
         (
             "doc_eval",
             {

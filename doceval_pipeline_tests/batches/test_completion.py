@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doceval_pipeline.batches.completion import Seen, decide, look
+from doceval_pipeline.batches.completion import Seen, decide, look, recount_batches
 from doceval_pipeline.doc_eval.batches import BatchRecord
 from doceval_pipeline.doc_eval.lifecycle import TRANSITIONS, Action, Status
 from doceval_pipeline.knowledge.responses import CellCounts
@@ -163,12 +163,37 @@ def test_every_closed_batch_gets_its_turn_to_be_looked_at_again(
     batches = [batch_of(documents=1, name=f"batch {number}x") for number in range(3)]
     for batch in batches:
         batch.stage()
-    batches[0].knowledge("UPDATE llm_responses SET status = 'S'")
-    assert len(look(batches[0].databases).completed) == 3
-    batches[0].plant("UPDATE llm_responses SET overall_score = 1")
-    changed, after = [], 0
+    batches[0].knowledge("UPDATE llm_responses SET status = 'F'")
+    first = look(batches[0].databases)
+    assert len(first.completed) == 3
+    # A processor that gets through after all.
+    batches[0].knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'F'")
+    changed, seen = [], first.seen
     for _ in range(3):
-        found = look(batches[0].databases, after)
-        changed += [s.batch.id for s in found.completed]
-        after = found.recheck_after
-    assert sorted(changed) == [batch.id for batch in batches]
+        found = look(batches[0].databases, seen)
+        changed.append([s.batch.id for s in found.completed])
+        seen = found.seen
+    assert sorted(changed) == [[batch.id] for batch in batches]
+    assert not look(batches[0].databases, seen).completed
+
+
+def test_a_look_tells_what_changed_since_the_last_one(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2)
+    batch.stage()
+    first = look(batch.databases)
+    assert [seen.cells.waiting for seen in first.changed] == [8]
+    assert not look(batch.databases, first.seen).changed
+    assert [seen.cells.waiting for seen in look(batch.databases, first.seen).open] == [8]
+    batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
+    assert [seen.cells.running for seen in look(batch.databases, first.seen).changed] == [1]
+
+
+def test_counts_that_somebody_spoilt_never_complete_a_batch_and_never_keep_it_open(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    batch.knowledge("UPDATE response_counts SET waiting = 0, succeeded = 4")
+    batch.knowledge("DELETE FROM response_deltas")
+    assert not look(batch.databases).completed
+    batch.plant("UPDATE llm_responses SET status = 'S'")
+    recount_batches(batch.databases, [batch.id])
+    assert len(look(batch.databases).completed) == 1

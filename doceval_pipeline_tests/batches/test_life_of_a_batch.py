@@ -29,6 +29,7 @@ from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.errors import BatchStateError, StagingError
+from doceval_pipeline.knowledge.counts import wrongly_counted
 from doceval_pipeline.knowledge.status_words import WORDS
 from doceval_pipeline_tests.batches.archives import bring_back, holdings, put_away
 from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
@@ -387,6 +388,11 @@ class LifeOfABatch(RuleBasedStateMachine):
     @invariant()
     def the_state_is_that_of_the_model(self) -> None:
         assert self.batch.status() == self.status
+
+    @invariant()
+    def the_counts_that_are_kept_are_those_of_the_rows(self) -> None:
+        with self.databases.knowledge.connect() as connection:
+            assert wrongly_counted(connection) == []
 
     @invariant()
     def the_audit_finds_nothing(self) -> None:

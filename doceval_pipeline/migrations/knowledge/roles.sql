@@ -7,7 +7,7 @@ DO $$
 DECLARE
     granted constant text := 'doceval_stager, doceval_worker, doceval_plain_worker, doceval_reader';
     ours    constant text := 'docs, batch_configs, llm_responses, current_llm_responses, '
-                             'doceval_knowledge_version';
+                             'response_counts, response_deltas, doceval_knowledge_version';
     f       record;
 BEGIN
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
@@ -19,7 +19,10 @@ BEGIN
                  'back_of_queue', 'new_lease_token', 'response_of_token', 'require_lease', 'return_responses',
                  'look_for_leases_at', 'next_look', 'expire_leases', 'tidy_queue', 'deliver_responses',
                  'claim_responses', 'refused', 'heartbeat_response', 'write_result', 'complete_response',
-                 'fail_response', 'guard_response', 'place_response')
+                 'fail_response', 'guard_response', 'place_response', 'response_outcome',
+                 'count_updated_responses', 'count_deleted_responses', 'count_truncated_responses',
+                 'count_later_attempt', 'lock_response_counts', 'fold_response_counts',
+                 'recount_responses')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', f.signature, granted);
         EXECUTE format('ALTER FUNCTION %s OWNER TO doceval_owner', f.signature);
@@ -29,21 +32,27 @@ END $$;
 ALTER TABLE docs OWNER TO doceval_owner;
 ALTER TABLE batch_configs OWNER TO doceval_owner;
 ALTER TABLE llm_responses OWNER TO doceval_owner;
+ALTER TABLE response_counts OWNER TO doceval_owner;
+ALTER TABLE response_deltas OWNER TO doceval_owner;
 ALTER TABLE doceval_knowledge_version OWNER TO doceval_owner;
 ALTER VIEW current_llm_responses OWNER TO doceval_owner;
 ALTER SEQUENCE llm_responses_queue_clock OWNER TO doceval_owner;
 ALTER SEQUENCE llm_responses_lease_clock OWNER TO doceval_owner;
+ALTER SEQUENCE response_counts_clock OWNER TO doceval_owner;
 ALTER TYPE claimed_response OWNER TO doceval_owner;
 ALTER TYPE written_response OWNER TO doceval_owner;
 
-GRANT SELECT ON docs, batch_configs, llm_responses, current_llm_responses, doceval_knowledge_version
+GRANT SELECT ON docs, batch_configs, llm_responses, current_llm_responses, response_counts, response_deltas,
+                doceval_knowledge_version
     TO doceval_stager, doceval_reader;
 GRANT INSERT, DELETE ON docs, batch_configs, llm_responses TO doceval_stager;
-GRANT UPDATE (status, error_message, completed_processing_at, withdrawn_at, queue_position)
+GRANT INSERT ON response_deltas TO doceval_stager;
+GRANT UPDATE (status, error_message, completed_processing_at, withdrawn_at, superseded_at, queue_position)
     ON llm_responses TO doceval_stager;
 GRANT UPDATE (requeue_as) ON batch_configs TO doceval_stager;
 GRANT SELECT ON llm_responses_queue_clock TO doceval_stager;
-GRANT EXECUTE ON FUNCTION tidy_queue, expire_leases, back_of_queue TO doceval_stager;
+GRANT EXECUTE ON FUNCTION tidy_queue, expire_leases, back_of_queue, fold_response_counts, recount_responses
+    TO doceval_stager;
 
 GRANT SELECT ON docs, batch_configs TO doceval_worker;
 GRANT EXECUTE ON FUNCTION claim_responses, heartbeat_response, complete_response, fail_response

@@ -1,0 +1,76 @@
+"""Cells of batches by outcome, as the statements on `llm_responses` keep them: where to look.
+
+The triggers and functions are in the migration 0004. What is done is counted from the rows themselves, in
+`responses`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from doceval_pipeline.knowledge.responses import CellCounts
+
+_FOLD = text("SELECT fold_response_counts()")
+_RECOUNT = text("SELECT recount_responses(:batch_id)")
+_COUNTS = text("""
+    WITH pending AS MATERIALIZED (
+        SELECT batch_id, sum(waiting) AS waiting, sum(running) AS running, sum(paused) AS paused,
+               sum(succeeded) AS succeeded, sum(failed) AS failed, sum(unknown) AS unknown
+        FROM response_deltas GROUP BY batch_id)
+    SELECT batch_id, sum(waiting)::bigint, sum(running)::bigint, sum(paused)::bigint, sum(succeeded)::bigint,
+           sum(failed)::bigint, sum(unknown)::bigint, max(version), bool_or(pending)
+    FROM (
+        SELECT batch_id, waiting, running, paused, succeeded, failed, unknown, version, false AS pending
+        FROM response_counts
+        WHERE batch_id = ANY(:batch_ids) OR version > :seen OR batch_id IN (SELECT batch_id FROM pending)
+        UNION ALL
+        SELECT batch_id, waiting, running, paused, succeeded, failed, unknown, 0, true FROM pending) AS counts
+    GROUP BY batch_id ORDER BY max(version)
+""")
+_DIFFERENT = text("""
+    WITH counted AS (
+        SELECT batch_id, response_outcome(status) AS outcome, count(*) AS cells
+        FROM current_llm_responses GROUP BY 1, 2),
+    kept AS (
+        SELECT batch_id, outcome, sum(cells) AS cells
+        FROM (SELECT * FROM response_counts UNION ALL SELECT *, 0 FROM response_deltas) AS c,
+             LATERAL (VALUES ('waiting', waiting), ('running', running), ('paused', paused),
+                             ('succeeded', succeeded), ('failed', failed), ('unknown', unknown))
+                 AS v(outcome, cells)
+        GROUP BY 1, 2)
+    SELECT DISTINCT coalesce(counted.batch_id, kept.batch_id)
+    FROM counted FULL JOIN kept USING (batch_id, outcome)
+    WHERE coalesce(counted.cells, 0) <> coalesce(kept.cells, 0) ORDER BY 1
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCounts:
+    """The counts of a batch. `version` grows with each change that was folded in; `pending` are more."""
+
+    batch_id: int
+    cells: CellCounts
+    version: int
+    pending: bool
+
+
+def fold(connection: Connection) -> None:
+    """Add up what statements have left, in the caller's transaction."""
+    connection.execute(_FOLD)
+
+
+def recount(connection: Connection, batch_id: int) -> None:
+    """Count a batch anew from its rows, in the caller's transaction."""
+    connection.execute(_RECOUNT, {"batch_id": batch_id})
+
+
+def read_counts(connection: Connection, batch_ids: Sequence[int], seen: int) -> list[KeptCounts]:
+    """The counts of some batches, and of all that changed after the version `seen`, in that order."""
+    rows = connection.execute(_COUNTS, {"batch_ids": list(batch_ids), "seen": seen})
+    return [KeptCounts(row[0], CellCounts(*row[1:7]), row[7], row[8]) for row in rows]
+
+
+def wrongly_counted(connection: Connection) -> list[int]:
+    """The batches whose counts are not those of their rows: somebody wrote around the triggers."""
+    return list(connection.scalars(_DIFFERENT))
