@@ -147,8 +147,10 @@ def _make_batches(installation: Installation, count: int) -> dict[str, Any]:
     with installation.databases.knowledge.connect() as connection:
         # A batch's number is not part of its digest, and these batches are alike.
         result = digest(connection, 1)
-    installation.knowledge(
-        "UPDATE llm_responses SET status = 'QUEUED' WHERE batch_id % 100 < :open", open=OPEN_OF_100
+    installation.make_rows(
+        "UPDATE llm_responses SET status = 'QUEUED' WHERE batch_id % 100 < :open",
+        range(1, count + 1),
+        open=OPEN_OF_100,
     )
     installation.doc_eval(_BATCHES, open=OPEN_OF_100, batches=count, digest=result)
     installation.vacuum("llm_responses")

@@ -22,6 +22,8 @@ _TABLES = text("""
     WHERE schemaname = 'public' AND tablename NOT LIKE 'doceval\\_%\\_version' ORDER BY 1
 """)
 _CHECKPOINT = text("CHECKPOINT")
+_WITHOUT_TRIGGERS = text("SET LOCAL session_replication_role = replica")
+_RECOUNT = "SELECT recount_responses(n) FROM generate_series(CAST(:first AS int), :last) AS n"
 _VARIABLES = ("DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL", "DOCEVAL_MAX_DOCUMENT_BYTES")
 
 
@@ -63,6 +65,16 @@ class Installation:
     def knowledge(self, statement: str, **parameters: Any) -> list[Any]:
         """Run a statement in KnowledgeDocuments, in a transaction of its own."""
         return _run(self.databases.knowledge, statement, parameters)
+
+    def make_rows(self, statement: str, batches: range, **parameters: Any) -> None:
+        """Run a statement that makes or changes queue rows of some batches as no processor could.
+
+        Without triggers, and then counted; what the rows are, is not what is measured.
+        """
+        with self.databases.knowledge.begin() as connection:
+            connection.execute(_WITHOUT_TRIGGERS)
+            connection.execute(text(statement), parameters)
+        self.knowledge(_RECOUNT, first=batches.start, last=batches.stop - 1)
 
     def doc_eval(self, statement: str, **parameters: Any) -> list[Any]:
         """Run a statement in doc_eval, in a transaction of its own."""

@@ -6,8 +6,6 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import text
-
 from benchmarks.installation import Installation
 from doceval_pipeline.batches.staging import assign_documents, seal_batch, store_documents
 from doceval_pipeline.documents.content_type import content_type
@@ -21,7 +19,7 @@ _WORDS = b"The parties agree that this document is made of words that repeat the
 # The share of a document that cannot be compressed; what is left of it is words.
 NOISE = 0.8
 
-_FINISHED_ROWS = text("""
+_FINISHED_ROWS = """
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, status, connection_details,
                                task_id, started_processing_at, completed_processing_at, response_text,
                                error_message, overall_score, input_tokens, output_tokens, time_taken_seconds)
@@ -36,9 +34,8 @@ _FINISHED_ROWS = text("""
     CROSS JOIN generate_series(1, CAST(:connections AS int)) AS c
     CROSS JOIN LATERAL (SELECT (d.id + p + c) % 20 = 0) AS chance(failed)
     ORDER BY b, d.id, p, c
-""")
+"""
 # What foreign keys point to is there; looking for it 10,000,000 times would take minutes.
-_WITHOUT_LOOKING_FOR_DOCUMENTS = text("SET LOCAL session_replication_role = replica")
 DETAILS = (
     '{"id": 1, "name": "model-0", "provider_type": "openai", "model_name": "model-0", "base_url": '
     '"https://api.example.org/v1", "port_no": null, "api_key_env": "EXAMPLE_API_KEY", '
@@ -109,19 +106,17 @@ def finished_rows(
     An answer has `answer` times 11 characters.
     """
     for first in range(batches.start, batches.stop, 100):
-        with installation.databases.knowledge.begin() as connection:
-            connection.execute(_WITHOUT_LOOKING_FOR_DOCUMENTS)
-            connection.execute(
-                _FINISHED_ROWS,
-                {
-                    "first_batch": first,
-                    "last_batch": min(first + 100, batches.stop) - 1,
-                    "prompts": prompts,
-                    "connections": connections,
-                    "details": DETAILS,
-                    "answer": answer,
-                },
-            )
+        last = min(first + 100, batches.stop) - 1
+        installation.make_rows(
+            _FINISHED_ROWS,
+            range(first, last + 1),
+            first_batch=first,
+            last_batch=last,
+            prompts=prompts,
+            connections=connections,
+            details=DETAILS,
+            answer=answer,
+        )
     installation.vacuum("llm_responses")
 
 

@@ -25,9 +25,10 @@ from doceval_pipeline.knowledge import queue
 
 BARE, STATEMENT = "bare INSERT … SELECT", "our statement alone"
 _INSERT = text("""
-    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details)
-    SELECT :batch_id, d.id, p.id, c.id, c.details
-    FROM unnest(CAST(:documents AS bigint[])) AS d(id)
+    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details,
+                               file_name, queue_position)
+    SELECT :batch_id, d.id, p.id, c.id, c.details, d.file_name, row_number() OVER ()
+    FROM unnest(CAST(:documents AS bigint[]), CAST(:file_names AS text[])) AS d(id, file_name)
     CROSS JOIN unnest(CAST(:prompts AS int[])) AS p(id)
     CROSS JOIN unnest(CAST(:connections AS int[]), CAST(:details AS jsonb[])) AS c(id, details)
 """)
@@ -55,6 +56,7 @@ def insert(databases: Databases, batch: int) -> Timed:
     rows = {
         "batch_id": batch,
         "documents": list(documents),
+        "file_names": list(documents.values()),
         "prompts": [prompt["id"] for prompt in prompts],
         "connections": [connection["id"] for connection in connections],
         "details": [json.dumps({key: c[key] for key in queue.CONNECTION_DETAILS}) for c in connections],

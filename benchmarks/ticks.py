@@ -41,13 +41,22 @@ _OPEN = """
     UPDATE llm_responses SET status = 'QUEUED', overall_score = NULL, response_text = NULL,
         error_message = NULL, task_id = NULL, completed_processing_at = NULL, started_processing_at = NULL
 """
-# A processor's answers, spread over all batches.
-_ANSWER = text("""
-    UPDATE llm_responses SET status = 'S', overall_score = 50, response_text = 'An answer.'
-    WHERE id IN (SELECT id FROM (
-        SELECT id, row_number() OVER (PARTITION BY batch_id ORDER BY id) AS turn FROM llm_responses
-        WHERE status = 'QUEUED') AS waiting ORDER BY turn, id LIMIT :changes)
-""")
+# A processor's answers, spread over all batches; each one a statement of its own.
+_ANSWER = """
+    DO $$
+    DECLARE
+        answered bigint;
+    BEGIN
+        FOR answered IN SELECT id FROM (
+            SELECT id, row_number() OVER (PARTITION BY batch_id ORDER BY id) AS turn FROM llm_responses
+            WHERE status = 'QUEUED') AS waiting ORDER BY turn, id LIMIT {changes}
+        LOOP
+            UPDATE llm_responses SET status = 'S', overall_score = 50, response_text = 'An answer.'
+            WHERE id = answered;
+        END LOOP;
+    END $$
+"""
+_NEWEST = text("SELECT coalesce(max(version), 0) FROM response_counts")
 
 
 class SqlClock:
@@ -70,9 +79,11 @@ class SqlClock:
 
 def look(databases: Databases, changes: int) -> Timed:
     """One look after so many changes, on connections that have looked before, as the daemon's have."""
-    before = completion.look(databases)
+    with databases.knowledge.connect() as connection:
+        newest = connection.execute(_NEWEST).scalar_one()
+    before = completion.look(databases, newest)
     with databases.knowledge.begin() as connection:
-        connection.execute(_ANSWER, {"changes": changes})
+        connection.exec_driver_sql(_ANSWER.format(changes=changes))
     clock = SqlClock(databases.doc_eval, databases.knowledge)
 
     def timed() -> Figures:
@@ -99,7 +110,7 @@ def ticks(quick: bool) -> Case:
         installation.empty()
         _store_documents(installation, documents)
         material.finished_rows(installation, range(1, batches + 1), COLUMNS, COLUMNS, ANSWER)
-        installation.knowledge(_OPEN)
+        installation.make_rows(_OPEN, range(1, batches + 1))
         installation.vacuum("llm_responses")
         _add_batches(installation, range(1, batches + 1), "ANALYZING", rows, None)
 
@@ -113,7 +124,8 @@ def ticks(quick: bool) -> Case:
 
     def before(changes: int) -> Callable[[Installation], dict[str, Any]]:
         def settle(installation: Installation) -> dict[str, Any]:
-            installation.knowledge(f"{_OPEN} WHERE status = 'S' AND batch_id <= {batches}")
+            again = f"{_OPEN} WHERE status = 'S' AND batch_id <= {batches}"
+            installation.make_rows(again, range(1, batches + 1))
             installation.vacuum("llm_responses")
             installation.checkpoint()
             return {"changes": changes}

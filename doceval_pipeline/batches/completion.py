@@ -137,7 +137,8 @@ def _act(databases: Databases, items: Sequence[Seen], changed: set[int], next_se
             still_open.append(item)
     news = [item for item in still_open if item.batch.id in changed]
     with databases.doc_eval.begin() as connection:
-        keep_samples(connection, {item.batch.id: asdict(item.cells) for item in (*news, *completed)})
+        if news or completed:
+            keep_samples(connection, {item.batch.id: asdict(item.cells) for item in (*news, *completed)})
         reports = unreported(connection)
     return Look(still_open, news, completed, reports, next_seen)
 

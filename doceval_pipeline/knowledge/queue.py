@@ -57,22 +57,21 @@ _ENQUEUE_MISSING = text(f"""
         WHERE r.batch_id = :batch_id AND r.document_id = d.id AND r.prompt_id = p.id
           AND r.connection_id = c.id)
 """)
+# An IN that is no condition by itself is looked up in a hash table. As a join it may be compared row
+# by row, because PostgreSQL does not know yet how many rows have just been written.
 _HAS_ROWS = text("SELECT EXISTS (SELECT 1 FROM llm_responses WHERE batch_id = :batch_id)")
 # What the triggers on llm_responses do not see: first attempts, which only this module queues.
 _COUNT_QUEUED = text("INSERT INTO response_deltas (batch_id, waiting) VALUES (:batch_id, :rows)")
 _QUEUED_CELLS = text("""
-    SELECT count(*) FILTER (WHERE wanted.id IS NOT NULL), count(*) FILTER (WHERE wanted.id IS NULL)
-    FROM current_llm_responses r
-    LEFT JOIN unnest(CAST(:documents AS bigint[])) AS wanted(id) ON wanted.id = r.document_id
-    WHERE r.batch_id = :batch_id AND r.prompt_id = ANY(:prompts) AND r.connection_id = ANY(:connections)
+    SELECT count(*) FILTER (WHERE document_id IN (SELECT unnest(CAST(:documents AS bigint[])))), count(*)
+    FROM current_llm_responses
+    WHERE batch_id = :batch_id AND prompt_id = ANY(:prompts) AND connection_id = ANY(:connections)
 """)
 # Written only where it changes something, so that a second time writes nothing.
 _WITHDRAW_OTHERS = text("""
-    UPDATE llm_responses r SET withdrawn_at = CASE WHEN wanted.id IS NULL THEN now() END
-    FROM (SELECT DISTINCT document_id FROM llm_responses WHERE batch_id = :batch_id) AS queued
-    LEFT JOIN unnest(CAST(:documents AS bigint[])) AS wanted(id) ON wanted.id = queued.document_id
-    WHERE r.batch_id = :batch_id AND r.document_id = queued.document_id
-      AND (r.withdrawn_at IS NULL) <> (wanted.id IS NOT NULL)
+    UPDATE llm_responses SET withdrawn_at = CASE WHEN withdrawn_at IS NULL THEN now() END
+    WHERE batch_id = :batch_id
+      AND (withdrawn_at IS NULL) <> (document_id IN (SELECT unnest(CAST(:documents AS bigint[]))))
 """)
 # Before the rows, so that a row that goes back at the same time waits for it, or is found with them.
 _REQUEUE_AS = text("""
@@ -112,11 +111,11 @@ _REQUEUE = text(f"""
     ORDER BY document_id, prompt_id, connection_id
 """)
 _TALLY = text(f"""
-    SELECT r.connection_id, {OUTCOME_SQL.replace("status", "r.status")}, wanted.id IS NOT NULL,
+    SELECT r.connection_id, {OUTCOME_SQL.replace("status", "r.status")},
+           r.document_id IN (SELECT unnest(CAST(:documents AS bigint[]))),
            r.withdrawn_at IS NOT NULL, count(*), sum(d.file_size)::bigint
     FROM llm_responses r
     JOIN docs d ON d.id = r.document_id
-    LEFT JOIN unnest(CAST(:documents AS bigint[])) AS wanted(id) ON wanted.id = r.document_id
     WHERE r.batch_id = :batch_id AND r.prompt_id = ANY(:prompts) AND r.connection_id = ANY(:connections)
       AND r.superseded_at IS NULL
     GROUP BY 1, 2, 3, 4
@@ -125,8 +124,8 @@ _TIDY = text("SELECT tidy_queue()")
 _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
 _FOREIGN_DOCUMENTS = text("""
     SELECT count(*) FROM llm_responses r
-    WHERE r.batch_id = :batch_id AND r.withdrawn_at IS NULL AND NOT EXISTS (
-        SELECT 1 FROM unnest(CAST(:documents AS bigint[])) AS d(id) WHERE d.id = r.document_id)
+    WHERE r.batch_id = :batch_id AND r.withdrawn_at IS NULL
+      AND (r.document_id IN (SELECT unnest(CAST(:documents AS bigint[])))) IS NOT TRUE
 """)
 _ORPHANS = text("""
     SELECT count(*) FROM llm_responses r
@@ -231,7 +230,7 @@ def queued_cells(
     connections: Sequence[dict[str, Any]],
 ) -> tuple[int, int]:
     """How many current rows a batch has for these documents, and how many for others."""
-    wanted, others = connection.execute(
+    wanted, rows = connection.execute(
         _QUEUED_CELLS,
         {
             "batch_id": batch_id,
@@ -240,7 +239,7 @@ def queued_cells(
             "connections": [c["id"] for c in connections],
         },
     ).one()
-    return wanted, others
+    return wanted, rows - wanted
 
 
 def tally_rows(
