@@ -6,6 +6,7 @@ whole installation and stands behind `doceval check`. Each says what is wrong an
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from sqlalchemy import Connection, Row, make_url, text
@@ -25,8 +26,10 @@ from doceval_pipeline.knowledge.counts import wrongly_counted
 from doceval_pipeline.knowledge.responses import count_cells, digest
 
 _NOT_BASE64 = "22023"  # invalid_parameter_value
-# Documents of a batch that are decoded and compared where not all are asked for.
+# Documents of a batch that are decoded and compared where not all are asked for: so many, and no more
+# than these bytes together, but at least one.
 SAMPLE = 50
+SAMPLE_BYTES = 16 * 1024 * 1024
 
 _STAGED = text("""
     SELECT knowledge_document_id, min(sha256), min(file_size) FROM batch_documents
@@ -77,10 +80,13 @@ def check_round_trip(databases: Databases, batch_id: int, sample: int | None = S
     Parameters
     ----------
     sample
-        How many documents, drawn at random; None for all.
+        How many documents at most, drawn at random; None for all.
     """
     with databases.doc_eval.connect() as connection:
-        rows = connection.execute(_STAGED, {"batch_id": batch_id, "sample": sample}).all()
+        rows = list(connection.execute(_STAGED, {"batch_id": batch_id, "sample": sample}))
+    if sample is not None:
+        together = accumulate(row[2] for row in rows[1:])
+        rows = rows[:1] + [row for row, size in zip(rows[1:], together, strict=True) if size <= SAMPLE_BYTES]
     with databases.knowledge.connect() as connection:
         broken = _broken_contents(connection, rows)
     if broken:

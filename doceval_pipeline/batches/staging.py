@@ -29,6 +29,7 @@ from doceval_pipeline.knowledge import bulk_load, queue
 # First key of the advisory locks; the second is the batch. "doce" as bytes.
 _LOCK_CLASS = 0x646F6365
 _LOCK = text("SELECT pg_advisory_lock(:lock_class, :batch_id)")
+_UNLOCK = text("SELECT pg_advisory_unlock(:lock_class, :batch_id)")
 _IS_LOCKED = text("""
     SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -227,30 +228,47 @@ def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
     lock loses the connection with it, and can write no more.
     """
     with database_errors(), databases.doc_eval.connect() as connection:
-        # Detached, so that closing it ends the session and with it the lock.
-        connection.detach()
-        connection.execute(_LOCK, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
-        connection.commit()
-        yield connection
+        try:
+            connection.execute(_LOCK, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
+            connection.commit()
+            yield connection
+            connection.rollback()
+            connection.execute(_UNLOCK, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
+            connection.commit()
+        except BaseException:
+            # Not given back: closing it ends the session, and with it the lock.
+            connection.invalidate()
+            raise
 
 
 @contextmanager
 def staging_step(databases: Databases, batch_id: int) -> Iterator[Connection]:
     """One step of one batch: alone on the batch, and FAILED_STAGING with the reason if it fails."""
-    failure: str | None = "the run was interrupted: materialize again"
+    with batch_lock(databases, batch_id) as connection:
+        failure: str | None = "the run was interrupted: materialize again"
+        try:
+            with database_errors():
+                yield connection
+            failure = None
+        except DocEvalError as error:
+            failure = str(error)
+            raise
+        finally:
+            if failure is not None:
+                _record_failure(databases, connection, batch_id, failure)
+
+
+def _record_failure(databases: Databases, connection: Connection, batch_id: int, reason: str) -> None:
+    """Record a failure before anybody else gets the lock, or without it where the connection is gone."""
     try:
-        with batch_lock(databases, batch_id) as connection:
-            yield connection
-        failure = None
-    except DocEvalError as error:
-        failure = str(error)
-        raise
-    finally:
-        if failure is not None:
-            # With the database out of reach nothing can be recorded now; the sensor staging_failure
-            # finds batches whose staging nobody works on.
-            with suppress(SQLAlchemyError):
-                fail_staging(databases, batch_id, failure)
+        connection.rollback()
+        with connection.begin():
+            transition(connection, batch_id, Action.FAIL_STAGING, reason)
+    except SQLAlchemyError:
+        # With the database out of reach nothing can be recorded now; the sensor staging_failure
+        # finds batches whose staging nobody works on.
+        with suppress(SQLAlchemyError):
+            fail_staging(databases, batch_id, reason)
 
 
 def _begin(connection: Connection, batch_id: int) -> Snapshot:

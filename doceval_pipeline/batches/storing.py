@@ -30,8 +30,10 @@ from doceval_pipeline.documents.reading import (
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.bulk_load import ContentArrived, NewDocument, copy_documents, known_contents
 
-# A portion ends when it holds this many bytes of small documents, or this many files.
+# A portion ends when it holds this many bytes, or this many files. Little work is cut smaller, so that
+# all workers have some of it.
 PORTION_BYTES = 8 * 1024 * 1024
+SMALLEST_PORTION_BYTES = 512 * 1024
 PORTION_FILES = 1_000
 # Portions that are worked on at once. More bring nothing: the server is what limits.
 WORKERS = 2
@@ -87,10 +89,12 @@ def store_missing(
 
 def _portions(files: Sequence[UnstagedFile]) -> Iterator[list[UnstagedFile]]:
     """Cut files into portions by the sizes they had when they were found."""
+    together = sum(file.size for file in files)
+    most = min(PORTION_BYTES, max(SMALLEST_PORTION_BYTES, together // (2 * WORKERS)))
     portion: list[UnstagedFile] = []
     size = 0
     for file in files:
-        if portion and (size + file.size > PORTION_BYTES or len(portion) >= PORTION_FILES):
+        if portion and (size + file.size > most or len(portion) >= PORTION_FILES):
             yield portion
             portion, size = [], 0
         portion.append(file)

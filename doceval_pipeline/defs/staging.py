@@ -95,7 +95,7 @@ def queue_rows(context: dg.AssetExecutionContext, doc_eval: DocEval) -> dg.Mater
 
 
 class RoundTripSample(dg.Config):
-    """How many stored documents are decoded and compared."""
+    """How many stored documents are decoded and compared, up to 16 MiB of them; or all."""
 
     documents: int = audit.SAMPLE
     every_document: bool = False

@@ -51,6 +51,8 @@ TRANSITIONS: tuple[tuple[Status, Action, Status], ...] = (
     (Status.STAGING, Action.FAIL_STAGING, Status.FAILED_STAGING),
     (Status.SAVED, Action.FAIL_STAGING, Status.FAILED_STAGING),
     (Status.STAGING, Action.FINISH_STAGING, Status.STAGED),
+    # Given up as abandoned, or failed by another run, while this one went on and counted all rows.
+    (Status.FAILED_STAGING, Action.FINISH_STAGING, Status.STAGED),
     (Status.STAGED, Action.START_ANALYZING, Status.ANALYZING),
     (Status.STAGED, Action.COMPLETE, Status.COMPLETED),
     (Status.ANALYZING, Action.COMPLETE, Status.COMPLETED),
