@@ -141,6 +141,8 @@ def _require_its_archive(connection: Connection, archive: Archive, sha256: str) 
 
 def _put_back(databases: Databases, connection: Connection, archive: Archive, progress: Progress) -> int:
     """Put the contents, the rows and the files back; returns how many contents were stored."""
+    with connection.begin():
+        published = configuration.member(connection, archive.whole(BATCH).decode(), "published")
     for _ in range(MOST_TRIES):
         try:
             with databases.knowledge.begin() as knowledge:
@@ -149,8 +151,6 @@ def _put_back(databases: Databases, connection: Connection, archive: Archive, pr
                 moved = restored.finish_docs(knowledge)
                 restored.read_attempts(knowledge, archive.lines(ATTEMPTS))
                 restored.put_back_rows(knowledge, archive.manifest.batch)
-                published = configuration.member(connection, archive.whole(BATCH).decode(), "published")
-                connection.commit()
                 restored.put_back_config(knowledge, published)
                 # Committed first, as archiving removes it last: files without rows are known to be left over.
                 _put_back_files(connection, archive, moved)
