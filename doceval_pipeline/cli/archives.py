@@ -7,6 +7,7 @@ import click
 
 from doceval_pipeline.batches import restoring
 from doceval_pipeline.batches.status import batch_progress
+from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, human_bytes, print_json
 from doceval_pipeline.doc_eval.batches import find_batch, partition_key
@@ -44,11 +45,12 @@ def restore(file: Path, as_json: bool) -> None:
     Everything that can be refused is refused before anything is written. Asked again, it finishes
     what was interrupted.
     """
-    from doceval_pipeline.cli.runs import draw, restore_and_tell
+    from doceval_pipeline.cli.runs import restore_and_tell
 
     opened = databases()
-    checking, storing = draw("reading the archive"), draw("storing documents")
-    restored = restore_and_tell(lambda: restoring.restore(opened, file, checking, storing))
+    with bars(visible=not as_json) as draw:
+        checking, storing = draw("reading the archive"), draw("storing documents")
+        restored = restore_and_tell(lambda: restoring.restore(opened, file, checking, storing))
     (progress,) = batch_progress(databases(), str(restored.batch_id))
     if as_json:
         print_json({**progress.as_json(), "restored": {**asdict(restored), "path": str(restored.path)}})

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from doceval_pipeline.batches.restoring import Restored
 from doceval_pipeline.batches.storing import Progress as Tell
-from doceval_pipeline.cli.output import errors
+from doceval_pipeline.cli.bars import Draw, bars
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.defs.resources import StagingProgress
@@ -18,30 +17,6 @@ from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-
-
-class _Bar(StagingProgress):
-    """Draws progress in the terminal instead of writing it into the run's log."""
-
-    def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Tell:
-        return draw(what)
-
-
-def draw(what: str) -> Tell:
-    """A bar on standard error that begins when it is first told something, and ends when all is done."""
-    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f}"))
-    bar = Progress(
-        *columns, TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal
-    )
-    task = bar.add_task("", total=None)
-
-    def tell(done: int, total: int, read_bytes: int) -> None:
-        bar.start()
-        bar.update(task, completed=done, total=total)
-        if done == total:
-            bar.stop()
-
-    return tell
 
 
 def run_in_dagster(
@@ -62,7 +37,7 @@ def run_in_dagster(
         The run failed; the line is the one that the run shows in Dagster.
     """
     key = partition_key(batch_id)
-    with open_instance(Settings.from_environment()) as instance:
+    with open_instance(Settings.from_environment()) as instance, bars(visible=not quiet) as draw:
         instance.add_dynamic_partitions(partitions.NAME, [key])
         defs = _definitions()
         result = defs.resolve_job_def(job).execute_in_process(
@@ -71,7 +46,10 @@ def run_in_dagster(
             # The events are in Dagster's event log; the terminal gets the result.
             run_config={**QUIET, "ops": dict(ops or {})},
             raise_on_error=False,
-            resources={**(defs.resources or {}), "progress": _Bar() if not quiet else StagingProgress()},
+            resources={
+                **(defs.resources or {}),
+                "progress": StagingProgress() if quiet else _in_the_terminal(draw),
+            },
         )
     if not result.success:
         raise StagingError(_failure(result))
@@ -100,6 +78,16 @@ def restore_and_tell(restore: Callable[[], Restored]) -> Restored:
         }
         instance.report_runless_asset_event(archive_observation(key, archived=False, shown=shown))
     return restored
+
+
+def _in_the_terminal(draw: Draw) -> StagingProgress:
+    class Bars(StagingProgress):
+        """Draws progress instead of writing it into the run's log."""
+
+        def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Tell:
+            return draw(what)
+
+    return Bars()
 
 
 def _definitions() -> dg.Definitions:
