@@ -22,8 +22,8 @@ from doceval_pipeline.archives.format import (
 from doceval_pipeline.archives.reading import Archive
 from doceval_pipeline.errors import ArchiveError
 
-# What a batch selects, in its own member.
-SELECTED = ("folders", "connections", "prompts")
+# What a batch selects, in the member of the batch, and what each is known by.
+SELECTED = {"folders": "folder_path", "connections": "name", "prompts": "name"}
 
 Progress = Callable[[int, int, int], None]
 """Told how many documents are read, how many there are, and how many bytes they had."""
@@ -77,13 +77,24 @@ def check(archive: Archive, progress: Progress) -> Checked:
 def _check_batch(archive: Archive) -> None:
     try:
         found = json.loads(archive.whole(BATCH))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not (isinstance(found, dict) and isinstance(found.get("batch"), dict)):
         raise _foreign(archive, BATCH)
-    _require(archive, BATCH, found["batch"].get("id") == archive.manifest.batch)
-    _require(archive, BATCH, found["batch"].get("config_sha256") == archive.manifest.members[CONFIG].sha256)
-    _require(archive, BATCH, all(isinstance(found.get(name), list) for name in SELECTED))
+    batch = found["batch"]
+    _require(
+        archive, BATCH, batch.get("id") == archive.manifest.batch and _is_number(batch.get("batch_number"))
+    )
+    _require(archive, BATCH, batch.get("config_sha256") == archive.manifest.members[CONFIG].sha256)
+    _require(archive, BATCH, all(isinstance(batch.get(key), str) for key in ("batch_name", "created_at")))
+    _require(archive, BATCH, isinstance(found.get("published"), dict))
+    for kind, name in SELECTED.items():
+        rows = found.get(kind)
+        _require(archive, BATCH, isinstance(rows, list) and all(_is_selected(row, name) for row in rows))
+
+
+def _is_selected(row: Any, name: str) -> bool:
+    return isinstance(row, dict) and _is_number(row.get("id")) and isinstance(row.get(name), str)
 
 
 def _documents(archive: Archive) -> Iterator[_Document]:

@@ -92,7 +92,7 @@ class Archive:
         for line in self.lines(member):
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise damaged(self.name, f"{member} holds a line that is no JSON object")

@@ -118,7 +118,7 @@ def write_archive(
         write_exactly(k)
         rows, result_digest = rows_digest(k, batch.id), digest(k, batch.id)
         documents = archived.document_ids(k, batch.id, stored_ids(d, batch.id))
-        published = archived.config_row(k, batch.id) or "null"
+        published = archived.config_row(k, batch.id)
         writer.add(BATCH, [configuration.batch_json(d, batch.id, published).encode()])
         writer.add(CONFIG, [canonical.encode()])
         writer.add(REPORT, [report.read_bytes()])
@@ -161,9 +161,9 @@ def check_archive(databases: Databases, path: Path, written: Written, progress: 
         return archive.sha256()
 
 
-def give_name(unfinished: Path, path: Path) -> None:
+def give_name(partial: Path, path: Path) -> None:
     """Make a checked file the archive, so that it is there after a power failure too."""
-    os.replace(unfinished, path)
+    os.replace(partial, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

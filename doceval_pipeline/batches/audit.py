@@ -242,7 +242,7 @@ def _archived(databases: Databases, batch: BatchRecord, every_byte: bool) -> Ite
     with databases.knowledge.connect() as connection:
         rows = queue.count_rows(connection, batch.id)
         published = connection.scalar(_CONFIG_SHA, {"batch_id": batch.id}) is not None
-    if (rows or files or published) and not is_being_staged(databases, batch.id):
+    if rows or files or published:
         yield Violation(
             "an archived batch has no rows left",
             batch.key,

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -40,6 +39,7 @@ from doceval_pipeline.knowledge.counts import recount
 from doceval_pipeline.knowledge.queue import count_rows
 from doceval_pipeline.knowledge.responses import digest
 from doceval_pipeline.knowledge.restored import MissingContent
+from doceval_pipeline.migrations.rows import reserve_ids
 from doceval_pipeline.migrations.upgrade import HEADS
 
 # Each further try finds what another process stored in between.
@@ -82,19 +82,17 @@ def restore(databases: Databases, path: Path, checking: Progress, storing: Progr
         batch_id = archive.manifest.batch
         with database_errors(), number_lock(databases, batch_id) as connection:
             _make_known(databases, connection, archive, checked)
-            with databases.knowledge.begin() as knowledge:
-                restored.reserve_knowledge_ids(knowledge, checked.largest_document, checked.largest_attempt)
-            stored = _put_back(databases, connection, archive, storing)
-            with databases.knowledge.begin() as knowledge:
-                restored.refresh_statistics(knowledge)
-                rows, result_digest = count_rows(knowledge, batch_id), digest(knowledge, batch_id)
+            _reserve_ids(databases, checked)
+            stored, new_digest = _put_back(databases, connection, archive, storing)
+            with databases.knowledge.connect() as knowledge:
+                rows = count_rows(knowledge, batch_id)
             if rows != checked.attempts:
                 raise ArchiveError(
                     f"{partition_key(batch_id)}: {rows} of {checked.attempts} rows are in the queue after "
                     "commit: somebody changed them meanwhile; restore it again"
                 )
             with connection.begin():
-                reported = configuration.open_again(connection, batch_id, result_digest)
+                reported = configuration.open_again(connection, batch_id, new_digest)
             _put_back_report(databases, archive, reported)
         return Restored(batch_id, path, archive.sha256(), rows, checked.documents, stored, checked.files)
 
@@ -140,8 +138,24 @@ def _require_its_archive(connection: Connection, archive: Archive, sha256: str) 
         )
 
 
-def _put_back(databases: Databases, connection: Connection, archive: Archive, progress: Progress) -> int:
-    """Put the contents, the rows and the files back; returns how many contents were stored."""
+def _reserve_ids(databases: Databases, checked: Checked) -> None:
+    """Keep the ids of the archive out of the hands of others; one lock at a time."""
+    largest = {"docs": checked.largest_document, "llm_responses": checked.largest_attempt}
+    for table, number in largest.items():
+        with databases.knowledge.begin() as knowledge:
+            reserve_ids(knowledge, table, number)
+
+
+def _put_back(
+    databases: Databases, connection: Connection, archive: Archive, progress: Progress
+) -> tuple[int, str | None]:
+    """Put the contents, the rows and the files back.
+
+    Returns how many contents were stored, and the digest of the results where it is another one now,
+    because documents have other ids.
+    """
+    with connection.begin():
+        published = configuration.member(connection, archive.whole(BATCH).decode(), "published")
     for _ in range(MOST_TRIES):
         try:
             with databases.knowledge.begin() as knowledge:
@@ -151,12 +165,12 @@ def _put_back(databases: Databases, connection: Connection, archive: Archive, pr
                 restored.read_attempts(knowledge, archive.lines(ATTEMPTS))
                 restored.put_back_rows(knowledge, archive.manifest.batch)
                 recount(knowledge, archive.manifest.batch)
-                published = configuration.member(connection, archive.whole(BATCH).decode(), "published")
-                connection.commit()
                 restored.put_back_config(knowledge, published)
+                # Taken before anybody else can change a row.
+                new_digest = digest(knowledge, archive.manifest.batch) if moved else None
                 # Committed first, as archiving removes it last: files without rows are known to be left over.
                 _put_back_files(connection, archive, moved)
-            return len(missing)
+            return len(missing), new_digest
         except ContentArrived:
             continue
     raise ArchiveError(
@@ -195,7 +209,8 @@ def _documents(archive: Archive, missing: list[MissingContent], progress: Progre
 
 def _put_back_report(databases: Databases, archive: Archive, reported: str | None) -> None:
     """Put the report where the installation keeps reports, unless it is there."""
-    path = report_path(databases, archive.manifest.batch, str(reported))
-    if reported is not None and not path.exists():
-        report: Any = archive.whole(REPORT)
-        write_whole(path, report.decode)
+    if reported is None:
+        return
+    path = report_path(databases, archive.manifest.batch, reported)
+    if not path.exists():
+        write_whole(path, archive.whole(REPORT).decode)

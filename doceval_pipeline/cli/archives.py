@@ -7,9 +7,9 @@ import click
 
 from doceval_pipeline.batches import restoring
 from doceval_pipeline.batches.status import batch_progress
+from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, print_json
-from doceval_pipeline.cli.progress import Bar
 from doceval_pipeline.doc_eval.batches import find_batch, partition_key
 from doceval_pipeline.reports.numbers import size_text
 
@@ -49,10 +49,9 @@ def restore(file: Path, as_json: bool) -> None:
     from doceval_pipeline.cli.runs import restore_and_tell
 
     opened = databases()
-    checking, storing = (
-        Bar(what, visible=not as_json) for what in ("reading the archive", "storing documents")
-    )
-    restored = restore_and_tell(lambda: restoring.restore(opened, file, checking.tell, storing.tell))
+    with bars(visible=not as_json) as draw:
+        checking, storing = draw("reading the archive"), draw("storing documents")
+        restored = restore_and_tell(lambda: restoring.restore(opened, file, checking, storing))
     (progress,) = batch_progress(databases(), str(restored.batch_id))
     if as_json:
         print_json({**progress.as_json(), "restored": {**asdict(restored), "path": str(restored.path)}})

@@ -10,8 +10,8 @@ import click
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.status import batch_progress
+from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.output import console, print_json, print_table, printable
-from doceval_pipeline.cli.progress import Bar
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import find_batch, partition_key
@@ -129,8 +129,8 @@ def report(batch: str, as_json: bool) -> None:
 def check(every_document: bool, as_json: bool) -> None:
     """Audit both databases; exit code 1 if anything is not as it must be."""
     opened = databases()
-    with Bar("checking batches", visible=not as_json) as bar:
-        found = list(violations(opened, every_document, bar.tell))
+    with bars(visible=not as_json) as draw:
+        found = list(violations(opened, every_document, draw("checking batches")))
     if as_json:
         print_json([asdict(violation) for violation in found])
     elif not found:

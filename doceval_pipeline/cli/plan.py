@@ -5,9 +5,9 @@ import click
 from doceval_pipeline.batches.estimates import Estimate
 from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import Mode
+from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases, reprocess_options
 from doceval_pipeline.cli.output import console, errors, print_json, printable
-from doceval_pipeline.cli.progress import Bar
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.estimation import Interval
 from doceval_pipeline.reports.numbers import amount, rough_duration, size_text
@@ -21,8 +21,8 @@ def plan_command(batch: str, mode: str | None, rescan: bool, as_json: bool) -> N
     """Show what staging BATCH, or reprocessing it with the same options, would do. Writes nothing."""
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
-    with Bar("reading documents", visible=not as_json) as bar:
-        found = plan(opened, record.id, Mode(mode or "missing"), rescan, bar.tell)
+    with bars(visible=not as_json) as draw:
+        found = plan(opened, record.id, Mode(mode or "missing"), rescan, draw("reading documents"))
     if as_json:
         print_json(found.as_json())
     else:

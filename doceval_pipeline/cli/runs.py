@@ -7,7 +7,7 @@ import dagster as dg
 
 from doceval_pipeline.batches.restoring import Restored
 from doceval_pipeline.batches.storing import Progress as Tell
-from doceval_pipeline.cli.progress import Bar
+from doceval_pipeline.cli.bars import Draw, bars
 from doceval_pipeline.definitions import defs as load_definitions
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
@@ -18,13 +18,6 @@ from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-
-
-class _Bar(StagingProgress):
-    """Draws progress in the terminal instead of writing it into the run's log."""
-
-    def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Tell:
-        return Bar(what, visible=True).tell
 
 
 def run_in_dagster(
@@ -45,7 +38,7 @@ def run_in_dagster(
         The run failed; the line is the one that the run shows in Dagster.
     """
     key = partition_key(batch_id)
-    with open_instance(Settings.from_environment()) as instance:
+    with open_instance(Settings.from_environment()) as instance, bars(visible=not quiet) as draw:
         instance.add_dynamic_partitions(partitions.NAME, [key])
         defs = load_definitions()
         result = defs.resolve_job_def(job).execute_in_process(
@@ -54,7 +47,10 @@ def run_in_dagster(
             # The events are in Dagster's event log; the terminal gets the result.
             run_config={**QUIET, "ops": dict(ops or {})},
             raise_on_error=False,
-            resources={**(defs.resources or {}), "progress": _Bar() if not quiet else StagingProgress()},
+            resources={
+                **(defs.resources or {}),
+                "progress": StagingProgress() if quiet else _in_the_terminal(draw),
+            },
         )
     if not result.success:
         raise StagingError(_failure(result))
@@ -79,6 +75,16 @@ def restore_and_tell(restore: Callable[[], Restored]) -> Restored:
         }
         instance.report_runless_asset_event(archive_observation(key, archived=False, shown=shown))
     return restored
+
+
+def _in_the_terminal(draw: Draw) -> StagingProgress:
+    class Bars(StagingProgress):
+        """Draws progress instead of writing it into the run's log."""
+
+        def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Tell:
+            return draw(what)
+
+    return Bars()
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

@@ -101,13 +101,14 @@ _PUT_BACK_FILES = (
     text("INSERT INTO documents SELECT * FROM archived_documents ORDER BY id"),
     text("INSERT INTO batch_documents SELECT * FROM archived_places ORDER BY document_id"),
 )
-# A result may have another digest than before where documents have other ids; it is reported all the same.
 _OPEN_AGAIN = text("""
-    UPDATE batches SET archived_at = NULL, archive_file = NULL, archive_sha256 = NULL,
-        reported_digest = CASE WHEN reported_digest = result_digest THEN :digest ELSE reported_digest END,
-        result_digest = CASE WHEN result_digest IS NOT NULL THEN :digest END
-    WHERE id = :batch_id
+    UPDATE batches SET archived_at = NULL, archive_file = NULL, archive_sha256 = NULL WHERE id = :batch_id
     RETURNING reported_digest
+""")
+# The same results, already reported, under the digest that they have now.
+_FOLLOW_DIGEST = text("""
+    UPDATE batches SET reported_digest = :digest, result_digest = :digest
+    WHERE id = :batch_id AND reported_digest = result_digest
 """)
 
 
@@ -205,20 +206,22 @@ def put_back_files(
         connection.execute(statement, {"batch_id": batch_id})
 
 
-def open_again(connection: Connection, batch_id: int, digest: str) -> str | None:
+def open_again(connection: Connection, batch_id: int, new_digest: str | None) -> str | None:
     """Say that a batch's rows are here again.
 
     Parameters
     ----------
-    digest
-        Of its results, as they are now.
+    new_digest
+        Of its results, where it is another one than before.
 
     Returns
     -------
     str | None
         The digest under which its report is kept.
     """
-    reported: str | None = connection.scalar(_OPEN_AGAIN, {"batch_id": batch_id, "digest": digest})
+    if new_digest is not None:
+        connection.execute(_FOLLOW_DIGEST, {"batch_id": batch_id, "digest": new_digest})
+    reported: str | None = connection.scalar(_OPEN_AGAIN, {"batch_id": batch_id})
     return reported
 
 

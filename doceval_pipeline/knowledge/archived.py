@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge.row_digest import digest_sql
 
 # Rows, and small contents, that are fetched at a time.
@@ -77,9 +78,20 @@ class StoredContent:
     pieces: Iterator[str]
 
 
-def config_row(connection: Connection, batch_id: int) -> str | None:
-    """The row of `batch_configs` as JSON, or None where there is none."""
+def config_row(connection: Connection, batch_id: int) -> str:
+    """The row of `batch_configs` as JSON.
+
+    Raises
+    ------
+    ArchiveError
+        There is none.
+    """
     found: str | None = connection.scalar(_CONFIG, {"batch_id": batch_id})
+    if found is None:
+        raise ArchiveError(
+            f"batch {batch_id} has no configuration in KnowledgeDocuments any more: somebody deleted it; "
+            f"doceval archive {batch_id} again"
+        )
     return found
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge.archived import RowsDigest
 from doceval_pipeline.knowledge.row_digest import digest_sql
-from doceval_pipeline.migrations.rows import insert_rows, reserve_ids
+from doceval_pipeline.migrations.rows import insert_rows
 
 _ATTEMPTS_TABLE = text("""
     CREATE TEMPORARY TABLE archived_attempts (LIKE llm_responses INCLUDING DEFAULTS) ON COMMIT DROP
@@ -108,12 +108,6 @@ def require_free_number(connection: Connection, batch_id: int, sha256: str, atte
         raise _other_rows(batch_id, rows)
 
 
-def reserve_knowledge_ids(connection: Connection, largest_document: int, largest_attempt: int) -> None:
-    """Keep the ids of an archive out of the hands of others; in a transaction of its own."""
-    reserve_ids(connection, "docs", largest_document)
-    reserve_ids(connection, "llm_responses", largest_attempt)
-
-
 def read_attempts(connection: Connection, rows: Iterable[bytes]) -> RowsDigest:
     """Read archived rows into a table of the transaction; the digest is as that of `rows_digest`."""
     connection.execute(_ATTEMPTS_TABLE)
@@ -162,14 +156,10 @@ def put_back_rows(connection: Connection, batch_id: int) -> None:
     if not there:
         connection.execute(_REPLACE_TAKEN_IDS)
         connection.execute(_PUT_BACK_ROWS)
+        for statement in _ANALYZE:
+            connection.execute(statement)
     elif not connection.execute(_SAME_ROWS, {"batch_id": batch_id}).scalar_one():
         raise _other_rows(batch_id, there)
-
-
-def refresh_statistics(connection: Connection) -> None:
-    """Let PostgreSQL know how many rows have come."""
-    for statement in _ANALYZE:
-        connection.execute(statement)
 
 
 def put_back_config(connection: Connection, row: bytes) -> None:

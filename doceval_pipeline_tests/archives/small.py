@@ -33,11 +33,13 @@ def sha256(content: bytes) -> str:
 
 def write_small(path: Path) -> Manifest:
     """Batch 7 with two documents, an attempt at each, and one file that was skipped."""
-    batch = {"id": 7, "config_sha256": sha256(CONFIG_BYTES)}
+    batch = {"id": 7, "batch_number": 7, "batch_name": "small", "created_at": WHEN.isoformat()}
+    batch["config_sha256"] = sha256(CONFIG_BYTES)
     attempts = [{"id": 30 + n, "batch_id": 7, "document_id": n, "response_text": "ä\n"} for n in (1, 2)]
     places: list[tuple[int, int | None]] = [(1, 1), (2, 2), (3, None)]
     with path.open("wb") as file, ArchiveWriter(file, WHEN) as writer:
-        content = {"batch": batch, "folders": [], "connections": [], "prompts": []}
+        content: dict[str, Any] = {"batch": batch, "published": {}, "folders": [], "connections": []}
+        content["prompts"] = [{"id": 1, "name": "clarity"}]
         writer.add(BATCH, [json.dumps(content).encode()])
         writer.add(CONFIG, [CONFIG_BYTES])
         writer.add(REPORT, [b"<p>", b"report"])

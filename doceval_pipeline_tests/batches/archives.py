@@ -30,6 +30,9 @@ _DOC_EVAL = {
     "batches": "id",
 }
 GONE = ("llm_responses", "docs", "batch_configs", "batch_documents", "documents")
+WAITS_FOR_A_LOCK = """
+    SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
+"""
 
 
 def quiet(*_: int) -> None:

@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -17,7 +17,8 @@ from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import pause
 from doceval_pipeline.batches.staging import queue_cells
 from doceval_pipeline.batches.status import batch_progress
-from doceval_pipeline.errors import ArchiveError, BatchStateError, UnknownBatch
+from doceval_pipeline.errors import ArchiveError, BatchStateError, DatabaseError, UnknownBatch
+from doceval_pipeline.knowledge import archived as knowledge_rows
 from doceval_pipeline.migrations.upgrade import HEADS, Schema
 from doceval_pipeline_tests.batches.archives import (
     GONE,
@@ -239,6 +240,28 @@ def test_the_newest_report_is_in_it(batch_of: BatchOf, seen: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    "lose",
+    [
+        lambda rows: list(rows)[1:],
+        lambda rows: [row.replace("50.5", "50.500001") for row in rows],
+        lambda rows: [*rows][::2] * 2,
+    ],
+)
+def test_an_archive_that_does_not_give_the_same_rows_again_is_not_trusted(
+    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Iterator[str]], list[str]]
+) -> None:
+    batch = done(batch_of(documents=1))
+    folder = batch.databases.settings.archives
+    before, files = holdings(batch), sorted(folder.glob("*"))
+    rows = knowledge_rows.attempt_rows
+    monkeypatch.setattr(knowledge_rows, "attempt_rows", lambda *arguments: iter(lose(rows(*arguments))))
+    with pytest.raises(ArchiveError, match="does not read back as what was written, and nothing was removed"):
+        put_away(batch)
+    assert holdings(batch) == before
+    assert sorted(folder.glob("*")) == files
+
+
+@pytest.mark.parametrize(
     ("damage", "line"),
     [
         ("UPDATE docs SET content = 'A' || substr(content, 2)", "is not what its sha256 says"),
@@ -262,8 +285,6 @@ def test_what_is_damaged_in_the_database_is_not_archived(batch_of: BatchOf, dama
 
 
 def test_rows_of_another_installation_under_the_same_number_are_not_archived(batch_of: BatchOf) -> None:
-    from doceval_pipeline.errors import DatabaseError
-
     batch = done(batch_of(documents=1))
     batch.knowledge("UPDATE batch_configs SET sha256 = repeat('0', 64)")
     with pytest.raises(DatabaseError, match="used by another doc_eval"):

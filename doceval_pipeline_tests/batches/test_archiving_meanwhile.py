@@ -8,12 +8,14 @@ from zipfile import ZipFile
 import pytest
 from sqlalchemy import text
 
+from doceval_pipeline.batches import archiving, completion, reporting
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.staging import number_lock, queue_cells
 from doceval_pipeline.doc_eval.batch_documents import FoundFile, assign_new, remember_found
 from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
 from doceval_pipeline_tests.batches.archives import (
+    WAITS_FOR_A_LOCK,
     BatchOf,
     archive,
     archived_word,
@@ -25,7 +27,7 @@ from doceval_pipeline_tests.batches.archives import (
     quiet,
 )
 from doceval_pipeline_tests.cli.running import until
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline_tests.conftest import write_old
 
 
 def test_a_result_that_comes_while_the_archive_is_made_is_in_it(batch_of: BatchOf) -> None:
@@ -49,6 +51,26 @@ def test_a_result_that_comes_while_the_archive_is_made_is_in_it(batch_of: BatchO
     bring_back(batch, archived)
     assert look(batch.databases).reports == {}
     assert audit(batch) == []
+
+
+def test_a_result_that_comes_after_the_report_is_in_the_report_too(
+    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = done(batch_of(documents=1))
+    write = archiving.write_archive
+
+    def write_late(*arguments: Any) -> Any:
+        monkeypatch.setattr(archiving, "write_archive", write)
+        batch.plant("UPDATE llm_responses SET response_text = 'very late'")
+        return write(*arguments)
+
+    monkeypatch.setattr(archiving, "write_archive", write_late)
+    archived = put_away(batch)
+    with ZipFile(archived.path) as file:
+        assert b"very late" in file.read("report.html")
+    bring_back(batch, archived)
+    found = look(batch.databases)
+    assert (found.completed, found.reports) == ([], {})
 
 
 def test_a_change_that_no_report_shows_is_not_lost_either(batch_of: BatchOf) -> None:
@@ -116,19 +138,14 @@ def test_a_row_that_a_processor_holds_is_waited_for(batch_of: BatchOf) -> None:
         processor.execute(text("SET LOCAL session_replication_role = replica"))
         processor.execute(text("UPDATE llm_responses SET response_text = 'held'"))
         results: list[Any] = []
-        archiving = threading.Thread(target=lambda: results.append(put_away(batch)))
-        archiving.start()
-        wait_for_a_lock(batch)
+        leaving = threading.Thread(target=lambda: results.append(put_away(batch)))
+        leaving.start()
+        until(lambda: batch.knowledge(WAITS_FOR_A_LOCK))
         assert not results
         transaction.commit()
-    archiving.join()
+    leaving.join()
     with ZipFile(results[0].path) as file:
         assert file.read("attempts.jsonl").count(b'"held"') == 4
-
-
-def wait_for_a_lock(batch: Sample) -> None:
-    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    until(lambda: batch.knowledge(waiting))
 
 
 def test_a_batch_that_queues_the_same_contents_just_now_keeps_them(batch_of: BatchOf) -> None:
@@ -144,11 +161,11 @@ def test_a_batch_that_queues_the_same_contents_just_now_keeps_them(batch_of: Bat
             )
         )
         results: list[Any] = []
-        archiving = threading.Thread(target=lambda: results.append(put_away(first)))
-        archiving.start()
-        wait_for_a_lock(first)
+        leaving = threading.Thread(target=lambda: results.append(put_away(first)))
+        leaving.start()
+        until(lambda: first.knowledge(WAITS_FOR_A_LOCK))
         transaction.commit()
-    archiving.join()
+    leaving.join()
     assert results[0].documents_removed == 0
     assert first.knowledge("SELECT count(*) FROM docs") == [(1,)]
 
@@ -162,13 +179,13 @@ def test_a_file_that_another_batch_has_just_found_stays(batch_of: BatchOf) -> No
     with second.databases.doc_eval.connect() as walker:
         transaction = walker.begin()
         remember_found(walker, found)
-        archiving = threading.Thread(target=lambda: put_away(first))
-        archiving.start()
+        leaving = threading.Thread(target=lambda: put_away(first))
+        leaving.start()
         waiting = "SELECT 1 FROM pg_locks WHERE relation = 'documents'::regclass AND NOT granted"
         until(lambda: first.doc_eval(waiting))
         assert assign_new(walker, second.id) == 1
         transaction.commit()
-    archiving.join()
+    leaving.join()
     assert second.doc_eval("SELECT filepath FROM documents") == [("000.txt",)]
 
 
@@ -196,8 +213,6 @@ def test_a_batch_whose_contents_go_away_before_it_is_queued_says_so_and_can_be_m
 def test_a_tick_that_read_the_batch_before_it_was_archived_does_not_open_it_again(
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from doceval_pipeline.batches import completion
-
     batch = done(batch_of(documents=1))
     see = completion._see
 
@@ -212,11 +227,30 @@ def test_a_tick_that_read_the_batch_before_it_was_archived_does_not_open_it_agai
     assert audit(batch) == []
 
 
+def test_a_tick_that_saw_older_results_does_not_record_them_of_an_archived_batch(
+    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = done(batch_of(documents=1))
+    batch.knowledge("UPDATE llm_responses SET overall_score = 1")
+    see = completion._see
+
+    def archive_newer(*arguments: Any) -> Any:
+        monkeypatch.setattr(completion, "_see", see)
+        seen = see(*arguments)
+        batch.knowledge("UPDATE llm_responses SET overall_score = 2")
+        put_away(batch)
+        return seen
+
+    monkeypatch.setattr(completion, "_see", archive_newer)
+    look(batch.databases)
+    (file, digest), *_ = batch.doc_eval("SELECT archive_file, result_digest FROM batches")
+    with ZipFile(batch.databases.settings.archives / file) as archive_file:
+        assert json.loads(archive_file.read("batch.json"))["batch"]["result_digest"] == digest
+
+
 def test_a_report_that_was_begun_before_the_batch_was_archived_is_not_written_of_nothing(
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from doceval_pipeline.batches import reporting
-
     batch = done(batch_of(documents=1))
     read = reporting.read_results
 

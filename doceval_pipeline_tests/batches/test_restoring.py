@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import archived as knowledge_rows
 from doceval_pipeline_tests.archives.small import change, sha256
 from doceval_pipeline_tests.batches.archives import (
+    WAITS_FOR_A_LOCK,
     BatchOf,
+    archived_word,
     audit,
     bring_back,
     done,
@@ -28,6 +31,7 @@ from doceval_pipeline_tests.batches.archives import (
     put_away,
     quiet,
 )
+from doceval_pipeline_tests.cli.running import until
 from doceval_pipeline_tests.conftest import Sample, write_old
 
 # All that PostgreSQL can hold as text.
@@ -213,6 +217,27 @@ def test_a_content_that_another_process_stores_while_it_is_restored_is_used(batc
             second.stage()
 
     assert restore(first.databases, archived.path, quiet, stage_second).documents_stored == 1
+    assert audit(first) == []
+
+
+def test_a_content_that_is_used_again_is_not_removed_with_another_batch(batch_of: BatchOf) -> None:
+    first, second = batch_of(documents=2, name="one"), batch_of(documents=0, name="two")
+    write_old(second.folder / "twin", (first.folder / "001.txt").read_text())
+    done(first)
+    archived = put_away(first)
+    done(second)
+    removing: list[threading.Thread] = []
+
+    def archive_second(*_: int) -> None:
+        if not removing:
+            removing.append(threading.Thread(target=lambda: put_away(second)))
+            removing[0].start()
+            until(lambda: second.knowledge(WAITS_FOR_A_LOCK))
+
+    restore(first.databases, archived.path, quiet, archive_second)
+    removing[0].join()
+    assert first.knowledge("SELECT count(*) FROM docs") == [(2,)]
+    assert archived_word(second)
     assert audit(first) == []
 
 

@@ -198,7 +198,7 @@ def test_the_same_batch_of_another_installation_is_another_batch(batch_of: Batch
     batch = done(batch_of(documents=1))
     archived = elsewhere(batch, tmp_path)
     shutil.move(batch.folder, tmp_path / "moved")
-    batch_of(documents=1)
+    done(batch_of(documents=1))
     with pytest.raises(ArchiveError, match="batch number 1 is taken by another one here, 'sample'"):
         bring_back(batch, archived)
 

@@ -53,6 +53,7 @@ GRANT UPDATE (requeue_as) ON batch_configs TO doceval_stager;
 GRANT SELECT ON llm_responses_queue_clock TO doceval_stager;
 GRANT EXECUTE ON FUNCTION tidy_queue, expire_leases, back_of_queue, fold_response_counts, recount_responses
     TO doceval_stager;
+GRANT EXECUTE ON FUNCTION response_outcome TO doceval_stager, doceval_reader;
 
 GRANT SELECT ON docs, batch_configs TO doceval_worker;
 GRANT EXECUTE ON FUNCTION claim_responses, heartbeat_response, complete_response, fail_response
