@@ -184,9 +184,9 @@ def test_a_heartbeat_keeps_the_row(batch_of: BatchOf) -> None:
 def test_the_next_claim_returns_a_row_whose_lease_is_over_although_others_wait(batch_of: BatchOf) -> None:
     batch = staged(batch_of, documents=30)
     knowledge = batch.databases.knowledge
-    (lost,) = claim(knowledge, lease="1 second")
-    # Of all sessions of the pool, each of which remembers when it looked last.
+    # In all sessions of the pool, each of which remembers when it looked last.
     claim(knowledge), claim(knowledge)
+    (lost,) = claim(knowledge, lease="1 second")
     time.sleep(1.01)
     (found,) = claim(knowledge)
     assert (found.id, found.delivery) == (lost.id, 2)
