@@ -9,7 +9,7 @@ import sys
 import click
 
 from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.cli import batches, demo, processor, server
+from doceval_pipeline.cli import batches, conformance, demo, processor, server
 from doceval_pipeline.cli.output import errors, printable
 from doceval_pipeline.errors import DocEvalError
 
@@ -20,7 +20,7 @@ def cli() -> None:
     """Stage batches of documents for evaluation by LLMs, and report what came back."""
 
 
-for module in (server, batches, processor, demo):
+for module in (server, batches, processor, conformance, demo):
     for command in module.COMMANDS:
         cli.add_command(command)
 

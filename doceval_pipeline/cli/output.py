@@ -19,9 +19,21 @@ STATUS_STYLES = {
     "FAILED": "bold red",
     "FAILED_STAGING": "bold red",
     "PAUSED": "yellow",
+    "passed": "green",
+    "failed": "bold red",
+    "absent": "dim",
 }
 
-FOLDING_COLUMNS = ("name", "file", "content type", "must hold", "but", "what to do")
+FOLDING_COLUMNS = (
+    "name",
+    "file",
+    "content type",
+    "must hold",
+    "but",
+    "what to do",
+    "what was tried",
+    "what was seen",
+)
 
 
 def printable(value: str) -> str:
