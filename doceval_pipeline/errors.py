@@ -10,7 +10,9 @@ DocEvalError
 ├── EvaluationFileError        an evaluation file; carries every problem with its line
 ├── UnknownBatch               no such batch
 ├── BatchStateError            an action that the batch's state does not allow
-└── StagingError               staging cannot go on; the batch becomes FAILED_STAGING
+├── StagingError               staging cannot go on; the batch becomes FAILED_STAGING
+├── ReportError                a report that cannot be written
+└── ArchiveError               an archive that cannot be written, read or restored
 """
 
 
@@ -48,3 +50,11 @@ class BatchStateError(DocEvalError):
 
 class StagingError(DocEvalError):
     """Staging cannot go on, and going on would do harm."""
+
+
+class ReportError(DocEvalError):
+    """A report that cannot be written; names the folder."""
+
+
+class ArchiveError(DocEvalError):
+    """An archive that cannot be written, is not what it should be, or does not fit in here."""

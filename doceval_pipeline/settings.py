@@ -23,12 +23,17 @@ class Settings:
     Parameters
     ----------
     home
-        `DOCEVAL_HOME`: the embedded server's data, Dagster's home, reports.
+        `DOCEVAL_HOME`: the embedded server's data, Dagster's home, reports, archives.
     doc_eval_url, knowledge_documents_url, dagster_url
         `DOC_EVAL_URL`, `KNOWLEDGE_DOCUMENTS_URL`, `DAGSTER_POSTGRES_URL`; None means a database on
         the embedded server. They may hold passwords and are left out of the repr.
     max_document_bytes
         `DOCEVAL_MAX_DOCUMENT_BYTES`: larger files are rejected, each with its reason.
+    stage_cron, audit_cron
+        `DOCEVAL_STAGE_CRON`, `DOCEVAL_AUDIT_CRON`: when the schedules `stage_saved_batches` and
+        `nightly_audit` tick, in UTC.
+    keep_days
+        `DOCEVAL_KEEP_DAYS`: what Dagster logs of runs, and samples of progress, are kept this long.
     """
 
     home: Path
@@ -36,6 +41,9 @@ class Settings:
     knowledge_documents_url: str | None = field(default=None, repr=False)
     dagster_url: str | None = field(default=None, repr=False)
     max_document_bytes: int = 50 * MIB
+    stage_cron: str = "0 * * * *"
+    audit_cron: str = "30 2 * * *"
+    keep_days: int = 30
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -53,12 +61,20 @@ class Settings:
             knowledge_documents_url=_url(env, "KNOWLEDGE_DOCUMENTS_URL"),
             dagster_url=_url(env, "DAGSTER_POSTGRES_URL"),
             max_document_bytes=_document_limit(env.get("DOCEVAL_MAX_DOCUMENT_BYTES", "")),
+            stage_cron=env.get("DOCEVAL_STAGE_CRON", "").strip() or cls.stage_cron,
+            audit_cron=env.get("DOCEVAL_AUDIT_CRON", "").strip() or cls.audit_cron,
+            keep_days=_days(env.get("DOCEVAL_KEEP_DAYS", "")),
         )
 
     @property
     def reports(self) -> Path:
         """The folder that completion reports are written to."""
         return self.home / "reports"
+
+    @property
+    def archives(self) -> Path:
+        """The folder that archives of batches are written to."""
+        return self.home / "archives"
 
     @property
     def dagster_home(self) -> Path:
@@ -95,4 +111,12 @@ def _document_limit(value: str) -> int:
             f"{LARGEST_STORABLE_DOCUMENT:,}".replace(",", "_")
             + ": a PostgreSQL field holds no more"
         )
+    return int(value)
+
+
+def _days(value: str) -> int:
+    if not value:
+        return Settings.keep_days
+    if not value.isascii() or not value.isdigit() or not 0 < int(value) <= 36_500:
+        raise ConfigurationError("DOCEVAL_KEEP_DAYS must be a whole number of days from 1 to 36500")
     return int(value)

@@ -1,9 +1,13 @@
 """The documentation held against the code: its commands run, its tables name what there is."""
 
+import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -13,10 +17,12 @@ from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli import cli
 from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.cli.running import doceval
+from doceval_pipeline_tests.cli.running import doceval, read_json
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text()
+ARCHIVE = (PROJECT / "docs" / "archive.md").read_text()
+MANIFEST = ARCHIVE.split("`manifest.json`:")[1].split("```python")[0]
 PROCESSORS = (PROJECT / "docs" / "processors.md").read_text()
 CONTRACTS = PROJECT / "doceval_pipeline" / "sample" / "contracts"
 
@@ -49,6 +55,33 @@ def test_the_commands_for_documents_of_ones_own_work_in_their_order(
     for line in later.replace("--failed", "--all").splitlines():
         ended = doceval(*shlex.split(line.removeprefix("$ "), comments=True)[1:])
         assert ended.returncode == 0, (line, ended.stderr)
+    (away,) = [block for block in blocks(README, "console") if "doceval archive" in block]
+    archived = read_json("archive", "contracts-q4")["archive"]["path"]
+    assert re.sub(r"-.*\.", "-.", Path(archived).name) == "batch-.zip"
+    for line in re.sub(r"batch-\S*\.zip", archived, away).splitlines():
+        ended = doceval(*shlex.split(line.removeprefix("$ "), comments=True)[1:])
+        assert ended.returncode == 0, (line, ended.stderr)
+
+
+def test_the_reader_of_archives_in_the_documentation_reads_one(databases: Databases, tmp_path: Path) -> None:
+    (tmp_path / "evaluation.yaml").write_text(blocks(README, "yaml")[0])
+    shutil.copytree(CONTRACTS, tmp_path / "contracts")
+    doceval("apply", str(tmp_path / "evaluation.yaml"))
+    doceval("stage", "contracts-q4")
+    doceval("simulate-processor", "--until-empty", "--latency", "0")
+    path = Path(read_json("archive", "contracts-q4")["archive"]["path"])
+    (reader,) = blocks(ARCHIVE, "python")
+    ended = subprocess.run(
+        [sys.executable, "-I", "-c", reader, str(path)], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "contracts-q4 2 attempts at 2 documents\n"
+    named = set(re.findall(r"`([a-z]+\.(?:json|jsonl|html))`", ARCHIVE))
+    with ZipFile(path) as archive:
+        assert {name for name in archive.namelist() if not name.startswith("documents/")} == named
+        keys = json.loads(archive.read("manifest.json")).keys()
+    assert keys == set(
+        re.findall(r"`([a-z_]+)`", " ".join(re.findall(r"^\| (.*?) \|", MANIFEST, re.MULTILINE)))
+    )
 
 
 def test_the_statements_of_the_contract_claim_and_answer(databases: Databases, tmp_path: Path) -> None:
@@ -75,7 +108,7 @@ def test_the_statements_of_the_contract_claim_and_answer(databases: Databases, t
 
 
 def test_every_command_and_make_target_that_is_named_exists() -> None:
-    documents = README + PROCESSORS + (PROJECT / "CHANGELOG.md").read_text()
+    documents = README + PROCESSORS + ARCHIVE + (PROJECT / "CHANGELOG.md").read_text()
     named = set(re.findall(r"`doceval ([a-z-]+)", documents)) | set(
         re.findall(r"\$ doceval ([a-z-]+)", documents)
     )

@@ -33,6 +33,8 @@ def test_every_url_gets_the_driver_that_dagster_needs(given: str) -> None:
         ("DOCEVAL_MAX_DOCUMENT_BYTES", "50MB"),
         ("DOCEVAL_MAX_DOCUMENT_BYTES", "0"),
         ("DOCEVAL_MAX_DOCUMENT_BYTES", "768000001"),
+        ("DOCEVAL_KEEP_DAYS", "0"),
+        ("DOCEVAL_KEEP_DAYS", "a month"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_its_name(name: str, value: str) -> None:

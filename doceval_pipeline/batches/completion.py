@@ -5,24 +5,26 @@ sequences would lose updates that commit out of order (docs/decisions.md).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, partition_key, unreported
-from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
+from doceval_pipeline.doc_eval.history import remember
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, transition
+from doceval_pipeline.doc_eval.progress import keep_samples
+from doceval_pipeline.knowledge.history import experience_of
 from doceval_pipeline.knowledge.queue import tidy
 from doceval_pipeline.knowledge.responses import CellCounts, count_cells, digest, finished_documents
 
-OPEN = (Status.STAGED, Status.ANALYZING, Status.PAUSED)
-CLOSED = (Status.COMPLETED, Status.FAILED)
 # Closed batches are looked at again, in turn, because a processor may write late or flip F to S.
 # As many of them a look as have about this many cells together.
 RECHECKED_CELLS = 20_000
 
 _RECORD_RESULT = text("""
-    UPDATE batches SET result_digest = :digest, processed_documents = :documents WHERE id = :batch_id
+    UPDATE batches SET result_digest = :digest, processed_documents = :documents
+    WHERE id = :batch_id AND archived_at IS NULL
 """)
 
 
@@ -103,9 +105,18 @@ def look(databases: Databases, recheck_after: int = 0) -> Look:
             completed.append(item)
         elif not item.is_done:
             still_open.append(item)
-    with databases.doc_eval.connect() as connection:
+    with databases.doc_eval.begin() as connection:
+        keep_samples(connection, {item.batch.id: asdict(item.cells) for item in (*still_open, *completed)})
         reports = unreported(connection)
     return Look(still_open, completed, reports, closed[-1].id if closed else 0)
+
+
+def settle(databases: Databases, batch: BatchRecord) -> None:
+    """Move one batch where its rows say, without waiting for the next look."""
+    (seen,) = _see(databases, [batch])
+    action = decide(seen)
+    if action is not None:
+        _settle(databases, seen, action)
 
 
 def report_run_key(batch_id: int, result_digest: str) -> str:
@@ -127,6 +138,10 @@ def _see_one(connection: Connection, batch: BatchRecord, cells: CellCounts) -> S
 
 
 def _settle(databases: Databases, seen: Seen, action: Action) -> None:
+    took = {}
+    if action in (Action.COMPLETE, Action.FAIL):
+        with databases.knowledge.connect() as knowledge:
+            took = experience_of(knowledge, seen.batch.id)
     with databases.doc_eval.begin() as connection:
         transition(connection, seen.batch.id, action, _failure(seen) if action is Action.FAIL else None)
         if seen.digest is not None:
@@ -134,6 +149,7 @@ def _settle(databases: Databases, seen: Seen, action: Action) -> None:
                 _RECORD_RESULT,
                 {"batch_id": seen.batch.id, "digest": seen.digest, "documents": seen.finished_documents},
             )
+            remember(connection, seen.batch.id, took)
 
 
 def _failure(seen: Seen) -> str:

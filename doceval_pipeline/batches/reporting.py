@@ -16,7 +16,7 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
-from doceval_pipeline.errors import BatchStateError
+from doceval_pipeline.errors import BatchStateError, ReportError
 from doceval_pipeline.knowledge.responses import Result, digest, read_results, read_superseded
 from doceval_pipeline.reports.figures import (
     ReportCell,
@@ -28,7 +28,9 @@ from doceval_pipeline.reports.figures import (
 )
 from doceval_pipeline.reports.html import render_html
 
-_RECORD_REPORT = text("UPDATE batches SET reported_digest = :digest WHERE id = :batch_id")
+_RECORD_REPORT = text("""
+    UPDATE batches SET reported_digest = :digest WHERE id = :batch_id AND archived_at IS NULL
+""")
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,52 @@ def write_report(databases: Databases, batch_id: int) -> WrittenReport:
 
     Raises
     ------
-    UnknownBatch, BatchStateError, DatabaseError
-        BatchStateError where the batch has no sealed configuration yet.
+    UnknownBatch, BatchStateError, ReportError, DatabaseError
+        BatchStateError where the batch has no sealed configuration yet, or is archived.
     """
     with database_errors():
         data = _gather(databases, batch_id)
         computed = figures(data)
-        path = databases.settings.reports / f"{data.partition_key}-{data.digest}.html"
-        size = _write_whole(path, lambda: render_html(data, computed))
+        path = report_path(databases, batch_id, data.digest)
+        size = write_whole(path, lambda: render_html(data, computed))
         with databases.doc_eval.begin() as connection:
             connection.execute(_RECORD_REPORT, {"batch_id": batch_id, "digest": data.digest})
     return WrittenReport(path, computed, data.digest, size)
 
 
+def report_path(databases: Databases, batch_id: int, digest: str) -> Path:
+    """Where the report of a batch's results stands, by their digest."""
+    return databases.settings.reports / f"{partition_key(batch_id)}-{digest}.html"
+
+
+def write_whole(path: Path, render: Callable[[], str]) -> int:
+    """Write a file so that it is either whole or not there; returns its size in bytes.
+
+    Raises
+    ------
+    ReportError
+    """
+    content = render().encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise ReportError(
+            f"the report cannot be written in {path.parent} ({error.strerror}): make room or give this user "
+            "permission"
+        ) from None
+    return len(content)
+
+
 def _gather(databases: Databases, batch_id: int) -> ReportInput:
     with databases.doc_eval.connect() as connection:
         batch = batch_by_id(connection, batch_id)
+        batch.require_rows()
         sealed = read_snapshot(connection, batch_id)
         if sealed is None:
             raise BatchStateError(
@@ -86,6 +118,9 @@ def _gather(databases: Databases, batch_id: int) -> ReportInput:
         results = [_cell(result) for result in read_results(connection, batch_id)]
         superseded = [_cell(result) for result in read_superseded(connection, batch_id)]
         result_digest = digest(connection, batch_id)
+    with databases.doc_eval.connect() as connection:
+        # Not archived now means that the rows were all there when they were read.
+        batch_by_id(connection, batch_id).require_rows()
     return ReportInput(
         version=1,
         partition_key=batch.key,
@@ -133,16 +168,3 @@ def _columns(sealed: Snapshot) -> list[ReportColumn]:
         for connection in sealed.config["connections"]
         for prompt in sealed.config["prompts"]
     ]
-
-
-def _write_whole(path: Path, render: Callable[[], str]) -> int:
-    """Write a file so that it is either whole or not there; returns its size in bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = render().encode()
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
-    return len(content)

@@ -17,7 +17,7 @@ from doceval_pipeline.batches.staging import (
     store_documents,
 )
 from doceval_pipeline.batches.storing import Progress
-from doceval_pipeline.doc_eval.batches import batch_by_id
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, require, transition
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import queue
@@ -68,12 +68,7 @@ def reprocess(
     """
     with database_errors(), databases.doc_eval.connect() as connection:
         batch = batch_by_id(connection, batch_id)
-    if batch.status in (Status.SAVED, Status.FAILED_STAGING):
-        raise BatchStateError(f"{batch.key} is {batch.status}, there is nothing to reprocess: stage it first")
-    if batch.status is Status.PAUSED:
-        raise BatchStateError(
-            f"{batch.key} is paused, and new rows would not be: doceval resume {batch_id} first"
-        )
+    require_reprocessable(batch)
     seal_batch(databases, batch_id)
     looked = rescan(databases, batch_id) if new_look else Rescanned(0, 0, 0)
     assign_documents(databases, batch_id)
@@ -89,6 +84,22 @@ def reprocess(
             if attempts:
                 transition(connection, batch_id, Action.REOPEN)
     return Reprocessed(looked.new, looked.changed, looked.gone, queued.added, attempts)
+
+
+def require_reprocessable(batch: BatchRecord) -> None:
+    """Refuse what is archived, was never staged, or is paused.
+
+    Raises
+    ------
+    BatchStateError
+    """
+    batch.require_rows()
+    if batch.status in (Status.SAVED, Status.FAILED_STAGING):
+        raise BatchStateError(f"{batch.key} is {batch.status}, there is nothing to reprocess: stage it first")
+    if batch.status is Status.PAUSED:
+        raise BatchStateError(
+            f"{batch.key} is paused, and new rows would not be: doceval resume {batch.id} first"
+        )
 
 
 def pause(databases: Databases, batch_id: int) -> int:

@@ -14,7 +14,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging import found_files, staging_step
 from doceval_pipeline.doc_eval import batch_documents
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.documents.reading import DocumentRejected, fingerprint
+from doceval_pipeline.documents.reading import DocumentRejected, hash_document
 from doceval_pipeline.errors import StagingError
 
 
@@ -40,7 +40,7 @@ def rescan(databases: Databases, batch_id: int) -> Rescanned:
         if sealed is None:
             raise StagingError(f"batch {batch_id} was never staged: stage it first")
         max_bytes = databases.settings.max_document_bytes
-        batch_documents.remember_found(connection, found_files(sealed, max_bytes))
+        batch_documents.remember_found(connection, found_files(sealed.config, max_bytes))
         new = batch_documents.assign_new(connection, batch_id)
         gone = batch_documents.mark_gone(connection, batch_id)
         changed = list(_changed(connection, batch_id, max_bytes))
@@ -52,10 +52,10 @@ def _changed(connection: Connection, batch_id: int, max_bytes: int) -> Iterator[
     """The staged files whose bytes are no longer those that are stored; by `documents.id`."""
     for file in batch_documents.staged_files(connection, batch_id):
         try:
-            found = fingerprint(Path(file.folder), file.raw_path, max_bytes)
+            sha256, _ = hash_document(Path(file.folder), file.raw_path, max_bytes)
         except DocumentRejected:
             # Storing it will find the same, and record the reason.
             yield file.document_id
         else:
-            if found.sha256 != file.sha256:
+            if sha256 != file.sha256:
                 yield file.document_id

@@ -6,10 +6,11 @@ reports is counted from the databases after its commit.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -108,7 +109,7 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
         connection.commit()
         if fresh:
             with connection.begin():
-                found = found_files(sealed, databases.settings.max_document_bytes)
+                found = found_files(sealed.config, databases.settings.max_document_bytes)
                 batch_documents.write_assignment(connection, batch_id, found)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
@@ -169,9 +170,7 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
         with databases.knowledge.begin() as knowledge:
             # So that the rows are placed where the queue is now, whoever took rows from it.
             queue.tidy(knowledge)
-        with databases.knowledge.begin() as knowledge:
-            queue.withdraw_others(knowledge, batch_id, documents)
-            added = queue.enqueue(knowledge, batch_id, names, prompts, connections, priority)
+        added = _enqueue(databases, batch_id, names, prompts, connections, priority)
         with databases.knowledge.connect() as knowledge:
             cells = queue.count_queued_cells(knowledge, batch_id, documents, prompts, connections)
         expected = len(documents) * len(prompts) * len(connections)
@@ -204,7 +203,24 @@ def is_being_staged(databases: Databases, batch_id: int) -> bool:
 
 @contextmanager
 def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
-    """Be alone on a batch; waits for whoever is on it.
+    """Be alone on a batch whose rows are here; waits for whoever is on it.
+
+    Yields the connection to doc_eval that holds the lock, outside a transaction.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, DatabaseError
+        BatchStateError where the batch is archived.
+    """
+    with number_lock(databases, batch_id) as connection:
+        with connection.begin():
+            batch_by_id(connection, batch_id).require_rows()
+        yield connection
+
+
+@contextmanager
+def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
+    """Be alone on a batch's number, whether there is such a batch or not.
 
     Yields the connection to doc_eval that holds the lock, outside a transaction. Whoever loses the
     lock loses the connection with it, and can write no more.
@@ -213,8 +229,6 @@ def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
         # Detached, so that closing it ends the session and with it the lock.
         connection.detach()
         connection.execute(_LOCK, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
-        connection.commit()
-        batch_by_id(connection, batch_id)
         connection.commit()
         yield connection
 
@@ -253,15 +267,34 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
     return sealed
 
 
-def found_files(sealed: Snapshot, max_bytes: int) -> Iterator[FoundFile]:
+def found_files(config: Mapping[str, Any], max_bytes: int) -> Iterator[FoundFile]:
     """Every entry of the folders that a configuration names, as it is now."""
-    choice = sealed.config["batch"]
+    choice = config["batch"]
     rules = Rules(tuple(choice["include"]), tuple(choice["exclude"]), max_bytes)
-    for folder in sealed.config["folders"]:
+    for folder in config["folders"]:
         for entry in walk(Path(folder["path"]), rules):
             yield FoundFile(
                 folder["id"], entry.path, display_name(entry.path), entry.state, entry.reason, entry.size
             )
+
+
+def _enqueue(
+    databases: Databases,
+    batch_id: int,
+    names: Mapping[int, str],
+    prompts: Sequence[dict[str, Any]],
+    connections: Sequence[dict[str, Any]],
+    priority: int,
+) -> int:
+    try:
+        with databases.knowledge.begin() as knowledge:
+            queue.withdraw_others(knowledge, batch_id, list(names))
+            return queue.enqueue(knowledge, batch_id, names, prompts, connections, priority)
+    except queue.ContentsGone:
+        raise StagingError(
+            f"{partition_key(batch_id)}: some of its documents were archived with another batch meanwhile: "
+            "materialize again"
+        ) from None
 
 
 def _forget_vanished_contents(databases: Databases, connection: Connection, batch_id: int) -> None:

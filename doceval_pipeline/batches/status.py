@@ -1,21 +1,31 @@
-"""How far batches are: their files and cells, counted from both databases. Changes nothing."""
+"""How far batches are: files, cells and pace, counted from both databases. Changes nothing."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.pace import Pace, pace_of
+from doceval_pipeline.batches.stalling import Judgement, Question, judge_batches
 from doceval_pipeline.doc_eval.batch_documents import DocumentCounts, count_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, list_batches
+from doceval_pipeline.doc_eval.lifecycle import OPEN
+from doceval_pipeline.doc_eval.progress import read_samples
 from doceval_pipeline.knowledge.responses import CellCounts, count_cells
 
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """A batch with what both databases hold of it."""
+    """A batch with what both databases hold of it.
+
+    `pace` and `judgement` are there for open batches that were looked at by the sensor
+    `response_status`, which keeps the samples they rest on.
+    """
 
     batch: BatchRecord
     documents: DocumentCounts
     cells: CellCounts
+    pace: Pace | None = None
+    judgement: Judgement | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; its names are a public interface."""
@@ -24,9 +34,12 @@ class BatchProgress:
             "name": self.batch.name,
             "partition": self.batch.key,
             "status": self.batch.status.value,
+            "archived": None if self.batch.archived_at is None else self.batch.archived_at.isoformat(),
             "reason": self.batch.failure_reason,
             "documents": asdict(self.documents),
             "cells": {"expected": self.batch.expected_cells or 0, **asdict(self.cells)},
+            "pace": None if self.pace is None else self.pace.as_json(),
+            "movement": None if self.judgement is None else asdict(self.judgement),
         }
 
 
@@ -44,8 +57,29 @@ def batch_progress(databases: Databases, wanted: str | None = None) -> list[Batc
         with databases.doc_eval.connect() as connection:
             batches = list_batches(connection)
     numbers = [batch.id for batch in batches]
+    paces = batch_paces(databases, batches)
     with databases.doc_eval.connect() as connection:
         documents = count_documents(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
-    return [BatchProgress(batch, documents[batch.id], cells[batch.id]) for batch in batches]
+    questions = [
+        Question(batch, cells[batch.id], paces[batch.id].still_for) for batch in batches if batch.id in paces
+    ]
+    judgements = judge_batches(databases, questions) if questions else {}
+    return [
+        BatchProgress(
+            batch, documents[batch.id], cells[batch.id], paces.get(batch.id), judgements.get(batch.id)
+        )
+        for batch in batches
+    ]
+
+
+def batch_paces(databases: Databases, batches: list[BatchRecord]) -> dict[int, Pace]:
+    """The pace of each open batch of which there are samples."""
+    expected = {batch.id: batch.expected_cells or 0 for batch in batches if batch.status in OPEN}
+    if not expected:
+        return {}
+    with databases.doc_eval.connect() as connection:
+        samples = read_samples(connection, list(expected))
+    found = {number: pace_of(samples[number], cells) for number, cells in expected.items()}
+    return {number: pace for number, pace in found.items() if pace is not None}

@@ -1,13 +1,16 @@
 """Stores the contents of a batch's files: reads, looks up what is there, copies what is missing.
 
-The work goes in portions of bounded memory. Each portion is committed in KnowledgeDocuments first
-and recorded in doc_eval after; a portion that was stored but not recorded is found again by its
-sha256 and costs nothing but the reading.
+The work goes in portions of bounded memory, two at a time: while the server works on one, the files
+of the other are read and hashed, and both may be copied at once. Each portion is committed in
+KnowledgeDocuments first and recorded in doc_eval after; a portion that was stored but not recorded
+is found again by its sha256 and costs nothing but the reading.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 from sqlalchemy import Connection, Engine
 
@@ -21,7 +24,6 @@ from doceval_pipeline.doc_eval.batch_documents import (
 from doceval_pipeline.documents.reading import (
     DocumentRejected,
     Fingerprint,
-    encode,
     encoded_chunks,
     fingerprint,
 )
@@ -29,8 +31,10 @@ from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.bulk_load import ContentArrived, NewDocument, copy_documents, known_contents
 
 # A portion ends when it holds this many bytes of small documents, or this many files.
-PORTION_BYTES = 16 * 1024 * 1024
+PORTION_BYTES = 8 * 1024 * 1024
 PORTION_FILES = 1_000
+# Portions that are worked on at once. More bring nothing: the server is what limits.
+WORKERS = 2
 # Each further try finds what another process stored in between.
 MOST_TRIES = 20
 
@@ -39,16 +43,12 @@ Progress = Callable[[int, int, int], None]
 
 
 @dataclass
-class _Portion:
-    """Files that are read and not yet stored, with the reasons of those that could not be read."""
+class _Stored:
+    """What became of the files of a portion, and the contents that were new, with their sizes in bytes."""
 
-    read: list[tuple[UnstagedFile, Fingerprint]] = field(default_factory=list)
+    staged: list[StagedFile] = field(default_factory=list)
     rejected: dict[int, str] = field(default_factory=dict)
-    bytes_held: int = 0
-
-    @property
-    def full(self) -> bool:
-        return self.bytes_held >= PORTION_BYTES or len(self.read) + len(self.rejected) >= PORTION_FILES
+    new: list[int] = field(default_factory=list)
 
 
 def store_missing(
@@ -72,62 +72,108 @@ def store_missing(
         files = unstaged_files(doc_eval, batch_id)
     copied = copied_bytes = done = read_bytes = 0
     progress(0, len(files), 0)
-    for portion in _portions(files, max_bytes):
-        new = _store(knowledge, portion)
-        copied += len(new)
-        copied_bytes += sum(fingerprint.size for fingerprint in new.values())
-        done += len(portion.read) + len(portion.rejected)
-        read_bytes += sum(fingerprint.size for _, fingerprint in portion.read)
-        _record(knowledge, doc_eval, batch_id, portion)
+    for stored in _side_by_side(partial(_store, knowledge, max_bytes), _portions(files)):
+        with doc_eval.begin():
+            mark_staged(doc_eval, batch_id, stored.staged)
+            if stored.rejected:
+                mark_rejected(doc_eval, batch_id, stored.rejected)
+        copied += len(stored.new)
+        copied_bytes += sum(stored.new)
+        done += len(stored.staged) + len(stored.rejected)
+        read_bytes += sum(file.size for file in stored.staged)
         progress(done, len(files), read_bytes)
     return copied, copied_bytes
 
 
-def _portions(files: Sequence[UnstagedFile], max_bytes: int) -> Iterator[_Portion]:
-    portion = _Portion()
+def _portions(files: Sequence[UnstagedFile]) -> Iterator[list[UnstagedFile]]:
+    """Cut files into portions by the sizes they had when they were found."""
+    portion: list[UnstagedFile] = []
+    size = 0
     for file in files:
-        try:
-            found = fingerprint(Path(file.folder), file.raw_path, max_bytes)
-        except DocumentRejected as rejection:
-            portion.rejected[file.document_id] = rejection.reason
-        else:
-            portion.read.append((file, found))
-            portion.bytes_held += len(found.content or b"")
-        if portion.full:
+        if portion and (size + file.size > PORTION_BYTES or len(portion) >= PORTION_FILES):
             yield portion
-            portion = _Portion()
-    if portion.read or portion.rejected:
+            portion, size = [], 0
+        portion.append(file)
+        size += file.size
+    if portion:
         yield portion
 
 
-def _store(knowledge: Engine, portion: _Portion) -> dict[str, Fingerprint]:
-    """Store what is missing of a portion; files that changed meanwhile move to its rejected ones."""
-    small = [(file, found) for file, found in portion.read if found.content is not None]
-    new = _store_together(knowledge, small)
-    for file, found in portion.read:
-        if found.content is None:
-            try:
-                new |= _store_together(knowledge, [(file, found)])
-            except DocumentRejected as rejection:
-                portion.rejected[file.document_id] = rejection.reason
-    portion.read = [(file, found) for file, found in portion.read if file.document_id not in portion.rejected]
-    return new
+def _side_by_side(
+    work: Callable[[list[UnstagedFile]], _Stored], portions: Iterator[list[UnstagedFile]]
+) -> Iterator[_Stored]:
+    """Work on a few portions at once; gives them in their order, and holds no more than those few."""
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="storing") as pool:
+        begun: deque[Future[_Stored]] = deque()
+        try:
+            for portion in portions:
+                begun.append(pool.submit(work, portion))
+                if len(begun) > WORKERS:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for waiting in begun:
+                waiting.cancel()
+
+
+def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _Stored:
+    """Read the files of a portion, and store the contents that are missing."""
+    done = _Stored()
+    small: list[tuple[UnstagedFile, Fingerprint]] = []
+    held = 0
+    for file in files:
+        try:
+            found = fingerprint(file.folder, file.raw_path, max_bytes)
+            if found.content is None:
+                _store_together(knowledge, [(file, found)], done)
+            else:
+                small.append((file, found))
+                held += found.size
+        except DocumentRejected as rejection:
+            done.rejected[file.document_id] = rejection.reason
+        if held >= PORTION_BYTES:
+            # They have grown since they were found, or were just so many.
+            _store_together(knowledge, small, done)
+            small, held = [], 0
+    _store_together(knowledge, small, done)
+    return done
 
 
 def _store_together(
-    knowledge: Engine, files: Sequence[tuple[UnstagedFile, Fingerprint]]
-) -> dict[str, Fingerprint]:
+    knowledge: Engine, files: Sequence[tuple[UnstagedFile, Fingerprint]], done: _Stored
+) -> None:
     """Store the missing contents of some files in one transaction, each distinct one once."""
     if not files:
-        return {}
+        return
     distinct = {found.sha256: (file, found) for file, found in files}
+    missing = _copy_missing(knowledge, distinct)
+    with knowledge.connect() as connection:
+        stored = known_contents(connection, list(distinct))
+    done.new += [distinct[sha256][1].size for sha256 in missing]
+    done.staged += [
+        StagedFile(
+            file.document_id,
+            found.size,
+            found.sha256,
+            found.content_type,
+            found.doc_type,
+            stored[found.sha256],
+        )
+        for file, found in files
+        if found.sha256 in stored
+    ]
+
+
+def _copy_missing(knowledge: Engine, distinct: dict[str, tuple[UnstagedFile, Fingerprint]]) -> Sequence[str]:
+    """Copy the contents that are not stored yet; returns their sha256."""
     for _ in range(MOST_TRIES):
         try:
             with knowledge.begin() as connection:
                 missing = sorted(distinct.keys() - known_contents(connection, list(distinct)))
                 if missing:
                     copy_documents(connection, (_new_document(*distinct[sha256]) for sha256 in missing))
-                return {sha256: distinct[sha256][1] for sha256 in missing}
+                return missing
         except ContentArrived:
             continue
     raise StagingError(
@@ -137,29 +183,5 @@ def _store_together(
 
 
 def _new_document(file: UnstagedFile, found: Fingerprint) -> NewDocument:
-    if found.content is None:
-        content = encoded_chunks(Path(file.folder), file.raw_path, found)
-    else:
-        content = iter((encode(found.content),))
+    content = encoded_chunks(file.folder, file.raw_path, found)
     return NewDocument(found.sha256, found.size, found.content_type, found.doc_type, content)
-
-
-def _record(knowledge: Engine, doc_eval: Connection, batch_id: int, portion: _Portion) -> None:
-    with knowledge.connect() as connection:
-        stored = known_contents(connection, [found.sha256 for _, found in portion.read])
-    staged = [
-        StagedFile(
-            file.document_id,
-            found.size,
-            found.sha256,
-            found.content_type,
-            found.doc_type,
-            stored[found.sha256],
-        )
-        for file, found in portion.read
-        if found.sha256 in stored
-    ]
-    with doc_eval.begin():
-        mark_staged(doc_eval, batch_id, staged)
-        if portion.rejected:
-            mark_rejected(doc_eval, batch_id, portion.rejected)

@@ -5,11 +5,12 @@ error becomes one line and an exit code.
 """
 
 import sys
+import warnings
 
 import click
 
 from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.cli import batches, conformance, demo, processor, server
+from doceval_pipeline.cli import archives, batches, conformance, demo, plan, processor, server, status
 from doceval_pipeline.cli.output import errors, printable
 from doceval_pipeline.errors import DocEvalError
 
@@ -20,13 +21,15 @@ def cli() -> None:
     """Stage batches of documents for evaluation by LLMs, and report what came back."""
 
 
-for module in (server, batches, processor, conformance, demo):
+for module in (server, batches, status, plan, archives, processor, conformance, demo):
     for command in module.COMMANDS:
         cli.add_command(command)
 
 
 def main() -> None:
     """Run a command; exit code 0 only if what was asked was done."""
+    # Dagster's notice to developers, of partitioned asset checks, is nothing for people.
+    warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec")
     try:
         with database_errors():
             cli()

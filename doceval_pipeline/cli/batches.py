@@ -1,27 +1,25 @@
-"""The commands about batches: apply, stage, status, documents, report, check."""
+"""The commands that act on batches, and list their files."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.status import BatchProgress, batch_progress
-from doceval_pipeline.cli.output import console, errors, human_bytes, print_json, print_table, printable
+from doceval_pipeline.batches.status import batch_progress
+from doceval_pipeline.cli.output import console, print_json, print_table, printable
+from doceval_pipeline.cli.progress import Bar
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import find_batch, partition_key
 from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
+from doceval_pipeline.reports.numbers import size_text
 from doceval_pipeline.settings import Settings
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
-SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def databases() -> Databases:
@@ -79,28 +77,13 @@ def stage(batch: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("batch", required=False)
-@click.option("--watch", is_flag=True, help="Go on showing it until all of it is done.")
-@as_json_option
-def status(batch: str | None, watch: bool, as_json: bool) -> None:
-    """Show how far all batches are, or BATCH (a number or a name)."""
-    opened = databases()
-    found = batch_progress(opened, batch)
-    if as_json:
-        print_json([progress.as_json() for progress in found])
-    elif not watch:
-        _print_progress(found)
-    else:
-        _watch(lambda: batch_progress(opened, batch))
-
-
-@click.command()
 @click.argument("batch")
 @as_json_option
 def documents(batch: str, as_json: bool) -> None:
     """List every file of BATCH: state, reason, size, sha256, content type."""
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
+    record.require_rows()
     with opened.doc_eval.connect() as connection:
         files = list(list_files(connection, record.id))
     if as_json:
@@ -112,7 +95,7 @@ def documents(batch: str, as_json: bool) -> None:
             (
                 f.path,
                 f"{f.state}: {f.reason}" if f.reason else f.state,
-                human_bytes(f.size),
+                None if f.size is None else size_text(f.size),
                 f.sha256 and f.sha256[:8],
                 f.content_type,
             )
@@ -137,7 +120,7 @@ def report(batch: str, as_json: bool) -> None:
     if as_json:
         print_json({"batch": record.id, "path": path, "verdict": metadata["verdict"].value})
     else:
-        console.print(path, soft_wrap=True, markup=False)
+        console.print(path, markup=False)
 
 
 @click.command()
@@ -146,8 +129,8 @@ def report(batch: str, as_json: bool) -> None:
 def check(every_document: bool, as_json: bool) -> None:
     """Audit both databases; exit code 1 if anything is not as it must be."""
     opened = databases()
-    with _progress_bar("checking batches", visible=not as_json) as tell:
-        found = list(violations(opened, every_document, tell))
+    with Bar("checking batches", visible=not as_json) as bar:
+        found = list(violations(opened, every_document, bar.tell))
     if as_json:
         print_json([asdict(violation) for violation in found])
     elif not found:
@@ -159,11 +142,22 @@ def check(every_document: bool, as_json: bool) -> None:
         raise SystemExit(1)
 
 
+def reprocess_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what is reprocessed; the same for doing it and for planning it."""
+    for option in (
+        click.option("--rescan", is_flag=True, help="Look at the folders again first."),
+        click.option("--all", "mode", flag_value="all", help="Also a new attempt for each finished cell."),
+        click.option(
+            "--failed", "mode", flag_value="failed", help="Also a new attempt for each failed cell."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("batch")
-@click.option("--failed", "mode", flag_value="failed", help="Also a new attempt for each failed cell.")
-@click.option("--all", "mode", flag_value="all", help="Also a new attempt for each finished cell.")
-@click.option("--rescan", is_flag=True, help="Look at the folders again first.")
+@reprocess_options
 @as_json_option
 def reprocess(batch: str, mode: str | None, rescan: bool, as_json: bool) -> None:
     """Repair what is missing of BATCH, and queue new attempts; earlier ones are kept."""
@@ -195,7 +189,7 @@ def cancel(batch: str, as_json: bool) -> None:
     _act(batch, "cancel_batch", "cancel_rows", as_json)
 
 
-COMMANDS = (apply, stage, status, documents, report, check, reprocess, pause, resume, cancel)
+COMMANDS = (apply, stage, documents, report, check, reprocess, pause, resume, cancel)
 
 
 def _act(batch: str, job: str, op: str, as_json: bool, config: Mapping[str, Any] | None = None) -> None:
@@ -223,73 +217,3 @@ def _say_what_is_next(applied: Applied, stage: bool) -> None:
         console.print("no batch is waiting to be staged: all have begun, or were asked for before")
     elif applied.batches.created:
         console.print("next: [bold]doceval stage BATCH[/], or materialize its partition in Dagster's UI")
-
-
-def _print_progress(found: list[BatchProgress]) -> None:
-    columns = ("batch", "name", "status", "files", "left out", "cells", "open", "ok", "failed")
-    print_table(columns, [_progress_row(progress) for progress in found])
-    for progress in found:
-        if progress.batch.failure_reason:
-            text = f"{progress.batch.key}: {progress.batch.failure_reason}"
-            errors.print(printable(text), style="red", markup=False)
-    if not found:
-        console.print("no batches yet: doceval apply evaluation.yaml")
-
-
-def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
-    batch, files, cells = progress.batch, progress.documents, progress.cells
-    return (
-        batch.key,
-        batch.name,
-        batch.status.value,
-        files.assigned + files.staged,
-        files.skipped + files.rejected,
-        batch.expected_cells,
-        (batch.expected_cells or 0) - cells.done,
-        cells.succeeded,
-        cells.failed,
-    )
-
-
-def _watch(look: Callable[[], list[BatchProgress]]) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[done]}"),
-    )
-    bars = Progress(*columns, TimeRemainingColumn(), console=console)
-    tasks: dict[int, Any] = {}
-    with Live(bars, console=console):
-        while True:
-            found = look()
-            for progress in found:
-                total, done = progress.batch.expected_cells or 0, progress.cells.done
-                if progress.batch.id not in tasks:
-                    tasks[progress.batch.id] = bars.add_task("", total=total or None, done="")
-                bars.update(
-                    tasks[progress.batch.id],
-                    total=total or None,
-                    completed=done,
-                    description=f"{progress.batch.key} {progress.batch.status.value}",
-                    done=f"{done:,} of {total:,} cells, {progress.cells.failed:,} failed",
-                )
-            if all(progress.batch.status in ("COMPLETED", "FAILED", "FAILED_STAGING") for progress in found):
-                return
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
-class _progress_bar:
-    """A bar on standard error while a command works; silent where it would be in the way."""
-
-    def __init__(self, description: str, visible: bool) -> None:
-        self._bar = Progress(console=errors, transient=True, disable=not visible or not errors.is_terminal)
-        self._description = description
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        self._bar.__enter__()
-        task = self._bar.add_task(self._description)
-        return lambda done, total: self._bar.update(task, completed=done, total=total)
-
-    def __exit__(self, *exception: Any) -> None:
-        self._bar.__exit__(*exception)

@@ -112,5 +112,5 @@ def _say_result(progress: BatchProgress, report: Path, seconds: float) -> None:
     console.print(
         f"  {batch.expected_cells} cells: {cells.succeeded} succeeded, {cells.failed} failed (simulated)"
     )
-    console.print(f"\nReport: {report}", soft_wrap=True)
+    console.print(f"\nReport: {report}")
     console.print(f"Done in {seconds:.0f} s. Next: [bold]make up[/] shows the batch in Dagster's UI.")

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 STATUS_STYLES = {
@@ -24,8 +24,10 @@ STATUS_STYLES = {
     "absent": "dim",
 }
 
+WIDTH_ELSEWHERE = 160
 FOLDING_COLUMNS = (
     "name",
+    "status",
     "file",
     "content type",
     "must hold",
@@ -48,8 +50,16 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=True, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """Write a table; numbers to the right, states in their colour, None as a dash."""
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    title: str | None = None,
+    optional: Sequence[str] = (),
+) -> None:
+    """Write a table; numbers to the right, states in their colour, None as a dash.
+
+    `optional` columns are left out where no row has anything in them.
+    """
     # As Text, because a name may look like markup.
     table = Table(
         title=None if title is None else Text(printable(title)),
@@ -59,26 +69,29 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
         pad_edge=False,
     )
     cells = [list(row) for row in rows]
-    for position, column in enumerate(columns):
+    shown = [
+        position
+        for position, column in enumerate(columns)
+        if column not in optional or any(row[position] for row in cells)
+    ]
+    for position in shown:
+        column = columns[position]
         numeric = any(isinstance(row[position], int | float) for row in cells)
-        # Names may be long and fold; numbers and words of ours stay whole.
+        # Names may be long and fold; numbers and single words of ours stay whole.
         folds = column in FOLDING_COLUMNS
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=not folds)
+        table.add_column(
+            column,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=not folds,
+            min_width=12 if folds else None,
+        )
     for row in cells:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(_cell(row[position]) for position in shown))
+    if not console.is_terminal:
+        # A file or another program has no width that something must be cut for.
+        console.width = max(console.width, WIDTH_ELSEWHERE)
     console.print(table)
-
-
-def human_bytes(size: int | None) -> str | None:
-    """A size as people read it."""
-    if size is None:
-        return None
-    value = float(size)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"
 
 
 def _cell(value: Any) -> Text:

@@ -1,16 +1,17 @@
 """Runs Dagster's jobs in this process, on the same instance as the UI, so that they appear there."""
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from doceval_pipeline.batches.restoring import Restored
 from doceval_pipeline.batches.storing import Progress as Tell
-from doceval_pipeline.cli.output import errors
+from doceval_pipeline.cli.progress import Bar
+from doceval_pipeline.definitions import defs as load_definitions
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
+from doceval_pipeline.defs.jobs import archive_observation
 from doceval_pipeline.defs.resources import StagingProgress
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.errors import StagingError
@@ -20,26 +21,10 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class _Bar(StagingProgress):
-    """Draws the progress of staging in the terminal instead of writing it into the run's log."""
+    """Draws progress in the terminal instead of writing it into the run's log."""
 
-    def listener(self, log: dg.DagsterLogManager) -> Tell:
-        columns = (
-            TextColumn("storing documents"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
-        )
-        bar = Progress(
-            *columns, TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal
-        )
-        task = bar.add_task("", total=None)
-
-        def tell(done: int, total: int, read_bytes: int) -> None:
-            bar.start()
-            bar.update(task, completed=done, total=total)
-            if done == total:
-                bar.stop()
-
-        return tell
+    def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Tell:
+        return Bar(what, visible=True).tell
 
 
 def run_in_dagster(
@@ -62,7 +47,7 @@ def run_in_dagster(
     key = partition_key(batch_id)
     with open_instance(Settings.from_environment()) as instance:
         instance.add_dynamic_partitions(partitions.NAME, [key])
-        defs = _definitions()
+        defs = load_definitions()
         result = defs.resolve_job_def(job).execute_in_process(
             instance=instance,
             partition_key=key,
@@ -76,11 +61,24 @@ def run_in_dagster(
     return result
 
 
-def _definitions() -> dg.Definitions:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        from doceval_pipeline.definitions import defs
-    return defs
+def restore_and_tell(restore: Callable[[], Restored]) -> Restored:
+    """Restore a batch, and let its partition's history in Dagster say so.
+
+    No job, because the file is on the machine of whoever asks, and the partition may not be there yet.
+    """
+    with open_instance(Settings.from_environment()) as instance:
+        restored = restore()
+        key = partition_key(restored.batch_id)
+        instance.add_dynamic_partitions(partitions.NAME, [key])
+        shown = {
+            "archive": dg.MetadataValue.path(restored.path),
+            "archive_bytes": restored.path.stat().st_size,
+            "archive_sha256": restored.sha256,
+            "restored_rows": restored.rows,
+            "restored_documents": restored.documents,
+        }
+        instance.report_runless_asset_event(archive_observation(key, archived=False, shown=shown))
+    return restored
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

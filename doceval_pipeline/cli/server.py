@@ -33,7 +33,7 @@ def init(roles: bool, as_json: bool) -> None:
         print_json(shown | ({"roles": ROLES} if roles else {}))
         return
     for name, value in (shown | (ROLES if roles else {})).items():
-        console.print(f"{name:20} {value}", markup=False, soft_wrap=True)
+        console.print(f"{name:20} {value}", markup=False)
     if roles:
         console.print("next: make your login roles members, such as GRANT doceval_worker TO my_processor")
 
@@ -57,7 +57,9 @@ def env() -> None:
 def up(port: int) -> None:
     """Run the database server, Dagster's webserver and its daemon until Ctrl-C."""
     settings = Settings.from_environment()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Named too, because a shell script starts what it leaves in the background with Ctrl-C ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     with Supervisor(settings) as supervisor:
         supervisor.start_daemon()
         supervisor.start_webserver(port)

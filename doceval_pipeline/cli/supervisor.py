@@ -7,6 +7,7 @@ so that the next command finds it even after this one was killed.
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -52,7 +53,10 @@ class Supervisor:
 
     def __enter__(self) -> "Supervisor":
         from doceval_pipeline.defs.instance import dagster_environment, prepare_dagster_home
+        from doceval_pipeline.defs.schedules import schedules
 
+        # A schedule that cannot be read is told here, and not in a log.
+        schedules(self._settings)
         running = self._recorded("supervisor")
         if running:
             raise ConfigurationError(
@@ -110,6 +114,8 @@ class Supervisor:
                     self._restart(name, child)
             # Also starts the embedded server again, should somebody have killed it.
             open_databases(self._settings)
+            for name in (*self._children, "postgres"):
+                keep_short(self.log(name))
             pause.wait(2)
 
     def stop_server(self) -> None:
@@ -135,8 +141,8 @@ class Supervisor:
         """Start a process that belongs to this supervisor, in the installation's environment."""
         log = self.log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        keep = "ab" if log.exists() and log.stat().st_size < LOG_LIMIT else "wb"
-        with log.open(keep) as output:
+        keep_short(log)
+        with log.open("ab") as output:
             self._children[name] = psutil.Popen(
                 command,
                 env=self._environment,
@@ -202,6 +208,17 @@ class Supervisor:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         still_there(alive, SECONDS_TO_STOP)
+
+
+def keep_short(log: Path) -> None:
+    """Move what a log holds aside once it is too long; whoever appends to it goes on at its beginning.
+
+    What is written in the instant between copying and cutting is lost, as with logrotate's
+    copytruncate: no process needs to be told.
+    """
+    if log.exists() and log.stat().st_size > LOG_LIMIT:
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
 
 
 def script(name: str) -> str:

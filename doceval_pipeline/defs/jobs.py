@@ -1,11 +1,14 @@
 """Jobs: what can be launched as a whole, from the launchpad, by sensors and by the command line."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from doceval_pipeline.batches.archiving import archive
+from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.reporting import completion_report
@@ -44,6 +47,9 @@ class NewConnection(dg.Config):
         default=None, description=_described(definitions.Connection, "api_key_env")
     )
     config: dict[str, Any] = Field(default={}, description=_described(definitions.Connection, "config"))
+    prices: dict[str, Any] | None = Field(
+        default=None, description=_described(definitions.Connection, "prices")
+    )
 
 
 class NewPrompt(dg.Config):
@@ -64,6 +70,7 @@ class NewBatch(dg.Config):
     metadata: dict[str, Any] = Field(default={}, description=_described(definitions.Batch, "metadata"))
     include: list[str] = Field(default=[], description=_described(definitions.Batch, "include"))
     exclude: list[str] = Field(default=[], description=_described(definitions.Batch, "exclude"))
+    stage_after: str | None = Field(default=None, description=_described(definitions.Batch, "stage_after"))
     priority: int = Field(default=10, description=_described(definitions.Batch, "priority"))
     new_connections: list[NewConnection] = Field(
         default=[], description="Connections to create, or to update by name, before the batch."
@@ -108,6 +115,11 @@ class Reprocess(dg.Config):
         description="Look at the folders again first: new files and changed contents get cells, rows of "
         "contents that are gone are set aside.",
     )
+    dry_run: bool = Field(
+        default=False,
+        description="Only find out what would be done and what it would take, and write nothing. Also for a "
+        "batch that was never staged.",
+    )
 
 
 @dg.op
@@ -118,6 +130,8 @@ def reprocess_cells(
     with one_line_failures():
         batch = batch_id_of(context.partition_key)
         listener = progress.listener(context.log)
+        if config.dry_run:
+            return _planned(context, plan(doc_eval.open(), batch, config.mode, config.rescan, listener))
         done = reprocess(doc_eval.open(), batch, config.mode, listener, config.rescan)
     return _told(context, asdict(done))
 
@@ -167,6 +181,38 @@ def cancel_batch() -> None:
     cancel_rows()
 
 
+@dg.op
+def archive_rows(
+    context: dg.OpExecutionContext, doc_eval: DocEval, progress: StagingProgress
+) -> dict[str, Any]:
+    """Put everything about the batch into one file, read it back, and remove the rows."""
+    writing = progress.listener(context.log, "archiving documents")
+    checking = progress.listener(context.log, "reading documents back")
+    with one_line_failures():
+        done = archive(doc_eval.open(), batch_id_of(context.partition_key), writing, checking)
+    shown = {
+        "archive": dg.MetadataValue.path(done.path),
+        "archive_bytes": done.size,
+        "archive_sha256": done.sha256,
+        "archived_rows": done.rows,
+        "archived_documents": done.documents,
+    }
+    context.log.info(f"archived as {done.path}, {done.size} bytes, sha256 {done.sha256}")
+    context.log_event(archive_observation(context.partition_key, archived=True, shown=shown))
+    return {**asdict(done), "path": str(done.path)}
+
+
+@dg.job(partitions_def=partitions.batches)
+def archive_batch() -> None:
+    """Move a closed batch out of both databases into one file; `doceval restore` brings it back."""
+    archive_rows()
+
+
+def archive_observation(key: str, archived: bool, shown: Mapping[str, Any]) -> dg.AssetObservation:
+    """What the history of a batch's report says of its being archived, or restored."""
+    return dg.AssetObservation(completion_report.key, partition=key, metadata={"archived": archived, **shown})
+
+
 def _told(context: dg.OpExecutionContext, counts: dict[str, int]) -> dict[str, int]:
     """Show what was done to a batch's rows, in the run and in the history of `queue_rows`."""
     context.log.info(", ".join(f"{name}: {count}" for name, count in counts.items()))
@@ -175,6 +221,19 @@ def _told(context: dg.OpExecutionContext, counts: dict[str, int]) -> dict[str, i
             queue_rows.key, partition=context.partition_key, metadata={"job": context.job_name, **counts}
         )
     )
+    return counts
+
+
+def _planned(context: dg.OpExecutionContext, found: Plan) -> dict[str, int]:
+    """Show a plan in the run; nothing else hears of it."""
+    added, again = sum(found.cells.added.values()), sum(found.cells.superseded.values())
+    counts = {
+        "cells_to_add": added,
+        "new_attempts_to_add": again,
+        "documents_to_store": found.documents.added,
+    }
+    context.log.info("dry run: " + ", ".join(f"{name}: {count}" for name, count in counts.items()))
+    context.add_output_metadata({**counts, "plan": dg.MetadataValue.json(found.as_json())})
     return counts
 
 

@@ -23,9 +23,9 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
 
 
 class StagingProgress(dg.ConfigurableResource):  # type: ignore[type-arg] # as above
-    """Tells how far the storing of documents is, in the run's log."""
+    """Tells how far work on documents is, in the run's log."""
 
-    def listener(self, log: dg.DagsterLogManager) -> Progress:
+    def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Progress:
         """A function to tell progress to; it logs a line every few seconds."""
         started = last = time.monotonic()
 
@@ -37,7 +37,7 @@ class StagingProgress(dg.ConfigurableResource):  # type: ignore[type-arg] # as a
             last = now
             remaining = (total - done) * (now - started) / done
             log.info(
-                f"{done} of {total} documents, {read_bytes / (now - started) / 1e6:.1f} MB/s, "
+                f"{what}: {done} of {total}, {read_bytes / (now - started) / 1e6:.1f} MB/s, "
                 f"about {remaining:.0f} s remaining"
             )
 

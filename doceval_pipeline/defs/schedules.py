@@ -1,19 +1,71 @@
-"""Schedules. Off until somebody turns them on: staging may begin work that costs money."""
+"""Schedules, with their times from the settings. What may begin work that costs money is off by default."""
+
+from collections.abc import Callable
 
 import dagster as dg
+from dagster import DagsterInvalidDefinitionError
 
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.jobs import stage_batch
 from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.doc_eval.batches import batches_in
-from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.defs.upkeep import audit_databases, retention
+from doceval_pipeline.doc_eval.batches import partition_key, saved_and_due
+from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.settings import Settings
+
+ON = dg.DefaultScheduleStatus.RUNNING
 
 
-@dg.schedule(cron_schedule="0 * * * *", job=stage_batch, execution_timezone="UTC")
-def stage_saved_batches(context: dg.ScheduleEvaluationContext, doc_eval: DocEval) -> list[dg.RunRequest]:
-    """Stage every batch that is saved and not staged yet, at each full hour."""
-    with doc_eval.open().doc_eval.connect() as connection:
-        saved = [batch.key for batch in batches_in(connection, [Status.SAVED])]
-    context.instance.add_dynamic_partitions(partitions.NAME, saved)
-    moment = context.scheduled_execution_time.isoformat()
-    return [dg.RunRequest(run_key=f"stage-{key}-{moment}", partition_key=key) for key in saved]
+def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """All schedules of an installation.
+
+    Raises
+    ------
+    ConfigurationError
+        A cron that cannot be read; names the variable.
+    """
+    return [
+        _valid("DOCEVAL_STAGE_CRON", settings.stage_cron, _stage_saved_batches),
+        _valid(
+            "DOCEVAL_AUDIT_CRON",
+            settings.audit_cron,
+            lambda cron: dg.ScheduleDefinition(
+                name="nightly_audit",
+                job=audit_databases,
+                cron_schedule=cron,
+                default_status=ON,
+                description="Audit both databases; a failed check says that something is not as it must be.",
+            ),
+        ),
+        dg.ScheduleDefinition(
+            name="nightly_retention",
+            job=retention,
+            cron_schedule="15 3 * * *",
+            default_status=ON,
+            description="Remove old lines of the event log, so that an installation can run for years.",
+        ),
+    ]
+
+
+def _valid(
+    variable: str, cron: str, schedule: Callable[[str], dg.ScheduleDefinition]
+) -> dg.ScheduleDefinition:
+    try:
+        return schedule(cron)
+    except DagsterInvalidDefinitionError:
+        raise ConfigurationError(
+            f"{variable} is {cron!r}, which is no cron schedule: write five fields such as '0 2 * * *'"
+        ) from None
+
+
+def _stage_saved_batches(cron: str) -> dg.ScheduleDefinition:
+    @dg.schedule(cron_schedule=cron, job=stage_batch, execution_timezone="UTC")
+    def stage_saved_batches(context: dg.ScheduleEvaluationContext, doc_eval: DocEval) -> list[dg.RunRequest]:
+        """Stage every batch that is saved, not staged yet, and not to be staged later."""
+        with doc_eval.open().doc_eval.connect() as connection:
+            saved = [partition_key(number) for number in saved_and_due(connection)]
+        context.instance.add_dynamic_partitions(partitions.NAME, saved)
+        moment = context.scheduled_execution_time.isoformat()
+        return [dg.RunRequest(run_key=f"stage-{key}-{moment}", partition_key=key) for key in saved]
+
+    return stage_saved_batches

@@ -11,13 +11,18 @@ import dagster as dg
 
 from doceval_pipeline.batches import completion, staging
 from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.pace import Pace
+from doceval_pipeline.batches.stalling import STALLED, Judgement, Movement, judge_open
+from doceval_pipeline.batches.status import batch_paces
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.jobs import report_batch, stage_batch
 from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.defs.responses import llm_responses
+from doceval_pipeline.defs.responses import evaluation_of, llm_responses
 from doceval_pipeline.doc_eval.batches import list_batches, partition_key, stage_requests, staging_batches
 
 SECONDS_BETWEEN_TICKS = 5
+# Stalling is a matter of minutes.
+SECONDS_BETWEEN_JUDGEMENTS = 30
 # A staging that nobody works on is given up after this long; between two steps of a run it takes
 # less than a second until the next one holds the batch's lock.
 SECONDS_ABANDONED = 60
@@ -58,17 +63,29 @@ def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.Se
 def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
     """Observe what processors wrote, complete batches, and request the reports of their results."""
     cursor = json.loads(context.cursor or "{}")
-    with database_errors():
-        found = completion.look(doc_eval.open(), cursor.get("recheck_after", 0))
-    counts = {str(seen.batch.id): list(asdict(seen.cells).values()) for seen in found.open}
     observed = cursor.get("observed", {})
+    with database_errors():
+        databases = doc_eval.open()
+        found = completion.look(databases, cursor.get("recheck_after", 0))
+        counts = {str(seen.batch.id): list(asdict(seen.cells).values()) for seen in found.open}
+        changed = [
+            seen for seen in found.open if observed.get(str(seen.batch.id)) != counts[str(seen.batch.id)]
+        ]
+        paces = batch_paces(databases, [seen.batch for seen in (*changed, *found.completed)])
     events: list[dg.AssetMaterialization | dg.AssetObservation] = [
-        dg.AssetObservation(llm_responses.key, partition=seen.batch.key, metadata=_cell_metadata(seen))
-        for seen in found.open
-        if observed.get(str(seen.batch.id)) != counts[str(seen.batch.id)]
+        dg.AssetObservation(
+            llm_responses.key,
+            partition=seen.batch.key,
+            metadata=_cell_metadata(seen, paces.get(seen.batch.id)),
+        )
+        for seen in changed
     ]
     events += [
-        dg.AssetMaterialization(llm_responses.key, partition=seen.batch.key, metadata=_cell_metadata(seen))
+        dg.AssetMaterialization(
+            llm_responses.key,
+            partition=seen.batch.key,
+            metadata=_cell_metadata(seen, paces.get(seen.batch.id)),
+        )
         for seen in found.completed
     ]
     return dg.SensorResult(
@@ -83,6 +100,27 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
         ],
         cursor=json.dumps({"recheck_after": found.recheck_after, "observed": counts}),
         skip_reason=None if events or found.reports else "nothing changed",
+    )
+
+
+@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_JUDGEMENTS, default_status=dg.DefaultSensorStatus.RUNNING)
+def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
+    """Judge whether each open batch moves, and record it as a check where the judgement is a new one."""
+    with database_errors():
+        judgements = {partition_key(n): found for n, found in judge_open(doc_eval.open()).items()}
+    before = json.loads(context.cursor or "{}")
+    news = {key: found for key, found in judgements.items() if before.get(key) != found.movement}
+    # What was recorded as stalled must not stay so once the batch is done.
+    news |= {
+        key: Judgement(Movement.AT_REST, "the batch is no longer open")
+        for key, word in before.items()
+        if key not in judgements and word in STALLED
+    }
+    events = [evaluation_of(judgement, key) for key, judgement in news.items()]
+    return dg.SensorResult(
+        asset_events=events,
+        cursor=json.dumps({key: found.movement for key, found in judgements.items()}),
+        skip_reason=None if events else "no judgement has changed",
     )
 
 
@@ -119,6 +157,7 @@ def _why_abandoned(
     return None
 
 
-def _cell_metadata(seen: completion.Seen) -> dict[str, int]:
+def _cell_metadata(seen: completion.Seen, pace: Pace | None = None) -> dict[str, float]:
     cells = {f"cells_{name}": count for name, count in asdict(seen.cells).items()}
-    return {"cells_expected": seen.expected, "cells_done": seen.cells.done, **cells}
+    rates = {} if pace is None else pace.as_metadata()
+    return {"cells_expected": seen.expected, "cells_done": seen.cells.done, **cells, **rates}

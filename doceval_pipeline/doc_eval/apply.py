@@ -33,24 +33,27 @@ _INSERT_MODELS = text("""
     WHERE NOT EXISTS (SELECT 1 FROM models m WHERE m.provider_id = p.id AND m.model_name = g.model)
 """)
 _GIVEN_CONNECTIONS = """
-    SELECT g.name, p.id AS provider_id, m.id AS model_id, g.base_url, g.port, g.api_key_env, g.config
+    SELECT g.name, p.id AS provider_id, m.id AS model_id, g.base_url, g.port, g.api_key_env, g.config,
+           g.prices
     FROM jsonb_to_recordset(:rows) AS g(name text, provider text, model text, base_url text, port int,
-                                        api_key_env text, config jsonb)
+                                        api_key_env text, config jsonb, prices jsonb)
     JOIN llm_providers p ON p.provider_type = g.provider
     JOIN models m ON m.provider_id = p.id AND m.model_name = g.model
 """
 _UPDATE_CONNECTIONS = text(f"""
     UPDATE connections c
     SET provider_id = g.provider_id, model_id = g.model_id, base_url = g.base_url, port_no = g.port,
-        api_key_env = g.api_key_env, connection_config = g.config, updated_at = now()
+        api_key_env = g.api_key_env, connection_config = g.config, prices = g.prices, updated_at = now()
     FROM ({_GIVEN_CONNECTIONS}) g
     WHERE c.name = g.name
-      AND (c.provider_id, c.model_id, c.base_url, c.port_no, c.api_key_env, c.connection_config)
-          IS DISTINCT FROM (g.provider_id, g.model_id, g.base_url, g.port, g.api_key_env, g.config)
+      AND (c.provider_id, c.model_id, c.base_url, c.port_no, c.api_key_env, c.connection_config, c.prices)
+          IS DISTINCT FROM
+          (g.provider_id, g.model_id, g.base_url, g.port, g.api_key_env, g.config, g.prices)
     RETURNING c.name
 """)
 _INSERT_CONNECTIONS = text(f"""
-    INSERT INTO connections (name, provider_id, model_id, base_url, port_no, api_key_env, connection_config)
+    INSERT INTO connections (name, provider_id, model_id, base_url, port_no, api_key_env, connection_config,
+                             prices)
     SELECT g.* FROM ({_GIVEN_CONNECTIONS}) g
     WHERE NOT EXISTS (SELECT 1 FROM connections c WHERE c.name = g.name)
     RETURNING name
@@ -70,7 +73,7 @@ _INSERT_PROMPTS = text("""
 
 _EXISTING_BATCHES = text("""
     SELECT b.batch_name AS name, b.id, b.description, b.meta_data AS metadata,
-           b.include_patterns AS include, b.exclude_patterns AS exclude, b.status,
+           b.include_patterns AS include, b.exclude_patterns AS exclude, b.stage_after, b.status,
            b.config_snapshot IS NOT NULL AS sealed,
            ARRAY(SELECT f.folder_path FROM batch_folders l JOIN folders f ON f.id = l.folder_id
                  WHERE l.batch_id = b.id) AS folders,
@@ -82,18 +85,22 @@ _EXISTING_BATCHES = text("""
     WHERE b.batch_name = ANY(:names)
     FOR UPDATE OF b
 """)
-_BATCH_COLUMNS = "name text, description text, metadata jsonb, include text[], exclude text[], priority int"
+_BATCH_COLUMNS = (
+    "name text, description text, metadata jsonb, include text[], exclude text[], stage_after timestamptz, "
+    "priority int"
+)
 _INSERT_BATCHES = text(f"""
     WITH numbered AS (
         SELECT nextval(pg_get_serial_sequence('batches', 'id')) AS number, g.*
         FROM jsonb_to_recordset(:rows) AS g({_BATCH_COLUMNS}))
     INSERT INTO batches (id, batch_number, batch_name, description, meta_data, include_patterns,
-                         exclude_patterns, priority)
-    SELECT number, number, name, description, metadata, include, exclude, priority FROM numbered
+                         exclude_patterns, stage_after, priority)
+    SELECT number, number, name, description, metadata, include, exclude, stage_after, priority FROM numbered
 """)
 _UPDATE_BATCHES = text(f"""
     UPDATE batches b SET description = g.description, meta_data = g.metadata,
-                         include_patterns = g.include, exclude_patterns = g.exclude
+                         include_patterns = g.include, exclude_patterns = g.exclude,
+                         stage_after = g.stage_after
     FROM jsonb_to_recordset(:rows) AS g({_BATCH_COLUMNS})
     WHERE b.batch_name = g.name AND b.config_snapshot IS NULL
 """)
@@ -170,6 +177,11 @@ class Applied:
         return bool(self.staging_requested) or any(kind.created or kind.updated for kind in kinds)
 
 
+def lock_definitions(connection: Connection) -> None:
+    """Be the only one that writes connections, prompts, folders and new batches, for this transaction."""
+    connection.execute(_LOCK)
+
+
 def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> Applied:
     """Write an evaluation into doc_eval; applying it again changes nothing.
 
@@ -188,7 +200,7 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
     evaluation = located.evaluation
     names = [batch.name for batch in evaluation.batches]
     with engine.begin() as connection:
-        connection.execute(_LOCK)
+        lock_definitions(connection)
         existing = {
             row["name"]: row for row in connection.execute(_EXISTING_BATCHES, {"names": names}).mappings()
         }
@@ -240,7 +252,9 @@ def _changed_keys(batch: Batch, row: RowMapping) -> list[str]:
     unordered = ("folders", "connections", "prompts")
     changed = [key for key in unordered if sorted(getattr(batch, key)) != sorted(row[key])]
     return changed + [
-        key for key in ("description", "metadata", "include", "exclude") if getattr(batch, key) != row[key]
+        key
+        for key in ("description", "metadata", "include", "exclude", "stage_after")
+        if getattr(batch, key) != row[key]
     ]
 
 
@@ -276,7 +290,7 @@ def _apply_batches(
 
 
 def _rows(items: Sequence[Any]) -> str:
-    return json.dumps([item.model_dump() for item in items], ensure_ascii=False)
+    return json.dumps([item.model_dump(mode="json") for item in items], ensure_ascii=False)
 
 
 def _changes(items: Sequence[Any], created: list[str], updated: list[str]) -> Changes:

@@ -113,6 +113,9 @@ _STORED_IDS = text("""
     SELECT DISTINCT knowledge_document_id FROM batch_documents
     WHERE batch_id = :batch_id AND state = 'STAGED' ORDER BY 1
 """)
+_STAGED_CONTENTS = text("""
+    SELECT DISTINCT sha256, file_size FROM batch_documents WHERE batch_id = :batch_id AND state = 'STAGED'
+""")
 # The first of them, in the order of paths, where several files hold the same content.
 _STORED_NAMES = text("""
     SELECT b.knowledge_document_id, min(d.filepath COLLATE "C")
@@ -314,6 +317,11 @@ def unmark_staged(connection: Connection, batch_id: int, stored_ids: Sequence[in
 def stored_ids(connection: Connection, batch_id: int) -> list[int]:
     """The distinct `docs.id` of a batch's staged files."""
     return list(connection.scalars(_STORED_IDS, {"batch_id": batch_id}))
+
+
+def staged_contents(connection: Connection, batch_id: int) -> dict[str, int]:
+    """The sizes, in bytes, of a batch's staged contents, by sha256."""
+    return {row[0]: row[1] for row in connection.execute(_STAGED_CONTENTS, {"batch_id": batch_id})}
 
 
 def stored_names(connection: Connection, batch_id: int) -> dict[int, str]:

@@ -9,24 +9,33 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from doceval_pipeline.doc_eval.lifecycle import Status
-from doceval_pipeline.errors import UnknownBatch
+from doceval_pipeline.errors import BatchStateError, UnknownBatch
 
 _COLUMNS = """
     id, batch_name, description, status, created_at, started_at, completed_at, meta_data,
     config_sha256, expected_cells, failure_reason, result_digest, reported_digest, cancelled_at,
+    archived_at, archive_file, archive_sha256,
     priority
 """
 _ALL = text(f"SELECT {_COLUMNS} FROM batches ORDER BY id")
-_IN_STATES = text(f"SELECT {_COLUMNS} FROM batches WHERE status = ANY(:states) ORDER BY id")
+_IN_STATES = text(f"""
+    SELECT {_COLUMNS} FROM batches WHERE status = ANY(:states) AND archived_at IS NULL ORDER BY id
+""")
 _BY_ID = text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id")
 _BY_NAME = text(f"SELECT {_COLUMNS} FROM batches WHERE batch_name = :name")
 _STAGE_REQUESTS = text("""
-    SELECT id, to_char(stage_requested_at AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISSUS') FROM batches
-    WHERE status = 'SAVED' AND stage_requested_at IS NOT NULL ORDER BY id
+    SELECT id, to_char(coalesce(stage_requested_at, stage_after) AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISSUS')
+    FROM batches
+    WHERE status = 'SAVED' AND (stage_requested_at IS NOT NULL OR stage_after <= now()) ORDER BY id
+""")
+_SAVED_AND_DUE = text("""
+    SELECT id FROM batches
+    WHERE status = 'SAVED' AND (stage_after IS NULL OR stage_after <= now()) ORDER BY id
 """)
 _UNREPORTED = text("""
     SELECT id, result_digest FROM batches
     WHERE status IN ('COMPLETED', 'FAILED') AND result_digest IS DISTINCT FROM reported_digest
+      AND archived_at IS NULL
     ORDER BY id
 """)
 _IDLE_STAGING = text("""
@@ -37,7 +46,10 @@ _IDLE_STAGING = text("""
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """A batch as doc_eval knows it; times are UTC-aware."""
+    """A batch as doc_eval knows it; times are UTC-aware.
+
+    `archive_file`, with its sha256, is where the rows of the batch stand since `archived_at`.
+    """
 
     id: int
     name: str
@@ -53,12 +65,32 @@ class BatchRecord:
     result_digest: str | None
     reported_digest: str | None
     cancelled_at: datetime | None = None
+    archived_at: datetime | None = None
+    archive_file: str | None = None
+    archive_sha256: str | None = None
     priority: int = 10
 
     @property
     def key(self) -> str:
         """The partition key, such as `batch-000070`."""
         return partition_key(self.id)
+
+    @property
+    def state(self) -> str:
+        """The batch's status for people, with the word "archived" where it is."""
+        return self.status.value if self.archived_at is None else f"{self.status.value}, archived"
+
+    def require_rows(self) -> None:
+        """Refuse what needs the rows of the batch while they stand in an archive.
+
+        Raises
+        ------
+        BatchStateError
+        """
+        if self.archived_at is not None:
+            raise BatchStateError(
+                f"{self.key} is archived and its rows are not here: doceval restore {self.archive_file} first"
+            )
 
 
 def partition_key(batch_id: int) -> str:
@@ -125,13 +157,18 @@ def list_batches(connection: Connection) -> list[BatchRecord]:
 
 
 def batches_in(connection: Connection, states: Sequence[Status]) -> list[BatchRecord]:
-    """The batches in any of some states, oldest first."""
+    """The batches in any of some states, oldest first; those that are archived are left out."""
     return [_record(row) for row in connection.execute(_IN_STATES, {"states": [s.value for s in states]})]
 
 
 def stage_requests(connection: Connection) -> dict[int, str]:
-    """SAVED batches whose staging was asked for, with a word that is new for each request."""
+    """SAVED batches whose staging was asked for or is due, with a word that is new for each request."""
     return {row[0]: row[1] for row in connection.execute(_STAGE_REQUESTS)}
+
+
+def saved_and_due(connection: Connection) -> list[int]:
+    """SAVED batches but those that are to be staged later."""
+    return list(connection.scalars(_SAVED_AND_DUE))
 
 
 def unreported(connection: Connection) -> dict[int, str]:
@@ -160,5 +197,8 @@ def _record(row: Any) -> BatchRecord:
         result_digest=row.result_digest,
         reported_digest=row.reported_digest,
         cancelled_at=row.cancelled_at,
+        archived_at=row.archived_at,
+        archive_file=row.archive_file,
+        archive_sha256=row.archive_sha256,
         priority=row.priority,
     )

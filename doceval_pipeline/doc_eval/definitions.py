@@ -6,11 +6,12 @@ touched here; folders are checked in `evaluation_file`.
 
 import json
 import re
+from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pathspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 _SECRET_KEY = re.compile(
     r"apikey|accesskey|privatekey|secret|passw|credential|authorization|bearer|signature"
@@ -60,18 +61,42 @@ def _patterns(values: list[str]) -> list[str]:
     return values
 
 
+def _moment(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError("must be a time such as 2026-12-01T22:00Z") from None
+    if moment.tzinfo is None:
+        raise ValueError("must say its time zone, such as 2026-12-01T22:00Z or 2026-12-01T23:00+01:00")
+    return moment
+
+
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name), AfterValidator(_storable)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_unique)]
 Text = Annotated[str, AfterValidator(_storable)]
 Folder = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
 Patterns = Annotated[list[Text], AfterValidator(_patterns)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_json_object)]
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class Definition(BaseModel):
     """Base: unknown keys are refused, and types are not guessed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Prices(Definition):
+    """What a provider asks; for estimates only, and never part of a sealed configuration."""
+
+    input_per_million: Price = Field(default=0.0, description="For a million tokens that are read.")
+    output_per_million: Price = Field(default=0.0, description="For a million tokens that are written.")
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = Field(
+        default="USD", description="Three letters, as in ISO 4217."
+    )
 
 
 class Connection(Definition):
@@ -88,6 +113,10 @@ class Connection(Definition):
         description="NAME of the environment variable from which the processor reads its key.",
     )
     config: JsonObject = Field(default_factory=dict, description="Settings such as temperature.")
+    prices: Prices | None = Field(
+        default=None,
+        description="For estimates of cost: input_per_million, output_per_million (tokens), currency.",
+    )
 
     @field_validator("api_key_env")
     @classmethod
@@ -143,6 +172,10 @@ class Batch(Definition):
     )
     exclude: Patterns = Field(
         default_factory=list, description="Patterns as in .gitignore; files that match are left out."
+    )
+    stage_after: Moment | None = Field(
+        default=None,
+        description="A time with its zone, such as 2026-12-01T22:00Z; staging then begins by itself.",
     )
 
     priority: int = Field(

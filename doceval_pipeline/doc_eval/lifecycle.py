@@ -23,6 +23,11 @@ class Status(StrEnum):
     PAUSED = "PAUSED"
 
 
+# A batch whose results are awaited, and one whose results are in.
+OPEN = (Status.STAGED, Status.ANALYZING, Status.PAUSED)
+CLOSED = (Status.COMPLETED, Status.FAILED)
+
+
 class Action(StrEnum):
     """What can happen to a batch."""
 
@@ -82,7 +87,7 @@ _TRANSITION = text("""
         cancelled_at = CASE WHEN :action = 'cancel' THEN now() WHEN :action <> 'reopen' THEN cancelled_at END,
         failure_reason = CAST(:reason AS text)
     FROM unnest(CAST(:old AS text[]), CAST(:new AS text[])) AS t(old_status, new_status)
-    WHERE batches.id = :batch_id AND batches.status = t.old_status
+    WHERE batches.id = :batch_id AND batches.status = t.old_status AND batches.archived_at IS NULL
     RETURNING batches.status
 """)
 
@@ -100,7 +105,7 @@ def transition(
     Returns
     -------
     Status | None
-        The new state, or None where the batch was in no state that this action leaves.
+        The new state, or None where the batch was in no state that this action leaves, or archived.
     """
     steps = [(old, new) for old, via, new in TRANSITIONS if via is action]
     new_status = connection.scalar(
@@ -128,12 +133,13 @@ def require(connection: Connection, batch_id: int, action: Action) -> Status:
     if new_status is None:
         status = Status(connection.execute(_STATUS, {"batch_id": batch_id}).scalar_one())
         raise BatchStateError(
-            f"batch {batch_id} is {status} and cannot be {_PARTICIPLES[action]}: {_possible(status)}"
+            f"batch {batch_id} is {status} and cannot be {_PARTICIPLES[action]}: {possible(status)}"
         )
     return new_status
 
 
-def _possible(status: Status) -> str:
+def possible(status: Status) -> str:
+    """What can be done with a batch in this state, in words."""
     actions = [action.value for old, action, _ in TRANSITIONS if old is status and action in BY_PEOPLE]
     if status in (Status.COMPLETED, Status.FAILED):
         actions.append("reprocess")

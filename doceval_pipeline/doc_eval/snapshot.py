@@ -74,18 +74,33 @@ def seal(connection: Connection, batch_id: int) -> Snapshot:
     parameters = {"batch_id": batch_id}
     # What is read here must still be the batch's choice when it is sealed.
     connection.execute(_LOCK_CHOICE, parameters)
-    canonical = canonical_json(
-        {
-            "version": VERSION,
-            "batch": connection.scalar(_SELECTED, parameters),
-            "folders": list(connection.scalars(_FOLDERS, parameters)),
-            "connections": list(connection.scalars(_CONNECTIONS, parameters)),
-            "prompts": list(connection.scalars(_PROMPTS, parameters)),
-        }
-    )
+    canonical = canonical_json(compose(connection, batch_id))
     sha256 = hashlib.sha256(canonical.encode()).hexdigest()
     connection.execute(_SEAL, {**parameters, "canonical": canonical, "sha256": sha256})
     return Snapshot(canonical, sha256)
+
+
+def compose(connection: Connection, batch_id: int) -> dict[str, Any]:
+    """What a batch selects, as it is now: the data that would be sealed."""
+    parameters = {"batch_id": batch_id}
+    return {
+        "version": VERSION,
+        "batch": connection.scalar(_SELECTED, parameters),
+        "folders": list(connection.scalars(_FOLDERS, parameters)),
+        "connections": list(connection.scalars(_CONNECTIONS, parameters)),
+        "prompts": list(connection.scalars(_PROMPTS, parameters)),
+    }
+
+
+def edited_since(connection: Connection, batch_id: int, sealed: Snapshot) -> list[tuple[str, str]]:
+    """Kinds and names of prompts and connections that are no longer what they were when sealed."""
+    config, now = sealed.config, compose(connection, batch_id)
+    return [
+        (kind, item["name"])
+        for kind in ("prompt", "connection")
+        for item in config[f"{kind}s"]
+        if item not in now[f"{kind}s"]
+    ]
 
 
 def read_snapshot(connection: Connection, batch_id: int) -> Snapshot | None:

@@ -31,7 +31,7 @@ from doceval_pipeline.documents.walk import (
 
 CHANGED = "changed while being read"
 # Documents up to this size are kept in memory between hashing and storing; larger ones are read twice.
-SMALL_DOCUMENT = 1024 * 1024
+SMALL_DOCUMENT = 8 * 1024 * 1024
 # A multiple of 3 bytes, so that the base64 of each piece can stand beside that of the next.
 PIECE = 3 * 256 * 1024
 # A file is read once it was left alone for this long.
@@ -68,7 +68,17 @@ class Fingerprint:
     content: bytes | None
 
 
-def fingerprint(folder: Path, path: bytes, max_bytes: int) -> Fingerprint:
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The sha256 and size of what was read, its beginning, and all of it if that was asked for."""
+
+    sha256: str
+    size: int
+    head: bytes
+    content: bytes | None
+
+
+def fingerprint(folder: str | Path, path: bytes, max_bytes: int) -> Fingerprint:
     """Read a document once and say what it is; memory is bounded by `SMALL_DOCUMENT`.
 
     Parameters
@@ -83,16 +93,18 @@ def fingerprint(folder: Path, path: bytes, max_bytes: int) -> Fingerprint:
     DocumentRejected
         It vanished, is no readable regular file, is empty or too large, or would not keep still.
     """
-    for _ in range(MOST_TRIES):
-        with _opened(folder, path) as descriptor:
-            found = _read_steadily(descriptor, path, max_bytes)
-        if found is not None:
-            return found
-    raise DocumentRejected(CHANGED)
+    read = _read(folder, path, max_bytes, keep=True)
+    return Fingerprint(read.sha256, read.size, content_type(read.head), doc_type(path), read.content)
 
 
-def encoded_chunks(folder: Path, path: bytes, expected: Fingerprint) -> Iterator[bytes]:
-    """The canonical base64 of a large document in pieces of 1 MiB.
+def hash_document(folder: str | Path, path: bytes, max_bytes: int) -> tuple[str, int]:
+    """The sha256 and size in bytes of a document, without finding out what it is; raises as `fingerprint`."""
+    read = _read(folder, path, max_bytes, keep=False)
+    return read.sha256, read.size
+
+
+def encoded_chunks(folder: str | Path, path: bytes, expected: Fingerprint) -> Iterator[bytes]:
+    """The canonical base64 of a document in pieces of 1 MiB; of a large one it is read again.
 
     Raises
     ------
@@ -100,10 +112,14 @@ def encoded_chunks(folder: Path, path: bytes, expected: Fingerprint) -> Iterator
         What was read is not what `expected` says; at the latest instead of the end, so that
         whoever stores the pieces must give them up.
     """
+    if expected.content is not None:
+        whole = memoryview(expected.content)
+        yield from (encode(whole[begin : begin + PIECE]) for begin in range(0, len(whole), PIECE))
+        return
     digest = hashlib.sha256()
     size = 0
     with _opened(folder, path) as descriptor:
-        for piece in _pieces(descriptor, PIECE):
+        for piece in _pieces(descriptor, expected.size):
             digest.update(piece)
             size += len(piece)
             if size > expected.size:
@@ -113,7 +129,7 @@ def encoded_chunks(folder: Path, path: bytes, expected: Fingerprint) -> Iterator
         raise DocumentRejected(CHANGED)
 
 
-def encode(content: bytes) -> bytes:
+def encode(content: bytes | memoryview) -> bytes:
     """Canonical base64: standard alphabet, padded, no line breaks."""
     return pybase64.b64encode(content)
 
@@ -152,7 +168,7 @@ def doc_type(path: bytes) -> str:
 
 
 @contextmanager
-def _opened(folder: Path, path: bytes) -> Iterator[int]:
+def _opened(folder: str | Path, path: bytes) -> Iterator[int]:
     """Open a document below a folder without following a link or waiting for a FIFO's writer."""
     *above, name = path.split(b"/")
     held = -1
@@ -174,7 +190,16 @@ def _opened(folder: Path, path: bytes) -> Iterator[int]:
         os.close(document)
 
 
-def _read_steadily(descriptor: int, path: bytes, max_bytes: int) -> Fingerprint | None:
+def _read(folder: str | Path, path: bytes, max_bytes: int, keep: bool) -> _Read:
+    for _ in range(MOST_TRIES):
+        with _opened(folder, path) as descriptor:
+            found = _read_steadily(descriptor, max_bytes, keep)
+        if found is not None:
+            return found
+    raise DocumentRejected(CHANGED)
+
+
+def _read_steadily(descriptor: int, max_bytes: int, keep: bool) -> _Read | None:
     """Read an open document; None where it changed meanwhile.
 
     A file's times are stamped when a write begins, so half of a write can be read without their
@@ -189,21 +214,19 @@ def _read_steadily(descriptor: int, path: bytes, max_bytes: int) -> Fingerprint 
     if before.st_size == 0:
         raise DocumentRejected(EMPTY)
     _let_settle(before)
-    small = before.st_size <= SMALL_DOCUMENT
     digest, head, size = hashlib.sha256(), b"", 0
     kept: list[bytes] = []
-    for piece in _pieces(descriptor, PIECE):
+    for piece in _pieces(descriptor, before.st_size):
         digest.update(piece)
         head = head or piece[:HEAD_BYTES]
         size += len(piece)
-        if small:
+        if keep and before.st_size <= SMALL_DOCUMENT:
             kept.append(piece)
         if size > before.st_size:
             return None
     if size != before.st_size or _mark(os.fstat(descriptor)) != _mark(before):
         return None
-    content = b"".join(kept) if small else None
-    return Fingerprint(digest.hexdigest(), size, content_type(head), doc_type(path), content)
+    return _Read(digest.hexdigest(), size, head, b"".join(kept) if kept else None)
 
 
 def _let_settle(found: os.stat_result) -> None:
@@ -221,14 +244,21 @@ def _mark(found: os.stat_result) -> tuple[int, int, int]:
 
 
 def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
-    """Read to the end in pieces of exactly `size` bytes, but for the last."""
+    """Read to the end, in pieces of exactly `PIECE` bytes but for the last.
+
+    `size` is what the document should have in bytes: no more room is asked for than that and a byte,
+    because asking for much costs more than reading little.
+    """
+    wanted = min(PIECE, size + 1)
     while True:
         try:
-            piece = os.read(descriptor, size)
-            while piece and len(piece) < size and (more := os.read(descriptor, size - len(piece))):
+            piece = os.read(descriptor, wanted)
+            while piece and len(piece) < wanted and (more := os.read(descriptor, wanted - len(piece))):
                 piece += more
         except OSError:
             raise DocumentRejected(UNREADABLE) from None
         if not piece:
             return
         yield piece
+        if len(piece) < wanted:
+            return

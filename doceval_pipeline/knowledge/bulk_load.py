@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import psycopg2.errors
 from sqlalchemy import Connection, text
 
-_COPY = (
-    "COPY docs (document_id, sha256, content_type, doc_type, file_size, content) FROM STDIN (FORMAT binary)"
-)
+_COLUMNS = "document_id, sha256, content_type, doc_type, file_size, content"
+_COPY = f"COPY docs ({_COLUMNS}) FROM STDIN (FORMAT binary)"
+_COPY_UNDER_IDS = f"COPY docs (id, {_COLUMNS}) FROM STDIN (FORMAT binary)"
+_MESSAGE_BYTES = 256 * 1024
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
 _LENGTH = struct.Struct("!i")
@@ -34,7 +35,7 @@ class NewDocument:
     """A content to store.
 
     `file_size` is in bytes of the document itself; `content` gives its base64 in pieces that add
-    up to `4 * ((file_size + 2) // 3)` bytes.
+    up to `4 * ((file_size + 2) // 3)` bytes. `id` is given only where the content had one before.
     """
 
     sha256: str
@@ -42,6 +43,7 @@ class NewDocument:
     content_type: str
     doc_type: str
     content: Iterable[bytes]
+    id: int | None = None
 
 
 def known_contents(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
@@ -54,11 +56,16 @@ def absent_contents(connection: Connection, ids: Sequence[int]) -> list[int]:
     return list(connection.scalars(_ABSENT, {"ids": list(ids)}))
 
 
-def copy_documents(connection: Connection, documents: Iterable[NewDocument]) -> None:
+def copy_documents(connection: Connection, documents: Iterable[NewDocument], under_ids: bool = False) -> None:
     """Store contents that are not there yet, in the caller's transaction.
 
     Give them ordered by sha256: two processes that store the same contents at once then wait for
     each other in turn, and never in a circle.
+
+    Parameters
+    ----------
+    under_ids
+        Store each under the `id` that it gives, instead of a new one.
 
     Raises
     ------
@@ -70,7 +77,7 @@ def copy_documents(connection: Connection, documents: Iterable[NewDocument]) -> 
     stream = _CopyStream(documents)
     with closing(connection.connection.cursor()) as cursor:
         try:
-            cursor.copy_expert(_COPY, stream)
+            cursor.copy_expert(_COPY_UNDER_IDS if under_ids else _COPY, stream)
         except psycopg2.errors.UniqueViolation:
             raise ContentArrived from None
         except psycopg2.Error:
@@ -84,7 +91,7 @@ class _CopyStream:
     """What psycopg2 reads from: one piece a call, however many bytes it asks for."""
 
     def __init__(self, documents: Iterable[NewDocument]) -> None:
-        self._pieces = _binary_rows(documents)
+        self._pieces = _joined(_binary_rows(documents))
         self.failure: Exception | None = None
 
     def read(self, _size: int = -1) -> bytes:
@@ -95,13 +102,28 @@ class _CopyStream:
             raise
 
 
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces of some size: each one costs a call and a message, whatever it holds."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= _MESSAGE_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
+
+
 def _binary_rows(documents: Iterable[NewDocument]) -> Iterator[bytes]:
     yield _HEADER
     for document in documents:
         length = 4 * ((document.file_size + 2) // 3)
+        identity = [] if document.id is None else [_field(struct.pack("!q", document.id))]
         yield b"".join(
             (
-                struct.pack("!h", 6),
+                struct.pack("!h", 6 + len(identity)),
+                *identity,
                 _field(b"sha256:" + document.sha256.encode()),
                 _field(document.sha256.encode()),
                 _field(document.content_type.encode()),

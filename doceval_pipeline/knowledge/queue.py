@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome, words_in_sql
@@ -21,6 +23,8 @@ CONNECTION_DETAILS = (
     "api_key_env",
 )
 
+# The only reference of a queue row is the one to its document.
+FOREIGN_KEY_VIOLATION = "23503"
 # How far apart in virtual time the rows of a batch of priority 1 are placed; see the sequence
 # llm_responses_queue_clock. Twice the priority gets half the distance, and twice the share.
 STEP = 1_000_000
@@ -92,6 +96,20 @@ _REQUEUE = text(f"""
     WHERE batch_id = :batch_id AND {OUTCOME_SQL} = ANY(:outcomes)
     ORDER BY document_id, prompt_id, connection_id
 """)
+_TALLY = text(f"""
+    SELECT r.connection_id, {OUTCOME_SQL.replace("status", "r.status")}, wanted.id IS NOT NULL,
+           r.withdrawn_at IS NOT NULL, count(*), sum(d.file_size)::bigint
+    FROM llm_responses r
+    JOIN docs d ON d.id = r.document_id
+    LEFT JOIN unnest(CAST(:documents AS bigint[])) AS wanted(id) ON wanted.id = r.document_id
+    WHERE r.batch_id = :batch_id AND r.prompt_id = ANY(:prompts) AND r.connection_id = ANY(:connections)
+      AND NOT EXISTS (
+          SELECT 1 FROM llm_responses newer
+          WHERE newer.batch_id = r.batch_id AND newer.document_id = r.document_id
+            AND newer.prompt_id = r.prompt_id AND newer.connection_id = r.connection_id
+            AND newer.attempt > r.attempt)
+    GROUP BY 1, 2, 3, 4
+""")
 _TIDY = text("SELECT tidy_queue()")
 _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
 _FOREIGN_DOCUMENTS = text("""
@@ -103,6 +121,26 @@ _ORPHANS = text("""
     SELECT count(*) FROM llm_responses r
     WHERE r.batch_id = :batch_id AND NOT EXISTS (SELECT 1 FROM docs WHERE docs.id = r.document_id)
 """)
+
+
+class ContentsGone(Exception):
+    """A document that was to be queued is no longer stored: it was archived with another batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowTally:
+    """Cells of a batch on a connection whose newest attempts have the same outcome.
+
+    `wanted` says whether their documents are among those that were asked for; `bytes` are the sizes of
+    the documents added up over the cells.
+    """
+
+    connection_id: int
+    outcome: Outcome
+    wanted: bool
+    withdrawn: bool
+    rows: int
+    bytes: int
 
 
 def publish_config(connection: Connection, batch_id: int, canonical: str, sha256: str) -> None:
@@ -144,20 +182,28 @@ def enqueue(
     -------
     int
         How many rows were added.
+
+    Raises
+    ------
+    ContentsGone
+        A document is not stored any more; the transaction must be rolled back.
     """
     details = [json.dumps({key: c[key] for key in CONNECTION_DETAILS}) for c in connections]
-    added = connection.execute(
-        _ENQUEUE,
-        {
-            "batch_id": batch_id,
-            "documents": list(documents),
-            "file_names": list(documents.values()),
-            "prompts": [p["id"] for p in prompts],
-            "connections": [c["id"] for c in connections],
-            "details": details,
-            **_places(batch_id, priority),
-        },
-    ).rowcount
+    parameters = {
+        "batch_id": batch_id,
+        "documents": list(documents),
+        "file_names": list(documents.values()),
+        "prompts": [p["id"] for p in prompts],
+        "connections": [c["id"] for c in connections],
+        "details": details,
+        **_places(batch_id, priority),
+    }
+    try:
+        added = connection.execute(_ENQUEUE, parameters).rowcount
+    except IntegrityError as error:
+        if getattr(error.orig, "pgcode", None) != FOREIGN_KEY_VIOLATION:
+            raise
+        raise ContentsGone from None
     if added:
         connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "QUEUED"})
     return added
@@ -181,6 +227,26 @@ def count_queued_cells(
         },
     ).scalar_one()
     return count
+
+
+def tally_rows(
+    connection: Connection,
+    batch_id: int,
+    documents: Sequence[int],
+    prompts: Sequence[dict[str, Any]],
+    connections: Sequence[dict[str, Any]],
+) -> list[RowTally]:
+    """Count a batch's cells, those that were set aside too, against the `docs.id` that it would have."""
+    rows = connection.execute(
+        _TALLY,
+        {
+            "batch_id": batch_id,
+            "documents": list(documents),
+            "prompts": [p["id"] for p in prompts],
+            "connections": [c["id"] for c in connections],
+        },
+    )
+    return [RowTally(row[0], Outcome(row[1]), *row[2:]) for row in rows]
 
 
 def withdraw_others(connection: Connection, batch_id: int, documents: Sequence[int]) -> int:

@@ -9,20 +9,19 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, TextClause, text
 
-from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome
+from doceval_pipeline.knowledge.row_digest import digest_sql
+from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome, words_in_sql
 
 _COUNTS = text(f"""
     SELECT batch_id, {OUTCOME_SQL} AS outcome, count(*)
     FROM current_llm_responses WHERE batch_id = ANY(:batch_ids) GROUP BY 1, 2
 """)
-# A sum of digests does not depend on the order of rows and needs no memory for them. Fifteen hex
-# digits fit a bigint.
+_SHOWN = f"""
+    ROW(document_id, prompt_id, connection_id, attempt, {OUTCOME_SQL}, overall_score, error_message,
+        response_text, input_tokens, output_tokens, time_taken_seconds)::text
+"""
 _DIGEST = text(f"""
-    SELECT count(*), coalesce(sum(('x' || left(encode(sha256(convert_to(
-        ROW(document_id, prompt_id, connection_id, attempt, {OUTCOME_SQL}, overall_score, error_message,
-            response_text, input_tokens, output_tokens, time_taken_seconds)::text, 'UTF8')), 'hex'), 15)
-        )::bit(60)::bigint), 0)
-    FROM current_llm_responses WHERE batch_id = :batch_id
+    SELECT count(*), {digest_sql(_SHOWN)} FROM current_llm_responses WHERE batch_id = :batch_id
 """)
 _RESULT_COLUMNS = f"""
     r.document_id, r.connection_id, r.prompt_id, r.attempt, {OUTCOME_SQL.replace("status", "r.status")},
@@ -46,6 +45,13 @@ _FINISHED_DOCUMENTS = text(f"""
         SELECT document_id FROM current_llm_responses WHERE batch_id = :batch_id
         GROUP BY document_id
         HAVING bool_and({OUTCOME_SQL} IN ('succeeded', 'failed'))) AS finished
+""")
+_RUNNING = text(f"""
+    SELECT batch_id, connection_id, min(connection_details ->> 'name'), count(*),
+           extract(epoch FROM clock_timestamp() - min(started_processing_at))
+    FROM current_llm_responses
+    WHERE batch_id = ANY(:batch_ids) AND status IN ({words_in_sql(Outcome.RUNNING)})
+    GROUP BY 1, 2 ORDER BY 1, 5 DESC NULLS LAST
 """)
 # The report shows no more of a response than this many characters.
 RESPONSE_TEXT_SHOWN = 2_000
@@ -71,6 +77,20 @@ class CellCounts:
     def done(self) -> int:
         """Cells that succeeded or failed."""
         return self.succeeded + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRows:
+    """Rows of a batch that a processor works on, of one connection.
+
+    `oldest_seconds` is the age of the oldest, None where no processor wrote when it began.
+    """
+
+    batch_id: int
+    connection_id: int
+    connection: str
+    rows: int
+    oldest_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +122,14 @@ def count_cells(connection: Connection, batch_ids: Sequence[int]) -> dict[int, C
     for batch_id, outcome, cells in connection.execute(_COUNTS, {"batch_ids": list(batch_ids)}):
         counts[batch_id][outcome] = cells
     return {batch_id: CellCounts(**values) for batch_id, values in counts.items()}
+
+
+def running_rows(connection: Connection, batch_ids: Sequence[int]) -> list[RunningRows]:
+    """The rows of some batches that processors work on, by batch and connection, the oldest first."""
+    rows = connection.execute(_RUNNING, {"batch_ids": list(batch_ids)})
+    return [
+        RunningRows(row[0], row[1], row[2], row[3], None if row[4] is None else float(row[4])) for row in rows
+    ]
 
 
 def digest(connection: Connection, batch_id: int) -> str:

@@ -27,7 +27,7 @@ class Schema(Enum):
         return f"doceval_{self.value}_version"
 
 
-HEADS = {Schema.DOC_EVAL: "0004", Schema.KNOWLEDGE: "0003"}
+HEADS = {Schema.DOC_EVAL: "0005", Schema.KNOWLEDGE: "0003"}
 
 
 def upgrade(engine: Engine, schema: Schema) -> bool:

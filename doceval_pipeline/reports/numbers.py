@@ -1,5 +1,6 @@
 """How numbers are written for people: scores, amounts, durations, sizes. No text of others."""
 
+import math
 from datetime import timedelta
 
 
@@ -27,6 +28,16 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60:,} h {minutes % 60:02} min"
+
+
+def rough_duration(seconds: float) -> str:
+    """Seconds of the future as people say them, without false precision: 40 s, 12 min, 5 h, 3 days."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def elapsed(time: timedelta) -> str:

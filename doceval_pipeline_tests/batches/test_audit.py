@@ -1,11 +1,14 @@
 """Each invariant of the audit holds on a sound installation and fires on a planted fault."""
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from doceval_pipeline.batches.audit import check_round_trip, violations
 from doceval_pipeline.batches.completion import look
+from doceval_pipeline.settings import MIB
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
@@ -92,3 +95,38 @@ def test_a_sample_checks_as_many_documents_as_were_asked_for(batch_of: BatchOf) 
     batch.stage()
     assert check_round_trip(batch.databases, batch.id, 3).checked == 3
     assert check_round_trip(batch.databases, batch.id, None).checked == 8
+
+
+def test_of_many_contents_exactly_those_that_are_no_base64_are_named(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=9)
+    batch.stage()
+    batch.knowledge(
+        "UPDATE docs SET content = '!' || substr(content, 2) "
+        "WHERE id IN (SELECT id FROM docs ORDER BY id LIMIT 2)"
+    )
+    batch.knowledge(
+        "UPDATE docs SET content = 'A' || substr(content, 2) WHERE id = (SELECT max(id) FROM docs)"
+    )
+    ids = [row[0] for row in batch.knowledge("SELECT id FROM docs ORDER BY id")]
+    found = check_round_trip(batch.databases, batch.id, None)
+    assert (found.checked, found.problems) == (9, 3)
+    assert {int(word) for word in found.text.removeprefix("docs.id ").split(":")[0].split(", ")} == {
+        ids[0],
+        ids[1],
+        ids[8],
+    }
+
+
+@pytest.mark.slow
+def test_a_content_of_more_characters_than_a_pattern_can_take_is_checked(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    large = batch.folder / "large.bin"
+    with large.open("wb") as file:
+        file.truncate(202 * MIB)
+    os.utime(large, (1_000_000_000, 1_000_000_000))
+    batch.databases = replace(
+        batch.databases, settings=replace(batch.databases.settings, max_document_bytes=250 * MIB)
+    )
+    batch.stage()
+    found = check_round_trip(batch.databases, batch.id)
+    assert (found.checked, found.problems) == (2, 0)

@@ -30,6 +30,7 @@ from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.errors import BatchStateError, StagingError
 from doceval_pipeline.knowledge.status_words import WORDS
+from doceval_pipeline_tests.batches.archives import bring_back, holdings, put_away
 from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
 
 OUTCOMES = {word: outcome.value for outcome, words in WORDS.items() for word in words}
@@ -349,6 +350,27 @@ class LifeOfABatch(RuleBasedStateMachine):
             count.get("failed", 0),
         )
         assert figures.cells.rows == figures.cells.expected == len(self.current())
+
+    @rule()
+    def archive_and_restore(self) -> None:
+        # Archiving looks first; a batch that was just opened again then has begun.
+        self.tick()
+        self.tick()
+        if self.status not in CLOSED:
+            with pytest.raises(BatchStateError):
+                put_away(self.batch)
+            return
+        before = holdings(self.batch)
+        archived = put_away(self.batch)
+        assert self.batch.knowledge("SELECT count(*) FROM docs") == [(0,)]
+        assert self.audit() == []
+        with pytest.raises(BatchStateError):
+            self.batch.stage()
+        look(self.databases)
+        bring_back(self.batch, archived)
+        after = holdings(self.batch)
+        # The report that is in the archive was perhaps not written before.
+        assert after | {"batches": []} == before | {"batches": []}
 
     # What must hold after every step
 

@@ -1,6 +1,7 @@
 """Reprocessing, pausing and cancelling: as many rows as asked for, history kept, nothing lost."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -8,6 +9,7 @@ from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.batches.staging import batch_lock
 from doceval_pipeline.errors import BatchStateError, StagingError, UnknownBatch
 from doceval_pipeline_tests.conftest import Sample
 
@@ -62,6 +64,23 @@ def test_all_gives_every_finished_cell_a_new_attempt(batch_of: BatchOf) -> None:
     assert again(batch, Mode.all) == (0, 40)
     assert again(batch, Mode.all) == (0, 0)
     assert batch.knowledge("SELECT count(*) FROM llm_responses WHERE attempt = 2") == [(40,)]
+
+
+def test_the_same_request_by_several_at_once_queues_each_cell_once(batch_of: BatchOf) -> None:
+    batch = completed(batch_of)
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: again(batch, Mode.all), range(3)))
+    assert sorted(done) == [(0, 0), (0, 0), (0, 40)]
+    assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "QUEUED", 40)]
+
+
+def test_reprocessing_waits_for_a_run_of_the_same_batch(batch_of: BatchOf) -> None:
+    batch = completed(batch_of)
+    with ThreadPoolExecutor(1) as pool:
+        with batch_lock(batch.databases, batch.id):
+            asked = pool.submit(again, batch, Mode.failed)
+            assert not wait([asked], timeout=1).done, "the batch is somebody else's"
+        assert asked.result() == (0, 3)
 
 
 def test_missing_repairs_and_touches_nothing_else(batch_of: BatchOf) -> None:

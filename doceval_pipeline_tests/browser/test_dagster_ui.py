@@ -1,49 +1,14 @@
 """The main job through Dagster's own pages: a person clicks, a processor writes, the report appears."""
 
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.cli.running import doceval, query, running_up, status, until, write_evaluation
+from doceval_pipeline_tests.browser.conftest import DAGSTER
+from doceval_pipeline_tests.cli.running import doceval, query, status, until, write_evaluation
 
 pytestmark = pytest.mark.browser
-PORT = "3919"
-DAGSTER = f"http://127.0.0.1:{PORT}"
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="doceval-ui-"))
-    yield folder
-    EmbeddedServer(folder).stop()
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def up(home: Path) -> Iterator["subprocess.Popen[str]"]:
-    yield from running_up(home, PORT)
-
-
-@pytest.fixture
-def page(browser: Browser, up: "subprocess.Popen[str]") -> Iterator[Page]:
-    """A page that fails the test if it asks anything of another machine."""
-    opened = browser.new_page(viewport={"width": 1500, "height": 900})
-    opened.set_default_timeout(30_000)
-    outside: list[str] = []
-    opened.on("request", lambda request: outside.append(request.url) if _leaves(request.url) else None)
-    yield opened
-    opened.close()
-    assert outside == []
-
-
-def _leaves(url: str) -> bool:
-    return not url.startswith((DAGSTER, f"ws://127.0.0.1:{PORT}", "data:", "blob:"))
 
 
 def test_a_batch_is_materialized_from_the_ui_and_its_report_appears_by_itself(

@@ -47,19 +47,24 @@ def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
 
 
 def running_up(home: Path, port: str) -> Iterator["subprocess.Popen[str]"]:
-    """`doceval up` on a home of its own, from when it answers until its clean end."""
+    """`doceval up` on a home of its own, from when it answers until its clean end.
+
+    Started with Ctrl-C ignored, as a script does with what it leaves in the background.
+    """
     process = subprocess.Popen(
-        [DOCEVAL, "up", "--port", port],
+        ["sh", "-c", 'trap "" INT; exec "$0" "$@"', DOCEVAL, "up", "--port", port],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "DOCEVAL_HOME": str(home)},
         start_new_session=True,
     )
-    until(lambda: process.stdout is not None and "Dagster is at" in process.stdout.readline())
-    yield process
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+    try:
+        until(lambda: process.stdout is not None and "Dagster is at" in process.stdout.readline())
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
 
 
 def query(home: Path, statement: str, *parameters: Any, database: str = "KnowledgeDocuments") -> list[Any]:

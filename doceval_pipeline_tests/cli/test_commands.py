@@ -9,7 +9,9 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from sqlalchemy import text
 
+from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli import cli
 from doceval_pipeline.cli.output import printable
@@ -39,6 +41,9 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "pause",
         "resume",
         "cancel",
+        "plan",
+        "archive",
+        "restore",
     }
 
 
@@ -95,6 +100,45 @@ def test_a_batch_is_paused_resumed_cancelled_and_reprocessed(tmp_path: Path) -> 
     (tmp_path / "documents" / "late.txt").write_text("late")
     assert read_json("reprocess", "q4", "--rescan")["done"]["files_new"] == 1
     assert again["cells"]["waiting"] == 12
+
+
+def test_a_plan_tells_what_would_be_done_and_what_it_would_take(tmp_path: Path, databases: Databases) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "q4")))
+    shown = doceval("plan", "q4")
+    assert shown.returncode == 0, shown.stderr
+    assert "3 to store" in shown.stdout
+    assert "12 (12 new bytes)" in shown.stdout
+    assert "unknown in; unknown out" in shown.stdout
+    assert read_json("status", "q4")[0]["status"] == "SAVED"
+    doceval("stage", "q4")
+    doceval("simulate-processor", "--until-empty", "--latency", "0")
+    look(databases)
+    again = read_json("plan", "q4", "--all")
+    assert again["cells"]["superseded"] == {"succeeded": 12, "failed": 0}
+    assert [e["experience"] for e in again["estimates"]] == [6, 6]
+    assert len(again["estimates"][0]["input_tokens"]) == 3
+    assert "stage it first" not in doceval("plan", "q4", "--rescan").stderr
+
+
+def test_the_status_tells_pace_and_what_has_stalled(tmp_path: Path, databases: Databases) -> None:
+    doceval("apply", str(write_evaluation(tmp_path, "q4", documents=10)))
+    doceval("stage", "q4")
+    look(databases)
+    with databases.doc_eval.begin() as connection:
+        connection.execute(text("UPDATE batch_progress SET observed_at = now() - interval '10 minutes'"))
+    (stalled,) = read_json("status", "q4")
+    assert stalled["movement"]["movement"] == "nobody takes rows"
+    assert "40 rows waiting, and none was taken for 10 min" in doceval("status").stderr
+    with databases.knowledge.begin() as connection:
+        connection.execute(
+            text("UPDATE llm_responses SET status = 'S' WHERE id IN (SELECT id FROM llm_responses LIMIT 20)")
+        )
+    look(databases)
+    (moving,) = read_json("status", "q4")
+    assert moving["pace"]["cells_per_hour"] == pytest.approx(120, rel=0.05)
+    low, high = moving["pace"]["seconds_left"]
+    assert low < 600 < high
+    assert "min to" in doceval("status").stdout
 
 
 def test_a_changed_sealed_batch_is_refused_with_what_to_do(tmp_path: Path) -> None:

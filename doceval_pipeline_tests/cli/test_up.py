@@ -12,6 +12,7 @@ import psutil
 import psycopg2
 import pytest
 
+from doceval_pipeline.cli import supervisor
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli.running import (
     DOCEVAL,
@@ -134,6 +135,30 @@ def test_after_a_killed_up_the_next_one_clears_away_what_it_left(home: Path) -> 
     doceval("down", DOCEVAL_HOME=str(home))
     _, alive = psutil.wait_procs(left, timeout=20)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_schedule_that_cannot_be_read_is_said_in_one_line_before_anything_starts(home: Path) -> None:
+    ended = doceval("up", "--port", PORT, DOCEVAL_HOME=str(home), DOCEVAL_AUDIT_CRON="at night")
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == (
+        "DOCEVAL_AUDIT_CRON is 'at night', which is no cron schedule: write five fields such as '0 2 * * *'"
+    )
+
+
+def test_a_log_that_is_too_long_is_moved_aside_while_its_writer_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOG_LIMIT", 10)
+    log = tmp_path / "daemon.log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"0123456789")
+        supervisor.keep_short(log)
+        assert log.read_bytes() == b"0123456789"
+        writer.write(b"!")
+        supervisor.keep_short(log)
+        writer.write(b"next")
+    assert log.read_bytes() == b"next"
+    assert (tmp_path / "daemon.log.1").read_bytes() == b"0123456789!"
 
 
 def test_a_taken_port_is_said_in_one_line(home: Path) -> None:

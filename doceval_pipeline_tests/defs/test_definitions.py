@@ -1,8 +1,6 @@
 """What Dagster is given: the inventory is pinned, and its parts work on a real instance."""
 
-import warnings
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +9,14 @@ import pytest
 
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.defs.instance import open_instance
-from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.conftest import Sample, evaluation_of
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
 
 BatchOf = Callable[..., Sample]
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.PreviewWarning)
-    from doceval_pipeline.definitions import defs
-    from doceval_pipeline.defs import sensors
-    from doceval_pipeline.defs.resources import DocEval
-
-
-@pytest.fixture
-def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    with open_instance(settings) as opened:
-        yield opened
-
-
-def run(instance: dg.DagsterInstance, job: str, key: str | None, **options: Any) -> dg.ExecuteInProcessResult:
-    if key is not None:
-        instance.add_dynamic_partitions("batches", [key])
-    options.setdefault("run_config", QUIET)
-    return defs.resolve_job_def(job).execute_in_process(
-        instance=instance, partition_key=key, raise_on_error=False, **options
-    )
-
-
-def failure(result: dg.ExecuteInProcessResult) -> str:
-    (event,) = [event for event in result.all_events if event.is_step_failure]
-    data = event.step_failure_data.user_failure_data
-    assert data is not None
-    return str(data.description)
 
 
 def test_the_inventory_is_exactly_what_is_promised() -> None:
-    repository = defs.get_repository_def()
+    repository = definitions.get_repository_def()
     graph = repository.asset_graph
     assert {key.to_user_string(): graph.get(key).group_name for key in graph.get_all_asset_keys()} == {
         "batch_config_snapshot": "staging",
@@ -56,11 +25,14 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "queue_rows": "staging",
         "llm_responses": "external_llm",
         "completion_report": "reporting",
+        "audit": "upkeep",
     }
     assert {key.name for key in graph.asset_check_keys} == {
         "documents_round_trip",
         "queue_is_complete",
         "rows_have_documents",
+        "responses_keep_coming",
+        "every_invariant_holds",
     }
     assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
         "stage_batch",
@@ -70,22 +42,34 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "pause_batch",
         "resume_batch",
         "cancel_batch",
+        "archive_batch",
+        "audit_databases",
+        "retention",
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "new_batches",
         "response_status",
+        "stalled_work",
         "staging_failure",
     }
-    assert {schedule.name for schedule in repository.schedule_defs} == {"stage_saved_batches"}
+    assert {schedule.name for schedule in repository.schedule_defs} == {
+        "stage_saved_batches",
+        "nightly_audit",
+        "nightly_retention",
+    }
 
 
-def test_sensors_are_on_by_default_and_tick_every_five_seconds_and_the_schedule_is_off() -> None:
-    repository = defs.get_repository_def()
+def test_sensors_are_on_by_default_and_tick_every_five_seconds() -> None:
+    repository = definitions.get_repository_def()
     for sensor in repository.sensor_defs:
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-        assert sensor.minimum_interval_seconds == 5
-    (schedule,) = repository.schedule_defs
-    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+        assert sensor.minimum_interval_seconds == (30 if sensor.name == "stalled_work" else 5)
+
+
+def test_schedules_are_on_but_for_the_one_that_may_begin_work_that_costs_money() -> None:
+    schedules = {s.name: s for s in definitions.get_repository_def().schedule_defs}
+    on = {name for name, s in schedules.items() if s.default_status is dg.DefaultScheduleStatus.RUNNING}
+    assert on == {"nightly_audit", "nightly_retention"}
 
 
 def test_staging_shows_what_was_counted_as_metadata(batch_of: BatchOf, instance: dg.DagsterInstance) -> None:
@@ -251,86 +235,3 @@ def test_mistakes_in_the_launchpad_name_their_key(
         "config: connections[0]: there is no connection 'c': define it under connections",
         "config: prompts[0]: there is no prompt 'p': define it under prompts",
     ]
-
-
-def tick(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
-    context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs)
-    return sensor(context, doc_eval=DocEval())
-
-
-def test_new_batches_registers_partitions_and_starts_what_was_asked_for(
-    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
-    from doceval_pipeline.doc_eval.apply import apply_evaluation
-
-    located = evaluation_of([{"name": "a", "folders": [str(tmp_path)]}])
-    number = apply_evaluation(databases.doc_eval, located, stage=True).numbers["a"]
-    first, second = tick(sensors.new_batches, instance), tick(sensors.new_batches, instance)
-    assert first.dynamic_partitions_requests[0].partition_keys == [f"batch-{number:06d}"]
-    # The same request has the same run key, so that it starts one run only.
-    assert [r.run_key for r in first.run_requests] == [r.run_key for r in second.run_requests]
-    assert [r.partition_key for r in first.run_requests] == [f"batch-{number:06d}"]
-
-
-def test_response_status_observes_what_changed_and_asks_for_one_report(
-    batch_of: BatchOf, instance: dg.DagsterInstance
-) -> None:
-    batch = batch_of(documents=1, connections=1, prompts=2)
-    batch.stage()
-    first = tick(sensors.response_status, instance)
-    assert [type(event).__name__ for event in first.asset_events] == ["AssetObservation"]
-    assert not tick(sensors.response_status, instance, first.cursor).asset_events
-    batch.knowledge("UPDATE llm_responses SET status = 'S'")
-    done = tick(sensors.response_status, instance, first.cursor)
-    assert [type(event).__name__ for event in done.asset_events] == ["AssetMaterialization"]
-    again = tick(sensors.response_status, instance, done.cursor)
-    # Asked for until the report stands, always under the same key.
-    assert [r.run_key for r in again.run_requests] == [r.run_key for r in done.run_requests]
-    assert run(instance, "report_batch", batch.key).success
-    assert not tick(sensors.response_status, instance, again.cursor).run_requests
-
-
-def test_staging_failure_finds_a_staging_that_nobody_works_on(
-    batch_of: BatchOf, instance: dg.DagsterInstance
-) -> None:
-    batch = batch_of(documents=1)
-    batch.stage()
-    batch.doc_eval("UPDATE batches SET status = 'STAGING', status_changed_at = now() WHERE id = :id")
-    tick(sensors.staging_failure, instance)
-    assert batch.status() == "STAGING", "it may be between two steps"
-    batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '61 s' WHERE id = :id")
-    assert batch.key in str(tick(sensors.staging_failure, instance).skip_message)
-    assert batch.status() == "FAILED_STAGING"
-    assert "materialize again" in batch.doc_eval("SELECT failure_reason FROM batches WHERE id = :id")[0][0]
-
-
-def test_staging_failure_leaves_a_staging_alone_that_somebody_works_on(
-    batch_of: BatchOf, instance: dg.DagsterInstance
-) -> None:
-    from doceval_pipeline.batches import staging
-
-    batch = batch_of(documents=1)
-    staging.seal_batch(batch.databases, batch.id)
-    staging.assign_documents(batch.databases, batch.id)
-    batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 day' WHERE id = :id")
-
-    def look_meanwhile(done: int, *_: int) -> None:
-        if not done:
-            tick(sensors.staging_failure, instance)
-            assert batch.status() == "STAGING"
-
-    staging.store_documents(batch.databases, batch.id, look_meanwhile)
-
-
-def test_the_schedule_asks_for_every_saved_batch(
-    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
-    from doceval_pipeline.defs.schedules import stage_saved_batches
-    from doceval_pipeline.doc_eval.apply import apply_evaluation
-
-    numbers = apply_evaluation(
-        databases.doc_eval, evaluation_of([{"name": name, "folders": [str(tmp_path)]} for name in "ab"])
-    ).numbers
-    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime(2026, 1, 1))
-    requests = stage_saved_batches(context, doc_eval=DocEval())
-    assert sorted(r.partition_key for r in requests) == sorted(f"batch-{n:06d}" for n in numbers.values())

@@ -1,5 +1,6 @@
 """Applying an evaluation: all or nothing, once or many times, and never into a sealed batch."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging import seal_batch
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batches import batch_id_of, find_batch
+from doceval_pipeline.doc_eval.definitions import Connection, Prices
+from doceval_pipeline.doc_eval.evaluation_file import Located
+from doceval_pipeline.doc_eval.prices import read_prices
 from doceval_pipeline.errors import EvaluationFileError, UnknownBatch
 from doceval_pipeline_tests.conftest import evaluation_of
 
@@ -122,6 +126,31 @@ def test_one_folder_can_be_in_several_batches(databases: Databases, tmp_path: Pa
     assert applied.batches.created == ["a", "b"]
     with databases.doc_eval.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM folders")) == 1
+
+
+def test_prices_and_a_time_to_begin_are_kept_changed_and_compared(
+    databases: Databases, tmp_path: Path
+) -> None:
+    def applied(price: float, moment: str) -> Applied:
+        batch = {"name": "a", "folders": [str(tmp_path)], "stage_after": moment}
+        located = evaluation_of([batch], connections=1, prompts=1)
+        priced = Connection(
+            name="model-0", provider="simulation", model="m0", prices=Prices(input_per_million=price)
+        )
+        evaluation = located.evaluation.model_copy(update={"connections": [priced]})
+        return apply_evaluation(databases.doc_eval, Located(evaluation, located.where))
+
+    assert applied(2.5, "2999-01-01T00:00Z").changed
+    # The same time in another zone is the same time.
+    assert not applied(2.5, "2999-01-01T01:00+01:00").changed
+    assert applied(3, "2999-01-01T00:00Z").connections.updated == ["model-0"]
+    assert applied(3, "2999-01-02T00:00Z").batches.updated == ["a"]
+    with databases.doc_eval.connect() as connection:
+        assert read_prices(connection, [1, *connection.scalars(text("SELECT id FROM connections"))]) == {
+            connection.scalar(text("SELECT id FROM connections")): Prices(input_per_million=3)
+        }
+        stored = connection.execute(text("SELECT stage_after, config_snapshot FROM batches")).one()
+        assert stored == (datetime(2999, 1, 2, tzinfo=UTC), None)
 
 
 def test_a_batch_is_found_by_number_key_and_name(databases: Databases, tmp_path: Path) -> None:

@@ -65,6 +65,26 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
             "[./docs, docs]",
             "evaluation.yaml:7: batches[0].folders[1]: folder 'docs' is named twice",
         ),
+        (
+            "name: q4",
+            "name: q4\n    stage_after: 2026-12-01T22:00",
+            "evaluation.yaml:7: batches[0].stage_after: must say its time zone, such as 2026-12-01T22:00Z",
+        ),
+        (
+            "name: q4",
+            "name: q4\n    stage_after: tonight",
+            "evaluation.yaml:7: batches[0].stage_after: must be a time such as 2026-12-01T22:00Z",
+        ),
+        (
+            "model: gpt-4o",
+            "model: gpt-4o, prices: {input_per_million: -1}",
+            "connections[0].prices.input_per_million: input should be greater than or equal to 0",
+        ),
+        (
+            "model: gpt-4o",
+            "model: gpt-4o, prices: {currency: dollars}",
+            "connections[0].prices.currency: string should match pattern",
+        ),
         ("[./docs]", "[]", "evaluation.yaml:7: batches[0].folders: list should have at least 1 item"),
         ("name: q4", "name: 12", "evaluation.yaml:6: batches[0].name: input should be a valid string"),
         ("name: q4", 'name: "12"', "evaluation.yaml:6: batches[0].name: must not look like a batch number"),

@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,8 @@ def test_what_became_of_a_file_since_it_was_found_is_said(tmp_path: Path) -> Non
 
 def test_a_large_file_that_changes_between_the_two_readings_ends_in_an_error(tmp_path: Path) -> None:
     path = write(tmp_path, b"a" * (2 * PIECE))
-    found = fingerprint(tmp_path, path, LIMIT)
+    # As of a document that is too large to be kept.
+    found = replace(fingerprint(tmp_path, path, LIMIT), content=None)
     for changed in (b"b" * (2 * PIECE), b"a" * (2 * PIECE - 1), b"a" * (2 * PIECE + 1)):
         write(tmp_path, changed)
         with pytest.raises(DocumentRejected, match="changed while being read"):

@@ -20,7 +20,7 @@ from doceval_pipeline.knowledge.bulk_load import (
 )
 
 
-def new(content: bytes, pieces: int = 1) -> NewDocument:
+def new(content: bytes, pieces: int = 1, number: int | None = None) -> NewDocument:
     encoded = pybase64.b64encode(content)
     size = len(encoded) // pieces + 1
     return NewDocument(
@@ -29,6 +29,7 @@ def new(content: bytes, pieces: int = 1) -> NewDocument:
         "text/plain",
         "txt",
         [encoded[start : start + size] for start in range(0, len(encoded), size)],
+        number,
     )
 
 
@@ -65,3 +66,12 @@ def test_a_content_that_somebody_else_stored_meanwhile_is_told_apart(databases: 
         known = known_contents(connection, [new(b"one").sha256, new(b"two").sha256])
         assert list(known) == [new(b"one").sha256]
         assert absent_contents(connection, [*known.values(), 10**9]) == [10**9]
+
+
+def test_a_content_can_be_stored_under_the_id_that_it_had(databases: Databases) -> None:
+    with databases.knowledge.begin() as connection:
+        copy_documents(connection, [new(b"one", number=10**12), new(b"two", number=7)], under_ids=True)
+        known = known_contents(connection, [new(b"one").sha256, new(b"two").sha256])
+        assert known == {new(b"one").sha256: 10**12, new(b"two").sha256: 7}
+    with pytest.raises(ContentArrived), databases.knowledge.begin() as connection:
+        copy_documents(connection, [new(b"three", number=7)], under_ids=True)

@@ -1,0 +1,6 @@
+"""Benchmarks of the pipeline: each piece of work beside a yardstick, on the same server, in turn.
+
+`python -m benchmarks` (`make bench`) runs them. What is measured is always a public function of
+`doceval_pipeline`, called as Dagster's assets and sensors call it. What was found stands in
+docs/performance.md. Nothing here is part of the installed package.
+"""

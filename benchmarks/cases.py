@@ -1,0 +1,28 @@
+"""The list of all cases, by number."""
+
+from collections.abc import Callable
+
+from benchmarks.case import Case
+from benchmarks.dagster_runs import small_run, time_to_report
+from benchmarks.growth import growth
+from benchmarks.predecessor import predecessor
+from benchmarks.queueing import queueing
+from benchmarks.reporting import reporting
+from benchmarks.restaging import restaging
+from benchmarks.staging import large_documents, one_huge_document, small_documents
+from benchmarks.ticks import ticks
+
+CASES: dict[int, Callable[[bool], Case]] = {
+    1: small_documents,
+    2: large_documents,
+    3: one_huge_document,
+    4: predecessor,
+    5: queueing,
+    6: restaging,
+    7: ticks,
+    8: time_to_report,
+    9: small_run,
+    10: reporting,
+    11: growth,
+}
+"""Each makes its case; told whether in a size that only tries it out."""

@@ -1,0 +1,81 @@
+"""Does one piece of work in a process of its own, and tells what it took: `python -m benchmarks.child`.
+
+Reads one line of JSON, {"work": "module:function", "parameters": {…}}, and writes one. The function
+makes ready and returns what is to be timed, so that imports and connections stay out of the clock.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from benchmarks.server import ServerMeter, status_bytes, wal_position
+from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.settings import Settings
+
+Figures = dict[str, Any]
+Timed = Callable[[], Figures]
+Work = Callable[..., Timed]
+
+
+def name_of(work: Work) -> str:
+    """The name under which another process finds a function."""
+    return f"{work.__module__}:{work.__qualname__}"
+
+
+def measure(work: Work, databases: Databases, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Make ready, then do the work by the clock.
+
+    Returns
+    -------
+    dict
+        `seconds` by the clock; `client_cpu` and `server_cpu` in seconds; `wal_bytes`; `client_bytes`,
+        the peak of this process above what it held before; `figures`, what the work says of itself.
+    """
+    timed = work(databases, **parameters)
+    meter = ServerMeter(databases.settings.home)
+    wal, server_cpu, client_cpu = wal_position(databases.knowledge), meter.cpu_seconds(), _cpu_seconds()
+    idle = _forget_peak()
+    started = time.perf_counter()
+    figures = timed()
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "client_cpu": _cpu_seconds() - client_cpu,
+        "server_cpu": meter.cpu_seconds() - server_cpu,
+        "wal_bytes": wal_position(databases.knowledge) - wal,
+        "client_bytes": max(0, status_bytes(os.getpid(), "VmHWM") - idle),
+        "figures": figures,
+    }
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of those it waited for."""
+    accounts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(account.ru_utime + account.ru_stime for account in accounts)
+
+
+def _forget_peak() -> int:
+    """Let the kernel count this process's peak of memory anew; returns what it holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return status_bytes(os.getpid(), "VmRSS")
+
+
+def main() -> None:
+    """Read what is to be done, do it, and write what it took."""
+    order = json.loads(sys.stdin.readline())
+    module, function = order["work"].split(":")
+    work = getattr(import_module(module), function)
+    databases = open_databases(Settings.from_environment())
+    # What libraries print is not the answer.
+    answer, sys.stdout = sys.stdout, sys.stderr
+    print(json.dumps(measure(work, databases, order["parameters"])), file=answer)
+
+
+if __name__ == "__main__":
+    main()

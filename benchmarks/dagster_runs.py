@@ -1,0 +1,229 @@
+"""Cases 8 and 9: what Dagster adds, from the last result to the report, and around a small staging.
+
+The installation is a whole one: `doceval up` with its defaults, Dagster's storage in PostgreSQL.
+"""
+
+import random
+import socket
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import dagster as dg
+import psycopg2
+
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.errors import BenchmarkError, WrongResult
+from benchmarks.figures import Figure, Measured, quantile, ratio, said, seconds
+from benchmarks.harness import Experiment, Side
+from benchmarks.installation import Installation
+from benchmarks.staging import OURS, require_rows
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.cli.runs import QUIET, run_in_dagster
+from doceval_pipeline.cli.supervisor import script
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.instance import open_instance
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.embedded.server import USER, EmbeddedServer
+
+EMPTY = "4 empty assets"
+SECONDS_TO_REPORT = 120
+# The daemon's loop begins at a moment that has nothing to do with the processor's.
+LOOP_SECONDS = 5.0
+_MATERIALIZED = """
+    SELECT count(*) FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'
+    AND asset_key = '["completion_report"]' AND partition = %s
+"""
+_ANSWER = """
+    UPDATE llm_responses SET status = CASE WHEN id %% 4 = 0 THEN 'F' ELSE 'S' END, overall_score = 50
+    WHERE batch_id = %s
+"""
+
+
+def until_report(databases: Databases, batch: int, phase: float) -> Timed:
+    """Commit the last results, then wait until Dagster shows the report's materialization."""
+    home = databases.settings.home
+    pause = Event()
+    # Anywhere in the daemon's loop, so that the trials together see all of it.
+    pause.wait(phase)
+
+    def timed() -> Figures:
+        with (
+            closing(connect(home, "KnowledgeDocuments")) as knowledge,
+            knowledge,
+            knowledge.cursor() as cursor,
+        ):
+            cursor.execute(_ANSWER, (batch,))
+        with closing(connect(home, "dagster")) as events:
+            events.autocommit = True
+            deadline = time.monotonic() + SECONDS_TO_REPORT
+            while not _count(events, partition_key(batch)):
+                if time.monotonic() > deadline:
+                    raise BenchmarkError(f"no report of batch {batch} after {SECONDS_TO_REPORT} s")
+                pause.wait(0.02)  # Dagster tells nobody outside of it
+        return {"batch": batch}
+
+    return timed
+
+
+def stage_in_dagster(databases: Databases, batch: int) -> Timed:
+    """The job `stage_batch`, as `doceval stage` runs it, with everything imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        from doceval_pipeline import definitions  # noqa: F401 - imported, so that the run need not
+
+    def timed() -> Figures:
+        run_id = run_in_dagster("stage_batch", batch, quiet=True).run_id
+        return {"run_seconds": _run_seconds(databases.settings.home, run_id)}
+
+    return timed
+
+
+def run_empty_assets(databases: Databases, batch: int) -> Timed:
+    """Four assets in a row that do nothing, of the same partition, in the same instance."""
+    defs = _empty_definitions()
+
+    def timed() -> Figures:
+        key = partition_key(batch)
+        with open_instance(databases.settings) as instance:
+            instance.add_dynamic_partitions(partitions.NAME, [key])
+            job = defs.resolve_job_def("empty")
+            result = job.execute_in_process(instance=instance, partition_key=key, run_config=QUIET)
+        return {"run_seconds": _run_seconds(databases.settings.home, result.run_id)}
+
+    return timed
+
+
+def time_to_report(quick: bool) -> Case:
+    """Case 8."""
+    trials = 2 if quick else 30
+    chance = random.Random(8)
+
+    def before(installation: Installation) -> dict[str, Any]:
+        number = installation.apply(_numbered_folder(installation, "answered"), 2, 2)
+        _stage(number)
+        return {"batch": number, "phase": chance.uniform(0, LOOP_SECONDS)}
+
+    def check(installation: Installation, figures: Figures) -> None:
+        reports = list((installation.home / "reports").glob(f"{partition_key(figures['batch'])}-*.html"))
+        if len(reports) != 1 or "8 of 32 cells failed" not in reports[0].read_text():
+            raise WrongResult(f"batch {figures['batch']} has {len(reports)} reports, or a wrong one")
+
+    def judge(measured: Measured) -> list[Figure]:
+        found = measured["trials"]
+        return [
+            quantile("p50", "s", found, OURS, seconds, 50, 8),
+            quantile("p95", "s", found, OURS, seconds, 95, 12),
+        ]
+
+    sides = [Side(OURS, until_report, before, check)]
+    experiment = Experiment("trials", Installation.empty, sides, trials, _up)
+    return Case(
+        8, "last S or F committed → report materialized", "Dagster's loop of 5 s", [experiment], judge
+    )
+
+
+def small_run(quick: bool) -> Case:
+    """Case 9."""
+
+    def before(installation: Installation) -> dict[str, Any]:
+        return {"batch": installation.apply(_numbered_folder(installation, "run"), 2, 2)}
+
+    def before_ours(installation: Installation) -> dict[str, Any]:
+        installation.empty()
+        return before(installation)
+
+    def prepare(installation: Installation) -> None:
+        # The first run makes the tables of Dagster's storage.
+        _stage(before(installation)["batch"])
+
+    def check(rows: int, installation: Installation, _: Figures) -> None:
+        require_rows(installation, rows)
+
+    sides = [
+        Side(OURS, stage_in_dagster, before_ours, partial(check, 32)),
+        Side(EMPTY, run_empty_assets, before_ours, partial(check, 0)),
+    ]
+
+    def judge(measured: Measured) -> list[Figure]:
+        found = measured["runs"]
+        return [
+            ratio("run, from start to end", found, OURS, EMPTY, 1.30, said("run_seconds")),
+            ratio("with opening Dagster's instance", found, OURS, EMPTY, None, seconds),
+        ]
+
+    experiment = Experiment("runs", prepare, sides, 1 if quick else 11)
+    return Case(
+        9, "stage 8 documents, the whole run", "an in-process run of 4 empty assets", [experiment], judge
+    )
+
+
+def connect(home: Path, database: str) -> "psycopg2.extensions.connection":
+    """A connection to a database of an installation, as another program would have it."""
+    return psycopg2.connect(host=str(EmbeddedServer(home).sockets), user=USER, dbname=database)
+
+
+def _stage(batch: int) -> None:
+    subprocess.run([script("doceval"), "stage", str(batch)], check=True, stdout=subprocess.DEVNULL)
+
+
+def _numbered_folder(installation: Installation, name: str) -> Path:
+    """A new folder of 8 documents, because a batch is named after its folder."""
+    number = len(list(installation.folder.glob(f"{name}-*")))
+    return material.documents(installation.folder / f"{name}-{number}", 8, 20 * material.KIB)
+
+
+@contextmanager
+def _up(installation: Installation) -> Iterator[None]:
+    """`doceval up` with its defaults, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [script("doceval"), "up", "--port", port]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        lines: Callable[[], str] = process.stdout.readline if process.stdout else str
+        while "Dagster is at" not in (line := lines()):
+            if not line:
+                raise BenchmarkError("doceval up ended by itself: what it printed says why")
+        yield
+    finally:
+        # Not SIGINT, which is ignored below a shell that works in the background.
+        process.terminate()
+        process.wait()
+
+
+def _empty_definitions() -> dg.Definitions:
+    def nothing() -> None:
+        """Do nothing."""
+
+    names = ["first", "second", "third", "fourth"]
+    assets = [
+        dg.asset(name=name, partitions_def=partitions.batches, deps=names[at - 1 : at] if at else [])(nothing)
+        for at, name in enumerate(names)
+    ]
+    job = dg.define_asset_job("empty", selection=names)
+    return dg.Definitions(assets=assets, jobs=[job], executor=dg.in_process_executor)
+
+
+def _run_seconds(home: Path, run_id: str) -> float:
+    """How long a run took by Dagster's own record, from its start to its end."""
+    with closing(connect(home, "dagster")) as events, events.cursor() as cursor:
+        cursor.execute("SELECT end_time - start_time FROM runs WHERE run_id = %s", (run_id,))
+        ((took,),) = cursor.fetchall()
+    return float(took)
+
+
+def _count(connection: "psycopg2.extensions.connection", partition: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(_MATERIALIZED, (partition,))
+        ((count,),) = cursor.fetchall()
+    return int(count)

@@ -1,0 +1,173 @@
+"""Case 11: what a document costs as a batch grows, and what a tick costs as batches add up."""
+
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import dagster as dg
+
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.dagster_runs import connect
+from benchmarks.errors import WrongResult
+from benchmarks.figures import Figure, Measured, Value, absolute, cpu_seconds, ratio, said, seconds
+from benchmarks.harness import Experiment, Measurement, Side
+from benchmarks.installation import Installation
+from benchmarks.staging import require_rows, stage
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.instance import open_instance
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.knowledge.responses import digest
+
+DOCUMENTS, BATCHES = "documents in one batch", "batches"
+SENSORS = ("new_batches", "response_status", "staging_failure")
+# Of a hundred batches, so many are open; the others are completed.
+OPEN_OF_100 = 1
+_BATCHES = """
+    INSERT INTO batches (id, batch_number, batch_name, status, config_snapshot, config_sha256, expected_cells,
+                         result_digest, reported_digest)
+    SELECT n, n, 'batch ' || n, CASE WHEN n % 100 < :open THEN 'ANALYZING' ELSE 'COMPLETED' END, '{}',
+           'of nothing', 4, digest, digest
+    FROM generate_series(1, :batches) AS n,
+         LATERAL (SELECT CASE WHEN n % 100 >= :open THEN :digest END) AS known(digest)
+"""
+_ROWS_PER_BATCH = 4
+
+
+def tick(databases: Databases, batches: int) -> Timed:
+    """One tick of each sensor, after one that saw everything that is new."""
+    instance = open_instance(databases.settings)
+    # One statement, because Dagster takes partitions away one by one.
+    with closing(connect(databases.settings.home, "dagster")) as storage, storage, storage.cursor() as cursor:
+        cursor.execute("TRUNCATE dynamic_partitions")
+    instance.add_dynamic_partitions(partitions.NAME, [partition_key(n) for n in range(1, batches + 1)])
+    sensors = _sensors()
+    cursors = {name: _tick(sensors[name], instance, None)[1] for name in SENSORS}
+
+    def timed() -> Figures:
+        took: dict[str, Any] = {"requests": 0}
+        for name in SENSORS:
+            started = time.perf_counter()
+            requests, _ = _tick(sensors[name], instance, cursors[name])
+            took[name] = time.perf_counter() - started
+            took["requests"] += requests
+        return took
+
+    return timed
+
+
+def growth(quick: bool) -> Case:
+    """Case 11."""
+    sizes = (10, 20, 40) if quick else (1_000, 10_000, 100_000)
+    numbers = (100, 200) if quick else (1_000, 10_000)
+    rounds = 1 if quick else 5
+    experiments = [_documents(sizes, rounds), _batches(numbers, rounds)]
+
+    def judge(measured: Measured) -> list[Figure]:
+        return [*_cost_figures(measured[DOCUMENTS], sizes), *_tick_figures(measured[BATCHES], numbers)]
+
+    work = f"growth: {sizes[0]:,} to {sizes[-1]:,} documents, {numbers[0]:,} to {numbers[-1]:,} batches"
+    return Case(11, work, "linear", experiments, judge)
+
+
+def _cost_figures(found: list[Measurement], sizes: tuple[int, ...]) -> list[Figure]:
+    """What each document costs, beside what it costs in the smallest batch."""
+    time, cpu = _per_document(seconds), _per_document(cpu_seconds)
+    smallest = sizes[0]
+    figures = []
+    for size in sizes[1:]:
+        words, sides = f"per document, {size:,} / {smallest:,}", (str(size), str(smallest))
+        figures.append(ratio(f"time {words}", found, *sides, 1.20, time))
+        figures.append(ratio(f"CPU {words}", found, *sides, None, cpu))
+    return figures
+
+
+def _tick_figures(found: list[Measurement], numbers: tuple[int, ...]) -> list[Figure]:
+    fewest, most = numbers[0], numbers[-1]
+    ticks = [
+        absolute(f"{name} at {most:,} batches", "s", found, str(most), said(name), 0.5) for name in SENSORS
+    ]
+    return ticks + [
+        ratio(f"{name}, {most:,} / {fewest:,}", found, str(most), str(fewest), None, said(name))
+        for name in SENSORS
+    ]
+
+
+def _per_document(value: Value) -> Value:
+    return lambda measurement: value(measurement) / int(measurement.side)
+
+
+def _documents(sizes: tuple[int, ...], rounds: int) -> Experiment:
+    def prepare(installation: Installation) -> None:
+        for size in sizes:
+            material.documents(installation.folder / f"growth-{size}", size, material.KIB)
+
+    def before(size: int) -> Callable[[Installation], dict[str, Any]]:
+        def settle(installation: Installation) -> dict[str, Any]:
+            installation.empty()
+            return {"batch": installation.apply(installation.folder / f"growth-{size}"), "check": True}
+
+        return settle
+
+    def check(size: int, installation: Installation, _: Figures) -> None:
+        require_rows(installation, size)
+
+    sides = [Side(str(size), stage, before(size), partial(check, size)) for size in sizes]
+    return Experiment(DOCUMENTS, prepare, sides, rounds)
+
+
+def _batches(numbers: tuple[int, ...], rounds: int) -> Experiment:
+    def prepare(installation: Installation) -> None:
+        installation.empty()
+        material.stored_batch(
+            installation, material.documents(installation.folder / "few", 1, material.KIB), 2, 2
+        )
+
+    def before(count: int) -> Callable[[Installation], dict[str, Any]]:
+        return lambda installation: _make_batches(installation, count)
+
+    def check(_: Installation, figures: Figures) -> None:
+        if figures["requests"]:
+            raise WrongResult(f"nothing was new, and the sensors asked for {figures['requests']} runs")
+
+    sides = [Side(str(count), tick, before(count), check) for count in numbers]
+    return Experiment(BATCHES, prepare, sides, rounds)
+
+
+def _make_batches(installation: Installation, count: int) -> dict[str, Any]:
+    installation.doc_eval("TRUNCATE batches CASCADE")
+    installation.empty_queue()
+    material.finished_rows(installation, range(1, count + 1), 2, 2)
+    with installation.databases.knowledge.connect() as connection:
+        # A batch's number is not part of its digest, and these batches are alike.
+        result = digest(connection, 1)
+    installation.knowledge(
+        "UPDATE llm_responses SET status = 'QUEUED' WHERE batch_id % 100 < :open", open=OPEN_OF_100
+    )
+    installation.doc_eval(_BATCHES, open=OPEN_OF_100, batches=count, digest=result)
+    installation.vacuum("llm_responses")
+    installation.checkpoint()
+    return {"batches": count}
+
+
+def _sensors() -> dict[str, dg.SensorDefinition]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        from doceval_pipeline.defs import sensors
+    return {name: getattr(sensors, name) for name in SENSORS}
+
+
+def _tick(
+    sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None
+) -> tuple[int, str | None]:
+    """What a tick asks for, counted, and the cursor that it leaves."""
+    found = sensor(dg.build_sensor_context(instance=instance, cursor=cursor), doc_eval=DocEval())
+    if not isinstance(found, dg.SensorResult):
+        return 0, None
+    return len(found.run_requests or []) + len(found.dynamic_partitions_requests or []), found.cursor

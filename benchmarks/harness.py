@@ -1,0 +1,154 @@
+"""Runs the sides of an experiment in turn, in random order, and keeps what each run cost.
+
+Knows nothing of what is measured. Each run is a process of its own (`child`), which this one watches
+for the memory of the server and of programs that the work started.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.child import Figures, Work, name_of
+from benchmarks.errors import BenchmarkError
+from benchmarks.installation import Installation
+from benchmarks.server import ServerMeter, children, status_bytes
+
+SECONDS_BETWEEN_SAMPLES = 0.02
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to do a piece of work.
+
+    Parameters
+    ----------
+    work
+        Called in a process of its own with the databases and what `before` gave; returns what is timed.
+    before
+        Makes ready, unmeasured, before each run: empties tables, makes a batch.
+    check
+        Told after each run what the work said of itself; raises `WrongResult` where it was done wrong.
+    environment
+        Variables for the process.
+    """
+
+    name: str
+    work: Work
+    before: Callable[[Installation], dict[str, Any]]
+    check: Callable[[Installation, Figures], None]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Sides that are run in turn on the same installation.
+
+    Parameters
+    ----------
+    prepare
+        Makes what all runs use, once and unmeasured.
+    rounds
+        How often each side is run.
+    around
+        What must run meanwhile.
+    """
+
+    name: str
+    prepare: Callable[[Installation], None]
+    sides: Sequence[Side]
+    rounds: int
+    around: Callable[[Installation], AbstractContextManager[Any]] = lambda _: nullcontext()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one run of one side took; `load` is the machine's run queue just before it."""
+
+    side: str
+    round: int
+    seconds: float
+    client_cpu: float
+    server_cpu: float
+    wal_bytes: int
+    client_bytes: int
+    server_bytes: int
+    load: float
+    figures: Figures
+
+
+def run(
+    experiment: Experiment, installation: Installation, tell: Callable[[Measurement], None], seed: int = 1
+) -> list[Measurement]:
+    """Run every side as often as asked, each round in a new order.
+
+    Raises
+    ------
+    BenchmarkError
+        A run failed; `WrongResult` where its result is wrong.
+    """
+    order = random.Random(seed)
+    experiment.prepare(installation)
+    done = []
+    with experiment.around(installation):
+        for number in range(experiment.rounds):
+            for side in order.sample(experiment.sides, len(experiment.sides)):
+                measurement = _run_once(side, number, installation)
+                side.check(installation, measurement.figures)
+                tell(measurement)
+                done.append(measurement)
+    return done
+
+
+def _run_once(side: Side, number: int, installation: Installation) -> Measurement:
+    parameters = side.before(installation)
+    load = os.getloadavg()[0]
+    meter = ServerMeter(installation.home)
+    order = json.dumps({"work": name_of(side.work), "parameters": parameters}) + "\n"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        env={**os.environ, **side.environment},
+    )
+    try:
+        server_bytes, started_bytes, answer = _watch(child, meter, order)
+    finally:
+        child.kill()  # it has ended, unless this process is being ended
+    if child.returncode != 0:
+        raise BenchmarkError(f"{side.name} ended with code {child.returncode}: what it printed says why")
+    told = json.loads(answer)
+    told["client_bytes"] += started_bytes
+    return Measurement(side=side.name, round=number, server_bytes=server_bytes, load=load, **told)
+
+
+def _watch(child: "subprocess.Popen[str]", meter: ServerMeter, order: str) -> tuple[int, int, str]:
+    """Give a process its order and wait for it.
+
+    Returns the peaks of the server's private memory and of the programs that the process started, and
+    its answer.
+    """
+    server_bytes = started_bytes = 0
+    given: str | None = order
+    while True:
+        server_bytes = max(server_bytes, meter.private_bytes())
+        started_bytes = max(started_bytes, sum(status_bytes(p, "VmHWM") for p in _descendants(child.pid)))
+        with suppress(subprocess.TimeoutExpired):
+            answer, _ = child.communicate(given, SECONDS_BETWEEN_SAMPLES)
+            return server_bytes, started_bytes, answer
+        given = None
+
+
+def _descendants(process: int) -> Iterator[int]:
+    for child in children(process):
+        yield child
+        yield from _descendants(child)

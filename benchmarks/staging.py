@@ -1,0 +1,219 @@
+"""Cases 1 to 3: staging documents beside psql's \\copy of rows that somebody else encoded.
+
+The yardstick reads no folder, hashes nothing, encodes nothing, and writes no queue row; it writes the
+same rows into the same table with the same constraints.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.errors import WrongResult
+from benchmarks.figures import (
+    MIB,
+    Figure,
+    Measured,
+    absolute,
+    cpu_seconds,
+    ratio,
+    said,
+    seconds,
+    server_cpu,
+    wal_bytes,
+)
+from benchmarks.harness import Experiment, Measurement, Side
+from benchmarks.installation import Installation
+from doceval_pipeline.batches import audit, staging
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.embedded.server import USER, EmbeddedServer, _binary
+
+OURS, UNCHECKED, COPY = "ours", "ours without the check", "psql \\copy"
+PDFS, TEXTS = "pdfs", "texts"
+_COPY = "\\copy docs (document_id, sha256, content_type, doc_type, file_size, content) FROM '{file}'"
+_STORED = """
+    SELECT count(*), encode(sha256(coalesce(string_agg(found, '' ORDER BY found), '')::bytea), 'hex')
+    FROM (SELECT encode(sha256(decode(content, 'base64')), 'hex') AS found FROM docs) AS decoded
+"""
+
+
+def stage(databases: Databases, batch: int, check: bool) -> Timed:
+    """From walking the folder to the commit of the last queue row.
+
+    Dagster runs the check `documents_round_trip` before it lets `queue_rows` begin, so its time counts.
+    """
+    staging.seal_batch(databases, batch)
+
+    def timed() -> Figures:
+        took: dict[str, Any] = {}
+        steps: dict[str, Callable[[], Any]] = {
+            "assign_seconds": partial(staging.assign_documents, databases, batch),
+            "store_seconds": partial(staging.store_documents, databases, batch, lambda *_: None),
+            "check_seconds": partial(audit.check_round_trip, databases, batch),
+            "queue_seconds": partial(staging.queue_cells, databases, batch),
+        }
+        for name, step in steps.items():
+            if name != "check_seconds" or check:
+                started = time.perf_counter()
+                step()
+                took[name] = time.perf_counter() - started
+        return took
+
+    return timed
+
+
+def copy_rows(databases: Databases, file: str) -> Timed:
+    """What psql does with a file of rows."""
+    server = EmbeddedServer(databases.settings.home)
+    psql = [_binary("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.sockets), "-U", USER]
+
+    def timed() -> Figures:
+        subprocess.run([*psql, "-d", "KnowledgeDocuments", "-c", _COPY.format(file=file)], check=True)
+        return {}
+
+    return timed
+
+
+def require_contents(installation: Installation, expected: tuple[int, str]) -> None:
+    """Decode everything that is stored, in the database, and compare it with the files.
+
+    Raises
+    ------
+    WrongResult
+        It is not the same bytes, or not as many.
+    """
+    ((count, digest),) = installation.knowledge(_STORED)
+    if (count, digest) != expected:
+        raise WrongResult(f"docs holds {count} contents of {expected[0]}, or other bytes than the files")
+
+
+def require_rows(installation: Installation, expected: int) -> None:
+    """Count the queue's rows.
+
+    Raises
+    ------
+    WrongResult
+        There are more or fewer.
+    """
+    ((count,),) = installation.knowledge("SELECT count(*) FROM llm_responses")
+    if count != expected:
+        raise WrongResult(f"llm_responses holds {count} rows of {expected}")
+
+
+class _Documents:
+    """The documents of one case, and the runs on them."""
+
+    def __init__(self, name: str, count: int, size: int, noise: float = material.NOISE) -> None:
+        self._name, self._count, self._size, self._noise = name, count, size, noise
+        self._expected = (0, "")
+
+    def experiment(self, name: str, sides: list[Side], rounds: int) -> Experiment:
+        return Experiment(name, self._prepare, sides, rounds)
+
+    def ours(
+        self, name: str = OURS, check: bool = True, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> Side:
+        return Side(name, stage, partial(self._batch, check=check), self._check_ours, environment)
+
+    def copied(self) -> Side:
+        return Side(COPY, copy_rows, self._rows, self._check_copy)
+
+    def _prepare(self, installation: Installation) -> None:
+        folder = material.documents(installation.folder / self._name, self._count, self._size, self._noise)
+        material.encoded_rows(folder, installation.folder / f"{self._name}.rows")
+        self._expected = (self._count, material.digests(folder))
+
+    def _batch(self, installation: Installation, check: bool) -> dict[str, Any]:
+        installation.empty()
+        return {"batch": installation.apply(installation.folder / self._name), "check": check}
+
+    def _rows(self, installation: Installation) -> dict[str, Any]:
+        installation.empty()
+        return {"file": str(installation.folder / f"{self._name}.rows")}
+
+    def _check_ours(self, installation: Installation, _: Figures) -> None:
+        require_contents(installation, self._expected)
+        require_rows(installation, self._count)
+
+    def _check_copy(self, installation: Installation, _: Figures) -> None:
+        require_contents(installation, self._expected)
+
+
+def small_documents(quick: bool) -> Case:
+    """Case 1."""
+    count, of_text, rounds = (50, 5, 1) if quick else (10_000, 500, 7)
+    pdfs = _Documents(PDFS, count, 20 * material.KIB)
+    texts = _Documents(TEXTS, of_text, 20 * material.KIB, noise=0)
+    experiments = [
+        documents.experiment(name, [documents.ours(), documents.copied()], rounds)
+        for name, documents in ((PDFS, pdfs), (TEXTS, texts))
+    ]
+
+    def judge(measured: Measured) -> list[Figure]:
+        text = ratio(f"time of {of_text} documents of plain text", measured[TEXTS], OURS, COPY)
+        return [*_beside_copy(measured[PDFS], 0.80), text]
+
+    return Case(1, f"stage {count:,} documents of 20 KiB", COPY, experiments, judge)
+
+
+def large_documents(quick: bool) -> Case:
+    """Case 2."""
+    count, mib = (2, 1) if quick else (40, 5)
+    documents = _Documents(PDFS, count, mib * MIB)
+    experiment = documents.experiment(PDFS, [documents.ours(), documents.copied()], 1 if quick else 7)
+    work = f"stage {count} documents of {mib} MiB"
+    return Case(2, work, COPY, [experiment], lambda measured: _beside_copy(measured[PDFS], 0.70))
+
+
+def one_huge_document(quick: bool) -> Case:
+    """Case 3."""
+    mib = 3 if quick else 500
+    documents = _Documents("huge", 1, mib * MIB)
+    limit = {"DOCEVAL_MAX_DOCUMENT_BYTES": str(mib * MIB)}
+    sides = [
+        documents.ours(environment=limit),
+        documents.ours(UNCHECKED, check=False, environment=limit),
+        documents.copied(),
+    ]
+    experiment = documents.experiment("one document", sides, 1 if quick else 5)
+
+    def judge(measured: Measured) -> list[Figure]:
+        found = measured["one document"]
+        return [
+            absolute("client above idle", "MiB", found, OURS, client_mib, 16),
+            ratio("server's memory", found, OURS, COPY, 1.00, server_bytes),
+            ratio("server's memory without the check", found, UNCHECKED, COPY, None, server_bytes),
+            ratio("time", found, OURS, COPY),
+            ratio("time without the check", found, UNCHECKED, COPY),
+        ]
+
+    return Case(3, f"one document of {mib} MiB, within the client's memory", COPY, [experiment], judge)
+
+
+def client_mib(measurement: Measurement) -> float:
+    """The client's peak above what it held before, in MiB."""
+    return measurement.client_bytes / MIB
+
+
+def server_bytes(measurement: Measurement) -> float:
+    """The server's peak of private memory."""
+    return measurement.server_bytes
+
+
+def _beside_copy(found: list[Measurement], goal: float) -> list[Figure]:
+    def without_check(measurement: Measurement) -> float:
+        return measurement.seconds - said("check_seconds")(measurement)
+
+    return [
+        ratio("time", found, OURS, COPY, goal),
+        ratio("time without the check", found, OURS, COPY, None, without_check, below=seconds),
+        ratio("storing alone", found, OURS, COPY, None, said("store_seconds"), below=seconds),
+        ratio("CPU of client and server", found, OURS, COPY, None, cpu_seconds),
+        ratio("server CPU", found, OURS, COPY, None, server_cpu),
+        ratio("WAL", found, OURS, COPY, None, wal_bytes),
+    ]

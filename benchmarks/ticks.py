@@ -1,0 +1,170 @@
+"""Case 7: what a tick of the sensor `response_status` asks the databases.
+
+Counted is the time between sending a statement and having its rows, over both databases, of exactly
+one look: the one that finds the changes.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Engine, event, text
+
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.errors import WrongResult
+from benchmarks.figures import Figure, Measured, absolute, ratio, said
+from benchmarks.harness import Experiment, Measurement, Side
+from benchmarks.installation import Installation
+from doceval_pipeline.batches import completion
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.knowledge.responses import digest
+
+IDLE, FEW, MANY = "idle", "100 changes", "100,000 changes"
+ALONE, BESIDE = "alone", "beside closed batches"
+COLUMNS = 10
+CELLS = COLUMNS * COLUMNS
+# Short, because it takes long enough to make so many rows.
+ANSWER = 1
+_BATCHES = """
+    INSERT INTO batches (id, batch_number, batch_name, status, config_snapshot, config_sha256, expected_cells,
+                         result_digest, reported_digest, completed_at)
+    SELECT n, n, 'batch ' || n, :status, '{}', 'of nothing', :cells, :digest, :digest,
+           CASE WHEN :status = 'COMPLETED' THEN now() END
+    FROM generate_series(:first, :last) AS n
+"""
+# Opens the finished rows of some batches again.
+_OPEN = """
+    UPDATE llm_responses SET status = 'QUEUED', overall_score = NULL, response_text = NULL,
+        error_message = NULL, task_id = NULL, completed_processing_at = NULL, started_processing_at = NULL
+"""
+# A processor's answers, spread over all batches.
+_ANSWER = text("""
+    UPDATE llm_responses SET status = 'S', overall_score = 50, response_text = 'An answer.'
+    WHERE id IN (SELECT id FROM (
+        SELECT id, row_number() OVER (PARTITION BY batch_id ORDER BY id) AS turn FROM llm_responses
+        WHERE status = 'QUEUED') AS waiting ORDER BY turn, id LIMIT :changes)
+""")
+
+
+class SqlClock:
+    """Adds up how long the statements of some engines take."""
+
+    def __init__(self, *engines: Engine) -> None:
+        self.seconds, self.statements = 0.0, 0
+        self._started = 0.0
+        for engine in engines:
+            event.listen(engine, "before_cursor_execute", self._begin)
+            event.listen(engine, "after_cursor_execute", self._end)
+
+    def _begin(self, *_: Any) -> None:
+        self._started = time.perf_counter()
+
+    def _end(self, *_: Any) -> None:
+        self.seconds += time.perf_counter() - self._started
+        self.statements += 1
+
+
+def look(databases: Databases, changes: int) -> Timed:
+    """One look after so many changes, on connections that have looked before, as the daemon's have."""
+    before = completion.look(databases)
+    with databases.knowledge.begin() as connection:
+        connection.execute(_ANSWER, {"changes": changes})
+    clock = SqlClock(databases.doc_eval, databases.knowledge)
+
+    def timed() -> Figures:
+        found = completion.look(databases, before.recheck_after)
+        done = sum(seen.cells.done for seen in found.open)
+        return {
+            "sql_ms": clock.seconds * 1000,
+            "statements": clock.statements,
+            "open": len(found.open),
+            "new": done - sum(seen.cells.done for seen in before.open),
+            "completed": len(found.completed),
+        }
+
+    return timed
+
+
+def ticks(quick: bool) -> Case:
+    """Case 7."""
+    batches, documents, closed = (4, 2, 2) if quick else (100, 100, 1_000)
+    few, many = (2, 40) if quick else (100, 100_000)
+    rows = documents * CELLS
+
+    def open_batches(installation: Installation) -> None:
+        installation.empty()
+        _store_documents(installation, documents)
+        material.finished_rows(installation, range(1, batches + 1), COLUMNS, COLUMNS, ANSWER)
+        installation.knowledge(_OPEN)
+        installation.vacuum("llm_responses")
+        _add_batches(installation, range(1, batches + 1), "ANALYZING", rows, None)
+
+    def closed_batches(installation: Installation) -> None:
+        numbers = range(batches + 1, batches + 1 + closed)
+        material.finished_rows(installation, numbers, COLUMNS, COLUMNS, ANSWER)
+        with installation.databases.knowledge.connect() as connection:
+            # A batch's number is not part of its digest, and these batches are alike.
+            result = digest(connection, numbers.start)
+        _add_batches(installation, numbers, "COMPLETED", rows, result)
+
+    def before(changes: int) -> Callable[[Installation], dict[str, Any]]:
+        def settle(installation: Installation) -> dict[str, Any]:
+            installation.knowledge(f"{_OPEN} WHERE status = 'S' AND batch_id <= {batches}")
+            installation.vacuum("llm_responses")
+            installation.checkpoint()
+            return {"changes": changes}
+
+        return settle
+
+    def check(changes: int, _: Installation, figures: Figures) -> None:
+        if (figures["open"], figures["new"], figures["completed"]) != (batches, changes, 0):
+            raise WrongResult(f"of {changes} changes in {batches} open batches, this was found: {figures}")
+
+    sides = [
+        Side(name, look, before(changes), partial(check, changes))
+        for name, changes in ((IDLE, 0), (FEW, few), (MANY, many))
+    ]
+    rounds = 1 if quick else 5
+    experiments = [
+        Experiment(ALONE, open_batches, sides, rounds),
+        Experiment(BESIDE, closed_batches, sides, rounds),
+    ]
+    work = f"SQL of a response_status tick: {batches * rows:,} rows in {batches} open batches"
+    return Case(7, work, f"the same beside {closed * rows:,} rows of closed batches", experiments, _judge)
+
+
+def _judge(measured: Measured) -> list[Figure]:
+    sql = said("sql_ms")
+    together = [*_named(measured, ALONE), *_named(measured, BESIDE)]
+    return [
+        absolute("idle", "ms", measured[ALONE], IDLE, sql, 5),
+        absolute("100 changes", "ms", measured[ALONE], FEW, sql, 100),
+        absolute("100,000 changes", "ms", measured[ALONE], MANY, sql, 100),
+        absolute("idle, beside closed batches", "ms", measured[BESIDE], IDLE, sql, 5),
+        ratio("idle, beside / alone", together, f"{BESIDE}: {IDLE}", f"{ALONE}: {IDLE}", 1.25, sql),
+        ratio(
+            "100,000 changes, beside / alone", together, f"{BESIDE}: {MANY}", f"{ALONE}: {MANY}", 1.25, sql
+        ),
+    ]
+
+
+def _named(measured: Measured, experiment: str) -> list[Measurement]:
+    return [replace(found, side=f"{experiment}: {found.side}") for found in measured[experiment]]
+
+
+def _store_documents(installation: Installation, documents: int) -> None:
+    folder = material.documents(installation.folder / f"tiny-{documents}", documents, 300)
+    material.stored_batch(installation, folder, COLUMNS, COLUMNS)
+    installation.doc_eval("TRUNCATE batches, batch_folders, batch_connections, batch_prompts CASCADE")
+
+
+def _add_batches(
+    installation: Installation, numbers: range, status: str, cells: int, result: str | None
+) -> None:
+    installation.doc_eval(
+        _BATCHES, status=status, cells=cells, digest=result, first=numbers.start, last=numbers.stop - 1
+    )

@@ -1,0 +1,246 @@
+"""What staging or reprocessing a batch would do, found out before anything is written.
+
+Files are read where what they hold is not known yet; nothing is stored, sealed or changed.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.estimates import ConnectionWork, Estimate, estimate_work
+from doceval_pipeline.batches.reprocessing import OUTCOMES, Mode, require_reprocessable
+from doceval_pipeline.batches.staging import found_files
+from doceval_pipeline.batches.storing import Progress
+from doceval_pipeline.doc_eval import batch_documents
+from doceval_pipeline.doc_eval.batch_documents import Tally, UnstagedFile
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
+from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.doc_eval.snapshot import compose, edited_since, read_snapshot
+from doceval_pipeline.documents.reading import DocumentRejected, hash_document
+from doceval_pipeline.knowledge.bulk_load import known_contents
+from doceval_pipeline.knowledge.queue import RowTally, tally_rows
+from doceval_pipeline.knowledge.status_words import Outcome
+
+_CHUNK = 5_000
+
+
+@dataclass(frozen=True)
+class PlannedDocuments:
+    """Distinct contents, and the files that are of no use, by reason.
+
+    `added` are stored nowhere yet, `reused` are stored already, by this or another batch; `leaving`
+    are the batch's now and would not be any more. Sizes in bytes.
+    """
+
+    added: int
+    added_bytes: int
+    reused: int
+    reused_bytes: int
+    leaving: int
+    unusable: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PlannedCells:
+    """Cells by what becomes of them.
+
+    `added` get their first row and `superseded` a new attempt, each by the reason why; `reused` keep
+    the result they have, `left_alone` wait or run, `set_aside` are of contents that leave.
+    """
+
+    added: dict[str, int]
+    superseded: dict[str, int]
+    reused: int
+    left_alone: int
+    set_aside: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done, what it is expected to take, and what a person should know besides."""
+
+    batch: BatchRecord
+    documents: PlannedDocuments
+    cells: PlannedCells
+    estimates: list[Estimate]
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape that `doceval plan --json` prints; intervals are [low, expected, high] or null."""
+        return {
+            "batch": self.batch.id,
+            "name": self.batch.name,
+            "status": self.batch.status.value,
+            "documents": asdict(self.documents),
+            "cells": asdict(self.cells),
+            "estimates": [estimate.as_json() for estimate in self.estimates],
+            "notes": self.notes,
+        }
+
+
+def plan(databases: Databases, batch_id: int, mode: Mode, new_look: bool, progress: Progress) -> Plan:
+    """Find out what `stage`, or `reprocess` with `mode` and `new_look`, would do now.
+
+    Parameters
+    ----------
+    progress
+        Told of files that have to be read.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, StagingError, DatabaseError
+        As the action itself would; StagingError where a folder is gone.
+    """
+    with database_errors(), databases.doc_eval.connect() as connection:
+        known_here = _read_doc_eval(connection, batch_id)
+    batch, config = known_here.batch, known_here.config
+    if batch.status not in (Status.SAVED, Status.FAILED_STAGING) or mode is not Mode.missing or new_look:
+        require_reprocessable(batch)
+    wanted, unusable = _wanted(known_here, databases.settings.max_document_bytes, new_look, progress)
+    with database_errors(), databases.knowledge.connect() as knowledge:
+        known = _known(knowledge, list(wanted))
+        tallies = tally_rows(
+            knowledge, batch_id, list(known.values()), config["prompts"], config["connections"]
+        )
+    documents = _documents(wanted, known, known_here.stored, unusable)
+    again = OUTCOMES[mode]
+    with database_errors():
+        estimates = estimate_work(databases, batch_id, _work(config, wanted, tallies, again))
+    cells = _cells(config, len(wanted), documents.added, tallies, again)
+    return Plan(batch, documents, cells, estimates, _notes(known_here.edited))
+
+
+@dataclass(frozen=True)
+class _KnownHere:
+    """What doc_eval knows of a batch: its choice, and its files if they were assigned."""
+
+    batch: BatchRecord
+    config: dict[str, Any]
+    edited: list[tuple[str, str]]
+    tallies: list[Tally]
+    contents: dict[str, int]
+    unstaged: list[UnstagedFile]
+    stored: set[int]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the assignment was made and holds anything usable."""
+        return any(tally.state in ("ASSIGNED", "STAGED") for tally in self.tallies)
+
+
+def _read_doc_eval(connection: Connection, batch_id: int) -> _KnownHere:
+    batch = batch_by_id(connection, batch_id)
+    sealed = read_snapshot(connection, batch_id)
+    return _KnownHere(
+        batch=batch,
+        config=compose(connection, batch_id) if sealed is None else sealed.config,
+        edited=[] if sealed is None else edited_since(connection, batch_id, sealed),
+        tallies=batch_documents.tally(connection, batch_id),
+        contents=batch_documents.staged_contents(connection, batch_id),
+        unstaged=batch_documents.unstaged_files(connection, batch_id),
+        stored=set(batch_documents.stored_ids(connection, batch_id)),
+    )
+
+
+def _wanted(
+    known: _KnownHere, max_bytes: int, new_look: bool, progress: Progress
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes of the contents that the batch would have, by sha256, and unusable files by reason."""
+    wanted: dict[str, int] = {}
+    unusable: Counter[str] = Counter()
+    if known.frozen and not new_look:
+        wanted |= known.contents
+        unusable.update({t.reason: t.files for t in known.tallies if t.state in ("SKIPPED", "REJECTED")})
+        unread = [(file.folder, file.raw_path) for file in known.unstaged]
+    else:
+        folders = {folder["id"]: folder["path"] for folder in known.config["folders"]}
+        found = list(found_files(known.config, max_bytes))
+        unusable.update(file.reason or "" for file in found if file.state != "ASSIGNED")
+        unread = [(folders[file.folder_id], file.raw_path) for file in found if file.state == "ASSIGNED"]
+    unusable.update(_read(unread, max_bytes, wanted, progress))
+    return wanted, dict(sorted(unusable.items()))
+
+
+def _read(
+    files: Sequence[tuple[str, bytes]], max_bytes: int, wanted: dict[str, int], progress: Progress
+) -> Iterator[str]:
+    """Add what files hold to `wanted`; yields the reason of each that cannot be used."""
+    read_bytes = 0
+    for done, (folder, path) in enumerate(files):
+        progress(done, len(files), read_bytes)
+        try:
+            sha256, size = hash_document(Path(folder), path, max_bytes)
+        except DocumentRejected as rejection:
+            yield rejection.reason
+        else:
+            wanted[sha256] = size
+            read_bytes += size
+    if files:
+        progress(len(files), len(files), read_bytes)
+
+
+def _known(knowledge: Connection, sha256s: Sequence[str]) -> dict[str, int]:
+    known: dict[str, int] = {}
+    for begin in range(0, len(sha256s), _CHUNK):
+        known |= known_contents(knowledge, sha256s[begin : begin + _CHUNK])
+    return known
+
+
+def _documents(
+    wanted: dict[str, int], known: dict[str, int], current: set[int], unusable: dict[str, int]
+) -> PlannedDocuments:
+    added_bytes = sum(size for sha256, size in wanted.items() if sha256 not in known)
+    return PlannedDocuments(
+        added=len(wanted) - len(known),
+        added_bytes=added_bytes,
+        reused=len(known),
+        reused_bytes=sum(wanted.values()) - added_bytes,
+        leaving=len(current - set(known.values())),
+        unusable=unusable,
+    )
+
+
+def _cells(
+    config: dict[str, Any], contents: int, new: int, tallies: Sequence[RowTally], again: Sequence[Outcome]
+) -> PlannedCells:
+    columns = len(config["prompts"]) * len(config["connections"])
+    rows = sum(tally.rows for tally in tallies if tally.wanted)
+    count = dict.fromkeys(Outcome, 0)
+    for tally in tallies:
+        count[tally.outcome] += tally.rows if tally.wanted else 0
+    finished = {outcome: count[outcome] for outcome in (Outcome.SUCCEEDED, Outcome.FAILED)}
+    return PlannedCells(
+        added={"new bytes": new * columns, "no row yet": (contents - new) * columns - rows},
+        superseded={outcome.value: count[outcome] for outcome in again},
+        reused=sum(cells for outcome, cells in finished.items() if outcome not in again),
+        left_alone=rows - sum(finished.values()),
+        set_aside=sum(tally.rows for tally in tallies if not tally.wanted and not tally.withdrawn),
+    )
+
+
+def _work(
+    config: dict[str, Any], wanted: dict[str, int], tallies: Sequence[RowTally], again: Sequence[Outcome]
+) -> list[ConnectionWork]:
+    """The cells that would be queued on each connection, and the sizes of their documents together."""
+    prompts, size = len(config["prompts"]), sum(wanted.values())
+    work = []
+    for connection in config["connections"]:
+        own = [t for t in tallies if t.connection_id == connection["id"] and t.wanted]
+        kept = [t for t in own if t.outcome not in again]
+        cells = len(wanted) * prompts - sum(t.rows for t in kept)
+        together = size * prompts - sum(t.bytes for t in kept)
+        work.append(ConnectionWork(connection["id"], connection["name"], cells, together))
+    return work
+
+
+def _notes(edited: Sequence[tuple[str, str]]) -> list[str]:
+    return [
+        f"changed {kind}: {name!r} was edited since this batch was sealed, which keeps the old one: "
+        "make a batch of another name to evaluate with the new one"
+        for kind, name in edited
+    ]

@@ -1,0 +1,85 @@
+"""Removes what only grows: old lines of Dagster's event log, and old samples of progress.
+
+Dagster has a retention for the ticks of its sensors, and none for its event log. What says something
+of an asset or of how a run ended is kept for ever; the lines in between are what takes the room.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, TextClause, create_engine, text
+
+from doceval_pipeline.batches.databases import DAGSTER, Databases, database_errors, database_url
+from doceval_pipeline.doc_eval.progress import thin_out
+
+# Rows in one transaction, so that nobody waits for a lock.
+_PORTION = 10_000
+# Event types of Dagster 1.13 (dagster.DagsterEventType) that tell how a run went; its page needs them.
+_RUN_EVENTS = (
+    "PIPELINE_ENQUEUED",
+    "PIPELINE_STARTING",
+    "PIPELINE_START",
+    "PIPELINE_SUCCESS",
+    "PIPELINE_FAILURE",
+    "PIPELINE_CANCELING",
+    "PIPELINE_CANCELED",
+    "STEP_FAILURE",
+)
+_FORGET_LINES = text("""
+    DELETE FROM event_logs WHERE id IN (
+        SELECT id FROM event_logs
+        WHERE timestamp < timezone('utc', now()) - make_interval(days => :days)
+          AND asset_key IS NULL
+          AND (dagster_event_type IS NULL OR dagster_event_type <> ALL(:run_events))
+        LIMIT :portion)
+""")
+# The newest of each partition is what the UI shows.
+_FORGET_OBSERVATIONS = text("""
+    DELETE FROM event_logs WHERE id IN (
+        SELECT old.id FROM event_logs old
+        WHERE old.timestamp < timezone('utc', now()) - make_interval(days => :days)
+          AND old.dagster_event_type = 'ASSET_OBSERVATION'
+          AND EXISTS (
+              SELECT 1 FROM event_logs newer
+              WHERE newer.asset_key = old.asset_key AND newer.dagster_event_type = 'ASSET_OBSERVATION'
+                AND newer.partition IS NOT DISTINCT FROM old.partition AND newer.id > old.id)
+        LIMIT :portion)
+""")
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """How many rows were removed."""
+
+    log_lines: int
+    observations: int
+    progress_samples: int
+
+
+def forget_old(databases: Databases) -> Forgotten:
+    """Remove what is older than `DOCEVAL_KEEP_DAYS`.
+
+    Raises
+    ------
+    DatabaseError
+    """
+    days = databases.settings.keep_days
+    dagster = create_engine(database_url(databases.settings, DAGSTER), hide_parameters=True)
+    with database_errors():
+        lines = _in_portions(dagster, _FORGET_LINES, days)
+        observations = _in_portions(dagster, _FORGET_OBSERVATIONS, days)
+        with databases.doc_eval.begin() as connection:
+            samples = thin_out(connection, days)
+    dagster.dispose()
+    return Forgotten(lines, observations, samples)
+
+
+def _in_portions(engine: Engine, statement: TextClause, days: int) -> int:
+    removed = 0
+    while True:
+        with engine.begin() as connection:
+            gone = connection.execute(
+                statement, {"days": days, "portion": _PORTION, "run_events": list(_RUN_EVENTS)}
+            ).rowcount
+        removed += gone
+        if gone < _PORTION:
+            return removed

@@ -1,0 +1,118 @@
+"""`doceval status`: how far batches are, how fast, and whether anything has stalled."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from doceval_pipeline.batches.pace import Pace
+from doceval_pipeline.batches.stalling import STALLED, Movement
+from doceval_pipeline.batches.status import BatchProgress, batch_progress
+from doceval_pipeline.cli.batches import as_json_option, databases
+from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
+from doceval_pipeline.reports.numbers import rough_duration
+
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
+@click.command()
+@click.argument("batch", required=False)
+@click.option("--watch", is_flag=True, help="Go on showing it until all of it is done.")
+@as_json_option
+def status(batch: str | None, watch: bool, as_json: bool) -> None:
+    """Show how far all batches are, or BATCH (a number or a name)."""
+    opened = databases()
+    found = batch_progress(opened, batch)
+    if as_json:
+        print_json([progress.as_json() for progress in found])
+    elif not watch:
+        _print_progress(found)
+    else:
+        _watch(lambda: batch_progress(opened, batch))
+
+
+COMMANDS = (status,)
+
+
+def _print_progress(found: list[BatchProgress]) -> None:
+    columns = ("batch", "name", "status", "files", "left out", "cells", "open", "ok", "failed", "time left")
+    print_table(columns, [_progress_row(progress) for progress in found], optional=("left out", "time left"))
+    for progress in found:
+        if progress.batch.failure_reason:
+            text = f"{progress.batch.key}: {progress.batch.failure_reason}"
+            errors.print(printable(text), style="red", markup=False)
+        if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW):
+            text = f"{progress.batch.key}: {progress.judgement.movement}: {progress.judgement.sentence}"
+            errors.print(printable(text), style="yellow", markup=False)
+    if not found:
+        console.print("no batches yet: doceval apply evaluation.yaml")
+
+
+def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
+    batch, files, cells = progress.batch, progress.documents, progress.cells
+    if batch.archived_at is not None:
+        return (batch.key, batch.name, batch.state, None, None, batch.expected_cells, None, None, None, None)
+    return (
+        batch.key,
+        batch.name,
+        batch.state,
+        files.assigned + files.staged,
+        files.skipped + files.rejected,
+        batch.expected_cells,
+        (batch.expected_cells or 0) - cells.done,
+        cells.succeeded,
+        cells.failed,
+        _time_left(progress.pace),
+    )
+
+
+def _time_left(pace: Pace | None) -> str | None:
+    """Between which bounds the rest will be done, as people say it."""
+    if pace is None or pace.left is None:
+        return None
+    low, high = rough_duration(pace.left.low), rough_duration(pace.left.high)
+    return f"about {low}" if low == high else f"{low} to {high}"
+
+
+def _watch(look: Callable[[], list[BatchProgress]]) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[done]}"),
+    )
+    bars = Progress(*columns, console=console)
+    tasks: dict[int, Any] = {}
+    with Live(bars, console=console):
+        while True:
+            found = look()
+            for progress in found:
+                total, done = progress.batch.expected_cells or 0, progress.cells.done
+                if progress.batch.id not in tasks:
+                    tasks[progress.batch.id] = bars.add_task("", total=total or None, done="")
+                bars.update(
+                    tasks[progress.batch.id],
+                    total=total or None,
+                    completed=done,
+                    description=f"{progress.batch.key} {progress.batch.status.value}",
+                    done=_watched(progress),
+                )
+            if all(progress.batch.status in ("COMPLETED", "FAILED", "FAILED_STAGING") for progress in found):
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _watched(progress: BatchProgress) -> str:
+    """Counts, rate, and the time left or why nothing moves, in one line."""
+    cells, pace = progress.cells, progress.pace
+    said = [f"{cells.done:,} of {progress.batch.expected_cells or 0:,} cells, {cells.failed:,} failed"]
+    if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW):
+        return f"{said[0]}; {printable(progress.judgement.movement)}"
+    if pace and pace.recent_rate:
+        said.append(f"{pace.recent_rate:,.0f} an hour")
+    if left := _time_left(pace):
+        said.append(f"{left} left")
+    return ", ".join(said)

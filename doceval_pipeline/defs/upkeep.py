@@ -1,0 +1,58 @@
+"""What keeps an installation in order by itself: the audit, and the removal of what only grows."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import dagster as dg
+
+from doceval_pipeline.batches.audit import Violation, violations
+from doceval_pipeline.batches.retention import forget_old
+from doceval_pipeline.defs.resources import DocEval, one_line_failures
+
+CHECK = "every_invariant_holds"
+
+
+@dg.asset(group_name="upkeep", kinds={"postgres"}, check_specs=[dg.AssetCheckSpec(CHECK, asset="audit")])
+def audit(context: dg.AssetExecutionContext, doc_eval: DocEval) -> Iterator[dg.MaterializeResult[None]]:
+    """Both databases held against what must be true of them, as `doceval check` does. Changes nothing."""
+    with one_line_failures():
+        found = list(violations(doc_eval.open(), False, lambda *_: None))
+    yield dg.MaterializeResult(
+        metadata={"violations": len(found), "what_to_do": _as_table(found)},
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=CHECK,
+                passed=not found,
+                description=f"{len(found)} violations: see what_to_do, or doceval check" if found else "",
+            )
+        ],
+    )
+
+
+@dg.op
+def forget_old_events(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
+    """Remove lines of Dagster's event log and samples of progress that are older than DOCEVAL_KEEP_DAYS."""
+    with one_line_failures():
+        counts = asdict(forget_old(doc_eval.open()))
+    context.add_output_metadata(counts)
+    return counts
+
+
+@dg.job
+def retention() -> None:
+    """Remove what is old and only grows; results, reports and the history of assets stay."""
+    forget_old_events()
+
+
+audit_databases = dg.define_asset_job(
+    "audit_databases",
+    selection=dg.AssetSelection.assets(audit),
+    description="Hold both databases against what must be true of them.",
+)
+
+
+def _as_table(found: list[Violation]) -> dg.TableMetadataValue:
+    columns = [dg.TableColumn(name) for name in ("invariant", "batch", "problem", "mend")]
+    return dg.MetadataValue.table(
+        [dg.TableRecord(asdict(violation)) for violation in found], dg.TableSchema(columns)
+    )

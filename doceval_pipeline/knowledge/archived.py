@@ -1,0 +1,148 @@
+"""What KnowledgeDocuments holds of a batch, on its way into an archive, and out of the tables.
+
+The way back is in `restored`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from doceval_pipeline.knowledge.row_digest import digest_sql
+
+# Rows, and small contents, that are fetched at a time.
+ROWS_AT_A_TIME = 500
+CONTENTS_AT_A_TIME = 16
+# Contents up to this size come whole; larger ones in pieces. In bytes, before encoding.
+SMALL_CONTENT = 1024 * 1024
+# Characters of base64; a multiple of 4, so that each piece can be decoded by itself.
+PIECE = 4 * 1024 * 1024
+
+_CONFIG = text("SELECT row_to_json(c)::text FROM batch_configs c WHERE batch_id = :batch_id")
+_HAS_CONFIG = text("SELECT EXISTS (SELECT 1 FROM batch_configs WHERE batch_id = :batch_id)")
+_ATTEMPTS = text("""
+    SELECT row_to_json(r)::text FROM llm_responses r WHERE batch_id = :batch_id ORDER BY id
+""")
+_ROWS_DIGEST = text(f"""
+    SELECT count(*), {digest_sql("r::text")} FROM llm_responses r WHERE batch_id = :batch_id
+""")
+_DOCUMENT_IDS = text("""
+    SELECT document_id FROM llm_responses WHERE batch_id = :batch_id
+    UNION SELECT unnest(CAST(:stored AS bigint[])) ORDER BY 1
+""")
+# Everything but the content, which stands in an archive as a document.
+DOC_COLUMNS = "id, document_id, sha256, content_type, doc_type, file_size, encoding, created_at"
+_DOCS = text(f"""
+    SELECT row_to_json(d)::text
+    FROM (SELECT {DOC_COLUMNS} FROM docs WHERE id = ANY(:documents)) AS d ORDER BY sha256
+""")
+_CONTENTS = text("""
+    SELECT id, sha256, file_size, CASE WHEN file_size <= :small THEN content END
+    FROM docs WHERE id = ANY(:documents) ORDER BY sha256
+""")
+# Cut from bytes, because a piece of a text is found by counting its characters from the beginning.
+# OFFSET 0 keeps PostgreSQL from converting the whole content anew for each piece.
+_CONTENT_PIECES = text("""
+    SELECT convert_from(substring(whole.content, start, :length), 'UTF8')
+    FROM (SELECT convert_to(content, 'UTF8') AS content FROM docs WHERE id = :document_id OFFSET 0) AS whole,
+         LATERAL generate_series(1, octet_length(whole.content), CAST(:length AS int)) AS start
+""")
+_REMOVE_ROWS = text(f"""
+    WITH gone AS (DELETE FROM llm_responses r WHERE batch_id = :batch_id RETURNING r::text AS written)
+    SELECT count(*), {digest_sql("written")} FROM gone
+""")
+_REMOVE_CONFIG = text("DELETE FROM batch_configs WHERE batch_id = :batch_id")
+# Once they are locked, nobody can queue a row for them, and who has done so before is seen below.
+_LOCK_DOCUMENTS = text("SELECT id FROM docs WHERE id = ANY(:documents) ORDER BY id FOR UPDATE")
+_REMOVE_DOCUMENTS = text("""
+    DELETE FROM docs WHERE id = ANY(:documents)
+       AND NOT EXISTS (SELECT 1 FROM llm_responses r WHERE r.document_id = docs.id)
+""")
+
+
+@dataclass(frozen=True)
+class RowsDigest:
+    """How many rows a batch has, all attempts counted, and a digest over all that stands in them."""
+
+    rows: int
+    digest: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredContent:
+    """A content of `size` bytes; `pieces` is its base64, in pieces that can each be decoded."""
+
+    sha256: str
+    size: int
+    pieces: Iterator[str]
+
+
+def config_row(connection: Connection, batch_id: int) -> str | None:
+    """The row of `batch_configs` as JSON, or None where there is none."""
+    found: str | None = connection.scalar(_CONFIG, {"batch_id": batch_id})
+    return found
+
+
+def has_config(connection: Connection, batch_id: int) -> bool:
+    """Whether a batch's configuration is published; it is removed together with the rows."""
+    return bool(connection.scalar(_HAS_CONFIG, {"batch_id": batch_id}))
+
+
+def attempt_rows(connection: Connection, batch_id: int) -> Iterator[str]:
+    """All rows of a batch in `llm_responses`, as JSON, in the order of their ids."""
+    options = {"yield_per": ROWS_AT_A_TIME}
+    yield from connection.execute(_ATTEMPTS, {"batch_id": batch_id}, execution_options=options).scalars()
+
+
+def rows_digest(connection: Connection, batch_id: int) -> RowsDigest:
+    """Count and digest of a batch's rows; call `write_exactly` on the transaction first."""
+    rows, digest = connection.execute(_ROWS_DIGEST, {"batch_id": batch_id}).one()
+    return RowsDigest(rows, int(digest))
+
+
+def document_ids(connection: Connection, batch_id: int, stored: Sequence[int]) -> list[int]:
+    """The `docs.id` of all rows of a batch, and of the files that are `stored`, once each."""
+    return list(connection.scalars(_DOCUMENT_IDS, {"batch_id": batch_id, "stored": list(stored)}))
+
+
+def doc_rows(connection: Connection, documents: Sequence[int]) -> Iterator[str]:
+    """Some rows of `docs` without their contents, as JSON, in the order of their sha256."""
+    options = {"yield_per": ROWS_AT_A_TIME}
+    yield from connection.execute(_DOCS, {"documents": list(documents)}, execution_options=options).scalars()
+
+
+def contents(connection: Connection, documents: Sequence[int]) -> Iterator[StoredContent]:
+    """The contents of some rows of `docs`, in the order of their sha256, in bounded memory."""
+    parameters = {"documents": list(documents), "small": SMALL_CONTENT}
+    options = {"yield_per": CONTENTS_AT_A_TIME}
+    for number, sha256, size, whole in connection.execute(_CONTENTS, parameters, execution_options=options):
+        pieces = _pieces(connection, number) if whole is None else iter((whole,))
+        yield StoredContent(sha256, size, pieces)
+
+
+def remove_rows(connection: Connection, batch_id: int) -> RowsDigest:
+    """Remove the rows and the configuration of a batch, in the caller's transaction.
+
+    Returns
+    -------
+    RowsDigest
+        Of what was removed, as `rows_digest`: the transaction must be rolled back if it is not the
+        one that was archived.
+    """
+    rows, digest = connection.execute(_REMOVE_ROWS, {"batch_id": batch_id}).one()
+    connection.execute(_REMOVE_CONFIG, {"batch_id": batch_id})
+    return RowsDigest(rows, int(digest))
+
+
+def remove_documents(connection: Connection, documents: Sequence[int]) -> int:
+    """Remove those of some `docs.id` that no row needs, in the caller's transaction; returns how many.
+
+    Waits for whoever is just queueing rows for them.
+    """
+    connection.execute(_LOCK_DOCUMENTS, {"documents": list(documents)})
+    return connection.execute(_REMOVE_DOCUMENTS, {"documents": list(documents)}).rowcount
+
+
+def _pieces(connection: Connection, number: int) -> Iterator[str]:
+    parameters = {"document_id": number, "length": PIECE}
+    yield from connection.execute(_CONTENT_PIECES, parameters, execution_options={"yield_per": 1}).scalars()

@@ -1,0 +1,186 @@
+"""What an archive holds of KnowledgeDocuments, on its way back into the tables.
+
+The rows are read into tables of the transaction first, where they can be compared and fitted in.
+Ids of documents and rows name nothing outside the database; one that is taken by now is replaced.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from doceval_pipeline.errors import ArchiveError
+from doceval_pipeline.knowledge.archived import RowsDigest
+from doceval_pipeline.knowledge.row_digest import digest_sql
+from doceval_pipeline.migrations.rows import insert_rows, reserve_ids
+
+_ATTEMPTS_TABLE = text("""
+    CREATE TEMPORARY TABLE archived_attempts (LIKE llm_responses INCLUDING DEFAULTS) ON COMMIT DROP
+""")
+_DOCS_TABLE = text("""
+    CREATE TEMPORARY TABLE archived_docs (
+        id bigint, sha256 text, content_type text, doc_type text, file_size bigint, created_at timestamptz,
+        here bigint, missing boolean NOT NULL DEFAULT false
+    ) ON COMMIT DROP
+""")
+_ATTEMPTS_DIGEST = text(f"SELECT count(*), {digest_sql('r::text')} FROM archived_attempts r")
+# Locked, so that nobody removes a content that is used again.
+_USE_STORED = text("""
+    UPDATE archived_docs a SET here = stored.id
+    FROM (SELECT id, sha256 FROM docs WHERE sha256 IN (SELECT sha256 FROM archived_docs)
+          ORDER BY id FOR KEY SHARE) AS stored
+    WHERE stored.sha256 = a.sha256
+""")
+_GIVE_IDS = text("""
+    UPDATE archived_docs a
+    SET missing = true,
+        here = CASE WHEN EXISTS (SELECT 1 FROM docs WHERE docs.id = a.id)
+                    THEN nextval(pg_get_serial_sequence('docs', 'id')) ELSE a.id END
+    WHERE here IS NULL
+""")
+_MISSING = text("""
+    SELECT here, sha256, file_size, content_type, doc_type FROM archived_docs WHERE missing ORDER BY sha256
+""")
+_GIVE_TIMES = text("""
+    UPDATE docs SET created_at = a.created_at FROM archived_docs a WHERE a.missing AND docs.id = a.here
+""")
+_MOVED = text("SELECT id, here FROM archived_docs WHERE id <> here")
+_FOLLOW_DOCUMENTS = text("""
+    UPDATE archived_attempts r SET document_id = a.here
+    FROM archived_docs a WHERE a.id = r.document_id AND a.id <> a.here
+""")
+# The ids of rows may differ where they were restored once before; all else may not.
+_SAME_ROWS = text(f"""
+    SELECT (SELECT {digest_sql("(to_jsonb(r) - 'id')::text")} FROM archived_attempts r)
+         = (SELECT {digest_sql("(to_jsonb(r) - 'id')::text")} FROM llm_responses r WHERE batch_id = :batch_id)
+""")
+_REPLACE_TAKEN_IDS = text("""
+    UPDATE archived_attempts r SET id = nextval(pg_get_serial_sequence('llm_responses', 'id'))
+    FROM llm_responses taken WHERE taken.id = r.id
+""")
+_PUT_BACK_ROWS = text("INSERT INTO llm_responses SELECT * FROM archived_attempts ORDER BY id")
+_CONFIG_TABLE = text("""
+    CREATE TEMPORARY TABLE archived_config (LIKE batch_configs INCLUDING DEFAULTS) ON COMMIT DROP
+""")
+_PUT_BACK_CONFIG = text("""
+    INSERT INTO batch_configs SELECT * FROM archived_config ON CONFLICT (batch_id) DO NOTHING
+""")
+# Without it, PostgreSQL takes a large batch that has just come for a few rows, and compares each row of it
+# with every other; where the user may not, it says so and goes on.
+_ANALYZE = (text("ANALYZE docs"), text("ANALYZE llm_responses"))
+_PUBLISHED = text("SELECT sha256 FROM batch_configs WHERE batch_id = :batch_id")
+_ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
+
+
+@dataclass(frozen=True, slots=True)
+class MissingContent:
+    """A content that is to be stored under `id`; `size` in bytes."""
+
+    id: int
+    sha256: str
+    size: int
+    content_type: str
+    doc_type: str
+
+
+def require_free_number(connection: Connection, batch_id: int, sha256: str, attempts: int) -> None:
+    """Refuse a number under which another batch stands, or rows that are not those of the archive.
+
+    Parameters
+    ----------
+    sha256
+        Of the batch's sealed configuration.
+    attempts
+        How many rows the archive holds.
+
+    Raises
+    ------
+    ArchiveError
+    """
+    published = connection.scalar(_PUBLISHED, {"batch_id": batch_id})
+    if published not in (None, sha256):
+        raise ArchiveError(
+            f"KnowledgeDocuments holds another batch {batch_id}, of another doc_eval: restore into an "
+            "installation whose KNOWLEDGE_DOCUMENTS_URL names a database of its own"
+        )
+    rows = connection.execute(_ROWS, {"batch_id": batch_id}).scalar_one()
+    if rows not in (0, attempts):
+        raise _other_rows(batch_id, rows)
+
+
+def reserve_knowledge_ids(connection: Connection, largest_document: int, largest_attempt: int) -> None:
+    """Keep the ids of an archive out of the hands of others; in a transaction of its own."""
+    reserve_ids(connection, "docs", largest_document)
+    reserve_ids(connection, "llm_responses", largest_attempt)
+
+
+def read_attempts(connection: Connection, rows: Iterable[bytes]) -> RowsDigest:
+    """Read archived rows into a table of the transaction; the digest is as that of `rows_digest`."""
+    connection.execute(_ATTEMPTS_TABLE)
+    insert_rows(connection, "archived_attempts", rows)
+    count, digest = connection.execute(_ATTEMPTS_DIGEST).one()
+    return RowsDigest(count, int(digest))
+
+
+def read_docs(connection: Connection, rows: Iterable[bytes]) -> list[MissingContent]:
+    """Read archived rows of `docs`, and find a place for each: the stored content, or an id.
+
+    Returns
+    -------
+    list[MissingContent]
+        Those that are not stored, in the order of their sha256.
+    """
+    connection.execute(_DOCS_TABLE)
+    insert_rows(connection, "archived_docs", rows)
+    connection.execute(_USE_STORED)
+    connection.execute(_GIVE_IDS)
+    return [MissingContent(*row) for row in connection.execute(_MISSING)]
+
+
+def finish_docs(connection: Connection) -> dict[int, int]:
+    """Give contents that were copied their times.
+
+    Returns
+    -------
+    dict[int, int]
+        The `docs.id` of now by the one in the archive, where they differ.
+    """
+    connection.execute(_GIVE_TIMES)
+    return {row[0]: row[1] for row in connection.execute(_MOVED)}
+
+
+def put_back_rows(connection: Connection, batch_id: int) -> None:
+    """Put the rows that were read back into the queue, unless just these are there.
+
+    Raises
+    ------
+    ArchiveError
+        Other rows of this batch are there.
+    """
+    connection.execute(_FOLLOW_DOCUMENTS)
+    there = connection.execute(_ROWS, {"batch_id": batch_id}).scalar_one()
+    if not there:
+        connection.execute(_REPLACE_TAKEN_IDS)
+        connection.execute(_PUT_BACK_ROWS)
+    elif not connection.execute(_SAME_ROWS, {"batch_id": batch_id}).scalar_one():
+        raise _other_rows(batch_id, there)
+
+
+def refresh_statistics(connection: Connection) -> None:
+    """Let PostgreSQL know how many rows have come."""
+    for statement in _ANALYZE:
+        connection.execute(statement)
+
+
+def put_back_config(connection: Connection, row: bytes) -> None:
+    """Publish a batch's configuration again; it must not stand there as another one."""
+    connection.execute(_CONFIG_TABLE)
+    insert_rows(connection, "archived_config", [row])
+    connection.execute(_PUT_BACK_CONFIG)
+
+
+def _other_rows(batch_id: int, rows: int) -> ArchiveError:
+    return ArchiveError(
+        f"KnowledgeDocuments holds {rows} rows of batch {batch_id} that are not those of the archive: "
+        f"doceval archive {batch_id} first, or find out which program wrote them"
+    )

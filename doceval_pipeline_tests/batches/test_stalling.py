@@ -1,0 +1,148 @@
+"""Stalled work is told from slow work, by limits that are learnt."""
+
+from collections.abc import Callable
+
+import pytest
+
+from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.reprocessing import Mode, pause, reprocess
+from doceval_pipeline.batches.stalling import (
+    SECONDS_FLOOR,
+    Judgement,
+    Limits,
+    Movement,
+    judge,
+    judge_one,
+    judge_open,
+)
+from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.doc_eval.progress import usual_gap
+from doceval_pipeline.knowledge.responses import CellCounts, RunningRows
+from doceval_pipeline_tests.conftest import Sample
+
+BatchOf = Callable[..., Sample]
+LIMITS = Limits(untaken=120, running={1: 900})
+
+
+def judged(
+    cells: CellCounts, still_for: float, *running: RunningRows, status: str = "ANALYZING"
+) -> Judgement:
+    return judge(Status(status), cells, still_for, running, LIMITS)
+
+
+def rows(number: int, oldest: float | None = None, connection: int = 1) -> RunningRows:
+    return RunningRows(1, connection, "gpt", number, oldest)
+
+
+@pytest.mark.parametrize(
+    ("cells", "still_for", "running", "movement"),
+    [
+        (CellCounts(waiting=5), 100, [], Movement.MOVING),
+        (CellCounts(waiting=5), 130, [], Movement.UNTAKEN),
+        (CellCounts(waiting=5, running=2), 130, [rows(2)], Movement.SLOW),
+        (CellCounts(waiting=5, running=2), 130, [rows(2, oldest=899)], Movement.SLOW),
+        (CellCounts(waiting=5, running=2), 10, [rows(2, oldest=901)], Movement.STUCK),
+        (CellCounts(running=2), 901, [rows(2)], Movement.STUCK),
+        (CellCounts(running=2), 599, [rows(2, connection=9)], Movement.SLOW),
+        (CellCounts(running=2), 601, [rows(2, connection=9)], Movement.STUCK),
+        (CellCounts(unknown=1, succeeded=3), 5, [], Movement.UNREADABLE),
+        (CellCounts(running=1, unknown=1), 5, [rows(1)], Movement.MOVING),
+        (CellCounts(succeeded=4), 5, [], Movement.AT_REST),
+    ],
+)
+def test_an_absent_a_lost_and_a_slow_processor_are_told_apart(
+    cells: CellCounts, still_for: float, running: list[RunningRows], movement: Movement
+) -> None:
+    assert judged(cells, still_for, *running).movement is movement
+
+
+@pytest.mark.parametrize("status", ["SAVED", "STAGING", "COMPLETED", "FAILED"])
+def test_a_batch_that_waits_for_nobody_rests(status: str) -> None:
+    assert judged(CellCounts(waiting=5), 1e6, status=status).movement is Movement.AT_REST
+
+
+def test_a_paused_batch_does_not_wait_for_a_processor_but_its_running_rows_do() -> None:
+    assert judged(CellCounts(waiting=1, paused=5), 1e6, status="PAUSED").movement is Movement.AT_REST
+    stuck = judged(CellCounts(running=1, paused=5), 1e6, rows(1), status="PAUSED")
+    assert stuck.movement is Movement.STUCK
+
+
+def test_the_sentence_names_the_connection_the_times_and_the_mend() -> None:
+    sentence = judged(CellCounts(running=3), 2_700, rows(3)).sentence
+    assert sentence == (
+        "3 rows of gpt, which never needed more than 15 min 00 s, taken 45 min 00 s ago or longer and not "
+        "finished: see whether the processor that took them still lives"
+    )
+    assert "none was taken for 10 min 00 s: see whether a processor runs" in (
+        judged(CellCounts(waiting=1), 600).sentence
+    )
+
+
+def age(batch: Sample, seconds: int) -> None:
+    batch.doc_eval(
+        "UPDATE batch_progress SET observed_at = observed_at - make_interval(secs => :s)", s=seconds
+    )
+
+
+def test_rows_that_nobody_takes_are_found_and_one_that_is_taken_ends_it(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2)
+    batch.stage()
+    look(batch.databases)
+    age(batch, 200)
+    assert judge_open(batch.databases)[batch.id].movement is Movement.UNTAKEN
+    assert judge_one(batch.databases, batch.id).movement is Movement.UNTAKEN
+    batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
+    assert judge_one(batch.databases, batch.id).movement is Movement.MOVING
+    look(batch.databases)
+    assert judge_open(batch.databases)[batch.id].movement is Movement.MOVING
+
+
+def test_how_long_a_row_may_run_is_learnt_from_what_the_connection_needed(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2, connections=1, prompts=1)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'S', time_taken_seconds = 1800")
+    look(batch.databases)
+    assert batch.status() == "COMPLETED"
+    reprocess(batch.databases, batch.id, Mode.all, lambda *_: None)
+    batch.knowledge(
+        "UPDATE llm_responses SET status = 'P', started_processing_at = now() - interval '25 minutes' "
+        "WHERE attempt = 2"
+    )
+    look(batch.databases)
+    assert judge_one(batch.databases, batch.id).movement is Movement.MOVING
+    batch.knowledge("UPDATE llm_responses SET started_processing_at = now() - interval '31 minutes'")
+    assert judge_one(batch.databases, batch.id).movement is Movement.STUCK
+
+
+def test_a_processor_that_comes_every_quarter_of_an_hour_is_no_alarm(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=30, connections=1, prompts=1)
+    batch.stage()
+    with batch.databases.doc_eval.connect() as connection:
+        assert usual_gap(connection, 30) is None
+    for waiting in range(30, 5, -1):
+        batch.doc_eval(
+            "INSERT INTO batch_progress "
+            "VALUES (:id, now() - make_interval(secs => 900 * :n), :n, 0, 0, :d, 0, 0)",
+            n=waiting,
+            d=30 - waiting,
+        )
+    with batch.databases.doc_eval.connect() as connection:
+        assert usual_gap(connection, 30) == pytest.approx(900, abs=1)
+    batch.knowledge(
+        "UPDATE llm_responses SET status = 'S' WHERE id IN (SELECT id FROM llm_responses LIMIT 25)"
+    )
+    batch.doc_eval("UPDATE batch_progress SET observed_at = observed_at + interval '62 minutes'")
+    assert judge_open(batch.databases)[batch.id].movement is Movement.MOVING
+    age(batch, 600)
+    assert judge_open(batch.databases)[batch.id].movement is Movement.UNTAKEN
+
+
+def test_nothing_is_called_stalled_before_the_floor(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    look(batch.databases)
+    age(batch, int(SECONDS_FLOOR) - 20)
+    assert judge_open(batch.databases)[batch.id].movement is Movement.MOVING
+    pause(batch.databases, batch.id)
+    age(batch, 10_000)
+    assert judge_one(batch.databases, batch.id).movement is Movement.AT_REST

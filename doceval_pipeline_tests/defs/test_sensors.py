@@ -1,0 +1,175 @@
+"""Sensors and schedules: what a tick asks for, given what the databases hold."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from doceval_pipeline.batches import staging
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.defs import sensors
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.schedules import schedules
+from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.conftest import Sample, evaluation_of
+from doceval_pipeline_tests.defs.running import QUIET, definitions, run, tick
+
+BatchOf = Callable[..., Sample]
+
+
+def test_new_batches_registers_partitions_and_starts_what_was_asked_for(
+    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    located = evaluation_of([{"name": "a", "folders": [str(tmp_path)]}])
+    number = apply_evaluation(databases.doc_eval, located, stage=True).numbers["a"]
+    first, second = tick(sensors.new_batches, instance), tick(sensors.new_batches, instance)
+    assert first.dynamic_partitions_requests[0].partition_keys == [f"batch-{number:06d}"]
+    # The same request has the same run key, so that it starts one run only.
+    assert [r.run_key for r in first.run_requests] == [r.run_key for r in second.run_requests]
+    assert [r.partition_key for r in first.run_requests] == [f"batch-{number:06d}"]
+
+
+def test_response_status_observes_what_changed_and_asks_for_one_report(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1, connections=1, prompts=2)
+    batch.stage()
+    first = tick(sensors.response_status, instance)
+    assert [type(event).__name__ for event in first.asset_events] == ["AssetObservation"]
+    assert not tick(sensors.response_status, instance, first.cursor).asset_events
+    batch.knowledge("UPDATE llm_responses SET status = 'S'")
+    done = tick(sensors.response_status, instance, first.cursor)
+    assert [type(event).__name__ for event in done.asset_events] == ["AssetMaterialization"]
+    again = tick(sensors.response_status, instance, done.cursor)
+    # Asked for until the report stands, always under the same key.
+    assert [r.run_key for r in again.run_requests] == [r.run_key for r in done.run_requests]
+    assert run(instance, "report_batch", batch.key).success
+    assert not tick(sensors.response_status, instance, again.cursor).run_requests
+
+
+def test_staging_failure_finds_a_staging_that_nobody_works_on(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    batch.doc_eval("UPDATE batches SET status = 'STAGING', status_changed_at = now() WHERE id = :id")
+    tick(sensors.staging_failure, instance)
+    assert batch.status() == "STAGING", "it may be between two steps"
+    batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '61 s' WHERE id = :id")
+    assert batch.key in str(tick(sensors.staging_failure, instance).skip_message)
+    assert batch.status() == "FAILED_STAGING"
+    assert "materialize again" in batch.doc_eval("SELECT failure_reason FROM batches WHERE id = :id")[0][0]
+
+
+def test_staging_failure_leaves_a_staging_alone_that_somebody_works_on(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    staging.seal_batch(batch.databases, batch.id)
+    staging.assign_documents(batch.databases, batch.id)
+    batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 day' WHERE id = :id")
+
+    def look_meanwhile(done: int, *_: int) -> None:
+        if not done:
+            tick(sensors.staging_failure, instance)
+            assert batch.status() == "STAGING"
+
+    staging.store_documents(batch.databases, batch.id, look_meanwhile)
+
+
+def test_a_batch_with_a_time_is_staged_once_that_is_past(
+    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    located = evaluation_of([{"name": "a", "folders": [str(tmp_path)], "stage_after": "2999-01-01T00:00Z"}])
+    number = apply_evaluation(databases.doc_eval, located).numbers["a"]
+    assert not tick(sensors.new_batches, instance).run_requests
+    located = evaluation_of([{"name": "a", "folders": [str(tmp_path)], "stage_after": "2026-01-01T00:00Z"}])
+    apply_evaluation(databases.doc_eval, located)
+    (request,) = tick(sensors.new_batches, instance).run_requests
+    assert (request.partition_key, request.run_key) == (
+        f"batch-{number:06d}",
+        f"stage-batch-{number:06d}-20260101T000000000000",
+    )
+
+
+def test_the_observation_tells_rate_and_time_left_and_the_completion_the_rate(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=10, connections=2, prompts=2)
+    batch.stage()
+    first = tick(sensors.response_status, instance)
+    batch.doc_eval("UPDATE batch_progress SET observed_at = observed_at - interval '10 minutes'")
+    batch.knowledge(
+        "UPDATE llm_responses SET status = 'S' WHERE id IN (SELECT id FROM llm_responses LIMIT 20)"
+    )
+    second = tick(sensors.response_status, instance, first.cursor)
+    metadata = {name: value.value for name, value in second.asset_events[0].metadata.items()}
+    assert metadata["cells_done"] == 20
+    assert metadata["cells_per_hour"] == pytest.approx(120, rel=0.01)
+    assert metadata["seconds_left_expected"] == pytest.approx(600, rel=0.01)
+    assert metadata["seconds_left_low"] < 600 < metadata["seconds_left_high"]
+    batch.knowledge("UPDATE llm_responses SET status = 'S'")
+    done = tick(sensors.response_status, instance, second.cursor)
+    (event,) = done.asset_events
+    assert isinstance(event, dg.AssetMaterialization)
+    assert event.metadata["cells_per_hour"].value == pytest.approx(240, rel=0.01)
+
+
+def test_a_stalled_batch_is_recorded_as_a_failed_check_once_and_as_passed_when_it_is_over(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=2)
+    batch.stage()
+    tick(sensors.response_status, instance)
+    moving = tick(sensors.stalled_work, instance)
+    assert [(e.partition, e.passed) for e in moving.asset_events] == [(batch.key, True)]
+    batch.doc_eval("UPDATE batch_progress SET observed_at = observed_at - interval '10 minutes'")
+    stalled = tick(sensors.stalled_work, instance, moving.cursor)
+    (event,) = stalled.asset_events
+    assert (event.check_name, event.passed) == ("responses_keep_coming", False)
+    assert "see whether a processor runs" in event.description
+    assert not tick(sensors.stalled_work, instance, stalled.cursor).asset_events
+    batch.knowledge("UPDATE llm_responses SET status = 'S'")
+    tick(sensors.response_status, instance)
+    over = tick(sensors.stalled_work, instance, stalled.cursor)
+    assert [(e.partition, e.passed) for e in over.asset_events] == [(batch.key, True)]
+    assert not tick(sensors.stalled_work, instance, over.cursor).asset_events
+
+
+def test_the_check_can_be_asked_for_a_single_batch(batch_of: BatchOf, instance: dg.DagsterInstance) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    instance.add_dynamic_partitions("batches", [batch.key])
+    check = dg.AssetCheckKey(dg.AssetKey("llm_responses"), "responses_keep_coming")
+    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_check_selection={check})
+    done = job.execute_in_process(instance=instance, partition_key=batch.key, run_config=QUIET)
+    (found,) = done.get_asset_check_evaluations()
+    assert (found.passed, found.description, found.partition) == (True, "moving", batch.key)
+
+
+def stage_saved(instance: dg.DagsterInstance) -> list[str]:
+    """The partitions that the schedule `stage_saved_batches` asks for."""
+    (schedule,) = (s for s in schedules(Settings(Path("/"))) if s.name == "stage_saved_batches")
+    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime(2026, 1, 1))
+    return sorted(str(request.partition_key) for request in schedule(context, doc_eval=DocEval()))
+
+
+def test_the_schedule_asks_for_every_saved_batch_but_those_of_later(
+    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    later = {"name": "later", "folders": [str(tmp_path)], "stage_after": "2999-01-01T00:00Z"}
+    located = evaluation_of([*({"name": name, "folders": [str(tmp_path)]} for name in "ab"), later])
+    numbers = apply_evaluation(databases.doc_eval, located).numbers
+    assert stage_saved(instance) == sorted(f"batch-{numbers[name]:06d}" for name in "ab")
+
+
+def test_the_times_of_the_schedules_are_settings_and_a_wrong_one_is_named() -> None:
+    found = {s.name: s.cron_schedule for s in schedules(Settings(Path("/"), stage_cron="5 4 * * 1"))}
+    assert found["stage_saved_batches"] == "5 4 * * 1"
+    for field, variable in (("stage_cron", "DOCEVAL_STAGE_CRON"), ("audit_cron", "DOCEVAL_AUDIT_CRON")):
+        with pytest.raises(ConfigurationError, match=f"{variable} is 'at noon', which is no cron"):
+            schedules(Settings(Path("/"), **{field: "at noon"}))

@@ -1,0 +1,80 @@
+"""Rows of an earlier revision fit into the tables of today."""
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.migrations import rows
+from doceval_pipeline.migrations.rows import insert_rows, reserve_ids
+
+NEXT = text("INSERT INTO prompts (name, prompt_text) VALUES (:name, 'x') RETURNING id")
+
+
+def prompt(number: int, **more: Any) -> bytes:
+    return json.dumps({"id": number, "name": f"p{number}", "prompt_text": "why?", **more}).encode()
+
+
+def test_a_column_that_a_row_does_not_have_gets_its_default(databases: Databases) -> None:
+    with databases.doc_eval.begin() as connection:
+        insert_rows(connection, "prompts", [prompt(1), prompt(2)])
+        found = connection.execute(text("SELECT id, name, created_at = now() FROM prompts ORDER BY id")).all()
+        assert found == [(1, "p1", True), (2, "p2", True)]
+        connection.rollback()
+
+
+def test_what_a_table_has_no_column_for_is_left_out(databases: Databases) -> None:
+    with databases.doc_eval.begin() as connection:
+        insert_rows(connection, "prompts", [prompt(1, **{'"; DROP TABLE prompts; --': 1, "other": None})])
+        assert connection.scalar(text("SELECT count(*) FROM prompts")) == 1
+        connection.rollback()
+
+
+def test_no_rows_are_no_statement(databases: Databases) -> None:
+    with databases.doc_eval.begin() as connection:
+        insert_rows(connection, "no such table", [])
+
+
+@pytest.mark.parametrize("size", [1, 100, 10**6])
+def test_rows_go_in_chunks_of_a_size_and_a_larger_one_alone(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(rows, "CHUNK_BYTES", size)
+    with databases.doc_eval.begin() as connection:
+        insert_rows(connection, "prompts", [prompt(number) for number in range(1, 8)])
+        assert connection.scalar(text("SELECT count(*) FROM prompts")) == 7
+        connection.rollback()
+
+
+def test_ids_are_reserved_once_and_never_given_back(databases: Databases) -> None:
+    with databases.doc_eval.begin() as connection:
+        first = connection.execute(NEXT, {"name": "a"}).scalar_one()
+    with databases.doc_eval.begin() as connection:
+        reserve_ids(connection, "prompts", first + 100)
+        reserve_ids(connection, "prompts", first + 50)
+    with databases.doc_eval.begin() as connection:
+        assert connection.execute(NEXT, {"name": "b"}).scalar_one() == first + 101
+
+
+def test_somebody_who_just_takes_a_number_is_waited_for(databases: Databases) -> None:
+    with databases.doc_eval.connect() as other:
+        transaction = other.begin()
+        taken = other.execute(NEXT, {"name": "other"}).scalar_one()
+        reserved = threading.Event()
+
+        def reserve() -> None:
+            with databases.doc_eval.begin() as connection:
+                reserve_ids(connection, "prompts", taken + 5)
+                reserved.set()
+
+        thread = threading.Thread(target=reserve)
+        thread.start()
+        assert not reserved.wait(0.3)
+        assert other.execute(NEXT, {"name": "another"}).scalar_one() == taken + 1
+        transaction.commit()
+        thread.join()
+    with databases.doc_eval.begin() as connection:
+        assert connection.execute(NEXT, {"name": "later"}).scalar_one() == taken + 6
