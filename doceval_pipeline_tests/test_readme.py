@@ -1,5 +1,7 @@
 """The documentation held against the code: its commands run, its tables name what there is."""
 
+import base64
+import hashlib
 import json
 import re
 import shlex
@@ -7,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
@@ -16,8 +19,10 @@ from sqlalchemy import text
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli import cli
+from doceval_pipeline.migrations.roles import ROLES
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.cli.running import doceval, read_json
+from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text()
@@ -84,27 +89,69 @@ def test_the_reader_of_archives_in_the_documentation_reads_one(databases: Databa
     )
 
 
-def test_the_statements_of_the_contract_claim_and_answer(databases: Databases, tmp_path: Path) -> None:
-    (tmp_path / "evaluation.yaml").write_text(blocks(README, "yaml")[0])
+def contracts_staged(tmp_path: Path, batch: str = "contracts-q4") -> None:
+    (tmp_path / "evaluation.yaml").write_text(blocks(README, "yaml")[0].replace("contracts-q4", batch))
     shutil.copytree(CONTRACTS, tmp_path / "contracts")
-    doceval("apply", str(tmp_path / "evaluation.yaml"))
-    doceval("stage", "contracts-q4")
+    assert doceval("apply", str(tmp_path / "evaluation.yaml")).returncode == 0
+    assert doceval("stage", batch).returncode == 0
+
+
+def run(databases: Databases, statement: str, **parameters: Any) -> Any:
+    """One statement of the documentation, in a transaction of its own; gives its row, if it has one."""
+    with databases.knowledge.begin() as connection:
+        result = connection.execute(text(statement), parameters)
+        return result.one() if result.returns_rows else result.rowcount
+
+
+def test_the_statements_of_the_readme_claim_and_answer(databases: Databases, tmp_path: Path) -> None:
+    contracts_staged(tmp_path)
     (statements,) = blocks(README, "sql")
     claim, answer = (part for part in statements.split(";") if part.strip())
-    with databases.knowledge.begin() as connection:
-        assert len(connection.exec_driver_sql(claim).all()) == 1
-        assert connection.exec_driver_sql(answer).rowcount == 1
-        assert (
-            connection.execute(text("SELECT count(*) FROM llm_responses WHERE overall_score = 87.5")).scalar()
-            == 1
-        )
-        (several,) = blocks(PROCESSORS, "sql")
-        claimed = connection.exec_driver_sql(several.replace("$1", "'t'").replace("$2", "10"))
-        assert len(claimed.all()) == 1, "all that was left"
-        prompt = re.search(r"`(SELECT p ->> 'text'.*?)`", PROCESSORS, re.DOTALL)
-        assert prompt is not None
-        asked = prompt[1].replace("batch_id = …", "true").replace("p ->> 'id' = …", "true")
-        assert "Score the clarity" in str(connection.exec_driver_sql(asked).scalar())
+    claimed = run(databases, claim)
+    assert "Score the clarity" in claimed.prompt_text
+    assert run(databases, answer, token=claimed.token).changed
+
+
+def test_every_statement_of_the_contract_does_what_it_says(databases: Databases, tmp_path: Path) -> None:
+    contracts_staged(tmp_path)
+    claim, read, heartbeat, complete, fail, give_back, plain, prompt, answer = blocks(PROCESSORS, "sql")
+    first = run(databases, claim)
+    assert set(first._fields) == set(re.findall(r"`(\w+)`", claimed_columns()))
+    content = run(databases, read, document_id=first.document_id).content
+    assert hashlib.sha256(base64.b64decode(content, validate=True)).hexdigest() == (
+        run(databases, read, document_id=first.document_id).sha256
+    )
+    assert run(databases, heartbeat, token=first.token).changed
+    assert run(databases, give_back, token=first.token).changed
+    second = run(databases, claim)
+    assert run(databases, complete, token=second.token).changed
+    third = run(databases, claim)
+    assert run(databases, fail, token=third.token).changed
+    assert not run(databases, complete, token=third.token).changed
+    assert run(databases, "SELECT count(*) FROM llm_responses WHERE status IN ('S', 'F')").count == 2
+    run(databases, "TRUNCATE llm_responses")
+    doceval("stage", "contracts-q4")
+    plainly = run(databases, plain, task="mine")
+    asked = run(databases, prompt, batch_id=plainly.batch_id, prompt_id=plainly.prompt_id)
+    assert "Score the clarity" in asked[0]
+    assert run(databases, answer, task="mine") == 1
+
+
+def claimed_columns() -> str:
+    """The first column of the table of what a claim gives."""
+    table = PROCESSORS.split("| column | meaning |")[1].split("`api_key_env` is")[0]
+    return " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+
+
+def test_the_roles_and_columns_of_the_contract_are_those_of_the_database(databases: Databases) -> None:
+    assert set(re.findall(r"^\| `(doceval_\w+)` \|", PROCESSORS, re.MULTILINE)) == set(ROLES)
+    grants = (PROJECT / "doceval_pipeline" / "migrations" / "knowledge" / "roles.sql").read_text()
+    granted = re.search(r"GRANT UPDATE \(([^)]+)\)\s+ON llm_responses TO doceval_plain_worker", grants)
+    assert granted is not None
+    table = PROCESSORS.split("| column | meaning |")[2].split("Status words")[0]
+    named = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    columns = {column.strip(' \n"') for column in granted[1].split(",")}
+    assert set(re.findall(r"`(\w+)`", named)) == columns == {name.strip('"') for name in RESULT_COLUMNS}
 
 
 def test_every_command_and_make_target_that_is_named_exists() -> None:

@@ -19,10 +19,23 @@ STATUS_STYLES = {
     "FAILED": "bold red",
     "FAILED_STAGING": "bold red",
     "PAUSED": "yellow",
+    "passed": "green",
+    "failed": "bold red",
+    "absent": "dim",
 }
 
 WIDTH_ELSEWHERE = 160
-FOLDING_COLUMNS = ("name", "status", "file", "content type", "must hold", "but", "what to do")
+FOLDING_COLUMNS = (
+    "name",
+    "status",
+    "file",
+    "content type",
+    "must hold",
+    "but",
+    "what to do",
+    "what was tried",
+    "what was seen",
+)
 
 
 def printable(value: str) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 
 from doceval_pipeline.batches.completion import look
+from doceval_pipeline.knowledge.queue import hold
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim, claim_and_die
 
@@ -184,9 +185,9 @@ def test_a_heartbeat_keeps_the_row(batch_of: BatchOf) -> None:
 def test_the_next_claim_returns_a_row_whose_lease_is_over_although_others_wait(batch_of: BatchOf) -> None:
     batch = staged(batch_of, documents=30)
     knowledge = batch.databases.knowledge
-    (lost,) = claim(knowledge, lease="1 second")
-    # Of all sessions of the pool, each of which remembers when it looked last.
+    # In all sessions of the pool, each of which remembers when it looked last.
     claim(knowledge), claim(knowledge)
+    (lost,) = claim(knowledge, lease="1 second")
     time.sleep(1.01)
     (found,) = claim(knowledge)
     assert (found.id, found.delivery) == (lost.id, 2)
@@ -303,3 +304,25 @@ def test_a_row_that_somebody_holds_is_skipped_and_not_waited_for(batch_of: Batch
         assert len(claim(knowledge, 2)) == 1
         plain.rollback()
     assert len(claim(knowledge, 2)) == 1
+
+
+def test_a_claim_does_not_wait_for_somebody_who_pauses_the_batch(batch_of: BatchOf) -> None:
+    batch = staged(batch_of, documents=3)
+    knowledge = batch.databases.knowledge
+    claim_and_die(knowledge)
+    with knowledge.connect() as pausing:
+        hold(pausing, batch.id)
+        with knowledge.begin() as other:
+            other.execute(text("SET LOCAL statement_timeout = '5 s'"))
+            assert other.execute(text("SELECT * FROM claim_responses(3)")).all() == []
+        pausing.commit()
+    look(batch.databases)
+    assert batch.knowledge(WORDS) == [("PAUSED", 3)]
+
+
+def test_rows_of_a_batch_without_a_configuration_come_back_too(batch_of: BatchOf) -> None:
+    batch = staged(batch_of)
+    batch.knowledge("DELETE FROM batch_configs")
+    (row,) = claim_and_die(batch.databases.knowledge)
+    assert row.prompt_text is None
+    assert [again.delivery for again in claim(batch.databases.knowledge)] == [2]

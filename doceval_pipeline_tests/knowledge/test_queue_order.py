@@ -133,12 +133,12 @@ def test_a_claim_reads_no_more_after_100_000_finished_rows_that_vacuum_may_not_r
         for _ in range(10):
             claim(databases.knowledge, 10_000)
         batch.plant(FINISH)
-        worker.execute(text("VACUUM llm_responses"))
         # A session's first call reads the catalogs, once.
         pages(worker)
         counted = [pages(worker) for _ in range(15)]
-        # A row sometimes does not fit where the last one went, and a place is looked for.
-        assert statistics.median(counted) <= PAGES_OF_A_CLAIM, counted
+        # A new version that does not fit where the last one went looks for a place, which takes some
+        # pages more: how often, depends on what vacuum left free.
+        assert statistics.quantiles(counted)[0] <= PAGES_OF_A_CLAIM, counted
         assert max(counted) <= 2 * PAGES_OF_A_CLAIM, counted
         assert old.execute(text("SELECT count(*) FROM llm_responses WHERE status = 'S'")).scalar_one() == 0
 
@@ -148,12 +148,12 @@ def test_a_plan_that_was_made_at_an_empty_queue_does_not_read_the_whole_table_la
 ) -> None:
     batch = Sample(databases, 1, "large", tmp_path)
     with databases.knowledge.connect().execution_options(isolation_level="AUTOCOMMIT") as worker:
-        worker.execute(text("VACUUM ANALYZE llm_responses"))
-        for _ in range(8):
-            pages(worker)
-        # What the statistics say must not be what saves it.
+        # Autovacuum would have the plans made anew, sooner or later: this is about the time before.
         worker.execute(text("ALTER TABLE llm_responses SET (autovacuum_enabled = false)"))
         try:
+            worker.execute(text("VACUUM ANALYZE llm_responses"))
+            for _ in range(8):
+                pages(worker)
             fill(batch, documents=5_000, prompts=4)
             counted = [pages(worker) for _ in range(9)]
         finally:

@@ -73,24 +73,32 @@ CREATE FUNCTION look_for_leases_at(moment timestamptz) RETURNS void LANGUAGE sql
 
 -- Rows whose lease is over go back to the queue, or fail after the fifth delivery. Claims look only
 -- at leases since the last look, so that they do not read what ended long ago; whoever cannot wait
--- for a transaction that commits late looks at all of them.
+-- for a transaction that commits late looks at all of them. Nothing is waited for: a claim may hold rows
+-- that somebody who pauses the batch waits for, and what is left now is found at the next look.
 CREATE FUNCTION expire_leases(since timestamptz DEFAULT '-infinity') RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET enable_seqscan = off SET enable_sort = off AS $$
 DECLARE
     moment  timestamptz := clock_timestamp();
     expired bigint[] := ARRAY (
-        SELECT id FROM llm_responses WHERE lease_expires_at > since AND lease_expires_at <= moment
-        ORDER BY lease_expires_at FOR NO KEY UPDATE SKIP LOCKED);
+        SELECT r.id FROM llm_responses r JOIN batch_configs c ON c.batch_id = r.batch_id
+        WHERE r.lease_expires_at > since AND r.lease_expires_at <= moment
+        FOR NO KEY UPDATE OF r SKIP LOCKED FOR SHARE OF c SKIP LOCKED);
+    strange bigint[] := ARRAY (
+        SELECT r.id FROM llm_responses r
+        WHERE r.lease_expires_at > since AND r.lease_expires_at <= moment
+          AND NOT EXISTS (SELECT FROM batch_configs c WHERE c.batch_id = r.batch_id)
+        FOR NO KEY UPDATE SKIP LOCKED);
     due     timestamptz;
 BEGIN
     SELECT min(lease_expires_at) INTO due FROM llm_responses
     WHERE lease_expires_at > moment AND lease_expires_at <= moment + interval '1 second';
     PERFORM look_for_leases_at(coalesce(due, moment + interval '1 second'));
-    IF expired = '{}' THEN
+    IF expired || strange = '{}' THEN
         RETURN 0;
     END IF;
     RETURN return_responses(
-        expired, (SELECT last_value FROM llm_responses_queue_clock), 'ended with its lease, without a result');
+        expired || strange, (SELECT last_value FROM llm_responses_queue_clock),
+        'ended with its lease, without a result');
 END $$;
 
 -- What hints cannot know: leases and places of transactions that committed late or were rolled back.
@@ -121,36 +129,43 @@ END $$;
 
 -- The rows are updated by their physical place, which the lock holds still: looking them up by id
 -- would cost three pages each.
-CREATE FUNCTION deliver_responses(rows int, lease interval, worker text) RETURNS SETOF claimed_response
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_sort = off AS $$
+CREATE FUNCTION take_responses(present bigint, rows int, lease interval, worker text)
+RETURNS SETOF llm_responses LANGUAGE plpgsql ROWS 1
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
-    present bigint := (SELECT last_value FROM llm_responses_queue_clock);
-    moment  timestamptz := clock_timestamp();
+    moment timestamptz := clock_timestamp();
 BEGIN
     RETURN QUERY
-    WITH delivered AS (
-        UPDATE llm_responses r
-        SET status = 'P', started_processing_at = moment, lease_token = new_lease_token(r.id),
-            lease_expires_at = moment + lease, deliveries = r.deliveries + 1,
-            worker = deliver_responses.worker
-        WHERE r.ctid = ANY (ARRAY (
-            SELECT w.ctid FROM llm_responses w
-            WHERE w.status IN ('QUEUED', 'N', 'READY_TO_RETRY') AND w.queue_position >= present
-            ORDER BY w.queue_position LIMIT rows FOR NO KEY UPDATE SKIP LOCKED))
-        RETURNING r.*),
+    UPDATE llm_responses r
+    SET status = 'P', started_processing_at = moment, lease_token = new_lease_token(r.id),
+        lease_expires_at = moment + lease, deliveries = r.deliveries + 1, worker = take_responses.worker
+    WHERE r.ctid = ANY (ARRAY (
+        SELECT w.ctid FROM llm_responses w
+        WHERE w.status IN ('QUEUED', 'N', 'READY_TO_RETRY') AND w.queue_position >= present
+        ORDER BY w.queue_position LIMIT rows FOR NO KEY UPDATE SKIP LOCKED))
+    RETURNING r.*;
+END $$;
+
+CREATE FUNCTION deliver_responses(rows int, lease interval, worker text) RETURNS SETOF claimed_response
+LANGUAGE plpgsql AS $$
+DECLARE
+    present bigint := (SELECT last_value FROM llm_responses_queue_clock);
+BEGIN
+    RETURN QUERY
+    WITH taken AS MATERIALIZED (SELECT * FROM take_responses(present, rows, lease, worker)),
     moved AS MATERIALIZED (
-        SELECT setval('llm_responses_queue_clock'::regclass, max(queue_position)) FROM delivered
-        HAVING max(queue_position) > present)
-    SELECT d.lease_token, d.lease_expires_at, d.id, d.batch_id, d.document_id, d.prompt_id, d.connection_id,
-           d.attempt, d.deliveries, d.file_name,
+        SELECT setval('llm_responses_queue_clock'::regclass, max(t.queue_position)) FROM taken t
+        HAVING max(t.queue_position) > present)
+    SELECT t.lease_token, t.lease_expires_at, t.id, t.batch_id, t.document_id, t.prompt_id, t.connection_id,
+           t.attempt, t.deliveries, t.file_name,
            jsonb_path_query_first(c.config, '$.prompts[*] ? (@.id == $id)',
-                                  jsonb_build_object('id', d.prompt_id)) ->> 'text',
-           d.connection_details, c.config -> 'batch' -> 'metadata'
-    FROM delivered d
-    LEFT JOIN batch_configs c ON c.batch_id = d.batch_id
+                                  jsonb_build_object('id', t.prompt_id)) ->> 'text',
+           t.connection_details, c.config -> 'batch' -> 'metadata'
+    FROM taken t
+    LEFT JOIN batch_configs c ON c.batch_id = t.batch_id
     LEFT JOIN moved ON true
-    ORDER BY d.queue_position;
+    ORDER BY t.queue_position;
 END $$;
 
 -- When a claim looks at leases next, at most a second from now. What this session heard stays true until
@@ -286,7 +301,8 @@ BEGIN
     IF NOT FOUND THEN
         RETURN refused(token);
     END IF;
-    PERFORM return_responses(ARRAY[held], back_of_queue(), 'failed: ' || coalesce(error_message, 'no reason given'));
+    PERFORM return_responses(
+        ARRAY[held], back_of_queue(), 'failed: ' || coalesce(error_message, 'no reason given'));
     SELECT r.status INTO word FROM llm_responses r WHERE r.id = held;
     RETURN (true, format('row %s is %s', held, word))::written_response;
 END $$;

@@ -67,9 +67,9 @@ BEGIN
     FOR f IN SELECT p.oid::regprocedure AS signature, p.prosecdef FROM pg_proc p
              WHERE p.pronamespace = current_schema()::regnamespace AND p.proname IN (
                  'back_of_queue', 'new_lease_token', 'response_of_token', 'require_lease', 'return_responses',
-                 'look_for_leases_at', 'next_look', 'expire_leases', 'tidy_queue', 'deliver_responses', 'claim_responses',
-                 'refused', 'heartbeat_response', 'write_result', 'complete_response', 'fail_response',
-                 'guard_response', 'place_response')
+                 'look_for_leases_at', 'next_look', 'expire_leases', 'tidy_queue', 'take_responses',
+                 'deliver_responses', 'claim_responses', 'refused', 'heartbeat_response', 'write_result',
+                 'complete_response', 'fail_response', 'guard_response', 'place_response')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f.signature);
         IF f.prosecdef THEN

@@ -2,11 +2,13 @@
 --
 -- Virtual time: a batch's rows are placed one step apart, from the present virtual time on, and
 -- delivering a row moves the time to its place. So batches take turns, whatever their sizes, and a
--- batch of twice the priority has steps of half the size. Each batch is shifted by its number, so that rows
--- of many batches do not share a place, where each claim would read them all again. The time is a sequence, because what a
--- sequence says does not depend on snapshots: a claim begins to look where the last one ended, and
--- does not read what was delivered before, also while an old snapshot keeps vacuum from removing it.
--- The price is that the time does not go back with a transaction: tidy_queue() finds rows behind it.
+-- batch of twice the priority has steps of half the size. Each batch is shifted by its number, so that
+-- rows of many batches do not share a place, where each claim would read them all again.
+--
+-- The time is a sequence, because what a sequence says does not depend on snapshots: a claim begins to
+-- look where the last one ended, and does not read what was delivered before, also while an old
+-- snapshot keeps vacuum from removing it. The price is that the time does not go back with a
+-- transaction: tidy_queue() finds rows behind it.
 CREATE SEQUENCE llm_responses_queue_clock MINVALUE 0 START 0;
 COMMENT ON SEQUENCE llm_responses_queue_clock IS
     'Virtual time: queue_position of the row that was delivered last.';

@@ -1,0 +1,142 @@
+"""Conformance tells processors that keep the contract from such that do not, and by what."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.conformance import trial
+from doceval_pipeline.conformance.trial import run_trials
+from doceval_pipeline.conformance.verdicts import Line, Verdict, judge
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.cli.running import doceval
+
+PROJECT = Path(__file__).resolve().parents[2]
+REFERENCE = str(PROJECT / "examples" / "processor" / "processor.py")
+PLAIN = str(Path(__file__).with_name("plain_processor.py"))
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch, databases: Databases) -> None:
+    monkeypatch.setattr(trial, "SECONDS_FOR_A_HEARTBEAT", 0.5)
+    monkeypatch.setattr(trial, "SECONDS_TO_BREAK", 1)
+
+
+def conformance(settings: Settings, *command: str, seconds: float = 60) -> dict[str, Line]:
+    seen = run_trials([sys.executable, *command], EmbeddedServer(settings.home), seconds, lambda _: None)
+    return {line.what: line for line in judge(seen)}
+
+
+def broken(lines: dict[str, Line]) -> set[str]:
+    return {what for what, line in lines.items() if line.breaks}
+
+
+def test_the_reference_processor_keeps_the_contract_and_does_all_the_rest(settings: Settings) -> None:
+    ended = doceval("conformance", "--json", "--", sys.executable, REFERENCE, "--lease", "2")
+    told = json.loads(ended.stdout)
+    assert [line for line in told["lines"] if line["verdict"] != "passed"] == []
+    assert told["conforms"]
+    assert ended.returncode == 0
+
+
+def test_a_plain_processor_keeps_the_contract_without_leases(settings: Settings) -> None:
+    lines = conformance(settings, PLAIN)
+    assert broken(lines) == set()
+    assert "written by UPDATE" in lines["every row ends as success or failure"].seen
+    killed = lines["after kill -9, another instance does the row"]
+    assert (killed.verdict, killed.seen) == (
+        Verdict.absent,
+        "the row stays P: a plain claim has no lease",
+    )
+    assert lines["a processor goes on after a late result"].verdict is Verdict.passed
+
+
+def test_the_known_processors_bugs_are_named(settings: Settings) -> None:
+    lines = conformance(settings, PLAIN, "--faulty")
+    assert broken(lines) == {
+        "a document arrives whole: 1 MiB",
+        "a document arrives whole: 1 MiB + 1 byte",
+        "a document arrives whole: 1 MiB + 2 bytes",
+        "a document arrives whole: 16 MiB",
+        "base64 is not cut at 1,398,101 characters (the known processor's bug)",
+        "the model's text is kept in response_text",
+        "the score is the model's; 0 is a score",
+        "three instances at once take each row once",
+    }
+    assert "4 of 4 documents over 1,048,575 bytes are cut" in (
+        lines["base64 is not cut at 1,398,101 characters (the known processor's bug)"].seen
+    )
+
+
+def test_a_processor_that_ends_at_once_is_told_with_its_last_words(settings: Settings) -> None:
+    lines = conformance(settings, "-c", "raise SystemExit('no such module')", seconds=30)
+    line = lines["every row ends as success or failure"]
+    assert line.breaks
+    assert line.seen == "17 rows are not done, such as '0 bytes'; it ended with code 1: no such module"
+    assert lines["after kill -9, another instance does the row"].breaks
+
+
+def test_a_processor_that_breaks_on_a_late_result_is_told(settings: Settings) -> None:
+    source = Path(PLAIN).read_text().replace("cursor.rowcount != 1", "changed_by_another(cursor, row)")
+    source = source.replace(
+        "def claim(",
+        "def changed_by_another(cursor: Any, row: int) -> bool:\n"
+        "    cursor.execute('SELECT overall_score FROM llm_responses WHERE id = %s', (row,))\n"
+        "    return cursor.fetchone()[0] == 99\n\n\n"
+        "def claim(",
+    )
+    lines = conformance(settings, "-c", source)
+    assert broken(lines) == {"a processor goes on after a late result"}
+
+
+def test_a_command_that_is_none_is_refused_in_one_line(settings: Settings) -> None:
+    ended = doceval("conformance", "/no/such/processor")
+    assert ended.returncode == 1
+    assert "cannot be started (No such file or directory): give the command" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def leftovers(settings: Settings) -> Iterator[None]:
+    """Nothing of a run may be there afterwards: no database, no role, no process."""
+
+    def found() -> list[Any]:
+        with psycopg2.connect(
+            host=str(EmbeddedServer(settings.home).sockets), user="postgres", dbname="postgres"
+        ) as connection:
+            cursor = connection.cursor()
+            cursor.execute(
+                "SELECT datname::text FROM pg_database WHERE datname LIKE 'conformance%' UNION ALL "
+                "SELECT rolname::text FROM pg_roles WHERE rolname LIKE 'conformance%'"
+            )
+            return cursor.fetchall()
+
+    yield
+    assert found() == []
+    children = psutil.Process().children(recursive=True)
+    assert not [child for child in children if PLAIN in child.cmdline()]
+
+
+@pytest.mark.usefixtures("leftovers")
+def test_a_run_leaves_nothing_behind_also_if_it_is_interrupted(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trial._Runs, "_together", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_trials([sys.executable, PLAIN], EmbeddedServer(settings.home), 60, lambda _: None)
+
+
+def test_a_command_that_cannot_be_started_leaves_nothing_behind(settings: Settings, leftovers: None) -> None:
+    with pytest.raises(ConfigurationError):
+        run_trials(["/no/such/processor"], EmbeddedServer(settings.home), 60, lambda _: None)
