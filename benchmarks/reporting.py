@@ -38,7 +38,7 @@ def report(databases: Databases, batch: int) -> Timed:
         written = write_report(databases, batch)
         return {
             "rows": written.figures.cells.rows,
-            "scores": written.figures.scores and written.figures.scores.n,
+            "scores": written.figures.sums.scores and written.figures.sums.scores.n,
         }
 
     return timed

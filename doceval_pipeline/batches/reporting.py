@@ -1,32 +1,23 @@
-"""Gathers what a report says from both databases, writes the file, and records that it stands.
+"""Writes the report of a batch, and records that it stands.
 
-What the report looks like is the business of `reports`.
+What it says is gathered in `gathering`; what it looks like is the business of `reports`.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.doc_eval.batch_documents import list_files
-from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
-from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
-from doceval_pipeline.errors import BatchStateError, ReportError
-from doceval_pipeline.knowledge.responses import Result, digest, read_results, read_superseded
-from doceval_pipeline.reports.figures import (
-    ReportCell,
-    ReportColumn,
-    ReportDocument,
-    ReportFigures,
-    ReportInput,
-    figures,
-)
+from doceval_pipeline.batches.gathering import gather
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.errors import ReportError
+from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html
+from doceval_pipeline.reports.model import ReportFigures
 
 _RECORD_REPORT = text("""
     UPDATE batches SET reported_digest = :digest WHERE id = :batch_id AND archived_at IS NULL
@@ -52,7 +43,7 @@ def write_report(databases: Databases, batch_id: int) -> WrittenReport:
         BatchStateError where the batch has no sealed configuration yet, or is archived.
     """
     with database_errors():
-        data = _gather(databases, batch_id)
+        data = gather(databases, batch_id)
         computed = figures(data)
         path = report_path(databases, batch_id, data.digest)
         size = write_whole(path, lambda: render_html(data, computed))
@@ -88,83 +79,3 @@ def write_whole(path: Path, render: Callable[[], str]) -> int:
             "permission"
         ) from None
     return len(content)
-
-
-def _gather(databases: Databases, batch_id: int) -> ReportInput:
-    with databases.doc_eval.connect() as connection:
-        batch = batch_by_id(connection, batch_id)
-        batch.require_rows()
-        sealed = read_snapshot(connection, batch_id)
-        if sealed is None:
-            raise BatchStateError(
-                f"{partition_key(batch_id)} has nothing to report, it is {batch.status.value}: stage it first"
-            )
-        documents = [
-            ReportDocument(
-                name=file.path,
-                folder=file.folder,
-                state=file.state,
-                reason=file.reason,
-                size=file.size,
-                sha256=file.sha256,
-                content_type=file.content_type,
-                document_id=file.stored_as,
-            )
-            for file in list_files(connection, batch_id)
-        ]
-    # One snapshot of the database, so that the digest is of exactly the results that are shown.
-    repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
-    with repeatable.connect() as connection:
-        results = [_cell(result) for result in read_results(connection, batch_id)]
-        superseded = [_cell(result) for result in read_superseded(connection, batch_id)]
-        result_digest = digest(connection, batch_id)
-    with databases.doc_eval.connect() as connection:
-        # Not archived now means that the rows were all there when they were read.
-        batch_by_id(connection, batch_id).require_rows()
-    return ReportInput(
-        version=1,
-        partition_key=batch.key,
-        batch_id=batch_id,
-        name=batch.name,
-        status=batch.status.value,
-        description=batch.description,
-        created_at=batch.created_at,
-        started_at=batch.started_at,
-        completed_at=batch.completed_at,
-        expected_cells=batch.expected_cells or 0,
-        documents=documents,
-        columns=_columns(sealed),
-        cells=results,
-        superseded=superseded,
-        config=sealed.config,
-        config_sha256=sealed.sha256,
-        digest=result_digest,
-        versions={"doceval_pipeline": version("doceval-pipeline")},
-    )
-
-
-def _cell(r: Result) -> ReportCell:
-    return ReportCell(
-        document_id=r.document_id,
-        connection_id=r.connection_id,
-        prompt_id=r.prompt_id,
-        attempt=r.attempt,
-        outcome=r.outcome.value,
-        status=r.status,
-        score=r.score,
-        error=r.error,
-        response_text=r.response_text,
-        input_tokens=r.input_tokens,
-        output_tokens=r.output_tokens,
-        seconds=r.seconds,
-        simulated=r.simulated,
-        response_characters=r.response_characters,
-    )
-
-
-def _columns(sealed: Snapshot) -> list[ReportColumn]:
-    return [
-        ReportColumn(connection["id"], connection["name"], prompt["id"], prompt["name"])
-        for connection in sealed.config["connections"]
-        for prompt in sealed.config["prompts"]
-    ]

@@ -1,13 +1,13 @@
-"""Reads what came back: counts, digest and results of batches. Writes nothing.
+"""Reads what came back: counts and digests of batches. Writes nothing.
 
 Everything here reads `current_llm_responses`, where each cell stands once, with its highest attempt.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, text
 
 from doceval_pipeline.knowledge.row_digest import digest_sql
 from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome, words_in_sql
@@ -24,23 +24,6 @@ _DIGEST = text(f"""
     SELECT batch_id, count(*), {digest_sql(_SHOWN)} FROM current_llm_responses
     WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
 """)
-_RESULT_COLUMNS = f"""
-    r.document_id, r.connection_id, r.prompt_id, r.attempt, {OUTCOME_SQL.replace("status", "r.status")},
-    r.status, r.overall_score, r.error_message, left(r.response_text, :text_limit), r.input_tokens,
-    r.output_tokens, coalesce(r.time_taken_seconds, r.response_time_ms / 1000.0),
-    coalesce(starts_with(coalesce(r.worker, r.task_id), 'simulated-'), false), length(r.response_text)
-"""
-_RESULTS = text(f"""
-    SELECT {_RESULT_COLUMNS} FROM current_llm_responses r WHERE r.batch_id = :batch_id
-    ORDER BY r.document_id, r.connection_id, r.prompt_id
-""")
-_SUPERSEDED = text(f"""
-    SELECT {_RESULT_COLUMNS}
-    FROM current_llm_responses now
-    JOIN llm_responses r USING (batch_id, document_id, prompt_id, connection_id)
-    WHERE batch_id = :batch_id AND r.attempt = now.attempt - 1
-    ORDER BY r.document_id, r.connection_id, r.prompt_id
-""")
 _DOCUMENTS = text("""
     SELECT batch_id, count(DISTINCT document_id) FROM current_llm_responses
     WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
@@ -52,8 +35,6 @@ _RUNNING = text(f"""
     WHERE batch_id = ANY(:batch_ids) AND status IN ({words_in_sql(Outcome.RUNNING)})
     GROUP BY 1, 2 ORDER BY 1, 5 DESC NULLS LAST
 """)
-# The report shows no more of a response than this many characters.
-RESPONSE_TEXT_SHOWN = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +73,6 @@ class RunningRows:
     oldest_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The current result of a cell; times in seconds, score 0 to 100.
-
-    `response_text` is cut to `RESPONSE_TEXT_SHOWN`; `response_characters` is its whole length.
-    """
-
-    document_id: int
-    connection_id: int
-    prompt_id: int
-    attempt: int
-    outcome: Outcome
-    status: str
-    score: float | None
-    error: str | None
-    response_text: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    seconds: float | None
-    simulated: bool
-    response_characters: int | None
-
-
 def count_cells(connection: Connection, batch_ids: Sequence[int]) -> dict[int, CellCounts]:
     """Count the cells of several batches by outcome, in one statement."""
     counts: dict[int, dict[str, int]] = {batch_id: {} for batch_id in batch_ids}
@@ -151,36 +109,3 @@ def count_documents(connection: Connection, batch_ids: Sequence[int]) -> dict[in
     """How many distinct documents the rows of several batches have, in one statement."""
     counts = dict.fromkeys(batch_ids, 0)
     return counts | {row[0]: row[1] for row in connection.execute(_DOCUMENTS, {"batch_ids": list(batch_ids)})}
-
-
-def read_results(connection: Connection, batch_id: int) -> Iterator[Result]:
-    """The current results of a batch, in a fixed order; long responses cut to what a report shows."""
-    return _read(connection, _RESULTS, batch_id)
-
-
-def read_superseded(connection: Connection, batch_id: int) -> Iterator[Result]:
-    """For each cell that was reprocessed, the result before the current one, in the same order."""
-    return _read(connection, _SUPERSEDED, batch_id)
-
-
-def _read(connection: Connection, statement: TextClause, batch_id: int) -> Iterator[Result]:
-    rows = connection.execution_options(yield_per=5_000).execute(
-        statement, {"batch_id": batch_id, "text_limit": RESPONSE_TEXT_SHOWN}
-    )
-    for row in rows:
-        yield Result(
-            document_id=row[0],
-            connection_id=row[1],
-            prompt_id=row[2],
-            attempt=row[3],
-            outcome=Outcome(row[4]),
-            status=row[5],
-            score=row[6],
-            error=row[7],
-            response_text=row[8],
-            input_tokens=row[9],
-            output_tokens=row[10],
-            seconds=None if row[11] is None else float(row[11]),
-            simulated=row[12],
-            response_characters=row[13],
-        )

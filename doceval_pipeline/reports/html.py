@@ -8,16 +8,21 @@ characters are made visible, whether the template thinks of it or not.
 import base64
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from doceval_pipeline.reports.matrix import MESSAGE_CHARACTERS, SYMBOLS, CutText, cut_text, lay_out
-from doceval_pipeline.reports.model import ReportFigures, ReportInput
+from doceval_pipeline.reports.cells import cell_details, cut_block, matrix_rows
+from doceval_pipeline.reports.figures import all_columns
+from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
+from doceval_pipeline.reports.model import FailureGroup, ReportFigures, ReportInput
 from doceval_pipeline.reports.numbers import amount, duration, elapsed, score_text, size_text
 from doceval_pipeline.reports.untrusted import visible, visible_name
 
@@ -29,6 +34,9 @@ PROMPT_CHARACTERS = 20_000
 GROUPS_SHOWN = 50
 NAMES_SHOWN = 50
 CHANGES_SHOWN = 500
+# Larger documents, in bytes, come back failed from the known processor, which cuts their base64.
+KNOWN_PROCESSOR_LIMIT_BYTES = 1_048_575
+_BASE64_ERROR = re.compile(r"base.?64|incorrect padding|multiple of 4", re.IGNORECASE)
 
 
 def render_html(data: ReportInput, figures: ReportFigures) -> str:
@@ -44,21 +52,24 @@ def render_html(data: ReportInput, figures: ReportFigures) -> str:
     Returns
     -------
     str
-        A whole HTML document that can be written as UTF-8; the same for the same input. Of responses
-        it shows the beginnings, and of many documents the first `matrix.ROWS_SHOWN`; it says how much
-        is left out.
+        A whole HTML document that can be written as UTF-8; the same for the same input. It says how
+        much of long texts and lists is left out.
     """
+    columns = all_columns(data)
+    matrix = lay_out(data, columns)
     return (
         _environment()
         .get_template(TEMPLATE)
         .render(
             data=data,
             figures=figures,
-            matrix=lay_out(data),
+            matrix=matrix,
+            matrix_rows=matrix_rows(matrix),
+            cell_details=cell_details(matrix),
+            columns={(column.connection_id, column.prompt_id): column for column in columns},
             prompts=_prompts(data.config),
-            configuration=cut_text(_pretty(data.config), CONFIGURATION_CHARACTERS),
+            configuration=_cut(_pretty(data.config), CONFIGURATION_CHARACTERS),
             elapsed=_elapsed(data),
-            folders=list(dict.fromkeys(document.folder for document in data.documents)),
             policy=_policy(_environment().get_template(STYLE).render()),
         )
     )
@@ -68,6 +79,7 @@ def render_html(data: ReportInput, figures: ReportFigures) -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("doceval_pipeline.reports"),
+        bytecode_cache=_compiled_templates(),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -76,7 +88,6 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "name": visible_name,
-        "message": lambda message: cut_text(message, MESSAGE_CHARACTERS),
         "amount": amount,
         "score": score_text,
         "duration": duration,
@@ -85,11 +96,18 @@ def _environment() -> Environment:
     }
     environment.globals |= {
         "SYMBOLS": SYMBOLS,
-        "GROUPS_SHOWN": GROUPS_SHOWN,
+        "DETAILS_SHOWN": DETAILS_SHOWN,
         "NAMES_SHOWN": NAMES_SHOWN,
-        "CHANGES_SHOWN": CHANGES_SHOWN,
+        "block": cut_block,
+        "is_cut_base64": _is_cut_base64,
     }
     return environment
+
+
+def _compiled_templates() -> FileSystemBytecodeCache | None:
+    """Keeps templates compiled beside our modules, where Python keeps those, if it may: half of a report."""
+    folder = Path(__file__).with_name("__pycache__")
+    return FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None
 
 
 def _inert(value: Any) -> Any:
@@ -106,11 +124,21 @@ def _pretty(config: Mapping[str, Any]) -> str:
     return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False, default=str)
 
 
-def _prompts(config: Mapping[str, Any]) -> list[tuple[str, CutText]]:
+def _is_cut_base64(group: FailureGroup) -> bool:
+    """Whether the limit of the known processor explains these failures."""
+    return bool(group.too_large and group.message and _BASE64_ERROR.search(group.message))
+
+
+def _cut(text: str, limit: int) -> tuple[str, int]:
+    """The beginning of a text, and how many characters are left out."""
+    return text[:limit], max(0, len(text) - limit)
+
+
+def _prompts(config: Mapping[str, Any]) -> list[tuple[str, tuple[str, int]]]:
     """Names and texts of the sealed prompts."""
     prompts = [prompt for prompt in config.get("prompts") or () if isinstance(prompt, Mapping)]
     return [
-        (str(prompt.get("name", "")), cut_text(str(prompt.get("text", "")), PROMPT_CHARACTERS))
+        (str(prompt.get("name", "")), _cut(str(prompt.get("text", "")), PROMPT_CHARACTERS))
         for prompt in prompts
     ]
 

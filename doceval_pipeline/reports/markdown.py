@@ -21,8 +21,8 @@ _PLOT_WIDTH, _PLOT_HEIGHT = 300, 60
 def render_markdown(figures: ReportFigures) -> str:
     """The verdict, the counts and the mean of each column, as markdown for Dagster's UI."""
     lines = [f"**{figures.verdict}**", ""]
-    if figures.simulated:
-        lines += [f"**Simulated results: no LLM was called** for {_cells(figures.simulated)}.", ""]
+    if figures.sums.simulated:
+        lines += [f"**Simulated results: no LLM was called** for {_cells(figures.sums.simulated)}.", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _summary(figures)]
     if figures.columns:
@@ -38,12 +38,12 @@ def plot_markdown(figures: ReportFigures) -> str:
 
     Drawn from numbers alone.
     """
-    top = _PLOT_HEIGHT if figures.scores else 0
+    top = _PLOT_HEIGHT if figures.sums.scores else 0
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_PLOT_WIDTH}" height="{top + 28}">'
         f"{_histogram(figures)}{_outcome_bar(figures, top + 3)}{_caption(figures, top + 23)}</svg>"
     )
-    alt = "simulated scores and outcomes" if figures.simulated else "scores and outcomes"
+    alt = "simulated scores and outcomes" if figures.sums.simulated else "scores and outcomes"
     return f"![{alt}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
@@ -53,7 +53,7 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
     What nobody reported is absent, never 0. `processing_seconds` are the processor's seconds added up
     over cells; `documents` are staged files, duplicates included.
     """
-    cells, scores = figures.cells, figures.scores
+    cells, scores = figures.cells, figures.sums.scores
     numbers: dict[str, int | float] = {
         "documents": figures.documents,
         "documents_duplicate": figures.duplicates,
@@ -69,20 +69,20 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
         "cells_unknown": cells.unknown,
         "cells_missing": cells.missing,
         "cells_scored": scores.n if scores else 0,
-        "cells_simulated": figures.simulated,
+        "cells_simulated": figures.sums.simulated,
     }
     if scores:
         numbers["mean_score"] = scores.mean
     totals = {
-        "input_tokens": figures.input_tokens,
-        "output_tokens": figures.output_tokens,
-        "processing_seconds": figures.seconds,
+        "input_tokens": figures.sums.input_tokens,
+        "output_tokens": figures.sums.output_tokens,
+        "processing_seconds": figures.sums.seconds,
     }
     return numbers | {name: total.value for name, total in totals.items() if total is not None}
 
 
 def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
-    cells, scores = figures.cells, figures.scores
+    cells, scores = figures.cells, figures.sums.scores
     mean = "no cell has a score"
     if scores:
         mean = f"{score_text(scores.mean)}, over {scores.n:,} of {_cells(cells.total)}"
@@ -91,9 +91,9 @@ def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
         ("mean score", mean),
         ("documents", _documents(figures)),
         ("files left out", f"{figures.files_skipped:,} skipped, {figures.files_rejected:,} rejected"),
-        ("input tokens", _total(figures.input_tokens, cells.total, amount)),
-        ("output tokens", _total(figures.output_tokens, cells.total, amount)),
-        ("processing time", _total(figures.seconds, cells.total, duration)),
+        ("input tokens", _total(figures.sums.input_tokens, cells.total, amount)),
+        ("output tokens", _total(figures.sums.output_tokens, cells.total, amount)),
+        ("processing time", _total(figures.sums.seconds, cells.total, duration)),
     ]
     if cells.surplus:
         rows.insert(1, ("rows nobody expected", f"{cells.surplus:,}"))
@@ -120,7 +120,7 @@ def _cells(number: int) -> str:
 
 
 def _column_row(figures: ColumnFigures) -> str:
-    scores, cells = figures.scores, figures.cells
+    scores, cells = figures.sums.scores, figures.cells
     values = (
         markdown_name(figures.column.connection),
         markdown_name(figures.column.prompt),
@@ -133,9 +133,9 @@ def _column_row(figures: ColumnFigures) -> str:
 
 def _histogram(figures: ReportFigures) -> str:
     """Ten bars from 0 to 100, as one path."""
-    if figures.scores is None:
+    if figures.sums.scores is None:
         return ""
-    bins = figures.scores.histogram
+    bins = figures.sums.scores.histogram
     step = _PLOT_WIDTH // len(bins)
     heights = [-(-count * (_PLOT_HEIGHT - 2) // max(bins)) for count in bins]
     bars = (f"M{n * step} {_PLOT_HEIGHT}v-{h}h{step - 2}v{h}" for n, h in enumerate(heights) if h)
@@ -156,7 +156,7 @@ def _outcome_bar(figures: ReportFigures, top: int) -> str:
 
 def _caption(figures: ReportFigures, baseline: int) -> str:
     cells = figures.cells
-    partly = "PARTLY " if figures.simulated < cells.rows else ""
-    simulated = f"{partly}SIMULATED: " if figures.simulated else ""
+    partly = "PARTLY " if figures.sums.simulated < cells.rows else ""
+    simulated = f"{partly}SIMULATED: " if figures.sums.simulated else ""
     said = f"{simulated}{cells.succeeded:,} ok, {cells.failed:,} failed, {cells.open:,} open"
     return f'<text y="{baseline}" font-family="sans-serif" font-size="12" fill="#808890">{said}</text>'

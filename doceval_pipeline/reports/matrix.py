@@ -1,31 +1,23 @@
-"""Lays out the matrix of documents × columns: which rows in which order, and what each cell says.
+"""Lays out the matrix of documents × columns: how much of it is shown, and what each cell says.
 
-Texts are kept as they came; the template makes them inert.
+Texts are kept as they came; whoever writes the page makes them inert.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
-from doceval_pipeline.reports.figures import (
-    all_columns,
-    current_cells,
-    document_labels,
-    first_files,
-    outcome_of,
-    score_of,
-)
-from doceval_pipeline.reports.model import ReportCell, ReportColumn, ReportDocument, ReportInput
+from doceval_pipeline.reports.model import OUTCOMES, ReportCell, ReportColumn, ReportInput, ReportRow
 from doceval_pipeline.reports.numbers import score_text
 from doceval_pipeline.reports.untrusted import cut
 
+# Of a batch of any size a page shows no more than a browser opens at once and a person looks at.
 ROWS_SHOWN = 2_000
-# Characters of a response on the page: of each cell, but no more than this for all cells together
-# unless each of them then had less than the least.
-RESPONSE_CHARACTERS = 2_000
-RESPONSE_CHARACTERS_TOGETHER = 8_000_000
-RESPONSE_CHARACTERS_LEAST = 200
-MESSAGE_CHARACTERS = 2_000
+CELLS_SHOWN = 10_000
+ROWS_SHOWN_LEAST = 10
+# Cells that can be selected to read all that they say.
+DETAILS_SHOWN = 2_000
 TITLE_CHARACTERS = 300
 SYMBOLS = {
     "succeeded": "✓",
@@ -39,169 +31,111 @@ SYMBOLS = {
 
 
 @dataclass(frozen=True, slots=True)
-class CutText:
-    """The beginning of a text, and how many characters of it are left out."""
-
-    shown: str
-    left_out: int
-
-
-@dataclass(frozen=True, slots=True)
-class CellView:
-    """A cell of the matrix: what it says, its CSS class, and its details where it has any.
-
-    `anchor` is made of numbers alone. Cells of duplicates have the anchor of their twin.
-    """
+class CellLook:
+    """How a cell looks: its kind, CSS class, text and title."""
 
     kind: str
     css: str
     text: str
     title: str
-    anchor: str | None
-    cell: ReportCell | None
-    message: CutText | None
-    response: CutText | None
 
 
 @dataclass(frozen=True, slots=True)
 class RowView:
-    """A row of the matrix; `twin` is the name of the file whose content it shares.
+    """A row of the matrix; `first` where it is the first of its content, to which details belong."""
 
-    `first` is the first shown row of its content, to which the details of the cells belong.
-    """
-
-    label: str
-    document: ReportDocument | None
-    twin: str | None
+    row: ReportRow
     first: bool
-    cells: tuple[CellView, ...]
+    cells: tuple[ReportCell | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """The rows that are shown, how many are not, and the columns grouped by connection.
+    """The rows that are shown, and the columns grouped by connection.
 
-    `symbols` are the kinds of cells that are shown by a symbol instead of a score.
+    `symbols` are the kinds of cells that are shown by a symbol instead of a score. `selectable` cells
+    are those with details, of `shown` ones.
     """
 
     rows: tuple[RowView, ...]
-    rows_left_out: int
-    groups: tuple[tuple[str, tuple[ReportColumn, ...]], ...]
+    columns: tuple[ReportColumn, ...]
+    groups: tuple[tuple[str, int], ...]
     symbols: tuple[str, ...]
+    selectable: int
+    shown: int
 
 
-def lay_out(data: ReportInput) -> Matrix:
-    """Lay out the matrix; where there are too many documents, those with failures come first."""
-    columns = all_columns(data)
-    cells = {(c.document_id, c.connection_id, c.prompt_id): c for c in current_cells(data)}
-    entries = _entries(data, cells)
-    if len(entries) > ROWS_SHOWN:
-        urgency = _urgency(cells)
-        entries.sort(key=lambda entry: urgency.get(entry[2], 2))
-    shown = entries[:ROWS_SHOWN]
-    limit = RESPONSE_CHARACTERS_TOGETHER // max(1, len(shown) * len(columns))
-    limit = max(RESPONSE_CHARACTERS_LEAST, min(RESPONSE_CHARACTERS, limit))
-    seen: set[int] = set()
-    rows = tuple(_row(entry, columns, cells, limit, seen) for entry in shown)
-    shown_as = {cell.css for row in rows for cell in row.cells}
+_MISSING = CellLook(
+    "missing", "missing", f"{SYMBOLS['missing']} missing", "missing: the queue has no row for it"
+)
+
+
+def rows_shown(columns: int) -> int:
+    """How many rows of so many columns a page shows at most."""
+    return max(ROWS_SHOWN_LEAST, min(ROWS_SHOWN, CELLS_SHOWN // max(1, columns)))
+
+
+def lay_out(data: ReportInput, columns: Sequence[ReportColumn]) -> Matrix:
+    """Lay out the rows of a report in some columns."""
+    cells = {(c.document_id, c.connection_id, c.prompt_id): c for c in data.cells}
+    rows = tuple(_rows(data.rows, columns, cells))
+    shown_as = {look(cell).css for row in rows for cell in row.cells}
     return Matrix(
         rows=rows,
-        rows_left_out=len(entries) - len(shown),
+        columns=tuple(columns),
         groups=tuple(
-            (group[0].connection, group)
+            (group[0].connection, len(group))
             for _, found in groupby(columns, key=lambda column: column.connection_id)
             if (group := tuple(found))
         ),
         symbols=tuple(kind for kind in SYMBOLS if kind in shown_as),
+        selectable=sum(cell.details is not None for cell in data.cells),
+        shown=len(data.cells),
     )
 
 
-def cut_text(text: str, limit: int, characters: int | None = None) -> CutText:
-    """Cut a text for the page; `characters` is the length of the whole where `text` is only a part."""
-    return CutText(text[:limit], max(characters or 0, len(text)) - min(limit, len(text)))
-
-
-# A row before its cells are known: name, file, document id, name of the twin.
-_Entry = tuple[str, ReportDocument | None, int, str | None]
-_Cells = dict[tuple[int, int, int], ReportCell]
-_NOT_STAGED = -1
-_MISSING = CellView(
-    kind="missing",
-    css="missing",
-    text=f"{SYMBOLS['missing']} missing",
-    title="missing: the queue has no row for it",
-    anchor=None,
-    cell=None,
-    message=None,
-    response=None,
-)
-
-
-def _entries(data: ReportInput, cells: _Cells) -> list[_Entry]:
-    """Every file that is evaluated or will be, then contents of which only rows are known."""
-    labels, first = document_labels(data), first_files(data)
-    entries: list[_Entry] = []
-    for position, (label, document) in enumerate(zip(labels, data.documents, strict=True)):
-        id_ = _NOT_STAGED if document.document_id is None else document.document_id
-        if document.state in ("STAGED", "ASSIGNED"):
-            twin = labels[first[id_]] if id_ in first and first[id_] != position else None
-            entries.append((label, document, id_, twin))
-    named = {entry[2] for entry in entries}
-    unnamed = sorted({document_id for document_id, _, _ in cells} - named)
-    return entries + [(f"document {id_}", None, id_, None) for id_ in unnamed]
-
-
-def _urgency(cells: _Cells) -> dict[int, int]:
-    """Per document: 0 with a failure, 1 with a row that is not done, 2 otherwise."""
-    urgency: dict[int, int] = {}
-    for (document_id, _, _), cell in cells.items():
-        rank = {"failed": 0, "succeeded": 2}.get(outcome_of(cell), 1)
-        urgency[document_id] = min(rank, urgency.get(document_id, 2))
-    return urgency
-
-
-def _row(
-    entry: _Entry, columns: Sequence[ReportColumn], cells: _Cells, limit: int, seen: set[int]
-) -> RowView:
-    label, document, id_, twin = entry
-    first = id_ not in seen
-    seen.add(id_)
-    found = (cells.get((id_, c.connection_id, c.prompt_id)) for c in columns)
-    return RowView(label, document, twin, first, tuple(_cell(cell, limit) for cell in found))
-
-
-def _cell(cell: ReportCell | None, limit: int) -> CellView:
+def look(cell: ReportCell | None) -> CellLook:
+    """How a cell looks; None is one that has no row."""
     if cell is None:
         return _MISSING
-    outcome, score = outcome_of(cell), score_of(cell)
-    message = None if not cell.error else cut_text(cell.error, MESSAGE_CHARACTERS)
-    response = None
-    if cell.response_text:
-        response = cut_text(cell.response_text, limit, cell.response_characters)
-    has_details = outcome in ("succeeded", "failed") or message or response
-    return CellView(
-        kind=outcome,
-        css=outcome if score is None else f"scored s{min(9, max(0, int(score // 10)))}",
-        text=_text(cell, outcome, score),
-        title=_title(cell, outcome, score),
-        anchor=f"r{cell.document_id:d}-{cell.connection_id:d}-{cell.prompt_id:d}" if has_details else None,
-        cell=cell,
-        message=message,
-        response=response,
-    )
-
-
-def _text(cell: ReportCell, outcome: str, score: float | None) -> str:
-    if score is not None:
-        return score_text(score)
+    if cell.outcome == "succeeded":
+        return _succeeded(cell.score, cell.simulated)
+    outcome = cell.outcome if cell.outcome in OUTCOMES else "unknown"
     said = cut(cell.status, 20) if outcome == "unknown" else outcome
-    return SYMBOLS[outcome] if outcome == "succeeded" else f"{SYMBOLS[outcome]} {said}"
-
-
-def _title(cell: ReportCell, outcome: str, score: float | None) -> str:
-    said = f"{outcome} ({cut(cell.status, 40)})"
-    if outcome == "succeeded":
-        said = "succeeded, no score" if score is None else f"score {score_text(score)}"
+    title = f"{outcome} ({cut(cell.status, 40)})"
     if outcome == "failed":
-        said = f"failed: {cut((cell.error or '').strip(), TITLE_CHARACTERS) or 'no message'}"
-    return f"SIMULATED, {said}" if cell.simulated else said
+        title = f"failed: {cut((cell.message or '').strip(), TITLE_CHARACTERS) or 'no message'}"
+    return CellLook(outcome, outcome, f"{SYMBOLS[outcome]} {said}", _marked(title, cell.simulated))
+
+
+@lru_cache(4_096)
+def _succeeded(score: float | None, simulated: bool) -> CellLook:
+    if score is None:
+        return CellLook(
+            "succeeded", "succeeded", SYMBOLS["succeeded"], _marked("succeeded, no score", simulated)
+        )
+    said = score_text(score)
+    css = f"scored s{min(9, max(0, int(score // 10)))}"
+    return CellLook("succeeded", css, said, _marked(f"score {said}", simulated))
+
+
+def _marked(title: str, simulated: bool) -> str:
+    return f"SIMULATED, {title}" if simulated else title
+
+
+def _rows(
+    rows: Sequence[ReportRow],
+    columns: Sequence[ReportColumn],
+    cells: Mapping[tuple[int, int, int], ReportCell],
+) -> list[RowView]:
+    seen: set[int] = set()
+    views = []
+    for row in rows:
+        id_ = row.document_id
+        if id_ is None:
+            views.append(RowView(row, False, (None,) * len(columns)))
+            continue
+        found = tuple(cells.get((id_, c.connection_id, c.prompt_id)) for c in columns)
+        views.append(RowView(row, id_ not in seen, found))
+        seen.add(id_)
+    return views

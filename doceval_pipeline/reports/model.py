@@ -1,10 +1,10 @@
-"""The data model of a report, version 1: what it is made from, and the figures it says.
+"""The data model of a report, version 2: what it is made from, and the figures it says.
 
 Plain data without behaviour beyond sums. Names, messages and texts are kept as they came; whoever
 shows them makes them inert.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,20 +12,6 @@ from typing import Any
 
 # The words that `ReportCell.outcome` knows; any other word counts as unknown.
 OUTCOMES = ("succeeded", "failed", "waiting", "running", "paused", "unknown")
-
-
-@dataclass(frozen=True, slots=True)
-class ReportDocument:
-    """A file of the batch; `size` in bytes. Duplicates share the `document_id` of their twin."""
-
-    name: str
-    folder: str
-    state: str
-    reason: str | None
-    size: int | None
-    sha256: str | None
-    content_type: str | None
-    document_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,32 +25,138 @@ class ReportColumn:
 
 
 @dataclass(frozen=True, slots=True)
-class ReportCell:
-    """The result of one document in one column.
+class ReportRow:
+    """A row of the matrix: a file, or a content of which only results are known (then `state` is None).
 
-    `outcome` is one of `OUTCOMES` and `status` the word it was read from. `response_text` may already
-    be cut; then `response_characters` is the length of the whole, in characters.
+    `size` in bytes. `twin` is the name of the first file with the same content, where that is another one.
     """
 
-    document_id: int
-    connection_id: int
-    prompt_id: int
+    name: str
+    document_id: int | None
+    state: str | None = None
+    size: int | None = None
+    twin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CellDetails:
+    """What a cell says when it is selected; texts may be cut, and then their whole lengths stand beside."""
+
     attempt: int
-    outcome: str
-    status: str
-    score: float | None
-    error: str | None
-    response_text: str | None
+    message: str | None
+    message_characters: int
+    response: str | None
+    response_characters: int
     input_tokens: int | None
     output_tokens: int | None
     seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCell:
+    """The current result of one document in one column.
+
+    `outcome` is one of `OUTCOMES` and `status` the word it was read from. `message` is at least the
+    beginning of what a failed cell says.
+    """
+
+    details: CellDetails | None
+    document_id: int
+    connection_id: int
+    prompt_id: int
+    outcome: str
+    status: str
+    score: float | None
+    message: str | None
     simulated: bool
-    response_characters: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreFigures:
+    """Statistics over the `n` succeeded cells that have a score, 0 included.
+
+    `histogram` counts them in ten equal bins from 0 to 100; 100 is in the last.
+    """
+
+    n: int
+    mean: float
+    median: float
+    minimum: float
+    maximum: float
+    histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A sum, and how many cells report the value at all."""
+
+    value: float
+    cells: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What cells add up to: cells by outcome, scores, and totals, each None where no cell reports any.
+
+    Seconds are those that the processor reports.
+    """
+
+    outcomes: Mapping[str, int]
+    scores: ScoreFigures | None
+    input_tokens: Total | None
+    output_tokens: Total | None
+    seconds: Total | None
+    simulated: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failed cells with the same message (None: they have none).
+
+    `message` may be cut, and then `message_characters` is the length of the whole. `documents` are
+    counted, and `names` are some of them; `too_large` are those that the known processor cuts.
+    """
+
+    message: str | None
+    message_characters: int
+    cells: int
+    simulated: int
+    documents: int
+    names: tuple[str, ...]
+    too_large: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileGroup:
+    """Files with the same state that were not evaluated for the same reason, and the names of some."""
+
+    state: str
+    reason: str | None
+    files: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CellChange:
+    """What reprocessing made of a cell; the scores are those of succeeded attempts."""
+
+    document: str
+    connection_id: int
+    prompt_id: int
+    attempt: int
+    outcome_before: str
+    score_before: float | None
+    outcome: str
+    score: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class ReportInput:
-    """All that a report is made from; `version` 1 is this shape. Times are in UTC."""
+    """All that a report is made from; `version` 2 is this shape. Times are in UTC.
+
+    It is as large as the page and no larger, however large the batch: what is counted was counted by
+    the databases, and of rows, failures, files and changes those are here that are shown.
+    """
 
     version: int
     partition_key: str
@@ -76,29 +168,29 @@ class ReportInput:
     started_at: datetime | None
     completed_at: datetime | None
     expected_cells: int
-    documents: Sequence[ReportDocument]
+    # Files by state, distinct contents of the staged ones, and the folders of all.
+    files: Mapping[str, int]
+    contents: int
+    folders: Sequence[str]
+    not_evaluated: Sequence[FileGroup]
     columns: Sequence[ReportColumn]
+    # Of the current results: all together, and by connection and prompt.
+    total: Sums
+    column_sums: Mapping[tuple[int, int], Sums]
+    # How many different messages there are, and the most frequent ones.
+    failure_messages: int
+    failures: Sequence[FailureGroup]
+    # How many cells were reprocessed, and some of them.
+    reprocessed: int
+    changes: Sequence[CellChange]
+    # How many rows the matrix has, the rows that are shown, and their cells.
+    rows_total: int
+    rows: Sequence[ReportRow]
     cells: Sequence[ReportCell]
     config: dict[str, Any]
     config_sha256: str
     digest: str
     versions: dict[str, str]
-    # For each cell that was reprocessed, the result before the current one.
-    superseded: Sequence[ReportCell] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CellChange:
-    """What reprocessing made of a cell; the scores are those of succeeded attempts."""
-
-    document: str
-    connection: str
-    prompt: str
-    attempt: int
-    outcome_before: str
-    score_before: float | None
-    outcome: str
-    score: float | None
 
 
 class VerdictWord(StrEnum):
@@ -150,62 +242,12 @@ class CellCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreFigures:
-    """Statistics over the `n` succeeded cells that have a score, 0 included.
-
-    `histogram` counts them in ten equal bins from 0 to 100; what lies outside is in the outer bins.
-    """
-
-    n: int
-    mean: float
-    median: float
-    minimum: float
-    maximum: float
-    histogram: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """A sum, and how many cells report the value at all."""
-
-    value: float
-    cells: int
-
-
-@dataclass(frozen=True, slots=True)
 class ColumnFigures:
-    """The figures of one column; `scores` and totals are None where no cell reports any."""
+    """The figures of one column: what its cells add up to, beside what was expected."""
 
     column: ReportColumn
     cells: CellCounts
-    scores: ScoreFigures | None
-    input_tokens: Total | None
-    output_tokens: Total | None
-    seconds: Total | None
-    simulated: int
-
-
-@dataclass(frozen=True, slots=True)
-class FailureGroup:
-    """Failed cells with the same message (None: they have none), and the documents concerned.
-
-    `cut_base64` counts the documents that the known processor's limit explains.
-    """
-
-    message: str | None
-    cells: int
-    simulated: int
-    documents: tuple[str, ...]
-    cut_base64: int
-
-
-@dataclass(frozen=True, slots=True)
-class FileGroup:
-    """Files with the same state that were not evaluated for the same reason."""
-
-    state: str
-    reason: str | None
-    files: tuple[str, ...]
+    sums: Sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,27 +266,20 @@ class ReportFigures:
     verdict_word: VerdictWord
     verdict_detail: str
     cells: CellCounts
-    scores: ScoreFigures | None
+    sums: Sums
     columns: tuple[ColumnFigures, ...]
-    input_tokens: Total | None
-    output_tokens: Total | None
-    seconds: Total | None
     documents: int
     contents: int
     duplicates: int
     files_assigned: int
     files_skipped: int
     files_rejected: int
-    simulated: int
-    failures: tuple[FailureGroup, ...]
-    not_evaluated: tuple[FileGroup, ...]
-    changes: tuple[CellChange, ...]
 
     @property
     def verdict(self) -> str:
         """The whole sentence, in one line; it says so when results are simulated."""
         tag = ""
-        if self.simulated:
-            part = f" in {self.simulated:,} of {self.cells.rows:,} cells"
-            tag = f" [SIMULATED{'' if self.simulated == self.cells.rows else part}]"
+        if simulated := self.sums.simulated:
+            part = f" in {simulated:,} of {self.cells.rows:,} cells"
+            tag = f" [SIMULATED{'' if simulated == self.cells.rows else part}]"
         return f"{self.verdict_word}: {self.verdict_detail}{tag}"

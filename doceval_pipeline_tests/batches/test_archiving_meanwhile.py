@@ -8,12 +8,13 @@ from zipfile import ZipFile
 import pytest
 from sqlalchemy import text
 
-from doceval_pipeline.batches import archiving, completion, reporting
+from doceval_pipeline.batches import archiving, completion
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.staging import number_lock, queue_cells
 from doceval_pipeline.doc_eval.batch_documents import FoundFile, assign_new, remember_found
 from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
+from doceval_pipeline.knowledge import results
 from doceval_pipeline_tests.batches.archives import (
     WAITS_FOR_A_LOCK,
     BatchOf,
@@ -252,14 +253,14 @@ def test_a_report_that_was_begun_before_the_batch_was_archived_is_not_written_of
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = done(batch_of(documents=1))
-    read = reporting.read_results
+    read = results.add_up
 
     def archive_first(*arguments: Any) -> Any:
-        monkeypatch.setattr(reporting, "read_results", read)
+        monkeypatch.setattr(results, "add_up", read)
         put_away(batch)
         return read(*arguments)
 
-    monkeypatch.setattr(reporting, "read_results", archive_first)
+    monkeypatch.setattr(results, "add_up", archive_first)
     with pytest.raises(BatchStateError, match="is archived"):
         write_report(batch.databases, batch.id)
 

@@ -7,6 +7,7 @@ import pytest
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.gathering import gather
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.batches.staging import batch_lock
@@ -50,11 +51,9 @@ def test_three_failed_of_forty_are_queued_again_and_no_other(batch_of: BatchOf) 
     assert batch.status() == "COMPLETED"
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "S", 3)], "old attempts stay"
     assert list(violations(batch.databases, True, lambda *_: None)) == []
-    report = write_report(batch.databases, batch.id)
-    assert [(c.outcome_before, c.outcome, c.score) for c in report.figures.changes] == [
-        ("failed", "succeeded", 90)
-    ] * 3
-    page = report.path.read_text()
+    changes = gather(batch.databases, batch.id).changes
+    assert [(c.outcome_before, c.outcome, c.score) for c in changes] == [("failed", "succeeded", 90)] * 3
+    page = write_report(batch.databases, batch.id).path.read_text()
     assert "3 of 40 cells have a later attempt" in page
     assert page.count("✕ failed</td>\n<td>✓ succeeded 90</td>") == 3
 

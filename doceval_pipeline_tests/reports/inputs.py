@@ -1,10 +1,14 @@
 """Makes inputs of reports by hand, small ones and hostile ones."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from doceval_pipeline.reports.model import ReportCell, ReportColumn, ReportDocument, ReportInput
+from doceval_pipeline.reports.html import GROUPS_SHOWN
+from doceval_pipeline.reports.model import ReportColumn, ReportInput
+from doceval_pipeline_tests.reports import plain
+from doceval_pipeline_tests.reports.plain import File, Row
 
 STARTED = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 # Each would run, load, link or reorder something if it were taken for more than text.
@@ -24,7 +28,7 @@ HOSTILE = (
 )
 
 
-def document(number: int = 1, **changes: Any) -> ReportDocument:
+def document(number: int = 1, **changes: Any) -> File:
     """A staged file of 2,000 bytes."""
     values: dict[str, Any] = {
         "name": f"file-{number}.pdf",
@@ -32,16 +36,14 @@ def document(number: int = 1, **changes: Any) -> ReportDocument:
         "state": "STAGED",
         "reason": None,
         "size": 2_000,
-        "sha256": f"{number:064x}",
-        "content_type": "application/pdf",
         "document_id": number,
     }
-    return ReportDocument(**(values | changes))
+    return File(**(values | changes))
 
 
-def skipped(name: str, reason: str | None = "hidden", state: str = "SKIPPED") -> ReportDocument:
+def skipped(name: str, reason: str | None = "hidden", state: str = "SKIPPED") -> File:
     """A file that is not evaluated."""
-    return document(name=name, state=state, reason=reason, document_id=None, sha256=None, content_type=None)
+    return document(name=name, state=state, reason=reason, document_id=None)
 
 
 def column(connection: int = 1, prompt: int = 1) -> ReportColumn:
@@ -49,7 +51,7 @@ def column(connection: int = 1, prompt: int = 1) -> ReportColumn:
     return ReportColumn(connection, f"model-{connection}", prompt, f"prompt-{prompt}")
 
 
-def cell(document_id: int = 1, connection: int = 1, prompt: int = 1, **changes: Any) -> ReportCell:
+def cell(document_id: int = 1, connection: int = 1, prompt: int = 1, **changes: Any) -> Row:
     """A succeeded cell with a score of 80, 100 tokens in, 10 out, and one second."""
     values: dict[str, Any] = {
         "document_id": document_id,
@@ -66,10 +68,10 @@ def cell(document_id: int = 1, connection: int = 1, prompt: int = 1, **changes: 
         "seconds": 1.0,
         "simulated": False,
     }
-    return ReportCell(**(values | changes))
+    return Row(**(values | changes))
 
 
-def failed(document_id: int = 1, error: str | None = "overloaded", **changes: Any) -> ReportCell:
+def failed(document_id: int = 1, error: str | None = "overloaded", **changes: Any) -> Row:
     """A failed cell, which reports nothing but its message."""
     nothing: dict[str, Any] = dict.fromkeys(
         ("score", "response_text", "input_tokens", "output_tokens", "seconds")
@@ -78,15 +80,17 @@ def failed(document_id: int = 1, error: str | None = "overloaded", **changes: An
 
 
 def report_input(
-    documents: Sequence[ReportDocument] = (),
-    columns: Sequence[ReportColumn] = (),
-    cells: Sequence[ReportCell] = (),
-    **changes: Any,
+    files: Sequence[File] = (), columns: Sequence[ReportColumn] = (), rows: Sequence[Row] = (), **changes: Any
 ) -> ReportInput:
     """A batch that expects a cell for each of its contents in each column."""
-    contents = {d.document_id for d in documents if d.document_id is not None}
+    now = plain.current(rows)
+    failures = plain.failures(files, now, plain.sizes_of(files))
+    contents = len({f.document_id for f in files if f.state == "STAGED" and f.document_id is not None})
+    column_sums = plain.column_sums(now)
+    all_columns = column_sums.keys() | {(c.connection_id, c.prompt_id) for c in columns}
+    shown, rows_total = plain.matrix_rows(files, now, len(all_columns))
     values: dict[str, Any] = {
-        "version": 1,
+        "version": 2,
         "partition_key": "batch-000070",
         "batch_id": 70,
         "name": "contracts-q4",
@@ -95,10 +99,21 @@ def report_input(
         "created_at": STARTED,
         "started_at": STARTED,
         "completed_at": STARTED + timedelta(minutes=12, seconds=30),
-        "expected_cells": len(contents) * len(columns),
-        "documents": documents,
+        "expected_cells": contents * len(columns),
+        "files": dict(Counter(file.state for file in files)),
+        "contents": contents,
+        "folders": sorted({file.folder for file in files}),
+        "not_evaluated": plain.not_evaluated(files),
         "columns": columns,
-        "cells": cells,
+        "total": plain.sums(now),
+        "column_sums": column_sums,
+        "failure_messages": len(failures),
+        "failures": failures[:GROUPS_SHOWN],
+        "reprocessed": len(plain.changes(files, rows)),
+        "changes": plain.shown_changes(files, rows),
+        "rows_total": rows_total,
+        "rows": shown,
+        "cells": plain.cells(shown, now),
         "config": {"prompts": [{"id": 1, "name": "prompt-1", "text": "Score the clarity."}]},
         "config_sha256": "c0ffee" * 10 + "0000",
         "digest": "0123456789abcdef",

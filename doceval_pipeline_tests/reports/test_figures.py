@@ -1,21 +1,17 @@
 """The figures of reports, on inputs made by hand."""
 
-import dataclasses
-import math
-from typing import Any
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from doceval_pipeline.reports.figures import figures
-from doceval_pipeline.reports.model import OUTCOMES, ReportCell, VerdictWord
-from doceval_pipeline_tests.reports.inputs import cell, column, document, failed, report_input, skipped
+from doceval_pipeline.reports.model import OUTCOMES, VerdictWord
+from doceval_pipeline_tests.reports.inputs import cell, column, document, failed, report_input
+from doceval_pipeline_tests.reports.plain import Row
 
 TWO_FILES = [document(1), document(2)]
 
 
-def open_cell(document_id: int, outcome: str, status: str) -> ReportCell:
+def open_cell(document_id: int, outcome: str, status: str) -> Row:
     return failed(document_id, None, outcome=outcome, status=status)
 
 
@@ -54,7 +50,7 @@ def test_open_cells_make_a_batch_incomplete_and_each_kind_is_said() -> None:
 
 def test_an_outcome_that_nobody_knows_is_unknown_and_not_done() -> None:
     result = figures(report_input([document()], [column()], [cell(outcome="splendid", status="SPLENDID")]))
-    assert (result.cells.unknown, result.cells.succeeded, result.scores) == (1, 0, None)
+    assert (result.cells.unknown, result.cells.succeeded, result.sums.scores) == (1, 0, None)
     assert result.verdict_word is VerdictWord.INCOMPLETE
 
 
@@ -67,7 +63,7 @@ def test_missing_rows_are_not_a_completion() -> None:
 def test_no_cells_at_all_is_said_as_such() -> None:
     result = figures(report_input())
     assert result.verdict == "Nothing evaluated: no cell was expected and none was found"
-    assert (result.scores, result.input_tokens, result.seconds) == (None, None, None)
+    assert (result.sums.scores, result.sums.input_tokens, result.sums.seconds) == (None, None, None)
 
 
 def test_a_file_that_is_not_staged_yet_keeps_a_batch_incomplete() -> None:
@@ -83,51 +79,39 @@ def test_rows_that_nobody_expected_are_counted_and_told() -> None:
 
 
 def test_a_score_of_zero_is_a_score() -> None:
-    scores = figures(report_input(TWO_FILES, [column()], [cell(1, score=0.0), cell(2, score=50.0)])).scores
+    scores = figures(
+        report_input(TWO_FILES, [column()], [cell(1, score=0.0), cell(2, score=50.0)])
+    ).sums.scores
     assert scores is not None
     assert (scores.n, scores.mean, scores.median, scores.minimum, scores.maximum) == (2, 25, 25, 0, 50)
     assert scores.histogram == (1, 0, 0, 0, 0, 1, 0, 0, 0, 0)
 
 
-def test_the_histogram_has_room_for_the_ends_and_what_lies_outside() -> None:
-    cells = [cell(n, score=score) for n, score in enumerate((-5.0, 0.0, 99.9, 100.0, 250.0))]
-    scores = figures(report_input([], [], cells)).scores
-    assert scores is not None
-    assert scores.histogram == (2, 0, 0, 0, 0, 0, 0, 0, 0, 3)
-
-
-@pytest.mark.parametrize("score", [None, math.nan, math.inf])
-def test_what_is_no_number_is_no_score(score: float | None) -> None:
-    result = figures(report_input([document()], [column()], [cell(score=score)]))
-    assert result.scores is None
-    assert result.verdict_word is VerdictWord.COMPLETE
-
-
 def test_the_score_of_a_failed_cell_is_not_in_the_mean_but_the_cell_is_in_the_total() -> None:
     result = figures(report_input(TWO_FILES, [column()], [cell(1, score=60.0), failed(2, score=99.0)]))
-    assert result.scores is not None
-    assert (result.scores.mean, result.scores.n, result.cells.total) == (60.0, 1, 2)
+    assert result.sums.scores is not None
+    assert (result.sums.scores.mean, result.sums.scores.n, result.cells.total) == (60.0, 1, 2)
 
 
 def test_columns_have_their_own_figures() -> None:
     columns = [column(1, 1), column(2, 1)]
     cells = [cell(1, 1, score=10.0), cell(2, 1, score=30.0), cell(1, 2, score=90.0), failed(2, connection=2)]
     first, second = figures(report_input(TWO_FILES, columns, cells)).columns
-    assert first.scores is not None
-    assert second.scores is not None
-    assert (first.scores.mean, first.scores.n, first.cells.failed) == (20.0, 2, 0)
-    assert (second.scores.mean, second.scores.n, second.cells.failed) == (90.0, 1, 1)
+    assert first.sums.scores is not None
+    assert second.sums.scores is not None
+    assert (first.sums.scores.mean, first.sums.scores.n, first.cells.failed) == (20.0, 2, 0)
+    assert (second.sums.scores.mean, second.sums.scores.n, second.cells.failed) == (90.0, 1, 1)
 
 
 def test_totals_say_how_many_cells_report_them() -> None:
     cells = [cell(1), cell(2, input_tokens=None, output_tokens=0, seconds=0.25)]
     result = figures(report_input(TWO_FILES, [column()], cells))
-    assert result.input_tokens is not None
-    assert result.output_tokens is not None
-    assert result.seconds is not None
-    assert (result.input_tokens.value, result.input_tokens.cells) == (100, 1)
-    assert (result.output_tokens.value, result.output_tokens.cells) == (10, 2)
-    assert (result.seconds.value, result.seconds.cells) == (1.25, 2)
+    assert result.sums.input_tokens is not None
+    assert result.sums.output_tokens is not None
+    assert result.sums.seconds is not None
+    assert (result.sums.input_tokens.value, result.sums.input_tokens.cells) == (100, 1)
+    assert (result.sums.output_tokens.value, result.sums.output_tokens.cells) == (10, 2)
+    assert (result.sums.seconds.value, result.sums.seconds.cells) == (1.25, 2)
 
 
 def test_duplicates_share_a_result_and_are_counted_once() -> None:
@@ -141,52 +125,6 @@ def test_only_the_highest_attempt_of_a_cell_counts() -> None:
     cells = [failed(1, attempt=1), cell(1, attempt=3, score=70.0), failed(1, attempt=2)]
     result = figures(report_input([document(1)], [column()], cells))
     assert result.verdict == "Complete: the only cell succeeded"
-
-
-def test_failures_are_grouped_by_message_and_the_most_frequent_comes_first() -> None:
-    documents = [document(n) for n in (1, 2, 3, 4)]
-    cells = [failed(1, "b"), failed(2, " a\n"), failed(3, "a"), failed(4, None)]
-    groups = figures(report_input(documents, [column()], cells)).failures
-    assert [(g.message, g.cells, g.documents) for g in groups] == [
-        ("a", 2, ("file-2.pdf", "file-3.pdf")),
-        (None, 1, ("file-4.pdf",)),
-        ("b", 1, ("file-1.pdf",)),
-    ]
-
-
-def test_the_documents_of_failures_are_named_with_their_folder_where_there_are_several() -> None:
-    documents = [document(1, folder="/a/"), document(2, folder="/b")]
-    groups = figures(report_input(documents, [column()], [failed(1), failed(2), failed(9)])).failures
-    assert groups[0].documents == ("/a/file-1.pdf", "/b/file-2.pdf", "document 9")
-
-
-@pytest.mark.parametrize(
-    ("message", "size", "explained"),
-    [
-        ("Invalid base64-encoded string: number of data characters (1398101)", 1_048_576, 1),
-        ("binascii.Error: Incorrect padding", 3_000_000, 1),
-        ("Invalid base64 data", 1_048_575, 0),
-        ("Invalid base64 data", None, 0),
-        ("overloaded", 3_000_000, 0),
-        (None, 3_000_000, 0),
-    ],
-)
-def test_base64_errors_of_large_documents_are_recognised(
-    message: str | None, size: int | None, explained: int
-) -> None:
-    data = report_input([document(1, size=size)], [column()], [failed(1, message)])
-    assert figures(data).failures[0].cut_base64 == explained
-
-
-def test_skipped_and_rejected_files_are_grouped_by_reason() -> None:
-    files = [skipped(".a"), skipped(".b"), skipped("c", "empty", "REJECTED"), skipped("d", None)]
-    result = figures(report_input(files))
-    assert (result.files_skipped, result.files_rejected) == (3, 1)
-    assert [(g.state, g.reason, g.files) for g in result.not_evaluated] == [
-        ("SKIPPED", "hidden", (".a", ".b")),
-        ("REJECTED", "empty", ("c",)),
-        ("SKIPPED", None, ("d",)),
-    ]
 
 
 def test_the_verdict_says_that_results_are_simulated() -> None:
@@ -211,20 +149,14 @@ CELLS = st.lists(
 
 
 @given(cells=CELLS, expected=st.integers(0, 20))
-def test_no_cell_is_lost_or_counted_twice(cells: list[ReportCell], expected: int) -> None:
+def test_no_cell_is_lost_or_counted_twice(cells: list[Row], expected: int) -> None:
     data = report_input([document(1), document(2)], [column(1), column(2)], cells, expected_cells=expected)
     result = figures(data)
     counts = result.cells
     assert counts.rows == len({(c.document_id, c.connection_id, c.prompt_id) for c in cells})
     assert counts.rows + counts.missing == counts.total == expected + counts.surplus
     assert sum(c.cells.rows for c in result.columns) == counts.rows
-    assert sum(c.scores.n for c in result.columns if c.scores) == (result.scores.n if result.scores else 0)
+    assert sum(c.sums.scores.n for c in result.columns if c.sums.scores) == (
+        result.sums.scores.n if result.sums.scores else 0
+    )
     assert (result.verdict_word is VerdictWord.INCOMPLETE) == (counts.open > 0)
-
-
-@given(cells=CELLS, random=st.randoms(use_true_random=False))
-def test_the_order_of_rows_does_not_change_a_number(cells: list[ReportCell], random: Any) -> None:
-    unique = list({(c.document_id, c.connection_id): c for c in cells}.values())
-    shuffled = random.sample(unique, len(unique))
-    data = report_input([document(1)], [column()], unique)
-    assert figures(data) == figures(dataclasses.replace(data, cells=shuffled))

@@ -213,11 +213,6 @@ def test_a_long_response_is_cut_and_the_rest_is_told() -> None:
     assert f"{2**24 - 2_000:,} more characters are left out here." in source
 
 
-def test_a_response_that_came_cut_tells_of_its_whole_length() -> None:
-    cells = [cell(response_text="x" * 2_000, response_characters=5_000)]
-    assert "3,000 more characters are left out here." in said(report_input([document()], [column()], cells))
-
-
 def test_many_long_responses_do_not_make_a_page_that_no_browser_opens() -> None:
     cells = [cell(n, c, response_text="x" * 2_000) for n in range(1_000) for c in range(10)]
     data = report_input([document(n) for n in range(1_000)], [column(c) for c in range(10)], cells)

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
-from doceval_pipeline.reports.model import ReportCell, ReportFigures
+from doceval_pipeline.reports.model import ReportFigures
 from doceval_pipeline_tests.reports.inputs import (
     cell,
     column,
@@ -20,6 +20,7 @@ from doceval_pipeline_tests.reports.inputs import (
     report_input,
     skipped,
 )
+from doceval_pipeline_tests.reports.plain import Row
 
 
 def mixed(simulated: bool = False) -> ReportFigures:
@@ -118,7 +119,7 @@ MANY = st.builds(
 
 
 @given(cells=MANY, expected=st.integers(0, 10**12))
-def test_the_plot_is_short_enough_to_be_drawn_and_well_formed(cells: list[ReportCell], expected: int) -> None:
+def test_the_plot_is_short_enough_to_be_drawn_and_well_formed(cells: list[Row], expected: int) -> None:
     plot = plot_markdown(figures(report_input([], [], cells, expected_cells=expected)))
     assert len(plot) < 1_000
     ElementTree.fromstring(svg_of(plot))

@@ -1,0 +1,254 @@
+"""Gathers what the report of a batch says from both databases, no more of it than a page shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from sqlalchemy import Connection
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.doc_eval import shown_files
+from doceval_pipeline.doc_eval.batch_documents import count_documents, stored_ids
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
+from doceval_pipeline.doc_eval.shown_files import EvaluatedFile, FileName
+from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
+from doceval_pipeline.errors import BatchStateError
+from doceval_pipeline.knowledge import results
+from doceval_pipeline.knowledge.responses import digest
+from doceval_pipeline.reports.html import (
+    CHANGES_SHOWN,
+    GROUPS_SHOWN,
+    KNOWN_PROCESSOR_LIMIT_BYTES,
+    NAMES_SHOWN,
+)
+from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
+from doceval_pipeline.reports.model import (
+    CellChange,
+    CellDetails,
+    FailureGroup,
+    FileGroup,
+    ReportCell,
+    ReportColumn,
+    ReportInput,
+    ReportRow,
+    ScoreFigures,
+    Sums,
+    Total,
+)
+
+INPUT_VERSION = 2
+
+
+class _Names:
+    """How files and documents are called: with their folder where the batch has several."""
+
+    def __init__(self, folders: Sequence[str], firsts: Mapping[int, FileName]) -> None:
+        self._with_folder = len(folders) > 1
+        self._firsts = firsts
+
+    def of_file(self, file: FileName) -> str:
+        return f"{file.folder.rstrip('/')}/{file.path}" if self._with_folder else file.path
+
+    def of_document(self, document_id: int) -> str:
+        """The name of its first file; its number where the batch has no such file."""
+        file = self._firsts.get(document_id)
+        return f"document {document_id}" if file is None else self.of_file(file)
+
+    def twin(self, file: FileName, document_id: int | None) -> str | None:
+        first = None if document_id is None else self._firsts.get(document_id)
+        return None if first is None or first == file else self.of_file(first)
+
+
+def gather(databases: Databases, batch_id: int) -> ReportInput:
+    """All that the report of a batch is made from, as it is now.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError
+        BatchStateError where the batch has no sealed configuration yet, or is archived.
+    """
+    # One snapshot of the results, so that the digest is of exactly those that are shown.
+    repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
+    with databases.doc_eval.connect() as doc_eval, repeatable.connect() as knowledge:
+        batch = batch_by_id(doc_eval, batch_id)
+        batch.require_rows()
+        sealed = read_snapshot(doc_eval, batch_id)
+        if sealed is None:
+            raise BatchStateError(
+                f"{partition_key(batch_id)} has nothing to report, it is {batch.status.value}: stage it first"
+            )
+        data = _gather(doc_eval, knowledge, batch, sealed)
+    with databases.doc_eval.connect() as doc_eval:
+        # Not archived now means that the rows were all there when they were read.
+        batch_by_id(doc_eval, batch_id).require_rows()
+    return data
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the matrix shows: files, and documents of which only rows are known; and how many it has."""
+
+    files: Sequence[EvaluatedFile]
+    unlisted: Sequence[int]
+    total: int
+
+    @property
+    def documents(self) -> list[int]:
+        stored = (file.stored_as for file in self.files if file.stored_as is not None)
+        return [*dict.fromkeys(stored), *self.unlisted]
+
+
+def _gather(doc_eval: Connection, knowledge: Connection, batch: BatchRecord, sealed: Snapshot) -> ReportInput:
+    total, by_column = _sums(knowledge, batch.id)
+    columns = _columns(sealed)
+    files = count_documents(doc_eval, [batch.id])[batch.id]
+    limit = rows_shown(len(by_column.keys() | {(c.connection_id, c.prompt_id) for c in columns}))
+    shown = _shown(doc_eval, knowledge, batch.id, files.assigned + files.staged, limit)
+    failures, messages = results.group_failures(
+        knowledge, batch.id, GROUPS_SHOWN, NAMES_SHOWN, KNOWN_PROCESSOR_LIMIT_BYTES
+    )
+    changes, reprocessed = results.read_changes(knowledge, batch.id, CHANGES_SHOWN)
+    documents = shown.documents
+    named = {
+        *documents,
+        *(c.document_id for c in changes),
+        *(id_ for group in failures for id_ in group.some),
+    }
+    folders = shown_files.folders(doc_eval, batch.id)
+    names = _Names(folders, shown_files.first_names(doc_eval, batch.id, sorted(named)))
+    return ReportInput(
+        version=INPUT_VERSION,
+        partition_key=batch.key,
+        batch_id=batch.id,
+        name=batch.name,
+        status=batch.status.value,
+        description=batch.description,
+        created_at=batch.created_at,
+        started_at=batch.started_at,
+        completed_at=batch.completed_at,
+        expected_cells=batch.expected_cells or 0,
+        files={
+            "ASSIGNED": files.assigned,
+            "STAGED": files.staged,
+            "SKIPPED": files.skipped,
+            "REJECTED": files.rejected,
+        },
+        contents=files.distinct,
+        folders=folders,
+        not_evaluated=_not_evaluated(doc_eval, batch.id, names),
+        columns=columns,
+        total=total,
+        column_sums=by_column,
+        failure_messages=messages,
+        failures=[_failure(group, names) for group in failures],
+        reprocessed=reprocessed,
+        changes=[_change(change, names) for change in changes],
+        rows_total=shown.total,
+        rows=_rows(shown, names),
+        cells=_cells(knowledge, batch.id, documents),
+        config=sealed.config,
+        config_sha256=sealed.sha256,
+        digest=digest(knowledge, batch.id),
+        versions={"doceval_pipeline": version("doceval-pipeline")},
+    )
+
+
+def _shown(doc_eval: Connection, knowledge: Connection, batch_id: int, files: int, limit: int) -> _Shown:
+    """Choose what the matrix shows; where that is not all, documents with failures come first."""
+    stored = stored_ids(doc_eval, batch_id)
+    unlisted, more = results.unlisted_documents(knowledge, batch_id, stored, limit)
+    # Some of them may have no file.
+    first = results.urgent_documents(knowledge, batch_id, limit + more) if files > limit else []
+    evaluated = shown_files.evaluated_files(doc_eval, batch_id, first, limit)
+    return _Shown(evaluated, unlisted[: limit - len(evaluated)], files + more)
+
+
+def _rows(shown: _Shown, names: _Names) -> list[ReportRow]:
+    rows = [
+        ReportRow(names.of_file(f.name), f.stored_as, f.state, f.size, names.twin(f.name, f.stored_as))
+        for f in shown.files
+    ]
+    return rows + [ReportRow(names.of_document(id_), id_) for id_ in shown.unlisted]
+
+
+def _columns(sealed: Snapshot) -> list[ReportColumn]:
+    return [
+        ReportColumn(connection["id"], connection["name"], prompt["id"], prompt["name"])
+        for connection in sealed.config["connections"]
+        for prompt in sealed.config["prompts"]
+    ]
+
+
+def _sums(knowledge: Connection, batch_id: int) -> tuple[Sums, dict[tuple[int, int], Sums]]:
+    """What all results add up to, and those of each column."""
+    found = results.add_up(knowledge, batch_id)
+    total = next(_summed(sums) for sums in found if sums.connection_id is None)
+    return total, {
+        (sums.connection_id, sums.prompt_id): _summed(sums)
+        for sums in found
+        if sums.connection_id is not None and sums.prompt_id is not None
+    }
+
+
+def _summed(sums: results.ResultSums) -> Sums:
+    return Sums(
+        outcomes=sums.outcomes,
+        scores=_scores(sums),
+        input_tokens=_total(sums.input_tokens),
+        output_tokens=_total(sums.output_tokens),
+        seconds=_total(sums.seconds),
+        simulated=sums.simulated,
+    )
+
+
+def _scores(sums: results.ResultSums) -> ScoreFigures | None:
+    if sums.score_range is None or sums.median_score is None:
+        return None
+    value, n = sums.scores
+    return ScoreFigures(n, value / n, sums.median_score, *sums.score_range, sums.score_bins)
+
+
+def _total(pair: tuple[float, int]) -> Total | None:
+    return Total(*pair) if pair[1] else None
+
+
+def _failure(group: results.FailedCells, names: _Names) -> FailureGroup:
+    return FailureGroup(
+        message=group.message,
+        message_characters=group.message_characters,
+        cells=group.cells,
+        simulated=group.simulated,
+        documents=group.documents,
+        names=tuple(names.of_document(id_) for id_ in group.some),
+        too_large=group.too_large,
+    )
+
+
+def _change(change: results.ChangedCell, names: _Names) -> CellChange:
+    return CellChange(
+        document=names.of_document(change.document_id),
+        connection_id=change.connection_id,
+        prompt_id=change.prompt_id,
+        attempt=change.attempt,
+        outcome_before=change.outcome_before,
+        score_before=change.score_before if change.outcome_before == "succeeded" else None,
+        outcome=change.outcome,
+        score=change.score if change.outcome == "succeeded" else None,
+    )
+
+
+def _not_evaluated(doc_eval: Connection, batch_id: int, names: _Names) -> list[FileGroup]:
+    return [
+        FileGroup(group.state, group.reason, group.files, tuple(names.of_file(name) for name in group.names))
+        for group in shown_files.files_left_out(doc_eval, batch_id, NAMES_SHOWN)
+    ]
+
+
+def _cells(knowledge: Connection, batch_id: int, documents: Sequence[int]) -> list[ReportCell]:
+    """The cells of some documents; of many, not all have details."""
+    details = {
+        tuple(row[:3]): CellDetails(*row[3:])
+        for row in results.read_details(knowledge, batch_id, documents, DETAILS_SHOWN)
+    }
+    cells = results.read_cells(knowledge, batch_id, documents)
+    return [ReportCell(details.get((cell[0], cell[1], cell[2])), *cell) for cell in cells]

@@ -1,0 +1,124 @@
+"""Writes the rows and the cells of the matrix as HTML, and what a selected cell says.
+
+There are thousands of them, and a template takes ten times as long. So the two nets of the page are
+spread here by hand, in `_text` and `_name`, which every text goes through; all else is numbers and
+words of our own.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from markupsafe import Markup, escape
+
+from doceval_pipeline.reports.matrix import SYMBOLS, Matrix, RowView, look
+from doceval_pipeline.reports.model import CellDetails, ReportCell, ReportRow
+from doceval_pipeline.reports.numbers import amount, duration, size_text
+from doceval_pipeline.reports.untrusted import visible, visible_name
+
+
+def matrix_rows(matrix: Matrix) -> Markup:
+    """The rows of the table."""
+    return Markup("".join(_row(row) for row in matrix.rows))  # noqa: S704
+
+
+def cell_details(matrix: Matrix) -> Markup:
+    """What each cell that can be selected says, once for files with the same content."""
+    return Markup("".join(_all_details(matrix)))  # noqa: S704
+
+
+def cut_block(shown: str, left_out: int) -> Markup:
+    """A text of many lines, and how many of its characters are left out."""
+    more = f'<p class="note">{amount(left_out)} more characters are left out here.</p>' if left_out else ""
+    return Markup(f'<pre dir="auto">{_text(shown)}</pre>{more}')  # noqa: S704
+
+
+def _text(text: str) -> str:
+    return str(escape(visible(text)))
+
+
+@lru_cache(4_096)
+def _name(name: str) -> str:
+    return str(escape(visible_name(name)))
+
+
+def _row(view: RowView) -> str:
+    name = _name(view.row.name)
+    cells = "".join(_cell(cell) for cell in view.cells)
+    head = f'<bdi class="file" title="{name}">{name}</bdi>{_remark(view.row)}'
+    return f'<tr><th scope="row">{head}</th>{cells}</tr>\n'
+
+
+def _remark(row: ReportRow) -> str:
+    if row.twin is not None:
+        return f"<small>same content as <bdi>{_name(row.twin)}</bdi></small>"
+    if row.state is None:
+        return "<small>no file of this batch</small>"
+    if row.state == "ASSIGNED":
+        return "<small>not staged yet</small>"
+    return "" if row.size is None else f"<small>{size_text(row.size)}</small>"
+
+
+def _cell(cell: ReportCell | None) -> str:
+    seen = look(cell)
+    title, text = _name(seen.title), _name(seen.text)
+    text += " <i>sim</i>" if cell and cell.simulated else ""
+    if cell is None or cell.details is None:
+        return f'<td class="{seen.css}"><span title="{title}">{text}</span></td>'
+    button = f'<button type="button" popovertarget="{_anchor(cell)}" title="{title}">{text}</button>'
+    return f'<td class="{seen.css}">{button}</td>'
+
+
+def _anchor(cell: ReportCell) -> str:
+    return f"r{cell.document_id:d}-{cell.connection_id:d}-{cell.prompt_id:d}"
+
+
+def _all_details(matrix: Matrix) -> Iterator[str]:
+    columns = [
+        f"<bdi>{_name(column.connection)}</bdi> · <bdi>{_name(column.prompt)}</bdi>"
+        for column in matrix.columns
+    ]
+    for view in matrix.rows:
+        if not view.first:
+            continue
+        name = _name(view.row.name)
+        for cell, column in zip(view.cells, columns, strict=True):
+            if cell is not None and cell.details is not None:
+                yield _details(cell, cell.details, name, column)
+
+
+def _details(cell: ReportCell, details: CellDetails, name: str, column: str) -> str:
+    kind, target = look(cell).kind, _anchor(cell)
+    simulated = '<span class="sim">simulated</span>' if cell.simulated else ""
+    return f"""<div popover class="result" id="{target}">
+<button type="button" class="close" popovertarget="{target}" popovertargetaction="hide"
+ aria-label="Close">✕</button>
+<h3><bdi>{name}</bdi></h3>
+<p class="muted">{column}{simulated}</p>
+<dl class="facts">
+<div><dt>Result</dt><dd>{SYMBOLS[kind]} {kind} <span class="muted">({_name(cell.status)})</span></dd></div>
+<div><dt>Score</dt><dd>{"none" if cell.score is None else cell.score}</dd></div>
+<div><dt>Attempt</dt><dd>{details.attempt:d}</dd></div>
+<div><dt>Tokens in / out</dt><dd>{_count(details.input_tokens)} / {_count(details.output_tokens)}</dd></div>
+<div><dt>Time</dt><dd>{"–" if details.seconds is None else duration(details.seconds)}</dd></div>
+</dl>
+{_said(kind, details)}</div>
+"""
+
+
+def _said(kind: str, details: CellDetails) -> str:
+    said = ""
+    if details.message:
+        said = f"<h4>Message</h4>{_cut(details.message, details.message_characters)}"
+    elif kind == "failed":
+        said = "<p>It failed without a message.</p>"
+    if details.response:
+        said += f"<h4>Response</h4>{_cut(details.response, details.response_characters)}"
+    return said
+
+
+def _cut(shown: str, characters: int) -> Markup:
+    return cut_block(shown, characters - len(shown))
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else amount(value)

@@ -1,0 +1,201 @@
+"""What a report is made from: the databases count it as a plain model does that looks at each row."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from doceval_pipeline.batches import gathering
+from doceval_pipeline.batches.gathering import gather
+from doceval_pipeline.knowledge.status_words import WORDS, Outcome
+from doceval_pipeline.reports.model import ReportInput
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.reports import inputs, plain
+from doceval_pipeline_tests.reports.plain import File, Row
+
+LIMITS = {
+    "CHANGES_SHOWN": 2,
+    "GROUPS_SHOWN": 2,
+    "NAMES_SHOWN": 2,
+    "DETAILS_SHOWN": 4,
+    "KNOWN_PROCESSOR_LIMIT_BYTES": 2,
+}
+OUTCOME_OF = {word: str(outcome) for outcome, words in WORDS.items() for word in words}
+OUTCOME_OF |= {"ODD": str(Outcome.UNKNOWN), "HALF_DONE": str(Outcome.UNKNOWN)}
+MESSAGES = (None, "", " \n", "overloaded", "\toverloaded\r\n", "Bad base64", "x" * 2_001, "é\U0001f600")
+FOLDERS = ("/a", "/b/")
+
+_PLANT_DOCUMENTS = text("""
+    INSERT INTO docs (id, document_id, sha256, content_type, doc_type, file_size, content)
+    SELECT n, 'sha256:' || lpad(to_hex(n), 64, '0'), lpad(to_hex(n), 64, '0'), 'text/plain', 'txt', size,
+           CASE size WHEN 2 THEN 'YWI=' WHEN 3 THEN 'YWJj' ELSE '' END
+    FROM unnest(CAST(:sizes AS bigint[])) WITH ORDINALITY AS sizes(size, n)
+""")
+_PLANT_ROW = text("""
+    INSERT INTO llm_responses (batch_id, document_id, connection_id, prompt_id, attempt, status,
+                               connection_details, overall_score, error_message, response_text, input_tokens,
+                               output_tokens, time_taken_seconds, task_id, superseded_at)
+    VALUES (:batch_id, :document_id, :connection_id, :prompt_id, :attempt, :status, '{}', :score, :error,
+            :response_text, :input_tokens, :output_tokens, :seconds,
+            CASE WHEN :simulated THEN 'simulated-1' END, CASE WHEN :superseded THEN now() END)
+""")
+_PLANT_FILE = text("""
+    WITH document AS (
+        INSERT INTO documents (folder_id, raw_path, filepath, filename)
+        SELECT id, convert_to(:name, 'UTF8'), :name, :name FROM folders
+        WHERE folder_path = :folder RETURNING id)
+    INSERT INTO batch_documents (batch_id, document_id, state, reason, file_size, knowledge_document_id,
+                                 sha256)
+    SELECT :batch_id, id, :state, :reason, :size, :document_id,
+           CASE WHEN :state = 'STAGED' THEN lpad(to_hex(CAST(:document_id AS bigint)), 64, '0') END
+    FROM document
+""")
+
+
+@dataclasses.dataclass(frozen=True)
+class Holdings:
+    """Files of a batch in their order, sizes of stored documents by number, and all attempts."""
+
+    files: list[File]
+    sizes: list[int]
+    rows: list[Row]
+
+
+@st.composite
+def holdings(draw: st.DrawFn) -> Holdings:
+    sizes = draw(st.lists(st.sampled_from([0, 2, 3]), min_size=1, max_size=5))
+    files = draw(st.lists(_files(sizes), max_size=8, unique_by=lambda file: (file.folder, file.name)))
+    keys = draw(
+        st.lists(
+            st.tuples(st.integers(1, len(sizes)), st.integers(1, 3), st.integers(1, 2)),
+            max_size=12,
+            unique=True,
+        )
+    )
+    rows = [row for key in keys for row in draw(_attempts(key))]
+    return Holdings(sorted(files, key=lambda file: (file.folder, file.name)), sizes, rows)
+
+
+def _files(sizes: list[int]) -> st.SearchStrategy[File]:
+    def file(name: str, folder: str, state: str, reason: str | None, number: int) -> File:
+        staged, left_out = state == "STAGED", state in ("SKIPPED", "REJECTED")
+        size = sizes[number - 1] if staged else None
+        return File(name, folder, state, reason if left_out else None, size, number if staged else None)
+
+    return st.builds(
+        file,
+        st.sampled_from("abcdefgh"),
+        st.sampled_from(FOLDERS),
+        st.sampled_from(["STAGED", "STAGED", "ASSIGNED", "SKIPPED", "REJECTED"]),
+        st.sampled_from(["hidden", "empty"]),
+        st.integers(1, len(sizes)),
+    )
+
+
+@st.composite
+def _attempts(draw: st.DrawFn, key: tuple[int, int, int]) -> list[Row]:
+    made = []
+    for attempt in range(1, draw(st.sampled_from([1, 1, 2, 3])) + 1):
+        status = draw(st.sampled_from([*OUTCOME_OF, "S", "F"]))
+        made.append(
+            Row(
+                *key,
+                attempt,
+                OUTCOME_OF[status],
+                status,
+                draw(st.none() | st.sampled_from([0.0, 9.9999, 10.0, 99.5, 100.0]) | st.floats(0, 100)),
+                draw(st.sampled_from(MESSAGES)),
+                draw(st.sampled_from([None, "fine", "y" * 2_001])),
+                draw(st.none() | st.integers(0, 10**6)),
+                draw(st.none() | st.integers(0, 10**6)),
+                draw(st.none() | st.sampled_from([0.25, math.nan, math.inf, -math.inf])),
+                draw(st.booleans()),
+            )
+        )
+    return made
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that are full at once, so that what is left out is tried too."""
+    for module in (gathering, plain):
+        for name, limit in LIMITS.items():
+            monkeypatch.setattr(module, name, limit, raising=module is gathering)
+        monkeypatch.setattr(module, "rows_shown", lambda _: 3)
+
+
+def hold(batch: Sample, held: Holdings) -> None:
+    """Make both databases hold exactly this, past guards and triggers."""
+    highest = {row.key: row.attempt for row in plain.current(held.rows)}
+    batch.plant("DELETE FROM llm_responses")
+    batch.plant("DELETE FROM docs")
+    with batch.databases.knowledge.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(_PLANT_DOCUMENTS, {"sizes": held.sizes})
+        for row in held.rows:
+            values = dataclasses.asdict(row) | {"superseded": row.attempt < highest[row.key]}
+            connection.execute(_PLANT_ROW, values | {"batch_id": batch.id})
+    batch.doc_eval("DELETE FROM batch_documents")
+    batch.doc_eval("DELETE FROM documents")
+    with batch.databases.doc_eval.begin() as connection:
+        for file in held.files:
+            connection.execute(_PLANT_FILE, dataclasses.asdict(file) | {"batch_id": batch.id})
+
+
+def expected(batch: Sample, held: Holdings, gathered: ReportInput) -> ReportInput:
+    """What the plain model says, in what is not counted the same as what was gathered."""
+    unchanged = ("partition_key", "batch_id", "name", "status", "description", "created_at", "started_at")
+    unchanged += ("completed_at", "expected_cells", "config", "config_sha256", "digest", "versions")
+    same: dict[str, Any] = {name: getattr(gathered, name) for name in unchanged}
+    sizes = dict(enumerate(held.sizes, 1))
+    failures = plain.failures(held.files, plain.current(held.rows), sizes)[: LIMITS["GROUPS_SHOWN"]]
+    return inputs.report_input(held.files, gathered.columns, held.rows, failures=failures, **same)
+
+
+def comparable(data: ReportInput) -> dict[str, Any]:
+    """A report's input as plain values, with sets for what has no order and floats that are near."""
+    values = dataclasses.asdict(data)
+    values["cells"] = sorted(
+        values["cells"], key=lambda c: (c["document_id"], c["connection_id"], c["prompt_id"])
+    )
+    values["files"] = {state: count for state, count in values["files"].items() if count}
+    for sums in (values["total"], *values["column_sums"].values()):
+        sums["outcomes"] = {outcome: cells for outcome, cells in sums["outcomes"].items() if cells}
+        if sums["scores"]:
+            for name in ("mean", "median"):
+                sums["scores"][name] = pytest.approx(sums["scores"][name])
+    return values
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(held=holdings())
+def test_what_is_gathered_is_what_is_there(
+    batch_of: Callable[..., Sample], small_pages: None, held: Holdings, request: pytest.FixtureRequest
+) -> None:
+    batch = _sealed(batch_of, request)
+    hold(batch, held)
+    gathered = gather(batch.databases, batch.id)
+    assert comparable(gathered) == comparable(expected(batch, held, gathered))
+
+
+def _sealed(batch_of: Callable[..., Sample], request: pytest.FixtureRequest) -> Sample:
+    """One sealed batch with two columns, made by the first example."""
+    made: Sample | None = getattr(request.node, "batch", None)
+    if made is None:
+        made = batch_of(documents=1, connections=2, prompts=1)
+        made.stage()
+        made.doc_eval(
+            "UPDATE folders SET folder_path = '/a'; "
+            "INSERT INTO folders (folder_path, folder_name) VALUES ('/b/', 'b')"
+        )
+        request.node.batch = made
+    return made
