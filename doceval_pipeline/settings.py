@@ -77,6 +77,11 @@ class Settings:
         return self.home / "archives"
 
     @property
+    def cache(self) -> Path:
+        """The folder of what is kept to save time, and is made again where it is missing."""
+        return self.home / "cache"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's home: its `dagster.yaml` and its compute logs."""
         return self.home / "dagster"

@@ -107,7 +107,7 @@ def _gather(doc_eval: Connection, knowledge: Connection, batch: BatchRecord, sea
     failures, messages = results.group_failures(
         knowledge, batch.id, GROUPS_SHOWN, NAMES_SHOWN, KNOWN_PROCESSOR_LIMIT_BYTES
     )
-    changes, reprocessed = results.read_changes(knowledge, batch.id, CHANGES_SHOWN)
+    changes = results.read_changes(knowledge, batch.id, CHANGES_SHOWN) if total.reprocessed else []
     documents = shown.documents
     named = {
         *documents,
@@ -141,7 +141,6 @@ def _gather(doc_eval: Connection, knowledge: Connection, batch: BatchRecord, sea
         column_sums=by_column,
         failure_messages=messages,
         failures=[_failure(group, names) for group in failures],
-        reprocessed=reprocessed,
         changes=[_change(change, names) for change in changes],
         rows_total=shown.total,
         rows=_rows(shown, names),
@@ -198,6 +197,7 @@ def _summed(sums: results.ResultSums) -> Sums:
         output_tokens=_total(sums.output_tokens),
         seconds=_total(sums.seconds),
         simulated=sums.simulated,
+        reprocessed=sums.reprocessed,
     )
 
 
@@ -246,9 +246,7 @@ def _not_evaluated(doc_eval: Connection, batch_id: int, names: _Names) -> list[F
 
 def _cells(knowledge: Connection, batch_id: int, documents: Sequence[int]) -> list[ReportCell]:
     """The cells of some documents; of many, not all have details."""
-    details = {
-        tuple(row[:3]): CellDetails(*row[3:])
-        for row in results.read_details(knowledge, batch_id, documents, DETAILS_SHOWN)
-    }
     cells = results.read_cells(knowledge, batch_id, documents)
-    return [ReportCell(details.get((cell[0], cell[1], cell[2])), *cell) for cell in cells]
+    saying = [cell[8] for cell in cells if cell[9]][:DETAILS_SHOWN]
+    details = {row[0]: CellDetails(*row[1:]) for row in results.read_details(knowledge, saying)}
+    return [ReportCell(details.get(cell[8]), *cell[:8]) for cell in cells]

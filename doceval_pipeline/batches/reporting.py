@@ -46,7 +46,7 @@ def write_report(databases: Databases, batch_id: int) -> WrittenReport:
         data = gather(databases, batch_id)
         computed = figures(data)
         path = report_path(databases, batch_id, data.digest)
-        size = write_whole(path, lambda: render_html(data, computed))
+        size = write_whole(path, lambda: render_html(data, computed, _cache(databases)))
         with databases.doc_eval.begin() as connection:
             connection.execute(_RECORD_REPORT, {"batch_id": batch_id, "digest": data.digest})
     return WrittenReport(path, computed, data.digest, size)
@@ -64,8 +64,8 @@ def write_whole(path: Path, render: Callable[[], str]) -> int:
     ------
     ReportError
     """
-    content = render().encode()
     try:
+        content = render().encode()
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as file:
             file.write(content)
@@ -79,3 +79,10 @@ def write_whole(path: Path, render: Callable[[], str]) -> int:
             "permission"
         ) from None
     return len(content)
+
+
+def _cache(databases: Databases) -> Path:
+    """The folder that keeps compiled templates; nobody else may write what we run."""
+    folder = databases.settings.cache
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder

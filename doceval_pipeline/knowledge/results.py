@@ -32,7 +32,7 @@ _MESSAGE = r"nullif(btrim(error_message, E' \t\n\r\f\v'), '')"
 _EDGES = f"{{{', '.join(str(100 * bin / HISTOGRAM_BINS) for bin in range(1, HISTOGRAM_BINS))}}}"
 # Added up as numeric, whose sum does not depend on the order of the rows.
 _TERMS = f"""
-    SELECT connection_id, prompt_id, {OUTCOME_SQL} AS outcome, {_SIMULATED} AS simulated,
+    SELECT connection_id, prompt_id, attempt, {OUTCOME_SQL} AS outcome, {_SIMULATED} AS simulated,
            CASE WHEN {_SUCCEEDED} THEN overall_score END AS score, input_tokens, output_tokens,
            {_SECONDS} AS seconds
     FROM current_llm_responses WHERE batch_id = :batch_id
@@ -41,7 +41,7 @@ _PARTS = f"""
     SELECT connection_id, prompt_id, outcome,
            width_bucket(score, CAST('{_EDGES}' AS float8[])) AS bin,
            count(*) AS cells, count(*) FILTER (WHERE simulated) AS simulated,
-           count(score) AS scored, sum(score::numeric) AS scores, min(score) AS least, max(score) AS most,
+           count(*) FILTER (WHERE attempt > 1) AS again, count(score) AS scored, sum(score::numeric) AS scores, min(score) AS least, max(score) AS most,
            count(input_tokens) AS input_cells, sum(input_tokens) AS input_tokens,
            count(output_tokens) AS output_cells, sum(output_tokens) AS output_tokens,
            count(seconds) AS timed, sum(seconds::numeric) AS seconds
@@ -56,7 +56,7 @@ _SUMS = text(f"""
            coalesce(sum(scored), 0), sum(scores), min(least), max(most),
            coalesce(sum(input_cells), 0), sum(input_tokens),
            coalesce(sum(output_cells), 0), sum(output_tokens),
-           coalesce(sum(timed), 0), sum(seconds), coalesce(sum(simulated), 0)
+           coalesce(sum(timed), 0), sum(seconds), coalesce(sum(simulated), 0), coalesce(sum(again), 0)
     FROM ({_PARTS}) AS parts
     GROUP BY GROUPING SETS ((), (connection_id, prompt_id))
 """)
@@ -80,11 +80,10 @@ _FAILURES = text(f"""
 _CHANGES = text(f"""
     SELECT now.document_id, now.connection_id, now.prompt_id, now.attempt,
            {OUTCOME_SQL.replace("status", "before.status")}, before.overall_score,
-           {OUTCOME_SQL.replace("status", "now.status")}, now.overall_score, count(*) OVER ()
+           {OUTCOME_SQL.replace("status", "now.status")}, now.overall_score
     FROM current_llm_responses AS now
     JOIN llm_responses AS before USING (batch_id, document_id, prompt_id, connection_id)
-    WHERE batch_id = :batch_id AND now.attempt > 1 AND before.superseded_at IS NOT NULL
-      AND before.attempt = now.attempt - 1
+    WHERE batch_id = :batch_id AND now.attempt > 1 AND before.attempt = now.attempt - 1
     ORDER BY 1, 2, 3 LIMIT :limit
 """)
 # Of documents with a cell that did not succeed: failed cells before cells that are not done.
@@ -100,23 +99,17 @@ _UNLISTED = text("""
 """)
 _CELLS = text(f"""
     SELECT document_id, connection_id, prompt_id, {OUTCOME_SQL}, status, overall_score,
-           left(error_message, {TITLE_CHARACTERS + 1}), {_SIMULATED}
-    FROM current_llm_responses WHERE batch_id = :batch_id AND document_id = ANY(:documents)
+           left(error_message, {TITLE_CHARACTERS + 1}), {_SIMULATED}, id,
+           {_SUCCEEDED} OR {_FAILED} OR error_message IS NOT NULL OR response_text IS NOT NULL
+    FROM current_llm_responses
+    JOIN unnest(CAST(:documents AS bigint[])) WITH ORDINALITY AS shown(document_id, place) USING (document_id)
+    WHERE batch_id = :batch_id ORDER BY {_FAILED} DESC, place, connection_id, prompt_id
 """)
 _DETAILS = text(f"""
-    WITH chosen AS (
-        SELECT id, row_number() OVER (ORDER BY {_FAILED} DESC, place, connection_id, prompt_id) AS rank
-        FROM current_llm_responses
-        JOIN unnest(CAST(:documents AS bigint[])) WITH ORDINALITY AS shown(document_id, place)
-            USING (document_id)
-        WHERE batch_id = :batch_id
-          AND ({_SUCCEEDED} OR {_FAILED} OR error_message IS NOT NULL OR response_text IS NOT NULL)
-        ORDER BY rank LIMIT :limit)
-    SELECT document_id, connection_id, prompt_id, attempt,
-           left(error_message, {MESSAGE_CHARACTERS}), coalesce(length(error_message), 0),
+    SELECT id, attempt, left(error_message, {MESSAGE_CHARACTERS}), coalesce(length(error_message), 0),
            left(response_text, {RESPONSE_CHARACTERS}), coalesce(length(response_text), 0),
            input_tokens, output_tokens, {_SECONDS}
-    FROM llm_responses JOIN chosen USING (id) ORDER BY rank
+    FROM llm_responses WHERE id = ANY(:ids)
 """)
 
 
@@ -126,7 +119,7 @@ class ResultSums:
 
     Pairs are a sum and the number of cells that report the value; of scores, 0 to 100, only those of
     succeeded cells. `score_bins` are `HISTOGRAM_BINS` equal parts of 0 to 100. Seconds are the
-    processor's, those that are numbers.
+    processor's, those that are numbers. `reprocessed` cells have an earlier attempt.
     """
 
     connection_id: int | None
@@ -140,6 +133,7 @@ class ResultSums:
     output_tokens: tuple[int, int]
     seconds: tuple[float, int]
     simulated: int
+    reprocessed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +194,10 @@ def group_failures(
     ], _counted(found)
 
 
-def read_changes(connection: Connection, batch_id: int, limit: int) -> tuple[list[ChangedCell], int]:
-    """The first cells that were reprocessed, by document, and how many there are."""
-    found = connection.execute(_CHANGES, {"batch_id": batch_id, "limit": limit}).all()
-    return [ChangedCell(*row[:8]) for row in found], _counted(found)
+def read_changes(connection: Connection, batch_id: int, limit: int) -> list[ChangedCell]:
+    """The first cells that were reprocessed, by document."""
+    found = connection.execute(_CHANGES, {"batch_id": batch_id, "limit": limit})
+    return [ChangedCell(*row) for row in found]
 
 
 def urgent_documents(connection: Connection, batch_id: int, limit: int) -> list[int]:
@@ -224,21 +218,19 @@ def read_cells(connection: Connection, batch_id: int, documents: Sequence[int]) 
     """The current results of some documents, as they are told in a line.
 
     Returns rows of document, connection, prompt, outcome, status word, score, beginning of the message,
-    and whether the result is simulated.
+    whether the result is simulated, the number of the row, and whether it has more to say; those that
+    failed first, then in the order of the documents.
     """
     return connection.execute(_CELLS, {"batch_id": batch_id, "documents": list(documents)}).all()
 
 
-def read_details(
-    connection: Connection, batch_id: int, documents: Sequence[int], limit: int
-) -> Sequence[Row[Any]]:
-    """All that cells of some documents say: of failed ones first, then in the order of the documents.
+def read_details(connection: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
+    """All that some rows say.
 
-    Returns rows of document, connection, prompt, attempt, message and its length, response and its
-    length, input tokens, output tokens, and seconds. Texts are cut, lengths in characters.
+    Returns rows of number, attempt, message and its length, response and its length, input tokens,
+    output tokens, and seconds. Texts are cut, lengths in characters.
     """
-    parameters = {"batch_id": batch_id, "documents": list(documents), "limit": limit}
-    return connection.execute(_DETAILS, parameters).all()
+    return connection.execute(_DETAILS, {"ids": list(ids)}).all()
 
 
 def _sums(row: Row[Any], median: float | None) -> ResultSums:
@@ -259,6 +251,7 @@ def _sums(row: Row[Any], median: float | None) -> ResultSums:
         output_tokens=(int(rest[3] or 0), int(rest[2])),
         seconds=(float(rest[5] or 0), int(rest[4])),
         simulated=int(rest[6]),
+        reprocessed=int(rest[7]),
     )
 
 

@@ -14,7 +14,7 @@ from doceval_pipeline.reports.model import (
     VerdictWord,
 )
 
-_NOTHING = Sums({}, None, None, None, None, 0)
+_NOTHING = Sums({}, None, None, None, None, 0, 0)
 
 
 def figures(data: ReportInput) -> ReportFigures:

@@ -8,7 +8,6 @@ characters are made visible, whether the template thinks of it or not.
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUn
 from markupsafe import Markup
 
 from doceval_pipeline.reports.cells import cell_details, cut_block, matrix_rows
+from doceval_pipeline.reports.drawings import histogram, outcome_bar
 from doceval_pipeline.reports.figures import all_columns
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
 from doceval_pipeline.reports.model import FailureGroup, ReportFigures, ReportInput
@@ -39,7 +39,7 @@ KNOWN_PROCESSOR_LIMIT_BYTES = 1_048_575
 _BASE64_ERROR = re.compile(r"base.?64|incorrect padding|multiple of 4", re.IGNORECASE)
 
 
-def render_html(data: ReportInput, figures: ReportFigures) -> str:
+def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None = None) -> str:
     """Write the page of a report.
 
     Parameters
@@ -48,6 +48,9 @@ def render_html(data: ReportInput, figures: ReportFigures) -> str:
         What the report is made from; names, messages and responses may be hostile.
     figures
         The figures of the same data.
+    compiled
+        A folder of ours that keeps the compiled template, which takes as long as all the rest of a
+        small page; it must exist.
 
     Returns
     -------
@@ -57,29 +60,26 @@ def render_html(data: ReportInput, figures: ReportFigures) -> str:
     """
     columns = all_columns(data)
     matrix = lay_out(data, columns)
-    return (
-        _environment()
-        .get_template(TEMPLATE)
-        .render(
-            data=data,
-            figures=figures,
-            matrix=matrix,
-            matrix_rows=matrix_rows(matrix),
-            cell_details=cell_details(matrix),
-            columns={(column.connection_id, column.prompt_id): column for column in columns},
-            prompts=_prompts(data.config),
-            configuration=_cut(_pretty(data.config), CONFIGURATION_CHARACTERS),
-            elapsed=_elapsed(data),
-            policy=_policy(_environment().get_template(STYLE).render()),
-        )
+    environment = _environment(compiled)
+    return environment.get_template(TEMPLATE).render(
+        data=data,
+        figures=figures,
+        matrix=matrix,
+        matrix_rows=matrix_rows(matrix),
+        cell_details=cell_details(matrix),
+        columns={(column.connection_id, column.prompt_id): column for column in columns},
+        prompts=_prompts(data.config),
+        configuration=_cut(_pretty(data.config), CONFIGURATION_CHARACTERS),
+        elapsed=_elapsed(data),
+        policy=_policy(environment.get_template(STYLE).render()),
     )
 
 
 @cache
-def _environment() -> Environment:
+def _environment(compiled: Path | None) -> Environment:
     environment = Environment(
         loader=PackageLoader("doceval_pipeline.reports"),
-        bytecode_cache=_compiled_templates(),
+        bytecode_cache=None if compiled is None else FileSystemBytecodeCache(str(compiled)),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -99,15 +99,11 @@ def _environment() -> Environment:
         "DETAILS_SHOWN": DETAILS_SHOWN,
         "NAMES_SHOWN": NAMES_SHOWN,
         "block": cut_block,
+        "bar": outcome_bar,
+        "histogram": histogram,
         "is_cut_base64": _is_cut_base64,
     }
     return environment
-
-
-def _compiled_templates() -> FileSystemBytecodeCache | None:
-    """Keeps templates compiled beside our modules, where Python keeps those, if it may: half of a report."""
-    folder = Path(__file__).with_name("__pycache__")
-    return FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None
 
 
 def _inert(value: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 # The words that `ReportCell.outcome` knows; any other word counts as unknown.
 OUTCOMES = ("succeeded", "failed", "waiting", "running", "paused", "unknown")
@@ -52,12 +52,11 @@ class CellDetails:
     seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReportCell:
+class ReportCell(NamedTuple):
     """The current result of one document in one column.
 
     `outcome` is one of `OUTCOMES` and `status` the word it was read from. `message` is at least the
-    beginning of what a failed cell says.
+    beginning of what a failed cell says. A tuple, because there are thousands.
     """
 
     details: CellDetails | None
@@ -98,7 +97,7 @@ class Total:
 class Sums:
     """What cells add up to: cells by outcome, scores, and totals, each None where no cell reports any.
 
-    Seconds are those that the processor reports.
+    Seconds are those that the processor reports; `reprocessed` cells have an earlier attempt.
     """
 
     outcomes: Mapping[str, int]
@@ -107,6 +106,7 @@ class Sums:
     output_tokens: Total | None
     seconds: Total | None
     simulated: int
+    reprocessed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +180,7 @@ class ReportInput:
     # How many different messages there are, and the most frequent ones.
     failure_messages: int
     failures: Sequence[FailureGroup]
-    # How many cells were reprocessed, and some of them.
-    reprocessed: int
+    # Some of the cells that were reprocessed.
     changes: Sequence[CellChange]
     # How many rows the matrix has, the rows that are shown, and their cells.
     rows_total: int

@@ -160,9 +160,7 @@ def expected(batch: Sample, held: Holdings, gathered: ReportInput) -> ReportInpu
 def comparable(data: ReportInput) -> dict[str, Any]:
     """A report's input as plain values, with sets for what has no order and floats that are near."""
     values = dataclasses.asdict(data)
-    values["cells"] = sorted(
-        values["cells"], key=lambda c: (c["document_id"], c["connection_id"], c["prompt_id"])
-    )
+    values["cells"] = sorted(values["cells"], key=lambda c: (c.document_id, c.connection_id, c.prompt_id))
     values["files"] = {state: count for state, count in values["files"].items() if count}
     for sums in (values["total"], *values["column_sums"].values()):
         sums["outcomes"] = {outcome: cells for outcome, cells in sums["outcomes"].items() if cells}

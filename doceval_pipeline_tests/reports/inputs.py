@@ -109,7 +109,6 @@ def report_input(
         "column_sums": column_sums,
         "failure_messages": len(failures),
         "failures": failures[:GROUPS_SHOWN],
-        "reprocessed": len(plain.changes(files, rows)),
         "changes": plain.shown_changes(files, rows),
         "rows_total": rows_total,
         "rows": shown,

@@ -89,6 +89,7 @@ def sums(rows: Sequence[Row]) -> Sums:
         output_tokens=_total(rows, lambda row: row.output_tokens),
         seconds=_total(rows, lambda row: row.seconds),
         simulated=sum(row.simulated for row in rows),
+        reprocessed=sum(row.attempt > 1 for row in rows),
     )
 
 
