@@ -41,7 +41,8 @@ _PARTS = f"""
     SELECT connection_id, prompt_id, outcome,
            width_bucket(score, CAST('{_EDGES}' AS float8[])) AS bin,
            count(*) AS cells, count(*) FILTER (WHERE simulated) AS simulated,
-           count(*) FILTER (WHERE attempt > 1) AS again, count(score) AS scored, sum(score::numeric) AS scores, min(score) AS least, max(score) AS most,
+           count(*) FILTER (WHERE attempt > 1) AS again,
+           count(score) AS scored, sum(score::numeric) AS scores, min(score) AS least, max(score) AS most,
            count(input_tokens) AS input_cells, sum(input_tokens) AS input_tokens,
            count(output_tokens) AS output_cells, sum(output_tokens) AS output_tokens,
            count(seconds) AS timed, sum(seconds::numeric) AS seconds
