@@ -1,15 +1,15 @@
 """Reads an evaluation file and says where each mistake stands. Writes nothing, asks no database."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from doceval_pipeline.doc_eval.definitions import Evaluation
+from doceval_pipeline.doc_eval.definitions import Definition, Evaluation
 from doceval_pipeline.errors import EvaluationFileError
 
 Location = tuple[str | int, ...]
@@ -71,7 +71,7 @@ def resolve(content: Any, base: Path | None, where: Callable[[Location], str]) -
         evaluation = Evaluation.model_validate(content)
     except ValidationError as error:
         raise EvaluationFileError(
-            [f"{where(e['loc'])}: {_reworded(e['msg'])}" for e in error.errors(include_input=False)]
+            [f"{where(e['loc'])}: {_reworded(e['msg'], e['loc'])}" for e in error.errors(include_input=False)]
         ) from None
     problems = list(_repeated_names(evaluation, where))
     batches = []
@@ -155,13 +155,27 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int]) -> It
             lines[inner] = key.start_mark.line + 1
 
 
-def _reworded(message: str) -> str:
+def _reworded(message: str, location: Location) -> str:
     message = message.removeprefix("Value error, ")
     if message == "Extra inputs are not permitted":
-        return "is not a known key: check its spelling"
+        return f"is not a known key, those are {', '.join(_keys_at(location[:-1]))}: check its spelling"
     if message == "Field required":
         return "is missing"
     return message[0].lower() + message[1:]
+
+
+def _keys_at(location: Location) -> Iterable[str]:
+    """The keys that a definition at this place may have."""
+    definition: type[Definition] = Evaluation
+    for key in location:
+        if isinstance(key, str):
+            said = definition.model_fields[key].annotation
+            definition = next(kind for kind in (said, *get_args(said)) if _is_definition(kind))
+    return definition.model_fields
+
+
+def _is_definition(kind: Any) -> TypeGuard[type[Definition]]:
+    return isinstance(kind, type) and issubclass(kind, Definition)
 
 
 def _repeated_names(evaluation: Evaluation, where: Callable[[Location], str]) -> Iterator[str]:

@@ -51,7 +51,7 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
         (
             "name: q4",
             "nane: q4",
-            "evaluation.yaml:6: batches[0].nane: is not a known key: check its spelling",
+            "evaluation.yaml:6: batches[0].nane: is not a known key, those are name, description, folders, ",
         ),
         ("name: q4", "nane: q4", "evaluation.yaml:6: batches[0].name: is missing"),
         ("[./docs]", "[./none]", "evaluation.yaml:7: batches[0].folders[0]: folder './none' does not exist"),
