@@ -22,8 +22,7 @@ def defs() -> dg.Definitions:
         ],
         asset_checks=[
             staging.documents_round_trip,
-            staging.queue_is_complete,
-            staging.rows_have_documents,
+            staging.queue_checks,
             responses.responses_keep_coming,
         ],
         jobs=[

@@ -127,6 +127,29 @@ def test_a_broken_content_stops_before_rows_are_queued(
     assert batch.knowledge("SELECT count(*) FROM llm_responses") == [(0,)]
 
 
+def test_one_check_can_be_run_alone_and_says_what_is_wrong(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=2)
+    assert run(instance, "stage_batch", batch.key).success
+    batch.plant("DELETE FROM llm_responses WHERE id = (SELECT min(id) FROM llm_responses)")
+    chosen = dg.AssetCheckKey(dg.AssetKey("queue_rows"), "queue_is_complete")
+    # As Dagster's page does it.
+    job = definitions.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection=set(), asset_check_selection={chosen}
+    )
+    result = job.execute_in_process(
+        instance=instance, partition_key=batch.key, raise_on_error=False, run_config=QUIET
+    )
+    (evaluation,) = [
+        event.asset_check_evaluation_data
+        for event in result.all_events
+        if event.event_type_value == "ASSET_CHECK_EVALUATION"
+    ]
+    assert (evaluation.check_name, evaluation.passed, evaluation.partition) == (chosen.name, False, batch.key)
+    assert "7 of 8" in str(evaluation.description)
+
+
 def test_the_report_is_materialized_with_stable_numbers(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
