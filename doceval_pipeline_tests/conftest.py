@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from doceval_pipeline.batches import audit
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.staging import assign_documents, queue_cells, seal_batch, store_documents
 from doceval_pipeline.doc_eval.apply import apply_evaluation
@@ -37,6 +38,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     EmbeddedServer(home).stop()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The audit looks twice at what it finds, and need not wait where nobody works beside it."""
+    monkeypatch.setattr(audit, "MOMENT", 0.0)
 
 
 @pytest.fixture
