@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.invariants.asking import Offence, offences, read_only
+from doceval_pipeline.batches.invariants.asking import Offence, Reading, offences, reading
 from doceval_pipeline.batches.invariants.catalogue import INVARIANTS
 from doceval_pipeline.batches.invariants.cells import (
     CELLS_ARE_COMPLETE,
@@ -70,10 +70,11 @@ def check_round_trip(databases: Databases, batch_id: int, sample: int | None = S
     """
     portions: list[int] = []
     scope = Scope(batch_id, sample)
-    found = [
-        _look(databases, FILES_ARE_STORED, scope),
-        _look(databases, CONTENTS_DECODE, scope, portions.append),
-    ]
+    with reading(databases) as both:
+        found = [
+            _look(both, FILES_ARE_STORED, scope),
+            _look(both, CONTENTS_DECODE, scope, portions.append),
+        ]
     return _finding(sum(portions), found, f"{sum(portions)} documents decode to the bytes that were read")
 
 
@@ -91,15 +92,17 @@ def check_queue_complete(databases: Databases, batch_id: int) -> Finding:
     expected = batch.expected_cells or 0
     if batch.status not in (*OPEN, *CLOSED):
         return Finding(expected, 1, f"{batch.key} is {batch.status}, and its cells are not in the queue yet")
-    found = [_look(databases, i, Scope(batch_id)) for i in (CELLS_ARE_EXPECTED, CELLS_ARE_COMPLETE)]
+    with reading(databases) as both:
+        found = [_look(both, i, Scope(batch_id)) for i in (CELLS_ARE_EXPECTED, CELLS_ARE_COMPLETE)]
     return _finding(expected, found, f"{expected} of {expected} cells are in the queue")
 
 
 def check_rows_have_documents(databases: Databases, batch_id: int) -> Finding:
     """Look for rows whose document is not stored, or is not one of the batch's."""
-    with databases.knowledge.connect() as connection:
-        rows = count_rows(connection, batch_id)
-    found = [_look(databases, i, Scope(batch_id)) for i in (ROWS_HAVE_CONTENT, ROWS_ARE_OF_THE_BATCH)]
+    with reading(databases) as both:
+        with both.transaction(Side.KNOWLEDGE) as connection:
+            rows = count_rows(connection, batch_id)
+        found = [_look(both, i, Scope(batch_id)) for i in (ROWS_HAVE_CONTENT, ROWS_ARE_OF_THE_BATCH)]
     return _finding(rows, found, f"each of {rows} rows has a document, which is one of the batch")
 
 
@@ -123,32 +126,32 @@ def violations(
     DatabaseError
     """
     scope = Scope(sample=None if every_document else SAMPLE, every_byte=every_document)
-    with database_errors():
-        at_work = _at_work(databases)
+    with database_errors(), reading(databases) as both:
+        at_work = _at_work(both)
         suspects = {}
         for done, invariant in enumerate(INVARIANTS):
             progress(done, len(INVARIANTS))
-            found = _look(databases, invariant, scope)
+            found = _look(both, invariant, scope)
             if found.offences:
                 suspects[invariant] = found
-        at_work |= _at_work(databases)
         if suspects:
+            at_work |= _at_work(both)
             time.sleep(MOMENT)
-        confirmed = {i: _still(_look(databases, i, scope), first) for i, first in suspects.items()}
-        at_work |= _at_work(databases) if suspects else set()
+        confirmed = {i: _still(_look(both, i, scope), first) for i, first in suspects.items()}
+        at_work |= _at_work(both)
     progress(len(INVARIANTS), len(INVARIANTS))
     for invariant, found in confirmed.items():
         yield from _violations(invariant, found, at_work)
 
 
 def _look(
-    databases: Databases,
+    both: Reading,
     invariant: Invariant,
     scope: Scope,
     handed: Callable[[int], None] = lambda rows: None,
 ) -> _Found:
     """Ask once; what goes beyond what is kept is counted."""
-    found = offences(databases, invariant, scope, handed)
+    found = offences(both, invariant, scope, handed)
     return _Found(list(islice(found, KEPT)), sum(1 for _ in found))
 
 
@@ -176,8 +179,8 @@ def _problem(offence: Offence) -> str:
     return offence.wrong if offence.batch_id is None else f"{offence.thing}: {offence.wrong}"
 
 
-def _at_work(databases: Databases) -> set[int]:
-    with read_only(databases, Side.DOC_EVAL) as connection:
+def _at_work(both: Reading) -> set[int]:
+    with both.transaction(Side.DOC_EVAL) as connection:
         return batches_at_work(connection)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, TextClause, make_url
+from sqlalchemy import Connection, Row, TextClause, make_url
 from sqlalchemy.exc import DBAPIError
 
 from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, Databases
@@ -24,6 +24,35 @@ _NAMES = {Side.DOC_EVAL: DOC_EVAL, Side.KNOWLEDGE: KNOWLEDGE}
 
 
 @dataclass(frozen=True)
+class Reading:
+    """A connection to each database of an installation, which can change nothing in it."""
+
+    databases: Databases
+    doc_eval: Connection
+    knowledge: Connection
+
+    @contextmanager
+    def transaction(self, side: Side) -> Iterator[Connection]:
+        """A transaction in one of them; short ones, so that nobody who changes a schema waits for long."""
+        connection = self.doc_eval if side is Side.DOC_EVAL else self.knowledge
+        with connection.begin():
+            # What is read through a cursor is read to its end, and not as if the beginning were enough.
+            connection.exec_driver_sql("SET LOCAL cursor_tuple_fraction = 1")
+            yield connection
+
+
+@contextmanager
+def reading(databases: Databases) -> Iterator[Reading]:
+    """Connect to both databases for reading alone."""
+    options = {"isolation_level": "READ COMMITTED", "postgresql_readonly": True}
+    with (
+        databases.doc_eval.execution_options(**options).connect() as doc_eval,
+        databases.knowledge.execution_options(**options).connect() as knowledge,
+    ):
+        yield Reading(databases, doc_eval, knowledge)
+
+
+@dataclass(frozen=True)
 class Offence:
     """Something that must not be: of which batch, if of one, what it is, what is wrong, what to do."""
 
@@ -34,7 +63,7 @@ class Offence:
 
 
 def offences(
-    databases: Databases,
+    reading: Reading,
     invariant: Invariant,
     scope: Scope,
     handed: Callable[[int], None] = lambda rows: None,
@@ -51,33 +80,23 @@ def offences(
     sqlalchemy.exc.DBAPIError
     """
     for side in invariant.runs_in:
-        for row in _rows(databases, invariant, side, scope, handed):
-            wrong = row["wrong"] if invariant.judge is None else invariant.judge(databases, row, scope)
+        for row in _rows(reading, invariant, side, scope, handed):
+            wrong = (
+                row["wrong"] if invariant.judge is None else invariant.judge(reading.databases, row, scope)
+            )
             if wrong is not None:
                 yield Offence(row["batch_id"], row["thing"], wrong, invariant.mend.format_map(row))
 
 
-@contextmanager
-def read_only(databases: Databases, side: Side) -> Iterator[Connection]:
-    """A connection to one of the databases that can change nothing in it."""
-    engine = _engine(databases, side).execution_options(
-        isolation_level="READ COMMITTED", postgresql_readonly=True
-    )
-    with engine.connect() as connection:
-        # What is read through a cursor is read to its end, and not as if only the beginning were wanted.
-        connection.exec_driver_sql("SET LOCAL cursor_tuple_fraction = 1")
-        yield connection
-
-
 def _rows(
-    databases: Databases, invariant: Invariant, side: Side, scope: Scope, handed: Callable[[int], None]
+    reading: Reading, invariant: Invariant, side: Side, scope: Scope, handed: Callable[[int], None]
 ) -> Iterator[dict[str, Any]]:
-    parameters = {"batch": scope.batch, "sample": scope.sample} | _installation(databases, side)
-    with read_only(databases, side) as connection:
+    parameters = {"batch": scope.batch, "sample": scope.sample} | _installation(reading.databases, side)
+    with reading.transaction(side) as connection:
         if invariant.handed is None:
             yield from _stream(connection, invariant.query, parameters)
             return
-        with read_only(databases, side.other) as other:
+        with reading.transaction(side.other) as other:
             for portion in _portions(other, invariant.handed, parameters):
                 handed(len(portion))
                 if invariant.halves_on is None:
@@ -132,8 +151,5 @@ def _installation(databases: Databases, side: Side) -> dict[str, Any]:
     variable, _, name = _NAMES[side]
     # The embedded server has one user, and nobody else can reach it.
     embedded = make_url(EmbeddedServer(databases.settings.home).url(name))
-    return {"variable": variable, "embedded": _engine(databases, side).url == embedded}
-
-
-def _engine(databases: Databases, side: Side) -> Engine:
-    return databases.doc_eval if side is Side.DOC_EVAL else databases.knowledge
+    engine = databases.doc_eval if side is Side.DOC_EVAL else databases.knowledge
+    return {"variable": variable, "embedded": engine.url == embedded}
