@@ -142,9 +142,16 @@ def _in_halves(
 
 def _as_arrays(portion: Sequence[Row[Any]]) -> dict[str, Any]:
     names = list(portion[0]._fields)
-    arrays = {name: list(column) for name, column in zip(names, zip(*portion, strict=True), strict=True)}
-    ends = {f"{end}_{name}": arrays[name][at] for name in names for end, at in (("first", 0), ("last", -1))}
-    return arrays | ends
+    columns = dict(zip(names, zip(*portion, strict=True), strict=True))
+    ends = {f"{end}_{name}": columns[name][at] for name in names for end, at in (("first", 0), ("last", -1))}
+    return {name: _as_array(column) for name, column in columns.items()} | ends
+
+
+def _as_array(column: Sequence[Any]) -> Any:
+    """An array of numbers as PostgreSQL writes it, which it reads faster than a list of expressions."""
+    if all(type(value) is int for value in column):
+        return f"{{{','.join(map(str, column))}}}"
+    return list(column)
 
 
 def _installation(databases: Databases, side: Side) -> dict[str, Any]:

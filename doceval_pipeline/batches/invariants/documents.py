@@ -19,8 +19,9 @@ _STAGED = f"""
 """
 # Contents that several batches share are drawn for each, and decoded once.
 _DRAWN = text(f"""
-    SELECT DISTINCT ON (document_id) batch_id, document_id FROM (
-        SELECT batch_id, document_id, row_number() OVER chance AS n, sum(file_size) OVER chance AS bytes
+    SELECT DISTINCT ON (document_id) batch_id, document_id, sha256 FROM (
+        SELECT batch_id, document_id, sha256, row_number() OVER chance AS n,
+               sum(file_size) OVER chance AS bytes
         FROM ({_STAGED}) AS staged
         WINDOW chance AS (PARTITION BY batch_id ORDER BY random())) AS shuffled
     WHERE CAST(:sample AS int) IS NULL OR n = 1 OR (n <= :sample AND bytes <= {SAMPLE_BYTES})
@@ -40,10 +41,12 @@ _OTHER_CONTENT = text("""
 # together, and fails on a content of more than 268,435,455 characters.
 _DECODES_TO_OTHER = text("""
     SELECT h.batch_id, 'docs.id ' || h.document_id AS thing,
-           'the content does not decode to what was read' AS wrong
-    FROM unnest(CAST(:batch_id AS int[]), CAST(:document_id AS bigint[])) AS h(batch_id, document_id)
-    JOIN docs d ON d.id = h.document_id
-    WHERE encode(sha256(decode(d.content, 'base64')), 'hex') <> d.sha256
+           CASE WHEN d.id IS NULL THEN 'the content is missing'
+                ELSE 'the content does not decode to what was read' END AS wrong
+    FROM unnest(CAST(:batch_id AS int[]), CAST(:document_id AS bigint[]), CAST(:sha256 AS text[]))
+        AS h(batch_id, document_id, sha256)
+    LEFT JOIN docs d ON d.id = h.document_id
+    WHERE encode(sha256(decode(d.content, 'base64')), 'hex') IS DISTINCT FROM h.sha256
     ORDER BY h.batch_id, h.document_id
 """)
 _LEFT = text(f"""
