@@ -105,6 +105,7 @@ _OTHER_DETAILS = text(f"""
     ORDER BY r.batch_id, r.id
 """)
 # That no attempt stands twice is a constraint; so their number is the highest one where none is missing.
+# A cell whose only row is a first attempt, and current, is in order, and is not looked at.
 _DISORDERED_ATTEMPTS = text("""
     SELECT batch_id, format('document %s, prompt %s, connection %s', document_id, prompt_id, connection_id)
                AS thing,
@@ -112,6 +113,9 @@ _DISORDERED_ATTEMPTS = text("""
                   coalesce(string_agg(attempt::text, ', ' ORDER BY attempt)
                                FILTER (WHERE superseded_at IS NULL), 'none')) AS wrong
     FROM llm_responses
+    WHERE (document_id, batch_id, prompt_id, connection_id) IN (
+        SELECT document_id, batch_id, prompt_id, connection_id FROM llm_responses
+        WHERE attempt > 1 OR superseded_at IS NOT NULL)
     GROUP BY batch_id, document_id, prompt_id, connection_id
     HAVING count(*) <> max(attempt) OR count(*) FILTER (WHERE superseded_at IS NULL) <> 1
         OR max(attempt) FILTER (WHERE superseded_at IS NULL) <> max(attempt)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, event
+from psutil import Process
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import InternalError
 
 from doceval_pipeline.batches import audit
@@ -17,10 +18,10 @@ from doceval_pipeline.batches.invariants import asking
 from doceval_pipeline.batches.invariants.asking import offences, reading
 from doceval_pipeline.batches.invariants.cells import CELLS_ARE_COMPLETE, ROWS_ARE_OF_THE_BATCH
 from doceval_pipeline.batches.invariants.documents import CONTENTS_DECODE
-from doceval_pipeline.batches.invariants.invariant import Scope, Side
+from doceval_pipeline.batches.invariants.invariant import Invariant, Scope, Side
 from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.settings import MIB, Settings
 from doceval_pipeline_tests.batches.archives import done, holdings
 from doceval_pipeline_tests.batches.invariants.installation import BatchOf, quiet
 from doceval_pipeline_tests.conftest import Sample, empty_databases, sample_batch
@@ -140,6 +141,32 @@ def test_rows_are_handed_over_in_portions_and_the_same_is_found(
         for number, document in lost.items()
     ]
     assert [o.batch_id for o in strange] == [first.id, second.id]
+
+
+@pytest.mark.parametrize("rows", ["handed", "offending"])
+def test_memory_does_not_grow_with_the_rows(
+    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch, rows: str
+) -> None:
+    monkeypatch.setattr(asking, "PORTION", 10_000)
+    many = text(
+        "SELECT n AS batch_id, repeat('x', 500) AS thing, '' AS wrong FROM generate_series(1, 600000) n"
+    )
+    invariant = Invariant(
+        name="many-rows",
+        must_hold="300 MB are not held at once",
+        runs_in=(Side.KNOWLEDGE,),
+        handed=many if rows == "handed" else None,
+        query=text("SELECT NULL AS batch_id, '' AS thing, '' AS wrong") if rows == "handed" else many,
+        mend="",
+    )
+    process = Process()
+    with reading(batch_of(documents=0).databases) as both:
+        held = [process.memory_info().rss]
+        for number, _ in enumerate(offences(both, invariant, Scope())):
+            if rows == "handed" or number % 10_000 == 0:
+                held.append(process.memory_info().rss)
+    assert len(held) == 61
+    assert max(held) - held[0] < 100 * MIB
 
 
 def test_one_batch_is_asked_for_alone(batch_of: BatchOf) -> None:
