@@ -71,11 +71,14 @@ def _go_by_another_address(installation: Installation) -> Databases:
     return open_databases(replace(settings, knowledge_documents_url=url))
 
 
-def _without_the_constraint(installation: Installation) -> None:
-    with installation.databases.knowledge.begin() as connection:
-        connection.execute(text("ALTER TABLE llm_responses DROP CONSTRAINT llm_responses_lease_whole"))
-        connection.execute(text("SET LOCAL session_replication_role = replica"))
-        connection.execute(text(f"UPDATE llm_responses SET status = 'S' WHERE id = {LEASED}"))
+def _without_the_constraint(assignment: str) -> Callable[[Installation], None]:
+    def act(installation: Installation) -> None:
+        with installation.databases.knowledge.begin() as connection:
+            connection.execute(text("ALTER TABLE llm_responses DROP CONSTRAINT llm_responses_lease_whole"))
+            connection.execute(text("SET LOCAL session_replication_role = replica"))
+            connection.execute(text(f"UPDATE llm_responses SET {assignment} WHERE id = {LEASED}"))
+
+    return act
 
 
 THE_ROW = f"SELECT 'llm_responses.id ' || {ROW}"
@@ -107,6 +110,12 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
             "another program",
             knowledge="UPDATE batch_configs SET config = config - 'version' WHERE batch_id = {id}",
         ),
+        Plant(
+            "reprocessed",
+            "SELECT 'batch_configs'",
+            "another program",
+            knowledge="UPDATE batch_configs SET sha256 = repeat('0', 64) WHERE batch_id = {id}",
+        ),
     ),
     "choice-is-sealed": (
         Plant(
@@ -121,6 +130,19 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
             "put back in doc_eval",
             doc_eval="DELETE FROM batch_prompts WHERE batch_id = {id} "
             "AND prompt_id = (SELECT max(id) FROM prompts)",
+        ),
+        Plant(
+            "running",
+            "SELECT 'batches'",
+            "put back in doc_eval",
+            doc_eval="DELETE FROM batch_connections WHERE batch_id = {id}",
+        ),
+        Plant(
+            "running",
+            "SELECT 'batches'",
+            "put back in doc_eval",
+            doc_eval="UPDATE folders SET folder_path = folder_path || '/other' WHERE id = "
+            "(SELECT folder_id FROM batch_folders WHERE batch_id = {id})",
         ),
     ),
     "no-key-in-connections": (
@@ -179,6 +201,15 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
             f"WHERE batch_id = {{id}} AND document_id = {FILE}",
             "backup",
             doc_eval="UPDATE batch_documents SET sha256 = repeat('a', 64) "
+            f"WHERE batch_id = {{id}} AND document_id = {FILE}",
+            named_in="doc_eval",
+        ),
+        Plant(
+            "running",
+            "SELECT 'docs.id ' || knowledge_document_id FROM batch_documents "
+            f"WHERE batch_id = {{id}} AND document_id = {FILE}",
+            "backup",
+            doc_eval="UPDATE batch_documents SET file_size = file_size + 1 "
             f"WHERE batch_id = {{id}} AND document_id = {FILE}",
             named_in="doc_eval",
         ),
@@ -399,7 +430,13 @@ PLANTS |= {
             "running",
             f"SELECT 'llm_responses.id ' || {LEASED}",
             "lease_expires_at = NULL",
-            act=_without_the_constraint,
+            act=_without_the_constraint("status = 'S'"),
+        ),
+        Plant(
+            "running",
+            f"SELECT 'llm_responses.id ' || {LEASED}",
+            "lease_expires_at = NULL",
+            act=_without_the_constraint("lease_token = NULL"),
         ),
     ),
     "deliveries-end": (
@@ -427,6 +464,19 @@ PLANTS |= {
             "WHERE batch_id = {id} AND status = 'F' ORDER BY id",
             "completed_processing_at = now()",
             knowledge="UPDATE llm_responses SET completed_processing_at = NULL WHERE batch_id = {id}",
+        ),
+        *(
+            Plant(
+                "paused",
+                THE_ROW,
+                "completed_processing_at = now()",
+                knowledge=f"UPDATE llm_responses SET status = 'F', error_message = '{message}' "
+                f"WHERE id = {ROW}",
+            )
+            for message in (
+                "given up after 5 deliveries, the last of which failed",
+                "the batch was cancelled, and the delivery failed",
+            )
         ),
     ),
     "archived-is-gone": (

@@ -239,7 +239,18 @@ def all_answered(batch: Sample) -> None:
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
 
 
-@pytest.mark.parametrize("write", [late, all_answered])
+def queued_anew(batch: Sample) -> None:
+    """Somebody adds an attempt to a batch that is closed."""
+    batch.knowledge("UPDATE llm_responses SET status = 'S'")
+    look(batch.databases)
+    batch.knowledge(
+        "INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details, "
+        "attempt) SELECT batch_id, document_id, prompt_id, connection_id, connection_details, 2 "
+        "FROM llm_responses LIMIT 1"
+    )
+
+
+@pytest.mark.parametrize("write", [late, all_answered, queued_anew])
 def test_what_no_tick_has_seen_yet_is_no_offence(batch_of: BatchOf, write: Callable[[Sample], None]) -> None:
     batch = batch_of(documents=1)
     batch.stage()
