@@ -19,7 +19,7 @@ from doceval_pipeline.batches.invariants.asking import offences, reading
 from doceval_pipeline.batches.invariants.cells import CELLS_ARE_COMPLETE, ROWS_ARE_OF_THE_BATCH
 from doceval_pipeline.batches.invariants.documents import CONTENTS_DECODE
 from doceval_pipeline.batches.invariants.invariant import Invariant, Scope, Side
-from doceval_pipeline.batches.staging import number_lock
+from doceval_pipeline.batches.staging import number_lock, seal_batch
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import MIB, Settings
 from doceval_pipeline_tests.batches.archives import done, holdings
@@ -216,6 +216,30 @@ def test_what_is_only_passing_is_not_told(
 
     monkeypatch.setattr(audit.time, "sleep", pipeline_goes_on)
     assert len(audited(batch.databases)) == (0 if mended else 1)
+
+
+def test_what_the_second_look_finds_for_the_first_time_is_left_for_the_next_audit(
+    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = batch_of(documents=1, name="first"), batch_of(documents=1, name="second")
+    first.stage()
+    second.stage()
+    first.doc_eval("UPDATE batches SET expected_cells = 1 WHERE id = :id")
+
+    def goes_wrong_elsewhere(_: float) -> None:
+        first.doc_eval("UPDATE batches SET expected_cells = 5 - expected_cells")
+
+    monkeypatch.setattr(audit.time, "sleep", goes_wrong_elsewhere)
+    assert [where for where, _ in audited(first.databases)] == []
+
+
+def test_a_staging_that_has_just_begun_may_be_between_two_steps(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    seal_batch(batch.databases, batch.id)
+    assert batch.status() == "STAGING"
+    assert audited(batch.databases) == []
+    batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '2 minutes'")
+    assert audited(batch.databases) == [(batch.key, "status STAGING: no process works on it")]
 
 
 def test_nothing_is_told_of_a_batch_that_somebody_works_on(batch_of: BatchOf) -> None:
