@@ -139,8 +139,6 @@ _MISCOUNTED = text("""
     WHERE coalesce(counted.cells, 0) <> coalesce(kept.cells, 0)
     ORDER BY batch_id, outcome
 """)
-_WHO_WROTE_THEM = "find out which program wrote these rows, and delete them"
-
 CELLS_ARE_EXPECTED = Invariant(
     name="cells-are-expected",
     must_hold="a batch expects contents x connections x prompts cells",
@@ -169,14 +167,14 @@ ROWS_ARE_OF_THE_BATCH = Invariant(
     runs_in=(Side.DOC_EVAL,),
     handed=_QUEUED_CONTENTS,
     query=_CONTENT_OF_ANOTHER,
-    mend=_WHO_WROTE_THEM,
+    mend="doceval stage {batch_id} sets such rows aside; find out which program wrote them",
 )
 ROWS_ARE_OF_THE_CHOICE = Invariant(
     name="rows-are-of-the-choice",
     must_hold="every queue row is for a prompt and a connection that its batch selects",
     runs_in=(Side.KNOWLEDGE,),
     query=_NOT_CHOSEN,
-    mend=_WHO_WROTE_THEM,
+    mend="find out which program wrote these rows, and delete them",
 )
 ROWS_ARE_OF_A_BATCH = Invariant(
     name="rows-are-of-a-batch",

@@ -36,7 +36,7 @@ _BEYOND_THE_END = text(f"""
 """)
 _WITHOUT_TIME = text(f"""
     SELECT r.batch_id, 'llm_responses.id ' || r.id AS thing, 'completed_processing_at is not set' AS wrong
-    FROM llm_responses r
+    FROM current_llm_responses r
     WHERE r.status = 'F' AND r.completed_processing_at IS NULL
       AND (r.error_message = '{CANCELLED}' OR starts_with(r.error_message, 'given up after ')
            OR starts_with(r.error_message, 'the batch was cancelled, and the delivery '))
@@ -56,7 +56,7 @@ DELIVERIES_END = Invariant(
     must_hold="no row is delivered more than five times",
     runs_in=(Side.KNOWLEDGE,),
     query=_TOO_OFTEN,
-    mend="find out which program wrote it: let processors be members of doceval_worker, who cannot",
+    mend=f"{_AS_THE_OWNER}deliveries = 5 for this row; members of doceval_worker cannot write it",
 )
 PLACES_ARE_IN_THE_QUEUE = Invariant(
     name="places-are-in-the-queue",
@@ -70,6 +70,6 @@ ENDED_ROWS_SAY_WHEN = Invariant(
     must_hold="a row that was cancelled or given up says when",
     runs_in=(Side.KNOWLEDGE,),
     query=_WITHOUT_TIME,
-    mend=f"{_AS_THE_OWNER}completed_processing_at = now() for this row; a program overwrote it",
+    mend="find out which program wrote around the guard; doceval reprocess {batch_id} --failed tries again",
 )
 INVARIANTS = (LEASES_ARE_WHOLE, DELIVERIES_END, PLACES_ARE_IN_THE_QUEUE, ENDED_ROWS_SAY_WHEN)

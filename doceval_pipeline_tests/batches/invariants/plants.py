@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.reporting import report_path
+from doceval_pipeline.batches.staging import seal_batch
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.batches.invariants.installation import Installation
 from doceval_pipeline_tests.conftest import Sample
@@ -56,6 +57,12 @@ def _remove_report(installation: Installation) -> None:
     batch: Sample = installation["reprocessed"]
     ((digest,),) = batch.doc_eval("SELECT reported_digest FROM batches WHERE id = :id")
     report_path(batch.databases, batch.id, digest).unlink()
+
+
+def _begin_staging(installation: Installation) -> None:
+    batch: Sample = installation["saved"]
+    seal_batch(batch.databases, batch.id)
+    batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 hour' WHERE id = :id")
 
 
 def _remove_archive(installation: Installation) -> None:
@@ -240,7 +247,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
     ),
     "cells-are-expected": (
         Plant(
-            "paused",
+            "reprocessed",
             "SELECT 'expected_cells'",
             "doceval stage {id}",
             doc_eval="UPDATE batches SET expected_cells = expected_cells + 1 WHERE id = {id}",
@@ -267,7 +274,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         Plant(
             "running",
             "SELECT 'docs.id ' || (SELECT min(document_id) FROM llm_responses WHERE batch_id <> {id})",
-            "find out which program",
+            "doceval stage {id}",
             knowledge="UPDATE llm_responses SET document_id = "
             f"(SELECT min(document_id) FROM llm_responses WHERE batch_id <> {{id}}) WHERE id = {ROW}",
         ),
@@ -336,15 +343,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
     ),
 }
 PLANTS |= {
-    "staging-goes-on": (
-        Plant(
-            "saved",
-            "SELECT 'status STAGING'",
-            "doceval stage {id}",
-            doc_eval="UPDATE batches SET status = 'STAGING', status_changed_at = now() - interval '1 hour', "
-            "config_snapshot = '1', config_sha256 = '1' WHERE id = {id}",
-        ),
-    ),
+    "staging-goes-on": (Plant("saved", "SELECT 'status STAGING'", "doceval stage {id}", act=_begin_staging),),
     "closed-is-done": (
         Plant(
             "reprocessed",
@@ -443,7 +442,7 @@ PLANTS |= {
         Plant(
             "running",
             THE_ROW,
-            "doceval_worker",
+            "deliveries = 5",
             knowledge=f"UPDATE llm_responses SET deliveries = 6 WHERE id = {ROW}",
         ),
     ),
@@ -462,14 +461,14 @@ PLANTS |= {
             "cancelled",
             "SELECT 'llm_responses.id ' || id FROM llm_responses "
             "WHERE batch_id = {id} AND status = 'F' ORDER BY id",
-            "completed_processing_at = now()",
+            "doceval reprocess {id} --failed",
             knowledge="UPDATE llm_responses SET completed_processing_at = NULL WHERE batch_id = {id}",
         ),
         *(
             Plant(
                 "paused",
                 THE_ROW,
-                "completed_processing_at = now()",
+                "doceval reprocess {id} --failed",
                 knowledge=f"UPDATE llm_responses SET status = 'F', error_message = '{message}' "
                 f"WHERE id = {ROW}",
             )
@@ -480,6 +479,15 @@ PLANTS |= {
         ),
     ),
     "archived-is-gone": (
+        Plant(
+            "archived",
+            "SELECT archive_file FROM batches WHERE id = {id}",
+            "doceval archive {id}",
+            doc_eval="INSERT INTO documents (id, folder_id, filepath, filename, raw_path) "
+            "SELECT 4711, min(id), 'left', 'left', 'left' FROM folders; "
+            "INSERT INTO batch_documents (batch_id, document_id, state) VALUES ({id}, 4711, 'ASSIGNED')",
+            named_in="doc_eval",
+        ),
         Plant(
             "archived",
             "SELECT archive_file FROM batches WHERE id = {id}",

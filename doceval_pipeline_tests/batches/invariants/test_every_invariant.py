@@ -1,24 +1,62 @@
 """Each invariant holds in an installation that was lived in, and fires on the faults that are planted."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 
 import pytest
 
+from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.invariants.asking import offences, reading
 from doceval_pipeline.batches.invariants.catalogue import INVARIANTS
 from doceval_pipeline.batches.invariants.invariant import Scope
+from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.reprocessing import Mode, pause, reprocess, resume
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.batches.invariants.installation import Installation, lived_in, quiet
 from doceval_pipeline_tests.batches.invariants.plants import PLANTS, Plant
-from doceval_pipeline_tests.conftest import empty_databases, sample_batch
+from doceval_pipeline_tests.conftest import Sample, empty_databases, sample_batch
 
 BY_NAME = {invariant.name: invariant for invariant in INVARIANTS}
 FAULTS = [(name, plant) for name, plants in PLANTS.items() for plant in plants]
+
+
+def _recount(batch: Sample) -> None:
+    batch.knowledge("SELECT recount_responses(:id)")
+    look(batch.databases)
+
+
+def _pause_and_resume(batch: Sample) -> None:
+    pause(batch.databases, batch.id)
+    resume(batch.databases, batch.id)
+
+
+# What is told to do, where it is a command or a statement, done.
+MENDS: dict[str, Callable[[Sample], object]] = {
+    "same-configuration": Sample.stage,
+    "files-are-stored": Sample.stage,
+    "nothing-left-to-store": Sample.stage,
+    "cells-are-expected": Sample.stage,
+    "cells-are-complete": Sample.stage,
+    "rows-are-of-the-batch": Sample.stage,
+    "attempts-are-in-order": _recount,
+    "counts-are-kept": _recount,
+    "staging-goes-on": Sample.stage,
+    "closed-is-done": _recount,
+    "verdict-is-true": _recount,
+    "done-is-closed": lambda batch: look(batch.databases),
+    "results-are-as-completed": _recount,
+    "paused-is-held": lambda batch: pause(batch.databases, batch.id),
+    "report-is-there": lambda batch: write_report(batch.databases, batch.id),
+    "leases-are-whole": lambda batch: batch.knowledge("UPDATE llm_responses SET lease_expires_at = NULL"),
+    "deliveries-end": lambda batch: batch.knowledge("UPDATE llm_responses SET deliveries = 5"),
+    "places-are-in-the-queue": _pause_and_resume,
+    "ended-rows-say-when": lambda batch: reprocess(batch.databases, batch.id, Mode.failed, quiet),
+    "archived-is-gone": lambda batch: archive(batch.databases, batch.id, quiet, quiet),
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +114,13 @@ def test_a_planted_fault_is_named_with_what_to_do(
     assert [v.mend for v in told] == [offence.mend for offence in found]
     assert all(o.thing in v.batch + v.problem for v, o in zip(told, found, strict=True))
     assert "topsecret" not in json.dumps([asdict(violation) for violation in told])
+
+
+@pytest.mark.parametrize("name", MENDS)
+def test_what_is_told_to_do_mends_it(installation: Installation, name: str) -> None:
+    # A gap of attempts, and a configuration of another program, are not for a command.
+    plant = PLANTS[name][1 if name == "attempts-are-in-order" else 0]
+    plant.set(installation)
+    MENDS[name](installation[plant.batch])
+    with reading(installation.databases) as both:
+        assert list(offences(both, BY_NAME[name], Scope(sample=None, every_byte=True))) == []
