@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from doceval_pipeline.batches import audit
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.staging import assign_documents, queue_cells, seal_batch, store_documents
 from doceval_pipeline.doc_eval.apply import apply_evaluation
@@ -39,8 +41,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     os.environ.update(before)
 
 
-@pytest.fixture
-def databases(settings: Settings) -> Databases:
+@pytest.fixture(autouse=True)
+def _no_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The audit looks twice at what it finds, and need not wait where nobody works beside it."""
+    monkeypatch.setattr(audit, "MOMENT", 0.0)
+
+
+def empty_databases(settings: Settings) -> Databases:
     """Both databases, empty."""
     opened = open_databases(settings)
     with opened.doc_eval.begin() as connection:
@@ -48,6 +55,12 @@ def databases(settings: Settings) -> Databases:
     with opened.knowledge.begin() as connection:
         connection.execute(EMPTY_KNOWLEDGE)
     return opened
+
+
+@pytest.fixture
+def databases(settings: Settings) -> Databases:
+    """Both databases, empty."""
+    return empty_databases(settings)
 
 
 def write_old(path: Path, content: str) -> None:
@@ -116,17 +129,25 @@ def evaluation_of(batches: list[dict[str, Any]], connections: int = 2, prompts: 
     return Located(resolve(content, None, key_path), key_path)
 
 
+def sample_batch(
+    databases: Databases,
+    base: Path,
+    documents: int = 8,
+    connections: int = 2,
+    prompts: int = 2,
+    name: str = "sample",
+) -> Sample:
+    """A batch over a folder, below `base`, of small distinct documents."""
+    folder = base / name
+    folder.mkdir()
+    for number in range(documents):
+        write_old(folder / f"{number:03}.txt", f"document {number} of {name}\n" * (number + 1))
+    located = evaluation_of([{"name": name, "folders": [str(folder)]}], connections, prompts)
+    applied = apply_evaluation(databases.doc_eval, located)
+    return Sample(databases, applied.numbers[name], name, folder)
+
+
 @pytest.fixture
 def batch_of(databases: Databases, tmp_path: Path) -> Callable[..., Sample]:
     """Makes a batch over a folder of small distinct documents."""
-
-    def make(documents: int = 8, connections: int = 2, prompts: int = 2, name: str = "sample") -> Sample:
-        folder = tmp_path / name
-        folder.mkdir()
-        for number in range(documents):
-            write_old(folder / f"{number:03}.txt", f"document {number} of {name}\n" * (number + 1))
-        located = evaluation_of([{"name": name, "folders": [str(folder)]}], connections, prompts)
-        applied = apply_evaluation(databases.doc_eval, located)
-        return Sample(databases, applied.numbers[name], name, folder)
-
-    return make
+    return partial(sample_batch, databases, tmp_path)

@@ -169,11 +169,19 @@ def _remove_rows(databases: Databases, connection: Connection, batch_id: int, wr
 def _rows_are_here(databases: Databases, batch: BatchRecord) -> bool:
     """Whether the rows of a batch that is called archived are still in KnowledgeDocuments.
 
-    Its configuration goes with them, in one transaction. Rows without it came later, from elsewhere.
+    Its configuration goes with them, in one transaction, and before its files. Rows without the
+    configuration, and a configuration without files, came later, from elsewhere.
     """
     with databases.knowledge.connect() as knowledge:
         published = archived.has_config(knowledge, batch.id)
         rows = queue.count_rows(knowledge, batch.id)
+    with databases.doc_eval.connect() as connection:
+        files = configuration.count_files(connection, batch.id)
+    if published and not files:
+        raise ArchiveError(
+            f"{batch.key} is archived, and a configuration of it came later: find out which program wrote "
+            "it, and delete it from batch_configs"
+        )
     if rows and not published:
         raise ArchiveError(
             f"{batch.key} is archived, and {rows} rows of it came later: find out which program wrote them, "

@@ -27,13 +27,18 @@ from doceval_pipeline.errors import DocEvalError, StagingError
 from doceval_pipeline.knowledge import bulk_load, queue
 
 # First key of the advisory locks; the second is the batch. "doce" as bytes.
-_LOCK_CLASS = 0x646F6365
+LOCK_CLASS = 0x646F6365
 _LOCK = text("SELECT pg_advisory_lock(:lock_class, :batch_id)")
 _UNLOCK = text("SELECT pg_advisory_unlock(:lock_class, :batch_id)")
 _IS_LOCKED = text("""
     SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                    AND classid = CAST(:lock_class AS oid) AND objid = CAST(:batch_id AS oid) AND granted)
+""")
+_LOCKED = text("""
+    SELECT CAST(CAST(objid AS bigint) AS int) FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid = CAST(:lock_class AS oid)
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """)
 _SET_EXPECTED = text("UPDATE batches SET expected_cells = :cells WHERE id = :batch_id")
 
@@ -199,8 +204,13 @@ def fail_staging(databases: Databases, batch_id: int, reason: str) -> bool:
 def is_being_staged(databases: Databases, batch_id: int) -> bool:
     """Whether a living process works on the batch's staging right now."""
     with databases.doc_eval.connect() as connection:
-        locked = connection.scalar(_IS_LOCKED, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
+        locked = connection.scalar(_IS_LOCKED, {"lock_class": LOCK_CLASS, "batch_id": batch_id})
         return bool(locked)
+
+
+def batches_at_work(connection: Connection) -> set[int]:
+    """The batches that a living process works on right now."""
+    return set(connection.scalars(_LOCKED, {"lock_class": LOCK_CLASS}))
 
 
 @contextmanager
@@ -229,11 +239,11 @@ def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
     """
     with database_errors(), databases.doc_eval.connect() as connection:
         try:
-            connection.execute(_LOCK, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
+            connection.execute(_LOCK, {"lock_class": LOCK_CLASS, "batch_id": batch_id})
             connection.commit()
             yield connection
             connection.rollback()
-            connection.execute(_UNLOCK, {"lock_class": _LOCK_CLASS, "batch_id": batch_id})
+            connection.execute(_UNLOCK, {"lock_class": LOCK_CLASS, "batch_id": batch_id})
             connection.commit()
         except BaseException:
             # Not given back: closing it ends the session, and with it the lock.

@@ -127,17 +127,20 @@ def report(batch: str, as_json: bool) -> None:
 @click.option("--every-document", is_flag=True, help="Decode every stored document, not a sample.")
 @as_json_option
 def check(every_document: bool, as_json: bool) -> None:
-    """Audit both databases; exit code 1 if anything is not as it must be."""
+    """Hold both databases against docs/invariants.md; exit code 1 if anything is not as it must be.
+
+    Read-only: a member of doceval_reader can run it.
+    """
     opened = databases()
     with bars(visible=not as_json) as draw:
-        found = list(violations(opened, every_document, draw("checking batches")))
+        found = list(violations(opened, every_document, draw("checking invariants")))
     if as_json:
         print_json([asdict(violation) for violation in found])
     elif not found:
         console.print("[green]every invariant holds[/]")
     else:
-        rows = [(v.batch, v.invariant, v.problem, v.mend) for v in found]
-        print_table(("batch", "must hold", "but", "what to do"), rows)
+        rows = [(v.invariant, v.batch, v.problem, v.mend) for v in found]
+        print_table(("must hold", "batch", "but", "what to do"), rows)
     if found:
         raise SystemExit(1)
 

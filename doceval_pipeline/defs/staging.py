@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from doceval_pipeline.batches import audit, staging
+from doceval_pipeline.batches.invariants.invariant import SAMPLE
 from doceval_pipeline.defs.partitions import batches
 from doceval_pipeline.defs.resources import DocEval, StagingProgress, one_line_failures
 from doceval_pipeline.doc_eval.batch_documents import Tally
@@ -97,7 +98,7 @@ def queue_rows(context: dg.AssetExecutionContext, doc_eval: DocEval) -> dg.Mater
 class RoundTripSample(dg.Config):
     """How many stored documents are decoded and compared, up to 16 MiB of them; or all."""
 
-    documents: int = audit.SAMPLE
+    documents: int = SAMPLE
     every_document: bool = False
 
 

@@ -6,12 +6,21 @@ touched here; folders are checked in `evaluation_file`.
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pathspec
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 _SECRET_KEY = re.compile(
     r"apikey|accesskey|privatekey|secret|passw|credential|authorization|bearer|signature"
@@ -149,6 +158,19 @@ class Connection(Definition):
     def _holds_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
         _refuse_secrets(value)
         return value
+
+
+def objection(connection: Mapping[str, Any]) -> str | None:
+    """Why a connection could not be defined like this, a key in it above all; None where it could.
+
+    No value is repeated, since it might be the key.
+    """
+    try:
+        Connection.model_validate(connection)
+    except ValidationError as error:
+        found = error.errors(include_input=False)[0]
+        return f"{found['loc'][0]} {found['msg'].removeprefix('Value error, ')}"
+    return None
 
 
 class Prompt(Definition):

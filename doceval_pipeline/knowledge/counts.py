@@ -28,21 +28,6 @@ _COUNTS = text("""
         SELECT batch_id, waiting, running, paused, succeeded, failed, unknown, 0, true FROM pending) AS counts
     GROUP BY batch_id ORDER BY max(version)
 """)
-_DIFFERENT = text("""
-    WITH counted AS (
-        SELECT batch_id, response_outcome(status) AS outcome, count(*) AS cells
-        FROM current_llm_responses GROUP BY 1, 2),
-    kept AS (
-        SELECT batch_id, outcome, sum(cells) AS cells
-        FROM (SELECT * FROM response_counts UNION ALL SELECT *, 0 FROM response_deltas) AS c,
-             LATERAL (VALUES ('waiting', waiting), ('running', running), ('paused', paused),
-                             ('succeeded', succeeded), ('failed', failed), ('unknown', unknown))
-                 AS v(outcome, cells)
-        GROUP BY 1, 2)
-    SELECT DISTINCT coalesce(counted.batch_id, kept.batch_id)
-    FROM counted FULL JOIN kept USING (batch_id, outcome)
-    WHERE coalesce(counted.cells, 0) <> coalesce(kept.cells, 0) ORDER BY 1
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +54,3 @@ def read_counts(connection: Connection, batch_ids: Sequence[int], seen: int) -> 
     """The counts of some batches, and of all that changed after the version `seen`, in that order."""
     rows = connection.execute(_COUNTS, {"batch_ids": list(batch_ids), "seen": seen})
     return [KeptCounts(row[0], CellCounts(*row[1:7]), row[7], row[8]) for row in rows]
-
-
-def wrongly_counted(connection: Connection) -> list[int]:
-    """The batches whose counts are not those of their rows: somebody wrote around the triggers."""
-    return list(connection.scalars(_DIFFERENT))

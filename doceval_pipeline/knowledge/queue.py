@@ -122,15 +122,6 @@ _TALLY = text(f"""
 """)
 _TIDY = text("SELECT tidy_queue()")
 _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
-_FOREIGN_DOCUMENTS = text("""
-    SELECT count(*) FROM llm_responses r
-    WHERE r.batch_id = :batch_id AND r.withdrawn_at IS NULL
-      AND (r.document_id IN (SELECT unnest(CAST(:documents AS bigint[])))) IS NOT TRUE
-""")
-_ORPHANS = text("""
-    SELECT count(*) FROM llm_responses r
-    WHERE r.batch_id = :batch_id AND NOT EXISTS (SELECT 1 FROM docs WHERE docs.id = r.document_id)
-""")
 
 
 class ContentsGone(Exception):
@@ -317,15 +308,6 @@ def tidy(connection: Connection) -> int:
 def count_rows(connection: Connection, batch_id: int) -> int:
     """How many rows a batch has in the queue, all attempts counted."""
     return int(connection.execute(_ROWS, {"batch_id": batch_id}).scalar_one())
-
-
-def count_orphans(connection: Connection, batch_id: int, documents: Sequence[int]) -> tuple[int, int]:
-    """Rows of a batch whose document is not stored, and rows whose document is not the batch's."""
-    orphans = connection.execute(_ORPHANS, {"batch_id": batch_id}).scalar_one()
-    foreign = connection.execute(
-        _FOREIGN_DOCUMENTS, {"batch_id": batch_id, "documents": list(documents)}
-    ).scalar_one()
-    return int(orphans), int(foreign)
 
 
 def _places(batch_id: int, priority: int) -> dict[str, int]:

@@ -20,8 +20,13 @@ _SHOWN = f"""
     ROW(document_id, prompt_id, connection_id, attempt, {OUTCOME_SQL}, overall_score, error_message,
         response_text, input_tokens, output_tokens, time_taken_seconds)::text
 """
+# An SQL aggregate over current_llm_responses: a short digest of everything that a report shows of results.
+RESULT_DIGEST = f"""
+    left(encode(sha256(convert_to(count(*) || ':' || {digest_sql(_SHOWN)}, 'UTF8')), 'hex'), 16)
+"""
+_DIGEST_OF_NONE = hashlib.sha256(b"0:0").hexdigest()[:16]
 _DIGEST = text(f"""
-    SELECT batch_id, count(*), {digest_sql(_SHOWN)} FROM current_llm_responses
+    SELECT batch_id, {RESULT_DIGEST} FROM current_llm_responses
     WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
 """)
 _DOCUMENTS = text("""
@@ -96,13 +101,8 @@ def digest(connection: Connection, batch_id: int) -> str:
 
 def digests(connection: Connection, batch_ids: Sequence[int]) -> dict[int, str]:
     """The digests of several batches, in one statement."""
-    sums = dict.fromkeys(batch_ids, (0, 0))
-    for batch_id, cells, total in connection.execute(_DIGEST, {"batch_ids": list(batch_ids)}):
-        sums[batch_id] = (cells, total)
-    return {
-        batch_id: hashlib.sha256(f"{cells}:{total}".encode()).hexdigest()[:16]
-        for batch_id, (cells, total) in sums.items()
-    }
+    found = dict.fromkeys(batch_ids, _DIGEST_OF_NONE)
+    return found | {row[0]: row[1] for row in connection.execute(_DIGEST, {"batch_ids": list(batch_ids)})}
 
 
 def count_documents(connection: Connection, batch_ids: Sequence[int]) -> dict[int, int]:

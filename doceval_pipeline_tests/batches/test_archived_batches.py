@@ -11,6 +11,7 @@ from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess
 from doceval_pipeline.errors import ArchiveError, BatchStateError
 from doceval_pipeline_tests.batches.archives import (
     BatchOf,
+    archived_word,
     audit,
     bring_back,
     done,
@@ -100,6 +101,21 @@ def test_rows_that_come_after_the_batch_was_archived_are_not_taken_for_the_batch
         bring_back(batch, archived)
     assert (batch.key, "an archived batch has no rows left") in audit(batch)
     assert archived.path.exists()
+
+
+def test_a_configuration_that_comes_later_does_not_make_an_archived_batch_one_that_is_here(
+    batch_of: BatchOf,
+) -> None:
+    batch = done(batch_of(documents=1))
+    before = holdings(batch)
+    archived = put_away(batch)
+    batch.knowledge("INSERT INTO batch_configs SELECT CAST(:id AS int), '{}', repeat('0', 64)")
+    with pytest.raises(ArchiveError, match="is archived, and a configuration of it came later"):
+        put_away(batch)
+    assert archived_word(batch), "or else nobody could restore it any more"
+    batch.knowledge("DELETE FROM batch_configs")
+    bring_back(batch, archived)
+    assert holdings(batch) == before
 
 
 @pytest.mark.parametrize(

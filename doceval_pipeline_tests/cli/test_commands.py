@@ -1,6 +1,8 @@
 """The real command line in a process of its own: what it prints, its exit codes, and its one line."""
 
+import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -157,7 +159,19 @@ def test_an_audit_that_finds_something_fails(tmp_path: Path, databases: Database
         connection.exec_driver_sql("DELETE FROM batch_configs")
     ended = doceval("check")
     assert ended.returncode == 1
-    assert "both databases hold the same sealed configuration" in ended.stdout
+    heading, line = ended.stdout.strip().splitlines()
+    assert re.split(r"\s{2,}", heading.strip()) == ["must hold", "batch", "but", "what to do"]
+    assert "both databases hold the same sealed configuration" in line
+    ended = doceval("check", "--json")
+    assert ended.returncode == 1
+    (found,) = json.loads(ended.stdout)
+    number = int(found["batch"].removeprefix("batch-"))
+    assert found == {
+        "invariant": "both databases hold the same sealed configuration",
+        "batch": f"batch-{number:06d}",
+        "problem": "batch_configs: it has none",
+        "mend": f"doceval stage {number} writes a missing one; another one was written by another program",
+    }
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,26 @@ def test_a_reader_reads_both_databases_and_writes_in_none(
         assert refused(reader, statement)
 
 
+def test_a_reader_can_audit_and_finds_what_is_wrong(staged: Sample, urls: Urls) -> None:
+    reader = urls("doceval_reader")
+    settings = replace(
+        staged.databases.settings,
+        doc_eval_url=reader[Schema.DOC_EVAL],
+        knowledge_documents_url=reader[Schema.KNOWLEDGE],
+    )
+    databases = open_databases(settings)
+    assert list(violations(databases, True, lambda *_: None)) == []
+    staged.doc_eval(
+        "UPDATE batches SET expected_cells = expected_cells + 1, description = 'other' WHERE id = :id"
+    )
+    found = {v.invariant for v in violations(databases, True, lambda *_: None)}
+    staged.doc_eval("UPDATE batches SET expected_cells = expected_cells - 1, description = '' WHERE id = :id")
+    assert found == {
+        "a batch expects contents x connections x prompts cells",
+        "a batch still says what was sealed of it",
+    }
+
+
 @pytest.mark.parametrize("role", ["doceval_worker", "doceval_plain_worker"])
 def test_processors_see_nothing_of_doc_eval(as_role: Callable[..., Connection], role: str) -> None:
     connection = as_role(role, Schema.DOC_EVAL)

@@ -1,0 +1,83 @@
+"""Invariants of contents: what was read of a file is what is stored."""
+
+from sqlalchemy import text
+
+from doceval_pipeline.batches.invariants.invariant import (
+    HAS_CELLS,
+    IS_ASKED_FOR,
+    SAMPLE_BYTES,
+    Invariant,
+    Side,
+)
+
+_NOT_BASE64 = "22023"  # invalid_parameter_value
+_STAGED = f"""
+    SELECT DISTINCT f.batch_id, f.knowledge_document_id AS document_id, f.sha256, f.file_size
+    FROM batch_documents f JOIN batches b ON b.id = f.batch_id
+    WHERE f.state = 'STAGED' AND b.archived_at IS NULL AND b.status NOT IN ('SAVED', 'FAILED_STAGING')
+      AND {IS_ASKED_FOR}
+"""
+# Contents that several batches share are drawn for each, and decoded once.
+_DRAWN = text(f"""
+    SELECT DISTINCT ON (document_id) batch_id, document_id, sha256 FROM (
+        SELECT batch_id, document_id, sha256, row_number() OVER chance AS n,
+               sum(file_size) OVER chance AS bytes
+        FROM ({_STAGED}) AS staged
+        WINDOW chance AS (PARTITION BY batch_id ORDER BY random())) AS shuffled
+    WHERE CAST(:sample AS int) IS NULL OR n = 1 OR (n <= :sample AND bytes <= {SAMPLE_BYTES})
+    ORDER BY document_id, batch_id
+""")
+_OTHER_CONTENT = text("""
+    SELECT h.batch_id, 'docs.id ' || h.document_id AS thing,
+           CASE WHEN d.id IS NULL THEN 'the content is missing'
+                ELSE 'the content stands under another sha256 or size than its file had' END AS wrong
+    FROM unnest(CAST(:batch_id AS int[]), CAST(:document_id AS bigint[]), CAST(:sha256 AS text[]),
+                CAST(:file_size AS bigint[])) AS h(batch_id, document_id, sha256, file_size)
+    LEFT JOIN docs d ON d.id = h.document_id
+    WHERE d.sha256 IS DISTINCT FROM h.sha256 OR d.file_size IS DISTINCT FROM h.file_size
+    ORDER BY h.batch_id, h.document_id
+""")
+# decode() raises on anything that is not base64. A pattern before it would cost more than the rest
+# together, and fails on a content of more than 268,435,455 characters.
+_DECODES_TO_OTHER = text("""
+    SELECT h.batch_id, 'docs.id ' || h.document_id AS thing,
+           CASE WHEN d.id IS NULL THEN 'the content is missing'
+                ELSE 'the content does not decode to what was read' END AS wrong
+    FROM unnest(CAST(:batch_id AS int[]), CAST(:document_id AS bigint[]), CAST(:sha256 AS text[]))
+        AS h(batch_id, document_id, sha256)
+    LEFT JOIN docs d ON d.id = h.document_id
+    WHERE encode(sha256(decode(d.content, 'base64')), 'hex') IS DISTINCT FROM h.sha256
+    ORDER BY h.batch_id, h.document_id
+""")
+_LEFT = text(f"""
+    SELECT b.id AS batch_id, 'file ' || d.filepath AS thing, 'it is assigned and not stored' AS wrong
+    FROM batch_documents f JOIN batches b ON b.id = f.batch_id JOIN documents d ON d.id = f.document_id
+    WHERE f.state = 'ASSIGNED' AND {HAS_CELLS}
+    ORDER BY b.id, d.filepath COLLATE "C"
+""")
+
+FILES_ARE_STORED = Invariant(
+    name="files-are-stored",
+    must_hold="every staged file names a stored content of its sha256 and size",
+    runs_in=(Side.KNOWLEDGE,),
+    handed=text(f"{_STAGED} ORDER BY 1, 2"),
+    query=_OTHER_CONTENT,
+    mend="doceval stage {batch_id} stores a missing content again; restore another one from a backup",
+)
+CONTENTS_DECODE = Invariant(
+    name="contents-decode",
+    must_hold="every stored document decodes to the bytes that were read",
+    runs_in=(Side.KNOWLEDGE,),
+    handed=_DRAWN,
+    query=_DECODES_TO_OTHER,
+    halves_on=_NOT_BASE64,
+    mend="restore docs from a backup, or delete the rows and doceval stage {batch_id} again",
+)
+NOTHING_LEFT_TO_STORE = Invariant(
+    name="nothing-left-to-store",
+    must_hold="a staged batch has no file left to store",
+    runs_in=(Side.DOC_EVAL,),
+    query=_LEFT,
+    mend="doceval stage {batch_id}",
+)
+INVARIANTS = (FILES_ARE_STORED, CONTENTS_DECODE, NOTHING_LEFT_TO_STORE)

@@ -1,0 +1,119 @@
+"""An installation with a batch in every state, as months of use leave it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from doceval_pipeline.batches.archiving import archive
+from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess
+from doceval_pipeline.migrations.upgrade import Schema
+from doceval_pipeline_tests.conftest import Sample
+
+BatchOf = Callable[..., Sample]
+ANSWER = """
+    UPDATE llm_responses SET status = CASE WHEN prompt_id = (SELECT min(prompt_id) FROM llm_responses)
+                                           THEN 'S' ELSE 'F' END,
+                             overall_score = 50, response_text = 'fine'
+    WHERE batch_id = :id AND status = 'QUEUED'
+"""
+
+
+def quiet(*_: int) -> None:
+    """Progress that nobody watches."""
+
+
+TABLES = {
+    Schema.DOC_EVAL: """llm_providers models connections prompts folders batches batch_folders
+        batch_connections batch_prompts documents batch_documents batch_progress connection_history""",
+    Schema.KNOWLEDGE: "docs llm_responses batch_configs response_counts response_deltas",
+}
+LEASE_WHOLE = """
+    ALTER TABLE llm_responses DROP CONSTRAINT IF EXISTS llm_responses_lease_whole;
+    ALTER TABLE llm_responses ADD CONSTRAINT llm_responses_lease_whole
+        CHECK (lease_expires_at IS NULL OR (status = 'P' AND lease_token IS NOT NULL))
+"""
+
+
+@dataclass
+class Installation:
+    """Its batches by what became of them."""
+
+    databases: Databases
+    batches: dict[str, Sample]
+    files: dict[Path, bytes] = field(default_factory=dict)
+
+    def __getitem__(self, state: str) -> Sample:
+        return self.batches[state]
+
+    def keep(self) -> None:
+        """Remember every row and file of it."""
+        for connection, table in self._tables():
+            connection.exec_driver_sql(f"CREATE TABLE kept_{table} AS TABLE {table}")
+        settings = self.databases.settings
+        for folder in (settings.reports, settings.archives):
+            self.files |= {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    def put_back(self) -> None:
+        """Make every row and file what it was."""
+        for connection, table in self._tables():
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+            connection.exec_driver_sql(f"INSERT INTO {table} TABLE kept_{table}")
+        with self.databases.knowledge.begin() as connection:
+            connection.exec_driver_sql(LEASE_WHOLE)
+        for path, content in self.files.items():
+            path.write_bytes(content)
+
+    def forget(self) -> None:
+        """Remove what was remembered."""
+        for connection, table in self._tables():
+            connection.exec_driver_sql(f"DROP TABLE kept_{table}")
+
+    def _tables(self) -> Iterator[tuple[Connection, str]]:
+        engines = {Schema.DOC_EVAL: self.databases.doc_eval, Schema.KNOWLEDGE: self.databases.knowledge}
+        for schema, engine in engines.items():
+            with engine.begin() as connection:
+                for table in (*TABLES[schema].split(), schema.version_table):
+                    yield connection, table
+
+
+def close(batch: Sample) -> None:
+    """Answer what is queued, let the pipeline look, and write the report."""
+    batch.knowledge(ANSWER)
+    look(batch.databases)
+    write_report(batch.databases, batch.id)
+
+
+def lived_in(batch_of: BatchOf) -> Installation:
+    """Batches that were saved, staged, worked on, paused, cancelled, reprocessed, rescanned, archived."""
+    names = ("saved", "paused", "cancelled", "reprocessed", "rescanned", "archived", "running")
+    batches = {name: batch_of(documents=2, name=name) for name in names}
+    databases = batches["saved"].databases
+    for name in names[1:]:
+        batches[name].stage()
+    pause(databases, batches["paused"].id)
+    batches["cancelled"].knowledge(
+        "UPDATE llm_responses SET status = 'S' WHERE id = (SELECT min(id) FROM llm_responses "
+        "WHERE batch_id = :id)"
+    )
+    cancel(databases, batches["cancelled"].id)
+    for name in ("reprocessed", "rescanned", "archived"):
+        close(batches[name])
+    reprocess(databases, batches["reprocessed"].id, Mode.failed, quiet)
+    close(batches["reprocessed"])
+    (batches["rescanned"].folder / "000.txt").unlink()
+    reprocess(databases, batches["rescanned"].id, Mode.failed, quiet, new_look=True)
+    close(batches["rescanned"])
+    archive(databases, batches["archived"].id, quiet, quiet)
+    batches["running"].knowledge("SELECT * FROM claim_responses(1, '1 hour')")
+    batches["running"].knowledge(
+        "UPDATE llm_responses SET status = 'P' WHERE id = (SELECT max(id) FROM llm_responses "
+        "WHERE batch_id = :id)"
+    )
+    look(databases)
+    return Installation(databases, batches)
