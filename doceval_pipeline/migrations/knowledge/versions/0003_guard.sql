@@ -59,12 +59,12 @@ WHEN (NEW.status IN ('QUEUED', 'N', 'READY_TO_RETRY')
 EXECUTE FUNCTION place_response();
 
 -- Only roles that were given them may call the functions, and nobody can have those that act as their
--- owner find other tables.
+-- owner find other tables, or the guard, which acts as whoever writes, find other operators.
 DO $$
 DECLARE
     f record;
 BEGIN
-    FOR f IN SELECT p.oid::regprocedure AS signature, p.prosecdef FROM pg_proc p
+    FOR f IN SELECT p.oid::regprocedure AS signature, p.proname, p.prosecdef FROM pg_proc p
              WHERE p.pronamespace = current_schema()::regnamespace AND p.proname IN (
                  'back_of_queue', 'new_lease_token', 'response_of_token', 'require_lease', 'return_responses',
                  'look_for_leases_at', 'next_look', 'expire_leases', 'tidy_queue', 'take_responses',
@@ -72,7 +72,7 @@ BEGIN
                  'complete_response', 'fail_response', 'guard_response', 'place_response')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f.signature);
-        IF f.prosecdef THEN
+        IF f.prosecdef OR f.proname = 'guard_response' THEN
             EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', f.signature, current_schema());
         END IF;
     END LOOP;
