@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Connection, create_engine, inspect, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.pool import NullPool
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
@@ -16,11 +18,11 @@ from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.migrations.roles import grant_roles
-from doceval_pipeline.migrations.upgrade import Schema
+from doceval_pipeline.migrations.upgrade import Schema, upgrade
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, write_old
 from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
-from doceval_pipeline_tests.migrations.conftest import Urls
+from doceval_pipeline_tests.migrations.conftest import LOGINS, Urls
 
 REFUSED = "permission denied|must be owner"
 
@@ -150,11 +152,36 @@ def test_a_reader_reads_both_databases_and_writes_in_none(
         assert refused(reader, statement)
 
 
-@pytest.mark.parametrize("role", ["doceval_worker", "doceval_plain_worker"])
-def test_processors_see_nothing_of_doc_eval(as_role: Callable[..., Connection], role: str) -> None:
-    connection = as_role(role, Schema.DOC_EVAL)
-    for table in ("batches", "connections", "documents"):
-        assert refused(connection, f"SELECT * FROM {table}")
+PROCESSORS = ["doceval_worker", "doceval_plain_worker"]
+
+
+@pytest.mark.parametrize("role", PROCESSORS)
+def test_processors_cannot_enter_doc_eval(urls: Urls, role: str) -> None:
+    engine = create_engine(urls(role)[Schema.DOC_EVAL])
+    with pytest.raises(OperationalError, match="CONNECT privilege"):
+        engine.connect()
+    engine.dispose()
+
+
+def test_a_doc_eval_that_others_use_too_stays_open_to_them_and_shows_nothing(
+    urls: Urls, settings: Settings
+) -> None:
+    server, name = EmbeddedServer(settings.home), f"shared_{uuid4().hex[:8]}"
+    server.ensure_database(name)
+    engine = create_engine(server.url(name), poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE others ()")
+    upgrade(engine, Schema.DOC_EVAL)
+    grant_roles(engine, Schema.DOC_EVAL)
+    for role in PROCESSORS:
+        url = server.url(name).replace("postgres@", f"{LOGINS[role]}@")
+        with create_engine(url, poolclass=NullPool).connect() as connection:
+            for table in ("batches", "connections", "documents"):
+                assert refused(connection, f"SELECT * FROM {table}")
+                connection.rollback()
+    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
 
 
 def test_the_owner_can_migrate_and_owns_everything(urls: Urls, as_role: Callable[..., Connection]) -> None:
