@@ -48,8 +48,9 @@ shared_buffers = 128MB
 max_wal_size = 2GB
 timezone = 'UTC'
 log_timezone = 'UTC'
-# Statements hold contents of documents, which do not belong into a log.
+# Statements and the rows that a constraint refuses hold contents, which do not belong into a log.
 log_min_error_statement = panic
+log_error_verbosity = terse
 log_parameter_max_length_on_error = 0
 """
 
