@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pathspec
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from doceval_pipeline.credentials import holds_key
 
@@ -28,6 +29,8 @@ _SECRET_SETTING = re.compile(
 # Prefixes under which well-known services hand out keys, however short what is behind them.
 _SECRET_VALUE = re.compile(r"^(sk-|xox[a-z]-|gh[a-z]_|glpat-|AIza|AKIA|eyJ[A-Za-z0-9_-]+\.|Bearer |Basic )")
 _HEADER = re.compile(r"\s*([\w-]+)\s*[:=]\s*\S")
+# The type of errors about credentials, which must be known from others: they must not even be kept.
+CREDENTIAL = "credential"
 _KEY_ADVICE = "keys are never stored: name the environment variable of the key in api_key_env"
 
 
@@ -45,7 +48,7 @@ def _storable(value: str) -> str:
 
 def _keyless(value: str) -> str:
     if holds_key(value):
-        raise ValueError(f"holds what looks like a key or a password; {_KEY_ADVICE}")
+        raise _credential("holds what looks like a key or a password")
     return value
 
 
@@ -139,7 +142,9 @@ class Connection(Definition):
     def _is_a_variable_name(cls, value: str | None) -> str | None:
         # Upper case only, which a key pasted by mistake hardly ever is.
         if value is not None and (not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value) or _is_a_key(value)):
-            raise ValueError("must be the NAME of an environment variable in capitals, not a key")
+            raise PydanticCustomError(
+                CREDENTIAL, "must be the NAME of an environment variable in capitals, not a key"
+            )
         return value
 
     @field_validator("base_url")
@@ -155,7 +160,7 @@ class Connection(Definition):
         if not valid:
             raise ValueError("must be a URL such as https://api.example.com/v1")
         if parts.username is not None or parts.password is not None:
-            raise ValueError(f"holds a user name or password; {_KEY_ADVICE}")
+            raise _credential("holds a user name or password")
         for part in (parts.query, parts.fragment):
             _refuse_secrets(dict(parse_qsl(part, keep_blank_values=True)), _SECRET_SETTING)
         return _keyless(value)
@@ -248,7 +253,7 @@ def _refuse_secrets(value: Any, names: re.Pattern[str]) -> None:
             _refuse_secrets(item, names)
     elif isinstance(value, str):
         if _SECRET_VALUE.search(value) or holds_key(value):
-            raise ValueError(f"holds a value that looks like a key; {_KEY_ADVICE}")
+            raise _credential("holds a value that looks like a key")
         if header := _HEADER.match(value):
             _refuse_secret(header[1], value, names)
 
@@ -257,4 +262,8 @@ def _refuse_secret(name: str, value: Any, names: re.Pattern[str]) -> None:
     # A number may be a password; what is switched on or off, or empty, is none.
     holds_something = value not in (None, "", [], {}) and not isinstance(value, bool)
     if holds_something and names.search(re.sub(r"[^a-z]", "", name.lower())):
-        raise ValueError(f"{name!r} looks like a credential; {_KEY_ADVICE}")
+        raise _credential(f"{name!r} looks like a credential")
+
+
+def _credential(problem: str) -> PydanticCustomError:
+    return PydanticCustomError(CREDENTIAL, "{problem}", {"problem": f"{problem}; {_KEY_ADVICE}"})

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from doceval_pipeline.doc_eval.definitions import Evaluation
+from doceval_pipeline.credentials import holds_key
+from doceval_pipeline.doc_eval.definitions import CREDENTIAL, Evaluation
 from doceval_pipeline.errors import EvaluationFileError
 
 Location = tuple[str | int, ...]
@@ -88,6 +89,25 @@ def resolve(content: Any, base: Path | None, where: Callable[[Location], str]) -
     if problems:
         raise EvaluationFileError(problems)
     return evaluation.model_copy(update={"batches": batches})
+
+
+def refuse_credentials(content: Any, where: Callable[[Location], str]) -> None:
+    """Look for keys and passwords in plain data, before anybody keeps it; judge nothing else.
+
+    Raises
+    ------
+    EvaluationFileError
+        Each place that holds one, without repeating it.
+    """
+    try:
+        Evaluation.model_validate(content)
+    except ValidationError as error:
+        found = [e for e in error.errors(include_input=False) if e["type"] == CREDENTIAL]
+        if found:
+            raise EvaluationFileError([f"{where(e['loc'])}: {_reworded(e['msg'])}" for e in found]) from None
+    # Where something else was wrong first.
+    if holds_key(str(content)):
+        raise EvaluationFileError(["config: holds what looks like a key or a password: take it out"])
 
 
 def key_path(location: Location) -> str:
