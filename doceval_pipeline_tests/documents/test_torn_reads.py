@@ -49,7 +49,7 @@ def read_naively(path: Path) -> str:
 @pytest.mark.slow
 def test_of_a_thousand_reads_of_files_that_are_rewritten_none_is_torn(tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.bin" for number in range(40)]
-    with rewritten(files, rest=4), ThreadPoolExecutor(100) as readers:
+    with rewritten(files, rest=2.5), ThreadPoolExecutor(100) as readers:
         numbers = range(1000)
         control = Counter(readers.map(lambda n: read_naively(files[n % 40]), numbers))
         tries = Counter(readers.map(lambda n: read(files[n % 40], twice=n % 2 == 0), numbers))
@@ -57,8 +57,8 @@ def test_of_a_thousand_reads_of_files_that_are_rewritten_none_is_torn(tmp_path: 
     # The writers are at work while files are read, which shows in reads that take no care.
     assert control["torn"] > 20, control
     assert tries["torn"] == 0, tries
-    assert tries["whole"] > 50, tries
-    assert tries[CHANGED] > 50, tries
+    assert tries["whole"] > 20, tries
+    assert tries[CHANGED] > 5, tries
     assert set(tries) <= {"whole", CHANGED, VANISHED, EMPTY}, tries
 
 
