@@ -29,7 +29,7 @@ LARGE = 16 * MIB
 HOSTILE = (
     "<script>window.ran = 1</script><img src='http://evil.invalid/a.png' onerror='window.ran = 1'>",
     "![x](http://evil.invalid/b.png) [y](javascript:window.ran=1) <http://evil.invalid> www.evil.invalid",
-    "</td></table></main></style><iframe src=//evil.invalid><base href=//evil.invalid><form action=//e.invalid>",
+    "</td></table></style><iframe src=//evil.invalid><base href=//evil.invalid><form action=//e.example>",
     "\x1b[2J\x1b[31mred\x1b]0;title\x07 \x1b]8;;http://evil.invalid\x1b\\click\x1b]8;;\x1b\\ \x9b31m",
     "approved\u202edetcejer\u2066x\u2069 \u200b\u00ad\ufeff\u2028next",
     "{{ 7 * 7 }}{% raw %}{{ config }}{# gone #} %(x)s {0} $HOME `id`",
