@@ -178,3 +178,37 @@ def test_a_nul_is_told_to_the_processor_and_changes_nothing(
         call(batch.databases.knowledge, "complete", row.token, 1, response_text=text)
     assert batch.knowledge("SELECT status, response_text FROM llm_responses") == [("P", None)]
     assert call(batch.databases.knowledge, "complete", row.token, 1, response_text="without")[0]
+
+
+NONSENSE = (
+    "time_taken_seconds = -5",
+    "time_taken_seconds = -1e10",
+    "time_taken_seconds = 1e10",
+    "input_tokens = -5, output_tokens = -2147483648",
+    "input_tokens = 2147483647, output_tokens = 2147483647",
+    "response_time_ms = -2147483648",
+    "tokens_per_second = 'NaN'",
+    "tokens_per_second = '-Infinity'",
+    "started_processing_at = 'infinity'",
+    "started_processing_at = '4000-01-01 BC'",
+    "completed_processing_at = '-infinity'",
+    "completed_processing_at = '200000-01-01'",
+    "\"timestamp\" = 'infinity'",
+    "status = 'WHATEVER', error_message = repeat('x', 1000000)",
+)
+
+
+def test_numbers_and_times_that_make_no_sense_keep_no_report_and_no_estimate_from_being_made(
+    batch_of: Callable[..., Sample],
+) -> None:
+    batch = batch_of(documents=len(NONSENSE), connections=1, prompts=1)
+    batch.stage()
+    rows = [row for (row,) in batch.knowledge("SELECT id FROM llm_responses ORDER BY id")]
+    for word in ("P", "S"):
+        for row, nonsense in zip(rows, NONSENSE, strict=True):
+            batch.knowledge(f"UPDATE llm_responses SET status = '{word}' WHERE id = {row}")
+            batch.plant(f"UPDATE llm_responses SET {nonsense} WHERE id = {row}")
+        look(batch.databases)
+        assert doceval("status", str(batch.id)).returncode == 0
+        assert write_report(batch.databases, batch.id).path.stat().st_size < MIB
+        assert doceval("plan", str(batch.id), "--all").returncode == 0
