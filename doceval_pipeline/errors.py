@@ -1,7 +1,8 @@
 """The errors that people are told about.
 
 Every one is a single line that names the thing, the reason and the mend; the command line and
-Dagster show exactly that line. Nothing here knows a database, a file or Dagster.
+Dagster show exactly that line. None repeats what looks like a key. Nothing here knows a database, a
+file or Dagster.
 
 DocEvalError
 ├── ConfigurationError         an environment variable or a setting that cannot be used
@@ -15,9 +16,14 @@ DocEvalError
 └── ArchiveError               an archive that cannot be written, read or restored
 """
 
+from doceval_pipeline.credentials import without_keys
+
 
 class DocEvalError(Exception):
     """Base of everything that is told to people as one line, without a traceback."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_keys(message))
 
 
 class ConfigurationError(DocEvalError):
@@ -36,7 +42,7 @@ class EvaluationFileError(DocEvalError):
     """An evaluation file that is wrong; `problems` has one line for each mistake."""
 
     def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
+        self.problems = [without_keys(problem) for problem in problems]
         super().__init__("\n".join(problems))
 
 

@@ -23,12 +23,15 @@ from doceval_pipeline.migrations.roles import ROLES
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.cli.running import doceval, read_json
 from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
+from doceval_pipeline_tests.migrations.attacks import attacks
+from doceval_pipeline_tests.migrations.conftest import STRANGER
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text()
 ARCHIVE = (PROJECT / "docs" / "archive.md").read_text()
 MANIFEST = ARCHIVE.split("`manifest.json`:")[1].split("```python")[0]
 PROCESSORS = (PROJECT / "docs" / "processors.md").read_text()
+SECURITY = (PROJECT / "SECURITY.md").read_text()
 CONTRACTS = PROJECT / "doceval_pipeline" / "sample" / "contracts"
 
 
@@ -144,7 +147,9 @@ def claimed_columns() -> str:
 
 
 def test_the_roles_and_columns_of_the_contract_are_those_of_the_database(databases: Databases) -> None:
-    assert set(re.findall(r"^\| `(doceval_\w+)` \|", PROCESSORS, re.MULTILINE)) == set(ROLES)
+    assert set(re.findall(r"^\| `(doceval_\w+)` \|", SECURITY, re.MULTILINE)) == set(ROLES)
+    tried = sum(len(list(attacks(role))) for role in (*ROLES.keys() - {"doceval_owner"}, STRANGER))
+    assert tried > int(re.findall(r"More than (\d+) attempts", SECURITY)[0])
     grants = (PROJECT / "doceval_pipeline" / "migrations" / "knowledge" / "roles.sql").read_text()
     granted = re.search(r"GRANT UPDATE \(([^)]+)\)\s+ON llm_responses TO doceval_plain_worker", grants)
     assert granted is not None
@@ -155,7 +160,7 @@ def test_the_roles_and_columns_of_the_contract_are_those_of_the_database(databas
 
 
 def test_every_command_and_make_target_that_is_named_exists() -> None:
-    documents = README + PROCESSORS + ARCHIVE + (PROJECT / "CHANGELOG.md").read_text()
+    documents = README + PROCESSORS + SECURITY + ARCHIVE + (PROJECT / "CHANGELOG.md").read_text()
     named = set(re.findall(r"`doceval ([a-z-]+)", documents)) | set(
         re.findall(r"\$ doceval ([a-z-]+)", documents)
     )

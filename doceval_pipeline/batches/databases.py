@@ -22,6 +22,7 @@ DOC_EVAL = ("DOC_EVAL_URL", "doc_eval_url", "doc_eval")
 KNOWLEDGE = ("KNOWLEDGE_DOCUMENTS_URL", "knowledge_documents_url", "KnowledgeDocuments")
 DAGSTER = ("DAGSTER_POSTGRES_URL", "dagster_url", "dagster")
 OLDEST_SERVER = 130_000
+PERCENT_ENCODED = "check its form, and write what is special in a password as %40 for @, %3A for :, %2F for /"
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,12 @@ def _engine_with_schema(url: str, variable: str, schema: Schema) -> Engine:
 def _reachable_engine(url: str, variable: str) -> Engine:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # The error of make_url may quote the URL, and with it a password.
-        raise ConfigurationError(f"{variable} is not a URL that can be read: check its form") from None
+        raise ConfigurationError(f"{variable} is not a URL that can be read: {PERCENT_ENCODED}") from None
+    if "@" in f"{parsed.host}{parsed.database}":
+        # The end of a password, which would be shown as the name of a server or a database.
+        raise ConfigurationError(f"{variable}: its password holds an @: {PERCENT_ENCODED}")
     engine = create_engine(
         parsed,
         hide_parameters=True,

@@ -4,6 +4,7 @@ Each module holds the commands of one noun. Here is what they share: the entry p
 error becomes one line and an exit code.
 """
 
+import os
 import sys
 import warnings
 
@@ -28,6 +29,8 @@ for module in (server, batches, status, plan, archives, processor, conformance, 
 
 def main() -> None:
     """Run a command; exit code 0 only if what was asked was done."""
+    # Whatever is written, by the processes that are started too, is for this user alone.
+    os.umask(0o077)
     # Dagster's notice to developers, of partitioned asset checks, is nothing for people.
     warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec")
     try:

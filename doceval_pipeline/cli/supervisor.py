@@ -96,7 +96,9 @@ class Supervisor:
         if _is_taken(port):
             raise ConfigurationError(f"port {port} is taken by another program: doceval up --port {port + 1}")
         arguments = ["-h", "127.0.0.1", "-p", str(port), "-w", str(self._workspace)]
-        self.start("webserver", [script("dagster-webserver"), *arguments])
+        # -P: no module is looked for where it is started.
+        module = [sys.executable, "-P", "-m", "doceval_pipeline.defs.webserver"]
+        self.start("webserver", [*module, *arguments])
         self._await("webserver", lambda: _answers(f"http://127.0.0.1:{port}/server_info"))
 
     def watch(self) -> None:

@@ -17,7 +17,8 @@ from doceval_pipeline.defs.staging import GROUP, queue_rows
 from doceval_pipeline.doc_eval import definitions
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
-from doceval_pipeline.doc_eval.evaluation_file import Located, Location, key_path, resolve
+from doceval_pipeline.doc_eval.evaluation_file import Located, Location, key_path, refuse_credentials, resolve
+from doceval_pipeline.errors import EvaluationFileError
 
 stage_batch = dg.define_asset_job(
     "stage_batch",
@@ -82,7 +83,7 @@ class NewBatch(dg.Config):
 
 
 @dg.op
-def create(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) -> None:
+def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) -> None:
     """Create a batch, or update one whose staging has not begun."""
     with one_line_failures():
         evaluation = resolve(_as_evaluation(config), None, _where)
@@ -94,6 +95,22 @@ def create(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) 
         {"batch": number, "partition": partition_key(number), "result": _what_was_done(applied)}
     )
     context.log.info(f"{partition_key(number)} ({_what_was_done(applied)})")
+
+
+# Dagster keeps the config of every run, also of one that fails. It asks this before there is a run.
+@dg.config_mapping
+def _without_credentials(given: NewBatch) -> dict[str, Any]:
+    try:
+        refuse_credentials(_as_evaluation(given), _where)
+    except EvaluationFileError as error:
+        raise dg.DagsterInvalidInvocationError(str(error)) from None
+    return {write_batch.name: {"config": given.model_dump()}}
+
+
+@dg.graph(config=_without_credentials)
+def create() -> None:
+    """Refuse what holds a key, and create the batch."""
+    write_batch()
 
 
 @dg.job

@@ -21,13 +21,25 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 
-_SECRET_KEY = re.compile(
-    r"apikey|accesskey|privatekey|secret|passw|credential|authorization|bearer|signature"
-    r"|^(x?api|access|auth|refresh|session|id)?token$|^(key|sig)$"
+from doceval_pipeline.credentials import holds_key
+
+# Names of what holds a credential anywhere, without what is no small letter.
+_SECRET_NAME = re.compile(
+    r"apikey|accesskey|privatekey|clientsecret|passw|passphrase|^secrets?$|^authorization$|^bearer"
+    r"|^(x?api|access|auth|bearer|refresh|session|id|hf|github|gitlab)?token$"
 )
-# Prefixes under which well-known services hand out keys, and JSON Web Tokens.
+# And of what does so where a processor is told how to reach a model.
+_SECRET_SETTING = re.compile(
+    _SECRET_NAME.pattern + r"|secret|credential|authorization|bearer|signature|cookie|^(key|sig|auth|pwd)$"
+    r"|(subscription|functions?|master|account|shared|storage|admin|service|project|auth)key$"
+)
+# Prefixes under which well-known services hand out keys, however short what is behind them.
 _SECRET_VALUE = re.compile(r"^(sk-|xox[a-z]-|gh[a-z]_|glpat-|AIza|AKIA|eyJ[A-Za-z0-9_-]+\.|Bearer |Basic )")
+_HEADER = re.compile(r"\s*([\w-]+)\s*[:=]\s*\S")
+# The type of errors about credentials, which must be known from others: they must not even be kept.
+CREDENTIAL = "credential"
 _KEY_ADVICE = "keys are never stored: name the environment variable of the key in api_key_env"
 
 
@@ -40,6 +52,12 @@ def _name(value: str) -> str:
 def _storable(value: str) -> str:
     if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
         raise ValueError("holds a NUL or half a surrogate pair, which a database cannot store")
+    return value
+
+
+def _keyless(value: str) -> str:
+    if holds_key(value):
+        raise _credential("holds what looks like a key or a password")
     return value
 
 
@@ -82,10 +100,11 @@ def _moment(value: Any) -> Any:
     return moment
 
 
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_name), AfterValidator(_storable)]
+Storable = Annotated[str, AfterValidator(_storable)]
+Text = Annotated[Storable, AfterValidator(_keyless)]
+Name = Annotated[Text, Field(min_length=1, max_length=200), AfterValidator(_name)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_unique)]
-Text = Annotated[str, AfterValidator(_storable)]
-Folder = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
+Folder = Annotated[Text, Field(min_length=1)]
 Patterns = Annotated[list[Text], AfterValidator(_patterns)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_json_object)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
@@ -114,7 +133,7 @@ class Connection(Definition):
     name: Name = Field(description="Unique name; an existing connection of this name is updated.")
     provider: Name = Field(description="Kind of provider, such as openai or ollama.")
     model: Name = Field(description="The model's name at the provider.")
-    base_url: Text | None = Field(default=None, description="http(s) URL, without credentials.")
+    base_url: Storable | None = Field(default=None, description="http(s) URL, without credentials.")
     port: int | None = Field(default=None, ge=1, le=65535, description="Port, where the URL has none.")
     api_key_env: str | None = Field(
         default=None,
@@ -131,8 +150,10 @@ class Connection(Definition):
     @classmethod
     def _is_a_variable_name(cls, value: str | None) -> str | None:
         # Upper case only, which a key pasted by mistake hardly ever is.
-        if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
-            raise ValueError("must be the NAME of an environment variable in capitals, not a key")
+        if value is not None and (not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value) or _is_a_key(value)):
+            raise PydanticCustomError(
+                CREDENTIAL, "must be the NAME of an environment variable in capitals, not a key"
+            )
         return value
 
     @field_validator("base_url")
@@ -148,15 +169,15 @@ class Connection(Definition):
         if not valid:
             raise ValueError("must be a URL such as https://api.example.com/v1")
         if parts.username is not None or parts.password is not None:
-            raise ValueError(f"holds a user name or password; {_KEY_ADVICE}")
-        for key, content in parse_qsl(parts.query, keep_blank_values=True):
-            _refuse_secret(key, content)
-        return value
+            raise _credential("holds a user name or password")
+        for part in (parts.query, parts.fragment):
+            _refuse_secrets(dict(parse_qsl(part, keep_blank_values=True)), _SECRET_SETTING)
+        return _keyless(value)
 
     @field_validator("config")
     @classmethod
     def _holds_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
-        _refuse_secrets(value)
+        _refuse_secrets(value, _SECRET_SETTING)
         return value
 
 
@@ -207,6 +228,12 @@ class Batch(Definition):
         description="Share of the processors' work relative to other batches, for rows queued from now on.",
     )
 
+    @field_validator("metadata")
+    @classmethod
+    def _holds_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _refuse_secrets(value, _SECRET_NAME)
+        return value
+
     @field_validator("name")
     @classmethod
     def _is_not_a_number(cls, value: str) -> str:
@@ -223,20 +250,42 @@ class Evaluation(Definition):
     batches: list[Batch] = Field(default_factory=list)
 
 
-def _refuse_secrets(value: Any) -> None:
+def _is_a_key(name: str) -> bool:
+    """Whether the name of a variable is rather a key in capitals: long, of one word, with many digits."""
+    digits = sum(char.isdigit() for char in name)
+    return holds_key(name) or ("_" not in name and len(name) >= 16 and digits >= 3)
+
+
+def _refuse_secrets(value: Any, names: re.Pattern[str]) -> None:
+    """Refuse a credential anywhere in data as of JSON; no value is repeated.
+
+    What is refused is told in terminals and event logs.
+    """
     if isinstance(value, dict):
         for key, content in value.items():
-            _refuse_secret(str(key), content)
-            _refuse_secrets(content)
+            _refuse_secret(str(key), content, names)
+            _refuse_secrets(str(key), names)
+            _refuse_secrets(content, names)
+        # Headers as lists of such objects.
+        _refuse_secret(str(value.get("name") or value.get("key")), value.get("value"), names)
     elif isinstance(value, list):
+        if len(value) == 2 and isinstance(value[0], str):
+            _refuse_secret(value[0], value[1], names)
         for item in value:
-            _refuse_secret("", item)
-            _refuse_secrets(item)
+            _refuse_secrets(item, names)
+    elif isinstance(value, str):
+        if _SECRET_VALUE.search(value) or holds_key(value):
+            raise _credential("holds a value that looks like a key")
+        if header := _HEADER.match(value):
+            _refuse_secret(header[1], value, names)
 
 
-def _refuse_secret(key: str, value: Any) -> None:
-    # The value is not repeated: this text ends up in terminals and event logs.
-    if _SECRET_KEY.search(re.sub(r"[^a-z]", "", key.lower())) and isinstance(value, str):
-        raise ValueError(f"{key!r} looks like a credential; {_KEY_ADVICE}")
-    if isinstance(value, str) and _SECRET_VALUE.search(value):
-        raise ValueError(f"holds a value that looks like a key; {_KEY_ADVICE}")
+def _refuse_secret(name: str, value: Any, names: re.Pattern[str]) -> None:
+    # A number may be a password; what is switched on or off, or empty, is none.
+    holds_something = value not in (None, "", [], {}) and not isinstance(value, bool)
+    if holds_something and names.search(re.sub(r"[^a-z]", "", name.lower())):
+        raise _credential(f"{name!r} looks like a credential")
+
+
+def _credential(problem: str) -> PydanticCustomError:
+    return PydanticCustomError(CREDENTIAL, "{problem}", {"problem": f"{problem}; {_KEY_ADVICE}"})

@@ -1,15 +1,17 @@
 """Reads an evaluation file and says where each mistake stands. Writes nothing, asks no database."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard, get_args
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from doceval_pipeline.doc_eval.definitions import Definition, Evaluation
+from doceval_pipeline.credentials import holds_key
+from doceval_pipeline.doc_eval.definitions import CREDENTIAL, Definition, Evaluation
 from doceval_pipeline.errors import EvaluationFileError
 
 Location = tuple[str | int, ...]
@@ -70,9 +72,7 @@ def resolve(content: Any, base: Path | None, where: Callable[[Location], str]) -
     try:
         evaluation = Evaluation.model_validate(content)
     except ValidationError as error:
-        raise EvaluationFileError(
-            [f"{where(e['loc'])}: {_reworded(e['msg'], e['loc'])}" for e in error.errors(include_input=False)]
-        ) from None
+        raise EvaluationFileError(_told(error.errors(include_input=False), where)) from None
     problems = list(_repeated_names(evaluation, where))
     batches = []
     for number, batch in enumerate(evaluation.batches):
@@ -88,6 +88,25 @@ def resolve(content: Any, base: Path | None, where: Callable[[Location], str]) -
     if problems:
         raise EvaluationFileError(problems)
     return evaluation.model_copy(update={"batches": batches})
+
+
+def refuse_credentials(content: Any, where: Callable[[Location], str]) -> None:
+    """Look for keys and passwords in plain data, before anybody keeps it; judge nothing else.
+
+    Raises
+    ------
+    EvaluationFileError
+        Each place that holds one, without repeating it.
+    """
+    try:
+        Evaluation.model_validate(content)
+    except ValidationError as error:
+        found = [e for e in error.errors(include_input=False) if e["type"] == CREDENTIAL]
+        if found:
+            raise EvaluationFileError(_told(found, where)) from None
+    # Where something else was wrong first.
+    if holds_key(str(content)):
+        raise EvaluationFileError(["config: holds what looks like a key or a password: take it out"])
 
 
 def key_path(location: Location) -> str:
@@ -153,6 +172,10 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int]) -> It
                 yield key.start_mark.line + 1, f"{key_path(inner)}: stands twice: keep one of them"
             yield from _walk(value, inner, lines)
             lines[inner] = key.start_mark.line + 1
+
+
+def _told(errors: Sequence[ErrorDetails], where: Callable[[Location], str]) -> list[str]:
+    return [f"{where(error['loc'])}: {_reworded(error['msg'], error['loc'])}" for error in errors]
 
 
 def _reworded(message: str, location: Location) -> str:

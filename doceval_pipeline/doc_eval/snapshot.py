@@ -1,7 +1,7 @@
 """The sealed configuration of a batch: only what it selects, as canonical JSON with its sha256.
 
-Sealed once: editing prompts or connections afterwards changes no byte of it. No key is in it,
-because none is in the database, and connections are built from a list of allowed names.
+Sealed once: editing prompts or connections afterwards changes no byte of it. No key is in it: connections
+are built from a list of allowed names, and what others wrote into the database is looked at once more.
 """
 
 import hashlib
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
+
+from doceval_pipeline.doc_eval.evaluation_file import key_path, refuse_credentials
+from doceval_pipeline.errors import EvaluationFileError, StagingError
 
 VERSION = 1
 
@@ -67,17 +70,48 @@ class Snapshot:
 
 
 def seal(connection: Connection, batch_id: int) -> Snapshot:
-    """Seal a batch's configuration, or give back the one it was sealed with, byte for byte."""
+    """Seal a batch's configuration, or give back the one it was sealed with, byte for byte.
+
+    Raises
+    ------
+    StagingError
+        Something that the batch selects holds a key.
+    """
     sealed = read_snapshot(connection, batch_id)
     if sealed is not None:
         return sealed
     parameters = {"batch_id": batch_id}
     # What is read here must still be the batch's choice when it is sealed.
     connection.execute(_LOCK_CHOICE, parameters)
-    canonical = canonical_json(compose(connection, batch_id))
+    config = compose(connection, batch_id)
+    _require_no_key(config)
+    canonical = canonical_json(config)
     sha256 = hashlib.sha256(canonical.encode()).hexdigest()
     connection.execute(_SEAL, {**parameters, "canonical": canonical, "sha256": sha256})
     return Snapshot(canonical, sha256)
+
+
+def _require_no_key(config: dict[str, Any]) -> None:
+    """Look for keys as an apply does: rows may come from another program, or from before there was one."""
+    connections = [
+        {
+            "name": given["name"],
+            "provider": given["provider_type"],
+            "model": given["model_name"],
+            "base_url": given["base_url"],
+            "api_key_env": given["api_key_env"],
+            "config": given["connection_config"],
+        }
+        for given in config["connections"]
+    ]
+    prompts = [{"name": prompt["name"], "text": prompt["text"]} for prompt in config["prompts"]]
+    batch = {key: config["batch"][key] for key in ("name", "description", "metadata")}
+    try:
+        refuse_credentials({"connections": connections, "prompts": prompts, "batches": [batch]}, key_path)
+    except EvaluationFileError as error:
+        raise StagingError(
+            f"what the batch selects holds a key ({error.problems[0]}): take it out of doc_eval"
+        ) from None
 
 
 def compose(connection: Connection, batch_id: int) -> dict[str, Any]:

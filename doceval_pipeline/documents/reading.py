@@ -232,9 +232,12 @@ def _read_steadily(descriptor: int, max_bytes: int, keep: bool) -> _Read | None:
 def _let_settle(found: os.stat_result) -> None:
     """Wait until a file's last write is old enough; at once for nearly every file.
 
-    A time in the future, of another machine's clock, says nothing, and costs the whole wait.
+    A time of writing in the future was set by hand, or is of another machine's clock: then the time of
+    the last change of any kind counts, which nobody can set. If that is in the future too, it says
+    nothing, and costs the whole wait.
     """
-    age = time.time() - found.st_mtime
+    now = time.time()
+    age = now - (found.st_mtime if found.st_mtime <= now else found.st_ctime)
     if age < SETTLED_SECONDS:
         time.sleep(min(SETTLED_SECONDS, SETTLED_SECONDS - age))  # nobody tells when a writer is done
 

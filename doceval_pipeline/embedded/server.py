@@ -48,8 +48,9 @@ shared_buffers = 128MB
 max_wal_size = 2GB
 timezone = 'UTC'
 log_timezone = 'UTC'
-# Statements hold contents of documents, which do not belong into a log.
+# Statements and the rows that a constraint refuses hold contents, which do not belong into a log.
 log_min_error_statement = panic
+log_error_verbosity = terse
 log_parameter_max_length_on_error = 0
 """
 
@@ -104,7 +105,7 @@ class EmbeddedServer:
         if self.is_running():
             return
         try:
-            self.home.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.home)
             with self._lock():
                 if not self.is_running():
                     self._start()
@@ -232,7 +233,7 @@ class EmbeddedServer:
             raise EmbeddedServerError(
                 f"{self.sockets} is not a folder of this user alone (mode 0700): remove it, or {ELSEWHERE}"
             )
-        self.log_path.parent.mkdir(exist_ok=True)
+        _make_folder(self.log_path.parent)
         keep = self.log_path.exists() and self.log_path.stat().st_size < LOG_LIMIT
         with self.log_path.open("a" if keep else "w"):
             pass
@@ -291,6 +292,18 @@ class EmbeddedServer:
         lines = self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else []
         serious = [line for line in lines if "FATAL" in line or "PANIC" in line or "could not" in line]
         return (serious or lines or ["no reason given"])[-1].strip()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder that others cannot look into; one that is there is left as it is.
+
+    The server's account may be another one, and must get through to what it owns.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return
+    folder.chmod(0o711)
 
 
 def _binary(name: str) -> str:

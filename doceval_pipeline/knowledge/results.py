@@ -22,10 +22,7 @@ TITLE_CHARACTERS = 300
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _SIMULATED = "coalesce(starts_with(coalesce(worker, task_id), 'simulated-'), false)"
-_SECONDS = """
-    (SELECT CASE WHEN said > '-Infinity' AND said < 'Infinity' THEN said END
-     FROM (SELECT coalesce(time_taken_seconds, response_time_ms / 1000.0)) AS processor(said))
-"""
+_SECONDS = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
 _MESSAGE = r"nullif(btrim(error_message, E' \t\n\r\f\v'), '')"
 
 # Compared and not divided, which fails on the smallest scores.
@@ -120,7 +117,7 @@ class ResultSums:
 
     Pairs are a sum and the number of cells that report the value; of scores, 0 to 100, only those of
     succeeded cells. `score_bins` are `HISTOGRAM_BINS` equal parts of 0 to 100. Seconds are the
-    processor's, those that are numbers. `reprocessed` cells have an earlier attempt.
+    processor's. `reprocessed` cells have an earlier attempt.
     """
 
     connection_id: int | None

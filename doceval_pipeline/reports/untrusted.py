@@ -1,10 +1,13 @@
 """Makes text that others wrote inert to read: names, messages and responses. Knows no HTML template.
 
 Escaping for HTML is the template engine's; what is here is what escaping leaves alone: characters
-that are invisible, reorder their surroundings, or cannot be written as UTF-8.
+that are invisible, reorder their surroundings, or cannot be written as UTF-8; and keys that a response
+quotes, which a report would carry further.
 """
 
 import re
+
+from doceval_pipeline.credentials import without_keys
 
 # Controls, soft hyphen, bidirectional and zero-width characters (not the joiners U+200C and U+200D,
 # which scripts and emoji need), line separators, byte order mark, lone surrogates, tags.
@@ -20,8 +23,8 @@ _WORD_JOINER = "\u2060"
 
 
 def visible(text: str) -> str:
-    """Show every character that would act unseen; line ends and tabs stay."""
-    return _INVISIBLE.sub(_symbol, text.replace("\r\n", "\n"))
+    """Show every character that would act unseen, and no key; line ends and tabs stay."""
+    return _INVISIBLE.sub(_symbol, without_keys(text).replace("\r\n", "\n"))
 
 
 def visible_name(name: str) -> str:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pybase64
 import pytest
@@ -12,8 +13,10 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches import staging
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.errors import DatabaseError, StagingError, UnknownBatch
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
+from doceval_pipeline_tests.documents.rewriting import is_whole, rewritten
 
 BatchOf = Callable[..., Sample]
 EVERYTHING = """
@@ -284,3 +287,43 @@ def test_a_sealed_snapshot_stays_the_same_bytes_after_edits(batch_of: BatchOf, d
     assert staging.seal_batch(databases, batch.id) == first
     assert hashlib.sha256(first.canonical.encode()).hexdigest() == first.sha256
     assert "Question 0?" in first.canonical
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        """UPDATE connections SET connection_config = '{"headers": {"Authorization": "canary"}}'""",
+        "UPDATE connections SET base_url = 'https://u:canary@h/v1'",
+        "UPDATE connections SET api_key_env = 'AKIACANARY0123456789'",
+        "UPDATE prompts SET prompt_text = 'sk-proj-0123456789canary'",
+        """UPDATE batches SET meta_data = '{"password": "canary"}'""",
+    ],
+)
+def test_a_key_that_another_program_wrote_into_doc_eval_is_not_sealed(
+    batch_of: BatchOf, statement: str
+) -> None:
+    batch = batch_of(documents=1)
+    batch.doc_eval(statement)
+    with pytest.raises(StagingError, match="holds a key") as caught:
+        batch.stage()
+    assert "canary" not in str(caught.value).lower()
+    assert batch.status() == "FAILED_STAGING"
+    assert batch.knowledge("SELECT count(*) FROM batch_configs") == [(0,)]
+
+
+@pytest.mark.slow
+def test_of_files_that_are_rewritten_all_the_time_no_mixture_is_stored(
+    databases: Databases, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{number}.bin" for number in range(10)]
+    with rewritten(files, rest=2.5):
+        batches = evaluation_of([{"name": f"n{n}", "folders": [str(tmp_path)]} for n in range(2)])
+        numbers = apply_evaluation(databases.doc_eval, batches).numbers
+        for name, number in numbers.items():
+            Sample(databases, number, name, tmp_path).stage()
+    batch = Sample(databases, number, name, tmp_path)
+    stored = batch.knowledge("SELECT content FROM docs")
+    assert stored
+    assert all(is_whole(pybase64.b64decode(content, validate=True)) for (content,) in stored)
+    reasons = batch.doc_eval("SELECT DISTINCT reason FROM batch_documents WHERE reason IS NOT NULL")
+    assert {reason for (reason,) in reasons} <= {"changed while being read", "vanished", "empty", "hidden"}

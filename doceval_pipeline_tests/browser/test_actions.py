@@ -84,8 +84,9 @@ def test_a_batch_is_planned_reprocessed_and_looked_at_again(
     page: Page, home: Path, batch: Any, tmp_path: Path
 ) -> None:
     number, key = batch["batch"], batch["partition"]
-    query(home, "UPDATE llm_responses SET status = 'S', overall_score = 1 WHERE batch_id = %s", number)
+    # The failure first: what succeeded stands.
     query(home, "UPDATE llm_responses SET status = 'F' WHERE id = (SELECT max(id) FROM llm_responses)")
+    query(home, "UPDATE llm_responses SET status = 'S' WHERE batch_id = %s AND status <> 'F'", number)
     until(lambda: status(home, key)["status"] == "COMPLETED")
     launch(page, home, "reprocess_batch", key, {"dry_run": "true", "mode": "failed"})
     expect(page.get_by_text("new_attempts_to_add").first).to_be_visible()

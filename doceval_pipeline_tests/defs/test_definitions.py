@@ -246,11 +246,10 @@ def test_mistakes_in_the_launchpad_name_their_key(
         folders=["relative"],
         connections=["c"],
         prompts=["p"],
-        new_connections=[{"name": "c", "provider": "openai", "model": "m", "api_key_env": "sk-hunter2"}],
+        new_connections=[{"name": "c", "provider": "openai", "model": "m", "base_url": "nowhere"}],
     )
     assert failure(result).splitlines() == [
-        "config: new_connections[0].api_key_env: "
-        "must be the NAME of an environment variable in capitals, not a key",
+        "config: new_connections[0].base_url: must be a URL such as https://api.example.com/v1",
         "config: name: must not look like a batch number: commands take a number or a name",
     ]
     result = create(instance, name="a", folders=[str(tmp_path)], connections=["c"], prompts=["p"])

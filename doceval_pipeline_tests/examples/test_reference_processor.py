@@ -44,6 +44,11 @@ class Busy(Model):
         return 429, {"error": {"message": "come back later"}}
 
 
+class Telling(Model):
+    def reply(self, request: Any, key: str) -> tuple[int, Any]:
+        return 401, {"error": {"message": f"no such key: {key}"}}
+
+
 def run(scratch: Scratch, model: Model, cases: Sequence[Case], *options: str, key: str | None = KEY) -> Any:
     """Queue cases, let the processor work until the queue is empty, and give the rows."""
     with scratch.engine.begin() as connection:
@@ -94,6 +99,11 @@ def test_a_model_that_stays_busy_is_asked_again_and_again_and_then_given_up(scra
 def test_a_missing_key_is_a_failure_that_names_the_variable(scratch: Scratch) -> None:
     (row,) = run(scratch, Model(), [Case(1, "one", text_of(200, "one"))], key=None)
     assert (row.status, row.error_message) == ("F", f"KeyError: '{KEY_VARIABLE}'")
+
+
+def test_a_key_that_the_provider_quotes_is_not_handed_on(scratch: Scratch) -> None:
+    (row,) = run(scratch, Telling(), [Case(1, "one", text_of(200, "one"))], key="of-no-known-form")
+    assert "no such key: (key not shown)" in row.error_message
 
 
 @pytest.mark.parametrize(

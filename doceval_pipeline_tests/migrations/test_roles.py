@@ -1,98 +1,30 @@
 """Each role connects and tries: what it is for works, and everything else is refused by the database."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, inspect, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.pool import NullPool
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
-from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.migrations.roles import ROLES, grant_roles
+from doceval_pipeline.migrations.roles import grant_roles
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
+from doceval_pipeline_tests.conftest import Sample, write_old
 from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
+from doceval_pipeline_tests.migrations.conftest import LOGINS, Urls
 
-LOGINS = {role: f"test_{role}" for role in ROLES}
 REFUSED = "permission denied|must be owner"
-Urls = Callable[[str], dict[Schema, str]]
-
-
-@pytest.fixture(scope="module")
-def urls(settings: Settings) -> Iterator[Urls]:
-    """Two databases with roles, and a login role for each: URLs by schema, as a role's member."""
-    server = EmbeddedServer(settings.home)
-    server.ensure()
-    names = {schema: f"roles_{schema.value}_{uuid4().hex[:8]}" for schema in Schema}
-    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
-    for schema, name in names.items():
-        server.ensure_database(name)
-        engine = create_engine(server.url(name))
-        upgrade(engine, schema)
-        for _ in range(2):
-            grant_roles(engine, schema)
-        engine.dispose()
-    with admin.connect() as connection:
-        for role, login in LOGINS.items():
-            connection.exec_driver_sql(f"CREATE ROLE {login} LOGIN IN ROLE {role}")
-    yield lambda role: {
-        schema: server.url(name).replace("postgres@", f"{LOGINS[role]}@") for schema, name in names.items()
-    }
-    with admin.connect() as connection:
-        for name in names.values():
-            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-        for login in LOGINS.values():
-            connection.exec_driver_sql(f"DROP ROLE {login}")
-    admin.dispose()
-
-
-@pytest.fixture
-def as_role(urls: Urls) -> Iterator[Callable[..., Connection]]:
-    """Connects as a member of a role."""
-    opened: list[tuple[Engine, Connection]] = []
-
-    def connect(role: str, schema: Schema = Schema.KNOWLEDGE) -> Connection:
-        engine = create_engine(urls(role)[schema], isolation_level="AUTOCOMMIT")
-        opened.append((engine, engine.connect()))
-        return opened[-1][1]
-
-    yield connect
-    for engine, connection in opened:
-        connection.close()
-        engine.dispose()
-
-
-@pytest.fixture
-def staged(urls: Urls, settings: Settings, tmp_path: Path) -> Sample:
-    """A batch that a member of doceval_stager applied and staged, in databases that are otherwise empty."""
-    (tmp_path / "documents").mkdir()
-    for name in "abc":
-        write_old(tmp_path / "documents" / name, name)
-    stager = urls("doceval_stager")
-    opened = open_databases(
-        replace(
-            settings,
-            doc_eval_url=stager[Schema.DOC_EVAL],
-            knowledge_documents_url=stager[Schema.KNOWLEDGE],
-        )
-    )
-    name = f"batch {uuid4().hex[:8]}x"
-    located = evaluation_of([{"name": name, "folders": [str(tmp_path / "documents")]}])
-    numbers = apply_evaluation(opened.doc_eval, located).numbers
-    batch = Sample(opened, numbers[name], name, tmp_path / "documents")
-    batch.stage()
-    return batch
 
 
 def refused(connection: Connection, statement: str) -> bool:
@@ -240,11 +172,36 @@ def test_a_reader_can_audit_and_finds_what_is_wrong(staged: Sample, urls: Urls) 
     }
 
 
-@pytest.mark.parametrize("role", ["doceval_worker", "doceval_plain_worker"])
-def test_processors_see_nothing_of_doc_eval(as_role: Callable[..., Connection], role: str) -> None:
-    connection = as_role(role, Schema.DOC_EVAL)
-    for table in ("batches", "connections", "documents"):
-        assert refused(connection, f"SELECT * FROM {table}")
+PROCESSORS = ["doceval_worker", "doceval_plain_worker"]
+
+
+@pytest.mark.parametrize("role", PROCESSORS)
+def test_processors_cannot_enter_doc_eval(urls: Urls, role: str) -> None:
+    engine = create_engine(urls(role)[Schema.DOC_EVAL])
+    with pytest.raises(OperationalError, match="CONNECT privilege"):
+        engine.connect()
+    engine.dispose()
+
+
+def test_a_doc_eval_that_others_use_too_stays_open_to_them_and_shows_nothing(
+    urls: Urls, settings: Settings
+) -> None:
+    server, name = EmbeddedServer(settings.home), f"shared_{uuid4().hex[:8]}"
+    server.ensure_database(name)
+    engine = create_engine(server.url(name), poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE others ()")
+    upgrade(engine, Schema.DOC_EVAL)
+    grant_roles(engine, Schema.DOC_EVAL)
+    for role in PROCESSORS:
+        url = server.url(name).replace("postgres@", f"{LOGINS[role]}@")
+        with create_engine(url, poolclass=NullPool).connect() as connection:
+            for table in ("batches", "connections", "documents"):
+                assert refused(connection, f"SELECT * FROM {table}")
+                connection.rollback()
+    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
 
 
 def test_the_owner_can_migrate_and_owns_everything(urls: Urls, as_role: Callable[..., Connection]) -> None:

@@ -214,7 +214,7 @@ def _cell(row: Row, detailed: bool) -> ReportCell:
         len(row.response_text or ""),
         row.input_tokens,
         row.output_tokens,
-        row.seconds if row.seconds is not None and math.isfinite(row.seconds) else None,
+        row.seconds,
     )
     return ReportCell(
         details if detailed else None,
@@ -247,7 +247,7 @@ def _scores(rows: Iterable[Row]) -> ScoreFigures | None:
 
 
 def _total(rows: Iterable[Row], value_of: Callable[[Row], float | None]) -> Total | None:
-    values = [v for row in rows if (v := value_of(row)) is not None and math.isfinite(v)]
+    values = [v for row in rows if (v := value_of(row)) is not None]
     return Total(sum(values), len(values)) if values else None
 
 

@@ -26,6 +26,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.sampled_from(HOSTI
         ("bad\udcff", "bad⟨U+DCFF⟩"),
         ("\U000e0041", "⟨U+E0041⟩"),
         ("one\r\ntwo\n\tthree\rfour", "one\ntwo\n\tthree␍four"),
+        ("key sk-proj-0123456789abcdef", "key (key not shown)"),
         ("שלום, naïve, 日本, 👩‍🔬", "שלום, naïve, 日本, 👩‍🔬"),
     ],
 )

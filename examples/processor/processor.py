@@ -95,9 +95,10 @@ def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> N
         if not text:
             raise ValueError(f"the model gave no text, and ended with {said.choices[0].finish_reason}")
     except PASSING as error:
-        written = query(database, "SELECT * FROM fail_response(%s, %s, retry => true)", token, str(error))
+        reason = without_key(row, error)
+        written = query(database, "SELECT * FROM fail_response(%s, %s, retry => true)", token, reason)
     except (openai.OpenAIError, ValueError, KeyError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {without_key(row, error)}"
         written = query(database, "SELECT * FROM fail_response(%s, %s)", token, reason)
     else:
         statement = "SELECT * FROM complete_response(%s, %s, %s, %s, %s, %s)"
@@ -106,6 +107,12 @@ def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> N
         details = json.dumps({"model": said.model, "cost": cost(row, tokens, options.prices)})
         written = query(database, statement, token, score(text), text, details, *tokens)
     log.info("%s: %s", row["file_name"], written[0]["message"])
+
+
+def without_key(row: dict[str, Any], error: Exception) -> str:
+    """What went wrong, without the key: some providers quote it when they refuse it."""
+    key = os.environ.get(row["connection_details"]["api_key_env"] or "")
+    return str(error).replace(key, "(key not shown)") if key else str(error)
 
 
 def read_document(database: Any, document_id: int) -> dict[str, Any]:

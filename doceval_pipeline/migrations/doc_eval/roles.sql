@@ -4,16 +4,26 @@
 DO $$
 DECLARE
     granted constant text := 'doceval_stager, doceval_worker, doceval_plain_worker, doceval_reader';
+    ours    constant text[] := ARRAY[
+        'llm_providers', 'models', 'connections', 'prompts', 'folders', 'batches', 'batch_folders',
+        'batch_connections', 'batch_prompts', 'documents', 'batch_documents', 'batch_progress',
+        'connection_history', 'doceval_doc_eval_version'];
     name    text;
 BEGIN
+    -- Whoever may connect can take advisory locks, and with them keep batches from being staged. In a
+    -- database that others use too, who may connect is not ours to say.
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO doceval_owner, doceval_stager, doceval_reader',
+                   current_database());
+    IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema'
+                     AND NOT starts_with(n.nspname, 'pg_') AND c.relname <> ALL (ours)) THEN
+        EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database());
+    END IF;
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO doceval_owner', current_schema());
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO doceval_stager, doceval_reader', current_schema());
     EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO doceval_stager', current_database());
-    FOREACH name IN ARRAY ARRAY[
-        'llm_providers', 'models', 'connections', 'prompts', 'folders', 'batches', 'batch_folders',
-        'batch_connections', 'batch_prompts', 'documents', 'batch_documents', 'batch_progress',
-        'connection_history', 'doceval_doc_eval_version']
+    FOREACH name IN ARRAY ours
     LOOP
         EXECUTE format('ALTER TABLE %I OWNER TO doceval_owner', name);
         EXECUTE format('REVOKE ALL ON %I FROM %s', name, granted);

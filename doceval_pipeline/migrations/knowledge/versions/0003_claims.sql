@@ -193,6 +193,9 @@ BEGIN
     IF rows IS NULL OR rows NOT BETWEEN 1 AND 10000 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a claim is for 1 to 10000 rows';
     END IF;
+    IF length(worker) > 1000 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the name of a worker has at most 1000 characters';
+    END IF;
     IF look <= moment THEN
         -- Some seconds again, for claims that were not committed yet at the last look.
         PERFORM expire_leases(look - interval '10 seconds');
@@ -200,7 +203,10 @@ BEGIN
     END IF;
     IF look > moment + lease THEN
         look := moment + lease;
-        PERFORM look_for_leases_at(look);
+        -- Asked again, because what a session remembers may have been set by hand.
+        IF (SELECT to_timestamp(last_value / 1000000.0) > look FROM llm_responses_lease_clock) THEN
+            PERFORM look_for_leases_at(look);
+        END IF;
     END IF;
     PERFORM set_config('llm_responses.next_look', look::text, false);
     RETURN QUERY SELECT * FROM deliver_responses(rows, lease, worker);
@@ -255,6 +261,10 @@ RETURNS written_response LANGUAGE plpgsql AS $$
 DECLARE
     moment timestamptz := clock_timestamp();
 BEGIN
+    -- NaN, which is above infinity, would make a NaN of every sum that it is in.
+    IF least(input_tokens, output_tokens) < 0 OR time_taken_seconds NOT BETWEEN 0 AND 1e10 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'tokens and seconds are numbers from 0 on, and finite';
+    END IF;
     UPDATE llm_responses r
     SET status = status, error_message = error_message, overall_score = overall_score,
         response_text = response_text, response_json = response_json, input_tokens = input_tokens,

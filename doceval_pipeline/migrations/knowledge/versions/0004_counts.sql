@@ -153,9 +153,10 @@ END $$;
 CREATE TRIGGER count_later_attempt AFTER INSERT ON llm_responses FOR EACH ROW
     WHEN (NEW.attempt > 1) EXECUTE FUNCTION count_later_attempt();
 
--- One at a time, so that versions grow in the order of commits.
+-- One at a time, so that versions grow in the order of commits. A lock on the table, because anybody
+-- who may connect can take an advisory lock and keep it; in a mode that only holds up vacuum besides.
 CREATE FUNCTION lock_response_counts() RETURNS void LANGUAGE sql VOLATILE AS
-    $$SELECT pg_advisory_xact_lock(hashtextextended('response_counts', 0))$$;
+    'LOCK TABLE response_counts IN SHARE UPDATE EXCLUSIVE MODE';
 
 CREATE FUNCTION fold_response_counts(most int DEFAULT 20000) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER AS $$

@@ -1,0 +1,66 @@
+"""Dagster's webserver, closed to pages of other sites. Run as a module, with the webserver's own arguments.
+
+The webserver asks nobody who he is, and changes things on a GET: any page that is open in a browser on
+this machine could start a run by naming the address of a picture. A browser says from where a request
+comes and to which name it goes, and a page cannot make it lie. Whoever is no browser needs no such page.
+"""
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+# A name of another machine for this address is the trick of a page that wants to be taken for ours.
+OWN_NAMES = ("127.0.0.1", "localhost", "::1")
+REFUSAL = "refused: this request came from a page of another site, or by another name than 127.0.0.1\n"
+
+
+def is_foreign(method: str, headers: Headers) -> bool:
+    """Whether a browser sent this on behalf of a page that is not the webserver's own."""
+    host = headers.get("host", "")
+    if urlsplit(f"//{host}").hostname not in OWN_NAMES:
+        return True
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        # A link to one of our pages is no harm: opening a page changes nothing, unless a form is sent.
+        return headers.get("sec-fetch-mode") != "navigate" or method != "GET"
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != host
+
+
+class OwnPagesOnly:
+    """Answers requests of foreign pages with 403, and closes their sockets."""
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self._app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Hand on what is ours."""
+        if scope["type"] == "lifespan" or not is_foreign(scope.get("method", "GET"), Headers(scope=scope)):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": REFUSAL.strip()})
+        else:
+            await PlainTextResponse(REFUSAL, status_code=403)(scope, receive, send)
+
+
+def main() -> None:
+    """Start the webserver, as the command dagster-webserver does."""
+    from dagster_webserver import app, cli
+    from dagster_webserver.webserver import DagsterWebserver
+
+    class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is Dagster's own
+        def build_middleware(self) -> list[Middleware]:
+            return [Middleware(OwnPagesOnly), *super().build_middleware()]
+
+    # Dagster has no setting for it; a test sees what an update changes here.
+    app.DagsterWebserver = Webserver  # type: ignore[attr-defined] # not exported
+    cli.main()  # type: ignore[no-untyped-call] # Dagster's
+
+
+if __name__ == "__main__":
+    main()
