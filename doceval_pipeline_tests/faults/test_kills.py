@@ -1,0 +1,64 @@
+"""SIGKILL at every point of what is done to a batch, and at any moment, also of two runs at once."""
+
+import random
+import time
+from functools import partial
+
+import pytest
+
+from doceval_pipeline_tests.faults.acts import ACTS, STAGING, Act
+from doceval_pipeline_tests.faults.children import Child
+from doceval_pipeline_tests.faults.runs import begun, made_good, undisturbed
+from doceval_pipeline_tests.faults.scene import Scene
+from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
+
+
+@short_and_full("stride", 40, 1)
+@pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name.replace(" ", "-"))
+def test_what_is_killed_at_any_point_is_made_good_by_asking_again(
+    scene: Scene, act: Act, stride: int
+) -> None:
+    state, points, _ = undisturbed(scene, act)
+    kills = 0
+    # From a point that differs from act to act, so that few points are not always the first ones.
+    for point in range(1 + len(act.name) % min(stride, points), points + 1, stride):
+        batch = begun(scene, act)
+        kills += Child(scene.databases, partial(act.do, batch), at=point).end().killed
+        made_good(scene, act, batch, state)
+    print(f"{act.name}: {kills} kills at {points} points")
+    assert kills >= points // stride - 2
+
+
+@short_and_full("kills", 5, 200)
+def test_staging_that_is_killed_at_any_moment_again_and_again_is_made_good(scene: Scene, kills: int) -> None:
+    state, _, seconds = undisturbed(scene, STAGING)
+    chance = random.Random(SEED)
+    batch, killed = begun(scene, STAGING), 0
+    while killed < kills:
+        child = Child(scene.databases, batch.stage)
+        time.sleep(chance.uniform(0, seconds))
+        child.kill()
+        ended = child.end()
+        killed += ended.killed
+        if ended.done or killed % 5 == 0:
+            made_good(scene, STAGING, batch, state)
+            batch = begun(scene, STAGING)
+
+
+@short_and_full("rounds", 4, 100)
+def test_two_runs_of_a_batch_at_once_lead_to_the_same_whoever_is_killed(scene: Scene, rounds: int) -> None:
+    state, points, seconds = undisturbed(scene, STAGING)
+    chance = random.Random(SEED)
+    for number in range(rounds):
+        batch = begun(scene, STAGING)
+        # In every fourth round nobody is killed, and in the others one at a point, the other at a moment.
+        at = 0 if number % 4 == 0 else chance.randint(1, points)
+        children = [Child(scene.databases, batch.stage, at=at), Child(scene.databases, batch.stage)]
+        if number % 4 > 1:
+            time.sleep(chance.uniform(0, 2 * seconds))
+            children[1].kill()
+        ends = [child.end() for child in children]
+        assert {end.error for end in ends} == {None}
+        if any(end.done for end in ends):
+            assert scene.state(batch) == state, "what is said to be done is done"
+        made_good(scene, STAGING, batch, state)
