@@ -86,6 +86,11 @@ class Scene:
         applied = apply_evaluation(self.databases.doc_eval, evaluation)
         return Sample(self.databases, applied.numbers["sample"], "sample", self.folder)
 
+    def disconnect(self) -> None:
+        """Give up this process's own connections, so that what happens to backends happens to others."""
+        self.databases.doc_eval.dispose()
+        self.databases.knowledge.dispose()
+
     def tick(self) -> None:
         """Look as often as the sensor may have to: what opens again is ANALYZING a look later."""
         look(self.databases)

@@ -8,25 +8,23 @@ import pytest
 
 from doceval_pipeline_tests.faults.acts import ACTS, STAGING, Act
 from doceval_pipeline_tests.faults.children import Child
-from doceval_pipeline_tests.faults.runs import begun, made_good, undisturbed
+from doceval_pipeline_tests.faults.runs import begun, made_good, some_points, undisturbed
 from doceval_pipeline_tests.faults.scene import Scene
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 
 
-@short_and_full("stride", 40, 1)
+@short_and_full("most", 12, 1_000)
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name.replace(" ", "-"))
-def test_what_is_killed_at_any_point_is_made_good_by_asking_again(
-    scene: Scene, act: Act, stride: int
-) -> None:
+def test_what_is_killed_at_any_point_is_made_good_by_asking_again(scene: Scene, act: Act, most: int) -> None:
     state, points, _ = undisturbed(scene, act)
-    kills = 0
-    # From a point that differs from act to act, so that few points are not always the first ones.
-    for point in range(1 + len(act.name) % min(stride, points), points + 1, stride):
+    kills, chosen = 0, some_points(act, points, most)
+    for point in chosen:
         batch = begun(scene, act)
         kills += Child(scene.databases, partial(act.do, batch), at=point).end().killed
         made_good(scene, act, batch, state)
     print(f"{act.name}: {kills} kills at {points} points")
-    assert kills >= points // stride - 2
+    # Threads that store documents do not pass the same number of points each time.
+    assert kills >= len(chosen) - 2
 
 
 @short_and_full("kills", 5, 200)
