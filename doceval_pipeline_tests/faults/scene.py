@@ -70,8 +70,24 @@ class Scene:
     databases: Databases
     folder: Path
 
-    def new_batch(self, documents: int = DOCUMENTS, copies: int = 1) -> Sample:
+    def new_batch(self, copies: int = 1) -> Sample:
         """Empty everything and make the batch anew: the same numbers, the same files, of two types."""
+        return self.new_batches(1, DOCUMENTS, 2, 2, copies)[0]
+
+    def new_batches(
+        self, batches: int, documents: int, connections: int, prompts: int, copies: int = 1
+    ) -> list[Sample]:
+        """Empty everything and make batches of the same files, which differ in nothing but their names."""
+        self._empty()
+        for number in range(documents):
+            name = f"{number:03}.{'md' if number % 3 == 0 else 'txt'}"
+            write_old(self.folder / name, f"document {number}\n" * (number + 1) * copies)
+        chosen = [{"name": f"sample {n}x", "folders": [str(self.folder)]} for n in range(batches)]
+        evaluation = evaluation_of(chosen, connections, prompts)
+        numbers = apply_evaluation(self.databases.doc_eval, evaluation).numbers
+        return [Sample(self.databases, number, name, self.folder) for name, number in numbers.items()]
+
+    def _empty(self) -> None:
         with self.databases.doc_eval.begin() as connection:
             connection.exec_driver_sql(f"{EMPTY_DOC_EVAL.text} RESTART IDENTITY")
         with self.databases.knowledge.begin() as connection:
@@ -79,12 +95,6 @@ class Scene:
         shutil.rmtree(self.databases.settings.reports, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        for number in range(documents):
-            name = f"{number:03}.{'md' if number % 3 == 0 else 'txt'}"
-            write_old(self.folder / name, f"document {number}\n" * (number + 1) * copies)
-        evaluation = evaluation_of([{"name": "sample", "folders": [str(self.folder)]}])
-        applied = apply_evaluation(self.databases.doc_eval, evaluation)
-        return Sample(self.databases, applied.numbers["sample"], "sample", self.folder)
 
     def disconnect(self) -> None:
         """Give up this process's own connections, so that what happens to backends happens to others."""
