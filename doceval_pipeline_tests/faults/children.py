@@ -43,12 +43,14 @@ class Points:
         self._numbers = count(1)
         self._chosen = chosen
         self._fault = fault
+        self._process = os.getpid()
         self.passed = 0
 
     def reached(self, *_: object, **__: object) -> None:
         # Two threads store documents; taking a number is one step of the interpreter.
         self.passed = next(self._numbers)
-        if self.passed == self._chosen:
+        # What this process starts is left alone.
+        if self.passed == self._chosen and os.getpid() == self._process:
             self._fault()
 
     def watch(self) -> None:
@@ -90,14 +92,14 @@ class Child:
         self._answer, answering = os.pipe()
         self.pid = os.fork()
         if not self.pid:
-            _live(databases, act, Points(at, fault), answering)
+            _live(databases, act, at, fault, answering)
         os.close(answering)
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> Ended:
-        """Wait for its end. What is no line for people is an error of this test."""
+        """Wait for its end, and that of what it started. What is no line for people fails the test."""
         with os.fdopen(self._answer) as pipe:
             answer = pipe.read()
         _, status = os.waitpid(self.pid, 0)
@@ -108,12 +110,13 @@ class Child:
         return Ended(False, **json.loads(answer))
 
 
-def _live(databases: Databases, act: Callable[[], object], points: Points, answering: int) -> None:
+def _live(databases: Databases, act: Callable[[], object], at: int, fault: Fault, answering: int) -> None:
     """All that the child does; nothing of its parent may end in it, neither connections nor tests."""
     ended, answer = 1, "it did not begin"
     try:
         for engine in (databases.doc_eval, databases.knowledge):
             engine.dispose(close=False)
+        points = Points(at, fault)
         points.watch()
         error = None
         try:

@@ -56,7 +56,7 @@ def staged(batch: Sample) -> str | None:
     return None
 
 
-@short_and_full("cuts", 25, 1_000)
+@short_and_full("cuts", (25,), (1_000,))
 def test_a_cut_connection_leaves_nothing_partial_and_nothing_twice(
     scene: Scene, proxy: CuttingProxy, far: Databases, cuts: int
 ) -> None:

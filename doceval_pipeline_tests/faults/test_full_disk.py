@@ -22,7 +22,7 @@ def large_batch(scene: Scene) -> Sample:
     return batch
 
 
-@short_and_full("times", 1, 5)
+@short_and_full("times", (1,), (5,))
 def test_a_full_disk_is_told_in_a_line_and_the_rerun_completes(
     scene: Scene, tmp_path: Path, times: int
 ) -> None:

@@ -13,7 +13,7 @@ from doceval_pipeline_tests.faults.scene import Scene
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 
 
-@short_and_full("most", 12, 1_000)
+@short_and_full("most", (12,), (1_000,))
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name.replace(" ", "-"))
 def test_what_is_killed_at_any_point_is_made_good_by_asking_again(scene: Scene, act: Act, most: int) -> None:
     state, points, _ = undisturbed(scene, act)
@@ -27,7 +27,7 @@ def test_what_is_killed_at_any_point_is_made_good_by_asking_again(scene: Scene, 
     assert kills >= len(chosen) - 2
 
 
-@short_and_full("kills", 5, 200)
+@short_and_full("kills", (5,), (200,))
 def test_staging_that_is_killed_at_any_moment_again_and_again_is_made_good(scene: Scene, kills: int) -> None:
     state, _, seconds = undisturbed(scene, STAGING)
     chance = random.Random(SEED)
@@ -43,7 +43,7 @@ def test_staging_that_is_killed_at_any_moment_again_and_again_is_made_good(scene
             batch = begun(scene, STAGING)
 
 
-@short_and_full("rounds", 4, 100)
+@short_and_full("rounds", (4,), (100,))
 def test_two_runs_of_a_batch_at_once_lead_to_the_same_whoever_is_killed(scene: Scene, rounds: int) -> None:
     state, points, seconds = undisturbed(scene, STAGING)
     chance = random.Random(SEED)

@@ -96,14 +96,14 @@ def written(scene: Scene, ticking: Ticking) -> tuple[list[tuple[int, str]], int]
     return completions, work.changes
 
 
-@short_and_full("size", (10, 10), (200, 25))
+@short_and_full("number, documents", (10, 10), (200, 25))
 def test_no_completion_is_missed_or_doubled_whatever_commits_when(
-    scene: Scene, size: tuple[int, int]
+    scene: Scene, number: int, documents: int
 ) -> None:
-    batches = staged(scene, *size)
+    batches = staged(scene, number, documents)
     completions, changes = written(scene, Sensor(scene.databases))
     print(f"{changes} changes, {len(completions)} completions")
-    assert changes == size[0] * (size[1] * CELLS_OF_A_DOCUMENT * CHANGES_OF_A_ROW + 1)
+    assert changes == number * (documents * CELLS_OF_A_DOCUMENT * CHANGES_OF_A_ROW + 1)
     # Once when the last row was done, and once when one was changed after.
     assert Counter(batch for batch, _ in completions) == dict.fromkeys((b.id for b in batches), 2)
     assert len(set(completions)) == len(completions)

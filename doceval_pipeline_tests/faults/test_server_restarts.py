@@ -23,7 +23,7 @@ def stop_at_once(server: EmbeddedServer) -> None:
     assert not still_there([postmaster], 60)
 
 
-@short_and_full("restarts", 2, 24)
+@short_and_full("restarts", (2,), (24,))
 def test_the_server_may_be_stopped_at_once_at_any_point(scene: Scene, restarts: int) -> None:
     server, chance = EmbeddedServer(scene.databases.settings.home), random.Random(SEED)
     for number in range(restarts):

@@ -48,7 +48,7 @@ def judged(scene: Scene, act: Act, batch: Sample, state: State, ended: Ended) ->
         made_good(scene, act, batch, state)
 
 
-@short_and_full("most", 2, 100)
+@short_and_full("most", (2,), (100,))
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name.replace(" ", "-"))
 def test_backends_may_be_terminated_at_any_point(scene: Scene, act: Act, most: int) -> None:
     state, points, _ = undisturbed(scene, act)
@@ -61,7 +61,7 @@ def test_backends_may_be_terminated_at_any_point(scene: Scene, act: Act, most: i
     assert administrator.terminated
 
 
-@short_and_full("backends", 10, 600)
+@short_and_full("backends", (10,), (600,))
 def test_backends_may_be_terminated_at_any_moment(scene: Scene, backends: int) -> None:
     state, _, seconds = undisturbed(scene, STAGING)
     chance, administrator = random.Random(SEED), Administrator(scene)
