@@ -33,7 +33,8 @@ from doceval_pipeline.defs.instance import LOCATION, dagster_environment, prepar
 from doceval_pipeline.settings import Settings
 
 LOGGER = logging.getLogger("daemon of the tests")
-TICKS_OF_A_LIFE = 2
+# What the others find does not matter to reports.
+SENSORS = ("new_batches", "response_status")
 
 
 class ForkingLauncher(RunLauncher, ConfigurableClass):
@@ -104,7 +105,17 @@ def daemon_of(settings: Settings, home: Path) -> Iterator[WorkspaceProcessContex
         dg.DagsterInstance.from_config(str(home)) as instance,
         WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget(origin)) as context,
     ):
+        stop_other_sensors(context)
         yield context
+
+
+def stop_other_sensors(context: WorkspaceProcessContext) -> None:
+    """Leave only those sensors on that lead to reports."""
+    (location,) = context.create_request_context().code_locations
+    for repository in location.get_repositories().values():
+        for sensor in repository.get_sensors():
+            if sensor.name not in SENSORS:
+                context.instance.stop_sensor(sensor.get_remote_origin_id(), sensor.selector_id, sensor)
 
 
 def live(context: WorkspaceProcessContext) -> None:
@@ -113,10 +124,9 @@ def live(context: WorkspaceProcessContext) -> None:
     sensor_daemon.is_under_min_interval = lambda *_: False
     _drain(execute_run_monitoring_iteration(context, LOGGER))
     _drain(EventLogConsumerDaemon().run_iteration(context))
-    for _ in range(TICKS_OF_A_LIFE):
-        _drain(sensor_daemon.execute_sensor_iteration(context, LOGGER, None, None))
-        with QueuedRunCoordinatorDaemon(interval_seconds=1) as queue:
-            _drain(queue.run_iteration(context))
+    _drain(sensor_daemon.execute_sensor_iteration(context, LOGGER, None, None))
+    with QueuedRunCoordinatorDaemon(interval_seconds=1) as queue:
+        _drain(queue.run_iteration(context))
 
 
 def _drain(steps: Iterable[Any]) -> None:

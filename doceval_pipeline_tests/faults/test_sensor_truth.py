@@ -38,11 +38,11 @@ class Sensor:
 
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
-        self._seen = 0
+        self._seen, self._told = 0, dict[int, str]()
 
     def tick(self) -> list[tuple[int, str]]:
-        found = look(self._databases, self._seen)
-        self._seen = found.seen
+        found = look(self._databases, self._seen, self._told)
+        self._seen, self._told = found.seen, found.reports
         return [(seen.batch.id, str(seen.digest)) for seen in found.completed]
 
 
