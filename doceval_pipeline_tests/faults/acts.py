@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.completion import look, recount_batches
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
@@ -59,6 +59,11 @@ def _look(batch: Sample) -> None:
         look(batch.databases)
 
 
+def _recount(batch: Sample) -> None:
+    with database_errors():
+        recount_batches(batch.databases, [batch.id])
+
+
 def _report(batch: Sample) -> None:
     write_report(batch.databases, batch.id)
 
@@ -73,6 +78,7 @@ REPORTING = Act("reporting", _completed, _report)
 ACTS = (
     STAGING,
     LOOKING,
+    Act("recounting", _answered, _recount),
     REPORTING,
     Act("repairing", _reported, partial(_again, mode=Mode.missing)),
     Act("reprocessing failed", _reported, partial(_again, mode=Mode.failed)),

@@ -55,6 +55,11 @@ _DOC_EVAL = {
         SELECT batch_id, connection_id, measure, cells, sum_x, sum_y FROM connection_history ORDER BY 1, 2, 3
     """,
 }
+_RESULTS = """
+    SELECT id, attempt, status, response_text, overall_score, error_message, input_tokens, output_tokens
+    FROM llm_responses WHERE status IN ('S', 'F')
+"""
+_BROKEN = "SELECT sha256 FROM docs WHERE encode(sha256(decode(content, 'base64')), 'hex') <> sha256"
 ANSWER = """
     UPDATE llm_responses r
     SET status = CASE WHEN d.doc_type = 'md' THEN 'F' ELSE 'S' END, overall_score = d.file_size % 100,
@@ -118,11 +123,20 @@ class Scene:
         found = self.state(batch)
         differ = {what: set(rows) ^ set(undisturbed[what]) for what, rows in found.items()}
         assert found == undisturbed, {what: rows for what, rows in differ.items() if rows}
-        wrong = self.violations()
-        assert not wrong, wrong
+        self.require_nothing_wrong()
         assert not is_being_staged(self.databases, batch.id)
 
-    def violations(self) -> list[str]:
-        """What the audit finds, every document decoded."""
+    def results(self, batch: Sample) -> set[Any]:
+        """The results that processors have written."""
+        return set(batch.knowledge(_RESULTS))
+
+    def require_nothing_lost(self, batch: Sample, results: set[Any]) -> None:
+        """Results stand as they were and contents are whole, however much is left to do."""
+        assert results <= self.results(batch)
+        assert batch.knowledge(_BROKEN) == []
+
+    def require_nothing_wrong(self) -> None:
+        """The audit finds nothing, every document decoded."""
         found = violations(self.databases, True, lambda *_: None)
-        return [f"{violation.invariant}: {violation.problem}" for violation in found]
+        wrong = [f"{violation.invariant}: {violation.problem}" for violation in found]
+        assert not wrong, wrong

@@ -99,4 +99,4 @@ def test_each_completed_state_is_reported_once_whenever_the_daemon_is_killed(
     assert reported(daemon.instance) == states
     seen = materialized(daemon.instance, "llm_responses")
     assert {key: len(found) for key, found in seen.items() if len(found) < len(states[key])} == {}
-    assert scene.violations() == []
+    scene.require_nothing_wrong()

@@ -111,7 +111,7 @@ def test_no_completion_is_missed_or_doubled_whatever_commits_when(
         now = digests(connection, [batch.id for batch in batches])
     assert dict(completions) == now, "the last completion of each batch is of its result"
     assert {batch.status() for batch in batches} == {"COMPLETED"}
-    assert scene.violations() == []
+    scene.require_nothing_wrong()
 
 
 @pytest.mark.slow

@@ -58,6 +58,7 @@ def test_backends_may_be_terminated_at_any_point(scene: Scene, act: Act, most: i
         scene.disconnect()
         child = Child(scene.databases, partial(act.do, batch), point, administrator.terminate)
         judged(scene, act, batch, state, child.end())
+    print(f"{act.name}: {administrator.terminated} backends terminated")
     assert administrator.terminated
 
 
