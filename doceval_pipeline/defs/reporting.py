@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.reporting import WrittenReport, write_report
+from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.defs.partitions import batches
 from doceval_pipeline.defs.resources import DocEval, one_line_failures
 from doceval_pipeline.defs.responses import llm_responses
@@ -26,12 +27,20 @@ def completion_report(
     context: dg.AssetExecutionContext, doc_eval: DocEval
 ) -> Iterator[dg.MaterializeResult[None]]:
     """One self-contained HTML file that says what became of every document and cell of the batch."""
+    batch_id = batch_id_of(context.partition_key)
     with one_line_failures():
-        report = write_report(doc_eval.open(), batch_id_of(context.partition_key))
-    if _was_asked_twice(context, report.digest):
-        context.log.info("the report of these results was materialized before, and stands")
-        return
-    yield dg.MaterializeResult(
+        databases = doc_eval.open()
+        # Until Dagster has stored what is yielded, so that a run that was asked for twice sees it.
+        with number_lock(databases, batch_id):
+            report = write_report(databases, batch_id)
+            if _was_asked_twice(context, report.digest):
+                context.log.info("the report of these results was materialized before, and stands")
+            else:
+                yield _as_materialization(report)
+
+
+def _as_materialization(report: WrittenReport) -> dg.MaterializeResult[None]:
+    return dg.MaterializeResult(
         metadata={
             "verdict": report.figures.verdict,
             "summary": dg.MetadataValue.md(render_markdown(report.figures)),
