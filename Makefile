@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo up test test-browser test-slow bench check format lock clean
+.PHONY: help setup demo up test test-browser test-slow test-faults bench check format lock clean
 
 help:  ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-browser: $(STAMP)  ## the tests that drive Dagster's pages and the report i
 
 test-slow: $(STAMP)  ## the tests that guard data over many repetitions
 	@$(BIN)/pytest -m slow
+
+test-faults: $(STAMP)  ## kills, cut connections, a full disk, late commits: thousands of them
+	@$(BIN)/pytest -m faults
 
 bench: $(STAMP)  ## the benchmarks, in under 45 minutes; one of them: make bench CASE=5
 	@$(BIN)/python -m benchmarks $(CASE)

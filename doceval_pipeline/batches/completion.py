@@ -61,8 +61,8 @@ class Look:
 
     `open` are the batches that are not done, and `changed` those of them whose numbers are new since
     the version that the look was given; `completed` those that this look closed or whose result it
-    found changed; `reports` the batches, with their digest, whose newest result has no report yet;
-    `seen` the version from which the next look goes on.
+    found changed, or that an earlier one did of which nobody was told; `reports` the batches, with their
+    digest, whose newest result has no report yet; `seen` the version from which the next look goes on.
     """
 
     open: list[Seen]
@@ -89,7 +89,7 @@ def decide(seen: Seen) -> Action | None:
     return None
 
 
-def look(databases: Databases, seen: int = 0) -> Look:
+def look(databases: Databases, seen: int = 0, told: Mapping[int, str] | None = None) -> Look:
     """Look at every open batch, and at closed ones whose rows changed, and move each where its rows say.
 
     Which batches have rows that are not done is asked of the counts that the database keeps; a batch
@@ -100,6 +100,8 @@ def look(databases: Databases, seen: int = 0) -> Look:
     ----------
     seen
         The version that the last look gave; 0 looks at all batches, in portions.
+    told
+        The `reports` of the last look whose findings were handed on; None where nobody is told.
     """
     with databases.knowledge.begin() as connection:
         tidy(connection)
@@ -116,12 +118,15 @@ def look(databases: Databases, seen: int = 0) -> Look:
     items = [_as_kept(batch, counts.get(batch.id)) for batch in batches.values()]
     exact = _see(databases, [*(item.batch for item in items if _may_be_done(item)), *closed])
     exactly = {item.batch.id: item for item in exact}
-    return _act(
+    found = _act(
         databases,
         [exactly.pop(item.batch.id, item) for item in items] + list(exactly.values()),
         {number for number, kept in counts.items() if kept.version > seen or kept.pending},
         next_seen,
     )
+    if told is None:
+        return found
+    return replace(found, completed=[*found.completed, *_untold(databases, found, told)])
 
 
 def _act(databases: Databases, items: Sequence[Seen], changed: set[int], next_seen: int) -> Look:
@@ -141,6 +146,19 @@ def _act(databases: Databases, items: Sequence[Seen], changed: set[int], next_se
             keep_samples(connection, {item.batch.id: asdict(item.cells) for item in (*news, *completed)})
         reports = unreported(connection)
     return Look(still_open, news, completed, reports, next_seen)
+
+
+def _untold(databases: Databases, found: Look, told: Mapping[int, str]) -> list[Seen]:
+    """Batches that an earlier look completed, and whose caller was killed before it could tell."""
+    known = {seen.batch.id for seen in found.completed}
+    lost = [
+        number
+        for number, digest in found.reports.items()
+        if number not in known and told.get(number) != digest
+    ]
+    with databases.doc_eval.connect() as connection:
+        batches = batches_by_ids(connection, lost)
+    return [seen for seen in _see(databases, batches) if seen.digest == found.reports[seen.batch.id]]
 
 
 def recount_batches(databases: Databases, batch_ids: Iterable[int]) -> None:

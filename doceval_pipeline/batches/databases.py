@@ -23,6 +23,11 @@ KNOWLEDGE = ("KNOWLEDGE_DOCUMENTS_URL", "knowledge_documents_url", "KnowledgeDoc
 DAGSTER = ("DAGSTER_POSTGRES_URL", "dagster_url", "dagster")
 OLDEST_SERVER = 130_000
 PERCENT_ENCODED = "check its form, and write what is special in a password as %40 for @, %3A for :, %2F for /"
+# SQLSTATE of a disk that is full.
+NO_ROOM = ("53100",)
+# Of a backend that an administrator or a crash ended, and none where not even that could be told.
+CONNECTION_LOST = (None, "57P01", "57P02", "57P03")
+CONNECTION_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 @dataclass(frozen=True)
@@ -106,12 +111,21 @@ def describe_database(engine: Engine) -> str:
 
 
 def _describe(error: BaseException | None) -> str:
+    reason, state = _reason(error), getattr(error, "pgcode", None)
+    if state in NO_ROOM:
+        return f"the database server has no room ({reason}): make room on its disk, and ask again"
+    if state in CONNECTION_LOST and isinstance(error, CONNECTION_ERRORS):
+        return f"the connection to the database was lost ({reason}): ask again when the server answers"
+    return f"the database refused: {reason}"
+
+
+def _reason(error: BaseException | None) -> str:
     # The primary message names tables and constraints; DETAIL would quote the refused row.
-    message = getattr(getattr(error, "diag", None), "message_primary", None)
+    message: str | None = getattr(getattr(error, "diag", None), "message_primary", None)
     if message is None:
         lines = str(error).strip().splitlines()
         message = lines[0] if lines else type(error).__name__
-    return f"the database refused: {message}"
+    return message
 
 
 @lru_cache(maxsize=8)
@@ -150,7 +164,7 @@ def _reachable_engine(url: str, variable: str) -> Engine:
     except DBAPIError as error:
         raise DatabaseError(
             f"{variable}: cannot connect to {describe_database(engine)} "
-            f"({_describe(error.orig).removeprefix('the database refused: ')}): "
+            f"({_reason(error.orig)}): "
             "check that the server runs and that the variable is right"
         ) from None
     if version < OLDEST_SERVER:

@@ -141,10 +141,12 @@ def cancel(databases: Databases, batch_id: int) -> int:
     UnknownBatch, BatchStateError, DatabaseError
         BatchStateError also where no row waits any more: the batch then ends by itself.
     """
-    with batch_lock(databases, batch_id) as connection, connection.begin():
-        require(connection, batch_id, Action.CANCEL)
-        with databases.knowledge.begin() as knowledge:
-            closed = queue.close(knowledge, batch_id, CANCELLED)
+    with batch_lock(databases, batch_id) as connection, databases.knowledge.begin() as knowledge:
+        closed = queue.close(knowledge, batch_id, CANCELLED)
+        # Committed before the rows: killed in between, the batch is known as cancelled and can be
+        # cancelled again. The other way round its rows would have failed by themselves.
+        with connection.begin():
+            require(connection, batch_id, Action.CANCEL)
             if not closed:
                 raise BatchStateError(
                     f"batch {batch_id} has no waiting row left to cancel: it ends with its last running one"

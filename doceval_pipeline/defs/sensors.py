@@ -68,9 +68,11 @@ def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.Se
 )
 def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
     """Observe what processors wrote, complete batches, and request the reports of their results."""
+    cursor = json.loads(context.cursor or "{}")
+    told = {int(number): digest for number, digest in cursor.get("told", {}).items()}
     with database_errors():
         databases = doc_eval.open()
-        found = completion.look(databases, json.loads(context.cursor or "{}").get("seen", 0))
+        found = completion.look(databases, cursor.get("seen", 0), told)
         paces = batch_paces(databases, [seen.batch for seen in (*found.changed, *found.completed)])
     events: list[dg.AssetMaterialization | dg.AssetObservation] = [
         dg.AssetObservation(
@@ -98,7 +100,8 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
             )
             for number, digest in found.reports.items()
         ],
-        cursor=json.dumps({"seen": found.seen}),
+        # Kept after the events are: a tick that is killed before tells of them again.
+        cursor=json.dumps({"seen": found.seen, "told": found.reports}),
         skip_reason=None if events or found.reports else "nothing changed",
     )
 

@@ -169,6 +169,25 @@ def test_the_report_is_materialized_with_stable_numbers(
     assert batch.doc_eval("SELECT result_digest = reported_digest FROM batches WHERE id = :id") == [(True,)]
 
 
+def test_a_sensor_that_asks_twice_for_the_report_of_a_result_gets_it_once_and_a_person_whenever_they_ask(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1, connections=1, prompts=2)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'F'")
+    look(batch.databases)
+
+    def reports(**tags: str) -> int:
+        result = run(instance, "report_batch", batch.key, tags=tags)
+        assert result.success
+        return len(result.get_asset_materialization_events())
+
+    by_sensor = {"dagster/sensor_name": "response_status"}
+    assert [reports(**by_sensor), reports(**by_sensor), reports(), reports(**by_sensor)] == [1, 0, 1, 0]
+    batch.knowledge("UPDATE llm_responses SET status = 'S'")
+    assert reports(**by_sensor) == 1, "another result"
+
+
 def test_a_refused_row_is_not_quoted_in_the_event_log(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:

@@ -51,6 +51,23 @@ def test_response_status_observes_what_changed_and_asks_for_one_report(
     assert not tick(sensors.response_status, instance, again.cursor).run_requests
 
 
+def test_a_completion_that_a_killed_tick_found_is_told_by_the_next_one_and_then_no_more(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1, connections=1, prompts=2)
+    batch.stage()
+    first = tick(sensors.response_status, instance)
+    batch.knowledge("UPDATE llm_responses SET status = 'S'")
+    tick(sensors.response_status, instance, first.cursor)
+    # Killed before Dagster stored anything, so that the next tick begins with the cursor before it.
+    again = tick(sensors.response_status, instance, first.cursor)
+    (event,) = again.asset_events
+    assert isinstance(event, dg.AssetMaterialization)
+    assert (event.partition, event.metadata["cells_done"].value) == (batch.key, 2)
+    after = tick(sensors.response_status, instance, again.cursor)
+    assert not after.asset_events
+
+
 def test_staging_failure_finds_a_staging_that_nobody_works_on(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:

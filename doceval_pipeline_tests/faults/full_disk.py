@@ -1,0 +1,103 @@
+"""A disk that is too small for what is to be stored on it, and can be made larger.
+
+Where this user may mount a file system, it is one of 24 MiB that holds the contents of documents; the
+server's WAL is elsewhere, so that it can go on. Where not, files of the server may not grow over that
+size, which it meets in the same place as a full disk.
+"""
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import psutil
+
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline_tests.cli.running import query
+
+ROOM = 24 * 1024 * 1024
+ROOM_ENOUGH = 256 * 1024 * 1024
+
+
+class Disk(Protocol):
+    """Where contents are stored; `line` is what people are told when it is full."""
+
+    line: ClassVar[str]
+
+    def make_room(self) -> None:
+        """Make it large enough."""
+
+
+@dataclass(frozen=True)
+class MountedDisk:
+    """A file system of its own, in memory."""
+
+    line: ClassVar[str] = "the database server has no room .*No space left on device.*: make room on its disk"
+
+    folder: Path
+
+    def make_room(self) -> None:
+        subprocess.run(
+            ["mount", "-o", f"remount,size={ROOM_ENOUGH}", str(self.folder)], check=True, capture_output=True
+        )
+
+
+@dataclass(frozen=True)
+class LimitedFiles:
+    """No file of the server may grow over a size; new backends have the limit of their postmaster."""
+
+    line: ClassVar[str] = "the database refused: could not .*: File too large"
+
+    postmaster: psutil.Process
+
+    def limit(self, size: int) -> None:
+        for process in (self.postmaster, *self.postmaster.children()):
+            _, hard = process.rlimit(resource.RLIMIT_FSIZE)
+            process.rlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    def make_room(self) -> None:
+        _, hard = self.postmaster.rlimit(resource.RLIMIT_FSIZE)
+        self.limit(hard)
+
+
+@contextmanager
+def small_disk(server: EmbeddedServer, folder: Path) -> Iterator[Disk]:
+    """Have the server store contents on a disk of `ROOM` bytes."""
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]
+    if subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0:
+        try:
+            with _docs_on(server, folder):
+                yield MountedDisk(folder)
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    else:
+        disk = LimitedFiles(postmaster(server))
+        disk.limit(ROOM)
+        try:
+            yield disk
+        finally:
+            disk.make_room()
+
+
+def postmaster(server: EmbeddedServer) -> psutil.Process:
+    """The server's first process."""
+    return psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0]))
+
+
+@contextmanager
+def _docs_on(server: EmbeddedServer, folder: Path) -> Iterator[None]:
+    owner = server.data.stat()
+    os.chown(folder, owner.st_uid, owner.st_gid)
+    folder.chmod(0o700)
+    query(server.home, f"CREATE TABLESPACE small LOCATION '{folder}'")
+    query(server.home, "ALTER TABLE docs SET TABLESPACE small")
+    try:
+        yield
+    finally:
+        query(server.home, "ALTER TABLE docs SET TABLESPACE pg_default")
+        query(server.home, "DROP TABLESPACE small")
