@@ -2,9 +2,10 @@
 inert wherever a person reads it."""
 
 import hashlib
+import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,21 @@ def test_commands_show_nothing_that_a_terminal_acts_on(answered: Sample) -> None
     assert found["name"] == BATCH
 
 
-def test_dagster_is_told_nothing_that_its_pages_act_on(answered: Sample, settings: Settings) -> None:
+@pytest.fixture
+def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    # Opening one sets variables, which tests of other homes must not inherit.
+    before = dict(os.environ)
+    with open_instance(settings) as opened:
+        yield opened
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_dagster_is_told_nothing_that_its_pages_act_on(
+    answered: Sample, instance: dg.DagsterInstance
+) -> None:
     """Only text that is shown as text, and numbers; what is markdown holds no text of others unescaped."""
-    with warnings.catch_warnings(), open_instance(settings) as instance:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = [run(instance, job, answered.key) for job in ("stage_batch", "report_batch")]
         assert all(result.success for result in results)
