@@ -33,7 +33,7 @@ def doceval(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
 def read_json(*arguments: str, **environment: str) -> Any:
     """Run a command that must succeed, and read what it prints with --json."""
     ended = doceval(*arguments, "--json", **environment)
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 0, ended.stderr + ended.stdout
     return json.loads(ended.stdout)
 
 

@@ -224,14 +224,22 @@ def test_it_runs_as_a_normal_user() -> None:
         assert server.stop()
 
 
-def test_where_namespaces_are_refused_root_runs_it_as_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_where_namespaces_are_refused_root_runs_it_as_nobody(
+    monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
     """Elsewhere than as root this is the case of a normal user, and must work all the same."""
     monkeypatch.setattr("doceval_pipeline.embedded.account._namespaces_work", lambda: False)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         server = EmbeddedServer(Path(folder) / "home")
-        server.ensure()
+        before = os.umask(umask)
+        try:
+            server.ensure()
+        finally:
+            os.umask(before)
         assert postmaster(server).uids().effective != 0
+        assert stat.S_IMODE(server.home.stat().st_mode) == 0o711
         assert server.stop()
 
 

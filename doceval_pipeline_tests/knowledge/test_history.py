@@ -33,7 +33,7 @@ def test_all_finished_attempts_count_with_what_they_report(batch_of: BatchOf) ->
     assert seconds.sum_x == size
 
 
-@pytest.mark.parametrize("nonsense", ["-1", "1e-300"])
+@pytest.mark.parametrize("nonsense", ["NaN", "Infinity", "-Infinity", "-1", "1e300", "1e-300"])
 def test_what_nothing_ever_took_is_left_out(batch_of: BatchOf, nonsense: str) -> None:
     batch = batch_of(documents=1, connections=1, prompts=1)
     batch.stage()

@@ -172,9 +172,6 @@ OF_PLAIN_WORKERS: Attacks = {
     "a score that is no number": "UPDATE llm_responses SET status = 'S', overall_score = 'NaN'",
     "a score without end": "UPDATE llm_responses SET status = 'S', overall_score = 'Infinity'",
     "a score below the worst": "UPDATE llm_responses SET status = 'S', overall_score = -1e-300",
-    "a time that is no number": "UPDATE llm_responses SET status = 'S', time_taken_seconds = 'NaN'",
-    "a time without end": "UPDATE llm_responses SET status = 'S', time_taken_seconds = 'Infinity'",
-    "a time that no sum can hold": "UPDATE llm_responses SET status = 'S', time_taken_seconds = 1e308",
     "no state at all": "UPDATE llm_responses SET status = NULL",
     "a task of 10 MB": "UPDATE llm_responses SET task_id = (SELECT string_agg(md5(n::text), '') "
     "FROM generate_series(1, 312500) AS n)",

@@ -81,6 +81,15 @@ BEGIN
         WHEN (NEW.error_message ~ '[\w.~+/=-]{16}|://') EXECUTE FUNCTION hide_keys(%L)$sql$, key);
 END $do$;
 
+-- A time that nothing ever took, such as NaN, would be in every sum. The result that it comes with is kept.
+CREATE FUNCTION forget_time() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.time_taken_seconds := NULL;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER forget_time BEFORE UPDATE OF time_taken_seconds ON llm_responses FOR EACH ROW
+WHEN (NEW.time_taken_seconds NOT BETWEEN -1e10 AND 1e10) EXECUTE FUNCTION forget_time();
+
 -- Only roles that were given them may call the functions, and nobody can have those that act as their
 -- owner find other tables, or the triggers that act as whoever writes find other operators.
 DO $$
@@ -92,7 +101,8 @@ BEGIN
                  'back_of_queue', 'new_lease_token', 'response_of_token', 'require_lease', 'return_responses',
                  'look_for_leases_at', 'next_look', 'expire_leases', 'tidy_queue', 'take_responses',
                  'deliver_responses', 'claim_responses', 'refused', 'heartbeat_response', 'write_result',
-                 'complete_response', 'fail_response', 'guard_response', 'place_response', 'hide_keys')
+                 'complete_response', 'fail_response', 'guard_response', 'place_response', 'hide_keys',
+                 'forget_time')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f.signature);
         IF f.prosecdef OR f.proname IN ('guard_response', 'hide_keys') THEN
