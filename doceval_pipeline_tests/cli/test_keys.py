@@ -53,7 +53,7 @@ def home() -> Iterator[Path]:
     os.environ.clear()
     os.environ.update(before)
     server.stop()
-    os.environ.get("KEEPIT") or shutil.rmtree(folder.parent)
+    shutil.rmtree(folder.parent)
 
 
 @pytest.fixture(scope="module")
