@@ -83,8 +83,8 @@ _OTHER_RESULTS = text(f"""
     SELECT r.batch_id, 'result_digest' AS thing,
            format('it is %s, and that of the rows %s', coalesce(h.result_digest, 'none'), r.digest) AS wrong
     FROM unnest(CAST(:batch_id AS int[]), CAST(:result_digest AS text[])) AS h(batch_id, result_digest)
-    JOIN (SELECT batch_id, {RESULT_DIGEST} AS digest, bool_and({IS_DONE.replace("r.", "")}) AS done
-          FROM current_llm_responses GROUP BY batch_id) AS r ON r.batch_id = h.batch_id
+    JOIN (SELECT r.batch_id, {RESULT_DIGEST} AS digest, bool_and({IS_DONE}) AS done
+          FROM current_llm_responses r GROUP BY r.batch_id) AS r ON r.batch_id = h.batch_id
     WHERE r.done AND r.digest IS DISTINCT FROM h.result_digest AND {WAS_LOOKED_AT}
     ORDER BY r.batch_id
 """)
