@@ -81,8 +81,9 @@ def test_a_new_installation_gets_the_batch_whole(batch_of: BatchOf, tmp_path: Pa
 
 
 def test_what_is_made_after_a_restore_gets_numbers_of_its_own(batch_of: BatchOf, tmp_path: Path) -> None:
-    batch = done(batch_of(documents=3))
+    batch = batch_of(documents=3)
     batch.doc_eval("UPDATE batches SET meta_data = '{\"a\": 1.10}'")
+    done(batch)
     bring_back(batch, elsewhere(batch, tmp_path))
     later = done(batch_of(documents=3, name="later", connections=3, prompts=3))
     assert later.id > batch.id

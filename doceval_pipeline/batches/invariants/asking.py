@@ -91,7 +91,8 @@ def offences(
 def _rows(
     reading: Reading, invariant: Invariant, side: Side, scope: Scope, handed: Callable[[int], None]
 ) -> Iterator[dict[str, Any]]:
-    parameters = {"batch": scope.batch, "sample": scope.sample} | _installation(reading.databases, side)
+    parameters = {"batch": scope.batch, "sample": scope.sample, "seed": scope.seed}
+    parameters |= _installation(reading.databases, side)
     with reading.transaction(side) as connection:
         if invariant.handed is None:
             yield from _stream(connection, invariant.query, parameters)

@@ -23,7 +23,7 @@ _DRAWN = text(f"""
         SELECT batch_id, document_id, sha256, row_number() OVER chance AS n,
                sum(file_size) OVER chance AS bytes
         FROM ({_STAGED}) AS staged
-        WINDOW chance AS (PARTITION BY batch_id ORDER BY random())) AS shuffled
+        WINDOW chance AS (PARTITION BY batch_id ORDER BY hashint8extended(document_id, :seed))) AS shuffled
     WHERE CAST(:sample AS int) IS NULL OR n = 1 OR (n <= :sample AND bytes <= {SAMPLE_BYTES})
     ORDER BY document_id, batch_id
 """)

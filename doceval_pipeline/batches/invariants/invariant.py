@@ -1,7 +1,8 @@
 """What an invariant is, and the conditions that their queries share. Asks nothing."""
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -38,12 +39,15 @@ class Scope:
         Only this batch, where the query can be asked for one; None for all.
     sample
         How many documents of a batch are decoded, drawn at random, up to `SAMPLE_BYTES`; None for all.
+    seed
+        Of the drawing: who looks again with the same scope looks at the same documents.
     every_byte
         Read archives to their end.
     """
 
     batch: int | None = None
     sample: int | None = SAMPLE
+    seed: int = field(default_factory=lambda: secrets.randbits(31))
     every_byte: bool = False
 
 

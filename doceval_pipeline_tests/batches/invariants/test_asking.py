@@ -233,6 +233,18 @@ def test_what_the_second_look_finds_for_the_first_time_is_left_for_the_next_audi
     assert [where for where, _ in audited(first.databases)] == []
 
 
+def test_the_second_look_draws_the_same_documents(batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batch_of(documents=8)
+    batch.stage()
+    batch.knowledge("UPDATE docs SET content = '!' || substr(content, 2)")
+    monkeypatch.setattr(audit, "SAMPLE", 1)
+    drawn = set()
+    for _ in range(12):
+        ((_, problem),) = [(v.batch, v.problem) for v in violations(batch.databases, False, quiet)]
+        drawn.add(problem)
+    assert len(drawn) > 1, "and another audit others"
+
+
 def test_a_staging_that_has_just_begun_may_be_between_two_steps(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     seal_batch(batch.databases, batch.id)

@@ -17,7 +17,8 @@ from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, pause, reprocess, resume
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.batches.invariants.installation import Installation, lived_in, quiet
-from doceval_pipeline_tests.batches.invariants.plants import PLANTS, Plant
+from doceval_pipeline_tests.batches.invariants.plants.catalogue import PLANTS
+from doceval_pipeline_tests.batches.invariants.plants.plant import Plant
 from doceval_pipeline_tests.conftest import Sample, empty_databases, sample_batch
 
 BY_NAME = {invariant.name: invariant for invariant in INVARIANTS}
@@ -79,7 +80,7 @@ def installation(lived: Installation) -> Iterator[Installation]:
 def test_every_invariant_has_a_name_of_its_own_and_a_plant() -> None:
     assert len(BY_NAME) == len(INVARIANTS)
     assert len({invariant.must_hold for invariant in INVARIANTS}) == len(INVARIANTS)
-    assert PLANTS.keys() == BY_NAME.keys()
+    assert list(PLANTS) == list(BY_NAME)
 
 
 def test_nothing_offends_in_an_installation_that_was_lived_in(installation: Installation) -> None:

@@ -1,0 +1,92 @@
+"""Faults in the life of a batch, by invariant."""
+
+from doceval_pipeline.batches.reporting import report_path
+from doceval_pipeline.batches.staging import seal_batch
+from doceval_pipeline_tests.batches.invariants.installation import Installation
+from doceval_pipeline_tests.batches.invariants.plants.plant import ROW, THE_ROW, Plant
+from doceval_pipeline_tests.conftest import Sample
+
+
+def _remove_report(installation: Installation) -> None:
+    batch: Sample = installation["reprocessed"]
+    ((digest,),) = batch.doc_eval("SELECT reported_digest FROM batches WHERE id = :id")
+    report_path(batch.databases, batch.id, digest).unlink()
+
+
+def _begin_staging(installation: Installation) -> None:
+    batch: Sample = installation["saved"]
+    seal_batch(batch.databases, batch.id)
+    batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 hour' WHERE id = :id")
+
+
+PLANTS: dict[str, tuple[Plant, ...]] = {
+    "staging-goes-on": (Plant("saved", "SELECT 'status STAGING'", "doceval stage {id}", act=_begin_staging),),
+    "closed-is-done": (
+        Plant(
+            "reprocessed",
+            "SELECT 'llm_responses.id ' || max(id) FROM llm_responses WHERE batch_id = {id}",
+            "recount_responses({id})",
+            knowledge="UPDATE llm_responses SET status = 'N' "
+            "WHERE id = (SELECT max(id) FROM llm_responses WHERE batch_id = {id})",
+        ),
+    ),
+    "verdict-is-true": (
+        Plant(
+            "reprocessed",
+            "SELECT 'status FAILED'",
+            "recount_responses({id})",
+            doc_eval="UPDATE batches SET status = 'FAILED' WHERE id = {id}",
+        ),
+        Plant(
+            "cancelled",
+            "SELECT 'status COMPLETED'",
+            "recount_responses({id})",
+            doc_eval="UPDATE batches SET status = 'COMPLETED' WHERE id = {id}",
+        ),
+        Plant(
+            "reprocessed",
+            "SELECT 'status COMPLETED'",
+            "recount_responses({id})",
+            knowledge="UPDATE llm_responses SET status = 'F' WHERE batch_id = {id}",
+        ),
+    ),
+    "done-is-closed": (
+        Plant(
+            "reprocessed",
+            "SELECT 'status ANALYZING'",
+            "doceval up",
+            doc_eval="UPDATE batches SET status = 'ANALYZING' WHERE id = {id}",
+        ),
+    ),
+    "results-are-as-completed": (
+        Plant(
+            "reprocessed",
+            "SELECT 'result_digest'",
+            "recount_responses({id})",
+            knowledge="UPDATE llm_responses SET overall_score = 1 WHERE batch_id = {id}",
+        ),
+    ),
+    "paused-is-held": (
+        Plant(
+            "paused",
+            THE_ROW,
+            "doceval pause {id}",
+            knowledge=f"UPDATE llm_responses SET status = 'READY_TO_RETRY' WHERE id = {ROW}",
+        ),
+        Plant(
+            "paused",
+            "SELECT 'batch_configs.requeue_as'",
+            "doceval pause {id}",
+            knowledge="UPDATE batch_configs SET requeue_as = 'QUEUED' WHERE batch_id = {id}",
+        ),
+    ),
+    "report-is-there": (
+        Plant(
+            "reprocessed",
+            "SELECT 'reported_digest ' || reported_digest FROM batches WHERE id = {id}",
+            "doceval report {id}",
+            act=_remove_report,
+            named_in="doc_eval",
+        ),
+    ),
+}
