@@ -77,6 +77,11 @@ _WITHDRAW_OTHERS = text("""
 _REQUEUE_AS = text("""
     UPDATE batch_configs SET requeue_as = :word WHERE batch_id = :batch_id AND requeue_as <> :word
 """)
+# A batch that was cancelled stays so, whatever is held or released of it meanwhile.
+_REQUEUE_AS_IF_WANTED = text("""
+    UPDATE batch_configs SET requeue_as = :word
+    WHERE batch_id = :batch_id AND requeue_as NOT IN (:word, 'F')
+""")
 _HOLD = text(f"""
     UPDATE llm_responses SET status = 'PAUSED'
     WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.WAITING)})
@@ -266,13 +271,13 @@ def hold(connection: Connection, batch_id: int) -> int:
 
     Running rows that go back to the queue from now on are held too.
     """
-    connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "PAUSED"})
+    connection.execute(_REQUEUE_AS_IF_WANTED, {"batch_id": batch_id, "word": "PAUSED"})
     return connection.execute(_HOLD, {"batch_id": batch_id}).rowcount
 
 
 def release(connection: Connection, batch_id: int, priority: int) -> int:
     """Queue a batch's held rows again, as if they were queued now; returns how many."""
-    connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "QUEUED"})
+    connection.execute(_REQUEUE_AS_IF_WANTED, {"batch_id": batch_id, "word": "QUEUED"})
     return connection.execute(_RELEASE, {"batch_id": batch_id, **_places(batch_id, priority)}).rowcount
 
 

@@ -215,7 +215,8 @@ class LifeOfABatch(RuleBasedStateMachine):
                 pause(self.databases, self.batch.id)
             return
         pause(self.databases, self.batch.id)
-        self.status = self.requeue_as = "PAUSED"
+        self.status = "PAUSED"
+        self.requeue_as = "F" if self.cancelled else "PAUSED"
         self.rows = {k: "PAUSED" if outcome(word) == "waiting" else word for k, word in self.rows.items()}
 
     @rule()
@@ -225,7 +226,8 @@ class LifeOfABatch(RuleBasedStateMachine):
                 resume(self.databases, self.batch.id)
             return
         resume(self.databases, self.batch.id)
-        self.status, self.requeue_as = "STAGED", "QUEUED"
+        self.status = "STAGED"
+        self.requeue_as = "F" if self.cancelled else "QUEUED"
         self.rows = {k: "QUEUED" if outcome(word) == "paused" else word for k, word in self.rows.items()}
 
     @rule()

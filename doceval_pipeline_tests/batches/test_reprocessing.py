@@ -173,6 +173,25 @@ def test_cancelling_closes_what_waits_and_what_runs_may_finish(batch_of: BatchOf
     assert batch.status() == "FAILED"
 
 
+def test_a_cancelled_batch_stays_cancelled_when_it_is_paused_and_resumed(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1, connections=1, prompts=2)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
+    cancel(batch.databases, batch.id)
+    look(batch.databases)
+    pause(batch.databases, batch.id)
+    resume(batch.databases, batch.id)
+    batch.knowledge("UPDATE llm_responses SET status = 'READY_TO_RETRY' WHERE status = 'P'")
+    assert batch.knowledge(
+        "SELECT status, error_message, completed_processing_at IS NOT NULL FROM llm_responses ORDER BY id"
+    ) == [
+        ("F", "the batch was cancelled, and its processor gave the row back", True),
+        ("F", "cancelled by a person before it was processed", True),
+    ]
+    look(batch.databases)
+    assert batch.status() == "FAILED"
+
+
 def test_a_cancelled_batch_can_be_reprocessed_and_complete(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     batch.stage()

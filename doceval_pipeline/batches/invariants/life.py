@@ -98,7 +98,7 @@ _NOT_HELD = text(f"""
     SELECT c.batch_id, 'batch_configs.requeue_as', format('it is %s', c.requeue_as)
     FROM unnest(CAST(:batch_id AS int[])) AS h(batch_id)
     JOIN batch_configs c ON c.batch_id = h.batch_id
-    WHERE c.requeue_as <> 'PAUSED'
+    WHERE c.requeue_as NOT IN ('PAUSED', 'F')
     ORDER BY 1, 2
 """)
 _REPORTED = text(f"""

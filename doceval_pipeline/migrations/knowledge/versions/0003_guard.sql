@@ -46,6 +46,7 @@ BEGIN
     ELSIF word = 'F' THEN
         NEW.status := 'F';
         NEW.error_message := 'the batch was cancelled, and its processor gave the row back';
+        NEW.completed_processing_at := clock_timestamp();
     END IF;
     NEW.queue_position := back_of_queue();
     RETURN NEW;
