@@ -35,6 +35,7 @@ from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.embedded.server import USER, EmbeddedServer
 
 EMPTY = "4 empty assets"
+CHECKED = "4 empty assets and 3 empty checks"
 SECONDS_TO_REPORT = 120
 # The daemon's loop begins at a moment that has nothing to do with the processor's.
 LOOP_SECONDS = 5.0
@@ -89,8 +90,17 @@ def stage_in_dagster(databases: Databases, batch: int) -> Timed:
 
 def run_empty_assets(databases: Databases, batch: int) -> Timed:
     """Four assets in a row that do nothing, of the same partition, in the same instance."""
-    defs = _empty_definitions()
+    return _run(databases, batch, _empty_definitions(with_checks=False))
 
+
+def run_empty_assets_and_checks(databases: Databases, batch: int) -> Timed:
+    """The same with the checks of staging, which do nothing either: what Dagster itself takes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return _run(databases, batch, _empty_definitions(with_checks=True))
+
+
+def _run(databases: Databases, batch: int, defs: dg.Definitions) -> Timed:
     def timed() -> Figures:
         key = partition_key(batch)
         with open_instance(databases.settings) as instance:
@@ -151,12 +161,14 @@ def small_run(quick: bool) -> Case:
     sides = [
         Side(OURS, stage_in_dagster, before_ours, partial(check, 32)),
         Side(EMPTY, run_empty_assets, before_ours, partial(check, 0)),
+        Side(CHECKED, run_empty_assets_and_checks, before_ours, partial(check, 0)),
     ]
 
     def judge(measured: Measured) -> list[Figure]:
         found = measured["runs"]
         return [
             ratio("run, from start to end", found, OURS, EMPTY, 1.30, said("run_seconds")),
+            ratio(f"the run of {CHECKED}", found, CHECKED, EMPTY, None, said("run_seconds")),
             ratio("with opening Dagster's instance", found, OURS, EMPTY, None, seconds),
         ]
 
@@ -201,17 +213,37 @@ def _up(installation: Installation) -> Iterator[None]:
         process.wait()
 
 
-def _empty_definitions() -> dg.Definitions:
+def _empty_definitions(with_checks: bool) -> dg.Definitions:
     def nothing() -> None:
         """Do nothing."""
+
+    def passed() -> dg.AssetCheckResult:
+        """Find nothing."""
+        return dg.AssetCheckResult(passed=True)
+
+    def both_passed(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        """Find nothing, twice."""
+        for key in context.selected_asset_check_keys:
+            yield dg.AssetCheckResult(passed=True, check_name=key.name, asset_key=key.asset_key)
 
     names = ["first", "second", "third", "fourth"]
     assets = [
         dg.asset(name=name, partitions_def=partitions.batches, deps=names[at - 1 : at] if at else [])(nothing)
         for at, name in enumerate(names)
     ]
+    one = dg.asset_check(asset="third", partitions_def=partitions.batches, blocking=True)(passed)
+    specs = [
+        dg.AssetCheckSpec(name, asset="fourth", partitions_def=partitions.batches, blocking=True)
+        for name in ("complete", "sound")
+    ]
+    two = dg.multi_asset_check(specs=specs, can_subset=True)(both_passed)
     job = dg.define_asset_job("empty", selection=names)
-    return dg.Definitions(assets=assets, jobs=[job], executor=dg.in_process_executor)
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=[one, two] if with_checks else [],
+        jobs=[job],
+        executor=dg.in_process_executor,
+    )
 
 
 def _run_seconds(home: Path, run_id: str) -> float:

@@ -4,6 +4,7 @@ The yardstick reads no folder, hashes nothing, encodes nothing, and writes no qu
 same rows into the same table with the same constraints.
 """
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.embedded.server import USER, EmbeddedServer, _binary
 
 OURS, UNCHECKED, COPY = "ours", "ours without the check", "psql \\copy"
+CORES = os.cpu_count() or 1
 PDFS, TEXTS = "pdfs", "texts"
 _COPY = "\\copy docs (document_id, sha256, content_type, doc_type, file_size, content) FROM '{file}'"
 _STORED = """
@@ -209,11 +211,17 @@ def _beside_copy(found: list[Measurement], goal: float) -> list[Figure]:
     def without_check(measurement: Measurement) -> float:
         return measurement.seconds - said("check_seconds")(measurement)
 
+    def on_all_cores(measurement: Measurement) -> float:
+        return cpu_seconds(measurement) / CORES
+
     return [
         ratio("time", found, OURS, COPY, goal),
         ratio("time without the check", found, OURS, COPY, None, without_check, below=seconds),
         ratio("storing alone", found, OURS, COPY, None, said("store_seconds"), below=seconds),
         ratio("CPU of client and server", found, OURS, COPY, None, cpu_seconds),
+        ratio(
+            f"that CPU on {CORES} cores beside the time", found, OURS, COPY, None, on_all_cores, below=seconds
+        ),
         ratio("server CPU", found, OURS, COPY, None, server_cpu),
         ratio("WAL", found, OURS, COPY, None, wal_bytes),
     ]

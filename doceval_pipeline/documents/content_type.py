@@ -37,7 +37,7 @@ def content_type(head: bytes) -> str:
     if not head:
         return UNKNOWN
     magic = _recognisers()
-    if _is_text(head) and not _TELLING.match(head):
+    if not head.startswith(_SIGNED) and _is_text(head) and not _TELLING.match(head):
         found: str = magic.of_text.from_buffer(head)
     else:
         found = magic.of_anything.from_buffer(head[: _enough(head)])
