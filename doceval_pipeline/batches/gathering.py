@@ -21,6 +21,7 @@ from doceval_pipeline.reports.html import (
     KNOWN_PROCESSOR_LIMIT_BYTES,
     NAMES_SHOWN,
 )
+from doceval_pipeline.reports.insights import NOTHING
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
 from doceval_pipeline.reports.model import (
     CellChange,
@@ -36,7 +37,7 @@ from doceval_pipeline.reports.model import (
     Total,
 )
 
-INPUT_VERSION = 2
+INPUT_VERSION = 3
 
 
 class _Names:
@@ -149,6 +150,7 @@ def _gather(doc_eval: Connection, knowledge: Connection, batch: BatchRecord, sea
         config_sha256=sealed.sha256,
         digest=digest(knowledge, batch.id),
         versions={"doceval_pipeline": version("doceval-pipeline")},
+        insights=NOTHING,
     )
 
 

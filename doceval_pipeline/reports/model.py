@@ -1,4 +1,4 @@
-"""The data model of a report, version 2: what it is made from, and the figures it says.
+"""The data model of a report, version 3: what it is made from, and the figures it says.
 
 Plain data without behaviour beyond sums. Names, messages and texts are kept as they came; whoever
 shows them makes them inert.
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+from doceval_pipeline.reports.insights import Insights
 
 # The words that `ReportCell.outcome` knows; any other word counts as unknown.
 OUTCOMES = ("succeeded", "failed", "waiting", "running", "paused", "unknown")
@@ -152,7 +154,7 @@ class CellChange:
 
 @dataclass(frozen=True, slots=True)
 class ReportInput:
-    """All that a report is made from; `version` 2 is this shape. Times are in UTC.
+    """All that a report is made from; `version` 3 is this shape. Times are in UTC.
 
     It is as large as the page and no larger, however large the batch: what is counted was counted by
     the databases, and of rows, failures, files and changes those are here that are shown.
@@ -190,6 +192,7 @@ class ReportInput:
     config_sha256: str
     digest: str
     versions: dict[str, str]
+    insights: Insights
 
 
 class VerdictWord(StrEnum):

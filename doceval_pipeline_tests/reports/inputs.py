@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from doceval_pipeline.reports.html import GROUPS_SHOWN
+from doceval_pipeline.reports.insights import NOTHING
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
 from doceval_pipeline_tests.reports import plain
 from doceval_pipeline_tests.reports.plain import File, Row
@@ -90,7 +91,7 @@ def report_input(
     all_columns = column_sums.keys() | {(c.connection_id, c.prompt_id) for c in columns}
     shown, rows_total = plain.matrix_rows(files, now, len(all_columns))
     values: dict[str, Any] = {
-        "version": 2,
+        "version": 3,
         "partition_key": "batch-000070",
         "batch_id": 70,
         "name": "contracts-q4",
@@ -117,6 +118,7 @@ def report_input(
         "config_sha256": "c0ffee" * 10 + "0000",
         "digest": "0123456789abcdef",
         "versions": {"doceval_pipeline": "0.1.0"},
+        "insights": NOTHING,
     }
     return ReportInput(**(values | changes))
 

@@ -1,0 +1,232 @@
+"""What a batch's results say beyond counts: plain data, made by the databases and by `statistics`.
+
+Intervals hold with 95 %. Scores run from 0 to 100; a score of 0 is a score. What a figure leaves out is
+counted beside it. Texts are kept as they came; whoever shows them makes them inert.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+Column = tuple[int, int]
+"""A connection and a prompt, by their ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean of `n` values with its interval, which one value alone does not have."""
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The mean of paired differences, second minus first, over the `n` documents that both scored.
+
+    `low` and `high` are its bootstrap interval, `p` of a rank test on the pairs, corrected for all
+    comparisons that were made beside it; each None where there are too few pairs. `detectable` is the
+    smallest true difference that as many pairs would show with 80 % power.
+    """
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+    detectable: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A column's place in the leaderboard, and the cells that are not in its mean, by why.
+
+    `behind` is its difference to the leader, negative where it scored less; None for the leader, and
+    where the two share no document. `tied` with the leader: the data do not tell them apart.
+    """
+
+    column: Column
+    scores: Estimate | None
+    behind: Difference | None
+    tied: bool
+    failed: int
+    without_score: int
+    without_result: int
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The scores of a column: extremes, quartiles, and a count for each of twenty equal bins."""
+
+    column: Column
+    n: int
+    minimum: float
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+    maximum: float
+    bins: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A document that models scored differently under the same prompt, with all scores under it."""
+
+    document: str
+    document_id: int
+    prompt_id: int
+    scores: tuple[tuple[int, float], ...]  # connection, score
+
+    @property
+    def spread(self) -> float:
+        """The distance of its lowest and highest score."""
+        values = [score for _, score in self.scores]
+        return max(values) - min(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How alike two connections score the same documents under the same prompts.
+
+    `correlation` of ranks (Spearman), None where one of them always gives the same score; `distance` is
+    the mean absolute difference, `close` the number of pairs no more than 10 points apart.
+    """
+
+    first: int
+    second: int
+    n: int
+    correlation: float | None
+    distance: float
+    close: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A document whose score moved between two columns, by name; the scores before and after."""
+
+    document: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """How scores moved from one column to another over the documents that both scored.
+
+    `rose`, `fell` and `same` count documents. `net` is the mean change and `gross` the mean of its size,
+    so that ups and downs that cancel out are seen. `flips` are the largest moves, `flipped` how many
+    crossed `threshold`, the score that parts good from bad. `only_first` and `only_second` documents have
+    a score in one of the two alone.
+    """
+
+    difference: Difference
+    rose: int
+    fell: int
+    same: int
+    net: float
+    gross: float
+    threshold: float
+    flipped_up: int
+    flipped_down: int
+    flips: tuple[Flip, ...]
+    only_first: int
+    only_second: int
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMovement:
+    """How a column moved since the previous batch; `changed` names what is not as it was there."""
+
+    column: Column
+    movement: Movement
+    changed: tuple[str, ...]  # of "prompt text", "connection"
+
+
+@dataclass(frozen=True, slots=True)
+class SincePrevious:
+    """The newest earlier batch that completed and shares documents and columns with this one."""
+
+    partition_key: str
+    name: str
+    completed_at: datetime | None
+    shared_documents: int
+    columns: tuple[ColumnMovement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A time in which nothing was finished for much longer than usual, with work left to do."""
+
+    start: datetime
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Finished cells over time: counts for equal spans of `bin_seconds` from `start`, and stalls.
+
+    `without_time` cells do not say when they were finished.
+    """
+
+    start: datetime
+    bin_seconds: float
+    bins: tuple[int, ...]
+    stalls: tuple[Stall, ...]
+    without_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What connections cost, in a currency, by their prices; `cells` have tokens, `unpriced` have not.
+
+    Cells of connections without prices are `unpriced` too.
+    """
+
+    amount: float
+    currency: str
+    cells: int
+    unpriced: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """How long cells took, by the processor: the median and the 95th percentile, over `n` cells."""
+
+    n: int
+    p50: float
+    p95: float
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a result comes from: Dagster's runs by what they materialized."""
+
+    runs: tuple[tuple[str, str], ...]  # asset, run id
+
+
+@dataclass(frozen=True, slots=True)
+class Insights:
+    """All of it; an empty tuple or None where there is nothing to say.
+
+    `reused` contents were stored before this batch staged them. `attempts` counts cells by the number
+    of their current attempt.
+    """
+
+    scores: Estimate | None
+    leaderboard: Sequence[Standing]
+    distributions: Sequence[Distribution]
+    disagreements: Sequence[Disagreement]
+    agreements: Sequence[Agreement]
+    previous: SincePrevious | None
+    throughput: Throughput | None
+    costs: Sequence[Cost]
+    seconds: Seconds | None
+    reused: int
+    content_bytes: int
+    attempts: Sequence[tuple[int, int]]
+    provenance: Provenance
+
+
+NOTHING = Insights(None, (), (), (), (), None, None, (), None, 0, 0, (), Provenance(()))
