@@ -77,8 +77,7 @@
     button.type = "button";
     button.className = "sort";
     button.setAttribute("aria-label", `Sort by ${label.dataset.name}`);
-    label.replaceWith(button);
-    button.append(...label.childNodes);
+    label.append(button);
     button.addEventListener("click", () => {
       const direction = next(place, head.getAttribute("aria-sort") ?? "none");
       for (const other of table.querySelectorAll("thead [aria-sort]")) other.removeAttribute("aria-sort");
