@@ -33,7 +33,7 @@ ELEMENTS = {
     *("html", "head", "meta", "title", "style", "body", "main", "header", "section", "nav", "article"),
     *("h1", "h2", "h3", "h4", "p", "br", "strong", "small", "i", "span", "bdi", "code", "pre", "a", "div"),
     *("ul", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "button", "details"),
-    *("summary", "svg", "rect", "path", "circle", "input", "select", "option", "label", "script"),
+    *("summary", "svg", "rect", "path", "circle", "input", "select", "option", "label", "script", "aside"),
 }
 ATTRIBUTES = {
     *(
