@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome, words_in_sql
+from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, SIMULATED_SQL, Outcome, words_in_sql
 
 # So many bins of the same width from 0 to 100; 100 itself is in the last.
 HISTOGRAM_BINS = 10
@@ -21,7 +21,7 @@ TITLE_CHARACTERS = 300
 
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
-_SIMULATED = "coalesce(starts_with(coalesce(worker, task_id), 'simulated-'), false)"
+_SIMULATED = SIMULATED_SQL
 _SECONDS = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
 _MESSAGE = r"nullif(btrim(error_message, E' \t\n\r\f\v'), '')"
 

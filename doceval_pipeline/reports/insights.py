@@ -8,35 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from doceval_pipeline.statistics import Difference, Estimate
+
 Column = tuple[int, int]
 """A connection and a prompt, by their ids."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean of `n` values with its interval, which one value alone does not have."""
-
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The mean of paired differences, second minus first, over the `n` documents that both scored.
-
-    `low` and `high` are its bootstrap interval, `p` of a rank test on the pairs, corrected for all
-    comparisons that were made beside it; each None where there are too few pairs. `detectable` is the
-    smallest true difference that as many pairs would show with 80 % power.
-    """
-
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
-    detectable: float | None
 
 
 @dataclass(frozen=True, slots=True)
