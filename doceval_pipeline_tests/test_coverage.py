@@ -102,8 +102,9 @@ def test_many_pairs_have_the_same_interval_by_bootstrap_and_by_t(
 
 
 @pytest.mark.parametrize("n", [12, 60, 300])
-def test_equal_models_are_told_apart_as_seldom_as_promised(n: int) -> None:
-    """Sixty of 300 differ: the exact test and the normal distribution, with pairs that did not move."""
+def test_equal_models_are_told_apart_as_seldom_as_promised(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of the pairs differ: by the exact test, and by the normal distribution."""
+    monkeypatch.setattr(statistics, "BOOTSTRAP_TO", 0)  # of no concern here, and slow
     random, times, wrong = np.random.default_rng(n), 1_000, 0
     for _ in range(times):
         moves = np.where(random.random(n) < 0.75, 0, 5 * random.integers(-3, 4, n))
@@ -111,7 +112,7 @@ def test_equal_models_are_told_apart_as_seldom_as_promised(n: int) -> None:
         assert found is not None
         assert found.p is not None
         wrong += found.p < 0.05
-    assert wrong / times <= 0.065
+    assert wrong / times <= 0.06
 
 
 @pytest.mark.parametrize("cells", [1, 6])
