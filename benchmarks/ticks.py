@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, event
 
 from benchmarks import material
 from benchmarks.case import Case
@@ -21,6 +21,7 @@ from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from doceval_pipeline.batches import completion
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.knowledge.counts import newest_version
 from doceval_pipeline.knowledge.responses import digest
 
 IDLE, FEW, MANY = "idle", "100 changes", "100,000 changes"
@@ -56,7 +57,6 @@ _ANSWER = """
         END LOOP;
     END $$
 """
-_NEWEST = text("SELECT coalesce(max(version), 0) FROM response_counts")
 
 
 class SqlClock:
@@ -80,7 +80,7 @@ class SqlClock:
 def look(databases: Databases, changes: int) -> Timed:
     """One look after so many changes, on connections that have looked before, as the daemon's have."""
     with databases.knowledge.connect() as connection:
-        newest = connection.execute(_NEWEST).scalar_one()
+        newest = newest_version(connection)
     before = completion.look(databases, newest)
     with databases.knowledge.begin() as connection:
         connection.exec_driver_sql(_ANSWER.format(changes=changes))
