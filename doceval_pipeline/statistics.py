@@ -209,17 +209,18 @@ def _signed_rank_p(pairs: Values) -> float:
     Pairs without a difference are ranked with the rest and then left out (Pratt): they say that nothing
     moved, and what did move ranks above them.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata, wilcoxon
 
     moved = pairs != 0
     if not moved.any():
         return 1.0
-    ranks = rankdata(np.abs(pairs))[moved]
-    p = _exact_p if ranks.size <= EXACT_TO else _normal_p
-    return min(1.0, p(ranks, ranks[pairs[moved] > 0].sum(), pairs.size - ranks.size))
+    if np.count_nonzero(moved) <= EXACT_TO:
+        ranks = rankdata(np.abs(pairs))[moved]
+        return _exact_p(ranks, pairs[moved] > 0, pairs.size - ranks.size)
+    return float(wilcoxon(pairs, zero_method="pratt", method="asymptotic").pvalue)
 
 
-def _exact_p(ranks: Values, positive: float, zeros: int) -> float:
+def _exact_p(ranks: Values, positive: NDArray[np.bool_], zeros: int) -> float:
     """How many of the 2^m ways to give signs to m ranks are as unequal as this one, as a share of all.
 
     scipy counts them only without ties and zeros, which scores are full of. `zeros` pairs rank below all:
@@ -232,26 +233,8 @@ def _exact_p(ranks: Values, positive: float, zeros: int) -> float:
         ways[1:, rank:] += ways[:-1, : ways.shape[1] - rank].copy()
     signs, sums = np.ogrid[: ways.shape[0], : ways.shape[1]]
     unequal = np.abs(2 * (2 * zeros * signs + sums) - 2 * ranks.sum())
-    return float(ways[unequal >= abs(4 * positive - 2 * ranks.sum())].sum() / 2.0**ranks.size)
-
-
-def _normal_p(ranks: Values, positive: float, _zeros: int) -> float:
-    """The same, where the sum of some of the ranks is taken as normal once it is known how many they are.
-
-    That number is not: many zeros rank below, and the sum jumps by as much with each sign. Taken as normal
-    all in all, as is usual, equal sides would be told apart in 7 of 100 cases.
-    """
-    from scipy.stats import binom, norm
-
-    m = ranks.size
-    signs = np.arange(m + 1)
-    expected = signs * ranks.mean()
-    spread = np.sqrt(signs * (m - signs) / (m - 1) * ranks.var())
-    half = ranks.sum() / 2
-    # Sums go by halves; a quarter makes those count that are just as unequal.
-    unequal = abs(positive - half) - 0.25
-    tails = sum(norm.sf((unequal - side * (expected - half)) / np.maximum(spread, 1e-9)) for side in (1, -1))
-    return float((binom.pmf(signs, m, 0.5) * tails).sum())
+    observed = abs(4 * ranks[positive].sum() - 2 * ranks.sum())
+    return min(1.0, float(ways[unequal >= observed].sum() / 2.0**ranks.size))
 
 
 def _detectable(pairs: Values) -> float | None:
