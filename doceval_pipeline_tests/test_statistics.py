@@ -113,6 +113,7 @@ def with_p(p: float | None) -> Difference:
     return Difference(9, 1.0, 0.5, 1.5, p, 1.0)
 
 
+@settings(deadline=None)  # whoever is first loads scipy
 @given(st.lists(st.none() | st.floats(0, 1), max_size=7))
 def test_holms_correction_is_the_closure_of_bonferronis(given_p: list[float | None]) -> None:
     """Marcus, Peritz and Gabriel: p of each is the largest p of any group of comparisons it is in."""
@@ -133,6 +134,7 @@ def test_holms_correction_is_the_closure_of_bonferronis(given_p: list[float | No
     assert all((each.n, each.mean) == (9, 1.0) for each in found)
 
 
+@settings(deadline=None)  # whoever is first loads scipy
 @given(st.lists(st.sampled_from([-30.0, -10.0, -5.0, 0.0, 5.0, 10.0, 20.0]), min_size=2, max_size=10))
 def test_the_exact_p_counts_all_ways_to_give_signs(differences: list[float]) -> None:
     found = difference([50] * len(differences), [50 + d for d in differences])
@@ -227,6 +229,7 @@ def test_a_mean_over_clusters_has_the_interval_of_a_ratio_of_sums() -> None:
     assert mean - found.low == pytest.approx(3.182446 * error, rel=1e-6)
 
 
+@settings(deadline=None)  # whoever is first loads scipy
 @given(st.lists(SCORES, min_size=2, max_size=30), st.integers(2, 5))
 def test_saying_everything_more_than_once_makes_nothing_surer(values: list[float], times: int) -> None:
     once = estimate(values)
@@ -239,6 +242,7 @@ def test_saying_everything_more_than_once_makes_nothing_surer(values: list[float
         assert (again.low, again.high) == pytest.approx((once.low, once.high), abs=1e-6)
 
 
+@settings(deadline=None)  # whoever is first loads scipy
 @given(st.lists(SCORES, min_size=1, max_size=30))
 def test_a_mean_lies_in_its_interval_and_both_are_scores(values: list[float]) -> None:
     found = estimate(values)
