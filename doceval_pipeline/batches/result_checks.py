@@ -42,8 +42,9 @@ class ColumnDrift:
     @property
     def has_drifted(self) -> bool:
         """Whether the change is no chance, and large enough to matter."""
-        found = self.p is not None and self.change is not None
-        return found and self.p < SIGNIFICANT and abs(self.change) >= SMALLEST_DRIFT
+        if self.p is None or self.change is None:
+            return False
+        return self.p < SIGNIFICANT and abs(self.change) >= SMALLEST_DRIFT
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from doceval_pipeline.batches.reporting import report_path
 from doceval_pipeline.doc_eval import webhook_deliveries as outbox
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_by_ids, partition_key
 from doceval_pipeline.doc_eval.webhook_deliveries import Delivery
+from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.knowledge.completed import CompletedResults, add_up_completed
 from doceval_pipeline.reports.figures import verdict_of
 from doceval_pipeline.reports.model import CellCounts
@@ -55,13 +56,19 @@ def tell(databases: Databases) -> Told:
     """Tell the receiver of every result that it was not told of and that is due.
 
     No failure of the receiver raises: it is recorded, and what failed is due again later.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no receiver.
     """
+    receiver = _receiver(databases.settings)
     _fill_outbox(databases)
     with databases.doc_eval.begin() as connection:
         due = outbox.claim(connection, PORTION, SECONDS_BEFORE_SECOND, LONGEST_PAUSE)
     if not due:
         return Told([], {})
-    answers = list(zip(due, asyncio.run(_send_all(databases.settings, due)), strict=True))
+    answers = list(zip(due, asyncio.run(_send_all(receiver, due)), strict=True))
     with databases.doc_eval.begin() as connection:
         outbox.record(connection, answers, SECONDS_OF_INTEREST)
     return Told(
@@ -136,7 +143,21 @@ def _in_words(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-async def _send_all(settings: Settings, due: Sequence[Delivery]) -> list[str | None]:
+@dataclass(frozen=True)
+class _Receiver:
+    """Where messages go, and the secret that they are signed with; neither is shown."""
+
+    url: str = field(repr=False)
+    secret: str = field(repr=False)
+
+
+def _receiver(settings: Settings) -> _Receiver:
+    if settings.webhook_url is None or settings.webhook_secret is None:
+        raise ConfigurationError("DOCEVAL_WEBHOOK_URL is not set: there is nobody to tell")
+    return _Receiver(settings.webhook_url, settings.webhook_secret)
+
+
+async def _send_all(receiver: _Receiver, due: Sequence[Delivery]) -> list[str | None]:
     """Send messages at once; for each of them why it failed, or None."""
     # Loading it takes a tenth of a second, which is only worth it where somebody is told.
     import httpx
@@ -145,20 +166,20 @@ async def _send_all(settings: Settings, due: Sequence[Delivery]) -> list[str | N
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     async with httpx.AsyncClient(timeout=SECONDS_TO_ANSWER, follow_redirects=False) as client:
-        return await asyncio.gather(*(_send(client, settings, delivery) for delivery in due))
+        return await asyncio.gather(*(_send(client, receiver, delivery) for delivery in due))
 
 
-async def _send(client: "httpx.AsyncClient", settings: Settings, delivery: Delivery) -> str | None:
+async def _send(client: "httpx.AsyncClient", receiver: _Receiver, delivery: Delivery) -> str | None:
     """Send one message. Nothing that the receiver says is read but its status."""
     import httpx
 
     body = delivery.payload.encode()
-    headers = _headers(settings, message_id(delivery), int(time.time()), body)
+    headers = _headers(receiver, message_id(delivery), int(time.time()), body)
     try:
         # Around all of it, since a receiver may answer a byte at a time.
         async with (
             asyncio.timeout(SECONDS_TO_ANSWER),
-            client.stream("POST", settings.webhook_url, content=body, headers=headers) as response,
+            client.stream("POST", receiver.url, content=body, headers=headers) as response,
         ):
             status: int = response.status_code
     except (TimeoutError, httpx.TimeoutException):
@@ -172,11 +193,11 @@ async def _send(client: "httpx.AsyncClient", settings: Settings, delivery: Deliv
     return None if 200 <= status < 300 else f"the receiver answered {status}"
 
 
-def _headers(settings: Settings, identifier: str, timestamp: int, body: bytes) -> Mapping[str, str]:
+def _headers(receiver: _Receiver, identifier: str, timestamp: int, body: bytes) -> Mapping[str, str]:
     return {
         "content-type": "application/json",
         "user-agent": f"doceval-pipeline/{version('doceval-pipeline')}",
         "webhook-id": identifier,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature(settings.webhook_secret or "", identifier, timestamp, body),
+        "webhook-signature": signature(receiver.secret, identifier, timestamp, body),
     }

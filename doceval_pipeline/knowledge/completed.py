@@ -15,7 +15,7 @@ _ADD_UP = text(f"""
            count(*) FILTER (WHERE status IN ({words_in_sql(Outcome.FAILED)})),
            count(*) FILTER (WHERE {SIMULATED_SQL}),
            count(overall_score) FILTER (WHERE {_SUCCEEDED}),
-           avg(overall_score::numeric) FILTER (WHERE {_SUCCEEDED})
+           (avg(overall_score::numeric) FILTER (WHERE {_SUCCEEDED}))::float8
     FROM current_llm_responses WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
 """)
 
@@ -36,4 +36,4 @@ class CompletedResults:
 def add_up_completed(connection: Connection, batch_ids: Sequence[int]) -> list[CompletedResults]:
     """Add up the current results of some batches; those that have none are left out."""
     rows = connection.execute(_ADD_UP, {"batch_ids": list(batch_ids)})
-    return [CompletedResults(*row[:6], None if row[6] is None else float(row[6])) for row in rows]
+    return [CompletedResults(*row) for row in rows]

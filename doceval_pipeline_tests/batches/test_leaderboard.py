@@ -22,8 +22,8 @@ ANSWER = """
         overall_score = CASE WHEN id % 5 = 0 THEN NULL WHEN id % 11 = 0 THEN 0
                              ELSE (hashint8(id) & 1023) / 10.3 END,
         input_tokens = CASE WHEN id % 3 = 0 THEN NULL ELSE id END,
-        time_taken_seconds = CASE WHEN id % 4 = 0 THEN NULL ELSE id / 7.0 END,
-        task_id = CASE WHEN id % 2 = 0 THEN 'simulated-1' END
+        time_taken_seconds = CASE WHEN id % 9 = 0 THEN NULL ELSE id / 7.0 END,
+        task_id = CASE WHEN id % 3 = 0 THEN 'simulated-1' END
     WHERE batch_id = :id
 """
 

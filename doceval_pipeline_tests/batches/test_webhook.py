@@ -142,7 +142,7 @@ def shape(value: Any) -> Any:
         (status(500), "the receiver answered 500"),
         (status(400), "the receiver answered 400"),
         (status(301, location="/elsewhere"), "the receiver answered 301"),
-        (status(307, location="http://[bad"), "the connection to the receiver broke"),
+        (status(307, location="http://[bad"), "the receiver answered 307"),
         (break_off, "the connection to the receiver broke"),
     ],
 )

@@ -30,7 +30,7 @@ def test_the_leaderboard_is_a_table_a_plot_and_stable_numbers(
     (event,) = result.get_asset_materialization_events()
     metadata = event.materialization.metadata
     assert (metadata["batches"].value, metadata["cells_scored"].value) == (1, 8)
-    assert "| 1 | model&#45;0 |" in str(metadata["leaderboard"].value)
+    assert "| 1 | model-0 |" in str(metadata["leaderboard"].value)
     assert len(str(metadata["plot"].value)) < 1_000
 
 

@@ -80,7 +80,7 @@ def test_a_name_is_only_text_in_its_cell(name: str) -> None:
     shown = render_leaderboard(board(row(name)))
     html = MarkdownIt("commonmark").enable("table").render(shown)
     assert len(re.findall(r"<td", html)) == 12
-    assert not re.search(r"<(a|img|code|em|h\d|script)\b", html)
+    assert not re.search(r"<(a|img|code|em|h\d|script)\b", html[html.index("<table") :])
 
 
 def test_a_hostile_name_is_only_text() -> None:
