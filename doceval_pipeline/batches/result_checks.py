@@ -3,6 +3,7 @@
 A judgement warns and stops nothing: the report stands, and a person decides.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from doceval_pipeline.statistics import SIGNIFICANT, Difference, corrected, diff
 SMALLEST_DRIFT = 1.0
 # So much of either batch must be scored in the other too, or pairs would speak for few documents.
 SHARE_PAIRED = 0.5
+ARRANGEMENTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +221,21 @@ def _drift(
 
 def _unpaired(before: NDArray[np.float64], now: NDArray[np.float64]) -> Difference | None:
     """How scores of different documents differ; its `n` is the smaller number of them."""
-    if not before.size or not now.size:
+    n = min(before.size, now.size)
+    if not n:
         return None
-    # Loading it takes most of a second.
-    from scipy.stats import mannwhitneyu
+    p = _rank_sum_p(before, now) if n > 1 else None
+    return Difference(n, float(now.mean() - before.mean()), None, None, p, None)
 
-    p = float(mannwhitneyu(before, now).pvalue)
-    return Difference(min(before.size, now.size), float(now.mean() - before.mean()), None, None, p, None)
+
+def _rank_sum_p(before: NDArray[np.float64], now: NDArray[np.float64]) -> float:
+    # Loading it takes most of a second.
+    from scipy.stats import PermutationMethod, mannwhitneyu
+
+    # Of few scores with ties the approximation finds too much; so few can be rearranged in all ways.
+    few = math.comb(before.size + now.size, now.size) <= ARRANGEMENTS
+    method = PermutationMethod(n_resamples=ARRANGEMENTS) if few else "asymptotic"
+    return float(mannwhitneyu(before, now, method=method).pvalue)
 
 
 def _corrected(columns: Sequence[ColumnDrift]) -> list[ColumnDrift]:

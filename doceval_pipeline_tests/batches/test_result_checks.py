@@ -78,6 +78,15 @@ def test_other_documents_are_compared_as_a_whole(batch_of: BatchOf) -> None:
     assert len(moved.drifted) == 4
 
 
+def test_a_few_other_documents_prove_little(batch_of: BatchOf) -> None:
+    answered(batch_of(documents=3, connections=1, prompts=1, name="a"), "50")
+    found = drift(answered(batch_of(documents=3, connections=1, prompts=1, name="b"), "60"))
+    # Of the 20 ways to part six scores in two, two are as unequal.
+    assert [(column.change, column.p) for column in found.columns] == [(10.0, 0.1)]
+    found = drift(answered(batch_of(documents=1, connections=1, prompts=1, name="c"), "10"))
+    assert [(column.change, column.p) for column in found.columns] == [(-50.0, None)]
+
+
 def test_p_allows_for_all_columns(batch_of: BatchOf) -> None:
     # Of 6 pairs that all moved the same way p is 1/32, which four columns together make 1/8.
     first = answered(batch_of(documents=6))
