@@ -232,6 +232,9 @@ def _rank_sum_p(before: NDArray[np.float64], now: NDArray[np.float64]) -> float:
     # Loading it takes most of a second.
     from scipy.stats import PermutationMethod, mannwhitneyu
 
+    # Without any spread the approximation divides by it.
+    if min(before.min(), now.min()) == max(before.max(), now.max()):
+        return 1.0
     # Of few scores with ties the approximation finds too much; so few can be rearranged in all ways.
     few = math.comb(before.size + now.size, now.size) <= ARRANGEMENTS
     method = PermutationMethod(n_resamples=ARRANGEMENTS) if few else "asymptotic"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.result_checks import Drift, Judged, judge_drift, judge_soundness
+from doceval_pipeline.batches.result_checks import Drift, Judged, _rank_sum_p, judge_drift, judge_soundness
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
 
@@ -171,6 +172,11 @@ def test_a_processor_that_says_the_same_of_every_document_is_noticed_from_ten_do
         "UPDATE llm_responses SET response_text = 'no' WHERE document_id = (SELECT max(id) FROM docs)"
     )
     assert judged(batch).is_sound
+
+
+@pytest.mark.parametrize("n", [2, 100, 5_000])
+def test_scores_that_are_all_equal_have_not_drifted(n: int) -> None:
+    assert _rank_sum_p(np.full(n, 70.1), np.full(100 * n, 70.1)) == 1.0
 
 
 def is_json(databases: Databases, given: str) -> bool:
