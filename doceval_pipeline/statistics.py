@@ -98,12 +98,26 @@ def clustered_estimate(values: ArrayLike, clusters: ArrayLike) -> Estimate | Non
     mean = math.fsum(found) / found.size
     _, places = np.unique(np.asarray(clusters), return_inverse=True)
     deviations = np.sort(np.round(np.bincount(places.ravel(), weights=found - mean), _DECIMALS))
-    groups = deviations.size
-    if groups < 2 or not deviations.any():
-        return Estimate(found.size, mean, None, None)
-    error = math.sqrt(groups / (groups - 1) * float(deviations @ deviations)) / found.size
-    half = _quantile(1 - _TAIL, groups - 1) * error
-    return Estimate(found.size, mean, max(0.0, mean - half), min(_EXTREME, mean + half))
+    return estimate_of_sums(found.size, mean, deviations.size, float(deviations @ deviations))
+
+
+def estimate_of_sums(n: int, mean: float, clusters: int, spread: float) -> Estimate:
+    """A `clustered_estimate` of what somebody else has added up.
+
+    Parameters
+    ----------
+    n, mean
+        The number of scores, and their mean.
+    clusters
+        How many clusters have a score.
+    spread
+        Σ e², where e is the sum of a cluster's deviations from the mean.
+    """
+    if clusters < 2 or not spread:
+        return Estimate(n, mean, None, None)
+    error = math.sqrt(clusters / (clusters - 1) * spread) / n
+    half = _quantile(1 - _TAIL, clusters - 1) * error
+    return Estimate(n, mean, max(0.0, mean - half), min(_EXTREME, mean + half))
 
 
 def difference(first: ArrayLike, second: ArrayLike) -> Difference | None:

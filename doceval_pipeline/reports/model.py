@@ -280,8 +280,13 @@ class ReportFigures:
     @property
     def verdict(self) -> str:
         """The whole sentence, in one line; it says so when results are simulated."""
-        tag = ""
-        if simulated := self.sums.simulated:
-            part = f" in {simulated:,} of {self.cells.rows:,} cells"
-            tag = f" [SIMULATED{'' if simulated == self.cells.rows else part}]"
+        tag = simulated_tag(self.sums.simulated, self.cells.rows)
         return f"{self.verdict_word}: {self.verdict_detail}{tag}"
+
+
+def simulated_tag(simulated: int, rows: int) -> str:
+    """What is said after a verdict where results are simulated, and nothing where none is."""
+    if not simulated:
+        return ""
+    part = f" in {simulated:,} of {rows:,} cells"
+    return f" [SIMULATED{'' if simulated == rows else part}]"

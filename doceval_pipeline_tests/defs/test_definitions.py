@@ -25,6 +25,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "queue_rows": "staging",
         "llm_responses": "external_llm",
         "completion_report": "reporting",
+        "leaderboard": "reporting",
         "audit": "upkeep",
     }
     assert {key.name for key in graph.asset_check_keys} == {
@@ -32,6 +33,8 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "queue_is_complete",
         "rows_have_documents",
         "responses_keep_coming",
+        "score_drift",
+        "results_are_sound",
         "every_invariant_holds",
     }
     assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
@@ -43,6 +46,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "resume_batch",
         "cancel_batch",
         "archive_batch",
+        "refresh_leaderboard",
         "audit_databases",
         "retention",
     }
@@ -51,6 +55,8 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "response_status",
         "stalled_work",
         "staging_failure",
+        "fresh_leaderboard",
+        "completion_webhook",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
         "stage_saved_batches",
@@ -59,11 +65,17 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
     }
 
 
-def test_sensors_are_on_by_default_and_tick_every_five_seconds() -> None:
+def test_sensors_tick_every_five_seconds_and_are_on_by_default_but_for_the_one_that_needs_a_receiver() -> (
+    None
+):
     repository = definitions.get_repository_def()
-    for sensor in repository.sensor_defs:
-        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-        assert sensor.minimum_interval_seconds == (30 if sensor.name == "stalled_work" else 5)
+    intervals = {sensor.name: sensor.minimum_interval_seconds for sensor in repository.sensor_defs}
+    assert {name: seconds for name, seconds in intervals.items() if seconds != 5} == {
+        "stalled_work": 30,
+        "fresh_leaderboard": 120,
+    }
+    off = {s.name for s in repository.sensor_defs if s.default_status is dg.DefaultSensorStatus.STOPPED}
+    assert off == {"completion_webhook"}
 
 
 def test_schedules_are_on_but_for_the_one_that_may_begin_work_that_costs_money() -> None:
