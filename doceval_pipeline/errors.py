@@ -13,6 +13,7 @@ DocEvalError
 ├── BatchStateError            an action that the batch's state does not allow
 ├── StagingError               staging cannot go on; the batch becomes FAILED_STAGING
 ├── ReportError                a report that cannot be written
+├── ExportError                an export that cannot be written
 └── ArchiveError               an archive that cannot be written, read or restored
 """
 
@@ -60,6 +61,10 @@ class StagingError(DocEvalError):
 
 class ReportError(DocEvalError):
     """A report that cannot be written; names the folder."""
+
+
+class ExportError(DocEvalError):
+    """An export that cannot be written; names the file."""
 
 
 class ArchiveError(DocEvalError):
