@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline_tests.cli.running import doceval, read_json, write_evaluation
 from doceval_pipeline_tests.cli.test_bars import in_a_terminal
 from doceval_pipeline_tests.reports.exports.reading import READERS
@@ -92,19 +93,12 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, arguments: list[str], line: 
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
-def test_a_text_that_a_workbook_cuts_is_told(batch: str, tmp_path: Path) -> None:
-    from sqlalchemy import text
-
-    from doceval_pipeline.batches.databases import open_databases
-    from doceval_pipeline.settings import Settings
-
+def test_a_text_that_a_workbook_cuts_is_told(batch: str, tmp_path: Path, databases: Databases) -> None:
     doceval("reprocess", batch, "--all")
-    with open_databases(Settings.from_environment()).knowledge.begin() as connection:
-        connection.execute(
-            text(
-                "UPDATE llm_responses SET status = 'S', response_text = repeat('x', 40000) "
-                "WHERE id = (SELECT max(id) FROM llm_responses)"
-            )
+    with databases.knowledge.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE llm_responses SET status = 'S', response_text = repeat('x', 40000) "
+            "WHERE id = (SELECT max(id) FROM llm_responses)"
         )
     ended = doceval("export", batch, "--output", str(tmp_path / "results.xlsx"))
     assert (ended.returncode, ended.stderr) == (0, "1 texts were cut to what a cell of a workbook holds\n")
