@@ -1,110 +1,110 @@
 """The command export in a process of its own."""
 
-import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline_tests.cli.running import doceval, read_json, write_evaluation
+from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline_tests.cli.running import doceval, read_json
 from doceval_pipeline_tests.cli.test_bars import in_a_terminal
+from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.reports.exports.reading import READERS
-
-pytestmark = pytest.mark.usefixtures("databases")
 
 
 @pytest.fixture
-def batch(tmp_path: Path) -> str:
-    """A batch of which some is answered."""
-    doceval("apply", str(write_evaluation(tmp_path, "q4")))
-    doceval("stage", "q4")
-    doceval("simulate-processor", "--until-empty", "--latency", "0", "--failure-rate", "0.3")
-    return "q4"
-
-
-def test_the_ending_of_the_name_says_the_format_and_the_summary_what_was_written(
-    batch: str, tmp_path: Path
-) -> None:
-    for format in READERS:
-        path = tmp_path / f"results.{format.upper()}"
-        ended = doceval("export", batch, "--output", str(path))
-        assert ended.returncode == 0, ended.stderr
-        said, where = ended.stdout.splitlines()
-        assert "12 records in " in said
-        assert where == str(path)
-        assert ended.stderr == ""
-        assert len(READERS[format](path)) == 12
-        assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_the_summary_is_data_for_other_programs(batch: str, tmp_path: Path) -> None:
-    doceval("reprocess", batch, "--all")
-    said = read_json(
-        "export", batch, "--format", "csv", "--output", str(tmp_path / "every"), "--attempts", "all"
+def batch(batch_of: Callable[..., Sample]) -> Sample:
+    """A batch of 12 cells, and one attempt more; one response is longer than a cell of a workbook."""
+    batch = batch_of(documents=3)
+    batch.stage()
+    batch.knowledge(
+        "UPDATE llm_responses SET status = 'S', response_text = repeat('x', 40000) "
+        "WHERE prompt_id = (SELECT min(prompt_id) FROM llm_responses)"
     )
-    assert said | {"read_at": None, "batch": None} == {
-        "batch": None,
+    batch.plant(
+        "INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, attempt, status, "
+        "connection_details) SELECT batch_id, document_id, prompt_id, connection_id, 2, 'S', '{}' "
+        "FROM llm_responses WHERE status = 'S' LIMIT 1; "
+        "UPDATE llm_responses r SET superseded_at = now() FROM llm_responses n WHERE n.attempt = 2 "
+        "AND r.attempt = 1 AND (r.document_id, r.prompt_id, r.connection_id) = "
+        "(n.document_id, n.prompt_id, n.connection_id)"
+    )
+    return batch
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_the_ending_of_the_name_says_the_format_and_the_summary_what_was_written(
+    batch: Sample, tmp_path: Path, format: str
+) -> None:
+    path = tmp_path / f"results.{format.upper()}"
+    ended = doceval("export", batch.name, "--output", str(path))
+    assert ended.returncode == 0, ended.stderr
+    said, where = ended.stdout.splitlines()
+    assert said.startswith(f"{batch.key} 12 records in ")
+    assert where == str(path)
+    assert ended.stderr == (
+        "5 texts were cut to what a cell of a workbook holds\n" if format == "xlsx" else ""
+    )
+    assert len(READERS[format](path)) == 12
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_summary_is_data_for_other_programs(batch: Sample, tmp_path: Path) -> None:
+    path = tmp_path / "every"
+    said = read_json("export", str(batch.id), "--format", "csv", "--output", str(path), "--attempts", "all")
+    assert said.pop("read_at").startswith("20")
+    assert said == {
+        "batch": batch.id,
         "format": "csv",
-        "path": str(tmp_path / "every"),
+        "path": str(path),
         "version": 1,
         "attempts": "all",
-        "read_at": None,
-        "records": 24,
+        "records": 13,
         "cut_texts": 0,
-        "size": (tmp_path / "every").stat().st_size,
+        "size": path.stat().st_size,
     }
-    assert {record.attempt for record in READERS["csv"](tmp_path / "every")} == {1, 2}
+    assert sorted(record.attempt for record in READERS["csv"](path)) == [1] * 12 + [2]
 
 
-def test_html_is_the_page_of_the_report(batch: str, tmp_path: Path) -> None:
+def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    ended = doceval("export", batch, "--output", str(path))
+    ended = doceval("export", batch.name, "--output", str(path))
     assert ended.returncode == 0, ended.stderr
-    report = Path(read_json("report", batch)["path"])
-    assert path.read_bytes() == report.read_bytes()
-    assert "its report in " in ended.stdout
-    said = read_json("export", batch, "--output", str(path))
-    assert json.loads(json.dumps(said)).keys() == {"batch", "format", "path", "size"}
+    assert f"{batch.key} its report in " in ended.stdout
+    assert path.read_bytes() == write_report(batch.databases, batch.id).path.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         (
-            ["q4", "--output", "results.txt"],
-            "the name of results.txt ends in no format: give --format jsonl|csv|",
+            ["results.txt"],
+            "the name of results.txt ends in no format: give --format jsonl|csv|parquet|xlsx|html",
         ),
+        (["page.html", "--attempts", "all"], "leave out --attempts all, or choose another format"),
+        (["/dev/null", "--format", "csv"], "/dev/null is there and is no file"),
         (
-            ["q4", "--output", "page.html", "--attempts", "all"],
-            "leave out --attempts all, or choose another format",
+            ["nowhere/results.csv"],
+            "nowhere/results.csv cannot be written (No such file or directory): make room",
         ),
-        (["nobody", "--output", "results.csv"], "there is no batch 'nobody'"),
-        (["q4", "--output", "results.csv"], "has nothing to export, it is SAVED: stage it first"),
-        (["q4", "--output", "/dev/null", "--format", "csv"], "/dev/null is there and is no file"),
     ],
 )
-def test_what_cannot_be_is_one_line(tmp_path: Path, arguments: list[str], line: str) -> None:
-    doceval("apply", str(write_evaluation(tmp_path, "q4")))
-    if "/dev/null" in arguments:
-        doceval("stage", "q4")
-    ended = doceval("export", *arguments)
+def test_what_cannot_be_is_one_line(batch: Sample, arguments: list[str], line: str) -> None:
+    ended = doceval("export", batch.name, "--output", *arguments)
     assert ended.returncode == 1
     assert line in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
-def test_a_text_that_a_workbook_cuts_is_told(batch: str, tmp_path: Path, databases: Databases) -> None:
-    doceval("reprocess", batch, "--all")
-    with databases.knowledge.begin() as connection:
-        connection.exec_driver_sql(
-            "UPDATE llm_responses SET status = 'S', response_text = repeat('x', 40000) "
-            "WHERE id = (SELECT max(id) FROM llm_responses)"
-        )
-    ended = doceval("export", batch, "--output", str(tmp_path / "results.xlsx"))
-    assert (ended.returncode, ended.stderr) == (0, "1 texts were cut to what a cell of a workbook holds\n")
-
-
-def test_an_export_draws_a_bar(batch: str, tmp_path: Path) -> None:
-    shown, printed, code = in_a_terminal("export", batch, "--output", str(tmp_path / "results.csv"))
+def test_an_export_draws_a_bar(batch: Sample, tmp_path: Path) -> None:
+    shown, printed, code = in_a_terminal("export", batch.name, "--output", str(tmp_path / "results.csv"))
     assert (code, "exporting" in shown, "12 of 12" in shown) == (0, True, True)
     assert "12 records" in printed
+
+
+def test_libraries_of_formats_are_imported_by_nobody_else() -> None:
+    asked = "import doceval_pipeline.cli, doceval_pipeline.definitions, sys; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert {"pyarrow", "xlsxwriter"} & set(ended.stdout.split()) == set()

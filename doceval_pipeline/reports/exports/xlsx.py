@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,6 +42,19 @@ class _Sheet(Worksheet):  # type: ignore[misc] # the library has no types
         return _CONTROLS.sub(lambda match: f"_x{ord(match[0]):04X}_", escaped)
 
 
+class _Sink:
+    """Where the library's archive goes: the file, until somebody gives up.
+
+    An archive that is not finished tries to be when it is collected, into a file that is closed by then.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 def write_xlsx(file: IO[bytes], records: Iterable[Record], metadata: Mapping[str, str]) -> tuple[int, int]:
     """Write records to as many sheets as they need, with `metadata` in the properties of the workbook.
 
@@ -51,11 +65,12 @@ def write_xlsx(file: IO[bytes], records: Iterable[Record], metadata: Mapping[str
     tuple
         How many records there are, and how many texts had to be cut.
     """
+    sink = _Sink(file)
+    count = cut = 0
     with TemporaryDirectory(dir=Path(file.name).parent, prefix=".doceval-export-") as folder:
-        workbook = Workbook(file, {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
+        workbook = Workbook(sink, {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
         for name, value in metadata.items():
             workbook.set_custom_property(name, value)
-        count = cut = 0
         for sheet, row, record in _places(workbook, records):
             cut += _write_record(sheet, row, record)
             count += 1
@@ -63,6 +78,8 @@ def write_xlsx(file: IO[bytes], records: Iterable[Record], metadata: Mapping[str
             workbook.close()
         except FileCreateError as error:
             raise error.args[0] from None
+        finally:
+            sink.file = BytesIO()
     return count, cut
 
 

@@ -76,7 +76,7 @@ def test_no_spreadsheet_takes_a_text_of_a_csv_for_a_formula(text: str) -> None:
 
 def test_numbers_of_a_csv_stay_numbers(tmp_path: Path) -> None:
     path, _ = written(tmp_path, Format.CSV, [plain_record(seconds=-5.25, input_tokens=-7, score=None)])
-    (record,) = csv.DictReader(path.read_text(newline="").splitlines(keepends=True))
+    (record,) = csv.DictReader(path.read_text().splitlines())
     assert (record["seconds"], record["input_tokens"], record["score"]) == ("-5.25", "-7", "")
 
 
