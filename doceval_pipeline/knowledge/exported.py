@@ -22,7 +22,7 @@ def _utc(column: str) -> str:
 
 
 def _results(source: str) -> TextClause:
-    """All rows of a batch in a table or view, in the order of the documents."""
+    """All rows of a batch in a table or view, in the order of the index, so that nothing is sorted."""
     return text(f"""
         SELECT r.id, r.document_id, d.document_id, d.sha256, d.file_size, d.content_type, d.doc_type,
                r.file_name, r.connection_id, r.prompt_id, r.attempt,
@@ -40,7 +40,7 @@ def _results(source: str) -> TextClause:
                    + coalesce(octet_length(r.error_message), 0) <= {SMALL_TEXTS} AS small,
                    coalesce(r.time_taken_seconds, r.response_time_ms / 1000.0) AS seconds) AS computed
         WHERE r.batch_id = :batch_id
-        ORDER BY r.document_id, r.connection_id, r.prompt_id, r.attempt
+        ORDER BY r.document_id, r.prompt_id, r.connection_id, r.attempt
     """)
 
 
@@ -96,7 +96,7 @@ def count_results(connection: Connection, batch_id: int, every_attempt: bool) ->
 
 
 def read_results(connection: Connection, batch_id: int, every_attempt: bool) -> Iterator[Result]:
-    """The current results of a batch, or every attempt, by `docs.id`, connection, prompt and attempt.
+    """The current results of a batch, or every attempt, by `docs.id`, prompt, connection and attempt.
 
     Not all of them are in memory at a time. The caller's transaction must be REPEATABLE READ, so that
     they are of one moment.

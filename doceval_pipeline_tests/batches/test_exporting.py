@@ -83,7 +83,7 @@ def expected(batch: Sample, which: str = "true") -> list[Record]:
     """The records of the rows that a condition names, each looked up by itself."""
     found = batch.knowledge(
         f"SELECT to_jsonb(r) FROM llm_responses r WHERE batch_id = :id AND {which} "
-        "ORDER BY document_id, connection_id, prompt_id, attempt"
+        "ORDER BY document_id, prompt_id, connection_id, attempt"
     )
     return [_expected(batch, row) for (row,) in found]
 
