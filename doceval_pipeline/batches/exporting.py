@@ -32,13 +32,12 @@ PORTION = 1_000
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that stands: where, its size in bytes, and what is in it.
+    """What stands in a file: its `size` in bytes, and what is in it.
 
     `records` were counted as they were written; `cut` of their texts are longer than the format allows.
     `read_at` is the moment that the results are of.
     """
 
-    path: Path
     size: int
     records: int
     cut: int
@@ -82,7 +81,7 @@ def export_records(
                     f"{batch.key} has {total} results and {written.records} of them have a document: doceval "
                     "check says what is wrong"
                 )
-    return Exported(path, path.stat().st_size, written.records, written.cut, read_at)
+    return Exported(path.stat().st_size, written.records, written.cut, read_at)
 
 
 def export_page(databases: Databases, batch_id: int, path: Path) -> int:
