@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, Row
 
 from doceval_pipeline.batches.databases import Databases
@@ -19,6 +21,8 @@ from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import results
 from doceval_pipeline.knowledge.responses import digest
+from doceval_pipeline.knowledge.scores import Scores, read_scores
+from doceval_pipeline.reports.analysis import median_score
 from doceval_pipeline.reports.html import (
     CHANGES_SHOWN,
     GROUPS_SHOWN,
@@ -70,8 +74,9 @@ def gather(databases: Databases, batch_id: int, provenance: Provenance = NOTHING
                 f"{partition_key(batch_id)} has nothing to report, it is {batch.status.value}: stage it first"
             )
         stored, names = stored_ids(doc_eval, batch_id), Names(doc_eval, batch_id)
-        data = _gather(doc_eval, knowledge, batch, sealed, stored, names)
-        found = gather_insights(doc_eval, knowledge, data, stored, names, provenance)
+        scores = read_scores(knowledge, batch_id)
+        data = _gather(doc_eval, knowledge, batch, sealed, stored, names, scores)
+        found = gather_insights(doc_eval, knowledge, data, stored, names, scores, provenance)
     with databases.doc_eval.connect() as doc_eval:
         # Not archived now means that the rows were all there when they were read.
         batch_by_id(doc_eval, batch_id).require_rows()
@@ -99,8 +104,9 @@ def _gather(
     sealed: Snapshot,
     stored: Sequence[int],
     names: Names,
+    scores: Scores,
 ) -> ReportInput:
-    total, by_column = _sums(knowledge, batch.id)
+    total, by_column = _sums(knowledge, batch.id, scores)
     columns = _columns(sealed)
     files = count_documents(doc_eval, [batch.id])[batch.id]
     limit = rows_shown(len(by_column.keys() | {(c.connection_id, c.prompt_id) for c in columns}))
@@ -182,21 +188,23 @@ def _columns(sealed: Snapshot) -> list[ReportColumn]:
     ]
 
 
-def _sums(knowledge: Connection, batch_id: int) -> tuple[Sums, dict[tuple[int, int], Sums]]:
+def _sums(knowledge: Connection, batch_id: int, scores: Scores) -> tuple[Sums, dict[tuple[int, int], Sums]]:
     """What all results add up to, and those of each column."""
     found = results.add_up(knowledge, batch_id)
-    total = next(_summed(sums) for sums in found if sums.connection_id is None)
+    tables = {column: scores.values[:, place] for place, column in enumerate(scores.columns)}
+    total = next(_summed(sums, scores.values) for sums in found if sums.connection_id is None)
     return total, {
-        (sums.connection_id, sums.prompt_id): _summed(sums)
+        column: _summed(sums, tables[column])
         for sums in found
         if sums.connection_id is not None and sums.prompt_id is not None
+        for column in ((sums.connection_id, sums.prompt_id),)
     }
 
 
-def _summed(sums: results.ResultSums) -> Sums:
+def _summed(sums: results.ResultSums, scores: NDArray[np.float64]) -> Sums:
     return Sums(
         outcomes=sums.outcomes,
-        scores=_scores(sums),
+        scores=_scores(sums, median_score(scores)),
         input_tokens=_total(sums.input_tokens),
         output_tokens=_total(sums.output_tokens),
         seconds=_total(sums.seconds),
@@ -205,11 +213,11 @@ def _summed(sums: results.ResultSums) -> Sums:
     )
 
 
-def _scores(sums: results.ResultSums) -> ScoreFigures | None:
-    if sums.score_range is None or sums.median_score is None:
+def _scores(sums: results.ResultSums, median: float | None) -> ScoreFigures | None:
+    if sums.score_range is None or median is None:
         return None
     value, n = sums.scores
-    return ScoreFigures(n, value / n, sums.median_score, *sums.score_range, sums.score_bins)
+    return ScoreFigures(n, value / n, median, *sums.score_range, sums.score_bins)
 
 
 def _total(pair: tuple[float, int]) -> Total | None:

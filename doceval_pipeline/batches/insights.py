@@ -46,6 +46,7 @@ def gather_insights(
     data: ReportInput,
     stored: Sequence[int],
     names: Names,
+    scores: Scores,
     provenance: Provenance,
 ) -> Insights:
     """All that is said of a batch beyond counts.
@@ -58,7 +59,6 @@ def gather_insights(
         The documents of the batch's staged files, by `docs.id`.
     """
     batch_id = data.batch_id
-    scores = read_scores(knowledge, batch_id)
     standings = analysis.leaderboard(figures(data).columns, scores.columns, scores.values)
     table = scores.documents, scores.columns, scores.values
     names.know(analysis.most_disagreed(*table))

@@ -44,14 +44,17 @@ _CONTENTS = text("""
 # Times are of processors, whose clocks may be wrong or in another zone; what is more than a day off is
 # none. Of gaps between seconds in which something finished, those count in which a row was there already.
 _THROUGHPUT = text(f"""
-    WITH finished AS MATERIALIZED (
+    WITH finished AS (
         SELECT coalesce(completed_processing_at, "timestamp") AS at, created_at
         FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}),
+    moments AS (
+        SELECT CASE WHEN at BETWEEN created_at - interval '1 day' AND now() + interval '1 day'
+                    THEN date_trunc('second', at) END AS moment, count(*) AS cells, min(created_at) AS queued
+        FROM finished GROUP BY 1),
     seconds AS (
-        SELECT floor(extract(epoch FROM at))::bigint AS second, count(*) AS cells,
-               floor(extract(epoch FROM min(created_at)))::bigint AS queued
-        FROM finished
-        WHERE at BETWEEN created_at - interval '1 day' AND now() + interval '1 day' GROUP BY 1),
+        SELECT extract(epoch FROM moment)::bigint AS second, cells,
+               floor(extract(epoch FROM queued))::bigint AS queued
+        FROM moments WHERE moment IS NOT NULL),
     gaps AS (
         SELECT second, cells, second - lag(second) OVER (ORDER BY second) AS gap,
                second - min(queued) OVER (ORDER BY second DESC) AS waited
@@ -67,7 +70,8 @@ _THROUGHPUT = text(f"""
     stalls AS (
         SELECT second - least(gap, waited) AS start, least(gap, waited) AS seconds
         FROM gaps, usual WHERE least(gap, waited) > longest AND gap IS NOT NULL)
-    SELECT first, length, least({SPANS}, length), (SELECT count(*) FROM finished) - timed,
+    SELECT first, length, least({SPANS}, length),
+           (SELECT coalesce(sum(cells), 0)::bigint FROM moments WHERE moment IS NULL),
            ARRAY(SELECT ARRAY[span, cells] FROM spans ORDER BY span),
            ARRAY(SELECT ARRAY[start, seconds] FROM stalls ORDER BY seconds DESC, start LIMIT {STALLS}),
            (SELECT count(*) FROM stalls)

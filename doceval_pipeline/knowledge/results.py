@@ -58,11 +58,6 @@ _SUMS = text(f"""
     FROM ({_PARTS}) AS parts
     GROUP BY GROUPING SETS ((), (connection_id, prompt_id))
 """)
-_MEDIANS = text(f"""
-    SELECT connection_id, prompt_id, percentile_cont(0.5) WITHIN GROUP (ORDER BY overall_score)
-    FROM current_llm_responses WHERE batch_id = :batch_id AND {_SUCCEEDED}
-    GROUP BY GROUPING SETS ((), (connection_id, prompt_id))
-""")
 # What differs between messages of the same failure: words with a digit in them (numbers, times, UUIDs, ids of
 # requests) with their units, and names in quotes, but not those of JSON, which say what failed. A status of
 # HTTP is kept. For PostgreSQL and Python alike, so without a class of characters that depends on a locale.
@@ -153,7 +148,6 @@ class ResultSums:
     score_bins: tuple[int, ...]
     scores: tuple[float, int]
     score_range: tuple[float, float] | None
-    median_score: float | None
     input_tokens: tuple[int, int]
     output_tokens: tuple[int, int]
     seconds: tuple[float, int]
@@ -196,10 +190,7 @@ class ChangedCell:
 
 def add_up(connection: Connection, batch_id: int) -> list[ResultSums]:
     """The sums of each column that has rows, and those of all of them."""
-    medians = {row[:2]: row[2] for row in connection.execute(_MEDIANS, {"batch_id": batch_id}).tuples()}
-    return [
-        _sums(row, medians.get((row[0], row[1]))) for row in connection.execute(_SUMS, {"batch_id": batch_id})
-    ]
+    return [_sums(row) for row in connection.execute(_SUMS, {"batch_id": batch_id})]
 
 
 def group_failures(
@@ -260,7 +251,7 @@ def read_details(connection: Connection, ids: Sequence[int]) -> Sequence[Row[Any
     return connection.execute(_DETAILS, {"ids": list(ids)}).all()
 
 
-def _sums(row: Row[Any], median: float | None) -> ResultSums:
+def _sums(row: Row[Any]) -> ResultSums:
     values = iter(row)
     connection_id, prompt_id = next(values), next(values)
     outcomes = {str(word): int(next(values)) for word in Outcome}
@@ -273,7 +264,6 @@ def _sums(row: Row[Any], median: float | None) -> ResultSums:
         score_bins=bins,
         scores=(float(scores or 0), int(scored)),
         score_range=None if least is None else (least, most),
-        median_score=median,
         input_tokens=(int(rest[1] or 0), int(rest[0])),
         output_tokens=(int(rest[3] or 0), int(rest[2])),
         seconds=(float(rest[5] or 0), int(rest[4])),

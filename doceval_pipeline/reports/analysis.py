@@ -41,6 +41,12 @@ def mean_score(values: Values) -> Estimate | None:
     return clustered_estimate(values[has_score], np.nonzero(has_score)[0])
 
 
+def median_score(values: Values) -> float | None:
+    """The median of all scores."""
+    scores = values[~np.isnan(values)]
+    return float(np.median(scores)) if scores.size else None
+
+
 def leaderboard(
     figures: Sequence[ColumnFigures], columns: Sequence[Column], values: Values
 ) -> list[Standing]:
