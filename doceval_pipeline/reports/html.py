@@ -23,7 +23,15 @@ from doceval_pipeline.reports.drawings import histogram, outcome_bar
 from doceval_pipeline.reports.figures import all_columns
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
 from doceval_pipeline.reports.model import FailureGroup, ReportFigures, ReportInput
-from doceval_pipeline.reports.numbers import amount, duration, elapsed, score_text, size_text
+from doceval_pipeline.reports.numbers import (
+    amount,
+    duration,
+    elapsed,
+    points_text,
+    probability_text,
+    score_text,
+    size_text,
+)
 from doceval_pipeline.reports.untrusted import visible, visible_name
 
 TEMPLATE = "report.html.j2"
@@ -75,6 +83,21 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
     )
 
 
+def render_page(template: str, compiled: Path | None, **values: Any) -> str:
+    """Write another page in the look of the report, under the same policy; it has no script.
+
+    Parameters
+    ----------
+    template
+        The name of its template, which prints `policy` and includes `STYLE`.
+    values
+        What the template shows; texts in it may be hostile.
+    """
+    environment = _environment(compiled)
+    policy = _policy(environment.get_template(STYLE).render())
+    return environment.get_template(template).render(policy=policy, **values)
+
+
 @cache
 def _environment(compiled: Path | None) -> Environment:
     environment = Environment(
@@ -90,6 +113,8 @@ def _environment(compiled: Path | None) -> Environment:
         "name": visible_name,
         "amount": amount,
         "score": score_text,
+        "points": points_text,
+        "probability": probability_text,
         "duration": duration,
         "size": size_text,
         "time": _time,

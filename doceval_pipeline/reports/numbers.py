@@ -54,3 +54,18 @@ def size_text(size: int) -> str:
         if value >= 1024:
             value, unit = value / 1024, larger
     return f"{value:.1f} {unit}"
+
+
+def points_text(points: float) -> str:
+    """A difference of scores: one decimal, or two digits of a small one; 0 for next to nothing."""
+    if abs(points) >= 0.095:
+        return f"{points:.1f}"
+    # Added to 0.0, which has no sign.
+    return f"{round(points, 4) + 0.0:.2g}"
+
+
+def probability_text(p: float) -> str:
+    """What follows a p in a sentence: "= 0.43", "= 0.004", "< 0.001"."""
+    if p < 0.001:
+        return "< 0.001"
+    return f"= {p:.2g}" if p >= 0.1 else f"= {p:.3f}"
