@@ -36,6 +36,8 @@ from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline.reports.movement import most_moved, movement
 from doceval_pipeline.statistics import corrected
 
+# Of more columns that a batch shares with the previous one, only the best are compared.
+COLUMNS_MOVED = 20
 # Of a connection, what may change its answers; not how it is called, nor where its key is.
 _SETTINGS = ("provider_type", "model_name", "base_url", "port_no", "connection_config")
 
@@ -70,7 +72,9 @@ def gather_insights(
         distributions=analysis.distributions(scores.columns, scores.values),
         disagreements=analysis.disagreements(names.of_document, *table),
         agreements=analysis.agreements(standings, scores.columns, scores.values),
-        previous=_since_previous(doc_eval, knowledge, data, scores, names),
+        previous=_since_previous(
+            doc_eval, knowledge, data, [standing.column for standing in standings], scores, names
+        ),
         throughput=_throughput(effort.read_pace(knowledge, batch_id)),
         costs=add_up_costs(tokens, read_prices(doc_eval, [taken.connection_id for taken in tokens])),
         seconds=None if seconds is None else Seconds(seconds.n, seconds.p50, seconds.p95),
@@ -130,12 +134,17 @@ class _Compared:
 
 
 def _since_previous(
-    doc_eval: Connection, knowledge: Connection, data: ReportInput, scores: Scores, names: Names
+    doc_eval: Connection,
+    knowledge: Connection,
+    data: ReportInput,
+    best_first: Sequence[Column],
+    scores: Scores,
+    names: Names,
 ) -> SincePrevious | None:
     previous = previous_batch(doc_eval, data.batch_id)
     if previous is None:
         return None
-    compared = _compare(read_scores(knowledge, previous.id), scores)
+    compared = _compare(read_scores(knowledge, previous.id), scores, best_first)
     sealed = read_snapshot(doc_eval, previous.id)
     # Without rows or columns in common it was archived meanwhile, or its choice is not what it was.
     if sealed is None or not compared.columns or not compared.documents.size:
@@ -149,14 +158,16 @@ def _since_previous(
             ColumnMovement(column, moved, changed_settings(sealed.config, data.config, column))
             for column, moved in _movements(compared, names).items()
         ),
+        shared_columns=len(compared.columns),
     )
 
 
-def _compare(before: Scores, now: Scores) -> _Compared:
+def _compare(before: Scores, now: Scores, best_first: Sequence[Column]) -> _Compared:
     documents, rows_before, rows_now = np.intersect1d(
         before.documents, now.documents, assume_unique=True, return_indices=True
     )
-    columns = tuple(column for column in now.columns if column in before.columns)
+    both = {*before.columns} & {*now.columns}
+    columns = tuple(column for column in best_first if column in both)
     places_before = [before.columns.index(column) for column in columns]
     places_now = [now.columns.index(column) for column in columns]
     return _Compared(
@@ -168,9 +179,11 @@ def _compare(before: Scores, now: Scores) -> _Compared:
 
 
 def _movements(compared: _Compared, names: Names) -> dict[Column, Movement]:
-    """How each column moved that has a document with both scores, tested for all of them together."""
-    found = {}
+    """How the best columns moved that have a document with both scores, tested for all of them together."""
+    found: dict[Column, Movement] = {}
     for place, column in enumerate(compared.columns):
+        if len(found) == COLUMNS_MOVED:
+            break
         pair = compared.before[:, place], compared.now[:, place]
         names.know(most_moved(compared.documents, *pair))
         moved = movement(names.of_document, compared.documents, *pair)

@@ -12,7 +12,6 @@ from tempfile import NamedTemporaryFile
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.gathering import gather
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.errors import ReportError
 from doceval_pipeline.reports.figures import figures
@@ -51,6 +50,9 @@ def write_report(
     UnknownBatch, BatchStateError, ReportError, DatabaseError
         BatchStateError where the batch has no sealed configuration yet, or is archived.
     """
+    # Loading numpy takes a while, which most commands need not wait for.
+    from doceval_pipeline.batches.gathering import gather
+
     with database_errors():
         data = gather(databases, batch_id, provenance)
         computed = figures(data)

@@ -10,11 +10,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from doceval_pipeline.findings import Difference, Estimate
 from doceval_pipeline.reports.insights import Agreement, Column, Disagreement, Distribution, Standing
 from doceval_pipeline.reports.model import ColumnFigures
 from doceval_pipeline.statistics import (
-    Difference,
-    Estimate,
     clustered_estimate,
     corrected,
     difference,
@@ -26,6 +25,8 @@ DISTRIBUTION_BINS = 20
 DISAGREEMENTS_SHOWN = 20
 # Of more connections, the pairs of the best ones.
 CONNECTIONS_PAIRED = 12
+# Of more columns, differences to the leader have Student's interval, which is computed at once.
+COLUMNS_RESAMPLED = 20
 # Points that two scores may be apart and still be close.
 CLOSE = 10.0
 # What differs by less is equal, as in `statistics`.
@@ -132,7 +133,7 @@ def _behind(leader: Values, others: dict[Column, Values | None]) -> dict[Column,
     for column, scores in others.items():
         if scores is not None:
             both = ~(np.isnan(leader) | np.isnan(scores))
-            apart = difference(leader[both], scores[both])
+            apart = difference(leader[both], scores[both], len(others) < COLUMNS_RESAMPLED)
             if apart is not None:
                 found[column] = apart
     return dict(zip(found, corrected(list(found.values())), strict=True))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from doceval_pipeline.statistics import Difference, Estimate
+from doceval_pipeline.findings import Difference, Estimate
 
 Column = tuple[int, int]
 """A connection and a prompt, by their ids."""
@@ -121,13 +121,17 @@ class ColumnMovement:
 
 @dataclass(frozen=True, slots=True)
 class SincePrevious:
-    """The newest earlier batch that completed and shares documents and columns with this one."""
+    """The newest earlier batch that completed and shares documents and columns with this one.
+
+    `columns` are the best of `shared_columns` that have a document with both scores.
+    """
 
     partition_key: str
     name: str
     completed_at: datetime | None
     shared_documents: int
     columns: tuple[ColumnMovement, ...]
+    shared_columns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

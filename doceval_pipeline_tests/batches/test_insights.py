@@ -60,7 +60,7 @@ def test_a_batch_is_compared_with_the_newest_earlier_one_over_the_same_documents
     found = previous_of(third)
     assert found is not None
     assert (found.partition_key, found.name, found.shared_documents) == (second.key, "second", 5)
-    assert len(found.columns) == 2
+    assert len(found.columns) == found.shared_columns == 2
     for moved in found.columns:
         assert moved.changed == ()
         assert moved.movement.difference.n == moved.movement.rose == 5

@@ -84,7 +84,7 @@ def leaderboard(columns: Sequence[ReportColumn], now: Sequence[Row], contents: i
         shared = sorted(scores[keys[0]].keys() & scores[key].keys())
         if shared:
             pairs = ([scores[k][document] for document in shared] for k in (keys[0], key))
-            apart[key] = difference(*pairs)
+            apart[key] = difference(*pairs, len(keys) <= 20)
     tested = dict(zip(apart, corrected([d for d in apart.values() if d is not None]), strict=True))
     return [
         Standing(
