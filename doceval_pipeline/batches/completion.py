@@ -20,7 +20,7 @@ from doceval_pipeline.doc_eval.batches import (
 from doceval_pipeline.doc_eval.history import remember
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, transition
 from doceval_pipeline.doc_eval.progress import keep_samples
-from doceval_pipeline.knowledge.counts import KeptCounts, fold, read_counts, recount
+from doceval_pipeline.knowledge.counts import KeptCounts, fold, newest_version, read_counts, recount
 from doceval_pipeline.knowledge.history import experience_of
 from doceval_pipeline.knowledge.queue import tidy
 from doceval_pipeline.knowledge.responses import CellCounts, count_cells, count_documents, digests
@@ -109,12 +109,14 @@ def look(databases: Databases, seen: int = 0, told: Mapping[int, str] | None = N
     with databases.doc_eval.connect() as connection:
         batches = {batch.id: batch for batch in batches_in(connection, OPEN)}
     with databases.knowledge.connect() as connection:
+        # Before the counts: what changes in between is then looked at twice, and not missed.
+        newest = newest_version(connection)
         counts = {kept.batch_id: kept for kept in read_counts(connection, list(batches), seen)}
     with databases.doc_eval.connect() as connection:
         # Closed ones, and such that were queued just now.
         others = batches_by_ids(connection, counts.keys() - batches.keys())
     batches |= {batch.id: batch for batch in others if batch.status in OPEN}
-    closed, next_seen = _in_turn([b for b in others if b.status in CLOSED], counts, seen)
+    closed, next_seen = _in_turn([b for b in others if b.status in CLOSED], counts, seen, newest)
     items = [_as_kept(batch, counts.get(batch.id)) for batch in batches.values()]
     exact = _see(databases, [*(item.batch for item in items if _may_be_done(item)), *closed])
     exactly = {item.batch.id: item for item in exact}
@@ -231,7 +233,7 @@ def _failure(seen: Seen) -> str:
 
 
 def _in_turn(
-    closed: Sequence[BatchRecord], counts: Mapping[int, KeptCounts], seen: int
+    closed: Sequence[BatchRecord], counts: Mapping[int, KeptCounts], seen: int, newest: int
 ) -> tuple[list[BatchRecord], int]:
     """The closed batches to look at now, in the order of their changes, and the version they lead to."""
     changed = sorted(
@@ -243,4 +245,5 @@ def _in_turn(
         if position and cells + (batch.expected_cells or 0) > RECHECKED_CELLS:
             return changed[:position], counts[changed[position - 1].id].version
         cells += batch.expected_cells or 0
-    return changed, max((kept.version for kept in counts.values()), default=seen)
+    # Open ones that nobody works on may all be older than what was seen.
+    return changed, newest

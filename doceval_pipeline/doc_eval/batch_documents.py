@@ -62,11 +62,13 @@ _ASSIGN_AGAIN = text("""
     UPDATE batch_documents SET state = 'ASSIGNED', reason = NULL, knowledge_document_id = NULL
     WHERE batch_id = :batch_id AND document_id = ANY(:documents)
 """)
-_STAGED = text("""
-    SELECT b.document_id, f.folder_path, d.raw_path, b.sha256
+# No join: files that were assigned just now are not in PostgreSQL's statistics yet, and it took one by one
+# all files of a folder for each file, which is minutes for 100,000 of them.
+_FOLDER = "(SELECT f.folder_path FROM folders f WHERE f.id = d.folder_id)"
+_STAGED = text(f"""
+    SELECT b.document_id, {_FOLDER}, d.raw_path, b.sha256
     FROM batch_documents b
     JOIN documents d ON d.id = b.document_id
-    JOIN folders f ON f.id = d.folder_id
     WHERE b.batch_id = :batch_id AND b.state = 'STAGED'
     ORDER BY b.document_id
 """)
@@ -83,11 +85,10 @@ _TALLIES = text("""
     SELECT batch_id, state, count(*), count(DISTINCT knowledge_document_id) FILTER (WHERE state = 'STAGED')
     FROM batch_documents WHERE batch_id = ANY(:batch_ids) GROUP BY 1, 2
 """)
-_UNSTAGED = text("""
-    SELECT b.document_id, f.folder_path, d.raw_path, b.file_size
+_UNSTAGED = text(f"""
+    SELECT b.document_id, {_FOLDER}, d.raw_path, b.file_size
     FROM batch_documents b
     JOIN documents d ON d.id = b.document_id
-    JOIN folders f ON f.id = d.folder_id
     WHERE b.batch_id = :batch_id AND b.state = 'ASSIGNED'
     ORDER BY b.document_id
 """)

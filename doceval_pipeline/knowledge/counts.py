@@ -13,6 +13,7 @@ from doceval_pipeline.knowledge.responses import CellCounts
 
 _FOLD = text("SELECT fold_response_counts()")
 _RECOUNT = text("SELECT recount_responses(:batch_id)")
+_NEWEST = text("SELECT coalesce(max(version), 0) FROM response_counts")
 _COUNTS = text("""
     WITH pending AS MATERIALIZED (
         SELECT batch_id, sum(waiting) AS waiting, sum(running) AS running, sum(paused) AS paused,
@@ -48,6 +49,11 @@ def fold(connection: Connection) -> None:
 def recount(connection: Connection, batch_id: int) -> None:
     """Count a batch anew from its rows, in the caller's transaction."""
     connection.execute(_RECOUNT, {"batch_id": batch_id})
+
+
+def newest_version(connection: Connection) -> int:
+    """The version of the newest change that was folded in; 0 where there is none."""
+    return int(connection.execute(_NEWEST).scalar_one())
 
 
 def read_counts(connection: Connection, batch_ids: Sequence[int], seen: int) -> list[KeptCounts]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from doceval_pipeline.reports.insights import Difference, Distribution, Estimate, Throughput
+from doceval_pipeline.findings import Difference, Estimate
+from doceval_pipeline.reports.insights import Distribution, Throughput
 from doceval_pipeline.reports.model import CellCounts
 from doceval_pipeline.reports.numbers import amount, duration
 

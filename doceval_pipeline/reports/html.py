@@ -28,11 +28,12 @@ from doceval_pipeline.reports.model import FailureGroup, ReportFigures, ReportIn
 from doceval_pipeline.reports.names import Names
 from doceval_pipeline.reports.numbers import (
     amount,
-    chance,
     duration,
     elapsed,
     money,
     percent,
+    points_text,
+    probability_text,
     score_text,
     signed,
     size_text,
@@ -107,10 +108,24 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
         prompts=_prompts(data.config),
         configuration=_cut(_pretty(data.config), CONFIGURATION_CHARACTERS),
         elapsed=_elapsed(data),
-        policy=_policy(environment),
+        policy=_policy(environment, STYLE, SCRIPT),
         **_rankings(data),
         **_commands(data),
     )
+
+
+def render_page(template: str, compiled: Path | None, **values: Any) -> str:
+    """Write another page in the look of the report, under the same policy; it has no script.
+
+    Parameters
+    ----------
+    template
+        The name of its template, which prints `policy` and includes `STYLE`.
+    values
+        What the template shows; texts in it may be hostile.
+    """
+    environment = _environment(compiled)
+    return environment.get_template(template).render(policy=_policy(environment, STYLE), **values)
 
 
 def _rankings(data: ReportInput) -> dict[str, Any]:
@@ -150,13 +165,14 @@ def _environment(compiled: Path | None) -> Environment:
         "name": visible_name,
         "amount": amount,
         "score": score_text,
+        "points": points_text,
+        "probability": probability_text,
         "duration": duration,
         "size": size_text,
         "time": _time,
         "moment": _moment,
         "end_of": _end_of,
         "signed": signed,
-        "chance": chance,
         "money": money,
     }
     environment.globals |= {
@@ -190,12 +206,12 @@ def _inert(value: Any) -> Any:
 
 
 @cache
-def _policy(environment: Environment) -> str:
+def _policy(environment: Environment, style: str, script: str | None = None) -> str:
     """Nothing runs or is loaded but the page's own style sheet and script, known by their digests."""
-    style, script = (_digest(environment.get_template(name).render()) for name in (STYLE, SCRIPT))
-    return (
-        f"default-src 'none'; script-src '{script}'; style-src '{style}'; base-uri 'none'; form-action 'none'"
-    )
+    allowed = [f"style-src '{_digest(environment.get_template(style).render())}'"]
+    if script is not None:
+        allowed.append(f"script-src '{_digest(environment.get_template(script).render())}'")
+    return "; ".join(["default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"])
 
 
 def _digest(text: str) -> str:

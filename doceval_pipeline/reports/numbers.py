@@ -56,19 +56,27 @@ def size_text(size: int) -> str:
     return f"{value:.1f} {unit}"
 
 
+def points_text(points: float) -> str:
+    """A difference of scores: one decimal, or two digits of a small one; 0 for next to nothing."""
+    if abs(points) >= 0.095:
+        return f"{points:.1f}"
+    # Added to 0.0, which has no sign.
+    return f"{round(points, 4) + 0.0:.2g}"
+
+
+def probability_text(p: float) -> str:
+    """What follows a p in a sentence: "= 0.43", "= 0.004", "< 0.001"."""
+    if p < 0.001:
+        return "< 0.001"
+    return f"= {p:.2g}" if p >= 0.1 else f"= {p:.3f}"
+
+
 def signed(difference: float) -> str:
     """A difference of scores with its sign: +3.2, −0.5, 0. What is only near 0 is not 0."""
     if difference == 0:
         return "0"
     said = score_text(abs(difference))
     return f"{'+' if difference > 0 else '−'}{said}"
-
-
-def chance(p: float) -> str:
-    """A p-value as people say it: 0.03, 0.004, under 0.001."""
-    if p < 0.001:
-        return "under 0.001"
-    return f"{p:.3f}" if p < 0.01 else f"{p:.2f}"
 
 
 def money(value: float) -> str:

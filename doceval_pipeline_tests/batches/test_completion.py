@@ -177,6 +177,23 @@ def test_every_closed_batch_gets_its_turn_to_be_looked_at_again(
     assert not look(batches[0].databases, seen).completed
 
 
+def test_a_closed_batch_is_not_looked_at_again_because_open_ones_are_older(batch_of: BatchOf) -> None:
+    still_open, closed = batch_of(documents=1, name="open"), batch_of(documents=1, name="closed")
+    still_open.stage()
+    look(still_open.databases)
+    closed.stage()
+    closed.knowledge(f"UPDATE llm_responses SET status = 'S' WHERE batch_id = {closed.id}")
+    seen = look(closed.databases).seen
+    assert look(closed.databases, seen).seen == seen
+
+
+def test_a_database_that_was_put_back_to_an_earlier_day_is_looked_at_from_there(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    seen = look(batch.databases).seen
+    assert look(batch.databases, seen + 1_000).seen == seen
+
+
 def test_a_look_tells_what_changed_since_the_last_one(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2)
     batch.stage()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doceval_pipeline.findings import Difference, Estimate
 from doceval_pipeline.reports.cells import fair_share
 from doceval_pipeline.reports.drawings import (
     SCORES,
@@ -17,7 +18,7 @@ from doceval_pipeline.reports.drawings import (
     score_axis,
     throughput,
 )
-from doceval_pipeline.reports.insights import Difference, Distribution, Estimate, Throughput
+from doceval_pipeline.reports.insights import Distribution, Throughput
 from doceval_pipeline_tests.reports.inputs import STARTED
 
 score = st.floats(0, 100)

@@ -6,7 +6,6 @@ import pytest
 
 from doceval_pipeline.reports.numbers import (
     amount,
-    chance,
     duration,
     elapsed,
     money,
@@ -71,13 +70,6 @@ def test_counts_have_thousands_separators() -> None:
 )
 def test_a_difference_has_a_sign(value: float, said: str) -> None:
     assert signed(value) == said
-
-
-@pytest.mark.parametrize(
-    ("p", "said"), [(1.0, "1.00"), (0.031, "0.03"), (0.0042, "0.004"), (0.0001, "under 0.001")]
-)
-def test_a_p_value_is_never_0(p: float, said: str) -> None:
-    assert chance(p) == said
 
 
 @pytest.mark.parametrize(("value", "said"), [(0.0, "0.00"), (1234.5, "1,234.50"), (0.00123, "0.0012")])
