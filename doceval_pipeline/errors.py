@@ -13,6 +13,7 @@ DocEvalError
 ├── BatchStateError            an action that the batch's state does not allow
 ├── StagingError               staging cannot go on; the batch becomes FAILED_STAGING
 ├── ReportError                a report that cannot be written
+├── ComparisonError            two sides that have nothing in common to compare
 ├── ExportError                an export that cannot be written
 └── ArchiveError               an archive that cannot be written, read or restored
 """
@@ -61,6 +62,10 @@ class StagingError(DocEvalError):
 
 class ReportError(DocEvalError):
     """A report that cannot be written; names the folder."""
+
+
+class ComparisonError(DocEvalError):
+    """Two sides cannot be compared: nothing is shared, or they are the same."""
 
 
 class ExportError(DocEvalError):

@@ -11,7 +11,18 @@ import warnings
 import click
 
 from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.cli import archives, batches, conformance, demo, export, plan, processor, server, status
+from doceval_pipeline.cli import (
+    archives,
+    batches,
+    compare,
+    conformance,
+    demo,
+    export,
+    plan,
+    processor,
+    server,
+    status,
+)
 from doceval_pipeline.cli.output import errors, printable
 from doceval_pipeline.errors import DocEvalError
 
@@ -22,7 +33,7 @@ def cli() -> None:
     """Stage batches of documents for evaluation by LLMs, and report what came back."""
 
 
-for module in (server, batches, status, plan, export, archives, processor, conformance, demo):
+for module in (server, batches, status, plan, compare, export, archives, processor, conformance, demo):
     for command in module.COMMANDS:
         cli.add_command(command)
 

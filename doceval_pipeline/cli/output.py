@@ -35,6 +35,8 @@ FOLDING_COLUMNS = (
     "what to do",
     "what was tried",
     "what was seen",
+    "connection",
+    "prompt",
 )
 
 

@@ -38,3 +38,6 @@ OUTCOME_SQL = (
     + " ".join(f"WHEN status IN ({words_in_sql(outcome)}) THEN '{outcome}'" for outcome in WORDS)
     + f" ELSE '{Outcome.UNKNOWN}' END"
 )
+
+# An SQL condition over a row of the same table: its result is made up by the processor of the demo.
+SIMULATED_SQL = "coalesce(starts_with(coalesce(worker, task_id), 'simulated-'), false)"

@@ -1,0 +1,200 @@
+"""What a comparison says: one sentence that is true, everything counted, and a page in which nothing runs."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doceval_pipeline.reports.comparison import (
+    AlignedColumn,
+    CellStates,
+    Comparison,
+    Side,
+    compare_sides,
+    moved_documents,
+)
+from doceval_pipeline.reports.comparison_page import render_comparison
+from doceval_pipeline.reports.numbers import points_text, probability_text
+from doceval_pipeline.reports.untrusted import visible_name
+from doceval_pipeline_tests.reports.inputs import HOSTILE
+from doceval_pipeline_tests.reports.test_html import ATTRIBUTES, ELEMENTS, Page
+
+A, B = (Side(name, f"batch-00000{n}", 0, (), 100, 0) for n, name in ((1, "a"), (2, "b")))
+
+
+def aligned(
+    first: Any, second: Any, connection: str | None = "gpt", prompt: str | None = "clarity"
+) -> AlignedColumn:
+    first, second = np.array(first, float), np.array(second, float)
+    states = [
+        CellStates(int((~np.isnan(side)).sum()), 0, int(np.isnan(side).sum()), 0, 0)
+        for side in (first, second)
+    ]
+    return AlignedColumn(connection, prompt, (), first, second, *states)
+
+
+def compared(*columns: AlignedColumn, sides: tuple[Side, Side] = (A, B)) -> Comparison:
+    documents = np.arange(columns[0].first.size)
+    found = compare_sides(sides, documents, columns, lambda document: f"{document}.txt", 50.0)
+    assert found is not None
+    return found
+
+
+def test_two_that_differ_are_told_apart_in_one_sentence() -> None:
+    moves = np.resize([10, 5, 0, 5, -5], 60)
+    assert compared(aligned(np.full(60, 40), 40 + moves)).verdict == (
+        "b scores 3.0 points higher than a over 60 documents (95 % interval 1.7 to 4.3, p < 0.001); "
+        "36 of them rose and 12 fell."
+    )
+
+
+def test_two_that_do_not_differ_are_not_and_it_is_said_what_would_have_been_seen() -> None:
+    moves = np.resize([10, -10, 5, -5, 0, 1], 60)
+    assert compared(aligned(np.full(60, 40), 40 + moves)).verdict == (
+        "b and a cannot be told apart over 60 documents: b scores 0.2 points higher than a (95 % interval "
+        "-1.5 to 1.9, p = 0.56); 30 of them rose and 20 fell. A true difference of 2.4 points would show in "
+        "4 of 5 such comparisons."
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ([0, 50, 100], [0, 50, 100], "b and a score the same over 3 documents, without exception."),
+        (
+            [40],
+            [42],
+            "b scores 2.0 points higher than a over 1 document, which is too few to tell them apart.",
+        ),
+        (
+            [40, 50],
+            [39, 49],
+            "b and a cannot be told apart over 2 documents: b scores 1.0 points lower than a (each by as "
+            "much, p = 0.5); 0 of them rose and 2 fell. There are too few to show a difference.",
+        ),
+        (
+            [40, 50, 60],
+            [50, 40, 60],
+            "b and a cannot be told apart over 3 documents: b scores on average as much as a (95 % interval "
+            "-24.8 to 24.8, p = 1); 1 of them rose and 1 fell. A true difference of 32.6 points would show "
+            "in 4 of 5 such comparisons.",
+        ),
+        (
+            [40, math.nan, 60, 70],
+            [40, 50, math.nan, 70],
+            "b and a score the same over 2 documents, without exception. 2 of 4 pairs of results are left "
+            "out, because a side has no score there.",
+        ),
+    ],
+    ids=["the same", "one document", "by as much", "up as much as down", "left out"],
+)
+def test_the_sentence_is_honest_about_little(first: list[float], second: list[float], verdict: str) -> None:
+    assert compared(aligned(first, second)).verdict == verdict
+
+
+def test_without_a_pair_of_scores_there_is_no_comparison() -> None:
+    column = aligned([40, math.nan], [math.nan, 50])
+    assert compare_sides((A, B), np.arange(2), [column], str, 50.0) is None
+
+
+def test_a_document_counts_once_with_its_mean_over_the_columns_that_both_scored() -> None:
+    one = aligned([40, 40, math.nan], [50, math.nan, 10])
+    two = aligned([40, 60, math.nan], [70, 60, 20], prompt="tone")
+    found = compared(one, two)
+    assert (found.overall.difference.n, found.overall.net) == (2, 10.0)
+    assert [(flip.document, flip.before, flip.after) for flip in found.overall.flips] == [("0.txt", 40, 60)]
+    assert (found.pairs, found.left_out) == (3, 3)
+    assert [(column.first_mean, column.second_mean) for column in found.columns] == [(40, 50), (50, 65)]
+    assert "over 2 documents, each with its mean of up to 2 columns" in found.verdict
+
+
+def test_p_of_many_columns_allows_for_all_of_them_and_the_sentence_does_not() -> None:
+    rises = aligned([40] * 8, [50] * 8)
+    same = aligned([40] * 8, [40] * 8, prompt="tone")
+    nothing = aligned([math.nan] * 8, [40] * 8, prompt="length")
+    found = compared(rises, same, nothing)
+    assert [column.movement and column.movement.difference.p for column in found.columns] == [
+        4 / 2**8,
+        1,
+        None,
+    ]
+    assert found.overall.difference.p == 2 / 2**8
+
+
+def test_simulated_results_are_said_to_be() -> None:
+    column = aligned([40] * 8, [50] * 8)
+    some = compared(column, sides=(replace(A, simulated=30), B))
+    assert some.verdict.endswith(" [SIMULATED in 30 of 200 cells]")
+    assert "no LLM was called" in render_comparison(some)
+    both = compared(column, sides=(replace(A, simulated=100), replace(B, simulated=100)))
+    assert both.verdict.endswith(" [SIMULATED]")
+    assert "SIMULATED" not in render_comparison(compared(column))
+
+
+def test_the_documents_to_be_named_are_those_that_are_named() -> None:
+    random = np.random.default_rng(1)
+    columns = [aligned(random.random(300) * 100, random.random(300) * 100, prompt=str(n)) for n in range(3)]
+    named: set[int] = set()
+
+    def name_of(document: int) -> str:
+        named.add(document)
+        return str(document)
+
+    compare_sides((A, B), np.arange(300), columns, name_of, 50.0)
+    assert named == moved_documents(np.arange(300), columns)
+
+
+def test_the_page_says_what_the_comparison_says() -> None:
+    column = replace(aligned([40, math.nan, 60], [50, 50, 40]), changed=("prompt text",))
+    sides = (replace(A, documents=4, columns=(("old", "tone"),)), B)
+    page = Page(render_comparison(compared(column, sides=sides)))
+    for said in (
+        "b against a",
+        "prompt text changed",
+        "0.txt",
+        "60 → 40",
+        "Only in a",
+        "4 more only in the first",
+    ):
+        assert said in " ".join(page.text.split())
+    assert "of 3 that both have" in page.text
+
+
+def test_hostile_names_are_shown_and_do_nothing() -> None:
+    columns = [aligned([10, 90], [20, 30], text, text) for text in HOSTILE]
+    sides = (Side(" ".join(HOSTILE), "batch-000001", 0, ((HOSTILE[0], HOSTILE[1]),), 1, 0), B)
+    found = compare_sides(sides, np.arange(2), columns, lambda number: HOSTILE[number], 50.0)
+    assert found is not None
+    written = render_comparison(found)
+    written.encode()
+    page = Page(written)
+    assert set(page.elements) <= ELEMENTS
+    assert {name for _, name, _ in page.attributes} <= ATTRIBUTES
+    assert "http://evil.invalid" not in "".join(page.values("href"))
+    for text in HOSTILE:
+        assert visible_name(text) in page.text
+    assert "\n" not in found.verdict
+    assert not set(found.verdict) & set("\x00\x1b\x07\u202e\u2066")
+
+
+@given(st.floats(-100, 100))
+def test_points_are_near_what_they_stand_for(points: float) -> None:
+    shown = points_text(points)
+    assert float(shown) == pytest.approx(points, abs=0.051, rel=0.06)
+    assert shown not in ("-0", "-0.0")
+    assert "e" not in shown
+
+
+def test_a_small_probability_is_not_said_to_be_nothing() -> None:
+    assert [probability_text(p) for p in (1.0, 0.43, 0.0496, 0.004, 0.0009, 0.0)] == [
+        "= 1",
+        "= 0.43",
+        "= 0.050",
+        "= 0.004",
+        "< 0.001",
+        "< 0.001",
+    ]
