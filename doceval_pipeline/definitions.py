@@ -2,14 +2,26 @@
 
 import dagster as dg
 
-from doceval_pipeline.defs import jobs, reporting, responses, schedules, sensors, staging, upkeep
+from doceval_pipeline.defs import (
+    jobs,
+    leaderboard,
+    reporting,
+    responses,
+    result_checks,
+    schedules,
+    sensors,
+    staging,
+    upkeep,
+    webhook,
+)
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.settings import Settings
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Everything that Dagster is given; the times of the schedules come from the environment."""
+    """Everything that Dagster is given; when schedules tick, and who is told, is in the environment."""
+    settings = Settings.from_environment()
     return dg.Definitions(
         assets=[
             staging.batch_config_snapshot,
@@ -18,12 +30,14 @@ def defs() -> dg.Definitions:
             staging.queue_rows,
             responses.llm_responses,
             reporting.completion_report,
+            leaderboard.leaderboard,
             upkeep.audit,
         ],
         asset_checks=[
             staging.documents_round_trip,
             staging.queue_checks,
             responses.responses_keep_coming,
+            result_checks.result_checks,
         ],
         jobs=[
             jobs.create_batch,
@@ -34,6 +48,7 @@ def defs() -> dg.Definitions:
             jobs.resume_batch,
             jobs.cancel_batch,
             jobs.archive_batch,
+            leaderboard.refresh_leaderboard,
             upkeep.audit_databases,
             upkeep.retention,
         ],
@@ -42,8 +57,10 @@ def defs() -> dg.Definitions:
             sensors.response_status,
             sensors.stalled_work,
             sensors.staging_failure,
+            leaderboard.fresh_leaderboard,
+            webhook.completion_webhook(settings),
         ],
-        schedules=schedules.schedules(Settings.from_environment()),
+        schedules=schedules.schedules(settings),
         resources={"doc_eval": DocEval(), "progress": StagingProgress()},
         # One batch is one process: a process per step costs more than the steps of a small batch.
         executor=dg.in_process_executor,

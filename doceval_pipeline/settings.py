@@ -3,10 +3,14 @@
 Nothing else in the package reads the environment; nothing here opens a file or a connection.
 """
 
+import base64
+import binascii
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
 from doceval_pipeline.errors import ConfigurationError
 
@@ -14,6 +18,9 @@ MIB = 1024 * 1024
 # One PostgreSQL field holds less than 1 GiB, and base64 makes 4 bytes of 3.
 LARGEST_STORABLE_DOCUMENT = 768_000_000
 DRIVER = "postgresql+psycopg2://"
+# Of a webhook's secret, in the form and size that https://www.standardwebhooks.com asks for.
+SECRET_PREFIX = "whsec_"  # noqa: S105 - how secrets begin, and none
+SECRET_BYTES = range(24, 65)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,12 @@ class Settings:
         `nightly_audit` tick, in UTC.
     keep_days
         `DOCEVAL_KEEP_DAYS`: what Dagster logs of runs, and samples of progress, are kept this long.
+    webhook_url, webhook_secret
+        `DOCEVAL_WEBHOOK_URL`, `DOCEVAL_WEBHOOK_SECRET`: who is told of completed batches, and the secret
+        that messages are signed with; None where nobody is. The secret is no part of the repr, nor is the
+        URL, which may hold a token.
+    ui_url
+        `DOCEVAL_UI_URL`: where people reach Dagster's pages, for links; it does not end in a slash.
     """
 
     home: Path
@@ -44,6 +57,9 @@ class Settings:
     stage_cron: str = "0 * * * *"
     audit_cron: str = "30 2 * * *"
     keep_days: int = 30
+    webhook_url: str | None = field(default=None, repr=False)
+    webhook_secret: str | None = field(default=None, repr=False)
+    ui_url: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -55,6 +71,7 @@ class Settings:
             A variable whose value cannot be used; the value itself is not repeated.
         """
         env = os.environ if environment is None else environment
+        webhook_url = _web_address(env, "DOCEVAL_WEBHOOK_URL")
         return cls(
             home=_home(env.get("DOCEVAL_HOME", "")),
             doc_eval_url=_url(env, "DOC_EVAL_URL"),
@@ -64,6 +81,9 @@ class Settings:
             stage_cron=env.get("DOCEVAL_STAGE_CRON", "").strip() or cls.stage_cron,
             audit_cron=env.get("DOCEVAL_AUDIT_CRON", "").strip() or cls.audit_cron,
             keep_days=_days(env.get("DOCEVAL_KEEP_DAYS", "")),
+            webhook_url=None if webhook_url is None else _protected(webhook_url),
+            webhook_secret=None if webhook_url is None else _secret(env.get("DOCEVAL_WEBHOOK_SECRET", "")),
+            ui_url=(_web_address(env, "DOCEVAL_UI_URL") or "").rstrip("/") or None,
         )
 
     @property
@@ -125,3 +145,53 @@ def _days(value: str) -> int:
     if not value.isascii() or not value.isdigit() or not 0 < int(value) <= 36_500:
         raise ConfigurationError("DOCEVAL_KEEP_DAYS must be a whole number of days from 1 to 36500")
     return int(value)
+
+
+def _web_address(env: Mapping[str, str], name: str) -> str | None:
+    value = env.get(name, "").strip()
+    if not value:
+        return None
+    parts = _split(value)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or not value.isascii():
+        raise ConfigurationError(f"{name} is not a web address: write https://HOST/PATH")
+    return value
+
+
+def _split(value: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(value)
+        return (
+            parts if parts.port != 0 and not any(c.isspace() or not c.isprintable() for c in value) else None
+        )
+    except ValueError:
+        return None
+
+
+def _protected(webhook_url: str) -> str:
+    parts = urlsplit(webhook_url)
+    if parts.scheme == "http" and not _is_this_machine(parts.hostname or ""):
+        raise ConfigurationError(
+            "DOCEVAL_WEBHOOK_URL is not encrypted: write https://, or the address of a proxy on this machine"
+        )
+    return webhook_url
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _secret(value: str) -> str:
+    try:
+        key = base64.b64decode(value.strip().removeprefix(SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not value.strip().startswith(SECRET_PREFIX) or len(key) not in SECRET_BYTES:
+        raise ConfigurationError(
+            f"DOCEVAL_WEBHOOK_SECRET must be {SECRET_PREFIX} and {SECRET_BYTES[0]} to {SECRET_BYTES[-1]} "
+            "random bytes as base64, since DOCEVAL_WEBHOOK_URL is set: "
+            f"echo {SECRET_PREFIX}$(openssl rand -base64 32) makes one"
+        )
+    return value.strip()

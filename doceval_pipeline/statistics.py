@@ -6,14 +6,14 @@ told in docs/statistics.md. The order of values never matters, and the same valu
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-CONFIDENCE = 0.95
+from doceval_pipeline.findings import CONFIDENCE, Difference, Estimate
+
 POWER = 0.8
-SIGNIFICANT = 0.05
 _TAIL = (1 - CONFIDENCE) / 2
 # Fewer pairs say too little of their shape; more have Student's interval, for millions of draws less. What
 # either holds is measured in doceval_pipeline_tests/test_coverage.py.
@@ -28,40 +28,6 @@ _DECIMALS = 9
 _EXTREME = 100.0
 
 Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean of `n` values with its interval, which one value or equal values do not have."""
-
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The mean of paired differences, second minus first, over the `n` documents that both scored.
-
-    `low` and `high` are its interval, None where all differences are equal, which says nothing of their
-    spread. `p` is of a signed-rank test on the pairs; of `corrected` differences it allows for all
-    comparisons that were made. `detectable` is the smallest true difference that as many pairs would show
-    with 80 % power. All of these are None of a single pair.
-    """
-
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
-    detectable: float | None
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether the data tell the two apart: the interval leaves out 0, and the test agrees."""
-        beyond = self.low is None or self.high is None or self.low > 0 or self.high < 0
-        return self.p is not None and self.p < SIGNIFICANT and beyond
 
 
 def estimate(values: ArrayLike) -> Estimate | None:
@@ -98,21 +64,37 @@ def clustered_estimate(values: ArrayLike, clusters: ArrayLike) -> Estimate | Non
     mean = math.fsum(found) / found.size
     _, places = np.unique(np.asarray(clusters), return_inverse=True)
     deviations = np.sort(np.round(np.bincount(places.ravel(), weights=found - mean), _DECIMALS))
-    groups = deviations.size
-    if groups < 2 or not deviations.any():
-        return Estimate(found.size, mean, None, None)
-    error = math.sqrt(groups / (groups - 1) * float(deviations @ deviations)) / found.size
-    half = _quantile(1 - _TAIL, groups - 1) * error
-    return Estimate(found.size, mean, max(0.0, mean - half), min(_EXTREME, mean + half))
+    return estimate_of_sums(found.size, mean, deviations.size, float(deviations @ deviations))
 
 
-def difference(first: ArrayLike, second: ArrayLike) -> Difference | None:
+def estimate_of_sums(n: int, mean: float, clusters: int, spread: float) -> Estimate:
+    """A `clustered_estimate` of what somebody else has added up.
+
+    Parameters
+    ----------
+    n, mean
+        The number of scores, and their mean.
+    clusters
+        How many clusters have a score.
+    spread
+        Σ e², where e is the sum of a cluster's deviations from the mean.
+    """
+    if clusters < 2 or not spread:
+        return Estimate(n, mean, None, None)
+    error = math.sqrt(clusters / (clusters - 1) * spread) / n
+    half = _quantile(1 - _TAIL, clusters - 1) * error
+    return Estimate(n, mean, max(0.0, mean - half), min(_EXTREME, mean + half))
+
+
+def difference(first: ArrayLike, second: ArrayLike, resample: bool = True) -> Difference | None:
     """How much more the second of each pair scores than the first; None of no pair.
 
     Parameters
     ----------
     first, second
         Scores of the same documents in the same order, none of them NaN.
+    resample
+        Whether the interval may be a bootstrap's, which takes up to a hundred times as long as Student's.
 
     Returns
     -------
@@ -125,9 +107,9 @@ def difference(first: ArrayLike, second: ArrayLike) -> Difference | None:
     # Either way round the same pairs are looked at, so that a comparison turned round is the same, turned.
     apart = np.flatnonzero(pairs != turned)
     if apart.size and pairs[apart[0]] < turned[apart[0]]:
-        found = _difference(turned)
+        found = _difference(turned, resample)
         return None if found is None else _turned(found)
-    return _difference(pairs)
+    return _difference(pairs, resample)
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
@@ -150,7 +132,7 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
     return float(spearmanr(one, other).statistic)
 
 
-def _difference(pairs: Values) -> Difference | None:
+def _difference(pairs: Values, resample: bool) -> Difference | None:
     """Of sorted differences."""
     n = pairs.size
     if n == 0:
@@ -161,7 +143,7 @@ def _difference(pairs: Values) -> Difference | None:
     p = _signed_rank_p(pairs)
     if pairs[0] == pairs[-1]:
         return Difference(n, mean, None, None, p, None)
-    low, high = _interval(pairs, mean)
+    low, high = _interval(pairs, mean, resample)
     return Difference(n, mean, low, high, p, _detectable(pairs))
 
 
@@ -172,7 +154,7 @@ def _turned(found: Difference) -> Difference:
     return replace(found, mean=0.0 - found.mean, low=low, high=high)
 
 
-def _interval(pairs: Values, mean: float) -> tuple[float, float]:
+def _interval(pairs: Values, mean: float, resample: bool) -> tuple[float, float]:
     """Of the mean of differences that are not all equal: Student's, and where it reaches further Efron's.
 
     Student's is short on the side to which few differences are far off, and the bootstrap is short on both
@@ -180,7 +162,7 @@ def _interval(pairs: Values, mean: float) -> tuple[float, float]:
     """
     half = _quantile(1 - _TAIL, pairs.size - 1) * float(np.std(pairs, ddof=1)) / math.sqrt(pairs.size)
     low, high = max(-_EXTREME, mean - half), min(_EXTREME, mean + half)
-    if BOOTSTRAP_FROM <= pairs.size <= BOOTSTRAP_TO:
+    if resample and BOOTSTRAP_FROM <= pairs.size <= BOOTSTRAP_TO:
         resampled = _bootstrap(pairs)
         # fmin and fmax, because nothing is resampled from where hardly anything differs.
         return float(np.fmin(low, resampled[0])), float(np.fmax(high, resampled[1]))

@@ -22,7 +22,8 @@ from doceval_pipeline.settings import Settings
 VARIABLES = ("DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL", "DOCEVAL_MAX_DOCUMENT_BYTES")
 EMPTY_DOC_EVAL = text("""
     TRUNCATE batches, folders, documents, connections, prompts, llm_providers, models, batch_folders,
-             batch_connections, batch_prompts, batch_documents, batch_progress, connection_history
+             batch_connections, batch_prompts, batch_documents, batch_progress, connection_history,
+             webhook_deliveries
 """)
 EMPTY_KNOWLEDGE = text("TRUNCATE docs, llm_responses, batch_configs, response_counts, response_deltas")
 

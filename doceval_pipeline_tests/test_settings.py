@@ -1,5 +1,6 @@
 """The environment is read in one place, and what cannot be used is refused by name."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def test_every_url_gets_the_driver_that_dagster_needs(given: str) -> None:
         ("DOCEVAL_MAX_DOCUMENT_BYTES", "768000001"),
         ("DOCEVAL_KEEP_DAYS", "0"),
         ("DOCEVAL_KEEP_DAYS", "a month"),
+        ("DOCEVAL_WEBHOOK_URL", "hunter2"),
+        ("DOCEVAL_WEBHOOK_URL", "ftp://example.com/hunter2"),
+        ("DOCEVAL_WEBHOOK_URL", "https://example.com/a b?hunter2"),
+        ("DOCEVAL_WEBHOOK_URL", "https://example.com:99999/hunter2"),
+        ("DOCEVAL_WEBHOOK_URL", "http://example.com/hunter2"),
+        ("DOCEVAL_WEBHOOK_URL", "http://127.0.0.1.example.com/hunter2"),
+        ("DOCEVAL_UI_URL", "javascript:hunter2"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_its_name(name: str, value: str) -> None:
@@ -45,4 +53,23 @@ def test_a_value_that_cannot_be_used_is_refused_by_its_name(name: str, value: st
 
 def test_a_password_is_not_shown_with_the_settings() -> None:
     settings = Settings.from_environment({"DAGSTER_POSTGRES_URL": "postgresql://u:hunter2@h/d"})
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "hunter2", "whsec_hunter2", "whsec_aHVudGVyMg==", "whsec_" + "A" * 200]
+)
+def test_a_webhook_without_a_secret_that_nobody_can_guess_is_refused(secret: str) -> None:
+    given = {"DOCEVAL_WEBHOOK_URL": "https://example.com/", "DOCEVAL_WEBHOOK_SECRET": secret}
+    with pytest.raises(ConfigurationError, match="DOCEVAL_WEBHOOK_SECRET must be") as caught:
+        Settings.from_environment(given)
+    assert not secret or secret.removeprefix("whsec_") not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://u:hunter2@h/x", "http://localhost:1/x", "http://[::1]/x"])
+def test_neither_address_nor_secret_of_a_webhook_is_shown_with_the_settings(url: str) -> None:
+    secret = "whsec_" + "A" * 32
+    settings = Settings.from_environment({"DOCEVAL_WEBHOOK_URL": url, "DOCEVAL_WEBHOOK_SECRET": secret})
+    assert (settings.webhook_url, settings.webhook_secret) == (url, secret)
+    assert not {url, secret, "hunter2"} & set(re.split(r"['\", ]", repr(settings)))
     assert "hunter2" not in repr(settings)

@@ -10,6 +10,7 @@ from doceval_pipeline.doc_eval.batch_documents import DocumentCounts, count_docu
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, list_batches
 from doceval_pipeline.doc_eval.lifecycle import OPEN
 from doceval_pipeline.doc_eval.progress import read_samples
+from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
 from doceval_pipeline.knowledge.responses import CellCounts, count_cells
 
 
@@ -18,7 +19,8 @@ class BatchProgress:
     """A batch with what both databases hold of it.
 
     `pace` and `judgement` are there for open batches that were looked at by the sensor
-    `response_status`, which keeps the samples they rest on.
+    `response_status`, which keeps the samples they rest on. `webhook` is there where the receiver of
+    completions could not be told.
     """
 
     batch: BatchRecord
@@ -26,6 +28,7 @@ class BatchProgress:
     cells: CellCounts
     pace: Pace | None = None
     judgement: Judgement | None = None
+    webhook: Trouble | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; its names are a public interface."""
@@ -40,6 +43,7 @@ class BatchProgress:
             "cells": {"expected": self.batch.expected_cells or 0, **asdict(self.cells)},
             "pace": None if self.pace is None else self.pace.as_json(),
             "movement": None if self.judgement is None else asdict(self.judgement),
+            "webhook": None if self.webhook is None else self.webhook.as_json(),
         }
 
 
@@ -60,6 +64,7 @@ def batch_progress(databases: Databases, wanted: str | None = None) -> list[Batc
     paces = batch_paces(databases, batches)
     with databases.doc_eval.connect() as connection:
         documents = count_documents(connection, numbers)
+        not_told = troubles(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
     questions = [
@@ -68,7 +73,12 @@ def batch_progress(databases: Databases, wanted: str | None = None) -> list[Batc
     judgements = judge_batches(databases, questions) if questions else {}
     return [
         BatchProgress(
-            batch, documents[batch.id], cells[batch.id], paces.get(batch.id), judgements.get(batch.id)
+            batch,
+            documents[batch.id],
+            cells[batch.id],
+            paces.get(batch.id),
+            judgements.get(batch.id),
+            not_told.get(batch.id),
         )
         for batch in batches
     ]

@@ -47,6 +47,9 @@ def _print_progress(found: list[BatchProgress]) -> None:
         if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW):
             text = f"{progress.batch.key}: {progress.judgement.movement}: {progress.judgement.sentence}"
             errors.print(printable(text), style="yellow", markup=False)
+        if progress.webhook:
+            text = f"{progress.batch.key}: {progress.webhook.sentence}"
+            errors.print(printable(text), style="yellow", markup=False)
     if not found:
         console.print("no batches yet: doceval apply evaluation.yaml")
 

@@ -12,6 +12,7 @@ from doceval_pipeline.reports.model import (
     ReportInput,
     Sums,
     VerdictWord,
+    simulated_tag,
 )
 
 _NOTHING = Sums({}, None, None, None, None, 0, 0)
@@ -51,7 +52,20 @@ def figures(data: ReportInput) -> ReportFigures:
         files_assigned=assigned,
         files_skipped=data.files.get("SKIPPED", 0),
         files_rejected=data.files.get("REJECTED", 0),
+        insights=data.insights,
     )
+
+
+def verdict_of(cells: CellCounts, simulated: int) -> str:
+    """The verdict on cells whose documents are all staged, as the report says it.
+
+    Parameters
+    ----------
+    simulated
+        How many of them no LLM was called for.
+    """
+    word = _verdict_word(cells, 0)
+    return f"{word}: {_verdict_detail(word, cells, 0)}{simulated_tag(simulated, cells.rows)}"
 
 
 def all_columns(data: ReportInput) -> list[ReportColumn]:

@@ -132,6 +132,8 @@ def test_a_configuration_that_comes_later_does_not_make_an_archived_batch_one_th
                 "batch_prompts",
                 "batch_progress",
                 "connection_history",
+                # Not archived: what a receiver was told stays told.
+                "webhook_deliveries",
             },
         ),
     ],

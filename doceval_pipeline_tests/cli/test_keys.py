@@ -1,5 +1,6 @@
 """Canaries in every place where a careless person puts a key: afterwards they are nowhere."""
 
+import base64
 import json
 import os
 import shutil
@@ -42,13 +43,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """An installation whose URLs hold a password, and whose environment holds the processor's key."""
+    """An installation with secrets in its URLs and its environment, which has a receiver to tell."""
     folder = Path(tempfile.mkdtemp(prefix="doceval-keys-")) / "home"
     before = dict(os.environ)
     assert doceval("init", DOCEVAL_HOME=str(folder)).returncode == 0
     server = EmbeddedServer(folder)
     os.environ |= {name: server.url(db).replace("@", f":{PASSWORD}@", 1) for name, db in URLS.items()}
     os.environ |= {"DOCEVAL_HOME": str(folder), "KEY": KEY, "OPENAI_API_KEY": KEY}
+    # Nobody listens there, so that it fails again and again.
+    os.environ["DOCEVAL_WEBHOOK_URL"] = f"http://u:{PASSWORD}@127.0.0.1:9/{KEY}"
+    os.environ["DOCEVAL_WEBHOOK_SECRET"] = f"whsec_{base64.b64encode(KEY.encode()).decode()}"
     yield folder
     os.environ.clear()
     os.environ.update(before)
@@ -149,6 +153,8 @@ def test_a_key_that_somebody_was_careless_with_is_kept_and_told_nowhere(
     said = put_keys_everywhere(home, tmp_path)
     ((number,),) = query(home, "SELECT id FROM batches WHERE batch_name = 'innocent'", database="doc_eval")
     until(lambda: list((home / "reports").glob(f"batch-{number:06d}-*.html")))
+    not_told = "SELECT 1 FROM webhook_deliveries WHERE last_failure IS NOT NULL"
+    until(lambda: query(home, not_told, database="doc_eval"))
     said += told(home)
     places = dict(kept(home))
     assert len(places) > 100

@@ -1,6 +1,6 @@
 """What Dagster is given: the inventory is pinned, and its parts work on a real instance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,9 @@ import pytest
 
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.reporting import WrittenReport, write_report
+from doceval_pipeline.defs import reporting
+from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
 
@@ -25,6 +28,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "queue_rows": "staging",
         "llm_responses": "external_llm",
         "completion_report": "reporting",
+        "leaderboard": "reporting",
         "audit": "upkeep",
     }
     assert {key.name for key in graph.asset_check_keys} == {
@@ -32,6 +36,8 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "queue_is_complete",
         "rows_have_documents",
         "responses_keep_coming",
+        "score_drift",
+        "results_are_sound",
         "every_invariant_holds",
     }
     assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
@@ -43,6 +49,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "resume_batch",
         "cancel_batch",
         "archive_batch",
+        "refresh_leaderboard",
         "audit_databases",
         "retention",
     }
@@ -51,6 +58,8 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "response_status",
         "stalled_work",
         "staging_failure",
+        "fresh_leaderboard",
+        "completion_webhook",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
         "stage_saved_batches",
@@ -59,11 +68,17 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
     }
 
 
-def test_sensors_are_on_by_default_and_tick_every_five_seconds() -> None:
+def test_sensors_tick_every_five_seconds_and_are_on_by_default_but_for_the_one_that_needs_a_receiver() -> (
+    None
+):
     repository = definitions.get_repository_def()
-    for sensor in repository.sensor_defs:
-        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-        assert sensor.minimum_interval_seconds == (30 if sensor.name == "stalled_work" else 5)
+    intervals = {sensor.name: sensor.minimum_interval_seconds for sensor in repository.sensor_defs}
+    assert {name: seconds for name, seconds in intervals.items() if seconds != 5} == {
+        "stalled_work": 30,
+        "fresh_leaderboard": 120,
+    }
+    off = {s.name for s in repository.sensor_defs if s.default_status is dg.DefaultSensorStatus.STOPPED}
+    assert off == {"completion_webhook"}
 
 
 def test_schedules_are_on_but_for_the_one_that_may_begin_work_that_costs_money() -> None:
@@ -167,6 +182,34 @@ def test_the_report_is_materialized_with_stable_numbers(
     assert path.name.startswith(batch.key)
     assert "<script>" not in path.read_text()
     assert batch.doc_eval("SELECT result_digest = reported_digest FROM batches WHERE id = :id") == [(True,)]
+
+
+def test_a_report_knows_the_runs_that_staged_its_batch_and_is_the_same_when_written_again(
+    batch_of: BatchOf, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def write(databases: Databases, batch_id: int, provenance: Provenance) -> WrittenReport:
+        told.append(provenance)
+        return write_report(databases, batch_id, provenance)
+
+    monkeypatch.setattr(reporting, "write_report", write)
+    batch = batch_of(documents=1, connections=1, prompts=1)
+    run(instance, "stage_batch", batch.key)
+    staged = run(instance, "stage_batch", batch.key)
+    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 0")
+    look(batch.databases)
+    written = Path(str(metadata_of(run(instance, "report_batch", batch.key))["report"].value))
+    content = written.read_bytes()
+    run(instance, "report_batch", batch.key)
+    assert written.read_bytes() == content
+    assets = ("batch_config_snapshot", "document_assignment", "encoded_documents", "queue_rows")
+    assert told == [Provenance(tuple((asset, staged.run_id) for asset in assets))] * 2
+
+
+def metadata_of(result: dg.ExecuteInProcessResult) -> Mapping[str, dg.MetadataValue]:
+    (event,) = result.get_asset_materialization_events()
+    return event.materialization.metadata
 
 
 def test_a_sensor_that_asks_twice_for_the_report_of_a_result_gets_it_once_and_a_person_whenever_they_ask(

@@ -7,7 +7,7 @@ DECLARE
     ours    constant text[] := ARRAY[
         'llm_providers', 'models', 'connections', 'prompts', 'folders', 'batches', 'batch_folders',
         'batch_connections', 'batch_prompts', 'documents', 'batch_documents', 'batch_progress',
-        'connection_history', 'doceval_doc_eval_version'];
+        'connection_history', 'webhook_deliveries', 'doceval_doc_eval_version'];
     name    text;
 BEGIN
     -- Whoever may connect can take advisory locks, and with them keep batches from being staged. In a

@@ -23,7 +23,7 @@ BEGIN
                  'forget_time', 'response_outcome',
                  'count_updated_responses', 'count_deleted_responses', 'count_truncated_responses',
                  'count_later_attempt', 'lock_response_counts', 'fold_response_counts',
-                 'recount_responses')
+                 'recount_responses', 'is_json')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', f.signature, granted);
         EXECUTE format('ALTER FUNCTION %s OWNER TO doceval_owner', f.signature);
@@ -54,7 +54,7 @@ GRANT UPDATE (requeue_as) ON batch_configs TO doceval_stager;
 GRANT SELECT ON llm_responses_queue_clock TO doceval_stager, doceval_reader;
 GRANT EXECUTE ON FUNCTION tidy_queue, expire_leases, back_of_queue, fold_response_counts, recount_responses
     TO doceval_stager;
-GRANT EXECUTE ON FUNCTION response_outcome TO doceval_stager, doceval_reader;
+GRANT EXECUTE ON FUNCTION response_outcome, is_json TO doceval_stager, doceval_reader;
 
 GRANT SELECT ON docs, batch_configs TO doceval_worker;
 GRANT EXECUTE ON FUNCTION claim_responses, heartbeat_response, complete_response, fail_response

@@ -1,0 +1,63 @@
+"""The leaderboard over all completed batches as an asset, and what makes it fresh."""
+
+import dagster as dg
+
+from doceval_pipeline.batches.databases import database_errors
+from doceval_pipeline.batches.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
+from doceval_pipeline.defs.reporting import completion_report
+from doceval_pipeline.defs.resources import DocEval, one_line_failures
+from doceval_pipeline.reports.leaderboard import draw_leaderboard, leaderboard_numbers, render_leaderboard
+
+# However many batches complete meanwhile, there is one run for all of them.
+SECONDS_BETWEEN_LOOKS = 120
+UNDER_WAY = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+RETRIES = {"dagster/max_retries": "3"}
+
+
+@dg.asset(group_name="reporting", kinds={"postgres"}, deps=[completion_report])
+def leaderboard(doc_eval: DocEval) -> dg.MaterializeResult[None]:
+    """How each connection did with each prompt, over all batches that are completed and reported."""
+    with one_line_failures():
+        board = gather_leaderboard(doc_eval.open())
+    return dg.MaterializeResult(
+        metadata={
+            "leaderboard": dg.MetadataValue.md(render_leaderboard(board)),
+            "plot": dg.MetadataValue.md(draw_leaderboard(board)),
+            **leaderboard_numbers(board),
+        },
+        data_version=dg.DataVersion(board.digest),
+    )
+
+
+refresh_leaderboard = dg.define_asset_job(
+    "refresh_leaderboard",
+    selection=dg.AssetSelection.assets(leaderboard),
+    description="Add up all completed batches anew.",
+)
+
+
+@dg.sensor(
+    job=refresh_leaderboard,
+    minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def fresh_leaderboard(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
+    """Ask for a new leaderboard where reports were written since the last one; for one at a time.
+
+    Results without a report are not in it, so that it never runs instead of one.
+    """
+    with database_errors(), doc_eval.open().doc_eval.connect() as connection:
+        digest = leaderboard_digest(connection)
+    if digest == (context.cursor or NOTHING):
+        return dg.SensorResult(skip_reason="nothing was reported since the last one")
+    filters = dg.RunsFilter(job_name=refresh_leaderboard.name, statuses=list(UNDER_WAY))
+    if context.instance.get_runs_count(filters):
+        return dg.SensorResult(skip_reason="one is being made")
+    # No run key: what was the case once, and is so again after a restore, is asked for again.
+    return dg.SensorResult(run_requests=[dg.RunRequest(tags=RETRIES)], cursor=digest)

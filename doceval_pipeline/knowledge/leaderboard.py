@@ -1,0 +1,88 @@
+"""Adds up the current results of many batches, by connection and prompt. Changes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from doceval_pipeline.knowledge.status_words import SIMULATED_SQL, Outcome, words_in_sql
+
+_SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
+_FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
+# Scores of the same document are not independent, so that each document's are added up first; how far its
+# sum is from what the mean would give is what the interval is made of. Added up as numeric, whose sum does
+# not depend on the order of the rows. PostgreSQL keeps what is too much for its memory on the disk.
+_ADD_UP = text(f"""
+    WITH results AS NOT MATERIALIZED (
+        SELECT connection_id, prompt_id, batch_id, document_id, {_SUCCEEDED} AS succeeded,
+               {_FAILED} AS failed, {SIMULATED_SQL} AS simulated,
+               CASE WHEN {_SUCCEEDED} THEN overall_score END AS score, input_tokens, output_tokens,
+               coalesce(time_taken_seconds, response_time_ms / 1000.0) AS seconds
+        FROM current_llm_responses WHERE batch_id = ANY(:batch_ids)),
+    of_documents AS MATERIALIZED (
+        SELECT connection_id, prompt_id, document_id, count(*) AS cells,
+               count(*) FILTER (WHERE succeeded) AS succeeded, count(*) FILTER (WHERE failed) AS failed,
+               count(*) FILTER (WHERE simulated) AS simulated,
+               count(score) AS scored, sum(score::numeric) AS scores,
+               count(input_tokens) AS input_cells, sum(input_tokens) AS input_tokens,
+               count(output_tokens) AS output_cells, sum(output_tokens) AS output_tokens
+        FROM results GROUP BY 1, 2, 3),
+    of_columns AS (
+        SELECT connection_id, prompt_id, count(*) AS documents, sum(cells) AS cells,
+               sum(succeeded) AS succeeded, sum(failed) AS failed, sum(simulated) AS simulated,
+               sum(scored) AS scored, sum(scores) / nullif(sum(scored), 0) AS mean,
+               count(*) FILTER (WHERE scored > 0) AS scored_documents,
+               sum(input_cells) AS input_cells, sum(input_tokens) AS input_tokens,
+               sum(output_cells) AS output_cells, sum(output_tokens) AS output_tokens
+        FROM of_documents GROUP BY 1, 2),
+    spreads AS (
+        SELECT connection_id, prompt_id, sum(distance * distance) AS spread
+        FROM of_documents d JOIN of_columns c USING (connection_id, prompt_id)
+        CROSS JOIN LATERAL round(d.scores - c.mean * d.scored, 9) AS distance
+        GROUP BY 1, 2),
+    paces AS (
+        SELECT connection_id, prompt_id, count(DISTINCT batch_id) AS batches, count(seconds) AS timed,
+               percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS seconds
+        FROM results GROUP BY 1, 2)
+    SELECT connection_id, prompt_id, batches, documents, cells::bigint, succeeded::bigint, failed::bigint,
+           simulated::bigint, scored::bigint, scored_documents, mean::float8, spread::float8,
+           input_cells::bigint, input_tokens::bigint, output_cells::bigint, output_tokens::bigint,
+           timed, seconds
+    FROM of_columns JOIN paces USING (connection_id, prompt_id)
+    LEFT JOIN spreads USING (connection_id, prompt_id)
+    ORDER BY connection_id, prompt_id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnResults:
+    """What the current results of a connection and a prompt add up to, over all batches that were asked for.
+
+    Scores, from 0 to 100, are those of succeeded cells, of `scored_documents`. `spread` is what
+    `statistics.estimate_of_sums` makes an interval of. Tokens stand after the number of cells that report
+    them; seconds are the processor's, over `timed` cells.
+    """
+
+    connection_id: int
+    prompt_id: int
+    batches: int
+    documents: int
+    cells: int
+    succeeded: int
+    failed: int
+    simulated: int
+    scored: int
+    scored_documents: int
+    mean: float | None
+    spread: float | None
+    input_cells: int
+    input_tokens: int | None
+    output_cells: int
+    output_tokens: int | None
+    timed: int
+    median_seconds: float | None
+
+
+def add_up_columns(connection: Connection, batch_ids: Sequence[int]) -> list[ColumnResults]:
+    """Add up the results of some batches, each connection and prompt in a row."""
+    return [ColumnResults(*row) for row in connection.execute(_ADD_UP, {"batch_ids": list(batch_ids)})]

@@ -1,0 +1,159 @@
+"""All completed batches together: how each connection did with each prompt, as Dagster's UI shows it.
+
+As in `markdown`, nothing that others wrote gets in except names, as plain text.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from doceval_pipeline.reports.numbers import amount, duration, score_text
+from doceval_pipeline.reports.untrusted import markdown_name
+from doceval_pipeline.statistics import Estimate
+
+ROWS_SHOWN = 50
+# More do not fit into the thousand characters that Dagster draws.
+ROWS_DRAWN = 20
+_LINE, _MEAN, _TEXT = "#2a78b5", "#d1602a", "#808890"
+_PLOT_WIDTH, _ROW_HEIGHT = 300, 9
+_COMPARABLE = (
+    "Mean scores over all completed batches. **Rows need not be of the same documents**, so that their "
+    "order says little where the intervals overlap or the documents differ; no tie is marked here. "
+    "The report of a batch and `doceval compare` compare over the same documents. A connection or a prompt "
+    "that was edited between batches is one row."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderboardRow:
+    """What came back from a connection for a prompt; None where nobody reported anything.
+
+    `scores` counts the scored among `cells`. Seconds are the processor's.
+    """
+
+    connection: str
+    prompt: str
+    batches: int
+    documents: int
+    cells: int
+    succeeded: int
+    failed: int
+    simulated: int
+    scores: Estimate | None
+    input_tokens: int | None
+    output_tokens: int | None
+    median_seconds: float | None
+
+    @property
+    def failed_share(self) -> float:
+        """The share of failed cells, from 0 to 1."""
+        return self.failed / self.cells if self.cells else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """Rows in the order of their mean score, those without any last.
+
+    `batches` are in it, `batches_left_out` are not: open, cancelled or archived. `digest` is the same for
+    the same results.
+    """
+
+    rows: Sequence[LeaderboardRow]
+    batches: int
+    batches_left_out: int
+    digest: str
+
+
+def render_leaderboard(board: Leaderboard) -> str:
+    """The leaderboard as a table in markdown."""
+    left_out = f"; {amount(board.batches_left_out)} left out: open, cancelled or archived"
+    lines = [f"**{_counted(board.batches, 'batch', 'batches')}**{left_out}.", "", _COMPARABLE, ""]
+    if not board.rows:
+        return "\n".join([*lines, "No batch is completed yet."]) + "\n"
+    simulated = sum(row.simulated for row in board.rows)
+    if simulated:
+        lines += [f"**Simulated results: no LLM was called** for {_counted(simulated, 'cell', 'cells')}.", ""]
+    lines += [
+        "| | connection | prompt | mean score | 95 % interval | scored | documents | batches | failed "
+        "| input tokens | output tokens | median time |",
+        "|---:|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [_row(place, row) for place, row in enumerate(board.rows[:ROWS_SHOWN], start=1)]
+    if len(board.rows) > ROWS_SHOWN:
+        lines += ["", f"{amount(len(board.rows) - ROWS_SHOWN)} more rows are not shown."]
+    return "\n".join(lines) + "\n"
+
+
+def draw_leaderboard(board: Leaderboard) -> str:
+    """Mean and interval of the first rows on one axis from 0 to 100, as one small image.
+
+    Drawn from numbers alone, in under 1,000 characters.
+    """
+    scored = [row.scores for row in board.rows if row.scores is not None][:ROWS_DRAWN]
+    step, bottom = _PLOT_WIDTH / 100, len(scored) * _ROW_HEIGHT + 4
+    lines, dots = [], []
+    for place, scores in enumerate(scored):
+        middle, mean = place * _ROW_HEIGHT + 4, round(scores.mean * step)
+        if scores.low is not None and scores.high is not None:
+            low, high = round(scores.low * step), round(scores.high * step)
+            lines.append(f"M{low} {middle}H{high}")
+        dots.append(f"M{mean - 2} {middle}h4")
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_PLOT_WIDTH}" height="{bottom + 14}">'
+        f'<path stroke="{_LINE}" d="{"".join(lines)}"/>'
+        f'<path stroke="{_MEAN}" stroke-width="5" d="{"".join(dots)}"/>'
+        f'<text y="{bottom + 11}" font-size="10" fill="{_TEXT}">0 to 100, n {_sizes(scored)}</text></svg>'
+    )
+    return f"![mean scores](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def leaderboard_numbers(board: Leaderboard) -> dict[str, int | float]:
+    """Numbers under stable names, which Dagster plots over time; what nobody reported is absent."""
+    scored = sum(row.scores.n for row in board.rows if row.scores is not None)
+    numbers: dict[str, int | float] = {
+        "batches": board.batches,
+        "batches_left_out": board.batches_left_out,
+        "rows": len(board.rows),
+        "cells": sum(row.cells for row in board.rows),
+        "cells_succeeded": sum(row.succeeded for row in board.rows),
+        "cells_failed": sum(row.failed for row in board.rows),
+        "cells_scored": scored,
+        "cells_simulated": sum(row.simulated for row in board.rows),
+    }
+    if scored:
+        total = sum(row.scores.mean * row.scores.n for row in board.rows if row.scores is not None)
+        numbers["mean_score"] = total / scored
+    return numbers
+
+
+def _row(place: int, row: LeaderboardRow) -> str:
+    scores = row.scores
+    interval = "–"
+    if scores is not None and scores.low is not None and scores.high is not None:
+        interval = f"{score_text(scores.low)} to {score_text(scores.high)}"
+    values = (
+        str(place),
+        markdown_name(row.connection),
+        markdown_name(row.prompt),
+        "–" if scores is None else score_text(scores.mean),
+        interval,
+        f"{amount(0 if scores is None else scores.n)} of {amount(row.cells)}",
+        amount(row.documents),
+        amount(row.batches),
+        f"{amount(row.failed)} ({row.failed_share:.1%})",
+        "–" if row.input_tokens is None else amount(row.input_tokens),
+        "–" if row.output_tokens is None else amount(row.output_tokens),
+        "–" if row.median_seconds is None else duration(row.median_seconds),
+    )
+    return f"| {' | '.join(values)} |"
+
+
+def _sizes(scored: Sequence[Estimate]) -> str:
+    if not scored:
+        return "0"
+    least, most = min(scores.n for scores in scored), max(scores.n for scores in scored)
+    return amount(least) if least == most else f"{amount(least)} to {amount(most)}"
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"1 {one}" if number == 1 else f"{number:,} {many}"
