@@ -208,9 +208,8 @@ def _inert(value: Any) -> Any:
 @cache
 def _policy(environment: Environment, style: str, script: str | None = None) -> str:
     """Nothing runs or is loaded but the page's own style sheet and script, known by their digests."""
-    allowed = [f"style-src '{_digest(environment.get_template(style).render())}'"]
-    if script is not None:
-        allowed.append(f"script-src '{_digest(environment.get_template(script).render())}'")
+    allowed = [] if script is None else [f"script-src '{_digest(environment.get_template(script).render())}'"]
+    allowed.append(f"style-src '{_digest(environment.get_template(style).render())}'")
     return "; ".join(["default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"])
 
 

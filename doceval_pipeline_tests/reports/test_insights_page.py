@@ -62,13 +62,13 @@ def test_the_verdict_names_the_leader_and_how_many_are_tied() -> None:
     assert "Highest mean score: model-1 · prompt-1 with 80 (95 % interval 78 to 82, n = 9)." in text
     assert "1 other is tied with it: the data do not tell the two apart." in text
     assert text.index("Highest mean score") < text.index("Documents")
-    assert "tied −1 −2 to 0 p = 0.40, n = 8" in text
+    assert "tied −1 −2 to 0 p = 0.4, n = 8" in text
 
 
 def test_a_leader_whom_nobody_is_tied_with_is_told_as_such() -> None:
     text = said_of(leaderboard=[standing(1, 80.0), standing(2, 60.0, behind=behind(-20.0, 0.0001))])
     assert "No other is tied with it." in text
-    assert "−20 −21 to −19 p under 0.001, n = 8" in text
+    assert "−20 −21 to −19 p < 0.001, n = 8" in text
 
 
 def test_one_column_alone_leads_nobody() -> None:
