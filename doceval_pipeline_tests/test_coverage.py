@@ -82,7 +82,9 @@ def test_an_interval_of_a_difference_holds_about_as_often_as_it_says(name: str, 
 @pytest.mark.parametrize("name", MEASURED)
 @pytest.mark.parametrize("n", [10, 30, 100, 400, 2_000])
 def test_an_interval_of_a_difference_holds_as_often_as_the_documentation_says(name: str, n: int) -> None:
-    assert covered(name, n, LONG) == pytest.approx(MEASURED[name][n] / 100, abs=0.02)
+    # Four hundred are resampled, which takes a minute for a thousand times.
+    times, near = (300, 0.035) if n == 400 else (LONG, 0.02)
+    assert covered(name, n, times) == pytest.approx(MEASURED[name][n] / 100, abs=near)
 
 
 @pytest.mark.parametrize("name", MEASURED)
