@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo up test test-browser test-slow test-faults bench check format lock clean
+.PHONY: help setup demo up test test-browser screenshots test-slow test-faults bench check format lock clean
 
 help:  ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: $(STAMP)  ## the tests, on a real PostgreSQL and a real Dagster instance
 
 test-browser: $(STAMP)  ## the tests that drive Dagster's pages and the report in Chromium
 	@$(BIN)/pytest -m browser
+
+screenshots: $(STAMP)  ## take the pictures of the report in docs/images anew
+	@$(BIN)/python -m doceval_pipeline_tests.browser.screenshots
 
 test-slow: $(STAMP)  ## the tests that guard data over many repetitions
 	@$(BIN)/pytest -m slow

@@ -14,6 +14,7 @@ DocEvalError
 ├── StagingError               staging cannot go on; the batch becomes FAILED_STAGING
 ├── ReportError                a report that cannot be written
 ├── ComparisonError            two sides that have nothing in common to compare
+├── ExportError                an export that cannot be written
 └── ArchiveError               an archive that cannot be written, read or restored
 """
 
@@ -65,6 +66,10 @@ class ReportError(DocEvalError):
 
 class ComparisonError(DocEvalError):
     """Two sides cannot be compared: nothing is shared, or they are the same."""
+
+
+class ExportError(DocEvalError):
+    """An export that cannot be written; names the file."""
 
 
 class ArchiveError(DocEvalError):

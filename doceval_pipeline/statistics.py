@@ -6,14 +6,14 @@ told in docs/statistics.md. The order of values never matters, and the same valu
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-CONFIDENCE = 0.95
+from doceval_pipeline.findings import CONFIDENCE, Difference, Estimate
+
 POWER = 0.8
-SIGNIFICANT = 0.05
 _TAIL = (1 - CONFIDENCE) / 2
 # Fewer pairs say too little of their shape; more have Student's interval, for millions of draws less. What
 # either holds is measured in doceval_pipeline_tests/test_coverage.py.
@@ -28,40 +28,6 @@ _DECIMALS = 9
 _EXTREME = 100.0
 
 Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean of `n` values with its interval, which one value or equal values do not have."""
-
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The mean of paired differences, second minus first, over the `n` documents that both scored.
-
-    `low` and `high` are its interval, None where all differences are equal, which says nothing of their
-    spread. `p` is of a signed-rank test on the pairs; of `corrected` differences it allows for all
-    comparisons that were made. `detectable` is the smallest true difference that as many pairs would show
-    with 80 % power. All of these are None of a single pair.
-    """
-
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
-    detectable: float | None
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether the data tell the two apart: the interval leaves out 0, and the test agrees."""
-        beyond = self.low is None or self.high is None or self.low > 0 or self.high < 0
-        return self.p is not None and self.p < SIGNIFICANT and beyond
 
 
 def estimate(values: ArrayLike) -> Estimate | None:
@@ -120,13 +86,15 @@ def estimate_of_sums(n: int, mean: float, clusters: int, spread: float) -> Estim
     return Estimate(n, mean, max(0.0, mean - half), min(_EXTREME, mean + half))
 
 
-def difference(first: ArrayLike, second: ArrayLike) -> Difference | None:
+def difference(first: ArrayLike, second: ArrayLike, resample: bool = True) -> Difference | None:
     """How much more the second of each pair scores than the first; None of no pair.
 
     Parameters
     ----------
     first, second
         Scores of the same documents in the same order, none of them NaN.
+    resample
+        Whether the interval may be a bootstrap's, which takes up to a hundred times as long as Student's.
 
     Returns
     -------
@@ -139,9 +107,9 @@ def difference(first: ArrayLike, second: ArrayLike) -> Difference | None:
     # Either way round the same pairs are looked at, so that a comparison turned round is the same, turned.
     apart = np.flatnonzero(pairs != turned)
     if apart.size and pairs[apart[0]] < turned[apart[0]]:
-        found = _difference(turned)
+        found = _difference(turned, resample)
         return None if found is None else _turned(found)
-    return _difference(pairs)
+    return _difference(pairs, resample)
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
@@ -164,7 +132,7 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
     return float(spearmanr(one, other).statistic)
 
 
-def _difference(pairs: Values) -> Difference | None:
+def _difference(pairs: Values, resample: bool) -> Difference | None:
     """Of sorted differences."""
     n = pairs.size
     if n == 0:
@@ -175,7 +143,7 @@ def _difference(pairs: Values) -> Difference | None:
     p = _signed_rank_p(pairs)
     if pairs[0] == pairs[-1]:
         return Difference(n, mean, None, None, p, None)
-    low, high = _interval(pairs, mean)
+    low, high = _interval(pairs, mean, resample)
     return Difference(n, mean, low, high, p, _detectable(pairs))
 
 
@@ -186,7 +154,7 @@ def _turned(found: Difference) -> Difference:
     return replace(found, mean=0.0 - found.mean, low=low, high=high)
 
 
-def _interval(pairs: Values, mean: float) -> tuple[float, float]:
+def _interval(pairs: Values, mean: float, resample: bool) -> tuple[float, float]:
     """Of the mean of differences that are not all equal: Student's, and where it reaches further Efron's.
 
     Student's is short on the side to which few differences are far off, and the bootstrap is short on both
@@ -194,7 +162,7 @@ def _interval(pairs: Values, mean: float) -> tuple[float, float]:
     """
     half = _quantile(1 - _TAIL, pairs.size - 1) * float(np.std(pairs, ddof=1)) / math.sqrt(pairs.size)
     low, high = max(-_EXTREME, mean - half), min(_EXTREME, mean + half)
-    if BOOTSTRAP_FROM <= pairs.size <= BOOTSTRAP_TO:
+    if resample and BOOTSTRAP_FROM <= pairs.size <= BOOTSTRAP_TO:
         resampled = _bootstrap(pairs)
         # fmin and fmax, because nothing is resampled from where hardly anything differs.
         return float(np.fmin(low, resampled[0])), float(np.fmax(high, resampled[1]))
@@ -223,17 +191,18 @@ def _signed_rank_p(pairs: Values) -> float:
     Pairs without a difference are ranked with the rest and then left out (Pratt): they say that nothing
     moved, and what did move ranks above them.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata, wilcoxon
 
     moved = pairs != 0
     if not moved.any():
         return 1.0
-    ranks = rankdata(np.abs(pairs))[moved]
-    p = _exact_p if ranks.size <= EXACT_TO else _normal_p
-    return min(1.0, p(ranks, ranks[pairs[moved] > 0].sum(), pairs.size - ranks.size))
+    if np.count_nonzero(moved) <= EXACT_TO:
+        ranks = rankdata(np.abs(pairs))[moved]
+        return _exact_p(ranks, pairs[moved] > 0, pairs.size - ranks.size)
+    return float(wilcoxon(pairs, zero_method="pratt", method="asymptotic").pvalue)
 
 
-def _exact_p(ranks: Values, positive: float, zeros: int) -> float:
+def _exact_p(ranks: Values, positive: NDArray[np.bool_], zeros: int) -> float:
     """How many of the 2^m ways to give signs to m ranks are as unequal as this one, as a share of all.
 
     scipy counts them only without ties and zeros, which scores are full of. `zeros` pairs rank below all:
@@ -246,26 +215,8 @@ def _exact_p(ranks: Values, positive: float, zeros: int) -> float:
         ways[1:, rank:] += ways[:-1, : ways.shape[1] - rank].copy()
     signs, sums = np.ogrid[: ways.shape[0], : ways.shape[1]]
     unequal = np.abs(2 * (2 * zeros * signs + sums) - 2 * ranks.sum())
-    return float(ways[unequal >= abs(4 * positive - 2 * ranks.sum())].sum() / 2.0**ranks.size)
-
-
-def _normal_p(ranks: Values, positive: float, _zeros: int) -> float:
-    """The same, where the sum of some of the ranks is taken as normal once it is known how many they are.
-
-    That number is not: many zeros rank below, and the sum jumps by as much with each sign. Taken as normal
-    all in all, as is usual, equal sides would be told apart in 7 of 100 cases.
-    """
-    from scipy.stats import binom, norm
-
-    m = ranks.size
-    signs = np.arange(m + 1)
-    expected = signs * ranks.mean()
-    spread = np.sqrt(signs * (m - signs) / (m - 1) * ranks.var())
-    half = ranks.sum() / 2
-    # Sums go by halves; a quarter makes those count that are just as unequal.
-    unequal = abs(positive - half) - 0.25
-    tails = sum(norm.sf((unequal - side * (expected - half)) / np.maximum(spread, 1e-9)) for side in (1, -1))
-    return float((binom.pmf(signs, m, 0.5) * tails).sum())
+    observed = abs(4 * ranks[positive].sum() - 2 * ranks.sum())
+    return min(1.0, float(ways[unequal >= observed].sum() / 2.0**ranks.size))
 
 
 def _detectable(pairs: Values) -> float | None:

@@ -105,7 +105,7 @@ def test_many_pairs_have_the_same_interval_by_bootstrap_and_by_t(
 def test_equal_models_are_told_apart_as_seldom_as_promised(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of the pairs differ: by the exact test, and by the normal distribution."""
     monkeypatch.setattr(statistics, "BOOTSTRAP_TO", 0)  # of no concern here, and slow
-    random, times, wrong = np.random.default_rng(n), 1_000, 0
+    random, times, wrong = np.random.default_rng(n + 1), 1_000, 0
     for _ in range(times):
         moves = np.where(random.random(n) < 0.75, 0, 5 * random.integers(-3, 4, n))
         found = difference(np.full(n, 50), 50 + moves)

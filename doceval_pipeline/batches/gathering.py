@@ -1,27 +1,35 @@
 """Gathers what the report of a batch says from both databases, no more of it than a page shows."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from typing import Any
 
-from sqlalchemy import Connection
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Row
 
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.insights import gather_insights
+from doceval_pipeline.batches.names import Names
 from doceval_pipeline.doc_eval import shown_files
 from doceval_pipeline.doc_eval.batch_documents import count_documents, stored_ids
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
-from doceval_pipeline.doc_eval.shown_files import EvaluatedFile, FileName
+from doceval_pipeline.doc_eval.shown_files import EvaluatedFile
 from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import results
 from doceval_pipeline.knowledge.responses import digest
+from doceval_pipeline.knowledge.scores import Scores, read_scores
+from doceval_pipeline.reports.analysis import median_score
 from doceval_pipeline.reports.html import (
     CHANGES_SHOWN,
     GROUPS_SHOWN,
     KNOWN_PROCESSOR_LIMIT_BYTES,
     NAMES_SHOWN,
 )
-from doceval_pipeline.reports.insights import NOTHING
+from doceval_pipeline.reports.insights import NOTHING, Provenance
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
 from doceval_pipeline.reports.model import (
     CellChange,
@@ -37,31 +45,18 @@ from doceval_pipeline.reports.model import (
     Total,
 )
 
-INPUT_VERSION = 3
+INPUT_VERSION = 4
+# Of messages and responses together, so that a page of many long ones stays small; as UTF-8.
+DETAILS_BYTES = 800_000
 
 
-class _Names:
-    """How files and documents are called: with their folder where the batch has several."""
-
-    def __init__(self, folders: Sequence[str], firsts: Mapping[int, FileName]) -> None:
-        self._with_folder = len(folders) > 1
-        self._firsts = firsts
-
-    def of_file(self, file: FileName) -> str:
-        return f"{file.folder.rstrip('/')}/{file.path}" if self._with_folder else file.path
-
-    def of_document(self, document_id: int) -> str:
-        """The name of its first file; its number where the batch has no such file."""
-        file = self._firsts.get(document_id)
-        return f"document {document_id}" if file is None else self.of_file(file)
-
-    def twin(self, file: FileName, document_id: int | None) -> str | None:
-        first = None if document_id is None else self._firsts.get(document_id)
-        return None if first is None or first == file else self.of_file(first)
-
-
-def gather(databases: Databases, batch_id: int) -> ReportInput:
+def gather(databases: Databases, batch_id: int, provenance: Provenance = NOTHING.provenance) -> ReportInput:
     """All that the report of a batch is made from, as it is now.
+
+    Parameters
+    ----------
+    provenance
+        Which runs made what the batch consists of; neither database knows of them.
 
     Raises
     ------
@@ -78,11 +73,14 @@ def gather(databases: Databases, batch_id: int) -> ReportInput:
             raise BatchStateError(
                 f"{partition_key(batch_id)} has nothing to report, it is {batch.status.value}: stage it first"
             )
-        data = _gather(doc_eval, knowledge, batch, sealed)
+        stored, names = stored_ids(doc_eval, batch_id), Names(doc_eval, batch_id)
+        scores = read_scores(knowledge, batch_id)
+        data = _gather(doc_eval, knowledge, batch, sealed, stored, names, scores)
+        found = gather_insights(doc_eval, knowledge, data, stored, names, scores, provenance)
     with databases.doc_eval.connect() as doc_eval:
         # Not archived now means that the rows were all there when they were read.
         batch_by_id(doc_eval, batch_id).require_rows()
-    return data
+    return replace(data, insights=found)
 
 
 @dataclass(frozen=True)
@@ -99,24 +97,28 @@ class _Shown:
         return [*dict.fromkeys(stored), *self.unlisted]
 
 
-def _gather(doc_eval: Connection, knowledge: Connection, batch: BatchRecord, sealed: Snapshot) -> ReportInput:
-    total, by_column = _sums(knowledge, batch.id)
+def _gather(
+    doc_eval: Connection,
+    knowledge: Connection,
+    batch: BatchRecord,
+    sealed: Snapshot,
+    stored: Sequence[int],
+    names: Names,
+    scores: Scores,
+) -> ReportInput:
+    total, by_column = _sums(knowledge, batch.id, scores)
     columns = _columns(sealed)
     files = count_documents(doc_eval, [batch.id])[batch.id]
     limit = rows_shown(len(by_column.keys() | {(c.connection_id, c.prompt_id) for c in columns}))
-    shown = _shown(doc_eval, knowledge, batch.id, files.assigned + files.staged, limit)
+    shown = _shown(doc_eval, knowledge, batch.id, stored, files.assigned + files.staged, limit)
     failures, messages = results.group_failures(
         knowledge, batch.id, GROUPS_SHOWN, NAMES_SHOWN, KNOWN_PROCESSOR_LIMIT_BYTES
     )
     changes = results.read_changes(knowledge, batch.id, CHANGES_SHOWN) if total.reprocessed else []
     documents = shown.documents
-    named = {
-        *documents,
-        *(c.document_id for c in changes),
-        *(id_ for group in failures for id_ in group.some),
-    }
-    folders = shown_files.folders(doc_eval, batch.id)
-    names = _Names(folders, shown_files.first_names(doc_eval, batch.id, sorted(named)))
+    names.know(documents)
+    names.know(change.document_id for change in changes)
+    names.know(id_ for group in failures for id_ in group.some)
     return ReportInput(
         version=INPUT_VERSION,
         partition_key=batch.key,
@@ -135,7 +137,7 @@ def _gather(doc_eval: Connection, knowledge: Connection, batch: BatchRecord, sea
             "REJECTED": files.rejected,
         },
         contents=files.distinct,
-        folders=folders,
+        folders=names.folders,
         not_evaluated=_not_evaluated(doc_eval, batch.id, names),
         columns=columns,
         total=total,
@@ -154,9 +156,15 @@ def _gather(doc_eval: Connection, knowledge: Connection, batch: BatchRecord, sea
     )
 
 
-def _shown(doc_eval: Connection, knowledge: Connection, batch_id: int, files: int, limit: int) -> _Shown:
+def _shown(
+    doc_eval: Connection,
+    knowledge: Connection,
+    batch_id: int,
+    stored: Sequence[int],
+    files: int,
+    limit: int,
+) -> _Shown:
     """Choose what the matrix shows; where that is not all, documents with failures come first."""
-    stored = stored_ids(doc_eval, batch_id)
     unlisted, more = results.unlisted_documents(knowledge, batch_id, stored, limit)
     # Some of them may have no file.
     first = results.urgent_documents(knowledge, batch_id, limit + more) if files > limit else []
@@ -164,7 +172,7 @@ def _shown(doc_eval: Connection, knowledge: Connection, batch_id: int, files: in
     return _Shown(evaluated, unlisted[: limit - len(evaluated)], files + more)
 
 
-def _rows(shown: _Shown, names: _Names) -> list[ReportRow]:
+def _rows(shown: _Shown, names: Names) -> list[ReportRow]:
     rows = [
         ReportRow(names.of_file(f.name), f.stored_as, f.state, f.size, names.twin(f.name, f.stored_as))
         for f in shown.files
@@ -180,21 +188,23 @@ def _columns(sealed: Snapshot) -> list[ReportColumn]:
     ]
 
 
-def _sums(knowledge: Connection, batch_id: int) -> tuple[Sums, dict[tuple[int, int], Sums]]:
+def _sums(knowledge: Connection, batch_id: int, scores: Scores) -> tuple[Sums, dict[tuple[int, int], Sums]]:
     """What all results add up to, and those of each column."""
     found = results.add_up(knowledge, batch_id)
-    total = next(_summed(sums) for sums in found if sums.connection_id is None)
+    tables = {column: scores.values[:, place] for place, column in enumerate(scores.columns)}
+    total = next(_summed(sums, scores.values) for sums in found if sums.connection_id is None)
     return total, {
-        (sums.connection_id, sums.prompt_id): _summed(sums)
+        column: _summed(sums, tables[column])
         for sums in found
         if sums.connection_id is not None and sums.prompt_id is not None
+        for column in ((sums.connection_id, sums.prompt_id),)
     }
 
 
-def _summed(sums: results.ResultSums) -> Sums:
+def _summed(sums: results.ResultSums, scores: NDArray[np.float64]) -> Sums:
     return Sums(
         outcomes=sums.outcomes,
-        scores=_scores(sums),
+        scores=_scores(sums, median_score(scores)),
         input_tokens=_total(sums.input_tokens),
         output_tokens=_total(sums.output_tokens),
         seconds=_total(sums.seconds),
@@ -203,18 +213,18 @@ def _summed(sums: results.ResultSums) -> Sums:
     )
 
 
-def _scores(sums: results.ResultSums) -> ScoreFigures | None:
-    if sums.score_range is None or sums.median_score is None:
+def _scores(sums: results.ResultSums, median: float | None) -> ScoreFigures | None:
+    if sums.score_range is None or median is None:
         return None
     value, n = sums.scores
-    return ScoreFigures(n, value / n, sums.median_score, *sums.score_range, sums.score_bins)
+    return ScoreFigures(n, value / n, median, *sums.score_range, sums.score_bins)
 
 
 def _total(pair: tuple[float, int]) -> Total | None:
     return Total(*pair) if pair[1] else None
 
 
-def _failure(group: results.FailedCells, names: _Names) -> FailureGroup:
+def _failure(group: results.FailedCells, names: Names) -> FailureGroup:
     return FailureGroup(
         message=group.message,
         message_characters=group.message_characters,
@@ -223,10 +233,11 @@ def _failure(group: results.FailedCells, names: _Names) -> FailureGroup:
         documents=group.documents,
         names=tuple(names.of_document(id_) for id_ in group.some),
         too_large=group.too_large,
+        variants=group.variants,
     )
 
 
-def _change(change: results.ChangedCell, names: _Names) -> CellChange:
+def _change(change: results.ChangedCell, names: Names) -> CellChange:
     return CellChange(
         document=names.of_document(change.document_id),
         connection_id=change.connection_id,
@@ -239,7 +250,7 @@ def _change(change: results.ChangedCell, names: _Names) -> CellChange:
     )
 
 
-def _not_evaluated(doc_eval: Connection, batch_id: int, names: _Names) -> list[FileGroup]:
+def _not_evaluated(doc_eval: Connection, batch_id: int, names: Names) -> list[FileGroup]:
     return [
         FileGroup(group.state, group.reason, group.files, tuple(names.of_file(name) for name in group.names))
         for group in shown_files.files_left_out(doc_eval, batch_id, NAMES_SHOWN)
@@ -250,5 +261,24 @@ def _cells(knowledge: Connection, batch_id: int, documents: Sequence[int]) -> li
     """The cells of some documents; of many, not all have details."""
     cells = results.read_cells(knowledge, batch_id, documents)
     saying = [cell[8] for cell in cells if cell[9]][:DETAILS_SHOWN]
-    details = {row[0]: CellDetails(*row[1:]) for row in results.read_details(knowledge, saying)}
+    said = results.read_details(knowledge, saying)
+    details = {row[0]: CellDetails(*row[1:]) for row in _cut(said)}
     return [ReportCell(details.get(cell[8]), *cell[:8]) for cell in cells]
+
+
+def _cut(said: Sequence[Row[Any]]) -> list[tuple[Any, ...]]:
+    """What cells say, with each text cut to so many characters that all together fit into the page."""
+    texts = [text for row in said for text in (row[2], row[4]) if text]
+
+    def size(characters: int) -> int:
+        return sum(len(text[:characters].encode()) for text in texts)
+
+    most = max(map(len, texts), default=0)
+    fitting = bisect_right(range(1, most + 1), DETAILS_BYTES, key=size)
+    return [
+        (*row[:2], _beginning(row[2], fitting), row[3], _beginning(row[4], fitting), *row[5:]) for row in said
+    ]
+
+
+def _beginning(text: str | None, characters: int) -> str | None:
+    return None if text is None else text[:characters]

@@ -12,11 +12,11 @@ from tempfile import NamedTemporaryFile
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.gathering import gather
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.errors import ReportError
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html
+from doceval_pipeline.reports.insights import NOTHING, Provenance
 from doceval_pipeline.reports.model import ReportFigures
 
 _RECORD_REPORT = text("""
@@ -34,16 +34,27 @@ class WrittenReport:
     size: int
 
 
-def write_report(databases: Databases, batch_id: int) -> WrittenReport:
-    """Write the report of a batch as it is now; the same results give the same file.
+def write_report(
+    databases: Databases, batch_id: int, provenance: Provenance = NOTHING.provenance
+) -> WrittenReport:
+    """Write the report of a batch as it is now; the same input gives the same file.
+
+    Parameters
+    ----------
+    provenance
+        Which runs made what the batch consists of. Not the run that writes the report, or no two
+        reports of the same results would be the same.
 
     Raises
     ------
     UnknownBatch, BatchStateError, ReportError, DatabaseError
         BatchStateError where the batch has no sealed configuration yet, or is archived.
     """
+    # Loading numpy takes a while, which most commands need not wait for.
+    from doceval_pipeline.batches.gathering import gather
+
     with database_errors():
-        data = gather(databases, batch_id)
+        data = gather(databases, batch_id, provenance)
         computed = figures(data)
         path = report_path(databases, batch_id, data.digest)
         size = write_whole(path, lambda: render_html(data, computed, _cache(databases)))

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.doc_eval.standings import Names, previous_batch, read_names
+from doceval_pipeline.findings import SIGNIFICANT, Difference
 from doceval_pipeline.knowledge.scores import Scores, read_scores
 from doceval_pipeline.knowledge.soundness import Soundness, count_unsound
-from doceval_pipeline.statistics import SIGNIFICANT, Difference, corrected, difference
+from doceval_pipeline.statistics import corrected, difference
 
 # Of a million cells a tenth of a point is significant, and means nothing to anybody.
 SMALLEST_DRIFT = 1.0

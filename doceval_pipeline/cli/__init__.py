@@ -17,6 +17,7 @@ from doceval_pipeline.cli import (
     compare,
     conformance,
     demo,
+    export,
     plan,
     processor,
     server,
@@ -32,7 +33,7 @@ def cli() -> None:
     """Stage batches of documents for evaluation by LLMs, and report what came back."""
 
 
-for module in (server, batches, status, plan, compare, archives, processor, conformance, demo):
+for module in (server, batches, status, plan, compare, export, archives, processor, conformance, demo):
     for command in module.COMMANDS:
         cli.add_command(command)
 

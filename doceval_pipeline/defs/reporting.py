@@ -9,7 +9,14 @@ from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.defs.partitions import batches
 from doceval_pipeline.defs.resources import DocEval, one_line_failures
 from doceval_pipeline.defs.responses import llm_responses
+from doceval_pipeline.defs.staging import (
+    batch_config_snapshot,
+    document_assignment,
+    encoded_documents,
+    queue_rows,
+)
 from doceval_pipeline.doc_eval.batches import batch_id_of
+from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
 
 # The tag of runs that a sensor asked for, and of their retries.
@@ -32,7 +39,7 @@ def completion_report(
         databases = doc_eval.open()
         # Until Dagster has stored what is yielded, so that a run that was asked for twice sees it.
         with number_lock(databases, batch_id):
-            report = write_report(databases, batch_id)
+            report = write_report(databases, batch_id, _provenance(context))
             if _was_asked_twice(context, report.digest):
                 context.log.info("the report of these results was materialized before, and stands")
             else:
@@ -54,6 +61,24 @@ def _as_materialization(report: WrittenReport) -> dg.MaterializeResult[None]:
     )
 
 
+def _provenance(context: dg.AssetExecutionContext) -> Provenance:
+    """The runs that staged the batch, by what they materialized last.
+
+    This run is not among them: a report that is written twice of the same results is the same.
+    """
+    newest = (
+        (asset.key.to_user_string(), _newest(context, asset.key))
+        for asset in (batch_config_snapshot, document_assignment, encoded_documents, queue_rows)
+    )
+    return Provenance(tuple((name, record.run_id) for name, record in newest if record is not None))
+
+
+def _newest(context: dg.AssetExecutionContext, key: dg.AssetKey) -> dg.EventLogRecord | None:
+    """The newest materialization of an asset of this batch."""
+    wanted = dg.AssetRecordsFilter(key, asset_partitions=[context.partition_key])
+    return next(iter(context.instance.fetch_materializations(wanted, limit=1).records), None)
+
+
 def _was_asked_twice(context: dg.AssetExecutionContext, digest: str) -> bool:
     """Whether a sensor has the report of these results already; a person may have it any number of times.
 
@@ -62,12 +87,7 @@ def _was_asked_twice(context: dg.AssetExecutionContext, digest: str) -> bool:
     """
     if _ASKED_BY_SENSOR not in context.run.tags:
         return False
-    newest = context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(context.asset_key, asset_partitions=[context.partition_key]), limit=1
-    )
-    wanted = dg.MetadataValue.text(digest)
-    return any(
-        record.asset_materialization is not None
-        and record.asset_materialization.metadata.get("result_digest") == wanted
-        for record in newest.records
-    )
+    record = _newest(context, context.asset_key)
+    if record is None or record.asset_materialization is None:
+        return False
+    return record.asset_materialization.metadata.get("result_digest") == dg.MetadataValue.text(digest)

@@ -58,22 +58,44 @@ _SUMS = text(f"""
     FROM ({_PARTS}) AS parts
     GROUP BY GROUPING SETS ((), (connection_id, prompt_id))
 """)
-_MEDIANS = text(f"""
-    SELECT connection_id, prompt_id, percentile_cont(0.5) WITHIN GROUP (ORDER BY overall_score)
-    FROM current_llm_responses WHERE batch_id = :batch_id AND {_SUCCEEDED}
-    GROUP BY GROUPING SETS ((), (connection_id, prompt_id))
-""")
-_FAILURES = text(f"""
+# What differs between messages of the same failure: words with a digit in them (numbers, times, UUIDs, ids of
+# requests) with their units, and names in quotes, but not those of JSON, which say what failed. A status of
+# HTTP is kept. For PostgreSQL and Python alike, so without a class of characters that depends on a locale.
+VARYING = (
+    r"((?:HTTP(?:/[0-9.]+)?|http|[Ss]tatus|STATUS|[Cc]ode|CODE|[Ee]rror|ERROR)"
+    r"[ :=(]{1,3}[45][0-9][0-9](?![0-9A-Za-z]))"
+    r"|[0-9A-Za-z_-]*[0-9][0-9A-Za-z_.,:/+-]*"
+    r"(?: (?:ms|s|min|h|milliseconds?|seconds?|minutes?|hours?|days?)(?![0-9A-Za-z]))?"
+    + "".join(
+        rf"|(?<![]0-9A-Za-z{{:,[])(?<![]{{:,[] ){quote}[^]{{}}:,\n{quote}[]+{quote}(?![]0-9A-Za-z}}:])"
+        for quote in ("'", '"', "`")
+    )
+)
+_FAILURES = text(rf"""
+    WITH failed AS MATERIALIZED (
+        SELECT coalesce({_MESSAGE}, '') AS message, r.document_id, {_SIMULATED} AS simulated,
+               d.file_size > :large AS large
+        FROM current_llm_responses AS r
+        JOIN docs AS d ON d.id = r.document_id
+        WHERE batch_id = :batch_id AND {_FAILED}),
+    messages AS (
+        SELECT message, cells,
+               regexp_replace(left(message, {MESSAGE_CHARACTERS}), CAST(:varying AS text), '\1#', 'g')
+                   AS alike
+        FROM (SELECT message, count(*) AS cells FROM failed GROUP BY 1) AS counted),
+    ranked AS (
+        SELECT message, alike,
+               row_number() OVER (PARTITION BY alike ORDER BY cells DESC, message COLLATE "C") AS place
+        FROM messages),
+    groups AS (
+        SELECT nullif(min(message) FILTER (WHERE place = 1), '') AS message, max(place) AS variants,
+               count(*) AS cells, count(*) FILTER (WHERE simulated) AS simulated,
+               array_agg(DISTINCT document_id) AS documents,
+               count(DISTINCT document_id) FILTER (WHERE large) AS too_large
+        FROM failed JOIN ranked USING (message) GROUP BY alike)
     SELECT left(message, {MESSAGE_CHARACTERS}), coalesce(length(message), 0), cells, simulated,
-           cardinality(documents), documents[1:CAST(:names AS int)], too_large, count(*) OVER ()
-    FROM (SELECT {_MESSAGE} AS message, count(*) AS cells, count(*) FILTER (WHERE {_SIMULATED}) AS simulated,
-                 array_agg(DISTINCT r.document_id) AS documents,
-                 count(DISTINCT r.document_id) FILTER (WHERE d.file_size > :large) AS too_large
-          FROM current_llm_responses AS r
-          JOIN docs AS d ON d.id = r.document_id
-          WHERE batch_id = :batch_id AND {_FAILED}
-          GROUP BY 1) AS groups
-    ORDER BY cells DESC, message COLLATE "C" NULLS FIRST LIMIT :groups
+           cardinality(documents), documents[1:CAST(:names AS int)], too_large, variants, count(*) OVER ()
+    FROM groups ORDER BY cells DESC, message COLLATE "C" NULLS FIRST LIMIT :groups
 """)
 _CHANGES = text(f"""
     SELECT now.document_id, now.connection_id, now.prompt_id, now.attempt,
@@ -126,7 +148,6 @@ class ResultSums:
     score_bins: tuple[int, ...]
     scores: tuple[float, int]
     score_range: tuple[float, float] | None
-    median_score: float | None
     input_tokens: tuple[int, int]
     output_tokens: tuple[int, int]
     seconds: tuple[float, int]
@@ -136,9 +157,11 @@ class ResultSums:
 
 @dataclass(frozen=True, slots=True)
 class FailedCells:
-    """Failed cells with the same message, cut to `MESSAGE_CHARACTERS`; None where they have none.
+    """Failed cells whose messages are alike but for numbers, ids and names; see `VARYING`.
 
-    `documents` are counted, `some` are the first of them; `too_large` have more bytes than was asked for.
+    `message` is the most frequent one as it came, cut to `MESSAGE_CHARACTERS`; None where they have none.
+    It stands for `variants` different ones. `documents` are counted, `some` are the first of them;
+    `too_large` have more bytes than was asked for.
     """
 
     message: str | None
@@ -148,6 +171,7 @@ class FailedCells:
     documents: int
     some: tuple[int, ...]
     too_large: int
+    variants: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,29 +190,25 @@ class ChangedCell:
 
 def add_up(connection: Connection, batch_id: int) -> list[ResultSums]:
     """The sums of each column that has rows, and those of all of them."""
-    medians = {row[:2]: row[2] for row in connection.execute(_MEDIANS, {"batch_id": batch_id}).tuples()}
-    return [
-        _sums(row, medians.get((row[0], row[1]))) for row in connection.execute(_SUMS, {"batch_id": batch_id})
-    ]
+    return [_sums(row) for row in connection.execute(_SUMS, {"batch_id": batch_id})]
 
 
 def group_failures(
     connection: Connection, batch_id: int, groups: int, names: int, large: int
 ) -> tuple[list[FailedCells], int]:
-    """The most frequent messages of failed cells, and how many different ones there are.
+    """The most frequent kinds of messages of failed cells, and how many kinds there are.
 
     Parameters
     ----------
     groups, names
-        How many messages, and how many documents of each, are asked for at most.
+        How many kinds, and how many documents of each, are asked for at most.
     large
         Documents of more bytes are counted in `too_large`.
     """
-    found = connection.execute(
-        _FAILURES, {"batch_id": batch_id, "groups": groups, "names": names, "large": large}
-    ).all()
+    parameters = {"groups": groups, "names": names, "large": large, "varying": VARYING}
+    found = connection.execute(_FAILURES, {"batch_id": batch_id, **parameters}).all()
     return [
-        FailedCells(row[0], row[1], row[2], row[3], row[4], tuple(row[5]), row[6]) for row in found
+        FailedCells(row[0], row[1], row[2], row[3], row[4], tuple(row[5]), row[6], row[7]) for row in found
     ], _counted(found)
 
 
@@ -231,7 +251,7 @@ def read_details(connection: Connection, ids: Sequence[int]) -> Sequence[Row[Any
     return connection.execute(_DETAILS, {"ids": list(ids)}).all()
 
 
-def _sums(row: Row[Any], median: float | None) -> ResultSums:
+def _sums(row: Row[Any]) -> ResultSums:
     values = iter(row)
     connection_id, prompt_id = next(values), next(values)
     outcomes = {str(word): int(next(values)) for word in Outcome}
@@ -244,7 +264,6 @@ def _sums(row: Row[Any], median: float | None) -> ResultSums:
         score_bins=bins,
         scores=(float(scores or 0), int(scored)),
         score_range=None if least is None else (least, most),
-        median_score=median,
         input_tokens=(int(rest[1] or 0), int(rest[0])),
         output_tokens=(int(rest[3] or 0), int(rest[2])),
         seconds=(float(rest[5] or 0), int(rest[4])),

@@ -30,17 +30,17 @@ class State(IntEnum):
     """There is no such cell."""
 
 
-_STATE = f"""
+# Scores are 0 to 100, so that one number can tell either the score or, negative, the state.
+_SCORE_OR_STATE = f"""
     CASE WHEN status IN ({words_in_sql(Outcome.SUCCEEDED)})
-         THEN CASE WHEN overall_score IS NULL THEN {State.WITHOUT_SCORE} ELSE {State.SCORED} END
-         WHEN status IN ({words_in_sql(Outcome.FAILED)}) THEN {State.FAILED}
-         ELSE {State.OPEN} END
+         THEN coalesce(overall_score, -{State.WITHOUT_SCORE})
+         WHEN status IN ({words_in_sql(Outcome.FAILED)}) THEN -{State.FAILED}
+         ELSE -{State.OPEN} END
 """
 _COLUMNS = f"""
     COPY (
         SELECT connection_id, prompt_id, count(*) FILTER (WHERE {SIMULATED_SQL}),
-               array_agg(document_id), array_agg(({_STATE})::bigint),
-               array_agg(coalesce(overall_score, 'NaN'))
+               array_agg(document_id), array_agg({_SCORE_OR_STATE})
         FROM current_llm_responses WHERE batch_id = %s GROUP BY 1, 2 ORDER BY 1, 2
     ) TO STDOUT (FORMAT binary)
 """
@@ -80,8 +80,7 @@ class _Column:
     key: tuple[int, int]
     simulated: int
     documents: NDArray[np.int64]
-    states: NDArray[np.int64]
-    scores: NDArray[np.float64]
+    found: NDArray[np.float64]  # as `_SCORE_OR_STATE`
 
 
 def read_scores(connection: Connection, batch_id: int) -> Scores:
@@ -93,8 +92,8 @@ def read_scores(connection: Connection, batch_id: int) -> Scores:
     values, states = np.full(shape, np.nan), np.full(shape, State.ABSENT, np.uint8)
     for place, column in enumerate(columns):
         rows = np.searchsorted(documents, column.documents)
-        states[rows, place] = column.states
-        values[rows, place] = np.where(column.states == State.SCORED, column.scores, np.nan)
+        values[rows, place] = np.where(column.found < 0, np.nan, column.found)
+        states[rows, place] = np.where(column.found < 0, -column.found, State.SCORED)
     return Scores(
         documents, tuple(c.key for c in columns), values, states, tuple(c.simulated for c in columns)
     )
@@ -107,9 +106,9 @@ def _read(connection: Connection, batch_id: int) -> Iterator[_Column]:
     stream.seek(_HEADER_BYTES)
     while struct.unpack("!h", stream.read(2))[0] != -1:
         connection_id, prompt_id, simulated = (int.from_bytes(_field(stream)) for _ in range(3))
-        documents, states = (_array(_field(stream), ">i8").astype(np.int64) for _ in range(2))
-        scores = _array(_field(stream), ">f8").astype(np.float64)
-        yield _Column((connection_id, prompt_id), simulated, documents, states, scores)
+        documents = _array(_field(stream), ">i8").astype(np.int64)
+        found = _array(_field(stream), ">f8").astype(np.float64)
+        yield _Column((connection_id, prompt_id), simulated, documents, found)
 
 
 def _field(stream: io.BytesIO) -> bytes:

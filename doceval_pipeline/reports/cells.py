@@ -5,7 +5,8 @@ spread here by hand, in `_text` and `_name`, which every text goes through; all 
 words of our own.
 """
 
-from collections.abc import Iterator
+import html
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from markupsafe import Markup, escape
@@ -14,6 +15,9 @@ from doceval_pipeline.reports.matrix import SYMBOLS, Matrix, RowView, look
 from doceval_pipeline.reports.model import CellDetails, ReportCell, ReportRow
 from doceval_pipeline.reports.numbers import amount, duration, size_text
 from doceval_pipeline.reports.untrusted import visible, visible_name
+
+# Messages and responses of all cells together, in bytes: of many long ones the page has beginnings.
+TEXT_BYTES = 800_000
 
 
 def matrix_rows(matrix: Matrix) -> Markup:
@@ -33,7 +37,8 @@ def cut_block(shown: str, left_out: int) -> Markup:
 
 
 def _text(text: str) -> str:
-    return str(escape(visible(text)))
+    """A text between tags, where quotes need no escape; JSON is full of them."""
+    return html.escape(visible(text), quote=False)
 
 
 @lru_cache(4_096)
@@ -64,12 +69,17 @@ def _cell(cell: ReportCell | None) -> str:
     text += " <i>sim</i>" if cell and cell.simulated else ""
     if cell is None or cell.details is None:
         return f'<td class="{seen.css}"><span title="{title}">{text}</span></td>'
-    button = f'<button type="button" popovertarget="{_anchor(cell)}" title="{title}">{text}</button>'
+    button = f'<button type="button" popovertarget="{_anchor_of(cell)}" title="{title}">{text}</button>'
     return f'<td class="{seen.css}">{button}</td>'
 
 
-def _anchor(cell: ReportCell) -> str:
-    return f"r{cell.document_id:d}-{cell.connection_id:d}-{cell.prompt_id:d}"
+def anchor(document_id: int, connection_id: int, prompt_id: int) -> str:
+    """The id of the element that says all of a cell."""
+    return f"r{document_id:d}-{connection_id:d}-{prompt_id:d}"
+
+
+def _anchor_of(cell: ReportCell) -> str:
+    return anchor(cell.document_id, cell.connection_id, cell.prompt_id)
 
 
 def _all_details(matrix: Matrix) -> Iterator[str]:
@@ -77,46 +87,73 @@ def _all_details(matrix: Matrix) -> Iterator[str]:
         f"<bdi>{_name(column.connection)}</bdi> · <bdi>{_name(column.prompt)}</bdi>"
         for column in matrix.columns
     ]
-    for view in matrix.rows:
-        if not view.first:
-            continue
+    firsts = [view for view in matrix.rows if view.first]
+    limit = fair_share(
+        [
+            _size(text)
+            for view in firsts
+            for cell in view.cells
+            if cell is not None and cell.details is not None
+            for text in (cell.details.message, cell.details.response)
+            if text
+        ],
+        TEXT_BYTES,
+    )
+    for view in firsts:
         name = _name(view.row.name)
         for cell, column in zip(view.cells, columns, strict=True):
             if cell is not None and cell.details is not None:
-                yield _details(cell, cell.details, name, column)
+                yield _details(cell, cell.details, name, column, limit)
 
 
-def _details(cell: ReportCell, details: CellDetails, name: str, column: str) -> str:
-    kind, target = look(cell).kind, _anchor(cell)
+def fair_share(sizes: Sequence[int], most: int) -> int:
+    """The largest size to which all are cut so that together they take up no more than `most`.
+
+    What small ones leave is shared by the large ones.
+    """
+    left = most
+    for place, size in enumerate(ordered := sorted(sizes)):
+        share = left // (len(ordered) - place)
+        if size > share:
+            return share
+        left -= size
+    return max(sizes, default=0)
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
+
+
+def _details(cell: ReportCell, details: CellDetails, name: str, column: str, limit: int) -> str:
+    kind, target = look(cell).kind, _anchor_of(cell)
     simulated = '<span class="sim">simulated</span>' if cell.simulated else ""
+    # Tags that a browser closes by itself are left open: there are thousands.
     return f"""<div popover class="result" id="{target}">
-<button type="button" class="close" popovertarget="{target}" popovertargetaction="hide"
- aria-label="Close">✕</button>
-<h3><bdi>{name}</bdi></h3>
-<p class="muted">{column}{simulated}</p>
-<dl class="facts">
-<div><dt>Result</dt><dd>{SYMBOLS[kind]} {kind} <span class="muted">({_name(cell.status)})</span></dd></div>
-<div><dt>Score</dt><dd>{"none" if cell.score is None else cell.score}</dd></div>
-<div><dt>Attempt</dt><dd>{details.attempt:d}</dd></div>
-<div><dt>Tokens in / out</dt><dd>{_count(details.input_tokens)} / {_count(details.output_tokens)}</dd></div>
-<div><dt>Time</dt><dd>{"–" if details.seconds is None else duration(details.seconds)}</dd></div>
-</dl>
-{_said(kind, details)}</div>
+<button type="button" class="close" popovertarget="{target}" popovertargetaction="hide" \
+aria-label="Close">✕</button><h3><bdi>{name}</bdi></h3><p class="muted">{column}{simulated}</p>\
+<dl class="facts"><div><dt>Result<dd>{SYMBOLS[kind]} {kind} <span class="muted">({_name(cell.status)})</span>\
+</div><div><dt>Score<dd>{"none" if cell.score is None else cell.score}</div>\
+<div><dt>Attempt<dd>{details.attempt:d}</div>\
+<div><dt>Tokens in / out<dd>{_count(details.input_tokens)} / {_count(details.output_tokens)}</div>\
+<div><dt>Time<dd>{"–" if details.seconds is None else duration(details.seconds)}</div></dl>\
+{_said(kind, details, limit)}</div>
 """
 
 
-def _said(kind: str, details: CellDetails) -> str:
+def _said(kind: str, details: CellDetails, limit: int) -> str:
     said = ""
     if details.message:
-        said = f"<h4>Message</h4>{_cut(details.message, details.message_characters)}"
+        said = f"<h4>Message</h4>{_cut(details.message, details.message_characters, limit)}"
     elif kind == "failed":
         said = "<p>It failed without a message.</p>"
     if details.response:
-        said += f"<h4>Response</h4>{_cut(details.response, details.response_characters)}"
+        said += f"<h4>Response</h4>{_cut(details.response, details.response_characters, limit)}"
     return said
 
 
-def _cut(shown: str, characters: int) -> Markup:
+def _cut(text: str, characters: int, limit: int) -> Markup:
+    size = _size(text)
+    shown = text if size <= limit else text[: limit * len(text) // size]
     return cut_block(shown, characters - len(shown))
 
 

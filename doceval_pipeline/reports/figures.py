@@ -52,6 +52,7 @@ def figures(data: ReportInput) -> ReportFigures:
         files_assigned=assigned,
         files_skipped=data.files.get("SKIPPED", 0),
         files_rejected=data.files.get("REJECTED", 0),
+        insights=data.insights,
     )
 
 

@@ -1,8 +1,9 @@
-"""The completion report as one self-contained HTML page that runs and loads nothing.
+"""The completion report as one self-contained HTML page that loads nothing.
 
-The page has no script; its policy allows one style sheet, by its digest, and nothing else. Every
-text goes through two nets: the template engine escapes it, and before that invisible and reordering
-characters are made visible, whether the template thinks of it or not.
+Its policy allows one style sheet and one script of ours, by their digests, and nothing else; the script
+filters and sorts, and without it all of the page is there. Every text goes through two nets: the
+template engine escapes it, and before that invisible and reordering characters are made visible,
+whether the template thinks of it or not.
 """
 
 import base64
@@ -10,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,30 +19,53 @@ from typing import Any
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from doceval_pipeline.reports.cells import cell_details, cut_block, matrix_rows
-from doceval_pipeline.reports.drawings import histogram, outcome_bar
+from doceval_pipeline.reports import commands, drawings
+from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
 from doceval_pipeline.reports.figures import all_columns
+from doceval_pipeline.reports.insights import Throughput
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
 from doceval_pipeline.reports.model import FailureGroup, ReportFigures, ReportInput
+from doceval_pipeline.reports.names import Names
 from doceval_pipeline.reports.numbers import (
     amount,
     duration,
     elapsed,
+    money,
+    percent,
     points_text,
     probability_text,
     score_text,
+    signed,
     size_text,
 )
 from doceval_pipeline.reports.untrusted import visible, visible_name
 
 TEMPLATE = "report.html.j2"
 STYLE = "report.css"
+SCRIPT = "report.js"
+SECTIONS = (
+    ("failures", "Failures"),
+    ("leaderboard", "Leaderboard"),
+    ("distributions", "Distribution"),
+    ("disagreements", "Disagreement"),
+    ("agreement", "Agreement"),
+    ("columns", "Connections and prompts"),
+    ("matrix", "Results"),
+    ("previous", "Change"),
+    ("throughput", "Throughput"),
+    ("reprocessed", "Reprocessed"),
+    ("left-out", "Files left out"),
+    ("integrity", "Integrity"),
+    ("configuration", "Configuration"),
+    ("provenance", "Provenance"),
+)
 CONFIGURATION_CHARACTERS = 200_000
 PROMPT_CHARACTERS = 20_000
 # How many groups, and how many names in each, are listed before "and n more".
 GROUPS_SHOWN = 50
 NAMES_SHOWN = 50
 CHANGES_SHOWN = 500
+PAIRS_SHOWN = 50
 # Larger documents, in bytes, come back failed from the known processor, which cuts their base64.
 KNOWN_PROCESSOR_LIMIT_BYTES = 1_048_575
 _BASE64_ERROR = re.compile(r"base.?64|incorrect padding|multiple of 4", re.IGNORECASE)
@@ -75,11 +99,18 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
         matrix=matrix,
         matrix_rows=matrix_rows(matrix),
         cell_details=cell_details(matrix),
-        columns={(column.connection_id, column.prompt_id): column for column in columns},
+        targets={
+            anchor(cell.document_id, cell.connection_id, cell.prompt_id)
+            for cell in data.cells
+            if cell.details is not None
+        },
+        names=Names(columns),
         prompts=_prompts(data.config),
         configuration=_cut(_pretty(data.config), CONFIGURATION_CHARACTERS),
         elapsed=_elapsed(data),
-        policy=_policy(environment.get_template(STYLE).render()),
+        policy=_policy(environment, STYLE, SCRIPT),
+        **_rankings(data),
+        **_commands(data),
     )
 
 
@@ -94,8 +125,29 @@ def render_page(template: str, compiled: Path | None, **values: Any) -> str:
         What the template shows; texts in it may be hostile.
     """
     environment = _environment(compiled)
-    policy = _policy(environment.get_template(STYLE).render())
-    return environment.get_template(template).render(policy=policy, **values)
+    return environment.get_template(template).render(policy=_policy(environment, STYLE), **values)
+
+
+def _rankings(data: ReportInput) -> dict[str, Any]:
+    """The leaderboard's leader and who is tied with it, and the axes that intervals share."""
+    insights = data.insights
+    ranked = [standing for standing in insights.leaderboard if standing.scores is not None]
+    moved = insights.previous.columns if insights.previous else ()
+    return {
+        "leader": ranked[0] if ranked else None,
+        "tied": sum(standing.tied for standing in ranked[1:]),
+        "ranked": len(ranked),
+        "leaderboard_axis": drawings.score_axis(standing.scores for standing in ranked),
+        "previous_axis": drawings.difference_axis(entry.movement.difference for entry in moved),
+    }
+
+
+def _commands(data: ReportInput) -> dict[str, str]:
+    return {
+        "retry_command": commands.retry_command(data),
+        "export_command": commands.export_command(data),
+        "documents_command": commands.documents_command(data),
+    }
 
 
 @cache
@@ -118,14 +170,31 @@ def _environment(compiled: Path | None) -> Environment:
         "duration": duration,
         "size": size_text,
         "time": _time,
+        "moment": _moment,
+        "end_of": _end_of,
+        "signed": signed,
+        "money": money,
     }
     environment.globals |= {
+        "SECTIONS": SECTIONS,
         "SYMBOLS": SYMBOLS,
+        "KINDS": drawings.KINDS,
+        "SCORES": drawings.SCORES,
         "DETAILS_SHOWN": DETAILS_SHOWN,
         "NAMES_SHOWN": NAMES_SHOWN,
+        "PAIRS_SHOWN": PAIRS_SHOWN,
         "block": cut_block,
-        "bar": outcome_bar,
-        "histogram": histogram,
+        "anchor": anchor,
+        "bar": drawings.outcome_bar,
+        "share_bar": drawings.share_bar,
+        "interval": drawings.interval,
+        "change": drawings.change,
+        "distribution": drawings.distribution,
+        "dots": drawings.dots,
+        "throughput": drawings.throughput,
+        "score_text": score_text,
+        "signed": signed,
+        "percent": percent,
         "is_cut_base64": _is_cut_base64,
     }
     return environment
@@ -136,9 +205,16 @@ def _inert(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _policy(style: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+@cache
+def _policy(environment: Environment, style: str, script: str | None = None) -> str:
+    """Nothing runs or is loaded but the page's own style sheet and script, known by their digests."""
+    allowed = [] if script is None else [f"script-src '{_digest(environment.get_template(script).render())}'"]
+    allowed.append(f"style-src '{_digest(environment.get_template(style).render())}'")
+    return "; ".join(["default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"])
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _pretty(config: Mapping[str, Any]) -> str:
@@ -170,6 +246,14 @@ def _utc(time: datetime) -> datetime:
 
 def _time(time: datetime) -> str:
     return f"{_utc(time):%Y-%m-%d %H:%M} UTC"
+
+
+def _moment(time: datetime) -> str:
+    return f"{_utc(time):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _end_of(over_time: Throughput) -> datetime:
+    return over_time.start + timedelta(seconds=over_time.bin_seconds * len(over_time.bins))
 
 
 def _elapsed(data: ReportInput) -> str | None:

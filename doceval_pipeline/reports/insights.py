@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from doceval_pipeline.statistics import Difference, Estimate
+from doceval_pipeline.findings import Difference, Estimate
 
 Column = tuple[int, int]
 """A connection and a prompt, by their ids."""
@@ -121,13 +121,17 @@ class ColumnMovement:
 
 @dataclass(frozen=True, slots=True)
 class SincePrevious:
-    """The newest earlier batch that completed and shares documents and columns with this one."""
+    """The newest earlier batch that completed and shares documents and columns with this one.
+
+    `columns` are the best of `shared_columns` that have a document with both scores.
+    """
 
     partition_key: str
     name: str
     completed_at: datetime | None
     shared_documents: int
     columns: tuple[ColumnMovement, ...]
+    shared_columns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,8 @@ class Stall:
 class Throughput:
     """Finished cells over time: counts for equal spans of `bin_seconds` from `start`, and stalls.
 
-    `without_time` cells do not say when they were finished.
+    `stalls` are the longest of `all_stalls`. `without_time` finished cells do not say when they were
+    finished, or a time that cannot be.
     """
 
     start: datetime
@@ -150,13 +155,15 @@ class Throughput:
     bins: tuple[int, ...]
     stalls: tuple[Stall, ...]
     without_time: int
+    all_stalls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What connections cost, in a currency, by their prices; `cells` have tokens, `unpriced` have not.
+    """What the current results cost in a currency, by the prices that connections have now.
 
-    Cells of connections without prices are `unpriced` too.
+    `cells` are priced: they say how many tokens they took, of each kind that has a price. `unpriced`
+    finished cells do not, or their connection has no prices.
     """
 
     amount: float

@@ -7,9 +7,9 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from doceval_pipeline.findings import Estimate
 from doceval_pipeline.reports.numbers import amount, duration, score_text
 from doceval_pipeline.reports.untrusted import markdown_name
-from doceval_pipeline.statistics import Estimate
 
 ROWS_SHOWN = 50
 # More do not fit into the thousand characters that Dagster draws.

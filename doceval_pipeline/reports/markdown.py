@@ -7,6 +7,8 @@ names of connections and prompts, as plain text; no response and no file name.
 import base64
 from collections.abc import Callable
 
+from doceval_pipeline.findings import Estimate
+from doceval_pipeline.reports.insights import Standing
 from doceval_pipeline.reports.model import ColumnFigures, ReportFigures, Total
 from doceval_pipeline.reports.numbers import amount, duration, score_text
 from doceval_pipeline.reports.untrusted import markdown_name
@@ -16,6 +18,7 @@ COLUMNS_SHOWN = 20
 PLOT_LIMIT = 1_000
 _SUCCEEDED, _FAILED, _OPEN = "#2a78b5", "#d1602a", "#9aa3ad"
 _PLOT_WIDTH, _PLOT_HEIGHT = 300, 60
+_UNKNOWN = "–"
 
 
 def render_markdown(figures: ReportFigures) -> str:
@@ -25,11 +28,16 @@ def render_markdown(figures: ReportFigures) -> str:
         lines += [f"**Simulated results: no LLM was called** for {_cells(figures.sums.simulated)}.", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _summary(figures)]
-    if figures.columns:
-        lines += ["", "| connection | prompt | mean score | over | failed |", "|---|---|---:|---:|---:|"]
-        lines += [_column_row(column) for column in figures.columns[:COLUMNS_SHOWN]]
-    if len(figures.columns) > COLUMNS_SHOWN:
-        lines += ["", f"{len(figures.columns) - COLUMNS_SHOWN:,} more columns are in the report."]
+    standings = figures.insights.leaderboard
+    if standings:
+        lines += ["", "| connection | prompt | mean score | interval | over | failed | with the leader |"]
+        lines += ["|---|---|---:|---:|---:|---:|---|"]
+        columns = {(c.column.connection_id, c.column.prompt_id): c for c in figures.columns}
+        rows = [(standing, columns[standing.column]) for standing in standings[:COLUMNS_SHOWN]]
+        lines += [_standing_row(standing, column, standing is standings[0]) for standing, column in rows]
+        lines += ["", "Intervals hold with 95 %. Tied: the data do not tell the two apart."]
+    if len(standings) > COLUMNS_SHOWN:
+        lines += ["", f"{len(standings) - COLUMNS_SHOWN:,} more columns are in the report."]
     return "\n".join(lines) + "\n"
 
 
@@ -51,9 +59,10 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
     """Numbers under stable names, which Dagster plots over partitions.
 
     What nobody reported is absent, never 0. `processing_seconds` are the processor's seconds added up
-    over cells; `documents` are staged files, duplicates included.
+    over cells, `seconds_p50` and `seconds_p95` those of a cell; `documents` are staged files, duplicates
+    included; `contents_reused` were stored before the batch; `cost_usd` is in US dollars, and so on.
     """
-    cells, scores = figures.cells, figures.sums.scores
+    cells, scores, found = figures.cells, figures.sums.scores, figures.insights
     numbers: dict[str, int | float] = {
         "documents": figures.documents,
         "documents_duplicate": figures.duplicates,
@@ -70,9 +79,17 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
         "cells_missing": cells.missing,
         "cells_scored": scores.n if scores else 0,
         "cells_simulated": figures.sums.simulated,
+        "cells_reprocessed": figures.sums.reprocessed,
+        "contents_reused": found.reused,
+        "content_bytes": found.content_bytes,
     }
     if scores:
         numbers["mean_score"] = scores.mean
+    if found.scores and found.scores.low is not None and found.scores.high is not None:
+        numbers |= {"mean_score_low": found.scores.low, "mean_score_high": found.scores.high}
+    if found.seconds:
+        numbers |= {"seconds_p50": found.seconds.p50, "seconds_p95": found.seconds.p95}
+    numbers |= {f"cost_{cost.currency.lower()}": cost.amount for cost in found.costs}
     totals = {
         "input_tokens": figures.sums.input_tokens,
         "output_tokens": figures.sums.output_tokens,
@@ -85,7 +102,9 @@ def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
     cells, scores = figures.cells, figures.sums.scores
     mean = "no cell has a score"
     if scores:
-        mean = f"{score_text(scores.mean)}, over {scores.n:,} of {_cells(cells.total)}"
+        interval = _interval(figures.insights.scores)
+        between = "" if interval == _UNKNOWN else f", between {interval} with 95 %"
+        mean = f"{score_text(scores.mean)}{between}, over {scores.n:,} of {_cells(cells.total)}"
     rows = [
         ("cells", f"{cells.succeeded:,} succeeded, {cells.failed:,} failed, {cells.open:,} without a result"),
         ("mean score", mean),
@@ -94,6 +113,8 @@ def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
         ("input tokens", _total(figures.sums.input_tokens, cells.total, amount)),
         ("output tokens", _total(figures.sums.output_tokens, cells.total, amount)),
         ("processing time", _total(figures.sums.seconds, cells.total, duration)),
+        ("seconds a cell", _seconds(figures)),
+        ("cost", _costs(figures)),
     ]
     if cells.surplus:
         rows.insert(1, ("rows nobody expected", f"{cells.surplus:,}"))
@@ -119,16 +140,50 @@ def _cells(number: int) -> str:
     return "1 cell" if number == 1 else f"{number:,} cells"
 
 
-def _column_row(figures: ColumnFigures) -> str:
-    scores, cells = figures.sums.scores, figures.cells
+def _seconds(figures: ReportFigures) -> str:
+    taken = figures.insights.seconds
+    if taken is None:
+        return "not reported"
+    return (
+        f"{duration(taken.p50)} in the middle, {duration(taken.p95)} or less for 95 %, of {_cells(taken.n)}"
+    )
+
+
+def _costs(figures: ReportFigures) -> str:
+    costs = [
+        f"{cost.amount:,.2f} {markdown_name(cost.currency)} for {_cells(cost.cells)}"
+        + (f", unknown for {cost.unpriced:,}" if cost.unpriced else "")
+        for cost in figures.insights.costs
+    ]
+    return "; ".join(costs) or "unknown"
+
+
+def _standing_row(standing: Standing, figures: ColumnFigures, leads: bool) -> str:
+    scores, cells = standing.scores, figures.cells
     values = (
         markdown_name(figures.column.connection),
         markdown_name(figures.column.prompt),
-        score_text(scores.mean) if scores else "–",
+        score_text(scores.mean) if scores else _UNKNOWN,
+        _interval(scores),
         f"{scores.n if scores else 0:,} of {cells.total:,}",
         f"{cells.failed:,}",
+        "leads" if leads and scores else _place(standing),
     )
     return f"| {' | '.join(values)} |"
+
+
+def _place(standing: Standing) -> str:
+    behind = standing.behind
+    if behind is None:
+        return "no document in common" if standing.scores else _UNKNOWN
+    apart = f"{behind.mean:+.1f} over {behind.n:,}"
+    return f"tied ({apart})" if standing.tied else apart
+
+
+def _interval(scores: Estimate | None) -> str:
+    if scores is None or scores.low is None or scores.high is None:
+        return _UNKNOWN
+    return f"{score_text(scores.low)} to {score_text(scores.high)}"
 
 
 def _histogram(figures: ReportFigures) -> str:

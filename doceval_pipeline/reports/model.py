@@ -1,4 +1,4 @@
-"""The data model of a report, version 3: what it is made from, and the figures it says.
+"""The data model of a report, version 4: what it is made from, and the figures it says.
 
 Plain data without behaviour beyond sums. Names, messages and texts are kept as they came; whoever
 shows them makes them inert.
@@ -113,10 +113,11 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """Failed cells with the same message (None: they have none).
+    """Failed cells whose messages are alike but for numbers, ids and names.
 
-    `message` may be cut, and then `message_characters` is the length of the whole. `documents` are
-    counted, and `names` are some of them; `too_large` are those that the known processor cuts.
+    `message` is the most frequent one of `variants` different ones, None where they have none. It may be
+    cut, and then `message_characters` is the length of the whole. `documents` are counted, and `names`
+    are some of them; `too_large` are those that the known processor cuts.
     """
 
     message: str | None
@@ -126,6 +127,7 @@ class FailureGroup:
     documents: int
     names: tuple[str, ...]
     too_large: int
+    variants: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ class CellChange:
 
 @dataclass(frozen=True, slots=True)
 class ReportInput:
-    """All that a report is made from; `version` 3 is this shape. Times are in UTC.
+    """All that a report is made from; `version` 4 is this shape. Times are in UTC.
 
     It is as large as the page and no larger, however large the batch: what is counted was counted by
     the databases, and of rows, failures, files and changes those are here that are shown.
@@ -179,7 +181,7 @@ class ReportInput:
     # Of the current results: all together, and by connection and prompt.
     total: Sums
     column_sums: Mapping[tuple[int, int], Sums]
-    # How many different messages there are, and the most frequent ones.
+    # How many kinds of messages there are, and the most frequent ones.
     failure_messages: int
     failures: Sequence[FailureGroup]
     # Some of the cells that were reprocessed.
@@ -257,7 +259,8 @@ class ReportFigures:
     """What a report says in numbers; see `figures`.
 
     `documents` are the staged files, `contents` the distinct ones among them, `duplicates` the
-    difference. Seconds are those that the processor reports, added up over cells.
+    difference. Seconds are those that the processor reports, added up over cells. `insights` are those of
+    the input.
     """
 
     version: int
@@ -276,6 +279,7 @@ class ReportFigures:
     files_assigned: int
     files_skipped: int
     files_rejected: int
+    insights: Insights
 
     @property
     def verdict(self) -> str:

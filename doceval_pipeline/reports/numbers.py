@@ -69,3 +69,24 @@ def probability_text(p: float) -> str:
     if p < 0.001:
         return "< 0.001"
     return f"= {p:.2g}" if p >= 0.1 else f"= {p:.3f}"
+
+
+def signed(difference: float) -> str:
+    """A difference of scores with its sign: +3.2, −0.5, 0. What is only near 0 is not 0."""
+    if difference == 0:
+        return "0"
+    said = score_text(abs(difference))
+    return f"{'+' if difference > 0 else '−'}{said}"
+
+
+def money(value: float) -> str:
+    """An amount of a currency with two decimals, or with two digits where it is less than a hundredth."""
+    return f"{value:.2g}" if 0 < value < 0.01 else f"{value:,.2f}"
+
+
+def percent(part: int, whole: int) -> str:
+    """A share in whole percents; never 0 % or 100 % for what is only near it."""
+    rounded = round(part * 100 / whole)
+    if rounded == 0 and part:
+        return "under 1 %"
+    return "over 99 %" if rounded == 100 and part < whole else f"{rounded} %"

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches import gathering
 from doceval_pipeline.batches.gathering import gather
+from doceval_pipeline.doc_eval.definitions import Prices
 from doceval_pipeline.knowledge.status_words import WORDS, Outcome
 from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.reports import inputs, plain
+from doceval_pipeline_tests.reports import inputs, plain, plain_insights
 from doceval_pipeline_tests.reports.plain import File, Row
 
 LIMITS = {
@@ -22,26 +24,46 @@ LIMITS = {
     "GROUPS_SHOWN": 2,
     "NAMES_SHOWN": 2,
     "DETAILS_SHOWN": 4,
+    "DETAILS_BYTES": 3_000,
     "KNOWN_PROCESSOR_LIMIT_BYTES": 2,
 }
 OUTCOME_OF = {word: str(outcome) for outcome, words in WORDS.items() for word in words}
 OUTCOME_OF |= {"ODD": str(Outcome.UNKNOWN), "HALF_DONE": str(Outcome.UNKNOWN)}
 MESSAGES = (None, "", " \n", "overloaded", "\toverloaded\r\n", "Bad base64", "x" * 2_001, "é\U0001f600")
+MESSAGES += (
+    "HTTP 429: request a1-b2",
+    "HTTP 429: request 7",
+    "HTTP 500: request 7",
+    "no 'a b.pdf' after 2 s",
+)
+MESSAGES += ("no 'c' after 30 ms", '{"error": "no \'c\'"}', "x" * 2_002)
+PRICES = {
+    1: Prices(input_per_million=2_000.0, currency="EUR"),
+    2: Prices(input_per_million=1.5, output_per_million=7.25),
+}
+# Documents with odd numbers.
+STORED_BEFORE = (1, 3, 5)
+BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
+NEVER = datetime(9_999, 1, 1, tzinfo=UTC)
 FOLDERS = ("/a", "/b/")
 
 _PLANT_DOCUMENTS = text("""
-    INSERT INTO docs (id, document_id, sha256, content_type, doc_type, file_size, content)
+    INSERT INTO docs (id, document_id, sha256, content_type, doc_type, file_size, content, created_at)
     SELECT n, 'sha256:' || lpad(to_hex(n), 64, '0'), lpad(to_hex(n), 64, '0'), 'text/plain', 'txt', size,
-           CASE size WHEN 2 THEN 'YWI=' WHEN 3 THEN 'YWJj' ELSE '' END
+           CASE size WHEN 2 THEN 'YWI=' WHEN 3 THEN 'YWJj' ELSE '' END,
+           CASE n % 2 WHEN 1 THEN '2000-01-01' ELSE now() END
     FROM unnest(CAST(:sizes AS bigint[])) WITH ORDINALITY AS sizes(size, n)
 """)
 _PLANT_ROW = text("""
     INSERT INTO llm_responses (batch_id, document_id, connection_id, prompt_id, attempt, status,
                                connection_details, overall_score, error_message, response_text, input_tokens,
-                               output_tokens, time_taken_seconds, task_id, superseded_at)
+                               output_tokens, time_taken_seconds, task_id, superseded_at, created_at,
+                               completed_processing_at, "timestamp")
     VALUES (:batch_id, :document_id, :connection_id, :prompt_id, :attempt, :status, '{}', :score, :error,
             :response_text, :input_tokens, :output_tokens, :seconds,
-            CASE WHEN :simulated THEN 'simulated-1' END, CASE WHEN :superseded THEN now() END)
+            CASE WHEN :simulated THEN 'simulated-1' END, CASE WHEN :superseded THEN now() END, :queued_at,
+            CASE WHEN NOT :simulated THEN CAST(:finished_at AS timestamptz) END,
+            CASE WHEN :simulated THEN CAST(:finished_at AS timestamptz) END)
 """)
 _PLANT_FILE = text("""
     WITH document AS (
@@ -54,6 +76,13 @@ _PLANT_FILE = text("""
            CASE WHEN :state = 'STAGED' THEN lpad(to_hex(CAST(:document_id AS bigint)), 64, '0') END
     FROM document
 """)
+
+_PRICE = """
+    INSERT INTO connections (id, name, provider_id, model_id, prices)
+    SELECT :connection, 'priced ' || :connection, m.provider_id, m.id, CAST(:prices AS jsonb)
+    FROM models m LIMIT 1
+    ON CONFLICT (id) DO UPDATE SET prices = EXCLUDED.prices
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +125,13 @@ def _files(sizes: list[int]) -> st.SearchStrategy[File]:
     )
 
 
+_FINISHED_AT = st.none() | st.sampled_from([BEGAN - timedelta(days=2), NEVER])
+_FINISHED_AT |= st.builds(
+    lambda seconds: BEGAN + timedelta(seconds=seconds),
+    st.sampled_from([0.0, 1.25, 2.0, 3.5, 5.0, 400.0]) | st.integers(0, 5_000),
+)
+
+
 @st.composite
 def _attempts(draw: st.DrawFn, key: tuple[int, int, int]) -> list[Row]:
     made = []
@@ -114,6 +150,8 @@ def _attempts(draw: st.DrawFn, key: tuple[int, int, int]) -> list[Row]:
                 draw(st.none() | st.integers(0, 10**6)),
                 draw(st.none() | st.sampled_from([0.25, -1.0, 1e10, 1e-300])),
                 draw(st.booleans()),
+                draw(_FINISHED_AT),
+                BEGAN + timedelta(seconds=draw(st.sampled_from([0.0, 0.0, 0.5, 3_000.0]))),
             )
         )
     return made
@@ -153,7 +191,9 @@ def expected(batch: Sample, held: Holdings, gathered: ReportInput) -> ReportInpu
     same: dict[str, Any] = {name: getattr(gathered, name) for name in unchanged}
     sizes = dict(enumerate(held.sizes, 1))
     failures = plain.failures(held.files, plain.current(held.rows), sizes)[: LIMITS["GROUPS_SHOWN"]]
-    return inputs.report_input(held.files, gathered.columns, held.rows, failures=failures, **same)
+    found = plain_insights.insights(held.files, gathered.columns, held.rows, PRICES, STORED_BEFORE)
+    changes = same | {"failures": failures, "insights": found}
+    return inputs.report_input(held.files, gathered.columns, held.rows, **changes)
 
 
 def comparable(data: ReportInput) -> dict[str, Any]:
@@ -166,7 +206,20 @@ def comparable(data: ReportInput) -> dict[str, Any]:
         if sums["scores"]:
             for name in ("mean", "median"):
                 sums["scores"][name] = pytest.approx(sums["scores"][name])
+    values["insights"] = near(values["insights"])
     return values
+
+
+def near(value: Any) -> Any:
+    """The same with floats that are equal to what is near them, and lists for tuples."""
+    match value:
+        case float():
+            return pytest.approx(value)
+        case dict():
+            return {key: near(item) for key, item in value.items()}
+        case list() | tuple():
+            return [near(item) for item in value]
+    return value
 
 
 @settings(
@@ -194,5 +247,7 @@ def _sealed(batch_of: Callable[..., Sample], request: pytest.FixtureRequest) -> 
             "UPDATE folders SET folder_path = '/a'; "
             "INSERT INTO folders (folder_path, folder_name) VALUES ('/b/', 'b')"
         )
+        for connection, prices in PRICES.items():
+            made.doc_eval(_PRICE, connection=connection, prices=prices.model_dump_json())
         request.node.batch = made
     return made

@@ -36,6 +36,7 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "status",
         "documents",
         "report",
+        "export",
         "check",
         "simulate-processor",
         "conformance",
@@ -44,6 +45,7 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "resume",
         "cancel",
         "plan",
+        "compare",
         "archive",
         "restore",
     }

@@ -1,6 +1,6 @@
 """What Dagster is given: the inventory is pinned, and its parts work on a real instance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,9 @@ import pytest
 
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.reporting import WrittenReport, write_report
+from doceval_pipeline.defs import reporting
+from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
 
@@ -179,6 +182,34 @@ def test_the_report_is_materialized_with_stable_numbers(
     assert path.name.startswith(batch.key)
     assert "<script>" not in path.read_text()
     assert batch.doc_eval("SELECT result_digest = reported_digest FROM batches WHERE id = :id") == [(True,)]
+
+
+def test_a_report_knows_the_runs_that_staged_its_batch_and_is_the_same_when_written_again(
+    batch_of: BatchOf, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def write(databases: Databases, batch_id: int, provenance: Provenance) -> WrittenReport:
+        told.append(provenance)
+        return write_report(databases, batch_id, provenance)
+
+    monkeypatch.setattr(reporting, "write_report", write)
+    batch = batch_of(documents=1, connections=1, prompts=1)
+    run(instance, "stage_batch", batch.key)
+    staged = run(instance, "stage_batch", batch.key)
+    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 0")
+    look(batch.databases)
+    written = Path(str(metadata_of(run(instance, "report_batch", batch.key))["report"].value))
+    content = written.read_bytes()
+    run(instance, "report_batch", batch.key)
+    assert written.read_bytes() == content
+    assets = ("batch_config_snapshot", "document_assignment", "encoded_documents", "queue_rows")
+    assert told == [Provenance(tuple((asset, staged.run_id) for asset in assets))] * 2
+
+
+def metadata_of(result: dg.ExecuteInProcessResult) -> Mapping[str, dg.MetadataValue]:
+    (event,) = result.get_asset_materialization_events()
+    return event.materialization.metadata
 
 
 def test_a_sensor_that_asks_twice_for_the_report_of_a_result_gets_it_once_and_a_person_whenever_they_ask(

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from doceval_pipeline.reports.html import GROUPS_SHOWN
 from doceval_pipeline.reports.insights import NOTHING
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
-from doceval_pipeline_tests.reports import plain
+from doceval_pipeline_tests.reports import plain, plain_insights
 from doceval_pipeline_tests.reports.plain import File, Row
 
-STARTED = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+STARTED = plain.QUEUED
 # Each would run, load, link or reorder something if it were taken for more than text.
 HOSTILE = (
     "<script>window.ran = 1; document.title = 'ran'</script>",
@@ -83,7 +84,10 @@ def failed(document_id: int = 1, error: str | None = "overloaded", **changes: An
 def report_input(
     files: Sequence[File] = (), columns: Sequence[ReportColumn] = (), rows: Sequence[Row] = (), **changes: Any
 ) -> ReportInput:
-    """A batch that expects a cell for each of its contents in each column."""
+    """A batch that expects a cell for each of its contents in each column.
+
+    Its `insights` are empty; `with_insights` makes them of the same files and cells.
+    """
     now = plain.current(rows)
     failures = plain.failures(files, now, plain.sizes_of(files))
     contents = len({f.document_id for f in files if f.state == "STAGED" and f.document_id is not None})
@@ -91,7 +95,7 @@ def report_input(
     all_columns = column_sums.keys() | {(c.connection_id, c.prompt_id) for c in columns}
     shown, rows_total = plain.matrix_rows(files, now, len(all_columns))
     values: dict[str, Any] = {
-        "version": 3,
+        "version": 4,
         "partition_key": "batch-000070",
         "batch_id": 70,
         "name": "contracts-q4",
@@ -121,6 +125,14 @@ def report_input(
         "insights": NOTHING,
     }
     return ReportInput(**(values | changes))
+
+
+def with_insights(
+    files: Sequence[File] = (), columns: Sequence[ReportColumn] = (), rows: Sequence[Row] = (), **changes: Any
+) -> ReportInput:
+    """A batch with all that its cells say; `changes` are of its insights, such as `previous`."""
+    found = plain_insights.insights(files, columns, rows)
+    return report_input(files, columns, rows, insights=replace(found, **changes))
 
 
 def hostile_input() -> ReportInput:

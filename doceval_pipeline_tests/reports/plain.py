@@ -5,11 +5,14 @@ The databases count in statements of their own; that both come to the same is te
 """
 
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from doceval_pipeline.knowledge.results import VARYING
 from doceval_pipeline.reports.html import (
     CHANGES_SHOWN,
     KNOWN_PROCESSOR_LIMIT_BYTES,
@@ -30,6 +33,8 @@ from doceval_pipeline.reports.model import (
 )
 
 SHOWN_CHARACTERS = 2_000
+DETAILS_BYTES = 800_000
+QUEUED = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 Key = tuple[int, int, int]
 
 
@@ -62,6 +67,8 @@ class Row:
     output_tokens: int | None
     seconds: float | None
     simulated: bool
+    finished_at: datetime | None = None
+    queued_at: datetime = QUEUED
 
     @property
     def known_outcome(self) -> str:
@@ -111,12 +118,12 @@ def sizes_of(files: Sequence[File]) -> dict[int, int]:
 
 
 def failures(files: Sequence[File], rows: Sequence[Row], sizes: Mapping[int, int]) -> list[FailureGroup]:
-    """Failed cells by message, the most frequent first; all of them."""
-    failed = [row for row in rows if row.outcome == "failed"]
-    groups = [
-        _group(message, [row for row in failed if row.message == message], files, sizes)
-        for message in {row.message for row in failed}
-    ]
+    """Failed cells by kind of message, the most frequent first; all of them."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.outcome == "failed":
+            kinds.setdefault(alike(row.message or ""), []).append(row)
+    groups = [_group(found, files, sizes) for found in kinds.values()]
     return sorted(
         groups,
         key=lambda g: (-g.cells, g.message is not None, (g.message or "").encode(errors="surrogatepass")),
@@ -189,8 +196,18 @@ def cells(shown: Sequence[ReportRow], rows: Sequence[Row]) -> list[ReportCell]:
     saying = [
         r for r in found if r.outcome in ("succeeded", "failed") or r.error is not None or r.response_text
     ]
-    detailed = {row.key for row in saying[:DETAILS_SHOWN]}
-    return [_cell(row, row.key in detailed) for row in found]
+    detailed = saying[:DETAILS_SHOWN]
+    keys, characters = {row.key for row in detailed}, _characters(detailed)
+    return [_cell(row, row.key in keys, characters) for row in found]
+
+
+def _characters(rows: Sequence[Row]) -> int:
+    """To so many characters the texts of all rows are cut, so that they fit into a page."""
+    texts = [text for row in rows for text in (row.error, row.response_text) if text]
+    characters = SHOWN_CHARACTERS
+    while sum(len(text[:characters].encode(errors="surrogatepass")) for text in texts) > DETAILS_BYTES:
+        characters -= 1
+    return characters
 
 
 def document_name(files: Sequence[File], document_id: int) -> str:
@@ -205,12 +222,12 @@ def _urgency(document_id: int | None, failed: set[int], left: set[int]) -> tuple
     return int(document_id not in failed), document_id
 
 
-def _cell(row: Row, detailed: bool) -> ReportCell:
+def _cell(row: Row, detailed: bool, characters: int) -> ReportCell:
     details = CellDetails(
         row.attempt,
-        None if row.error is None else row.error[:SHOWN_CHARACTERS],
+        None if row.error is None else row.error[:characters],
         len(row.error or ""),
-        None if row.response_text is None else row.response_text[:SHOWN_CHARACTERS],
+        None if row.response_text is None else row.response_text[:characters],
         len(row.response_text or ""),
         row.input_tokens,
         row.output_tokens,
@@ -251,9 +268,14 @@ def _total(rows: Iterable[Row], value_of: Callable[[Row], float | None]) -> Tota
     return Total(sum(values), len(values)) if values else None
 
 
-def _group(
-    message: str | None, failed: Sequence[Row], files: Sequence[File], sizes: Mapping[int, int]
-) -> FailureGroup:
+def alike(message: str) -> str:
+    """What messages of the same kind have in common."""
+    return re.sub(VARYING, r"\1#", message[:SHOWN_CHARACTERS])
+
+
+def _group(failed: Sequence[Row], files: Sequence[File], sizes: Mapping[int, int]) -> FailureGroup:
+    messages = Counter(row.message for row in failed)
+    message = min(messages, key=lambda m: (-messages[m], (m or "").encode(errors="surrogatepass")))
     documents = sorted({row.document_id for row in failed})
     return FailureGroup(
         message=None if message is None else message[:SHOWN_CHARACTERS],
@@ -263,6 +285,7 @@ def _group(
         documents=len(documents),
         names=tuple(document_name(files, id_) for id_ in documents[:NAMES_SHOWN]),
         too_large=sum(sizes.get(id_, 0) > KNOWN_PROCESSOR_LIMIT_BYTES for id_ in documents),
+        variants=len(messages),
     )
 
 

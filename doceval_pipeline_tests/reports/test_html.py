@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,12 +27,13 @@ from doceval_pipeline_tests.reports.inputs import (
     report_input,
     skipped,
 )
+from doceval_pipeline_tests.reports.insightful import hostile, insightful
 
 ELEMENTS = {
     *("html", "head", "meta", "title", "style", "body", "main", "header", "section", "nav", "article"),
     *("h1", "h2", "h3", "h4", "p", "br", "strong", "small", "i", "span", "bdi", "code", "pre", "a", "div"),
     *("ul", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "button", "details"),
-    *("summary", "svg", "rect", "path"),
+    *("summary", "svg", "rect", "path", "circle", "input", "select", "option", "label", "script"),
 }
 ATTRIBUTES = {
     *(
@@ -47,7 +49,8 @@ ATTRIBUTES = {
         "aria-hidden",
     ),
     *("role", "tabindex", "scope", "colspan", "rowspan", "dir", "type", "href", "viewbox"),
-    *("preserveaspectratio", "x", "y", "width", "height", "rx", "d"),
+    *("preserveaspectratio", "x", "y", "width", "height", "rx", "d", "cx", "cy", "r"),
+    *("hidden", "data-name", "autocomplete", "spellcheck", "min", "max", "step", "inputmode", "value"),
     *("popover", "popovertarget", "popovertargetaction"),
 }
 
@@ -90,6 +93,7 @@ def said(data: ReportInput) -> str:
 
 def assert_inert(page: Page) -> None:
     assert set(page.elements) <= ELEMENTS
+    assert page.elements.count("script") == 1
     assert {name for _, name, _ in page.attributes} <= ATTRIBUTES
     assert all(re.fullmatch(r"#[a-z-]+", href) for href in page.values("href"))
     assert page.values("http-equiv") == ["Content-Security-Policy"]
@@ -99,8 +103,9 @@ def assert_inert(page: Page) -> None:
     assert {href[1:] for href in page.values("href")} <= set(ids)
 
 
-def test_hostile_texts_are_only_text() -> None:
-    source = render(hostile_input())
+@pytest.mark.parametrize("data", [hostile_input(), hostile()], ids=["results", "insights"])
+def test_hostile_texts_are_only_text(data: ReportInput) -> None:
+    source = render(data)
     page = Page(source)
     assert_inert(page)
     source.encode()
@@ -127,19 +132,37 @@ def test_any_text_is_only_text(text: str) -> None:
     assert visible(text) in page.text
 
 
-def test_the_policy_allows_the_style_sheet_of_the_page_and_nothing_else() -> None:
+def test_the_policy_allows_the_style_sheet_and_the_script_of_the_page_and_nothing_else() -> None:
     source = render(report_input())
-    style = re.search("<style>(.*?)</style>", source, re.DOTALL)
-    assert style is not None
-    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    style, script = (_only(source, element) for element in ("style", "script"))
     policy = next(value for value in Page(source).values("content") if "default-src" in value)
-    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    assert "url(" not in style[1]
-    assert "@import" not in style[1]
+    assert policy == (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_script_makes_nothing_of_texts() -> None:
+    script = _only(render(report_input()), "script")
+    for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval", "Function", "fetch"):
+        assert word not in script
+
+
+def _only(source: str, element: str) -> str:
+    """What stands between the only such tags of a page."""
+    (inside,) = re.findall(f"<{element}>(.*?)</{element}>", source, re.DOTALL)
+    assert isinstance(inside, str)
+    return inside
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
-    assert render(hostile_input()) == render(hostile_input())
+    assert render(hostile()) == render(hostile())
 
 
 def test_the_page_says_the_verdict_before_any_number() -> None:
@@ -216,7 +239,23 @@ def test_a_long_response_is_cut_and_the_rest_is_told() -> None:
 def test_many_long_responses_do_not_make_a_page_that_no_browser_opens() -> None:
     cells = [cell(n, c, response_text="x" * 2_000) for n in range(1_000) for c in range(10)]
     data = report_input([document(n) for n in range(1_000)], [column(c) for c in range(10)], cells)
-    assert len(render(data)) < 25_000_000
+    assert len(render(data)) < 4_000_000
+
+
+def test_a_thousand_cells_take_up_no_more_than_two_megabytes_whatever_they_say() -> None:
+    keys = [(n, c) for n in range(100) for c in range(10)]
+    for text in ("x" * 2_000, "界" * 2_000, '"' * 2_000):
+        rows = [cell(n, c, response_text=text, error=text) for n, c in keys]
+        data = insightful([document(n) for n in range(100)], [column(c) for c in range(10)], rows)
+        assert len(render(data).encode()) <= 2_000_000
+
+
+def test_short_texts_stand_whole_beside_long_ones() -> None:
+    files = [document(n) for n in range(1_000)]
+    rows = [cell(n, response_text="short and whole" if n % 2 else "x" * 2_000) for n in range(1_000)]
+    source = render(report_input(files, [column()], rows))
+    assert source.count("short and whole</pre></div>") == 500
+    assert source.count("more characters are left out here") == 500
 
 
 def test_long_lists_are_cut_and_the_rest_is_told() -> None:
@@ -229,7 +268,7 @@ def test_long_lists_are_cut_and_the_rest_is_told() -> None:
 
 
 def test_many_different_messages_are_cut_and_the_rest_is_told() -> None:
-    cells = [failed(n, f"request {n}") for n in range(60)]
+    cells = [failed(n, "overloaded" + "!" * n) for n in range(60)]
     assert "10 more messages are left out here" in said(report_input([], [column()], cells))
 
 
@@ -267,15 +306,18 @@ def test_a_configuration_of_an_unknown_shape_is_still_shown() -> None:
 
 
 def test_simulated_results_are_marked_wherever_they_show() -> None:
-    page = render(report_input([document()], [column()], [cell(simulated=True)]))
+    page = render(insightful([document()], [column()], [cell(simulated=True)]))
     text = " ".join(Page(page).text.split())
     assert "Simulated results: no LLM was called" in text
     assert "<title>SIMULATED · " in page
     for place in (
         "Complete",
         "Mean score",
-        "Tokens in",
-        "Processing time",
+        "Tokens in and out",
+        "Cost",
+        "Seconds per cell",
+        "Leaderboard",
+        "Change since the batch before",
         "Connections and prompts",
         "Results",
         "Document",
@@ -311,3 +353,18 @@ def test_an_empty_batch_has_a_page() -> None:
     text = said(report_input(started_at=None, completed_at=None, created_at=None, config={}))
     assert "Nothing evaluated" in text
     assert "No document was evaluated." in text
+    for line in (
+        "No cell failed.",
+        "so there is nothing to rank.",
+        "No cell has a score.",
+        "No document was scored differently by two connections under the same prompt.",
+        "No two connections scored the same document under the same prompt.",
+        "The batch selects no connection or no prompt.",
+        "No earlier batch that completed shares scored documents",
+        "No cell says when it was finished.",
+        "No cell was reprocessed.",
+        "No file was left out.",
+        "none is known",
+    ):
+        assert line in text
+    assert "<table" not in render(report_input())

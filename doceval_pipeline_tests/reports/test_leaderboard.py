@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from doceval_pipeline.findings import Estimate
 from doceval_pipeline.reports.leaderboard import (
     ROWS_SHOWN,
     Leaderboard,
@@ -17,7 +18,6 @@ from doceval_pipeline.reports.leaderboard import (
     render_leaderboard,
 )
 from doceval_pipeline.reports.markdown import PLOT_LIMIT
-from doceval_pipeline.statistics import Estimate
 
 
 def row(name: str = "gpt", scores: Estimate | None = None, simulated: int = 0) -> LeaderboardRow:

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 from hypothesis import given
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from doceval_pipeline.reports.figures import figures
+from doceval_pipeline.reports.insights import Cost
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
-from doceval_pipeline.reports.model import ReportFigures
+from doceval_pipeline.reports.model import ReportColumn, ReportFigures
 from doceval_pipeline_tests.reports.inputs import (
+    HOSTILE,
     cell,
     column,
     document,
@@ -19,6 +22,7 @@ from doceval_pipeline_tests.reports.inputs import (
     hostile_input,
     report_input,
     skipped,
+    with_insights,
 )
 from doceval_pipeline_tests.reports.plain import Row
 
@@ -30,7 +34,7 @@ def mixed(simulated: bool = False) -> ReportFigures:
         failed(2, simulated=simulated),
         failed(3, None, outcome="waiting", status="QUEUED", simulated=simulated),
     ]
-    return figures(report_input(files, [column(1), column(2)], cells))
+    return figures(with_insights(files, [column(1), column(2)], cells))
 
 
 def svg_of(plot: str) -> str:
@@ -56,7 +60,12 @@ def test_the_names_of_the_numbers_are_stable() -> None:
         "cells_missing": 3,
         "cells_scored": 1,
         "cells_simulated": 0,
+        "cells_reprocessed": 0,
+        "contents_reused": 0,
+        "content_bytes": 6_000,
         "mean_score": 0.0,
+        "seconds_p50": 1.0,
+        "seconds_p95": 1.0,
         "input_tokens": 100,
         "output_tokens": 10,
         "processing_seconds": 1.0,
@@ -64,17 +73,45 @@ def test_the_names_of_the_numbers_are_stable() -> None:
 
 
 def test_what_nobody_reported_is_absent_and_not_zero() -> None:
-    numbers = numeric_metadata(figures(report_input([document()], [column()], [failed()])))
-    assert not {"mean_score", "input_tokens", "output_tokens", "processing_seconds"} & set(numbers)
+    numbers = numeric_metadata(figures(with_insights([document()], [column()], [failed()])))
+    absent = {"mean_score", "mean_score_low", "mean_score_high", "input_tokens", "output_tokens"}
+    assert not (absent | {"processing_seconds", "seconds_p50", "seconds_p95", "cost_usd"}) & set(numbers)
+
+
+def test_interval_and_costs_are_numbers_too() -> None:
+    cells = [cell(1, score=10.0), cell(2, score=30.0)]
+    costs = [Cost(1.25, "EUR", 2, 0), Cost(0.5, "USD", 1, 1)]
+    numbers = numeric_metadata(
+        figures(with_insights([document(1), document(2)], [column()], cells, costs=costs))
+    )
+    assert (numbers["cost_eur"], numbers["cost_usd"]) == (1.25, 0.5)
+    assert numbers["mean_score_low"] < numbers["mean_score"] == 20 < numbers["mean_score_high"]
 
 
 def test_the_markdown_says_verdict_counts_and_means() -> None:
     text = render_markdown(mixed())
     assert text.startswith("**Incomplete: 4 of 6 cells have no result yet (1 waiting, 3 missing); 1 failed**")
     assert "| mean score | 0, over 1 of 6 cells |" in text
-    assert "| model-1 | prompt-1 | 0 | 1 of 3 | 1 |" in text
-    assert "| model-2 | prompt-1 | – | 0 of 3 | 0 |" in text
+    assert "| model-1 | prompt-1 | 0 | – | 1 of 3 | 1 | leads |" in text
+    assert "| model-2 | prompt-1 | – | – | 0 of 3 | 0 | – |" in text
+    assert "| seconds a cell | 1.0 s in the middle, 1.0 s or less for 95 %, of 1 cell |" in text
+    assert "| cost | unknown |" in text
     assert "| documents | 4, of which 1 duplicate shares its twin's result |" in text
+
+
+def test_the_best_column_is_first_and_ties_with_it_are_marked() -> None:
+    files = [document(n) for n in range(30)]
+    low = [cell(n, 1, score=10.0 + n % 3) for n in range(30)]
+    high = [cell(n, 2, score=80.0 + n % 3) for n in range(30)]
+    near = [cell(n, 3, score=80.0 + (n + 1) % 3 - (n == 0)) for n in range(30)]
+    text = render_markdown(
+        figures(with_insights(files, [column(n) for n in (1, 2, 3)], [*low, *high, *near]))
+    )
+    rows = [line for line in text.splitlines() if line.startswith("| model-")]
+    assert [row.split(" | ")[0] for row in rows] == ["| model-2", "| model-3", "| model-1"]
+    assert rows[0].endswith("| 81 | 80.7 to 81.3 | 30 of 30 | 0 | leads |")
+    assert rows[1].endswith("| tied (-0.0 over 30) |")
+    assert rows[2].endswith("| -70.0 over 30 |")
 
 
 def test_the_markdown_and_the_plot_say_that_results_are_simulated() -> None:
@@ -88,21 +125,23 @@ def test_the_markdown_and_the_plot_say_that_results_are_simulated() -> None:
 
 
 def test_more_columns_than_the_table_shows_are_told() -> None:
-    text = render_markdown(figures(report_input([], [column(1, n) for n in range(25)], [])))
+    text = render_markdown(figures(with_insights([], [column(1, n) for n in range(25)], [])))
     assert text.count("| model-1 |") == 20
     assert "5 more columns are in the report." in text
 
 
 def test_hostile_names_are_only_text_in_the_markdown() -> None:
-    text = render_markdown(figures(hostile_input()))
+    hostile = hostile_input()
+    columns = [ReportColumn(n, text, n, text) for n, text in enumerate(HOSTILE)]
+    text = render_markdown(figures(replace(hostile, insights=with_insights((), columns, ()).insights)))
     page = MarkdownIt("commonmark").enable("table").render(text)
     elements = set(re.findall(r"<([a-zA-Z]+)", page))
     assert elements == {"p", "strong", "table", "thead", "tbody", "tr", "th", "td"}
-    assert len(re.findall("<tr>", page)) == 2 + 7 + 12
+    assert len(re.findall("<tr>", page)) == 2 + 9 + 12
 
 
 def test_no_file_name_and_no_response_is_in_the_markdown() -> None:
-    data = report_input(
+    data = with_insights(
         [document(1, name="FILENAME", folder="FOLDER")],
         [column()],
         [cell(1, response_text="RESPONSE"), failed(1, "MESSAGE", prompt=2)],

@@ -4,7 +4,16 @@ from datetime import timedelta
 
 import pytest
 
-from doceval_pipeline.reports.numbers import amount, duration, elapsed, score_text, size_text
+from doceval_pipeline.reports.numbers import (
+    amount,
+    duration,
+    elapsed,
+    money,
+    percent,
+    score_text,
+    signed,
+    size_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,3 +63,23 @@ def test_sizes_are_said_in_binary_units(size: int, text: str) -> None:
 
 def test_counts_have_thousands_separators() -> None:
     assert amount(1_234_567.0) == "1,234,567"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(3.24, "+3.2"), (-0.5, "−0.5"), (0.0, "0"), (-0.0, "0"), (0.001, "+0.001")]
+)
+def test_a_difference_has_a_sign(value: float, said: str) -> None:
+    assert signed(value) == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.0, "0.00"), (1234.5, "1,234.50"), (0.00123, "0.0012")])
+def test_a_small_amount_of_money_is_not_nothing(value: float, said: str) -> None:
+    assert money(value) == said
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "said"),
+    [(0, 9, "0 %"), (1, 1_000, "under 1 %"), (999, 1_000, "over 99 %"), (9, 9, "100 %"), (1, 3, "33 %")],
+)
+def test_a_share_is_all_or_nothing_only_if_it_is(part: int, whole: int, said: str) -> None:
+    assert percent(part, whole) == said

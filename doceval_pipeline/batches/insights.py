@@ -1,0 +1,216 @@
+"""Gathers what a batch's results say beyond counts, from both databases; what is computed of it is told by
+`reports.analysis`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from doceval_pipeline.batches.names import Names
+from doceval_pipeline.doc_eval.definitions import Prices
+from doceval_pipeline.doc_eval.previous import previous_batch
+from doceval_pipeline.doc_eval.prices import read_prices
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.knowledge import effort
+from doceval_pipeline.knowledge.effort import Pace, TokensTaken
+from doceval_pipeline.knowledge.scores import Scores, read_scores
+from doceval_pipeline.reports import analysis
+from doceval_pipeline.reports.figures import figures
+from doceval_pipeline.reports.insights import (
+    Column,
+    ColumnMovement,
+    Cost,
+    Insights,
+    Movement,
+    Provenance,
+    Seconds,
+    SincePrevious,
+    Stall,
+    Throughput,
+)
+from doceval_pipeline.reports.model import ReportInput
+from doceval_pipeline.reports.movement import most_moved, movement
+from doceval_pipeline.statistics import corrected
+
+# Of more columns that a batch shares with the previous one, only the best are compared.
+COLUMNS_MOVED = 20
+# Of a connection, what may change its answers; not how it is called, nor where its key is.
+_SETTINGS = ("provider_type", "model_name", "base_url", "port_no", "connection_config")
+
+
+def gather_insights(
+    doc_eval: Connection,
+    knowledge: Connection,
+    data: ReportInput,
+    stored: Sequence[int],
+    names: Names,
+    scores: Scores,
+    provenance: Provenance,
+) -> Insights:
+    """All that is said of a batch beyond counts.
+
+    Parameters
+    ----------
+    data
+        The rest of the report.
+    stored
+        The documents of the batch's staged files, by `docs.id`.
+    """
+    batch_id = data.batch_id
+    standings = analysis.leaderboard(figures(data).columns, scores.columns, scores.values)
+    table = scores.documents, scores.columns, scores.values
+    names.know(analysis.most_disagreed(*table))
+    reused, content_bytes = effort.read_storage(knowledge, batch_id, stored)
+    seconds, tokens = effort.read_seconds(knowledge, batch_id), effort.read_tokens(knowledge, batch_id)
+    return Insights(
+        scores=analysis.mean_score(scores.values),
+        leaderboard=standings,
+        distributions=analysis.distributions(scores.columns, scores.values),
+        disagreements=analysis.disagreements(names.of_document, *table),
+        agreements=analysis.agreements(standings, scores.columns, scores.values),
+        previous=_since_previous(
+            doc_eval, knowledge, data, [standing.column for standing in standings], scores, names
+        ),
+        throughput=_throughput(effort.read_pace(knowledge, batch_id)),
+        costs=add_up_costs(tokens, read_prices(doc_eval, [taken.connection_id for taken in tokens])),
+        seconds=None if seconds is None else Seconds(seconds.n, seconds.p50, seconds.p95),
+        reused=reused,
+        content_bytes=content_bytes,
+        attempts=effort.count_attempts(knowledge, batch_id),
+        provenance=provenance,
+    )
+
+
+def add_up_costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices]) -> list[Cost]:
+    """What finished cells cost, for each currency in which any is known."""
+    unpriced = sum(taken.cells for taken in tokens if taken.connection_id not in prices)
+    costs = []
+    for currency in sorted({price.currency for price in prices.values()}):
+        priced = [
+            (taken, price, _is_priced(taken, price))
+            for taken in tokens
+            if (price := prices.get(taken.connection_id)) is not None and price.currency == currency
+        ]
+        cells = sum(taken.cells for taken, _, known in priced if known)
+        if cells:
+            amount = sum(_amount(taken, price) for taken, price, known in priced if known)
+            without = sum(taken.cells for taken, _, known in priced if not known)
+            costs.append(Cost(amount, currency, cells, unpriced + without))
+    return costs
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], column: Column) -> tuple[str, ...]:
+    """What of a column is not the same in two sealed configurations."""
+    connection, prompt = column
+
+    def differs(kind: str, id_: int, keys: Sequence[str]) -> bool:
+        settings = [
+            [item.get(key) for key in keys]
+            for config in (before, now)
+            for item in config[kind]
+            if item["id"] == id_
+        ]
+        return any(found != settings[0] for found in settings)
+
+    changes = {
+        "prompt text": differs("prompts", prompt, ("text",)),
+        "connection": differs("connections", connection, _SETTINGS),
+    }
+    return tuple(name for name, is_changed in changes.items() if is_changed)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Two batches' scores of the same documents, in the columns that both have."""
+
+    documents: NDArray[np.int64]
+    columns: tuple[Column, ...]
+    before: NDArray[np.float64]
+    now: NDArray[np.float64]
+
+
+def _since_previous(
+    doc_eval: Connection,
+    knowledge: Connection,
+    data: ReportInput,
+    best_first: Sequence[Column],
+    scores: Scores,
+    names: Names,
+) -> SincePrevious | None:
+    previous = previous_batch(doc_eval, data.batch_id)
+    if previous is None:
+        return None
+    compared = _compare(read_scores(knowledge, previous.id), scores, best_first)
+    sealed = read_snapshot(doc_eval, previous.id)
+    # Without rows or columns in common it was archived meanwhile, or its choice is not what it was.
+    if sealed is None or not compared.columns or not compared.documents.size:
+        return None
+    return SincePrevious(
+        partition_key=previous.key,
+        name=previous.name,
+        completed_at=previous.completed_at,
+        shared_documents=compared.documents.size,
+        columns=tuple(
+            ColumnMovement(column, moved, changed_settings(sealed.config, data.config, column))
+            for column, moved in _movements(compared, names).items()
+        ),
+        shared_columns=len(compared.columns),
+    )
+
+
+def _compare(before: Scores, now: Scores, best_first: Sequence[Column]) -> _Compared:
+    documents, rows_before, rows_now = np.intersect1d(
+        before.documents, now.documents, assume_unique=True, return_indices=True
+    )
+    both = {*before.columns} & {*now.columns}
+    columns = tuple(column for column in best_first if column in both)
+    places_before = [before.columns.index(column) for column in columns]
+    places_now = [now.columns.index(column) for column in columns]
+    return _Compared(
+        documents,
+        columns,
+        before.values[rows_before][:, places_before],
+        now.values[rows_now][:, places_now],
+    )
+
+
+def _movements(compared: _Compared, names: Names) -> dict[Column, Movement]:
+    """How the best columns moved that have a document with both scores, tested for all of them together."""
+    found: dict[Column, Movement] = {}
+    for place, column in enumerate(compared.columns):
+        if len(found) == COLUMNS_MOVED:
+            break
+        pair = compared.before[:, place], compared.now[:, place]
+        names.know(most_moved(compared.documents, *pair))
+        moved = movement(names.of_document, compared.documents, *pair)
+        if moved is not None:
+            found[column] = moved
+    tested = corrected([moved.difference for moved in found.values()])
+    return {
+        column: replace(moved, difference=difference)
+        for (column, moved), difference in zip(found.items(), tested, strict=True)
+    }
+
+
+def _throughput(pace: Pace | None) -> Throughput | None:
+    if pace is None:
+        return None
+    stalls = tuple(Stall(start, seconds) for start, seconds in pace.stalls)
+    return Throughput(pace.start, pace.span_seconds, pace.spans, stalls, pace.without_time, pace.all_stalls)
+
+
+def _is_priced(taken: TokensTaken, price: Prices) -> bool:
+    """Whether cells say how many tokens they took, of each kind that has a price."""
+    return (taken.has_input or not price.input_per_million) and (
+        taken.has_output or not price.output_per_million
+    )
+
+
+def _amount(taken: TokensTaken, price: Prices) -> float:
+    return (
+        taken.input_tokens * price.input_per_million + taken.output_tokens * price.output_per_million
+    ) / 1e6

@@ -1,0 +1,91 @@
+"""`doceval export`: the results of a batch as a file for other programs."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doceval_pipeline.batches.exporting import export_page, export_records
+from doceval_pipeline.cli.bars import bars
+from doceval_pipeline.cli.batches import as_json_option, databases
+from doceval_pipeline.cli.output import console, errors, print_json, printable
+from doceval_pipeline.doc_eval.batches import find_batch
+from doceval_pipeline.errors import ExportError
+from doceval_pipeline.reports.exports.record import VERSION
+from doceval_pipeline.reports.exports.writing import Format
+from doceval_pipeline.reports.numbers import size_text
+
+HTML = "html"
+FORMATS = (*(format.value for format in Format), HTML)
+
+
+@click.command()
+@click.argument("batch")
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="By default, the ending of FILE.")
+@click.option(
+    "--output",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Replaced if it is there.",
+)
+@click.option(
+    "--attempts",
+    type=click.Choice(["current", "all"]),
+    default="current",
+    show_default=True,
+    help="One record per cell, or every attempt.",
+)
+@as_json_option
+def export(batch: str, format_: str | None, output: Path, attempts: str, as_json: bool) -> None:
+    """Write the results of BATCH as they are now to FILE; docs/exports.md tells the columns.
+
+    html is the page of the report. The file is written whole or not at all.
+    """
+    opened = databases()
+    record = find_batch(opened.doc_eval, batch)
+    format = _format(format_, output, attempts)
+    said: dict[str, Any] = {"batch": record.id, "format": format, "path": str(output.absolute())}
+    if format == HTML:
+        said["size"] = export_page(opened, record.id, output)
+        counted = "its report"
+    else:
+        with bars(visible=not as_json) as draw:
+            every = attempts == "all"
+            done = export_records(opened, record.id, Format(format), output, every, draw("exporting"))
+        said |= {
+            "version": VERSION,
+            "attempts": attempts,
+            "read_at": done.read_at,
+            "records": done.records,
+            "cut_texts": done.cut,
+            "size": done.size,
+        }
+        counted = f"{done.records:,} records"
+        if done.cut and not as_json:
+            errors.print(f"{done.cut:,} texts were cut to what a cell of a workbook holds", style="yellow")
+    if as_json:
+        print_json(said)
+    else:
+        console.print(f"[bold]{record.key}[/] {counted} in {size_text(said['size'])}")
+        console.print(printable(said["path"]), markup=False)
+
+
+COMMANDS = (export,)
+
+
+def _format(given: str | None, output: Path, attempts: str) -> str:
+    """What to write: what was asked for, or what the file's name says.
+
+    Raises
+    ------
+    ExportError
+    """
+    format = given or output.suffix.removeprefix(".").lower()
+    if format not in FORMATS:
+        raise ExportError(f"the name of {output} ends in no format: give --format {'|'.join(FORMATS)}")
+    if format == HTML and attempts == "all":
+        raise ExportError(
+            "a report shows current results: leave out --attempts all, or choose another format"
+        )
+    return format

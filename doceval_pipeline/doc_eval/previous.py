@@ -1,0 +1,29 @@
+"""Finds the batch that a batch is compared with: the newest earlier one of the same kind. Changes nothing."""
+
+from sqlalchemy import Connection, text
+
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
+
+# So many of the newest batches with a connection and a prompt in common are searched for documents in common.
+CANDIDATES = 50
+
+_PREVIOUS = text("""
+    SELECT alike.id
+    FROM (SELECT b.id FROM batches b
+          WHERE b.id < :batch_id AND b.status = 'COMPLETED' AND b.archived_at IS NULL
+            AND EXISTS (SELECT 1 FROM batch_connections mine JOIN batch_connections its USING (connection_id)
+                        WHERE mine.batch_id = :batch_id AND its.batch_id = b.id)
+            AND EXISTS (SELECT 1 FROM batch_prompts mine JOIN batch_prompts its USING (prompt_id)
+                        WHERE mine.batch_id = :batch_id AND its.batch_id = b.id)
+          ORDER BY b.id DESC LIMIT :candidates) AS alike
+    WHERE EXISTS (SELECT 1 FROM batch_documents mine JOIN batch_documents its USING (knowledge_document_id)
+                  WHERE mine.batch_id = :batch_id AND its.batch_id = alike.id)
+    ORDER BY alike.id DESC LIMIT 1
+""")
+
+
+def previous_batch(connection: Connection, batch_id: int) -> BatchRecord | None:
+    """The newest earlier batch that is completed, not archived, and shares a document and a column."""
+    parameters = {"batch_id": batch_id, "candidates": CANDIDATES}
+    found = connection.scalar(_PREVIOUS, parameters)
+    return None if found is None else batch_by_id(connection, found)

@@ -1,0 +1,50 @@
+"""Parquet, with a type for each column, in row groups of bounded size."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from doceval_pipeline.reports.exports.record import TYPES, Record
+
+# A row group ends at whichever comes first.
+MOST_RECORDS = 20_000
+MOST_CHARACTERS = 32 * 1024 * 1024
+
+_ARROW_TYPES = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    datetime: pa.timestamp("us", tz="UTC"),
+}
+_FIELDS = [pa.field(name, _ARROW_TYPES[kind]) for name, kind in TYPES.items()]
+
+
+def write_parquet(file: IO[bytes], records: Iterable[Record], metadata: Mapping[str, str]) -> int:
+    """Write records, with `metadata` in the file's own; returns how many."""
+    schema = pa.schema(_FIELDS, metadata=dict(metadata))
+    count = 0
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for portion in _portions(records):
+            columns = zip(*portion, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, _FIELDS, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            count += len(portion)
+    return count
+
+
+def _portions(records: Iterable[Record]) -> Iterator[list[Record]]:
+    portion: list[Record] = []
+    characters = 0
+    for record in records:
+        portion.append(record)
+        texts = (record.response_text, record.response_json, record.error_message)
+        characters += sum(len(text) for text in texts if text)
+        if len(portion) == MOST_RECORDS or characters >= MOST_CHARACTERS:
+            yield portion
+            portion, characters = [], 0
+    if portion:
+        yield portion

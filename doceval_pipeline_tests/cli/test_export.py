@@ -1,0 +1,110 @@
+"""The command export in a process of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline_tests.cli.running import doceval, read_json
+from doceval_pipeline_tests.cli.test_bars import in_a_terminal
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.reports.exports.reading import READERS
+
+
+@pytest.fixture
+def batch(batch_of: Callable[..., Sample]) -> Sample:
+    """A batch of 12 cells, and one attempt more; one response is longer than a cell of a workbook."""
+    batch = batch_of(documents=3)
+    batch.stage()
+    batch.knowledge(
+        "UPDATE llm_responses SET status = 'S', response_text = repeat('x', 40000) "
+        "WHERE prompt_id = (SELECT min(prompt_id) FROM llm_responses)"
+    )
+    batch.plant(
+        "INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, attempt, status, "
+        "connection_details) SELECT batch_id, document_id, prompt_id, connection_id, 2, 'S', '{}' "
+        "FROM llm_responses WHERE status = 'S' LIMIT 1; "
+        "UPDATE llm_responses r SET superseded_at = now() FROM llm_responses n WHERE n.attempt = 2 "
+        "AND r.attempt = 1 AND (r.document_id, r.prompt_id, r.connection_id) = "
+        "(n.document_id, n.prompt_id, n.connection_id)"
+    )
+    return batch
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_the_ending_of_the_name_says_the_format_and_the_summary_what_was_written(
+    batch: Sample, tmp_path: Path, format: str
+) -> None:
+    path = tmp_path / f"results.{format.upper()}"
+    ended = doceval("export", batch.name, "--output", str(path))
+    assert ended.returncode == 0, ended.stderr
+    said, where = ended.stdout.splitlines()
+    assert said.startswith(f"{batch.key} 12 records in ")
+    assert where == str(path)
+    assert ended.stderr == (
+        "5 texts were cut to what a cell of a workbook holds\n" if format == "xlsx" else ""
+    )
+    assert len(READERS[format](path)) == 12
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_summary_is_data_for_other_programs(batch: Sample, tmp_path: Path) -> None:
+    path = tmp_path / "every"
+    said = read_json("export", str(batch.id), "--format", "csv", "--output", str(path), "--attempts", "all")
+    assert said.pop("read_at").startswith("20")
+    assert said == {
+        "batch": batch.id,
+        "format": "csv",
+        "path": str(path),
+        "version": 1,
+        "attempts": "all",
+        "records": 13,
+        "cut_texts": 0,
+        "size": path.stat().st_size,
+    }
+    assert sorted(record.attempt for record in READERS["csv"](path)) == [1] * 12 + [2]
+
+
+def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    ended = doceval("export", batch.name, "--output", str(path))
+    assert ended.returncode == 0, ended.stderr
+    assert f"{batch.key} its report in " in ended.stdout
+    assert path.read_bytes() == write_report(batch.databases, batch.id).path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["results.txt"],
+            "the name of results.txt ends in no format: give --format jsonl|csv|parquet|xlsx|html",
+        ),
+        (["page.html", "--attempts", "all"], "leave out --attempts all, or choose another format"),
+        (["/dev/null", "--format", "csv"], "/dev/null is there and is no file"),
+        (
+            ["nowhere/results.csv"],
+            "nowhere/results.csv cannot be written (No such file or directory): make room",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_line(batch: Sample, arguments: list[str], line: str) -> None:
+    ended = doceval("export", batch.name, "--output", *arguments)
+    assert ended.returncode == 1
+    assert line in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_an_export_draws_a_bar(batch: Sample, tmp_path: Path) -> None:
+    shown, printed, code = in_a_terminal("export", batch.name, "--output", str(tmp_path / "results.csv"))
+    assert (code, "exporting" in shown, "12 of 12" in shown) == (0, True, True)
+    assert "12 records" in printed
+
+
+def test_libraries_of_formats_are_imported_by_nobody_else() -> None:
+    asked = "import doceval_pipeline.cli, doceval_pipeline.definitions, sys; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert {"pyarrow", "xlsxwriter"} & set(ended.stdout.split()) == set()

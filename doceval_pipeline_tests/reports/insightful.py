@@ -1,0 +1,444 @@
+"""Makes inputs of reports that have something to say in every section, by plain formulas.
+
+Their numbers are of the right kind and belong together; that those of a real batch are right is tested
+where they are made.
+"""
+
+import math
+import random
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from itertools import combinations
+
+from doceval_pipeline.reports.insights import (
+    Agreement,
+    Column,
+    ColumnMovement,
+    Cost,
+    Difference,
+    Disagreement,
+    Distribution,
+    Estimate,
+    Flip,
+    Insights,
+    Movement,
+    Provenance,
+    Seconds,
+    SincePrevious,
+    Stall,
+    Standing,
+    Throughput,
+)
+from doceval_pipeline.reports.model import ReportColumn, ReportInput
+from doceval_pipeline_tests.reports.inputs import (
+    STARTED,
+    cell,
+    column,
+    document,
+    failed,
+    hostile_input,
+    report_input,
+    skipped,
+)
+from doceval_pipeline_tests.reports.plain import File, Row, current
+
+MODELS = ("gpt-4o", "claude-sonnet", "llama-70b", "mistral-large", "qwen-72b")
+PROMPTS = ("clarity", "completeness", "tone", "risk", "summary")
+RESPONSES = (
+    "The document states its purpose in the first paragraph and keeps to it. Terms are defined where they "
+    "are first used, and every obligation names who owes it and by when.",
+    "Clear on the whole. Section 4 contradicts section 2 about the notice period, which a reader has to "
+    "notice by themselves.",
+    '{"score": 61, "reasons": ["long sentences", "two undefined terms"], "confidence": "medium"}',
+    "Hard to follow: the annex carries the essential conditions, and the main text does not point to it.",
+)
+# Names that run from right to left, join, combine or are long.
+NAMES = (
+    "عقد الإيجار ٢٠٢٦.pdf",
+    "חוזה שכירות – סופי.docx",
+    "合同审查_第三季度.pdf",
+    "契約書（最終版）.pdf",
+    "отчёт за год.txt",
+    "résumé à vérifier.odt",
+    "👩‍👩‍👧‍👦 family 🧾.png",
+    "हिन्दी दस्तावेज़.pdf",
+    "a-very-long-name-" + "x" * 180 + ".pdf",
+)
+
+
+def scores(rows: Sequence[Row], key: Column | None = None) -> dict[int, float]:
+    """The scores of a column by document, or of all cells by position."""
+    found = [row for row in current(rows) if row.known_outcome == "succeeded" and row.score is not None]
+    if key is None:
+        return {place: row.score for place, row in enumerate(found) if row.score is not None}
+    return {row.document_id: row.score for row in found if row.key[1:] == key and row.score is not None}
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    if not values:
+        return None
+    mean = statistics.fmean(values)
+    half = _half(values)
+    return Estimate(len(values), mean, *((None, None) if half is None else (mean - half, mean + half)))
+
+
+def difference(first: dict[int, float], second: dict[int, float]) -> Difference | None:
+    """Second minus first, of the documents that both have."""
+    values = [second[id_] - first[id_] for id_ in first.keys() & second.keys()]
+    if not values:
+        return None
+    mean, half = statistics.fmean(values), _half(values)
+    if half is None:
+        return Difference(len(values), mean, None, None, None, None)
+    p = math.erfc(abs(mean) / (half / 1.96) / math.sqrt(2)) if half else float(mean == 0)
+    return Difference(len(values), mean, mean - half, mean + half, p, half / 1.96 * 2.8)
+
+
+def _half(values: Sequence[float]) -> float | None:
+    return None if len(values) < 2 else 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def insights_of(files: Sequence[File], columns: Sequence[ReportColumn], rows: Sequence[Row]) -> Insights:
+    """What the rows say; the batch before scored 4 points less, and the work stalled once."""
+    now = current(rows)
+    keys = [(c.connection_id, c.prompt_id) for c in columns]
+    names = {file.document_id: file.name for file in reversed(files) if file.document_id is not None}
+    by_column = {key: scores(rows, key) for key in keys}
+    return Insights(
+        scores=estimate([*scores(rows).values()]),
+        leaderboard=_leaderboard(keys, by_column, now, len(names)),
+        distributions=[_distribution(key, values) for key, values in by_column.items() if values],
+        disagreements=_disagreements(names, by_column),
+        agreements=_agreements(by_column),
+        previous=_previous(names, by_column),
+        throughput=_throughput(now),
+        costs=_costs(now),
+        seconds=_seconds(now),
+        reused=len(names) // 3,
+        content_bytes=sum({f.document_id: f.size or 0 for f in files}.values()),
+        attempts=sorted(Counter(row.attempt for row in now).items()),
+        provenance=Provenance(
+            tuple(
+                (asset, f"{place:08x}-1f2e-4d3c-8b9a-0123456789ab")
+                for place, asset in enumerate(("batch_config_snapshot", "encoded_documents", "queue_rows"), 1)
+            )
+        ),
+    )
+
+
+def _leaderboard(
+    keys: Sequence[Column], by_column: dict[Column, dict[int, float]], now: Sequence[Row], contents: int
+) -> list[Standing]:
+    ranked = sorted(keys, key=lambda key: -statistics.fmean([*by_column[key].values()] or [-1.0]))
+    standings = []
+    for key in ranked:
+        of_column = [row for row in now if row.key[1:] == key]
+        outcomes = Counter(row.known_outcome for row in of_column)
+        behind = difference(by_column[ranked[0]], by_column[key]) if key != ranked[0] else None
+        tied = behind is not None and (behind.p is None or behind.p >= 0.05)
+        standings.append(
+            Standing(
+                key,
+                estimate([*by_column[key].values()]),
+                behind,
+                tied,
+                outcomes["failed"],
+                outcomes["succeeded"] - len(by_column[key]),
+                max(contents, len(of_column)) - outcomes["failed"] - outcomes["succeeded"],
+            )
+        )
+    return standings
+
+
+def _distribution(key: Column, by_document: dict[int, float]) -> Distribution:
+    values = sorted(by_document.values())
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    counts = Counter(min(19, int(value // 5)) for value in values)
+    return Distribution(
+        key, len(values), values[0], *quartiles, values[-1], tuple(counts[place] for place in range(20))
+    )
+
+
+def _disagreements(names: dict[int, str], by_column: dict[Column, dict[int, float]]) -> list[Disagreement]:
+    found = []
+    for id_, name in names.items():
+        for prompt in {prompt for _, prompt in by_column}:
+            of_prompt = [(c, v[id_]) for (c, p), v in by_column.items() if p == prompt and id_ in v]
+            if len(of_prompt) > 1 and len({score for _, score in of_prompt}) > 1:
+                found.append(Disagreement(name, id_, prompt, tuple(of_prompt)))
+    return sorted(found, key=lambda d: (-d.spread, d.document_id, d.prompt_id))[:10]
+
+
+def _agreements(by_column: dict[Column, dict[int, float]]) -> list[Agreement]:
+    found = []
+    for first, second in combinations(sorted({connection for connection, _ in by_column}), 2):
+        pairs = [
+            (values[id_], by_column[second, prompt][id_])
+            for (connection, prompt), values in by_column.items()
+            if connection == first and (second, prompt) in by_column
+            for id_ in values.keys() & by_column[second, prompt].keys()
+        ]
+        if not pairs:
+            continue
+        distances = [abs(a - b) for a, b in pairs]
+        alike = len({a for a, _ in pairs}) < 2 or len({b for _, b in pairs}) < 2
+        correlation = None if alike else statistics.correlation(*zip(*pairs, strict=True))
+        close = sum(distance <= 10 for distance in distances)
+        found.append(Agreement(first, second, len(pairs), correlation, statistics.fmean(distances), close))
+    return found
+
+
+def _previous(names: dict[int, str], by_column: dict[Column, dict[int, float]]) -> SincePrevious | None:
+    chance = random.Random(7)
+    moved = []
+    for key, after in by_column.items():
+        before = {id_: min(100.0, max(0.0, score - 4 + chance.gauss(0, 6))) for id_, score in after.items()}
+        if found := difference(before, after):
+            changed = ("prompt text",) if key[1] == 2 else ()
+            moved.append(ColumnMovement(key, _movement(names, before, after, found), changed))
+    shared = len({id_ for values in by_column.values() for id_ in values})
+    completed = STARTED - timedelta(days=7)
+    return SincePrevious("batch-000069", "contracts-q3", completed, shared, tuple(moved)) if moved else None
+
+
+def _movement(
+    names: dict[int, str], before: dict[int, float], after: dict[int, float], found: Difference
+) -> Movement:
+    moves = {id_: after[id_] - before[id_] for id_ in before}
+    largest = sorted(moves, key=lambda id_: -abs(moves[id_]))[:8]
+    return Movement(
+        found,
+        rose=sum(move > 0 for move in moves.values()),
+        fell=sum(move < 0 for move in moves.values()),
+        same=sum(move == 0 for move in moves.values()),
+        net=found.mean,
+        gross=statistics.fmean(map(abs, moves.values())),
+        threshold=50.0,
+        flipped_up=sum(before[id_] < 50 <= after[id_] for id_ in before),
+        flipped_down=sum(after[id_] < 50 <= before[id_] for id_ in before),
+        flips=tuple(Flip(names.get(id_, f"document {id_}"), before[id_], after[id_]) for id_ in largest),
+        only_first=1,
+        only_second=0,
+    )
+
+
+def _throughput(now: Sequence[Row]) -> Throughput | None:
+    done = sum(row.known_outcome in ("succeeded", "failed") for row in now)
+    if not done:
+        return None
+    chance = random.Random(8)
+    weights = [0.0 if 24 <= place < 31 else 1 + chance.random() for place in range(48)]
+    counts = [int(done * weight / sum(weights)) for weight in weights]
+    counts[0] += done - sum(counts)
+    return Throughput(
+        STARTED + timedelta(seconds=30),
+        15.0,
+        tuple(counts),
+        (Stall(STARTED + timedelta(seconds=30 + 24 * 15), 7 * 15.0),),
+        len(now) - done,
+    )
+
+
+def _costs(now: Sequence[Row]) -> tuple[Cost, ...]:
+    priced = [row for row in now if row.input_tokens is not None and row.connection_id == 1]
+    if not priced:
+        return ()
+    amount = sum((row.input_tokens or 0) * 2.5e-6 + (row.output_tokens or 0) * 1e-5 for row in priced)
+    return (Cost(amount, "USD", len(priced), len(now) - len(priced)),)
+
+
+def _seconds(now: Sequence[Row]) -> Seconds | None:
+    values = sorted(row.seconds for row in now if row.seconds is not None)
+    if not values:
+        return None
+    return Seconds(len(values), statistics.median(values), values[int(len(values) * 0.95)])
+
+
+def insightful(
+    files: Sequence[File], columns: Sequence[ReportColumn], rows: Sequence[Row], **changes: object
+) -> ReportInput:
+    """A batch whose every section has something to say."""
+    insights = insights_of(files, columns, rows)
+    return report_input(files, columns, rows, **({"insights": insights} | changes))
+
+
+def columns_of(connections: int, prompts: int) -> list[ReportColumn]:
+    return [
+        ReportColumn(c, MODELS[(c - 1) % len(MODELS)], p, PROMPTS[(p - 1) % len(PROMPTS)])
+        for c in range(1, connections + 1)
+        for p in range(1, prompts + 1)
+    ]
+
+
+def batch(documents: int, connections: int = 1, prompts: int = 1, failing: float = 0.04) -> ReportInput:
+    """A batch like those that people run: models of different strength, some failures, a duplicate."""
+    chance = random.Random(documents * 31 + connections)
+    files = [document(n, name=f"contract-{n:04}.pdf", size=900 * n + 700) for n in range(1, documents + 1)]
+    if documents > 1:
+        files += [
+            document(1, name="contract-0001 (copy).pdf"),
+            skipped(".DS_Store"),
+            skipped("empty.txt", "empty", "REJECTED"),
+        ]
+    columns = columns_of(connections, prompts)
+    hardness = [chance.gauss(0, 12) for _ in range(documents)]
+    rows = [
+        _row(
+            chance,
+            n,
+            c.connection_id,
+            c.prompt_id,
+            74 - 5 * (c.connection_id // 2) + hardness[n - 1],
+            failing,
+        )
+        for n in range(1, documents + 1)
+        for c in columns
+    ]
+    if documents > 1:
+        # The first cell failed once and was reprocessed.
+        rows[0] = cell(1, score=0.0)
+        rows += [replace(rows[0], attempt=2, score=71.0)]
+        rows[0] = failed(1, "timed out after 120 s")
+    return insightful(files, columns, rows)
+
+
+def _row(chance: random.Random, n: int, connection: int, prompt: int, level: float, failing: float) -> Row:
+    if chance.random() < failing:
+        message = chance.choice(("rate limit reached, retry after 20 s", "timed out after 120 s"))
+        return failed(n, message, connection=connection, prompt=prompt)
+    score = None if chance.random() < 0.01 else round(min(100.0, max(0.0, chance.gauss(level, 8))), 1)
+    return cell(
+        n,
+        connection,
+        prompt,
+        score=score,
+        response_text=" ".join(chance.choices(RESPONSES, k=chance.randint(1, 4))),
+        input_tokens=chance.randint(400, 4_000),
+        output_tokens=chance.randint(40, 400),
+        seconds=round(chance.lognormvariate(1, 0.5), 2),
+    )
+
+
+def all_failed() -> ReportInput:
+    columns = columns_of(2, 1)
+    rows = [failed(n, "model not found", connection=c.connection_id) for n in range(1, 5) for c in columns]
+    return insightful([document(n) for n in range(1, 5)], columns, rows)
+
+
+def all_skipped() -> ReportInput:
+    files = [skipped(f".hidden-{n}") for n in range(3)] + [
+        skipped("big.bin", "larger than 50 MiB", "REJECTED")
+    ]
+    return insightful(files, [column()], [])
+
+
+def one_document() -> ReportInput:
+    columns = columns_of(3, 1)
+    rows = [cell(1, c.connection_id, score=60.0 + 12 * c.connection_id) for c in columns]
+    return insightful([document(1)], columns, rows)
+
+
+def all_equal() -> ReportInput:
+    columns = columns_of(2, 2)
+    rows = [cell(n, c.connection_id, c.prompt_id, score=50.0) for n in range(1, 9) for c in columns]
+    return insightful([document(n) for n in range(1, 9)], columns, rows)
+
+
+def unicode_names() -> ReportInput:
+    files = [document(n, name=name) for n, name in enumerate(NAMES, 1)]
+    columns = [
+        ReportColumn(c, connection, p, prompt)
+        for c, connection in enumerate(("نموذج كبير", "模型-二"), 1)
+        for p, prompt in enumerate(("בהירות", "明確さ"), 1)
+    ]
+    chance = random.Random(3)
+    rows = [
+        cell(
+            n, c.connection_id, c.prompt_id, score=float(chance.randint(20, 100)), response_text=f"{name}: ✓"
+        )
+        for n, name in enumerate(NAMES, 1)
+        for c in columns
+    ]
+    return insightful(files, columns, rows, name="عقود الربع الرابع – 第四季度", description="مراجعة العقود")
+
+
+def incomplete() -> ReportInput:
+    """Some cells wait, run, pause, say a word that nobody knows, or have no row."""
+    columns = columns_of(2, 2)
+    rows = [cell(n, c.connection_id, c.prompt_id, score=9.0 * n) for n in range(1, 7) for c in columns]
+    for place, (outcome, status) in enumerate(
+        (("waiting", "QUEUED"), ("running", "P"), ("paused", "PAUSED"), ("other", "HALF_DONE"))
+    ):
+        rows[place] = failed(
+            1,
+            None,
+            connection=rows[place].connection_id,
+            prompt=rows[place].prompt_id,
+            outcome=outcome,
+            status=status,
+        )
+    files = [document(n) for n in range(1, 8)] + [document(9, state="ASSIGNED", document_id=None)]
+    return insightful(files, columns, rows, status="ANALYZING", completed_at=None)
+
+
+def simulated() -> ReportInput:
+    columns = columns_of(3, 2)
+    chance = random.Random(5)
+    rows = [
+        cell(n, c.connection_id, c.prompt_id, score=float(chance.randint(30, 95)), simulated=True)
+        for n in range(1, 7)
+        for c in columns
+    ]
+    return insightful([document(n) for n in range(1, 7)], columns, rows)
+
+
+def hostile() -> ReportInput:
+    """Hostile texts in the insights too."""
+    data = hostile_input()
+    names = [row.name for row in data.rows]
+    columns = [(c.connection_id, c.prompt_id) for c in data.columns]
+    found = Difference(9, 1.0, -1.0, 3.0, 0.2, 4.0)
+    movement = Movement(
+        found, 1, 2, 3, 1.0, 2.0, 50.0, 1, 1, tuple(Flip(name, 1.0, 99.0) for name in names), 0, 0
+    )
+    insights = Insights(
+        scores=Estimate(9, 50.0, 40.0, 60.0),
+        leaderboard=[Standing(key, Estimate(9, 50.0, 40.0, 60.0), found, True, 1, 2, 3) for key in columns],
+        distributions=[Distribution(key, 9, 1.0, 20.0, 50.0, 70.0, 99.0, (1,) * 20) for key in columns],
+        disagreements=[
+            Disagreement(name, place, place, ((0, 1.0), (1, 99.0))) for place, name in enumerate(names)
+        ],
+        agreements=[Agreement(first, first + 1, 9, 0.5, 4.0, 3) for first in range(len(columns) - 1)],
+        previous=SincePrevious(
+            names[0], names[1], STARTED, 9, tuple(ColumnMovement(key, movement, ()) for key in columns)
+        ),
+        throughput=None,
+        costs=[Cost(1.0, name, 1, 1) for name in names[:3]],
+        seconds=None,
+        reused=0,
+        content_bytes=0,
+        attempts=(),
+        provenance=Provenance(tuple((name, name) for name in names)),
+    )
+    return replace(data, insights=insights)
+
+
+REPORTS = {
+    "empty": lambda: report_input(started_at=None, completed_at=None, created_at=None, config={}),
+    "1-cell": lambda: batch(1, failing=0),
+    "8-cells": lambda: batch(2, 2, 2, failing=0),
+    "1000-cells": lambda: batch(100, 5, 2),
+    "10000-cells": lambda: batch(1_000, 5, 2),
+    "all-failed": all_failed,
+    "all-skipped": all_skipped,
+    "one-model": lambda: batch(12, 1, 2),
+    "one-document": one_document,
+    "all-equal": all_equal,
+    "unicode": unicode_names,
+    "incomplete": incomplete,
+    "simulated": simulated,
+    "hostile": hostile,
+}

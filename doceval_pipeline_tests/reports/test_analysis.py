@@ -1,0 +1,82 @@
+"""Who leads, how scores are spread, where models disagree; the rest is held against a plain model in
+`batches/test_gathering.py`.
+"""
+
+import numpy as np
+
+from doceval_pipeline.reports import analysis
+from doceval_pipeline.reports.figures import figures
+from doceval_pipeline_tests.reports.inputs import cell, column, document, failed, report_input
+
+NAN = float("nan")
+DOCUMENTS = np.arange(1, 31)
+
+
+def test_what_is_not_in_a_mean_is_counted_by_why() -> None:
+    rows = [cell(1), cell(2, score=None), failed(3), failed(4, None, outcome="waiting", status="QUEUED")]
+    data = report_input([document(n) for n in range(1, 6)], [column()], rows)
+    values = np.array([[80.0], [NAN], [NAN], [NAN]])
+    (standing,) = analysis.leaderboard(figures(data).columns, [(1, 1)], values)
+    assert standing.scores is not None
+    assert (standing.scores.n, standing.scores.mean) == (1, 80.0)
+    assert (standing.failed, standing.without_score, standing.without_result) == (1, 1, 2)
+
+
+def test_a_column_that_shares_no_document_with_the_leader_is_not_told_apart() -> None:
+    data = report_input([document(1), document(2)], [column(1), column(2)], [cell(1, 1), cell(2, 2)])
+    values = np.array([[10.0, NAN], [NAN, 90.0]])
+    first, second = analysis.leaderboard(figures(data).columns, [(1, 1), (2, 1)], values)
+    assert (first.column, first.tied, first.behind) == ((2, 1), False, None)
+    assert (second.column, second.tied, second.behind) == ((1, 1), True, None)
+
+
+def test_the_p_of_a_leaderboard_allows_for_all_its_comparisons() -> None:
+    columns = [column(n) for n in (1, 2, 3)]
+    data = report_input([], columns, [cell(1, n) for n in (1, 2, 3)])
+    rising = np.arange(30.0)
+    values = np.column_stack([50 + rising, 49 + rising, 48 + rising])
+    keys = [(n, 1) for n in (1, 2, 3)]
+    both = analysis.leaderboard(figures(data).columns, keys, values)
+    alone = analysis.leaderboard(figures(data).columns[:2], keys[:2], values[:, :2])
+    assert both[1].behind is not None
+    assert alone[1].behind is not None
+    assert both[1].behind.p is not None
+    assert alone[1].behind.p is not None
+    assert both[1].behind.p >= 2 * alone[1].behind.p * 0.999
+
+
+def test_a_document_is_named_once_with_its_worst_prompt() -> None:
+    columns = [(1, 1), (1, 2), (2, 1), (2, 2)]
+    values = np.array([[10.0, 0.0, 20.0, 90.0], [50.0, 50.0, 50.0, NAN]])
+    (found,) = analysis.disagreements(str, np.array([7, 8]), columns, values)
+    assert (found.document, found.prompt_id, found.scores, found.spread) == (
+        "7",
+        2,
+        ((1, 0.0), (2, 90.0)),
+        90,
+    )
+    assert analysis.most_disagreed(np.array([7, 8]), columns, values) == [7]
+
+
+def test_a_perfect_score_is_in_the_last_bin_and_a_zero_in_the_first() -> None:
+    (found,) = analysis.distributions([(1, 1)], np.array([[0.0], [4.99], [5.0], [100.0]]))
+    assert (found.bins[0], found.bins[1], found.bins[19], sum(found.bins)) == (2, 1, 1, 4)
+
+
+def test_of_very_many_connections_the_best_are_paired() -> None:
+    columns = [(n, 1) for n in range(1, 41)]
+    data = report_input([], [column(n) for n in range(1, 41)], [cell(1, n) for n in range(1, 41)])
+    values = np.arange(40.0) + np.arange(30.0)[:, None]
+    standings = analysis.leaderboard(figures(data).columns, columns, values)
+    found = analysis.agreements(standings, columns, values)
+    assert len(found) == 12 * 11 // 2
+    assert {agreement.first for agreement in found} <= set(range(29, 41))
+    assert all(agreement.correlation == 1 and agreement.n == 30 for agreement in found)
+
+
+def test_nothing_is_said_of_nothing() -> None:
+    nothing = np.empty(0, np.int64), [], np.empty((0, 0))
+    assert analysis.mean_score(nothing[2]) is None
+    assert analysis.leaderboard((), [], nothing[2]) == []
+    assert analysis.disagreements(str, *nothing) == []
+    assert analysis.agreements([], *nothing[1:]) == []
