@@ -170,7 +170,7 @@ def test_the_report_is_materialized_with_stable_numbers(
 ) -> None:
     batch = batch_of(documents=2, connections=1, prompts=2)
     batch.stage()
-    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 0, response_text = '<script>'")
+    batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 0, response_text = '<script>ran'")
     look(batch.databases)
     result = run(instance, "report_batch", batch.key)
     (event,) = result.get_asset_materialization_events()
@@ -180,7 +180,7 @@ def test_the_report_is_materialized_with_stable_numbers(
     assert str(metadata["verdict"].value).startswith("Complete")
     path = Path(str(metadata["report"].value))
     assert path.name.startswith(batch.key)
-    assert "<script>" not in path.read_text()
+    assert "<script>ran" not in path.read_text()
     assert batch.doc_eval("SELECT result_digest = reported_digest FROM batches WHERE id = :id") == [(True,)]
 
 
