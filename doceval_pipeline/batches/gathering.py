@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from importlib.metadata import version
 from typing import Any
 
@@ -46,7 +47,7 @@ from doceval_pipeline.reports.model import (
 )
 
 INPUT_VERSION = 4
-# Of messages and responses together, so that a page of many long ones stays small; as UTF-8.
+# Of messages and responses together, as HTML in UTF-8, so that a page of many long ones stays small.
 DETAILS_BYTES = 800_000
 
 
@@ -274,7 +275,10 @@ def _cut(said: Sequence[Row[Any]]) -> list[tuple[Any, ...]]:
         return sum(len(text[:characters].encode()) for text in texts)
 
     most = max(map(len, texts), default=0)
-    fitting = bisect_right(range(1, most + 1), DETAILS_BYTES, key=size)
+    escaped = sum(len(escape(text).encode()) for text in texts)
+    # Answers in JSON or HTML grow when they are escaped.
+    budget = DETAILS_BYTES * size(most) // max(1, escaped)
+    fitting = bisect_right(range(1, most + 1), budget, key=size)
     return [
         (*row[:2], _beginning(row[2], fitting), row[3], _beginning(row[4], fitting), *row[5:]) for row in said
     ]

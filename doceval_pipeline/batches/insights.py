@@ -187,15 +187,15 @@ def _compare(before: Scores, now: Scores, best_first: Sequence[Column]) -> _Comp
 
 def _movements(compared: _Compared, names: Names) -> dict[Column, Movement]:
     """How the best columns moved that have a document with both scores, tested for all of them together."""
-    found: dict[Column, Movement] = {}
-    for place, column in enumerate(compared.columns):
-        if len(found) == COLUMNS_MOVED:
-            break
-        pair = compared.before[:, place], compared.now[:, place]
-        names.know(most_moved(compared.documents, *pair))
-        moved = movement(names.of_document, compared.documents, *pair)
-        if moved is not None:
-            found[column] = moved
+    both = ~np.isnan(compared.before + compared.now)
+    places = np.flatnonzero(both.any(axis=0))[:COLUMNS_MOVED]
+    pairs = {compared.columns[place]: (compared.before[:, place], compared.now[:, place]) for place in places}
+    names.know(id_ for pair in pairs.values() for id_ in most_moved(compared.documents, *pair))
+    found = {
+        column: moved
+        for column, pair in pairs.items()
+        if (moved := movement(names.of_document, compared.documents, *pair)) is not None
+    }
     tested = corrected([moved.difference for moved in found.values()])
     return {
         column: replace(moved, difference=difference)

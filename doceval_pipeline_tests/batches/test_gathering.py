@@ -145,7 +145,7 @@ def _attempts(draw: st.DrawFn, key: tuple[int, int, int]) -> list[Row]:
                 status,
                 draw(st.none() | st.sampled_from([0.0, 9.9999, 10.0, 99.5, 100.0]) | st.floats(0, 100)),
                 draw(st.sampled_from(MESSAGES)),
-                draw(st.sampled_from([None, "fine", "y" * 2_001])),
+                draw(st.sampled_from([None, "fine", "y" * 2_001, "<é>" * 600])),
                 draw(st.none() | st.integers(0, 10**6)),
                 draw(st.none() | st.integers(0, 10**6)),
                 draw(st.none() | st.sampled_from([0.25, -1.0, 1e10, 1e-300])),

@@ -107,6 +107,8 @@ def completed_over_again(databases: Databases, folder: Path) -> Sample:
     "apart",
     [
         "UPDATE batches SET status = 'FAILED' WHERE batch_name = 'before'",
+        "UPDATE batches SET archived_at = now(), archive_file = 'x', archive_sha256 = repeat('0', 64) "
+        "WHERE batch_name = 'before'",
         "UPDATE batch_documents SET state = 'ASSIGNED', knowledge_document_id = NULL WHERE batch_id <> :id",
         "DELETE FROM batch_prompts WHERE batch_id <> :id",
         "DELETE FROM batch_connections WHERE batch_id <> :id",

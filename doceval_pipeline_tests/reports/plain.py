@@ -4,6 +4,7 @@ The databases count in statements of their own; that both come to the same is te
 `batches/test_gathering.py`.
 """
 
+import html
 import math
 import re
 import statistics
@@ -203,9 +204,14 @@ def cells(shown: Sequence[ReportRow], rows: Sequence[Row]) -> list[ReportCell]:
 
 def _characters(rows: Sequence[Row]) -> int:
     """To so many characters the texts of all rows are cut, so that they fit into a page."""
-    texts = [text for row in rows for text in (row.error, row.response_text) if text]
+    texts = [t[:SHOWN_CHARACTERS] for row in rows for t in (row.error, row.response_text) if t]
+
+    def size(characters: int) -> int:
+        return sum(len(text[:characters].encode(errors="surrogatepass")) for text in texts)
+
+    as_html = sum(len(html.escape(text).encode(errors="surrogatepass")) for text in texts)
     characters = SHOWN_CHARACTERS
-    while sum(len(text[:characters].encode(errors="surrogatepass")) for text in texts) > DETAILS_BYTES:
+    while characters and size(characters) * max(1, as_html) > DETAILS_BYTES * size(SHOWN_CHARACTERS):
         characters -= 1
     return characters
 
