@@ -269,7 +269,7 @@ def test_long_lists_are_cut_and_the_rest_is_told() -> None:
 
 def test_many_different_messages_are_cut_and_the_rest_is_told() -> None:
     cells = [failed(n, "overloaded" + "!" * n) for n in range(60)]
-    assert "10 more messages are left out here" in said(report_input([], [column()], cells))
+    assert "10 more kinds of messages are left out here" in said(report_input([], [column()], cells))
 
 
 def test_the_known_base64_error_is_explained() -> None:
