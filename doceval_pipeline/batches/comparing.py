@@ -3,7 +3,7 @@
 Here it is read from both databases and aligned; what is said of it is the business of `reports`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.reporting import write_whole
-from doceval_pipeline.doc_eval import shown_files
+from doceval_pipeline.batches.insights import changed_settings
+from doceval_pipeline.batches.names import Names
+from doceval_pipeline.batches.whole_file import whole_file
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, find_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.errors import BatchStateError, ComparisonError
@@ -42,23 +43,23 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class _Results:
-    """A batch with its sealed connections and prompts, by id, and its scores."""
+    """A batch with its sealed configuration, and its scores."""
 
     batch: BatchRecord
-    connections: Mapping[int, Mapping[str, Any]]
-    prompts: Mapping[int, Mapping[str, Any]]
+    config: Mapping[str, Any]
     scores: Scores
+
+    def ids(self, kind: Kind) -> dict[int, str]:
+        """The names of its connections or prompts."""
+        return {item["id"]: item["name"] for item in self.config[f"{kind}s"]}
 
     def names(self, key: Key) -> tuple[str, str]:
         """How a column is called: by its connection and its prompt."""
         connection, prompt = key
         return (
-            _name(self.connections.get(connection), f"connection {connection}"),
-            _name(self.prompts.get(prompt), f"prompt {prompt}"),
+            self.ids(Kind.CONNECTION).get(connection, f"connection {connection}"),
+            self.ids(Kind.PROMPT).get(prompt, f"prompt {prompt}"),
         )
-
-    def sealed(self, kind: Kind) -> Iterable[Mapping[str, Any]]:
-        return (self.connections if kind is Kind.CONNECTION else self.prompts).values()
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def compare_in_batch(
     if names[0] == names[1]:
         raise ComparisonError(f"{kind} {names[0]!r} is compared with itself: name two of them")
     ids = [_id_of(results, kind, name) for name in names]
-    others = results.prompts if kind is Kind.CONNECTION else results.connections
+    others = results.ids(Kind.PROMPT if kind is Kind.CONNECTION else Kind.CONNECTION)
     halves = [
         _Half(name, results, [(id_, o) if kind is Kind.CONNECTION else (o, id_) for o in others])
         for name, id_ in zip(names, ids, strict=True)
@@ -128,14 +129,15 @@ def compare_in_batch(
     return _compare(databases, halves, kind, threshold)
 
 
-def write_comparison(comparison: Comparison, path: Path) -> int:
-    """Write a comparison as a page; returns its size in bytes.
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write a comparison as a page.
 
     Raises
     ------
-    ReportError
+    ExportError
     """
-    return write_whole(path, lambda: render_comparison(comparison))
+    with whole_file(path) as file:
+        file.write(render_comparison(comparison).encode())
 
 
 def _read(databases: Databases, records: Sequence[BatchRecord]) -> list[_Results]:
@@ -157,10 +159,7 @@ def _results(doc_eval: Connection, knowledge: Connection, batch: BatchRecord) ->
         raise BatchStateError(
             f"{batch.key} has nothing to compare, it is {batch.status.value}: stage it first"
         )
-    connections, prompts = (
-        {item["id"]: item for item in sealed.config[kind]} for kind in ("connections", "prompts")
-    )
-    return _Results(batch, connections, prompts, read_scores(knowledge, batch.id))
+    return _Results(batch, sealed.config, read_scores(knowledge, batch.id))
 
 
 def _matched(one: _Results, other: _Results) -> list[tuple[Key, Key]]:
@@ -177,7 +176,7 @@ def _unmatched(results: _Results, matched: set[Key]) -> tuple[tuple[str, str], .
 
 
 def _id_of(results: _Results, kind: Kind, name: str) -> int:
-    ids = {item["name"]: int(item["id"]) for item in results.sealed(kind)}
+    ids = {known: id_ for id_, known in results.ids(kind).items()}
     if name not in ids:
         known = ", ".join(sorted(ids)) or "none"
         raise ComparisonError(f"{results.batch.key} has no {kind} {name!r}: it has {known}")
@@ -194,8 +193,9 @@ def _compare(
     columns = [_aligned(one, other, documents, place, kind) for place in range(len(one.keys))]
     sides = (_side(one, documents), _side(other, documents))
     with databases.doc_eval.connect() as doc_eval:
-        names = _names(doc_eval, one.results.batch.id, moved_documents(documents, columns))
-    found = compare_sides(sides, documents, columns, names.__getitem__, threshold)
+        names = Names(doc_eval, one.results.batch.id)
+        names.know(moved_documents(documents, columns))
+    found = compare_sides(sides, documents, columns, names.of_document, threshold)
     if found is None:
         raise ComparisonError(
             f"{_both(halves)} share {documents.size:,} documents, none of which has a score on both sides "
@@ -244,25 +244,8 @@ def _column(scores: Scores, key: Key, documents: NDArray[np.int64]) -> tuple[NDA
 
 
 def _changed(one: _Half, other: _Half, place: int) -> tuple[str, ...]:
-    """What is not as it was in the first batch, by what was sealed; a name or number alone is no change."""
-    (connection, prompt), (connection_now, prompt_now) = one.keys[place], other.keys[place]
-    before, now = one.results, other.results
-    texts = [r.prompts.get(p, {}).get("text") for r, p in ((before, prompt), (now, prompt_now))]
-    settings = [
-        {k: v for k, v in r.connections.get(c, {}).items() if k not in ("id", "name")}
-        for r, c in ((before, connection), (now, connection_now))
-    ]
-    return ("prompt text",) * (texts[0] != texts[1]) + ("connection",) * (settings[0] != settings[1])
-
-
-def _names(doc_eval: Connection, batch_id: int, documents: set[int]) -> dict[int, str]:
-    """How documents are called: by their first file, with its folder where the batch has several."""
-    several = len(shown_files.folders(doc_eval, batch_id)) > 1
-    files = shown_files.first_names(doc_eval, batch_id, sorted(documents))
-    return {document: f"document {document}" for document in documents} | {
-        document: f"{file.folder.rstrip('/')}/{file.path}" if several else file.path
-        for document, file in files.items()
-    }
+    before, now = one.results.config, other.results.config
+    return changed_settings(before, now, other.keys[place], one.keys[place])
 
 
 def _both(halves: Sequence[_Half]) -> str:
@@ -279,7 +262,3 @@ def _reasons(columns: Sequence[AlignedColumn]) -> str:
         "not there": sum(cells.absent for cells in states),
     }
     return ", ".join(f"{count:,} cells {why}" for why, count in counts.items() if count)
-
-
-def _name(item: Mapping[str, Any] | None, otherwise: str) -> str:
-    return otherwise if item is None else str(item["name"])

@@ -103,22 +103,29 @@ def add_up_costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices]) ->
     return costs
 
 
-def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], column: Column) -> tuple[str, ...]:
-    """What of a column is not the same in two sealed configurations."""
-    connection, prompt = column
+def changed_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any], column: Column, was: Column | None = None
+) -> tuple[str, ...]:
+    """What of a column is not the same in two sealed configurations.
 
-    def differs(kind: str, id_: int, keys: Sequence[str]) -> bool:
+    Parameters
+    ----------
+    was
+        The column before, where it had other numbers.
+    """
+
+    def differs(kind: str, place: int, keys: Sequence[str]) -> bool:
         settings = [
             [item.get(key) for key in keys]
-            for config in (before, now)
+            for config, key_of in ((before, was or column), (now, column))
             for item in config[kind]
-            if item["id"] == id_
+            if item["id"] == key_of[place]
         ]
         return any(found != settings[0] for found in settings)
 
     changes = {
-        "prompt text": differs("prompts", prompt, ("text",)),
-        "connection": differs("connections", connection, _SETTINGS),
+        "prompt text": differs("prompts", 1, ("text",)),
+        "connection": differs("connections", 0, _SETTINGS),
     }
     return tuple(name for name, is_changed in changes.items() if is_changed)
 

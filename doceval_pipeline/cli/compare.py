@@ -89,10 +89,12 @@ def _print(found: Comparison) -> None:
         errors.print("simulated results: no LLM was called", style="magenta")
     overall = found.overall
     console.print(
-        f"{overall.flipped_up:,} documents crossed {score_text(overall.threshold)} upwards and "
+        f"documents that crossed {score_text(overall.threshold)}: {overall.flipped_up:,} upwards, "
         f"{overall.flipped_down:,} downwards; mean change {points_text(overall.net)}, mean size of changes "
         f"{points_text(overall.gross)}"
     )
+    first, second = (f"{side.name} ({side.partition_key})" for side in (found.first, found.second))
+    console.print(printable(f"first is {first}, second is {second}"), markup=False)
     console.print()
     title = None
     if len(found.columns) > 1:
@@ -154,6 +156,6 @@ def _without(cells: CellStates) -> tuple[int, ...]:
 def _print_only(side: Side) -> None:
     if side.documents or side.columns:
         console.print(
-            f"only in {printable(side.name)}: {side.documents:,} documents, {len(side.columns):,} columns",
+            f"only in {printable(side.name)}: documents {side.documents:,}, columns {len(side.columns):,}",
             markup=False,
         )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
-from doceval_pipeline.knowledge.status_words import OUTCOME_SQL
+from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, SIMULATED_SQL
 
 # Rows that are fetched at a time; one whose texts have more bytes than this gets them by itself.
 ROWS_AT_A_TIME = 1_000
@@ -30,7 +30,7 @@ def _results(source: str) -> TextClause:
                CASE WHEN small THEN r.response_text END, CASE WHEN small THEN r.response_json END,
                CASE WHEN small THEN r.error_message END, r.input_tokens, r.output_tokens,
                CASE WHEN seconds BETWEEN -1e10 AND 1e10 THEN seconds END,
-               coalesce(starts_with(coalesce(r.worker, r.task_id), 'simulated-'), false),
+               {SIMULATED_SQL},
                r.worker, r.task_id, r.deliveries, {_utc("r.created_at")}, {_utc("r.started_processing_at")},
                {_utc("r.completed_processing_at")}, {_utc("r.withdrawn_at")}, small
         FROM {source} AS r

@@ -6,7 +6,7 @@ words of our own.
 """
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
 from markupsafe import Markup, escape
@@ -15,9 +15,6 @@ from doceval_pipeline.reports.matrix import SYMBOLS, Matrix, RowView, look
 from doceval_pipeline.reports.model import CellDetails, ReportCell, ReportRow
 from doceval_pipeline.reports.numbers import amount, duration, size_text
 from doceval_pipeline.reports.untrusted import visible, visible_name
-
-# Messages and responses of all cells together, in bytes: of many long ones the page has beginnings.
-TEXT_BYTES = 800_000
 
 
 def matrix_rows(matrix: Matrix) -> Markup:
@@ -87,44 +84,16 @@ def _all_details(matrix: Matrix) -> Iterator[str]:
         f"<bdi>{_name(column.connection)}</bdi> · <bdi>{_name(column.prompt)}</bdi>"
         for column in matrix.columns
     ]
-    firsts = [view for view in matrix.rows if view.first]
-    limit = fair_share(
-        [
-            _size(text)
-            for view in firsts
-            for cell in view.cells
-            if cell is not None and cell.details is not None
-            for text in (cell.details.message, cell.details.response)
-            if text
-        ],
-        TEXT_BYTES,
-    )
-    for view in firsts:
+    for view in matrix.rows:
+        if not view.first:
+            continue
         name = _name(view.row.name)
         for cell, column in zip(view.cells, columns, strict=True):
             if cell is not None and cell.details is not None:
-                yield _details(cell, cell.details, name, column, limit)
+                yield _details(cell, cell.details, name, column)
 
 
-def fair_share(sizes: Sequence[int], most: int) -> int:
-    """The largest size to which all are cut so that together they take up no more than `most`.
-
-    What small ones leave is shared by the large ones.
-    """
-    left = most
-    for place, size in enumerate(ordered := sorted(sizes)):
-        share = left // (len(ordered) - place)
-        if size > share:
-            return share
-        left -= size
-    return max(sizes, default=0)
-
-
-def _size(text: str) -> int:
-    return len(text.encode(errors="surrogatepass"))
-
-
-def _details(cell: ReportCell, details: CellDetails, name: str, column: str, limit: int) -> str:
+def _details(cell: ReportCell, details: CellDetails, name: str, column: str) -> str:
     kind, target = look(cell).kind, _anchor_of(cell)
     simulated = '<span class="sim">simulated</span>' if cell.simulated else ""
     # Tags that a browser closes by itself are left open: there are thousands.
@@ -136,24 +105,22 @@ aria-label="Close">✕</button><h3><bdi>{name}</bdi></h3><p class="muted">{colum
 <div><dt>Attempt<dd>{details.attempt:d}</div>\
 <div><dt>Tokens in / out<dd>{_count(details.input_tokens)} / {_count(details.output_tokens)}</div>\
 <div><dt>Time<dd>{"–" if details.seconds is None else duration(details.seconds)}</div></dl>\
-{_said(kind, details, limit)}</div>
+{_said(kind, details)}</div>
 """
 
 
-def _said(kind: str, details: CellDetails, limit: int) -> str:
+def _said(kind: str, details: CellDetails) -> str:
     said = ""
     if details.message:
-        said = f"<h4>Message</h4>{_cut(details.message, details.message_characters, limit)}"
+        said = f"<h4>Message</h4>{_cut(details.message, details.message_characters)}"
     elif kind == "failed":
         said = "<p>It failed without a message.</p>"
     if details.response:
-        said += f"<h4>Response</h4>{_cut(details.response, details.response_characters, limit)}"
+        said += f"<h4>Response</h4>{_cut(details.response, details.response_characters)}"
     return said
 
 
-def _cut(text: str, characters: int, limit: int) -> Markup:
-    size = _size(text)
-    shown = text if size <= limit else text[: limit * len(text) // size]
+def _cut(shown: str, characters: int) -> Markup:
     return cut_block(shown, characters - len(shown))
 
 

@@ -65,7 +65,6 @@ PROMPT_CHARACTERS = 20_000
 GROUPS_SHOWN = 50
 NAMES_SHOWN = 50
 CHANGES_SHOWN = 500
-PAIRS_SHOWN = 50
 # Larger documents, in bytes, come back failed from the known processor, which cuts their base64.
 KNOWN_PROCESSOR_LIMIT_BYTES = 1_048_575
 _BASE64_ERROR = re.compile(r"base.?64|incorrect padding|multiple of 4", re.IGNORECASE)
@@ -132,11 +131,14 @@ def _rankings(data: ReportInput) -> dict[str, Any]:
     """The leaderboard's leader and who is tied with it, and the axes that intervals share."""
     insights = data.insights
     ranked = [standing for standing in insights.leaderboard if standing.scores is not None]
+    connections = {standing.column[0] for standing in ranked}
+    paired = {id_ for pair in insights.agreements for id_ in (pair.first, pair.second)}
     moved = insights.previous.columns if insights.previous else ()
     return {
         "leader": ranked[0] if ranked else None,
         "tied": sum(standing.tied for standing in ranked[1:]),
         "ranked": len(ranked),
+        "unpaired": len(connections - paired),
         "leaderboard_axis": drawings.score_axis(standing.scores for standing in ranked),
         "previous_axis": drawings.difference_axis(entry.movement.difference for entry in moved),
     }
@@ -182,7 +184,6 @@ def _environment(compiled: Path | None) -> Environment:
         "SCORES": drawings.SCORES,
         "DETAILS_SHOWN": DETAILS_SHOWN,
         "NAMES_SHOWN": NAMES_SHOWN,
-        "PAIRS_SHOWN": PAIRS_SHOWN,
         "block": cut_block,
         "anchor": anchor,
         "bar": drawings.outcome_bar,

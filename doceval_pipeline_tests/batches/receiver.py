@@ -59,12 +59,12 @@ class Receiver:
         return f"http://127.0.0.1:{self._server.server_port}/hook?token=SESAME"
 
     def hang(self, request: BaseHTTPRequestHandler) -> None:
-        """Say nothing."""
+        """Say nothing for a long time."""
         self.over.wait(20)
 
     def drip(self, request: BaseHTTPRequestHandler) -> None:
-        """Begin an answer that never ends, a byte at a time."""
-        for byte in b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000:
+        """Begin an answer that takes ten seconds, a byte at a time."""
+        for byte in b"HTTP/1.1 200 OK\r\nx: " + b"y" * 500:
             if self.over.wait(0.02):
                 return
             request.connection.sendall(bytes([byte]))

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from doceval_pipeline.batches import comparing
 from doceval_pipeline.batches.comparing import Kind, compare_batches, compare_in_batch, write_comparison
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, resolve
-from doceval_pipeline.errors import BatchStateError, ComparisonError, ReportError, UnknownBatch
+from doceval_pipeline.errors import BatchStateError, ComparisonError, ExportError, UnknownBatch
+from doceval_pipeline.knowledge.scores import read_scores
 from doceval_pipeline.reports.comparison import CellStates, Comparison
 from doceval_pipeline_tests.batches.archives import done, put_away
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
@@ -216,13 +218,25 @@ def test_a_batch_that_is_not_there_not_sealed_or_archived_is_refused(batch_of: C
         compare_in_batch(databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
 
 
+def test_a_batch_that_is_archived_while_it_is_read_is_refused(
+    batch_of: Callable[..., Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = done(batch_of(documents=1))
+
+    def archive_first(*arguments: Any) -> Any:
+        put_away(batch)
+        return read_scores(*arguments)
+
+    monkeypatch.setattr(comparing, "read_scores", archive_first)
+    with pytest.raises(BatchStateError, match="is archived and its rows are not here"):
+        compare_in_batch(batch.databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
+
+
 def test_a_page_that_cannot_be_written_is_said_to_be(
     pair: list[Sample], databases: Databases, folder: Path
 ) -> None:
     for batch in pair:
         answer(batch, "40")
     found = compare_batches(databases, "before", "after", 50.0)
-    page = folder.parent / "pages" / "comparison.html"
-    assert write_comparison(found, page) == page.stat().st_size
-    with pytest.raises(ReportError, match="cannot be written"):
+    with pytest.raises(ExportError, match="cannot be written"):
         write_comparison(found, folder / "0.txt" / "comparison.html")

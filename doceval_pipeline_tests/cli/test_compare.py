@@ -38,7 +38,8 @@ def test_two_models_of_a_batch_are_compared(batch: Sample, tmp_path: Path) -> No
         "model-1 scores 5.0 points higher than model-0 over 11 documents, each with its "
     )
     assert "10 of them rose and 0 fell. 2 of 24 pairs of results are left out" in lines[0]
-    assert "6 documents crossed 50 upwards and 0 downwards" in lines[1]
+    assert "documents that crossed 50: 6 upwards, 0 downwards" in lines[1]
+    assert lines[2] == f"first is model-0 ({batch.key}), second is model-1 ({batch.key})"
     assert "p corrected for 2 comparisons" in ended.stdout
     assert "not compared, of the shared documents" in ended.stdout
     assert lines[-1] == str(page)

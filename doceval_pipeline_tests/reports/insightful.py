@@ -93,12 +93,13 @@ def difference(first: dict[int, float], second: dict[int, float]) -> Difference 
     mean, half = statistics.fmean(values), _half(values)
     if half is None:
         return Difference(len(values), mean, None, None, None, None)
-    p = math.erfc(abs(mean) / (half / 1.96) / math.sqrt(2)) if half else float(mean == 0)
+    p = math.erfc(abs(mean) / (half / 1.96) / math.sqrt(2))
     return Difference(len(values), mean, mean - half, mean + half, p, half / 1.96 * 2.8)
 
 
 def _half(values: Sequence[float]) -> float | None:
-    return None if len(values) < 2 else 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+    """Half of the interval; equal values have none."""
+    return None if len(set(values)) < 2 else 1.96 * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def insights_of(files: Sequence[File], columns: Sequence[ReportColumn], rows: Sequence[Row]) -> Insights:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doceval_pipeline.findings import Difference, Estimate
-from doceval_pipeline.reports.cells import fair_share
 from doceval_pipeline.reports.drawings import (
     SCORES,
     WIDTH,
@@ -69,12 +68,3 @@ def test_a_bin_with_one_score_among_very_many_is_seen() -> None:
 def test_cells_that_were_finished_in_the_same_moment_are_drawn() -> None:
     drawn = throughput(Throughput(STARTED, 0.0, (8,), (), 0))
     assert 'width="860.0" height="58"' in drawn
-
-
-@given(sizes=st.lists(st.integers(0, 5_000)), most=st.integers(0, 100_000))
-def test_texts_share_the_room_and_none_is_cut_while_there_is_some(sizes: list[int], most: int) -> None:
-    limit = fair_share(sizes, most)
-    taken = sum(min(size, limit) for size in sizes)
-    assert taken <= most or limit == 0
-    if any(size > limit for size in sizes):
-        assert taken + sum(size > limit for size in sizes) > most

@@ -156,3 +156,38 @@ def test_the_page_does_not_depend_on_the_order_of_names() -> None:
     first = report_input(FILES, COLUMNS, ROWS, insights=insights, versions={"a": "1", "b": "2"})
     second = report_input(FILES, COLUMNS, ROWS, insights=insights, versions={"b": "2", "a": "1"})
     assert render(first) == render(second)
+
+
+def test_columns_without_a_document_in_common_count_as_tied() -> None:
+    text = said_of(leaderboard=[standing(1, 80.0), standing(2, 70.0, tied=True)])
+    assert "1 other is tied with it" in text
+    assert "tied no document in common" in text
+
+
+def test_what_is_left_out_of_long_lists_is_told() -> None:
+    data = batch(3, 2, 1)
+    previous, throughput = data.insights.previous, data.insights.throughput
+    assert previous is not None
+    assert throughput is not None
+    insights = replace(
+        data.insights,
+        agreements=[],
+        previous=replace(previous, shared_columns=30),
+        throughput=replace(throughput, all_stalls=40),
+    )
+    text = said(replace(data, insights=insights))
+    assert "Compared are the best 2 of 30 connections and prompts that both batches have." in text
+    assert "40 stalls, framed above, of which the longest are shown" in text
+
+
+def test_connections_that_are_in_no_pair_are_counted() -> None:
+    board = [standing(number, 80.0 - number) for number in (1, 2, 3)]
+    text = said_of(leaderboard=board, agreements=[Agreement(1, 2, 9, 0.5, 3.0, 9)])
+    assert "1 more connection has scores and is in no pair here" in text
+
+
+def test_a_group_of_failures_says_how_many_messages_it_stands_for() -> None:
+    rows = [failed(1, "retry after 20 s"), failed(2, "retry after 21 s")]
+    assert "and 1 other message that differs only in numbers, ids or names" in said(
+        report_input(FILES, [column()], rows)
+    )

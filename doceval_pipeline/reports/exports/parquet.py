@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from doceval_pipeline.reports.exports.record import TYPES, Record
 
 # A row group ends at whichever comes first.
-MOST_RECORDS = 20_000
+MOST_RECORDS = 10_000
 MOST_CHARACTERS = 32 * 1024 * 1024
 
 _ARROW_TYPES = {
