@@ -59,6 +59,18 @@ def test_the_commands_for_documents_of_ones_own_work_in_their_order(
         assert ended.returncode == 0, (line, ended.stderr)
         ran.append(command[1])
     assert ran == ["apply", "stage", "status", "documents", "report", "check"]
+    (tmp_path / "earlier.yaml").write_text(evaluation.replace("contracts-q4", "contracts-q3"))
+    for command in (["apply", str(tmp_path / "earlier.yaml")], ["stage", "contracts-q3"]):
+        assert doceval(*command).returncode == 0
+    assert doceval("simulate-processor", "--until-empty", "--latency", "0").returncode == 0
+    look(databases)
+    (decide,) = [block for block in blocks(README, "console") if "doceval compare" in block]
+    for line in decide.replace("q4.parquet", str(tmp_path / "q4.parquet")).splitlines():
+        command = shlex.split(line.removeprefix("$ "), comments=True)[1:]
+        ended = doceval(*command)
+        # The evaluation of the README has one connection.
+        assert ended.returncode == (1 if "--connections" in command else 0), (line, ended.stderr)
+    assert (tmp_path / "q4.parquet").stat().st_size
     (later,) = [block for block in blocks(README, "console") if "doceval reprocess" in block]
     for line in later.replace("--failed", "--all").splitlines():
         ended = doceval(*shlex.split(line.removeprefix("$ "), comments=True)[1:])
