@@ -26,7 +26,7 @@ up: $(STAMP)  ## run the database server, Dagster's webserver and its daemon unt
 	@$(BIN)/doceval up
 
 test: $(STAMP)  ## the tests, on a real PostgreSQL and a real Dagster instance
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/pytest
 
 test-browser: $(STAMP)  ## the tests that drive Dagster's pages and the report in Chromium
 	@$(BIN)/pytest -m browser

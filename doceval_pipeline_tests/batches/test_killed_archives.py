@@ -24,6 +24,7 @@ from doceval_pipeline_tests.batches.archives import (
 )
 from doceval_pipeline_tests.conftest import Sample, write_old
 
+pytestmark = pytest.mark.slow
 # What an interrupted call may leave until it is asked for again.
 UNTIL_ASKED_AGAIN = "an archived batch has no rows left"
 

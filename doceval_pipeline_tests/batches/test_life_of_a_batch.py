@@ -405,7 +405,7 @@ def live(databases: Databases, lives: int, steps: int) -> None:
 
 
 def test_any_order_of_actions_gives_what_the_model_gives(databases: Databases) -> None:
-    live(databases, lives=25, steps=40)
+    live(databases, lives=12, steps=40)
 
 
 @pytest.mark.slow
