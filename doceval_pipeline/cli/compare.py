@@ -47,13 +47,13 @@ def compare(
     if len(batches) + bool(connections) + bool(prompts) != 2 or len(batches) > 2:
         raise click.UsageError("name two batches, or one batch with either --connections or --prompts")
     opened = databases()
-    if len(batches) == 2:
-        found = compare_batches(opened, *batches, threshold)
-    elif connections:
+    if connections:
         found = compare_in_batch(opened, batches[0], Kind.CONNECTION, connections, threshold)
-    else:
-        assert prompts  # noqa: S101 # one of the two is given
+    elif prompts:
         found = compare_in_batch(opened, batches[0], Kind.PROMPT, prompts, threshold)
+    else:
+        first, second = batches
+        found = compare_batches(opened, first, second, threshold)
     if page is not None:
         write_comparison(found, page)
     if as_json:
