@@ -25,8 +25,8 @@ demo: $(STAMP)  ## from sample documents to an opened completion report, with a 
 up: $(STAMP)  ## run the database server, Dagster's webserver and its daemon until Ctrl-C
 	@$(BIN)/doceval up
 
-test: $(STAMP)  ## the tests, on a real PostgreSQL and a real Dagster instance
-	@$(BIN)/pytest
+test: $(STAMP)  ## the tests, on a real PostgreSQL and a real Dagster instance, two files at a time
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 test-browser: $(STAMP)  ## the tests that drive Dagster's pages and the report in Chromium
 	@$(BIN)/pytest -m browser

@@ -1,23 +1,19 @@
 """Folders of strangers, from the walk to the report: whatever is in them, staging ends and says what was."""
 
-import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.documents.walk import Rules, walk
 from doceval_pipeline_tests.cli.running import doceval, read_json
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 
 LEVELS = 1100
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -112,46 +108,3 @@ def test_names_are_kept_as_they_are_and_do_nothing_in_a_terminal_or_in_json(
         r"caf\xe9.txt",
         r"\xff\xfe" + "\x1b[31m",
     }
-
-
-def test_what_another_user_shut_is_listed_and_the_rest_is_staged(
-    databases: Databases, tmp_path: Path
-) -> None:
-    """The pipeline runs as a user who may not read all; where the tests run as root, it gives root up."""
-    folder = tmp_path / "shared"
-    (folder / "shut").mkdir(parents=True)
-    for path in ("open.txt", "closed.txt", "shut/inside.txt"):
-        write_old(folder / path, path)
-    (folder / "listed-only").mkdir()
-    write_old(folder / "listed-only" / "file.txt", "x")
-    (folder / "closed.txt").chmod(0)
-    (folder / "shut").chmod(0)
-    (folder / "listed-only").chmod(0o444)
-    for above in (folder, *folder.parents[:3]):
-        above.chmod(0o755)
-    found = as_nobody(lambda: [(e.path.decode(), e.state, e.reason) for e in walk(folder, Rules())])
-    (folder / "shut").chmod(0o755)
-    (folder / "listed-only").chmod(0o755)
-    assert found == [
-        ["closed.txt", "REJECTED", "unreadable"],
-        ["listed-only/file.txt", "REJECTED", "unreadable"],
-        ["open.txt", "ASSIGNED", None],
-        ["shut", "REJECTED", "unreadable folder"],
-    ]
-
-
-def as_nobody(work: Callable[[], Any]) -> Any:
-    """What a function gives in a process that may do nothing special."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-        os.write(writer, json.dumps(work()).encode())
-        os._exit(0)
-    os.close(writer)
-    os.waitpid(child, 0)
-    with os.fdopen(reader) as answer:
-        return json.load(answer)

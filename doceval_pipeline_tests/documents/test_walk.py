@@ -1,6 +1,5 @@
 """A folder of strangers: every entry is listed once with its reason, and nothing else is touched."""
 
-import json
 import os
 import socket
 import subprocess
@@ -12,8 +11,7 @@ import pytest
 
 from doceval_pipeline.documents.walk import Entry, Rules, display_name, walk
 from doceval_pipeline.errors import StagingError
-
-NOBODY = 65534
+from doceval_pipeline_tests.unprivileged import unprivileged
 
 
 def found(folder: Path, **rules: object) -> dict[bytes, tuple[str, str | None]]:
@@ -151,30 +149,20 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path, kind: str, problem: str)
 
 
 def test_what_may_not_be_read_is_listed_and_not_left_out() -> None:
-    """As root, who may read all, in a fork that gave up root."""
+    # Below the tests' own folder nobody else may enter.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "shut").mkdir()
-        (folder / "shut" / "inside.txt").write_text("x")
-        (folder / "closed.txt").write_text("x")
-        (folder / "open.txt").write_text("x")
-        folder.chmod(0o755)
-        (folder / "closed.txt").chmod(0)
-        (folder / "shut").chmod(0)
-        reader, writer = os.pipe()
-        child = os.fork()
-        if not child:
-            if os.geteuid() == 0:
-                os.setresuid(NOBODY, NOBODY, NOBODY)
-            seen = {display_name(path): reason for path, (_, reason) in found(folder).items()}
-            os.write(writer, json.dumps(seen).encode())
-            os._exit(0)
-        os.waitpid(child, 0)
-        os.close(writer)
-        with os.fdopen(reader) as answer:
-            assert json.load(answer) == {
-                "closed.txt": "unreadable",
-                "open.txt": None,
-                "shut": "unreadable folder",
-            }
-        (folder / "shut").chmod(0o755)
+        for path in ("closed.txt", "open.txt", "shut/inside.txt", "listed-only/inside.txt"):
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text("x")
+        for path, mode in (("", 0o755), ("closed.txt", 0), ("shut", 0), ("listed-only", 0o444)):
+            (folder / path).chmod(mode)
+        seen = unprivileged(lambda: {display_name(path): why for path, (_, why) in found(folder).items()})
+        for path in ("shut", "listed-only"):
+            (folder / path).chmod(0o755)
+        assert seen == {
+            "closed.txt": "unreadable",
+            "listed-only/inside.txt": "unreadable",
+            "open.txt": None,
+            "shut": "unreadable folder",
+        }

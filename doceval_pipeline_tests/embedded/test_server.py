@@ -16,6 +16,7 @@ import pytest
 
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import EmbeddedServerError
+from doceval_pipeline_tests.unprivileged import NOBODY, unprivileged
 
 ENSURE = """
 import sys
@@ -24,7 +25,6 @@ from doceval_pipeline.embedded.server import EmbeddedServer
 EmbeddedServer(Path(sys.argv[1])).ensure()
 print("ready")
 """
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -207,19 +207,11 @@ def test_a_start_that_fails_repeats_the_last_words_of_the_log(server: EmbeddedSe
 
 
 def test_it_runs_as_a_normal_user() -> None:
-    """As root, in a fork that gave up root; otherwise as whoever runs the tests."""
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedServer(Path(folder) / "home")
         user = os.geteuid() or NOBODY
         os.chown(folder, user, -1)
-        starter = os.fork()
-        if not starter:
-            # The interpreter may lie where this user cannot read it, so nothing is executed anew.
-            os.setresgid(*[os.getegid() or NOBODY] * 3)
-            os.setresuid(user, user, user)
-            server.ensure()
-            os._exit(0)
-        assert os.waitpid(starter, 0)[1] == 0
+        unprivileged(server.ensure)
         assert postmaster(server).uids().effective == user
         assert server.stop()
 
