@@ -12,9 +12,9 @@ DocEvalError
 ├── UnknownBatch               no such batch
 ├── BatchStateError            an action that the batch's state does not allow
 ├── StagingError               staging cannot go on; the batch becomes FAILED_STAGING
-├── ReportError                a report that cannot be written
 ├── ComparisonError            two sides that have nothing in common to compare
-├── ExportError                an export that cannot be written
+├── FileError                  a file that cannot be written whole
+├── ExportError                an export that cannot be made of these results or under this name
 └── ArchiveError               an archive that cannot be written, read or restored
 """
 
@@ -60,16 +60,16 @@ class StagingError(DocEvalError):
     """Staging cannot go on, and going on would do harm."""
 
 
-class ReportError(DocEvalError):
-    """A report that cannot be written; names the folder."""
-
-
 class ComparisonError(DocEvalError):
     """Two sides cannot be compared: nothing is shared, or they are the same."""
 
 
+class FileError(DocEvalError):
+    """A file that cannot be written whole; names it. What was there before is still there."""
+
+
 class ExportError(DocEvalError):
-    """An export that cannot be written; names the file."""
+    """An export whose format cannot be told, or whose results do not fit together."""
 
 
 class ArchiveError(DocEvalError):

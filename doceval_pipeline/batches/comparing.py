@@ -134,7 +134,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
     Raises
     ------
-    ExportError
+    FileError
     """
     with whole_file(path) as file:
         file.write(render_comparison(comparison).encode())

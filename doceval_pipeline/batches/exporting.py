@@ -53,9 +53,9 @@ def export_records(
 
     Raises
     ------
-    UnknownBatch, BatchStateError, ExportError, DatabaseError
+    UnknownBatch, BatchStateError, ExportError, FileError, DatabaseError
         BatchStateError where the batch has no sealed configuration yet, or is archived; ExportError where
-        the file cannot be written. No file is left or changed then.
+        a result has no document. No file is left or changed then.
     """
     doc_eval_engine, knowledge_engine = (
         engine.execution_options(isolation_level="REPEATABLE READ")
@@ -91,7 +91,7 @@ def export_page(databases: Databases, batch_id: int, path: Path) -> int:
 
     Raises
     ------
-    UnknownBatch, BatchStateError, ExportError, DatabaseError
+    UnknownBatch, BatchStateError, FileError, DatabaseError
         As `export_records`.
     """
     with database_errors():

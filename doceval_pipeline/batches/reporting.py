@@ -3,17 +3,14 @@
 What it says is gathered in `gathering`; what it looks like is the business of `reports`.
 """
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.whole_file import file_errors, whole_file
 from doceval_pipeline.doc_eval.batches import partition_key
-from doceval_pipeline.errors import ReportError
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html
 from doceval_pipeline.reports.insights import NOTHING, Provenance
@@ -47,7 +44,7 @@ def write_report(
 
     Raises
     ------
-    UnknownBatch, BatchStateError, ReportError, DatabaseError
+    UnknownBatch, BatchStateError, FileError, DatabaseError
         BatchStateError where the batch has no sealed configuration yet, or is archived.
     """
     # Loading numpy takes a while, which most commands need not wait for.
@@ -57,10 +54,12 @@ def write_report(
         data = gather(databases, batch_id, provenance)
         computed = figures(data)
         path = report_path(databases, batch_id, data.digest)
-        size = write_whole(path, lambda: render_html(data, computed, _cache(databases)))
+        with file_errors(path):
+            content = render_html(data, computed, _cache(databases)).encode()
+        keep_report(path, content)
         with databases.doc_eval.begin() as connection:
             connection.execute(_RECORD_REPORT, {"batch_id": batch_id, "digest": data.digest})
-    return WrittenReport(path, computed, data.digest, size)
+    return WrittenReport(path, computed, data.digest, len(content))
 
 
 def report_path(databases: Databases, batch_id: int, digest: str) -> Path:
@@ -68,28 +67,17 @@ def report_path(databases: Databases, batch_id: int, digest: str) -> Path:
     return databases.settings.reports / f"{partition_key(batch_id)}-{digest}.html"
 
 
-def write_whole(path: Path, render: Callable[[], str]) -> int:
-    """Write a file so that it is either whole or not there; returns its size in bytes.
+def keep_report(path: Path, content: bytes) -> None:
+    """Put a report where the installation keeps reports.
 
     Raises
     ------
-    ReportError
+    FileError
     """
-    try:
-        content = render().encode()
+    with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise ReportError(
-            f"the report cannot be written in {path.parent} ({error.strerror}): make room or give this user "
-            "permission"
-        ) from None
-    return len(content)
+    with whole_file(path, mode=0o644) as file:
+        file.write(content)
 
 
 def _cache(databases: Databases) -> Path:

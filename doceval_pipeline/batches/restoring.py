@@ -26,7 +26,7 @@ from doceval_pipeline.archives.format import (
 )
 from doceval_pipeline.archives.reading import Archive, open_archive
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.reporting import report_path, write_whole
+from doceval_pipeline.batches.reporting import keep_report, report_path
 from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import restored as configuration
@@ -213,4 +213,4 @@ def _put_back_report(databases: Databases, archive: Archive, reported: str | Non
         return
     path = report_path(databases, archive.manifest.batch, reported)
     if not path.exists():
-        write_whole(path, archive.whole(REPORT).decode)
+        keep_report(path, archive.whole(REPORT))

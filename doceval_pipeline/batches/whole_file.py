@@ -1,4 +1,4 @@
-"""A file that somebody named, written so that it is whole under that name or not there."""
+"""A file that is whole under its name or not there."""
 
 import os
 from collections.abc import Iterator
@@ -7,37 +7,46 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
-from doceval_pipeline.errors import ExportError
+from doceval_pipeline.errors import FileError
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def file_errors(path: Path) -> Iterator[None]:
+    """What the system refuses while a file is written becomes a FileError in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be written ({error.strerror or error}): make room, or see that its folder is "
+            "there and that this user may write to it"
+        ) from None
+
+
+@contextmanager
+def whole_file(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
     """A new file beside `path`, which takes its place once all of it is on the disk.
 
-    Only its owner may read it. One that is there already stays until then, and stays if something fails.
+    One that is there already stays until then, and stays if something fails. Only its owner may read the
+    new one, unless `mode` says otherwise.
 
     Raises
     ------
-    ExportError
+    FileError
         Something else than a file has the name, or the file cannot be written.
     """
     # A link stays, and the file behind it is the one that is replaced.
     target = Path(os.path.realpath(path))
-    try:
+    with file_errors(path):
         if target.exists() and not target.is_file():
-            raise ExportError(f"{path} is there and is no file: choose another name for the export")
+            raise FileError(f"{path} is there and is no file: choose another name")
         with NamedTemporaryFile(
-            dir=target.parent, prefix=".doceval-export-", suffix=".partial", delete=False
+            dir=target.parent, prefix=".doceval-", suffix=".partial", delete=False
         ) as file:
             try:
                 yield file
                 file.flush()
+                os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
                 os.replace(file.name, target)
             finally:
                 Path(file.name).unlink(missing_ok=True)
-    except OSError as error:
-        raise ExportError(
-            f"{path} cannot be written ({error.strerror or error}): make room, or choose a folder that is "
-            "there and that this user may write to"
-        ) from None

@@ -11,7 +11,7 @@ from doceval_pipeline.batches.comparing import Kind, compare_batches, compare_in
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, resolve
-from doceval_pipeline.errors import BatchStateError, ComparisonError, ExportError, UnknownBatch
+from doceval_pipeline.errors import BatchStateError, ComparisonError, FileError, UnknownBatch
 from doceval_pipeline.knowledge.scores import read_scores
 from doceval_pipeline.reports.comparison import CellStates, Comparison
 from doceval_pipeline_tests.batches.archives import done, put_away
@@ -238,5 +238,5 @@ def test_a_page_that_cannot_be_written_is_said_to_be(
     for batch in pair:
         answer(batch, "40")
     found = compare_batches(databases, "before", "after", 50.0)
-    with pytest.raises(ExportError, match="cannot be written"):
+    with pytest.raises(FileError, match="cannot be written"):
         write_comparison(found, folder / "0.txt" / "comparison.html")

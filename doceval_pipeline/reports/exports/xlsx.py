@@ -67,7 +67,7 @@ def write_xlsx(file: IO[bytes], records: Iterable[Record], metadata: Mapping[str
     """
     sink = _Sink(file)
     count = cut = 0
-    with TemporaryDirectory(dir=Path(file.name).parent, prefix=".doceval-export-") as folder:
+    with TemporaryDirectory(dir=Path(file.name).parent, prefix=".doceval-") as folder:
         workbook = Workbook(sink, {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
         for name, value in metadata.items():
             workbook.set_custom_property(name, value)
