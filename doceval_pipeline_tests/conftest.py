@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from sqlalchemy import text
 
 from doceval_pipeline.batches import audit
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.staging import assign_documents, queue_cells, seal_batch, store_documents
+from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, resolve
@@ -68,6 +70,17 @@ def write_old(path: Path, content: str) -> None:
     """Write a file that looks as if it had been left alone, so that reading it need not wait."""
     path.write_text(content)
     os.utime(path, (1_000_000_000, 1_000_000_000))
+
+
+@pytest.fixture
+def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance of the tests' installation."""
+    # Opening one sets variables, which tests of other homes must not inherit.
+    before = dict(os.environ)
+    with open_instance(settings) as opened:
+        yield opened
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @dataclass

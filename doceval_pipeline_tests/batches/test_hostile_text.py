@@ -2,10 +2,9 @@
 inert wherever a person reads it."""
 
 import hashlib
-import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, resolve
-from doceval_pipeline.settings import MIB, Settings
+from doceval_pipeline.settings import MIB
 from doceval_pipeline_tests.cli.running import doceval, read_json
 from doceval_pipeline_tests.conftest import Sample, write_old
 from doceval_pipeline_tests.defs.running import run
@@ -138,16 +136,6 @@ def test_commands_show_nothing_that_a_terminal_acts_on(answered: Sample) -> None
         assert not command[1:] or "![n]" in shown.stdout or "[red]" in shown.stdout
     (found,) = read_json("status", str(answered.id))
     assert found["name"] == BATCH
-
-
-@pytest.fixture
-def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    # Opening one sets variables, which tests of other homes must not inherit.
-    before = dict(os.environ)
-    with open_instance(settings) as opened:
-        yield opened
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def test_dagster_is_told_nothing_that_its_pages_act_on(

@@ -64,17 +64,19 @@ def test_of_a_thousand_reads_of_files_that_are_rewritten_none_is_torn(tmp_path: 
 
 @contextmanager
 def at_work(*steps: object) -> Iterator[None]:
-    """Does something over and over, beside what the test does."""
-    done = threading.Event()
+    """Does something over and over, and once before it begins, beside what the test does."""
+    begun, done = threading.Event(), threading.Event()
 
     def work() -> None:
         while not done.is_set():
             for step in steps:
                 step()  # type: ignore[operator] # functions without parameters
+            begun.set()
 
     worker = threading.Thread(target=work)
     worker.start()
     try:
+        assert begun.wait(60)
         yield
     finally:
         done.set()
