@@ -18,10 +18,12 @@ STALLS = 20
 _STALL_SECONDS = 60
 _STALL_TIMES = 10
 
+# What a processor says that a result took; it may say it in either column, or in none.
+SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
 _FINISHED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})"
-_SECONDS = text(f"""
+_SECONDS_TAKEN = text(f"""
     SELECT count(*), percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds)
-    FROM (SELECT coalesce(time_taken_seconds, response_time_ms / 1000.0) AS seconds
+    FROM (SELECT {SECONDS_SQL} AS seconds
           FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}) AS finished
     WHERE seconds >= 0
 """)
@@ -118,7 +120,7 @@ class Pace:
 
 def read_seconds(connection: Connection, batch_id: int) -> SecondsTaken | None:
     """How long finished cells took, by the processor; None where none says so."""
-    n, shares = connection.execute(_SECONDS, {"batch_id": batch_id}).one()
+    n, shares = connection.execute(_SECONDS_TAKEN, {"batch_id": batch_id}).one()
     return SecondsTaken(n, *shares) if n else None
 
 

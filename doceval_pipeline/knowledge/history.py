@@ -3,6 +3,7 @@
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.estimation import Experience, Measure
+from doceval_pipeline.knowledge.effort import SECONDS_SQL
 from doceval_pipeline.knowledge.status_words import Outcome, words_in_sql
 
 # A processor may leave any of these unset, or write what nothing ever took; squares of numbers beyond
@@ -16,7 +17,7 @@ _FINISHED_CELLS = text(f"""
         ('{Measure.INPUT_TOKENS}', r.input_tokens::float8),
         ('{Measure.OUTPUT_TOKENS}', r.output_tokens::float8),
         ('{Measure.SECONDS}', coalesce(
-            r.time_taken_seconds, r.response_time_ms / 1000.0,
+            {SECONDS_SQL},
             extract(epoch FROM r.completed_processing_at - r.started_processing_at)))) AS m(measure, y)
     WHERE r.batch_id = :batch_id
       AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline.knowledge.effort import SECONDS_SQL
 from doceval_pipeline.knowledge.status_words import SIMULATED_SQL, Outcome, words_in_sql
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
@@ -17,7 +18,7 @@ _ADD_UP = text(f"""
         SELECT connection_id, prompt_id, batch_id, document_id, {_SUCCEEDED} AS succeeded,
                {_FAILED} AS failed, {SIMULATED_SQL} AS simulated,
                CASE WHEN {_SUCCEEDED} THEN overall_score END AS score, input_tokens, output_tokens,
-               coalesce(time_taken_seconds, response_time_ms / 1000.0) AS seconds
+               {SECONDS_SQL} AS seconds
         FROM current_llm_responses WHERE batch_id = ANY(:batch_ids)),
     of_documents AS MATERIALIZED (
         SELECT connection_id, prompt_id, document_id, count(*) AS cells,

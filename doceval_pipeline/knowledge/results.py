@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from doceval_pipeline.knowledge.effort import SECONDS_SQL
 from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, SIMULATED_SQL, Outcome, words_in_sql
 
 # So many bins of the same width from 0 to 100; 100 itself is in the last.
@@ -22,7 +23,6 @@ TITLE_CHARACTERS = 300
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _SIMULATED = SIMULATED_SQL
-_SECONDS = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
 _MESSAGE = r"nullif(btrim(error_message, E' \t\n\r\f\v'), '')"
 
 # Compared and not divided, which fails on the smallest scores.
@@ -31,7 +31,7 @@ _EDGES = f"{{{', '.join(str(100 * bin / HISTOGRAM_BINS) for bin in range(1, HIST
 _TERMS = f"""
     SELECT connection_id, prompt_id, attempt, {OUTCOME_SQL} AS outcome, {_SIMULATED} AS simulated,
            CASE WHEN {_SUCCEEDED} THEN overall_score END AS score, input_tokens, output_tokens,
-           {_SECONDS} AS seconds
+           {SECONDS_SQL} AS seconds
     FROM current_llm_responses WHERE batch_id = :batch_id
 """
 _PARTS = f"""
@@ -128,7 +128,7 @@ _CELLS = text(f"""
 _DETAILS = text(f"""
     SELECT id, attempt, left(error_message, {MESSAGE_CHARACTERS}), coalesce(length(error_message), 0),
            left(response_text, {RESPONSE_CHARACTERS}), coalesce(length(response_text), 0),
-           input_tokens, output_tokens, {_SECONDS}
+           input_tokens, output_tokens, {SECONDS_SQL}
     FROM llm_responses WHERE id = ANY(:ids)
 """)
 
