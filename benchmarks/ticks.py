@@ -132,7 +132,8 @@ def ticks(quick: bool) -> Case:
         def settle(installation: Installation) -> dict[str, Any]:
             again = f"{_OPEN} WHERE status = 'S' AND batch_id <= {batches}"
             installation.make_rows(again, range(1, batches + 1))
-            installation.vacuum("llm_responses")
+            for table in ("llm_responses", "response_deltas"):
+                installation.vacuum(table)
             installation.checkpoint()
             return {"changes": changes}
 

@@ -26,7 +26,9 @@ from doceval_pipeline.doc_eval.batches import (
     staging_batches,
 )
 
-SECONDS_BETWEEN_TICKS = 5
+# Dagster's daemon looks at its sensors each 5 s. One that asked for 5 s would be left out at every second or
+# third look, which comes some milliseconds too early.
+SECONDS_BETWEEN_TICKS = 4
 # Stalling is a matter of minutes.
 SECONDS_BETWEEN_JUDGEMENTS = 30
 # A staging that nobody works on is given up after this long; between two steps of a run it takes

@@ -73,7 +73,7 @@ def test_sensors_tick_every_five_seconds_and_are_on_by_default_but_for_the_one_t
 ):
     repository = definitions.get_repository_def()
     intervals = {sensor.name: sensor.minimum_interval_seconds for sensor in repository.sensor_defs}
-    assert {name: seconds for name, seconds in intervals.items() if seconds != 5} == {
+    assert {name: seconds for name, seconds in intervals.items() if seconds != 4} == {
         "stalled_work": 30,
         "fresh_leaderboard": 120,
     }

@@ -1,0 +1,14 @@
+"""Keeps PostgreSQL from starting a worker to read `response_deltas`, which takes longer than reading it.
+
+After many results the table is large and empty for up to a minute, until it is vacuumed.
+"""
+
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    """Set the storage parameter."""
+    op.get_bind().exec_driver_sql("ALTER TABLE response_deltas SET (parallel_workers = 0)")
