@@ -4,3 +4,8 @@
 `doceval_pipeline`, called as Dagster's assets and sensors call it. What was found stands in
 docs/performance.md. Nothing here is part of the installed package.
 """
+
+import warnings
+
+# Dagster's notice to developers, which would stand between all figures.
+warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec")

@@ -7,7 +7,6 @@ import random
 import socket
 import subprocess
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -77,9 +76,7 @@ def until_report(databases: Databases, batch: int, phase: float) -> Timed:
 
 def stage_in_dagster(databases: Databases, batch: int) -> Timed:
     """The job `stage_batch`, as `doceval stage` runs it, with everything imported."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        from doceval_pipeline import definitions  # noqa: F401 - imported, so that the run need not
+    from doceval_pipeline import definitions  # noqa: F401 - imported, so that the run need not
 
     def timed() -> Figures:
         run_id = run_in_dagster("stage_batch", batch, quiet=True).run_id
@@ -95,9 +92,7 @@ def run_empty_assets(databases: Databases, batch: int) -> Timed:
 
 def run_empty_assets_and_checks(databases: Databases, batch: int) -> Timed:
     """The same with the checks of staging, which do nothing either: what Dagster itself takes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return _run(databases, batch, _empty_definitions(with_checks=True))
+    return _run(databases, batch, _empty_definitions(with_checks=True))
 
 
 def _run(databases: Databases, batch: int, defs: dg.Definitions) -> Timed:
