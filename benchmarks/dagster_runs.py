@@ -3,6 +3,7 @@
 The installation is a whole one: `doceval up` with its defaults, Dagster's storage in PostgreSQL.
 """
 
+import os
 import random
 import socket
 import subprocess
@@ -10,12 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import dagster as dg
 import psycopg2
+import yaml
 
 from benchmarks import material
 from benchmarks.case import Case
@@ -29,12 +32,14 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli.runs import QUIET, run_in_dagster
 from doceval_pipeline.cli.supervisor import script
 from doceval_pipeline.defs import partitions
-from doceval_pipeline.defs.instance import open_instance
+from doceval_pipeline.defs.instance import dagster_environment, open_instance
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.embedded.server import USER, EmbeddedServer
+from doceval_pipeline.settings import Settings
 
 EMPTY = "4 empty assets"
-CHECKED = "4 empty assets and 3 empty checks"
+POOLED = "4 empty assets on our storage"
+CHECKED = "4 empty assets and 3 empty checks on our storage"
 SECONDS_TO_REPORT = 120
 # The daemon's loop begins at a moment that has nothing to do with the processor's.
 LOOP_SECONDS = 5.0
@@ -86,19 +91,37 @@ def stage_in_dagster(databases: Databases, batch: int) -> Timed:
 
 
 def run_empty_assets(databases: Databases, batch: int) -> Timed:
-    """Four assets in a row that do nothing, of the same partition, in the same instance."""
-    return _run(databases, batch, _empty_definitions(with_checks=False))
+    """Four assets in a row that do nothing, of the same partition, on Dagster's own storage."""
+    return _run(databases, batch, _empty_definitions(with_checks=False), _plain_instance)
+
+
+def run_empty_assets_on_ours(databases: Databases, batch: int) -> Timed:
+    """The same on our storage, which keeps its connections."""
+    return _run(databases, batch, _empty_definitions(with_checks=False), open_instance)
 
 
 def run_empty_assets_and_checks(databases: Databases, batch: int) -> Timed:
-    """The same with the checks of staging, which do nothing either: what Dagster itself takes."""
-    return _run(databases, batch, _empty_definitions(with_checks=True))
+    """The same on our storage with the checks of staging, which do nothing: what Dagster itself takes."""
+    return _run(databases, batch, _empty_definitions(with_checks=True), open_instance)
 
 
-def _run(databases: Databases, batch: int, defs: dg.Definitions) -> Timed:
+def _plain_instance(settings: Settings) -> dg.DagsterInstance:
+    """Our instance, but for its storage: that is what comes with Dagster, on the same tables."""
+    configuration = yaml.safe_load(files("doceval_pipeline.defs").joinpath("dagster.yaml").read_text())
+    configuration["storage"] = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+    home = settings.home / "plain"
+    home.mkdir(exist_ok=True)
+    (home / "dagster.yaml").write_text(yaml.safe_dump(configuration))
+    os.environ.update(dagster_environment(settings))
+    return dg.DagsterInstance.from_config(str(home))
+
+
+def _run(
+    databases: Databases, batch: int, defs: dg.Definitions, opened: Callable[[Settings], dg.DagsterInstance]
+) -> Timed:
     def timed() -> Figures:
         key = partition_key(batch)
-        with open_instance(databases.settings) as instance:
+        with opened(databases.settings) as instance:
             instance.add_dynamic_partitions(partitions.NAME, [key])
             job = defs.resolve_job_def("empty")
             result = job.execute_in_process(instance=instance, partition_key=key, run_config=QUIET)
@@ -156,6 +179,7 @@ def small_run(quick: bool) -> Case:
     sides = [
         Side(OURS, stage_in_dagster, before_ours, partial(check, 32)),
         Side(EMPTY, run_empty_assets, before_ours, partial(check, 0)),
+        Side(POOLED, run_empty_assets_on_ours, before_ours, partial(check, 0)),
         Side(CHECKED, run_empty_assets_and_checks, before_ours, partial(check, 0)),
     ]
 
@@ -163,6 +187,7 @@ def small_run(quick: bool) -> Case:
         found = measured["runs"]
         return [
             ratio("run, from start to end", found, OURS, EMPTY, 1.30, said("run_seconds")),
+            ratio(f"the run of {POOLED}", found, POOLED, EMPTY, None, said("run_seconds")),
             ratio(f"the run of {CHECKED}", found, CHECKED, EMPTY, None, said("run_seconds")),
             ratio("with opening Dagster's instance", found, OURS, EMPTY, None, seconds),
         ]

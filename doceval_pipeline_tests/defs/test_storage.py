@@ -1,0 +1,49 @@
+"""Dagster's storage keeps its connections, and survives that the server closes them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import psycopg2
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
+
+from doceval_pipeline.batches.databases import DAGSTER, database_url
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.defs.running import run
+
+
+def test_a_run_opens_few_connections_to_dagsters_database(
+    batch_of: Callable[..., Sample], instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of()
+    opened = []
+
+    def remember(connection: Any, *_: Any) -> None:
+        if connection.info.dbname == DAGSTER[2]:
+            opened.append(connection)
+
+    event.listen(Pool, "connect", remember)
+    try:
+        assert run(instance, "stage_batch", batch.key).success
+    finally:
+        event.remove(Pool, "connect", remember)
+    assert 0 < len(opened) < 10
+
+
+def test_connections_that_the_server_closed_are_opened_anew(
+    settings: Settings, batch_of: Callable[..., Sample], instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of()
+    assert run(instance, "stage_batch", batch.key).success
+    other = psycopg2.connect(database_url(settings, DAGSTER).replace("+psycopg2", ""))
+    other.autocommit = True
+    with other.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert cursor.fetchall()[0][0] >= 2
+    other.close()
+    assert run(instance, "stage_batch", batch.key).success
