@@ -14,7 +14,6 @@ from doceval_pipeline.doc_eval.batches import (
     BatchRecord,
     batches_by_ids,
     batches_in,
-    partition_key,
     unreported,
 )
 from doceval_pipeline.doc_eval.history import remember
@@ -178,9 +177,23 @@ def settle(databases: Databases, batch: BatchRecord) -> None:
         _settle(databases, seen, action)
 
 
-def report_run_key(batch_id: int, result_digest: str) -> str:
-    """The key under which a result's report is asked for: the same result never asks twice."""
-    return f"report-{partition_key(batch_id)}-{result_digest}"
+def report_run_keys(databases: Databases, reports: Mapping[int, str]) -> dict[int, str]:
+    """The keys under which the reports of results are asked for, by batch: the same result never asks twice.
+
+    With the moment of completion, because Dagster never forgets a key, and a batch may come back to a result
+    that it had before.
+
+    Parameters
+    ----------
+    reports
+        As of a `Look`.
+    """
+    with databases.doc_eval.connect() as connection:
+        batches = batches_by_ids(connection, reports)
+    return {
+        batch.id: f"report-{batch.key}-{reports[batch.id]}-{batch.completed_at:%Y%m%dT%H%M%S.%f}"
+        for batch in batches
+    }
 
 
 def _as_kept(batch: BatchRecord, kept: KeptCounts | None) -> Seen:

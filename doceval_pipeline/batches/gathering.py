@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.insights import gather_insights
 from doceval_pipeline.batches.names import Names
+from doceval_pipeline.credentials import without_keys
 from doceval_pipeline.doc_eval import shown_files
 from doceval_pipeline.doc_eval.batch_documents import count_documents, stored_ids
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
@@ -262,12 +263,30 @@ def _cells(knowledge: Connection, batch_id: int, documents: Sequence[int]) -> li
     """The cells of some documents; of many, not all have details."""
     cells = results.read_cells(knowledge, batch_id, documents)
     saying = [cell[8] for cell in cells if cell[9]][:DETAILS_SHOWN]
-    said = results.read_details(knowledge, saying)
+    said = [_without_keys(row) for row in results.read_details(knowledge, saying)]
     details = {row[0]: CellDetails(*row[1:]) for row in _cut(said)}
     return [ReportCell(details.get(cell[8]), *cell[:8]) for cell in cells]
 
 
-def _cut(said: Sequence[Row[Any]]) -> list[tuple[Any, ...]]:
+def _without_keys(row: Row[Any]) -> tuple[Any, ...]:
+    """What a cell says, with keys hidden first and texts cut then: half a key would not be recognised."""
+    return (
+        *row[:2],
+        *_hidden(row[2], row[3], results.MESSAGE_CHARACTERS),
+        *_hidden(row[4], row[5], results.RESPONSE_CHARACTERS),
+        *row[6:],
+    )
+
+
+def _hidden(text: str | None, characters: int, most: int) -> tuple[str | None, int]:
+    """A text without keys, cut, and how many characters it has without keys as a whole."""
+    if text is None:
+        return None, characters
+    hidden = without_keys(text)
+    return hidden[:most], characters + len(hidden) - len(text)
+
+
+def _cut(said: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """What cells say, with each text cut to so many characters that all together fit into the page."""
     texts = [text for row in said for text in (row[2], row[4]) if text]
 

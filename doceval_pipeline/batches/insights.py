@@ -87,19 +87,17 @@ def gather_insights(
 
 def add_up_costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices]) -> list[Cost]:
     """What finished cells cost, for each currency in which any is known."""
-    unpriced = sum(taken.cells for taken in tokens if taken.connection_id not in prices)
+    priced = [
+        (taken, price)
+        for taken in tokens
+        if (price := prices.get(taken.connection_id)) is not None and _is_priced(taken, price)
+    ]
+    unpriced = sum(taken.cells for taken in tokens) - sum(taken.cells for taken, _ in priced)
     costs = []
-    for currency in sorted({price.currency for price in prices.values()}):
-        priced = [
-            (taken, price, _is_priced(taken, price))
-            for taken in tokens
-            if (price := prices.get(taken.connection_id)) is not None and price.currency == currency
-        ]
-        cells = sum(taken.cells for taken, _, known in priced if known)
-        if cells:
-            amount = sum(_amount(taken, price) for taken, price, known in priced if known)
-            without = sum(taken.cells for taken, _, known in priced if not known)
-            costs.append(Cost(amount, currency, cells, unpriced + without))
+    for currency in sorted({price.currency for _, price in priced}):
+        found = [(taken, price) for taken, price in priced if price.currency == currency]
+        amount = sum(_amount(taken, price) for taken, price in found)
+        costs.append(Cost(amount, currency, sum(taken.cells for taken, _ in found), unpriced))
     return costs
 
 

@@ -78,8 +78,9 @@ def tell(databases: Databases) -> Told:
 
 
 def message_id(delivery: Delivery) -> str:
-    """What the receiver knows a message by: the same result, the same id."""
-    return f"{partition_key(delivery.batch_id)}-{delivery.result_digest}"
+    """What the receiver knows a message by: the same completion with the same result, the same id."""
+    since = delivery.created_at.astimezone(UTC)
+    return f"{partition_key(delivery.batch_id)}-{delivery.result_digest}-{since:%Y%m%dT%H%M%S%f}"
 
 
 def signature(secret: str, identifier: str, timestamp: int, body: bytes) -> str:

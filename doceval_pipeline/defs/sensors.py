@@ -76,6 +76,7 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
         databases = doc_eval.open()
         found = completion.look(databases, cursor.get("seen", 0), told)
         paces = batch_paces(databases, [seen.batch for seen in (*found.changed, *found.completed)])
+        run_keys = completion.report_run_keys(databases, found.reports)
     events: list[dg.AssetMaterialization | dg.AssetObservation] = [
         dg.AssetObservation(
             llm_responses.key,
@@ -96,11 +97,11 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
         asset_events=events,
         run_requests=[
             dg.RunRequest(
-                run_key=completion.report_run_key(number, digest),
+                run_key=run_key,
                 partition_key=partition_key(number),
                 tags=REPORT_RETRIES,
             )
-            for number, digest in found.reports.items()
+            for number, run_key in run_keys.items()
         ],
         # Kept after the events are: a tick that is killed before tells of them again.
         cursor=json.dumps({"seen": found.seen, "told": found.reports}),

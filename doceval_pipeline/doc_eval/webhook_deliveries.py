@@ -1,4 +1,5 @@
-"""The outbox of the completion webhook: each result of a batch that is told stands in it once.
+"""The outbox of the completion webhook: each result of a batch that is told stands in it once, with the
+newest time that the batch had it.
 
 What is told, and how it is sent, is the business of `batches.webhook`.
 """
@@ -20,15 +21,22 @@ _UNTOLD = text("""
           AND reported_digest = result_digest
           AND completed_at > now() - make_interval(secs => :seconds)
           AND NOT EXISTS (SELECT 1 FROM webhook_deliveries w
-                          WHERE w.batch_id = b.id AND w.result_digest = b.result_digest)
+                          WHERE w.batch_id = b.id AND w.result_digest = b.result_digest
+                            AND w.created_at > b.completed_at)
         WINDOW in_order AS (ORDER BY completed_at, id)) AS untold
     WHERE place = 1 OR cells <= :most_cells
     ORDER BY place
 """)
+# A result that a batch had before and has again is told again.
 _KEEP = text("""
     INSERT INTO webhook_deliveries (batch_id, result_digest, payload)
     SELECT * FROM unnest(CAST(:batch_ids AS int[]), CAST(:digests AS text[]), CAST(:payloads AS text[]))
-    ON CONFLICT DO NOTHING
+    ON CONFLICT (batch_id, result_digest) DO UPDATE
+    SET payload = excluded.payload, created_at = excluded.created_at, attempts = 0,
+        next_attempt_at = excluded.next_attempt_at, delivered_at = NULL, given_up_at = NULL,
+        last_failure = NULL
+    WHERE webhook_deliveries.created_at <= (
+        SELECT completed_at FROM batches WHERE id = webhook_deliveries.batch_id)
 """)
 # The next attempt is set before this one begins: whoever is killed meanwhile has it made again.
 _CLAIM = text("""
@@ -40,7 +48,7 @@ _CLAIM = text("""
         next_attempt_at = now() + make_interval(
             secs => least(:longest, :shortest * 2.0 ^ least(attempts, 30)))
     FROM due WHERE w.batch_id = due.batch_id AND w.result_digest = due.result_digest
-    RETURNING w.batch_id, w.result_digest, w.payload
+    RETURNING w.batch_id, w.result_digest, w.created_at, w.payload
 """)
 _RECORD = text("""
     UPDATE webhook_deliveries w
@@ -66,10 +74,11 @@ _TROUBLES = text("""
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What is to be sent now: of which result, and the body."""
+    """What is to be sent now: of which result, since when it stands in the outbox, and the body."""
 
     batch_id: int
     result_digest: str
+    created_at: datetime
     payload: str
 
 
@@ -111,7 +120,8 @@ def untold(connection: Connection, seconds: float, most_cells: int) -> list[int]
 
 
 def keep(connection: Connection, payloads: Mapping[tuple[int, str], str]) -> None:
-    """Keep what is to be told of results, by batch and digest; what is kept already stays as it is."""
+    """Keep what is to be told of results, by batch and digest; what is kept since the batch
+    completed stays as it is."""
     numbers, digests = [number for number, _ in payloads], [digest for _, digest in payloads]
     parameters = {"batch_ids": numbers, "digests": digests, "payloads": list(payloads.values())}
     connection.execute(_KEEP, parameters)

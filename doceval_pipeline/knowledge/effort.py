@@ -19,13 +19,15 @@ _STALL_SECONDS = 60
 _STALL_TIMES = 10
 
 # What a processor says that a result took; it may say it in either column, or in none.
-SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
+SAID_SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
+# Nothing takes less than no time: what a clock that was set back says counts as not said.
+SECONDS_SQL = f"CASE WHEN {SAID_SECONDS_SQL} >= 0 THEN {SAID_SECONDS_SQL} END"
 _FINISHED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})"
 _SECONDS_TAKEN = text(f"""
     SELECT count(*), percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds)
     FROM (SELECT {SECONDS_SQL} AS seconds
           FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}) AS finished
-    WHERE seconds >= 0
+    WHERE seconds IS NOT NULL
 """)
 _TOKENS = text(f"""
     SELECT connection_id, input_tokens IS NOT NULL, output_tokens IS NOT NULL,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
-from doceval_pipeline.knowledge.effort import SECONDS_SQL
+from doceval_pipeline.knowledge.effort import SAID_SECONDS_SQL
 from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, SIMULATED_SQL
 
 # Rows that are fetched at a time; one whose texts have more bytes than this gets them by itself.
@@ -39,7 +39,7 @@ def _results(source: str) -> TextClause:
         CROSS JOIN LATERAL (
             SELECT coalesce(octet_length(r.response_text), 0) + coalesce(octet_length(r.response_json), 0)
                    + coalesce(octet_length(r.error_message), 0) <= {SMALL_TEXTS} AS small,
-                   {SECONDS_SQL} AS seconds) AS computed
+                   {SAID_SECONDS_SQL} AS seconds) AS computed
         WHERE r.batch_id = :batch_id
         ORDER BY r.document_id, r.prompt_id, r.connection_id, r.attempt
     """)

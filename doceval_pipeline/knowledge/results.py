@@ -18,6 +18,8 @@ HISTOGRAM_BINS = 10
 # Characters of a message, which also tell messages apart for a person, and of a response.
 MESSAGE_CHARACTERS = 2_000
 RESPONSE_CHARACTERS = 2_000
+# Read beyond them, so that a key on the border can be recognised before it is cut.
+KEY_CHARACTERS = 1_000
 TITLE_CHARACTERS = 300
 
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
@@ -126,8 +128,9 @@ _CELLS = text(f"""
     WHERE batch_id = :batch_id ORDER BY {_FAILED} DESC, place, connection_id, prompt_id
 """)
 _DETAILS = text(f"""
-    SELECT id, attempt, left(error_message, {MESSAGE_CHARACTERS}), coalesce(length(error_message), 0),
-           left(response_text, {RESPONSE_CHARACTERS}), coalesce(length(response_text), 0),
+    SELECT id, attempt,
+           left(error_message, {MESSAGE_CHARACTERS + KEY_CHARACTERS}), coalesce(length(error_message), 0),
+           left(response_text, {RESPONSE_CHARACTERS + KEY_CHARACTERS}), coalesce(length(response_text), 0),
            input_tokens, output_tokens, {SECONDS_SQL}
     FROM llm_responses WHERE id = ANY(:ids)
 """)
@@ -246,7 +249,8 @@ def read_details(connection: Connection, ids: Sequence[int]) -> Sequence[Row[Any
     """All that some rows say.
 
     Returns rows of number, attempt, message and its length, response and its length, input tokens,
-    output tokens, and seconds. Texts are cut, lengths in characters.
+    output tokens, and seconds. Texts are cut, but `KEY_CHARACTERS` later than they are shown; lengths are in
+    characters.
     """
     return connection.execute(_DETAILS, {"ids": list(ids)}).all()
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from doceval_pipeline.reports.analysis import COLUMNS_RESAMPLED
 from doceval_pipeline.reports.insights import Movement
 from doceval_pipeline.reports.movement import most_moved, movement
 from doceval_pipeline.reports.numbers import points_text, probability_text
@@ -164,7 +165,8 @@ def compare_sides(
     overall = movement(name_of, documents, *_averages(columns), threshold)
     if overall is None:
         return None
-    moved = [movement(name_of, documents, column.first, column.second, threshold) for column in columns]
+    few = len(columns) <= COLUMNS_RESAMPLED
+    moved = [movement(name_of, documents, column.first, column.second, threshold, few) for column in columns]
     found = [_compared(*pair) for pair in zip(columns, _corrected(moved), strict=True)]
     pairs = sum(column.movement.difference.n for column in found if column.movement)
     return Comparison(*sides, documents.size, pairs, overall, tuple(found))

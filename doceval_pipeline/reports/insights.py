@@ -163,7 +163,7 @@ class Cost:
     """What the current results cost in a currency, by the prices that connections have now.
 
     `cells` are priced: they say how many tokens they took, of each kind that has a price. `unpriced`
-    finished cells do not, or their connection has no prices.
+    finished cells are priced in no currency: they do not say it, or their connection has no prices.
     """
 
     amount: float

@@ -21,6 +21,7 @@ def movement(
     first: Values,
     second: Values,
     threshold: float = THRESHOLD,
+    resample: bool = True,
 ) -> Movement | None:
     """How the scores of documents moved from `first` to `second`.
 
@@ -32,6 +33,8 @@ def movement(
         Ids of documents, and their scores on both sides by position; NaN where there is none.
     threshold
         A score of it or more is good; a document that is good on one side alone has flipped.
+    resample
+        As of `difference`.
 
     Returns
     -------
@@ -41,7 +44,7 @@ def movement(
     has_first, has_second = ~np.isnan(first), ~np.isnan(second)
     both = has_first & has_second
     before, after = first[both], second[both]
-    found = difference(before, after)
+    found = difference(before, after, resample)
     if found is None:
         return None
     # Of what is written alike, nothing moved: 70.1 and 70.10000000000001 are the same score.

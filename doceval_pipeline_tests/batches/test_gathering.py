@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches import gathering
 from doceval_pipeline.batches.gathering import gather
+from doceval_pipeline.credentials import without_keys
 from doceval_pipeline.doc_eval.definitions import Prices
 from doceval_pipeline.knowledge.status_words import WORDS, Outcome
 from doceval_pipeline.reports.model import ReportInput
@@ -251,3 +252,19 @@ def _sealed(batch_of: Callable[..., Sample], request: pytest.FixtureRequest) -> 
             made.doc_eval(_PRICE, connection=connection, prices=prices.model_dump_json())
         request.node.batch = made
     return made
+
+
+@pytest.mark.parametrize("before", range(1_940, 2_010, 7))
+def test_a_password_on_the_border_of_what_is_shown_is_hidden_as_a_whole(
+    batch_of: Callable[..., Sample], before: int
+) -> None:
+    batch = batch_of(documents=1, connections=1, prompts=1)
+    batch.stage()
+    said = "x" * before + " https://admin:Sup3rS3cretPassw0rd@db.example/ and so on"
+    batch.plant(f"UPDATE llm_responses SET status = 'S', response_text = '{said}'")
+    (cell,) = gather(batch.databases, batch.id).cells
+    assert cell.details is not None
+    assert cell.details.response is not None
+    assert "Sup3r" not in cell.details.response
+    whole = without_keys(said)
+    assert (cell.details.response, cell.details.response_characters) == (whole[:2_000], len(whole))

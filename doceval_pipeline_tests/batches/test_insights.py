@@ -137,7 +137,9 @@ def test_cells_without_tokens_or_prices_are_not_free() -> None:
         TokensTaken(3, False, False, 2, 0, 0),
         TokensTaken(4, True, True, 7, 1_000_000, 1_000_000),
     ]
-    assert add_up_costs(tokens, prices) == [Cost(3.0, "EUR", 4, 9), Cost(7.0, "USD", 10, 10)]
+    assert add_up_costs(tokens, prices) == [Cost(3.0, "EUR", 4, 12), Cost(7.0, "USD", 10, 12)]
+    without_tokens = TokensTaken(2, False, False, 500, 0, 0)
+    assert add_up_costs([tokens[0], without_tokens], prices) == [Cost(7.0, "USD", 10, 500)]
     assert add_up_costs(tokens[3:], prices) == [], "nothing is known, which is not 0"
     assert add_up_costs([TokensTaken(1, False, False, 5, 0, 0)], {1: Prices()}) == [Cost(0.0, "USD", 5, 0)]
 

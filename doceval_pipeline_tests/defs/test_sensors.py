@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from doceval_pipeline.batches import staging
+from doceval_pipeline.batches.completion import recount_batches
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.defs import sensors
 from doceval_pipeline.defs.resources import DocEval
@@ -49,6 +50,25 @@ def test_response_status_observes_what_changed_and_asks_for_one_report(
     assert [r.run_key for r in again.run_requests] == [r.run_key for r in done.run_requests]
     assert run(instance, "report_batch", batch.key).success
     assert not tick(sensors.response_status, instance, again.cursor).run_requests
+
+
+def test_a_batch_that_comes_back_to_an_earlier_result_gets_its_report_again(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1, connections=1, prompts=2)
+    batch.stage()
+    keys, cursor = [], None
+    # A file that goes and comes back sets its rows aside and back, which leaves them as they were.
+    for change in ("status = 'S'", "overall_score = 50", "overall_score = NULL"):
+        batch.plant(f"UPDATE llm_responses SET {change}")
+        recount_batches(batch.databases, [batch.id])
+        asked = tick(sensors.response_status, instance, cursor)
+        keys += [request.run_key for request in asked.run_requests]
+        cursor = asked.cursor
+        assert run(instance, "report_batch", batch.key).success
+    assert len(set(keys)) == 3
+    (_, first, *_), (_, last, *_) = (keys[0].rsplit("-", 2), keys[2].rsplit("-", 2))
+    assert first == last, "the same result"
 
 
 def test_a_completion_that_a_killed_tick_found_is_told_by_the_next_one_and_then_no_more(

@@ -95,7 +95,7 @@ def sums(rows: Sequence[Row]) -> Sums:
         scores=_scores(rows),
         input_tokens=_total(rows, lambda row: row.input_tokens),
         output_tokens=_total(rows, lambda row: row.output_tokens),
-        seconds=_total(rows, lambda row: row.seconds),
+        seconds=_total(rows, told_seconds),
         simulated=sum(row.simulated for row in rows),
         reprocessed=sum(row.attempt > 1 for row in rows),
     )
@@ -237,7 +237,7 @@ def _cell(row: Row, detailed: bool, characters: int) -> ReportCell:
         len(row.response_text or ""),
         row.input_tokens,
         row.output_tokens,
-        row.seconds,
+        told_seconds(row),
     )
     return ReportCell(
         details if detailed else None,
@@ -305,3 +305,8 @@ def _first_files(files: Sequence[File]) -> dict[int, int]:
 
 def shown_changes(files: Sequence[File], rows: Sequence[Row]) -> list[CellChange]:
     return changes(files, rows)[:CHANGES_SHOWN]
+
+
+def told_seconds(row: Row) -> float | None:
+    """Less than none is not believed."""
+    return None if row.seconds is None or row.seconds < 0 else row.seconds

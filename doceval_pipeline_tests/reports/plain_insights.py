@@ -185,11 +185,12 @@ def throughput(finished: Sequence[Row]) -> Throughput | None:
 
 def costs(finished: Sequence[Row], prices: Mapping[int, Prices]) -> list[Cost]:
     found = []
+    unpriced = sum(_cost(row, prices) is None for row in finished)
     for currency in sorted({price.currency for price in prices.values()}):
-        of = [row for row in finished if _currency(row, prices) in (None, currency)]
+        of = [row for row in finished if _currency(row, prices) == currency]
         amounts = [cost for row in of if (cost := _cost(row, prices)) is not None]
         if amounts:
-            found.append(Cost(math.fsum(amounts), currency, len(amounts), len(of) - len(amounts)))
+            found.append(Cost(math.fsum(amounts), currency, len(amounts), unpriced))
     return found
 
 

@@ -360,7 +360,7 @@ def test_an_empty_batch_has_a_page() -> None:
         "No document was scored differently by two connections under the same prompt.",
         "No two connections scored the same document under the same prompt.",
         "The batch selects no connection or no prompt.",
-        "No earlier batch that completed shares scored documents",
+        "The newest earlier batch that completed and shares documents",
         "No cell says when it was finished.",
         "No cell was reprocessed.",
         "No file was left out.",
