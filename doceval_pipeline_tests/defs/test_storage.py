@@ -1,5 +1,6 @@
 """Dagster's storage keeps its connections, and survives that the server closes them."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -47,3 +48,23 @@ def test_connections_that_the_server_closed_are_opened_anew(
         assert cursor.fetchall()[0][0] >= 2
     other.close()
     assert run(instance, "stage_batch", batch.key).success
+
+
+def test_a_process_that_is_forked_off_has_connections_of_its_own(instance: dg.DagsterInstance) -> None:
+    before = instance.get_runs_count()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            for _ in range(50):
+                assert instance.get_runs_count() == before
+            os.write(writer, b"done")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    # At the same time; on a shared connection one of the two would wait for ever.
+    for _ in range(50):
+        assert instance.get_runs_count() == before
+    with os.fdopen(reader, "rb") as answer:
+        assert answer.read() == b"done"
+    os.waitpid(child, 0)
