@@ -81,7 +81,6 @@ def until_report(databases: Databases, batch: int, phase: float) -> Timed:
 
 def stage_in_dagster(databases: Databases, batch: int) -> Timed:
     """The job `stage_batch`, as `doceval stage` runs it, with everything imported."""
-    from doceval_pipeline import definitions  # noqa: F401 - imported, so that the run need not
 
     def timed() -> Figures:
         run_id = run_in_dagster("stage_batch", batch, quiet=True).run_id

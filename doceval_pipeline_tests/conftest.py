@@ -116,11 +116,11 @@ class Sample:
             result = connection.execute(text(statement), {"id": self.id, **parameters})
             return list(result) if result.returns_rows else []
 
-    def plant(self, statement: str) -> None:
+    def plant(self, statement: str, **parameters: Any) -> None:
         """Change rows as a restored backup or an owner at the console may, past the guard of results."""
         with self.databases.knowledge.begin() as connection:
             connection.execute(text("SET LOCAL session_replication_role = replica"))
-            connection.execute(text(statement))
+            connection.execute(text(statement), parameters)
 
 
 def evaluation_of(batches: list[dict[str, Any]], connections: int = 2, prompts: int = 2) -> Located:

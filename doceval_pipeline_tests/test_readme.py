@@ -21,7 +21,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli import cli
 from doceval_pipeline.migrations.roles import ROLES
 from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.cli.running import doceval, read_json
+from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, read_json
 from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
 from doceval_pipeline_tests.migrations.attacks import attacks
 from doceval_pipeline_tests.migrations.conftest import STRANGER
@@ -81,6 +81,17 @@ def test_the_commands_for_documents_of_ones_own_work_in_their_order(
     for line in re.sub(r"batch-\S*\.zip", archived, away).splitlines():
         ended = doceval(*shlex.split(line.removeprefix("$ "), comments=True)[1:])
         assert ended.returncode == 0, (line, ended.stderr)
+
+
+def test_the_commands_that_start_a_processor_find_the_queue(databases: Databases) -> None:
+    (commands,) = [block for block in blocks(README, "console") if "doceval env" in block]
+    lines = [line.removeprefix("$ ").partition("#")[0] for line in commands.splitlines()]
+    script = "\n".join(lines).replace(".venv/bin/python", sys.executable).rstrip() + " --until-empty"
+    script = script.replace("doceval env", f"{DOCEVAL} env")
+    ended = subprocess.run(
+        ["bash", "-ec", script], cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_reader_of_archives_in_the_documentation_reads_one(databases: Databases, tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_a_password_on_the_border_of_what_is_shown_is_hidden_as_a_whole(
     batch = batch_of(documents=1, connections=1, prompts=1)
     batch.stage()
     said = "x" * before + " https://admin:Sup3rS3cretPassw0rd@db.example/ and so on"
-    batch.plant(f"UPDATE llm_responses SET status = 'S', response_text = '{said}'")
+    batch.plant("UPDATE llm_responses SET status = 'S', response_text = :said", said=said)
     (cell,) = gather(batch.databases, batch.id).cells
     assert cell.details is not None
     assert cell.details.response is not None

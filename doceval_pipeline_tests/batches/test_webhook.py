@@ -201,8 +201,10 @@ def test_after_three_days_it_is_given_up_and_said_so(batch_of: BatchOf, telling:
     telling.receiver.answers = [status(500)] * 3
     telling.tell()
     for hours in (71, 73):
-        batch.doc_eval(f"UPDATE batches SET completed_at = now() - interval '{hours} hours'")
-        telling.change(f"created_at = now() - interval '{hours} hours' + interval '1 second'")
+        batch.doc_eval(
+            "UPDATE batches SET completed_at = now() - make_interval(hours => :hours)", hours=hours
+        )
+        telling.change("created_at = (SELECT completed_at FROM batches WHERE id = batch_id) + interval '1 s'")
         assert len(telling.tell_when_due().failed) == 1
     assert telling.tell_when_due() == Told([], {})
     (progress,) = batch_progress(batch.databases, batch.name)
@@ -252,7 +254,7 @@ def test_a_batch_that_comes_back_to_an_earlier_result_is_told_of_again(
     telling.tell()
     # A file that goes and comes back sets its rows aside and back, which leaves them as they were.
     for score in (70, 50):
-        batch.plant(f"UPDATE llm_responses SET overall_score = {score}")
+        batch.plant("UPDATE llm_responses SET overall_score = :score", score=score)
         recount_batches(batch.databases, [batch.id])
         look(batch.databases)
         write_report(batch.databases, batch.id)

@@ -59,8 +59,8 @@ def test_a_batch_that_comes_back_to_an_earlier_result_gets_its_report_again(
     batch.stage()
     keys, cursor = [], None
     # A file that goes and comes back sets its rows aside and back, which leaves them as they were.
-    for change in ("status = 'S'", "overall_score = 50", "overall_score = NULL"):
-        batch.plant(f"UPDATE llm_responses SET {change}")
+    for score in (None, 50, None):
+        batch.plant("UPDATE llm_responses SET status = 'S', overall_score = :score", score=score)
         recount_batches(batch.databases, [batch.id])
         asked = tick(sensors.response_status, instance, cursor)
         keys += [request.run_key for request in asked.run_requests]
