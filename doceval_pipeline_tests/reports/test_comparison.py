@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doceval_pipeline import statistics
 from doceval_pipeline.reports.comparison import (
     AlignedColumn,
     CellStates,
@@ -198,3 +199,19 @@ def test_a_small_probability_is_not_said_to_be_nothing() -> None:
         "< 0.001",
         "< 0.001",
     ]
+
+
+@pytest.mark.parametrize(("columns", "resampled"), [(20, 21), (21, 1)])
+def test_of_many_columns_none_is_resampled_but_all_of_them_together(
+    monkeypatch: pytest.MonkeyPatch, columns: int, resampled: int
+) -> None:
+    counted = []
+
+    def count(pairs: Any) -> tuple[float, float]:
+        counted.append(pairs)
+        return math.nan, math.nan
+
+    monkeypatch.setattr(statistics, "_bootstrap", count)
+    moves = np.resize([10, 5, 0, 5, -5], 60)
+    compared(*(aligned(np.full(60, 40), 40 + moves, prompt=f"p{n}") for n in range(columns)))
+    assert len(counted) == resampled
