@@ -106,7 +106,7 @@ def run_empty_assets_and_checks(databases: Databases, batch: int) -> Timed:
 
 def _plain_instance(settings: Settings) -> dg.DagsterInstance:
     """Our instance, but for its storage: that is what comes with Dagster, on the same tables."""
-    configuration = yaml.safe_load(files("doceval_pipeline.defs").joinpath("dagster.yaml").read_text())
+    configuration = yaml.safe_load(files("doceval_pipeline").joinpath("dagster.yaml").read_text())
     configuration["storage"] = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
     home = settings.home / "plain"
     home.mkdir(exist_ok=True)

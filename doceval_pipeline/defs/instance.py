@@ -44,7 +44,7 @@ def prepare_dagster_home(settings: Settings) -> Path:
     """Write Dagster's configuration where it belongs; returns the path of its workspace file."""
     require_dagster_database(settings)
     settings.dagster_home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    configuration = files("doceval_pipeline.defs").joinpath("dagster.yaml").read_text()
+    configuration = files("doceval_pipeline").joinpath("dagster.yaml").read_text()
     _write_if_different(settings.dagster_home / "dagster.yaml", configuration)
     workspace = settings.dagster_home / "workspace.yaml"
     _write_if_different(workspace, _WORKSPACE)
