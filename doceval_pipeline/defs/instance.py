@@ -1,10 +1,11 @@
 """Dagster's own home: its configuration and environment, the same for every process that uses it."""
 
 import os
-from importlib.resources import files
 from pathlib import Path
 
 import dagster as dg
+from dagster._check import CheckError
+from dagster._core.instance import InstanceRef
 
 from doceval_pipeline.batches.databases import (
     DAGSTER,
@@ -13,7 +14,9 @@ from doceval_pipeline.batches.databases import (
     database_url,
     require_dagster_database,
 )
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.dagster_home.configuration import NAME, place_configuration, write_if_different
+from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.settings import Settings, project_root
 
 LOCATION = "doceval_pipeline"
 # The same location name as in the project's workspace.yaml and pyproject.toml: sensors, schedules
@@ -36,18 +39,26 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
         "DOC_EVAL_URL": database_url(settings, DOC_EVAL),
         "KNOWLEDGE_DOCUMENTS_URL": database_url(settings, KNOWLEDGE),
         "DAGSTER_POSTGRES_URL": database_url(settings, DAGSTER),
-        "DAGSTER_HOME": str(settings.dagster_home),
+        "DAGSTER_HOME": str(_home_of_configuration(settings)),
     }
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
-    """Write Dagster's configuration where it belongs; returns the path of its workspace file."""
+    """Make Dagster's database and home ready; returns the path of its workspace file.
+
+    Raises
+    ------
+    ConfigurationError
+        Dagster refuses its `dagster.yaml`; also as `require_dagster_database` and `place_configuration`.
+    """
     require_dagster_database(settings)
-    settings.dagster_home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    configuration = files("doceval_pipeline").joinpath("dagster.yaml").read_text()
-    _write_if_different(settings.dagster_home / "dagster.yaml", configuration)
+    configuration = place_configuration(settings)
+    try:
+        InstanceRef.from_dir(str(settings.dagster_home))
+    except (dg.DagsterInvalidConfigError, CheckError) as error:
+        raise ConfigurationError(f"{configuration}: {_reason(error)}: fix it") from None
     workspace = settings.dagster_home / "workspace.yaml"
-    _write_if_different(workspace, _WORKSPACE)
+    write_if_different(workspace, _WORKSPACE)
     return workspace
 
 
@@ -58,8 +69,18 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
-def _write_if_different(path: Path, content: str) -> None:
-    if not path.exists() or path.read_text() != content:
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(content)
-        partial.replace(path)
+def _home_of_configuration(settings: Settings) -> Path:
+    """The folder that Dagster reads `dagster.yaml` in: the project itself where its file counts.
+
+    Started there with another home, Dagster warns that the project's file is not used.
+    """
+    root = project_root()
+    counts = (settings.dagster_home / NAME).resolve()
+    return root if root is not None and counts == root / NAME else settings.dagster_home
+
+
+def _reason(error: Exception) -> str:
+    """What Dagster says about its configuration, in one line."""
+    if isinstance(error, dg.DagsterInvalidConfigError):
+        return "; ".join(" ".join(problem.message.split()) for problem in error.errors)
+    return str(error).splitlines()[-1]
