@@ -1,1 +1,1 @@
-"""Dagster's home folder: which `dagster.yaml` counts there, and how a release changes it. Does not import Dagster."""
+"""Dagster's home folder: which `dagster.yaml` counts, and how a release changes it. Imports no Dagster."""

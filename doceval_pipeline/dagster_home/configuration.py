@@ -1,7 +1,7 @@
 """Which `dagster.yaml` counts for an installation; README, "Dagster's configuration", tells it to users.
 
-In a checkout the home holds a link to the project's file, so that edits there count at once. Elsewhere it holds
-a copy, which is the user's from then on. A regular file in the home wins in both cases.
+In a checkout the home holds a link to the project's file, so that edits there count at once. Elsewhere it
+holds a copy, which is the user's from then on. A regular file in the home wins in both cases.
 """
 
 import os
@@ -54,7 +54,8 @@ def read_configuration(file: Path) -> Mapping[str, Any]:
     ConfigurationError
         It is not YAML, or not a mapping; names file and line.
     """
-    mend = f"fix it; {SHIPPED.resolve()} shows the defaults" if file.resolve() != SHIPPED.resolve() else "fix it"
+    shipped = SHIPPED.resolve()
+    mend = "fix it" if file.resolve() == shipped else f"fix it; {shipped} shows the defaults"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:

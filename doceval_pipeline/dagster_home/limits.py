@@ -1,4 +1,4 @@
-"""Names what a user's `dagster.yaml` gave up. Results stay right without it; people should know all the same."""
+"""Names the guards that a user's `dagster.yaml` gave up. Results stay right without them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ PARTITION = "dagster/partition"
 
 
 def given_up(settings: Settings) -> list[str]:
-    """One line for each guard that the installation's `dagster.yaml` no longer has; empty where there is none.
+    """One line for each guard that the installation's `dagster.yaml` no longer has.
 
     Raises
     ------
@@ -28,8 +28,8 @@ def weakened(file: Path, configuration: Mapping[str, Any]) -> list[str]:
     warnings = []
     if not any(_limits_each_batch(limit) for limit in _tag_limits(configuration)):
         warnings.append(
-            f"{file} does not limit runs to one per batch: a second run of a batch now fails or waits on its lock "
-            "instead of in the queue; restore concurrency.runs.tag_concurrency_limits"
+            f"{file} does not limit runs to one per batch: a second run of a batch now waits for its lock, "
+            "not in the queue; restore concurrency.runs.tag_concurrency_limits"
         )
     if not _part(configuration, "run_monitoring").get("enabled"):
         warnings.append(

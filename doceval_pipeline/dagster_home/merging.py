@@ -71,9 +71,10 @@ class _Edit:
 def merged(mine: str, before: str, now: str) -> str:
     """The user's file with the changes of the defaults since `before`; the user's edits win.
 
-    Values left at the old default follow the new one, and keys that are new in the defaults are added. A value
-    that the user changed, a key that the user removed and the user's comments stay. A list counts as one value,
-    and so does a mapping in braces. A file with anchors stays as it is: one of its lines may hold several values.
+    Values left at the old default follow the new one, and keys that are new in the defaults are added. A
+    value that the user changed, a key that the user removed and the user's comments stay. A list counts as
+    one value, and so does a mapping in braces. A file with anchors stays as it is: one of its lines may hold
+    several values.
 
     Raises
     ------

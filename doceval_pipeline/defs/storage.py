@@ -1,7 +1,8 @@
 """What `dagster.yaml` names: Dagster's storage in PostgreSQL, and the folder of its artifacts.
 
-Both find their place by our own settings, so that plain Dagster commands need no variable. Dagster opens a connection for each event that it writes and each question that it asks, about 160 in a run
-that stages a batch. That took half of the run's time.
+Both find their place by our own settings, so that plain Dagster commands need no variable. Dagster opens a
+connection for each event that it writes and each question that it asks, about 160 in a run that stages a
+batch. That took half of the run's time.
 """
 
 import os
