@@ -1,11 +1,13 @@
 """Dagster's own home: its configuration and environment, the same for every process that uses it."""
 
 import os
+import re
 from pathlib import Path
 
 import dagster as dg
 from dagster._check import CheckError
-from dagster._core.instance import InstanceRef
+from dagster._core.errors import DagsterImportError
+from dagster_shared.utils import environ
 
 from doceval_pipeline.batches.databases import (
     DAGSTER,
@@ -19,6 +21,8 @@ from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings, project_root
 
 LOCATION = "doceval_pipeline"
+# Dagster goes on with the whole schema, or with a stack.
+_END_OF_REASON = re.compile(r"\.? (?:Expected: |You must provide this value|Stack Trace)")
 # The same location name as in the project's workspace.yaml and pyproject.toml: sensors, schedules
 # and runs are filed under it.
 _WORKSPACE = f"""\
@@ -51,22 +55,34 @@ def prepare_dagster_home(settings: Settings) -> Path:
     ConfigurationError
         Dagster refuses its `dagster.yaml`; also as `require_dagster_database` and `place_configuration`.
     """
+    workspace = _place_files(settings)
+    with environ(dagster_environment(settings)):
+        # What cannot be opened is told here, and not in the log of a daemon.
+        _open(settings).dispose()
+    return workspace
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """Dagster's instance of this installation; what runs in it shows in the UI. Raises as the above."""
+    _place_files(settings)
+    os.environ.update(dagster_environment(settings))
+    return _open(settings)
+
+
+def _place_files(settings: Settings) -> Path:
     require_dagster_database(settings)
-    configuration = place_configuration(settings)
-    try:
-        InstanceRef.from_dir(str(settings.dagster_home))
-    except (dg.DagsterInvalidConfigError, CheckError) as error:
-        raise ConfigurationError(f"{configuration}: {_reason(error)}: fix it") from None
+    place_configuration(settings)
     workspace = settings.dagster_home / "workspace.yaml"
     write_if_different(workspace, _WORKSPACE)
     return workspace
 
 
-def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Dagster's instance of this installation; what runs in it shows in the UI."""
-    prepare_dagster_home(settings)
-    os.environ.update(dagster_environment(settings))
-    return dg.DagsterInstance.get()
+def _open(settings: Settings) -> dg.DagsterInstance:
+    try:
+        return dg.DagsterInstance.get()
+    except (dg.DagsterInvalidConfigError, CheckError, DagsterImportError) as error:
+        file = settings.dagster_home / NAME
+        raise ConfigurationError(f"{file}: Dagster refuses it ({_reason(error)}): fix it") from None
 
 
 def _home_of_configuration(settings: Settings) -> Path:
@@ -80,7 +96,8 @@ def _home_of_configuration(settings: Settings) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """What Dagster says about its configuration, in one line."""
+    """What Dagster says about its configuration, in one line and without the whole schema."""
     if isinstance(error, dg.DagsterInvalidConfigError):
-        return "; ".join(" ".join(problem.message.split()) for problem in error.errors)
-    return str(error).splitlines()[-1]
+        problems = [" ".join(problem.message.split()) for problem in error.errors]
+        return "; ".join(_END_OF_REASON.split(problem)[0] for problem in problems)
+    return str(error).strip().splitlines()[-1].removeprefix("Failure condition: ").rstrip(".")
