@@ -43,16 +43,18 @@ def completion_report(
             if _was_asked_twice(context, report.digest):
                 context.log.info("the report of these results was materialized before, and stands")
             else:
-                yield _as_materialization(report)
+                yield _as_materialization(batch_id, report)
 
 
-def _as_materialization(report: WrittenReport) -> dg.MaterializeResult[None]:
+def _as_materialization(batch_id: int, report: WrittenReport) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(
         metadata={
             "verdict": report.figures.verdict,
             "summary": dg.MetadataValue.md(render_markdown(report.figures)),
             "plot": dg.MetadataValue.md(plot_markdown(report.figures)),
             "report": dg.MetadataValue.path(report.path),
+            "open": dg.MetadataValue.url(report_link(report.path.name)),
+            "how_to_open": f"follow the link, where doceval up runs this page; or: doceval open {batch_id}",
             "report_bytes": report.size,
             "result_digest": report.digest,
             **numeric_metadata(report.figures),
@@ -79,6 +81,31 @@ def _newest(context: dg.AssetExecutionContext, key: dg.AssetKey) -> dg.EventLogR
     return next(iter(context.instance.fetch_materializations(wanted, limit=1).records), None)
 
 
+def report_link(name: str) -> str:
+    """Where the webserver of `doceval up` serves a report, by its file's name, from the root of its pages."""
+    return f"/reports/{name}"
+
+
+def was_rendered(instance: dg.DagsterInstance, partition: str, digest: str) -> bool:
+    """Whether this installation materialized a report of a batch with this digest, at any time."""
+    wanted = dg.AssetRecordsFilter(completion_report.key, asset_partitions=[partition])
+    cursor: str | None = None
+    while True:
+        page = instance.fetch_materializations(wanted, limit=100, cursor=cursor)
+        if any(_digest_of(record) == digest for record in page.records):
+            return True
+        if not page.has_more:
+            return False
+        cursor = page.cursor
+
+
+def _digest_of(record: dg.EventLogRecord) -> object:
+    """The digest of the results that a materialized report shows."""
+    found = record.asset_materialization
+    digest = None if found is None else found.metadata.get("result_digest")
+    return None if digest is None else digest.value
+
+
 def _was_asked_twice(context: dg.AssetExecutionContext, digest: str) -> bool:
     """Whether a sensor has the report of these results already; a person may have it any number of times.
 
@@ -88,6 +115,4 @@ def _was_asked_twice(context: dg.AssetExecutionContext, digest: str) -> bool:
     if _ASKED_BY_SENSOR not in context.run.tags:
         return False
     record = _newest(context, context.asset_key)
-    if record is None or record.asset_materialization is None:
-        return False
-    return record.asset_materialization.metadata.get("result_digest") == dg.MetadataValue.text(digest)
+    return record is not None and _digest_of(record) == digest
