@@ -64,7 +64,8 @@ def main() -> None:
 
         def build_routes(self) -> list[BaseRoute]:
             # Before Dagster's own, the last of which answers everything.
-            return [Route("/reports/{name:path}", self.report_endpoint), *super().build_routes()]
+            own = Route("/reports/{name:path}", self.report_endpoint)
+            return [own, *super().build_routes()]  # type: ignore[no-untyped-call] # Dagster's
 
         def report_endpoint(self, request: Request) -> Response:
             with self.request_context(request) as context:

@@ -80,8 +80,6 @@ def test_a_file_that_this_installation_did_not_make_is_not_served(
         "notes.html",
         f"batch-900000-{file.name[-21:]}",
         f"{batch.key}-{file.name[-21:]}".upper(),
-        f"%2e%2e%2freports%2f{file.name}",
-        f"%2e%2f{file.name}",
         f"{file.name}/",
         f"{file.name}%00",
         f"{file.name}%0a",
@@ -155,6 +153,8 @@ def test_names_of_reports_are_read_strictly() -> None:
     assert parse_report_name(f"batch-000070-{digest}.html") == (70, digest)
     for name in (
         f"batch-70-{digest}.html",
+        f"../reports/batch-000070-{digest}.html",
+        f"./batch-000070-{digest}.html",
         f"batch-0000070-{digest}.html",
         f"batch-9999999999-{digest}.html",
         f"batch-٠٠٠٠٧٠-{digest}.html",
