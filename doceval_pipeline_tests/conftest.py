@@ -27,7 +27,9 @@ EMPTY_DOC_EVAL = text("""
              batch_connections, batch_prompts, batch_documents, batch_progress, connection_history,
              webhook_deliveries
 """)
-EMPTY_KNOWLEDGE = text("TRUNCATE docs, llm_responses, batch_configs, response_counts, response_deltas")
+EMPTY_KNOWLEDGE = text("""
+    TRUNCATE docs, llm_responses, batch_configs, response_counts, response_deltas, reprocess_requests
+""")
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,15 @@ from pydantic import Field
 
 from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.planning import Plan, plan
-from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.batches.reprocessing import cancel, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.reporting import completion_report
-from doceval_pipeline.defs.resources import DocEval, StagingProgress, one_line_failures
-from doceval_pipeline.defs.staging import GROUP, queue_rows
+from doceval_pipeline.defs.resources import DocEval, StagingProgress
+from doceval_pipeline.defs.staging import GROUP, Queue, queue_rows
+from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch, open_step
 from doceval_pipeline.doc_eval import definitions
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
-from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
+from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.doc_eval.evaluation_file import Located, Location, key_path, refuse_credentials, resolve
 from doceval_pipeline.errors import EvaluationFileError
 
@@ -85,9 +86,8 @@ class NewBatch(dg.Config):
 @dg.op
 def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) -> None:
     """Create a batch, or update one whose staging has not begun."""
-    with one_line_failures():
+    with open_step(context, doc_eval) as databases:
         evaluation = resolve(_as_evaluation(config), None, _where)
-        databases = doc_eval.open()
         applied = apply_evaluation(databases.doc_eval, Located(evaluation, _where), config.stage)
     number = applied.numbers[config.name]
     context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(number)])
@@ -119,14 +119,9 @@ def create_batch() -> None:
     create()
 
 
-class Reprocess(dg.Config):
+class Reprocess(Queue):
     """What of a batch is processed again."""
 
-    mode: Mode = Field(
-        default=Mode.missing,
-        description="missing repairs the staging; failed also queues a new attempt for each failed cell; "
-        "all for each finished cell. What waits or runs is left alone.",
-    )
     rescan: bool = Field(
         default=False,
         description="Look at the folders again first: new files and changed contents get cells, rows of "
@@ -144,39 +139,43 @@ def reprocess_cells(
     context: dg.OpExecutionContext, config: Reprocess, doc_eval: DocEval, progress: StagingProgress
 ) -> dict[str, int]:
     """Queue new attempts, beside the earlier ones."""
-    with one_line_failures():
-        batch = batch_id_of(context.partition_key)
-        listener = progress.listener(context.log)
+    listener = progress.listener(context.log)
+    with open_batch(context, doc_eval) as (databases, batch_id):
         if config.dry_run:
-            return _planned(context, plan(doc_eval.open(), batch, config.mode, config.rescan, listener))
-        done = reprocess(doc_eval.open(), batch, config.mode, listener, config.rescan)
+            return _planned(context, plan(databases, batch_id, config.mode, config.rescan, listener))
+        request = first_run_of(context.instance, context.run)
+        done = reprocess(databases, batch_id, config.mode, listener, config.rescan, request)
     return _told(context, asdict(done))
 
 
 @dg.op
-def pause_rows(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
+def pause_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
     """Hold the rows that wait; what runs may finish."""
-    with one_line_failures():
-        return _told(context, {"rows_held": pause(doc_eval.open(), batch_id_of(context.partition_key))})
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        return _told(context, {"rows_held": pause(databases, batch_id)})
 
 
 @dg.op
-def resume_rows(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
+def resume_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
     """Queue the rows again that are held."""
-    with one_line_failures():
-        return _told(context, {"rows_released": resume(doc_eval.open(), batch_id_of(context.partition_key))})
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        return _told(context, {"rows_released": resume(databases, batch_id)})
 
 
 @dg.op
-def cancel_rows(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
+def cancel_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
     """Close the rows that wait or are held; what runs may finish, and its result is kept."""
-    with one_line_failures():
-        return _told(context, {"rows_closed": cancel(doc_eval.open(), batch_id_of(context.partition_key))})
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        return _told(context, {"rows_closed": cancel(databases, batch_id)})
 
 
 @dg.job(partitions_def=partitions.batches)
 def reprocess_batch() -> None:
-    """Repair a batch, and queue a new attempt for its failed cells or for all."""
+    """Repair one batch, and queue a new attempt for its failed evaluations or for all: open the Launchpad.
+
+    Its backfill has no config and only repairs. To reprocess many batches, launch a backfill of the asset
+    `queue_rows` with `ops: {queue_rows: {config: {mode: failed}}}`.
+    """
     reprocess_cells()
 
 
@@ -200,13 +199,13 @@ def cancel_batch() -> None:
 
 @dg.op
 def archive_rows(
-    context: dg.OpExecutionContext, doc_eval: DocEval, progress: StagingProgress
+    context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval, progress: StagingProgress
 ) -> dict[str, Any]:
     """Put everything about the batch into one file, read it back, and remove the rows."""
     writing = progress.listener(context.log, "archiving documents")
     checking = progress.listener(context.log, "reading documents back")
-    with one_line_failures():
-        done = archive(doc_eval.open(), batch_id_of(context.partition_key), writing, checking)
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        done = archive(databases, batch_id, writing, checking)
     shown = {
         "archive": dg.MetadataValue.path(done.path),
         "archive_bytes": done.size,

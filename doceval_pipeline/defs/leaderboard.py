@@ -5,7 +5,8 @@ import dagster as dg
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
 from doceval_pipeline.defs.reporting import completion_report
-from doceval_pipeline.defs.resources import DocEval, one_line_failures
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.steps import NoConfig, open_step
 from doceval_pipeline.reports.leaderboard import draw_leaderboard, leaderboard_numbers, render_leaderboard
 
 # However many batches complete meanwhile, there is one run for all of them.
@@ -21,10 +22,12 @@ RETRIES = {"dagster/max_retries": "3"}
 
 
 @dg.asset(group_name="reporting", kinds={"postgres"}, deps=[completion_report])
-def leaderboard(doc_eval: DocEval) -> dg.MaterializeResult[None]:
+def leaderboard(
+    context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
+) -> dg.MaterializeResult[None]:
     """How each connection did with each prompt, over all batches that are completed and reported."""
-    with one_line_failures():
-        board = gather_leaderboard(doc_eval.open())
+    with open_step(context, doc_eval) as databases:
+        board = gather_leaderboard(databases)
     return dg.MaterializeResult(
         metadata={
             "leaderboard": dg.MetadataValue.md(render_leaderboard(board)),

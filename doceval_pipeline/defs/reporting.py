@@ -7,7 +7,7 @@ import dagster as dg
 from doceval_pipeline.batches.reporting import WrittenReport, write_report
 from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.defs.partitions import batches
-from doceval_pipeline.defs.resources import DocEval, one_line_failures
+from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import llm_responses
 from doceval_pipeline.defs.staging import (
     batch_config_snapshot,
@@ -15,7 +15,7 @@ from doceval_pipeline.defs.staging import (
     encoded_documents,
     queue_rows,
 )
-from doceval_pipeline.doc_eval.batches import batch_id_of
+from doceval_pipeline.defs.steps import NoConfig, open_batch
 from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
 
@@ -31,19 +31,16 @@ _ASKED_BY_SENSOR = "dagster/sensor_name"
     output_required=False,
 )
 def completion_report(
-    context: dg.AssetExecutionContext, doc_eval: DocEval
+    context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> Iterator[dg.MaterializeResult[None]]:
     """One self-contained HTML file that says what became of every document and cell of the batch."""
-    batch_id = batch_id_of(context.partition_key)
-    with one_line_failures():
-        databases = doc_eval.open()
-        # Until Dagster has stored what is yielded, so that a run that was asked for twice sees it.
-        with number_lock(databases, batch_id):
-            report = write_report(databases, batch_id, _provenance(context))
-            if _was_asked_twice(context, report.digest):
-                context.log.info("the report of these results was materialized before, and stands")
-            else:
-                yield _as_materialization(batch_id, report)
+    # Locked until Dagster has stored what is yielded, so that a run that was asked for twice sees it.
+    with open_batch(context, doc_eval) as (databases, batch_id), number_lock(databases, batch_id):
+        report = write_report(databases, batch_id, _provenance(context))
+        if _was_asked_twice(context, report.digest):
+            context.log.info("the report of these results was materialized before, and stands")
+        else:
+            yield _as_materialization(batch_id, report)
 
 
 def _as_materialization(batch_id: int, report: WrittenReport) -> dg.MaterializeResult[None]:

@@ -1,14 +1,11 @@
 """What assets, checks, jobs and sensors are handed: the databases, and somewhere to tell progress."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import dagster as dg
 
-from doceval_pipeline.batches.databases import Databases, database_errors, open_databases
+from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.storing import Progress
-from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
 
 SECONDS_BETWEEN_LOG_LINES = 5.0
@@ -42,13 +39,3 @@ class StagingProgress(dg.ConfigurableResource):  # type: ignore[type-arg] # as a
             )
 
         return tell
-
-
-@contextmanager
-def one_line_failures() -> Iterator[None]:
-    """Show what went wrong as the one line it is, without a traceback of ours."""
-    try:
-        with database_errors():
-            yield
-    except DocEvalError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from None

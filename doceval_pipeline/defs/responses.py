@@ -6,9 +6,9 @@ import dagster as dg
 
 from doceval_pipeline.batches.stalling import STALLED, Judgement, judge_one
 from doceval_pipeline.defs.partitions import batches
-from doceval_pipeline.defs.resources import DocEval, one_line_failures
+from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.staging import queue_rows
-from doceval_pipeline.doc_eval.batches import batch_id_of
+from doceval_pipeline.defs.steps import NoConfig, open_batch
 
 llm_responses = dg.AssetSpec(
     "llm_responses",
@@ -22,10 +22,12 @@ llm_responses = dg.AssetSpec(
 
 
 @dg.asset_check(asset=llm_responses.key, partitions_def=batches)
-def responses_keep_coming(context: dg.AssetCheckExecutionContext, doc_eval: DocEval) -> dg.AssetCheckResult:
+def responses_keep_coming(
+    context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
+) -> dg.AssetCheckResult:
     """The batch moves, or rests with reason. Tells an absent processor from a lost and from a slow one."""
-    with one_line_failures():
-        judgement = judge_one(doc_eval.open(), batch_id_of(context.partition_key))
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        judgement = judge_one(databases, batch_id)
     return dg.AssetCheckResult(**_as_check(judgement))
 
 

@@ -8,8 +8,8 @@ import dagster as dg
 from doceval_pipeline.batches.result_checks import Drift, Judged, judge_drift, judge_soundness
 from doceval_pipeline.defs.partitions import batches
 from doceval_pipeline.defs.reporting import completion_report
-from doceval_pipeline.defs.resources import DocEval, one_line_failures
-from doceval_pipeline.doc_eval.batches import batch_id_of
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.steps import NoConfig, open_batch
 from doceval_pipeline.reports.untrusted import cut, visible_name
 
 DRIFT, SOUND = "score_drift", "results_are_sound"
@@ -37,12 +37,12 @@ COLUMNS_LISTED = 50
     ],
     can_subset=True,
 )
-def result_checks(context: dg.AssetCheckExecutionContext, doc_eval: DocEval) -> Iterator[dg.AssetCheckResult]:
+def result_checks(
+    context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
+) -> Iterator[dg.AssetCheckResult]:
     """Both checks in one step, after the report: a step of Dagster costs more than they do."""
-    batch_id = batch_id_of(context.partition_key)
     for key in sorted(context.selected_asset_check_keys, key=lambda key: key.name):
-        with one_line_failures():
-            databases = doc_eval.open()
+        with open_batch(context, doc_eval) as (databases, batch_id):
             if key.name == DRIFT:
                 found = _of_drift(judge_drift(databases, batch_id))
             else:

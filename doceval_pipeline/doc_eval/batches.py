@@ -95,6 +95,23 @@ class BatchRecord:
                 f"{self.key} is archived and its rows are not here: doceval restore {self.archive_file} first"
             )
 
+    def require_reprocessable(self) -> None:
+        """Refuse a batch that is archived, was never staged, or is paused.
+
+        Raises
+        ------
+        BatchStateError
+        """
+        self.require_rows()
+        if self.status in (Status.SAVED, Status.FAILED_STAGING):
+            raise BatchStateError(
+                f"{self.key} is {self.status}, there is nothing to reprocess: stage it first"
+            )
+        if self.status is Status.PAUSED:
+            raise BatchStateError(
+                f"{self.key} is paused, and new rows would not be: doceval resume {self.id} first"
+            )
+
 
 def partition_key(batch_id: int) -> str:
     """The name of a batch's partition; reports begin with it too."""
