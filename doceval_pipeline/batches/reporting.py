@@ -14,8 +14,8 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.whole_file import file_errors, whole_file
-from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
-from doceval_pipeline.errors import FileError, UnknownBatch
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_id_of, partition_key
+from doceval_pipeline.errors import BatchStateError, FileError, UnknownBatch
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html
 from doceval_pipeline.reports.insights import NOTHING, Provenance
@@ -71,6 +71,20 @@ def write_report(
 def report_path(databases: Databases, batch_id: int, digest: str) -> Path:
     """Where the report of a batch's results stands, by their digest."""
     return databases.settings.reports / f"{partition_key(batch_id)}-{digest}.html"
+
+
+def newest_report(databases: Databases, batch: BatchRecord) -> Path:
+    """The file of the newest report of a batch.
+
+    Raises
+    ------
+    BatchStateError
+        There is none; names the command that writes it.
+    """
+    path = None if batch.reported_digest is None else report_path(databases, batch.id, batch.reported_digest)
+    if path is None or not path.is_file():
+        raise BatchStateError(f"{batch.key} has no report: doceval report {batch.id} writes it")
+    return path
 
 
 def parse_report_name(name: str) -> tuple[int, str] | None:

@@ -11,6 +11,7 @@ from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import cancel, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.staging import GROUP, Queue, queue_rows
@@ -113,7 +114,8 @@ def create() -> None:
     write_batch()
 
 
-@dg.job
+# Only what the launchpad opens with: its folder does not exist, so that a run of it as it is creates nothing.
+@dg.job(config=example_values("create_batch"))
 def create_batch() -> None:
     """Create a batch from the launchpad: folders, connections and prompts."""
     create()

@@ -138,8 +138,13 @@ def queue_rows(
 class RoundTripSample(dg.Config):
     """How many stored documents are decoded and compared, up to 16 MiB of them; or all."""
 
-    documents: int = SAMPLE
-    every_document: bool = False
+    documents: int = Field(
+        default=SAMPLE,
+        description="How many stored documents are decoded and compared, up to 16 MiB of them.",
+    )
+    every_document: bool = Field(
+        default=False, description="true compares all stored documents of the batch."
+    )
 
 
 @dg.asset_check(asset=encoded_documents, partitions_def=batches, blocking=True)

@@ -6,7 +6,7 @@ this machine could start a run by naming the address of a picture. A browser say
 comes and to which name it goes, and a page cannot make it lie. Whoever is no browser needs no such page.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -56,11 +56,17 @@ def main() -> None:
     from dagster_webserver import app, cli
     from dagster_webserver.webserver import DagsterWebserver
 
+    from doceval_pipeline.defs.launchpads import show_examples
     from doceval_pipeline.defs.report_pages import report_page
 
     class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is Dagster's own
         def build_middleware(self) -> list[Middleware]:
             return [Middleware(OwnPagesOnly), *super().build_middleware()]
+
+        def build_graphql_schema(self) -> Any:
+            schema = super().build_graphql_schema()
+            show_examples(schema.graphql_schema)
+            return schema
 
         def build_routes(self) -> list[BaseRoute]:
             # Before Dagster's own, the last of which answers everything.
