@@ -70,6 +70,14 @@ class Plan:
     estimates: list[Estimate]
     notes: list[str] = field(default_factory=list)
 
+    def counts(self) -> dict[str, int]:
+        """How many cells, new attempts and documents would be added."""
+        return {
+            "cells_to_add": sum(self.cells.added.values()),
+            "new_attempts_to_add": sum(self.cells.superseded.values()),
+            "documents_to_store": self.documents.added,
+        }
+
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval plan --json` prints; intervals are [low, expected, high] or null."""
         return {

@@ -1,5 +1,6 @@
 """How far batches are: files, cells and pace, counted from both databases. Changes nothing."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,8 +8,8 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.pace import Pace, pace_of
 from doceval_pipeline.batches.stalling import Judgement, Question, judge_batches
 from doceval_pipeline.doc_eval.batch_documents import DocumentCounts, count_documents
-from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, list_batches
-from doceval_pipeline.doc_eval.lifecycle import OPEN
+from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batch, list_batches
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
 from doceval_pipeline.doc_eval.progress import read_samples
 from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
 from doceval_pipeline.knowledge.responses import CellCounts, count_cells
@@ -60,6 +61,11 @@ def batch_progress(databases: Databases, wanted: str | None = None) -> list[Batc
     else:
         with databases.doc_eval.connect() as connection:
             batches = list_batches(connection)
+    return progress_of(databases, batches)
+
+
+def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchProgress]:
+    """The progress of the given batches, in their order; a few statements for all of them."""
     numbers = [batch.id for batch in batches]
     paces = batch_paces(databases, batches)
     with databases.doc_eval.connect() as connection:
@@ -82,6 +88,20 @@ def batch_progress(databases: Databases, wanted: str | None = None) -> list[Batc
         )
         for batch in batches
     ]
+
+
+def closed_batches(databases: Databases) -> list[BatchRecord]:
+    """All closed batches that are not archived, oldest first."""
+    with databases.doc_eval.connect() as connection:
+        return batches_in(connection, CLOSED)
+
+
+def having_failures(databases: Databases, batches: Sequence[BatchRecord]) -> list[BatchRecord]:
+    """Those of the given batches that are closed and have failed evaluations; one statement for all."""
+    closed = [batch for batch in batches if batch.status in CLOSED and batch.archived_at is None]
+    with databases.knowledge.connect() as connection:
+        cells = count_cells(connection, [batch.id for batch in closed])
+    return [batch for batch in closed if cells[batch.id].failed]
 
 
 def batch_paces(databases: Databases, batches: list[BatchRecord]) -> dict[int, Pace]:

@@ -10,28 +10,41 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from doceval_pipeline.batches.pace import Pace
 from doceval_pipeline.batches.stalling import STALLED, Movement
-from doceval_pipeline.batches.status import BatchProgress, batch_progress
+from doceval_pipeline.batches.status import BatchProgress, batch_progress, progress_of
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
+from doceval_pipeline.cli.selection import select
+from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline.reports.numbers import rough_duration
 
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
 @click.command()
-@click.argument("batch", required=False)
+@click.argument("batches", nargs=-1, metavar="[BATCH]...")
 @click.option("--watch", is_flag=True, help="Go on showing it until all of it is done.")
 @as_json_option
-def status(batch: str | None, watch: bool, as_json: bool) -> None:
-    """Show how far all batches are, or BATCH (a number or a name)."""
+def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
+    """Show how far all batches are, or each BATCH (a number, a name, or a quoted pattern)."""
     opened = databases()
-    found = batch_progress(opened, batch)
+
+    def read() -> tuple[list[BatchProgress], list[UnknownBatch]]:
+        if not batches:
+            return batch_progress(opened), []
+        selection = select(opened.doc_eval, batches, with_archived=True)
+        return progress_of(opened, selection.batches), selection.unknown
+
+    found, unknown = read()
+    for error in unknown:
+        errors.print(printable(str(error)), style="red", markup=False)
     if as_json:
         print_json([progress.as_json() for progress in found])
     elif not watch:
         _print_progress(found)
     else:
-        _watch(lambda: batch_progress(opened, batch))
+        _watch(lambda: read()[0])
+    if unknown:
+        raise SystemExit(1)
 
 
 COMMANDS = (status,)

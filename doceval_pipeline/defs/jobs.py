@@ -244,12 +244,7 @@ def _told(context: dg.OpExecutionContext, counts: dict[str, int]) -> dict[str, i
 
 def _planned(context: dg.OpExecutionContext, found: Plan) -> dict[str, int]:
     """Show a plan in the run; nothing else hears of it."""
-    added, again = sum(found.cells.added.values()), sum(found.cells.superseded.values())
-    counts = {
-        "cells_to_add": added,
-        "new_attempts_to_add": again,
-        "documents_to_store": found.documents.added,
-    }
+    counts = found.counts()
     context.log.info("dry run: " + ", ".join(f"{name}: {count}" for name, count in counts.items()))
     context.add_output_metadata({**counts, "plan": dg.MetadataValue.json(found.as_json())})
     return counts
