@@ -1,27 +1,21 @@
-"""Writes the report of a batch, records that it stands, and opens reports for reading.
+"""Writes the report of a batch, and records that it stands.
 
 What it says is gathered in `gathering`; what it looks like is the business of `reports`.
 """
 
-import os
-import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.whole_file import file_errors, whole_file
-from doceval_pipeline.doc_eval.batches import BatchRecord, batch_id_of, partition_key
-from doceval_pipeline.errors import BatchStateError, FileError, UnknownBatch
+from doceval_pipeline.batches.report_files import keep_report, report_path
+from doceval_pipeline.batches.whole_file import file_errors
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html
 from doceval_pipeline.reports.insights import NOTHING, Provenance
 from doceval_pipeline.reports.model import ReportFigures
 
-_REPORT_NAME = re.compile(r"(batch-[0-9]{6,10})-([0-9a-f]{16})\.html")
 _RECORD_REPORT = text("""
     UPDATE batches SET reported_digest = :digest WHERE id = :batch_id AND archived_at IS NULL
 """)
@@ -66,68 +60,6 @@ def write_report(
         with databases.doc_eval.begin() as connection:
             connection.execute(_RECORD_REPORT, {"batch_id": batch_id, "digest": data.digest})
     return WrittenReport(path, computed, data.digest, len(content))
-
-
-def report_path(databases: Databases, batch_id: int, digest: str) -> Path:
-    """Where the report of a batch's results stands, by their digest."""
-    return databases.settings.reports / f"{partition_key(batch_id)}-{digest}.html"
-
-
-def newest_report(databases: Databases, batch: BatchRecord) -> Path:
-    """The file of the newest report of a batch.
-
-    Raises
-    ------
-    BatchStateError
-        There is none; names the command that writes it.
-    """
-    path = None if batch.reported_digest is None else report_path(databases, batch.id, batch.reported_digest)
-    if path is None or not path.is_file():
-        raise BatchStateError(f"{batch.key} has no report: doceval report {batch.id} writes it")
-    return path
-
-
-def parse_report_name(name: str) -> tuple[int, str] | None:
-    """The batch and the digest in the name of a report's file; None for any other name."""
-    match = _REPORT_NAME.fullmatch(name)
-    if match is None:
-        return None
-    try:
-        return batch_id_of(match[1]), match[2]
-    except UnknownBatch:
-        return None
-
-
-def open_report(databases: Databases, batch_id: int, digest: str) -> BinaryIO:
-    """Open the file of a report for reading; a link or anything else that is not a file is refused.
-
-    Raises
-    ------
-    FileError
-    """
-    path = report_path(databases, batch_id, digest)
-    again = f"doceval report {batch_id} writes the newest again"
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise FileError(f"report {path.name} cannot be read ({error.strerror}): {again}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise FileError(f"report {path.name} is not a regular file: {again}")
-    return os.fdopen(descriptor, "rb")
-
-
-def keep_report(path: Path, content: bytes) -> None:
-    """Put a report where the installation keeps reports.
-
-    Raises
-    ------
-    FileError
-    """
-    with file_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, mode=0o644) as file:
-        file.write(content)
 
 
 def _cache(databases: Databases) -> Path:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.pace import Pace, pace_of
+from doceval_pipeline.batches.report_files import find_report
 from doceval_pipeline.batches.stalling import Judgement, Question, judge_batches
 from doceval_pipeline.doc_eval.batch_documents import DocumentCounts, count_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batch, list_batches
@@ -21,7 +23,7 @@ class BatchProgress:
 
     `pace` and `judgement` are there for open batches that were looked at by the sensor
     `response_status`, which keeps the samples they rest on. `webhook` is there where the receiver of
-    completions could not be told.
+    completions could not be told. `report` is the file of its newest report.
     """
 
     batch: BatchRecord
@@ -30,6 +32,7 @@ class BatchProgress:
     pace: Pace | None = None
     judgement: Judgement | None = None
     webhook: Trouble | None = None
+    report: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; its names are a public interface."""
@@ -45,6 +48,7 @@ class BatchProgress:
             "pace": None if self.pace is None else self.pace.as_json(),
             "movement": None if self.judgement is None else asdict(self.judgement),
             "webhook": None if self.webhook is None else self.webhook.as_json(),
+            "report": None if self.report is None else str(self.report),
         }
 
 
@@ -85,6 +89,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
             paces.get(batch.id),
             judgements.get(batch.id),
             not_told.get(batch.id),
+            find_report(databases, batch),
         )
         for batch in batches
     ]

@@ -11,6 +11,7 @@ from rich.markup import escape
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.planning import plan
+from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.reprocessing import Mode
 from doceval_pipeline.batches.status import batch_progress, closed_batches, having_failures
 from doceval_pipeline.cli.bars import bars
@@ -119,15 +120,19 @@ def documents(batch: str, as_json: bool) -> None:
 
 @click.command()
 @several_batches
+@click.option("--open", "opens", is_flag=True, help="Also open the report in a browser; of one BATCH only.")
 @as_json_option
-def report(batches: tuple[str, ...], as_json: bool) -> None:
+def report(batches: tuple[str, ...], opens: bool, as_json: bool) -> None:
     """Write the report of each BATCH as it is now, and print where it is.
 
     BATCH is a number, a name, or a quoted pattern such as 'contracts-*'.
     """
+    from doceval_pipeline.cli.reports import open_report
     from doceval_pipeline.cli.runs import open_job
 
     selection = select(databases().doc_eval, batches)
+    if opens and not selection.is_one:
+        raise click.UsageError("--open opens the report of one batch: name one, without a pattern")
 
     def report_one(batch: BatchRecord) -> Done:
         (materialized,) = run(batch.id).get_asset_materialization_events()
@@ -138,6 +143,8 @@ def report(batches: tuple[str, ...], as_json: bool) -> None:
 
     with open_job("report_batch", [batch.id for batch in selection.batches], quiet=True) as run:
         act_on_each(selection, report_one, as_json)
+    if opens:
+        open_report(newest_report(databases(), find_batch(databases().doc_eval, batches[0])), quiet=as_json)
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from doceval_pipeline.batches.reporting import newest_report
+from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.cli.batches import databases
 from doceval_pipeline.cli.output import console
 from doceval_pipeline.cli.supervisor import Supervisor
@@ -32,30 +32,36 @@ def open_command(batch: str) -> None:
 COMMANDS = (open_command,)
 
 
-def open_report(report: Path) -> None:
-    """Open a report in a browser, and print its address.
+def open_report(report: Path, quiet: bool = False) -> None:
+    """Open a report in a browser, and print its address unless `quiet`.
 
     Raises
     ------
     FileError
         No browser could be started.
     """
-    address = report_url(report) or report.as_uri()
-    console.print(address, markup=False)
+    address = _served_at(report) or report.as_uri()
+    if not quiet:
+        console.print(address, markup=False)
     if not webbrowser.open(address):
         raise FileError(f"no browser could be started: open {address} yourself")
 
 
 def report_url(report: Path) -> str | None:
-    """The address under which the webserver of `doceval up` serves a report; None where none serves it."""
+    """Where the webserver of `doceval up` serves a report; None where it does not run."""
     webserver = Supervisor(Settings.from_environment()).webserver_url()
-    if webserver is None:
+    return None if webserver is None else f"{webserver}/reports/{report.name}"
+
+
+def _served_at(report: Path) -> str | None:
+    """The address of a report that the webserver does serve, which it is asked."""
+    address = report_url(report)
+    if address is None:
         return None
-    address = f"{webserver}/reports/{report.name}"
     # A proxy of the environment must not be asked for an address of this machine.
     ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
     try:
-        with ask(urllib.request.Request(address, method="HEAD"), timeout=SECONDS_TO_ANSWER):  # noqa: S310 - loopback
-            return address
+        ask(urllib.request.Request(address, method="HEAD"), timeout=SECONDS_TO_ANSWER).close()  # noqa: S310 - loopback
     except (urllib.error.URLError, OSError):
         return None
+    return address

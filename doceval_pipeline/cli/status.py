@@ -13,11 +13,13 @@ from doceval_pipeline.batches.stalling import STALLED, Movement
 from doceval_pipeline.batches.status import BatchProgress, batch_progress, progress_of
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
+from doceval_pipeline.cli.reports import report_url
 from doceval_pipeline.cli.selection import select
 from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline.reports.numbers import rough_duration
 
 SECONDS_BETWEEN_LOOKS = 2.0
+REPORTS_SHOWN = 10
 
 
 @click.command()
@@ -38,7 +40,7 @@ def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
     for error in unknown:
         errors.print(printable(str(error)), style="red", markup=False)
     if as_json:
-        print_json([progress.as_json() for progress in found])
+        print_json([{**progress.as_json(), "report_url": _report_url(progress)} for progress in found])
     elif not watch:
         _print_progress(found)
     else:
@@ -63,8 +65,21 @@ def _print_progress(found: list[BatchProgress]) -> None:
         if progress.webhook:
             text = f"{progress.batch.key}: {progress.webhook.sentence}"
             errors.print(printable(text), style="yellow", markup=False)
+    _print_reports([progress for progress in found if progress.report is not None])
     if not found:
         console.print("no batches yet: doceval apply evaluation.yaml")
+
+
+def _print_reports(reported: list[BatchProgress]) -> None:
+    """Where the reports of the newest batches are, as links that a terminal can open."""
+    for progress in reported[-REPORTS_SHOWN:]:
+        console.print(f"{progress.batch.key}: {_report_url(progress) or progress.report}", markup=False)
+    if len(reported) > REPORTS_SHOWN:
+        console.print(f"{len(reported) - REPORTS_SHOWN:,} more reports: doceval open BATCH", markup=False)
+
+
+def _report_url(progress: BatchProgress) -> str | None:
+    return None if progress.report is None else report_url(progress.report)
 
 
 def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from doceval_pipeline.batches.databases import database_errors, open_databases
-from doceval_pipeline.batches.reporting import open_report, parse_report_name
+from doceval_pipeline.batches.report_files import open_report, parse_report_name
 from doceval_pipeline.defs.reporting import was_rendered
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.errors import DocEvalError, FileError, UnknownBatch

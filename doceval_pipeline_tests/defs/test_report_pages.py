@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.reporting import parse_report_name
+from doceval_pipeline.batches.report_files import parse_report_name
 from doceval_pipeline.defs.report_pages import report_page
 from doceval_pipeline.defs.webserver import OwnPagesOnly
 from doceval_pipeline_tests.conftest import Sample
