@@ -11,7 +11,7 @@ from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
-from doceval_pipeline.defs.reporting import completion_report
+from doceval_pipeline.defs.reporting import REPORT_IS_WRITTEN, completion_report
 from doceval_pipeline.defs.resources import DocEval, StagingProgress, one_line_failures
 from doceval_pipeline.defs.staging import GROUP, queue_rows
 from doceval_pipeline.doc_eval import definitions
@@ -27,7 +27,7 @@ stage_batch = dg.define_asset_job(
 )
 report_batch = dg.define_asset_job(
     "report_batch",
-    selection=dg.AssetSelection.assets(completion_report),
+    selection=dg.AssetSelection.assets(completion_report) - dg.AssetSelection.checks(REPORT_IS_WRITTEN),
     description="Write the report of a batch as it is now.",
 )
 
