@@ -3,8 +3,10 @@
 import dagster as dg
 
 from doceval_pipeline.defs import (
+    dead_runs,
     jobs,
     leaderboard,
+    missing_reports,
     reporting,
     responses,
     result_checks,
@@ -38,6 +40,7 @@ def defs() -> dg.Definitions:
             staging.queue_checks,
             responses.responses_keep_coming,
             result_checks.result_checks,
+            missing_reports.report_is_written,
         ],
         jobs=[
             jobs.create_batch,
@@ -57,6 +60,7 @@ def defs() -> dg.Definitions:
             sensors.response_status,
             sensors.stalled_work,
             sensors.staging_failure,
+            dead_runs.dead_runs,
             leaderboard.fresh_leaderboard,
             webhook.completion_webhook(settings),
         ],

@@ -278,9 +278,12 @@ def _say_what_is_next(applied: Applied, stage: bool) -> None:
         console.print("nothing changed")
     for name, number in applied.numbers.items():
         console.print(f"  {partition_key(number)}  {printable(name)}", markup=False)
-    if applied.staging_requested:
+    if applied.staging_requested_again:
+        names = ", ".join(map(printable, applied.staging_requested_again))
+        console.print(f"staging was requested before and has not begun, asked again: {names}", markup=False)
+    if applied.staging_requested or applied.staging_requested_again:
         console.print("staging begins within seconds while [bold]doceval up[/] runs")
     elif stage:
-        console.print("no batch is waiting to be staged: all have begun, or were asked for before")
+        console.print("no batch is waiting to be staged: all have begun")
     elif applied.batches.created:
         console.print("next: [bold]doceval stage BATCH[/], or materialize its partition in Dagster's UI")

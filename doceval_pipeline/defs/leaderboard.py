@@ -5,19 +5,13 @@ import dagster as dg
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
 from doceval_pipeline.defs.reporting import completion_report
+from doceval_pipeline.defs.requests import UNFINISHED
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_step
 from doceval_pipeline.reports.leaderboard import draw_leaderboard, leaderboard_numbers, render_leaderboard
 
 # However many batches complete meanwhile, there is one run for all of them.
 SECONDS_BETWEEN_LOOKS = 120
-UNDER_WAY = (
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-)
 RETRIES = {"dagster/max_retries": "3"}
 
 
@@ -59,7 +53,7 @@ def fresh_leaderboard(context: dg.SensorEvaluationContext, doc_eval: DocEval) ->
         digest = leaderboard_digest(connection)
     if digest == (context.cursor or NOTHING):
         return dg.SensorResult(skip_reason="nothing was reported since the last one")
-    filters = dg.RunsFilter(job_name=refresh_leaderboard.name, statuses=list(UNDER_WAY))
+    filters = dg.RunsFilter(job_name=refresh_leaderboard.name, statuses=list(UNFINISHED))
     if context.instance.get_runs_count(filters):
         return dg.SensorResult(skip_reason="one is being made")
     # No run key: what was the case once, and is so again after a restore, is asked for again.

@@ -19,6 +19,7 @@ from doceval_pipeline.defs.steps import NoConfig, open_batch
 from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
 
+REPORT_IS_WRITTEN = dg.AssetCheckKey(dg.AssetKey("completion_report"), "report_is_written")
 # The tag of runs that a sensor asked for, and of their retries.
 _ASKED_BY_SENSOR = "dagster/sensor_name"
 

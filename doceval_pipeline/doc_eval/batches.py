@@ -31,15 +31,6 @@ _NAMED = text(f"""
     WHERE id = ANY(CAST(:numbers AS int[])) OR batch_name = ANY(CAST(:names AS text[])) ORDER BY id
 """)
 _BY_NAME = text(f"SELECT {_COLUMNS} FROM batches WHERE batch_name = :name")
-_STAGE_REQUESTS = text("""
-    SELECT id, to_char(coalesce(stage_requested_at, stage_after) AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISSUS')
-    FROM batches
-    WHERE status = 'SAVED' AND (stage_requested_at IS NOT NULL OR stage_after <= now()) ORDER BY id
-""")
-_SAVED_AND_DUE = text("""
-    SELECT id FROM batches
-    WHERE status = 'SAVED' AND (stage_after IS NULL OR stage_after <= now()) ORDER BY id
-""")
 _UNREPORTED = text("""
     SELECT id, result_digest FROM batches
     WHERE status IN ('COMPLETED', 'FAILED') AND result_digest IS DISTINCT FROM reported_digest
@@ -261,16 +252,6 @@ def batches_by_ids(connection: Connection, ids: Iterable[int]) -> list[BatchReco
     """Those of some batches that are there and not archived, oldest first."""
     wanted = list(ids)
     return [_record(row) for row in connection.execute(_BY_IDS, {"ids": wanted})] if wanted else []
-
-
-def stage_requests(connection: Connection) -> dict[int, str]:
-    """SAVED batches whose staging was asked for or is due, with a word that is new for each request."""
-    return {row[0]: row[1] for row in connection.execute(_STAGE_REQUESTS)}
-
-
-def saved_and_due(connection: Connection) -> list[int]:
-    """SAVED batches but those that are to be staged later."""
-    return list(connection.scalars(_SAVED_AND_DUE))
 
 
 def unreported(connection: Connection) -> dict[int, str]:
