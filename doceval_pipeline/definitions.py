@@ -16,6 +16,7 @@ from doceval_pipeline.defs import (
     upkeep,
     webhook,
 )
+from doceval_pipeline.defs.catalog import catalogued
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.settings import Settings
 
@@ -25,16 +26,19 @@ def defs() -> dg.Definitions:
     """Everything that Dagster is given; when schedules tick, and who is told, is in the environment."""
     settings = Settings.from_environment()
     return dg.Definitions(
-        assets=[
-            staging.batch_config_snapshot,
-            staging.document_assignment,
-            staging.encoded_documents,
-            staging.queue_rows,
-            responses.llm_responses,
-            reporting.completion_report,
-            leaderboard.leaderboard,
-            upkeep.audit,
-        ],
+        assets=catalogued(
+            [
+                staging.batch_config_snapshot,
+                staging.document_assignment,
+                staging.encoded_documents,
+                staging.queue_rows,
+                responses.llm_responses,
+                reporting.completion_report,
+                leaderboard.leaderboard,
+                upkeep.audit,
+            ],
+            settings,
+        ),
         asset_checks=[
             staging.documents_round_trip,
             staging.queue_checks,

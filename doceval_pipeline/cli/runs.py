@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import dagster as dg
 
+from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.batches.restoring import Restored
 from doceval_pipeline.batches.storing import Progress as Tell
 from doceval_pipeline.cli.bars import Draw, bars
@@ -13,6 +14,7 @@ from doceval_pipeline.definitions import defs as load_definitions
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.defs.jobs import archive_observation
+from doceval_pipeline.defs.naming import NAME, name_of, run_tags_of
 from doceval_pipeline.defs.resources import StagingProgress
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.errors import StagingError
@@ -47,8 +49,10 @@ def open_job(
     ops
         The config of the job's ops, as in the launchpad.
     """
-    with open_instance(Settings.from_environment()) as instance:
-        instance.add_dynamic_partitions(partitions.NAME, [partition_key(number) for number in batch_ids])
+    settings, numbers = Settings.from_environment(), list(batch_ids)
+    with open_instance(settings) as instance:
+        instance.add_dynamic_partitions(partitions.NAME, [partition_key(number) for number in numbers])
+        tags = run_tags_of(open_databases(settings), numbers)
         defs = load_definitions()
         job = defs.resolve_job_def(name)
 
@@ -58,6 +62,7 @@ def open_job(
                 result = job.execute_in_process(
                     instance=instance,
                     partition_key=partition_key(batch_id),
+                    tags=tags.get(batch_id),
                     # The events are in Dagster's event log; the terminal gets the result.
                     run_config={**QUIET, "ops": dict(ops or {})},
                     raise_on_error=False,
@@ -83,6 +88,7 @@ def restore_and_tell(restore: Callable[[], Restored]) -> Restored:
         key = partition_key(restored.batch_id)
         instance.add_dynamic_partitions(partitions.NAME, [key])
         shown = {
+            NAME: name_of(open_databases(Settings.from_environment()), restored.batch_id),
             "archive": dg.MetadataValue.path(restored.path),
             "archive_bytes": restored.path.stat().st_size,
             "archive_sha256": restored.sha256,

@@ -56,8 +56,9 @@ class Supervisor:
         from doceval_pipeline.defs.instance import dagster_environment, prepare_dagster_home
         from doceval_pipeline.defs.schedules import schedules
 
-        # A schedule that cannot be read is told here, and not in a log.
+        # Schedules and owners that cannot be used are told here, and not in a log.
         schedules(self._settings)
+        _ = self._settings.owners
         running = self._recorded("supervisor")
         if running:
             raise ConfigurationError(

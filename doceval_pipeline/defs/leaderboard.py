@@ -4,6 +4,7 @@ import dagster as dg
 
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
+from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.requests import UNFINISHED
 from doceval_pipeline.defs.resources import DocEval
@@ -15,15 +16,26 @@ SECONDS_BETWEEN_LOOKS = 120
 RETRIES = {"dagster/max_retries": "3"}
 
 
-@dg.asset(group_name="reporting", kinds={"postgres"}, deps=[completion_report])
+@dg.asset(
+    group_name="reporting",
+    kinds={"postgres"},
+    deps=[completion_report],
+    code_version=CODE_VERSIONS["leaderboard"],
+)
 def leaderboard(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
     """How each connection did with each prompt, over all batches that are completed and reported."""
     with open_step(context, doc_eval) as databases:
         board = gather_leaderboard(databases)
+    context.log.info(
+        f"{len(board.rows):,} rows of a connection and a prompt, over {board.batches:,} completed batches; "
+        f"{board.batches_left_out:,} batches are open, cancelled or archived"
+    )
     return dg.MaterializeResult(
         metadata={
+            "leaderboard_shows": "a row per connection and prompt: mean score, failures, tokens and time, "
+            f"over {board.batches:,} completed batches",
             "leaderboard": dg.MetadataValue.md(render_leaderboard(board)),
             "plot": dg.MetadataValue.md(draw_leaderboard(board)),
             **leaderboard_numbers(board),

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from doceval_pipeline.batches.requests import missing_reports
+from doceval_pipeline.defs.naming import about, name_of
 from doceval_pipeline.defs.partitions import batches
 from doceval_pipeline.defs.reporting import REPORT_IS_WRITTEN, completion_report
 from doceval_pipeline.defs.resources import DocEval
@@ -22,26 +23,27 @@ def report_is_written(
 ) -> dg.AssetCheckResult:
     """A completed batch has the report of its newest result."""
     with open_batch(context, doc_eval) as (databases, batch_id):
-        found = missing_reports(databases).get(batch_id)
-    return dg.AssetCheckResult(**_as_check(found))
+        found, name = missing_reports(databases).get(batch_id), name_of(databases, batch_id)
+    return dg.AssetCheckResult(**_as_check(found, name))
 
 
-def report_evaluation(found: Waiting | None, partition: str) -> dg.AssetCheckEvaluation:
+def report_evaluation(found: Waiting | None, partition: str, name: str) -> dg.AssetCheckEvaluation:
     """The same check's result as an event, for the sensor; None where no report is missing."""
     return dg.AssetCheckEvaluation(
         asset_key=REPORT_IS_WRITTEN.asset_key,
         check_name=REPORT_IS_WRITTEN.name,
         partition=partition,
-        **_as_check(found),
+        **_as_check(found, name),
     )
 
 
-def _as_check(found: Waiting | None) -> dict[str, Any]:
-    if found is None:
-        return {"passed": True, "severity": dg.AssetCheckSeverity.WARN, "description": "no report is missing"}
+def _as_check(found: Waiting | None, name: str) -> dict[str, Any]:
     return {
-        "passed": False,
+        "passed": found is None,
         "severity": dg.AssetCheckSeverity.WARN,
-        "description": found.missing_report,
-        "metadata": {"attempt": found.attempt},
+        **about(
+            name,
+            "no report is missing" if found is None else found.missing_report,
+            {} if found is None else {"attempt": found.attempt},
+        ),
     }

@@ -6,6 +6,8 @@ import dagster as dg
 
 from doceval_pipeline.batches.reporting import WrittenReport, write_report
 from doceval_pipeline.batches.staging import number_lock
+from doceval_pipeline.defs.catalog import CODE_VERSIONS
+from doceval_pipeline.defs.naming import NAME, name_of
 from doceval_pipeline.defs.partitions import batches
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import llm_responses
@@ -18,6 +20,7 @@ from doceval_pipeline.defs.staging import (
 from doceval_pipeline.defs.steps import NoConfig, open_batch
 from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
+from doceval_pipeline.reports.numbers import size_text
 
 REPORT_IS_WRITTEN = dg.AssetCheckKey(dg.AssetKey("completion_report"), "report_is_written")
 # The tag of runs that a sensor asked for, and of their retries.
@@ -30,6 +33,7 @@ _ASKED_BY_SENSOR = "dagster/sensor_name"
     kinds={"html"},
     deps=[llm_responses],
     output_required=False,
+    code_version=CODE_VERSIONS["completion_report"],
 )
 def completion_report(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
@@ -41,18 +45,25 @@ def completion_report(
         if _was_asked_twice(context, report.digest):
             context.log.info("the report of these results was materialized before, and stands")
         else:
-            yield _as_materialization(batch_id, report)
+            name = name_of(databases, batch_id)
+            context.log.info(
+                f"{name}: {report.figures.verdict}; the report of {size_text(report.size)} is {report.path}"
+            )
+            yield _as_materialization(batch_id, name, report)
 
 
-def _as_materialization(batch_id: int, report: WrittenReport) -> dg.MaterializeResult[None]:
+def _as_materialization(batch_id: int, name: str, report: WrittenReport) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(
         metadata={
+            NAME: name,
             "verdict": report.figures.verdict,
+            "open": dg.MetadataValue.url(report_link(report.path.name)),
+            "how_to_open": f"follow the link, where doceval up runs this page; or: doceval open {batch_id}",
+            "summary_shows": "outcomes, mean score, tokens, time and cost of the batch, and a row per column",
             "summary": dg.MetadataValue.md(render_markdown(report.figures)),
             "plot": dg.MetadataValue.md(plot_markdown(report.figures)),
             "report": dg.MetadataValue.path(report.path),
-            "open": dg.MetadataValue.url(report_link(report.path.name)),
-            "how_to_open": f"follow the link, where doceval up runs this page; or: doceval open {batch_id}",
+            "dagster/uri": report.path.as_uri(),
             "report_bytes": report.size,
             "result_digest": report.digest,
             **numeric_metadata(report.figures),

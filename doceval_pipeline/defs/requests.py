@@ -7,6 +7,7 @@ import dagster as dg
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.requests import Runs, answer, look_up
+from doceval_pipeline.defs.naming import run_tags_of
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
 from doceval_pipeline.doc_eval.run_requests import Kind, Request
 
@@ -29,8 +30,9 @@ def ask(instance: dg.DagsterInstance, databases: Databases, kind: Kind) -> list[
     if not due:
         return []
     run_keys = answer(databases, due, _runs_of(instance, kind, due))
+    tags = run_tags_of(databases, run_keys)
     return [
-        dg.RunRequest(run_key=run_key, partition_key=partition_key(number))
+        dg.RunRequest(run_key=run_key, partition_key=partition_key(number), tags=tags.get(number))
         for number, run_key in run_keys.items()
     ]
 

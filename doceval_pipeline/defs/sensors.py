@@ -4,6 +4,7 @@ All are level-triggered. A tick that is killed anywhere is made good by the next
 run keys keep a run from being started twice.
 """
 
+from collections import defaultdict
 from dataclasses import asdict
 
 import dagster as dg
@@ -15,9 +16,11 @@ from doceval_pipeline.batches.requests import missing_reports
 from doceval_pipeline.batches.stalling import STALLED, Judgement, Movement, judge_open
 from doceval_pipeline.batches.status import batch_paces
 from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.catalog import row_count
 from doceval_pipeline.defs.cursors import Judged, Seen
 from doceval_pipeline.defs.jobs import report_batch, stage_batch
 from doceval_pipeline.defs.missing_reports import report_evaluation
+from doceval_pipeline.defs.naming import NAME, names_of, shown_name
 from doceval_pipeline.defs.requests import ask
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import evaluation_of, llm_responses
@@ -26,7 +29,7 @@ from doceval_pipeline.doc_eval.batches import (
     partition_key,
     staging_batches,
 )
-from doceval_pipeline.doc_eval.run_requests import Kind
+from doceval_pipeline.doc_eval.run_requests import Kind, Waiting
 
 # Dagster's daemon looks at its sensors each 5 s. One that asked for 5 s would be left out at every second or
 # third look, which comes some milliseconds too early.
@@ -85,7 +88,7 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
         dg.AssetMaterialization(
             llm_responses.key,
             partition=seen.batch.key,
-            metadata=_cell_metadata(seen, paces.get(seen.batch.id)),
+            metadata={**_cell_metadata(seen, paces.get(seen.batch.id)), **row_count(seen.cells.rows)},
         )
         for seen in found.completed
     ]
@@ -119,14 +122,15 @@ def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
         if number not in judgements and word in STALLED
     }
     written = [number for number in before.unreported if number not in missing]
+    reports: dict[int, Waiting | None] = {
+        **{n: found for n, found in missing.items() if before.unreported.get(n) != found.why},
+        **dict.fromkeys(written),
+    }
+    with database_errors():
+        names = defaultdict(lambda: "(archived)", names_of(databases, {*news, *reports}))
     events = [
-        *(evaluation_of(judgement, partition_key(number)) for number, judgement in news.items()),
-        *(
-            report_evaluation(found, partition_key(number))
-            for number, found in missing.items()
-            if before.unreported.get(number) != found.why
-        ),
-        *(report_evaluation(None, partition_key(number)) for number in written),
+        *(evaluation_of(found, partition_key(n), names[n]) for n, found in news.items()),
+        *(report_evaluation(found, partition_key(n), names[n]) for n, found in reports.items()),
     ]
     now = Judged(
         movements={number: found.movement for number, found in judgements.items()},
@@ -172,7 +176,13 @@ def _why_abandoned(
     return None
 
 
-def _cell_metadata(seen: completion.Seen, pace: Pace | None = None) -> dict[str, float]:
+def _cell_metadata(seen: completion.Seen, pace: Pace | None = None) -> dict[str, float | str]:
     cells = {f"cells_{name}": count for name, count in asdict(seen.cells).items()}
     rates = {} if pace is None else pace.as_metadata()
-    return {"cells_expected": seen.expected, "cells_done": seen.cells.done, **cells, **rates}
+    return {
+        NAME: shown_name(seen.batch.name),
+        "cells_expected": seen.expected,
+        "cells_done": seen.cells.done,
+        **cells,
+        **rates,
+    }

@@ -7,26 +7,38 @@ import dagster as dg
 
 from doceval_pipeline.batches.audit import Violation, violations
 from doceval_pipeline.batches.retention import forget_old
+from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_step
 
 CHECK = "every_invariant_holds"
 
 
-@dg.asset(group_name="upkeep", kinds={"postgres"}, check_specs=[dg.AssetCheckSpec(CHECK, asset="audit")])
+@dg.asset(
+    group_name="upkeep",
+    kinds={"postgres"},
+    check_specs=[dg.AssetCheckSpec(CHECK, asset="audit")],
+    code_version=CODE_VERSIONS["audit"],
+)
 def audit(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Both databases held against what must be true of them, as `doceval check` does. Changes nothing."""
     with open_step(context, doc_eval) as databases:
         found = list(violations(databases, False, lambda *_: None))
+    said = (
+        f"{len(found):,} violations: see what_to_do, or doceval check" if found else "every invariant holds"
+    )
+    context.log.info(said)
     yield dg.MaterializeResult(
         metadata={"violations": len(found), "what_to_do": _as_table(found)},
+        # What the databases hold may be other each time.
+        data_version=dg.DataVersion(context.run.run_id),
         check_results=[
             dg.AssetCheckResult(
                 check_name=CHECK,
                 passed=not found,
-                description=f"{len(found)} violations: see what_to_do, or doceval check" if found else "",
+                description=said,
             )
         ],
     )
@@ -37,6 +49,7 @@ def forget_old_events(context: dg.OpExecutionContext, config: NoConfig, doc_eval
     """Remove log lines, samples of progress and fulfilled requests that are older than DOCEVAL_KEEP_DAYS."""
     with open_step(context, doc_eval) as databases:
         counts = asdict(forget_old(databases))
+    context.log.info("removed: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items()))
     context.add_output_metadata(counts)
     return counts
 

@@ -183,7 +183,7 @@ def test_the_check_can_be_asked_for_a_single_batch(batch_of: BatchOf, instance: 
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_check_selection={check})
     done = job.execute_in_process(instance=instance, partition_key=batch.key, run_config=QUIET)
     (found,) = done.get_asset_check_evaluations()
-    assert (found.passed, found.description, found.partition) == (True, "moving", batch.key)
+    assert (found.passed, found.description, found.partition) == (True, "sample: moving", batch.key)
 
 
 def stage_saved(instance: dg.DagsterInstance) -> list[str]:
