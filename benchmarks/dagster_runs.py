@@ -29,7 +29,7 @@ from benchmarks.harness import Experiment, Side
 from benchmarks.installation import Installation
 from benchmarks.staging import OURS, require_rows
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.cli.runs import QUIET, run_in_dagster
+from doceval_pipeline.cli.runs import QUIET, open_job
 from doceval_pipeline.cli.supervisor import script
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import dagster_environment, open_instance
@@ -83,7 +83,8 @@ def stage_in_dagster(databases: Databases, batch: int) -> Timed:
     """The job `stage_batch`, as `doceval stage` runs it, with everything imported."""
 
     def timed() -> Figures:
-        run_id = run_in_dagster("stage_batch", batch, quiet=True).run_id
+        with open_job("stage_batch", [batch], quiet=True) as run:
+            run_id = run(batch).run_id
         return {"run_seconds": _run_seconds(databases.settings.home, run_id)}
 
     return timed

@@ -3,8 +3,10 @@
 import dagster as dg
 
 from doceval_pipeline.defs import (
+    dead_runs,
     jobs,
     leaderboard,
+    missing_reports,
     reporting,
     responses,
     result_checks,
@@ -14,6 +16,7 @@ from doceval_pipeline.defs import (
     upkeep,
     webhook,
 )
+from doceval_pipeline.defs.catalog import catalogued
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.scaffolded import users_definitions
 from doceval_pipeline.settings import Settings
@@ -29,21 +32,25 @@ def own_definitions() -> dg.Definitions:
     """The definitions of this project; when schedules tick, and who is told, is in the environment."""
     settings = Settings.from_environment()
     return dg.Definitions(
-        assets=[
-            staging.batch_config_snapshot,
-            staging.document_assignment,
-            staging.encoded_documents,
-            staging.queue_rows,
-            responses.llm_responses,
-            reporting.completion_report,
-            leaderboard.leaderboard,
-            upkeep.audit,
-        ],
+        assets=catalogued(
+            [
+                staging.batch_config_snapshot,
+                staging.document_assignment,
+                staging.encoded_documents,
+                staging.queue_rows,
+                responses.llm_responses,
+                reporting.completion_report,
+                leaderboard.leaderboard,
+                upkeep.audit,
+            ],
+            settings,
+        ),
         asset_checks=[
             staging.documents_round_trip,
             staging.queue_checks,
             responses.responses_keep_coming,
             result_checks.result_checks,
+            missing_reports.report_is_written,
         ],
         jobs=[
             jobs.create_batch,
@@ -63,6 +70,7 @@ def own_definitions() -> dg.Definitions:
             sensors.response_status,
             sensors.stalled_work,
             sensors.staging_failure,
+            dead_runs.dead_runs,
             leaderboard.fresh_leaderboard,
             webhook.completion_webhook(settings),
         ],

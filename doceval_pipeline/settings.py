@@ -7,6 +7,7 @@ import base64
 import binascii
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,11 @@ DRIVER = "postgresql+psycopg2://"
 # Of a webhook's secret, in the form and size that https://www.standardwebhooks.com asks for.
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how secrets begin, and none
 SECRET_BYTES = range(24, 65)
+MOST_OWNERS = 20
+# What Dagster takes, in a length that its pages show.
+_OWNER = re.compile(
+    r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,100}\.[A-Za-z]{2,7}|team:[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Settings:
         URL, which may hold a token.
     ui_url
         `DOCEVAL_UI_URL`: where people reach Dagster's pages, for links; it does not end in a slash.
+    owners_given
+        `DOCEVAL_OWNERS`: who owns the assets in Dagster's catalog, as it was given; see `owners`.
     """
 
     home: Path
@@ -60,6 +68,7 @@ class Settings:
     webhook_url: str | None = field(default=None, repr=False)
     webhook_secret: str | None = field(default=None, repr=False)
     ui_url: str | None = None
+    owners_given: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -83,8 +92,22 @@ class Settings:
             keep_days=_days(env.get("DOCEVAL_KEEP_DAYS", "")),
             webhook_url=None if webhook_url is None else _protected(webhook_url),
             webhook_secret=None if webhook_url is None else _secret(env.get("DOCEVAL_WEBHOOK_SECRET", "")),
+            owners_given=env.get("DOCEVAL_OWNERS", ""),
             ui_url=(_web_address(env, "DOCEVAL_UI_URL") or "").rstrip("/") or None,
         )
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Who owns the assets in Dagster's catalog; empty where nobody was named.
+
+        Not read with the rest, because nothing but the catalog depends on it.
+
+        Raises
+        ------
+        ConfigurationError
+            An owner that Dagster does not take.
+        """
+        return _owners(self.owners_given)
 
     @property
     def reports(self) -> Path:
@@ -148,6 +171,18 @@ def _days(value: str) -> int:
     if not value.isascii() or not value.isdigit() or not 0 < int(value) <= 36_500:
         raise ConfigurationError("DOCEVAL_KEEP_DAYS must be a whole number of days from 1 to 36500")
     return int(value)
+
+
+def _owners(value: str) -> tuple[str, ...]:
+    owners = tuple(dict.fromkeys(filter(None, (part.strip() for part in value.split(",")))))
+    wrong = [owner for owner in owners if not _OWNER.fullmatch(owner)]
+    if wrong or len(owners) > MOST_OWNERS:
+        what = f"holds {wrong[0][:80]!r}" if wrong else f"names {len(owners)} owners"
+        raise ConfigurationError(
+            f"DOCEVAL_OWNERS {what}: write up to {MOST_OWNERS} owners with commas in between, each an e-mail "
+            "address or team:NAME, such as ann@example.org,team:legal"
+        )
+    return owners
 
 
 def _web_address(env: Mapping[str, str], name: str) -> str | None:

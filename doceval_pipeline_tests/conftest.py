@@ -25,9 +25,11 @@ VARIABLES = ("DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL", 
 EMPTY_DOC_EVAL = text("""
     TRUNCATE batches, folders, documents, connections, prompts, llm_providers, models, batch_folders,
              batch_connections, batch_prompts, batch_documents, batch_progress, connection_history,
-             webhook_deliveries
+             webhook_deliveries, run_requests, live_runs, lost_runs
 """)
-EMPTY_KNOWLEDGE = text("TRUNCATE docs, llm_responses, batch_configs, response_counts, response_deltas")
+EMPTY_KNOWLEDGE = text("""
+    TRUNCATE docs, llm_responses, batch_configs, response_counts, response_deltas, reprocess_requests
+""")
 
 
 @pytest.fixture(scope="session")

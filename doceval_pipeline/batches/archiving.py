@@ -17,7 +17,8 @@ from doceval_pipeline.archives.reading import open_archive
 from doceval_pipeline.batches.archive_file import Written, check_archive, give_name, unfinished, write_archive
 from doceval_pipeline.batches.completion import settle
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.reporting import report_path, write_report
+from doceval_pipeline.batches.report_files import report_path
+from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import archived as configuration

@@ -110,6 +110,8 @@ def look(databases: Databases, seen: int = 0, told: Mapping[int, str] | None = N
     with databases.knowledge.connect() as connection:
         # Before the counts: what changes in between is then looked at twice, and not missed.
         newest = newest_version(connection)
+        # Of a cursor that somebody edited, or of a database that was restored since.
+        seen = seen if seen <= newest else 0
         counts = {kept.batch_id: kept for kept in read_counts(connection, list(batches), seen)}
     with databases.doc_eval.connect() as connection:
         # Closed ones, and such that were queued just now.
@@ -175,25 +177,6 @@ def settle(databases: Databases, batch: BatchRecord) -> None:
     action = decide(seen)
     if action is not None:
         _settle(databases, seen, action)
-
-
-def report_run_keys(databases: Databases, reports: Mapping[int, str]) -> dict[int, str]:
-    """The keys under which the reports of results are asked for, by batch: the same result never asks twice.
-
-    With the moment of completion, because Dagster never forgets a key, and a batch may come back to a result
-    that it had before.
-
-    Parameters
-    ----------
-    reports
-        As of a `Look`.
-    """
-    with databases.doc_eval.connect() as connection:
-        batches = batches_by_ids(connection, reports)
-    return {
-        batch.id: f"report-{batch.key}-{reports[batch.id]}-{batch.completed_at:%Y%m%dT%H%M%S.%f}"
-        for batch in batches
-    }
 
 
 def _as_kept(batch: BatchRecord, kept: KeptCounts | None) -> Seen:

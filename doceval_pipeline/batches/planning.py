@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.estimates import ConnectionWork, Estimate, estimate_work
-from doceval_pipeline.batches.reprocessing import OUTCOMES, Mode, require_reprocessable
+from doceval_pipeline.batches.reprocessing import OUTCOMES, Mode
 from doceval_pipeline.batches.staging import found_files
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import batch_documents
@@ -70,6 +70,14 @@ class Plan:
     estimates: list[Estimate]
     notes: list[str] = field(default_factory=list)
 
+    def counts(self) -> dict[str, int]:
+        """How many cells, new attempts and documents would be added."""
+        return {
+            "cells_to_add": sum(self.cells.added.values()),
+            "new_attempts_to_add": sum(self.cells.superseded.values()),
+            "documents_to_store": self.documents.added,
+        }
+
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval plan --json` prints; intervals are [low, expected, high] or null."""
         return {
@@ -100,7 +108,7 @@ def plan(databases: Databases, batch_id: int, mode: Mode, new_look: bool, progre
         known_here = _read_doc_eval(connection, batch_id)
     batch, config = known_here.batch, known_here.config
     if batch.status not in (Status.SAVED, Status.FAILED_STAGING) or mode is not Mode.missing or new_look:
-        require_reprocessable(batch)
+        batch.require_reprocessable()
     wanted, unusable = _wanted(known_here, databases.settings.max_document_bytes, new_look, progress)
     with database_errors(), databases.knowledge.connect() as knowledge:
         known = _known(knowledge, list(wanted))

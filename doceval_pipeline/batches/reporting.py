@@ -9,8 +9,8 @@ from pathlib import Path
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.whole_file import file_errors, whole_file
-from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.batches.report_files import keep_report, report_path
+from doceval_pipeline.batches.whole_file import file_errors
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html
 from doceval_pipeline.reports.insights import NOTHING, Provenance
@@ -60,24 +60,6 @@ def write_report(
         with databases.doc_eval.begin() as connection:
             connection.execute(_RECORD_REPORT, {"batch_id": batch_id, "digest": data.digest})
     return WrittenReport(path, computed, data.digest, len(content))
-
-
-def report_path(databases: Databases, batch_id: int, digest: str) -> Path:
-    """Where the report of a batch's results stands, by their digest."""
-    return databases.settings.reports / f"{partition_key(batch_id)}-{digest}.html"
-
-
-def keep_report(path: Path, content: bytes) -> None:
-    """Put a report where the installation keeps reports.
-
-    Raises
-    ------
-    FileError
-    """
-    with file_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, mode=0o644) as file:
-        file.write(content)
 
 
 def _cache(databases: Databases) -> Path:

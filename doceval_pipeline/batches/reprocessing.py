@@ -8,16 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.rescanning import Rescanned, rescan
-from doceval_pipeline.batches.staging import (
-    assign_documents,
-    batch_lock,
-    queue_cells,
-    seal_batch,
-    store_documents,
-)
+from doceval_pipeline.batches.rescanning import assign
+from doceval_pipeline.batches.staging import Queued, batch_lock, queue_cells, seal_batch, store_documents
 from doceval_pipeline.batches.storing import Progress
-from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
+from doceval_pipeline.doc_eval import batch_documents
+from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, require, transition
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import queue
@@ -43,7 +38,7 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Reprocessed:
-    """What a new look found in files, rows that were missing, and cells that got a new attempt."""
+    """What a rescan found in files, rows that were missing, and evaluations that got a new attempt."""
 
     files_new: int
     files_changed: int
@@ -53,53 +48,90 @@ class Reprocessed:
 
 
 def reprocess(
-    databases: Databases, batch_id: int, mode: Mode, progress: Progress, new_look: bool = False
+    databases: Databases,
+    batch_id: int,
+    mode: Mode,
+    progress: Progress,
+    new_look: bool = False,
+    request: str | None = None,
 ) -> Reprocessed:
-    """Repair what is missing of a batch, and queue a new attempt for the cells that `mode` names.
+    """Repair what is missing of a batch, and queue a new attempt for the evaluations that `mode` names.
 
-    With `new_look` the folders are looked at again first: new files and changed contents get cells,
-    and the rows of contents that are gone are set aside.
-
-    Rows that wait or run are left alone. A closed batch is open again if anything was queued.
+    With `new_look` the folders are looked at again first: new files and changed contents get rows,
+    and the rows of contents that are gone are set aside. `request` is as in `queue_attempts`.
 
     Raises
     ------
     UnknownBatch, BatchStateError, StagingError, DatabaseError
     """
     with database_errors(), databases.doc_eval.connect() as connection:
-        batch = batch_by_id(connection, batch_id)
-    require_reprocessable(batch)
+        batch_by_id(connection, batch_id).require_reprocessable()
     seal_batch(databases, batch_id)
-    looked = rescan(databases, batch_id) if new_look else Rescanned(0, 0, 0)
-    assign_documents(databases, batch_id)
+    _, looked = assign(databases, batch_id, new_look)
     store_documents(databases, batch_id, progress)
-    queued = queue_cells(databases, batch_id)
-    outcomes = OUTCOMES[mode]
-    if not outcomes:
-        return Reprocessed(looked.new, looked.changed, looked.gone, queued.added, 0)
-    with batch_lock(databases, batch_id) as connection:
-        with databases.knowledge.begin() as knowledge:
-            attempts = queue.requeue(knowledge, batch_id, outcomes, batch.priority)
-        with connection.begin():
-            if attempts:
-                transition(connection, batch_id, Action.REOPEN)
+    queued, attempts = queue_attempts(databases, batch_id, mode, request)
     return Reprocessed(looked.new, looked.changed, looked.gone, queued.added, attempts)
 
 
-def require_reprocessable(batch: BatchRecord) -> None:
-    """Refuse what is archived, was never staged, or is paused.
+def queue_attempts(
+    databases: Databases, batch_id: int, mode: Mode, request: str | None
+) -> tuple[Queued, int]:
+    """Step 4 of staging, and then a new attempt for each evaluation that `mode` names.
+
+    Rows that wait or run are left alone. A closed batch is open again if anything was queued.
+
+    Parameters
+    ----------
+    request
+        Identity of the request. One that was fulfilled before queues no attempts, whatever became of
+        those that it queued then. None makes each call a request of its own.
+
+    Returns
+    -------
+    tuple[Queued, int]
+        The rows of the batch, and how many new attempts the request has queued.
 
     Raises
     ------
-    BatchStateError
+    UnknownBatch, BatchStateError, StagingError, DatabaseError
+        BatchStateError where new attempts are asked for and the batch's state does not allow them.
     """
-    batch.require_rows()
-    if batch.status in (Status.SAVED, Status.FAILED_STAGING):
-        raise BatchStateError(f"{batch.key} is {batch.status}, there is nothing to reprocess: stage it first")
-    if batch.status is Status.PAUSED:
-        raise BatchStateError(
-            f"{batch.key} is paused, and new rows would not be: doceval resume {batch.id} first"
-        )
+    outcomes = OUTCOMES[mode]
+    if outcomes:
+        _require_rows_to_repeat(databases, batch_id)
+    queued = queue_cells(databases, batch_id)
+    if not outcomes:
+        return queued, 0
+    with batch_lock(databases, batch_id) as connection:
+        priority = batch_by_id(connection, batch_id).priority
+        connection.commit()
+        with databases.knowledge.begin() as knowledge:
+            fulfilled = None if request is None else queue.fulfilled_attempts(knowledge, batch_id, request)
+            if fulfilled is not None:
+                # Killed before it was reopened, a batch is reopened by the sensor response_status.
+                return queued, fulfilled
+            attempts = queue.requeue(knowledge, batch_id, outcomes, priority)
+            if request is not None:
+                queue.fulfil_request(knowledge, batch_id, request, attempts)
+        with connection.begin():
+            if attempts:
+                transition(connection, batch_id, Action.REOPEN)
+    return queued, attempts
+
+
+def _require_rows_to_repeat(databases: Databases, batch_id: int) -> None:
+    """Refuse a batch without results before `queue_cells` records a failed staging for it."""
+    with database_errors(), databases.doc_eval.connect() as connection:
+        batch = batch_by_id(connection, batch_id)
+        batch.require_reprocessable()
+        if batch.status is not Status.STAGING:
+            return
+        waiting = len(batch_documents.unstaged_files(connection, batch_id))
+        if waiting or not batch_documents.stored_ids(connection, batch_id):
+            raise BatchStateError(
+                f"{batch.key} is being staged, there is nothing to reprocess: wait until it is STAGED, or "
+                "materialize the whole group staging"
+            )
 
 
 def pause(databases: Databases, batch_id: int) -> int:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging import found_files, staging_step
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.staging import Assigned, assign_documents, found_files, staging_step
 from doceval_pipeline.doc_eval import batch_documents
+from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.documents.reading import DocumentRejected, hash_document
 from doceval_pipeline.errors import StagingError
@@ -25,6 +26,25 @@ class Rescanned:
     new: int
     changed: int
     gone: int
+
+
+NOTHING_RESCANNED = Rescanned(0, 0, 0)
+
+
+def assign(databases: Databases, batch_id: int, new_look: bool) -> tuple[Assigned, Rescanned]:
+    """Step 2 of staging; with `new_look` after a rescan of the folders, where the batch was staged before.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, StagingError, DatabaseError
+        BatchStateError where a rescan is asked for and the batch's state does not allow it.
+    """
+    found = NOTHING_RESCANNED
+    if new_look:
+        with database_errors(), databases.doc_eval.connect() as connection:
+            batch_by_id(connection, batch_id).require_reprocessable()
+        found = rescan(databases, batch_id)
+    return assign_documents(databases, batch_id), found
 
 
 def rescan(databases: Databases, batch_id: int) -> Rescanned:

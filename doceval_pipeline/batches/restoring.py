@@ -26,7 +26,7 @@ from doceval_pipeline.archives.format import (
 )
 from doceval_pipeline.archives.reading import Archive, open_archive
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.reporting import keep_report, report_path
+from doceval_pipeline.batches.report_files import keep_report, report_path
 from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import restored as configuration

@@ -1,4 +1,4 @@
-"""Removes what only grows: old lines of Dagster's event log, and old samples of progress.
+"""Removes what only grows: old lines of Dagster's event log, samples of progress, and fulfilled requests.
 
 Dagster has a retention for the ticks of its sensors, and none for its event log. What says something
 of an asset or of how a run ended is kept for ever; the lines in between are what takes the room.
@@ -10,6 +10,7 @@ from sqlalchemy import Engine, TextClause, create_engine, text
 
 from doceval_pipeline.batches.databases import DAGSTER, Databases, database_errors, database_url
 from doceval_pipeline.doc_eval.progress import thin_out
+from doceval_pipeline.knowledge.queue import forget_requests
 
 # Rows in one transaction, so that nobody waits for a lock.
 _PORTION = 10_000
@@ -53,6 +54,7 @@ class Forgotten:
     log_lines: int
     observations: int
     progress_samples: int
+    reprocess_requests: int
 
 
 def forget_old(databases: Databases) -> Forgotten:
@@ -69,8 +71,10 @@ def forget_old(databases: Databases) -> Forgotten:
         observations = _in_portions(dagster, _FORGET_OBSERVATIONS, days)
         with databases.doc_eval.begin() as connection:
             samples = thin_out(connection, days)
+        with databases.knowledge.begin() as connection:
+            requests = forget_requests(connection, days)
     dagster.dispose()
-    return Forgotten(lines, observations, samples)
+    return Forgotten(lines, observations, samples, requests)
 
 
 def _in_portions(engine: Engine, statement: TextClause, days: int) -> int:

@@ -195,6 +195,12 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
         return Queued(len(documents), len(prompts), len(connections), cells, added, seconds)
 
 
+def count_rows(databases: Databases, batch_id: int) -> int:
+    """The queue rows of a batch, those of earlier attempts included."""
+    with databases.knowledge.connect() as knowledge:
+        return queue.count_rows(knowledge, batch_id)
+
+
 def fail_staging(databases: Databases, batch_id: int, reason: str) -> bool:
     """Record that staging ended without success; False where the batch is not being staged."""
     with databases.doc_eval.begin() as connection:

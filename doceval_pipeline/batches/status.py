@@ -1,14 +1,17 @@
 """How far batches are: files, cells and pace, counted from both databases. Changes nothing."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.pace import Pace, pace_of
+from doceval_pipeline.batches.report_files import find_report
 from doceval_pipeline.batches.stalling import Judgement, Question, judge_batches
 from doceval_pipeline.doc_eval.batch_documents import DocumentCounts, count_documents
-from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, list_batches
-from doceval_pipeline.doc_eval.lifecycle import OPEN
+from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batch, list_batches
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
 from doceval_pipeline.doc_eval.progress import read_samples
 from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
 from doceval_pipeline.knowledge.responses import CellCounts, count_cells
@@ -20,7 +23,7 @@ class BatchProgress:
 
     `pace` and `judgement` are there for open batches that were looked at by the sensor
     `response_status`, which keeps the samples they rest on. `webhook` is there where the receiver of
-    completions could not be told.
+    completions could not be told. `report` is the file of its newest report.
     """
 
     batch: BatchRecord
@@ -29,6 +32,7 @@ class BatchProgress:
     pace: Pace | None = None
     judgement: Judgement | None = None
     webhook: Trouble | None = None
+    report: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; its names are a public interface."""
@@ -44,6 +48,7 @@ class BatchProgress:
             "pace": None if self.pace is None else self.pace.as_json(),
             "movement": None if self.judgement is None else asdict(self.judgement),
             "webhook": None if self.webhook is None else self.webhook.as_json(),
+            "report": None if self.report is None else str(self.report),
         }
 
 
@@ -60,6 +65,11 @@ def batch_progress(databases: Databases, wanted: str | None = None) -> list[Batc
     else:
         with databases.doc_eval.connect() as connection:
             batches = list_batches(connection)
+    return progress_of(databases, batches)
+
+
+def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchProgress]:
+    """The progress of the given batches, in their order; a few statements for all of them."""
     numbers = [batch.id for batch in batches]
     paces = batch_paces(databases, batches)
     with databases.doc_eval.connect() as connection:
@@ -79,9 +89,24 @@ def batch_progress(databases: Databases, wanted: str | None = None) -> list[Batc
             paces.get(batch.id),
             judgements.get(batch.id),
             not_told.get(batch.id),
+            find_report(databases, batch),
         )
         for batch in batches
     ]
+
+
+def closed_batches(databases: Databases) -> list[BatchRecord]:
+    """All closed batches that are not archived, oldest first."""
+    with databases.doc_eval.connect() as connection:
+        return batches_in(connection, CLOSED)
+
+
+def having_failures(databases: Databases, batches: Sequence[BatchRecord]) -> list[BatchRecord]:
+    """Those of the given batches that are closed and have failed evaluations; one statement for all."""
+    closed = [batch for batch in batches if batch.status in CLOSED and batch.archived_at is None]
+    with databases.knowledge.connect() as connection:
+        cells = count_cells(connection, [batch.id for batch in closed])
+    return [batch for batch in closed if cells[batch.id].failed]
 
 
 def batch_paces(databases: Databases, batches: list[BatchRecord]) -> dict[int, Pace]:

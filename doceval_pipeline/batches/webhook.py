@@ -18,7 +18,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reporting import report_path
+from doceval_pipeline.batches.report_files import report_path
 from doceval_pipeline.doc_eval import webhook_deliveries as outbox
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_by_ids, partition_key
 from doceval_pipeline.doc_eval.webhook_deliveries import Delivery

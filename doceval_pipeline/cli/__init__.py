@@ -19,6 +19,7 @@ from doceval_pipeline.cli import (
     export,
     plan,
     processor,
+    reports,
     server,
     status,
 )
@@ -32,7 +33,19 @@ def cli() -> None:
     """Stage batches of documents for evaluation by LLMs, and report what came back."""
 
 
-for module in (server, batches, status, plan, compare, export, archives, processor, conformance, demo):
+for module in (
+    server,
+    batches,
+    status,
+    reports,
+    plan,
+    compare,
+    export,
+    archives,
+    processor,
+    conformance,
+    demo,
+):
     for command in module.COMMANDS:
         cli.add_command(command)
 

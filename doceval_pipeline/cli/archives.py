@@ -4,37 +4,43 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from rich.markup import escape
 
 from doceval_pipeline.batches import restoring
 from doceval_pipeline.batches.status import batch_progress
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, print_json
-from doceval_pipeline.doc_eval.batches import find_batch, partition_key
+from doceval_pipeline.cli.selection import Done, act_on_each, select, several_batches
+from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
 from doceval_pipeline.reports.numbers import size_text
 
 
 @click.command()
-@click.argument("batch")
+@several_batches
 @as_json_option
-def archive(batch: str, as_json: bool) -> None:
-    """Move the closed BATCH out of both databases into one file; restore brings it back.
+def archive(batches: tuple[str, ...], as_json: bool) -> None:
+    """Move each closed BATCH out of both databases into one file; restore brings it back.
 
-    The file is read back before anything is removed. Asked again, it finishes what was interrupted.
+    BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. The file is read back before
+    anything is removed. Asked again, it finishes what was interrupted.
     """
-    from doceval_pipeline.cli.runs import run_in_dagster
+    from doceval_pipeline.cli.runs import open_job
 
-    record = find_batch(databases().doc_eval, batch)
-    done = run_in_dagster("archive_batch", record.id, quiet=as_json).output_for_node("archive_rows")
-    (progress,) = batch_progress(databases(), str(record.id))
-    if as_json:
-        print_json({**progress.as_json(), "archive": done})
-        return
-    console.print(
-        f"[bold]{record.key}[/] {progress.batch.state}: {done['rows']:,} rows and {done['documents']:,} "
-        f"documents in {size_text(done['size'])}"
-    )
-    console.print(done["path"], markup=False)
+    selection = select(databases().doc_eval, batches, with_archived=True)
+
+    def archive_one(batch: BatchRecord) -> Done:
+        done = run(batch.id).output_for_node("archive_rows")
+        (progress,) = batch_progress(databases(), str(batch.id))
+        counts = {name: done[name] for name in ("rows", "documents")}
+        line = (
+            f"[bold]{batch.key}[/] {progress.batch.state}: {done['rows']:,} rows and {done['documents']:,} "
+            f"documents in {size_text(done['size'])}\n{escape(done['path'])}"
+        )
+        return Done(line, {**progress.as_json(), "archive": done}, counts)
+
+    with open_job("archive_batch", [batch.id for batch in selection.batches], quiet=as_json) as run:
+        act_on_each(selection, archive_one, as_json)
 
 
 @click.command()

@@ -1,21 +1,26 @@
 """The commands that act on batches, and list their files."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.status import batch_progress
+from doceval_pipeline.batches.planning import plan
+from doceval_pipeline.batches.report_files import newest_report
+from doceval_pipeline.batches.reprocessing import Mode
+from doceval_pipeline.batches.status import batch_progress, closed_batches, having_failures
 from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
+from doceval_pipeline.cli.output import console, errors, in_words, print_json, print_table, printable
+from doceval_pipeline.cli.selection import Done, Selection, act_on_each, select, several_batches
 from doceval_pipeline.dagster_home.limits import given_up
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import list_files
-from doceval_pipeline.doc_eval.batches import find_batch, partition_key
+from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, partition_key
 from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
 from doceval_pipeline.reports.numbers import size_text
 from doceval_pipeline.settings import Settings
@@ -57,24 +62,32 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("batch")
+@several_batches
 @as_json_option
-def stage(batch: str, as_json: bool) -> None:
-    """Stage BATCH (a number or a name), or repair what is missing of its staging."""
-    # Dagster takes half a second to import, which other commands need not wait for.
-    from doceval_pipeline.cli.runs import run_in_dagster
+def stage(batches: tuple[str, ...], as_json: bool) -> None:
+    """Stage each BATCH, or repair what is missing of its staging.
 
-    record = find_batch(databases().doc_eval, batch)
-    run_in_dagster("stage_batch", record.id, quiet=as_json)
-    (progress,) = batch_progress(databases(), str(record.id))
-    if as_json:
-        print_json(progress.as_json())
-        return
-    documents, cells = progress.documents, progress.cells
-    console.print(
-        f"[bold]{record.key}[/] {progress.batch.status}: {documents.staged:,} documents "
-        f"({documents.distinct:,} distinct), {cells.rows:,} of {progress.batch.expected_cells:,} cells queued"
-    )
+    BATCH is a number, a name, or a quoted pattern such as 'contracts-*'.
+    """
+    # Dagster takes half a second to import, which other commands need not wait for.
+    from doceval_pipeline.cli.runs import open_job
+
+    opened = databases()
+    selection = select(opened.doc_eval, batches)
+
+    def stage_one(batch: BatchRecord) -> Done:
+        run(batch.id)
+        (progress,) = batch_progress(opened, str(batch.id))
+        documents, cells = progress.documents, progress.cells
+        expected = progress.batch.expected_cells
+        line = (
+            f"[bold]{batch.key}[/] {progress.batch.status}: {documents.staged:,} documents "
+            f"({documents.distinct:,} distinct), {cells.rows:,} of {expected:,} cells queued"
+        )
+        return Done(line, progress.as_json(), {"documents": documents.staged, "cells": cells.rows})
+
+    with open_job("stage_batch", [batch.id for batch in selection.batches], quiet=as_json) as run:
+        act_on_each(selection, stage_one, as_json)
 
 
 @click.command()
@@ -107,21 +120,32 @@ def documents(batch: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("batch")
+@several_batches
+@click.option("--open", "opens", is_flag=True, help="Also open the report in a browser; of one BATCH only.")
 @as_json_option
-def report(batch: str, as_json: bool) -> None:
-    """Write the report of BATCH as it is now, and say where it stands."""
-    from doceval_pipeline.cli.runs import run_in_dagster
+def report(batches: tuple[str, ...], opens: bool, as_json: bool) -> None:
+    """Write the report of each BATCH as it is now, and print where it is.
 
-    record = find_batch(databases().doc_eval, batch)
-    result = run_in_dagster("report_batch", record.id, quiet=True)
-    (materialized,) = result.get_asset_materialization_events()
-    metadata = materialized.materialization.metadata
-    path = metadata["report"].value
-    if as_json:
-        print_json({"batch": record.id, "path": path, "verdict": metadata["verdict"].value})
-    else:
-        console.print(path, markup=False)
+    BATCH is a number, a name, or a quoted pattern such as 'contracts-*'.
+    """
+    from doceval_pipeline.cli.reports import open_report
+    from doceval_pipeline.cli.runs import open_job
+
+    selection = select(databases().doc_eval, batches)
+    if opens and not selection.is_one:
+        raise click.UsageError("--open opens the report of one batch: name one, without a pattern")
+
+    def report_one(batch: BatchRecord) -> Done:
+        (materialized,) = run(batch.id).get_asset_materialization_events()
+        metadata = materialized.materialization.metadata
+        path, verdict = str(metadata["report"].value), metadata["verdict"].value
+        line = escape(path) if selection.is_one else f"[bold]{batch.key}[/] {escape(path)}"
+        return Done(line, {"batch": batch.id, "path": path, "verdict": verdict})
+
+    with open_job("report_batch", [batch.id for batch in selection.batches], quiet=True) as run:
+        act_on_each(selection, report_one, as_json)
+    if opens:
+        open_report(newest_report(databases(), find_batch(databases().doc_eval, batches[0])), quiet=as_json)
 
 
 @click.command()
@@ -163,54 +187,94 @@ def reprocess_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("batch")
+@click.argument("batches", nargs=-1, metavar="BATCH...")
 @reprocess_options
+@click.option(
+    "--with-failures",
+    is_flag=True,
+    help="Only closed batches that have failed evaluations; of all batches, if no BATCH is given. "
+    "Implies --failed.",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be queued, with totals. Writes nothing.")
 @as_json_option
-def reprocess(batch: str, mode: str | None, rescan: bool, as_json: bool) -> None:
-    """Repair what is missing of BATCH, and queue new attempts; earlier ones are kept."""
-    config = {"reprocess_cells": {"config": {"mode": mode or "missing", "rescan": rescan}}}
-    _act(batch, "reprocess_batch", "reprocess_cells", as_json, config)
+def reprocess(
+    batches: tuple[str, ...],
+    mode: str | None,
+    rescan: bool,
+    with_failures: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Repair what is missing of each BATCH, and queue new attempts; earlier ones are kept.
+
+    BATCH is a number, a name, or a quoted pattern such as 'contracts-*'.
+    """
+    opened = databases()
+    if not batches and not with_failures:
+        raise click.UsageError("Missing argument 'BATCH...' (or --with-failures).")
+    selection = select(opened.doc_eval, batches) if batches else Selection(closed_batches(opened))
+    wanted = Mode(mode or "missing")
+    if with_failures:
+        selection = replace(selection, batches=having_failures(opened, selection.batches), is_one=False)
+        wanted = Mode(mode or "failed")
+    if not selection.batches and not as_json:
+        console.print("no closed batch has failed evaluations")
+        return
+    if dry_run:
+        act_on_each(selection, lambda batch: _planned(opened, batch, wanted, rescan), as_json)
+        return
+    config = {"reprocess_cells": {"config": {"mode": wanted.value, "rescan": rescan}}}
+    _act(selection, "reprocess_batch", "reprocess_cells", as_json, config)
 
 
 @click.command()
-@click.argument("batch")
+@several_batches
 @as_json_option
-def pause(batch: str, as_json: bool) -> None:
-    """Hold the rows of BATCH that wait; what runs may finish."""
-    _act(batch, "pause_batch", "pause_rows", as_json)
+def pause(batches: tuple[str, ...], as_json: bool) -> None:
+    """Hold the waiting rows of each BATCH; running ones may finish."""
+    _act(select(databases().doc_eval, batches), "pause_batch", "pause_rows", as_json)
 
 
 @click.command()
-@click.argument("batch")
+@several_batches
 @as_json_option
-def resume(batch: str, as_json: bool) -> None:
-    """Release the rows of the paused BATCH."""
-    _act(batch, "resume_batch", "resume_rows", as_json)
+def resume(batches: tuple[str, ...], as_json: bool) -> None:
+    """Release the rows of each paused BATCH."""
+    _act(select(databases().doc_eval, batches), "resume_batch", "resume_rows", as_json)
 
 
 @click.command()
-@click.argument("batch")
+@several_batches
 @as_json_option
-def cancel(batch: str, as_json: bool) -> None:
-    """Close the rows of BATCH that wait; it ends as FAILED and can be reprocessed."""
-    _act(batch, "cancel_batch", "cancel_rows", as_json)
+def cancel(batches: tuple[str, ...], as_json: bool) -> None:
+    """Close the waiting rows of each BATCH; it ends as FAILED and can be reprocessed."""
+    _act(select(databases().doc_eval, batches), "cancel_batch", "cancel_rows", as_json)
 
 
 COMMANDS = (apply, stage, documents, report, check, reprocess, pause, resume, cancel)
 
 
-def _act(batch: str, job: str, op: str, as_json: bool, config: Mapping[str, Any] | None = None) -> None:
-    """Run a job on a batch and say what it did to how many rows."""
-    from doceval_pipeline.cli.runs import run_in_dagster
+def _act(
+    selection: Selection, job: str, op: str, as_json: bool, config: Mapping[str, Any] | None = None
+) -> None:
+    """Run a job on each batch and print how many rows it changed."""
+    from doceval_pipeline.cli.runs import open_job
 
-    record = find_batch(databases().doc_eval, batch)
-    counts = run_in_dagster(job, record.id, quiet=as_json, ops=config).output_for_node(op)
-    (progress,) = batch_progress(databases(), str(record.id))
-    if as_json:
-        print_json({**progress.as_json(), "done": counts})
-        return
-    done = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
-    console.print(f"[bold]{record.key}[/] {progress.batch.status}: {done}")
+    def act(batch: BatchRecord) -> Done:
+        counts = run(batch.id).output_for_node(op)
+        (progress,) = batch_progress(databases(), str(batch.id))
+        line = f"[bold]{batch.key}[/] {progress.batch.status}: {in_words(counts)}"
+        return Done(line, {**progress.as_json(), "done": counts}, counts)
+
+    with open_job(job, [batch.id for batch in selection.batches], quiet=as_json, ops=config) as run:
+        act_on_each(selection, act, as_json)
+
+
+def _planned(opened: Databases, batch: BatchRecord, mode: Mode, rescan: bool) -> Done:
+    """What reprocessing a batch would do."""
+    found = plan(opened, batch.id, mode, rescan, lambda *_: None)
+    counts = found.counts()
+    return Done(f"[bold]{batch.key}[/] {found.batch.status}: {in_words(counts)}", found.as_json(), counts)
 
 
 def _say_what_is_next(applied: Applied, stage: bool) -> None:
@@ -218,9 +282,12 @@ def _say_what_is_next(applied: Applied, stage: bool) -> None:
         console.print("nothing changed")
     for name, number in applied.numbers.items():
         console.print(f"  {partition_key(number)}  {printable(name)}", markup=False)
-    if applied.staging_requested:
+    if applied.staging_requested_again:
+        names = ", ".join(map(printable, applied.staging_requested_again))
+        console.print(f"staging was requested before and has not begun, asked again: {names}", markup=False)
+    if applied.staging_requested or applied.staging_requested_again:
         console.print("staging begins within seconds while [bold]doceval up[/] runs")
     elif stage:
-        console.print("no batch is waiting to be staged: all have begun, or were asked for before")
+        console.print("no batch is waiting to be staged: all have begun")
     elif applied.batches.created:
         console.print("next: [bold]doceval stage BATCH[/], or materialize its partition in Dagster's UI")

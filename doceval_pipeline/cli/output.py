@@ -1,7 +1,7 @@
 """How the command line shows things: one console, tables, JSON, and text that cannot do harm."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -45,6 +45,11 @@ def printable(value: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in value
     )
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Counts by name in one line, such as `3 rows added, 57 new attempts`."""
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
 def print_json(value: Any) -> None:

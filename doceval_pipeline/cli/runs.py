@@ -1,10 +1,12 @@
 """Runs Dagster's jobs in this process, on the same instance as the UI, so that they appear there."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import dagster as dg
 
+from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.batches.restoring import Restored
 from doceval_pipeline.batches.storing import Progress as Tell
 from doceval_pipeline.cli.bars import Draw, bars
@@ -12,6 +14,7 @@ from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.defs.jobs import archive_observation
+from doceval_pipeline.defs.naming import NAME, name_of, run_tags_of
 from doceval_pipeline.defs.resources import StagingProgress
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.errors import StagingError
@@ -20,10 +23,24 @@ from doceval_pipeline.settings import Settings
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-def run_in_dagster(
-    job: str, batch_id: int, quiet: bool, ops: Mapping[str, Any] | None = None
-) -> dg.ExecuteInProcessResult:
-    """Run a job for one batch's partition; it shows in the UI like any other run.
+class Run(Protocol):
+    """Runs a job for one batch's partition; it shows in the UI like any other run."""
+
+    def __call__(self, batch_id: int) -> dg.ExecuteInProcessResult:
+        """The result of a successful run.
+
+        Raises
+        ------
+        StagingError
+            The run failed; the line is the one that the run shows in Dagster.
+        """
+
+
+@contextmanager
+def open_job(
+    name: str, batch_ids: Iterable[int], quiet: bool, ops: Mapping[str, Any] | None = None
+) -> Iterator[Run]:
+    """Get ready to run a job for each of the given batches in this process.
 
     Parameters
     ----------
@@ -31,30 +48,34 @@ def run_in_dagster(
         Draw no progress.
     ops
         The config of the job's ops, as in the launchpad.
-
-    Raises
-    ------
-    StagingError
-        The run failed; the line is the one that the run shows in Dagster.
     """
-    key = partition_key(batch_id)
-    with open_instance(Settings.from_environment()) as instance, bars(visible=not quiet) as draw:
-        instance.add_dynamic_partitions(partitions.NAME, [key])
+    settings, numbers = Settings.from_environment(), list(batch_ids)
+    with open_instance(settings) as instance:
+        instance.add_dynamic_partitions(partitions.NAME, [partition_key(number) for number in numbers])
+        tags = run_tags_of(open_databases(settings), numbers)
         defs = own_definitions()
-        result = defs.resolve_job_def(job).execute_in_process(
-            instance=instance,
-            partition_key=key,
-            # The events are in Dagster's event log; the terminal gets the result.
-            run_config={**QUIET, "ops": dict(ops or {})},
-            raise_on_error=False,
-            resources={
-                **(defs.resources or {}),
-                "progress": StagingProgress() if quiet else _in_the_terminal(draw),
-            },
-        )
-    if not result.success:
-        raise StagingError(_failure(result))
-    return result
+        job = defs.resolve_job_def(name)
+
+        def run(batch_id: int) -> dg.ExecuteInProcessResult:
+            with bars(visible=not quiet) as draw:
+                progress = StagingProgress() if quiet else _in_the_terminal(draw)
+                result = job.execute_in_process(
+                    instance=instance,
+                    partition_key=partition_key(batch_id),
+                    tags=tags.get(batch_id),
+                    # The events are in Dagster's event log; the terminal gets the result.
+                    run_config={**QUIET, "ops": dict(ops or {})},
+                    raise_on_error=False,
+                    resources={**(defs.resources or {}), "progress": progress},
+                )
+            if not result.success:
+                if _was_interrupted(result):
+                    # Dagster ends the run and returns, and the next batch would begin.
+                    raise KeyboardInterrupt
+                raise StagingError(_failure(result))
+            return result
+
+        yield run
 
 
 def restore_and_tell(restore: Callable[[], Restored]) -> Restored:
@@ -67,6 +88,7 @@ def restore_and_tell(restore: Callable[[], Restored]) -> Restored:
         key = partition_key(restored.batch_id)
         instance.add_dynamic_partitions(partitions.NAME, [key])
         shown = {
+            NAME: name_of(open_databases(Settings.from_environment()), restored.batch_id),
             "archive": dg.MetadataValue.path(restored.path),
             "archive_bytes": restored.path.stat().st_size,
             "archive_sha256": restored.sha256,
@@ -85,6 +107,15 @@ def _in_the_terminal(draw: Draw) -> StagingProgress:
             return draw(what)
 
     return Bars()
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    reasons = [
+        event.job_failure_data.failure_reason
+        for event in result.all_events
+        if event.event_type is dg.DagsterEventType.RUN_FAILURE
+    ]
+    return any(reason is not None and reason.name == "UNEXPECTED_TERMINATION" for reason in reasons)
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

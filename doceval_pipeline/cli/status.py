@@ -10,28 +10,43 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from doceval_pipeline.batches.pace import Pace
 from doceval_pipeline.batches.stalling import STALLED, Movement
-from doceval_pipeline.batches.status import BatchProgress, batch_progress
+from doceval_pipeline.batches.status import BatchProgress, batch_progress, progress_of
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
+from doceval_pipeline.cli.reports import report_url
+from doceval_pipeline.cli.selection import select
+from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline.reports.numbers import rough_duration
 
 SECONDS_BETWEEN_LOOKS = 2.0
+REPORTS_SHOWN = 10
 
 
 @click.command()
-@click.argument("batch", required=False)
+@click.argument("batches", nargs=-1, metavar="[BATCH]...")
 @click.option("--watch", is_flag=True, help="Go on showing it until all of it is done.")
 @as_json_option
-def status(batch: str | None, watch: bool, as_json: bool) -> None:
-    """Show how far all batches are, or BATCH (a number or a name)."""
+def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
+    """Show how far all batches are, or each BATCH (a number, a name, or a quoted pattern)."""
     opened = databases()
-    found = batch_progress(opened, batch)
+
+    def read() -> tuple[list[BatchProgress], list[UnknownBatch]]:
+        if not batches:
+            return batch_progress(opened), []
+        selection = select(opened.doc_eval, batches, with_archived=True)
+        return progress_of(opened, selection.batches), selection.unknown
+
+    found, unknown = read()
+    for error in unknown:
+        errors.print(printable(str(error)), style="red", markup=False)
     if as_json:
-        print_json([progress.as_json() for progress in found])
+        print_json([{**progress.as_json(), "report_url": _report_url(progress)} for progress in found])
     elif not watch:
         _print_progress(found)
     else:
-        _watch(lambda: batch_progress(opened, batch))
+        _watch(lambda: read()[0])
+    if unknown:
+        raise SystemExit(1)
 
 
 COMMANDS = (status,)
@@ -50,8 +65,21 @@ def _print_progress(found: list[BatchProgress]) -> None:
         if progress.webhook:
             text = f"{progress.batch.key}: {progress.webhook.sentence}"
             errors.print(printable(text), style="yellow", markup=False)
+    _print_reports([progress for progress in found if progress.report is not None])
     if not found:
         console.print("no batches yet: doceval apply evaluation.yaml")
+
+
+def _print_reports(reported: list[BatchProgress]) -> None:
+    """Where the reports of the newest batches are, as links that a terminal can open."""
+    for progress in reported[-REPORTS_SHOWN:]:
+        console.print(f"{progress.batch.key}: {_report_url(progress) or progress.report}", markup=False)
+    if len(reported) > REPORTS_SHOWN:
+        console.print(f"{len(reported) - REPORTS_SHOWN:,} more reports: doceval open BATCH", markup=False)
+
+
+def _report_url(progress: BatchProgress) -> str | None:
+    return None if progress.report is None else report_url(progress.report)
 
 
 def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:

@@ -50,13 +50,15 @@ class Supervisor:
         self._children: dict[str, psutil.Popen] = {}
         self._commands: dict[str, list[str]] = {}
         self._server_was_running = False
+        self._port: int | None = None
 
     def __enter__(self) -> "Supervisor":
         from doceval_pipeline.defs.instance import dagster_environment, prepare_dagster_home
         from doceval_pipeline.defs.schedules import schedules
 
-        # A schedule that cannot be read is told here, and not in a log.
+        # Schedules and owners that cannot be used are told here, and not in a log.
         schedules(self._settings)
+        _ = self._settings.owners
         running = self._recorded("supervisor")
         if running:
             raise ConfigurationError(
@@ -98,6 +100,7 @@ class Supervisor:
         arguments = ["-h", "127.0.0.1", "-p", str(port), "-w", str(self._workspace)]
         # -P: no module is looked for where it is started.
         module = [sys.executable, "-P", "-m", "doceval_pipeline.defs.webserver"]
+        self._port = port
         self.start("webserver", [*module, *arguments])
         self._await("webserver", lambda: _answers(f"http://127.0.0.1:{port}/server_info"))
 
@@ -134,6 +137,13 @@ class Supervisor:
         self._state.unlink(missing_ok=True)
         stopped = EmbeddedServer(self._settings.home).stop()
         return bool(supervisors or children) or stopped
+
+    def webserver_url(self) -> str | None:
+        """Where the webserver that a supervisor of this installation started is; None where none runs."""
+        if not self._recorded("webserver"):
+            return None
+        port = json.loads(self._state.read_text()).get("port")
+        return None if port is None else f"http://127.0.0.1:{port}"
 
     def log(self, name: str) -> Path:
         """Where a process writes what it has to say."""
@@ -175,7 +185,8 @@ class Supervisor:
     def _write_state(self) -> None:
         own = psutil.Process()
         processes = {"supervisor": own, **self._children}
-        state = {name: [process.pid, process.create_time()] for name, process in processes.items()}
+        state: dict[str, Any] = {name: [p.pid, p.create_time()] for name, p in processes.items()}
+        state["port"] = self._port
         partial = self._state.with_suffix(".partial")
         partial.write_text(json.dumps(state))
         partial.replace(self._state)
@@ -187,7 +198,7 @@ class Supervisor:
         except (FileNotFoundError, json.JSONDecodeError):
             return []
         found = []
-        for name in names or state:
+        for name in names or state.keys() - {"port"}:
             with suppress(psutil.NoSuchProcess, KeyError):
                 process = psutil.Process(state[name][0])
                 if process.create_time() == state[name][1] and process.status() != psutil.STATUS_ZOMBIE:

@@ -8,17 +8,22 @@ import dagster as dg
 from pydantic import Field
 
 from doceval_pipeline.batches.archiving import archive
+from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.planning import Plan, plan
-from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.batches.reprocessing import cancel, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
-from doceval_pipeline.defs.reporting import completion_report
-from doceval_pipeline.defs.resources import DocEval, StagingProgress, one_line_failures
-from doceval_pipeline.defs.staging import GROUP, queue_rows
+from doceval_pipeline.defs.launchpads import example_values
+from doceval_pipeline.defs.naming import NAME, name_of, shown_name
+from doceval_pipeline.defs.reporting import REPORT_IS_WRITTEN, completion_report
+from doceval_pipeline.defs.resources import DocEval, StagingProgress
+from doceval_pipeline.defs.staging import GROUP, Queue, queue_rows
+from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch, open_step
 from doceval_pipeline.doc_eval import definitions
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
 from doceval_pipeline.doc_eval.evaluation_file import Located, Location, key_path, refuse_credentials, resolve
 from doceval_pipeline.errors import EvaluationFileError
+from doceval_pipeline.reports.numbers import size_text
 
 stage_batch = dg.define_asset_job(
     "stage_batch",
@@ -27,7 +32,7 @@ stage_batch = dg.define_asset_job(
 )
 report_batch = dg.define_asset_job(
     "report_batch",
-    selection=dg.AssetSelection.assets(completion_report),
+    selection=dg.AssetSelection.assets(completion_report) - dg.AssetSelection.checks(REPORT_IS_WRITTEN),
     description="Write the report of a batch as it is now.",
 )
 
@@ -85,16 +90,15 @@ class NewBatch(dg.Config):
 @dg.op
 def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) -> None:
     """Create a batch, or update one whose staging has not begun."""
-    with one_line_failures():
+    with open_step(context, doc_eval) as databases:
         evaluation = resolve(_as_evaluation(config), None, _where)
-        databases = doc_eval.open()
         applied = apply_evaluation(databases.doc_eval, Located(evaluation, _where), config.stage)
     number = applied.numbers[config.name]
     context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(number)])
     context.add_output_metadata(
         {"batch": number, "partition": partition_key(number), "result": _what_was_done(applied)}
     )
-    context.log.info(f"{partition_key(number)} ({_what_was_done(applied)})")
+    context.log.info(f"{shown_name(config.name)} is {partition_key(number)}: {_what_was_done(applied)}")
 
 
 # Dagster keeps the config of every run, also of one that fails. It asks this before there is a run.
@@ -113,20 +117,16 @@ def create() -> None:
     write_batch()
 
 
-@dg.job
+# Only what the launchpad opens with: its folder does not exist, so that a run of it as it is creates nothing.
+@dg.job(config=example_values("create_batch"))
 def create_batch() -> None:
     """Create a batch from the launchpad: folders, connections and prompts."""
     create()
 
 
-class Reprocess(dg.Config):
+class Reprocess(Queue):
     """What of a batch is processed again."""
 
-    mode: Mode = Field(
-        default=Mode.missing,
-        description="missing repairs the staging; failed also queues a new attempt for each failed cell; "
-        "all for each finished cell. What waits or runs is left alone.",
-    )
     rescan: bool = Field(
         default=False,
         description="Look at the folders again first: new files and changed contents get cells, rows of "
@@ -144,39 +144,44 @@ def reprocess_cells(
     context: dg.OpExecutionContext, config: Reprocess, doc_eval: DocEval, progress: StagingProgress
 ) -> dict[str, int]:
     """Queue new attempts, beside the earlier ones."""
-    with one_line_failures():
-        batch = batch_id_of(context.partition_key)
-        listener = progress.listener(context.log)
+    listener = progress.listener(context.log)
+    with open_batch(context, doc_eval) as (databases, batch_id):
         if config.dry_run:
-            return _planned(context, plan(doc_eval.open(), batch, config.mode, config.rescan, listener))
-        done = reprocess(doc_eval.open(), batch, config.mode, listener, config.rescan)
-    return _told(context, asdict(done))
+            found = plan(databases, batch_id, config.mode, config.rescan, listener)
+            return _planned(context, name_of(databases, batch_id), found)
+        request = first_run_of(context.instance, context.run)
+        done = reprocess(databases, batch_id, config.mode, listener, config.rescan, request)
+        return _told(context, databases, asdict(done))
 
 
 @dg.op
-def pause_rows(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
+def pause_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
     """Hold the rows that wait; what runs may finish."""
-    with one_line_failures():
-        return _told(context, {"rows_held": pause(doc_eval.open(), batch_id_of(context.partition_key))})
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        return _told(context, databases, {"rows_held": pause(databases, batch_id)})
 
 
 @dg.op
-def resume_rows(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
+def resume_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
     """Queue the rows again that are held."""
-    with one_line_failures():
-        return _told(context, {"rows_released": resume(doc_eval.open(), batch_id_of(context.partition_key))})
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        return _told(context, databases, {"rows_released": resume(databases, batch_id)})
 
 
 @dg.op
-def cancel_rows(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
+def cancel_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
     """Close the rows that wait or are held; what runs may finish, and its result is kept."""
-    with one_line_failures():
-        return _told(context, {"rows_closed": cancel(doc_eval.open(), batch_id_of(context.partition_key))})
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        return _told(context, databases, {"rows_closed": cancel(databases, batch_id)})
 
 
 @dg.job(partitions_def=partitions.batches)
 def reprocess_batch() -> None:
-    """Repair a batch, and queue a new attempt for its failed cells or for all."""
+    """Repair one batch, and queue a new attempt for its failed evaluations or for all: open the Launchpad.
+
+    Its backfill has no config and only repairs. To reprocess many batches, launch a backfill of the asset
+    `queue_rows` with `ops: {queue_rows: {config: {mode: failed}}}`.
+    """
     reprocess_cells()
 
 
@@ -200,21 +205,25 @@ def cancel_batch() -> None:
 
 @dg.op
 def archive_rows(
-    context: dg.OpExecutionContext, doc_eval: DocEval, progress: StagingProgress
+    context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval, progress: StagingProgress
 ) -> dict[str, Any]:
     """Put everything about the batch into one file, read it back, and remove the rows."""
     writing = progress.listener(context.log, "archiving documents")
     checking = progress.listener(context.log, "reading documents back")
-    with one_line_failures():
-        done = archive(doc_eval.open(), batch_id_of(context.partition_key), writing, checking)
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        done, name = archive(databases, batch_id, writing, checking), name_of(databases, batch_id)
     shown = {
+        NAME: name,
         "archive": dg.MetadataValue.path(done.path),
         "archive_bytes": done.size,
         "archive_sha256": done.sha256,
         "archived_rows": done.rows,
         "archived_documents": done.documents,
     }
-    context.log.info(f"archived as {done.path}, {done.size} bytes, sha256 {done.sha256}")
+    context.log.info(
+        f"{name}: {done.rows:,} queue rows and {done.documents:,} documents are in {done.path} "
+        f"({size_text(done.size)}, sha256 {done.sha256})"
+    )
     context.log_event(archive_observation(context.partition_key, archived=True, shown=shown))
     return {**asdict(done), "path": str(done.path)}
 
@@ -227,31 +236,33 @@ def archive_batch() -> None:
 
 def archive_observation(key: str, archived: bool, shown: Mapping[str, Any]) -> dg.AssetObservation:
     """What the history of a batch's report says of its being archived, or restored."""
-    return dg.AssetObservation(completion_report.key, partition=key, metadata={"archived": archived, **shown})
+    return dg.AssetObservation(completion_report.key, partition=key, metadata={**shown, "archived": archived})
 
 
-def _told(context: dg.OpExecutionContext, counts: dict[str, int]) -> dict[str, int]:
+def _told(context: dg.OpExecutionContext, databases: Databases, counts: dict[str, int]) -> dict[str, int]:
     """Show what was done to a batch's rows, in the run and in the history of `queue_rows`."""
-    context.log.info(", ".join(f"{name}: {count}" for name, count in counts.items()))
+    name = name_of(databases, batch_id_of(context.partition_key))
+    context.log.info(f"{name}: {_in_words(counts)}")
     context.log_event(
         dg.AssetObservation(
-            queue_rows.key, partition=context.partition_key, metadata={"job": context.job_name, **counts}
+            queue_rows.key,
+            partition=context.partition_key,
+            metadata={NAME: name, "job": context.job_name, **counts},
         )
     )
     return counts
 
 
-def _planned(context: dg.OpExecutionContext, found: Plan) -> dict[str, int]:
+def _planned(context: dg.OpExecutionContext, name: str, found: Plan) -> dict[str, int]:
     """Show a plan in the run; nothing else hears of it."""
-    added, again = sum(found.cells.added.values()), sum(found.cells.superseded.values())
-    counts = {
-        "cells_to_add": added,
-        "new_attempts_to_add": again,
-        "documents_to_store": found.documents.added,
-    }
-    context.log.info("dry run: " + ", ".join(f"{name}: {count}" for name, count in counts.items()))
+    counts = found.counts()
+    context.log.info(f"{name}: a dry run, which writes nothing: {_in_words(counts)}")
     context.add_output_metadata({**counts, "plan": dg.MetadataValue.json(found.as_json())})
     return counts
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
 def _as_evaluation(config: NewBatch) -> dict[str, Any]:

@@ -4,29 +4,38 @@ import dagster as dg
 
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
+from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.reporting import completion_report
-from doceval_pipeline.defs.resources import DocEval, one_line_failures
+from doceval_pipeline.defs.requests import UNFINISHED
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.steps import NoConfig, open_step
 from doceval_pipeline.reports.leaderboard import draw_leaderboard, leaderboard_numbers, render_leaderboard
 
 # However many batches complete meanwhile, there is one run for all of them.
 SECONDS_BETWEEN_LOOKS = 120
-UNDER_WAY = (
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-)
 RETRIES = {"dagster/max_retries": "3"}
 
 
-@dg.asset(group_name="reporting", kinds={"postgres"}, deps=[completion_report])
-def leaderboard(doc_eval: DocEval) -> dg.MaterializeResult[None]:
+@dg.asset(
+    group_name="reporting",
+    kinds={"postgres"},
+    deps=[completion_report],
+    code_version=CODE_VERSIONS["leaderboard"],
+)
+def leaderboard(
+    context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
+) -> dg.MaterializeResult[None]:
     """How each connection did with each prompt, over all batches that are completed and reported."""
-    with one_line_failures():
-        board = gather_leaderboard(doc_eval.open())
+    with open_step(context, doc_eval) as databases:
+        board = gather_leaderboard(databases)
+    context.log.info(
+        f"{len(board.rows):,} rows of a connection and a prompt, over {board.batches:,} completed batches; "
+        f"{board.batches_left_out:,} batches are open, cancelled or archived"
+    )
     return dg.MaterializeResult(
         metadata={
+            "leaderboard_shows": "a row per connection and prompt: mean score, failures, tokens and time, "
+            f"over {board.batches:,} completed batches",
             "leaderboard": dg.MetadataValue.md(render_leaderboard(board)),
             "plot": dg.MetadataValue.md(draw_leaderboard(board)),
             **leaderboard_numbers(board),
@@ -56,7 +65,7 @@ def fresh_leaderboard(context: dg.SensorEvaluationContext, doc_eval: DocEval) ->
         digest = leaderboard_digest(connection)
     if digest == (context.cursor or NOTHING):
         return dg.SensorResult(skip_reason="nothing was reported since the last one")
-    filters = dg.RunsFilter(job_name=refresh_leaderboard.name, statuses=list(UNDER_WAY))
+    filters = dg.RunsFilter(job_name=refresh_leaderboard.name, statuses=list(UNFINISHED))
     if context.instance.get_runs_count(filters):
         return dg.SensorResult(skip_reason="one is being made")
     # No run key: what was the case once, and is so again after a restore, is asked for again.

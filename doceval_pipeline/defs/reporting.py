@@ -6,8 +6,10 @@ import dagster as dg
 
 from doceval_pipeline.batches.reporting import WrittenReport, write_report
 from doceval_pipeline.batches.staging import number_lock
+from doceval_pipeline.defs.catalog import CODE_VERSIONS
+from doceval_pipeline.defs.naming import NAME, name_of
 from doceval_pipeline.defs.partitions import batches
-from doceval_pipeline.defs.resources import DocEval, one_line_failures
+from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import llm_responses
 from doceval_pipeline.defs.staging import (
     batch_config_snapshot,
@@ -15,10 +17,12 @@ from doceval_pipeline.defs.staging import (
     encoded_documents,
     queue_rows,
 )
-from doceval_pipeline.doc_eval.batches import batch_id_of
+from doceval_pipeline.defs.steps import NoConfig, open_batch
 from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
+from doceval_pipeline.reports.numbers import size_text
 
+REPORT_IS_WRITTEN = dg.AssetCheckKey(dg.AssetKey("completion_report"), "report_is_written")
 # The tag of runs that a sensor asked for, and of their retries.
 _ASKED_BY_SENSOR = "dagster/sensor_name"
 
@@ -29,30 +33,37 @@ _ASKED_BY_SENSOR = "dagster/sensor_name"
     kinds={"html"},
     deps=[llm_responses],
     output_required=False,
+    code_version=CODE_VERSIONS["completion_report"],
 )
 def completion_report(
-    context: dg.AssetExecutionContext, doc_eval: DocEval
+    context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> Iterator[dg.MaterializeResult[None]]:
     """One self-contained HTML file that says what became of every document and cell of the batch."""
-    batch_id = batch_id_of(context.partition_key)
-    with one_line_failures():
-        databases = doc_eval.open()
-        # Until Dagster has stored what is yielded, so that a run that was asked for twice sees it.
-        with number_lock(databases, batch_id):
-            report = write_report(databases, batch_id, _provenance(context))
-            if _was_asked_twice(context, report.digest):
-                context.log.info("the report of these results was materialized before, and stands")
-            else:
-                yield _as_materialization(report)
+    # Locked until Dagster has stored what is yielded, so that a run that was asked for twice sees it.
+    with open_batch(context, doc_eval) as (databases, batch_id), number_lock(databases, batch_id):
+        report = write_report(databases, batch_id, _provenance(context))
+        if _was_asked_twice(context, report.digest):
+            context.log.info("the report of these results was materialized before, and stands")
+        else:
+            name = name_of(databases, batch_id)
+            context.log.info(
+                f"{name}: {report.figures.verdict}; the report of {size_text(report.size)} is {report.path}"
+            )
+            yield _as_materialization(batch_id, name, report)
 
 
-def _as_materialization(report: WrittenReport) -> dg.MaterializeResult[None]:
+def _as_materialization(batch_id: int, name: str, report: WrittenReport) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(
         metadata={
+            NAME: name,
             "verdict": report.figures.verdict,
+            "open": dg.MetadataValue.url(report_link(report.path.name)),
+            "how_to_open": f"follow the link, where doceval up runs this page; or: doceval open {batch_id}",
+            "summary_shows": "outcomes, mean score, tokens, time and cost of the batch, and a row per column",
             "summary": dg.MetadataValue.md(render_markdown(report.figures)),
             "plot": dg.MetadataValue.md(plot_markdown(report.figures)),
             "report": dg.MetadataValue.path(report.path),
+            "dagster/uri": report.path.as_uri(),
             "report_bytes": report.size,
             "result_digest": report.digest,
             **numeric_metadata(report.figures),
@@ -79,6 +90,31 @@ def _newest(context: dg.AssetExecutionContext, key: dg.AssetKey) -> dg.EventLogR
     return next(iter(context.instance.fetch_materializations(wanted, limit=1).records), None)
 
 
+def report_link(name: str) -> str:
+    """Where the webserver of `doceval up` serves a report, by its file's name, from the root of its pages."""
+    return f"/reports/{name}"
+
+
+def was_rendered(instance: dg.DagsterInstance, partition: str, digest: str) -> bool:
+    """Whether this installation materialized a report of a batch with this digest, at any time."""
+    wanted = dg.AssetRecordsFilter(completion_report.key, asset_partitions=[partition])
+    cursor: str | None = None
+    while True:
+        page = instance.fetch_materializations(wanted, limit=100, cursor=cursor)
+        if any(_digest_of(record) == digest for record in page.records):
+            return True
+        if not page.has_more:
+            return False
+        cursor = page.cursor
+
+
+def _digest_of(record: dg.EventLogRecord) -> object:
+    """The digest of the results that a materialized report shows."""
+    found = record.asset_materialization
+    digest = None if found is None else found.metadata.get("result_digest")
+    return None if digest is None else digest.value
+
+
 def _was_asked_twice(context: dg.AssetExecutionContext, digest: str) -> bool:
     """Whether a sensor has the report of these results already; a person may have it any number of times.
 
@@ -88,6 +124,4 @@ def _was_asked_twice(context: dg.AssetExecutionContext, digest: str) -> bool:
     if _ASKED_BY_SENSOR not in context.run.tags:
         return False
     record = _newest(context, context.asset_key)
-    if record is None or record.asset_materialization is None:
-        return False
-    return record.asset_materialization.metadata.get("result_digest") == dg.MetadataValue.text(digest)
+    return record is not None and _digest_of(record) == digest

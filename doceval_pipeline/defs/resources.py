@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
+from typing import Any
 
 import dagster as dg
 
-from doceval_pipeline.batches.databases import Databases, database_errors, open_databases
+from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.live_runs import alive
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
@@ -15,11 +17,29 @@ SECONDS_BETWEEN_LOG_LINES = 5.0
 
 
 class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the parameter is for IO managers
-    """Opens the installation that the environment names; started and upgraded where needed."""
+    """Opens the installation that the environment names; started and upgraded where needed.
+
+    A run that uses it holds a lock from its first step to its last, which tells it from one whose process died.
+    """
 
     def open(self) -> Databases:
         """Both databases, reachable and with current schemas."""
         return open_databases(Settings.from_environment())
+
+    def _initialize_and_run(self, context: dg.InitResourceContext) -> Any:
+        # Dagster's own hook, because `yield_for_execution` would also make sensors wait for an exit, which
+        # `build_sensor_context` then demands of every caller. A generator is run to its end after the last step.
+        handed = super()._initialize_and_run(context)
+        return handed if context.run is None else _alive_with(handed, context.run)
+
+
+def _alive_with(doc_eval: DocEval, run: dg.DagsterRun) -> Iterator[DocEval]:
+    """Hand out the resource while the run holds its lock."""
+    with ExitStack() as life:
+        # The first step says in one line why a database cannot be opened.
+        with suppress(DocEvalError):
+            life.enter_context(alive(doc_eval.open(), run.run_id, run.job_name))
+        yield doc_eval
 
 
 class StagingProgress(dg.ConfigurableResource):  # type: ignore[type-arg] # as above
@@ -42,13 +62,3 @@ class StagingProgress(dg.ConfigurableResource):  # type: ignore[type-arg] # as a
             )
 
         return tell
-
-
-@contextmanager
-def one_line_failures() -> Iterator[None]:
-    """Show what went wrong as the one line it is, without a traceback of ours."""
-    try:
-        with database_errors():
-            yield
-    except DocEvalError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from None

@@ -6,14 +6,13 @@ from typing import Any
 import dagster as dg
 
 from doceval_pipeline.batches.result_checks import Drift, Judged, judge_drift, judge_soundness
+from doceval_pipeline.defs.naming import about, name_of, shown_name
 from doceval_pipeline.defs.partitions import batch_check_spec
 from doceval_pipeline.defs.reporting import completion_report
-from doceval_pipeline.defs.resources import DocEval, one_line_failures
-from doceval_pipeline.doc_eval.batches import batch_id_of
-from doceval_pipeline.reports.untrusted import cut, visible_name
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.steps import NoConfig, open_batch
 
 DRIFT, SOUND = "score_drift", "results_are_sound"
-NAME_CHARACTERS = 80
 # Columns of a batch that are listed; all of them are counted.
 COLUMNS_LISTED = 50
 
@@ -35,28 +34,30 @@ COLUMNS_LISTED = 50
     ],
     can_subset=True,
 )
-def result_checks(context: dg.AssetCheckExecutionContext, doc_eval: DocEval) -> Iterator[dg.AssetCheckResult]:
+def result_checks(
+    context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
+) -> Iterator[dg.AssetCheckResult]:
     """Both checks in one step, after the report: a step of Dagster costs more than they do."""
-    batch_id = batch_id_of(context.partition_key)
     for key in sorted(context.selected_asset_check_keys, key=lambda key: key.name):
-        with one_line_failures():
-            databases = doc_eval.open()
+        with open_batch(context, doc_eval) as (databases, batch_id):
+            name = name_of(databases, batch_id)
             if key.name == DRIFT:
-                found = _of_drift(judge_drift(databases, batch_id))
+                found = _of_drift(name, judge_drift(databases, batch_id))
             else:
-                found = _of_soundness(judge_soundness(databases, batch_id))
+                found = _of_soundness(name, judge_soundness(databases, batch_id))
+        context.log.info(f"{key.name}: {found['description']}")
         yield dg.AssetCheckResult(
             check_name=key.name, asset_key=key.asset_key, severity=dg.AssetCheckSeverity.WARN, **found
         )
 
 
-def _of_drift(drift: Drift) -> dict[str, Any]:
+def _of_drift(name: str, drift: Drift) -> dict[str, Any]:
     listed = sorted(drift.columns, key=lambda column: (not column.has_drifted, -abs(column.change or 0.0)))
     columns = [
         dg.TableRecord(
             {
-                "connection": _shown(column.connection),
-                "prompt": _shown(column.prompt),
+                "connection": shown_name(column.connection),
+                "prompt": shown_name(column.prompt),
                 "scored before": column.before,
                 "scored now": column.now,
                 "compared": f"{column.pairs} pairs" if column.pairs else "different documents",
@@ -70,17 +71,16 @@ def _of_drift(drift: Drift) -> dict[str, Any]:
     previous = {} if drift.previous is None else {"previous_batch": drift.previous}
     return {
         "passed": not drift.drifted,
-        "description": drift.sentence,
-        "metadata": {**drift.numbers(), **previous, **_table(columns)},
+        **about(name, drift.sentence, {**drift.numbers(), **previous, **_table(columns)}),
     }
 
 
-def _of_soundness(judged: Judged) -> dict[str, Any]:
+def _of_soundness(name: str, judged: Judged) -> dict[str, Any]:
     columns = [
         dg.TableRecord(
             {
-                "connection": _shown(judged.names.connection(column.connection_id)),
-                "prompt": _shown(judged.names.prompt(column.prompt_id)),
+                "connection": shown_name(judged.names.connection(column.connection_id)),
+                "prompt": shown_name(judged.names.prompt(column.prompt_id)),
                 "succeeded": column.succeeded,
                 "empty": column.empty,
                 "no JSON": column.not_json,
@@ -94,15 +94,10 @@ def _of_soundness(judged: Judged) -> dict[str, Any]:
     ]
     return {
         "passed": judged.is_sound,
-        "description": judged.sentence,
-        "metadata": {**judged.numbers(), **_table(columns[:COLUMNS_LISTED])},
+        **about(name, judged.sentence, {**judged.numbers(), **_table(columns[:COLUMNS_LISTED])}),
     }
 
 
 def _table(records: list[dg.TableRecord]) -> dict[str, dg.TableMetadataValue]:
     """Dagster shows the texts of a table as they are, and not as markdown."""
     return {"by_column": dg.MetadataValue.table(records)} if records else {}
-
-
-def _shown(name: str) -> str:
-    return cut(visible_name(name), NAME_CHARACTERS)

@@ -5,11 +5,14 @@ from collections.abc import Callable
 import dagster as dg
 from dagster import DagsterInvalidDefinitionError
 
+from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.jobs import stage_batch
+from doceval_pipeline.defs.requests import ask
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.upkeep import audit_databases, retention
-from doceval_pipeline.doc_eval.batches import partition_key, saved_and_due
+from doceval_pipeline.doc_eval.batches import list_batches
+from doceval_pipeline.doc_eval.run_requests import Kind, request_saved
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings
 
@@ -62,10 +65,13 @@ def _stage_saved_batches(cron: str) -> dg.ScheduleDefinition:
     @dg.schedule(cron_schedule=cron, job=stage_batch, execution_timezone="UTC")
     def stage_saved_batches(context: dg.ScheduleEvaluationContext, doc_eval: DocEval) -> list[dg.RunRequest]:
         """Stage every batch that is saved, not staged yet, and not to be staged later."""
-        with doc_eval.open().doc_eval.connect() as connection:
-            saved = [partition_key(number) for number in saved_and_due(connection)]
-        context.instance.add_dynamic_partitions(partitions.NAME, saved)
-        moment = context.scheduled_execution_time.isoformat()
-        return [dg.RunRequest(run_key=f"stage-{key}-{moment}", partition_key=key) for key in saved]
+        with database_errors():
+            databases = doc_eval.open()
+            with databases.doc_eval.begin() as connection:
+                request_saved(connection)
+                keys = [batch.key for batch in list_batches(connection)]
+            context.instance.add_dynamic_partitions(partitions.NAME, keys)
+            # What waits for its run already, or is asked for by the sensor new_batches, is left out.
+            return ask(context.instance, databases, Kind.STAGE)
 
     return stage_saved_batches

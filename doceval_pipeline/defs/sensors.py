@@ -1,10 +1,10 @@
 """Sensors: each looks at what is, decides in the core, and hands the decision to Dagster.
 
-All are level-triggered. A tick that is killed anywhere is made good by the next one: run keys keep
-a run from being started twice.
+All are level-triggered. A tick that is killed anywhere is made good by the next one: requests for runs and
+run keys keep a run from being started twice.
 """
 
-import json
+from collections import defaultdict
 from dataclasses import asdict
 
 import dagster as dg
@@ -12,19 +12,24 @@ import dagster as dg
 from doceval_pipeline.batches import completion, staging
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.pace import Pace
+from doceval_pipeline.batches.requests import missing_reports
 from doceval_pipeline.batches.stalling import STALLED, Judgement, Movement, judge_open
 from doceval_pipeline.batches.status import batch_paces
 from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.catalog import row_count
+from doceval_pipeline.defs.cursors import Judged, Seen
 from doceval_pipeline.defs.jobs import report_batch, stage_batch
+from doceval_pipeline.defs.missing_reports import report_evaluation
+from doceval_pipeline.defs.naming import NAME, names_of, shown_name
+from doceval_pipeline.defs.requests import ask
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import evaluation_of, llm_responses
 from doceval_pipeline.doc_eval.batches import (
-    batch_id_of,
     list_batches,
     partition_key,
-    stage_requests,
     staging_batches,
 )
+from doceval_pipeline.doc_eval.run_requests import Kind, Waiting
 
 # Dagster's daemon looks at its sensors each 5 s. One that asked for 5 s would be left out at every second or
 # third look, which comes some milliseconds too early.
@@ -34,8 +39,6 @@ SECONDS_BETWEEN_JUDGEMENTS = 30
 # A staging that nobody works on is given up after this long; between two steps of a run it takes
 # less than a second until the next one holds the batch's lock.
 SECONDS_ABANDONED = 60
-# A report run that fails is tried this often again by the daemon.
-REPORT_RETRIES = {"dagster/max_retries": "3"}
 ENDED_WITHOUT_SUCCESS = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
@@ -46,20 +49,17 @@ ENDED_WITHOUT_SUCCESS = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCEL
 )
 def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
     """Register a partition for each new batch, and start the staging of those that asked for it."""
-    with database_errors(), doc_eval.open().doc_eval.connect() as connection:
-        keys = [batch.key for batch in list_batches(connection)]
-        requested = stage_requests(connection)
+    with database_errors():
+        databases = doc_eval.open()
+        with databases.doc_eval.connect() as connection:
+            keys = [batch.key for batch in list_batches(connection)]
+        requests = ask(context.instance, databases, Kind.STAGE)
     known = set(context.instance.get_dynamic_partitions(partitions.NAME))
     new = [key for key in keys if key not in known]
     return dg.SensorResult(
         dynamic_partitions_requests=[partitions.batches.build_add_request(new)] if new else [],
-        run_requests=[
-            dg.RunRequest(
-                run_key=f"stage-{partition_key(number)}-{word}", partition_key=partition_key(number)
-            )
-            for number, word in requested.items()
-        ],
-        skip_reason=None if new or requested else "no new batches",
+        run_requests=requests,
+        skip_reason=None if new or requests else "no new batches",
     )
 
 
@@ -70,13 +70,12 @@ def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.Se
 )
 def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
     """Observe what processors wrote, complete batches, and request the reports of their results."""
-    cursor = json.loads(context.cursor or "{}")
-    told = {int(number): digest for number, digest in cursor.get("told", {}).items()}
+    cursor = Seen.read(context.cursor)
     with database_errors():
         databases = doc_eval.open()
-        found = completion.look(databases, cursor.get("seen", 0), told)
+        found = completion.look(databases, cursor.seen, cursor.told)
         paces = batch_paces(databases, [seen.batch for seen in (*found.changed, *found.completed)])
-        run_keys = completion.report_run_keys(databases, found.reports)
+        requests = ask(context.instance, databases, Kind.REPORT)
     events: list[dg.AssetMaterialization | dg.AssetObservation] = [
         dg.AssetObservation(
             llm_responses.key,
@@ -89,47 +88,57 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
         dg.AssetMaterialization(
             llm_responses.key,
             partition=seen.batch.key,
-            metadata=_cell_metadata(seen, paces.get(seen.batch.id)),
+            metadata={**_cell_metadata(seen, paces.get(seen.batch.id)), **row_count(seen.cells.rows)},
         )
         for seen in found.completed
     ]
     return dg.SensorResult(
         asset_events=events,
-        run_requests=[
-            dg.RunRequest(
-                run_key=run_key,
-                partition_key=partition_key(number),
-                tags=REPORT_RETRIES,
-            )
-            for number, run_key in run_keys.items()
-        ],
+        run_requests=requests,
         # Kept after the events are: a tick that is killed before tells of them again.
-        cursor=json.dumps({"seen": found.seen, "told": found.reports}),
-        skip_reason=None if events or found.reports else "nothing changed",
+        cursor=Seen(seen=found.seen, told=found.reports).write(),
+        skip_reason=None if events or requests else "nothing changed",
     )
 
 
 @dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_JUDGEMENTS, default_status=dg.DefaultSensorStatus.RUNNING)
 def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Judge whether each open batch moves, and record it as a check where the judgement is a new one."""
+    """Judge whether each open batch moves, and record it as a check where the judgement is a new one.
+
+    A closed batch whose report is missing is recorded too.
+    """
+    before = Judged.read(context.cursor)
     with database_errors():
-        judgements = {partition_key(n): found for n, found in judge_open(doc_eval.open()).items()}
-    before = json.loads(context.cursor or "{}")
-    news = {key: found for key, found in judgements.items() if before.get(key) != found.movement}
-    with database_errors():
+        databases = doc_eval.open()
+        judgements = judge_open(databases)
+        missing = missing_reports(databases)
+        news = {n: found for n, found in judgements.items() if before.movements.get(n) != found.movement}
         # What does not move is looked at once more, row by row.
-        stalled = [key for key, found in news.items() if found.movement in STALLED]
-        completion.recount_batches(doc_eval.open(), map(batch_id_of, stalled))
+        completion.recount_batches(databases, [n for n, found in news.items() if found.movement in STALLED])
     # What was recorded as stalled must not stay so once the batch is done.
     news |= {
-        key: Judgement(Movement.AT_REST, "the batch is no longer open")
-        for key, word in before.items()
-        if key not in judgements and word in STALLED
+        number: Judgement(Movement.AT_REST, "the batch is no longer open")
+        for number, word in before.movements.items()
+        if number not in judgements and word in STALLED
     }
-    events = [evaluation_of(judgement, key) for key, judgement in news.items()]
+    written = [number for number in before.unreported if number not in missing]
+    reports: dict[int, Waiting | None] = {
+        **{n: found for n, found in missing.items() if before.unreported.get(n) != found.why},
+        **dict.fromkeys(written),
+    }
+    with database_errors():
+        names = defaultdict(lambda: "(archived)", names_of(databases, {*news, *reports}))
+    events = [
+        *(evaluation_of(found, partition_key(n), names[n]) for n, found in news.items()),
+        *(report_evaluation(found, partition_key(n), names[n]) for n, found in reports.items()),
+    ]
+    now = Judged(
+        movements={number: found.movement for number, found in judgements.items()},
+        unreported={number: found.why for number, found in missing.items()},
+    )
     return dg.SensorResult(
         asset_events=events,
-        cursor=json.dumps({key: found.movement for key, found in judgements.items()}),
+        cursor=now.write(),
         skip_reason=None if events else "no judgement has changed",
     )
 
@@ -167,7 +176,13 @@ def _why_abandoned(
     return None
 
 
-def _cell_metadata(seen: completion.Seen, pace: Pace | None = None) -> dict[str, float]:
+def _cell_metadata(seen: completion.Seen, pace: Pace | None = None) -> dict[str, float | str]:
     cells = {f"cells_{name}": count for name, count in asdict(seen.cells).items()}
     rates = {} if pace is None else pace.as_metadata()
-    return {"cells_expected": seen.expected, "cells_done": seen.cells.done, **cells, **rates}
+    return {
+        NAME: shown_name(seen.batch.name),
+        "cells_expected": seen.expected,
+        "cells_done": seen.cells.done,
+        **cells,
+        **rates,
+    }

@@ -3,66 +3,147 @@
 from collections.abc import Iterator
 
 import dagster as dg
+from pydantic import Field
 
 from doceval_pipeline.batches import audit, staging
 from doceval_pipeline.batches.invariants.invariant import SAMPLE
+from doceval_pipeline.batches.reprocessing import Mode, queue_attempts
+from doceval_pipeline.batches.rescanning import assign
+from doceval_pipeline.defs.catalog import (
+    BATCH_CONFIGS,
+    BATCH_DOCUMENTS,
+    CODE_VERSIONS,
+    DOCS,
+    LLM_RESPONSES,
+    row_count,
+)
+from doceval_pipeline.defs.naming import NAME, about, name_of
 from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batches
-from doceval_pipeline.defs.resources import DocEval, StagingProgress, one_line_failures
+from doceval_pipeline.defs.resources import DocEval, StagingProgress
+from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch
 from doceval_pipeline.doc_eval.batch_documents import Tally
-from doceval_pipeline.doc_eval.batches import batch_id_of
+from doceval_pipeline.reports.numbers import size_text
 
 GROUP = "staging"
 
 
-@dg.asset(partitions_def=batches, group_name=GROUP, kinds={"postgres"})
-def batch_config_snapshot(context: dg.AssetExecutionContext, doc_eval: DocEval) -> dg.MaterializeResult[None]:
+@dg.asset(
+    partitions_def=batches,
+    group_name=GROUP,
+    kinds={"postgres"},
+    metadata=BATCH_CONFIGS.metadata,
+    tags=BATCH_CONFIGS.tags,
+    code_version=CODE_VERSIONS["batch_config_snapshot"],
+)
+def batch_config_snapshot(
+    context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
+) -> dg.MaterializeResult[None]:
     """What the batch selects, sealed: folders, connections, prompt texts. The same bytes every time."""
-    with one_line_failures():
-        sealed = staging.seal_batch(doc_eval.open(), batch_id_of(context.partition_key))
-    config = sealed.config
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        sealed, name = staging.seal_batch(databases, batch_id), name_of(databases, batch_id)
+    context.log.info(
+        f"{name}: snapshot {sealed.sha256[:8]} is sealed, with {len(sealed.config['folders']):,} folders, "
+        f"{len(sealed.config['connections']):,} connections and {len(sealed.config['prompts']):,} prompts"
+    )
     return dg.MaterializeResult(
         metadata={
+            NAME: name,
             "sha256": sealed.sha256,
-            "folders": len(config["folders"]),
-            "connections": len(config["connections"]),
-            "prompts": len(config["prompts"]),
-            "config": dg.MetadataValue.json(config),
+            "folders": len(sealed.config["folders"]),
+            "connections": len(sealed.config["connections"]),
+            "prompts": len(sealed.config["prompts"]),
+            "config": dg.MetadataValue.json(sealed.config),
+            **row_count(1),
         },
         data_version=dg.DataVersion(sealed.sha256),
     )
 
 
-@dg.asset(partitions_def=batches, group_name=GROUP, kinds={"file", "postgres"}, deps=[batch_config_snapshot])
-def document_assignment(context: dg.AssetExecutionContext, doc_eval: DocEval) -> dg.MaterializeResult[None]:
-    """Every file of the batch's folders, usable or with the reason why not. Frozen once made."""
-    with one_line_failures():
-        assigned = staging.assign_documents(doc_eval.open(), batch_id_of(context.partition_key))
-    return dg.MaterializeResult(
-        metadata={
-            "documents": assigned.files("ASSIGNED", "STAGED"),
-            "bytes": assigned.bytes,
-            "files_skipped": assigned.files("SKIPPED"),
-            "files_rejected": assigned.files("REJECTED"),
-            "by_reason": _by_reason(assigned.tallies),
-            "newly_assigned": assigned.fresh,
-            "seconds": round(assigned.seconds, 3),
-        }
+class Assignment(dg.Config):
+    """Whether the folders of a staged batch are looked at again."""
+
+    rescan: bool = Field(
+        default=False,
+        description="true looks at the folders again: new files and changed contents join the batch, files "
+        "that are gone leave it. Then materialize encoded_documents and queue_rows too, which store and "
+        "queue what is new. false keeps the files of a staged batch as they are.",
     )
 
 
-@dg.asset(partitions_def=batches, group_name=GROUP, kinds={"file", "postgres"}, deps=[document_assignment])
-def encoded_documents(
-    context: dg.AssetExecutionContext, doc_eval: DocEval, progress: StagingProgress
+@dg.asset(
+    partitions_def=batches,
+    group_name=GROUP,
+    kinds={"file", "postgres"},
+    deps=[batch_config_snapshot],
+    metadata=BATCH_DOCUMENTS.metadata,
+    tags=BATCH_DOCUMENTS.tags,
+    code_version=CODE_VERSIONS["document_assignment"],
+)
+def document_assignment(
+    context: dg.AssetExecutionContext, config: Assignment, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """The contents as canonical base64 in KnowledgeDocuments.docs, each distinct content once."""
-    with one_line_failures():
-        stored = staging.store_documents(
-            doc_eval.open(), batch_id_of(context.partition_key), progress.listener(context.log)
+    """Every file of the batch's folders, usable or with the reason why not.
+
+    Frozen once made. `rescan: true` in its config looks at the folders again.
+    """
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        assigned, rescanned = assign(databases, batch_id, config.rescan)
+        name = name_of(databases, batch_id)
+    usable, skipped = assigned.files("ASSIGNED", "STAGED"), assigned.files("SKIPPED")
+    rejected = assigned.files("REJECTED")
+    context.log.info(
+        f"{name}: {usable:,} usable files of {size_text(assigned.bytes)}, {skipped:,} skipped, {rejected:,} "
+        f"rejected; {'the folders were looked at' if assigned.fresh else 'as they were assigned before'}"
+    )
+    if config.rescan:
+        context.log.info(
+            f"{name}: the rescan found {rescanned.new:,} new files, {rescanned.changed:,} changed and "
+            f"{rescanned.gone:,} gone"
         )
-    usable = [tally for tally in stored.tallies if tally.state == "STAGED"]
-    files, size = sum(tally.files for tally in usable), sum(tally.bytes for tally in usable)
     return dg.MaterializeResult(
         metadata={
+            NAME: name,
+            "documents": usable,
+            "bytes": assigned.bytes,
+            "files_skipped": skipped,
+            "files_rejected": rejected,
+            "by_reason": _by_reason(assigned.tallies),
+            "newly_assigned": assigned.fresh,
+            "files_new": rescanned.new,
+            "files_changed": rescanned.changed,
+            "files_gone": rescanned.gone,
+            "seconds": round(assigned.seconds, 3),
+            **row_count(sum(tally.files for tally in assigned.tallies)),
+        },
+        data_version=_new_version(context),
+    )
+
+
+@dg.asset(
+    partitions_def=batches,
+    group_name=GROUP,
+    kinds={"file", "postgres"},
+    deps=[document_assignment],
+    metadata=DOCS.metadata,
+    tags=DOCS.tags,
+    code_version=CODE_VERSIONS["encoded_documents"],
+)
+def encoded_documents(
+    context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval, progress: StagingProgress
+) -> dg.MaterializeResult[None]:
+    """The contents as canonical base64 in KnowledgeDocuments.docs, each distinct content once."""
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        stored = staging.store_documents(databases, batch_id, progress.listener(context.log))
+        name = name_of(databases, batch_id)
+    usable = [tally for tally in stored.tallies if tally.state == "STAGED"]
+    files, size = sum(tally.files for tally in usable), sum(tally.bytes for tally in usable)
+    context.log.info(
+        f"{name}: {files:,} files are {stored.distinct:,} distinct documents; {stored.copied:,} of them "
+        f"({size_text(stored.copied_bytes)}) were stored now, the others earlier"
+    )
+    return dg.MaterializeResult(
+        metadata={
+            NAME: name,
             "documents": files,
             "distinct_documents": stored.distinct,
             "duplicate_files": files - stored.distinct,
@@ -74,32 +155,75 @@ def encoded_documents(
             "seconds": round(stored.seconds, 3),
             "documents_per_second": round(files / stored.seconds, 1),
             "megabytes_per_second": round(size / stored.seconds / 1e6, 3),
-        }
+            **row_count(stored.distinct),
+        },
+        data_version=_new_version(context),
     )
 
 
-@dg.asset(partitions_def=batches, group_name=GROUP, kinds={"postgres"}, deps=[encoded_documents])
-def queue_rows(context: dg.AssetExecutionContext, doc_eval: DocEval) -> dg.MaterializeResult[None]:
-    """One row for each (document, prompt, connection) in KnowledgeDocuments.llm_responses."""
-    with one_line_failures():
-        queued = staging.queue_cells(doc_eval.open(), batch_id_of(context.partition_key))
+class Queue(dg.Config):
+    """Which evaluations of a staged batch are done again."""
+
+    mode: Mode = Field(
+        default=Mode.missing,
+        description="missing only adds rows that are not there. failed also queues a new attempt for each "
+        "evaluation that has failed, and all for each that has succeeded or failed. Evaluations that wait or "
+        "run are left alone, and earlier attempts are kept.",
+    )
+
+
+@dg.asset(
+    partitions_def=batches,
+    group_name=GROUP,
+    kinds={"postgres"},
+    deps=[encoded_documents],
+    metadata=LLM_RESPONSES.metadata,
+    tags=LLM_RESPONSES.tags,
+    code_version=CODE_VERSIONS["queue_rows"],
+)
+def queue_rows(
+    context: dg.AssetExecutionContext, config: Queue, doc_eval: DocEval
+) -> dg.MaterializeResult[None]:
+    """One row for each (document, prompt, connection) in KnowledgeDocuments.llm_responses.
+
+    `mode: failed` or `mode: all` in its config queues new attempts. A backfill of this asset reprocesses
+    many batches.
+    """
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        request = first_run_of(context.instance, context.run)
+        queued, new_attempts = queue_attempts(databases, batch_id, config.mode, request)
+        rows, name = staging.count_rows(databases, batch_id), name_of(databases, batch_id)
+    context.log.info(
+        f"{name}: {queued.cells:,} evaluations ({queued.documents:,} documents x {queued.prompts:,} prompts "
+        f"x {queued.connections:,} connections); {queued.added:,} rows added; mode {config.mode.value}: "
+        f"{new_attempts:,} new attempts"
+    )
     return dg.MaterializeResult(
         metadata={
+            NAME: name,
             "cells": queued.cells,
             "rows_added": queued.added,
+            "new_attempts": new_attempts,
             "distinct_documents": queued.documents,
             "prompts": queued.prompts,
             "connections": queued.connections,
             "seconds": round(queued.seconds, 3),
-        }
+            **row_count(rows),
+        },
+        data_version=_new_version(context),
     )
 
 
 class RoundTripSample(dg.Config):
     """How many stored documents are decoded and compared, up to 16 MiB of them; or all."""
 
-    documents: int = SAMPLE
-    every_document: bool = False
+    documents: int = Field(
+        default=SAMPLE,
+        description="How many stored documents are decoded and compared, up to 16 MiB of them.",
+    )
+    every_document: bool = Field(
+        default=False, description="true compares all stored documents of the batch."
+    )
 
 
 @batch_check(asset=encoded_documents, blocking=True)
@@ -107,10 +231,10 @@ def documents_round_trip(
     context: dg.AssetCheckExecutionContext, config: RoundTripSample, doc_eval: DocEval
 ) -> dg.AssetCheckResult:
     """The sha256 of each stored document's decoded content is the one of the file that was read."""
-    with one_line_failures():
-        sample = None if config.every_document else config.documents
-        found = audit.check_round_trip(doc_eval.open(), _batch_of(context), sample)
-    return _check_result(found)
+    sample = None if config.every_document else config.documents
+    with open_batch(context, doc_eval) as (databases, batch_id):
+        found, name = audit.check_round_trip(databases, batch_id, sample), name_of(databases, batch_id)
+    return _check_result(context, name, found, documents_round_trip.check_key)
 
 
 _QUEUE_CHECKS = {
@@ -132,27 +256,36 @@ _QUEUE_CHECKS = {
     ],
     can_subset=True,
 )
-def queue_checks(context: dg.AssetCheckExecutionContext, doc_eval: DocEval) -> Iterator[dg.AssetCheckResult]:
+def queue_checks(
+    context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
+) -> Iterator[dg.AssetCheckResult]:
     """Both checks of the queue in one step, because a step of Dagster costs more than they do."""
     for key in context.selected_asset_check_keys:
         check, _ = _QUEUE_CHECKS[key.name]
-        with one_line_failures():
-            found = check(doc_eval.open(), _batch_of(context))
-        yield _check_result(found, key)
+        with open_batch(context, doc_eval) as (databases, batch_id):
+            found, name = check(databases, batch_id), name_of(databases, batch_id)
+        yield _check_result(context, name, found, key)
 
 
-def _batch_of(context: dg.AssetCheckExecutionContext) -> int:
-    return batch_id_of(context.partition_key)
-
-
-def _check_result(found: audit.Finding, key: dg.AssetCheckKey | None = None) -> dg.AssetCheckResult:
+def _check_result(
+    context: dg.AssetCheckExecutionContext, name: str, found: audit.Finding, key: dg.AssetCheckKey
+) -> dg.AssetCheckResult:
+    context.log.info(f"{name}: {key.name}: {found.text}")
     return dg.AssetCheckResult(
-        check_name=None if key is None else key.name,
-        asset_key=None if key is None else key.asset_key,
+        check_name=key.name,
+        asset_key=key.asset_key,
         passed=not found.problems,
-        description=found.text,
-        metadata={"checked": found.checked, "problems": found.problems},
+        **about(name, found.text, {"checked": found.checked, "problems": found.problems}),
     )
+
+
+def _new_version(context: dg.AssetExecutionContext) -> dg.DataVersion:
+    """A data version that no other materialization has.
+
+    By itself Dagster would give the same to all with the same code and inputs, also after a rescan or new
+    attempts.
+    """
+    return dg.DataVersion(context.run.run_id)
 
 
 def _by_reason(tallies: list[Tally]) -> dg.TableMetadataValue:

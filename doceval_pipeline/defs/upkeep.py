@@ -7,33 +7,49 @@ import dagster as dg
 
 from doceval_pipeline.batches.audit import Violation, violations
 from doceval_pipeline.batches.retention import forget_old
-from doceval_pipeline.defs.resources import DocEval, one_line_failures
+from doceval_pipeline.defs.catalog import CODE_VERSIONS
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.steps import NoConfig, open_step
 
 CHECK = "every_invariant_holds"
 
 
-@dg.asset(group_name="upkeep", kinds={"postgres"}, check_specs=[dg.AssetCheckSpec(CHECK, asset="audit")])
-def audit(context: dg.AssetExecutionContext, doc_eval: DocEval) -> Iterator[dg.MaterializeResult[None]]:
+@dg.asset(
+    group_name="upkeep",
+    kinds={"postgres"},
+    check_specs=[dg.AssetCheckSpec(CHECK, asset="audit")],
+    code_version=CODE_VERSIONS["audit"],
+)
+def audit(
+    context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
+) -> Iterator[dg.MaterializeResult[None]]:
     """Both databases held against what must be true of them, as `doceval check` does. Changes nothing."""
-    with one_line_failures():
-        found = list(violations(doc_eval.open(), False, lambda *_: None))
+    with open_step(context, doc_eval) as databases:
+        found = list(violations(databases, False, lambda *_: None))
+    said = (
+        f"{len(found):,} violations: see what_to_do, or doceval check" if found else "every invariant holds"
+    )
+    context.log.info(said)
     yield dg.MaterializeResult(
         metadata={"violations": len(found), "what_to_do": _as_table(found)},
+        # What the databases hold may be other each time.
+        data_version=dg.DataVersion(context.run.run_id),
         check_results=[
             dg.AssetCheckResult(
                 check_name=CHECK,
                 passed=not found,
-                description=f"{len(found)} violations: see what_to_do, or doceval check" if found else "",
+                description=said,
             )
         ],
     )
 
 
 @dg.op
-def forget_old_events(context: dg.OpExecutionContext, doc_eval: DocEval) -> dict[str, int]:
-    """Remove lines of Dagster's event log and samples of progress that are older than DOCEVAL_KEEP_DAYS."""
-    with one_line_failures():
-        counts = asdict(forget_old(doc_eval.open()))
+def forget_old_events(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
+    """Remove log lines, samples of progress and fulfilled requests that are older than DOCEVAL_KEEP_DAYS."""
+    with open_step(context, doc_eval) as databases:
+        counts = asdict(forget_old(databases))
+    context.log.info("removed: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items()))
     context.add_output_metadata(counts)
     return counts
 

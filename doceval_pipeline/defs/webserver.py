@@ -1,16 +1,19 @@
-"""Dagster's webserver, closed to pages of other sites. Run as a module, with the webserver's own arguments.
+"""Dagster's webserver, closed to pages of other sites, and with pages of ours: the reports, and launchpads
+that open with a commented example. Run as a module, with the webserver's own arguments.
 
 The webserver asks nobody who he is, and changes things on a GET: any page that is open in a browser on
 this machine could start a run by naming the address of a picture. A browser says from where a request
 comes and to which name it goes, and a page cannot make it lie. Whoever is no browser needs no such page.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -53,9 +56,26 @@ def main() -> None:
     from dagster_webserver import app, cli
     from dagster_webserver.webserver import DagsterWebserver
 
+    from doceval_pipeline.defs.launchpads import show_examples
+    from doceval_pipeline.defs.report_pages import report_page
+
     class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is Dagster's own
         def build_middleware(self) -> list[Middleware]:
             return [Middleware(OwnPagesOnly), *super().build_middleware()]
+
+        def build_graphql_schema(self) -> Any:
+            schema = super().build_graphql_schema()
+            show_examples(schema.graphql_schema)
+            return schema
+
+        def build_routes(self) -> list[BaseRoute]:
+            # Before Dagster's own, the last of which answers everything.
+            own = Route("/reports/{name:path}", self.report_endpoint)
+            return [own, *super().build_routes()]  # type: ignore[no-untyped-call] # Dagster's
+
+        def report_endpoint(self, request: Request) -> Response:
+            with self.request_context(request) as context:
+                return report_page(context.instance, request.method, request.path_params["name"])
 
     # Dagster has no setting for it; a test sees what an update changes here.
     app.DagsterWebserver = Webserver  # type: ignore[attr-defined] # not exported

@@ -6,7 +6,7 @@ begun is sealed and never changed here.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, text
@@ -139,10 +139,15 @@ _RELINK = [
     *_relink("batch_connections", "connection_id", "connections", "connections", "name"),
     *_relink("batch_prompts", "prompt_id", "prompts", "prompts", "name"),
 ]
+# A new time asks at once again for what was asked for before, also where the staging had failed since.
 _REQUEST_STAGING = text("""
-    UPDATE batches SET stage_requested_at = now()
-    WHERE batch_name = ANY(:names) AND status = 'SAVED' AND stage_requested_at IS NULL
-    RETURNING batch_name
+    UPDATE batches b SET stage_requested_at = now()
+    FROM (SELECT id, status = 'SAVED' AND stage_requested_at IS NOT NULL
+                     OR status = 'FAILED_STAGING' AND stage_requested_at > status_changed_at AS waits
+          FROM batches WHERE batch_name = ANY(:names) AND status IN ('SAVED', 'FAILED_STAGING')
+          FOR UPDATE) AS before
+    WHERE b.id = before.id
+    RETURNING b.batch_name, coalesce(before.waits, false)
 """)
 _BATCH_NUMBERS = text("SELECT batch_name, id FROM batches WHERE batch_name = ANY(:names)")
 
@@ -161,7 +166,8 @@ class Applied:
     """What an apply did.
 
     `numbers` gives the number of each batch that was named; `staging_requested` the batches whose
-    staging will be started by the daemon because of this apply.
+    staging will be started by the daemon because of this apply, and `staging_requested_again` those
+    that wait for it since an earlier one.
     """
 
     connections: Changes
@@ -169,6 +175,7 @@ class Applied:
     batches: Changes
     numbers: dict[str, int]
     staging_requested: list[str]
+    staging_requested_again: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -210,12 +217,20 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
         ]
         if problems:
             raise EvaluationFileError(problems)
-        return Applied(
+        applied = Applied(
             connections=_apply_connections(connection, evaluation),
             prompts=_apply_prompts(connection, evaluation),
             batches=_apply_batches(connection, evaluation.batches, existing),
             numbers={row[0]: row[1] for row in connection.execute(_BATCH_NUMBERS, {"names": names})},
-            staging_requested=(list(connection.scalars(_REQUEST_STAGING, {"names": names})) if stage else []),
+            staging_requested=[],
+        )
+        if not stage:
+            return applied
+        asked = dict(connection.execute(_REQUEST_STAGING, {"names": names}).tuples().all())
+        return replace(
+            applied,
+            staging_requested=[name for name in names if asked.get(name) is False],
+            staging_requested_again=[name for name in names if asked.get(name) is True],
         )
 
 

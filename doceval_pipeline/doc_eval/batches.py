@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
@@ -25,16 +26,11 @@ _BY_ID = text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id")
 _BY_IDS = text(f"""
     SELECT {_COLUMNS} FROM batches WHERE id = ANY(:ids) AND archived_at IS NULL ORDER BY id
 """)
+_NAMED = text(f"""
+    SELECT {_COLUMNS} FROM batches
+    WHERE id = ANY(CAST(:numbers AS int[])) OR batch_name = ANY(CAST(:names AS text[])) ORDER BY id
+""")
 _BY_NAME = text(f"SELECT {_COLUMNS} FROM batches WHERE batch_name = :name")
-_STAGE_REQUESTS = text("""
-    SELECT id, to_char(coalesce(stage_requested_at, stage_after) AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISSUS')
-    FROM batches
-    WHERE status = 'SAVED' AND (stage_requested_at IS NOT NULL OR stage_after <= now()) ORDER BY id
-""")
-_SAVED_AND_DUE = text("""
-    SELECT id FROM batches
-    WHERE status = 'SAVED' AND (stage_after IS NULL OR stage_after <= now()) ORDER BY id
-""")
 _UNREPORTED = text("""
     SELECT id, result_digest FROM batches
     WHERE status IN ('COMPLETED', 'FAILED') AND result_digest IS DISTINCT FROM reported_digest
@@ -83,6 +79,10 @@ class BatchRecord:
         """The batch's status for people, with the word "archived" where it is."""
         return self.status.value if self.archived_at is None else f"{self.status.value}, archived"
 
+    def matches(self, pattern: str) -> bool:
+        """Whether the batch's name or partition key fits a shell pattern; case counts."""
+        return fnmatchcase(self.name, pattern) or fnmatchcase(self.key, pattern)
+
     def require_rows(self) -> None:
         """Refuse what needs the rows of the batch while they stand in an archive.
 
@@ -93,6 +93,23 @@ class BatchRecord:
         if self.archived_at is not None:
             raise BatchStateError(
                 f"{self.key} is archived and its rows are not here: doceval restore {self.archive_file} first"
+            )
+
+    def require_reprocessable(self) -> None:
+        """Refuse a batch that is archived, was never staged, or is paused.
+
+        Raises
+        ------
+        BatchStateError
+        """
+        self.require_rows()
+        if self.status in (Status.SAVED, Status.FAILED_STAGING):
+            raise BatchStateError(
+                f"{self.key} is {self.status}, there is nothing to reprocess: stage it first"
+            )
+        if self.status is Status.PAUSED:
+            raise BatchStateError(
+                f"{self.key} is paused, and new rows would not be: doceval resume {self.id} first"
             )
 
 
@@ -126,15 +143,82 @@ def find_batch(engine: Engine, wanted: str) -> BatchRecord:
     UnknownBatch
         There is none.
     """
-    number = re.fullmatch(r"(?:batch-)?0*(\d{1,9})", wanted)
+    number = _number(wanted)
     with engine.connect() as connection:
         if number is not None:
-            row = connection.execute(_BY_ID, {"id": int(number[1])}).first()
+            row = connection.execute(_BY_ID, {"id": number}).first()
         else:
             row = connection.execute(_BY_NAME, {"name": wanted}).first()
     if row is None:
-        raise UnknownBatch(f"there is no batch {wanted!r}: doceval status lists all batches")
+        raise _unknown(wanted)
     return _record(row)
+
+
+def find_batches(
+    engine: Engine, wanted: Sequence[str], with_archived: bool
+) -> tuple[list[BatchRecord], list[UnknownBatch]]:
+    """Find batches by numbers, partition keys, names, and shell patterns of keys and names.
+
+    Parameters
+    ----------
+    wanted
+        A batch of exactly this name comes before a pattern.
+    with_archived
+        Whether patterns match archived batches too; a number, key or name always does.
+
+    Returns
+    -------
+    tuple[list[BatchRecord], list[UnknownBatch]]
+        Each batch once, in the order of what is wanted; and an error for each word that finds none.
+    """
+    with engine.connect() as connection:
+        exact = _named(connection, wanted)
+        patterns = [word for word in wanted if word not in exact and is_pattern(word)]
+        every = list_batches(connection) if patterns else []
+    found: dict[int, BatchRecord] = {}
+    unknown = []
+    for word in wanted:
+        if word in exact:
+            found.setdefault(exact[word].id, exact[word])
+            continue
+        matches = [batch for batch in every if batch.matches(word)] if is_pattern(word) else []
+        usable = [batch for batch in matches if with_archived or batch.archived_at is None]
+        if not usable:
+            unknown.append(_unknown(word) if not matches else _only_archived(word))
+        for batch in usable:
+            found.setdefault(batch.id, batch)
+    return list(found.values()), unknown
+
+
+def is_pattern(word: str) -> bool:
+    """Whether a word has characters of a shell pattern."""
+    return any(character in word for character in "*?[")
+
+
+def _named(connection: Connection, wanted: Sequence[str]) -> dict[str, BatchRecord]:
+    numbers = {word: number for word in wanted if (number := _number(word)) is not None}
+    names = [word for word in wanted if word not in numbers]
+    rows = connection.execute(_NAMED, {"numbers": list(numbers.values()), "names": names})
+    records = [_record(row) for row in rows]
+    by_number, by_name = {r.id: r for r in records}, {r.name: r for r in records}
+    found = {word: by_number.get(number) for word, number in numbers.items()}
+    found |= {name: by_name.get(name) for name in names}
+    return {word: record for word, record in found.items() if record is not None}
+
+
+def _number(word: str) -> int | None:
+    match = re.fullmatch(r"(?:batch-)?0*(\d{1,9})", word)
+    return None if match is None else int(match[1])
+
+
+def _unknown(word: str) -> UnknownBatch:
+    if is_pattern(word):
+        return UnknownBatch(f"no batch matches {word!r}: doceval status lists all batches")
+    return UnknownBatch(f"there is no batch {word!r}: doceval status lists all batches")
+
+
+def _only_archived(word: str) -> UnknownBatch:
+    return UnknownBatch(f"all batches that match {word!r} are archived: doceval restore brings one back")
 
 
 def batch_by_id(connection: Connection, batch_id: int) -> BatchRecord:
@@ -168,16 +252,6 @@ def batches_by_ids(connection: Connection, ids: Iterable[int]) -> list[BatchReco
     """Those of some batches that are there and not archived, oldest first."""
     wanted = list(ids)
     return [_record(row) for row in connection.execute(_BY_IDS, {"ids": wanted})] if wanted else []
-
-
-def stage_requests(connection: Connection) -> dict[int, str]:
-    """SAVED batches whose staging was asked for or is due, with a word that is new for each request."""
-    return {row[0]: row[1] for row in connection.execute(_STAGE_REQUESTS)}
-
-
-def saved_and_due(connection: Connection) -> list[int]:
-    """SAVED batches but those that are to be staged later."""
-    return list(connection.scalars(_SAVED_AND_DUE))
 
 
 def unreported(connection: Connection) -> dict[int, str]:

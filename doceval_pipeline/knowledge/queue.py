@@ -115,6 +115,16 @@ _REQUEUE = text(f"""
     FROM again, llm_responses_queue_clock AS clock
     ORDER BY document_id, prompt_id, connection_id
 """)
+_FULFILLED = text("""
+    SELECT new_attempts FROM reprocess_requests WHERE batch_id = :batch_id AND request = :request
+""")
+_FULFIL = text("""
+    INSERT INTO reprocess_requests (batch_id, request, new_attempts)
+    VALUES (:batch_id, :request, :new_attempts)
+""")
+_FORGET_REQUESTS = text("""
+    DELETE FROM reprocess_requests WHERE created_at < now() - make_interval(days => :days)
+""")
 _TALLY = text(f"""
     SELECT r.connection_id, {OUTCOME_SQL.replace("status", "r.status")},
            r.document_id IN (SELECT unnest(CAST(:documents AS bigint[]))),
@@ -300,6 +310,25 @@ def requeue(connection: Connection, batch_id: int, outcomes: Sequence[Outcome], 
     if added:
         connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "QUEUED"})
     return added
+
+
+def fulfilled_attempts(connection: Connection, batch_id: int, request: str) -> int | None:
+    """How many new attempts a request for a batch has queued; None where it was not fulfilled yet."""
+    found: int | None = connection.scalar(_FULFILLED, {"batch_id": batch_id, "request": request})
+    return found
+
+
+def fulfil_request(connection: Connection, batch_id: int, request: str, new_attempts: int) -> None:
+    """Record, in the transaction that queues the attempts, that a request is fulfilled.
+
+    The primary key keeps a second transaction from fulfilling it too.
+    """
+    connection.execute(_FULFIL, {"batch_id": batch_id, "request": request, "new_attempts": new_attempts})
+
+
+def forget_requests(connection: Connection, days: int) -> int:
+    """Forget requests older than `days`, whose runs nobody retries any more; returns how many."""
+    return connection.execute(_FORGET_REQUESTS, {"days": days}).rowcount
 
 
 def tidy(connection: Connection) -> int:

@@ -4,18 +4,22 @@ As in `markdown`, nothing that others wrote gets in except names, as plain text.
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 from doceval_pipeline.findings import Estimate
+from doceval_pipeline.reports.markdown import PLOT_LIMIT
 from doceval_pipeline.reports.numbers import amount, duration, score_text
-from doceval_pipeline.reports.untrusted import markdown_name
+from doceval_pipeline.reports.untrusted import cut, markdown_name, visible_name
 
 ROWS_SHOWN = 50
-# More do not fit into the thousand characters that Dagster draws.
-ROWS_DRAWN = 20
+ROWS_DRAWN = 10
 _LINE, _MEAN, _TEXT = "#2a78b5", "#d1602a", "#808890"
-_PLOT_WIDTH, _ROW_HEIGHT = 300, 9
+_NAMES_WIDTH, _PIXELS_PER_POINT, _ROW_HEIGHT = 120, 2, 12
+_NAME_CHARACTERS = 22
+_NOT_IN_XML = re.compile("[\ufffe\uffff]")
 _COMPARABLE = (
     "Mean scores over all completed batches. **Rows need not be of the same documents**, so that their "
     "order says little where the intervals overlap or the documents differ; no tie is marked here. "
@@ -85,26 +89,13 @@ def render_leaderboard(board: Leaderboard) -> str:
 
 
 def draw_leaderboard(board: Leaderboard) -> str:
-    """Mean and interval of the first rows on one axis from 0 to 100, as one small image.
+    """Name, mean and interval of the first rows on one axis from 0 to 100, as one small image.
 
-    Drawn from numbers alone, in under 1,000 characters.
+    As many rows as fit into the characters that Dagster draws; the image says how many it leaves out.
     """
-    scored = [row.scores for row in board.rows if row.scores is not None][:ROWS_DRAWN]
-    step, bottom = _PLOT_WIDTH / 100, len(scored) * _ROW_HEIGHT + 4
-    lines, dots = [], []
-    for place, scores in enumerate(scored):
-        middle, mean = place * _ROW_HEIGHT + 4, round(scores.mean * step)
-        if scores.low is not None and scores.high is not None:
-            low, high = round(scores.low * step), round(scores.high * step)
-            lines.append(f"M{low} {middle}H{high}")
-        dots.append(f"M{mean - 2} {middle}h4")
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_PLOT_WIDTH}" height="{bottom + 14}">'
-        f'<path stroke="{_LINE}" d="{"".join(lines)}"/>'
-        f'<path stroke="{_MEAN}" stroke-width="5" d="{"".join(dots)}"/>'
-        f'<text y="{bottom + 11}" font-size="10" fill="{_TEXT}">0 to 100, n {_sizes(scored)}</text></svg>'
-    )
-    return f"![mean scores](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+    scored = [(row, row.scores) for row in board.rows if row.scores is not None]
+    images = (_image(scored, drawn) for drawn in range(min(len(scored), ROWS_DRAWN), -1, -1))
+    return next(image for image in images if len(image) < PLOT_LIMIT)
 
 
 def leaderboard_numbers(board: Leaderboard) -> dict[str, int | float]:
@@ -146,6 +137,38 @@ def _row(place: int, row: LeaderboardRow) -> str:
         "–" if row.median_seconds is None else duration(row.median_seconds),
     )
     return f"| {' | '.join(values)} |"
+
+
+def _image(scored: Sequence[tuple[LeaderboardRow, Estimate]], drawn: int) -> str:
+    names, lines, dots = [], [], []
+    for place, (row, scores) in enumerate(scored[:drawn]):
+        middle, mean = place * _ROW_HEIGHT + 7, _across(scores.mean)
+        names.append(f'<text y="{middle + 3}">{_label(row)}</text>')
+        if scores.low is not None and scores.high is not None:
+            lines.append(f"M{_across(scores.low)} {middle}H{_across(scores.high)}")
+        dots.append(f"M{mean - 2} {middle}h4")
+    bottom = drawn * _ROW_HEIGHT + 12
+    sizes = _sizes([scores for _, scores in scored[:drawn]])
+    more = f", {len(scored) - drawn:,} more in the table" if len(scored) > drawn else ""
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_across(100) + 3}" height="{bottom + 3}" '
+        f'font-family="sans-serif" font-size="9" fill="{_TEXT}">'
+        f'<path stroke="{_LINE}" d="{"".join(lines)}"/>'
+        f'<path stroke="{_MEAN}" stroke-width="5" d="{"".join(dots)}"/>{"".join(names)}'
+        f'<text y="{bottom}">0 to 100, n {sizes}{more}</text></svg>'
+    )
+    return f"![mean scores](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def _across(score: float) -> int:
+    """Where a score is on the axis, in pixels from the left."""
+    return _NAMES_WIDTH + round(score * _PIXELS_PER_POINT)
+
+
+def _label(row: LeaderboardRow) -> str:
+    """The names of a row as text of an image: no markup, and no character that XML forbids."""
+    names = cut(visible_name(f"{row.connection} · {row.prompt}"), _NAME_CHARACTERS)
+    return escape(_NOT_IN_XML.sub("�", names), quote=False)
 
 
 def _sizes(scored: Sequence[Estimate]) -> str:

@@ -134,6 +134,9 @@ def test_a_configuration_that_comes_later_does_not_make_an_archived_batch_one_th
                 "connection_history",
                 # Not archived: what a receiver was told stays told.
                 "webhook_deliveries",
+                # Of runs in Dagster, which stays.
+                "run_requests",
+                "lost_runs",
             },
         ),
     ],

@@ -44,6 +44,20 @@ def test_a_batch_is_materialized_from_the_ui_and_its_report_appears_by_itself(
     assert "7 succeeded, 1 failed" in shown
     assert page.locator("img[src^='data:image/svg+xml']").count() == 1
 
+    # The report itself, by a click.
+    with page.context.expect_page() as opened:
+        page.locator(f"a[href='/reports/{report.name}']").first.click()
+    said: list[str] = []
+    opened.value.on("console", lambda message: said.append(message.text))
+    opened.value.reload()
+    expect(opened.value.get_by_role("heading", name="from the UI")).to_be_visible()
+    opened.value.get_by_label("Text in name, message or response").fill("1.txt")
+    expect(opened.value.get_by_text("1 of 2 documents shown")).to_be_visible()
+    # It has no origin, so that it reaches nothing of the webserver.
+    assert opened.value.evaluate("self.origin") == "null"
+    assert "system-ui" in opened.value.evaluate("getComputedStyle(document.body).fontFamily")
+    assert said == []
+
 
 def test_the_asset_graph_shows_all_of_the_way(page: Page) -> None:
     page.goto(f"{DAGSTER}/assets/completion_report?view=lineage&lineageScope=upstream&lineageDepth=5")
@@ -62,10 +76,3 @@ def test_a_partition_that_somebody_typed_fails_with_a_clear_sentence(page: Page,
     ((run,),) = until(lambda: query(home, failed, database="dagster"))
     page.goto(f"{DAGSTER}/runs/{run}")
     expect(page.get_by_text("has no batch behind it").first).to_be_visible()
-
-
-def test_the_launchpad_helps_with_the_config_of_create_batch(page: Page) -> None:
-    page.goto(f"{DAGSTER}/locations/doceval_pipeline/jobs/create_batch/playground")
-    expect(page.get_by_text("Missing required config entries").first).to_be_visible()
-    for key in ("new_connections", "new_prompts", "folders", "stage"):
-        assert key in page.inner_text("body")

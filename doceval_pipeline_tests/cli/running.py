@@ -67,6 +67,15 @@ def running_up(home: Path, port: str) -> Iterator["subprocess.Popen[str]"]:
             process.communicate(timeout=60)
 
 
+def browser_that_notes(folder: Path) -> tuple[str, Path]:
+    """A value of the variable BROWSER, and the file that gets the address of each page it is to open."""
+    folder.mkdir(exist_ok=True)
+    program, addresses = folder / "browser", folder / "addresses"
+    program.write_text(f'#!/bin/sh\necho "$1" >> "{addresses}"\n')
+    program.chmod(0o755)
+    return f"{program} %s", addresses
+
+
 def query(home: Path, statement: str, *parameters: Any, database: str = "KnowledgeDocuments") -> list[Any]:
     """Run a statement as an outside process would, in a transaction of its own."""
     connection = psycopg2.connect(host=str(EmbeddedServer(home).sockets), user="postgres", dbname=database)

@@ -7,6 +7,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg2
@@ -15,10 +16,12 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.cli import cli
 from doceval_pipeline.cli.output import printable
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.cli.running import doceval, read_json, write_evaluation
+from doceval_pipeline_tests.cli.running import browser_that_notes, doceval, read_json, write_evaluation
+from doceval_pipeline_tests.conftest import Sample
 
 pytestmark = pytest.mark.usefixtures("databases")
 PROJECT = Path(__file__).parents[2]
@@ -48,6 +51,7 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "compare",
         "archive",
         "restore",
+        "open",
     }
 
 
@@ -85,7 +89,21 @@ def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
     ended = doceval("simulate-processor", "--until-empty", "--latency", "0", "--failure-rate", "0.3")
     assert "no LLM was called" in ended.stdout
     assert "12 cells answered" in ended.stdout
-    report = read_json("report", "q4")
+    ended = doceval("open", "q4")
+    assert (ended.returncode, ended.stderr.strip()) == (
+        1,
+        f"batch-{number:06d} has no report: doceval report {number} writes it",
+    )
+    browser, opened = browser_that_notes(tmp_path / "browser")
+    report = read_json("report", "q4", "--open", BROWSER=browser)
+    # No webserver runs.
+    address = Path(report["path"]).as_uri()
+    ended = doceval("open", str(number), BROWSER=browser)
+    assert (ended.returncode, ended.stdout.strip()) == (0, address)
+    assert opened.read_text().split() == [address, address]
+    (status,) = read_json("status")
+    assert (status["report"], status["report_url"]) == (report["path"], None)
+    assert report["path"] in doceval("status").stdout
     assert Path(report["path"]).name.startswith(f"batch-{number:06d}")
     assert "no LLM was called" in Path(report["path"]).read_text()
     assert read_json("check") == []
@@ -204,6 +222,18 @@ def test_a_staging_that_fails_says_why_in_one_line_and_status_repeats_it(tmp_pat
     shown = doceval("status")
     assert "FAILED_STAGING" in shown.stdout
     assert "has no usable document" in shown.stderr
+
+
+def test_a_browser_that_cannot_be_started_is_said_in_one_line_that_names_the_report(
+    tmp_path: Path, batch_of: Callable[..., Sample]
+) -> None:
+    batch = batch_of(documents=1, connections=1, prompts=1)
+    batch.stage()
+    report = write_report(batch.databases, batch.id).path
+    # Not even one of the terminal.
+    ended = doceval("open", batch.key, BROWSER="/nowhere/browser %s", PATH=str(tmp_path), DISPLAY="")
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == f"no browser could be started: open {report.as_uri()} yourself"
 
 
 def test_a_report_before_staging_is_refused(tmp_path: Path) -> None:

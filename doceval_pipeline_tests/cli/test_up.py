@@ -17,6 +17,7 @@ from doceval_pipeline.cli import supervisor
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli.running import (
     DOCEVAL,
+    browser_that_notes,
     doceval,
     query,
     running_up,
@@ -72,6 +73,27 @@ def test_a_batch_applied_with_stage_is_staged_completed_and_reported_by_itself(
         cursor.execute("SELECT pipeline_name, count(*) FROM runs GROUP BY 1 ORDER BY 1")
         assert cursor.fetchall() == [("report_batch", 2), ("stage_batch", 1)]
     connection.close()
+
+
+def test_the_newest_report_opens_through_the_webserver(
+    up: "subprocess.Popen[str]", home: Path, tmp_path: Path
+) -> None:
+    found = status(home, "by itself")
+    newest = max(
+        (home / "reports").glob(f"{found['partition']}-*.html"), key=lambda file: file.stat().st_mtime
+    )
+    assert found["report"] == str(newest)
+    assert found["report_url"] == f"http://127.0.0.1:{PORT}/reports/{newest.name}"
+    assert found["report_url"] in doceval("status", DOCEVAL_HOME=str(home)).stdout
+    browser, opened = browser_that_notes(tmp_path)
+    ended = doceval(
+        "open", "by itself", DOCEVAL_HOME=str(home), BROWSER=browser, http_proxy="http://127.0.0.1:1"
+    )
+    assert (ended.returncode, ended.stdout.strip()) == (0, found["report_url"])
+    assert opened.read_text().split() == [found["report_url"]]
+    with urllib.request.urlopen(found["report_url"], timeout=10) as answer:
+        assert answer.read() == newest.read_bytes()
+        assert "sandbox allow-scripts" in answer.headers["Content-Security-Policy"]
 
 
 def test_a_batch_whose_folder_vanished_becomes_failed_staging(

@@ -38,6 +38,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "responses_keep_coming",
         "score_drift",
         "results_are_sound",
+        "report_is_written",
         "every_invariant_holds",
     }
     assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
@@ -58,6 +59,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "response_status",
         "stalled_work",
         "staging_failure",
+        "dead_runs",
         "fresh_leaderboard",
         "completion_webhook",
     }

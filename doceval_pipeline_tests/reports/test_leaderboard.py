@@ -75,6 +75,28 @@ def test_the_plot_is_an_image_that_dagster_draws(scores: list[Estimate | None]) 
     ElementTree.fromstring(base64.b64decode(match[1]))
 
 
+@given(st.text(max_size=250), st.integers(1, 30))
+def test_the_plot_names_its_lines_whatever_names_hold(name: str, rows: int) -> None:
+    plot = draw_leaderboard(board(*[row(name, Estimate(9, 50.0, 40.0, 60.0))] * rows))
+    assert len(plot) < PLOT_LIMIT
+    drawn = ElementTree.fromstring(base64.b64decode(plot.partition("base64,")[2][:-1]))
+    kinds = [element.tag.partition("}")[2] for element in drawn]
+    texts = [element.text for element in drawn if element.tag.endswith("text")]
+    lines = drawn[1].get("d", "").count("M")
+    assert set(kinds) == {"path", "text"}
+    assert len(texts) == lines + 1
+    assert lines >= min(rows, 4)
+    assert lines == rows or f"{rows - lines} more in the table" in str(texts[-1])
+
+
+def test_the_plot_says_which_line_is_whose() -> None:
+    scores = Estimate(9, 50.0, 40.0, 60.0)
+    plot = draw_leaderboard(board(row("<b>", scores), row("a connection of a long name", scores)))
+    svg = base64.b64decode(plot.partition("base64,")[2][:-1]).decode()
+    assert ">&lt;b&gt; · clarity</text>" in svg
+    assert ">a connection of a lon…</text>" in svg
+
+
 @given(st.text(max_size=40))
 def test_a_name_is_only_text_in_its_cell(name: str) -> None:
     shown = render_leaderboard(board(row(name)))

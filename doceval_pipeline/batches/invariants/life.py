@@ -20,7 +20,7 @@ from doceval_pipeline.batches.invariants.invariant import (
     Side,
     states_in_sql,
 )
-from doceval_pipeline.batches.reporting import report_path
+from doceval_pipeline.batches.report_files import report_path
 from doceval_pipeline.batches.staging import LOCK_CLASS
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
 from doceval_pipeline.knowledge.responses import RESULT_DIGEST

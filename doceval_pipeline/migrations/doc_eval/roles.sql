@@ -7,7 +7,8 @@ DECLARE
     ours    constant text[] := ARRAY[
         'llm_providers', 'models', 'connections', 'prompts', 'folders', 'batches', 'batch_folders',
         'batch_connections', 'batch_prompts', 'documents', 'batch_documents', 'batch_progress',
-        'connection_history', 'webhook_deliveries', 'doceval_doc_eval_version'];
+        'connection_history', 'webhook_deliveries', 'run_requests', 'live_runs', 'lost_runs',
+        'doceval_doc_eval_version'];
     name    text;
 BEGIN
     -- Whoever may connect can take advisory locks, and with them keep batches from being staged. In a

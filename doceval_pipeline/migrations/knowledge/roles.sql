@@ -7,7 +7,8 @@ DO $$
 DECLARE
     granted constant text := 'doceval_stager, doceval_worker, doceval_plain_worker, doceval_reader';
     ours    constant text := 'docs, batch_configs, llm_responses, current_llm_responses, '
-                             'response_counts, response_deltas, doceval_knowledge_version';
+                             'response_counts, response_deltas, reprocess_requests, '
+                             'doceval_knowledge_version';
     f       record;
 BEGIN
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
@@ -35,6 +36,7 @@ ALTER TABLE batch_configs OWNER TO doceval_owner;
 ALTER TABLE llm_responses OWNER TO doceval_owner;
 ALTER TABLE response_counts OWNER TO doceval_owner;
 ALTER TABLE response_deltas OWNER TO doceval_owner;
+ALTER TABLE reprocess_requests OWNER TO doceval_owner;
 ALTER TABLE doceval_knowledge_version OWNER TO doceval_owner;
 ALTER VIEW current_llm_responses OWNER TO doceval_owner;
 ALTER SEQUENCE llm_responses_queue_clock OWNER TO doceval_owner;
@@ -44,10 +46,11 @@ ALTER TYPE claimed_response OWNER TO doceval_owner;
 ALTER TYPE written_response OWNER TO doceval_owner;
 
 GRANT SELECT ON docs, batch_configs, llm_responses, current_llm_responses, response_counts, response_deltas,
-                doceval_knowledge_version
+                reprocess_requests, doceval_knowledge_version
     TO doceval_stager, doceval_reader;
 GRANT INSERT, DELETE ON docs, batch_configs, llm_responses TO doceval_stager;
 GRANT INSERT ON response_deltas TO doceval_stager;
+GRANT INSERT, DELETE ON reprocess_requests TO doceval_stager;
 GRANT UPDATE (status, error_message, completed_processing_at, withdrawn_at, superseded_at, queue_position)
     ON llm_responses TO doceval_stager;
 GRANT UPDATE (requeue_as) ON batch_configs TO doceval_stager;

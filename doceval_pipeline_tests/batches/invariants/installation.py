@@ -30,8 +30,8 @@ def quiet(*_: int) -> None:
 TABLES = {
     Schema.DOC_EVAL: """llm_providers models connections prompts folders batches batch_folders
         batch_connections batch_prompts documents batch_documents batch_progress connection_history
-        webhook_deliveries""",
-    Schema.KNOWLEDGE: "docs llm_responses batch_configs response_counts response_deltas",
+        webhook_deliveries run_requests live_runs lost_runs""",
+    Schema.KNOWLEDGE: "docs llm_responses batch_configs response_counts response_deltas reprocess_requests",
 }
 LEASE_WHOLE = """
     ALTER TABLE llm_responses DROP CONSTRAINT IF EXISTS llm_responses_lease_whole;

@@ -1,6 +1,6 @@
 """Faults in the life of a batch, by invariant."""
 
-from doceval_pipeline.batches.reporting import report_path
+from doceval_pipeline.batches.report_files import report_path
 from doceval_pipeline.batches.staging import seal_batch
 from doceval_pipeline_tests.batches.invariants.installation import Installation
 from doceval_pipeline_tests.batches.invariants.plants.plant import ROW, THE_ROW, Plant

@@ -1,0 +1,84 @@
+"""The files of reports: their names, and how they are kept, found and opened; not what is in them."""
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.whole_file import file_errors, whole_file
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_id_of, partition_key
+from doceval_pipeline.errors import BatchStateError, FileError, UnknownBatch
+
+_NAME = re.compile(r"(batch-[0-9]{6,10})-([0-9a-f]{16})\.html")
+
+
+def report_path(databases: Databases, batch_id: int, digest: str) -> Path:
+    """Where the report of a batch's results stands, by their digest."""
+    return databases.settings.reports / f"{partition_key(batch_id)}-{digest}.html"
+
+
+def find_report(databases: Databases, batch: BatchRecord) -> Path | None:
+    """The file of the newest report of a batch; None where there is none."""
+    if batch.reported_digest is None:
+        return None
+    path = report_path(databases, batch.id, batch.reported_digest)
+    return path if path.is_file() else None
+
+
+def newest_report(databases: Databases, batch: BatchRecord) -> Path:
+    """The file of the newest report of a batch.
+
+    Raises
+    ------
+    BatchStateError
+        There is none; names the command that writes it.
+    """
+    path = find_report(databases, batch)
+    if path is None:
+        raise BatchStateError(f"{batch.key} has no report: doceval report {batch.id} writes it")
+    return path
+
+
+def parse_report_name(name: str) -> tuple[int, str] | None:
+    """The batch and the digest in the name of a report's file; None for any other name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        return batch_id_of(match[1]), match[2]
+    except UnknownBatch:
+        return None
+
+
+def keep_report(path: Path, content: bytes) -> None:
+    """Put a report where the installation keeps reports.
+
+    Raises
+    ------
+    FileError
+    """
+    with file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, mode=0o644) as file:
+        file.write(content)
+
+
+def open_report(databases: Databases, batch_id: int, digest: str) -> BinaryIO:
+    """Open the file of a report for reading; a link or anything else that is not a file is refused.
+
+    Raises
+    ------
+    FileError
+    """
+    path = report_path(databases, batch_id, digest)
+    again = f"doceval report {batch_id} writes the newest again"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise FileError(f"report {path.name} cannot be read ({error.strerror}): {again}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileError(f"report {path.name} is not a regular file: {again}")
+    return os.fdopen(descriptor, "rb")

@@ -1,0 +1,67 @@
+"""Where the report of a batch is, and opening it in a browser."""
+
+import urllib.error
+import urllib.request
+import webbrowser
+from pathlib import Path
+
+import click
+
+from doceval_pipeline.batches.report_files import newest_report
+from doceval_pipeline.cli.batches import databases
+from doceval_pipeline.cli.output import console
+from doceval_pipeline.cli.supervisor import Supervisor
+from doceval_pipeline.doc_eval.batches import find_batch
+from doceval_pipeline.errors import FileError
+from doceval_pipeline.settings import Settings
+
+SECONDS_TO_ANSWER = 5
+
+
+@click.command("open")
+@click.argument("batch")
+def open_command(batch: str) -> None:
+    """Open the newest report of BATCH in a browser, and print where it is.
+
+    Through the webserver of `doceval up` where it runs, as a file otherwise.
+    """
+    opened = databases()
+    open_report(newest_report(opened, find_batch(opened.doc_eval, batch)))
+
+
+COMMANDS = (open_command,)
+
+
+def open_report(report: Path, quiet: bool = False) -> None:
+    """Open a report in a browser, and print its address unless `quiet`.
+
+    Raises
+    ------
+    FileError
+        No browser could be started.
+    """
+    address = _served_at(report) or report.as_uri()
+    if not quiet:
+        console.print(address, markup=False)
+    if not webbrowser.open(address):
+        raise FileError(f"no browser could be started: open {address} yourself")
+
+
+def report_url(report: Path) -> str | None:
+    """Where the webserver of `doceval up` serves a report; None where it does not run."""
+    webserver = Supervisor(Settings.from_environment()).webserver_url()
+    return None if webserver is None else f"{webserver}/reports/{report.name}"
+
+
+def _served_at(report: Path) -> str | None:
+    """The address of a report that the webserver does serve, which it is asked."""
+    address = report_url(report)
+    if address is None:
+        return None
+    # A proxy of the environment must not be asked for an address of this machine.
+    ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+    try:
+        ask(urllib.request.Request(address, method="HEAD"), timeout=SECONDS_TO_ANSWER).close()  # noqa: S310 - loopback
+    except (urllib.error.URLError, OSError):
+        return None
+    return address

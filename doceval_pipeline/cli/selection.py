@@ -1,0 +1,120 @@
+"""Commands that take several batches: which ones, one after the other, and what became of each."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+from sqlalchemy import Engine
+
+from doceval_pipeline.cli.output import console, errors, in_words, print_json, printable
+from doceval_pipeline.doc_eval.batches import BatchRecord, find_batches, is_pattern
+from doceval_pipeline.errors import DocEvalError, UnknownBatch
+
+several_batches = click.argument("batches", nargs=-1, required=True, metavar="BATCH...")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The batches of a command, each once, and an error for each word that names none.
+
+    `is_one` where a single batch was named without a pattern: its data is printed as one object.
+    """
+
+    batches: list[BatchRecord]
+    unknown: list[UnknownBatch] = field(default_factory=list)
+    is_one: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did to one batch: a line for people (with markup), data for programs, and counts."""
+
+    line: str
+    data: Any
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def select(engine: Engine, words: Sequence[str], with_archived: bool = False) -> Selection:
+    """The batches that are named by numbers, keys, names and patterns.
+
+    Raises
+    ------
+    UnknownBatch
+        None of the words names a batch; one line for each.
+    """
+    found, unknown = find_batches(engine, words, with_archived)
+    if not found:
+        raise UnknownBatch("\n".join(str(error) for error in unknown))
+    is_one = len(words) == 1 and (words[0] == found[0].name or not is_pattern(words[0]))
+    return Selection(found, unknown, is_one)
+
+
+def act_on_each(selection: Selection, act: Callable[[BatchRecord], Done], as_json: bool) -> None:
+    """Do something to one batch after the other, and tell what became of each; the last line is a total.
+
+    A batch that fails stops no other. A single batch that was named fails as the command itself.
+
+    Raises
+    ------
+    SystemExit
+        With 1 where a batch failed, or a word named none; with 130 after Ctrl-C.
+    DocEvalError
+        The single batch failed.
+    """
+    if selection.is_one:
+        done = act(selection.batches[0])
+        print_json(done.data) if as_json else console.print(done.line)
+        return
+    told = _Told(len(selection.batches), as_json)
+    for error in selection.unknown:
+        told.failed({}, str(error))
+    for batch in selection.batches:
+        named = {"batch": batch.id, "name": batch.name, "partition": batch.key}
+        try:
+            told.done(act(batch))
+        except DocEvalError as error:
+            told.failed(named, str(error) if batch.key in str(error) else f"{batch.key}: {error}")
+        except KeyboardInterrupt:
+            told.failed(named, f"{batch.key}: interrupted; repeat the command to go on")
+            told.total()
+            raise SystemExit(130) from None
+    told.total()
+    if told.failures:
+        raise SystemExit(1)
+
+
+class _Told:
+    """What was told of the batches of one command until now."""
+
+    def __init__(self, batches: int, as_json: bool) -> None:
+        self._batches = batches
+        self._as_json = as_json
+        self._data: list[Any] = []
+        self._done = 0
+        self._counts: Counter[str] = Counter()
+        self.failures = 0
+
+    def done(self, done: Done) -> None:
+        """Tell what was done to a batch."""
+        self._done += 1
+        self._counts.update(done.counts)
+        self._data.append(done.data)
+        if not self._as_json:
+            console.print(done.line)
+
+    def failed(self, named: Mapping[str, Any], line: str) -> None:
+        """Tell why a batch failed, or that there is none."""
+        self.failures += 1
+        self._data.append({**named, "error": line})
+        errors.print(printable(line), style="red", markup=False)
+
+    def total(self) -> None:
+        """Tell of all of them."""
+        if self._as_json:
+            print_json(self._data)
+            return
+        said = f"{self._done:,} of {self._batches:,} batches done"
+        said += f", {self.failures:,} errors" if self.failures else ""
+        console.print(f"{said}: {in_words(self._counts)}" if self._counts else said)

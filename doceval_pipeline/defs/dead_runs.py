@@ -1,0 +1,122 @@
+"""The sensor that finds runs whose process died without telling Dagster, and reports them as ended.
+
+Such a run stays STARTED for ever, and its partition's tag holds up the batch's next run.
+"""
+
+import time
+from collections.abc import Sequence
+
+import dagster as dg
+
+from doceval_pipeline.batches.databases import database_errors
+from doceval_pipeline.defs import (
+    jobs,
+    leaderboard,
+    missing_reports,
+    reporting,
+    responses,
+    result_checks,
+    staging,
+    upkeep,
+)
+from doceval_pipeline.defs.instance import LOCATION
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.sensors import SECONDS_BETWEEN_TICKS
+from doceval_pipeline.doc_eval.live_runs import DeadRun, find_dead, forget_others, known_runs, miss
+
+# A run takes its lock right after it began; the code is loaded before.
+SECONDS_TO_TAKE_LOCK = 20.0
+# For how long nobody was seen to hold the lock of a run that is dead. A process that lost its connection, as all
+# do when the server starts again, takes the lock again within 5 s.
+SECONDS_MISSED = 40.0
+_WITH_LOCK = {
+    job.name
+    for job in (
+        jobs.create_batch,
+        jobs.stage_batch,
+        jobs.report_batch,
+        jobs.reprocess_batch,
+        jobs.pause_batch,
+        jobs.resume_batch,
+        jobs.cancel_batch,
+        jobs.archive_batch,
+        leaderboard.refresh_leaderboard,
+        upkeep.audit_databases,
+        upkeep.retention,
+    )
+}
+_ASSETS_WITH_LOCK = {
+    asset.key
+    for asset in (
+        staging.batch_config_snapshot,
+        staging.document_assignment,
+        staging.encoded_documents,
+        staging.queue_rows,
+        reporting.completion_report,
+        leaderboard.leaderboard,
+        upkeep.audit,
+    )
+}
+_CHECKS_WITH_LOCK = {
+    key
+    for checks in (
+        staging.documents_round_trip,
+        staging.queue_checks,
+        responses.responses_keep_coming,
+        result_checks.result_checks,
+        missing_reports.report_is_written,
+        upkeep.audit,
+    )
+    for key in checks.check_keys
+}
+
+
+@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
+def dead_runs(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SkipReason:
+    """Report runs whose process is gone as failed or canceled, so that the next run of the batch can begin."""
+    filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
+    records = context.instance.get_run_records(filters)
+    run_ids = [record.dagster_run.run_id for record in records]
+    with database_errors(), doc_eval.open().doc_eval.begin() as connection:
+        miss(connection, _never_seen(records, known_runs(connection, run_ids)))
+        dead = find_dead(connection, run_ids, SECONDS_MISSED)
+        forget_others(connection, run_ids)
+    ended = [run.run_id[:8] for run in dead if _report_end(context.instance, run)]
+    return dg.SkipReason(f"ended without telling: {', '.join(ended)}" if ended else "every run is alive")
+
+
+def takes_lock(run: dg.DagsterRun) -> bool:
+    """Whether all that a run does is ours, so that it holds a lock as soon as it has begun."""
+    origin = run.remote_job_origin
+    # Of a job that is tried again from a failure, only a step of somebody else may be left.
+    if run.step_keys_to_execute is not None or (origin is not None and origin.location_name != LOCATION):
+        return False
+    assets, checks = run.asset_selection or set(), run.asset_check_selection or set()
+    if assets or checks:
+        return assets <= _ASSETS_WITH_LOCK and checks <= _CHECKS_WITH_LOCK
+    return run.job_name in _WITH_LOCK
+
+
+def _never_seen(records: Sequence[dg.RunRecord], known: set[str]) -> list[tuple[str, str]]:
+    now = time.time()
+    return [
+        (record.dagster_run.run_id, record.dagster_run.job_name)
+        for record in records
+        if record.dagster_run.run_id not in known
+        and takes_lock(record.dagster_run)
+        and now - (record.start_time or record.create_timestamp.timestamp()) > SECONDS_TO_TAKE_LOCK
+    ]
+
+
+def _report_end(instance: dg.DagsterInstance, dead: DeadRun) -> bool:
+    """Tell Dagster that a run has ended, unless it has learnt so meanwhile."""
+    run = instance.get_run_by_id(dead.run_id)
+    if run is None or run.is_finished:
+        return False
+    where = "" if dead.process is None else f" {dead.process}"
+    message = f"The process{where} of this run died without telling Dagster: see its log for the last step."
+    if run.status is dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, message)
+    else:
+        instance.report_run_failed(run, message)
+    return True

@@ -1,0 +1,83 @@
+"""The pages `/reports/<name>` of the webserver: completion reports that this installation made.
+
+A report holds text of models and of documents. Beside its own policy, the browser gets one from here that
+gives it no origin: whatever runs in it reaches nothing of the webserver, and loads nothing.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from typing import BinaryIO
+
+import dagster as dg
+from dagster_postgres.utils import DagsterPostgresException
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from doceval_pipeline.batches.databases import database_errors, open_databases
+from doceval_pipeline.batches.report_files import open_report, parse_report_name
+from doceval_pipeline.defs.reporting import was_rendered
+from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
+from doceval_pipeline.errors import DocEvalError, FileError, UnknownBatch
+from doceval_pipeline.settings import Settings
+
+PORTION = 256 * 1024
+HEADERS = {
+    # The page's own style sheet and script are in it, and its own policy knows them by their digests.
+    "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+UNKNOWN = "this installation has no report of this name: doceval open BATCH opens the newest of a batch"
+
+
+def report_page(instance: dg.DagsterInstance, method: str, name: str) -> Response:
+    """Answer a GET or HEAD for a report by its file's name; anything wrong is one line of text.
+
+    Parameters
+    ----------
+    instance
+        Dagster's instance, whose history knows which reports were made here.
+    """
+    try:
+        report = _opened(instance, name)
+    except UnknownBatch:
+        return _refusal(404, UNKNOWN)
+    except FileError as error:
+        return _refusal(404, str(error))
+    except DocEvalError as error:
+        return _refusal(503, str(error))
+    except DagsterPostgresException:
+        return _refusal(503, "Dagster's database does not answer: ask again when it runs")
+    headers = {**HEADERS, "Content-Length": str(os.fstat(report.fileno()).st_size)}
+    if method == "HEAD":
+        report.close()
+        return Response(media_type="text/html", headers=headers)
+    return StreamingResponse(_portions(report), media_type="text/html", headers=headers)
+
+
+def _opened(instance: dg.DagsterInstance, name: str) -> BinaryIO:
+    found = parse_report_name(name)
+    if found is None:
+        raise UnknownBatch(UNKNOWN)
+    batch_id, digest = found
+    with database_errors():
+        databases = open_databases(Settings.from_environment())
+        with databases.doc_eval.connect() as connection:
+            batch_by_id(connection, batch_id)
+        if not was_rendered(instance, partition_key(batch_id), digest):
+            raise UnknownBatch(UNKNOWN)
+    return open_report(databases, batch_id, digest)
+
+
+def _portions(report: BinaryIO) -> Iterator[bytes]:
+    with closing(report):
+        while portion := report.read(PORTION):
+            yield portion
+
+
+def _refusal(status: int, line: str) -> Response:
+    return PlainTextResponse(f"{line}\n", status_code=status, headers=HEADERS)

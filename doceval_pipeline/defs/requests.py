@@ -1,0 +1,62 @@
+"""Asks Dagster for the runs that have to be: one at a time for each batch, again where one did not succeed."""
+
+import time
+from collections.abc import Sequence
+
+import dagster as dg
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.requests import Runs, answer, look_up
+from doceval_pipeline.defs.naming import run_tags_of
+from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
+from doceval_pipeline.doc_eval.run_requests import Kind, Request
+
+JOBS = {Kind.STAGE: "stage_batch", Kind.REPORT: "report_batch"}
+UNFINISHED = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+PARTITION = "dagster/partition"
+_RUN_KEY = "dagster/run_key"
+
+
+def ask(instance: dg.DagsterInstance, databases: Databases, kind: Kind) -> list[dg.RunRequest]:
+    """The runs of a kind to request now; each is handed to one caller only."""
+    due = look_up(databases, kind)
+    if not due:
+        return []
+    run_keys = answer(databases, due, _runs_of(instance, kind, due))
+    tags = run_tags_of(databases, run_keys)
+    return [
+        dg.RunRequest(run_key=run_key, partition_key=partition_key(number), tags=tags.get(number))
+        for number, run_key in run_keys.items()
+    ]
+
+
+def _runs_of(instance: dg.DagsterInstance, kind: Kind, due: Sequence[Request]) -> dict[int, Runs]:
+    """What Dagster knows of the runs of requests, by batch; those without any are left out."""
+    working = instance.get_runs(
+        dg.RunsFilter(
+            job_name=JOBS[kind],
+            statuses=list(UNFINISHED),
+            tags={PARTITION: [partition_key(request.batch_id) for request in due]},
+        )
+    )
+    found = {batch_id_of(run.tags[PARTITION]): Runs(is_working=True) for run in working}
+    asked = {r.run_key(r.attempt): r.batch_id for r in due if r.attempt and r.batch_id not in found}
+    if not asked:
+        return found
+    ended = instance.get_run_records(
+        dg.RunsFilter(job_name=JOBS[kind], statuses=list(FINISHED), tags={_RUN_KEY: list(asked)}),
+        ascending=True,
+    )
+    now = time.time()
+    for record in ended:
+        number = asked[record.dagster_run.tags[_RUN_KEY]]
+        at = record.end_time or record.update_timestamp.timestamp()
+        found[number] = Runs(ended_as=record.dagster_run.status.value, ended_ago=max(0.0, now - at))
+    return found

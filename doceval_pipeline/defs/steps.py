@@ -1,0 +1,105 @@
+"""What every step of a run does around its work: config, databases, failures, and who asked for it."""
+
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.doc_eval.batches import batch_id_of
+from doceval_pipeline.errors import ConfigurationError, DocEvalError
+
+Context = dg.OpExecutionContext | dg.AssetExecutionContext | dg.AssetCheckExecutionContext
+
+_PARTITION = "dagster/partition"
+_BACKFILL, _ROOT_BACKFILL = "dagster/backfill", "dagster/root_backfill_id"
+_PARENT_BACKFILL = "dagster/parent_backfill_id"
+# A run with one of these goes on with what its parent did not end; any other is a request of its own.
+_CONTINUES = ("dagster/retry_number", "dagster/is_resume_retry", "dagster/is_asset_resume_retry")
+
+
+class NoConfig(dg.Config):
+    """Takes no config. Without a class, Dagster drops the config of an asset without a word."""
+
+
+@contextmanager
+def open_step(context: Context, doc_eval: DocEval) -> Iterator[Databases]:
+    """Work on the databases in one step; a failure is shown as its one line, without a traceback of ours."""
+    try:
+        with database_errors():
+            _refuse_config_of_other_ops(context)
+            yield doc_eval.open()
+    except DocEvalError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from None
+
+
+@contextmanager
+def open_batch(context: Context, doc_eval: DocEval) -> Iterator[tuple[Databases, int]]:
+    """Work on the batch of the step's partition, as `open_step`."""
+    with open_step(context, doc_eval) as databases:
+        yield databases, batch_id_of(context.partition_key)
+
+
+def first_run_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """The id of the run that a chain of automatic retries and "re-execute from failure" began with.
+
+    A run that a person launches, or executes again as a whole, begins a chain. So does a run of a backfill,
+    unless the backfill repeats another one in which the run of the same partition did not succeed.
+    """
+    while (earlier := _continued_by(instance, run)) is not None:
+        run = earlier
+    return run.run_id
+
+
+def _continued_by(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
+    if run.parent_run_id is not None and any(tag in run.tags for tag in _CONTINUES):
+        return instance.get_run_by_id(run.parent_run_id)
+    if run.parent_run_id is None and _PARENT_BACKFILL in run.tags:
+        tags = {
+            _BACKFILL: run.tags[_PARENT_BACKFILL],
+            _PARTITION: run.tags[_PARTITION],
+        }
+        for earlier in instance.get_runs(dg.RunsFilter(tags=tags)):
+            if (earlier.asset_selection or set()) & (run.asset_selection or set()):
+                return None if earlier.is_success else earlier
+    return None
+
+
+def _refuse_config_of_other_ops(context: Context) -> None:
+    """Refuse config that no step of the run reads; the implicit job of assets accepts it without a word.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    ops: Any = context.run.run_config.get("ops") or {}
+    foreign = ops.keys() - {node.name for node in context.job_def.nodes}
+    if foreign and (foreign := foreign - _ops_of_the_request(context)):
+        name = min(foreign)
+        raise ConfigurationError(
+            f"the config has ops.{name}, but this run does not execute {name}: select it too, or remove "
+            "its config"
+        )
+
+
+def _ops_of_the_request(context: Context) -> Set[str]:
+    """The ops of all that was asked for together with this run.
+
+    All runs of a backfill get its whole config, and a run that is repeated in part gets that of the whole.
+    """
+    runs = [context.run]
+    if context.run.root_run_id is not None:
+        runs.append(context.instance.get_run_by_id(context.run.root_run_id) or context.run)
+    backfills = {run.tags[tag] for run in runs for tag in (_BACKFILL, _ROOT_BACKFILL) if tag in run.tags}
+    selected = {key for run in runs for key in run.asset_selection or ()}
+    for backfill_id in backfills:
+        backfill = context.instance.get_backfill(backfill_id)
+        selected |= set((backfill and backfill.asset_selection) or ())
+    return {
+        definition.node_def.name
+        for definition in context.repository_def.asset_graph.assets_defs
+        if definition.is_executable
+        and selected & (definition.keys | {key.asset_key for key in definition.check_keys})
+    }

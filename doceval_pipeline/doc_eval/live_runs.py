@@ -1,0 +1,97 @@
+"""Which runs of Dagster are alive: each holds an advisory lock for its whole life, which dies with its process.
+
+A row says that there is such a run; the lock with the row's id says that a process of it lives.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+# First key of the advisory locks; the second is the row's id. "docr" as bytes.
+LOCK_CLASS = 0x646F6372
+
+_ENTER = text("""
+    INSERT INTO live_runs AS r (run_id, job, process) VALUES (:run_id, :job, :process)
+    ON CONFLICT (run_id) DO UPDATE SET process = excluded.process, missing_since = NULL
+    RETURNING id
+""")
+# Shared, so that several processes of one run can hold it.
+_LOCK = text("SELECT pg_advisory_lock_shared(:lock_class, :id)")
+_ROW = text("SELECT id FROM live_runs WHERE run_id = :run_id")
+_LEAVE = text("DELETE FROM live_runs WHERE run_id = :run_id")
+_HELD = f"""
+    EXISTS (SELECT 1 FROM pg_locks l
+            WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND l.classid = CAST({LOCK_CLASS} AS oid) AND l.objid = CAST(r.id AS oid))
+"""
+# A run that was never seen alive gets a row too, so that it is missed from now on.
+_MISS = text("""
+    INSERT INTO live_runs (run_id, job)
+    SELECT * FROM unnest(CAST(:run_ids AS text[]), CAST(:jobs AS text[]))
+    ON CONFLICT (run_id) DO NOTHING
+""")
+_LOOK = text(f"""
+    UPDATE live_runs r SET missing_since = CASE WHEN {_HELD} THEN NULL ELSE coalesce(missing_since, now()) END
+    WHERE run_id = ANY(:run_ids) AND ({_HELD} = (missing_since IS NOT NULL))
+""")
+_DEAD = text(f"""
+    SELECT run_id, process FROM live_runs r
+    WHERE run_id = ANY(:run_ids) AND missing_since < now() - make_interval(secs => :seconds) AND NOT {_HELD}
+    ORDER BY id
+""")
+_KNOWN = text("SELECT run_id FROM live_runs WHERE run_id = ANY(:run_ids)")
+_FORGET = text(f"""
+    DELETE FROM live_runs r
+    WHERE run_id <> ALL(:run_ids) AND started_at < now() - interval '1 hour' AND NOT {_HELD}
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRun:
+    """A run that no process works on any more; `process` is where it was, None where it was never seen."""
+
+    run_id: str
+    process: str | None
+
+
+def enter(connection: Connection, run_id: str, job: str, process: str) -> int:
+    """Say that a run is alive, for as long as the session of this connection lives; returns its row's id."""
+    number: int = connection.execute(_ENTER, {"run_id": run_id, "job": job, "process": process}).scalar_one()
+    connection.execute(_LOCK, {"lock_class": LOCK_CLASS, "id": number})
+    return number
+
+
+def row_of(connection: Connection, run_id: str) -> int | None:
+    """The id of a run's row, which another process of the run may have removed."""
+    number: int | None = connection.scalar(_ROW, {"run_id": run_id})
+    return number
+
+
+def leave(connection: Connection, run_id: str) -> None:
+    """Say that a run has done its work."""
+    connection.execute(_LEAVE, {"run_id": run_id})
+
+
+def known_runs(connection: Connection, run_ids: Sequence[str]) -> set[str]:
+    """The given runs that have a row."""
+    return set(connection.scalars(_KNOWN, {"run_ids": list(run_ids)}))
+
+
+def miss(connection: Connection, runs: Sequence[tuple[str, str]]) -> None:
+    """Begin to miss runs that were never seen alive, given as (run, job)."""
+    run_ids, jobs = [run_id for run_id, _ in runs], [job for _, job in runs]
+    connection.execute(_MISS, {"run_ids": run_ids, "jobs": jobs})
+
+
+def find_dead(connection: Connection, run_ids: Sequence[str], seconds: float) -> list[DeadRun]:
+    """Note which of the given runs are alive; returns those that no process was seen of for `seconds`."""
+    connection.execute(_LOOK, {"run_ids": list(run_ids)})
+    rows = connection.execute(_DEAD, {"run_ids": list(run_ids), "seconds": seconds})
+    return [DeadRun(*row) for row in rows]
+
+
+def forget_others(connection: Connection, run_ids: Sequence[str]) -> None:
+    """Remove the rows of all but the given runs that nobody holds any more."""
+    connection.execute(_FORGET, {"run_ids": list(run_ids)})
