@@ -11,7 +11,7 @@ from doceval_pipeline.batches.reprocessing import Mode, queue_attempts
 from doceval_pipeline.batches.rescanning import assign
 from doceval_pipeline.defs.partitions import batches
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
-from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch
+from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
 from doceval_pipeline.doc_eval.batch_documents import Tally
 
 GROUP = "staging"
@@ -36,7 +36,7 @@ def batch_config_snapshot(
     )
 
 
-class Assignment(dg.Config):
+class Assignment(StepConfig):
     """Whether the folders of a staged batch are looked at again."""
 
     rescan: bool = Field(
@@ -99,7 +99,7 @@ def encoded_documents(
     )
 
 
-class Queue(dg.Config):
+class Queue(StepConfig):
     """Which evaluations of a staged batch are done again."""
 
     mode: Mode = Field(
@@ -135,7 +135,7 @@ def queue_rows(
     )
 
 
-class RoundTripSample(dg.Config):
+class RoundTripSample(StepConfig):
     """How many stored documents are decoded and compared, up to 16 MiB of them; or all."""
 
     documents: int = SAMPLE
