@@ -26,6 +26,15 @@ load_from:
 """
 
 
+# How long Dagster waits for its code server, in seconds; read from the environment when Dagster is imported. Its
+# own limit of 60 s is reached on a machine that is too busy, and a sensor's tick or a run is then given up.
+GRPC_LIMITS = {
+    "DAGSTER_GRPC_TIMEOUT_SECONDS": "180",
+    # A code server that is told to end does not wait as long for calls that hang.
+    "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",
+}
+
+
 def dagster_environment(settings: Settings) -> dict[str, str]:
     """The variables under which plain Dagster commands work on this installation.
 

@@ -17,6 +17,7 @@ from doceval_pipeline.batches.status import batch_paces
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.cursors import Judged, Seen
 from doceval_pipeline.defs.jobs import report_batch, reprocess_batch, stage_batch
+from doceval_pipeline.defs.lost_runs import lost_runs
 from doceval_pipeline.defs.missing_reports import report_evaluation
 from doceval_pipeline.defs.requests import PARTITION, ask
 from doceval_pipeline.defs.resources import DocEval
@@ -32,6 +33,7 @@ from doceval_pipeline.doc_eval.batches import (
     partition_key,
     staging_batches,
 )
+from doceval_pipeline.doc_eval.lost_runs import replace_lost
 from doceval_pipeline.doc_eval.run_requests import Kind
 
 # Dagster's daemon looks at its sensors each 5 s. One that asked for 5 s would be left out at every second or
@@ -110,13 +112,17 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
 def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
     """Judge whether each open batch moves, and record it as a check where the judgement is a new one.
 
-    A closed batch whose report is missing is recorded too.
+    A closed batch whose report is missing is recorded too. Runs that ended before they began are kept for
+    `doceval status` and `doceval check`.
     """
     before = Judged.read(context.cursor)
     with database_errors():
         databases = doc_eval.open()
         judgements = judge_open(databases)
         missing = missing_reports(databases)
+        lost = lost_runs(context.instance)
+        with databases.doc_eval.begin() as connection:
+            replace_lost(connection, lost)
         news = {n: found for n, found in judgements.items() if before.movements.get(n) != found.movement}
         # What does not move is looked at once more, row by row.
         completion.recount_batches(databases, [n for n, found in news.items() if found.movement in STALLED])
@@ -192,7 +198,7 @@ def _stages(run: dg.DagsterRun) -> bool:
 
 
 def _why_abandoned(run: dg.DagsterRun | None, is_old: bool) -> str | None:
-    """Why a staging that nobody works on has failed, by the newest run that has begun it; None while it may go on.
+    """Why a staging that nobody works on has failed, by the newest run of it; None while it may go on.
 
     A run that says it works, and whose process is gone, is found by the sensor `dead_runs`.
     """

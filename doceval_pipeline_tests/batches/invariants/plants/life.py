@@ -117,7 +117,8 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
             "reprocessed",
             "SELECT 'run 0a1b2c3d of archive_batch'",
             "re-execute the run in Dagster's UI",
-            doc_eval="INSERT INTO lost_runs VALUES ('0a1b2c3d-e', 'archive_batch', {id}, NULL, 'FAILURE', now())",
+            doc_eval="INSERT INTO lost_runs "
+            "VALUES ('0a1b2c3d-e', 'archive_batch', {id}, NULL, 'FAILURE', now())",
         ),
     ),
 }
