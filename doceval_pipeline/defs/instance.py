@@ -26,7 +26,7 @@ load_from:
 """
 
 
-# How long Dagster waits for its code server, in seconds; read from the environment when Dagster is imported. Its
+# Seconds for which Dagster waits for its code server, read from the environment when it is imported. Its
 # own limit of 60 s is reached on a machine that is too busy, and a sensor's tick or a run is then given up.
 GRPC_LIMITS = {
     "DAGSTER_GRPC_TIMEOUT_SECONDS": "180",
