@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LOG_LINES = 5.0
 class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the parameter is for IO managers
     """Opens the installation that the environment names; started and upgraded where needed.
 
-    A run that uses it holds a lock from its first step to its last, which tells it from one whose process died.
+    A run that uses it holds a lock from its first step to its last, which a run whose process died does not.
     """
 
     def open(self) -> Databases:
@@ -27,8 +27,8 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
         return open_databases(Settings.from_environment())
 
     def _initialize_and_run(self, context: dg.InitResourceContext) -> Any:
-        # Dagster's own hook, because `yield_for_execution` would also make sensors wait for an exit, which
-        # `build_sensor_context` then demands of every caller. A generator is run to its end after the last step.
+        # Dagster's own hook: with `yield_for_execution`, `build_sensor_context` would demand of every caller
+        # that it is entered and left. Dagster runs a generator to its end after the last step.
         handed = super()._initialize_and_run(context)
         return handed if context.run is None else _alive_with(handed, context.run)
 

@@ -15,8 +15,10 @@ from typing import Any
 import click
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.storage.root import LocalArtifactStorage
+from dagster import EventLogEntry
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._serdes import ConfigurableClassData
-from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from dagster_postgres.utils import create_pg_engine, pg_url_from_config
 from sqlalchemy import Engine
 
@@ -39,6 +41,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         inst_data: ConfigurableClassData | None = None,
     ) -> None:
         super().__init__(postgres_url, should_autocreate_tables, inst_data)
+        self._event_log_storage = _EventLogStorage(postgres_url, should_autocreate_tables=False)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             engine = create_pg_engine(
                 postgres_url,
@@ -101,6 +104,29 @@ def _own_url() -> str:
         settings = Settings.from_environment()
         require_dagster_database(settings)
         return database_url(settings, DAGSTER)
+
+
+class _EventLogStorage(PostgresEventLogStorage):
+    """As `PostgresEventLogStorage`, and keeps the newest evaluation of a check that no run made.
+
+    Dagster's index of evaluations is unique by run, and those of sensors all have the same one: it refused the
+    second evaluation of a batch with `duplicate key`, and the sensor's tick failed with it, for ever.
+    """
+
+    def _store_runless_asset_check_evaluation(self, event: EventLogEntry, event_id: int | None) -> None:
+        # What Dagster shows is the newest row. The events themselves all stay in the event log.
+        evaluation = event.get_dagster_event().asset_check_evaluation_data
+        table = AssetCheckExecutionsTable.c
+        with self.index_connection() as connection:
+            connection.execute(
+                AssetCheckExecutionsTable.delete().where(
+                    table.asset_key == evaluation.asset_key.to_string(),
+                    table.check_name == evaluation.check_name,
+                    table.run_id == event.run_id,
+                    table.partition.is_not_distinct_from(evaluation.partition),
+                )
+            )
+        super()._store_runless_asset_check_evaluation(event, event_id)
 
 
 def _let_go(reference: "weakref.ref[Engine]") -> None:
