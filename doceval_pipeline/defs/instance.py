@@ -5,7 +5,8 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._check import CheckError
-from dagster._core.instance import InstanceRef
+from dagster._core.errors import DagsterImportError
+from dagster_shared.utils import environ
 
 from doceval_pipeline.batches.databases import (
     DAGSTER,
@@ -51,22 +52,34 @@ def prepare_dagster_home(settings: Settings) -> Path:
     ConfigurationError
         Dagster refuses its `dagster.yaml`; also as `require_dagster_database` and `place_configuration`.
     """
+    workspace = _place_files(settings)
+    with environ(dagster_environment(settings)):
+        # What cannot be opened is told here, and not in the log of a daemon.
+        _open(settings).dispose()
+    return workspace
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """Dagster's instance of this installation; what runs in it shows in the UI. Raises as the above."""
+    _place_files(settings)
+    os.environ.update(dagster_environment(settings))
+    return _open(settings)
+
+
+def _place_files(settings: Settings) -> Path:
     require_dagster_database(settings)
-    configuration = place_configuration(settings)
-    try:
-        InstanceRef.from_dir(str(settings.dagster_home))
-    except (dg.DagsterInvalidConfigError, CheckError) as error:
-        raise ConfigurationError(f"{configuration}: {_reason(error)}: fix it") from None
+    place_configuration(settings)
     workspace = settings.dagster_home / "workspace.yaml"
     write_if_different(workspace, _WORKSPACE)
     return workspace
 
 
-def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Dagster's instance of this installation; what runs in it shows in the UI."""
-    prepare_dagster_home(settings)
-    os.environ.update(dagster_environment(settings))
-    return dg.DagsterInstance.get()
+def _open(settings: Settings) -> dg.DagsterInstance:
+    try:
+        return dg.DagsterInstance.get()
+    except (dg.DagsterInvalidConfigError, CheckError, DagsterImportError) as error:
+        file = settings.dagster_home / NAME
+        raise ConfigurationError(f"{file}: Dagster refuses it ({_reason(error)}): fix it") from None
 
 
 def _home_of_configuration(settings: Settings) -> Path:
@@ -80,7 +93,9 @@ def _home_of_configuration(settings: Settings) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """What Dagster says about its configuration, in one line."""
+    """What Dagster says about its configuration, in one line and without the whole schema."""
     if isinstance(error, dg.DagsterInvalidConfigError):
-        return "; ".join(" ".join(problem.message.split()) for problem in error.errors)
-    return str(error).splitlines()[-1]
+        # Values may hold passwords; a message quotes only what is of a wrong type.
+        problems = [problem.message.split(" Expected: ")[0] for problem in error.errors]
+        return "; ".join(" ".join(problem.split()).rstrip(".") for problem in problems)
+    return str(error).strip().splitlines()[-1].rstrip(".")
