@@ -1,6 +1,7 @@
 """Dagster's own home: its configuration and environment, the same for every process that uses it."""
 
 import os
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -20,6 +21,8 @@ from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings, project_root
 
 LOCATION = "doceval_pipeline"
+# Dagster goes on with the whole schema, or with a stack.
+_END_OF_REASON = re.compile(r"\.? (?:Expected: |You must provide this value|Stack Trace)")
 # The same location name as in the project's workspace.yaml and pyproject.toml: sensors, schedules
 # and runs are filed under it.
 _WORKSPACE = f"""\
@@ -95,7 +98,6 @@ def _home_of_configuration(settings: Settings) -> Path:
 def _reason(error: Exception) -> str:
     """What Dagster says about its configuration, in one line and without the whole schema."""
     if isinstance(error, dg.DagsterInvalidConfigError):
-        # Values may hold passwords; a message quotes only what is of a wrong type.
-        problems = [problem.message.split(" Expected: ")[0] for problem in error.errors]
-        return "; ".join(" ".join(problem.split()).rstrip(".") for problem in problems)
-    return str(error).strip().splitlines()[-1].rstrip(".")
+        problems = [" ".join(problem.message.split()) for problem in error.errors]
+        return "; ".join(_END_OF_REASON.split(problem)[0] for problem in problems)
+    return str(error).strip().splitlines()[-1].removeprefix("Failure condition: ").rstrip(".")
