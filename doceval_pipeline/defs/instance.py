@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._check import CheckError
 from dagster._core.errors import DagsterImportError
+from dagster_postgres.utils import DagsterPostgresException
 from dagster_shared.utils import environ
 
 from doceval_pipeline.batches.databases import (
@@ -21,6 +22,7 @@ from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings, project_root
 
 LOCATION = "doceval_pipeline"
+REFUSALS = (dg.DagsterInvalidConfigError, CheckError, DagsterImportError, DagsterPostgresException)
 # Dagster goes on with the whole schema, or with a stack.
 _END_OF_REASON = re.compile(r"\.? (?:Expected: |You must provide this value|Stack Trace)")
 # The same location name as in the project's workspace.yaml and pyproject.toml: sensors, schedules
@@ -80,7 +82,7 @@ def _place_files(settings: Settings) -> Path:
 def _open(settings: Settings) -> dg.DagsterInstance:
     try:
         return dg.DagsterInstance.get()
-    except (dg.DagsterInvalidConfigError, CheckError, DagsterImportError) as error:
+    except REFUSALS as error:
         file = settings.dagster_home / NAME
         raise ConfigurationError(f"{file}: Dagster refuses it ({_reason(error)}): fix it") from None
 
@@ -100,4 +102,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, dg.DagsterInvalidConfigError):
         problems = [" ".join(problem.message.split()) for problem in error.errors]
         return "; ".join(_END_OF_REASON.split(problem)[0] for problem in problems)
+    if isinstance(error, DagsterPostgresException):
+        return f"its storage: {str(error.__cause__ or error).splitlines()[0]}"
     return str(error).strip().splitlines()[-1].removeprefix("Failure condition: ").rstrip(".")
