@@ -54,8 +54,9 @@ def read_configuration(file: Path) -> Mapping[str, Any]:
     ConfigurationError
         It is not YAML, or not a mapping; names file and line.
     """
-    shipped = SHIPPED.resolve()
-    mend = "fix it" if file.resolve() == shipped else f"fix it; {shipped} shows the defaults"
+    # People edit the file behind a link.
+    file, shipped = file.resolve(), SHIPPED.resolve()
+    mend = "fix it" if file == shipped else f"fix it; {shipped} shows the defaults"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:

@@ -83,7 +83,7 @@ def _open(settings: Settings) -> dg.DagsterInstance:
     try:
         return dg.DagsterInstance.get()
     except REFUSALS as error:
-        file = settings.dagster_home / NAME
+        file = (settings.dagster_home / NAME).resolve()
         raise ConfigurationError(f"{file}: Dagster refuses it ({_reason(error)}): fix it") from None
 
 
