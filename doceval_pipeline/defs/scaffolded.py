@@ -7,6 +7,7 @@ Dagster's own rules for a `defs` folder, which take their time and are used only
 from pathlib import Path
 
 import dagster as dg
+from dagster._utils.warnings import suppress_dagster_warnings
 
 FOLDER = Path(__file__).parent
 OWN = frozenset(
@@ -41,6 +42,8 @@ def added_by_users(folder: Path = FOLDER) -> list[Path]:
     )
 
 
+# As Dagster's own loaders of such folders: how they work is nothing to warn users of.
+@suppress_dagster_warnings
 def users_definitions() -> list[dg.Definitions]:
     """The definitions of what users added; empty, and nothing is loaded, where they added nothing."""
     added = added_by_users()
