@@ -11,7 +11,8 @@ from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.status import batch_progress
 from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.output import console, print_json, print_table, printable
+from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
+from doceval_pipeline.dagster_home.limits import given_up
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import find_batch, partition_key
@@ -129,7 +130,8 @@ def report(batch: str, as_json: bool) -> None:
 def check(every_document: bool, as_json: bool) -> None:
     """Hold both databases against docs/invariants.md; exit code 1 if anything is not as it must be.
 
-    Read-only: a member of doceval_reader can run it.
+    Read-only: a member of doceval_reader can run it. Warns on standard error, without another exit code, of
+    guards that the installation's dagster.yaml no longer has.
     """
     opened = databases()
     with bars(visible=not as_json) as draw:
@@ -141,6 +143,8 @@ def check(every_document: bool, as_json: bool) -> None:
     else:
         rows = [(v.invariant, v.batch, v.problem, v.mend) for v in found]
         print_table(("must hold", "batch", "but", "what to do"), rows)
+    for warning in given_up(opened.settings):
+        errors.print(printable(warning), style="yellow", markup=False)
     if found:
         raise SystemExit(1)
 

@@ -8,7 +8,7 @@ import dagster as dg
 from doceval_pipeline.batches.restoring import Restored
 from doceval_pipeline.batches.storing import Progress as Tell
 from doceval_pipeline.cli.bars import Draw, bars
-from doceval_pipeline.definitions import defs as load_definitions
+from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.defs.jobs import archive_observation
@@ -40,7 +40,7 @@ def run_in_dagster(
     key = partition_key(batch_id)
     with open_instance(Settings.from_environment()) as instance, bars(visible=not quiet) as draw:
         instance.add_dynamic_partitions(partitions.NAME, [key])
-        defs = load_definitions()
+        defs = own_definitions()
         result = defs.resolve_job_def(job).execute_in_process(
             instance=instance,
             partition_key=key,

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from doceval_pipeline.batches.stalling import STALLED, Judgement, judge_one
-from doceval_pipeline.defs.partitions import batches
+from doceval_pipeline.defs.partitions import batch_check, batches
 from doceval_pipeline.defs.resources import DocEval, one_line_failures
 from doceval_pipeline.defs.staging import queue_rows
 from doceval_pipeline.doc_eval.batches import batch_id_of
@@ -21,7 +21,7 @@ llm_responses = dg.AssetSpec(
 )
 
 
-@dg.asset_check(asset=llm_responses.key, partitions_def=batches)
+@batch_check(asset=llm_responses.key)
 def responses_keep_coming(context: dg.AssetCheckExecutionContext, doc_eval: DocEval) -> dg.AssetCheckResult:
     """The batch moves, or rests with reason. Tells an absent processor from a lost and from a slow one."""
     with one_line_failures():

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from doceval_pipeline.batches.result_checks import Drift, Judged, judge_drift, judge_soundness
-from doceval_pipeline.defs.partitions import batches
+from doceval_pipeline.defs.partitions import batch_check_spec
 from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.resources import DocEval, one_line_failures
 from doceval_pipeline.doc_eval.batches import batch_id_of
@@ -20,17 +20,15 @@ COLUMNS_LISTED = 50
 
 @dg.multi_asset_check(
     specs=[
-        dg.AssetCheckSpec(
+        batch_check_spec(
             DRIFT,
             asset=completion_report.key,
-            partitions_def=batches,
             description="The scores are no others than those of the newest earlier completed batch with the "
             "same connections and prompts, but for chance.",
         ),
-        dg.AssetCheckSpec(
+        batch_check_spec(
             SOUND,
             asset=completion_report.key,
-            partitions_def=batches,
             description="No succeeded cell is empty, without a score, or has JSON that is none; no column "
             "got the same response for every document.",
         ),

@@ -6,7 +6,7 @@ import dagster as dg
 
 from doceval_pipeline.batches import audit, staging
 from doceval_pipeline.batches.invariants.invariant import SAMPLE
-from doceval_pipeline.defs.partitions import batches
+from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batches
 from doceval_pipeline.defs.resources import DocEval, StagingProgress, one_line_failures
 from doceval_pipeline.doc_eval.batch_documents import Tally
 from doceval_pipeline.doc_eval.batches import batch_id_of
@@ -102,7 +102,7 @@ class RoundTripSample(dg.Config):
     every_document: bool = False
 
 
-@dg.asset_check(asset=encoded_documents, partitions_def=batches, blocking=True)
+@batch_check(asset=encoded_documents, blocking=True)
 def documents_round_trip(
     context: dg.AssetCheckExecutionContext, config: RoundTripSample, doc_eval: DocEval
 ) -> dg.AssetCheckResult:
@@ -127,9 +127,7 @@ _QUEUE_CHECKS = {
 
 @dg.multi_asset_check(
     specs=[
-        dg.AssetCheckSpec(
-            name, asset=queue_rows.key, partitions_def=batches, blocking=True, description=description
-        )
+        batch_check_spec(name, asset=queue_rows.key, blocking=True, description=description)
         for name, (_, description) in _QUEUE_CHECKS.items()
     ],
     can_subset=True,

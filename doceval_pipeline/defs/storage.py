@@ -1,19 +1,28 @@
-"""Dagster's storage in PostgreSQL, on connections that are kept.
+"""What `dagster.yaml` names: Dagster's storage in PostgreSQL, and the folder of its artifacts.
 
-Dagster opens a connection for each event that it writes and each question that it asks, about 160 in a run
-that stages a batch. That took half of the run's time.
+Both find their place by our own settings, so that plain Dagster commands need no variable. Dagster opens a
+connection for each event that it writes and each question that it asks, about 160 in a run that stages a
+batch. That took half of the run's time.
 """
 
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import click
+from dagster._config.config_schema import UserConfigSchema
+from dagster._core.storage.root import LocalArtifactStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import create_pg_engine, pg_url_from_config
 from sqlalchemy import Engine
+
+from doceval_pipeline.batches.databases import DAGSTER, database_url, require_dagster_database
+from doceval_pipeline.errors import DocEvalError
+from doceval_pipeline.settings import Settings
 
 
 class PooledPostgresStorage(DagsterPostgresStorage):
@@ -46,10 +55,52 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "PooledPostgresStorage":
-        """What Dagster calls with the block `storage` of dagster.yaml."""
-        return cls(
-            pg_url_from_config(config_value), config_value.get("should_autocreate_tables", True), inst_data
-        )
+        """What Dagster calls with the block `storage` of dagster.yaml.
+
+        Without a URL in it, the storage is the installation's own database, and its server is started if it
+        is the embedded one.
+
+        Raises
+        ------
+        click.ClickException
+            That database cannot be reached. Dagster's commands show it as one line.
+        """
+        given = config_value.get("postgres_url") or config_value.get("postgres_db")
+        url = pg_url_from_config(config_value) if given else _own_url()
+        return cls(url, config_value.get("should_autocreate_tables", True), inst_data)
+
+
+class HomeArtifactStorage(LocalArtifactStorage):
+    """The folder of artifacts is in the installation's home, wherever `dagster.yaml` was read."""
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "HomeArtifactStorage":
+        """What Dagster calls with the block `local_artifact_storage` of dagster.yaml."""
+        with _one_line():
+            return cls(str(Settings.from_environment().dagster_home), inst_data)
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """It takes no config."""
+        return {}
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Dagster's commands show this error as one line, and any other as a traceback."""
+    try:
+        yield
+    except DocEvalError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _own_url() -> str:
+    with _one_line():
+        settings = Settings.from_environment()
+        require_dagster_database(settings)
+        return database_url(settings, DAGSTER)
 
 
 def _let_go(reference: "weakref.ref[Engine]") -> None:
