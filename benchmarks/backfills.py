@@ -6,10 +6,11 @@ processes of the runs, and PostgreSQL. How long it takes depends on how many run
 
 import json
 import os
+import signal
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from threading import Event
 from time import monotonic
@@ -37,6 +38,7 @@ BARE = "4 empty assets"
 BARE_DATABASE = "bare"
 DOCUMENTS = 3
 SECONDS_TO_START = 120
+SECONDS_TO_STOP = 20
 _STAGING = ("batch_config_snapshot", "document_assignment", "encoded_documents", "queue_rows")
 _LAUNCH = """
     mutation ($params: LaunchBackfillParams!) {
@@ -134,7 +136,7 @@ def scattered_backfill(quick: bool) -> Case:
     def prepare(installation: Installation) -> None:
         for number in range(1, 2 * batches):
             folder = material.documents(installation.folder / f"few-{number}", DOCUMENTS, 300, 0)
-            assert installation.apply(folder, 2, 2) == number
+            installation.apply(folder, 2, 2)
             if number in numbers:
                 material.store_batch(installation, number)
                 staging.queue_cells(installation.databases, number)
@@ -182,7 +184,13 @@ def scattered_backfill(quick: bool) -> Case:
 
     rounds = 1 if quick else 3
     experiments = [
-        Experiment("ours", prepare, [Side(OURS, backfill, partial(before, "dagster", _STAGING), check)], rounds, ours),
+        Experiment(
+            "ours",
+            prepare,
+            [Side(OURS, backfill, partial(before, "dagster", _STAGING), check)],
+            rounds,
+            ours,
+        ),
         Experiment(
             "bare",
             lambda _: None,
@@ -222,7 +230,12 @@ def _bare(installation: Installation) -> Iterator[Started]:
         _until(lambda: _answers(port), "the bare project did not start")
         yield Started(process.pid, port)
     finally:
-        os.killpg(process.pid, 15)
+        # What `dagster dev` started does not always end with it.
+        with suppress(subprocess.TimeoutExpired):
+            process.terminate()
+            process.wait(SECONDS_TO_STOP)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

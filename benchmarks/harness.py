@@ -9,7 +9,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,4 +146,3 @@ def _watch(child: "subprocess.Popen[str]", meter: ServerMeter, order: str) -> tu
             answer, _ = child.communicate(given, SECONDS_BETWEEN_SAMPLES)
             return server_bytes, started_bytes, answer
         given = None
-

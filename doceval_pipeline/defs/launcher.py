@@ -1,6 +1,6 @@
 """Dagster's run launcher, with runs of this machine started by a warm process (see `warm`).
 
-What the environment needs is in dagster.yaml, block `run_launcher`: without it runs are as right, and cost more.
+dagster.yaml names it in its block `run_launcher`. Without that block runs are as right, and cost more.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher
+from dagster import DagsterRun, DefaultRunLauncher
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
@@ -101,8 +101,8 @@ class _WarmProcess:
         return self._process.poll() is None
 
     def leave(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
 
 def _runs_here(run: DagsterRun) -> bool:

@@ -24,7 +24,6 @@ from doceval_pipeline.batches.databases import DAGSTER, database_url, require_da
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
 
-
 # Where these exist, Dagster has no table to create.
 MAIN_TABLES = {"event_logs", "instance_info", "jobs", "runs"}
 KEPT_CONNECTIONS = 3
@@ -45,7 +44,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         inst_data: ConfigurableClassData | None = None,
     ) -> None:
         engine = _engine(postgres_url)
-        exists = MAIN_TABLES <= {*retry_pg_connection_fn(lambda: inspect(engine).get_table_names())}
+        exists = {*retry_pg_connection_fn(lambda: inspect(engine).get_table_names())} >= MAIN_TABLES
         super().__init__(postgres_url, should_autocreate_tables and not exists, inst_data)
         if exists:
             read_catalogue_once(engine)
