@@ -74,23 +74,33 @@ class WarmProcess:
     def _answer_one(self, connection: socket.socket) -> None:
         connection.settimeout(SECONDS_TO_ASK)
         with connection.makefile("rw") as channel:
-            line = channel.readline()
-            if line:
-                channel.write(json.dumps(self._answer(json.loads(line))) + "\n")
+            try:
+                request = json.loads(channel.readline())
+            except ValueError:  # nothing, or no JSON
+                return
+            channel.write(json.dumps(self._answer(request)) + "\n")
 
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        if "start" in request:
-            # Asked for twice, it is started once.
-            if request["start"] not in self._running:
-                process = self._fork(execute, request["arguments"])
-                self._running[request["start"]] = (process, request["arguments"])
-            return {"pid": self._running[request["start"]][0].pid}
-        process, _ = self._running.get(request["stop"], (None, ""))
+    def _answer(self, request: Any) -> dict[str, Any]:
+        match request:
+            case {"start": str(run), "arguments": str(arguments)}:
+                return {"pid": self._start(run, arguments)}
+            case {"stop": str(run)}:
+                return {"stopped": self._stop(run)}
+        return {}
+
+    def _start(self, run: str, arguments: str) -> int | None:
+        # Asked for twice, it is started once.
+        if run not in self._running:
+            self._running[run] = (self._fork(execute, arguments), arguments)
+        return self._running[run][0].pid
+
+    def _stop(self, run: str) -> bool:
+        process, _ = self._running.get(run, (None, ""))
         if process is None or process.pid is None or process.exitcode is not None:
-            return {"stopped": False}
+            return False
         # Not reaped yet, so the number is still this run's.
         os.kill(process.pid, signal.SIGINT)
-        return {"stopped": True}
+        return True
 
     def _reap(self) -> None:
         self._reporting = [process for process in self._reporting if process.exitcode is None]
