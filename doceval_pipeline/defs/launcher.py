@@ -15,6 +15,7 @@ from typing import Any
 from dagster import DagsterRun, DefaultRunLauncher
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext
+from dagster._core.origin import JobPythonOrigin
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClassData, serialize_value
@@ -43,14 +44,14 @@ class WarmRunLauncher(DefaultRunLauncher):
         DagsterUserCodeUnreachableError
             The warm process ended before it answered; Dagster's run queue asks again.
         """
-        run = context.dagster_run
-        if not _runs_here(run):
+        run, code = context.dagster_run, context.job_code_origin
+        if code is None or not _runs_here(run, code):
             super().launch_run(context)
             return
         warm = self._warm_process()
         # Before the run begins, because a run and its launcher would overwrite each other's changes.
         self._instance.add_run_tags(run.run_id, {SOCKET_TAG: warm.address})
-        arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref())
+        arguments = ExecuteRunArgs(code, run.run_id, self._instance.get_ref())
         answer = _ask(warm.address, {"start": run.run_id, "arguments": serialize_value(arguments)})
         if answer is None:
             raise DagsterUserCodeUnreachableError(f"the process that starts runs ended before {run.run_id}")
@@ -60,7 +61,7 @@ class WarmRunLauncher(DefaultRunLauncher):
         """Interrupt a run, from any process of this machine; False where it does not run any more."""
         run = self._instance.get_run_by_id(run_id) if self.has_instance else None
         if run is None or run.is_finished or SOCKET_TAG not in run.tags:
-            return bool(super().terminate(run_id))
+            return bool(super().terminate(run_id))  # type: ignore[no-untyped-call] # Dagster's
         self._instance.report_run_canceling(run)
         answer = _ask(run.tags[SOCKET_TAG], {"stop": run_id})
         return answer is not None and bool(answer["stopped"])
@@ -105,13 +106,13 @@ class _WarmProcess:
             self._process.stdin.close()
 
 
-def _runs_here(run: DagsterRun) -> bool:
+def _runs_here(run: DagsterRun, code: JobPythonOrigin) -> bool:
     """Whether a run's code is what this Python imports, and no server of its own was given for it."""
-    if run.job_code_origin is None or run.remote_job_origin is None:
+    if run.remote_job_origin is None:
         return False
     location = run.remote_job_origin.repository_origin.code_location_origin
-    executable = run.job_code_origin.repository_origin.executable_path
-    return isinstance(location, ManagedGrpcPythonEnvCodeLocationOrigin) and executable == sys.executable
+    is_ours = code.repository_origin.executable_path == sys.executable
+    return is_ours and isinstance(location, ManagedGrpcPythonEnvCodeLocationOrigin)
 
 
 def _ask(address: str, request: dict[str, Any]) -> dict[str, Any] | None:

@@ -133,13 +133,13 @@ def execute(arguments: str) -> None:
 
 def report_death(arguments: str, exit_code: int) -> None:
     """Report a run as failed whose process ended before the run did, as Dagster's code server does."""
-    from dagster import DagsterInstance
+    from dagster._cli.utils import get_instance_for_cli
     from dagster._grpc.types import ExecuteRunArgs
     from dagster._serdes import deserialize_value
     from dagster._utils import get_run_crash_explanation
 
     told = deserialize_value(arguments, ExecuteRunArgs)
-    with DagsterInstance.from_ref(told.instance_ref) as instance:
+    with get_instance_for_cli(told.instance_ref) as instance:
         run = instance.get_run_by_id(told.run_id)
         if run is not None and not run.is_finished:
             reason = get_run_crash_explanation(f"Run execution process for {run.run_id}", exit_code)

@@ -250,11 +250,14 @@ def test_a_program_that_says_nothing_or_goes_away_stops_no_other(
 def test_a_code_location_with_a_server_or_a_python_of_its_own_is_launched_as_dagster_does(
     instance: dg.DagsterInstance, folder: Path
 ) -> None:
-    own_server = GrpcServerCodeLocationOrigin("localhost", port=4000, location_name="elsewhere")
-    waiting = dg.DagsterRunStatus.NOT_STARTED
-    assert _runs_here(made(instance, folder, waiting))
-    assert not _runs_here(made(instance, folder, waiting, python="/opt/other/bin/python"))
-    assert not _runs_here(made(instance, folder, waiting, location=own_server))
+    def is_warm(**options: Any) -> bool:
+        run = made(instance, folder, dg.DagsterRunStatus.NOT_STARTED, **options)
+        assert run.job_code_origin is not None
+        return _runs_here(run, run.job_code_origin)
+
+    assert is_warm()
+    assert not is_warm(python="/opt/other/bin/python")
+    assert not is_warm(location=GrpcServerCodeLocationOrigin("localhost", port=4000))
 
 
 def test_two_runs_of_one_partition_are_never_launched_side_by_side(
