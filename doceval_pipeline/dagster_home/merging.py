@@ -14,6 +14,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 # A mapping that names a class: its other keys belong to that class.
 IDENTITY = ("module", "class")
+# Takes exactly one of several keys.
+SELECTOR = "storage"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class _Entry:
     def end(self) -> int:
         """The line after the last one of the value."""
         mark, leaf = self.value.end_mark, _last_leaf(self.value)
-        end = int(mark.line) + (1 if mark.column else 0)
+        # A block ends where the next token begins, which may be on a line of its own.
+        end = int(mark.line) + bool("".join(self.lines[mark.line : mark.line + 1])[: mark.column].strip())
         # What looks like a comment is text where it is part of a block scalar.
         ignored = ("",) if getattr(leaf, "style", None) in ("|", ">") else ("", "#")
         while end > self.first + 1 and self.lines[end - 1].strip()[:1] in ignored:
@@ -73,23 +76,24 @@ def merged(mine: str, before: str, now: str) -> str:
 
     Values left at the old default follow the new one, and keys that are new in the defaults are added. A
     value that the user changed, a key that the user removed and the user's comments stay. A list counts as
-    one value, and so does a mapping in braces. A file with anchors stays as it is: one of its lines may hold
-    several values.
+    one value, and so does a mapping in braces. A file with anchors stays as it is, because one of its lines
+    may hold several values.
 
     Raises
     ------
     yaml.YAMLError
         One of the texts is not YAML.
     """
-    if _has_anchors(mine):
-        return mine
     edited, old, new = (_top(text) for text in (mine, before, now))
+    if edited is None or old is None or new is None or _has_anchors(mine):
+        return mine
     lines = mine.splitlines()
     edits = list(_edits(edited, old, new, lines))
     if not edits:
         return mine
-    # From the end, so that the numbers of the lines above stay true.
-    for edit in sorted(edits, key=lambda edit: (edit.first, edit.end), reverse=True):
+    # From the end, so that the numbers of the lines above stay true; of two at one place, the inner one last.
+    edits.sort(key=lambda edit: (edit.first, edit.end))
+    for edit in reversed(edits):
         lines[edit.first : edit.end] = edit.lines
     return "\n".join(lines) + "\n"
 
@@ -98,7 +102,7 @@ def _edits(
     mine: dict[str, _Entry], old: dict[str, _Entry], new: dict[str, _Entry], lines: list[str]
 ) -> Iterator[_Edit]:
     for key in old.keys() & mine.keys():
-        yield from _step(mine[key], old[key], new.get(key))
+        yield from _step(key, mine[key], old[key], new.get(key))
     end = max((entry.end for entry in mine.values()), default=len(lines))
     column = min((int(entry.key.start_mark.column) for entry in mine.values()), default=0)
     added: list[str] = []
@@ -110,7 +114,7 @@ def _edits(
         yield _Edit(end, end, added)
 
 
-def _step(mine: _Entry, old: _Entry, new: _Entry | None) -> Iterator[_Edit]:
+def _step(key: str, mine: _Entry, old: _Entry, new: _Entry | None) -> Iterator[_Edit]:
     """The edits by which one entry of the user's follows the defaults."""
     if new is None:
         if mine.plain() == old.plain():
@@ -119,10 +123,21 @@ def _step(mine: _Entry, old: _Entry, new: _Entry | None) -> Iterator[_Edit]:
         return
     inner = (mine.entries(), old.entries(), new.entries())
     if inner[0] and inner[1] and inner[2]:
-        if not _is_another_thing(mine.plain(), old.plain()):
+        if _is_another_thing(key, mine.plain(), old.plain()):
+            return
+        if _nothing_stays(inner[0], inner[1], inner[2]):
+            # Without any key, the value would be null.
+            empty = f"{mine.lines[mine.first].partition(':')[0]}: {{}}"
+            yield _Edit(mine.first, mine.end, [*_own_comments(mine, old), empty])
+        else:
             yield from _edits(inner[0], inner[1], inner[2], mine.lines)
     elif mine.plain() == old.plain() != new.plain():
         yield _replacement(mine, old, new)
+
+
+def _nothing_stays(mine: dict[str, _Entry], old: dict[str, _Entry], new: dict[str, _Entry]) -> bool:
+    left = [key for key in mine if key in new or key not in old or mine[key].plain() != old[key].plain()]
+    return not left and new.keys() <= old.keys()
 
 
 def _replacement(mine: _Entry, old: _Entry, new: _Entry) -> _Edit:
@@ -149,14 +164,16 @@ def _own_comment(mine: _Entry, old: _Entry) -> bool:
     return above != [line.strip() for line in old.lines[old.comment : old.first]]
 
 
-def _is_another_thing(mine: Any, old: Any) -> bool:
-    """Whether the user chose another class, or another of several ways, such as another kind of storage."""
-    return any(mine.get(key) != old.get(key) for key in IDENTITY) or (len(old) == 1 and not mine.keys() & old)
+def _is_another_thing(key: str, mine: Any, old: Any) -> bool:
+    """Whether the user chose another class or another kind of storage."""
+    return any(mine.get(name) != old.get(name) for name in IDENTITY) or (
+        key == SELECTOR and mine.keys() != old.keys()
+    )
 
 
-def _top(text: str) -> dict[str, _Entry]:
+def _top(text: str) -> dict[str, _Entry] | None:
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    return {} if root is None else _entries(text.splitlines(), root) or {}
+    return {} if root is None else _entries(text.splitlines(), root)
 
 
 def _entries(lines: list[str], node: Node) -> dict[str, _Entry] | None:
