@@ -19,6 +19,7 @@ from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import create_pg_engine, pg_url_from_config, retry_pg_connection_fn
 from sqlalchemy import Engine, inspect
+from sqlalchemy.exc import DBAPIError
 
 from doceval_pipeline.batches.databases import DAGSTER, database_url, require_dagster_database
 from doceval_pipeline.errors import DocEvalError
@@ -99,8 +100,21 @@ def _one_line() -> Iterator[None]:
 def _own_url() -> str:
     with _one_line():
         settings = Settings.from_environment()
-        require_dagster_database(settings)
-        return database_url(settings, DAGSTER)
+        url = database_url(settings, DAGSTER)
+        if not _answers(url):
+            require_dagster_database(settings)
+        return url
+
+
+def _answers(postgres_url: str) -> bool:
+    """Whether the database answers on a connection that an instance of this process has kept."""
+    engine = _engines.get(postgres_url)
+    try:
+        if engine is not None:
+            engine.connect().close()
+    except DBAPIError:
+        return False
+    return engine is not None
 
 
 def read_catalogue_once(engine: Engine) -> None:
