@@ -14,6 +14,7 @@ OWN = frozenset(
     {
         "instance",
         "jobs",
+        "launcher",
         "leaderboard",
         "partitions",
         "reporting",
@@ -26,6 +27,7 @@ OWN = frozenset(
         "staging",
         "storage",
         "upkeep",
+        "warm",
         "webhook",
         "webserver",
     }

@@ -7,7 +7,7 @@ batch. That took half of the run's time.
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,16 +19,22 @@ from dagster import EventLogEntry
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
-from dagster_postgres.utils import create_pg_engine, pg_url_from_config
-from sqlalchemy import Engine
+from dagster_postgres.utils import create_pg_engine, pg_url_from_config, retry_pg_connection_fn
+from sqlalchemy import Engine, inspect
+from sqlalchemy.exc import DBAPIError
 
 from doceval_pipeline.batches.databases import DAGSTER, database_url, require_dagster_database
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
 
+# Where these exist, Dagster has no table to create.
+MAIN_TABLES = {"event_logs", "instance_info", "jobs", "runs"}
+KEPT_CONNECTIONS = 3
+_engines: "weakref.WeakValueDictionary[str, Engine]" = weakref.WeakValueDictionary()
+
 
 class PooledPostgresStorage(DagsterPostgresStorage):
-    """As `DagsterPostgresStorage`, with one kept connection for runs, events and schedules each.
+    """As `DagsterPostgresStorage`, with kept connections that all instances in a process share.
 
     More are opened where threads need them at the same time, and closed after. One that the server has closed
     meanwhile is opened anew, and a process that is forked off opens its own.
@@ -40,18 +46,13 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         should_autocreate_tables: bool = True,
         inst_data: ConfigurableClassData | None = None,
     ) -> None:
-        super().__init__(postgres_url, should_autocreate_tables, inst_data)
+        engine = _engine(postgres_url)
+        exists = {*retry_pg_connection_fn(lambda: inspect(engine).get_table_names())} >= MAIN_TABLES
+        super().__init__(postgres_url, should_autocreate_tables and not exists, inst_data)
         self._event_log_storage = _EventLogStorage(postgres_url, should_autocreate_tables=False)
+        if exists:
+            read_catalogue_once(engine)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
-            engine = create_pg_engine(
-                postgres_url,
-                isolation_level="AUTOCOMMIT",
-                pool_pre_ping=True,
-                pool_size=1,
-                max_overflow=-1,
-            )
-            # Two processes on one connection would read each other's answers.
-            os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(engine)))
             storage._engine = engine
 
     @classmethod
@@ -102,8 +103,65 @@ def _one_line() -> Iterator[None]:
 def _own_url() -> str:
     with _one_line():
         settings = Settings.from_environment()
-        require_dagster_database(settings)
-        return database_url(settings, DAGSTER)
+        url = database_url(settings, DAGSTER)
+        if not _answers(url):
+            require_dagster_database(settings)
+        return url
+
+
+def _answers(postgres_url: str) -> bool:
+    """Whether the database answers on a connection that an instance of this process has kept."""
+    engine = _engines.get(postgres_url)
+    try:
+        if engine is not None:
+            engine.connect().close()
+    except DBAPIError:
+        return False
+    return engine is not None
+
+
+def read_catalogue_once(engine: Engine) -> None:
+    """Let an engine remember which tables and columns exist.
+
+    Dagster asks at almost each event whether tables exist that all releases have had for years, which is a
+    quarter of its statements. What `dagster instance migrate` adds is seen by processes that start after it.
+    """
+    dialect: Any = engine.dialect
+    if isinstance(dialect.has_table, _Remembered):
+        return
+    for question in ("has_table", "get_table_names", "get_columns"):
+        setattr(dialect, question, _Remembered(getattr(dialect, question)))
+
+
+class _Remembered:
+    """A question about the catalogue that is asked once for each table."""
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        self._ask = ask
+        self._answers: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, connection: Any, *about: Any, **options: Any) -> Any:
+        """The answer, from the database the first time."""
+        if about not in self._answers:
+            self._answers[about] = self._ask(connection, *about, **options)
+        return self._answers[about]
+
+
+def _engine(postgres_url: str) -> Engine:
+    """The engine of a URL that lives as long as some instance of this process uses it."""
+    engine = _engines.get(postgres_url)
+    if engine is None:
+        engine = create_pg_engine(
+            postgres_url,
+            isolation_level="AUTOCOMMIT",
+            pool_pre_ping=True,
+            pool_size=KEPT_CONNECTIONS,
+            max_overflow=-1,
+        )
+        # Two processes on one connection would read each other's answers.
+        os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(engine)))
+        _engines[postgres_url] = engine
+    return engine
 
 
 class _EventLogStorage(PostgresEventLogStorage):
