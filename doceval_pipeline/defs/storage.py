@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 import click
-from dagster._config.config_schema import UserConfigSchema
-from dagster._core.storage.root import LocalArtifactStorage
 from dagster import EventLogEntry
+from dagster._config.config_schema import UserConfigSchema
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._core.storage.root import LocalArtifactStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from dagster_postgres.utils import create_pg_engine, pg_url_from_config, retry_pg_connection_fn
