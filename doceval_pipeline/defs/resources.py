@@ -3,12 +3,15 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import dagster as dg
+from dagster._cli.utils import TMP_DAGSTER_HOME_PREFIX
+from pydantic import PrivateAttr
 
 from doceval_pipeline.batches.databases import Databases, database_errors, open_databases
 from doceval_pipeline.batches.storing import Progress
-from doceval_pipeline.errors import DocEvalError
+from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings
 
 SECONDS_BETWEEN_LOG_LINES = 5.0
@@ -17,8 +20,26 @@ SECONDS_BETWEEN_LOG_LINES = 5.0
 class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the parameter is for IO managers
     """Opens the installation that the environment names; started and upgraded where needed."""
 
+    _is_lasting: bool = PrivateAttr(default=True)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Find out whether Dagster keeps the history of what is about to run."""
+        folder = "" if context.instance is None else context.instance.root_directory
+        self._is_lasting = not Path(folder).name.startswith(TMP_DAGSTER_HOME_PREFIX)
+
     def open(self) -> Databases:
-        """Both databases, reachable and with current schemas."""
+        """Both databases, reachable and with current schemas.
+
+        Raises
+        ------
+        ConfigurationError
+            Dagster was started where it found no configuration, and would throw the history away.
+        """
+        if not self._is_lasting:
+            raise ConfigurationError(
+                "Dagster found no dagster.yaml and keeps no history of this run: start the command in the "
+                'project\'s folder, or evaluate eval "$(doceval env)" first'
+            )
         return open_databases(Settings.from_environment())
 
 
