@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
-from dagster._cli.utils import TMP_DAGSTER_HOME_PREFIX
 from pydantic import PrivateAttr
 
 from doceval_pipeline.batches.databases import Databases, database_errors, open_databases
@@ -15,6 +14,8 @@ from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings
 
 SECONDS_BETWEEN_LOG_LINES = 5.0
+# As Dagster's commands name it; importing the name takes 70 ms in every process.
+TEMPORARY_HOME = ".tmp_dagster_home_"
 
 
 class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the parameter is for IO managers
@@ -25,7 +26,7 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Find out whether Dagster keeps the history of what is about to run."""
         folder = "" if context.instance is None else context.instance.root_directory
-        self._is_lasting = not Path(folder).name.startswith(TMP_DAGSTER_HOME_PREFIX)
+        self._is_lasting = not Path(folder).name.startswith(TEMPORARY_HOME)
 
     def open(self) -> Databases:
         """Both databases, reachable and with current schemas.
