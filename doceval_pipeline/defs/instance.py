@@ -60,11 +60,14 @@ def prepare_dagster_home(settings: Settings) -> Path:
         Dagster refuses its `dagster.yaml`; also as `require_dagster_database` and `place_configuration`.
     """
     workspace = _place_files(settings)
-    with environ(dagster_environment(settings)):
-        # What cannot be opened is told here, and not in the log of a daemon.
-        with _refusals_in_one_line(settings), dg.DagsterInstance.get() as opened:
-            # Made when they are first used.
-            _ = opened.run_launcher, opened.run_coordinator
+    # What cannot be opened is told here, and not in the log of a daemon.
+    with (
+        environ(dagster_environment(settings)),
+        _refusals_in_one_line(settings),
+        dg.DagsterInstance.get() as opened,
+    ):
+        # Made when they are first used.
+        _ = opened.run_launcher, opened.run_coordinator
     return workspace
 
 
