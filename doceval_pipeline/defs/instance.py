@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -67,9 +69,14 @@ def prepare_dagster_home(settings: Settings) -> Path:
         Dagster refuses its `dagster.yaml`; also as `require_dagster_database` and `place_configuration`.
     """
     workspace = _place_files(settings)
-    with environ(dagster_environment(settings)):
-        # What cannot be opened is told here, and not in the log of a daemon.
-        _open(settings).dispose()
+    # What cannot be opened is told here, and not in the log of a daemon.
+    with (
+        environ(dagster_environment(settings)),
+        _refusals_in_one_line(settings),
+        dg.DagsterInstance.get() as opened,
+    ):
+        # Made when they are first used.
+        _ = opened.run_launcher, opened.run_coordinator
     return workspace
 
 
@@ -77,7 +84,8 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Dagster's instance of this installation; what runs in it shows in the UI. Raises as the above."""
     _place_files(settings)
     os.environ.update(dagster_environment(settings))
-    return _open(settings)
+    with _refusals_in_one_line(settings):
+        return dg.DagsterInstance.get()
 
 
 def _place_files(settings: Settings) -> Path:
@@ -88,9 +96,10 @@ def _place_files(settings: Settings) -> Path:
     return workspace
 
 
-def _open(settings: Settings) -> dg.DagsterInstance:
+@contextmanager
+def _refusals_in_one_line(settings: Settings) -> Iterator[None]:
     try:
-        return dg.DagsterInstance.get()
+        yield
     except REFUSALS as error:
         file = (settings.dagster_home / NAME).resolve()
         raise ConfigurationError(f"{file}: Dagster refuses it ({_reason(error)}): fix it") from None

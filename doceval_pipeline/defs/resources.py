@@ -3,17 +3,21 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import PrivateAttr
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.live_runs import alive
 from doceval_pipeline.batches.storing import Progress
-from doceval_pipeline.errors import DocEvalError
+from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings
 
 SECONDS_BETWEEN_LOG_LINES = 5.0
+# As Dagster's commands name it; importing the name takes 70 ms in every process.
+TEMPORARY_HOME = ".tmp_dagster_home_"
 
 
 class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the parameter is for IO managers
@@ -22,8 +26,26 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
     A run that uses it holds a lock from its first step to its last, which a run whose process died does not.
     """
 
+    _is_lasting: bool = PrivateAttr(default=True)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Find out whether Dagster keeps the history of what is about to run."""
+        folder = "" if context.instance is None else context.instance.root_directory
+        self._is_lasting = not Path(folder).name.startswith(TEMPORARY_HOME)
+
     def open(self) -> Databases:
-        """Both databases, reachable and with current schemas."""
+        """Both databases, reachable and with current schemas.
+
+        Raises
+        ------
+        ConfigurationError
+            Dagster was started where it found no configuration, and would throw the history away.
+        """
+        if not self._is_lasting:
+            raise ConfigurationError(
+                "Dagster found no dagster.yaml and keeps no history of this run: start the command in the "
+                'project\'s folder, or evaluate eval "$(doceval env)" first'
+            )
         return open_databases(Settings.from_environment())
 
     def _initialize_and_run(self, context: dg.InitResourceContext) -> Any:

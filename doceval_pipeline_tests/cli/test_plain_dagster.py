@@ -144,6 +144,10 @@ def state(port: str, run_id: str) -> str:
     return str(ask(port, RUN, id=run_id)["runOrError"]["status"])
 
 
+def all_become(runs: list[str], wanted: str) -> None:
+    until(lambda: {state(UP_PORT, run_id) for run_id in runs} == {wanted})
+
+
 def assert_nothing_contradicts(said: str) -> None:
     assert [line for line in said.splitlines() if any(words in line for words in CONTRADICTIONS)] == []
 
@@ -204,12 +208,24 @@ def test_commands_that_end_need_no_variable_either(clone: Path, partition: str) 
     assert len(query(clone / ".doceval", "SELECT 1 FROM llm_responses")) == 12
 
 
-def test_a_subfolder_and_another_home_lead_to_the_same_database(clone: Path) -> None:
+def test_where_dagster_finds_no_configuration_nothing_is_done_that_no_history_knows(clone: Path) -> None:
+    """`dg launch` in a subfolder takes an instance that is thrown away."""
+    command = ["dg", "launch", "--assets", "leaderboard"]
+    environment = environment_of(clone)
+    ended = subprocess.run(
+        command, cwd=clone / "docs", env=environment, capture_output=True, text=True, check=False
+    )
+    assert "keeps no history of this run: start the command in the project's folder" in ended.stderr
+    assert "STEP_SUCCESS" not in ended.stderr
+    assert_clean(clone)
+
+
+def test_another_home_has_a_history_of_its_own(clone: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="doceval-other-") as other:
         environment = {**environment_of(clone), "DOCEVAL_HOME": other}
         command = ["dg", "launch", "--assets", "leaderboard"]
         try:
-            subprocess.run(command, cwd=clone / "docs", env=environment, check=True, capture_output=True)
+            subprocess.run(command, cwd=clone, env=environment, check=True, capture_output=True)
             assert query(Path(other), "SELECT status FROM runs", database="dagster") == [("SUCCESS",)]
         finally:
             EmbeddedServer(Path(other)).stop()
@@ -257,8 +273,8 @@ def test_without_the_limit_two_runs_of_a_batch_at_once_do_no_harm_and_check_warn
                 # Both runs come as far as the batch's lock, which the test holds.
                 cursor.execute("SELECT pg_advisory_lock(%s, 1)", [LOCK_CLASS])
                 runs = [launch(UP_PORT, "batch-000001", "stage_batch") for _ in range(2)]
-                until(lambda: [state(UP_PORT, run_id) for run_id in runs] == ["STARTED"] * 2)
-            until(lambda: [state(UP_PORT, run_id) for run_id in runs] == ["SUCCESS"] * 2)
+                all_become(runs, "STARTED")
+            all_become(runs, "SUCCESS")
             assert status(home, "twice")["status"] == "STAGED"
             assert query(home, "SELECT count(*), count(DISTINCT attempt) FROM llm_responses") == [(12, 1)]
             assert query(home, "SELECT count(*) FROM docs") == [(3,)]

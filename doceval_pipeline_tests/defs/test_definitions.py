@@ -6,11 +6,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._cli.utils import TMP_DAGSTER_HOME_PREFIX
 
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.reporting import WrittenReport, write_report
-from doceval_pipeline.defs import reporting
+from doceval_pipeline.defs import reporting, resources
 from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
@@ -68,6 +69,10 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "nightly_audit",
         "nightly_retention",
     }
+
+
+def test_a_home_that_dagster_throws_away_is_known_by_the_name_that_dagster_gives_it() -> None:
+    assert resources.TEMPORARY_HOME == TMP_DAGSTER_HOME_PREFIX
 
 
 def test_sensors_tick_every_five_seconds_and_are_on_by_default_but_for_the_one_that_needs_a_receiver() -> (
