@@ -1,4 +1,4 @@
-"""Processes of `doceval up` are killed and stopped: what was asked for is done, and nothing alive is ended."""
+"""Processes of `doceval up` are killed: what was asked for is done, and nothing that lives is ended."""
 
 import shutil
 import subprocess
