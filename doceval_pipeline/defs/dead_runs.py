@@ -88,8 +88,10 @@ def dead_runs(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.Skip
 def takes_lock(run: dg.DagsterRun) -> bool:
     """Whether all that a run does is ours, so that it holds a lock as soon as it has begun."""
     origin = run.remote_job_origin
-    # Of a job that is tried again from a failure, only a step of somebody else may be left.
-    if run.step_keys_to_execute is not None or (origin is not None and origin.location_name != LOCATION):
+    if origin is not None and origin.location_name != LOCATION:
+        return False
+    # Of a run that is tried again from a failure, only a step of somebody else may be left.
+    if run.parent_run_id is not None and run.step_keys_to_execute is not None:
         return False
     assets, checks = run.asset_selection or set(), run.asset_check_selection or set()
     if assets or checks:

@@ -77,6 +77,6 @@ def fresh_leaderboard(context: dg.SensorEvaluationContext, doc_eval: DocEval) ->
 
 
 def _has_failed(instance: dg.DagsterInstance) -> bool:
-    """Whether the newest run that was to make the leaderboard ended without one, more often than it is retried."""
+    """Whether the newest run that was to make the leaderboard ended without one."""
     newest = instance.get_runs(dg.RunsFilter(job_name=refresh_leaderboard.name), limit=1)
     return any(run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED) for run in newest)

@@ -196,9 +196,11 @@ def _newest_staging(instance: dg.DagsterInstance, batch_id: int) -> dg.DagsterRu
 
 
 def _stages(run: dg.DagsterRun) -> bool:
-    if run.asset_selection or run.asset_check_selection:
-        return not STAGING_ASSETS.isdisjoint(run.asset_selection or ())
-    return run.job_name in (stage_batch.name, reprocess_batch.name)
+    """Whether a run stages, by the assets or the job it was launched for, or else by its steps."""
+    if run.asset_selection:
+        return not STAGING_ASSETS.isdisjoint(run.asset_selection)
+    steps = {dg.AssetKey(step) for step in run.step_keys_to_execute or ()}
+    return run.job_name in (stage_batch.name, reprocess_batch.name) or not STAGING_ASSETS.isdisjoint(steps)
 
 
 def _why_abandoned(run: dg.DagsterRun | None, is_old: bool) -> str | None:

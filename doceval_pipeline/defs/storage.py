@@ -167,8 +167,8 @@ def _engine(postgres_url: str) -> Engine:
 class _EventLogStorage(PostgresEventLogStorage):
     """As `PostgresEventLogStorage`, and keeps the newest evaluation of a check that no run made.
 
-    Dagster's index of evaluations is unique by run, and those of sensors all have the same one: it refused the
-    second evaluation of a batch with `duplicate key`, and the sensor's tick failed with it, for ever.
+    Dagster's index of evaluations is unique by run, and those of sensors all have the same one: it refused
+    the second evaluation of a batch with `duplicate key`, and the sensor's tick failed with it, for ever.
     """
 
     def _store_runless_asset_check_evaluation(self, event: EventLogEntry, event_id: int | None) -> None:

@@ -100,3 +100,23 @@ def test_a_process_that_is_forked_off_has_connections_of_its_own(instance: dg.Da
     with os.fdopen(reader, "rb") as answer:
         assert answer.read() == b"done"
     os.waitpid(child, 0)
+
+
+def test_the_newest_evaluation_of_a_check_that_no_run_made_is_what_dagster_shows(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    key = dg.AssetCheckKey(dg.AssetKey("llm_responses"), "responses_keep_coming")
+    log = settings.home / "logs" / "postgres.log"
+    before = log.stat().st_size
+    for partition in ("batch-900001", "batch-900002", None):
+        for passed in (True, False, True, False):
+            instance.report_runless_asset_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=key.asset_key, check_name=key.name, passed=passed, partition=partition
+                )
+            )
+            (newest, *_) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+            assert (newest.status.value, newest.partition) == ("SUCCEEDED" if passed else "FAILED", partition)
+    with log.open() as lines:
+        lines.seek(before)
+        assert "duplicate key" not in lines.read()

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 from dagster._core.workspace.context import WorkspaceProcessContext
 
+from doceval_pipeline.batches import requests
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.knowledge.responses import digest
 from doceval_pipeline_tests.conftest import Sample
@@ -18,8 +19,10 @@ from doceval_pipeline_tests.faults.daemon import daemon_of, live
 from doceval_pipeline_tests.faults.scene import Scene
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 
-# A run that was lost while it began is given up a second later, and tried again.
+# A run that was lost while it began is given up a second later, and asked for again.
 MOST_LIVES = 6
+# Between two lives passes as much time as until a run is asked for again.
+PASS = "UPDATE run_requests SET due_at = now()"
 FLIP = """
     UPDATE llm_responses SET status = 'S'
     WHERE id = (SELECT min(id) FROM llm_responses WHERE batch_id = :id AND status = 'F')
@@ -65,9 +68,16 @@ def reported(instance: dg.DagsterInstance) -> dict[str, list[str]]:
 
 @short_and_full("kills, batches_at_once", (3, 2), (200, 10))
 def test_each_completed_state_is_reported_once_whenever_the_daemon_is_killed(
-    scene: Scene, daemon: WorkspaceProcessContext, kills: int, batches_at_once: int
+    scene: Scene,
+    daemon: WorkspaceProcessContext,
+    monkeypatch: pytest.MonkeyPatch,
+    kills: int,
+    batches_at_once: int,
 ) -> None:
+    monkeypatch.setattr(requests, "SECONDS_BEFORE_SECOND", 0.0)
+
     def undisturbed() -> int:
+        batches[0].doc_eval(PASS)
         ended = Child(scene.databases, partial(live, daemon)).end()
         assert ended.done, ended.error
         return ended.points
@@ -88,6 +98,7 @@ def test_each_completed_state_is_reported_once_whenever_the_daemon_is_killed(
         for batch in batches:
             change(batch)
             at = chance.randint(1, points)
+            batch.doc_eval(PASS)
             killed += Child(scene.databases, partial(live, daemon), at=at).end().killed
         # Before a batch changes again, so that no state is gone before anybody could see it.
         for _ in range(MOST_LIVES):

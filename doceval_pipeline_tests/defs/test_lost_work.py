@@ -1,0 +1,296 @@
+"""What was asked for and did not happen: runs that were cancelled, died, or never began."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.events import DagsterEvent, DagsterEventType
+
+from doceval_pipeline.batches.audit import violations
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.status import batch_progress, lost_without_batch
+from doceval_pipeline.defs import dead_runs, sensors
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.schedules import schedules
+from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.conftest import Sample, evaluation_of
+from doceval_pipeline_tests.defs.running import QUIET, definitions, run, tick
+
+BatchOf = Callable[..., Sample]
+LATER = "UPDATE run_requests SET due_at = due_at - interval '1 hour'"
+
+
+@pytest.fixture(autouse=True)
+def _no_runs(instance: dg.DagsterInstance) -> None:
+    """Batches have numbers of their own, and runs without a batch do not."""
+    for found in instance.get_runs(dg.RunsFilter(job_name="create_batch")):
+        instance.delete_run(found.run_id)
+
+
+def launched(
+    instance: dg.DagsterInstance, job: str, request: Any = None, key: str | None = None, **options: Any
+) -> dg.DagsterRun:
+    """A run as Dagster's daemon creates it, which nobody executes."""
+    tags = {"dagster/partition": key or request.partition_key} if key or request else {}
+    if request is not None:
+        tags["dagster/run_key"] = request.run_key
+    return instance.create_run_for_job(
+        definitions.resolve_job_def(job), tags=tags, status=dg.DagsterRunStatus.NOT_STARTED, **options
+    )
+
+
+def begin(instance: dg.DagsterInstance, started: dg.DagsterRun) -> None:
+    event = DagsterEvent(event_type_value=DagsterEventType.RUN_START.value, job_name=started.job_name)
+    instance.report_dagster_event(event, started.run_id)
+
+
+def completed(batch: Sample, instance: dg.DagsterInstance) -> Any:
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE batch_id = :id")
+    (request,) = tick(sensors.response_status, instance).run_requests
+    return request
+
+
+def notices(batch: Sample) -> str:
+    (progress,) = batch_progress(batch.databases, str(batch.id))
+    return " | ".join(progress.notices)
+
+
+def problems(databases: Databases) -> list[str]:
+    found = violations(databases, False, lambda *_: None)
+    return [f"{violation.batch}: {violation.problem}" for violation in found]
+
+
+def test_a_report_run_that_was_cancelled_is_named_and_asked_for_again(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    request = completed(batch, instance)
+    first = launched(instance, "report_batch", request)
+    batch.doc_eval(LATER)
+    assert not tick(sensors.response_status, instance).run_requests, "its run is still in the queue"
+    instance.report_run_canceled(first)
+    batch.doc_eval(LATER)
+    assert not tick(sensors.response_status, instance).run_requests, "half a minute has not passed"
+    assert "attempt 1, the last run ended as CANCELED" in notices(batch)
+    assert f"doceval report {batch.id} writes it" in notices(batch)
+    assert [key for key in problems(batch.databases) if batch.key in key]
+    recorded = tick(sensors.stalled_work, instance)
+    check = [event for event in recorded.asset_events if event.check_name == "report_is_written"]
+    assert [(event.partition, event.passed) for event in check] == [(batch.key, False)]
+
+    instance.run_storage.add_run_tags(first.run_id, {})
+    ended = instance.get_run_record_by_id(first.run_id)
+    assert ended is not None
+    assert ended.end_time is not None
+    deadline = ended.end_time + 30 - time.time()
+    with pytest.MonkeyPatch.context() as patch:
+        now = time.time() + deadline + 1
+        patch.setattr("doceval_pipeline.defs.requests.time.time", lambda: now)
+        batch.doc_eval(LATER)
+        (again,) = tick(sensors.response_status, instance).run_requests
+    assert again.run_key == f"{request.run_key[:-1]}2"
+    assert run(instance, "report_batch", batch.key).success
+    assert notices(batch) == ""
+    over = tick(sensors.stalled_work, instance, recorded.cursor)
+    check = [event for event in over.asset_events if event.check_name == "report_is_written"]
+    assert [(event.partition, event.passed) for event in check] == [(batch.key, True)]
+
+
+def test_any_number_of_ticks_queue_one_staging_of_each_saved_batch(
+    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    located = evaluation_of([{"name": name, "folders": [str(tmp_path)]} for name in "abc"])
+    numbers = apply_evaluation(databases.doc_eval, located).numbers
+    keys = sorted(f"batch-{number:06d}" for number in numbers.values())
+
+    def requested() -> list[str]:
+        (schedule,) = (s for s in schedules(Settings(Path("/"))) if s.name == "stage_saved_batches")
+        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime(2026, 1, 1))
+        found = [*schedule(context, doc_eval=DocEval()), *tick(sensors.new_batches, instance).run_requests]
+        for request in found:
+            launched(instance, "stage_batch", request)
+        with databases.doc_eval.begin() as connection:
+            connection.exec_driver_sql(LATER)
+        return sorted(request.partition_key for request in found)
+
+    assert requested() == keys
+    assert requested() == requested() == requested() == []
+    apply_evaluation(databases.doc_eval, located, stage=True)
+    assert requested() == []
+
+
+def test_asking_again_for_a_staging_that_never_began_says_so_and_asks_again(
+    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    located = evaluation_of([{"name": "a", "folders": [str(tmp_path)]}])
+    applied = apply_evaluation(databases.doc_eval, located, stage=True)
+    assert (applied.staging_requested, applied.staging_requested_again) == (["a"], [])
+    (request,) = tick(sensors.new_batches, instance).run_requests
+    instance.report_run_failed(launched(instance, "stage_batch", request))
+    applied = apply_evaluation(databases.doc_eval, located, stage=True)
+    assert (applied.staging_requested, applied.staging_requested_again) == ([], ["a"])
+    (again,) = tick(sensors.new_batches, instance).run_requests
+    assert again.run_key != request.run_key
+
+
+def asset_run(
+    instance: dg.DagsterInstance, batch: Sample, *assets: str, success: bool = True
+) -> dg.ExecuteInProcessResult:
+    """What a click on Materialize does for some assets of a batch."""
+    instance.add_dynamic_partitions("batches", [batch.key])
+    job = definitions.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection={dg.AssetKey(asset) for asset in assets}
+    )
+    done = job.execute_in_process(
+        instance=instance, partition_key=batch.key, run_config=QUIET, raise_on_error=False
+    )
+    assert done.success == success
+    return done
+
+
+@pytest.mark.parametrize(
+    ("assets", "missing"),
+    [
+        (["batch_config_snapshot"], "document_assignment, encoded_documents, queue_rows"),
+        (["batch_config_snapshot", "document_assignment"], "encoded_documents, queue_rows"),
+        (["batch_config_snapshot", "document_assignment", "encoded_documents"], "queue_rows"),
+    ],
+)
+def test_materializing_the_first_assets_alone_is_no_failure(
+    batch_of: BatchOf, instance: dg.DagsterInstance, assets: list[str], missing: str
+) -> None:
+    batch = batch_of(documents=2)
+    asset_run(instance, batch, *assets)
+    assert batch.status() == "STAGING"
+    tick(sensors.staging_failure, instance)
+    assert batch.status() == "SAVED"
+    assert f"{missing} not yet: doceval stage {batch.id}" in notices(batch)
+    assert problems(batch.databases) == []
+    batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
+    assert len(tick(sensors.new_batches, instance).run_requests) == 1
+    assert run(instance, "stage_batch", batch.key).success
+    assert (batch.status(), notices(batch)) == ("STAGED", "")
+
+
+def test_materializing_one_asset_of_a_failed_staging_is_no_failure_either(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    asset_run(instance, batch, "batch_config_snapshot", "document_assignment")
+    asset_run(instance, batch, "queue_rows", success=False)
+    assert batch.status() == "FAILED_STAGING"
+    asset_run(instance, batch, "encoded_documents")
+    tick(sensors.staging_failure, instance)
+    assert batch.status() == "SAVED"
+    asset_run(instance, batch, "queue_rows")
+    assert batch.status() == "STAGED"
+
+
+def test_a_staging_that_waits_for_its_next_run_in_the_queue_is_not_given_up(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    asset_run(instance, batch, "batch_config_snapshot")
+    working = launched(instance, "stage_batch", key=batch.key)
+    begin(instance, working)
+    batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 day' WHERE id = :id")
+    tick(sensors.staging_failure, instance)
+    assert batch.status() == "STAGING", "its run says that it works"
+    assert "no process works on its staging" in notices(batch)
+    instance.report_run_failed(working)
+    tick(sensors.staging_failure, instance)
+    assert batch.status() == "FAILED_STAGING"
+
+
+def test_a_run_that_nobody_holds_is_ended_after_two_looks_and_one_that_lives_is_not(
+    batch_of: BatchOf, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batch_of(documents=1)
+    monkeypatch.setattr(dead_runs, "SECONDS_TO_TAKE_LOCK", 0.0)
+    ours = launched(instance, "reprocess_batch", key=batch.key)
+    cancelled = launched(instance, "archive_batch", key=batch.key)
+    for each in (ours, cancelled):
+        begin(instance, each)
+    instance.report_run_canceling(cancelled)
+
+    def status_of(of: dg.DagsterRun) -> str:
+        found = instance.get_run_by_id(of.run_id)
+        assert found is not None
+        return found.status.value
+
+    tick(dead_runs.dead_runs, instance)
+    assert (status_of(ours), status_of(cancelled)) == ("STARTED", "CANCELING"), "missed for a moment only"
+    batch.doc_eval("UPDATE live_runs SET missing_since = missing_since - interval '40 s'")
+    assert ours.run_id[:8] in str(tick(dead_runs.dead_runs, instance).skip_message)
+    assert (status_of(ours), status_of(cancelled)) == ("FAILURE", "CANCELED")
+    assert "alive" in str(tick(dead_runs.dead_runs, instance).skip_message)
+
+
+def test_a_run_of_ours_holds_its_lock_from_its_first_step_to_its_last(
+    batch_of: BatchOf, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batch_of(documents=1)
+    held: list[Any] = []
+    look = "SELECT job, missing_since IS NULL, process IS NOT NULL FROM live_runs"
+
+    def meanwhile(*_: Any) -> None:
+        monkeypatch.setattr(dead_runs, "SECONDS_MISSED", 0.0)
+        held.append((tick(dead_runs.dead_runs, instance).skip_message, batch.doc_eval(look)))
+
+    monkeypatch.setattr("doceval_pipeline.defs.resources.StagingProgress.listener", lambda *_: meanwhile)
+    assert run(instance, "stage_batch", batch.key).success
+    assert held[0] == ("every run is alive", [("stage_batch", True, True)])
+    assert batch.doc_eval(look) == []
+
+
+def test_a_users_own_run_is_never_judged(databases: Databases, instance: dg.DagsterInstance) -> None:
+    @dg.asset
+    def mine() -> None: ...
+
+    job = dg.Definitions([mine]).resolve_implicit_global_asset_job_def()
+    own = instance.create_run_for_job(job, asset_selection=frozenset({dg.AssetKey("mine")}))
+    assert not dead_runs.takes_lock(own)
+    mixed = frozenset({dg.AssetKey("mine"), dg.AssetKey("queue_rows")})
+    assert not dead_runs.takes_lock(own._replace(asset_selection=mixed))
+    check = frozenset({dg.AssetCheckKey(dg.AssetKey("queue_rows"), "a_check_of_theirs")})
+    assert not dead_runs.takes_lock(own._replace(asset_selection=None, asset_check_selection=check))
+    assert dead_runs.takes_lock(own._replace(asset_selection=frozenset({dg.AssetKey("queue_rows")})))
+    instance.delete_run(own.run_id)
+
+
+def test_runs_that_ended_before_they_began_are_named_until_a_later_one_begins(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    given = {"name": "a lost one", "folders": ["/x"], "connections": ["c"], "prompts": ["p"]}
+    config = {"ops": {"create": {"config": given}}}
+    lost = [
+        launched(instance, "reprocess_batch", key=batch.key),
+        launched(instance, "create_batch", run_config=config),
+    ]
+    for each in lost:
+        instance.report_run_failed(each)
+    tick(sensors.stalled_work, instance)
+    assert f"run {lost[0].run_id[:8]} of reprocess_batch ended as FAILURE" in notices(batch)
+    assert "re-execute it in Dagster's UI" in notices(batch)
+    (created,) = lost_without_batch(batch.databases)
+    assert "which was to create batch 'a lost one'" in created.sentence
+    assert len(problems(batch.databases)) == 2
+    begin(instance, launched(instance, "reprocess_batch", key=batch.key))
+    again = instance.create_run_for_job(
+        definitions.resolve_job_def("create_batch"),
+        run_config=config,
+        parent_run_id=lost[1].run_id,
+        root_run_id=lost[1].run_id,
+        tags={"dagster/root_run_id": lost[1].run_id, "dagster/parent_run_id": lost[1].run_id},
+    )
+    begin(instance, again)
+    tick(sensors.stalled_work, instance)
+    assert (notices(batch), lost_without_batch(batch.databases)) == ("", [])
+    assert problems(batch.databases) == []
