@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import dagster as dg
 import pytest
 import yaml
 from sqlalchemy import text
@@ -22,6 +23,7 @@ from doceval_pipeline.cli import cli
 from doceval_pipeline.migrations.roles import ROLES
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, read_json
+from doceval_pipeline_tests.defs.running import definitions
 from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
 from doceval_pipeline_tests.migrations.attacks import attacks
 from doceval_pipeline_tests.migrations.conftest import STRANGER
@@ -42,7 +44,7 @@ def blocks(document: str, language: str) -> list[str]:
 def test_the_commands_for_documents_of_ones_own_work_in_their_order(
     databases: Databases, tmp_path: Path
 ) -> None:
-    (evaluation,) = blocks(README, "yaml")
+    evaluation, _ = blocks(README, "yaml")
     (tmp_path / "evaluation.yaml").write_text(evaluation)
     shutil.copytree(CONTRACTS, tmp_path / "contracts")
     (commands,) = [block for block in blocks(README, "console") if "doceval apply" in block]
@@ -71,16 +73,29 @@ def test_the_commands_for_documents_of_ones_own_work_in_their_order(
         # The evaluation of the README has one connection.
         assert ended.returncode == (1 if "--connections" in command else 0), (line, ended.stderr)
     assert (tmp_path / "q4.parquet").stat().st_size
-    (later,) = [block for block in blocks(README, "console") if "doceval reprocess" in block]
+    later, several = [block for block in blocks(README, "console") if "doceval reprocess" in block]
     for line in later.replace("--failed", "--all").splitlines():
         ended = doceval(*shlex.split(line.removeprefix("$ "), comments=True)[1:])
         assert ended.returncode == 0, (line, ended.stderr)
+    for line in several.splitlines():
+        ended = doceval(*shlex.split(line.removeprefix("$ "), comments=True)[1:])
+        assert ended.returncode == 0, (line, ended.stderr)
+    assert doceval("simulate-processor", "--until-empty", "--latency", "0").returncode == 0
+    look(databases)
     (away,) = [block for block in blocks(README, "console") if "doceval archive" in block]
     archived = read_json("archive", "contracts-q4")["archive"]["path"]
     assert re.sub(r"-.*\.", "-.", Path(archived).name) == "batch-.zip"
     for line in re.sub(r"batch-\S*\.zip", archived, away).splitlines():
         ended = doceval(*shlex.split(line.removeprefix("$ "), comments=True)[1:])
         assert ended.returncode == 0, (line, ended.stderr)
+
+
+def test_the_config_for_a_backfill_is_valid() -> None:
+    _, config = blocks(README, "yaml")
+    job = definitions.resolve_implicit_global_asset_job_def()
+    assert dg.validate_run_config(job, yaml.safe_load(config))["ops"]["queue_rows"]["config"] == {
+        "mode": "failed"
+    }
 
 
 def test_the_commands_that_start_a_processor_find_the_queue(databases: Databases) -> None:

@@ -116,5 +116,5 @@ class _Told:
             print_json(self._data)
             return
         said = f"{self._done:,} of {self._batches:,} batches done"
-        said += f", {self.failures:,} errors" if self.failures else ""
+        said += f", {self.failures:,} failed" if self.failures else ""
         console.print(f"{said}: {in_words(self._counts)}" if self._counts else said)

@@ -20,7 +20,7 @@ from doceval_pipeline.defs.catalog import (
 from doceval_pipeline.defs.naming import NAME, about, name_of
 from doceval_pipeline.defs.partitions import batches
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
-from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch
+from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
 from doceval_pipeline.doc_eval.batch_documents import Tally
 from doceval_pipeline.doc_eval.snapshot import Snapshot
 from doceval_pipeline.reports.numbers import counted
@@ -57,7 +57,7 @@ def batch_config_snapshot(
     )
 
 
-class Assignment(dg.Config):
+class Assignment(StepConfig):
     """Whether the folders of a staged batch are looked at again."""
 
     rescan: bool = Field(
@@ -147,7 +147,7 @@ def encoded_documents(
     )
 
 
-class Queue(dg.Config):
+class Queue(StepConfig):
     """Which evaluations of a staged batch are done again."""
 
     mode: Mode = Field(
@@ -199,7 +199,7 @@ def queue_rows(
     )
 
 
-class RoundTripSample(dg.Config):
+class RoundTripSample(StepConfig):
     """How many stored documents are decoded and compared, up to 16 MiB of them; or all."""
 
     documents: int = Field(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
+from pydantic import model_validator
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.defs.resources import DocEval
@@ -20,7 +21,16 @@ _PARENT_BACKFILL = "dagster/parent_backfill_id"
 _CONTINUES = ("dagster/retry_number", "dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 
 
-class NoConfig(dg.Config):
+class StepConfig(dg.Config):
+    """Config of one op. Dagster's schema accepts null for a field with a default: it means the default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class NoConfig(StepConfig):
     """Takes no config. Without a class, Dagster drops the config of an asset without a word."""
 
 
@@ -85,18 +95,21 @@ def _refuse_config_of_other_ops(context: Context) -> None:
 
 
 def _ops_of_the_request(context: Context) -> Set[str]:
-    """The ops of all that was asked for together with this run.
+    """The ops of what was asked for together with this run.
 
-    All runs of a backfill get its whole config, and a run that is repeated in part gets that of the whole.
+    All runs of a backfill get its whole config, and a run that repeats a part of another gets that of the
+    whole.
     """
-    runs = [context.run]
-    if context.run.root_run_id is not None:
-        runs.append(context.instance.get_run_by_id(context.run.root_run_id) or context.run)
-    backfills = {run.tags[tag] for run in runs for tag in (_BACKFILL, _ROOT_BACKFILL) if tag in run.tags}
-    selected = {key for run in runs for key in run.asset_selection or ()}
-    for backfill_id in backfills:
+    root = context.run.root_run_id and context.instance.get_run_by_id(context.run.root_run_id)
+    runs = [context.run, root] if root else [context.run]
+    selected = set(root.asset_selection or ()) if root else set()
+    for backfill_id in {
+        run.tags[tag] for run in runs for tag in (_BACKFILL, _ROOT_BACKFILL) if tag in run.tags
+    }:
         backfill = context.instance.get_backfill(backfill_id)
         selected |= set((backfill and backfill.asset_selection) or ())
+    if not selected:
+        return set()
     return {
         definition.node_def.name
         for definition in context.repository_def.asset_graph.assets_defs

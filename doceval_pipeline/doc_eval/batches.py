@@ -184,7 +184,7 @@ def find_batches(
         matches = [batch for batch in every if batch.matches(word)] if is_pattern(word) else []
         usable = [batch for batch in matches if with_archived or batch.archived_at is None]
         if not usable:
-            unknown.append(_unknown(word) if not matches else _only_archived(word))
+            unknown.append(_unknown(word) if not is_pattern(word) else _unmatched(word, len(matches)))
         for batch in usable:
             found.setdefault(batch.id, batch)
     return list(found.values()), unknown
@@ -212,13 +212,15 @@ def _number(word: str) -> int | None:
 
 
 def _unknown(word: str) -> UnknownBatch:
-    if is_pattern(word):
-        return UnknownBatch(f"no batch matches {word!r}: doceval status lists all batches")
     return UnknownBatch(f"there is no batch {word!r}: doceval status lists all batches")
 
 
-def _only_archived(word: str) -> UnknownBatch:
-    return UnknownBatch(f"all batches that match {word!r} are archived: doceval restore brings one back")
+def _unmatched(pattern: str, archived: int) -> UnknownBatch:
+    if archived:
+        return UnknownBatch(
+            f"all batches that match {pattern!r} are archived ({archived}): doceval restore brings one back"
+        )
+    return UnknownBatch(f"no batch matches {pattern!r}: doceval status lists all batches")
 
 
 def batch_by_id(connection: Connection, batch_id: int) -> BatchRecord:

@@ -9,7 +9,7 @@ from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.gathering import gather
 from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, queue_attempts, reprocess, resume
 from doceval_pipeline.batches.staging import batch_lock
 from doceval_pipeline.errors import BatchStateError, StagingError, UnknownBatch
 from doceval_pipeline_tests.conftest import Sample
@@ -56,6 +56,40 @@ def test_three_failed_of_forty_are_queued_again_and_no_other(batch_of: BatchOf) 
     page = write_report(batch.databases, batch.id).path.read_text()
     assert "3 of 40 cells have a later attempt" in page
     assert page.count("✕ failed</td>\n<td>✓ succeeded 90</td>") == 3
+
+
+def requested(batch: Sample, request: str) -> int:
+    return queue_attempts(batch.databases, batch.id, Mode.failed, request)[1]
+
+
+def test_a_request_queues_attempts_once_whatever_became_of_them(batch_of: BatchOf) -> None:
+    batch = completed(batch_of)
+    assert requested(batch, "first") == 3
+    batch.knowledge("UPDATE llm_responses SET status = 'F' WHERE attempt = 2")
+    look(batch.databases)
+    closed = batch.doc_eval("SELECT status, completed_at FROM batches WHERE id = :id")
+    assert requested(batch, "first") == 3, "it says what the request has queued"
+    assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "F", 3)]
+    assert not look(batch.databases).completed
+    assert batch.doc_eval("SELECT status, completed_at FROM batches WHERE id = :id") == closed
+    assert requested(batch, "second") == 3
+    assert requested(batch, "third") == 0, "they wait"
+    assert batch.knowledge(ATTEMPTS)[-1] == (3, "QUEUED", 3)
+
+
+def test_a_request_that_found_nothing_to_do_is_fulfilled_too(batch_of: BatchOf) -> None:
+    batch = completed(batch_of, failed=0)
+    assert requested(batch, "first") == 0
+    batch.plant("UPDATE llm_responses SET status = 'F' WHERE id = (SELECT min(id) FROM llm_responses)")
+    assert requested(batch, "first") == 0
+    assert requested(batch, "second") == 1
+
+
+def test_the_same_request_by_two_runs_at_once_queues_each_evaluation_once(batch_of: BatchOf) -> None:
+    batch = completed(batch_of)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda _: requested(batch, "same"), range(2))) == [3, 3]
+    assert batch.knowledge(ATTEMPTS)[-1] == (2, "QUEUED", 3)
 
 
 def test_all_gives_every_finished_cell_a_new_attempt(batch_of: BatchOf) -> None:

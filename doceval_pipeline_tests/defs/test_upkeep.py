@@ -55,7 +55,12 @@ def test_old_log_lines_go_and_what_is_known_of_assets_and_runs_stays(
         "INSERT INTO batch_progress SELECT :id, now() - interval '40 days' + n * interval '1 second', "
         "n, 0, 0, 0, 0, 0 FROM generate_series(1, 100) n"
     )
+    batch.knowledge(
+        "INSERT INTO reprocess_requests VALUES (:id, 'new', 1, now()), (:id, 'old', 1, '2001-01-01')"
+    )
     removed = run(instance, "retention", None).output_for_node("forget_old_events")
+    assert removed["reprocess_requests"] == 1
+    assert batch.knowledge("SELECT request FROM reprocess_requests") == [("new",)]
     assert removed["observations"] >= 2
     assert removed["progress_samples"] >= 98
     assert isinstance(before, int)

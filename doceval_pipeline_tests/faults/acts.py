@@ -7,7 +7,7 @@ from functools import partial
 from doceval_pipeline.batches.completion import look, recount_batches
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, queue_attempts, reprocess, resume
 from doceval_pipeline_tests.conftest import Sample, write_old
 from doceval_pipeline_tests.faults.scene import ANSWER
 
@@ -72,6 +72,11 @@ def _again(batch: Sample, mode: Mode, new_look: bool = False) -> None:
     reprocess(batch.databases, batch.id, mode, lambda *_: None, new_look)
 
 
+def _request(batch: Sample) -> None:
+    # As the asset queue_rows does, and the retries of its run.
+    queue_attempts(batch.databases, batch.id, Mode.failed, "a run")
+
+
 STAGING = Act("staging", _saved, Sample.stage)
 LOOKING = Act("looking", _answered, _look)
 REPORTING = Act("reporting", _completed, _report)
@@ -83,6 +88,7 @@ ACTS = (
     Act("repairing", _reported, partial(_again, mode=Mode.missing)),
     Act("reprocessing failed", _reported, partial(_again, mode=Mode.failed)),
     Act("reprocessing all", _reported, partial(_again, mode=Mode.all)),
+    Act("requesting attempts", _reported, _request),
     Act("rescanning", _touched, partial(_again, mode=Mode.missing, new_look=True)),
     Act("pausing", Sample.stage, lambda batch: pause(batch.databases, batch.id)),
     Act("resuming", _paused, lambda batch: resume(batch.databases, batch.id)),

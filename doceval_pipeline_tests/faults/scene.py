@@ -33,6 +33,7 @@ _KNOWLEDGE = {
                r.withdrawn_at IS NULL, r.superseded_at IS NULL
         FROM llm_responses r JOIN docs d ON d.id = r.document_id ORDER BY 1, 2, 3, 4, 5
     """,
+    "requests": "SELECT batch_id, request, new_attempts FROM reprocess_requests ORDER BY 1, 2",
     "counts": """
         SELECT batch_id, sum(waiting), sum(running), sum(paused), sum(succeeded), sum(failed), sum(unknown)
         FROM (SELECT * FROM response_counts UNION ALL SELECT *, 0 FROM response_deltas) AS kept

@@ -1,0 +1,130 @@
+"""Commands over several batches: what became of each, and a total."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner, Result
+
+from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.cli import cli
+from doceval_pipeline_tests.cli.running import DOCEVAL
+from doceval_pipeline_tests.conftest import Sample, sample_batch
+
+
+@pytest.fixture
+def batches(databases: Databases, instance: dg.DagsterInstance, tmp_path: Path) -> list[Sample]:
+    """q-0 to q-3: completed with 0, 1 and 2 failed evaluations, and one that was never staged."""
+    made = [sample_batch(databases, tmp_path, 1, 1, 2, f"q-{number}") for number in range(4)]
+    for number, batch in enumerate(made[:3]):
+        batch.stage()
+        failed = "UPDATE llm_responses SET status = 'F' WHERE id IN (SELECT id FROM llm_responses "
+        batch.knowledge(f"{failed} WHERE batch_id = :id ORDER BY id LIMIT :n)", n=number)
+        batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE batch_id = :id AND status = 'QUEUED'")
+    look(databases)
+    return made
+
+
+def doceval(*arguments: str) -> Result:
+    """Run a command in this process, which has Dagster imported already."""
+    return CliRunner().invoke(cli, arguments)
+
+
+def waiting(batches: list[Sample]) -> list[int]:
+    statement = "SELECT count(*) FROM llm_responses WHERE batch_id = :id AND status = 'QUEUED'"
+    return [batch.knowledge(statement)[0][0] for batch in batches]
+
+
+def test_a_batch_that_fails_stops_no_other_and_the_last_line_is_a_total(batches: list[Sample]) -> None:
+    ended = doceval("reprocess", "q-[123]", "nobody", batches[1].key, "--failed")
+    assert ended.exit_code == 1
+    assert [line.split(": ")[0] for line in ended.stdout.splitlines()] == [
+        f"{batches[1].key} STAGED",
+        f"{batches[2].key} FAILED" if batches[2].status() == "FAILED" else f"{batches[2].key} STAGED",
+        "2 of 3 batches done, 2 failed",
+    ]
+    assert ended.stdout.splitlines()[-1].endswith("3 new attempts")
+    assert ended.stderr.splitlines() == [
+        "there is no batch 'nobody': doceval status lists all batches",
+        f"{batches[3].key} is SAVED, there is nothing to reprocess: stage it first",
+    ]
+    assert waiting(batches) == [0, 1, 2, 0]
+
+
+def test_closed_batches_with_failures_are_found_planned_and_reprocessed(batches: list[Sample]) -> None:
+    planned = doceval("reprocess", "--with-failures", "--dry-run")
+    assert planned.exit_code == 0, planned.stderr
+    assert planned.stdout.splitlines()[-1] == (
+        "2 of 2 batches done: 0 cells to add, 3 new attempts to add, 0 documents to store"
+    )
+    assert waiting(batches) == [0, 0, 0, 0]
+    ended = doceval("reprocess", "--with-failures", "--json")
+    assert ended.exit_code == 0, ended.stderr
+    assert [(one["batch"], one["done"]["new_attempts"]) for one in json.loads(ended.stdout)] == [
+        (batches[1].id, 1),
+        (batches[2].id, 2),
+    ]
+    assert waiting(batches) == [0, 1, 2, 0]
+    assert doceval("reprocess", "--with-failures").stdout == "no closed batch has failed evaluations\n"
+    assert "Missing argument" in doceval("reprocess", "--failed").stderr
+
+
+def test_data_of_one_named_batch_is_an_object_and_of_several_a_list(batches: list[Sample]) -> None:
+    def printed(*arguments: str) -> Any:
+        return json.loads(doceval(*arguments, "--json").stdout)
+
+    assert printed("report", "q-0")["batch"] == batches[0].id
+    assert [one["batch"] for one in printed("report", "q-[0]")] == [batches[0].id]
+    both = printed("pause", "q-3", "q-0")
+    assert [one["partition"] for one in both] == [batches[3].key, batches[0].key]
+    assert all("cannot be paused" in one["error"] for one in both)
+    assert [one["batch"] for one in printed("status", "q-3", "q-[01]")] == [
+        batches[number].id for number in (3, 0, 1)
+    ]
+
+
+def test_batches_are_staged_held_released_closed_and_archived_by_pattern(batches: list[Sample]) -> None:
+    last = batches[3]
+    for command, line in (
+        (["stage", "q-3*"], "1 of 1 batches done: 1 documents, 2 cells"),
+        (["pause", "q-3*"], "1 of 1 batches done: 2 rows held"),
+        (["resume", "q-3*"], "1 of 1 batches done: 2 rows released"),
+        (["cancel", "q-3*"], "1 of 1 batches done: 2 rows closed"),
+    ):
+        ended = doceval(*command)
+        assert (ended.exit_code, ended.stdout.splitlines()[-1]) == (0, line), ended.stderr
+    look(last.databases)
+    for _ in range(2):
+        assert "4 of 4 batches done: 8 rows, 4 documents" in doceval("archive", "q-*").stdout
+    assert "are archived (4): doceval restore" in str(doceval("stage", "q-*").exception)
+
+
+def test_ctrl_c_tells_what_was_done(batches: list[Sample]) -> None:
+    for batch in batches[:3]:
+        batch.knowledge("DELETE FROM reprocess_requests")
+    # The last one is held up by a lock, so that the signal comes in the middle.
+    pause_lock = "SELECT pg_advisory_lock(0x646f6365, :id)"
+    with batches[2].databases.doc_eval.connect() as connection:
+        connection.exec_driver_sql(
+            pause_lock.replace("0x646f6365", str(0x646F6365)).replace(":id", str(batches[2].id))
+        )
+        process = subprocess.Popen(
+            [DOCEVAL, "reprocess", "q-[012]", "--all"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(batches[0].key)
+        assert process.stdout.readline().startswith(batches[1].key)
+        process.send_signal(signal.SIGINT)
+        connection.invalidate()
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert said.startswith("2 of 3 batches done, 1 failed")
+    assert errors == f"{batches[2].key}: interrupted; repeat the command to go on\n"

@@ -1,0 +1,73 @@
+"""Which batches the words of a command name: numbers, keys, names and shell patterns."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.batches import find_batches, partition_key
+from doceval_pipeline_tests.conftest import evaluation_of
+
+NAMES = ("contracts-q1", "contracts-q2", "invoices", "what?", "whats", "[old] letters")
+
+
+@pytest.fixture
+def numbers(databases: Databases, tmp_path: Path) -> dict[str, int]:
+    """Batches of these names, by name."""
+    batches = [{"name": name, "folders": [str(tmp_path)]} for name in NAMES]
+    return apply_evaluation(databases.doc_eval, evaluation_of(batches)).numbers
+
+
+def named(databases: Databases, *words: str, with_archived: bool = False) -> tuple[list[str], list[str]]:
+    found, unknown = find_batches(databases.doc_eval, words, with_archived)
+    return [batch.name for batch in found], [str(error) for error in unknown]
+
+
+def test_each_batch_is_found_once_in_the_order_of_the_words(
+    databases: Databases, numbers: dict[str, int]
+) -> None:
+    number = numbers["contracts-q2"]
+    words = ["invoices", str(number), "contracts-*", partition_key(number), "contracts-q1", "invoices"]
+    assert named(databases, *words) == (["invoices", "contracts-q2", "contracts-q1"], [])
+    assert named(databases, "batch-*") == (list(NAMES), [])
+    assert named(databases, "*-q[12]") == (["contracts-q1", "contracts-q2"], [])
+
+
+def test_a_name_that_has_the_characters_of_a_pattern_names_its_batch_alone(
+    databases: Databases, numbers: dict[str, int]
+) -> None:
+    assert named(databases, "what?") == (["what?"], [])
+    assert named(databases, "[old] letters") == (["[old] letters"], [])
+    assert named(databases, "what[?s]") == (["what?", "whats"], [])
+
+
+def test_a_word_that_names_no_batch_is_told_and_the_others_are_found(
+    databases: Databases, numbers: dict[str, int]
+) -> None:
+    found, unknown = named(databases, "CONTRACTS-*", "invoices", "nobody", "999999")
+    assert found == ["invoices"]
+    assert unknown == [
+        "no batch matches 'CONTRACTS-*': doceval status lists all batches",
+        "there is no batch 'nobody': doceval status lists all batches",
+        "there is no batch '999999': doceval status lists all batches",
+    ]
+
+
+def test_a_pattern_leaves_archived_batches_out_unless_they_are_wanted(
+    databases: Databases, numbers: dict[str, int]
+) -> None:
+    archive = text(
+        "UPDATE batches SET archived_at = now(), archive_file = 'f', archive_sha256 = repeat('0', 64), "
+        "config_snapshot = '{}', config_sha256 = repeat('0', 64), status = 'COMPLETED', expected_cells = 1 "
+        "WHERE batch_name = 'contracts-q1'"
+    )
+    with databases.doc_eval.begin() as connection:
+        connection.execute(archive)
+    assert named(databases, "contracts-*") == (["contracts-q2"], [])
+    assert named(databases, "contracts-*", with_archived=True)[0] == ["contracts-q1", "contracts-q2"]
+    assert named(databases, "contracts-q1")[0] == ["contracts-q1"]
+    assert named(databases, "*-q1")[1] == [
+        "all batches that match '*-q1' are archived (1): doceval restore brings one back"
+    ]
