@@ -8,7 +8,8 @@ STAMP := .venv/.installed
 help:  ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## install everything into .venv from the lock file
+setup: $(STAMP)  ## install everything into .venv from the lock file; write .env for plain Dagster commands
+	@$(BIN)/python -m doceval_pipeline.dagster_home
 
 # The stamp is newer than what it was made from, so a second run does nothing.
 $(STAMP): requirements.lock pyproject.toml
@@ -17,6 +18,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "Installing into .venv (once) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m doceval_pipeline.dagster_home
 	@touch $@
 
 demo: $(STAMP)  ## from sample documents to an opened completion report, with a simulated processor

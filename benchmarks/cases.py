@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from benchmarks.backfills import scattered_backfill
 from benchmarks.case import Case
 from benchmarks.dagster_runs import small_run, time_to_report
 from benchmarks.growth import growth
@@ -24,5 +25,6 @@ CASES: dict[int, Callable[[bool], Case]] = {
     9: small_run,
     10: reporting,
     11: growth,
+    12: scattered_backfill,
 }
 """Each makes its case; told whether in a size that only tries it out."""

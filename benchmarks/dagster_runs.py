@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,7 @@ import yaml
 from benchmarks import material
 from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
+from benchmarks.empty_assets import empty_definitions
 from benchmarks.errors import BenchmarkError, WrongResult
 from benchmarks.figures import Figure, Measured, quantile, ratio, said, seconds
 from benchmarks.harness import Experiment, Side
@@ -51,6 +53,14 @@ _ANSWER = """
     UPDATE llm_responses SET status = CASE WHEN id %% 4 = 0 THEN 'F' ELSE 'S' END, overall_score = 50
     WHERE batch_id = %s
 """
+
+
+@dataclass(frozen=True)
+class Started:
+    """Dagster's processes, which all descend from one, and the port of its webserver."""
+
+    process: int
+    port: int
 
 
 def until_report(databases: Databases, batch: int, phase: float) -> Timed:
@@ -92,22 +102,22 @@ def stage_in_dagster(databases: Databases, batch: int) -> Timed:
 
 def run_empty_assets(databases: Databases, batch: int) -> Timed:
     """Four assets in a row that do nothing, of the same partition, on Dagster's own storage."""
-    return _run(databases, batch, _empty_definitions(with_checks=False), _plain_instance)
+    return _run(databases, batch, empty_definitions(with_checks=False), _plain_instance)
 
 
 def run_empty_assets_on_ours(databases: Databases, batch: int) -> Timed:
     """The same on our storage, which keeps its connections."""
-    return _run(databases, batch, _empty_definitions(with_checks=False), open_instance)
+    return _run(databases, batch, empty_definitions(with_checks=False), open_instance)
 
 
 def run_empty_assets_and_checks(databases: Databases, batch: int) -> Timed:
     """The same on our storage with the checks of staging, which do nothing: what Dagster itself takes."""
-    return _run(databases, batch, _empty_definitions(with_checks=True), open_instance)
+    return _run(databases, batch, empty_definitions(with_checks=True), open_instance)
 
 
 def _plain_instance(settings: Settings) -> dg.DagsterInstance:
     """Our instance, but for its storage: that is what comes with Dagster, on the same tables."""
-    configuration = yaml.safe_load(files("doceval_pipeline.defs").joinpath("dagster.yaml").read_text())
+    configuration = yaml.safe_load(files("doceval_pipeline").joinpath("dagster.yaml").read_text())
     configuration["storage"] = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
     home = settings.home / "plain"
     home.mkdir(exist_ok=True)
@@ -153,7 +163,7 @@ def time_to_report(quick: bool) -> Case:
         ]
 
     sides = [Side(OURS, until_report, before, check)]
-    experiment = Experiment("trials", Installation.empty, sides, trials, _up)
+    experiment = Experiment("trials", Installation.empty, sides, trials, up)
     return Case(
         8, "last S or F committed → report materialized", "Dagster's loop of 5 s", [experiment], judge
     )
@@ -214,56 +224,28 @@ def _numbered_folder(installation: Installation, name: str) -> Path:
 
 
 @contextmanager
-def _up(installation: Installation) -> Iterator[None]:
+def up(installation: Installation) -> Iterator[Started]:
     """`doceval up` with its defaults, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [script("doceval"), "up", "--port", port]
+    port = free_port()
+    command = [script("doceval"), "up", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         lines: Callable[[], str] = process.stdout.readline if process.stdout else str
         while "Dagster is at" not in (line := lines()):
             if not line:
                 raise BenchmarkError("doceval up ended by itself: what it printed says why")
-        yield
+        yield Started(process.pid, port)
     finally:
         # Not SIGINT, which is ignored below a shell that works in the background.
         process.terminate()
         process.wait()
 
 
-def _empty_definitions(with_checks: bool) -> dg.Definitions:
-    def nothing() -> None:
-        """Do nothing."""
-
-    def passed() -> dg.AssetCheckResult:
-        """Find nothing."""
-        return dg.AssetCheckResult(passed=True)
-
-    def both_passed(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        """Find nothing, twice."""
-        for key in context.selected_asset_check_keys:
-            yield dg.AssetCheckResult(passed=True, check_name=key.name, asset_key=key.asset_key)
-
-    names = ["first", "second", "third", "fourth"]
-    assets = [
-        dg.asset(name=name, partitions_def=partitions.batches, deps=names[at - 1 : at] if at else [])(nothing)
-        for at, name in enumerate(names)
-    ]
-    one = dg.asset_check(asset="third", partitions_def=partitions.batches, blocking=True)(passed)
-    specs = [
-        dg.AssetCheckSpec(name, asset="fourth", partitions_def=partitions.batches, blocking=True)
-        for name in ("complete", "sound")
-    ]
-    two = dg.multi_asset_check(specs=specs, can_subset=True)(both_passed)
-    job = dg.define_asset_job("empty", selection=names)
-    return dg.Definitions(
-        assets=assets,
-        asset_checks=[one, two] if with_checks else [],
-        jobs=[job],
-        executor=dg.in_process_executor,
-    )
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _run_seconds(home: Path, run_id: str) -> float:

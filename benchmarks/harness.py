@@ -9,7 +9,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.child import Figures, Work, name_of
 from benchmarks.errors import BenchmarkError
 from benchmarks.installation import Installation
-from benchmarks.server import ServerMeter, children, status_bytes
+from benchmarks.server import ServerMeter, descendants, status_bytes
 
 SECONDS_BETWEEN_SAMPLES = 0.02
 PROJECT = Path(__file__).resolve().parent.parent
@@ -141,14 +141,8 @@ def _watch(child: "subprocess.Popen[str]", meter: ServerMeter, order: str) -> tu
     given: str | None = order
     while True:
         server_bytes = max(server_bytes, meter.private_bytes())
-        started_bytes = max(started_bytes, sum(status_bytes(p, "VmHWM") for p in _descendants(child.pid)))
+        started_bytes = max(started_bytes, sum(status_bytes(p, "VmHWM") for p in descendants(child.pid)))
         with suppress(subprocess.TimeoutExpired):
             answer, _ = child.communicate(given, SECONDS_BETWEEN_SAMPLES)
             return server_bytes, started_bytes, answer
         given = None
-
-
-def _descendants(process: int) -> Iterator[int]:
-    for child in children(process):
-        yield child
-        yield from _descendants(child)

@@ -128,6 +128,8 @@ def installation(below: Path | None = None) -> Iterator[Installation]:
     before = dict(os.environ)
     for variable in _VARIABLES:
         os.environ.pop(variable, None)
+    # Without it every process would compile our code anew, as no user's does.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["DOCEVAL_HOME"] = str(folder / "home")
     (folder / "documents").mkdir()
     try:

@@ -92,10 +92,15 @@ def encoded_rows(folder: Path, target: Path) -> Path:
 def stored_batch(installation: Installation, folder: Path, connections: int, prompts: int) -> int:
     """Make a batch and store its documents, without queue rows; returns its number."""
     number = installation.apply(folder, connections, prompts)
+    store_batch(installation, number)
+    return number
+
+
+def store_batch(installation: Installation, number: int) -> None:
+    """Store the documents of a batch, without queue rows."""
     seal_batch(installation.databases, number)
     assign_documents(installation.databases, number)
     store_documents(installation.databases, number, lambda *_: None)
-    return number
 
 
 def finished_rows(

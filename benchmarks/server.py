@@ -51,6 +51,17 @@ class ServerMeter:
         return sum(status_bytes(child, "RssAnon") for child in children(self.postmaster))
 
 
+def tree_cpu_seconds(process: int) -> float:
+    """CPU time of a process and of all its descendants since their start, of ended ones too.
+
+    Loses those that ended and were left to the system by a parent that had ended before.
+    """
+    ticks = 0
+    for one in (process, *descendants(process)):
+        ticks += sum(_ticks(one, _OWN_TIMES)) + sum(_ticks(one, _TIMES_OF_REAPED))
+    return ticks / _TICKS_PER_SECOND
+
+
 def wal_position(engine: Engine) -> int:
     """Bytes of WAL that the server has written since it was made."""
     with engine.connect() as connection:
@@ -59,8 +70,17 @@ def wal_position(engine: Engine) -> int:
 
 def children(process: int) -> Iterator[int]:
     """The process numbers of a process's living children."""
-    with suppress(FileNotFoundError, ProcessLookupError):
-        yield from map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+    # A child belongs to the thread that started it.
+    for task in Path(f"/proc/{process}/task").glob("*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield from map(int, (task / "children").read_text().split())
+
+
+def descendants(process: int) -> Iterator[int]:
+    """The process numbers of all living descendants of a process."""
+    for child in children(process):
+        yield child
+        yield from descendants(child)
 
 
 def status_bytes(process: int, name: str) -> int:

@@ -1,4 +1,4 @@
-"""The one Definitions object; nothing else."""
+"""The one Definitions object: our own definitions, and whatever users add to `defs`."""
 
 import dagster as dg
 
@@ -18,12 +18,18 @@ from doceval_pipeline.defs import (
 )
 from doceval_pipeline.defs.catalog import catalogued
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
+from doceval_pipeline.defs.scaffolded import users_definitions
 from doceval_pipeline.settings import Settings
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Everything that Dagster is given; when schedules tick, and who is told, is in the environment."""
+    """Everything that Dagster is given."""
+    return dg.Definitions.merge(own_definitions(), *users_definitions())
+
+
+def own_definitions() -> dg.Definitions:
+    """The definitions of this project; when schedules tick, and who is told, is in the environment."""
     settings = Settings.from_environment()
     return dg.Definitions(
         assets=catalogued(

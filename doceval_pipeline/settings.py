@@ -135,18 +135,21 @@ class Settings:
 
     @property
     def dagster_home(self) -> Path:
-        """Dagster's home: its `dagster.yaml` and its compute logs."""
+        """Dagster's home: its `dagster.yaml`, and what assets without a database of their own store."""
         return self.home / "dagster"
+
+
+def project_root() -> Path | None:
+    """The project's folder in a checkout; None for an installed wheel, which has no project around it."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "pyproject.toml").is_file() else None
 
 
 def _home(value: str) -> Path:
     if value:
         # Resolved, so that every process knows the embedded server by the same path.
         return Path(value).expanduser().resolve()
-    project = Path(__file__).resolve().parent.parent
-    # An installed wheel has no project around it.
-    base = project if (project / "pyproject.toml").is_file() else Path.cwd().resolve()
-    return base / ".doceval"
+    return (project_root() or Path.cwd().resolve()) / ".doceval"
 
 
 def _path(env: Mapping[str, str], name: str) -> str:

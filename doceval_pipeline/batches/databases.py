@@ -42,19 +42,19 @@ class Databases:
 def open_databases(settings: Settings) -> Databases:
     """Reach both databases, starting the embedded server and creating schemas where needed.
 
-    Cheap when repeated: engines and what is known of their schemas are kept for the process.
+    Cheap when repeated: engines and what is known of their schemas are kept for the process, and a server
+    that has stopped meanwhile is started again.
 
     Raises
     ------
     DatabaseError, EmbeddedServerError, ConfigurationError
         One line that names the variable, the reason and the mend.
     """
-    start_embedded_server(settings)
-    return Databases(
-        settings,
-        _engine_with_schema(database_url(settings, DOC_EVAL), DOC_EVAL[0], Schema.DOC_EVAL),
-        _engine_with_schema(database_url(settings, KNOWLEDGE), KNOWLEDGE[0], Schema.KNOWLEDGE),
-    )
+    databases = _open(settings)
+    # On connections that are kept: a new one costs more than all that a small step asks of the databases.
+    if not _answer(databases):
+        start_embedded_server(settings)
+    return databases
 
 
 def start_embedded_server(settings: Settings) -> EmbeddedServer | None:
@@ -130,8 +130,26 @@ def _reason(error: BaseException | None) -> str:
 
 @lru_cache(maxsize=8)
 def _ensure_databases(server: EmbeddedServer, names: tuple[str, ...]) -> None:
-    for name in names:
-        server.ensure_database(name)
+    server.ensure_database(*names)
+
+
+@lru_cache(maxsize=16)
+def _open(settings: Settings) -> Databases:
+    start_embedded_server(settings)
+    return Databases(
+        settings,
+        _engine_with_schema(database_url(settings, DOC_EVAL), DOC_EVAL[0], Schema.DOC_EVAL),
+        _engine_with_schema(database_url(settings, KNOWLEDGE), KNOWLEDGE[0], Schema.KNOWLEDGE),
+    )
+
+
+def _answer(databases: Databases) -> bool:
+    try:
+        for engine in (databases.doc_eval, databases.knowledge):
+            engine.connect().close()
+    except DBAPIError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,6 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.standings import Names, count_others, finished_batches, read_names
 from doceval_pipeline.knowledge.leaderboard import ColumnResults, add_up_columns
 from doceval_pipeline.reports.leaderboard import Leaderboard, LeaderboardRow
-from doceval_pipeline.statistics import estimate_of_sums
 
 NOTHING = "none"
 """The digest of a leaderboard without batches."""
@@ -52,6 +51,9 @@ def _digest(finished: dict[int, str]) -> str:
 
 
 def _row(column: ColumnResults, names: Names) -> LeaderboardRow:
+    # Loads numpy, which other runs need not wait for.
+    from doceval_pipeline.statistics import estimate_of_sums
+
     scores = None
     if column.mean is not None and column.spread is not None:
         scores = estimate_of_sums(column.scored, column.mean, column.scored_documents, column.spread)

@@ -12,7 +12,6 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.report_files import keep_report, report_path
 from doceval_pipeline.batches.whole_file import file_errors
 from doceval_pipeline.reports.figures import figures
-from doceval_pipeline.reports.html import render_html
 from doceval_pipeline.reports.insights import NOTHING, Provenance
 from doceval_pipeline.reports.model import ReportFigures
 
@@ -47,8 +46,9 @@ def write_report(
     UnknownBatch, BatchStateError, FileError, DatabaseError
         BatchStateError where the batch has no sealed configuration yet, or is archived.
     """
-    # Loading numpy takes a while, which most commands need not wait for.
+    # Loading numpy and Jinja takes a while, which most commands and runs need not wait for.
     from doceval_pipeline.batches.gathering import gather
+    from doceval_pipeline.reports.html import render_html
 
     with database_errors():
         data = gather(databases, batch_id, provenance)

@@ -41,6 +41,19 @@ _LOCKED = text("""
     WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid = CAST(:lock_class AS oid)
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """)
+# A staging that nobody works on counts as abandoned after this long; between two steps of a run it takes less
+# than a second until the next one holds the batch's lock.
+SECONDS_ABANDONED = 60
+# A condition on `batches AS b`.
+IS_ABANDONED = f"""
+    b.status = 'STAGING' AND b.status_changed_at < now() - interval '{SECONDS_ABANDONED} seconds'
+    AND NOT EXISTS (
+        SELECT 1 FROM pg_locks l
+        WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND l.classid = CAST({LOCK_CLASS} AS oid) AND l.objid = CAST(b.id AS oid))
+"""
+_ABANDONED = text(f"SELECT b.id FROM batches b WHERE {IS_ABANDONED}")
 _SET_EXPECTED = text("UPDATE batches SET expected_cells = :cells WHERE id = :batch_id")
 
 
@@ -245,6 +258,17 @@ def fail_staging(databases: Databases, batch_id: int, reason: str) -> bool:
     """Record that staging ended without success; False where the batch is not being staged."""
     with databases.doc_eval.begin() as connection:
         return transition(connection, batch_id, Action.FAIL_STAGING, reason) is not None
+
+
+def rest_staging(databases: Databases, batch_id: int) -> bool:
+    """Record that only some steps of a staging were asked for; False where the batch is not being staged."""
+    with databases.doc_eval.begin() as connection:
+        return transition(connection, batch_id, Action.REST) is not None
+
+
+def abandoned_stagings(connection: Connection) -> set[int]:
+    """Batches that have been in STAGING for a while, and that no process works on."""
+    return set(connection.scalars(_ABANDONED))
 
 
 def is_being_staged(databases: Databases, batch_id: int) -> bool:

@@ -1,6 +1,6 @@
 """How far batches are: files, cells and pace, counted from both databases. Changes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,15 @@ from typing import Any
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.pace import Pace, pace_of
 from doceval_pipeline.batches.report_files import find_report
+from doceval_pipeline.batches.requests import SECONDS_TO_REPORT
+from doceval_pipeline.batches.staging import abandoned_stagings
 from doceval_pipeline.batches.stalling import Judgement, Question, judge_batches
 from doceval_pipeline.doc_eval.batch_documents import DocumentCounts, count_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batch, list_batches
-from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
+from doceval_pipeline.doc_eval.lost_runs import LostRun, read_lost
 from doceval_pipeline.doc_eval.progress import read_samples
+from doceval_pipeline.doc_eval.run_requests import Waiting, unreported, unstaged
 from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
 from doceval_pipeline.knowledge.responses import CellCounts, count_cells
 
@@ -23,7 +27,9 @@ class BatchProgress:
 
     `pace` and `judgement` are there for open batches that were looked at by the sensor
     `response_status`, which keeps the samples they rest on. `webhook` is there where the receiver of
-    completions could not be told. `report` is the file of its newest report.
+    completions could not be told. `report` is the file of its newest report. `request` is there where a run
+    that stages or reports the batch is awaited, and `notices` are sentences about what is missing and what
+    to do.
     """
 
     batch: BatchRecord
@@ -33,6 +39,8 @@ class BatchProgress:
     judgement: Judgement | None = None
     webhook: Trouble | None = None
     report: Path | None = None
+    request: Waiting | None = None
+    notices: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; its names are a public interface."""
@@ -49,6 +57,8 @@ class BatchProgress:
             "movement": None if self.judgement is None else asdict(self.judgement),
             "webhook": None if self.webhook is None else self.webhook.as_json(),
             "report": None if self.report is None else str(self.report),
+            "request": None if self.request is None else self.request.as_json(),
+            "notices": list(self.notices),
         }
 
 
@@ -75,6 +85,10 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
     with databases.doc_eval.connect() as connection:
         documents = count_documents(connection, numbers)
         not_told = troubles(connection, numbers)
+        awaited = {**unstaged(connection), **unreported(connection, 0.0)}
+        late = unreported(connection, SECONDS_TO_REPORT)
+        abandoned = abandoned_stagings(connection)
+        lost = read_lost(connection)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
     questions = [
@@ -90,6 +104,11 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
             judgements.get(batch.id),
             not_told.get(batch.id),
             find_report(databases, batch),
+            awaited.get(batch.id),
+            (
+                *_notices(batch, documents[batch.id], awaited, late, abandoned),
+                *(run.sentence for run in lost if run.batch_id == batch.id),
+            ),
         )
         for batch in batches
     ]
@@ -107,6 +126,41 @@ def having_failures(databases: Databases, batches: Sequence[BatchRecord]) -> lis
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, [batch.id for batch in closed])
     return [batch for batch in closed if cells[batch.id].failed]
+
+
+def lost_without_batch(databases: Databases) -> list[LostRun]:
+    """Runs that ended before they began and belong to no batch, such as those that were to create one."""
+    with databases.doc_eval.connect() as connection:
+        return [run for run in read_lost(connection) if run.batch_id is None]
+
+
+def _notices(
+    batch: BatchRecord,
+    documents: DocumentCounts,
+    awaited: Mapping[int, Waiting],
+    late: Mapping[int, Waiting],
+    abandoned: Container[int],
+) -> Iterator[str]:
+    """What is missing of a batch that nothing else in its status tells, and what to do."""
+    if batch.id in abandoned:
+        yield f"no process works on its staging: doceval stage {batch.id} goes on with it"
+    if batch.status is Status.SAVED and batch.config_sha256 is not None:
+        missing = ", ".join(_missing_assets(documents))
+        yield f"only some of its assets are materialized, {missing} not yet: doceval stage {batch.id}"
+    if batch.status in (Status.SAVED, Status.FAILED_STAGING) and batch.id in awaited:
+        request = awaited[batch.id]
+        if request.attempt == 0 or request.last_end is not None:
+            yield request.missing_staging
+    if batch.id in late:
+        yield late[batch.id].missing_report
+
+
+def _missing_assets(documents: DocumentCounts) -> Iterator[str]:
+    if not documents.assigned + documents.staged:
+        yield "document_assignment"
+    if documents.assigned or not documents.staged:
+        yield "encoded_documents"
+    yield "queue_rows"
 
 
 def batch_paces(databases: Databases, batches: list[BatchRecord]) -> dict[int, Pace]:

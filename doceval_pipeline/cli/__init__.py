@@ -6,7 +6,6 @@ error becomes one line and an exit code.
 
 import os
 import sys
-import warnings
 
 import click
 
@@ -55,8 +54,6 @@ def main() -> None:
     """Run a command; exit code 0 only if what was asked was done."""
     # Whatever is written, by the processes that are started too, is for this user alone.
     os.umask(0o077)
-    # Dagster's notice to developers, of partitioned asset checks, is nothing for people.
-    warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec")
     try:
         with database_errors():
             cli()

@@ -15,8 +15,9 @@ from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.reprocessing import Mode
 from doceval_pipeline.batches.status import batch_progress, closed_batches, having_failures
 from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.output import console, in_words, print_json, print_table, printable
+from doceval_pipeline.cli.output import console, errors, in_words, print_json, print_table, printable
 from doceval_pipeline.cli.selection import Done, Selection, act_on_each, select, several_batches
+from doceval_pipeline.dagster_home.limits import given_up
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, partition_key
@@ -153,7 +154,8 @@ def report(batches: tuple[str, ...], opens: bool, as_json: bool) -> None:
 def check(every_document: bool, as_json: bool) -> None:
     """Hold both databases against docs/invariants.md; exit code 1 if anything is not as it must be.
 
-    Read-only: a member of doceval_reader can run it.
+    Read-only: a member of doceval_reader can run it. Warns on standard error, without another exit code, of
+    guards that the installation's dagster.yaml no longer has.
     """
     opened = databases()
     with bars(visible=not as_json) as draw:
@@ -165,6 +167,8 @@ def check(every_document: bool, as_json: bool) -> None:
     else:
         rows = [(v.invariant, v.batch, v.problem, v.mend) for v in found]
         print_table(("must hold", "batch", "but", "what to do"), rows)
+    for warning in given_up(opened.settings):
+        errors.print(printable(warning), style="yellow", markup=False)
     if found:
         raise SystemExit(1)
 

@@ -10,7 +10,7 @@ from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.batches.restoring import Restored
 from doceval_pipeline.batches.storing import Progress as Tell
 from doceval_pipeline.cli.bars import Draw, bars
-from doceval_pipeline.definitions import defs as load_definitions
+from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.defs.jobs import archive_observation
@@ -53,7 +53,7 @@ def open_job(
     with open_instance(settings) as instance:
         instance.add_dynamic_partitions(partitions.NAME, [partition_key(number) for number in numbers])
         tags = run_tags_of(open_databases(settings), numbers)
-        defs = load_definitions()
+        defs = own_definitions()
         job = defs.resolve_job_def(name)
 
         def run(batch_id: int) -> dg.ExecuteInProcessResult:

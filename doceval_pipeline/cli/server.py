@@ -10,6 +10,7 @@ import click
 from doceval_pipeline.batches.databases import describe_database, open_databases
 from doceval_pipeline.cli.output import console, print_json
 from doceval_pipeline.cli.supervisor import Supervisor
+from doceval_pipeline.dagster_home.configuration import place_configuration
 from doceval_pipeline.migrations.roles import ROLES, grant_roles
 from doceval_pipeline.migrations.upgrade import Schema
 from doceval_pipeline.settings import Settings
@@ -19,10 +20,11 @@ from doceval_pipeline.settings import Settings
 @click.option("--roles", is_flag=True, help="Also create the roles, and give each what it may do.")
 @click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
 def init(roles: bool, as_json: bool) -> None:
-    """Create or upgrade both databases; also happens on first use of anything else."""
+    """Create or upgrade both databases and Dagster's home; also happens on first use of anything else."""
     opened = open_databases(Settings.from_environment())
     shown: dict[str, Any] = {
         "home": str(opened.settings.home),
+        "dagster.yaml": str(place_configuration(opened.settings).resolve()),
         "doc_eval": describe_database(opened.doc_eval),
         "KnowledgeDocuments": describe_database(opened.knowledge),
     }

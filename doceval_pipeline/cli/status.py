@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from doceval_pipeline.batches.pace import Pace
 from doceval_pipeline.batches.stalling import STALLED, Movement
-from doceval_pipeline.batches.status import BatchProgress, batch_progress, progress_of
+from doceval_pipeline.batches.status import BatchProgress, batch_progress, lost_without_batch, progress_of
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
 from doceval_pipeline.cli.reports import report_url
@@ -43,6 +43,9 @@ def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
         print_json([{**progress.as_json(), "report_url": _report_url(progress)} for progress in found])
     elif not watch:
         _print_progress(found)
+        if not batches:
+            for run in lost_without_batch(opened):
+                errors.print(printable(run.sentence), style="yellow", markup=False)
     else:
         _watch(lambda: read()[0])
     if unknown:
@@ -62,6 +65,8 @@ def _print_progress(found: list[BatchProgress]) -> None:
         if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW):
             text = f"{progress.batch.key}: {progress.judgement.movement}: {progress.judgement.sentence}"
             errors.print(printable(text), style="yellow", markup=False)
+        for notice in progress.notices:
+            errors.print(printable(f"{progress.batch.key}: {notice}"), style="yellow", markup=False)
         if progress.webhook:
             text = f"{progress.batch.key}: {progress.webhook.sentence}"
             errors.print(printable(text), style="yellow", markup=False)

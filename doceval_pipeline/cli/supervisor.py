@@ -53,7 +53,7 @@ class Supervisor:
         self._port: int | None = None
 
     def __enter__(self) -> "Supervisor":
-        from doceval_pipeline.defs.instance import dagster_environment, prepare_dagster_home
+        from doceval_pipeline.defs.instance import GRPC_LIMITS, dagster_environment, prepare_dagster_home
         from doceval_pipeline.defs.schedules import schedules
 
         # Schedules and owners that cannot be used are told here, and not in a log.
@@ -69,7 +69,7 @@ class Supervisor:
         self._server_was_running = EmbeddedServer(self._settings.home).is_running()
         open_databases(self._settings)
         self._workspace = prepare_dagster_home(self._settings)
-        self._environment = {**os.environ, **dagster_environment(self._settings)}
+        self._environment = {**GRPC_LIMITS, **os.environ, **dagster_environment(self._settings)}
         self._write_state()
         return self
 

@@ -26,8 +26,8 @@ from doceval_pipeline.doc_eval.live_runs import DeadRun, find_dead, forget_other
 
 # A run takes its lock right after it began; the code is loaded before.
 SECONDS_TO_TAKE_LOCK = 20.0
-# For how long nobody was seen to hold the lock of a run that is dead. A process that lost its connection, as all
-# do when the server starts again, takes the lock again within 5 s.
+# For how long nobody was seen to hold the lock of a run that is dead. A process that lost its connection, as
+# all do when the server starts again, takes the lock again within 5 s.
 SECONDS_MISSED = 40.0
 _WITH_LOCK = {
     job.name
@@ -73,7 +73,7 @@ _CHECKS_WITH_LOCK = {
 
 @dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
 def dead_runs(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SkipReason:
-    """Report runs whose process is gone as failed or canceled, so that the next run of the batch can begin."""
+    """Report runs whose process is gone as ended, so that the next run of the batch can begin."""
     filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
     records = context.instance.get_run_records(filters)
     run_ids = [record.dagster_run.run_id for record in records]

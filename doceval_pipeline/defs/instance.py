@@ -1,10 +1,14 @@
 """Dagster's own home: its configuration and environment, the same for every process that uses it."""
 
 import os
-from importlib.resources import files
+import re
 from pathlib import Path
 
 import dagster as dg
+from dagster._check import CheckError
+from dagster._core.errors import DagsterImportError
+from dagster_postgres.utils import DagsterPostgresException
+from dagster_shared.utils import environ
 
 from doceval_pipeline.batches.databases import (
     DAGSTER,
@@ -13,9 +17,14 @@ from doceval_pipeline.batches.databases import (
     database_url,
     require_dagster_database,
 )
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.dagster_home.configuration import NAME, place_configuration, write_if_different
+from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.settings import Settings, project_root
 
 LOCATION = "doceval_pipeline"
+REFUSALS = (dg.DagsterInvalidConfigError, CheckError, DagsterImportError, DagsterPostgresException)
+# Dagster goes on with the whole schema, or with a stack.
+_END_OF_REASON = re.compile(r"\.? (?:Expected: |You must provide this value|Stack Trace)")
 # The same location name as in the project's workspace.yaml and pyproject.toml: sensors, schedules
 # and runs are filed under it.
 _WORKSPACE = f"""\
@@ -24,6 +33,15 @@ load_from:
       module_name: doceval_pipeline.definitions
       location_name: {LOCATION}
 """
+
+
+# Seconds for which Dagster waits for its code server, read from the environment when it is imported. Its
+# own limit of 60 s is reached on a machine that is too busy, and a sensor's tick or a run is then given up.
+GRPC_LIMITS = {
+    "DAGSTER_GRPC_TIMEOUT_SECONDS": "180",
+    # A code server that is told to end does not wait as long for calls that hang.
+    "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",
+}
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:
@@ -36,30 +54,63 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
         "DOC_EVAL_URL": database_url(settings, DOC_EVAL),
         "KNOWLEDGE_DOCUMENTS_URL": database_url(settings, KNOWLEDGE),
         "DAGSTER_POSTGRES_URL": database_url(settings, DAGSTER),
-        "DAGSTER_HOME": str(settings.dagster_home),
+        "DAGSTER_HOME": str(_home_of_configuration(settings)),
     }
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
-    """Write Dagster's configuration where it belongs; returns the path of its workspace file."""
-    require_dagster_database(settings)
-    settings.dagster_home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    configuration = files("doceval_pipeline.defs").joinpath("dagster.yaml").read_text()
-    _write_if_different(settings.dagster_home / "dagster.yaml", configuration)
-    workspace = settings.dagster_home / "workspace.yaml"
-    _write_if_different(workspace, _WORKSPACE)
+    """Make Dagster's database and home ready; returns the path of its workspace file.
+
+    Raises
+    ------
+    ConfigurationError
+        Dagster refuses its `dagster.yaml`; also as `require_dagster_database` and `place_configuration`.
+    """
+    workspace = _place_files(settings)
+    with environ(dagster_environment(settings)):
+        # What cannot be opened is told here, and not in the log of a daemon.
+        _open(settings).dispose()
     return workspace
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Dagster's instance of this installation; what runs in it shows in the UI."""
-    prepare_dagster_home(settings)
+    """Dagster's instance of this installation; what runs in it shows in the UI. Raises as the above."""
+    _place_files(settings)
     os.environ.update(dagster_environment(settings))
-    return dg.DagsterInstance.get()
+    return _open(settings)
 
 
-def _write_if_different(path: Path, content: str) -> None:
-    if not path.exists() or path.read_text() != content:
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(content)
-        partial.replace(path)
+def _place_files(settings: Settings) -> Path:
+    require_dagster_database(settings)
+    place_configuration(settings)
+    workspace = settings.dagster_home / "workspace.yaml"
+    write_if_different(workspace, _WORKSPACE)
+    return workspace
+
+
+def _open(settings: Settings) -> dg.DagsterInstance:
+    try:
+        return dg.DagsterInstance.get()
+    except REFUSALS as error:
+        file = (settings.dagster_home / NAME).resolve()
+        raise ConfigurationError(f"{file}: Dagster refuses it ({_reason(error)}): fix it") from None
+
+
+def _home_of_configuration(settings: Settings) -> Path:
+    """The folder that Dagster reads `dagster.yaml` in: the project itself where its file counts.
+
+    Started there with another home, Dagster warns that the project's file is not used.
+    """
+    root = project_root()
+    counts = (settings.dagster_home / NAME).resolve()
+    return root if root is not None and counts == root / NAME else settings.dagster_home
+
+
+def _reason(error: Exception) -> str:
+    """What Dagster says about its configuration, in one line and without the whole schema."""
+    if isinstance(error, dg.DagsterInvalidConfigError):
+        problems = [" ".join(problem.message.split()) for problem in error.errors]
+        return "; ".join(_END_OF_REASON.split(problem)[0] for problem in problems)
+    if isinstance(error, DagsterPostgresException):
+        return f"its storage: {str(error.__cause__ or error).splitlines()[0]}"
+    return str(error).strip().splitlines()[-1].removeprefix("Failure condition: ").rstrip(".")

@@ -1,6 +1,40 @@
-"""One dynamic partition per batch. Partitions are added by the sensor `new_batches`, never deleted."""
+"""One dynamic partition per batch, and checks of one batch.
+
+Partitions are added by the sensor `new_batches`, never deleted.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 
 NAME = "batches"
 batches = dg.DynamicPartitionsDefinition(name=NAME)
+
+
+def batch_check_spec(*args: Any, **kwargs: Any) -> dg.AssetCheckSpec:
+    """`dg.AssetCheckSpec` with a result for each batch."""
+    with _preview_accepted():
+        return dg.AssetCheckSpec(*args, partitions_def=batches, **kwargs)
+
+
+def batch_check(**kwargs: Any) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
+    """`dg.asset_check` with a result for each batch."""
+
+    def decorate(function: Callable[..., Any]) -> dg.AssetChecksDefinition:
+        with _preview_accepted():
+            return dg.asset_check(partitions_def=batches, **kwargs)(function)
+
+    return decorate
+
+
+@contextmanager
+def _preview_accepted() -> Iterator[None]:
+    """Keep from users a warning for developers: Dagster's release is pinned, so that a preview is stable."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Specifying a partitions_def on an AssetCheckSpec", category=dg.PreviewWarning
+        )
+        yield

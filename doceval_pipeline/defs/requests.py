@@ -1,4 +1,4 @@
-"""Asks Dagster for the runs that have to be: one at a time for each batch, again where one did not succeed."""
+"""Asks Dagster for runs: one at a time for each batch, and again where one did not succeed."""
 
 import time
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ UNFINISHED = (
 )
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 PARTITION = "dagster/partition"
-_RUN_KEY = "dagster/run_key"
+RUN_KEY = "dagster/run_key"
 
 
 def ask(instance: dg.DagsterInstance, databases: Databases, kind: Kind) -> list[dg.RunRequest]:
@@ -51,12 +51,12 @@ def _runs_of(instance: dg.DagsterInstance, kind: Kind, due: Sequence[Request]) -
     if not asked:
         return found
     ended = instance.get_run_records(
-        dg.RunsFilter(job_name=JOBS[kind], statuses=list(FINISHED), tags={_RUN_KEY: list(asked)}),
+        dg.RunsFilter(job_name=JOBS[kind], statuses=list(FINISHED), tags={RUN_KEY: list(asked)}),
         ascending=True,
     )
     now = time.time()
     for record in ended:
-        number = asked[record.dagster_run.tags[_RUN_KEY]]
+        number = asked[record.dagster_run.tags[RUN_KEY]]
         at = record.end_time or record.update_timestamp.timestamp()
         found[number] = Runs(ended_as=record.dagster_run.status.value, ended_ago=max(0.0, now - at))
     return found

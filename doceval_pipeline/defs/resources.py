@@ -23,7 +23,7 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
     The databases are named by DOC_EVAL_URL, KNOWLEDGE_DOCUMENTS_URL and DAGSTER_POSTGRES_URL, which may hold
     passwords and are no fields here: Dagster shows fields, and keeps them with each run.
 
-    A run that uses it holds a lock from its first step to its last, which tells it from one whose process died.
+    A run that uses it holds a lock from its first step to its last, which a run whose process died does not.
     """
 
     home: str | None = Field(
@@ -47,8 +47,8 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
         )
 
     def _initialize_and_run(self, context: dg.InitResourceContext) -> Any:
-        # Dagster's own hook, because `yield_for_execution` would also make sensors wait for an exit, which
-        # `build_sensor_context` then demands of every caller. A generator is run to its end after the last step.
+        # Dagster's own hook: with `yield_for_execution`, `build_sensor_context` would demand of every caller
+        # that it is entered and left. Dagster runs a generator to its end after the last step.
         handed = super()._initialize_and_run(context)
         return handed if context.run is None else _alive_with(handed, context.run)
 

@@ -7,7 +7,7 @@ import dagster as dg
 from doceval_pipeline.batches.stalling import STALLED, Judgement, judge_one
 from doceval_pipeline.defs.catalog import CURRENT_LLM_RESPONSES
 from doceval_pipeline.defs.naming import about, name_of
-from doceval_pipeline.defs.partitions import batches
+from doceval_pipeline.defs.partitions import batch_check, batches
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.staging import queue_rows
 from doceval_pipeline.defs.steps import NoConfig, open_batch
@@ -25,7 +25,7 @@ llm_responses = dg.AssetSpec(
 )
 
 
-@dg.asset_check(asset=llm_responses.key, partitions_def=batches)
+@batch_check(asset=llm_responses.key)
 def responses_keep_coming(
     context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.AssetCheckResult:

@@ -5,9 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from doceval_pipeline.batches.result_checks import Drift, Judged, judge_drift, judge_soundness
+from doceval_pipeline.batches.result_checks import Drift, Judged, judge_soundness
 from doceval_pipeline.defs.naming import about, name_of, shown_name
-from doceval_pipeline.defs.partitions import batches
+from doceval_pipeline.defs.partitions import batch_check_spec
 from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_batch
@@ -19,17 +19,15 @@ COLUMNS_LISTED = 50
 
 @dg.multi_asset_check(
     specs=[
-        dg.AssetCheckSpec(
+        batch_check_spec(
             DRIFT,
             asset=completion_report.key,
-            partitions_def=batches,
             description="The scores are no others than those of the newest earlier completed batch with the "
             "same connections and prompts, but for chance.",
         ),
-        dg.AssetCheckSpec(
+        batch_check_spec(
             SOUND,
             asset=completion_report.key,
-            partitions_def=batches,
             description="No succeeded cell is empty, without a score, or has JSON that is none; no column "
             "got the same response for every document.",
         ),
@@ -44,6 +42,9 @@ def result_checks(
         with open_batch(context, doc_eval) as (databases, batch_id):
             name = name_of(databases, batch_id)
             if key.name == DRIFT:
+                # Loads numpy, which runs that only stage need not wait for.
+                from doceval_pipeline.batches.drift import judge_drift
+
                 found = _of_drift(name, judge_drift(databases, batch_id))
             else:
                 found = _of_soundness(name, judge_soundness(databases, batch_id))

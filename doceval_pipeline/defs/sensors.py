@@ -10,7 +10,7 @@ from dataclasses import asdict
 import dagster as dg
 
 from doceval_pipeline.batches import completion, staging
-from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.pace import Pace
 from doceval_pipeline.batches.requests import missing_reports
 from doceval_pipeline.batches.stalling import STALLED, Judgement, Movement, judge_open
@@ -18,17 +18,25 @@ from doceval_pipeline.batches.status import batch_paces
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.catalog import row_count
 from doceval_pipeline.defs.cursors import Judged, Seen
-from doceval_pipeline.defs.jobs import report_batch, stage_batch
+from doceval_pipeline.defs.jobs import report_batch, reprocess_batch, stage_batch
+from doceval_pipeline.defs.lost_runs import lost_runs
 from doceval_pipeline.defs.missing_reports import report_evaluation
 from doceval_pipeline.defs.naming import NAME, names_of, shown_name
-from doceval_pipeline.defs.requests import ask
+from doceval_pipeline.defs.requests import PARTITION, ask
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import evaluation_of, llm_responses
+from doceval_pipeline.defs.staging import (
+    batch_config_snapshot,
+    document_assignment,
+    encoded_documents,
+    queue_rows,
+)
 from doceval_pipeline.doc_eval.batches import (
     list_batches,
     partition_key,
     staging_batches,
 )
+from doceval_pipeline.doc_eval.lost_runs import replace_lost
 from doceval_pipeline.doc_eval.run_requests import Kind, Waiting
 
 # Dagster's daemon looks at its sensors each 5 s. One that asked for 5 s would be left out at every second or
@@ -36,10 +44,12 @@ from doceval_pipeline.doc_eval.run_requests import Kind, Waiting
 SECONDS_BETWEEN_TICKS = 4
 # Stalling is a matter of minutes.
 SECONDS_BETWEEN_JUDGEMENTS = 30
-# A staging that nobody works on is given up after this long; between two steps of a run it takes
-# less than a second until the next one holds the batch's lock.
-SECONDS_ABANDONED = 60
 ENDED_WITHOUT_SUCCESS = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+# Runs of a batch among which the newest that stages it is looked for.
+RUNS_LOOKED_AT = 50
+STAGING_ASSETS = {
+    asset.key for asset in (batch_config_snapshot, document_assignment, encoded_documents, queue_rows)
+}
 
 
 @dg.sensor(
@@ -105,13 +115,17 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
 def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
     """Judge whether each open batch moves, and record it as a check where the judgement is a new one.
 
-    A closed batch whose report is missing is recorded too.
+    A closed batch whose report is missing is recorded too. Runs that ended before they began are kept for
+    `doceval status` and `doceval check`.
     """
     before = Judged.read(context.cursor)
     with database_errors():
         databases = doc_eval.open()
         judgements = judge_open(databases)
         missing = missing_reports(databases)
+        lost = lost_runs(context.instance)
+        with databases.doc_eval.begin() as connection:
+            replace_lost(connection, lost)
         news = {n: found for n, found in judgements.items() if before.movements.get(n) != found.movement}
         # What does not move is looked at once more, row by row.
         completion.recount_batches(databases, [n for n, found in news.items() if found.movement in STALLED])
@@ -147,32 +161,55 @@ def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
 def staging_failure(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SkipReason:
     """Turn batches whose staging run was killed, cancelled or lost to FAILED_STAGING.
 
-    Failures that a run sees itself are recorded by the run; this finds those that it could not.
+    Failures that a run sees itself are recorded by the run; this finds those that it could not. A batch of
+    which only some assets were materialized, with success, is SAVED again.
     """
-    failed = []
+    failed, rested = [], []
     with database_errors():
         databases = doc_eval.open()
         with databases.doc_eval.connect() as connection:
-            waiting = staging_batches(connection, SECONDS_ABANDONED)
+            waiting = staging_batches(connection, staging.SECONDS_ABANDONED)
         for number, is_old in waiting.items():
-            reason = _why_abandoned(context.instance, databases, number, is_old)
+            if staging.is_being_staged(databases, number):
+                continue
+            run = _newest_staging(context.instance, number)
+            if run is not None and run.status is dg.DagsterRunStatus.SUCCESS:
+                if staging.rest_staging(databases, number):
+                    rested.append(partition_key(number))
+                continue
+            reason = _why_abandoned(run, is_old)
             if reason is not None and staging.fail_staging(databases, number, reason):
                 failed.append(partition_key(number))
-    return dg.SkipReason(f"FAILED_STAGING: {', '.join(failed)}" if failed else "no staging has failed")
+    said = [f"FAILED_STAGING: {', '.join(failed)}"] if failed else []
+    said += [f"SAVED, some of its assets are missing: {', '.join(rested)}"] if rested else []
+    return dg.SkipReason("; ".join(said) or "no staging has failed")
 
 
-def _why_abandoned(
-    instance: dg.DagsterInstance, databases: Databases, batch_id: int, is_old: bool
-) -> str | None:
-    if staging.is_being_staged(databases, batch_id):
-        return None
-    filters = dg.RunsFilter(tags={"dagster/partition": partition_key(batch_id)})
-    records = instance.get_run_records(filters, limit=1)
-    run = records[0].dagster_run if records else None
-    if run is not None and run.status in ENDED_WITHOUT_SUCCESS:
+def _newest_staging(instance: dg.DagsterInstance, batch_id: int) -> dg.DagsterRun | None:
+    """The newest run that has begun to stage a batch; one that never began did nothing."""
+    filters = dg.RunsFilter(tags={PARTITION: partition_key(batch_id)})
+    for record in instance.get_run_records(filters, limit=RUNS_LOOKED_AT):
+        run = record.dagster_run
+        if _stages(run) and (record.start_time is not None or run.status is dg.DagsterRunStatus.STARTING):
+            return run
+    return None
+
+
+def _stages(run: dg.DagsterRun) -> bool:
+    if run.asset_selection or run.asset_check_selection:
+        return not STAGING_ASSETS.isdisjoint(run.asset_selection or ())
+    return run.job_name in (stage_batch.name, reprocess_batch.name)
+
+
+def _why_abandoned(run: dg.DagsterRun | None, is_old: bool) -> str | None:
+    """Why a staging that nobody works on has failed, by the newest run of it; None while it may go on.
+
+    A run that says it works, and whose process is gone, is found by the sensor `dead_runs`.
+    """
+    if run is None:
+        return "the process that staged it is gone: materialize again" if is_old else None
+    if run.status in ENDED_WITHOUT_SUCCESS:
         return f"run {run.run_id[:8]} ended as {run.status.value}: see its log, then materialize again"
-    if is_old:
-        return "the process that staged it is gone: materialize again"
     return None
 
 

@@ -18,7 +18,7 @@ from doceval_pipeline.defs.catalog import (
     row_count,
 )
 from doceval_pipeline.defs.naming import NAME, about, name_of
-from doceval_pipeline.defs.partitions import batches
+from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batches
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
 from doceval_pipeline.doc_eval.batch_documents import Tally
@@ -211,7 +211,7 @@ class RoundTripSample(StepConfig):
     )
 
 
-@dg.asset_check(asset=encoded_documents, partitions_def=batches, blocking=True)
+@batch_check(asset=encoded_documents, blocking=True)
 def documents_round_trip(
     context: dg.AssetCheckExecutionContext, config: RoundTripSample, doc_eval: DocEval
 ) -> dg.AssetCheckResult:
@@ -236,9 +236,7 @@ _QUEUE_CHECKS = {
 
 @dg.multi_asset_check(
     specs=[
-        dg.AssetCheckSpec(
-            name, asset=queue_rows.key, partitions_def=batches, blocking=True, description=description
-        )
+        batch_check_spec(name, asset=queue_rows.key, blocking=True, description=description)
         for name, (_, description) in _QUEUE_CHECKS.items()
     ],
     can_subset=True,

@@ -34,6 +34,7 @@ class Action(StrEnum):
     BEGIN_STAGING = "begin staging"
     FAIL_STAGING = "fail staging"
     FINISH_STAGING = "finish staging"
+    REST = "rest"
     START_ANALYZING = "start analyzing"
     COMPLETE = "complete"
     FAIL = "fail"
@@ -53,6 +54,10 @@ TRANSITIONS: tuple[tuple[Status, Action, Status], ...] = (
     (Status.STAGING, Action.FINISH_STAGING, Status.STAGED),
     # Given up as abandoned, or failed by another run, while this one went on and counted all rows.
     (Status.FAILED_STAGING, Action.FINISH_STAGING, Status.STAGED),
+    # Only some of its steps were asked for, and they are done.
+    (Status.STAGING, Action.REST, Status.SAVED),
+    # Put to rest after one run, while another one went on.
+    (Status.SAVED, Action.FINISH_STAGING, Status.STAGED),
     (Status.STAGED, Action.START_ANALYZING, Status.ANALYZING),
     (Status.STAGED, Action.COMPLETE, Status.COMPLETED),
     (Status.ANALYZING, Action.COMPLETE, Status.COMPLETED),

@@ -1,4 +1,4 @@
-"""Which runs of Dagster are alive: each holds an advisory lock for its whole life, which dies with its process.
+"""Which runs of Dagster are alive: each holds an advisory lock, which dies with its process.
 
 A row says that there is such a run; the lock with the row's id says that a process of it lives.
 """

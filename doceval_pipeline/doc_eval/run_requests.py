@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -36,7 +37,8 @@ _WANTED = {
     # result that it had before.
     Kind.REPORT: f"""
         SELECT b.id AS batch_id,
-               b.result_digest || to_char(b.completed_at AT TIME ZONE 'UTC', '-YYYYMMDD"T"HH24MISS.US') AS word
+               b.result_digest || to_char(b.completed_at AT TIME ZONE 'UTC', '-YYYYMMDD"T"HH24MISS.US')
+                   AS word
         FROM batches b
         WHERE b.status IN ({", ".join(f"'{status}'" for status in CLOSED)}) AND b.archived_at IS NULL
           AND b.result_digest IS DISTINCT FROM b.reported_digest
@@ -168,7 +170,17 @@ class Waiting:
     @property
     def missing_staging(self) -> str:
         """What people are told of a batch that waits to be staged, in a line."""
-        return f"staging is requested ({self.why})"
+        return (
+            f"staging is requested and has not begun ({self.why}): doceval stage {self.batch_id} does it now"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Its shape in `doceval status --json`."""
+        return {
+            "attempt": self.attempt,
+            "last_end": self.last_end,
+            "last_ended_at": None if self.last_ended_at is None else self.last_ended_at.isoformat(),
+        }
 
 
 def due_requests(connection: Connection, kind: Kind) -> list[Request]:

@@ -114,13 +114,13 @@ class EmbeddedServer:
                 f"the embedded PostgreSQL cannot use {self.home} ({error.strerror}): {ELSEWHERE}"
             ) from None
 
-    def ensure_database(self, name: str) -> None:
-        """Create a database unless it is there."""
+    def ensure_database(self, *names: str) -> None:
+        """Create databases unless they are there."""
         with closing(self._connect()) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
-                if cursor.fetchone() is None:
+                cursor.execute("SELECT datname FROM pg_database")
+                for name in {*names} - {name for (name,) in cursor.fetchall()}:
                     # Somebody else may create it in between.
                     with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
                         create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'")

@@ -1,16 +1,29 @@
-"""A database that cannot be reached is told by its variable, and never with its password."""
+"""Databases are opened once; one that cannot be reached is named by its variable, without its password."""
 
 import logging
 import traceback
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import psycopg2
 import pytest
+from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import open_databases
+from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
 
 PASSWORD = "canary"
+
+
+@pytest.fixture
+def short_home(settings: Settings, tmp_path: Path) -> Iterator[Path]:
+    """The home of an installation that no other test uses."""
+    yield tmp_path
+    EmbeddedServer(tmp_path).stop()
 
 
 @pytest.mark.parametrize(
@@ -38,3 +51,29 @@ def test_no_part_of_a_password_is_told(
     assert len(str(caught.value).splitlines()) == 1
     told = "".join(traceback.format_exception(caught.value))
     assert PASSWORD not in told.replace(__file__, "") + caplog.text
+
+
+def test_databases_that_are_open_are_opened_again_without_a_connection(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_databases(settings)
+    opened: list[dict[str, Any]] = []
+    connect = psycopg2.connect
+
+    def remember(*arguments: Any, **options: Any) -> Any:
+        opened.append(options)
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(psycopg2, "connect", remember)
+    for _ in range(5):
+        open_databases(settings)
+    assert not opened
+
+
+def test_a_server_that_was_stopped_meanwhile_is_started_again(short_home: Path) -> None:
+    settings = replace(Settings.from_environment(), home=short_home)
+    databases = open_databases(settings)
+    assert EmbeddedServer(short_home).stop()
+    assert open_databases(settings) == databases
+    with databases.doc_eval.connect() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1

@@ -12,7 +12,8 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.result_checks import Drift, Judged, _rank_sum_p, judge_drift, judge_soundness
+from doceval_pipeline.batches.drift import _rank_sum_p, judge_drift
+from doceval_pipeline.batches.result_checks import Drift, Judged, judge_soundness
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
 

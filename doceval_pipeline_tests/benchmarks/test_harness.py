@@ -108,7 +108,7 @@ def test_a_stored_byte_or_row_that_is_not_as_it_must_be_ends_case_1(fault: str) 
         run_case(replace(case, experiments=[damaged]), 1)
 
 
-# The others take a few seconds each; case 8 starts a daemon and waits for it.
+# The others take a few seconds each; cases 8 and 12 start a daemon and wait for it.
 QUICK = (5,)
 
 
@@ -117,7 +117,7 @@ QUICK = (5,)
     [
         pytest.param(number, marks=() if number in QUICK else pytest.mark.slow)
         for number in CASES
-        if number != 8
+        if number not in (8, 12)
     ],
 )
 def test_a_case_runs_in_a_tiny_size_and_its_result_is_kept(number: int, tmp_path: Path) -> None:

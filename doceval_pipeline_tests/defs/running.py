@@ -1,16 +1,13 @@
 """Runs what Dagster is given on a real instance, in this process."""
 
-import warnings
 from typing import Any
 
 import dagster as dg
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.PreviewWarning)
-    from doceval_pipeline.definitions import defs as load_definitions
-    from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.definitions import defs as load_definitions
+from doceval_pipeline.defs.resources import DocEval
 
-    definitions = load_definitions()
+definitions = load_definitions()
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

@@ -57,3 +57,14 @@ def test_while_one_is_being_made_no_other_is_asked_for(
     assert (meanwhile.run_requests, meanwhile.cursor) == ([], None)
     instance.delete_run(under_way.run_id)
     assert len(tick(fresh_leaderboard, instance).run_requests) == 1
+
+
+def test_a_leaderboard_whose_run_was_cancelled_is_asked_for_again(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    reported(batch_of(documents=1))
+    first = tick(fresh_leaderboard, instance)
+    job = definitions.resolve_job_def("refresh_leaderboard")
+    run_of_it = instance.create_run_for_job(job, status=dg.DagsterRunStatus.CANCELED)
+    assert len(tick(fresh_leaderboard, instance, first.cursor).run_requests) == 1
+    instance.delete_run(run_of_it.run_id)

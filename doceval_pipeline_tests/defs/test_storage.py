@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 import psycopg2
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 from sqlalchemy.pool import Pool
 
 from doceval_pipeline.batches.databases import DAGSTER, database_url
@@ -30,7 +30,39 @@ def test_a_run_opens_few_connections_to_dagsters_database(
         assert run(instance, "stage_batch", batch.key).success
     finally:
         event.remove(Pool, "connect", remember)
-    assert 0 < len(opened) < 10
+    assert 0 < len(opened) < 5
+
+
+def test_an_instance_that_is_opened_again_asks_nothing_anew(
+    batch_of: Callable[..., Sample], instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of()
+    # What it asks first it remembers for those after it.
+    with dg.DagsterInstance.from_ref(instance.get_ref()) as first:
+        assert run(first, "stage_batch", batch.key).success
+    connected, asked = [], []
+
+    def remember(connection: Any, *_: Any) -> None:
+        if connection.info.dbname == DAGSTER[2]:
+            connected.append(connection)
+
+    def listen(connection: Any, _: Any, statement: str, *__: Any) -> None:
+        if connection.engine.url.database == DAGSTER[2]:
+            asked.append(statement)
+
+    event.listen(Pool, "connect", remember)
+    event.listen(Engine, "before_cursor_execute", listen)
+    try:
+        # As a code server does at each tick of a sensor.
+        with dg.DagsterInstance.from_ref(instance.get_ref()) as again:
+            assert not asked
+            assert run(again, "stage_batch", batch.key).success
+    finally:
+        event.remove(Pool, "connect", remember)
+        event.remove(Engine, "before_cursor_execute", listen)
+    assert not connected
+    assert asked
+    assert not [statement for statement in asked if "pg_catalog" in statement]
 
 
 def test_connections_that_the_server_closed_are_opened_anew(

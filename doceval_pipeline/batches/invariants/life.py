@@ -21,22 +21,15 @@ from doceval_pipeline.batches.invariants.invariant import (
     states_in_sql,
 )
 from doceval_pipeline.batches.report_files import report_path
-from doceval_pipeline.batches.staging import LOCK_CLASS
+from doceval_pipeline.batches.requests import SECONDS_TO_REPORT
+from doceval_pipeline.batches.staging import IS_ABANDONED
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
 from doceval_pipeline.knowledge.responses import RESULT_DIGEST
 from doceval_pipeline.knowledge.status_words import Outcome, words_in_sql
 
-# Between two steps of one run nobody holds the lock, and a run that died is found by staging_failure.
 _ABANDONED = text(f"""
     SELECT b.id AS batch_id, 'status STAGING' AS thing, 'no process works on it' AS wrong
-    FROM batches b
-    WHERE b.status = 'STAGING' AND b.status_changed_at < now() - interval '1 minute'
-      AND NOT EXISTS (
-          SELECT 1 FROM pg_locks l
-          WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
-            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-            AND l.classid = CAST({LOCK_CLASS} AS oid) AND l.objid = CAST(b.id AS oid))
-    ORDER BY b.id
+    FROM batches b WHERE {IS_ABANDONED} ORDER BY b.id
 """)
 _CLOSED = text(f"""
     SELECT b.id AS batch_id, b.status, b.cancelled_at IS NOT NULL AS cancelled, b.result_digest
@@ -106,6 +99,24 @@ _REPORTED = text(f"""
            b.reported_digest
     FROM batches b WHERE {HAS_CELLS} AND b.reported_digest IS NOT NULL ORDER BY b.id
 """)
+_UNREPORTED = text(f"""
+    SELECT b.id AS batch_id, 'result_digest ' || b.result_digest AS thing,
+           format('it has no report: attempt %s%s', coalesce(r.attempt, 0),
+                  ', the last run ended as ' || r.last_end) AS wrong
+    FROM batches b
+    LEFT JOIN run_requests r
+        ON r.batch_id = b.id AND r.kind = 'report' AND starts_with(r.word, b.result_digest)
+    WHERE b.archived_at IS NULL AND b.status IN ({states_in_sql(CLOSED)})
+      AND b.result_digest IS DISTINCT FROM b.reported_digest
+      AND (r.last_end IS NOT NULL OR b.completed_at < now() - interval '{SECONDS_TO_REPORT} seconds')
+    ORDER BY b.id
+""")
+_LOST = text("""
+    SELECT l.batch_id, format('run %s of %s', left(l.run_id, 8), l.job) AS thing,
+           format('it ended as %s before it began%s', l.status,
+                  ', and was to create batch ' || quote_literal(l.batch_name)) AS wrong
+    FROM lost_runs l ORDER BY l.ended_at, l.run_id
+""")
 
 
 def _report_missing(databases: Databases, row: Mapping[str, Any], _: Scope) -> str | None:
@@ -172,6 +183,20 @@ REPORT_IS_THERE = Invariant(
     judge=_report_missing,
     mend="doceval report {batch_id}",
 )
+CLOSED_IS_REPORTED = Invariant(
+    name="closed-is-reported",
+    must_hold="a completed batch has the report of its newest result",
+    runs_in=(Side.DOC_EVAL,),
+    query=_UNREPORTED,
+    mend="doceval report {batch_id}",
+)
+RUNS_BEGIN = Invariant(
+    name="runs-begin",
+    must_hold="a run that was launched has begun",
+    runs_in=(Side.DOC_EVAL,),
+    query=_LOST,
+    mend="re-execute the run in Dagster's UI, or delete it there",
+)
 INVARIANTS = (
     STAGING_GOES_ON,
     CLOSED_IS_DONE,
@@ -179,5 +204,7 @@ INVARIANTS = (
     DONE_IS_CLOSED,
     RESULTS_ARE_AS_COMPLETED,
     PAUSED_IS_HELD,
+    CLOSED_IS_REPORTED,
     REPORT_IS_THERE,
+    RUNS_BEGIN,
 )

@@ -51,6 +51,7 @@ MENDS: dict[str, Callable[[Sample], object]] = {
     "done-is-closed": lambda batch: look(batch.databases),
     "results-are-as-completed": _recount,
     "paused-is-held": lambda batch: pause(batch.databases, batch.id),
+    "closed-is-reported": lambda batch: write_report(batch.databases, batch.id),
     "report-is-there": lambda batch: write_report(batch.databases, batch.id),
     "leases-are-whole": lambda batch: batch.knowledge("UPDATE llm_responses SET lease_expires_at = NULL"),
     "deliveries-end": lambda batch: batch.knowledge("UPDATE llm_responses SET deliveries = 5"),

@@ -80,6 +80,29 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
             knowledge="UPDATE batch_configs SET requeue_as = 'QUEUED' WHERE batch_id = {id}",
         ),
     ),
+    "closed-is-reported": (
+        Plant(
+            "reprocessed",
+            "SELECT 'result_digest ' || result_digest FROM batches WHERE id = {id}",
+            "doceval report {id}",
+            named_in="doc_eval",
+            doc_eval="UPDATE batches SET reported_digest = NULL, completed_at = now() - interval '3 minutes' "
+            "WHERE id = {id}",
+        ),
+        Plant(
+            "reprocessed",
+            "SELECT 'result_digest ' || result_digest FROM batches WHERE id = {id}",
+            "doceval report {id}",
+            named_in="doc_eval",
+            doc_eval="""
+                WITH changed AS (
+                    UPDATE batches SET reported_digest = NULL, completed_at = now() WHERE id = {id}
+                    RETURNING id, result_digest)
+                INSERT INTO run_requests (batch_id, kind, word, attempt, due_at, last_end, last_ended_at)
+                SELECT id, 'report', result_digest || '-20260101', 2, now(), 'CANCELED', now() FROM changed
+            """,
+        ),
+    ),
     "report-is-there": (
         Plant(
             "reprocessed",
@@ -87,6 +110,15 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
             "doceval report {id}",
             act=_remove_report,
             named_in="doc_eval",
+        ),
+    ),
+    "runs-begin": (
+        Plant(
+            "reprocessed",
+            "SELECT 'run 0a1b2c3d of archive_batch'",
+            "re-execute the run in Dagster's UI",
+            doc_eval="INSERT INTO lost_runs "
+            "VALUES ('0a1b2c3d-e', 'archive_batch', {id}, NULL, 'FAILURE', now())",
         ),
     ),
 }

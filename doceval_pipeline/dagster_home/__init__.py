@@ -1,0 +1,1 @@
+"""Dagster's home folder: which `dagster.yaml` counts, and how a release changes it. Imports no Dagster."""

@@ -1,0 +1,66 @@
+"""Names the guards that a user's `dagster.yaml` gave up. Results stay right without them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from doceval_pipeline.dagster_home.configuration import NAME, SHIPPED, read_configuration
+from doceval_pipeline.settings import Settings
+
+PARTITION = "dagster/partition"
+
+
+def given_up(settings: Settings) -> list[str]:
+    """One line for each guard that the installation's `dagster.yaml` no longer has.
+
+    Raises
+    ------
+    ConfigurationError
+        The file is not valid YAML.
+    """
+    file = settings.dagster_home / NAME
+    # An installation that never started anything of Dagster's has no home yet.
+    counts = (file if file.exists() else SHIPPED).resolve()
+    return weakened(counts, read_configuration(counts))
+
+
+def weakened(file: Path, configuration: Mapping[str, Any]) -> list[str]:
+    """The warnings about one configuration."""
+    warnings = []
+    if not any(_limits_each_batch(limit) for limit in _tag_limits(configuration)):
+        warnings.append(
+            f"{file} does not limit runs to one per batch: a second run of a batch now waits for its lock, "
+            "not in the queue; restore concurrency.runs.tag_concurrency_limits"
+        )
+    if not _part(configuration, "run_monitoring").get("enabled"):
+        warnings.append(
+            f"{file} does not enable run_monitoring: a run whose process was killed stays STARTED; "
+            "restore run_monitoring.enabled: true"
+        )
+    return warnings
+
+
+def _tag_limits(configuration: Mapping[str, Any]) -> list[Any]:
+    """The limits by tag, from each of the three places where Dagster reads them."""
+    places = (
+        _part(configuration, "concurrency", "runs"),
+        _part(configuration, "run_queue"),
+        _part(configuration, "run_coordinator", "config"),
+    )
+    found = [place.get("tag_concurrency_limits") for place in places]
+    return [limit for limits in found if isinstance(limits, list) for limit in limits]
+
+
+def _limits_each_batch(limit: Any) -> bool:
+    if not isinstance(limit, dict) or limit.get("key") != PARTITION or limit.get("limit") != 1:
+        return False
+    value = limit.get("value")
+    # Without a value, the limit is one run of all batches together, which is stricter.
+    return value is None or (isinstance(value, dict) and value.get("applyLimitPerUniqueValue") is True)
+
+
+def _part(configuration: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    for key in keys:
+        inner = configuration.get(key)
+        configuration = inner if isinstance(inner, dict) else {}
+    return configuration

@@ -1,0 +1,129 @@
+"""Dagster's run launcher, with runs of this machine started by a warm process (see `warm`).
+
+dagster.yaml names it in its block `run_launcher`. Without that block runs are as right, and cost more.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from dagster import DagsterRun, DefaultRunLauncher
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.launcher import LaunchRunContext
+from dagster._core.origin import JobPythonOrigin
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
+from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import ConfigurableClassData, serialize_value
+
+# Hidden in the UI; says through which socket a run can be stopped.
+SOCKET_TAG = ".dagster/warm_process"
+WAITING_REQUESTS = 64
+
+
+class WarmRunLauncher(DefaultRunLauncher):
+    """Starts a run as a fork of a process that has everything imported, where it may.
+
+    A run of a code location that has a server or a Python of its own is started as Dagster does by default.
+    """
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(inst_data)
+        self._lock = Lock()
+        self._warm: _WarmProcess | None = None
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Start the process of a run.
+
+        Raises
+        ------
+        DagsterUserCodeUnreachableError
+            The warm process ended before it answered; Dagster's run queue asks again.
+        """
+        run, code = context.dagster_run, context.job_code_origin
+        if code is None or not _runs_here(run, code):
+            super().launch_run(context)
+            return
+        warm = self._warm_process()
+        # Before the run begins, because a run and its launcher would overwrite each other's changes.
+        self._instance.add_run_tags(run.run_id, {SOCKET_TAG: warm.address})
+        arguments = ExecuteRunArgs(code, run.run_id, self._instance.get_ref())
+        answer = _ask(warm.address, {"start": run.run_id, "arguments": serialize_value(arguments)})
+        if answer is None:
+            raise DagsterUserCodeUnreachableError(f"the process that starts runs ended before {run.run_id}")
+        self._run_ids.add(run.run_id)
+
+    def terminate(self, run_id: str) -> bool:
+        """Interrupt a run, from any process of this machine; False where it does not run any more."""
+        run = self._instance.get_run_by_id(run_id) if self.has_instance else None
+        if run is None or run.is_finished or SOCKET_TAG not in run.tags:
+            return bool(super().terminate(run_id))  # type: ignore[no-untyped-call] # Dagster's
+        self._instance.report_run_canceling(run)
+        answer = _ask(run.tags[SOCKET_TAG], {"stop": run_id})
+        return answer is not None and bool(answer["stopped"])
+
+    def dispose(self) -> None:
+        """Let the warm process end with its last run."""
+        with self._lock:
+            if self._warm is not None:
+                self._warm.leave()
+            self._warm = None
+
+    def _warm_process(self) -> "_WarmProcess":
+        # Runs may be launched by several threads (dequeue_use_threads).
+        with self._lock:
+            if self._warm is None or not self._warm.lives():
+                self._warm = _WarmProcess()
+            return self._warm
+
+
+class _WarmProcess:
+    """A warm process as its parent sees it; starts it when made."""
+
+    def __init__(self) -> None:
+        # Readable by this user alone, and near the root: a socket's path is short.
+        folder = tempfile.mkdtemp(prefix="doceval-runs-")
+        self.address = str(Path(folder) / "socket")
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(self.address)
+            server.listen(WAITING_REQUESTS)
+            # -P: no module is looked for where it is started.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "doceval_pipeline.defs.warm", str(server.fileno()), folder],
+                stdin=subprocess.PIPE,
+                pass_fds=[server.fileno()],
+            )
+
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    def leave(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+def _runs_here(run: DagsterRun, code: JobPythonOrigin) -> bool:
+    """Whether a run's code is what this Python imports, and no server of its own was given for it."""
+    if run.remote_job_origin is None:
+        return False
+    location = run.remote_job_origin.repository_origin.code_location_origin
+    is_ours = code.repository_origin.executable_path == sys.executable
+    return is_ours and isinstance(location, ManagedGrpcPythonEnvCodeLocationOrigin)
+
+
+def _ask(address: str, request: dict[str, Any]) -> dict[str, Any] | None:
+    """The answer of a warm process; None where it ended, or ended before it answered."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(address)
+            with connection.makefile("rw") as channel:
+                channel.write(json.dumps(request) + "\n")
+                channel.flush()
+                line = channel.readline()
+    except OSError:
+        return None
+    return dict(json.loads(line)) if line else None

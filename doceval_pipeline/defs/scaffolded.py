@@ -1,0 +1,69 @@
+"""What users add to this folder, by `dg scaffold defs` or by hand: files and component folders.
+
+Our own definitions are listed one by one in `definitions.py`; everything else that lies here is loaded by
+Dagster's own rules for a `defs` folder, which take their time and are used only where there is something.
+"""
+
+from pathlib import Path
+
+import dagster as dg
+from dagster._utils.warnings import suppress_dagster_warnings
+
+FOLDER = Path(__file__).parent
+OWN = frozenset(
+    {
+        "catalog",
+        "cursors",
+        "dead_runs",
+        "instance",
+        "jobs",
+        "launcher",
+        "launchpads",
+        "leaderboard",
+        "lost_runs",
+        "missing_reports",
+        "naming",
+        "partitions",
+        "report_pages",
+        "reporting",
+        "requests",
+        "resources",
+        "responses",
+        "result_checks",
+        "scaffolded",
+        "schedules",
+        "sensors",
+        "staging",
+        "steps",
+        "storage",
+        "upkeep",
+        "warm",
+        "webhook",
+        "webserver",
+    }
+)
+
+
+def added_by_users(folder: Path = FOLDER) -> list[Path]:
+    """Files and folders beside our own modules that may hold definitions, in the order of their names."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith((".", "__"))
+        and (path.is_dir() or (path.suffix == ".py" and path.stem not in OWN))
+    )
+
+
+# As Dagster's own loaders of such folders: how they work is nothing to warn users of.
+@suppress_dagster_warnings
+def users_definitions() -> list[dg.Definitions]:
+    """The definitions of what users added; empty, and nothing is loaded, where they added nothing."""
+    added = added_by_users()
+    if not added:
+        return []
+    from dagster.components.core.component_tree import ComponentTree
+
+    from doceval_pipeline import defs
+
+    tree = ComponentTree(defs_module=defs, project_root=FOLDER.parent.parent)
+    return [tree.build_defs_at_path(path) for path in added]

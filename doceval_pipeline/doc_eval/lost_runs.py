@@ -1,0 +1,67 @@
+"""Runs that ended before they began, as a sensor found them in Dagster."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+_REPLACE = text("""
+    WITH found AS (
+        SELECT * FROM json_to_recordset(:runs)
+            AS f(run_id text, job text, batch_id int, batch_name text, status text, ended_at timestamptz)),
+    gone AS (DELETE FROM lost_runs l WHERE NOT EXISTS (SELECT 1 FROM found f WHERE f.run_id = l.run_id))
+    INSERT INTO lost_runs (run_id, job, batch_id, batch_name, status, ended_at)
+    SELECT run_id, job, batch_id, batch_name, status, ended_at FROM found
+    ON CONFLICT (run_id) DO NOTHING
+""")
+_READ = text(
+    "SELECT run_id, job, batch_id, batch_name, status, ended_at FROM lost_runs ORDER BY ended_at, run_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LostRun:
+    """A run that ended before it began, and that no later run has replaced.
+
+    `batch_id` is that of its partition, `batch_name` that of the batch it was to create; None for others.
+    """
+
+    run_id: str
+    job: str
+    batch_id: int | None
+    batch_name: str | None
+    status: str
+    ended_at: datetime
+
+    @property
+    def sentence(self) -> str:
+        """What people are told of it, in a line."""
+        created = "" if self.batch_name is None else f", which was to create batch {self.batch_name!r},"
+        at = f"{self.ended_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        return (
+            f"run {self.run_id[:8]} of {self.job}{created} ended as {self.status} at {at} before it began: "
+            "re-execute it in Dagster's UI, or delete it there"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Its shape in `doceval status --json`."""
+        return {
+            "run": self.run_id,
+            "job": self.job,
+            "status": self.status,
+            "ended_at": self.ended_at.isoformat(),
+        }
+
+
+def replace_lost(connection: Connection, runs: Sequence[LostRun]) -> None:
+    """Remember these lost runs and no others."""
+    rows = [{**asdict(run), "ended_at": run.ended_at.isoformat()} for run in runs]
+    connection.execute(_REPLACE, {"runs": json.dumps(rows)})
+
+
+def read_lost(connection: Connection) -> list[LostRun]:
+    """All lost runs, the oldest first."""
+    return [LostRun(*row) for row in connection.execute(_READ)]
