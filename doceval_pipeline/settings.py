@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import SplitResult, urlsplit
 
 from doceval_pipeline.errors import ConfigurationError
@@ -23,6 +24,7 @@ DRIVER = "postgresql+psycopg2://"
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how secrets begin, and none
 SECRET_BYTES = range(24, 65)
 MOST_OWNERS = 20
+NOTHING_GIVEN: Mapping[str, str] = MappingProxyType({})
 # What Dagster takes, in a length that its pages show.
 _OWNER = re.compile(
     r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,100}\.[A-Za-z]{2,7}|team:[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
@@ -71,18 +73,25 @@ class Settings:
     owners_given: str = ""
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, given: Mapping[str, str] = NOTHING_GIVEN
+    ) -> "Settings":
         """Read the settings from environment variables; an empty variable counts as unset.
+
+        Parameters
+        ----------
+        given
+            Values that take the place of variables.
 
         Raises
         ------
         ConfigurationError
             A variable whose value cannot be used; the value itself is not repeated.
         """
-        env = os.environ if environment is None else environment
+        env = {**(os.environ if environment is None else environment), **given}
         webhook_url = _web_address(env, "DOCEVAL_WEBHOOK_URL")
         return cls(
-            home=_home(env.get("DOCEVAL_HOME", "")),
+            home=_home(_path(env, "DOCEVAL_HOME")),
             doc_eval_url=_url(env, "DOC_EVAL_URL"),
             knowledge_documents_url=_url(env, "KNOWLEDGE_DOCUMENTS_URL"),
             dagster_url=_url(env, "DAGSTER_POSTGRES_URL"),
@@ -141,6 +150,13 @@ def _home(value: str) -> Path:
         # Resolved, so that every process knows the embedded server by the same path.
         return Path(value).expanduser().resolve()
     return (project_root() or Path.cwd().resolve()) / ".doceval"
+
+
+def _path(env: Mapping[str, str], name: str) -> str:
+    value = env.get(name, "")
+    if "\0" in value:
+        raise ConfigurationError(f"{name} holds a NUL, which no path does: write the path of a folder")
+    return value
 
 
 def _url(env: Mapping[str, str], name: str) -> str | None:

@@ -51,6 +51,33 @@ def test_a_value_that_cannot_be_used_is_refused_by_its_name(name: str, value: st
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "legal",
+        "team:",
+        "team: ",
+        "a@b",
+        "a@b.c, team:x, @",
+        "team:x\ny",
+        "team:" + "x" * 99,
+        "a@example.orgé",
+    ],
+)
+def test_owners_that_dagster_does_not_take_are_refused_in_one_line(value: str) -> None:
+    settings = Settings.from_environment({"DOCEVAL_OWNERS": value})
+    with pytest.raises(ConfigurationError, match="DOCEVAL_OWNERS") as caught:
+        _ = settings.owners
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_owners_are_a_bounded_number() -> None:
+    assert Settings.from_environment({"DOCEVAL_OWNERS": ""}).owners == ()
+    settings = Settings.from_environment({"DOCEVAL_OWNERS": ",".join(f"team:{n}" for n in range(21))})
+    with pytest.raises(ConfigurationError, match="names 21 owners"):
+        _ = settings.owners
+
+
 def test_a_password_is_not_shown_with_the_settings() -> None:
     settings = Settings.from_environment({"DAGSTER_POSTGRES_URL": "postgresql://u:hunter2@h/d"})
     assert "hunter2" not in repr(settings)

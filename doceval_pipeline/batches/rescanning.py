@@ -17,6 +17,7 @@ from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.documents.reading import DocumentRejected, hash_document
 from doceval_pipeline.errors import StagingError
+from doceval_pipeline.reports.numbers import counted
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Rescanned:
     new: int
     changed: int
     gone: int
+
+    @property
+    def sentence(self) -> str:
+        """What was found, for a log."""
+        new = counted(self.new, "new file", "new files")
+        return f"the rescan found {new}, {self.changed:,} changed and {self.gone:,} gone"
 
 
 NOTHING_RESCANNED = Rescanned(0, 0, 0)

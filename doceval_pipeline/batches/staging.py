@@ -25,6 +25,7 @@ from doceval_pipeline.doc_eval.snapshot import Snapshot
 from doceval_pipeline.documents.walk import Rules, display_name, walk
 from doceval_pipeline.errors import DocEvalError, StagingError
 from doceval_pipeline.knowledge import bulk_load, queue
+from doceval_pipeline.reports.numbers import counted, size_text
 
 # First key of the advisory locks; the second is the batch. "doce" as bytes.
 LOCK_CLASS = 0x646F6365
@@ -73,6 +74,16 @@ class Assigned:
         """Size of the usable files in bytes."""
         return sum(tally.bytes for tally in self.tallies if tally.state in ("ASSIGNED", "STAGED"))
 
+    @property
+    def sentence(self) -> str:
+        """What was found, for a log."""
+        usable = counted(self.files("ASSIGNED", "STAGED"), "usable file", "usable files")
+        looked = "the folders were looked at" if self.fresh else "as they were assigned before"
+        return (
+            f"{usable} of {size_text(self.bytes)}, {self.files('SKIPPED'):,} skipped, "
+            f"{self.files('REJECTED'):,} rejected; {looked}"
+        )
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -83,6 +94,25 @@ class Stored:
     copied: int
     copied_bytes: int
     seconds: float
+
+    @property
+    def files(self) -> int:
+        """Files whose documents are stored."""
+        return sum(tally.files for tally in self.tallies if tally.state == "STAGED")
+
+    @property
+    def bytes(self) -> int:
+        """Size of these files in bytes."""
+        return sum(tally.bytes for tally in self.tallies if tally.state == "STAGED")
+
+    @property
+    def sentence(self) -> str:
+        """What was stored, for a log."""
+        files = (
+            f"{counted(self.files, 'file', 'files')} with {counted(self.distinct, 'document', 'documents')}"
+        )
+        stored = f"{self.copied:,} stored now ({size_text(self.copied_bytes)})"
+        return f"{files}; {stored}, {self.distinct - self.copied:,} earlier"
 
 
 @dataclass(frozen=True)
@@ -95,6 +125,16 @@ class Queued:
     cells: int
     added: int
     seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What is in the queue, for a log."""
+        cells = counted(self.cells, "evaluation", "evaluations")
+        factors = f"{self.documents:,} x {self.prompts:,} x {self.connections:,}"
+        return (
+            f"{cells} in the queue (documents x prompts x connections: {factors}), "
+            f"{self.added:,} of them added now"
+        )
 
 
 def seal_batch(databases: Databases, batch_id: int) -> Snapshot:

@@ -23,7 +23,7 @@ from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
 from doceval_pipeline.doc_eval.evaluation_file import Located, Location, key_path, refuse_credentials, resolve
 from doceval_pipeline.errors import EvaluationFileError
-from doceval_pipeline.reports.numbers import size_text
+from doceval_pipeline.reports.numbers import counted, size_text
 
 stage_batch = dg.define_asset_job(
     "stage_batch",
@@ -221,7 +221,8 @@ def archive_rows(
         "archived_documents": done.documents,
     }
     context.log.info(
-        f"{name}: {done.rows:,} queue rows and {done.documents:,} documents are in {done.path} "
+        f"{name}: {counted(done.rows, 'queue row', 'queue rows')} and "
+        f"{counted(done.documents, 'document', 'documents')} are in {done.path} "
         f"({size_text(done.size)}, sha256 {done.sha256})"
     )
     context.log_event(archive_observation(context.partition_key, archived=True, shown=shown))

@@ -12,6 +12,7 @@ from doceval_pipeline.defs.requests import UNFINISHED
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_step
 from doceval_pipeline.reports.leaderboard import draw_leaderboard, leaderboard_numbers, render_leaderboard
+from doceval_pipeline.reports.numbers import counted
 
 # However many batches complete meanwhile, there is one run for all of them.
 SECONDS_BETWEEN_LOOKS = 120
@@ -31,13 +32,14 @@ def leaderboard(
     with open_step(context, doc_eval) as databases:
         board = gather_leaderboard(databases)
     context.log.info(
-        f"{len(board.rows):,} rows of a connection and a prompt, over {board.batches:,} completed batches; "
-        f"{board.batches_left_out:,} batches are open, cancelled or archived"
+        f"{counted(len(board.rows), 'row', 'rows')} of a connection and a prompt, over "
+        f"{counted(board.batches, 'completed batch', 'completed batches')}; {board.batches_left_out:,} left "
+        "out: open, cancelled or archived"
     )
     return dg.MaterializeResult(
         metadata={
             "leaderboard_shows": "a row per connection and prompt: mean score, failures, tokens and time, "
-            f"over {board.batches:,} completed batches",
+            f"over {counted(board.batches, 'completed batch', 'completed batches')}",
             "leaderboard": dg.MetadataValue.md(render_leaderboard(board)),
             "plot": dg.MetadataValue.md(draw_leaderboard(board)),
             **leaderboard_numbers(board),

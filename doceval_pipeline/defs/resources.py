@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.live_runs import alive
@@ -23,8 +23,22 @@ TEMPORARY_HOME = ".tmp_dagster_home_"
 class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the parameter is for IO managers
     """Opens the installation that the environment names; started and upgraded where needed.
 
+    The databases are named by DOC_EVAL_URL, KNOWLEDGE_DOCUMENTS_URL and DAGSTER_POSTGRES_URL, which may hold
+    passwords and are no fields here: Dagster shows fields, and keeps them with each run.
+
     A run that uses it holds a lock from its first step to its last, which a run whose process died does not.
     """
+
+    home: str | None = Field(
+        default=None,
+        description="Folder of the embedded database server, reports and archives. Not set: DOCEVAL_HOME, or "
+        ".doceval in the project.",
+    )
+    max_document_bytes: int | None = Field(
+        default=None,
+        description="Files larger than this are rejected, each with its reason. Not set: "
+        "DOCEVAL_MAX_DOCUMENT_BYTES, or 50 MiB.",
+    )
 
     _is_lasting: bool = PrivateAttr(default=True)
 
@@ -46,7 +60,12 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
                 "Dagster found no dagster.yaml and keeps no history of this run: start the command in the "
                 'project\'s folder, or evaluate eval "$(doceval env)" first'
             )
-        return open_databases(Settings.from_environment())
+        given = {"DOCEVAL_HOME": self.home, "DOCEVAL_MAX_DOCUMENT_BYTES": self.max_document_bytes}
+        return open_databases(
+            Settings.from_environment(
+                given={name: str(value) for name, value in given.items() if value is not None}
+            )
+        )
 
     def _initialize_and_run(self, context: dg.InitResourceContext) -> Any:
         # Dagster's own hook: with `yield_for_execution`, `build_sensor_context` would demand of every caller
@@ -67,14 +86,22 @@ def _alive_with(doc_eval: DocEval, run: dg.DagsterRun) -> Iterator[DocEval]:
 class StagingProgress(dg.ConfigurableResource):  # type: ignore[type-arg] # as above
     """Tells how far work on documents is, in the run's log."""
 
+    seconds_between_lines: float | None = Field(
+        default=None,
+        description=f"Seconds between two lines of a long step. Not set: {SECONDS_BETWEEN_LOG_LINES:g}.",
+    )
+
     def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Progress:
         """A function to tell progress to; it logs a line every few seconds."""
         started = last = time.monotonic()
+        pause = (
+            SECONDS_BETWEEN_LOG_LINES if self.seconds_between_lines is None else self.seconds_between_lines
+        )
 
         def tell(done: int, total: int, read_bytes: int) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last < SECONDS_BETWEEN_LOG_LINES or not done:
+            if now - last < pause or not done:
                 return
             last = now
             remaining = (total - done) * (now - started) / done

@@ -22,7 +22,8 @@ from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batc
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
 from doceval_pipeline.doc_eval.batch_documents import Tally
-from doceval_pipeline.reports.numbers import size_text
+from doceval_pipeline.doc_eval.snapshot import Snapshot
+from doceval_pipeline.reports.numbers import counted
 
 GROUP = "staging"
 
@@ -41,10 +42,7 @@ def batch_config_snapshot(
     """What the batch selects, sealed: folders, connections, prompt texts. The same bytes every time."""
     with open_batch(context, doc_eval) as (databases, batch_id):
         sealed, name = staging.seal_batch(databases, batch_id), name_of(databases, batch_id)
-    context.log.info(
-        f"{name}: snapshot {sealed.sha256[:8]} is sealed, with {len(sealed.config['folders']):,} folders, "
-        f"{len(sealed.config['connections']):,} connections and {len(sealed.config['prompts']):,} prompts"
-    )
+    context.log.info(f"{name}: {_in_words(sealed)}")
     return dg.MaterializeResult(
         metadata={
             NAME: name,
@@ -89,24 +87,16 @@ def document_assignment(
     with open_batch(context, doc_eval) as (databases, batch_id):
         assigned, rescanned = assign(databases, batch_id, config.rescan)
         name = name_of(databases, batch_id)
-    usable, skipped = assigned.files("ASSIGNED", "STAGED"), assigned.files("SKIPPED")
-    rejected = assigned.files("REJECTED")
-    context.log.info(
-        f"{name}: {usable:,} usable files of {size_text(assigned.bytes)}, {skipped:,} skipped, {rejected:,} "
-        f"rejected; {'the folders were looked at' if assigned.fresh else 'as they were assigned before'}"
-    )
+    context.log.info(f"{name}: {assigned.sentence}")
     if config.rescan:
-        context.log.info(
-            f"{name}: the rescan found {rescanned.new:,} new files, {rescanned.changed:,} changed and "
-            f"{rescanned.gone:,} gone"
-        )
+        context.log.info(f"{name}: {rescanned.sentence}")
     return dg.MaterializeResult(
         metadata={
             NAME: name,
-            "documents": usable,
+            "documents": assigned.files("ASSIGNED", "STAGED"),
             "bytes": assigned.bytes,
-            "files_skipped": skipped,
-            "files_rejected": rejected,
+            "files_skipped": assigned.files("SKIPPED"),
+            "files_rejected": assigned.files("REJECTED"),
             "by_reason": _by_reason(assigned.tallies),
             "newly_assigned": assigned.fresh,
             "files_new": rescanned.new,
@@ -135,12 +125,8 @@ def encoded_documents(
     with open_batch(context, doc_eval) as (databases, batch_id):
         stored = staging.store_documents(databases, batch_id, progress.listener(context.log))
         name = name_of(databases, batch_id)
-    usable = [tally for tally in stored.tallies if tally.state == "STAGED"]
-    files, size = sum(tally.files for tally in usable), sum(tally.bytes for tally in usable)
-    context.log.info(
-        f"{name}: {files:,} files are {stored.distinct:,} distinct documents; {stored.copied:,} of them "
-        f"({size_text(stored.copied_bytes)}) were stored now, the others earlier"
-    )
+    files, size = stored.files, stored.bytes
+    context.log.info(f"{name}: {stored.sentence}")
     return dg.MaterializeResult(
         metadata={
             NAME: name,
@@ -194,9 +180,8 @@ def queue_rows(
         queued, new_attempts = queue_attempts(databases, batch_id, config.mode, request)
         rows, name = staging.count_rows(databases, batch_id), name_of(databases, batch_id)
     context.log.info(
-        f"{name}: {queued.cells:,} evaluations ({queued.documents:,} documents x {queued.prompts:,} prompts "
-        f"x {queued.connections:,} connections); {queued.added:,} rows added; mode {config.mode.value}: "
-        f"{new_attempts:,} new attempts"
+        f"{name}: {queued.sentence}; mode {config.mode.value} queued "
+        f"{counted(new_attempts, 'new attempt', 'new attempts')}"
     )
     return dg.MaterializeResult(
         metadata={
@@ -277,6 +262,14 @@ def _check_result(
         passed=not found.problems,
         **about(name, found.text, {"checked": found.checked, "problems": found.problems}),
     )
+
+
+def _in_words(sealed: Snapshot) -> str:
+    chosen = [
+        counted(len(sealed.config[f"{kind}s"]), kind, f"{kind}s")
+        for kind in ("folder", "connection", "prompt")
+    ]
+    return f"snapshot {sealed.sha256[:8]} is sealed, with {', '.join(chosen[:-1])} and {chosen[-1]}"
 
 
 def _new_version(context: dg.AssetExecutionContext) -> dg.DataVersion:

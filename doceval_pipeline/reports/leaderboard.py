@@ -11,7 +11,7 @@ from html import escape
 
 from doceval_pipeline.findings import Estimate
 from doceval_pipeline.reports.markdown import PLOT_LIMIT
-from doceval_pipeline.reports.numbers import amount, duration, score_text
+from doceval_pipeline.reports.numbers import amount, counted, duration, score_text
 from doceval_pipeline.reports.untrusted import cut, markdown_name, visible_name
 
 ROWS_SHOWN = 50
@@ -71,12 +71,12 @@ class Leaderboard:
 def render_leaderboard(board: Leaderboard) -> str:
     """The leaderboard as a table in markdown."""
     left_out = f"; {amount(board.batches_left_out)} left out: open, cancelled or archived"
-    lines = [f"**{_counted(board.batches, 'batch', 'batches')}**{left_out}.", "", _COMPARABLE, ""]
+    lines = [f"**{counted(board.batches, 'batch', 'batches')}**{left_out}.", "", _COMPARABLE, ""]
     if not board.rows:
         return "\n".join([*lines, "No batch is completed yet."]) + "\n"
     simulated = sum(row.simulated for row in board.rows)
     if simulated:
-        lines += [f"**Simulated results: no LLM was called** for {_counted(simulated, 'cell', 'cells')}.", ""]
+        lines += [f"**Simulated results: no LLM was called** for {counted(simulated, 'cell', 'cells')}.", ""]
     lines += [
         "| | connection | prompt | mean score | 95 % interval | scored | documents | batches | failed "
         "| input tokens | output tokens | median time |",
@@ -176,7 +176,3 @@ def _sizes(scored: Sequence[Estimate]) -> str:
         return "0"
     least, most = min(scores.n for scores in scored), max(scores.n for scores in scored)
     return amount(least) if least == most else f"{amount(least)} to {amount(most)}"
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"1 {one}" if number == 1 else f"{number:,} {many}"

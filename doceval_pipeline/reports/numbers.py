@@ -17,6 +17,11 @@ def amount(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """A count with its noun: 1 batch, 1,200 batches."""
+    return f"1 {one}" if number == 1 else f"{number:,} {many}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: 840 ms, 12.4 s, 3 min 20 s, 2 h 05 min."""
     # What would be rounded to 1,000 ms or 60.0 s is said in the next unit.

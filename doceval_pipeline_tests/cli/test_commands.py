@@ -20,7 +20,7 @@ from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.cli import cli
 from doceval_pipeline.cli.output import printable
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.cli.running import browser_that_notes, doceval, read_json, write_evaluation
+from doceval_pipeline_tests.cli.running import browser_that_notes, doceval, query, read_json, write_evaluation
 from doceval_pipeline_tests.conftest import Sample
 
 pytestmark = pytest.mark.usefixtures("databases")
@@ -75,6 +75,13 @@ def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
         "unknown": 0,
     }
     assert doceval("stage", str(number)).returncode == 0
+    newest = "(SELECT run_id FROM runs ORDER BY id DESC LIMIT 1)"
+    tags = query(
+        Path(os.environ["DOCEVAL_HOME"]),
+        f"SELECT key, value FROM run_tags WHERE run_id = {newest}",
+        database="dagster",
+    )
+    assert {"doceval/batch": "q4", "dagster/priority": "10"}.items() <= dict(tags).items()
     (status,) = read_json("status")
     assert {key: status[key] for key in ("batch", "name", "status", "documents")} == {
         "batch": number,

@@ -1,0 +1,58 @@
+"""Resources show what they can be told, with a description each, and no secret."""
+
+from collections.abc import Callable
+
+import dagster as dg
+import pytest
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.defs.resources import DocEval, StagingProgress
+from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.defs.running import QUIET, failure, run
+
+
+def test_every_field_of_a_resource_is_described_and_none_takes_a_secret() -> None:
+    fields = {
+        f"{resource.__name__}.{name}": field.description
+        for resource in (DocEval, StagingProgress)
+        for name, field in resource.model_fields.items()
+    }
+    assert set(fields) == {
+        "DocEval.home",
+        "DocEval.max_document_bytes",
+        "StagingProgress.seconds_between_lines",
+    }
+    assert all(description and "Not set: " in description for description in fields.values())
+
+
+def test_a_resource_opens_what_its_fields_name_and_otherwise_what_the_environment_names(
+    databases: Databases,
+) -> None:
+    assert DocEval().open().settings == databases.settings
+    given = DocEval(home=str(databases.settings.home), max_document_bytes=9).open()
+    assert (given.settings.home, given.settings.max_document_bytes) == (databases.settings.home, 9)
+    for wrong in (DocEval(max_document_bytes=0), DocEval(home="a\0b")):
+        with pytest.raises(ConfigurationError):
+            wrong.open()
+
+
+def test_a_field_of_a_resource_counts_in_a_run(
+    batch_of: Callable[..., Sample], instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    for limit, why in ((1, "has no usable document"), (0, "DOCEVAL_MAX_DOCUMENT_BYTES must be")):
+        config = {**QUIET, "resources": {"doc_eval": {"config": {"max_document_bytes": limit}}}}
+        assert why in failure(run(instance, "stage_batch", batch.key, run_config=config))
+
+
+def test_a_long_step_logs_as_often_as_it_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    log = dg.build_op_context().log
+    for seconds in (0.0, 3_600.0, None):
+        tell = StagingProgress(seconds_between_lines=seconds).listener(log, f"every {seconds}")
+        tell(1, 2, 1_000)
+        tell(2, 2, 2_000)
+    said = capfd.readouterr().err
+    assert said.count("every 0.0: ") == 2
+    assert "every 3600.0: " not in said
+    assert "every None: " not in said
