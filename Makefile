@@ -42,7 +42,7 @@ test-slow: $(STAMP)  ## the tests that guard data over many repetitions
 test-faults: $(STAMP)  ## kills, cut connections, a full disk, late commits: thousands of them
 	@$(BIN)/pytest -m faults
 
-bench: $(STAMP)  ## the benchmarks, in under 45 minutes; one of them: make bench CASE=5
+bench: $(STAMP)  ## the benchmarks, in under an hour; one of them: make bench CASE=5
 	@$(BIN)/python -m benchmarks $(CASE)
 
 check: $(STAMP)  ## format, lint, types and the import contract

@@ -182,20 +182,19 @@ def scattered_backfill(quick: bool) -> Case:
             absolute("idle, CPU in a minute", "s", found, OURS, said("idle_cpu_per_minute")),
         ]
 
-    rounds = 1 if quick else 3
     experiments = [
         Experiment(
             "ours",
             prepare,
             [Side(OURS, backfill, partial(before, "dagster", _STAGING), check)],
-            rounds,
+            1,
             ours,
         ),
         Experiment(
             "bare",
             lambda _: None,
             [Side(BARE, backfill, partial(before, BARE_DATABASE, empty_assets.NAMES), check)],
-            rounds,
+            1,
             bare,
         ),
     ]

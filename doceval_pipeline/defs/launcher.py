@@ -23,6 +23,8 @@ from dagster._serdes import ConfigurableClassData, serialize_value
 # Hidden in the UI; says through which socket a run can be stopped.
 SOCKET_TAG = ".dagster/warm_process"
 WAITING_REQUESTS = 64
+# The tag may name any socket: whoever launches a run may give it tags.
+SECONDS_TO_STOP = 10.0
 
 
 class WarmRunLauncher(DefaultRunLauncher):
@@ -54,7 +56,10 @@ class WarmRunLauncher(DefaultRunLauncher):
         arguments = ExecuteRunArgs(code, run.run_id, self._instance.get_ref())
         answer = _ask(warm.address, {"start": run.run_id, "arguments": serialize_value(arguments)})
         if answer is None:
-            raise DagsterUserCodeUnreachableError(f"the process that starts runs ended before {run.run_id}")
+            raise DagsterUserCodeUnreachableError(
+                "the process that starts runs (doceval_pipeline.defs.warm) ended before it had started run "
+                f"{run.run_id}: the daemon's log says why"
+            )
         self._run_ids.add(run.run_id)
 
     def terminate(self, run_id: str) -> bool:
@@ -63,8 +68,8 @@ class WarmRunLauncher(DefaultRunLauncher):
         if run is None or run.is_finished or SOCKET_TAG not in run.tags:
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call] # Dagster's
         self._instance.report_run_canceling(run)
-        answer = _ask(run.tags[SOCKET_TAG], {"stop": run_id})
-        return answer is not None and bool(answer["stopped"])
+        answer = _ask(run.tags[SOCKET_TAG], {"stop": run_id}, SECONDS_TO_STOP)
+        return answer is not None and answer.get("stopped") is True
 
     def dispose(self) -> None:
         """Let the warm process end with its last run."""
@@ -115,15 +120,19 @@ def _runs_here(run: DagsterRun, code: JobPythonOrigin) -> bool:
     return is_ours and isinstance(location, ManagedGrpcPythonEnvCodeLocationOrigin)
 
 
-def _ask(address: str, request: dict[str, Any]) -> dict[str, Any] | None:
-    """The answer of a warm process; None where it ended, or ended before it answered."""
+def _ask(address: str, request: dict[str, Any], seconds: float | None = None) -> dict[str, Any] | None:
+    """The answer of a warm process; None where it ended, or ended before it answered.
+
+    Without a limit in seconds it waits as long as the process lives: a start that was asked for and not
+    waited for would be asked for again.
+    """
     try:
         with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(seconds)
             connection.connect(address)
             with connection.makefile("rw") as channel:
                 channel.write(json.dumps(request) + "\n")
                 channel.flush()
-                line = channel.readline()
-    except OSError:
+                return dict(json.loads(channel.readline()))
+    except (OSError, ValueError):
         return None
-    return dict(json.loads(line)) if line else None

@@ -128,6 +128,8 @@ def execute(arguments: str) -> None:
     """Execute a run, as `dagster api execute_run` does."""
     from dagster._cli.api import execute_run_command
 
+    # Where `python -m dagster` looks for a code location's modules first.
+    sys.path.insert(0, os.getcwd())
     execute_run_command.main([arguments], standalone_mode=False)
 
 

@@ -30,6 +30,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
+from doceval_pipeline.defs import launcher
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.defs.launcher import SOCKET_TAG, WarmRunLauncher, _runs_here
 from doceval_pipeline.settings import Settings
@@ -191,12 +192,19 @@ def test_another_process_can_terminate_a_run(
     assert not instance.run_launcher.terminate(run.run_id)
 
 
-def test_a_run_whose_starter_is_gone_cannot_be_terminated_and_nobody_else_is_hurt(
-    instance: dg.DagsterInstance, folder: Path
+def test_a_run_whose_starter_is_gone_or_says_nothing_cannot_be_terminated(
+    instance: dg.DagsterInstance, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made(instance, folder, status=dg.DagsterRunStatus.STARTED)
     instance.add_run_tags(run.run_id, {SOCKET_TAG: str(folder / "nobody")})
     assert not instance.run_launcher.terminate(run.run_id)
+    # A tag that somebody gave to a run, with a socket that takes connections and answers none.
+    monkeypatch.setattr(launcher, "SECONDS_TO_STOP", 0.1)
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.bind(str(folder / "s"))
+        stranger.listen()
+        instance.add_run_tags(run.run_id, {SOCKET_TAG: str(folder / "s")})
+        assert not instance.run_launcher.terminate(run.run_id)
     instance.report_run_canceled(run)
 
 

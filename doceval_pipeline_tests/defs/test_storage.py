@@ -30,7 +30,8 @@ def test_a_run_opens_few_connections_to_dagsters_database(
         assert run(instance, "stage_batch", batch.key).success
     finally:
         event.remove(Pool, "connect", remember)
-    assert 0 < len(opened) < 5
+    # None where another instance of this process has kept one.
+    assert len(opened) < 5
 
 
 def test_an_instance_that_is_opened_again_asks_nothing_anew(
