@@ -10,14 +10,14 @@ import dagster as dg
 
 from doceval_pipeline.batches.requests import missing_reports
 from doceval_pipeline.defs.naming import about, name_of
-from doceval_pipeline.defs.partitions import batches
+from doceval_pipeline.defs.partitions import batch_check
 from doceval_pipeline.defs.reporting import REPORT_IS_WRITTEN, completion_report
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_batch
 from doceval_pipeline.doc_eval.run_requests import Waiting
 
 
-@dg.asset_check(asset=completion_report, name=REPORT_IS_WRITTEN.name, partitions_def=batches)
+@batch_check(asset=completion_report, name=REPORT_IS_WRITTEN.name)
 def report_is_written(
     context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.AssetCheckResult:

@@ -167,7 +167,8 @@ def every_job() -> list[dg.JobDefinition]:
 
 
 def every_node() -> list[tuple[str, str]]:
-    return [(job.name, node.name) for job in every_job() for node in job.nodes]
+    # In order, because Dagster's is another in each process, and tests run in two.
+    return sorted((job.name, node.name) for job in every_job() for node in job.nodes)
 
 
 @pytest.mark.parametrize(("job", "node"), every_node())
