@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import urllib.request
@@ -32,7 +33,6 @@ from doceval_pipeline_tests.cli.running import (
 from doceval_pipeline_tests.fresh_clone import environment_of, fresh_clone, git, run, set_up
 
 pytestmark = pytest.mark.slow
-PORT, OTHER_PORT, UP_PORT = "3941", "3942", "3943"
 MARK = "DOCEVAL_TEST_PROCESS"
 # Advice of Dagster's that would contradict what make setup did, and warnings of our own code.
 CONTRADICTIONS = (
@@ -119,6 +119,12 @@ def ask(port: str, question: str, **variables: Any) -> Any:
         return json.load(answer)["data"]
 
 
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def answers(port: str) -> bool:
     try:
         return bool(ask(port, "{ version }"))
@@ -144,8 +150,8 @@ def state(port: str, run_id: str) -> str:
     return str(ask(port, RUN, id=run_id)["runOrError"]["status"])
 
 
-def all_become(runs: list[str], wanted: str) -> None:
-    until(lambda: {state(UP_PORT, run_id) for run_id in runs} == {wanted})
+def all_become(port: str, runs: list[str], wanted: str) -> None:
+    until(lambda: {state(port, run_id) for run_id in runs} == {wanted})
 
 
 def assert_nothing_contradicts(said: str) -> None:
@@ -157,13 +163,14 @@ def assert_clean(clone: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "port", "ending"),
-    [(["dagster", "dev"], PORT, signal.SIGINT), (["dg", "dev"], OTHER_PORT, signal.SIGKILL)],
+    ("command", "ending"),
+    [(["dagster", "dev"], signal.SIGINT), (["dg", "dev"], signal.SIGKILL)],
     ids=["dagster dev, ended by Ctrl-C", "dg dev, killed with all that it started"],
 )
 def test_a_server_for_development_shows_and_does_what_doceval_up_does(
-    clone: Path, partition: str, command: list[str], port: str, ending: signal.Signals
+    clone: Path, partition: str, command: list[str], ending: signal.Signals
 ) -> None:
+    port = free_port()
     with started(clone, *command, "--port", port) as (process, output):
         until(lambda: answers(port) or process.poll() is not None)
         info = yaml.safe_load(ask(port, INSTANCE)["instance"]["info"])
@@ -255,7 +262,7 @@ def test_doceval_down_ends_the_server_that_plain_commands_started(clone: Path) -
 
 
 def test_without_the_limit_two_runs_of_a_batch_at_once_do_no_harm_and_check_warns(tmp_path: Path) -> None:
-    home = Path(tempfile.mkdtemp(prefix="doceval-nolimit-"))
+    home, port = Path(tempfile.mkdtemp(prefix="doceval-nolimit-")), free_port()
     configuration = yaml.safe_load(SHIPPED.read_text())
     del configuration["concurrency"]["runs"]["tag_concurrency_limits"]
     (home / "dagster").mkdir()
@@ -264,7 +271,7 @@ def test_without_the_limit_two_runs_of_a_batch_at_once_do_no_harm_and_check_warn
     try:
         applied = doceval("apply", str(write_evaluation(tmp_path, "twice")), **environment)
         assert applied.returncode == 0, applied.stderr
-        for _ in running_up(home, UP_PORT):
+        for _ in running_up(home, port):
             until(lambda: query(home, "SELECT 1 FROM dynamic_partitions", database="dagster"))
             connection = psycopg2.connect(
                 host=str(EmbeddedServer(home).sockets), user="postgres", dbname="doc_eval"
@@ -272,9 +279,9 @@ def test_without_the_limit_two_runs_of_a_batch_at_once_do_no_harm_and_check_warn
             with closing(connection), connection.cursor() as cursor:
                 # Both runs come as far as the batch's lock, which the test holds.
                 cursor.execute("SELECT pg_advisory_lock(%s, 1)", [LOCK_CLASS])
-                runs = [launch(UP_PORT, "batch-000001", "stage_batch") for _ in range(2)]
-                all_become(runs, "STARTED")
-            all_become(runs, "SUCCESS")
+                runs = [launch(port, "batch-000001", "stage_batch") for _ in range(2)]
+                all_become(port, runs, "STARTED")
+            all_become(port, runs, "SUCCESS")
             assert status(home, "twice")["status"] == "STAGED"
             assert query(home, "SELECT count(*), count(DISTINCT attempt) FROM llm_responses") == [(12, 1)]
             assert query(home, "SELECT count(*) FROM docs") == [(3,)]
