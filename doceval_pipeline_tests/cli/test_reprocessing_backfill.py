@@ -100,10 +100,10 @@ def test_a_backfill_does_57_failed_evaluations_of_20_batches_again_and_a_second_
     reported = many.reports(home)
     # A batch that cannot be reprocessed stops no other.
     first = backfill([*keys, batches[-1].key], AGAIN)
-    until(lambda: ended(home, first, SUCCESS=20, FAILURE=1), seconds=300)
+    until(lambda: ended(home, first, SUCCESS=20, FAILURE=1), seconds=900)
     assert many.new_attempts(home) == many.expected_attempts(batches)
     second = backfill(keys, AGAIN)
-    until(lambda: ended(home, second, SUCCESS=20), seconds=300)
+    until(lambda: ended(home, second, SUCCESS=20), seconds=900)
     assert many.new_attempts(home) == many.expected_attempts(batches), "they wait"
 
     batches[-1].stage()
@@ -111,7 +111,7 @@ def test_a_backfill_does_57_failed_evaluations_of_20_batches_again_and_a_second_
     assert ask(EXECUTE_AGAIN, run=failed)["__typename"] == "LaunchRunSuccess"
     until(lambda: query(home, RETRIED, failed, database="dagster") == [("SUCCESS",)])
     query(home, f"{many.ANSWER} AND attempt > 1")
-    until(lambda: many.reports(home) == reported + 20, seconds=300)
+    until(lambda: many.reports(home) == reported + 20, seconds=900)
     assert sum(many.new_attempts(home).values()) == many.FAILURES
 
 
@@ -121,6 +121,6 @@ def test_the_runs_of_one_backfill_share_its_config(
     """Dagster makes two runs of these assets, because the one between them is not selected."""
     config = {"ops": {**AGAIN["ops"], "document_assignment": {"config": {"rescan": True}}}}
     shared = backfill([batches[0].key], config, ("document_assignment", "queue_rows"))
-    until(lambda: ended(home, shared, SUCCESS=2), seconds=120)
+    until(lambda: ended(home, shared, SUCCESS=2), seconds=600)
     wrong = backfill([batches[0].key], {"ops": {"document_assignment": {"config": {"rescan": True}}}})
-    until(lambda: ended(home, wrong, FAILURE=1), seconds=120)
+    until(lambda: ended(home, wrong, FAILURE=1), seconds=600)
