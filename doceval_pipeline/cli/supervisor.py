@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 
 from doceval_pipeline.batches.databases import open_databases
+from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS
 from doceval_pipeline.embedded.processes import still_there
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
@@ -53,7 +54,7 @@ class Supervisor:
         self._port: int | None = None
 
     def __enter__(self) -> "Supervisor":
-        from doceval_pipeline.defs.instance import GRPC_LIMITS, dagster_environment, prepare_dagster_home
+        from doceval_pipeline.defs.instance import dagster_environment, prepare_dagster_home
         from doceval_pipeline.defs.schedules import schedules
 
         # Schedules and owners that cannot be used are told here, and not in a log.

@@ -8,35 +8,47 @@ import re
 import sys
 from pathlib import Path
 
-from doceval_pipeline.dagster_home.configuration import place_configuration
+from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS, place_configuration
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings, project_root
 
-COMMENT = "# Written by make setup, for plain Dagster commands in this folder; an exported DAGSTER_HOME wins."
-OURS = re.compile(r'^DAGSTER_HOME="\$\{DAGSTER_HOME:-.*$', re.MULTILINE)
-ANY = re.compile(r"^\s*(export\s+)?DAGSTER_HOME\s*=", re.MULTILINE)
-# What ends or changes a value in such a line.
+COMMENT = "# Written by make setup, for plain Dagster commands in this folder; exported variables win."
+# What ends or changes a value in a line of `.env`.
 UNUSABLE = set('"\\$}`\n\r')
 
 
 def with_dagster_home(dotenv: str, home: Path) -> str:
-    """The text of a `.env` with the line that names Dagster's home; a line that a user wrote stays."""
+    """The text of a `.env` with lines for Dagster's home and limits; lines that a user wrote stay.
+
+    Raises
+    ------
+    ConfigurationError
+        The path has characters that a line of `.env` cannot hold.
+    """
     if UNUSABLE & set(str(home)):
         raise ConfigurationError(
             f"{home} cannot be written into .env because of its special characters: "
             "move the project, or set DOCEVAL_HOME to a folder without them"
         )
-    line = f'DAGSTER_HOME="${{DAGSTER_HOME:-{home}}}"'
-    if OURS.search(dotenv):
-        return OURS.sub(lambda _: line, dotenv)
-    if ANY.search(dotenv):
+    for name, value in {"DAGSTER_HOME": str(home), **GRPC_LIMITS}.items():
+        dotenv = _with_variable(dotenv, name, value)
+    return dotenv
+
+
+def _with_variable(dotenv: str, name: str, value: str) -> str:
+    line = f'{name}="${{{name}:-{value}}}"'
+    ours = re.compile(rf'^{name}="\$\{{{name}:-.*$', re.MULTILINE)
+    if ours.search(dotenv):
+        return ours.sub(lambda _: line, dotenv)
+    if re.search(rf"^\s*(export\s+)?{name}\s*=", dotenv, re.MULTILINE):
         return dotenv
     separator = "" if not dotenv or dotenv.endswith("\n") else "\n"
-    return f"{dotenv}{separator}{COMMENT}\n{line}\n"
+    comment = "" if COMMENT in dotenv else f"{COMMENT}\n"
+    return f"{dotenv}{separator}{comment}{line}\n"
 
 
 def main() -> None:
-    """Prepare Dagster's home of this installation and name it in the project's `.env`."""
+    """Prepare Dagster's home of this installation, and write the project's `.env`."""
     # Both are for this user alone.
     os.umask(0o077)
     settings = Settings.from_environment()

@@ -23,6 +23,13 @@ DEFAULTS = "dagster.defaults.yaml"
 SHIPPED = Path(__file__).parent.parent / NAME
 # The texts that were copied into the home before it was known what they were made from, oldest first.
 EARLIER = Path(__file__).parent / "earlier"
+# Seconds for which Dagster waits for its code server, read from the environment when it is imported. Its
+# own limit of 60 s is reached on a machine that is too busy, and a sensor's tick or a run is then given up.
+GRPC_LIMITS = {
+    "DAGSTER_GRPC_TIMEOUT_SECONDS": "180",
+    # A code server that is told to end does not wait as long for calls that hang.
+    "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",
+}
 
 
 def place_configuration(settings: Settings) -> Path:

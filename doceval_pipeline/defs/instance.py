@@ -37,15 +37,6 @@ load_from:
 """
 
 
-# Seconds for which Dagster waits for its code server, read from the environment when it is imported. Its
-# own limit of 60 s is reached on a machine that is too busy, and a sensor's tick or a run is then given up.
-GRPC_LIMITS = {
-    "DAGSTER_GRPC_TIMEOUT_SECONDS": "180",
-    # A code server that is told to end does not wait as long for calls that hang.
-    "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",
-}
-
-
 def dagster_environment(settings: Settings) -> dict[str, str]:
     """The variables under which plain Dagster commands work on this installation.
 

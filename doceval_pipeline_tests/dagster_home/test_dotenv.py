@@ -9,6 +9,7 @@ import pytest
 from dotenv import dotenv_values
 
 from doceval_pipeline.dagster_home.__main__ import with_dagster_home
+from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS
 from doceval_pipeline.errors import ConfigurationError
 
 HOME = Path("/srv/my project/.doceval/dagster")
@@ -16,7 +17,8 @@ HOME = Path("/srv/my project/.doceval/dagster")
 
 def read(tmp_path: Path, text: str) -> dict[str, str | None]:
     (tmp_path / ".env").write_text(text)
-    return dict(dotenv_values(tmp_path / ".env"))
+    found = dict(dotenv_values(tmp_path / ".env"))
+    return {name: value for name, value in found.items() if name not in GRPC_LIMITS}
 
 
 def test_the_home_is_named_unless_one_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +48,15 @@ def test_only_our_line_is_added_and_refreshed() -> None:
 
 @pytest.mark.parametrize("line", ["DAGSTER_HOME=/mine", "export DAGSTER_HOME = '/mine'"])
 def test_a_home_that_the_user_chose_stays(line: str) -> None:
-    assert with_dagster_home(f"A=1\n{line}\n", HOME) == f"A=1\n{line}\n"
+    text = with_dagster_home(f"A=1\n{line}\n", HOME)
+    assert text.startswith(f"A=1\n{line}\n")
+    assert text.count("DAGSTER_HOME") == 1
+
+
+def test_dagster_waits_as_long_for_its_code_server_as_under_doceval_up(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(with_dagster_home("DAGSTER_GRPC_TIMEOUT_SECONDS=7\n", HOME))
+    found = dotenv_values(tmp_path / ".env")
+    assert {name: found[name] for name in GRPC_LIMITS} == {**GRPC_LIMITS, "DAGSTER_GRPC_TIMEOUT_SECONDS": "7"}
 
 
 @pytest.mark.parametrize("name", ["a}b", 'a"b', "a$b", "a\\b", "a`b", "a\nb"])
