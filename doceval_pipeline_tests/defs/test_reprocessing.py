@@ -189,7 +189,7 @@ def test_a_mode_of_null_is_the_default_as_the_schema_says(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     batch = completed(batch_of(documents=1))
-    for given in ({"config": {"mode": None}}, {"config": {}}, {}, None):
+    for given in ({"config": {"mode": None}}, {"config": {}}, {}):
         assert new_attempts(materialize(instance, batch.key, ["queue_rows"], {"queue_rows": given})) == 0
 
 
