@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from urllib.parse import SplitResult, urlsplit
 
 from doceval_pipeline.errors import ConfigurationError
@@ -24,7 +23,6 @@ DRIVER = "postgresql+psycopg2://"
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how secrets begin, and none
 SECRET_BYTES = range(24, 65)
 MOST_OWNERS = 20
-NOTHING_GIVEN: Mapping[str, str] = MappingProxyType({})
 # What Dagster takes, in a length that its pages show.
 _OWNER = re.compile(
     r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,100}\.[A-Za-z]{2,7}|team:[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
@@ -73,22 +71,15 @@ class Settings:
     owners_given: str = ""
 
     @classmethod
-    def from_environment(
-        cls, environment: Mapping[str, str] | None = None, given: Mapping[str, str] = NOTHING_GIVEN
-    ) -> "Settings":
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
         """Read the settings from environment variables; an empty variable counts as unset.
-
-        Parameters
-        ----------
-        given
-            Values that take the place of variables.
 
         Raises
         ------
         ConfigurationError
             A variable whose value cannot be used; the value itself is not repeated.
         """
-        env = {**(os.environ if environment is None else environment), **given}
+        env = os.environ if environment is None else environment
         webhook_url = _web_address(env, "DOCEVAL_WEBHOOK_URL")
         return cls(
             home=_home(_path(env, "DOCEVAL_HOME")),

@@ -217,7 +217,7 @@ def reprocess(
     if with_failures:
         selection = replace(selection, batches=having_failures(opened, selection.batches), is_one=False)
         wanted = Mode(mode or "failed")
-    if not selection.batches and not as_json:
+    if not selection.batches and not selection.unknown and not as_json:
         console.print("no closed batch has failed evaluations")
         return
     if dry_run:

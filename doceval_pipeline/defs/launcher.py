@@ -1,6 +1,7 @@
 """Dagster's run launcher, with runs of this machine started by a warm process (see `warm`).
 
-dagster.yaml names it in its block `run_launcher`. Without that block runs are as right, and cost more.
+dagster.yaml names it in its block `run_launcher`. Without that block runs give the same results but cost
+more CPU time.
 """
 
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from shutil import rmtree
 from threading import Lock
 from typing import Any
 
@@ -20,7 +22,8 @@ from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClassData, serialize_value
 
-# Hidden in the UI; says through which socket a run can be stopped.
+# Hidden in the UI; says which run can be stopped through which socket. Dagster copies the tags of a run to
+# its retries and re-executions, which other processes may have started.
 SOCKET_TAG = ".dagster/warm_process"
 WAITING_REQUESTS = 64
 # The tag may name any socket: whoever launches a run may give it tags.
@@ -52,23 +55,25 @@ class WarmRunLauncher(DefaultRunLauncher):
             return
         warm = self._warm_process()
         # Before the run begins, because a run and its launcher would overwrite each other's changes.
-        self._instance.add_run_tags(run.run_id, {SOCKET_TAG: warm.address})
+        self._instance.add_run_tags(run.run_id, {SOCKET_TAG: f"{run.run_id} {warm.address}"})
         arguments = ExecuteRunArgs(code, run.run_id, self._instance.get_ref())
         answer = _ask(warm.address, {"start": run.run_id, "arguments": serialize_value(arguments)})
         if answer is None:
             raise DagsterUserCodeUnreachableError(
-                "the process that starts runs (doceval_pipeline.defs.warm) ended before it had started run "
-                f"{run.run_id}: the daemon's log says why"
+                f"the process that starts runs (doceval_pipeline.defs.warm) did not start run {run.run_id}: "
+                "the daemon's log says why"
             )
         self._run_ids.add(run.run_id)
 
     def terminate(self, run_id: str) -> bool:
         """Interrupt a run, from any process of this machine; False where it does not run any more."""
         run = self._instance.get_run_by_id(run_id) if self.has_instance else None
-        if run is None or run.is_finished or SOCKET_TAG not in run.tags:
+        tag = "" if run is None else run.tags.get(SOCKET_TAG, "")
+        owner, _, address = tag.partition(" ")
+        if run is None or run.is_finished or owner != run_id:
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call] # Dagster's
         self._instance.report_run_canceling(run)
-        answer = _ask(run.tags[SOCKET_TAG], {"stop": run_id}, SECONDS_TO_STOP)
+        answer = _ask(address, {"stop": run_id}, SECONDS_TO_STOP)
         return answer is not None and answer.get("stopped") is True
 
     def dispose(self) -> None:
@@ -81,8 +86,16 @@ class WarmRunLauncher(DefaultRunLauncher):
     def _warm_process(self) -> "_WarmProcess":
         # Runs may be launched by several threads (dequeue_use_threads).
         with self._lock:
-            if self._warm is None or not self._warm.lives():
-                self._warm = _WarmProcess()
+            if self._warm is not None and not self._warm.lives():
+                self._warm.clear()
+                self._warm = None
+            if self._warm is None:
+                try:
+                    self._warm = _WarmProcess()
+                except OSError as error:
+                    raise DagsterUserCodeUnreachableError(
+                        f"the process that starts runs could not be started ({error}): make room for it"
+                    ) from None
             return self._warm
 
 
@@ -91,14 +104,21 @@ class _WarmProcess:
 
     def __init__(self) -> None:
         # Readable by this user alone, and near the root: a socket's path is short.
-        folder = tempfile.mkdtemp(prefix="doceval-runs-")
-        self.address = str(Path(folder) / "socket")
+        self._folder = tempfile.mkdtemp(prefix="doceval-runs-")
+        self.address = str(Path(self._folder) / "socket")
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(self.address)
             server.listen(WAITING_REQUESTS)
             # -P: no module is looked for where it is started.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "doceval_pipeline.defs.warm", str(server.fileno()), folder],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "doceval_pipeline.defs.warm",
+                    str(server.fileno()),
+                    self._folder,
+                ],
                 stdin=subprocess.PIPE,
                 pass_fds=[server.fileno()],
             )
@@ -109,6 +129,11 @@ class _WarmProcess:
     def leave(self) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+    def clear(self) -> None:
+        """Remove what a process that was killed could not remove itself."""
+        self.leave()
+        rmtree(self._folder, ignore_errors=True)
 
 
 def _runs_here(run: DagsterRun, code: JobPythonOrigin) -> bool:

@@ -1,5 +1,6 @@
 """What assets, checks, jobs and sensors are handed: the databases, and somewhere to tell progress."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -29,11 +30,6 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
     A run that uses it holds a lock from its first step to its last, which a run whose process died does not.
     """
 
-    home: str | None = Field(
-        default=None,
-        description="Folder of the embedded database server, reports and archives. Not set: DOCEVAL_HOME, or "
-        ".doceval in the project.",
-    )
     max_document_bytes: int | None = Field(
         default=None,
         description="Files larger than this are rejected, each with its reason. Not set: "
@@ -60,12 +56,12 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
                 "Dagster found no dagster.yaml and keeps no history of this run: start the command in the "
                 'project\'s folder, or evaluate eval "$(doceval env)" first'
             )
-        given = {"DOCEVAL_HOME": self.home, "DOCEVAL_MAX_DOCUMENT_BYTES": self.max_document_bytes}
-        return open_databases(
-            Settings.from_environment(
-                given={name: str(value) for name, value in given.items() if value is not None}
-            )
+        given = (
+            {}
+            if self.max_document_bytes is None
+            else {"DOCEVAL_MAX_DOCUMENT_BYTES": str(self.max_document_bytes)}
         )
+        return open_databases(Settings.from_environment({**os.environ, **given}))
 
     def _initialize_and_run(self, context: dg.InitResourceContext) -> Any:
         # Dagster's own hook: with `yield_for_execution`, `build_sensor_context` would demand of every caller

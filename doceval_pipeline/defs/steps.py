@@ -65,7 +65,9 @@ def first_run_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
 
 def _continued_by(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
     if run.parent_run_id is not None and any(tag in run.tags for tag in _CONTINUES):
-        return instance.get_run_by_id(run.parent_run_id)
+        parent = instance.get_run_by_id(run.parent_run_id)
+        # Dagster copies one of these tags to whoever executes a whole run again, which may have succeeded.
+        return None if parent is None or parent.is_success else parent
     if run.parent_run_id is None and _PARENT_BACKFILL in run.tags:
         tags = {
             _BACKFILL: run.tags[_PARENT_BACKFILL],

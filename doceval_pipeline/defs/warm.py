@@ -20,7 +20,6 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -39,7 +38,7 @@ LIBRARIES = (
     "sqlalchemy.dialects.postgresql.psycopg2",
     "yaml",
 )
-# Of a program that connects and says nothing, for which all others would wait.
+# Timeout for a client that connects and sends nothing; other requests wait meanwhile.
 SECONDS_TO_ASK = 10
 
 
@@ -61,9 +60,13 @@ class WarmProcess:
             if self._parent in ready:
                 self._parent = None
             if self._server in ready:
-                # Who asked may have gone meanwhile; that is no reason to end.
-                with suppress(OSError), self._server.accept()[0] as connection:
-                    self._answer_one(connection)
+                # The client may have gone meanwhile, and a fork may fail for want of memory: neither ends
+                # the runs that work. The client of a fork that failed gets no answer, and asks again.
+                try:
+                    with self._server.accept()[0] as connection:
+                        self._answer_one(connection)
+                except OSError as error:
+                    print(f"a request to start or stop a run failed: {error}", file=sys.stderr, flush=True)
 
     def _others(self) -> Iterable[int]:
         if self._parent is not None:

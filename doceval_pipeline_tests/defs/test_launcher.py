@@ -15,6 +15,7 @@ import dagster as dg
 import psutil
 import pytest
 from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.remote_origin import (
@@ -110,6 +111,12 @@ def began(folder: Path, run: dg.DagsterRun) -> dict[str, Any]:
     return dict(json.loads((folder / run.run_id).read_text()))
 
 
+def socket_of(run: dg.DagsterRun | None) -> Path:
+    """The socket through which a run can be stopped."""
+    assert run is not None
+    return Path(run.tags[SOCKET_TAG].partition(" ")[2])
+
+
 def ended(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     """How a run ended, once it has."""
 
@@ -196,16 +203,45 @@ def test_a_run_whose_starter_is_gone_or_says_nothing_cannot_be_terminated(
     instance: dg.DagsterInstance, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made(instance, folder, status=dg.DagsterRunStatus.STARTED)
-    instance.add_run_tags(run.run_id, {SOCKET_TAG: str(folder / "nobody")})
+    instance.add_run_tags(run.run_id, {SOCKET_TAG: f"{run.run_id} {folder / 'nobody'}"})
     assert not instance.run_launcher.terminate(run.run_id)
     # A tag that somebody gave to a run, with a socket that takes connections and answers none.
     monkeypatch.setattr(launcher, "SECONDS_TO_STOP", 0.1)
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.bind(str(folder / "s"))
         stranger.listen()
-        instance.add_run_tags(run.run_id, {SOCKET_TAG: str(folder / "s")})
+        instance.add_run_tags(run.run_id, {SOCKET_TAG: f"{run.run_id} {folder / 's'}"})
         assert not instance.run_launcher.terminate(run.run_id)
     instance.report_run_canceled(run)
+
+
+def test_a_run_that_got_its_tags_from_another_is_terminated_as_dagster_does(
+    instance: dg.DagsterInstance, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made(instance, folder, status=dg.DagsterRunStatus.STARTED)
+    instance.add_run_tags(run.run_id, {SOCKET_TAG: f"another-run {folder / 'nobody'}"})
+    monkeypatch.setattr(dg.DefaultRunLauncher, "terminate", lambda _, run_id: run_id == run.run_id)
+    assert instance.run_launcher.terminate(run.run_id)
+    instance.report_run_canceled(run)
+
+
+def test_a_start_that_gets_no_answer_or_no_process_goes_back_into_the_queue(
+    instance: dg.DagsterInstance, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made(instance, folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(launcher, "_ask", lambda *_: None)
+        with pytest.raises(DagsterUserCodeUnreachableError, match="did not start run"):
+            launch(instance, run)
+    monkeypatch.setattr(launcher.tempfile, "mkdtemp", _no_room)
+    with dg.DagsterInstance.from_ref(instance.get_ref()) as other:  # noqa: SIM117 - one statement may raise
+        with pytest.raises(DagsterUserCodeUnreachableError, match="could not be started"):
+            launch(other, run)
+    instance.report_run_canceled(run)
+
+
+def _no_room(**_: str) -> str:
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.slow
@@ -219,6 +255,7 @@ def test_a_warm_process_that_was_killed_is_replaced_and_its_runs_go_on(
     until(lambda: is_gone(warm))
     launch(instance, second)
     assert began(folder, second)["parent"] != warm
+    assert not socket_of(instance.get_run_by_id(first.run_id)).parent.exists()
     let_go(folder)
     assert (ended(instance, first), ended(instance, second)) == ("SUCCESS", "SUCCESS")
 
@@ -235,9 +272,7 @@ def test_the_warm_process_ends_with_its_last_run_once_its_parent_has_gone(
     let_go(folder)
     assert ended(instance, run) == "SUCCESS"
     until(lambda: is_gone(warm))
-    found = instance.get_run_by_id(run.run_id)
-    assert found is not None
-    assert not Path(found.tags[SOCKET_TAG]).parent.exists()
+    assert not socket_of(instance.get_run_by_id(run.run_id)).parent.exists()
 
 
 def test_a_program_that_says_nothing_or_goes_away_stops_no_other(
@@ -245,11 +280,10 @@ def test_a_program_that_says_nothing_or_goes_away_stops_no_other(
 ) -> None:
     run, other = made(instance, folder), made(instance, folder)
     launch(instance, run)
-    found = instance.get_run_by_id(run.run_id)
-    assert found is not None
+    address = socket_of(instance.get_run_by_id(run.run_id))
     for words in (b"", b"no request\n", b"{}\n", b'{"stop": "no run"}\n', b'{"start": "\xff'):
         with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.connect(found.tags[SOCKET_TAG])
+            stranger.connect(str(address))
             stranger.sendall(words)
     launch(instance, other)
     assert began(folder, other)["parent"] == began(folder, run)["parent"]

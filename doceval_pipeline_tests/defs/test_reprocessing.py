@@ -283,3 +283,20 @@ def test_a_backfill_that_is_executed_again_goes_on_only_where_the_first_failed(
         instance, dg.DagsterRunStatus.STARTED, parent_run_id=failed.run_id, root_run_id=failed.run_id
     )
     assert first_run_of(instance, whole) == whole.run_id, "a person executed all of it again"
+
+
+def test_a_run_that_is_executed_again_as_a_whole_is_a_new_request_whatever_tags_it_inherits(
+    instance: dg.DagsterInstance,
+) -> None:
+    done = a_run(instance, dg.DagsterRunStatus.SUCCESS)
+    failed = a_run(instance, dg.DagsterRunStatus.FAILURE)
+    resumed = {"dagster/is_asset_resume_retry": "true"}
+    for parent, first in ((done, None), (failed, failed)):
+        again = a_run(
+            instance,
+            dg.DagsterRunStatus.STARTED,
+            parent_run_id=parent.run_id,
+            root_run_id=parent.run_id,
+            tags=resumed,
+        )
+        assert first_run_of(instance, again) == (again if first is None else first).run_id
