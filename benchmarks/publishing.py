@@ -65,7 +65,10 @@ def _machine(results: Sequence[CaseResult]) -> str:
     for result in results:
         words = ", ".join(f"{name} {value}" for name, value in result.machine.items())
         by_machine.setdefault(f"{words}; {result.taken_at}", []).append(result.case)
-    return "\n".join(f"Cases {_numbers(cases)}: {words}." for words, cases in by_machine.items())
+    return "\n".join(
+        f"{'Case' if len(cases) == 1 else 'Cases'} {_numbers(cases)}: {words}."
+        for words, cases in by_machine.items()
+    )
 
 
 def _numbers(cases: Iterable[int]) -> str:

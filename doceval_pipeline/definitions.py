@@ -24,12 +24,12 @@ from doceval_pipeline.settings import Settings
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Everything that Dagster is given."""
+    """All Dagster definitions: those of this project, and what users added to `defs`."""
     return dg.Definitions.merge(own_definitions(), *users_definitions())
 
 
 def own_definitions() -> dg.Definitions:
-    """The definitions of this project; when schedules tick, and who is told, is in the environment."""
+    """The definitions of this project; cron expressions and the webhook's URL come from the environment."""
     settings = Settings.from_environment()
     return dg.Definitions(
         assets=catalogued(

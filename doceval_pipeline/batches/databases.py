@@ -48,7 +48,8 @@ def open_databases(settings: Settings) -> Databases:
     Raises
     ------
     DatabaseError, EmbeddedServerError, ConfigurationError
-        One line that names the variable, the reason and the mend.
+        One line that names the variable, the reason and the fix. A server of your own that has stopped since
+        the first call is found by the first query.
     """
     databases = _open(settings)
     # On connections that are kept: a new one costs more than all that a small step asks of the databases.

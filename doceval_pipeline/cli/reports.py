@@ -47,15 +47,19 @@ def open_report(report: Path, quiet: bool = False) -> None:
         raise FileError(f"no browser could be started: open {address} yourself")
 
 
-def report_url(report: Path) -> str | None:
-    """Where the webserver of `doceval up` serves a report; None where it does not run."""
-    webserver = Supervisor(Settings.from_environment()).webserver_url()
-    return None if webserver is None else f"{webserver}/reports/{report.name}"
+def report_url(webserver: str | None, report: Path | None) -> str | None:
+    """Where a webserver serves a report; None where there is no webserver, or no report."""
+    return None if webserver is None or report is None else f"{webserver}/reports/{report.name}"
+
+
+def running_webserver() -> str | None:
+    """Where the webserver of `doceval up` is; None where it does not run."""
+    return Supervisor(Settings.from_environment()).webserver_url()
 
 
 def _served_at(report: Path) -> str | None:
     """The address of a report that the webserver does serve, which it is asked."""
-    address = report_url(report)
+    address = report_url(running_webserver(), report)
     if address is None:
         return None
     # A proxy of the environment must not be asked for an address of this machine.

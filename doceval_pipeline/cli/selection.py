@@ -67,7 +67,7 @@ def act_on_each(selection: Selection, act: Callable[[BatchRecord], Done], as_jso
         done = act(selection.batches[0])
         print_json(done.data) if as_json else console.print(done.line)
         return
-    told = _Told(len(selection.batches), as_json)
+    told = _Output(len(selection.batches), as_json)
     for error in selection.unknown:
         told.failed({}, str(error))
     for batch in selection.batches:
@@ -85,8 +85,8 @@ def act_on_each(selection: Selection, act: Callable[[BatchRecord], Done], as_jso
         raise SystemExit(1)
 
 
-class _Told:
-    """What was told of the batches of one command until now."""
+class _Output:
+    """Output of a command over several batches."""
 
     def __init__(self, batches: int, as_json: bool) -> None:
         self._batches = batches
@@ -97,7 +97,7 @@ class _Told:
         self.failures = 0
 
     def done(self, done: Done) -> None:
-        """Tell what was done to a batch."""
+        """Prints the result of a batch."""
         self._done += 1
         self._counts.update(done.counts)
         self._data.append(done.data)
@@ -105,13 +105,13 @@ class _Told:
             console.print(done.line)
 
     def failed(self, named: Mapping[str, Any], line: str) -> None:
-        """Tell why a batch failed, or that there is none."""
+        """Prints why a batch failed, or that it does not exist."""
         self.failures += 1
         self._data.append({**named, "error": line})
         errors.print(printable(line), style="red", markup=False)
 
     def total(self) -> None:
-        """Tell of all of them."""
+        """Prints the total, or the data of all batches as JSON."""
         if self._as_json:
             print_json(self._data)
             return

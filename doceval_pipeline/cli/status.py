@@ -13,7 +13,7 @@ from doceval_pipeline.batches.stalling import STALLED, Movement
 from doceval_pipeline.batches.status import BatchProgress, batch_progress, lost_without_batch, progress_of
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
-from doceval_pipeline.cli.reports import report_url
+from doceval_pipeline.cli.reports import report_url, running_webserver
 from doceval_pipeline.cli.selection import select
 from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline.reports.numbers import rough_duration
@@ -40,7 +40,8 @@ def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
     for error in unknown:
         errors.print(printable(str(error)), style="red", markup=False)
     if as_json:
-        print_json([{**progress.as_json(), "report_url": _report_url(progress)} for progress in found])
+        server = running_webserver()
+        print_json([{**p.as_json(), "report_url": report_url(server, p.report)} for p in found])
     elif not watch:
         _print_progress(found)
         if not batches:
@@ -77,14 +78,12 @@ def _print_progress(found: list[BatchProgress]) -> None:
 
 def _print_reports(reported: list[BatchProgress]) -> None:
     """Where the reports of the newest batches are, as links that a terminal can open."""
+    server = running_webserver() if reported else None
     for progress in reported[-REPORTS_SHOWN:]:
-        console.print(f"{progress.batch.key}: {_report_url(progress) or progress.report}", markup=False)
+        address = report_url(server, progress.report) or progress.report
+        console.print(f"{progress.batch.key}: {address}", markup=False)
     if len(reported) > REPORTS_SHOWN:
         console.print(f"{len(reported) - REPORTS_SHOWN:,} more reports: doceval open BATCH", markup=False)
-
-
-def _report_url(progress: BatchProgress) -> str | None:
-    return None if progress.report is None else report_url(progress.report)
 
 
 def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:

@@ -133,7 +133,8 @@ class Supervisor:
         """Stop what another supervisor started, and the embedded server; False if nothing ran."""
         supervisors = self._recorded("supervisor")
         children = list(self._recorded_children())
-        self._stop(supervisors)
+        # A supervisor first stops its own processes, and ends those that do not stop.
+        self._stop(supervisors, 3 * SECONDS_TO_STOP)
         self._stop(children)
         self._state.unlink(missing_ok=True)
         stopped = EmbeddedServer(self._settings.home).stop()
@@ -210,14 +211,14 @@ class Supervisor:
         supervisors = {process.pid for process in self._recorded("supervisor")}
         return (process for process in self._recorded() if process.pid not in supervisors)
 
-    def _stop(self, processes: list[Any]) -> None:
-        """Ask processes, and all they started, to end; end those that do not."""
+    def _stop(self, processes: list[Any], seconds: float = SECONDS_TO_STOP) -> None:
+        """Ask processes, and all they started, to end; end those that do not within `seconds`."""
         everything = []
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 everything += [*process.children(recursive=True), process]
                 process.terminate()
-        alive = still_there(everything, SECONDS_TO_STOP)
+        alive = still_there(everything, seconds)
         for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

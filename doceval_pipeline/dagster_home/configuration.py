@@ -121,7 +121,7 @@ def _made_from(defaults: Path, mine: str) -> str:
 def _write_defaults(file: Path, text: str) -> None:
     if file.is_symlink():
         file.unlink()
-    # The file first: a user's copy that is newer than its defaults says is brought up again.
+    # The file first: if this is interrupted, the next start merges the defaults again.
     write_if_different(file, text)
     write_if_different(file.with_name(DEFAULTS), text)
 

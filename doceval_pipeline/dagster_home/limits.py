@@ -34,7 +34,8 @@ def weakened(file: Path, configuration: Mapping[str, Any]) -> list[str]:
         )
     if not _part(configuration, "run_monitoring").get("enabled"):
         warnings.append(
-            f"{file} does not enable run_monitoring: a run whose process was killed stays STARTED; "
+            f"{file} does not enable run_monitoring: a run that never begins, or does not end when it is "
+            "cancelled, is not given up; "
             "restore run_monitoring.enabled: true"
         )
     return warnings

@@ -105,7 +105,7 @@ ops:
 {}
 """,
     "retention": """\
-# Removes log lines and samples older than DOCEVAL_KEEP_DAYS. No config is needed.
+# Removes log lines, fulfilled requests and most samples older than DOCEVAL_KEEP_DAYS. No config is needed.
 {}
 """,
 }

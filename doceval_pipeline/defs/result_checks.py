@@ -22,14 +22,14 @@ COLUMNS_LISTED = 50
         batch_check_spec(
             DRIFT,
             asset=completion_report.key,
-            description="The scores are no others than those of the newest earlier completed batch with the "
-            "same connections and prompts, but for chance.",
+            description="Scores do not differ significantly from the newest earlier completed batch with the "
+            "same connections and prompts.",
         ),
         batch_check_spec(
             SOUND,
             asset=completion_report.key,
-            description="No succeeded cell is empty, without a score, or has JSON that is none; no column "
-            "got the same response for every document.",
+            description="Every successful evaluation has a response, a score and valid JSON, and no "
+            "connection gives the same response to a prompt for every document.",
         ),
     ],
     can_subset=True,

@@ -39,8 +39,8 @@ from doceval_pipeline.doc_eval.batches import (
 from doceval_pipeline.doc_eval.lost_runs import replace_lost
 from doceval_pipeline.doc_eval.run_requests import Kind, Waiting
 
-# Dagster's daemon looks at its sensors each 5 s. One that asked for 5 s would be left out at every second or
-# third look, which comes some milliseconds too early.
+# Dagster evaluates sensors every 5 s and skips a sensor whose minimum interval has not passed. One of 5 s
+# would be skipped every second or third time, which comes some milliseconds too early.
 SECONDS_BETWEEN_TICKS = 4
 # Stalling is a matter of minutes.
 SECONDS_BETWEEN_JUDGEMENTS = 30

@@ -23,7 +23,7 @@ CHECK = "every_invariant_holds"
 def audit(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> Iterator[dg.MaterializeResult[None]]:
-    """Both databases held against what must be true of them, as `doceval check` does. Changes nothing."""
+    """Checks both databases for consistency, as `doceval check` does. Changes nothing."""
     with open_step(context, doc_eval) as databases:
         found = list(violations(databases, False, lambda *_: None))
     said = (

@@ -1,7 +1,7 @@
 """Dagster's webserver, closed to pages of other sites, and with pages of ours: the reports, and launchpads
 that open with a commented example. Run as a module, with the webserver's own arguments.
 
-The webserver asks nobody who he is, and changes things on a GET: any page that is open in a browser on
+The webserver has no authentication, and changes things on a GET: any page that is open in a browser on
 this machine could start a run by naming the address of a picture. A browser says from where a request
 comes and to which name it goes, and a page cannot make it lie. Whoever is no browser needs no such page.
 """

@@ -9,6 +9,7 @@ import pytest
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import QUIET, failure, run
 
@@ -29,8 +30,10 @@ def test_every_field_of_a_resource_is_described_and_none_takes_a_secret() -> Non
 def test_a_resource_opens_the_installation_of_the_environment_with_its_own_limit(
     databases: Databases,
 ) -> None:
-    assert DocEval().open().settings == databases.settings
-    assert DocEval(max_document_bytes=9).open().settings == replace(databases.settings, max_document_bytes=9)
+    of_environment = Settings.from_environment()
+    assert of_environment.home == databases.settings.home
+    assert DocEval().open().settings == of_environment
+    assert DocEval(max_document_bytes=9).open().settings == replace(of_environment, max_document_bytes=9)
     with pytest.raises(ConfigurationError):
         DocEval(max_document_bytes=0).open()
 
