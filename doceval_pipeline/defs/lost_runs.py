@@ -65,12 +65,13 @@ def _replaced(instance: dg.DagsterInstance, lost: Sequence[dg.RunRecord]) -> set
 
 
 def _replaces(other: dg.RunRecord, lost: dg.RunRecord) -> bool:
+    if other.storage_id <= lost.storage_id:
+        return False
     run, before = other.dagster_run, lost.dagster_run
     if run.root_run_id is not None and run.root_run_id in (before.run_id, before.root_run_id):
         return True
     return (
-        other.storage_id > lost.storage_id
-        and run.job_name == before.job_name
+        run.job_name == before.job_name
         and run.tags.get(PARTITION) == before.tags.get(PARTITION)
         and PARTITION in before.tags
         and (before.asset_selection or set()) <= (run.asset_selection or set())

@@ -294,3 +294,24 @@ def test_runs_that_ended_before_they_began_are_named_until_a_later_one_begins(
     tick(sensors.stalled_work, instance)
     assert (notices(batch), lost_without_batch(batch.databases)) == ("", [])
     assert problems(batch.databases) == []
+
+
+def test_a_retry_that_began_earlier_hides_no_lost_one(batch_of: BatchOf, instance: dg.DagsterInstance) -> None:
+    batch = batch_of(documents=1)
+
+    def retry_of(first: dg.DagsterRun) -> dg.DagsterRun:
+        return instance.create_run_for_job(
+            definitions.resolve_job_def("reprocess_batch"),
+            parent_run_id=first.run_id,
+            root_run_id=first.run_id,
+            tags={"dagster/partition": batch.key, "dagster/root_run_id": first.run_id},
+        )
+
+    first = launched(instance, "reprocess_batch", key=batch.key)
+    second = retry_of(first)
+    begin(instance, second)
+    instance.report_run_failed(second)
+    lost = retry_of(first)
+    instance.report_run_failed(lost)
+    tick(sensors.stalled_work, instance)
+    assert f"run {lost.run_id[:8]} of reprocess_batch" in notices(batch)
