@@ -19,7 +19,8 @@ UNFINISHED = (
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 )
-FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+ENDED_WITHOUT_SUCCESS = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+FINISHED = (dg.DagsterRunStatus.SUCCESS, *ENDED_WITHOUT_SUCCESS)
 PARTITION = "dagster/partition"
 RUN_KEY = "dagster/run_key"
 
@@ -54,9 +55,14 @@ def _runs_of(instance: dg.DagsterInstance, kind: Kind, due: Sequence[Request]) -
         dg.RunsFilter(job_name=JOBS[kind], statuses=list(FINISHED), tags={RUN_KEY: list(asked)}),
         ascending=True,
     )
-    now = time.time()
     for record in ended:
         number = asked[record.dagster_run.tags[RUN_KEY]]
-        at = record.end_time or record.update_timestamp.timestamp()
-        found[number] = Runs(ended_as=record.dagster_run.status.value, ended_ago=max(0.0, now - at))
+        status = record.dagster_run.status.value
+        found[number] = Runs(ended_as=status, ended_ago=seconds_since_end(record))
     return found
+
+
+def seconds_since_end(record: dg.RunRecord) -> float:
+    """Seconds since a finished run has ended."""
+    at = record.end_time or record.update_timestamp.timestamp()
+    return max(0.0, time.time() - at)
