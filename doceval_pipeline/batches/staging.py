@@ -31,11 +31,6 @@ from doceval_pipeline.reports.numbers import counted, size_text
 LOCK_CLASS = 0x646F6365
 _LOCK = text("SELECT pg_advisory_lock(:lock_class, :batch_id)")
 _UNLOCK = text("SELECT pg_advisory_unlock(:lock_class, :batch_id)")
-_IS_LOCKED = text("""
-    SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
-                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                   AND classid = CAST(:lock_class AS oid) AND objid = CAST(:batch_id AS oid) AND granted)
-""")
 _LOCKED = text("""
     SELECT CAST(CAST(objid AS bigint) AS int) FROM pg_locks
     WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid = CAST(:lock_class AS oid)
@@ -269,13 +264,6 @@ def rest_staging(databases: Databases, batch_id: int) -> bool:
 def abandoned_stagings(connection: Connection) -> set[int]:
     """Batches that have been in STAGING for a while, and that no process works on."""
     return set(connection.scalars(_ABANDONED))
-
-
-def is_being_staged(databases: Databases, batch_id: int) -> bool:
-    """Whether a living process works on the batch's staging right now."""
-    with databases.doc_eval.connect() as connection:
-        locked = connection.scalar(_IS_LOCKED, {"lock_class": LOCK_CLASS, "batch_id": batch_id})
-        return bool(locked)
 
 
 def batches_at_work(connection: Connection) -> set[int]:

@@ -9,10 +9,13 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
+from sqlalchemy import event
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging import seal_batch
 from doceval_pipeline.batches.status import batch_progress, lost_without_batch
+from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import dead_runs, sensors
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.schedules import schedules
@@ -45,8 +48,8 @@ def launched(
 
 
 def begin(instance: dg.DagsterInstance, started: dg.DagsterRun) -> None:
-    event = DagsterEvent(event_type_value=DagsterEventType.RUN_START.value, job_name=started.job_name)
-    instance.report_dagster_event(event, started.run_id)
+    begun = DagsterEvent(event_type_value=DagsterEventType.RUN_START.value, job_name=started.job_name)
+    instance.report_dagster_event(begun, started.run_id)
 
 
 def completed(batch: Sample, instance: dg.DagsterInstance) -> Any:
@@ -81,8 +84,8 @@ def test_a_report_run_that_was_cancelled_is_named_and_asked_for_again(
     assert f"doceval report {batch.id} writes it" in notices(batch)
     assert [key for key in problems(batch.databases) if batch.key in key]
     recorded = tick(sensors.stalled_work, instance)
-    check = [event for event in recorded.asset_events if event.check_name == "report_is_written"]
-    assert [(event.partition, event.passed) for event in check] == [(batch.key, False)]
+    check = [each for each in recorded.asset_events if each.check_name == "report_is_written"]
+    assert [(each.partition, each.passed) for each in check] == [(batch.key, False)]
 
     instance.run_storage.add_run_tags(first.run_id, {})
     ended = instance.get_run_record_by_id(first.run_id)
@@ -98,8 +101,8 @@ def test_a_report_run_that_was_cancelled_is_named_and_asked_for_again(
     assert run(instance, "report_batch", batch.key).success
     assert notices(batch) == ""
     over = tick(sensors.stalled_work, instance, recorded.cursor)
-    check = [event for event in over.asset_events if event.check_name == "report_is_written"]
-    assert [(event.partition, event.passed) for event in check] == [(batch.key, True)]
+    check = [each for each in over.asset_events if each.check_name == "report_is_written"]
+    assert [(each.partition, each.passed) for each in check] == [(batch.key, True)]
 
 
 def test_any_number_of_ticks_queue_one_staging_of_each_saved_batch(
@@ -249,6 +252,26 @@ def test_a_run_of_ours_holds_its_lock_from_its_first_step_to_its_last(
     assert batch.doc_eval(look) == []
 
 
+def test_batches_that_are_worked_on_are_looked_up_once_for_all(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    stagings = [batch_of(documents=1, name=name) for name in "abc"]
+    for batch in stagings:
+        seal_batch(batch.databases, batch.id)
+    asked: list[str] = []
+
+    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        asked.append(statement)
+
+    engine = stagings[0].databases.doc_eval
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        tick(sensors.staging_failure, instance)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert len([statement for statement in asked if "pg_locks" in statement]) == 1
+
+
 def test_a_users_own_run_is_never_judged(databases: Databases, instance: dg.DagsterInstance) -> None:
     @dg.asset
     def mine() -> None: ...
@@ -262,6 +285,14 @@ def test_a_users_own_run_is_never_judged(databases: Databases, instance: dg.Dags
     assert not dead_runs.takes_lock(own._replace(asset_selection=None, asset_check_selection=check))
     assert dead_runs.takes_lock(own._replace(asset_selection=frozenset({dg.AssetKey("queue_rows")})))
     instance.delete_run(own.run_id)
+
+
+def test_every_job_asset_and_check_of_ours_is_known_to_hold_a_lock() -> None:
+    own = own_definitions()
+    graph = own.resolve_asset_graph()
+    assert {job.name for job in own.jobs or ()} == dead_runs._WITH_LOCK
+    assert graph.executable_asset_keys == dead_runs._ASSETS_WITH_LOCK
+    assert graph.asset_check_keys == dead_runs._CHECKS_WITH_LOCK
 
 
 def test_runs_that_ended_before_they_began_are_named_until_a_later_one_begins(
@@ -296,7 +327,9 @@ def test_runs_that_ended_before_they_began_are_named_until_a_later_one_begins(
     assert problems(batch.databases) == []
 
 
-def test_a_retry_that_began_earlier_hides_no_lost_one(batch_of: BatchOf, instance: dg.DagsterInstance) -> None:
+def test_a_retry_that_began_earlier_does_not_hide_a_lost_one(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
     batch = batch_of(documents=1)
 
     def retry_of(first: dg.DagsterRun) -> dg.DagsterRun:
