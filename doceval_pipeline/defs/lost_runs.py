@@ -7,11 +7,9 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from doceval_pipeline.defs.jobs import create_batch
-from doceval_pipeline.defs.requests import PARTITION, RUN_KEY
-from doceval_pipeline.doc_eval.batches import batch_id_of
+from doceval_pipeline.defs.requests import PARTITION, RUN_KEY, batch_of
 from doceval_pipeline.doc_eval.lost_runs import LostRun
 from doceval_pipeline.doc_eval.run_requests import Kind
-from doceval_pipeline.errors import UnknownBatch
 
 DAYS_NAMED = 7
 # The newest failures that are looked at; on an installation that works there are few.
@@ -38,14 +36,7 @@ def lost_runs(instance: dg.DagsterInstance) -> list[LostRun]:
 def _is_of_a_batch(run: dg.DagsterRun) -> bool:
     if run.tags.get(RUN_KEY, "").startswith(tuple(f"{kind}-" for kind in Kind)):
         return False
-    return run.job_name == create_batch.name or _batch_of(run) is not None
-
-
-def _batch_of(run: dg.DagsterRun) -> int | None:
-    try:
-        return batch_id_of(run.tags.get(PARTITION, ""))
-    except UnknownBatch:
-        return None
+    return run.job_name == create_batch.name or batch_of(run) is not None
 
 
 def _replaced(instance: dg.DagsterInstance, lost: Sequence[dg.RunRecord]) -> set[str]:
@@ -84,9 +75,8 @@ def _as_lost(record: dg.RunRecord) -> LostRun:
     return LostRun(
         run.run_id,
         run.job_name,
-        _batch_of(run),
+        batch_of(run),
         _name_to_create(run) if run.job_name == create_batch.name else None,
-        run.status.value,
         datetime.fromtimestamp(ended, UTC),
     )
 

@@ -10,6 +10,7 @@ from doceval_pipeline.batches.requests import Runs, answer, look_up
 from doceval_pipeline.defs.naming import run_tags_of
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
 from doceval_pipeline.doc_eval.run_requests import Kind, Request
+from doceval_pipeline.errors import UnknownBatch
 
 JOBS = {Kind.STAGE: "stage_batch", Kind.REPORT: "report_batch"}
 UNFINISHED = (
@@ -60,6 +61,14 @@ def _runs_of(instance: dg.DagsterInstance, kind: Kind, due: Sequence[Request]) -
         status = record.dagster_run.status.value
         found[number] = Runs(ended_as=status, ended_ago=seconds_since_end(record))
     return found
+
+
+def batch_of(run: dg.DagsterRun) -> int | None:
+    """The batch of a run's partition; None for a run without one."""
+    try:
+        return batch_id_of(run.tags.get(PARTITION, ""))
+    except UnknownBatch:
+        return None
 
 
 def seconds_since_end(record: dg.RunRecord) -> float:

@@ -13,16 +13,19 @@ from sqlalchemy import event
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging import seal_batch
+from doceval_pipeline.batches.live_runs import alive
+from doceval_pipeline.batches.reprocessing import cancel_staging
+from doceval_pipeline.batches.staging import fail_staging, seal_batch
 from doceval_pipeline.batches.status import batch_progress, lost_without_batch
 from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import dead_runs, sensors
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.schedules import schedules
 from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.run_requests import unreported
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
-from doceval_pipeline_tests.defs.running import QUIET, definitions, run, tick
+from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick
 
 BatchOf = Callable[..., Sample]
 LATER = "UPDATE run_requests SET due_at = due_at - interval '1 hour'"
@@ -103,6 +106,30 @@ def test_a_report_run_that_was_cancelled_is_named_and_asked_for_again(
     over = tick(sensors.stalled_work, instance, recorded.cursor)
     check = [each for each in over.asset_events if each.check_name == "report_is_written"]
     assert [(each.partition, each.passed) for each in check] == [(batch.key, True)]
+
+
+def test_status_and_check_agree_on_a_result_that_a_batch_came_back_to(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    completed(batch, instance)
+    batch.doc_eval("UPDATE run_requests SET last_end = 'FAILURE', last_ended_at = now()")
+    assert "attempt 1" in notices(batch)
+    assert "attempt 1" in str(problems(batch.databases))
+    batch.doc_eval("UPDATE batches SET completed_at = completed_at + interval '1 ms'")
+    assert (notices(batch), problems(batch.databases)) == ("", []), "completed just now"
+
+
+def test_the_status_of_a_batch_reads_what_is_missing_of_that_batch_only(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    one, other = batch_of(documents=1, name="one"), batch_of(documents=1, name="other")
+    for batch in (one, other):
+        completed(batch, instance)
+    with one.databases.doc_eval.connect() as connection:
+        assert set(unreported(connection, [one.id])) == {one.id}
+        assert set(unreported(connection)) == {one.id, other.id}
+        assert set(unreported(connection, [])) == set()
 
 
 def test_any_number_of_ticks_queue_one_staging_of_each_saved_batch(
@@ -195,6 +222,30 @@ def test_materializing_one_asset_of_a_failed_staging_is_no_failure_either(
     assert batch.status() == "STAGED"
 
 
+@pytest.mark.parametrize("status", ["SAVED", "FAILED_STAGING"])
+def test_cancelling_a_batch_that_waits_to_be_staged_takes_back_the_request_and_nothing_else(
+    batch_of: BatchOf, instance: dg.DagsterInstance, status: str
+) -> None:
+    batch = batch_of(documents=1)
+    if status == "FAILED_STAGING":
+        fail_staging(batch.databases, batch.id, "a reason")
+    batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
+    assert len(tick(sensors.new_batches, instance).run_requests) == 1
+    done = run(instance, "cancel_batch", batch.key)
+    assert done.output_for_node("cancel_rows") == {"rows_closed": 0, "staging_requests_withdrawn": 1}
+    batch.doc_eval(LATER)
+    assert not tick(sensors.new_batches, instance).run_requests
+    assert (batch.status(), notices(batch)) == (status, "")
+    refused = run(instance, "cancel_batch", batch.key)
+    assert f"is {status} and cannot be cancelled" in failure(refused)
+
+
+def test_a_batch_whose_own_time_has_come_cannot_be_cancelled_before_it_is_staged(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.doc_eval("UPDATE batches SET stage_requested_at = now(), stage_after = now() WHERE id = :id")
+    assert not cancel_staging(batch.databases, batch.id)
+
+
 def test_a_staging_that_waits_for_its_next_run_in_the_queue_is_not_given_up(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
@@ -209,6 +260,17 @@ def test_a_staging_that_waits_for_its_next_run_in_the_queue_is_not_given_up(
     instance.report_run_failed(working)
     tick(sensors.staging_failure, instance)
     assert batch.status() == "FAILED_STAGING"
+
+
+def test_a_staging_whose_run_lives_is_not_abandoned_between_its_steps(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    seal_batch(batch.databases, batch.id)
+    batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 day' WHERE id = :id")
+    with alive(batch.databases, "a-run", batch.id):
+        assert (notices(batch), problems(batch.databases)) == ("", [])
+    with alive(batch.databases, "a-run", batch.id + 1):
+        assert "no process works on its staging" in notices(batch)
+        assert "no process works on it" in str(problems(batch.databases))
 
 
 def test_a_run_that_nobody_holds_is_ended_after_two_looks_and_one_that_lives_is_not(
@@ -240,7 +302,7 @@ def test_a_run_of_ours_holds_its_lock_from_its_first_step_to_its_last(
 ) -> None:
     batch = batch_of(documents=1)
     held: list[Any] = []
-    look = "SELECT job, missing_since IS NULL, process IS NOT NULL FROM live_runs"
+    look = "SELECT batch_id, missing_since IS NULL, process IS NOT NULL FROM live_runs"
 
     def meanwhile(*_: Any) -> None:
         monkeypatch.setattr(dead_runs, "SECONDS_MISSED", 0.0)
@@ -248,7 +310,7 @@ def test_a_run_of_ours_holds_its_lock_from_its_first_step_to_its_last(
 
     monkeypatch.setattr("doceval_pipeline.defs.resources.StagingProgress.listener", lambda *_: meanwhile)
     assert run(instance, "stage_batch", batch.key).success
-    assert held[0] == ("every run is alive", [("stage_batch", True, True)])
+    assert held[0] == ("every run is alive", [(batch.id, True, True)])
     assert batch.doc_eval(look) == []
 
 
