@@ -13,7 +13,13 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches import audit
 from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.staging import assign_documents, queue_cells, seal_batch, store_documents
+from doceval_pipeline.batches.staging import (
+    assign_documents,
+    batches_at_work,
+    queue_cells,
+    seal_batch,
+    store_documents,
+)
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.batches import partition_key
@@ -107,6 +113,11 @@ class Sample:
 
     def status(self) -> str:
         return str(self.doc_eval("SELECT status FROM batches WHERE id = :id")[0][0])
+
+    def is_at_work(self) -> bool:
+        """Whether a living process works on it."""
+        with self.databases.doc_eval.connect() as connection:
+            return self.id in batches_at_work(connection)
 
     def doc_eval(self, statement: str, **parameters: Any) -> list[Any]:
         with self.databases.doc_eval.begin() as connection:

@@ -1,4 +1,4 @@
-"""Keeps the lock that says that a run of Dagster is alive, in the process of the run."""
+"""Holds the advisory lock of a run in the run's process."""
 
 import os
 import socket
@@ -19,12 +19,12 @@ SECONDS_TO_END = 15.0
 
 
 @contextmanager
-def alive(databases: Databases, run_id: str, job: str) -> Iterator[None]:
+def alive(databases: Databases, run_id: str, batch_id: int | None) -> Iterator[None]:
     """Hold the lock of a run, on a connection of its own to doc_eval, until it has done its work.
 
-    A database that cannot be reached stops nobody here: the lock is taken as soon as it can be.
+    An unreachable database does not stop the run; the lock is taken once it answers.
     """
-    pulse = _Pulse(databases, run_id, job)
+    pulse = _Pulse(databases, run_id, batch_id)
     thread = Thread(target=pulse.beat, name=f"alive-{run_id[:8]}", daemon=True)
     pulse.take()
     thread.start()
@@ -40,10 +40,10 @@ def alive(databases: Databases, run_id: str, job: str) -> Iterator[None]:
 class _Pulse:
     """The connection that holds the lock; used by one thread at a time."""
 
-    def __init__(self, databases: Databases, run_id: str, job: str) -> None:
+    def __init__(self, databases: Databases, run_id: str, batch_id: int | None) -> None:
         self._databases = databases
         self._run_id = run_id
-        self._job = job
+        self._batch_id = batch_id
         self._connection: Connection | None = None
         self._row: int | None = None
         self.ended = Event()
@@ -55,7 +55,7 @@ class _Pulse:
                 self._connection, self._row = self._connect(), None
             if self._row is None or row_of(self._connection, self._run_id) != self._row:
                 process = f"{socket.gethostname()}:{os.getpid()}"
-                self._row = enter(self._connection, self._run_id, self._job, process)
+                self._row = enter(self._connection, self._run_id, self._batch_id, process)
         except SQLAlchemyError:
             self._let_go()
 

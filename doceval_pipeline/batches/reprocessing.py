@@ -14,6 +14,7 @@ from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import batch_documents
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, require, transition
+from doceval_pipeline.doc_eval.run_requests import withdraw_staging
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.status_words import Outcome
@@ -161,6 +162,19 @@ def resume(databases: Databases, batch_id: int) -> int:
         # resumed again.
         with databases.knowledge.begin() as knowledge:
             return queue.release(knowledge, batch_id, batch_by_id(connection, batch_id).priority)
+
+
+def cancel_staging(databases: Databases, batch_id: int) -> bool:
+    """Take back the request to stage a batch, whose staging has not begun; False where there is none.
+
+    A run that Dagster has created for the request is not ended.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, DatabaseError
+    """
+    with batch_lock(databases, batch_id) as connection, connection.begin():
+        return withdraw_staging(connection, batch_id)
 
 
 def cancel(databases: Databases, batch_id: int) -> int:

@@ -1,9 +1,9 @@
 """Decides when Dagster is asked for a run again: a request stays until it is fulfilled.
 
-The decision is pure; who asks hands over what Dagster says of the runs.
+`decide` is pure; callers pass in what Dagster reports.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from doceval_pipeline.batches.databases import Databases
@@ -24,8 +24,6 @@ LONGEST_PAUSE = 600.0
 SECONDS_TO_APPEAR = 30.0
 # Between two looks at a run that waits or works.
 SECONDS_BETWEEN_LOOKS = 10.0
-# A report takes seconds; later than this after completion it counts as missing.
-SECONDS_TO_REPORT = 120.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,13 @@ def answer(databases: Databases, requests: Sequence[Request], runs: Mapping[int,
     }
 
 
-def missing_reports(databases: Databases) -> dict[int, Waiting]:
-    """Closed batches whose newest result should have a report by now and has none, by number."""
+def missing_reports(databases: Databases, batch_ids: Iterable[int] | None = None) -> dict[int, Waiting]:
+    """Closed batches whose newest result should have a report by now and has none, by number.
+
+    Parameters
+    ----------
+    batch_ids
+        Only these batches; None for all.
+    """
     with databases.doc_eval.connect() as connection:
-        return unreported(connection, SECONDS_TO_REPORT)
+        return {number: found for number, found in unreported(connection, batch_ids).items() if found.is_late}

@@ -6,7 +6,7 @@ reports is counted from the databases after its commit.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.storing import Progress, store_missing
 from doceval_pipeline.doc_eval import batch_documents, snapshot
 from doceval_pipeline.doc_eval.batch_documents import FoundFile, Tally
-from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, in_one_text, partition_key
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
+from doceval_pipeline.doc_eval.live_runs import IS_ALIVE
 from doceval_pipeline.doc_eval.snapshot import Snapshot
 from doceval_pipeline.documents.walk import Rules, display_name, walk
 from doceval_pipeline.errors import DocEvalError, StagingError
@@ -31,18 +32,13 @@ from doceval_pipeline.reports.numbers import counted, size_text
 LOCK_CLASS = 0x646F6365
 _LOCK = text("SELECT pg_advisory_lock(:lock_class, :batch_id)")
 _UNLOCK = text("SELECT pg_advisory_unlock(:lock_class, :batch_id)")
-_IS_LOCKED = text("""
-    SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
-                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                   AND classid = CAST(:lock_class AS oid) AND objid = CAST(:batch_id AS oid) AND granted)
-""")
 _LOCKED = text("""
     SELECT CAST(CAST(objid AS bigint) AS int) FROM pg_locks
     WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid = CAST(:lock_class AS oid)
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """)
-# A staging that nobody works on counts as abandoned after this long; between two steps of a run it takes less
-# than a second until the next one holds the batch's lock.
+# A staging that nobody works on counts as abandoned this long after it began. Between two steps of a run
+# nobody holds the batch's lock, but the run lives.
 SECONDS_ABANDONED = 60
 # A condition on `batches AS b`.
 IS_ABANDONED = f"""
@@ -52,8 +48,9 @@ IS_ABANDONED = f"""
         WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND l.classid = CAST({LOCK_CLASS} AS oid) AND l.objid = CAST(b.id AS oid))
+    AND NOT EXISTS (SELECT 1 FROM live_runs r WHERE r.batch_id = b.id AND {IS_ALIVE})
 """
-_ABANDONED = text(f"SELECT b.id FROM batches b WHERE {IS_ABANDONED}")
+_ABANDONED = text(f"SELECT b.id FROM batches b WHERE b.id = ANY(CAST(:ids AS int[])) AND {IS_ABANDONED}")
 _SET_EXPECTED = text("UPDATE batches SET expected_cells = :cells WHERE id = :batch_id")
 
 
@@ -266,16 +263,9 @@ def rest_staging(databases: Databases, batch_id: int) -> bool:
         return transition(connection, batch_id, Action.REST) is not None
 
 
-def abandoned_stagings(connection: Connection) -> set[int]:
-    """Batches that have been in STAGING for a while, and that no process works on."""
-    return set(connection.scalars(_ABANDONED))
-
-
-def is_being_staged(databases: Databases, batch_id: int) -> bool:
-    """Whether a living process works on the batch's staging right now."""
-    with databases.doc_eval.connect() as connection:
-        locked = connection.scalar(_IS_LOCKED, {"lock_class": LOCK_CLASS, "batch_id": batch_id})
-        return bool(locked)
+def abandoned_stagings(connection: Connection, batch_ids: Iterable[int]) -> set[int]:
+    """Those of some batches that have been in STAGING for a while, and that no process works on."""
+    return set(connection.scalars(_ABANDONED, {"ids": in_one_text(batch_ids)}))
 
 
 def batches_at_work(connection: Connection) -> set[int]:

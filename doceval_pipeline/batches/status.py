@@ -1,6 +1,6 @@
 """How far batches are: files, cells and pace, counted from both databases. Changes nothing."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,12 @@ from typing import Any
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.pace import Pace, pace_of
 from doceval_pipeline.batches.report_files import find_report
-from doceval_pipeline.batches.requests import SECONDS_TO_REPORT
 from doceval_pipeline.batches.staging import abandoned_stagings
 from doceval_pipeline.batches.stalling import Judgement, Question, judge_batches
 from doceval_pipeline.doc_eval.batch_documents import DocumentCounts, count_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batch, list_batches
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
-from doceval_pipeline.doc_eval.lost_runs import LostRun, read_lost
+from doceval_pipeline.doc_eval.lost_runs import LostRun, lost_runs_of, lost_runs_without_batch
 from doceval_pipeline.doc_eval.progress import read_samples
 from doceval_pipeline.doc_eval.run_requests import Waiting, unreported, unstaged
 from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
@@ -85,10 +84,9 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
     with databases.doc_eval.connect() as connection:
         documents = count_documents(connection, numbers)
         not_told = troubles(connection, numbers)
-        awaited = {**unstaged(connection), **unreported(connection, 0.0)}
-        late = unreported(connection, SECONDS_TO_REPORT)
-        abandoned = abandoned_stagings(connection)
-        lost = read_lost(connection)
+        awaited = {**unstaged(connection, numbers), **unreported(connection, numbers)}
+        abandoned = abandoned_stagings(connection, numbers)
+        lost = lost_runs_of(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
     questions = [
@@ -106,7 +104,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
             find_report(databases, batch),
             awaited.get(batch.id),
             (
-                *_notices(batch, documents[batch.id], awaited, late, abandoned),
+                *_notices(batch, documents[batch.id], awaited.get(batch.id), abandoned),
                 *(run.sentence for run in lost if run.batch_id == batch.id),
             ),
         )
@@ -131,28 +129,28 @@ def having_failures(databases: Databases, batches: Sequence[BatchRecord]) -> lis
 def lost_without_batch(databases: Databases) -> list[LostRun]:
     """Runs that ended before they began and belong to no batch, such as those that were to create one."""
     with databases.doc_eval.connect() as connection:
-        return [run for run in read_lost(connection) if run.batch_id is None]
+        return lost_runs_without_batch(connection)
 
 
 def _notices(
     batch: BatchRecord,
     documents: DocumentCounts,
-    awaited: Mapping[int, Waiting],
-    late: Mapping[int, Waiting],
+    request: Waiting | None,
     abandoned: Container[int],
 ) -> Iterator[str]:
-    """What is missing of a batch that nothing else in its status tells, and what to do."""
+    """Notices about missing parts of a batch, each with the command that fixes it."""
     if batch.id in abandoned:
         yield f"no process works on its staging: doceval stage {batch.id} goes on with it"
     if batch.status is Status.SAVED and batch.config_sha256 is not None:
         missing = ", ".join(_missing_assets(documents))
         yield f"only some of its assets are materialized, {missing} not yet: doceval stage {batch.id}"
-    if batch.status in (Status.SAVED, Status.FAILED_STAGING) and batch.id in awaited:
-        request = awaited[batch.id]
-        if request.attempt == 0 or request.last_end is not None:
-            yield request.missing_staging
-    if batch.id in late:
-        yield late[batch.id].missing_report
+    if request is None:
+        return
+    nobody_works = request.attempt == 0 or request.last_end is not None
+    if batch.status in (Status.SAVED, Status.FAILED_STAGING) and nobody_works:
+        yield request.missing_staging
+    if request.is_late:
+        yield request.missing_report
 
 
 def _missing_assets(documents: DocumentCounts) -> Iterator[str]:

@@ -26,7 +26,7 @@ from doceval_pipeline.doc_eval.live_runs import DeadRun, find_dead, forget_other
 
 # A run takes its lock right after it began; the code is loaded before.
 SECONDS_TO_TAKE_LOCK = 20.0
-# For how long nobody was seen to hold the lock of a run that is dead. A process that lost its connection, as
+# Seconds without a lock after which a run counts as dead. A process that lost its connection, as
 # all do when the server starts again, takes the lock again within 5 s.
 SECONDS_MISSED = 40.0
 _WITH_LOCK = {
@@ -82,7 +82,7 @@ def dead_runs(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.Skip
         dead = find_dead(connection, run_ids, SECONDS_MISSED)
         forget_others(connection, run_ids)
     ended = [run.run_id[:8] for run in dead if _report_end(context.instance, run)]
-    return dg.SkipReason(f"ended without telling: {', '.join(ended)}" if ended else "every run is alive")
+    return dg.SkipReason(f"reported as ended: {', '.join(ended)}" if ended else "every run is alive")
 
 
 def takes_lock(run: dg.DagsterRun) -> bool:
@@ -90,7 +90,7 @@ def takes_lock(run: dg.DagsterRun) -> bool:
     origin = run.remote_job_origin
     if origin is not None and origin.location_name != LOCATION:
         return False
-    # Of a run that is tried again from a failure, only a step of somebody else may be left.
+    # A retry from failure may contain only steps of users.
     if run.parent_run_id is not None and run.step_keys_to_execute is not None:
         return False
     assets, checks = run.asset_selection or set(), run.asset_check_selection or set()
@@ -99,10 +99,10 @@ def takes_lock(run: dg.DagsterRun) -> bool:
     return run.job_name in _WITH_LOCK
 
 
-def _never_seen(records: Sequence[dg.RunRecord], known: set[str]) -> list[tuple[str, str]]:
+def _never_seen(records: Sequence[dg.RunRecord], known: set[str]) -> list[str]:
     now = time.time()
     return [
-        (record.dagster_run.run_id, record.dagster_run.job_name)
+        record.dagster_run.run_id
         for record in records
         if record.dagster_run.run_id not in known
         and takes_lock(record.dagster_run)

@@ -10,7 +10,7 @@ from pydantic import Field
 from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.planning import Plan, plan
-from doceval_pipeline.batches.reprocessing import cancel, pause, reprocess, resume
+from doceval_pipeline.batches.reprocessing import cancel, cancel_staging, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import NAME, name_of, shown_name
@@ -170,8 +170,14 @@ def resume_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocE
 
 @dg.op
 def cancel_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
-    """Close the rows that wait or are held; what runs may finish, and its result is kept."""
+    """Close the rows that wait or are held; what runs may finish, and its result is kept.
+
+    Of a batch that waits to be staged, only the request is taken back.
+    """
     with open_batch(context, doc_eval) as (databases, batch_id):
+        if cancel_staging(databases, batch_id):
+            context.log.info(f"staging of {name_of(databases, batch_id)} is no longer requested")
+            return _told(context, databases, {"rows_closed": 0, "staging_requests_withdrawn": 1})
         return _told(context, databases, {"rows_closed": cancel(databases, batch_id)})
 
 

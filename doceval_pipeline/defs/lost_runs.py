@@ -7,11 +7,9 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from doceval_pipeline.defs.jobs import create_batch
-from doceval_pipeline.defs.requests import PARTITION, RUN_KEY
-from doceval_pipeline.doc_eval.batches import batch_id_of
+from doceval_pipeline.defs.requests import PARTITION, RUN_KEY, batch_of
 from doceval_pipeline.doc_eval.lost_runs import LostRun
 from doceval_pipeline.doc_eval.run_requests import Kind
-from doceval_pipeline.errors import UnknownBatch
 
 DAYS_NAMED = 7
 # The newest failures that are looked at; on an installation that works there are few.
@@ -38,14 +36,7 @@ def lost_runs(instance: dg.DagsterInstance) -> list[LostRun]:
 def _is_of_a_batch(run: dg.DagsterRun) -> bool:
     if run.tags.get(RUN_KEY, "").startswith(tuple(f"{kind}-" for kind in Kind)):
         return False
-    return run.job_name == create_batch.name or _batch_of(run) is not None
-
-
-def _batch_of(run: dg.DagsterRun) -> int | None:
-    try:
-        return batch_id_of(run.tags.get(PARTITION, ""))
-    except UnknownBatch:
-        return None
+    return run.job_name == create_batch.name or batch_of(run) is not None
 
 
 def _replaced(instance: dg.DagsterInstance, lost: Sequence[dg.RunRecord]) -> set[str]:
@@ -65,12 +56,13 @@ def _replaced(instance: dg.DagsterInstance, lost: Sequence[dg.RunRecord]) -> set
 
 
 def _replaces(other: dg.RunRecord, lost: dg.RunRecord) -> bool:
+    if other.storage_id <= lost.storage_id:
+        return False
     run, before = other.dagster_run, lost.dagster_run
     if run.root_run_id is not None and run.root_run_id in (before.run_id, before.root_run_id):
         return True
     return (
-        other.storage_id > lost.storage_id
-        and run.job_name == before.job_name
+        run.job_name == before.job_name
         and run.tags.get(PARTITION) == before.tags.get(PARTITION)
         and PARTITION in before.tags
         and (before.asset_selection or set()) <= (run.asset_selection or set())
@@ -83,9 +75,8 @@ def _as_lost(record: dg.RunRecord) -> LostRun:
     return LostRun(
         run.run_id,
         run.job_name,
-        _batch_of(run),
+        batch_of(run),
         _name_to_create(run) if run.job_name == create_batch.name else None,
-        run.status.value,
         datetime.fromtimestamp(ended, UTC),
     )
 

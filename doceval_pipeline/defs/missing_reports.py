@@ -23,12 +23,12 @@ def report_is_written(
 ) -> dg.AssetCheckResult:
     """A completed batch has the report of its newest result."""
     with open_batch(context, doc_eval) as (databases, batch_id):
-        found, name = missing_reports(databases).get(batch_id), name_of(databases, batch_id)
+        found, name = missing_reports(databases, [batch_id]).get(batch_id), name_of(databases, batch_id)
     return dg.AssetCheckResult(**_as_check(found, name))
 
 
 def report_evaluation(found: Waiting | None, partition: str, name: str) -> dg.AssetCheckEvaluation:
-    """The same check's result as an event, for the sensor; None where no report is missing."""
+    """The same check's result as an event, for the sensor; `found` is None where no report is missing."""
     return dg.AssetCheckEvaluation(
         asset_key=REPORT_IS_WRITTEN.asset_key,
         check_name=REPORT_IS_WRITTEN.name,

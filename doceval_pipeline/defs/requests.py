@@ -10,6 +10,7 @@ from doceval_pipeline.batches.requests import Runs, answer, look_up
 from doceval_pipeline.defs.naming import run_tags_of
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
 from doceval_pipeline.doc_eval.run_requests import Kind, Request
+from doceval_pipeline.errors import UnknownBatch
 
 JOBS = {Kind.STAGE: "stage_batch", Kind.REPORT: "report_batch"}
 UNFINISHED = (
@@ -19,7 +20,8 @@ UNFINISHED = (
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 )
-FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+ENDED_WITHOUT_SUCCESS = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+FINISHED = (dg.DagsterRunStatus.SUCCESS, *ENDED_WITHOUT_SUCCESS)
 PARTITION = "dagster/partition"
 RUN_KEY = "dagster/run_key"
 
@@ -54,9 +56,22 @@ def _runs_of(instance: dg.DagsterInstance, kind: Kind, due: Sequence[Request]) -
         dg.RunsFilter(job_name=JOBS[kind], statuses=list(FINISHED), tags={RUN_KEY: list(asked)}),
         ascending=True,
     )
-    now = time.time()
     for record in ended:
         number = asked[record.dagster_run.tags[RUN_KEY]]
-        at = record.end_time or record.update_timestamp.timestamp()
-        found[number] = Runs(ended_as=record.dagster_run.status.value, ended_ago=max(0.0, now - at))
+        status = record.dagster_run.status.value
+        found[number] = Runs(ended_as=status, ended_ago=seconds_since_end(record))
     return found
+
+
+def batch_of(run: dg.DagsterRun) -> int | None:
+    """The batch of a run's partition; None for a run without one."""
+    try:
+        return batch_id_of(run.tags.get(PARTITION, ""))
+    except UnknownBatch:
+        return None
+
+
+def seconds_since_end(record: dg.RunRecord) -> float:
+    """Seconds since a finished run has ended."""
+    at = record.end_time or record.update_timestamp.timestamp()
+    return max(0.0, time.time() - at)

@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.live_runs import alive
 from doceval_pipeline.batches.storing import Progress
+from doceval_pipeline.defs.requests import batch_of
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings
 
@@ -75,7 +76,7 @@ def _alive_with(doc_eval: DocEval, run: dg.DagsterRun) -> Iterator[DocEval]:
     with ExitStack() as life:
         # The first step says in one line why a database cannot be opened.
         with suppress(DocEvalError):
-            life.enter_context(alive(doc_eval.open(), run.run_id, run.job_name))
+            life.enter_context(alive(doc_eval.open(), run.run_id, batch_of(run)))
         yield doc_eval
 
 

@@ -22,7 +22,7 @@ from doceval_pipeline.defs.jobs import report_batch, reprocess_batch, stage_batc
 from doceval_pipeline.defs.lost_runs import lost_runs
 from doceval_pipeline.defs.missing_reports import report_evaluation
 from doceval_pipeline.defs.naming import NAME, names_of, shown_name
-from doceval_pipeline.defs.requests import PARTITION, ask
+from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, PARTITION, ask
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import evaluation_of, llm_responses
 from doceval_pipeline.defs.staging import (
@@ -44,7 +44,6 @@ from doceval_pipeline.doc_eval.run_requests import Kind, Waiting
 SECONDS_BETWEEN_TICKS = 4
 # Stalling is a matter of minutes.
 SECONDS_BETWEEN_JUDGEMENTS = 30
-ENDED_WITHOUT_SUCCESS = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 # Runs of a batch among which the newest that stages it is looked for.
 RUNS_LOOKED_AT = 50
 STAGING_ASSETS = {
@@ -169,15 +168,14 @@ def staging_failure(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
         databases = doc_eval.open()
         with databases.doc_eval.connect() as connection:
             waiting = staging_batches(connection, staging.SECONDS_ABANDONED)
-        for number, is_old in waiting.items():
-            if staging.is_being_staged(databases, number):
-                continue
+            at_work = staging.batches_at_work(connection)
+        for number in sorted(waiting.keys() - at_work):
             run = _newest_staging(context.instance, number)
             if run is not None and run.status is dg.DagsterRunStatus.SUCCESS:
                 if staging.rest_staging(databases, number):
                     rested.append(partition_key(number))
                 continue
-            reason = _why_abandoned(run, is_old)
+            reason = _why_abandoned(run, is_old=waiting[number])
             if reason is not None and staging.fail_staging(databases, number, reason):
                 failed.append(partition_key(number))
     said = [f"FAILED_STAGING: {', '.join(failed)}"] if failed else []

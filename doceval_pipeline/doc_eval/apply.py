@@ -139,7 +139,7 @@ _RELINK = [
     *_relink("batch_connections", "connection_id", "connections", "connections", "name"),
     *_relink("batch_prompts", "prompt_id", "prompts", "prompts", "name"),
 ]
-# A new time asks at once again for what was asked for before, also where the staging had failed since.
+# Renewing the time makes the request due at once, also after a failed staging.
 _REQUEST_STAGING = text("""
     UPDATE batches b SET stage_requested_at = now()
     FROM (SELECT id, status = 'SAVED' AND stage_requested_at IS NOT NULL

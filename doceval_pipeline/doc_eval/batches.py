@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, Status
 from doceval_pipeline.errors import BatchStateError, UnknownBatch
 
 _COLUMNS = """
@@ -31,12 +31,12 @@ _NAMED = text(f"""
     WHERE id = ANY(CAST(:numbers AS int[])) OR batch_name = ANY(CAST(:names AS text[])) ORDER BY id
 """)
 _BY_NAME = text(f"SELECT {_COLUMNS} FROM batches WHERE batch_name = :name")
-_UNREPORTED = text("""
-    SELECT id, result_digest FROM batches
-    WHERE status IN ('COMPLETED', 'FAILED') AND result_digest IS DISTINCT FROM reported_digest
-      AND archived_at IS NULL
-    ORDER BY id
-""")
+# A condition on `batches AS b`: closed, and without the report of its newest result.
+IS_UNREPORTED = f"""
+    b.status IN ({", ".join(f"'{status}'" for status in CLOSED)}) AND b.archived_at IS NULL
+    AND b.result_digest IS DISTINCT FROM b.reported_digest
+"""
+_UNREPORTED = text(f"SELECT b.id, b.result_digest FROM batches b WHERE {IS_UNREPORTED} ORDER BY b.id")
 _IDLE_STAGING = text("""
     SELECT id, status_changed_at < now() - make_interval(secs => :seconds)
     FROM batches WHERE status = 'STAGING' ORDER BY id
@@ -238,6 +238,11 @@ def batch_by_id(connection: Connection, batch_id: int) -> BatchRecord:
             "doc_eval; create batches with doceval apply or create_batch"
         )
     return _record(row)
+
+
+def in_one_text(ids: Iterable[int]) -> str:
+    """Numbers as the text of an array, which PostgreSQL reads faster than as many constants."""
+    return f"{{{','.join(map(str, ids))}}}"
 
 
 def list_batches(connection: Connection) -> list[BatchRecord]:

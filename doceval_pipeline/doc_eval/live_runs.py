@@ -12,15 +12,17 @@ from sqlalchemy import Connection, text
 LOCK_CLASS = 0x646F6372
 
 _ENTER = text("""
-    INSERT INTO live_runs AS r (run_id, job, process) VALUES (:run_id, :job, :process)
-    ON CONFLICT (run_id) DO UPDATE SET process = excluded.process, missing_since = NULL
+    INSERT INTO live_runs AS r (run_id, batch_id, process) VALUES (:run_id, :batch_id, :process)
+    ON CONFLICT (run_id) DO UPDATE SET batch_id = excluded.batch_id, process = excluded.process,
+        missing_since = NULL
     RETURNING id
 """)
 # Shared, so that several processes of one run can hold it.
 _LOCK = text("SELECT pg_advisory_lock_shared(:lock_class, :id)")
 _ROW = text("SELECT id FROM live_runs WHERE run_id = :run_id")
 _LEAVE = text("DELETE FROM live_runs WHERE run_id = :run_id")
-_HELD = f"""
+# A condition on `live_runs AS r`.
+IS_ALIVE = f"""
     EXISTS (SELECT 1 FROM pg_locks l
             WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -28,23 +30,24 @@ _HELD = f"""
 """
 # A run that was never seen alive gets a row too, so that it is missed from now on.
 _MISS = text("""
-    INSERT INTO live_runs (run_id, job)
-    SELECT * FROM unnest(CAST(:run_ids AS text[]), CAST(:jobs AS text[]))
+    INSERT INTO live_runs (run_id) SELECT * FROM unnest(CAST(:run_ids AS text[]))
     ON CONFLICT (run_id) DO NOTHING
 """)
 _LOOK = text(f"""
-    UPDATE live_runs r SET missing_since = CASE WHEN {_HELD} THEN NULL ELSE coalesce(missing_since, now()) END
-    WHERE run_id = ANY(:run_ids) AND ({_HELD} = (missing_since IS NOT NULL))
+    UPDATE live_runs r
+    SET missing_since = CASE WHEN {IS_ALIVE} THEN NULL ELSE coalesce(missing_since, now()) END
+    WHERE run_id = ANY(:run_ids) AND ({IS_ALIVE} = (missing_since IS NOT NULL))
 """)
 _DEAD = text(f"""
     SELECT run_id, process FROM live_runs r
-    WHERE run_id = ANY(:run_ids) AND missing_since < now() - make_interval(secs => :seconds) AND NOT {_HELD}
+    WHERE run_id = ANY(:run_ids) AND missing_since < now() - make_interval(secs => :seconds)
+        AND NOT {IS_ALIVE}
     ORDER BY id
 """)
 _KNOWN = text("SELECT run_id FROM live_runs WHERE run_id = ANY(:run_ids)")
 _FORGET = text(f"""
     DELETE FROM live_runs r
-    WHERE run_id <> ALL(:run_ids) AND started_at < now() - interval '1 hour' AND NOT {_HELD}
+    WHERE run_id <> ALL(:run_ids) AND started_at < now() - interval '1 hour' AND NOT {IS_ALIVE}
 """)
 
 
@@ -56,9 +59,10 @@ class DeadRun:
     process: str | None
 
 
-def enter(connection: Connection, run_id: str, job: str, process: str) -> int:
+def enter(connection: Connection, run_id: str, batch_id: int | None, process: str) -> int:
     """Say that a run is alive, for as long as the session of this connection lives; returns its row's id."""
-    number: int = connection.execute(_ENTER, {"run_id": run_id, "job": job, "process": process}).scalar_one()
+    row = {"run_id": run_id, "batch_id": batch_id, "process": process}
+    number: int = connection.execute(_ENTER, row).scalar_one()
     connection.execute(_LOCK, {"lock_class": LOCK_CLASS, "id": number})
     return number
 
@@ -79,10 +83,9 @@ def known_runs(connection: Connection, run_ids: Sequence[str]) -> set[str]:
     return set(connection.scalars(_KNOWN, {"run_ids": list(run_ids)}))
 
 
-def miss(connection: Connection, runs: Sequence[tuple[str, str]]) -> None:
-    """Begin to miss runs that were never seen alive, given as (run, job)."""
-    run_ids, jobs = [run_id for run_id, _ in runs], [job for _, job in runs]
-    connection.execute(_MISS, {"run_ids": run_ids, "jobs": jobs})
+def miss(connection: Connection, run_ids: Sequence[str]) -> None:
+    """Begin to miss runs that were never seen alive."""
+    connection.execute(_MISS, {"run_ids": list(run_ids)})
 
 
 def find_dead(connection: Connection, run_ids: Sequence[str], seconds: float) -> list[DeadRun]:

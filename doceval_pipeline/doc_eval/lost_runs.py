@@ -1,25 +1,28 @@
 """Runs that ended before they began, as a sensor found them in Dagster."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import Connection, text
+
+from doceval_pipeline.doc_eval.batches import in_one_text
 
 _REPLACE = text("""
     WITH found AS (
         SELECT * FROM json_to_recordset(:runs)
-            AS f(run_id text, job text, batch_id int, batch_name text, status text, ended_at timestamptz)),
+            AS f(run_id text, job text, batch_id int, batch_name text, ended_at timestamptz)),
     gone AS (DELETE FROM lost_runs l WHERE NOT EXISTS (SELECT 1 FROM found f WHERE f.run_id = l.run_id))
-    INSERT INTO lost_runs (run_id, job, batch_id, batch_name, status, ended_at)
-    SELECT run_id, job, batch_id, batch_name, status, ended_at FROM found
+    INSERT INTO lost_runs (run_id, job, batch_id, batch_name, ended_at)
+    SELECT run_id, job, batch_id, batch_name, ended_at FROM found
     ON CONFLICT (run_id) DO NOTHING
 """)
-_READ = text(
-    "SELECT run_id, job, batch_id, batch_name, status, ended_at FROM lost_runs ORDER BY ended_at, run_id"
-)
+_READ = """
+    SELECT run_id, job, batch_id, batch_name, ended_at FROM lost_runs WHERE {which} ORDER BY ended_at, run_id
+"""
+_OF_BATCHES = text(_READ.format(which="batch_id = ANY(CAST(:ids AS int[]))"))
+_WITHOUT_BATCH = text(_READ.format(which="batch_id IS NULL"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,6 @@ class LostRun:
     job: str
     batch_id: int | None
     batch_name: str | None
-    status: str
     ended_at: datetime
 
     @property
@@ -42,18 +44,9 @@ class LostRun:
         created = "" if self.batch_name is None else f", which was to create batch {self.batch_name!r},"
         at = f"{self.ended_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         return (
-            f"run {self.run_id[:8]} of {self.job}{created} ended as {self.status} at {at} before it began: "
+            f"run {self.run_id[:8]} of {self.job}{created} ended as FAILURE at {at} before it began: "
             "re-execute it in Dagster's UI, or delete it there"
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """Its shape in `doceval status --json`."""
-        return {
-            "run": self.run_id,
-            "job": self.job,
-            "status": self.status,
-            "ended_at": self.ended_at.isoformat(),
-        }
 
 
 def replace_lost(connection: Connection, runs: Sequence[LostRun]) -> None:
@@ -62,6 +55,11 @@ def replace_lost(connection: Connection, runs: Sequence[LostRun]) -> None:
     connection.execute(_REPLACE, {"runs": json.dumps(rows)})
 
 
-def read_lost(connection: Connection) -> list[LostRun]:
-    """All lost runs, the oldest first."""
-    return [LostRun(*row) for row in connection.execute(_READ)]
+def lost_runs_of(connection: Connection, batch_ids: Iterable[int]) -> list[LostRun]:
+    """The lost runs of some batches, the oldest first."""
+    return [LostRun(*row) for row in connection.execute(_OF_BATCHES, {"ids": in_one_text(batch_ids)})]
+
+
+def lost_runs_without_batch(connection: Connection) -> list[LostRun]:
+    """The lost runs that belong to no batch, the oldest first."""
+    return [LostRun(*row) for row in connection.execute(_WITHOUT_BATCH)]

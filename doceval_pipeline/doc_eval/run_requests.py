@@ -4,7 +4,7 @@ What has to be run is derived from `batches`: a batch waits to be staged, or its
 its newest result. The table `run_requests` only remembers attempts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,8 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.doc_eval.batches import partition_key
-from doceval_pipeline.doc_eval.lifecycle import CLOSED
+from doceval_pipeline.doc_eval.batches import IS_UNREPORTED, in_one_text, partition_key
 
 
 class Kind(StrEnum):
@@ -23,7 +22,7 @@ class Kind(StrEnum):
     REPORT = "report"
 
 
-# A staging that failed is asked for again where somebody asked after it had failed.
+# A failed staging is requested again only by a request made after the failure.
 _WANTED = {
     Kind.STAGE: """
         SELECT b.id AS batch_id,
@@ -40,8 +39,7 @@ _WANTED = {
                b.result_digest || to_char(b.completed_at AT TIME ZONE 'UTC', '-YYYYMMDD"T"HH24MISS.US')
                    AS word
         FROM batches b
-        WHERE b.status IN ({", ".join(f"'{status}'" for status in CLOSED)}) AND b.archived_at IS NULL
-          AND b.result_digest IS DISTINCT FROM b.reported_digest
+        WHERE {IS_UNREPORTED}
     """,
 }
 _DUE = {
@@ -66,8 +64,6 @@ _ANSWER = text("""
          AS answer(batch_id, word, attempt, pause, ended_as, ended_ago)
     ON CONFLICT (batch_id, kind) DO UPDATE SET
         word = excluded.word, attempt = excluded.attempt, due_at = excluded.due_at,
-        asked_at = CASE WHEN r.word = excluded.word AND r.attempt = excluded.attempt
-                        THEN r.asked_at ELSE now() END,
         last_end = CASE WHEN excluded.last_end IS NOT NULL OR r.word <> excluded.word
                         THEN excluded.last_end ELSE r.last_end END,
         last_ended_at = CASE WHEN excluded.last_end IS NOT NULL OR r.word <> excluded.word
@@ -83,19 +79,35 @@ _REQUEST_SAVED = text("""
     UPDATE batches SET stage_requested_at = now()
     WHERE status = 'SAVED' AND stage_requested_at IS NULL AND stage_after IS NULL
 """)
-_UNREPORTED = text(f"""
-    SELECT w.batch_id, coalesce(r.attempt, 0), r.last_end, r.last_ended_at
+# A batch whose own time has come stays due without a request.
+_WITHDRAW_STAGING = text("""
+    UPDATE batches SET stage_requested_at = NULL
+    WHERE id = :batch_id
+      AND (status = 'SAVED' AND stage_requested_at IS NOT NULL AND coalesce(stage_after > now(), true)
+           OR status = 'FAILED_STAGING' AND stage_requested_at > status_changed_at)
+    RETURNING id
+""")
+# A report takes seconds. It counts as late this long after completion, or once a run has ended without it.
+SECONDS_TO_REPORT = 120
+# Closed batches without the report of their newest result.
+MISSING_REPORTS = f"""
+    SELECT w.batch_id, coalesce(r.attempt, 0) AS attempt, r.last_end, r.last_ended_at, b.result_digest,
+           r.last_end IS NOT NULL OR b.completed_at < now() - interval '{SECONDS_TO_REPORT} seconds'
+               AS is_late
     FROM ({_WANTED[Kind.REPORT]}) AS w
     JOIN batches b ON b.id = w.batch_id
     LEFT JOIN run_requests r ON r.batch_id = w.batch_id AND r.kind = 'report' AND r.word = w.word
-    WHERE b.completed_at < now() - make_interval(secs => :grace) OR r.last_end IS NOT NULL
-    ORDER BY w.batch_id
+"""
+_IS_ASKED_FOR = "(CAST(:ids AS text) IS NULL OR m.batch_id = ANY(CAST(:ids AS int[])))"
+_UNREPORTED = text(f"""
+    SELECT m.batch_id, m.attempt, m.last_end, m.last_ended_at, m.is_late
+    FROM ({MISSING_REPORTS}) AS m WHERE {_IS_ASKED_FOR} ORDER BY m.batch_id
 """)
 _UNSTAGED = text(f"""
-    SELECT w.batch_id, coalesce(r.attempt, 0), r.last_end, r.last_ended_at
-    FROM ({_WANTED[Kind.STAGE]}) AS w
-    LEFT JOIN run_requests r ON r.batch_id = w.batch_id AND r.kind = 'stage' AND r.word = w.word
-    ORDER BY w.batch_id
+    SELECT m.batch_id, coalesce(r.attempt, 0), r.last_end, r.last_ended_at
+    FROM ({_WANTED[Kind.STAGE]}) AS m
+    LEFT JOIN run_requests r ON r.batch_id = m.batch_id AND r.kind = 'stage' AND r.word = m.word
+    WHERE m.batch_id = ANY(CAST(:ids AS int[])) ORDER BY m.batch_id
 """)
 
 
@@ -144,12 +156,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A batch whose run was asked for and has not succeeded yet; `attempt` is 0 where none was asked for."""
+    """A batch whose run was asked for and has not succeeded yet; `attempt` is 0 where none was asked for.
+
+    `is_late` where a report should be there by now.
+    """
 
     batch_id: int
     attempt: int
     last_end: str | None
     last_ended_at: datetime | None
+    is_late: bool = False
 
     @property
     def why(self) -> str:
@@ -190,7 +206,7 @@ def due_requests(connection: Connection, kind: Kind) -> list[Request]:
 
 
 def keep_answers(connection: Connection, answers: Sequence[tuple[Request, Answer]]) -> set[int]:
-    """Remember answers to requests of one kind; returns the batches whose answer nobody else gave before."""
+    """Stores answers; returns the batches whose answer no other caller stored first."""
     if not answers:
         return set()
     requests = [request for request, _ in answers]
@@ -214,17 +230,17 @@ def request_saved(connection: Connection) -> None:
     connection.execute(_REQUEST_SAVED)
 
 
-def unreported(connection: Connection, grace: float) -> dict[int, Waiting]:
-    """Closed batches without a report of their newest result, by number.
-
-    Parameters
-    ----------
-    grace
-        Seconds after completion in which a report is not missed unless a run has ended without it.
-    """
-    return {row[0]: Waiting(*row) for row in connection.execute(_UNREPORTED, {"grace": grace})}
+def withdraw_staging(connection: Connection, batch_id: int) -> bool:
+    """Take back the request to stage a batch; False where there is none."""
+    return connection.scalar(_WITHDRAW_STAGING, {"batch_id": batch_id}) is not None
 
 
-def unstaged(connection: Connection) -> dict[int, Waiting]:
-    """Batches whose staging was asked for or is due and has not begun, by number."""
-    return {row[0]: Waiting(*row) for row in connection.execute(_UNSTAGED)}
+def unreported(connection: Connection, batch_ids: Iterable[int] | None = None) -> dict[int, Waiting]:
+    """Closed batches without a report of their newest result, by number: of the given ones, or of all."""
+    ids = None if batch_ids is None else in_one_text(batch_ids)
+    return {row[0]: Waiting(*row) for row in connection.execute(_UNREPORTED, {"ids": ids})}
+
+
+def unstaged(connection: Connection, batch_ids: Iterable[int]) -> dict[int, Waiting]:
+    """Those of the given batches whose staging was asked for or is due and has not begun, by number."""
+    return {row[0]: Waiting(*row) for row in connection.execute(_UNSTAGED, {"ids": in_one_text(batch_ids)})}

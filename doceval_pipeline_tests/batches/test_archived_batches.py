@@ -146,6 +146,7 @@ def test_a_configuration_that_comes_later_does_not_make_an_archived_batch_one_th
                 "webhook_deliveries",
                 # Of runs in Dagster, which stays.
                 "run_requests",
+                "live_runs",
                 "lost_runs",
             },
         ),

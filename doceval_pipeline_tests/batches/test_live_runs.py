@@ -23,7 +23,7 @@ CHILD = f"""
 from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.batches.live_runs import alive
 from doceval_pipeline.settings import Settings
-with alive(open_databases(Settings.from_environment()), {RUN!r}, "stage_batch"):
+with alive(open_databases(Settings.from_environment()), {RUN!r}, None):
     print("alive", flush=True)
     input()
 """
@@ -64,7 +64,7 @@ def child() -> Iterator["subprocess.Popen[str]"]:
 
 
 def test_a_run_is_alive_until_it_has_done_its_work(databases: Databases) -> None:
-    with alive(databases, RUN, "stage_batch"):
+    with alive(databases, RUN, None):
         assert row(databases)
         assert dead(databases) == []
     assert not row(databases)
@@ -88,7 +88,7 @@ def test_a_stopped_process_is_not_missed(databases: Databases) -> None:
 
 
 def test_a_lock_that_was_lost_with_its_connection_is_taken_again(databases: Databases) -> None:
-    with alive(databases, RUN, "stage_batch"), databases.doc_eval.begin() as connection:
+    with alive(databases, RUN, None), databases.doc_eval.begin() as connection:
         connection.execute(
             text(
                 "SELECT pg_terminate_backend(pid, 1000) FROM pg_locks WHERE locktype = 'advisory' "
@@ -100,7 +100,7 @@ def test_a_lock_that_was_lost_with_its_connection_is_taken_again(databases: Data
 
 
 def test_a_row_that_somebody_removed_is_written_again(databases: Databases) -> None:
-    with alive(databases, RUN, "stage_batch"):
+    with alive(databases, RUN, None):
         with databases.doc_eval.begin() as connection:
             connection.execute(text("DELETE FROM live_runs"))
         until(lambda: row(databases))
@@ -110,11 +110,11 @@ def test_a_row_that_somebody_removed_is_written_again(databases: Databases) -> N
 def test_a_run_that_was_never_seen_is_missed_once_it_is_known(databases: Databases) -> None:
     assert dead(databases) == []
     with databases.doc_eval.begin() as connection:
-        miss(connection, [(RUN, "stage_batch")])
+        miss(connection, [RUN])
     dead(databases)
     time.sleep(0.01)
     assert dead(databases) == [RUN]
-    with alive(databases, RUN, "stage_batch"):
+    with alive(databases, RUN, None):
         assert dead(databases) == []
 
 
@@ -123,7 +123,7 @@ def test_a_database_that_is_gone_stops_no_run(databases: Databases, monkeypatch:
         raise OperationalError("", {}, Exception("gone"))
 
     monkeypatch.setattr(live_runs, "enter", refuse)
-    with alive(databases, RUN, "stage_batch"):
+    with alive(databases, RUN, None):
         assert not row(databases)
         monkeypatch.undo()
         until(lambda: row(databases))

@@ -265,13 +265,13 @@ def test_a_second_run_waits_for_the_first_and_does_not_fail_it(batch_of: BatchOf
 
     def start_second(done: int, *_: int) -> None:
         if not done:
-            assert staging.is_being_staged(batch.databases, batch.id)
+            assert batch.is_at_work()
             second.append(threading.Thread(target=batch.stage))
             second[0].start()
 
     staging.store_documents(batch.databases, batch.id, start_second)
     second[0].join()
-    assert not staging.is_being_staged(batch.databases, batch.id)
+    assert not batch.is_at_work()
     assert batch.status() == "STAGED"
 
 

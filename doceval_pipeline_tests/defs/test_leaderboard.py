@@ -1,8 +1,10 @@
 """The leaderboard in Dagster: an asset without partitions, made anew after reports, one run at a time."""
 
+import time
 from collections.abc import Callable
 
 import dagster as dg
+import pytest
 
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
@@ -59,12 +61,15 @@ def test_while_one_is_being_made_no_other_is_asked_for(
     assert len(tick(fresh_leaderboard, instance).run_requests) == 1
 
 
-def test_a_leaderboard_whose_run_was_cancelled_is_asked_for_again(
-    batch_of: BatchOf, instance: dg.DagsterInstance
+def test_a_leaderboard_whose_run_was_cancelled_is_asked_for_again_after_ten_minutes(
+    batch_of: BatchOf, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported(batch_of(documents=1))
     first = tick(fresh_leaderboard, instance)
     job = definitions.resolve_job_def("refresh_leaderboard")
     run_of_it = instance.create_run_for_job(job, status=dg.DagsterRunStatus.CANCELED)
+    assert not tick(fresh_leaderboard, instance, first.cursor).run_requests, "a person has cancelled it"
+    later = time.time() + 601
+    monkeypatch.setattr("doceval_pipeline.defs.requests.time.time", lambda: later)
     assert len(tick(fresh_leaderboard, instance, first.cursor).run_requests) == 1
     instance.delete_run(run_of_it.run_id)

@@ -9,17 +9,23 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
+from sqlalchemy import event
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.live_runs import alive
+from doceval_pipeline.batches.reprocessing import cancel_staging
+from doceval_pipeline.batches.staging import fail_staging, seal_batch
 from doceval_pipeline.batches.status import batch_progress, lost_without_batch
+from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import dead_runs, sensors
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.schedules import schedules
 from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.run_requests import unreported
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
-from doceval_pipeline_tests.defs.running import QUIET, definitions, run, tick
+from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick
 
 BatchOf = Callable[..., Sample]
 LATER = "UPDATE run_requests SET due_at = due_at - interval '1 hour'"
@@ -45,8 +51,8 @@ def launched(
 
 
 def begin(instance: dg.DagsterInstance, started: dg.DagsterRun) -> None:
-    event = DagsterEvent(event_type_value=DagsterEventType.RUN_START.value, job_name=started.job_name)
-    instance.report_dagster_event(event, started.run_id)
+    begun = DagsterEvent(event_type_value=DagsterEventType.RUN_START.value, job_name=started.job_name)
+    instance.report_dagster_event(begun, started.run_id)
 
 
 def completed(batch: Sample, instance: dg.DagsterInstance) -> Any:
@@ -86,8 +92,8 @@ def test_a_report_run_that_was_cancelled_is_named_and_asked_for_again(
     assert f"doceval report {batch.id} writes it" in notices(batch)
     assert [key for key in problems(batch.databases) if batch.key in key]
     recorded = tick(sensors.stalled_work, instance)
-    check = [event for event in recorded.asset_events if event.check_name == "report_is_written"]
-    assert [(event.partition, event.passed) for event in check] == [(batch.key, False)]
+    check = [each for each in recorded.asset_events if each.check_name == "report_is_written"]
+    assert [(each.partition, each.passed) for each in check] == [(batch.key, False)]
 
     instance.run_storage.add_run_tags(first.run_id, {})
     ended = instance.get_run_record_by_id(first.run_id)
@@ -103,8 +109,32 @@ def test_a_report_run_that_was_cancelled_is_named_and_asked_for_again(
     assert run(instance, "report_batch", batch.key).success
     assert notices(batch) == ""
     over = tick(sensors.stalled_work, instance, recorded.cursor)
-    check = [event for event in over.asset_events if event.check_name == "report_is_written"]
-    assert [(event.partition, event.passed) for event in check] == [(batch.key, True)]
+    check = [each for each in over.asset_events if each.check_name == "report_is_written"]
+    assert [(each.partition, each.passed) for each in check] == [(batch.key, True)]
+
+
+def test_status_and_check_agree_on_a_result_that_a_batch_came_back_to(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    completed(batch, instance)
+    batch.doc_eval("UPDATE run_requests SET last_end = 'FAILURE', last_ended_at = now()")
+    assert "attempt 1" in notices(batch)
+    assert "attempt 1" in str(problems(batch.databases))
+    batch.doc_eval("UPDATE batches SET completed_at = completed_at + interval '1 ms'")
+    assert (notices(batch), problems(batch.databases)) == ("", []), "completed just now"
+
+
+def test_the_status_of_a_batch_reads_what_is_missing_of_that_batch_only(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    one, other = batch_of(documents=1, name="one"), batch_of(documents=1, name="other")
+    for batch in (one, other):
+        completed(batch, instance)
+    with one.databases.doc_eval.connect() as connection:
+        assert set(unreported(connection, [one.id])) == {one.id}
+        assert set(unreported(connection)) == {one.id, other.id}
+        assert set(unreported(connection, [])) == set()
 
 
 def test_any_number_of_ticks_queue_one_staging_of_each_saved_batch(
@@ -197,6 +227,30 @@ def test_materializing_one_asset_of_a_failed_staging_is_no_failure_either(
     assert batch.status() == "STAGED"
 
 
+@pytest.mark.parametrize("status", ["SAVED", "FAILED_STAGING"])
+def test_cancelling_a_batch_that_waits_to_be_staged_takes_back_the_request_and_nothing_else(
+    batch_of: BatchOf, instance: dg.DagsterInstance, status: str
+) -> None:
+    batch = batch_of(documents=1)
+    if status == "FAILED_STAGING":
+        fail_staging(batch.databases, batch.id, "a reason")
+    batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
+    assert len(tick(sensors.new_batches, instance).run_requests) == 1
+    done = run(instance, "cancel_batch", batch.key)
+    assert done.output_for_node("cancel_rows") == {"rows_closed": 0, "staging_requests_withdrawn": 1}
+    batch.doc_eval(LATER)
+    assert not tick(sensors.new_batches, instance).run_requests
+    assert (batch.status(), notices(batch)) == (status, "")
+    refused = run(instance, "cancel_batch", batch.key)
+    assert f"is {status} and cannot be cancelled" in failure(refused)
+
+
+def test_a_batch_whose_own_time_has_come_cannot_be_cancelled_before_it_is_staged(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.doc_eval("UPDATE batches SET stage_requested_at = now(), stage_after = now() WHERE id = :id")
+    assert not cancel_staging(batch.databases, batch.id)
+
+
 def test_a_staging_that_waits_for_its_next_run_in_the_queue_is_not_given_up(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
@@ -211,6 +265,17 @@ def test_a_staging_that_waits_for_its_next_run_in_the_queue_is_not_given_up(
     instance.report_run_failed(working)
     tick(sensors.staging_failure, instance)
     assert batch.status() == "FAILED_STAGING"
+
+
+def test_a_staging_whose_run_lives_is_not_abandoned_between_its_steps(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    seal_batch(batch.databases, batch.id)
+    batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 day' WHERE id = :id")
+    with alive(batch.databases, "a-run", batch.id):
+        assert (notices(batch), problems(batch.databases)) == ("", [])
+    with alive(batch.databases, "a-run", batch.id + 1):
+        assert "no process works on its staging" in notices(batch)
+        assert "no process works on it" in str(problems(batch.databases))
 
 
 def test_a_run_that_nobody_holds_is_ended_after_two_looks_and_one_that_lives_is_not(
@@ -242,7 +307,7 @@ def test_a_run_of_ours_holds_its_lock_from_its_first_step_to_its_last(
 ) -> None:
     batch = batch_of(documents=1)
     held: list[Any] = []
-    look = "SELECT job, missing_since IS NULL, process IS NOT NULL FROM live_runs"
+    look = "SELECT batch_id, missing_since IS NULL, process IS NOT NULL FROM live_runs"
 
     def meanwhile(*_: Any) -> None:
         monkeypatch.setattr(dead_runs, "SECONDS_MISSED", 0.0)
@@ -250,8 +315,28 @@ def test_a_run_of_ours_holds_its_lock_from_its_first_step_to_its_last(
 
     monkeypatch.setattr("doceval_pipeline.defs.resources.StagingProgress.listener", lambda *_: meanwhile)
     assert run(instance, "stage_batch", batch.key).success
-    assert held[0] == ("every run is alive", [("stage_batch", True, True)])
+    assert held[0] == ("every run is alive", [(batch.id, True, True)])
     assert batch.doc_eval(look) == []
+
+
+def test_batches_that_are_worked_on_are_looked_up_once_for_all(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    stagings = [batch_of(documents=1, name=name) for name in "abc"]
+    for batch in stagings:
+        seal_batch(batch.databases, batch.id)
+    asked: list[str] = []
+
+    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        asked.append(statement)
+
+    engine = stagings[0].databases.doc_eval
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        tick(sensors.staging_failure, instance)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert len([statement for statement in asked if "pg_locks" in statement]) == 1
 
 
 def test_a_users_own_run_is_never_judged(databases: Databases, instance: dg.DagsterInstance) -> None:
@@ -267,6 +352,14 @@ def test_a_users_own_run_is_never_judged(databases: Databases, instance: dg.Dags
     assert not dead_runs.takes_lock(own._replace(asset_selection=None, asset_check_selection=check))
     assert dead_runs.takes_lock(own._replace(asset_selection=frozenset({dg.AssetKey("queue_rows")})))
     instance.delete_run(own.run_id)
+
+
+def test_every_job_asset_and_check_of_ours_is_known_to_hold_a_lock() -> None:
+    own = own_definitions()
+    graph = own.resolve_asset_graph()
+    assert {job.name for job in own.jobs or ()} == dead_runs._WITH_LOCK
+    assert graph.executable_asset_keys == dead_runs._ASSETS_WITH_LOCK
+    assert graph.asset_check_keys == dead_runs._CHECKS_WITH_LOCK
 
 
 def test_runs_that_ended_before_they_began_are_named_until_a_later_one_begins(
@@ -300,3 +393,26 @@ def test_runs_that_ended_before_they_began_are_named_until_a_later_one_begins(
     assert notices(batch) == ""
     assert lost[1].run_id not in {run.run_id for run in lost_without_batch(batch.databases)}
     assert named(batch.databases, lost) == []
+
+
+def test_a_retry_that_began_earlier_does_not_hide_a_lost_one(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+
+    def retry_of(first: dg.DagsterRun) -> dg.DagsterRun:
+        return instance.create_run_for_job(
+            definitions.resolve_job_def("reprocess_batch"),
+            parent_run_id=first.run_id,
+            root_run_id=first.run_id,
+            tags={"dagster/partition": batch.key, "dagster/root_run_id": first.run_id},
+        )
+
+    first = launched(instance, "reprocess_batch", key=batch.key)
+    second = retry_of(first)
+    begin(instance, second)
+    instance.report_run_failed(second)
+    lost = retry_of(first)
+    instance.report_run_failed(lost)
+    tick(sensors.stalled_work, instance)
+    assert f"run {lost.run_id[:8]} of reprocess_batch" in notices(batch)

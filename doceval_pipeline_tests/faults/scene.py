@@ -12,7 +12,6 @@ from typing import Any
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging import is_being_staged
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline_tests.cli.running import until
 from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
@@ -127,7 +126,7 @@ class Scene:
         assert found == undisturbed, {what: rows for what, rows in differ.items() if rows}
         self.require_nothing_wrong()
         # The backend of a process that was killed while it waited may have to see first that it is gone.
-        until(lambda: not is_being_staged(self.databases, batch.id), seconds=30)
+        until(lambda: not batch.is_at_work(), seconds=30)
 
     def results(self, batch: Sample) -> set[Any]:
         """The results that processors have written."""

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, query, running_
 from doceval_pipeline_tests.faults.sizes import short_and_full
 
 PORT = "3941"
-SECONDS_TO_REPORT = 180
+# On a machine with nothing else to do it is three minutes at most: Dagster gives up a run that does not begin
+# after 120 s, looks each 10 s, and 30 s later the run is asked for again.
+SECONDS_TO_REPORT = 240
 SECONDS_TO_FREE = 90
 DONE = "UPDATE llm_responses SET status = 'S', overall_score = 50 WHERE batch_id = %s"
 
@@ -74,18 +77,30 @@ def reported(home: Path, number: int) -> bool:
     return bool(query(home, statement, number, database="doc_eval")[0][0])
 
 
-def kill_code_servers(up: "subprocess.Popen[str]") -> int:
-    killed = 0
+def warm_processes(up: "subprocess.Popen[str]") -> int:
+    """How many processes start runs, or are a run."""
+    found = 0
     for process in psutil.Process(up.pid).children(recursive=True):
-        words = process.cmdline()
-        if "api" in words and "grpc" in words:
-            process.kill()
-            killed += 1
+        with suppress(psutil.NoSuchProcess):
+            found += "doceval_pipeline.defs.warm" in process.cmdline()
+    return found
+
+
+def kill_code(up: "subprocess.Popen[str]") -> set[str]:
+    """Kill the code servers, the warm process and all runs that it started; returns the kinds that lived."""
+    killed = set()
+    for process in psutil.Process(up.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            words = process.cmdline()
+            kind = "grpc" if "grpc" in words else "warm" if "doceval_pipeline.defs.warm" in words else None
+            if kind is not None:
+                process.kill()
+                killed.add(kind)
     return killed
 
 
 @pytest.mark.slow
-def test_dead_runs_make_way_stopped_ones_live_and_a_report_survives_the_code_servers(
+def test_dead_runs_make_way_stopped_ones_live_and_a_report_survives_the_warm_process(
     up: "subprocess.Popen[str]", home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCEVAL_HOME", str(home))
@@ -110,17 +125,18 @@ def test_dead_runs_make_way_stopped_ones_live_and_a_report_survives_the_code_ser
         print(f"dead run reported after {time.monotonic() - at:.0f} s")
         within(60, lambda: status(home, "killed")["status"] == "STAGED", pause=2)
         print(f"staged by the next run after {time.monotonic() - at:.0f} s")
-
-        query(home, DONE, written)
-        within(60, lambda: runs(home, "report_batch", written), pause=0.02)
-        assert kill_code_servers(up)
-        at = time.monotonic()
-        within(SECONDS_TO_REPORT, lambda: reported(home, written))
-        print(f"report after {time.monotonic() - at:.0f} s: {runs(home, 'report_batch', written)}")
         assert dict(runs(home, "stage_batch", stopped))[stopped_run] == "STARTED"
         alive.resume()
     within(60, lambda: status(home, "stopped")["status"] == "STAGED", pause=2)
     assert runs(home, "stage_batch", stopped) == [(stopped_run, "SUCCESS")]
+
+    query(home, DONE, written)
+    within(60, lambda: runs(home, "report_batch", written) and warm_processes(up) > 1, pause=0.01)
+    assert kill_code(up) == {"grpc", "warm"}
+    print(f"killed: {runs(home, 'report_batch', written)}")
+    at = time.monotonic()
+    within(SECONDS_TO_REPORT, lambda: reported(home, written))
+    print(f"report after {time.monotonic() - at:.0f} s: {runs(home, 'report_batch', written)}")
 
 
 @short_and_full("spinners, batches", (4, 6), (16, 50))

@@ -21,9 +21,9 @@ from doceval_pipeline.batches.invariants.invariant import (
     states_in_sql,
 )
 from doceval_pipeline.batches.report_files import report_path
-from doceval_pipeline.batches.requests import SECONDS_TO_REPORT
 from doceval_pipeline.batches.staging import IS_ABANDONED
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
+from doceval_pipeline.doc_eval.run_requests import MISSING_REPORTS
 from doceval_pipeline.knowledge.responses import RESULT_DIGEST
 from doceval_pipeline.knowledge.status_words import Outcome, words_in_sql
 
@@ -100,20 +100,14 @@ _REPORTED = text(f"""
     FROM batches b WHERE {HAS_CELLS} AND b.reported_digest IS NOT NULL ORDER BY b.id
 """)
 _UNREPORTED = text(f"""
-    SELECT b.id AS batch_id, 'result_digest ' || b.result_digest AS thing,
-           format('it has no report: attempt %s%s', coalesce(r.attempt, 0),
-                  ', the last run ended as ' || r.last_end) AS wrong
-    FROM batches b
-    LEFT JOIN run_requests r
-        ON r.batch_id = b.id AND r.kind = 'report' AND starts_with(r.word, b.result_digest)
-    WHERE b.archived_at IS NULL AND b.status IN ({states_in_sql(CLOSED)})
-      AND b.result_digest IS DISTINCT FROM b.reported_digest
-      AND (r.last_end IS NOT NULL OR b.completed_at < now() - interval '{SECONDS_TO_REPORT} seconds')
-    ORDER BY b.id
+    SELECT m.batch_id, 'result_digest ' || m.result_digest AS thing,
+           format('it has no report: attempt %s%s', m.attempt,
+                  ', the last run ended as ' || m.last_end) AS wrong
+    FROM ({MISSING_REPORTS}) AS m WHERE m.is_late ORDER BY m.batch_id
 """)
 _LOST = text("""
     SELECT l.batch_id, format('run %s of %s', left(l.run_id, 8), l.job) AS thing,
-           format('it ended as %s before it began%s', l.status,
+           format('it ended as FAILURE before it began%s',
                   ', and was to create batch ' || quote_literal(l.batch_name)) AS wrong
     FROM lost_runs l ORDER BY l.ended_at, l.run_id
 """)

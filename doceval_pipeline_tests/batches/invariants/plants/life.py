@@ -97,9 +97,12 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
             doc_eval="""
                 WITH changed AS (
                     UPDATE batches SET reported_digest = NULL, completed_at = now() WHERE id = {id}
-                    RETURNING id, result_digest)
+                    RETURNING id, result_digest, completed_at)
                 INSERT INTO run_requests (batch_id, kind, word, attempt, due_at, last_end, last_ended_at)
-                SELECT id, 'report', result_digest || '-20260101', 2, now(), 'CANCELED', now() FROM changed
+                SELECT id, 'report',
+                       result_digest || to_char(completed_at AT TIME ZONE 'UTC', '-YYYYMMDD"T"HH24MISS.US'),
+                       2, now(), 'CANCELED', now()
+                FROM changed
             """,
         ),
     ),
@@ -117,8 +120,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
             "reprocessed",
             "SELECT 'run 0a1b2c3d of archive_batch'",
             "re-execute the run in Dagster's UI",
-            doc_eval="INSERT INTO lost_runs "
-            "VALUES ('0a1b2c3d-e', 'archive_batch', {id}, NULL, 'FAILURE', now())",
+            doc_eval="INSERT INTO lost_runs VALUES ('0a1b2c3d-e', 'archive_batch', {id}, NULL, now())",
         ),
     ),
 }
