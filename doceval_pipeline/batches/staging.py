@@ -24,7 +24,7 @@ from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
 from doceval_pipeline.doc_eval.live_runs import IS_ALIVE
 from doceval_pipeline.doc_eval.snapshot import Snapshot
 from doceval_pipeline.documents.walk import Rules, display_name, walk
-from doceval_pipeline.errors import DocEvalError, StagingError
+from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
 from doceval_pipeline.knowledge import bulk_load, queue
 from doceval_pipeline.reports.numbers import counted, size_text
 
@@ -251,10 +251,13 @@ def count_rows(databases: Databases, batch_id: int) -> int:
         return queue.count_rows(knowledge, batch_id)
 
 
-def fail_staging(databases: Databases, batch_id: int, reason: str) -> bool:
-    """Record that staging ended without success; False where the batch is not being staged."""
+def interrupt_staging(databases: Databases, batch_id: int, reason: str) -> bool:
+    """Record that a staging was interrupted; False where the batch is not being staged.
+
+    A request for it stands, and Dagster is asked again.
+    """
     with databases.doc_eval.begin() as connection:
-        return transition(connection, batch_id, Action.FAIL_STAGING, reason) is not None
+        return transition(connection, batch_id, Action.INTERRUPT_STAGING, reason) is not None
 
 
 def rest_staging(databases: Databases, batch_id: int) -> bool:
@@ -315,30 +318,35 @@ def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
 def staging_step(databases: Databases, batch_id: int) -> Iterator[Connection]:
     """One step of one batch: alone on the batch, and FAILED_STAGING with the reason if it fails."""
     with batch_lock(databases, batch_id) as connection:
-        failure: str | None = "the run was interrupted: materialize again"
+        action, failure = Action.INTERRUPT_STAGING, f"the run was interrupted: doceval stage {batch_id}"
         try:
             with database_errors():
                 yield connection
-            failure = None
+            failure = ""
         except DocEvalError as error:
+            # A database that is out of reach says nothing about the batch.
+            if not isinstance(error, DatabaseError):
+                action = Action.FAIL_STAGING
             failure = str(error)
             raise
         finally:
-            if failure is not None:
-                _record_failure(databases, connection, batch_id, failure)
+            if failure:
+                _record_failure(databases, connection, batch_id, action, failure)
 
 
-def _record_failure(databases: Databases, connection: Connection, batch_id: int, reason: str) -> None:
+def _record_failure(
+    databases: Databases, connection: Connection, batch_id: int, action: Action, reason: str
+) -> None:
     """Record a failure before anybody else gets the lock, or without it where the connection is gone."""
     try:
         connection.rollback()
         with connection.begin():
-            transition(connection, batch_id, Action.FAIL_STAGING, reason)
+            transition(connection, batch_id, action, reason)
     except SQLAlchemyError:
         # With the database out of reach nothing can be recorded now; the sensor staging_failure
         # finds batches whose staging nobody works on.
         with suppress(SQLAlchemyError):
-            fail_staging(databases, batch_id, reason)
+            interrupt_staging(databases, batch_id, reason)
 
 
 def _begin(connection: Connection, batch_id: int) -> Snapshot:

@@ -143,14 +143,15 @@ def _notices(
         yield f"no process works on its staging: doceval stage {batch.id} goes on with it"
     if batch.status is Status.SAVED and batch.config_sha256 is not None:
         missing = ", ".join(_missing_assets(documents))
-        yield f"only some of its assets are materialized, {missing} not yet: doceval stage {batch.id}"
+        yield (
+            f"only some of its assets are materialized, and not {missing}: materialize the group staging, or "
+            f"doceval stage {batch.id}"
+        )
     if request is None:
         return
-    nobody_works = request.attempt == 0 or request.last_end is not None
-    if batch.status in (Status.SAVED, Status.FAILED_STAGING) and nobody_works:
-        yield request.missing_staging
     if request.is_late:
-        yield request.missing_report
+        is_staged = batch.status not in (Status.SAVED, Status.FAILED_STAGING)
+        yield request.missing_report if is_staged else request.missing_staging
 
 
 def _missing_assets(documents: DocumentCounts) -> Iterator[str]:

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from doceval_pipeline.defs.jobs import create_batch
+from doceval_pipeline.defs.jobs import create_batch, report_batch, stage_batch
+from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.requests import PARTITION, RUN_KEY, batch_of
+from doceval_pipeline.defs.staging import STAGING_ASSETS
 from doceval_pipeline.doc_eval.lost_runs import LostRun
 from doceval_pipeline.doc_eval.run_requests import Kind
 
@@ -15,6 +17,10 @@ DAYS_NAMED = 7
 # The newest failures that are looked at; on an installation that works there are few.
 MOST_FAILURES = 500
 _ROOT_RUN = "dagster/root_run_id"
+_ASSETS_OF_JOBS = {
+    stage_batch.name: STAGING_ASSETS,
+    report_batch.name: frozenset({completion_report.key}),
+}
 
 
 def lost_runs(instance: dg.DagsterInstance) -> list[LostRun]:
@@ -61,12 +67,12 @@ def _replaces(other: dg.RunRecord, lost: dg.RunRecord) -> bool:
     run, before = other.dagster_run, lost.dagster_run
     if run.root_run_id is not None and run.root_run_id in (before.run_id, before.root_run_id):
         return True
-    return (
-        run.job_name == before.job_name
-        and run.tags.get(PARTITION) == before.tags.get(PARTITION)
-        and PARTITION in before.tags
-        and (before.asset_selection or set()) <= (run.asset_selection or set())
-    )
+    if PARTITION not in before.tags or run.tags.get(PARTITION) != before.tags[PARTITION]:
+        return False
+    if not before.asset_selection:
+        return run.job_name == before.job_name
+    # Assets are materialized by a run of the assets themselves, or by the job that selects all of them.
+    return before.asset_selection <= (run.asset_selection or _ASSETS_OF_JOBS.get(run.job_name, frozenset()))
 
 
 def _as_lost(record: dg.RunRecord) -> LostRun:

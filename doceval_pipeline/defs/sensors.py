@@ -25,12 +25,7 @@ from doceval_pipeline.defs.naming import NAME, names_of, shown_name
 from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, PARTITION, ask
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import evaluation_of, llm_responses
-from doceval_pipeline.defs.staging import (
-    batch_config_snapshot,
-    document_assignment,
-    encoded_documents,
-    queue_rows,
-)
+from doceval_pipeline.defs.staging import STAGING_ASSETS
 from doceval_pipeline.doc_eval.batches import (
     list_batches,
     partition_key,
@@ -46,9 +41,6 @@ SECONDS_BETWEEN_TICKS = 4
 SECONDS_BETWEEN_JUDGEMENTS = 30
 # Runs of a batch among which the newest that stages it is looked for.
 RUNS_LOOKED_AT = 50
-STAGING_ASSETS = {
-    asset.key for asset in (batch_config_snapshot, document_assignment, encoded_documents, queue_rows)
-}
 
 
 @dg.sensor(
@@ -68,7 +60,7 @@ def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.Se
     return dg.SensorResult(
         dynamic_partitions_requests=[partitions.batches.build_add_request(new)] if new else [],
         run_requests=requests,
-        skip_reason=None if new or requests else "no new batches",
+        skip_reason=None if requests else f"registered {', '.join(new)}" if new else "no new batches",
     )
 
 
@@ -176,7 +168,7 @@ def staging_failure(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
                     rested.append(partition_key(number))
                 continue
             reason = _why_abandoned(run, is_old=waiting[number])
-            if reason is not None and staging.fail_staging(databases, number, reason):
+            if reason is not None and staging.interrupt_staging(databases, number, reason):
                 failed.append(partition_key(number))
     said = [f"FAILED_STAGING: {', '.join(failed)}"] if failed else []
     said += [f"SAVED, some of its assets are missing: {', '.join(rested)}"] if rested else []

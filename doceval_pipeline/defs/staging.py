@@ -199,6 +199,11 @@ def queue_rows(
     )
 
 
+STAGING_ASSETS = frozenset(
+    asset.key for asset in (batch_config_snapshot, document_assignment, encoded_documents, queue_rows)
+)
+
+
 class RoundTripSample(StepConfig):
     """How many stored documents are decoded and compared, up to 16 MiB of them; or all."""
 

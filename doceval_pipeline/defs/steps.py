@@ -60,12 +60,18 @@ def first_run_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     """
     while (earlier := _continued_by(instance, run)) is not None:
         run = earlier
-    return run.run_id
+    # A person may have deleted the run that it goes on with.
+    is_orphan = _is_continuation(run) and instance.get_run_by_id(str(run.parent_run_id)) is None
+    return str(run.root_run_id) if is_orphan else run.run_id
+
+
+def _is_continuation(run: dg.DagsterRun) -> bool:
+    return run.parent_run_id is not None and any(tag in run.tags for tag in _CONTINUES)
 
 
 def _continued_by(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
-    if run.parent_run_id is not None and any(tag in run.tags for tag in _CONTINUES):
-        parent = instance.get_run_by_id(run.parent_run_id)
+    if _is_continuation(run):
+        parent = instance.get_run_by_id(str(run.parent_run_id))
         # Dagster copies one of these tags to whoever executes a whole run again, which may have succeeded.
         return None if parent is None or parent.is_success else parent
     if run.parent_run_id is None and _PARENT_BACKFILL in run.tags:
@@ -91,8 +97,8 @@ def _refuse_config_of_other_ops(context: Context) -> None:
     if foreign and (foreign := foreign - _ops_of_the_request(context)):
         name = min(foreign)
         raise ConfigurationError(
-            f"the config has ops.{name}, but this run does not execute {name}: select it too, or remove "
-            "its config"
+            f"the config has ops.{name}, but this run does not execute {name}: correct the name, select the "
+            "asset too, or remove its config"
         )
 
 

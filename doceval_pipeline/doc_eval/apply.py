@@ -143,7 +143,7 @@ _RELINK = [
 _REQUEST_STAGING = text("""
     UPDATE batches b SET stage_requested_at = now()
     FROM (SELECT id, status = 'SAVED' AND stage_requested_at IS NOT NULL
-                     OR status = 'FAILED_STAGING' AND stage_requested_at > status_changed_at AS waits
+                     OR status = 'FAILED_STAGING' AND stage_requested_at IS NOT NULL AS waits
           FROM batches WHERE batch_name = ANY(:names) AND status IN ('SAVED', 'FAILED_STAGING')
           FOR UPDATE) AS before
     WHERE b.id = before.id

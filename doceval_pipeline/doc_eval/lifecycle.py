@@ -33,6 +33,7 @@ class Action(StrEnum):
 
     BEGIN_STAGING = "begin staging"
     FAIL_STAGING = "fail staging"
+    INTERRUPT_STAGING = "interrupt staging"
     FINISH_STAGING = "finish staging"
     REST = "rest"
     START_ANALYZING = "start analyzing"
@@ -51,6 +52,8 @@ TRANSITIONS: tuple[tuple[Status, Action, Status], ...] = (
     (Status.FAILED_STAGING, Action.BEGIN_STAGING, Status.STAGING),
     (Status.STAGING, Action.FAIL_STAGING, Status.FAILED_STAGING),
     (Status.SAVED, Action.FAIL_STAGING, Status.FAILED_STAGING),
+    (Status.STAGING, Action.INTERRUPT_STAGING, Status.FAILED_STAGING),
+    (Status.SAVED, Action.INTERRUPT_STAGING, Status.FAILED_STAGING),
     (Status.STAGING, Action.FINISH_STAGING, Status.STAGED),
     # Given up as abandoned, or failed by another run, while this one went on and counted all rows.
     (Status.FAILED_STAGING, Action.FINISH_STAGING, Status.STAGED),
@@ -92,6 +95,12 @@ _TRANSITION = text("""
         started_at = CASE WHEN t.new_status = 'STAGING' THEN coalesce(started_at, now()) ELSE started_at END,
         completed_at = CASE WHEN t.new_status IN ('COMPLETED', 'FAILED') THEN now() END,
         cancelled_at = CASE WHEN :action = 'cancel' THEN now() WHEN :action <> 'reopen' THEN cancelled_at END,
+        stage_requested_at = CASE
+            -- A request is answered by the rows, or by a reason. An interruption is neither.
+            WHEN :action IN ('fail staging', 'finish staging') THEN NULL
+            WHEN :action = 'begin staging' AND stage_after <= now()
+                THEN coalesce(stage_requested_at, stage_after)
+            ELSE stage_requested_at END,
         failure_reason = CAST(:reason AS text)
     FROM unnest(CAST(:old AS text[]), CAST(:new AS text[])) AS t(old_status, new_status)
     WHERE batches.id = :batch_id AND batches.status = t.old_status AND batches.archived_at IS NULL

@@ -22,7 +22,7 @@ class Kind(StrEnum):
     REPORT = "report"
 
 
-# A failed staging is requested again only by a request made after the failure.
+# A staging that failed for a reason of its own has answered its request; one that was interrupted has not.
 _WANTED = {
     Kind.STAGE: """
         SELECT b.id AS batch_id,
@@ -30,7 +30,7 @@ _WANTED = {
                        'YYYYMMDD"T"HH24MISSUS') AS word
         FROM batches b
         WHERE b.status = 'SAVED' AND (b.stage_requested_at IS NOT NULL OR b.stage_after <= now())
-           OR b.status = 'FAILED_STAGING' AND b.stage_requested_at > b.status_changed_at
+           OR b.status = 'FAILED_STAGING' AND b.stage_requested_at IS NOT NULL
     """,
     # With the moment of completion, because Dagster never forgets a run key, and a batch may come back to a
     # result that it had before.
@@ -84,11 +84,23 @@ _WITHDRAW_STAGING = text("""
     UPDATE batches SET stage_requested_at = NULL
     WHERE id = :batch_id
       AND (status = 'SAVED' AND stage_requested_at IS NOT NULL AND coalesce(stage_after > now(), true)
-           OR status = 'FAILED_STAGING' AND stage_requested_at > status_changed_at)
+           OR status = 'FAILED_STAGING' AND stage_requested_at IS NOT NULL)
     RETURNING id
 """)
 # A report takes seconds. It counts as late this long after completion, or once a run has ended without it.
 SECONDS_TO_REPORT = 120
+# A staging that has not begun counts as late this long after the request, or once a run has ended without it.
+SECONDS_TO_STAGE = 120
+# Batches whose staging is requested and neither works nor is done.
+MISSING_STAGINGS = f"""
+    SELECT w.batch_id, coalesce(r.attempt, 0) AS attempt, r.last_end, r.last_ended_at, b.status,
+           r.last_end IS NOT NULL OR b.status = 'FAILED_STAGING'
+               OR coalesce(b.stage_requested_at, b.stage_after)
+                  < now() - interval '{SECONDS_TO_STAGE} seconds' AS is_late
+    FROM ({_WANTED[Kind.STAGE]}) AS w
+    JOIN batches b ON b.id = w.batch_id
+    LEFT JOIN run_requests r ON r.batch_id = w.batch_id AND r.kind = 'stage' AND r.word = w.word
+"""
 # Closed batches without the report of their newest result.
 MISSING_REPORTS = f"""
     SELECT w.batch_id, coalesce(r.attempt, 0) AS attempt, r.last_end, r.last_ended_at, b.result_digest,
@@ -104,10 +116,8 @@ _UNREPORTED = text(f"""
     FROM ({MISSING_REPORTS}) AS m WHERE {_IS_ASKED_FOR} ORDER BY m.batch_id
 """)
 _UNSTAGED = text(f"""
-    SELECT m.batch_id, coalesce(r.attempt, 0), r.last_end, r.last_ended_at
-    FROM ({_WANTED[Kind.STAGE]}) AS m
-    LEFT JOIN run_requests r ON r.batch_id = m.batch_id AND r.kind = 'stage' AND r.word = m.word
-    WHERE m.batch_id = ANY(CAST(:ids AS int[])) ORDER BY m.batch_id
+    SELECT m.batch_id, m.attempt, m.last_end, m.last_ended_at, m.is_late
+    FROM ({MISSING_STAGINGS}) AS m WHERE m.batch_id = ANY(CAST(:ids AS int[])) ORDER BY m.batch_id
 """)
 
 
@@ -158,7 +168,7 @@ class Answer:
 class Waiting:
     """A batch whose run was asked for and has not succeeded yet; `attempt` is 0 where none was asked for.
 
-    `is_late` where a report should be there by now.
+    `is_late` where its staging or its report should be there by now.
     """
 
     batch_id: int
@@ -171,7 +181,7 @@ class Waiting:
     def why(self) -> str:
         """How the runs went, in a few words."""
         if self.attempt == 0:
-            return "no run was asked for: doceval up does it"
+            return "no run was asked for yet: the sensors of doceval up do so"
         if self.last_end is None or self.last_ended_at is None:
             return f"attempt {self.attempt} has not ended"
         ended = f"{self.last_ended_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -186,9 +196,7 @@ class Waiting:
     @property
     def missing_staging(self) -> str:
         """What people are told of a batch that waits to be staged, in a line."""
-        return (
-            f"staging is requested and has not begun ({self.why}): doceval stage {self.batch_id} does it now"
-        )
+        return f"staging is requested and is not done ({self.why}): doceval stage {self.batch_id} does it now"
 
     def as_json(self) -> dict[str, Any]:
         """Its shape in `doceval status --json`."""
@@ -242,5 +250,5 @@ def unreported(connection: Connection, batch_ids: Iterable[int] | None = None) -
 
 
 def unstaged(connection: Connection, batch_ids: Iterable[int]) -> dict[int, Waiting]:
-    """Those of the given batches whose staging was asked for or is due and has not begun, by number."""
+    """Those of the given batches whose staging is requested and neither works nor is done, by number."""
     return {row[0]: Waiting(*row) for row in connection.execute(_UNSTAGED, {"ids": in_one_text(batch_ids)})}

@@ -18,6 +18,7 @@ from doceval_pipeline.batches.requests import (
     missing_reports,
     pause_after,
 )
+from doceval_pipeline.doc_eval.lifecycle import Action, transition
 from doceval_pipeline.doc_eval.run_requests import Kind, Request
 from doceval_pipeline_tests.conftest import Sample
 
@@ -112,7 +113,8 @@ def test_a_request_that_is_made_again_is_asked_for_at_once_unless_a_run_waits(ba
 def test_a_failed_staging_is_asked_for_again_only_if_somebody_asks_after_it(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     requested(batch)
-    batch.doc_eval("UPDATE batches SET status = 'FAILED_STAGING', status_changed_at = now() WHERE id = :id")
+    with batch.databases.doc_eval.begin() as connection:
+        transition(connection, batch.id, Action.FAIL_STAGING, "the folder is gone")
     assert ask(batch) == []
     requested(batch)
     assert len(ask(batch)) == 1

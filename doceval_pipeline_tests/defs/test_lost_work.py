@@ -15,7 +15,7 @@ from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.live_runs import alive
 from doceval_pipeline.batches.reprocessing import cancel_staging
-from doceval_pipeline.batches.staging import fail_staging, seal_batch
+from doceval_pipeline.batches.staging import interrupt_staging, seal_batch
 from doceval_pipeline.batches.status import batch_progress, lost_without_batch
 from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import dead_runs, sensors
@@ -70,6 +70,11 @@ def notices(batch: Sample) -> str:
 def problems(databases: Databases) -> list[str]:
     found = violations(databases, False, lambda *_: None)
     return [f"{violation.batch}: {violation.problem}" for violation in found]
+
+
+def named_in(texts: Sequence[str], batch: Sample) -> list[str]:
+    """What is said of a batch."""
+    return [text for text in texts if text.startswith(batch.key)]
 
 
 def named(databases: Databases, runs: Sequence[dg.DagsterRun]) -> list[str]:
@@ -205,7 +210,8 @@ def test_materializing_the_first_assets_alone_is_no_failure(
     assert batch.status() == "STAGING"
     tick(sensors.staging_failure, instance)
     assert batch.status() == "SAVED"
-    assert f"{missing} not yet: doceval stage {batch.id}" in notices(batch)
+    said = f"and not {missing}: materialize the group staging, or doceval stage {batch.id}"
+    assert said in notices(batch)
     assert problems(batch.databases) == []
     batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
     assert len(tick(sensors.new_batches, instance).run_requests) == 1
@@ -227,13 +233,60 @@ def test_materializing_one_asset_of_a_failed_staging_is_no_failure_either(
     assert batch.status() == "STAGED"
 
 
+@pytest.mark.parametrize("column", ["stage_requested_at", "stage_after"])
+def test_a_requested_staging_that_was_interrupted_is_named_and_asked_for_again(
+    batch_of: BatchOf, instance: dg.DagsterInstance, column: str
+) -> None:
+    batch = batch_of(documents=1)
+    batch.doc_eval(f"UPDATE batches SET {column} = now() WHERE id = :id")
+    (first,) = tick(sensors.new_batches, instance).run_requests
+    seal_batch(batch.databases, batch.id)
+    interrupt_staging(batch.databases, batch.id, "the process that staged it is gone")
+    assert "staging is requested and is not done (attempt 1" in notices(batch)
+    assert named_in(problems(batch.databases), batch) == [
+        f"{batch.key}: status FAILED_STAGING: its staging is requested: attempt 1"
+    ]
+    batch.doc_eval(LATER)
+    (again,) = tick(sensors.new_batches, instance).run_requests
+    assert (again.run_key, again.partition_key) == (first.run_key, batch.key)
+    assert run(instance, "stage_batch", batch.key).success
+    batch.doc_eval(LATER)
+    assert not tick(sensors.new_batches, instance).run_requests
+    assert (notices(batch), named_in(problems(batch.databases), batch)) == ("", [])
+
+
+def test_a_requested_staging_that_fails_for_a_reason_of_its_own_is_answered(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=0)
+    batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
+    assert len(tick(sensors.new_batches, instance).run_requests) == 1
+    assert "has no usable document" in failure(run(instance, "stage_batch", batch.key))
+    batch.doc_eval(LATER)
+    assert not tick(sensors.new_batches, instance).run_requests
+    assert (batch.status(), notices(batch)) == ("FAILED_STAGING", "")
+
+
+def test_a_requested_staging_that_waits_for_long_is_named(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
+    assert len(tick(sensors.new_batches, instance).run_requests) == 1
+    assert (notices(batch), named_in(problems(batch.databases), batch)) == ("", [])
+    # Waiting in Dagster's queue, for example.
+    batch.doc_eval("UPDATE batches SET stage_requested_at = stage_requested_at - interval '3 minutes'")
+    assert "staging is requested and is not done" in notices(batch)
+    assert len(named_in(problems(batch.databases), batch)) == 1
+
+
 @pytest.mark.parametrize("status", ["SAVED", "FAILED_STAGING"])
 def test_cancelling_a_batch_that_waits_to_be_staged_takes_back_the_request_and_nothing_else(
     batch_of: BatchOf, instance: dg.DagsterInstance, status: str
 ) -> None:
     batch = batch_of(documents=1)
     if status == "FAILED_STAGING":
-        fail_staging(batch.databases, batch.id, "a reason")
+        interrupt_staging(batch.databases, batch.id, "a reason")
     batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
     assert len(tick(sensors.new_batches, instance).run_requests) == 1
     done = run(instance, "cancel_batch", batch.key)
@@ -393,6 +446,27 @@ def test_runs_that_ended_before_they_began_are_named_until_a_later_one_begins(
     assert notices(batch) == ""
     assert lost[1].run_id not in {run.run_id for run in lost_without_batch(batch.databases)}
     assert named(batch.databases, lost) == []
+
+
+def test_lost_assets_are_no_longer_named_once_another_job_has_materialized_them(
+    batch_of: BatchOf, instance: dg.DagsterInstance
+) -> None:
+    batch = batch_of(documents=1)
+    keys = {dg.AssetKey("encoded_documents"), dg.AssetKey("queue_rows")}
+    lost = instance.create_run_for_job(
+        definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=keys),
+        tags={"dagster/partition": batch.key},
+        asset_selection=frozenset(keys),
+    )
+    instance.report_run_failed(lost)
+    tick(sensors.stalled_work, instance)
+    assert len(named(batch.databases, [lost])) == 1
+    begin(instance, launched(instance, "report_batch", key=batch.key))
+    tick(sensors.stalled_work, instance)
+    assert len(named(batch.databases, [lost])) == 1
+    begin(instance, launched(instance, "stage_batch", key=batch.key))
+    tick(sensors.stalled_work, instance)
+    assert named(batch.databases, [lost]) == []
 
 
 def test_a_retry_that_began_earlier_does_not_hide_a_lost_one(

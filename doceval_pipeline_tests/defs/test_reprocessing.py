@@ -9,7 +9,7 @@ import pytest
 from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.reprocessing import pause, queue_attempts
-from doceval_pipeline.batches.staging import assign_documents, fail_staging, seal_batch
+from doceval_pipeline.batches.staging import assign_documents, interrupt_staging, seal_batch
 from doceval_pipeline.defs import staging
 from doceval_pipeline.defs.steps import first_run_of
 from doceval_pipeline.errors import StagingError
@@ -106,7 +106,7 @@ def _saved(_: Sample) -> None:
 
 def _failed_staging(batch: Sample) -> None:
     seal_batch(batch.databases, batch.id)
-    fail_staging(batch.databases, batch.id, "somebody unplugged it")
+    interrupt_staging(batch.databases, batch.id, "somebody unplugged it")
 
 
 def _half_staged(batch: Sample) -> None:
@@ -300,3 +300,5 @@ def test_a_run_that_is_executed_again_as_a_whole_is_a_new_request_whatever_tags_
             tags=resumed,
         )
         assert first_run_of(instance, again) == (again if first is None else first).run_id
+    instance.delete_run(failed.run_id)
+    assert first_run_of(instance, again) == failed.run_id, "somebody deleted the run that it goes on with"

@@ -23,7 +23,7 @@ from doceval_pipeline.batches.invariants.invariant import (
 from doceval_pipeline.batches.report_files import report_path
 from doceval_pipeline.batches.staging import IS_ABANDONED
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
-from doceval_pipeline.doc_eval.run_requests import MISSING_REPORTS
+from doceval_pipeline.doc_eval.run_requests import MISSING_REPORTS, MISSING_STAGINGS
 from doceval_pipeline.knowledge.responses import RESULT_DIGEST
 from doceval_pipeline.knowledge.status_words import Outcome, words_in_sql
 
@@ -105,6 +105,12 @@ _UNREPORTED = text(f"""
                   ', the last run ended as ' || m.last_end) AS wrong
     FROM ({MISSING_REPORTS}) AS m WHERE m.is_late ORDER BY m.batch_id
 """)
+_UNSTAGED = text(f"""
+    SELECT m.batch_id, 'status ' || m.status AS thing,
+           format('its staging is requested: attempt %s%s', m.attempt,
+                  ', the last run ended as ' || m.last_end) AS wrong
+    FROM ({MISSING_STAGINGS}) AS m WHERE m.is_late ORDER BY m.batch_id
+""")
 _LOST = text("""
     SELECT l.batch_id, format('run %s of %s', left(l.run_id, 8), l.job) AS thing,
            format('it ended as FAILURE before it began%s',
@@ -184,6 +190,13 @@ CLOSED_IS_REPORTED = Invariant(
     query=_UNREPORTED,
     mend="doceval report {batch_id}",
 )
+REQUESTED_IS_STAGED = Invariant(
+    name="requested-is-staged",
+    must_hold="a batch whose staging is requested is staged",
+    runs_in=(Side.DOC_EVAL,),
+    query=_UNSTAGED,
+    mend="doceval stage {batch_id}",
+)
 RUNS_BEGIN = Invariant(
     name="runs-begin",
     must_hold="a run that was launched has begun",
@@ -193,6 +206,7 @@ RUNS_BEGIN = Invariant(
 )
 INVARIANTS = (
     STAGING_GOES_ON,
+    REQUESTED_IS_STAGED,
     CLOSED_IS_DONE,
     VERDICT_IS_TRUE,
     DONE_IS_CLOSED,

@@ -46,6 +46,7 @@ MENDS: dict[str, Callable[[Sample], object]] = {
     "attempts-are-in-order": _recount,
     "counts-are-kept": _recount,
     "staging-goes-on": Sample.stage,
+    "requested-is-staged": Sample.stage,
     "closed-is-done": _recount,
     "verdict-is-true": _recount,
     "done-is-closed": lambda batch: look(batch.databases),

@@ -55,6 +55,11 @@ COMMENT ON TABLE lost_runs IS
     'Runs that ended before they began and that no later run has replaced, as a sensor found them.';
 COMMENT ON COLUMN lost_runs.batch_id IS 'The batch of its partition. NULL for a run without one.';
 COMMENT ON COLUMN lost_runs.batch_name IS 'The batch that the run was to create.';
+
+-- A request stands until it is answered; before this version the time of an answered one was kept.
+UPDATE batches SET stage_requested_at = NULL WHERE status <> 'SAVED';
+COMMENT ON COLUMN batches.stage_requested_at IS
+    'When somebody asked for the staging; NULL once it is done, or failed for a reason of its own.';
 """
 
 

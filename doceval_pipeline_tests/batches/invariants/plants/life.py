@@ -21,6 +21,21 @@ def _begin_staging(installation: Installation) -> None:
 
 PLANTS: dict[str, tuple[Plant, ...]] = {
     "staging-goes-on": (Plant("saved", "SELECT 'status STAGING'", "doceval stage {id}", act=_begin_staging),),
+    "requested-is-staged": (
+        Plant(
+            "saved",
+            "SELECT 'status SAVED'",
+            "doceval stage {id}",
+            doc_eval="UPDATE batches SET stage_requested_at = now() - interval '3 minutes' WHERE id = {id}",
+        ),
+        Plant(
+            "saved",
+            "SELECT 'status FAILED_STAGING'",
+            "doceval stage {id}",
+            doc_eval="UPDATE batches SET status = 'FAILED_STAGING', stage_requested_at = now() "
+            "WHERE id = {id}",
+        ),
+    ),
     "closed-is-done": (
         Plant(
             "reprocessed",
