@@ -105,7 +105,8 @@ ops:
 {}
 """,
     "retention": """\
-# Removes log lines, fulfilled requests and most samples older than DOCEVAL_KEEP_DAYS. No config is needed.
+# Removes log lines, fulfilled requests and most samples older than DOCEVAL_KEEP_DAYS.
+# No config is needed.
 {}
 """,
 }
