@@ -6,7 +6,6 @@ from doceval_pipeline.defs import (
     dead_runs,
     jobs,
     leaderboard,
-    missing_reports,
     reporting,
     responses,
     result_checks,
@@ -50,7 +49,6 @@ def own_definitions() -> dg.Definitions:
             staging.queue_checks,
             responses.responses_keep_coming,
             result_checks.result_checks,
-            missing_reports.report_is_written,
         ],
         jobs=[
             jobs.create_batch,

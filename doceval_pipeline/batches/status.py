@@ -119,8 +119,15 @@ def closed_batches(databases: Databases) -> list[BatchRecord]:
 
 
 def having_failures(databases: Databases, batches: Sequence[BatchRecord]) -> list[BatchRecord]:
-    """Those of the given batches that are closed and have failed evaluations; one statement for all."""
-    closed = [batch for batch in batches if batch.status in CLOSED and batch.archived_at is None]
+    """Those of the given batches that are closed and have failed evaluations; one statement for all.
+
+    A batch that a person cancelled is left out: its evaluations were closed, and did not fail.
+    """
+    closed = [
+        batch
+        for batch in batches
+        if batch.status in CLOSED and batch.archived_at is None and batch.cancelled_at is None
+    ]
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, [batch.id for batch in closed])
     return [batch for batch in closed if cells[batch.id].failed]

@@ -192,8 +192,8 @@ def reprocess_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--with-failures",
     is_flag=True,
-    help="Only closed batches that have failed evaluations; of all batches, if no BATCH is given. "
-    "Implies --failed.",
+    help="Only closed batches that have failed evaluations and were not cancelled; of all batches, if no "
+    "BATCH is given. Implies --failed.",
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be queued, with totals. Writes nothing.")
 @as_json_option

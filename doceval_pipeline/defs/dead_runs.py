@@ -12,7 +12,6 @@ from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.defs import (
     jobs,
     leaderboard,
-    missing_reports,
     reporting,
     responses,
     result_checks,
@@ -64,7 +63,7 @@ _CHECKS_WITH_LOCK = {
         staging.queue_checks,
         responses.responses_keep_coming,
         result_checks.result_checks,
-        missing_reports.report_is_written,
+        reporting.completion_report,
         upkeep.audit,
     )
     for key in checks.check_keys

@@ -14,7 +14,7 @@ from doceval_pipeline.batches.reprocessing import cancel, cancel_staging, pause,
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import NAME, name_of, shown_name
-from doceval_pipeline.defs.reporting import REPORT_IS_WRITTEN, completion_report
+from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.staging import GROUP, Queue, queue_rows
 from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch, open_step
@@ -32,7 +32,7 @@ stage_batch = dg.define_asset_job(
 )
 report_batch = dg.define_asset_job(
     "report_batch",
-    selection=dg.AssetSelection.assets(completion_report) - dg.AssetSelection.checks(REPORT_IS_WRITTEN),
+    selection=dg.AssetSelection.assets(completion_report),
     description="Write the report of a batch as it is now.",
 )
 

@@ -1,14 +1,15 @@
 """The completion report as an asset: the file, and what Dagster shows of it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
 from doceval_pipeline.batches.reporting import WrittenReport, write_report
 from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
-from doceval_pipeline.defs.naming import NAME, name_of
-from doceval_pipeline.defs.partitions import batches
+from doceval_pipeline.defs.naming import NAME, about, name_of
+from doceval_pipeline.defs.partitions import batch_check_spec, batches
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import llm_responses
 from doceval_pipeline.defs.staging import (
@@ -18,6 +19,7 @@ from doceval_pipeline.defs.staging import (
     queue_rows,
 )
 from doceval_pipeline.defs.steps import NoConfig, open_batch
+from doceval_pipeline.doc_eval.run_requests import Waiting
 from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
 from doceval_pipeline.reports.numbers import size_text
@@ -34,22 +36,55 @@ _ASKED_BY_SENSOR = "dagster/sensor_name"
     deps=[llm_responses],
     output_required=False,
     code_version=CODE_VERSIONS["completion_report"],
+    # Part of the asset, because a step of Dagster costs more than the answer.
+    check_specs=[
+        batch_check_spec(
+            REPORT_IS_WRITTEN.name,
+            asset=REPORT_IS_WRITTEN.asset_key,
+            description="A completed batch has the report of its newest result.",
+        )
+    ],
 )
 def completion_report(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
-) -> Iterator[dg.MaterializeResult[None]]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """One self-contained HTML file that says what became of every document and cell of the batch."""
     # Locked until Dagster has stored what is yielded, so that a run that was asked for twice sees it.
     with open_batch(context, doc_eval) as (databases, batch_id), number_lock(databases, batch_id):
-        report = write_report(databases, batch_id, _provenance(context))
+        report, name = write_report(databases, batch_id, _provenance(context)), name_of(databases, batch_id)
         if _was_asked_twice(context, report.digest):
             context.log.info("the report of these results was materialized before, and stands")
         else:
-            name = name_of(databases, batch_id)
             context.log.info(
                 f"{name}: {report.figures.verdict}; the report of {size_text(report.size)} is {report.path}"
             )
             yield _as_materialization(batch_id, name, report)
+        yield dg.AssetCheckResult(check_name=REPORT_IS_WRITTEN.name, **_as_check(None, name))
+
+
+def report_evaluation(missing: Waiting | None, partition: str, name: str) -> dg.AssetCheckEvaluation:
+    """The result of the check `report_is_written` as an event, for the sensor `stalled_work`.
+
+    It records the check while the report of a batch is missing, and once the report is written.
+    """
+    return dg.AssetCheckEvaluation(
+        asset_key=REPORT_IS_WRITTEN.asset_key,
+        check_name=REPORT_IS_WRITTEN.name,
+        partition=partition,
+        **_as_check(missing, name),
+    )
+
+
+def _as_check(missing: Waiting | None, name: str) -> dict[str, Any]:
+    return {
+        "passed": missing is None,
+        "severity": dg.AssetCheckSeverity.WARN,
+        **about(
+            name,
+            "no report is missing" if missing is None else missing.missing_report,
+            {} if missing is None else {"attempt": missing.attempt},
+        ),
+    }
 
 
 def _as_materialization(batch_id: int, name: str, report: WrittenReport) -> dg.MaterializeResult[None]:

@@ -21,7 +21,6 @@ OWN = frozenset(
         "launchpads",
         "leaderboard",
         "lost_runs",
-        "missing_reports",
         "naming",
         "partitions",
         "report_pages",

@@ -20,8 +20,8 @@ from doceval_pipeline.defs.catalog import row_count
 from doceval_pipeline.defs.cursors import Judged, Seen
 from doceval_pipeline.defs.jobs import report_batch, reprocess_batch, stage_batch
 from doceval_pipeline.defs.lost_runs import lost_runs
-from doceval_pipeline.defs.missing_reports import report_evaluation
 from doceval_pipeline.defs.naming import NAME, names_of, shown_name
+from doceval_pipeline.defs.reporting import report_evaluation
 from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, PARTITION, ask
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import evaluation_of, llm_responses

@@ -63,6 +63,11 @@ def test_closed_batches_with_failures_are_found_planned_and_reprocessed(batches:
         "2 of 2 batches done: 0 cells to add, 3 new attempts to add, 0 documents to store"
     )
     assert waiting(batches) == [0, 0, 0, 0]
+    # What a person cancelled has not failed.
+    batches[2].doc_eval("UPDATE batches SET cancelled_at = now() WHERE id = :id")
+    planned = doceval("reprocess", "--with-failures", "--dry-run")
+    assert planned.stdout.splitlines()[-1].startswith("1 of 1 batches done")
+    batches[2].doc_eval("UPDATE batches SET cancelled_at = NULL WHERE id = :id")
     ended = doceval("reprocess", "--with-failures", "--json")
     assert ended.exit_code == 0, ended.stderr
     assert [(one["batch"], one["done"]["new_attempts"]) for one in json.loads(ended.stdout)] == [

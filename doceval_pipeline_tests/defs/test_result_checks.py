@@ -29,7 +29,8 @@ def test_both_checks_come_after_the_report_in_one_step_and_warn_of_what_they_fin
     assert kinds.index("ASSET_MATERIALIZATION") < kinds.index("ASSET_CHECK_EVALUATION")
     assert kinds.count("STEP_SUCCESS") == 2
     found = {check.check_name: check for check in result.get_asset_check_evaluations()}
-    assert found.keys() == {"score_drift", "results_are_sound"}
+    assert found.keys() == {"report_is_written", "score_drift", "results_are_sound"}
+    assert found.pop("report_is_written").passed
     for check in found.values():
         assert (check.passed, check.severity, check.partition) == (
             False,
@@ -46,7 +47,8 @@ def test_a_report_that_stands_already_is_not_checked_again(
     batch = answered(batch_of(documents=1), "overall_score = 50, response_text = 'fine'")
     by_sensor = {"dagster/sensor_name": "response_status"}
     first = run(instance, "report_batch", batch.key, tags=by_sensor)
-    assert [check.passed for check in first.get_asset_check_evaluations()] == [True, True]
+    assert [check.passed for check in first.get_asset_check_evaluations()] == [True, True, True]
     second = run(instance, "report_batch", batch.key, tags=by_sensor)
     assert second.success
-    assert second.get_asset_check_evaluations() == []
+    (check,) = second.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("report_is_written", True)
