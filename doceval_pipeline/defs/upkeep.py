@@ -17,7 +17,9 @@ CHECK = "every_invariant_holds"
 @dg.asset(
     group_name="upkeep",
     kinds={"postgres"},
-    check_specs=[dg.AssetCheckSpec(CHECK, asset="audit")],
+    check_specs=[
+        dg.AssetCheckSpec(CHECK, asset="audit", description="Every invariant of docs/invariants.md holds.")
+    ],
     code_version=CODE_VERSIONS["audit"],
 )
 def audit(
