@@ -65,7 +65,9 @@ def batches(home: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Sample
 
 @pytest.fixture(scope="module")
 def up(home: Path, batches: list[Sample]) -> Iterator["subprocess.Popen[str]"]:
-    yield from running_up(home, PORT)
+    for process in running_up(home, PORT):
+        many.until_registered(home, batches)
+        yield process
 
 
 def ask(mutation: str, **variables: Any) -> dict[str, Any]:
@@ -95,7 +97,6 @@ def ended(home: Path, backfill_id: str, **runs: int) -> bool:
 def test_a_backfill_does_57_failed_evaluations_of_20_batches_again_and_a_second_one_none(
     up: "subprocess.Popen[str]", home: Path, batches: list[Sample]
 ) -> None:
-    many.until_registered(home, batches)
     keys = [batches[number].key for number in many.CHOSEN]
     reported = many.reports(home)
     # A batch that cannot be reprocessed stops no other.
