@@ -24,7 +24,8 @@ from doceval_pipeline.settings import Settings
 @dg.definitions
 def defs() -> dg.Definitions:
     """All Dagster definitions: those of this project, and what users added to `defs`."""
-    return dg.Definitions.merge(own_definitions(), *users_definitions())
+    own = own_definitions()
+    return dg.Definitions.merge(own, *users_definitions(own))
 
 
 def own_definitions() -> dg.Definitions:

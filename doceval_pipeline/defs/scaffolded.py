@@ -4,10 +4,13 @@ Our own definitions are listed one by one in `definitions.py`; everything else t
 Dagster's own rules for a `defs` folder, which take their time and are used only where there is something.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dagster._utils.warnings import suppress_dagster_warnings
+from dagster_shared.record import replace
 
 FOLDER = Path(__file__).parent
 OWN = frozenset(
@@ -55,8 +58,11 @@ def added_by_users(folder: Path = FOLDER) -> list[Path]:
 
 # As Dagster's own loaders of such folders: how they work is nothing to warn users of.
 @suppress_dagster_warnings
-def users_definitions() -> list[dg.Definitions]:
-    """The definitions of what users added; empty, and nothing is loaded, where they added nothing."""
+def users_definitions(own: dg.Definitions) -> list[dg.Definitions]:
+    """The definitions of what users added; empty, and nothing is loaded, where they added nothing.
+
+    Assets of ours that a file of theirs imports are left out: the catalog has completed copies of them.
+    """
     added = added_by_users()
     if not added:
         return []
@@ -65,4 +71,14 @@ def users_definitions() -> list[dg.Definitions]:
     from doceval_pipeline import defs
 
     tree = ComponentTree(defs_module=defs, project_root=FOLDER.parent.parent)
-    return [tree.build_defs_at_path(path) for path in added]
+    ours = {key for asset in own.assets or () for key in _keys(asset)}
+    found = [tree.build_defs_at_path(path) for path in added]
+    return [
+        replace(each, assets=[asset for asset in each.assets or () if ours.isdisjoint(_keys(asset))])
+        for each in found
+    ]
+
+
+def _keys(asset: Any) -> Iterable[dg.AssetKey]:
+    """The keys of an asset, however it was defined."""
+    return asset.keys if isinstance(asset, dg.AssetsDefinition) else [asset.key]

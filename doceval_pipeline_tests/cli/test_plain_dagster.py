@@ -176,7 +176,7 @@ def test_a_server_for_development_shows_and_does_what_doceval_up_does(
         info = yaml.safe_load(ask(port, INSTANCE)["instance"]["info"])
         assert {info[name] for name in ("run_storage", "event_log_storage", "schedule_storage")} == {
             "PostgresRunStorage",
-            "PostgresEventLogStorage",
+            "_EventLogStorage",
             "PostgresScheduleStorage",
         }
         expected = yaml.safe_load(SHIPPED.read_text())
