@@ -53,6 +53,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 @pytest.fixture(autouse=True)
+def _environment_as_it_was() -> Iterator[None]:
+    """What a test, or a command that it runs in this process, sets is not inherited by the next one."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def _no_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The audit looks twice at what it finds, and need not wait where nobody works beside it."""
     monkeypatch.setattr(audit, "MOMENT", 0.0)
@@ -83,12 +92,8 @@ def write_old(path: Path, content: str) -> None:
 @pytest.fixture
 def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The Dagster instance of the tests' installation."""
-    # Opening one sets variables, which tests of other homes must not inherit.
-    before = dict(os.environ)
     with open_instance(settings) as opened:
         yield opened
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @dataclass

@@ -131,5 +131,5 @@ def test_ctrl_c_tells_what_was_done(batches: list[Sample]) -> None:
         connection.invalidate()
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert said.startswith("2 of 3 batches done, 1 failed")
+    assert said.splitlines()[-1].startswith("2 of 3 batches done, 1 failed")
     assert errors == f"{batches[2].key}: interrupted; repeat the command to go on\n"

@@ -57,7 +57,7 @@ def test_every_materialization_observation_and_check_begins_with_the_name(
         key, value = next(iter(event.metadata.items()))
         assert (key, value.value) == ("batch", SHOWN), event.asset_key
     checks = [check for result in results for check in result.get_asset_check_evaluations()]
-    assert len(checks) == 5
+    assert len(checks) == 6
     for check in checks:
         assert str(check.description).startswith(f"{SHOWN}: "), check.check_name
         assert next(iter(check.metadata)) == "batch"
