@@ -70,19 +70,28 @@ def act_on_each(selection: Selection, act: Callable[[BatchRecord], Done], as_jso
     told = _Output(len(selection.batches), as_json)
     for error in selection.unknown:
         told.failed({}, str(error))
-    for batch in selection.batches:
-        named = {"batch": batch.id, "name": batch.name, "partition": batch.key}
-        try:
-            told.done(act(batch))
-        except DocEvalError as error:
-            told.failed(named, str(error) if batch.key in str(error) else f"{batch.key}: {error}")
-        except KeyboardInterrupt:
-            told.failed(named, f"{batch.key}: interrupted; repeat the command to go on")
-            told.total()
-            raise SystemExit(130) from None
+    try:
+        for batch in selection.batches:
+            _act_on(batch, act, told)
+    except KeyboardInterrupt:
+        told.total()
+        raise SystemExit(130) from None
     told.total()
     if told.failures:
         raise SystemExit(1)
+
+
+def _act_on(batch: BatchRecord, act: Callable[[BatchRecord], Done], told: "_Output") -> None:
+    named = {"batch": batch.id, "name": batch.name, "partition": batch.key}
+    try:
+        done = act(batch)
+    except DocEvalError as error:
+        told.failed(named, str(error) if batch.key in str(error) else f"{batch.key}: {error}")
+    except KeyboardInterrupt:
+        told.failed(named, f"{batch.key}: interrupted; repeat the command to go on")
+        raise
+    else:
+        told.done(done)
 
 
 class _Output:

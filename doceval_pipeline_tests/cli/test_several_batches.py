@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli import cli
-from doceval_pipeline_tests.cli.running import DOCEVAL
+from doceval_pipeline_tests.cli.running import DOCEVAL, until
 from doceval_pipeline_tests.conftest import Sample, sample_batch
 
 
@@ -127,6 +127,10 @@ def test_ctrl_c_tells_what_was_done(batches: list[Sample]) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(batches[0].key)
         assert process.stdout.readline().startswith(batches[1].key)
+        # Not in between: the third one waits for its lock.
+        until(
+            lambda: batches[2].doc_eval("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        )
         process.send_signal(signal.SIGINT)
         connection.invalidate()
     said, errors = process.communicate(timeout=60)

@@ -34,6 +34,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 from doceval_pipeline.defs import launcher
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.defs.launcher import SOCKET_TAG, WarmRunLauncher, _runs_here
+from doceval_pipeline.defs.requests import UNFINISHED
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.cli.running import until
 from doceval_pipeline_tests.defs import launched
@@ -61,6 +62,9 @@ def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The tests' instance, with one warm process for all tests."""
     before = dict(os.environ)
     with open_instance(settings) as opened:
+        # Runs that other tests left and nobody executes would take the queue's places.
+        for run in opened.get_runs(dg.RunsFilter(statuses=list(UNFINISHED))):
+            opened.report_run_canceled(run)
         yield opened
     os.environ.clear()
     os.environ.update(before)
@@ -71,9 +75,7 @@ def folder(instance: dg.DagsterInstance, tmp_path: Path) -> Iterator[Path]:
     """Where runs say that they began; those that still wait are let go after the test."""
     yield tmp_path
     let_go(tmp_path)
-    # Other tests leave runs in the same instance that nobody executes.
-    unfinished = dg.RunsFilter(job_name=launched.waiting.name, statuses=IN_PROGRESS_RUN_STATUSES)
-    until(lambda: not instance.get_runs_count(unfinished))
+    until(lambda: not instance.get_runs_count(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)))
 
 
 def let_go(folder: Path) -> None:
