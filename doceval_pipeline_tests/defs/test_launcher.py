@@ -75,7 +75,8 @@ def folder(instance: dg.DagsterInstance, tmp_path: Path) -> Iterator[Path]:
     """Where runs say that they began; those that still wait are let go after the test."""
     yield tmp_path
     let_go(tmp_path)
-    until(lambda: not instance.get_runs_count(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)))
+    unfinished = dg.RunsFilter(job_name=launched.waiting.name, statuses=IN_PROGRESS_RUN_STATUSES)
+    until(lambda: not instance.get_runs_count(unfinished))
 
 
 def let_go(folder: Path) -> None:
