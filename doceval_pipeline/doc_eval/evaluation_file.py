@@ -28,7 +28,7 @@ from doceval_pipeline.doc_eval.yaml_text import Location, Mark, Mistake, TextErr
 from doceval_pipeline.errors import EvaluationFileError, PathError
 from doceval_pipeline.paths import real_path
 
-LARGEST_FILE = 10 * 1024 * 1024
+LARGEST_FILE = 4 * 1024 * 1024
 _KINDS: dict[str, type[Definition]] = {"connections": Connection, "prompts": Prompt, "batches": Batch}
 
 

@@ -5,6 +5,7 @@ No value is repeated, since it might be a key.
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, TypeGuard, get_args
 
 from pydantic_core import ErrorDetails
@@ -23,8 +24,8 @@ _WORDS = {
     "missing": "is missing: add it",
     "string_type": "must be text: put it in quotes",
     "list_type": "must be a list, such as [first, second]",
-    "dict_type": "must be a mapping, such as {key: value}",
-    "model_type": "must be a mapping, such as {key: value}",
+    "dict_type": "must be a mapping, such as {{key: value}}",
+    "model_type": "must be a mapping, such as {{key: value}}",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
@@ -82,9 +83,17 @@ def _unknown_key(location: Location) -> str:
 
 
 def _nearest(location: Location) -> str | None:
-    known = {_letters(key): key for key in _definition_at(location[:-1]).model_fields}
-    near = difflib.get_close_matches(_letters(str(location[-1])[:40]), known, 1, _LIKENESS)
-    return known[near[0]] if near else None
+    return _meant(_definition_at(location[:-1]), str(location[-1])[:40])
+
+
+@lru_cache(maxsize=1000)
+def _meant(definition: type[Definition], given: str) -> str | None:
+    """The known key that is meant: spelt alike, or one of whose words it is, as url of base_url."""
+    known = definition.model_fields
+    part = next((key for key in known if given in key.split("_")), None)
+    letters = {_letters(key): key for key in known}
+    near = difflib.get_close_matches(_letters(given), letters, 1, _LIKENESS)
+    return letters[near[0]] if near else part
 
 
 def _letters(key: str) -> str:

@@ -5,6 +5,7 @@ yamlcore adds to PyYAML. Size, depth and aliases are bounded, so that no text ta
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ Location = tuple[str | int, ...]
 # Line and column, both from 1.
 Mark = tuple[int, int]
 # A value counts at each place where an alias repeats it.
-MOST_VALUES = 100_000
+MOST_VALUES = 50_000
 DEEPEST = 50
 _MERGE = "tag:yaml.org,2002:merge"
 _CORE = ("str", "int", "float", "bool", "null", "seq", "map")
@@ -26,6 +27,10 @@ _NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _DIRECTIVE = re.compile(r"^%YAML\s+(\S+)", re.MULTILINE)
 # PyYAML's words, and what to do.
 _ADVICE = (
+    (r"an alias expected", "a value cannot begin with *: put it in quotes"),
+    (r"an anchor expected", "a value cannot begin with &: put it in quotes"),
+    (r"a tag|tag handle|tag URI", "a value cannot begin with !: put it in quotes"),
+    (r"expected ',' or .* got ':'", "a ': ' is not expected here: put the value in quotes, or add a comma"),
     (r"found character '\\t'", "a tab cannot indent YAML: use spaces"),
     (r"found character '(.)' that", r"a value cannot begin with \1: put it in quotes"),
     (
@@ -150,7 +155,7 @@ def _composed(text: str) -> tuple[_Loader, yaml.Node | None]:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise TextError(
-            line, f"contains the control character U+{ord(error.character):04X}: delete it"
+            line, f"contains the control character U+{int(error.character):04X}: delete it"
         ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise TextError(0, f"is not valid YAML: {str(error).splitlines()[0]}") from None
@@ -158,7 +163,7 @@ def _composed(text: str) -> tuple[_Loader, yaml.Node | None]:
 
 def _advice(error: yaml.MarkedYAMLError) -> str:
     for pattern, advice in _ADVICE:
-        if found := re.search(pattern, str(error.problem)):
+        if found := re.search(pattern, f"{error.context} {error.problem}"):
             return found.expand(advice) if "\\1" in advice else advice
     return str(error.problem)
 
@@ -226,16 +231,17 @@ class _Reader:
     def _scalar(self, node: yaml.ScalarNode, location: Location) -> Any:
         text = self._text(node, location)
         if self._is_json and node.style is None and text in ("NaN", "Infinity", "-Infinity"):
-            return self._refuse(
-                location, f"is {text}, which JSON does not have: write a number, text or null"
-            )
+            return self._refuse(location, f"is {text}, which JSON lacks: put it in quotes, or write null")
         if node.tag in ("tag:yaml.org,2002:str", _MERGE):
             return text
         try:
-            return self._loader.construct_object(node)
+            value = self._loader.construct_object(node)
         except (yaml.YAMLError, KeyError, ValueError):
             kind = node.tag.rpartition(":")[2]
             return self._refuse(location, f"cannot be read as {kind}: correct it, or put it in quotes")
+        if isinstance(value, float) and not math.isfinite(value):
+            return self._refuse(location, "is infinite or not a number, which JSON lacks: put it in quotes")
+        return value
 
     def _text(self, node: yaml.ScalarNode, location: Location) -> str:
         try:
