@@ -31,18 +31,28 @@ def no_documents(config: Mapping[str, Any], tallies: Sequence[Tally], left_out: 
     again = f"put documents into {folders} and materialize document_assignment again"
     if not any(tally.reason in (NOT_INCLUDED, EXCLUDED) for tally in tallies):
         return f"{problem}: {again}"
+    found = f"{counted(files, 'file', 'files')} found, {_by_patterns(config['batch'], tallies)}"
     return (
-        f"{problem}: {counted(files, 'file', 'files')} found and none matches {_patterns(config)} (left out: "
-        f"{_endings(left_out)}): apply the batch under a new name with other patterns, or {again}"
+        f"{problem}: {found} (endings: {_endings(left_out)}): apply the batch under a new name with other "
+        f"patterns, or {again}"
     )
 
 
-def _patterns(config: Mapping[str, Any]) -> str:
-    batch = config["batch"]
-    return " and ".join(f"{kind} {batch[kind]}" for kind in ("include", "exclude") if batch[kind])
+def _by_patterns(batch: Mapping[str, Any], tallies: Sequence[Tally]) -> str:
+    numbers = Counter({tally.reason: tally.files for tally in tallies})
+    files = sum(numbers.values())
+    not_included = (
+        "none matches" if numbers[NOT_INCLUDED] == files else f"{numbers[NOT_INCLUDED]:,} do not match"
+    )
+    excluded = "all match" if numbers[EXCLUDED] == files else f"{numbers[EXCLUDED]:,} match"
+    parts = (
+        f"{not_included} include {batch['include']}" if numbers[NOT_INCLUDED] else "",
+        f"{excluded} exclude {batch['exclude']}" if numbers[EXCLUDED] else "",
+    )
+    return ", ".join(filter(None, parts))
 
 
 def _endings(paths: Iterable[str]) -> str:
     endings = Counter(PurePosixPath(path).suffix or "no ending" for path in paths)
-    shown = ", ".join(f"{number} {ending}" for ending, number in endings.most_common(MOST_ENDINGS))
+    shown = ", ".join(f"{number:,} × {ending}" for ending, number in endings.most_common(MOST_ENDINGS))
     return shown if len(endings) <= MOST_ENDINGS else f"{shown} and others"
