@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from doceval_pipeline.credentials import holds_key
+from doceval_pipeline.credentials import holds_key, without_keys
 from doceval_pipeline.doc_eval.definitions import (
     CREDENTIAL,
     Batch,
@@ -26,9 +26,11 @@ from doceval_pipeline.doc_eval.definitions import (
 from doceval_pipeline.doc_eval.wording import mistakes_of
 from doceval_pipeline.doc_eval.yaml_text import Location, Mark, Mistake, TextError, read_plain
 from doceval_pipeline.errors import EvaluationFileError, PathError
-from doceval_pipeline.paths import real_path
+from doceval_pipeline.paths import expanded, real_path
 
 LARGEST_FILE = 4 * 1024 * 1024
+LONGEST_LINE = 1000
+_NOT_A_FILE = "is not a regular file: save the evaluation as a file, because folders count from it"
 _KINDS: dict[str, type[Definition]] = {"connections": Connection, "prompts": Prompt, "batches": Batch}
 
 
@@ -57,7 +59,7 @@ class Located:
             mark = self.marks.get(known, (0, 0))
             # A value that aliases repeat has one place in the file.
             place = (mark, mistake.location[len(known) :]) if self.marks else mistake.location
-            line = f"{self.where(mistake.location)}: {mistake.problem}"
+            line = _one_line(f"{self.where(mistake.location)}: {mistake.problem}")
             told.setdefault((place, mistake.problem), (mark, line))
         if told:
             raise EvaluationFileError([line for _, line in sorted(told.values(), key=lambda one: one[0])])
@@ -75,7 +77,7 @@ def load_evaluation_file(path: Path) -> Located:
         plain = read_plain(_text(path))
     except TextError as error:
         place = f"{path}:{error.line}" if error.line else f"{path}"
-        raise EvaluationFileError([f"{place}: {error.problem}"]) from None
+        raise EvaluationFileError([_one_line(f"{place}: {error.problem}")]) from None
     if plain is None:
         raise EvaluationFileError([f"{path}: is empty: write connections, prompts and batches"])
     marks = plain.marks
@@ -148,6 +150,12 @@ def key_path(location: Location) -> str:
     return text.removeprefix(".")
 
 
+def _one_line(text: str) -> str:
+    """A line of bounded length; names and keys may contain line breaks."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in without_keys(text))
+    return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]}…"
+
+
 def _known(location: Location, marks: Mapping[Location, Mark]) -> Location:
     """The innermost place around a location that the text has."""
     while location and location not in marks:
@@ -172,14 +180,12 @@ def _bytes(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise TextError(
-                    0, "is not a regular file: save the evaluation as a file, because folders count from it"
-                )
+                raise TextError(0, _NOT_A_FILE)
             content = file.read(LARGEST_FILE + 1)
     except IsADirectoryError:
         raise TextError(0, "is a folder: name the file in it") from None
     except OSError as error:
-        raise TextError(0, _unreachable(path, error)) from None
+        raise TextError(0, _NOT_A_FILE if str(path) == "-" else _unreachable(path, error)) from None
     if len(content) > LARGEST_FILE:
         raise TextError(0, f"is larger than {LARGEST_FILE >> 20} MiB: name the evaluation file, or split it")
     return content
@@ -259,7 +265,9 @@ def _folders(
         if folder is None or location in unreadable:
             continue
         try:
-            path, identity = _resolve_folder(folder, base)
+            # Also of a folder that does not exist, so that a sealed batch is not said to change besides.
+            found.append(_folder_path(folder, base))
+            identity = _require_folder(folder, base, found[-1])
         except PathError as error:
             mistakes.append(Mistake(location, str(error)))
             continue
@@ -267,12 +275,11 @@ def _folders(
             same = "" if seen[identity] == folder else f", also as {seen[identity]!r}"
             mistakes.append(Mistake(location, f"folder {folder!r} is named twice{same}: name it once"))
         seen.setdefault(identity, folder)
-        found.append(path)
     return found, mistakes
 
 
-def _resolve_folder(folder: str, base: str | None) -> tuple[str, tuple[int, int]]:
-    """The real path of a folder, and device and inode, which are the same for each of its names.
+def _folder_path(folder: str, base: str | None) -> str:
+    """The real path of a folder.
 
     Raises
     ------
@@ -280,26 +287,36 @@ def _resolve_folder(folder: str, base: str | None) -> tuple[str, tuple[int, int]
     """
     if base is None and not folder.startswith(("/", "~")):
         raise PathError(f"folder {folder!r} is relative: write its absolute path")
-    path = real_path(folder, base or "")
-    resolved = str(path)
+    path = str(real_path(folder, base or ""))
     try:
-        resolved.encode()
+        path.encode()
     except UnicodeEncodeError:
         raise PathError(
             "the folder's path is not UTF-8: move the documents to a folder with a UTF-8 path"
         ) from None
-    looked_at = "" if resolved == folder else f" ({resolved})"
+    return path
+
+
+def _require_folder(folder: str, base: str | None, path: str) -> tuple[int, int]:
+    """Device and inode of a folder, which are the same for each of its names.
+
+    Raises
+    ------
+    PathError
+        It is not a folder that can be read.
+    """
+    looked_at = "" if path == folder else f" ({path})"
     try:
-        # As it is written, because `file/..` and a loop of links are no folder for the kernel either.
-        found = os.stat(os.path.join(base or "", os.path.expanduser(folder)))
+        # As it is written: the kernel does not go up from what does not exist, real_path does.
+        found = os.stat(os.path.join(base or "", expanded(folder)))
     except OSError as error:
-        if error.errno == errno.ENOENT and not path.is_symlink():
+        if error.errno == errno.ENOENT:
             raise PathError(
                 f"folder {folder!r} does not exist{looked_at}: create it or correct the path"
             ) from None
-        raise PathError(f"folder {folder!r}{looked_at} {_unreachable(resolved, error)}") from None
+        raise PathError(f"folder {folder!r}{looked_at} {_unreachable(path, error)}") from None
     if not stat.S_ISDIR(found.st_mode):
         raise PathError(f"{folder!r} is not a folder: name the folder that holds the documents")
-    if not os.access(resolved, os.R_OK | os.X_OK):
+    if not os.access(path, os.R_OK | os.X_OK):
         raise PathError(f"folder {folder!r} cannot be read: give this user read and execute permission")
-    return resolved, (found.st_dev, found.st_ino)
+    return found.st_dev, found.st_ino

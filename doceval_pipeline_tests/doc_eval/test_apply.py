@@ -248,3 +248,17 @@ def test_a_value_that_was_stored_as_yaml_1_1_read_it_is_updated_and_told(
     with databases.doc_eval.connect() as connection:
         config = connection.scalar(text("SELECT connection_config FROM connections"))
     assert config == {"stop": ["No", "Yes"], "temperature": 0.1, "at": "22:30"}
+
+
+def test_a_sealed_batch_whose_folder_is_gone_is_not_said_to_change(
+    databases: Databases, tmp_path: Path
+) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    batch = {"name": "a", "folders": [str(folder)]}
+    seal_batch(databases, apply(databases, batch).numbers["a"])
+    folder.rmdir()
+    with pytest.raises(EvaluationFileError) as caught:
+        apply(databases, batch)
+    (line,) = caught.value.problems
+    assert "does not exist" in line

@@ -247,6 +247,7 @@ def test_a_folder_that_cannot_be_reached_is_told_as_it_is(tmp_path: Path, folder
     [
         ("fifo", "is not a regular file"),
         ("/dev/null", "is not a regular file"),
+        ("-", "is not a regular file"),
         ("loop", "is a loop of links"),
         ("dangling", "is a link to something that does not exist"),
         (".", "is a folder: name the file in it"),
@@ -258,7 +259,7 @@ def test_a_file_that_cannot_be_read_is_told_as_it_is(tmp_path: Path, name: str, 
     (tmp_path / "dangling").symlink_to("gone")
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(EvaluationFileError, match=re.escape(expected)):
-        load_evaluation_file(tmp_path / name)
+        load_evaluation_file(Path(name) if name == "-" else tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -404,3 +405,12 @@ def test_a_mistake_that_aliases_repeat_is_told_once(tmp_path: Path) -> None:
 def test_an_unknown_key_is_told_with_what_is_meant(tmp_path: Path, old: str, new: str, expected: str) -> None:
     (line,) = problems(tmp_path, GOOD.replace(old, new, 1))
     assert expected in line
+
+
+def test_a_mistake_is_one_bounded_line_whatever_a_key_contains(tmp_path: Path) -> None:
+    long = "x" * 5000
+    content = {"a\nb\u2028c\x85": 1, "prompts": [{"name": long, "text": "x"}] * 2, long[:900]: 1}
+    found = problems(tmp_path, json.dumps(content))
+    assert len(found) == 5
+    assert all(len(line.splitlines()) == 1 and len(line) <= 1100 for line in found)
+    assert any("a\\nb\\u2028c\\x85: is not a known key" in line for line in found)
