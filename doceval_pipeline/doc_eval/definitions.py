@@ -71,12 +71,27 @@ def _unique(values: list[str]) -> list[str]:
 def _json_object(value: dict[str, Any]) -> dict[str, Any]:
     try:
         encoded = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        _require_text_keys(value)
+    except PydanticCustomError:
+        raise
     except (TypeError, ValueError, RecursionError):
         raise ValueError("must contain only what JSON can: no NaN, infinity or loops") from None
     _storable(encoded)
     if "\\u0000" in encoded:
         raise ValueError("holds a NUL, which a database cannot store")
     return value
+
+
+def _require_text_keys(value: Any) -> None:
+    # json writes True, None and numbers as keys that nobody wrote.
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise PydanticCustomError(
+                "key_type", "must have text as keys, in quotes where they look otherwise"
+            )
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        _require_text_keys(item)
 
 
 def _patterns(values: list[str]) -> list[str]:

@@ -33,6 +33,7 @@ _WORDS = {
     "greater_than_equal": "must be {ge:g} or more",
     "less_than_equal": "must be {le:g} or less",
     "string_too_short": "is empty: write it",
+    "datetime_type": "must be a time such as 2026-12-01T22:00Z",
     "too_short": "is empty: write at least one",
     "string_pattern_mismatch": "must be three capital letters, such as USD",
 }
@@ -48,7 +49,8 @@ def mistakes_of(errors: Sequence[ErrorDetails]) -> list[Mistake]:
         if error["type"] == "extra_forbidden" and (near := _nearest(error["loc"]))
     }
     return [
-        Mistake(error["loc"], _reworded(error))
+        # pydantic ends the place of a wrong key in "[key]".
+        Mistake(tuple(part for part in error["loc"] if part != "[key]"), _reworded(error))
         for error in errors
         if error["type"] != "missing" or error["loc"] not in meant
     ]
@@ -56,6 +58,8 @@ def mistakes_of(errors: Sequence[ErrorDetails]) -> list[Mistake]:
 
 def _reworded(error: ErrorDetails) -> str:
     location = error["loc"]
+    if location[-1:] == ("[key]",) or error["type"] == "invalid_key":
+        return "the key must be text: put the key in quotes"
     if error["type"] == "extra_forbidden":
         return _unknown_key(location)
     if not location:

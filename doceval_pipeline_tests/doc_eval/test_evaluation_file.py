@@ -4,10 +4,11 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
+from doceval_pipeline.doc_eval.evaluation_file import key_path, load_evaluation_file, locate
 from doceval_pipeline.errors import EvaluationFileError
 
 GOOD = """\
@@ -414,3 +415,19 @@ def test_a_mistake_is_one_bounded_line_whatever_a_key_contains(tmp_path: Path) -
     assert len(found) == 5
     assert all(len(line.splitlines()) == 1 and len(line) <= 1100 for line in found)
     assert any("a\\nb\\u2028c\\x85: is not a known key" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({50256: 1}, "config[50256]: the key must be text: put the key in quotes"),
+        ({"a": [{"b": {False: 1}}]}, "config: must have text as keys, in quotes where they look otherwise"),
+        ({"a": {None: 1}}, "config: must have text as keys, in quotes where they look otherwise"),
+    ],
+)
+def test_a_key_that_dagster_did_not_read_as_text_is_refused(config: dict[str, Any], expected: str) -> None:
+    """YAML 1.1, and so a launchpad, has keys that JSON does not."""
+    content = {"connections": [{"name": "a", "provider": "p", "model": "m", "config": config}]}
+    with pytest.raises(EvaluationFileError) as caught:
+        locate(content, None, key_path).refuse()
+    assert caught.value.problems == [f"connections[0].{expected}"]
