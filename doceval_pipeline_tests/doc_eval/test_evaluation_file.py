@@ -431,3 +431,21 @@ def test_a_key_that_dagster_did_not_read_as_text_is_refused(config: dict[str, An
     with pytest.raises(EvaluationFileError) as caught:
         locate(content, None, key_path).refuse()
     assert caught.value.problems == [f"connections[0].{expected}"]
+
+
+def test_the_documentation_says_what_values_are_read_as(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "evaluation_file.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", document, re.DOTALL)
+    located = load_evaluation_file(write(tmp_path, example))
+    located.refuse()
+    assert located.evaluation.connections[0].config == {
+        "temperature": 0.1,
+        "stop": ["No", "Yes"],
+        "logit_bias": {"50256": -100},
+        "at": "22:30",
+    }
+    for row in re.findall(r"^\| (`.+`.*?) \| text, as written \|$", document, re.MULTILINE):
+        for value in re.findall(r"`([^`]+)`", row):
+            text = GOOD.replace("owner: legal", f"owner: {value}")
+            metadata = load_evaluation_file(write(tmp_path, text)).evaluation.batches[0].metadata
+            assert metadata["owner"] == value
