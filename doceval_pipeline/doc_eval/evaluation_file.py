@@ -85,7 +85,7 @@ def load_evaluation_file(path: Path) -> Located:
     def where(location: Location) -> str:
         return f"{path}:{marks[_known(location, marks)][0]}: {key_path(location)}".removesuffix(": ")
 
-    base = str(real_path(str(path)).parent)
+    base = os.path.dirname(os.path.realpath(path))
     return locate(plain.content, base, where, plain.mistakes, marks)
 
 

@@ -212,6 +212,19 @@ def test_a_file_means_the_same_folders_however_it_is_reached(
                 assert located.evaluation.batches[0].folders == expected
 
 
+def test_a_folder_whose_name_begins_with_a_tilde_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "~root"
+    folder.mkdir()
+    write(folder, GOOD.replace("[./docs]", "[./~data]"))
+    (folder / "~data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    located = load_evaluation_file(Path("./~root/evaluation.yaml"))
+    located.refuse()
+    assert located.evaluation.batches[0].folders == [str(folder.resolve() / "~data")]
+
+
 @pytest.mark.parametrize(
     "other", ["./docs", "docs/", "docs//.", "link", "link/../docs", "{0}/docs", "//{0}/docs"]
 )
