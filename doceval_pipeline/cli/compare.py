@@ -8,6 +8,7 @@ import click
 from doceval_pipeline.batches.comparing import Kind, compare_batches, compare_in_batch, write_comparison
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
+from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.comparison import CellStates, ComparedColumn, Comparison, Side
 from doceval_pipeline.reports.movement import THRESHOLD
 from doceval_pipeline.reports.numbers import points_text, probability_text, score_text
@@ -24,7 +25,7 @@ from doceval_pipeline.reports.numbers import points_text, probability_text, scor
     show_default=True,
     help="The score from which on a document is good; documents that cross it are counted.",
 )
-@click.option("--html", "page", type=click.Path(path_type=Path), help="Write a page into this file too.")
+@click.option("--html", "page", metavar="FILE", type=file_path, help="Write a page into this file too.")
 @as_json_option
 def compare(
     batches: tuple[str, ...],

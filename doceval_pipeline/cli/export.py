@@ -1,5 +1,6 @@
 """`doceval export`: the results of a batch as a file for other programs."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, errors, print_json, printable
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.errors import ExportError
+from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.exports.record import VERSION
 from doceval_pipeline.reports.exports.writing import Format
 from doceval_pipeline.reports.numbers import size_text
@@ -26,7 +28,7 @@ FORMATS = (*(format.value for format in Format), HTML)
     "--output",
     required=True,
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=file_path,
     help="Replaced if it is there.",
 )
 @click.option(
@@ -45,7 +47,7 @@ def export(batch: str, format_: str | None, output: Path, attempts: str, as_json
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
     format = _format(format_, output, attempts)
-    said: dict[str, Any] = {"batch": record.id, "format": format, "path": str(output.absolute())}
+    said: dict[str, Any] = {"batch": record.id, "format": format, "path": os.path.realpath(output)}
     if format == HTML:
         said["size"] = export_page(opened, record.id, output)
         counted = "its report"

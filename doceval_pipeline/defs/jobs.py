@@ -21,7 +21,8 @@ from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch, open
 from doceval_pipeline.doc_eval import definitions
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
-from doceval_pipeline.doc_eval.evaluation_file import Located, Location, key_path, refuse_credentials, resolve
+from doceval_pipeline.doc_eval.evaluation_file import key_path, locate, refuse_credentials
+from doceval_pipeline.doc_eval.yaml_text import Location
 from doceval_pipeline.errors import EvaluationFileError
 from doceval_pipeline.reports.numbers import counted, size_text
 
@@ -91,8 +92,8 @@ class NewBatch(dg.Config):
 def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) -> None:
     """Create a batch, or update one whose staging has not begun."""
     with open_step(context, doc_eval) as databases:
-        evaluation = resolve(_as_evaluation(config), None, _where)
-        applied = apply_evaluation(databases.doc_eval, Located(evaluation, _where), config.stage)
+        located = locate(_as_evaluation(config), None, _where)
+        applied = apply_evaluation(databases.doc_eval, located, config.stage)
     number = applied.numbers[config.name]
     context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(number)])
     context.add_output_metadata(
