@@ -174,7 +174,7 @@ def test_a_server_for_development_shows_and_does_what_doceval_up_does(
         run_id = launch(port, partition, "__ASSET_JOB", ["batch_config_snapshot"])
         until(lambda: state(port, run_id) == "SUCCESS")
         os.killpg(process.pid, ending)
-        process.wait(60)
+        process.wait(180)
         until(lambda: not marked(clone), 30)
     assert_nothing_contradicts(output.read_text())
     assert_clean(clone)
