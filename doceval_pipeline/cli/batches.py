@@ -40,7 +40,8 @@ def databases() -> Databases:
 def apply(file: Path, stage: bool, as_json: bool) -> None:
     """Create or update connections, prompts and batches from an evaluation FILE.
 
-    Everything is checked before anything is written; applying a file again changes nothing.
+    Everything is checked before anything is written; applying a file again changes nothing. A key that FILE
+    leaves out keeps its value, and null clears it. Each change is shown, with the open batches it affects.
     """
     located = load_evaluation_file(file)
     applied = apply_evaluation(databases().doc_eval, located, stage)
@@ -58,6 +59,8 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
             )
         ],
     )
+    for change in applied.changes:
+        console.print(printable(change.sentence), markup=False)
     _say_what_is_next(applied, stage)
 
 

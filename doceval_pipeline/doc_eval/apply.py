@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 
 from doceval_pipeline.credentials import NOT_SHOWN, holds_key
+from doceval_pipeline.doc_eval.changes import Change
 from doceval_pipeline.doc_eval.definitions import Batch, Evaluation, Named, objection
 from doceval_pipeline.doc_eval.evaluation_file import Located
 from doceval_pipeline.doc_eval.lifecycle import CLOSED
@@ -210,22 +211,6 @@ class Changes:
     created: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A value that an apply replaced: of which definition, under which key.
-
-    `batches` are the numbers of the open batches on which it has an effect. Prices count for each that is not
-    completed, everything else for those whose staging has not begun.
-    """
-
-    kind: str
-    name: str
-    key: str
-    old: Any
-    new: Any
-    batches: list[int]
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,8 @@ def test_a_new_installation_gets_the_batch_whole(batch_of: BatchOf, tmp_path: Pa
     assert audit(batch) == []
     found = look(batch.databases)
     assert (found.open, found.completed, found.reports) == ([], [], {})
-    digest = batch.doc_eval("SELECT reported_digest FROM batches")[0][0]
-    assert b"Complete" in (batch.databases.settings.reports / f"{batch.key}-{digest}.html").read_bytes()
+    name = batch.doc_eval("SELECT report_file FROM batches")[0][0]
+    assert b"Complete" in (batch.databases.settings.reports / name).read_bytes()
     assert put_away(batch).rows == archived.rows
 
 

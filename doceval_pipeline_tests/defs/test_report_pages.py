@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.report_files import parse_report_name
+from doceval_pipeline.batches.report_files import batch_of_report
 from doceval_pipeline.defs.report_pages import report_page
 from doceval_pipeline.defs.webserver import OwnPagesOnly
 from doceval_pipeline_tests.conftest import Sample
@@ -149,7 +149,7 @@ def test_a_database_that_does_not_answer_is_said_in_one_line(
 
 def test_names_of_reports_are_read_strictly() -> None:
     digest = "0123456789abcdef"
-    assert parse_report_name(f"batch-000070-{digest}.html") == (70, digest)
+    assert batch_of_report(f"batch-000070-{digest}.html") == 70
     for name in (
         f"batch-70-{digest}.html",
         f"../reports/batch-000070-{digest}.html",
@@ -161,4 +161,4 @@ def test_names_of_reports_are_read_strictly() -> None:
         f"batch-000070-{digest.upper()}.html",
         f"batch-000070-{digest}0.html",
     ):
-        assert parse_report_name(name) is None, name
+        assert batch_of_report(name) is None, name
