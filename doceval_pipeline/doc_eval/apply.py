@@ -39,9 +39,11 @@ _INSERT_MODELS = text("""
 """)
 _GIVEN_CONNECTIONS = """
     SELECT g.name, p.id AS provider_id, m.id AS model_id, g.base_url, g.port, g.api_key_env, g.config,
-           g.prices
-    FROM jsonb_to_recordset(:rows) AS g(name text, provider text, model text, base_url text, port int,
-                                        api_key_env text, config jsonb, prices jsonb)
+           g.prices, g.place
+    FROM ROWS FROM (jsonb_to_recordset(:rows) AS (
+        name text, provider text, model text, base_url text, port int, api_key_env text, config jsonb,
+        prices jsonb)) WITH ORDINALITY
+        AS g(name, provider, model, base_url, port, api_key_env, config, prices, place)
     JOIN llm_providers p ON p.provider_type = g.provider
     JOIN models m ON m.provider_id = p.id AND m.model_name = g.model
 """
@@ -55,7 +57,8 @@ _UPDATE_CONNECTIONS = text(f"""
 _INSERT_CONNECTIONS = text(f"""
     INSERT INTO connections (name, provider_id, model_id, base_url, port_no, api_key_env, connection_config,
                              prices)
-    SELECT g.* FROM ({_GIVEN_CONNECTIONS}) g
+    SELECT g.name, g.provider_id, g.model_id, g.base_url, g.port, g.api_key_env, g.config, g.prices
+    FROM ({_GIVEN_CONNECTIONS}) g ORDER BY g.place
 """)
 _UPDATE_PROMPTS = text("""
     UPDATE prompts p SET prompt_text = g.text, updated_at = now()

@@ -18,7 +18,7 @@ _PRICES_OF_BATCH = text("""
     WHERE b.id = :batch_id AND kept.key ~ '^[0-9]{1,9}$'
     UNION ALL
     SELECT c.id, c.prices
-    FROM batches b JOIN batch_connections l ON l.batch_id = b.id JOIN connections c ON c.id = l.connection_id
+    FROM batches b, connections c
     WHERE b.id = :batch_id AND b.prices_at_completion IS NULL AND c.prices IS NOT NULL
 """)
 
