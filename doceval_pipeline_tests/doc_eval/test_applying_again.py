@@ -149,9 +149,8 @@ def test_changes_name_the_open_batches_that_they_affect(apply: Apply, databases:
         seal_batch(databases, numbers[name])
     with databases.doc_eval.begin() as connection:
         connection.execute(
-            text(
-                "UPDATE batches SET status = upper(batch_name), expected_cells = 1 WHERE batch_name <> 'saved'"
-            )
+            text("UPDATE batches SET status = upper(batch_name), expected_cells = 1 WHERE id <> :id"),
+            {"id": numbers["saved"]},
         )
     applied = apply(
         [{**BARE, "prices": None, "config": {"temperature": 1}}], [{**PROMPT, "text": "How clear is it?"}]
@@ -255,8 +254,8 @@ def test_of_several_that_read_alike_the_one_that_is_written_so_is_meant_or_none(
             apply([], [{"name": "\u1ead", "text": "c"}])
         (problem,) = caught.value.problems
         assert problem.endswith(
-            f"prompts[0].name: prompts {ids[0]} and {ids[1]} have the name '\u1ead', written in other Unicode "
-            "forms: give this one another name"
+            f"prompts[0].name: prompts {ids[0]} and {ids[1]} have the name '\u1ead', written in other "
+            "Unicode forms: give this one another name"
         )
         with databases.doc_eval.begin() as connection:
             connection.execute(
