@@ -68,6 +68,23 @@ def test_every_report_that_was_made_here_is_served_and_may_reach_nothing(
         assert head.headers["content-length"] == str(file.stat().st_size)
 
 
+def test_a_report_that_an_earlier_version_named_after_its_results_is_served(
+    batch: Sample, instance: dg.DagsterInstance, client: TestClient
+) -> None:
+    file = reported(batch, instance)
+    earlier = file.with_name(f"{batch.key}-{'ab' * 8}.html")
+    earlier.write_text("an earlier report")
+    assert client.get(f"/reports/{earlier.name}").status_code == 404
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            "completion_report",
+            partition=batch.key,
+            metadata={"report": dg.MetadataValue.path(str(earlier)), "result_digest": "ab" * 8},
+        )
+    )
+    assert client.get(f"/reports/{earlier.name}").text == "an earlier report"
+
+
 def test_a_file_that_this_installation_did_not_make_is_not_served(
     batch: Sample, instance: dg.DagsterInstance, client: TestClient
 ) -> None:

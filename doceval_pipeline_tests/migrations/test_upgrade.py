@@ -161,8 +161,10 @@ def test_a_name_that_reads_like_another_is_refused_unless_both_were_there_before
     empty: Engine, table: str, column: str
 ) -> None:
     insert = {
-        "batches": "INSERT INTO batches (id, batch_number, batch_name) SELECT count(*) + 9, count(*) + 9, {} FROM batches",
-        "connections": "INSERT INTO connections (id, name, provider_id, model_id) SELECT count(*) + 9, {}, 1, 1 FROM connections",
+        "batches": "INSERT INTO batches (id, batch_number, batch_name) "
+        "SELECT count(*) + 9, count(*) + 9, {} FROM batches",
+        "connections": "INSERT INTO connections (id, name, provider_id, model_id) "
+        "SELECT count(*) + 9, {}, 1, 1 FROM connections",
         "prompts": "INSERT INTO prompts (name, prompt_text) VALUES ({}, 'q')",
     }[table]
     composed, decomposed = insert.format("U&'Pr\\00FCfung'"), insert.format("U&'Pru\\0308fung'")
