@@ -17,7 +17,7 @@ from doceval_pipeline.archives.reading import open_archive
 from doceval_pipeline.batches.archive_file import Written, check_archive, give_name, unfinished, write_archive
 from doceval_pipeline.batches.completion import settle
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.report_files import report_path
+from doceval_pipeline.batches.report_files import find_report
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.batches.storing import Progress
@@ -148,8 +148,8 @@ def _with_report(databases: Databases, batch_id: int) -> tuple[BatchRecord, str,
         raise BatchStateError(f"{batch.key} has nothing to archive, it was never sealed: stage it first")
     with databases.knowledge.begin() as knowledge:
         queue.publish_config(knowledge, batch_id, sealed.canonical, sealed.sha256)
-    report = report_path(databases, batch_id, batch.reported_digest or "none")
-    if batch.reported_digest != batch.result_digest or not report.is_file():
+    report = find_report(databases, batch)
+    if batch.reported_digest != batch.result_digest or report is None:
         report = write_report(databases, batch_id).path
     with databases.doc_eval.connect() as connection:
         return batch_by_id(connection, batch_id), sealed.canonical, report

@@ -21,6 +21,7 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, find_bat
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.errors import BatchStateError, ComparisonError
 from doceval_pipeline.knowledge.scores import Scores, State, read_scores
+from doceval_pipeline.names import normal
 from doceval_pipeline.reports.comparison import (
     AlignedColumn,
     CellStates,
@@ -60,6 +61,11 @@ class _Results:
             self.ids(Kind.CONNECTION).get(connection, f"connection {connection}"),
             self.ids(Kind.PROMPT).get(prompt, f"prompt {prompt}"),
         )
+
+    def called(self, key: Key) -> tuple[str, str]:
+        """The names of a column, to be compared with those of another batch."""
+        connection, prompt = self.names(key)
+        return normal(connection), normal(prompt)
 
 
 @dataclass(frozen=True)
@@ -118,9 +124,9 @@ def compare_in_batch(
         As `compare_batches`; ComparisonError also where the batch has no connection or prompt of that name.
     """
     (results,) = _read(databases, [find_batch(databases.doc_eval, batch)])
-    if names[0] == names[1]:
-        raise ComparisonError(f"{kind} {names[0]!r} is compared with itself: name two of them")
     ids = [_id_of(results, kind, name) for name in names]
+    if ids[0] == ids[1]:
+        raise ComparisonError(f"{kind} {names[0]!r} is compared with itself: name two of them")
     others = results.ids(Kind.PROMPT if kind is Kind.CONNECTION else Kind.CONNECTION)
     halves = [
         _Half(name, results, [(id_, o) if kind is Kind.CONNECTION else (o, id_) for o in others])
@@ -166,8 +172,10 @@ def _matched(one: _Results, other: _Results) -> list[tuple[Key, Key]]:
     """The columns that both have: by ids, and of what is left by the names of connection and prompt."""
     ours, theirs = one.scores.columns, other.scores.columns
     same = [(key, key) for key in ours if key in set(theirs)]
-    rest = {other.names(key): key for key in theirs if key not in set(ours)}
-    named = [(key, rest[one.names(key)]) for key in ours if key not in set(theirs) and one.names(key) in rest]
+    rest = {other.called(key): key for key in theirs if key not in set(ours)}
+    named = [
+        (key, rest[one.called(key)]) for key in ours if key not in set(theirs) and one.called(key) in rest
+    ]
     return sorted(same + named)
 
 
@@ -177,10 +185,13 @@ def _unmatched(results: _Results, matched: set[Key]) -> tuple[tuple[str, str], .
 
 def _id_of(results: _Results, kind: Kind, name: str) -> int:
     ids = {known: id_ for id_, known in results.ids(kind).items()}
-    if name not in ids:
+    # A name as it is written comes before one that only reads alike.
+    found = {normal(known): id_ for known, id_ in ids.items()} | ids
+    id_ = found.get(name, found.get(normal(name)))
+    if id_ is None:
         known = ", ".join(sorted(ids)) or "none"
         raise ComparisonError(f"{results.batch.key} has no {kind} {name!r}: it has {known}")
-    return ids[name]
+    return id_
 
 
 def _compare(

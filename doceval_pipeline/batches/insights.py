@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from doceval_pipeline.batches.names import Names
 from doceval_pipeline.doc_eval.definitions import Prices
 from doceval_pipeline.doc_eval.previous import previous_batch
-from doceval_pipeline.doc_eval.prices import read_prices
+from doceval_pipeline.doc_eval.prices import prices_of_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.knowledge import effort
 from doceval_pipeline.knowledge.effort import Pace, TokensTaken
@@ -76,7 +76,7 @@ def gather_insights(
             doc_eval, knowledge, data, [standing.column for standing in standings], scores, names
         ),
         throughput=_throughput(effort.read_pace(knowledge, batch_id)),
-        costs=add_up_costs(tokens, read_prices(doc_eval, [taken.connection_id for taken in tokens])),
+        costs=add_up_costs(tokens, prices_of_batch(doc_eval, batch_id)),
         seconds=None if seconds is None else Seconds(seconds.n, seconds.p50, seconds.p95),
         reused=reused,
         content_bytes=content_bytes,

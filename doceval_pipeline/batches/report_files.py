@@ -1,5 +1,9 @@
-"""The files of reports: their names, and how they are kept, found and opened; not what is in them."""
+"""The files of reports: their names, and how they are kept, found and opened; not what is in them.
 
+A report is named after its batch and its content: what says something else has another name.
+"""
+
+import hashlib
 import os
 import re
 import stat
@@ -11,19 +15,24 @@ from doceval_pipeline.batches.whole_file import file_errors, whole_file
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_id_of, partition_key
 from doceval_pipeline.errors import BatchStateError, FileError, UnknownBatch
 
-_NAME = re.compile(r"(batch-[0-9]{6,10})-([0-9a-f]{16})\.html")
+_NAME = re.compile(r"(batch-[0-9]{6,10})-[0-9a-f]{16}\.html")
 
 
-def report_path(databases: Databases, batch_id: int, digest: str) -> Path:
-    """Where the report of a batch's results stands, by their digest."""
-    return databases.settings.reports / f"{partition_key(batch_id)}-{digest}.html"
+def report_name(batch_id: int, content: bytes) -> str:
+    """The name of the file of a report: the partition key, and a digest of all that the report says."""
+    return f"{partition_key(batch_id)}-{hashlib.sha256(content).hexdigest()[:16]}.html"
+
+
+def report_path(databases: Databases, name: str) -> Path:
+    """Where the report of a name stands."""
+    return databases.settings.reports / name
 
 
 def find_report(databases: Databases, batch: BatchRecord) -> Path | None:
     """The file of the newest report of a batch; None where there is none."""
-    if batch.reported_digest is None:
+    if batch.report_file is None:
         return None
-    path = report_path(databases, batch.id, batch.reported_digest)
+    path = report_path(databases, batch.report_file)
     return path if path.is_file() else None
 
 
@@ -41,38 +50,45 @@ def newest_report(databases: Databases, batch: BatchRecord) -> Path:
     return path
 
 
-def parse_report_name(name: str) -> tuple[int, str] | None:
-    """The batch and the digest in the name of a report's file; None for any other name."""
+def batch_of_report(name: str) -> int | None:
+    """The batch in the name of a report's file; None for any other name."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
     try:
-        return batch_id_of(match[1]), match[2]
+        return batch_id_of(match[1])
     except UnknownBatch:
         return None
 
 
-def keep_report(path: Path, content: bytes) -> None:
-    """Put a report where the installation keeps reports.
+def keep_report(databases: Databases, batch_id: int, content: bytes) -> Path:
+    """Put a report where the installation keeps reports, under its name.
 
     Raises
     ------
     FileError
     """
+    path = report_path(databases, report_name(batch_id, content))
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, mode=0o644) as file:
         file.write(content)
+    return path
 
 
-def open_report(databases: Databases, batch_id: int, digest: str) -> BinaryIO:
+def open_report(databases: Databases, batch_id: int, name: str) -> BinaryIO:
     """Open the file of a report for reading; a link or anything else that is not a file is refused.
+
+    Parameters
+    ----------
+    name
+        The name of a file, as `batch_of_report` knows them.
 
     Raises
     ------
     FileError
     """
-    path = report_path(databases, batch_id, digest)
+    path = report_path(databases, name)
     again = f"doceval report {batch_id} writes the newest again"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -9,20 +9,21 @@ from pathlib import Path
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.report_files import keep_report, report_path
+from doceval_pipeline.batches.report_files import keep_report
 from doceval_pipeline.batches.whole_file import file_errors
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.insights import NOTHING, Provenance
 from doceval_pipeline.reports.model import ReportFigures
 
 _RECORD_REPORT = text("""
-    UPDATE batches SET reported_digest = :digest WHERE id = :batch_id AND archived_at IS NULL
+    UPDATE batches SET reported_digest = :digest, report_file = :file
+    WHERE id = :batch_id AND archived_at IS NULL
 """)
 
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A report that stands on disk: where, what it says, and its size in bytes."""
+    """A report on disk: where, what it says, the digest of the results it shows, and its size in bytes."""
 
     path: Path
     figures: ReportFigures
@@ -53,12 +54,13 @@ def write_report(
     with database_errors():
         data = gather(databases, batch_id, provenance)
         computed = figures(data)
-        path = report_path(databases, batch_id, data.digest)
-        with file_errors(path):
+        with file_errors(databases.settings.cache):
             content = render_html(data, computed, _cache(databases)).encode()
-        keep_report(path, content)
+        path = keep_report(databases, batch_id, content)
         with databases.doc_eval.begin() as connection:
-            connection.execute(_RECORD_REPORT, {"batch_id": batch_id, "digest": data.digest})
+            connection.execute(
+                _RECORD_REPORT, {"batch_id": batch_id, "digest": data.digest, "file": path.name}
+            )
     return WrittenReport(path, computed, data.digest, len(content))
 
 

@@ -26,7 +26,7 @@ from doceval_pipeline.archives.format import (
 )
 from doceval_pipeline.archives.reading import Archive, open_archive
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.report_files import keep_report, report_path
+from doceval_pipeline.batches.report_files import keep_report, report_name, report_path
 from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import restored as configuration
@@ -91,9 +91,7 @@ def restore(databases: Databases, path: Path, checking: Progress, storing: Progr
                     f"{partition_key(batch_id)}: {rows} of {checked.attempts} rows are in the queue after "
                     "commit: somebody changed them meanwhile; restore it again"
                 )
-            with connection.begin():
-                reported = configuration.open_again(connection, batch_id, new_digest)
-            _put_back_report(databases, archive, reported)
+            _put_back_report(databases, connection, archive, new_digest)
         return Restored(batch_id, path, archive.sha256(), rows, checked.documents, stored, checked.files)
 
 
@@ -207,10 +205,12 @@ def _documents(archive: Archive, missing: list[MissingContent], progress: Progre
         progress(done, len(missing), size)
 
 
-def _put_back_report(databases: Databases, archive: Archive, reported: str | None) -> None:
-    """Put the report where the installation keeps reports, unless it is there."""
-    if reported is None:
-        return
-    path = report_path(databases, archive.manifest.batch, reported)
-    if not path.exists():
-        keep_report(path, archive.whole(REPORT))
+def _put_back_report(
+    databases: Databases, connection: Connection, archive: Archive, new_digest: str | None
+) -> None:
+    """Say that the rows are here again, and put the report where the installation keeps reports."""
+    report, batch_id = archive.whole(REPORT), archive.manifest.batch
+    with connection.begin():
+        name = configuration.open_again(connection, batch_id, new_digest, report_name(batch_id, report))
+    if name is not None and not report_path(databases, name).exists():
+        keep_report(databases, batch_id, report)

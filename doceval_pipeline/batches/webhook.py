@@ -18,7 +18,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.report_files import report_path
 from doceval_pipeline.doc_eval import webhook_deliveries as outbox
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_by_ids, partition_key
 from doceval_pipeline.doc_eval.webhook_deliveries import Delivery
@@ -127,7 +126,7 @@ def _payload(databases: Databases, batch: BatchRecord, found: CompletedResults) 
         "mean_score": found.mean_score,
         "completed_at": None if batch.completed_at is None else _in_words(batch.completed_at),
         "result_digest": found.digest,
-        "report": report_path(databases, batch.id, found.digest).name,
+        "report": batch.report_file,
         "url": _page(databases.settings, batch.key),
     }
     return json.dumps(

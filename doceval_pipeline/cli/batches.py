@@ -44,7 +44,9 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
     """Create or update connections, prompts and batches from an evaluation FILE.
 
     YAML 1.2 or JSON. All mistakes are listed at once, before anything is written; applying a file again
-    changes nothing. Relative folders count from the folder of FILE, or of the file that it is a link to.
+    changes nothing. A key that FILE leaves out keeps its value, and null clears it. Each change is shown,
+    with the open batches it affects. Relative folders count from the folder of FILE, or of the file that it
+    is a link to.
     """
     located = load_evaluation_file(file)
     try:
@@ -67,6 +69,8 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
             )
         ],
     )
+    for change in applied.changes:
+        console.print(printable(change.sentence), markup=False)
     _say_what_is_next(applied, stage)
 
 

@@ -18,6 +18,7 @@ import click
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.status import BatchProgress, batch_progress
 from doceval_pipeline.cli.output import console
 from doceval_pipeline.cli.processor import NOTICE
@@ -45,7 +46,7 @@ def demo() -> None:
         processor = [script("doceval"), "simulate-processor", "--workers", "4", "--failure-rate", "0.12"]
         supervisor.start("processor", [*processor, "--latency", "0.4"])
         progress = _wait_for_report(opened, number, supervisor)
-    report = settings.reports / f"{progress.batch.key}-{progress.batch.reported_digest}.html"
+    report = newest_report(opened, progress.batch)
     _say_result(progress, report, time.monotonic() - started)
     supervisor.stop_server()
     if console.is_terminal and sys.stdin.isatty():

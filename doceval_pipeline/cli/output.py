@@ -1,12 +1,15 @@
 """How the command line shows things: one console, tables, JSON, and text that cannot do harm."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from doceval_pipeline.names import FLAG, JOINERS
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -24,6 +27,7 @@ STATUS_STYLES = {
     "absent": "dim",
 }
 
+_NOT_PLAIN = re.compile(f"(?P<flag>{FLAG})|[^ -~]")
 WIDTH_ELSEWHERE = 160
 FOLDING_COLUMNS = (
     "name",
@@ -41,10 +45,16 @@ FOLDING_COLUMNS = (
 
 
 def printable(value: str) -> str:
-    """Text in which nothing can control a terminal: what is not printable is written as an escape."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in value
-    )
+    """Text in which nothing can control a terminal: what is not printable is written as an escape.
+
+    But for the joiners and flags of scripts and emoji.
+    """
+    return _NOT_PLAIN.sub(lambda found: found["flag"] or _escaped(found[0]), value)
+
+
+def _escaped(char: str) -> str:
+    plain = char.isprintable() or char in JOINERS
+    return char if plain else char.encode("unicode_escape").decode("ascii")
 
 
 def in_words(counts: Mapping[str, int]) -> str:

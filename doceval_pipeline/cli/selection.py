@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from doceval_pipeline.cli.output import console, errors, in_words, print_json, printable
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batches, is_pattern
 from doceval_pipeline.errors import DocEvalError, UnknownBatch
+from doceval_pipeline.names import normal
 
 several_batches = click.argument("batches", nargs=-1, required=True, metavar="BATCH...")
 
@@ -47,7 +48,7 @@ def select(engine: Engine, words: Sequence[str], with_archived: bool = False) ->
     found, unknown = find_batches(engine, words, with_archived)
     if not found:
         raise UnknownBatch("\n".join(str(error) for error in unknown))
-    is_one = len(words) == 1 and (words[0] == found[0].name or not is_pattern(words[0]))
+    is_one = len(words) == 1 and (normal(words[0]) == normal(found[0].name) or not is_pattern(words[0]))
     return Selection(found, unknown, is_one)
 
 

@@ -25,6 +25,7 @@ from doceval_pipeline.doc_eval.evaluation_file import key_path, locate, refuse_c
 from doceval_pipeline.doc_eval.yaml_text import Location
 from doceval_pipeline.errors import EvaluationFileError
 from doceval_pipeline.reports.numbers import counted, size_text
+from doceval_pipeline.reports.untrusted import visible_name
 
 stage_batch = dg.define_asset_job(
     "stage_batch",
@@ -92,21 +93,23 @@ class NewBatch(dg.Config):
 def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) -> None:
     """Create a batch, or update one whose staging has not begun."""
     with open_step(context, doc_eval) as databases:
-        located = locate(_as_evaluation(config), None, _where)
+        located = locate(_as_evaluation(_typed(config.model_dump(), context.run_config)), None, _where)
         applied = apply_evaluation(databases.doc_eval, located, config.stage)
-    number = applied.numbers[config.name]
+    (number,) = applied.numbers.values()
     context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(number)])
     context.add_output_metadata(
         {"batch": number, "partition": partition_key(number), "result": _what_was_done(applied)}
     )
     context.log.info(f"{shown_name(config.name)} is {partition_key(number)}: {_what_was_done(applied)}")
+    for change in applied.changes:
+        context.log.info(visible_name(change.sentence))
 
 
 # Dagster keeps the config of every run, also of one that fails. It asks this before there is a run.
 @dg.config_mapping
 def _without_credentials(given: NewBatch) -> dict[str, Any]:
     try:
-        refuse_credentials(_as_evaluation(given), _where)
+        refuse_credentials(_as_evaluation(given.model_dump()), _where)
     except EvaluationFileError as error:
         raise dg.DagsterInvalidInvocationError(str(error)) from None
     return {write_batch.name: {"config": given.model_dump()}}
@@ -273,11 +276,21 @@ def _in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
-def _as_evaluation(config: NewBatch) -> dict[str, Any]:
-    given = config.model_dump()
-    given.pop("stage")
-    connections, prompts = given.pop("new_connections"), given.pop("new_prompts")
-    return {"connections": connections, "prompts": prompts, "batches": [given]}
+def _typed(config: dict[str, Any], run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the config somebody typed: Dagster fills in defaults, which must not replace what is stored."""
+    typed = run_config["ops"][create.name]["config"]
+    kept = {key: value for key, value in config.items() if key in typed}
+    for key in ("new_connections", "new_prompts"):
+        kept[key] = [
+            {name: value for name, value in item.items() if name in given}
+            for item, given in zip(config[key], typed.get(key, ()), strict=True)
+        ]
+    return kept
+
+
+def _as_evaluation(config: Mapping[str, Any]) -> dict[str, Any]:
+    batch = {k: v for k, v in config.items() if k not in ("stage", "new_connections", "new_prompts")}
+    return {"connections": config["new_connections"], "prompts": config["new_prompts"], "batches": [batch]}
 
 
 def _where(location: Location) -> str:

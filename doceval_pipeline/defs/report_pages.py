@@ -14,7 +14,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from doceval_pipeline.batches.databases import database_errors, open_databases
-from doceval_pipeline.batches.report_files import open_report, parse_report_name
+from doceval_pipeline.batches.report_files import batch_of_report, open_report
 from doceval_pipeline.defs.reporting import was_rendered
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.errors import DocEvalError, FileError, UnknownBatch
@@ -60,17 +60,16 @@ def report_page(instance: dg.DagsterInstance, method: str, name: str) -> Respons
 
 
 def _opened(instance: dg.DagsterInstance, name: str) -> BinaryIO:
-    found = parse_report_name(name)
-    if found is None:
+    batch_id = batch_of_report(name)
+    if batch_id is None:
         raise UnknownBatch(UNKNOWN)
-    batch_id, digest = found
     with database_errors():
         databases = open_databases(Settings.from_environment())
         with databases.doc_eval.connect() as connection:
             batch_by_id(connection, batch_id)
-        if not was_rendered(instance, partition_key(batch_id), digest):
+        if not was_rendered(instance, partition_key(batch_id), name):
             raise UnknownBatch(UNKNOWN)
-    return open_report(databases, batch_id, digest)
+    return open_report(databases, batch_id, name)
 
 
 def _portions(report: BinaryIO) -> Iterator[bytes]:

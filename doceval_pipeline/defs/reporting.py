@@ -1,6 +1,7 @@
 """The completion report as an asset: the file, and what Dagster shows of it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -130,24 +131,29 @@ def report_link(name: str) -> str:
     return f"/reports/{name}"
 
 
-def was_rendered(instance: dg.DagsterInstance, partition: str, digest: str) -> bool:
-    """Whether this installation materialized a report of a batch with this digest, at any time."""
+def was_rendered(instance: dg.DagsterInstance, partition: str, name: str) -> bool:
+    """Whether this installation materialized a report of a batch under this file's name, at any time."""
     wanted = dg.AssetRecordsFilter(completion_report.key, asset_partitions=[partition])
     cursor: str | None = None
     while True:
         page = instance.fetch_materializations(wanted, limit=100, cursor=cursor)
-        if any(_digest_of(record) == digest for record in page.records):
+        if any(_file_of(record) == name for record in page.records):
             return True
         if not page.has_more:
             return False
         cursor = page.cursor
 
 
-def _digest_of(record: dg.EventLogRecord) -> object:
-    """The digest of the results that a materialized report shows."""
+def _file_of(record: dg.EventLogRecord) -> str | None:
+    """The name of the file of a materialized report."""
+    path = _metadata_of(record, "report")
+    return None if path is None else Path(str(path)).name
+
+
+def _metadata_of(record: dg.EventLogRecord, key: str) -> object:
     found = record.asset_materialization
-    digest = None if found is None else found.metadata.get("result_digest")
-    return None if digest is None else digest.value
+    value = None if found is None else found.metadata.get(key)
+    return None if value is None else value.value
 
 
 def _was_asked_twice(context: dg.AssetExecutionContext, digest: str) -> bool:
@@ -159,4 +165,4 @@ def _was_asked_twice(context: dg.AssetExecutionContext, digest: str) -> bool:
     if _ASKED_BY_SENSOR not in context.run.tags:
         return False
     record = _newest(context, context.asset_key)
-    return record is not None and _digest_of(record) == digest
+    return record is not None and _metadata_of(record, "result_digest") == digest

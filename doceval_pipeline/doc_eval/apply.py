@@ -1,7 +1,7 @@
 """Writes what an evaluation asks for: upserts of connections, prompts and batches by name.
 
-All of it is checked before any of it is written, in one transaction. A batch whose staging has
-begun is sealed and never changed here.
+All of it is checked before any of it is written, in one transaction. A key that is not given keeps its
+value. A batch whose staging has begun is sealed and never changed here.
 """
 
 import difflib
@@ -9,13 +9,18 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, text
+from sqlalchemy import Connection, Engine, Row, TextClause, text
 
-from doceval_pipeline.doc_eval.definitions import Batch, Evaluation
+from doceval_pipeline.credentials import NOT_SHOWN, holds_key
+from doceval_pipeline.doc_eval.changes import Change
+from doceval_pipeline.doc_eval.definitions import Batch, Evaluation, Named, objection
 from doceval_pipeline.doc_eval.evaluation_file import Located
+from doceval_pipeline.doc_eval.lifecycle import CLOSED
 from doceval_pipeline.doc_eval.yaml_text import Mistake
+from doceval_pipeline.names import normal, normal_in_sql
 
 # One apply at a time, so that what was checked is still true when it is written.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('doceval apply', 0))")
@@ -36,9 +41,11 @@ _INSERT_MODELS = text("""
 """)
 _GIVEN_CONNECTIONS = """
     SELECT g.name, p.id AS provider_id, m.id AS model_id, g.base_url, g.port, g.api_key_env, g.config,
-           g.prices
-    FROM jsonb_to_recordset(:rows) AS g(name text, provider text, model text, base_url text, port int,
-                                        api_key_env text, config jsonb, prices jsonb)
+           g.prices, g.place
+    FROM ROWS FROM (jsonb_to_recordset(:rows) AS (
+        name text, provider text, model text, base_url text, port int, api_key_env text, config jsonb,
+        prices jsonb)) WITH ORDINALITY
+        AS g(name, provider, model, base_url, port, api_key_env, config, prices, place)
     JOIN llm_providers p ON p.provider_type = g.provider
     JOIN models m ON m.provider_id = p.id AND m.model_name = g.model
 """
@@ -48,44 +55,93 @@ _UPDATE_CONNECTIONS = text(f"""
         api_key_env = g.api_key_env, connection_config = g.config, prices = g.prices, updated_at = now()
     FROM ({_GIVEN_CONNECTIONS}) g
     WHERE c.name = g.name
-      AND (c.provider_id, c.model_id, c.base_url, c.port_no, c.api_key_env, c.connection_config, c.prices)
-          IS DISTINCT FROM
-          (g.provider_id, g.model_id, g.base_url, g.port, g.api_key_env, g.config, g.prices)
-    RETURNING c.name
 """)
 _INSERT_CONNECTIONS = text(f"""
     INSERT INTO connections (name, provider_id, model_id, base_url, port_no, api_key_env, connection_config,
                              prices)
-    SELECT g.* FROM ({_GIVEN_CONNECTIONS}) g
-    WHERE NOT EXISTS (SELECT 1 FROM connections c WHERE c.name = g.name)
-    RETURNING name
+    SELECT g.name, g.provider_id, g.model_id, g.base_url, g.port, g.api_key_env, g.config, g.prices
+    FROM ({_GIVEN_CONNECTIONS}) g ORDER BY g.place
 """)
 _UPDATE_PROMPTS = text("""
     UPDATE prompts p SET prompt_text = g.text, updated_at = now()
     FROM jsonb_to_recordset(:rows) AS g(name text, text text)
-    WHERE p.name = g.name AND p.prompt_text IS DISTINCT FROM g.text
-    RETURNING p.name
+    WHERE p.name = g.name
 """)
 _INSERT_PROMPTS = text("""
     INSERT INTO prompts (name, prompt_text)
     SELECT g.name, g.text FROM jsonb_to_recordset(:rows) AS g(name text, text text)
-    WHERE NOT EXISTS (SELECT 1 FROM prompts p WHERE p.name = g.name)
-    RETURNING name
 """)
 
-_EXISTING_BATCHES = text("""
-    SELECT b.batch_name AS name, b.id, b.description, b.meta_data AS metadata,
-           b.include_patterns AS include, b.exclude_patterns AS exclude, b.stage_after, b.status,
-           b.config_snapshot IS NOT NULL AS sealed,
-           ARRAY(SELECT f.folder_path FROM batch_folders l JOIN folders f ON f.id = l.folder_id
-                 WHERE l.batch_id = b.id) AS folders,
-           ARRAY(SELECT c.name FROM batch_connections l JOIN connections c ON c.id = l.connection_id
-                 WHERE l.batch_id = b.id) AS connections,
-           ARRAY(SELECT p.name FROM batch_prompts l JOIN prompts p ON p.id = l.prompt_id
-                 WHERE l.batch_id = b.id) AS prompts
+# What is stored, under the keys of definitions. Of equal JSON the database decides: to Python, true is 1.
+_CONNECTIONS_HERE = """
+    SELECT c.id, c.name, NULL AS sealed, jsonb_build_object(
+        'provider', p.provider_type, 'model', m.model_name, 'base_url', c.base_url, 'port', c.port_no,
+        'api_key_env', c.api_key_env, 'config', c.connection_config, 'prices', c.prices) AS has
+    FROM connections c JOIN llm_providers p ON p.id = c.provider_id JOIN models m ON m.id = c.model_id
+"""
+_PROMPTS_HERE = """
+    SELECT id, name, NULL AS sealed, jsonb_build_object('text', prompt_text) AS has FROM prompts
+"""
+_BATCHES_HERE = """
+    SELECT b.id, b.batch_name AS name, b.config_snapshot IS NOT NULL AS sealed, jsonb_build_object(
+        'description', b.description, 'metadata', b.meta_data, 'include', to_jsonb(b.include_patterns),
+        'exclude', to_jsonb(b.exclude_patterns), 'priority', b.priority,
+        'stage_after', to_char(b.stage_after AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        'folders', to_jsonb(ARRAY(
+            SELECT f.folder_path FROM batch_folders l JOIN folders f ON f.id = l.folder_id
+            WHERE l.batch_id = b.id ORDER BY f.folder_path COLLATE "C")),
+        'connections', to_jsonb(ARRAY(
+            SELECT c.name FROM batch_connections l JOIN connections c ON c.id = l.connection_id
+            WHERE l.batch_id = b.id ORDER BY c.name COLLATE "C")),
+        'prompts', to_jsonb(ARRAY(
+            SELECT p.name FROM batch_prompts l JOIN prompts p ON p.id = l.prompt_id
+            WHERE l.batch_id = b.id ORDER BY p.name COLLATE "C"))) AS has
     FROM batches b
-    WHERE b.batch_name = ANY(:names)
-    FOR UPDATE OF b
+"""
+
+
+def _compared(here: str) -> TextClause:
+    """A statement that compares definitions with what is stored under names that read alike.
+
+    Of `prices` what is not given keeps its value too.
+    """
+    return text(f"""
+        SELECT g.name AS given_name, h.id, h.name, h.sealed,
+               (h.has || wanted.given || jsonb_build_object('name', h.name))::text AS wanted,
+               coalesce((SELECT jsonb_object_agg(new.key, jsonb_build_array(h.has -> new.key, new.value))
+                         FROM jsonb_each(wanted.given) AS new
+                         WHERE h.has -> new.key IS DISTINCT FROM new.value), '{{}}') AS changes
+        FROM jsonb_to_recordset(:rows) AS g(name text, given jsonb, whole jsonb)
+        JOIN ({here}) h ON {normal_in_sql("h.name")} = g.name
+        CROSS JOIN LATERAL (SELECT CASE
+            WHEN jsonb_typeof(g.given -> 'prices') IS DISTINCT FROM 'object' THEN g.given
+            WHEN jsonb_typeof(h.has -> 'prices') = 'object' THEN
+                jsonb_set(g.given, '{{prices}}', (h.has -> 'prices') || (g.given -> 'prices'))
+            ELSE jsonb_set(g.given, '{{prices}}', g.whole -> 'prices') END) AS wanted(given)
+        ORDER BY h.id
+    """)
+
+
+# The names of kinds, and under which key of an evaluation they stand.
+_PLURALS = {"connection": "connections", "prompt": "prompts", "batch": "batches"}
+_LOCK_BATCHES = text(f"""
+    SELECT FROM batches WHERE {normal_in_sql("batch_name")} = ANY(:names) FOR UPDATE
+""")
+_COMPARED = {
+    "connection": _compared(_CONNECTIONS_HERE),
+    "prompt": _compared(_PROMPTS_HERE),
+    "batch": _compared(_BATCHES_HERE),
+}
+_USED_BY = text("""
+    SELECT 'connection' AS kind, l.connection_id AS id, b.id AS batch_id,
+           b.config_snapshot IS NULL AS changeable
+    FROM batch_connections l JOIN batches b ON b.id = l.batch_id
+    WHERE l.connection_id = ANY(:connections) AND b.archived_at IS NULL AND b.status <> ALL(:closed)
+    UNION ALL
+    SELECT 'prompt', l.prompt_id, b.id, b.config_snapshot IS NULL
+    FROM batch_prompts l JOIN batches b ON b.id = l.batch_id
+    WHERE l.prompt_id = ANY(:prompts) AND b.archived_at IS NULL AND b.status <> ALL(:closed)
+    ORDER BY batch_id
 """)
 _BATCH_COLUMNS = (
     "name text, description text, metadata jsonb, include text[], exclude text[], stage_after timestamptz, "
@@ -98,6 +154,7 @@ _INSERT_BATCHES = text(f"""
     INSERT INTO batches (id, batch_number, batch_name, description, meta_data, include_patterns,
                          exclude_patterns, stage_after, priority)
     SELECT number, number, name, description, metadata, include, exclude, stage_after, priority FROM numbered
+    RETURNING batch_name, id
 """)
 _UPDATE_BATCHES = text(f"""
     UPDATE batches b SET description = g.description, meta_data = g.metadata,
@@ -110,7 +167,6 @@ _UPDATE_BATCHES = text(f"""
 _UPDATE_PRIORITIES = text(f"""
     UPDATE batches b SET priority = g.priority FROM jsonb_to_recordset(:rows) AS g({_BATCH_COLUMNS})
     WHERE b.batch_name = g.name AND b.priority <> g.priority
-    RETURNING b.batch_name
 """)
 _INSERT_FOLDERS = text("""
     INSERT INTO folders (folder_path, folder_name)
@@ -146,12 +202,11 @@ _REQUEST_STAGING = text("""
     UPDATE batches b SET stage_requested_at = now()
     FROM (SELECT id, status = 'SAVED' AND stage_requested_at IS NOT NULL
                      OR status = 'FAILED_STAGING' AND stage_requested_at IS NOT NULL AS waits
-          FROM batches WHERE batch_name = ANY(:names) AND status IN ('SAVED', 'FAILED_STAGING')
+          FROM batches WHERE id = ANY(:ids) AND status IN ('SAVED', 'FAILED_STAGING')
           FOR UPDATE) AS before
     WHERE b.id = before.id
-    RETURNING b.batch_name, coalesce(before.waits, false)
+    RETURNING b.id, coalesce(before.waits, false)
 """)
-_BATCH_NUMBERS = text("SELECT batch_name, id FROM batches WHERE batch_name = ANY(:names)")
 
 
 @dataclass(frozen=True)
@@ -169,7 +224,7 @@ class Applied:
 
     `numbers` gives the number of each batch that was named; `staging_requested` the batches whose
     staging will be started by the daemon because of this apply, and `staging_requested_again` those
-    that wait for it since an earlier one.
+    that wait for it since an earlier one. `changes` are the values of existing definitions that it replaced.
     """
 
     connections: Changes
@@ -178,12 +233,29 @@ class Applied:
     numbers: dict[str, int]
     staging_requested: list[str]
     staging_requested_again: list[str] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
         """Whether anything was written at all."""
         kinds = (self.connections, self.prompts, self.batches)
         return bool(self.staging_requested) or any(kind.created or kind.updated for kind in kinds)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A definition that exists, beside the one that is given: what it will be, as JSON, and what changes.
+
+    `alike` are the numbers of all that read like it, where there are several and none is written as it is
+    given.
+    """
+
+    id: int
+    name: str
+    sealed: bool
+    wanted: str
+    changes: Mapping[str, tuple[Any, Any]]
+    alike: tuple[int, ...] = ()
 
 
 def lock_definitions(connection: Connection) -> None:
@@ -207,112 +279,236 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
         Every mistake: of the file, of what it refers to, and of sealed batches that it would change.
         Nothing was written.
     """
-    evaluation = located.evaluation
-    names = [batch.name for batch in evaluation.batches]
     with engine.begin() as connection:
         lock_definitions(connection)
-        existing = {
-            row["name"]: row for row in connection.execute(_EXISTING_BATCHES, {"names": names}).mappings()
+        evaluation = _with_stored_names(connection, located.evaluation)
+        stored = {
+            kind: _stored(connection, kind, [i for i in getattr(evaluation, plural) if i.is_whole])
+            for kind, plural in _PLURALS.items()
         }
         located.refuse(
-            [*_unknown_references(connection, evaluation), *_sealed_changes(evaluation.batches, existing)]
+            [
+                *_alike(evaluation, stored),
+                *_unknown_references(connection, evaluation),
+                *_sealed_changes(evaluation.batches, stored["batch"]),
+            ]
         )
+        _write_connections(connection, evaluation.connections, stored["connection"])
+        _write_prompts(connection, evaluation.prompts, stored["prompt"])
+        numbers = _write_batches(connection, evaluation.batches, stored["batch"])
         applied = Applied(
-            connections=_apply_connections(connection, evaluation),
-            prompts=_apply_prompts(connection, evaluation),
-            batches=_apply_batches(connection, evaluation.batches, existing),
-            numbers={row[0]: row[1] for row in connection.execute(_BATCH_NUMBERS, {"names": names})},
+            connections=_changes(evaluation.connections, stored["connection"]),
+            prompts=_changes(evaluation.prompts, stored["prompt"]),
+            batches=_changes(evaluation.batches, stored["batch"]),
+            numbers=numbers,
             staging_requested=[],
+            changes=_told(connection, evaluation, stored),
         )
         if not stage:
             return applied
-        asked = dict(connection.execute(_REQUEST_STAGING, {"names": names}).tuples().all())
+        asked = dict(connection.execute(_REQUEST_STAGING, {"ids": list(numbers.values())}).tuples().all())
         return replace(
             applied,
-            staging_requested=[name for name in names if asked.get(name) is False],
-            staging_requested_again=[name for name in names if asked.get(name) is True],
+            staging_requested=[name for name, number in numbers.items() if asked.get(number) is False],
+            staging_requested_again=[name for name, number in numbers.items() if asked.get(number) is True],
         )
+
+
+def _with_stored_names(connection: Connection, evaluation: Evaluation) -> Evaluation:
+    """The evaluation whose batches name connections and prompts as they are stored."""
+    changed = list(evaluation.batches)
+    for kind in ("connections", "prompts"):
+        names = list(connection.scalars(text(f"SELECT name FROM {kind}")))
+        # A name in its normal form comes before one that only reads alike.
+        stored = {normal(name): name for name in names} | {name: name for name in names}
+        changed = [
+            batch.model_copy(update={kind: [stored.get(name, name) for name in getattr(batch, kind)]})
+            for batch in changed
+        ]
+    return evaluation.model_copy(update={"batches": changed})
+
+
+def _stored(connection: Connection, kind: str, items: Sequence[Named]) -> dict[str, _Stored]:
+    """Which of some definitions exist, by the names that are given."""
+    if kind == "batch":
+        connection.execute(_LOCK_BATCHES, {"names": [item.name for item in items]})
+    given = json.dumps([{"name": item.name, "given": _given(item), "whole": _whole(item)} for item in items])
+    found: dict[str, list[Row[Any]]] = {}
+    for row in connection.execute(_COMPARED[kind], {"rows": given}):
+        found.setdefault(row.given_name, []).append(row)
+    return {name: _chosen(name, rows) for name, rows in found.items()}
+
+
+def _chosen(name: str, rows: Sequence[Row[Any]]) -> _Stored:
+    """The definition of a name; of several that read alike, the one that is written as it is given."""
+    row = next((row for row in rows if row.name == name), rows[0])
+    alike = tuple(row.id for row in rows) if len(rows) > 1 and row.name != name else ()
+    changes = {key: (old, new) for key, (old, new) in row.changes.items() if not _is_respelled(key, old, new)}
+    return _Stored(row.id, row.name, bool(row.sealed), row.wanted, changes, alike)
+
+
+def _is_respelled(key: str, old: Any, new: Any) -> bool:
+    """Whether only the spelling of folders differs: earlier versions stored paths with links in them."""
+    return key == "folders" and sorted(map(os.path.realpath, old)) == new
+
+
+def _whole(item: Named) -> dict[str, Any]:
+    """All of a definition, in the form in which what is stored is compared."""
+    return _comparable(item.model_dump())
+
+
+def _given(item: Named) -> dict[str, Any]:
+    """The keys of a definition that are given, but for its name."""
+    return _comparable(item.model_dump(exclude_unset=True, exclude={"name"}))
+
+
+def _comparable(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: _in_order(key, value) for key, value in values.items()}
+
+
+def _in_order(key: str, value: Any) -> Any:
+    if key in ("folders", "connections", "prompts"):
+        return sorted(value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return value
+
+
+def _alike(evaluation: Evaluation, stored: Mapping[str, Mapping[str, _Stored]]) -> Iterator[Mistake]:
+    """Names that may mean several definitions, from before names were compared as people read them."""
+    for kind, plural in _PLURALS.items():
+        for number, item in enumerate(getattr(evaluation, plural)):
+            found = stored[kind].get(item.name) if isinstance(item.name, str) else None
+            if found is not None and found.alike:
+                numbers = " and ".join(map(str, found.alike))
+                problem = (
+                    f"{plural} {numbers} have the name {item.name!r}, written in other Unicode forms: give "
+                    "this one another name"
+                )
+                yield Mistake((plural, number, "name"), problem)
 
 
 def _unknown_references(connection: Connection, evaluation: Evaluation) -> Iterator[Mistake]:
     for kind in ("connections", "prompts"):
-        known = {item.name for item in getattr(evaluation, kind) if isinstance(item.name, str)}
-        known |= set(connection.scalars(text(f"SELECT name FROM {kind}")))
+        known = {normal(item.name) for item in getattr(evaluation, kind) if isinstance(item.name, str)}
+        known |= {normal(name) for name in connection.scalars(text(f"SELECT name FROM {kind}"))}
         for number, batch in enumerate(evaluation.batches):
             for position, name in enumerate(getattr(batch, kind)):
-                if name is not None and name not in known:
+                if name is not None and normal(name) not in known:
                     near = difflib.get_close_matches(name, known, 1)
                     advice = f"did you mean {near[0]!r}?" if near else f"define it under {kind}"
                     problem = f"there is no {kind[:-1]} {name!r}: {advice}"
                     yield Mistake(("batches", number, kind, position), problem)
 
 
-def _sealed_changes(batches: Sequence[Batch], existing: Mapping[str, RowMapping]) -> Iterator[Mistake]:
+def _sealed_changes(batches: Sequence[Batch], stored: Mapping[str, _Stored]) -> Iterator[Mistake]:
     for number, batch in enumerate(batches):
-        row = existing.get(batch.name)
-        if row is None or not row["sealed"]:
+        found = stored.get(batch.name)
+        if found is None or not found.sealed:
             continue
-        changed = _changed_keys(batch, row)
+        # When a row is evaluated is no part of what is sealed.
+        changed = [key for key in Batch.model_fields if key in found.changes and key != "priority"]
         if changed:
             problem = (
-                f"batch {batch.name!r} (number {row['id']}) is sealed since its "
+                f"batch {batch.name!r} (number {found.id}) is sealed since its "
                 f"staging began, and {', '.join(changed)} would change: give the changed batch a new name"
             )
             yield Mistake(("batches", number), problem)
 
 
-def _changed_keys(batch: Batch, row: RowMapping) -> list[str]:
-    # Paths that earlier versions stored may contain links; another spelling is not another folder.
-    existing = {**row, "folders": [os.path.realpath(folder) for folder in row["folders"]]}
-    unordered = ("folders", "connections", "prompts")
-    changed = [key for key in unordered if sorted(getattr(batch, key)) != sorted(existing[key])]
-    return changed + [
-        key
-        for key in ("description", "metadata", "include", "exclude", "stage_after")
-        if getattr(batch, key) != row[key]
-    ]
-
-
-def _apply_connections(connection: Connection, evaluation: Evaluation) -> Changes:
-    rows = {"rows": _rows(evaluation.connections)}
+def _write_connections(connection: Connection, items: Sequence[Named], stored: Mapping[str, _Stored]) -> None:
+    new, changed = _new(items, stored), _changed(items, stored)
+    rows = {"rows": _rows([*new, *changed])}
     connection.execute(_INSERT_PROVIDERS, rows)
     connection.execute(_INSERT_MODELS, rows)
-    updated = list(connection.scalars(_UPDATE_CONNECTIONS, rows))
-    created = list(connection.scalars(_INSERT_CONNECTIONS, rows))
-    return _changes(evaluation.connections, created, updated)
+    connection.execute(_UPDATE_CONNECTIONS, {"rows": _rows(changed)})
+    connection.execute(_INSERT_CONNECTIONS, {"rows": _rows(new)})
 
 
-def _apply_prompts(connection: Connection, evaluation: Evaluation) -> Changes:
-    rows = {"rows": _rows(evaluation.prompts)}
-    updated = list(connection.scalars(_UPDATE_PROMPTS, rows))
-    created = list(connection.scalars(_INSERT_PROMPTS, rows))
-    return _changes(evaluation.prompts, created, updated)
+def _write_prompts(connection: Connection, items: Sequence[Named], stored: Mapping[str, _Stored]) -> None:
+    connection.execute(_UPDATE_PROMPTS, {"rows": _rows(_changed(items, stored))})
+    connection.execute(_INSERT_PROMPTS, {"rows": _rows(_new(items, stored))})
 
 
-def _apply_batches(
-    connection: Connection, batches: Sequence[Batch], existing: Mapping[str, RowMapping]
-) -> Changes:
-    new = [batch for batch in batches if batch.name not in existing]
-    changed = [b for b in batches if b.name in existing and _changed_keys(b, existing[b.name])]
-    connection.execute(_INSERT_BATCHES, {"rows": _rows(new)})
+def _write_batches(
+    connection: Connection, items: Sequence[Batch], stored: Mapping[str, _Stored]
+) -> dict[str, int]:
+    """Write batches, and give the number of each by its name."""
+    new, changed = _new(items, stored), _changed(items, stored)
+    made = dict(connection.execute(_INSERT_BATCHES, {"rows": _rows(new)}).tuples().all())
     connection.execute(_UPDATE_BATCHES, {"rows": _rows(changed)})
-    moved = list(connection.scalars(_UPDATE_PRIORITIES, {"rows": _rows(batches)}))
+    connection.execute(_UPDATE_PRIORITIES, {"rows": _rows(changed)})
     written = {"rows": _rows([*new, *changed])}
     connection.execute(_INSERT_FOLDERS, written)
     for statement in _RELINK:
         connection.execute(statement, written)
-    return _changes(batches, [b.name for b in new], [*(b.name for b in changed), *moved])
+    return {item.name: stored[item.name].id if item.name in stored else made[item.name] for item in items}
 
 
-def _rows(items: Sequence[Any]) -> str:
-    return json.dumps([item.model_dump(mode="json") for item in items], ensure_ascii=False)
+def _new(items: Sequence[Named], stored: Mapping[str, _Stored]) -> list[str]:
+    """The definitions that do not exist, as JSON."""
+    return [json.dumps(_whole(item)) for item in items if item.name not in stored]
 
 
-def _changes(items: Sequence[Any], created: list[str], updated: list[str]) -> Changes:
-    written = {*created, *updated}
+def _changed(items: Sequence[Named], stored: Mapping[str, _Stored]) -> list[str]:
+    """The definitions that exist and are to be others, as JSON."""
+    found = [stored[item.name] for item in items if item.name in stored]
+    return [item.wanted for item in found if item.changes]
+
+
+def _rows(items: Sequence[str]) -> str:
+    return f"[{','.join(items)}]"
+
+
+def _changes(items: Sequence[Named], stored: Mapping[str, _Stored]) -> Changes:
     names = [item.name for item in items]
     return Changes(
-        created=[name for name in names if name in created],
-        updated=[name for name in names if name in updated],
-        unchanged=[name for name in names if name not in written],
+        created=[name for name in names if name not in stored],
+        updated=[name for name in names if name in stored and stored[name].changes],
+        unchanged=[name for name in names if name in stored and not stored[name].changes],
     )
+
+
+def _told(
+    connection: Connection, evaluation: Evaluation, stored: Mapping[str, Mapping[str, _Stored]]
+) -> list[Change]:
+    """What was replaced, and on which open batches it has an effect."""
+    changed = {kind: [found.id for found in stored[kind].values() if found.changes] for kind in _PLURALS}
+    users = connection.execute(
+        _USED_BY,
+        {"connections": changed["connection"], "prompts": changed["prompt"], "closed": list(CLOSED)},
+    ).all()
+
+    def affected(kind: str, found: _Stored, key: str) -> list[int]:
+        if kind == "batch":
+            return [found.id]
+        return [
+            user.batch_id
+            for user in users
+            if (user.kind, user.id) == (kind, found.id) and (user.changeable or key == "prices")
+        ]
+
+    return [
+        Change(
+            kind,
+            item.name,
+            key,
+            _shown(kind, key, found.changes[key][0]),
+            found.changes[key][1],
+            affected(kind, found, key),
+        )
+        for kind, plural in _PLURALS.items()
+        for item in getattr(evaluation, plural)
+        if (found := stored[kind].get(item.name)) is not None
+        for key in type(item).model_fields
+        if key in found.changes
+    ]
+
+
+def _shown(kind: str, key: str, old: Any) -> Any:
+    """A value that was stored, unless it may hold a key: what is given was asked for that already."""
+    if kind == "connection":
+        refused = objection({"name": "c", "provider": "p", "model": "m", key: old}) is not None
+    else:
+        refused = holds_key(json.dumps(old, ensure_ascii=False))
+    return NOT_SHOWN if refused else old

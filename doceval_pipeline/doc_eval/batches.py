@@ -11,11 +11,12 @@ from sqlalchemy import Connection, Engine, text
 
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, Status
 from doceval_pipeline.errors import BatchStateError, UnknownBatch
+from doceval_pipeline.names import normal, normal_in_sql
 
 _COLUMNS = """
     id, batch_name, description, status, created_at, started_at, completed_at, meta_data,
     config_sha256, expected_cells, failure_reason, result_digest, reported_digest, cancelled_at,
-    archived_at, archive_file, archive_sha256,
+    archived_at, archive_file, archive_sha256, report_file,
     priority
 """
 _ALL = text(f"SELECT {_COLUMNS} FROM batches ORDER BY id")
@@ -28,9 +29,9 @@ _BY_IDS = text(f"""
 """)
 _NAMED = text(f"""
     SELECT {_COLUMNS} FROM batches
-    WHERE id = ANY(CAST(:numbers AS int[])) OR batch_name = ANY(CAST(:names AS text[])) ORDER BY id
+    WHERE id = ANY(CAST(:numbers AS int[])) OR {normal_in_sql("batch_name")} = ANY(CAST(:names AS text[]))
+    ORDER BY id
 """)
-_BY_NAME = text(f"SELECT {_COLUMNS} FROM batches WHERE batch_name = :name")
 # A condition on `batches AS b`: closed, and without the report of its newest result.
 IS_UNREPORTED = f"""
     b.status IN ({", ".join(f"'{status}'" for status in CLOSED)}) AND b.archived_at IS NULL
@@ -47,7 +48,8 @@ _IDLE_STAGING = text("""
 class BatchRecord:
     """A batch as doc_eval knows it; times are UTC-aware.
 
-    `archive_file`, with its sha256, is where the rows of the batch stand since `archived_at`.
+    `archive_file`, with its sha256, is where the rows of the batch stand since `archived_at`. `report_file`
+    is the name of its newest report, which shows the results of `reported_digest`.
     """
 
     id: int
@@ -67,6 +69,7 @@ class BatchRecord:
     archived_at: datetime | None = None
     archive_file: str | None = None
     archive_sha256: str | None = None
+    report_file: str | None = None
     priority: int = 10
 
     @property
@@ -80,8 +83,8 @@ class BatchRecord:
         return self.status.value if self.archived_at is None else f"{self.status.value}, archived"
 
     def matches(self, pattern: str) -> bool:
-        """Whether the batch's name or partition key fits a shell pattern; case counts."""
-        return fnmatchcase(self.name, pattern) or fnmatchcase(self.key, pattern)
+        """Whether the batch's name or partition key fits a shell pattern, in any Unicode form."""
+        return fnmatchcase(normal(self.name), normal(pattern)) or fnmatchcase(self.key, pattern)
 
     def require_rows(self) -> None:
         """Refuse what needs the rows of the batch while they stand in an archive.
@@ -141,17 +144,13 @@ def find_batch(engine: Engine, wanted: str) -> BatchRecord:
     Raises
     ------
     UnknownBatch
-        There is none.
+        There is none, or the name is that of several.
     """
-    number = _number(wanted)
     with engine.connect() as connection:
-        if number is not None:
-            row = connection.execute(_BY_ID, {"id": number}).first()
-        else:
-            row = connection.execute(_BY_NAME, {"name": wanted}).first()
-    if row is None:
-        raise _unknown(wanted)
-    return _record(row)
+        found, ambiguous = _named(connection, [wanted])
+    if wanted not in found:
+        raise ambiguous.get(wanted, _unknown(wanted))
+    return found[wanted]
 
 
 def find_batches(
@@ -172,7 +171,7 @@ def find_batches(
         Each batch once, in the order of what is wanted; and an error for each word that finds none.
     """
     with engine.connect() as connection:
-        exact = _named(connection, wanted)
+        exact, ambiguous = _named(connection, wanted)
         patterns = [word for word in wanted if word not in exact and is_pattern(word)]
         every = list_batches(connection) if patterns else []
     found: dict[int, BatchRecord] = {}
@@ -180,6 +179,9 @@ def find_batches(
     for word in wanted:
         if word in exact:
             found.setdefault(exact[word].id, exact[word])
+            continue
+        if word in ambiguous:
+            unknown.append(ambiguous[word])
             continue
         matches = [batch for batch in every if batch.matches(word)] if is_pattern(word) else []
         usable = [batch for batch in matches if with_archived or batch.archived_at is None]
@@ -195,15 +197,30 @@ def is_pattern(word: str) -> bool:
     return any(character in word for character in "*?[")
 
 
-def _named(connection: Connection, wanted: Sequence[str]) -> dict[str, BatchRecord]:
+def _named(
+    connection: Connection, wanted: Sequence[str]
+) -> tuple[dict[str, BatchRecord], dict[str, UnknownBatch]]:
+    """The batches that words name by number, key or name, by word; and errors for ambiguous names."""
     numbers = {word: number for word in wanted if (number := _number(word)) is not None}
-    names = [word for word in wanted if word not in numbers]
-    rows = connection.execute(_NAMED, {"numbers": list(numbers.values()), "names": names})
+    names = {word: normal(word) for word in wanted if word not in numbers and _can_be_stored(word)}
+    rows = connection.execute(_NAMED, {"numbers": list(numbers.values()), "names": list(names.values())})
     records = [_record(row) for row in rows]
-    by_number, by_name = {r.id: r for r in records}, {r.name: r for r in records}
-    found = {word: by_number.get(number) for word, number in numbers.items()}
-    found |= {name: by_name.get(name) for name in names}
-    return {word: record for word, record in found.items() if record is not None}
+    by_number = {record.id: record for record in records}
+    found = {word: by_number[number] for word, number in numbers.items() if number in by_number}
+    ambiguous = {}
+    for word, name in names.items():
+        same = [record for record in records if normal(record.name) == name]
+        written_so = [record for record in same if record.name == word]
+        if len(same) > 1 and not written_so:
+            ambiguous[word] = _ambiguous(word, same)
+        elif same:
+            found[word] = (written_so or same)[0]
+    return found, ambiguous
+
+
+def _can_be_stored(word: str) -> bool:
+    """Whether a word of the command line is text: bytes that are not UTF-8 are surrogates there."""
+    return "\0" not in word and not any("\ud800" <= char <= "\udfff" for char in word)
 
 
 def _number(word: str) -> int | None:
@@ -213,6 +230,13 @@ def _number(word: str) -> int | None:
 
 def _unknown(word: str) -> UnknownBatch:
     return UnknownBatch(f"there is no batch {word!r}: doceval status lists all batches")
+
+
+def _ambiguous(name: str, same: Sequence[BatchRecord]) -> UnknownBatch:
+    numbers = " and ".join(str(record.id) for record in same)
+    return UnknownBatch(
+        f"batches {numbers} have the name {name!r}, written in different Unicode forms: take a number"
+    )
 
 
 def _unmatched(pattern: str, archived: int) -> UnknownBatch:
@@ -290,5 +314,6 @@ def _record(row: Any) -> BatchRecord:
         archived_at=row.archived_at,
         archive_file=row.archive_file,
         archive_sha256=row.archive_sha256,
+        report_file=row.report_file,
         priority=row.priority,
     )

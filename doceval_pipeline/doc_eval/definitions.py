@@ -7,7 +7,7 @@ touched here; folders are checked in `evaluation_file`.
 import json
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,10 +20,12 @@ from pydantic import (
     Field,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from doceval_pipeline.credentials import holds_key
+from doceval_pipeline.names import normal, refusal
 
 # Names of what holds a credential anywhere, without what is no small letter.
 _SECRET_NAME = re.compile(
@@ -44,9 +46,10 @@ _KEY_ADVICE = "keys are never stored: name the environment variable of the key i
 
 
 def _name(value: str) -> str:
-    if value != value.strip() or not value.isprintable():
-        raise ValueError("must not begin or end with a space or hold control characters")
-    return value
+    name = normal(value)
+    if problem := refusal(name):
+        raise ValueError(problem)
+    return name
 
 
 def _storable(value: str) -> str:
@@ -114,12 +117,15 @@ def _moment(value: Any) -> Any:
         raise ValueError("must be a time such as 2026-12-01T22:00Z") from None
     if moment.tzinfo is None:
         raise ValueError("must say its time zone, such as 2026-12-01T22:00Z or 2026-12-01T23:00+01:00")
-    return moment
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time in the years 1 to 9999 of UTC") from None
 
 
 Storable = Annotated[str, AfterValidator(_storable)]
 Text = Annotated[Storable, AfterValidator(_keyless)]
-Name = Annotated[Text, Field(min_length=1, max_length=200), AfterValidator(_name)]
+Name = Annotated[Text, AfterValidator(_name)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_unique)]
 Folder = Annotated[Text, Field(min_length=1)]
 Patterns = Annotated[list[Text], AfterValidator(_patterns)]
@@ -133,6 +139,20 @@ class Definition(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_clears(cls, given: Any) -> Any:
+        """What is `null` and may be left out has its default, and counts as given."""
+        if not isinstance(given, dict):
+            return given
+        optional = {name: field for name, field in cls.model_fields.items() if not field.is_required()}
+        return {
+            key: optional[key].get_default(call_default_factory=True)
+            if value is None and key in optional
+            else value
+            for key, value in given.items()
+        }
+
 
 class Prices(Definition):
     """What a provider asks; for estimates only, and never part of a sealed configuration."""
@@ -144,7 +164,19 @@ class Prices(Definition):
     )
 
 
-class Connection(Definition):
+class Named(Definition):
+    """A definition that is known by its name."""
+
+    name: Name
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that is required is given, which is not so where a mistake was found."""
+        required = {key for key, field in type(self).model_fields.items() if field.is_required()}
+        return bool(self.name) and required <= self.model_fields_set
+
+
+class Connection(Named):
     """How a processor reaches a model; never holds a key."""
 
     name: Name = Field(description="Unique name; an existing connection of this name is updated.")
@@ -221,14 +253,14 @@ def objection(connection: Mapping[str, Any]) -> str | None:
     return None
 
 
-class Prompt(Definition):
+class Prompt(Named):
     """What a model is asked about each document."""
 
     name: Name = Field(description="Unique name; an existing prompt of this name is updated.")
     text: Text = Field(min_length=1, description="The prompt itself.")
 
 
-class Batch(Definition):
+class Batch(Named):
     """One choice of folders, connections and prompts."""
 
     name: Name = Field(description="Unique name of the batch.")

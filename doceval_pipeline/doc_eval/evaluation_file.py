@@ -26,6 +26,7 @@ from doceval_pipeline.doc_eval.definitions import (
 from doceval_pipeline.doc_eval.wording import mistakes_of
 from doceval_pipeline.doc_eval.yaml_text import Location, Mark, Mistake, TextError, read_plain
 from doceval_pipeline.errors import EvaluationFileError, PathError
+from doceval_pipeline.names import normal
 from doceval_pipeline.paths import expanded, real_path
 
 LARGEST_FILE = 4 * 1024 * 1024
@@ -246,10 +247,10 @@ def _repeated_names(content: Any) -> Iterator[Mistake]:
         seen: set[str] = set()
         for number, item in enumerate(_items(content, kind)):
             name = item.get("name") if isinstance(item, dict) else None
-            if isinstance(name, str) and name in seen:
-                yield Mistake((kind, number, "name"), f"{name!r} is defined twice: keep one of them")
+            if isinstance(name, str) and normal(name) in seen:
+                yield Mistake((kind, number, "name"), f"{normal(name)!r} is defined twice: keep one of them")
             elif isinstance(name, str):
-                seen.add(name)
+                seen.add(normal(name))
 
 
 def _folders(

@@ -94,6 +94,13 @@ _TRANSITION = text("""
         status_changed_at = now(),
         started_at = CASE WHEN t.new_status = 'STAGING' THEN coalesce(started_at, now()) ELSE started_at END,
         completed_at = CASE WHEN t.new_status IN ('COMPLETED', 'FAILED') THEN now() END,
+        -- Results that come late, without the batch being opened again, leave the prices as they were.
+        prices_at_completion = CASE WHEN t.new_status IN ('COMPLETED', 'FAILED') THEN coalesce(
+            prices_at_completion,
+            (SELECT jsonb_object_agg(c.id, c.prices) FROM batch_connections l
+             JOIN connections c ON c.id = l.connection_id
+             WHERE l.batch_id = batches.id AND c.prices IS NOT NULL),
+            '{}') END,
         cancelled_at = CASE WHEN :action = 'cancel' THEN now() WHEN :action <> 'reopen' THEN cancelled_at END,
         stage_requested_at = CASE
             -- A request is answered by the rows, or by a reason. An interruption is neither.

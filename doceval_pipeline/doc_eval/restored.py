@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from doceval_pipeline.doc_eval.apply import lock_definitions
 from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.migrations.rows import insert_rows, reserve_ids
+from doceval_pipeline.names import normal_in_sql
 
 # What a batch selects: table, the column that people know a row by, and the column of its link table.
 SELECTED = {
@@ -30,15 +31,16 @@ _SAME_BATCH = text("""
            AND created_at = CAST(:created_at AS timestamptz)
     FROM batches WHERE id = :id
 """)
-_TAKEN = text("""
+_TAKEN = text(f"""
     SELECT id, batch_name FROM batches
-    WHERE id = :id OR batch_number = :batch_number OR batch_name = :batch_name
+    WHERE id = :id OR batch_number = :batch_number
+       OR {normal_in_sql("batch_name")} = {normal_in_sql("CAST(:batch_name AS text)")}
     ORDER BY id LIMIT 1
 """)
 _SELECTION_TAKEN = """
     SELECT a.id, a.name, here.id, here.{name}
     FROM unnest(CAST(:ids AS int[]), CAST(:names AS text[])) AS a(id, name)
-    JOIN {table} here ON (here.id = a.id) <> (here.{name} = a.name)
+    JOIN {table} here ON (here.id = a.id) <> ({here} = {archived})
     ORDER BY a.id
 """
 _ARCHIVED_CONNECTIONS = """
@@ -65,9 +67,15 @@ _FOLLOW_MODELS = (
         WHERE a.id = c.id
     """),
 )
+# An archive of an earlier version has the prices of connections alone. The report is named once it is here.
 _CALL_ARCHIVED = text("""
-    UPDATE batches SET archived_at = CAST(:archived_at AS timestamptz), archive_file = :file,
-                       archive_sha256 = :sha256
+    UPDATE batches
+    SET archived_at = CAST(:archived_at AS timestamptz), archive_file = :file, archive_sha256 = :sha256,
+        report_file = NULL,
+        prices_at_completion = CASE WHEN status IN ('COMPLETED', 'FAILED') THEN coalesce(
+            prices_at_completion,
+            (SELECT jsonb_object_agg(id, prices) FROM archived_connections WHERE prices IS NOT NULL),
+            '{}') END
     WHERE id = :batch_id
 """)
 _FILES_TABLES = (
@@ -102,8 +110,10 @@ _PUT_BACK_FILES = (
     text("INSERT INTO batch_documents SELECT * FROM archived_places ORDER BY document_id"),
 )
 _OPEN_AGAIN = text("""
-    UPDATE batches SET archived_at = NULL, archive_file = NULL, archive_sha256 = NULL WHERE id = :batch_id
-    RETURNING reported_digest
+    UPDATE batches SET archived_at = NULL, archive_file = NULL, archive_sha256 = NULL,
+                       report_file = CASE WHEN reported_digest IS NOT NULL THEN :report END
+    WHERE id = :batch_id
+    RETURNING report_file
 """)
 # The same results, already reported, under the digest that they have now.
 _FOLLOW_DIGEST = text("""
@@ -206,23 +216,25 @@ def put_back_files(
         connection.execute(statement, {"batch_id": batch_id})
 
 
-def open_again(connection: Connection, batch_id: int, new_digest: str | None) -> str | None:
+def open_again(connection: Connection, batch_id: int, new_digest: str | None, report: str) -> str | None:
     """Say that a batch's rows are here again.
 
     Parameters
     ----------
     new_digest
         Of its results, where it is another one than before.
+    report
+        The name of the file of the archived report.
 
     Returns
     -------
     str | None
-        The digest under which its report is kept.
+        That name, where the report is the batch's newest; None where the batch has no report.
     """
     if new_digest is not None:
         connection.execute(_FOLLOW_DIGEST, {"batch_id": batch_id, "digest": new_digest})
-    reported: str | None = connection.scalar(_OPEN_AGAIN, {"batch_id": batch_id})
-    return reported
+    kept: str | None = connection.scalar(_OPEN_AGAIN, {"batch_id": batch_id, "report": report})
+    return kept
 
 
 def _batch_taken(connection: Connection, batch: Mapping[str, Any]) -> Iterator[str]:
@@ -237,7 +249,11 @@ def _selection_taken(connection: Connection, selected: Mapping[str, Any]) -> Ite
             "ids": [row["id"] for row in selected[table]],
             "names": [row[name] for row in selected[table]],
         }
-        found = connection.execute(text(_SELECTION_TAKEN.format(table=table, name=name)), known)
+        # The bytes of paths are as they are; of names, those that people read alike are the same.
+        compared = (f"here.{name}", "a.name")
+        here, archived = compared if table == "folders" else map(normal_in_sql, compared)
+        statement = _SELECTION_TAKEN.format(table=table, name=name, here=here, archived=archived)
+        found = connection.execute(text(statement), known)
         for archived_id, archived_name, here_id, here_name in found:
             yield _taken(table.removesuffix("s"), archived_id, archived_name, here_id, here_name)
 

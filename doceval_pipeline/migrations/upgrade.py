@@ -27,7 +27,7 @@ class Schema(Enum):
         return f"doceval_{self.value}_version"
 
 
-HEADS = {Schema.DOC_EVAL: "0008", Schema.KNOWLEDGE: "0008"}
+HEADS = {Schema.DOC_EVAL: "0009", Schema.KNOWLEDGE: "0008"}
 
 
 def upgrade(engine: Engine, schema: Schema) -> bool:
@@ -41,12 +41,15 @@ def upgrade(engine: Engine, schema: Schema) -> bool:
     Raises
     ------
     DatabaseError
-        The database holds tables of the same names that are not ours, or a newer schema.
+        The database holds tables of the same names that are not ours, or a newer schema, or is not encoded in
+        UTF-8.
     """
     if revision(engine, schema) == HEADS[schema]:
         return False
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        if schema is Schema.DOC_EVAL:
+            _require_utf8(connection)
         _run_alembic(connection, schema)
     return True
 
@@ -59,6 +62,16 @@ def revision(engine: Engine, schema: Schema) -> str | None:
             return None
         found: str | None = connection.scalar(text(f"SELECT version_num FROM {schema.version_table}"))
         return found
+
+
+def _require_utf8(connection: Connection) -> None:
+    """Refuse a database that cannot hold and compare every name."""
+    encoding = connection.scalar(text("SELECT getdatabaseencoding()"))
+    if encoding != "UTF8":
+        raise DatabaseError(
+            f"database {connection.engine.url.database} is encoded in {encoding}: create one with "
+            "ENCODING 'UTF8'"
+        )
 
 
 def _run_alembic(connection: Connection, schema: Schema) -> None:

@@ -160,7 +160,7 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the current results cost in a currency, by the prices that connections have now.
+    """What the current results cost in a currency, by the prices at the batch's completion.
 
     `cells` are priced: they say how many tokens they took, of each kind that has a price. `unpriced`
     finished cells are priced in no currency: they do not say it, or their connection has no prices.

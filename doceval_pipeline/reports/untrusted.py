@@ -8,10 +8,12 @@ quotes, which a report would carry further.
 import re
 
 from doceval_pipeline.credentials import without_keys
+from doceval_pipeline.names import FLAG
 
 # Controls, soft hyphen, bidirectional and zero-width characters (not the joiners U+200C and U+200D,
-# which scripts and emoji need), line separators, byte order mark, lone surrogates, tags.
+# which scripts and emoji need), line separators, byte order mark, lone surrogates, tags outside of flags.
 _INVISIBLE = re.compile(
+    f"(?P<flag>{FLAG})|"
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
@@ -44,6 +46,8 @@ def markdown_name(name: str, characters: int = 80) -> str:
 
 
 def _symbol(match: re.Match[str]) -> str:
+    if match["flag"]:
+        return match["flag"]
     code = ord(match[0])
     if code < 0x20:
         return chr(0x2400 + code)

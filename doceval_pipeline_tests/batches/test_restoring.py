@@ -198,8 +198,8 @@ def test_contents_that_were_stored_again_meanwhile_are_used_and_no_new_report_is
     assert first.knowledge(f"{scores} WHERE batch_id = :id ORDER BY 1, 2") == before
     found = look(first.databases)
     assert (found.completed, found.reports) == ([], {})
-    digest = first.doc_eval("SELECT reported_digest FROM batches WHERE id = :id")[0][0]
-    assert (first.databases.settings.reports / f"{first.key}-{digest}.html").exists()
+    name = first.doc_eval("SELECT report_file FROM batches WHERE id = :id")[0][0]
+    assert (first.databases.settings.reports / name).exists()
     assert audit(first) == []
     put_away(first)
 

@@ -75,8 +75,8 @@ def test_a_new_installation_gets_the_batch_whole(batch_of: BatchOf, tmp_path: Pa
     assert audit(batch) == []
     found = look(batch.databases)
     assert (found.open, found.completed, found.reports) == ([], [], {})
-    digest = batch.doc_eval("SELECT reported_digest FROM batches")[0][0]
-    assert b"Complete" in (batch.databases.settings.reports / f"{batch.key}-{digest}.html").read_bytes()
+    name = batch.doc_eval("SELECT report_file FROM batches")[0][0]
+    assert b"Complete" in (batch.databases.settings.reports / name).read_bytes()
     assert put_away(batch).rows == archived.rows
 
 
@@ -171,6 +171,22 @@ def test_what_is_taken_by_something_else_is_refused_before_anything_is_written(
         "with DOCEVAL_HOME set to another folder"
     )
     assert holdings(other) == before
+
+
+def test_a_name_that_reads_like_that_of_another_batch_is_taken(batch_of: BatchOf, tmp_path: Path) -> None:
+    batch = done(batch_of(documents=1, name="Prüfung"))
+    archived = elsewhere(batch, tmp_path)
+    shutil.move(batch.folder, tmp_path / "moved")
+    other = batch_of(documents=1, name="other")
+    other.doc_eval(
+        "SET LOCAL session_replication_role = replica; "
+        "UPDATE batches SET id = 70, batch_number = 70, batch_name = normalize('Prüfung', NFD); "
+        "UPDATE batch_folders SET batch_id = 70; UPDATE batch_connections SET batch_id = 70; "
+        "UPDATE batch_prompts SET batch_id = 70; UPDATE folders SET id = 70; "
+        "UPDATE batch_folders SET folder_id = 70"
+    )
+    with pytest.raises(ArchiveError, match="batch 'Prüfung' has number 70 here and 1 in the archive"):
+        bring_back(batch, archived)
 
 
 def test_connections_and_prompts_that_are_the_same_are_used(batch_of: BatchOf, tmp_path: Path) -> None:

@@ -55,6 +55,39 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
     }
 
 
+def test_apply_says_what_it_changes_and_what_that_affects(tmp_path: Path) -> None:
+    file = write_evaluation(tmp_path, "Prüfung")
+    (number,) = read_json("apply", str(file))["numbers"].values()
+    content = json.loads(file.read_text())
+    connection, prompt = content["connections"][0], content["prompts"][0]
+    connection |= {"port": 8080, "prices": {"input_per_million": 2}}
+    before, prompt["text"] = prompt["text"], "Something else?"
+    content["batches"][0]["name"] = "Pru\u0308fung"
+    file.write_text(json.dumps(content, ensure_ascii=False))
+    changed = doceval("apply", str(file))
+    key = f"batch-{number:06d}"
+    assert changed.stdout.splitlines()[4:7] == [
+        f"connection {connection['name']!r}: port none → 8080; affects {key}",
+        f"connection {connection['name']!r}: prices none → "
+        '{"currency": "USD", "input_per_million": 2.0, "output_per_million": 0.0}; affects ' + key,
+        f'prompt {prompt["name"]!r}: text {json.dumps(before)} → "Something else?"; affects {key}',
+    ]
+    connection["prices"] = None
+    file.write_text(json.dumps(content))
+    assert read_json("apply", str(file))["changes"] == [
+        {
+            "kind": "connection",
+            "name": connection["name"],
+            "key": "prices",
+            "old": {"currency": "USD", "input_per_million": 2.0, "output_per_million": 0.0},
+            "new": None,
+            "batches": [number],
+        }
+    ]
+    for word in ("Pru\u0308fung", "Pru\u0308*", "Prü*"):
+        assert [batch["name"] for batch in read_json("status", word)] == ["Prüfung"]
+
+
 def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
     file = str(write_evaluation(tmp_path, "q4"))
     applied = read_json("apply", file)

@@ -12,8 +12,11 @@ from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.reporting import WrittenReport, write_report
 from doceval_pipeline.defs import reporting, resources
+from doceval_pipeline.defs.naming import run_tags
+from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.reports.insights import Provenance
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.conftest import Sample, evaluation_of
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
 
 BatchOf = Callable[..., Sample]
@@ -304,6 +307,57 @@ def test_a_batch_is_created_from_the_launchpad(
 
         (key,) = connection.scalars(text("SELECT 'batch-' || lpad(id::text, 6, '0') FROM batches")).all()
     assert key in instance.get_dynamic_partitions("batches")
+
+
+def test_the_launchpad_changes_only_what_was_typed(
+    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    from sqlalchemy import text
+
+    connection = {"name": "c", "provider": "ollama", "model": "m"}
+    prices = {"input_per_million": 2, "output_per_million": 3}
+    choice = {"name": "Prüfung", "folders": [str(tmp_path)], "connections": ["c"], "prompts": ["p"]}
+    assert create(
+        instance,
+        **choice,
+        metadata={"owner": "legal"},
+        priority=50,
+        new_connections=[{**connection, "port": 1, "prices": prices}],
+        new_prompts=[{"name": "p", "text": "How clear?"}],
+    ).success
+    again = {**choice, "name": "Pru\u0308fung", "priority": 10}
+    done = create(instance, **again, new_connections=[{**connection, "prices": {"input_per_million": 4.0}}])
+    assert done.success
+    with databases.doc_eval.connect() as opened:
+        found = opened.execute(
+            text("SELECT b.meta_data, priority, port_no, prices FROM batches b, connections")
+        ).one()
+    assert found == (
+        {"owner": "legal"},
+        10,
+        1,
+        {"input_per_million": 4, "output_per_million": 3, "currency": "USD"},
+    )
+    lines = [record.user_message for record in instance.all_logs(done.run_id)]
+    assert "batch 'Prüfung': priority 50 → 10" in lines
+
+
+ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+FAMILY = f"👨\u200d👩\u200d👧 می\u200cخواهم {ENGLAND} ü"
+
+
+def test_a_name_in_any_script_is_shown_as_it_is_in_tags_and_events(
+    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    located = evaluation_of([{"name": FAMILY, "folders": [str(tmp_path)]}], 1, 1)
+    number = apply_evaluation(databases.doc_eval, located).numbers[FAMILY]
+    with databases.doc_eval.connect() as connection:
+        tags = run_tags(batch_by_id(connection, number))
+    assert tags["doceval/batch"] == FAMILY
+    result = run(instance, "stage_batch", f"batch-{number:06d}", tags=tags)
+    assert instance.get_run_by_id(result.run_id).tags["doceval/batch"] == FAMILY  # type: ignore[union-attr] # it ran
+    (sealed,) = result.asset_materializations_for_node("batch_config_snapshot")
+    assert sealed.metadata["batch"].value == FAMILY
 
 
 def test_mistakes_in_the_launchpad_name_their_key(

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.report_files import parse_report_name
+from doceval_pipeline.batches.report_files import batch_of_report
 from doceval_pipeline.defs.report_pages import report_page
 from doceval_pipeline.defs.webserver import OwnPagesOnly
 from doceval_pipeline_tests.conftest import Sample
@@ -66,6 +66,23 @@ def test_every_report_that_was_made_here_is_served_and_may_reach_nothing(
         head = client.head(f"/reports/{file.name}")
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-length"] == str(file.stat().st_size)
+
+
+def test_a_report_that_an_earlier_version_named_after_its_results_is_served(
+    batch: Sample, instance: dg.DagsterInstance, client: TestClient
+) -> None:
+    file = reported(batch, instance)
+    earlier = file.with_name(f"{batch.key}-{'ab' * 8}.html")
+    earlier.write_text("an earlier report")
+    assert client.get(f"/reports/{earlier.name}").status_code == 404
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            "completion_report",
+            partition=batch.key,
+            metadata={"report": dg.MetadataValue.path(str(earlier)), "result_digest": "ab" * 8},
+        )
+    )
+    assert client.get(f"/reports/{earlier.name}").text == "an earlier report"
 
 
 def test_a_file_that_this_installation_did_not_make_is_not_served(
@@ -149,7 +166,7 @@ def test_a_database_that_does_not_answer_is_said_in_one_line(
 
 def test_names_of_reports_are_read_strictly() -> None:
     digest = "0123456789abcdef"
-    assert parse_report_name(f"batch-000070-{digest}.html") == (70, digest)
+    assert batch_of_report(f"batch-000070-{digest}.html") == 70
     for name in (
         f"batch-70-{digest}.html",
         f"../reports/batch-000070-{digest}.html",
@@ -161,4 +178,4 @@ def test_names_of_reports_are_read_strictly() -> None:
         f"batch-000070-{digest.upper()}.html",
         f"batch-000070-{digest}0.html",
     ):
-        assert parse_report_name(name) is None, name
+        assert batch_of_report(name) is None, name

@@ -95,7 +95,7 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
         (
             "name: q4",
             'name: "a\\nb"',
-            "evaluation.yaml:6: batches[0].name: must not begin or end with a space",
+            "evaluation.yaml:6: batches[0].name: character 2 is U+000A LINE FEED: it is not seen, remove it",
         ),
         (
             "prompts: [clarity]",

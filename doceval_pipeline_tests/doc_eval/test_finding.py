@@ -1,13 +1,17 @@
 """Which batches the words of a command name: numbers, keys, names and shell patterns."""
 
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.cli.selection import select
 from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.doc_eval.batches import find_batches, partition_key
+from doceval_pipeline.doc_eval.batches import find_batch, find_batches, partition_key
+from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline_tests.conftest import evaluation_of
 
 NAMES = ("contracts-q1", "contracts-q2", "invoices", "what?", "whats", "[old] letters")
@@ -71,3 +75,60 @@ def test_a_pattern_leaves_archived_batches_out_unless_they_are_wanted(
     assert named(databases, "*-q1")[1] == [
         "all batches that match '*-q1' are archived (1): doceval restore brings one back"
     ]
+
+
+def test_words_and_patterns_find_names_in_any_unicode_form(databases: Databases, tmp_path: Path) -> None:
+    folders = {"folders": [str(tmp_path)]}
+    made = evaluation_of([{"name": "Prüfung", **folders}, {"name": "Äpfel [neu]", **folders}])
+    apply_evaluation(databases.doc_eval, made)
+    forms: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+    for form in forms:
+        word = normalize(form, "Prüfung")
+        assert named(databases, word) == (["Prüfung"], [])
+        assert find_batch(databases.doc_eval, word).name == "Prüfung"
+        assert named(databases, normalize(form, "Prü*")) == (["Prüfung"], [])
+        assert named(databases, normalize(form, "P?üfung")) == (["Prüfung"], [])
+        assert named(databases, normalize(form, "[ÄÖ]pfel*")) == (["Äpfel [neu]"], [])
+        assert select(databases.doc_eval, [normalize(form, "Äpfel [neu]")]).is_one
+        with databases.doc_eval.begin() as connection:
+            connection.execute(text("UPDATE batches SET batch_name = normalize(batch_name, NFD)"))
+        assert find_batch(databases.doc_eval, "Prüfung").name == normalize("NFD", "Prüfung")
+        with databases.doc_eval.begin() as connection:
+            connection.execute(text("UPDATE batches SET batch_name = normalize(batch_name, NFC)"))
+    assert named(databases, "prüfung", "PRÜ*")[0] == []
+
+
+def test_of_names_that_read_alike_the_one_as_it_is_typed_is_found_or_none(
+    databases: Databases, tmp_path: Path
+) -> None:
+    apply_evaluation(databases.doc_eval, evaluation_of([{"name": "Prüfung", "folders": [str(tmp_path)]}]))
+    with databases.doc_eval.begin() as connection:
+        connection.execute(text("DROP INDEX batches_one_per_name"))
+    try:
+        with databases.doc_eval.begin() as connection:
+            ids = connection.scalars(
+                text("""
+                INSERT INTO batches (id, batch_number, batch_name)
+                SELECT id + n, id + n, name
+                FROM (SELECT max(id) AS id FROM batches) AS newest,
+                     (VALUES (1, E'a\\u0323\\u0302'), (2, E'\\u1ea1\\u0302')) AS two(n, name) RETURNING id
+            """)
+            ).all()
+        assert named(databases, "a\u0323\u0302")[0] == ["a\u0323\u0302"]
+        problem = (
+            f"batches {ids[0]} and {ids[1]} have the name '\u1ead', written in different Unicode forms: "
+            "take a number"
+        )
+        assert named(databases, "\u1ead") == ([], [problem])
+        with pytest.raises(UnknownBatch, match="take a number"):
+            find_batch(databases.doc_eval, "\u1ead")
+    finally:
+        with databases.doc_eval.begin() as connection:
+            connection.execute(text("TRUNCATE batches CASCADE"))
+            connection.execute(
+                text("CREATE UNIQUE INDEX batches_one_per_name ON batches (normalize(batch_name, NFC))")
+            )
+
+
+def test_a_word_that_is_no_text_names_no_batch(databases: Databases, numbers: dict[str, int]) -> None:
+    assert named(databases, "\udcff", "a\0")[0] == []

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from doceval_pipeline import migrations
 from doceval_pipeline.batches.databases import open_databases
+from doceval_pipeline.batches.report_files import batch_of_report
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.migrations.upgrade import HEADS, Schema, revision, upgrade
@@ -108,6 +109,116 @@ def test_rows_that_were_queued_before_there_were_leases_are_delivered_in_turn(em
     assert sorted(row.batch_id for row in claimed[:2]) == [1, 2]
     assert sorted(row.batch_id for row in claimed) == [1, 1, 1, 2, 2, 2]
     assert {row.prompt_text for row in claimed} == {"How clear?"}
+
+
+COMPLETED_BEFORE = """
+    INSERT INTO llm_providers VALUES (1, 'openai'); INSERT INTO models VALUES (1, 1, 'm');
+    INSERT INTO connections (id, name, provider_id, model_id, prices)
+    VALUES (1, 'priced', 1, 1, '{"input_per_million": 2}'), (2, 'unpriced', 1, 1, NULL);
+    INSERT INTO prompts (name, prompt_text) VALUES ('p', 'How clear?');
+    INSERT INTO batches (id, batch_number, batch_name, status, config_snapshot, config_sha256, expected_cells,
+                         result_digest, reported_digest)
+    SELECT n, n, name, status, '{}', 'x', 1, digest, digest
+    FROM (VALUES (1, 'one', 'COMPLETED', '0123456789abcdef'), (3, 'three', 'STAGED', NULL),
+                 (4, 'four', 'COMPLETED', 'by hand'), (1234567, 'seven', 'FAILED', '0123456789abcdef'))
+        AS b(n, name, status, digest);
+    INSERT INTO batch_connections SELECT b.id, c.id FROM batches b, connections c;
+"""
+
+
+def at_revision(empty: Engine, schema: Schema, number: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent / schema.value))
+    with empty.begin() as connection:
+        config.attributes.update(connection=connection, version_table=schema.version_table)
+        command.upgrade(config, number)
+
+
+def test_batches_that_were_completed_before_keep_the_present_prices_and_their_reports(empty: Engine) -> None:
+    at_revision(empty, Schema.DOC_EVAL, "0008")
+    with empty.begin() as connection:
+        connection.exec_driver_sql(COMPLETED_BEFORE)
+    assert upgrade(empty, Schema.DOC_EVAL)
+    with empty.begin() as connection:
+        found = connection.execute(
+            text("SELECT id, prices_at_completion, report_file FROM batches ORDER BY id")
+        ).all()
+    prices = {"1": {"input_per_million": 2}}
+    assert found == [
+        (1, prices, "batch-000001-0123456789abcdef.html"),
+        (3, None, None),
+        (4, prices, None),
+        (1234567, prices, "batch-1234567-0123456789abcdef.html"),
+    ]
+    assert all(name is None or batch_of_report(name) == number for number, _, name in found)
+
+
+NAMES = [("batches", "batch_name"), ("connections", "name"), ("prompts", "name")]
+
+
+@pytest.mark.parametrize(("table", "column"), NAMES)
+def test_a_name_that_reads_like_another_is_refused_unless_both_were_there_before(
+    empty: Engine, table: str, column: str
+) -> None:
+    insert = {
+        "batches": "INSERT INTO batches (id, batch_number, batch_name) "
+        "SELECT count(*) + 9, count(*) + 9, {} FROM batches",
+        "connections": "INSERT INTO connections (id, name, provider_id, model_id) "
+        "SELECT count(*) + 9, {}, 1, 1 FROM connections",
+        "prompts": "INSERT INTO prompts (name, prompt_text) VALUES ({}, 'q')",
+    }[table]
+    composed, decomposed = insert.format("U&'Pr\\00FCfung'"), insert.format("U&'Pru\\0308fung'")
+    at_revision(empty, Schema.DOC_EVAL, "0008")
+    with empty.begin() as connection:
+        connection.exec_driver_sql(COMPLETED_BEFORE)
+        connection.exec_driver_sql(composed)
+    with empty.connect() as connection:
+        connection.exec_driver_sql(decomposed)
+        connection.commit()
+    assert upgrade(empty, Schema.DOC_EVAL)
+    with empty.begin() as connection:
+        assert connection.scalar(text(f"SELECT count(*) FROM {table} WHERE {column} LIKE 'Pr%'")) == 2
+        connection.execute(
+            text(f"DELETE FROM {table} WHERE {column} = normalize({column}, NFC) AND {column} LIKE 'Pr%'")
+        )
+    for other, name in NAMES:
+        with empty.connect() as connection:
+            unique = connection.scalar(
+                text("SELECT indisunique FROM pg_index WHERE indexrelid = CAST(:name AS regclass)"),
+                {"name": f"{other}_one_per_name"},
+            )
+        assert unique == (other != table), name
+
+
+def test_a_new_name_that_reads_like_another_is_refused_by_the_database(empty: Engine) -> None:
+    upgrade(empty, Schema.DOC_EVAL)
+    insert = text("INSERT INTO prompts (name, prompt_text) VALUES (:name, 'q')")
+    with empty.connect() as connection:
+        connection.execute(insert, {"name": "Prüfung"})
+        with pytest.raises(IntegrityError, match="prompts_one_per_name"):
+            connection.execute(insert, {"name": "Pru\u0308fung"})
+
+
+def test_a_database_that_is_not_in_utf_8_is_refused_in_one_line(settings: Settings) -> None:
+    server = EmbeddedServer(settings.home)
+    server.ensure()
+    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(
+            text("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C' LOCALE_PROVIDER libc")
+        )
+    engine = create_engine(server.url("latin"))
+    try:
+        with pytest.raises(
+            DatabaseError, match="latin is encoded in LATIN1: create one with ENCODING 'UTF8'"
+        ):
+            upgrade(engine, Schema.DOC_EVAL)
+        assert tables(engine) == set()
+    finally:
+        engine.dispose()
+        with admin.connect() as connection:
+            connection.execute(text("DROP DATABASE latin WITH (FORCE)"))
+        admin.dispose()
 
 
 def test_many_at_once_upgrade_once(empty: Engine) -> None:

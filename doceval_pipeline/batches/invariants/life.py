@@ -96,8 +96,8 @@ _NOT_HELD = text(f"""
 """)
 _REPORTED = text(f"""
     SELECT b.id AS batch_id, 'reported_digest ' || b.reported_digest AS thing, NULL AS wrong,
-           b.reported_digest
-    FROM batches b WHERE {HAS_CELLS} AND b.reported_digest IS NOT NULL ORDER BY b.id
+           b.report_file
+    FROM batches b WHERE {HAS_CELLS} AND b.report_file IS NOT NULL ORDER BY b.id
 """)
 _UNREPORTED = text(f"""
     SELECT m.batch_id, 'result_digest ' || m.result_digest AS thing,
@@ -120,7 +120,7 @@ _LOST = text("""
 
 
 def _report_missing(databases: Databases, row: Mapping[str, Any], _: Scope) -> str | None:
-    path = report_path(databases, row["batch_id"], row["reported_digest"])
+    path = report_path(databases, row["report_file"])
     # A folder that may not be entered holds nothing that one could show, and is no reason to stop.
     return None if os.path.isfile(path) else f"there is no {path.name} in the folder of reports"
 

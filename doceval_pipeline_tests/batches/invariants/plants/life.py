@@ -9,8 +9,8 @@ from doceval_pipeline_tests.conftest import Sample
 
 def _remove_report(installation: Installation) -> None:
     batch: Sample = installation["reprocessed"]
-    ((digest,),) = batch.doc_eval("SELECT reported_digest FROM batches WHERE id = :id")
-    report_path(batch.databases, batch.id, digest).unlink()
+    ((name,),) = batch.doc_eval("SELECT report_file FROM batches WHERE id = :id")
+    report_path(batch.databases, name).unlink()
 
 
 def _begin_staging(installation: Installation) -> None:

@@ -1,0 +1,62 @@
+"""What an apply replaced in definitions that existed, as data and in a line for people."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from doceval_pipeline.doc_eval.batches import partition_key
+
+# How much of a value is shown, and of what is the same before the first difference.
+CHARACTERS = 80
+CONTEXT = 20
+BATCHES = 5
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value that was replaced: of which connection, prompt or batch, under which key.
+
+    `batches` are the numbers of the open batches on which it has an effect. Prices count for each that is not
+    completed, everything else for those whose staging has not begun.
+    """
+
+    kind: str
+    name: str
+    key: str
+    old: Any
+    new: Any
+    batches: list[int]
+
+    @property
+    def sentence(self) -> str:
+        """The change in one line: both values where they begin to differ, and the batches."""
+        old, new = _differing(_text(self.old), _text(self.new))
+        return f"{self.kind} {self.name!r}: {self.key} {old} → {new}{self._effect}"
+
+    @property
+    def _effect(self) -> str:
+        if self.kind == "batch":
+            return ""
+        if not self.batches:
+            return "; no open batch is affected"
+        shown = ", ".join(partition_key(number) for number in self.batches[:BATCHES])
+        more = len(self.batches) - BATCHES
+        return f"; affects {shown}" + (f" and {more:,} more" if more > 0 else "")
+
+
+def _text(value: Any) -> str:
+    return "none" if value in (None, "", [], {}) else json.dumps(value, ensure_ascii=False)
+
+
+def _differing(old: str, new: str) -> tuple[str, str]:
+    """Two texts, of long ones the part in which they begin to differ."""
+    start = 0
+    if max(len(old), len(new)) > CHARACTERS:
+        pairs = enumerate(zip(old, new, strict=False))
+        start = max(0, next((place for place, (a, b) in pairs if a != b), min(len(old), len(new))) - CONTEXT)
+    return _cut(old, start), _cut(new, start)
+
+
+def _cut(text: str, start: int) -> str:
+    end = start + CHARACTERS
+    return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")

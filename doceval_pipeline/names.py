@@ -1,0 +1,106 @@
+"""Names that people give to batches, connections and prompts: which two are the same, and what none may hold.
+
+Two names are the same if Unicode says that they are the same text (NFC): macOS writes `ü` as two
+characters, keyboards as one. Upper and lower case, ligatures and wide forms stay different. A character that
+cannot be seen is refused, unless a script or an emoji needs it where it stands. Knows no file or database.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+LONGEST = 200
+# The flags of England, Scotland, Wales and the like: a black flag, and letters that are not seen.
+FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{2,6}\U000e007f"
+JOINERS = "\u200c\u200d"
+
+_FLAG = re.compile(FLAG)
+# Of the category of invisible characters, and seen: the signs of Arabic and Syriac numbers and verses.
+_SEEN = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]")
+# Of other categories, and not seen: fillers, blank symbols, and what Unicode reserves for such characters.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0\ufff0-\ufff8\U0001d159\U000e0080-\U000e00ff"
+    "\U000e01f0-\U000e0fff\ufdd0-\ufdef\ufffe\uffff]"
+)
+_VARIANTS_OF_SYMBOLS = "\ufe0e\ufe0f"
+_VARIANTS_OF_LETTERS = re.compile("[\ufe00-\ufe0d\u180b-\u180d\u180f\U000e0100-\U000e01ef]")
+_KEYCAP = re.compile("[0-9#*]\ufe0f\u20e3")
+
+
+def normal(name: str) -> str:
+    """The form of a name in which it is stored and compared (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def normal_in_sql(expression: str) -> str:
+    """The same of a name in SQL; the database must be encoded in UTF-8."""
+    return f"normalize({expression}, NFC)"
+
+
+def refusal(name: str) -> str | None:
+    """Why a name in its normal form cannot be one, with the character and its place; None where it can."""
+    if not name:
+        return "is empty: give it a name"
+    if len(name) > LONGEST:
+        return f"has {len(name)} characters: take at most {LONGEST}"
+    if unicodedata.category(name[0]).startswith("M"):
+        return f"{_character(name, 0)}, which needs a letter before it: begin with another character"
+    spared = {place for found in _FLAG.finditer(name) for place in range(found.start() + 1, found.end())}
+    for place in range(len(name)):
+        advice = None if place in spared else _advice(name, place)
+        if advice is not None:
+            return f"{_character(name, place)}: {advice}"
+    return None
+
+
+def _character(name: str, place: int) -> str:
+    """Which character stands where, counted from 1 as people do."""
+    called = unicodedata.name(name[place], "") or _CONTROLS.get(name[place], "")
+    return f"character {place + 1} is U+{ord(name[place]):04X} {called}".rstrip()
+
+
+_CONTROLS = {"\t": "TAB", "\n": "LINE FEED", "\r": "CARRIAGE RETURN"}
+
+
+def _advice(name: str, place: int) -> str | None:
+    """What to do about the character at a place; None where it may stand there."""
+    char, before, after = name[place], name[place - 1 : place], name[place + 1 : place + 2]
+    if char == " ":
+        if not before or not after:
+            return "remove the space at the beginning" if not before else "remove the space at the end"
+        return "remove it, two spaces look like one" if before == " " else None
+    category = unicodedata.category(char)
+    if category == "Zs":
+        return "write an ordinary space, or none at the beginning and end"
+    may_stand = _may_stand(char, category)
+    return None if may_stand is None or may_stand(name, place) else "it is not seen, remove it"
+
+
+def _may_stand(char: str, category: str) -> Callable[[str, int], bool] | None:
+    """The condition under which a character may stand at a place; None where it may stand anywhere."""
+    if char in JOINERS:
+        return _joins
+    if char in _VARIANTS_OF_SYMBOLS:
+        return _varies_a_symbol
+    if _VARIANTS_OF_LETTERS.match(char):
+        return lambda name, place: unicodedata.category(name[place - 1]) == "Lo"
+    if _UNSEEN.match(char) or category in ("Cc", "Cs", "Co", "Zl", "Zp"):
+        return lambda name, place: False
+    return (lambda name, place: False) if category == "Cf" and not _SEEN.match(char) else None
+
+
+def _joins(name: str, place: int) -> bool:
+    """Whether a joiner stands between two characters and makes a difference to at least one of them.
+
+    Between two Latin letters it makes none that is seen; behind a Latin word it may part a Persian ending.
+    """
+    sides = [unicodedata.category(side) for side in name[place - 1 : place + 2 : 2]] if place else []
+    if len(sides) < 2 or any(side[0] in "CZ" and side != "Cn" for side in sides):
+        return False
+    return any(side == "Lo" or side[0] in "MS" or side == "Cn" for side in sides)
+
+
+def _varies_a_symbol(name: str, place: int) -> bool:
+    """Whether a variation selector follows what has a coloured and a plain form."""
+    before = name[place - 1]
+    return unicodedata.category(before)[0] in "SP" or bool(_KEYCAP.match(name, place - 1))
