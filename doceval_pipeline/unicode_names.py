@@ -31,6 +31,16 @@ def similar_path(path: str) -> str | None:
     return similar
 
 
+def remedy_for_missing(path: str) -> str:
+    """What to do about an absolute path that does not exist, in words that follow a colon."""
+    similar = similar_path(path)
+    if similar is None:
+        return "create it or correct the path"
+    if composed(similar) == composed(path):
+        return f"one whose name is in another Unicode form does, write {spelled_out(similar)}"
+    return f"one whose name differs in upper and lower case does, write {spelled_out(similar)}"
+
+
 def spelled_out(name: str) -> str:
     r"""A name in quotes, with what is not ASCII as escapes: "Pru\u0308fung". YAML reads it."""
     escaped = "".join(_escaped(character) for character in name)

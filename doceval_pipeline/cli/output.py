@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from doceval_pipeline.batches.whole_file import STANDARD_OUTPUT
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -45,6 +49,21 @@ def printable(value: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in value
     )
+
+
+def console_beside(output: Path | None, as_json: bool) -> Console:
+    """The console for what is said beside a file that is written: standard error if the file goes to output.
+
+    Raises
+    ------
+    click.UsageError
+        Both the file and JSON would go to standard output.
+    """
+    if output != STANDARD_OUTPUT:
+        return console
+    if as_json:
+        raise click.UsageError("- and --json both write to standard output: name a file, or leave out --json")
+    return errors
 
 
 def in_words(counts: Mapping[str, int]) -> str:

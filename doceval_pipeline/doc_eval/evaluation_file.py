@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from doceval_pipeline.credentials import holds_key
 from doceval_pipeline.doc_eval.definitions import CREDENTIAL, Definition, Evaluation
 from doceval_pipeline.errors import EvaluationFileError
+from doceval_pipeline.unicode_names import remedy_for_missing
 
 Location = tuple[str | int, ...]
 # Aliases of aliases grow without bound.
@@ -223,7 +224,7 @@ def _resolve_folder(folder: str, base: Path | None) -> tuple[str, str | None]:
     except UnicodeEncodeError:
         return "", "the folder's path is not UTF-8: move the documents to a folder with a UTF-8 path"
     if not os.path.exists(resolved):
-        return resolved, f"folder {folder!r} does not exist: create it or correct the path"
+        return resolved, f"folder {folder!r} does not exist: {remedy_for_missing(resolved)}"
     if not os.path.isdir(resolved):
         return resolved, f"{folder!r} is not a folder: name the folder that holds the documents"
     if not os.access(resolved, os.R_OK | os.X_OK):

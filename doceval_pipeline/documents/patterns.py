@@ -61,7 +61,7 @@ def _remedy(pattern: str, path: str) -> str:
     if ending is None:
         return repr(any_case)
     length = len(ending[1])
-    return f"{pattern[:-length] + path[-length:]!r}, or {any_case!r} for upper and lower case"
+    return f"{pattern[:-length] + path[-length:]!r}, or {any_case!r} for any case"
 
 
 def _in_any_case(pattern: str) -> str:
