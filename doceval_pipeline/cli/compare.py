@@ -7,7 +7,15 @@ import click
 
 from doceval_pipeline.batches.comparing import Kind, compare_batches, compare_in_batch, write_comparison
 from doceval_pipeline.cli.batches import as_json_option, databases
-from doceval_pipeline.cli.output import console, console_beside, errors, print_json, print_table, printable
+from doceval_pipeline.cli.output import (
+    OutputPath,
+    console,
+    console_beside,
+    errors,
+    print_json,
+    print_table,
+    printable,
+)
 from doceval_pipeline.reports.comparison import CellStates, ComparedColumn, Comparison, Side
 from doceval_pipeline.reports.movement import THRESHOLD
 from doceval_pipeline.reports.numbers import points_text, probability_text, score_text
@@ -27,7 +35,7 @@ from doceval_pipeline.reports.numbers import points_text, probability_text, scor
 @click.option(
     "--html",
     "page",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=OutputPath(),
     help="Write a page into this file too; - is standard output.",
 )
 @as_json_option
