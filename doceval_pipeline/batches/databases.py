@@ -6,14 +6,18 @@ Also turns what a database driver raises into one line that holds neither a row 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
 import psycopg2
-from sqlalchemy import Engine, create_engine, make_url
+from psycopg2.extensions import PYDATETIMETZ, new_type, register_type
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError, DatabaseError
+from doceval_pipeline.migrations.rows import exact_formats
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 from doceval_pipeline.settings import Settings
 
@@ -27,6 +31,9 @@ PERCENT_ENCODED = "check its form, and write what is special in a password as %4
 NO_ROOM = ("53100",)
 # Of a backend that an administrator or a crash ended, and none where not even that could be told.
 CONNECTION_LOST = (None, "57P01", "57P02", "57P03")
+# A day from the ends of what Python can hold, so that every time zone fits.
+_EARLIEST = datetime.min.replace(tzinfo=UTC) + timedelta(1)
+_LATEST = datetime.max.replace(tzinfo=UTC) - timedelta(1)
 CONNECTION_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
@@ -161,6 +168,27 @@ def _engine_with_schema(url: str, variable: str, schema: Schema) -> Engine:
     return engine
 
 
+def _fix_formats(connection: Any, _record: object) -> None:
+    """Make a new connection independent of the formats that its server or role defaults to.
+
+    psycopg2 cannot read years that Python does not have, which a row may hold.
+    """
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(exact_formats(transaction_only=False))
+    connection.autocommit = False
+    register_type(new_type(PYDATETIMETZ.values, "TIMESTAMPTZ", _read_time), connection)
+
+
+def _read_time(value: str | bytes | None, cursor: Any) -> datetime | None:
+    """Read a timestamptz; a time outside Python's years becomes the nearest one that Python has."""
+    try:
+        moment: datetime | None = PYDATETIMETZ(value, cursor)
+    except ValueError:
+        return _EARLIEST if str(value).endswith("BC") else _LATEST
+    return None if moment is None else min(max(moment, _EARLIEST), _LATEST)
+
+
 def _reachable_engine(url: str, variable: str) -> Engine:
     try:
         parsed = make_url(url)
@@ -175,8 +203,10 @@ def _reachable_engine(url: str, variable: str) -> Engine:
         hide_parameters=True,
         pool_pre_ping=True,
         pool_size=2,
+        isolation_level="READ COMMITTED",
         connect_args={"application_name": "doceval", "connect_timeout": 10},
     )
+    event.listen(engine, "connect", _fix_formats)
     try:
         with engine.connect() as connection:
             version = connection.connection.dbapi_connection.server_version  # type: ignore[union-attr] # psycopg2's

@@ -102,6 +102,7 @@ class Judged:
                 ("cells_not_json", "response_json that are no JSON"),
                 ("cells_without_score", "succeeded cells without a score"),
                 ("cells_out_of_range", "scores out of range"),
+                ("impossible_numbers", "impossible numbers dropped, such as negative tokens"),
                 ("columns_stuck", "columns with the same response for every document"),
             )
             if numbers[name]
@@ -116,6 +117,7 @@ class Judged:
             "cells_not_json": sum(column.not_json for column in self.columns),
             "cells_without_score": sum(column.without_score for column in self.columns),
             "cells_out_of_range": sum(column.out_of_range for column in self.columns),
+            "impossible_numbers": sum(column.impossible_numbers for column in self.columns),
             "columns_stuck": sum(column.stuck for column in self.columns),
         }
 

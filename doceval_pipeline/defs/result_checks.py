@@ -89,6 +89,7 @@ def _of_soundness(name: str, judged: Judged) -> dict[str, Any]:
                 "no JSON": column.not_json,
                 "without score": column.without_score,
                 "out of range": column.out_of_range,
+                "numbers dropped": column.impossible_numbers,
                 "stuck": column.stuck,
             }
         )

@@ -29,7 +29,7 @@ _READ = text("""
            p.paused, p.succeeded, p.failed, p.unknown
     FROM unnest(CAST(:batch_ids AS int[])) AS wanted(batch_id)
     CROSS JOIN LATERAL (
-        SELECT * FROM batch_progress p WHERE p.batch_id = wanted.batch_id
+        SELECT * FROM batch_progress p WHERE p.batch_id = wanted.batch_id AND isfinite(observed_at)
         ORDER BY observed_at DESC LIMIT :most
     ) AS p
     ORDER BY p.batch_id, p.observed_at
@@ -40,7 +40,7 @@ _USUAL_GAP = text("""
     FROM (
         SELECT lead(observed_at) OVER in_order - observed_at AS gap, waiting, running, paused
         FROM batch_progress
-        WHERE observed_at > now() - make_interval(days => :days)
+        WHERE observed_at > now() - make_interval(days => :days) AND isfinite(observed_at)
         WINDOW in_order AS (PARTITION BY batch_id ORDER BY observed_at)) AS stretch
     WHERE gap IS NOT NULL AND waiting > 0 AND running = 0 AND paused = 0
 """)

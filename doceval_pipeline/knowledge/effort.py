@@ -20,8 +20,8 @@ _STALL_TIMES = 10
 
 # What a processor says that a result took; it may say it in either column, or in none.
 SAID_SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
-# Nothing takes less than no time: what a clock that was set back says counts as not said.
-SECONDS_SQL = f"CASE WHEN {SAID_SECONDS_SQL} >= 0 THEN {SAID_SECONDS_SQL} END"
+# Negative durations (the clock moved backwards), NaN and infinity count as missing.
+SECONDS_SQL = f"CASE WHEN {SAID_SECONDS_SQL} BETWEEN 0 AND 1e10 THEN {SAID_SECONDS_SQL} END"
 _FINISHED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})"
 _SECONDS_TAKEN = text(f"""
     SELECT count(*), percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds)
@@ -53,7 +53,8 @@ _THROUGHPUT = text(f"""
         FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}),
     moments AS (
         SELECT CASE WHEN at BETWEEN created_at - interval '1 day' AND now() + interval '1 day'
-                    THEN date_trunc('second', at) END AS moment, count(*) AS cells, min(created_at) AS queued
+                    THEN date_trunc('second', at) END AS moment, count(*) AS cells,
+               min(created_at) FILTER (WHERE isfinite(created_at)) AS queued
         FROM finished GROUP BY 1),
     seconds AS (
         SELECT extract(epoch FROM moment)::bigint AS second, cells,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
-from doceval_pipeline.knowledge.effort import SAID_SECONDS_SQL
+from doceval_pipeline.knowledge.effort import SECONDS_SQL
 from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, SIMULATED_SQL
 
 # Rows that are fetched at a time; one whose texts have more bytes than this gets them by itself.
@@ -29,8 +29,10 @@ def _results(source: str) -> TextClause:
                r.file_name, r.connection_id, r.prompt_id, r.attempt,
                r.withdrawn_at IS NULL AND r.superseded_at IS NULL, {OUTCOME_SQL}, r.status, r.overall_score,
                CASE WHEN small THEN r.response_text END, CASE WHEN small THEN r.response_json END,
-               CASE WHEN small THEN r.error_message END, r.input_tokens, r.output_tokens,
-               CASE WHEN seconds BETWEEN -1e10 AND 1e10 THEN seconds END,
+               CASE WHEN small THEN r.error_message END,
+               CASE WHEN r.input_tokens >= 0 THEN r.input_tokens END,
+               CASE WHEN r.output_tokens >= 0 THEN r.output_tokens END,
+               {SECONDS_SQL},
                {SIMULATED_SQL},
                r.worker, r.task_id, r.deliveries, {_utc("r.created_at")}, {_utc("r.started_processing_at")},
                {_utc("r.completed_processing_at")}, {_utc("r.withdrawn_at")}, small
@@ -38,8 +40,7 @@ def _results(source: str) -> TextClause:
         JOIN docs AS d ON d.id = r.document_id
         CROSS JOIN LATERAL (
             SELECT coalesce(octet_length(r.response_text), 0) + coalesce(octet_length(r.response_json), 0)
-                   + coalesce(octet_length(r.error_message), 0) <= {SMALL_TEXTS} AS small,
-                   {SAID_SECONDS_SQL} AS seconds) AS computed
+                   + coalesce(octet_length(r.error_message), 0) <= {SMALL_TEXTS} AS small) AS computed
         WHERE r.batch_id = :batch_id
         ORDER BY r.document_id, r.prompt_id, r.connection_id, r.attempt
     """)

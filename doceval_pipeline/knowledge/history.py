@@ -18,7 +18,9 @@ _FINISHED_CELLS = text(f"""
         ('{Measure.OUTPUT_TOKENS}', r.output_tokens::float8),
         ('{Measure.SECONDS}', coalesce(
             {SECONDS_SQL},
-            extract(epoch FROM r.completed_processing_at - r.started_processing_at)))) AS m(measure, y)
+            CASE WHEN isfinite(r.completed_processing_at) AND isfinite(r.started_processing_at)
+                 THEN extract(epoch FROM r.completed_processing_at - r.started_processing_at) END))
+        ) AS m(measure, y)
     WHERE r.batch_id = :batch_id
       AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})
       AND (m.y BETWEEN 1e-9 AND 1e10 OR m.y = 0)

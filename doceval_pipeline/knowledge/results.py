@@ -132,7 +132,7 @@ _DETAILS = text(f"""
            left(error_message, {MESSAGE_CHARACTERS + KEY_CHARACTERS}), coalesce(length(error_message), 0),
            left(response_text, {RESPONSE_CHARACTERS + KEY_CHARACTERS}), coalesce(length(response_text), 0),
            input_tokens, output_tokens, {SECONDS_SQL}
-    FROM llm_responses WHERE id = ANY(:ids)
+    FROM current_llm_responses WHERE id = ANY(:ids)
 """)
 
 

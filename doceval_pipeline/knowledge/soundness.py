@@ -9,20 +9,24 @@ from doceval_pipeline.knowledge.status_words import Outcome, words_in_sql
 # Of one document nobody can tell whether a processor is stuck; a few may well get the same short answer.
 STUCK_FROM = 10
 
+_SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _BLANK = r"coalesce({column}, '') !~ '\S'"
 _TEXT_IS_BLANK = _BLANK.format(column="response_text")
 _JSON_IS_BLANK = _BLANK.format(column="response_json")
 # Whether all texts are the same is asked of their hashes, of which no two need to be kept.
 _COUNT = text(f"""
-    SELECT connection_id, prompt_id, count(*),
-           count(*) FILTER (WHERE {_TEXT_IS_BLANK} AND {_JSON_IS_BLANK}),
-           count(*) FILTER (WHERE NOT {_JSON_IS_BLANK} AND NOT is_json(response_json)),
-           count(*) FILTER (WHERE overall_score IS NULL),
-           count(*) FILTER (WHERE overall_score NOT BETWEEN 0 AND 100),
-           count(*) >= {STUCK_FROM} AND count(*) FILTER (WHERE {_TEXT_IS_BLANK}) = 0
-           AND min(hashtextextended(response_text, 0)) = max(hashtextextended(response_text, 0))
+    SELECT connection_id, prompt_id, count(*) FILTER (WHERE {_SUCCEEDED}),
+           count(*) FILTER (WHERE {_SUCCEEDED} AND {_TEXT_IS_BLANK} AND {_JSON_IS_BLANK}),
+           count(*) FILTER (WHERE {_SUCCEEDED} AND NOT {_JSON_IS_BLANK} AND NOT is_json(response_json)),
+           count(*) FILTER (WHERE {_SUCCEEDED} AND overall_score IS NULL),
+           count(*) FILTER (WHERE {_SUCCEEDED} AND overall_score NOT BETWEEN 0 AND 100),
+           coalesce(sum(cardinality(impossible_numbers)), 0),
+           count(*) FILTER (WHERE {_SUCCEEDED}) >= {STUCK_FROM}
+           AND count(*) FILTER (WHERE {_SUCCEEDED} AND {_TEXT_IS_BLANK}) = 0
+           AND min(hashtextextended(response_text, 0)) FILTER (WHERE {_SUCCEEDED})
+               = max(hashtextextended(response_text, 0)) FILTER (WHERE {_SUCCEEDED})
     FROM current_llm_responses
-    WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.SUCCEEDED)})
+    WHERE batch_id = :batch_id AND ({_SUCCEEDED} OR status IN ({words_in_sql(Outcome.FAILED)}))
     GROUP BY 1, 2 ORDER BY 1, 2
 """)
 
@@ -32,7 +36,8 @@ class Soundness:
     """Succeeded cells of a column, and those of them that something is wrong with.
 
     `empty` say nothing, neither as text nor as JSON; `not_json` have a `response_json` that is none;
-    `out_of_range` scores are not from 0 to 100. `stuck`: `STUCK_FROM` or more documents, and each got the
+    `out_of_range` scores are not from 0 to 100; `impossible_numbers` were dropped from
+    results, failed ones included. `stuck`: `STUCK_FROM` or more documents, and each got the
     same text.
     """
 
@@ -43,12 +48,14 @@ class Soundness:
     not_json: int
     without_score: int
     out_of_range: int
+    impossible_numbers: int
     stuck: bool
 
     @property
     def is_sound(self) -> bool:
         """Whether nothing is wrong."""
-        return not (self.empty or self.not_json or self.without_score or self.out_of_range or self.stuck)
+        counts = (self.empty, self.not_json, self.without_score, self.out_of_range, self.impossible_numbers)
+        return not (any(counts) or self.stuck)
 
 
 def count_unsound(connection: Connection, batch_id: int) -> list[Soundness]:

@@ -12,11 +12,16 @@ from sqlalchemy import Connection, text
 # A statement carries about this many bytes of rows, or one row.
 CHUNK_BYTES = 4 * 1024 * 1024
 
-# Servers and roles may be configured to write times and numbers in another way, or shortened.
-_EXACT = text("""
-    SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO', true),
-           set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true)
-""")
+# Servers, databases and roles may be configured to read and write values in another way, or shortened.
+_EXACT_FORMATS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+}
 _COLUMNS = text("""
     SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
     WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped AND attname = ANY(:names)
@@ -28,9 +33,18 @@ _MOVE_ON = text("""
 """)
 
 
+def exact_formats(transaction_only: bool) -> str:
+    """A statement after which a session, or its transaction, writes values as text that gives them again."""
+    local = str(transaction_only).lower()
+    settings = ", ".join(
+        f"set_config('{name}', '{value}', {local})" for name, value in _EXACT_FORMATS.items()
+    )
+    return f"SELECT {settings}"
+
+
 def write_exactly(connection: Connection) -> None:
     """Let the transaction write each value as text that gives exactly this value again."""
-    connection.execute(_EXACT)
+    connection.execute(text(exact_formats(transaction_only=True)))
 
 
 def insert_rows(connection: Connection, table: str, rows: Iterable[bytes]) -> None:

@@ -27,7 +27,7 @@ class Schema(Enum):
         return f"doceval_{self.value}_version"
 
 
-HEADS = {Schema.DOC_EVAL: "0008", Schema.KNOWLEDGE: "0007"}
+HEADS = {Schema.DOC_EVAL: "0008", Schema.KNOWLEDGE: "0008"}
 
 
 def upgrade(engine: Engine, schema: Schema) -> bool:

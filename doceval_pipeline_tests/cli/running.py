@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,15 @@ import psycopg2
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.conftest import write_old
 
+_LAUNCH_BACKFILL = """
+    mutation ($params: LaunchBackfillParams!) {
+        launchPartitionBackfill(backfillParams: $params) {
+            __typename
+            ... on LaunchBackfillSuccess { backfillId }
+            ... on PythonError { message }
+        }
+    }
+"""
 DOCEVAL = str(Path(sys.executable).with_name("doceval"))
 
 
@@ -74,6 +85,34 @@ def browser_that_notes(folder: Path) -> tuple[str, Path]:
     program.write_text(f'#!/bin/sh\necho "$1" >> "{addresses}"\n')
     program.chmod(0o755)
     return f"{program} %s", addresses
+
+
+def graphql(port: str, question: str, **variables: Any) -> dict[str, Any]:
+    """What Dagster's webserver answers to a query or mutation; a refusal is an answer too."""
+    body = json.dumps({"query": question, "variables": variables}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"}
+    )
+    try:
+        answer = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as refusal:
+        answer = refusal
+    with answer:
+        return dict(json.load(answer)["data"])
+
+
+def launch_backfill(
+    port: str, keys: Sequence[str], assets: Sequence[str], config: Mapping[str, Any] | None = None
+) -> str:
+    """Launch a backfill of assets as Dagster's dialog does; its id."""
+    params = {
+        "assetSelection": [{"path": [asset]} for asset in assets],
+        "partitionNames": list(keys),
+        "runConfigData": json.dumps(config or {}),
+    }
+    launched = graphql(port, _LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    return str(launched["backfillId"])
 
 
 def query(home: Path, statement: str, *parameters: Any, database: str = "KnowledgeDocuments") -> list[Any]:

@@ -1,20 +1,25 @@
 """A real backfill through the daemon over many batches, in every state that a kill may leave."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.cli.running import doceval, query, read_json, running_up, until, write_evaluation
+from doceval_pipeline_tests.cli.running import (
+    doceval,
+    launch_backfill,
+    query,
+    read_json,
+    running_up,
+    until,
+    write_evaluation,
+)
 
 pytestmark = pytest.mark.slow
 PORT = "3921"
@@ -40,15 +45,6 @@ if sys.argv[2] == "killed":
     kill = lambda done, *_: os.kill(os.getpid(), signal.SIGKILL) if done else None
     staging.store_documents(databases, batch, kill)
 """
-LAUNCH = """
-    mutation ($params: LaunchBackfillParams!) {
-        launchPartitionBackfill(backfillParams: $params) {
-            __typename
-            ... on LaunchBackfillSuccess { backfillId }
-            ... on PythonError { message }
-        }
-    }
-"""
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +58,6 @@ def home() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def up(home: Path) -> Iterator["subprocess.Popen[str]"]:
     yield from running_up(home, PORT)
-
-
-def launch_backfill(keys: list[str]) -> str:
-    variables = {"params": {"assetSelection": [{"path": [name]} for name in STAGING], "partitionNames": keys}}
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/graphql",
-        json.dumps({"query": LAUNCH, "variables": variables}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        launched: dict[str, Any] = json.load(answer)["data"]["launchPartitionBackfill"]
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
-    return str(launched["backfillId"])
 
 
 def finished(home: Path, backfill: str) -> bool:
@@ -111,7 +94,7 @@ def test_a_backfill_repairs_what_is_missing_and_a_second_one_changes_nothing(
     registered = "SELECT count(*) FROM dynamic_partitions"
     until(lambda: query(home, registered, database="dagster") == [(BATCHES,)])
 
-    first = launch_backfill(keys)
+    first = launch_backfill(PORT, keys, STAGING)
     until(lambda: finished(home, first), seconds=400)
     after = read_json("status", DOCEVAL_HOME=str(home))
     assert {(s["status"], s["documents"]["staged"], s["cells"]["waiting"]) for s in after} == {
@@ -120,7 +103,7 @@ def test_a_backfill_repairs_what_is_missing_and_a_second_one_changes_nothing(
     everything = query(home, EVERYTHING)
     assert everything[0][:2] == (BATCHES * DOCUMENTS, BATCHES * DOCUMENTS * 4)
 
-    second = launch_backfill(keys)
+    second = launch_backfill(PORT, keys, STAGING)
     until(lambda: finished(home, second), seconds=400)
     assert query(home, EVERYTHING) == everything
     assert read_json("check", DOCEVAL_HOME=str(home)) == []

@@ -6,8 +6,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ import pytest
 from psycopg2 import errors
 
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.cli.running import doceval, query, running_up, until, write_evaluation
+from doceval_pipeline_tests.cli.running import doceval, graphql, query, running_up, until, write_evaluation
 from doceval_pipeline_tests.keys import CARELESS, FORMS, KEY, PASSWORD, with_secret
 
 PORT = "3923"
@@ -67,16 +65,7 @@ def up(home: Path) -> Iterator["subprocess.Popen[str]"]:
 
 def launch(job: str, config: dict[str, Any]) -> str:
     """Launch a job as the launchpad does; what came of it."""
-    body = json.dumps({"query": LAUNCH, "variables": {"job": job, "config": config}}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/graphql", body, {"Content-Type": "application/json"}
-    )
-    try:
-        answer = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as refusal:
-        answer = refusal
-    with answer:
-        launched = json.load(answer)["data"]["launchRun"]
+    launched = graphql(PORT, LAUNCH, job=job, config=config)["launchRun"]
     assert all(form not in str(launched.get("message")) for form in FORMS)
     return str(launched["__typename"])
 

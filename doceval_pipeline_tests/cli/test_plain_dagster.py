@@ -1,17 +1,14 @@
 """Plain Dagster commands in a fresh clone, with no variable set: the same instance as `doceval up`."""
 
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import psycopg2
@@ -23,6 +20,7 @@ from doceval_pipeline.dagster_home.configuration import SHIPPED
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli.running import (
     doceval,
+    graphql,
     query,
     read_json,
     running_up,
@@ -109,16 +107,6 @@ def marked(clone: Path) -> list[psutil.Process]:
     return found
 
 
-def ask(port: str, question: str, **variables: Any) -> Any:
-    """What the webserver answers."""
-    body = json.dumps({"query": question, "variables": variables}).encode()
-    url = f"http://127.0.0.1:{port}/graphql"
-    with urllib.request.urlopen(
-        urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=60
-    ) as answer:
-        return json.load(answer)["data"]
-
-
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -127,8 +115,8 @@ def free_port() -> str:
 
 def answers(port: str) -> bool:
     try:
-        return bool(ask(port, "{ version }"))
-    except OSError:
+        return bool(graphql(port, "{ version }"))
+    except (OSError, ValueError):
         return False
 
 
@@ -141,13 +129,13 @@ def launch(port: str, partition: str, job: str, assets: list[str] | None = None)
         "assetSelection": None if assets is None else [{"path": [asset]} for asset in assets],
     }
     tags = [{"key": "dagster/partition", "value": partition}]
-    launched = ask(port, LAUNCH, selector=selector, tags=tags)["launchRun"]
+    launched = graphql(port, LAUNCH, selector=selector, tags=tags)["launchRun"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
     return str(launched["run"]["runId"])
 
 
 def state(port: str, run_id: str) -> str:
-    return str(ask(port, RUN, id=run_id)["runOrError"]["status"])
+    return str(graphql(port, RUN, id=run_id)["runOrError"]["status"])
 
 
 def all_become(port: str, runs: list[str], wanted: str) -> None:
@@ -173,7 +161,7 @@ def test_a_server_for_development_shows_and_does_what_doceval_up_does(
     port = free_port()
     with started(clone, *command, "--port", port) as (process, output):
         until(lambda: answers(port) or process.poll() is not None)
-        info = yaml.safe_load(ask(port, INSTANCE)["instance"]["info"])
+        info = yaml.safe_load(graphql(port, INSTANCE)["instance"]["info"])
         assert {info[name] for name in ("run_storage", "event_log_storage", "schedule_storage")} == {
             "PostgresRunStorage",
             "_EventLogStorage",

@@ -1,32 +1,20 @@
 """Backfills through the real daemon that do failed evaluations of many closed batches again."""
 
-import json
 import shutil
 import subprocess
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli import many
-from doceval_pipeline_tests.cli.running import query, running_up, until
+from doceval_pipeline_tests.cli.running import graphql, launch_backfill, query, running_up, until
 from doceval_pipeline_tests.conftest import Sample
 
 pytestmark = pytest.mark.slow
 PORT = "3923"
-LAUNCH = """
-    mutation ($params: LaunchBackfillParams!) {
-        launchPartitionBackfill(backfillParams: $params) {
-            __typename
-            ... on LaunchBackfillSuccess { backfillId }
-            ... on PythonError { message }
-        }
-    }
-"""
 EXECUTE_AGAIN = """
     mutation ($run: String!) {
         launchRunReexecution(reexecutionParams: {parentRunId: $run, strategy: FROM_FAILURE}) {
@@ -70,25 +58,6 @@ def up(home: Path, batches: list[Sample]) -> Iterator["subprocess.Popen[str]"]:
         yield process
 
 
-def ask(mutation: str, **variables: Any) -> dict[str, Any]:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/graphql",
-        json.dumps({"query": mutation, "variables": variables}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        (answered,) = json.load(answer)["data"].values()
-    return dict(answered)
-
-
-def backfill(keys: list[str], config: dict[str, Any], assets: tuple[str, ...] = ("queue_rows",)) -> str:
-    selection = [{"path": [asset]} for asset in assets]
-    params = {"assetSelection": selection, "partitionNames": keys, "runConfigData": json.dumps(config)}
-    launched = ask(LAUNCH, params=params)
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
-    return str(launched["backfillId"])
-
-
 def ended(home: Path, backfill_id: str, **runs: int) -> bool:
     """Whether so many runs of a backfill ended in each way, and no others are there."""
     return dict(query(home, RUNS, backfill_id, database="dagster")) == runs
@@ -100,16 +69,17 @@ def test_a_backfill_does_57_failed_evaluations_of_20_batches_again_and_a_second_
     keys = [batches[number].key for number in many.CHOSEN]
     reported = many.reports(home)
     # A batch that cannot be reprocessed stops no other.
-    first = backfill([*keys, batches[-1].key], AGAIN)
+    first = launch_backfill(PORT, [*keys, batches[-1].key], ["queue_rows"], AGAIN)
     until(lambda: ended(home, first, SUCCESS=20, FAILURE=1), seconds=900)
     assert many.new_attempts(home) == many.expected_attempts(batches)
-    second = backfill(keys, AGAIN)
+    second = launch_backfill(PORT, keys, ["queue_rows"], AGAIN)
     until(lambda: ended(home, second, SUCCESS=20), seconds=900)
     assert many.new_attempts(home) == many.expected_attempts(batches), "they wait"
 
     batches[-1].stage()
     ((failed,),) = query(home, FAILED_RUN, first, database="dagster")
-    assert ask(EXECUTE_AGAIN, run=failed)["__typename"] == "LaunchRunSuccess"
+    retried = graphql(PORT, EXECUTE_AGAIN, run=failed)["launchRunReexecution"]
+    assert retried["__typename"] == "LaunchRunSuccess"
     until(lambda: query(home, RETRIED, failed, database="dagster") == [("SUCCESS",)])
     query(home, f"{many.ANSWER} AND attempt > 1")
     until(lambda: many.reports(home) == reported + 20, seconds=900)
@@ -120,7 +90,9 @@ def test_the_runs_of_one_backfill_share_its_config(
     up: "subprocess.Popen[str]", home: Path, batches: list[Sample]
 ) -> None:
     """Dagster makes two runs of these assets, because one of them has no partitions."""
-    shared = backfill([batches[0].key], AGAIN, ("queue_rows", "leaderboard"))
+    shared = launch_backfill(PORT, [batches[0].key], ["queue_rows", "leaderboard"], AGAIN)
     until(lambda: ended(home, shared, SUCCESS=2), seconds=600)
-    wrong = backfill([batches[0].key], {"ops": {"document_assignment": {"config": {"rescan": True}}}})
+    wrong = launch_backfill(
+        PORT, [batches[0].key], ["queue_rows"], {"ops": {"document_assignment": {"config": {"rescan": True}}}}
+    )
     until(lambda: ended(home, wrong, FAILURE=1), seconds=600)

@@ -111,19 +111,40 @@ def test_a_key_that_the_provider_quotes_is_not_handed_on(scratch: Scratch) -> No
     [
         ("Score: 0", 0),
         ("Score: 87.5", 87.5),
+        ("Score: 100\r\n", 100),
         ("The score is 40.\nscore: 55", 55),
+        ("Score: 40\nOn reflection:\nScore: 55", 55),
         ("**Score:** 70", 70),
         ("**Score: 71**", 71),
-        ('{"score": 12, "reason": "x"}', 12),
-        ("Score of 33 out of 100", 33),
+        ("Score: 40\nScore: 8/10", None),
+        ("The score of 100 would mean perfect, but this file is blank", None),
+        ('{"score": 12, "reason": "x"}', None),
+        ("Score of 33 out of 100", None),
+        ("Score 33", None),
+        ("Score = 33", None),
+        ("Score: 33 out of 100", None),
+        ("Score: 33%", None),
+        ("Score: 33.", None),
+        ("Score: 8,5", None),
+        ("Score: 1e2", None),
+        ("Score: ٣٣", None),
+        ("Score: nan", None),
+        ("Score: 90-95", None),
+        ("My final Score: 90", None),
+        ("Score:\n90", None),
         ("Score: 101", None),
+        ("Score: 100.01", None),
         ("Score: -1", None),
+        ("Score: " + "9" * 400, None),
         ("No number at all", None),
-        ("Underscore 5", None),
+        ("Underscore: 5", None),
         ("The scores differ by 5", None),
+        ("", None),
     ],
 )
-def test_the_last_score_that_was_named_counts(processor: Any, said: str, score: float | None) -> None:
+def test_only_the_number_that_fills_the_last_score_line_counts(
+    processor: Any, said: str, score: float | None
+) -> None:
     assert processor.score(said) == score
 
 

@@ -171,13 +171,7 @@ def test_two_countings_come_one_after_the_other(
         "overall_score => 'Infinity'",
         "overall_score => -0.001",
         "overall_score => 100.001",
-        "input_tokens => -1",
-        "output_tokens => -2147483648",
         "input_tokens => 2147483648",
-        "time_taken_seconds => 'NaN'",
-        "time_taken_seconds => 'Infinity'",
-        "time_taken_seconds => '-Infinity'",
-        "time_taken_seconds => -1",
         "response_text => chr(0)",
     ],
 )

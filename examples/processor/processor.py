@@ -29,7 +29,9 @@ from psycopg2.extras import RealDictCursor
 log = logging.getLogger("processor")
 # Not the model's fault and not the document's: the row is given back, to be delivered again.
 PASSING = (openai.RateLimitError, openai.APIConnectionError, openai.InternalServerError)
-SCORE = re.compile(r'\bscore"?\s*(?:is|of|[:=])?\s*\**\s*(-?\d+(?:\.\d+)?)', re.IGNORECASE)
+# A line that begins with "Score:", in bold or not, and what else stands in it.
+SCORE = re.compile(r"^[ \t]*\**score[ \t]*\**[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE)
+NUMBER = re.compile(r"[ \t]*\**[ \t]*([0-9]+(?:\.[0-9]+)?)[ \t]*\**\s*")
 INSTRUCTION = (
     "Answer the question about the document. End with a line of the form 'Score: N', N from 0 to 100."
 )
@@ -159,9 +161,13 @@ def part(row: dict[str, Any], document: dict[str, Any]) -> Any:
 
 
 def score(text: str) -> float | None:
-    """The last score that the model named, from 0 to 100; None where it named none. 0 is a score."""
-    named = [float(number) for number in SCORE.findall(text)]
-    return named[-1] if named and 0 <= named[-1] <= 100 else None
+    """The score in the last line of the form `Score: N`, from 0 to 100; None where there is none.
+
+    The number must fill the line: "Score: 8/10" is another scale, and prose that mentions a score gives none.
+    """
+    lines = SCORE.findall(text)
+    number = NUMBER.fullmatch(lines[-1]) if lines else None
+    return float(number[1]) if number and float(number[1]) <= 100 else None
 
 
 def cost(
