@@ -168,12 +168,13 @@ def notes_on_assigned(databases: Databases, batch_id: int) -> list[str]:
 
 def notes_on_nesting(folders: Sequence[str]) -> list[str]:
     """Sentences on folders of a batch that are inside another one of it."""
-    above = {folder: _identities_above(Path(folder)) for folder in folders}
+    itself = {folder: identity_of(folder) for folder in folders}
+    above = {folder: set(_identities_above(Path(folder))) for folder in folders}
     return [
         f"folder {inner!r} is inside {outer!r}: its files are counted once, as files of {inner!r}"
         for inner in folders
         for outer in folders
-        if inner != outer and identity_of(outer) in above[inner]
+        if inner != outer and itself[outer] in above[inner]
     ]
 
 

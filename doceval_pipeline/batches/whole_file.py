@@ -63,13 +63,28 @@ def whole_file_or_output(path: Path) -> Iterator[IO[bytes]]:
     Raises
     ------
     FileError
-        As `whole_file`.
+        As `whole_file`; also where standard output cannot be written.
     BrokenPipeError
         The program that reads standard output has stopped.
     """
     if path == STANDARD_OUTPUT:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        with _output_errors():
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
     else:
         with whole_file(path) as file:
             yield file
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is still buffered would fail once more when the process ends, and in many lines.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise FileError(
+            f"standard output cannot be written ({error.strerror or error}): make room, or name a file"
+        ) from None

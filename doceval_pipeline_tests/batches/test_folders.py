@@ -222,6 +222,13 @@ def case_batch(databases: Databases, folder: Path) -> Sample:
     (looked,) = preview(located.evaluation.batches, databases.settings).values()
     assert [note.split(":")[0] for note in looked.notes] == NOTES
     assert all(": add to " in note for note in looked.notes)
+    assert looked.as_json() == {
+        "usable": 2,
+        "skipped": {"not included by pattern": 13},
+        "rejected": {},
+        "whole": True,
+        "notes": looked.notes,
+    }
     numbers = apply_evaluation(databases.doc_eval, located).numbers
     return Sample(databases, numbers["cases"], "cases", folder)
 
