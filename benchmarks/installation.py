@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, resolve
+from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, locate
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings
 
@@ -112,7 +112,7 @@ def evaluation(folders: Sequence[str], connections: int, prompts: int, name: str
             }
         ],
     }
-    return Located(resolve(content, None, key_path), key_path)
+    return locate(content, None, key_path)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Dagster show exactly that line. None repeats what looks like a key. Nothing here
 file or Dagster.
 
 DocEvalError
+├── PathError                  a path that cannot be resolved
 ├── ConfigurationError         an environment variable or a setting that cannot be used
 ├── EmbeddedServerError        the PostgreSQL behind DOCEVAL_HOME
 ├── DatabaseError              a database that refuses, cannot be reached, or is not ours
@@ -26,6 +27,10 @@ class DocEvalError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(without_keys(message))
+
+
+class PathError(DocEvalError):
+    """A path that cannot be resolved; names it."""
 
 
 class ConfigurationError(DocEvalError):

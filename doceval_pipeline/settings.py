@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.errors import ConfigurationError, PathError
+from doceval_pipeline.paths import real_path
 
 MIB = 1024 * 1024
 # One PostgreSQL field holds less than 1 GiB, and base64 makes 4 bytes of 3.
@@ -82,7 +83,7 @@ class Settings:
         env = os.environ if environment is None else environment
         webhook_url = _web_address(env, "DOCEVAL_WEBHOOK_URL")
         return cls(
-            home=_home(_path(env, "DOCEVAL_HOME")),
+            home=_home(env.get("DOCEVAL_HOME", "")),
             doc_eval_url=_url(env, "DOC_EVAL_URL"),
             knowledge_documents_url=_url(env, "KNOWLEDGE_DOCUMENTS_URL"),
             dagster_url=_url(env, "DAGSTER_POSTGRES_URL"),
@@ -143,17 +144,11 @@ def project_root() -> Path | None:
 
 
 def _home(value: str) -> Path:
-    if value:
-        # Resolved, so that every process knows the embedded server by the same path.
-        return Path(value).expanduser().resolve()
-    return (project_root() or Path.cwd().resolve()) / ".doceval"
-
-
-def _path(env: Mapping[str, str], name: str) -> str:
-    value = env.get(name, "")
-    if "\0" in value:
-        raise ConfigurationError(f"{name} holds a NUL, which no path does: write the path of a folder")
-    return value
+    # Resolved, so that every process knows the embedded server by the same path.
+    try:
+        return real_path(value or os.path.join(project_root() or "", ".doceval"))
+    except PathError as error:
+        raise ConfigurationError(f"DOCEVAL_HOME cannot be used: {error}") from None
 
 
 def _url(env: Mapping[str, str], name: str) -> str | None:

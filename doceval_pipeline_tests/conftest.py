@@ -23,7 +23,7 @@ from doceval_pipeline.batches.staging import (
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.batches import partition_key
-from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, resolve
+from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, locate
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings
 
@@ -158,7 +158,7 @@ def evaluation_of(batches: list[dict[str, Any]], connections: int = 2, prompts: 
             for batch in batches
         ],
     }
-    return Located(resolve(content, None, key_path), key_path)
+    return locate(content, None, key_path)
 
 
 def sample_batch(

@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from doceval_pipeline.doc_eval.batch_documents import FoundFile, Tally
 from doceval_pipeline.doc_eval.definitions import Batch
 from doceval_pipeline.doc_eval.evaluation_file import Located
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.doc_eval.yaml_text import Mistake
 from doceval_pipeline.documents.barred import (
     COUNTED_BY_ITSELF,
     OWN_FILES,
@@ -25,7 +26,7 @@ from doceval_pipeline.documents.barred import (
 )
 from doceval_pipeline.documents.patterns import missed_by_case
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED, SKIPPED, Rules, display_name, walk
-from doceval_pipeline.errors import EvaluationFileError, StagingError
+from doceval_pipeline.errors import StagingError
 from doceval_pipeline.reports.numbers import counted
 from doceval_pipeline.settings import Settings
 
@@ -67,27 +68,16 @@ def found_files(config: Mapping[str, Any], settings: Settings) -> Iterator[Found
             )
 
 
-def require_usable_folders(located: Located, settings: Settings) -> None:
-    """Refuse folders of an evaluation that hold no documents, or are one folder under two names.
-
-    Raises
-    ------
-    EvaluationFileError
-        Each such folder, with its place in the file.
-    """
-    problems, system = [], system_folders()
+def with_folder_mistakes(located: Located, settings: Settings) -> Located:
+    """An evaluation whose mistakes include folders of doceval's own files and of the system."""
+    found, system = [], system_folders()
     for number, batch in enumerate(located.evaluation.batches):
-        seen: dict[Identity | None, str] = {}
-        for position, folder in enumerate(batch.folders):
-            problem, identity = _problem(Path(folder), settings, system), identity_of(folder)
-            if problem is None and identity in seen:
-                problem = f"is the same folder as {seen[identity]!r}: name it once"
-            seen.setdefault(identity, folder)
-            if problem is not None:
-                place = located.where(("batches", number, "folders", position))
-                problems.append(f"{place}: folder {folder!r} {problem}")
-    if problems:
-        raise EvaluationFileError(problems)
+        # An invalid batch may have none.
+        for position, folder in enumerate(getattr(batch, "folders", ())):
+            if (problem := _problem(Path(folder), settings, system)) is not None:
+                place = ("batches", number, "folders", position)
+                found.append(Mistake(place, f"folder {folder!r} {problem}"))
+    return replace(located, mistakes=(*located.mistakes, *found))
 
 
 @dataclass(frozen=True)

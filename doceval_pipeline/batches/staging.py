@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.file_counts import left_out, staged
 from doceval_pipeline.batches.folders import found_files
+from doceval_pipeline.batches.no_documents import no_documents
 from doceval_pipeline.batches.storing import Progress, store_missing
 from doceval_pipeline.doc_eval import batch_documents, snapshot
 from doceval_pipeline.doc_eval.batch_documents import Tally
@@ -24,6 +25,7 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, in_one_t
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
 from doceval_pipeline.doc_eval.live_runs import IS_ALIVE
 from doceval_pipeline.doc_eval.snapshot import Snapshot
+from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
 from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
 from doceval_pipeline.knowledge import bulk_load, queue
 from doceval_pipeline.reports.numbers import counted, size_text
@@ -164,7 +166,7 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
                 batch_documents.write_assignment(connection, batch_id, found)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
-        _require_usable(batch_id, tallies)
+        _require_usable(databases, batch_id, sealed, tallies)
         return Assigned(tallies, fresh, time.monotonic() - started)
 
 
@@ -178,15 +180,15 @@ def store_documents(databases: Databases, batch_id: int, progress: Progress) -> 
     """
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
-        _begin(connection, batch_id)
-        _require_assignment(connection, batch_id)
+        sealed = _begin(connection, batch_id)
+        _require_assignment(databases, connection, batch_id, sealed)
         _forget_vanished_contents(databases, connection, batch_id)
         limit = databases.settings.max_document_bytes
         copied, copied_bytes = store_missing(databases.knowledge, connection, batch_id, limit, progress)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
             stored = batch_documents.stored_ids(connection, batch_id)
-        _require_usable(batch_id, tallies)
+        _require_usable(databases, batch_id, sealed, tallies)
         with databases.knowledge.connect() as knowledge:
             absent = bulk_load.absent_contents(knowledge, stored)
         if absent:
@@ -207,7 +209,7 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
-        _require_assignment(connection, batch_id)
+        _require_assignment(databases, connection, batch_id, sealed)
         waiting = len(batch_documents.unstaged_files(connection, batch_id))
         names = batch_documents.stored_names(connection, batch_id)
         documents, priority = list(names), batch_by_id(connection, batch_id).priority
@@ -394,21 +396,22 @@ def _usable(tallies: Sequence[Tally]) -> int:
     return sum(tally.files for tally in tallies if tally.state in ("ASSIGNED", "STAGED"))
 
 
-def _require_assignment(connection: Connection, batch_id: int) -> None:
+def _require_assignment(
+    databases: Databases, connection: Connection, batch_id: int, sealed: Snapshot
+) -> None:
     with connection.begin():
         tallies = batch_documents.tally(connection, batch_id)
     if not tallies:
         raise StagingError(
             f"{partition_key(batch_id)} has no documents assigned: materialize document_assignment first"
         )
-    _require_usable(batch_id, tallies)
+    _require_usable(databases, batch_id, sealed, tallies)
 
 
-def _require_usable(batch_id: int, tallies: Sequence[Tally]) -> None:
+def _require_usable(databases: Databases, batch_id: int, sealed: Snapshot, tallies: Sequence[Tally]) -> None:
     if _usable(tallies):
         return
-    reasons = ", ".join(f"{tally.files} {tally.reason}" for tally in tallies) or "the folders are empty"
-    raise StagingError(
-        f"{partition_key(batch_id)} has no usable document ({reasons}): put documents into its folders and "
-        "materialize document_assignment again"
-    )
+    with databases.doc_eval.connect() as connection:
+        files = batch_documents.list_files(connection, batch_id)
+        left_out = [file.path for file in files if file.reason in (NOT_INCLUDED, EXCLUDED)]
+    raise StagingError(f"{partition_key(batch_id)} {no_documents(sealed.config, tallies, left_out)}")

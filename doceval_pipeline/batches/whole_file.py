@@ -41,6 +41,8 @@ def whole_file(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
     # A link stays, and the file behind it is the one that is replaced.
     target = Path(os.path.realpath(path))
     with file_errors(path):
+        # The kernel does not go up from a folder that does not exist; realpath does.
+        path.parent.stat()
         if target.exists() and not target.is_file():
             raise FileError(f"{path} is there and is no file: choose another name")
         with NamedTemporaryFile(

@@ -13,6 +13,7 @@ from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, print_json
 from doceval_pipeline.cli.selection import Done, act_on_each, select, several_batches
 from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
+from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.numbers import size_text
 
 
@@ -44,7 +45,7 @@ def archive(batches: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=file_path)
 @as_json_option
 def restore(file: Path, as_json: bool) -> None:
     """Bring the batch in the archive FILE back as it was; the file stays.

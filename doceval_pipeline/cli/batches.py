@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 from rich.markup import escape
+from sqlalchemy.exc import SQLAlchemyError
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.file_counts import batch_tallies, left_out, left_out_by_reason, staged
-from doceval_pipeline.batches.folders import Preview, notes_on_assigned, preview, require_usable_folders
+from doceval_pipeline.batches.folders import Preview, notes_on_assigned, preview, with_folder_mistakes
 from doceval_pipeline.batches.planning import plan
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.reprocessing import Mode
@@ -25,6 +26,8 @@ from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, partition_key
 from doceval_pipeline.doc_eval.definitions import Batch
 from doceval_pipeline.doc_eval.evaluation_file import Located, load_evaluation_file
+from doceval_pipeline.errors import ConfigurationError, DatabaseError, EmbeddedServerError
+from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.numbers import size_text
 from doceval_pipeline.settings import Settings
 
@@ -37,18 +40,24 @@ def databases() -> Databases:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=file_path)
 @click.option("--stage", is_flag=True, help="Let the daemon stage its batches at once.")
 @as_json_option
 def apply(file: Path, stage: bool, as_json: bool) -> None:
     """Create or update connections, prompts and batches from an evaluation FILE.
 
-    Everything is checked before anything is written; applying a file again changes nothing.
+    YAML 1.2 or JSON. All mistakes are listed at once, before anything is written; applying a file again
+    changes nothing. Relative folders count from the folder of FILE, or of the file that it is a link to.
     """
     located = load_evaluation_file(file)
     settings = Settings.from_environment()
-    require_usable_folders(located, settings)
-    applied = apply_evaluation(databases().doc_eval, located, stage)
+    located = with_folder_mistakes(located, settings)
+    try:
+        applied = apply_evaluation(databases().doc_eval, located, stage)
+    except (ConfigurationError, DatabaseError, EmbeddedServerError, SQLAlchemyError):
+        # Mistakes of the file are told without a database too.
+        located.refuse()
+        raise
     looked = preview(_waiting(applied, located), settings)
     if as_json:
         found = {name: seen.as_json() for name, seen in looked.items()}

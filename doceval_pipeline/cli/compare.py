@@ -35,6 +35,7 @@ from doceval_pipeline.reports.numbers import points_text, probability_text, scor
 @click.option(
     "--html",
     "page",
+    metavar="FILE",
     type=OutputPath(),
     help="Write a page into this file too; - is standard output.",
 )

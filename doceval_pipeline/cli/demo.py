@@ -8,6 +8,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -24,7 +25,7 @@ from doceval_pipeline.cli.processor import NOTICE
 from doceval_pipeline.cli.supervisor import StartFailed, Supervisor, script
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import Tally
-from doceval_pipeline.doc_eval.evaluation_file import Located, load_evaluation_file
+from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings
@@ -63,7 +64,7 @@ def _apply_sample(databases: Databases) -> int:
         name = f"demo {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
         batches = [located.evaluation.batches[0].model_copy(update={"name": name})]
         evaluation = located.evaluation.model_copy(update={"batches": batches})
-        applied = apply_evaluation(databases.doc_eval, Located(evaluation, located.where), stage=True)
+        applied = apply_evaluation(databases.doc_eval, replace(located, evaluation=evaluation), stage=True)
     return applied.numbers[name]
 
 

@@ -1,5 +1,6 @@
 """`doceval export`: the results of a batch as a file for other programs."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def export(batch: str, format_: str | None, output: Path, attempts: str, as_json
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
     format = _format(format_, output, attempts)
-    path = str(output) if output == STANDARD_OUTPUT else str(output.absolute())
+    path = str(output) if output == STANDARD_OUTPUT else os.path.realpath(output)
     said: dict[str, Any] = {"batch": record.id, "format": format, "path": path}
     if format == HTML:
         said["size"] = export_page(opened, record.id, output)

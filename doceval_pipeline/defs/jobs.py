@@ -10,7 +10,7 @@ from pydantic import Field
 from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.file_counts import batch_tallies, left_out
-from doceval_pipeline.batches.folders import preview, require_usable_folders
+from doceval_pipeline.batches.folders import preview, with_folder_mistakes
 from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import cancel, cancel_staging, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
@@ -23,7 +23,8 @@ from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch, open
 from doceval_pipeline.doc_eval import definitions
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
-from doceval_pipeline.doc_eval.evaluation_file import Located, Location, key_path, refuse_credentials, resolve
+from doceval_pipeline.doc_eval.evaluation_file import key_path, locate, refuse_credentials
+from doceval_pipeline.doc_eval.yaml_text import Location
 from doceval_pipeline.errors import EvaluationFileError
 from doceval_pipeline.reports.numbers import counted, size_text
 
@@ -93,8 +94,8 @@ class NewBatch(dg.Config):
 def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) -> None:
     """Create a batch, or update one whose staging has not begun."""
     with open_step(context, doc_eval) as databases:
-        located = Located(resolve(_as_evaluation(config), None, _where), _where)
-        require_usable_folders(located, databases.settings)
+        located = locate(_as_evaluation(config), None, _where)
+        located = with_folder_mistakes(located, databases.settings)
         applied = apply_evaluation(databases.doc_eval, located, config.stage)
         looked = preview(located.evaluation.batches, databases.settings)[config.name]
     number = applied.numbers[config.name]

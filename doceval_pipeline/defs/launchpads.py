@@ -34,6 +34,7 @@ ops:
           base_url: https://api.openai.com/v1
           # The NAME of the variable from which the processor reads its key. Never a key.
           api_key_env: OPENAI_API_KEY
+          # Dagster reads YAML 1.1: quote 'No', 'on' and '22:30', write 0.1 for 1e-1.
           config: {temperature: 0}
       new_prompts:             # created, or updated by name; [] where all exist
         - name: clarity

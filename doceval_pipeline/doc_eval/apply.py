@@ -4,8 +4,10 @@ All of it is checked before any of it is written, in one transaction. A batch wh
 begun is sealed and never changed here.
 """
 
+import difflib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +15,7 @@ from sqlalchemy import Connection, Engine, RowMapping, text
 
 from doceval_pipeline.doc_eval.definitions import Batch, Evaluation
 from doceval_pipeline.doc_eval.evaluation_file import Located
-from doceval_pipeline.errors import EvaluationFileError
+from doceval_pipeline.doc_eval.yaml_text import Mistake
 
 # One apply at a time, so that what was checked is still true when it is written.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('doceval apply', 0))")
@@ -195,14 +197,15 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
     Parameters
     ----------
     located
-        The validated evaluation and where its parts stand.
+        The evaluation, where its parts are, and the mistakes that were found without the database.
     stage
         Ask for the staging of its batches that are still SAVED.
 
     Raises
     ------
     EvaluationFileError
-        It refers to what does not exist, or changes a sealed batch; nothing was written.
+        Every mistake: of the file, of what it refers to, and of sealed batches that it would change.
+        Nothing was written.
     """
     evaluation = located.evaluation
     names = [batch.name for batch in evaluation.batches]
@@ -211,12 +214,9 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
         existing = {
             row["name"]: row for row in connection.execute(_EXISTING_BATCHES, {"names": names}).mappings()
         }
-        problems = [
-            *_unknown_references(connection, evaluation, located.where),
-            *_sealed_changes(evaluation.batches, existing, located.where),
-        ]
-        if problems:
-            raise EvaluationFileError(problems)
+        located.refuse(
+            [*_unknown_references(connection, evaluation), *_sealed_changes(evaluation.batches, existing)]
+        )
         applied = Applied(
             connections=_apply_connections(connection, evaluation),
             prompts=_apply_prompts(connection, evaluation),
@@ -234,38 +234,38 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
         )
 
 
-def _unknown_references(
-    connection: Connection, evaluation: Evaluation, where: Callable[..., str]
-) -> Iterator[str]:
+def _unknown_references(connection: Connection, evaluation: Evaluation) -> Iterator[Mistake]:
     for kind in ("connections", "prompts"):
-        known = {item.name for item in getattr(evaluation, kind)}
+        known = {item.name for item in getattr(evaluation, kind) if isinstance(item.name, str)}
         known |= set(connection.scalars(text(f"SELECT name FROM {kind}")))
         for number, batch in enumerate(evaluation.batches):
             for position, name in enumerate(getattr(batch, kind)):
-                if name not in known:
-                    place = where(("batches", number, kind, position))
-                    yield f"{place}: there is no {kind[:-1]} {name!r}: define it under {kind}"
+                if name is not None and name not in known:
+                    near = difflib.get_close_matches(name, known, 1)
+                    advice = f"did you mean {near[0]!r}?" if near else f"define it under {kind}"
+                    problem = f"there is no {kind[:-1]} {name!r}: {advice}"
+                    yield Mistake(("batches", number, kind, position), problem)
 
 
-def _sealed_changes(
-    batches: Sequence[Batch], existing: Mapping[str, RowMapping], where: Callable[..., str]
-) -> Iterator[str]:
+def _sealed_changes(batches: Sequence[Batch], existing: Mapping[str, RowMapping]) -> Iterator[Mistake]:
     for number, batch in enumerate(batches):
         row = existing.get(batch.name)
         if row is None or not row["sealed"]:
             continue
         changed = _changed_keys(batch, row)
         if changed:
-            place = where(("batches", number))
-            yield (
-                f"{place}: batch {batch.name!r} (number {row['id']}) is sealed since its "
+            problem = (
+                f"batch {batch.name!r} (number {row['id']}) is sealed since its "
                 f"staging began, and {', '.join(changed)} would change: give the changed batch a new name"
             )
+            yield Mistake(("batches", number), problem)
 
 
 def _changed_keys(batch: Batch, row: RowMapping) -> list[str]:
+    # Paths that earlier versions stored may contain links; another spelling is not another folder.
+    existing = {**row, "folders": [os.path.realpath(folder) for folder in row["folders"]]}
     unordered = ("folders", "connections", "prompts")
-    changed = [key for key in unordered if sorted(getattr(batch, key)) != sorted(row[key])]
+    changed = [key for key in unordered if sorted(getattr(batch, key)) != sorted(existing[key])]
     return changed + [
         key
         for key in ("description", "metadata", "include", "exclude", "stage_after")

@@ -64,19 +64,34 @@ def _keyless(value: str) -> str:
 def _unique(values: list[str]) -> list[str]:
     repeated = sorted({value for value in values if values.count(value) > 1})
     if repeated:
-        raise ValueError(f"names {repeated[0]!r} twice")
+        raise ValueError(f"names {repeated[0]!r} twice: name it once")
     return values
 
 
 def _json_object(value: dict[str, Any]) -> dict[str, Any]:
     try:
         encoded = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        _require_text_keys(value)
+    except PydanticCustomError:
+        raise
     except (TypeError, ValueError, RecursionError):
-        raise ValueError("must hold only what JSON can: no NaN, infinity, dates or loops") from None
+        raise ValueError("must contain only what JSON can: no NaN, infinity or loops") from None
     _storable(encoded)
     if "\\u0000" in encoded:
         raise ValueError("holds a NUL, which a database cannot store")
     return value
+
+
+def _require_text_keys(value: Any) -> None:
+    # json writes True, None and numbers as keys that nobody wrote.
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise PydanticCustomError(
+                "key_type", "must have text as keys, in quotes where they look otherwise"
+            )
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        _require_text_keys(item)
 
 
 def _patterns(values: list[str]) -> list[str]:
@@ -84,7 +99,9 @@ def _patterns(values: list[str]) -> list[str]:
         try:
             pathspec.PathSpec.from_lines("gitignore", [value])
         except ValueError:
-            raise ValueError(f"{value!r} is no pattern as in .gitignore") from None
+            raise ValueError(
+                f"{value!r} is not a valid .gitignore pattern: correct it, such as '*.pdf'"
+            ) from None
     return values
 
 
@@ -149,10 +166,20 @@ class Connection(Definition):
     @field_validator("api_key_env")
     @classmethod
     def _is_a_variable_name(cls, value: str | None) -> str | None:
-        # Upper case only, which a key pasted by mistake hardly ever is.
-        if value is not None and (not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value) or _is_a_key(value)):
+        if value is None:
+            return None
+        # Only capitals, which a key pasted by mistake hardly ever is; the table has the same rule.
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and value.upper() != value and not _is_a_key(value):
             raise PydanticCustomError(
-                CREDENTIAL, "must be the NAME of an environment variable in capitals, not a key"
+                CREDENTIAL,
+                "must be in capitals, so that a pasted key is noticed: rename the environment variable, for "
+                "example to OPENAI_API_KEY",
+            )
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value) or _is_a_key(value):
+            raise PydanticCustomError(
+                CREDENTIAL,
+                "must be the NAME of an environment variable, such as OPENAI_API_KEY (capitals, digits, _), "
+                "never a key",
             )
         return value
 

@@ -1,94 +1,130 @@
-"""Reads an evaluation file and says where each mistake stands. Writes nothing, asks no database."""
+"""Reads an evaluation file and finds its mistakes. Writes nothing, asks no database.
 
+What only the database knows, such as names that are not defined, `apply` adds to the same list.
+"""
+
+import codecs
+import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard, get_args
+from typing import Any
 
-import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from doceval_pipeline.credentials import holds_key
-from doceval_pipeline.doc_eval.definitions import CREDENTIAL, Definition, Evaluation
-from doceval_pipeline.errors import EvaluationFileError
+from doceval_pipeline.credentials import holds_key, without_keys
+from doceval_pipeline.doc_eval.definitions import (
+    CREDENTIAL,
+    Batch,
+    Connection,
+    Definition,
+    Evaluation,
+    Prompt,
+)
+from doceval_pipeline.doc_eval.wording import mistakes_of
+from doceval_pipeline.doc_eval.yaml_text import Location, Mark, Mistake, TextError, read_plain
+from doceval_pipeline.errors import EvaluationFileError, PathError
+from doceval_pipeline.paths import expanded, real_path
 from doceval_pipeline.unicode_names import remedy_for_missing
 
-Location = tuple[str | int, ...]
-# Aliases of aliases grow without bound.
-MOST_PLACES = 200_000
+LARGEST_FILE = 4 * 1024 * 1024
+LONGEST_LINE = 1000
+_NOT_A_FILE = "is not a regular file: save the evaluation as a file, because folders count from it"
+_KINDS: dict[str, type[Definition]] = {"connections": Connection, "prompts": Prompt, "batches": Batch}
 
 
 @dataclass(frozen=True)
 class Located:
-    """An evaluation, and for any place in it the words that lead a person there."""
+    """An evaluation, the words that lead a person to any place in it, and its mistakes so far.
+
+    With mistakes, `evaluation` has what could be read, for finding more of them: it must not be written.
+    """
 
     evaluation: Evaluation
     where: Callable[[Location], str]
+    mistakes: Sequence[Mistake] = ()
+    marks: Mapping[Location, Mark] = field(default_factory=dict)
+
+    def refuse(self, more: Iterable[Mistake] = ()) -> None:
+        """Refuse the evaluation if there are mistakes, by place and each once.
+
+        Raises
+        ------
+        EvaluationFileError
+        """
+        told: dict[object, tuple[Mark, str]] = {}
+        for mistake in (*self.mistakes, *more):
+            known = _known(mistake.location, self.marks)
+            mark = self.marks.get(known, (0, 0))
+            # A value that aliases repeat has one place in the file.
+            place = (mark, mistake.location[len(known) :]) if self.marks else mistake.location
+            line = _one_line(f"{self.where(mistake.location)}: {mistake.problem}")
+            told.setdefault((place, mistake.problem), (mark, line))
+        if told:
+            raise EvaluationFileError([line for _, line in sorted(told.values(), key=lambda one: one[0])])
 
 
 def load_evaluation_file(path: Path) -> Located:
-    """Read, validate and resolve an evaluation file; relative folders count from the file.
+    """Read and validate an evaluation file; relative folders count from the folder of the real file.
 
     Raises
     ------
     EvaluationFileError
-        Every mistake in it, each with file, line and key.
+        It cannot be read as YAML or JSON. All other mistakes are in the result.
     """
-    node = _compose(path)
-    if node is None:
+    try:
+        plain = read_plain(_text(path))
+    except TextError as error:
+        place = f"{path}:{error.line}" if error.line else f"{path}"
+        raise EvaluationFileError([_one_line(f"{place}: {error.problem}")]) from None
+    if plain is None:
         raise EvaluationFileError([f"{path}: is empty: write connections, prompts and batches"])
-    lines: dict[Location, int] = {}
-    problems = [f"{path}:{line}: {message}" for line, message in _walk(node, (), lines)]
-    if problems:
-        raise EvaluationFileError(problems)
+    marks = plain.marks
 
     def where(location: Location) -> str:
-        known = location
-        while known not in lines:
-            known = known[:-1]
-        return f"{path}:{lines[known]}: {key_path(location)}".removesuffix(": ")
+        return f"{path}:{marks[_known(location, marks)][0]}: {key_path(location)}".removesuffix(": ")
 
-    return Located(resolve(_construct(path, node), path.absolute().parent, where), where)
+    base = os.path.dirname(os.path.realpath(path))
+    return locate(plain.content, base, where, plain.mistakes, marks)
 
 
-def resolve(content: Any, base: Path | None, where: Callable[[Location], str]) -> Evaluation:
-    """Validate plain data and make its folders absolute.
+def locate(
+    content: Any,
+    base: str | None,
+    where: Callable[[Location], str],
+    mistakes: Sequence[Mistake] = (),
+    marks: Mapping[Location, Mark] | None = None,
+) -> Located:
+    """Validate plain data and resolve its folders.
 
     Parameters
     ----------
     content
-        What a YAML file or a launchpad holds.
+        What a YAML file or a launchpad contains.
     base
         The folder that relative folders count from; None refuses them.
     where
         Words for a place in `content`.
-
-    Raises
-    ------
-    EvaluationFileError
-        Every mistake; no value is repeated that might be a key.
+    mistakes, marks
+        What was wrong with the text itself, and the line and column of each place.
     """
-    try:
-        evaluation = Evaluation.model_validate(content)
-    except ValidationError as error:
-        raise EvaluationFileError(_told(error.errors(include_input=False), where)) from None
-    problems = list(_repeated_names(evaluation, where))
+    evaluation, invalid = _validated(content)
+    # A value that could not be read is not also of the wrong type.
+    unread = {mistake.location for mistake in mistakes}
+    unreadable = unread | {mistake.location for mistake in invalid}
+    found = [
+        *mistakes,
+        *(mistake for mistake in invalid if mistake.location not in unread),
+        *_repeated_names(content),
+    ]
     batches = []
     for number, batch in enumerate(evaluation.batches):
-        folders: list[str] = []
-        for position, folder in enumerate(batch.folders):
-            resolved, problem = _resolve_folder(folder, base)
-            if problem is None and resolved in folders:
-                problem = f"folder {folder!r} is named twice: name it once"
-            if problem is not None:
-                problems.append(f"{where(('batches', number, 'folders', position))}: {problem}")
-            folders.append(resolved)
+        folders, problems = _folders(_items(content, "batches")[number], number, base, unreadable)
+        found += problems
         batches.append(batch.model_copy(update={"folders": folders}))
-    if problems:
-        raise EvaluationFileError(problems)
-    return evaluation.model_copy(update={"batches": batches})
+    return Located(evaluation.model_copy(update={"batches": batches}), where, found, marks or {})
 
 
 def refuse_credentials(content: Any, where: Callable[[Location], str]) -> None:
@@ -103,8 +139,7 @@ def refuse_credentials(content: Any, where: Callable[[Location], str]) -> None:
         Evaluation.model_validate(content)
     except ValidationError as error:
         found = [e for e in error.errors(include_input=False) if e["type"] == CREDENTIAL]
-        if found:
-            raise EvaluationFileError(_told(found, where)) from None
+        Located(Evaluation(), where).refuse(mistakes_of(found))
     # Where something else was wrong first.
     if holds_key(str(content)):
         raise EvaluationFileError(["config: holds what looks like a key or a password: take it out"])
@@ -116,117 +151,173 @@ def key_path(location: Location) -> str:
     return text.removeprefix(".")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without dates: a date in metadata stays the text that was written."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML declares it as an instance-less dict too
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+def _one_line(text: str) -> str:
+    """A line of bounded length; names and keys may contain line breaks."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in without_keys(text))
+    return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]}…"
 
 
-def _compose(path: Path) -> yaml.Node | None:
+def _known(location: Location, marks: Mapping[Location, Mark]) -> Location:
+    """The innermost place around a location that the text has."""
+    while location and location not in marks:
+        location = location[:-1]
+    return location
+
+
+def _text(path: Path) -> str:
+    content = _bytes(path)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4]:
+        raise TextError(0, "is UTF-16 or UTF-32 text: save it as UTF-8")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise EvaluationFileError([f"{path}: does not exist: check the path"]) from None
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TextError(line, "is not UTF-8 text: save the file as UTF-8") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        # A FIFO without a writer would block.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise TextError(0, _NOT_A_FILE)
+            content = file.read(LARGEST_FILE + 1)
     except IsADirectoryError:
-        raise EvaluationFileError([f"{path}: is a folder: name the file in it"]) from None
-    except UnicodeDecodeError:
-        raise EvaluationFileError([f"{path}: is not UTF-8 text: save it as UTF-8"]) from None
+        raise TextError(0, "is a folder: name the file in it") from None
     except OSError as error:
-        raise EvaluationFileError([f"{path}: cannot be read ({error.strerror})"]) from None
+        raise TextError(0, _NOT_A_FILE if str(path) == "-" else _unreachable(path, error)) from None
+    if len(content) > LARGEST_FILE:
+        raise TextError(0, f"is larger than {LARGEST_FILE >> 20} MiB: name the evaluation file, or split it")
+    return content
+
+
+def _unreachable(path: str | Path, error: OSError) -> str:
+    """Why a file or a folder cannot be opened, and what to do."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if os.path.islink(path):
+            return "is a link to something that does not exist: correct the link"
+        return "does not exist: check the path"
+    if error.errno == errno.ELOOP:
+        return "is a loop of links: correct the links"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "cannot be read: give this user permission to read it and to enter the folders above it"
+    return f"cannot be read ({error.strerror}): check the path"
+
+
+def _validated(content: Any) -> tuple[Evaluation, list[Mistake]]:
+    """The evaluation, or as much of it as helps to find more mistakes, and what is invalid."""
     try:
-        return yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise EvaluationFileError([f"{path}:{line}: is not valid YAML: {error.problem}"]) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise EvaluationFileError([f"{path}: is not valid YAML: {reason}"]) from None
+        return Evaluation.model_validate(content), []
+    except ValidationError as error:
+        readable: dict[str, Any] = {
+            kind: [_readable(definition, item) for item in _items(content, kind)]
+            for kind, definition in _KINDS.items()
+        }
+        return Evaluation.model_construct(**readable), mistakes_of(error.errors(include_input=False))
 
 
-def _construct(path: Path, node: yaml.Node) -> Any:
-    loader = _Loader("")
+def _readable(definition: type[Definition], item: Any) -> Definition:
+    """A definition; of an invalid one only the names that it has and uses."""
     try:
-        return loader.construct_document(node)
-    except (yaml.MarkedYAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "a value cannot be read"
-        raise EvaluationFileError([f"{path}:{mark.line + 1 if mark else 1}: {problem}"]) from None
-    finally:
-        loader.dispose()
+        return definition.model_validate(item)
+    except ValidationError:
+        given = item if isinstance(item, dict) else {}
+        if definition is Batch:
+            # Without its name, it is not compared with the batch that exists.
+            used: dict[str, Any] = {kind: _texts(given.get(kind)) for kind in ("connections", "prompts")}
+            return Batch.model_construct(name="", folders=[], **used)
+        named: dict[str, Any] = {"name": given.get("name")}
+        return definition.model_construct(**named)
 
 
-def _walk(node: yaml.Node, location: Location, lines: dict[Location, int]) -> Iterator[tuple[int, str]]:
-    """Note the line of every place below `node`; yield keys that stand twice and nodes in loops."""
-    lines[location] = node.start_mark.line + 1
-    if len(location) > 50 or len(lines) > MOST_PLACES:
-        yield lines[location], "is too large, nested too deeply, or refers to itself"
-    elif isinstance(node, yaml.SequenceNode):
-        for position, item in enumerate(node.value):
-            yield from _walk(item, (*location, position), lines)
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*location, str(key.value))
-            if inner in lines:
-                yield key.start_mark.line + 1, f"{key_path(inner)}: stands twice: keep one of them"
-            yield from _walk(value, inner, lines)
-            lines[inner] = key.start_mark.line + 1
+def _texts(value: Any) -> list[str | None]:
+    """The texts of a list, each at its position."""
+    items = value if isinstance(value, list) else []
+    return [item if isinstance(item, str) else None for item in items]
 
 
-def _told(errors: Sequence[ErrorDetails], where: Callable[[Location], str]) -> list[str]:
-    return [f"{where(error['loc'])}: {_reworded(error['msg'], error['loc'])}" for error in errors]
+def _items(content: Any, kind: str) -> list[Any]:
+    items = content.get(kind) if isinstance(content, dict) else None
+    return items if isinstance(items, list) else []
 
 
-def _reworded(message: str, location: Location) -> str:
-    message = message.removeprefix("Value error, ")
-    if message == "Extra inputs are not permitted":
-        return f"is not a known key, those are {', '.join(_keys_at(location[:-1]))}: check its spelling"
-    if message == "Field required":
-        return "is missing"
-    return message[0].lower() + message[1:]
-
-
-def _keys_at(location: Location) -> Iterable[str]:
-    """The keys that a definition at this place may have."""
-    definition: type[Definition] = Evaluation
-    for key in location:
-        if isinstance(key, str):
-            said = definition.model_fields[key].annotation
-            definition = next(kind for kind in (said, *get_args(said)) if _is_definition(kind))
-    return definition.model_fields
-
-
-def _is_definition(kind: Any) -> TypeGuard[type[Definition]]:
-    return isinstance(kind, type) and issubclass(kind, Definition)
-
-
-def _repeated_names(evaluation: Evaluation, where: Callable[[Location], str]) -> Iterator[str]:
-    for kind in ("connections", "prompts", "batches"):
+def _repeated_names(content: Any) -> Iterator[Mistake]:
+    for kind in _KINDS:
         seen: set[str] = set()
-        for number, item in enumerate(getattr(evaluation, kind)):
-            if item.name in seen:
-                yield f"{where((kind, number, 'name'))}: {item.name!r} is defined twice: keep one of them"
-            seen.add(item.name)
+        for number, item in enumerate(_items(content, kind)):
+            name = item.get("name") if isinstance(item, dict) else None
+            if isinstance(name, str) and name in seen:
+                yield Mistake((kind, number, "name"), f"{name!r} is defined twice: keep one of them")
+            elif isinstance(name, str):
+                seen.add(name)
 
 
-def _resolve_folder(folder: str, base: Path | None) -> tuple[str, str | None]:
-    """Give the absolute path of a folder, and what is wrong with it."""
-    path = Path(folder).expanduser()
-    if not path.is_absolute():
-        if base is None:
-            return folder, f"folder {folder!r} is relative: write its absolute path"
-        path = base / path
-    resolved = os.path.normpath(path)
+def _folders(
+    batch: Any, number: int, base: str | None, unreadable: set[Location]
+) -> tuple[list[str], list[Mistake]]:
+    """The folders of a batch as they are stored, each by its one real path."""
+    found: list[str] = []
+    mistakes: list[Mistake] = []
+    given = batch.get("folders") if isinstance(batch, dict) else None
+    seen: dict[tuple[int, int], str] = {}
+    for position, folder in enumerate(_texts(given)):
+        location = ("batches", number, "folders", position)
+        if folder is None or location in unreadable:
+            continue
+        try:
+            # Also of a folder that does not exist, so that a sealed batch is not said to change besides.
+            found.append(_folder_path(folder, base))
+            identity = _require_folder(folder, base, found[-1])
+        except PathError as error:
+            mistakes.append(Mistake(location, str(error)))
+            continue
+        if identity in seen:
+            same = "" if seen[identity] == folder else f", also as {seen[identity]!r}"
+            mistakes.append(Mistake(location, f"folder {folder!r} is named twice{same}: name it once"))
+        seen.setdefault(identity, folder)
+    return found, mistakes
+
+
+def _folder_path(folder: str, base: str | None) -> str:
+    """The real path of a folder.
+
+    Raises
+    ------
+    PathError
+    """
+    if base is None and not folder.startswith(("/", "~")):
+        raise PathError(f"folder {folder!r} is relative: write its absolute path")
+    path = str(real_path(folder, base or ""))
     try:
-        resolved.encode()
+        path.encode()
     except UnicodeEncodeError:
-        return "", "the folder's path is not UTF-8: move the documents to a folder with a UTF-8 path"
-    if not os.path.exists(resolved):
-        return resolved, f"folder {folder!r} does not exist: {remedy_for_missing(resolved)}"
-    if not os.path.isdir(resolved):
-        return resolved, f"{folder!r} is not a folder: name the folder that holds the documents"
-    if not os.access(resolved, os.R_OK | os.X_OK):
-        return resolved, f"folder {folder!r} cannot be read: give this user read and execute permission"
-    return resolved, None
+        raise PathError(
+            "the folder's path is not UTF-8: move the documents to a folder with a UTF-8 path"
+        ) from None
+    return path
+
+
+def _require_folder(folder: str, base: str | None, path: str) -> tuple[int, int]:
+    """Device and inode of a folder, which are the same for each of its names.
+
+    Raises
+    ------
+    PathError
+        It is not a folder that can be read.
+    """
+    looked_at = "" if path == folder else f" ({path})"
+    try:
+        # As it is written: the kernel does not go up from what does not exist, real_path does.
+        found = os.stat(os.path.join(base or "", expanded(folder)))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise PathError(
+                f"folder {folder!r} does not exist{looked_at}: {remedy_for_missing(path)}"
+            ) from None
+        raise PathError(f"folder {folder!r}{looked_at} {_unreachable(path, error)}") from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise PathError(f"{folder!r} is not a folder: name the folder that holds the documents")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise PathError(f"folder {folder!r} cannot be read: give this user read and execute permission")
+    return found.st_dev, found.st_ino

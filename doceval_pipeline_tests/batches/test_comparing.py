@@ -10,7 +10,7 @@ from doceval_pipeline.batches import comparing
 from doceval_pipeline.batches.comparing import Kind, compare_batches, compare_in_batch, write_comparison
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, resolve
+from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, locate
 from doceval_pipeline.errors import BatchStateError, ComparisonError, FileError, UnknownBatch
 from doceval_pipeline.knowledge.scores import read_scores
 from doceval_pipeline.reports.comparison import CellStates, Comparison
@@ -139,7 +139,7 @@ def test_what_changed_under_the_same_name_is_said(databases: Databases, folder: 
 
 
 def located(content: dict[str, Any]) -> Located:
-    return Located(resolve(content, None, key_path), key_path)
+    return locate(content, None, key_path)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, resolve
+from doceval_pipeline.doc_eval.evaluation_file import key_path, locate
 from doceval_pipeline.settings import MIB
 from doceval_pipeline_tests.cli.running import doceval, read_json
 from doceval_pipeline_tests.conftest import Sample, write_old
@@ -83,7 +83,7 @@ def answered(databases: Databases, tmp_path: Path) -> Sample:
             }
         ],
     }
-    located = Located(resolve(content, None, key_path), key_path)
+    located = locate(content, None, key_path)
     numbers = apply_evaluation(databases.doc_eval, located).numbers
     batch = Sample(databases, numbers[BATCH], BATCH, folder)
     batch.stage()

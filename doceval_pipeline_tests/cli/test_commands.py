@@ -239,6 +239,40 @@ def test_what_is_not_there_is_named_in_one_line(arguments: list[str], line: str)
     assert "Traceback" not in ended.stdout + ended.stderr
 
 
+def test_mistakes_of_a_file_are_told_without_a_database(tmp_path: Path) -> None:
+    file = write_evaluation(tmp_path, "q4")
+    file.write_text(file.read_text().replace('"model"', '"modl"'))
+    ended = doceval("apply", str(file), DOC_EVAL_URL="postgresql+psycopg2://u:p@127.0.0.1:9/x")
+    assert ended.returncode == 1
+    assert "modl: is not a known key: did you mean model?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_file_is_the_same_file_through_a_link(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "inside"
+    folder.mkdir(parents=True)
+    file = write_evaluation(folder, "linked")
+    assert read_json("apply", str(file))["batches"]["created"] == ["linked"]
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "e.yaml").symlink_to(f"link/{file.name}")
+    for spelling in (
+        f"{tmp_path}/link/{file.name}",
+        f"{tmp_path}/link/../inside/{file.name}",
+        f"{tmp_path}/e.yaml",
+    ):
+        assert read_json("apply", spelling)["changed"] is False
+
+
+@pytest.mark.parametrize(
+    "arguments", [("apply", "~nobody-of-this-name/e.yaml"), ("restore", "~nobody-of-this-name/a.zip")]
+)
+def test_a_home_folder_that_nobody_has_is_told_in_one_line(arguments: tuple[str, ...]) -> None:
+    ended = doceval(*arguments)
+    assert ended.returncode == 1
+    assert "no home folder is known for '~nobody-of-this-name'" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_a_staging_that_fails_says_why_in_one_line_and_status_repeats_it(tmp_path: Path) -> None:
     doceval("apply", str(write_evaluation(tmp_path, "empty one", documents=0)))
     ended = doceval("stage", "empty one")

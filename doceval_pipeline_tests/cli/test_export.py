@@ -69,6 +69,16 @@ def test_the_summary_is_data_for_other_programs(batch: Sample, tmp_path: Path) -
     assert sorted(record.attempt for record in READERS["csv"](path)) == [1] * 12 + [2]
 
 
+def test_a_target_is_the_file_that_the_kernel_means(batch: Sample, tmp_path: Path) -> None:
+    (tmp_path / "deep" / "inside").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("deep/inside")
+    for target in (f"{tmp_path}/link/../x.csv", "~/deep/x.csv", "~/link/../x.csv"):
+        said = read_json("export", batch.name, f"--output={target}", HOME=str(tmp_path))
+        assert said["path"] == str(tmp_path.resolve() / "deep" / "x.csv")
+        assert (tmp_path / "deep" / "x.csv").stat().st_size == said["size"]
+        (tmp_path / "deep" / "x.csv").unlink()
+
+
 def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     ended = doceval("export", batch.name, "--output", str(path))
@@ -90,6 +100,9 @@ def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
             ["nowhere/results.csv"],
             "nowhere/results.csv cannot be written (No such file or directory): make room",
         ),
+        (["nowhere/../results.csv"], "nowhere/../results.csv cannot be written (No such file or directory)"),
+        (["~nobody-of-this-name/x.csv"], "no home folder is known for '~nobody-of-this-name'"),
+        (["results.csv/"], "'results.csv/' names a folder: name a file in it"),
     ],
 )
 def test_what_cannot_be_is_one_line(batch: Sample, arguments: list[str], line: str) -> None:

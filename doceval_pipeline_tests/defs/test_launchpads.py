@@ -1,11 +1,14 @@
 """The launchpad of each job opens with an example that is valid as it stands."""
 
+import json
+
 import dagster as dg
 import pytest
 import yaml
 from dagster._config.validate import validate_config_from_snap
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 from dagster_graphql.schema import create_schema
+from dagster_shared.yaml_utils import load_run_config_yaml
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
@@ -50,3 +53,10 @@ def test_the_example_of_create_batch_creates_nothing_until_it_is_edited(
     with databases.doc_eval.connect() as connection:
         for table in ("batches", "connections", "prompts"):
             assert connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0
+
+
+def test_dagster_reads_a_launchpad_as_the_documentation_says() -> None:
+    """Where this fails, Dagster reads YAML 1.2: correct docs/evaluation_file.md and the example."""
+    read = load_run_config_yaml("[No, yes, on, off, 22:30, 017, 1_000, 1e-1, 2026-01-01, 'No', '22:30', 0.1]")
+    expected = [False, True, True, False, 1350, 15, 1000, "1e-1", "2026-01-01", "No", "22:30", 0.1]
+    assert json.dumps(read) == json.dumps(expected)

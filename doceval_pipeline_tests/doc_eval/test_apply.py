@@ -1,5 +1,6 @@
 """Applying an evaluation: all or nothing, once or many times, and never into a sealed batch."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from doceval_pipeline.batches.staging import seal_batch
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batches import batch_id_of, find_batch
 from doceval_pipeline.doc_eval.definitions import Connection, Prices
-from doceval_pipeline.doc_eval.evaluation_file import Located
+from doceval_pipeline.doc_eval.evaluation_file import Located, load_evaluation_file
 from doceval_pipeline.doc_eval.prices import read_prices
 from doceval_pipeline.errors import EvaluationFileError, UnknownBatch
 from doceval_pipeline_tests.conftest import evaluation_of
@@ -168,3 +169,96 @@ def test_a_batch_is_found_by_number_key_and_name(databases: Databases, tmp_path:
 def test_a_partition_key_that_was_not_made_from_a_batch_is_refused(key: str) -> None:
     with pytest.raises(UnknownBatch, match="no batch behind it"):
         batch_id_of(key)
+
+
+def test_mistakes_of_the_file_and_of_the_database_are_told_together(
+    databases: Databases, tmp_path: Path
+) -> None:
+    sealed = {"name": "sealed", "folders": [str(tmp_path)]}
+    seal_batch(databases, apply(databases, sealed).numbers["sealed"])
+    file = tmp_path / "evaluation.yaml"
+    file.write_text(
+        """\
+connections:
+  - {name: model-1, provider: p, model: 4}
+prompts:
+  - {name: clarity, text: x, colour: red}
+batches:
+  - {name: sealed, folders: [.], connections: [model-0], prompts: [prompt-0]}
+  - name: next
+    folders: [gone]
+    connections: [model-1, model-9, lost]
+    prompts: [clarity, lost]
+    size: 3
+"""
+    )
+    before = rows(databases)
+    with pytest.raises(EvaluationFileError) as caught:
+        apply_evaluation(databases.doc_eval, load_evaluation_file(file))
+    assert [line.removeprefix(f"{file}:").partition(" (")[0][:70] for line in caught.value.problems] == [
+        "2: connections[0].model: must be text: put it in quotes",
+        "4: prompts[0].colour: is not a known key: the keys of a prompt are nam",
+        "6: batches[0]: batch 'sealed'",
+        "8: batches[1].folders[0]: folder 'gone' does not exist",
+        "9: batches[1].connections[1]: there is no connection 'model-9': did yo",
+        "9: batches[1].connections[2]: there is no connection 'lost': define it",
+        "10: batches[1].prompts[1]: there is no prompt 'lost': define it under ",
+        "11: batches[1].size: is not a known key: the keys of a batch are name,",
+    ]
+    assert rows(databases) == before
+
+
+def test_a_sealed_batch_keeps_a_folder_that_was_stored_under_another_spelling(
+    databases: Databases, tmp_path: Path
+) -> None:
+    real = tmp_path.resolve() / "real"
+    real.mkdir()
+    (tmp_path / "link").symlink_to(real)
+    batch = {"name": "a", "folders": [str(tmp_path / "link")]}
+    number = apply(databases, batch).numbers["a"]
+    with databases.doc_eval.begin() as connection:
+        assert connection.scalar(text("SELECT folder_path FROM folders")) == str(real)
+        # As earlier versions stored it.
+        connection.execute(text("UPDATE folders SET folder_path = :path"), {"path": str(tmp_path / "link")})
+    for seal in (False, True):
+        if seal:
+            seal_batch(databases, number)
+        before = rows(databases)
+        for spelling in (tmp_path / "link", real, tmp_path / "link" / ".." / "real"):
+            assert not apply(databases, {"name": "a", "folders": [str(spelling)]}).changed
+        assert rows(databases) == before
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(EvaluationFileError, match="folders would change"):
+        apply(databases, {"name": "a", "folders": [str(real)]})
+
+
+def test_a_value_that_was_stored_as_yaml_1_1_read_it_is_updated_and_told(
+    databases: Databases, tmp_path: Path
+) -> None:
+    file = tmp_path / "evaluation.yaml"
+    written = "{stop: [No, Yes], temperature: 1e-1, at: 22:30}"
+    stored = {"stop": [False, True], "temperature": "1e-1", "at": 1350}
+    for config in (json.dumps(stored), written):
+        file.write_text(f"connections: [{{name: a, provider: p, model: m, config: {config}}}]")
+        applied = apply_evaluation(databases.doc_eval, load_evaluation_file(file))
+    assert applied.connections.updated == ["a"]
+    assert not apply_evaluation(databases.doc_eval, load_evaluation_file(file)).changed
+    with databases.doc_eval.connect() as connection:
+        config = connection.scalar(text("SELECT connection_config FROM connections"))
+    assert config == {"stop": ["No", "Yes"], "temperature": 0.1, "at": "22:30"}
+
+
+def test_a_sealed_batch_whose_folder_is_gone_is_not_said_to_change(
+    databases: Databases, tmp_path: Path
+) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    batch = {"name": "a", "folders": [str(folder)]}
+    seal_batch(databases, apply(databases, batch).numbers["a"])
+    folder.rmdir()
+    with pytest.raises(EvaluationFileError) as caught:
+        apply(databases, batch)
+    (line,) = caught.value.problems
+    assert "does not exist" in line

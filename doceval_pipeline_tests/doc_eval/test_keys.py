@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from doceval_pipeline.doc_eval.evaluation_file import key_path, load_evaluation_file, resolve
+from doceval_pipeline.doc_eval.evaluation_file import key_path, load_evaluation_file, locate
 from doceval_pipeline.errors import EvaluationFileError
 from doceval_pipeline_tests.keys import CARELESS, KEY, PASSWORD, innocent, with_secret
 
 
 def told(content: Any) -> str:
     with pytest.raises(EvaluationFileError) as caught:
-        resolve(content, None, key_path)
+        locate(content, None, key_path).refuse()
     assert caught.value.problems == str(caught.value).splitlines()
     return str(caught.value)
 
@@ -42,7 +42,7 @@ def test_a_key_in_a_broken_file_is_not_repeated(tmp_path: Path, text: str) -> No
     path = tmp_path / "evaluation.yaml"
     path.write_text(text)
     with pytest.raises(EvaluationFileError) as caught:
-        load_evaluation_file(path)
+        load_evaluation_file(path).refuse()
     assert KEY not in str(caught.value)
     assert KEY not in "".join(caught.value.problems)
 
@@ -63,7 +63,7 @@ def test_a_key_in_a_broken_file_is_not_repeated(tmp_path: Path, text: str) -> No
 def test_settings_that_only_sound_like_credentials_are_taken(tmp_path: Path, change: dict[str, Any]) -> None:
     content = innocent(tmp_path)
     content["connections"][0] |= change
-    resolve(content, None, key_path)
+    locate(content, None, key_path).refuse()
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_prompts_and_metadata_may_speak_of_keys(tmp_path: Path, text: str) -> No
     content = innocent(tmp_path)
     content["prompts"][0]["text"] = text
     content["batches"][0] |= {"description": text, "metadata": {"note": text, "secretary": "Jane Doe"}}
-    resolve(content, None, key_path)
+    locate(content, None, key_path).refuse()
 
 
 def test_what_is_kept_of_an_innocent_evaluation_is_what_was_written(tmp_path: Path) -> None:
     content = innocent(tmp_path)
-    kept = resolve(content, None, key_path).model_dump(mode="json")
+    kept = locate(content, None, key_path).evaluation.model_dump(mode="json")
     assert json.loads(json.dumps(kept))["connections"][0]["config"] == content["connections"][0]["config"]

@@ -1,0 +1,58 @@
+"""Why a batch has nothing to evaluate, and what to do about it. Pure text; no database, no files."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from doceval_pipeline.doc_eval.batch_documents import Tally
+from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
+from doceval_pipeline.reports.numbers import counted
+
+MOST_ENDINGS = 5
+
+
+def no_documents(config: Mapping[str, Any], tallies: Sequence[Tally], left_out: Iterable[str]) -> str:
+    """One line for a batch of whose files none can be used.
+
+    Parameters
+    ----------
+    config
+        The batch's sealed configuration.
+    tallies
+        All of its files, by state and reason.
+    left_out
+        Paths of the files that its patterns leave out.
+    """
+    files = sum(tally.files for tally in tallies)
+    reasons = ", ".join(f"{tally.files} {tally.reason}" for tally in tallies) or "the folders are empty"
+    folders = ", ".join(folder["path"] for folder in config["folders"])
+    problem = f"has no usable document ({reasons})"
+    again = f"put documents into {folders} and materialize document_assignment again"
+    if not any(tally.reason in (NOT_INCLUDED, EXCLUDED) for tally in tallies):
+        return f"{problem}: {again}"
+    found = f"{counted(files, 'file', 'files')} found, {_by_patterns(config['batch'], tallies)}"
+    return (
+        f"{problem}: {found} (endings: {_endings(left_out)}): apply the batch under a new name with other "
+        f"patterns, or {again}"
+    )
+
+
+def _by_patterns(batch: Mapping[str, Any], tallies: Sequence[Tally]) -> str:
+    numbers = Counter({tally.reason: tally.files for tally in tallies})
+    files = sum(numbers.values())
+    not_included = (
+        "none matches" if numbers[NOT_INCLUDED] == files else f"{numbers[NOT_INCLUDED]:,} do not match"
+    )
+    excluded = "all match" if numbers[EXCLUDED] == files else f"{numbers[EXCLUDED]:,} match"
+    parts = (
+        f"{not_included} include {batch['include']}" if numbers[NOT_INCLUDED] else "",
+        f"{excluded} exclude {batch['exclude']}" if numbers[EXCLUDED] else "",
+    )
+    return ", ".join(filter(None, parts))
+
+
+def _endings(paths: Iterable[str]) -> str:
+    endings = Counter(PurePosixPath(path).suffix or "no ending" for path in paths)
+    shown = ", ".join(f"{number:,} × {ending}" for ending, number in endings.most_common(MOST_ENDINGS))
+    return shown if len(endings) <= MOST_ENDINGS else f"{shown} and others"
