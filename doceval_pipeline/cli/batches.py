@@ -50,9 +50,9 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
     changes nothing. Relative folders count from the folder of FILE, or of the file that it is a link to.
     """
     located = load_evaluation_file(file)
-    settings = Settings.from_environment()
-    located = with_folder_mistakes(located, settings)
     try:
+        settings = Settings.from_environment()
+        located = with_folder_mistakes(located, settings)
         applied = apply_evaluation(databases().doc_eval, located, stage)
     except (ConfigurationError, DatabaseError, EmbeddedServerError, SQLAlchemyError):
         # Mistakes of the file are told without a database too.
