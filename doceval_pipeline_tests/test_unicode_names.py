@@ -51,7 +51,7 @@ def test_a_folder_that_differs_in_upper_and_lower_case_is_named_too(tmp_path: Pa
 
 
 def test_a_folder_that_exists_in_no_form_is_to_be_created(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationFileError, match="does not exist .*: create it or correct the path"):
+    with pytest.raises(EvaluationFileError, match=r"does not exist .*: create it or correct the path"):
         load_evaluation_file(evaluation(tmp_path, f"./{COMPOSED}")).refuse()
 
 
