@@ -130,6 +130,12 @@ class Settings:
         """Dagster's home: its `dagster.yaml`, and what assets without a database of their own store."""
         return self.home / "dagster"
 
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """The folders in `home` that hold what this installation writes, and nothing of anybody else."""
+        names = ("archives", "cache", "dagster", "logs", "postgres", "reports", "run")
+        return tuple(self.home / name for name in names)
+
 
 def project_root() -> Path | None:
     """The project's folder in a checkout; None for an installed wheel, which has no project around it."""

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.insights import changed_settings
 from doceval_pipeline.batches.names import Names
-from doceval_pipeline.batches.whole_file import whole_file
+from doceval_pipeline.batches.whole_file import whole_file_or_output
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, find_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.errors import BatchStateError, ComparisonError
@@ -136,13 +136,13 @@ def compare_in_batch(
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Write a comparison as a page.
+    """Write a comparison as a page, into a file or to standard output.
 
     Raises
     ------
     FileError
     """
-    with whole_file(path) as file:
+    with whole_file_or_output(path) as file:
         file.write(render_comparison(comparison).encode())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.gathering import gather
-from doceval_pipeline.batches.whole_file import whole_file
+from doceval_pipeline.batches.whole_file import STANDARD_OUTPUT, whole_file_or_output
 from doceval_pipeline.credentials import without_keys
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.exported import NamedDocument, named_documents
@@ -32,13 +32,13 @@ PORTION = 1_000
 
 @dataclass(frozen=True)
 class Exported:
-    """What stands in a file: its `size` in bytes, and what is in it.
+    """What stands in a file: its `size` in bytes, None on standard output, and what is in it.
 
     `records` were counted as they were written; `cut` of their texts are longer than the format allows.
     `read_at` is the moment that the results are of.
     """
 
-    size: int
+    size: int | None
     records: int
     cut: int
     read_at: datetime
@@ -48,6 +48,8 @@ def export_records(
     databases: Databases, batch_id: int, format: Format, path: Path, every_attempt: bool, progress: Progress
 ) -> Exported:
     """Write the current results of a batch, or every attempt, as they are at one moment.
+
+    `path` may be `STANDARD_OUTPUT`, unless the format needs a file; see `Format.is_stream`.
 
     Somebody may work on the batch, or archive it, meanwhile.
 
@@ -74,14 +76,14 @@ def export_records(
             "doceval.export.batch": batch.key,
             "doceval.export.read_at": time_text(read_at),
         }
-        with whole_file(path) as file:
+        with whole_file_or_output(path) as file:
             written = write_records(file, format, records, metadata)
             if written.records != total:
                 raise ExportError(
                     f"{batch.key} has {total} results and {written.records} of them have a document: doceval "
                     "check says what is wrong"
                 )
-    return Exported(path.stat().st_size, written.records, written.cut, read_at)
+    return Exported(_size(path), written.records, written.cut, read_at)
 
 
 def export_page(databases: Databases, batch_id: int, path: Path) -> int:
@@ -97,9 +99,13 @@ def export_page(databases: Databases, batch_id: int, path: Path) -> int:
     with database_errors():
         data = gather(databases, batch_id)
     page = render_html(data, figures(data)).encode()
-    with whole_file(path) as file:
+    with whole_file_or_output(path) as file:
         file.write(page)
     return len(page)
+
+
+def _size(path: Path) -> int | None:
+    return None if path == STANDARD_OUTPUT else path.stat().st_size
 
 
 def _sealed(batch: BatchRecord, sealed: Snapshot | None) -> Snapshot:

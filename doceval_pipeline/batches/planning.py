@@ -13,15 +13,21 @@ from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.estimates import ConnectionWork, Estimate, estimate_work
+from doceval_pipeline.batches.folders import (
+    found_files,
+    notes_on_assigned,
+    notes_on_nesting,
+    notes_on_patterns,
+)
 from doceval_pipeline.batches.reprocessing import OUTCOMES, Mode
-from doceval_pipeline.batches.staging import found_files
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import batch_documents
-from doceval_pipeline.doc_eval.batch_documents import Tally, UnstagedFile
+from doceval_pipeline.doc_eval.batch_documents import FoundFile, Tally, UnstagedFile
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.snapshot import compose, edited_since, read_snapshot
 from doceval_pipeline.documents.reading import DocumentRejected, hash_document
+from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
 from doceval_pipeline.knowledge.bulk_load import known_contents
 from doceval_pipeline.knowledge.queue import RowTally, tally_rows
 from doceval_pipeline.knowledge.status_words import Outcome
@@ -109,7 +115,9 @@ def plan(databases: Databases, batch_id: int, mode: Mode, new_look: bool, progre
     batch, config = known_here.batch, known_here.config
     if batch.status not in (Status.SAVED, Status.FAILED_STAGING) or mode is not Mode.missing or new_look:
         batch.require_reprocessable()
-    wanted, unusable = _wanted(known_here, databases.settings.max_document_bytes, new_look, progress)
+    is_kept = known_here.frozen and not new_look
+    found = None if is_kept else list(found_files(config, databases.settings))
+    wanted, unusable = _wanted(known_here, found, databases.settings.max_document_bytes, progress)
     with database_errors(), databases.knowledge.connect() as knowledge:
         known = _known(knowledge, list(wanted))
         tallies = tally_rows(
@@ -120,7 +128,8 @@ def plan(databases: Databases, batch_id: int, mode: Mode, new_look: bool, progre
     with database_errors():
         estimates = estimate_work(databases, batch_id, _work(config, wanted, tallies, again))
     cells = _cells(config, len(wanted), documents.added, tallies, again)
-    return Plan(batch, documents, cells, estimates, _notes(known_here.edited))
+    on_files = notes_on_assigned(databases, batch_id) if found is None else _notes_on_files(known_here, found)
+    return Plan(batch, documents, cells, estimates, [*_notes(known_here.edited), *on_files])
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,7 @@ class _KnownHere:
 
     batch: BatchRecord
     config: dict[str, Any]
+    is_sealed: bool
     edited: list[tuple[str, str]]
     tallies: list[Tally]
     contents: dict[str, int]
@@ -147,6 +157,7 @@ def _read_doc_eval(connection: Connection, batch_id: int) -> _KnownHere:
     return _KnownHere(
         batch=batch,
         config=compose(connection, batch_id) if sealed is None else sealed.config,
+        is_sealed=sealed is not None,
         edited=[] if sealed is None else edited_since(connection, batch_id, sealed),
         tallies=batch_documents.tally(connection, batch_id),
         contents=batch_documents.staged_contents(connection, batch_id),
@@ -156,20 +167,19 @@ def _read_doc_eval(connection: Connection, batch_id: int) -> _KnownHere:
 
 
 def _wanted(
-    known: _KnownHere, max_bytes: int, new_look: bool, progress: Progress
+    known: _KnownHere, found: Sequence[FoundFile] | None, max_bytes: int, progress: Progress
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Sizes of the contents that the batch would have, by sha256, and unusable files by reason."""
     wanted: dict[str, int] = {}
     unusable: Counter[str] = Counter()
-    if known.frozen and not new_look:
+    if found is None:
         wanted |= known.contents
         unusable.update({t.reason: t.files for t in known.tallies if t.state in ("SKIPPED", "REJECTED")})
         unread = [(file.folder, file.raw_path) for file in known.unstaged]
     else:
         folders = {folder["id"]: folder["path"] for folder in known.config["folders"]}
-        found = list(found_files(known.config, max_bytes))
-        unusable.update(file.reason or "" for file in found if file.state != "ASSIGNED")
-        unread = [(folders[file.folder_id], file.raw_path) for file in found if file.state == "ASSIGNED"]
+        unusable.update(file.reason or "" for file in found if file.state != ASSIGNED)
+        unread = [(folders[file.folder_id], file.raw_path) for file in found if file.state == ASSIGNED]
     unusable.update(_read(unread, max_bytes, wanted, progress))
     return wanted, dict(sorted(unusable.items()))
 
@@ -244,6 +254,14 @@ def _work(
         together = size * prompts - sum(t.bytes for t in kept)
         work.append(ConnectionWork(connection["id"], connection["name"], cells, together))
     return work
+
+
+def _notes_on_files(known: _KnownHere, found: Sequence[FoundFile]) -> list[str]:
+    not_included = [file.filepath for file in found if file.reason == NOT_INCLUDED]
+    usable = [file.filepath for file in found if file.state == ASSIGNED]
+    folders = [folder["path"] for folder in known.config["folders"]]
+    on_patterns = notes_on_patterns(known.config["batch"], not_included, usable, known.is_sealed)
+    return [*notes_on_nesting(folders), *on_patterns]
 
 
 def _notes(edited: Sequence[tuple[str, str]]) -> list[str]:

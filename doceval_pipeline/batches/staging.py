@@ -9,22 +9,23 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.file_counts import left_out, staged
+from doceval_pipeline.batches.folders import found_files
 from doceval_pipeline.batches.no_documents import no_documents
 from doceval_pipeline.batches.storing import Progress, store_missing
 from doceval_pipeline.doc_eval import batch_documents, snapshot
-from doceval_pipeline.doc_eval.batch_documents import FoundFile, Tally
+from doceval_pipeline.doc_eval.batch_documents import Tally
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, in_one_text, partition_key
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
 from doceval_pipeline.doc_eval.live_runs import IS_ALIVE
 from doceval_pipeline.doc_eval.snapshot import Snapshot
-from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED, Rules, display_name, walk
+from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
 from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
 from doceval_pipeline.knowledge import bulk_load, queue
 from doceval_pipeline.reports.numbers import counted, size_text
@@ -77,10 +78,7 @@ class Assigned:
         """What was found, for a log."""
         usable = counted(self.files("ASSIGNED", "STAGED"), "usable file", "usable files")
         looked = "the folders were looked at" if self.fresh else "as they were assigned before"
-        return (
-            f"{usable} of {size_text(self.bytes)}, {self.files('SKIPPED'):,} skipped, "
-            f"{self.files('REJECTED'):,} rejected; {looked}"
-        )
+        return f"{usable} of {size_text(self.bytes)}; {left_out(self.tallies)}; {looked}"
 
 
 @dataclass(frozen=True)
@@ -106,11 +104,9 @@ class Stored:
     @property
     def sentence(self) -> str:
         """What was stored, for a log."""
-        files = (
-            f"{counted(self.files, 'file', 'files')} with {counted(self.distinct, 'document', 'documents')}"
-        )
         stored = f"{self.copied:,} stored now ({size_text(self.copied_bytes)})"
-        return f"{files}; {stored}, {self.distinct - self.copied:,} earlier"
+        earlier = f"{self.distinct - self.copied:,} earlier"
+        return f"{staged(self.files, self.distinct)}: {stored}, {earlier}; {left_out(self.tallies)}"
 
 
 @dataclass(frozen=True)
@@ -166,7 +162,7 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
         connection.commit()
         if fresh:
             with connection.begin():
-                found = found_files(sealed.config, databases.settings.max_document_bytes)
+                found = found_files(sealed.config, databases.settings)
                 batch_documents.write_assignment(connection, batch_id, found)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
@@ -363,17 +359,6 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
         if batch.status in (Status.SAVED, Status.FAILED_STAGING):
             transition(connection, batch_id, Action.BEGIN_STAGING)
     return sealed
-
-
-def found_files(config: Mapping[str, Any], max_bytes: int) -> Iterator[FoundFile]:
-    """Every entry of the folders that a configuration names, as it is now."""
-    choice = config["batch"]
-    rules = Rules(tuple(choice["include"]), tuple(choice["exclude"]), max_bytes)
-    for folder in config["folders"]:
-        for entry in walk(Path(folder["path"]), rules):
-            yield FoundFile(
-                folder["id"], entry.path, display_name(entry.path), entry.state, entry.reason, entry.size
-            )
 
 
 def _enqueue(

@@ -1,6 +1,7 @@
-"""A file that is whole under its name or not there."""
+"""Where pages and exports go: a file that is whole under its name or not there, or standard output."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,9 @@ from tempfile import NamedTemporaryFile
 from typing import IO
 
 from doceval_pipeline.errors import FileError
+
+# As a path on a command line; a file of this name is ./-
+STANDARD_OUTPUT = Path("-")
 
 
 @contextmanager
@@ -52,3 +56,37 @@ def whole_file(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
                 os.replace(file.name, target)
             finally:
                 Path(file.name).unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file_or_output(path: Path) -> Iterator[IO[bytes]]:
+    """As `whole_file`, or standard output for `STANDARD_OUTPUT`, where what is written shows at once.
+
+    Raises
+    ------
+    FileError
+        As `whole_file`; also where standard output cannot be written.
+    BrokenPipeError
+        The program that reads standard output has stopped.
+    """
+    if path == STANDARD_OUTPUT:
+        with _output_errors():
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+    else:
+        with whole_file(path) as file:
+            yield file
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is still buffered would fail once more when the process ends, and in many lines.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise FileError(
+            f"standard output cannot be written ({error.strerror or error}): make room, or name a file"
+        ) from None

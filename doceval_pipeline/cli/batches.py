@@ -11,6 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.file_counts import batch_tallies, left_out, left_out_by_reason, staged
+from doceval_pipeline.batches.folders import Preview, notes_on_assigned, preview, with_folder_mistakes
 from doceval_pipeline.batches.planning import plan
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.reprocessing import Mode
@@ -22,7 +24,8 @@ from doceval_pipeline.dagster_home.limits import given_up
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, partition_key
-from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
+from doceval_pipeline.doc_eval.definitions import Batch
+from doceval_pipeline.doc_eval.evaluation_file import Located, load_evaluation_file
 from doceval_pipeline.errors import ConfigurationError, DatabaseError, EmbeddedServerError
 from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.numbers import size_text
@@ -50,13 +53,17 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
     """
     located = load_evaluation_file(file)
     try:
+        settings = Settings.from_environment()
+        located = with_folder_mistakes(located, settings)
         applied = apply_evaluation(databases().doc_eval, located, stage)
     except (ConfigurationError, DatabaseError, EmbeddedServerError, SQLAlchemyError):
         # Mistakes of the file are told without a database too.
         located.refuse()
         raise
+    looked = preview(_waiting(applied, located), settings)
     if as_json:
-        print_json({**asdict(applied), "changed": applied.changed})
+        found = {name: seen.as_json() for name, seen in looked.items()}
+        print_json({**asdict(applied), "changed": applied.changed, "found": found})
         return
     print_table(
         ("", "created", "updated", "unchanged"),
@@ -71,7 +78,7 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
     )
     for change in applied.changes:
         console.print(printable(change.sentence), markup=False)
-    _say_what_is_next(applied, stage)
+    _say_what_is_next(applied, looked, stage)
 
 
 @click.command()
@@ -93,11 +100,13 @@ def stage(batches: tuple[str, ...], as_json: bool) -> None:
         (progress,) = batch_progress(opened, str(batch.id))
         documents, cells = progress.documents, progress.cells
         expected = progress.batch.expected_cells
+        files, notes = batch_tallies(opened, batch.id), notes_on_assigned(opened, batch.id)
         line = (
-            f"[bold]{batch.key}[/] {progress.batch.status}: {documents.staged:,} documents "
-            f"({documents.distinct:,} distinct), {cells.rows:,} of {expected:,} cells queued"
+            f"[bold]{batch.key}[/] {progress.batch.status}: {staged(documents.staged, documents.distinct)}, "
+            f"{cells.rows:,} of {expected:,} cells queued; {left_out(files)}"
         )
-        return Done(line, progress.as_json(), {"documents": documents.staged, "cells": cells.rows})
+        data = {**progress.as_json(), "files": left_out_by_reason(files), "notes": notes}
+        return Done(line, data, {"documents": documents.staged, "cells": cells.rows}, notes)
 
     with open_job("stage_batch", [batch.id for batch in selection.batches], quiet=as_json) as run:
         act_on_each(selection, stage_one, as_json)
@@ -237,7 +246,7 @@ def reprocess(
         act_on_each(selection, lambda batch: _planned(opened, batch, wanted, rescan), as_json)
         return
     config = {"reprocess_cells": {"config": {"mode": wanted.value, "rescan": rescan}}}
-    _act(selection, "reprocess_batch", "reprocess_cells", as_json, config)
+    _act(selection, "reprocess_batch", "reprocess_cells", as_json, config, stages=True)
 
 
 @click.command()
@@ -268,16 +277,25 @@ COMMANDS = (apply, stage, documents, report, check, reprocess, pause, resume, ca
 
 
 def _act(
-    selection: Selection, job: str, op: str, as_json: bool, config: Mapping[str, Any] | None = None
+    selection: Selection,
+    job: str,
+    op: str,
+    as_json: bool,
+    config: Mapping[str, Any] | None = None,
+    stages: bool = False,
 ) -> None:
-    """Run a job on each batch and print how many rows it changed."""
+    """Run a job on each batch and print how many rows it changed, and with `stages` the files left out."""
     from doceval_pipeline.cli.runs import open_job
 
     def act(batch: BatchRecord) -> Done:
         counts = run(batch.id).output_for_node(op)
         (progress,) = batch_progress(databases(), str(batch.id))
         line = f"[bold]{batch.key}[/] {progress.batch.status}: {in_words(counts)}"
-        return Done(line, {**progress.as_json(), "done": counts}, counts)
+        data = {**progress.as_json(), "done": counts}
+        if stages:
+            files = batch_tallies(databases(), batch.id)
+            line, data = f"{line}; {left_out(files)}", {**data, "files": left_out_by_reason(files)}
+        return Done(line, data, counts)
 
     with open_job(job, [batch.id for batch in selection.batches], quiet=as_json, ops=config) as run:
         act_on_each(selection, act, as_json)
@@ -290,11 +308,25 @@ def _planned(opened: Databases, batch: BatchRecord, mode: Mode, rescan: bool) ->
     return Done(f"[bold]{batch.key}[/] {found.batch.status}: {in_words(counts)}", found.as_json(), counts)
 
 
-def _say_what_is_next(applied: Applied, stage: bool) -> None:
+def _waiting(applied: Applied, located: Located) -> list[Batch]:
+    """The batches that an apply wrote, or whose staging it asked for: those whose folders matter now."""
+    changes = applied.batches
+    names = {
+        *(*changes.created, *changes.updated),
+        *(*applied.staging_requested, *applied.staging_requested_again),
+    }
+    return [batch for batch in located.evaluation.batches if batch.name in names]
+
+
+def _say_what_is_next(applied: Applied, looked: Mapping[str, Preview], stage: bool) -> None:
     if not applied.changed:
         console.print("nothing changed")
     for name, number in applied.numbers.items():
         console.print(f"  {partition_key(number)}  {printable(name)}", markup=False)
+        if name in looked:
+            console.print(f"    found now: {looked[name].sentence}", markup=False)
+            for note in looked[name].notes:
+                errors.print(f"    {printable(note)}", style="yellow", markup=False)
     if applied.staging_requested_again:
         names = ", ".join(map(printable, applied.staging_requested_again))
         console.print(f"staging was requested before and has not begun, asked again: {names}", markup=False)

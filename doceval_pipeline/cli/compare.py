@@ -7,8 +7,15 @@ import click
 
 from doceval_pipeline.batches.comparing import Kind, compare_batches, compare_in_batch, write_comparison
 from doceval_pipeline.cli.batches import as_json_option, databases
-from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
-from doceval_pipeline.paths import file_path
+from doceval_pipeline.cli.output import (
+    OutputPath,
+    console,
+    console_beside,
+    errors,
+    print_json,
+    print_table,
+    printable,
+)
 from doceval_pipeline.reports.comparison import CellStates, ComparedColumn, Comparison, Side
 from doceval_pipeline.reports.movement import THRESHOLD
 from doceval_pipeline.reports.numbers import points_text, probability_text, score_text
@@ -25,7 +32,13 @@ from doceval_pipeline.reports.numbers import points_text, probability_text, scor
     show_default=True,
     help="The score from which on a document is good; documents that cross it are counted.",
 )
-@click.option("--html", "page", metavar="FILE", type=file_path, help="Write a page into this file too.")
+@click.option(
+    "--html",
+    "page",
+    metavar="FILE",
+    type=OutputPath(),
+    help="Write a page into this file too; - is standard output.",
+)
 @as_json_option
 def compare(
     batches: tuple[str, ...],
@@ -47,6 +60,7 @@ def compare(
     """
     if len(batches) + bool(connections) + bool(prompts) != 2 or len(batches) > 2:
         raise click.UsageError("name two batches, or one batch with either --connections or --prompts")
+    beside = console_beside(page, as_json)
     opened = databases()
     if connections:
         found = compare_in_batch(opened, batches[0], Kind.CONNECTION, connections, threshold)
@@ -59,6 +73,8 @@ def compare(
         write_comparison(found, page)
     if as_json:
         print_json(found.as_json())
+    elif beside is errors:
+        errors.print(printable(found.verdict), markup=False)
     else:
         _print(found)
         if page is not None:

@@ -18,12 +18,14 @@ import click
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.file_counts import batch_tallies, left_out, staged
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.status import BatchProgress, batch_progress
 from doceval_pipeline.cli.output import console
 from doceval_pipeline.cli.processor import NOTICE
 from doceval_pipeline.cli.supervisor import StartFailed, Supervisor, script
 from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.batch_documents import Tally
 from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.errors import StagingError
@@ -47,7 +49,7 @@ def demo() -> None:
         supervisor.start("processor", [*processor, "--latency", "0.4"])
         progress = _wait_for_report(opened, number, supervisor)
     report = newest_report(opened, progress.batch)
-    _say_result(progress, report, time.monotonic() - started)
+    _say_result(progress, batch_tallies(opened, number), report, time.monotonic() - started)
     supervisor.stop_server()
     if console.is_terminal and sys.stdin.isatty():
         webbrowser.open(report.as_uri())
@@ -104,13 +106,10 @@ def _stage_of(progress: BatchProgress) -> str:
     return waiting_for.get(progress.batch.status, answering)
 
 
-def _say_result(progress: BatchProgress, report: Path, seconds: float) -> None:
+def _say_result(progress: BatchProgress, files: list[Tally], report: Path, seconds: float) -> None:
     batch, documents, cells = progress.batch, progress.documents, progress.cells
     console.print(f"[bold]{batch.key}[/] [green]{batch.status}[/]  {batch.name}")
-    console.print(
-        f"  {documents.staged} files staged ({documents.distinct} distinct contents), "
-        f"{documents.skipped} skipped, {documents.rejected} rejected"
-    )
+    console.print(f"  {staged(documents.staged, documents.distinct)}; {left_out(files)}")
     console.print(
         f"  {batch.expected_cells} cells: {cells.succeeded} succeeded, {cells.failed} failed (simulated)"
     )

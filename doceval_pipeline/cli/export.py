@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from doceval_pipeline.batches.exporting import export_page, export_records
+from doceval_pipeline.batches.whole_file import STANDARD_OUTPUT
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases
-from doceval_pipeline.cli.output import console, errors, print_json, printable
+from doceval_pipeline.cli.output import OutputPath, console_beside, errors, print_json, printable
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.errors import ExportError
-from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.exports.record import VERSION
 from doceval_pipeline.reports.exports.writing import Format
 from doceval_pipeline.reports.numbers import size_text
@@ -28,8 +28,8 @@ FORMATS = (*(format.value for format in Format), HTML)
     "--output",
     required=True,
     metavar="FILE",
-    type=file_path,
-    help="Replaced if it is there.",
+    type=OutputPath(),
+    help="Replaced if it exists; - is standard output, of jsonl, csv and html.",
 )
 @click.option(
     "--attempts",
@@ -42,12 +42,14 @@ FORMATS = (*(format.value for format in Format), HTML)
 def export(batch: str, format_: str | None, output: Path, attempts: str, as_json: bool) -> None:
     """Write the results of BATCH as they are now to FILE; docs/exports.md tells the columns.
 
-    html is the page of the report. The file is written whole or not at all.
+    html is the page of the report, xlsx is for Excel. The file is written whole or not at all.
     """
+    console = console_beside(output, as_json)
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
     format = _format(format_, output, attempts)
-    said: dict[str, Any] = {"batch": record.id, "format": format, "path": os.path.realpath(output)}
+    path = str(output) if output == STANDARD_OUTPUT else os.path.realpath(output)
+    said: dict[str, Any] = {"batch": record.id, "format": format, "path": path}
     if format == HTML:
         said["size"] = export_page(opened, record.id, output)
         counted = "its report"
@@ -69,8 +71,14 @@ def export(batch: str, format_: str | None, output: Path, attempts: str, as_json
     if as_json:
         print_json(said)
     else:
-        console.print(f"[bold]{record.key}[/] {counted} in {size_text(said['size'])}")
-        console.print(printable(said["path"]), markup=False)
+        size = "" if said["size"] is None else f" in {size_text(said['size'])}"
+        console.print(f"[bold]{record.key}[/] {counted}{size}")
+        if output != STANDARD_OUTPUT:
+            console.print(printable(path), markup=False)
+        if format == Format.CSV:
+            console.print(
+                "for Excel, use --format xlsx: Excel misreads the characters of a CSV file in UTF-8"
+            )
 
 
 COMMANDS = (export,)
@@ -85,7 +93,14 @@ def _format(given: str | None, output: Path, attempts: str) -> str:
     """
     format = given or output.suffix.removeprefix(".").lower()
     if format not in FORMATS:
-        raise ExportError(f"the name of {output} ends in no format: give --format {'|'.join(FORMATS)}")
+        name = (
+            "standard output has no format"
+            if output == STANDARD_OUTPUT
+            else f"the name of {output} ends in no format"
+        )
+        raise ExportError(f"{name}: give --format {'|'.join(FORMATS)}")
+    if output == STANDARD_OUTPUT and format != HTML and not Format(format).is_stream:
+        raise ExportError(f"{format} cannot be written to standard output: name a file")
     if format == HTML and attempts == "all":
         raise ExportError(
             "a report shows current results: leave out --attempts all, or choose another format"

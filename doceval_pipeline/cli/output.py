@@ -2,13 +2,18 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from doceval_pipeline.batches.whole_file import STANDARD_OUTPUT
+from doceval_pipeline.errors import FileError
 from doceval_pipeline.names import FLAG, JOINERS
 
 console = Console(highlight=False, soft_wrap=True)
@@ -55,6 +60,38 @@ def printable(value: str) -> str:
 def _escaped(char: str) -> str:
     plain = char.isprintable() or char in JOINERS
     return char if plain else char.encode("unicode_escape").decode("ascii")
+
+
+class OutputPath(click.Path):
+    """A file to write, or `-` for standard output; `./-` is a file of that name."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, allow_dash=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Make a path of what was given; Path("./-") would be the same as Path("-")."""
+        path = super().convert(value, param, ctx)
+        return path.absolute() if path == STANDARD_OUTPUT and value != "-" else path
+
+
+def console_beside(output: Path | None, as_json: bool) -> Console:
+    """The console for what is said beside a file that is written: standard error if the file goes to output.
+
+    Raises
+    ------
+    FileError
+        JSON would go to standard output too, or it is a terminal, which results may control.
+    """
+    if output != STANDARD_OUTPUT:
+        return console
+    if as_json:
+        raise FileError("- and --json both write to standard output: name a file, or leave out --json")
+    if sys.stdout.isatty():
+        raise FileError(
+            "standard output is a terminal, which characters in results may control: name a file, or append "
+            "| less"
+        )
+    return errors
 
 
 def in_words(counts: Mapping[str, int]) -> str:

@@ -30,11 +30,21 @@ class Selection:
 
 @dataclass(frozen=True)
 class Done:
-    """What a command did to one batch: a line for people (with markup), data for programs, and counts."""
+    """What a command did to one batch: a line for people (with markup), data for programs, and counts.
+
+    `notes` are sentences for people that follow the line.
+    """
 
     line: str
     data: Any
     counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def show(self) -> None:
+        """Print the line and the notes."""
+        console.print(self.line)
+        for note in self.notes:
+            errors.print(printable(note), style="yellow", markup=False)
 
 
 def select(engine: Engine, words: Sequence[str], with_archived: bool = False) -> Selection:
@@ -66,7 +76,7 @@ def act_on_each(selection: Selection, act: Callable[[BatchRecord], Done], as_jso
     """
     if selection.is_one:
         done = act(selection.batches[0])
-        print_json(done.data) if as_json else console.print(done.line)
+        print_json(done.data) if as_json else done.show()
         return
     told = _Output(len(selection.batches), as_json)
     for error in selection.unknown:
@@ -112,7 +122,7 @@ class _Output:
         self._counts.update(done.counts)
         self._data.append(done.data)
         if not self._as_json:
-            console.print(done.line)
+            done.show()
 
     def failed(self, named: Mapping[str, Any], line: str) -> None:
         """Prints why a batch failed, or that it does not exist."""

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.file_counts import batch_tallies, left_out
+from doceval_pipeline.batches.folders import preview, with_folder_mistakes
 from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import cancel, cancel_staging, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
@@ -94,7 +96,9 @@ def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocE
     """Create a batch, or update one whose staging has not begun."""
     with open_step(context, doc_eval) as databases:
         located = locate(_as_evaluation(_typed(config.model_dump(), context.run_config)), None, _where)
+        located = with_folder_mistakes(located, databases.settings)
         applied = apply_evaluation(databases.doc_eval, located, config.stage)
+        (looked,) = preview(located.evaluation.batches, databases.settings).values()
     (number,) = applied.numbers.values()
     context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(number)])
     context.add_output_metadata(
@@ -103,6 +107,9 @@ def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocE
     context.log.info(f"{shown_name(config.name)} is {partition_key(number)}: {_what_was_done(applied)}")
     for change in applied.changes:
         context.log.info(visible_name(change.sentence))
+    context.log.info(f"its folders hold {looked.sentence}")
+    for note in looked.notes:
+        context.log.warning(note)
 
 
 # Dagster keeps the config of every run, also of one that fails. It asks this before there is a run.
@@ -155,6 +162,7 @@ def reprocess_cells(
             return _planned(context, name_of(databases, batch_id), found)
         request = first_run_of(context.instance, context.run)
         done = reprocess(databases, batch_id, config.mode, listener, config.rescan, request)
+        context.log.info(f"{name_of(databases, batch_id)}: {left_out(batch_tallies(databases, batch_id))}")
         return _told(context, databases, asdict(done))
 
 

@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from doceval_pipeline.batches import audit, staging
+from doceval_pipeline.batches.folders import notes_on_assigned
 from doceval_pipeline.batches.invariants.invariant import SAMPLE
 from doceval_pipeline.batches.reprocessing import Mode, queue_attempts
 from doceval_pipeline.batches.rescanning import assign
@@ -87,9 +88,12 @@ def document_assignment(
     with open_batch(context, doc_eval) as (databases, batch_id):
         assigned, rescanned = assign(databases, batch_id, config.rescan)
         name = name_of(databases, batch_id)
+        notes = notes_on_assigned(databases, batch_id) if assigned.fresh or config.rescan else []
     context.log.info(f"{name}: {assigned.sentence}")
     if config.rescan:
         context.log.info(f"{name}: {rescanned.sentence}")
+    for note in notes:
+        context.log.warning(f"{name}: {note}")
     return dg.MaterializeResult(
         metadata={
             NAME: name,

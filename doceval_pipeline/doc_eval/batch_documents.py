@@ -49,9 +49,21 @@ _ASSIGN_USABLE_NOW = text("""
     WHERE b.batch_id = :batch_id AND b.document_id = d.id
       AND b.state IN ('SKIPPED', 'REJECTED') AND f.state = 'ASSIGNED'
 """)
+# A file that was not found is still there where its folder was found and not entered; '.' is all of one that
+# is the same folder as another one of the batch.
 _MARK_GONE = text("""
+    WITH not_entered AS MATERIALIZED (
+        SELECT folder_id, state, reason,
+               CASE raw_path WHEN CAST('.' AS bytea) THEN CAST('' AS bytea)
+                             ELSE raw_path || CAST('/' AS bytea) END AS beginning
+        FROM found WHERE reason = ANY(:folder_reasons))
     UPDATE batch_documents b
-    SET state = coalesce(f.state, 'REJECTED'), reason = coalesce(f.reason, 'vanished'),
+    SET (state, reason) = (
+            SELECT coalesce(f.state, n.state, 'REJECTED'), coalesce(f.reason, n.reason, 'vanished')
+            FROM (SELECT 1) AS one
+            LEFT JOIN not_entered n ON n.folder_id = d.folder_id
+                AND substring(d.raw_path FOR octet_length(n.beginning)) = n.beginning
+            LIMIT 1),
         knowledge_document_id = NULL
     FROM documents d
     LEFT JOIN found f ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
@@ -122,6 +134,10 @@ _STORED_NAMES = text("""
     SELECT b.knowledge_document_id, min(d.filepath COLLATE "C")
     FROM batch_documents b JOIN documents d ON d.id = b.document_id
     WHERE b.batch_id = :batch_id AND b.state = 'STAGED' GROUP BY 1 ORDER BY 1
+""")
+_PATHS = text("""
+    SELECT d.filepath FROM batch_documents b JOIN documents d ON d.id = b.document_id
+    WHERE b.batch_id = :batch_id AND coalesce(b.reason, '') = :reason ORDER BY d.id
 """)
 _LISTING = text("""
     SELECT f.folder_path, d.filepath, b.state, b.reason, b.file_size, b.sha256, b.content_type,
@@ -245,9 +261,13 @@ def assign_new(connection: Connection, batch_id: int) -> int:
     return added + connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id}).rowcount
 
 
-def mark_gone(connection: Connection, batch_id: int) -> int:
-    """Mark the batch's usable files that were not found, or are not usable now; returns how many."""
-    return connection.execute(_MARK_GONE, {"batch_id": batch_id}).rowcount
+def mark_gone(connection: Connection, batch_id: int, folder_reasons: Sequence[str]) -> int:
+    """Mark the batch's usable files that were not found, or are not usable now; returns how many.
+
+    `folder_reasons` are those of folders that were found and not entered.
+    """
+    parameters = {"batch_id": batch_id, "folder_reasons": list(folder_reasons)}
+    return connection.execute(_MARK_GONE, parameters).rowcount
 
 
 def staged_files(connection: Connection, batch_id: int) -> list[StoredFile]:
@@ -328,6 +348,14 @@ def staged_contents(connection: Connection, batch_id: int) -> dict[str, int]:
 def stored_names(connection: Connection, batch_id: int) -> dict[int, str]:
     """A file's path below its folder for each `docs.id` of a batch's staged files."""
     return {row[0]: row[1] for row in connection.execute(_STORED_NAMES, {"batch_id": batch_id})}
+
+
+def paths(connection: Connection, batch_id: int, reason: str = "") -> Iterator[str]:
+    """The paths of a batch's usable files, or of those that are left out for a reason, as people see them."""
+    options = {"yield_per": CHUNK}
+    yield from connection.execute(
+        _PATHS, {"batch_id": batch_id, "reason": reason}, execution_options=options
+    ).scalars()
 
 
 def list_files(connection: Connection, batch_id: int) -> Iterator[ListedFile]:

@@ -28,6 +28,7 @@ from doceval_pipeline.doc_eval.yaml_text import Location, Mark, Mistake, TextErr
 from doceval_pipeline.errors import EvaluationFileError, PathError
 from doceval_pipeline.names import normal
 from doceval_pipeline.paths import expanded, real_path
+from doceval_pipeline.unicode_names import remedy_for_missing
 
 LARGEST_FILE = 4 * 1024 * 1024
 LONGEST_LINE = 1000
@@ -313,7 +314,7 @@ def _require_folder(folder: str, base: str | None, path: str) -> tuple[int, int]
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise PathError(
-                f"folder {folder!r} does not exist{looked_at}: create it or correct the path"
+                f"folder {folder!r} does not exist{looked_at}: {remedy_for_missing(path)}"
             ) from None
         raise PathError(f"folder {folder!r}{looked_at} {_unreachable(path, error)}") from None
     if not stat.S_ISDIR(found.st_mode):

@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pathspec
-
+from doceval_pipeline.documents.barred import Barred, Identity
+from doceval_pipeline.documents.litter import is_litter, is_litter_folder, naming_litter
+from doceval_pipeline.documents.patterns import Patterns
 from doceval_pipeline.errors import StagingError
 
 ASSIGNED, SKIPPED, REJECTED = "ASSIGNED", "SKIPPED", "REJECTED"
 
-HIDDEN = "hidden"
 EXCLUDED = "excluded by pattern"
+TEMPORARY = "temporary"
+HIDDEN = "hidden"
 NOT_INCLUDED = "not included by pattern"
 EMPTY = "empty"
 TOO_LARGE = "too large"
@@ -48,11 +50,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rules:
-    """Which files are wanted: patterns as in .gitignore, and the largest size in bytes."""
+    """Which files are wanted: patterns as in .gitignore, the largest size in bytes, and folders to bar."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     max_bytes: int = 50 * 1024 * 1024
+    barred: Barred = field(default_factory=Barred)
 
 
 @dataclass
@@ -61,8 +64,9 @@ class _Level:
 
     path: bytes
     descriptor: int | None
-    identity: tuple[int, int]
+    identity: Identity
     hidden: bool
+    litter: bool
     utf8: bool
     names: Iterator[bytes] = field(default_factory=lambda: iter(()))
 
@@ -89,8 +93,9 @@ def walk(folder: Path, rules: Rules) -> Iterator[Entry]:
 class _Walk:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._include = pathspec.PathSpec.from_lines("gitignore", rules.include) if rules.include else None
-        self._exclude = pathspec.PathSpec.from_lines("gitignore", rules.exclude)
+        self._include = Patterns(rules.include) if rules.include else None
+        self._exclude = Patterns(rules.exclude)
+        self._wanted_litter = Patterns(naming_litter(rules.include))
         self._levels: list[_Level] = []
 
     def run(self, folder: Path) -> Iterator[Entry]:
@@ -132,18 +137,26 @@ class _Walk:
             return SKIPPED, NOT_REGULAR
         if not utf8:
             return REJECTED, NOT_UTF8
-        if hidden:
-            return SKIPPED, HIDDEN
         path = (level.path + name).decode()
-        if self._exclude.match_file(path):
-            return SKIPPED, EXCLUDED
-        if self._include is not None and not self._include.match_file(path):
-            return SKIPPED, NOT_INCLUDED
+        if (reason := self._unwanted(path, level.litter or is_litter(name.decode()), hidden)) is not None:
+            return SKIPPED, reason
         if found.st_size == 0:
             return SKIPPED, EMPTY
         if found.st_size > self._rules.max_bytes:
             return REJECTED, TOO_LARGE
         return self._try_to_open(level, name)
+
+    def _unwanted(self, path: str, litter: bool, hidden: bool) -> str | None:
+        """The first reason that applies; a person's words come before what a name looks like."""
+        if self._exclude.match(path):
+            return EXCLUDED
+        if litter and not self._wanted_litter.match(path):
+            return TEMPORARY
+        if hidden:
+            return HIDDEN
+        if self._include is not None and not self._include.match(path):
+            return NOT_INCLUDED
+        return None
 
     def _try_to_open(self, level: _Level, name: bytes) -> tuple[str, str | None]:
         try:
@@ -156,23 +169,26 @@ class _Walk:
 
     def _enter(self, level: _Level, name: bytes) -> Entry | None:
         path = level.path + name
+        utf8 = _is_utf8(name)
+        litter = level.litter or (utf8 and is_litter_folder(name.decode()))
+        # Nobody misses what is in an unreadable lost+found.
+        unreadable = (SKIPPED, TEMPORARY) if litter else (REJECTED, UNREADABLE_FOLDER)
         try:
             descriptor = os.open(name, OPEN_FOLDER, dir_fd=self._descriptor(level))
         except OSError:
             # Unreadable, or swapped for a link since it was looked at.
-            return Entry(path, REJECTED, UNREADABLE_FOLDER, None)
-        below = _Level(
-            path + b"/",
-            descriptor,
-            _identity(descriptor),
-            level.hidden or name.startswith(b"."),
-            level.utf8 and _is_utf8(name),
-        )
+            return Entry(path, *unreadable, None)
+        identity = _identity(descriptor)
+        if (reason := self._rules.barred.reason(identity)) is not None:
+            os.close(descriptor)
+            return Entry(path, SKIPPED, reason, None)
+        hidden = level.hidden or name.startswith(b".")
+        below = _Level(path + b"/", descriptor, identity, hidden, litter, level.utf8 and utf8)
         try:
             below.names = _names(descriptor)
         except OSError:
             os.close(descriptor)
-            return Entry(path, REJECTED, UNREADABLE_FOLDER, None)
+            return Entry(path, *unreadable, None)
         self._levels.append(below)
         if len(self._levels) > MOST_OPEN_FOLDERS:
             _close(self._levels[-MOST_OPEN_FOLDERS - 1])
@@ -206,7 +222,7 @@ def _open_top(folder: Path) -> _Level:
     try:
         # Links on the way to the folder are the choice of whoever named it.
         descriptor = os.open(folder, OPEN_FOLDER & ~os.O_NOFOLLOW)
-        return _Level(b"", descriptor, _identity(descriptor), False, True, _names(descriptor))
+        return _Level(b"", descriptor, _identity(descriptor), False, False, True, _names(descriptor))
     except FileNotFoundError:
         problem = "does not exist: create it, or make a batch with the right folder"
     except NotADirectoryError:
@@ -222,7 +238,7 @@ def _names(descriptor: int) -> Iterator[bytes]:
     return iter(sorted(os.fsencode(name) for name in os.listdir(descriptor)))
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
+def _identity(descriptor: int) -> Identity:
     found = os.fstat(descriptor)
     return found.st_dev, found.st_ino
 

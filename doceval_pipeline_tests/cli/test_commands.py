@@ -21,7 +21,7 @@ from doceval_pipeline.cli import cli
 from doceval_pipeline.cli.output import printable
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli.running import browser_that_notes, doceval, query, read_json, write_evaluation
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 pytestmark = pytest.mark.usefixtures("databases")
 PROJECT = Path(__file__).parents[2]
@@ -98,6 +98,7 @@ def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
     assert "nothing changed" in doceval("apply", file).stdout
 
     staged = read_json("stage", "q4")
+    assert (staged["files"], staged["notes"]) == ({"skipped": {}, "rejected": {}}, [])
     assert staged["cells"] == {
         "expected": 12,
         "waiting": 12,
@@ -147,6 +148,24 @@ def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
     assert Path(report["path"]).name.startswith(f"batch-{number:06d}")
     assert "no LLM was called" in Path(report["path"]).read_text()
     assert read_json("check") == []
+
+
+def test_commands_that_stage_end_with_the_files_that_are_left_out_by_reason(tmp_path: Path) -> None:
+    file = str(write_evaluation(tmp_path, "q4", documents=1, extra={"exclude": ["*.bak"]}))
+    for name in (".a", ".b", "~$c.docx", "Thumbs.db", "d.bak", "e.BAK"):
+        write_old(tmp_path / "documents" / name, "x")
+    (tmp_path / "documents" / "empty").touch()
+    left_out = "6 files skipped: 2 hidden, 2 temporary, 1 empty, 1 excluded by pattern"
+    applied = doceval("apply", file, "--stage")
+    assert f"found now: 2 usable files; {left_out}\n" in applied.stdout
+    assert "such as 'e.BAK': add to exclude: '*.BAK'" in applied.stderr
+    staged = doceval("stage", "q4")
+    assert staged.stdout.endswith(f"2 documents staged, 8 of 8 cells queued; {left_out}\n")
+    assert "such as 'e.BAK': make a batch of another name whose exclude has '*.BAK'" in staged.stderr
+    (tmp_path / "documents" / "f.bak").touch()
+    reprocessed = read_json("reprocess", "q4", "--rescan")
+    skipped = {"excluded by pattern": 2, "hidden": 2, "temporary": 2, "empty": 1}
+    assert reprocessed["files"] == {"skipped": skipped, "rejected": {}}
 
 
 def test_a_batch_is_paused_resumed_cancelled_and_reprocessed(tmp_path: Path) -> None:

@@ -46,6 +46,16 @@ def test_two_models_of_a_batch_are_compared(batch: Sample, tmp_path: Path) -> No
     assert lines[0] in page.read_text().replace("&lt;", "<")
 
 
+def test_a_page_that_goes_to_standard_output_is_alone_there(batch: Sample, tmp_path: Path) -> None:
+    compared = ("compare", "sample", "--connections", "model-0", "model-1", "--html")
+    assert doceval(*compared, str(tmp_path / "page.html")).returncode == 0
+    ended = doceval(*compared, "-")
+    assert ended.returncode == 0
+    assert ended.stdout == (tmp_path / "page.html").read_text()
+    assert ended.stderr.startswith("model-1 scores 5.0 points higher than model-0")
+    assert "- and --json" in doceval(*compared, "-", "--json").stderr
+
+
 def test_the_data_says_what_the_sentence_says(batch: Sample) -> None:
     found = read_json("compare", "sample", "--connections", "model-0", "model-1", "--threshold", "46")
     assert found["told_apart"] is True

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline_tests.cli.running import doceval, read_json
+from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, read_json
 from doceval_pipeline_tests.cli.test_bars import in_a_terminal
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.reports.exports.reading import READERS
@@ -41,9 +41,10 @@ def test_the_ending_of_the_name_says_the_format_and_the_summary_what_was_written
     path = tmp_path / f"results.{format.upper()}"
     ended = doceval("export", batch.name, "--output", str(path))
     assert ended.returncode == 0, ended.stderr
-    said, where = ended.stdout.splitlines()
+    said, where, *more = ended.stdout.splitlines()
     assert said.startswith(f"{batch.key} 12 records in ")
     assert where == str(path)
+    assert [line[:32] for line in more] == (["for Excel, use --format xlsx: Ex"] if format == "csv" else [])
     assert ended.stderr == (
         "5 texts were cut to what a cell of a workbook holds\n" if format == "xlsx" else ""
     )
@@ -109,6 +110,74 @@ def test_what_cannot_be_is_one_line(batch: Sample, arguments: list[str], line: s
     assert ended.returncode == 1
     assert line in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("format", ["csv", "html"])
+def test_a_dash_is_standard_output_and_the_summary_goes_to_standard_error(
+    batch: Sample, tmp_path: Path, format: str
+) -> None:
+    path = tmp_path / f"results.{format}"
+    assert doceval("export", batch.name, "--output", str(path)).returncode == 0
+    command = [DOCEVAL, "export", batch.name, "--output", "-", "--format", format]
+    ended = subprocess.run(command, capture_output=True, check=True, cwd=tmp_path)
+    assert ended.stdout == path.read_bytes()
+    assert ended.stderr.startswith(batch.key.encode())
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == [path.name]
+
+
+def test_a_file_may_still_be_called_a_dash(batch: Sample, tmp_path: Path) -> None:
+    command = [DOCEVAL, "export", batch.name, "--output", "./-", "--format", "csv"]
+    subprocess.run(command, capture_output=True, check=True, cwd=tmp_path)
+    assert len(READERS["csv"](tmp_path / "-")) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "standard output has no format: give --format jsonl|csv|parquet|xlsx|html"),
+        (["--format", "xlsx"], "xlsx cannot be written to standard output: name a file"),
+        (["--format", "csv", "--json"], "- and --json both write to standard output: name a file, or leave"),
+    ],
+)
+def test_what_cannot_go_to_standard_output_is_refused_in_one_line(
+    batch: Sample, arguments: list[str], line: str
+) -> None:
+    ended = doceval("export", batch.name, "--output", "-", *arguments)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(line)
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_results_are_not_written_to_a_terminal(batch: Sample) -> None:
+    ended = subprocess.run(
+        ["script", "-qec", f"{DOCEVAL} export {batch.name} --output - --format csv", "/dev/null"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert ended.returncode == 1
+    assert "standard output is a terminal" in ended.stdout
+    assert "partition_key" not in ended.stdout
+
+
+def test_a_reader_that_stops_ends_the_export_without_a_traceback(batch: Sample) -> None:
+    command = f"{DOCEVAL} export {batch.name} --output - --format jsonl | head -c 10"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert ended.stdout == '{"partitio'
+    assert "Traceback" not in ended.stderr
+    assert "BrokenPipe" not in ended.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_standard_output_without_room_is_one_line(batch: Sample) -> None:
+    command = [DOCEVAL, "export", batch.name, "--output", "-", "--format", "csv"]
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        "standard output cannot be written (No space left on device): make room, or name a file"
+    ]
 
 
 def test_an_export_draws_a_bar(batch: Sample, tmp_path: Path) -> None:

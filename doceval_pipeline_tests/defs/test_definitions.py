@@ -16,6 +16,7 @@ from doceval_pipeline.defs.naming import run_tags
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.reports.insights import Provenance
+from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
 
@@ -358,6 +359,28 @@ def test_a_name_in_any_script_is_shown_as_it_is_in_tags_and_events(
     assert instance.get_run_by_id(result.run_id).tags["doceval/batch"] == FAMILY  # type: ignore[union-attr] # it ran
     (sealed,) = result.asset_materializations_for_node("batch_config_snapshot")
     assert sealed.metadata["batch"].value == FAMILY
+
+
+def test_a_created_batch_says_what_its_folders_hold_and_doceval_s_own_are_refused(
+    settings: Settings, databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    for name in ("a.pdf", "B.PDF", "Thumbs.db"):
+        (tmp_path / name).write_text("x")
+    choice: dict[str, Any] = {
+        "name": "cases",
+        "include": ["*.pdf"],
+        "connections": ["c"],
+        "prompts": ["p"],
+        "new_connections": [{"name": "c", "provider": "ollama", "model": "m"}],
+        "new_prompts": [{"name": "p", "text": "How clear?"}],
+    }
+    result = create(instance, folders=[str(tmp_path)], **choice)
+    logged = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.dagster_event is None]
+    assert "its folders hold 1 usable file; 2 files skipped: 1 not included by pattern, 1 temporary" in logged
+    assert [line for line in logged if "such as 'B.PDF': add to include: '*.PDF'" in line]
+    refused = create(instance, folders=[str(settings.home / "dagster")], **choice)
+    assert failure(refused).startswith("config: folders[0]: folder ")
+    assert "holds doceval's own files (DOCEVAL_HOME)" in failure(refused)
 
 
 def test_mistakes_in_the_launchpad_name_their_key(

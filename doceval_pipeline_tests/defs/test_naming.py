@@ -115,8 +115,8 @@ def test_the_log_of_a_run_says_what_each_step_did_with_counts(
     said = [line.removeprefix(f"{SHOWN}: ") for line in lines]
     assert said[0].startswith("snapshot ")
     assert said[0].endswith(" is sealed, with 1 folder, 2 connections and 2 prompts")
-    assert "2 usable files of 63 B, 0 skipped, 0 rejected; the folders were looked at" in said
-    assert "2 files with 2 documents; 2 stored now (63 B), 0 earlier" in said
+    assert "2 usable files of 63 B; no file left out; the folders were looked at" in said
+    assert "2 documents staged: 2 stored now (63 B), 0 earlier; no file left out" in said
     queued = "8 evaluations in the queue (documents x prompts x connections: 2 x 2 x 2), 8 of them added now"
     assert f"{queued}; mode missing queued 0 new attempts" in said
     assert len([line for line in said if line.startswith(("documents_round", "queue_is", "rows_have"))]) == 3

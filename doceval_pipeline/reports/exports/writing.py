@@ -18,6 +18,11 @@ class Format(StrEnum):
     PARQUET = "parquet"
     XLSX = "xlsx"
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is written from beginning to end, as text, and needs no file."""
+        return self in (Format.JSONL, Format.CSV)
+
 
 @dataclass(frozen=True, slots=True)
 class Written:

@@ -1,0 +1,67 @@
+"""Names in Unicode: the same name may be written in more than one form.
+
+"ü" is one character, or a "u" and a mark. macOS and some programs write the second form, keyboards the
+first. Names are compared in one form here; the bytes on a disk stay what they are.
+"""
+
+import os
+import unicodedata
+
+
+def composed(text: str) -> str:
+    """Text in the form that names are compared in: NFC."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def similar_path(path: str) -> str | None:
+    """An existing path that differs from an absolute one in Unicode form, or upper and lower case, only.
+
+    None where there is none, or where several are. Folders that cannot be read have no similar names.
+    """
+    similar = os.sep
+    for part in path.split(os.sep):
+        exact = os.path.join(similar, part)
+        if os.path.lexists(exact):
+            similar = exact
+            continue
+        names = [name for name in _names(similar) if _key(name) == _key(part)]
+        if len(names) != 1:
+            return None
+        similar = os.path.join(similar, names[0])
+    return similar
+
+
+def remedy_for_missing(path: str) -> str:
+    """What to do about an absolute path that does not exist, in words that follow a colon."""
+    similar = similar_path(path)
+    if similar is None:
+        return "create it or correct the path"
+    if composed(similar) == composed(path):
+        return f"one whose name is in another Unicode form does, write {spelled_out(similar)}"
+    return f"one whose name differs in upper and lower case does, write {spelled_out(similar)}"
+
+
+def spelled_out(name: str) -> str:
+    r"""A name in quotes, with what is not ASCII as escapes: "Pru\u0308fung". YAML reads it."""
+    escaped = "".join(_escaped(character) for character in name)
+    return f'"{escaped}"'
+
+
+def _key(name: str) -> str:
+    return composed(composed(name).casefold())
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if character in '"\\':
+        return "\\" + character
+    if 0x20 <= code < 0x7F:
+        return character
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
