@@ -1,0 +1,86 @@
+"""Mail, by its header: notes, settings and logs also begin with `Date:` or `Subject:`.
+
+A document is mail if all of it up to the first empty line is header fields (RFC 5322), whatever their
+order, and these say so: one that only mail programs write in this form, and one more that is of mail;
+or a sender, a receiver and a subject, spelt as mail programs spell them. A mailbox is mail behind a
+line `From address date`.
+"""
+
+import re
+
+MAIL = "message/rfc822"
+MAILBOX = "application/mbox"
+MOST_FIELDS = 1000
+
+_BEGINNING = re.compile(rb"From [^\r\n]*[@-][^\r\n]*:\d\d[^\r\n]*\r?\n|[A-Za-z][A-Za-z0-9-]*:")
+_EMPTY_LINE = re.compile(rb"\r?\n\r?\n|\r\r")
+_FOLD = re.compile(rb"(?:\r\n|\n|\r)[ \t]+")
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*)")
+
+_ADDRESS = re.compile(rb".*\S@\S")
+_IN_BRACKETS = re.compile(rb"\s*<[^<>]*>")
+_ANY = re.compile(rb".*\S")
+_DATE = re.compile(rb"\s*(?:[A-Za-z]{3},)?\s*\d{1,2}\s+[A-Za-z]{3}\s+\d{2,4}\s+\d{1,2}:\d\d")
+# What only mail programs write, in the form in which they write it.
+_PROOFS = {
+    b"received": re.compile(rb".*(?:;|\bby\b|\bfrom\b|\bwith\b)"),
+    b"return-path": _IN_BRACKETS,
+    b"delivered-to": _ADDRESS,
+    b"envelope-to": _ADDRESS,
+    b"x-original-to": _ADDRESS,
+    b"message-id": _IN_BRACKETS,
+    b"in-reply-to": re.compile(rb".*<[^<>]+@[^<>]+>"),
+    b"date": _DATE,
+    b"mime-version": re.compile(rb"\s*1\.0"),
+    b"dkim-signature": _ANY,
+    b"received-spf": _ANY,
+    b"authentication-results": _ANY,
+    b"x-mailer": _ANY,
+    b"thread-index": _ANY,
+}
+# Without one of these it may be the header of something else, such as of an answer by HTTP.
+_OF_MAIL = {
+    *(b"from", b"to", b"cc", b"bcc", b"subject", b"sender", b"received", b"return-path", b"message-id"),
+    *(b"delivered-to", b"envelope-to", b"x-original-to", b"newsgroups"),
+}
+_SPELT = (b"From", b"To", b"Subject")
+
+
+def mail_type(head: bytes, is_whole: bool) -> str | None:
+    """`MAIL`, `MAILBOX`, or None; `is_whole` says whether `head` is the whole document."""
+    beginning = _BEGINNING.match(head)
+    if not beginning:
+        return None
+    is_mailbox = beginning[0].endswith(b"\n")
+    header = head[beginning.end() :] if is_mailbox else head
+    fields = _fields(header, is_whole)
+    if not fields:
+        return None
+    if is_mailbox:
+        return MAILBOX if len(_OF_MAIL & {name.lower() for name in fields}) > 1 else None
+    return MAIL if _are_of_mail(fields) else None
+
+
+def _fields(head: bytes, is_whole: bool) -> dict[bytes, bytes] | None:
+    """The first field of each name; None where a line is no field."""
+    end = _EMPTY_LINE.search(head)
+    lines = _FOLD.sub(b" ", head[: end.start()] if end else head).splitlines()
+    if not end and not is_whole:
+        lines = lines[:-1]
+    fields: dict[bytes, bytes] = {}
+    for line in lines[:MOST_FIELDS]:
+        field = _FIELD.match(line)
+        if field:
+            fields.setdefault(field[1], field[2])
+        elif not line.startswith(b">From "):
+            return None
+    return fields
+
+
+def _are_of_mail(fields: dict[bytes, bytes]) -> bool:
+    values = {name.lower(): value for name, value in fields.items()}
+    proofs = {name for name, form in _PROOFS.items() if name in values and form.match(values[name])}
+    if proofs and _OF_MAIL & values.keys():
+        return len(proofs | (_OF_MAIL & values.keys())) >= 2
+    addresses = all(_ADDRESS.match(fields.get(name, b"")) for name in _SPELT[:2])
+    return addresses and _SPELT[2] in fields
