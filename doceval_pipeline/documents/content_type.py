@@ -113,12 +113,12 @@ def _text_type(source: Source, head: bytes, text: bytes) -> str:
     than all the rest of storing it; such guesses are not asked for (docs/decisions.md).
     """
     begin = text.lstrip()
-    if begin.startswith((b"{", b"[")) and (found := json_type(source)):
-        return found
     if begin.startswith(b"<") and (found := markup_type(begin, len(head) == source.size)):
         return found
     if _TELLING.match(begin):
         return _libmagic(text[:_ENOUGH])
+    if begin.startswith((b"{", b"[")):
+        return json_type(source) or TEXT
     if b"," in begin.partition(b"\n")[0]:
         return _libmagic_of_text(text)
     return TEXT

@@ -97,21 +97,24 @@ def ole(
 ) -> bytes:
     """An OLE file with these streams below its root, whose directory lies behind `padding` bytes.
 
-    `within` are names in a storage below the root. With `directory_loops` the directory is its own next sector.
+    `within` are names in a storage below the root. With `directory_loops` the directory follows itself.
     """
-    entries = [("Root Entry", 5, _FREE, 1)]
-    entries += [(name, 2, 2 + number, _FREE) for number, name in enumerate(names)]
+    entries = [("Root Entry", 5, _FREE, 1), *_beside(names, 1)]
     if within:
-        entries.append(("ObjectPool", 1, _FREE, len(entries) + 1))
-        entries += [(name, 2, len(entries) + 1 + number, _FREE) for number, name in enumerate(within)]
-    elif names:
-        entries[-1] = (*entries[-1][:2], _FREE, _FREE)
-    if within:
-        entries[-1] = (*entries[-1][:2], _FREE, _FREE)
-    directory = b"".join(_ole_entry(*entry, class_id if not number else "") for number, entry in enumerate(entries))
+        entries[-1] = (*entries[-1][:2], len(entries), _FREE)
+        entries += [("ObjectPool", 1, _FREE, len(entries) + 1), *_beside(within, len(entries) + 1)]
+    directory = b"".join(
+        _ole_entry(*entry, class_id if not number else "") for number, entry in enumerate(entries)
+    )
     directory += bytes(-len(directory) % SECTOR)
     data, listed = -(-padding // SECTOR), len(directory) // SECTOR
     return _with_table(b"\xee" * (data * SECTOR), directory, data, listed, directory_loops)
+
+
+def _beside(names: Sequence[str], first: int) -> list[tuple[str, int, int, int]]:
+    """Entries of streams, each the right neighbour of the one before."""
+    numbers = [*range(first + 1, first + len(names)), _FREE]
+    return [(name, 2, right, _FREE) for name, right in zip(names, numbers, strict=True)]
 
 
 def _ole_entry(name: str, kind: int, right: int, below: int, class_id: str) -> bytes:
@@ -145,8 +148,8 @@ def _with_table(data: bytes, directory: bytes, first: int, listed: int, loops: b
     return header + data + directory + struct.pack(f"<{len(chain)}L", *chain) + lists
 
 
-def pdf(before: bytes = b"") -> bytes:
+def pdf(before: bytes = b"", padding: int = 0) -> bytes:
     """A PDF of plain text whose table is where it says, counted from its header."""
-    body = b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog >>\nendobj\n"
+    body = b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog >>\nendobj\n" + b"%\n" * padding
     table = b"xref\n0 2\n0000000000 65535 f \n0000000009 00000 n \ntrailer\n<< /Size 2 /Root 1 0 R >>\n"
     return before + body + table + b"startxref\n%d\n%%%%EOF\n" % len(body)

@@ -37,7 +37,7 @@ def json_type(source: Source) -> str | None:
 
 
 def _text(content: bytes, is_whole: bool) -> str:
-    """The characters, by the byte order mark or the zeros among the first bytes; none where they are not text."""
+    """The characters, in the encoding that the first bytes show; none where they are not text."""
     try:
         decoder = codecs.getincrementaldecoder(json.detect_encoding(content))()
         return decoder.decode(content, is_whole)

@@ -167,7 +167,9 @@ def _in_the_beginning(source: Source) -> _Entries:
         fields = _LOCAL.unpack_from(beginning, header)
         name = header + _LOCAL.size
         # Where the size follows the content, it is not known here.
-        entries[_name(beginning[name : name + fields[10]])] = _Entry(fields[4], fields[8] or MOST_ENTRY, header)
+        entries[_name(beginning[name : name + fields[10]])] = _Entry(
+            fields[4], fields[8] or MOST_ENTRY, header
+        )
         header = beginning.find(b"PK\x03\x04", header + 4)
     return entries
 
