@@ -25,7 +25,7 @@ HEAD_BYTES = 64 * 1024
 UNKNOWN = "application/octet-stream"
 TEXT = "text/plain"
 
-# libmagic is asked for fewer bytes where more cost time and tell nothing.
+# What most formats show in so many bytes, libmagic finds in half the time.
 _ENOUGH = 4 * 1024
 # Signatures for which libmagic has the same answer, whatever follows (a test compares them).
 _SIGNED = re.compile(
@@ -39,6 +39,8 @@ _MORE_SIGNED = {
     b"!BDN": "application/vnd.ms-outlook-pst",
     bytes.fromhex("e4525c7b8cd8a74daeb15378d02996d3"): "application/onenote",
     b"PAR1": "application/vnd.apache.parquet",
+    b"wOFF\0\x01\0\0": "font/woff",
+    b"wOF2\0\x01\0\0": "font/woff2",
     b"1\xbe\0\0\0\xab": "application/x-mswrite",
     b"2\xbe\0\0\0\xab": "application/x-mswrite",
     b"\x09\x00\x04\0": "application/vnd.ms-excel",
@@ -46,6 +48,8 @@ _MORE_SIGNED = {
     b"\x09\x04\x06\0": "application/vnd.ms-excel",
     bytes.fromhex("0606edf5d81d46e5bd31efe7fe74b71d"): "application/x-indesign",
 }
+# An enhanced metafile may hold a PDF in its first comment.
+_METAFILE = re.compile(rb"\x01\0\0\0.{36} EMF", re.DOTALL)
 _PALM = {b"BOOKMOBI": "application/x-mobipocket-ebook", b"TEXtREAd": "application/vnd.palm"}
 _WORDPERFECT = re.compile(rb"\xffWPC.{4}\x01\x0a", re.DOTALL)
 
@@ -103,7 +107,10 @@ def _binary_type(head: bytes) -> str:
             return kind
     if _WORDPERFECT.match(head):
         return "application/vnd.wordperfect"
-    return _PALM.get(head[60:68]) or _libmagic(head[:_ENOUGH])
+    if _METAFILE.match(head):
+        return "image/emf"
+    found = _PALM.get(head[60:68]) or _libmagic(head[:_ENOUGH])
+    return _libmagic(head) if found == UNKNOWN else found
 
 
 def _text_type(source: Source, head: bytes, text: bytes) -> str:

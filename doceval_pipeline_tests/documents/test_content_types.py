@@ -195,6 +195,7 @@ BEGINNINGS: dict[str, tuple[str, bytes]] = {
     "mail of Latin-1": (MAIL, HEADER + DATE + "\r\nGrüße\r\n".encode("latin-1")),
     "mail with a binary body": (MAIL, HEADER + DATE + b"\r\n\x00\x01\x02"),
     "mail without a date": (MAIL, HEADER + b"\r\nHello\r\n"),
+    "mail of many parts": (MAIL, b"From: a@b.org\nTo: c@d.org\nContent-Type: multipart/digest\n\n--x\n"),
     "mail without a body": (MAIL, HEADER + DATE),
     "mail template": (MAIL, b"X-Unsent: 1\r\nTo: \r\nSubject: x\r\nMIME-Version: 1.0\r\n\r\nHello\r\n"),
     "saved web page": (
@@ -260,6 +261,9 @@ BEGINNINGS: dict[str, tuple[str, bytes]] = {
     "pst": ("application/vnd.ms-outlook-pst", b"!BDN\x01\x02\x03\x04SM\x17\0" + bytes(80)),
     "onenote": ("application/onenote", bytes.fromhex("e4525c7b8cd8a74daeb15378d02996d3") + bytes(80)),
     "hwp 3": (HWP, b"HWP Document File V3.00 \x1a\x01\x02\x03\x04\x05" + bytes(80)),
+    "emf that holds a PDF": ("image/emf", b"\x01\0\0\0" + bytes(36) + b" EMF" + pdf() + bytes(80)),
+    "woff": ("font/woff", b"wOFF\0\x01\0\0\0\0Qp" + bytes(80)),
+    "iso": ("application/x-iso9660-image", bytes(32768) + b"\x01CD001\x01" + bytes(80)),
     "one letter": (TEXT, b"x"),
     "one line end": (TEXT, b"\n"),
     "text of DOS": (TEXT, b"Hello\r\n\x1a"),

@@ -2,7 +2,7 @@
 
 A document is mail if all of it up to the first empty line is header fields (RFC 5322), whatever their
 order, and these say so: one that only mail programs write in this form, and one more that is of mail;
-or a sender, a receiver and a subject, spelt as mail programs spell them. A mailbox is mail behind a
+or a sender, a receiver and a subject or content type, spelt as mail programs spell them. A mailbox is mail behind a
 line `From address date`.
 """
 
@@ -43,7 +43,6 @@ _OF_MAIL = {
     *(b"from", b"to", b"cc", b"bcc", b"subject", b"sender", b"received", b"return-path", b"message-id"),
     *(b"delivered-to", b"envelope-to", b"x-original-to", b"newsgroups"),
 }
-_SPELT = (b"From", b"To", b"Subject")
 
 
 def mail_type(head: bytes, is_whole: bool) -> str | None:
@@ -82,5 +81,5 @@ def _are_of_mail(fields: dict[bytes, bytes]) -> bool:
     proofs = {name for name, form in _PROOFS.items() if name in values and form.match(values[name])}
     if proofs and _OF_MAIL & values.keys():
         return len(proofs | (_OF_MAIL & values.keys())) >= 2
-    addresses = all(_ADDRESS.match(fields.get(name, b"")) for name in _SPELT[:2])
-    return addresses and _SPELT[2] in fields
+    addressed = all(_ADDRESS.match(fields.get(name, b"")) for name in (b"From", b"To"))
+    return addressed and not fields.keys().isdisjoint((b"Subject", b"Content-Type"))
