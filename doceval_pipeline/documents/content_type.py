@@ -2,8 +2,8 @@
 
 Names were right for 42 % of the files of one real corpus. Formats that say more by their structure than
 by their first bytes are told by the modules in `formats`; the rest by libmagic, which comes in the
-wheel `pylibmagic`, because a fresh machine has none. Whatever a document holds, at most 2 MiB
-of it are looked at, in a few reads.
+wheel `pylibmagic`, because a fresh machine has none. Whatever a document holds, at most 3 MiB
+of it are looked at.
 """
 
 import codecs

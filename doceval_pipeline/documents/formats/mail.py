@@ -2,7 +2,7 @@
 
 A document is mail if all of it up to the first empty line is header fields (RFC 5322), whatever their
 order, and these say so: one that only mail programs write in this form, and one more that is of mail;
-or a sender, a receiver and a subject or content type, spelt as mail programs spell them. A mailbox is mail behind a
+or a sender, a receiver and a subject or content type, spelt as mail programs do. A mailbox is mail behind a
 line `From address date`.
 """
 
@@ -11,8 +11,12 @@ import re
 MAIL = "message/rfc822"
 MAILBOX = "application/mbox"
 MOST_FIELDS = 1000
+# As long as a line of mail may be, and some; longer values are cut before they are looked at.
+MOST_CHARACTERS = 1000
+_MOST_SEPARATOR = 200
 
-_BEGINNING = re.compile(rb"From [^\r\n]*[@-][^\r\n]*:\d\d[^\r\n]*\r?\n|[A-Za-z][A-Za-z0-9-]*:")
+_FIRST_FIELD = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:")
+_SEPARATOR = re.compile(rb"From [^\r\n]*[@-][^\r\n]*:\d\d[^\r\n]*\r?\n")
 _EMPTY_LINE = re.compile(rb"\r?\n\r?\n|\r\r")
 _FOLD = re.compile(rb"(?:\r\n|\n|\r)[ \t]+")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*)")
@@ -29,7 +33,7 @@ _PROOFS = {
     b"envelope-to": _ADDRESS,
     b"x-original-to": _ADDRESS,
     b"message-id": _IN_BRACKETS,
-    b"in-reply-to": re.compile(rb".*<[^<>]+@[^<>]+>"),
+    b"in-reply-to": re.compile(rb"[^<]*<[^<>]*>"),
     b"date": _DATE,
     b"mime-version": re.compile(rb"\s*1\.0"),
     b"dkim-signature": _ANY,
@@ -47,17 +51,12 @@ _OF_MAIL = {
 
 def mail_type(head: bytes, is_whole: bool) -> str | None:
     """`MAIL`, `MAILBOX`, or None; `is_whole` says whether `head` is the whole document."""
-    beginning = _BEGINNING.match(head)
-    if not beginning:
-        return None
-    is_mailbox = beginning[0].endswith(b"\n")
-    header = head[beginning.end() :] if is_mailbox else head
-    fields = _fields(header, is_whole)
-    if not fields:
-        return None
-    if is_mailbox:
-        return MAILBOX if len(_OF_MAIL & {name.lower() for name in fields}) > 1 else None
-    return MAIL if _are_of_mail(fields) else None
+    if _FIRST_FIELD.match(head):
+        fields = _fields(head, is_whole)
+        return MAIL if fields and _are_of_mail(fields) else None
+    separator = _SEPARATOR.match(head[:_MOST_SEPARATOR])
+    fields = _fields(head[separator.end() :], is_whole) if separator else None
+    return MAILBOX if fields and len(_OF_MAIL & {name.lower() for name in fields}) > 1 else None
 
 
 def _fields(head: bytes, is_whole: bool) -> dict[bytes, bytes] | None:
@@ -70,7 +69,7 @@ def _fields(head: bytes, is_whole: bool) -> dict[bytes, bytes] | None:
     for line in lines[:MOST_FIELDS]:
         field = _FIELD.match(line)
         if field:
-            fields.setdefault(field[1], field[2])
+            fields.setdefault(field[1], field[2][:MOST_CHARACTERS])
         elif not line.startswith(b">From "):
             return None
     return fields

@@ -4,10 +4,10 @@ The elements that make a document HTML are those of the MIME Sniffing Standard, 
 """
 
 import re
+from typing import NoReturn
 from xml.parsers import expat
 
 HTML = "text/html"
-XHTML = "application/xhtml+xml"
 SVG = "image/svg+xml"
 XML = "text/xml"
 
@@ -37,7 +37,7 @@ def markup_type(text: bytes, is_whole: bool) -> str | None:
     if root == b"svg":
         return SVG
     if root == b"html" or (prologue and (prologue["type"] or b"").lower() == b"html"):
-        return XHTML if declared else HTML
+        return HTML
     if declared:
         return XML
     if root in _HTML_ELEMENTS:
@@ -45,10 +45,17 @@ def markup_type(text: bytes, is_whole: bool) -> str | None:
     return XML if root and _is_well_formed(text, is_whole) else None
 
 
+def _refuse(*_: object) -> NoReturn:
+    """Entities: they may stand for each other, and so for gigabytes."""
+    raise expat.ExpatError
+
+
 def _is_well_formed(text: bytes, is_whole: bool) -> bool:
-    """Whether an XML parser has no complaint; it expands no entities, and sees only the beginning."""
+    """Whether an XML parser has no complaint about a text that defines no entities."""
+    parser = expat.ParserCreate("utf-8")
+    parser.EntityDeclHandler = _refuse
     try:
-        expat.ParserCreate("utf-8").Parse(text, is_whole)
+        parser.Parse(text, is_whole)
     except expat.ExpatError:
         return False
     return True

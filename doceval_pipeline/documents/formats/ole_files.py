@@ -1,9 +1,9 @@
 """What an OLE file holds (older Office documents, Outlook messages, installers), by its directory.
 
-The directory may lie anywhere in the file, in sectors that a table of sectors chains together. Read at
-most: `MOST_SECTORS` sectors of the directory and as many of the table of tables, each by itself, so
-that chains that are endless or go in circles end. A library that reads OLE files, such as olefile,
-reads the whole table and the whole directory, however long a file says they are.
+The directory may lie anywhere in the file, in sectors that a table chains together. Read at most:
+`MOST_DIRECTORY` bytes of the directory and `MOST_LISTS` bytes of the list of the table's parts, a sector
+at a time, so that chains that are endless or go in circles end. A library that reads OLE files, such as
+olefile, reads the whole table and the whole directory, however long a file says they are.
 Format: [MS-CFB], Compound File Binary File Format.
 """
 
@@ -16,7 +16,8 @@ from doceval_pipeline.documents.source import Source
 
 SIGNATURE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 OLE = "application/CDFV2"
-MOST_SECTORS = 1024
+MOST_DIRECTORY = 512 * 1024
+MOST_LISTS = 1024 * 1024
 
 _HEADER_BYTES = 512
 _ENTRY_BYTES = 128
@@ -127,7 +128,7 @@ def _directory_sectors(source: Source) -> Iterator[bytes]:
     if shift not in (9, 12):
         return
     table = _Table(source, header, shift)
-    for _ in range(MOST_SECTORS):
+    for _ in range(MOST_DIRECTORY >> shift):
         if sector >= _LAST_SECTOR:
             return
         yield source.at((sector + 1) << shift, 1 << shift)
@@ -146,7 +147,9 @@ class _Table:
 
     def next(self, sector: int) -> int:
         part, number = divmod(sector, self._numbers)
-        while part >= len(self._parts) and self._more < _LAST_SECTOR and self._hops < MOST_SECTORS:
+        while (
+            part >= len(self._parts) and self._more < _LAST_SECTOR and self._hops < MOST_LISTS >> self._shift
+        ):
             self._read_more()
         if part >= len(self._parts) or self._parts[part] >= _LAST_SECTOR:
             return _NONE

@@ -33,7 +33,8 @@ _DECLARED = re.compile(
     rb"|vnd\.adobe\.[\w.+-]+|x-krita|x-vnd\.oasis\.opendocument\.[\w.-]+)|image/openraster"
 )
 _MANIFEST_ROOT = re.compile(
-    rb"<manifest:file-entry\b(?=[^>]*full-path=[\"']/[\"'])[^>]*media-type=[\"'](application/[\w.+-]+)[\"']"
+    rb"<manifest:file-entry\b(?=[^>]{0,500}full-path=[\"']/[\"'])"
+    rb"[^>]{0,500}media-type=[\"'](application/[\w.+-]{1,100})[\"']"
 )
 # `application/vnd.….document.main+xml` marks the main part of an office document; the file's own type is
 # the same without the end.
@@ -170,7 +171,7 @@ def _in_the_beginning(source: Source) -> _Entries:
         entries[_name(beginning[name : name + fields[10]])] = _Entry(
             fields[4], fields[8] or MOST_ENTRY, header
         )
-        header = beginning.find(b"PK\x03\x04", header + 4)
+        header = beginning.find(b"PK\x03\x04", name + fields[10])
     return entries
 
 
