@@ -154,6 +154,7 @@ CONTAINERS: dict[str, tuple[str, Make]] = {
     "xls of Excel 5": (EXCEL, directory("Book")),
     "ppt": (SLIDES, directory("Current User", "PowerPoint Document")),
     "msg": (OUTLOOK, directory("__nameid_version1.0", "__properties_version1.0")),
+    "msg with many streams": (OUTLOOK, directory(*map(str, range(20)), "__properties_version1.0")),
     "msg with a document within": (OUTLOOK, directory("__properties_version1.0", within=("WordDocument",))),
     "hwp": (HWP, directory("FileHeader", "DocInfo", "\x05HwpSummaryInformation")),
     "vsd": ("application/vnd.visio", directory("VisioDocument")),
@@ -339,9 +340,10 @@ def test_a_type_that_is_said_last_in_a_long_list_is_found() -> None:
     assert content_type(Source.of(zip_of({"[Content_Types].xml": listed, "ppt/a.xml": ""}))) == PPTX
 
 
+MANY = [f"__substg1.0_{number:08X}" for number in range(20)]
 LARGE: dict[str, tuple[str, bytes]] = {
     "docx": (DOCX, office(DOCX[12:] + MAIN, "word", SMALL_DOCUMENT + 1)),
-    "msg": (OUTLOOK, ole(["__properties_version1.0"], padding=SMALL_DOCUMENT + 1)),
+    "msg": (OUTLOOK, ole([*MANY, "__properties_version1.0"], padding=SMALL_DOCUMENT + 1)),
     "mail": (MAIL, DATE + HEADER + b"\r\n" + b"x" * SMALL_DOCUMENT),
     "json": (JSON, b"[" + b"1," * (SMALL_DOCUMENT // 2) + b"1]"),
     "pdf": ("application/pdf", pdf(b"\n", SMALL_DOCUMENT)),
