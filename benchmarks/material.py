@@ -10,6 +10,7 @@ from benchmarks.installation import Installation
 from doceval_pipeline.batches.staging import assign_documents, seal_batch, store_documents
 from doceval_pipeline.documents.content_type import content_type
 from doceval_pipeline.documents.reading import doc_type, encode
+from doceval_pipeline.documents.source import Source
 
 KIB = 1024
 # Reading waits for files that were written just now.
@@ -83,7 +84,7 @@ def encoded_rows(folder: Path, target: Path) -> Path:
         for path in paths(folder):
             content = path.read_bytes()
             sha256 = hashlib.sha256(content).hexdigest()
-            kind = content_type(content[: 64 * KIB])
+            kind = content_type(Source.of(content))
             words = (f"sha256:{sha256}", sha256, kind, doc_type(os.fsencode(path)), str(len(content)))
             file.write("\t".join(words).encode() + b"\t" + encode(content) + b"\n")
     return target

@@ -23,6 +23,7 @@ from benchmarks.staging import OURS, require_contents, require_rows, stage
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.documents.content_type import content_type
 from doceval_pipeline.documents.reading import encode
+from doceval_pipeline.documents.source import Source
 
 PREDECESSOR = "one commit per row"
 LEAST = "one COPY and one INSERT"
@@ -148,7 +149,13 @@ def _connect(databases: Databases, name: str) -> "psycopg2.extensions.connection
 def _store(knowledge: "psycopg2.extensions.connection", path: Path) -> int:
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    row = (f"sha256:{sha256}", sha256, content_type(content), len(content), encode(content).decode())
+    row = (
+        f"sha256:{sha256}",
+        sha256,
+        content_type(Source.of(content)),
+        len(content),
+        encode(content).decode(),
+    )
     with knowledge, knowledge.cursor() as cursor:
         cursor.execute(_INSERT_DOCUMENT, row)
         (number,) = cursor.fetchone() or (0,)

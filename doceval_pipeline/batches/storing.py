@@ -28,7 +28,13 @@ from doceval_pipeline.documents.reading import (
     fingerprint,
 )
 from doceval_pipeline.errors import StagingError
-from doceval_pipeline.knowledge.bulk_load import ContentArrived, NewDocument, copy_documents, known_contents
+from doceval_pipeline.knowledge.bulk_load import (
+    ContentArrived,
+    NewDocument,
+    copy_documents,
+    correct_types,
+    known_contents,
+)
 
 # A portion ends when it holds this many bytes, or this many files. Little work is cut smaller, so that
 # all workers have some of it.
@@ -152,7 +158,10 @@ def _store_together(
         return
     distinct = {found.sha256: (file, found) for file, found in files}
     missing = _copy_missing(knowledge, distinct)
-    with knowledge.connect() as connection:
+    known = {sha256: distinct[sha256][1].content_type for sha256 in distinct.keys() - set(missing)}
+    with knowledge.begin() as connection:
+        if known:
+            correct_types(connection, known)
         stored = known_contents(connection, list(distinct))
     done.new += [distinct[sha256][1].size for sha256 in missing]
     done.staged += [

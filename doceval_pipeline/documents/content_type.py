@@ -1,9 +1,12 @@
-"""What a document is, by its first bytes and never by its name.
+"""What a document is, by its bytes and never by its name.
 
-Names were right for 42 % of the files of one real corpus. libmagic comes in the wheel `pylibmagic`,
-because a fresh machine has none.
+Names were right for 42 % of the files of one real corpus. Formats that say more by their structure than
+by their first bytes are told by the modules in `formats`; the rest by libmagic, which comes in the
+wheel `pylibmagic`, because a fresh machine has none. Whatever a document holds, at most 3 MiB
+of it are looked at.
 """
 
+import codecs
 import os
 import re
 import threading
@@ -11,56 +14,166 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from doceval_pipeline.documents.formats import ole_files, zip_files
+from doceval_pipeline.documents.formats.json_text import json_type
+from doceval_pipeline.documents.formats.mail import mail_type
+from doceval_pipeline.documents.formats.markup import markup_type
+from doceval_pipeline.documents.formats.pdf import PDF, is_pdf_behind_others
+from doceval_pipeline.documents.source import Source
+
 HEAD_BYTES = 64 * 1024
 UNKNOWN = "application/octet-stream"
+TEXT = "text/plain"
 
-# A zip file or OLE container is told from others by what it holds, further down.
-_CONTAINERS = (b"PK", b"\xd0\xcf\x11\xe0")
-_ENOUGH_FOR_OTHERS = 4 * 1024
-# What begins like this is told by its beginning; more bytes cost libmagic twice the time.
-_SIGNED = (b"%PDF-", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
-_ENOUGH_FOR_SIGNED = 64
-_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-# Text that says what it is: markup, scripts, mail, calendars.
-_TELLING = re.compile(
-    rb"\xef\xbb\xbf|\s*(?:<|\{\\rtf|%!|#!|From |Received:|Return-Path:|MIME-Version:|BEGIN:)", re.IGNORECASE
+# In so many bytes most formats show what they are; more cost libmagic twice the time.
+_ENOUGH = 4 * 1024
+_ENOUGH_FOR_BINARY = 256
+# Signatures for which libmagic has the same answer, whatever follows (a test compares them).
+_SIGNED = re.compile(
+    rb"(%PDF-\d)|(\x89PNG\r\n\x1a\n\0\0\0\rIHDR)|(\xff\xd8\xff[\xc0-\xf6\xf8-\xfe])|(GIF8[79]a)"
 )
+_SIGNED_TYPES = ("", PDF, "image/png", "image/jpeg", "image/gif")
+# Signatures that libmagic 5.41 has no answer for.
+_MORE_SIGNED = {
+    b"ITSF\x03\0\0\0": "application/vnd.ms-htmlhelp",
+    b"HWP Document File V": "application/x-hwp",
+    b"!BDN": "application/vnd.ms-outlook-pst",
+    bytes.fromhex("e4525c7b8cd8a74daeb15378d02996d3"): "application/onenote",
+    b"PAR1": "application/vnd.apache.parquet",
+    b"wOFF\0\x01\0\0": "font/woff",
+    b"wOF2\0\x01\0\0": "font/woff2",
+    b"1\xbe\0\0\0\xab": "application/x-mswrite",
+    b"2\xbe\0\0\0\xab": "application/x-mswrite",
+    b"\x09\x00\x04\0": "application/vnd.ms-excel",
+    b"\x09\x02\x06\0": "application/vnd.ms-excel",
+    b"\x09\x04\x06\0": "application/vnd.ms-excel",
+    bytes.fromhex("0606edf5d81d46e5bd31efe7fe74b71d"): "application/x-indesign",
+}
+# An enhanced metafile may hold a PDF in its first comment.
+_METAFILE = re.compile(rb"\x01\0\0\0.{36} EMF", re.DOTALL)
+_PALM = {b"BOOKMOBI": "application/x-mobipocket-ebook", b"TEXtREAd": "application/vnd.palm"}
+# Where an image of a CD says so. Pictures may stand before a song, and hide it as well.
+_ISO = 32 * 1024 + 1
+_WORDPERFECT = re.compile(rb"\xffWPC.{4}\x01\x0a", re.DOTALL)
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, codecs.utf_8_decode),
+    (codecs.BOM_UTF32_LE, codecs.utf_32_le_decode),
+    (codecs.BOM_UTF32_BE, codecs.utf_32_be_decode),
+    (codecs.BOM_UTF16_LE, codecs.utf_16_le_decode),
+    (codecs.BOM_UTF16_BE, codecs.utf_16_be_decode),
+)
+_CONTROL = bytes((*range(0x09), *range(0x0E, 0x1B), *range(0x1C, 0x20), 0x7F))
+# Beginnings of texts that libmagic tells.
+_TELLING = re.compile(rb"<|\{\\rtf|%!|%FDF-|#!|BEGIN:", re.IGNORECASE)
 
 
-def content_type(head: bytes) -> str:
-    """The MIME type of a document that begins with `head`, of at most `HEAD_BYTES`.
+def content_type(source: Source) -> str:
+    """The MIME type of a document, from a bounded part of its bytes.
 
-    Plain text is `text/plain`, `text/csv` or `application/json`. libmagic also guesses programming
-    languages, by regular expressions that cost 2 to 4 ms a file, more than all the rest of storing
-    it; such guesses are not asked for (docs/decisions.md).
+    Raises
+    ------
+    OSError
+        `source` cannot be read.
     """
+    head = source.at(0, HEAD_BYTES)
     if not head:
         return UNKNOWN
-    magic = _recognisers()
-    if not head.startswith(_SIGNED) and _is_text(head) and not _TELLING.match(head):
-        found: str = magic.of_text.from_buffer(head)
+    return _by_signature(source, head) or _by_content(source, head)
+
+
+def _by_signature(source: Source, head: bytes) -> str | None:
+    signed = _SIGNED.match(head)
+    if signed:
+        return _SIGNED_TYPES[signed.lastindex or 0]
+    if head.startswith(zip_files.SIGNATURES):
+        return zip_files.zip_type(source)
+    if head.startswith(ole_files.SIGNATURE):
+        return ole_files.ole_type(source)
+    return None
+
+
+def _by_content(source: Source, head: bytes) -> str:
+    is_whole = len(head) == source.size
+    text = _text(head, is_whole)
+    if text is None:
+        found = mail_type(head, is_whole) or _binary_type(head)
     else:
-        found = magic.of_anything.from_buffer(head[: _enough(head)])
+        found = mail_type(text, is_whole) or _text_type(source, head, text)
+    unsure = found == UNKNOWN or found.startswith("text/")
+    return PDF if unsure and is_pdf_behind_others(source, head, text is not None) else found
+
+
+def _binary_type(head: bytes) -> str:
+    for signature, kind in _MORE_SIGNED.items():
+        if head.startswith(signature):
+            return kind
+    if _WORDPERFECT.match(head):
+        return "application/vnd.wordperfect"
+    if _METAFILE.match(head):
+        return "image/emf"
+    says_more = head.startswith(b"ID3") or head.startswith(b"CD001", _ISO)
+    return _PALM.get(head[60:68]) or _libmagic(head if says_more else head[:_ENOUGH])
+
+
+def _text_type(source: Source, head: bytes, text: bytes) -> str:
+    """The type of a text; `text` is `head` without marks of its encoding.
+
+    libmagic also guesses programming languages, by regular expressions that cost 2 to 4 ms a file, more
+    than all the rest of storing it; such guesses are not asked for (docs/decisions.md).
+    """
+    begin = text.lstrip()
+    if begin.startswith(b"<") and (found := markup_type(begin, len(head) == source.size)):
+        return found
+    if _TELLING.match(begin):
+        return _libmagic(text[:_ENOUGH])
+    if begin.startswith((b"{", b"[")):
+        return json_type(source) or TEXT
+    if b"," in begin.partition(b"\n")[0]:
+        return _libmagic_of_text(text)
+    return TEXT
+
+
+def _text(head: bytes, is_whole: bool) -> bytes | None:
+    """The beginning of a text as UTF-8 or in the one-byte encoding that it has; None for anything else."""
+    if is_whole:
+        # The end of a text of DOS.
+        head = head.rstrip(b"\x1a")
+    for mark, decode in _BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return _plain(_decoded(decode, head.removeprefix(mark), is_whole))
+    if head[1:2] == b"\0" and head[1::2].count(0) == len(head) // 2:
+        return _plain(_decoded(codecs.utf_16_le_decode, head, is_whole))
+    return _plain(head)
+
+
+def _decoded(decode: Any, raw: bytes, is_whole: bool) -> bytes | None:
+    try:
+        return str(decode(raw, "strict", is_whole)[0]).encode()
+    except UnicodeError:
+        return None
+
+
+def _plain(text: bytes | None) -> bytes | None:
+    # Most of what is no text shows it at once.
+    if text is None or _has_control(text[:_ENOUGH_FOR_BINARY]) or _has_control(text):
+        return None
+    return text
+
+
+def _has_control(text: bytes) -> bool:
+    return len(text.translate(None, _CONTROL)) < len(text)
+
+
+def _libmagic(head: bytes) -> str:
+    found: str = _recognisers().of_anything.from_buffer(head)
     # libmagic answers a few formats with words that are no MIME type.
     return found if "/" in found else UNKNOWN
 
 
-def _enough(head: bytes) -> int:
-    """How many bytes libmagic needs of it."""
-    if head.startswith(_SIGNED):
-        return _ENOUGH_FOR_SIGNED
-    return HEAD_BYTES if head.startswith(_CONTAINERS) else _ENOUGH_FOR_OTHERS
-
-
-def _is_text(head: bytes) -> bool:
-    """Whether this is the beginning of UTF-8 without control characters."""
-    try:
-        head.decode()
-    except UnicodeDecodeError as error:
-        # The last character may be cut.
-        if len(head) < HEAD_BYTES or error.start <= HEAD_BYTES - 4:
-            return False
-    return _CONTROL.search(head) is None
+def _libmagic_of_text(text: bytes) -> str:
+    found: str = _recognisers().of_text.from_buffer(text)
+    return found if found.startswith("text/") else TEXT
 
 
 class _Recognisers(threading.local):

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pybase64
 
-from doceval_pipeline.documents.content_type import HEAD_BYTES, content_type
+from doceval_pipeline.documents.content_type import content_type
+from doceval_pipeline.documents.source import Source
 from doceval_pipeline.documents.walk import (
     EMPTY,
     NOT_REGULAR,
@@ -70,11 +71,11 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """The sha256 and size of what was read, its beginning, and all of it if that was asked for."""
+    """The sha256 and size of what was read; its type, and all of a small one, if that was asked for."""
 
     sha256: str
     size: int
-    head: bytes
+    content_type: str
     content: bytes | None
 
 
@@ -93,13 +94,13 @@ def fingerprint(folder: str | Path, path: bytes, max_bytes: int) -> Fingerprint:
     DocumentRejected
         It vanished, is no readable regular file, is empty or too large, or would not keep still.
     """
-    read = _read(folder, path, max_bytes, keep=True)
-    return Fingerprint(read.sha256, read.size, content_type(read.head), doc_type(path), read.content)
+    read = _read(folder, path, max_bytes, identify=True)
+    return Fingerprint(read.sha256, read.size, read.content_type, doc_type(path), read.content)
 
 
 def hash_document(folder: str | Path, path: bytes, max_bytes: int) -> tuple[str, int]:
     """The sha256 and size in bytes of a document, without finding out what it is; raises as `fingerprint`."""
-    read = _read(folder, path, max_bytes, keep=False)
+    read = _read(folder, path, max_bytes, identify=False)
     return read.sha256, read.size
 
 
@@ -190,16 +191,16 @@ def _opened(folder: str | Path, path: bytes) -> Iterator[int]:
         os.close(document)
 
 
-def _read(folder: str | Path, path: bytes, max_bytes: int, keep: bool) -> _Read:
+def _read(folder: str | Path, path: bytes, max_bytes: int, identify: bool) -> _Read:
     for _ in range(MOST_TRIES):
         with _opened(folder, path) as descriptor:
-            found = _read_steadily(descriptor, max_bytes, keep)
+            found = _read_steadily(descriptor, max_bytes, identify)
         if found is not None:
             return found
     raise DocumentRejected(CHANGED)
 
 
-def _read_steadily(descriptor: int, max_bytes: int, keep: bool) -> _Read | None:
+def _read_steadily(descriptor: int, max_bytes: int, identify: bool) -> _Read | None:
     """Read an open document; None where it changed meanwhile.
 
     A file's times are stamped when a write begins, so half of a write can be read without their
@@ -214,19 +215,28 @@ def _read_steadily(descriptor: int, max_bytes: int, keep: bool) -> _Read | None:
     if before.st_size == 0:
         raise DocumentRejected(EMPTY)
     _let_settle(before)
-    digest, head, size = hashlib.sha256(), b"", 0
+    digest, size = hashlib.sha256(), 0
     kept: list[bytes] = []
     for piece in _pieces(descriptor, before.st_size):
         digest.update(piece)
-        head = head or piece[:HEAD_BYTES]
         size += len(piece)
-        if keep and before.st_size <= SMALL_DOCUMENT:
+        if identify and before.st_size <= SMALL_DOCUMENT:
             kept.append(piece)
         if size > before.st_size:
             return None
+    content = b"".join(kept) if kept else None
+    # A large file is read again here and there, before the times show whether it is still the same.
+    kind = _content_type(descriptor, size, content) if identify else ""
     if size != before.st_size or _mark(os.fstat(descriptor)) != _mark(before):
         return None
-    return _Read(digest.hexdigest(), size, head, b"".join(kept) if kept else None)
+    return _Read(digest.hexdigest(), size, kind, content)
+
+
+def _content_type(descriptor: int, size: int, content: bytes | None) -> str:
+    try:
+        return content_type(Source.of_file(descriptor, size) if content is None else Source.of(content))
+    except OSError:
+        raise DocumentRejected(UNREADABLE) from None
 
 
 def _let_settle(found: os.stat_result) -> None:

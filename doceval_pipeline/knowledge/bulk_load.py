@@ -5,7 +5,7 @@ Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -20,6 +20,23 @@ _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
 _LENGTH = struct.Struct("!i")
 _KNOWN = text("SELECT sha256, id FROM docs WHERE sha256 = ANY(:sha256s)")
+_STORED_UNDER_OTHER_TYPES = """
+    FROM unnest(CAST(:sha256s AS text[]), CAST(:content_types AS text[])) AS found(sha256, content_type)
+    JOIN docs ON docs.sha256 = found.sha256 AND docs.content_type <> found.content_type
+"""
+# Roles that were granted by an earlier release may not write it; they keep the type that is stored.
+_MAY_CORRECT = text(f"""
+    SELECT has_column_privilege('docs', 'content_type', 'UPDATE')
+       AND EXISTS (SELECT 1 {_STORED_UNDER_OTHER_TYPES})
+""")
+# Locked in the order in which contents are stored. A content lies beside its row and is not written anew.
+_CORRECT = text(f"""
+    WITH wrong AS (
+        SELECT docs.id, found.content_type {_STORED_UNDER_OTHER_TYPES}
+        ORDER BY docs.sha256 FOR NO KEY UPDATE OF docs
+    )
+    UPDATE docs SET content_type = wrong.content_type FROM wrong WHERE docs.id = wrong.id
+""")
 _ABSENT = text("""
     SELECT wanted.id FROM unnest(CAST(:ids AS bigint[])) AS wanted(id)
     WHERE NOT EXISTS (SELECT 1 FROM docs WHERE docs.id = wanted.id)
@@ -49,6 +66,13 @@ class NewDocument:
 def known_contents(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
     """Which contents are stored already: `docs.id` by sha256."""
     return {row[0]: row[1] for row in connection.execute(_KNOWN, {"sha256s": list(sha256s)})}
+
+
+def correct_types(connection: Connection, content_types: Mapping[str, str]) -> None:
+    """Write the content type of stored contents, given by sha256, where an earlier release found another."""
+    given = {"sha256s": list(content_types), "content_types": list(content_types.values())}
+    if connection.scalar(_MAY_CORRECT, given):
+        connection.execute(_CORRECT, given)
 
 
 def absent_contents(connection: Connection, ids: Sequence[int]) -> list[int]:

@@ -51,6 +51,17 @@ def test_what_is_stored_decodes_to_the_files(batch_of: BatchOf) -> None:
     assert all(row[2] == f"sha256:{row[1]}" for row in stored)
 
 
+def test_a_type_that_an_earlier_release_stored_is_corrected_by_the_next_batch(batch_of: BatchOf) -> None:
+    batch = batch_of()
+    batch.stage()
+    before = batch.knowledge(EVERYTHING)
+    batch.plant("UPDATE docs SET content_type = 'application/octet-stream'")
+    located = evaluation_of([{"name": "later", "folders": [str(batch.folder)]}])
+    number = apply_evaluation(batch.databases.doc_eval, located).numbers["later"]
+    Sample(batch.databases, number, "later", batch.folder).stage()
+    assert batch.knowledge(EVERYTHING)[0][0] == before[0][0]
+
+
 def test_staging_again_changes_no_byte(batch_of: BatchOf) -> None:
     batch = batch_of()
     batch.stage()

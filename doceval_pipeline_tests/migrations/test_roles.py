@@ -15,12 +15,13 @@ from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.migrations.roles import grant_roles
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
 from doceval_pipeline_tests.migrations.conftest import LOGINS, Urls
 
@@ -46,6 +47,23 @@ def test_the_stager_can_do_all_that_the_pipeline_does(staged: Sample) -> None:
     assert staged.status() == "FAILED"
     assert write_report(databases, staged.id).path.exists()
     assert list(violations(databases, True, lambda *_: None)) == []
+
+
+def test_the_stager_corrects_types_of_documents_and_stages_on_where_it_may_not(
+    staged: Sample, urls: Urls
+) -> None:
+    owner = create_engine(urls("doceval_owner")[Schema.KNOWLEDGE])
+    of_a = "WHERE sha256 = encode(sha256('a'), 'hex')"
+    for grant, expected in (("REVOKE {} FROM", "image/png"), ("GRANT {} TO", "text/plain")):
+        with owner.begin() as connection:
+            update = grant.format("UPDATE (content_type) ON docs")
+            connection.exec_driver_sql(f"UPDATE docs SET content_type = 'image/png' {of_a}")
+            connection.exec_driver_sql(f"{update} doceval_stager")
+        located = evaluation_of([{"name": f"batch {uuid4().hex}", "folders": [str(staged.folder)]}])
+        (number,) = apply_evaluation(staged.databases.doc_eval, located).numbers.values()
+        Sample(staged.databases, number, "", staged.folder).stage()
+        assert staged.knowledge(f"SELECT content_type FROM docs {of_a}") == [(expected,)]
+    owner.dispose()
 
 
 def test_the_stager_writes_no_result_and_no_lease(staged: Sample, as_role: Callable[..., Connection]) -> None:

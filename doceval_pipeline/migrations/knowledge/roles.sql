@@ -49,6 +49,7 @@ GRANT SELECT ON docs, batch_configs, llm_responses, current_llm_responses, respo
                 reprocess_requests, doceval_knowledge_version
     TO doceval_stager, doceval_reader;
 GRANT INSERT, DELETE ON docs, batch_configs, llm_responses TO doceval_stager;
+GRANT UPDATE (content_type) ON docs TO doceval_stager;
 GRANT INSERT ON response_deltas TO doceval_stager;
 GRANT INSERT, DELETE ON reprocess_requests TO doceval_stager;
 GRANT UPDATE (status, error_message, completed_processing_at, withdrawn_at, superseded_at, queue_position)

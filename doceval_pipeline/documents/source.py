@@ -1,0 +1,26 @@
+"""Random access to the bytes of a document, whether they are in memory or in an open file."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The bytes of a document.
+
+    `size` is in bytes. `at(offset, length)` gives that many bytes from there, fewer only at the end.
+    """
+
+    size: int
+    at: Callable[[int, int], bytes]
+
+    @classmethod
+    def of(cls, content: bytes) -> "Source":
+        """A document that is in memory."""
+        return cls(len(content), lambda offset, length: content[offset : offset + length])
+
+    @classmethod
+    def of_file(cls, descriptor: int, size: int) -> "Source":
+        """A document in an open file; `at` raises OSError where that cannot be read."""
+        return cls(size, lambda offset, length: os.pread(descriptor, max(0, length), offset))
