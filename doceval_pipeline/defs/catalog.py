@@ -91,6 +91,7 @@ _RESPONSES = (
     ("deliveries", "integer", "How often the row was claimed."),
     ("worker", "text", "What the last claim called itself."),
     ("superseded_at", "timestamp with time zone", "Since when there is a later attempt."),
+    ("impossible_numbers", "text[]", "Columns whose impossible value was dropped, such as negative tokens."),
 )
 BATCH_CONFIGS = Table(
     KNOWLEDGE,
