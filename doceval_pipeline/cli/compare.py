@@ -8,10 +8,10 @@ import click
 from doceval_pipeline.batches.comparing import Kind, compare_batches, compare_in_batch, write_comparison
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import (
-    OutputPath,
     console,
     console_beside,
     errors,
+    output_path,
     print_json,
     print_table,
     printable,
@@ -36,7 +36,7 @@ from doceval_pipeline.reports.numbers import points_text, probability_text, scor
     "--html",
     "page",
     metavar="FILE",
-    type=OutputPath(),
+    type=output_path,
     help="Write a page into this file too; - is standard output.",
 )
 @as_json_option

@@ -10,7 +10,7 @@ from doceval_pipeline.batches.exporting import export_page, export_records
 from doceval_pipeline.batches.whole_file import STANDARD_OUTPUT
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases
-from doceval_pipeline.cli.output import OutputPath, console_beside, errors, print_json, printable
+from doceval_pipeline.cli.output import console_beside, errors, output_path, print_json, printable
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.errors import ExportError
 from doceval_pipeline.reports.exports.record import VERSION
@@ -28,7 +28,7 @@ FORMATS = (*(format.value for format in Format), HTML)
     "--output",
     required=True,
     metavar="FILE",
-    type=OutputPath(),
+    type=output_path,
     help="Replaced if it exists; - is standard output, of jsonl, csv and html.",
 )
 @click.option(

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,7 @@ from rich.text import Text
 from doceval_pipeline.batches.whole_file import STANDARD_OUTPUT
 from doceval_pipeline.errors import FileError
 from doceval_pipeline.names import FLAG, JOINERS
+from doceval_pipeline.paths import file_path
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -62,16 +62,17 @@ def _escaped(char: str) -> str:
     return char if plain else char.encode("unicode_escape").decode("ascii")
 
 
-class OutputPath(click.Path):
-    """A file to write, or `-` for standard output; `./-` is a file of that name."""
+def output_path(path: str) -> Path:
+    """The path of a file to write, or `-` for standard output; `./-` is a file of that name.
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path, allow_dash=True)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make a path of what was given; Path("./-") would be the same as Path("-")."""
-        path = super().convert(value, param, ctx)
-        return path.absolute() if path == STANDARD_OUTPUT and value != "-" else path
+    Raises
+    ------
+    PathError
+        As `file_path`.
+    """
+    found = file_path(path)
+    # To pathlib, ./- is the same as -.
+    return found.absolute() if found == STANDARD_OUTPUT and path != "-" else found
 
 
 def console_beside(output: Path | None, as_json: bool) -> Console:
