@@ -12,9 +12,8 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.file_counts import left_out, left_out_by_reason
 from doceval_pipeline.doc_eval import batch_documents
 from doceval_pipeline.doc_eval.batch_documents import FoundFile, Tally
-from doceval_pipeline.doc_eval.definitions import Batch
 from doceval_pipeline.doc_eval.evaluation_file import Located
-from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.doc_eval.snapshot import compose, read_snapshot
 from doceval_pipeline.doc_eval.yaml_text import Mistake
 from doceval_pipeline.documents.barred import (
     COUNTED_BY_ITSELF,
@@ -109,10 +108,19 @@ class Preview:
         }
 
 
-def preview(batches: Iterable[Batch], settings: Settings) -> dict[str, Preview]:
-    """Look at the folders of some batches, by name, within `MOST_SECONDS` and `MOST_ENTRIES` for all."""
+def preview(databases: Databases, numbers: Mapping[str, int]) -> dict[str, Preview]:
+    """Look at the folders that batches would be sealed with now, within bounds for all of them together.
+
+    Parameters
+    ----------
+    numbers
+        The batches, each under the name that the result has it by.
+    """
+    with database_errors(), databases.doc_eval.connect() as connection:
+        # A key that an evaluation file leaves out keeps its value, so that the file is not enough.
+        configs = {name: compose(connection, number) for name, number in numbers.items()}
     looking = _Bounded(MOST_ENTRIES, time.monotonic() + MOST_SECONDS)
-    return {batch.name: _preview(batch, settings, looking) for batch in batches}
+    return {name: _preview(config, databases.settings, looking) for name, config in configs.items()}
 
 
 def notes_on_patterns(
@@ -221,15 +229,10 @@ class _Bounded:
             yield entry
 
 
-def _preview(batch: Batch, settings: Settings, looking: _Bounded) -> Preview:
-    choice = {"include": batch.include, "exclude": batch.exclude}
-    config = {
-        "batch": choice,
-        "folders": [{"id": number, "path": path} for number, path in enumerate(batch.folders)],
-    }
+def _preview(config: Mapping[str, Any], settings: Settings, looking: _Bounded) -> Preview:
     counts: Counter[tuple[str, str]] = Counter()
     not_included, usable = [], []
-    notes = notes_on_nesting(batch.folders)
+    notes = notes_on_nesting([folder["path"] for folder in config["folders"]])
     try:
         for entry in looking.of(found_files(config, settings)):
             counts[entry.state, entry.reason or ""] += 1
@@ -239,6 +242,6 @@ def _preview(batch: Batch, settings: Settings, looking: _Bounded) -> Preview:
                 usable.append(entry.filepath)
     except StagingError as error:
         notes.append(str(error))
-    notes += notes_on_patterns(choice, not_included, usable, sealed=False)
+    notes += notes_on_patterns(config["batch"], not_included, usable, sealed=False)
     tallies = [Tally(*key, files, 0) for key, files in sorted(counts.items())]
     return Preview(tallies, not looking.is_over, notes)

@@ -24,8 +24,7 @@ from doceval_pipeline.dagster_home.limits import given_up
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, partition_key
-from doceval_pipeline.doc_eval.definitions import Batch
-from doceval_pipeline.doc_eval.evaluation_file import Located, load_evaluation_file
+from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
 from doceval_pipeline.errors import ConfigurationError, DatabaseError, EmbeddedServerError
 from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.numbers import size_text
@@ -60,7 +59,7 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
         # Mistakes of the file are told without a database too.
         located.refuse()
         raise
-    looked = preview(_waiting(applied, located), settings)
+    looked = preview(databases(), _waiting(applied))
     if as_json:
         found = {name: seen.as_json() for name, seen in looked.items()}
         print_json({**asdict(applied), "changed": applied.changed, "found": found})
@@ -308,14 +307,14 @@ def _planned(opened: Databases, batch: BatchRecord, mode: Mode, rescan: bool) ->
     return Done(f"[bold]{batch.key}[/] {found.batch.status}: {in_words(counts)}", found.as_json(), counts)
 
 
-def _waiting(applied: Applied, located: Located) -> list[Batch]:
+def _waiting(applied: Applied) -> dict[str, int]:
     """The batches that an apply wrote, or whose staging it asked for: those whose folders matter now."""
     changes = applied.batches
     names = {
         *(*changes.created, *changes.updated),
         *(*applied.staging_requested, *applied.staging_requested_again),
     }
-    return [batch for batch in located.evaluation.batches if batch.name in names]
+    return {name: number for name, number in applied.numbers.items() if name in names}
 
 
 def _say_what_is_next(applied: Applied, looked: Mapping[str, Preview], stage: bool) -> None:

@@ -98,7 +98,7 @@ def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocE
         located = locate(_as_evaluation(_typed(config.model_dump(), context.run_config)), None, _where)
         located = with_folder_mistakes(located, databases.settings)
         applied = apply_evaluation(databases.doc_eval, located, config.stage)
-        (looked,) = preview(located.evaluation.batches, databases.settings).values()
+        (looked,) = preview(databases, applied.numbers).values()
     (number,) = applied.numbers.values()
     context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(number)])
     context.add_output_metadata(

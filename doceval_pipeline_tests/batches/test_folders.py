@@ -155,14 +155,13 @@ def test_nested_folders_are_staged_with_each_content_once(
     documents(tmp_path / "outer", "a.txt", "inner/b.txt")
     tops = [str(tmp_path / "outer"), str(tmp_path / "outer" / "inner")]
     located = evaluation_of([{"name": "nested", "folders": tops}])
-    (looked,) = preview(located.evaluation.batches, settings).values()
+    numbers = apply_evaluation(databases.doc_eval, located).numbers
+    (looked,) = preview(databases, numbers).values()
     assert looked.sentence == "2 usable files; 1 file skipped: folder counted by itself"
     assert looked.notes == [
         f"folder {tops[1]!r} is inside {tops[0]!r}: its files are counted once, as files of {tops[1]!r}"
     ]
-    batch = Sample(
-        databases, apply_evaluation(databases.doc_eval, located).numbers["nested"], "nested", tmp_path
-    )
+    batch = Sample(databases, numbers["nested"], "nested", tmp_path)
     batch.stage()
     assert batch.doc_eval("SELECT count(*) FROM batch_documents WHERE state = 'STAGED'") == [(2,)]
 
@@ -212,7 +211,8 @@ def case_batch(databases: Databases, folder: Path) -> Sample:
     documents(folder, "a.pdf", *(f"{number}.PDF" for number in range(12)), "b.txt", "c.pdf.BAK")
     choice = {"include": ["*.pdf", "*.BAK"], "exclude": ["*.bak"]}
     located = evaluation_of([{"name": "cases", "folders": [str(folder)], **choice}])
-    (looked,) = preview(located.evaluation.batches, databases.settings).values()
+    numbers = apply_evaluation(databases.doc_eval, located).numbers
+    (looked,) = preview(databases, numbers).values()
     assert [note.split(":")[0] for note in looked.notes] == NOTES
     assert all(": add to " in note for note in looked.notes)
     assert looked.as_json() == {
@@ -222,7 +222,6 @@ def case_batch(databases: Databases, folder: Path) -> Sample:
         "whole": True,
         "notes": looked.notes,
     }
-    numbers = apply_evaluation(databases.doc_eval, located).numbers
     return Sample(databases, numbers["cases"], "cases", folder)
 
 
@@ -249,15 +248,14 @@ def test_what_patterns_miss_by_case_is_told_by_apply_plan_and_stage(
 
 
 def test_a_preview_ends_after_its_time_and_its_entries_and_says_so(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents(tmp_path / "many", *(f"{number}.txt" for number in range(20)))
-    evaluation = evaluation_of(
-        [{"name": name, "folders": [str(tmp_path / "many")]} for name in "ab"]
-    ).evaluation
+    located = evaluation_of([{"name": name, "folders": [str(tmp_path / "many")]} for name in "ab"])
+    numbers = apply_evaluation(databases.doc_eval, located).numbers
 
     def sentences() -> list[str]:
-        return [looked.sentence for looked in preview(evaluation.batches, settings).values()]
+        return [looked.sentence for looked in preview(databases, numbers).values()]
 
     assert sentences() == ["20 usable files; no file left out"] * 2
     monkeypatch.setattr(folders, "MOST_ENTRIES", 25)
@@ -265,6 +263,17 @@ def test_a_preview_ends_after_its_time_and_its_entries_and_says_so(
     assert sentences() == ["20 usable files; no file left out", "5 usable files" + more]
     monkeypatch.setattr(folders, "MOST_SECONDS", -1.0)
     assert sentences() == ["0 usable files" + more] * 2
+
+
+def test_a_preview_is_of_what_the_batch_has_and_not_of_what_the_file_says(
+    databases: Databases, tmp_path: Path
+) -> None:
+    documents(tmp_path, "a.pdf", "b.txt")
+    choice = {"name": "kept", "folders": [str(tmp_path)]}
+    apply_evaluation(databases.doc_eval, evaluation_of([{**choice, "include": ["*.pdf"]}]))
+    again = apply_evaluation(databases.doc_eval, evaluation_of([{**choice, "description": "new"}]))
+    (looked,) = preview(databases, again.numbers).values()
+    assert looked.sentence == "1 usable file; 1 file skipped: not included by pattern"
 
 
 def test_counts_by_reason_are_one_sentence() -> None:
