@@ -15,6 +15,7 @@ FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{2,6}\U000e007f"
 JOINERS = "\u200c\u200d"
 
 _FLAG = re.compile(FLAG)
+_NOT_PLAIN = re.compile(f"(?P<flag>{FLAG})|[^ -~]")
 # Of the category of invisible characters, and seen: the signs of Arabic and Syriac numbers and verses.
 _SEEN = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]")
 # Of other categories, and not seen: fillers, blank symbols, and what Unicode reserves for such characters.
@@ -29,12 +30,20 @@ _KEYCAP = re.compile("[0-9#*]\ufe0f\u20e3")
 
 def normal(name: str) -> str:
     """The form of a name in which it is stored and compared (NFC)."""
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def normal_in_sql(expression: str) -> str:
     """The same of a name in SQL; the database must be encoded in UTF-8."""
     return f"normalize({expression}, NFC)"
+
+
+def printable(text: str) -> str:
+    """Text in which nothing can control a terminal: what is not printable is written as an escape.
+
+    But for the joiners and flags of scripts and emoji.
+    """
+    return _NOT_PLAIN.sub(lambda found: found["flag"] or _escaped(found[0]), text)
 
 
 def refusal(name: str) -> str | None:
@@ -51,6 +60,11 @@ def refusal(name: str) -> str | None:
         if advice is not None:
             return f"{_character(name, place)}: {advice}"
     return None
+
+
+def _escaped(char: str) -> str:
+    plain = char.isprintable() or char in JOINERS
+    return char if plain else char.encode("unicode_escape").decode("ascii")
 
 
 def _character(name: str, place: int) -> str:

@@ -141,7 +141,12 @@ class Sample:
             connection.execute(text(statement), parameters)
 
 
-def evaluation_of(batches: list[dict[str, Any]], connections: int = 2, prompts: int = 2) -> Located:
+def evaluation_of(
+    batches: list[dict[str, Any]],
+    connections: int = 2,
+    prompts: int = 2,
+    why_not: Callable[[str], str | None] = lambda folder: None,
+) -> Located:
     """A validated evaluation with numbered connections and prompts, which each batch selects."""
     content = {
         "connections": [
@@ -158,7 +163,7 @@ def evaluation_of(batches: list[dict[str, Any]], connections: int = 2, prompts: 
             for batch in batches
         ],
     }
-    return locate(content, None, key_path)
+    return locate(content, None, key_path, why_not)
 
 
 def sample_batch(

@@ -2,8 +2,7 @@
 
 import pytest
 
-from doceval_pipeline.cli.output import printable
-from doceval_pipeline.names import normal, refusal
+from doceval_pipeline.names import normal, printable, refusal
 from doceval_pipeline.reports.untrusted import visible_name
 
 ORDINARY = [

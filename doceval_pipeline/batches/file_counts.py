@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.doc_eval.batch_documents import Tally, tally
+from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS
 from doceval_pipeline.reports.numbers import counted
 
 
@@ -22,11 +23,17 @@ def staged(files: int, documents: int) -> str:
 def left_out(tallies: Iterable[Tally]) -> str:
     """The files that are not used: `9 files skipped: 7 hidden, 2 empty; 1 rejected: vanished`."""
     parts: list[str] = []
+    folders: dict[str, int] = {}
     for word, reasons in left_out_by_reason(tallies).items():
+        folders |= {reason: reasons.pop(reason) for reason in REASONS_OF_FOLDERS if reason in reasons}
         if reasons:
             files = sum(reasons.values())
             noun = "" if parts else (" file" if files == 1 else " files")
             parts.append(f"{files:,}{noun} {word}: {_in_words(reasons)}")
+    if folders:
+        parts.append(
+            f"{counted(sum(folders.values()), 'folder', 'folders')} not entered: {_in_words(folders)}"
+        )
     return "; ".join(parts) or "no file left out"
 
 

@@ -6,10 +6,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from doceval_pipeline.doc_eval.batch_documents import Tally
-from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
+from doceval_pipeline.documents.walk import EXCLUDED, HIDDEN, NOT_INCLUDED, SYMLINK, TEMPORARY
 from doceval_pipeline.reports.numbers import counted
 
 MOST_ENDINGS = 5
+# What else to do about files of a reason; docs/files.md has the rest.
+_REMEDIES = {
+    TEMPORARY: "temporary files are used if a pattern under include names them",
+    HIDDEN: "hidden files are used if the hidden folder itself is named under folders",
+    SYMLINK: "for files behind links, name the folder that they are in",
+}
 
 
 def no_documents(config: Mapping[str, Any], tallies: Sequence[Tally], left_out: Iterable[str]) -> str:
@@ -28,7 +34,10 @@ def no_documents(config: Mapping[str, Any], tallies: Sequence[Tally], left_out: 
     reasons = ", ".join(f"{tally.files} {tally.reason}" for tally in tallies) or "the folders are empty"
     folders = ", ".join(folder["path"] for folder in config["folders"])
     problem = f"has no usable document ({reasons})"
-    again = f"put documents into {folders} and materialize document_assignment again"
+    again = f"put documents into {folders} and stage the batch again"
+    remedies = [_REMEDIES[tally.reason] for tally in tallies if tally.reason in _REMEDIES]
+    if remedies:
+        again = f"{again} ({'; '.join(remedies)})"
     if not any(tally.reason in (NOT_INCLUDED, EXCLUDED) for tally in tallies):
         return f"{problem}: {again}"
     found = f"{counted(files, 'file', 'files')} found, {_by_patterns(config['batch'], tallies)}"

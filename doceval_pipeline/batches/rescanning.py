@@ -16,13 +16,10 @@ from doceval_pipeline.batches.staging import Assigned, assign_documents, staging
 from doceval_pipeline.doc_eval import batch_documents
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.documents import barred
 from doceval_pipeline.documents.reading import DocumentRejected, hash_document
-from doceval_pipeline.documents.walk import UNREADABLE_FOLDER
+from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.reports.numbers import counted
-
-REASONS_OF_FOLDERS = (*barred.REASONS, UNREADABLE_FOLDER)
 
 
 @dataclass(frozen=True)

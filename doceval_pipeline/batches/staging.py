@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -166,7 +167,7 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
                 batch_documents.write_assignment(connection, batch_id, found)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
-        _require_usable(databases, batch_id, sealed, tallies)
+        _require_usable(connection, batch_id, sealed, tallies)
         return Assigned(tallies, fresh, time.monotonic() - started)
 
 
@@ -181,14 +182,14 @@ def store_documents(databases: Databases, batch_id: int, progress: Progress) -> 
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
-        _require_assignment(databases, connection, batch_id, sealed)
+        _require_assignment(connection, batch_id, sealed)
         _forget_vanished_contents(databases, connection, batch_id)
         limit = databases.settings.max_document_bytes
         copied, copied_bytes = store_missing(databases.knowledge, connection, batch_id, limit, progress)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
             stored = batch_documents.stored_ids(connection, batch_id)
-        _require_usable(databases, batch_id, sealed, tallies)
+        _require_usable(connection, batch_id, sealed, tallies)
         with databases.knowledge.connect() as knowledge:
             absent = bulk_load.absent_contents(knowledge, stored)
         if absent:
@@ -209,7 +210,7 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
-        _require_assignment(databases, connection, batch_id, sealed)
+        _require_assignment(connection, batch_id, sealed)
         waiting = len(batch_documents.unstaged_files(connection, batch_id))
         names = batch_documents.stored_names(connection, batch_id)
         documents, priority = list(names), batch_by_id(connection, batch_id).priority
@@ -396,22 +397,24 @@ def _usable(tallies: Sequence[Tally]) -> int:
     return sum(tally.files for tally in tallies if tally.state in ("ASSIGNED", "STAGED"))
 
 
-def _require_assignment(
-    databases: Databases, connection: Connection, batch_id: int, sealed: Snapshot
-) -> None:
+def _require_assignment(connection: Connection, batch_id: int, sealed: Snapshot) -> None:
     with connection.begin():
         tallies = batch_documents.tally(connection, batch_id)
     if not tallies:
         raise StagingError(
             f"{partition_key(batch_id)} has no documents assigned: materialize document_assignment first"
         )
-    _require_usable(databases, batch_id, sealed, tallies)
+    _require_usable(connection, batch_id, sealed, tallies)
 
 
-def _require_usable(databases: Databases, batch_id: int, sealed: Snapshot, tallies: Sequence[Tally]) -> None:
+def _require_usable(
+    connection: Connection, batch_id: int, sealed: Snapshot, tallies: Sequence[Tally]
+) -> None:
     if _usable(tallies):
         return
-    with databases.doc_eval.connect() as connection:
-        files = batch_documents.list_files(connection, batch_id)
-        left_out = [file.path for file in files if file.reason in (NOT_INCLUDED, EXCLUDED)]
-    raise StagingError(f"{partition_key(batch_id)} {no_documents(sealed.config, tallies, left_out)}")
+    with connection.begin():
+        by_patterns = chain.from_iterable(
+            batch_documents.paths(connection, batch_id, reason) for reason in (NOT_INCLUDED, EXCLUDED)
+        )
+        problem = no_documents(sealed.config, tallies, by_patterns)
+    raise StagingError(f"{partition_key(batch_id)} {problem}")

@@ -1,4 +1,4 @@
-"""Where pages and exports go: a file that is whole under its name or not there, or standard output."""
+"""Atomic file writes, and standard output in place of a file."""
 
 import os
 import sys

@@ -23,8 +23,9 @@ from doceval_pipeline.cli import (
     server,
     status,
 )
-from doceval_pipeline.cli.output import errors, printable
+from doceval_pipeline.cli.output import errors
 from doceval_pipeline.errors import DocEvalError
+from doceval_pipeline.names import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -9,23 +9,26 @@ import click
 from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
+from doceval_pipeline.batches.applying import Preview
+from doceval_pipeline.batches.applying import apply as apply_and_look
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.file_counts import batch_tallies, left_out, left_out_by_reason, staged
-from doceval_pipeline.batches.folders import Preview, notes_on_assigned, preview, with_folder_mistakes
+from doceval_pipeline.batches.folders import notes_on_assigned, why_not
 from doceval_pipeline.batches.planning import plan
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.reprocessing import Mode
 from doceval_pipeline.batches.status import batch_progress, closed_batches, having_failures
 from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.output import console, errors, in_words, print_json, print_table, printable
+from doceval_pipeline.cli.output import console, errors, in_words, print_json, print_table
 from doceval_pipeline.cli.selection import Done, Selection, act_on_each, select, several_batches
 from doceval_pipeline.dagster_home.limits import given_up
-from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
+from doceval_pipeline.doc_eval.apply import Applied
 from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, partition_key
 from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
 from doceval_pipeline.errors import ConfigurationError, DatabaseError, EmbeddedServerError
+from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.numbers import size_text
 from doceval_pipeline.settings import Settings
@@ -50,16 +53,13 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
     with the open batches it affects. Relative folders count from the folder of FILE, or of the file that it
     is a link to.
     """
-    located = load_evaluation_file(file)
+    located = load_evaluation_file(file, why_not(Settings.from_environment()))
     try:
-        settings = Settings.from_environment()
-        located = with_folder_mistakes(located, settings)
-        applied = apply_evaluation(databases().doc_eval, located, stage)
+        applied, looked = apply_and_look(databases(), located, stage)
     except (ConfigurationError, DatabaseError, EmbeddedServerError, SQLAlchemyError):
         # Mistakes of the file are told without a database too.
         located.refuse()
         raise
-    looked = preview(databases(), _waiting(applied))
     if as_json:
         found = {name: seen.as_json() for name, seen in looked.items()}
         print_json({**asdict(applied), "changed": applied.changed, "found": found})
@@ -305,16 +305,6 @@ def _planned(opened: Databases, batch: BatchRecord, mode: Mode, rescan: bool) ->
     found = plan(opened, batch.id, mode, rescan, lambda *_: None)
     counts = found.counts()
     return Done(f"[bold]{batch.key}[/] {found.batch.status}: {in_words(counts)}", found.as_json(), counts)
-
-
-def _waiting(applied: Applied) -> dict[str, int]:
-    """The batches that an apply wrote, or whose staging it asked for: those whose folders matter now."""
-    changes = applied.batches
-    names = {
-        *(*changes.created, *changes.updated),
-        *(*applied.staging_requested, *applied.staging_requested_again),
-    }
-    return {name: number for name, number in applied.numbers.items() if name in names}
 
 
 def _say_what_is_next(applied: Applied, looked: Mapping[str, Preview], stage: bool) -> None:

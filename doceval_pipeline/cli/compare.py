@@ -14,8 +14,8 @@ from doceval_pipeline.cli.output import (
     output_path,
     print_json,
     print_table,
-    printable,
 )
+from doceval_pipeline.names import printable
 from doceval_pipeline.reports.comparison import CellStates, ComparedColumn, Comparison, Side
 from doceval_pipeline.reports.movement import THRESHOLD
 from doceval_pipeline.reports.numbers import points_text, probability_text, score_text

@@ -10,9 +10,10 @@ from doceval_pipeline.batches.exporting import export_page, export_records
 from doceval_pipeline.batches.whole_file import STANDARD_OUTPUT
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases
-from doceval_pipeline.cli.output import console_beside, errors, output_path, print_json, printable
+from doceval_pipeline.cli.output import console_beside, errors, output_path, print_json
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.errors import ExportError
+from doceval_pipeline.names import printable
 from doceval_pipeline.reports.exports.record import VERSION
 from doceval_pipeline.reports.exports.writing import Format
 from doceval_pipeline.reports.numbers import size_text
@@ -98,7 +99,8 @@ def _format(given: str | None, output: Path, attempts: str) -> str:
             if output == STANDARD_OUTPUT
             else f"the name of {output} ends in no format"
         )
-        raise ExportError(f"{name}: give --format {'|'.join(FORMATS)}")
+        possible = [f for f in FORMATS if output != STANDARD_OUTPUT or f == HTML or Format(f).is_stream]
+        raise ExportError(f"{name}: give --format {'|'.join(possible)}")
     if output == STANDARD_OUTPUT and format != HTML and not Format(format).is_stream:
         raise ExportError(f"{format} cannot be written to standard output: name a file")
     if format == HTML and attempts == "all":

@@ -1,7 +1,6 @@
 """How the command line shows things: one console, tables, JSON, and text that cannot do harm."""
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from doceval_pipeline.batches.whole_file import STANDARD_OUTPUT
 from doceval_pipeline.errors import FileError
-from doceval_pipeline.names import FLAG, JOINERS
+from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 
 console = Console(highlight=False, soft_wrap=True)
@@ -32,7 +31,6 @@ STATUS_STYLES = {
     "absent": "dim",
 }
 
-_NOT_PLAIN = re.compile(f"(?P<flag>{FLAG})|[^ -~]")
 WIDTH_ELSEWHERE = 160
 FOLDING_COLUMNS = (
     "name",
@@ -47,19 +45,6 @@ FOLDING_COLUMNS = (
     "connection",
     "prompt",
 )
-
-
-def printable(value: str) -> str:
-    """Text in which nothing can control a terminal: what is not printable is written as an escape.
-
-    But for the joiners and flags of scripts and emoji.
-    """
-    return _NOT_PLAIN.sub(lambda found: found["flag"] or _escaped(found[0]), value)
-
-
-def _escaped(char: str) -> str:
-    plain = char.isprintable() or char in JOINERS
-    return char if plain else char.encode("unicode_escape").decode("ascii")
 
 
 def output_path(path: str) -> Path:

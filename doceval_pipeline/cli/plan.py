@@ -7,9 +7,10 @@ from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import Mode
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases, reprocess_options
-from doceval_pipeline.cli.output import console, errors, print_json, printable
+from doceval_pipeline.cli.output import console, errors, print_json
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.estimation import Interval
+from doceval_pipeline.names import printable
 from doceval_pipeline.reports.numbers import amount, rough_duration, size_text
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import click
 from sqlalchemy import Engine
 
-from doceval_pipeline.cli.output import console, errors, in_words, print_json, printable
+from doceval_pipeline.cli.output import console, errors, in_words, print_json
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batches, is_pattern
 from doceval_pipeline.errors import DocEvalError, UnknownBatch
-from doceval_pipeline.names import normal
+from doceval_pipeline.names import normal, printable
 
 several_batches = click.argument("batches", nargs=-1, required=True, metavar="BATCH...")
 

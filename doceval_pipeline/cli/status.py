@@ -12,10 +12,11 @@ from doceval_pipeline.batches.pace import Pace
 from doceval_pipeline.batches.stalling import STALLED, Movement
 from doceval_pipeline.batches.status import BatchProgress, batch_progress, lost_without_batch, progress_of
 from doceval_pipeline.cli.batches import as_json_option, databases
-from doceval_pipeline.cli.output import console, errors, print_json, print_table, printable
+from doceval_pipeline.cli.output import console, errors, print_json, print_table
 from doceval_pipeline.cli.reports import report_url, running_webserver
 from doceval_pipeline.cli.selection import select
 from doceval_pipeline.errors import UnknownBatch
+from doceval_pipeline.names import printable
 from doceval_pipeline.reports.numbers import rough_duration
 
 SECONDS_BETWEEN_LOOKS = 2.0

@@ -7,10 +7,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from doceval_pipeline.batches.applying import apply
 from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.file_counts import batch_tallies, left_out
-from doceval_pipeline.batches.folders import preview, with_folder_mistakes
+from doceval_pipeline.batches.folders import why_not
 from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import cancel, cancel_staging, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
@@ -21,7 +22,7 @@ from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.staging import GROUP, Queue, queue_rows
 from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch, open_step
 from doceval_pipeline.doc_eval import definitions
-from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
+from doceval_pipeline.doc_eval.apply import Applied
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
 from doceval_pipeline.doc_eval.evaluation_file import key_path, locate, refuse_credentials
 from doceval_pipeline.doc_eval.yaml_text import Location
@@ -95,10 +96,9 @@ class NewBatch(dg.Config):
 def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) -> None:
     """Create a batch, or update one whose staging has not begun."""
     with open_step(context, doc_eval) as databases:
-        located = locate(_as_evaluation(_typed(config.model_dump(), context.run_config)), None, _where)
-        located = with_folder_mistakes(located, databases.settings)
-        applied = apply_evaluation(databases.doc_eval, located, config.stage)
-        (looked,) = preview(databases, applied.numbers).values()
+        given = _as_evaluation(_typed(config.model_dump(), context.run_config))
+        located = locate(given, None, _where, why_not(databases.settings))
+        applied, looked = apply(databases, located, config.stage)
     (number,) = applied.numbers.values()
     context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(number)])
     context.add_output_metadata(
@@ -107,9 +107,10 @@ def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocE
     context.log.info(f"{shown_name(config.name)} is {partition_key(number)}: {_what_was_done(applied)}")
     for change in applied.changes:
         context.log.info(visible_name(change.sentence))
-    context.log.info(f"its folders hold {looked.sentence}")
-    for note in looked.notes:
-        context.log.warning(note)
+    for found in looked.values():
+        context.log.info(f"its folders hold {found.sentence}")
+        for note in found.notes:
+            context.log.warning(note)
 
 
 # Dagster keeps the config of every run, also of one that fails. It asks this before there is a run.

@@ -22,6 +22,8 @@ from doceval_pipeline.doc_eval.lifecycle import CLOSED
 from doceval_pipeline.doc_eval.yaml_text import Mistake
 from doceval_pipeline.names import normal, normal_in_sql
 
+# Finding a name that is meant compares with all of them, while others wait to apply.
+MOST_SUGGESTIONS = 20
 # One apply at a time, so that what was checked is still true when it is written.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('doceval apply', 0))")
 
@@ -389,13 +391,15 @@ def _alike(evaluation: Evaluation, stored: Mapping[str, Mapping[str, _Stored]]) 
 
 
 def _unknown_references(connection: Connection, evaluation: Evaluation) -> Iterator[Mistake]:
+    suggestions = MOST_SUGGESTIONS
     for kind in ("connections", "prompts"):
         known = {normal(item.name) for item in getattr(evaluation, kind) if isinstance(item.name, str)}
         known |= {normal(name) for name in connection.scalars(text(f"SELECT name FROM {kind}"))}
         for number, batch in enumerate(evaluation.batches):
             for position, name in enumerate(getattr(batch, kind)):
                 if name is not None and normal(name) not in known:
-                    near = difflib.get_close_matches(name, known, 1)
+                    near = difflib.get_close_matches(name, known, 1) if suggestions > 0 else []
+                    suggestions -= 1
                     advice = f"did you mean {near[0]!r}?" if near else f"define it under {kind}"
                     problem = f"there is no {kind[:-1]} {name!r}: {advice}"
                     yield Mistake(("batches", number, kind, position), problem)

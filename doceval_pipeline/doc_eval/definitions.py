@@ -6,6 +6,7 @@ touched here; folders are checked in `evaluation_file`.
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ from pydantic_core import PydanticCustomError
 from doceval_pipeline.credentials import holds_key
 from doceval_pipeline.names import normal, refusal
 
-# Names of what holds a credential anywhere, without what is no small letter.
+# Names of credentials in any place; only the letters of a name are compared, in lower case.
 _SECRET_NAME = re.compile(
     r"apikey|accesskey|privatekey|clientsecret|passw|passphrase|^secrets?$|^authorization$|^bearer"
     r"|^(x?api|access|auth|bearer|refresh|session|id|hf|github|gitlab)?token$"
@@ -54,7 +55,7 @@ def _name(value: str) -> str:
 
 def _storable(value: str) -> str:
     if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-        raise ValueError("holds a NUL or half a surrogate pair, which a database cannot store")
+        raise ValueError("holds a NUL or half a surrogate pair, which a database cannot store: take it out")
     return value
 
 
@@ -80,8 +81,9 @@ def _json_object(value: dict[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError):
         raise ValueError("must contain only what JSON can: no NaN, infinity or loops") from None
     _storable(encoded)
-    if "\\u0000" in encoded:
-        raise ValueError("holds a NUL, which a database cannot store")
+    # An escaped NUL, and not a backslash that is escaped before the letters u0000.
+    if re.search(r"(?<!\\)(?:\\\\)*\\u0000", encoded):
+        raise ValueError("holds a NUL, which a database cannot store: take it out")
     return value
 
 
@@ -99,13 +101,30 @@ def _require_text_keys(value: Any) -> None:
 
 def _patterns(values: list[str]) -> list[str]:
     for value in values:
-        try:
-            pathspec.PathSpec.from_lines("gitignore", [value])
-        except ValueError:
-            raise ValueError(
-                f"{value!r} is not a valid .gitignore pattern: correct it, such as '*.pdf'"
-            ) from None
+        if problem := _problem_of_pattern(value):
+            raise ValueError(f"{value!r} {problem}")
     return values
+
+
+def _problem_of_pattern(value: str) -> str | None:
+    """Why a text is no pattern, or one that can match no file."""
+    if not value.strip() or value != value.strip():
+        return "is empty, or has a space at its beginning or end: write the pattern alone, such as '*.pdf'"
+    if value.startswith("#"):
+        return "is a comment in .gitignore: write \\# for a name that begins with #"
+    if "[:" in value:
+        return "names a class of characters, which are not supported: write [a-z] or the like"
+    try:
+        with warnings.catch_warnings():
+            # Of brackets in brackets, which mean themselves here.
+            warnings.simplefilter("ignore", FutureWarning)
+            pathspec.PathSpec.from_lines("gitignore", [value])
+    except (ValueError, re.error):
+        return (
+            "is not a valid .gitignore pattern: correct it, such as '*.pdf'; brackets choose one of several "
+            "characters, write \\[ for a bracket in a name"
+        )
+    return None
 
 
 def _moment(value: Any) -> Any:

@@ -26,10 +26,11 @@ from doceval_pipeline.doc_eval.definitions import (
 from doceval_pipeline.doc_eval.wording import mistakes_of
 from doceval_pipeline.doc_eval.yaml_text import Location, Mark, Mistake, TextError, read_plain
 from doceval_pipeline.errors import EvaluationFileError, PathError
-from doceval_pipeline.names import normal
+from doceval_pipeline.names import normal, printable
 from doceval_pipeline.paths import expanded, real_path
-from doceval_pipeline.unicode_names import remedy_for_missing
+from doceval_pipeline.similar_paths import remedy_for_missing
 
+WhyNot = Callable[[str], str | None]
 LARGEST_FILE = 4 * 1024 * 1024
 LONGEST_LINE = 1000
 _NOT_A_FILE = "is not a regular file: save the evaluation as a file, because folders count from it"
@@ -67,7 +68,7 @@ class Located:
             raise EvaluationFileError([line for _, line in sorted(told.values(), key=lambda one: one[0])])
 
 
-def load_evaluation_file(path: Path) -> Located:
+def load_evaluation_file(path: Path, why_not: WhyNot = lambda folder: None) -> Located:
     """Read and validate an evaluation file; relative folders count from the folder of the real file.
 
     Raises
@@ -88,13 +89,14 @@ def load_evaluation_file(path: Path) -> Located:
         return f"{path}:{marks[_known(location, marks)][0]}: {key_path(location)}".removesuffix(": ")
 
     base = os.path.dirname(os.path.realpath(path))
-    return locate(plain.content, base, where, plain.mistakes, marks)
+    return locate(plain.content, base, where, why_not, plain.mistakes, marks)
 
 
 def locate(
     content: Any,
     base: str | None,
     where: Callable[[Location], str],
+    why_not: WhyNot = lambda folder: None,
     mistakes: Sequence[Mistake] = (),
     marks: Mapping[Location, Mark] | None = None,
 ) -> Located:
@@ -108,6 +110,8 @@ def locate(
         The folder that relative folders count from; None refuses them.
     where
         Words for a place in `content`.
+    why_not
+        Why an absolute folder cannot be one of documents; None where it can.
     mistakes, marks
         What was wrong with the text itself, and the line and column of each place.
     """
@@ -122,7 +126,7 @@ def locate(
     ]
     batches = []
     for number, batch in enumerate(evaluation.batches):
-        folders, problems = _folders(_items(content, "batches")[number], number, base, unreadable)
+        folders, problems = _folders(_items(content, "batches")[number], number, base, why_not, unreadable)
         found += problems
         batches.append(batch.model_copy(update={"folders": folders}))
     return Located(evaluation.model_copy(update={"batches": batches}), where, found, marks or {})
@@ -154,7 +158,7 @@ def key_path(location: Location) -> str:
 
 def _one_line(text: str) -> str:
     """A line of bounded length; names and keys may contain line breaks."""
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in without_keys(text))
+    shown = printable(without_keys(text))
     return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]}…"
 
 
@@ -248,14 +252,14 @@ def _repeated_names(content: Any) -> Iterator[Mistake]:
         seen: set[str] = set()
         for number, item in enumerate(_items(content, kind)):
             name = item.get("name") if isinstance(item, dict) else None
-            if isinstance(name, str) and normal(name) in seen:
+            if isinstance(name, str) and name and normal(name) in seen:
                 yield Mistake((kind, number, "name"), f"{normal(name)!r} is defined twice: keep one of them")
             elif isinstance(name, str):
                 seen.add(normal(name))
 
 
 def _folders(
-    batch: Any, number: int, base: str | None, unreadable: set[Location]
+    batch: Any, number: int, base: str | None, why_not: WhyNot, unreadable: set[Location]
 ) -> tuple[list[str], list[Mistake]]:
     """The folders of a batch as they are stored, each by its one real path."""
     found: list[str] = []
@@ -273,6 +277,8 @@ def _folders(
         except PathError as error:
             mistakes.append(Mistake(location, str(error)))
             continue
+        if (problem := why_not(found[-1])) is not None:
+            mistakes.append(Mistake(location, f"folder {folder!r} {problem}"))
         if identity in seen:
             same = "" if seen[identity] == folder else f", also as {seen[identity]!r}"
             mistakes.append(Mistake(location, f"folder {folder!r} is named twice{same}: name it once"))

@@ -24,7 +24,7 @@ _PRICES_OF_BATCH = text("""
 
 
 def read_prices(connection: Connection, connection_ids: Sequence[int]) -> dict[int, Prices]:
-    """The present prices of those of some connections that have any, by connection."""
+    """The present prices of connections, by connection; those without prices are left out."""
     return _as_prices(connection.execute(_PRICES, {"ids": list(connection_ids)}))
 
 

@@ -155,7 +155,7 @@ def _decoded(decode: Any, raw: bytes, is_whole: bool) -> bytes | None:
 
 
 def _plain(text: bytes | None) -> bytes | None:
-    # Most of what is no text shows it at once.
+    # The first bytes of a binary file usually contain a control character.
     if text is None or _has_control(text[:_ENOUGH_FOR_BINARY]) or _has_control(text):
         return None
     return text
@@ -167,7 +167,7 @@ def _has_control(text: bytes) -> bool:
 
 def _libmagic(head: bytes) -> str:
     found: str = _recognisers().of_anything.from_buffer(head)
-    # libmagic answers a few formats with words that are no MIME type.
+    # libmagic describes a few formats in words instead of a MIME type.
     return found if "/" in found else UNKNOWN
 
 

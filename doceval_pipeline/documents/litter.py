@@ -23,6 +23,7 @@ _FILES = {
     ".apdisk",
     ".volumeicon.icns",
     ".com.apple.timemachine.donotpresent",
+    "iconcache.db",
     # KDE
     ".directory",
 }
@@ -43,6 +44,8 @@ _FOLDERS = {
     # Windows
     "$recycle.bin",
     "system volume information",
+    # Python: modules that it compiled
+    "__pycache__",
     # Linux: what fsck found
     "lost+found",
     # Synology, QNAP
@@ -84,6 +87,7 @@ _FORMS = re.compile(
       \# .+ \#                           # saved every few seconds: Emacs
     | \. .+ \. (sw[a-p] | kate-swp)      # the same of Vim and Kate
     | .+ \. [^.]+ \. part                # half a download of Firefox: contract.pdf.part
+    | ~wr[adfl][0-9]{4} \. [a-z]+        # a save of Microsoft Word: ~WRD0000.doc
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -114,7 +118,7 @@ def is_litter_folder(name: str) -> bool:
 
 
 def naming_litter(patterns: Iterable[str]) -> list[str]:
-    """Those of some include patterns that ask for litter by name, such as `*.tmp` or `Thumbs.db`.
+    """The include patterns that ask for litter by name, such as `*.tmp` or `Thumbs.db`.
 
     A pattern such as `*.docx` or `*` does not, although it matches `~$contract.docx`.
     """

@@ -5,12 +5,13 @@ that `*.pdf` leaves out `X.PDF`: what is missed that way is counted and shown.
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pathspec
 
-from doceval_pipeline.unicode_names import composed
+from doceval_pipeline.names import normal
 
 # The last part of a pattern that names an ending, such as *.pdf.
 _ENDING = re.compile(r"\*(\.[^*?/\[\]\\]+)")
@@ -20,12 +21,15 @@ class Patterns:
     """Patterns that are compiled once; without any, nothing matches."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._patterns = [composed(pattern) for pattern in patterns]
-        self._spec = pathspec.PathSpec.from_lines("gitignore", self._patterns)
+        self._patterns = [normal(pattern) for pattern in patterns]
+        with warnings.catch_warnings():
+            # Of brackets in brackets, which mean themselves here.
+            warnings.simplefilter("ignore", FutureWarning)
+            self._spec = pathspec.PathSpec.from_lines("gitignore", self._patterns)
 
     def match(self, path: str) -> bool:
         """Whether the patterns choose a path below the folder."""
-        return bool(self._patterns) and self._spec.match_file(composed(path))
+        return bool(self._patterns) and self._spec.match_file(normal(path))
 
 
 @dataclass(frozen=True)
@@ -49,26 +53,33 @@ def missed_by_case(patterns: Sequence[str], paths: Iterable[str]) -> MissedByCas
     missed = [path for path in paths if lowered.match(path.lower())]
     if not missed:
         return None
+    return MissedByCase(len(missed), missed[0], _remedy(patterns, missed))
+
+
+def _remedy(patterns: Sequence[str], missed: Sequence[str]) -> str:
+    """Patterns that choose what was missed: in the case of one path where that is enough, or in any case."""
     # Of several patterns, the last one that matches counts.
     pattern = next(p for p in reversed(patterns) if Patterns([p.lower()]).match(missed[0].lower()))
-    return MissedByCase(len(missed), missed[0], _remedy(pattern, missed[0]))
-
-
-def _remedy(pattern: str, path: str) -> str:
-    """The pattern in the case of the path where it names an ending, and one for every case."""
-    any_case = _in_any_case(pattern)
     ending = _ENDING.fullmatch(pattern.rsplit("/", 1)[-1])
-    if ending is None:
-        return repr(any_case)
-    length = len(ending[1])
-    return f"{pattern[:-length] + path[-length:]!r}, or {any_case!r} for any case"
+    same = pattern[: -len(ending[1])] + missed[0][-len(ending[1]) :] if ending else ""
+    any_case = [_in_any_case(normal(one)) for one in patterns if not one.startswith("!")]
+    enough = all(map(Patterns(any_case[:1]).match, missed))
+    suggested = [one for one in any_case[:1] if enough] or any_case
+    simple = f"{same!r}, or " if same and all(map(Patterns([same]).match, missed)) else ""
+    if not simple and not all(map(Patterns(suggested).match, missed)):
+        return "a pattern with the names as they are"
+    return f"{simple}{', '.join(map(repr, suggested))} for any case"
 
 
 def _in_any_case(pattern: str) -> str:
     """A pattern that matches what this one does, whatever the case: *.pdf becomes *.[pP][dD][fF]."""
-    return re.sub(r"\\.|\[[^\]]*\]|.", lambda part: _both_cases(part[0]), pattern)
+    return re.sub(r"\\.|\[[^\]]*\]|.[\u0300-\u036f]*", lambda part: _both_cases(part[0]), pattern)
 
 
 def _both_cases(part: str) -> str:
+    if part.startswith("["):
+        mark = part[1:2] if part[1:2] in ("!", "^") else ""
+        chosen = part[1 + len(mark) : -1]
+        return part if chosen.swapcase() == chosen else f"[{mark}{chosen}{chosen.swapcase()}]"
     lower, upper = part.lower(), part.upper()
     return f"[{lower}{upper}]" if len(part) == len(lower) == len(upper) == 1 and lower != upper else part

@@ -7,11 +7,11 @@ trees of any depth, which `os.walk` does not, and leaves out nothing silently, w
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from doceval_pipeline.documents.barred import Barred, Identity
+from doceval_pipeline.documents.barred import REASONS, Barred, Identity
 from doceval_pipeline.documents.litter import is_litter, is_litter_folder, naming_litter
 from doceval_pipeline.documents.patterns import Patterns
 from doceval_pipeline.errors import StagingError
@@ -30,6 +30,8 @@ SYMLINK = "symlink"
 NOT_REGULAR = "not a regular file"
 NOT_UTF8 = "name not UTF-8"
 VANISHED = "vanished"
+# Of folders that are listed because they are not entered.
+REASONS_OF_FOLDERS = (*REASONS, UNREADABLE_FOLDER)
 
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO without a writer would hang. O_NOCTTY: a terminal must not become ours.
@@ -76,18 +78,23 @@ def display_name(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
 
 
-def walk(folder: Path, rules: Rules) -> Iterator[Entry]:
+def walk(folder: Path, rules: Rules, is_over: Callable[[], bool] = lambda: False) -> Iterator[Entry]:
     """List every entry below `folder` that is not a folder, and every folder that cannot be entered.
 
     Sorted by the bytes of the names, one level after the other. Memory holds the names of the
     folders on the way down, and no more.
+
+    Parameters
+    ----------
+    is_over
+        Asked before each name; the walk ends there once it is true.
 
     Raises
     ------
     StagingError
         The folder itself is missing, is no folder, or cannot be read.
     """
-    return _Walk(rules).run(folder)
+    return _Walk(rules).run(folder, is_over)
 
 
 class _Walk:
@@ -98,10 +105,10 @@ class _Walk:
         self._wanted_litter = Patterns(naming_litter(rules.include))
         self._levels: list[_Level] = []
 
-    def run(self, folder: Path) -> Iterator[Entry]:
+    def run(self, folder: Path, is_over: Callable[[], bool]) -> Iterator[Entry]:
         self._levels.append(_open_top(folder))
         try:
-            while self._levels:
+            while self._levels and not is_over():
                 level = self._levels[-1]
                 name = next(level.names, None)
                 if name is None:

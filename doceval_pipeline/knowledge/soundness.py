@@ -35,10 +35,9 @@ _COUNT = text(f"""
 class Soundness:
     """Succeeded cells of a column, and those of them that something is wrong with.
 
-    `empty` say nothing, neither as text nor as JSON; `not_json` have a `response_json` that is none;
-    `out_of_range` scores are not from 0 to 100; `impossible_numbers` were dropped from
-    results, failed ones included. `stuck`: `STUCK_FROM` or more documents, and each got the
-    same text.
+    `empty` say nothing, neither as text nor as JSON; `not_json` have a `response_json` that is not valid
+    JSON; `out_of_range` scores are not from 0 to 100; `impossible_numbers` were dropped from results, failed
+    ones included. `stuck`: `STUCK_FROM` or more documents, and each got the same text.
     """
 
     connection_id: int

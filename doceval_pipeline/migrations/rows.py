@@ -43,7 +43,10 @@ def exact_formats(transaction_only: bool) -> str:
 
 
 def write_exactly(connection: Connection) -> None:
-    """Let the transaction write each value as text that gives exactly this value again."""
+    """Let the transaction write each value as text that gives exactly this value again.
+
+    Connections of ours do so anyway; behind a pooler, others may have changed the session since.
+    """
     connection.execute(text(exact_formats(transaction_only=True)))
 
 

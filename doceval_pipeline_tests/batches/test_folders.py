@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from doceval_pipeline.batches import folders
+from doceval_pipeline.batches import applying, folders
+from doceval_pipeline.batches.applying import apply, preview
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.file_counts import left_out, left_out_by_reason, staged
-from doceval_pipeline.batches.folders import found_files, preview, with_folder_mistakes
+from doceval_pipeline.batches.folders import found_files, why_not
 from doceval_pipeline.batches.planning import plan
 from doceval_pipeline.batches.reprocessing import Mode
 from doceval_pipeline.batches.rescanning import rescan
@@ -92,16 +93,16 @@ def test_a_folder_of_doceval_itself_is_refused_by_apply_and_by_staging(
 ) -> None:
     (tmp_path / "work" / "link").symlink_to("home")
     top = home.home / folder
-    located = evaluation_of([{"name": "ours", "folders": [str(top)]}])
+    located = evaluation_of([{"name": "ours", "folders": [str(top)]}], why_not=why_not(home))
     with pytest.raises(EvaluationFileError, match=r"^batches\[0\].folders\[0\]: folder .* own files"):
-        with_folder_mistakes(located, home).refuse()
+        located.refuse()
     with pytest.raises(StagingError, match=r"holds doceval's own files \(DOCEVAL_HOME\): put the documents"):
         found(top, settings=home)
 
 
 def test_documents_of_a_person_in_the_installations_folder_are_found(home: Settings) -> None:
     top = documents(home.home / "my documents", "a.txt")
-    with_folder_mistakes(evaluation_of([{"name": "mine", "folders": [str(top)]}]), home).refuse()
+    evaluation_of([{"name": "mine", "folders": [str(top)]}], why_not=why_not(home)).refuse()
     assert found(top, settings=home) == {(0, "a.txt"): "ASSIGNED"}
 
 
@@ -110,7 +111,7 @@ def test_a_folder_of_the_system_is_refused(home: Settings, folder: str) -> None:
     if not os.path.isdir(folder):
         pytest.skip(f"this machine has no {folder}")
     with pytest.raises(EvaluationFileError, match="belongs to the system and holds no documents"):
-        with_folder_mistakes(evaluation_of([{"name": "system", "folders": [folder]}]), home).refuse()
+        evaluation_of([{"name": "system", "folders": [folder]}], why_not=why_not(home)).refuse()
 
 
 def test_what_an_installation_writes_is_in_the_folders_that_are_known_as_its_own(
@@ -157,7 +158,7 @@ def test_nested_folders_are_staged_with_each_content_once(
     located = evaluation_of([{"name": "nested", "folders": tops}])
     numbers = apply_evaluation(databases.doc_eval, located).numbers
     (looked,) = preview(databases, numbers).values()
-    assert looked.sentence == "2 usable files; 1 file skipped: folder counted by itself"
+    assert looked.sentence == "2 usable files; 1 folder not entered: folder counted by itself"
     assert looked.notes == [
         f"folder {tops[1]!r} is inside {tops[0]!r}: its files are counted once, as files of {tops[1]!r}"
     ]
@@ -258,10 +259,10 @@ def test_a_preview_ends_after_its_time_and_its_entries_and_says_so(
         return [looked.sentence for looked in preview(databases, numbers).values()]
 
     assert sentences() == ["20 usable files; no file left out"] * 2
-    monkeypatch.setattr(folders, "MOST_ENTRIES", 25)
-    more = "; no file left out; more was not looked at, staging does"
+    monkeypatch.setattr(applying, "MOST_ENTRIES", 25)
+    more = "; no file left out; the rest was not counted, staging reads all files"
     assert sentences() == ["20 usable files; no file left out", "5 usable files" + more]
-    monkeypatch.setattr(folders, "MOST_SECONDS", -1.0)
+    monkeypatch.setattr(applying, "MOST_SECONDS", -1.0)
     assert sentences() == ["0 usable files" + more] * 2
 
 
@@ -270,10 +271,18 @@ def test_a_preview_is_of_what_the_batch_has_and_not_of_what_the_file_says(
 ) -> None:
     documents(tmp_path, "a.pdf", "b.txt")
     choice = {"name": "kept", "folders": [str(tmp_path)]}
-    apply_evaluation(databases.doc_eval, evaluation_of([{**choice, "include": ["*.pdf"]}]))
-    again = apply_evaluation(databases.doc_eval, evaluation_of([{**choice, "description": "new"}]))
-    (looked,) = preview(databases, again.numbers).values()
-    assert looked.sentence == "1 usable file; 1 file skipped: not included by pattern"
+    first, _ = apply(databases, evaluation_of([{**choice, "include": ["*.pdf"]}]))
+    _, looked = apply(databases, evaluation_of([{**choice, "description": "new"}]))
+    assert looked["kept"].sentence == "1 usable file; 1 file skipped: not included by pattern"
+    Sample(databases, first.numbers["kept"], "kept", tmp_path).stage()
+    _, looked = apply(databases, evaluation_of([{**choice, "priority": 50}]))
+    assert looked == {}, "the files of a staged batch are frozen"
+
+
+def test_a_mistake_about_a_folder_names_its_place_also_behind_one_that_cannot_be_read(home: Settings) -> None:
+    located = evaluation_of([{"name": "b", "folders": [5, str(home.home)]}], why_not=why_not(home))
+    with pytest.raises(EvaluationFileError, match=r"batches\[0\].folders\[1\]: folder .* own files"):
+        located.refuse()
 
 
 def test_counts_by_reason_are_one_sentence() -> None:

@@ -18,8 +18,8 @@ from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.cli import cli
-from doceval_pipeline.cli.output import printable
 from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.names import printable
 from doceval_pipeline_tests.cli.running import browser_that_notes, doceval, query, read_json, write_evaluation
 from doceval_pipeline_tests.conftest import Sample, write_old
 

@@ -134,7 +134,7 @@ def test_a_file_may_still_be_called_a_dash(batch: Sample, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "standard output has no format: give --format jsonl|csv|parquet|xlsx|html"),
+        ([], "standard output has no format: give --format jsonl|csv|html"),
         (["--format", "xlsx"], "xlsx cannot be written to standard output: name a file"),
         (["--format", "csv", "--json"], "- and --json both write to standard output: name a file, or leave"),
     ],

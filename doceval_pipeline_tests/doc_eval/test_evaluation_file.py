@@ -38,6 +38,20 @@ def problems(tmp_path: Path, content: str | bytes) -> list[str]:
     return [line.removeprefix(str(tmp_path) + "/") for line in caught.value.problems]
 
 
+def test_a_backslash_before_u0000_is_text_and_no_nul(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    path = tmp_path / "evaluation.yaml"
+    path.write_text(GOOD.replace("owner: legal", r"owner: 'a\u0000b'"))
+    located = load_evaluation_file(path)
+    located.refuse()
+    assert located.evaluation.batches[0].metadata["owner"] == r"a\u0000b"
+
+
+def test_a_name_with_joiners_is_shown_as_it_is_in_a_mistake(tmp_path: Path) -> None:
+    name = "می\u200cخواهم"
+    assert name in problems(tmp_path, GOOD.replace("name: q4", f"name: {name}\n    {name}: 1"))[0]
+
+
 def test_relative_folders_count_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     evaluation = load_evaluation_file(write(tmp_path, GOOD)).evaluation

@@ -471,3 +471,52 @@ def test_what_means_harm_costs_bounded_time_and_memory(content: bytes) -> None:
     assert read < 3 * 1024 * 1024
     assert peak < 32 * 1024 * 1024
     assert took < 5
+
+
+BEGINNINGS = (
+    *(
+        b"<",
+        b"<!DOCTYPE ",
+        b"<!DOCTYPE a",
+        b"<!DOCTYPE a [",
+        b"<!--",
+        b"<?xml ",
+        b"<?",
+        b"<a ",
+        b"<a:",
+        b"<svg",
+    ),
+    *(
+        b"\n%PDF-1.4",
+        b"x\n%PDF-1.4\n%",
+        b"x%PDF-1.4\n1 ",
+        b"x%PDF-1.4\n1 0 ",
+        b"",
+        b"a,b\n",
+        b"BEGIN:",
+        b"{\\rtf",
+    ),
+    *(
+        b"From a@b ",
+        b"Received:",
+        b"Received: by ",
+        b"Subject: x\nFrom: <",
+        b"In-Reply-To: ",
+        b"Message-ID: <",
+    ),
+    *(b"{", b"[", b'{"a":', b"\xef\xbb\xbf", b"\xff\xfe", b"PK\x03\x04", b"PK\x05\x06", b"A: ", b"A:\n "),
+)
+FILLINGS = (
+    *(b" ", b"a", b"\n", b"\r\n", b"<", b">", b"[", b"{", b'"', b"%", b"1", b"0 ", b",", b":", b"-", b"\n%"),
+    *(b"<!--", b"<a>", b"a:", b"\\", b"@", b";", b"\0", b"a: b\n", b"\n a", b"a,b\n", b"[]\n", b"\x80"),
+)
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_no_filling_of_a_head_costs_more_than_its_length(beginning: bytes) -> None:
+    for filling in FILLINGS:
+        document = beginning + filling * (content_types.HEAD_BYTES // len(filling))
+        started = time.process_time()
+        content_type(Source.of(document))
+        # An expression that tries all splits of a run takes minutes.
+        assert time.process_time() - started < 3, filling

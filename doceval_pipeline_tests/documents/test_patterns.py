@@ -1,5 +1,6 @@
 """Patterns match either Unicode form; what they miss by upper and lower case only is told."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,12 +35,16 @@ def test_a_pattern_matches_a_name_in_either_unicode_form(
 @pytest.mark.parametrize(
     ("patterns", "paths", "files", "remedy"),
     [
-        (["*.pdf"], ["sub/X.PDF", "y.Pdf", "z.txt"], 2, "'*.PDF', or '*.[pP][dD][fF]' for any case"),
+        (["*.pdf"], ["sub/X.PDF", "y.Pdf", "z.txt"], 2, "'*.[pP][dD][fF]' for any case"),
+        (["*.pdf"], ["sub/X.PDF", "y.PDF"], 2, "'*.PDF', or '*.[pP][dD][fF]' for any case"),
+        (["/sub/*.txt"], ["Sub/A.TXT"], 1, "'/[sS][uU][bB]/*.[tT][xX][tT]' for any case"),
+        (["U\u0308ber*"], ["\xfcBER.txt"], 1, "'[üÜ][bB][eE][rR]*' for any case"),
+        (["*.pdf", "*.txt"], ["A.TXT", "B.PDF"], 2, "'*.[pP][dD][fF]', '*.[tT][xX][tT]' for any case"),
         (["*.txt", "contracts/*.pdf"], ["contracts/X.PDF"], 1, "'contracts/*.PDF', or "),
         (["Contracts/"], ["contracts/x.pdf"], 1, "'[cC][oO][nN][tT][rR][aA][cC][tT][sS]/'"),
         (["*.tar.gz"], ["A.TAR.GZ"], 1, "'*.TAR.GZ', or "),
         (["Prüfung.pdf"], ["PRU\u0308FUNG.PDF"], 1, "'[pP][rR][üÜ][fF][uU][nN][gG].[pP][dD][fF]'"),
-        (["[A-C]*.txt"], ["b.txt"], 1, "'[A-C]*.[tT][xX][tT]'"),
+        (["[A-C]*.txt"], ["b.txt"], 1, "'[A-Ca-c]*.[tT][xX][tT]'"),
     ],
 )
 def test_files_that_only_another_case_leaves_out_are_counted(
@@ -49,6 +54,8 @@ def test_files_that_only_another_case_leaves_out_are_counted(
     assert missed is not None
     assert (missed.files, missed.example) == (files, paths[0])
     assert missed.remedy.startswith(remedy)
+    suggested = re.findall(r"'([^']*)'", missed.remedy)
+    assert all(Patterns(suggested).match(path) for path in paths if not path.endswith("z.txt"))
 
 
 @pytest.mark.parametrize(

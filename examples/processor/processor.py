@@ -29,9 +29,9 @@ from psycopg2.extras import RealDictCursor
 log = logging.getLogger("processor")
 # Not the model's fault and not the document's: the row is given back, to be delivered again.
 PASSING = (openai.RateLimitError, openai.APIConnectionError, openai.InternalServerError)
-# A line that begins with "Score:", in bold or not, and what else stands in it.
-SCORE = re.compile(r"^[ \t]*\**score[ \t]*\**[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE)
-NUMBER = re.compile(r"[ \t]*\**[ \t]*([0-9]+(?:\.[0-9]+)?)[ \t]*\**\s*")
+# A line that begins with "Score:", and the form in which it counts, without the marks of bold text.
+SCORE_LINE = re.compile(r"^[ \t]*\**score[ \t]*\**[ \t]*:.*$", re.IGNORECASE | re.MULTILINE)
+SCORE = re.compile(r"[ \t]*score[ \t]*:[ \t]*([0-9]+(?:\.[0-9]+)?)[ \t\r]*", re.IGNORECASE)
 INSTRUCTION = (
     "Answer the question about the document. End with a line of the form 'Score: N', N from 0 to 100."
 )
@@ -165,9 +165,9 @@ def score(text: str) -> float | None:
 
     The number must fill the line: "Score: 8/10" is another scale, and prose that mentions a score gives none.
     """
-    lines = SCORE.findall(text)
-    number = NUMBER.fullmatch(lines[-1]) if lines else None
-    return float(number[1]) if number and float(number[1]) <= 100 else None
+    lines = SCORE_LINE.findall(text)
+    found = SCORE.fullmatch(lines[-1].replace("**", "")) if lines else None
+    return float(found[1]) if found and float(found[1]) <= 100 else None
 
 
 def cost(

@@ -11,9 +11,11 @@ HTML = "text/html"
 SVG = "image/svg+xml"
 XML = "text/xml"
 
-# Comments, processing instructions and the document type, in front of the first element.
+# Comments, processing instructions and the document type, in front of the first element. Possessive, because
+# a long run that two of its parts could share would take the square of its length.
 _PROLOGUE = re.compile(
-    rb"(?:\s+|<!--(?s:.*?)-->|<\?(?s:.*?)\?>|<!DOCTYPE\s+(?P<type>[^\s>\[]+)[^>\[]*(?:\[[^\]]*\]\s*)?>)*",
+    rb"(?:\s++|<!--(?s:.*?)-->|<\?(?s:.*?)\?>"
+    rb"|<!DOCTYPE\s++(?P<type>[^\s>\[]++)[^>\[]*+(?:\[[^\]]*+\]\s*+)?>)*+",
     re.IGNORECASE,
 )
 _ELEMENT = re.compile(rb"<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)(?=[\s/>])")

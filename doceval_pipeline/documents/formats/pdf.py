@@ -11,7 +11,8 @@ from doceval_pipeline.documents.source import Source
 
 PDF = "application/pdf"
 _WITHIN = 1024
-_HEADER = re.compile(rb"%PDF-\d\.\d[^\r\n]*(?:[\r\n]+%[^\r\n]*)*\s+\d+\s+\d+\s+obj\b")
+# Possessive, because a long run of spaces that two of its parts could share would take hours.
+_HEADER = re.compile(rb"%PDF-\d\.\d[^\r\n]*+(?:[\r\n]++%[^\r\n]*+)*+\s++\d++\s++\d++\s++obj\b")
 _TAIL = 1024
 _START = re.compile(rb"startxref\s+(\d{1,12})\s+%%EOF\s*\Z")
 _TABLE = re.compile(rb"\s*(?:xref\b|\d+\s+\d+\s+obj\b)")

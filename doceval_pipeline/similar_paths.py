@@ -1,16 +1,8 @@
-"""Names in Unicode: the same name may be written in more than one form.
-
-"ü" is one character, or a "u" and a mark. macOS and some programs write the second form, keyboards the
-first. Names are compared in one form here; the bytes on a disk stay what they are.
-"""
+"""Finds a path that exists only in another spelling: another Unicode form, or other upper and lower case."""
 
 import os
-import unicodedata
 
-
-def composed(text: str) -> str:
-    """Text in the form that names are compared in: NFC."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+from doceval_pipeline.names import normal
 
 
 def similar_path(path: str) -> str | None:
@@ -36,7 +28,7 @@ def remedy_for_missing(path: str) -> str:
     similar = similar_path(path)
     if similar is None:
         return "create it or correct the path"
-    if composed(similar) == composed(path):
+    if normal(similar) == normal(path):
         return f"one whose name is in another Unicode form does, write {spelled_out(similar)}"
     return f"one whose name differs in upper and lower case does, write {spelled_out(similar)}"
 
@@ -48,7 +40,7 @@ def spelled_out(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    return composed(composed(name).casefold())
+    return normal(normal(name).casefold())
 
 
 def _names(folder: str) -> list[str]:

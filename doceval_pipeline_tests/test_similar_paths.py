@@ -10,7 +10,7 @@ import yaml
 
 from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
 from doceval_pipeline.errors import EvaluationFileError
-from doceval_pipeline.unicode_names import similar_path, spelled_out
+from doceval_pipeline.similar_paths import similar_path, spelled_out
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Prüfung") for form in ("NFC", "NFD"))  # type: ignore[arg-type]
 
