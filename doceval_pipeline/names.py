@@ -38,6 +38,17 @@ def normal_in_sql(expression: str) -> str:
     return f"normalize({expression}, NFC)"
 
 
+def skeleton(name: str) -> str:
+    """What is left of a name without characters that are seen in some places only."""
+    return normal(name).translate(dict.fromkeys(map(ord, JOINERS + _VARIANTS_OF_SYMBOLS)))
+
+
+def skeleton_in_sql(expression: str) -> str:
+    """The same of a name in SQL."""
+    hidden = "".join(f"\\{ord(char):04X}" for char in JOINERS + _VARIANTS_OF_SYMBOLS)
+    return f"translate({normal_in_sql(expression)}, U&'{hidden}', '')"
+
+
 def printable(text: str) -> str:
     """Text in which nothing can control a terminal: what is not printable is written as an escape.
 

@@ -146,7 +146,7 @@ def project_root() -> Path | None:
 def _home(value: str) -> Path:
     # Resolved, so that every process knows the embedded server by the same path.
     try:
-        return real_path(value or os.path.join(project_root() or "", ".doceval"))
+        return real_path(value if value.strip() else os.path.join(project_root() or "", ".doceval"))
     except PathError as error:
         raise ConfigurationError(f"DOCEVAL_HOME cannot be used: {error}") from None
 

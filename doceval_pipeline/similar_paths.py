@@ -26,6 +26,8 @@ def similar_path(path: str) -> str | None:
 def remedy_for_missing(path: str) -> str:
     """What to do about an absolute path that does not exist, in words that follow a colon."""
     similar = similar_path(path)
+    if similar == path:
+        return "a folder on the way to it does not, correct the path"
     if similar is None:
         return "create it or correct the path"
     if normal(similar) == normal(path):

@@ -204,7 +204,7 @@ def _reachable_engine(url: str, variable: str) -> Engine:
         pool_pre_ping=True,
         pool_size=2,
         isolation_level="READ COMMITTED",
-        connect_args={"application_name": "doceval", "connect_timeout": 10},
+        connect_args={"application_name": "doceval", "connect_timeout": 10, "client_encoding": "utf8"},
     )
     event.listen(engine, "connect", _fix_formats)
     try:

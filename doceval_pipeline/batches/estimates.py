@@ -88,7 +88,7 @@ def _estimate(
 
 
 def _cost(tokens_in: Interval | None, tokens_out: Interval | None, prices: Prices | None) -> Interval | None:
-    """What the tokens cost; unknown where a token that has a price cannot be estimated."""
+    """What the tokens cost; unknown where a price is, or the number of tokens that are not free."""
     if prices is None:
         return None
     together = Interval(0.0, 0.0, 0.0)
@@ -96,8 +96,8 @@ def _cost(tokens_in: Interval | None, tokens_out: Interval | None, prices: Price
         (tokens_in, prices.input_per_million),
         (tokens_out, prices.output_per_million),
     ):
-        if per_million:
-            if tokens is None:
+        if per_million != 0:
+            if per_million is None or tokens is None:
                 return None
             together += tokens.times(per_million / 1e6)
     return together

@@ -209,13 +209,18 @@ def _throughput(pace: Pace | None) -> Throughput | None:
 
 
 def _is_priced(taken: TokensTaken, price: Prices) -> bool:
-    """Whether cells say how many tokens they took, of each kind that has a price."""
-    return (taken.has_input or not price.input_per_million) and (
-        taken.has_output or not price.output_per_million
+    """Whether both prices are known, and cells say how many tokens they took where these cost something."""
+    return all(
+        per_million is not None and (is_said or per_million == 0)
+        for per_million, is_said in (
+            (price.input_per_million, taken.has_input),
+            (price.output_per_million, taken.has_output),
+        )
     )
 
 
 def _amount(taken: TokensTaken, price: Prices) -> float:
     return (
-        taken.input_tokens * price.input_per_million + taken.output_tokens * price.output_per_million
+        taken.input_tokens * (price.input_per_million or 0)
+        + taken.output_tokens * (price.output_per_million or 0)
     ) / 1e6

@@ -98,7 +98,8 @@ def _work(url: str, behaviour: Behaviour, stop: threading.Event, answered: list[
         "worker": f"simulated-{uuid.uuid4()}",
     }
     with closing(psycopg2.connect(url, application_name="simulated-processor")) as connection:
-        connection.autocommit = True
+        # Whatever the database defaults to: claims lose against each other under a stricter isolation.
+        connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
         with connection.cursor(cursor_factory=RealDictCursor) as cursor:
             while not stop.is_set():
                 cursor.execute(CLAIM, claim)

@@ -7,7 +7,7 @@ value. A batch whose staging has begun is sealed and never changed here.
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from doceval_pipeline.doc_eval.definitions import Batch, Evaluation, Named, obje
 from doceval_pipeline.doc_eval.evaluation_file import Located
 from doceval_pipeline.doc_eval.lifecycle import CLOSED
 from doceval_pipeline.doc_eval.yaml_text import Mistake
-from doceval_pipeline.names import normal, normal_in_sql
+from doceval_pipeline.names import normal, normal_in_sql, skeleton, skeleton_in_sql
 
 # Finding a name that is meant compares with all of them, while others wait to apply.
 MOST_SUGGESTIONS = 20
@@ -133,6 +133,14 @@ _COMPARED = {
     "connection": _compared(_CONNECTIONS_HERE),
     "prompt": _compared(_PROMPTS_HERE),
     "batch": _compared(_BATCHES_HERE),
+}
+_LOOKING_ALIKE = {
+    kind: text(f"SELECT {column} FROM {table} WHERE {skeleton_in_sql(column)} = ANY(:skeletons)")
+    for kind, table, column in (
+        ("connection", "connections", "name"),
+        ("prompt", "prompts", "name"),
+        ("batch", "batches", "batch_name"),
+    )
 }
 _USED_BY = text("""
     SELECT 'connection' AS kind, l.connection_id AS id, b.id AS batch_id,
@@ -291,6 +299,7 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
         located.refuse(
             [
                 *_alike(evaluation, stored),
+                *_looking_alike(connection, evaluation, stored),
                 *_unknown_references(connection, evaluation),
                 *_sealed_changes(evaluation.batches, stored["batch"]),
             ]
@@ -390,6 +399,23 @@ def _alike(evaluation: Evaluation, stored: Mapping[str, Mapping[str, _Stored]]) 
                 yield Mistake((plural, number, "name"), problem)
 
 
+def _looking_alike(
+    connection: Connection, evaluation: Evaluation, stored: Mapping[str, Mapping[str, _Stored]]
+) -> Iterator[Mistake]:
+    """New names that differ from others only in characters that need not be seen, such as joiners."""
+    for kind, plural in _PLURALS.items():
+        items = getattr(evaluation, plural)
+        new = [(n, i.name) for n, i in enumerate(items) if i.is_whole and i.name not in stored[kind]]
+        skeletons = [skeleton(name) for _, name in new]
+        known = connection.scalars(_LOOKING_ALIKE[kind], {"skeletons": skeletons})
+        seen = {skeleton(name): name for name in known}
+        for number, name in new:
+            other = seen.setdefault(skeleton(name), name)
+            if other != name:
+                problem = f"{name!r} may look like {other!r}, which exists: give it another name"
+                yield Mistake((plural, number, "name"), problem)
+
+
 def _unknown_references(connection: Connection, evaluation: Evaluation) -> Iterator[Mistake]:
     suggestions = MOST_SUGGESTIONS
     for kind in ("connections", "prompts"):
@@ -398,11 +424,17 @@ def _unknown_references(connection: Connection, evaluation: Evaluation) -> Itera
         for number, batch in enumerate(evaluation.batches):
             for position, name in enumerate(getattr(batch, kind)):
                 if name is not None and normal(name) not in known:
-                    near = difflib.get_close_matches(name, known, 1) if suggestions > 0 else []
+                    near = _similar(name, known) if suggestions > 0 else []
                     suggestions -= 1
                     advice = f"did you mean {near[0]!r}?" if near else f"define it under {kind}"
                     problem = f"there is no {kind[:-1]} {name!r}: {advice}"
                     yield Mistake(("batches", number, kind, position), problem)
+
+
+def _similar(name: str, known: Iterable[str]) -> list[str]:
+    """The known name that is meant, if any is like it; one that differs only in case before all others."""
+    folded = {other.casefold(): other for other in known}
+    return [folded[near] for near in difflib.get_close_matches(normal(name).casefold(), folded, 1)]
 
 
 def _sealed_changes(batches: Sequence[Batch], stored: Mapping[str, _Stored]) -> Iterator[Mistake]:

@@ -65,6 +65,13 @@ def _keyless(value: str) -> str:
     return value
 
 
+def _visible(value: str) -> str:
+    # A zero-width space is printed as nothing, too.
+    if not any(char.isprintable() and not char.isspace() for char in value):
+        raise ValueError("has nothing that is seen: write the question")
+    return value
+
+
 def _unique(values: list[str]) -> list[str]:
     repeated = sorted({value for value in values if values.count(value) > 1})
     if repeated:
@@ -144,6 +151,7 @@ def _moment(value: Any) -> Any:
 
 Storable = Annotated[str, AfterValidator(_storable)]
 Text = Annotated[Storable, AfterValidator(_keyless)]
+PromptText = Annotated[Text, AfterValidator(_visible)]
 Name = Annotated[Text, AfterValidator(_name)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_unique)]
 Folder = Annotated[Text, Field(min_length=1)]
@@ -176,8 +184,12 @@ class Definition(BaseModel):
 class Prices(Definition):
     """What a provider asks; for estimates only, and never part of a sealed configuration."""
 
-    input_per_million: Price = Field(default=0.0, description="For a million tokens that are read.")
-    output_per_million: Price = Field(default=0.0, description="For a million tokens that are written.")
+    input_per_million: Price | None = Field(
+        default=None, description="For a million tokens that are read; unknown if left out, and 0 is free."
+    )
+    output_per_million: Price | None = Field(
+        default=None, description="For a million tokens that are written; unknown if left out."
+    )
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = Field(
         default="USD", description="Three letters, as in ISO 4217."
     )
@@ -276,7 +288,7 @@ class Prompt(Named):
     """What a model is asked about each document."""
 
     name: Name = Field(description="Unique name; an existing prompt of this name is updated.")
-    text: Text = Field(min_length=1, description="The prompt itself.")
+    text: PromptText = Field(min_length=1, description="The prompt itself.")
 
 
 class Batch(Named):

@@ -142,6 +142,11 @@ def _is_json(text: str) -> bool:
         return False
 
 
+def _is_not_zero(text: str) -> bool:
+    """Whether the digits of a number that was read as 0 are others."""
+    return any(digit in "123456789" for digit in text.lower().partition("e")[0])
+
+
 def _composed(text: str) -> tuple[_Loader, yaml.Node | None]:
     loader = None
     try:
@@ -151,14 +156,16 @@ def _composed(text: str) -> tuple[_Loader, yaml.Node | None]:
         # Of what is never closed, the beginning is the place.
         opened = "end" in str(error.problem) and "stream" in str(error.problem)
         mark = (error.context_mark if opened else None) or error.problem_mark or error.context_mark
-        raise TextError(mark.line + 1 if mark else 0, f"is not valid YAML: {_advice(error)}") from None
+        raise TextError(
+            mark.line + 1 if mark else 0, f"is not valid YAML or JSON: {_advice(error)}"
+        ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise TextError(
             line, f"contains the control character U+{int(error.character):04X}: delete it"
         ) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise TextError(0, f"is not valid YAML: {str(error).splitlines()[0]}") from None
+        raise TextError(0, f"is not valid YAML or JSON: {str(error).splitlines()[0]}") from None
 
 
 def _advice(error: yaml.MarkedYAMLError) -> str:
@@ -240,7 +247,10 @@ class _Reader:
             kind = node.tag.rpartition(":")[2]
             return self._refuse(location, f"cannot be read as {kind}: correct it, or put it in quotes")
         if isinstance(value, float) and not math.isfinite(value):
-            return self._refuse(location, "is infinite or not a number, which JSON lacks: put it in quotes")
+            problem = "is infinite or not a number, which JSON lacks: write a finite number, or null"
+            return self._refuse(location, problem)
+        if value == 0 and isinstance(value, float) and _is_not_zero(text):
+            return self._refuse(location, "is too small for a number: write 0, or put it in quotes")
         return value
 
     def _text(self, node: yaml.ScalarNode, location: Location) -> str:

@@ -65,7 +65,7 @@ _BYTE_ORDER_MARKS = (
 )
 _CONTROL = bytes((*range(0x09), *range(0x0E, 0x1B), *range(0x1C, 0x20), 0x7F))
 # Beginnings of texts that libmagic tells.
-_TELLING = re.compile(rb"<|\{\\rtf|%!|%FDF-|#!|BEGIN:", re.IGNORECASE)
+_TELLING = re.compile(rb"<|\{\\rtf|%!|%FDF-|BEGIN:", re.IGNORECASE)
 
 
 def content_type(source: Source) -> str:
@@ -125,11 +125,14 @@ def _text_type(source: Source, head: bytes, text: bytes) -> str:
     begin = text.lstrip()
     if begin.startswith(b"<") and (found := markup_type(begin, len(head) == source.size)):
         return found
+    if begin.startswith(b"#!"):
+        # The interpreter says what a script is; by its other lines libmagic guesses.
+        return _libmagic(begin.partition(b"\n")[0] + b"\n")
     if _TELLING.match(begin):
         return _libmagic(text[:_ENOUGH])
     if begin.startswith((b"{", b"[")):
         return json_type(source) or TEXT
-    if b"," in begin.partition(b"\n")[0]:
+    if b"," in begin.partition(b"\n")[0] and text.count(b",") > 2 * text.count(b", "):
         return _libmagic_of_text(text)
     return TEXT
 

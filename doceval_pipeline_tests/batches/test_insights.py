@@ -127,8 +127,8 @@ def test_a_batch_that_shares_nothing_or_did_not_complete_is_no_previous_one(
 def test_cells_without_tokens_or_prices_are_not_free() -> None:
     prices = {
         1: Prices(input_per_million=2.0, output_per_million=10.0),
-        2: Prices(input_per_million=3.0, currency="EUR"),
-        3: Prices(output_per_million=5.0, currency="EUR"),
+        2: Prices(input_per_million=3.0, output_per_million=0, currency="EUR"),
+        3: Prices(input_per_million=0, output_per_million=5.0, currency="EUR"),
     }
     tokens = [
         TokensTaken(1, True, True, 10, 1_000_000, 500_000),
@@ -141,7 +141,15 @@ def test_cells_without_tokens_or_prices_are_not_free() -> None:
     without_tokens = TokensTaken(2, False, False, 500, 0, 0)
     assert add_up_costs([tokens[0], without_tokens], prices) == [Cost(7.0, "USD", 10, 500)]
     assert add_up_costs(tokens[3:], prices) == [], "nothing is known, which is not 0"
-    assert add_up_costs([TokensTaken(1, False, False, 5, 0, 0)], {1: Prices()}) == [Cost(0.0, "USD", 5, 0)]
+    free = Prices(input_per_million=0, output_per_million=0)
+    assert add_up_costs([TokensTaken(1, False, False, 5, 0, 0)], {1: free}) == [Cost(0.0, "USD", 5, 0)]
+
+
+@pytest.mark.parametrize(
+    "prices", [Prices(), Prices(input_per_million=1.0), Prices(output_per_million=0), Prices(currency="EUR")]
+)
+def test_a_price_that_was_not_given_is_unknown_and_not_zero(prices: Prices) -> None:
+    assert add_up_costs([TokensTaken(1, True, True, 3, 1_000_000, 1_000_000)], {1: prices}) == []
 
 
 def kinds(batch: Sample, messages: list[str]) -> list[FailureGroup]:

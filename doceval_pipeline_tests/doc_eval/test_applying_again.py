@@ -117,7 +117,18 @@ def test_a_price_that_is_left_out_keeps_its_value_too(apply: Apply) -> None:
     assert change.new == {"input_per_million": 3, "output_per_million": 10, "currency": "EUR"}
     apply([{**BARE, "prices": None}])
     (change,) = apply([{**BARE, "prices": {"input_per_million": 3}}]).changes
-    assert change.new == {"input_per_million": 3, "output_per_million": 0, "currency": "USD"}
+    assert change.new == {"input_per_million": 3, "output_per_million": None, "currency": "USD"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("داد", "د\u200cاد"), ("مc", "م\u200dc"), ("❤", "❤\ufe0e"), ("कक", "क\u200dक")]
+)
+def test_a_new_name_that_looks_like_another_one_is_refused(apply: Apply, first: str, second: str) -> None:
+    apply([{**CONNECTION, "name": first}])
+    with pytest.raises(EvaluationFileError, match=r"may look like .*: give it another name"):
+        apply([{**CONNECTION, "name": second}])
+    with pytest.raises(EvaluationFileError, match="may look like"):
+        apply([CONNECTION], [{**PROMPT, "name": first}, {**PROMPT, "name": second}])
 
 
 def test_true_is_not_one_and_one_is_one_point_zero(apply: Apply) -> None:

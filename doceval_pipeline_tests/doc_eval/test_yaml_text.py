@@ -83,7 +83,7 @@ def test_any_scalar_is_what_the_specification_says(scalar: str) -> None:
 @pytest.mark.parametrize("number", [".inf", "-.Inf", ".nan", ".NAN", "1e400"])
 def test_a_number_that_json_lacks_is_refused_at_its_place(number: str) -> None:
     assert mistakes(f"a:\n  - 1\n  - {number}") == [
-        "3: is infinite or not a number, which JSON lacks: put it in quotes"
+        "3: is infinite or not a number, which JSON lacks: write a finite number, or null"
     ]
 
 

@@ -125,3 +125,21 @@ def test_numbers_past_the_guard_are_in_no_sum_of_the_report(batch_of: BatchOf) -
     assert total.output_tokens is not None
     assert total.seconds is not None
     assert (total.input_tokens.value, total.output_tokens.value, total.seconds.value) == (10, 20, 2)
+    # Nobody dropped them, and nobody says that all is well.
+    assert judge_soundness(batch.databases, batch.id).numbers()["impossible_numbers"] == 4
+
+
+def test_a_result_is_kept_also_where_its_row_began_at_an_impossible_time(batch_of: BatchOf) -> None:
+    batch = one_row(batch_of)
+    (row,) = claim(batch.databases.knowledge)
+    batch.plant("UPDATE llm_responses SET started_processing_at = '-infinity'")
+    assert call(batch.databases.knowledge, "complete", row.token, 12)[0]
+    assert batch.knowledge("SELECT status, overall_score, impossible_numbers FROM llm_responses") == [
+        ("S", 12, ["started_processing_at"])
+    ]
+
+
+def test_minus_zero_past_the_guard_is_read_as_zero(batch_of: BatchOf) -> None:
+    batch = one_row(batch_of)
+    batch.plant("UPDATE llm_responses SET status = 'S', overall_score = '-0'")
+    assert batch.knowledge("SELECT overall_score::text FROM current_llm_responses") == [("0",)]

@@ -68,7 +68,7 @@ def work(options: argparse.Namespace, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with closing(psycopg2.connect(url, cursor_factory=RealDictCursor)) as database:
-                database.autocommit = True
+                database.set_session(isolation_level="READ COMMITTED", autocommit=True)
                 while not stop.is_set():
                     claim = "SELECT * FROM claim_responses(1, make_interval(secs => %s), %s)"
                     rows = query(database, claim, options.lease, f"reference-{os.getpid()}")

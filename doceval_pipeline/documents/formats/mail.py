@@ -80,5 +80,8 @@ def _are_of_mail(fields: dict[bytes, bytes]) -> bool:
     proofs = {name for name, form in _PROOFS.items() if name in values and form.match(values[name])}
     if proofs and _OF_MAIL & values.keys():
         return len(proofs | (_OF_MAIL & values.keys())) >= 2
+    # What Outlook writes in place of a date where it quotes a mail.
+    if b"sent" in values:
+        return False
     addressed = all(_ADDRESS.match(fields.get(name, b"")) for name in (b"From", b"To"))
     return addressed and not fields.keys().isdisjoint((b"Subject", b"Content-Type"))

@@ -1,6 +1,6 @@
 -- A processor's clock may be set back, its division may be by zero, its counter may overflow. The result
--- that comes with such a number is kept; the number is not, because it would be in every sum and every
--- subtraction of times. Which ones were dropped is recorded, so that results_are_sound can count them.
+-- that comes with such a number is kept. The number is dropped, because every sum and every subtraction of
+-- times would contain it. Which ones were dropped is recorded, so that results_are_sound can count them.
 --
 -- Possible are: tokens and milliseconds from 0 on; seconds and tokens per second from 0 to 1e10; times
 -- from 1970 to 9989, which every program can read. A score outside 0 to 100 is still refused by its CHECK:
@@ -10,21 +10,28 @@ ALTER TABLE llm_responses ADD COLUMN impossible_numbers text[];
 COMMENT ON COLUMN llm_responses.impossible_numbers IS
     'Columns whose value was dropped because nothing can have it, such as a negative number of tokens.';
 
--- NULL and NaN included: NaN is above every number. Adding 0 makes 0 of -0, which is written as "-0".
+-- The rule, for the trigger, for the view and for what is stored already.
+CREATE FUNCTION impossible_columns(r llm_responses) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT array_remove(ARRAY[
+        CASE WHEN r.started_processing_at NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
+             THEN 'started_processing_at' END,
+        CASE WHEN r.completed_processing_at NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
+             THEN 'completed_processing_at' END,
+        CASE WHEN r."timestamp" NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z' THEN 'timestamp' END,
+        CASE WHEN r.response_time_ms < 0 THEN 'response_time_ms' END,
+        CASE WHEN r.input_tokens < 0 THEN 'input_tokens' END,
+        CASE WHEN r.output_tokens < 0 THEN 'output_tokens' END,
+        -- NaN is above every number.
+        CASE WHEN r.time_taken_seconds NOT BETWEEN 0 AND 1e10 THEN 'time_taken_seconds' END,
+        CASE WHEN r.tokens_per_second NOT BETWEEN 0 AND 1e10 THEN 'tokens_per_second' END], NULL)
+$$;
+COMMENT ON FUNCTION impossible_columns IS
+    'Columns of a row whose value nothing can have. Anybody may call it, since the view does so as its reader.';
+
+-- Adding 0 makes 0 of -0, which is written as "-0".
 CREATE FUNCTION forget_impossible() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    dropped text[] := array_remove(ARRAY[
-        CASE WHEN NEW.started_processing_at NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
-             THEN 'started_processing_at' END,
-        CASE WHEN NEW.completed_processing_at NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
-             THEN 'completed_processing_at' END,
-        CASE WHEN NEW."timestamp" NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
-             THEN 'timestamp' END,
-        CASE WHEN NEW.response_time_ms < 0 THEN 'response_time_ms' END,
-        CASE WHEN NEW.input_tokens < 0 THEN 'input_tokens' END,
-        CASE WHEN NEW.output_tokens < 0 THEN 'output_tokens' END,
-        CASE WHEN NEW.time_taken_seconds NOT BETWEEN 0 AND 1e10 THEN 'time_taken_seconds' END,
-        CASE WHEN NEW.tokens_per_second NOT BETWEEN 0 AND 1e10 THEN 'tokens_per_second' END], NULL);
+    dropped text[] := impossible_columns(NEW);
 BEGIN
     NEW.overall_score := NEW.overall_score + 0.0;
     NEW.time_taken_seconds := NEW.time_taken_seconds + 0.0;
@@ -55,23 +62,13 @@ CREATE TRIGGER forget_impossible BEFORE UPDATE OF
     started_processing_at, completed_processing_at, "timestamp", response_time_ms, overall_score,
     input_tokens, output_tokens, time_taken_seconds, tokens_per_second
 ON llm_responses FOR EACH ROW
-WHEN (NEW.started_processing_at NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
-      OR NEW.completed_processing_at NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
-      OR NEW."timestamp" NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
-      OR least(NEW.response_time_ms, NEW.input_tokens, NEW.output_tokens) < 0
-      OR NEW.time_taken_seconds NOT BETWEEN 0 AND 1e10 OR NEW.tokens_per_second NOT BETWEEN 0 AND 1e10
-      OR NEW.overall_score = 0 OR NEW.time_taken_seconds = 0 OR NEW.tokens_per_second = 0
-      OR NEW.impossible_numbers IS NOT NULL)
+WHEN (impossible_columns(NEW) <> '{}' OR NEW.impossible_numbers IS NOT NULL
+      OR NEW.overall_score = 0 OR NEW.time_taken_seconds = 0 OR NEW.tokens_per_second = 0)
 EXECUTE FUNCTION forget_impossible();
 
 -- What was stored before. The guard would keep it; the counts record that these batches have changed.
 ALTER TABLE llm_responses DISABLE TRIGGER guard_response;
-UPDATE llm_responses SET input_tokens = input_tokens
-WHERE started_processing_at NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
-   OR completed_processing_at NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
-   OR "timestamp" NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
-   OR least(response_time_ms, input_tokens, output_tokens) < 0
-   OR time_taken_seconds NOT BETWEEN 0 AND 1e10 OR tokens_per_second NOT BETWEEN 0 AND 1e10;
+UPDATE llm_responses r SET input_tokens = input_tokens WHERE impossible_columns(r) <> '{}';
 ALTER TABLE llm_responses ENABLE TRIGGER guard_response;
 
 -- A restored backup, or an owner at the console, gets past every trigger; nobody who reads through the view
@@ -84,7 +81,7 @@ CREATE OR REPLACE VIEW current_llm_responses AS
                 THEN completed_processing_at END AS completed_processing_at,
            response_text, response_json,
            CASE WHEN response_time_ms >= 0 THEN response_time_ms END AS response_time_ms,
-           error_message, overall_score,
+           error_message, overall_score + 0.0 AS overall_score,
            CASE WHEN input_tokens >= 0 THEN input_tokens END AS input_tokens,
            CASE WHEN output_tokens >= 0 THEN output_tokens END AS output_tokens,
            CASE WHEN time_taken_seconds BETWEEN 0 AND 1e10 THEN time_taken_seconds END AS time_taken_seconds,
@@ -92,8 +89,9 @@ CREATE OR REPLACE VIEW current_llm_responses AS
            CASE WHEN "timestamp" BETWEEN '1970-01-01Z' AND '9990-01-01Z'
                 THEN "timestamp" END AS "timestamp",
            created_at, withdrawn_at, file_name, queue_position, lease_token, lease_expires_at, deliveries,
-           worker, superseded_at, impossible_numbers
-    FROM llm_responses WHERE withdrawn_at IS NULL AND superseded_at IS NULL;
+           worker, superseded_at,
+           nullif(impossible_numbers || impossible_columns(r), '{}') AS impossible_numbers
+    FROM llm_responses r WHERE withdrawn_at IS NULL AND superseded_at IS NULL;
 
 -- The rest of this file: functions that took a time for a text, which depends on DateStyle and TimeZone:
 -- 3.5 hours off in Asia/Kolkata, whose IST is Israel's to a server before PostgreSQL 18.
@@ -209,7 +207,8 @@ BEGIN
                  -- What is computed of a time is computed of a possible one; the trigger drops the other.
                  CASE WHEN of_row.said BETWEEN 0 AND 1e10 THEN of_row.said END AS seconds
           FROM (SELECT w.id, coalesce(time_taken_seconds,
-                                      extract(epoch FROM moment - w.started_processing_at)) AS said
+                                      CASE WHEN isfinite(w.started_processing_at)
+                                      THEN extract(epoch FROM moment - w.started_processing_at) END) AS said
                 FROM llm_responses w WHERE w.id = response_of_token(token)) AS of_row) AS taken
     WHERE r.id = taken.id AND r.lease_token = token AND r.lease_expires_at > moment;
     IF NOT FOUND THEN
@@ -225,7 +224,7 @@ DECLARE
 BEGIN
     FOR f IN SELECT p.oid::regprocedure AS signature FROM pg_proc p
              WHERE p.pronamespace = current_schema()::regnamespace
-               AND p.proname IN ('claim_responses', 'heartbeat_response', 'forget_impossible')
+               AND p.proname IN ('claim_responses', 'heartbeat_response', 'forget_impossible', 'next_look')
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', f.signature, current_schema());
     END LOOP;
