@@ -22,7 +22,7 @@ from doceval_pipeline_tests.faults.sizes import short_and_full
 
 PORT = "3941"
 # On a machine with nothing else to do it is three minutes at most: Dagster gives up a run that does not begin
-# after 120 s, looks each 10 s, and 30 s later the run is asked for again.
+# after 90 s, looks each 10 s, and 30 s later the run is asked for again.
 SECONDS_TO_REPORT = 180
 SECONDS_TO_FREE = 90
 DONE = "UPDATE llm_responses SET status = 'S', overall_score = 50 WHERE batch_id = %s"
