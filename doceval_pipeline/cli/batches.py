@@ -124,11 +124,13 @@ def documents(batch: str, as_json: bool) -> None:
     if as_json:
         print_json([asdict(file) for file in files])
         return
+    # Two folders may have files of the same name.
+    has_several_folders = len({file.folder for file in files}) > 1
     print_table(
         ("file", "state", "size", "sha256", "content type"),
         [
             (
-                f.path,
+                f"{f.folder}/{f.path}" if has_several_folders else f.path,
                 f"{f.state}: {f.reason}" if f.reason else f.state,
                 None if f.size is None else size_text(f.size),
                 f.sha256 and f.sha256[:8],

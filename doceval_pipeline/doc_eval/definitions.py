@@ -231,6 +231,10 @@ class Connection(Named):
     def _is_a_variable_name(cls, value: str | None) -> str | None:
         if value is None:
             return None
+        if value.startswith("$"):
+            raise PydanticCustomError(
+                CREDENTIAL, "is the NAME of an environment variable: write it without the $"
+            )
         # Only capitals, which a key pasted by mistake hardly ever is; the table has the same rule.
         if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and value.upper() != value and not _is_a_key(value):
             raise PydanticCustomError(

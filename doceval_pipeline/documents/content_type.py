@@ -19,6 +19,7 @@ from doceval_pipeline.documents.formats.json_text import json_type
 from doceval_pipeline.documents.formats.mail import mail_type
 from doceval_pipeline.documents.formats.markup import markup_type
 from doceval_pipeline.documents.formats.pdf import PDF, is_pdf_behind_others
+from doceval_pipeline.documents.formats.table_text import table_type
 from doceval_pipeline.documents.source import Source
 
 HEAD_BYTES = 64 * 1024
@@ -132,9 +133,7 @@ def _text_type(source: Source, head: bytes, text: bytes) -> str:
         return _libmagic(text[:_ENOUGH])
     if begin.startswith((b"{", b"[")):
         return json_type(source) or TEXT
-    if b"," in begin.partition(b"\n")[0] and text.count(b",") > 2 * text.count(b", "):
-        return _libmagic_of_text(text)
-    return TEXT
+    return table_type(text, len(head) == source.size) or TEXT
 
 
 def _text(head: bytes, is_whole: bool) -> bytes | None:
@@ -169,30 +168,22 @@ def _has_control(text: bytes) -> bool:
 
 
 def _libmagic(head: bytes) -> str:
-    found: str = _recognisers().of_anything.from_buffer(head)
+    found: str = _recogniser().handle.from_buffer(head)
     # libmagic describes a few formats in words instead of a MIME type.
     return found if "/" in found else UNKNOWN
 
 
-def _libmagic_of_text(text: bytes) -> str:
-    found: str = _recognisers().of_text.from_buffer(text)
-    return found if found.startswith("text/") else TEXT
-
-
-class _Recognisers(threading.local):
-    """libmagic's handles, which only one thread may use at a time."""
+class _Recogniser(threading.local):
+    """libmagic's handle, which only one thread may use at a time."""
 
     def __init__(self) -> None:
         library, database = _load()
-        self.of_anything = library.Magic(mime=True, magic_file=database)
-        self.of_text = library.Magic(mime=True, magic_file=database)
-        flags = library.MAGIC_MIME_TYPE | library.MAGIC_NO_CHECK_SOFT
-        library.magic_setflags(self.of_text.cookie, flags)
+        self.handle = library.Magic(mime=True, magic_file=database)
 
 
 @cache
-def _recognisers() -> _Recognisers:
-    return _Recognisers()
+def _recogniser() -> _Recogniser:
+    return _Recogniser()
 
 
 @cache

@@ -69,7 +69,7 @@ def test_apply_says_what_it_changes_and_what_that_affects(tmp_path: Path) -> Non
     assert changed.stdout.splitlines()[4:7] == [
         f"connection {connection['name']!r}: port none → 8080; affects {key}",
         f"connection {connection['name']!r}: prices none → "
-        '{"currency": "USD", "input_per_million": 2.0, "output_per_million": 0.0}; affects ' + key,
+        '{"currency": "USD", "input_per_million": 2.0, "output_per_million": null}; affects ' + key,
         f'prompt {prompt["name"]!r}: text {json.dumps(before)} → "Something else?"; affects {key}',
     ]
     connection["prices"] = None
@@ -79,7 +79,7 @@ def test_apply_says_what_it_changes_and_what_that_affects(tmp_path: Path) -> Non
             "kind": "connection",
             "name": connection["name"],
             "key": "prices",
-            "old": {"currency": "USD", "input_per_million": 2.0, "output_per_million": 0.0},
+            "old": {"currency": "USD", "input_per_million": 2.0, "output_per_million": None},
             "new": None,
             "batches": [number],
         }
