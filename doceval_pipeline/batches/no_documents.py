@@ -63,5 +63,6 @@ def _by_patterns(batch: Mapping[str, Any], tallies: Sequence[Tally]) -> str:
 
 def _endings(paths: Iterable[str]) -> str:
     endings = Counter(PurePosixPath(path).suffix or "no ending" for path in paths)
-    shown = ", ".join(f"{number:,} × {ending}" for ending, number in endings.most_common(MOST_ENDINGS))
+    first = sorted(endings.items(), key=lambda item: (-item[1], item[0]))[:MOST_ENDINGS]
+    shown = ", ".join(f"{number:,} × {ending}" for ending, number in first)
     return shown if len(endings) <= MOST_ENDINGS else f"{shown} and others"

@@ -44,8 +44,6 @@ _FOLDERS = {
     # Windows
     "$recycle.bin",
     "system volume information",
-    # Python: modules that it compiled
-    "__pycache__",
     # Linux: what fsck found
     "lost+found",
     # Synology, QNAP

@@ -39,7 +39,7 @@ MESSAGES += (
 )
 MESSAGES += ("no 'c' after 30 ms", '{"error": "no \'c\'"}', "x" * 2_002)
 PRICES = {
-    1: Prices(input_per_million=2_000.0, currency="EUR"),
+    1: Prices(input_per_million=2_000.0, output_per_million=0, currency="EUR"),
     2: Prices(input_per_million=1.5, output_per_million=7.25),
 }
 # Documents with odd numbers.

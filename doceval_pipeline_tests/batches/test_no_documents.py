@@ -15,14 +15,18 @@ from doceval_pipeline_tests.conftest import evaluation_of
 @pytest.mark.parametrize(
     ("files", "patterns", "expected"),
     [
-        ([], {}, "(the folders are empty): put documents into FOLDER and materialize"),
-        ([".a"], {"include": ["*.pdf"]}, "(1 hidden): put documents into FOLDER and materialize"),
+        ([], {}, "(the folders are empty): put documents into FOLDER and stage the batch again"),
+        (
+            [".a"],
+            {"include": ["*.pdf"]},
+            "(1 hidden): put documents into FOLDER and stage the batch again (hidden files are used if the ",
+        ),
         (
             ["a.PDF", "b.PDF", "c.txt", "d"],
             {"include": ["*.pdf", "*.docx"]},
             "(4 not included by pattern): 4 files found, none matches include ['*.pdf', '*.docx'] "
             "(endings: 2 × .PDF, 1 × .txt, 1 × no ending): apply the batch under a new name with other "
-            "patterns, or put documents into FOLDER and materialize document_assignment again",
+            "patterns, or put documents into FOLDER and stage the batch again",
         ),
         (
             ["a.md", "b.md"],

@@ -23,7 +23,11 @@ BatchOf = Callable[..., Sample]
 
 def price(batch: Sample, per_million: float | None) -> None:
     """Let all connections have a price for what is read, or none."""
-    prices = None if per_million is None else json.dumps({"input_per_million": per_million})
+    prices = (
+        None
+        if per_million is None
+        else json.dumps({"input_per_million": per_million, "output_per_million": 0})
+    )
     batch.doc_eval("UPDATE connections SET prices = CAST(:prices AS jsonb)", prices=prices)
 
 

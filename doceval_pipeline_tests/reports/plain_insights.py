@@ -236,8 +236,8 @@ def _cost(row: Row, prices: Mapping[int, Prices]) -> float | None:
         (row.input_tokens, price.input_per_million),
         (row.output_tokens, price.output_per_million),
     ):
-        if per_million:
-            if tokens is None:
-                return None
+        if per_million is None or (per_million and tokens is None):
+            return None
+        if per_million and tokens is not None:
             cost += tokens * per_million / 1e6
     return cost
