@@ -27,8 +27,9 @@ demo: $(STAMP)  ## from sample documents to an opened completion report, with a 
 up: $(STAMP)  ## run the database server, Dagster's webserver and its daemon until Ctrl-C
 	@$(BIN)/doceval up
 
+# In the order of the files: by their number of tests, which is the default, the slowest would come last and alone.
 test: $(STAMP)  ## the tests, on a real PostgreSQL and a real Dagster instance, two files at a time
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(STAMP)  ## the tests that drive Dagster's pages and the report in Chromium
 	@$(BIN)/pytest -m browser
