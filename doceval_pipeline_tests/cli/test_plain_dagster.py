@@ -74,20 +74,26 @@ def partition(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return "batch-000001"
 
 
+def _take_signals() -> None:
+    """Make Ctrl-C count: where tests run in the background it is ignored, and a shell cannot undo that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def started(clone: Path, *command: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """A command in a group of its own, with the signals of a terminal; it is ended whatever happens."""
     output = clone.parent / "output"
-    script = 'trap - INT TERM; exec "$0" "$@"'
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            ["sh", "-c", script, *command],
+            command,
             cwd=clone,
             env={**environment_of(clone), MARK: str(clone)},
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
             start_new_session=True,
+            preexec_fn=_take_signals,
         )
     try:
         yield process, output
@@ -174,7 +180,7 @@ def test_a_server_for_development_shows_and_does_what_doceval_up_does(
         run_id = launch(port, partition, "__ASSET_JOB", ["batch_config_snapshot"])
         until(lambda: state(port, run_id) == "SUCCESS")
         os.killpg(process.pid, ending)
-        process.wait(180)
+        process.wait(60)
         until(lambda: not marked(clone), 30)
     assert_nothing_contradicts(output.read_text())
     assert_clean(clone)
