@@ -485,6 +485,14 @@ def test_what_means_harm_costs_bounded_time_and_memory(content: bytes) -> None:
     assert took < 5
 
 
+@pytest.mark.parametrize("characters", [500, 5_000, 20_000])
+def test_a_long_table_whose_head_ends_inside_a_quoted_field_is_a_table(characters: int) -> None:
+    words = "a line, and\nanother one " * (characters // 25)
+    row = f'1,"{words}"\n'
+    table = "number,text\n" + row * (4 * content_types.HEAD_BYTES // len(row))
+    assert content_type(Source.of(table.encode())) == "text/csv"
+
+
 BEGINNINGS = (
     *(
         b"<",

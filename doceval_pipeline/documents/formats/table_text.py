@@ -24,13 +24,18 @@ def table_type(text: bytes, is_whole: bool) -> str | None:
 def _is_table(text: bytes, separator: str, is_whole: bool) -> bool:
     # Any one-byte encoding has the separators in the same places.
     lines = io.StringIO(text.decode("latin-1"), newline="")
+    rows: list[list[str]] = []
     try:
-        rows = list(islice(csv.reader(lines, delimiter=separator, strict=True), MOST_ROWS))
+        for row in islice(csv.reader(lines, delimiter=separator, strict=True), MOST_ROWS):
+            rows.append(row)
     except csv.Error:
-        return False
-    if not is_whole and len(rows) < MOST_ROWS:
-        # The last one is cut.
-        rows.pop()
+        # The end of a head may be inside a quoted field; the rows before it are there.
+        if is_whole or lines.read(1):
+            return False
+    else:
+        if not is_whole and len(rows) < MOST_ROWS:
+            # The last row is cut.
+            rows.pop()
     rows = [row for row in rows if row]
     if len(rows) < 2 or len({len(row) for row in rows}) > 1:
         return False
