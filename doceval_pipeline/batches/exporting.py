@@ -32,7 +32,7 @@ PORTION = 1_000
 
 @dataclass(frozen=True)
 class Exported:
-    """What stands in a file: its `size` in bytes, None on standard output, and what is in it.
+    """An exported file: its `size` in bytes (None on standard output) and its contents.
 
     `records` were counted as they were written; `cut` of their texts are longer than the format allows.
     `read_at` is the moment that the results are of.

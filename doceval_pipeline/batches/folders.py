@@ -37,7 +37,7 @@ def found_files(
     Raises
     ------
     StagingError
-        A folder is missing, cannot be read, or holds files that are nobody's documents.
+        A folder is missing, cannot be read, or belongs to doceval or to the system.
     """
     choice = config["batch"]
     system = system_folders()

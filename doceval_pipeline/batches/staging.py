@@ -40,8 +40,8 @@ _LOCKED = text("""
     WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid = CAST(:lock_class AS oid)
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """)
-# A staging that nobody works on counts as abandoned this long after it began. Between two steps of a run
-# nobody holds the batch's lock, but the run lives.
+# A staging without a working process counts as abandoned this long after it began. Between two steps of a
+# run the batch is not locked, although the run is alive.
 SECONDS_ABANDONED = 60
 # A condition on `batches AS b`.
 IS_ABANDONED = f"""
@@ -265,7 +265,7 @@ def rest_staging(databases: Databases, batch_id: int) -> bool:
 
 
 def abandoned_stagings(connection: Connection, batch_ids: Iterable[int]) -> set[int]:
-    """Those of some batches that have been in STAGING for a while, and that no process works on."""
+    """The given batches that have been in STAGING for a while and that no process works on."""
     return set(connection.scalars(_ABANDONED, {"ids": in_one_text(batch_ids)}))
 
 

@@ -57,7 +57,7 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
     try:
         applied, looked = apply_and_look(databases(), located, stage)
     except (ConfigurationError, DatabaseError, EmbeddedServerError, SQLAlchemyError):
-        # Mistakes of the file are told without a database too.
+        # Reports the mistakes of the file even if the database cannot be reached.
         located.refuse()
         raise
     if as_json:

@@ -48,7 +48,7 @@ def open_report(report: Path, quiet: bool = False) -> None:
 
 
 def report_url(webserver: str | None, report: Path | None) -> str | None:
-    """Where a webserver serves a report; None where there is no webserver, or no report."""
+    """The address under which the webserver serves a report; None without a webserver or a report."""
     return None if webserver is None or report is None else f"{webserver}/reports/{report.name}"
 
 

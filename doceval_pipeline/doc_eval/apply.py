@@ -134,6 +134,10 @@ _COMPARED = {
     "prompt": _compared(_PROMPTS_HERE),
     "batch": _compared(_BATCHES_HERE),
 }
+_NAMES = {
+    "connections": text("SELECT name FROM connections"),
+    "prompts": text("SELECT name FROM prompts"),
+}
 _LOOKING_ALIKE = {
     kind: text(f"SELECT {column} FROM {table} WHERE {skeleton_in_sql(column)} = ANY(:skeletons)")
     for kind, table, column in (
@@ -329,7 +333,7 @@ def _with_stored_names(connection: Connection, evaluation: Evaluation) -> Evalua
     """The evaluation whose batches name connections and prompts as they are stored."""
     changed = list(evaluation.batches)
     for kind in ("connections", "prompts"):
-        names = list(connection.scalars(text(f"SELECT name FROM {kind}")))
+        names = list(connection.scalars(_NAMES[kind]))
         # A name in its normal form comes before one that only reads alike.
         stored = {normal(name): name for name in names} | {name: name for name in names}
         changed = [
@@ -340,7 +344,7 @@ def _with_stored_names(connection: Connection, evaluation: Evaluation) -> Evalua
 
 
 def _stored(connection: Connection, kind: str, items: Sequence[Named]) -> dict[str, _Stored]:
-    """Which of some definitions exist, by the names that are given."""
+    """The stored definitions that have one of the given names, by the given name."""
     if kind == "batch":
         connection.execute(_LOCK_BATCHES, {"names": [item.name for item in items]})
     given = json.dumps([{"name": item.name, "given": _given(item), "whole": _whole(item)} for item in items])
@@ -369,7 +373,7 @@ def _whole(item: Named) -> dict[str, Any]:
 
 
 def _given(item: Named) -> dict[str, Any]:
-    """The keys of a definition that are given, but for its name."""
+    """The keys that a definition gives, without its name."""
     return _comparable(item.model_dump(exclude_unset=True, exclude={"name"}))
 
 
@@ -420,7 +424,7 @@ def _unknown_references(connection: Connection, evaluation: Evaluation) -> Itera
     suggestions = MOST_SUGGESTIONS
     for kind in ("connections", "prompts"):
         known = {normal(item.name) for item in getattr(evaluation, kind) if isinstance(item.name, str)}
-        known |= {normal(name) for name in connection.scalars(text(f"SELECT name FROM {kind}"))}
+        known |= {normal(name) for name in connection.scalars(_NAMES[kind])}
         for number, batch in enumerate(evaluation.batches):
             for position, name in enumerate(getattr(batch, kind)):
                 if name is not None and normal(name) not in known:
@@ -442,7 +446,7 @@ def _sealed_changes(batches: Sequence[Batch], stored: Mapping[str, _Stored]) -> 
         found = stored.get(batch.name)
         if found is None or not found.sealed:
             continue
-        # When a row is evaluated is no part of what is sealed.
+        # The priority decides when a queue row is evaluated; it is not sealed.
         changed = [key for key in Batch.model_fields if key in found.changes and key != "priority"]
         if changed:
             problem = (

@@ -95,7 +95,7 @@ def _json_object(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_text_keys(value: Any) -> None:
-    # json writes True, None and numbers as keys that nobody wrote.
+    # json turns True, None and numbers into text keys such as "true".
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise PydanticCustomError(
@@ -114,7 +114,7 @@ def _patterns(values: list[str]) -> list[str]:
 
 
 def _problem_of_pattern(value: str) -> str | None:
-    """Why a text is no pattern, or one that can match no file."""
+    """Why a text is not a valid pattern, or cannot match any file; None for a usable one."""
     if not value.strip() or value != value.strip():
         return "is empty, or has a space at its beginning or end: write the pattern alone, such as '*.pdf'"
     if value.startswith("#"):
