@@ -309,3 +309,12 @@ def test_the_forms_of_a_path_are_told_as_they_are_on_the_disk(settings: Settings
     name = unicodedata.normalize("NFD", "Prüfung.txt")
     documents(tmp_path / "docs", name)
     assert found(tmp_path / "docs", settings=settings, include=["Prüfung.txt"]) == {(0, name): "ASSIGNED"}
+
+
+def test_a_preview_in_which_no_file_matches_says_so(databases: Databases, tmp_path: Path) -> None:
+    documents(tmp_path, "a.pdf", "b.txt")
+    _, looked = apply(
+        databases, evaluation_of([{"name": "none", "folders": [str(tmp_path)], "include": ["*.{pdf,txt}"]}])
+    )
+    assert looked["none"].usable == 0
+    assert any(note.startswith("none of 2 files matches include") for note in looked["none"].notes)

@@ -280,3 +280,10 @@ def test_of_several_that_read_alike_the_one_that_is_written_so_is_meant_or_none(
             connection.execute(
                 text("CREATE UNIQUE INDEX prompts_one_per_name ON prompts (normalize(name, NFC))")
             )
+
+
+def test_a_name_that_differs_only_in_case_is_suggested(apply: Apply) -> None:
+    apply([CONNECTION], [PROMPT], [BATCH])
+    wrong = {**BATCH, "name": "other", "connections": [str(CONNECTION["name"]).upper()]}
+    with pytest.raises(EvaluationFileError, match=f"did you mean '{CONNECTION['name']}'"):
+        apply(batches=[wrong])

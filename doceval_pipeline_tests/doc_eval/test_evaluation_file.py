@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from doceval_pipeline.doc_eval.definitions import Batch, Prompt
 from doceval_pipeline.doc_eval.evaluation_file import key_path, load_evaluation_file, locate
 from doceval_pipeline.errors import EvaluationFileError
 
@@ -476,3 +478,31 @@ def test_the_documentation_says_what_values_are_read_as(tmp_path: Path) -> None:
             text = GOOD.replace("owner: legal", f"owner: {value}")
             metadata = load_evaluation_file(write(tmp_path, text)).evaluation.batches[0].metadata
             assert metadata["owner"] == value
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("owner: legal", "owner: 1e-400", "is too small for a number"),
+        ("api_key_env: OPENAI_API_KEY", "api_key_env: $OPENAI_API_KEY", "write it without the $"),
+        ("folders: [./docs]", "folders: [./nope/../docs]", "a folder on the way to it does not"),
+    ],
+)
+def test_a_refusal_names_what_is_wrong_with_a_value(
+    tmp_path: Path, right: str, wrong: str, said: str
+) -> None:
+    assert right in GOOD
+    (problem,) = problems(tmp_path, GOOD.replace(right, wrong))
+    assert said in problem
+
+
+@pytest.mark.parametrize("pattern", ["Rechnung [2024-10].pdf", "", " ", "*.pdf ", "# x", "[[:alpha:]]*"])
+def test_a_pattern_that_can_match_no_file_is_refused(pattern: str) -> None:
+    with pytest.raises(ValidationError, match="1 validation error"):
+        Batch(name="b", folders=["/"], connections=["c"], prompts=["p"], include=[pattern])
+
+
+@pytest.mark.parametrize("text", [" ", "\t\n", "\u200b"])
+def test_a_prompt_of_which_nothing_is_seen_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="nothing that is seen"):
+        Prompt(name="p", text=text)

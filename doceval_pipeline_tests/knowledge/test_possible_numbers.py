@@ -143,3 +143,11 @@ def test_minus_zero_past_the_guard_is_read_as_zero(batch_of: BatchOf) -> None:
     batch = one_row(batch_of)
     batch.plant("UPDATE llm_responses SET status = 'S', overall_score = '-0'")
     assert batch.knowledge("SELECT overall_score::text FROM current_llm_responses") == [("0",)]
+
+
+def test_a_result_by_a_function_has_only_its_own_record(batch_of: BatchOf) -> None:
+    batch = one_row(batch_of)
+    batch.knowledge("UPDATE llm_responses SET input_tokens = -1")
+    (row,) = claim(batch.databases.knowledge)
+    assert call(batch.databases.knowledge, "complete", row.token, 50)[0]
+    assert batch.knowledge("SELECT status, impossible_numbers FROM llm_responses") == [("S", None)]
