@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo up test test-browser screenshots test-slow test-faults bench check format lock clean
+.PHONY: help setup demo up test test-browser test-outsiders screenshots test-slow test-faults bench check format lock clean
 
 help:  ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: $(STAMP)  ## the tests, on a real PostgreSQL and a real Dagster instance, 
 
 test-browser: $(STAMP)  ## the tests that drive Dagster's pages and the report in Chromium
 	@$(BIN)/pytest -m browser
+
+test-outsiders: $(STAMP)  ## the tests with Firefox, PgBouncer, Debian's PostgreSQL and a user without a name
+	@$(BIN)/pytest -m outsiders
 
 screenshots: $(STAMP)  ## take the pictures of the report in docs/images anew
 	@$(BIN)/python -m doceval_pipeline_tests.browser.screenshots
