@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import psycopg2
@@ -15,8 +15,10 @@ from psycopg2.extensions import PYDATETIMETZ, new_type, register_type
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from doceval_pipeline.batches.servers import require_usable
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError, DatabaseError
+from doceval_pipeline.lock_waits import LOCK_NOT_AVAILABLE, name_holders, session_limits, who_holds
 from doceval_pipeline.migrations.rows import exact_formats
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 from doceval_pipeline.settings import Settings
@@ -25,7 +27,7 @@ from doceval_pipeline.settings import Settings
 DOC_EVAL = ("DOC_EVAL_URL", "doc_eval_url", "doc_eval")
 KNOWLEDGE = ("KNOWLEDGE_DOCUMENTS_URL", "knowledge_documents_url", "KnowledgeDocuments")
 DAGSTER = ("DAGSTER_POSTGRES_URL", "dagster_url", "dagster")
-OLDEST_SERVER = 130_000
+CONNECT_ARGUMENTS = {"application_name": "doceval", "connect_timeout": 10, "client_encoding": "utf8"}
 PERCENT_ENCODED = "check its form, and write what is special in a password as %40 for @, %3A for :, %2F for /"
 # SQLSTATE of a disk that is full.
 NO_ROOM = ("53100",)
@@ -122,6 +124,8 @@ def _describe(error: BaseException | None) -> str:
     reason, state = _reason(error), getattr(error, "pgcode", None)
     if state in NO_ROOM:
         return f"the database server has no room ({reason}): make room on its disk, and ask again"
+    if state == LOCK_NOT_AVAILABLE:
+        return f"waited for a lock in vain: {who_holds(error)}"
     if state in CONNECTION_LOST and isinstance(error, CONNECTION_ERRORS):
         return f"the connection to the database was lost ({reason}): ask again when the server answers"
     return f"the database refused: {reason}"
@@ -169,13 +173,14 @@ def _engine_with_schema(url: str, variable: str, schema: Schema) -> Engine:
 
 
 def _fix_formats(connection: Any, _record: object) -> None:
-    """Make a new connection independent of the formats that its server or role defaults to.
+    """Make a new connection independent of the formats and limits that its server or role defaults to.
 
     psycopg2 cannot read years that Python does not have, which a row may hold.
     """
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute(exact_formats(transaction_only=False))
+        limits = session_limits(connection.server_version)
+        cursor.execute(f"{exact_formats(transaction_only=False)}; {limits}")
     connection.autocommit = False
     register_type(new_type(PYDATETIMETZ.values, "TIMESTAMPTZ", _read_time), connection)
 
@@ -204,18 +209,23 @@ def _reachable_engine(url: str, variable: str) -> Engine:
         pool_pre_ping=True,
         pool_size=2,
         isolation_level="READ COMMITTED",
-        connect_args={"application_name": "doceval", "connect_timeout": 10, "client_encoding": "utf8"},
+        connect_args=dict(CONNECT_ARGUMENTS),
     )
     event.listen(engine, "connect", _fix_formats)
+    name_holders(engine)
+    place = f"{variable}: database {describe_database(engine)}"
     try:
-        with engine.connect() as connection:
-            version = connection.connection.dbapi_connection.server_version  # type: ignore[union-attr] # psycopg2's
-    except DBAPIError as error:
+        require_usable(partial(_connect, engine), place)
+    except psycopg2.Error as error:
         raise DatabaseError(
             f"{variable}: cannot connect to {describe_database(engine)} "
-            f"({_reason(error.orig)}): "
+            f"({_reason(error)}): "
             "check that the server runs and that the variable is right"
         ) from None
-    if version < OLDEST_SERVER:
-        raise DatabaseError(f"{variable}: the server is PostgreSQL {version // 10_000}: use 13 or newer")
     return engine
+
+
+def _connect(engine: Engine, **more: Any) -> Any:
+    """A connection of the driver, besides those that the engine keeps."""
+    arguments, named = engine.dialect.create_connect_args(engine.url)
+    return psycopg2.connect(*arguments, **{**named, **CONNECT_ARGUMENTS, **more})

@@ -4,22 +4,37 @@ Each works under the batch's lock, can be asked for twice, and made good after a
 Nothing that was paid for is deleted: a new attempt stands beside the earlier ones.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.rescanning import assign
-from doceval_pipeline.batches.staging import Queued, batch_lock, queue_cells, seal_batch, store_documents
+from doceval_pipeline.batches.staging import (
+    Queued,
+    batch_lock,
+    batches_at_work,
+    queue_cells,
+    seal_batch,
+    store_documents,
+)
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import batch_documents
-from doceval_pipeline.doc_eval.batches import batch_by_id
-from doceval_pipeline.doc_eval.lifecycle import Action, Status, require, transition
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
+from doceval_pipeline.doc_eval.lifecycle import OPEN, Action, Status, require, transition
 from doceval_pipeline.doc_eval.run_requests import withdraw_staging
-from doceval_pipeline.errors import BatchStateError
+from doceval_pipeline.errors import BatchStateError, DatabaseError
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.status_words import Outcome
+from doceval_pipeline.lock_waits import is_lock_timeout, wait_at_most, who_holds
 
 CANCELLED = "cancelled by a person before it was processed"
+# Of rows that a processor has locked, after all others were held or closed.
+SECONDS_FOR_LOCKED_ROWS = 3.0
+SECONDS_FOR_LOCKED_ROWS_IN_A_TICK = 0.1
 
 
 class Mode(StrEnum):
@@ -141,12 +156,17 @@ def pause(databases: Databases, batch_id: int) -> int:
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
+        DatabaseError also where a processor has locked some rows: the batch is paused, all other rows are
+        held, and `finish_requests` holds the rest.
     """
     with batch_lock(databases, batch_id) as connection:
         with connection.begin():
             require(connection, batch_id, Action.PAUSE)
         with databases.knowledge.begin() as knowledge:
-            return queue.hold(knowledge, batch_id)
+            held = queue.hold_free(knowledge, batch_id)
+        return held + _do_the_rest(
+            databases, batch_id, queue.hold, f"is paused and {held:,} of its rows are held"
+        )
 
 
 def resume(databases: Databases, batch_id: int) -> int:
@@ -185,16 +205,92 @@ def cancel(databases: Databases, batch_id: int) -> int:
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
-        BatchStateError also where no row waits any more: the batch then ends by itself.
+        BatchStateError also where no row waits any more: the batch then ends by itself. DatabaseError also
+        where a processor has locked some rows: the batch is cancelled, all other rows are closed, and
+        `finish_requests` closes the rest.
     """
-    with batch_lock(databases, batch_id) as connection, databases.knowledge.begin() as knowledge:
-        closed = queue.close(knowledge, batch_id, CANCELLED)
-        # Committed before the rows: killed in between, the batch is known as cancelled and can be
-        # cancelled again. The other way round its rows would have failed by themselves.
+    with batch_lock(databases, batch_id) as connection:
+        with databases.knowledge.begin() as knowledge:
+            closed = queue.close_free(knowledge, batch_id, CANCELLED)
+            locked = sum(queue.count_waiting(knowledge, batch_id))
+            # Committed before the rows: killed in between, the batch is known as cancelled and can be
+            # cancelled again. The other way round its rows would have failed by themselves.
+            with connection.begin():
+                require(connection, batch_id, Action.CANCEL)
+                if not closed and not locked:
+                    raise BatchStateError(
+                        f"batch {batch_id} has no waiting row left to cancel: it ends with its last "
+                        "running one"
+                    )
+        done = f"is cancelled and {closed:,} of its rows are closed"
+        return closed + _do_the_rest(databases, batch_id, _close, done)
+
+
+def finish_requests(databases: Databases, batches: Iterable[BatchRecord]) -> int:
+    """Hold or close rows that processors had locked when their batch was paused or cancelled.
+
+    Waits for nobody: what is still locked is left to the next call, as is a batch that somebody works on.
+    Returns how many rows were held or closed.
+
+    Raises
+    ------
+    DatabaseError
+    """
+    asked = {batch.id for batch in batches if _wanted(batch) is not None}
+    if not asked:
+        return 0
+    with databases.knowledge.connect() as knowledge:
+        left = {number for number in asked if any(queue.count_waiting(knowledge, number))}
+    with databases.doc_eval.connect() as connection:
+        left -= batches_at_work(connection)
+    return sum(_finish(databases, number) for number in left)
+
+
+def _wanted(batch: BatchRecord) -> Callable[[Connection, int], int] | None:
+    """What is done to the waiting rows of a batch by request of a person."""
+    if batch.status is Status.PAUSED:
+        return queue.hold
+    return _close if batch.status in OPEN and batch.cancelled_at is not None else None
+
+
+def _finish(databases: Databases, batch_id: int) -> int:
+    with batch_lock(databases, batch_id) as connection:
         with connection.begin():
-            require(connection, batch_id, Action.CANCEL)
-            if not closed:
-                raise BatchStateError(
-                    f"batch {batch_id} has no waiting row left to cancel: it ends with its last running one"
-                )
-        return closed
+            act = _wanted(batch_by_id(connection, batch_id))
+        if act is None:
+            return 0
+        with databases.knowledge.begin() as knowledge:
+            done = _close_free(knowledge, batch_id) if act is _close else queue.hold_free(knowledge, batch_id)
+        try:
+            with databases.knowledge.begin() as knowledge:
+                wait_at_most(knowledge, SECONDS_FOR_LOCKED_ROWS_IN_A_TICK)
+                return done + act(knowledge, batch_id)
+        except OperationalError as error:
+            if not is_lock_timeout(error):
+                raise
+            return done
+
+
+def _close(knowledge: Connection, batch_id: int) -> int:
+    return queue.close(knowledge, batch_id, CANCELLED)
+
+
+def _close_free(knowledge: Connection, batch_id: int) -> int:
+    return queue.close_free(knowledge, batch_id, CANCELLED)
+
+
+def _do_the_rest(
+    databases: Databases, batch_id: int, act: Callable[[Connection, int], int], done: str
+) -> int:
+    """Hold or close what waits after the rows that nobody had locked, and all that goes back from now on."""
+    try:
+        with databases.knowledge.begin() as knowledge:
+            wait_at_most(knowledge, SECONDS_FOR_LOCKED_ROWS)
+            return act(knowledge, batch_id)
+    except OperationalError as error:
+        if not is_lock_timeout(error):
+            raise
+        raise DatabaseError(
+            f"{partition_key(batch_id)} {done}, but the rest is locked: {who_holds(error.orig)}; "
+            "doceval up does the rest by itself once it is free"
+        ) from None

@@ -29,16 +29,22 @@ from doceval_pipeline.doc_eval.snapshot import Snapshot
 from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
 from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
 from doceval_pipeline.knowledge import bulk_load, queue
+from doceval_pipeline.lock_waits import (
+    IS_OF_THE_PIPELINE,
+    MAY_WRITE_BATCHES,
+    AdvisoryLock,
+    take_advisory_lock,
+)
 from doceval_pipeline.reports.numbers import counted, size_text
 
 # First key of the advisory locks; the second is the batch. "doce" as bytes.
 LOCK_CLASS = 0x646F6365
-_LOCK = text("SELECT pg_advisory_lock(:lock_class, :batch_id)")
 _UNLOCK = text("SELECT pg_advisory_unlock(:lock_class, :batch_id)")
-_LOCKED = text("""
-    SELECT CAST(CAST(objid AS bigint) AS int) FROM pg_locks
+_LOCKED = text(f"""
+    SELECT CAST(CAST(objid AS bigint) AS int) FROM pg_locks l
     WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid = CAST(:lock_class AS oid)
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND {IS_OF_THE_PIPELINE}
 """)
 # A staging without a working process counts as abandoned this long after it began. Between two steps of a
 # run the batch is not locked, although the run is alive.
@@ -50,7 +56,8 @@ IS_ABANDONED = f"""
         SELECT 1 FROM pg_locks l
         WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND l.classid = CAST({LOCK_CLASS} AS oid) AND l.objid = CAST(b.id AS oid))
+          AND l.classid = CAST({LOCK_CLASS} AS oid) AND l.objid = CAST(b.id AS oid)
+          AND {IS_OF_THE_PIPELINE})
     AND NOT EXISTS (SELECT 1 FROM live_runs r WHERE r.batch_id = b.id AND {IS_ALIVE})
 """
 _ABANDONED = text(f"SELECT b.id FROM batches b WHERE b.id = ANY(CAST(:ids AS int[])) AND {IS_ABANDONED}")
@@ -293,14 +300,21 @@ def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
 
 @contextmanager
 def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
-    """Be alone on a batch's number, whether there is such a batch or not.
+    """Be alone on a batch's number, whether there is such a batch or not; waits for whoever is on it.
 
     Yields the connection to doc_eval that holds the lock, outside a transaction. Whoever loses the
     lock loses the connection with it, and can write no more.
+
+    Raises
+    ------
+    DatabaseError
+        Somebody holds the lock who may not work on batches.
     """
     with database_errors(), databases.doc_eval.connect() as connection:
         try:
-            connection.execute(_LOCK, {"lock_class": LOCK_CLASS, "batch_id": batch_id})
+            lock = AdvisoryLock(LOCK_CLASS, batch_id)
+            what = partition_key(batch_id)
+            take_advisory_lock(connection, lock, MAY_WRITE_BATCHES, what, for_session=True)
             connection.commit()
             yield connection
             connection.rollback()

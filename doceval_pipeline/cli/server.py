@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from doceval_pipeline.batches.databases import describe_database, open_databases
+from doceval_pipeline.batches.databases import describe_database, open_databases, require_dagster_database
 from doceval_pipeline.cli.output import console, print_json
 from doceval_pipeline.cli.supervisor import Supervisor
 from doceval_pipeline.dagster_home.configuration import place_configuration
@@ -21,7 +21,10 @@ from doceval_pipeline.settings import Settings
 @click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
 def init(roles: bool, as_json: bool) -> None:
     """Create or upgrade both databases and Dagster's home; also happens on first use of anything else."""
-    opened = open_databases(Settings.from_environment())
+    settings = Settings.from_environment()
+    # All three are looked at before anything is made in one of them.
+    require_dagster_database(settings)
+    opened = open_databases(settings)
     shown: dict[str, Any] = {
         "home": str(opened.settings.home),
         "dagster.yaml": str(place_configuration(opened.settings).resolve()),

@@ -12,6 +12,7 @@ import dagster as dg
 from doceval_pipeline.batches import completion, staging
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.pace import Pace
+from doceval_pipeline.batches.reprocessing import finish_requests
 from doceval_pipeline.batches.requests import missing_reports
 from doceval_pipeline.batches.stalling import STALLED, Judgement, Movement, judge_open
 from doceval_pipeline.batches.status import batch_paces
@@ -75,6 +76,7 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
     with database_errors():
         databases = doc_eval.open()
         found = completion.look(databases, cursor.seen, cursor.told)
+        finish_requests(databases, [seen.batch for seen in found.open])
         paces = batch_paces(databases, [seen.batch for seen in (*found.changed, *found.completed)])
         requests = ask(context.instance, databases, Kind.REPORT)
     events: list[dg.AssetMaterialization | dg.AssetObservation] = [

@@ -25,7 +25,9 @@ from doceval_pipeline.names import normal, normal_in_sql, skeleton, skeleton_in_
 # Finding a name that is meant compares with all of them, while others wait to apply.
 MOST_SUGGESTIONS = 20
 # One apply at a time, so that what was checked is still true when it is written.
-_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('doceval apply', 0))")
+# Of a table, because anybody who may connect can take an advisory lock and keep it; in a mode that only holds
+# up vacuum besides.
+_LOCK = text("LOCK TABLE connections IN SHARE UPDATE EXCLUSIVE MODE")
 
 # Existing rows are updated and only missing ones inserted, instead of ON CONFLICT, so that applying
 # a file again does not use up numbers of the identity columns.

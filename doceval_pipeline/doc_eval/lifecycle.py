@@ -74,6 +74,9 @@ TRANSITIONS: tuple[tuple[Status, Action, Status], ...] = (
     (Status.PAUSED, Action.FAIL, Status.FAILED),
     (Status.COMPLETED, Action.REOPEN, Status.STAGED),
     (Status.FAILED, Action.REOPEN, Status.STAGED),
+    # Cancelled, and given new attempts before its last running row was done.
+    (Status.STAGED, Action.REOPEN, Status.STAGED),
+    (Status.ANALYZING, Action.REOPEN, Status.ANALYZING),
     (Status.STAGED, Action.PAUSE, Status.PAUSED),
     (Status.ANALYZING, Action.PAUSE, Status.PAUSED),
     # Again, because a pause that was killed half way may have held only some of the rows.

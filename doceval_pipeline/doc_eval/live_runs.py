@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline.lock_waits import IS_OF_THE_PIPELINE
+
 # First key of the advisory locks; the second is the row's id. "docr" as bytes.
 LOCK_CLASS = 0x646F6372
 
@@ -18,7 +20,7 @@ _ENTER = text("""
     RETURNING id
 """)
 # Shared, so that several processes of one run can hold it.
-_LOCK = text("SELECT pg_advisory_lock_shared(:lock_class, :id)")
+_LOCK = text("SELECT pg_try_advisory_lock_shared(:lock_class, :id)")
 _ROW = text("SELECT id FROM live_runs WHERE run_id = :run_id")
 _LEAVE = text("DELETE FROM live_runs WHERE run_id = :run_id")
 # A condition on `live_runs AS r`.
@@ -26,7 +28,8 @@ IS_ALIVE = f"""
     EXISTS (SELECT 1 FROM pg_locks l
             WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-              AND l.classid = CAST({LOCK_CLASS} AS oid) AND l.objid = CAST(r.id AS oid))
+              AND l.classid = CAST({LOCK_CLASS} AS oid) AND l.objid = CAST(r.id AS oid)
+              AND {IS_OF_THE_PIPELINE})
 """
 # A run that was never seen alive gets a row too, so that it is missed from now on.
 _MISS = text("""
@@ -59,12 +62,17 @@ class DeadRun:
     process: str | None
 
 
-def enter(connection: Connection, run_id: str, batch_id: int | None, process: str) -> int:
-    """Say that a run is alive, for as long as the session of this connection lives; returns its row's id."""
+def enter(connection: Connection, run_id: str, batch_id: int | None, process: str) -> int | None:
+    """Say that a run is alive, for as long as the session of this connection lives; returns its row's id.
+
+    None where a stranger has taken the lock of that number: the next time the run gets another one.
+    """
     row = {"run_id": run_id, "batch_id": batch_id, "process": process}
     number: int = connection.execute(_ENTER, row).scalar_one()
-    connection.execute(_LOCK, {"lock_class": LOCK_CLASS, "id": number})
-    return number
+    if connection.execute(_LOCK, {"lock_class": LOCK_CLASS, "id": number}).scalar_one():
+        return number
+    leave(connection, run_id)
+    return None
 
 
 def row_of(connection: Connection, run_id: str) -> int | None:

@@ -82,6 +82,27 @@ _REQUEUE_AS_IF_WANTED = text("""
     UPDATE batch_configs SET requeue_as = :word
     WHERE batch_id = :batch_id AND requeue_as NOT IN (:word, 'F')
 """)
+# Rows that somebody else has locked are left for later. By their physical place, which the lock holds still.
+_HOLD_FREE = text(f"""
+    UPDATE llm_responses SET status = 'PAUSED'
+    WHERE ctid = ANY (ARRAY (
+        SELECT ctid FROM llm_responses
+        WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.WAITING)})
+        FOR NO KEY UPDATE SKIP LOCKED))
+""")
+_CLOSE_FREE = text(f"""
+    UPDATE llm_responses SET status = 'F', error_message = :reason, completed_processing_at = now()
+    WHERE ctid = ANY (ARRAY (
+        SELECT ctid FROM llm_responses
+        WHERE batch_id = :batch_id
+          AND status IN ({words_in_sql(Outcome.WAITING)}, {words_in_sql(Outcome.PAUSED)})
+        FOR NO KEY UPDATE SKIP LOCKED))
+""")
+_COUNT_WAITING = text(f"""
+    SELECT count(*) FILTER (WHERE status IN ({words_in_sql(Outcome.WAITING)})),
+           count(*) FILTER (WHERE status IN ({words_in_sql(Outcome.PAUSED)}))
+    FROM llm_responses WHERE batch_id = :batch_id
+""")
 _HOLD = text(f"""
     UPDATE llm_responses SET status = 'PAUSED'
     WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.WAITING)})
@@ -274,6 +295,25 @@ def withdraw_others(connection: Connection, batch_id: int, documents: Sequence[i
     Nothing is deleted. Returns how many rows changed.
     """
     return connection.execute(_WITHDRAW_OTHERS, {"batch_id": batch_id, "documents": list(documents)}).rowcount
+
+
+def hold_free(connection: Connection, batch_id: int) -> int:
+    """Hold those of a batch's waiting rows that nobody has locked; waits for nobody. Returns how many."""
+    return connection.execute(_HOLD_FREE, {"batch_id": batch_id}).rowcount
+
+
+def close_free(connection: Connection, batch_id: int, reason: str) -> int:
+    """Close those of a batch's waiting and held rows that nobody has locked; waits for nobody.
+
+    Returns how many.
+    """
+    return connection.execute(_CLOSE_FREE, {"batch_id": batch_id, "reason": reason}).rowcount
+
+
+def count_waiting(connection: Connection, batch_id: int) -> tuple[int, int]:
+    """How many rows of a batch wait, and how many are held."""
+    waiting, held = connection.execute(_COUNT_WAITING, {"batch_id": batch_id}).one()
+    return waiting, held
 
 
 def hold(connection: Connection, batch_id: int) -> int:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.migrations.upgrade import MIGRATION_LOCK, Schema
+from doceval_pipeline.migrations.upgrade import Schema, lock_schema
 
 # Each with who is meant to be a member of it.
 ROLES = {
@@ -44,7 +44,7 @@ def grant_roles(engine: Engine, schema: Schema) -> None:
     """
     try:
         with engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            lock_schema(connection)
             existing = set(connection.scalars(_EXISTING, {"names": list(ROLES)}))
             for name in ROLES.keys() - existing:
                 connection.exec_driver_sql(f"CREATE ROLE {name} NOLOGIN")

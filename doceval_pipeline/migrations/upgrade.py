@@ -10,9 +10,11 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from doceval_pipeline.errors import DatabaseError
+from doceval_pipeline.lock_waits import MAY_MIGRATE, AdvisoryLock, take_advisory_lock, wait_at_most
 
 # Any number that no other program is likely to use; "doceval" as bytes.
-MIGRATION_LOCK = 0x646F6365_76616C
+MIGRATION_LOCK = AdvisoryLock(0x646F6365_76616C)
+SECONDS_FOR_TABLES = 5.0
 
 
 class Schema(Enum):
@@ -41,17 +43,29 @@ def upgrade(engine: Engine, schema: Schema) -> bool:
     Raises
     ------
     DatabaseError
-        The database holds tables of the same names that are not ours, or a newer schema, or is not encoded in
-        UTF-8.
+        The database holds tables of the same names that are not ours, or a newer schema.
     """
     if revision(engine, schema) == HEADS[schema]:
         return False
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        if schema is Schema.DOC_EVAL:
-            _require_utf8(connection)
+        lock_schema(connection)
         _run_alembic(connection, schema)
     return True
+
+
+def lock_schema(connection: Connection) -> None:
+    """Be the only one who changes tables, roles and grants, until the transaction ends.
+
+    Statements in it wait for the tables themselves for `SECONDS_FOR_TABLES` at most: meanwhile everybody else
+    waits behind them.
+
+    Raises
+    ------
+    DatabaseError
+        Somebody holds the lock who may not change tables.
+    """
+    take_advisory_lock(connection, MIGRATION_LOCK, MAY_MIGRATE, f"database {connection.engine.url.database}")
+    wait_at_most(connection, SECONDS_FOR_TABLES)
 
 
 def revision(engine: Engine, schema: Schema) -> str | None:
@@ -62,16 +76,6 @@ def revision(engine: Engine, schema: Schema) -> str | None:
             return None
         found: str | None = connection.scalar(text(f"SELECT version_num FROM {schema.version_table}"))
         return found
-
-
-def _require_utf8(connection: Connection) -> None:
-    """Refuse a database that cannot hold and compare every name."""
-    encoding = connection.scalar(text("SELECT getdatabaseencoding()"))
-    if encoding != "UTF8":
-        raise DatabaseError(
-            f"database {connection.engine.url.database} is encoded in {encoding}: create one with "
-            "ENCODING 'UTF8'"
-        )
 
 
 def _run_alembic(connection: Connection, schema: Schema) -> None:

@@ -199,28 +199,6 @@ def test_a_new_name_that_reads_like_another_is_refused_by_the_database(empty: En
             connection.execute(insert, {"name": "Pru\u0308fung"})
 
 
-def test_a_database_that_is_not_in_utf_8_is_refused_in_one_line(settings: Settings) -> None:
-    server = EmbeddedServer(settings.home)
-    server.ensure()
-    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(
-            text("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C' LOCALE_PROVIDER libc")
-        )
-    engine = create_engine(server.url("latin"))
-    try:
-        with pytest.raises(
-            DatabaseError, match="latin is encoded in LATIN1: create one with ENCODING 'UTF8'"
-        ):
-            upgrade(engine, Schema.DOC_EVAL)
-        assert tables(engine) == set()
-    finally:
-        engine.dispose()
-        with admin.connect() as connection:
-            connection.execute(text("DROP DATABASE latin WITH (FORCE)"))
-        admin.dispose()
-
-
 def test_many_at_once_upgrade_once(empty: Engine) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: upgrade(empty, Schema.KNOWLEDGE), range(4)))

@@ -69,7 +69,7 @@ def debian_server() -> Iterator[DebianServer]:
             programs / "initdb", "-D", data, "-U", SUPERUSER, "-E", "UTF8", "--locale=C", "--no-sync",
             "-A", "scram-sha-256", "--pwfile", base / "password",
         )  # fmt: skip
-        port = _free_port()
+        port = free_port()
         options = (
             f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={base} -c fsync=off"
         )
@@ -91,7 +91,8 @@ def _give_away(path: Path) -> None:
         shutil.chown(path, NOBODY, NOBODY)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
