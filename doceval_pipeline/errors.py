@@ -19,7 +19,14 @@ DocEvalError
 └── ArchiveError               an archive that cannot be written, read or restored
 """
 
+import traceback
+from pathlib import Path
+
 from doceval_pipeline.credentials import without_keys
+
+PACKAGE = Path(__file__).parent
+# A library may quote what it was given.
+LONGEST_REASON = 500
 
 
 class DocEvalError(Exception):
@@ -79,3 +86,71 @@ class ExportError(DocEvalError):
 
 class ArchiveError(DocEvalError):
     """An archive that cannot be written, is not what it should be, or does not fit in here."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What any error says to people: a reason in words, and for a fault of ours also its place.
+
+    Libraries wrap one error into another, of which the innermost says what happened.
+    """
+    cause = _innermost(error)
+    if isinstance(cause, DocEvalError):
+        return str(cause)
+    words = _words(cause)
+    if words is not None:
+        return without_keys(words)
+    reason = without_keys(_first_line(cause))[:LONGEST_REASON]
+    place = f"{type(cause).__name__} at {_place(error) or _place(cause) or 'an unknown place'}"
+    return f"{reason} ({place}): this is a fault of doceval, please report this line"
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The cause of all causes; of a group the first one."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        elif error.__cause__ is not None:
+            error = error.__cause__
+    return error
+
+
+def _words(error: BaseException) -> str | None:
+    """A sentence for errors that are no fault of ours; None for others."""
+    match error:
+        case RecursionError():
+            return "something is nested too deeply to be read: make it flatter"
+        case MemoryError():
+            return "there is not enough memory: end other programs, or use a larger machine"
+        case UnicodeDecodeError():
+            return f"bytes that are not {error.encoding} were read: {error.reason} at byte {error.start:,}"
+        case UnicodeEncodeError():
+            return f"text cannot be written in {error.encoding}: set PYTHONUTF8=1, or a locale with UTF-8"
+        case OSError(strerror=str() as reason, filename=file):
+            return reason if file is None else f"{file}: {reason}"
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of what an error says; pydantic and Dagster keep their reasons in a list."""
+    if isinstance(error, KeyError) and error.args:
+        return f"{error.args[0]!r} is missing"
+    reasons = getattr(error, "errors", None)
+    listed = reasons() if callable(reasons) else reasons
+    if isinstance(listed, (list, tuple)) and listed:
+        first = listed[0]
+        if isinstance(first, dict):
+            return f"{'.'.join(map(str, first.get('loc', ())))}: {first.get('msg', 'not valid')}"
+        return " ".join(str(getattr(first, "message", first)).split())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(":.") if lines else "no reason was given"
+
+
+def _place(error: BaseException) -> str | None:
+    """The last line of ours that an error went through."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(PACKAGE):
+            return f"{path.relative_to(PACKAGE.parent)}:{frame.lineno}"
+    return None

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import PYDATETIMETZ, new_type, register_type
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from doceval_pipeline.batches.servers import require_usable
 from doceval_pipeline.embedded.server import EmbeddedServer
@@ -111,6 +111,8 @@ def database_errors() -> Iterator[None]:
         raise DatabaseError(_describe(error.orig)) from None
     except psycopg2.Error as error:
         raise DatabaseError(_describe(error)) from None
+    except SQLAlchemyError as error:
+        raise DatabaseError(f"the database could not be asked: {_reason(error)}") from None
 
 
 def describe_database(engine: Engine) -> str:

@@ -24,7 +24,7 @@ from doceval_pipeline.cli import (
     status,
 )
 from doceval_pipeline.cli.output import errors
-from doceval_pipeline.errors import DocEvalError
+from doceval_pipeline.errors import in_one_line
 from doceval_pipeline.names import printable
 
 
@@ -58,8 +58,8 @@ def main() -> None:
     try:
         with database_errors():
             cli()
-    except DocEvalError as error:
-        for line in str(error).splitlines():
+    except Exception as error:  # noqa: BLE001 # none of them becomes a traceback
+        for line in in_one_line(error).splitlines():
             errors.print(printable(line), style="red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 
 from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.batches.restoring import Restored
@@ -125,5 +126,15 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
             if data.user_failure_data is not None and data.user_failure_data.description:
                 return data.user_failure_data.description
             if data.error is not None:
-                return data.error.message.strip().splitlines()[-1]
+                return _reason(data.error)
     return f"run {result.run_id} failed: see it in Dagster's UI"
+
+
+def _reason(error: SerializableErrorInfo) -> str:
+    """What an error that Dagster has recorded says, without the name of its class."""
+    while error.cause is not None:
+        error = error.cause
+    said = error.message.strip().removeprefix(f"{error.cls_name}:")
+    # The class may be written with its module.
+    said = said.split(f".{error.cls_name}:", 1)[-1].strip()
+    return (said.splitlines() or ["no reason was given"])[0]

@@ -10,7 +10,7 @@ from pydantic import model_validator
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.doc_eval.batches import batch_id_of
-from doceval_pipeline.errors import ConfigurationError, DocEvalError
+from doceval_pipeline.errors import ConfigurationError, DocEvalError, in_one_line
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
@@ -43,6 +43,11 @@ def open_step(context: Context, doc_eval: DocEval) -> Iterator[Databases]:
             yield doc_eval.open()
     except DocEvalError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from None
+    except (dg.Failure, dg.RetryRequested):
+        raise
+    except Exception as error:
+        # A fault of ours, or of the machine: Dagster shows the traceback below the line.
+        raise dg.Failure(description=in_one_line(error)) from error
 
 
 @contextmanager
