@@ -91,8 +91,13 @@ def require_dagster_database(settings: Settings) -> None:
     DatabaseError, EmbeddedServerError, ConfigurationError
         As `open_databases`.
     """
+    dagster_engine(settings).dispose()
+
+
+def dagster_engine(settings: Settings) -> Engine:
+    """An engine of Dagster's own database, for the caller to dispose of; raises as the above."""
     start_embedded_server(settings)
-    _reachable_engine(database_url(settings, DAGSTER), DAGSTER[0]).dispose()
+    return _reachable_engine(database_url(settings, DAGSTER), DAGSTER[0])
 
 
 def database_url(settings: Settings, database: tuple[str, str, str]) -> str:

@@ -15,6 +15,7 @@ from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.file_counts import batch_tallies, left_out, left_out_by_reason, staged
 from doceval_pipeline.batches.folders import notes_on_assigned, why_not
+from doceval_pipeline.batches.open_doors import open_doors
 from doceval_pipeline.batches.planning import plan
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.reprocessing import Mode
@@ -178,7 +179,8 @@ def check(every_document: bool, as_json: bool) -> None:
     """Hold both databases against docs/invariants.md; exit code 1 if anything is not as it must be.
 
     Read-only: a member of doceval_reader can run it. Warns on standard error, without another exit code, of
-    guards that the installation's dagster.yaml no longer has.
+    guards that the installation's dagster.yaml no longer has, and of what processors' login roles could do to
+    others.
     """
     opened = databases()
     with bars(visible=not as_json) as draw:
@@ -190,7 +192,7 @@ def check(every_document: bool, as_json: bool) -> None:
     else:
         rows = [(v.invariant, v.batch, v.problem, v.mend) for v in found]
         print_table(("must hold", "batch", "but", "what to do"), rows)
-    for warning in given_up(opened.settings):
+    for warning in (*given_up(opened.settings), *open_doors(opened)):
         errors.print(printable(warning), style="yellow", markup=False)
     if found:
         raise SystemExit(1)

@@ -7,11 +7,16 @@ from typing import Any
 
 import click
 
-from doceval_pipeline.batches.databases import describe_database, open_databases, require_dagster_database
+from doceval_pipeline.batches.databases import dagster_engine, describe_database, open_databases
 from doceval_pipeline.cli.output import console, print_json
 from doceval_pipeline.cli.supervisor import Supervisor
 from doceval_pipeline.dagster_home.configuration import place_configuration
-from doceval_pipeline.migrations.roles import ROLES, grant_roles
+from doceval_pipeline.migrations.roles import (
+    ROLES,
+    end_idle_transactions,
+    grant_roles,
+    keep_workers_out,
+)
 from doceval_pipeline.migrations.upgrade import Schema
 from doceval_pipeline.settings import Settings
 
@@ -23,7 +28,7 @@ def init(roles: bool, as_json: bool) -> None:
     """Create or upgrade both databases and Dagster's home; also happens on first use of anything else."""
     settings = Settings.from_environment()
     # All three are looked at before anything is made in one of them.
-    require_dagster_database(settings)
+    dagster = dagster_engine(settings)
     opened = open_databases(settings)
     shown: dict[str, Any] = {
         "home": str(opened.settings.home),
@@ -31,9 +36,16 @@ def init(roles: bool, as_json: bool) -> None:
         "doc_eval": describe_database(opened.doc_eval),
         "KnowledgeDocuments": describe_database(opened.knowledge),
     }
+    for engine in (opened.doc_eval, opened.knowledge):
+        end_idle_transactions(engine)
     if roles:
+        # Dagster takes half a second to import.
+        from doceval_pipeline.defs.storage import dagster_tables
+
         grant_roles(opened.doc_eval, Schema.DOC_EVAL)
         grant_roles(opened.knowledge, Schema.KNOWLEDGE)
+        keep_workers_out(dagster, dagster_tables())
+    dagster.dispose()
     if as_json:
         print_json(shown | ({"roles": ROLES} if roles else {}))
         return

@@ -15,8 +15,10 @@ from typing import Any
 import click
 from dagster import EventLogEntry
 from dagster._config.config_schema import UserConfigSchema
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageMetadata
 from dagster._core.storage.root import LocalArtifactStorage
+from dagster._core.storage.runs.schema import RunStorageSqlMetadata
+from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from dagster_postgres.utils import create_pg_engine, pg_url_from_config, retry_pg_connection_fn
@@ -89,6 +91,12 @@ class HomeArtifactStorage(LocalArtifactStorage):
     def config_type(cls) -> UserConfigSchema:
         """It takes no config."""
         return {}
+
+
+def dagster_tables() -> list[str]:
+    """Names of the tables that Dagster makes in its database."""
+    storages = (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata)
+    return ["alembic_version", *(table.name for storage in storages for table in storage.tables.values())]
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, SIMULATED_SQL
 # Rows that are fetched at a time; one whose texts have more bytes than this gets them by itself.
 ROWS_AT_A_TIME = 1_000
 SMALL_TEXTS = 64 * 1024
+# Bytes of a text that the table accepts, by its trigger bound_response.
+LARGEST_TEXT = 16 * 1024 * 1024
 
 
 def _utc(column: str) -> str:
@@ -47,7 +49,16 @@ def _results(source: str) -> TextClause:
 
 
 _CURRENT, _EVERY_ATTEMPT = _results("current_llm_responses"), _results("llm_responses")
-_TEXTS = text("SELECT response_text, response_json, error_message FROM llm_responses WHERE id = :id")
+# Of a text that came past the bound of the table, so much as can be read.
+_TEXTS = text(f"""
+    SELECT {
+    ", ".join(
+        f"CASE WHEN octet_length({column}) <= {LARGEST_TEXT} THEN {column} ELSE left({column}, 100000) END"
+        for column in ("response_text", "response_json", "error_message")
+    )
+}
+    FROM llm_responses WHERE id = :id
+""")
 _COUNT_CURRENT = text("SELECT count(*), now() FROM current_llm_responses WHERE batch_id = :batch_id")
 _COUNT_EVERY_ATTEMPT = text("SELECT count(*), now() FROM llm_responses WHERE batch_id = :batch_id")
 

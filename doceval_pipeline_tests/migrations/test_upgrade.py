@@ -10,14 +10,15 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from doceval_pipeline import migrations
-from doceval_pipeline.batches.databases import open_databases
+from doceval_pipeline.batches.databases import database_errors, open_databases
 from doceval_pipeline.batches.report_files import batch_of_report
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.migrations.upgrade import HEADS, Schema, revision, upgrade
+from doceval_pipeline.lock_waits import name_holders
+from doceval_pipeline.migrations.upgrade import HEADS, MIGRATION_LOCK, Schema, revision, upgrade
 from doceval_pipeline.settings import Settings
 
 SCHEMAS = pytest.mark.parametrize("schema", list(Schema))
@@ -317,3 +318,66 @@ def test_contents_are_stored_without_compression(settings: Settings) -> None:
             )
         )
     assert storage == "e"
+
+
+LARGE_BEFORE = """
+    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details, status,
+                               response_text)
+    SELECT 4, 1, 1, 1, '{}', 'P', repeat('x', 16777217)
+"""
+
+
+def test_rows_that_were_larger_than_the_bound_stay_and_can_be_changed(empty: Engine) -> None:
+    at_revision(empty, Schema.KNOWLEDGE, "0008")
+    with empty.begin() as connection:
+        connection.exec_driver_sql(OLD_ROWS + LARGE_BEFORE)
+    assert upgrade(empty, Schema.KNOWLEDGE)
+    with empty.begin() as connection:
+        connection.exec_driver_sql("UPDATE llm_responses SET status = 'S', response_text = response_text")
+        assert (
+            connection.scalar(text("SELECT max(octet_length(response_text)) FROM llm_responses")) == 16777217
+        )
+        connection.exec_driver_sql("UPDATE llm_responses SET withdrawn_at = now()")
+    with empty.connect() as connection, pytest.raises(DBAPIError, match="has 16777218 bytes, and at most"):
+        connection.exec_driver_sql(
+            "UPDATE llm_responses SET response_text = repeat('x', 16777218) WHERE batch_id = 2"
+        )
+
+
+def test_an_upgrade_does_not_wait_for_an_idle_reader_and_names_it(
+    empty: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doceval_pipeline.migrations.upgrade.SECONDS_FOR_TABLES", 0.2)
+    monkeypatch.setattr("doceval_pipeline.lock_waits.SECONDS_BETWEEN_LOOKS", 0.05)
+    at_revision(empty, Schema.KNOWLEDGE, "0008")
+    name_holders(empty)
+    other = create_engine(empty.url, connect_args={"application_name": "idle-reader"})
+    with other.connect() as reader:
+        reader.execute(text("SELECT count(*) FROM llm_responses"))
+        pid = reader.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises(DatabaseError) as refused, database_errors():
+            upgrade(empty, Schema.KNOWLEDGE)
+    assert f"a lock is held by role postgres (pid {pid}, idle-reader, idle in transaction" in str(
+        refused.value
+    )
+    assert revision(empty, Schema.KNOWLEDGE) == "0008"
+    assert upgrade(empty, Schema.KNOWLEDGE)
+    other.dispose()
+
+
+@SCHEMAS
+def test_a_strangers_advisory_lock_does_not_hold_up_an_upgrade(empty: Engine, schema: Schema) -> None:
+    stranger = f"stranger_{uuid4().hex[:8]}"
+    with empty.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {stranger} LOGIN")
+    other = create_engine(empty.url.set(username=stranger))
+    with other.connect() as connection:
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({MIGRATION_LOCK.arguments})")
+        with pytest.raises(
+            DatabaseError, match=rf"cannot be locked: a lock is held by role {stranger} \(pid"
+        ):
+            upgrade(empty, schema)
+    other.dispose()
+    assert upgrade(empty, schema)
+    with empty.begin() as connection:
+        connection.exec_driver_sql(f"DROP ROLE {stranger}")

@@ -19,6 +19,10 @@ BEGIN
                    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema'
                      AND NOT starts_with(n.nspname, 'pg_') AND c.relname <> ALL (ours)) THEN
         EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database());
+        -- Large objects have no bound and no owner that anybody looks at. Only a superuser may take them away.
+        IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+            REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
+        END IF;
     END IF;
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO doceval_owner', current_schema());

@@ -11,6 +11,16 @@ DECLARE
                              'doceval_knowledge_version';
     f       record;
 BEGIN
+    -- In a database that others use too, what they may do is not ours to say.
+    IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema'
+                     AND NOT starts_with(n.nspname, 'pg_')
+                     AND c.relname <> ALL (string_to_array(ours, ', '))) THEN
+        -- Large objects have no bound and no owner that anybody looks at. Only a superuser may take them away.
+        IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+            REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
+        END IF;
+    END IF;
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO doceval_owner', current_schema());
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', current_schema(), granted);
@@ -24,7 +34,7 @@ BEGIN
                  'forget_impossible', 'impossible_columns', 'in_utc', 'response_outcome',
                  'count_updated_responses', 'count_deleted_responses', 'count_truncated_responses',
                  'count_later_attempt', 'lock_response_counts', 'fold_response_counts',
-                 'recount_responses', 'is_json')
+                 'recount_responses', 'is_json', 'bound_response')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', f.signature, granted);
         EXECUTE format('ALTER FUNCTION %s OWNER TO doceval_owner', f.signature);
