@@ -175,12 +175,14 @@ def resume(databases: Databases, batch_id: int) -> int:
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
+        Where a processor has locked one of the rows, none is released.
     """
     with batch_lock(databases, batch_id) as connection, connection.begin():
         require(connection, batch_id, Action.RESUME)
         # Committed before the state: killed in between, the batch is still paused and can be
         # resumed again.
         with databases.knowledge.begin() as knowledge:
+            wait_at_most(knowledge, SECONDS_FOR_LOCKED_ROWS)
             return queue.release(knowledge, batch_id, batch_by_id(connection, batch_id).priority)
 
 

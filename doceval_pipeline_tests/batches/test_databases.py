@@ -9,11 +9,17 @@ from typing import Any
 
 import psycopg2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
-from doceval_pipeline.batches.databases import open_databases
+from doceval_pipeline.batches.databases import (
+    DAGSTER,
+    DOC_EVAL,
+    KNOWLEDGE,
+    open_databases,
+    require_dagster_database,
+)
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.errors import DocEvalError
+from doceval_pipeline.errors import DatabaseError, DocEvalError
 from doceval_pipeline.settings import Settings
 
 PASSWORD = "canary"
@@ -77,3 +83,29 @@ def test_a_server_that_was_stopped_meanwhile_is_started_again(short_home: Path) 
     assert open_databases(settings) == databases
     with databases.doc_eval.connect() as connection:
         assert connection.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_is_not_in_utf_8_is_refused_for_each_of_the_three(
+    settings: Settings, encoding: str
+) -> None:
+    server = EmbeddedServer(settings.home)
+    server.ensure()
+    name = f"in_{encoding.lower()}"
+    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C' LOCALE_PROVIDER libc"
+        )
+    try:
+        for variable, attribute, _ in (DOC_EVAL, KNOWLEDGE, DAGSTER):
+            other = replace(settings, **{attribute: server.url(name)})
+            refuses = require_dagster_database if attribute == DAGSTER[1] else open_databases
+            with pytest.raises(DatabaseError) as refused:
+                refuses(other)
+            assert str(refused.value).startswith(f"{variable}: database {name} on ")
+            assert str(refused.value).endswith(f"is encoded in {encoding}: create one with ENCODING 'UTF8'")
+    finally:
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+        admin.dispose()

@@ -77,6 +77,13 @@ def test_a_pause_holds_what_nobody_has_locked_and_the_sensor_holds_the_rest(batc
         assert batch.status() == "PAUSED"
         assert batch.knowledge(STATUSES) == [("PAUSED", 7), ("QUEUED", 1)]
     assert pause(batch.databases, batch.id) == 1
+    with (
+        somebody(batch.databases, a_row_locked(batch)) as pid,
+        pytest.raises(DatabaseError, match=f"waited for a lock in vain: .*pid {pid}"),
+    ):
+        resume(batch.databases, batch.id)
+    assert batch.status() == "PAUSED"
+    assert batch.knowledge(STATUSES) == [("PAUSED", 8)]
     assert resume(batch.databases, batch.id) == 8
 
 

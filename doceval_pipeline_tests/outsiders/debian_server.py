@@ -70,14 +70,33 @@ def debian_server() -> Iterator[DebianServer]:
             "-A", "scram-sha-256", "--pwfile", base / "password",
         )  # fmt: skip
         port = free_port()
-        options = (
-            f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={base} -c fsync=off"
-        )
-        _run(programs / "pg_ctl", "-D", data, "-w", "-l", base / "log", "-o", options, "start")
-        try:
+        with _running(data, port):
             yield DebianServer(port)
-        finally:
-            _run(programs / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+
+
+@contextmanager
+def replica(server: DebianServer) -> Iterator[DebianServer]:
+    """A hot standby of a server; gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="debian-replica-") as folder:
+        _give_away(Path(folder))
+        data, port = Path(folder) / "data", free_port()
+        primary = f"host=127.0.0.1 port={server.port} user={SUPERUSER} password={PASSWORD}"
+        _run(postgresql_programs() / "pg_basebackup", "-d", primary, "-D", data, "-R", "-c", "fast", "-N")
+        with _running(data, port):
+            yield DebianServer(port)
+
+
+@contextmanager
+def _running(data: Path, port: int) -> Iterator[None]:
+    control = postgresql_programs() / "pg_ctl"
+    options = (
+        f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={data.parent} -c fsync=off"
+    )
+    _run(control, "-D", data, "-w", "-l", data.parent / "log", "-o", options, "start")
+    try:
+        yield
+    finally:
+        _run(control, "-D", data, "-w", "-m", "immediate", "stop")
 
 
 def _run(*command: object) -> None:

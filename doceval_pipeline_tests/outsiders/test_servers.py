@@ -12,7 +12,7 @@ from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import evaluation_of
-from doceval_pipeline_tests.outsiders.debian_server import DebianServer
+from doceval_pipeline_tests.outsiders.debian_server import DebianServer, replica
 from doceval_pipeline_tests.outsiders.pgbouncer import pgbouncer
 
 pytestmark = pytest.mark.outsiders
@@ -139,3 +139,11 @@ def test_a_read_only_database_is_refused_and_a_reader_that_chose_so_is_not(
         for database in DATABASES.values():
             empty.execute("DROP OWNED BY reads_only", database)
         empty.execute("DROP ROLE reads_only")
+
+
+def test_a_replica_is_refused(empty: DebianServer, settings: Settings) -> None:
+    with replica(empty) as standby:
+        assert refusal(on(standby, settings)).endswith(
+            f"pooled_doc_eval on 127.0.0.1:{standby.port} is on a replica, which cannot be written: "
+            "name the primary server"
+        )
