@@ -11,6 +11,7 @@ from enum import StrEnum
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
+from doceval_pipeline.batches.completion import Seen
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.rescanning import assign
 from doceval_pipeline.batches.staging import (
@@ -214,7 +215,7 @@ def cancel(databases: Databases, batch_id: int) -> int:
     with batch_lock(databases, batch_id) as connection:
         with databases.knowledge.begin() as knowledge:
             closed = queue.close_free(knowledge, batch_id, CANCELLED)
-            locked = sum(queue.count_waiting(knowledge, batch_id))
+            locked = queue.has_waiting(knowledge, batch_id)
             # Committed before the rows: killed in between, the batch is known as cancelled and can be
             # cancelled again. The other way round its rows would have failed by themselves.
             with connection.begin():
@@ -228,7 +229,7 @@ def cancel(databases: Databases, batch_id: int) -> int:
         return closed + _do_the_rest(databases, batch_id, _close, done)
 
 
-def finish_requests(databases: Databases, batches: Iterable[BatchRecord]) -> int:
+def finish_requests(databases: Databases, looked_at: Iterable[Seen]) -> int:
     """Hold or close rows that processors had locked when their batch was paused or cancelled.
 
     Waits for nobody: what is still locked is left to the next call, as is a batch that somebody works on.
@@ -238,14 +239,18 @@ def finish_requests(databases: Databases, batches: Iterable[BatchRecord]) -> int
     ------
     DatabaseError
     """
-    asked = {batch.id for batch in batches if _wanted(batch) is not None}
-    if not asked:
+    left = {seen.batch.id for seen in looked_at if _is_left(seen)}
+    if not left:
         return 0
-    with databases.knowledge.connect() as knowledge:
-        left = {number for number in asked if any(queue.count_waiting(knowledge, number))}
     with databases.doc_eval.connect() as connection:
         left -= batches_at_work(connection)
     return sum(_finish(databases, number) for number in left)
+
+
+def _is_left(seen: Seen) -> bool:
+    """Whether a batch has rows that a person wanted to be held or closed."""
+    wanted = _wanted(seen.batch)
+    return bool(wanted and (seen.cells.waiting or (wanted is _close and seen.cells.paused)))
 
 
 def _wanted(batch: BatchRecord) -> Callable[[Connection, int], int] | None:

@@ -6,9 +6,9 @@ of an asset or of how a run ended is kept for ever; the lines in between are wha
 
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, TextClause, create_engine, text
+from sqlalchemy import Engine, TextClause, text
 
-from doceval_pipeline.batches.databases import DAGSTER, Databases, database_errors, database_url
+from doceval_pipeline.batches.databases import Databases, dagster_engine, database_errors
 from doceval_pipeline.doc_eval.progress import thin_out
 from doceval_pipeline.knowledge.queue import forget_requests
 
@@ -65,7 +65,7 @@ def forget_old(databases: Databases) -> Forgotten:
     DatabaseError
     """
     days = databases.settings.keep_days
-    dagster = create_engine(database_url(databases.settings, DAGSTER), hide_parameters=True)
+    dagster = dagster_engine(databases.settings)
     with database_errors():
         lines = _in_portions(dagster, _FORGET_LINES, days)
         observations = _in_portions(dagster, _FORGET_OBSERVATIONS, days)

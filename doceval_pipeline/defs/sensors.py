@@ -76,7 +76,7 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
     with database_errors():
         databases = doc_eval.open()
         found = completion.look(databases, cursor.seen, cursor.told)
-        finish_requests(databases, [seen.batch for seen in found.open])
+        finish_requests(databases, found.open)
         paces = batch_paces(databases, [seen.batch for seen in (*found.changed, *found.completed)])
         requests = ask(context.instance, databases, Kind.REPORT)
     events: list[dg.AssetMaterialization | dg.AssetObservation] = [

@@ -98,10 +98,11 @@ _CLOSE_FREE = text(f"""
           AND status IN ({words_in_sql(Outcome.WAITING)}, {words_in_sql(Outcome.PAUSED)})
         FOR NO KEY UPDATE SKIP LOCKED))
 """)
-_COUNT_WAITING = text(f"""
-    SELECT count(*) FILTER (WHERE status IN ({words_in_sql(Outcome.WAITING)})),
-           count(*) FILTER (WHERE status IN ({words_in_sql(Outcome.PAUSED)}))
-    FROM llm_responses WHERE batch_id = :batch_id
+_HAS_WAITING = text(f"""
+    SELECT EXISTS (
+        SELECT FROM llm_responses
+        WHERE batch_id = :batch_id
+          AND status IN ({words_in_sql(Outcome.WAITING)}, {words_in_sql(Outcome.PAUSED)}))
 """)
 _HOLD = text(f"""
     UPDATE llm_responses SET status = 'PAUSED'
@@ -310,10 +311,9 @@ def close_free(connection: Connection, batch_id: int, reason: str) -> int:
     return connection.execute(_CLOSE_FREE, {"batch_id": batch_id, "reason": reason}).rowcount
 
 
-def count_waiting(connection: Connection, batch_id: int) -> tuple[int, int]:
-    """How many rows of a batch wait, and how many are held."""
-    waiting, held = connection.execute(_COUNT_WAITING, {"batch_id": batch_id}).one()
-    return waiting, held
+def has_waiting(connection: Connection, batch_id: int) -> bool:
+    """Whether any row of a batch waits or is held."""
+    return bool(connection.execute(_HAS_WAITING, {"batch_id": batch_id}).scalar_one())
 
 
 def hold(connection: Connection, batch_id: int) -> int:

@@ -59,8 +59,8 @@ def test_a_cancel_closes_what_nobody_has_locked_names_the_rest_and_the_sensor_en
         assert f"role postgres (pid {pid}, their-program, idle in transaction for 0 s)" in str(refused.value)
         assert f"SELECT pg_terminate_backend({pid})" in str(refused.value)
         assert batch.knowledge(STATUSES) == [("F", 7), ("QUEUED", 1)]
-        assert finish_requests(batch.databases, [seen.batch for seen in look(batch.databases).open]) == 0
-    assert finish_requests(batch.databases, [seen.batch for seen in look(batch.databases).open]) == 1
+        assert finish_requests(batch.databases, look(batch.databases).open) == 0
+    assert finish_requests(batch.databases, look(batch.databases).open) == 1
     assert batch.knowledge(STATUSES) == [("F", 8)]
     look(batch.databases)
     assert batch.status() == "FAILED"
@@ -110,7 +110,7 @@ def test_new_attempts_for_a_cancelled_batch_are_not_closed_by_the_cancel(batch_o
     batch.knowledge("SELECT FROM claim_responses(1)")
     assert cancel(batch.databases, batch.id) == 7
     queue_attempts(batch.databases, batch.id, Mode.failed, None)
-    assert finish_requests(batch.databases, [seen.batch for seen in look(batch.databases).open]) == 0
+    assert finish_requests(batch.databases, look(batch.databases).open) == 0
     assert ("QUEUED", 7) in batch.knowledge(STATUSES)
 
 

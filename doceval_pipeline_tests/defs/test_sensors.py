@@ -7,14 +7,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches import staging
+from doceval_pipeline.batches import reprocessing, staging
 from doceval_pipeline.batches.completion import recount_batches
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.defs import sensors
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.schedules import schedules
 from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.errors import ConfigurationError, DatabaseError
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
 from doceval_pipeline_tests.defs.running import QUIET, definitions, run, tick
@@ -48,6 +48,22 @@ def test_response_status_observes_what_changed_and_asks_for_one_report(
     assert (len(done.run_requests), again.run_requests) == (1, [])
     assert run(instance, "report_batch", batch.key).success
     assert not tick(sensors.response_status, instance, again.cursor).run_requests
+
+
+def test_response_status_holds_what_a_processor_had_locked_when_its_batch_was_paused(
+    batch_of: BatchOf, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reprocessing, "SECONDS_FOR_LOCKED_ROWS", 0.1)
+    batch = batch_of(documents=1, connections=1, prompts=2)
+    batch.stage()
+    with batch.databases.knowledge.begin() as processor:
+        processor.exec_driver_sql("SELECT FROM llm_responses LIMIT 1 FOR UPDATE")
+        with pytest.raises(DatabaseError, match="1 of its rows are held"):
+            reprocessing.pause(batch.databases, batch.id)
+        tick(sensors.response_status, instance)
+        assert batch.knowledge("SELECT status FROM llm_responses ORDER BY 1") == [("PAUSED",), ("QUEUED",)]
+    tick(sensors.response_status, instance)
+    assert batch.knowledge("SELECT status FROM llm_responses") == [("PAUSED",), ("PAUSED",)]
 
 
 def test_a_batch_that_comes_back_to_an_earlier_result_gets_its_report_again(
