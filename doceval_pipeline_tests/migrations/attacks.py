@@ -98,6 +98,8 @@ _LOCKS: Attacks = {
     for mode in ("SHARE UPDATE EXCLUSIVE", "ACCESS EXCLUSIVE")
 }
 OF_PROCESSORS_AND_READERS: Attacks = {
+    "make a large object": "SELECT lo_create(0)",
+    "fill a large object": "SELECT lo_from_bytea(0, decode(repeat('00', 1000000), 'hex'))",
     **_LOCKS,
     "add a document": "INSERT INTO docs (document_id, sha256, content, content_type, doc_type, file_size) "
     "VALUES ('sha256:' || repeat('0', 64), repeat('0', 64), '', '', '', 0)",
@@ -173,6 +175,9 @@ OF_PLAIN_WORKERS: Attacks = {
     "a score without end": "UPDATE llm_responses SET status = 'S', overall_score = 'Infinity'",
     "a score below the worst": "UPDATE llm_responses SET status = 'S', overall_score = -1e-300",
     "no state at all": "UPDATE llm_responses SET status = NULL",
+    "a response of 20 MB": "UPDATE llm_responses SET response_text = repeat('x', 20000000)",
+    "a reason of 20 MB": "UPDATE llm_responses SET status = 'F', error_message = repeat('x', 20000000)",
+    "a word of 1 MB": "UPDATE llm_responses SET status = repeat('x', 1000000)",
     "a task of 10 MB": "UPDATE llm_responses SET task_id = (SELECT string_agg(md5(n::text), '') "
     "FROM generate_series(1, 312500) AS n)",
 }

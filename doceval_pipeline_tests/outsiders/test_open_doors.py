@@ -181,8 +181,9 @@ def test_a_readers_advisory_lock_does_not_pass_for_a_working_process_and_is_name
 
 
 def test_a_pause_names_the_worker_also_where_its_owner_may_not_see_since_when(
-    server: DebianServer, installed: Settings, batch: Sample
+    server: DebianServer, installed: Settings, batch: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("doceval_pipeline.batches.reprocessing.SECONDS_FOR_LOCKED_ROWS", 0.3)
     locked = f"SELECT FROM llm_responses WHERE batch_id = {batch.id} ORDER BY id LIMIT 1 FOR UPDATE"
     with (
         session(server, "KNOWLEDGE_DOCUMENTS_URL", WORKER, locked) as pid,

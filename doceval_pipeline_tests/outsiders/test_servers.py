@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 
 from doceval_pipeline.batches import databases
 from doceval_pipeline.batches.databases import open_databases, require_dagster_database
 from doceval_pipeline.batches.staging import batch_lock, batches_at_work
+from doceval_pipeline.cli import cli
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.settings import Settings
@@ -147,3 +149,18 @@ def test_a_replica_is_refused(empty: DebianServer, settings: Settings) -> None:
             f"pooled_doc_eval on 127.0.0.1:{standby.port} is on a replica, which cannot be written: "
             "name the primary server"
         )
+
+
+def test_init_refuses_dagsters_database_before_it_writes_into_another(
+    empty: DebianServer, settings: Settings
+) -> None:
+    variables = {
+        "DOC_EVAL_URL": empty.url(DATABASES["doc_eval_url"]),
+        "KNOWLEDGE_DOCUMENTS_URL": empty.url(DATABASES["knowledge_documents_url"]),
+    }
+    with pgbouncer(empty, "transaction") as pooled:
+        variables["DAGSTER_POSTGRES_URL"] = pooled.url(DATABASES["dagster_url"])
+        ended = CliRunner().invoke(cli, ["init"], env=variables)
+    assert isinstance(ended.exception, DatabaseError)
+    assert str(ended.exception).startswith("DAGSTER_POSTGRES_URL: database pooled_dagster on ")
+    assert [empty.execute(TABLES, name) for name in DATABASES.values()] == [[(0,)]] * 3
