@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 PAGE = re.compile(r"https?://([^/]*)(/.*)?", re.ASCII | re.IGNORECASE)
 REFUSAL = "refused: this request came from a page of another site, or by another name than 127.0.0.1"
-# What a browser fetches before anybody follows the link (https://wicg.github.io/nav-speculation/).
+# What a browser fetches before anybody follows a link (https://wicg.github.io/nav-speculation/). Chromium
+# says of it that no page asked for it.
 SPECULATIVE = ("sec-purpose", "purpose", "x-moz")
 
 
@@ -34,8 +35,8 @@ class Sender(Enum):
 def sender(method: str, headers: Headers) -> Sender:
     """Tell who sent a request from what its browser says; no header makes it fail.
 
-    `OWN` is a page of the webserver, the address bar or a program; `LINK` is a page of another site that leads
-    its own window or a new one to the webserver; `FOREIGN` is everything else.
+    `OWN` is a page of the webserver, the address bar or a program; `LINK` is a page of another site that
+    opens the webserver in its own window or a new one; `FOREIGN` is everything else.
     """
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not OWN_HOST.fullmatch(hosts[0]):
@@ -44,17 +45,17 @@ def sender(method: str, headers: Headers) -> Sender:
         return Sender.FOREIGN
     if not any(name.startswith("sec-fetch-") for name in headers):
         # An old browser, or a program.
-        return _own_if(all(_is_page_of(hosts[0], page) for page in headers.getlist("referer")))
-    match headers.getlist("sec-fetch-site"):
-        case ["same-origin"]:
-            return Sender.OWN
-        case ["none"]:
-            return _own_if(method in ("GET", "HEAD"))
-    return Sender.LINK if _follows_a_link(method, headers) else Sender.FOREIGN
-
-
-def _own_if(own: bool) -> Sender:
-    return Sender.OWN if own else Sender.FOREIGN
+        ours = all(_is_page_of(hosts[0], page) for page in headers.getlist("referer"))
+        return Sender.OWN if ours else Sender.FOREIGN
+    site = headers.getlist("sec-fetch-site")
+    if site == ["same-origin"]:
+        return Sender.OWN
+    if method not in ("GET", "HEAD") or any(name in headers for name in SPECULATIVE):
+        return Sender.FOREIGN
+    if site == ["none"] and "referer" not in headers:
+        # The address bar or a bookmark: no page led there.
+        return Sender.OWN
+    return Sender.LINK if _opens_a_window(headers) else Sender.FOREIGN
 
 
 def _is_page_of(host: str, page: str) -> bool:
@@ -62,14 +63,12 @@ def _is_page_of(host: str, page: str) -> bool:
     return found is not None and found[1].lower() == host.lower()
 
 
-def _follows_a_link(method: str, headers: Headers) -> bool:
-    # Firefox says `navigate` of an <object>, too: only the destination tells what becomes of the answer.
+def _opens_a_window(headers: Headers) -> bool:
+    # Firefox says `navigate` of an <object>, too.
     return (
-        method in ("GET", "HEAD")
-        and headers.getlist("sec-fetch-site") in (["cross-site"], ["same-site"])
+        headers.getlist("sec-fetch-site") in (["none"], ["cross-site"], ["same-site"])
         and headers.getlist("sec-fetch-mode") == ["navigate"]
         and headers.getlist("sec-fetch-dest") == ["document"]
-        and not any(name in headers for name in SPECULATIVE)
     )
 
 

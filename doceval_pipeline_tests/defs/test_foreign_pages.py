@@ -24,6 +24,13 @@ FOREIGN = {
     "a browser that does not say what for": {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
     "a browser that does not say from where": {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"},
     "a page that is fetched before the click": {**CLICK, "sec-purpose": "prefetch;prerender"},
+    "a page that Chromium fetches ahead": {**CLICK, "sec-fetch-site": "none", "sec-purpose": "prefetch"},
+    "a frame that nobody asked for": {
+        **CLICK,
+        "sec-fetch-site": "none",
+        "sec-fetch-dest": "iframe",
+        "referer": "https://evil.invalid/",
+    },
     "a script": {"sec-fetch-site": "cross-site", "origin": "https://evil.invalid"},
     "a script of an old browser": {"origin": "https://evil.invalid"},
     "a picture of an old browser": {"referer": "https://evil.invalid/page"},
@@ -127,6 +134,9 @@ def test_a_link_of_another_page_opens_pages_and_a_form_sends_nothing() -> None:
     assert sender("GET", Headers({**OWN, **CLICK})) is Sender.LINK
     assert sender("HEAD", Headers({**OWN, **CLICK})) is Sender.LINK
     assert sender("POST", Headers({**OWN, **CLICK})) is Sender.FOREIGN
+    assert sender("POST", Headers({**OWN, **CLICK, "sec-fetch-site": "none"})) is Sender.FOREIGN
+    led = {"sec-fetch-site": "none", "referer": "https://evil.invalid/"}
+    assert sender("GET", Headers({**OWN, **CLICK, **led})) is Sender.LINK
 
 
 def test_whatever_else_a_browser_says_only_the_same_origin_or_nobody_is_ours() -> None:
@@ -145,12 +155,10 @@ def test_whatever_else_a_browser_says_only_the_same_origin_or_nobody_is_ours() -
             )
             if origin not in (None, "http://127.0.0.1:3000"):
                 assert sent_by is Sender.FOREIGN
-            if sent_by is Sender.OWN:
-                says_nothing = not site and mode is None and dest is None
-                assert site == ("same-origin",) or (
-                    referer in (None, "http://127.0.0.1:3000/")
-                    if says_nothing
-                    else site == ("none",) and method in ("GET", "HEAD")
+            if sent_by is Sender.OWN and site != ("same-origin",):
+                assert referer in (None, "http://127.0.0.1:3000/")
+                assert (site, mode, dest) == ((), None, None) or (
+                    site == ("none",) and referer is None and method in ("GET", "HEAD")
                 )
             if sent_by is Sender.LINK:
                 assert method in ("GET", "HEAD")

@@ -1,6 +1,7 @@
 """Dagster's real webserver changes nothing on a GET, and nothing at all for pages of other sites."""
 
 import json
+import socket
 from collections.abc import Iterator
 from itertools import product
 
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from doceval_pipeline.defs.webserver import Webserver, only_reads
+from doceval_pipeline_tests.hostile_pages import target
 
 CLICK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 FOREIGN = [
@@ -56,6 +58,13 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dagster]:
         WorkspaceProcessContext(instance, workspace_load_target=EmptyWorkspaceTarget()) as context,
     ):
         yield Dagster(instance, context)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Where the webserver listens."""
+    with target(tmp_path_factory.mktemp("listening") / "dagster") as listening:
+        yield "127.0.0.1", listening.port
 
 
 @pytest.fixture
@@ -113,6 +122,29 @@ def test_no_get_changes_anything_whoever_sends_it(dagster: Dagster, headers: dic
             405,
         )
     assert dagster.changes() == set()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Host: [::1",
+        b"Host: 127.0.0.1:99999999",
+        b"Host: 127.0.0.1:\xd9\xa3",
+        b"Host: \xff",
+        b"Host: me@127.0.0.1",
+        b"Host:",
+        b"Host: 127.0.0.1\r\nHost: evil.invalid",
+        b"Host: 127.0.0.1\r\nOrigin: http://[",
+        b"Host: 127.0.0.1\r\nOrigin: \xff",
+        b"Host: 127.0.0.1\r\nReferer: http://[::1",
+        b"X: no host",
+    ],
+)
+def test_what_no_url_can_be_made_of_is_refused_and_no_failure(address: tuple[str, int], lines: bytes) -> None:
+    for version in (b"1.1", b"1.0"):
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(b"GET / HTTP/" + version + b"\r\n" + lines + b"\r\nConnection: close\r\n\r\n")
+            assert connection.makefile("rb").readline().split()[1] in (b"400", b"403")
 
 
 def test_queries_and_pages_are_there_for_gets_and_pages_for_links(dagster: Dagster) -> None:
