@@ -1,6 +1,7 @@
 """Real parts for the tests: one embedded PostgreSQL and one Dagster home for all of them."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,9 @@ from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, locate
-from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.embedded.account import choose_account
+from doceval_pipeline.embedded.server import EmbeddedServer, server_program
+from doceval_pipeline.errors import EmbeddedServerError
 from doceval_pipeline.settings import Settings
 
 VARIABLES = ("DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL", "DOCEVAL_MAX_DOCUMENT_BYTES")
@@ -36,6 +39,21 @@ EMPTY_DOC_EVAL = text("""
 EMPTY_KNOWLEDGE = text("""
     TRUNCATE docs, llm_responses, batch_configs, response_counts, response_deltas, reprocess_requests
 """)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """End in one line where no test could start a database server."""
+    if hasattr(session.config, "workerinput"):
+        return
+    try:
+        account = choose_account(Path(tempfile.gettempdir()), None, server_program())
+    except EmbeddedServerError as error:
+        raise pytest.UsageError(str(error)) from None
+    if account.uid != os.geteuid():
+        raise pytest.UsageError(
+            "user namespaces are refused here, and without them root's PostgreSQL cannot enter the private "
+            "folders of tests: run the tests as a normal user, or allow user namespaces"
+        )
 
 
 @pytest.fixture(scope="session")

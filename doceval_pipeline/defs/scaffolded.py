@@ -18,6 +18,7 @@ OWN = frozenset(
         "catalog",
         "cursors",
         "dead_runs",
+        "foreign_pages",
         "instance",
         "jobs",
         "launcher",

@@ -2,7 +2,8 @@
 
 Three cases: a normal user runs it as itself; root runs it as itself inside a user namespace, where
 its number is another one and it has no rights; where namespaces are refused, root runs it as the
-account `nobody`. No account is made, and no permission of a folder above ours is changed.
+account `nobody`. No account is made, and no permission of a folder above ours is changed: where the
+account cannot reach the server's programs or data, one line says so.
 """
 
 import os
@@ -31,13 +32,15 @@ class ServerAccount:
             os.chown(path, self.uid, self.gid)
 
 
-def choose_account(home: Path, owner: int | None) -> ServerAccount:
+def choose_account(home: Path, owner: int | None, program: Path) -> ServerAccount:
     """Choose the account for a server below `home`.
 
     Parameters
     ----------
     owner
         Who owns the data folder, or None where there is none yet.
+    program
+        One of the server's programs.
 
     Raises
     ------
@@ -52,20 +55,42 @@ def choose_account(home: Path, owner: int | None) -> ServerAccount:
                 "run as that user, or set DOCEVAL_HOME to a folder of yours"
             )
         return ServerAccount(own, os.getegid())
-    if owner != _nobody().pw_uid and _namespaces_work():
-        return ServerAccount(0, 0, _launch("namespace"))
-    return _account_nobody(home)
-
-
-def _account_nobody(home: Path) -> ServerAccount:
     nobody = _nobody()
-    for folder in (home, *home.parents):
-        if not folder.stat().st_mode & 0o001:
+    if owner != nobody.pw_uid and _namespaces_work():
+        account = ServerAccount(0, 0, _launch("namespace"))
+    else:
+        account = ServerAccount(nobody.pw_uid, nobody.pw_gid, _launch("nobody"))
+    _require_reach(account, home, program)
+    return account
+
+
+def _require_reach(account: ServerAccount, home: Path, program: Path) -> None:
+    for path, remedy in (
+        (
+            program,
+            "move this project to a folder that can be, such as /opt, run make setup there with umask 022,",
+        ),
+        (home, "set DOCEVAL_HOME to a folder that can be,"),
+    ):
+        if closed := first_closed(path, account.uid, account.gid):
             raise EmbeddedServerError(
-                f"PostgreSQL does not run as root, and {folder} cannot be entered by others: "
-                "set DOCEVAL_HOME to a folder that can be, or run doceval as a normal user"
+                f"PostgreSQL does not run as root, and {closed} cannot be entered by others: "
+                f"{remedy} or run doceval as a normal user"
             )
-    return ServerAccount(nobody.pw_uid, nobody.pw_gid, _launch("nobody"))
+
+
+def first_closed(path: Path, uid: int, gid: int) -> Path | None:
+    """The first folder on the way to a path, or the path, that an ordinary user cannot enter or execute.
+
+    Looks at permission bits, not at access control lists.
+    """
+    for whole in (path.absolute(), path.resolve()):
+        for step in (*reversed(whole.parents), whole):
+            found = step.stat()
+            bit = 0o100 if found.st_uid == uid else 0o010 if found.st_gid == gid else 0o001
+            if not found.st_mode & bit:
+                return step
+    return None
 
 
 def _namespaces_work() -> bool:

@@ -180,7 +180,7 @@ class EmbeddedServer:
             owner = self.data.stat().st_uid
         except FileNotFoundError:
             owner = None
-        return choose_account(self.home, owner)
+        return choose_account(self.home, owner, server_program())
 
     def _install(self, account: ServerAccount) -> None:
         """Make the data folder: in a folder of another name, so that it is whole or not there."""
@@ -304,6 +304,11 @@ def _make_folder(folder: Path) -> None:
     except FileExistsError:
         return
     folder.chmod(0o711)
+
+
+def server_program() -> Path:
+    """The program of the server itself."""
+    return Path(_binary("postgres"))
 
 
 def _binary(name: str) -> str:

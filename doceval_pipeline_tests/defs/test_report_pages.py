@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.report_files import batch_of_report
+from doceval_pipeline.defs.foreign_pages import OwnPagesOnly
 from doceval_pipeline.defs.report_pages import report_page
-from doceval_pipeline.defs.webserver import OwnPagesOnly
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import run
 

@@ -1,0 +1,106 @@
+"""Who sends a request to the webserver: its own pages and programs, a link on another page, or anything else.
+
+Every page that is open in a browser on this machine can send requests to the webserver, which has no
+authentication. A browser says where a request comes from, which name it goes to and what the answer is for,
+and a page cannot change that (https://www.w3.org/TR/fetch-metadata/). Programs say nothing.
+"""
+
+import re
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# A name of another machine for this address is the trick of a page that wants to be taken for ours.
+OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+PAGE = re.compile(r"https?://([^/]*)(/.*)?", re.ASCII | re.IGNORECASE)
+REFUSAL = "refused: this request came from a page of another site, or by another name than 127.0.0.1"
+# What a browser fetches before anybody follows a link (https://wicg.github.io/nav-speculation/). Chromium
+# says of it that no page asked for it.
+SPECULATIVE = ("sec-purpose", "purpose", "x-moz")
+
+
+class Sender(Enum):
+    """Who sent a request."""
+
+    OWN = "own"
+    LINK = "link"
+    FOREIGN = "foreign"
+
+
+def sender(method: str, headers: Headers) -> Sender:
+    """Tell who sent a request from what its browser says; no header makes it fail.
+
+    `OWN` is a page of the webserver, the address bar or a program; `LINK` is a page of another site that
+    opens the webserver in its own window or a new one; `FOREIGN` is everything else.
+    """
+    hosts = headers.getlist("host")
+    if len(hosts) != 1 or not OWN_HOST.fullmatch(hosts[0]):
+        return Sender.FOREIGN
+    if not all(_is_page_of(hosts[0], f"{origin}/") for origin in headers.getlist("origin")):
+        return Sender.FOREIGN
+    if not any(name.startswith("sec-fetch-") for name in headers):
+        # An old browser, or a program.
+        ours = all(_is_page_of(hosts[0], page) for page in headers.getlist("referer"))
+        return Sender.OWN if ours else Sender.FOREIGN
+    site = headers.getlist("sec-fetch-site")
+    if site == ["same-origin"]:
+        return Sender.OWN
+    if method not in ("GET", "HEAD") or any(name in headers for name in SPECULATIVE):
+        return Sender.FOREIGN
+    if site == ["none"] and "referer" not in headers:
+        # The address bar or a bookmark: no page led there.
+        return Sender.OWN
+    return Sender.LINK if _opens_a_window(headers) else Sender.FOREIGN
+
+
+def _is_page_of(host: str, page: str) -> bool:
+    found = PAGE.fullmatch(page)
+    return found is not None and found[1].lower() == host.lower()
+
+
+def _opens_a_window(headers: Headers) -> bool:
+    # Firefox says `navigate` of an <object>, too.
+    return (
+        headers.getlist("sec-fetch-site") in (["none"], ["cross-site"], ["same-site"])
+        and headers.getlist("sec-fetch-mode") == ["navigate"]
+        and headers.getlist("sec-fetch-dest") == ["document"]
+    )
+
+
+class OwnPagesOnly:
+    """Answers foreign requests with 403 and closes foreign sockets; lets no page show ours in a frame."""
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self._app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Hand on what is ours, and the opening of a page by a link."""
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        sent_by = sender(scope.get("method", "GET"), Headers(scope=scope))
+        if scope["type"] == "websocket":
+            if sent_by is not Sender.OWN:
+                return await send({"type": "websocket.close", "code": 1008, "reason": REFUSAL})
+            return await self._app(scope, receive, send)
+
+        async def send_unframed(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                # A second policy narrows the first, so that a page keeps its own.
+                headers.append("Content-Security-Policy", "frame-ancestors 'none'")
+                headers["X-Frame-Options"] = "DENY"
+            await send(message)
+
+        if sent_by is Sender.FOREIGN:
+            return await refuse()(scope, receive, send_unframed)
+        return await self._app(scope, receive, send_unframed)
+
+
+def refuse() -> PlainTextResponse:
+    """The answer to a foreign request."""
+    return PlainTextResponse(f"{REFUSAL}\n", status_code=403)
