@@ -27,7 +27,7 @@ class Schema(Enum):
         return f"doceval_{self.value}_version"
 
 
-HEADS = {Schema.DOC_EVAL: "0009", Schema.KNOWLEDGE: "0008"}
+HEADS = {Schema.DOC_EVAL: "0009", Schema.KNOWLEDGE: "0010"}
 
 
 def upgrade(engine: Engine, schema: Schema) -> bool:
