@@ -188,7 +188,9 @@ def test_status_and_judgement_know_of_rows_that_wait_for_their_time(batch_of: Ba
     look(batch.databases)
     age(batch, 3_600)
     for row in claim(batch.databases.knowledge, 2):
-        call(batch.databases.knowledge, "fail", row.token, "busy", retry=True, not_before="1 h", counted=False)
+        call(
+            batch.databases.knowledge, "fail", row.token, "busy", retry=True, not_before="1 h", counted=False
+        )
     assert judge_open(batch.databases)[batch.id].movement is Movement.DEFERRED
     (progress,) = batch_progress(batch.databases)
     assert progress.deferred is not None

@@ -16,7 +16,9 @@ from doceval_pipeline_tests.knowledge.processing import call, claim
 from doceval_pipeline_tests.knowledge.test_queue_order import fill, pages
 
 BatchOf = Callable[..., Sample]
-STATE = "SELECT status, deferred, not_before IS NOT NULL, deliveries, uncounted FROM llm_responses ORDER BY id"
+STATE = (
+    "SELECT status, deferred, not_before IS NOT NULL, deliveries, uncounted FROM llm_responses ORDER BY id"
+)
 DEFER_ALL = """
     UPDATE llm_responses SET deferred = true, not_before = now() + interval '1 hour' WHERE status = 'QUEUED'
 """
@@ -46,7 +48,9 @@ def test_a_row_is_not_handed_out_before_its_time_and_then_it_is(batch_of: BatchO
     batch = staged(batch_of)
     knowledge = batch.databases.knowledge
     (row,) = claim(knowledge)
-    changed, message = call(knowledge, "fail", row.token, "busy", retry=True, not_before="400 ms", counted=False)
+    changed, message = call(
+        knowledge, "fail", row.token, "busy", retry=True, not_before="400 ms", counted=False
+    )
     assert (changed, message[: message.index(" until 20")]) == (True, f"row {row.id} is QUEUED and waits")
     assert claim(knowledge) == []
     assert batch.knowledge(STATE) == [("QUEUED", True, True, 1, 1)]

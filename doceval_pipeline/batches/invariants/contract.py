@@ -18,7 +18,7 @@ _TORN_LEASE = text("""
 """)
 _TOO_OFTEN = text("""
     SELECT r.batch_id, 'llm_responses.id ' || r.id AS thing,
-           format('it was delivered %s times, and %s of them do not count', r.deliveries, r.uncounted) AS wrong
+           format('it was delivered %s times, %s of which do not count', r.deliveries, r.uncounted) AS wrong
     FROM llm_responses r WHERE r.deliveries - r.uncounted NOT BETWEEN 0 AND 5
     ORDER BY r.batch_id, r.id
 """)
