@@ -109,7 +109,7 @@ def plain_url(url: str) -> str:
     parts = make_url(url)
     query = {key: (value,) if isinstance(value, str) else value for key, value in parts.query.items()}
     if len(hosts := query.get("host", ())) > 1:
-        # SQLAlchemy names each of several servers in a parameter of its own, libpq in lists of hosts and ports.
+        # SQLAlchemy has a parameter for each of several servers, libpq a list of hosts and one of ports.
         places = [host.partition(":") for host in hosts]
         query["host"] = (",".join(host for host, _, _ in places),)
         if any(port for _, _, port in places):
