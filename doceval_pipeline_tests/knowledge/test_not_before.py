@@ -138,6 +138,7 @@ def test_a_time_that_passes_while_the_batch_is_paused_is_over_when_it_is_resumed
     assert claim(knowledge) == []
     with knowledge.begin() as connection:
         queue.release(connection, batch.id, 10)
+    assert batch.knowledge(STATE) == [("QUEUED", False, True, 1, 1)]
     assert len(claim(knowledge)) == 1
 
 
