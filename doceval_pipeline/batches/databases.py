@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import psycopg2
 from psycopg2.extensions import PYDATETIMETZ, new_type, register_type
@@ -105,6 +106,30 @@ def database_url(settings: Settings, database: tuple[str, str, str]) -> str:
     _, attribute, name = database
     given: str | None = getattr(settings, attribute)
     return EmbeddedServer(settings.home).url(name) if given is None else given
+
+
+def plain_url(url: str) -> str:
+    """A database's URL as psql and other programs read it: without a driver, everything percent-encoded.
+
+    SQLAlchemy takes URLs that libpq does not, such as one whose password holds a slash.
+    """
+    parts = make_url(url)
+    query = {key: (value,) if isinstance(value, str) else value for key, value in parts.query.items()}
+    if len(hosts := query.get("host", ())) > 1:
+        # SQLAlchemy has a parameter for each of several servers, libpq a list of hosts and one of ports.
+        places = [host.partition(":") for host in hosts]
+        query["host"] = (",".join(host for host, _, _ in places),)
+        if any(port for _, _, port in places):
+            query["port"] = (",".join(port for _, _, port in places),)
+    user = "" if parts.username is None else quote(parts.username, safe="")
+    password = "" if parts.password is None else ":" + quote(str(parts.password), safe="")
+    host = parts.host or ""
+    where = (f"[{host}]" if ":" in host else host) + (f":{parts.port}" if parts.port else "")
+    login = f"{user}{password}@" if user or password else ""
+    asked = urlencode(
+        [(key, value) for key, values in query.items() for value in values], quote_via=quote, safe=""
+    )
+    return f"postgresql://{login}{where}/{quote(parts.database or '', safe='')}" + (asked and f"?{asked}")
 
 
 @contextmanager

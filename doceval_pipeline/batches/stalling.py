@@ -13,7 +13,14 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, batches_
 from doceval_pipeline.doc_eval.history import longest_ever
 from doceval_pipeline.doc_eval.lifecycle import OPEN, Status
 from doceval_pipeline.doc_eval.progress import newest_samples, usual_gap
-from doceval_pipeline.knowledge.responses import CellCounts, RunningRows, count_cells, running_rows
+from doceval_pipeline.knowledge.responses import (
+    CellCounts,
+    DeferredRows,
+    RunningRows,
+    count_cells,
+    deferred_rows,
+    running_rows,
+)
 from doceval_pipeline.reports.numbers import duration
 
 # Nothing is called stalled sooner than this, whatever was learnt.
@@ -30,6 +37,7 @@ class Movement(StrEnum):
 
     MOVING = "moving"
     SLOW = "slow but moving"
+    DEFERRED = "waits as its processor asked"
     UNTAKEN = "nobody takes rows"
     STUCK = "rows are taken and not finished"
     UNREADABLE = "rows hold words that nobody knows"
@@ -70,7 +78,12 @@ class Question:
 
 
 def judge(
-    status: Status, cells: CellCounts, still_for: float, running: Sequence[RunningRows], limits: Limits
+    status: Status,
+    cells: CellCounts,
+    still_for: float,
+    running: Sequence[RunningRows],
+    limits: Limits,
+    deferred: DeferredRows | None = None,
 ) -> Judgement:
     """Say whether a batch moves. Pure.
 
@@ -80,6 +93,8 @@ def judge(
         For how many seconds none of its numbers has changed.
     running
         Its running rows by connection, with the age of the oldest.
+    deferred
+        Its waiting rows that are, or were, not to be handed out before some time.
     """
     if status not in OPEN:
         return Judgement(Movement.AT_REST, f"the batch is {status}")
@@ -91,9 +106,7 @@ def judge(
     if cells.running:
         return _slow(cells, still_for) if still_for > limits.untaken else Judgement(Movement.MOVING, "moving")
     if cells.waiting and status is not Status.PAUSED:
-        return (
-            _untaken(cells, still_for) if still_for > limits.untaken else Judgement(Movement.MOVING, "moving")
-        )
+        return _waiting(cells.waiting, still_for, limits, deferred)
     if cells.unknown:
         return Judgement(
             Movement.UNREADABLE,
@@ -107,6 +120,7 @@ def judge_batches(databases: Databases, questions: Sequence[Question]) -> dict[i
     ids = [question.batch.id for question in questions]
     with databases.knowledge.connect() as knowledge:
         running = running_rows(knowledge, ids)
+        deferred = deferred_rows(knowledge, ids)
     with databases.doc_eval.connect() as connection:
         longest = longest_ever(connection, [rows.connection_id for rows in running])
         gap = usual_gap(connection, GAP_DAYS)
@@ -121,6 +135,7 @@ def judge_batches(databases: Databases, questions: Sequence[Question]) -> dict[i
             q.still_for,
             [rows for rows in running if rows.batch_id == q.batch.id],
             limits,
+            deferred.get(q.batch.id),
         )
         for q in questions
     }
@@ -176,10 +191,21 @@ def _slow(cells: CellCounts, still_for: float) -> Judgement:
     )
 
 
-def _untaken(cells: CellCounts, still_for: float) -> Judgement:
+def _waiting(waiting: int, still_for: float, limits: Limits, deferred: DeferredRows | None) -> Judgement:
+    """Judge a batch of which no row runs: nobody can take a row before its time."""
+    if deferred and deferred.rows >= waiting:
+        return Judgement(Movement.DEFERRED, deferred.sentence)
+    if deferred and deferred.due_seconds is not None:
+        still_for = min(still_for, deferred.due_seconds)
+    if still_for <= limits.untaken:
+        return Judgement(Movement.MOVING, "moving")
+    return _untaken(waiting - (deferred.rows if deferred else 0), still_for)
+
+
+def _untaken(waiting: int, still_for: float) -> Judgement:
     return Judgement(
         Movement.UNTAKEN,
-        f"{_rows(cells.waiting)} waiting, and none was taken for {duration(still_for)}: see whether a "
+        f"{_rows(waiting)} waiting, and none was taken for {duration(still_for)}: see whether a "
         "processor runs",
     )
 

@@ -17,7 +17,7 @@ from doceval_pipeline.doc_eval.lost_runs import LostRun, lost_runs_of, lost_runs
 from doceval_pipeline.doc_eval.progress import read_samples
 from doceval_pipeline.doc_eval.run_requests import Waiting, unreported, unstaged
 from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
-from doceval_pipeline.knowledge.responses import CellCounts, count_cells
+from doceval_pipeline.knowledge.responses import CellCounts, DeferredRows, count_cells, deferred_rows
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class BatchProgress:
     `response_status`, which keeps the samples they rest on. `webhook` is there where the receiver of
     completions could not be told. `report` is the file of its newest report. `request` is there where a run
     that stages or reports the batch is awaited, and `notices` are sentences about what is missing and what
-    to do.
+    to do. `deferred` is there where waiting rows are not handed out yet, because their processor asked so.
     """
 
     batch: BatchRecord
@@ -40,6 +40,7 @@ class BatchProgress:
     report: Path | None = None
     request: Waiting | None = None
     notices: tuple[str, ...] = ()
+    deferred: DeferredRows | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; its names are a public interface."""
@@ -58,6 +59,7 @@ class BatchProgress:
             "report": None if self.report is None else str(self.report),
             "request": None if self.request is None else self.request.as_json(),
             "notices": list(self.notices),
+            "deferred": None if self.deferred is None else self.deferred.as_json(),
         }
 
 
@@ -89,6 +91,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
         lost = lost_runs_of(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
+        deferred = {n: found for n, found in deferred_rows(connection, numbers).items() if found.rows}
     questions = [
         Question(batch, cells[batch.id], paces[batch.id].still_for) for batch in batches if batch.id in paces
     ]
@@ -107,6 +110,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
                 *_notices(batch, documents[batch.id], awaited.get(batch.id), abandoned),
                 *(run.sentence for run in lost if run.batch_id == batch.id),
             ),
+            deferred.get(batch.id),
         )
         for batch in batches
     ]

@@ -20,7 +20,7 @@ from doceval_pipeline.settings import Settings
     default=120.0,
     show_default=True,
     type=click.FloatRange(min=1),
-    help="Seconds that each of the four trials may take.",
+    help="Seconds that each of the five trials may take.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
 def conformance(command: tuple[str, ...], timeout: float, as_json: bool) -> None:

@@ -19,7 +19,7 @@ import click
 import psycopg2
 from psycopg2.extras import RealDictCursor
 
-from doceval_pipeline.batches.databases import KNOWLEDGE, database_url, open_databases
+from doceval_pipeline.batches.databases import KNOWLEDGE, database_url, open_databases, plain_url
 from doceval_pipeline.cli.output import console
 from doceval_pipeline.settings import Settings
 
@@ -70,7 +70,7 @@ def simulate_processor(workers: int, failure_rate: float, latency: float, until_
     """Answer queued rows with made-up results, clearly marked as simulated. Calls no LLM."""
     settings = Settings.from_environment()
     open_databases(settings)
-    url = database_url(settings, KNOWLEDGE).replace("postgresql+psycopg2://", "postgresql://", 1)
+    url = plain_url(database_url(settings, KNOWLEDGE))
     behaviour = Behaviour(failure_rate, latency, until_empty)
     console.print(f"[yellow]{NOTICE}[/] {workers} workers; Ctrl-C ends it")
     stop = threading.Event()

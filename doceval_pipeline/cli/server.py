@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from doceval_pipeline.batches.databases import dagster_engine, describe_database, open_databases
+from doceval_pipeline.batches.databases import dagster_engine, describe_database, open_databases, plain_url
 from doceval_pipeline.cli.output import console, print_json
 from doceval_pipeline.cli.supervisor import Supervisor
 from doceval_pipeline.dagster_home.configuration import place_configuration
@@ -56,15 +56,22 @@ def init(roles: bool, as_json: bool) -> None:
 
 
 @click.command()
-def env() -> None:
-    """Print the exports under which plain Dagster commands work: eval "$(doceval env)"."""
+@click.option(
+    "--plain", is_flag=True, help="Write the URLs as psql and processors in other languages read them."
+)
+def env(plain: bool) -> None:
+    """Print the exports under which plain Dagster commands work: eval "$(doceval env)".
+
+    They tell a processor where the queue is, too.
+    """
     from doceval_pipeline.defs.instance import dagster_environment, prepare_dagster_home
 
     settings = Settings.from_environment()
     open_databases(settings)
     prepare_dagster_home(settings)
     for name, value in dagster_environment(settings).items():
-        print(f"export {name}={shlex.quote(value)}")
+        written = plain_url(value) if plain and name.endswith("_URL") else value
+        print(f"export {name}={shlex.quote(written)}")
 
 
 @click.command()

@@ -69,6 +69,9 @@ def _print_progress(found: list[BatchProgress]) -> None:
             errors.print(printable(text), style="yellow", markup=False)
         for notice in progress.notices:
             errors.print(printable(f"{progress.batch.key}: {notice}"), style="yellow", markup=False)
+        if progress.deferred:
+            text = f"{progress.batch.key}: {progress.deferred.sentence}"
+            errors.print(printable(text), style="yellow", markup=False)
         if progress.webhook:
             text = f"{progress.batch.key}: {progress.webhook.sentence}"
             errors.print(printable(text), style="yellow", markup=False)
@@ -145,7 +148,7 @@ def _watched(progress: BatchProgress) -> str:
     """Counts, rate, and the time left or why nothing moves, in one line."""
     cells, pace = progress.cells, progress.pace
     said = [f"{cells.done:,} of {progress.batch.expected_cells or 0:,} cells, {cells.failed:,} failed"]
-    if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW):
+    if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW, Movement.DEFERRED):
         return f"{said[0]}; {printable(progress.judgement.movement)}"
     if pace and pace.recent_rate:
         said.append(f"{pace.recent_rate:,.0f} an hour")

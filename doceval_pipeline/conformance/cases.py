@@ -24,11 +24,13 @@ class Answer(StrEnum):
     nul = "a NUL in its text"
     refuse = "400 Bad Request"
     busy_once = "429 Too Many Requests, once"
+    busy = "429 Too Many Requests, for some seconds"
 
 
 class Trial(StrEnum):
     """The trials, in their order; each is a batch of its own."""
 
+    rights = "rights"
     documents = "documents"
     together = "together"
     killed = "killed"
@@ -78,7 +80,7 @@ def cases_of(trial: Trial) -> Sequence[Case]:
     """The cases of a trial; their numbers are unique over all trials."""
     if trial is Trial.documents:
         return _documents()
-    first = {Trial.together: 100, Trial.killed: 200, Trial.late: 300}[trial]
+    first = {Trial.together: 100, Trial.killed: 200, Trial.late: 300, Trial.rights: 400}[trial]
     count = 40 if trial is Trial.together else 1
     return [
         Case(first + number, f"{trial} {number}", text_of(200, f"{trial} {number}"))
@@ -121,5 +123,6 @@ def _documents() -> list[Case]:
         Case(24, "a NUL in the answer", text_of(300, "nul"), Answer.nul),
         Case(25, "refused by the model", text_of(300, "refused"), Answer.refuse),
         Case(26, "the model is busy once", text_of(300, "busy"), Answer.busy_once, score=63),
+        Case(27, "the model is busy for some seconds", text_of(300, "busier"), Answer.busy, score=64),
     ]
     return made

@@ -1,10 +1,11 @@
 """A model on loopback: an OpenAI-compatible endpoint that notes what it was asked, and can make one wait.
 
-It answers every POST as a chat completion, whatever the path.
+It answers every POST as a chat completion, whatever the path. docs/processors.md says what it answers.
 """
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from doceval_pipeline.conformance.cases import Answer, Case, number_in
 
 KEY = "conformance-key"
 INPUT_TOKENS, OUTPUT_TOKENS = 120, 12
+# How long a busy model stays so, and what it says with each 429.
+SECONDS_BUSY = 2.0
+RETRY_AFTER = "1"
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Model:
     cases: dict[int, Case] = field(default_factory=dict)
     calls: dict[int, list[Arrival]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
+    first_calls: dict[int, float] = field(default_factory=dict)
     strangers: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     answers: threading.Event = field(default_factory=threading.Event)
@@ -52,13 +57,15 @@ class Model:
         with self.lock:
             calls = self.calls.setdefault(case.number, [])
             first = not calls
+            began = self.first_calls.setdefault(case.number, time.monotonic())
             calls.append(arrival_of(case, request))
             self.keys.add(key)
         self.answers.wait()
         threading.Event().wait(self.seconds)
         if case.answer is Answer.refuse:
             return 400, _error("this model does not read such documents")
-        if case.answer is Answer.busy_once and first:
+        is_busy = case.answer is Answer.busy and time.monotonic() - began < SECONDS_BUSY
+        if is_busy or (case.answer is Answer.busy_once and first):
             return 429, _error("too many requests: try again")
         return 200, _completion(case)
 
@@ -99,6 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(encoded)))
+            if status == 429:
+                self.send_header("Retry-After", RETRY_AFTER)
             self.end_headers()
             self.wfile.write(encoded)
         except OSError:

@@ -1,6 +1,7 @@
 """A database of its own for one run: made, filled, read, and dropped again with its login role.
 
-The role may do what processors may do, and no more.
+The role may do what processors may do, and no more: first what both kinds of them may, and once one has taken
+a row, what its kind may.
 """
 
 import json
@@ -21,10 +22,12 @@ from doceval_pipeline.migrations.roles import grant_roles
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 
 KEY_VARIABLE = "CONFORMANCE_API_KEY"
+WORKER, PLAIN_WORKER = "doceval_worker", "doceval_plain_worker"
 
 _ROWS = text("""
     SELECT prompt_id AS number, status, overall_score, response_text, error_message, input_tokens,
-           output_tokens, deliveries, lease_expires_at
+           output_tokens, deliveries, lease_expires_at,
+           extract(epoch FROM lease_expires_at - started_processing_at)::double precision AS lease_seconds
     FROM llm_responses WHERE batch_id = :batch_id ORDER BY prompt_id
 """)
 # The owner lets time pass; nobody else can.
@@ -59,6 +62,7 @@ class SeenRow:
     output_tokens: int | None
     deliveries: int
     lease_expires_at: Any
+    lease_seconds: float | None
 
     @property
     def done(self) -> bool:
@@ -77,6 +81,7 @@ class Scratch:
 
     engine: Engine
     url: str
+    role: str
 
     def queue_cases(self, batch_id: int, cases: Sequence[Case], base_url: str) -> None:
         """Queue one row for each case, as a batch of its own."""
@@ -119,6 +124,12 @@ class Scratch:
                 queue.tidy(connection)
             connection.execute(_TAKE_OVER if leased else _ANSWER_PLAINLY, {"batch_id": batch_id})
 
+    def restrict(self, leased: bool) -> None:
+        """Leave the processor the rights of its kind alone, as it has them in production."""
+        other = PLAIN_WORKER if leased else WORKER
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql(f"REVOKE {other} FROM {self.role}")
+
     def close(self, batch_id: int) -> None:
         """Take what is left of a batch out of the queue, so that the next trial is not about it."""
         with self.engine.begin() as connection:
@@ -136,11 +147,9 @@ def scratch_database(server: EmbeddedServer) -> Iterator[Scratch]:
         upgrade(engine, Schema.KNOWLEDGE)
         grant_roles(engine, Schema.KNOWLEDGE)
         with engine.begin() as connection:
-            connection.exec_driver_sql(
-                f"CREATE ROLE {name} LOGIN IN ROLE doceval_worker, doceval_plain_worker"
-            )
+            connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN IN ROLE {WORKER}, {PLAIN_WORKER}")
         as_processor = engine.url.set(drivername="postgresql", username=name)
-        yield Scratch(engine, as_processor.render_as_string(hide_password=False))
+        yield Scratch(engine, as_processor.render_as_string(hide_password=False), name)
     finally:
         engine.dispose()
         _drop(server, name)

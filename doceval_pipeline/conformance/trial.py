@@ -20,7 +20,8 @@ from doceval_pipeline.embedded.server import EmbeddedServer
 
 SECONDS_BETWEEN_LOOKS = 0.1
 # How long a processor is watched for signs of life while the model makes it wait.
-SECONDS_FOR_A_HEARTBEAT = 4
+# Longer than the forty seconds that docs/processors.md recommends.
+SECONDS_FOR_A_HEARTBEAT = 45.0
 # Long enough to write a late result, and to end because of it.
 SECONDS_TO_BREAK = 2
 INSTANCES_TOGETHER = 3
@@ -33,7 +34,8 @@ class Seen:
     """What a trial saw; times in seconds.
 
     `asked` is false where the case that mattered never reached the model; `exit_code` is None where
-    the processor had to be ended, `seconds_to_stop` where it had to be killed.
+    the processor had to be ended, `seconds_to_stop` where it had to be killed. `lease` is how long a lease
+    lasts, `watched` for how long it was watched at most for the next renewal.
     """
 
     cases: Sequence[Case]
@@ -42,6 +44,8 @@ class Seen:
     keys: set[str] = field(default_factory=set)
     asked: bool = True
     heartbeat: bool = False
+    lease: float = 0.0
+    watched: float = 0.0
     exit_code: int | None = None
     seconds_to_stop: float | None = None
     last_words: str = ""
@@ -121,6 +125,14 @@ class _Runs:
         self.scratch.close(batch_id)
         return seen
 
+    def _rights(self, batch_id: int, seen: Seen, running: list[Processor]) -> None:
+        """Learn how the processor claims, and take the rights away that its kind does not have."""
+        self._start(running)
+        self._await(lambda: self._is_done(batch_id), running)
+        (row,) = self.scratch.rows(batch_id)
+        if row.status != "QUEUED":
+            self.scratch.restrict(leased=row.deliveries > 0)
+
     def _documents(self, batch_id: int, seen: Seen, running: list[Processor]) -> None:
         self._start(running)
         self._await(lambda: self._is_done(batch_id), running)
@@ -147,10 +159,13 @@ class _Runs:
         seen.asked = self._await(lambda: seen.cases[0].number in self.model.calls, running)
         (before,) = self.scratch.rows(batch_id)
         if before.deliveries:
+            # A lease lasts longer than two heartbeats: none of them comes later than after its half.
+            seen.lease = before.lease_seconds or 0.0
+            seen.watched = min(seen.lease / 2 + 1, SECONDS_FOR_A_HEARTBEAT)
             seen.heartbeat = self._await(
                 lambda: self.scratch.rows(batch_id)[0].lease_expires_at != before.lease_expires_at,
                 running,
-                SECONDS_FOR_A_HEARTBEAT,
+                seen.watched,
             )
         self.scratch.answer_in_its_place(batch_id, leased=before.deliveries > 0)
         self.model.answers.set()

@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from doceval_pipeline.conformance.cases import KNOWN_CUT, Answer, Case, Trial
-from doceval_pipeline.conformance.endpoint import INPUT_TOKENS, KEY, OUTPUT_TOKENS
+from doceval_pipeline.conformance.endpoint import INPUT_TOKENS, KEY, OUTPUT_TOKENS, SECONDS_BUSY
 from doceval_pipeline.conformance.processes import SECONDS_TO_STOP
+from doceval_pipeline.conformance.scratch import PLAIN_WORKER, WORKER
 from doceval_pipeline.conformance.trial import Seen
 
 
 class Verdict(StrEnum):
-    """How a line ended; `absent` is what a processor need not do, and does not."""
+    """How a line ended; `absent` is what a processor need not do, and does not; `unclear` was not seen."""
 
     passed = "passed"
     failed = "failed"
     absent = "absent"
+    unclear = "unclear"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def _line(what: str, passed: bool, seen: str, required: bool = True) -> Line:
 
 def _answers_all(seen: Seen) -> Line:
     left = [case.name for case in seen.cases if not seen.rows[case.number].done]
-    how = "by the functions" if seen.uses_leases else "by UPDATE"
+    how = f"by the functions, as {WORKER}" if seen.uses_leases else f"by UPDATE, as {PLAIN_WORKER}"
     said = f"{len(seen.cases)} of {len(seen.cases)} rows, written {how}"
     if left:
         ended = f"; it ended with code {seen.exit_code}: {seen.last_words}" if seen.exit_code else ""
@@ -119,6 +121,7 @@ def _results(seen: Seen) -> Iterator[Line]:
         Answer.nul: _nul,
         Answer.refuse: _refused,
         Answer.busy_once: _busy,
+        Answer.busy: _busy_for_long,
     }
     yield from (by_answer[case.answer](seen, case) for case in seen.cases if case.answer in by_answer)
     tokens = [r for r in rows.values() if (r.input_tokens, r.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)]
@@ -147,6 +150,12 @@ def _refused(seen: Seen, case: Case) -> Line:
 def _busy(seen: Seen, case: Case) -> Line:
     row, calls = seen.rows[case.number], len(seen.calls[case.number])
     return _line("a busy model is asked again", row.succeeded, f"asked {calls} times; {row.status}", False)
+
+
+def _busy_for_long(seen: Seen, case: Case) -> Line:
+    row, calls = seen.rows[case.number], len(seen.calls[case.number])
+    what = f"a model that is busy for {SECONDS_BUSY:g} s fails no row"
+    return _line(what, row.succeeded, f"asked {calls} times; {row.status}", False)
 
 
 def _together(seen: Seen) -> Line:
@@ -178,8 +187,19 @@ def _late(seen: Seen) -> Iterator[Line]:
     survived = seen.exit_code in (None, 0)
     said = "it goes on" if survived else f"it ended with code {seen.exit_code}: {seen.last_words}"
     yield _line("a processor goes on after a late result", survived, said)
-    said = "renewed" if seen.heartbeat else "not within some seconds"
-    yield _line("a lease is renewed while the model takes its time", seen.heartbeat, said, False)
+    yield _renewed(seen)
+
+
+def _renewed(seen: Seen) -> Line:
+    what = "a lease is renewed while the model takes its time"
+    if seen.heartbeat or not seen.uses_leases:
+        return _line(
+            what, seen.heartbeat, "renewed" if seen.heartbeat else "a plain claim has no lease", False
+        )
+    said = f"not within {seen.watched:.0f} s of a lease of {seen.lease:.0f} s"
+    if seen.watched < seen.lease / 2:
+        return Line(what, False, Verdict.unclear, f"{said}: it may be renewed later")
+    return _line(what, False, said, False)
 
 
 def _stops(seen: Seen) -> Line:

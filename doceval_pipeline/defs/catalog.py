@@ -92,6 +92,9 @@ _RESPONSES = (
     ("worker", "text", "What the last claim called itself."),
     ("superseded_at", "timestamp with time zone", "Since when there is a later attempt."),
     ("impossible_numbers", "text[]", "Columns whose impossible value was dropped, such as negative tokens."),
+    ("not_before", "timestamp with time zone", "Until when a waiting row is not handed out."),
+    ("uncounted", "integer", "How many deliveries do not count towards the five."),
+    ("deferred", "boolean", "Whether the row is kept out of the queue because of not_before."),
 )
 BATCH_CONFIGS = Table(
     KNOWLEDGE,

@@ -6,6 +6,8 @@ Everything here reads `current_llm_responses`, where each cell stands once, with
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -39,6 +41,17 @@ _RUNNING = text(f"""
     FROM current_llm_responses
     WHERE batch_id = ANY(:batch_ids) AND status IN ({words_in_sql(Outcome.RUNNING)})
     GROUP BY 1, 2 ORDER BY 1, 5 DESC NULLS LAST
+""")
+_DEFERRED = text(f"""
+    SELECT batch_id, count(*) FILTER (WHERE not_before > clock_timestamp()),
+           min(not_before) FILTER (WHERE not_before > clock_timestamp()),
+           max(not_before) FILTER (WHERE not_before > clock_timestamp()), max(uncounted),
+           extract(epoch FROM clock_timestamp()
+                              - max(not_before) FILTER (WHERE not_before <= clock_timestamp()))
+    FROM current_llm_responses
+    WHERE batch_id = ANY(:batch_ids) AND not_before IS NOT NULL
+      AND status IN ({words_in_sql(Outcome.WAITING)})
+    GROUP BY 1 ORDER BY 1
 """)
 
 
@@ -78,6 +91,40 @@ class RunningRows:
     oldest_seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class DeferredRows:
+    """Waiting rows of a batch that their processors gave back until some time.
+
+    `rows` wait for a time that lies between `first` and `last`; both are None where there is none of them.
+    `uncounted` is how often one row was given back at most without counting. `due_seconds` is for how many
+    seconds the newest time has been over, None where none is.
+    """
+
+    batch_id: int
+    rows: int
+    first: datetime | None
+    last: datetime | None
+    uncounted: int
+    due_seconds: float | None
+
+    @property
+    def sentence(self) -> str:
+        """Until when they wait, and how often they were given back."""
+        many = "1 row waits" if self.rows == 1 else f"{self.rows:,} rows wait"
+        until = _utc(self.last) if self.first == self.last else f"{_utc(self.first)} to {_utc(self.last)}"
+        often = "" if self.uncounted < 2 else f"; given back up to {self.uncounted:,} times without counting"
+        return f"{many} until {until} UTC, as the processor asked{often}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape of `deferred` in `doceval status --json`; its names are a public interface."""
+        return {
+            "rows": self.rows,
+            "first": None if self.first is None else self.first.astimezone(UTC).isoformat(),
+            "last": None if self.last is None else self.last.astimezone(UTC).isoformat(),
+            "uncounted": self.uncounted,
+        }
+
+
 def count_cells(connection: Connection, batch_ids: Sequence[int]) -> dict[int, CellCounts]:
     """Count the cells of several batches by outcome, in one statement."""
     counts: dict[int, dict[str, int]] = {batch_id: {} for batch_id in batch_ids}
@@ -92,6 +139,17 @@ def running_rows(connection: Connection, batch_ids: Sequence[int]) -> list[Runni
     return [
         RunningRows(row[0], row[1], row[2], row[3], None if row[4] is None else float(row[4])) for row in rows
     ]
+
+
+def deferred_rows(connection: Connection, batch_ids: Sequence[int]) -> dict[int, DeferredRows]:
+    """The rows that wait for a time or have waited for one, of those of some batches that have any."""
+    rows = connection.execute(_DEFERRED, {"batch_ids": list(batch_ids)})
+    return {
+        row[0]: DeferredRows(
+            row[0], row[1], row[2], row[3], row[4], None if row[5] is None else float(row[5])
+        )
+        for row in rows
+    }
 
 
 def digest(connection: Connection, batch_id: int) -> str:
@@ -109,3 +167,7 @@ def count_documents(connection: Connection, batch_ids: Sequence[int]) -> dict[in
     """How many distinct documents the rows of several batches have, in one statement."""
     counts = dict.fromkeys(batch_ids, 0)
     return counts | {row[0]: row[1] for row in connection.execute(_DOCUMENTS, {"batch_ids": list(batch_ids)})}
+
+
+def _utc(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2.extensions import parse_dsn
 from sqlalchemy import create_engine, text
 
 from doceval_pipeline.batches.databases import (
@@ -16,6 +17,7 @@ from doceval_pipeline.batches.databases import (
     DOC_EVAL,
     KNOWLEDGE,
     open_databases,
+    plain_url,
     require_dagster_database,
 )
 from doceval_pipeline.embedded.server import EmbeddedServer
@@ -109,3 +111,25 @@ def test_a_database_that_is_not_in_utf_8_is_refused_for_each_of_the_three(
         with admin.connect() as connection:
             connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
         admin.dispose()
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ("postgresql+psycopg2://u@h/d", "postgresql://u@h/d"),
+        ("postgresql+psycopg2://u:p%40s%2Fs@h:5433/d", "postgresql://u:p%40s%2Fs@h:5433/d"),
+        ("postgresql+psycopg2://u:p/w'\"$ `#@h/d", "postgresql://u:p%2Fw%27%22%24%20%60%23@h/d"),
+        ("postgresql+psycopg2://u@[::1]:5432/d", "postgresql://u@[::1]:5432/d"),
+        ("postgresql+psycopg2:///d?host=/run/my%20server", "postgresql:///d?host=%2Frun%2Fmy%20server"),
+        (
+            "postgresql+psycopg2://u@/d?host=a:1&host=b:2&sslmode=require",
+            "postgresql://u@/d?host=a%2Cb&sslmode=require&port=1%2C2",
+        ),
+        ("postgresql+psycopg2://u@h/d?options=-c+x%3Dy", "postgresql://u@h/d?options=-c%20x%3Dy"),
+    ],
+)
+def test_a_plain_url_is_one_that_libpq_reads(given: str, plain: str) -> None:
+    assert plain_url(given) == plain
+    read = parse_dsn(plain)
+    if "p/w" in given:
+        assert read["password"] == "p/w'\"$ `#"

@@ -1,6 +1,7 @@
 """Stalled work is told from slow work, by limits that are learnt."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
@@ -15,10 +16,12 @@ from doceval_pipeline.batches.stalling import (
     judge_one,
     judge_open,
 )
+from doceval_pipeline.batches.status import batch_progress
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.progress import usual_gap
-from doceval_pipeline.knowledge.responses import CellCounts, RunningRows
+from doceval_pipeline.knowledge.responses import CellCounts, DeferredRows, RunningRows
 from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.knowledge.processing import call, claim
 
 BatchOf = Callable[..., Sample]
 LIMITS = Limits(untaken=120, running={1: 900})
@@ -146,3 +149,54 @@ def test_nothing_is_called_stalled_before_the_floor(batch_of: BatchOf) -> None:
     pause(batch.databases, batch.id)
     age(batch, 10_000)
     assert judge_one(batch.databases, batch.id).movement is Movement.AT_REST
+
+
+def wait(rows: int, due: float | None = None, uncounted: int = 1) -> DeferredRows:
+    moment = datetime(2026, 11, 27, 14, 5, tzinfo=UTC) if rows else None
+    return DeferredRows(1, rows, moment, moment, uncounted, due)
+
+
+@pytest.mark.parametrize(
+    ("deferred", "movement"),
+    [
+        (wait(5), Movement.DEFERRED),
+        (wait(5, due=900), Movement.DEFERRED),
+        (wait(4), Movement.UNTAKEN),
+        (wait(0, due=10), Movement.MOVING),
+        (wait(0, due=130), Movement.UNTAKEN),
+        (None, Movement.UNTAKEN),
+    ],
+)
+def test_rows_that_nobody_may_take_yet_are_not_called_untaken(
+    deferred: DeferredRows | None, movement: Movement
+) -> None:
+    cells = CellCounts(waiting=5)
+    assert judge(Status("ANALYZING"), cells, 1_800, [], LIMITS, deferred).movement is movement
+
+
+def test_rows_that_wait_say_until_when_and_how_often_they_were_given_back() -> None:
+    assert wait(1).sentence == "1 row waits until 2026-11-27 14:05:00 UTC, as the processor asked"
+    assert wait(12, uncounted=37).sentence == (
+        "12 rows wait until 2026-11-27 14:05:00 UTC, as the processor asked; "
+        "given back up to 37 times without counting"
+    )
+
+
+def test_status_and_judgement_know_of_rows_that_wait_for_their_time(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2, connections=1, prompts=1)
+    batch.stage()
+    look(batch.databases)
+    age(batch, 3_600)
+    for row in claim(batch.databases.knowledge, 2):
+        call(
+            batch.databases.knowledge, "fail", row.token, "busy", retry=True, not_before="1 h", counted=False
+        )
+    assert judge_open(batch.databases)[batch.id].movement is Movement.DEFERRED
+    (progress,) = batch_progress(batch.databases)
+    assert progress.deferred is not None
+    assert progress.as_json()["deferred"] | {"first": 0, "last": 0} == {
+        "rows": 2,
+        "first": 0,
+        "last": 0,
+        "uncounted": 1,
+    }

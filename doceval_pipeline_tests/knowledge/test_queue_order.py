@@ -25,7 +25,7 @@ ONE_DOC = """
 MANY_ROWS = """
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details,
                                queue_position)
-    SELECT 1, id, prompt, 1, '{"model_name": "m"}', (SELECT last_value FROM llm_responses_queue_clock)
+    SELECT :batch_id, id, prompt, 1, '{"model_name": "m"}', (SELECT last_value FROM llm_responses_queue_clock)
            + row_number() OVER (ORDER BY id, prompt) * 100000
     FROM docs, generate_series(1, :prompts) AS prompt
 """
@@ -115,10 +115,13 @@ def pages(connection: Connection) -> int:
     return int(plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"])
 
 
-def fill(batch: Sample, documents: int, prompts: int) -> None:
+def fill(batch: Sample, documents: int, prompts: int, batch_id: int = 1) -> None:
     batch.knowledge(ONE_DOC, documents=documents)
-    batch.knowledge("INSERT INTO batch_configs (batch_id, config, sha256) VALUES (1, '{}', repeat('0', 64))")
-    batch.knowledge(MANY_ROWS, prompts=prompts)
+    batch.knowledge(
+        "INSERT INTO batch_configs (batch_id, config, sha256) VALUES (:batch_id, '{}', repeat('0', 64))",
+        batch_id=batch_id,
+    )
+    batch.knowledge(MANY_ROWS, prompts=prompts, batch_id=batch_id)
 
 
 def test_a_claim_reads_no_more_after_100_000_finished_rows_that_vacuum_may_not_remove(

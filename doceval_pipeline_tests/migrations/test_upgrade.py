@@ -40,6 +40,22 @@ def empty(settings: Settings) -> Iterator[Engine]:
     admin.dispose()
 
 
+@pytest.fixture
+def two_roles(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Roles of the server, gone after the database that `empty` makes later."""
+    server = EmbeddedServer(settings.home)
+    server.ensure()
+    names = (f"one_{uuid4().hex}", f"two_{uuid4().hex}")
+    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        for name in names:
+            connection.exec_driver_sql(f"CREATE ROLE {name}")
+        yield names
+        for name in names:
+            connection.exec_driver_sql(f"DROP ROLE {name}")
+    admin.dispose()
+
+
 def tables(engine: Engine) -> set[str]:
     return set(inspect(engine).get_table_names())
 
@@ -127,6 +143,32 @@ COMPLETED_BEFORE = """
 """
 
 
+# Owner, and who may call it: one line, so one function of this name.
+FAIL_RESPONSE = """
+    SELECT proowner::regrole::text, ARRAY(
+        SELECT format('%s %s', grantee::regrole, is_grantable) FROM aclexplode(proacl) ORDER BY 1)
+    FROM pg_proc WHERE proname = 'fail_response'
+"""
+# As `doceval init --roles` leaves it.
+GIVE_AWAY = """
+    DO $$ DECLARE f record; BEGIN
+        FOR f IN SELECT oid::regprocedure AS signature FROM pg_proc
+                 WHERE pronamespace = 'public'::regnamespace AND proname <> 'in_utc'
+        LOOP EXECUTE format('ALTER FUNCTION %s OWNER TO {owner}', f.signature); END LOOP;
+    END $$;
+    GRANT ALL ON ALL TABLES IN SCHEMA public TO {owner};
+    GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {owner}
+"""
+NO_TOKEN = "'00000000-0000-0000-0000-000000000000'"
+OLD_CALLS = (
+    f"{NO_TOKEN}, 'reason'",
+    f"{NO_TOKEN}, 'reason', true",
+    f"{NO_TOKEN}, 'reason', retry => true",
+    f"{NO_TOKEN}, 'reason', false, 'text', NULL, 1, 2, 3.5",
+    f"token => {NO_TOKEN}, error_message => 'reason', output_tokens => 4",
+)
+
+
 def at_revision(empty: Engine, schema: Schema, number: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent / schema.value))
@@ -155,6 +197,26 @@ def test_batches_that_were_completed_before_keep_the_present_prices_and_their_re
 
 
 NAMES = [("batches", "batch_name"), ("connections", "name"), ("prompts", "name")]
+
+
+def test_whoever_could_call_a_function_that_gets_new_parameters_still_can(
+    two_roles: tuple[str, str], empty: Engine
+) -> None:
+    owner, worker = two_roles
+    at_revision(empty, Schema.KNOWLEDGE, "0008")
+    with empty.begin() as connection:
+        for statement in (
+            GIVE_AWAY.format(owner=owner),
+            f"GRANT EXECUTE ON FUNCTION fail_response TO {worker} WITH GRANT OPTION",
+        ):
+            connection.execute(text(statement))
+        before = connection.execute(text(FAIL_RESPONSE)).one()
+    assert upgrade(empty, Schema.KNOWLEDGE)
+    with empty.begin() as connection:
+        assert connection.execute(text(FAIL_RESPONSE)).one() == before
+        for arguments in OLD_CALLS:
+            written = connection.scalar(text(f"SELECT message FROM fail_response({arguments})"))
+            assert written == "nothing was changed: there is no such lease"
 
 
 @pytest.mark.parametrize(("table", "column"), NAMES)

@@ -10,6 +10,8 @@ Start it as often as you like, kill it whenever you like. Take it as the beginni
 
 import argparse
 import base64
+import codecs
+import email.utils
 import hashlib
 import json
 import logging
@@ -17,6 +19,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -27,8 +30,17 @@ import psycopg2
 from psycopg2.extras import RealDictCursor
 
 log = logging.getLogger("processor")
-# Not the model's fault and not the document's: the row is given back, to be delivered again.
+# Not the document's fault: the row is given back, to be delivered again.
 PASSING = (openai.RateLimitError, openai.APIConnectionError, openai.InternalServerError)
+# Nor that of the delivery, which then does not count towards the five: too many requests, overloaded.
+BUSY = (429, 503, 529)
+REFUSED_KEY = (openai.AuthenticationError, openai.PermissionDeniedError)
+# Seconds until a row is delivered again: if the model names none, and at least and at most.
+WAIT, SHORTEST_WAIT, LONGEST_WAIT = 60, 1, 86_400
+GIVE_BACK = """
+    SELECT * FROM fail_response(%s, %s, retry => true, not_before => make_interval(secs => %s), counted => %s)
+"""
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # A line that begins with "Score:", and the form in which it counts, without the marks of bold text.
 SCORE_LINE = re.compile(r"^[ \t]*\**score[ \t]*\**[ \t]*:.*$", re.IGNORECASE | re.MULTILINE)
 SCORE = re.compile(r"[ \t]*score[ \t]*:[ \t]*([0-9]+(?:\.[0-9]+)?)[ \t\r]*", re.IGNORECASE)
@@ -37,30 +49,39 @@ INSTRUCTION = (
 )
 
 
+class NoKey(Exception):
+    """The key of a connection is missing or refused: no other row of it would do better."""
+
+
 def main() -> None:
-    """Work until told to stop, or until the queue is empty."""
+    """Work until told to stop, until a key is missing or refused, or until the queue is empty."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--workers", type=int, default=4, help="rows at the same time")
     parser.add_argument("--lease", type=float, default=120, help="seconds; renewed while a row is worked on")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one answer of a model")
     parser.add_argument("--retries", type=int, default=4, help="of a call, before the row is given back")
     parser.add_argument("--prices", default="{}", help='JSON: {"model": [per million input, output tokens]}')
-    parser.add_argument("--until-empty", action="store_true", help="end when nothing waits")
+    parser.add_argument("--until-empty", action="store_true", help="end when no row may be taken now")
     options = parser.parse_args()
     options.prices = json.loads(options.prices)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # The client's own lines, one for each request, say less than the line for each row.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(threadName)s %(message)s")
+    log.setLevel(logging.INFO)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    workers = [threading.Thread(target=work, args=(options, stop)) for _ in range(options.workers)]
+    # Why it cannot go on: the first worker that finds out says so, for all of them.
+    reasons: list[str] = []
+    workers = [threading.Thread(target=work, args=(options, stop, reasons)) for _ in range(options.workers)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
+    if reasons:
+        raise SystemExit(f"{reasons[0]}: the rows were given back; set a valid key and start it again")
 
 
-def work(options: argparse.Namespace, stop: threading.Event) -> None:
+def work(options: argparse.Namespace, stop: threading.Event, reasons: list[str]) -> None:
     """Take one row after the other; begin anew where the connection to the database breaks."""
     # Other programs name the driver in the URL too.
     url = re.sub(r"^postgresql\+\w+", "postgresql", os.environ["KNOWLEDGE_DOCUMENTS_URL"])
@@ -81,14 +102,17 @@ def work(options: argparse.Namespace, stop: threading.Event) -> None:
                         # An empty queue is asked less and less often.
                         stop.wait(idle)
                         idle = min(2 * idle, 5)
+        except NoKey as error:
+            reasons.append(str(error))
+            stop.set()
         except psycopg2.OperationalError as error:
             log.warning("the database is out of reach: %s", str(error).strip())
             stop.wait(5)
 
 
 def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> None:
-    """Ask the model about one document, and write the result under the row's lease."""
-    token = row["token"]
+    """Ask the model about one document, and write the result; NoKey after the row was given back."""
+    token, reason = row["token"], ""
     try:
         with kept_alive(database, token, options.lease):
             content = read_document(database, row["document_id"])
@@ -96,9 +120,11 @@ def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> N
         text = (said.choices[0].message.content or "").replace("\0", "")
         if not text:
             raise ValueError(f"the model gave no text, and ended with {said.choices[0].finish_reason}")
-    except PASSING as error:
+    except (NoKey, *PASSING) as error:
         reason = without_key(row, error)
-        written = query(database, "SELECT * FROM fail_response(%s, %s, retry => true)", token, reason)
+        written = query(database, GIVE_BACK, token, reason, wait(error), not is_busy(error))
+        if isinstance(error, NoKey):
+            raise NoKey(reason) from None
     except (openai.OpenAIError, ValueError, KeyError) as error:
         reason = f"{type(error).__name__}: {without_key(row, error)}"
         written = query(database, "SELECT * FROM fail_response(%s, %s)", token, reason)
@@ -108,13 +134,31 @@ def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> N
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
         details = json.dumps({"model": said.model, "cost": cost(row, tokens, options.prices)})
         written = query(database, statement, token, score(text), text, details, *tokens)
-    log.info("%s: %s", row["file_name"], written[0]["message"])
+    log.info("%s: %s%s", row["file_name"], written[0]["message"], reason and f": {reason}")
 
 
 def without_key(row: dict[str, Any], error: Exception) -> str:
-    """What went wrong, without the key: some providers quote it when they refuse it."""
+    """What went wrong, in one line and without the key: some providers quote it when they refuse it."""
     key = os.environ.get(row["connection_details"]["api_key_env"] or "")
-    return str(error).replace(key, "(key not shown)") if key else str(error)
+    said = " ".join(str(error).split())
+    return said.replace(key, "(key not shown)") if key else said
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether no model has read the document; a timeout may be the document's fault."""
+    return getattr(error, "status_code", 503) in BUSY and not isinstance(error, openai.APITimeoutError)
+
+
+def wait(error: Exception) -> float:
+    """For how many seconds the model asked to be left alone: Retry-After is a number of them or a date."""
+    said = error.response.headers.get("retry-after") if isinstance(error, openai.APIStatusError) else None
+    try:
+        date = email.utils.parsedate_to_datetime(said).timestamp() if said and ":" in said else None
+        seconds = date - time.time() if date else float(said or WAIT)
+    except (ValueError, OverflowError):
+        seconds = WAIT
+    # NaN is not above, and so becomes the shortest.
+    return min(seconds, LONGEST_WAIT) if seconds > SHORTEST_WAIT else SHORTEST_WAIT
 
 
 def read_document(database: Any, document_id: int) -> dict[str, Any]:
@@ -129,35 +173,55 @@ def read_document(database: Any, document_id: int) -> dict[str, Any]:
 def ask(row: dict[str, Any], document: dict[str, Any], options: argparse.Namespace) -> Any:
     """One call of the model; the client tries again by itself, later and later, what may pass."""
     connection = row["connection_details"]
-    key = os.environ[connection["api_key_env"]] if connection["api_key_env"] else "none"
-    url, port = connection["base_url"], connection["port_no"]
-    if url and port and not urlsplit(url).port:
-        url = urlsplit(url)._replace(netloc=f"{urlsplit(url).netloc}:{port}").geturl()
+    name = connection["api_key_env"]
+    key = os.environ.get(name) if name else "none"
+    if not key:
+        raise NoKey(f"{name} is not set")
     with openai.OpenAI(
-        api_key=key, base_url=url, max_retries=options.retries, timeout=options.timeout
+        api_key=key, base_url=endpoint(connection), max_retries=options.retries, timeout=options.timeout
     ) as model:
-        return model.chat.completions.create(
-            model=connection["model_name"],
-            messages=[
-                {"role": "system", "content": INSTRUCTION},
-                {
-                    "role": "user",
-                    "content": [{"type": "text", "text": row["prompt_text"]}, part(row, document)],
-                },
-            ],
-            **connection["connection_config"],
-        )
+        asked = [{"type": "text", "text": row["prompt_text"]}, part(row, document)]
+        try:
+            return model.chat.completions.create(
+                model=connection["model_name"],
+                messages=[{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": asked}],
+                **connection["connection_config"],
+            )
+        except REFUSED_KEY as error:
+            raise NoKey(f"the key in {name} was refused ({error})") from error
+
+
+def endpoint(connection: dict[str, Any]) -> Any:
+    """Where the model is: `port_no` goes behind the host of `base_url`, unless that names a port itself."""
+    url, port = connection["base_url"], connection["port_no"]
+    if not url or not port or urlsplit(url).port:
+        return url
+    return urlsplit(url)._replace(netloc=f"{urlsplit(url).netloc}:{port}").geturl()
 
 
 def part(row: dict[str, Any], document: dict[str, Any]) -> Any:
     """The document as a part of a message: as text where it is text, otherwise as base64."""
-    try:
-        return {"type": "text", "text": document["bytes"].decode("utf-8")}
-    except UnicodeDecodeError:
-        data = f"data:{document['content_type']};base64,{document['content']}"
+    text = text_of(document)
+    if text is not None:
+        return {"type": "text", "text": text}
+    data = f"data:{document['content_type']};base64,{document['content']}"
     if document["content_type"].startswith("image/"):
         return {"type": "image_url", "image_url": {"url": data}}
     return {"type": "file", "file": {"filename": row["file_name"] or document["sha256"], "file_data": data}}
+
+
+def text_of(document: dict[str, Any]) -> str | None:
+    """The document's text; None where it is none. One-byte encodings are read as that of Windows."""
+    content = document["bytes"]
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if not document["content_type"].startswith(("text/", "application/json", "application/xml")):
+            return None
+    try:
+        return content.decode("utf-16" if content.startswith(UTF_16) else "cp1252")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def score(text: str) -> float | None:

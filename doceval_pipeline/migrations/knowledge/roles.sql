@@ -31,7 +31,8 @@ BEGIN
                  'look_for_leases_at', 'next_look', 'expire_leases', 'tidy_queue', 'take_responses',
                  'deliver_responses', 'claim_responses', 'refused', 'heartbeat_response', 'write_result',
                  'complete_response', 'fail_response', 'guard_response', 'place_response', 'hide_keys',
-                 'forget_impossible', 'impossible_columns', 'in_utc', 'response_outcome',
+                 'forget_impossible', 'impossible_columns', 'in_utc', 'response_outcome', 'end_deferral',
+                 'release_responses',
                  'count_updated_responses', 'count_deleted_responses', 'count_truncated_responses',
                  'count_later_attempt', 'lock_response_counts', 'fold_response_counts',
                  'recount_responses', 'is_json', 'bound_response')

@@ -49,7 +49,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         Plant(
             "running",
             THE_ROW,
-            "deliveries = 5",
+            "deliveries = uncounted + 5",
             knowledge=f"UPDATE llm_responses SET deliveries = 6 WHERE id = {ROW}",
         ),
     ),
