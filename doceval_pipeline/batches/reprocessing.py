@@ -7,16 +7,20 @@ Nothing that was paid for is deleted: a new attempt stands beside the earlier on
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sqlalchemy import Connection
+
+from doceval_pipeline.batches.completion import complete_if_done
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.rescanning import assign
 from doceval_pipeline.batches.staging import Queued, batch_lock, queue_cells, seal_batch, store_documents
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import batch_documents
 from doceval_pipeline.doc_eval.batches import batch_by_id
-from doceval_pipeline.doc_eval.lifecycle import Action, Status, require, transition
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, possible, require, transition
 from doceval_pipeline.doc_eval.run_requests import withdraw_staging
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import queue
+from doceval_pipeline.knowledge.responses import count_cells
 from doceval_pipeline.knowledge.status_words import Outcome
 
 CANCELLED = "cancelled by a person before it was processed"
@@ -143,6 +147,7 @@ def pause(databases: Databases, batch_id: int) -> int:
     UnknownBatch, BatchStateError, DatabaseError
     """
     with batch_lock(databases, batch_id) as connection:
+        _complete_if_done(databases, connection, batch_id)
         with connection.begin():
             require(connection, batch_id, Action.PAUSE)
         with databases.knowledge.begin() as knowledge:
@@ -185,16 +190,46 @@ def cancel(databases: Databases, batch_id: int) -> int:
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
-        BatchStateError also where no row waits any more: the batch then ends by itself.
+        BatchStateError also where no row waits any more: the batch then ends with its running rows, or is
+        completed at once where all are done.
     """
-    with batch_lock(databases, batch_id) as connection, databases.knowledge.begin() as knowledge:
+    with batch_lock(databases, batch_id) as connection:
+        _complete_if_done(databases, connection, batch_id)
+        return _close(databases, connection, batch_id)
+
+
+def _close(databases: Databases, connection: Connection, batch_id: int) -> int:
+    with databases.knowledge.begin() as knowledge:
         closed = queue.close(knowledge, batch_id, CANCELLED)
         # Committed before the rows: killed in between, the batch is known as cancelled and can be
         # cancelled again. The other way round its rows would have failed by themselves.
         with connection.begin():
             require(connection, batch_id, Action.CANCEL)
             if not closed:
+                running = count_cells(knowledge, [batch_id])[batch_id].running
+                last = "last running one is" if running == 1 else f"last {running:,} running ones are"
                 raise BatchStateError(
-                    f"batch {batch_id} has no waiting row left to cancel: it ends with its last running one"
+                    f"batch {batch_id} has no waiting row left to cancel: it ends when its {last} done"
                 )
         return closed
+
+
+def _complete_if_done(databases: Databases, connection: Connection, batch_id: int) -> None:
+    """Complete an open batch whose rows are all done, which nobody has looked at since; then refuse to act.
+
+    Raises
+    ------
+    BatchStateError
+        It is completed now.
+    """
+    with connection.begin():
+        batch = batch_by_id(connection, batch_id)
+    if batch.status not in OPEN or batch.archived_at is not None:
+        return
+    complete_if_done(databases, batch)
+    with connection.begin():
+        status = batch_by_id(connection, batch_id).status
+    if status in CLOSED:
+        raise BatchStateError(
+            f"all rows of batch {batch_id} were done already, and it is {status} now: {possible(status)}"
+        )
