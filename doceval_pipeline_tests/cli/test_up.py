@@ -134,7 +134,7 @@ def test_the_webserver_does_nothing_for_a_page_of_another_site(up: "subprocess.P
 def test_a_second_up_on_the_same_home_is_refused(up: "subprocess.Popen[str]", home: Path) -> None:
     ended = doceval("up", "--port", "3918", DOCEVAL_HOME=str(home))
     assert ended.returncode == 1
-    assert "already runs on" in ended.stderr
+    assert f"doceval up already runs for {home} (pid {up.pid}, http://127.0.0.1:{PORT}): " in ended.stderr
 
 
 def test_a_killed_database_server_comes_back(up: "subprocess.Popen[str]", home: Path) -> None:
