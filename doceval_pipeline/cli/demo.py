@@ -55,11 +55,8 @@ def demo() -> None:
             report = newest_report(opened, progress.batch)
             _say_result(progress, batch_tallies(opened, number), report, time.monotonic() - started)
     except KeyboardInterrupt:
-        said = (
-            ""
-            if number is None
-            else f"; a processor would take what waits of its batch: doceval cancel {number}"
-        )
+        rest = f"; what waits of its batch is for any processor: doceval cancel {number}"
+        said = "" if number is None else rest
         # The terminal may be closed.
         with suppress(OSError):
             errors.print(f"interrupted{said}", style="red", markup=False)

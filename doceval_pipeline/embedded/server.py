@@ -258,7 +258,7 @@ class EmbeddedServer:
             # Its working folder, too, where the home was renamed since its start.
             serves_us = str(self.data) in process.cmdline() or process.cwd() == str(self.data)
             return process if serves_us and process.status() != psutil.STATUS_ZOMBIE else None
-        except (FileNotFoundError, ValueError, psutil.Error):
+        except (OSError, ValueError, OverflowError, psutil.Error):
             return None
 
     def _await_leftover_backends(self) -> None:

@@ -97,6 +97,17 @@ def test_a_pid_file_that_names_another_program_harms_neither(server: EmbeddedSer
         stranger.kill()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"garbage\n", b"-1\n", b"0\n", b"1\n", b"99999999999999999999\n", b"\xff\xfe\0", b"9" * 100_000],
+)
+def test_a_pid_file_that_names_no_server_of_ours_stops_nothing(tmp_path: Path, said: bytes) -> None:
+    server = EmbeddedServer(tmp_path)
+    server.data.mkdir()
+    (server.data / "postmaster.pid").write_bytes(said)
+    assert server.stop() is False
+
+
 def test_a_pid_file_that_names_a_zombie_does_not_count_as_running(server: EmbeddedServer) -> None:
     server.ensure()
     pid_file = server.data / "postmaster.pid"
