@@ -129,22 +129,38 @@ def test_down_of_a_home_that_is_not_there_makes_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_of_two_that_start_at_once_one_runs(home: Path) -> None:
+def test_of_two_that_start_at_once_one_runs_and_ends_by_ctrl_c_alone(home: Path) -> None:
     environment = {**os.environ, "DOCEVAL_HOME": str(home)}
     started = [
-        subprocess.Popen([DOCEVAL, "up", "--port", port], env=environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            ["nohup", DOCEVAL, "up", "--port", port],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for port in (PORT, "3542")
     ]
     try:
         until(lambda: (holder := holder_of(home)) is not None and holder.url)
+        until(lambda: any(process.poll() is not None for process in started), 20)
         (refused,) = [process for process in started if process.poll() is not None]
+        (running,) = [process for process in started if process.poll() is None]
         assert refused.stderr is not None
         assert "already runs for" in refused.stderr.read()
+        running.send_signal(signal.SIGHUP)
+        time.sleep(0.5)  # under nohup nothing is to happen
+        assert running.poll() is None
+        for _ in range(3):
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.2)  # while it stops
+        assert running.wait(timeout=40) == 0
+        assert nothing_is_left(home)
     finally:
         doceval("down", DOCEVAL_HOME=str(home))
         for process in started:
             process.wait(timeout=60)
-    assert nothing_is_left(home)
 
 
 @pytest.mark.slow
@@ -171,11 +187,7 @@ def test_down_finds_what_nobody_has_cleared_up(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_closed_terminal_ends_up_but_not_under_nohup(home: Path) -> None:
-    with up(home, "nohup") as process:
-        process.send_signal(signal.SIGHUP)
-        time.sleep(0.5)  # nothing is to happen
-        assert process.poll() is None
+def test_a_closed_terminal_ends_it(home: Path) -> None:
     controlling, terminal = pty.openpty()
     process = subprocess.Popen(
         ["setsid", "--ctty", DOCEVAL, "up", "--port", PORT],
@@ -192,25 +204,12 @@ def test_a_closed_terminal_ends_up_but_not_under_nohup(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_does_not_leave_processes_behind(home: Path) -> None:
-    with up(home) as process:
-        for _ in range(3):
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.2)  # while it stops
-        assert process.wait(timeout=40) == 0
-        assert nothing_is_left(home)
-
-
-@pytest.mark.slow
-def test_down_ends_an_up_that_was_stopped_and_one_that_only_starts(home: Path) -> None:
-    with up(home) as process:
-        process.send_signal(signal.SIGSTOP)
-        assert "doceval up" in doceval("down", DOCEVAL_HOME=str(home)).stdout
-        process.wait(timeout=20)
+def test_down_ends_an_up_that_only_starts_and_was_stopped_meanwhile(home: Path) -> None:
     starting = subprocess.Popen(
         [DOCEVAL, "up", "--port", PORT], env={**os.environ, "DOCEVAL_HOME": str(home)}, stdout=subprocess.PIPE
     )
     until(lambda: holder_of(home) is not None)
+    starting.send_signal(signal.SIGSTOP)
     assert "doceval up" in doceval("down", DOCEVAL_HOME=str(home)).stdout
     assert starting.wait(timeout=40) == 0
     assert nothing_is_left(home)
