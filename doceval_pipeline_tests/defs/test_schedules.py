@@ -2,18 +2,24 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
+from dagster._core.remote_representation.external import RemoteRepository
 from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
 from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.types import DaemonHeartbeat
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
+from doceval_pipeline.batches.awaiting import Work
+from doceval_pipeline.defs.idle import why_waiting
 from doceval_pipeline.defs.schedules import counts_from
+from doceval_pipeline.settings import Settings
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
 
@@ -42,10 +48,14 @@ def look(context: WorkspaceProcessContext, at: datetime) -> None:
         pass
 
 
-def newest_tick(instance: dg.DagsterInstance, context: WorkspaceProcessContext) -> InstigatorTick | None:
+def repository_of(context: WorkspaceProcessContext) -> RemoteRepository:
     (location,) = context.create_request_context().code_locations
     (repository,) = location.get_repositories().values()
-    schedule = repository.get_schedule("nightly_audit")
+    return repository
+
+
+def newest_tick(instance: dg.DagsterInstance, context: WorkspaceProcessContext) -> InstigatorTick | None:
+    schedule = repository_of(context).get_schedule("nightly_audit")
     ticks = instance.get_ticks(schedule.get_remote_origin_id(), schedule.selector_id, limit=1)
     return ticks[0] if ticks else None
 
@@ -90,3 +100,23 @@ def test_a_changed_cron_runs_no_tick_of_before_and_every_one_after(
     tick = newest_tick(instance, workspace)
     assert tick is not None
     assert (tick.status, len(tick.run_ids)) == (TickStatus.SUCCESS, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workspace", [-20], indirect=True)
+def test_work_that_waits_for_a_sensor_that_was_stopped_in_dagster_is_named(
+    workspace: WorkspaceProcessContext, instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "test", []))
+    work = [Work("1 batch is done and waits", "response_status")]
+    sensor = repository_of(workspace).get_sensor("response_status")
+    try:
+        assert not why_waiting(settings, work)
+        instance.stop_sensor(sensor.get_remote_origin_id(), sensor.selector_id, sensor)
+        (said,) = why_waiting(settings, work)
+        assert said.startswith("1 batch is done and waits, and the sensor response_status is stopped: ")
+        instance.start_sensor(sensor)
+        assert not why_waiting(settings, work)
+    finally:
+        instance.reset_sensor(sensor)
+        instance.wipe_daemon_heartbeats()
