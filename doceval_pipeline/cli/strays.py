@@ -11,10 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from doceval_pipeline.embedded.processes import still_there
+from doceval_pipeline.embedded.processes import MARK, still_there
 
-# Inherited by all that a supervisor's processes start: code servers, runs and the process that starts runs.
-MARK = "DOCEVAL_SUPERVISED_HOME"
 SECONDS_TO_STOP = 15
 # The embedded server may have been started by such a process, and has an end of its own.
 _OF_THE_SERVER = ("postgres", "pg_ctl", "initdb")

@@ -26,7 +26,7 @@ from filelock import FileLock
 from psycopg2 import errors, sql
 
 from doceval_pipeline.embedded.account import ServerAccount, choose_account
-from doceval_pipeline.embedded.processes import still_there
+from doceval_pipeline.embedded.processes import is_supervised, still_there
 from doceval_pipeline.errors import EmbeddedServerError
 
 USER = "postgres"
@@ -104,6 +104,9 @@ class EmbeddedServer:
         """
         if self.is_running():
             return
+        if is_supervised(self.home) and not self.data.exists():
+            # The supervisor ends soon, too. A new server would have empty databases.
+            raise EmbeddedServerError(f"{self.home} was moved or removed while doceval ran: move it back")
         try:
             make_folder(self.home)
             with self._lock():

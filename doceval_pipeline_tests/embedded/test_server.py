@@ -14,6 +14,7 @@ import psutil
 import psycopg2
 import pytest
 
+from doceval_pipeline.embedded.processes import MARK
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import EmbeddedServerError
 from doceval_pipeline_tests.unprivileged import NOBODY, unprivileged
@@ -206,6 +207,16 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedServerError, match=r"cannot use .*/file"):
         EmbeddedServer(tmp_path / "file").ensure()
+
+
+def test_a_process_of_a_supervisor_makes_no_server_where_its_home_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "moved"
+    monkeypatch.setenv(MARK, str(home))
+    with pytest.raises(EmbeddedServerError, match="was moved or removed while doceval ran"):
+        EmbeddedServer(home).ensure()
+    assert not home.exists()
 
 
 def test_a_start_that_fails_repeats_the_last_words_of_the_log(server: EmbeddedServer) -> None:
