@@ -179,6 +179,14 @@ def settle(databases: Databases, batch: BatchRecord) -> None:
         _settle(databases, seen, action)
 
 
+def complete_if_done(databases: Databases, batch: BatchRecord) -> None:
+    """Complete an open batch whose cells are all done, without waiting for the next look."""
+    (seen,) = _see(databases, [batch])
+    action = decide(seen)
+    if seen.is_done and action is not None:
+        _settle(databases, seen, action)
+
+
 def _as_kept(batch: BatchRecord, kept: KeptCounts | None) -> Seen:
     return Seen(batch, CellCounts() if kept is None else kept.cells, None, 0)
 

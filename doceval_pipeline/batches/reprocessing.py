@@ -11,7 +11,7 @@ from enum import StrEnum
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from doceval_pipeline.batches.completion import Seen
+from doceval_pipeline.batches.completion import Seen, complete_if_done
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.rescanning import assign
 from doceval_pipeline.batches.staging import (
@@ -25,10 +25,11 @@ from doceval_pipeline.batches.staging import (
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import batch_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
-from doceval_pipeline.doc_eval.lifecycle import OPEN, Action, Status, require, transition
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, possible, require, transition
 from doceval_pipeline.doc_eval.run_requests import withdraw_staging
 from doceval_pipeline.errors import BatchStateError, DatabaseError
 from doceval_pipeline.knowledge import queue
+from doceval_pipeline.knowledge.responses import count_cells
 from doceval_pipeline.knowledge.status_words import Outcome
 from doceval_pipeline.lock_waits import is_lock_timeout, wait_at_most, who_holds
 
@@ -161,6 +162,7 @@ def pause(databases: Databases, batch_id: int) -> int:
         held, and `finish_requests` holds the rest.
     """
     with batch_lock(databases, batch_id) as connection:
+        _complete_if_done(databases, connection, batch_id)
         with connection.begin():
             require(connection, batch_id, Action.PAUSE)
         with databases.knowledge.begin() as knowledge:
@@ -208,11 +210,12 @@ def cancel(databases: Databases, batch_id: int) -> int:
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
-        BatchStateError also where no row waits any more: the batch then ends by itself. DatabaseError also
-        where a processor has locked some rows: the batch is cancelled, all other rows are closed, and
-        `finish_requests` closes the rest.
+        BatchStateError also where no row waits any more: the batch then ends with its running rows, or is
+        completed at once where all are done. DatabaseError also where a processor has locked some rows: the
+        batch is cancelled, all other rows are closed, and `finish_requests` closes the rest.
     """
     with batch_lock(databases, batch_id) as connection:
+        _complete_if_done(databases, connection, batch_id)
         with databases.knowledge.begin() as knowledge:
             closed = queue.close_free(knowledge, batch_id, CANCELLED)
             locked = queue.has_waiting(knowledge, batch_id)
@@ -221,9 +224,10 @@ def cancel(databases: Databases, batch_id: int) -> int:
             with connection.begin():
                 require(connection, batch_id, Action.CANCEL)
                 if not closed and not locked:
+                    running = count_cells(knowledge, [batch_id])[batch_id].running
+                    last = "last running one is" if running == 1 else f"last {running:,} running ones are"
                     raise BatchStateError(
-                        f"batch {batch_id} has no waiting row left to cancel: it ends with its last "
-                        "running one"
+                        f"batch {batch_id} has no waiting row left to cancel: it ends when its {last} done"
                     )
         done = f"is cancelled and {closed:,} of its rows are closed"
         return closed + _do_the_rest(databases, batch_id, _close, done)
@@ -301,3 +305,24 @@ def _do_the_rest(
             f"{partition_key(batch_id)} {done}, but the rest is locked: {who_holds(error.orig)}; "
             "doceval up does the rest by itself once it is free"
         ) from None
+
+
+def _complete_if_done(databases: Databases, connection: Connection, batch_id: int) -> None:
+    """Complete an open batch whose rows are all done, which nobody has looked at since; then refuse to act.
+
+    Raises
+    ------
+    BatchStateError
+        It is completed now.
+    """
+    with connection.begin():
+        batch = batch_by_id(connection, batch_id)
+    if batch.status not in OPEN or batch.archived_at is not None:
+        return
+    complete_if_done(databases, batch)
+    with connection.begin():
+        status = batch_by_id(connection, batch_id).status
+    if status in CLOSED:
+        raise BatchStateError(
+            f"all rows of batch {batch_id} were done already, and it is {status} now: {possible(status)}"
+        )

@@ -24,11 +24,12 @@ from doceval_pipeline.cli import (
     status,
 )
 from doceval_pipeline.cli.output import errors
+from doceval_pipeline.cli.suggestions import Commands
 from doceval_pipeline.errors import in_one_line
 from doceval_pipeline.names import printable
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="doceval-pipeline")
 def cli() -> None:
     """Stage batches of documents for evaluation by LLMs, and report what came back."""

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from doceval_pipeline.batches.applying import Preview
 from doceval_pipeline.batches.applying import apply as apply_and_look
 from doceval_pipeline.batches.audit import violations
+from doceval_pipeline.batches.awaiting import awaiting
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.file_counts import batch_tallies, left_out, left_out_by_reason, staged
 from doceval_pipeline.batches.folders import notes_on_assigned, why_not
@@ -28,7 +29,7 @@ from doceval_pipeline.doc_eval.apply import Applied
 from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, partition_key
 from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
-from doceval_pipeline.errors import ConfigurationError, DatabaseError, EmbeddedServerError
+from doceval_pipeline.errors import ConfigurationError, DatabaseError, DocEvalError, EmbeddedServerError
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.numbers import size_text
@@ -40,6 +41,23 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print dat
 def databases() -> Databases:
     """The installation that the environment names."""
     return open_databases(Settings.from_environment())
+
+
+def warn_of_waiting(opened: Databases) -> None:
+    """Say on standard error which work waits for sensors that do not run."""
+    work = awaiting(opened)
+    if not work:
+        return
+    # Dagster takes half a second to import.
+    from doceval_pipeline.defs.idle import why_waiting
+
+    try:
+        said = why_waiting(opened.settings, work)
+    except DocEvalError as error:
+        waits = ", ".join(each.said for each in work)
+        said = [f"{waits}, and whether Dagster's daemon runs cannot be told: {error}"]
+    for sentence in said:
+        errors.print(printable(sentence), style="yellow", markup=False)
 
 
 @click.command()
@@ -179,8 +197,8 @@ def check(every_document: bool, as_json: bool) -> None:
     """Hold both databases against docs/invariants.md; exit code 1 if anything is not as it must be.
 
     Read-only: a member of doceval_reader can run it. Warns on standard error, without another exit code, of
-    guards that the installation's dagster.yaml no longer has, and of what processors' login roles could do to
-    others.
+    guards that the installation's dagster.yaml no longer has, of work that waits while no daemon runs, and of
+    what processors' login roles could do to others.
     """
     opened = databases()
     with bars(visible=not as_json) as draw:
@@ -194,6 +212,7 @@ def check(every_document: bool, as_json: bool) -> None:
         print_table(("must hold", "batch", "but", "what to do"), rows)
     for warning in (*given_up(opened.settings), *open_doors(opened)):
         errors.print(printable(warning), style="yellow", markup=False)
+    warn_of_waiting(opened)
     if found:
         raise SystemExit(1)
 

@@ -8,6 +8,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import as_file, files
@@ -21,9 +22,9 @@ from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.file_counts import batch_tallies, left_out, staged
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.status import BatchProgress, batch_progress
-from doceval_pipeline.cli.output import console
-from doceval_pipeline.cli.processor import NOTICE
-from doceval_pipeline.cli.supervisor import StartFailed, Supervisor, script
+from doceval_pipeline.cli.output import console, errors
+from doceval_pipeline.cli.processor import NOTICE, Behaviour, Simulation
+from doceval_pipeline.cli.supervisor import StartFailed, Supervisor
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import Tally
 from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
@@ -41,16 +42,25 @@ def demo() -> None:
     settings = Settings.from_environment()
     console.print("[bold]doceval demo[/]: sample documents to a report, through all the real parts")
     console.print(f"[yellow]{NOTICE}[/]\n")
-    with Supervisor(settings) as supervisor:
-        opened = open_databases(settings)
-        supervisor.start_daemon()
-        number = _apply_sample(opened)
-        processor = [script("doceval"), "simulate-processor", "--workers", "4", "--failure-rate", "0.12"]
-        supervisor.start("processor", [*processor, "--latency", "0.4"])
-        progress = _wait_for_report(opened, number, supervisor)
-    report = newest_report(opened, progress.batch)
-    _say_result(progress, batch_tallies(opened, number), report, time.monotonic() - started)
-    supervisor.stop_server()
+    number = None
+    try:
+        with Supervisor(settings, "doceval demo") as supervisor:
+            opened = open_databases(settings)
+            supervisor.start_daemon()
+            number = _apply_sample(opened)
+            # Rows of other batches are for a processor that calls LLMs.
+            behaviour = Behaviour(failure_rate=0.12, latency=0.4, batch=number)
+            with Simulation(settings, behaviour, workers=4) as simulation:
+                progress = _wait_for_report(opened, number, supervisor, simulation)
+            report = newest_report(opened, progress.batch)
+            _say_result(progress, batch_tallies(opened, number), report, time.monotonic() - started)
+    except KeyboardInterrupt:
+        rest = f"; what waits of its batch is for any processor: doceval cancel {number}"
+        said = "" if number is None else rest
+        # The terminal may be closed.
+        with suppress(OSError):
+            errors.print(f"interrupted{said}", style="red", markup=False)
+        raise SystemExit(130) from None
     if console.is_terminal and sys.stdin.isatty():
         webbrowser.open(report.as_uri())
 
@@ -69,12 +79,15 @@ def _apply_sample(databases: Databases) -> int:
     return applied.numbers[name]
 
 
-def _wait_for_report(databases: Databases, number: int, supervisor: Supervisor) -> BatchProgress:
+def _wait_for_report(
+    databases: Databases, number: int, supervisor: Supervisor, simulation: Simulation
+) -> BatchProgress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bars:
         task = bars.add_task("starting Dagster's daemon", total=None)
         pause = Event()
         for progress in _each_look(databases, number, pause.wait):
+            simulation.check()
             batch, cells = progress.batch, progress.cells
             bars.update(
                 task, total=batch.expected_cells, completed=cells.done, description=_stage_of(progress)

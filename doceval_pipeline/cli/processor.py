@@ -1,7 +1,7 @@
 """`doceval simulate-processor`: stands in for the external processor in the demo and in tests.
 
-It calls no LLM, and says so in everything it writes. It talks to KnowledgeDocuments by the functions
-of the contract alone, as any processor may: nothing of the pipeline's own queue code is used.
+It calls no LLM, and says so in everything it writes. It talks to KnowledgeDocuments by the contract alone, as
+any processor may: nothing of the pipeline's own queue code is used.
 """
 
 import base64
@@ -19,15 +19,24 @@ import click
 import psycopg2
 from psycopg2.extras import RealDictCursor
 
-from doceval_pipeline.batches.databases import KNOWLEDGE, database_url, open_databases, plain_url
+from doceval_pipeline.batches.databases import (
+    KNOWLEDGE,
+    database_errors,
+    database_url,
+    open_databases,
+    plain_url,
+)
 from doceval_pipeline.cli.output import console
+from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
 
 NOTICE = "SIMULATED by doceval simulate-processor: no LLM was called."
 SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_TO_END = 5
 # Beyond the latency: what everything else of a cell may take.
 SECONDS_OF_LEASE = 60
 
+# Any processor may claim by a function with a lease, or by plain UPDATEs; only these can choose a batch.
 CLAIM = "SELECT * FROM claim_responses(1, %(lease)s, %(worker)s)"
 READ_DOCUMENT = "SELECT sha256, content FROM docs WHERE id = %(document_id)s"
 COMPLETE = """
@@ -36,6 +45,25 @@ COMPLETE = """
         input_tokens => %(input_tokens)s, output_tokens => %(output_tokens)s)
 """
 FAIL = "SELECT * FROM fail_response(%(token)s, %(error)s)"
+CLAIM_IN_BATCH = """
+    UPDATE llm_responses SET status = 'P', task_id = %(task)s, started_processing_at = now()
+    WHERE id = (SELECT id FROM llm_responses WHERE batch_id = %(batch)s AND status = 'QUEUED'
+                ORDER BY id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)
+    RETURNING *, task_id AS token
+"""
+COMPLETE_IN_BATCH = """
+    WITH done AS (
+        UPDATE llm_responses SET status = 'S', overall_score = %(score)s, response_text = %(text)s,
+            response_json = %(json)s, input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s
+        WHERE task_id = %(token)s AND status = 'P' RETURNING id)
+    SELECT EXISTS (SELECT FROM done) AS changed
+"""
+FAIL_IN_BATCH = """
+    WITH done AS (
+        UPDATE llm_responses SET status = 'F', error_message = %(error)s
+        WHERE task_id = %(token)s AND status = 'P' RETURNING id)
+    SELECT EXISTS (SELECT FROM done) AS changed
+"""
 ANY_OPEN = """
     SELECT EXISTS (SELECT 1 FROM llm_responses WHERE status = 'QUEUED')
         OR EXISTS (SELECT 1 FROM llm_responses WHERE lease_expires_at IS NOT NULL) AS open
@@ -44,11 +72,109 @@ ANY_OPEN = """
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How the simulation behaves: share of failures from 0 to 1, seconds for each cell."""
+    """How the simulation behaves: share of failures from 0 to 1, seconds for each cell.
+
+    With `batch`, the number of one, it takes rows of no other batch.
+    """
 
     failure_rate: float
     latency: float
-    until_empty: bool
+    until_empty: bool = False
+    batch: int | None = None
+
+    def claim(self) -> tuple[str, dict[str, Any]]:
+        """The statement that takes a row, and its parameters."""
+        worker = f"simulated-{uuid.uuid4()}"
+        if self.batch is not None:
+            return CLAIM_IN_BATCH, {"batch": self.batch, "task": worker}
+        lease = timedelta(seconds=SECONDS_OF_LEASE + 2 * self.latency)
+        return CLAIM, {"lease": lease, "worker": worker}
+
+    @property
+    def complete(self) -> str:
+        """The statement that writes a result."""
+        return COMPLETE if self.batch is None else COMPLETE_IN_BATCH
+
+    @property
+    def fail(self) -> str:
+        """The statement that writes a failure."""
+        return FAIL if self.batch is None else FAIL_IN_BATCH
+
+
+class Simulation:
+    """Threads that answer queued rows; a context manager that ends them with what they have begun."""
+
+    def __init__(self, settings: Settings, behaviour: Behaviour, workers: int) -> None:
+        url = plain_url(database_url(settings, KNOWLEDGE))
+        self._stop = threading.Event()
+        self._answered = [0] * workers
+        self._failure: DocEvalError | None = None
+        self._threads = [
+            # They end with this process, whatever ends it.
+            threading.Thread(target=self._work, args=(url, behaviour, number), daemon=True)
+            for number in range(workers)
+        ]
+
+    def __enter__(self) -> "Simulation":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(SECONDS_TO_END)
+
+    @property
+    def answered(self) -> int:
+        """How many rows were answered."""
+        return sum(self._answered)
+
+    def wait(self) -> None:
+        """Wait until nothing is left to do.
+
+        Raises
+        ------
+        DatabaseError
+            As `check`.
+        """
+        for thread in self._threads:
+            thread.join()
+        self.check()
+
+    def check(self) -> None:
+        """Tell whether the threads work.
+
+        Raises
+        ------
+        DatabaseError
+            The database refused one of them.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self, url: str, behaviour: Behaviour, number: int) -> None:
+        try:
+            with database_errors():
+                self._answer_rows(url, behaviour, number)
+        except DocEvalError as error:
+            self._failure = error
+            self._stop.set()
+
+    def _answer_rows(self, url: str, behaviour: Behaviour, number: int) -> None:
+        with closing(psycopg2.connect(url, application_name="simulated-processor")) as connection:
+            # Whatever the database defaults to: claims lose against each other under a stricter isolation.
+            connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
+            with connection.cursor(cursor_factory=RealDictCursor) as cursor:
+                while not self._stop.is_set():
+                    cursor.execute(*behaviour.claim())
+                    row = cursor.fetchone()
+                    if row is not None:
+                        self._answered[number] += _answer(cursor, dict(row), behaviour, self._stop)
+                    elif behaviour.until_empty and not _any_open(cursor):
+                        return
+                    else:
+                        self._stop.wait(SECONDS_BETWEEN_LOOKS)
 
 
 @click.command("simulate-processor")
@@ -70,46 +196,15 @@ def simulate_processor(workers: int, failure_rate: float, latency: float, until_
     """Answer queued rows with made-up results, clearly marked as simulated. Calls no LLM."""
     settings = Settings.from_environment()
     open_databases(settings)
-    url = plain_url(database_url(settings, KNOWLEDGE))
-    behaviour = Behaviour(failure_rate, latency, until_empty)
     console.print(f"[yellow]{NOTICE}[/] {workers} workers; Ctrl-C ends it")
-    stop = threading.Event()
-    answered = [0] * workers
-    threads = [
-        threading.Thread(target=_work, args=(url, behaviour, stop, answered, number), daemon=True)
-        for number in range(workers)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    finally:
-        stop.set()
-        console.print(f"{sum(answered):,} cells answered")
+    with Simulation(settings, Behaviour(failure_rate, latency, until_empty), workers) as simulation:
+        try:
+            simulation.wait()
+        finally:
+            console.print(f"{simulation.answered:,} cells answered")
 
 
 COMMANDS = (simulate_processor,)
-
-
-def _work(url: str, behaviour: Behaviour, stop: threading.Event, answered: list[int], number: int) -> None:
-    claim = {
-        "lease": timedelta(seconds=SECONDS_OF_LEASE + 2 * behaviour.latency),
-        "worker": f"simulated-{uuid.uuid4()}",
-    }
-    with closing(psycopg2.connect(url, application_name="simulated-processor")) as connection:
-        # Whatever the database defaults to: claims lose against each other under a stricter isolation.
-        connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
-        with connection.cursor(cursor_factory=RealDictCursor) as cursor:
-            while not stop.is_set():
-                cursor.execute(CLAIM, claim)
-                row = cursor.fetchone()
-                if row is not None:
-                    answered[number] += _answer(cursor, dict(row), behaviour, stop)
-                elif behaviour.until_empty and not _any_open(cursor):
-                    return
-                else:
-                    stop.wait(SECONDS_BETWEEN_LOOKS)
 
 
 def _answer(cursor: Any, row: dict[str, Any], behaviour: Behaviour, stop: threading.Event) -> bool:
@@ -119,7 +214,9 @@ def _answer(cursor: Any, row: dict[str, Any], behaviour: Behaviour, stop: thread
     # Between half and one and a half of the latency, the same for the same cell every time.
     stop.wait(behaviour.latency * (0.5 + _chance(document["sha256"], row)))
     result = _result(document, row, behaviour.failure_rate)
-    cursor.execute(FAIL if "error" in result else COMPLETE, {"token": row["token"], **result})
+    cursor.execute(
+        behaviour.fail if "error" in result else behaviour.complete, {"token": row["token"], **result}
+    )
     return bool(cursor.fetchone()["changed"])
 
 

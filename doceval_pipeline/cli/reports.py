@@ -9,8 +9,8 @@ import click
 
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.cli.batches import databases
+from doceval_pipeline.cli.home_lock import holder_of
 from doceval_pipeline.cli.output import console
-from doceval_pipeline.cli.supervisor import Supervisor
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.errors import FileError
 from doceval_pipeline.settings import Settings
@@ -54,7 +54,8 @@ def report_url(webserver: str | None, report: Path | None) -> str | None:
 
 def running_webserver() -> str | None:
     """Where the webserver of `doceval up` is; None where it does not run."""
-    return Supervisor(Settings.from_environment()).webserver_url()
+    holder = holder_of(Settings.from_environment().home)
+    return None if holder is None else holder.url
 
 
 def _served_at(report: Path) -> str | None:

@@ -1,7 +1,6 @@
 """The commands about the installation itself: init, up, down, env."""
 
 import shlex
-import signal
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +8,7 @@ import click
 
 from doceval_pipeline.batches.databases import dagster_engine, describe_database, open_databases, plain_url
 from doceval_pipeline.cli.output import console, print_json
-from doceval_pipeline.cli.supervisor import Supervisor
+from doceval_pipeline.cli.supervisor import Supervisor, stop_all
 from doceval_pipeline.dagster_home.configuration import place_configuration
 from doceval_pipeline.migrations.roles import (
     ROLES,
@@ -81,29 +80,23 @@ def env(plain: bool) -> None:
 def up(port: int) -> None:
     """Run the database server, Dagster's webserver and its daemon until Ctrl-C."""
     settings = Settings.from_environment()
-    # Named too, because a shell script starts what it leaves in the background with Ctrl-C ignored.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
-    with Supervisor(settings) as supervisor:
+    # Ctrl-C and doceval down are the ways to end it, and no failure.
+    with suppress(KeyboardInterrupt), Supervisor(settings, "doceval up", port) as supervisor:
         supervisor.start_daemon()
-        supervisor.start_webserver(port)
-        console.print(f"Dagster is at [bold]http://127.0.0.1:{port}[/]; Ctrl-C or doceval down stops it")
-        # Ctrl-C and doceval down are the ways to end it, and no failure.
-        with suppress(KeyboardInterrupt):
-            supervisor.watch()
-    console.print("stopped")
+        url = supervisor.start_webserver()
+        console.print(f"Dagster is at [bold]{url}[/]; Ctrl-C or doceval down stops it")
+        supervisor.watch()
+    # The terminal may be closed.
+    with suppress(OSError):
+        console.print("stopped")
 
 
 @click.command()
 def down() -> None:
-    """Stop what `doceval up` started, and the embedded server."""
-    settings = Settings.from_environment()
-    stopped = Supervisor(settings).stop_other()
-    console.print("stopped" if stopped else "nothing was running")
+    """Stop what `doceval up` or `doceval demo` started, also where it was killed, and the embedded server."""
+    stopped = stop_all(Settings.from_environment())
+    said = ", ".join(name if count == 1 else f"{count} {name}s" for name, count in stopped.items())
+    console.print(f"stopped: {said}" if stopped else "nothing was running")
 
 
 COMMANDS = (init, up, down, env)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt

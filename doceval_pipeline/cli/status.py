@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from doceval_pipeline.batches.pace import Pace
 from doceval_pipeline.batches.stalling import STALLED, Movement
 from doceval_pipeline.batches.status import BatchProgress, batch_progress, lost_without_batch, progress_of
-from doceval_pipeline.cli.batches import as_json_option, databases
+from doceval_pipeline.cli.batches import as_json_option, databases, warn_of_waiting
 from doceval_pipeline.cli.output import console, errors, print_json, print_table
 from doceval_pipeline.cli.reports import report_url, running_webserver
 from doceval_pipeline.cli.selection import select
@@ -48,6 +48,7 @@ def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
         if not batches:
             for run in lost_without_batch(opened):
                 errors.print(printable(run.sentence), style="yellow", markup=False)
+            warn_of_waiting(opened)
     else:
         _watch(lambda: read()[0])
     if unknown:

@@ -1,11 +1,10 @@
 """Starts, watches and stops Dagster's processes and the embedded server, and only those it started.
 
-Each process leads a session of its own, so that it can be stopped with everything it started. What
-was started is written down in `$DOCEVAL_HOME/up.json`, by process number and start time together,
-so that the next command finds it even after this one was killed.
+Each process leads a session of its own, so that Ctrl-C in the terminal is not for it. All that they start
+carries a mark in its environment (see `strays`), by which the next command finds it even after this one was
+killed. A small process (see `guard`) lives as long as this one and then clears up, whatever ended it.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -16,8 +15,9 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -25,17 +25,18 @@ from typing import Any
 import psutil
 
 from doceval_pipeline.batches.databases import open_databases
+from doceval_pipeline.cli.home_lock import HomeLock, holder_of
+from doceval_pipeline.cli.strays import SECONDS_TO_STOP, end, mark_of, names_of, roots, strays
 from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS
-from doceval_pipeline.embedded.processes import still_there
-from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.embedded.server import EmbeddedServer, make_folder
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings
 
-SECONDS_TO_STOP = 15
 SECONDS_TO_START = 120
 # A process that ends sooner than this after its start would only end again.
 SECONDS_WORTH_A_RESTART = 20
 LOG_LIMIT = 20_000_000
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StartFailed(DocEvalError):
@@ -43,67 +44,85 @@ class StartFailed(DocEvalError):
 
 
 class Supervisor:
-    """Owns Dagster's processes of one installation; a context manager that stops them all."""
+    """Owns Dagster's processes of one installation; a context manager that stops them all.
 
-    def __init__(self, settings: Settings) -> None:
+    Signals that end this process (Ctrl-C, SIGTERM, a closed terminal) raise KeyboardInterrupt in it, once:
+    the end of its processes is not interrupted. `nohup` keeps a closed terminal from ending it.
+
+    Parameters
+    ----------
+    command
+        What runs it, such as `doceval up`.
+    port
+        The webserver's, where there is to be one.
+    """
+
+    def __init__(self, settings: Settings, command: str, port: int | None = None) -> None:
         self._settings = settings
-        self._state = settings.home / "up.json"
+        self._port = port
+        self._lock = HomeLock(settings.home, command)
         self._children: dict[str, psutil.Popen] = {}
         self._commands: dict[str, list[str]] = {}
-        self._server_was_running = False
-        self._port: int | None = None
+        self._exits = ExitStack()
 
     def __enter__(self) -> "Supervisor":
-        from doceval_pipeline.defs.instance import dagster_environment, prepare_dagster_home
+        """Take the home, end what a supervisor left there that was killed, and get the databases ready.
+
+        Raises
+        ------
+        ConfigurationError
+            Another supervisor runs on this home, the port is taken, or a setting cannot be used.
+        DatabaseError, EmbeddedServerError
+            As `open_databases`.
+        """
+        from doceval_pipeline.defs.instance import prepare_dagster_home
         from doceval_pipeline.defs.schedules import schedules
 
         # Schedules and owners that cannot be used are told here, and not in a log.
         schedules(self._settings)
         _ = self._settings.owners
-        running = self._recorded("supervisor")
-        if running:
-            raise ConfigurationError(
-                f"doceval already runs on {self._settings.home} (process {running[0].pid}): "
-                "use it, or doceval down first"
-            )
-        self._stop(list(self._recorded_children()))
-        self._server_was_running = EmbeddedServer(self._settings.home).is_running()
-        open_databases(self._settings)
-        self._workspace = prepare_dagster_home(self._settings)
-        self._environment = {**GRPC_LIMITS, **os.environ, **dagster_environment(self._settings)}
-        self._write_state()
+        with ExitStack() as exits, one_line(self._settings.home):
+            exits.enter_context(_ended_by_signals())
+            make_folder(self._settings.home)
+            exits.enter_context(self._lock).tell()
+            if self._port is not None:
+                require_free(self._port)
+            end(roots(strays(self._settings.home)))
+            owns_server = not EmbeddedServer(self._settings.home).is_running()
+            # Ended in the opposite order: the guard is there until nothing is left to clear up.
+            exits.enter_context(self._guard(owns_server))
+            if owns_server:
+                exits.callback(EmbeddedServer(self._settings.home).stop)
+            exits.callback(self._stop_children)
+            open_databases(self._settings)
+            self._workspace = prepare_dagster_home(self._settings)
+            self._identity = _identity(self._settings.home)
+            self._exits = exits.pop_all()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        # A second Ctrl-C must not leave processes behind.
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._stop(list(self._children.values()))
-        self._children.clear()
-        self._state.unlink(missing_ok=True)
-        signal.signal(signal.SIGINT, previous)
+        self._exits.close()
 
     def start_daemon(self) -> None:
         """Start Dagster's daemon, which runs sensors, schedules, queued runs and backfills."""
         self.start("daemon", [script("dagster-daemon"), "run", "-w", str(self._workspace)])
 
-    def start_webserver(self, port: int) -> None:
-        """Start Dagster's webserver on loopback and wait until it answers.
+    def start_webserver(self) -> str:
+        """Start Dagster's webserver on loopback and wait until it answers; returns its address.
 
         Raises
         ------
-        ConfigurationError
-            The port is taken.
         StartFailed
             It does not answer.
         """
-        if _is_taken(port):
-            raise ConfigurationError(f"port {port} is taken by another program: doceval up --port {port + 1}")
-        arguments = ["-h", "127.0.0.1", "-p", str(port), "-w", str(self._workspace)]
+        url = f"http://127.0.0.1:{self._port}"
+        arguments = ["-h", "127.0.0.1", "-p", str(self._port), "-w", str(self._workspace)]
         # -P: no module is looked for where it is started.
         module = [sys.executable, "-P", "-m", "doceval_pipeline.defs.webserver"]
-        self._port = port
         self.start("webserver", [*module, *arguments])
-        self._await("webserver", lambda: _answers(f"http://127.0.0.1:{port}/server_info"))
+        self._await("webserver", lambda: _answers(f"{url}/server_info"))
+        self._lock.tell(url=url)
+        return url
 
     def watch(self) -> None:
         """Keep everything running until interrupted; restarts what ends.
@@ -111,41 +130,25 @@ class Supervisor:
         Raises
         ------
         StartFailed
-            A process ends again and again.
+            A process ends again and again, or the home is no longer there.
         """
         pause = Event()
-        while True:
-            for name, child in list(self._children.items()):
-                if child.poll() is not None:
-                    self._restart(name, child)
-            # Also starts the embedded server again, should somebody have killed it.
-            open_databases(self._settings)
-            for name in (*self._children, "postgres"):
-                keep_short(self.log(name))
-            pause.wait(2)
-
-    def stop_server(self) -> None:
-        """Stop the embedded server, unless it ran before this supervisor came."""
-        if not self._server_was_running:
-            EmbeddedServer(self._settings.home).stop()
-
-    def stop_other(self) -> bool:
-        """Stop what another supervisor started, and the embedded server; False if nothing ran."""
-        supervisors = self._recorded("supervisor")
-        children = list(self._recorded_children())
-        # A supervisor first stops its own processes, and ends those that do not stop.
-        self._stop(supervisors, 3 * SECONDS_TO_STOP)
-        self._stop(children)
-        self._state.unlink(missing_ok=True)
-        stopped = EmbeddedServer(self._settings.home).stop()
-        return bool(supervisors or children) or stopped
-
-    def webserver_url(self) -> str | None:
-        """Where the webserver that a supervisor of this installation started is; None where none runs."""
-        if not self._recorded("webserver"):
-            return None
-        port = json.loads(self._state.read_text()).get("port")
-        return None if port is None else f"http://127.0.0.1:{port}"
+        with one_line(self._settings.home):
+            while True:
+                # Another folder of that name, or none, would get a server and databases of its own.
+                if _identity(self._settings.home) != self._identity:
+                    raise StartFailed(
+                        f"{self._settings.home} was moved or removed while doceval ran: move it back, or set "
+                        "DOCEVAL_HOME, and start again"
+                    )
+                for name, child in list(self._children.items()):
+                    if child.poll() is not None:
+                        self._restart(name, child)
+                # Also starts the embedded server again, should somebody have killed it.
+                open_databases(self._settings)
+                for name in (*self._children, "postgres"):
+                    keep_short(self.log(name))
+                pause.wait(2)
 
     def log(self, name: str) -> Path:
         """Where a process writes what it has to say."""
@@ -159,7 +162,7 @@ class Supervisor:
         with log.open("ab") as output:
             self._children[name] = psutil.Popen(
                 command,
-                env=self._environment,
+                env=self._environment(),
                 cwd=self._settings.home,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -167,7 +170,32 @@ class Supervisor:
                 start_new_session=True,
             )
         self._commands[name] = command
-        self._write_state()
+
+    def _environment(self) -> dict[str, str]:
+        from doceval_pipeline.defs.instance import dagster_environment
+
+        home = self._settings.home
+        return {**GRPC_LIMITS, **os.environ, **dagster_environment(self._settings), **mark_of(home)}
+
+    @contextmanager
+    def _guard(self, owns_server: bool) -> Iterator[None]:
+        """Run the process that clears up after this one, should it be killed."""
+        clear_up = [sys.executable, "-P", "-m", "doceval_pipeline.cli.clearing_up"]
+        with subprocess.Popen(
+            [sys.executable, "-I", str(Path(__file__).with_name("guard.py")), *clear_up]
+            + (["server"] if owns_server else []),
+            env={**os.environ, "DOCEVAL_HOME": str(self._settings.home), **mark_of(self._settings.home)},
+            # Its working folder must not keep a file system busy.
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as guard:
+            try:
+                yield
+            finally:
+                guard.kill()
 
     def _restart(self, name: str, child: psutil.Popen) -> None:
         if time.time() - child.create_time() < SECONDS_WORTH_A_RESTART:
@@ -184,45 +212,40 @@ class Supervisor:
             pause.wait(0.2)
         raise StartFailed(f"Dagster's {name} did not start: {self.log(name)} says why")
 
-    def _write_state(self) -> None:
-        own = psutil.Process()
-        processes = {"supervisor": own, **self._children}
-        state: dict[str, Any] = {name: [p.pid, p.create_time()] for name, p in processes.items()}
-        state["port"] = self._port
-        partial = self._state.with_suffix(".partial")
-        partial.write_text(json.dumps(state))
-        partial.replace(self._state)
+    def _stop_children(self) -> None:
+        # Another Ctrl-C must not leave processes behind.
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        end(self._children.values())
+        self._children.clear()
+        # Such as runs whose daemon was killed.
+        end(roots(strays(self._settings.home)))
 
-    def _recorded(self, *names: str) -> list[psutil.Process]:
-        """Living processes that were written down; a reused process number has another start time."""
-        try:
-            state = json.loads(self._state.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return []
-        found = []
-        for name in names or state.keys() - {"port"}:
-            with suppress(psutil.NoSuchProcess, KeyError):
-                process = psutil.Process(state[name][0])
-                if process.create_time() == state[name][1] and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
 
-    def _recorded_children(self) -> Iterator[psutil.Process]:
-        supervisors = {process.pid for process in self._recorded("supervisor")}
-        return (process for process in self._recorded() if process.pid not in supervisors)
+def stop_all(settings: Settings) -> Counter[str]:
+    """Stop the supervisor of an installation, what it and killed ones left, and the embedded server.
 
-    def _stop(self, processes: list[Any], seconds: float = SECONDS_TO_STOP) -> None:
-        """Ask processes, and all they started, to end; end those that do not within `seconds`."""
-        everything = []
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                everything += [*process.children(recursive=True), process]
-                process.terminate()
-        alive = still_there(everything, seconds)
-        for process in alive:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        still_there(alive, SECONDS_TO_STOP)
+    Only processes of this user. Returns how many of each kind there were.
+    """
+    home = settings.home
+    stopped: Counter[str] = Counter()
+    holder = holder_of(home)
+    found = strays(home)
+    server = EmbeddedServer(home)
+    server_ran = server.is_running()
+    if holder is not None:
+        with suppress(psutil.NoSuchProcess):
+            supervisor = psutil.Process(holder.pid)
+            stopped[holder.command] += 1
+            found = [*supervisor.children(recursive=True), *found]
+            stopped += names_of({process.pid: process for process in found}.values())
+            # A supervisor first stops its own processes, and ends those that do not stop.
+            end([supervisor], 3 * SECONDS_TO_STOP)
+    else:
+        stopped += names_of(found)
+    end(roots(strays(home)))
+    stopped["embedded server"] += server.stop() or server_ran
+    return +stopped
 
 
 def keep_short(log: Path) -> None:
@@ -232,7 +255,9 @@ def keep_short(log: Path) -> None:
     copytruncate: no process needs to be told.
     """
     if log.exists() and log.stat().st_size > LOG_LIMIT:
-        shutil.copyfile(log, log.with_suffix(".log.1"))
+        # A full disk has no room for a copy: the log begins anew, which makes some.
+        with suppress(OSError):
+            shutil.copyfile(log, log.with_suffix(".log.1"))
         os.truncate(log, 0)
 
 
@@ -242,14 +267,78 @@ def script(name: str) -> str:
     return str(beside_python if beside_python.exists() else Path(sysconfig.get_path("scripts")) / name)
 
 
+def require_free(port: int) -> None:
+    """Refuse a port of loopback that another program listens on.
+
+    Raises
+    ------
+    ConfigurationError
+        It is taken; names one that is not.
+    """
+    if _is_taken(port):
+        free = next(
+            other
+            for other in (*range(max(port + 1, 3000), 65536), *range(3000, port))
+            if not _is_taken(other)
+        )
+        raise ConfigurationError(f"port {port} is taken by another program: doceval up --port {free}")
+
+
 def _is_taken(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            raise ConfigurationError(
+                f"this user may not use port {port}: doceval up --port with a number from 1024"
+            ) from None
         except OSError:
             return True
     return False
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def one_line(home: Path) -> Iterator[None]:
+    """Refusals of the file system below a home, in one line."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or home
+        raise ConfigurationError(
+            f"{where} cannot be used ({error.strerror}): make room or give this user permission, or set "
+            "DOCEVAL_HOME to another folder"
+        ) from None
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let the signals that end a process raise KeyboardInterrupt, and only the first of them."""
+
+    def interrupt(*_: Any) -> None:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    # Ctrl-C ends it also where a shell script has left it in the background, with Ctrl-C ignored; under nohup
+    # a closed terminal does not.
+    for number in _ENDING:
+        if number != signal.SIGHUP or before[number] is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _answers(url: str) -> bool:

@@ -120,6 +120,8 @@ _UNSTAGED = text(f"""
     FROM ({MISSING_STAGINGS}) AS m WHERE m.batch_id = ANY(CAST(:ids AS int[])) ORDER BY m.batch_id
 """)
 
+_WAITING_STAGINGS = text(f"SELECT count(*) FROM ({_WANTED[Kind.STAGE]}) AS w")
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -252,3 +254,8 @@ def unreported(connection: Connection, batch_ids: Iterable[int] | None = None) -
 def unstaged(connection: Connection, batch_ids: Iterable[int]) -> dict[int, Waiting]:
     """Those of the given batches whose staging is requested and neither works nor is done, by number."""
     return {row[0]: Waiting(*row) for row in connection.execute(_UNSTAGED, {"ids": in_one_text(batch_ids)})}
+
+
+def waiting_stagings(connection: Connection) -> int:
+    """How many batches are requested to be staged and have not begun."""
+    return int(connection.scalar(_WAITING_STAGINGS) or 0)

@@ -70,6 +70,10 @@ _TROUBLES = text("""
     WHERE batch_id = ANY(:batch_ids) AND delivered_at IS NULL AND last_failure IS NOT NULL
     ORDER BY batch_id, created_at DESC
 """)
+# The sensor looks every few seconds.
+_OVERDUE = text("""
+    SELECT count(*) FROM webhook_deliveries WHERE next_attempt_at < now() - interval '60 seconds'
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +163,8 @@ def troubles(connection: Connection, batch_ids: Sequence[int]) -> dict[int, Trou
     """The newest result of each of some batches that could not be delivered yet, or not at all."""
     rows = connection.execute(_TROUBLES, {"batch_ids": list(batch_ids)})
     return {row[0]: Trouble(*row) for row in rows}
+
+
+def overdue(connection: Connection) -> int:
+    """How many messages should have been sent by now."""
+    return int(connection.scalar(_OVERDUE) or 0)

@@ -26,7 +26,7 @@ from filelock import FileLock
 from psycopg2 import errors, sql
 
 from doceval_pipeline.embedded.account import ServerAccount, choose_account
-from doceval_pipeline.embedded.processes import still_there
+from doceval_pipeline.embedded.processes import is_supervised, still_there
 from doceval_pipeline.errors import EmbeddedServerError
 
 USER = "postgres"
@@ -104,8 +104,11 @@ class EmbeddedServer:
         """
         if self.is_running():
             return
+        if is_supervised(self.home) and not self.data.exists():
+            # The supervisor ends soon, too. A new server would have empty databases.
+            raise EmbeddedServerError(f"{self.home} was moved or removed while doceval ran: move it back")
         try:
-            _make_folder(self.home)
+            make_folder(self.home)
             with self._lock():
                 if not self.is_running():
                     self._start()
@@ -139,6 +142,10 @@ class EmbeddedServer:
                 return False
             # SIGINT is PostgreSQL's fast shutdown. psutil compares the start time before it signals.
             postmaster.send_signal(signal.SIGINT)
+            # One that was stopped by SIGSTOP goes on first, so that it can end.
+            for process in (postmaster, *postmaster.children()):
+                with suppress(psutil.Error):
+                    process.resume()
             if still_there([postmaster], SECONDS_TO_STOP):
                 raise EmbeddedServerError(
                     f"the embedded PostgreSQL did not stop within {SECONDS_TO_STOP} s: see {self.log_path}"
@@ -233,7 +240,7 @@ class EmbeddedServer:
             raise EmbeddedServerError(
                 f"{self.sockets} is not a folder of this user alone (mode 0700): remove it, or {ELSEWHERE}"
             )
-        _make_folder(self.log_path.parent)
+        make_folder(self.log_path.parent)
         keep = self.log_path.exists() and self.log_path.stat().st_size < LOG_LIMIT
         with self.log_path.open("a" if keep else "w"):
             pass
@@ -251,9 +258,10 @@ class EmbeddedServer:
         try:
             number = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
             process = psutil.Process(number)
-            serves_us = str(self.data) in process.cmdline()
+            # Its working folder, too, where the home was renamed since its start.
+            serves_us = str(self.data) in process.cmdline() or process.cwd() == str(self.data)
             return process if serves_us and process.status() != psutil.STATUS_ZOMBIE else None
-        except (FileNotFoundError, ValueError, psutil.Error):
+        except (OSError, ValueError, OverflowError, psutil.Error):
             return None
 
     def _await_leftover_backends(self) -> None:
@@ -276,7 +284,12 @@ class EmbeddedServer:
         It may be recovering after a crash, or just be stopping or dying.
         """
         deadline = time.monotonic() + SECONDS_TO_START
-        while self._postmaster() is not None:
+        while (postmaster := self._postmaster()) is not None:
+            if str(self.data) not in postmaster.cmdline():
+                # Its socket is in the home's old place.
+                postmaster.send_signal(signal.SIGINT)
+                still_there([postmaster], SECONDS_TO_STOP)
+                continue
             refusal = self._refusal()
             if not refusal:
                 return True
@@ -294,7 +307,7 @@ class EmbeddedServer:
         return (serious or lines or ["no reason given"])[-1].strip()
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make a folder that others cannot look into; one that is there is left as it is.
 
     The server's account may be another one, and must get through to what it owns.

@@ -7,6 +7,7 @@ import pytest
 
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.gathering import gather
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, queue_attempts, reprocess, resume
@@ -237,14 +238,56 @@ def test_a_cancelled_batch_can_be_reprocessed_and_complete(batch_of: BatchOf) ->
     assert batch.status() == "COMPLETED"
 
 
-def test_a_cancel_that_comes_after_the_last_result_changes_nothing(batch_of: BatchOf) -> None:
+@pytest.mark.parametrize("act", [cancel, pause])
+@pytest.mark.parametrize(("word", "status"), [("S", "COMPLETED"), ("F", "FAILED")])
+def test_a_batch_whose_rows_are_all_done_is_completed_by_whoever_comes_too_late_to_stop_it(
+    batch_of: BatchOf, act: Callable[[Databases, int], int], word: str, status: str
+) -> None:
     batch = batch_of(documents=1)
     batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = :word", word=word)
+    line = (
+        f"all rows of batch {batch.id} were done already, and it is {status} now: "
+        "possible now is to reprocess it"
+    )
+    with pytest.raises(BatchStateError, match=line):
+        act(batch.databases, batch.id)
+    assert batch.status() == status
+    # The sensor still tells of it.
+    assert [seen.batch.id for seen in look(batch.databases, told={}).completed] == [batch.id]
+
+
+def test_a_paused_batch_whose_last_rows_came_in_meanwhile_is_completed_by_a_cancel(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'P'")
+    assert pause(batch.databases, batch.id) == 0
+    assert batch.status() == "PAUSED"
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
+    with pytest.raises(BatchStateError, match="is COMPLETED now"):
+        cancel(batch.databases, batch.id)
+    assert batch.status() == "COMPLETED"
+
+
+def test_a_cancel_that_finds_only_running_rows_says_how_many(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'P'")
+    with pytest.raises(BatchStateError, match="it ends when its last 4 running ones are done"):
+        cancel(batch.databases, batch.id)
+    assert batch.status() == "STAGED"
+
+
+def test_a_second_cancel_waits_for_the_running_rows_too(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
+    assert cancel(batch.databases, batch.id) == 3
     with pytest.raises(BatchStateError, match="no waiting row left to cancel"):
         cancel(batch.databases, batch.id)
-    look(batch.databases)
-    assert batch.status() == "COMPLETED"
+    batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'P'")
+    with pytest.raises(BatchStateError, match="is FAILED now"):
+        cancel(batch.databases, batch.id)
 
 
 @pytest.mark.parametrize(

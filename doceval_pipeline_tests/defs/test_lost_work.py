@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def test_any_number_of_ticks_queue_one_staging_of_each_saved_batch(
 
     def requested() -> list[str]:
         (schedule,) = (s for s in schedules(Settings(Path("/"))) if s.name == "stage_saved_batches")
-        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime(2026, 1, 1))
+        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.now(UTC))
         found = [*schedule(context, doc_eval=DocEval()), *tick(sensors.new_batches, instance).run_requests]
         for request in found:
             launched(instance, "stage_batch", request)

@@ -1,6 +1,7 @@
 """A batch's name is seen wherever its key is, and what others put into a name does no harm."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -91,7 +92,8 @@ def test_runs_that_sensors_and_schedules_ask_for_carry_name_and_priority(
     (asked,) = tick(sensors.new_batches, instance).run_requests
     assert asked.tags == asked.tags | {"doceval/batch": "now", "dagster/priority": "7"}
     (schedule,) = (s for s in schedules(Settings(Path("/"))) if s.name == "stage_saved_batches")
-    requests = schedule(dg.build_schedule_context(instance), doc_eval=DocEval())
+    context = dg.build_schedule_context(instance, scheduled_execution_time=datetime.now(UTC))
+    requests = schedule(context, doc_eval=DocEval())
     assert {"doceval/batch": "later", "dagster/priority": "10"}.items() <= requests[0].tags.items()
     assert set(run_tags_of(databases, numbers.values())) == set(numbers.values())
 

@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 
 from doceval_pipeline.embedded.account import first_closed
+from doceval_pipeline.embedded.processes import MARK
 from doceval_pipeline.embedded.server import EmbeddedServer, server_program
 from doceval_pipeline.errors import EmbeddedServerError
 from doceval_pipeline_tests.unprivileged import NOBODY, unprivileged
@@ -96,6 +97,17 @@ def test_a_pid_file_that_names_another_program_harms_neither(server: EmbeddedSer
         assert run(server, "SELECT 1") == 1
         assert stranger.poll() is None
         stranger.kill()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"garbage\n", b"-1\n", b"0\n", b"1\n", b"99999999999999999999\n", b"\xff\xfe\0", b"9" * 100_000],
+)
+def test_a_pid_file_that_names_no_server_of_ours_stops_nothing(tmp_path: Path, said: bytes) -> None:
+    server = EmbeddedServer(tmp_path)
+    server.data.mkdir()
+    (server.data / "postmaster.pid").write_bytes(said)
+    assert server.stop() is False
 
 
 def test_a_pid_file_that_names_a_zombie_does_not_count_as_running(server: EmbeddedServer) -> None:
@@ -196,6 +208,16 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedServerError, match=r"cannot use .*/file"):
         EmbeddedServer(tmp_path / "file").ensure()
+
+
+def test_a_process_of_a_supervisor_makes_no_server_where_its_home_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "moved"
+    monkeypatch.setenv(MARK, str(home))
+    with pytest.raises(EmbeddedServerError, match="was moved or removed while doceval ran"):
+        EmbeddedServer(home).ensure()
+    assert not home.exists()
 
 
 def test_a_start_that_fails_repeats_the_last_words_of_the_log(server: EmbeddedServer) -> None:

@@ -1,0 +1,87 @@
+"""Which command a person may have meant who named one that does not exist."""
+
+from difflib import get_close_matches
+
+import click
+from click.exceptions import NoSuchCommand
+
+# A mistyped letter or two of a command. Less alike are other words: `retry` reads like `restore`.
+ALIKE = 0.75
+# What other tools call what these commands do.
+WORDS = {
+    "again": "reprocess BATCH --failed",
+    "rerun": "reprocess BATCH --failed",
+    "repeat": "reprocess BATCH --failed",
+    "retry": "reprocess BATCH --failed",
+    "rescan": "reprocess --rescan",
+    "repair": "stage",
+    "enqueue": "stage",
+    "run": "stage",
+    "submit": "stage",
+    "serve": "up",
+    "start": "up",
+    "kill": "down",
+    "quit": "down",
+    "shutdown": "down",
+    "stop": "down",
+    "abort": "cancel",
+    "hold": "pause",
+    "suspend": "pause",
+    "continue": "resume",
+    "release": "resume",
+    "unpause": "resume",
+    "info": "status",
+    "list": "status",
+    "ls": "status",
+    "ps": "status",
+    "show": "status",
+    "watch": "status --watch",
+    "create": "apply",
+    "import": "apply",
+    "load": "apply",
+    "new": "apply",
+    "update": "apply",
+    "files": "documents",
+    "delete": "archive",
+    "remove": "archive",
+    "rm": "archive",
+    "unarchive": "restore",
+    "audit": "check",
+    "verify": "check",
+    "diff": "compare",
+    "dry-run": "plan",
+    "estimate": "plan",
+    "download": "export",
+    "results": "export",
+    "view": "open",
+    "migrate": "init",
+    "setup": "init",
+    "upgrade": "init",
+    "worker": "simulate-processor",
+}
+
+
+class Commands(click.Group):
+    """A group that suggests commands by what they do, and then by their spelling."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or refuse the word with what may have been meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            raise click.UsageError(
+                f"No such command {error.command_name!r}{self._suggestion(error.command_name)}", ctx
+            ) from None
+
+    def _suggestion(self, word: str) -> str:
+        wanted = word.casefold().replace("_", "-")
+        if wanted in WORDS:
+            meant = [WORDS[wanted]]
+        else:
+            meant = get_close_matches(wanted, [*self.commands, *WORDS], 3, ALIKE)
+            meant = list(dict.fromkeys(WORDS.get(name, name) for name in meant))
+        if not meant:
+            return ": doceval --help lists them all."
+        return f". Did you mean {' or '.join(f'doceval {name}' for name in meant)}?"
