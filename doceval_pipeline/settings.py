@@ -240,8 +240,8 @@ def _secrets(value: str) -> str:
     if not 0 < len(secrets) <= MOST_SECRETS or not all(map(_is_secret, secrets)):
         raise ConfigurationError(
             f"DOCEVAL_WEBHOOK_SECRET must be {SECRET_PREFIX} and {SECRET_BYTES[0]} to {SECRET_BYTES[-1]} "
-            "random bytes as base64, or two such secrets with a space between, since DOCEVAL_WEBHOOK_URL is set: "
-            f"echo {SECRET_PREFIX}$(openssl rand -base64 32) makes one"
+            "random bytes as base64, or two such secrets with a space between, since DOCEVAL_WEBHOOK_URL is "
+            f"set: echo {SECRET_PREFIX}$(openssl rand -base64 32) makes one"
         )
     return " ".join(secrets)
 
