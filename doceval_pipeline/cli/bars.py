@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from doceval_pipeline.cli.output import WIDEST_TERMINAL, errors
+from doceval_pipeline.cli.streams import LastingStream, text_on
 
 
 class Tell(Protocol):
@@ -71,7 +72,10 @@ def bars(visible: bool) -> Iterator[Draw]:
         yield lambda what: _say_nothing
         return
     # A copy, because Dagster sends what a run writes to standard error into a file.
-    with os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal, ExitStack() as drawn:
+    number = os.dup(sys.stderr.fileno())
+    with ExitStack() as drawn:
+        drawn.callback(os.close, number)
+        terminal = text_on(LastingStream(number), like=sys.stderr)
         console = Console(file=terminal, force_terminal=True, width=errors.width)
         yield lambda what: _draw(what, console, drawn)
 

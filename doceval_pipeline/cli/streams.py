@@ -64,9 +64,9 @@ def lasting_streams() -> LastingStream:
         except OSError:
             # It would become the number of the next file that is opened. Not for writing, which must fail.
             os.open(os.devnull, os.O_RDONLY)
-    sys.stderr = _text(sys.stderr, LastingStream(2))
+    sys.stderr = text_on(LastingStream(2), like=sys.stderr)
     output = LastingStream(1)
-    sys.stdout = _text(sys.stdout, output)
+    sys.stdout = text_on(output, like=sys.stdout)
     return output
 
 
@@ -89,12 +89,12 @@ def exit_code(output: LastingStream, code: int) -> int:
     return code or 1
 
 
-def _text(before: Any, stream: LastingStream) -> io.TextIOWrapper:
-    """A text stream like the one before, which is None where the descriptor was closed."""
+def text_on(stream: LastingStream, like: Any) -> io.TextIOWrapper:
+    """A text stream like another one, which is None where its descriptor was closed."""
     return io.TextIOWrapper(
         io.BufferedWriter(stream),
-        encoding=getattr(before, "encoding", "utf-8"),
-        errors=getattr(before, "errors", "backslashreplace"),
-        line_buffering=getattr(before, "line_buffering", False),
-        write_through=getattr(before, "write_through", False),
+        encoding=getattr(like, "encoding", "utf-8"),
+        errors=getattr(like, "errors", "backslashreplace"),
+        line_buffering=getattr(like, "line_buffering", False),
+        write_through=getattr(like, "write_through", False),
     )
