@@ -52,7 +52,11 @@ def _forked(kind: str, arguments: list[str]) -> Ended:
         from doceval_pipeline.cli import main
 
         sys.argv = ["doceval", *arguments]
-        main()
+        try:
+            main()
+        except SystemExit as ended:
+            # The end of an interpreter that has loaded Dagster takes longer than most commands.
+            os._exit(int(ended.code or 0))
     os.close(theirs)
     said = b""
     try:
