@@ -18,7 +18,7 @@ from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.cli import ONLY_READING, SUPERVISING, cli, output
 from doceval_pipeline.cli.bars import Bars
 from doceval_pipeline.cli.streams import LastingStream
-from doceval_pipeline_tests.cli.forked import Ended, run_forked
+from doceval_pipeline_tests.cli.redirected import Ended, run_redirected
 from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, write_evaluation
 from doceval_pipeline_tests.conftest import Sample, write_old
 
@@ -44,10 +44,10 @@ def finished(batch: Sample, status: str = "S") -> Sample:
     return batch
 
 
-@pytest.mark.parametrize("kind", ["full"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_help_of_every_command_and_the_version_say_when_they_cannot_be_written(kind: str) -> None:
     commands = [["--help"], ["--version"], *([name, "--help"] for name in cli.commands)]
-    assert run_forked(kind, commands) == [Ended(CODES[kind], LINES[kind])] * len(commands)
+    assert run_redirected(kind, commands) == [Ended(CODES[kind], LINES[kind])] * len(commands)
 
 
 def invocations(folder: Path) -> dict[str, list[str]]:
@@ -80,7 +80,7 @@ def invocations(folder: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_command_does_its_work_and_says_that_its_output_is_lost(
     kind: str, batch_of: BatchOf, tmp_path: Path
 ) -> None:
@@ -90,9 +90,9 @@ def test_every_command_does_its_work_and_says_that_its_output_is_lost(
     commands = invocations(tmp_path)
     assert set(commands) == set(cli.commands), "a command that this test does not know"
     *others, _ = ([name, *rest] for name, rest in commands.items())
-    ended = run_forked(kind, others, BROWSER="true %s", PYTHONWARNINGS="ignore")
+    ended = run_redirected(kind, others, BROWSER="true %s", PYTHONWARNINGS="ignore")
     (archive,) = two.databases.settings.archives.glob(f"{two.key}*.zip")
-    ended += run_forked(kind, [["restore", str(archive)]])
+    ended += run_redirected(kind, [["restore", str(archive)]])
     wrong = {
         name: one
         for name, one in zip(commands, ended, strict=True)
@@ -111,7 +111,7 @@ def test_batches_are_staged_to_their_end_where_nothing_can_be_printed(
     batch_of: BatchOf, databases: Databases
 ) -> None:
     batches = [batch_of(documents=1, name=name) for name in ("a", "b")]
-    assert run_forked("full", [["stage", "a", "b"]]) == [Ended(1, LINES["full"])]
+    assert run_redirected("full", [["stage", "a", "b"]]) == [Ended(1, LINES["full"])]
     assert [batch.status() for batch in batches] == ["STAGED", "STAGED"]
 
 
@@ -120,7 +120,7 @@ def test_an_export_to_an_output_that_cannot_be_written_ends_at_once_in_one_line(
     kind: str, batch_of: BatchOf
 ) -> None:
     finished(batch_of(documents=1, name="one"))
-    (ended,) = run_forked(kind, [["export", "one", "--format", "jsonl", "--output", "-"]])
+    (ended,) = run_redirected(kind, [["export", "one", "--format", "jsonl", "--output", "-"]])
     assert (ended.code, ended.said.count("\n")) == (CODES[kind], 0 if kind == "pipe" else 1)
 
 
@@ -197,7 +197,7 @@ def test_nothing_of_a_bar_is_cut(width: int) -> None:
     assert "━" in said
 
 
-@pytest.mark.parametrize("kind", ["terminal-40"])
+@pytest.mark.parametrize("kind", ["terminal-20", "terminal-40", "terminal-200"])
 def test_in_a_terminal_of_any_width_commands_show_every_word(
     kind: str, batch_of: BatchOf, tmp_path: Path
 ) -> None:
@@ -205,7 +205,7 @@ def test_in_a_terminal_of_any_width_commands_show_every_word(
     name = "a-file-with-a-name-that-no-narrow-terminal-holds.txt"
     write_old(batch.folder / name, "b")
     batch.doc_eval("UPDATE batches SET failure_reason = 'a reason of many words that fold anywhere'")
-    shown = run_forked(kind, [["status"], ["documents", "one"], ["plan", "one", "--rescan"], ["check"]])
+    shown = run_redirected(kind, [["status"], ["documents", "one"], ["plan", "one", "--rescan"], ["check"]])
     assert [ended.code for ended in shown] == [0, 0, 0, 0]
     texts = ["".join(ended.said.split()) for ended in shown]
     assert "areasonofmanywordsthatfoldanywhere" in texts[0]
