@@ -23,6 +23,8 @@ DRIVER = "postgresql+psycopg2://"
 # Of a webhook's secret, in the form and size that https://www.standardwebhooks.com asks for.
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how secrets begin, and none
 SECRET_BYTES = range(24, 65)
+# The one that is known, and while it is replaced the one that comes.
+MOST_SECRETS = 2
 MOST_OWNERS = 20
 # What Dagster takes, in a length that its pages show.
 _OWNER = re.compile(
@@ -50,8 +52,8 @@ class Settings:
         `DOCEVAL_KEEP_DAYS`: what Dagster logs of runs, and samples of progress, are kept this long.
     webhook_url, webhook_secret
         `DOCEVAL_WEBHOOK_URL`, `DOCEVAL_WEBHOOK_SECRET`: who is told of completed batches, and the secret
-        that messages are signed with; None where nobody is. The secret is no part of the repr, nor is the
-        URL, which may hold a token.
+        that messages are signed with, or two with a space in between while one replaces the other; None
+        where nobody is. The secret is no part of the repr, nor is the URL, which may hold a token.
     ui_url
         `DOCEVAL_UI_URL`: where people reach Dagster's pages, for links; it does not end in a slash.
     owners_given
@@ -92,7 +94,7 @@ class Settings:
             audit_cron=env.get("DOCEVAL_AUDIT_CRON", "").strip() or cls.audit_cron,
             keep_days=_days(env.get("DOCEVAL_KEEP_DAYS", "")),
             webhook_url=None if webhook_url is None else _protected(webhook_url),
-            webhook_secret=None if webhook_url is None else _secret(env.get("DOCEVAL_WEBHOOK_SECRET", "")),
+            webhook_secret=None if webhook_url is None else _secrets(env.get("DOCEVAL_WEBHOOK_SECRET", "")),
             owners_given=env.get("DOCEVAL_OWNERS", ""),
             ui_url=(_web_address(env, "DOCEVAL_UI_URL") or "").rstrip("/") or None,
         )
@@ -215,29 +217,38 @@ def _split(value: str) -> SplitResult | None:
 
 def _protected(webhook_url: str) -> str:
     parts = urlsplit(webhook_url)
-    if parts.scheme == "http" and not _is_this_machine(parts.hostname or ""):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ConfigurationError(
             "DOCEVAL_WEBHOOK_URL is not encrypted: write https://, or the address of a proxy on this machine"
         )
     return webhook_url
 
 
-def _is_this_machine(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its text: localhost, or an address that does not leave it."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_unspecified
 
 
-def _secret(value: str) -> str:
-    try:
-        key = base64.b64decode(value.strip().removeprefix(SECRET_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if not value.strip().startswith(SECRET_PREFIX) or len(key) not in SECRET_BYTES:
+def _secrets(value: str) -> str:
+    secrets = value.split()
+    if not 0 < len(secrets) <= MOST_SECRETS or not all(map(_is_secret, secrets)):
         raise ConfigurationError(
             f"DOCEVAL_WEBHOOK_SECRET must be {SECRET_PREFIX} and {SECRET_BYTES[0]} to {SECRET_BYTES[-1]} "
-            "random bytes as base64, since DOCEVAL_WEBHOOK_URL is set: "
-            f"echo {SECRET_PREFIX}$(openssl rand -base64 32) makes one"
+            "random bytes as base64, or two such secrets with a space between, since DOCEVAL_WEBHOOK_URL is "
+            f"set: echo {SECRET_PREFIX}$(openssl rand -base64 32) makes one"
         )
-    return value.strip()
+    return " ".join(secrets)
+
+
+def _is_secret(value: str) -> bool:
+    try:
+        key = base64.b64decode(value.removeprefix(SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return value.startswith(SECRET_PREFIX) and len(key) in SECRET_BYTES

@@ -1,42 +1,35 @@
 """Tells a receiver outside of this installation that batches completed: signed, and at least once.
 
 Level-triggered like all else: what is to be told is asked of the databases and kept in an outbox, and the
-same bytes are sent under the same id until the receiver has them. docs/webhook.md is for receivers.
+same bytes are sent under the same id until the receiver has them. How they are sent is the business of
+`webhook_sending`; docs/webhook.md is for receivers.
 """
 
-import asyncio
-import base64
-import hashlib
-import hmac
 import json
-import logging
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.webhook_sending import Message, Receiver, send_all
 from doceval_pipeline.doc_eval import webhook_deliveries as outbox
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_by_ids, partition_key
-from doceval_pipeline.doc_eval.webhook_deliveries import Delivery
+from doceval_pipeline.doc_eval.webhook_deliveries import Delivery, Outcome
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.knowledge.completed import CompletedResults, add_up_completed
 from doceval_pipeline.reports.figures import verdict_of
 from doceval_pipeline.reports.model import CellCounts
-from doceval_pipeline.settings import SECRET_PREFIX, Settings
-
-if TYPE_CHECKING:
-    import httpx
+from doceval_pipeline.settings import Settings
 
 # What was completed longer ago is no news, and what failed for so long is given up.
 SECONDS_OF_INTEREST = 3 * 86_400.0
 # Until the second attempt; doubled with each further one.
 SECONDS_BEFORE_SECOND = 30.0
 LONGEST_PAUSE = 6 * 3_600.0
-# For everything from the look-up of the name to the status of the answer.
-SECONDS_TO_ANSWER = 15.0
+# More than three days have: an attempt that never ends, such as one that ends its process, ends here.
+MOST_ATTEMPTS = 40
+# What was given up is a warning for so long.
+SECONDS_OF_WARNING = 7 * 86_400.0
+MOST_WARNINGS = 10
 # Messages that are sent at once.
 PORTION = 20
 # Rows that are read for messages of one look, as long as they are of several batches.
@@ -64,16 +57,42 @@ def tell(databases: Databases) -> Told:
     receiver = _receiver(databases.settings)
     _fill_outbox(databases)
     with databases.doc_eval.begin() as connection:
-        due = outbox.claim(connection, PORTION, SECONDS_BEFORE_SECOND, LONGEST_PAUSE)
+        outbox.give_up_unfinished(connection, MOST_ATTEMPTS)
+        due = outbox.claim(connection, PORTION, SECONDS_BEFORE_SECOND, LONGEST_PAUSE, SECONDS_OF_INTEREST)
     if not due:
         return Told([], {})
-    answers = list(zip(due, asyncio.run(_send_all(receiver, due)), strict=True))
+    messages = [Message(message_id(delivery), delivery.payload.encode()) for delivery in due]
+    answers = send_all(receiver, messages)
+    outcomes = [
+        Outcome(delivery, answer.failure, answer.is_final, answer.pause)
+        for delivery, answer in zip(due, answers, strict=True)
+    ]
     with databases.doc_eval.begin() as connection:
-        outbox.record(connection, answers, SECONDS_OF_INTEREST)
+        outbox.record(connection, outcomes, SECONDS_OF_INTEREST)
     return Told(
-        [message_id(delivery) for delivery, failure in answers if failure is None],
-        {message_id(delivery): failure for delivery, failure in answers if failure is not None},
+        [message_id(outcome.delivery) for outcome in outcomes if outcome.failure is None],
+        {
+            message_id(outcome.delivery): outcome.failure
+            for outcome in outcomes
+            if outcome.failure is not None
+        },
     )
+
+
+def end_if_switched_off(databases: Databases) -> None:
+    """End what is still to be sent where there is no receiver any more; `tell` takes it up again."""
+    if databases.settings.webhook_url is None:
+        with databases.doc_eval.begin() as connection:
+            outbox.switch_off(connection)
+
+
+def warnings(databases: Databases) -> list[str]:
+    """A sentence for each of the newest batches whose receiver could not be told; at most 10, and a total."""
+    with databases.doc_eval.connect() as connection:
+        found = outbox.recent_troubles(connection, SECONDS_OF_WARNING)
+    said = [f"{partition_key(trouble.batch_id)}: {trouble.sentence}" for trouble in found[:MOST_WARNINGS]]
+    more = len(found) - len(said)
+    return said + ([f"{more:,} more webhooks could not be sent: doceval status shows them"] if more else [])
 
 
 def message_id(delivery: Delivery) -> str:
@@ -82,15 +101,9 @@ def message_id(delivery: Delivery) -> str:
     return f"{partition_key(delivery.batch_id)}-{delivery.result_digest}-{since:%Y%m%dT%H%M%S%f}"
 
 
-def signature(secret: str, identifier: str, timestamp: int, body: bytes) -> str:
-    """The header `webhook-signature` of a message, as https://www.standardwebhooks.com says."""
-    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    signed = hmac.digest(key, f"{identifier}.{timestamp}.".encode() + body, hashlib.sha256)
-    return f"v1,{base64.b64encode(signed).decode()}"
-
-
 def _fill_outbox(databases: Databases) -> None:
-    with databases.doc_eval.connect() as connection:
+    with databases.doc_eval.begin() as connection:
+        outbox.switch_on(connection, SECONDS_OF_INTEREST)
         numbers = outbox.untold(connection, SECONDS_OF_INTEREST, CELLS_AT_ONCE)
         batches = {batch.id: batch for batch in batches_by_ids(connection, numbers)}
     if not batches:
@@ -143,61 +156,7 @@ def _in_words(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-@dataclass(frozen=True)
-class _Receiver:
-    """Where messages go, and the secret that they are signed with; neither is shown."""
-
-    url: str = field(repr=False)
-    secret: str = field(repr=False)
-
-
-def _receiver(settings: Settings) -> _Receiver:
+def _receiver(settings: Settings) -> Receiver:
     if settings.webhook_url is None or settings.webhook_secret is None:
         raise ConfigurationError("DOCEVAL_WEBHOOK_URL is not set: there is nobody to tell")
-    return _Receiver(settings.webhook_url, settings.webhook_secret)
-
-
-async def _send_all(receiver: _Receiver, due: Sequence[Delivery]) -> list[str | None]:
-    """Send messages at once; for each of them why it failed, or None."""
-    # Loading it takes a tenth of a second, which is only worth it where somebody is told.
-    import httpx
-
-    # Both tell the URL, which may hold a token.
-    for name in ("httpx", "httpcore"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    async with httpx.AsyncClient(timeout=SECONDS_TO_ANSWER, follow_redirects=False) as client:
-        return await asyncio.gather(*(_send(client, receiver, delivery) for delivery in due))
-
-
-async def _send(client: "httpx.AsyncClient", receiver: _Receiver, delivery: Delivery) -> str | None:
-    """Send one message. Nothing that the receiver says is read but its status."""
-    import httpx
-
-    body = delivery.payload.encode()
-    headers = _headers(receiver, message_id(delivery), int(time.time()), body)
-    try:
-        # Around all of it, since a receiver may answer a byte at a time.
-        async with (
-            asyncio.timeout(SECONDS_TO_ANSWER),
-            client.stream("POST", receiver.url, content=body, headers=headers) as response,
-        ):
-            status: int = response.status_code
-    except (TimeoutError, httpx.TimeoutException):
-        return f"no answer within {SECONDS_TO_ANSWER:g} s"
-    except httpx.ConnectError as error:
-        return f"the receiver cannot be reached ({error})"
-    except httpx.InvalidURL:
-        return "DOCEVAL_WEBHOOK_URL names no host that can be looked up"
-    except httpx.HTTPError as error:
-        return f"the connection to the receiver broke ({type(error).__name__})"
-    return None if 200 <= status < 300 else f"the receiver answered {status}"
-
-
-def _headers(receiver: _Receiver, identifier: str, timestamp: int, body: bytes) -> Mapping[str, str]:
-    return {
-        "content-type": "application/json",
-        "user-agent": f"doceval-pipeline/{version('doceval-pipeline')}",
-        "webhook-id": identifier,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature(receiver.secret, identifier, timestamp, body),
-    }
+    return Receiver(settings.webhook_url, settings.webhook_secret)

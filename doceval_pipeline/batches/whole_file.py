@@ -70,9 +70,10 @@ def whole_file_or_output(path: Path) -> Iterator[IO[bytes]]:
         The program that reads standard output has stopped.
     """
     if path == STANDARD_OUTPUT:
-        with _output_errors():
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
+        # Not sys.stdout's own buffer, which fails once more when the process ends, or not at all.
+        sys.stdout.flush()
+        with _output_errors(), open(sys.stdout.fileno(), "wb", closefd=False) as file:
+            yield file
     else:
         with whole_file(path) as file:
             yield file
@@ -85,8 +86,6 @@ def _output_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What is still buffered would fail once more when the process ends, and in many lines.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise FileError(
             f"standard output cannot be written ({error.strerror or error}): make room, or name a file"
         ) from None

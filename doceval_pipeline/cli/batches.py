@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
+from doceval_pipeline.batches import webhook
 from doceval_pipeline.batches.applying import Preview
 from doceval_pipeline.batches.applying import apply as apply_and_look
 from doceval_pipeline.batches.audit import violations
@@ -197,8 +198,8 @@ def check(every_document: bool, as_json: bool) -> None:
     """Hold both databases against docs/invariants.md; exit code 1 if anything is not as it must be.
 
     Read-only: a member of doceval_reader can run it. Warns on standard error, without another exit code, of
-    guards that the installation's dagster.yaml no longer has, of work that waits while no daemon runs, and of
-    what processors' login roles could do to others.
+    guards that the installation's dagster.yaml no longer has, of webhooks that could not be sent, of work
+    that waits while no daemon runs, and of what processors' login roles could do to others.
     """
     opened = databases()
     with bars(visible=not as_json) as draw:
@@ -210,7 +211,7 @@ def check(every_document: bool, as_json: bool) -> None:
     else:
         rows = [(v.invariant, v.batch, v.problem, v.mend) for v in found]
         print_table(("must hold", "batch", "but", "what to do"), rows)
-    for warning in (*given_up(opened.settings), *open_doors(opened)):
+    for warning in (*given_up(opened.settings), *open_doors(opened), *webhook.warnings(opened)):
         errors.print(printable(warning), style="yellow", markup=False)
     warn_of_waiting(opened)
     if found:

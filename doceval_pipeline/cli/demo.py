@@ -16,12 +16,13 @@ from pathlib import Path
 from threading import Event
 
 import click
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.file_counts import batch_tallies, left_out, staged
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.status import BatchProgress, batch_progress
+from doceval_pipeline.cli.bars import Bars
 from doceval_pipeline.cli.output import console, errors
 from doceval_pipeline.cli.processor import NOTICE, Behaviour, Simulation
 from doceval_pipeline.cli.supervisor import StartFailed, Supervisor
@@ -83,12 +84,16 @@ def _wait_for_report(
     databases: Databases, number: int, supervisor: Supervisor, simulation: Simulation
 ) -> BatchProgress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("starting Dagster's daemon", total=None)
-        pause = Event()
+        pause, before = Event(), None
         for progress in _each_look(databases, number, pause.wait):
             simulation.check()
             batch, cells = progress.batch, progress.cells
+            # Where no bar can be drawn, each state has a line.
+            if batch.status is not before and not console.is_terminal:
+                console.print(f"{batch.key} {batch.status.value}")
+            before = batch.status
             bars.update(
                 task, total=batch.expected_cells, completed=cells.done, description=_stage_of(progress)
             )

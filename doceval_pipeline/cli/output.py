@@ -1,11 +1,13 @@
 """How the command line shows things: one console, tables, JSON, and text that cannot do harm."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,8 +17,25 @@ from doceval_pipeline.errors import FileError
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+WIDTH_ELSEWHERE = 160
+# Of a folding column; and of a terminal, below which nothing can be read anyway.
+NARROWEST_COLUMN = 12
+NARROWEST_TERMINAL = 20
+WIDEST_TERMINAL = 10_000
+
+
+def _environment() -> dict[str, str]:
+    """The environment; a COLUMNS or LINES that no terminal has is left out, or made one that it may have."""
+    found = dict(os.environ)
+    for name in ("COLUMNS", "LINES"):
+        value = found.pop(name, "")
+        if value.isascii() and value.isdigit() and 0 < int(value[:9]) <= WIDEST_TERMINAL:
+            found[name] = str(max(int(value), NARROWEST_TERMINAL) if name == "COLUMNS" else int(value))
+    return found
+
+
+console = Console(highlight=False, soft_wrap=True, _environ=_environment())
+errors = Console(stderr=True, highlight=False, soft_wrap=True, _environ=_environment())
 
 STATUS_STYLES = {
     "COMPLETED": "green",
@@ -31,7 +50,6 @@ STATUS_STYLES = {
     "absent": "dim",
 }
 
-WIDTH_ELSEWHERE = 160
 FOLDING_COLUMNS = (
     "name",
     "status",
@@ -98,22 +116,24 @@ def print_table(
 ) -> None:
     """Write a table; numbers to the right, states in their colour, None as a dash.
 
-    `optional` columns are left out where no row has anything in them.
+    `optional` columns are left out where no row has anything in them. In a terminal that is too narrow for
+    the table, each row is a paragraph with a line for each column: nothing is cut.
     """
-    # As Text, because a name may look like markup.
-    table = Table(
-        title=None if title is None else Text(printable(title)),
-        title_justify="left",
-        header_style="bold",
-        box=None,
-        pad_edge=False,
-    )
     cells = [list(row) for row in rows]
     shown = [
         position
         for position, column in enumerate(columns)
         if column not in optional or any(row[position] for row in cells)
     ]
+    needed = sum(_width(columns[at], [row[at] for row in cells]) for at in shown) + 2 * (len(shown) - 1)
+    # As Text, because a name may look like markup.
+    heading = None if title is None else Text(printable(title))
+    if console.is_terminal and needed > console.width:
+        _print_paragraphs(
+            heading, [columns[at] for at in shown], [[row[at] for at in shown] for row in cells]
+        )
+        return
+    table = Table(title=heading, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for position in shown:
         column = columns[position]
         numeric = any(isinstance(row[position], int | float) for row in cells)
@@ -124,14 +144,31 @@ def print_table(
             justify="right" if numeric else "left",
             overflow="fold",
             no_wrap=not folds,
-            min_width=12 if folds else None,
+            min_width=NARROWEST_COLUMN if folds else None,
         )
     for row in cells:
         table.add_row(*(_cell(row[position]) for position in shown))
     if not console.is_terminal:
         # A file or another program has no width that something must be cut for.
-        console.width = max(console.width, WIDTH_ELSEWHERE)
+        console.width = max(console.width, needed, WIDTH_ELSEWHERE)
     console.print(table)
+
+
+def _width(column: str, values: Sequence[Any]) -> int:
+    """Cells of a terminal that a column needs at least."""
+    widest = max((_cell(value).cell_len for value in values), default=0)
+    return max(cell_len(column), NARROWEST_COLUMN if column in FOLDING_COLUMNS else widest)
+
+
+def _print_paragraphs(heading: Text | None, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    if heading is not None:
+        console.print(heading)
+    for row in rows:
+        for position, (column, value) in enumerate(zip(columns, row, strict=True)):
+            if value is not None:
+                # The first one names the paragraph.
+                label = Text(f"  {column}: ") if position else Text(f"{column}: " if column else "", "bold")
+                console.print(label + _cell(value))
 
 
 def _cell(value: Any) -> Text:

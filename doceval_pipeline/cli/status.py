@@ -2,25 +2,29 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import click
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 
 from doceval_pipeline.batches.pace import Pace
 from doceval_pipeline.batches.stalling import STALLED, Movement
 from doceval_pipeline.batches.status import BatchProgress, batch_progress, lost_without_batch, progress_of
+from doceval_pipeline.cli.bars import Bars
 from doceval_pipeline.cli.batches import as_json_option, databases, warn_of_waiting
 from doceval_pipeline.cli.output import console, errors, print_json, print_table
 from doceval_pipeline.cli.reports import report_url, running_webserver
 from doceval_pipeline.cli.selection import select
+from doceval_pipeline.cli.streams import is_output_lost
 from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.numbers import rough_duration
 
 SECONDS_BETWEEN_LOOKS = 2.0
 REPORTS_SHOWN = 10
+# Of a narrow terminal.
+LINES_OF_A_BAR = 4
 
 
 @click.command()
@@ -118,31 +122,65 @@ def _time_left(pace: Pace | None) -> str | None:
 
 
 def _watch(look: Callable[[], list[BatchProgress]]) -> None:
+    """Show progress until all is done or nobody looks any more: bars in a terminal, else lines."""
+    draws = console.is_terminal
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         TaskProgressColumn(),
-        TextColumn("{task.fields[done]}"),
+        TextColumn("{task.fields[done]}", markup=False),
     )
-    bars = Progress(*columns, console=console)
-    tasks: dict[int, Any] = {}
-    with Live(bars, console=console):
+    bars, tasks = Bars(*columns, console=console), dict[int, TaskID]()
+    said: dict[int, tuple[Any, ...]] = {}
+    with bars if draws else nullcontext():
         while True:
             found = look()
             for progress in found:
-                total, done = progress.batch.expected_cells or 0, progress.cells.done
-                if progress.batch.id not in tasks:
-                    tasks[progress.batch.id] = bars.add_task("", total=total or None, done="")
-                bars.update(
-                    tasks[progress.batch.id],
-                    total=total or None,
-                    completed=done,
-                    description=f"{progress.batch.key} {progress.batch.status.value}",
-                    done=_watched(progress),
-                )
-            if all(progress.batch.status in ("COMPLETED", "FAILED", "FAILED_STAGING") for progress in found):
+                if draws and not _is_over(progress):
+                    _draw(bars, tasks, progress)
+                elif said.get(progress.batch.id) != (now := _what_changes(progress)):
+                    said[progress.batch.id] = now
+                    _end(bars, tasks, progress)
+                    console.print(f"{_state(progress)} {_watched(progress)}", markup=False)
+            if is_output_lost() or all(map(_is_over, found)):
                 return
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _draw(bars: Bars, tasks: dict[int, TaskID], progress: BatchProgress) -> None:
+    batch = progress.batch
+    if batch.id not in tasks:
+        tasks[batch.id] = bars.add_task("", total=None, done="")
+    # As many as the terminal has room for: what is below its last line could not be drawn again.
+    is_shown = list(tasks).index(batch.id) < max(console.height // LINES_OF_A_BAR - 1, 1)
+    bars.update(
+        tasks[batch.id],
+        total=batch.expected_cells or None,
+        completed=progress.cells.done,
+        description=_state(progress),
+        done=_watched(progress),
+        visible=is_shown,
+    )
+
+
+def _end(bars: Bars, tasks: dict[int, TaskID], progress: BatchProgress) -> None:
+    """What is over has a line above the bars, and no bar."""
+    task = tasks.pop(progress.batch.id, None)
+    if task is not None:
+        bars.remove_task(task)
+
+
+def _is_over(progress: BatchProgress) -> bool:
+    return progress.batch.status in ("COMPLETED", "FAILED", "FAILED_STAGING")
+
+
+def _state(progress: BatchProgress) -> str:
+    return f"{progress.batch.key} {progress.batch.status.value}"
+
+
+def _what_changes(progress: BatchProgress) -> tuple[Any, ...]:
+    """What is worth a line; a rate that is a little higher is not."""
+    return progress.batch.status, progress.cells, progress.judgement and progress.judgement.movement
 
 
 def _watched(progress: BatchProgress) -> str:

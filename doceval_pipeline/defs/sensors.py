@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from doceval_pipeline.batches import completion, staging
+from doceval_pipeline.batches import completion, staging, webhook
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.pace import Pace
 from doceval_pipeline.batches.reprocessing import finish_requests
@@ -109,11 +109,13 @@ def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
     """Judge whether each open batch moves, and record it as a check where the judgement is a new one.
 
     A closed batch whose report is missing is recorded too. Runs that ended before they began are kept for
-    `doceval status` and `doceval check`.
+    `doceval status` and `doceval check`. Messages of a webhook that was switched off are ended here, because
+    its own sensor is off then.
     """
     before = Judged.read(context.cursor)
     with database_errors():
         databases = doc_eval.open()
+        webhook.end_if_switched_off(databases)
         judgements = judge_open(databases)
         missing = missing_reports(databases)
         lost = lost_runs(context.instance)

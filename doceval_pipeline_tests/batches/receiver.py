@@ -34,12 +34,12 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+                body = self.rfile.read(int(self.headers["content-length"] or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 receiver.messages.append(Message(self.path, headers, body))
                 (receiver.answers.pop(0) if receiver.answers else status(200))(self)
 
-            do_GET = do_POST
+            do_GET = do_CONNECT = do_POST
 
             def log_message(self, *_: object) -> None:
                 pass
