@@ -36,7 +36,11 @@ def bars(visible: bool) -> Iterator[Draw]:
         yield lambda what: _say_nothing
         return
     # A copy, because Dagster sends what a run writes to standard error into a file.
-    with os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal, ExitStack() as drawn:
+    encoding = sys.stderr.encoding
+    with (
+        os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=encoding, errors="replace") as terminal,
+        ExitStack() as drawn,
+    ):
         console = Console(file=terminal, force_terminal=True)
         yield lambda what: _draw(what, console, drawn)
 

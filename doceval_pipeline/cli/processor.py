@@ -16,10 +16,9 @@ from datetime import timedelta
 from typing import Any
 
 import click
-import psycopg2
 from psycopg2.extras import RealDictCursor
 
-from doceval_pipeline.batches.databases import KNOWLEDGE, database_url, open_databases
+from doceval_pipeline.batches.databases import KNOWLEDGE, open_databases, plain_connection
 from doceval_pipeline.cli.output import console
 from doceval_pipeline.settings import Settings
 
@@ -70,13 +69,12 @@ def simulate_processor(workers: int, failure_rate: float, latency: float, until_
     """Answer queued rows with made-up results, clearly marked as simulated. Calls no LLM."""
     settings = Settings.from_environment()
     open_databases(settings)
-    url = database_url(settings, KNOWLEDGE).replace("postgresql+psycopg2://", "postgresql://", 1)
     behaviour = Behaviour(failure_rate, latency, until_empty)
     console.print(f"[yellow]{NOTICE}[/] {workers} workers; Ctrl-C ends it")
     stop = threading.Event()
     answered = [0] * workers
     threads = [
-        threading.Thread(target=_work, args=(url, behaviour, stop, answered, number), daemon=True)
+        threading.Thread(target=_work, args=(settings, behaviour, stop, answered, number), daemon=True)
         for number in range(workers)
     ]
     for thread in threads:
@@ -92,12 +90,14 @@ def simulate_processor(workers: int, failure_rate: float, latency: float, until_
 COMMANDS = (simulate_processor,)
 
 
-def _work(url: str, behaviour: Behaviour, stop: threading.Event, answered: list[int], number: int) -> None:
+def _work(
+    settings: Settings, behaviour: Behaviour, stop: threading.Event, answered: list[int], number: int
+) -> None:
     claim = {
         "lease": timedelta(seconds=SECONDS_OF_LEASE + 2 * behaviour.latency),
         "worker": f"simulated-{uuid.uuid4()}",
     }
-    with closing(psycopg2.connect(url, application_name="simulated-processor")) as connection:
+    with closing(plain_connection(settings, KNOWLEDGE, "simulated-processor")) as connection:
         # Whatever the database defaults to: claims lose against each other under a stricter isolation.
         connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
         with connection.cursor(cursor_factory=RealDictCursor) as cursor:

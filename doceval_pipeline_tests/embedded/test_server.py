@@ -142,7 +142,7 @@ def test_a_socket_folder_that_others_can_enter_is_refused(tmp_path: Path) -> Non
     server.sockets.mkdir()
     server.sockets.chmod(0o755)
     try:
-        with pytest.raises(EmbeddedServerError, match="not a folder of this user alone"):
+        with pytest.raises(EmbeddedServerError, match="can be entered by others"):
             server.ensure()
     finally:
         server.sockets.rmdir()
