@@ -23,7 +23,7 @@ from doceval_pipeline.cli import (
     server,
     status,
 )
-from doceval_pipeline.cli.output import errors, open_standard_streams
+from doceval_pipeline.cli.output import errors, prepare_streams
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.names import printable
 
@@ -55,7 +55,7 @@ def main() -> None:
     """Run a command; exit code 0 only if what was asked was done."""
     # Whatever is written, by the processes that are started too, is for this user alone.
     os.umask(0o077)
-    open_standard_streams()
+    prepare_streams()
     try:
         with database_errors():
             cli()

@@ -36,11 +36,9 @@ def bars(visible: bool) -> Iterator[Draw]:
         yield lambda what: _say_nothing
         return
     # A copy, because Dagster sends what a run writes to standard error into a file.
-    encoding = sys.stderr.encoding
-    with (
-        os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=encoding, errors="replace") as terminal,
-        ExitStack() as drawn,
-    ):
+    with ExitStack() as drawn:
+        copy = os.dup(sys.stderr.fileno())
+        terminal = drawn.enter_context(os.fdopen(copy, "w", encoding=sys.stderr.encoding, errors="replace"))
         console = Console(file=terminal, force_terminal=True)
         yield lambda what: _draw(what, console, drawn)
 

@@ -34,6 +34,8 @@ STATUS_STYLES = {
 }
 
 WIDTH_ELSEWHERE = 160
+WIDTH_UNKNOWN = 80
+WIDTHS = range(10, 10_000)
 FOLDING_COLUMNS = (
     "name",
     "status",
@@ -49,8 +51,8 @@ FOLDING_COLUMNS = (
 )
 
 
-def open_standard_streams() -> None:
-    """Make the standard streams take every text, whatever the terminal's encoding, and exist.
+def prepare_streams() -> None:
+    """Make the standard streams exist and take every text, whatever the terminal's encoding and width.
 
     What an encoding does not have is shown as `?`. A stream that was closed is one that nobody reads: else
     the next file that is opened would get its number, and what is written to the stream.
@@ -66,6 +68,10 @@ def open_standard_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    for shown in (console, errors):
+        # COLUMNS may say anything; 0 leaves every line empty.
+        if shown.width not in WIDTHS:
+            shown.width = WIDTH_UNKNOWN
 
 
 def output_path(path: str) -> Path:

@@ -158,16 +158,22 @@ class Supervisor:
         log = self.log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         keep_short(log)
-        with log.open("ab") as output:
-            self._children[name] = psutil.Popen(
-                command,
-                env=self._environment,
-                cwd=self._settings.home,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        try:
+            with log.open("ab") as output:
+                self._children[name] = psutil.Popen(
+                    command,
+                    env=self._environment,
+                    cwd=self._settings.home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise StartFailed(
+                f"Dagster's {name} cannot be started ({error.filename or command[0]}: {error.strerror}): "
+                "check that this file exists and may be run, or install the project again"
+            ) from None
         self._commands[name] = command
         self._write_state()
 
