@@ -1,6 +1,7 @@
 """Where an installation lives: the environment variables, read once, in one place.
 
-Nothing else in the package reads the environment; nothing here opens a file or a connection.
+Nothing else in the package reads the environment, but for the system's own folders and what other programs
+take from it. Nothing here opens a file or a connection.
 """
 
 import base64

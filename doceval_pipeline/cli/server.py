@@ -1,5 +1,6 @@
 """The commands about the installation itself: init, up, down, env."""
 
+import os
 import shlex
 import signal
 from contextlib import suppress
@@ -49,7 +50,8 @@ def env() -> None:
     open_databases(settings)
     prepare_dagster_home(settings)
     for name, value in dagster_environment(settings).items():
-        print(f"export {name}={shlex.quote(value)}")
+        # As bytes: a path is not what a terminal's encoding makes of it.
+        click.echo(os.fsencode(f"export {name}={shlex.quote(value)}"))
 
 
 @click.command()

@@ -28,6 +28,7 @@ from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS
 from doceval_pipeline.embedded.processes import still_there
 from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.embedded.sockets import short_temporary_folder
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings
 
@@ -72,7 +73,14 @@ class Supervisor:
         self._server_was_running = EmbeddedServer(self._settings.home).is_running()
         open_databases(self._settings)
         self._workspace = prepare_dagster_home(self._settings)
-        self._environment = {**GRPC_LIMITS, **os.environ, **dagster_environment(self._settings)}
+        # Dagster's code server makes a socket there, and hangs where its path is too long.
+        temporary = {"TMPDIR": short_temporary_folder() or ""}
+        self._environment = {
+            **GRPC_LIMITS,
+            **os.environ,
+            **temporary,
+            **dagster_environment(self._settings),
+        }
         self._write_state()
         return self
 

@@ -39,7 +39,7 @@ _KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 
 def is_libpq_variable(name: str) -> bool:
     """Whether libpq takes what an environment variable of this name says for a parameter or a setting."""
-    return re.fullmatch(r"PG[A-Z]+", name) is not None
+    return re.fullmatch(r"PG[A-Z]+|PGCONNECT_TIMEOUT", name) is not None
 
 
 def drop_foreign_variables() -> None:

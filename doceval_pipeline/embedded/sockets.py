@@ -21,6 +21,8 @@ from doceval_pipeline.errors import EmbeddedServerError
 SOCKET = ".s.PGSQL.5432"
 # The limit of a socket's address is 104 bytes on macOS and 108 on Linux.
 LONGEST_SOCKET_PATH = 100
+# Of a folder in which Dagster's code server and the process that starts runs make one with a random name.
+LONGEST_FOLDER = 70
 # libpq takes a comma for the end of a host, psycopg2 writes a path in UTF-8 whatever the file system uses,
 # and a shell takes the rest for something else.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+@%&'()=:~# -]*")
@@ -66,9 +68,20 @@ def runtime_folders(other_account: bool = False) -> Iterator[Path]:
     own = os.environ.get("XDG_RUNTIME_DIR", "")
     if not other_account and _is_private(own):
         yield Path(own)
+    yield from temporary_folders()
+
+
+def temporary_folders() -> Iterator[Path]:
+    """Folders of everybody's for short-lived files; unlike a user's own, they outlive a logout."""
     for folder in (_temporary_folder(), "/tmp"):  # noqa: S108 - what lies below is looked at before its use
         if folder and os.path.isdir(folder):
             yield Path(folder)
+
+
+def short_temporary_folder() -> str | None:
+    """A folder of everybody's in which sockets of any program fit; None where there is none."""
+    short = (str(folder) for folder in temporary_folders() if len(os.fsencode(folder)) <= LONGEST_FOLDER)
+    return next(short, None)
 
 
 def _temporary_folder() -> str:
