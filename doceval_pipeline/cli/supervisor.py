@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS
+from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS, require_limits
 from doceval_pipeline.embedded.processes import still_there
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.embedded.sockets import short_temporary_folder
@@ -63,6 +63,7 @@ class Supervisor:
         # Schedules and owners that cannot be used are told here, and not in a log.
         schedules(self._settings)
         _ = self._settings.owners
+        require_limits(os.environ)
         running = self._recorded("supervisor")
         if running:
             raise ConfigurationError(
