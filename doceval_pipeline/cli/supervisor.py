@@ -214,8 +214,12 @@ class Supervisor:
         """Living processes that were written down; a reused process number has another start time."""
         try:
             state = json.loads(self._state.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return []
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self._state} cannot be read ({error.strerror}): set DOCEVAL_HOME to a folder of yours"
+            ) from None
         found = []
         for name in names or state.keys() - {"port"}:
             with suppress(psutil.NoSuchProcess, KeyError):

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -152,15 +152,11 @@ class EmbeddedServer:
         """
         if self.is_running():
             return
-        try:
+        with self._usable_home():
             _make_folder(self.home)
             with self._lock():
                 if not self.is_running():
                     self._start()
-        except OSError as error:
-            raise EmbeddedServerError(
-                f"the embedded PostgreSQL cannot use {self.home} ({error.strerror}): {ELSEWHERE}"
-            ) from None
 
     def ensure_database(self, *names: str) -> None:
         """Create databases unless they are there."""
@@ -179,9 +175,9 @@ class EmbeddedServer:
 
         Signals a process only if it is a living postmaster of exactly this data folder.
         """
-        if not self.data.is_dir():
+        if self._owner() is None:
             return False
-        with self._lock():
+        with self._usable_home(), self._lock():
             postmaster = self._postmaster()
             if postmaster is None:
                 return False
@@ -192,6 +188,15 @@ class EmbeddedServer:
                     f"the embedded PostgreSQL did not stop within {SECONDS_TO_STOP} s: see {self.log_path}"
                 )
             return True
+
+    @contextmanager
+    def _usable_home(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"the embedded PostgreSQL cannot use {self.home} ({error.strerror or error}): {ELSEWHERE}"
+            ) from None
 
     def _lock(self) -> FileLock:
         return FileLock(self.home / ".postgres.lock", timeout=SECONDS_TO_START * 2)

@@ -114,6 +114,11 @@ def require_private(folder: Path, accounts: Collection[int]) -> bool:
         found = folder.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"{folder}, for the embedded PostgreSQL's socket, cannot be reached ({error.strerror}): "
+            "run doceval as the user whose folder it is, or set DOCEVAL_HOME to a folder of yours"
+        ) from None
     if not stat.S_ISDIR(found.st_mode):
         reason = "is not a folder: remove it"
     elif found.st_uid not in accounts:

@@ -77,6 +77,21 @@ def test_where_namespaces_are_refused_too_one_line_says_so(
     assert f"user number {NAMELESS} has no entry in /etc/passwd" in said
 
 
+@pytest.mark.parametrize("mode", [0o700, 0o711, 0o755])
+@pytest.mark.parametrize("command", ["init", "status", "up", "down", "demo"])
+def test_a_home_of_somebody_else_s_is_refused_in_one_line(command: str, mode: int) -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        os.chmod(parent, 0o755)
+        home = Path(parent) / "home"
+        (home / "run").mkdir(parents=True)
+        home.chmod(mode)
+        code, said = run_as_nameless(home, command)
+        # Nothing runs where nothing can be seen to run.
+        assert (code, len(said.splitlines())) in [(1, 1), *([(0, 0)] if command == "down" else [])]
+        assert "Traceback" not in said
+        assert [path.name for path in home.iterdir()] == ["run"]
+
+
 @pytest.fixture
 def stranger_s_server() -> Iterator[tuple[Path, Path, Path]]:
     """A home with a long path, whose socket's folder another account made and listens in.
