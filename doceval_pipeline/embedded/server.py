@@ -230,17 +230,17 @@ class EmbeddedServer:
         # Not by pg_ctl, which has a shell read the path of the data.
         command = [_binary("postgres"), "-D", str(self.data)]
         with self.log_path.open("ab") as log:
-            server = _start(command, account.command_prefix, log)
+            server = _leave_running(command, account.command_prefix, log)
         if not self._comes_up(server):
             raise EmbeddedServerError(
                 f"the embedded PostgreSQL did not start ({self._last_words(said_before)}): "
                 f"see {self.log_path}; {ELSEWHERE}"
             )
 
-    def _comes_up(self, server: "subprocess.Popen[bytes]") -> bool:
+    def _comes_up(self, server: psutil.Process | None) -> bool:
         """Wait until a server that was just started answers; False where it ended, or takes too long."""
         deadline = time.monotonic() + SECONDS_TO_START
-        while server.poll() is None and time.monotonic() < deadline:
+        while server is not None and still_there([server], 0) and time.monotonic() < deadline:
             if self.is_running():
                 return True
             time.sleep(0.02)  # the server tells nobody when it is ready
@@ -270,7 +270,7 @@ class EmbeddedServer:
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--encoding=UTF8"]
         command = [_binary("initdb"), "-D", str(unfinished), "-U", USER, "--auth=trust", *locale]
         with tempfile.TemporaryFile(dir=self.home) as output:
-            if _start(command, initdb_prefix(account), output).wait() != 0:
+            if _run([*initdb_prefix(account), *command], stdout=output, stderr=output) is None:
                 output.seek(0)
                 reason = _reason(output.read().decode(errors="replace"))
                 shutil.rmtree(unfinished)
@@ -396,18 +396,31 @@ def _binary(name: str) -> str:
     return str(Path(package.origin).parent / "pginstall" / "bin" / name)
 
 
-def _start(command: list[str], prefix: list[str], output: IO[bytes]) -> "subprocess.Popen[bytes]":
-    # A session of its own: Ctrl-C in the terminal is not for the server. A file and no pipe: the
-    # server would hold a pipe open, and whoever reads it would wait for ever.
-    return subprocess.Popen(
-        [*prefix, *command],
+def _leave_running(command: list[str], prefix: list[str], log: IO[bytes]) -> psutil.Process | None:
+    """Start a program that is no child of this process, which may wait for its children; None if it ended."""
+    # The words are arguments of the shell, which does not read them.
+    number = _run(["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", *prefix, *command], subprocess.PIPE, log)
+    try:
+        return psutil.Process(int(number)) if number else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _run(command: list[str], stdout: IO[bytes] | int, stderr: IO[bytes]) -> bytes | None:
+    """Run a program to its end; what it wrote to a pipe, and None where it failed."""
+    # A session of its own: Ctrl-C in the terminal is not for the server. A file for what the server says: it
+    # would hold a pipe open, and whoever reads it would wait for ever.
+    ended = subprocess.run(
+        command,
         stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
+        stdout=stdout,
+        stderr=stderr,
         start_new_session=True,
         cwd="/",
         env=program_environment(),
+        check=False,
     )
+    return None if ended.returncode else ended.stdout or b""
 
 
 def _processes_in(folder: Path) -> Iterator[psutil.Process]:

@@ -257,3 +257,8 @@ def test_the_url_names_its_driver_and_survives_odd_folders(tmp_path: Path) -> No
     assert url.query["host"] == str(server.sockets)
     server.ensure()
     assert server.stop()
+
+
+def test_the_server_is_no_child_of_its_starter_who_may_end_all_its_children(server: EmbeddedServer) -> None:
+    server.ensure()
+    assert postmaster(server).pid not in {child.pid for child in psutil.Process().children(recursive=True)}
