@@ -1,6 +1,7 @@
 """Where an installation lives: the environment variables, read once, in one place.
 
-Nothing else in the package reads the environment; nothing here opens a file or a connection.
+Nothing else in the package reads the environment, but for the system's own folders and what other programs
+take from it. Nothing here opens a file or a connection.
 """
 
 import base64
@@ -19,6 +20,8 @@ from doceval_pipeline.paths import real_path
 MIB = 1024 * 1024
 # One PostgreSQL field holds less than 1 GiB, and base64 makes 4 bytes of 3.
 LARGEST_STORABLE_DOCUMENT = 768_000_000
+# PostgreSQL's programs take paths of 1,023 bytes, also for the files in its data folder.
+LONGEST_HOME = 800
 DRIVER = "postgresql+psycopg2://"
 # Of a webhook's secret, in the form and size that https://www.standardwebhooks.com asks for.
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how secrets begin, and none
@@ -148,9 +151,19 @@ def project_root() -> Path | None:
 def _home(value: str) -> Path:
     # Resolved, so that every process knows the embedded server by the same path.
     try:
-        return real_path(value if value.strip() else os.path.join(project_root() or "", ".doceval"))
-    except PathError as error:
+        home = real_path(value if value.strip() else os.path.join(project_root() or "", ".doceval"))
+    except (PathError, OSError) as error:
         raise ConfigurationError(f"DOCEVAL_HOME cannot be used: {error}") from None
+    if any(ord(character) < 32 or ord(character) == 127 for character in str(home)):
+        raise ConfigurationError(
+            f"DOCEVAL_HOME holds a control character, such as a line break ({str(home)!r}): correct it"
+        )
+    if len(os.fsencode(home)) > LONGEST_HOME:
+        raise ConfigurationError(
+            f"DOCEVAL_HOME is {len(os.fsencode(home)):,} bytes long, and PostgreSQL takes {LONGEST_HOME}: "
+            "choose a shorter path"
+        )
+    return home
 
 
 def _url(env: Mapping[str, str], name: str) -> str | None:

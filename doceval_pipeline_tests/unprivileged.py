@@ -9,7 +9,7 @@ from typing import Any
 NOBODY = 65534
 
 
-def unprivileged(work: Callable[[], Any]) -> Any:
+def unprivileged(work: Callable[[], Any], user: int = NOBODY) -> Any:
     """What a function gives, as JSON can carry it, in a fork that gave up root.
 
     A fork, because the interpreter may lie where that user cannot read it.
@@ -22,8 +22,8 @@ def unprivileged(work: Callable[[], Any]) -> Any:
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
-                os.setresgid(NOBODY, NOBODY, NOBODY)
-                os.setresuid(NOBODY, NOBODY, NOBODY)
+                os.setresgid(user, user, user)
+                os.setresuid(user, user, user)
             os.write(writer, json.dumps(work()).encode())
             ended = 0
         except BaseException:

@@ -17,12 +17,13 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from doceval_pipeline.batches.servers import require_usable
+from doceval_pipeline.embedded.engines import guard
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError, DatabaseError
 from doceval_pipeline.lock_waits import LOCK_NOT_AVAILABLE, name_holders, session_limits, who_holds
 from doceval_pipeline.migrations.rows import exact_formats
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.settings import DRIVER, Settings
 
 # Variable, its attribute in Settings, and the database on the embedded server that stands in for it.
 DOC_EVAL = ("DOC_EVAL_URL", "doc_eval_url", "doc_eval")
@@ -72,13 +73,11 @@ def start_embedded_server(settings: Settings) -> EmbeddedServer | None:
     """Make sure the embedded server runs and has its databases, if any of the three is on it."""
     server = EmbeddedServer(settings.home)
     needed = tuple(
-        name
-        for _, attribute, name in (DOC_EVAL, KNOWLEDGE, DAGSTER)
-        # `doceval env` exports the embedded server's own URLs; it is still ours to start then.
-        if getattr(settings, attribute) in (None, server.url(name))
+        database[2] for database in (DOC_EVAL, KNOWLEDGE, DAGSTER) if _is_embedded(settings, database)
     )
     if not needed:
         return None
+    guard(server)
     server.ensure()
     _ensure_databases(server, needed)
     return server
@@ -105,7 +104,34 @@ def database_url(settings: Settings, database: tuple[str, str, str]) -> str:
     """The URL of one of the three databases; it may hold a password."""
     _, attribute, name = database
     given: str | None = getattr(settings, attribute)
-    return EmbeddedServer(settings.home).url(name) if given is None else given
+    return (
+        EmbeddedServer(settings.home).url(name)
+        if given is None or _is_embedded(settings, database)
+        else given
+    )
+
+
+def plain_connection(
+    settings: Settings, database: tuple[str, str, str], application_name: str
+) -> "psycopg2.extensions.connection":
+    """A connection to one of the three databases as any other program has it: with no settings of ours.
+
+    Raises
+    ------
+    psycopg2.OperationalError, EmbeddedServerError
+        The server refuses, or the embedded one cannot be trusted.
+    """
+    if _is_embedded(settings, database):
+        return EmbeddedServer(settings.home).connect(database[2], application_name=application_name)
+    url = database_url(settings, database).replace(DRIVER, "postgresql://", 1)
+    return psycopg2.connect(url, application_name=application_name)
+
+
+def _is_embedded(settings: Settings, database: tuple[str, str, str]) -> bool:
+    """Whether a database is on the embedded server, whose own URLs `doceval env` exports."""
+    _, attribute, name = database
+    given: str | None = getattr(settings, attribute)
+    return given is None or EmbeddedServer(settings.home).is_own_url(given, name)
 
 
 def plain_url(url: str) -> str:

@@ -1,5 +1,6 @@
 """How the command line shows things: one console, tables, JSON, and text that cannot do harm."""
 
+import io
 import json
 import os
 import sys
@@ -50,6 +51,8 @@ STATUS_STYLES = {
     "absent": "dim",
 }
 
+WIDTH_UNKNOWN = 80
+WIDTHS = range(10, 10_000)
 FOLDING_COLUMNS = (
     "name",
     "status",
@@ -63,6 +66,29 @@ FOLDING_COLUMNS = (
     "connection",
     "prompt",
 )
+
+
+def prepare_streams() -> None:
+    """Make the standard streams exist and take every text, whatever the terminal's encoding and width.
+
+    What an encoding does not have is shown as `?`. A stream that was closed is one that nobody reads: else
+    the next file that is opened would get its number, and what is written to the stream.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    for shown in (console, errors):
+        # COLUMNS may say anything; 0 leaves every line empty.
+        if shown.width not in WIDTHS:
+            shown.width = WIDTH_UNKNOWN
 
 
 def output_path(path: str) -> Path:

@@ -16,15 +16,13 @@ from datetime import timedelta
 from typing import Any
 
 import click
-import psycopg2
 from psycopg2.extras import RealDictCursor
 
 from doceval_pipeline.batches.databases import (
     KNOWLEDGE,
     database_errors,
-    database_url,
     open_databases,
-    plain_url,
+    plain_connection,
 )
 from doceval_pipeline.cli.output import console
 from doceval_pipeline.errors import DocEvalError
@@ -105,13 +103,12 @@ class Simulation:
     """Threads that answer queued rows; a context manager that ends them with what they have begun."""
 
     def __init__(self, settings: Settings, behaviour: Behaviour, workers: int) -> None:
-        url = plain_url(database_url(settings, KNOWLEDGE))
         self._stop = threading.Event()
         self._answered = [0] * workers
         self._failure: DocEvalError | None = None
         self._threads = [
             # They end with this process, whatever ends it.
-            threading.Thread(target=self._work, args=(url, behaviour, number), daemon=True)
+            threading.Thread(target=self._work, args=(settings, behaviour, number), daemon=True)
             for number in range(workers)
         ]
 
@@ -153,16 +150,16 @@ class Simulation:
         if self._failure is not None:
             raise self._failure
 
-    def _work(self, url: str, behaviour: Behaviour, number: int) -> None:
+    def _work(self, settings: Settings, behaviour: Behaviour, number: int) -> None:
         try:
             with database_errors():
-                self._answer_rows(url, behaviour, number)
+                self._answer_rows(settings, behaviour, number)
         except DocEvalError as error:
             self._failure = error
             self._stop.set()
 
-    def _answer_rows(self, url: str, behaviour: Behaviour, number: int) -> None:
-        with closing(psycopg2.connect(url, application_name="simulated-processor")) as connection:
+    def _answer_rows(self, settings: Settings, behaviour: Behaviour, number: int) -> None:
+        with closing(plain_connection(settings, KNOWLEDGE, "simulated-processor")) as connection:
             # Whatever the database defaults to: claims lose against each other under a stricter isolation.
             connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
             with connection.cursor(cursor_factory=RealDictCursor) as cursor:

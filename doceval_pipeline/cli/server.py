@@ -1,5 +1,6 @@
 """The commands about the installation itself: init, up, down, env."""
 
+import os
 import shlex
 from contextlib import suppress
 from typing import Any
@@ -70,7 +71,8 @@ def env(plain: bool) -> None:
     prepare_dagster_home(settings)
     for name, value in dagster_environment(settings).items():
         written = plain_url(value) if plain and name.endswith("_URL") else value
-        print(f"export {name}={shlex.quote(written)}")
+        # As bytes: a path is not what a terminal's encoding makes of it.
+        click.echo(os.fsencode(f"export {name}={shlex.quote(written)}"))
 
 
 @click.command()

@@ -27,8 +27,9 @@ import psutil
 from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.cli.home_lock import HomeLock, holder_of
 from doceval_pipeline.cli.strays import SECONDS_TO_STOP, end, mark_of, names_of, roots, strays
-from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS
+from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS, require_limits
 from doceval_pipeline.embedded.server import EmbeddedServer, make_folder
+from doceval_pipeline.embedded.sockets import short_temporary_folder
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings
 
@@ -37,6 +38,8 @@ SECONDS_TO_START = 120
 SECONDS_WORTH_A_RESTART = 20
 LOG_LIMIT = 20_000_000
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Nothing for this machine goes through a proxy, whatever http_proxy and no_proxy say.
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class StartFailed(DocEvalError):
@@ -81,6 +84,7 @@ class Supervisor:
         # Schedules and owners that cannot be used are told here, and not in a log.
         schedules(self._settings)
         _ = self._settings.owners
+        require_limits(os.environ)
         with ExitStack() as exits, one_line(self._settings.home):
             exits.enter_context(_ended_by_signals())
             make_folder(self._settings.home)
@@ -159,23 +163,35 @@ class Supervisor:
         log = self.log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         keep_short(log)
-        with log.open("ab") as output:
-            self._children[name] = psutil.Popen(
-                command,
-                env=self._environment(),
-                cwd=self._settings.home,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        try:
+            with log.open("ab") as output:
+                self._children[name] = psutil.Popen(
+                    command,
+                    env=self._environment(),
+                    cwd=self._settings.home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise StartFailed(
+                f"Dagster's {name} cannot be started ({error.filename or command[0]}: {error.strerror}): "
+                "check that this file exists and may be run, or install the project again"
+            ) from None
         self._commands[name] = command
 
     def _environment(self) -> dict[str, str]:
         from doceval_pipeline.defs.instance import dagster_environment
 
-        home = self._settings.home
-        return {**GRPC_LIMITS, **os.environ, **dagster_environment(self._settings), **mark_of(home)}
+        return {
+            **GRPC_LIMITS,
+            **os.environ,
+            # Dagster's code server makes a socket there, and hangs where its path is too long.
+            "TMPDIR": short_temporary_folder() or "",
+            **dagster_environment(self._settings),
+            **mark_of(self._settings.home),
+        }
 
     @contextmanager
     def _guard(self, owns_server: bool) -> Iterator[None]:
@@ -343,7 +359,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - a loopback address of ours
+        with _DIRECTLY.open(url, timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

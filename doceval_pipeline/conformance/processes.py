@@ -10,12 +10,14 @@ from pathlib import Path
 
 import psutil
 
+from doceval_pipeline.embedded.parameters import is_libpq_variable
 from doceval_pipeline.embedded.processes import still_there
 from doceval_pipeline.errors import ConfigurationError
 
 SECONDS_TO_STOP = 10
-# They would tell the processor about another database than the scratch one.
+# They would tell the processor about another database than the scratch one, or lead it past the model.
 _OURS = ("DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL", "DAGSTER_HOME", "DOCEVAL_HOME")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 class Processor:
@@ -33,7 +35,7 @@ class Processor:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], output: Path) -> None:
         self._output = output
-        inherited = {name: value for name, value in os.environ.items() if name not in _OURS}
+        inherited = {name: value for name, value in os.environ.items() if not _misleads(name)}
         with output.open("ab") as file:
             try:
                 self._process = subprocess.Popen(
@@ -84,3 +86,8 @@ class Processor:
             return list(psutil.Process(self._process.pid).children(recursive=True))
         except psutil.NoSuchProcess:
             return []
+
+
+def _misleads(variable: str) -> bool:
+    """Whether a variable means another server than the scratch database and the model, which are here."""
+    return variable in _OURS or variable.lower() in _PROXIES or is_libpq_variable(variable)

@@ -15,6 +15,7 @@ import pybase64
 from sqlalchemy import Engine, create_engine, text
 
 from doceval_pipeline.conformance.cases import Case
+from doceval_pipeline.embedded.engines import guard
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.bulk_load import NewDocument, copy_documents, known_contents
@@ -140,6 +141,7 @@ class Scratch:
 def scratch_database(server: EmbeddedServer) -> Iterator[Scratch]:
     """A new database on the embedded server, and a login role with the rights of processors."""
     name = f"conformance_{uuid4().hex[:12]}"
+    guard(server)
     server.ensure()
     server.ensure_database(name)
     engine = create_engine(server.url(name), hide_parameters=True)

@@ -5,6 +5,7 @@ holds a copy, which is the user's from then on. A regular file in the home wins 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,23 @@ GRPC_LIMITS = {
     # A code server that is told to end does not wait as long for calls that hang.
     "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",
 }
+# Names of limits in seconds. Dagster reads them at their first use, in a process whose refusal nobody sees.
+_SECONDS = re.compile(r"DAGSTER_(\w+_)?GRPC_(TIMEOUT_SECONDS|SHUTDOWN_GRACE_PERIOD)")
+
+
+def require_limits(environment: Mapping[str, str]) -> None:
+    """Look at what the environment says of Dagster's limits.
+
+    Raises
+    ------
+    ConfigurationError
+        One is not a whole number of seconds.
+    """
+    for name, value in environment.items():
+        if _SECONDS.fullmatch(name) and not re.fullmatch(r"[0-9]{1,6}", value):
+            raise ConfigurationError(
+                f"{name} is {value[:40]!r}: write a whole number of seconds, or unset it"
+            )
 
 
 def place_configuration(settings: Settings) -> Path:

