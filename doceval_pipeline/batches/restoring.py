@@ -126,8 +126,10 @@ def incoming(databases: Databases, path: Path, checking: Progress) -> Iterator[I
     Raises
     ------
     ArchiveError, DatabaseError
-        ArchiveError where the file is not what it should be.
+        ArchiveError where the file is not what it should be; DatabaseError where the role of the connection
+        may not restore.
     """
+    _require_rights(databases)
     path = _find(databases, path)
     with open_archive(path) as archive:
         _require_known_schema(archive)
@@ -167,7 +169,6 @@ def restore(
     batch_id = coming.batch_id
     with database_errors(), number_lock(databases, batch_id) as connection:
         with databases.knowledge.connect() as knowledge:
-            _require_knowledge_rights(knowledge)
             restored.require_free_number(
                 knowledge, batch_id, coming.checked.batch.batch.config_sha256, coming.checked.attempts
             )
@@ -249,16 +250,17 @@ def _members(archive: Archive) -> configuration.Members:
     return configuration.Members(of(BATCH), of(FILES), of(PROGRESS), of(HISTORY))
 
 
-def _require_knowledge_rights(knowledge: Connection) -> None:
-    require_rights(
-        knowledge, "the restore", restored.RIGHTS, numbered=restored.NUMBERED, functions=restored.FUNCTIONS
-    )
+def _require_rights(databases: Databases) -> None:
+    what = "the restore"
+    with database_errors(), databases.doc_eval.connect() as connection:
+        require_rights(connection, what, configuration.RIGHTS, configuration.NUMBERED)
+    with database_errors(), databases.knowledge.connect() as connection:
+        require_rights(connection, what, restored.RIGHTS, restored.NUMBERED, restored.FUNCTIONS)
 
 
 def _require_room(connection: Connection, coming: Incoming) -> None:
     """Refuse what doc_eval would refuse: all is read under its rules, and taken back."""
     with connection.begin() as transaction:
-        require_rights(connection, "the restore", configuration.RIGHTS, numbered=configuration.NUMBERED)
         _read_configuration(connection, coming)
         transaction.rollback()
 

@@ -24,8 +24,8 @@ SELECTED = {
 
 # What a role must be allowed to do here, which is asked before anything is done.
 RIGHTS = (
-    *((table, "SELECT, INSERT, UPDATE, DELETE") for table in ("batches", "documents", "batch_documents")),
-    *((table, "SELECT, INSERT, UPDATE") for table in ("folders", "connections", "prompts")),
+    *((table, "SELECT, INSERT, DELETE") for table in ("documents", "batch_documents")),
+    *((table, "SELECT, INSERT, UPDATE") for table in ("batches", "folders", "connections", "prompts")),
     *((table, "SELECT, INSERT") for table in ("llm_providers", "models", "batch_folders")),
     *((table, "INSERT") for table in ("batch_connections", "batch_prompts")),
     *((table, "SELECT, INSERT") for table in ("batch_progress", "connection_history")),

@@ -18,7 +18,8 @@ from doceval_pipeline.migrations.rows import insert_rows, read_lines, read_value
 # What a role must be allowed to do here, which is asked before anything is done.
 RIGHTS = (
     ("docs", "SELECT, INSERT, UPDATE"),
-    ("llm_responses", "SELECT, INSERT"),
+    ("llm_responses", "SELECT, INSERT, DELETE"),
+    ("current_llm_responses", "SELECT"),
     ("batch_configs", "SELECT, INSERT"),
 )
 NUMBERED = ("docs", "llm_responses")
