@@ -179,30 +179,33 @@ def _find_table(file: IO[bytes], end: int) -> tuple[int, int, int]:
         raise NoZipError("its end is missing, or something stands behind it")
     if disk or first_disk or here != count:
         raise ZipError("it is one of several files")
-    if count == _SHORT or _LONG in (length, begin):
-        place, (count64, length64, begin64) = _end64(file, place)
-        told = zip((count, length, begin), (count64, length64, begin64), (_SHORT, _LONG, _LONG), strict=True)
-        if any(short not in (long, unknown) for short, long, unknown in told):
-            raise ZipError("it has two ends that say different things")
-        count, length, begin = count64, length64, begin64
+    long = _end64(file, place)
+    if long is not None:
+        place -= _LOCATOR.size + _END64.size
+        for short, value, unknown in zip((count, length, begin), long, (_SHORT, _LONG, _LONG), strict=True):
+            if short not in (value, unknown):
+                raise ZipError("it has two ends that say different things")
+        count, length, begin = long
     if begin + length != place or count * _CENTRAL.size > length:
         raise ZipError("its table of contents is not where it must be")
     return count, length, begin
 
 
-def _end64(file: IO[bytes], end: int) -> tuple[int, tuple[int, int, int]]:
+def _end64(file: IO[bytes], end: int) -> tuple[int, int, int] | None:
+    """The same from before the end, where a long file or one of many members has it; None elsewhere."""
     place = end - _LOCATOR.size - _END64.size
     if place < 0:
-        raise ZipError("it ends too early")
+        return None
     file.seek(place)
-    (mark, size, _, _, disk, first_disk, here, count, length, begin), locator = (
-        _END64.unpack(file.read(_END64.size)),
-        _LOCATOR.unpack(file.read(_LOCATOR.size)),
-    )
-    known = mark == b"PK\x06\x06" and size == _END64.size - 12 and locator == (b"PK\x06\x07", 0, place, 1)
+    found = _END64.unpack(file.read(_END64.size))
+    mark, where, there, files = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    if mark != b"PK\x06\x07":
+        return None
+    (mark, size, _, _, disk, first_disk, here, count, length, begin) = found
+    known = (mark, size, where, there, files) == (b"PK\x06\x06", _END64.size - 12, 0, place, 1)
     if not known or disk or first_disk or here != count:
         raise ZipError("its end is not one that is known")
-    return place, (count, length, begin)
+    return count, length, begin
 
 
 def _entry(reader: _Reader) -> Entry:
