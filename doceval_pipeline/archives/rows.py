@@ -6,9 +6,10 @@ cannot be restored. A column that came with a later schema may be absent.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from doceval_pipeline.archives.format import LARGEST_DOCUMENT, LARGEST_NUMBER, LARGEST_ROW_ID, SHA256
+from doceval_pipeline.archives.json_text import is_long
 from doceval_pipeline.archives.values import AnyMoment, Json, Moment, Named, ShortText, Text, Values
 
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
@@ -17,6 +18,12 @@ _RESULT_COLUMNS = (
     "started_processing_at", "completed_processing_at", "timestamp", "response_time_ms", "input_tokens",
     "output_tokens", "time_taken_seconds", "tokens_per_second",
 )  # fmt: skip
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/") and not is_long(path):
+        raise ValueError
+    return path
 
 
 Number = Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]
@@ -35,6 +42,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Patterns = Annotated[list[Text], Field(max_length=10_000)]
 Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Path = Annotated[Text, Field(min_length=1)]
+Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Prices(Values):
@@ -83,7 +91,7 @@ class FolderRow(Values):
     """`folders`."""
 
     id: Number
-    folder_path: Path
+    folder_path: Folder
     folder_name: Text
     created_at: Moment
 
@@ -151,7 +159,7 @@ class SealedFolder(Values):
     """A folder in a sealed configuration."""
 
     id: Number
-    path: Path
+    path: Folder
 
 
 class SealedConnection(Values):
