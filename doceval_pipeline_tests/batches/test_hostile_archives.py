@@ -247,7 +247,7 @@ def checked(path: Path) -> None:
         check(archive, quiet)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_hostile_value_is_refused_or_does_no_harm(foreign: tuple[Sample, Path]) -> None:
     batch, path = foreign
     members, changed = read_members(path), path.with_name("changed.zip")
