@@ -1,39 +1,44 @@
-"""Checks that an archive is whole: each byte, and that its rows and documents belong together."""
+"""Checks that an archive is whole, and that nothing is in it but what an archive holds.
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+Each byte is compared with its digest, each value with the bounds of its column (`rows`), and what is there
+twice with its twin. An archive may come from anybody: what neither this module nor the databases check must
+not be believed.
+"""
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from itertools import islice
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from doceval_pipeline.archives.format import (
     ATTEMPTS,
     BATCH,
     CONFIG,
     DOCS,
-    DOCUMENTS,
     FILES,
     HISTORY,
-    MANIFEST,
-    MEMBERS,
     PROGRESS,
     REPORT,
     damaged,
+    wrong_at,
 )
 from doceval_pipeline.archives.reading import Archive
+from doceval_pipeline.archives.rows import Attempt, Batch, Config, Doc, File, HistoryRow, ProgressRow
+from doceval_pipeline.archives.values import Values
 from doceval_pipeline.errors import ArchiveError
-
-# What a batch selects, in the member of the batch, and what each is known by.
-SELECTED = {"folders": "folder_path", "connections": "name", "prompts": "name"}
 
 Progress = Callable[[int, int, int], None]
 """Told how many documents are read, how many there are, and how many bytes they had."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Document:
-    id: int
-    sha256: str
-    size: int
+_Row = TypeVar("_Row", bound=Values)
+# Numbers that are sorted at a time, so that few of them are Python's objects at once.
+_CHUNK = 50_000
+# Of the sha256 of a document, to compare that of a file with; and how many bytes both take with an id.
+_DIGITS = 16
+_RECORD = 16
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Checked:
     files: int
     largest_document: int
     largest_attempt: int
+    batch: Batch
+    config: Config
 
 
 def check(archive: Archive, progress: Progress) -> Checked:
@@ -53,98 +60,178 @@ def check(archive: Archive, progress: Progress) -> Checked:
     Raises
     ------
     ArchiveError
-        A byte is not the one that was written, or something is missing, left over or foreign.
+        A byte is not the one that was written, or something is missing, left over, foreign or out of bounds.
     """
-    for member in (CONFIG, REPORT):
-        for _ in archive.pieces(member):
+    for _ in archive.pieces(REPORT):
+        pass
+    batch, config = _check_batch(archive)
+    documents = _Documents(_documents(archive, progress))
+    _require(archive, DOCS, documents.distinct)
+    attempts, largest = _check_attempts(archive, documents, config)
+    files = _check_files(archive, documents, batch)
+    _require(archive, DOCS, documents.all_used)
+    _check_observations(archive)
+    return Checked(len(documents), attempts, files, documents.largest, largest, batch, config)
+
+
+def _check_batch(archive: Archive) -> tuple[Batch, Config]:
+    found, sealed = archive.value(BATCH), archive.value(CONFIG)
+    batch, config = _valid(Batch, archive, BATCH, found), _valid(Config, archive, CONFIG, sealed)
+    row, manifest = batch.batch, archive.manifest
+    published = batch.published
+    digest = manifest.members[CONFIG].sha256
+    _require(archive, BATCH, row.id == manifest.batch == config.batch.id == published.batch_id)
+    _require(archive, BATCH, row.batch_name == manifest.name == config.batch.name)
+    _require(archive, BATCH, row.config_sha256 == digest == published.sha256)
+    _require(archive, BATCH, _same(row.config_snapshot, sealed) and _same(published.config, sealed))
+    for selected, listed in (
+        (batch.folders, config.folders),
+        (batch.connections, config.connections),
+        (batch.prompts, config.prompts),
+    ):
+        numbers = [item.id for item in selected]
+        # In the order of their numbers, each once.
+        _require(archive, BATCH, numbers == [item.id for item in listed] == sorted({*numbers}))
+    known = {str(connection.id) for connection in batch.connections}
+    _require(archive, BATCH, row.prices_at_completion is None or row.prices_at_completion.keys() <= known)
+    return batch, config
+
+
+def _documents(archive: Archive, progress: Progress) -> Iterator[Doc]:
+    """The rows of documents, each after its content was read."""
+    count = read = 0
+    last = ""
+    told = archive.manifest.documents
+    _require(archive, DOCS, archive.documents == told.count)
+    progress(0, told.count, 0)
+    for row in _rows(archive, DOCS, Doc):
+        _require(archive, DOCS, last < row.sha256 and row.document_id == f"sha256:{row.sha256}")
+        last = row.sha256
+        for _ in archive.document(row.sha256, row.file_size):
             pass
-    _check_batch(archive)
-    documents = list(_documents(archive))
-    ids = {document.id for document in documents}
-    names = {DOCUMENTS + document.sha256 for document in documents}
-    _require(archive, DOCS, len(ids) == len(names) == len(documents))
-    if archive.members != {MANIFEST, *MEMBERS, *names}:
-        raise damaged(archive.name, "it has other members than its rows name")
-    attempts, largest = _check_attempts(archive, ids)
-    files = _check_files(archive, ids)
-    for member in (PROGRESS, HISTORY):
-        for row in archive.rows(member):
-            _require(archive, member, row.get("batch_id") == archive.manifest.batch)
-    _check_contents(archive, documents, progress)
-    return Checked(len(documents), attempts, files, max(ids, default=0), largest)
+        count, read = count + 1, read + row.file_size
+        progress(count, told.count, read)
+        yield row
+    _require(archive, DOCS, (count, read) == (told.count, told.bytes))
 
 
-def _check_batch(archive: Archive) -> None:
-    try:
-        found = json.loads(archive.whole(BATCH))
-    except (ValueError, RecursionError):
-        found = None
-    if not (isinstance(found, dict) and isinstance(found.get("batch"), dict)):
-        raise _foreign(archive, BATCH)
-    batch = found["batch"]
-    _require(
-        archive, BATCH, batch.get("id") == archive.manifest.batch and _is_number(batch.get("batch_number"))
-    )
-    _require(archive, BATCH, batch.get("config_sha256") == archive.manifest.members[CONFIG].sha256)
-    _require(archive, BATCH, all(isinstance(batch.get(key), str) for key in ("batch_name", "created_at")))
-    _require(archive, BATCH, isinstance(found.get("published"), dict))
-    for kind, name in SELECTED.items():
-        rows = found.get(kind)
-        _require(archive, BATCH, isinstance(rows, list) and all(_is_selected(row, name) for row in rows))
-
-
-def _is_selected(row: Any, name: str) -> bool:
-    return isinstance(row, dict) and _is_number(row.get("id")) and isinstance(row.get(name), str)
-
-
-def _documents(archive: Archive) -> Iterator[_Document]:
-    for row in archive.rows(DOCS):
-        number, sha256, size = row.get("id"), row.get("sha256"), row.get("file_size")
-        if not (_is_number(number) and isinstance(sha256, str) and _is_number(size)):
-            raise _foreign(archive, DOCS)
-        yield _Document(number, sha256, size)
-
-
-def _check_attempts(archive: Archive, documents: set[int]) -> tuple[int, int]:
+def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -> tuple[int, int]:
     """Count the attempts, and find the largest id."""
     count = largest = 0
-    for row in archive.rows(ATTEMPTS):
-        number = row.get("id")
-        mine = row.get("batch_id") == archive.manifest.batch and row.get("document_id") in documents
-        if not (mine and _is_number(number)):
-            raise _foreign(archive, ATTEMPTS)
-        count, largest = count + 1, max(largest, number)
+    prompts = {prompt.id for prompt in config.prompts}
+    connections = {connection.id for connection in config.connections}
+    for row in _rows(archive, ATTEMPTS, Attempt):
+        place = documents.use(row.document_id)
+        mine = row.batch_id == archive.manifest.batch and place is not None
+        known = row.prompt_id in prompts and row.connection_id in connections
+        _require(archive, ATTEMPTS, mine and known and row.id > largest)
+        count, largest = count + 1, row.id
     return count, largest
 
 
-def _check_files(archive: Archive, documents: set[int]) -> int:
-    count = 0
-    for row in archive.rows(FILES):
-        document, place = row.get("document"), row.get("in_batch")
-        if not (isinstance(document, dict) and isinstance(place, dict)):
-            raise _foreign(archive, FILES)
-        stored = place.get("knowledge_document_id")
-        _require(archive, FILES, place.get("batch_id") == archive.manifest.batch)
-        _require(archive, FILES, place.get("document_id") == document.get("id"))
-        _require(archive, FILES, stored is None or stored in documents)
-        count += 1
+def _check_files(archive: Archive, documents: "_Documents", batch: Batch) -> int:
+    count = last = 0
+    folders = {folder.id for folder in batch.folders}
+    for row in _rows(archive, FILES, File):
+        document, place = row.document, row.in_batch
+        _require(archive, FILES, place.batch_id == archive.manifest.batch)
+        _require(archive, FILES, place.document_id == document.id > last and document.folder_id in folders)
+        stored = place.knowledge_document_id
+        if stored is not None:
+            is_one = documents.use(stored) == (place.sha256 or "")[:_DIGITS]
+            _require(archive, FILES, is_one)
+        _require(archive, FILES, stored is not None or place.state != "STAGED")
+        count, last = count + 1, document.id
     return count
 
 
-def _check_contents(archive: Archive, documents: Sequence[_Document], progress: Progress) -> None:
-    read = 0
-    progress(0, len(documents), 0)
-    for done, document in enumerate(documents, start=1):
-        for _ in archive.document(document.sha256, document.size):
-            pass
-        read += document.size
-        progress(done, len(documents), read)
-    found = archive.manifest.documents
-    _require(archive, DOCS, (len(documents), read) == (found.count, found.bytes))
+def _check_observations(archive: Archive) -> None:
+    seen, measured = "", (0, "")
+    for progress in _rows(archive, PROGRESS, ProgressRow):
+        _require(
+            archive, PROGRESS, progress.batch_id == archive.manifest.batch and seen < progress.observed_at
+        )
+        seen = progress.observed_at
+    for history in _rows(archive, HISTORY, HistoryRow):
+        measure = (history.connection_id, history.measure)
+        _require(archive, HISTORY, history.batch_id == archive.manifest.batch and measured < measure)
+        measured = measure
 
 
-def _is_number(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _rows(archive: Archive, member: str, kind: type[_Row]) -> Iterator[_Row]:
+    """The rows of a member, which all have the same columns."""
+    columns = None
+    for value in archive.rows(member):
+        row = _valid(kind, archive, member, value)
+        columns = columns or value.keys()
+        _require(archive, member, columns == value.keys())
+        yield row
+
+
+def _valid(kind: type[_Row], archive: Archive, member: str, value: Any) -> _Row:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise damaged(archive.name, f"{member} {wrong_at(error)}") from None
+
+
+class _Documents:
+    """What must be remembered of each document, in 17 bytes: its id, the beginning of its sha256, its use."""
+
+    def __init__(self, rows: Iterator[Doc]) -> None:
+        records = (row.id.to_bytes(8) + bytes.fromhex(row.sha256[:_DIGITS]) for row in rows)
+        chunks = [b"".join(sorted(chunk)) for chunk in _in_chunks(records)]
+        self._records = bytearray()
+        for record in heapq.merge(*map(_split, chunks)):
+            self._records += record
+        self._used = bytearray(len(self))
+
+    def __len__(self) -> int:
+        return len(self._records) // _RECORD
+
+    @property
+    def largest(self) -> int:
+        """The largest id, 0 where there is none."""
+        return self._number(len(self) - 1) if self._records else 0
+
+    @property
+    def distinct(self) -> bool:
+        """Whether no two have the same id."""
+        return all(self._number(place) != self._number(place + 1) for place in range(len(self) - 1))
+
+    @property
+    def all_used(self) -> bool:
+        """Whether each was asked for."""
+        return all(self._used)
+
+    def use(self, number: int) -> str | None:
+        """The first digits of the sha256 of a document; None where there is none of this id."""
+        place = bisect_left(range(len(self)), number, key=self._number)
+        if place == len(self) or self._number(place) != number:
+            return None
+        self._used[place] = 1
+        return self._records[place * _RECORD + 8 : (place + 1) * _RECORD].hex()
+
+    def _number(self, place: int) -> int:
+        return int.from_bytes(self._records[place * _RECORD : place * _RECORD + 8])
+
+
+def _in_chunks(records: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while chunk := list(islice(records, _CHUNK)):
+        yield chunk
+
+
+def _split(chunk: bytes) -> Iterator[bytes]:
+    return (chunk[place : place + _RECORD] for place in range(0, len(chunk), _RECORD))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON; numbers may be written in two ways, and true is not 1."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _require(archive: Archive, member: str, holds: bool) -> None:

@@ -5,16 +5,19 @@ of the databases; here is only what ties the members together.
 """
 
 import hashlib
-import json
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from doceval_pipeline.archives.json_text import JsonError, parse
+from doceval_pipeline.archives.values import Moment, ShortText
 from doceval_pipeline.errors import ArchiveError
+from doceval_pipeline.names import printable
 
 FORMAT: Final = "doceval-archive"
 # Grows when an old reader would misread a new file; a new reader goes on reading old versions.
 VERSION: Final = 1
+NOT_A_VERSION = 1000
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
@@ -27,10 +30,27 @@ HISTORY = "history.jsonl"
 DOCS = "docs.jsonl"
 DOCUMENTS = "documents/"
 # Members that hold one JSON object a line.
-ROWS = (FILES, ATTEMPTS, PROGRESS, HISTORY, DOCS)
-MEMBERS = (CONFIG, BATCH, REPORT, *ROWS)
+ROWS = (PROGRESS, HISTORY, FILES, ATTEMPTS, DOCS)
+# In the order in which they are written. The documents follow by their sha256, and the manifest is the last.
+MEMBERS = (BATCH, CONFIG, REPORT, *ROWS)
 
-_SHA256 = r"^[0-9a-f]{64}$"
+MIB = 1024 * 1024
+# Bounds of what a reader takes; whoever writes an archive reads it back and so keeps within them.
+LARGEST_MANIFEST = MIB
+LARGEST_DOCUMENT = 768_000_000
+MOST_DOCUMENTS = 1_000_000
+MOST_ROWS = 1_000_000_000
+# In bytes. A member of rows may be any size, since it is read line by line.
+LARGEST_MEMBERS = {BATCH: 256 * MIB, CONFIG: 128 * MIB, REPORT: 256 * MIB}
+LARGEST_MEMBER = 2**40
+# Numbers of batches, folders, connections and prompts, which are 32 bits wide, and of rows, which are 64:
+# what is made afterwards finds numbers above them.
+LARGEST_NUMBER = 1_000_000_000
+LARGEST_ROW_ID = 10**15
+
+SHA256 = r"^[0-9a-f]{64}$"
+_Schema = Annotated[str, Field(pattern="^(doc_eval|knowledge)$")]
+_VERSION = r"^[0-9A-Za-z.+!_-]{1,64}$"
 
 
 class _Part(BaseModel):
@@ -40,16 +60,16 @@ class _Part(BaseModel):
 class Member(_Part):
     """A member as its manifest describes it; `rows` only where it holds rows."""
 
-    sha256: str = Field(pattern=_SHA256)
-    bytes: int = Field(ge=0)
-    rows: int | None = Field(default=None, ge=0)
+    sha256: str = Field(pattern=SHA256)
+    bytes: int = Field(ge=0, le=LARGEST_MEMBER)
+    rows: int | None = Field(default=None, ge=0, le=MOST_ROWS)
 
 
 class Documents(_Part):
     """How many distinct contents there are, and their size in bytes."""
 
-    count: int = Field(ge=0)
-    bytes: int = Field(ge=0)
+    count: int = Field(ge=0, le=MOST_DOCUMENTS)
+    bytes: int = Field(ge=0, le=MOST_DOCUMENTS * LARGEST_DOCUMENT)
 
 
 class Manifest(_Part):
@@ -67,11 +87,11 @@ class Manifest(_Part):
 
     format: Literal["doceval-archive"] = FORMAT
     version: Literal[1] = VERSION
-    batch: int = Field(ge=1, lt=2**31)
-    name: str
-    archived_at: str
-    doceval: str
-    schemas: dict[str, str]
+    batch: int = Field(ge=1, le=LARGEST_NUMBER)
+    name: ShortText
+    archived_at: Moment
+    doceval: str = Field(pattern=_VERSION)
+    schemas: dict[_Schema, Annotated[str, Field(pattern="^[0-9]{4}$")]]
     documents: Documents
     members: dict[str, Member]
 
@@ -94,27 +114,46 @@ def read_manifest(content: bytes, file: str) -> Manifest:
     ArchiveError
     """
     try:
-        found = json.loads(content)
-    except ValueError:
-        raise damaged(file, f"{MANIFEST} is not JSON") from None
+        found = parse(content)
+    except JsonError as error:
+        raise damaged(file, f"{MANIFEST} {error}") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise not_an_archive(file)
     version = found.get("version")
-    if isinstance(version, int) and version > VERSION:
+    if isinstance(version, int) and VERSION < version < NOT_A_VERSION:
         raise newer(file, f"format {version}")
     try:
-        manifest = Manifest.model_validate_json(content)
+        manifest = Manifest.model_validate(found)
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise damaged(file, f"{MANIFEST} is wrong at {where or 'its root'}") from None
+        raise damaged(file, f"{MANIFEST} {wrong_at(error)}") from None
     if set(manifest.members) != set(MEMBERS):
         raise damaged(file, f"{MANIFEST} names other members than format {VERSION} has")
+    for name, member in manifest.members.items():
+        if (member.rows is not None) != (name in ROWS):
+            raise damaged(file, f"{MANIFEST} is wrong at members.{name}.rows")
+        if member.bytes > LARGEST_MEMBERS.get(name, LARGEST_MEMBER):
+            raise damaged(file, f"{name} is too large")
     return manifest
 
 
-def damaged(file: str, reason: str) -> ArchiveError:
+def wrong_at(error: ValidationError) -> str:
+    """Where data is not what it should be."""
+    place = error.errors(include_url=False, include_input=False, include_context=False)[0]["loc"]
+    # Keys that are not known have names that somebody else chose.
+    return f"is wrong at {'.'.join(printable(str(part))[:40] for part in place) or 'its root'}"
+
+
+class DamagedArchive(ArchiveError):
+    """A file is not what it was when it was written; `reason` says what is wrong with it."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file} is damaged ({reason}): use another copy of it")
+        self.reason = reason
+
+
+def damaged(file: str, reason: str) -> DamagedArchive:
     """The error of a file that is not what it was when it was written."""
-    return ArchiveError(f"{file} is damaged ({reason}): use another copy of it")
+    return DamagedArchive(file, reason)
 
 
 def not_an_archive(file: str) -> ArchiveError:

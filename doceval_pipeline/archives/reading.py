@@ -1,61 +1,57 @@
 """Reads an archive: each member in pieces, and never to its end unless its bytes are the right ones.
 
-Whoever takes pieces in must give them up when the end raises. Memory holds one piece, one row, and
-the names of the members.
+Whoever takes pieces in must give them up when the end raises. Memory holds one piece and one row, however
+large the file is and whatever is in it.
 """
 
 import hashlib
-import json
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from doceval_pipeline.archives.format import (
     DOCUMENTS,
+    LARGEST_DOCUMENT,
+    LARGEST_MANIFEST,
+    LARGEST_MEMBER,
+    LARGEST_MEMBERS,
     MANIFEST,
+    MEMBERS,
+    MOST_DOCUMENTS,
     Manifest,
     damaged,
     not_an_archive,
     read_manifest,
 )
+from doceval_pipeline.archives.json_text import JsonError, value_of, values
+from doceval_pipeline.archives.zip_file import Entry, NoZipError, ZipError, ZipTable
 from doceval_pipeline.errors import ArchiveError
 
-# A multiple of 3 bytes, so that the base64 of each piece can stand beside that of the next.
-PIECE = 3 * 256 * 1024
-LARGEST_MANIFEST = 1024 * 1024
-# What a broken zip makes the standard library raise.
-_BROKEN = (
-    BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    ValueError,
-    OverflowError,
-    NotImplementedError,
-    struct.error,
-)
-# Flags of members that are encrypted or patched, which archives never are.
-_FOREIGN_FLAGS = 0x1 | 0x20 | 0x40
+# What a broken file makes the standard library raise.
+_BROKEN = (OSError, ValueError, OverflowError, struct.error)
 
 
 class Archive:
-    """An open archive; `manifest` is read, nothing else is checked yet."""
+    """An open archive: `manifest` is read and the place of each member known, but no content is checked."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self.name = name
         self._file = file
-        self._zip = _open_zip(file, name)
-        self._infos = self._plain_members()
+        beginning = file.read(4)
+        try:
+            self._zip = ZipTable(file)
+        except NoZipError as error:
+            # The end of a zip holds its table of contents, so that a truncated one cannot be opened.
+            if beginning == b"PK\x03\x04":
+                raise damaged(name, str(error)) from None
+            raise not_an_archive(name) from None
+        except ZipError as error:
+            raise damaged(name, str(error)) from None
+        self._members, self.documents = self._known_members()
         self.manifest: Manifest = read_manifest(self._read_manifest(), name)
-
-    @property
-    def members(self) -> set[str]:
-        """The names of all members."""
-        return set(self._infos)
+        self._cursor: Iterator[Entry] = iter(())
 
     def sha256(self) -> str:
         """The sha256 of the whole file, in hex."""
@@ -71,78 +67,107 @@ class Archive:
             At the end at the latest: the bytes are not those that the manifest says.
         """
         wanted = self.manifest.members[member]
-        return self._checked(member, wanted.sha256, wanted.bytes)
+        return self._checked(self._members[member], wanted.sha256, wanted.bytes)
 
     def whole(self, member: str) -> bytes:
         """All bytes of a member that is small, checked."""
         return b"".join(self.pieces(member))
 
-    def lines(self, member: str) -> Iterator[bytes]:
-        """The rows of a member, as they stand in it; raises as `pieces`, also for a wrong count."""
-        count, rest = 0, b""
-        for piece in self.pieces(member):
-            *whole, rest = (rest + piece).split(b"\n")
-            count += len(whole)
-            yield from whole
-        if rest or count != self.manifest.members[member].rows:
+    def value(self, member: str) -> Any:
+        """A member that is one JSON text, as data in which long texts are replaced; raises as `pieces`."""
+        try:
+            return value_of(self.pieces(member))
+        except JsonError as error:
+            raise damaged(self.name, f"{member} {error}") from None
+
+    def rows(self, member: str) -> Iterator[Any]:
+        """The rows of a member as data in which long texts are replaced; raises as `pieces`.
+
+        Also for a wrong count, which is told at the end.
+        """
+        count = 0
+        try:
+            for value in values(self.pieces(member)):
+                count += 1
+                yield value
+        except JsonError as error:
+            raise damaged(self.name, f"{member} {error}") from None
+        if count != self.manifest.members[member].rows:
             raise damaged(self.name, f"{member} does not have its number of rows")
 
-    def rows(self, member: str) -> Iterator[dict[str, Any]]:
-        """The rows of a member as data; raises as `lines`."""
-        for line in self.lines(member):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict):
-                raise damaged(self.name, f"{member} holds a line that is no JSON object")
-            yield row
-
     def document(self, sha256: str, size: int) -> Iterator[bytes]:
-        """A document of `size` bytes, in pieces of `PIECE` bytes but for the last; raises as `pieces`."""
-        return self._checked(DOCUMENTS + sha256, sha256, size)
+        """A document of `size` bytes, in pieces of `PIECE` bytes but for the last; raises as `pieces`.
 
-    def _checked(self, member: str, sha256: str, size: int) -> Iterator[bytes]:
+        Quick where documents are asked for in the order of their sha256.
+        """
+        name = DOCUMENTS + sha256
+        for _ in range(2):
+            entry = next((found for found in self._cursor if found.name >= name), None)
+            if entry is not None and entry.name == name:
+                return self._checked(entry, sha256, size)
+            self._cursor = self._entries()
+        raise damaged(self.name, f"{name} is missing")
+
+    def _entries(self) -> Iterator[Entry]:
+        with self._damage("its table of contents"):
+            for number, entry in enumerate(self._zip.entries()):
+                if len(MEMBERS) <= number < self._zip.count - 1:
+                    yield entry
+
+    def _checked(self, entry: Entry, sha256: str, size: int) -> Iterator[bytes]:
         digest, read = hashlib.sha256(), 0
-        for piece in self._unchecked(member):
+        for piece in self._unchecked(entry):
             digest.update(piece)
             read += len(piece)
             if read > size:
                 break
             yield piece
         if read != size or digest.hexdigest() != sha256:
-            raise damaged(self.name, f"{member} is not what was written")
+            raise damaged(self.name, f"{entry.name} is not what was written")
 
-    def _unchecked(self, member: str) -> Iterator[bytes]:
-        info = self._infos.get(member)
-        if info is None:
-            raise damaged(self.name, f"{member} is missing")
-        try:
-            with self._zip.open(info) as stream:
-                while piece := stream.read(PIECE):
-                    yield piece
-        except _BROKEN as error:
-            raise damaged(self.name, f"{member}: {_reason(error)}") from None
+    def _unchecked(self, entry: Entry) -> Iterator[bytes]:
+        with self._damage(entry.name):
+            yield from self._zip.pieces(entry)
 
     def _read_manifest(self) -> bytes:
-        if MANIFEST not in self._infos:
-            raise not_an_archive(self.name)
-        content = b""
-        for piece in self._unchecked(MANIFEST):
-            content += piece
-            if len(content) > LARGEST_MANIFEST:
-                raise damaged(self.name, f"{MANIFEST} is too large")
-        return content
+        return b"".join(self._unchecked(self._members[MANIFEST]))
 
-    def _plain_members(self) -> dict[str, ZipInfo]:
-        infos = self._zip.infolist()
-        for info in infos:
-            if info.flag_bits & _FOREIGN_FLAGS or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-                raise damaged(self.name, "a member is encrypted or packed in another way")
-        members = {info.filename: info for info in infos}
-        if len(members) != len(infos):
-            raise damaged(self.name, "a member stands in it twice")
-        return members
+    def _known_members(self) -> tuple[dict[str, Entry], int]:
+        """Each member but the documents, and how many documents there are.
+
+        Each must be in its place, right behind the one before it: then nothing overlaps, hides or is there
+        twice.
+        """
+        found: dict[str, Entry] = {}
+        in_order, end, last = True, 0, ""
+        with self._damage("its table of contents"):
+            for number, entry in enumerate(self._zip.entries()):
+                in_order &= entry.place == end and entry.size <= _largest(entry.name)
+                if number < len(MEMBERS):
+                    in_order &= entry.name == MEMBERS[number]
+                elif number < self._zip.count - 1:
+                    in_order &= _is_document(entry.name) and entry.name > last
+                    last = entry.name
+                if not _is_document(entry.name) and len(found) <= len(MEMBERS):
+                    found[entry.name] = entry
+                end = self._zip.end_of(entry) if in_order else 0
+        if MANIFEST not in found:
+            raise not_an_archive(self.name)
+        documents = self._zip.count - len(MEMBERS) - 1
+        if not in_order or end != self._zip.begin or found.keys() != {*MEMBERS, MANIFEST}:
+            raise damaged(self.name, "it has other members than an archive, or in another order or size")
+        if documents > MOST_DOCUMENTS:
+            raise damaged(self.name, f"it has more than {MOST_DOCUMENTS:,} documents")
+        return found, documents
+
+    @contextmanager
+    def _damage(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except ZipError as error:
+            raise damaged(self.name, f"{where}: {error}") from None
+        except _BROKEN as error:
+            raise damaged(self.name, f"{where}: {_reason(error)}") from None
 
 
 @contextmanager
@@ -167,15 +192,15 @@ def open_archive(path: Path) -> Iterator[Archive]:
         yield Archive(file, str(path))
 
 
-def _open_zip(file: IO[bytes], name: str) -> ZipFile:
-    beginning = file.read(4)
-    try:
-        return ZipFile(file)
-    except _BROKEN as error:
-        # The end of a zip holds its table of contents, so that a truncated one cannot be opened.
-        if beginning == b"PK\x03\x04":
-            raise damaged(name, _reason(error)) from None
-        raise not_an_archive(name) from None
+def _is_document(name: str) -> bool:
+    digest = name.removeprefix(DOCUMENTS)
+    return len(digest) == 64 != len(name) and not digest.strip("0123456789abcdef")
+
+
+def _largest(name: str) -> int:
+    if name == MANIFEST:
+        return LARGEST_MANIFEST
+    return LARGEST_DOCUMENT if _is_document(name) else LARGEST_MEMBERS.get(name, LARGEST_MEMBER)
 
 
 def _reason(error: BaseException) -> str:

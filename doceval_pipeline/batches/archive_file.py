@@ -25,6 +25,7 @@ from doceval_pipeline.archives.format import (
     HISTORY,
     PROGRESS,
     REPORT,
+    DamagedArchive,
     Manifest,
 )
 from doceval_pipeline.archives.reading import open_archive
@@ -148,17 +149,24 @@ def check_archive(databases: Databases, path: Path, written: Written, progress: 
         It does not hold what was to be archived.
     """
     with open_archive(path) as archive:
-        found = check(archive, progress)
+        try:
+            found = check(archive, progress)
+        except DamagedArchive as error:
+            raise _not_as_written(written, f" ({error.reason})") from None
         with databases.knowledge.begin() as knowledge:
             write_exactly(knowledge)
-            rows = read_attempts(knowledge, archive.lines(ATTEMPTS))
+            rows = read_attempts(knowledge, archive.pieces(ATTEMPTS))
         same = (archive.manifest, rows) == (written.manifest, written.rows)
         if not same or (found.files, found.documents) != (written.files, len(written.documents)):
-            raise ArchiveError(
-                f"{partition_key(written.manifest.batch)}: the archive does not read back as what was "
-                "written, and nothing was removed: check the disk, then archive again"
-            )
+            raise _not_as_written(written)
         return archive.sha256()
+
+
+def _not_as_written(written: Written, reason: str = "") -> ArchiveError:
+    return ArchiveError(
+        f"{partition_key(written.manifest.batch)}: the archive does not read back as what was written, and "
+        f"nothing was removed{reason}: check the rows with doceval check, and the disk, then archive again"
+    )
 
 
 def give_name(partial: Path, path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from doceval_pipeline.archives.format import ATTEMPTS
 from doceval_pipeline.archives.reading import open_archive
@@ -28,6 +29,7 @@ from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status, possible
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.errors import ArchiveError, BatchStateError
 from doceval_pipeline.knowledge import archived, queue
+from doceval_pipeline.migrations.rights import require_rights
 from doceval_pipeline.migrations.rows import write_exactly
 
 # Each further try finds what a processor wrote during the last one.
@@ -72,7 +74,10 @@ def archive(databases: Databases, batch_id: int, writing: Progress, checking: Pr
     """
     with database_errors(), number_lock(databases, batch_id) as connection:
         with connection.begin():
+            require_rights(connection, "the archive", configuration.RIGHTS)
             batch = batch_by_id(connection, batch_id)
+        with databases.knowledge.connect() as knowledge:
+            require_rights(knowledge, "the archive", archived.RIGHTS)
         if batch.archived_at is not None:
             if not _rows_are_here(databases, batch):
                 return _finish(databases, connection, batch)
@@ -104,12 +109,7 @@ def _archive_now(
         when = written.manifest.archived_at
         if not configuration.record_archive(connection, batch, when, path.name, sha256):
             raise _Overtaken
-    try:
-        removed = _remove_rows(databases, connection, batch_id, written)
-    except _Overtaken:
-        with connection.begin():
-            configuration.take_back(connection, batch_id)
-        raise
+    removed = _remove_rows(databases, connection, batch_id, written)
     with connection.begin():
         configuration.remove_files(connection, batch_id)
     return Archived(path, sha256, path.stat().st_size, written.rows.rows, len(written.documents), removed)
@@ -156,15 +156,24 @@ def _with_report(databases: Databases, batch_id: int) -> tuple[BatchRecord, str,
 
 
 def _remove_rows(databases: Databases, connection: Connection, batch_id: int, written: Written) -> int:
-    """Remove what a file holds, if it still is what the file holds; returns how many documents."""
+    """Remove what a file holds, if it still is what the file holds; returns how many documents.
+
+    Where that is refused the batch is not archived after all.
+    """
     with databases.knowledge.begin() as knowledge:
-        write_exactly(knowledge)
-        if archived.remove_rows(knowledge, batch_id) != written.rows:
-            raise _Overtaken
-        with connection.begin():
-            others = configuration.used_by_others(connection, batch_id, written.documents)
-        mine = [document for document in written.documents if document not in others]
-        return archived.remove_documents(knowledge, mine)
+        try:
+            write_exactly(knowledge)
+            if archived.remove_rows(knowledge, batch_id) != written.rows:
+                raise _Overtaken
+            with connection.begin():
+                others = configuration.used_by_others(connection, batch_id, written.documents)
+            mine = [document for document in written.documents if document not in others]
+            return archived.remove_documents(knowledge, mine)
+        except Exception:
+            # Before the commit, whose outcome might not be known. Who cannot say it now asks again.
+            with suppress(DBAPIError), connection.begin():
+                configuration.take_back(connection, batch_id)
+            raise
 
 
 def _rows_are_here(databases: Databases, batch: BatchRecord) -> bool:

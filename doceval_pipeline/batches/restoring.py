@@ -1,49 +1,51 @@
 """Puts an archived batch back into both databases, as it was.
 
-All that can be refused is refused before anything is written. An installation that does not know the
-batch gets to know it as archived first. What follows goes the way of `archiving` backwards: the files,
-then the rows in one transaction, then the word that they are here. Killed anywhere, asking again, for
-the restore or for the archive, makes it good.
+An archive may come from anybody. The whole file is checked (`archives.checking`), then read into tables of
+transactions under the rules of the databases; until all of it has passed nothing is written, no id is
+reserved and no sequence moves. Whoever restores an archive of another installation sees its connections
+first: they name the hosts that documents and keys are sent to.
+
+What follows goes the way of `archiving` backwards: the files, then the rows in one transaction, then the word
+that they are here. Killed anywhere, asking again, for the restore or for the archive, makes it good.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
 from doceval_pipeline.archives.checking import Checked, check
-from doceval_pipeline.archives.format import (
-    ATTEMPTS,
-    BATCH,
-    DOCS,
-    FILES,
-    HISTORY,
-    PROGRESS,
-    REPORT,
-    newer,
-)
+from doceval_pipeline.archives.format import ATTEMPTS, BATCH, DOCS, FILES, HISTORY, PROGRESS, newer
 from doceval_pipeline.archives.reading import Archive, open_archive
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.report_files import keep_report, report_name, report_path
+from doceval_pipeline.batches.report_files import find_report
+from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.staging import number_lock
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import restored as configuration
+from doceval_pipeline.doc_eval.apply import lock_definitions
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
+from doceval_pipeline.doc_eval.snapshot import require_no_key
 from doceval_pipeline.documents.reading import encode
-from doceval_pipeline.errors import ArchiveError, BatchStateError
+from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
 from doceval_pipeline.knowledge import restored
 from doceval_pipeline.knowledge.bulk_load import ContentArrived, NewDocument, copy_documents
 from doceval_pipeline.knowledge.counts import recount
 from doceval_pipeline.knowledge.queue import count_rows
 from doceval_pipeline.knowledge.responses import digest
 from doceval_pipeline.knowledge.restored import MissingContent
+from doceval_pipeline.migrations.rights import require_rights
 from doceval_pipeline.migrations.rows import reserve_ids
 from doceval_pipeline.migrations.upgrade import HEADS
+from doceval_pipeline.names import normal, printable, refusal
 
 # Each further try finds what another process stored in between.
 MOST_TRIES = 20
+NEW, DIFFERS = "new", "differs"
 
 
 @dataclass(frozen=True)
@@ -59,40 +61,134 @@ class Restored:
     files: int
 
 
-def restore(databases: Databases, path: Path, checking: Progress, storing: Progress) -> Restored:
-    """Bring an archived batch back, into the installation that archived it or into another one.
+@dataclass(frozen=True)
+class IncomingConnection:
+    """A connection that comes with an archive: where a processor sends documents, and the name of its key.
+
+    `news` is `new` where no connection of this name is here, `differs` where there is one that says something
+    else, and None where it is here just like this.
+    """
+
+    name: str
+    provider_type: str
+    model_name: str
+    base_url: str | None
+    port_no: int | None
+    api_key_env: str | None
+    connection_config: dict[str, Any]
+    news: str | None
+
+    @property
+    def host(self) -> str:
+        """Where it leads, for people: the URL, and the port where it has one of its own."""
+        where = self.base_url or "the provider's own address"
+        return printable(where if self.port_no is None else f"{where} port {self.port_no}")
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """An archive that was checked and is still open: what it brings, before anything of it is here.
+
+    `own` says whether this installation wrote the file, as its sha256 proves; what is in it was here before.
+    `new_folders` are folders that no batch here has.
+    """
+
+    archive: Archive
+    path: Path
+    sha256: str
+    checked: Checked
+    own: bool
+    connections: list[IncomingConnection]
+    new_folders: list[str]
+
+    @property
+    def batch_id(self) -> int:
+        """The number of the batch."""
+        return self.archive.manifest.batch
+
+    @property
+    def unknown(self) -> list[IncomingConnection]:
+        """Connections that somebody must accept."""
+        return [connection for connection in self.connections if connection.news is not None]
+
+
+@contextmanager
+def incoming(databases: Databases, path: Path, checking: Progress) -> Iterator[Incoming]:
+    """Check an archive, and find out what it would bring into this installation. Writes nothing.
 
     Parameters
     ----------
     path
         The archive. A bare name is looked for in the installation's folder of archives too.
-    checking, storing
-        Told how far the reading of the file is, and then the storing of its documents.
+    checking
+        Told how far the reading of the file is.
+
+    Raises
+    ------
+    ArchiveError, DatabaseError
+        ArchiveError where the file is not what it should be; DatabaseError where the role of the connection
+        may not restore.
+    """
+    _require_rights(databases)
+    path = _find(databases, path)
+    with open_archive(path) as archive:
+        _require_known_schema(archive)
+        checked, sha256 = check(archive, checking), archive.sha256()
+        with database_errors(), databases.doc_eval.connect() as connection:
+            own = configuration.archive_here(connection, archive.manifest.batch) == sha256
+            here = configuration.connections_here(connection)
+            paths = [folder.folder_path for folder in checked.batch.folders]
+            known = set(paths) if own else configuration.folders_here(connection, paths)
+        if not own:
+            _require_fit_to_define(archive, checked)
+        brought = [_incoming(endpoint, [endpoint] if own else here) for endpoint in _endpoints(checked, here)]
+        new_folders = [path for path in paths if path not in known]
+        yield Incoming(archive, path, sha256, checked, own, brought, new_folders)
+
+
+def restore(
+    databases: Databases, coming: Incoming, storing: Progress, accept_connections: bool = False
+) -> Restored:
+    """Bring an archived batch back, into the installation that archived it or into another one.
+
+    Parameters
+    ----------
+    storing
+        Told how far the storing of the documents is.
+    accept_connections
+        Whether somebody has seen the connections that are not here like this, and takes them.
 
     Raises
     ------
     ArchiveError, BatchStateError, DatabaseError
-        ArchiveError where the file is not what it should be, or does not fit in here; BatchStateError
-        where the batch is not archived. Nothing was written then.
+        ArchiveError where the archive does not fit in here, or brings connections that nobody has accepted;
+        BatchStateError where the batch is not archived. Nothing was written then.
     """
-    path = _find(databases, path)
-    with open_archive(path) as archive:
-        _require_known_schema(archive)
-        checked = check(archive, checking)
-        batch_id = archive.manifest.batch
-        with database_errors(), number_lock(databases, batch_id) as connection:
-            _make_known(databases, connection, archive, checked)
-            _reserve_ids(databases, checked)
-            stored, new_digest = _put_back(databases, connection, archive, storing)
-            with databases.knowledge.connect() as knowledge:
-                rows = count_rows(knowledge, batch_id)
-            if rows != checked.attempts:
-                raise ArchiveError(
-                    f"{partition_key(batch_id)}: {rows} of {checked.attempts} rows are in the queue after "
-                    "commit: somebody changed them meanwhile; restore it again"
-                )
-            _put_back_report(databases, connection, archive, new_digest)
-        return Restored(batch_id, path, archive.sha256(), rows, checked.documents, stored, checked.files)
+    if coming.unknown and not accept_connections:
+        raise ArchiveError(_unaccepted(coming))
+    batch_id = coming.batch_id
+    with database_errors(), number_lock(databases, batch_id) as connection:
+        with databases.knowledge.connect() as knowledge:
+            restored.require_free_number(
+                knowledge, batch_id, coming.checked.batch.batch.config_sha256, coming.checked.attempts
+            )
+        _require_room(connection, coming)
+        stored, new_digest = _put_back(databases, connection, coming, storing)
+        with databases.knowledge.connect() as knowledge:
+            rows = count_rows(knowledge, batch_id)
+        if rows != coming.checked.attempts:
+            raise ArchiveError(
+                f"{partition_key(batch_id)}: {rows} of {coming.checked.attempts} rows are in the queue after "
+                "commit: somebody changed them meanwhile; restore it again"
+            )
+        with connection.begin():
+            configuration.open_again(connection, batch_id, new_digest)
+            batch = batch_by_id(connection, batch_id)
+        if batch.reported_digest is not None and find_report(databases, batch) is None:
+            # Never the archived one: a page of somebody else would stand among our own.
+            write_report(databases, batch_id)
+    checked = coming.checked
+    return Restored(batch_id, coming.path, coming.sha256, rows, checked.documents, stored, checked.files)
 
 
 def _find(databases: Databases, path: Path) -> Path:
@@ -107,32 +203,91 @@ def _require_known_schema(archive: Archive) -> None:
             raise newer(archive.name, f"schema {schema.value} {found}")
 
 
-def _make_known(databases: Databases, connection: Connection, archive: Archive, checked: Checked) -> None:
-    """Let the installation hold this very batch as archived, or refuse."""
-    content = archive.whole(BATCH).decode()
-    batch = json.loads(content)["batch"]
-    number, sha256 = batch["id"], archive.sha256()
-    with connection.begin():
-        if configuration.is_same_batch(connection, batch):
-            _require_its_archive(connection, archive, sha256)
-        else:
-            file, when = Path(archive.name).name, archive.manifest.archived_at
-            configuration.register_batch(connection, content, file, when, sha256)
-            configuration.put_back_observations(connection, archive.lines(PROGRESS), archive.lines(HISTORY))
-        with databases.knowledge.connect() as knowledge:
-            restored.require_free_number(knowledge, number, batch["config_sha256"], checked.attempts)
+def _require_fit_to_define(archive: Archive, checked: Checked) -> None:
+    """Refuse names that nobody could give here, and keys, as an apply does."""
+    sealed = checked.config
+    named = [("batch", sealed.batch.name)]
+    named += [("connection", connection.name) for connection in sealed.connections]
+    named += [("connection", connection.provider_type) for connection in sealed.connections]
+    named += [("connection", connection.model_name) for connection in sealed.connections]
+    named += [("prompt", prompt.name) for prompt in sealed.prompts]
+    for kind, name in named:
+        if problem := refusal(normal(name)):
+            raise ArchiveError(f"{archive.name}: a name of a {kind} {problem}: it cannot be restored here")
+    try:
+        require_no_key(sealed.model_dump())
+    except StagingError as error:
+        raise ArchiveError(f"{archive.name}: {printable(str(error))}") from None
 
 
-def _require_its_archive(connection: Connection, archive: Archive, sha256: str) -> None:
-    batch = batch_by_id(connection, archive.manifest.batch)
+def _endpoints(checked: Checked, here: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the batch's rows use, and what would be defined here, where that is something else by now."""
+    sealed = [connection.model_dump() for connection in checked.config.connections]
+    defined = {connection["id"] for connection in here}
+    rows = [connection.model_dump(include=set(sealed[0])) for connection in checked.batch.connections]
+    return sealed + [row for row in rows if row["id"] not in defined and row not in sealed]
+
+
+def _incoming(endpoint: Mapping[str, Any], here: list[dict[str, Any]]) -> IncomingConnection:
+    values = {key: value for key, value in endpoint.items() if key != "id"}
+    known = [{key: value for key, value in one.items() if key != "id"} for one in here]
+    same_name = any(one["name"] == values["name"] for one in known)
+    news = None if values in known else DIFFERS if same_name else NEW
+    return IncomingConnection(**values, news=news)
+
+
+def _unaccepted(coming: Incoming) -> str:
+    some = ", ".join(f"{one.name} ({one.news}): {one.host}" for one in coming.unknown[:3])
+    more = f" and {len(coming.unknown) - 3} more" if len(coming.unknown) > 3 else ""
+    return (
+        f"{coming.archive.name} brings connections that are not here like this: {some}{more}: documents and "
+        "keys would be sent there; if you trust them, restore it again with --accept-connections"
+    )
+
+
+def _members(archive: Archive) -> configuration.Members:
+    of = partial(partial, archive.pieces)
+    return configuration.Members(of(BATCH), of(FILES), of(PROGRESS), of(HISTORY))
+
+
+def _require_rights(databases: Databases) -> None:
+    what = "the restore"
+    with database_errors(), databases.doc_eval.connect() as connection:
+        require_rights(connection, what, configuration.RIGHTS, configuration.NUMBERED)
+    with database_errors(), databases.knowledge.connect() as connection:
+        require_rights(connection, what, restored.RIGHTS, restored.NUMBERED, restored.FUNCTIONS)
+
+
+def _require_room(connection: Connection, coming: Incoming) -> None:
+    """Refuse what doc_eval would refuse: all is read under its rules, and taken back."""
+    with connection.begin() as transaction:
+        _read_configuration(connection, coming)
+        transaction.rollback()
+
+
+def _read_configuration(connection: Connection, coming: Incoming) -> bool:
+    """Read what comes into tables of the transaction; returns whether the batch is known here."""
+    archive = coming.archive
+    batch, file = coming.checked.batch.batch.model_dump(), Path(archive.name).name
+    known = bool(configuration.is_same_batch(connection, batch))
+    if known:
+        _require_its_archive(connection, coming)
+    else:
+        configuration.read_batch(connection, _members(archive), batch, file)
+    configuration.read_files(connection, _members(archive), file)
+    return known
+
+
+def _require_its_archive(connection: Connection, coming: Incoming) -> None:
+    batch = batch_by_id(connection, coming.batch_id)
     if batch.archived_at is None:
         raise BatchStateError(
             f"{batch.key} is not archived: its rows are here, and nothing is to be restored"
         )
-    if batch.archive_sha256 != sha256:
+    if batch.archive_sha256 != coming.sha256:
         raise ArchiveError(
-            f"{archive.name} is not the file that {batch.key} was archived as: restore {batch.archive_file}, "
-            "or an unchanged copy of it"
+            f"{coming.archive.name} is not the file that {batch.key} was archived as: restore "
+            f"{batch.archive_file}, or an unchanged copy of it"
         )
 
 
@@ -145,52 +300,58 @@ def _reserve_ids(databases: Databases, checked: Checked) -> None:
 
 
 def _put_back(
-    databases: Databases, connection: Connection, archive: Archive, progress: Progress
+    databases: Databases, connection: Connection, coming: Incoming, progress: Progress
 ) -> tuple[int, str | None]:
     """Put the contents, the rows and the files back.
 
     Returns how many contents were stored, and the digest of the results where it is another one now,
     because documents have other ids.
     """
-    with connection.begin():
-        published = configuration.member(connection, archive.whole(BATCH).decode(), "published")
+    archive, batch_id = coming.archive, coming.batch_id
     for _ in range(MOST_TRIES):
         try:
             with databases.knowledge.begin() as knowledge:
-                missing = restored.read_docs(knowledge, archive.lines(DOCS))
-                copy_documents(knowledge, _documents(archive, missing, progress), under_ids=True)
-                moved = restored.finish_docs(knowledge)
-                restored.read_attempts(knowledge, archive.lines(ATTEMPTS))
-                restored.put_back_rows(knowledge, archive.manifest.batch)
-                recount(knowledge, archive.manifest.batch)
-                restored.put_back_config(knowledge, published)
+                _read_knowledge(knowledge, coming)
+                _reserve_ids(databases, coming.checked)
+                missing = restored.place_docs(knowledge)
+                copy_documents(knowledge, _documents(archive, missing, progress), as_it_was=True)
+                moved = restored.moved_docs(knowledge)
+                restored.put_back_rows(knowledge, batch_id)
+                recount(knowledge, batch_id)
+                restored.put_back_config(knowledge)
                 # Taken before anybody else can change a row.
-                new_digest = digest(knowledge, archive.manifest.batch) if moved else None
+                new_digest = digest(knowledge, batch_id) if moved else None
                 # Committed first, as archiving removes it last: files without rows are known to be left over.
-                _put_back_files(connection, archive, moved)
+                _put_back_configuration(connection, coming, moved)
             return len(missing), new_digest
         except ContentArrived:
             continue
     raise ArchiveError(
-        f"{partition_key(archive.manifest.batch)}: other processes kept storing the same documents at the "
+        f"{partition_key(batch_id)}: other processes kept storing the same documents at the "
         "same time: restore it again when they are done"
     )
 
 
-def _put_back_files(connection: Connection, archive: Archive, moved: dict[int, int]) -> None:
+def _read_knowledge(knowledge: Connection, coming: Incoming) -> None:
+    """Read what comes into tables of the transaction, and refuse what cannot be of an archived batch."""
+    archive = coming.archive
+    restored.read_config(knowledge, archive.pieces(BATCH))
+    restored.read_docs(knowledge, archive.pieces(DOCS))
+    restored.read_attempts(knowledge, archive.pieces(ATTEMPTS))
+    if coming.own:
+        return
+    problem = restored.problem_of_attempts(knowledge, coming.checked.batch.batch.expected_cells or 0)
+    if problem is not None:
+        raise ArchiveError(f"{archive.name} is damaged ({problem}): use another copy of it")
+
+
+def _put_back_configuration(connection: Connection, coming: Incoming, moved: dict[int, int]) -> None:
     with connection.begin():
-        configuration.put_back_files(
-            connection,
-            archive.manifest.batch,
-            _members(archive, "document"),
-            _members(archive, "in_batch"),
-            moved,
-        )
-
-
-def _members(archive: Archive, name: str) -> Iterator[bytes]:
-    for row in archive.rows(FILES):
-        yield json.dumps(row[name]).encode()
+        lock_definitions(connection)
+        if not _read_configuration(connection, coming):
+            file, when = Path(coming.archive.name).name, coming.archive.manifest.archived_at
+            configuration.register_batch(connection, coming.batch_id, file, when, coming.sha256)
+        configuration.put_back_files(connection, coming.batch_id, moved)
 
 
 def _documents(archive: Archive, missing: list[MissingContent], progress: Progress) -> Iterator[NewDocument]:
@@ -199,18 +360,13 @@ def _documents(archive: Archive, missing: list[MissingContent], progress: Progre
     for done, content in enumerate(missing, start=1):
         pieces = (encode(piece) for piece in archive.document(content.sha256, content.size))
         yield NewDocument(
-            content.sha256, content.size, content.content_type, content.doc_type, pieces, content.id
+            content.sha256,
+            content.size,
+            content.content_type,
+            content.doc_type,
+            pieces,
+            content.id,
+            content.created_at,
         )
         size += content.size
         progress(done, len(missing), size)
-
-
-def _put_back_report(
-    databases: Databases, connection: Connection, archive: Archive, new_digest: str | None
-) -> None:
-    """Say that the rows are here again, and put the report where the installation keeps reports."""
-    report, batch_id = archive.whole(REPORT), archive.manifest.batch
-    with connection.begin():
-        name = configuration.open_again(connection, batch_id, new_digest, report_name(batch_id, report))
-    if name is not None and not report_path(databases, name).exists():
-        keep_report(databases, batch_id, report)

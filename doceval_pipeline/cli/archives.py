@@ -1,5 +1,8 @@
 """The commands about archives: archive, restore."""
 
+import json
+import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,9 +13,10 @@ from doceval_pipeline.batches import restoring
 from doceval_pipeline.batches.status import batch_progress
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases
-from doceval_pipeline.cli.output import console, print_json
+from doceval_pipeline.cli.output import console, print_json, print_table
 from doceval_pipeline.cli.selection import Done, act_on_each, select, several_batches
 from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
+from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.numbers import size_text
 
@@ -46,9 +50,18 @@ def archive(batches: tuple[str, ...], as_json: bool) -> None:
 
 @click.command()
 @click.argument("file", type=file_path)
+@click.option(
+    "--accept-connections",
+    is_flag=True,
+    help="Take connections of the archive that are not here, or not like this, without being asked.",
+)
 @as_json_option
-def restore(file: Path, as_json: bool) -> None:
+def restore(file: Path, accept_connections: bool, as_json: bool) -> None:
     """Bring the batch in the archive FILE back as it was; the file stays.
+
+    An archive that this installation did not write is shown first: the batch, its folders, and its
+    connections, to which documents and keys are sent. Connections that are new here, or that differ, must be
+    accepted.
 
     Everything that can be refused is refused before anything is written. Asked again, it finishes
     what was interrupted.
@@ -56,9 +69,15 @@ def restore(file: Path, as_json: bool) -> None:
     from doceval_pipeline.cli.runs import restore_and_tell
 
     opened = databases()
-    with bars(visible=not as_json) as draw:
-        checking, storing = draw("reading the archive"), draw("storing documents")
-        restored = restore_and_tell(lambda: restoring.restore(opened, file, checking, storing))
+    with ExitStack() as held:
+        with bars(visible=not as_json) as draw:
+            coming = held.enter_context(restoring.incoming(opened, file, draw("reading the archive")))
+        if not coming.own and not as_json:
+            _show(coming)
+        accepted = accept_connections or (not as_json and _accepted(coming))
+        with bars(visible=not as_json) as draw:
+            storing = draw("storing documents")
+            restored = restore_and_tell(lambda: restoring.restore(opened, coming, storing, accepted))
     (progress,) = batch_progress(databases(), str(restored.batch_id))
     if as_json:
         print_json({**progress.as_json(), "restored": {**asdict(restored), "path": str(restored.path)}})
@@ -67,6 +86,44 @@ def restore(file: Path, as_json: bool) -> None:
         f"[bold]{partition_key(restored.batch_id)}[/] {progress.batch.state}: {restored.rows:,} rows, "
         f"{restored.files:,} files and {restored.documents:,} documents are back, "
         f"{restored.documents_stored:,} of them were not here"
+    )
+
+
+def _show(coming: restoring.Incoming) -> None:
+    """What an archive of another installation would bring."""
+    manifest, checked = coming.archive.manifest, coming.checked
+    console.print(
+        f"[bold]{partition_key(coming.batch_id)}[/] {escape(printable(manifest.name))}: archived "
+        f"{manifest.archived_at[:19]} UTC by doceval {escape(manifest.doceval)} in another installation; "
+        f"{checked.attempts:,} rows, {checked.files:,} files, {checked.documents:,} documents"
+    )
+    print_table(
+        ("connection", "provider", "model", "sends to", "key variable", "settings", "here"),
+        [
+            (
+                one.name,
+                one.provider_type,
+                one.model_name,
+                one.host,
+                one.api_key_env,
+                json.dumps(one.connection_config, ensure_ascii=False) if one.connection_config else None,
+                one.news or "the same",
+            )
+            for one in coming.connections
+        ],
+        optional=("settings",),
+    )
+    for path in coming.new_folders:
+        console.print(f"new folder: {escape(printable(path))}")
+
+
+def _accepted(coming: restoring.Incoming) -> bool:
+    """Whether somebody at the terminal takes the connections that are not here like this."""
+    if not coming.unknown or not (sys.stdin.isatty() and console.is_terminal):
+        return False
+    return click.confirm(
+        "Reprocessing this batch sends its documents, and the keys that these variables name, to the "
+        "addresses above. Restore it?"
     )
 
 

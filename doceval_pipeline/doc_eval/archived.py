@@ -9,6 +9,14 @@ from sqlalchemy import Connection, TextClause, text
 
 from doceval_pipeline.doc_eval.batches import BatchRecord
 
+# What a role must be allowed to do here, which is asked before anything is done.
+RIGHTS = (
+    ("batches", "SELECT, UPDATE"),
+    *((table, "SELECT, DELETE") for table in ("documents", "batch_documents")),
+    *((table, "SELECT, INSERT") for table in ("batch_progress", "connection_history")),
+    *((f"batch_{table}", "SELECT") for table in ("folders", "connections", "prompts")),
+    *((table, "SELECT") for table in ("folders", "connections", "prompts", "llm_providers", "models")),
+)
 # Rows that are fetched at a time.
 CHUNK = 1_000
 

@@ -5,15 +5,14 @@ connections and prompts. The ids of files name nothing outside the database; one
 is replaced.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.doc_eval.apply import lock_definitions
 from doceval_pipeline.errors import ArchiveError
-from doceval_pipeline.migrations.rows import insert_rows, reserve_ids
+from doceval_pipeline.migrations.rows import insert_rows, read_lines, read_value, reserve_ids
 from doceval_pipeline.names import normal_in_sql
 
 # What a batch selects: table, the column that people know a row by, and the column of its link table.
@@ -23,14 +22,33 @@ SELECTED = {
     "prompts": ("name", "prompt_id"),
 }
 
-# Taken apart by PostgreSQL, so that each value stays the text that it is.
-_MEMBER = text("SELECT (CAST(:content AS json) -> :name)::text")
-_MEMBERS = text("SELECT value::text FROM json_array_elements(CAST(:content AS json) -> :name)")
+# What a role must be allowed to do here, which is asked before anything is done.
+RIGHTS = (
+    *((table, "SELECT, INSERT, DELETE") for table in ("documents", "batch_documents")),
+    *((table, "SELECT, INSERT, UPDATE") for table in ("batches", "folders", "connections", "prompts")),
+    *((table, "SELECT, INSERT") for table in ("llm_providers", "models", "batch_folders")),
+    *((table, "INSERT") for table in ("batch_connections", "batch_prompts")),
+    *((table, "SELECT, INSERT") for table in ("batch_progress", "connection_history")),
+)
+NUMBERED = ("batches", "folders", "connections", "prompts", "documents")
+
+_BATCH_SOURCE = "SELECT line -> 'batch' AS line FROM archived"
+_LIST = "SELECT value AS line FROM archived, json_array_elements(line -> '{name}')"
 _SAME_BATCH = text("""
     SELECT config_sha256 IS NOT DISTINCT FROM :config_sha256
            AND created_at = CAST(:created_at AS timestamptz)
     FROM batches WHERE id = :id
 """)
+_ARCHIVE_HERE = text("SELECT archive_sha256 FROM batches WHERE id = :id")
+_CONNECTIONS_HERE = text("""
+    SELECT json_build_object(
+        'id', c.id, 'name', c.name, 'provider_type', p.provider_type, 'model_name', m.model_name,
+        'base_url', c.base_url, 'port_no', c.port_no, 'connection_config', c.connection_config,
+        'api_key_env', c.api_key_env)
+    FROM connections c JOIN llm_providers p ON p.id = c.provider_id JOIN models m ON m.id = c.model_id
+    ORDER BY c.id
+""")
+_FOLDERS_HERE = text("SELECT folder_path FROM folders WHERE folder_path = ANY(:paths)")
 _TAKEN = text(f"""
     SELECT id, batch_name FROM batches
     WHERE id = :id OR batch_number = :batch_number
@@ -38,13 +56,21 @@ _TAKEN = text(f"""
     ORDER BY id LIMIT 1
 """)
 _SELECTION_TAKEN = """
-    SELECT a.id, a.name, here.id, here.{name}
-    FROM unnest(CAST(:ids AS int[]), CAST(:names AS text[])) AS a(id, name)
-    JOIN {table} here ON (here.id = a.id) <> ({here} = {archived})
+    SELECT a.id, a.{name}, here.id, here.{name}
+    FROM archived_{table} a JOIN {table} here ON (here.id = a.id) <> ({here} = {archived})
     ORDER BY a.id
 """
+# The bytes that were hashed when the batch was sealed.
+_SEALED_WRONG = text("""
+    SELECT 1 FROM archived_batches
+    WHERE encode(sha256(convert_to(config_snapshot::text, 'UTF8')), 'hex') <> config_sha256
+""")
+_FILE_TWICE = text("""
+    SELECT 1 FROM archived_documents GROUP BY folder_id, sha256(raw_path) HAVING count(*) > 1 LIMIT 1
+""")
 _ARCHIVED_CONNECTIONS = """
-    json_to_recordset(CAST(:content AS json) -> :name) AS a(id int, provider_type text, model_name text)
+    (SELECT a.* FROM archived, json_to_recordset(line -> 'connections')
+        AS a(id int, provider_type text, model_name text)) AS a
 """
 # Providers and models are known by their names alone.
 _FOLLOW_MODELS = (
@@ -69,19 +95,14 @@ _FOLLOW_MODELS = (
 )
 # An archive of an earlier version has the prices of connections alone. The report is named once it is here.
 _CALL_ARCHIVED = text("""
-    UPDATE batches
+    UPDATE archived_batches
     SET archived_at = CAST(:archived_at AS timestamptz), archive_file = :file, archive_sha256 = :sha256,
         report_file = NULL,
         prices_at_completion = CASE WHEN status IN ('COMPLETED', 'FAILED') THEN coalesce(
             prices_at_completion,
             (SELECT jsonb_object_agg(id, prices) FROM archived_connections WHERE prices IS NOT NULL),
             '{}') END
-    WHERE id = :batch_id
 """)
-_FILES_TABLES = (
-    text("CREATE TEMPORARY TABLE archived_documents (LIKE documents INCLUDING DEFAULTS) ON COMMIT DROP"),
-    text("CREATE TEMPORARY TABLE archived_places (LIKE batch_documents INCLUDING DEFAULTS) ON COMMIT DROP"),
-)
 # As in `archived`: no walk may find a file while it comes or goes.
 _NO_WALK_NOW = text("LOCK TABLE documents IN SHARE ROW EXCLUSIVE MODE")
 _FIND_FILES = text("""
@@ -96,24 +117,25 @@ _FIND_FILES = text("""
 _PLACE_FILES = (
     text("DELETE FROM archived_documents a USING archived_file_ids f WHERE f.id = a.id AND NOT f.missing"),
     text("UPDATE archived_documents a SET id = f.here FROM archived_file_ids f WHERE f.id = a.id"),
-    text("UPDATE archived_places SET document_id = f.here FROM archived_file_ids f WHERE f.id = document_id"),
+    text("""
+        UPDATE archived_batch_documents SET document_id = f.here
+        FROM archived_file_ids f WHERE f.id = document_id
+    """),
 )
-_LARGEST_FILE = text("SELECT coalesce(max(id), 0) FROM archived_documents")
 _FOLLOW_CONTENTS = text("""
-    UPDATE archived_places p SET knowledge_document_id = moved.now
+    UPDATE archived_batch_documents p SET knowledge_document_id = moved.now
     FROM unnest(CAST(:before AS bigint[]), CAST(:now AS bigint[])) AS moved(before, now)
     WHERE p.knowledge_document_id = moved.before
 """)
 _PUT_BACK_FILES = (
     text("DELETE FROM batch_documents WHERE batch_id = :batch_id"),
     text("INSERT INTO documents SELECT * FROM archived_documents ORDER BY id"),
-    text("INSERT INTO batch_documents SELECT * FROM archived_places ORDER BY document_id"),
+    text("INSERT INTO batch_documents SELECT * FROM archived_batch_documents ORDER BY document_id"),
 )
 _OPEN_AGAIN = text("""
     UPDATE batches SET archived_at = NULL, archive_file = NULL, archive_sha256 = NULL,
-                       report_file = CASE WHEN reported_digest IS NOT NULL THEN :report END
+                       report_file = CASE WHEN reported_digest IS NOT NULL THEN report_file END
     WHERE id = :batch_id
-    RETURNING report_file
 """)
 # The same results, already reported, under the digest that they have now.
 _FOLLOW_DIGEST = text("""
@@ -122,9 +144,14 @@ _FOLLOW_DIGEST = text("""
 """)
 
 
-def member(connection: Connection, content: str, name: str) -> bytes:
-    """One row out of `batch.json`, exactly as it stands there."""
-    return str(connection.execute(_MEMBER, {"content": content, "name": name}).scalar_one()).encode()
+@dataclass(frozen=True)
+class Members:
+    """What an archive holds for doc_eval: JSON, in pieces that can be asked for more than once."""
+
+    batch: Callable[[], Iterable[bytes]]
+    files: Callable[[], Iterable[bytes]]
+    progress: Callable[[], Iterable[bytes]]
+    history: Callable[[], Iterable[bytes]]
 
 
 def is_same_batch(connection: Connection, batch: Mapping[str, Any]) -> bool | None:
@@ -139,75 +166,111 @@ def is_same_batch(connection: Connection, batch: Mapping[str, Any]) -> bool | No
     return same
 
 
-def register_batch(connection: Connection, content: str, file: str, when: str, sha256: str) -> None:
-    """Let an installation know a batch that it does not have, as one that is archived.
+def archive_here(connection: Connection, batch_id: int) -> str | None:
+    """The sha256 of the file that a batch here was archived as; None where it is not archived."""
+    found: str | None = connection.scalar(_ARCHIVE_HERE, {"id": batch_id})
+    return found
 
-    In the caller's transaction, with what the batch selects, all under the numbers that they had.
+
+def connections_here(connection: Connection) -> list[dict[str, Any]]:
+    """All connections that are defined here, as a sealed configuration lists them."""
+    return list(connection.scalars(_CONNECTIONS_HERE))
+
+
+def folders_here(connection: Connection, paths: Sequence[str]) -> set[str]:
+    """Which of some folders are those of batches here."""
+    return set(connection.scalars(_FOLDERS_HERE, {"paths": list(paths)}))
+
+
+def read_batch(connection: Connection, members: Members, batch: Mapping[str, Any], file: str) -> None:
+    """Read a batch that is not here into tables of the transaction, under the rules of the tables.
 
     Parameters
     ----------
-    content
-        `batch.json`.
-    file, when, sha256
-        The name of the archive, its time and its digest.
+    batch
+        The archived row of `batches`.
+    file
+        The name of the archive.
 
     Raises
     ------
     ArchiveError
-        A number or a name is taken by something else here; nothing was written.
+        A number or a name is taken by something else here, or the rows do not belong together.
     """
-    lock_definitions(connection)
-    selected = json.loads(content)
-    batch = selected["batch"]
-    problems = [*_batch_taken(connection, batch), *_selection_taken(connection, selected)]
+    read_value(connection, "archived", members.batch())
+    _read_into(connection, "batches", _BATCH_SOURCE)
+    for table in SELECTED:
+        _read_into(connection, table, _LIST.format(name=table))
+    for table, member in (("batch_progress", members.progress), ("connection_history", members.history)):
+        read_lines(connection, f"lines_of_{table}", member())
+        _read_into(connection, table, f"SELECT line FROM lines_of_{table}")
+    if connection.scalar(_SEALED_WRONG):
+        raise ArchiveError(
+            f"{file} is damaged (its configuration is not the one that was sealed): use another copy"
+        )
+    problems = [*_batch_taken(connection, batch), *_selection_taken(connection)]
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise ArchiveError(
             f"{file} does not fit in here: {problems[0]}{more}: restore it into an installation of its own, "
             "with DOCEVAL_HOME set to another folder"
         )
-    for table in SELECTED:
-        _put_back_selected(connection, content, table)
-    reserve_ids(connection, "batches", batch["id"])
-    insert_rows(connection, "batches", [member(connection, content, "batch")])
-    connection.execute(
-        _CALL_ARCHIVED, {"batch_id": batch["id"], "archived_at": when, "file": file, "sha256": sha256}
-    )
-    for table, (_, column) in SELECTED.items():
-        link = f"INSERT INTO batch_{table} (batch_id, {column}) SELECT :batch_id, id FROM archived_{table}"
-        connection.execute(text(link), {"batch_id": batch["id"]})
 
 
-def put_back_observations(
-    connection: Connection, progress: Iterable[bytes], history: Iterable[bytes]
-) -> None:
-    """Put `batch_progress` and `connection_history` back, for a batch that has just been registered."""
-    insert_rows(connection, "batch_progress", progress)
-    insert_rows(connection, "connection_history", history)
+def register_batch(connection: Connection, batch_id: int, file: str, when: str, sha256: str) -> None:
+    """Let an installation know a batch that was read, as one that is archived.
 
-
-def put_back_files(
-    connection: Connection,
-    batch_id: int,
-    documents: Iterable[bytes],
-    places: Iterable[bytes],
-    moved: Mapping[int, int],
-) -> None:
-    """Put the files of a batch back, in the caller's transaction, instead of any that are there.
+    In the caller's transaction, with what the batch selects, all under the numbers that they had.
 
     Parameters
     ----------
-    documents, places
-        The rows of `documents` and of `batch_documents`, as JSON.
+    file, when, sha256
+        The name of the archive, its time and its digest.
+    """
+    connection.execute(_CALL_ARCHIVED, {"archived_at": when, "file": file, "sha256": sha256})
+    for statement in _FOLLOW_MODELS:
+        connection.execute(statement)
+    for table in SELECTED:
+        reserve_ids(connection, table, _largest(connection, table))
+        connection.execute(
+            text(f"""
+                INSERT INTO {table} SELECT * FROM archived_{table} a
+                WHERE NOT EXISTS (SELECT 1 FROM {table} here WHERE here.id = a.id)
+            """)
+        )
+    reserve_ids(connection, "batches", batch_id)
+    for table in ("batches", "batch_progress", "connection_history"):
+        connection.execute(text(f"INSERT INTO {table} SELECT * FROM archived_{table}"))
+    for table, (_, column) in SELECTED.items():
+        link = f"INSERT INTO batch_{table} (batch_id, {column}) SELECT :batch_id, id FROM archived_{table}"
+        connection.execute(text(link), {"batch_id": batch_id})
+
+
+def read_files(connection: Connection, members: Members, file: str) -> None:
+    """Read the files of a batch into tables of the transaction, under the rules of the tables.
+
+    Raises
+    ------
+    ArchiveError
+        A file is there twice.
+    """
+    read_lines(connection, "lines_of_files", members.files())
+    _read_into(connection, "documents", "SELECT line -> 'document' AS line FROM lines_of_files")
+    _read_into(connection, "batch_documents", "SELECT line -> 'in_batch' AS line FROM lines_of_files")
+    if connection.scalar(_FILE_TWICE):
+        raise ArchiveError(f"{file} is damaged (a file of the batch is in it twice): use another copy of it")
+
+
+def put_back_files(connection: Connection, batch_id: int, moved: Mapping[int, int]) -> None:
+    """Put the files that were read back, in the caller's transaction, instead of any that are there.
+
+    Parameters
+    ----------
     moved
         The `docs.id` of contents that have another one than in the archive, by the old one.
     """
     connection.execute(_NO_WALK_NOW)
-    for statement in _FILES_TABLES:
-        connection.execute(statement)
-    insert_rows(connection, "archived_documents", documents)
-    insert_rows(connection, "archived_places", places)
-    reserve_ids(connection, "documents", connection.execute(_LARGEST_FILE).scalar_one())
+    reserve_ids(connection, "documents", _largest(connection, "documents"))
     connection.execute(_FIND_FILES)
     for statement in _PLACE_FILES:
         connection.execute(statement)
@@ -216,25 +279,17 @@ def put_back_files(
         connection.execute(statement, {"batch_id": batch_id})
 
 
-def open_again(connection: Connection, batch_id: int, new_digest: str | None, report: str) -> str | None:
+def open_again(connection: Connection, batch_id: int, new_digest: str | None) -> None:
     """Say that a batch's rows are here again.
 
     Parameters
     ----------
     new_digest
         Of its results, where it is another one than before.
-    report
-        The name of the file of the archived report.
-
-    Returns
-    -------
-    str | None
-        That name, where the report is the batch's newest; None where the batch has no report.
     """
     if new_digest is not None:
         connection.execute(_FOLLOW_DIGEST, {"batch_id": batch_id, "digest": new_digest})
-    kept: str | None = connection.scalar(_OPEN_AGAIN, {"batch_id": batch_id, "report": report})
-    return kept
+    connection.execute(_OPEN_AGAIN, {"batch_id": batch_id})
 
 
 def _batch_taken(connection: Connection, batch: Mapping[str, Any]) -> Iterator[str]:
@@ -243,18 +298,13 @@ def _batch_taken(connection: Connection, batch: Mapping[str, Any]) -> Iterator[s
         yield _taken("batch", batch["id"], batch["batch_name"], *taken)
 
 
-def _selection_taken(connection: Connection, selected: Mapping[str, Any]) -> Iterator[str]:
+def _selection_taken(connection: Connection) -> Iterator[str]:
     for table, (name, _) in SELECTED.items():
-        known = {
-            "ids": [row["id"] for row in selected[table]],
-            "names": [row[name] for row in selected[table]],
-        }
         # The bytes of paths are as they are; of names, those that people read alike are the same.
-        compared = (f"here.{name}", "a.name")
+        compared = (f"here.{name}", f"a.{name}")
         here, archived = compared if table == "folders" else map(normal_in_sql, compared)
         statement = _SELECTION_TAKEN.format(table=table, name=name, here=here, archived=archived)
-        found = connection.execute(text(statement), known)
-        for archived_id, archived_name, here_id, here_name in found:
+        for archived_id, archived_name, here_id, here_name in connection.execute(text(statement)):
             yield _taken(table.removesuffix("s"), archived_id, archived_name, here_id, here_name)
 
 
@@ -264,21 +314,16 @@ def _taken(kind: str, archived_id: int, archived_name: str, here_id: int, here_n
     return f"{kind} {archived_name!r} has number {here_id} here and {archived_id} in the archive"
 
 
-def _put_back_selected(connection: Connection, content: str, table: str) -> None:
-    parameters = {"content": content, "name": table}
-    rows = [str(row).encode() for row in connection.scalars(_MEMBERS, parameters)]
+def _read_into(connection: Connection, table: str, source: str) -> None:
+    """Read rows into a table of the transaction that takes what `table` takes."""
     connection.execute(
-        text(f"CREATE TEMPORARY TABLE archived_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DROP")
+        text(
+            f"CREATE TEMPORARY TABLE archived_{table} "
+            f"(LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS) ON COMMIT DROP"
+        )
     )
-    insert_rows(connection, f"archived_{table}", rows)
-    if table == "connections":
-        for statement in _FOLLOW_MODELS:
-            connection.execute(statement, parameters)
-    largest = connection.execute(text(f"SELECT coalesce(max(id), 0) FROM archived_{table}")).scalar_one()
-    reserve_ids(connection, table, largest)
-    connection.execute(
-        text(f"""
-            INSERT INTO {table} SELECT * FROM archived_{table} a
-            WHERE NOT EXISTS (SELECT 1 FROM {table} here WHERE here.id = a.id)
-        """)
-    )
+    insert_rows(connection, f"archived_{table}", source)
+
+
+def _largest(connection: Connection, table: str) -> int:
+    return int(connection.execute(text(f"SELECT coalesce(max(id), 0) FROM archived_{table}")).scalar_one())

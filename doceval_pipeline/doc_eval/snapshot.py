@@ -84,15 +84,21 @@ def seal(connection: Connection, batch_id: int) -> Snapshot:
     # What is read here must still be the batch's choice when it is sealed.
     connection.execute(_LOCK_CHOICE, parameters)
     config = compose(connection, batch_id)
-    _require_no_key(config)
+    require_no_key(config)
     canonical = canonical_json(config)
     sha256 = hashlib.sha256(canonical.encode()).hexdigest()
     connection.execute(_SEAL, {**parameters, "canonical": canonical, "sha256": sha256})
     return Snapshot(canonical, sha256)
 
 
-def _require_no_key(config: dict[str, Any]) -> None:
-    """Look for keys as an apply does: rows may come from another program, or from before there was one."""
+def require_no_key(config: dict[str, Any]) -> None:
+    """Look for keys as an apply does: rows may come from another program, or from before there was one.
+
+    Raises
+    ------
+    StagingError
+        Something in a configuration holds a key.
+    """
     connections = [
         {
             "name": given["name"],

@@ -11,6 +11,14 @@ from sqlalchemy import Connection, text
 from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge.row_digest import digest_sql
 
+# What a role must be allowed to do here, which is asked before anything is done.
+RIGHTS = (
+    ("llm_responses", "SELECT, DELETE"),
+    ("current_llm_responses", "SELECT"),
+    ("docs", "SELECT, UPDATE, DELETE"),
+    ("batch_configs", "SELECT, INSERT, DELETE"),
+    ("response_deltas", "INSERT"),
+)
 # Rows, and small contents, that are fetched at a time.
 ROWS_AT_A_TIME = 500
 CONTENTS_AT_A_TIME = 16

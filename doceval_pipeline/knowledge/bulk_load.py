@@ -6,15 +6,16 @@ Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 import psycopg2.errors
 from sqlalchemy import Connection, text
 
+from doceval_pipeline.migrations.copying import copy
+
 _COLUMNS = "document_id, sha256, content_type, doc_type, file_size, content"
 _COPY = f"COPY docs ({_COLUMNS}) FROM STDIN (FORMAT binary)"
-_COPY_UNDER_IDS = f"COPY docs (id, {_COLUMNS}) FROM STDIN (FORMAT binary)"
+_COPY_AS_IT_WAS = f"COPY docs (id, created_at, {_COLUMNS}) FROM STDIN (FORMAT binary)"
 _MESSAGE_BYTES = 256 * 1024
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
@@ -52,7 +53,8 @@ class NewDocument:
     """A content to store.
 
     `file_size` is in bytes of the document itself; `content` gives its base64 in pieces that add
-    up to `4 * ((file_size + 2) // 3)` bytes. `id` is given only where the content had one before.
+    up to `4 * ((file_size + 2) // 3)` bytes. `id` and `created_at`, in microseconds since 2000, are given
+    only where the content had them before.
     """
 
     sha256: str
@@ -61,6 +63,7 @@ class NewDocument:
     doc_type: str
     content: Iterable[bytes]
     id: int | None = None
+    created_at: int | None = None
 
 
 def known_contents(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
@@ -80,7 +83,7 @@ def absent_contents(connection: Connection, ids: Sequence[int]) -> list[int]:
     return list(connection.scalars(_ABSENT, {"ids": list(ids)}))
 
 
-def copy_documents(connection: Connection, documents: Iterable[NewDocument], under_ids: bool = False) -> None:
+def copy_documents(connection: Connection, documents: Iterable[NewDocument], as_it_was: bool = False) -> None:
     """Store contents that are not there yet, in the caller's transaction.
 
     Give them ordered by sha256: two processes that store the same contents at once then wait for
@@ -88,8 +91,8 @@ def copy_documents(connection: Connection, documents: Iterable[NewDocument], und
 
     Parameters
     ----------
-    under_ids
-        Store each under the `id` that it gives, instead of a new one.
+    as_it_was
+        Store each under the `id` and with the time that it gives, instead of new ones.
 
     Raises
     ------
@@ -98,32 +101,10 @@ def copy_documents(connection: Connection, documents: Iterable[NewDocument], und
     Exception
         Whatever a document's `content` raised; the transaction must be rolled back.
     """
-    stream = _CopyStream(documents)
-    with closing(connection.connection.cursor()) as cursor:
-        try:
-            cursor.copy_expert(_COPY_UNDER_IDS if under_ids else _COPY, stream)
-        except psycopg2.errors.UniqueViolation:
-            raise ContentArrived from None
-        except psycopg2.Error:
-            # psycopg2 turns an exception out of read() into one that says COPY failed.
-            if stream.failure is not None:
-                raise stream.failure from None
-            raise
-
-
-class _CopyStream:
-    """What psycopg2 reads from: one piece a call, however many bytes it asks for."""
-
-    def __init__(self, documents: Iterable[NewDocument]) -> None:
-        self._pieces = _joined(_binary_rows(documents))
-        self.failure: Exception | None = None
-
-    def read(self, _size: int = -1) -> bytes:
-        try:
-            return next(self._pieces, b"")
-        except Exception as error:
-            self.failure = error
-            raise
+    try:
+        copy(connection, _COPY_AS_IT_WAS if as_it_was else _COPY, _joined(_binary_rows(documents)))
+    except psycopg2.errors.UniqueViolation:
+        raise ContentArrived from None
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -143,11 +124,11 @@ def _binary_rows(documents: Iterable[NewDocument]) -> Iterator[bytes]:
     yield _HEADER
     for document in documents:
         length = 4 * ((document.file_size + 2) // 3)
-        identity = [] if document.id is None else [_field(struct.pack("!q", document.id))]
+        before = [value for value in (document.id, document.created_at) if value is not None]
         yield b"".join(
             (
-                struct.pack("!h", 6 + len(identity)),
-                *identity,
+                struct.pack("!h", 6 + len(before)),
+                *(_field(struct.pack("!q", value)) for value in before),
                 _field(b"sha256:" + document.sha256.encode()),
                 _field(document.sha256.encode()),
                 _field(document.content_type.encode()),

@@ -12,10 +12,22 @@ from sqlalchemy import Connection, text
 from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge.archived import RowsDigest
 from doceval_pipeline.knowledge.row_digest import digest_sql
-from doceval_pipeline.migrations.rows import insert_rows
+from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome
+from doceval_pipeline.migrations.rows import insert_rows, read_lines, read_value
+
+# What a role must be allowed to do here, which is asked before anything is done.
+RIGHTS = (
+    ("docs", "SELECT, INSERT, UPDATE"),
+    ("llm_responses", "SELECT, INSERT, DELETE"),
+    ("current_llm_responses", "SELECT"),
+    ("batch_configs", "SELECT, INSERT"),
+)
+NUMBERED = ("docs", "llm_responses")
+FUNCTIONS = ("recount_responses",)
 
 _ATTEMPTS_TABLE = text("""
-    CREATE TEMPORARY TABLE archived_attempts (LIKE llm_responses INCLUDING DEFAULTS) ON COMMIT DROP
+    CREATE TEMPORARY TABLE archived_attempts (LIKE llm_responses INCLUDING DEFAULTS INCLUDING CONSTRAINTS)
+    ON COMMIT DROP
 """)
 _DOCS_TABLE = text("""
     CREATE TEMPORARY TABLE archived_docs (
@@ -39,10 +51,9 @@ _GIVE_IDS = text("""
     WHERE here IS NULL
 """)
 _MISSING = text("""
-    SELECT here, sha256, file_size, content_type, doc_type FROM archived_docs WHERE missing ORDER BY sha256
-""")
-_GIVE_TIMES = text("""
-    UPDATE docs SET created_at = a.created_at FROM archived_docs a WHERE a.missing AND docs.id = a.here
+    SELECT here, sha256, file_size, content_type, doc_type,
+           (extract(epoch FROM created_at - timestamptz '2000-01-01Z') * 1000000)::bigint
+    FROM archived_docs WHERE missing ORDER BY sha256 COLLATE "C"
 """)
 _MOVED = text("SELECT id, here FROM archived_docs WHERE id <> here")
 _FOLLOW_DOCUMENTS = text("""
@@ -60,7 +71,32 @@ _REPLACE_TAKEN_IDS = text("""
 """)
 _PUT_BACK_ROWS = text("INSERT INTO llm_responses SELECT * FROM archived_attempts ORDER BY id")
 _CONFIG_TABLE = text("""
-    CREATE TEMPORARY TABLE archived_config (LIKE batch_configs INCLUDING DEFAULTS) ON COMMIT DROP
+    CREATE TEMPORARY TABLE archived_config (LIKE batch_configs INCLUDING DEFAULTS INCLUDING CONSTRAINTS)
+    ON COMMIT DROP
+""")
+_ATTEMPT_TWICE = text("""
+    SELECT 1 FROM archived_attempts
+    GROUP BY batch_id, document_id, prompt_id, connection_id, attempt HAVING count(*) > 1 LIMIT 1
+""")
+_NO_SUCH_DOCUMENT = text("""
+    SELECT 1 FROM archived_attempts a
+    WHERE NOT EXISTS (SELECT 1 FROM archived_docs d WHERE d.id = a.document_id) LIMIT 1
+""")
+_IS_DONE = f"{OUTCOME_SQL} IN ('{Outcome.SUCCEEDED}', '{Outcome.FAILED}')"
+_IS_CURRENT = "withdrawn_at IS NULL AND superseded_at IS NULL"
+# A batch is archived when it is done. What is set aside may be in any state.
+_NOT_DONE = text(f"""
+    SELECT count(*) FILTER (WHERE {_IS_CURRENT} AND NOT ({_IS_DONE})), count(*) FILTER (WHERE {_IS_CURRENT})
+    FROM archived_attempts
+""")
+# A row that was superseded and is done is never sent anywhere again.
+_OTHER_CONNECTION = text(f"""
+    SELECT count(*) FROM archived_attempts r
+    WHERE NOT EXISTS (
+        SELECT 1 FROM archived_config, jsonb_array_elements(config -> 'connections') AS c
+        WHERE c = r.connection_details AND (c ->> 'id')::int = r.connection_id)
+      AND (superseded_at IS NULL OR {OUTCOME_SQL} IN
+           ('{Outcome.WAITING}', '{Outcome.RUNNING}', '{Outcome.PAUSED}'))
 """)
 _PUT_BACK_CONFIG = text("""
     INSERT INTO batch_configs SELECT * FROM archived_config ON CONFLICT (batch_id) DO NOTHING
@@ -74,13 +110,14 @@ _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
 
 @dataclass(frozen=True, slots=True)
 class MissingContent:
-    """A content that is to be stored under `id`; `size` in bytes."""
+    """A content that is to be stored under `id`; `size` in bytes, the time in microseconds since 2000."""
 
     id: int
     sha256: str
     size: int
     content_type: str
     doc_type: str
+    created_at: int
 
 
 def require_free_number(connection: Connection, batch_id: int, sha256: str, attempts: int) -> None:
@@ -108,38 +145,74 @@ def require_free_number(connection: Connection, batch_id: int, sha256: str, atte
         raise _other_rows(batch_id, rows)
 
 
+def read_config(connection: Connection, batch: Iterable[bytes]) -> None:
+    """Read the published configuration into a table of the transaction.
+
+    Parameters
+    ----------
+    batch
+        The member of the batch, in pieces.
+    """
+    read_value(connection, "archived", batch)
+    connection.execute(_CONFIG_TABLE)
+    insert_rows(connection, "archived_config", "SELECT line -> 'published' AS line FROM archived")
+
+
 def read_attempts(connection: Connection, rows: Iterable[bytes]) -> RowsDigest:
-    """Read archived rows into a table of the transaction; the digest is as that of `rows_digest`."""
+    """Read archived rows into a table of the transaction; the digest is as that of `rows_digest`.
+
+    Parameters
+    ----------
+    rows
+        In pieces of lines.
+    """
     connection.execute(_ATTEMPTS_TABLE)
-    insert_rows(connection, "archived_attempts", rows)
+    read_lines(connection, "lines_of_attempts", rows)
+    insert_rows(connection, "archived_attempts", "SELECT line FROM lines_of_attempts")
     count, digest = connection.execute(_ATTEMPTS_DIGEST).one()
     return RowsDigest(count, int(digest))
 
 
-def read_docs(connection: Connection, rows: Iterable[bytes]) -> list[MissingContent]:
-    """Read archived rows of `docs`, and find a place for each: the stored content, or an id.
+def read_docs(connection: Connection, rows: Iterable[bytes]) -> None:
+    """Read archived rows of `docs` into a table of the transaction; `rows` come in pieces of lines."""
+    connection.execute(_DOCS_TABLE)
+    read_lines(connection, "lines_of_docs", rows)
+    insert_rows(connection, "archived_docs", "SELECT line FROM lines_of_docs")
+
+
+def problem_of_attempts(connection: Connection, expected: int) -> str | None:
+    """Why the rows that were read cannot be those of a batch that was archived; None where they can.
+
+    Parameters
+    ----------
+    expected
+        How many cells the batch has; 0 where it was never queued.
+    """
+    undone, current = connection.execute(_NOT_DONE).one()
+    if undone or current < expected:
+        return "some of its attempts are not done or missing"
+    if connection.scalar(_ATTEMPT_TWICE) or connection.scalar(_NO_SUCH_DOCUMENT):
+        return "an attempt is in it twice, or has no document"
+    if connection.scalar(_OTHER_CONNECTION):
+        return "attempts have other connections than the sealed configuration"
+    return None
+
+
+def place_docs(connection: Connection) -> list[MissingContent]:
+    """Find a place for each document that was read: the stored content, or an id.
 
     Returns
     -------
     list[MissingContent]
         Those that are not stored, in the order of their sha256.
     """
-    connection.execute(_DOCS_TABLE)
-    insert_rows(connection, "archived_docs", rows)
     connection.execute(_USE_STORED)
     connection.execute(_GIVE_IDS)
     return [MissingContent(*row) for row in connection.execute(_MISSING)]
 
 
-def finish_docs(connection: Connection) -> dict[int, int]:
-    """Give contents that were copied their times.
-
-    Returns
-    -------
-    dict[int, int]
-        The `docs.id` of now by the one in the archive, where they differ.
-    """
-    connection.execute(_GIVE_TIMES)
+def moved_docs(connection: Connection) -> dict[int, int]:
+    """The `docs.id` of now by the one in the archive, where they differ."""
     return {row[0]: row[1] for row in connection.execute(_MOVED)}
 
 
@@ -162,10 +235,8 @@ def put_back_rows(connection: Connection, batch_id: int) -> None:
         raise _other_rows(batch_id, there)
 
 
-def put_back_config(connection: Connection, row: bytes) -> None:
-    """Publish a batch's configuration again; it must not stand there as another one."""
-    connection.execute(_CONFIG_TABLE)
-    insert_rows(connection, "archived_config", [row])
+def put_back_config(connection: Connection) -> None:
+    """Publish the configuration that was read again; it must not stand there as another one."""
     connection.execute(_PUT_BACK_CONFIG)
 
 

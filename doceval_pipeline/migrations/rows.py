@@ -4,13 +4,20 @@ A row travels as the JSON that PostgreSQL itself makes of it, so that nothing is
 floating point, any text. What rows belong together is the business of whoever moves them.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import chain
 
 from sqlalchemy import Connection, text
 
-# A statement carries about this many bytes of rows, or one row.
-CHUNK_BYTES = 4 * 1024 * 1024
+from doceval_pipeline.migrations.copying import copy
+
+# JSON holds no control characters, so that these are never part of it.
+_AS_IT_IS = r"(FORMAT csv, DELIMITER E'\x02', QUOTE E'\x01')"
+_QUOTE = b"\x01"
+_KEYS = """
+    SELECT array_agg(key)
+    FROM (SELECT line FROM ({source}) AS lines LIMIT 1) AS first, json_object_keys(line) AS key
+"""
 
 # Servers, databases and roles may be configured to read and write values in another way, or shortened.
 _EXACT_FORMATS = {
@@ -50,7 +57,26 @@ def write_exactly(connection: Connection) -> None:
     connection.execute(text(exact_formats(transaction_only=True)))
 
 
-def insert_rows(connection: Connection, table: str, rows: Iterable[bytes]) -> None:
+def read_lines(connection: Connection, table: str, pieces: Iterable[bytes]) -> None:
+    """Read JSON into a new table of the transaction, which has one column: `line`.
+
+    Parameters
+    ----------
+    table
+        A name from our own code.
+    pieces
+        Of a text with one JSON value a line.
+    """
+    connection.execute(text(f"CREATE TEMPORARY TABLE {table} (line json NOT NULL) ON COMMIT DROP"))
+    copy(connection, f"COPY {table} FROM STDIN {_AS_IT_IS}", pieces)
+
+
+def read_value(connection: Connection, table: str, pieces: Iterable[bytes]) -> None:
+    """The same as `read_lines` for one JSON value that may have line breaks in it."""
+    read_lines(connection, table, chain([_QUOTE], pieces, [_QUOTE, b"\n"]))
+
+
+def insert_rows(connection: Connection, table: str, source: str) -> None:
     """Insert rows from their JSON, in the caller's transaction.
 
     A column that a row of an earlier revision does not have gets its default.
@@ -59,19 +85,19 @@ def insert_rows(connection: Connection, table: str, rows: Iterable[bytes]) -> No
     ----------
     table
         A name from our own code.
-    rows
-        JSON objects of the same keys.
+    source
+        Of our own code too: an SQL query whose column `line` holds JSON objects of the same keys.
     """
-    statement = None
-    for chunk in _chunks(rows):
-        if statement is None:
-            names = list(json.loads(chunk[0]))
-            columns = connection.execute(_COLUMNS, {"table": table, "names": names}).scalar_one()
-            statement = text(
-                f"INSERT INTO {table} ({columns}) "
-                f"SELECT {columns} FROM json_populate_recordset(NULL::{table}, CAST(:rows AS json))"
-            )
-        connection.execute(statement, {"rows": (b"[" + b",".join(chunk) + b"]").decode()})
+    names = connection.execute(text(_KEYS.format(source=source))).scalar()
+    if names is None:
+        return
+    columns = connection.execute(_COLUMNS, {"table": table, "names": names}).scalar_one()
+    connection.execute(
+        text(
+            f"INSERT INTO {table} ({columns}) SELECT {columns} FROM "
+            f"({source}) AS lines, json_populate_record(NULL::{table}, line) AS filled"
+        )
+    )
 
 
 def reserve_ids(connection: Connection, table: str, largest: int) -> None:
@@ -83,16 +109,3 @@ def reserve_ids(connection: Connection, table: str, largest: int) -> None:
     if connection.execute(_LAST_ID, {"table": table}).scalar_one() < largest:
         connection.execute(text(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))
         connection.execute(_MOVE_ON, {"table": table, "largest": largest})
-
-
-def _chunks(rows: Iterable[bytes]) -> Iterator[list[bytes]]:
-    chunk: list[bytes] = []
-    size = 0
-    for row in rows:
-        if chunk and size + len(row) > CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(row)
-        size += len(row)
-    if chunk:
-        yield chunk

@@ -1,12 +1,15 @@
 """What the tests of archives share: batches that are done, and all that the databases hold of them."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from doceval_pipeline.batches.archiving import Archived, archive
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline.batches.restoring import Restored, restore
+from doceval_pipeline.batches.restoring import Restored, incoming, restore
+from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample
 
 BatchOf = Callable[..., Sample]
@@ -56,7 +59,13 @@ def put_away(batch: Sample) -> Archived:
 
 
 def bring_back(batch: Sample, archived: Archived) -> Restored:
-    return restore(batch.databases, archived.path, quiet, quiet)
+    return restore_file(batch.databases, archived.path)
+
+
+def restore_file(databases: Databases, path: Path, storing: Progress = quiet) -> Restored:
+    """Restore an archive whose connections somebody has accepted."""
+    with incoming(databases, path, quiet) as coming:
+        return restore(databases, coming, storing, accept_connections=True)
 
 
 def done(batch: Sample) -> Sample:

@@ -81,7 +81,7 @@ def test_the_audit_reads_an_archive_to_its_end_only_if_asked(batch_of: BatchOf) 
     batch = done(batch_of(documents=1))
     archived = put_away(batch)
     content = archived.path.read_bytes()
-    archived.path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
+    archived.path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
     assert list(violations(batch.databases, False, quiet)) == []
     assert audit(batch) == [(batch.key, "an archived batch has its archive")]
 

@@ -16,7 +16,6 @@ from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, reprocess
-from doceval_pipeline.batches.restoring import restore
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import archived as knowledge_rows
 from doceval_pipeline_tests.archives.small import change, sha256
@@ -30,6 +29,7 @@ from doceval_pipeline_tests.batches.archives import (
     holdings,
     put_away,
     quiet,
+    restore_file,
 )
 from doceval_pipeline_tests.cli.running import until
 from doceval_pipeline_tests.conftest import Sample, write_old
@@ -175,7 +175,7 @@ def test_restoring_what_is_here_is_refused(batch_of: BatchOf) -> None:
 def test_a_bare_name_is_found_in_the_folder_of_archives(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
     archived = put_away(batch)
-    assert restore(batch.databases, Path(archived.path.name), quiet, quiet).path == archived.path
+    assert restore_file(batch.databases, Path(archived.path.name)).path == archived.path
 
 
 def test_contents_that_were_stored_again_meanwhile_are_used_and_no_new_report_is_asked_for(
@@ -216,7 +216,7 @@ def test_a_content_that_another_process_stores_while_it_is_restored_is_used(batc
             staged.append(1)
             second.stage()
 
-    assert restore(first.databases, archived.path, quiet, stage_second).documents_stored == 1
+    assert restore_file(first.databases, archived.path, stage_second).documents_stored == 1
     assert audit(first) == []
 
 
@@ -234,7 +234,7 @@ def test_a_content_that_is_used_again_is_not_removed_with_another_batch(batch_of
             removing[0].start()
             until(lambda: second.knowledge(WAITS_FOR_A_LOCK))
 
-    restore(first.databases, archived.path, quiet, archive_second)
+    restore_file(first.databases, archived.path, archive_second)
     removing[0].join()
     assert first.knowledge("SELECT count(*) FROM docs") == [(2,)]
     assert archived_word(second)

@@ -8,7 +8,6 @@ import pytest
 from doceval_pipeline.batches.archiving import Archived
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.restoring import restore
 from doceval_pipeline.errors import ArchiveError, BatchStateError, DatabaseError
 from doceval_pipeline_tests.archives.small import edit_manifest, sha256
 from doceval_pipeline_tests.batches.archives import (
@@ -21,7 +20,7 @@ from doceval_pipeline_tests.batches.archives import (
     forget_everything,
     holdings,
     put_away,
-    quiet,
+    restore_file,
 )
 from doceval_pipeline_tests.conftest import Sample
 
@@ -232,7 +231,7 @@ def test_an_older_archive_of_the_batch_is_refused_with_the_one_to_restore(
         bring_back(batch, first)
     copy = tmp_path / "copy.zip"
     shutil.copy(second.path, copy)
-    assert restore(batch.databases, copy, quiet, quiet).rows == 4
+    assert restore_file(batch.databases, copy).rows == 4
 
 
 def test_a_damaged_file_changes_nothing(batch_of: BatchOf) -> None:

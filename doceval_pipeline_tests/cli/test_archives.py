@@ -63,18 +63,27 @@ def test_both_print_data_for_other_programs(batch: str) -> None:
     assert restored["cells"]["succeeded"] == 12
 
 
-def test_another_installation_restores_it_under_its_own_home(batch: str, tmp_path: Path) -> None:
+def test_another_installation_is_shown_the_connections_before_it_restores_anything(
+    batch: str, tmp_path: Path
+) -> None:
     path = read_json("archive", batch)["archive"]["path"]
-    home = tmp_path / "other"
-    shutil.copy(path, tmp_path / "copy.zip")
+    home = {"DOCEVAL_HOME": str(tmp_path / "other")}
+    copy = str(tmp_path / "copy.zip")
+    shutil.copy(path, copy)
     try:
-        assert (
-            read_json("restore", str(tmp_path / "copy.zip"), DOCEVAL_HOME=str(home))["cells"]["succeeded"]
-            == 12
-        )
-        assert read_json("check", DOCEVAL_HOME=str(home)) == []
+        refused = doceval("restore", copy, **home)
+        assert refused.returncode == 1
+        assert "archived 20" in refused.stdout
+        assert "new folder: " in refused.stdout
+        assert refused.stderr.count("\n") == 1
+        assert "copy.zip brings connections that are not here like this: " in refused.stderr
+        assert refused.stderr.endswith("restore it again with --accept-connections\n")
+        assert read_json("status", **home) == []
+        restored = read_json("restore", copy, "--accept-connections", **home)
+        assert restored["cells"]["succeeded"] == 12
+        assert read_json("check", **home) == []
     finally:
-        EmbeddedServer(home).stop()
+        EmbeddedServer(tmp_path / "other").stop()
 
 
 @pytest.mark.parametrize(

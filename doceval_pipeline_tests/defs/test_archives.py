@@ -6,9 +6,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.restoring import restore
 from doceval_pipeline.cli.runs import restore_and_tell
 from doceval_pipeline.defs import sensors
+from doceval_pipeline_tests.batches.archives import restore_file
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import failure, run, tick
 
@@ -64,11 +64,8 @@ def test_restoring_shows_in_the_history_of_the_report_without_a_run(
     archived = run(instance, "archive_batch", batch.key).output_for_node("archive_rows")
     instance.delete_dynamic_partition("batches", batch.key)
 
-    def quiet(*_: int) -> None:
-        """Progress that nobody watches."""
-
     path = Path(archived["path"])
-    restore_and_tell(lambda: restore(batch.databases, path, quiet, quiet))
+    restore_and_tell(lambda: restore_file(batch.databases, path))
     assert batch.key in instance.get_dynamic_partitions("batches")
     newest = instance.fetch_observations(dg.AssetKey("completion_report"), limit=1).records[0]
     observed = newest.event_log_entry.asset_observation

@@ -30,6 +30,7 @@ def new(content: bytes, pieces: int = 1, number: int | None = None) -> NewDocume
         "txt",
         [encoded[start : start + size] for start in range(0, len(encoded), size)],
         number,
+        None if number is None else 1_000_000,
     )
 
 
@@ -68,10 +69,12 @@ def test_a_content_that_somebody_else_stored_meanwhile_is_told_apart(databases: 
         assert absent_contents(connection, [*known.values(), 10**9]) == [10**9]
 
 
-def test_a_content_can_be_stored_under_the_id_that_it_had(databases: Databases) -> None:
+def test_a_content_can_be_stored_under_the_id_and_with_the_time_that_it_had(databases: Databases) -> None:
     with databases.knowledge.begin() as connection:
-        copy_documents(connection, [new(b"one", number=10**12), new(b"two", number=7)], under_ids=True)
+        copy_documents(connection, [new(b"one", number=10**12), new(b"two", number=7)], as_it_was=True)
         known = known_contents(connection, [new(b"one").sha256, new(b"two").sha256])
         assert known == {new(b"one").sha256: 10**12, new(b"two").sha256: 7}
+        same_time = "SELECT DISTINCT created_at = '2000-01-01 00:00:01Z' FROM docs"
+        assert connection.execute(text(same_time)).all() == [(True,)]
     with pytest.raises(ContentArrived), databases.knowledge.begin() as connection:
-        copy_documents(connection, [new(b"three", number=7)], under_ids=True)
+        copy_documents(connection, [new(b"three", number=7)], as_it_was=True)

@@ -5,22 +5,26 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.migrations import rows
-from doceval_pipeline.migrations.rows import insert_rows, reserve_ids
+from doceval_pipeline.migrations.rows import insert_rows, read_lines, read_value, reserve_ids
 
 NEXT = text("INSERT INTO prompts (name, prompt_text) VALUES (:name, 'x') RETURNING id")
 
 
 def prompt(number: int, **more: Any) -> bytes:
-    return json.dumps({"id": number, "name": f"p{number}", "prompt_text": "why?", **more}).encode()
+    return json.dumps({"id": number, "name": f"p{number}", "prompt_text": "why?", **more}).encode() + b"\n"
+
+
+def insert(connection: Connection, table: str, pieces: list[bytes]) -> None:
+    read_lines(connection, "lines", pieces)
+    insert_rows(connection, table, "SELECT line FROM lines")
 
 
 def test_a_column_that_a_row_does_not_have_gets_its_default(databases: Databases) -> None:
     with databases.doc_eval.begin() as connection:
-        insert_rows(connection, "prompts", [prompt(1), prompt(2)])
+        insert(connection, "prompts", [prompt(1), prompt(2)])
         found = connection.execute(text("SELECT id, name, created_at = now() FROM prompts ORDER BY id")).all()
         assert found == [(1, "p1", True), (2, "p2", True)]
         connection.rollback()
@@ -28,24 +32,33 @@ def test_a_column_that_a_row_does_not_have_gets_its_default(databases: Databases
 
 def test_what_a_table_has_no_column_for_is_left_out(databases: Databases) -> None:
     with databases.doc_eval.begin() as connection:
-        insert_rows(connection, "prompts", [prompt(1, **{'"; DROP TABLE prompts; --': 1, "other": None})])
+        insert(connection, "prompts", [prompt(1, **{'"; DROP TABLE prompts; --': 1, "other": None})])
         assert connection.scalar(text("SELECT count(*) FROM prompts")) == 1
         connection.rollback()
 
 
 def test_no_rows_are_no_statement(databases: Databases) -> None:
     with databases.doc_eval.begin() as connection:
-        insert_rows(connection, "no such table", [])
+        insert(connection, "no such table", [])
 
 
-@pytest.mark.parametrize("size", [1, 100, 10**6])
-def test_rows_go_in_chunks_of_a_size_and_a_larger_one_alone(
-    databases: Databases, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    monkeypatch.setattr(rows, "CHUNK_BYTES", size)
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_lines_come_in_pieces_of_any_size(databases: Databases, size: int) -> None:
+    told = '\\."\n\t\x7f\u2028 ,|'
+    lines = b"".join(prompt(number, prompt_text=told) for number in range(1, 8))
+    pieces = [lines[place : place + size] for place in range(0, len(lines), size)]
     with databases.doc_eval.begin() as connection:
-        insert_rows(connection, "prompts", [prompt(number) for number in range(1, 8)])
+        insert(connection, "prompts", pieces)
+        assert connection.execute(text("SELECT DISTINCT prompt_text FROM prompts")).all() == [(told,)]
         assert connection.scalar(text("SELECT count(*) FROM prompts")) == 7
+        connection.rollback()
+
+
+def test_a_value_may_have_line_breaks(databases: Databases) -> None:
+    with databases.doc_eval.begin() as connection:
+        read_value(connection, "value", [b'{\n "prompt":', b"\n" + prompt(1) + b"}\n"])
+        insert_rows(connection, "prompts", "SELECT line -> 'prompt' AS line FROM value")
+        assert connection.scalar(text("SELECT name FROM prompts")) == "p1"
         connection.rollback()
 
 

@@ -66,6 +66,8 @@ GRANT INSERT, DELETE ON reprocess_requests TO doceval_stager;
 GRANT UPDATE (status, error_message, completed_processing_at, withdrawn_at, superseded_at, queue_position)
     ON llm_responses TO doceval_stager;
 GRANT UPDATE (requeue_as) ON batch_configs TO doceval_stager;
+-- A restored row has the id that it had, and what comes later gets one above it.
+GRANT USAGE, UPDATE ON SEQUENCE docs_id_seq, llm_responses_id_seq TO doceval_stager;
 GRANT SELECT ON llm_responses_queue_clock TO doceval_stager, doceval_reader;
 GRANT EXECUTE ON FUNCTION tidy_queue, expire_leases, back_of_queue, fold_response_counts, recount_responses
     TO doceval_stager;

@@ -14,8 +14,8 @@ from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
-from doceval_pipeline.batches.restoring import restore
 from doceval_pipeline.errors import BatchStateError
+from doceval_pipeline_tests.batches.archives import restore_file
 from doceval_pipeline_tests.batches.invariants.installation import quiet
 from doceval_pipeline_tests.conftest import Sample, sample_batch
 
@@ -44,7 +44,7 @@ def lose_a_file(batch: Sample) -> None:
 
 def put_away_and_back(batch: Sample) -> None:
     batch.knowledge(ANSWER)
-    restore(batch.databases, archive(batch.databases, batch.id, quiet, quiet).path, quiet, quiet)
+    restore_file(batch.databases, archive(batch.databases, batch.id, quiet, quiet).path)
 
 
 ACTIONS = (
