@@ -24,7 +24,7 @@ from doceval_pipeline.cli import (
     server,
     status,
 )
-from doceval_pipeline.cli.output import errors, prepare_streams
+from doceval_pipeline.cli.output import errors, prepare_consoles
 from doceval_pipeline.cli.streams import BROKEN_PIPE, exit_code, lasting_streams
 from doceval_pipeline.cli.suggestions import Commands
 from doceval_pipeline.cli.waiting import watching
@@ -82,8 +82,8 @@ def main() -> None:
     """Run a command; exit code 0 only if what was asked was done, and its output written."""
     # Whatever is written, by the processes that are started too, is for this user alone.
     os.umask(0o077)
-    prepare_streams()
     output = lasting_streams()
+    prepare_consoles()
     sys.exit(exit_code(output, _run()))
 
 

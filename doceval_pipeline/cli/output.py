@@ -1,6 +1,5 @@
 """How the command line shows things: one console, tables, JSON, and text that cannot do harm."""
 
-import io
 import json
 import os
 import sys
@@ -68,25 +67,9 @@ FOLDING_COLUMNS = (
 )
 
 
-def prepare_streams() -> None:
-    """Make the standard streams exist and take every text, whatever the terminal's encoding and width.
-
-    What an encoding does not have is shown as `?`. A stream that was closed is one that nobody reads: else
-    the next file that is opened would get its number, and what is written to the stream.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+def prepare_consoles() -> None:
+    """Give the consoles a width that lines fit into: COLUMNS may say anything; 0 leaves each one empty."""
     for shown in (console, errors):
-        # COLUMNS may say anything; 0 leaves every line empty.
         if shown.width not in WIDTHS:
             shown.width = WIDTH_UNKNOWN
 

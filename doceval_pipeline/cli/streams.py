@@ -57,13 +57,17 @@ class LastingStream(io.RawIOBase):
 
 
 def lasting_streams() -> LastingStream:
-    """Put both streams on descriptors that last; the one of standard output."""
+    """Put both streams on descriptors that last; the one of standard output.
+
+    What the encoding of a terminal does not have is shown as `?`.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
             # It would become the number of the next file that is opened. Not for writing, which must fail.
             os.open(os.devnull, os.O_RDONLY)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 # for as long as the process lives
     sys.stderr = text_on(LastingStream(2), like=sys.stderr)
     output = LastingStream(1)
     sys.stdout = text_on(output, like=sys.stdout)
@@ -90,11 +94,11 @@ def exit_code(output: LastingStream, code: int) -> int:
 
 
 def text_on(stream: LastingStream, like: Any) -> io.TextIOWrapper:
-    """A text stream like another one, which is None where its descriptor was closed."""
+    """A text stream in the encoding of another one, which is None where its descriptor was closed."""
     return io.TextIOWrapper(
         io.BufferedWriter(stream),
         encoding=getattr(like, "encoding", "utf-8"),
-        errors=getattr(like, "errors", "backslashreplace"),
+        errors="replace",
         line_buffering=getattr(like, "line_buffering", False),
         write_through=getattr(like, "write_through", False),
     )
