@@ -107,7 +107,7 @@ EACH = pytest.mark.parametrize("what", RAISED)
 
 @EACH
 def test_the_command_line_says_it_in_one_line(
-    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    what: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     make, line = RAISED[what]
 
@@ -119,7 +119,7 @@ def test_the_command_line_says_it_in_one_line(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert said.startswith(line)
     assert len(said.splitlines()) == 1
     assert KEY not in said

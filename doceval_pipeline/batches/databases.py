@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from doceval_pipeline.batches.servers import require_usable
-from doceval_pipeline.embedded.engines import guard
+from doceval_pipeline.embedded.engines import connect_to_guarded, guard
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError, DatabaseError
 from doceval_pipeline.lock_waits import LOCK_NOT_AVAILABLE, name_holders, session_limits, who_holds
@@ -286,4 +286,5 @@ def _reachable_engine(url: str, variable: str) -> Engine:
 def _connect(engine: Engine, **more: Any) -> Any:
     """A connection of the driver, besides those that the engine keeps."""
     arguments, named = engine.dialect.create_connect_args(engine.url)
-    return psycopg2.connect(*arguments, **{**named, **CONNECT_ARGUMENTS, **more})
+    parameters = {**named, **CONNECT_ARGUMENTS, **more}
+    return connect_to_guarded(parameters) or psycopg2.connect(*arguments, **parameters)

@@ -19,6 +19,7 @@ OWN = frozenset(
         "cursors",
         "dead_runs",
         "foreign_pages",
+        "idle",
         "instance",
         "jobs",
         "launcher",

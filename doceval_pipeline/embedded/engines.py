@@ -20,6 +20,11 @@ def guard(server: EmbeddedServer) -> None:
 
 def _connect(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> Any:
     """What SQLAlchemy calls for each new connection; None leaves it to SQLAlchemy."""
+    return connect_to_guarded(parameters)
+
+
+def connect_to_guarded(parameters: dict[str, Any]) -> Any:
+    """A connection of the driver, by its parameters, if they name a guarded server; None otherwise."""
     for server in list(_servers.values()):
         if server.is_reached_by(parameters.get("host")):
             return server.connect(**parameters)

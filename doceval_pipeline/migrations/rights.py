@@ -14,9 +14,9 @@ _MISSING = text("""
     WHERE NOT CASE wanted WHEN 'DELETE' THEN has_table_privilege(name, wanted)
                           ELSE has_any_column_privilege(name, wanted) END
     UNION ALL
-    SELECT format('USAGE and UPDATE on the sequence of %s', name)
-    FROM unnest(CAST(:numbered AS text[])) AS name, pg_get_serial_sequence(name, 'id') AS sequence
-    WHERE NOT (has_sequence_privilege(sequence, 'USAGE') AND has_sequence_privilege(sequence, 'UPDATE'))
+    SELECT format('USAGE on the sequence of %s', name)
+    FROM unnest(CAST(:numbered AS text[])) AS name
+    WHERE NOT has_sequence_privilege(pg_get_serial_sequence(name, 'id'), 'USAGE')
     UNION ALL
     SELECT format('EXECUTE on %s', oid::regprocedure) FROM pg_proc
     WHERE proname = ANY(:functions) AND pronamespace = current_schema()::regnamespace
@@ -59,7 +59,7 @@ def require_rights(
             "tables": [table for table, _ in asked],
             "rights": [rights for _, rights in asked],
             "numbered": list(numbered),
-            "functions": list(functions),
+            "functions": [*functions, *(["advance_numbers"] if numbered else [])],
         },
     ).all()
     if missing:

@@ -34,10 +34,7 @@ _COLUMNS = text("""
     WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped AND attname = ANY(:names)
 """)
 _LAST_ID = text("SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(:table, 'id')::regclass), 0)")
-_MOVE_ON = text("""
-    SELECT setval(pg_get_serial_sequence(:table, 'id'), :largest)
-    WHERE coalesce(pg_sequence_last_value(pg_get_serial_sequence(:table, 'id')::regclass), 0) < :largest
-""")
+_MOVE_ON = text("SELECT advance_numbers(:table, :largest)")
 
 
 def exact_formats(transaction_only: bool) -> str:

@@ -29,7 +29,7 @@ class Schema(Enum):
         return f"doceval_{self.value}_version"
 
 
-HEADS = {Schema.DOC_EVAL: "0010", Schema.KNOWLEDGE: "0010"}
+HEADS = {Schema.DOC_EVAL: "0011", Schema.KNOWLEDGE: "0011"}
 
 
 def upgrade(engine: Engine, schema: Schema) -> bool:

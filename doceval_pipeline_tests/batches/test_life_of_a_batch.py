@@ -210,9 +210,10 @@ class LifeOfABatch(RuleBasedStateMachine):
 
     @rule()
     def pause(self) -> None:
-        if self.status not in ("STAGED", "ANALYZING", "PAUSED"):
+        if self.status not in ("STAGED", "ANALYZING", "PAUSED") or self.is_done():
             with pytest.raises(BatchStateError):
                 pause(self.databases, self.batch.id)
+            self.complete_if_done()
             return
         pause(self.databases, self.batch.id)
         self.status = "PAUSED"
@@ -236,6 +237,7 @@ class LifeOfABatch(RuleBasedStateMachine):
         if self.status not in ("STAGED", "ANALYZING", "PAUSED") or not closed:
             with pytest.raises(BatchStateError):
                 cancel(self.databases, self.batch.id)
+            self.complete_if_done()
             return
         assert cancel(self.databases, self.batch.id) == len(closed)
         self.status, self.cancelled, self.requeue_as = "ANALYZING", True, "F"
@@ -323,14 +325,24 @@ class LifeOfABatch(RuleBasedStateMachine):
         else:
             self.answer_with(*self.tokens[-1], "QUEUED")
 
+    def is_done(self) -> bool:
+        return self.status != "SAVED" and set(self.count()) <= {"succeeded", "failed"}
+
+    def complete_if_done(self) -> None:
+        if self.status in ("STAGED", "ANALYZING", "PAUSED") and self.is_done():
+            self.complete()
+
+    def complete(self) -> None:
+        self.status = "FAILED" if self.cancelled or not self.count().get("succeeded") else "COMPLETED"
+
     @rule()
     def tick(self) -> None:
         look(self.databases)
         count = self.count()
         if self.status == "SAVED":
             return
-        if set(count) <= {"succeeded", "failed"}:
-            self.status = "FAILED" if self.cancelled or not count.get("succeeded") else "COMPLETED"
+        if self.is_done():
+            self.complete()
         elif self.status in CLOSED:
             self.reopen()
         elif self.status == "STAGED" and set(count) - {"waiting", "paused"}:

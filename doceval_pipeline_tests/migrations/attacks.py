@@ -70,7 +70,10 @@ OF_EVERYBODY_IN_KNOWLEDGE: Attacks = {
     "turn the queue's clock": "SELECT setval('llm_responses_queue_clock', 9000000000000000000)",
     "turn the clock of leases": "SELECT setval('llm_responses_lease_clock', 9000000000000000000)",
     "restart the queue's clock": "ALTER SEQUENCE llm_responses_queue_clock RESTART",
-    "use up numbers of rows": "SELECT nextval('llm_responses_id_seq')",
+    "turn the numbers of rows back": "SELECT setval('llm_responses_id_seq', 1)",
+    "turn the numbers of documents back": "SELECT setval('docs_id_seq', 1)",
+    "reserve all numbers of rows": "SELECT advance_numbers('llm_responses', 9000000000000000000)",
+    "reserve numbers of the queue's clock": "SELECT advance_numbers('response_counts', 9)",
     "say it is another version": "UPDATE doceval_knowledge_version SET version_num = '9999'",
     "rewrite a document": "UPDATE docs SET content = ''",
     "rewrite the sealed configuration": "UPDATE batch_configs SET config = '{}'",
@@ -98,6 +101,8 @@ _LOCKS: Attacks = {
     for mode in ("SHARE UPDATE EXCLUSIVE", "ACCESS EXCLUSIVE")
 }
 OF_PROCESSORS_AND_READERS: Attacks = {
+    "use up numbers of rows": "SELECT nextval('llm_responses_id_seq')",
+    "reserve numbers of rows": "SELECT advance_numbers('llm_responses', 1000000)",
     "make a large object": "SELECT lo_create(0)",
     "fill a large object": "SELECT lo_from_bytea(0, decode(repeat('00', 1000000), 'hex'))",
     **_LOCKS,
@@ -225,6 +230,7 @@ OF_STAGERS_IN_DOC_EVAL: Attacks = {
     "change a table": "ALTER TABLE batches ADD COLUMN mine int",
     "say it is another version": "UPDATE doceval_doc_eval_version SET version_num = '9999'",
     "turn the numbers of batches back": "SELECT setval('batches_id_seq', 1)",
+    "reserve all numbers of batches": "SELECT advance_numbers('batches', 2147483647)",
     "give rights away": "GRANT ALL ON batches TO PUBLIC",
 }
 _KNOWLEDGE: dict[str, list[Attacks]] = {

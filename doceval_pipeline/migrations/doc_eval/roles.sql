@@ -40,5 +40,7 @@ BEGIN
 END $$;
 -- Batches are numbered by hand, from the same sequence. A restored batch has the numbers that it had, and what
 -- comes later gets others above them.
-GRANT USAGE, UPDATE ON SEQUENCE batches_id_seq, folders_id_seq, connections_id_seq, prompts_id_seq,
-                                documents_id_seq TO doceval_stager;
+GRANT USAGE ON SEQUENCE batches_id_seq, folders_id_seq, connections_id_seq, prompts_id_seq,
+                        documents_id_seq TO doceval_stager;
+ALTER FUNCTION advance_numbers OWNER TO doceval_owner;
+GRANT EXECUTE ON FUNCTION advance_numbers TO doceval_stager;

@@ -35,7 +35,7 @@ BEGIN
                  'release_responses',
                  'count_updated_responses', 'count_deleted_responses', 'count_truncated_responses',
                  'count_later_attempt', 'lock_response_counts', 'fold_response_counts',
-                 'recount_responses', 'is_json', 'bound_response')
+                 'recount_responses', 'is_json', 'bound_response', 'advance_numbers')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', f.signature, granted);
         EXECUTE format('ALTER FUNCTION %s OWNER TO doceval_owner', f.signature);
@@ -67,7 +67,8 @@ GRANT UPDATE (status, error_message, completed_processing_at, withdrawn_at, supe
     ON llm_responses TO doceval_stager;
 GRANT UPDATE (requeue_as) ON batch_configs TO doceval_stager;
 -- A restored row has the id that it had, and what comes later gets one above it.
-GRANT USAGE, UPDATE ON SEQUENCE docs_id_seq, llm_responses_id_seq TO doceval_stager;
+GRANT USAGE ON SEQUENCE docs_id_seq, llm_responses_id_seq TO doceval_stager;
+GRANT EXECUTE ON FUNCTION advance_numbers TO doceval_stager;
 GRANT SELECT ON llm_responses_queue_clock TO doceval_stager, doceval_reader;
 GRANT EXECUTE ON FUNCTION tidy_queue, expire_leases, back_of_queue, fold_response_counts, recount_responses
     TO doceval_stager;
