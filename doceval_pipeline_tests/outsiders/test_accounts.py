@@ -48,7 +48,7 @@ def run_as_nameless(home: Path, *command: str) -> tuple[int, str]:
         sys.argv = ["doceval", *command]
         code = 0
         with tempfile.TemporaryFile("w+") as said:
-            sys.stderr = said
+            os.dup2(said.fileno(), 2)
             try:
                 main()
             except SystemExit as ended:
