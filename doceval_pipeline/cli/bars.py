@@ -56,7 +56,8 @@ class Bars(Progress):
                 yield Padding(drawn, expand=False)
             elif isinstance(drawn, Text) and drawn.plain.strip():
                 words.append(drawn)
-        yield Text(" ", overflow="fold").join(words)
+        # Our consoles wrap nothing by themselves.
+        yield Text(" ", overflow="fold", no_wrap=False).join(words)
 
 
 @contextmanager

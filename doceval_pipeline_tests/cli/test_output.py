@@ -182,7 +182,8 @@ def test_wide_characters_leave_the_columns_aligned(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_nothing_of_a_bar_is_cut(width: int) -> None:
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    # As ours are, which wrap nothing by themselves.
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, soft_wrap=True)
     words = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"))
     bars = Bars(*words, console=console)
     bars.add_task("batch-000001 ANALYZING", total=10, completed=3, done="1,234 of 5,678 cells, 12 failed")
