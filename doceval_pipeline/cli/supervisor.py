@@ -260,7 +260,7 @@ def stop_all(settings: Settings) -> Counter[str]:
     else:
         stopped += names_of(found)
     end(roots(strays(home)))
-    stopped["embedded server"] += server.stop() or server_ran
+    stopped["embedded server"] += server.stop() or (server_ran and not server.is_running())
     return +stopped
 
 

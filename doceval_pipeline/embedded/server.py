@@ -319,7 +319,8 @@ class EmbeddedServer:
         process must also say that it serves this folder.
         """
         try:
-            number = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+            # Bytes: its second line is the path, which need not be UTF-8.
+            number = int((self.data / "postmaster.pid").read_bytes().split(b"\n", 1)[0])
             process = psutil.Process(number)
             # Its working folder, too, where the home was renamed since its start.
             serves_us = str(self.data) in process.cmdline() or process.cwd() == str(self.data)

@@ -284,7 +284,7 @@ def test_a_home_that_nobody_can_reach_is_refused_and_no_permission_changed(
 def test_the_url_names_its_driver_and_survives_odd_folders(tmp_path: Path) -> None:
     from sqlalchemy import make_url
 
-    home = tmp_path / "a b%&'é"
+    home = tmp_path / "a b%&'é\udcff"
     server = EmbeddedServer(home)
     url = make_url(server.url("KnowledgeDocuments"))
     assert (url.drivername, url.database) == ("postgresql+psycopg2", "KnowledgeDocuments")
