@@ -1,6 +1,6 @@
 """The errors that people are told about.
 
-Every one is a single line that names the thing, the reason and the mend; the command line and
+Every one is a single line that names the thing, the reason and the fix; the command line and
 Dagster show exactly that line. None repeats what looks like a key. Nothing here knows a database, a
 file or Dagster.
 
@@ -89,7 +89,7 @@ class ArchiveError(DocEvalError):
 
 
 def in_one_line(error: BaseException) -> str:
-    """What any error says to people: a reason in words, and for a fault of ours also its place.
+    """One line for people for any error: the reason, and for a fault of ours also its place.
 
     Libraries wrap one error into another, of which the innermost says what happened.
     """
@@ -148,7 +148,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str | None:
-    """The last line of ours that an error went through."""
+    """The last frame of an error in our code."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(PACKAGE):

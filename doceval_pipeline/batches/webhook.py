@@ -1,8 +1,7 @@
 """Tells a receiver outside of this installation that batches completed: signed, and at least once.
 
-Level-triggered like all else: what is to be told is asked of the databases and kept in an outbox, and the
-same bytes are sent under the same id until the receiver has them. How they are sent is the business of
-`webhook_sending`; docs/webhook.md is for receivers.
+Pending notifications are derived from the databases and stored in an outbox; the same bytes are sent under the
+same id until the receiver has them. `webhook_sending` sends them; docs/webhook.md is for receivers.
 """
 
 import json
@@ -158,5 +157,5 @@ def _in_words(moment: datetime) -> str:
 
 def _receiver(settings: Settings) -> Receiver:
     if settings.webhook_url is None or settings.webhook_secret is None:
-        raise ConfigurationError("DOCEVAL_WEBHOOK_URL is not set: there is nobody to tell")
+        raise ConfigurationError("DOCEVAL_WEBHOOK_URL is not set: notifications are disabled")
     return Receiver(settings.webhook_url, settings.webhook_secret)

@@ -195,7 +195,7 @@ def report(batches: tuple[str, ...], opens: bool, as_json: bool) -> None:
 @click.option("--every-document", is_flag=True, help="Decode every stored document, not a sample.")
 @as_json_option
 def check(every_document: bool, as_json: bool) -> None:
-    """Hold both databases against docs/invariants.md; exit code 1 if anything is not as it must be.
+    """Check both databases for consistency (docs/invariants.md); exit code 1 if an invariant is violated.
 
     Read-only: a member of doceval_reader can run it. Warns on standard error, without another exit code, of
     guards that the installation's dagster.yaml no longer has, of webhooks that could not be sent, of work

@@ -83,7 +83,7 @@ def end(processes: Iterable[psutil.Process], seconds: float = SECONDS_TO_STOP) -
 
 
 def roots(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those of some processes that none of the others started: each ends what it started itself."""
+    """The processes whose parent is not in the list: each ends what it started itself."""
     everything = list(processes)
     pids = {process.pid for process in everything}
     found = []

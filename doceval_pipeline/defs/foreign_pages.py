@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# A name of another machine for this address is the trick of a page that wants to be taken for ours.
+# Any other host name for this address is DNS rebinding.
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 PAGE = re.compile(r"https?://([^/]*)(/.*)?", re.ASCII | re.IGNORECASE)
 REFUSAL = "refused: this request came from a page of another site, or by another name than 127.0.0.1"

@@ -74,7 +74,7 @@ def trusted_accounts(owner: int | None) -> set[int]:
 
 
 def initdb_prefix(account: ServerAccount) -> list[str]:
-    """How to start initdb, which refuses a user without an entry among the accounts, for no need of its own.
+    """The command prefix for initdb, which refuses a user without a passwd entry.
 
     Raises
     ------
