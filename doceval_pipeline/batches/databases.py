@@ -183,7 +183,7 @@ def _describe(error: BaseException | None) -> str:
     if state in NO_ROOM:
         return f"the database server has no room ({reason}): make room on its disk, and ask again"
     if state == LOCK_NOT_AVAILABLE:
-        return f"gave up waiting for a lock: {who_holds(error)}"
+        return f"waited for a lock in vain: {who_holds(error)}"
     if state in CONNECTION_LOST and isinstance(error, CONNECTION_ERRORS):
         return f"the connection to the database was lost ({reason}): ask again when the server answers"
     return f"the database refused: {reason}"

@@ -1,7 +1,7 @@
 """Tells a receiver outside of this installation that batches completed: signed, and at least once.
 
-Pending notifications are derived from the databases and stored in an outbox; the same bytes are sent under the
-same id until the receiver has them. `webhook_sending` sends them; docs/webhook.md is for receivers.
+Pending notifications are derived from the databases and stored in an outbox; the same bytes are sent under
+the same id until the receiver has them. `webhook_sending` sends them; docs/webhook.md is for receivers.
 """
 
 import json

@@ -65,7 +65,7 @@ def retention() -> None:
 audit_databases = dg.define_asset_job(
     "audit_databases",
     selection=dg.AssetSelection.assets(audit),
-    description="Hold both databases against what must be true of them.",
+    description="Check both databases for consistency.",
 )
 
 

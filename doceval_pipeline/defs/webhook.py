@@ -22,7 +22,7 @@ def completion_webhook(settings: Settings) -> dg.SensorDefinition:
     )
     def _tell(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SkipReason:
         if not is_wanted:
-            return dg.SkipReason("DOCEVAL_WEBHOOK_URL is not set: there is nobody to tell")
+            return dg.SkipReason("DOCEVAL_WEBHOOK_URL is not set: notifications are disabled")
         with database_errors():
             return dg.SkipReason(_in_a_line(tell(doc_eval.open())))
 

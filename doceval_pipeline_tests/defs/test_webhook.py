@@ -25,7 +25,7 @@ def test_without_a_receiver_the_sensor_is_off_and_opens_nothing() -> None:
     assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
     # Nothing is opened: there is no installation here.
     said: Any = sensor(dg.build_sensor_context(), doc_eval=DocEval())
-    assert "there is nobody to tell" in str(said.skip_message)
+    assert "notifications are disabled" in str(said.skip_message)
 
 
 def test_a_tick_tells_what_is_there_and_what_failed(
