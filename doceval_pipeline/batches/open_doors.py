@@ -21,7 +21,8 @@ from doceval_pipeline.migrations.upgrade import MIGRATION_LOCK
 # `doceval conformance` makes live for minutes.
 _LOGINS = """
     FROM pg_roles r
-    WHERE r.rolcanlogin AND NOT r.rolsuper AND r.rolname !~ '^conformance_[0-9a-f]+$' AND has_database_privilege(r.oid, current_database(), 'CONNECT')
+    WHERE r.rolcanlogin AND NOT r.rolsuper AND r.rolname !~ '^conformance_[0-9a-f]+$'
+      AND has_database_privilege(r.oid, current_database(), 'CONNECT')
       AND EXISTS (
           SELECT FROM pg_roles g
           WHERE g.rolname IN ('doceval_worker', 'doceval_plain_worker', 'doceval_reader')

@@ -93,8 +93,8 @@ def judge(
     still_for
         For how many seconds none of its numbers has changed.
     running
-        Its running rows by connection, with the age of the oldest. Those under a lease come back by themselves,
-        and do not stall before it ends.
+        Its running rows by connection, with the age of the oldest. Those under a lease come back by
+        themselves, and do not stall before it ends.
     deferred
         Its waiting rows that are, or were, not to be handed out before some time.
     """
@@ -180,12 +180,15 @@ def _stuck(rows: RunningRows, age: float, limits: Limits) -> Judgement:
     needed = "which has finished none yet"
     if rows.connection_id in limits.running:
         needed = f"which never needed more than {duration(limits.for_connection(rows.connection_id))}"
-    late = f"{_rows(rows.rows)} of {rows.connection}, {needed}, taken {duration(age)} ago or longer and not finished"
+    late = (
+        f"{_rows(rows.rows)} of {rows.connection}, {needed}, taken {duration(age)} ago or longer and not "
+        "finished"
+    )
     if rows.lease_ends is not None:
         return Judgement(
             Movement.SLOW,
-            f"{late}; the last lease on them runs until {in_utc(rows.lease_ends)} UTC unless it is renewed, and "
-            "what has no result then comes back by itself",
+            f"{late}; the last lease on them runs until {in_utc(rows.lease_ends)} UTC unless it is renewed, "
+            "and what has no result then comes back by itself",
         )
     return Judgement(
         Movement.STUCK,

@@ -86,8 +86,8 @@ class CellCounts:
 class RunningRows:
     """Rows of a batch that a processor works on, of one connection: those under a lease, or the others.
 
-    `oldest_seconds` is the age of the oldest, None where no processor wrote when it began. `lease_ends` is when
-    the last of their leases ends, None for rows without a lease and for those whose lease is over.
+    `oldest_seconds` is the age of the oldest, None where no processor wrote when it began. `lease_ends` is
+    when the last of their leases ends, None for rows without a lease and for those whose lease is over.
     """
 
     batch_id: int

@@ -199,8 +199,8 @@ def test_rows_under_a_lease_do_not_stall_and_the_sentence_says_when_they_come_ba
     assert found == Judgement(
         Movement.SLOW,
         "2 rows of gpt, which never needed more than 15 min 00 s, taken 45 min 00 s ago or longer and not "
-        "finished; the last lease on them runs until 2026-11-27 14:05:00 UTC unless it is renewed, and what has "
-        "no result then comes back by itself",
+        "finished; the last lease on them runs until 2026-11-27 14:05:00 UTC unless it is renewed, and what "
+        "has no result then comes back by itself",
     )
     assert judged(CellCounts(running=3), 2_700, leased, rows(1)).movement is Movement.STUCK
 
