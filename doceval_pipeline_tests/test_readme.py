@@ -211,6 +211,17 @@ def test_the_plain_url_is_one_for_psql(databases: Databases) -> None:
     assert "status | count" in ended.stdout
 
 
+def test_the_lease_that_nobody_names_is_the_one_that_is_written(databases: Databases) -> None:
+    with databases.knowledge.connect() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT proname, pg_get_function_arguments(oid) FROM pg_proc "
+            "WHERE proname IN ('claim_responses', 'heartbeat_response')"
+        ).all()
+    assert len(found) == 2
+    assert all("lease interval DEFAULT '00:05:00'::interval" in arguments for _, arguments in found)
+    assert "Without an interval, `claim_responses` and `heartbeat_response` take 5 minutes." in PROCESSORS
+
+
 def claimed_columns() -> str:
     """The first column of the table of what a claim gives."""
     table = PROCESSORS.split("| column | meaning |")[1].split("`api_key_env` is")[0]

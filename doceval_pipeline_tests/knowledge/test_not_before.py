@@ -153,6 +153,13 @@ def test_the_thousand_and_first_give_back_counts(batch_of: BatchOf) -> None:
     assert batch.knowledge("SELECT status, deliveries, uncounted FROM llm_responses") == [("F", 1005, 1000)]
 
 
+def test_a_retry_of_null_is_none(batch_of: BatchOf) -> None:
+    batch = staged(batch_of)
+    (row,) = claim(batch.databases.knowledge)
+    call(batch.databases.knowledge, "fail", row.token, "busy", retry=None, counted=None)
+    assert batch.knowledge("SELECT status, error_message FROM llm_responses") == [("F", "busy")]
+
+
 def test_a_pause_holds_a_deferred_row_and_a_resume_keeps_its_time(batch_of: BatchOf) -> None:
     batch = staged(batch_of, documents=2)
     knowledge = batch.databases.knowledge
