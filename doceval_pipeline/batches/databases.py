@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from doceval_pipeline.batches.servers import require_usable
 from doceval_pipeline.embedded.engines import connect_to_guarded, guard
+from doceval_pipeline.embedded.parameters import CONNECTION
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError, DatabaseError
 from doceval_pipeline.lock_waits import LOCK_NOT_AVAILABLE, name_holders, session_limits, who_holds
@@ -134,12 +135,15 @@ def _is_embedded(settings: Settings, database: tuple[str, str, str]) -> bool:
     return given is None or EmbeddedServer(settings.home).is_own_url(given, name)
 
 
-def plain_url(url: str) -> str:
+def plain_url(url: str, embedded: EmbeddedServer) -> str:
     """A database's URL as psql and other programs read it: without a driver, everything percent-encoded.
 
-    SQLAlchemy takes URLs that libpq does not, such as one whose password holds a slash.
+    SQLAlchemy takes URLs that libpq does not, such as one whose password holds a slash. That of the embedded
+    server names its port: libpq takes a missing one from PGPORT.
     """
     parts = make_url(url)
+    if parts.port is None and embedded.is_reached_by(parts.query.get("host")):
+        parts = parts.update_query_dict({"port": CONNECTION["port"]})
     query = {key: (value,) if isinstance(value, str) else value for key, value in parts.query.items()}
     if len(hosts := query.get("host", ())) > 1:
         # SQLAlchemy has a parameter for each of several servers, libpq a list of hosts and one of ports.

@@ -17,10 +17,12 @@ from doceval_pipeline.lock_waits import MAY_MIGRATE, MAY_WRITE_BATCHES, Holder, 
 from doceval_pipeline.migrations.roles import LONGEST_IDLE
 from doceval_pipeline.migrations.upgrade import MIGRATION_LOCK
 
-# Logins `r` that are members of a role for others than the pipeline, and may connect here.
+# Logins `r` that are members of a role for others than the pipeline, and may connect here; those that
+# `doceval conformance` makes live for minutes.
 _LOGINS = """
     FROM pg_roles r
-    WHERE r.rolcanlogin AND NOT r.rolsuper AND has_database_privilege(r.oid, current_database(), 'CONNECT')
+    WHERE r.rolcanlogin AND NOT r.rolsuper AND r.rolname !~ '^conformance_[0-9a-f]+$'
+      AND has_database_privilege(r.oid, current_database(), 'CONNECT')
       AND EXISTS (
           SELECT FROM pg_roles g
           WHERE g.rolname IN ('doceval_worker', 'doceval_plain_worker', 'doceval_reader')

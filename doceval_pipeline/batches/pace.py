@@ -46,16 +46,20 @@ class Pace:
         return {name: round(value, 1) for name, value in found.items() if value is not None}
 
 
-def pace_of(samples: Sequence[Sample], expected: int) -> Pace | None:
+def pace_of(samples: Sequence[Sample], expected: int, *, cancelled: bool = False) -> Pace | None:
     """Read rates and the time left from samples, oldest first; None without any.
 
     Parameters
     ----------
     expected
         How many cells the batch must have.
+    cancelled
+        Whether a cancel closed rows: they were not worked on, and say nothing of a rate.
     """
     if not samples:
         return None
+    if cancelled:
+        return Pace(None, None, None, samples[-1].seconds_ago)
     work = _since_work_began(samples)
     recent = [sample for sample in work if sample.seconds_ago <= RECENT_SECONDS]
     if not recent or recent[-1].done - recent[0].done < FEW_CELLS:

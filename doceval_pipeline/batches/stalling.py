@@ -19,6 +19,7 @@ from doceval_pipeline.knowledge.responses import (
     RunningRows,
     count_cells,
     deferred_rows,
+    in_utc,
     running_rows,
 )
 from doceval_pipeline.reports.numbers import duration
@@ -92,17 +93,20 @@ def judge(
     still_for
         For how many seconds none of its numbers has changed.
     running
-        Its running rows by connection, with the age of the oldest.
+        Its running rows by connection, with the age of the oldest. Those under a lease come back by
+        themselves, and do not stall before it ends.
     deferred
         Its waiting rows that are, or were, not to be handed out before some time.
     """
     if status not in OPEN:
         return Judgement(Movement.AT_REST, f"the batch is {status}")
-    for rows in running:
-        # While no number changes, no row is taken or finished: those that run have run for that long.
-        age = max(still_for, rows.oldest_seconds or 0.0)
-        if age > limits.for_connection(rows.connection_id):
-            return _stuck(rows, age, limits)
+    # While no number changes, no row is taken or finished: those that run have run for that long.
+    ages = [(rows, max(still_for, rows.oldest_seconds or 0.0)) for rows in running]
+    late = [(rows, age) for rows, age in ages if age > limits.for_connection(rows.connection_id)]
+    # Those without a lease, which somebody must look after, first.
+    if late:
+        rows, age = min(late, key=lambda found: found[0].lease_ends is not None)
+        return _stuck(rows, age, limits)
     if cells.running:
         return _slow(cells, still_for) if still_for > limits.untaken else Judgement(Movement.MOVING, "moving")
     if cells.waiting and status is not Status.PAUSED:
@@ -176,10 +180,19 @@ def _stuck(rows: RunningRows, age: float, limits: Limits) -> Judgement:
     needed = "which has finished none yet"
     if rows.connection_id in limits.running:
         needed = f"which never needed more than {duration(limits.for_connection(rows.connection_id))}"
+    late = (
+        f"{_rows(rows.rows)} of {rows.connection}, {needed}, taken {duration(age)} ago or longer and not "
+        "finished"
+    )
+    if rows.lease_ends is not None:
+        return Judgement(
+            Movement.SLOW,
+            f"{late}; the last lease on them runs until {in_utc(rows.lease_ends)} UTC unless it is renewed, "
+            "and what has no result then comes back by itself",
+        )
     return Judgement(
         Movement.STUCK,
-        f"{_rows(rows.rows)} of {rows.connection}, {needed}, taken {duration(age)} ago or longer and not "
-        "finished: see whether the processor that took them still lives",
+        f"{late}: see whether the processor that took them still lives",
     )
 
 

@@ -175,10 +175,15 @@ def _missing_assets(documents: DocumentCounts) -> Iterator[str]:
 
 def batch_paces(databases: Databases, batches: list[BatchRecord]) -> dict[int, Pace]:
     """The pace of each open batch of which there are samples."""
-    expected = {batch.id: batch.expected_cells or 0 for batch in batches if batch.status in OPEN}
-    if not expected:
+    are_open = [batch for batch in batches if batch.status in OPEN]
+    if not are_open:
         return {}
     with databases.doc_eval.connect() as connection:
-        samples = read_samples(connection, list(expected))
-    found = {number: pace_of(samples[number], cells) for number, cells in expected.items()}
+        samples = read_samples(connection, [batch.id for batch in are_open])
+    found = {
+        batch.id: pace_of(
+            samples[batch.id], batch.expected_cells or 0, cancelled=batch.cancelled_at is not None
+        )
+        for batch in are_open
+    }
     return {number: pace for number, pace in found.items() if pace is not None}

@@ -42,7 +42,8 @@ def conformance(command: tuple[str, ...], timeout: float, as_json: bool) -> None
     else:
         rows = [(line.what, "yes" if line.required else "no", line.verdict, line.seen) for line in lines]
         print_table(("what was tried", "required", "result", "what was seen"), rows)
-        console.print(f"\n{len(broken)} required lines are not kept" if broken else "\nit keeps the contract")
+        kept_not = "1 required line is" if len(broken) == 1 else f"{len(broken)} required lines are"
+        console.print(f"\n{kept_not} not kept" if broken else "\nit keeps the contract")
     if broken:
         raise SystemExit(1)
 

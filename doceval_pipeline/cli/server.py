@@ -11,6 +11,7 @@ from doceval_pipeline.batches.databases import dagster_engine, describe_database
 from doceval_pipeline.cli.output import console, print_json
 from doceval_pipeline.cli.supervisor import Supervisor, stop_all
 from doceval_pipeline.dagster_home.configuration import place_configuration
+from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.migrations.roles import (
     ROLES,
     end_idle_transactions,
@@ -69,8 +70,9 @@ def env(plain: bool) -> None:
     settings = Settings.from_environment()
     open_databases(settings)
     prepare_dagster_home(settings)
+    embedded = EmbeddedServer(settings.home)
     for name, value in dagster_environment(settings).items():
-        written = plain_url(value) if plain and name.endswith("_URL") else value
+        written = plain_url(value, embedded) if plain and name.endswith("_URL") else value
         # As bytes: a path is not what a terminal's encoding makes of it.
         click.echo(os.fsencode(f"export {name}={shlex.quote(written)}"))
 

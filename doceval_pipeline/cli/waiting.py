@@ -107,12 +107,12 @@ def _server(variable: str, attribute: str, url: str, settings: Settings) -> Serv
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         return None
-    host, port = parsed.host or parsed.query.get("host"), parsed.port or 5432
-    if not isinstance(host, str) or "," in host or "port" in parsed.query or "hostaddr" in parsed.query:
+    host, port = parsed.host or parsed.query.get("host"), str(parsed.port or parsed.query.get("port", 5432))
+    if not isinstance(host, str) or "," in host or not port.isdecimal() or "hostaddr" in parsed.query:
         return None
     given = getattr(settings, attribute)
     name = "the embedded PostgreSQL" if given is None else f"the database server of {variable}"
-    return Server(name, f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port))
+    return Server(name, f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, int(port)))
 
 
 def _watch(servers: list[Server], only_reads: bool, over: threading.Event) -> None:

@@ -17,11 +17,14 @@ from doceval_pipeline.errors import ConfigurationError
 SECONDS_TO_STOP = 10
 # They would tell the processor about another database than the scratch one, or lead it past the model.
 _OURS = ("DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL", "DAGSTER_HOME", "DOCEVAL_HOME")
+# Waits for the end of this process, which closes the pipe also where it was killed, and ends the processor's
+# process group. Not PR_SET_PDEATHSIG: it is of Linux alone, and reaches no process that a processor started.
+_WATCH = 'read -r line; kill -s KILL -- "-$1"'
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 class Processor:
-    """One running instance of a command; its output goes to a file.
+    """One running instance of a command, which ends with this process; its output goes to a file.
 
     Parameters
     ----------
@@ -51,6 +54,13 @@ class Processor:
                     f"{command[0]} cannot be started ({error.strerror}): give the command of your processor "
                     "after doceval conformance --"
                 ) from None
+        self._watch = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCH, "sh", str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     @property
     def exit_code(self) -> int | None:
@@ -61,6 +71,9 @@ class Processor:
         """End it and all it started at once, as a power cut would."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        # Before the number of the process is free for another one.
+        with self._watch:
+            self._watch.kill()
         self._process.wait()
 
     def stop(self) -> float | None:

@@ -1,4 +1,6 @@
-"""A database of its own for one run: made, filled, read, and dropped again with its login role.
+"""A database of its own for one run: made, filled, read, and dropped again with its roles.
+
+A run that was killed leaves them; the next one drops them.
 
 The role may do what processors may do, and no more: first what both kinds of them may, and once one has taken
 a row, what its kind may.
@@ -12,14 +14,14 @@ from typing import Any
 from uuid import uuid4
 
 import pybase64
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
 from doceval_pipeline.conformance.cases import Case
 from doceval_pipeline.embedded.engines import guard
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.bulk_load import NewDocument, copy_documents, known_contents
-from doceval_pipeline.migrations.roles import grant_roles
+from doceval_pipeline.migrations.roles import ROLES, grant_roles
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 
 KEY_VARIABLE = "CONFORMANCE_API_KEY"
@@ -47,6 +49,29 @@ _ANSWER_PLAINLY = text("""
 _CLOSE_REST = text("""
     UPDATE llm_responses SET status = 'F', lease_expires_at = NULL
     WHERE batch_id = :batch_id AND completed_processing_at IS NULL
+""")
+
+_PREFIX = "conformance_"
+# Each run holds an advisory lock in the database postgres, whose key are the digits of its name. The key 0 is
+# of those that make or drop something.
+_ALL = 0
+_SECONDS_FOR_OTHERS = 60
+_LOCK = text("SELECT pg_advisory_lock(:key)")
+_TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
+_MADE = text(f"""
+    SELECT name
+    FROM (SELECT datname::text FROM pg_database UNION SELECT rolname::text FROM pg_roles) AS found(name)
+    WHERE name ~ '^{_PREFIX}[0-9a-f]{{12}}$'
+""")
+# What group roles are called that a run created.
+_MARK = "created by doceval conformance, and dropped by it once nothing uses it"
+_GROUPS = text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names)")
+_UNUSED_GROUPS = text("""
+    SELECT rolname FROM pg_roles r
+    WHERE rolname = ANY(:names) AND shobj_description(oid, 'pg_authid') = :mark
+      AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE r.oid IN (m.roleid, m.member))
+      AND NOT EXISTS (SELECT FROM pg_shdepend d
+                      WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid)
 """)
 
 
@@ -139,30 +164,74 @@ class Scratch:
 
 @contextmanager
 def scratch_database(server: EmbeddedServer) -> Iterator[Scratch]:
-    """A new database on the embedded server, and a login role with the rights of processors."""
-    name = f"conformance_{uuid4().hex[:12]}"
+    """A new database on the embedded server, and a login role with the rights of processors.
+
+    Databases and roles of runs that were killed are dropped first.
+    """
+    name = f"{_PREFIX}{uuid4().hex[:12]}"
     guard(server)
     server.ensure()
-    server.ensure_database(name)
+    # Without a pool: a session, and with it its locks, ends with its connection.
+    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
     engine = create_engine(server.url(name), hide_parameters=True)
-    try:
-        upgrade(engine, Schema.KNOWLEDGE)
-        grant_roles(engine, Schema.KNOWLEDGE)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN IN ROLE {WORKER}, {PLAIN_WORKER}")
-        as_processor = engine.url.set(drivername="postgresql", username=name)
-        yield Scratch(engine, as_processor.render_as_string(hide_password=False), name)
-    finally:
-        engine.dispose()
-        _drop(server, name)
+    with admin.connect() as owner:
+        owner.execute(_LOCK, {"key": _key(name)})
+        try:
+            with _alone(admin) as connection:
+                _drop_leftovers(connection)
+                server.ensure_database(name)
+                _set_up(engine, name)
+            as_processor = engine.url.set(drivername="postgresql", username=name)
+            yield Scratch(engine, as_processor.render_as_string(hide_password=False), name)
+        finally:
+            engine.dispose()
+            with _alone(admin) as connection:
+                _drop(connection, name)
+                _drop_groups(connection)
 
 
-def _drop(server: EmbeddedServer, name: str) -> None:
-    admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
+@contextmanager
+def _alone(admin: Engine) -> Iterator[Connection]:
+    """A connection while which no other run makes or drops anything."""
     with admin.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-        connection.exec_driver_sql(f"DROP ROLE IF EXISTS {name}")
-    admin.dispose()
+        connection.exec_driver_sql(f"SET lock_timeout = '{_SECONDS_FOR_OTHERS}s'")
+        connection.execute(_LOCK, {"key": _ALL})
+        yield connection
+
+
+def _set_up(engine: Engine, name: str) -> None:
+    upgrade(engine, Schema.KNOWLEDGE)
+    with engine.begin() as connection:
+        # With the mark in the same transaction: a run that is killed here leaves no role that nobody drops.
+        for group in ROLES.keys() - set(connection.scalars(_GROUPS, {"names": list(ROLES)})):
+            connection.exec_driver_sql(f"CREATE ROLE {group} NOLOGIN")
+            connection.exec_driver_sql(f"COMMENT ON ROLE {group} IS '{_MARK}'")
+    grant_roles(engine, Schema.KNOWLEDGE)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN IN ROLE {WORKER}, {PLAIN_WORKER}")
+
+
+def _key(name: str) -> int:
+    """Of the advisory lock that a run holds as long as it lives."""
+    return int(name.removeprefix(_PREFIX), 16)
+
+
+def _drop_leftovers(connection: Connection) -> None:
+    """Drop what runs left that were killed: nobody holds their lock."""
+    for name in list(connection.scalars(_MADE)):
+        if connection.execute(_TRY_LOCK, {"key": _key(name)}).scalar_one():
+            _drop(connection, name)
+
+
+def _drop(connection: Connection, name: str) -> None:
+    connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    connection.exec_driver_sql(f"DROP ROLE IF EXISTS {name}")
+
+
+def _drop_groups(connection: Connection) -> None:
+    """Drop the group roles that a run created and that nothing and nobody uses."""
+    if names := list(connection.scalars(_UNUSED_GROUPS, {"names": list(ROLES), "mark": _MARK})):
+        connection.exec_driver_sql(f"DROP ROLE {', '.join(names)}")
 
 
 def _document(case: Case) -> NewDocument:

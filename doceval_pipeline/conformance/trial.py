@@ -35,13 +35,15 @@ class Seen:
 
     `asked` is false where the case that mattered never reached the model; `exit_code` is None where
     the processor had to be ended, `seconds_to_stop` where it had to be killed. `lease` is how long a lease
-    lasts, `watched` for how long it was watched at most for the next renewal.
+    lasts, `watched` for how long it was watched at most for the next renewal. `strangers` is how many
+    requests held the prompt of no case so far.
     """
 
     cases: Sequence[Case]
     rows: dict[int, SeenRow] = field(default_factory=dict)
     calls: dict[int, list[Arrival]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
+    strangers: int = 0
     asked: bool = True
     heartbeat: bool = False
     lease: float = 0.0
@@ -122,6 +124,7 @@ class _Runs:
         seen.rows = {row.number: row for row in self.scratch.rows(batch_id)}
         seen.calls = {case.number: self.model.calls.get(case.number, []) for case in seen.cases}
         seen.keys = set(self.model.keys)
+        seen.strangers = self.model.strangers
         self.scratch.close(batch_id)
         return seen
 

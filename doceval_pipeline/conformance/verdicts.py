@@ -1,7 +1,7 @@
 """From what the trials saw to a line for each thing that a processor does right or wrong. Pure."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from doceval_pipeline.conformance.cases import KNOWN_CUT, Answer, Case, Trial
@@ -9,6 +9,8 @@ from doceval_pipeline.conformance.endpoint import INPUT_TOKENS, KEY, OUTPUT_TOKE
 from doceval_pipeline.conformance.processes import SECONDS_TO_STOP
 from doceval_pipeline.conformance.scratch import PLAIN_WORKER, WORKER
 from doceval_pipeline.conformance.trial import Seen
+
+_EVERY_ROW, _ENDS = "every row ends as success or failure", "it ends on SIGTERM"
 
 
 class Verdict(StrEnum):
@@ -32,13 +34,16 @@ class Line:
     @property
     def breaks(self) -> bool:
         """Whether the processor does not keep its contract because of this."""
-        return self.required and self.verdict is not Verdict.passed
+        return self.required and self.verdict is Verdict.failed
 
 
 def judge(trials: dict[Trial, Seen]) -> list[Line]:
-    """One line for each thing that was tried, in the order of the trials."""
+    """One line for each thing that was tried, in the order of the trials.
+
+    Where the model was never asked, the first line says so, and what needs an answer is `unclear`.
+    """
     documents = trials[Trial.documents]
-    return [
+    lines = [
         _answers_all(documents),
         *(_arrives(documents, case) for case in documents.cases if case.answer is Answer.score),
         _known_cut(documents),
@@ -48,6 +53,27 @@ def judge(trials: dict[Trial, Seen]) -> list[Line]:
         *_late(trials[Trial.late]),
         _stops(trials[Trial.late]),
     ]
+    if any(calls for seen in trials.values() for calls in seen.calls.values()):
+        return lines
+    return [_never_asked(trials), *map(_without_answers, lines)]
+
+
+def _never_asked(trials: dict[Trial, Seen]) -> Line:
+    documents = trials[Trial.documents]
+    if strangers := max(seen.strangers for seen in trials.values()):
+        said = f"{strangers} requests came, and none of them holds the prompt of a row"
+    else:
+        failures = [row.error_message for row in documents.rows.values() if row.error_message]
+        ended = f"it ended with code {documents.exit_code}: {documents.last_words}"
+        said = "never" + (f"; {ended}" if documents.exit_code else f"; {failures[0]}" if failures else "")
+    return _line("the model is asked", False, said)
+
+
+def _without_answers(line: Line) -> Line:
+    """A line as far as it can be judged of a processor that asked nothing."""
+    if line.what == _ENDS or (line.what == _EVERY_ROW and line.breaks):
+        return line
+    return replace(line, verdict=Verdict.unclear, seen="the model was never asked")
 
 
 def _line(what: str, passed: bool, seen: str, required: bool = True) -> Line:
@@ -62,7 +88,7 @@ def _answers_all(seen: Seen) -> Line:
     if left:
         ended = f"; it ended with code {seen.exit_code}: {seen.last_words}" if seen.exit_code else ""
         said = f"{len(left)} rows are not done, such as {left[0]!r}{ended}"
-    return _line("every row ends as success or failure", not left, said)
+    return _line(_EVERY_ROW, not left, said)
 
 
 def _arrives(seen: Seen, case: Case) -> Line:
@@ -91,6 +117,10 @@ def _known_cut(seen: Seen) -> Line:
         if any(call.characters == KNOWN_CUT for call in seen.calls[case.number])
         or _names_base64(seen.rows[case.number].error_message)
     ]
+    if not cut and not all(seen.calls[case.number] for case in large):
+        return Line(
+            what, True, Verdict.unclear, "the model was not asked about all documents over 1,048,575 bytes"
+        )
     said = f"{len(cut)} of {len(large)} documents over 1,048,575 bytes are cut: decode all of docs.content"
     return _line(what, not cut, said if cut else f"{len(large)} documents over 1,048,575 bytes are not cut")
 
@@ -134,17 +164,21 @@ def _results(seen: Seen) -> Iterator[Line]:
 
 
 def _nul(seen: Seen, case: Case) -> Line:
-    row = seen.rows[case.number]
-    return _line("a NUL in the answer does no harm", row.done, f"the row is {row.status}")
+    row, asked = seen.rows[case.number], bool(seen.calls[case.number])
+    said = f"the row is {row.status}" if asked else "the model was not asked"
+    return _line("a NUL in the answer does no harm", row.done and asked, said)
 
 
 def _refused(seen: Seen, case: Case) -> Line:
     row = seen.rows[case.number]
+    what = "a refusal by the model is a failure with its reason"
+    if not seen.calls[case.number]:
+        return _line(what, False, "the model was not asked")
     kept = row.done and not row.succeeded and bool(row.error_message)
     said = f"the row is {row.status}" + (
         f": {row.error_message}" if row.error_message else ", without a reason"
     )
-    return _line("a refusal by the model is a failure with its reason", kept, said)
+    return _line(what, kept, said)
 
 
 def _busy(seen: Seen, case: Case) -> Line:
@@ -161,8 +195,10 @@ def _busy_for_long(seen: Seen, case: Case) -> Line:
 def _together(seen: Seen) -> Line:
     twice = [case for case in seen.cases if len(seen.calls[case.number]) > 1]
     open_rows = [case for case in seen.cases if not seen.rows[case.number].done]
+    unasked = [case for case in seen.cases if not seen.calls[case.number]]
     said = f"{len(seen.cases)} rows, {len(twice)} asked about more than once, {len(open_rows)} not done"
-    return _line("three instances at once take each row once", not twice and not open_rows, said)
+    said += f", {len(unasked)} never asked about" if unasked else ""
+    return _line("three instances at once take each row once", not (twice or open_rows or unasked), said)
 
 
 def _killed(seen: Seen) -> Line:
@@ -207,4 +243,4 @@ def _stops(seen: Seen) -> Line:
     said = (
         f"after {seconds:.1f} s" if seconds is not None else f"not within {SECONDS_TO_STOP} s: it was killed"
     )
-    return _line("it ends on SIGTERM", seconds is not None, said, False)
+    return _line(_ENDS, seconds is not None, said, False)

@@ -37,10 +37,11 @@ _DOCUMENTS = text("""
 """)
 _RUNNING = text(f"""
     SELECT batch_id, connection_id, min(connection_details ->> 'name'), count(*),
-           extract(epoch FROM clock_timestamp() - min(started_processing_at))
+           extract(epoch FROM clock_timestamp() - min(started_processing_at)),
+           max(lease_expires_at) FILTER (WHERE lease_expires_at > statement_timestamp())
     FROM current_llm_responses
     WHERE batch_id = ANY(:batch_ids) AND status IN ({words_in_sql(Outcome.RUNNING)})
-    GROUP BY 1, 2 ORDER BY 1, 5 DESC NULLS LAST
+    GROUP BY 1, 2, coalesce(lease_expires_at > statement_timestamp(), false) ORDER BY 1, 5 DESC NULLS LAST
 """)
 _DEFERRED = text(f"""
     SELECT batch_id, count(*) FILTER (WHERE not_before > clock_timestamp()),
@@ -53,6 +54,10 @@ _DEFERRED = text(f"""
       AND status IN ({words_in_sql(Outcome.WAITING)})
     GROUP BY 1 ORDER BY 1
 """)
+
+
+# So many give-backs of a row need not count, says revision 0010.
+MOST_UNCOUNTED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +84,10 @@ class CellCounts:
 
 @dataclass(frozen=True, slots=True)
 class RunningRows:
-    """Rows of a batch that a processor works on, of one connection.
+    """Rows of a batch that a processor works on, of one connection: those under a lease, or the others.
 
-    `oldest_seconds` is the age of the oldest, None where no processor wrote when it began.
+    `oldest_seconds` is the age of the oldest, None where no processor wrote when it began. `lease_ends` is
+    when the last of their leases ends, None for rows without a lease and for those whose lease is over.
     """
 
     batch_id: int
@@ -89,6 +95,7 @@ class RunningRows:
     connection: str
     rows: int
     oldest_seconds: float | None
+    lease_ends: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +118,13 @@ class DeferredRows:
     def sentence(self) -> str:
         """Until when they wait, and how often they were given back."""
         many = "1 row waits" if self.rows == 1 else f"{self.rows:,} rows wait"
-        until = _utc(self.last) if self.first == self.last else f"{_utc(self.first)} to {_utc(self.last)}"
-        often = "" if self.uncounted < 2 else f"; given back up to {self.uncounted:,} times without counting"
+        first, last = (in_utc(moment) if moment else "" for moment in (self.first, self.last))
+        until = last if first == last else f"{first} to {last}"
+        often = ""
+        if self.uncounted > 1:
+            often = f"; given back up to {self.uncounted:,} of {MOST_UNCOUNTED:,} times without counting"
+        if self.uncounted >= MOST_UNCOUNTED:
+            often += ": further ones count towards the five"
         return f"{many} until {until} UTC, as the processor asked{often}"
 
     def as_json(self) -> dict[str, Any]:
@@ -134,10 +146,11 @@ def count_cells(connection: Connection, batch_ids: Sequence[int]) -> dict[int, C
 
 
 def running_rows(connection: Connection, batch_ids: Sequence[int]) -> list[RunningRows]:
-    """The rows of some batches that processors work on, by batch and connection, the oldest first."""
+    """The rows of some batches that processors work on, by batch, connection and lease, the oldest first."""
     rows = connection.execute(_RUNNING, {"batch_ids": list(batch_ids)})
     return [
-        RunningRows(row[0], row[1], row[2], row[3], None if row[4] is None else float(row[4])) for row in rows
+        RunningRows(row[0], row[1], row[2], row[3], None if row[4] is None else float(row[4]), row[5])
+        for row in rows
     ]
 
 
@@ -169,5 +182,6 @@ def count_documents(connection: Connection, batch_ids: Sequence[int]) -> dict[in
     return counts | {row[0]: row[1] for row in connection.execute(_DOCUMENTS, {"batch_ids": list(batch_ids)})}
 
 
-def _utc(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+def in_utc(moment: datetime) -> str:
+    """A moment in UTC, to the second, for people."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

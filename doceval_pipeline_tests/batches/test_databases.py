@@ -129,7 +129,7 @@ def test_a_database_that_is_not_in_utf_8_is_refused_for_each_of_the_three(
     ],
 )
 def test_a_plain_url_is_one_that_libpq_reads(given: str, plain: str) -> None:
-    assert plain_url(given) == plain
+    assert plain_url(given, EmbeddedServer(Path("/nowhere"))) == plain
     read = parse_dsn(plain)
     if "p/w" in given:
         assert read["password"] == "p/w'\"$ `#"

@@ -63,6 +63,11 @@ def test_nothing_is_promised_for_what_is_held_done_or_not_begun() -> None:
     assert pace_of([], 10) is None
 
 
+def test_rows_that_a_cancel_closed_say_nothing_of_a_rate() -> None:
+    found = pace_of([sample(20, 0), sample(10, 30), sample(1, 98)], 102, cancelled=True)
+    assert found == Pace(None, None, None, still_for=60)
+
+
 def test_a_standstill_makes_the_rate_fall_and_is_told() -> None:
     found = pace(sample(20, 0), sample(10, 30))
     assert found.still_for == 600

@@ -12,6 +12,7 @@ from doceval_pipeline.batches.gathering import gather
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, queue_attempts, reprocess, resume
 from doceval_pipeline.batches.staging import batch_lock
+from doceval_pipeline.batches.status import batch_progress
 from doceval_pipeline.errors import BatchStateError, StagingError, UnknownBatch
 from doceval_pipeline_tests.conftest import Sample
 
@@ -276,6 +277,18 @@ def test_a_cancel_that_finds_only_running_rows_says_how_many(batch_of: BatchOf) 
     with pytest.raises(BatchStateError, match="it ends when its last 4 running ones are done"):
         cancel(batch.databases, batch.id)
     assert batch.status() == "STAGED"
+
+
+def test_a_cancelled_batch_whose_last_rows_run_shows_no_pace(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=4)
+    batch.stage()
+    batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
+    look(batch.databases)
+    batch.doc_eval("UPDATE batch_progress SET observed_at = observed_at - interval '1 minute'")
+    assert cancel(batch.databases, batch.id) == 15
+    look(batch.databases)
+    pace = batch_progress(batch.databases, str(batch.id))[0].as_json()["pace"]
+    assert (pace["cells_per_hour"], pace["seconds_left"]) == (None, None)
 
 
 def test_a_second_cancel_waits_for_the_running_rows_too(batch_of: BatchOf) -> None:

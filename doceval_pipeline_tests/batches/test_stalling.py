@@ -178,8 +178,42 @@ def test_rows_that_wait_say_until_when_and_how_often_they_were_given_back() -> N
     assert wait(1).sentence == "1 row waits until 2026-11-27 14:05:00 UTC, as the processor asked"
     assert wait(12, uncounted=37).sentence == (
         "12 rows wait until 2026-11-27 14:05:00 UTC, as the processor asked; "
-        "given back up to 37 times without counting"
+        "given back up to 37 of 1,000 times without counting"
     )
+    assert wait(1, uncounted=1_000).sentence.endswith(
+        "given back up to 1,000 of 1,000 times without counting: further ones count towards the five"
+    )
+
+
+def test_one_moment_is_told_once() -> None:
+    first = datetime(2026, 11, 27, 14, 5, 0, 100, tzinfo=UTC)
+    assert DeferredRows(1, 5, first, first.replace(microsecond=900_000), 1, None).sentence == (
+        "5 rows wait until 2026-11-27 14:05:00 UTC, as the processor asked"
+    )
+
+
+def test_rows_under_a_lease_do_not_stall_and_the_sentence_says_when_they_come_back() -> None:
+    ends = datetime(2026, 11, 27, 14, 5, tzinfo=UTC)
+    leased = RunningRows(1, 1, "gpt", 2, 2_700, ends)
+    found = judged(CellCounts(running=2), 2_700, leased)
+    assert found == Judgement(
+        Movement.SLOW,
+        "2 rows of gpt, which never needed more than 15 min 00 s, taken 45 min 00 s ago or longer and not "
+        "finished; the last lease on them runs until 2026-11-27 14:05:00 UTC unless it is renewed, and what "
+        "has no result then comes back by itself",
+    )
+    assert judged(CellCounts(running=3), 2_700, leased, rows(1)).movement is Movement.STUCK
+
+
+def test_a_row_stalls_only_once_its_lease_is_over(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2, connections=1, prompts=1)
+    batch.stage()
+    claim(batch.databases.knowledge, 1, lease="1 hour")
+    batch.plant("UPDATE llm_responses SET started_processing_at = now() - interval '30 minutes'")
+    look(batch.databases)
+    assert "the last lease on them runs until" in judge_one(batch.databases, batch.id).sentence
+    batch.plant("UPDATE llm_responses SET lease_expires_at = now() - interval '1 second' WHERE status = 'P'")
+    assert judge_one(batch.databases, batch.id).movement is Movement.STUCK
 
 
 def test_status_and_judgement_know_of_rows_that_wait_for_their_time(batch_of: BatchOf) -> None:

@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,16 @@ import pytest
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.conformance import trial
+from doceval_pipeline.conformance.arrival import Arrival
 from doceval_pipeline.conformance.cases import Trial, cases_of
-from doceval_pipeline.conformance.scratch import SeenRow
+from doceval_pipeline.conformance.scratch import SeenRow, scratch_database
 from doceval_pipeline.conformance.trial import Seen, run_trials
 from doceval_pipeline.conformance.verdicts import Line, Verdict, _renewed, judge
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.migrations.roles import ROLES
 from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.cli.running import doceval
+from doceval_pipeline_tests.cli.running import DOCEVAL, doceval
 
 PROJECT = Path(__file__).resolve().parents[2]
 REFERENCE = str(PROJECT / "examples" / "processor" / "processor.py")
@@ -101,7 +106,49 @@ def test_a_processor_that_ends_at_once_is_told_with_its_last_words(settings: Set
     line = lines["every row ends as success or failure"]
     assert line.breaks
     assert line.seen == "18 rows are not done, such as '0 bytes'; it ended with code 1: no such module"
-    assert lines["after kill -9, another instance does the row"].breaks
+    first = next(iter(lines.values()))
+    assert (first.what, first.seen) == (
+        "the model is asked",
+        "never; it ended with code 1: no such module",
+    )
+    assert broken(lines) == {first.what, line.what}
+    assert lines["after kill -9, another instance does the row"].verdict is Verdict.unclear
+
+
+def never_asking(strangers: int = 0, *, calls: bool = False) -> dict[str, Line]:
+    """What is judged of a processor that fails all rows, without a call but for the documents' first."""
+
+    def seen(trial: Trial) -> Seen:
+        cases = cases_of(trial)
+        rows = {
+            c.number: SeenRow(c.number, "F", None, None, "X_KEY is not set", None, None, 1, None, 120)
+            for c in cases
+        }
+        asked = {c.number: [Arrival(whole=True)] if calls and c.number == 0 else [] for c in cases}
+        return Seen(cases, rows, asked, strangers=strangers, asked=False, seconds_to_stop=0.1)
+
+    return {line.what: line for line in judge({trial: seen(trial) for trial in Trial})}
+
+
+def test_a_processor_that_never_asks_is_told_so_first_and_nothing_else_is_judged() -> None:
+    (first, *rest) = never_asking().values()
+    assert (first.what, first.verdict, first.seen) == (
+        "the model is asked",
+        Verdict.failed,
+        "never; X_KEY is not set",
+    )
+    assert {line.what for line in rest if line.verdict is not Verdict.unclear} == {"it ends on SIGTERM"}
+    (first, *_) = never_asking(strangers=3).values()
+    assert first.seen == "3 requests came, and none of them holds the prompt of a row"
+
+
+def test_a_line_that_needs_an_answer_does_not_pass_without_one() -> None:
+    passed = {what for what, line in never_asking(calls=True).items() if line.verdict is Verdict.passed}
+    assert passed == {
+        "every row ends as success or failure",
+        "a document that is no text is whole or refused",
+        "it ends on SIGTERM",
+    }
 
 
 def test_a_processor_that_needs_more_rights_than_its_kind_has_is_told(settings: Settings) -> None:
@@ -201,3 +248,74 @@ def test_a_run_leaves_nothing_behind_also_if_it_is_interrupted(
 def test_a_command_that_cannot_be_started_leaves_nothing_behind(settings: Settings, leftovers: None) -> None:
     with pytest.raises(ConfigurationError):
         run_trials(["/no/such/processor"], EmbeddedServer(settings.home), 60, lambda _: None)
+
+
+CHILD = """
+import os, pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+pathlib.Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid}")
+time.sleep(300)
+"""
+
+
+def roles_and_databases(settings: Settings) -> set[str]:
+    """The databases and roles of runs, and the group roles."""
+    with psycopg2.connect(
+        host=str(EmbeddedServer(settings.home).sockets), user="postgres", dbname="postgres"
+    ) as connection:
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT datname::text FROM pg_database WHERE datname LIKE 'conformance%%' UNION ALL "
+            "SELECT rolname::text FROM pg_roles WHERE rolname LIKE 'conformance%%' OR rolname = ANY(%s)",
+            (list(ROLES),),
+        )
+        return {name for (name,) in cursor.fetchall()}
+
+
+def test_a_killed_run_takes_its_processor_along_and_the_next_one_drops_the_rest(
+    settings: Settings, tmp_path: Path
+) -> None:
+    before = roles_and_databases(settings)
+    numbers = tmp_path / "numbers"
+    run = subprocess.Popen(
+        [DOCEVAL, "conformance", "--", sys.executable, "-c", CHILD, str(numbers)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (numbers.exists() and numbers.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        processor, child = map(psutil.Process, map(int, numbers.read_text().split()))
+    finally:
+        run.kill()
+        run.wait()
+    assert not psutil.wait_procs([processor, child], timeout=20)[1]
+    assert len(roles_and_databases(settings) - before) >= 1
+    with scratch_database(EmbeddedServer(settings.home)):
+        pass
+    assert roles_and_databases(settings) == before
+
+
+def test_a_run_leaves_what_another_one_that_lives_has_made(settings: Settings) -> None:
+    server = EmbeddedServer(settings.home)
+    with scratch_database(server) as first:
+        with scratch_database(server):
+            pass
+        with psycopg2.connect(first.url) as connection:
+            connection.cursor().execute("SELECT * FROM claim_responses(1)")
+
+
+def test_group_roles_that_a_run_created_go_with_it_unless_they_are_used(tmp_path: Path) -> None:
+    own = Settings(home=tmp_path)
+    server = EmbeddedServer(tmp_path)
+    try:
+        with scratch_database(server):
+            assert roles_and_databases(own) > set(ROLES)
+        assert roles_and_databases(own) == set()
+        with scratch_database(server), closing(server.connect("postgres")) as connection:
+            connection.autocommit = True
+            connection.cursor().execute("CREATE ROLE mine; GRANT doceval_reader TO mine")
+        assert roles_and_databases(own) == {"doceval_reader"}
+    finally:
+        server.stop()

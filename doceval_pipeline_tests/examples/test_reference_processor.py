@@ -120,6 +120,14 @@ def test_rows_of_a_busy_model_wait_as_long_as_it_asks_and_nothing_is_counted(
     assert "case 1.txt: row 1 is QUEUED and waits until" in re.sub("row [0-9]+", "row 1", ended.errors)
 
 
+def test_a_busy_model_is_not_asked_about_other_rows_until_its_time(scratch: Scratch) -> None:
+    model = Answering(503)
+    ended = run(scratch, model, some(20), "--retries", "0")
+    assert {(row.status, row.deliveries, row.uncounted) for row in ended.rows} == {("QUEUED", 1, 1)}
+    assert all(row.wait <= 60 for row in ended.rows)
+    assert sum(len(calls) for calls in model.calls.values()) == 1
+
+
 def test_a_broken_model_is_counted_because_the_document_may_have_broken_it(scratch: Scratch) -> None:
     (row,) = run(scratch, Answering(500), some(1), "--retries", "0").rows
     assert (row.status, row.deliveries, row.uncounted) == ("QUEUED", 1, 0)

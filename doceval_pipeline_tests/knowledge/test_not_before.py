@@ -44,6 +44,12 @@ def give_back(batch: Sample, wait: str = "1 hour", *, counted: bool = False) -> 
     return int(row.id)
 
 
+def pass_time(batch: Sample) -> None:
+    """Put all rows back whose time has come, and let it come for all."""
+    batch.knowledge(TIME_PASSES)
+    batch.knowledge("SELECT expire_leases()")
+
+
 def test_a_row_is_not_handed_out_before_its_time_and_then_it_is(batch_of: BatchOf) -> None:
     batch = staged(batch_of)
     knowledge = batch.databases.knowledge
@@ -99,6 +105,7 @@ def test_what_is_not_counted_fails_no_row_and_five_counted_ones_still_do(batch_o
     batch = staged(batch_of)
     for _ in range(40):
         give_back(batch, "0")
+        pass_time(batch)
     for _ in range(5):
         assert batch.knowledge("SELECT status FROM llm_responses") == [("QUEUED",)]
         give_back(batch, "0", counted=True)
@@ -107,12 +114,50 @@ def test_what_is_not_counted_fails_no_row_and_five_counted_ones_still_do(batch_o
     ]
 
 
+@pytest.mark.parametrize(
+    ("uncounted", "asked", "waits"),
+    [
+        (0, "0", 0),
+        (1, "0", 1),
+        (7, "1 second", 7),
+        (7, "30 seconds", 30),
+        (999, "0", 60),
+        (1000, "1 second", 60),
+    ],
+)
+def test_each_give_back_that_does_not_count_waits_longer_up_to_a_minute(
+    batch_of: BatchOf, uncounted: int, asked: str, waits: int
+) -> None:
+    batch = staged(batch_of)
+    batch.plant(f"UPDATE llm_responses SET deliveries = {uncounted}, uncounted = {uncounted}")
+    give_back(batch, asked)
+    ((found,),) = batch.knowledge(
+        "SELECT coalesce(extract(epoch FROM not_before - clock_timestamp()), 0)::float FROM llm_responses"
+    )
+    assert waits - 1 < found <= waits
+
+
+def test_a_give_back_that_counts_waits_only_as_asked(batch_of: BatchOf) -> None:
+    batch = staged(batch_of)
+    batch.plant("UPDATE llm_responses SET deliveries = 7, uncounted = 7")
+    give_back(batch, "0", counted=True)
+    assert batch.knowledge(STATE) == [("QUEUED", False, False, 8, 7)]
+
+
 def test_the_thousand_and_first_give_back_counts(batch_of: BatchOf) -> None:
     batch = staged(batch_of)
     batch.plant("UPDATE llm_responses SET deliveries = 1000, uncounted = 1000")
     for _ in range(5):
         give_back(batch, "0")
+        pass_time(batch)
     assert batch.knowledge("SELECT status, deliveries, uncounted FROM llm_responses") == [("F", 1005, 1000)]
+
+
+def test_a_retry_of_null_is_none(batch_of: BatchOf) -> None:
+    batch = staged(batch_of)
+    (row,) = claim(batch.databases.knowledge)
+    call(batch.databases.knowledge, "fail", row.token, "busy", retry=None, counted=None)
+    assert batch.knowledge("SELECT status, error_message FROM llm_responses") == [("F", "busy")]
 
 
 def test_a_pause_holds_a_deferred_row_and_a_resume_keeps_its_time(batch_of: BatchOf) -> None:

@@ -40,6 +40,8 @@ WAIT, SHORTEST_WAIT, LONGEST_WAIT = 60, 1, 86_400
 GIVE_BACK = """
     SELECT * FROM fail_response(%s, %s, retry => true, not_before => make_interval(secs => %s), counted => %s)
 """
+# By connection, until when (time.monotonic) its model is left alone: other rows are handed out meanwhile.
+PAUSES: dict[int, float] = {}
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # A line that begins with "Score:", and the form in which it counts, without the marks of bold text.
 SCORE_LINE = re.compile(r"^[ \t]*\**score[ \t]*\**[ \t]*:.*$", re.IGNORECASE | re.MULTILINE)
@@ -51,6 +53,14 @@ INSTRUCTION = (
 
 class NoKey(Exception):
     """The key of a connection is missing or refused: no other row of it would do better."""
+
+
+class Paused(Exception):
+    """The model of a connection was busy for another row, and wants to be left alone until later."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("the model is busy")
+        self.seconds = seconds
 
 
 def main() -> None:
@@ -120,8 +130,10 @@ def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> N
         text = (said.choices[0].message.content or "").replace("\0", "")
         if not text:
             raise ValueError(f"the model gave no text, and ended with {said.choices[0].finish_reason}")
-    except (NoKey, *PASSING) as error:
+    except (NoKey, Paused, *PASSING) as error:
         reason = without_key(row, error)
+        if isinstance(error, openai.APIStatusError) and is_busy(error):
+            PAUSES[row["connection_details"]["id"]] = time.monotonic() + wait(error)
         written = query(database, GIVE_BACK, token, reason, wait(error), not is_busy(error))
         if isinstance(error, NoKey):
             raise NoKey(reason) from None
@@ -151,6 +163,8 @@ def is_busy(error: Exception) -> bool:
 
 def wait(error: Exception) -> float:
     """For how many seconds the model asked to be left alone: Retry-After is a number of them or a date."""
+    if isinstance(error, Paused):
+        return error.seconds
     said = error.response.headers.get("retry-after") if isinstance(error, openai.APIStatusError) else None
     try:
         date = email.utils.parsedate_to_datetime(said).timestamp() if said and ":" in said else None
@@ -173,6 +187,8 @@ def read_document(database: Any, document_id: int) -> dict[str, Any]:
 def ask(row: dict[str, Any], document: dict[str, Any], options: argparse.Namespace) -> Any:
     """One call of the model; the client tries again by itself, later and later, what may pass."""
     connection = row["connection_details"]
+    if (left := PAUSES.get(connection["id"], 0) - time.monotonic()) > 0:
+        raise Paused(left)
     name = connection["api_key_env"]
     key = os.environ.get(name) if name else "none"
     if not key:

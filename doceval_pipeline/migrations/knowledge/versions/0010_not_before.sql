@@ -77,7 +77,9 @@ WHEN (NEW.not_before IS NOT NULL) EXECUTE FUNCTION end_deferral();
 DROP FUNCTION return_responses(bigint[], bigint, text);
 -- Sends running rows, which the caller has locked, back to where rows of their batch wait, at once or after
 -- some time. The lock on the configuration makes a pause or cancel of the batch come wholly before or wholly
--- after this. The first thousand give-backs of a row that ask not to be counted are not.
+-- after this. The first thousand give-backs of a row that ask not to be counted are not. Each of them waits at least
+-- as many seconds as the row has such give-backs, up to 60, so that a model whose pauses are too short does not
+-- use up the thousand in minutes: they last 16 hours.
 CREATE FUNCTION return_responses(
     ids bigint[], place bigint, reason text, wait interval DEFAULT '0', counted boolean DEFAULT true)
 RETURNS int LANGUAGE plpgsql AS $$
@@ -91,11 +93,13 @@ BEGIN
     WITH given AS (
         SELECT r.id, place + row_number() OVER (ORDER BY r.queue_position, r.id) AS place, r.deliveries,
                coalesce(c.requeue_as, 'QUEUED') AS requeue_as,
+               CASE WHEN counted THEN wait
+                    ELSE greatest(wait, make_interval(secs => least(r.uncounted, 60))) END AS pause,
                r.uncounted + (NOT counted AND r.uncounted < 1000)::int AS uncounted
         FROM llm_responses r LEFT JOIN batch_configs c ON c.batch_id = r.batch_id
         WHERE r.id = ANY (ids)),
     back AS (
-        SELECT g.id, g.place, g.uncounted,
+        SELECT g.id, g.place, g.uncounted, g.pause,
                CASE WHEN g.deliveries - g.uncounted >= 5 THEN 'F' ELSE g.requeue_as END AS word,
                CASE WHEN g.deliveries - g.uncounted >= 5
                     THEN format('given up after %s deliveries, the last of which %s', g.deliveries, reason)
@@ -103,8 +107,8 @@ BEGIN
         FROM given g)
     UPDATE llm_responses r
     SET status = back.word, lease_expires_at = NULL, queue_position = back.place, uncounted = back.uncounted,
-        not_before = CASE WHEN wait > interval '0' AND back.word <> 'F' THEN moment + wait END,
-        deferred = wait > interval '0' AND back.word <> 'F',
+        not_before = CASE WHEN back.pause > interval '0' AND back.word <> 'F' THEN moment + back.pause END,
+        deferred = back.pause > interval '0' AND back.word <> 'F',
         error_message = CASE back.word WHEN 'F' THEN back.failure ELSE r.error_message END,
         completed_processing_at = CASE back.word WHEN 'F' THEN moment END
     FROM back WHERE r.id = back.id;
