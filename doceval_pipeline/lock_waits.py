@@ -28,7 +28,7 @@ HELD_HERE = "l.granted AND l.database = (SELECT oid FROM pg_database WHERE datna
 MAY_WRITE_BATCHES = "has_table_privilege(a.usesysid, 'batches', 'UPDATE')"
 MAY_MIGRATE = "has_schema_privilege(a.usesysid, current_schema(), 'CREATE')"
 _LOCKS = "pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
-_HOLDER = f"""
+_HOLDER = """
     SELECT l.pid, l.virtualtransaction, a.usename, a.application_name, a.state,
            extract(epoch FROM clock_timestamp() - a.xact_start)::float
 """
@@ -39,8 +39,8 @@ _HOLDERS = text(f"""
     WHERE {HELD_HERE} AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()
       AND c.relkind IN ('r', 'p') AND c.relnamespace = CAST(current_schema() AS regnamespace)
       AND (:definitions OR l.mode <> 'AccessShareLock')
-    GROUP BY 1, 2, 3, 4, 5, 6
-    ORDER BY bool_or(strpos(:statement, c.relname) > 0) DESC, 6 DESC NULLS LAST, 1
+    GROUP BY l.pid, l.virtualtransaction, a.usename, a.application_name, a.state, a.xact_start
+    ORDER BY bool_or(strpos(:statement, c.relname) > 0) DESC, a.xact_start, l.pid
 """)
 
 _IS_THE_LOCK = "l.classid = CAST(:high AS oid) AND l.objid = CAST(:low AS oid) AND l.objsubid = :parts"
@@ -61,7 +61,7 @@ def strangers(trusted: str, which: str) -> TextClause:
         FROM {_LOCKS}
         WHERE {HELD_HERE} AND l.locktype = 'advisory' AND l.pid <> pg_backend_pid()
           AND NOT {trusted} AND {which}
-        ORDER BY 6 DESC NULLS LAST, 1
+        ORDER BY a.xact_start, l.pid
     """)
 
 

@@ -27,8 +27,8 @@ _IS_LOGIN = """
           AND pg_has_role(r.oid, g.oid, 'MEMBER'))
 """
 _LOGINS = f"FROM pg_roles r WHERE {_IS_LOGIN}"
-# Of several settings the one for the role in this database counts, then the role's, then the database's. Where
-# this role's own hides what the server has, that is its default.
+# Of several settings the one for the role in this database counts, then the role's, then the database's.
+# Where a setting of this role hides that of the server, the server is taken to have none.
 _IDLE_LIMITS = text(f"""
     SELECT r.rolname, coalesce(own.of_role, false), coalesce(own.here, false),
            coalesce(own.value, (SELECT CASE WHEN {HIDDEN} THEN '0' ELSE setting END FROM pg_settings
@@ -98,8 +98,8 @@ def _rights(connection: Connection, variable: str) -> Iterator[str]:
         )
     if connection.scalar(_STAGER_SEES_SESSIONS) is False:
         yield (
-            f"{variable}: members of doceval_stager cannot see for how long others hold locks: as a superuser, "
-            "GRANT pg_read_all_stats TO doceval_stager"
+            f"{variable}: members of doceval_stager cannot see for how long others hold locks: as a "
+            "superuser, GRANT pg_read_all_stats TO doceval_stager"
         )
 
 

@@ -188,7 +188,8 @@ def test_a_pause_names_the_worker_also_where_its_owner_may_not_see_since_when(
     with (
         session(server, "KNOWLEDGE_DOCUMENTS_URL", WORKER, locked) as pid,
         pytest.raises(
-            DatabaseError, match=rf"7 of its rows are held, .* role {WORKER} \(pid {pid}\): let it"
+            DatabaseError,
+            match=rf"7 of its rows are held, .* role {WORKER} \(pid {pid}, in llm_responses\): let it",
         ),
     ):
         pause(open_databases(installed), batch.id)
@@ -202,5 +203,8 @@ def test_an_idle_reader_is_named_when_the_roles_are_granted_again(
     with session(server, "KNOWLEDGE_DOCUMENTS_URL", READER, read) as pid:
         ended = init(urls)
     assert isinstance(ended.exception, OperationalError)
-    assert f"a lock is held by role {READER} (pid {pid}): let it end" in who_holds(ended.exception.orig)
+    assert who_holds(ended.exception.orig).startswith(
+        f"database {NAMES['KNOWLEDGE_DOCUMENTS_URL']}: a lock is held by role {READER} "
+        f"(pid {pid}, in llm_responses): let it end"
+    )
     assert init(urls).exit_code == 0
