@@ -38,10 +38,12 @@ CONNECTION_LOST = (None, "57P01", "57P02", "57P03")
 # A day from the ends of what Python can hold, so that every time zone fits.
 _EARLIEST = datetime.min.replace(tzinfo=UTC) + timedelta(1)
 _LATEST = datetime.max.replace(tzinfo=UTC) - timedelta(1)
-# All of Dagster's tables are made together.
+# Dagster makes all of its tables together; with the role that may let others use them, or make them.
 _MAY_USE_DAGSTERS_TABLES = text("""
-    SELECT CASE WHEN to_regclass('runs') IS NULL THEN has_schema_privilege(current_schema(), 'CREATE')
-                ELSE has_table_privilege('runs', 'SELECT') AND has_table_privilege('runs', 'INSERT') END
+    SELECT CASE WHEN runs IS NULL THEN has_schema_privilege(current_schema(), 'CREATE')
+                ELSE has_table_privilege(runs, 'SELECT') AND has_table_privilege(runs, 'INSERT') END,
+           CAST(CAST(coalesce((SELECT relowner FROM pg_class c WHERE c.oid = runs), datdba) AS regrole) AS text)
+    FROM pg_database CROSS JOIN to_regclass('runs') AS runs WHERE datname = current_database()
 """)
 CONNECTION_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
@@ -99,11 +101,12 @@ def require_dagster_database(settings: Settings) -> None:
     engine = dagster_engine(settings)
     try:
         with database_errors(), engine.connect() as connection:
-            if not connection.scalar(_MAY_USE_DAGSTERS_TABLES):
+            may_use, owner = connection.execute(_MAY_USE_DAGSTERS_TABLES).one()
+            if not may_use:
                 raise DatabaseError(
                     f"{DAGSTER[0]}: role {engine.url.username} may not use Dagster's tables in database "
-                    f"{describe_database(engine)}: run doceval init --roles with the {DAGSTER[0]} of their "
-                    f"owner, and GRANT doceval_stager TO {engine.url.username}"
+                    f"{describe_database(engine)}: run doceval init --roles with the {DAGSTER[0]} of role "
+                    f"{owner}, and GRANT doceval_stager TO {engine.url.username}"
                 )
     finally:
         engine.dispose()
