@@ -96,7 +96,7 @@ class Holder:
         program = f", {printable(self.program)}" if self.program else ""
         since = "" if self.seconds is None else f", {self.state} for {self.seconds:,.0f} s"
         more = " …" if len(self.tables) > SHOWN else ""
-        tables = f", in {', '.join(self.tables[:SHOWN])}{more}" if self.tables else ""
+        tables = f", in {printable(', '.join(self.tables[:SHOWN]))}{more}" if self.tables else ""
         return f"role {printable(str(self.role))} (pid {self.pid}{program}{since}{tables})"
 
 

@@ -42,7 +42,7 @@ _LATEST = datetime.max.replace(tzinfo=UTC) - timedelta(1)
 _MAY_USE_DAGSTERS_TABLES = text("""
     SELECT CASE WHEN runs IS NULL THEN has_schema_privilege(current_schema(), 'CREATE')
                 ELSE has_table_privilege(runs, 'SELECT') AND has_table_privilege(runs, 'INSERT') END,
-           CAST(CAST(coalesce((SELECT relowner FROM pg_class c WHERE c.oid = runs), datdba) AS regrole) AS text)
+           pg_get_userbyid(coalesce((SELECT relowner FROM pg_class c WHERE c.oid = runs), datdba))
     FROM pg_database CROSS JOIN to_regclass('runs') AS runs WHERE datname = current_database()
 """)
 CONNECTION_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)

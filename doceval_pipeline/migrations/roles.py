@@ -34,7 +34,7 @@ LONGEST_IDLE = "10min"
 _MAY_CREATE_ROLES = text("SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user")
 _NAME_TABLES = text("SELECT set_config('doceval.tables', :tables, true)")
 _TABLES_OF_OTHERS = text("""
-    SELECT c.relname, CAST(CAST(c.relowner AS regrole) AS text) FROM pg_class c
+    SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c
     WHERE c.relnamespace = CAST(current_schema() AS regnamespace) AND c.relname = ANY (:tables)
       AND NOT has_table_privilege('doceval_stager', c.oid, 'INSERT')
     ORDER BY 1

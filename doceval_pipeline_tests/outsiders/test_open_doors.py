@@ -272,6 +272,24 @@ def test_a_pause_names_the_worker_also_where_its_owner_may_not_see_since_when(
         pause(open_databases(installed), batch.id)
 
 
+def test_a_pause_by_a_stager_tells_for_how_long_a_lock_is_held(
+    server: DebianServer, installed: Settings, batch: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doceval_pipeline.batches.reprocessing.SECONDS_FOR_LOCKED_ROWS", 0.3)
+    server.make_login("their_stager", "doceval_stager")
+    as_stager = replace(
+        installed,
+        doc_eval_url=server.url(NAMES["DOC_EVAL_URL"], "their_stager"),
+        knowledge_documents_url=server.url(NAMES["KNOWLEDGE_DOCUMENTS_URL"], "their_stager"),
+    )
+    locked = f"SELECT FROM llm_responses WHERE batch_id = {batch.id} ORDER BY id LIMIT 1 FOR UPDATE"
+    with (
+        session(server, "KNOWLEDGE_DOCUMENTS_URL", WORKER, locked) as pid,
+        pytest.raises(DatabaseError, match=rf"\(pid {pid}, idle in transaction for \d+ s, in llm_responses"),
+    ):
+        pause(open_databases(as_stager), batch.id)
+
+
 def test_an_idle_reader_is_named_when_the_roles_are_granted_again(
     server: DebianServer, installed: Settings, urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,25 @@ def test_whoever_made_dagsters_tables_owner_and_stagers_can_use_them(
             debian_server.execute("SELECT 1", other, role)
 
 
+def test_a_stager_stages_where_all_three_databases_are_one_and_makes_no_table_in_it(
+    installation: Installation, debian_server: DebianServer, tmp_path: Path
+) -> None:
+    debian_server.make_database("all_in_one", OWNER)
+
+    def run(role: str, *command: str) -> None:
+        urls = dict.fromkeys(VARIABLES, debian_server.url("all_in_one", role))
+        with database_errors():
+            ended = CliRunner().invoke(cli, command, env=installation.environment(role) | urls)
+        assert ended.exit_code == 0, f"{command}: {ended.output} {ended.exception}"
+
+    run(OWNER, "init", "--roles")
+    for command in (("apply", str(write_evaluation(tmp_path, "one"))), ("stage", "one"), ("pause", "one")):
+        run(STAGER, *command)
+    for attempt in ("CREATE TABLE mine ()", "UPDATE docs SET content = ''"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            debian_server.execute(attempt, "all_in_one", STAGER)
+
+
 def test_a_reader_runs_what_only_reads(installation: Installation, tmp_path: Path) -> None:
     batch = done(sample_batch(open_databases(installation.settings(OWNER)), tmp_path, 2, name="to be read"))
     before = installation.everything()
