@@ -100,6 +100,9 @@ def installation(
     for login, group in groups.items():
         debian_server.make_login(login, group)
     yield made
+    # Other tests on this server list the members.
+    for login, group in groups.items():
+        debian_server.execute(f"REVOKE {group} FROM {login}")
     for role in (OWNER, STAGER, READER):
         databases = open_databases(made.settings(role))
         databases.doc_eval.dispose()
