@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, TextClause, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
@@ -22,35 +22,60 @@ SECONDS_BETWEEN_LOOKS = 0.5
 SHOWN = 3
 LOCK_NOT_AVAILABLE = "55P03"
 
-_HOLDER = """
-    l.pid, l.virtualtransaction, a.usename, a.application_name, a.state,
-    extract(epoch FROM clock_timestamp() - a.xact_start)::float
-"""
-_HERE = "l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-# Reading a table keeps nobody from anything but changing its definition.
-_HOLDERS = text(f"""
-    SELECT DISTINCT {_HOLDER}
-    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_class c ON c.oid = l.relation
-    WHERE {_HERE} AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()
-      AND c.relkind IN ('r', 'p') AND c.relnamespace = CAST(current_schema() AS regnamespace)
-      AND (:any OR l.mode <> 'AccessShareLock') AND (:any OR strpos(:statement, c.relname) > 0)
-    ORDER BY 6 DESC NULLS LAST, 1
-""")
-_STRANGERS = f"""
-    SELECT {_HOLDER}
-    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE {_HERE} AND l.locktype = 'advisory' AND l.classid = CAST(:high AS oid)
-      AND l.objid = CAST(:low AS oid) AND l.objsubid = :parts AND l.pid <> pg_backend_pid()
-      AND NOT {{trusted}}
-    ORDER BY 6 DESC NULLS LAST, 1
-"""
+# A condition on a row `l` of pg_locks.
+HELD_HERE = "l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 # Conditions on a session `a`: its login may do the work for which the lock is held.
 MAY_WRITE_BATCHES = "has_table_privilege(a.usesysid, 'batches', 'UPDATE')"
 MAY_MIGRATE = "has_schema_privilege(a.usesysid, current_schema(), 'CREATE')"
-# A condition on a row `l` of pg_locks: no stranger who took the same number.
-IS_OF_THE_PIPELINE = f"""
-    EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.pid = l.pid AND {MAY_WRITE_BATCHES})
+_LOCKS = "pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
+_HOLDER = """
+    SELECT l.pid, l.virtualtransaction, a.usename, a.application_name, a.state,
+           extract(epoch FROM clock_timestamp() - a.xact_start)::float
 """
+# Reading a table keeps nobody from anything but changing its definition.
+_HOLDERS = text(f"""
+    {_HOLDER}, array_agg(DISTINCT c.relname::text)
+    FROM {_LOCKS} JOIN pg_class c ON c.oid = l.relation
+    WHERE {HELD_HERE} AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()
+      AND c.relkind IN ('r', 'p') AND c.relnamespace = CAST(current_schema() AS regnamespace)
+      AND (:definitions OR l.mode <> 'AccessShareLock')
+    GROUP BY l.pid, l.virtualtransaction, a.usename, a.application_name, a.state, a.xact_start
+    ORDER BY bool_or(strpos(:statement, c.relname) > 0) DESC, a.xact_start, l.pid
+""")
+
+_IS_THE_LOCK = "l.classid = CAST(:high AS oid) AND l.objid = CAST(:low AS oid) AND l.objsubid = :parts"
+
+
+def strangers(trusted: str, which: str) -> TextClause:
+    """A query for sessions, as `Holder` takes them, that hold advisory locks and may not.
+
+    Parameters
+    ----------
+    trusted
+        A condition on a session `a`: it may hold them.
+    which
+        A condition on a row `l` of pg_locks: such locks are meant.
+    """
+    return text(f"""
+        {_HOLDER}
+        FROM {_LOCKS}
+        WHERE {HELD_HERE} AND l.locktype = 'advisory' AND l.pid <> pg_backend_pid()
+          AND NOT {trusted} AND {which}
+        ORDER BY a.xact_start, l.pid
+    """)
+
+
+def held_numbers(lock_class: int) -> str:
+    """A query for the second numbers of all advisory locks of a class that sessions of the pipeline hold.
+
+    A stranger who has taken one does not count.
+    """
+    return f"""
+        SELECT CAST(l.objid AS bigint)
+        FROM {_LOCKS}
+        WHERE {HELD_HERE} AND l.locktype = 'advisory' AND l.objsubid = 2
+          AND l.classid = CAST({lock_class} AS oid) AND {MAY_WRITE_BATCHES}
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +88,16 @@ class Holder:
     program: str | None
     state: str | None
     seconds: float | None
+    tables: Sequence[str] = ()
 
     @property
     def sentence(self) -> str:
-        """Who it is, since when, and what ends it."""
+        """Who it is, since when, and the tables that it has used."""
         program = f", {printable(self.program)}" if self.program else ""
         since = "" if self.seconds is None else f", {self.state} for {self.seconds:,.0f} s"
-        return f"role {printable(str(self.role))} (pid {self.pid}{program}{since})"
+        more = " …" if len(self.tables) > SHOWN else ""
+        tables = f", in {printable(', '.join(self.tables[:SHOWN]))}{more}" if self.tables else ""
+        return f"role {printable(str(self.role))} (pid {self.pid}{program}{since}{tables})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +152,25 @@ def who_holds(error: BaseException | None) -> str:
     return notes[-1] if notes else "another session holds a lock: end its transaction, and ask again"
 
 
-def described(found: Sequence[Holder]) -> str:
-    """Who holds a lock, and what to do, as a sentence."""
+def described(found: Sequence[Holder], candidates: int | None = None) -> str:
+    """Who holds a lock, and what to do, as a sentence.
+
+    Nobody is to be ended where there were several `candidates`, since others of them may be innocent.
+    """
     if not found:
         return "whoever held a lock that is needed is gone by now: ask again"
     named = ", ".join(holder.sentence for holder in found[:SHOWN])
+    if max(candidates or 1, len(found)) == 1:
+        return (
+            f"a lock is held by {named}: let it end its transaction, or end it with "
+            f"SELECT pg_terminate_backend({found[0].pid}), then ask again"
+        )
+    if len(found) == 1:
+        return f"perhaps {named} holds it: ask again, and then let it end its transaction"
+    more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
     return (
-        f"a lock is held by {named}: let it end its transaction, or end it with "
-        f"SELECT pg_terminate_backend({found[0].pid}), then ask again"
+        f"at least one of these sessions holds it: {named}{more}: let them end their transactions, then "
+        "ask again"
     )
 
 
@@ -157,10 +196,10 @@ def take_advisory_lock(
     kind = "advisory_lock" if for_session else "advisory_xact_lock"
     if connection.exec_driver_sql(f"SELECT pg_try_{kind}({lock.arguments})").scalar():
         return
+    found = strangers(trusted, _IS_THE_LOCK)
     while True:
-        strangers = connection.execute(text(_STRANGERS.format(trusted=trusted)), lock.in_pg_locks).all()
-        if strangers:
-            raise DatabaseError(f"{what} cannot be locked: {described([Holder(*row) for row in strangers])}")
+        if others := [Holder(*row) for row in connection.execute(found, lock.in_pg_locks)]:
+            raise DatabaseError(f"{what} cannot be locked: {described(others)}")
         try:
             with connection.begin_nested():
                 connection.exec_driver_sql(f"SELECT pg_{kind}({lock.arguments})")
@@ -170,24 +209,25 @@ def take_advisory_lock(
                 raise
 
 
-def find_holders(engine: Engine, statement: str) -> list[Holder]:
-    """The sessions that keep a lock on tables which a statement names, or, if none, on any of ours."""
-    changes_definitions = (
+def find_holders(engine: Engine, statement: str) -> tuple[list[Holder], int]:
+    """The sessions that may have kept a statement from a lock on any of our tables, likely ones first.
+
+    Also how many there were half a second ago, of which these are left.
+    """
+    definitions = (
         not statement.lstrip()
         .upper()
         .startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "LOCK", "COPY"))
     )
+    parameters = {"statement": statement, "definitions": definitions}
     with engine.connect() as connection:
-        for any_table in (True,) if changes_definitions else (False, True):
-            parameters = {"statement": statement, "any": any_table}
-            before = {(row[0], row[1]) for row in connection.execute(_HOLDERS, parameters)}
-            if not before:
-                continue
-            connection.commit()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            found = [Holder(*row) for row in connection.execute(_HOLDERS, parameters)]
-            return [holder for holder in found if (holder.pid, holder.transaction) in before]
-    return []
+        before = {(row[0], row[1]) for row in connection.execute(_HOLDERS, parameters)}
+        if not before:
+            return [], 0
+        connection.commit()
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        found = [Holder(*row) for row in connection.execute(_HOLDERS, parameters)]
+    return [holder for holder in found if (holder.pid, holder.transaction) in before], len(before)
 
 
 def _add_note(context: ExceptionContext) -> None:
@@ -195,7 +235,8 @@ def _add_note(context: ExceptionContext) -> None:
     if context.engine is None or getattr(error, "pgcode", None) != LOCK_NOT_AVAILABLE:
         return
     try:
-        error.add_note(described(find_holders(context.engine, context.statement or "")))
+        found, candidates = find_holders(context.engine, context.statement or "")
     except SQLAlchemyError:
         # The error itself is told all the same.
         return
+    error.add_note(f"database {context.engine.url.database}: {described(found, candidates)}")

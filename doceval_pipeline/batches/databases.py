@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 import psycopg2
 from psycopg2.extensions import PYDATETIMETZ, new_type, register_type
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from doceval_pipeline.batches.servers import require_usable
@@ -39,6 +39,13 @@ CONNECTION_LOST = (None, "57P01", "57P02", "57P03")
 # A day from the ends of what Python can hold, so that every time zone fits.
 _EARLIEST = datetime.min.replace(tzinfo=UTC) + timedelta(1)
 _LATEST = datetime.max.replace(tzinfo=UTC) - timedelta(1)
+# Dagster makes all of its tables together; with the role that may let others use them, or make them.
+_MAY_USE_DAGSTERS_TABLES = text("""
+    SELECT CASE WHEN runs IS NULL THEN has_schema_privilege(current_schema(), 'CREATE')
+                ELSE has_table_privilege(runs, 'SELECT') AND has_table_privilege(runs, 'INSERT') END,
+           pg_get_userbyid(coalesce((SELECT relowner FROM pg_class c WHERE c.oid = runs), datdba))
+    FROM pg_database CROSS JOIN to_regclass('runs') AS runs WHERE datname = current_database()
+""")
 CONNECTION_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
@@ -85,14 +92,25 @@ def start_embedded_server(settings: Settings) -> EmbeddedServer | None:
 
 
 def require_dagster_database(settings: Settings) -> None:
-    """Make sure that Dagster's own database can be reached, which Dagster tells in many lines.
+    """Make sure that Dagster's own database can be reached and used, which Dagster tells in many lines.
 
     Raises
     ------
     DatabaseError, EmbeddedServerError, ConfigurationError
         As `open_databases`.
     """
-    dagster_engine(settings).dispose()
+    engine = dagster_engine(settings)
+    try:
+        with database_errors(), engine.connect() as connection:
+            may_use, owner = connection.execute(_MAY_USE_DAGSTERS_TABLES).one()
+            if not may_use:
+                raise DatabaseError(
+                    f"{DAGSTER[0]}: role {engine.url.username} may not use Dagster's tables in database "
+                    f"{describe_database(engine)}: run doceval init --roles with the {DAGSTER[0]} of role "
+                    f"{owner}, and GRANT doceval_stager TO {engine.url.username}"
+                )
+    finally:
+        engine.dispose()
 
 
 def dagster_engine(settings: Settings) -> Engine:

@@ -4,7 +4,8 @@ No grant on a table says it: only the owner of a database, or a superuser, can t
 managed servers may refuse.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
@@ -13,48 +14,55 @@ from doceval_pipeline.batches.databases import DAGSTER, DOC_EVAL, KNOWLEDGE, Dat
 from doceval_pipeline.batches.staging import LOCK_CLASS
 from doceval_pipeline.doc_eval import live_runs
 from doceval_pipeline.errors import DocEvalError
-from doceval_pipeline.lock_waits import MAY_MIGRATE, MAY_WRITE_BATCHES, Holder, described
-from doceval_pipeline.migrations.roles import LONGEST_IDLE
+from doceval_pipeline.lock_waits import MAY_MIGRATE, MAY_WRITE_BATCHES, Holder, described, strangers
+from doceval_pipeline.migrations.roles import AS_OTHERS_BEGIN, HIDDEN, LONGEST_IDLE
 from doceval_pipeline.migrations.upgrade import MIGRATION_LOCK
 
 # Logins `r` that are members of a role for others than the pipeline, and may connect here; those that
 # `doceval conformance` makes live for minutes.
-_LOGINS = """
-    FROM pg_roles r
-    WHERE r.rolcanlogin AND NOT r.rolsuper AND r.rolname !~ '^conformance_[0-9a-f]+$'
-      AND has_database_privilege(r.oid, current_database(), 'CONNECT')
-      AND EXISTS (
-          SELECT FROM pg_roles g
-          WHERE g.rolname IN ('doceval_worker', 'doceval_plain_worker', 'doceval_reader')
-            AND pg_has_role(r.oid, g.oid, 'MEMBER'))
+_IS_LOGIN = """
+    r.rolcanlogin AND NOT r.rolsuper AND r.rolname !~ '^conformance_[0-9a-f]+$'
+    AND has_database_privilege(r.oid, current_database(), 'CONNECT')
+    AND EXISTS (
+        SELECT FROM pg_roles g
+        WHERE g.rolname IN ('doceval_worker', 'doceval_plain_worker', 'doceval_reader')
+          AND pg_has_role(r.oid, g.oid, 'MEMBER'))
 """
+_LOGINS = f"FROM pg_roles r WHERE {_IS_LOGIN}"
 # Of several settings the one for the role in this database counts, then the role's, then the database's.
-_UNLIMITED = text(f"""
-    SELECT r.rolname {_LOGINS}
-      AND coalesce((
-          SELECT split_part(setting, '=', 2)
-          FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS setting
-          WHERE s.setrole IN (0, r.oid)
-            AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-            AND starts_with(setting, 'idle_in_transaction_session_timeout=')
-          ORDER BY s.setrole <> 0 DESC, s.setdatabase <> 0 DESC LIMIT 1),
-          (SELECT reset_val FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout')) = '0'
+# Where a setting of this role hides that of the server, the server is taken to have none.
+_IDLE_LIMITS = text(f"""
+    SELECT r.rolname, coalesce(own.of_role, false), coalesce(own.here, false),
+           coalesce(own.value, (SELECT CASE WHEN {HIDDEN} THEN '0' ELSE setting END FROM pg_settings
+                                WHERE name = 'idle_in_transaction_session_timeout'))
+    FROM pg_roles r LEFT JOIN LATERAL (
+        SELECT s.setrole <> 0 AS of_role, s.setdatabase <> 0 AS here, split_part(setting, '=', 2) AS value
+        FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS setting
+        WHERE s.setrole IN (0, r.oid)
+          AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+          AND starts_with(setting, 'idle_in_transaction_session_timeout=')
+        ORDER BY s.setrole <> 0 DESC, s.setdatabase <> 0 DESC LIMIT 1) own ON true
+    WHERE {_IS_LOGIN}
     ORDER BY 1
 """)
 _MAKE_LARGE_OBJECTS = text(f"""
     SELECT r.rolname {_LOGINS} AND has_function_privilege(r.oid, 'lo_create(oid)', 'EXECUTE') ORDER BY 1
 """)
 _MAY_CONNECT = text(f"SELECT r.rolname {_LOGINS} ORDER BY 1")
-_STRANGERS = """
-    SELECT l.pid, l.virtualtransaction, a.usename, a.application_name, a.state,
-           extract(epoch FROM clock_timestamp() - a.xact_start)::float
-    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database() AND NOT {trusted}
-      AND CASE l.objsubid WHEN 1 THEN (l.classid, l.objid) = (CAST({high} AS oid), CAST({low} AS oid))
-                          ELSE CAST(CAST(l.classid AS bigint) AS int) = ANY (:classes) END
-    ORDER BY l.pid
+# Locks by one number of the migrations, and by two of the given classes.
+_IS_OURS = """
+    CASE l.objsubid WHEN 1 THEN (l.classid, l.objid) = (CAST(:high AS oid), CAST(:low AS oid))
+                    ELSE CAST(l.classid AS bigint) = ANY (CAST(:classes AS bigint[])) END
 """
 _MIGRATION = {name: MIGRATION_LOCK.in_pg_locks[name] for name in ("high", "low")}
+_STAGER_SEES_SESSIONS = text("""
+    SELECT bool_and(pg_has_role(oid, 'pg_read_all_stats', 'USAGE')) FROM pg_roles
+    WHERE rolname = 'doceval_stager'
+""")
+_LIMIT = "idle_in_transaction_session_timeout"
+# How many of the next smaller unit, to which PostgreSQL rounds a fraction, are in each unit.
+_IN_A_UNIT = {"d": 24, "h": 60, "min": 60, "s": 1000, "ms": 1, "us": 0.001, "": 1}
+_NUMBER_AND_UNIT = re.compile(r"\s*(.*?)\s*(d|h|min|s|ms|us|)\s*")
 _REVOKE_LARGE_OBJECTS = (
     "REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC"
 )
@@ -75,28 +83,60 @@ def open_doors(databases: Databases) -> list[str]:
     for engine, variable, trusted, classes in sides:
         with engine.connect() as connection:
             found += _rights(connection, variable)
-            rows = connection.execute(
-                text(_STRANGERS.format(trusted=trusted, **_MIGRATION)), {"classes": classes}
-            )
-            strangers = [Holder(*row) for row in rows]
-        if strangers:
-            found.append(f"{variable}: locks of the pipeline are taken by others: {described(strangers)}")
+            rows = connection.execute(strangers(trusted, _IS_OURS), {"classes": classes, **_MIGRATION})
+            others = [Holder(*row) for row in rows]
+        if others:
+            found.append(f"{variable}: locks of the pipeline are taken by others: {described(others)}")
     return [*found, *_doors_of_dagster(databases)]
 
 
 def _rights(connection: Connection, variable: str) -> Iterator[str]:
     database = connection.engine.url.database
-    if logins := _names(connection, _UNLIMITED):
-        yield (
-            f"{variable}: transactions of {logins} may be idle for ever and keep their locks: as the owner "
-            f'of the database, ALTER DATABASE "{database}" SET idle_in_transaction_session_timeout = '
-            f"'{LONGEST_IDLE}'"
-        )
+    yield from _idle_for_ever(connection, variable)
     if logins := _names(connection, _MAKE_LARGE_OBJECTS):
         yield (
             f"{variable}: {logins} can fill the disk with large objects: as a superuser, in database "
             f'"{database}", {_REVOKE_LARGE_OBJECTS}'
         )
+    if connection.scalar(_STAGER_SEES_SESSIONS) is False:
+        yield (
+            f"{variable}: members of doceval_stager cannot see for how long others hold locks: as a "
+            "superuser, GRANT pg_read_all_stats TO doceval_stager"
+        )
+
+
+def _idle_for_ever(connection: Connection, variable: str) -> Iterator[str]:
+    connection.execute(AS_OTHERS_BEGIN)
+    limits = [row for row in connection.execute(_IDLE_LIMITS) if is_for_ever(row[3])]
+    database = connection.engine.url.database
+    by_the_database = [name for name, of_role, _, _ in limits if not of_role]
+    if by_the_database:
+        yield (
+            f"{variable}: transactions of {_listed(by_the_database)} may be idle for ever and keep their "
+            f'locks: as the owner of the database, ALTER DATABASE "{database}" SET {_LIMIT} = '
+            f"'{LONGEST_IDLE}'"
+        )
+    for name, of_role, here, _ in limits:
+        if of_role:
+            place = f' IN DATABASE "{database}"' if here else ""
+            yield (
+                f"{variable}: role {name} has set that its transactions may be idle for ever and keep their "
+                f'locks: as a superuser, or as that role, ALTER ROLE "{name}"{place} RESET {_LIMIT}'
+            )
+
+
+def is_for_ever(limit: str) -> bool:
+    """Whether a time limit, as PostgreSQL has accepted it in milliseconds or with a unit, is none.
+
+    PostgreSQL rounds a fraction to the next smaller unit: `0.001h` is none.
+    """
+    found = _NUMBER_AND_UNIT.fullmatch(limit)
+    number, unit = found.groups() if found else (limit, "")
+    try:
+        amount = int(number, 16) if "x" in number.lower() else float(number)
+    except ValueError:
+        return False
+    return round(amount * _IN_A_UNIT[unit]) == 0
 
 
 def _doors_of_dagster(databases: Databases) -> Iterator[str]:
@@ -122,5 +162,8 @@ def _doors_of_dagster(databases: Databases) -> Iterator[str]:
 
 
 def _names(connection: Connection, query: Any) -> str:
-    names = list(connection.scalars(query))
+    return _listed(list(connection.scalars(query)))
+
+
+def _listed(names: Sequence[str]) -> str:
     return f"role{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else ""

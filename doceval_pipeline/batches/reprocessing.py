@@ -4,7 +4,8 @@ Each works under the batch's lock, can be asked for twice, and made good after a
 Nothing that was paid for is deleted: a new attempt stands beside the earlier ones.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,7 +18,7 @@ from doceval_pipeline.batches.rescanning import assign
 from doceval_pipeline.batches.staging import (
     Queued,
     batch_lock,
-    batches_at_work,
+    lock_if_free,
     queue_cells,
     seal_batch,
     store_documents,
@@ -29,9 +30,10 @@ from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, po
 from doceval_pipeline.doc_eval.run_requests import withdraw_staging
 from doceval_pipeline.errors import BatchStateError, DatabaseError
 from doceval_pipeline.knowledge import queue
-from doceval_pipeline.knowledge.responses import count_cells
+from doceval_pipeline.knowledge.responses import CellCounts, count_cells
 from doceval_pipeline.knowledge.status_words import Outcome
 from doceval_pipeline.lock_waits import is_lock_timeout, wait_at_most, who_holds
+from doceval_pipeline.reports.numbers import counted
 
 CANCELLED = "cancelled by a person before it was processed"
 # Of rows that a processor has locked, after all others were held or closed.
@@ -184,9 +186,13 @@ def resume(databases: Databases, batch_id: int) -> int:
         require(connection, batch_id, Action.RESUME)
         # Committed before the state: killed in between, the batch is still paused and can be
         # resumed again.
-        with databases.knowledge.begin() as knowledge:
+        priority = batch_by_id(connection, batch_id).priority
+        with (
+            _a_line_for_locked_rows(f"{partition_key(batch_id)} is still paused: a row of it is locked: "),
+            databases.knowledge.begin() as knowledge,
+        ):
             wait_at_most(knowledge, SECONDS_FOR_LOCKED_ROWS)
-            return queue.release(knowledge, batch_id, batch_by_id(connection, batch_id).priority)
+            return queue.release(knowledge, batch_id, priority)
 
 
 def cancel_staging(databases: Databases, batch_id: int) -> bool:
@@ -224,13 +230,23 @@ def cancel(databases: Databases, batch_id: int) -> int:
             with connection.begin():
                 require(connection, batch_id, Action.CANCEL)
                 if not closed and not locked:
-                    running = count_cells(knowledge, [batch_id])[batch_id].running
-                    last = "last running one is" if running == 1 else f"last {running:,} running ones are"
                     raise BatchStateError(
-                        f"batch {batch_id} has no waiting row left to cancel: it ends when its {last} done"
+                        f"batch {batch_id} has no waiting row left to cancel: "
+                        f"{what_ends_it(count_cells(knowledge, [batch_id])[batch_id])}"
                     )
         done = f"is cancelled and {closed:,} of its rows are closed"
         return closed + _do_the_rest(databases, batch_id, _close, done)
+
+
+def what_ends_it(cells: CellCounts) -> str:
+    """What ends a batch that has no waiting rows, as a part of a sentence."""
+    last = "last running one is" if cells.running == 1 else f"last {cells.running:,} running ones are"
+    running = f"it ends when its {last} done" if cells.running else "it ends when it is looked at next"
+    if not cells.unknown:
+        return running
+    rows = counted(cells.unknown, "row has", "rows have")
+    correct = f"{rows} an unknown status: correct llm_responses.status"
+    return f"{running}, and {correct}" if cells.running else correct
 
 
 def finish_requests(databases: Databases, looked_at: Iterable[Seen]) -> int:
@@ -243,12 +259,7 @@ def finish_requests(databases: Databases, looked_at: Iterable[Seen]) -> int:
     ------
     DatabaseError
     """
-    left = {seen.batch.id for seen in looked_at if _is_left(seen)}
-    if not left:
-        return 0
-    with databases.doc_eval.connect() as connection:
-        left -= batches_at_work(connection)
-    return sum(_finish(databases, number) for number in left)
+    return sum(_finish(databases, seen.batch.id) for seen in looked_at if _is_left(seen))
 
 
 def _is_left(seen: Seen) -> bool:
@@ -265,7 +276,9 @@ def _wanted(batch: BatchRecord) -> Callable[[Connection, int], int] | None:
 
 
 def _finish(databases: Databases, batch_id: int) -> int:
-    with batch_lock(databases, batch_id) as connection:
+    with lock_if_free(databases, batch_id) as connection:
+        if connection is None:
+            return 0
         with connection.begin():
             act = _wanted(batch_by_id(connection, batch_id))
         if act is None:
@@ -294,17 +307,24 @@ def _do_the_rest(
     databases: Databases, batch_id: int, act: Callable[[Connection, int], int], done: str
 ) -> int:
     """Hold or close what waits after the rows that nobody had locked, and all that goes back from now on."""
+    before = f"{partition_key(batch_id)} {done}, but the rest is locked: "
+    with (
+        _a_line_for_locked_rows(before, "; doceval up does the rest by itself once it is free"),
+        databases.knowledge.begin() as knowledge,
+    ):
+        wait_at_most(knowledge, SECONDS_FOR_LOCKED_ROWS)
+        return act(knowledge, batch_id)
+
+
+@contextmanager
+def _a_line_for_locked_rows(before: str, after: str = "") -> Iterator[None]:
+    """Name a batch, and who holds a lock on it, where a statement has waited for one in vain."""
     try:
-        with databases.knowledge.begin() as knowledge:
-            wait_at_most(knowledge, SECONDS_FOR_LOCKED_ROWS)
-            return act(knowledge, batch_id)
+        yield
     except OperationalError as error:
         if not is_lock_timeout(error):
             raise
-        raise DatabaseError(
-            f"{partition_key(batch_id)} {done}, but the rest is locked: {who_holds(error.orig)}; "
-            "doceval up does the rest by itself once it is free"
-        ) from None
+        raise DatabaseError(f"{before}{who_holds(error.orig)}{after}") from None
 
 
 def _complete_if_done(databases: Databases, connection: Connection, batch_id: int) -> None:

@@ -29,35 +29,21 @@ from doceval_pipeline.doc_eval.snapshot import Snapshot
 from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
 from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
 from doceval_pipeline.knowledge import bulk_load, queue
-from doceval_pipeline.lock_waits import (
-    IS_OF_THE_PIPELINE,
-    MAY_WRITE_BATCHES,
-    AdvisoryLock,
-    take_advisory_lock,
-)
+from doceval_pipeline.lock_waits import MAY_WRITE_BATCHES, AdvisoryLock, held_numbers, take_advisory_lock
 from doceval_pipeline.reports.numbers import counted, size_text
 
 # First key of the advisory locks; the second is the batch. "doce" as bytes.
 LOCK_CLASS = 0x646F6365
 _UNLOCK = text("SELECT pg_advisory_unlock(:lock_class, :batch_id)")
-_LOCKED = text(f"""
-    SELECT CAST(CAST(objid AS bigint) AS int) FROM pg_locks l
-    WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid = CAST(:lock_class AS oid)
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND {IS_OF_THE_PIPELINE}
-""")
+_TRY_LOCK = text("SELECT pg_try_advisory_lock(:lock_class, :batch_id)")
+_LOCKED = text(held_numbers(LOCK_CLASS))
 # A staging without a working process counts as abandoned this long after it began. Between two steps of a
 # run the batch is not locked, although the run is alive.
 SECONDS_ABANDONED = 60
 # A condition on `batches AS b`.
 IS_ABANDONED = f"""
     b.status = 'STAGING' AND b.status_changed_at < now() - interval '{SECONDS_ABANDONED} seconds'
-    AND NOT EXISTS (
-        SELECT 1 FROM pg_locks l
-        WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
-          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND l.classid = CAST({LOCK_CLASS} AS oid) AND l.objid = CAST(b.id AS oid)
-          AND {IS_OF_THE_PIPELINE})
+    AND b.id NOT IN ({held_numbers(LOCK_CLASS)})
     AND NOT EXISTS (SELECT 1 FROM live_runs r WHERE r.batch_id = b.id AND {IS_ALIVE})
 """
 _ABANDONED = text(f"SELECT b.id FROM batches b WHERE b.id = ANY(CAST(:ids AS int[])) AND {IS_ABANDONED}")
@@ -278,7 +264,7 @@ def abandoned_stagings(connection: Connection, batch_ids: Iterable[int]) -> set[
 
 def batches_at_work(connection: Connection) -> set[int]:
     """The batches that a living process works on right now."""
-    return set(connection.scalars(_LOCKED, {"lock_class": LOCK_CLASS}))
+    return set(connection.scalars(_LOCKED))
 
 
 @contextmanager
@@ -310,20 +296,47 @@ def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
     DatabaseError
         Somebody holds the lock who may not work on batches.
     """
+    with (
+        database_errors(),
+        databases.doc_eval.connect() as connection,
+        _unlocked_after(connection, batch_id),
+    ):
+        lock = AdvisoryLock(LOCK_CLASS, batch_id)
+        what = partition_key(batch_id)
+        take_advisory_lock(connection, lock, MAY_WRITE_BATCHES, what, for_session=True)
+        connection.commit()
+        yield connection
+
+
+@contextmanager
+def lock_if_free(databases: Databases, batch_id: int) -> Iterator[Connection | None]:
+    """Be alone on a batch as with `batch_lock`, or get None at once where anybody holds its lock.
+
+    Raises
+    ------
+    DatabaseError
+    """
     with database_errors(), databases.doc_eval.connect() as connection:
-        try:
-            lock = AdvisoryLock(LOCK_CLASS, batch_id)
-            what = partition_key(batch_id)
-            take_advisory_lock(connection, lock, MAY_WRITE_BATCHES, what, for_session=True)
+        if not connection.scalar(_TRY_LOCK, {"lock_class": LOCK_CLASS, "batch_id": batch_id}):
+            yield None
+            return
+        with _unlocked_after(connection, batch_id):
             connection.commit()
             yield connection
-            connection.rollback()
-            connection.execute(_UNLOCK, {"lock_class": LOCK_CLASS, "batch_id": batch_id})
-            connection.commit()
-        except BaseException:
-            # Not given back: closing it ends the session, and with it the lock.
-            connection.invalidate()
-            raise
+
+
+@contextmanager
+def _unlocked_after(connection: Connection, batch_id: int) -> Iterator[None]:
+    """Give the lock of a batch's number back after the block, which has taken it."""
+    try:
+        yield
+        connection.rollback()
+        connection.execute(_UNLOCK, {"lock_class": LOCK_CLASS, "batch_id": batch_id})
+        connection.commit()
+    except BaseException:
+        # Not given back: closing it ends the session, and with it the lock.
+        connection.invalidate()
+        raise
 
 
 @contextmanager

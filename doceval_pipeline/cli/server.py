@@ -14,9 +14,9 @@ from doceval_pipeline.dagster_home.configuration import place_configuration
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.migrations.roles import (
     ROLES,
+    admit_to_dagster,
     end_idle_transactions,
     grant_roles,
-    keep_workers_out,
 )
 from doceval_pipeline.migrations.upgrade import Schema
 from doceval_pipeline.settings import Settings
@@ -41,11 +41,14 @@ def init(roles: bool, as_json: bool) -> None:
         end_idle_transactions(engine)
     if roles:
         # Dagster takes half a second to import.
+        from doceval_pipeline.defs.instance import prepare_dagster_home
         from doceval_pipeline.defs.storage import dagster_tables
 
         grant_roles(opened.doc_eval, Schema.DOC_EVAL)
         grant_roles(opened.knowledge, Schema.KNOWLEDGE)
-        keep_workers_out(dagster, dagster_tables())
+        # Its tables are made now, so that they belong to this role and not to whoever comes first.
+        prepare_dagster_home(settings)
+        admit_to_dagster(dagster, dagster_tables())
     dagster.dispose()
     if as_json:
         print_json(shown | ({"roles": ROLES} if roles else {}))

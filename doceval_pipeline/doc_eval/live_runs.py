@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.lock_waits import IS_OF_THE_PIPELINE
+from doceval_pipeline.lock_waits import held_numbers
 
 # First key of the advisory locks; the second is the row's id. "docr" as bytes.
 LOCK_CLASS = 0x646F6372
@@ -24,13 +24,7 @@ _LOCK = text("SELECT pg_try_advisory_lock_shared(:lock_class, :id)")
 _ROW = text("SELECT id FROM live_runs WHERE run_id = :run_id")
 _LEAVE = text("DELETE FROM live_runs WHERE run_id = :run_id")
 # A condition on `live_runs AS r`.
-IS_ALIVE = f"""
-    EXISTS (SELECT 1 FROM pg_locks l
-            WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
-              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-              AND l.classid = CAST({LOCK_CLASS} AS oid) AND l.objid = CAST(r.id AS oid)
-              AND {IS_OF_THE_PIPELINE})
-"""
+IS_ALIVE = f"(r.id IN ({held_numbers(LOCK_CLASS)}))"
 # A run that was never seen alive gets a row too, so that it is missed from now on.
 _MISS = text("""
     INSERT INTO live_runs (run_id) SELECT * FROM unnest(CAST(:run_ids AS text[]))

@@ -31,27 +31,34 @@ _JOIN_OWNER = text("""
     END $$
 """)
 LONGEST_IDLE = "10min"
-_OWNS_DATABASE = """
-    (SELECT pg_has_role(current_user, datdba, 'USAGE') FROM pg_database WHERE datname = current_database())
-"""
-_IS_DAGSTERS_ALONE = text(f"""
-    SELECT {_OWNS_DATABASE} AND NOT EXISTS (
-        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema'
-          AND NOT starts_with(n.nspname, 'pg_') AND c.relname <> ALL (:tables))
+_MAY_CREATE_ROLES = text("SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user")
+_NAME_TABLES = text("SELECT set_config('doceval.tables', :tables, true)")
+_TABLES_OF_OTHERS = text("""
+    SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c
+    WHERE c.relnamespace = CAST(current_schema() AS regnamespace) AND c.relname = ANY (:tables)
+      AND NOT has_table_privilege('doceval_stager', c.oid, 'INSERT')
+    ORDER BY 1
 """)
-_KEEP_OUT = text("""
+# To see since when others are in a transaction; on some servers only a superuser may grant it.
+_SHOW_SESSIONS = text("""
     DO $$ BEGIN
-        EXECUTE format('GRANT CONNECT ON DATABASE %I TO doceval_owner, doceval_stager, %I',
-                       current_database(), current_user);
-        EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database());
+        GRANT pg_read_all_stats TO doceval_stager;
+    EXCEPTION WHEN insufficient_privilege THEN NULL;
     END $$
 """)
-# What a session of another program begins with; ours have set another value since.
+# Where the role's own setting hides what other sessions begin with, a database without a limit has none.
+HIDDEN = "source IN ('user', 'database user', 'client')"
 _HAS_NO_IDLE_LIMIT = text(f"""
-    SELECT {_OWNS_DATABASE} AND reset_val = '0' FROM pg_settings
-    WHERE name = 'idle_in_transaction_session_timeout'
+    SELECT (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database())
+       AND (setting = '0' OR {HIDDEN} AND NOT EXISTS (
+           SELECT FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS own
+           WHERE s.setrole = 0 AND s.setdatabase IN (0, (SELECT oid FROM pg_database
+                                                         WHERE datname = current_database()))
+             AND starts_with(own, 'idle_in_transaction_session_timeout=')))
+    FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'
 """)
+# Until the end of the transaction, as a session of another program of the same role begins.
+AS_OTHERS_BEGIN = text("SET LOCAL idle_in_transaction_session_timeout TO DEFAULT")
 _LIMIT_IDLE = text(f"""
     DO $$ BEGIN
         EXECUTE format('ALTER DATABASE %I SET idle_in_transaction_session_timeout = %L',
@@ -77,6 +84,7 @@ def grant_roles(engine: Engine, schema: Schema) -> None:
             _make_roles(connection)
             connection.execute(_JOIN_OWNER)
             connection.exec_driver_sql(_grants(schema), execution_options={"no_parameters": True})
+            connection.execute(_SHOW_SESSIONS)
     except DBAPIError as error:
         if getattr(error.orig, "pgcode", None) != _INSUFFICIENT_PRIVILEGE:
             raise
@@ -87,24 +95,37 @@ def grant_roles(engine: Engine, schema: Schema) -> None:
         ) from None
 
 
-def keep_workers_out(engine: Engine, tables: Sequence[str]) -> bool:
-    """Let only the pipeline connect to Dagster's database, where it has one of its own.
+def admit_to_dagster(engine: Engine, tables: Sequence[str]) -> None:
+    """Let members of doceval_owner and doceval_stager use Dagster's database, and keep others out.
 
-    The role of `engine` and members of doceval_owner and doceval_stager still may; False where nothing was
-    changed, because others use the database too or the role does not own it.
+    Others are kept out where Dagster has a database of its own, which the role of `engine` owns. Nothing is
+    changed on a server that has no such roles, and where the role may make none.
 
     Parameters
     ----------
     tables
         Names of all of Dagster's tables.
+
+    Raises
+    ------
+    DatabaseError
+        Tables belong to a role on behalf of which that of `engine` cannot grant anything.
     """
     with engine.begin() as connection:
-        if not connection.execute(_IS_DAGSTERS_ALONE, {"tables": list(tables)}).scalar_one():
-            return False
         lock_schema(connection)
+        missing = ROLES.keys() - set(connection.scalars(_EXISTING, {"names": list(ROLES)}))
+        if missing and not connection.scalar(_MAY_CREATE_ROLES):
+            return
         _make_roles(connection)
-        connection.execute(_KEEP_OUT)
-    return True
+        connection.execute(_NAME_TABLES, {"tables": ",".join(tables)})
+        connection.exec_driver_sql(_statements("dagster_roles"), execution_options={"no_parameters": True})
+        others = connection.execute(_TABLES_OF_OTHERS, {"tables": list(tables)}).all()
+    if others:
+        owner = others[0][1]
+        raise DatabaseError(
+            f"DAGSTER_POSTGRES_URL: {', '.join(row[0] for row in others if row[1] == owner)} belong to role "
+            f"{owner}: run doceval init --roles with DAGSTER_POSTGRES_URL of {owner}"
+        )
 
 
 def end_idle_transactions(engine: Engine) -> None:
@@ -113,6 +134,7 @@ def end_idle_transactions(engine: Engine) -> None:
     The pipeline's own sessions have no limit. Nothing is changed where the role does not own the database.
     """
     with engine.begin() as connection:
+        connection.execute(AS_OTHERS_BEGIN)
         if connection.execute(_HAS_NO_IDLE_LIMIT).scalar_one():
             lock_schema(connection)
             connection.execute(_LIMIT_IDLE)
@@ -125,4 +147,10 @@ def _make_roles(connection: Connection) -> None:
 
 
 def _grants(schema: Schema) -> str:
-    return (Path(__file__).parent / schema.value / "roles.sql").read_text(encoding="utf-8")
+    return _statements(f"{schema.value}/roles").replace(
+        "    -- include large_objects.sql\n", _statements("large_objects")
+    )
+
+
+def _statements(name: str) -> str:
+    return (Path(__file__).parent / f"{name}.sql").read_text(encoding="utf-8")

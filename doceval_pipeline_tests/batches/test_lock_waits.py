@@ -1,7 +1,10 @@
 """Nobody who keeps a transaction open makes the pipeline wait without a word."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from threading import Thread
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -17,8 +20,11 @@ from doceval_pipeline.batches.reprocessing import (
     pause,
     queue_attempts,
     resume,
+    what_ends_it,
 )
-from doceval_pipeline.errors import DatabaseError
+from doceval_pipeline.batches.staging import batch_lock
+from doceval_pipeline.errors import BatchStateError, DatabaseError
+from doceval_pipeline.knowledge.responses import CellCounts
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
@@ -56,7 +62,10 @@ def test_a_cancel_closes_what_nobody_has_locked_names_the_rest_and_the_sensor_en
         assert f"{batch.key} is cancelled and 7 of its rows are closed, but the rest is locked" in str(
             refused.value
         )
-        assert f"role postgres (pid {pid}, their-program, idle in transaction for 0 s)" in str(refused.value)
+        named = (
+            rf"role postgres \(pid {pid}, their-program, idle in transaction for \d+ s, in llm_responses\)"
+        )
+        assert re.search(named, str(refused.value))
         assert f"SELECT pg_terminate_backend({pid})" in str(refused.value)
         assert batch.knowledge(STATUSES) == [("F", 7), ("QUEUED", 1)]
         assert finish_requests(batch.databases, look(batch.databases).open) == 0
@@ -79,7 +88,9 @@ def test_a_pause_holds_what_nobody_has_locked_and_the_sensor_holds_the_rest(batc
     assert pause(batch.databases, batch.id) == 1
     with (
         somebody(batch.databases, a_row_locked(batch)) as pid,
-        pytest.raises(DatabaseError, match=f"waited for a lock in vain: .*pid {pid}"),
+        pytest.raises(
+            DatabaseError, match=f"^{batch.key} is still paused: a row of it is locked: .*pid {pid}"
+        ),
     ):
         resume(batch.databases, batch.id)
     assert batch.status() == "PAUSED"
@@ -141,10 +152,98 @@ def test_any_statement_that_waits_for_a_lock_ends_with_who_holds_it(
         batch.databases.knowledge.begin() as connection,
     ):
         connection.execute(text(f"SET LOCAL lock_timeout = 100; {statement}"))
+    database = batch.databases.knowledge.url.database
     assert str(refused.value).startswith(
-        f"waited for a lock in vain: a lock is held by role postgres (pid {pid}, their-program, idle"
+        f"waited for a lock in vain: database {database}: a lock is held by role postgres "
+        f"(pid {pid}, their-program, idle"
     )
     assert len(str(refused.value).splitlines()) == 1
+
+
+ANOTHER_ROW = "SELECT FROM docs ORDER BY id DESC LIMIT 1 FOR UPDATE"
+A_ROW = "SELECT FROM docs ORDER BY id LIMIT 1 FOR UPDATE"
+
+
+def refusal(batch: Sample, statement: str) -> str:
+    """What is said of a statement that waits for a lock in vain."""
+    with (
+        pytest.raises(DatabaseError) as refused,
+        database_errors(),
+        batch.databases.knowledge.begin() as connection,
+    ):
+        connection.execute(text(f"SET LOCAL lock_timeout = 100; {statement}"))
+    return str(refused.value)
+
+
+def test_nobody_is_to_be_ended_where_another_session_may_hold_the_lock(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2)
+    batch.stage()
+    changed = "UPDATE docs SET content_type = content_type WHERE id = (SELECT min(id) FROM docs)"
+    with somebody(batch.databases, ANOTHER_ROW) as innocent, somebody(batch.databases, A_ROW) as blocker:
+        line = refusal(batch, changed)
+    assert "at least one of these sessions holds it" in line
+    assert f"pid {innocent}," in line
+    assert f"pid {blocker}," in line
+    assert "terminate" not in line
+
+
+def test_a_session_in_other_tables_may_hold_the_lock_too(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    other = "SELECT FROM batch_configs FOR UPDATE"
+    with somebody(batch.databases, other) as innocent, somebody(batch.databases, A_ROW) as blocker:
+        line = refusal(batch, "DELETE FROM docs")
+    assert line.index(f"pid {blocker},") < line.index(f"pid {innocent},")
+    assert "terminate" not in line
+
+
+def test_a_session_that_only_reads_is_named_where_a_definition_is_changed_and_nowhere_else(
+    batch_of: BatchOf,
+) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    with somebody(batch.databases, "SELECT count(*) FROM docs") as reader:
+        for statement in ("DELETE FROM docs", "UPDATE llm_responses SET status = status"):
+            assert lock_waits.find_holders(batch.databases.knowledge, statement) == ([], 0)
+        line = refusal(batch, "ALTER TABLE docs DROP COLUMN content")
+        assert f"pid {reader}, their-program" in line
+        assert ", in docs" in line
+
+
+def test_a_session_that_is_left_of_several_is_not_said_to_hold_the_lock() -> None:
+    left = lock_waits.Holder(7, "3/4", "other", "", None, None)
+    assert lock_waits.described([left], 2).startswith("perhaps role other (pid 7) holds it: ask again")
+    assert "pg_terminate_backend(7)" in lock_waits.described([left], 1)
+
+
+def test_the_sensor_waits_for_nobody_who_takes_a_batch_after_it_was_looked_at(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2)
+    batch.stage()
+    with somebody(batch.databases, a_row_locked(batch)), pytest.raises(DatabaseError):
+        cancel(batch.databases, batch.id)
+    seen = look(batch.databases).open
+    done: list[int] = []
+    with batch_lock(batch.databases, batch.id):
+        sensor = Thread(target=lambda: done.append(finish_requests(batch.databases, seen)), daemon=True)
+        sensor.start()
+        sensor.join(10)
+        assert done == [0]
+    assert finish_requests(batch.databases, seen) == 1
+
+
+def test_a_cancel_without_running_rows_names_those_of_an_unknown_status(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.stage()
+    batch.plant("UPDATE llm_responses SET status = 'WHATEVER'")
+    with pytest.raises(BatchStateError, match="4 rows have an unknown status: correct"):
+        cancel(batch.databases, batch.id)
+    cells = partial(CellCounts, succeeded=1)
+    assert what_ends_it(cells(running=1)) == "it ends when its last running one is done"
+    assert what_ends_it(cells()) == "it ends when it is looked at next"
+    assert what_ends_it(cells(running=2, unknown=1)) == (
+        "it ends when its last 2 running ones are done, and 1 row has an unknown status: "
+        "correct llm_responses.status"
+    )
 
 
 def test_every_session_of_ours_gives_up_waiting_and_may_itself_be_idle(databases: Databases) -> None:

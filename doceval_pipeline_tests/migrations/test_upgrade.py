@@ -395,6 +395,8 @@ def test_rows_that_were_larger_than_the_bound_stay_and_can_be_changed(empty: Eng
         connection.exec_driver_sql(OLD_ROWS + LARGE_BEFORE)
     assert upgrade(empty, Schema.KNOWLEDGE)
     with empty.begin() as connection:
+        pinned = "SELECT proconfig FROM pg_proc WHERE proname = 'bound_response'"
+        assert connection.scalar(text(pinned)) == ["search_path=public, pg_temp"]
         connection.exec_driver_sql("UPDATE llm_responses SET status = 'S', response_text = response_text")
         assert (
             connection.scalar(text("SELECT max(octet_length(response_text)) FROM llm_responses")) == 16777217

@@ -1,7 +1,7 @@
 """What a worker's login may do to others, on a server of another kind with an owner that is no superuser."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from doceval_pipeline.batches import databases
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.batches.open_doors import open_doors
+from doceval_pipeline.batches.open_doors import is_for_ever, open_doors
 from doceval_pipeline.batches.reprocessing import pause
 from doceval_pipeline.batches.staging import LOCK_CLASS, batch_lock, batches_at_work
 from doceval_pipeline.cli import cli
@@ -31,6 +31,7 @@ NAMES = {
     "KNOWLEDGE_DOCUMENTS_URL": "doors_knowledge",
     "DAGSTER_POSTGRES_URL": "doors_dagster",
 }
+LIMIT = "idle_in_transaction_session_timeout"
 REVOKE = "REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC"
 
 
@@ -68,6 +69,20 @@ def installed(server: DebianServer, urls: dict[str, str], settings: Settings) ->
 def init(urls: dict[str, str]) -> Any:
     databases._open.cache_clear()
     return CliRunner().invoke(cli, ["init", "--roles"], env=urls)
+
+
+@contextmanager
+def changed(server: DebianServer, statement: str, back: str, database: str = "postgres") -> Iterator[None]:
+    """The server after a statement, which another one takes back."""
+    server.execute(statement, database)
+    try:
+        yield
+    finally:
+        server.execute(back, database)
+
+
+def idle_lines(installed: Settings) -> list[str]:
+    return [line for line in open_doors(open_databases(installed)) if "idle for ever" in line]
 
 
 @contextmanager
@@ -116,37 +131,99 @@ def test_the_check_names_what_the_owner_could_not_take_away_with_the_statement(
     assert knowledge.startswith(f"KNOWLEDGE_DOCUMENTS_URL: roles {READER}, {WORKER} can fill the disk")
     for variable, line in (("DOC_EVAL_URL", doc_eval), ("KNOWLEDGE_DOCUMENTS_URL", knowledge)):
         assert line.endswith(f'as a superuser, in database "{NAMES[variable]}", {REVOKE}')
-        server.execute(REVOKE, NAMES[variable])
-    assert open_doors(opened) == []
-    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-        server.execute("SELECT lo_create(0)", NAMES["KNOWLEDGE_DOCUMENTS_URL"], WORKER)
+    with ExitStack() as stack:
+        for name in (NAMES["DOC_EVAL_URL"], NAMES["KNOWLEDGE_DOCUMENTS_URL"]):
+            back = REVOKE.replace("REVOKE", "GRANT").replace("FROM", "TO")
+            stack.enter_context(changed(server, REVOKE, back, name))
+        assert open_doors(opened) == []
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            server.execute("SELECT lo_create(0)", NAMES["KNOWLEDGE_DOCUMENTS_URL"], WORKER)
+
+
+def test_the_check_names_the_grant_by_which_the_pipeline_sees_since_when_locks_are_held(
+    server: DebianServer, installed: Settings
+) -> None:
+    grant = "GRANT pg_read_all_stats TO doceval_stager"
+    with changed(server, "REVOKE pg_read_all_stats FROM doceval_stager", grant):
+        lines = [line for line in open_doors(open_databases(installed)) if line.endswith(grant)]
+    assert [line.split(":")[0] for line in lines] == ["DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL"]
 
 
 def test_the_check_names_logins_whose_transactions_may_be_idle_for_ever(
     server: DebianServer, installed: Settings
 ) -> None:
     name = NAMES["KNOWLEDGE_DOCUMENTS_URL"]
-    server.execute(f"ALTER ROLE {READER} SET idle_in_transaction_session_timeout = '1min'")
-    server.execute(f"ALTER DATABASE {name} RESET idle_in_transaction_session_timeout")
-    idle = [line for line in open_doors(open_databases(installed)) if "idle for ever" in line]
+    with (
+        changed(
+            server,
+            f"ALTER ROLE {READER} SET {LIMIT} = '1min'",
+            f"ALTER ROLE {READER} RESET {LIMIT}",
+        ),
+        changed(
+            server,
+            f"ALTER DATABASE {name} RESET {LIMIT}",
+            f"ALTER DATABASE {name} SET {LIMIT} = '10min'",
+        ),
+    ):
+        idle = idle_lines(installed)
     assert idle == [
         f"KNOWLEDGE_DOCUMENTS_URL: transactions of role {WORKER} may be idle for ever and keep their locks: "
         f'as the owner of the database, ALTER DATABASE "{name}" SET '
         "idle_in_transaction_session_timeout = '10min'"
     ]
-    server.execute(f"ALTER ROLE {READER} RESET idle_in_transaction_session_timeout")
-    server.execute(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '10min'")
+
+
+def test_the_check_names_a_login_that_has_taken_its_own_limit_away(
+    server: DebianServer, installed: Settings
+) -> None:
+    name = NAMES["KNOWLEDGE_DOCUMENTS_URL"]
+    for place, value in (("", "0s"), (f' IN DATABASE "{name}"', "0ms")):
+        reset = f'ALTER ROLE "{WORKER}"{place} RESET {LIMIT}'
+        # A role may do this to itself.
+        server.execute(f"ALTER ROLE {WORKER}{place} SET {LIMIT} = '{value}'", name, WORKER)
+        with changed(server, "SELECT 1", reset):
+            (line,) = idle_lines(installed)
+        assert f"role {WORKER} has set that its transactions may be idle for ever" in line
+        assert line.endswith(reset)
+    assert idle_lines(installed) == []
+
+
+def test_the_check_does_not_take_its_own_limit_for_that_of_others(
+    server: DebianServer, installed: Settings, urls: dict[str, str]
+) -> None:
+    name = NAMES["KNOWLEDGE_DOCUMENTS_URL"]
+    own = (f"ALTER ROLE {OWNER} SET {LIMIT} = '1h'", f"ALTER ROLE {OWNER} RESET {LIMIT}")
+    database = (f"ALTER DATABASE {name} RESET {LIMIT}", f"ALTER DATABASE {name} SET {LIMIT} = '10min'")
+    with changed(server, *own), changed(server, *database):
+        databases._open.cache_clear()
+        databases._engine_with_schema.cache_clear()
+        (line,) = idle_lines(installed)
+        assert f"roles {READER}, {WORKER} may be idle" in line
+        assert init(urls).exit_code == 0
+        assert idle_lines(installed) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0", "0s", "0ms", "0 min", "0.4", "0.4ms", "0.4s", "400us", "600us", "0x0", "0x10", "010", "1e-3",
+        "1e3", "0.001h", "0.01h", "0.0001min", "0.001d", "0.1d", "10min", " 5 s ", "1d",
+    ],
+)  # fmt: skip
+def test_a_limit_is_read_as_the_server_reads_it(server: DebianServer, value: str) -> None:
+    read = server.execute(f"SELECT set_config('{LIMIT}', '{value}', false)")
+    assert is_for_ever(value) == (read == [("0",)])
 
 
 def test_the_check_names_logins_that_can_connect_to_dagsters_database(
     server: DebianServer, installed: Settings
 ) -> None:
     name = NAMES["DAGSTER_POSTGRES_URL"]
-    server.execute(f"GRANT CONNECT ON DATABASE {name} TO PUBLIC")
-    (line,) = [door for door in open_doors(open_databases(installed)) if "Dagster's database" in door]
+    back = f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"
+    with changed(server, f"GRANT CONNECT ON DATABASE {name} TO PUBLIC", back):
+        (line,) = [door for door in open_doors(open_databases(installed)) if "Dagster's database" in door]
     assert f"roles {READER}, {WORKER} can connect" in line
     assert f'REVOKE CONNECT ON DATABASE "{name}" FROM PUBLIC' in line
-    server.execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
 
 
 def test_a_workers_advisory_lock_stops_no_init_and_is_named(
@@ -190,10 +267,29 @@ def test_a_pause_names_the_worker_also_where_its_owner_may_not_see_since_when(
     with (
         session(server, "KNOWLEDGE_DOCUMENTS_URL", WORKER, locked) as pid,
         pytest.raises(
-            DatabaseError, match=rf"7 of its rows are held, .* role {WORKER} \(pid {pid}\): let it"
+            DatabaseError,
+            match=rf"7 of its rows are held, .* role {WORKER} \(pid {pid}, in llm_responses\): let it",
         ),
     ):
         pause(open_databases(installed), batch.id)
+
+
+def test_a_pause_by_a_stager_tells_for_how_long_a_lock_is_held(
+    server: DebianServer, installed: Settings, batch: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doceval_pipeline.batches.reprocessing.SECONDS_FOR_LOCKED_ROWS", 0.3)
+    server.make_login("their_stager", "doceval_stager")
+    as_stager = replace(
+        installed,
+        doc_eval_url=server.url(NAMES["DOC_EVAL_URL"], "their_stager"),
+        knowledge_documents_url=server.url(NAMES["KNOWLEDGE_DOCUMENTS_URL"], "their_stager"),
+    )
+    locked = f"SELECT FROM llm_responses WHERE batch_id = {batch.id} ORDER BY id LIMIT 1 FOR UPDATE"
+    with (
+        session(server, "KNOWLEDGE_DOCUMENTS_URL", WORKER, locked) as pid,
+        pytest.raises(DatabaseError, match=rf"\(pid {pid}, idle in transaction for \d+ s, in llm_responses"),
+    ):
+        pause(open_databases(as_stager), batch.id)
 
 
 def test_an_idle_reader_is_named_when_the_roles_are_granted_again(
@@ -204,5 +300,8 @@ def test_an_idle_reader_is_named_when_the_roles_are_granted_again(
     with session(server, "KNOWLEDGE_DOCUMENTS_URL", READER, read) as pid:
         ended = init(urls)
     assert isinstance(ended.exception, OperationalError)
-    assert f"a lock is held by role {READER} (pid {pid}): let it end" in who_holds(ended.exception.orig)
+    assert who_holds(ended.exception.orig).startswith(
+        f"database {NAMES['KNOWLEDGE_DOCUMENTS_URL']}: a lock is held by role {READER} "
+        f"(pid {pid}, in llm_responses): let it end"
+    )
     assert init(urls).exit_code == 0

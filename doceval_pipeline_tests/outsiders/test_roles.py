@@ -99,8 +99,10 @@ def installation(
     }
     for login, group in groups.items():
         debian_server.make_login(login, group)
-    debian_server.execute(f"ALTER DATABASE {DAGSTER} OWNER TO {STAGER}")
     yield made
+    # Other tests on this server list the members.
+    for login, group in groups.items():
+        debian_server.execute(f"REVOKE {group} FROM {login}")
     for role in (OWNER, STAGER, READER):
         databases = open_databases(made.settings(role))
         databases.doc_eval.dispose()
@@ -132,6 +134,74 @@ def test_the_stager_runs_every_command_of_the_pipeline(installation: Installatio
     assert archived["documents_removed"] == 3
     run("restore", archived["path"])
     run("check")
+
+
+def test_whoever_made_dagsters_tables_owner_and_stagers_can_use_them(
+    installation: Installation, debian_server: DebianServer, tmp_path: Path
+) -> None:
+    other, second = "their_other_dagster", "a_second_stager"
+    debian_server.make_database(other, OWNER)
+    debian_server.make_login(second, "doceval_stager")
+    file = str(write_evaluation(tmp_path, "whoever"))
+
+    def ended(role: str, dagsters_role: str, *command: str) -> str:
+        urls = {"DAGSTER_POSTGRES_URL": debian_server.url(other, dagsters_role)}
+        environment = installation.environment(role) | urls
+        try:
+            with database_errors():
+                outcome = CliRunner().invoke(cli, command, env=environment)
+                if outcome.exception is not None:
+                    raise outcome.exception
+        except DatabaseError as error:
+            return str(error)
+        return "done"
+
+    assert ended(STAGER, STAGER, "apply", file) == "done"
+    refused = ended(STAGER, STAGER, "stage", "whoever")
+    assert refused.startswith(f"DAGSTER_POSTGRES_URL: role {STAGER} may not use Dagster's tables in database")
+    assert refused.endswith(f"of role {OWNER}, and GRANT doceval_stager TO {STAGER}")
+    # A stager comes first, in a database where it may make tables.
+    debian_server.execute("GRANT CREATE ON SCHEMA public TO doceval_stager", other)
+    assert ended(STAGER, STAGER, "stage", "whoever") == "done"
+    told = ended(OWNER, OWNER, "init", "--roles")
+    assert f"role {OWNER} may not use Dagster's tables" in told
+    assert f"run doceval init --roles with the DAGSTER_POSTGRES_URL of role {STAGER}" in told
+    assert ended(OWNER, STAGER, "init", "--roles") == "done"
+    assert ended(OWNER, OWNER, "init", "--roles") == "done"
+    for role in (OWNER, STAGER, second):
+        assert ended(role, role, "stage", "whoever") == "done"
+    debian_server.execute("REVOKE ALL ON kvs FROM doceval_owner, doceval_stager", other)
+    assert ended(OWNER, OWNER, "init", "--roles") == (
+        f"DAGSTER_POSTGRES_URL: kvs belong to role {STAGER}: run doceval init --roles with "
+        f"DAGSTER_POSTGRES_URL of {STAGER}"
+    )
+    for role in (OWNER, STAGER):
+        later = f"CREATE TABLE later_{role} (id serial PRIMARY KEY)"
+        debian_server.execute(later, other, role)
+        for user in (OWNER, STAGER, second):
+            debian_server.execute(f"INSERT INTO later_{role} DEFAULT VALUES", other, user)
+    for role in (READER, WORKER, PLAIN):
+        with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+            debian_server.execute("SELECT 1", other, role)
+
+
+def test_a_stager_stages_where_all_three_databases_are_one_and_makes_no_table_in_it(
+    installation: Installation, debian_server: DebianServer, tmp_path: Path
+) -> None:
+    debian_server.make_database("all_in_one", OWNER)
+
+    def run(role: str, *command: str) -> None:
+        urls = dict.fromkeys(VARIABLES, debian_server.url("all_in_one", role))
+        with database_errors():
+            ended = CliRunner().invoke(cli, command, env=installation.environment(role) | urls)
+        assert ended.exit_code == 0, f"{command}: {ended.output} {ended.exception}"
+
+    run(OWNER, "init", "--roles")
+    for command in (("apply", str(write_evaluation(tmp_path, "one"))), ("stage", "one"), ("pause", "one")):
+        run(STAGER, *command)
+    for attempt in ("CREATE TABLE mine ()", "UPDATE docs SET content = ''"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            debian_server.execute(attempt, "all_in_one", STAGER)
 
 
 def test_a_reader_runs_what_only_reads(installation: Installation, tmp_path: Path) -> None:

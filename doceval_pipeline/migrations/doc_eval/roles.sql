@@ -9,20 +9,15 @@ DECLARE
         'batch_connections', 'batch_prompts', 'documents', 'batch_documents', 'batch_progress',
         'connection_history', 'webhook_deliveries', 'run_requests', 'live_runs', 'lost_runs',
         'doceval_doc_eval_version'];
+    alone   boolean;
     name    text;
 BEGIN
-    -- Whoever may connect can take advisory locks, and with them keep batches from being staged. In a
-    -- database that others use too, who may connect is not ours to say.
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO doceval_owner, doceval_stager, doceval_reader',
                    current_database());
-    IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema'
-                     AND NOT starts_with(n.nspname, 'pg_') AND c.relname <> ALL (ours)) THEN
+    -- include large_objects.sql
+    -- Whoever may connect can take advisory locks.
+    IF alone THEN
         EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database());
-        -- Large objects have no bound and no owner that anybody looks at. Only a superuser may take them away.
-        IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
-            REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
-        END IF;
     END IF;
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO doceval_owner', current_schema());

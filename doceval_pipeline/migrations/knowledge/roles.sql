@@ -6,25 +6,17 @@
 DO $$
 DECLARE
     granted constant text := 'doceval_stager, doceval_worker, doceval_plain_worker, doceval_reader';
-    ours    constant text := 'docs, batch_configs, llm_responses, current_llm_responses, '
-                             'response_counts, response_deltas, reprocess_requests, '
-                             'doceval_knowledge_version';
+    ours    constant text[] := ARRAY[
+        'docs', 'batch_configs', 'llm_responses', 'current_llm_responses', 'response_counts', 'response_deltas',
+        'reprocess_requests', 'doceval_knowledge_version'];
+    alone   boolean;
     f       record;
 BEGIN
-    -- In a database that others use too, what they may do is not ours to say.
-    IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema'
-                     AND NOT starts_with(n.nspname, 'pg_')
-                     AND c.relname <> ALL (string_to_array(ours, ', '))) THEN
-        -- Large objects have no bound and no owner that anybody looks at. Only a superuser may take them away.
-        IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
-            REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
-        END IF;
-    END IF;
+    -- include large_objects.sql
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO doceval_owner', current_schema());
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', current_schema(), granted);
-    EXECUTE format('REVOKE ALL ON %s FROM %s', ours, granted);
+    EXECUTE format('REVOKE ALL ON %s FROM %s', array_to_string(ours, ', '), granted);
     FOR f IN SELECT p.oid::regprocedure AS signature FROM pg_proc p
              WHERE p.pronamespace = current_schema()::regnamespace AND p.proname IN (
                  'back_of_queue', 'new_lease_token', 'response_of_token', 'require_lease', 'return_responses',

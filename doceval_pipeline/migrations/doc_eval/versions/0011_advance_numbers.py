@@ -1,38 +1,17 @@
 """Numbers of restored rows are reserved by a function, which moves a sequence on and never back.
 
-Both schemas make the same one, because they may be in one database.
+Both schemas make the same one, from the .sql file beside their folders.
 """
+
+from pathlib import Path
 
 from alembic import op
 
 revision = "0011"
 down_revision = "0010"
 
-SCHEMA = """
-CREATE OR REPLACE FUNCTION advance_numbers(numbered text, largest bigint) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-    -- The bounds of numbers in archives, which leave enough for whatever comes later.
-    most constant bigint := CASE
-        WHEN numbered IN ('documents', 'docs', 'llm_responses') THEN 1000000000000000
-        WHEN numbered IN ('batches', 'folders', 'connections', 'prompts') THEN 1000000000 END;
-    sequence regclass;
-BEGIN
-    IF most IS NULL OR largest IS NULL OR largest > most THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'advance_numbers: no such table, or too large a number';
-    END IF;
-    sequence := pg_get_serial_sequence(numbered, 'id');
-    IF coalesce(pg_sequence_last_value(sequence), 0) < largest THEN
-        PERFORM setval(sequence, largest);
-    END IF;
-END $$;
-REVOKE ALL ON FUNCTION advance_numbers FROM PUBLIC;
-DO $$ BEGIN
-    EXECUTE format('ALTER FUNCTION advance_numbers SET search_path = %I, pg_temp', current_schema());
-END $$;
-"""
-
 
 def upgrade() -> None:
     """Add the function."""
-    op.get_bind().exec_driver_sql(SCHEMA, execution_options={"no_parameters": True})
+    statements = (Path(__file__).parents[2] / "advance_numbers.sql").read_text(encoding="utf-8")
+    op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})

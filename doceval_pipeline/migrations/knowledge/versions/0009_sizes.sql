@@ -31,9 +31,12 @@ WHEN (octet_length(NEW.response_text) > 16777216 OR octet_length(NEW.response_js
       OR octet_length(NEW.status) > 200)
 EXECUTE FUNCTION bound_response();
 
+-- By itself: what a block with EXCEPTION has done is undone where a row is too large.
+DO $$ BEGIN
+    EXECUTE format('ALTER FUNCTION bound_response SET search_path = %I, pg_temp', current_schema());
+END $$;
 DO $$
 BEGIN
-    EXECUTE format('ALTER FUNCTION bound_response SET search_path = %I, pg_temp', current_schema());
     ALTER TABLE llm_responses ADD CONSTRAINT llm_responses_sizes CHECK (
         octet_length(response_text) <= 16777216 AND octet_length(response_json) <= 16777216
         AND octet_length(error_message) <= 16777216 AND octet_length(task_id) <= 2000
