@@ -14,6 +14,7 @@ from doceval_pipeline.archives.values import AnyMoment, Json, Moment, Named, Sho
 
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _WIDEST = 2**31 - 1
+_MOST_CELLS = 10**15
 _RESULT_COLUMNS = (
     "started_processing_at", "completed_processing_at", "timestamp", "response_time_ms", "input_tokens",
     "output_tokens", "time_taken_seconds", "tokens_per_second",
@@ -29,9 +30,10 @@ def _absolute(path: str) -> str:
 Number = Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]
 RowId = Annotated[int, Field(ge=1, le=LARGEST_ROW_ID)]
 Count = Annotated[int, Field(ge=0, le=_WIDEST)]
-LongCount = Annotated[int, Field(ge=0, le=LARGEST_ROW_ID)]
+LongCount = Annotated[int, Field(ge=0, le=_MOST_CELLS)]
 Size = Annotated[int, Field(ge=0, le=LARGEST_DOCUMENT)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Sums over many batches stay finite.
+Sum = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 # As the database keeps them of what a processor writes.
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -71,7 +73,7 @@ class BatchRow(Values):
     config_sha256: Sha256
     include_patterns: Patterns = Field(default_factory=list)
     exclude_patterns: Patterns = Field(default_factory=list)
-    expected_cells: Annotated[int, Field(ge=1, le=LARGEST_ROW_ID)] | None = None
+    expected_cells: Annotated[int, Field(ge=1, le=_MOST_CELLS)] | None = None
     stage_requested_at: Moment | None = None
     status_changed_at: Moment
     failure_reason: Text | None = None
@@ -297,26 +299,10 @@ class HistoryRow(Values):
     batch_id: Number
     connection_id: Number
     measure: Literal["input_tokens", "output_tokens", "seconds"]
-    cells: Annotated[int, Field(ge=1, le=LARGEST_ROW_ID)]
-    sum_x: Finite
-    sum_xx: Finite
-    sum_y: Finite
-    sum_yy: Finite
-    sum_xy: Finite
-    max_y: Finite
-
-
-# The columns of each table that a row of it may have; connections have more in an archive.
-TABLES: dict[str, type[Values]] = {
-    "batches": BatchRow,
-    "folders": FolderRow,
-    "connections": ConnectionRow,
-    "prompts": PromptRow,
-    "batch_configs": PublishedRow,
-    "documents": FileRow,
-    "batch_documents": PlaceRow,
-    "llm_responses": Attempt,
-    "docs": Doc,
-    "batch_progress": ProgressRow,
-    "connection_history": HistoryRow,
-}
+    cells: Annotated[int, Field(ge=1, le=_MOST_CELLS)]
+    sum_x: Sum
+    sum_xx: Sum
+    sum_y: Sum
+    sum_yy: Sum
+    sum_xy: Sum
+    max_y: Seconds
