@@ -194,19 +194,20 @@ def _rows(archive: Archive, member: str, kind: type[_Row]) -> Iterator[_Row]:
     """The rows of a member, which all have the same columns."""
     columns = None
     for line, value in enumerate(archive.rows(member), start=1):
-        row = _valid(kind, archive, member, value, f" line {line}")
+        row = _valid(kind, archive, member, value, line)
         columns = columns or value.keys()
         _require(archive, member, columns == value.keys())
         yield row
 
 
-def _valid(kind: type[_Row], archive: Archive, member: str, value: Any, line: str = "") -> _Row:
+def _valid(kind: type[_Row], archive: Archive, member: str, value: Any, line: int | None = None) -> _Row:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
         number = value.get("id") if isinstance(value, dict) else None
-        row = f" (id {number})" if type(number) is int else ""
-        raise damaged(archive.name, f"{member}{line}{row} {wrong_at(error)}") from None
+        row = f", id {number}" if type(number) is int else ""
+        place = "" if line is None else f" in line {line}{row}"
+        raise damaged(archive.name, f"{member} {wrong_at(error)}{place}") from None
 
 
 def _mark(sha256: str | None, size: int | None) -> bytes:

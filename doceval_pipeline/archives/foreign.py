@@ -18,7 +18,7 @@ from doceval_pipeline.archives.format import (
 
 
 def objection(checked: Checked) -> str | None:
-    """Why a batch that was archived elsewhere cannot come here: a member and what is wrong; None where it can."""
+    """Why a batch that was archived elsewhere cannot come here: the member, and what is wrong; or None."""
     return next(_objections(checked), None)
 
 

@@ -56,16 +56,17 @@ def refused_rows(file: str) -> Iterator[None]:
             raise
         statement = str(error.statement) if isinstance(error, DBAPIError) else ""
         raise ArchiveError(
-            f"{file} cannot be restored ({_member(cause, statement)}: {_reason(cause)}): nothing was written; "
-            "use another copy of it, or archive the batch anew where it comes from"
+            f"{file} cannot be restored ({_member(cause, statement)}: {_reason(cause)}): nothing was "
+            "written; use another copy of it, or archive the batch anew where it comes from"
         ) from None
 
 
 def _member(cause: BaseException | None, statement: str) -> str:
     """The member whose rows a statement reads; most of them stand in the one of the batch."""
     diagnosis = getattr(cause, "diag", None)
-    told = f"{getattr(diagnosis, 'table_name', None) or ''} {statement} {getattr(diagnosis, 'context', None) or ''}"
-    return next((_MEMBERS[table] for table in _TABLE.findall(told) if table in _MEMBERS), BATCH)
+    places = (getattr(diagnosis, "table_name", None), statement, getattr(diagnosis, "context", None))
+    tables = _TABLE.findall(" ".join(place or "" for place in places))
+    return next((_MEMBERS[table] for table in tables if table in _MEMBERS), BATCH)
 
 
 def _reason(cause: BaseException | None) -> str:

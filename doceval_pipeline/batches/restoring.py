@@ -106,7 +106,7 @@ class IncomingConnection:
 
     @property
     def address(self) -> str:
-        """Where it leads, for people: the URL, its host in ASCII, and the port where it has one of its own."""
+        """Where it leads, for people: the URL, its host in ASCII, and the port where it has its own."""
         where = _cut(self.base_url or "the provider's own address")
         host = urlsplit(self.base_url or "").hostname or ""
         if not host.isascii():
@@ -198,7 +198,7 @@ def restore(
     Raises
     ------
     ArchiveError, BatchStateError, DatabaseError
-        ArchiveError where the archive does not fit in here, or brings connections or folders that nobody has accepted;
+        ArchiveError where the archive does not fit in here, or brings what nobody has accepted;
         BatchStateError where the batch is not archived. Nothing was written then.
     """
     if coming.must_be_accepted and not accept_connections:
@@ -259,8 +259,8 @@ def _require_fit_to_define(archive: Archive, checked: Checked, endpoints: list[d
     for endpoint in endpoints:
         if problem := objection({given: endpoint[name] for given, name in _AS_DEFINED.items()}):
             raise ArchiveError(
-                f"{archive.name}: connection {printable(endpoint['name'])}: {printable(problem)}: it cannot be "
-                "restored here"
+                f"{archive.name}: connection {printable(endpoint['name'])}: {printable(problem)}: it cannot "
+                "be restored here"
             )
 
 
@@ -286,8 +286,8 @@ def _unaccepted(coming: Incoming) -> str:
     brought = [f"connections that are not here like this: {_some(connections)}"] if connections else []
     brought += [f"folders that no batch here has: {_some(folders)}"] if folders else []
     return (
-        f"{coming.archive.name} brings {'; and '.join(brought)}: reprocessing sends documents and keys to such "
-        "connections and reads such folders; if you trust them, restore it again with --accept-connections"
+        f"{coming.archive.name} brings {'; and '.join(brought)}: reprocessing sends documents and keys to "
+        "such connections and reads such folders; if you trust them, restore it again with --accept-connections"
     )
 
 

@@ -396,7 +396,7 @@ def test_connections_that_are_not_here_like_this_must_be_accepted(foreign: tuple
     batch.doc_eval("UPDATE connections SET base_url = NULL")
     with incoming(batch.databases, path, quiet) as coming:
         assert coming.unknown == []
-        with pytest.raises(ArchiveError, match="brings folders that no batch here has: .* --accept-connec"):
+        with pytest.raises(ArchiveError, match=r"brings folders that no batch here has: .* --accept-connec"):
             restore(batch.databases, coming, quiet)
     batch.doc_eval(
         "INSERT INTO folders (id, folder_path, folder_name) OVERRIDING SYSTEM VALUE "
