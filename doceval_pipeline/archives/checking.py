@@ -49,7 +49,7 @@ _USED, _STAGED, _QUEUED = 1, 2, 4
 class Checked:
     """What a whole archive holds; the largest ids are 0 where there is none.
 
-    `assigned` and `staged` are files in these states; `contents` are the documents of staged files, and
+    `impossible` are rows of history that no work can have left. `assigned` and `staged` are files in these states; `contents` are the documents of staged files, and
     `strays` those that have current attempts and no staged file, or the other way round.
     """
 
@@ -60,6 +60,7 @@ class Checked:
     staged: int
     contents: int
     strays: int
+    impossible: int
     largest_document: int
     largest_attempt: int
     largest_file: int
@@ -83,7 +84,7 @@ def check(archive: Archive, progress: Progress) -> Checked:
     attempts, largest = _check_attempts(archive, documents, config)
     states, largest_file = _check_files(archive, documents, batch)
     _require(archive, DOCS, documents.all_used)
-    _check_observations(archive, config)
+    impossible = _check_observations(archive, config)
     return Checked(
         documents=len(documents),
         attempts=attempts,
@@ -92,6 +93,7 @@ def check(archive: Archive, progress: Progress) -> Checked:
         staged=states["STAGED"],
         contents=documents.count(_STAGED),
         strays=documents.count(_STAGED, without=_QUEUED) + documents.count(_QUEUED, without=_STAGED),
+        impossible=impossible,
         largest_document=documents.largest,
         largest_attempt=largest,
         largest_file=largest_file,
@@ -175,8 +177,9 @@ def _check_files(archive: Archive, documents: "_Documents", batch: Batch) -> tup
     return states, last
 
 
-def _check_observations(archive: Archive, config: Config) -> None:
-    seen, measured = "", (0, "")
+def _check_observations(archive: Archive, config: Config) -> int:
+    """Count the rows of history that no work can have left."""
+    seen, measured, impossible = "", (0, ""), 0
     connections = {connection.id for connection in config.connections}
     for progress in _rows(archive, PROGRESS, ProgressRow):
         _require(
@@ -188,6 +191,8 @@ def _check_observations(archive: Archive, config: Config) -> None:
         mine = history.batch_id == archive.manifest.batch and history.connection_id in connections
         _require(archive, HISTORY, mine and measured < measure)
         measured = measure
+        impossible += not history.is_possible
+    return impossible
 
 
 def _rows(archive: Archive, member: str, kind: type[_Row]) -> Iterator[_Row]:

@@ -12,6 +12,7 @@ from doceval_pipeline.archives.format import (
     BATCH,
     DOCS,
     FILES,
+    HISTORY,
     LARGEST_FOREIGN_NUMBER,
     LARGEST_FOREIGN_ROW_ID,
 )
@@ -42,6 +43,8 @@ def _objections(checked: Checked) -> Iterator[str]:
         yield f"{BATCH} says something else of the batch than was sealed"
     if not same([f.folder_path for f in batch.folders], [f.path for f in checked.config.folders]):
         yield f"{BATCH} has other folders than were sealed"
+    if checked.impossible:
+        yield f"{HISTORY} has sums that no work can have left"
     yield from _objections_to_staging(checked) if is_failed_staging else _objections_to_counts(checked)
 
 

@@ -15,6 +15,8 @@ from doceval_pipeline.archives.values import AnyMoment, Json, Moment, Named, Sho
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _WIDEST = 2**31 - 1
 _MOST_CELLS = 10**15
+# Of history: with the largest documents, and the longest times that the database keeps.
+LARGEST_SUM, LARGEST_MEASURE = 1e30, 1e10
 _RESULT_COLUMNS = (
     "started_processing_at", "completed_processing_at", "timestamp", "response_time_ms", "input_tokens",
     "output_tokens", "time_taken_seconds", "tokens_per_second",
@@ -32,8 +34,7 @@ RowId = Annotated[int, Field(ge=1, le=LARGEST_ROW_ID)]
 Count = Annotated[int, Field(ge=0, le=_WIDEST)]
 LongCount = Annotated[int, Field(ge=0, le=_MOST_CELLS)]
 Size = Annotated[int, Field(ge=0, le=LARGEST_DOCUMENT)]
-# Sums over many batches stay finite.
-Sum = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 # As the database keeps them of what a processor writes.
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -300,9 +301,15 @@ class HistoryRow(Values):
     connection_id: Number
     measure: Literal["input_tokens", "output_tokens", "seconds"]
     cells: Annotated[int, Field(ge=1, le=_MOST_CELLS)]
-    sum_x: Sum
-    sum_xx: Sum
-    sum_y: Sum
-    sum_yy: Sum
-    sum_xy: Sum
-    max_y: Seconds
+    sum_x: Finite
+    sum_xx: Finite
+    sum_y: Finite
+    sum_yy: Finite
+    sum_xy: Finite
+    max_y: Finite
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether work can have taken this; sums over many such rows stay finite."""
+        sums = (self.sum_x, self.sum_xx, self.sum_y, self.sum_yy, self.sum_xy)
+        return all(0 <= value <= LARGEST_SUM for value in sums) and 0 <= self.max_y <= LARGEST_MEASURE

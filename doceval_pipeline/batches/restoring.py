@@ -28,7 +28,6 @@ from doceval_pipeline.archives.format import (
     FILES,
     HISTORY,
     PROGRESS,
-    damaged,
     newer,
 )
 from doceval_pipeline.archives.reading import Archive, open_archive
@@ -177,7 +176,7 @@ def incoming(databases: Databases, path: Path, checking: Progress) -> Iterator[I
         if not own:
             _require_fit_to_define(archive, checked, endpoints)
             if problem := foreign.objection(checked):
-                raise damaged(archive.name, problem)
+                raise _unfit(archive, problem)
         brought = [_incoming(endpoint, [endpoint] if own else here) for endpoint in endpoints]
         new_folders = [path for path in paths if path not in known]
         yield Incoming(archive, path, sha256, checked, own, brought, new_folders)
@@ -262,6 +261,13 @@ def _require_fit_to_define(archive: Archive, checked: Checked, endpoints: list[d
                 f"{archive.name}: connection {printable(endpoint['name'])}: {printable(problem)}: it cannot "
                 "be restored here"
             )
+
+
+def _unfit(archive: Archive, problem: str) -> ArchiveError:
+    return ArchiveError(
+        f"{archive.name} cannot be restored ({problem}): use another copy of it, or archive the batch anew where "
+        "it comes from"
+    )
 
 
 def _endpoints(checked: Checked, here: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -349,8 +355,8 @@ def _require_files_below(connection: Connection, archive: Archive) -> None:
         # A folder that is the same as another one of the batch is listed as itself, and never read.
         below = is_below(path) or (path == b"." and state in ("SKIPPED", "REJECTED"))
         if not below or display_name(path) != shown or shown.rpartition("/")[2] != name:
-            raise damaged(
-                archive.name, f"{FILES} has a path that is not below its folder, or is shown as another one"
+            raise _unfit(
+                archive, f"{FILES} has a path that is not below its folder, or is shown as another one"
             )
 
 
@@ -422,7 +428,7 @@ def _read_knowledge(knowledge: Connection, coming: Incoming) -> None:
     is_complete = None if any_outcome else batch.status == "COMPLETED"
     problem = restored.problem_of_attempts(knowledge, expected, is_complete)
     if problem is not None:
-        raise damaged(archive.name, f"{ATTEMPTS}: {problem}")
+        raise _unfit(archive, f"{ATTEMPTS}: {problem}")
 
 
 def _put_back_configuration(connection: Connection, coming: Incoming, moved: dict[int, int]) -> None:

@@ -199,17 +199,17 @@ def problem_of_attempts(connection: Connection, expected: int, is_complete: bool
     """
     undone, current, succeeded, too_often = connection.execute(_OUTCOMES).one()
     if undone or current != expected:
-        return "some of its attempts are not done, missing or too many"
+        return "some are not done, missing or too many, those that are set aside included"
     if is_complete not in (None, succeeded > 0):
-        return f"{succeeded} of its attempts succeeded, and its status is another one"
+        return f"{succeeded} of them succeeded, and the status of the batch says otherwise"
     if too_often:
-        return f"{too_often} of its attempts were delivered more than five times"
+        return f"{too_often} of them were delivered more than five times"
     if connection.scalar(_OUT_OF_ORDER):
-        return "its attempts are not in order"
+        return "they are not in order"
     if connection.scalar(_ATTEMPT_TWICE) or connection.scalar(_NO_SUCH_DOCUMENT):
-        return "an attempt is in it twice, or has no document"
+        return "one is in it twice, or has no document"
     if connection.scalar(_OTHER_CONNECTION):
-        return "attempts have other connections than the sealed configuration"
+        return "they have other connections than the sealed configuration"
     return None
 
 

@@ -214,9 +214,7 @@ ATTACKS: dict[str, Callable[[Members], object]] = {
     "a name that nobody sees": lambda m: seal(m, lambda c: c["prompts"][0].update(name="\u200b")),
     "open for ever": lambda m: edit_batch(m, "batch", "status", value="ANALYZING"),
     "a folder of ours": lambda m: edit_batch(m, "folders", 0, "folder_path", value="relative"),
-    "a file twice": lambda m: edit_rows(
-        m, FILES, document={"id": 1, "folder_id": 1, "filepath": "a", "filename": "a", "raw_path": "\\x61"}
-    ),
+    "a file twice": lambda m: lead_to(m, "000.txt"),
     "not a number": lambda m: edit_rows(m, HISTORY, sum_x="NaN"),
     "a sum that overflows": lambda m: edit_rows(m, HISTORY, sum_x=1e308),
     "a negative sum": lambda m: edit_rows(m, HISTORY, sum_yy=-1.0),

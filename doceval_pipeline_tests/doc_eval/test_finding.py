@@ -47,6 +47,15 @@ def test_a_name_that_has_the_characters_of_a_pattern_names_its_batch_alone(
     assert named(databases, "what[?s]") == (["what?", "whats"], [])
 
 
+def test_a_number_may_be_as_wide_as_its_column(databases: Databases, numbers: dict[str, int]) -> None:
+    with databases.doc_eval.begin() as connection:
+        connection.execute(text("UPDATE batches SET id = 2147483647 WHERE batch_name = 'invoices'"))
+        connection.execute(text("UPDATE batches SET id = 1000000000 WHERE batch_name = 'whats'"))
+    found, unknown = named(databases, "2147483647", "batch-1000000000", "2147483648", "9999999999")
+    assert found == ["invoices", "whats"]
+    assert len(unknown) == 2
+
+
 def test_a_word_that_names_no_batch_is_told_and_the_others_are_found(
     databases: Databases, numbers: dict[str, int]
 ) -> None:

@@ -178,6 +178,13 @@ def test_a_time_of_a_row_that_runs_is_refused_by_the_database(batch_of: BatchOf)
         batch.knowledge("UPDATE llm_responses SET not_before = now()")
 
 
+def test_a_deferral_without_a_time_is_refused_by_the_database(batch_of: BatchOf) -> None:
+    batch = batch_of()
+    batch.stage()
+    with pytest.raises(IntegrityError, match="llm_responses_not_before"):
+        batch.knowledge("UPDATE llm_responses SET deferred = true")
+
+
 def test_a_deferred_row_counts_as_waiting(batch_of: BatchOf) -> None:
     batch = staged(batch_of)
     give_back(batch)
