@@ -49,8 +49,9 @@ _USED, _STAGED, _QUEUED = 1, 2, 4
 class Checked:
     """What a whole archive holds; the largest ids are 0 where there is none.
 
-    `impossible` are rows of history that no work can have left. `assigned` and `staged` are files in these states; `contents` are the documents of staged files, and
-    `strays` those that have current attempts and no staged file, or the other way round.
+    `assigned` and `staged` are files in these states; `contents` are the documents of staged files, and
+    `strays` those that have current attempts and no staged file, or the other way round. `impossible` are
+    rows of history that no work can have left.
     """
 
     documents: int

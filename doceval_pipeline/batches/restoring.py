@@ -265,8 +265,8 @@ def _require_fit_to_define(archive: Archive, checked: Checked, endpoints: list[d
 
 def _unfit(archive: Archive, problem: str) -> ArchiveError:
     return ArchiveError(
-        f"{archive.name} cannot be restored ({problem}): use another copy of it, or archive the batch anew where "
-        "it comes from"
+        f"{archive.name} cannot be restored ({problem}): use another copy of it, or archive the batch anew "
+        "where it comes from"
     )
 
 
@@ -291,9 +291,10 @@ def _unaccepted(coming: Incoming) -> str:
     folders = [printable(_cut(path)) for path in coming.new_folders]
     brought = [f"connections that are not here like this: {_some(connections)}"] if connections else []
     brought += [f"folders that no batch here has: {_some(folders)}"] if folders else []
+    what = "; and ".join(brought)
     return (
-        f"{coming.archive.name} brings {'; and '.join(brought)}: reprocessing sends documents and keys to "
-        "such connections and reads such folders; if you trust them, restore it again with --accept-connections"
+        f"{coming.archive.name} brings {what}: reprocessing sends documents and keys to such "
+        "connections and reads such folders; if you trust them, restore it again with --accept-connections"
     )
 
 

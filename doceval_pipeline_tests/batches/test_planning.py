@@ -160,10 +160,16 @@ def test_history_that_cannot_be_is_left_out(batch_of: BatchOf) -> None:
         "SELECT n, n, n FROM generate_series(1001, 1009) n"
     )
     values = (
-        "1, 1e308, 1, 1, 1, 1, 1", "1, -1, 1, 1, 1, 1, 1", "1, 1, 1, 1, 1e308, 1, 1", "1, 1, 1, 1, 1, 'NaN', 1",
-        "1, 1, 1, 1, 1, 1, 'Infinity'", "9223372036854775807, 1, 1, 1, 1, 1, 1", "3, 1, 1e-300, 1, 1, 1e30, 1",
-        "1, 1, 1, -1e308, 1, 1, 1", "1, 1, 1e308, 1, 1, 1, 1",
-    )  # fmt: skip
+        "1, 1e308, 1, 1, 1, 1, 1",
+        "1, -1, 1, 1, 1, 1, 1",
+        "1, 1, 1e308, 1, 1, 1, 1",
+        "3, 1, 1e-300, 1, 1, 1e30, 1",
+        "1, 1, 1, -1e308, 1, 1, 1",
+        "1, 1, 1, 1, 1e308, 1, 1",
+        "1, 1, 1, 1, 1, 'NaN', 1",
+        "1, 1, 1, 1, 1, 1, 'Infinity'",
+        "9223372036854775807, 1, 1, 1, 1, 1, 1",
+    )
     for number, row in enumerate(values, start=1001):
         batch.doc_eval(
             f"INSERT INTO connection_history SELECT {number}, c.id, m, {row} "
