@@ -106,7 +106,7 @@ class IncomingConnection:
     @property
     def address(self) -> str:
         """Where it leads, for people: the URL, its host in ASCII, and the port where it has its own."""
-        where = _cut(self.base_url or "the provider's own address")
+        where = cut(self.base_url or "the provider's own address")
         host = urlsplit(self.base_url or "").hostname or ""
         if not host.isascii():
             where += f" ({_in_ascii(host)})"
@@ -288,7 +288,7 @@ def _incoming(endpoint: Mapping[str, Any], here: list[dict[str, Any]]) -> Incomi
 
 def _unaccepted(coming: Incoming) -> str:
     connections = [f"{one.name} ({one.news}): {one.address}" for one in coming.unknown]
-    folders = [printable(_cut(path)) for path in coming.new_folders]
+    folders = [printable(cut(path)) for path in coming.new_folders]
     brought = [f"connections that are not here like this: {_some(connections)}"] if connections else []
     brought += [f"folders that no batch here has: {_some(folders)}"] if folders else []
     what = "; and ".join(brought)
@@ -303,7 +303,8 @@ def _some(shown: list[str]) -> str:
     return ", ".join(shown[:3]) + more
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """As much of a text as a person is shown of it."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 

@@ -5,7 +5,6 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.markup import escape
@@ -107,7 +106,9 @@ def _show(coming: restoring.Incoming) -> None:
                 one.model_name,
                 one.address,
                 one.api_key_env,
-                _settings(one.connection_config),
+                restoring.cut(json.dumps(one.connection_config, ensure_ascii=False))
+                if one.connection_config
+                else None,
                 one.news or "the same",
             )
             for one in coming.connections
@@ -115,14 +116,7 @@ def _show(coming: restoring.Incoming) -> None:
         optional=("settings",),
     )
     for path in coming.new_folders:
-        console.print(f"new folder: {escape(printable(path))}")
-
-
-def _settings(config: dict[str, Any]) -> str | None:
-    """The settings of a connection, as much of them as a table can show."""
-    shown = json.dumps(config, ensure_ascii=False)
-    cut = len(shown) > restoring.LONGEST_SHOWN
-    return (shown[: restoring.LONGEST_SHOWN] + "..." if cut else shown) if config else None
+        console.print(f"new folder: {escape(printable(restoring.cut(path)))}")
 
 
 def _accepted(coming: restoring.Incoming) -> bool:

@@ -132,7 +132,7 @@ def batch_id_of(key: str) -> int:
         The key was not made from a batch number.
     """
     match = re.fullmatch(r"batch-(\d{6,10})", key)
-    if match is None or partition_key(int(match[1])) != key or int(match[1]) > 2**31 - 1:
+    if match is None or partition_key(int(match[1])) != key or int(match[1]) > LARGEST_NUMBER:
         raise UnknownBatch(
             f"partition {key!r} has no batch behind it: create batches with doceval apply or create_batch, "
             "their partitions then appear by themselves"
