@@ -7,8 +7,10 @@ not be believed.
 
 import heapq
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b, sha256
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -26,6 +28,7 @@ from doceval_pipeline.archives.format import (
     damaged,
     wrong_at,
 )
+from doceval_pipeline.archives.json_text import LONG, is_long, long_text
 from doceval_pipeline.archives.reading import Archive
 from doceval_pipeline.archives.rows import Attempt, Batch, Config, Doc, File, HistoryRow, ProgressRow
 from doceval_pipeline.archives.values import Values
@@ -36,20 +39,32 @@ Progress = Callable[[int, int, int], None]
 _Row = TypeVar("_Row", bound=Values)
 # Numbers that are sorted at a time, so that few of them are Python's objects at once.
 _CHUNK = 50_000
-# Of the sha256 of a document, to compare that of a file with; and how many bytes both take with an id.
-_DIGITS = 16
+# How many bytes an id and a mark take together.
 _RECORD = 16
+# What a document is used for.
+_USED, _STAGED, _QUEUED = 1, 2, 4
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a whole archive holds; the largest ids are 0 where there is none."""
+    """What a whole archive holds; the largest ids are 0 where there is none.
+
+    `assigned` and `staged` are files in these states; `contents` are the documents of staged files, and
+    `strays` those that have current attempts and no staged file, or the other way round. `impossible` are
+    rows of history that no work can have left.
+    """
 
     documents: int
     attempts: int
     files: int
+    assigned: int
+    staged: int
+    contents: int
+    strays: int
+    impossible: int
     largest_document: int
     largest_attempt: int
+    largest_file: int
     batch: Batch
     config: Config
 
@@ -68,10 +83,24 @@ def check(archive: Archive, progress: Progress) -> Checked:
     documents = _Documents(_documents(archive, progress))
     _require(archive, DOCS, documents.distinct)
     attempts, largest = _check_attempts(archive, documents, config)
-    files = _check_files(archive, documents, batch)
+    states, largest_file = _check_files(archive, documents, batch)
     _require(archive, DOCS, documents.all_used)
-    _check_observations(archive)
-    return Checked(len(documents), attempts, files, documents.largest, largest, batch, config)
+    impossible = _check_observations(archive, config)
+    return Checked(
+        documents=len(documents),
+        attempts=attempts,
+        files=states.total(),
+        assigned=states["ASSIGNED"],
+        staged=states["STAGED"],
+        contents=documents.count(_STAGED),
+        strays=documents.count(_STAGED, without=_QUEUED) + documents.count(_QUEUED, without=_STAGED),
+        impossible=impossible,
+        largest_document=documents.largest,
+        largest_attempt=largest,
+        largest_file=largest_file,
+        batch=batch,
+        config=config,
+    )
 
 
 def _check_batch(archive: Archive) -> tuple[Batch, Config]:
@@ -83,7 +112,7 @@ def _check_batch(archive: Archive) -> tuple[Batch, Config]:
     _require(archive, BATCH, row.id == manifest.batch == config.batch.id == published.batch_id)
     _require(archive, BATCH, row.batch_name == manifest.name == config.batch.name)
     _require(archive, BATCH, row.config_sha256 == digest == published.sha256)
-    _require(archive, BATCH, _same(row.config_snapshot, sealed) and _same(published.config, sealed))
+    _require(archive, BATCH, same(row.config_snapshot, sealed) and same(published.config, sealed))
     for selected, listed in (
         (batch.folders, config.folders),
         (batch.connections, config.connections),
@@ -121,7 +150,8 @@ def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -
     prompts = {prompt.id for prompt in config.prompts}
     connections = {connection.id for connection in config.connections}
     for row in _rows(archive, ATTEMPTS, Attempt):
-        place = documents.use(row.document_id)
+        current = row.withdrawn_at is None and row.superseded_at is None
+        place = documents.use(row.document_id, _USED | (_QUEUED if current else 0))
         mine = row.batch_id == archive.manifest.batch and place is not None
         known = row.prompt_id in prompts and row.connection_id in connections
         _require(archive, ATTEMPTS, mine and known and row.id > largest)
@@ -129,8 +159,10 @@ def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -
     return count, largest
 
 
-def _check_files(archive: Archive, documents: "_Documents", batch: Batch) -> int:
-    count = last = 0
+def _check_files(archive: Archive, documents: "_Documents", batch: Batch) -> tuple[Counter[str], int]:
+    """Count the files by state, and find the largest id."""
+    states: Counter[str] = Counter()
+    last = 0
     folders = {folder.id for folder in batch.folders}
     for row in _rows(archive, FILES, File):
         document, place = row.document, row.in_batch
@@ -138,15 +170,18 @@ def _check_files(archive: Archive, documents: "_Documents", batch: Batch) -> int
         _require(archive, FILES, place.document_id == document.id > last and document.folder_id in folders)
         stored = place.knowledge_document_id
         if stored is not None:
-            is_one = documents.use(stored) == (place.sha256 or "")[:_DIGITS]
-            _require(archive, FILES, is_one)
+            found = documents.use(stored, _USED | (_STAGED if place.state == "STAGED" else 0))
+            _require(archive, FILES, found == _mark(place.sha256, place.file_size))
         _require(archive, FILES, stored is not None or place.state != "STAGED")
-        count, last = count + 1, document.id
-    return count
+        states[place.state] += 1
+        last = document.id
+    return states, last
 
 
-def _check_observations(archive: Archive) -> None:
-    seen, measured = "", (0, "")
+def _check_observations(archive: Archive, config: Config) -> int:
+    """Count the rows of history that no work can have left."""
+    seen, measured, impossible = "", (0, ""), 0
+    connections = {connection.id for connection in config.connections}
     for progress in _rows(archive, PROGRESS, ProgressRow):
         _require(
             archive, PROGRESS, progress.batch_id == archive.manifest.batch and seen < progress.observed_at
@@ -154,32 +189,43 @@ def _check_observations(archive: Archive) -> None:
         seen = progress.observed_at
     for history in _rows(archive, HISTORY, HistoryRow):
         measure = (history.connection_id, history.measure)
-        _require(archive, HISTORY, history.batch_id == archive.manifest.batch and measured < measure)
+        mine = history.batch_id == archive.manifest.batch and history.connection_id in connections
+        _require(archive, HISTORY, mine and measured < measure)
         measured = measure
+        impossible += not history.is_possible
+    return impossible
 
 
 def _rows(archive: Archive, member: str, kind: type[_Row]) -> Iterator[_Row]:
     """The rows of a member, which all have the same columns."""
     columns = None
-    for value in archive.rows(member):
-        row = _valid(kind, archive, member, value)
+    for line, value in enumerate(archive.rows(member), start=1):
+        row = _valid(kind, archive, member, value, line)
         columns = columns or value.keys()
         _require(archive, member, columns == value.keys())
         yield row
 
 
-def _valid(kind: type[_Row], archive: Archive, member: str, value: Any) -> _Row:
+def _valid(kind: type[_Row], archive: Archive, member: str, value: Any, line: int | None = None) -> _Row:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise damaged(archive.name, f"{member} {wrong_at(error)}") from None
+        number = value.get("id") if isinstance(value, dict) else None
+        row = f", id {number}" if type(number) is int else ""
+        place = "" if line is None else f" in line {line}{row}"
+        raise damaged(archive.name, f"{member} {wrong_at(error)}{place}") from None
+
+
+def _mark(sha256: str | None, size: int | None) -> bytes:
+    """Eight bytes that stand for the sha256 and the size of a document."""
+    return blake2b(f"{sha256} {size}".encode(), digest_size=8).digest()
 
 
 class _Documents:
-    """What must be remembered of each document, in 17 bytes: its id, the beginning of its sha256, its use."""
+    """What must be remembered of each document, in 17 bytes: its id, its mark, its use."""
 
     def __init__(self, rows: Iterator[Doc]) -> None:
-        records = (row.id.to_bytes(8) + bytes.fromhex(row.sha256[:_DIGITS]) for row in rows)
+        records = (row.id.to_bytes(8) + _mark(row.sha256, row.file_size) for row in rows)
         chunks = [b"".join(sorted(chunk)) for chunk in _in_chunks(records)]
         self._records = bytearray()
         for record in heapq.merge(*map(_split, chunks)):
@@ -204,13 +250,17 @@ class _Documents:
         """Whether each was asked for."""
         return all(self._used)
 
-    def use(self, number: int) -> str | None:
-        """The first digits of the sha256 of a document; None where there is none of this id."""
+    def count(self, use: int, without: int = 0) -> int:
+        """How many are used for one thing and not for another."""
+        return sum(1 for uses in self._used if uses & use and not uses & without)
+
+    def use(self, number: int, uses: int) -> bytes | None:
+        """The mark of a document that is used; None where there is none of this id."""
         place = bisect_left(range(len(self)), number, key=self._number)
         if place == len(self) or self._number(place) != number:
             return None
-        self._used[place] = 1
-        return self._records[place * _RECORD + 8 : (place + 1) * _RECORD].hex()
+        self._used[place] |= uses
+        return bytes(self._records[place * _RECORD + 8 : (place + 1) * _RECORD])
 
     def _number(self, place: int) -> int:
         return int.from_bytes(self._records[place * _RECORD : place * _RECORD + 8])
@@ -225,13 +275,24 @@ def _split(chunk: bytes) -> Iterator[bytes]:
     return (chunk[place : place + _RECORD] for place in range(0, len(chunk), _RECORD))
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON; numbers may be written in two ways, and true is not 1."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, str) and isinstance(other, str):
+        # A small value keeps its long texts.
+        return one == other or _measured(one) == _measured(other)
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _measured(text: str) -> str:
+    """What stands for a text, where it is a long one."""
+    content = text.encode()
+    if is_long(text) or len(content) <= LONG:
+        return text
+    return long_text(len(content), sha256(content).hexdigest())
 
 
 def _require(archive: Archive, member: str, holds: bool) -> None:

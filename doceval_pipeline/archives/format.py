@@ -43,10 +43,12 @@ MOST_ROWS = 1_000_000_000
 # In bytes. A member of rows may be any size, since it is read line by line.
 LARGEST_MEMBERS = {BATCH: 256 * MIB, CONFIG: 128 * MIB, REPORT: 256 * MIB}
 LARGEST_MEMBER = 2**40
-# Numbers of batches, folders, connections and prompts, which are 32 bits wide, and of rows, which are 64:
-# what is made afterwards finds numbers above them.
-LARGEST_NUMBER = 1_000_000_000
-LARGEST_ROW_ID = 10**15
+# Numbers of batches, folders, connections and prompts, and of rows, as wide as their columns.
+LARGEST_NUMBER = 2**31 - 1
+LARGEST_ROW_ID = 2**63 - 1
+# The same in archives of other installations: what is made afterwards finds numbers above them.
+LARGEST_FOREIGN_NUMBER = 1_000_000_000
+LARGEST_FOREIGN_ROW_ID = 10**15
 
 SHA256 = r"^[0-9a-f]{64}$"
 _Schema = Annotated[str, Field(pattern="^(doc_eval|knowledge)$")]

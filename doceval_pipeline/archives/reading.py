@@ -69,10 +69,6 @@ class Archive:
         wanted = self.manifest.members[member]
         return self._checked(self._members[member], wanted.sha256, wanted.bytes)
 
-    def whole(self, member: str) -> bytes:
-        """All bytes of a member that is small, checked."""
-        return b"".join(self.pieces(member))
-
     def value(self, member: str) -> Any:
         """A member that is one JSON text, as data in which long texts are replaced; raises as `pieces`."""
         try:

@@ -14,6 +14,9 @@ from doceval_pipeline.archives.values import AnyMoment, Json, Moment, Named, Sho
 
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _WIDEST = 2**31 - 1
+_MOST_CELLS = 10**15
+# Of history: with the largest documents, and the longest times that the database keeps.
+LARGEST_SUM, LARGEST_MEASURE = 1e30, 1e10
 _RESULT_COLUMNS = (
     "started_processing_at", "completed_processing_at", "timestamp", "response_time_ms", "input_tokens",
     "output_tokens", "time_taken_seconds", "tokens_per_second",
@@ -29,7 +32,7 @@ def _absolute(path: str) -> str:
 Number = Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]
 RowId = Annotated[int, Field(ge=1, le=LARGEST_ROW_ID)]
 Count = Annotated[int, Field(ge=0, le=_WIDEST)]
-LongCount = Annotated[int, Field(ge=0, le=LARGEST_ROW_ID)]
+LongCount = Annotated[int, Field(ge=0, le=_MOST_CELLS)]
 Size = Annotated[int, Field(ge=0, le=LARGEST_DOCUMENT)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # As the database keeps them of what a processor writes.
@@ -71,7 +74,7 @@ class BatchRow(Values):
     config_sha256: Sha256
     include_patterns: Patterns = Field(default_factory=list)
     exclude_patterns: Patterns = Field(default_factory=list)
-    expected_cells: Annotated[int, Field(ge=1, le=LARGEST_ROW_ID)] | None = None
+    expected_cells: Annotated[int, Field(ge=1, le=_MOST_CELLS)] | None = None
     stage_requested_at: Moment | None = None
     status_changed_at: Moment
     failure_reason: Text | None = None
@@ -297,7 +300,7 @@ class HistoryRow(Values):
     batch_id: Number
     connection_id: Number
     measure: Literal["input_tokens", "output_tokens", "seconds"]
-    cells: Annotated[int, Field(ge=1, le=LARGEST_ROW_ID)]
+    cells: Annotated[int, Field(ge=1, le=_MOST_CELLS)]
     sum_x: Finite
     sum_xx: Finite
     sum_y: Finite
@@ -305,18 +308,8 @@ class HistoryRow(Values):
     sum_xy: Finite
     max_y: Finite
 
-
-# The columns of each table that a row of it may have; connections have more in an archive.
-TABLES: dict[str, type[Values]] = {
-    "batches": BatchRow,
-    "folders": FolderRow,
-    "connections": ConnectionRow,
-    "prompts": PromptRow,
-    "batch_configs": PublishedRow,
-    "documents": FileRow,
-    "batch_documents": PlaceRow,
-    "llm_responses": Attempt,
-    "docs": Doc,
-    "batch_progress": ProgressRow,
-    "connection_history": HistoryRow,
-}
+    @property
+    def is_possible(self) -> bool:
+        """Whether work can have taken this; sums over many such rows stay finite."""
+        sums = (self.sum_x, self.sum_xx, self.sum_y, self.sum_yy, self.sum_xy)
+        return all(0 <= value <= LARGEST_SUM for value in sums) and 0 <= self.max_y <= LARGEST_MEASURE

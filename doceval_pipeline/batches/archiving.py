@@ -96,6 +96,8 @@ def _archive_now(
     databases: Databases, connection: Connection, batch_id: int, writing: Progress, checking: Progress
 ) -> Archived:
     _require_archivable(databases, batch_id)
+    with databases.knowledge.connect() as knowledge:
+        archived.require_short_texts(knowledge, batch_id)
     batch, canonical, report = _with_report(databases, batch_id)
     folder = databases.settings.archives
     with unfinished(folder, batch_id) as file:

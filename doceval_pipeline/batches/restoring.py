@@ -15,13 +15,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
+from doceval_pipeline.archives import foreign
 from doceval_pipeline.archives.checking import Checked, check
-from doceval_pipeline.archives.format import ATTEMPTS, BATCH, DOCS, FILES, HISTORY, PROGRESS, newer
+from doceval_pipeline.archives.format import (
+    ATTEMPTS,
+    BATCH,
+    DOCS,
+    FILES,
+    HISTORY,
+    PROGRESS,
+    newer,
+)
 from doceval_pipeline.archives.reading import Archive, open_archive
 from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.refused_rows import refused_rows
 from doceval_pipeline.batches.report_files import find_report
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.staging import number_lock
@@ -29,8 +40,10 @@ from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import restored as configuration
 from doceval_pipeline.doc_eval.apply import lock_definitions
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
+from doceval_pipeline.doc_eval.definitions import objection
 from doceval_pipeline.doc_eval.snapshot import require_no_key
 from doceval_pipeline.documents.reading import encode
+from doceval_pipeline.documents.walk import display_name, is_below
 from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
 from doceval_pipeline.knowledge import restored
 from doceval_pipeline.knowledge.bulk_load import ContentArrived, NewDocument, copy_documents
@@ -46,6 +59,18 @@ from doceval_pipeline.names import normal, printable, refusal
 # Each further try finds what another process stored in between.
 MOST_TRIES = 20
 NEW, DIFFERS = "new", "differs"
+# Characters of an address or a folder that a person is asked about; a host has 253 at most.
+LONGEST_SHOWN = 300
+# Fields of an evaluation file by those of a sealed configuration.
+_AS_DEFINED = {
+    "name": "name",
+    "provider": "provider_type",
+    "model": "model_name",
+    "base_url": "base_url",
+    "port": "port_no",
+    "api_key_env": "api_key_env",
+    "config": "connection_config",
+}
 
 
 @dataclass(frozen=True)
@@ -79,9 +104,12 @@ class IncomingConnection:
     news: str | None
 
     @property
-    def host(self) -> str:
-        """Where it leads, for people: the URL, and the port where it has one of its own."""
-        where = self.base_url or "the provider's own address"
+    def address(self) -> str:
+        """Where it leads, for people: the URL, its host in ASCII, and the port where it has its own."""
+        where = cut(self.base_url or "the provider's own address")
+        host = urlsplit(self.base_url or "").hostname or ""
+        if not host.isascii():
+            where += f" ({_in_ascii(host)})"
         return printable(where if self.port_no is None else f"{where} port {self.port_no}")
 
 
@@ -111,6 +139,11 @@ class Incoming:
         """Connections that somebody must accept."""
         return [connection for connection in self.connections if connection.news is not None]
 
+    @property
+    def must_be_accepted(self) -> bool:
+        """Whether it brings connections or folders that are not here like this."""
+        return bool(self.unknown or self.new_folders)
+
 
 @contextmanager
 def incoming(databases: Databases, path: Path, checking: Progress) -> Iterator[Incoming]:
@@ -139,9 +172,12 @@ def incoming(databases: Databases, path: Path, checking: Progress) -> Iterator[I
             here = configuration.connections_here(connection)
             paths = [folder.folder_path for folder in checked.batch.folders]
             known = set(paths) if own else configuration.folders_here(connection, paths)
+        endpoints = _endpoints(checked, here)
         if not own:
-            _require_fit_to_define(archive, checked)
-        brought = [_incoming(endpoint, [endpoint] if own else here) for endpoint in _endpoints(checked, here)]
+            _require_fit_to_define(archive, checked, endpoints)
+            if problem := foreign.objection(checked):
+                raise _unfit(archive, problem)
+        brought = [_incoming(endpoint, [endpoint] if own else here) for endpoint in endpoints]
         new_folders = [path for path in paths if path not in known]
         yield Incoming(archive, path, sha256, checked, own, brought, new_folders)
 
@@ -156,15 +192,15 @@ def restore(
     storing
         Told how far the storing of the documents is.
     accept_connections
-        Whether somebody has seen the connections that are not here like this, and takes them.
+        Whether somebody has seen the connections and folders that are not here like this, and takes them.
 
     Raises
     ------
     ArchiveError, BatchStateError, DatabaseError
-        ArchiveError where the archive does not fit in here, or brings connections that nobody has accepted;
+        ArchiveError where the archive does not fit in here, or brings what nobody has accepted;
         BatchStateError where the batch is not archived. Nothing was written then.
     """
-    if coming.unknown and not accept_connections:
+    if coming.must_be_accepted and not accept_connections:
         raise ArchiveError(_unaccepted(coming))
     batch_id = coming.batch_id
     with database_errors(), number_lock(databases, batch_id) as connection:
@@ -172,8 +208,9 @@ def restore(
             restored.require_free_number(
                 knowledge, batch_id, coming.checked.batch.batch.config_sha256, coming.checked.attempts
             )
-        _require_room(connection, coming)
-        stored, new_digest = _put_back(databases, connection, coming, storing)
+        with refused_rows(coming.archive.name):
+            _require_room(connection, coming)
+            stored, results = _put_back(databases, connection, coming, storing)
         with databases.knowledge.connect() as knowledge:
             rows = count_rows(knowledge, batch_id)
         if rows != coming.checked.attempts:
@@ -182,7 +219,7 @@ def restore(
                 "commit: somebody changed them meanwhile; restore it again"
             )
         with connection.begin():
-            configuration.open_again(connection, batch_id, new_digest)
+            configuration.open_again(connection, batch_id, results)
             batch = batch_by_id(connection, batch_id)
         if batch.reported_digest is not None and find_report(databases, batch) is None:
             # Never the archived one: a page of somebody else would stand among our own.
@@ -203,8 +240,8 @@ def _require_known_schema(archive: Archive) -> None:
             raise newer(archive.name, f"schema {schema.value} {found}")
 
 
-def _require_fit_to_define(archive: Archive, checked: Checked) -> None:
-    """Refuse names that nobody could give here, and keys, as an apply does."""
+def _require_fit_to_define(archive: Archive, checked: Checked, endpoints: list[dict[str, Any]]) -> None:
+    """Refuse names and connections that nobody could define here, and keys, as an apply does."""
     sealed = checked.config
     named = [("batch", sealed.batch.name)]
     named += [("connection", connection.name) for connection in sealed.connections]
@@ -218,6 +255,19 @@ def _require_fit_to_define(archive: Archive, checked: Checked) -> None:
         require_no_key(sealed.model_dump())
     except StagingError as error:
         raise ArchiveError(f"{archive.name}: {printable(str(error))}") from None
+    for endpoint in endpoints:
+        if problem := objection({given: endpoint[name] for given, name in _AS_DEFINED.items()}):
+            raise ArchiveError(
+                f"{archive.name}: connection {printable(endpoint['name'])}: {printable(problem)}: it cannot "
+                "be restored here"
+            )
+
+
+def _unfit(archive: Archive, problem: str) -> ArchiveError:
+    return ArchiveError(
+        f"{archive.name} cannot be restored ({problem}): use another copy of it, or archive the batch anew "
+        "where it comes from"
+    )
 
 
 def _endpoints(checked: Checked, here: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -237,12 +287,33 @@ def _incoming(endpoint: Mapping[str, Any], here: list[dict[str, Any]]) -> Incomi
 
 
 def _unaccepted(coming: Incoming) -> str:
-    some = ", ".join(f"{one.name} ({one.news}): {one.host}" for one in coming.unknown[:3])
-    more = f" and {len(coming.unknown) - 3} more" if len(coming.unknown) > 3 else ""
+    connections = [f"{one.name} ({one.news}): {one.address}" for one in coming.unknown]
+    folders = [printable(cut(path)) for path in coming.new_folders]
+    brought = [f"connections that are not here like this: {_some(connections)}"] if connections else []
+    brought += [f"folders that no batch here has: {_some(folders)}"] if folders else []
+    what = "; and ".join(brought)
     return (
-        f"{coming.archive.name} brings connections that are not here like this: {some}{more}: documents and "
-        "keys would be sent there; if you trust them, restore it again with --accept-connections"
+        f"{coming.archive.name} brings {what}: reprocessing sends documents and keys to such "
+        "connections and reads such folders; if you trust them, restore it again with --accept-connections"
     )
+
+
+def _some(shown: list[str]) -> str:
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return ", ".join(shown[:3]) + more
+
+
+def cut(text: str) -> str:
+    """As much of a text as a person is shown of it."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def _in_ascii(host: str) -> str:
+    """A host as the name service is asked for it; escaped where it cannot be a name."""
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:
+        return host.encode("ascii", "backslashreplace").decode()
 
 
 def _members(archive: Archive) -> configuration.Members:
@@ -275,7 +346,20 @@ def _read_configuration(connection: Connection, coming: Incoming) -> bool:
     else:
         configuration.read_batch(connection, _members(archive), batch, file)
     configuration.read_files(connection, _members(archive), file)
+    if not coming.own:
+        _require_files_below(connection, archive)
     return known
+
+
+def _require_files_below(connection: Connection, archive: Archive) -> None:
+    """Refuse a file that is not below its folder, or that is shown as another one than it is."""
+    for path, shown, name, state in configuration.files_read(connection):
+        # A folder that is the same as another one of the batch is listed as itself, and never read.
+        below = is_below(path) or (path == b"." and state in ("SKIPPED", "REJECTED"))
+        if not below or display_name(path) != shown or shown.rpartition("/")[2] != name:
+            raise _unfit(
+                archive, f"{FILES} has a path that is not below its folder, or is shown as another one"
+            )
 
 
 def _require_its_archive(connection: Connection, coming: Incoming) -> None:
@@ -301,11 +385,11 @@ def _reserve_ids(databases: Databases, checked: Checked) -> None:
 
 def _put_back(
     databases: Databases, connection: Connection, coming: Incoming, progress: Progress
-) -> tuple[int, str | None]:
+) -> tuple[int, str]:
     """Put the contents, the rows and the files back.
 
-    Returns how many contents were stored, and the digest of the results where it is another one now,
-    because documents have other ids.
+    Returns how many contents were stored, and the digest of the results, which is another one where documents
+    have other ids, or where somebody made one up.
     """
     archive, batch_id = coming.archive, coming.batch_id
     for _ in range(MOST_TRIES):
@@ -320,10 +404,10 @@ def _put_back(
                 recount(knowledge, batch_id)
                 restored.put_back_config(knowledge)
                 # Taken before anybody else can change a row.
-                new_digest = digest(knowledge, batch_id) if moved else None
+                results = digest(knowledge, batch_id)
                 # Committed first, as archiving removes it last: files without rows are known to be left over.
                 _put_back_configuration(connection, coming, moved)
-            return len(missing), new_digest
+            return len(missing), results
         except ContentArrived:
             continue
     raise ArchiveError(
@@ -340,9 +424,13 @@ def _read_knowledge(knowledge: Connection, coming: Incoming) -> None:
     restored.read_attempts(knowledge, archive.pieces(ATTEMPTS))
     if coming.own:
         return
-    problem = restored.problem_of_attempts(knowledge, coming.checked.batch.batch.expected_cells or 0)
+    batch = coming.checked.batch.batch
+    expected = 0 if batch.status == "FAILED_STAGING" else batch.expected_cells or 0
+    any_outcome = batch.status == "FAILED_STAGING" or batch.cancelled_at is not None
+    is_complete = None if any_outcome else batch.status == "COMPLETED"
+    problem = restored.problem_of_attempts(knowledge, expected, is_complete)
     if problem is not None:
-        raise ArchiveError(f"{archive.name} is damaged ({problem}): use another copy of it")
+        raise _unfit(archive, f"{ATTEMPTS}: {problem}")
 
 
 def _put_back_configuration(connection: Connection, coming: Incoming, moved: dict[int, int]) -> None:
@@ -350,7 +438,8 @@ def _put_back_configuration(connection: Connection, coming: Incoming, moved: dic
         lock_definitions(connection)
         if not _read_configuration(connection, coming):
             file, when = Path(coming.archive.name).name, coming.archive.manifest.archived_at
-            configuration.register_batch(connection, coming.batch_id, file, when, coming.sha256)
+            contents = coming.checked.contents
+            configuration.register_batch(connection, coming.batch_id, file, when, coming.sha256, contents)
         configuration.put_back_files(connection, coming.batch_id, moved)
 
 

@@ -53,15 +53,15 @@ def archive(batches: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--accept-connections",
     is_flag=True,
-    help="Take connections of the archive that are not here, or not like this, without being asked.",
+    help="Take connections and folders of the archive that are not here like this, without being asked.",
 )
 @as_json_option
 def restore(file: Path, accept_connections: bool, as_json: bool) -> None:
     """Bring the batch in the archive FILE back as it was; the file stays.
 
     An archive that this installation did not write is shown first: the batch, its folders, and its
-    connections, to which documents and keys are sent. Connections that are new here, or that differ, must be
-    accepted.
+    connections, to which documents and keys are sent. Connections and folders that are new here, and
+    connections that differ, must be accepted.
 
     Everything that can be refused is refused before anything is written. Asked again, it finishes
     what was interrupted.
@@ -104,9 +104,11 @@ def _show(coming: restoring.Incoming) -> None:
                 one.name,
                 one.provider_type,
                 one.model_name,
-                one.host,
+                one.address,
                 one.api_key_env,
-                json.dumps(one.connection_config, ensure_ascii=False) if one.connection_config else None,
+                restoring.cut(json.dumps(one.connection_config, ensure_ascii=False))
+                if one.connection_config
+                else None,
                 one.news or "the same",
             )
             for one in coming.connections
@@ -114,16 +116,16 @@ def _show(coming: restoring.Incoming) -> None:
         optional=("settings",),
     )
     for path in coming.new_folders:
-        console.print(f"new folder: {escape(printable(path))}")
+        console.print(f"new folder: {escape(printable(restoring.cut(path)))}")
 
 
 def _accepted(coming: restoring.Incoming) -> bool:
-    """Whether somebody at the terminal takes the connections that are not here like this."""
-    if not coming.unknown or not (sys.stdin.isatty() and console.is_terminal):
+    """Whether somebody at the terminal takes the connections and folders that are not here like this."""
+    if not coming.must_be_accepted or not (sys.stdin.isatty() and console.is_terminal):
         return False
     return click.confirm(
-        "Reprocessing this batch sends its documents, and the keys that these variables name, to the "
-        "addresses above. Restore it?"
+        "Reprocessing this batch reads the folders above, and sends documents, and the keys that these "
+        "variables name, to the addresses above. Restore it?"
     )
 
 

@@ -13,6 +13,8 @@ from doceval_pipeline.doc_eval.lifecycle import CLOSED, Status
 from doceval_pipeline.errors import BatchStateError, UnknownBatch
 from doceval_pipeline.names import normal, normal_in_sql
 
+# As wide as the column.
+LARGEST_NUMBER = 2**31 - 1
 _COLUMNS = """
     id, batch_name, description, status, created_at, started_at, completed_at, meta_data,
     config_sha256, expected_cells, failure_reason, result_digest, reported_digest, cancelled_at,
@@ -130,7 +132,7 @@ def batch_id_of(key: str) -> int:
         The key was not made from a batch number.
     """
     match = re.fullmatch(r"batch-(\d{6,10})", key)
-    if match is None or partition_key(int(match[1])) != key or int(match[1]) > 2**31 - 1:
+    if match is None or partition_key(int(match[1])) != key or int(match[1]) > LARGEST_NUMBER:
         raise UnknownBatch(
             f"partition {key!r} has no batch behind it: create batches with doceval apply or create_batch, "
             "their partitions then appear by themselves"
@@ -224,8 +226,9 @@ def _can_be_stored(word: str) -> bool:
 
 
 def _number(word: str) -> int | None:
-    match = re.fullmatch(r"(?:batch-)?0*(\d{1,9})", word)
-    return None if match is None else int(match[1])
+    match = re.fullmatch(r"(?:batch-)?0*(\d{1,10})", word)
+    number = 0 if match is None else int(match[1])
+    return None if match is None or number > LARGEST_NUMBER else number
 
 
 def _unknown(word: str) -> UnknownBatch:

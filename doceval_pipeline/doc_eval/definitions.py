@@ -257,7 +257,9 @@ class Connection(Named):
             return None
         try:
             parts = urlsplit(value)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            # The parser removes line breaks and tabs, which a client of HTTP may send.
+            valid = value.isprintable() and " " not in value
+            valid = valid and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             valid = False
         if not valid:

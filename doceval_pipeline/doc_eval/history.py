@@ -22,16 +22,23 @@ _REMEMBER = text("""
         sum_yy float8, sum_xy float8, max_y float8)
     WHERE EXISTS (SELECT 1 FROM connections WHERE id = h.connection_id)
 """)
-_RECALL = text("""
-    SELECT connection_id, measure, sum(cells)::bigint, sum(sum_x), sum(sum_xx), sum(sum_y), sum(sum_yy),
-           sum(sum_xy), max(max_y)
+# What cannot be, of another program or from an earlier version, counts as not there: sums over it overflow.
+_IS_POSSIBLE = """
+    cells BETWEEN 1 AND 1e15 AND max_y BETWEEN 0 AND 1e10
+    AND sum_x BETWEEN 0 AND 1e30 AND (sum_xx = 0 OR sum_xx BETWEEN 1 AND 1e30)
+    AND sum_y BETWEEN 0 AND 1e30 AND sum_yy BETWEEN 0 AND 1e30 AND sum_xy BETWEEN 0 AND 1e30
+"""
+_RECALL = text(f"""
+    SELECT connection_id, measure, least(sum(cells), 1e18)::bigint, sum(sum_x), sum(sum_xx), sum(sum_y),
+           sum(sum_yy), sum(sum_xy), max(max_y)
     FROM connection_history
-    WHERE connection_id = ANY(:connection_ids) AND batch_id <> :except_batch
+    WHERE connection_id = ANY(:connection_ids) AND batch_id <> :except_batch AND {_IS_POSSIBLE}
     GROUP BY 1, 2
 """)
-_LONGEST_EVER = text("""
+_LONGEST_EVER = text(f"""
     SELECT connection_id, max(max_y) FROM connection_history
-    WHERE connection_id = ANY(:connection_ids) AND measure = 'seconds' GROUP BY 1
+    WHERE connection_id = ANY(:connection_ids) AND measure = 'seconds' AND {_IS_POSSIBLE}
+    GROUP BY 1
 """)
 
 

@@ -15,7 +15,8 @@ from doceval_pipeline.doc_eval.definitions import Prices
 _PRICES = text("SELECT id, prices FROM connections WHERE id = ANY(:ids) AND prices IS NOT NULL")
 _PRICES_OF_BATCH = text("""
     SELECT CAST(kept.key AS int), kept.value FROM batches b, jsonb_each(b.prices_at_completion) AS kept
-    WHERE b.id = :batch_id AND kept.key ~ '^[0-9]{1,9}$'
+    WHERE b.id = :batch_id
+      AND CASE WHEN kept.key ~ '^[0-9]{1,10}$' THEN CAST(kept.key AS bigint) END <= 2147483647
     UNION ALL
     SELECT c.id, c.prices
     FROM batches b, connections c

@@ -65,6 +65,10 @@ _SEALED_WRONG = text("""
     SELECT 1 FROM archived_batches
     WHERE encode(sha256(convert_to(config_snapshot::text, 'UTF8')), 'hex') <> config_sha256
 """)
+_FILES_READ = text("""
+    SELECT a.raw_path, a.filepath, a.filename, p.state
+    FROM archived_documents a JOIN archived_batch_documents p ON p.document_id = a.id
+""")
 _FILE_TWICE = text("""
     SELECT 1 FROM archived_documents GROUP BY folder_id, sha256(raw_path) HAVING count(*) > 1 LIMIT 1
 """)
@@ -97,7 +101,10 @@ _FOLLOW_MODELS = (
 _CALL_ARCHIVED = text("""
     UPDATE archived_batches
     SET archived_at = CAST(:archived_at AS timestamptz), archive_file = :file, archive_sha256 = :sha256,
-        report_file = NULL,
+        report_file = NULL, processed_documents = :contents,
+        -- Taken from the rows, once they are here.
+        result_digest = CASE WHEN status IN ('COMPLETED', 'FAILED') THEN '0000000000000000' END,
+        reported_digest = CASE WHEN status IN ('COMPLETED', 'FAILED') THEN '0000000000000000' END,
         prices_at_completion = CASE WHEN status IN ('COMPLETED', 'FAILED') THEN coalesce(
             prices_at_completion,
             (SELECT jsonb_object_agg(id, prices) FROM archived_connections WHERE prices IS NOT NULL),
@@ -137,7 +144,7 @@ _OPEN_AGAIN = text("""
                        report_file = CASE WHEN reported_digest IS NOT NULL THEN report_file END
     WHERE id = :batch_id
 """)
-# The same results, already reported, under the digest that they have now.
+# The same results, already reported, under the digest that they have here.
 _FOLLOW_DIGEST = text("""
     UPDATE batches SET reported_digest = :digest, result_digest = :digest
     WHERE id = :batch_id AND reported_digest = result_digest
@@ -217,7 +224,9 @@ def read_batch(connection: Connection, members: Members, batch: Mapping[str, Any
         )
 
 
-def register_batch(connection: Connection, batch_id: int, file: str, when: str, sha256: str) -> None:
+def register_batch(
+    connection: Connection, batch_id: int, file: str, when: str, sha256: str, contents: int
+) -> None:
     """Let an installation know a batch that was read, as one that is archived.
 
     In the caller's transaction, with what the batch selects, all under the numbers that they had.
@@ -226,8 +235,12 @@ def register_batch(connection: Connection, batch_id: int, file: str, when: str, 
     ----------
     file, when, sha256
         The name of the archive, its time and its digest.
+    contents
+        How many documents have results.
     """
-    connection.execute(_CALL_ARCHIVED, {"archived_at": when, "file": file, "sha256": sha256})
+    connection.execute(
+        _CALL_ARCHIVED, {"archived_at": when, "file": file, "sha256": sha256, "contents": contents}
+    )
     for statement in _FOLLOW_MODELS:
         connection.execute(statement)
     for table in SELECTED:
@@ -261,6 +274,12 @@ def read_files(connection: Connection, members: Members, file: str) -> None:
         raise ArchiveError(f"{file} is damaged (a file of the batch is in it twice): use another copy of it")
 
 
+def files_read(connection: Connection) -> Iterator[tuple[bytes, str, str, str]]:
+    """The path on disk, the path as text, the name and the state of each file that was read."""
+    for path, shown, name, state in connection.execute(_FILES_READ, execution_options={"yield_per": 1_000}):
+        yield bytes(path), shown, name, state
+
+
 def put_back_files(connection: Connection, batch_id: int, moved: Mapping[int, int]) -> None:
     """Put the files that were read back, in the caller's transaction, instead of any that are there.
 
@@ -279,16 +298,15 @@ def put_back_files(connection: Connection, batch_id: int, moved: Mapping[int, in
         connection.execute(statement, {"batch_id": batch_id})
 
 
-def open_again(connection: Connection, batch_id: int, new_digest: str | None) -> None:
+def open_again(connection: Connection, batch_id: int, digest: str) -> None:
     """Say that a batch's rows are here again.
 
     Parameters
     ----------
-    new_digest
-        Of its results, where it is another one than before.
+    digest
+        Of its results.
     """
-    if new_digest is not None:
-        connection.execute(_FOLLOW_DIGEST, {"batch_id": batch_id, "digest": new_digest})
+    connection.execute(_FOLLOW_DIGEST, {"batch_id": batch_id, "digest": digest})
     connection.execute(_OPEN_AGAIN, {"batch_id": batch_id})
 
 

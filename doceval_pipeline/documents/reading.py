@@ -28,9 +28,11 @@ from doceval_pipeline.documents.walk import (
     TOO_LARGE,
     UNREADABLE,
     VANISHED,
+    is_below,
 )
 
 CHANGED = "changed while being read"
+OUTSIDE = "outside its folder"
 # Documents up to this size are kept in memory between hashing and storing; larger ones are read twice.
 SMALL_DOCUMENT = 8 * 1024 * 1024
 # A multiple of 3 bytes, so that the base64 of each piece can stand beside that of the next.
@@ -171,6 +173,8 @@ def doc_type(path: bytes) -> str:
 @contextmanager
 def _opened(folder: str | Path, path: bytes) -> Iterator[int]:
     """Open a document below a folder without following a link or waiting for a FIFO's writer."""
+    if not is_below(path):
+        raise DocumentRejected(OUTSIDE)
     *above, name = path.split(b"/")
     held = -1
     try:

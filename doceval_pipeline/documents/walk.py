@@ -73,6 +73,11 @@ class _Level:
     names: Iterator[bytes] = field(default_factory=lambda: iter(()))
 
 
+def is_below(path: bytes) -> bool:
+    """Whether a path leads to something below the folder that it begins at, step by step."""
+    return b"\0" not in path and not {b"", b".", b".."}.intersection(path.split(b"/"))
+
+
 def display_name(path: bytes) -> str:
     r"""A path as text for people and databases: UTF-8, with other bytes written `\xNN`."""
     return path.decode("utf-8", "backslashreplace")

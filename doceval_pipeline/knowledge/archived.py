@@ -32,6 +32,18 @@ _HAS_CONFIG = text("SELECT EXISTS (SELECT 1 FROM batch_configs WHERE batch_id = 
 _ATTEMPTS = text("""
     SELECT row_to_json(r)::text FROM llm_responses r WHERE batch_id = :batch_id ORDER BY id
 """)
+# As an archive bounds its texts. Lengths are known without reading the texts.
+LARGEST_TEXT = 16 * 1024 * 1024
+_TOO_LONG = text("""
+    SELECT r.id, v.name, v.bytes
+    FROM llm_responses r, LATERAL (VALUES
+        ('response_text', octet_length(response_text)), ('response_json', octet_length(response_json)),
+        ('error_message', octet_length(error_message)), ('task_id', octet_length(task_id)),
+        ('worker', octet_length(worker)), ('file_name', octet_length(file_name)),
+        ('status', octet_length(status))) AS v(name, bytes)
+    WHERE r.batch_id = :batch_id AND v.bytes > :most
+    ORDER BY r.id, v.name LIMIT 1
+""")
 _ROWS_DIGEST = text(f"""
     SELECT count(*), {digest_sql("r::text")} FROM llm_responses r WHERE batch_id = :batch_id
 """)
@@ -106,6 +118,23 @@ def config_row(connection: Connection, batch_id: int) -> str:
 def has_config(connection: Connection, batch_id: int) -> bool:
     """Whether a batch's configuration is published; it is removed together with the rows."""
     return bool(connection.scalar(_HAS_CONFIG, {"batch_id": batch_id}))
+
+
+def require_short_texts(connection: Connection, batch_id: int) -> None:
+    """Refuse a row with a text that no archive takes.
+
+    Raises
+    ------
+    ArchiveError
+        Names the first such row and its column.
+    """
+    found = connection.execute(_TOO_LONG, {"batch_id": batch_id, "most": LARGEST_TEXT}).first()
+    if found is not None:
+        raise ArchiveError(
+            f"batch {batch_id} cannot be archived: {found.name} of llm_responses.id {found.id} has "
+            f"{found.bytes:,} bytes, and an archive takes {LARGEST_TEXT:,}: shorten it, then doceval archive "
+            f"{batch_id} again"
+        )
 
 
 def attempt_rows(connection: Connection, batch_id: int) -> Iterator[str]:

@@ -76,7 +76,15 @@ _CONFIG_TABLE = text("""
 """)
 _ATTEMPT_TWICE = text("""
     SELECT 1 FROM archived_attempts
-    GROUP BY batch_id, document_id, prompt_id, connection_id, attempt HAVING count(*) > 1 LIMIT 1
+    GROUP BY document_id, prompt_id, connection_id, attempt HAVING count(*) > 1 LIMIT 1
+""")
+# Only the highest attempt of a cell is current, and none before it is missing.
+_OUT_OF_ORDER = text("""
+    SELECT 1 FROM archived_attempts
+    GROUP BY document_id, prompt_id, connection_id
+    HAVING count(*) <> max(attempt) OR count(*) FILTER (WHERE superseded_at IS NULL) <> 1
+        OR max(attempt) FILTER (WHERE superseded_at IS NULL) <> max(attempt)
+    LIMIT 1
 """)
 _NO_SUCH_DOCUMENT = text("""
     SELECT 1 FROM archived_attempts a
@@ -84,19 +92,18 @@ _NO_SUCH_DOCUMENT = text("""
 """)
 _IS_DONE = f"{OUTCOME_SQL} IN ('{Outcome.SUCCEEDED}', '{Outcome.FAILED}')"
 _IS_CURRENT = "withdrawn_at IS NULL AND superseded_at IS NULL"
-# A batch is archived when it is done. What is set aside may be in any state.
-_NOT_DONE = text(f"""
-    SELECT count(*) FILTER (WHERE {_IS_CURRENT} AND NOT ({_IS_DONE})), count(*) FILTER (WHERE {_IS_CURRENT})
+# Claims take a row by its status alone: what is set aside must be done, too.
+_OUTCOMES = text(f"""
+    SELECT count(*) FILTER (WHERE NOT ({_IS_DONE})), count(*) FILTER (WHERE {_IS_CURRENT}),
+           count(*) FILTER (WHERE {_IS_CURRENT} AND {OUTCOME_SQL} = '{Outcome.SUCCEEDED}'),
+           count(*) FILTER (WHERE deliveries - uncounted NOT BETWEEN 0 AND 5)
     FROM archived_attempts
 """)
-# A row that was superseded and is done is never sent anywhere again.
-_OTHER_CONNECTION = text(f"""
+_OTHER_CONNECTION = text("""
     SELECT count(*) FROM archived_attempts r
     WHERE NOT EXISTS (
         SELECT 1 FROM archived_config, jsonb_array_elements(config -> 'connections') AS c
         WHERE c = r.connection_details AND (c ->> 'id')::int = r.connection_id)
-      AND (superseded_at IS NULL OR {OUTCOME_SQL} IN
-           ('{Outcome.WAITING}', '{Outcome.RUNNING}', '{Outcome.PAUSED}'))
 """)
 _PUT_BACK_CONFIG = text("""
     INSERT INTO batch_configs SELECT * FROM archived_config ON CONFLICT (batch_id) DO NOTHING
@@ -180,21 +187,29 @@ def read_docs(connection: Connection, rows: Iterable[bytes]) -> None:
     insert_rows(connection, "archived_docs", "SELECT line FROM lines_of_docs")
 
 
-def problem_of_attempts(connection: Connection, expected: int) -> str | None:
-    """Why the rows that were read cannot be those of a batch that was archived; None where they can.
+def problem_of_attempts(connection: Connection, expected: int, is_complete: bool | None) -> str | None:
+    """Why the rows that were read cannot be those of a batch of another installation; None where they can.
 
     Parameters
     ----------
     expected
         How many cells the batch has; 0 where it was never queued.
+    is_complete
+        Whether it is said to be COMPLETED; None where any of its rows may have any outcome.
     """
-    undone, current = connection.execute(_NOT_DONE).one()
-    if undone or current < expected:
-        return "some of its attempts are not done or missing"
+    undone, current, succeeded, too_often = connection.execute(_OUTCOMES).one()
+    if undone or current != expected:
+        return "some are not done, missing or too many, those that are set aside included"
+    if is_complete not in (None, succeeded > 0):
+        return f"{succeeded} of them succeeded, and the status of the batch says otherwise"
+    if too_often:
+        return f"{too_often} of them were delivered more than five times"
+    if connection.scalar(_OUT_OF_ORDER):
+        return "they are not in order"
     if connection.scalar(_ATTEMPT_TWICE) or connection.scalar(_NO_SUCH_DOCUMENT):
-        return "an attempt is in it twice, or has no document"
+        return "one is in it twice, or has no document"
     if connection.scalar(_OTHER_CONNECTION):
-        return "attempts have other connections than the sealed configuration"
+        return "they have other connections than the sealed configuration"
     return None
 
 

@@ -79,7 +79,7 @@ def write_small(path: Path) -> Manifest:
         }
         for n, content in enumerate(CONTENTS, start=1)
     ]
-    places = [_place(n, n, sha256(content)) for n, content in enumerate(CONTENTS, start=1)]
+    places = [_place(n, n, content) for n, content in enumerate(CONTENTS, start=1)]
     with path.open("wb") as file, ArchiveWriter(file, WHEN) as writer:
         writer.add(BATCH, [json.dumps(_batch()).encode()])
         writer.add(CONFIG, [CONFIG_BYTES])
@@ -116,7 +116,7 @@ def _batch() -> dict[str, Any]:
     }
 
 
-def _place(file: int, stored: int | None, digest: str | None) -> dict[str, Any]:
+def _place(file: int, stored: int | None, content: bytes | None) -> dict[str, Any]:
     name = f"{file}.txt"
     document = {"id": file, "folder_id": 3, "filepath": name, "filename": name}
     return {
@@ -126,7 +126,8 @@ def _place(file: int, stored: int | None, digest: str | None) -> dict[str, Any]:
             "document_id": file,
             "state": "SKIPPED" if stored is None else "STAGED",
             "reason": "empty" if stored is None else None,
-            "sha256": digest,
+            "file_size": None if content is None else len(content),
+            "sha256": None if content is None else sha256(content),
             "knowledge_document_id": stored,
         },
     }

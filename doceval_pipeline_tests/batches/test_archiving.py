@@ -28,6 +28,7 @@ from doceval_pipeline_tests.batches.archives import (
     audit,
     bring_back,
     done,
+    forget_everything,
     holdings,
     put_away,
     quiet,
@@ -49,6 +50,53 @@ def test_an_archived_batch_has_no_rows_left_and_is_still_there(batch_of: BatchOf
         (archived.path.name, hashlib.sha256(archived.path.read_bytes()).hexdigest())
     ]
     assert audit(batch) == []
+
+
+@pytest.mark.parametrize("column", ["response_text", "response_json", "error_message"])
+def test_a_text_that_no_archive_takes_is_named_before_anything_is_written(
+    batch_of: BatchOf, column: str
+) -> None:
+    batch = done(batch_of(documents=1))
+    before = list(batch.databases.settings.archives.rglob("*"))
+    ((number,),) = batch.knowledge("SELECT max(id) FROM llm_responses")
+    # In a database that had larger texts before there was a bound, the rule is not there.
+    ((rule,),) = batch.knowledge(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'llm_responses_sizes'"
+    )
+    batch.knowledge("ALTER TABLE llm_responses DROP CONSTRAINT llm_responses_sizes")
+    try:
+        batch.plant(f"UPDATE llm_responses SET {column} = repeat('x', 16777217) WHERE id = {number}")
+        named = f"{column} of llm_responses.id {number} has 16,777,217 bytes, and an archive takes 16,777,216"
+        with pytest.raises(ArchiveError, match=named):
+            put_away(batch)
+        assert list(batch.databases.settings.archives.rglob("*")) == before
+        assert not archived_word(batch)
+    finally:
+        batch.plant(f"UPDATE llm_responses SET {column} = NULL WHERE id = {number}")
+        batch.knowledge(f"ALTER TABLE llm_responses ADD CONSTRAINT llm_responses_sizes {rule}")
+
+
+def test_long_texts_are_the_same_in_small_and_in_large_members(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    batch.doc_eval("UPDATE prompts SET prompt_text = repeat('x', 15000)")
+    done(batch)
+    bring_back(batch, put_away(batch))
+    assert audit(batch) == []
+
+
+def test_numbers_as_wide_as_their_columns_are_archived_and_come_back(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2)
+    batch.knowledge("ALTER SEQUENCE llm_responses_id_seq RESTART 9223372036854775799")
+    batch.knowledge("ALTER SEQUENCE docs_id_seq RESTART 9223372036854775799")
+    batch.doc_eval("ALTER SEQUENCE documents_id_seq RESTART 9223372036854775799")
+    try:
+        done(batch)
+        before = holdings(batch)
+        bring_back(batch, put_away(batch))
+        assert holdings(batch) == before
+        assert audit(batch) == []
+    finally:
+        forget_everything(batch)
 
 
 def test_the_file_is_what_the_documentation_says_to_a_reader_of_the_standard_library(

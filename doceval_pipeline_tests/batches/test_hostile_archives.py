@@ -21,7 +21,20 @@ from doceval_pipeline.archives.format import (
     ROWS,
 )
 from doceval_pipeline.archives.reading import open_archive
-from doceval_pipeline.archives.rows import TABLES
+from doceval_pipeline.archives.rows import (
+    Attempt,
+    BatchRow,
+    ConnectionRow,
+    Doc,
+    FileRow,
+    FolderRow,
+    HistoryRow,
+    PlaceRow,
+    ProgressRow,
+    PromptRow,
+    PublishedRow,
+)
+from doceval_pipeline.archives.values import Values
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.restoring import DIFFERS, NEW, incoming, restore
 from doceval_pipeline.batches.status import batch_progress
@@ -39,6 +52,20 @@ from doceval_pipeline_tests.batches.archives import (
 )
 from doceval_pipeline_tests.conftest import Sample
 
+# The columns of each table that a row of it may have; connections have more in an archive.
+TABLES: dict[str, type[Values]] = {
+    "batches": BatchRow,
+    "folders": FolderRow,
+    "connections": ConnectionRow,
+    "prompts": PromptRow,
+    "batch_configs": PublishedRow,
+    "documents": FileRow,
+    "batch_documents": PlaceRow,
+    "llm_responses": Attempt,
+    "docs": Doc,
+    "batch_progress": ProgressRow,
+    "connection_history": HistoryRow,
+}
 SEQUENCES = "SELECT sequencename, last_value FROM pg_sequences ORDER BY 1"
 # In doc_eval a connection in an archive also names what it refers to.
 NAMES_OF_A_CONNECTION = {"provider_type", "model_name"}
@@ -91,8 +118,62 @@ def put(content: Any, place: tuple[str | int, ...], value: Any) -> None:
 
 
 def edit_rows(members: Members, member: str, **changed: Any) -> None:
-    rows = [json.loads(line) | changed for line in members[member].splitlines()]
+    write_rows(members, member, [row | changed for row in read_rows(members, member)])
+
+
+def edit_row(members: Members, member: str, **changed: Any) -> None:
+    """Change the last row of a member only."""
+    *others, last = read_rows(members, member)
+    write_rows(members, member, [*others, last | changed])
+
+
+def read_rows(members: Members, member: str) -> list[Any]:
+    return [json.loads(line) for line in members[member].splitlines()]
+
+
+def write_rows(members: Members, member: str, rows: list[Any]) -> None:
     members[member] = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def edit_file(members: Members, part: str, **changed: Any) -> None:
+    """Change one part of the last file."""
+    last = read_rows(members, FILES)[-1]
+    edit_row(members, FILES, **{part: last[part] | changed})
+
+
+def lead_to(members: Members, path: str, shown: str | None = None) -> None:
+    """Let the last file have another path."""
+    shown = path if shown is None else shown
+    name = shown.rpartition("/")[2]
+    edit_file(members, "document", raw_path=f"\\x{path.encode().hex()}", filepath=shown, filename=name)
+
+
+def set_aside(members: Members, **changed: Any) -> None:
+    """Add an earlier attempt that was superseded."""
+    *others, last = read_rows(members, ATTEMPTS)
+    earlier = last | {"superseded_at": "2026-01-01T00:00:00+00:00"} | changed
+    write_rows(members, ATTEMPTS, [*others, earlier, last | {"id": last["id"] + 1, "attempt": 2}])
+
+
+def fail_staging(members: Members, **changed: Any) -> None:
+    """Make it the archive of a batch whose staging failed."""
+    content = json.loads(members[BATCH])
+    content["batch"] |= {"status": "FAILED_STAGING", "completed_at": None, "prices_at_completion": None}
+    content["batch"] |= {"result_digest": None, "reported_digest": None, "report_file": None}
+    content["batch"] |= changed
+    members[BATCH] = batch_bytes(content, members)
+    members[ATTEMPTS] = b""
+
+
+def lead_connection_to(members: Members, url: str) -> None:
+    """Send documents elsewhere, everywhere in the archive."""
+    seal(members, lambda config: config["connections"][0].update(base_url=url))
+    edit_batch(members, "connections", 0, "base_url", value=url)
+    sealed = {one["id"]: one for one in json.loads(members[CONFIG])["connections"]}
+    rows = read_rows(members, ATTEMPTS)
+    write_rows(
+        members, ATTEMPTS, [row | {"connection_details": sealed[row["connection_id"]]} for row in rows]
+    )
 
 
 def seal(members: Members, edit: Callable[[Any], object]) -> None:
@@ -133,10 +214,66 @@ ATTACKS: dict[str, Callable[[Members], object]] = {
     "a name that nobody sees": lambda m: seal(m, lambda c: c["prompts"][0].update(name="\u200b")),
     "open for ever": lambda m: edit_batch(m, "batch", "status", value="ANALYZING"),
     "a folder of ours": lambda m: edit_batch(m, "folders", 0, "folder_path", value="relative"),
-    "a file twice": lambda m: edit_rows(
-        m, FILES, document={"id": 1, "folder_id": 1, "filepath": "a", "filename": "a", "raw_path": "\\x61"}
-    ),
+    "a file twice": lambda m: lead_to(m, "000.txt"),
     "not a number": lambda m: edit_rows(m, HISTORY, sum_x="NaN"),
+    "a sum that overflows": lambda m: edit_rows(m, HISTORY, sum_x=1e308),
+    "a negative sum": lambda m: edit_rows(m, HISTORY, sum_yy=-1.0),
+    "no cell": lambda m: edit_rows(m, HISTORY, cells=0),
+    "history of another connection": lambda m: edit_row(m, HISTORY, connection_id=77),
+    "a path above": lambda m: lead_to(m, "../../etc/shadow"),
+    "an absolute path": lambda m: lead_to(m, "/etc/shadow"),
+    "a step up on the way": lambda m: lead_to(m, "a/../../b"),
+    "a step nowhere": lambda m: lead_to(m, "a//b"),
+    "a step to the same": lambda m: lead_to(m, "./b"),
+    "the folder itself": lambda m: lead_to(m, "."),
+    "a path with a zero byte": lambda m: lead_to(m, "a\0b", "ab"),
+    "a path that is shown as another": lambda m: lead_to(m, "etc/shadow", "harmless"),
+    "a name that is not of its path": lambda m: edit_file(m, "document", filename="harmless"),
+    "a file of another size": lambda m: edit_file(m, "in_batch", file_size=3),
+    "a file that is not stored": lambda m: edit_file(m, "in_batch", state="ASSIGNED"),
+    "a request for staging": lambda m: edit_batch(
+        m, "batch", "stage_requested_at", value="2026-01-01T00:00:00+00:00"
+    ),
+    "a failed staging that is requested": lambda m: fail_staging(
+        m, stage_requested_at="2026-01-01T00:00:00+00:00"
+    ),
+    "a failed staging at a time": lambda m: fail_staging(m, stage_after="2026-01-01T00:00:00+00:00"),
+    "an open row that was set aside": lambda m: set_aside(m, status="QUEUED"),
+    "an open row that was withdrawn": lambda m: edit_row(
+        m, ATTEMPTS, status="QUEUED", withdrawn_at="2026-01-01T00:00:00+00:00"
+    ),
+    "an unknown word that was set aside": lambda m: set_aside(m, status="HALF"),
+    "a row that is set aside and leads elsewhere": lambda m: set_aside(m, connection_details={}),
+    "a gap between attempts": lambda m: edit_row(m, ATTEMPTS, attempt=2),
+    "a deferred row": lambda m: edit_row(m, ATTEMPTS, deferred=True),
+    "a done row that waits": lambda m: edit_row(m, ATTEMPTS, not_before="2026-01-01T00:00:00+00:00"),
+    "a done row with a lease": lambda m: edit_row(m, ATTEMPTS, lease_expires_at="2026-01-01T00:00:00+00:00"),
+    "too many deliveries": lambda m: edit_row(m, ATTEMPTS, deliveries=6),
+    "a missing row": lambda m: write_rows(m, ATTEMPTS, read_rows(m, ATTEMPTS)[:-1]),
+    "a verdict that the rows do not have": lambda m: edit_rows(m, ATTEMPTS, status="F"),
+    "a large number of a row": lambda m: edit_row(m, ATTEMPTS, id=10**15 + 1),
+    "a large number of a file": lambda m: (
+        edit_file(m, "document", id=10**15 + 1),
+        edit_file(m, "in_batch", document_id=10**15 + 1),
+    ),
+    "a large number of the batch": lambda m: edit_batch(m, "batch", "batch_number", value=10**9 + 1),
+    "another description": lambda m: edit_batch(m, "batch", "description", value="another"),
+    "another metadata": lambda m: edit_batch(m, "batch", "meta_data", value={"a": 1}),
+    "other patterns": lambda m: edit_batch(m, "batch", "include_patterns", value=["*.md"]),
+    "patterns that leave out": lambda m: edit_batch(m, "batch", "exclude_patterns", value=["*.md"]),
+    "another name": lambda m: edit_batch(m, "batch", "batch_name", value="another"),
+    "another folder": lambda m: edit_batch(m, "folders", 0, "folder_path", value="/etc"),
+    "other cells": lambda m: edit_batch(m, "batch", "expected_cells", value=7),
+    "other files": lambda m: edit_batch(m, "batch", "total_documents", value=7),
+    "completed and cancelled": lambda m: edit_batch(
+        m, "batch", "cancelled_at", value="2026-01-01T00:00:00+00:00"
+    ),
+    "another protocol": lambda m: lead_connection_to(m, "file:///etc/shadow"),
+    "no host": lambda m: lead_connection_to(m, "https:///v1"),
+    "a line break in a host": lambda m: lead_connection_to(m, "https://good.example\n.evil.example"),
+    "a key in a row": lambda m: edit_batch(
+        m, "connections", 0, "connection_config", value={"api_key": "sk-" + "a1" * 20}
+    ),
     "a price": lambda m: edit_batch(m, "batch", "prices_at_completion", value={"1": {"currency": "<b>"}}),
 }
 
@@ -161,8 +298,66 @@ def test_an_attack_is_refused_in_one_line_and_changes_nothing(foreign: tuple[Sam
         line = refusal(lambda: restore_file(batch.databases, attacked))
         assert line is not None, name
         assert len(line.splitlines()) == 1
+        assert "the database refused" not in line, name
+        assert "attacked.zip" in line, name
         assert everything(batch) == before, name
     assert restore_file(batch.databases, path).rows == 8
+
+
+MADE_UP: dict[str, Callable[[Members], object]] = {
+    "results": lambda m: edit_rows(m, ATTEMPTS, overall_score=99.5),
+    "a digest": lambda m: edit_batch(m, "batch", "result_digest", value="0123456789abcdef"),
+    "no digest": lambda m: (
+        edit_batch(m, "batch", "result_digest", value=None),
+        edit_batch(m, "batch", "reported_digest", value=None),
+        edit_batch(m, "batch", "report_file", value=None),
+    ),
+    "processed documents": lambda m: edit_batch(m, "batch", "processed_documents", value=77),
+    "an earlier attempt": lambda m: set_aside(m, status="F"),
+    "the largest numbers": lambda m: edit_row(m, ATTEMPTS, id=10**15),
+    "a failed staging": fail_staging,
+    "another host": lambda m: lead_connection_to(m, "https://models.example/v1"),
+}
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_whatever_is_accepted_stands_the_check_and_can_be_archived(
+    foreign: tuple[Sample, Path], name: str
+) -> None:
+    batch, path = foreign
+    change(path, MADE_UP[name])
+    restore_file(batch.databases, path)
+    assert audit(batch) == []
+    assert batch.doc_eval(
+        "SELECT processed_documents, result_digest IS NOT DISTINCT FROM reported_digest FROM batches"
+    ) == [(2, True)]
+    assert put_away(batch).rows == batch_rows(path)
+    assert audit(batch) == []
+
+
+def batch_rows(path: Path) -> int:
+    return read_members(path)[ATTEMPTS].count(b"\n")
+
+
+def test_addresses_are_shown_as_the_name_service_knows_them(foreign: tuple[Sample, Path]) -> None:
+    batch, path = foreign
+    long = "https://ex\u00e4mple.com/" + "v" * 400
+    change(path, lambda m: lead_connection_to(m, long))
+    with incoming(batch.databases, path, quiet) as coming:
+        shown = coming.connections[0].address
+    assert shown.startswith("https://ex\u00e4mple.com/v")
+    assert shown.endswith("v... (xn--exmple-cua.com)")
+    assert len(shown) < 340
+
+
+def test_a_rule_of_a_table_is_named_with_its_member(foreign: tuple[Sample, Path]) -> None:
+    batch, path = foreign
+    change(path, lambda m: edit_row(m, ATTEMPTS, lease_expires_at="2026-01-01T00:00:00+00:00"))
+    line = refusal(lambda: restore_file(batch.databases, path))
+    assert line is not None
+    assert (
+        f"{path} cannot be restored (attempts.jsonl: a row breaks the rule llm_responses_lease_whole)" in line
+    )
 
 
 def test_the_report_is_our_own_and_not_the_archived_one(foreign: tuple[Sample, Path]) -> None:
@@ -183,7 +378,9 @@ def test_connections_that_are_not_here_like_this_must_be_accepted(foreign: tuple
         assert not coming.own
         assert [(one.name, one.news) for one in coming.connections] == [("model-0", NEW), ("model-1", NEW)]
         assert coming.new_folders == [str(batch.folder)]
-        with pytest.raises(ArchiveError, match=r"model-0 \(new\): .* with --accept-connections"):
+        with pytest.raises(
+            ArchiveError, match=r"model-0 \(new\): .* folders that .* with --accept-connections"
+        ):
             restore(batch.databases, coming, quiet)
     assert everything(batch) == before
     batch.doc_eval("INSERT INTO llm_providers (provider_type) VALUES ('simulation')")
@@ -197,6 +394,14 @@ def test_connections_that_are_not_here_like_this_must_be_accepted(foreign: tuple
     batch.doc_eval("UPDATE connections SET base_url = NULL")
     with incoming(batch.databases, path, quiet) as coming:
         assert coming.unknown == []
+        with pytest.raises(ArchiveError, match=r"brings folders that no batch here has: .* --accept-connec"):
+            restore(batch.databases, coming, quiet)
+    batch.doc_eval(
+        "INSERT INTO folders (id, folder_path, folder_name) OVERRIDING SYSTEM VALUE "
+        f"VALUES (1, '{batch.folder}', 'documents')"
+    )
+    with incoming(batch.databases, path, quiet) as coming:
+        assert not coming.must_be_accepted
         restore(batch.databases, coming, quiet)
     assert audit(batch) == []
 

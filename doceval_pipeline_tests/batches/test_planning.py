@@ -152,6 +152,32 @@ def test_cost_is_tokens_by_prices_and_unknown_without_either(batch_of: BatchOf) 
     assert planned(batch, Mode.all).estimates[0].cost is None
 
 
+def test_history_that_cannot_be_is_left_out(batch_of: BatchOf) -> None:
+    batch = finished(batch_of)
+    before = planned(batch, Mode.all).estimates
+    batch.doc_eval(
+        "INSERT INTO batches (id, batch_number, batch_name) OVERRIDING SYSTEM VALUE "
+        "SELECT n, n, n FROM generate_series(1001, 1009) n"
+    )
+    values = (
+        "1, 1e308, 1, 1, 1, 1, 1",
+        "1, -1, 1, 1, 1, 1, 1",
+        "1, 1, 1e308, 1, 1, 1, 1",
+        "3, 1, 1e-300, 1, 1, 1e30, 1",
+        "1, 1, 1, -1e308, 1, 1, 1",
+        "1, 1, 1, 1, 1e308, 1, 1",
+        "1, 1, 1, 1, 1, 'NaN', 1",
+        "1, 1, 1, 1, 1, 1, 'Infinity'",
+        "9223372036854775807, 1, 1, 1, 1, 1, 1",
+    )
+    for number, row in enumerate(values, start=1001):
+        batch.doc_eval(
+            f"INSERT INTO connection_history SELECT {number}, c.id, m, {row} "
+            "FROM connections c, unnest('{input_tokens,output_tokens,seconds}'::text[]) m"
+        )
+    assert planned(batch, Mode.all).estimates == before
+
+
 def test_a_prompt_that_was_edited_since_is_named(batch_of: BatchOf) -> None:
     batch = finished(batch_of)
     assert planned(batch).notes == []

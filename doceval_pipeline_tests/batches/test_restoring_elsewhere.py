@@ -8,7 +8,7 @@ import pytest
 from doceval_pipeline.batches.archiving import Archived
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.errors import ArchiveError, BatchStateError, DatabaseError
+from doceval_pipeline.errors import ArchiveError, BatchStateError
 from doceval_pipeline_tests.archives.small import edit_manifest, sha256
 from doceval_pipeline_tests.batches.archives import (
     BatchOf,
@@ -278,7 +278,7 @@ def test_what_the_database_refuses_leaves_the_batch_archived(batch_of: BatchOf) 
     before = holdings(batch)
     batch.knowledge("ALTER TABLE llm_responses ADD CONSTRAINT refuse_all CHECK (prompt_id < 0)")
     try:
-        with pytest.raises(DatabaseError, match="refuse_all"):
+        with pytest.raises(ArchiveError, match=r"attempts.jsonl: a row breaks the rule refuse_all"):
             bring_back(batch, archived)
     finally:
         batch.knowledge("ALTER TABLE llm_responses DROP CONSTRAINT refuse_all")

@@ -47,6 +47,19 @@ def test_a_name_that_has_the_characters_of_a_pattern_names_its_batch_alone(
     assert named(databases, "what[?s]") == (["what?", "whats"], [])
 
 
+def test_a_number_may_be_as_wide_as_its_column(databases: Databases, numbers: dict[str, int]) -> None:
+    with databases.doc_eval.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO batches (id, batch_number, batch_name) OVERRIDING SYSTEM VALUE "
+                "VALUES (2147483647, 2147483647, 'last'), (1000000000, 1000000000, 'wide')"
+            )
+        )
+    found, unknown = named(databases, "2147483647", "batch-1000000000", "2147483648", "9999999999")
+    assert found == ["last", "wide"]
+    assert len(unknown) == 2
+
+
 def test_a_word_that_names_no_batch_is_told_and_the_others_are_found(
     databases: Databases, numbers: dict[str, int]
 ) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from doceval_pipeline.documents.content_type import content_type
 from doceval_pipeline.documents.reading import (
+    OUTSIDE,
     PIECE,
     SMALL_DOCUMENT,
     DocumentRejected,
@@ -22,6 +23,7 @@ from doceval_pipeline.documents.reading import (
     encoded_chunks,
     encoded_length,
     fingerprint,
+    hash_document,
 )
 from doceval_pipeline.documents.source import Source
 
@@ -47,6 +49,24 @@ def test_fingerprint_and_base64_are_of_the_bytes_on_disk(tmp_path: Path, size: i
     assert encoded == encode(content)
     assert len(encoded) == encoded_length(size)
     assert decode(encoded) == content
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret", "in/../../secret", "/{}/secret", "in//f", "./in/f", "", ".", "in/."]
+)
+def test_no_path_leads_out_of_its_folder(tmp_path: Path, path: str) -> None:
+    folder = tmp_path / "folder"
+    (folder / "in").mkdir(parents=True)
+    write(tmp_path, b"secret", "secret")
+    found = fingerprint(folder, write(folder, b"fine", "in/f"), LIMIT)
+    led = path.format(tmp_path).encode()
+    with pytest.raises(DocumentRejected) as caught:
+        fingerprint(folder, led, LIMIT)
+    assert caught.value.reason == OUTSIDE
+    with pytest.raises(DocumentRejected):
+        list(encoded_chunks(folder, led, replace(found, content=None)))
+    with pytest.raises(DocumentRejected):
+        hash_document(folder, led, LIMIT)
 
 
 @given(st.binary(max_size=200))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.knowledge import queue
@@ -221,6 +221,13 @@ def test_a_time_of_a_row_that_runs_is_refused_by_the_database(batch_of: BatchOf)
     claim(batch.databases.knowledge)
     with pytest.raises(DBAPIError, match="llm_responses_not_before"):
         batch.knowledge("UPDATE llm_responses SET not_before = now()")
+
+
+def test_a_deferral_without_a_time_is_refused_by_the_database(batch_of: BatchOf) -> None:
+    batch = batch_of()
+    batch.stage()
+    with pytest.raises(IntegrityError, match="llm_responses_not_before"):
+        batch.knowledge("UPDATE llm_responses SET deferred = true")
 
 
 def test_a_deferred_row_counts_as_waiting(batch_of: BatchOf) -> None:

@@ -12,7 +12,7 @@ ALTER TABLE llm_responses
     ADD CONSTRAINT llm_responses_not_before CHECK (
         not_before IS NULL AND NOT deferred
         OR status IN ('QUEUED', 'N', 'READY_TO_RETRY', 'PAUSED')
-           AND not_before BETWEEN '1970-01-01Z' AND '9990-01-01Z');
+           AND not_before IS NOT NULL AND not_before BETWEEN '1970-01-01Z' AND '9990-01-01Z');
 COMMENT ON COLUMN llm_responses.not_before IS
     'Until when the row is not handed out, as the processor asked that gave it back; NULL once it is taken.';
 COMMENT ON COLUMN llm_responses.uncounted IS
