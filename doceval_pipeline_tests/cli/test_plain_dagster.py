@@ -19,6 +19,7 @@ from doceval_pipeline.dagster_home.configuration import SHIPPED
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli.running import (
     doceval,
+    free_port,
     graphql,
     query,
     read_json,

@@ -28,8 +28,9 @@ TIME_PASSES = """
 
 
 def let_time_pass(batch: Sample) -> None:
-    """The time of every row has come, and no session remembers for a second that it looked before."""
+    """The time of every row has come, and the next look is due, to whose time sessions hold for a second."""
     batch.knowledge(TIME_PASSES)
+    batch.knowledge("SELECT look_for_leases_at(clock_timestamp() - interval '1 second')")
     batch.databases.knowledge.dispose()
 
 
