@@ -17,6 +17,7 @@ import pytest
 from doceval_pipeline.embedded.account import first_closed
 from doceval_pipeline.embedded.processes import MARK
 from doceval_pipeline.embedded.server import EmbeddedServer, server_program
+from doceval_pipeline.embedded.sockets import name_elsewhere
 from doceval_pipeline.errors import EmbeddedServerError
 from doceval_pipeline_tests.unprivileged import NOBODY, unprivileged
 
@@ -49,6 +50,21 @@ def run(server: EmbeddedServer, statement: str) -> object:
         found = cursor.fetchone() if cursor.description else None
     connection.close()
     return found[0] if found else None
+
+
+def test_a_server_that_is_stopped_leaves_no_empty_folder_for_its_socket() -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        server = EmbeddedServer(Path(parent) / ("long" * 30))
+        for stays in (False, True):
+            server.ensure()
+            folder = server.sockets
+            assert folder.name == name_elsewhere(server.home)
+            if stays:
+                (folder / "a file of somebody").touch()
+            assert server.stop()
+            assert folder.exists() == stays
+        (folder / "a file of somebody").unlink()
+        folder.rmdir()
 
 
 def postmaster(server: EmbeddedServer) -> psutil.Process:
