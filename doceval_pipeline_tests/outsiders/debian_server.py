@@ -48,7 +48,8 @@ class DebianServer:
         key, certificate = Path(data) / "server.key", Path(data) / "server.crt"
         _run(
             program("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
-            "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=127.0.0.1", "-keyout", key, "-out", certificate,
+            "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=127.0.0.1",
+            "-keyout", key, "-out", certificate,
         )  # fmt: skip
         self.execute("ALTER SYSTEM SET ssl = on")
         self.execute("SELECT pg_reload_conf()")
