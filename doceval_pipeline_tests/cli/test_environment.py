@@ -48,10 +48,7 @@ ODD_HOME = """a, "b" $(touch pwned) `touch pwned` 'c' %41 \\ é *?[d] ; & | # ~ 
 def odd_home(tmp_path: Path) -> Iterator[Path]:
     home = tmp_path / ODD_HOME
     yield home
-    server = EmbeddedServer(home)
-    sockets = server.sockets
-    server.stop()
-    sockets.rmdir()
+    EmbeddedServer(home).stop()
 
 
 def test_everything_odd_at_once_changes_nothing(odd_home: Path) -> None:
