@@ -14,6 +14,7 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from sqlalchemy.exc import DataError, NoResultFound, OperationalError, TimeoutError
 
 from doceval_pipeline import cli
+from doceval_pipeline.cli import output
 from doceval_pipeline.cli.runs import _reason
 from doceval_pipeline.credentials import NOT_SHOWN
 from doceval_pipeline.defs import steps
@@ -115,10 +116,9 @@ def test_the_command_line_says_it_in_one_line(
         raise make()
 
     monkeypatch.setattr(cli, "cli", fail)
-    monkeypatch.setattr(cli.errors, "width", 1000)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 1
+    monkeypatch.setattr(output.errors, "width", 1000)
+    # Not main(), which changes the streams and the umask of this process.
+    assert cli._run() == 1
     said = capfd.readouterr().err
     assert said.startswith(line)
     assert len(said.splitlines()) == 1

@@ -24,16 +24,15 @@ from doceval_pipeline.cli import (
     server,
     status,
 )
-from doceval_pipeline.cli.output import errors, prepare_consoles
+from doceval_pipeline.cli.output import fail
 from doceval_pipeline.cli.streams import BROKEN_PIPE, exit_code, lasting_streams
 from doceval_pipeline.cli.suggestions import Commands
 from doceval_pipeline.cli.waiting import watching
 from doceval_pipeline.errors import in_one_line
-from doceval_pipeline.names import printable
 
 # What ends where a database server does not answer for half a minute.
 ONLY_READING = frozenset({"check", "compare", "documents", "env", "export", "open", "plan", "status"})
-# What has processes of its own to end at Ctrl-C.
+# What has processes of its own to end at Ctrl-C, and itself looks after the servers that it waits for.
 SUPERVISING = frozenset({"conformance", "demo", "down", "up"})
 
 
@@ -43,7 +42,7 @@ class _Commands(Commands):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            errors.print("interrupted", style="red")
+            fail("interrupted")
             raise SystemExit(130) from None
         except BrokenPipeError:
             # The reader of what is exported to standard output has enough.
@@ -58,7 +57,8 @@ class _Commands(Commands):
 def cli(context: click.Context) -> None:
     """Stage batches of documents for evaluation by LLMs, and report what came back."""
     name = context.invoked_subcommand
-    context.with_resource(watching(name in ONLY_READING, may_end=name not in SUPERVISING))
+    if name not in SUPERVISING:
+        context.with_resource(watching(only_reads=name in ONLY_READING))
 
 
 for module in (
@@ -83,7 +83,6 @@ def main() -> None:
     # Whatever is written, by the processes that are started too, is for this user alone.
     os.umask(0o077)
     output = lasting_streams()
-    prepare_consoles()
     sys.exit(exit_code(output, _run()))
 
 
@@ -94,7 +93,7 @@ def _run() -> int:
             cli()
     except Exception as error:  # noqa: BLE001 # none of them becomes a traceback
         for line in in_one_line(error).splitlines():
-            errors.print(printable(line), style="red", markup=False)
+            fail(line)
         return 1
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)

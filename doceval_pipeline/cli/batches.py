@@ -23,7 +23,7 @@ from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.reprocessing import Mode
 from doceval_pipeline.batches.status import batch_progress, closed_batches, having_failures
 from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.output import console, errors, in_words, print_json, print_table
+from doceval_pipeline.cli.output import console, in_words, print_json, print_table, warn
 from doceval_pipeline.cli.selection import Done, Selection, act_on_each, select, several_batches
 from doceval_pipeline.dagster_home.limits import given_up
 from doceval_pipeline.doc_eval.apply import Applied
@@ -58,7 +58,7 @@ def warn_of_waiting(opened: Databases) -> None:
         waits = ", ".join(each.said for each in work)
         said = [f"{waits}, and whether Dagster's daemon runs cannot be told: {error}"]
     for sentence in said:
-        errors.print(printable(sentence), style="yellow", markup=False)
+        warn(sentence)
 
 
 @click.command()
@@ -212,7 +212,7 @@ def check(every_document: bool, as_json: bool) -> None:
         rows = [(v.invariant, v.batch, v.problem, v.mend) for v in found]
         print_table(("must hold", "batch", "but", "what to do"), rows)
     for warning in (*given_up(opened.settings), *open_doors(opened), *webhook.warnings(opened)):
-        errors.print(printable(warning), style="yellow", markup=False)
+        warn(warning)
     warn_of_waiting(opened)
     if found:
         raise SystemExit(1)
@@ -339,7 +339,7 @@ def _say_what_is_next(applied: Applied, looked: Mapping[str, Preview], stage: bo
         if name in looked:
             console.print(f"    found now: {looked[name].sentence}", markup=False)
             for note in looked[name].notes:
-                errors.print(f"    {printable(note)}", style="yellow", markup=False)
+                warn(f"    {note}")
     if applied.staging_requested_again:
         names = ", ".join(map(printable, applied.staging_requested_again))
         console.print(f"staging was requested before and has not begun, asked again: {names}", markup=False)

@@ -8,7 +8,6 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import as_file, files
@@ -23,7 +22,7 @@ from doceval_pipeline.batches.file_counts import batch_tallies, left_out, staged
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.status import BatchProgress, batch_progress
 from doceval_pipeline.cli.bars import Bars
-from doceval_pipeline.cli.output import console, errors
+from doceval_pipeline.cli.output import console, fail
 from doceval_pipeline.cli.processor import NOTICE, Behaviour, Simulation
 from doceval_pipeline.cli.supervisor import StartFailed, Supervisor
 from doceval_pipeline.doc_eval.apply import apply_evaluation
@@ -58,9 +57,7 @@ def demo() -> None:
     except KeyboardInterrupt:
         rest = f"; what waits of its batch is for any processor: doceval cancel {number}"
         said = "" if number is None else rest
-        # The terminal may be closed.
-        with suppress(OSError):
-            errors.print(f"interrupted{said}", style="red", markup=False)
+        fail(f"interrupted{said}")
         raise SystemExit(130) from None
     if console.is_terminal and sys.stdin.isatty():
         webbrowser.open(report.as_uri())

@@ -32,6 +32,18 @@ class Holder:
         """Its process and address, in a few words."""
         return f"(pid {self.pid}{f', {self.url}' if self.url else ''})"
 
+    def process(self, home: Path) -> psutil.Process | None:
+        """The process that holds the lock of a home; None where one of that number does not have it open.
+
+        Others, too, can lock the file and write into it.
+        """
+        try:
+            lock, found = (home / "up.lock").stat(), psutil.Process(self.pid)
+            opened = [os.stat(file.path) for file in found.open_files()]
+        except (psutil.Error, OSError):
+            return None
+        return found if any(os.path.samestat(file, lock) for file in opened) else None
+
 
 class HomeLock:
     """The lock of one home; a context manager that holds it.
@@ -63,6 +75,8 @@ class HomeLock:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             self._await(descriptor)
+            # A killed holder left its number, which may be another program's by now.
+            os.truncate(descriptor, 0)
         except BaseException:
             os.close(descriptor)
             raise

@@ -29,7 +29,8 @@ def _environment() -> dict[str, str]:
     found = dict(os.environ)
     for name in ("COLUMNS", "LINES"):
         value = found.pop(name, "")
-        if value.isascii() and value.isdigit() and 0 < int(value[:9]) <= WIDEST_TERMINAL:
+        # Python refuses to read a number of thousands of digits, zeros in front included.
+        if value.isascii() and value.isdigit() and len(value) <= 5 and 0 < int(value) <= WIDEST_TERMINAL:
             found[name] = str(max(int(value), NARROWEST_TERMINAL) if name == "COLUMNS" else int(value))
     return found
 
@@ -50,8 +51,6 @@ STATUS_STYLES = {
     "absent": "dim",
 }
 
-WIDTH_UNKNOWN = 80
-WIDTHS = range(10, 10_000)
 FOLDING_COLUMNS = (
     "name",
     "status",
@@ -67,11 +66,14 @@ FOLDING_COLUMNS = (
 )
 
 
-def prepare_consoles() -> None:
-    """Give the consoles a width that lines fit into: COLUMNS may say anything; 0 leaves each one empty."""
-    for shown in (console, errors):
-        if shown.width not in WIDTHS:
-            shown.width = WIDTH_UNKNOWN
+def warn(text: str) -> None:
+    """Print what to look at, in a line on standard error."""
+    errors.print(printable(text), style="yellow", markup=False)
+
+
+def fail(text: str) -> None:
+    """Print why something was not done, in a line on standard error."""
+    errors.print(printable(text), style="red", markup=False)
 
 
 def output_path(path: str) -> Path:

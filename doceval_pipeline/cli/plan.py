@@ -7,7 +7,7 @@ from doceval_pipeline.batches.planning import Plan, plan
 from doceval_pipeline.batches.reprocessing import Mode
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases, reprocess_options
-from doceval_pipeline.cli.output import console, errors, print_json
+from doceval_pipeline.cli.output import console, print_json, warn
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.estimation import Interval
 from doceval_pipeline.names import printable
@@ -53,7 +53,7 @@ def _print_plan(found: Plan) -> None:
     for estimate in found.estimates:
         _print_estimate(estimate)
     for note in found.notes:
-        errors.print(printable(note), style="yellow", markup=False)
+        warn(note)
 
 
 def _by_reason(cells: dict[str, int]) -> str:

@@ -1,7 +1,5 @@
 """Where the report of a batch is, and opening it in a browser."""
 
-import urllib.error
-import urllib.request
 import webbrowser
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import click
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.cli.batches import databases
 from doceval_pipeline.cli.home_lock import holder_of
+from doceval_pipeline.cli.loopback import answers
 from doceval_pipeline.cli.output import console
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.errors import FileError
@@ -61,12 +60,4 @@ def running_webserver() -> str | None:
 def _served_at(report: Path) -> str | None:
     """The address of a report that the webserver does serve, which it is asked."""
     address = report_url(running_webserver(), report)
-    if address is None:
-        return None
-    # A proxy of the environment must not be asked for an address of this machine.
-    ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-    try:
-        ask(urllib.request.Request(address, method="HEAD"), timeout=SECONDS_TO_ANSWER).close()  # noqa: S310 - loopback
-    except (urllib.error.URLError, OSError):
-        return None
-    return address
+    return address if address and answers(address, SECONDS_TO_ANSWER) else None

@@ -8,10 +8,10 @@ from typing import Any
 import click
 from sqlalchemy import Engine
 
-from doceval_pipeline.cli.output import console, errors, in_words, print_json
+from doceval_pipeline.cli.output import console, fail, in_words, print_json, warn
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batches, is_pattern
 from doceval_pipeline.errors import DocEvalError, UnknownBatch
-from doceval_pipeline.names import normal, printable
+from doceval_pipeline.names import normal
 
 several_batches = click.argument("batches", nargs=-1, required=True, metavar="BATCH...")
 
@@ -44,7 +44,7 @@ class Done:
         """Print the line and the notes."""
         console.print(self.line)
         for note in self.notes:
-            errors.print(printable(note), style="yellow", markup=False)
+            warn(note)
 
 
 def select(engine: Engine, words: Sequence[str], with_archived: bool = False) -> Selection:
@@ -128,7 +128,7 @@ class _Output:
         """Prints why a batch failed, or that it does not exist."""
         self.failures += 1
         self._data.append({**named, "error": line})
-        errors.print(printable(line), style="red", markup=False)
+        fail(line)
 
     def total(self) -> None:
         """Prints the total, or the data of all batches as JSON."""

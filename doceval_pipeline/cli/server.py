@@ -93,9 +93,7 @@ def up(port: int) -> None:
         url = supervisor.start_webserver()
         console.print(f"Dagster is at [bold]{url}[/]; Ctrl-C or doceval down stops it")
         supervisor.watch()
-    # The terminal may be closed.
-    with suppress(OSError):
-        console.print("stopped")
+    console.print("stopped")
 
 
 @click.command()

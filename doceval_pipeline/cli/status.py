@@ -1,7 +1,7 @@
 """`doceval status`: how far batches are, how fast, and whether anything has stalled."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ from doceval_pipeline.batches.stalling import STALLED, Movement
 from doceval_pipeline.batches.status import BatchProgress, batch_progress, lost_without_batch, progress_of
 from doceval_pipeline.cli.bars import Bars
 from doceval_pipeline.cli.batches import as_json_option, databases, warn_of_waiting
-from doceval_pipeline.cli.output import console, errors, print_json, print_table
+from doceval_pipeline.cli.output import console, fail, print_json, print_table, warn
 from doceval_pipeline.cli.reports import report_url, running_webserver
 from doceval_pipeline.cli.selection import select
 from doceval_pipeline.cli.streams import is_output_lost
@@ -43,7 +43,7 @@ def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
 
     found, unknown = read()
     for error in unknown:
-        errors.print(printable(str(error)), style="red", markup=False)
+        fail(str(error))
     if as_json:
         server = running_webserver()
         print_json([{**p.as_json(), "report_url": report_url(server, p.report)} for p in found])
@@ -51,7 +51,7 @@ def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
         _print_progress(found)
         if not batches:
             for run in lost_without_batch(opened):
-                errors.print(printable(run.sentence), style="yellow", markup=False)
+                warn(run.sentence)
             warn_of_waiting(opened)
     else:
         _watch(lambda: read()[0])
@@ -67,22 +67,22 @@ def _print_progress(found: list[BatchProgress]) -> None:
     print_table(columns, [_progress_row(progress) for progress in found], optional=("left out", "time left"))
     for progress in found:
         if progress.batch.failure_reason:
-            text = f"{progress.batch.key}: {progress.batch.failure_reason}"
-            errors.print(printable(text), style="red", markup=False)
-        if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW):
-            text = f"{progress.batch.key}: {progress.judgement.movement}: {progress.judgement.sentence}"
-            errors.print(printable(text), style="yellow", markup=False)
-        for notice in progress.notices:
-            errors.print(printable(f"{progress.batch.key}: {notice}"), style="yellow", markup=False)
-        if progress.deferred:
-            text = f"{progress.batch.key}: {progress.deferred.sentence}"
-            errors.print(printable(text), style="yellow", markup=False)
-        if progress.webhook:
-            text = f"{progress.batch.key}: {progress.webhook.sentence}"
-            errors.print(printable(text), style="yellow", markup=False)
+            fail(f"{progress.batch.key}: {progress.batch.failure_reason}")
+        for sentence in _warnings(progress):
+            warn(f"{progress.batch.key}: {sentence}")
     _print_reports([progress for progress in found if progress.report is not None])
     if not found:
         console.print("no batches yet: doceval apply evaluation.yaml")
+
+
+def _warnings(progress: BatchProgress) -> Iterator[str]:
+    judged = progress.judgement
+    if judged and judged.movement in (*STALLED, Movement.SLOW):
+        yield f"{judged.movement}: {judged.sentence}"
+    yield from progress.notices
+    for found in (progress.deferred, progress.webhook):
+        if found:
+            yield found.sentence
 
 
 def _print_reports(reported: list[BatchProgress]) -> None:

@@ -31,6 +31,11 @@ def mark_of(home: Path) -> dict[str, str]:
     return {MARK: os.path.realpath(home)}
 
 
+def unmarked() -> dict[str, str]:
+    """The environment of a process that `strays` does not find, whoever started this one."""
+    return {name: value for name, value in os.environ.items() if name != MARK}
+
+
 def strays(home: Path) -> list[psutil.Process]:
     """Living processes of this user that a supervisor of `home` started, or one of those did."""
     mark, own = os.path.realpath(home), os.getuid()

@@ -11,7 +11,7 @@ import select
 import sys
 from typing import Any
 
-from doceval_pipeline.cli.output import errors
+from doceval_pipeline.cli.output import fail
 
 # What shells show for a program that SIGPIPE ended.
 BROKEN_PIPE = 141
@@ -89,7 +89,7 @@ def exit_code(output: LastingStream, code: int) -> int:
         # As of every program in a pipe whose reader has enough.
         return code or BROKEN_PIPE
     reason = "it is closed" if output.failure.errno == errno.EBADF else output.failure.strerror
-    errors.print(f"cannot write the output: {reason}", style="red", markup=False)
+    fail(f"cannot write the output: {reason}")
     return code or 1
 
 

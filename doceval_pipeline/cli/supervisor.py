@@ -13,8 +13,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,7 +24,8 @@ import psutil
 
 from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.cli.home_lock import HomeLock, holder_of
-from doceval_pipeline.cli.strays import SECONDS_TO_STOP, end, mark_of, names_of, roots, strays
+from doceval_pipeline.cli.loopback import answers
+from doceval_pipeline.cli.strays import SECONDS_TO_STOP, end, mark_of, names_of, roots, strays, unmarked
 from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS, require_limits
 from doceval_pipeline.embedded.server import EmbeddedServer, make_folder
 from doceval_pipeline.embedded.sockets import short_temporary_folder
@@ -36,10 +35,9 @@ from doceval_pipeline.settings import Settings
 SECONDS_TO_START = 120
 # A process that ends sooner than this after its start would only end again.
 SECONDS_WORTH_A_RESTART = 20
+SECONDS_TO_ANSWER = 2
 LOG_LIMIT = 20_000_000
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Nothing for this machine goes through a proxy, whatever http_proxy and no_proxy say.
-_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class StartFailed(DocEvalError):
@@ -124,7 +122,7 @@ class Supervisor:
         # -P: no module is looked for where it is started.
         module = [sys.executable, "-P", "-m", "doceval_pipeline.defs.webserver"]
         self.start("webserver", [*module, *arguments])
-        self._await("webserver", lambda: _answers(f"{url}/server_info"))
+        self._await("webserver", lambda: answers(f"{url}/server_info", SECONDS_TO_ANSWER))
         self._lock.tell(url=url)
         return url
 
@@ -200,7 +198,8 @@ class Supervisor:
         with subprocess.Popen(
             [sys.executable, "-I", str(Path(__file__).with_name("guard.py")), *clear_up]
             + (["server"] if owns_server else []),
-            env={**os.environ, "DOCEVAL_HOME": str(self._settings.home), **mark_of(self._settings.home)},
+            # Without the mark: it must outlive the others, until the embedded server is stopped.
+            env={**unmarked(), "DOCEVAL_HOME": str(self._settings.home)},
             # Its working folder must not keep a file system busy.
             cwd="/",
             stdin=subprocess.PIPE,
@@ -246,12 +245,12 @@ def stop_all(settings: Settings) -> Counter[str]:
     home = settings.home
     stopped: Counter[str] = Counter()
     holder = holder_of(home)
+    supervisor = None if holder is None else holder.process(home)
     found = strays(home)
     server = EmbeddedServer(home)
     server_ran = server.is_running()
-    if holder is not None:
+    if holder is not None and supervisor is not None:
         with suppress(psutil.NoSuchProcess):
-            supervisor = psutil.Process(holder.pid)
             stopped[holder.command] += 1
             found = [*supervisor.children(recursive=True), *found]
             stopped += names_of({process.pid: process for process in found}.values())
@@ -355,11 +354,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with _DIRECTLY.open(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False

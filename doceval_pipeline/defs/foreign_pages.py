@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # Any other host name for this address is DNS rebinding.
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
-PAGE = re.compile(r"https?://([^/]*)(/.*)?", re.ASCII | re.IGNORECASE)
+# Ours are without TLS: what serves pages with it on the same port of loopback is another program.
+PAGE = re.compile(r"http://([^/]*)(/.*)?", re.ASCII | re.IGNORECASE)
 REFUSAL = "refused: this request came from a page of another site, or by another name than 127.0.0.1"
 # What a browser fetches before anybody follows a link (https://wicg.github.io/nav-speculation/). Chromium
 # says of it that no page asked for it.
@@ -88,8 +89,12 @@ class OwnPagesOnly:
                 return await send({"type": "websocket.close", "code": 1008, "reason": REFUSAL})
             return await self._app(scope, receive, send)
 
+        has_begun = False
+
         async def send_unframed(message: "Message") -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 headers = MutableHeaders(scope=message)
                 # A second policy narrows the first, so that a page keeps its own.
                 headers.append("Content-Security-Policy", "frame-ancestors 'none'")
@@ -98,7 +103,13 @@ class OwnPagesOnly:
 
         if sent_by is Sender.FOREIGN:
             return await refuse()(scope, receive, send_unframed)
-        return await self._app(scope, receive, send_unframed)
+        try:
+            return await self._app(scope, receive, send_unframed)
+        except Exception:
+            # Starlette's own answer is written outside of this layer, without our headers.
+            if not has_begun:
+                await PlainTextResponse("Internal Server Error", 500)(scope, receive, send_unframed)
+            raise
 
 
 def refuse() -> PlainTextResponse:

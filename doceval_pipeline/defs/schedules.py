@@ -27,7 +27,6 @@ from doceval_pipeline.settings import Settings
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 Evaluate = Callable[[dg.ScheduleEvaluationContext, DocEval], list[dg.RunRequest] | dg.RunRequest]
-ON = dg.DefaultScheduleStatus.RUNNING
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -48,6 +47,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
                 audit_databases,
                 cron,
                 "Audit both databases; a failed check says that something is not as it must be.",
+                dg.DefaultScheduleStatus.RUNNING,
             ),
         ),
         _schedule(
@@ -55,6 +55,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
             retention,
             "15 3 * * *",
             "Remove old lines of the event log, so that an installation can run for years.",
+            dg.DefaultScheduleStatus.RUNNING,
         ),
     ]
 
@@ -79,9 +80,14 @@ def counts_from(kept: str | None, cron: str, loaded_at: float) -> float:
 
 
 def _schedule(
-    name: str, job: Job, cron: str, description: str, evaluate: Evaluate | None = None
+    name: str,
+    job: Job,
+    cron: str,
+    description: str,
+    default_status: dg.DefaultScheduleStatus,
+    evaluate: Evaluate | None = None,
 ) -> dg.ScheduleDefinition:
-    """A schedule whose cron counts from when it was read first; with `evaluate` it is off by default."""
+    """A schedule whose cron counts from when it was read first; without `evaluate` it asks for a run."""
     loaded_at = time.time()
 
     @dg.schedule(
@@ -90,7 +96,7 @@ def _schedule(
         cron_schedule=cron,
         execution_timezone="UTC",
         description=description,
-        default_status=dg.DefaultScheduleStatus.STOPPED if evaluate else ON,
+        default_status=default_status,
     )
     def tick(
         context: dg.ScheduleEvaluationContext, doc_eval: DocEval
@@ -119,7 +125,9 @@ def _valid(
 
 def _stage_saved_batches(cron: str) -> dg.ScheduleDefinition:
     description = "Stage every batch that is saved, not staged yet, and not to be staged later."
-    return _schedule("stage_saved_batches", stage_batch, cron, description, _ask_for_saved)
+    # Work that costs money begins only where somebody switches it on.
+    is_off = dg.DefaultScheduleStatus.STOPPED
+    return _schedule("stage_saved_batches", stage_batch, cron, description, is_off, _ask_for_saved)
 
 
 def _ask_for_saved(context: dg.ScheduleEvaluationContext, doc_eval: DocEval) -> list[dg.RunRequest]:

@@ -44,12 +44,15 @@ _GIVE_UP_UNFINISHED = text("""
         last_failure = coalesce(last_failure, :unfinished)
     WHERE next_attempt_at <= now() AND attempts >= :most_attempts
 """)
+# Given up at the time that its next attempt had, which it has again once there is a receiver: an answer to an
+# earlier attempt may have asked for it.
 _SWITCH_OFF = text("""
-    UPDATE webhook_deliveries SET given_up_at = now(), next_attempt_at = NULL, last_failure = :switched_off
+    UPDATE webhook_deliveries
+    SET given_up_at = next_attempt_at, next_attempt_at = NULL, last_failure = :switched_off
     WHERE next_attempt_at IS NOT NULL
 """)
 _SWITCH_ON = text("""
-    UPDATE webhook_deliveries SET given_up_at = NULL, next_attempt_at = now()
+    UPDATE webhook_deliveries SET given_up_at = NULL, next_attempt_at = given_up_at
     WHERE given_up_at IS NOT NULL AND last_failure = :switched_off
       AND created_at > now() - make_interval(secs => :seconds)
 """)
@@ -208,7 +211,7 @@ def switch_off(connection: Connection) -> None:
 
 
 def switch_on(connection: Connection, seconds: float) -> None:
-    """Take up what `switch_off` ended and is not older than `seconds`, under the ids that it had."""
+    """Take up what `switch_off` ended and is not older than `seconds`, with the ids and times that it had."""
     connection.execute(_SWITCH_ON, {"switched_off": SWITCHED_OFF, "seconds": seconds})
 
 

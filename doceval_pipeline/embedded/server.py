@@ -128,7 +128,7 @@ class EmbeddedServer:
             The server does not run, or refuses.
         """
         drop_foreign_variables()
-        folder, accounts = self.sockets, self._accounts()
+        folder, accounts = self.sockets, self.accounts()
         if not require_listener(folder, accounts):
             raise psycopg2.OperationalError(f"no server listens in {folder}")
         given: dict[str, Any] = {**CONNECTION, **parameters, "host": str(folder), "dbname": dbname}
@@ -184,6 +184,7 @@ class EmbeddedServer:
             postmaster = self._postmaster()
             if postmaster is None:
                 return False
+            folder = self.sockets
             # SIGINT is PostgreSQL's fast shutdown. psutil compares the start time before it signals.
             postmaster.send_signal(signal.SIGINT)
             # One that was stopped by SIGSTOP goes on first, so that it can end.
@@ -194,6 +195,9 @@ class EmbeddedServer:
                 raise EmbeddedServerError(
                     f"the embedded PostgreSQL did not stop within {SECONDS_TO_STOP} s: see {self.log_path}"
                 )
+            # The next start makes it again; what is not the server's stays.
+            with suppress(OSError):
+                folder.rmdir()
             return True
 
     @contextmanager
@@ -214,7 +218,8 @@ class EmbeddedServer:
     def _is_socket_folder(self, folder: str) -> bool:
         return folder == str(near(self.home)) or Path(folder).name == name_elsewhere(self.home)
 
-    def _accounts(self) -> set[int]:
+    def accounts(self) -> set[int]:
+        """The numbers of the users whose server this may be."""
         return trusted_accounts(self._owner())
 
     def _refusal(self) -> str:

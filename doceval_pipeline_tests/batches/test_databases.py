@@ -64,6 +64,10 @@ def test_no_part_of_a_password_is_told(
 def test_databases_that_are_open_are_opened_again_without_a_connection(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    databases = open_databases(settings)
+    for engine in (databases.doc_eval, databases.knowledge):
+        # Other tests may have left connections in the pool that are not alive.
+        engine.dispose()
     open_databases(settings)
     opened: list[dict[str, Any]] = []
     connect = psycopg2.connect

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,6 +56,13 @@ def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.2)
     return answer
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def running_up(home: Path, port: str) -> Iterator["subprocess.Popen[str]"]:

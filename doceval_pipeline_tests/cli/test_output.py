@@ -221,7 +221,21 @@ def test_in_a_terminal_of_any_width_commands_show_every_word(
     [
         ("80", "80"),
         ("1", "20"),
-        *((odd, None) for odd in ("0", "-5", "abc", "²", "٣", "9" * 5000, "10001", "", "8 0")),
+        *(
+            (odd, None)
+            for odd in (
+                "0",
+                "-5",
+                "abc",
+                "²",
+                "٣",
+                "9" * 5000,
+                "0" * 8 + "1" + "0" * 5000,
+                "10001",
+                "",
+                "8 0",
+            )
+        ),
     ],
 )
 def test_a_width_that_no_terminal_has_is_not_used(
@@ -229,6 +243,7 @@ def test_a_width_that_no_terminal_has_is_not_used(
 ) -> None:
     monkeypatch.setenv("COLUMNS", given)
     assert output._environment().get("COLUMNS") == used
+    assert 0 < Console(_environ=output._environment()).width <= output.WIDEST_TERMINAL
 
 
 def test_a_stream_waits_for_room_in_a_pipe_that_does_not_block() -> None:

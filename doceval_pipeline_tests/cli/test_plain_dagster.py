@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from doceval_pipeline.dagster_home.configuration import SHIPPED
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli.running import (
     doceval,
+    free_port,
     graphql,
     query,
     read_json,
@@ -113,12 +113,6 @@ def marked(clone: Path) -> list[psutil.Process]:
     return found
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def answers(port: str) -> bool:
     try:
         return bool(graphql(port, "{ version }"))
@@ -164,7 +158,7 @@ def assert_clean(clone: Path) -> None:
 def test_a_server_for_development_shows_and_does_what_doceval_up_does(
     clone: Path, partition: str, command: list[str], ending: signal.Signals
 ) -> None:
-    port = free_port()
+    port = str(free_port())
     with started(clone, *command, "--port", port) as (process, output):
         until(lambda: answers(port) or process.poll() is not None)
         info = yaml.safe_load(graphql(port, INSTANCE)["instance"]["info"])
@@ -256,7 +250,7 @@ def test_doceval_down_ends_the_server_that_plain_commands_started(clone: Path) -
 
 
 def test_without_the_limit_two_runs_of_a_batch_at_once_do_no_harm_and_check_warns(tmp_path: Path) -> None:
-    home, port = Path(tempfile.mkdtemp(prefix="doceval-nolimit-")), free_port()
+    home, port = Path(tempfile.mkdtemp(prefix="doceval-nolimit-")), str(free_port())
     configuration = yaml.safe_load(SHIPPED.read_text())
     del configuration["concurrency"]["runs"]["tag_concurrency_limits"]
     (home / "dagster").mkdir()

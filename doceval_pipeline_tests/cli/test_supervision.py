@@ -1,8 +1,10 @@
 """One supervisor per home, and nothing of it is left, whatever ends it. Real processes."""
 
 import fcntl
+import json
 import os
 import pty
+import re
 import shutil
 import signal
 import socket
@@ -11,19 +13,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from doceval_pipeline.cli.home_lock import HomeLock, holder_of
+from doceval_pipeline.cli.home_lock import Holder, HomeLock, holder_of
 from doceval_pipeline.cli.strays import mark_of, strays
-from doceval_pipeline.cli.supervisor import require_free
+from doceval_pipeline.cli.supervisor import Supervisor, require_free, stop_all
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError
-from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, until
-
-PORT = "3541"
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, free_port, until
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +37,10 @@ def home() -> Iterator[Path]:
 
 
 @contextmanager
-def up(home: Path, *before: str, port: str = PORT) -> Iterator["subprocess.Popen[bytes]"]:
+def up(home: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """`doceval up` that answers; it is ended and leaves nothing."""
     process = subprocess.Popen(
-        [*before, DOCEVAL, "up", "--port", port],
+        [DOCEVAL, "up", "--port", str(free_port())],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "DOCEVAL_HOME": str(home)},
@@ -50,6 +52,12 @@ def up(home: Path, *before: str, port: str = PORT) -> Iterator["subprocess.Popen
     finally:
         doceval("down", DOCEVAL_HOME=str(home))
         process.wait(timeout=60)
+
+
+def ignored_by(number: int) -> set[int]:
+    """The signals that a process ignores."""
+    (mask,) = re.findall(r"^SigIgn:\s*([0-9a-f]+)$", Path(f"/proc/{number}/status").read_text(), re.MULTILINE)
+    return {each for each in range(1, 65) if int(mask, 16) >> (each - 1) & 1}
 
 
 def nothing_is_left(home: Path) -> bool:
@@ -71,8 +79,40 @@ def test_a_home_has_one_holder_who_is_named_and_nobody_after_a_kill(tmp_path: Pa
     # A killed one leaves what it wrote, and no lock.
     (tmp_path / "up.lock").write_text(f'{{"pid": {os.getpid()}, "command": "doceval up", "url": null}}')
     assert holder_of(tmp_path) is None
-    with HomeLock(tmp_path, "doceval up"):
-        pass
+    with HomeLock(tmp_path, "clearing up"):
+        assert holder_of(tmp_path) is None, "what the killed one left is not of the one that clears up"
+
+
+@pytest.mark.parametrize("who", ["another program", "nobody"])
+def test_down_signals_no_process_that_does_not_hold_the_lock(
+    settings: Settings, tmp_path: Path, who: str
+) -> None:
+    program = subprocess.Popen(["sleep", "60"])
+    try:
+        if who == "nobody":
+            program.kill()
+            program.wait()
+        with (tmp_path / "up.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.write(json.dumps({"pid": program.pid, "command": "doceval up", "url": None}))
+            lock.flush()
+            assert stop_all(replace(settings, home=tmp_path)) == {}
+            assert who == "nobody" or program.poll() is None
+            assert Holder(os.getpid(), "doceval up").process(tmp_path) == psutil.Process()
+    finally:
+        program.kill()
+        program.wait()
+
+
+def test_the_guard_is_not_ended_with_the_processes_that_it_clears_up_after(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As of an up that something of another up has started.
+    monkeypatch.setenv(*next(iter(mark_of(tmp_path).items())))
+    supervisor = Supervisor(replace(settings, home=tmp_path), "doceval up")
+    with supervisor._guard(owns_server=False):
+        (guard,) = [one for one in psutil.Process().children() if "guard.py" in " ".join(one.cmdline())]
+        assert guard.pid not in [process.pid for process in strays(tmp_path)]
 
 
 @pytest.mark.parametrize(
@@ -133,14 +173,14 @@ def test_of_two_that_start_at_once_one_runs_and_ends_by_ctrl_c_alone(home: Path)
     environment = {**os.environ, "DOCEVAL_HOME": str(home)}
     started = [
         subprocess.Popen(
-            ["nohup", DOCEVAL, "up", "--port", port],
+            ["nohup", DOCEVAL, "up", "--port", str(free_port())],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for port in (PORT, "3542")
+        for _ in range(2)
     ]
     try:
         until(lambda: (holder := holder_of(home)) is not None and holder.url)
@@ -149,9 +189,7 @@ def test_of_two_that_start_at_once_one_runs_and_ends_by_ctrl_c_alone(home: Path)
         (running,) = [process for process in started if process.poll() is None]
         assert refused.stderr is not None
         assert "already runs for" in refused.stderr.read()
-        running.send_signal(signal.SIGHUP)
-        time.sleep(0.5)  # under nohup nothing is to happen
-        assert running.poll() is None
+        assert signal.SIGHUP in ignored_by(running.pid)
         for _ in range(3):
             running.send_signal(signal.SIGINT)
             time.sleep(0.2)  # while it stops
@@ -190,7 +228,7 @@ def test_down_finds_what_nobody_has_cleared_up(home: Path) -> None:
 def test_a_closed_terminal_ends_it(home: Path) -> None:
     controlling, terminal = pty.openpty()
     process = subprocess.Popen(
-        ["setsid", "--ctty", DOCEVAL, "up", "--port", PORT],
+        ["setsid", "--ctty", DOCEVAL, "up", "--port", str(free_port())],
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
@@ -206,7 +244,9 @@ def test_a_closed_terminal_ends_it(home: Path) -> None:
 @pytest.mark.slow
 def test_down_ends_an_up_that_only_starts_and_was_stopped_meanwhile(home: Path) -> None:
     starting = subprocess.Popen(
-        [DOCEVAL, "up", "--port", PORT], env={**os.environ, "DOCEVAL_HOME": str(home)}, stdout=subprocess.PIPE
+        [DOCEVAL, "up", "--port", str(free_port())],
+        env={**os.environ, "DOCEVAL_HOME": str(home)},
+        stdout=subprocess.PIPE,
     )
     until(lambda: holder_of(home) is not None)
     starting.send_signal(signal.SIGSTOP)

@@ -47,6 +47,8 @@ FOREIGN = {
         "sec-fetch-dest": "image",
     },
     "two answers to from where": {"sec-fetch-site": "same-origin, cross-site"},
+    "a page of ours with TLS, which we have not": {"origin": "https://127.0.0.1:3000"},
+    "a picture of such a page": {"referer": "https://127.0.0.1:3000/page"},
     "a socket": {"origin": "https://evil.invalid", "upgrade": "websocket"},
     "another name for this address": {"host": "evil.invalid:3000", "sec-fetch-site": "same-origin"},
     "another name and nothing else": {"host": "evil.invalid"},
@@ -212,9 +214,18 @@ def test_no_answer_can_be_shown_in_a_frame_and_each_keeps_its_own_policy() -> No
     async def page(_: Request) -> PlainTextResponse:
         return PlainTextResponse("page", headers={"Content-Security-Policy": "default-src 'none'"})
 
-    app = Starlette(routes=[Route("/", page)], middleware=[Middleware(OwnPagesOnly)])
-    client = TestClient(app, "http://127.0.0.1:3000")
-    for path, headers, status in (("/", {}, 200), ("/none", {}, 404), ("/", {"origin": "null"}, 403)):
+    async def fail(_: Request) -> PlainTextResponse:
+        raise ValueError
+
+    app = Starlette(routes=[Route("/", page), Route("/fail", fail)], middleware=[Middleware(OwnPagesOnly)])
+    client = TestClient(app, "http://127.0.0.1:3000", raise_server_exceptions=False)
+    for path, headers, status in (
+        ("/", {}, 200),
+        ("/none", {}, 404),
+        ("/", {"origin": "null"}, 403),
+        ("/fail", {}, 500),
+        ("/fail", CLICK, 500),
+    ):
         answer = client.get(path, headers=headers)
         assert answer.status_code == status
         assert answer.headers.get_list("X-Frame-Options") == ["DENY"]

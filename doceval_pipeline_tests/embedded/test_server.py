@@ -17,6 +17,7 @@ import pytest
 from doceval_pipeline.embedded.account import first_closed
 from doceval_pipeline.embedded.processes import MARK
 from doceval_pipeline.embedded.server import EmbeddedServer, server_program
+from doceval_pipeline.embedded.sockets import name_elsewhere
 from doceval_pipeline.errors import EmbeddedServerError
 from doceval_pipeline_tests.unprivileged import NOBODY, unprivileged
 
@@ -49,6 +50,21 @@ def run(server: EmbeddedServer, statement: str) -> object:
         found = cursor.fetchone() if cursor.description else None
     connection.close()
     return found[0] if found else None
+
+
+def test_a_server_that_is_stopped_leaves_no_empty_folder_for_its_socket() -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        server = EmbeddedServer(Path(parent) / ("long" * 30))
+        for stays in (False, True):
+            server.ensure()
+            folder = server.sockets
+            assert folder.name == name_elsewhere(server.home)
+            if stays:
+                (folder / "a file of somebody").touch()
+            assert server.stop()
+            assert folder.exists() == stays
+        (folder / "a file of somebody").unlink()
+        folder.rmdir()
 
 
 def postmaster(server: EmbeddedServer) -> psutil.Process:
@@ -147,7 +163,6 @@ def test_a_home_with_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> Non
         assert stat.S_IMODE(server.sockets.stat().st_mode) == 0o700
     finally:
         server.stop()
-        server.sockets.rmdir()
 
 
 def test_a_socket_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:

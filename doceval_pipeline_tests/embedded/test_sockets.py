@@ -197,6 +197,4 @@ def test_a_server_is_found_from_another_environment_and_survives_a_logout(
             folders = connection.exec_driver_sql("SHOW unix_socket_directories").scalar_one()
         assert folders.strip('"') == str(server.sockets)
     finally:
-        folder = server.sockets
         server.stop()
-        folder.rmdir()

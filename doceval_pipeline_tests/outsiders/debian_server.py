@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from typing import Any
 
 import psycopg2
 
-from doceval_pipeline_tests.outsiders.installed import postgresql_programs
+from doceval_pipeline_tests.cli.running import free_port
+from doceval_pipeline_tests.outsiders.installed import postgresql_programs, program
 from doceval_pipeline_tests.unprivileged import NOBODY
 
 SUPERUSER = "postgres"
@@ -25,6 +25,7 @@ class DebianServer:
     """A running server on 127.0.0.1, which asks every user for `PASSWORD`."""
 
     port: int
+    log: Path = Path("/dev/null")
 
     def url(self, database: str, user: str = SUPERUSER) -> str:
         """What an environment variable of the three holds for one of its databases."""
@@ -40,6 +41,18 @@ class DebianServer:
             with connection.cursor() as cursor:
                 cursor.execute(statement)
                 return cursor.fetchall() if cursor.description else []
+
+    def accept_tls(self) -> None:
+        """From now on it speaks TLS with those who ask for it."""
+        ((data,),) = self.execute("SHOW data_directory")
+        key, certificate = Path(data) / "server.key", Path(data) / "server.crt"
+        _run(
+            program("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
+            "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=127.0.0.1",
+            "-keyout", key, "-out", certificate,
+        )  # fmt: skip
+        self.execute("ALTER SYSTEM SET ssl = on")
+        self.execute("SELECT pg_reload_conf()")
 
     def make_login(self, name: str, *groups: str) -> None:
         """A role that may log in with `PASSWORD`, a member of the groups, and nothing more."""
@@ -71,7 +84,7 @@ def debian_server() -> Iterator[DebianServer]:
         )  # fmt: skip
         port = free_port()
         with _running(data, port):
-            yield DebianServer(port)
+            yield DebianServer(port, base / "log")
 
 
 @contextmanager
@@ -108,10 +121,3 @@ def _run(*command: object) -> None:
 def _give_away(path: Path) -> None:
     if os.geteuid() == 0:
         shutil.chown(path, NOBODY, NOBODY)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psycopg2
 
-from doceval_pipeline_tests.outsiders.debian_server import PASSWORD, DebianServer, free_port
+from doceval_pipeline_tests.cli.running import free_port
+from doceval_pipeline_tests.outsiders.debian_server import PASSWORD, DebianServer
 from doceval_pipeline_tests.outsiders.installed import program
 from doceval_pipeline_tests.unprivileged import NOBODY
 

@@ -16,7 +16,7 @@ import pytest
 from doceval_pipeline.cli import main
 from doceval_pipeline.embedded import account, sockets
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.cli.running import doceval
+from doceval_pipeline_tests.cli.running import doceval, free_port
 from doceval_pipeline_tests.unprivileged import unprivileged
 
 NAMELESS = 12345
@@ -148,13 +148,14 @@ def test_whoever_listens_there_first_is_refused_in_one_line_and_hears_nothing(
     if given_to_us:
         os.chown(folder, 0, 0)
         folder.chmod(0o700)
-    for command in ("init", "status", "down"):
+    for command, *arguments in (("init",), ("status",), ("down",), ("up", "--port", str(free_port()))):
         started = time.monotonic()
-        ended = doceval(command, DOCEVAL_HOME=str(home), TMPDIR="/tmp", XDG_RUNTIME_DIR="")
-        assert time.monotonic() - started < 5
+        ended = doceval(command, *arguments, DOCEVAL_HOME=str(home), TMPDIR="/tmp", XDG_RUNTIME_DIR="")
+        assert time.monotonic() - started < 30
         assert heard.read_bytes() == b""
         if command != "down":
             assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
             assert str(STRANGER) in ended.stderr
             assert str(folder) in ended.stderr
-    assert not home.exists()
+        # `up` takes the lock of the home first.
+        assert [path.name for path in home.glob("*")] == (["up.lock"] if command == "up" else [])

@@ -1,8 +1,10 @@
 """Servers that would fail later are refused before anything is stored: poolers, encodings, replicas."""
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
+import psycopg2
 import pytest
 from click.testing import CliRunner
 
@@ -10,9 +12,11 @@ from doceval_pipeline.batches import databases
 from doceval_pipeline.batches.databases import open_databases, require_dagster_database
 from doceval_pipeline.batches.staging import batch_lock, batches_at_work
 from doceval_pipeline.cli import cli
+from doceval_pipeline.cli.waiting import Server
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.cli.running import until
 from doceval_pipeline_tests.conftest import evaluation_of
 from doceval_pipeline_tests.outsiders.debian_server import DebianServer, replica
 from doceval_pipeline_tests.outsiders.pgbouncer import pgbouncer
@@ -164,3 +168,20 @@ def test_init_refuses_dagsters_database_before_it_writes_into_another(
     assert isinstance(ended.exception, DatabaseError)
     assert str(ended.exception).startswith("DAGSTER_POSTGRES_URL: database pooled_dagster on ")
     assert [empty.execute(TABLES, name) for name in DATABASES.values()] == [[(0,)]] * 3
+
+
+def test_a_server_is_asked_whether_it_answers_without_a_word_in_its_log(debian_server: DebianServer) -> None:
+    debian_server.accept_tls()
+    place = ("127.0.0.1", debian_server.port)
+    with socket.create_connection(place) as asked:
+        asked.sendall((8).to_bytes(4) + (80877103).to_bytes(4))
+        assert asked.recv(1) == b"S", "it has no TLS"
+    until(lambda: "could not accept SSL connection" in debian_server.log.read_text())
+    before = debian_server.log.read_text()
+    for _ in range(5):
+        assert Server("a server", place).answers(10)
+    # What it writes of one that comes after them is the last.
+    with pytest.raises(psycopg2.OperationalError):
+        psycopg2.connect(host=place[0], port=place[1], user="nobody", password="x", dbname="postgres")
+    until(lambda: 'user "nobody"' in debian_server.log.read_text())
+    assert "connection" not in debian_server.log.read_text().removeprefix(before).split('user "nobody"')[0]
