@@ -69,7 +69,7 @@ _GROUPS = text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names)")
 _UNUSED_GROUPS = text("""
     SELECT rolname FROM pg_roles r
     WHERE rolname = ANY(:names) AND shobj_description(oid, 'pg_authid') = :mark
-      AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE r.oid IN (m.roleid, m.member))
+      AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.roleid = r.oid)
       AND NOT EXISTS (SELECT FROM pg_shdepend d
                       WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid)
 """)
