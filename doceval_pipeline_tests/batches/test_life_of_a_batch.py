@@ -101,8 +101,11 @@ class LifeOfABatch(RuleBasedStateMachine):
         return found
 
     def reopen(self) -> None:
+        """New attempts are no part of a cancel before them."""
+        if self.status in ("STAGED", "ANALYZING", *CLOSED):
+            self.cancelled = False
         if self.status in CLOSED:
-            self.status, self.cancelled = "STAGED", False
+            self.status = "STAGED"
 
     def add_missing(self) -> None:
         current = self.current()

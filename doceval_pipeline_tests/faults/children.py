@@ -17,7 +17,7 @@ from sqlalchemy.pool import Pool
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.errors import DocEvalError
-from doceval_pipeline.knowledge import bulk_load
+from doceval_pipeline.migrations import copying
 
 Fault = Callable[[], None]
 
@@ -58,7 +58,7 @@ class Points:
         for name in ("before_cursor_execute", "after_cursor_execute", "commit"):
             event.listen(Engine, name, self.reached)
         event.listen(Pool, "checkin", self.reached)
-        stream = bulk_load._CopyStream
+        stream = copying._Stream
         stream.read = self._around(stream.read)  # type: ignore[method-assign]
         for name in ("fsync", "replace"):
             setattr(os, name, self._around(getattr(os, name)))
