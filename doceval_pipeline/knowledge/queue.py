@@ -82,6 +82,11 @@ _REQUEUE_AS_IF_WANTED = text("""
     UPDATE batch_configs SET requeue_as = :word
     WHERE batch_id = :batch_id AND requeue_as NOT IN (:word, 'F')
 """)
+_REQUEUE_AS_F_IF_FREE = text("""
+    UPDATE batch_configs SET requeue_as = 'F'
+    WHERE requeue_as <> 'F' AND batch_id = (SELECT batch_id FROM batch_configs WHERE batch_id = :batch_id
+                                            FOR NO KEY UPDATE SKIP LOCKED)
+""")
 # Rows that somebody else has locked are left for later. By their physical place, which the lock holds still.
 _HOLD_FREE = text(f"""
     UPDATE llm_responses SET status = 'PAUSED'
@@ -306,8 +311,10 @@ def hold_free(connection: Connection, batch_id: int) -> int:
 def close_free(connection: Connection, batch_id: int, reason: str) -> int:
     """Close those of a batch's waiting and held rows that nobody has locked; waits for nobody.
 
-    Returns how many.
+    Running rows that go back to the queue from now on are closed too, unless one goes back just now. Returns
+    how many were closed.
     """
+    connection.execute(_REQUEUE_AS_F_IF_FREE, {"batch_id": batch_id})
     return connection.execute(_CLOSE_FREE, {"batch_id": batch_id, "reason": reason}).rowcount
 
 
