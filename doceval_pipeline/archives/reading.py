@@ -79,7 +79,7 @@ class Archive:
     def rows(self, member: str) -> Iterator[Any]:
         """The rows of a member as data in which long texts are replaced; raises as `pieces`.
 
-        Also for a wrong count, which is told at the end.
+        Also where the count is wrong, which is known only at the end.
         """
         count = 0
         try:
@@ -92,7 +92,7 @@ class Archive:
             raise damaged(self.name, f"{member} does not have its number of rows")
 
     def document(self, sha256: str, size: int) -> Iterator[bytes]:
-        """A document of `size` bytes, in pieces of `PIECE` bytes but for the last; raises as `pieces`.
+        """A document of `size` bytes, in pieces of at most `PIECE` bytes; raises as `pieces`.
 
         Quick where documents are asked for in the order of their sha256.
         """

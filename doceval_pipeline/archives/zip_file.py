@@ -82,7 +82,7 @@ class ZipTable:
         return self._content(entry) + entry.packed
 
     def pieces(self, entry: Entry) -> Iterator[bytes]:
-        """The bytes of a member in pieces of `PIECE` bytes, but for the last; raises as `entries`."""
+        """The bytes of a member in pieces of at most `PIECE` bytes; raises as `entries`."""
         place, left = self._content(entry), entry.packed
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS) if entry.method == DEFLATED else None
         size, crc = 0, 0
@@ -246,7 +246,7 @@ def _text(name: bytes) -> str:
 
 
 def _whole_pieces(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of `PIECE`, but for the last; none of them is empty."""
+    """The same bytes in pieces of `PIECE`; only the last is shorter, and none is empty."""
     held = bytearray()
     for piece in pieces:
         if not held and len(piece) == PIECE:
