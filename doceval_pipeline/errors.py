@@ -11,6 +11,7 @@ DocEvalError
 ├── DatabaseError              a database that refuses, cannot be reached, or is not ours
 ├── EvaluationFileError        an evaluation file; carries every problem with its line
 ├── UnknownBatch               no such batch
+├── UnknownRecurring           no such recurring evaluation
 ├── BatchStateError            an action that the batch's state does not allow
 ├── StagingError               staging cannot go on; the batch becomes FAILED_STAGING
 ├── ComparisonError            two sides that have nothing in common to compare
@@ -62,6 +63,10 @@ class EvaluationFileError(DocEvalError):
 
 class UnknownBatch(DocEvalError):
     """No batch has this number, name or partition key."""
+
+
+class UnknownRecurring(DocEvalError):
+    """No recurring evaluation has this name."""
 
 
 class BatchStateError(DocEvalError):

@@ -34,10 +34,12 @@ VARIABLES = ("DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL", 
 EMPTY_DOC_EVAL = text("""
     TRUNCATE batches, folders, documents, connections, prompts, llm_providers, models, batch_folders,
              batch_connections, batch_prompts, batch_documents, batch_progress, connection_history,
-             webhook_deliveries, run_requests, live_runs, lost_runs
+             webhook_deliveries, run_requests, live_runs, lost_runs,
+             recurring_evaluations, occurrences, recurring_files
 """)
 EMPTY_KNOWLEDGE = text("""
-    TRUNCATE docs, llm_responses, batch_configs, response_counts, response_deltas, reprocess_requests
+    TRUNCATE docs, llm_responses, batch_configs, response_counts, response_deltas, reprocess_requests,
+             batch_questions
 """)
 
 

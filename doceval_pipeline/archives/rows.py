@@ -88,6 +88,10 @@ class BatchRow(Values):
     priority: Annotated[int, Field(ge=1, le=100)] = 10
     prices_at_completion: dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,9}$")], Prices] | None = None
     report_file: Annotated[str, Field(pattern=r"^batch-[0-9]{6,10}-[0-9a-f]{16}\.html$")] | None = None
+    reuse: Literal["finished", "nothing"] = "nothing"
+    max_documents: Annotated[int, Field(ge=1)] | None = None
+    max_cost: Price | None = None
+    held_reason: Text | None = None
 
 
 class FolderRow(Values):
@@ -266,6 +270,9 @@ class Attempt(Values):
     not_before: Moment | None = None
     uncounted: Annotated[int, Field(ge=0, le=1000)] = 0
     deferred: bool = False
+    reused_from: RowId | None = None
+    reused_batch_id: Number | None = None
+    is_answer: bool = True
 
 
 class Doc(Values):

@@ -60,7 +60,13 @@ def found_files(
             walked.add(identity)
         for entry in walk(path, rules, is_over):
             yield FoundFile(
-                number, entry.path, display_name(entry.path), entry.state, entry.reason, entry.size
+                number,
+                entry.path,
+                display_name(entry.path),
+                entry.state,
+                entry.reason,
+                entry.size,
+                entry.modified_ns,
             )
 
 

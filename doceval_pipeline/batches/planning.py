@@ -29,7 +29,7 @@ from doceval_pipeline.doc_eval.snapshot import compose, edited_since, read_snaps
 from doceval_pipeline.documents.reading import DocumentRejected, hash_document
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
 from doceval_pipeline.knowledge.bulk_load import known_contents
-from doceval_pipeline.knowledge.queue import RowTally, tally_rows
+from doceval_pipeline.knowledge.queue import Reusable, RowTally, reusable, tally_rows
 from doceval_pipeline.knowledge.status_words import Outcome
 
 _CHUNK = 5_000
@@ -55,8 +55,9 @@ class PlannedDocuments:
 class PlannedCells:
     """Cells by what becomes of them.
 
-    `added` get their first row and `superseded` a new attempt, each by the reason why; `reused` keep
-    the result they have, `left_alone` wait or run, `set_aside` are of contents that leave.
+    `added` get their first row to be processed and `superseded` a new attempt, each by the reason why;
+    `reused` keep the result they have, `left_alone` wait or run, `set_aside` are of contents that leave.
+    `from_earlier` get a first row with the result of one of `earlier_batches` batches.
     """
 
     added: dict[str, int]
@@ -64,6 +65,8 @@ class PlannedCells:
     reused: int
     left_alone: int
     set_aside: int
+    from_earlier: int = 0
+    earlier_batches: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Plan:
         """How many cells, new attempts and documents would be added."""
         return {
             "cells_to_add": sum(self.cells.added.values()),
+            "cells_to_reuse": self.cells.from_earlier,
             "new_attempts_to_add": sum(self.cells.superseded.values()),
             "documents_to_store": self.documents.added,
         }
@@ -120,14 +124,14 @@ def plan(databases: Databases, batch_id: int, mode: Mode, new_look: bool, progre
     wanted, unusable = _wanted(known_here, found, databases.settings.max_document_bytes, progress)
     with database_errors(), databases.knowledge.connect() as knowledge:
         known = _known(knowledge, list(wanted))
-        tallies = tally_rows(
-            knowledge, batch_id, list(known.values()), config["prompts"], config["connections"]
-        )
+        asked = (batch_id, list(known.values()), config["prompts"], config["connections"])
+        tallies = tally_rows(knowledge, *asked)
+        taken = reusable(knowledge, *asked) if batch.reuse == "finished" else []
     documents = _documents(wanted, known, known_here.stored, unusable)
     again = OUTCOMES[mode]
     with database_errors():
-        estimates = estimate_work(databases, batch_id, _work(config, wanted, tallies, again))
-    cells = _cells(config, len(wanted), documents.added, tallies, again)
+        estimates = estimate_work(databases, batch_id, _work(config, wanted, tallies, again, taken))
+    cells = _cells(config, len(wanted), documents.added, tallies, again, taken)
     on_files = notes_on_assigned(databases, batch_id) if found is None else _notes_on_files(known_here, found)
     return Plan(batch, documents, cells, estimates, [*_notes(known_here.edited), *on_files])
 
@@ -224,7 +228,12 @@ def _documents(
 
 
 def _cells(
-    config: dict[str, Any], contents: int, new: int, tallies: Sequence[RowTally], again: Sequence[Outcome]
+    config: dict[str, Any],
+    contents: int,
+    new: int,
+    tallies: Sequence[RowTally],
+    again: Sequence[Outcome],
+    taken: Sequence[Reusable],
 ) -> PlannedCells:
     columns = len(config["prompts"]) * len(config["connections"])
     rows = sum(tally.rows for tally in tallies if tally.wanted)
@@ -232,17 +241,24 @@ def _cells(
     for tally in tallies:
         count[tally.outcome] += tally.rows if tally.wanted else 0
     finished = {outcome: count[outcome] for outcome in (Outcome.SUCCEEDED, Outcome.FAILED)}
+    from_earlier = sum(reusable.cells for reusable in taken)
     return PlannedCells(
-        added={"new bytes": new * columns, "no row yet": (contents - new) * columns - rows},
+        added={"new bytes": new * columns, "no row yet": (contents - new) * columns - rows - from_earlier},
         superseded={outcome.value: count[outcome] for outcome in again},
         reused=sum(cells for outcome, cells in finished.items() if outcome not in again),
         left_alone=rows - sum(finished.values()),
         set_aside=sum(tally.rows for tally in tallies if not tally.wanted and not tally.withdrawn),
+        from_earlier=from_earlier,
+        earlier_batches=len({reusable.batch_id for reusable in taken}),
     )
 
 
 def _work(
-    config: dict[str, Any], wanted: dict[str, int], tallies: Sequence[RowTally], again: Sequence[Outcome]
+    config: dict[str, Any],
+    wanted: dict[str, int],
+    tallies: Sequence[RowTally],
+    again: Sequence[Outcome],
+    taken: Sequence[Reusable],
 ) -> list[ConnectionWork]:
     """The cells that would be queued on each connection, and the sizes of their documents together."""
     prompts, size = len(config["prompts"]), sum(wanted.values())
@@ -250,8 +266,9 @@ def _work(
     for connection in config["connections"]:
         own = [t for t in tallies if t.connection_id == connection["id"] and t.wanted]
         kept = [t for t in own if t.outcome not in again]
-        cells = len(wanted) * prompts - sum(t.rows for t in kept)
-        together = size * prompts - sum(t.bytes for t in kept)
+        reused = [r for r in taken if r.connection_id == connection["id"]]
+        cells = len(wanted) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in reused)
+        together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in reused)
         work.append(ConnectionWork(connection["id"], connection["name"], cells, together))
     return work
 

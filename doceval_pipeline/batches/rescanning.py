@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.folders import found_files
 from doceval_pipeline.batches.staging import Assigned, assign_documents, staging_step
-from doceval_pipeline.doc_eval import batch_documents
+from doceval_pipeline.doc_eval import batch_documents, recurring
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.documents.reading import DocumentRejected, hash_document
@@ -70,7 +70,8 @@ def rescan(databases: Databases, batch_id: int) -> Rescanned:
             raise StagingError(f"batch {batch_id} was never staged: stage it first")
         max_bytes = databases.settings.max_document_bytes
         batch_documents.remember_found(connection, found_files(sealed.config, databases.settings))
-        new = batch_documents.assign_new(connection, batch_id)
+        is_closed = recurring.is_of_what_changed(connection, batch_id)
+        new = 0 if is_closed else batch_documents.assign_new(connection, batch_id)
         gone = batch_documents.mark_gone(connection, batch_id, REASONS_OF_FOLDERS)
         changed = list(_changed(connection, batch_id, max_bytes))
         batch_documents.assign_again(connection, batch_id, changed)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.file_counts import left_out, staged
 from doceval_pipeline.batches.folders import found_files
+from doceval_pipeline.batches.limits import why_held
 from doceval_pipeline.batches.no_documents import no_documents
 from doceval_pipeline.batches.storing import Progress, store_missing
 from doceval_pipeline.doc_eval import batch_documents, snapshot
@@ -29,6 +30,7 @@ from doceval_pipeline.doc_eval.snapshot import Snapshot
 from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
 from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
 from doceval_pipeline.knowledge import bulk_load, queue
+from doceval_pipeline.knowledge.queue import Enqueued
 from doceval_pipeline.lock_waits import MAY_WRITE_BATCHES, AdvisoryLock, held_numbers, take_advisory_lock
 from doceval_pipeline.reports.numbers import counted, size_text
 
@@ -48,6 +50,7 @@ IS_ABANDONED = f"""
 """
 _ABANDONED = text(f"SELECT b.id FROM batches b WHERE b.id = ANY(CAST(:ids AS int[])) AND {IS_ABANDONED}")
 _SET_EXPECTED = text("UPDATE batches SET expected_cells = :cells WHERE id = :batch_id")
+_SET_HELD = text("UPDATE batches SET held_reason = :reason WHERE id = :batch_id")
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Queued:
-    """The queue rows of a batch, counted after commit."""
+    """The queue rows of a batch, counted after commit.
+
+    `reused` of those that were `added` have a result of an earlier batch. `held` is why it was held.
+    """
 
     documents: int
     prompts: int
@@ -113,6 +119,8 @@ class Queued:
     cells: int
     added: int
     seconds: float
+    reused: int = 0
+    held: str | None = None
 
     @property
     def sentence(self) -> str:
@@ -122,6 +130,8 @@ class Queued:
         return (
             f"{cells} in the queue (documents x prompts x connections: {factors}), "
             f"{self.added:,} of them added now"
+            + (f", {self.reused:,} with a result of an earlier batch" if self.reused else "")
+            + (f"; held, because it {self.held}" if self.held else "")
         )
 
 
@@ -206,7 +216,7 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
         _require_assignment(connection, batch_id, sealed)
         waiting = len(batch_documents.unstaged_files(connection, batch_id))
         names = batch_documents.stored_names(connection, batch_id)
-        documents, priority = list(names), batch_by_id(connection, batch_id).priority
+        documents, batch = list(names), batch_by_id(connection, batch_id)
         connection.commit()
         if waiting or not documents:
             raise StagingError(
@@ -215,11 +225,11 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
             )
         prompts, connections = sealed.config["prompts"], sealed.config["connections"]
         expected = len(documents) * len(prompts) * len(connections)
-        added = 0
+        added, held = Enqueued(0, 0), None
         with databases.knowledge.connect() as knowledge:
             cells, others = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if (cells, others) != (expected, 0):
-            added = _enqueue(databases, batch_id, names, prompts, connections, priority)
+            added = _enqueue(databases, batch, names, prompts, connections)
             with databases.knowledge.connect() as knowledge:
                 cells, _ = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if cells != expected:
@@ -227,13 +237,27 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
                 f"{partition_key(batch_id)}: {cells} of {expected} cells are in the queue after commit: "
                 "somebody deleted rows meanwhile; materialize again"
             )
+        is_new = batch.expected_cells is None
+        if is_new:
+            held = _hold_if_too_large(databases, batch, sealed.config, documents)
         with connection.begin():
             connection.execute(_SET_EXPECTED, {"batch_id": batch_id, "cells": expected})
             transition(connection, batch_id, Action.FINISH_STAGING)
-            if added:
+            if added.queued or added.reused:
                 transition(connection, batch_id, Action.REOPEN)
-        seconds = time.monotonic() - started
-        return Queued(len(documents), len(prompts), len(connections), cells, added, seconds)
+            if held is not None:
+                connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
+                transition(connection, batch_id, Action.PAUSE)
+        return Queued(
+            len(documents),
+            len(prompts),
+            len(connections),
+            cells,
+            added.queued + added.reused,
+            time.monotonic() - started,
+            added.reused,
+            held,
+        )
 
 
 def count_rows(databases: Databases, batch_id: int) -> int:
@@ -389,24 +413,42 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
     return sealed
 
 
+def _hold_if_too_large(
+    databases: Databases, batch: BatchRecord, config: Mapping[str, Any], documents: Sequence[int]
+) -> str | None:
+    """Hold a batch that is over its limits, and give the reason; no processor took a row of it before."""
+    if batch.max_documents is None and batch.max_cost is None:
+        return None
+    with databases.knowledge.begin() as knowledge:
+        reason = why_held(databases, knowledge, batch, config, documents)
+        if reason is None:
+            # Rows of a batch with limits are added held, so that nobody takes one before this.
+            queue.release(knowledge, batch.id, batch.priority)
+        return reason
+
+
 def _enqueue(
     databases: Databases,
-    batch_id: int,
+    batch: BatchRecord,
     names: Mapping[int, str],
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
-    priority: int,
-) -> int:
+) -> Enqueued:
+    is_limited = batch.max_documents is not None or batch.max_cost is not None
     with databases.knowledge.begin() as knowledge:
         # So that the rows are placed where the queue is now, whoever took rows from it.
         queue.tidy(knowledge)
     try:
         with databases.knowledge.begin() as knowledge:
-            queue.withdraw_others(knowledge, batch_id, list(names))
-            return queue.enqueue(knowledge, batch_id, names, prompts, connections, priority)
+            queue.withdraw_others(knowledge, batch.id, list(names))
+            reuse = batch.reuse == "finished"
+            added = queue.enqueue(knowledge, batch.id, names, prompts, connections, batch.priority, reuse)
+            if is_limited and batch.expected_cells is None:
+                queue.hold(knowledge, batch.id)
+            return added
     except queue.ContentsGone:
         raise StagingError(
-            f"{partition_key(batch_id)}: some of its documents were archived with another batch meanwhile: "
+            f"{batch.key}: some of its documents were archived with another batch meanwhile: "
             "materialize again"
         ) from None
 

@@ -152,7 +152,7 @@ def _notices(
     """Notices about missing parts of a batch, each with the command that fixes it."""
     if batch.id in abandoned:
         yield f"no process works on its staging: doceval stage {batch.id} goes on with it"
-    if batch.status is Status.SAVED and batch.config_sha256 is not None:
+    if batch.status is Status.SAVED and batch.config_sha256 is not None and request is None:
         missing = ", ".join(_missing_assets(documents))
         yield (
             f"only some of its assets are materialized, and not {missing}: materialize the group staging, or "

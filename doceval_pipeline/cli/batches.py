@@ -92,6 +92,7 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
                 ("connections", applied.connections),
                 ("prompts", applied.prompts),
                 ("batches", applied.batches),
+                ("recurring evaluations", applied.recurring),
             )
         ],
     )

@@ -11,7 +11,7 @@ from doceval_pipeline.cli.output import console, print_json, warn
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.estimation import Interval
 from doceval_pipeline.names import printable
-from doceval_pipeline.reports.numbers import amount, rough_duration, size_text
+from doceval_pipeline.reports.numbers import amount, counted, rough_duration, size_text
 
 
 @click.command("plan")
@@ -45,6 +45,10 @@ def _print_plan(found: Plan) -> None:
         reasons = ", ".join(f"{files:,} {reason}" for reason, files in documents.unusable.items())
         console.print(f"  left out   {reasons}")
     console.print(f"  new cells  {_by_reason(cells.added)}")
+    if cells.from_earlier:
+        asked = cells.from_earlier + sum(cells.added.values())
+        batches = counted(cells.earlier_batches, "batch", "batches")
+        console.print(f"  reused     {cells.from_earlier:,} of {asked:,} reused from {batches}")
     console.print(f"  again      {_by_reason(cells.superseded)}")
     console.print(
         f"  untouched  {cells.reused:,} keep their result, {cells.left_alone:,} wait or run; "

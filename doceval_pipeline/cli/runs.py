@@ -25,9 +25,9 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 class Run(Protocol):
-    """Runs a job for one batch's partition; it shows in the UI like any other run."""
+    """Runs a job, for a batch's partition where it has partitions; it shows in the UI like any other run."""
 
-    def __call__(self, batch_id: int) -> dg.ExecuteInProcessResult:
+    def __call__(self, batch_id: int | None = None) -> dg.ExecuteInProcessResult:
         """The result of a successful run.
 
         Raises
@@ -57,13 +57,13 @@ def open_job(
         defs = own_definitions()
         job = defs.resolve_job_def(name)
 
-        def run(batch_id: int) -> dg.ExecuteInProcessResult:
+        def run(batch_id: int | None = None) -> dg.ExecuteInProcessResult:
             with bars(visible=not quiet) as draw:
                 progress = StagingProgress() if quiet else _in_the_terminal(draw)
                 result = job.execute_in_process(
                     instance=instance,
-                    partition_key=partition_key(batch_id),
-                    tags=tags.get(batch_id),
+                    partition_key=None if batch_id is None else partition_key(batch_id),
+                    tags=None if batch_id is None else tags.get(batch_id),
                     # The events are in Dagster's event log; the terminal gets the result.
                     run_config={**QUIET, "ops": dict(ops or {})},
                     raise_on_error=False,

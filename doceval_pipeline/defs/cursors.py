@@ -35,6 +35,12 @@ class Seen(Cursor):
     told: dict[BatchId, Word] = {}
 
 
+class Looked(Cursor):
+    """Cursor of `recurring_evaluations`: when it looked at folders for arrivals, in seconds since 1970."""
+
+    looks: dict[BatchId, Annotated[float, Field(ge=0, le=1e11)]] = {}
+
+
 class Judged(Cursor):
     """Cursor of `stalled_work`: the newest judgement of each open batch, and of each missing report."""
 

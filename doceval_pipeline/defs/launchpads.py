@@ -97,6 +97,34 @@ ops:
 {_CHOOSE} No config is needed.
 {{}}
 """,
+    "run_recurring": """\
+# Makes the batch of a recurring evaluation now, besides its schedule.
+ops:
+  make_batch:
+    config:
+      name: inbox  # of a recurring evaluation
+""",
+    "pause_recurring": """\
+# Makes no batch of a recurring evaluation until it is resumed.
+ops:
+  pause_occurrences:
+    config:
+      name: inbox  # of a recurring evaluation
+""",
+    "resume_recurring": """\
+# Goes on with a paused recurring evaluation. Times that have passed are not made up.
+ops:
+  resume_occurrences:
+    config:
+      name: inbox  # of a recurring evaluation
+""",
+    "delete_recurring": """\
+# Forgets a recurring evaluation and its times. The batches that it made stay.
+ops:
+  delete_definition:
+    config:
+      name: inbox  # of a recurring evaluation
+""",
     "refresh_leaderboard": """\
 # Computes the leaderboard over all completed batches. No config is needed.
 {}

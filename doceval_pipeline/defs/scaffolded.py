@@ -29,6 +29,7 @@ OWN = frozenset(
         "naming",
         "partitions",
         "report_pages",
+        "recurring",
         "reporting",
         "requests",
         "resources",

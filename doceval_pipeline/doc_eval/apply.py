@@ -16,10 +16,10 @@ from sqlalchemy import Connection, Engine, Row, TextClause, text
 
 from doceval_pipeline.credentials import NOT_SHOWN, holds_key
 from doceval_pipeline.doc_eval.changes import Change
-from doceval_pipeline.doc_eval.definitions import Batch, Evaluation, Named, objection
-from doceval_pipeline.doc_eval.evaluation_file import Located
+from doceval_pipeline.doc_eval.definitions import Batch, Evaluation, Named, Recurring, objection
+from doceval_pipeline.doc_eval.evaluation_file import CHOICES, Located
 from doceval_pipeline.doc_eval.lifecycle import CLOSED
-from doceval_pipeline.doc_eval.yaml_text import Mistake
+from doceval_pipeline.doc_eval.yaml_text import Location, Mistake
 from doceval_pipeline.names import normal, normal_in_sql, skeleton, skeleton_in_sql
 
 # Finding a name that is meant compares with all of them, while others wait to apply.
@@ -89,7 +89,7 @@ _PROMPTS_HERE = """
 _BATCHES_HERE = """
     SELECT b.id, b.batch_name AS name, b.config_snapshot IS NOT NULL AS sealed, jsonb_build_object(
         'description', b.description, 'metadata', b.meta_data, 'include', to_jsonb(b.include_patterns),
-        'exclude', to_jsonb(b.exclude_patterns), 'priority', b.priority,
+        'exclude', to_jsonb(b.exclude_patterns), 'priority', b.priority, 'reuse', b.reuse,
         'stage_after', to_char(b.stage_after AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
         'folders', to_jsonb(ARRAY(
             SELECT f.folder_path FROM batch_folders l JOIN folders f ON f.id = l.folder_id
@@ -101,6 +101,9 @@ _BATCHES_HERE = """
             SELECT p.name FROM batch_prompts l JOIN prompts p ON p.id = l.prompt_id
             WHERE l.batch_id = b.id ORDER BY p.name COLLATE "C"))) AS has
     FROM batches b
+"""
+_RECURRING_HERE = """
+    SELECT id, name, NULL AS sealed, definition AS has FROM recurring_evaluations
 """
 
 
@@ -127,7 +130,12 @@ def _compared(here: str) -> TextClause:
 
 
 # The names of kinds, and under which key of an evaluation they stand.
-_PLURALS = {"connection": "connections", "prompt": "prompts", "batch": "batches"}
+_PLURALS = {
+    "connection": "connections",
+    "prompt": "prompts",
+    "batch": "batches",
+    "recurring evaluation": "recurring",
+}
 _LOCK_BATCHES = text(f"""
     SELECT FROM batches WHERE {normal_in_sql("batch_name")} = ANY(:names) FOR UPDATE
 """)
@@ -135,6 +143,7 @@ _COMPARED = {
     "connection": _compared(_CONNECTIONS_HERE),
     "prompt": _compared(_PROMPTS_HERE),
     "batch": _compared(_BATCHES_HERE),
+    "recurring evaluation": _compared(_RECURRING_HERE),
 }
 _NAMES = {
     "connections": text("SELECT name FROM connections"),
@@ -146,6 +155,7 @@ _LOOKING_ALIKE = {
         ("connection", "connections", "name"),
         ("prompt", "prompts", "name"),
         ("batch", "batches", "batch_name"),
+        ("recurring evaluation", "recurring_evaluations", "name"),
     )
 }
 _USED_BY = text("""
@@ -161,21 +171,22 @@ _USED_BY = text("""
 """)
 _BATCH_COLUMNS = (
     "name text, description text, metadata jsonb, include text[], exclude text[], stage_after timestamptz, "
-    "priority int"
+    "priority int, reuse text"
 )
 _INSERT_BATCHES = text(f"""
     WITH numbered AS (
         SELECT nextval(pg_get_serial_sequence('batches', 'id')) AS number, g.*
         FROM jsonb_to_recordset(:rows) AS g({_BATCH_COLUMNS}))
     INSERT INTO batches (id, batch_number, batch_name, description, meta_data, include_patterns,
-                         exclude_patterns, stage_after, priority)
-    SELECT number, number, name, description, metadata, include, exclude, stage_after, priority FROM numbered
+                         exclude_patterns, stage_after, priority, reuse)
+    SELECT number, number, name, description, metadata, include, exclude, stage_after, priority, reuse
+    FROM numbered
     RETURNING batch_name, id
 """)
 _UPDATE_BATCHES = text(f"""
     UPDATE batches b SET description = g.description, meta_data = g.metadata,
                          include_patterns = g.include, exclude_patterns = g.exclude,
-                         stage_after = g.stage_after
+                         stage_after = g.stage_after, reuse = g.reuse
     FROM jsonb_to_recordset(:rows) AS g({_BATCH_COLUMNS})
     WHERE b.batch_name = g.name AND b.config_snapshot IS NULL
 """)
@@ -213,6 +224,22 @@ _RELINK = [
     *_relink("batch_connections", "connection_id", "connections", "connections", "name"),
     *_relink("batch_prompts", "prompt_id", "prompts", "prompts", "name"),
 ]
+_LIMIT = text("UPDATE batches SET max_documents = :max_documents, max_cost = :max_cost WHERE id = :id")
+_INSERT_RECURRING = text("""
+    INSERT INTO recurring_evaluations (name, definition)
+    SELECT g.value ->> 'name', g.value - 'name'
+    FROM jsonb_array_elements(:rows) WITH ORDINALITY AS g(value, place) ORDER BY g.place
+""")
+# Times of another schedule that have passed are not made up.
+_UPDATE_RECURRING = text("""
+    UPDATE recurring_evaluations r
+    SET definition = g.value - 'name', updated_at = now(),
+        watched_from = CASE WHEN (r.definition -> 'schedule', r.definition -> 'timezone')
+                                 IS DISTINCT FROM (g.value -> 'schedule', g.value -> 'timezone')
+                            THEN now() ELSE r.watched_from END
+    FROM jsonb_array_elements(:rows) AS g(value)
+    WHERE r.name = g.value ->> 'name'
+""")
 # Renewing the time makes the request due at once, also after a failed staging.
 _REQUEST_STAGING = text("""
     UPDATE batches b SET stage_requested_at = now()
@@ -246,6 +273,7 @@ class Applied:
     connections: Changes
     prompts: Changes
     batches: Changes
+    recurring: Changes
     numbers: dict[str, int]
     staging_requested: list[str]
     staging_requested_again: list[str] = field(default_factory=list)
@@ -254,7 +282,7 @@ class Applied:
     @property
     def changed(self) -> bool:
         """Whether anything was written at all."""
-        kinds = (self.connections, self.prompts, self.batches)
+        kinds = (self.connections, self.prompts, self.batches, self.recurring)
         return bool(self.staging_requested) or any(kind.created or kind.updated for kind in kinds)
 
 
@@ -312,11 +340,13 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
         )
         _write_connections(connection, evaluation.connections, stored["connection"])
         _write_prompts(connection, evaluation.prompts, stored["prompt"])
+        _write_recurring(connection, evaluation.recurring, stored["recurring evaluation"])
         numbers = _write_batches(connection, evaluation.batches, stored["batch"])
         applied = Applied(
             connections=_changes(evaluation.connections, stored["connection"]),
             prompts=_changes(evaluation.prompts, stored["prompt"]),
             batches=_changes(evaluation.batches, stored["batch"]),
+            recurring=_changes(evaluation.recurring, stored["recurring evaluation"]),
             numbers=numbers,
             staging_requested=[],
             changes=_told(connection, evaluation, stored),
@@ -333,16 +363,17 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
 
 def _with_stored_names(connection: Connection, evaluation: Evaluation) -> Evaluation:
     """The evaluation whose batches name connections and prompts as they are stored."""
-    changed = list(evaluation.batches)
+    changed = {choices: list(getattr(evaluation, choices)) for choices in CHOICES}
     for kind in ("connections", "prompts"):
         names = list(connection.scalars(_NAMES[kind]))
         # A name in its normal form comes before one that only reads alike.
         stored = {normal(name): name for name in names} | {name: name for name in names}
-        changed = [
-            batch.model_copy(update={kind: [stored.get(name, name) for name in getattr(batch, kind)]})
-            for batch in changed
-        ]
-    return evaluation.model_copy(update={"batches": changed})
+        for choices, items in changed.items():
+            changed[choices] = [
+                item.model_copy(update={kind: [stored.get(name, name) for name in getattr(item, kind)]})
+                for item in items
+            ]
+    return evaluation.model_copy(update=changed)
 
 
 def _stored(connection: Connection, kind: str, items: Sequence[Named]) -> dict[str, _Stored]:
@@ -376,7 +407,11 @@ def _whole(item: Named) -> dict[str, Any]:
 
 def _given(item: Named) -> dict[str, Any]:
     """The keys that a definition gives, without its name."""
-    return _comparable(item.model_dump(exclude_unset=True, exclude={"name"}))
+    given = item.model_dump(exclude_unset=True, exclude={"name"})
+    if isinstance(item, Recurring):
+        # One of the two is given, and takes the other's place.
+        given |= {"schedule": item.schedule, "on_arrival": item.on_arrival}
+    return _comparable(given)
 
 
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:
@@ -427,14 +462,20 @@ def _unknown_references(connection: Connection, evaluation: Evaluation) -> Itera
     for kind in ("connections", "prompts"):
         known = {normal(item.name) for item in getattr(evaluation, kind) if isinstance(item.name, str)}
         known |= {normal(name) for name in connection.scalars(_NAMES[kind])}
-        for number, batch in enumerate(evaluation.batches):
-            for position, name in enumerate(getattr(batch, kind)):
-                if name is not None and normal(name) not in known:
-                    near = _similar(name, known) if suggestions > 0 else []
-                    suggestions -= 1
-                    advice = f"did you mean {near[0]!r}?" if near else f"define it under {kind}"
-                    problem = f"there is no {kind[:-1]} {name!r}: {advice}"
-                    yield Mistake(("batches", number, kind, position), problem)
+        for location, name in _references(evaluation, kind):
+            if name is not None and normal(name) not in known:
+                near = _similar(name, known) if suggestions > 0 else []
+                suggestions -= 1
+                advice = f"did you mean {near[0]!r}?" if near else f"define it under {kind}"
+                yield Mistake(location, f"there is no {kind[:-1]} {name!r}: {advice}")
+
+
+def _references(evaluation: Evaluation, kind: str) -> Iterator[tuple[Location, str | None]]:
+    """The names of connections or prompts that are chosen, each with its place."""
+    for choices in CHOICES:
+        for number, item in enumerate(getattr(evaluation, choices)):
+            for position, name in enumerate(getattr(item, kind)):
+                yield (choices, number, kind, position), name
 
 
 def _similar(name: str, known: Iterable[str]) -> list[str]:
@@ -487,6 +528,26 @@ def _write_batches(
     return {item.name: stored[item.name].id if item.name in stored else made[item.name] for item in items}
 
 
+def create_batch(
+    connection: Connection, batch: Batch, max_documents: int | None, max_cost: float | None
+) -> int:
+    """Write a new batch under definitions that exist, in the caller's transaction; returns its number.
+
+    Call `lock_definitions` before, and see that no batch has the name.
+    """
+    number = _write_batches(connection, [batch], {})[batch.name]
+    limits = {"id": number, "max_documents": max_documents, "max_cost": max_cost}
+    connection.execute(_LIMIT, limits)
+    return number
+
+
+def _write_recurring(connection: Connection, items: Sequence[Named], stored: Mapping[str, _Stored]) -> None:
+    new, changed = _new(items, stored), _changed(items, stored)
+    connection.execute(_UPDATE_RECURRING, {"rows": _rows(changed)})
+    connection.execute(_INSERT_RECURRING, {"rows": _rows(new)})
+    connection.execute(_INSERT_FOLDERS, {"rows": _rows([*new, *changed])})
+
+
 def _new(items: Sequence[Named], stored: Mapping[str, _Stored]) -> list[str]:
     """The definitions that do not exist, as JSON."""
     return [json.dumps(_whole(item)) for item in items if item.name not in stored]
@@ -524,6 +585,8 @@ def _told(
     def affected(kind: str, found: _Stored, key: str) -> list[int]:
         if kind == "batch":
             return [found.id]
+        if kind == "recurring evaluation":
+            return []
         return [
             user.batch_id
             for user in users

@@ -13,13 +13,15 @@ CHUNK = 5_000
 
 _FOUND_TABLE = text("""
     CREATE TEMPORARY TABLE found (
-        folder_id int, raw_path bytea, filepath text, state text, reason text, file_size bigint
+        folder_id int, raw_path bytea, filepath text, state text, reason text, file_size bigint,
+        modified_ns bigint
     ) ON COMMIT DROP
 """)
 _ADD_FOUND = text("""
     INSERT INTO found
     SELECT * FROM unnest(CAST(:folder_ids AS int[]), CAST(:raw_paths AS bytea[]), CAST(:filepaths AS text[]),
-                         CAST(:states AS text[]), CAST(:reasons AS text[]), CAST(:sizes AS bigint[]))
+                         CAST(:states AS text[]), CAST(:reasons AS text[]), CAST(:sizes AS bigint[]),
+                         CAST(:modified AS bigint[]))
 """)
 _REMEMBER_DOCUMENTS = text("""
     INSERT INTO documents (folder_id, raw_path, filepath, filename)
@@ -152,7 +154,7 @@ _LISTING = text("""
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """One entry of a folder; `size` in bytes, None where it is not known."""
+    """One entry of a folder; `size` in bytes, `modified_ns` since 1970, where they are known."""
 
     folder_id: int
     raw_path: bytes
@@ -160,6 +162,7 @@ class FoundFile:
     state: str
     reason: str | None
     size: int | None
+    modified_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +234,13 @@ class DocumentCounts:
 
 def write_assignment(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
     """Replace a batch's assignment by what was found, in the caller's transaction."""
-    remember_found(connection, found)
+    list_found(connection, found)
+    assign_found(connection, batch_id)
+
+
+def assign_found(connection: Connection, batch_id: int) -> None:
+    """Make the table `found` of this transaction a batch's assignment."""
+    connection.execute(_REMEMBER_DOCUMENTS)
     connection.execute(_FORGET_ASSIGNMENT, {"batch_id": batch_id})
     connection.execute(_ASSIGN, {"batch_id": batch_id})
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
@@ -239,6 +248,12 @@ def write_assignment(connection: Connection, batch_id: int, found: Iterable[Foun
 
 def remember_found(connection: Connection, found: Iterable[FoundFile]) -> None:
     """Put what was found into a table of this transaction, and each file into `documents`."""
+    list_found(connection, found)
+    connection.execute(_REMEMBER_DOCUMENTS)
+
+
+def list_found(connection: Connection, found: Iterable[FoundFile]) -> None:
+    """Put what was found into a table of this transaction, which is named `found`."""
     connection.execute(_FOUND_TABLE)
     for chunk in _chunks(found):
         connection.execute(
@@ -250,9 +265,9 @@ def remember_found(connection: Connection, found: Iterable[FoundFile]) -> None:
                 "states": [f.state for f in chunk],
                 "reasons": [f.reason for f in chunk],
                 "sizes": [f.size for f in chunk],
+                "modified": [f.modified_ns for f in chunk],
             },
         )
-    connection.execute(_REMEMBER_DOCUMENTS)
 
 
 def assign_new(connection: Connection, batch_id: int) -> int:

@@ -19,7 +19,7 @@ _COLUMNS = """
     id, batch_name, description, status, created_at, started_at, completed_at, meta_data,
     config_sha256, expected_cells, failure_reason, result_digest, reported_digest, cancelled_at,
     archived_at, archive_file, archive_sha256, report_file,
-    priority
+    priority, reuse, max_documents, max_cost, held_reason
 """
 _ALL = text(f"SELECT {_COLUMNS} FROM batches ORDER BY id")
 _IN_STATES = text(f"""
@@ -51,7 +51,9 @@ class BatchRecord:
     """A batch as doc_eval knows it; times are UTC-aware.
 
     `archive_file`, with its sha256, is where the rows of the batch stand since `archived_at`. `report_file`
-    is the name of its newest report, which shows the results of `reported_digest`.
+    is the name of its newest report, which shows the results of `reported_digest`. With more than
+    `max_documents`, or a higher expected cost than `max_cost`, it was held once it was queued, for
+    `held_reason`.
     """
 
     id: int
@@ -73,6 +75,10 @@ class BatchRecord:
     archive_sha256: str | None = None
     report_file: str | None = None
     priority: int = 10
+    reuse: str = "nothing"
+    max_documents: int | None = None
+    max_cost: float | None = None
+    held_reason: str | None = None
 
     @property
     def key(self) -> str:
@@ -319,4 +325,8 @@ def _record(row: Any) -> BatchRecord:
         archive_sha256=row.archive_sha256,
         report_file=row.report_file,
         priority=row.priority,
+        reuse=row.reuse,
+        max_documents=row.max_documents,
+        max_cost=row.max_cost,
+        held_reason=row.held_reason,
     )

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import pathspec
@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 
 from doceval_pipeline.credentials import holds_key
 from doceval_pipeline.names import normal, refusal
+from doceval_pipeline.recurrence import problem_of_schedule, problem_of_timezone
 
 # Names of credentials in any place; only the letters of a name are compared, in lower case.
 _SECRET_NAME = re.compile(
@@ -41,6 +42,8 @@ _SECRET_SETTING = re.compile(
 # Prefixes under which well-known services hand out keys, however short what is behind them.
 _SECRET_VALUE = re.compile(r"^(sk-|xox[a-z]-|gh[a-z]_|glpat-|AIza|AKIA|eyJ[A-Za-z0-9_-]+\.|Bearer |Basic )")
 _HEADER = re.compile(r"\s*([\w-]+)\s*[:=]\s*\S")
+# Of intervals, in seconds.
+LONGEST_DURATION = 7 * 86400
 # The type of errors about credentials, which must be known from others: they must not even be kept.
 CREDENTIAL = "credential"
 _KEY_ADVICE = "keys are never stored: name the environment variable of the key in api_key_env"
@@ -149,6 +152,28 @@ def _moment(value: Any) -> Any:
         raise ValueError("must be a time in the years 1 to 9999 of UTC") from None
 
 
+def _schedule(value: str) -> str:
+    if problem := problem_of_schedule(value):
+        raise ValueError(problem)
+    return value
+
+
+def _timezone(value: str) -> str:
+    if problem := problem_of_timezone(value):
+        raise ValueError(problem)
+    return value
+
+
+def _seconds(value: Any) -> Any:
+    """Seconds of a text such as 90s, 5m, 2h or 1d."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d{1,6})([smhd])", value)
+    if match is None:
+        raise ValueError("must be seconds, or a text such as 90s, 5m, 2h or 1d")
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
 Storable = Annotated[str, AfterValidator(_storable)]
 Text = Annotated[Storable, AfterValidator(_keyless)]
 PromptText = Annotated[Text, AfterValidator(_visible)]
@@ -159,6 +184,10 @@ Patterns = Annotated[list[Text], AfterValidator(_patterns)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_json_object)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Reuse = Literal["finished", "nothing"]
+Schedule = Annotated[str, AfterValidator(_schedule)]
+TimeZone = Annotated[str, AfterValidator(_timezone)]
+Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=1, le=LONGEST_DURATION)]
 
 
 class Definition(BaseModel):
@@ -297,8 +326,8 @@ class Prompt(Named):
     text: PromptText = Field(min_length=1, description="The prompt itself.")
 
 
-class Batch(Named):
-    """One choice of folders, connections and prompts."""
+class Choice(Named):
+    """What is evaluated by what: folders, connections and prompts."""
 
     name: Name = Field(description="Unique name of the batch.")
     description: Text = Field(default="", description="For people.")
@@ -312,11 +341,6 @@ class Batch(Named):
     exclude: Patterns = Field(
         default_factory=list, description="Patterns as in .gitignore; files that match are left out."
     )
-    stage_after: Moment | None = Field(
-        default=None,
-        description="A time with its zone, such as 2026-12-01T22:00Z; staging then begins by itself.",
-    )
-
     priority: int = Field(
         default=10,
         ge=1,
@@ -338,12 +362,71 @@ class Batch(Named):
         return value
 
 
+class Batch(Choice):
+    """One choice of folders, connections and prompts."""
+
+    stage_after: Moment | None = Field(
+        default=None,
+        description="A time with its zone, such as 2026-12-01T22:00Z; staging then begins by itself.",
+    )
+    reuse: Reuse = Field(
+        default="nothing",
+        description="finished: take results that earlier batches have for the same question and document.",
+    )
+
+
+class Recurring(Choice):
+    """A batch for each time of a schedule, or for what arrives in folders."""
+
+    name: Name = Field(description="Unique name; each batch has it with a date behind it.")
+    schedule: Schedule | None = Field(
+        default=None, description="When a batch is made, as five fields of cron such as '0 2 * * 1-5'."
+    )
+    timezone: TimeZone = Field(default="UTC", description="Time zone of the schedule, such as Europe/Berlin.")
+    on_arrival: bool = Field(
+        default=False, description="Make a batch of what arrives, instead of by a schedule."
+    )
+    interval: Duration = Field(
+        default=60,
+        description="How often the folders are looked at; seconds, or a text such as 5m.",
+    )
+    quiet_for: Duration = Field(
+        default=60,
+        description="How long nothing may arrive before a batch is made of what did.",
+    )
+    scope: Literal["changed", "all"] = Field(
+        default="changed", description="changed: new and changed documents since the last occurrence; or all."
+    )
+    skip_if_nothing_new: bool = Field(
+        default=True, description="Make no batch where nothing is new or changed."
+    )
+    reuse: Reuse = Field(
+        default="finished",
+        description="finished: take results that earlier batches have for the same question and document.",
+    )
+    max_documents: int | None = Field(
+        default=None, ge=1, description="A batch of more documents is made, but held for a person."
+    )
+    max_cost: Price | None = Field(
+        default=None, description="A batch that is expected to cost more is made, but held for a person."
+    )
+
+    @model_validator(mode="after")
+    def _recurs_in_one_way(self) -> Self:
+        if self.on_arrival and self.schedule is not None:
+            raise ValueError("has a schedule and on_arrival: keep one of them")
+        if not self.on_arrival and self.schedule is None:
+            raise ValueError("has neither schedule nor on_arrival: add one of them")
+        return self
+
+
 class Evaluation(Definition):
     """Everything one evaluation file, or one launchpad, asks for."""
 
     connections: list[Connection] = Field(default_factory=list)
     prompts: list[Prompt] = Field(default_factory=list)
     batches: list[Batch] = Field(default_factory=list)
+    recurring: list[Recurring] = Field(default_factory=list)
 
 
 def _is_a_key(name: str) -> bool:

@@ -18,10 +18,12 @@ from doceval_pipeline.credentials import holds_key, without_keys
 from doceval_pipeline.doc_eval.definitions import (
     CREDENTIAL,
     Batch,
+    Choice,
     Connection,
     Definition,
     Evaluation,
     Prompt,
+    Recurring,
 )
 from doceval_pipeline.doc_eval.wording import mistakes_of
 from doceval_pipeline.doc_eval.yaml_text import Location, Mark, Mistake, TextError, read_plain
@@ -34,7 +36,14 @@ WhyNot = Callable[[str], str | None]
 LARGEST_FILE = 4 * 1024 * 1024
 LONGEST_LINE = 1000
 _NOT_A_FILE = "is not a regular file: save the evaluation as a file, because folders count from it"
-_KINDS: dict[str, type[Definition]] = {"connections": Connection, "prompts": Prompt, "batches": Batch}
+_KINDS: dict[str, type[Definition]] = {
+    "connections": Connection,
+    "prompts": Prompt,
+    "batches": Batch,
+    "recurring": Recurring,
+}
+# The kinds that choose folders, connections and prompts.
+CHOICES = ("batches", "recurring")
 
 
 @dataclass(frozen=True)
@@ -124,12 +133,14 @@ def locate(
         *(mistake for mistake in invalid if mistake.location not in unread),
         *_repeated_names(content),
     ]
-    batches = []
-    for number, batch in enumerate(evaluation.batches):
-        folders, problems = _folders(_items(content, "batches")[number], number, base, why_not, unreadable)
-        found += problems
-        batches.append(batch.model_copy(update={"folders": folders}))
-    return Located(evaluation.model_copy(update={"batches": batches}), where, found, marks or {})
+    resolved: dict[str, list[Definition]] = {kind: [] for kind in CHOICES}
+    for kind in CHOICES:
+        for number, choice in enumerate(getattr(evaluation, kind)):
+            given = _items(content, kind)[number]
+            folders, problems = _folders(given, (kind, number), base, why_not, unreadable)
+            found += problems
+            resolved[kind].append(choice.model_copy(update={"folders": folders}))
+    return Located(evaluation.model_copy(update=resolved), where, found, marks or {})
 
 
 def refuse_credentials(content: Any, where: Callable[[Location], str]) -> None:
@@ -228,10 +239,10 @@ def _readable(definition: type[Definition], item: Any) -> Definition:
         return definition.model_validate(item)
     except ValidationError:
         given = item if isinstance(item, dict) else {}
-        if definition is Batch:
-            # Without its name, it is not compared with the batch that exists.
+        if issubclass(definition, Choice):
+            # Without its name, it is not compared with the one that exists.
             used: dict[str, Any] = {kind: _texts(given.get(kind)) for kind in ("connections", "prompts")}
-            return Batch.model_construct(name="", folders=[], **used)
+            return definition.model_construct(name="", folders=[], **used)
         named: dict[str, Any] = {"name": given.get("name")}
         return definition.model_construct(**named)
 
@@ -259,15 +270,15 @@ def _repeated_names(content: Any) -> Iterator[Mistake]:
 
 
 def _folders(
-    batch: Any, number: int, base: str | None, why_not: WhyNot, unreadable: set[Location]
+    choice: Any, place: Location, base: str | None, why_not: WhyNot, unreadable: set[Location]
 ) -> tuple[list[str], list[Mistake]]:
-    """The folders of a batch as they are stored, each by its one real path."""
+    """The folders of a choice as they are stored, each by its one real path."""
     found: list[str] = []
     mistakes: list[Mistake] = []
-    given = batch.get("folders") if isinstance(batch, dict) else None
+    given = choice.get("folders") if isinstance(choice, dict) else None
     seen: dict[tuple[int, int], str] = {}
     for position, folder in enumerate(_texts(given)):
-        location = ("batches", number, "folders", position)
+        location = (*place, "folders", position)
         if folder is None or location in unreadable:
             continue
         try:

@@ -7,6 +7,14 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 # So many of the newest batches with a connection and a prompt in common are searched for documents in common.
 CANDIDATES = 50
 
+_PREVIOUS_OCCURRENCE = text("""
+    SELECT b.id
+    FROM occurrences mine
+    JOIN occurrences its ON its.recurring_id = mine.recurring_id AND its.due_at < mine.due_at
+    JOIN batches b ON b.id = its.batch_id
+    WHERE mine.batch_id = :batch_id AND b.status = 'COMPLETED' AND b.archived_at IS NULL
+    ORDER BY its.due_at DESC LIMIT 1
+""")
 _PREVIOUS = text("""
     SELECT alike.id
     FROM (SELECT b.id FROM batches b
@@ -23,7 +31,12 @@ _PREVIOUS = text("""
 
 
 def previous_batch(connection: Connection, batch_id: int) -> BatchRecord | None:
-    """The newest earlier batch that is completed, not archived, and shares a document and a column."""
+    """The newest earlier batch that is completed, not archived, and shares a document and a column.
+
+    Of a recurring evaluation it is the occurrence before, whatever they share.
+    """
     parameters = {"batch_id": batch_id, "candidates": CANDIDATES}
-    found = connection.scalar(_PREVIOUS, parameters)
+    found = connection.scalar(_PREVIOUS_OCCURRENCE, {"batch_id": batch_id})
+    if found is None:
+        found = connection.scalar(_PREVIOUS, parameters)
     return None if found is None else batch_by_id(connection, found)

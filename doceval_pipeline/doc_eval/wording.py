@@ -10,7 +10,15 @@ from typing import Any, TypeGuard, get_args
 
 from pydantic_core import ErrorDetails
 
-from doceval_pipeline.doc_eval.definitions import Batch, Connection, Definition, Evaluation, Prices, Prompt
+from doceval_pipeline.doc_eval.definitions import (
+    Batch,
+    Connection,
+    Definition,
+    Evaluation,
+    Prices,
+    Prompt,
+    Recurring,
+)
 from doceval_pipeline.doc_eval.yaml_text import Location, Mistake
 
 _NOUNS: dict[type[Definition], str] = {
@@ -18,6 +26,7 @@ _NOUNS: dict[type[Definition], str] = {
     Connection: "a connection",
     Prompt: "a prompt",
     Batch: "a batch",
+    Recurring: "a recurring evaluation",
     Prices: "prices",
 }
 _WORDS = {
@@ -35,6 +44,8 @@ _WORDS = {
     "string_too_short": "is empty: write it",
     "datetime_type": "must be a time such as 2026-12-01T22:00Z",
     "too_short": "is empty: write at least one",
+    "bool_type": "must be true or false",
+    "literal_error": "must be {expected}",
     "string_pattern_mismatch": "must be three capital letters, such as USD",
 }
 # How much of a key must be as in the known one for it to be a misspelling.
@@ -63,7 +74,7 @@ def _reworded(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return _unknown_key(location)
     if not location:
-        return "must be a mapping with the keys connections, prompts and batches"
+        return "must be a mapping with the keys connections, prompts, batches and recurring"
     if words := _WORDS.get(error["type"]):
         return words.format(**error.get("ctx", {}))
     message = error["msg"].removeprefix("Value error, ")

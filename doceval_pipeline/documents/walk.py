@@ -42,12 +42,16 @@ MOST_OPEN_FOLDERS = 64
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something that was found; `path` below the folder as on disk, `size` in bytes if known."""
+    """Something that was found; `path` below the folder as on disk, `size` in bytes if known.
+
+    `modified_ns` is the time of the last write to a file, in nanoseconds since 1970.
+    """
 
     path: bytes
     state: str
     reason: str | None
     size: int | None
+    modified_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,9 @@ class _Walk:
         utf8 = level.utf8 and _is_utf8(name)
         hidden = level.hidden or name.startswith(b".")
         state, reason = self._judge(level, name, found, utf8, hidden)
-        return Entry(path, state, reason, found.st_size if stat.S_ISREG(found.st_mode) else None)
+        if not stat.S_ISREG(found.st_mode):
+            return Entry(path, state, reason, None)
+        return Entry(path, state, reason, found.st_size, found.st_mtime_ns)
 
     def _judge(
         self, level: _Level, name: bytes, found: os.stat_result, utf8: bool, hidden: bool

@@ -73,6 +73,14 @@ _REMOVE_ROWS = text(f"""
     SELECT count(*), {digest_sql("written")} FROM gone
 """)
 _REMOVE_CONFIG = text("DELETE FROM batch_configs WHERE batch_id = :batch_id")
+# What other batches took from the rows stands for them from now on, once for each.
+_PROMOTE = text("""
+    UPDATE llm_responses SET is_answer = true
+    WHERE id IN (SELECT DISTINCT ON (reused_from) id FROM llm_responses
+                 WHERE reused_batch_id = :batch_id AND batch_id <> :batch_id AND NOT is_answer
+                 ORDER BY reused_from, id DESC)
+""")
+_REMOVE_QUESTIONS = text("DELETE FROM batch_questions WHERE batch_id = :batch_id")
 # Once they are locked, nobody can queue a row for them, and who has done so before is seen below.
 _LOCK_DOCUMENTS = text("SELECT id FROM docs WHERE id = ANY(:documents) ORDER BY id FOR UPDATE")
 _REMOVE_DOCUMENTS = text("""
@@ -180,6 +188,8 @@ def remove_rows(connection: Connection, batch_id: int) -> RowsDigest:
     """
     rows, digest = connection.execute(_REMOVE_ROWS, {"batch_id": batch_id}).one()
     connection.execute(_REMOVE_CONFIG, {"batch_id": batch_id})
+    connection.execute(_REMOVE_QUESTIONS, {"batch_id": batch_id})
+    connection.execute(_PROMOTE, {"batch_id": batch_id})
     return RowsDigest(rows, int(digest))
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome, words_in_sql
+from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, SIMULATED_SQL, Outcome, words_in_sql
 
 # The only keys that reach a queue row; there is no key for a secret.
 CONNECTION_DETAILS = (
@@ -50,18 +50,67 @@ _CELLS = """
         WITH ORDINALITY AS c(id, details, n)
 """
 _ENQUEUE_ALL = text(_CELLS)
-_ENQUEUE_MISSING = text(f"""
-    {_CELLS}
-    WHERE NOT EXISTS (
+_IS_MISSING = """NOT EXISTS (
         SELECT 1 FROM llm_responses r
         WHERE r.batch_id = :batch_id AND r.document_id = d.id AND r.prompt_id = p.id
-          AND r.connection_id = c.id)
+          AND r.connection_id = c.id)"""
+_ENQUEUE_MISSING = text(f"{_CELLS} WHERE {_IS_MISSING}")
+_IS_MISSING_HERE = """NOT EXISTS (
+        SELECT 1 FROM llm_responses r
+        WHERE r.batch_id = :batch_id AND r.document_id = e.document_id AND r.prompt_id = e.prompt_here
+          AND r.connection_id = e.connection_here)"""
+# For each question that a batch asks about its documents, the newest result that other batches have. What
+# left its batch counts too: it was paid for. Made-up results answer no question to a real model.
+_FINISHED_EARLIER = f"""
+    WITH questions AS MATERIALIZED (
+        SELECT b.batch_id, b.prompt_id AS their_prompt, b.connection_id AS their_connection,
+               CAST(p ->> 'id' AS int) AS prompt_id, CAST(c ->> 'id' AS int) AS connection_id,
+               c ->> 'provider_type' = 'simulation' AS is_simulation
+        FROM jsonb_array_elements(CAST(:prompts_asked AS jsonb)) AS p
+        CROSS JOIN jsonb_array_elements(CAST(:connections_asked AS jsonb)) AS c
+        JOIN batch_questions b ON b.digest = question_digest(p, c) AND b.batch_id <> :batch_id),
+    earlier AS (
+        SELECT DISTINCT ON (r.document_id, q.prompt_id, q.connection_id) r.*, d.file_name AS name_here,
+               q.prompt_id AS prompt_here, q.connection_id AS connection_here
+        FROM unnest(CAST(:documents AS bigint[]), CAST(:file_names AS text[])) AS d(id, file_name)
+        JOIN llm_responses r ON r.document_id = d.id AND r.is_answer AND r.superseded_at IS NULL
+                            AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)})
+        JOIN questions q ON q.batch_id = r.batch_id AND q.their_prompt = r.prompt_id
+                        AND q.their_connection = r.connection_id AND (q.is_simulation OR NOT {SIMULATED_SQL})
+        ORDER BY r.document_id, q.prompt_id, q.connection_id, r.id DESC)
+"""
+_REUSED = f"""
+    {_FINISHED_EARLIER}
+    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details,
+                               file_name, queue_position, status, overall_score, response_text, response_json,
+                               worker, reused_from, reused_batch_id, is_answer)
+    SELECT :batch_id, e.document_id, p.id, c.id, c.details, e.name_here, 0, 'S', e.overall_score,
+           e.response_text, e.response_json, coalesce(e.worker, e.task_id), coalesce(e.reused_from, e.id),
+           coalesce(e.reused_batch_id, e.batch_id), false
+    FROM earlier AS e
+    JOIN unnest(CAST(:prompts AS int[])) AS p(id) ON p.id = e.prompt_here
+    JOIN unnest(CAST(:connections AS int[]), CAST(:details AS jsonb[])) AS c(id, details)
+        ON c.id = e.connection_here
+"""
+_REUSE_ALL = text(_REUSED)
+_REUSE_MISSING = text(f"{_REUSED} WHERE {_IS_MISSING_HERE}")
+_REUSABLE = text(f"""
+    {_FINISHED_EARLIER}
+    SELECT e.connection_here, coalesce(e.reused_batch_id, e.batch_id), count(*), sum(docs.file_size)::bigint
+    FROM earlier AS e
+    JOIN docs ON docs.id = e.document_id
+    WHERE {_IS_MISSING_HERE}
+    GROUP BY 1, 2
 """)
+# Sorting results with their texts in pieces of 4 MB would take twice as long.
+_MORE_MEMORY = text("SET LOCAL work_mem = '64MB'")
 # An IN that is no condition by itself is looked up in a hash table. As a join it may be compared row
 # by row, because PostgreSQL does not know yet how many rows have just been written.
 _HAS_ROWS = text("SELECT EXISTS (SELECT 1 FROM llm_responses WHERE batch_id = :batch_id)")
 # What the triggers on llm_responses do not see: first attempts, which only this module queues.
-_COUNT_QUEUED = text("INSERT INTO response_deltas (batch_id, waiting) VALUES (:batch_id, :rows)")
+_COUNT_QUEUED = text("""
+    INSERT INTO response_deltas (batch_id, waiting, succeeded) VALUES (:batch_id, :rows, :reused)
+""")
 _QUEUED_CELLS = text("""
     SELECT count(*) FILTER (WHERE document_id IN (SELECT unnest(CAST(:documents AS bigint[])))), count(*)
     FROM current_llm_responses
@@ -171,6 +220,27 @@ class ContentsGone(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Enqueued:
+    """Rows that were added: to be processed, and with a result that another batch has."""
+
+    queued: int
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reusable:
+    """Cells without a row on a connection whose results an earlier batch has.
+
+    `bytes` are the sizes of the documents added up over the cells.
+    """
+
+    connection_id: int
+    batch_id: int
+    cells: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RowTally:
     """Cells of a batch on a connection whose newest attempts have the same outcome.
 
@@ -209,8 +279,9 @@ def enqueue(
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
     priority: int,
-) -> int:
-    """Queue every cell that has no row yet, in the caller's transaction.
+    reuse: bool = False,
+) -> Enqueued:
+    """Give every cell that has no row yet one, in the caller's transaction.
 
     Parameters
     ----------
@@ -220,11 +291,8 @@ def enqueue(
         As a sealed configuration lists them.
     priority
         From 1 to 100: the batch's share of the deliveries, relative to other batches.
-
-    Returns
-    -------
-    int
-        How many rows were added.
+    reuse
+        Take the results that other batches have for the same questions about the same documents.
 
     Raises
     ------
@@ -244,15 +312,44 @@ def enqueue(
     # The first time, which is nearly always, nothing can be there that would have to be looked up.
     again = connection.execute(_HAS_ROWS, {"batch_id": batch_id}).scalar_one()
     try:
-        added = connection.execute(_ENQUEUE_MISSING if again else _ENQUEUE_ALL, parameters).rowcount
+        reused = 0
+        if reuse:
+            connection.execute(_MORE_MEMORY)
+            take = _REUSE_MISSING if again else _REUSE_ALL
+            reused = connection.execute(take, {**parameters, **_asked(prompts, connections)}).rowcount
+        added = 0
+        if again or reused < len(documents) * len(prompts) * len(connections):
+            enqueue_rest = _ENQUEUE_MISSING if again or reused else _ENQUEUE_ALL
+            added = connection.execute(enqueue_rest, parameters).rowcount
     except IntegrityError as error:
         if getattr(error.orig, "pgcode", None) != FOREIGN_KEY_VIOLATION:
             raise
         raise ContentsGone from None
-    if added:
-        connection.execute(_COUNT_QUEUED, {"batch_id": batch_id, "rows": added})
+    if added or reused:
+        connection.execute(_COUNT_QUEUED, {"batch_id": batch_id, "rows": added, "reused": reused})
         connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "QUEUED"})
-    return added
+    return Enqueued(added, reused)
+
+
+def reusable(
+    connection: Connection,
+    batch_id: int,
+    documents: Sequence[int],
+    prompts: Sequence[dict[str, Any]],
+    connections: Sequence[dict[str, Any]],
+) -> list[Reusable]:
+    """What `enqueue` with `reuse` would take from which batches for these `docs.id`."""
+    connection.execute(_MORE_MEMORY)
+    rows = connection.execute(
+        _REUSABLE,
+        {
+            "batch_id": batch_id,
+            "documents": list(documents),
+            "file_names": [""] * len(documents),
+            **_asked(prompts, connections),
+        },
+    )
+    return [Reusable(*row) for row in rows]
 
 
 def queued_cells(
@@ -389,6 +486,11 @@ def tidy(connection: Connection) -> int:
 def count_rows(connection: Connection, batch_id: int) -> int:
     """How many rows a batch has in the queue, all attempts counted."""
     return int(connection.execute(_ROWS, {"batch_id": batch_id}).scalar_one())
+
+
+def _asked(prompts: Sequence[dict[str, Any]], connections: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The questions of a configuration, for statements that look for their results."""
+    return {"prompts_asked": json.dumps(prompts), "connections_asked": json.dumps(connections)}
 
 
 def _places(batch_id: int, priority: int) -> dict[str, int]:

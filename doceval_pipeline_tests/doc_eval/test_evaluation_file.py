@@ -179,7 +179,10 @@ def test_each_mistake_names_file_line_and_key(tmp_path: Path, old: str, new: str
         ("", "is empty"),
         ("connections: [", "evaluation.yaml:1: is not valid YAML"),
         ("batches:\n  - {name: a\n", "is not valid YAML"),
-        ("- 1\n", "evaluation.yaml:1: must be a mapping with the keys connections, prompts and batches"),
+        (
+            "- 1\n",
+            "evaluation.yaml:1: must be a mapping with the keys connections, prompts, batches and recurring",
+        ),
         (b"\xff\xfe\x00x", "is UTF-16 or UTF-32 text: save it as UTF-8"),
         ("a: &a [*a]", "refers to itself"),
         (

@@ -8,6 +8,7 @@ DECLARE
         'llm_providers', 'models', 'connections', 'prompts', 'folders', 'batches', 'batch_folders',
         'batch_connections', 'batch_prompts', 'documents', 'batch_documents', 'batch_progress',
         'connection_history', 'webhook_deliveries', 'run_requests', 'live_runs', 'lost_runs',
+        'recurring_evaluations', 'occurrences', 'recurring_files',
         'doceval_doc_eval_version'];
     alone   boolean;
     name    text;

@@ -1,0 +1,14 @@
+"""Results of earlier batches that stand for the same question about the same document."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+
+
+def upgrade() -> None:
+    """Add the questions of batches, and where a reused result comes from."""
+    statements = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
+    op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
