@@ -66,6 +66,15 @@ _SUMMARY = text("""
     FROM occurrences o LEFT JOIN batches b ON b.id = o.batch_id
     WHERE o.recurring_id = :id
 """)
+_UNPRICED = text("""
+    SELECT r.id, string_agg(c.name, ', ' ORDER BY c.name)
+    FROM recurring_evaluations r
+    CROSS JOIN jsonb_array_elements_text(r.definition -> 'connections') AS used(name)
+    JOIN connections c ON c.name = used.name
+    WHERE r.id = ANY(:ids) AND r.definition ->> 'max_cost' IS NOT NULL
+      AND coalesce(c.prices ->> 'input_per_million', c.prices ->> 'output_per_million') IS NULL
+    GROUP BY r.id
+""")
 _SOME_NAMES = text(f"SELECT name FROM recurring_evaluations ORDER BY id LIMIT {MOST_COMPARED}")
 _OCCURRENCE = text("""
     SELECT due_at, outcome, reason, batch_id, new_files, changed_files, unchanged_files, gone_files,
@@ -273,6 +282,11 @@ def summary(connection: Connection, recurring_id: int) -> Summary:
     """Count the occurrences of a recurring evaluation."""
     row = connection.execute(_SUMMARY, {"id": recurring_id, "closed": list(CLOSED)}).one()
     return Summary(row.occurrences, row.batches, list(row.open_batches))
+
+
+def unpriced(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+    """The connections without prices of recurring evaluations that have a `max_cost`, in words by id."""
+    return dict(connection.execute(_UNPRICED, {"ids": list(ids)}).tuples().all())
 
 
 def read_again(connection: Connection, record: RecurringRecord) -> RecurringRecord:

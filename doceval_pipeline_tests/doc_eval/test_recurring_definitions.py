@@ -9,9 +9,10 @@ from doceval_pipeline.batches.applying import apply as apply_and_look
 from doceval_pipeline.batches.applying import next_occurrences
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.definitions import LONGEST_RECURRING_NAME
-from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
+from doceval_pipeline.doc_eval.evaluation_file import key_path, load_evaluation_file, locate
 from doceval_pipeline.doc_eval.recurring import find_recurring, list_recurring
 from doceval_pipeline.errors import EvaluationFileError, UnknownRecurring
+from doceval_pipeline_tests.keys import CARELESS, KEY, PASSWORD, with_secret
 
 HEAD = """\
 connections:
@@ -108,6 +109,23 @@ def test_a_mistake_names_line_key_and_what_to_do(tmp_path: Path, lines: list[str
     assert problem(tmp_path, *lines).startswith(expected)
 
 
+@pytest.mark.parametrize("place", [name for name, (at, _) in CARELESS.items() if at[0] == "batches"])
+def test_a_key_in_a_recurring_evaluation_is_refused_and_not_repeated(tmp_path: Path, place: str) -> None:
+    content = with_secret(tmp_path, place)
+    content["recurring"] = [{**content.pop("batches")[0], "schedule": "0 2 * * *"}]
+    with pytest.raises(EvaluationFileError) as caught:
+        locate(content, None, key_path).refuse()
+    assert "key" in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["schedule", "timezone", "scope", "reuse", "interval", "max_cost"])
+def test_a_key_in_another_value_is_not_repeated(tmp_path: Path, key: str) -> None:
+    lines = [f"{key}: {KEY}"] if key == "schedule" else [NIGHTLY, f"{key}: {KEY}"]
+    assert KEY not in problem(tmp_path, *lines)
+
+
 def test_a_batch_knows_reuse_and_no_schedule(tmp_path: Path) -> None:
     head = HEAD.replace("recurring:", "batches:")
     assert load(tmp_path, "reuse: finished", head=head).evaluation.batches[0].reuse == "finished"
@@ -149,6 +167,12 @@ def test_apply_shows_what_changes_for_the_next_occurrence(databases: Databases, 
     again, _ = apply_and_look(databases, load(tmp_path, NIGHTLY))
     assert (again.changed, again.recurring.unchanged) == (False, ["inbox"])
     assert next_occurrences(databases, again)[0].found is None
+
+    costly, _ = apply_and_look(databases, load(tmp_path, NIGHTLY, "max_cost: 5"))
+    (coming,) = next_occurrences(databases, costly)
+    assert coming.found is not None
+    assert coming.found.notes == ["max_cost leaves out connections without prices: gpt"]
+    apply_and_look(databases, load(tmp_path, NIGHTLY, "max_cost: null"))
 
     head = HEAD.replace("How clear?", "Is it clear?")
     changed, _ = apply_and_look(databases, load(tmp_path, NIGHTLY, "max_documents: 5", head=head))
