@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from doceval_pipeline import arrays
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.file_counts import left_out, staged
 from doceval_pipeline.batches.folders import found_files
@@ -23,7 +24,7 @@ from doceval_pipeline.batches.no_documents import no_documents
 from doceval_pipeline.batches.storing import Progress, store_missing
 from doceval_pipeline.doc_eval import batch_documents, snapshot
 from doceval_pipeline.doc_eval.batch_documents import Tally
-from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, in_one_text, partition_key
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
 from doceval_pipeline.doc_eval.live_runs import IS_ALIVE
 from doceval_pipeline.doc_eval.snapshot import Snapshot
@@ -283,7 +284,7 @@ def rest_staging(databases: Databases, batch_id: int) -> bool:
 
 def abandoned_stagings(connection: Connection, batch_ids: Iterable[int]) -> set[int]:
     """The given batches that have been in STAGING for a while and that no process works on."""
-    return set(connection.scalars(_ABANDONED, {"ids": in_one_text(batch_ids)}))
+    return set(connection.scalars(_ABANDONED, {"ids": arrays.of_numbers(batch_ids)}))
 
 
 def batches_at_work(connection: Connection) -> set[int]:
