@@ -204,8 +204,13 @@ def store_documents(databases: Databases, batch_id: int, progress: Progress) -> 
         return Stored(tallies, len(stored), copied, copied_bytes, time.monotonic() - started)
 
 
-def queue_cells(databases: Databases, batch_id: int) -> Queued:
+def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Queued:
     """Step 4: make all queue rows of the batch visible in one transaction, and count them after.
+
+    Parameters
+    ----------
+    ask_all
+        Reuse no results, even in a batch that does.
 
     Raises
     ------
@@ -230,7 +235,8 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
         with databases.knowledge.connect() as knowledge:
             cells, others = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if (cells, others) != (expected, 0):
-            added = _enqueue(databases, batch, names, prompts, connections)
+            reuse = batch.reuse == "finished" and not ask_all
+            added = _enqueue(databases, batch, names, prompts, connections, reuse)
             with databases.knowledge.connect() as knowledge:
                 cells, _ = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if cells != expected:
@@ -434,6 +440,7 @@ def _enqueue(
     names: Mapping[int, str],
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
+    reuse: bool,
 ) -> Enqueued:
     is_limited = batch.max_documents is not None or batch.max_cost is not None
     with databases.knowledge.begin() as knowledge:
@@ -442,7 +449,6 @@ def _enqueue(
     try:
         with databases.knowledge.begin() as knowledge:
             queue.withdraw_others(knowledge, batch.id, list(names))
-            reuse = batch.reuse == "finished"
             added = queue.enqueue(knowledge, batch.id, names, prompts, connections, batch.priority, reuse)
             if is_limited and batch.expected_cells is None:
                 queue.hold(knowledge, batch.id)
