@@ -22,7 +22,7 @@ from doceval_pipeline.batches.folders import found_files
 from doceval_pipeline.batches.limits import why_held
 from doceval_pipeline.batches.no_documents import no_documents
 from doceval_pipeline.batches.storing import Progress, store_missing
-from doceval_pipeline.doc_eval import batch_documents, snapshot
+from doceval_pipeline.doc_eval import batch_documents, recurring, snapshot
 from doceval_pipeline.doc_eval.batch_documents import Tally
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
@@ -155,6 +155,8 @@ def seal_batch(databases: Databases, batch_id: int) -> Snapshot:
 def assign_documents(databases: Databases, batch_id: int) -> Assigned:
     """Step 2: list every file of the batch's folders, once; frozen as soon as any is usable.
 
+    A batch of what changed since another one keeps to the files that it was made of.
+
     Raises
     ------
     UnknownBatch, StagingError, DatabaseError
@@ -163,7 +165,8 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
-        fresh = not _usable(batch_documents.tally(connection, batch_id))
+        usable = _usable(batch_documents.tally(connection, batch_id))
+        fresh = not usable and not recurring.is_of_what_changed(connection, batch_id)
         connection.commit()
         if fresh:
             with connection.begin():
