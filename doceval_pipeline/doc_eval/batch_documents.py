@@ -80,7 +80,7 @@ _MARK_GONE = text("""
 """)
 _ASSIGN_AGAIN = text("""
     UPDATE batch_documents SET state = 'ASSIGNED', reason = NULL, knowledge_document_id = NULL
-    WHERE batch_id = :batch_id AND document_id = ANY(:documents)
+    WHERE batch_id = :batch_id AND document_id = ANY(CAST(:documents AS bigint[]))
 """)
 # No join: files that were assigned just now are not in PostgreSQL's statistics yet, and it took one by one
 # all files of a folder for each file, which is minutes for 100,000 of them.
@@ -128,7 +128,7 @@ _MARK_REJECTED = text("""
 """)
 _BACK_TO_ASSIGNED = text("""
     UPDATE batch_documents SET state = 'ASSIGNED', knowledge_document_id = NULL
-    WHERE batch_id = :batch_id AND knowledge_document_id = ANY(:stored) AND state = 'STAGED'
+    WHERE batch_id = :batch_id AND knowledge_document_id = ANY(CAST(:stored AS bigint[])) AND state = 'STAGED'
 """)
 _STORED_IDS = text("""
     SELECT DISTINCT knowledge_document_id FROM batch_documents
@@ -310,7 +310,8 @@ def staged_files(connection: Connection, batch_id: int) -> list[StoredFile]:
 
 def assign_again(connection: Connection, batch_id: int, documents: Sequence[int]) -> None:
     """Turn files, by `documents.id`, back to ASSIGNED, so that their bytes are stored anew."""
-    connection.execute(_ASSIGN_AGAIN, {"batch_id": batch_id, "documents": list(documents)})
+    again = {"batch_id": batch_id, "documents": arrays.of_numbers(documents)}
+    connection.execute(_ASSIGN_AGAIN, again)
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
 
@@ -364,7 +365,8 @@ def mark_rejected(connection: Connection, batch_id: int, reasons: dict[int, str]
 
 def unmark_staged(connection: Connection, batch_id: int, stored_ids: Sequence[int]) -> int:
     """Turn files whose stored content is gone back to ASSIGNED; returns how many."""
-    return connection.execute(_BACK_TO_ASSIGNED, {"batch_id": batch_id, "stored": list(stored_ids)}).rowcount
+    vanished = {"batch_id": batch_id, "stored": arrays.of_numbers(stored_ids)}
+    return connection.execute(_BACK_TO_ASSIGNED, vanished).rowcount
 
 
 def stored_ids(connection: Connection, batch_id: int) -> list[int]:
