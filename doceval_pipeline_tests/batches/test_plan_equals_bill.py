@@ -201,6 +201,7 @@ def hold_to_bill(databases: Databases, number: int, mode: Mode, new_look: bool) 
 RICH: dict[str, Any] = {
     "before": [
         ({"files": {"a.txt": 1, "b.txt": 2}, "prompts": ["clear"], "connections": ["model"]}, "mixed"),
+        ({"files": {"f.txt": 4}, "prompts": ["clear"], "connections": ["model"]}, "finished"),
         ({"files": {"a.txt": 1, "c.txt": 3}, "prompts": ["clear"], "connections": ["alias"]}, "superseded"),
         ({"files": {"c.txt": 3}, "prompts": ["clear"], "connections": ["made up"]}, "simulated"),
         ({"files": {"b.txt": 2}, "prompts": ["clarity"], "connections": ["model"]}, "archived"),
@@ -213,7 +214,7 @@ RICH: dict[str, Any] = {
     },
     "steps": [
         ({"a.txt": 2, "c.txt": 3}, Mode.missing, True, "mixed"),
-        ({"a.txt": 1, "c.txt": 3}, Mode.all, True, "waiting"),
+        ({"a.txt": 1, "c.txt": 3, "f.txt": 4}, Mode.all, True, "waiting"),
     ],
 }
 
