@@ -6,10 +6,12 @@ from benchmarks.backfills import scattered_backfill
 from benchmarks.case import Case
 from benchmarks.dagster_runs import small_run, time_to_report
 from benchmarks.growth import growth
+from benchmarks.looks import looks
 from benchmarks.predecessor import predecessor
 from benchmarks.queueing import queueing
 from benchmarks.reporting import reporting
 from benchmarks.restaging import restaging
+from benchmarks.reusing import reusing
 from benchmarks.staging import large_documents, one_huge_document, small_documents
 from benchmarks.ticks import ticks
 
@@ -26,5 +28,7 @@ CASES: dict[int, Callable[[bool], Case]] = {
     10: reporting,
     11: growth,
     12: scattered_backfill,
+    13: reusing,
+    14: looks,
 }
 """Each makes its case; told whether in a size that only tries it out."""

@@ -41,18 +41,19 @@ def queue_cells(databases: Databases, batch: int) -> Timed:
 
 def enqueue(databases: Databases, batch: int) -> Timed:
     """The step's statement, without what the step does around it."""
-    documents, prompts, connections = _choice(databases, batch)
+    documents, prompts, connections = choice(databases, batch)
 
     def timed() -> Figures:
         with databases.knowledge.begin() as knowledge:
-            return {"rows": queue.enqueue(knowledge, batch, documents, prompts, connections, priority=10)}
+            added = queue.enqueue(knowledge, batch, documents, prompts, connections, priority=10)
+            return {"rows": added.queued}
 
     return timed
 
 
 def insert(databases: Databases, batch: int) -> Timed:
     """The bare statement."""
-    documents, prompts, connections = _choice(databases, batch)
+    documents, prompts, connections = choice(databases, batch)
     rows = {
         "batch_id": batch,
         "documents": list(documents),
@@ -108,7 +109,8 @@ def _check(rows: int, installation: Installation, figures: Figures) -> None:
     require_rows(installation, rows)
 
 
-def _choice(databases: Databases, batch: int) -> tuple[dict[int, str], list[Any], list[Any]]:
+def choice(databases: Databases, batch: int) -> tuple[dict[int, str], list[Any], list[Any]]:
+    """The documents, prompts and connections that a sealed batch has."""
     with databases.doc_eval.connect() as connection:
         sealed = read_snapshot(connection, batch)
         documents = batch_documents.stored_names(connection, batch)

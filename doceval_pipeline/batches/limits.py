@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.estimates import ConnectionWork, estimate_work
+from doceval_pipeline.batches.estimates import ConnectionWork, Estimate, estimate_work
 from doceval_pipeline.doc_eval.batches import BatchRecord
 from doceval_pipeline.knowledge.queue import RowTally, tally_rows
 from doceval_pipeline.knowledge.status_words import Outcome
@@ -31,28 +31,49 @@ def why_held(
     documents
         The `docs.id` of the batch.
     """
-    if batch.max_documents is not None and len(documents) > batch.max_documents:
-        return f"has {len(documents):,} documents, more than max_documents ({batch.max_documents:,})"
-    if batch.max_cost is None:
+    estimates: list[Estimate] = []
+    if batch.max_cost is not None:
+        tallies = tally_rows(knowledge, batch.id, documents, config["prompts"], config["connections"])
+        estimates = estimate_work(databases, batch.id, _work(config, tallies))
+    return exceeded_limit(batch.max_documents, batch.max_cost, len(documents), estimates)
+
+
+def exceeded_limit(
+    max_documents: int | None, max_cost: float | None, documents: int, estimates: Sequence[Estimate]
+) -> str | None:
+    """The limit that a new batch exceeds, as the end of a sentence; None where it is within them.
+
+    Parameters
+    ----------
+    documents
+        How many distinct documents it has.
+    estimates
+        Of what it asks; reused results cost nothing. Unknown costs exceed no limit.
+    """
+    if max_documents is not None and documents > max_documents:
+        return f"has {documents:,} documents, more than max_documents ({max_documents:,})"
+    if max_cost is None:
         return None
-    tallies = tally_rows(knowledge, batch.id, documents, config["prompts"], config["connections"])
-    for currency, cost in _expected_costs(databases, batch.id, config, tallies).items():
-        if cost > batch.max_cost:
-            return f"is expected to cost {cost:,.2f} {currency}, more than max_cost ({batch.max_cost:,.2f})"
+    for currency, cost in _costs(estimates).items():
+        if cost > max_cost:
+            return f"is expected to cost {cost:,.2f} {currency}, more than max_cost ({max_cost:,.2f})"
     return None
 
 
-def _expected_costs(
-    databases: Databases, batch_id: int, config: Mapping[str, Any], tallies: Sequence[RowTally]
-) -> dict[str, float]:
-    """What the cells to come are expected to cost, by currency; what is not known is not in it."""
+def _work(config: Mapping[str, Any], tallies: Sequence[RowTally]) -> list[ConnectionWork]:
+    """The evaluations to come on each connection."""
     work = []
     for connection in config["connections"]:
         own = [t for t in tallies if t.connection_id == connection["id"] and t.outcome in TO_COME]
         cells, size = sum(t.rows for t in own), sum(t.bytes for t in own)
         work.append(ConnectionWork(connection["id"], connection["name"], cells, size))
+    return work
+
+
+def _costs(estimates: Sequence[Estimate]) -> dict[str, float]:
+    """Expected costs by currency, without those that are not known."""
     costs: defaultdict[str, float] = defaultdict(float)
-    for estimate in estimate_work(databases, batch_id, work):
+    for estimate in estimates:
         if estimate.cost is not None and estimate.currency is not None:
             costs[estimate.currency] += estimate.cost.expected
     return costs

@@ -6,6 +6,7 @@ Files are read where what they hold is not known yet; nothing is stored, sealed 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,27 @@ from doceval_pipeline.batches.folders import (
     notes_on_nesting,
     notes_on_patterns,
 )
+from doceval_pipeline.batches.limits import exceeded_limit
+from doceval_pipeline.batches.recurring import choose_files
 from doceval_pipeline.batches.reprocessing import OUTCOMES, Mode
 from doceval_pipeline.batches.storing import Progress
 from doceval_pipeline.doc_eval import batch_documents
+from doceval_pipeline.doc_eval import recurring as recurring
 from doceval_pipeline.doc_eval.batch_documents import FoundFile, Tally, UnstagedFile
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.lifecycle import Status
-from doceval_pipeline.doc_eval.snapshot import compose, edited_since, read_snapshot
+from doceval_pipeline.doc_eval.recurring import Comparison, RecurringRecord
+from doceval_pipeline.doc_eval.snapshot import compose, compose_questions, edited_since, read_snapshot
 from doceval_pipeline.documents.reading import DocumentRejected, hash_document
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
+from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.bulk_load import known_contents
 from doceval_pipeline.knowledge.queue import Reusable, RowTally, reusable, tally_rows
 from doceval_pipeline.knowledge.status_words import Outcome
 
 _CHUNK = 5_000
+# Batches are counted from 1.
+NO_BATCH = 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class PlannedDocuments:
 class PlannedCells:
     """Cells by what becomes of them.
 
-    `added` get their first row to be processed and `superseded` a new attempt, each by the reason why;
+    `added` get their first row to be processed and `superseded` a new attempt, each by the reason why; two
+    prompts with the same text are asked both, unless an earlier batch has the result.
     `reused` keep the result they have, `left_alone` wait or run, `set_aside` are of contents that leave.
     `from_earlier` get a first row with the result of one of `earlier_batches` batches.
     """
@@ -78,6 +87,8 @@ class Plan:
     cells: PlannedCells
     estimates: list[Estimate]
     notes: list[str] = field(default_factory=list)
+    held: str | None = None
+    """The limit by which the batch would be held, as the end of a sentence."""
 
     def counts(self) -> dict[str, int]:
         """How many cells, new attempts and documents would be added."""
@@ -97,7 +108,41 @@ class Plan:
             "documents": asdict(self.documents),
             "cells": asdict(self.cells),
             "estimates": [estimate.as_json() for estimate in self.estimates],
+            "held": self.held,
             "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True)
+class PlannedOccurrence:
+    """What the next occurrence of a recurring evaluation would be, if it were made now.
+
+    `due_at` is None where no time comes: it is paused, or waits for arrivals. `reason` says why no batch
+    would be made; `documents`, `cells` and `estimates` are of the batch.
+    """
+
+    name: str
+    due_at: datetime | None
+    outcome: recurring.Outcome
+    reason: str | None
+    files: Comparison
+    documents: PlannedDocuments
+    cells: PlannedCells
+    estimates: list[Estimate]
+    held: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape that `doceval plan NAME --json` prints of a recurring evaluation."""
+        return {
+            "recurring": self.name,
+            "due_at": None if self.due_at is None else self.due_at.isoformat(),
+            "outcome": self.outcome.value,
+            "reason": self.reason,
+            "files": asdict(self.files),
+            "documents": asdict(self.documents),
+            "cells": asdict(self.cells),
+            "estimates": [estimate.as_json() for estimate in self.estimates],
+            "held": self.held,
         }
 
 
@@ -119,21 +164,114 @@ def plan(databases: Databases, batch_id: int, mode: Mode, new_look: bool, progre
     batch, config = known_here.batch, known_here.config
     if batch.status not in (Status.SAVED, Status.FAILED_STAGING) or mode is not Mode.missing or new_look:
         batch.require_reprocessable()
-    is_kept = known_here.frozen and not new_look
-    found = None if is_kept else list(found_files(config, databases.settings))
+    found = _found(databases, known_here, new_look)
     wanted, unusable = _wanted(known_here, found, databases.settings.max_document_bytes, progress)
+    reuses = batch.reuse == "finished" and mode is not Mode.all
+    work = _work_on(databases, batch_id, config, wanted, OUTCOMES[mode], reuses)
+    documents = _documents(wanted, work.known, known_here.stored, unusable)
+    held = None
+    if batch.expected_cells is None:
+        held = exceeded_limit(batch.max_documents, batch.max_cost, len(wanted), work.estimates)
+    on_files = notes_on_assigned(databases, batch_id) if found is None else _notes_on_files(known_here, found)
+    notes = [*_notes(known_here.edited), *on_files]
+    return Plan(batch, documents, work.cells, work.estimates, notes, held)
+
+
+def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Progress) -> PlannedOccurrence:
+    """Find out what the next occurrence of a recurring evaluation would make now.
+
+    Parameters
+    ----------
+    progress
+        Receives the progress of reading files.
+
+    Raises
+    ------
+    UnknownRecurring, DatabaseError
+    """
+    try:
+        current, files, reason, found, config = _next_files(databases, record)
+    except StagingError as error:
+        nothing = _documents({}, {}, set(), {}), _cells({"prompts": [], "connections": []}, 0, 0, [], (), [])
+        failed = (recurring.Outcome.FAILED, str(error), Comparison())
+        return PlannedOccurrence(record.name, record.due_at or record.next_at, *failed, *nothing, [], None)
+    folders = {folder["id"]: folder["path"] for folder in config["folders"]}
+    unusable = Counter(file.reason or "" for file in found if file.state != ASSIGNED)
+    unread = [(folders[file.folder_id], file.raw_path) for file in found if file.state == ASSIGNED]
+    wanted: dict[str, int] = {}
+    unusable.update(_read(unread, databases.settings.max_document_bytes, wanted, progress))
+    definition = current.definition
+    work = _work_on(databases, NO_BATCH, config, wanted, (), definition.reuse == "finished")
+    held = exceeded_limit(definition.max_documents, definition.max_cost, len(wanted), work.estimates)
+    return PlannedOccurrence(
+        name=current.name,
+        due_at=current.due_at or current.next_at,
+        outcome=recurring.Outcome.MADE if reason is None else recurring.Outcome.SKIPPED,
+        reason=reason,
+        files=files,
+        documents=_documents(wanted, work.known, set(), dict(sorted(unusable.items()))),
+        cells=work.cells,
+        estimates=work.estimates,
+        held=held,
+    )
+
+
+def _next_files(
+    databases: Databases, record: RecurringRecord
+) -> tuple[RecurringRecord, Comparison, str | None, list[FoundFile], dict[str, Any]]:
+    """A recurring evaluation as it is now, and the files and questions of a batch made of it now.
+
+    The transaction has only tables of its own, and ends without a trace.
+    """
+    with database_errors(), databases.doc_eval.connect() as connection:
+        current = recurring.read_again(connection, record)
+        definition = current.definition
+        files, reason, _ = choose_files(databases, connection, current)
+        found = batch_documents.found_now(connection) if reason is None else []
+        config = {
+            "folders": recurring.folders_of(connection, definition),
+            **compose_questions(connection, definition.connections, definition.prompts),
+        }
+        return current, files, reason, found, config
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is stored of the documents that a batch would have, and what becomes of its evaluations."""
+
+    known: dict[str, int]
+    cells: PlannedCells
+    estimates: list[Estimate]
+
+
+def _work_on(
+    databases: Databases,
+    batch_id: int,
+    config: dict[str, Any],
+    wanted: dict[str, int],
+    again: Sequence[Outcome],
+    reuses: bool,
+) -> _Work:
+    """Compare the documents that a batch would have, by sha256 with sizes in bytes, with what is there."""
     with database_errors(), databases.knowledge.connect() as knowledge:
         known = _known(knowledge, list(wanted))
         asked = (batch_id, list(known.values()), config["prompts"], config["connections"])
         tallies = tally_rows(knowledge, *asked)
-        taken = reusable(knowledge, *asked) if batch.reuse == "finished" else []
-    documents = _documents(wanted, known, known_here.stored, unusable)
-    again = OUTCOMES[mode]
+        taken = reusable(knowledge, *asked) if reuses else []
     with database_errors():
         estimates = estimate_work(databases, batch_id, _work(config, wanted, tallies, again, taken))
-    cells = _cells(config, len(wanted), documents.added, tallies, again, taken)
-    on_files = notes_on_assigned(databases, batch_id) if found is None else _notes_on_files(known_here, found)
-    return Plan(batch, documents, cells, estimates, [*_notes(known_here.edited), *on_files])
+    cells = _cells(config, len(wanted), len(wanted) - len(known), tallies, again, taken)
+    return _Work(known, cells, estimates)
+
+
+def _found(databases: Databases, known: "_KnownHere", new_look: bool) -> list[FoundFile] | None:
+    """The files that a batch's folders hold; None where it keeps the files that it was assigned."""
+    if known.frozen and not new_look:
+        return None
+    found = list(found_files(known.config, databases.settings))
+    if not known.keeps_to_its_files:
+        return found
+    return [file for file in found if (file.folder_id, file.raw_path) in known.usable]
 
 
 @dataclass(frozen=True)
@@ -148,6 +286,8 @@ class _KnownHere:
     contents: dict[str, int]
     unstaged: list[UnstagedFile]
     stored: set[int]
+    usable: set[tuple[int, bytes]]
+    keeps_to_its_files: bool
 
     @property
     def frozen(self) -> bool:
@@ -158,6 +298,7 @@ class _KnownHere:
 def _read_doc_eval(connection: Connection, batch_id: int) -> _KnownHere:
     batch = batch_by_id(connection, batch_id)
     sealed = read_snapshot(connection, batch_id)
+    keeps = recurring.is_of_what_changed(connection, batch_id)
     return _KnownHere(
         batch=batch,
         config=compose(connection, batch_id) if sealed is None else sealed.config,
@@ -167,6 +308,8 @@ def _read_doc_eval(connection: Connection, batch_id: int) -> _KnownHere:
         contents=batch_documents.staged_contents(connection, batch_id),
         unstaged=batch_documents.unstaged_files(connection, batch_id),
         stored=set(batch_documents.stored_ids(connection, batch_id)),
+        usable=batch_documents.usable_files(connection, batch_id) if keeps else set(),
+        keeps_to_its_files=keeps,
     )
 
 
@@ -182,6 +325,8 @@ def _wanted(
         unread = [(file.folder, file.raw_path) for file in known.unstaged]
     else:
         folders = {folder["id"]: folder["path"] for folder in known.config["folders"]}
+        if known.keeps_to_its_files:
+            unusable.update({t.reason: t.files for t in known.tallies if t.state in ("SKIPPED", "REJECTED")})
         unusable.update(file.reason or "" for file in found if file.state != ASSIGNED)
         unread = [(folders[file.folder_id], file.raw_path) for file in found if file.state == ASSIGNED]
     unusable.update(_read(unread, max_bytes, wanted, progress))

@@ -38,13 +38,16 @@ def look_for_arrivals(databases: Databases, record: RecurringRecord) -> datetime
         A folder is away.
     DatabaseError
     """
-    digest = _Digest()
     with database_errors(), databases.doc_eval.begin() as connection:
-        found = list(digest.of(_found(databases, connection, record.definition)))
+        digest = _Digest()
+        for _ in digest.of(_found(databases, connection, record.definition)):
+            pass
         if digest.text == record.known_digest:
             return None
         recurring.lock_recurring(connection, record.id)
-        batch_documents.list_found(connection, found)
+        # Looked at once more, because a million files do not fit into memory.
+        digest = _Digest()
+        batch_documents.list_found(connection, digest.of(_found(databases, connection, record.definition)))
         files = recurring.compare_found(connection, record.id)
         if not files.new + files.changed:
             recurring.know_digest(connection, record.id, digest.text)
@@ -91,6 +94,39 @@ def make_occurrence(databases: Databases, record: RecurringRecord, due_at: datet
 def _make(
     databases: Databases, connection: Connection, record: RecurringRecord, due_at: datetime
 ) -> Occurrence:
+    definition = record.definition
+    files, skipped, digest = choose_files(databases, connection, record)
+    if skipped is not None:
+        recurring.know_digest(connection, record.id, digest)
+        return recurring.record_occurrence(connection, record.id, due_at, Outcome.SKIPPED, files, skipped)
+    lock_definitions(connection)
+    batch = _batch(definition, _free_name(connection, record, due_at))
+    number = create_batch(connection, batch, definition.max_documents, definition.max_cost)
+    snapshot.seal(connection, number)
+    batch_documents.assign_found(connection, number)
+    recurring.know_files(connection, record.id, number, REASONS_OF_FOLDERS)
+    recurring.know_digest(connection, record.id, digest)
+    connection.execute(_REQUEST, {"id": number})
+    return recurring.record_occurrence(connection, record.id, due_at, Outcome.MADE, files, batch_id=number)
+
+
+def choose_files(
+    databases: Databases, connection: Connection, record: RecurringRecord
+) -> tuple[Comparison, str | None, str]:
+    """Look which files a batch of a recurring evaluation would get now, without changing anything.
+
+    They are in the table `found` of this transaction afterwards.
+
+    Returns
+    -------
+    tuple[Comparison, str | None, str]
+        The files beside those that are known; why no batch would be made; and the digest of the look.
+
+    Raises
+    ------
+    StagingError
+        A folder is away.
+    """
     definition, digest = record.definition, _Digest()
     found = digest.of(_found(databases, connection, definition))
     if definition.on_arrival:
@@ -100,22 +136,11 @@ def _make(
     is_all = definition.scope == "all"
     is_empty = not (files.new + files.changed + (files.unchanged if is_all else 0))
     if is_empty or (definition.skip_if_nothing_new and not files.new + files.changed):
-        recurring.know_digest(connection, record.id, digest.text)
-        return recurring.record_occurrence(
-            connection, record.id, due_at, Outcome.SKIPPED, files, _why_skipped(files)
-        )
+        return files, _why_skipped(files), digest.text
     recurring.note_usable(connection)
     if not is_all:
         recurring.keep_new_and_changed(connection, record.id)
-    lock_definitions(connection)
-    batch = _batch(definition, _free_name(connection, record, due_at))
-    number = create_batch(connection, batch, definition.max_documents, definition.max_cost)
-    snapshot.seal(connection, number)
-    batch_documents.assign_found(connection, number)
-    recurring.know_files(connection, record.id, number, REASONS_OF_FOLDERS)
-    recurring.know_digest(connection, record.id, digest.text)
-    connection.execute(_REQUEST, {"id": number})
-    return recurring.record_occurrence(connection, record.id, due_at, Outcome.MADE, files, batch_id=number)
+    return files, None, digest.text
 
 
 def _found(databases: Databases, connection: Connection, definition: Recurring) -> Iterator[FoundFile]:

@@ -119,7 +119,7 @@ def queue_attempts(
     outcomes = OUTCOMES[mode]
     if outcomes:
         _require_rows_to_repeat(databases, batch_id)
-    queued = queue_cells(databases, batch_id)
+    queued = queue_cells(databases, batch_id, ask_all=mode is Mode.all)
     if not outcomes:
         return queued, 0
     with batch_lock(databases, batch_id) as connection:

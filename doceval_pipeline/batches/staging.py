@@ -15,15 +15,16 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from doceval_pipeline import arrays
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.file_counts import left_out, staged
 from doceval_pipeline.batches.folders import found_files
 from doceval_pipeline.batches.limits import why_held
 from doceval_pipeline.batches.no_documents import no_documents
 from doceval_pipeline.batches.storing import Progress, store_missing
-from doceval_pipeline.doc_eval import batch_documents, snapshot
+from doceval_pipeline.doc_eval import batch_documents, recurring, snapshot
 from doceval_pipeline.doc_eval.batch_documents import Tally
-from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, in_one_text, partition_key
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
 from doceval_pipeline.doc_eval.live_runs import IS_ALIVE
 from doceval_pipeline.doc_eval.snapshot import Snapshot
@@ -154,6 +155,8 @@ def seal_batch(databases: Databases, batch_id: int) -> Snapshot:
 def assign_documents(databases: Databases, batch_id: int) -> Assigned:
     """Step 2: list every file of the batch's folders, once; frozen as soon as any is usable.
 
+    A batch of what changed since another one keeps to the files that it was made of.
+
     Raises
     ------
     UnknownBatch, StagingError, DatabaseError
@@ -162,7 +165,8 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
-        fresh = not _usable(batch_documents.tally(connection, batch_id))
+        usable = _usable(batch_documents.tally(connection, batch_id))
+        fresh = not usable and not recurring.is_of_what_changed(connection, batch_id)
         connection.commit()
         if fresh:
             with connection.begin():
@@ -203,8 +207,13 @@ def store_documents(databases: Databases, batch_id: int, progress: Progress) -> 
         return Stored(tallies, len(stored), copied, copied_bytes, time.monotonic() - started)
 
 
-def queue_cells(databases: Databases, batch_id: int) -> Queued:
+def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Queued:
     """Step 4: make all queue rows of the batch visible in one transaction, and count them after.
+
+    Parameters
+    ----------
+    ask_all
+        Reuse no results, even in a batch that does.
 
     Raises
     ------
@@ -229,7 +238,8 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
         with databases.knowledge.connect() as knowledge:
             cells, others = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if (cells, others) != (expected, 0):
-            added = _enqueue(databases, batch, names, prompts, connections)
+            reuse = batch.reuse == "finished" and not ask_all
+            added = _enqueue(databases, batch, names, prompts, connections, reuse)
             with databases.knowledge.connect() as knowledge:
                 cells, _ = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if cells != expected:
@@ -283,7 +293,7 @@ def rest_staging(databases: Databases, batch_id: int) -> bool:
 
 def abandoned_stagings(connection: Connection, batch_ids: Iterable[int]) -> set[int]:
     """The given batches that have been in STAGING for a while and that no process works on."""
-    return set(connection.scalars(_ABANDONED, {"ids": in_one_text(batch_ids)}))
+    return set(connection.scalars(_ABANDONED, {"ids": arrays.of_numbers(batch_ids)}))
 
 
 def batches_at_work(connection: Connection) -> set[int]:
@@ -433,6 +443,7 @@ def _enqueue(
     names: Mapping[int, str],
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
+    reuse: bool,
 ) -> Enqueued:
     is_limited = batch.max_documents is not None or batch.max_cost is not None
     with databases.knowledge.begin() as knowledge:
@@ -441,7 +452,6 @@ def _enqueue(
     try:
         with databases.knowledge.begin() as knowledge:
             queue.withdraw_others(knowledge, batch.id, list(names))
-            reuse = batch.reuse == "finished"
             added = queue.enqueue(knowledge, batch.id, names, prompts, connections, batch.priority, reuse)
             returned = queue.requeue_returned(knowledge, batch.id, batch.priority)
             if is_limited and batch.expected_cells is None:

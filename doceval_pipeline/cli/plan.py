@@ -2,13 +2,16 @@
 
 import click
 
+from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.estimates import Estimate
-from doceval_pipeline.batches.planning import Plan, plan
+from doceval_pipeline.batches.planning import Plan, PlannedOccurrence, plan, plan_occurrence
 from doceval_pipeline.batches.reprocessing import Mode
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases, reprocess_options
 from doceval_pipeline.cli.output import console, print_json, warn
 from doceval_pipeline.doc_eval.batches import find_batch
+from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
+from doceval_pipeline.errors import UnknownBatch, UnknownRecurring
 from doceval_pipeline.estimation import Interval
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.numbers import amount, counted, rough_duration, size_text
@@ -19,23 +22,75 @@ from doceval_pipeline.reports.numbers import amount, counted, rough_duration, si
 @reprocess_options
 @as_json_option
 def plan_command(batch: str, mode: str | None, rescan: bool, as_json: bool) -> None:
-    """Show what staging BATCH, or reprocessing it with the same options, would do. Writes nothing."""
+    """Show what staging BATCH, or reprocessing it with the same options, would do. Writes nothing.
+
+    BATCH may be the name of a recurring evaluation, where no batch has it: shows what its next occurrence
+    would make now.
+    """
     opened = databases()
-    record = find_batch(opened.doc_eval, batch)
+    found: Plan | PlannedOccurrence
     with bars(visible=not as_json) as draw:
-        found = plan(opened, record.id, Mode(mode or "missing"), rescan, draw("reading documents"))
+        reading = draw("reading documents")
+        try:
+            number = find_batch(opened.doc_eval, batch).id
+        except UnknownBatch as unknown:
+            record = _recurring(opened, batch, unknown)
+            if mode is not None or rescan:
+                raise click.UsageError(
+                    f"{batch!r} is a recurring evaluation: leave out --failed, --all and --rescan"
+                ) from None
+            found = plan_occurrence(opened, record, reading)
+        else:
+            found = plan(opened, number, Mode(mode or "missing"), rescan, reading)
     if as_json:
         print_json(found.as_json())
-    else:
+    elif isinstance(found, Plan):
         _print_plan(found)
+    else:
+        _print_occurrence(found)
 
 
 COMMANDS = (plan_command,)
 
 
+def _recurring(opened: Databases, name: str, unknown: UnknownBatch) -> RecurringRecord:
+    """The recurring evaluation of a name that no batch has.
+
+    Raises
+    ------
+    UnknownBatch
+        None has it either.
+    """
+    with opened.doc_eval.connect() as connection:
+        try:
+            return find_recurring(connection, name)
+        except UnknownRecurring:
+            raise unknown from None
+
+
 def _print_plan(found: Plan) -> None:
-    documents, cells = found.documents, found.cells
     console.print(f"{found.batch.key} {printable(found.batch.name)}, now {found.batch.status}", markup=False)
+    _print_work(found)
+    for note in found.notes:
+        warn(note)
+
+
+def _print_occurrence(found: PlannedOccurrence) -> None:
+    due = "" if found.due_at is None else f", due {found.due_at:%Y-%m-%d %H:%M} UTC"
+    console.print(f"{printable(found.name)}: the next occurrence{due}", markup=False)
+    files = found.files
+    console.print(
+        f"  files      {files.new:,} new, {files.changed:,} changed, {files.unchanged:,} unchanged, "
+        f"{files.gone:,} gone"
+    )
+    if found.reason is None:
+        _print_work(found)
+    else:
+        console.print(f"  no batch   {printable(found.reason)}", markup=False)
+
+
+def _print_work(found: Plan | PlannedOccurrence) -> None:
+    documents, cells = found.documents, found.cells
     console.print(
         f"  documents  {documents.added:,} to store ({size_text(documents.added_bytes)}), "
         f"{documents.reused:,} stored already ({size_text(documents.reused_bytes)}), "
@@ -56,8 +111,8 @@ def _print_plan(found: Plan) -> None:
     )
     for estimate in found.estimates:
         _print_estimate(estimate)
-    for note in found.notes:
-        warn(note)
+    if found.held is not None:
+        console.print(f"  held       after it is queued, because it {found.held}")
 
 
 def _by_reason(cells: dict[str, int]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline import arrays
+
 # Rows sent to the server in one statement.
 CHUNK = 5_000
 
@@ -22,6 +24,10 @@ _ADD_FOUND = text("""
     SELECT * FROM unnest(CAST(:folder_ids AS int[]), CAST(:raw_paths AS bytea[]), CAST(:filepaths AS text[]),
                          CAST(:states AS text[]), CAST(:reasons AS text[]), CAST(:sizes AS bigint[]),
                          CAST(:modified AS bigint[]))
+""")
+_FOUND = text("""
+    SELECT folder_id, raw_path, filepath, state, reason, file_size, modified_ns FROM found
+    ORDER BY folder_id, raw_path
 """)
 _REMEMBER_DOCUMENTS = text("""
     INSERT INTO documents (folder_id, raw_path, filepath, filename)
@@ -74,7 +80,7 @@ _MARK_GONE = text("""
 """)
 _ASSIGN_AGAIN = text("""
     UPDATE batch_documents SET state = 'ASSIGNED', reason = NULL, knowledge_document_id = NULL
-    WHERE batch_id = :batch_id AND document_id = ANY(:documents)
+    WHERE batch_id = :batch_id AND document_id = ANY(CAST(:documents AS bigint[]))
 """)
 # No join: files that were assigned just now are not in PostgreSQL's statistics yet, and it took one by one
 # all files of a folder for each file, which is minutes for 100,000 of them.
@@ -122,11 +128,16 @@ _MARK_REJECTED = text("""
 """)
 _BACK_TO_ASSIGNED = text("""
     UPDATE batch_documents SET state = 'ASSIGNED', knowledge_document_id = NULL
-    WHERE batch_id = :batch_id AND knowledge_document_id = ANY(:stored) AND state = 'STAGED'
+    WHERE batch_id = :batch_id AND knowledge_document_id = ANY(CAST(:stored AS bigint[])) AND state = 'STAGED'
 """)
 _STORED_IDS = text("""
     SELECT DISTINCT knowledge_document_id FROM batch_documents
     WHERE batch_id = :batch_id AND state = 'STAGED' ORDER BY 1
+""")
+_USABLE = text("""
+    SELECT d.folder_id, d.raw_path
+    FROM batch_documents b JOIN documents d ON d.id = b.document_id
+    WHERE b.batch_id = :batch_id AND b.state IN ('ASSIGNED', 'STAGED')
 """)
 _STAGED_CONTENTS = text("""
     SELECT DISTINCT sha256, file_size FROM batch_documents WHERE batch_id = :batch_id AND state = 'STAGED'
@@ -259,15 +270,21 @@ def list_found(connection: Connection, found: Iterable[FoundFile]) -> None:
         connection.execute(
             _ADD_FOUND,
             {
-                "folder_ids": [f.folder_id for f in chunk],
-                "raw_paths": [f.raw_path for f in chunk],
-                "filepaths": [f.filepath for f in chunk],
-                "states": [f.state for f in chunk],
-                "reasons": [f.reason for f in chunk],
-                "sizes": [f.size for f in chunk],
-                "modified": [f.modified_ns for f in chunk],
+                "folder_ids": arrays.of_numbers(f.folder_id for f in chunk),
+                "raw_paths": arrays.of_bytes(f.raw_path for f in chunk),
+                "filepaths": arrays.of_texts(f.filepath for f in chunk),
+                "states": arrays.of_texts(f.state for f in chunk),
+                "reasons": arrays.of_texts(f.reason for f in chunk),
+                "sizes": arrays.of_numbers(f.size for f in chunk),
+                "modified": arrays.of_numbers(f.modified_ns for f in chunk),
             },
         )
+
+
+def found_now(connection: Connection) -> list[FoundFile]:
+    """The table `found` of this transaction."""
+    rows = connection.execute(_FOUND)
+    return [FoundFile(row[0], bytes(row[1]), *row[2:]) for row in rows]
 
 
 def assign_new(connection: Connection, batch_id: int) -> int:
@@ -293,7 +310,8 @@ def staged_files(connection: Connection, batch_id: int) -> list[StoredFile]:
 
 def assign_again(connection: Connection, batch_id: int, documents: Sequence[int]) -> None:
     """Turn files, by `documents.id`, back to ASSIGNED, so that their bytes are stored anew."""
-    connection.execute(_ASSIGN_AGAIN, {"batch_id": batch_id, "documents": list(documents)})
+    again = {"batch_id": batch_id, "documents": arrays.of_numbers(documents)}
+    connection.execute(_ASSIGN_AGAIN, again)
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
 
@@ -326,12 +344,12 @@ def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFil
         _MARK_STAGED,
         {
             "batch_id": batch_id,
-            "documents": [f.document_id for f in files],
-            "sizes": [f.size for f in files],
-            "sha256s": [f.sha256 for f in files],
-            "content_types": [f.content_type for f in files],
-            "doc_types": [f.doc_type for f in files],
-            "stored": [f.stored_as for f in files],
+            "documents": arrays.of_numbers(f.document_id for f in files),
+            "sizes": arrays.of_numbers(f.size for f in files),
+            "sha256s": arrays.of_texts(f.sha256 for f in files),
+            "content_types": arrays.of_texts(f.content_type for f in files),
+            "doc_types": arrays.of_texts(f.doc_type for f in files),
+            "stored": arrays.of_numbers(f.stored_as for f in files),
         },
     )
 
@@ -347,12 +365,19 @@ def mark_rejected(connection: Connection, batch_id: int, reasons: dict[int, str]
 
 def unmark_staged(connection: Connection, batch_id: int, stored_ids: Sequence[int]) -> int:
     """Turn files whose stored content is gone back to ASSIGNED; returns how many."""
-    return connection.execute(_BACK_TO_ASSIGNED, {"batch_id": batch_id, "stored": list(stored_ids)}).rowcount
+    vanished = {"batch_id": batch_id, "stored": arrays.of_numbers(stored_ids)}
+    return connection.execute(_BACK_TO_ASSIGNED, vanished).rowcount
 
 
 def stored_ids(connection: Connection, batch_id: int) -> list[int]:
     """The distinct `docs.id` of a batch's staged files."""
     return list(connection.scalars(_STORED_IDS, {"batch_id": batch_id}))
+
+
+def usable_files(connection: Connection, batch_id: int) -> set[tuple[int, bytes]]:
+    """The usable files of a batch, each as its folder's number and its path below that."""
+    rows = connection.execute(_USABLE, {"batch_id": batch_id})
+    return {(row[0], bytes(row[1])) for row in rows}
 
 
 def staged_contents(connection: Connection, batch_id: int) -> dict[str, int]:

@@ -273,11 +273,6 @@ def batch_by_id(connection: Connection, batch_id: int) -> BatchRecord:
     return _record(row)
 
 
-def in_one_text(ids: Iterable[int]) -> str:
-    """Numbers as the text of an array, which PostgreSQL reads faster than as many constants."""
-    return f"{{{','.join(map(str, ids))}}}"
-
-
 def list_batches(connection: Connection) -> list[BatchRecord]:
     """All batches, oldest first."""
     return [_record(row) for row in connection.execute(_ALL)]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.doc_eval.batches import in_one_text
+from doceval_pipeline import arrays
 
 _REPLACE = text("""
     WITH found AS (
@@ -57,7 +57,7 @@ def replace_lost(connection: Connection, runs: Sequence[LostRun]) -> None:
 
 def lost_runs_of(connection: Connection, batch_ids: Iterable[int]) -> list[LostRun]:
     """The lost runs of some batches, the oldest first."""
-    return [LostRun(*row) for row in connection.execute(_OF_BATCHES, {"ids": in_one_text(batch_ids)})]
+    return [LostRun(*row) for row in connection.execute(_OF_BATCHES, {"ids": arrays.of_numbers(batch_ids)})]
 
 
 def lost_runs_without_batch(connection: Connection) -> list[LostRun]:

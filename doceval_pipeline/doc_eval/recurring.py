@@ -97,9 +97,10 @@ _BESIDE_KNOWN = """
            k.document_id IS NOT NULL AND (
                (k.file_size, k.modified_ns) IS DISTINCT FROM (f.file_size, f.modified_ns)
                OR EXISTS (SELECT 1 FROM batch_documents b
-                          WHERE b.batch_id = k.batch_id AND b.document_id = k.document_id
+                          WHERE b.batch_id IN (k.batch_id, newest.batch_id) AND b.document_id = k.document_id
                             AND b.state = 'REJECTED')) AS is_changed
     FROM found f
+    CROSS JOIN (SELECT max(batch_id) AS batch_id FROM occurrences WHERE recurring_id = :id) AS newest
     LEFT JOIN documents d ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
     LEFT JOIN recurring_files k ON k.recurring_id = :id AND k.document_id = d.id
     WHERE f.state = 'ASSIGNED'
@@ -132,6 +133,7 @@ _FORGET_GONE = text("""
       AND NOT EXISTS (SELECT 1 FROM not_entered n WHERE n.folder_id = d.folder_id
                         AND substring(d.raw_path FOR octet_length(n.beginning)) = n.beginning)
 """)
+# Of files that are known as they are, no row is written again.
 _KNOW = text("""
     INSERT INTO recurring_files AS k (recurring_id, document_id, file_size, modified_ns, batch_id)
     SELECT :id, d.id, u.file_size, u.modified_ns, :batch_id
@@ -140,6 +142,10 @@ _KNOW = text("""
     JOIN batch_documents b ON b.batch_id = :batch_id AND b.document_id = d.id
     ON CONFLICT (recurring_id, document_id) DO UPDATE
     SET file_size = excluded.file_size, modified_ns = excluded.modified_ns, batch_id = excluded.batch_id
+    WHERE (k.file_size, k.modified_ns) IS DISTINCT FROM (excluded.file_size, excluded.modified_ns)
+       OR EXISTS (SELECT 1 FROM batch_documents r
+                  WHERE r.batch_id = k.batch_id AND r.document_id = k.document_id
+                    AND r.state = 'REJECTED')
 """)
 
 

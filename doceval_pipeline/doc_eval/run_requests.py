@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.doc_eval.batches import IS_UNREPORTED, in_one_text, partition_key
+from doceval_pipeline import arrays
+from doceval_pipeline.doc_eval.batches import IS_UNREPORTED, partition_key
 
 
 class Kind(StrEnum):
@@ -247,13 +248,15 @@ def withdraw_staging(connection: Connection, batch_id: int) -> bool:
 
 def unreported(connection: Connection, batch_ids: Iterable[int] | None = None) -> dict[int, Waiting]:
     """Closed batches without a report of their newest result, by number: of the given ones, or of all."""
-    ids = None if batch_ids is None else in_one_text(batch_ids)
+    ids = None if batch_ids is None else arrays.of_numbers(batch_ids)
     return {row[0]: Waiting(*row) for row in connection.execute(_UNREPORTED, {"ids": ids})}
 
 
 def unstaged(connection: Connection, batch_ids: Iterable[int]) -> dict[int, Waiting]:
     """Those of the given batches whose staging is requested and neither works nor is done, by number."""
-    return {row[0]: Waiting(*row) for row in connection.execute(_UNSTAGED, {"ids": in_one_text(batch_ids)})}
+    return {
+        row[0]: Waiting(*row) for row in connection.execute(_UNSTAGED, {"ids": arrays.of_numbers(batch_ids)})
+    }
 
 
 def waiting_stagings(connection: Connection) -> int:

@@ -6,6 +6,7 @@ are built from a list of allowed names, and what others wrote into the database 
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,22 +30,25 @@ _FOLDERS = text("""
     WHERE l.batch_id = :batch_id ORDER BY f.id
 """)
 # The same keys as llm_responses.connection_details; nothing else ever reaches a queue row.
-_CONNECTIONS = text("""
+_CONNECTION = """
     SELECT json_build_object(
         'id', c.id, 'name', c.name, 'provider_type', p.provider_type, 'model_name', m.model_name,
         'base_url', c.base_url, 'port_no', c.port_no, 'connection_config', c.connection_config,
         'api_key_env', c.api_key_env)
-    FROM batch_connections l
-    JOIN connections c ON c.id = l.connection_id
+    FROM connections c
     JOIN llm_providers p ON p.id = c.provider_id
     JOIN models m ON m.id = c.model_id
+"""
+_CONNECTIONS = text(f"""
+    {_CONNECTION} JOIN batch_connections l ON l.connection_id = c.id
     WHERE l.batch_id = :batch_id ORDER BY c.id
 """)
-_PROMPTS = text("""
-    SELECT json_build_object('id', p.id, 'name', p.name, 'text', p.prompt_text)
-    FROM batch_prompts l JOIN prompts p ON p.id = l.prompt_id
-    WHERE l.batch_id = :batch_id ORDER BY p.id
+_CONNECTIONS_NAMED = text(f"{_CONNECTION} WHERE c.name = ANY(:names) ORDER BY c.id")
+_PROMPT = "SELECT json_build_object('id', p.id, 'name', p.name, 'text', p.prompt_text) FROM prompts p"
+_PROMPTS = text(f"""
+    {_PROMPT} JOIN batch_prompts l ON l.prompt_id = p.id WHERE l.batch_id = :batch_id ORDER BY p.id
 """)
+_PROMPTS_NAMED = text(f"{_PROMPT} WHERE p.name = ANY(:names) ORDER BY p.id")
 _SEALED = text("SELECT config_snapshot::text, config_sha256 FROM batches WHERE id = :batch_id")
 _SEAL = text("""
     UPDATE batches SET config_snapshot = CAST(:canonical AS json), config_sha256 = :sha256
@@ -129,6 +133,16 @@ def compose(connection: Connection, batch_id: int) -> dict[str, Any]:
         "folders": list(connection.scalars(_FOLDERS, parameters)),
         "connections": list(connection.scalars(_CONNECTIONS, parameters)),
         "prompts": list(connection.scalars(_PROMPTS, parameters)),
+    }
+
+
+def compose_questions(
+    connection: Connection, connections: Sequence[str], prompts: Sequence[str]
+) -> dict[str, Any]:
+    """The connections and prompts of some names, as a batch made now would be sealed with them."""
+    return {
+        "connections": list(connection.scalars(_CONNECTIONS_NAMED, {"names": list(connections)})),
+        "prompts": list(connection.scalars(_PROMPTS_NAMED, {"names": list(prompts)})),
     }
 
 

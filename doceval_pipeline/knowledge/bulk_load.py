@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import psycopg2.errors
 from sqlalchemy import Connection, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.migrations.copying import copy
 
 _COLUMNS = "document_id, sha256, content_type, doc_type, file_size, content"
@@ -20,7 +21,7 @@ _MESSAGE_BYTES = 256 * 1024
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
 _LENGTH = struct.Struct("!i")
-_KNOWN = text("SELECT sha256, id FROM docs WHERE sha256 = ANY(:sha256s)")
+_KNOWN = text("SELECT sha256, id FROM docs WHERE sha256 = ANY(CAST(:sha256s AS text[]))")
 _STORED_UNDER_OTHER_TYPES = """
     FROM unnest(CAST(:sha256s AS text[]), CAST(:content_types AS text[])) AS found(sha256, content_type)
     JOIN docs ON docs.sha256 = found.sha256 AND docs.content_type <> found.content_type
@@ -68,19 +69,22 @@ class NewDocument:
 
 def known_contents(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
     """Which contents are stored already: `docs.id` by sha256."""
-    return {row[0]: row[1] for row in connection.execute(_KNOWN, {"sha256s": list(sha256s)})}
+    return {row[0]: row[1] for row in connection.execute(_KNOWN, {"sha256s": arrays.of_texts(sha256s)})}
 
 
 def correct_types(connection: Connection, content_types: Mapping[str, str]) -> None:
     """Write the content type of stored contents, given by sha256, where an earlier release found another."""
-    given = {"sha256s": list(content_types), "content_types": list(content_types.values())}
+    given = {
+        "sha256s": arrays.of_texts(content_types),
+        "content_types": arrays.of_texts(content_types.values()),
+    }
     if connection.scalar(_MAY_CORRECT, given):
         connection.execute(_CORRECT, given)
 
 
 def absent_contents(connection: Connection, ids: Sequence[int]) -> list[int]:
     """Which of some `docs.id` are not there (any more)."""
-    return list(connection.scalars(_ABSENT, {"ids": list(ids)}))
+    return list(connection.scalars(_ABSENT, {"ids": arrays.of_numbers(ids)}))
 
 
 def copy_documents(connection: Connection, documents: Iterable[NewDocument], as_it_was: bool = False) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from doceval_pipeline import arrays
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, SIMULATED_SQL, Outcome, words_in_sql
 
@@ -55,54 +56,69 @@ _IS_MISSING = """NOT EXISTS (
         WHERE r.batch_id = :batch_id AND r.document_id = d.id AND r.prompt_id = p.id
           AND r.connection_id = c.id)"""
 _ENQUEUE_MISSING = text(f"{_CELLS} WHERE {_IS_MISSING}")
-_IS_MISSING_HERE = """NOT EXISTS (
-        SELECT 1 FROM llm_responses r
-        WHERE r.batch_id = :batch_id AND r.document_id = e.document_id AND r.prompt_id = e.prompt_here
-          AND r.connection_id = e.connection_here)"""
+# Where other batches have the questions of a batch.
+_SAME_QUESTIONS = text("""
+    SELECT b.batch_id, b.prompt_id, b.connection_id, CAST(p ->> 'id' AS int), CAST(c ->> 'id' AS int),
+           c ->> 'provider_type' = 'simulation'
+    FROM jsonb_array_elements(CAST(:prompts AS jsonb)) AS p
+    CROSS JOIN jsonb_array_elements(CAST(:connections AS jsonb)) AS c
+    JOIN batch_questions b ON b.digest = question_digest(p, c) AND b.batch_id <> :batch_id
+""")
 # For each question that a batch asks about its documents, the newest result that other batches have. What
-# left its batch counts too: it was paid for. Made-up results answer no question to a real model.
-_FINISHED_EARLIER = f"""
-    WITH questions AS MATERIALIZED (
-        SELECT b.batch_id, b.prompt_id AS their_prompt, b.connection_id AS their_connection,
-               CAST(p ->> 'id' AS int) AS prompt_id, CAST(c ->> 'id' AS int) AS connection_id,
-               c ->> 'provider_type' = 'simulation' AS is_simulation
-        FROM jsonb_array_elements(CAST(:prompts_asked AS jsonb)) AS p
-        CROSS JOIN jsonb_array_elements(CAST(:connections_asked AS jsonb)) AS c
-        JOIN batch_questions b ON b.digest = question_digest(p, c) AND b.batch_id <> :batch_id),
-    earlier AS (
-        SELECT DISTINCT ON (r.document_id, q.prompt_id, q.connection_id) r.*, d.file_name AS name_here,
-               q.prompt_id AS prompt_here, q.connection_id AS connection_here
+# left its batch counts too: it was paid for. Made-up results answer no question to a real model. PostgreSQL
+# plans with the lengths of the arrays. Results are joined last, because sorting their texts needs the disk.
+_NEWEST_RESULTS = f"""
+    WITH newest AS (
+        SELECT max(r.id) AS id, r.document_id, q.prompt_id, q.connection_id, min(d.file_name) AS file_name
         FROM unnest(CAST(:documents AS bigint[]), CAST(:file_names AS text[])) AS d(id, file_name)
         JOIN llm_responses r ON r.document_id = d.id AND r.is_answer AND r.superseded_at IS NULL
                             AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)})
-        JOIN questions q ON q.batch_id = r.batch_id AND q.their_prompt = r.prompt_id
-                        AND q.their_connection = r.connection_id AND (q.is_simulation OR NOT {SIMULATED_SQL})
-        ORDER BY r.document_id, q.prompt_id, q.connection_id, r.id DESC)
+        JOIN unnest(CAST(:their_batches AS int[]), CAST(:their_prompts AS int[]),
+                    CAST(:their_connections AS int[]), CAST(:own_prompts AS int[]),
+                    CAST(:own_connections AS int[]), CAST(:are_simulations AS boolean[]))
+             AS q(batch_id, their_prompt, their_connection, prompt_id, connection_id, is_simulation)
+            ON q.batch_id = r.batch_id AND q.their_prompt = r.prompt_id
+               AND q.their_connection = r.connection_id AND (q.is_simulation OR NOT {SIMULATED_SQL})
+        GROUP BY r.document_id, q.prompt_id, q.connection_id
+        ORDER BY r.document_id, q.prompt_id, q.connection_id)
 """
+_QUESTION_COLUMNS = (
+    "their_batches",
+    "their_prompts",
+    "their_connections",
+    "own_prompts",
+    "own_connections",
+    "are_simulations",
+)
+_HAS_NO_ROW = """NOT EXISTS (
+        SELECT 1 FROM llm_responses r
+        WHERE r.batch_id = :batch_id AND r.document_id = n.document_id AND r.prompt_id = n.prompt_id
+          AND r.connection_id = n.connection_id)"""
 _REUSED = f"""
-    {_FINISHED_EARLIER}
+    {_NEWEST_RESULTS}
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details,
                                file_name, queue_position, status, overall_score, response_text, response_json,
                                worker, reused_from, reused_batch_id, is_answer)
-    SELECT :batch_id, e.document_id, p.id, c.id, c.details, e.name_here, 0, 'S', e.overall_score,
-           e.response_text, e.response_json, coalesce(e.worker, e.task_id), coalesce(e.reused_from, e.id),
-           coalesce(e.reused_batch_id, e.batch_id), false
-    FROM earlier AS e
-    JOIN unnest(CAST(:prompts AS int[])) AS p(id) ON p.id = e.prompt_here
+    SELECT :batch_id, n.document_id, n.prompt_id, n.connection_id, c.details, n.file_name, 0, 'S',
+           e.overall_score, e.response_text, e.response_json, coalesce(e.worker, e.task_id),
+           coalesce(e.reused_from, e.id), coalesce(e.reused_batch_id, e.batch_id), false
+    FROM newest AS n
+    JOIN llm_responses e ON e.id = n.id
     JOIN unnest(CAST(:connections AS int[]), CAST(:details AS jsonb[])) AS c(id, details)
-        ON c.id = e.connection_here
+        ON c.id = n.connection_id
 """
 _REUSE_ALL = text(_REUSED)
-_REUSE_MISSING = text(f"{_REUSED} WHERE {_IS_MISSING_HERE}")
+_REUSE_MISSING = text(f"{_REUSED} WHERE {_HAS_NO_ROW}")
 _REUSABLE = text(f"""
-    {_FINISHED_EARLIER}
-    SELECT e.connection_here, coalesce(e.reused_batch_id, e.batch_id), count(*), sum(docs.file_size)::bigint
-    FROM earlier AS e
-    JOIN docs ON docs.id = e.document_id
-    WHERE {_IS_MISSING_HERE}
+    {_NEWEST_RESULTS}
+    SELECT n.connection_id, coalesce(e.reused_batch_id, e.batch_id), count(*), sum(docs.file_size)::bigint
+    FROM newest AS n
+    JOIN llm_responses e ON e.id = n.id
+    JOIN docs ON docs.id = n.document_id
+    WHERE {_HAS_NO_ROW}
     GROUP BY 1, 2
 """)
-# Sorting results with their texts in pieces of 4 MB would take twice as long.
+# Sorting in pieces of 4 MB would take twice as long.
 _MORE_MEMORY = text("SET LOCAL work_mem = '64MB'")
 # An IN that is no condition by itself is looked up in a hash table. As a join it may be compared row
 # by row, because PostgreSQL does not know yet how many rows have just been written.
@@ -308,8 +324,8 @@ def enqueue(
     details = [json.dumps({key: c[key] for key in CONNECTION_DETAILS}) for c in connections]
     parameters = {
         "batch_id": batch_id,
-        "documents": list(documents),
-        "file_names": list(documents.values()),
+        "documents": arrays.of_numbers(documents),
+        "file_names": arrays.of_texts(documents.values()),
         "prompts": [p["id"] for p in prompts],
         "connections": [c["id"] for c in connections],
         "details": details,
@@ -319,10 +335,10 @@ def enqueue(
     again = connection.execute(_HAS_ROWS, {"batch_id": batch_id}).scalar_one()
     try:
         reused = 0
-        if reuse:
+        if reuse and (questions := _same_questions(connection, batch_id, prompts, connections)):
             connection.execute(_MORE_MEMORY)
             take = _REUSE_MISSING if again else _REUSE_ALL
-            reused = connection.execute(take, {**parameters, **_asked(prompts, connections)}).rowcount
+            reused = connection.execute(take, {**parameters, **questions}).rowcount
         added = 0
         if again or reused < len(documents) * len(prompts) * len(connections):
             enqueue_rest = _ENQUEUE_MISSING if again or reused else _ENQUEUE_ALL
@@ -345,17 +361,12 @@ def reusable(
     connections: Sequence[dict[str, Any]],
 ) -> list[Reusable]:
     """What `enqueue` with `reuse` would take from which batches for these `docs.id`."""
+    questions = _same_questions(connection, batch_id, prompts, connections)
+    if not questions:
+        return []
     connection.execute(_MORE_MEMORY)
-    rows = connection.execute(
-        _REUSABLE,
-        {
-            "batch_id": batch_id,
-            "documents": list(documents),
-            "file_names": [""] * len(documents),
-            **_asked(prompts, connections),
-        },
-    )
-    return [Reusable(*row) for row in rows]
+    parameters = {"batch_id": batch_id, "documents": arrays.of_numbers(documents), "file_names": "{}"}
+    return [Reusable(*row) for row in connection.execute(_REUSABLE, {**parameters, **questions})]
 
 
 def queued_cells(
@@ -370,7 +381,7 @@ def queued_cells(
         _QUEUED_CELLS,
         {
             "batch_id": batch_id,
-            "documents": list(documents),
+            "documents": arrays.of_numbers(documents),
             "prompts": [p["id"] for p in prompts],
             "connections": [c["id"] for c in connections],
         },
@@ -390,7 +401,7 @@ def tally_rows(
         _TALLY,
         {
             "batch_id": batch_id,
-            "documents": list(documents),
+            "documents": arrays.of_numbers(documents),
             "prompts": [p["id"] for p in prompts],
             "connections": [c["id"] for c in connections],
         },
@@ -403,7 +414,9 @@ def withdraw_others(connection: Connection, batch_id: int, documents: Sequence[i
 
     Rows that wait are closed when they are set aside. Nothing is deleted. Returns how many rows changed.
     """
-    return connection.execute(_WITHDRAW_OTHERS, {"batch_id": batch_id, "documents": list(documents)}).rowcount
+    return connection.execute(
+        _WITHDRAW_OTHERS, {"batch_id": batch_id, "documents": arrays.of_numbers(documents)}
+    ).rowcount
 
 
 def hold_free(connection: Connection, batch_id: int) -> int:
@@ -503,9 +516,17 @@ def count_rows(connection: Connection, batch_id: int) -> int:
     return int(connection.execute(_ROWS, {"batch_id": batch_id}).scalar_one())
 
 
-def _asked(prompts: Sequence[dict[str, Any]], connections: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The questions of a configuration, for statements that look for their results."""
-    return {"prompts_asked": json.dumps(prompts), "connections_asked": json.dumps(connections)}
+def _same_questions(
+    connection: Connection,
+    batch_id: int,
+    prompts: Sequence[dict[str, Any]],
+    connections: Sequence[dict[str, Any]],
+) -> dict[str, str]:
+    """Where other batches have the questions of a configuration, as parameters; empty where none has any."""
+    asked = {"batch_id": batch_id, "prompts": json.dumps(prompts), "connections": json.dumps(connections)}
+    rows = connection.execute(_SAME_QUESTIONS, asked).all()
+    columns = [arrays.of_numbers(column) for column in zip(*rows, strict=True)]
+    return dict(zip(_QUESTION_COLUMNS, columns, strict=True)) if rows else {}
 
 
 def _places(batch_id: int, priority: int) -> dict[str, int]:

@@ -61,9 +61,9 @@ CREATE TABLE recurring_files (
     PRIMARY KEY (recurring_id, document_id)
 );
 COMMENT ON TABLE recurring_files IS
-    'The usable files of a recurring evaluation, as its newest batch found them.';
+    'The usable files of a recurring evaluation, as its newest occurrence found them.';
 COMMENT ON COLUMN recurring_files.modified_ns IS 'Modification time of the file, in nanoseconds since 1970.';
-COMMENT ON COLUMN recurring_files.batch_id IS 'The newest batch that it was assigned to.';
+COMMENT ON COLUMN recurring_files.batch_id IS 'The batch that it was first assigned to as it is.';
 
 ALTER TABLE batches
     ADD COLUMN reuse text NOT NULL DEFAULT 'nothing' CHECK (reuse IN ('finished', 'nothing')),

@@ -1,0 +1,154 @@
+"""Case 14: looks at a folder of many known files, and the occurrence of one new file among them.
+
+The yardstick lists the same folder and asks the system for size and time of each file.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count as numbers
+from pathlib import Path
+from typing import Any
+
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.errors import WrongResult
+from benchmarks.figures import Figure, Measured, absolute, cpu_seconds, ratio
+from benchmarks.harness import Experiment, Measurement, Side
+from benchmarks.installation import Installation
+from benchmarks.restaging import wal_megabytes
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.recurring import look_for_arrivals, make_occurrence
+from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.evaluation_file import key_path, locate
+from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
+
+NOTHING_NEW, ONE_NEW, OCCURRENCE = "nothing new", "one new file", "occurrence of one new file"
+LISTING = "os.walk and os.stat"
+_FIRST = datetime(2026, 12, 1, tzinfo=UTC)
+_LONG_AGO = (1_000_000_000, 1_000_000_000)
+
+
+def look(databases: Databases) -> Timed:
+    """One look; nothing waits long enough to become a batch."""
+    record = _record(databases)
+
+    def timed() -> Figures:
+        look_for_arrivals(databases, record)
+        return {"new": None}
+
+    return timed
+
+
+def occurrence(databases: Databases, due: int) -> Timed:
+    """The batch of what is new, as far as `make_occurrence` makes it."""
+    record = _record(databases)
+
+    def timed() -> Figures:
+        made = make_occurrence(databases, record, _FIRST + timedelta(minutes=due))
+        return {"new": made.files.new + made.files.changed}
+
+    return timed
+
+
+def listing(databases: Databases, folder: str) -> Timed:
+    """The least that finds out whether a file is new or changed."""
+
+    def timed() -> Figures:
+        for place, _, names in os.walk(folder):
+            for name in names:
+                os.stat(os.path.join(place, name), follow_symlinks=False)
+        return {"new": None}
+
+    return timed
+
+
+def looks(quick: bool) -> Case:
+    """Case 14."""
+    count = 50 if quick else 100_000
+    dues = numbers()
+
+    def folder(installation: Installation) -> Path:
+        return installation.folder / f"looked-at-{count}"
+
+    def prepare(installation: Installation) -> None:
+        installation.empty()
+        _define(installation.databases, material.documents(folder(installation), count, 64))
+
+    def before(is_new: bool, gives: str) -> Callable[[Installation], dict[str, Any]]:
+        def settle(installation: Installation) -> dict[str, Any]:
+            databases = installation.databases
+            make_occurrence(databases, _record(databases), _FIRST + timedelta(minutes=next(dues)))
+            look_for_arrivals(databases, _record(databases))
+            if is_new:
+                path = folder(installation) / f"new-{next(dues)}.txt"
+                path.write_text(path.name)
+                os.utime(path, _LONG_AGO)
+            installation.checkpoint()
+            given = {"due": next(dues), "folder": str(folder(installation))}
+            return {gives: given[gives]} if gives else {}
+
+        return settle
+
+    sides = [
+        Side(NOTHING_NEW, look, before(False, ""), partial(_check, None)),
+        Side(ONE_NEW, look, before(True, ""), partial(_check, None)),
+        Side(OCCURRENCE, occurrence, before(True, "due"), partial(_check, 1)),
+        Side(LISTING, listing, before(False, "folder"), partial(_check, None)),
+    ]
+
+    def judge(measured: Measured) -> list[Figure]:
+        found = measured["looks"]
+        return [
+            absolute("CPU of a look, nothing new", "s", found, NOTHING_NEW, cpu_seconds, 1.5),
+            absolute("WAL of a look, nothing new", "kB", found, NOTHING_NEW, wal_kilobytes, 10),
+            ratio(
+                "CPU of a look, nothing new, beside the listing",
+                found,
+                NOTHING_NEW,
+                LISTING,
+                None,
+                cpu_seconds,
+            ),
+            absolute("CPU of a look, one new file", "s", found, ONE_NEW, cpu_seconds),
+            absolute("CPU of an occurrence of one file", "s", found, OCCURRENCE, cpu_seconds),
+            absolute("WAL of an occurrence of one file", "MB", found, OCCURRENCE, wal_megabytes, 1),
+        ]
+
+    experiment = Experiment("looks", prepare, sides, 1 if quick else 5)
+    return Case(14, f"look at {count:,} known files", LISTING, [experiment], judge)
+
+
+def wal_kilobytes(measurement: Measurement) -> float:
+    """WAL that the server wrote, in kB; its own upkeep is in it."""
+    return measurement.wal_bytes / 1e3
+
+
+def _check(new: int | None, _: Installation, figures: Figures) -> None:
+    if figures["new"] != new:
+        raise WrongResult(f"{new} files are new, and this was found: {figures}")
+
+
+def _define(databases: Databases, folder: Path) -> None:
+    content = {
+        "connections": [{"name": "model", "provider": "openai", "model": "m"}],
+        "prompts": [{"name": "prompt", "text": "Question?"}],
+        "recurring": [
+            {
+                "name": "inbox",
+                "on_arrival": True,
+                "quiet_for": 3600,
+                "folders": [str(folder)],
+                "connections": ["model"],
+                "prompts": ["prompt"],
+            }
+        ],
+    }
+    apply_evaluation(databases.doc_eval, locate(content, None, key_path))
+
+
+def _record(databases: Databases) -> RecurringRecord:
+    with databases.doc_eval.connect() as connection:
+        return find_recurring(connection, "inbox")

@@ -1,0 +1,78 @@
+"""A look at folders in which nothing is new writes nothing, and an occurrence writes only what changed."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.recurring import look_for_arrivals, make_occurrence
+from doceval_pipeline.doc_eval.recurring import Outcome
+from doceval_pipeline_tests.batches.test_recurring import NIGHT, define, find
+from doceval_pipeline_tests.conftest import write_old
+
+WRITTEN = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, pg_current_wal_insert_lsn() - '0/0'"
+# Where each row of a table is, and which transaction wrote it.
+ROWS = "SELECT document_id, ctid::text, xmin::text FROM recurring_files"
+
+
+def ask(databases: Databases, statement: str) -> list[Any]:
+    with databases.doc_eval.connect() as connection:
+        return list(connection.execute(text(statement)))
+
+
+def written_by_a_look(databases: Databases) -> tuple[int, int]:
+    """Transactions that wrote anything during a look, and bytes of WAL; autovacuum may add to them."""
+    (before,) = ask(databases, WRITTEN)
+    assert look_for_arrivals(databases, find(databases)) is None
+    (after,) = ask(databases, WRITTEN)
+    return after[0] - before[0], int(after[1] - before[1])
+
+
+def test_a_look_writes_nothing_where_nothing_is_new(databases: Databases, tmp_path: Path) -> None:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    for number in range(20):
+        write_old(folder / f"{number}.txt", f"document {number}")
+    record = define(databases, folder, schedule=None, on_arrival=True, quiet_for=3600, timezone="UTC")
+    assert look_for_arrivals(databases, record) is None, "they have just arrived"
+    assert make_occurrence(databases, record, NIGHT).outcome is Outcome.MADE
+    look_for_arrivals(databases, find(databases))
+    assert min(written_by_a_look(databases) for _ in range(3)) == (0, 0)
+    write_old(folder / "new.txt", "new")
+    look_for_arrivals(databases, find(databases))
+    assert find(databases).waiting_from is not None
+
+
+def test_an_occurrence_writes_only_the_files_that_changed(databases: Databases, tmp_path: Path) -> None:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    for number in range(20):
+        write_old(folder / f"{number}.txt", f"document {number}")
+    record = define(databases, folder, scope="all", skip_if_nothing_new=False)
+    make_occurrence(databases, record, NIGHT)
+    before = set(ask(databases, ROWS))
+    make_occurrence(databases, record, NIGHT + timedelta(days=1))
+    assert set(ask(databases, ROWS)) == before
+    write_old(folder / "3.txt", "another document")
+    (folder / "4.txt").unlink()
+    made = make_occurrence(databases, record, NIGHT + timedelta(days=2))
+    assert (made.files.changed, made.files.gone, made.files.unchanged) == (1, 1, 18)
+    assert len(set(ask(databases, ROWS)) & before) == 18
+
+
+def test_a_file_that_the_newest_batch_could_not_read_is_changed(databases: Databases, tmp_path: Path) -> None:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    write_old(folder / "a.txt", "a")
+    record = define(databases, folder, scope="all", skip_if_nothing_new=False)
+    for night in range(2):
+        made = make_occurrence(databases, record, NIGHT + timedelta(days=night))
+    with databases.doc_eval.begin() as connection:
+        connection.execute(
+            text("UPDATE batch_documents SET state = 'REJECTED', reason = 'unreadable' WHERE batch_id = :id"),
+            {"id": made.batch_id},
+        )
+    files = [make_occurrence(databases, record, NIGHT + timedelta(days=n)).files for n in (2, 3)]
+    assert [(found.changed, found.unchanged) for found in files] == [(1, 0), (0, 1)]

@@ -1,0 +1,58 @@
+"""`doceval plan` with reused results, limits, and the name of a recurring evaluation."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.recurring import make_occurrence
+from doceval_pipeline.cli import cli
+from doceval_pipeline.errors import UnknownBatch
+from doceval_pipeline_tests.batches.test_plan_equals_bill import define, process, stage, write
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(cli, ["plan", *words])
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    write(folder, {"a.txt": 1, "b.txt": 2})
+    return folder
+
+
+def test_a_plan_of_a_recurring_evaluation_shows_its_next_occurrence(
+    databases: Databases, inbox: Path
+) -> None:
+    keys: dict[str, Any] = {"scope": "all", "max_documents": 2}
+    made = make_occurrence(databases, define(databases, inbox, **keys), datetime(2099, 12, 1, 2, tzinfo=UTC))
+    assert made.batch_id is not None
+    stage(databases, made.batch_id)
+    process(databases, made.batch_id, "finished")
+    assert "no batch   nothing is new or changed" in run("inbox").output
+    write(inbox, {"a.txt": 1, "b.txt": 2, "c.txt": 3})
+    shown = run("inbox").output
+    for line in (
+        "inbox: the next occurrence, due 2099-12-02 02:00 UTC",
+        "files      1 new, 0 changed, 2 unchanged, 0 gone",
+        "reused     4 of 6 reused from 1 batch",
+        "held       after it is queued, because it has 3 documents, more than max_documents (2)",
+    ):
+        assert line in shown
+    found = json.loads(run("inbox", "--json").output)
+    assert (found["recurring"], found["cells"]["from_earlier"]) == ("inbox", 4)
+
+
+def test_a_name_comes_from_batches_first_and_options_are_for_batches(
+    databases: Databases, inbox: Path
+) -> None:
+    define(databases, inbox)
+    refused = run("inbox", "--failed")
+    assert (refused.exit_code, "leave out --failed, --all and --rescan" in refused.output) == (2, True)
+    assert isinstance(run("outbox").exception, UnknownBatch)
