@@ -5,7 +5,7 @@ sequences would lose updates that commit out of order (docs/decisions.md).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from sqlalchemy import text
 
@@ -82,7 +82,8 @@ def decide(seen: Seen) -> Action | None:
         return Action.FAIL if target is Status.FAILED else Action.COMPLETE
     if status in CLOSED:
         return Action.REOPEN
-    touched = seen.cells.rows - seen.cells.waiting - seen.cells.paused
+    # A reused result was there from the beginning: no processor has touched it.
+    touched = seen.cells.rows - seen.cells.waiting - seen.cells.paused - seen.cells.reused
     if status is Status.STAGED and touched:
         return Action.START_ANALYZING
     return None
@@ -146,7 +147,7 @@ def _act(databases: Databases, items: Sequence[Seen], changed: set[int], next_se
     news = [item for item in still_open if item.batch.id in changed]
     with databases.doc_eval.begin() as connection:
         if news or completed:
-            keep_samples(connection, {item.batch.id: asdict(item.cells) for item in (*news, *completed)})
+            keep_samples(connection, {item.batch.id: item.cells.outcomes for item in (*news, *completed)})
         reports = unreported(connection)
     return Look(still_open, news, completed, reports, next_seen)
 

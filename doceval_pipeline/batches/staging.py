@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from doceval_pipeline.batches.completion import complete_if_done
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.file_counts import left_out, staged
 from doceval_pipeline.batches.folders import found_files
@@ -110,7 +111,8 @@ class Stored:
 class Queued:
     """The queue rows of a batch, counted after commit.
 
-    `reused` of those that were `added` have a result of an earlier batch. `held` is why it was held.
+    `reused` of those that were `added` have a result of an earlier batch, and `cells_reused` of all `cells`.
+    `held` is why it was held.
     """
 
     documents: int
@@ -121,6 +123,7 @@ class Queued:
     seconds: float
     reused: int = 0
     held: str | None = None
+    cells_reused: int = 0
 
     @property
     def sentence(self) -> str:
@@ -131,6 +134,7 @@ class Queued:
             f"{cells} in the queue (documents x prompts x connections: {factors}), "
             f"{self.added:,} of them added now"
             + (f", {self.reused:,} with a result of an earlier batch" if self.reused else "")
+            + ("; all of them are reused, nothing is asked" if self.cells_reused == self.cells else "")
             + (f"; held, because it {self.held}" if self.held else "")
         )
 
@@ -227,18 +231,17 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
         expected = len(documents) * len(prompts) * len(connections)
         added, held = Enqueued(0, 0), None
         with databases.knowledge.connect() as knowledge:
-            cells, others = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
+            cells, others, reused = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if (cells, others) != (expected, 0):
             added = _enqueue(databases, batch, names, prompts, connections)
             with databases.knowledge.connect() as knowledge:
-                cells, _ = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
+                cells, _, reused = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if cells != expected:
             raise StagingError(
                 f"{partition_key(batch_id)}: {cells} of {expected} cells are in the queue after commit: "
                 "somebody deleted rows meanwhile; materialize again"
             )
-        is_new = batch.expected_cells is None
-        if is_new:
+        if batch.expected_cells is None and reused < cells:
             held = _hold_if_too_large(databases, batch, sealed.config, documents)
         with connection.begin():
             connection.execute(_SET_EXPECTED, {"batch_id": batch_id, "cells": expected})
@@ -248,6 +251,11 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
             if held is not None:
                 connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
                 transition(connection, batch_id, Action.PAUSE)
+        if reused == cells:
+            # No processor will work on it, so that it is done now.
+            with connection.begin():
+                batch = batch_by_id(connection, batch_id)
+            complete_if_done(databases, batch)
         return Queued(
             len(documents),
             len(prompts),
@@ -257,6 +265,7 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
             time.monotonic() - started,
             added.reused,
             held,
+            reused,
         )
 
 

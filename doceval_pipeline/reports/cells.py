@@ -64,6 +64,7 @@ def _cell(cell: ReportCell | None) -> str:
     seen = look(cell)
     title, text = _name(seen.title), _name(seen.text)
     text += " <i>sim</i>" if cell and cell.simulated else ""
+    text += " <i>reused</i>" if cell and cell.reused_batch else ""
     if cell is None or cell.details is None:
         return f'<td class="{seen.css}"><span title="{title}">{text}</span></td>'
     button = f'<button type="button" popovertarget="{_anchor_of(cell)}" title="{title}">{text}</button>'
@@ -96,6 +97,8 @@ def _all_details(matrix: Matrix) -> Iterator[str]:
 def _details(cell: ReportCell, details: CellDetails, name: str, column: str) -> str:
     kind, target = look(cell).kind, _anchor_of(cell)
     simulated = '<span class="sim">simulated</span>' if cell.simulated else ""
+    if cell.reused_batch is not None:
+        simulated += f"</p><p>Reused from {_name(cell.reused_batch)}: nothing was asked in this batch."
     # Tags that a browser closes by itself are left open: there are thousands.
     return f"""<div popover class="result" id="{target}">
 <button type="button" class="close" popovertarget="{target}" popovertargetaction="hide" \
