@@ -5,7 +5,7 @@ sequences would lose updates that commit out of order (docs/decisions.md).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import text
 
@@ -147,7 +147,7 @@ def _act(databases: Databases, items: Sequence[Seen], changed: set[int], next_se
     news = [item for item in still_open if item.batch.id in changed]
     with databases.doc_eval.begin() as connection:
         if news or completed:
-            keep_samples(connection, {item.batch.id: item.cells.outcomes for item in (*news, *completed)})
+            keep_samples(connection, {item.batch.id: asdict(item.cells) for item in (*news, *completed)})
         reports = unreported(connection)
     return Look(still_open, news, completed, reports, next_seen)
 

@@ -251,8 +251,8 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
             if held is not None:
                 connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
                 transition(connection, batch_id, Action.PAUSE)
-        if reused == cells:
-            # No processor will work on it, so that it is done now.
+        if added.reused and not added.queued:
+            # Nothing was queued that a processor would finish, so that the batch may be done now.
             with connection.begin():
                 batch = batch_by_id(connection, batch_id)
             complete_if_done(databases, batch)

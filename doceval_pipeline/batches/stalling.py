@@ -5,7 +5,7 @@ be taken, and how long each connection ever needed for a cell. The decision itse
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from doceval_pipeline.batches.databases import Databases
@@ -172,7 +172,7 @@ def judge_one(databases: Databases, batch_id: int) -> Judgement:
     with databases.knowledge.connect() as knowledge:
         cells = count_cells(knowledge, [batch_id])[batch_id]
     # Other numbers than the newest sample's are news of this moment.
-    still_for = newest.seconds_ago if newest and newest.cells == cells.outcomes else 0.0
+    still_for = newest.seconds_ago if newest and newest.cells == asdict(cells) else 0.0
     return judge_batches(databases, [Question(batch, cells, still_for)])[batch_id]
 
 

@@ -26,7 +26,7 @@ _IN_STATES = text(f"""
     SELECT {_COLUMNS} FROM batches WHERE status = ANY(:states) AND archived_at IS NULL ORDER BY id
 """)
 _BY_ID = text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id")
-_NAMES = text("SELECT id, name FROM batches WHERE id = ANY(:ids)")
+_NAMES = text("SELECT id, batch_name FROM batches WHERE id = ANY(:ids)")
 _BY_IDS = text(f"""
     SELECT {_COLUMNS} FROM batches WHERE id = ANY(:ids) AND archived_at IS NULL ORDER BY id
 """)
