@@ -18,7 +18,7 @@ _COLUMN = "connection_id, prompt_id"
 # where that is one of the results, and else as the first that was reused from it.
 _ADD_UP = text(f"""
     WITH once AS MATERIALIZED (
-        SELECT DISTINCT ON ({_COLUMN}, reused_from) r.id
+        SELECT DISTINCT ON ({_COLUMN}, reused_from) {_COLUMN}, r.id
         FROM current_llm_responses r
         WHERE r.batch_id = ANY(:batch_ids) AND r.reused_from IS NOT NULL
           AND NOT EXISTS (
@@ -27,17 +27,19 @@ _ADD_UP = text(f"""
                 AND origin.connection_id = r.connection_id AND origin.prompt_id = r.prompt_id)
         ORDER BY {_COLUMN}, reused_from, r.id),
     repeated AS MATERIALIZED (
-        SELECT connection_id, prompt_id, count(*) AS repeated FROM current_llm_responses
-        WHERE batch_id = ANY(:batch_ids) AND reused_from IS NOT NULL
-          AND id NOT IN (SELECT id FROM once)
+        SELECT {_COLUMN}, sum(cells)::bigint AS repeated
+        FROM (SELECT {_COLUMN}, count(*) AS cells FROM current_llm_responses
+              WHERE batch_id = ANY(:batch_ids) AND reused_from IS NOT NULL GROUP BY 1, 2
+              UNION ALL
+              SELECT {_COLUMN}, -count(*) FROM once GROUP BY 1, 2) AS counted
         GROUP BY 1, 2),
     results AS NOT MATERIALIZED (
-        SELECT connection_id, prompt_id, batch_id, document_id, {_SUCCEEDED} AS succeeded,
+        SELECT r.connection_id, r.prompt_id, batch_id, document_id, {_SUCCEEDED} AS succeeded,
                {_FAILED} AS failed, {SIMULATED_SQL} AS simulated,
                CASE WHEN {_SUCCEEDED} THEN overall_score END AS score, input_tokens, output_tokens,
                {SECONDS_SQL} AS seconds
-        FROM current_llm_responses
-        WHERE batch_id = ANY(:batch_ids) AND (reused_from IS NULL OR id IN (SELECT id FROM once))),
+        FROM current_llm_responses r LEFT JOIN once ON once.id = r.id
+        WHERE batch_id = ANY(:batch_ids) AND (reused_from IS NULL OR once.id IS NOT NULL)),
     of_documents AS MATERIALIZED (
         SELECT connection_id, prompt_id, document_id, count(*) AS cells,
                count(*) FILTER (WHERE succeeded) AS succeeded, count(*) FILTER (WHERE failed) AS failed,
