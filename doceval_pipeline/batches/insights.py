@@ -76,7 +76,7 @@ def gather_insights(
         leaderboard=standings,
         distributions=analysis.distributions(scores.columns, scores.values),
         disagreements=analysis.disagreements(names.of_document, *table),
-        agreements=analysis.agreements(standings, scores.columns, scores.values),
+        agreements=analysis.agreements(standings, scores.columns, _without_repetitions(scores)),
         previous=_since_previous(
             doc_eval, knowledge, data, [standing.column for standing in standings], scores, names
         ),
@@ -97,6 +97,22 @@ def _costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices], reused: 
     if tokens or not reused:
         return add_up_costs(tokens, prices)
     return [Cost(0.0, currency, 0, 0) for currency in sorted({price.currency for price in prices.values()})]
+
+
+def _without_repetitions(scores: Scores) -> NDArray[np.float64]:
+    """The scores, without those of a result that a column before has too.
+
+    Two connections that ask the same question reuse one result: that they agree says nothing.
+    """
+    order = np.argsort(scores.origins, axis=1, kind="stable")
+    origins = np.take_along_axis(scores.origins, order, axis=1)
+    repeated = np.zeros(origins.shape, np.bool_)
+    repeated[:, 1:] = are_same_results(origins[:, 1:], origins[:, :-1])
+    values = scores.values.copy()
+    np.put_along_axis(
+        values, order, np.where(repeated, np.nan, np.take_along_axis(values, order, axis=1)), axis=1
+    )
+    return values
 
 
 def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list[Origin]:

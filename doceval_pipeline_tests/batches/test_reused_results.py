@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from doceval_pipeline.batches.comparing import compare_batches
+from doceval_pipeline.batches.comparing import Kind, compare_batches, compare_in_batch
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.drift import judge_drift
@@ -19,6 +19,8 @@ from doceval_pipeline.batches.leaderboard import gather_leaderboard
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, reprocess
 from doceval_pipeline.batches.status import BatchProgress, batch_progress
+from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.errors import ComparisonError
 from doceval_pipeline.knowledge.completed import add_up_completed
@@ -31,8 +33,8 @@ from doceval_pipeline.reports.html import render_html
 from doceval_pipeline.reports.leaderboard import render_leaderboard
 from doceval_pipeline.reports.markdown import numeric_metadata, render_markdown
 from doceval_pipeline.reports.model import ReportInput
-from doceval_pipeline_tests.batches.test_reuse import answer, inbox, staged
-from doceval_pipeline_tests.conftest import write_old
+from doceval_pipeline_tests.batches.test_reuse import MODEL, answer, inbox, staged
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 __all__ = ["inbox"]
 
@@ -96,6 +98,14 @@ def test_reused_results_are_marked_counted_apart_and_in_no_token_second_or_cost(
     assert (said["cells_reused"], said["reused_from_batches"], said["cells"]["succeeded"]) == (4, 1, 4)
     assert waiting.reuse == "4 done, 4 of them reused from 1 batch"
 
+    with databases.knowledge.begin() as connection:
+        # Whatever somebody writes into such a row, it took nothing.
+        connection.execute(
+            text(
+                "UPDATE llm_responses SET input_tokens = 9, output_tokens = 9, time_taken_seconds = 9, "
+                "completed_processing_at = now() WHERE reused_from IS NOT NULL"
+            )
+        )
     data = answered(databases, second)
     found = figures(data)
     assert found.verdict == "Complete: all 5 cells succeeded, 4 of them reused"
@@ -216,6 +226,30 @@ def test_repetitions_of_a_result_whose_batch_is_not_counted_count_once(
         connection.execute(text("UPDATE batches SET reported_digest = NULL WHERE id = :id"), {"id": first})
     (row,) = gather_leaderboard(databases).rows
     assert (row.cells, row.batches, row.repeated, row.scores and row.scores.n) == (4, 1, 4, 4)
+
+
+def test_two_connections_that_reuse_one_result_do_not_agree_by_it(databases: Databases, inbox: Path) -> None:
+    answered(databases, night(databases, inbox, "monday"))
+    connections = [{**MODEL, **PRICES, "name": name} for name in ("model", "alias")]
+    content = {
+        "connections": connections,
+        "prompts": [{"name": "clarity", "text": "Is it clear?"}],
+        "batches": [
+            {
+                "name": "tuesday",
+                "folders": [str(inbox)],
+                "connections": ["model", "alias"],
+                "prompts": ["clarity"],
+                "reuse": "finished",
+            }
+        ],
+    }
+    (number,) = apply_evaluation(databases.doc_eval, locate(content, None, key_path)).numbers.values()
+    Sample(databases, number, "tuesday", inbox).stage()
+    data = gather(databases, number)
+    assert (data.total.reused, data.insights.all_origins, list(data.insights.agreements)) == (8, 1, [])
+    with pytest.raises(ComparisonError, match="one and the same, by reuse"):
+        compare_in_batch(databases, str(number), Kind.CONNECTION, ("model", "alias"), 50.0)
 
 
 def test_results_are_the_same_where_they_have_one_origin() -> None:
