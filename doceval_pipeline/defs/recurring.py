@@ -128,19 +128,20 @@ def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval
         databases = doc_eval.open()
         with databases.doc_eval.connect() as connection:
             records = list_recurring(connection)
-        times, problems = {}, []
+        times: dict[int, datetime] = {}
+        problems: dict[int, str] = {}
         for record in records:
             try:
                 due_at = _due_at(databases, record, looked)
             except DocEvalError as error:
-                problems.append(f"{shown_name(record.name)}: {error}")
+                problems[record.id] = f"{shown_name(record.name)}: {error}"
                 continue
             if due_at is not None:
                 times[record.id] = due_at
     due = [(record, times[record.id]) for record in records if record.id in times]
     asked = [_request(context.instance, record, due_at) for record, due_at in due]
     requests = [request for request in asked if request is not None]
-    said = [*problems, *(_times(record) for record in records)]
+    said = [problems.get(record.id) or _times(record) for record in records]
     return dg.SensorResult(
         run_requests=requests,
         cursor=Looked(looks=looked.looks).write(),
@@ -150,14 +151,10 @@ def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval
 
 def sentence(made: Occurrence) -> str:
     """What became of an occurrence, in a line for people."""
-    files = made.files
-    counts = (
-        f"{files.new:,} new, {files.changed:,} changed, {files.unchanged:,} unchanged, {files.gone:,} gone"
-    )
     if made.outcome is Outcome.MADE and made.batch_id is not None:
-        return f"{partition_key(made.batch_id)}: {counts}"
+        return f"{partition_key(made.batch_id)}: {made.files.sentence}"
     if made.outcome is Outcome.SKIPPED:
-        return f"no batch: {made.reason} ({counts})"
+        return f"no batch: {made.reason} ({made.files.sentence})"
     return f"no batch: {made.reason}"
 
 
