@@ -299,6 +299,7 @@ class ProgressRow(Values):
     succeeded: LongCount
     failed: LongCount
     unknown: LongCount
+    reused: LongCount = 0
 
 
 class HistoryRow(Values):

@@ -4,7 +4,7 @@ Here it is read from both databases and aligned; what is said of it is the busin
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from doceval_pipeline.batches.whole_file import whole_file_or_output
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, find_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.errors import BatchStateError, ComparisonError
-from doceval_pipeline.knowledge.scores import Scores, State, read_scores
+from doceval_pipeline.knowledge.scores import Scores, State, are_same_results, read_scores
 from doceval_pipeline.names import normal
 from doceval_pipeline.reports.comparison import (
     AlignedColumn,
@@ -207,6 +207,11 @@ def _compare(
         names = Names(doc_eval, one.results.batch.id)
         names.know(moved_documents(documents, columns))
     found = compare_sides(sides, documents, columns, names.of_document, threshold)
+    if found is None and all(column.first_cells.same_results == documents.size for column in columns):
+        raise ComparisonError(
+            f"{_both(halves)} have nothing to compare: each result that they share is one and the same, by "
+            "reuse; doceval reprocess BATCH --all asks again"
+        )
     if found is None:
         raise ComparisonError(
             f"{_both(halves)} share {documents.size:,} documents, none of which has a score on both sides "
@@ -231,8 +236,10 @@ def _side(half: _Half, shared: NDArray[np.int64]) -> Side:
 def _aligned(
     one: _Half, other: _Half, documents: NDArray[np.int64], place: int, kind: Kind | None
 ) -> AlignedColumn:
+    halves = [(half.results.scores, half.keys[place]) for half in (one, other)]
+    same = are_same_results(*(_origins(scores, key, documents) for scores, key in halves))
     (first, first_cells), (second, second_cells) = (
-        _column(half.results.scores, half.keys[place], documents) for half in (one, other)
+        _column(scores, key, documents, same) for scores, key in halves
     )
     connection, prompt = one.results.names(one.keys[place])
     return AlignedColumn(
@@ -246,12 +253,25 @@ def _aligned(
     )
 
 
-def _column(scores: Scores, key: Key, documents: NDArray[np.int64]) -> tuple[NDArray[np.float64], CellStates]:
+def _origins(scores: Scores, key: Key, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+    if key not in scores.columns:
+        return np.zeros(documents.size, np.int64)
+    rows, place = np.searchsorted(scores.documents, documents), scores.columns.index(key)
+    origins: NDArray[np.int64] = scores.origins[rows, place]
+    return origins
+
+
+def _column(
+    scores: Scores, key: Key, documents: NDArray[np.int64], same: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], CellStates]:
+    """The scores of a column and its cells by state; results that are `same` on both sides have no score."""
     if key not in scores.columns:
         return np.full(documents.size, np.nan), CellStates(0, 0, 0, 0, documents.size)
     rows, place = np.searchsorted(scores.documents, documents), scores.columns.index(key)
-    counts = np.bincount(scores.states[rows, place], minlength=len(State))
-    return scores.values[rows, place], CellStates(*(int(counts[state]) for state in State))
+    counts = np.bincount(scores.states[rows, place][~same], minlength=len(State))
+    states = (int(counts[state]) for state in State)
+    cells = replace(CellStates(*states), same_results=int(np.count_nonzero(same)))
+    return np.where(same, np.nan, scores.values[rows, place]), cells
 
 
 def _changed(one: _Half, other: _Half, place: int) -> tuple[str, ...]:
@@ -271,5 +291,6 @@ def _reasons(columns: Sequence[AlignedColumn]) -> str:
         "not done": sum(cells.open for cells in states),
         "without a score": sum(cells.without_score for cells in states),
         "not there": sum(cells.absent for cells in states),
+        "reused on both sides": sum(cells.same_results for cells in states),
     }
     return ", ".join(f"{count:,} cells {why}" for why, count in counts.items() if count)

@@ -82,7 +82,8 @@ def decide(seen: Seen) -> Action | None:
         return Action.FAIL if target is Status.FAILED else Action.COMPLETE
     if status in CLOSED:
         return Action.REOPEN
-    touched = seen.cells.rows - seen.cells.waiting - seen.cells.paused
+    # A reused result was there from the beginning: no processor has touched it.
+    touched = seen.cells.rows - seen.cells.waiting - seen.cells.paused - seen.cells.reused
     if status is Status.STAGED and touched:
         return Action.START_ANALYZING
     return None

@@ -15,7 +15,7 @@ from doceval_pipeline.batches.result_checks import ColumnDrift, Drift, names_of,
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.doc_eval.standings import Names, previous_batch
 from doceval_pipeline.findings import Difference
-from doceval_pipeline.knowledge.scores import Scores, read_scores
+from doceval_pipeline.knowledge.scores import Scores, are_same_results, read_scores
 from doceval_pipeline.statistics import corrected, difference
 
 # So much of either batch must be scored in the other too, or pairs would speak for few documents.
@@ -27,7 +27,9 @@ def judge_drift(databases: Databases, batch_id: int) -> Drift:
     """Hold a batch against the newest earlier completed one with the same connections and prompts.
 
     Documents that both scored are compared with themselves (`statistics.difference`); where less than half of
-    either batch is shared, all scores of one with all of the other (Mann-Whitney).
+    either batch is shared, all scores of one with all of the other (Mann-Whitney). A result that one batch
+    reused from the other, or both from a third, is one result: it says nothing about a change, and is left
+    out of both.
 
     Raises
     ------
@@ -45,10 +47,7 @@ def judge_drift(databases: Databases, batch_id: int) -> Drift:
     keys = sorted({*before.columns, *now.columns})
     names = names_of(databases, keys)
     shared = np.intersect1d(before.documents, now.documents, assume_unique=True)
-    columns = [
-        _drift(key, names, _column(before, key), _column(now, key), _pairs(before, now, shared, key))
-        for key in keys
-    ]
+    columns = [_drift(key, names, before, now, shared) for key in keys]
     return Drift(partition_key(previous), int(shared.size), _corrected(columns))
 
 
@@ -59,23 +58,26 @@ def _column(scores: Scores, key: tuple[int, int]) -> NDArray[np.float64]:
     return scores.values[:, scores.columns.index(key)]
 
 
-def _pairs(
-    before: Scores, now: Scores, shared: NDArray[np.int64], key: tuple[int, int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The scores of documents that both batches scored, in the same order."""
-    first = _column(before, key)[np.searchsorted(before.documents, shared)]
-    second = _column(now, key)[np.searchsorted(now.documents, shared)]
-    both = ~(np.isnan(first) | np.isnan(second))
-    return first[both], second[both]
+def _origins(scores: Scores, key: tuple[int, int]) -> NDArray[np.int64]:
+    """The origin of each document's result of a batch in a column; 0 where there is none."""
+    if key not in scores.columns:
+        return np.zeros(scores.documents.size, np.int64)
+    return scores.origins[:, scores.columns.index(key)]
 
 
 def _drift(
     key: tuple[int, int],
     names: Names,
-    before: NDArray[np.float64],
-    now: NDArray[np.float64],
-    pairs: tuple[NDArray[np.float64], NDArray[np.float64]],
+    earlier: Scores,
+    later: Scores,
+    shared: NDArray[np.int64],
 ) -> ColumnDrift:
+    places = np.searchsorted(earlier.documents, shared), np.searchsorted(later.documents, shared)
+    same = are_same_results(_origins(earlier, key)[places[0]], _origins(later, key)[places[1]])
+    before, now = _column(earlier, key).copy(), _column(later, key).copy()
+    before[places[0][same]] = now[places[1][same]] = np.nan
+    both = ~np.isnan(before[places[0]] + now[places[1]])
+    pairs = before[places[0][both]], now[places[1][both]]
     before, now = before[~np.isnan(before)], now[~np.isnan(now)]
     is_paired = pairs[0].size >= SHARE_PAIRED * max(before.size, now.size)
     found = difference(*pairs) if is_paired else _unpaired(before, now)
@@ -87,6 +89,7 @@ def _drift(
         pairs=int(pairs[0].size) if is_paired else 0,
         change=None if found is None else found.mean,
         p=None if found is None else found.p,
+        same_results=int(np.count_nonzero(same)),
     )
 
 

@@ -165,6 +165,8 @@ def _records(
             started_at=_utc(result.started_at),
             completed_at=_utc(result.completed_at),
             withdrawn_at=_utc(result.withdrawn_at),
+            reused_from_batch=result.reused_batch_id,
+            reused_from=result.reused_from,
         )
 
 

@@ -212,6 +212,7 @@ def _summed(sums: results.ResultSums, scores: NDArray[np.float64]) -> Sums:
         seconds=_total(sums.seconds),
         simulated=sums.simulated,
         reprocessed=sums.reprocessed,
+        reused=sums.reused,
     )
 
 
@@ -265,7 +266,11 @@ def _cells(knowledge: Connection, batch_id: int, documents: Sequence[int]) -> li
     saying = [cell[8] for cell in cells if cell[9]][:DETAILS_SHOWN]
     said = [_without_keys(row) for row in results.read_details(knowledge, saying)]
     details = {row[0]: CellDetails(*row[1:]) for row in _cut(said)}
-    return [ReportCell(details.get(cell[8]), *cell[:8]) for cell in cells]
+    keys = {number: partition_key(number) for number in {cell[10] for cell in cells} if number is not None}
+    return [
+        ReportCell(details.get(cell[8]), *cell[:8], reused_batch=keys.get(cell[10]))  # type: ignore[misc]
+        for cell in cells
+    ]
 
 
 def _without_keys(row: Row[Any]) -> tuple[Any, ...]:

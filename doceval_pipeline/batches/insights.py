@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.names import Names
+from doceval_pipeline.doc_eval.batches import batch_names, partition_key
 from doceval_pipeline.doc_eval.definitions import Prices
 from doceval_pipeline.doc_eval.previous import previous_batch
 from doceval_pipeline.doc_eval.prices import prices_of_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.knowledge import effort
 from doceval_pipeline.knowledge.effort import Pace, TokensTaken
-from doceval_pipeline.knowledge.scores import Scores, read_scores
+from doceval_pipeline.knowledge.responses import count_origins, newest_origins
+from doceval_pipeline.knowledge.scores import Scores, are_same_results, read_scores
 from doceval_pipeline.reports import analysis
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.insights import (
@@ -26,6 +28,7 @@ from doceval_pipeline.reports.insights import (
     Cost,
     Insights,
     Movement,
+    Origin,
     Provenance,
     Seconds,
     SincePrevious,
@@ -36,6 +39,8 @@ from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline.reports.movement import most_moved, movement
 from doceval_pipeline.statistics import corrected
 
+# Of more batches that results were reused from, the newest.
+ORIGINS_SHOWN = 20
 # Of more columns that a batch shares with the previous one, only the best are compared.
 COLUMNS_MOVED = 20
 # Of a connection, what may change its answers; not how it is called, nor where its key is.
@@ -71,18 +76,51 @@ def gather_insights(
         leaderboard=standings,
         distributions=analysis.distributions(scores.columns, scores.values),
         disagreements=analysis.disagreements(names.of_document, *table),
-        agreements=analysis.agreements(standings, scores.columns, scores.values),
+        agreements=analysis.agreements(standings, scores.columns, _without_repetitions(scores)),
         previous=_since_previous(
             doc_eval, knowledge, data, [standing.column for standing in standings], scores, names
         ),
         throughput=_throughput(effort.read_pace(knowledge, batch_id)),
-        costs=add_up_costs(tokens, prices_of_batch(doc_eval, batch_id)),
+        costs=_costs(tokens, prices_of_batch(doc_eval, batch_id), data.total.reused),
         seconds=None if seconds is None else Seconds(seconds.n, seconds.p50, seconds.p95),
         reused=reused,
         content_bytes=content_bytes,
         attempts=effort.count_attempts(knowledge, batch_id),
         provenance=provenance,
+        origins=_origins(doc_eval, knowledge, batch_id) if data.total.reused else (),
+        all_origins=count_origins(knowledge, [batch_id]).get(batch_id, 0) if data.total.reused else 0,
     )
+
+
+def _costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices], reused: int) -> list[Cost]:
+    """What a batch cost; one in which everything was reused cost 0, in each currency of its connections."""
+    if tokens or not reused:
+        return add_up_costs(tokens, prices)
+    return [Cost(0.0, currency, 0, 0) for currency in sorted({price.currency for price in prices.values()})]
+
+
+def _without_repetitions(scores: Scores) -> NDArray[np.float64]:
+    """The scores, without those of a result that a column before has too.
+
+    Two connections that ask the same question reuse one result: that they agree says nothing.
+    """
+    order = np.argsort(scores.origins, axis=1, kind="stable")
+    origins = np.take_along_axis(scores.origins, order, axis=1)
+    repeated = np.zeros(origins.shape, np.bool_)
+    repeated[:, 1:] = are_same_results(origins[:, 1:], origins[:, :-1])
+    values = scores.values.copy()
+    np.put_along_axis(
+        values, order, np.where(repeated, np.nan, np.take_along_axis(values, order, axis=1)), axis=1
+    )
+    return values
+
+
+def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list[Origin]:
+    found = newest_origins(knowledge, batch_id, ORIGINS_SHOWN)
+    names = batch_names(doc_eval, [number for number, _ in found])
+    return [
+        Origin(partition_key(number), names.get(number, "(unknown here)"), cells) for number, cells in found
+    ]
 
 
 def add_up_costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices]) -> list[Cost]:
@@ -130,12 +168,16 @@ def changed_settings(
 
 @dataclass(frozen=True)
 class _Compared:
-    """Two batches' scores of the same documents, in the columns that both have."""
+    """Two batches' scores of the same documents, in the columns that both have.
+
+    `same_results` are in both by reuse, and have no score here.
+    """
 
     documents: NDArray[np.int64]
     columns: tuple[Column, ...]
     before: NDArray[np.float64]
     now: NDArray[np.float64]
+    same_results: int
 
 
 def _since_previous(
@@ -164,6 +206,7 @@ def _since_previous(
             for column, moved in _movements(compared, names).items()
         ),
         shared_columns=len(compared.columns),
+        same_results=compared.same_results,
     )
 
 
@@ -175,11 +218,15 @@ def _compare(before: Scores, now: Scores, best_first: Sequence[Column]) -> _Comp
     columns = tuple(column for column in best_first if column in both)
     places_before = [before.columns.index(column) for column in columns]
     places_now = [now.columns.index(column) for column in columns]
+    same = are_same_results(
+        before.origins[rows_before][:, places_before], now.origins[rows_now][:, places_now]
+    )
     return _Compared(
         documents,
         columns,
-        before.values[rows_before][:, places_before],
-        now.values[rows_now][:, places_now],
+        np.where(same, np.nan, before.values[rows_before][:, places_before]),
+        np.where(same, np.nan, now.values[rows_now][:, places_now]),
+        int(np.count_nonzero(same)),
     )
 
 

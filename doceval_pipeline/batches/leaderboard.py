@@ -70,6 +70,7 @@ def _row(column: ColumnResults, names: Names) -> LeaderboardRow:
         input_tokens=column.input_tokens,
         output_tokens=column.output_tokens,
         median_seconds=column.median_seconds,
+        repeated=column.repeated,
     )
 
 

@@ -64,7 +64,7 @@ def pace_of(samples: Sequence[Sample], expected: int, *, cancelled: bool = False
     recent = [sample for sample in work if sample.seconds_ago <= RECENT_SECONDS]
     if not recent or recent[-1].done - recent[0].done < FEW_CELLS:
         recent = work
-    left = expected - samples[-1].done
+    left = expected - samples[-1].done - samples[-1].reused
     held = samples[-1].paused > 0 or left <= 0
     return Pace(
         recent_rate=_rate(recent),

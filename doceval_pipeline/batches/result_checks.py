@@ -11,6 +11,7 @@ from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.standings import Names, read_names
 from doceval_pipeline.findings import SIGNIFICANT
 from doceval_pipeline.knowledge.soundness import Soundness, count_unsound
+from doceval_pipeline.reports.numbers import counted
 
 # Of a million cells a tenth of a point is significant, and means nothing to anybody.
 SMALLEST_DRIFT = 1.0
@@ -22,7 +23,8 @@ class ColumnDrift:
 
     `pairs` documents were compared with themselves; 0 where too few are shared, and all scores of one
     batch were held against all of the other. `change` is the difference of means, and `p` corrected for all
-    columns; None where one of the two has no score, or there are too few to test.
+    columns; None where one of the two has no score, or there are too few to test. `same_results` are in both
+    batches by reuse, and in no other number.
     """
 
     connection: str
@@ -32,6 +34,7 @@ class ColumnDrift:
     pairs: int
     change: float | None
     p: float | None
+    same_results: int = 0
 
     @property
     def has_drifted(self) -> bool:
@@ -55,6 +58,11 @@ class Drift:
         return [column for column in self.columns if column.has_drifted]
 
     @property
+    def same_results(self) -> int:
+        """Results that are in both batches by reuse, and say nothing about a change."""
+        return sum(column.same_results for column in self.columns)
+
+    @property
     def sentence(self) -> str:
         """What was found, in a line without names."""
         if self.previous is None:
@@ -65,6 +73,9 @@ class Drift:
         said = f"{len(self.drifted)} of {tested} columns scored differently than in {self.previous}"
         if tested < len(self.columns):
             said += f"; {len(self.columns) - tested} more have too few scores to tell"
+        if self.same_results:
+            results = counted(self.same_results, "result is", "results are")
+            said += f"; {results} the same in both by reuse, and not compared"
         return said
 
     def numbers(self) -> dict[str, int | float]:
@@ -75,6 +86,7 @@ class Drift:
             "columns_compared": sum(column.p is not None for column in self.columns),
             "columns_drifted": len(self.drifted),
             "shared_documents": self.shared_documents,
+            "results_reused": self.same_results,
         }
         return numbers | ({"largest_change": max(changes, key=abs)} if changes else {})
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from doceval_pipeline import arrays
+from doceval_pipeline.batches.completion import complete_if_done
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.file_counts import left_out, staged
 from doceval_pipeline.batches.folders import found_files
@@ -111,7 +112,8 @@ class Stored:
 class Queued:
     """The queue rows of a batch, counted after commit.
 
-    `reused` of those that were `added` have a result of an earlier batch. `held` is why it was held.
+    `reused` of those that were `added` have a result of an earlier batch, and `cells_reused` of all `cells`.
+    `held` is why it was held.
     """
 
     documents: int
@@ -122,6 +124,7 @@ class Queued:
     seconds: float
     reused: int = 0
     held: str | None = None
+    cells_reused: int = 0
 
     @property
     def sentence(self) -> str:
@@ -132,6 +135,7 @@ class Queued:
             f"{cells} in the queue (documents x prompts x connections: {factors}), "
             f"{self.added:,} of them added now"
             + (f", {self.reused:,} with a result of an earlier batch" if self.reused else "")
+            + ("; all of them are reused, nothing is asked" if self.cells_reused == self.cells else "")
             + (f"; held, because it {self.held}" if self.held else "")
         )
 
@@ -236,19 +240,18 @@ def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Q
         expected = len(documents) * len(prompts) * len(connections)
         added, held = Enqueued(0, 0), None
         with databases.knowledge.connect() as knowledge:
-            cells, others = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
+            cells, others, reused = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if (cells, others) != (expected, 0):
             reuse = batch.reuse == "finished" and not ask_all
             added = _enqueue(databases, batch, names, prompts, connections, reuse)
             with databases.knowledge.connect() as knowledge:
-                cells, _ = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
+                cells, _, reused = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
         if cells != expected:
             raise StagingError(
                 f"{partition_key(batch_id)}: {cells} of {expected} cells are in the queue after commit: "
                 "somebody deleted rows meanwhile; materialize again"
             )
-        is_new = batch.expected_cells is None
-        if is_new:
+        if batch.expected_cells is None and reused < cells:
             held = _hold_if_too_large(databases, batch, sealed.config, documents)
         with connection.begin():
             connection.execute(_SET_EXPECTED, {"batch_id": batch_id, "cells": expected})
@@ -258,6 +261,11 @@ def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Q
             if held is not None:
                 connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
                 transition(connection, batch_id, Action.PAUSE)
+        if added.reused and not added.queued:
+            # Nothing was queued that a processor would finish, so that the batch may be done now.
+            with connection.begin():
+                batch = batch_by_id(connection, batch_id)
+            complete_if_done(databases, batch)
         return Queued(
             len(documents),
             len(prompts),
@@ -267,6 +275,7 @@ def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Q
             time.monotonic() - started,
             added.reused,
             held,
+            reused,
         )
 
 

@@ -17,7 +17,14 @@ from doceval_pipeline.doc_eval.lost_runs import LostRun, lost_runs_of, lost_runs
 from doceval_pipeline.doc_eval.progress import read_samples
 from doceval_pipeline.doc_eval.run_requests import Waiting, unreported, unstaged
 from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
-from doceval_pipeline.knowledge.responses import CellCounts, DeferredRows, count_cells, deferred_rows
+from doceval_pipeline.knowledge.responses import (
+    CellCounts,
+    DeferredRows,
+    count_cells,
+    count_origins,
+    deferred_rows,
+)
+from doceval_pipeline.reports.numbers import counted
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class BatchProgress:
     completions could not be told. `report` is the file of its newest report. `request` is there where a run
     that stages or reports the batch is awaited, and `notices` are sentences about what is missing and what
     to do. `deferred` is there where waiting rows are not handed out yet, because their processor asked so.
+    `origins` counts the batches that reused results come from.
     """
 
     batch: BatchRecord
@@ -41,6 +49,18 @@ class BatchProgress:
     request: Waiting | None = None
     notices: tuple[str, ...] = ()
     deferred: DeferredRows | None = None
+    origins: int = 0
+
+    @property
+    def reuse(self) -> str | None:
+        """How many cells have a reused result, for people; None where none has."""
+        cells = self.cells
+        if not cells.reused:
+            return None
+        whole = cells.reused == cells.done == self.batch.expected_cells
+        many = "all" if whole else f"{cells.reused:,}"
+        said = f"{cells.done:,} done, {many} of them reused from {counted(self.origins, 'batch', 'batches')}"
+        return f"{said}: nothing was asked" if whole else said
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; its names are a public interface."""
@@ -52,7 +72,9 @@ class BatchProgress:
             "archived": None if self.batch.archived_at is None else self.batch.archived_at.isoformat(),
             "reason": self.batch.failure_reason,
             "documents": asdict(self.documents),
-            "cells": {"expected": self.batch.expected_cells or 0, **asdict(self.cells)},
+            "cells": {"expected": self.batch.expected_cells or 0, **self.cells.outcomes},
+            "cells_reused": self.cells.reused,
+            "reused_from_batches": self.origins,
             "pace": None if self.pace is None else self.pace.as_json(),
             "movement": None if self.judgement is None else asdict(self.judgement),
             "webhook": None if self.webhook is None else self.webhook.as_json(),
@@ -91,6 +113,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
         lost = lost_runs_of(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
+        origins = count_origins(connection, [n for n in numbers if cells[n].reused])
         deferred = {n: found for n, found in deferred_rows(connection, numbers).items() if found.rows}
     questions = [
         Question(batch, cells[batch.id], paces[batch.id].still_for) for batch in batches if batch.id in paces
@@ -111,6 +134,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
                 *(run.sentence for run in lost if run.batch_id == batch.id),
             ),
             deferred.get(batch.id),
+            origins.get(batch.id, 0),
         )
         for batch in batches
     ]

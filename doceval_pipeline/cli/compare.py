@@ -160,14 +160,23 @@ def _print_left_out(found: Comparison) -> None:
     ]
     if rows:
         console.print()
-        columns = ("name", "connection", "prompt", "without a score", "failed", "not done", "no cell")
+        columns = (
+            "name",
+            "connection",
+            "prompt",
+            "without a score",
+            "failed",
+            "not done",
+            "no cell",
+            "reused",
+        )
         print_table(columns, rows, "not compared, of the shared documents", optional=_OPTIONAL)
     for side in (found.first, found.second):
         _print_only(side)
 
 
 def _without(cells: CellStates) -> tuple[int, ...]:
-    return cells.without_score, cells.failed, cells.open, cells.absent
+    return cells.without_score, cells.failed, cells.open, cells.absent, cells.same_results
 
 
 def _print_only(side: Side) -> None:

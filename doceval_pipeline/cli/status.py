@@ -66,6 +66,8 @@ def _print_progress(found: list[BatchProgress]) -> None:
     columns = ("batch", "name", "status", "files", "left out", "cells", "open", "ok", "failed", "time left")
     print_table(columns, [_progress_row(progress) for progress in found], optional=("left out", "time left"))
     for progress in found:
+        if progress.reuse:
+            console.print(f"{progress.batch.key}: {progress.reuse}", markup=False)
         if progress.batch.failure_reason:
             fail(f"{progress.batch.key}: {progress.batch.failure_reason}")
         for sentence in _warnings(progress):
@@ -189,6 +191,8 @@ def _watched(progress: BatchProgress) -> str:
     """Counts, rate, and the time left or why nothing moves, in one line."""
     cells, pace = progress.cells, progress.pace
     said = [f"{cells.done:,} of {progress.batch.expected_cells or 0:,} cells, {cells.failed:,} failed"]
+    if cells.reused:
+        said[0] += f", {cells.reused:,} reused"
     if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW, Movement.DEFERRED):
         return f"{said[0]}; {printable(progress.judgement.movement)}"
     if pace and pace.recent_rate:

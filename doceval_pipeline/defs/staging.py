@@ -191,6 +191,7 @@ def queue_rows(
         metadata={
             NAME: name,
             "cells": queued.cells,
+            "cells_reused": queued.cells_reused,
             "rows_added": queued.added,
             "new_attempts": new_attempts,
             "distinct_documents": queued.documents,

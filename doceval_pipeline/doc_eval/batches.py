@@ -26,6 +26,7 @@ _IN_STATES = text(f"""
     SELECT {_COLUMNS} FROM batches WHERE status = ANY(:states) AND archived_at IS NULL ORDER BY id
 """)
 _BY_ID = text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id")
+_NAMES = text("SELECT id, batch_name FROM batches WHERE id = ANY(:ids)")
 _BY_IDS = text(f"""
     SELECT {_COLUMNS} FROM batches WHERE id = ANY(:ids) AND archived_at IS NULL ORDER BY id
 """)
@@ -287,6 +288,11 @@ def batches_by_ids(connection: Connection, ids: Iterable[int]) -> list[BatchReco
     """Those of some batches that are there and not archived, oldest first."""
     wanted = list(ids)
     return [_record(row) for row in connection.execute(_BY_IDS, {"ids": wanted})] if wanted else []
+
+
+def batch_names(connection: Connection, ids: Iterable[int]) -> dict[int, str]:
+    """The names of some batches, those of archived ones too."""
+    return {row[0]: row[1] for row in connection.execute(_NAMES, {"ids": list(ids)})}
 
 
 def unreported(connection: Connection) -> dict[int, str]:

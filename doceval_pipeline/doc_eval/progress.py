@@ -9,24 +9,27 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-OUTCOMES = ("waiting", "running", "paused", "succeeded", "failed", "unknown")
+COUNTS = ("waiting", "running", "paused", "succeeded", "failed", "unknown", "reused")
 
 _ADD = text("""
-    INSERT INTO batch_progress (batch_id, waiting, running, paused, succeeded, failed, unknown)
+    INSERT INTO batch_progress (batch_id, waiting, running, paused, succeeded, failed, unknown, reused)
     SELECT seen.* FROM unnest(
         CAST(:batch_ids AS int[]), CAST(:waiting AS bigint[]), CAST(:running AS bigint[]),
         CAST(:paused AS bigint[]), CAST(:succeeded AS bigint[]), CAST(:failed AS bigint[]),
-        CAST(:unknown AS bigint[])) AS seen(batch_id, waiting, running, paused, succeeded, failed, unknown)
+        CAST(:unknown AS bigint[]), CAST(:reused AS bigint[]))
+        AS seen(batch_id, waiting, running, paused, succeeded, failed, unknown, reused)
     LEFT JOIN LATERAL (
         SELECT * FROM batch_progress p WHERE p.batch_id = seen.batch_id ORDER BY observed_at DESC LIMIT 1
     ) AS last ON true
-    WHERE (last.waiting, last.running, last.paused, last.succeeded, last.failed, last.unknown)
+    WHERE (last.waiting, last.running, last.paused, last.succeeded, last.failed, last.unknown,
+           last.reused)
           IS DISTINCT FROM
-          (seen.waiting, seen.running, seen.paused, seen.succeeded, seen.failed, seen.unknown)
+          (seen.waiting, seen.running, seen.paused, seen.succeeded, seen.failed, seen.unknown,
+           seen.reused)
 """)
 _READ = text("""
     SELECT p.batch_id, p.observed_at, extract(epoch FROM now() - p.observed_at), p.waiting, p.running,
-           p.paused, p.succeeded, p.failed, p.unknown
+           p.paused, p.succeeded, p.failed, p.unknown, p.reused
     FROM unnest(CAST(:batch_ids AS int[])) AS wanted(batch_id)
     CROSS JOIN LATERAL (
         SELECT * FROM batch_progress p WHERE p.batch_id = wanted.batch_id AND isfinite(observed_at)
@@ -59,7 +62,10 @@ MOST_SAMPLES = 500
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The cells of a batch by outcome, as a look at the queue found them `seconds_ago`."""
+    """The cells of a batch by outcome, as a look at the queue found them `seconds_ago`.
+
+    `reused` of them have the result of another batch, and are in their outcome too.
+    """
 
     observed_at: datetime
     seconds_ago: float
@@ -69,16 +75,17 @@ class Sample:
     succeeded: int
     failed: int
     unknown: int
+    reused: int = 0
 
     @property
     def done(self) -> int:
-        """Cells that succeeded or failed."""
-        return self.succeeded + self.failed
+        """Cells that succeeded or failed in this batch, without reused ones."""
+        return self.succeeded + self.failed - self.reused
 
     @property
     def cells(self) -> dict[str, int]:
-        """How many cells have each of `OUTCOMES`."""
-        return {name: getattr(self, name) for name in OUTCOMES}
+        """How many cells have each of `COUNTS`."""
+        return {name: getattr(self, name) for name in COUNTS}
 
 
 def keep_samples(connection: Connection, cells: Mapping[int, Mapping[str, int]]) -> int:
@@ -87,9 +94,9 @@ def keep_samples(connection: Connection, cells: Mapping[int, Mapping[str, int]])
     Parameters
     ----------
     cells
-        By batch, how many cells have each of `OUTCOMES`.
+        By batch, how many cells have each of `COUNTS`.
     """
-    columns = {name: [counts[name] for counts in cells.values()] for name in OUTCOMES}
+    columns = {name: [counts[name] for counts in cells.values()] for name in COUNTS}
     return connection.execute(_ADD, {"batch_ids": list(cells), **columns}).rowcount
 
 

@@ -13,7 +13,7 @@ _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _ADD_UP = text(f"""
     SELECT batch_id, {RESULT_DIGEST}, count(*) FILTER (WHERE {_SUCCEEDED}),
            count(*) FILTER (WHERE status IN ({words_in_sql(Outcome.FAILED)})),
-           count(*) FILTER (WHERE {SIMULATED_SQL}),
+           count(*) FILTER (WHERE {SIMULATED_SQL}), count(reused_from),
            count(overall_score) FILTER (WHERE {_SUCCEEDED}),
            (avg(overall_score::numeric) FILTER (WHERE {_SUCCEEDED}))::float8
     FROM current_llm_responses WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
@@ -22,13 +22,17 @@ _ADD_UP = text(f"""
 
 @dataclass(frozen=True, slots=True)
 class CompletedResults:
-    """The current results of a batch: their digest, cells by outcome, and the mean of the scored ones."""
+    """The current results of a batch: their digest, cells by outcome, and the mean of the scored ones.
+
+    `reused` results come from other batches, and are counted in their outcome too.
+    """
 
     batch_id: int
     digest: str
     succeeded: int
     failed: int
     simulated: int
+    reused: int
     scored: int
     mean_score: float | None
 

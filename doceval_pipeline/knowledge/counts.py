@@ -17,16 +17,19 @@ _NEWEST = text("SELECT coalesce(max(version), 0) FROM response_counts")
 _COUNTS = text("""
     WITH pending AS MATERIALIZED (
         SELECT batch_id, sum(waiting) AS waiting, sum(running) AS running, sum(paused) AS paused,
-               sum(succeeded) AS succeeded, sum(failed) AS failed, sum(unknown) AS unknown
+               sum(succeeded) AS succeeded, sum(failed) AS failed, sum(unknown) AS unknown,
+               sum(reused) AS reused
         FROM response_deltas GROUP BY batch_id)
     SELECT batch_id, sum(waiting)::bigint, sum(running)::bigint, sum(paused)::bigint, sum(succeeded)::bigint,
-           sum(failed)::bigint, sum(unknown)::bigint, max(version), bool_or(pending)
+           sum(failed)::bigint, sum(unknown)::bigint, sum(reused)::bigint, max(version), bool_or(pending)
     FROM (
-        SELECT batch_id, waiting, running, paused, succeeded, failed, unknown, version, false AS pending
+        SELECT batch_id, waiting, running, paused, succeeded, failed, unknown, reused, version,
+               false AS pending
         FROM response_counts
         WHERE batch_id = ANY(:batch_ids) OR version > :seen OR batch_id IN (SELECT batch_id FROM pending)
         UNION ALL
-        SELECT batch_id, waiting, running, paused, succeeded, failed, unknown, 0, true FROM pending) AS counts
+        SELECT batch_id, waiting, running, paused, succeeded, failed, unknown, reused, 0, true
+        FROM pending) AS counts
     GROUP BY batch_id ORDER BY max(version)
 """)
 
@@ -59,4 +62,4 @@ def newest_version(connection: Connection) -> int:
 def read_counts(connection: Connection, batch_ids: Sequence[int], seen: int) -> list[KeptCounts]:
     """The counts of some batches, and of all that changed after the version `seen`, in that order."""
     rows = connection.execute(_COUNTS, {"batch_ids": list(batch_ids), "seen": seen})
-    return [KeptCounts(row[0], CellCounts(*row[1:7]), row[7], row[8]) for row in rows]
+    return [KeptCounts(row[0], CellCounts(*row[1:8]), row[8], row[9]) for row in rows]

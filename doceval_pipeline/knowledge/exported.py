@@ -37,7 +37,8 @@ def _results(source: str) -> TextClause:
                {SECONDS_SQL},
                {SIMULATED_SQL},
                r.worker, r.task_id, r.deliveries, {_utc("r.created_at")}, {_utc("r.started_processing_at")},
-               {_utc("r.completed_processing_at")}, {_utc("r.withdrawn_at")}, small
+               {_utc("r.completed_processing_at")}, {_utc("r.withdrawn_at")}, r.reused_batch_id,
+               r.reused_from, small
         FROM {source} AS r
         JOIN docs AS d ON d.id = r.document_id
         CROSS JOIN LATERAL (
@@ -67,7 +68,8 @@ class Result(NamedTuple):
     """One row of `llm_responses`, and what `docs` says of its document.
 
     `stored_as` is `docs.id`, `file_size` in bytes, `file_name` the path of the document when it was queued.
-    `current` rows are those of `current_llm_responses`. Times are in UTC and have no zone.
+    `current` rows are those of `current_llm_responses`. A reused result is the one of the row `reused_from`
+    of the batch `reused_batch_id`. Times are in UTC and have no zone.
     """
 
     id: int
@@ -99,6 +101,8 @@ class Result(NamedTuple):
     started_at: datetime | None
     completed_at: datetime | None
     withdrawn_at: datetime | None
+    reused_batch_id: int | None
+    reused_from: int | None
 
 
 def count_results(connection: Connection, batch_id: int, every_attempt: bool) -> tuple[int, datetime]:

@@ -21,7 +21,7 @@ _FINISHED_CELLS = text(f"""
             CASE WHEN isfinite(r.completed_processing_at) AND isfinite(r.started_processing_at)
                  THEN extract(epoch FROM r.completed_processing_at - r.started_processing_at) END))
         ) AS m(measure, y)
-    WHERE r.batch_id = :batch_id
+    WHERE r.batch_id = :batch_id AND r.reused_from IS NULL
       AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})
       AND (m.y BETWEEN 1e-9 AND 1e10 OR m.y = 0)
     GROUP BY 1, 2
@@ -29,6 +29,6 @@ _FINISHED_CELLS = text(f"""
 
 
 def experience_of(connection: Connection, batch_id: int) -> dict[tuple[int, Measure], Experience]:
-    """What all finished attempts of a batch took, by connection and measure."""
+    """What all finished attempts of a batch took, by connection and measure; reused results took nothing."""
     rows = connection.execute(_FINISHED_CELLS, {"batch_id": batch_id})
     return {(row[0], Measure(row[1])): Experience(row[2], *map(float, row[3:])) for row in rows}

@@ -13,13 +13,33 @@ _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
 # Scores of the same document are not independent, so that each document's are added up first; how far its
 # sum is from what the mean would give is what the interval is made of. Added up as numeric, whose sum does
 # not depend on the order of the rows. PostgreSQL keeps what is too much for its memory on the disk.
+_COLUMN = "connection_id, prompt_id"
+# A reused result is the result of its origin, and counts once for a connection and a prompt: as the origin,
+# where that is one of the results, and else as the first that was reused from it.
 _ADD_UP = text(f"""
-    WITH results AS NOT MATERIALIZED (
-        SELECT connection_id, prompt_id, batch_id, document_id, {_SUCCEEDED} AS succeeded,
+    WITH once AS MATERIALIZED (
+        SELECT DISTINCT ON ({_COLUMN}, reused_from) {_COLUMN}, r.id
+        FROM current_llm_responses r
+        WHERE r.batch_id = ANY(:batch_ids) AND r.reused_from IS NOT NULL
+          AND NOT EXISTS (
+              SELECT 1 FROM current_llm_responses origin
+              WHERE origin.id = r.reused_from AND origin.batch_id = ANY(:batch_ids)
+                AND origin.connection_id = r.connection_id AND origin.prompt_id = r.prompt_id)
+        ORDER BY {_COLUMN}, reused_from, r.id),
+    repeated AS MATERIALIZED (
+        SELECT {_COLUMN}, sum(cells)::bigint AS repeated
+        FROM (SELECT {_COLUMN}, count(*) AS cells FROM current_llm_responses
+              WHERE batch_id = ANY(:batch_ids) AND reused_from IS NOT NULL GROUP BY 1, 2
+              UNION ALL
+              SELECT {_COLUMN}, -count(*) FROM once GROUP BY 1, 2) AS counted
+        GROUP BY 1, 2),
+    results AS NOT MATERIALIZED (
+        SELECT r.connection_id, r.prompt_id, batch_id, document_id, {_SUCCEEDED} AS succeeded,
                {_FAILED} AS failed, {SIMULATED_SQL} AS simulated,
                CASE WHEN {_SUCCEEDED} THEN overall_score END AS score, input_tokens, output_tokens,
                {SECONDS_SQL} AS seconds
-        FROM current_llm_responses WHERE batch_id = ANY(:batch_ids)),
+        FROM current_llm_responses r LEFT JOIN once ON once.id = r.id
+        WHERE batch_id = ANY(:batch_ids) AND (reused_from IS NULL OR once.id IS NOT NULL)),
     of_documents AS MATERIALIZED (
         SELECT connection_id, prompt_id, document_id, count(*) AS cells,
                count(*) FILTER (WHERE succeeded) AS succeeded, count(*) FILTER (WHERE failed) AS failed,
@@ -48,8 +68,9 @@ _ADD_UP = text(f"""
     SELECT connection_id, prompt_id, batches, documents, cells::bigint, succeeded::bigint, failed::bigint,
            simulated::bigint, scored::bigint, scored_documents, mean::float8, spread::float8,
            input_cells::bigint, input_tokens::bigint, output_cells::bigint, output_tokens::bigint,
-           timed, seconds
+           timed, seconds, coalesce(repeated, 0)
     FROM of_columns JOIN paces USING (connection_id, prompt_id)
+    LEFT JOIN repeated USING (connection_id, prompt_id)
     LEFT JOIN spreads USING (connection_id, prompt_id)
     ORDER BY connection_id, prompt_id
 """)
@@ -61,7 +82,8 @@ class ColumnResults:
 
     Scores, from 0 to 100, are those of succeeded cells, of `scored_documents`. `spread` is what
     `statistics.estimate_of_sums` makes an interval of. Tokens stand after the number of cells that report
-    them; seconds are the processor's, over `timed` cells.
+    them; seconds are the processor's, over `timed` cells. `repeated` more cells are reused results that count
+    once, elsewhere; `batches` are those whose results count.
     """
 
     connection_id: int
@@ -82,6 +104,7 @@ class ColumnResults:
     output_tokens: int | None
     timed: int
     median_seconds: float | None
+    repeated: int
 
 
 def add_up_columns(connection: Connection, batch_ids: Sequence[int]) -> list[ColumnResults]:

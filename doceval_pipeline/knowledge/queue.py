@@ -125,10 +125,12 @@ _MORE_MEMORY = text("SET LOCAL work_mem = '64MB'")
 _HAS_ROWS = text("SELECT EXISTS (SELECT 1 FROM llm_responses WHERE batch_id = :batch_id)")
 # What the triggers on llm_responses do not see: first attempts, which only this module queues.
 _COUNT_QUEUED = text("""
-    INSERT INTO response_deltas (batch_id, waiting, succeeded) VALUES (:batch_id, :rows, :reused)
+    INSERT INTO response_deltas (batch_id, waiting, succeeded, reused)
+    VALUES (:batch_id, :rows, :reused, :reused)
 """)
 _QUEUED_CELLS = text("""
-    SELECT count(*) FILTER (WHERE document_id IN (SELECT unnest(CAST(:documents AS bigint[])))), count(*)
+    SELECT count(*) FILTER (WHERE document_id IN (SELECT unnest(CAST(:documents AS bigint[])))), count(*),
+           count(reused_from)
     FROM current_llm_responses
     WHERE batch_id = :batch_id AND prompt_id = ANY(:prompts) AND connection_id = ANY(:connections)
 """)
@@ -375,9 +377,9 @@ def queued_cells(
     documents: Sequence[int],
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
-) -> tuple[int, int]:
-    """How many current rows a batch has for these documents, and how many for others."""
-    wanted, rows = connection.execute(
+) -> tuple[int, int, int]:
+    """How many current rows a batch has for these documents, how many for others, and how many are reused."""
+    wanted, rows, reused = connection.execute(
         _QUEUED_CELLS,
         {
             "batch_id": batch_id,
@@ -386,7 +388,7 @@ def queued_cells(
             "connections": [c["id"] for c in connections],
         },
     ).one()
-    return wanted, rows - wanted
+    return wanted, rows - wanted, reused
 
 
 def tally_rows(

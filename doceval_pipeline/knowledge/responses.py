@@ -15,8 +15,20 @@ from doceval_pipeline.knowledge.row_digest import digest_sql
 from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, Outcome, words_in_sql
 
 _COUNTS = text(f"""
-    SELECT batch_id, {OUTCOME_SQL} AS outcome, count(*)
+    SELECT batch_id, {OUTCOME_SQL} AS outcome, count(*), count(reused_from)
     FROM current_llm_responses WHERE batch_id = ANY(:batch_ids) GROUP BY 1, 2
+""")
+# Added up in two steps, so that nothing is sorted.
+_ORIGINS = text("""
+    SELECT batch_id, count(*)
+    FROM (SELECT batch_id, reused_batch_id FROM current_llm_responses
+          WHERE batch_id = ANY(:batch_ids) AND reused_from IS NOT NULL GROUP BY 1, 2) AS origins
+    GROUP BY 1
+""")
+_NEWEST_ORIGINS = text("""
+    SELECT reused_batch_id, count(*) FROM current_llm_responses
+    WHERE batch_id = :batch_id AND reused_from IS NOT NULL
+    GROUP BY 1 ORDER BY 1 DESC LIMIT :most
 """)
 _SHOWN = f"""
     ROW(document_id, prompt_id, connection_id, attempt, {OUTCOME_SQL}, overall_score, error_message,
@@ -62,7 +74,10 @@ MOST_UNCOUNTED = 1_000
 
 @dataclass(frozen=True, slots=True)
 class CellCounts:
-    """Cells of a batch by outcome, counted from rows."""
+    """Cells of a batch by outcome, counted from rows.
+
+    `reused` of them have a result that was taken from another batch; they are in their outcome too.
+    """
 
     waiting: int = 0
     running: int = 0
@@ -70,6 +85,7 @@ class CellCounts:
     succeeded: int = 0
     failed: int = 0
     unknown: int = 0
+    reused: int = 0
 
     @property
     def rows(self) -> int:
@@ -80,6 +96,11 @@ class CellCounts:
     def done(self) -> int:
         """Cells that succeeded or failed."""
         return self.succeeded + self.failed
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many cells have each outcome."""
+        return {str(outcome): getattr(self, outcome) for outcome in Outcome}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +160,22 @@ class DeferredRows:
 
 def count_cells(connection: Connection, batch_ids: Sequence[int]) -> dict[int, CellCounts]:
     """Count the cells of several batches by outcome, in one statement."""
-    counts: dict[int, dict[str, int]] = {batch_id: {} for batch_id in batch_ids}
-    for batch_id, outcome, cells in connection.execute(_COUNTS, {"batch_ids": list(batch_ids)}):
+    counts: dict[int, dict[str, int]] = {batch_id: {"reused": 0} for batch_id in batch_ids}
+    for batch_id, outcome, cells, reused in connection.execute(_COUNTS, {"batch_ids": list(batch_ids)}):
         counts[batch_id][outcome] = cells
+        counts[batch_id]["reused"] += reused
     return {batch_id: CellCounts(**values) for batch_id, values in counts.items()}
+
+
+def count_origins(connection: Connection, batch_ids: Sequence[int]) -> dict[int, int]:
+    """How many batches the reused results of several batches come from; batches without any are left out."""
+    return {row[0]: row[1] for row in connection.execute(_ORIGINS, {"batch_ids": list(batch_ids)})}
+
+
+def newest_origins(connection: Connection, batch_id: int, most: int) -> list[tuple[int, int]]:
+    """The newest batches that the reused results of a batch come from, each with how many it gave."""
+    rows = connection.execute(_NEWEST_ORIGINS, {"batch_id": batch_id, "most": most})
+    return [(row[0], row[1]) for row in rows]
 
 
 def running_rows(connection: Connection, batch_ids: Sequence[int]) -> list[RunningRows]:

@@ -32,15 +32,17 @@ _EDGES = f"{{{', '.join(str(100 * bin / HISTOGRAM_BINS) for bin in range(1, HIST
 # Added up as numeric, whose sum does not depend on the order of the rows.
 _TERMS = f"""
     SELECT connection_id, prompt_id, attempt, {OUTCOME_SQL} AS outcome, {_SIMULATED} AS simulated,
-           CASE WHEN {_SUCCEEDED} THEN overall_score END AS score, input_tokens, output_tokens,
-           {SECONDS_SQL} AS seconds
+           CASE WHEN {_SUCCEEDED} THEN overall_score END AS score,
+           CASE WHEN reused_from IS NULL THEN input_tokens END AS input_tokens,
+           CASE WHEN reused_from IS NULL THEN output_tokens END AS output_tokens,
+           CASE WHEN reused_from IS NULL THEN {SECONDS_SQL} END AS seconds, reused_from
     FROM current_llm_responses WHERE batch_id = :batch_id
 """
 _PARTS = f"""
     SELECT connection_id, prompt_id, outcome,
            width_bucket(score, CAST('{_EDGES}' AS float8[])) AS bin,
            count(*) AS cells, count(*) FILTER (WHERE simulated) AS simulated,
-           count(*) FILTER (WHERE attempt > 1) AS again,
+           count(*) FILTER (WHERE attempt > 1) AS again, count(reused_from) AS reused,
            count(score) AS scored, sum(score::numeric) AS scores, min(score) AS least, max(score) AS most,
            count(input_tokens) AS input_cells, sum(input_tokens) AS input_tokens,
            count(output_tokens) AS output_cells, sum(output_tokens) AS output_tokens,
@@ -56,7 +58,8 @@ _SUMS = text(f"""
            coalesce(sum(scored), 0), sum(scores), min(least), max(most),
            coalesce(sum(input_cells), 0), sum(input_tokens),
            coalesce(sum(output_cells), 0), sum(output_tokens),
-           coalesce(sum(timed), 0), sum(seconds), coalesce(sum(simulated), 0), coalesce(sum(again), 0)
+           coalesce(sum(timed), 0), sum(seconds), coalesce(sum(simulated), 0), coalesce(sum(again), 0),
+           coalesce(sum(reused), 0)
     FROM ({_PARTS}) AS parts
     GROUP BY GROUPING SETS ((), (connection_id, prompt_id))
 """)
@@ -122,7 +125,8 @@ _UNLISTED = text("""
 _CELLS = text(f"""
     SELECT document_id, connection_id, prompt_id, {OUTCOME_SQL}, status, overall_score,
            left(error_message, {TITLE_CHARACTERS + 1}), {_SIMULATED}, id,
-           {_SUCCEEDED} OR {_FAILED} OR error_message IS NOT NULL OR response_text IS NOT NULL
+           {_SUCCEEDED} OR {_FAILED} OR error_message IS NOT NULL OR response_text IS NOT NULL,
+           reused_batch_id
     FROM current_llm_responses
     JOIN unnest(CAST(:documents AS bigint[])) WITH ORDINALITY AS shown(document_id, place) USING (document_id)
     WHERE batch_id = :batch_id ORDER BY {_FAILED} DESC, place, connection_id, prompt_id
@@ -142,7 +146,8 @@ class ResultSums:
 
     Pairs are a sum and the number of cells that report the value; of scores, 0 to 100, only those of
     succeeded cells. `score_bins` are `HISTOGRAM_BINS` equal parts of 0 to 100. Seconds are the
-    processor's. `reprocessed` cells have an earlier attempt.
+    processor's. `reprocessed` cells have an earlier attempt. `reused` results come from another batch: they
+    are in outcomes and scores, and never in tokens and seconds.
     """
 
     connection_id: int | None
@@ -156,6 +161,7 @@ class ResultSums:
     seconds: tuple[float, int]
     simulated: int
     reprocessed: int
+    reused: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +245,8 @@ def read_cells(connection: Connection, batch_id: int, documents: Sequence[int]) 
     """The current results of some documents, as they are told in a line.
 
     Returns rows of document, connection, prompt, outcome, status word, score, beginning of the message,
-    whether the result is simulated, the number of the row, and whether it has more to say; those that
-    failed first, then in the order of the documents.
+    whether the result is simulated, the number of the row, whether it has more to say, and the batch that
+    its result was reused from; those that failed first, then in the order of the documents.
     """
     return connection.execute(_CELLS, {"batch_id": batch_id, "documents": list(documents)}).all()
 
@@ -273,6 +279,7 @@ def _sums(row: Row[Any]) -> ResultSums:
         seconds=(float(rest[5] or 0), int(rest[4])),
         simulated=int(rest[6]),
         reprocessed=int(rest[7]),
+        reused=int(rest[8]),
     )
 
 

@@ -40,7 +40,7 @@ _SCORE_OR_STATE = f"""
 _COLUMNS = f"""
     COPY (
         SELECT connection_id, prompt_id, count(*) FILTER (WHERE {SIMULATED_SQL}),
-               array_agg(document_id), array_agg({_SCORE_OR_STATE})
+               array_agg(document_id), array_agg({_SCORE_OR_STATE}), array_agg(coalesce(reused_from, id))
         FROM current_llm_responses WHERE batch_id = %s GROUP BY 1, 2 ORDER BY 1, 2
     ) TO STDOUT (FORMAT binary)
 """
@@ -64,6 +64,9 @@ class Scores:
         The score of each cell that succeeded and has one, from 0 to 100; NaN for all others.
     states
         A `State` for each cell.
+    origins
+        The row that each result was asked in: its own, or of a reused result its origin; 0 where there is no
+        cell. Two results with the same origin are one result.
     simulated
         How many cells of each column are simulated.
     """
@@ -72,6 +75,7 @@ class Scores:
     columns: tuple[tuple[int, int], ...]
     values: NDArray[np.float64]
     states: NDArray[np.uint8]
+    origins: NDArray[np.int64]
     simulated: tuple[int, ...]
 
 
@@ -81,6 +85,7 @@ class _Column:
     simulated: int
     documents: NDArray[np.int64]
     found: NDArray[np.float64]  # as `_SCORE_OR_STATE`
+    origins: NDArray[np.int64]
 
 
 def read_scores(connection: Connection, batch_id: int) -> Scores:
@@ -90,13 +95,21 @@ def read_scores(connection: Connection, batch_id: int) -> Scores:
     documents = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.int64)
     shape = (documents.size, len(columns))
     values, states = np.full(shape, np.nan), np.full(shape, State.ABSENT, np.uint8)
+    origins = np.zeros(shape, np.int64)
     for place, column in enumerate(columns):
         rows = np.searchsorted(documents, column.documents)
         values[rows, place] = np.where(column.found < 0, np.nan, column.found)
         states[rows, place] = np.where(column.found < 0, -column.found, State.SCORED)
+        origins[rows, place] = column.origins
     return Scores(
-        documents, tuple(c.key for c in columns), values, states, tuple(c.simulated for c in columns)
+        documents, tuple(c.key for c in columns), values, states, origins, tuple(c.simulated for c in columns)
     )
+
+
+def are_same_results(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where two arrays of origins name the same row: one result on both sides, which differs from nothing."""
+    same: NDArray[np.bool_] = (first == second) & (first != 0)
+    return same
 
 
 def _read(connection: Connection, batch_id: int) -> Iterator[_Column]:
@@ -108,7 +121,8 @@ def _read(connection: Connection, batch_id: int) -> Iterator[_Column]:
         connection_id, prompt_id, simulated = (int.from_bytes(_field(stream)) for _ in range(3))
         documents = _array(_field(stream), ">i8").astype(np.int64)
         found = _array(_field(stream), ">f8").astype(np.float64)
-        yield _Column((connection_id, prompt_id), simulated, documents, found)
+        origins = _array(_field(stream), ">i8").astype(np.int64)
+        yield _Column((connection_id, prompt_id), simulated, documents, found, origins)
 
 
 def _field(stream: io.BytesIO) -> bytes:

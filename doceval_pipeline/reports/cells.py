@@ -64,6 +64,7 @@ def _cell(cell: ReportCell | None) -> str:
     seen = look(cell)
     title, text = _name(seen.title), _name(seen.text)
     text += " <i>sim</i>" if cell and cell.simulated else ""
+    text += " <i>reused</i>" if cell and cell.reused_batch else ""
     if cell is None or cell.details is None:
         return f'<td class="{seen.css}"><span title="{title}">{text}</span></td>'
     button = f'<button type="button" popovertarget="{_anchor_of(cell)}" title="{title}">{text}</button>'
@@ -95,11 +96,13 @@ def _all_details(matrix: Matrix) -> Iterator[str]:
 
 def _details(cell: ReportCell, details: CellDetails, name: str, column: str) -> str:
     kind, target = look(cell).kind, _anchor_of(cell)
-    simulated = '<span class="sim">simulated</span>' if cell.simulated else ""
+    marks = '<span class="sim">simulated</span>' if cell.simulated else ""
+    if cell.reused_batch is not None:
+        marks += f"</p><p>Reused from {_name(cell.reused_batch)}: nothing was asked in this batch."
     # Tags that a browser closes by itself are left open: there are thousands.
     return f"""<div popover class="result" id="{target}">
 <button type="button" class="close" popovertarget="{target}" popovertargetaction="hide" \
-aria-label="Close">✕</button><h3><bdi>{name}</bdi></h3><p class="muted">{column}{simulated}</p>\
+aria-label="Close">✕</button><h3><bdi>{name}</bdi></h3><p class="muted">{column}{marks}</p>\
 <dl class="facts"><div><dt>Result<dd>{SYMBOLS[kind]} {kind} <span class="muted">({_name(cell.status)})</span>\
 </div><div><dt>Score<dd>{"none" if cell.score is None else cell.score}</div>\
 <div><dt>Attempt<dd>{details.attempt:d}</div>\

@@ -43,13 +43,17 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class CellStates:
-    """The cells that a side has of the shared documents in a column: scored, or why they have no score."""
+    """The cells that a side has of the shared documents in a column: scored, or why they have no score.
+
+    `same_results` are one result on both sides, by reuse: it differs from nothing, and is in no other number.
+    """
 
     scored: int
     without_score: int
     failed: int
     open: int
     absent: int
+    same_results: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,12 @@ class Comparison:
     @property
     def left_out(self) -> int:
         """Pairs of results of which a side has no score."""
-        return self.documents * len(self.columns) - self.pairs
+        return self.documents * len(self.columns) - self.pairs - self.same_results
+
+    @property
+    def same_results(self) -> int:
+        """Pairs of results that are one result, by reuse: left out too, because it differs from nothing."""
+        return sum(column.first_cells.same_results for column in self.columns)
 
     @property
     def simulated(self) -> int:
@@ -120,7 +129,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What a person can paste into a message: one line, in which every name is inert."""
-        return f"{_finding(self)}{_left_out(self)}{_simulation(self)}"
+        return f"{_finding(self)}{_left_out(self)}{_same_results(self)}{_simulation(self)}"
 
     def as_json(self) -> dict[str, Any]:
         """The comparison for other programs; described in docs/statistics.md."""
@@ -129,6 +138,7 @@ class Comparison:
             "verdict": self.verdict,
             "told_apart": self.overall.difference.told_apart,
             "left_out": self.left_out,
+            "same_results": self.same_results,
             **asdict(self),
         }
 
@@ -251,6 +261,14 @@ def _left_out(comparison: Comparison) -> str:
     total = comparison.documents * len(comparison.columns)
     verb = "is" if left_out == 1 else "are"
     return f" {left_out:,} of {total:,} pairs of results {verb} left out, because a side has no score there."
+
+
+def _same_results(comparison: Comparison) -> str:
+    same = comparison.same_results
+    if not same:
+        return ""
+    pairs = "1 pair is one reused result" if same == 1 else f"{same:,} pairs are one reused result each"
+    return f" {pairs}, and left out too."
 
 
 def _simulation(comparison: Comparison) -> str:

@@ -12,6 +12,7 @@ from doceval_pipeline.reports.model import (
     ReportInput,
     Sums,
     VerdictWord,
+    reused_tag,
     simulated_tag,
 )
 
@@ -42,7 +43,7 @@ def figures(data: ReportInput) -> ReportFigures:
         name=data.name,
         status=data.status,
         verdict_word=word,
-        verdict_detail=_verdict_detail(word, counts, assigned),
+        verdict_detail=_verdict_detail(word, counts, assigned, data.total.reused),
         cells=counts,
         sums=data.total,
         columns=tuple(_column(data, column) for column in all_columns(data)),
@@ -56,16 +57,18 @@ def figures(data: ReportInput) -> ReportFigures:
     )
 
 
-def verdict_of(cells: CellCounts, simulated: int) -> str:
+def verdict_of(cells: CellCounts, simulated: int, reused: int = 0) -> str:
     """The verdict on cells whose documents are all staged, as the report says it.
 
     Parameters
     ----------
     simulated
         How many of them no LLM was called for.
+    reused
+        How many of them have a result of another batch.
     """
     word = _verdict_word(cells, 0)
-    return f"{word}: {_verdict_detail(word, cells, 0)}{simulated_tag(simulated, cells.rows)}"
+    return f"{word}: {_verdict_detail(word, cells, 0, reused)}{simulated_tag(simulated, cells.rows)}"
 
 
 def all_columns(data: ReportInput) -> list[ReportColumn]:
@@ -97,10 +100,10 @@ def _verdict_word(cells: CellCounts, files_assigned: int) -> VerdictWord:
     return VerdictWord.COMPLETE_WITH_FAILURES if cells.failed else VerdictWord.COMPLETE
 
 
-def _verdict_detail(word: VerdictWord, cells: CellCounts, files_assigned: int) -> str:
+def _verdict_detail(word: VerdictWord, cells: CellCounts, files_assigned: int, reused: int) -> str:
     match word:
         case VerdictWord.COMPLETE:
-            return f"{_all(cells.total)} succeeded"
+            return f"{_all(cells.total)} succeeded{reused_tag(reused, cells.total)}"
         case VerdictWord.COMPLETE_WITH_FAILURES:
             return f"{cells.failed:,} of {cells.total:,} cells failed"
         case VerdictWord.FAILED:

@@ -123,7 +123,8 @@ class ColumnMovement:
 class SincePrevious:
     """The newest earlier batch that completed and shares documents and columns with this one.
 
-    `columns` are the best of `shared_columns` that have a document with both scores.
+    `columns` are the best of `shared_columns` that have a document with both scores. `same_results` are in
+    both batches by reuse: they are compared with nothing.
     """
 
     partition_key: str
@@ -132,6 +133,7 @@ class SincePrevious:
     shared_documents: int
     columns: tuple[ColumnMovement, ...]
     shared_columns: int = 0
+    same_results: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +165,23 @@ class Cost:
     """What the current results cost in a currency, by the prices at the batch's completion.
 
     `cells` are priced: they say how many tokens they took, of each kind that has a price. `unpriced`
-    finished cells are priced in no currency: they do not say it, or their connection has no prices.
+    finished cells are priced in no currency: they do not say it, or their connection has no prices. Reused
+    results are neither: they cost nothing in this batch.
     """
 
     amount: float
     currency: str
     cells: int
     unpriced: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A batch that results were reused from, by its partition key and name, and how many `cells` it gave."""
+
+    partition_key: str
+    name: str
+    cells: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +205,7 @@ class Insights:
     """All of it; an empty tuple or None where there is nothing to say.
 
     `reused` contents were stored before this batch staged them. `attempts` counts cells by the number
-    of their current attempt.
+    of their current attempt. `origins` are the newest of `all_origins` batches that results were reused from.
     """
 
     scores: Estimate | None
@@ -209,6 +221,8 @@ class Insights:
     content_bytes: int
     attempts: Sequence[tuple[int, int]]
     provenance: Provenance
+    origins: Sequence[Origin] = ()
+    all_origins: int = 0
 
 
 NOTHING = Insights(None, (), (), (), (), None, None, (), None, 0, 0, (), Provenance(()))

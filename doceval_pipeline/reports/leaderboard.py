@@ -32,7 +32,8 @@ _COMPARABLE = (
 class LeaderboardRow:
     """What came back from a connection for a prompt; None where nobody reported anything.
 
-    `scores` counts the scored among `cells`. Seconds are the processor's.
+    `scores` counts the scored among `cells`. Seconds are the processor's. `repeated` more cells are reused
+    results that count once, where they were asked.
     """
 
     connection: str
@@ -47,6 +48,7 @@ class LeaderboardRow:
     input_tokens: int | None
     output_tokens: int | None
     median_seconds: float | None
+    repeated: int = 0
 
     @property
     def failed_share(self) -> float:
@@ -77,6 +79,13 @@ def render_leaderboard(board: Leaderboard) -> str:
     simulated = sum(row.simulated for row in board.rows)
     if simulated:
         lines += [f"**Simulated results: no LLM was called** for {counted(simulated, 'cell', 'cells')}.", ""]
+    repeated = sum(row.repeated for row in board.rows)
+    if repeated:
+        reused = counted(repeated, "reused result is a repetition", "reused results are repetitions")
+        lines += [
+            f"{reused} of results that count here, and {'counts' if repeated == 1 else 'count'} no more.",
+            "",
+        ]
     lines += [
         "| | connection | prompt | mean score | 95 % interval | scored | documents | batches | failed "
         "| input tokens | output tokens | median time |",
@@ -110,6 +119,7 @@ def leaderboard_numbers(board: Leaderboard) -> dict[str, int | float]:
         "cells_failed": sum(row.failed for row in board.rows),
         "cells_scored": scored,
         "cells_simulated": sum(row.simulated for row in board.rows),
+        "cells_reused": sum(row.repeated for row in board.rows),
     }
     if scored:
         total = sum(row.scores.mean * row.scores.n for row in board.rows if row.scores is not None)

@@ -14,6 +14,8 @@ from doceval_pipeline.reports.numbers import amount, duration, score_text
 from doceval_pipeline.reports.untrusted import markdown_name
 
 COLUMNS_SHOWN = 20
+ORIGINS_SHOWN = 5
+NOTHING_ASKED = "nothing was asked in this batch"
 # Dagster draws an image only in markdown that is shorter than this, in characters.
 PLOT_LIMIT = 1_000
 _SUCCEEDED, _FAILED, _OPEN = "#2a78b5", "#d1602a", "#9aa3ad"
@@ -60,7 +62,8 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
 
     What nobody reported is absent, never 0. `processing_seconds` are the processor's seconds added up
     over cells, `seconds_p50` and `seconds_p95` those of a cell; `documents` are staged files, duplicates
-    included; `contents_reused` were stored before the batch; `cost_usd` is in US dollars, and so on.
+    included; `contents_reused` were stored before the batch; `cells_reused` have a result of another batch
+    and are in no token, second or cost; `cost_usd` is in US dollars, and so on.
     """
     cells, scores, found = figures.cells, figures.sums.scores, figures.insights
     numbers: dict[str, int | float] = {
@@ -80,6 +83,7 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
         "cells_scored": scores.n if scores else 0,
         "cells_simulated": figures.sums.simulated,
         "cells_reprocessed": figures.sums.reprocessed,
+        "cells_reused": figures.sums.reused,
         "contents_reused": found.reused,
         "content_bytes": found.content_bytes,
     }
@@ -100,6 +104,7 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
 
 def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
     cells, scores = figures.cells, figures.sums.scores
+    asked = cells.total - figures.sums.reused
     mean = "no cell has a score"
     if scores:
         interval = _interval(figures.insights.scores)
@@ -110,12 +115,14 @@ def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
         ("mean score", mean),
         ("documents", _documents(figures)),
         ("files left out", f"{figures.files_skipped:,} skipped, {figures.files_rejected:,} rejected"),
-        ("input tokens", _total(figures.sums.input_tokens, cells.total, amount)),
-        ("output tokens", _total(figures.sums.output_tokens, cells.total, amount)),
-        ("processing time", _total(figures.sums.seconds, cells.total, duration)),
+        ("input tokens", _total(figures.sums.input_tokens, asked, amount)),
+        ("output tokens", _total(figures.sums.output_tokens, asked, amount)),
+        ("processing time", _total(figures.sums.seconds, asked, duration)),
         ("seconds a cell", _seconds(figures)),
         ("cost", _costs(figures)),
     ]
+    if figures.sums.reused:
+        rows.insert(1, ("reused", _reused(figures)))
     if cells.surplus:
         rows.insert(1, ("rows nobody expected", f"{cells.surplus:,}"))
     return rows
@@ -129,11 +136,17 @@ def _documents(figures: ReportFigures) -> str:
 
 
 def _total(total: Total | None, cells: int, written: Callable[[float], str]) -> str:
-    return (
-        "not reported"
-        if total is None
-        else f"{written(total.value)}, from {total.cells:,} of {_cells(cells)}"
-    )
+    """A total of the cells that were asked for in this batch."""
+    if total is None:
+        return "not reported" if cells else NOTHING_ASKED
+    return f"{written(total.value)}, from {total.cells:,} of {_cells(cells)}"
+
+
+def _reused(figures: ReportFigures) -> str:
+    origins = figures.insights.origins
+    shown = ", ".join(origin.partition_key for origin in origins[:ORIGINS_SHOWN])
+    more = figures.insights.all_origins - len(origins[:ORIGINS_SHOWN])
+    return f"{figures.sums.reused:,} from {shown}{f' and {more:,} more' if more > 0 else ''}"
 
 
 def _cells(number: int) -> str:
@@ -143,7 +156,7 @@ def _cells(number: int) -> str:
 def _seconds(figures: ReportFigures) -> str:
     taken = figures.insights.seconds
     if taken is None:
-        return "not reported"
+        return NOTHING_ASKED if figures.asked == 0 else "not reported"
     return (
         f"{duration(taken.p50)} in the middle, {duration(taken.p95)} or less for 95 %, of {_cells(taken.n)}"
     )
@@ -155,6 +168,8 @@ def _costs(figures: ReportFigures) -> str:
         + (f", unknown for {cost.unpriced:,}" if cost.unpriced else "")
         for cost in figures.insights.costs
     ]
+    if figures.asked == 0:
+        return f"0: {NOTHING_ASKED}"
     return "; ".join(costs) or "unknown"
 
 

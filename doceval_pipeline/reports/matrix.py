@@ -99,7 +99,7 @@ def look(cell: ReportCell | None) -> CellLook:
     if cell is None:
         return _MISSING
     if cell.outcome == "succeeded":
-        return _succeeded(cell.score, cell.simulated)
+        return _succeeded(cell.score, cell.simulated, cell.reused_batch)
     outcome = cell.outcome if cell.outcome in OUTCOMES else "unknown"
     said = cut(cell.status, 20) if outcome == "unknown" else outcome
     title = f"{outcome} ({cut(cell.status, 40)})"
@@ -109,14 +109,15 @@ def look(cell: ReportCell | None) -> CellLook:
 
 
 @lru_cache(4_096)
-def _succeeded(score: float | None, simulated: bool) -> CellLook:
+def _succeeded(score: float | None, simulated: bool, reused_batch: str | None) -> CellLook:
+    reused = "" if reused_batch is None else f", reused from {reused_batch}"
     if score is None:
         return CellLook(
-            "succeeded", "succeeded", SYMBOLS["succeeded"], _marked("succeeded, no score", simulated)
+            "succeeded", "succeeded", SYMBOLS["succeeded"], _marked(f"succeeded, no score{reused}", simulated)
         )
     said = score_text(score)
     css = f"scored s{min(9, max(0, int(score // 10)))}"
-    return CellLook("succeeded", css, said, _marked(f"score {said}", simulated))
+    return CellLook("succeeded", css, said, _marked(f"score {said}{reused}", simulated))
 
 
 def _marked(title: str, simulated: bool) -> str:

@@ -58,7 +58,8 @@ class ReportCell(NamedTuple):
     """The current result of one document in one column.
 
     `outcome` is one of `OUTCOMES` and `status` the word it was read from. `message` is at least the
-    beginning of what a failed cell says. A tuple, because there are thousands.
+    beginning of what a failed cell says. `reused_batch` is the partition key of the batch that its
+    result was reused from. A tuple, because there are thousands.
     """
 
     details: CellDetails | None
@@ -70,6 +71,7 @@ class ReportCell(NamedTuple):
     score: float | None
     message: str | None
     simulated: bool
+    reused_batch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ class Total:
 class Sums:
     """What cells add up to: cells by outcome, scores, and totals, each None where no cell reports any.
 
-    Seconds are those that the processor reports; `reprocessed` cells have an earlier attempt.
+    Seconds are those that the processor reports; `reprocessed` cells have an earlier attempt. `reused`
+    results come from other batches: they are in outcomes and scores, and never in tokens and seconds.
     """
 
     outcomes: Mapping[str, int]
@@ -109,6 +112,7 @@ class Sums:
     seconds: Total | None
     simulated: int
     reprocessed: int
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,10 +286,22 @@ class ReportFigures:
     insights: Insights
 
     @property
+    def asked(self) -> int | None:
+        """Cells whose result is not reused; None in a batch without cells."""
+        return self.cells.total - self.sums.reused if self.cells.total else None
+
+    @property
     def verdict(self) -> str:
         """The whole sentence, in one line; it says so when results are simulated."""
         tag = simulated_tag(self.sums.simulated, self.cells.rows)
         return f"{self.verdict_word}: {self.verdict_detail}{tag}"
+
+
+def reused_tag(reused: int, rows: int) -> str:
+    """What a verdict says of reused results; nothing where none is."""
+    if not reused:
+        return ""
+    return ", reused from other batches" if reused == rows else f", {reused:,} of them reused"
 
 
 def simulated_tag(simulated: int, rows: int) -> str:

@@ -141,6 +141,8 @@ def _expected(batch: Sample, row: dict[str, Any]) -> Record:
         started_at=_time(row["started_processing_at"]),
         completed_at=_time(row["completed_processing_at"]),
         withdrawn_at=_time(row["withdrawn_at"]),
+        reused_from_batch=row["reused_batch_id"],
+        reused_from=row["reused_from"],
     )
 
 

@@ -1,5 +1,6 @@
 """Rates and the time left, from samples that a person can check by hand."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -40,6 +41,14 @@ def test_what_was_done_before_a_pause_or_a_new_attempt_does_not_count() -> None:
     assert resumed.whole_rate == pytest.approx(60)
     again = pace(sample(90, 0), sample(60, 100), sample(10, 90), sample(0, 100), expected=110)
     assert again.whole_rate == pytest.approx(60)
+
+
+def test_reused_results_are_no_work_and_nothing_that_is_left() -> None:
+    before, after = sample(10, 0), sample(0, 60)
+    found = pace(before, replace(after, reused=50), expected=120)
+    assert found.recent_rate == pytest.approx(60)
+    assert found.left is not None
+    assert found.left.expected == pytest.approx(60 * 60)
 
 
 def test_the_recent_rate_forgets_what_was_long_ago() -> None:

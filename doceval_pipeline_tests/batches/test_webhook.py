@@ -132,7 +132,14 @@ def test_a_completed_batch_is_told_once_signed_and_with_what_is_documented(
     assert not is_genuine(SECRET.replace("c2Vz", "c2V0"), message.headers, message.body)
     told = json.loads(message.body)
     data = told["data"]
-    assert data["cells"] == {"expected": 8, "succeeded": 7, "failed": 1, "simulated": 0, "scored": 7}
+    assert data["cells"] == {
+        "expected": 8,
+        "succeeded": 7,
+        "failed": 1,
+        "simulated": 0,
+        "reused": 0,
+        "scored": 7,
+    }
     assert (data["verdict"], data["mean_score"]) == ("Complete with failures: 1 of 8 cells failed", 50.0)
     assert (telling.databases.settings.reports / data["report"]).is_file()
     assert data["url"] == f"https://dagster.example.com/assets/completion_report?partition={batch.key}"

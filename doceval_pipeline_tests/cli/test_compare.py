@@ -74,6 +74,7 @@ def test_the_data_says_what_the_sentence_says(batch: Sample) -> None:
         "failed": 1,
         "open": 0,
         "absent": 0,
+        "same_results": 0,
     }
 
 

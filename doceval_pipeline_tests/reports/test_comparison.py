@@ -53,6 +53,15 @@ def test_two_that_differ_are_told_apart_in_one_sentence() -> None:
     )
 
 
+def test_one_result_on_both_sides_is_left_out_and_said_to_be_one() -> None:
+    column = aligned([40, 50, np.nan], [45, 55, np.nan])
+    states = replace(column.first_cells, failed=0, same_results=1)
+    found = compared(replace(column, first_cells=states, second_cells=states))
+    assert (found.pairs, found.left_out, found.as_json()["same_results"]) == (2, 0, 1)
+    assert found.verdict.endswith(" 1 pair is one reused result, and left out too.")
+    assert "1 more pair" in render_comparison(found)
+
+
 def test_two_that_do_not_differ_are_not_and_it_is_said_what_would_have_been_seen() -> None:
     moves = np.resize([10, -10, 5, -5, 0, 1], 60)
     assert compared(aligned(np.full(60, 40), 40 + moves)).verdict == (

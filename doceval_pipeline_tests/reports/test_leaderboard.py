@@ -58,6 +58,7 @@ def test_the_names_of_the_numbers_are_stable() -> None:
         "cells_failed": 4,
         "cells_scored": 14,
         "cells_simulated": 0,
+        "cells_reused": 0,
         "mean_score": 70.0,
     }
     assert "mean_score" not in leaderboard_numbers(board(row()))

@@ -61,6 +61,7 @@ def test_the_names_of_the_numbers_are_stable() -> None:
         "cells_scored": 1,
         "cells_simulated": 0,
         "cells_reprocessed": 0,
+        "cells_reused": 0,
         "contents_reused": 0,
         "content_bytes": 6_000,
         "mean_score": 0.0,

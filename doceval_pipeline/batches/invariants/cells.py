@@ -124,12 +124,20 @@ _DISORDERED_ATTEMPTS = text("""
 _MISCOUNTED = text("""
     WITH counted AS (
         SELECT batch_id, response_outcome(status) AS outcome, count(*) AS cells
-        FROM current_llm_responses GROUP BY 1, 2),
+        FROM current_llm_responses GROUP BY 1, 2
+        UNION ALL
+        SELECT batch_id, 'reused', count(*) FROM current_llm_responses
+        WHERE reused_from IS NOT NULL GROUP BY 1),
     kept AS (
         SELECT batch_id, outcome, sum(cells) AS cells
-        FROM (SELECT * FROM response_counts UNION ALL SELECT *, 0 FROM response_deltas) AS c,
+        FROM (SELECT batch_id, waiting, running, paused, succeeded, failed, unknown, reused
+              FROM response_counts
+              UNION ALL
+              SELECT batch_id, waiting, running, paused, succeeded, failed, unknown, reused
+              FROM response_deltas) AS c,
              LATERAL (VALUES ('waiting', waiting), ('running', running), ('paused', paused),
-                             ('succeeded', succeeded), ('failed', failed), ('unknown', unknown))
+                             ('succeeded', succeeded), ('failed', failed), ('unknown', unknown),
+                             ('reused', reused))
                  AS v(outcome, cells)
         GROUP BY 1, 2)
     SELECT batch_id, outcome || ' cells' AS thing,

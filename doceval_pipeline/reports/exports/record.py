@@ -50,6 +50,8 @@ class Record(NamedTuple):
     started_at: datetime | None
     completed_at: datetime | None
     withdrawn_at: datetime | None
+    reused_from_batch: int | None
+    reused_from: int | None
 
 
 def _type(hint: object) -> type:

@@ -76,6 +76,10 @@ COMMENT ON COLUMN batches.max_cost IS
 COMMENT ON COLUMN batches.reuse IS
     'finished: results of earlier batches for the same question and document are taken.';
 COMMENT ON COLUMN batches.held_reason IS 'Why it was paused by itself once it was queued.';
+
+ALTER TABLE batch_progress ADD COLUMN reused bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN batch_progress.reused IS
+    'Cells with the result of another batch, which are in their outcome too and in no rate.';
 """
 
 

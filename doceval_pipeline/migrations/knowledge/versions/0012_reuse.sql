@@ -80,6 +80,121 @@ CREATE OR REPLACE VIEW current_llm_responses AS
            not_before, uncounted, deferred, reused_from, reused_batch_id, is_answer
     FROM llm_responses r WHERE withdrawn_at IS NULL AND superseded_at IS NULL;
 
+-- Reused cells are counted apart, beside their outcome, by the same statements; see 0004_counts.sql.
+ALTER TABLE response_counts ADD COLUMN reused bigint NOT NULL DEFAULT 0;
+ALTER TABLE response_deltas ADD COLUMN reused bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN response_counts.reused IS 'Current cells whose result was taken from another batch.';
+
+CREATE OR REPLACE FUNCTION count_updated_responses() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO response_deltas
+    SELECT batch_id,
+           coalesce(sum(cells) FILTER (WHERE outcome = 'waiting'), 0),
+           coalesce(sum(cells) FILTER (WHERE outcome = 'running'), 0),
+           coalesce(sum(cells) FILTER (WHERE outcome = 'paused'), 0),
+           coalesce(sum(cells) FILTER (WHERE outcome = 'succeeded'), 0),
+           coalesce(sum(cells) FILTER (WHERE outcome = 'failed'), 0),
+           coalesce(sum(cells) FILTER (WHERE outcome = 'unknown'), 0),
+           coalesce(sum(cells) FILTER (WHERE reused), 0)
+    FROM (
+        SELECT batch_id, response_outcome(status) AS outcome, reused, sum(cells) AS cells
+        FROM (SELECT batch_id, status, reused_from IS NOT NULL AS reused, 1 AS cells FROM new_rows
+              WHERE withdrawn_at IS NULL AND superseded_at IS NULL
+              UNION ALL
+              SELECT batch_id, status, reused_from IS NOT NULL, -1 FROM old_rows
+              WHERE withdrawn_at IS NULL AND superseded_at IS NULL) AS changed
+        GROUP BY batch_id, status, reused) AS summed
+    GROUP BY batch_id
+    HAVING bool_or(cells <> 0) OR bool_or(outcome IN ('succeeded', 'failed'));
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION count_deleted_responses() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO response_deltas
+    SELECT batch_id,
+           -count(*) FILTER (WHERE outcome = 'waiting'), -count(*) FILTER (WHERE outcome = 'running'),
+           -count(*) FILTER (WHERE outcome = 'paused'), -count(*) FILTER (WHERE outcome = 'succeeded'),
+           -count(*) FILTER (WHERE outcome = 'failed'), -count(*) FILTER (WHERE outcome = 'unknown'),
+           -count(reused_from)
+    FROM (SELECT batch_id, response_outcome(status) AS outcome, reused_from FROM old_rows
+          WHERE withdrawn_at IS NULL AND superseded_at IS NULL) AS gone
+    GROUP BY batch_id;
+    IF EXISTS (SELECT 1 FROM old_rows WHERE attempt > 1) THEN
+        UPDATE llm_responses r SET superseded_at = NULL
+        FROM old_rows gone
+        WHERE gone.attempt > 1 AND gone.superseded_at IS NULL AND r.superseded_at IS NOT NULL
+          AND r.batch_id = gone.batch_id AND r.document_id = gone.document_id
+          AND r.prompt_id = gone.prompt_id AND r.connection_id = gone.connection_id
+          AND NOT EXISTS (
+              SELECT 1 FROM llm_responses newer
+              WHERE newer.batch_id = r.batch_id AND newer.document_id = r.document_id
+                AND newer.prompt_id = r.prompt_id AND newer.connection_id = r.connection_id
+                AND newer.attempt > r.attempt);
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION fold_response_counts(most int DEFAULT 20000) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM response_deltas) THEN
+        RETURN;
+    END IF;
+    PERFORM lock_response_counts();
+    WITH folded AS (
+        DELETE FROM response_deltas WHERE ctid = ANY (ARRAY (SELECT ctid FROM response_deltas LIMIT most))
+        RETURNING *)
+    INSERT INTO response_counts AS c
+    SELECT batch_id, sum(waiting), sum(running), sum(paused), sum(succeeded), sum(failed), sum(unknown),
+           nextval('response_counts_clock'), sum(reused)
+    FROM folded GROUP BY batch_id
+    ON CONFLICT (batch_id) DO UPDATE
+    SET waiting = c.waiting + excluded.waiting, running = c.running + excluded.running,
+        paused = c.paused + excluded.paused, succeeded = c.succeeded + excluded.succeeded,
+        failed = c.failed + excluded.failed, unknown = c.unknown + excluded.unknown,
+        version = excluded.version, reused = c.reused + excluded.reused;
+END $$;
+
+CREATE OR REPLACE FUNCTION recount_responses(batch int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM llm_responses
+               WHERE batch_id = batch AND (attempt > 1 OR superseded_at IS NOT NULL)) THEN
+        UPDATE llm_responses r SET superseded_at = CASE WHEN placed.superseded THEN now() END
+        FROM (SELECT id, attempt < max(attempt) OVER (
+                         PARTITION BY document_id, prompt_id, connection_id) AS superseded
+              FROM llm_responses WHERE batch_id = batch) AS placed
+        WHERE r.id = placed.id AND placed.superseded <> (r.superseded_at IS NOT NULL);
+    END IF;
+    PERFORM lock_response_counts();
+    WITH gone AS (DELETE FROM response_deltas WHERE batch_id = batch)
+    INSERT INTO response_counts
+    SELECT batch, count(*) FILTER (WHERE outcome = 'waiting'), count(*) FILTER (WHERE outcome = 'running'),
+           count(*) FILTER (WHERE outcome = 'paused'), count(*) FILTER (WHERE outcome = 'succeeded'),
+           count(*) FILTER (WHERE outcome = 'failed'), count(*) FILTER (WHERE outcome = 'unknown'),
+           nextval('response_counts_clock'), count(reused_from)
+    FROM (SELECT response_outcome(status) AS outcome, reused_from
+          FROM current_llm_responses WHERE batch_id = batch) AS cells
+    ON CONFLICT (batch_id) DO UPDATE
+    SET waiting = excluded.waiting, running = excluded.running, paused = excluded.paused,
+        succeeded = excluded.succeeded, failed = excluded.failed, unknown = excluded.unknown,
+        version = excluded.version, reused = excluded.reused;
+END $$;
+
+-- A function that is replaced keeps its owner and its rights, and loses its search path.
+DO $$
+DECLARE
+    f record;
+BEGIN
+    FOR f IN SELECT p.oid::regprocedure AS signature FROM pg_proc p
+             WHERE p.pronamespace = current_schema()::regnamespace AND p.proname IN (
+                 'count_updated_responses', 'count_deleted_responses', 'fold_response_counts',
+                 'recount_responses')
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', f.signature, current_schema());
+    END LOOP;
+END $$;
+
 -- A row whose document left the batch is no longer asked: it is closed instead of waiting, also when a
 -- processor gives it back. If the document returns, it gets a new attempt.
 CREATE FUNCTION close_withdrawn() RETURNS trigger LANGUAGE plpgsql AS $$
