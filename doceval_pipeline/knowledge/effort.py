@@ -1,6 +1,7 @@
 """Reads what the results of a batch took: seconds, tokens, attempts and storage, and when they came.
 
-Everything is counted by the database, over `current_llm_responses`; no single row is read.
+Everything is counted by the database, over `current_llm_responses`; no single row is read. Reused results
+took nothing, and are not counted.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ _STALL_TIMES = 10
 SAID_SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
 # Negative durations (the clock moved backwards), NaN and infinity count as missing.
 SECONDS_SQL = f"CASE WHEN {SAID_SECONDS_SQL} BETWEEN 0 AND 1e10 THEN {SAID_SECONDS_SQL} END"
-_FINISHED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})"
+_FINISHED = f"""
+    status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)}) AND reused_from IS NULL
+"""
 _SECONDS_TAKEN = text(f"""
     SELECT count(*), percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds)
     FROM (SELECT {SECONDS_SQL} AS seconds

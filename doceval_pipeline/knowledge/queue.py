@@ -59,8 +59,24 @@ _IS_MISSING_HERE = """NOT EXISTS (
         SELECT 1 FROM llm_responses r
         WHERE r.batch_id = :batch_id AND r.document_id = e.document_id AND r.prompt_id = e.prompt_here
           AND r.connection_id = e.connection_here)"""
-# For each question that a batch asks about its documents, the newest result that other batches have. What
-# left its batch counts too: it was paid for. Made-up results answer no question to a real model.
+# Locks the questions of other batches until their results are taken. Archiving such a batch waits, and then
+# makes answers of the new rows. Both lock questions before documents.
+_KEEP_ANSWERED = text("""
+    SELECT 1 FROM batch_questions
+    WHERE batch_id <> :batch_id AND digest IN (
+        SELECT question_digest(p, c)
+        FROM jsonb_array_elements(CAST(:prompts_asked AS jsonb)) AS p
+        CROSS JOIN jsonb_array_elements(CAST(:connections_asked AS jsonb)) AS c)
+    ORDER BY batch_id, prompt_id, connection_id FOR KEY SHARE
+""")
+# A result that other batches may take: it succeeded, has a score, and no new attempt was asked for. As the
+# index llm_responses_answers has it.
+IS_ANSWER = f"""
+    r.is_answer AND r.superseded_at IS NULL AND r.overall_score IS NOT NULL
+    AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)})
+"""
+# For each question that a batch asks about its documents, the newest result that other batches have. A result
+# whose file left its batch counts too: it was paid for. Simulated results answer no question to a real model.
 _FINISHED_EARLIER = f"""
     WITH questions AS MATERIALIZED (
         SELECT b.batch_id, b.prompt_id AS their_prompt, b.connection_id AS their_connection,
@@ -73,8 +89,7 @@ _FINISHED_EARLIER = f"""
         SELECT DISTINCT ON (r.document_id, q.prompt_id, q.connection_id) r.*, d.file_name AS name_here,
                q.prompt_id AS prompt_here, q.connection_id AS connection_here
         FROM unnest(CAST(:documents AS bigint[]), CAST(:file_names AS text[])) AS d(id, file_name)
-        JOIN llm_responses r ON r.document_id = d.id AND r.is_answer AND r.superseded_at IS NULL
-                            AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)})
+        JOIN llm_responses r ON r.document_id = d.id AND {IS_ANSWER}
         JOIN questions q ON q.batch_id = r.batch_id AND q.their_prompt = r.prompt_id
                         AND q.their_connection = r.connection_id AND (q.is_simulation OR NOT {SIMULATED_SQL})
         ORDER BY r.document_id, q.prompt_id, q.connection_id, r.id DESC)
@@ -315,8 +330,9 @@ def enqueue(
         reused = 0
         if reuse:
             connection.execute(_MORE_MEMORY)
-            take = _REUSE_MISSING if again else _REUSE_ALL
-            reused = connection.execute(take, {**parameters, **_asked(prompts, connections)}).rowcount
+            take, asked = _REUSE_MISSING if again else _REUSE_ALL, _asked(prompts, connections)
+            connection.execute(_KEEP_ANSWERED, {"batch_id": batch_id, **asked})
+            reused = connection.execute(take, {**parameters, **asked}).rowcount
         added = 0
         if again or reused < len(documents) * len(prompts) * len(connections):
             enqueue_rest = _ENQUEUE_MISSING if again or reused else _ENQUEUE_ALL
