@@ -1,5 +1,7 @@
 """Results of earlier batches that are taken instead of asking again: which ones, and which never."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from doceval_pipeline.batches.staging import (
 )
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.evaluation_file import key_path, locate
+from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.effort import read_pace, read_seconds, read_tokens
 from doceval_pipeline.knowledge.history import experience_of
-from doceval_pipeline_tests.batches.archives import quiet, restore_file
-from doceval_pipeline_tests.conftest import write_old
+from doceval_pipeline_tests.batches.archives import WAITS_FOR_A_LOCK, quiet, restore_file
+from doceval_pipeline_tests.cli.running import until
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 MODEL = {"name": "model", "provider": "openai", "model": "m", "config": {"temperature": 0}}
 
@@ -248,6 +252,29 @@ def test_an_archived_origin_is_answered_for_by_one_that_reused_it(databases: Dat
     assert answers() == [first, third + 1]
     assert taken("fifth")[1] == {first}
     assert list(violations(databases, True, quiet)) == []
+
+
+def test_results_that_are_just_taken_are_answers_once_their_batch_is_archived(
+    databases: Databases, inbox: Path
+) -> None:
+    first, _ = completed(databases, inbox, "first")
+    batch = Sample(databases, first, "", inbox)
+    ((config,),) = batch.knowledge("SELECT config FROM batch_configs")
+    documents = dict(tuple(row) for row in batch.knowledge("SELECT id, 'x' FROM docs"))
+    with ThreadPoolExecutor(1) as pool:
+        # Not committed yet when the archiving comes to the rows.
+        with databases.knowledge.begin() as connection:
+            queue.publish_config(connection, 999, json.dumps(config), "0" * 64)
+            added = queue.enqueue(
+                connection, 999, documents, config["prompts"], config["connections"], 10, reuse=True
+            )
+            leaving = pool.submit(archive, databases, first, quiet, quiet)
+            until(lambda: bool(batch.knowledge(WAITS_FOR_A_LOCK)))
+        leaving.result()
+    assert added.reused == 4
+    assert batch.knowledge("SELECT batch_id, count(*) FROM llm_responses WHERE is_answer GROUP BY 1") == [
+        (999, 4)
+    ]
 
 
 def test_a_second_staging_takes_and_queues_nothing(databases: Databases, inbox: Path) -> None:
