@@ -76,20 +76,23 @@ _REMOVE_ROWS = text(f"""
 """)
 _REMOVE_CONFIG = text("DELETE FROM batch_configs WHERE batch_id = :batch_id")
 # For each answer that is removed, the newest row that another batch has of the same origin becomes one. Rows
-# that a new attempt superseded, and those of batches whose results are not reused, do not.
+# that a new attempt superseded, and those of batches whose results are not reused, do not. LATERAL with LIMIT
+# looks into llm_responses_reused once for each answer; a join took 72 s instead of 9 s for 100,000 answers
+# where PostgreSQL had not analyzed the rows yet.
 _PROMOTE = text(f"""
     UPDATE llm_responses SET is_answer = true
     WHERE id IN (
-        SELECT DISTINCT ON (kept.reused_batch_id, kept.reused_from) kept.id
-        FROM (SELECT coalesce(r.reused_batch_id, r.batch_id) AS origin_batch,
-                     coalesce(r.reused_from, r.id) AS origin
-              FROM llm_responses r WHERE r.batch_id = :batch_id AND {IS_ANSWER}) AS gone
-        JOIN llm_responses kept ON (kept.reused_batch_id, kept.reused_from) = (gone.origin_batch, gone.origin)
-        WHERE kept.batch_id <> :batch_id AND NOT kept.is_answer AND kept.superseded_at IS NULL
-          AND EXISTS (SELECT 1 FROM batch_questions q
-                      WHERE (q.batch_id, q.prompt_id, q.connection_id)
-                          = (kept.batch_id, kept.prompt_id, kept.connection_id))
-        ORDER BY kept.reused_batch_id, kept.reused_from, kept.id DESC)
+        SELECT kept.id
+        FROM (SELECT coalesce(r.reused_batch_id, r.batch_id) AS batch_id, coalesce(r.reused_from, r.id) AS id
+              FROM llm_responses r WHERE r.batch_id = :batch_id AND {IS_ANSWER}) AS origin
+        CROSS JOIN LATERAL (
+            SELECT k.id FROM llm_responses k
+            WHERE k.reused_from = origin.id AND k.reused_batch_id = origin.batch_id
+              AND NOT k.is_answer AND k.superseded_at IS NULL AND k.batch_id <> :batch_id
+              AND EXISTS (SELECT 1 FROM batch_questions q
+                          WHERE (q.batch_id, q.prompt_id, q.connection_id)
+                              = (k.batch_id, k.prompt_id, k.connection_id))
+            ORDER BY k.id DESC LIMIT 1) AS kept)
 """)
 _REMOVE_QUESTIONS = text("DELETE FROM batch_questions WHERE batch_id = :batch_id")
 # Once they are locked, nobody can queue a row for them, and who has done so before is seen below.

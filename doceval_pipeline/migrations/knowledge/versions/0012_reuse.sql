@@ -81,7 +81,7 @@ COMMENT ON COLUMN llm_responses.is_answer IS
 CREATE INDEX llm_responses_answers ON llm_responses (document_id)
     WHERE is_answer AND superseded_at IS NULL AND overall_score IS NOT NULL
       AND status IN ('S', 'SUCCESS', 'COMPLETED');
-CREATE INDEX llm_responses_reused ON llm_responses (reused_from) WHERE reused_from IS NOT NULL;
+CREATE INDEX llm_responses_reused ON llm_responses (reused_from, id) WHERE NOT is_answer;
 
 CREATE OR REPLACE VIEW current_llm_responses AS
     SELECT id, batch_id, document_id, prompt_id, connection_id, attempt, status, connection_details, task_id,
