@@ -70,6 +70,9 @@ def test_a_new_installation_gets_the_batch_whole(batch_of: BatchOf, tmp_path: Pa
     before, connections = holdings(batch), batch.doc_eval(CONNECTIONS)
     archived = elsewhere(batch, tmp_path)
     bring_back(batch, archived)
+    assert batch.doc_eval("UPDATE batches SET is_foreign = false WHERE is_foreign RETURNING id") == [
+        (batch.id,)
+    ]
     assert numbered(holdings(batch)) == numbered(before)
     assert batch.doc_eval(CONNECTIONS) == connections
     assert audit(batch) == []
