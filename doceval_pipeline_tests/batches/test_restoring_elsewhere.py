@@ -74,6 +74,7 @@ def test_a_new_installation_gets_the_batch_whole(batch_of: BatchOf, tmp_path: Pa
         (batch.id,)
     ]
     assert numbered(holdings(batch)) == numbered(before)
+    batch.doc_eval("UPDATE batches SET is_foreign = true")
     assert batch.doc_eval(CONNECTIONS) == connections
     assert audit(batch) == []
     found = look(batch.databases)
