@@ -92,6 +92,8 @@ class BatchRow(Values):
     max_documents: Annotated[int, Field(ge=1)] | None = None
     max_cost: Price | None = None
     held_reason: Text | None = None
+    is_of_changes: bool = False
+    is_foreign: bool = False
 
 
 class FolderRow(Values):
@@ -271,7 +273,8 @@ class Attempt(Values):
     uncounted: Annotated[int, Field(ge=0, le=1000)] = 0
     deferred: bool = False
     reused_from: RowId | None = None
-    reused_batch_id: Number | None = None
+    # 0 where it is not known: it was a batch of another installation.
+    reused_batch_id: Annotated[int, Field(ge=0, le=LARGEST_NUMBER)] | None = None
     is_answer: bool = True
 
 

@@ -104,6 +104,8 @@ def _make(
     number = create_batch(connection, batch, definition.max_documents, definition.max_cost)
     snapshot.seal(connection, number)
     batch_documents.assign_found(connection, number)
+    if definition.scope != "all":
+        recurring.call_of_changes(connection, number)
     recurring.know_files(connection, record.id, number, REASONS_OF_FOLDERS)
     recurring.know_digest(connection, record.id, digest)
     connection.execute(_REQUEST, {"id": number})

@@ -118,7 +118,8 @@ class Incoming:
     """An archive that was checked and is still open: what it brings, before anything of it is here.
 
     `own` says whether this installation wrote the file, as its sha256 proves; what is in it was here before.
-    `new_folders` are folders that no batch here has.
+    `is_foreign` says whether another installation made the batch, also where this one archived it since: its
+    results are not reused here. `new_folders` are folders that no batch here has.
     """
 
     archive: Archive
@@ -126,6 +127,7 @@ class Incoming:
     sha256: str
     checked: Checked
     own: bool
+    is_foreign: bool
     connections: list[IncomingConnection]
     new_folders: list[str]
 
@@ -169,6 +171,7 @@ def incoming(databases: Databases, path: Path, checking: Progress) -> Iterator[I
         checked, sha256 = check(archive, checking), archive.sha256()
         with database_errors(), databases.doc_eval.connect() as connection:
             own = configuration.archive_here(connection, archive.manifest.batch) == sha256
+            is_foreign = not own or configuration.is_foreign(connection, archive.manifest.batch)
             here = configuration.connections_here(connection)
             paths = [folder.folder_path for folder in checked.batch.folders]
             known = set(paths) if own else configuration.folders_here(connection, paths)
@@ -179,7 +182,7 @@ def incoming(databases: Databases, path: Path, checking: Progress) -> Iterator[I
                 raise _unfit(archive, problem)
         brought = [_incoming(endpoint, [endpoint] if own else here) for endpoint in endpoints]
         new_folders = [path for path in paths if path not in known]
-        yield Incoming(archive, path, sha256, checked, own, brought, new_folders)
+        yield Incoming(archive, path, sha256, checked, own, is_foreign, brought, new_folders)
 
 
 def restore(
@@ -402,7 +405,7 @@ def _put_back(
                 moved = restored.moved_docs(knowledge)
                 restored.put_back_rows(knowledge, batch_id)
                 recount(knowledge, batch_id)
-                restored.put_back_config(knowledge)
+                restored.put_back_config(knowledge, batch_id, not coming.is_foreign)
                 # Taken before anybody else can change a row.
                 results = digest(knowledge, batch_id)
                 # Committed first, as archiving removes it last: files without rows are known to be left over.
@@ -422,6 +425,8 @@ def _read_knowledge(knowledge: Connection, coming: Incoming) -> None:
     restored.read_config(knowledge, archive.pieces(BATCH))
     restored.read_docs(knowledge, archive.pieces(DOCS))
     restored.read_attempts(knowledge, archive.pieces(ATTEMPTS))
+    if coming.is_foreign:
+        restored.forget_origins(knowledge)
     if coming.own:
         return
     batch = coming.checked.batch.batch

@@ -1,4 +1,5 @@
-"""Removes what only grows: old lines of Dagster's event log, samples of progress, and fulfilled requests.
+"""Removes what only grows: old lines of Dagster's event log, samples of progress, fulfilled requests, and
+occurrences that made no batch.
 
 Dagster has a retention for the ticks of its sensors, and none for its event log. What says something
 of an asset or of how a run ended is kept for ever; the lines in between are what takes the room.
@@ -10,6 +11,7 @@ from sqlalchemy import Engine, TextClause, text
 
 from doceval_pipeline.batches.databases import Databases, dagster_engine, database_errors
 from doceval_pipeline.doc_eval.progress import thin_out
+from doceval_pipeline.doc_eval.recurring import forget_old_occurrences
 from doceval_pipeline.knowledge.queue import forget_requests
 
 # Rows in one transaction, so that nobody waits for a lock.
@@ -55,6 +57,7 @@ class Forgotten:
     observations: int
     progress_samples: int
     reprocess_requests: int
+    occurrences: int
 
 
 def forget_old(databases: Databases) -> Forgotten:
@@ -71,10 +74,11 @@ def forget_old(databases: Databases) -> Forgotten:
         observations = _in_portions(dagster, _FORGET_OBSERVATIONS, days)
         with databases.doc_eval.begin() as connection:
             samples = thin_out(connection, days)
+            occurrences = forget_old_occurrences(connection, days)
         with databases.knowledge.begin() as connection:
             requests = forget_requests(connection, days)
     dagster.dispose()
-    return Forgotten(lines, observations, samples, requests)
+    return Forgotten(lines, observations, samples, requests, occurrences)
 
 
 def _in_portions(engine: Engine, statement: TextClause, days: int) -> int:

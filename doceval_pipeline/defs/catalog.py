@@ -95,9 +95,9 @@ _RESPONSES = (
     ("not_before", "timestamp with time zone", "Until when a waiting row is not handed out."),
     ("uncounted", "integer", "How many deliveries do not count towards the five."),
     ("deferred", "boolean", "Whether the row is kept out of the queue because of not_before."),
-    ("reused_from", "bigint", "The row of another batch whose result it has."),
-    ("reused_batch_id", "integer", "The batch of that row."),
-    ("is_answer", "boolean", "Whether other batches may reuse the result."),
+    ("reused_from", "bigint", "The row whose result this is, where no model was asked again."),
+    ("reused_batch_id", "integer", "The batch of that row; 0 where it is not known."),
+    ("is_answer", "boolean", "Whether other batches may take the result."),
 )
 BATCH_CONFIGS = Table(
     KNOWLEDGE,

@@ -44,6 +44,12 @@ _RESUME = text("""
     WHERE id = :id AND paused_at IS NOT NULL
 """)
 _DELETE = text("DELETE FROM recurring_evaluations WHERE id = :id")
+# A time that was made has its batch, and the newest one of each evaluation is where its schedule goes on.
+_FORGET_OLD = text("""
+    DELETE FROM occurrences o
+    WHERE o.outcome <> 'MADE' AND o.recorded_at < now() - make_interval(days => :days)
+      AND o.due_at < (SELECT max(due_at) FROM occurrences n WHERE n.recurring_id = o.recurring_id)
+""")
 _SEE = text("""
     UPDATE recurring_evaluations
     SET seen_digest = :digest, changed_at = now(), waiting_from = coalesce(waiting_from, now())
@@ -133,7 +139,7 @@ _FORGET_GONE = text("""
       AND NOT EXISTS (SELECT 1 FROM not_entered n WHERE n.folder_id = d.folder_id
                         AND substring(d.raw_path FOR octet_length(n.beginning)) = n.beginning)
 """)
-# Of files that are known as they are, no row is written again.
+# Only what is new is written: with scope `all`, most files of a night are as they were.
 _KNOW = text("""
     INSERT INTO recurring_files AS k (recurring_id, document_id, file_size, modified_ns, batch_id)
     SELECT :id, d.id, u.file_size, u.modified_ns, :batch_id
@@ -147,12 +153,8 @@ _KNOW = text("""
                   WHERE r.batch_id = k.batch_id AND r.document_id = k.document_id
                     AND r.state = 'REJECTED')
 """)
-
-
-_ADDS_NOTHING = text("""
-    SELECT EXISTS (SELECT 1 FROM occurrences o JOIN recurring_evaluations r ON r.id = o.recurring_id
-                   WHERE o.batch_id = :batch_id AND r.definition ->> 'scope' = 'changed')
-""")
+_CALL_OF_CHANGES = text("UPDATE batches SET is_of_changes = true WHERE id = :batch_id")
+_IS_OF_CHANGES = text("SELECT is_of_changes FROM batches WHERE id = :batch_id")
 
 
 class Outcome(StrEnum):
@@ -325,7 +327,11 @@ def resume_recurring(connection: Connection, recurring_id: int) -> bool:
 
 
 def delete_recurring(connection: Connection, recurring_id: int) -> None:
-    """Forget a recurring evaluation and its occurrences; its batches stay."""
+    """Forget a recurring evaluation and its occurrences; its batches stay.
+
+    Waits for an occurrence that is being made.
+    """
+    lock_recurring(connection, recurring_id)
     connection.execute(_DELETE, {"id": recurring_id})
 
 
@@ -379,8 +385,13 @@ def record_occurrence(
 
 
 def is_of_what_changed(connection: Connection, batch_id: int) -> bool:
-    """Whether a batch is an occurrence of new and changed files alone; no rescan adds others to it."""
-    return bool(connection.scalar(_ADDS_NOTHING, {"batch_id": batch_id}))
+    """Whether a batch was made of new and changed files alone; no rescan adds others to it."""
+    return bool(connection.scalar(_IS_OF_CHANGES, {"batch_id": batch_id}))
+
+
+def forget_old_occurrences(connection: Connection, days: int) -> int:
+    """Remove records older than some days of times that made no batch, but the newest; returns how many."""
+    return connection.execute(_FORGET_OLD, {"days": days}).rowcount
 
 
 def folders_of(connection: Connection, definition: Recurring) -> list[dict[str, object]]:
@@ -401,6 +412,11 @@ def keep_new_and_changed(connection: Connection, recurring_id: int) -> None:
 def note_usable(connection: Connection) -> None:
     """Keep the usable files of the table `found` in a table of this transaction, `usable`."""
     connection.execute(_USABLE_TABLE)
+
+
+def call_of_changes(connection: Connection, batch_id: int) -> None:
+    """Record that a batch was made of new and changed files alone."""
+    connection.execute(_CALL_OF_CHANGES, {"batch_id": batch_id})
 
 
 def know_files(

@@ -40,6 +40,7 @@ _SAME_BATCH = text("""
     FROM batches WHERE id = :id
 """)
 _ARCHIVE_HERE = text("SELECT archive_sha256 FROM batches WHERE id = :id")
+_IS_FOREIGN = text("SELECT is_foreign FROM batches WHERE id = :id")
 _CONNECTIONS_HERE = text("""
     SELECT json_build_object(
         'id', c.id, 'name', c.name, 'provider_type', p.provider_type, 'model_name', m.model_name,
@@ -101,7 +102,7 @@ _FOLLOW_MODELS = (
 _CALL_ARCHIVED = text("""
     UPDATE archived_batches
     SET archived_at = CAST(:archived_at AS timestamptz), archive_file = :file, archive_sha256 = :sha256,
-        report_file = NULL, processed_documents = :contents,
+        report_file = NULL, processed_documents = :contents, is_foreign = true,
         -- Taken from the rows, once they are here.
         result_digest = CASE WHEN status IN ('COMPLETED', 'FAILED') THEN '0000000000000000' END,
         reported_digest = CASE WHEN status IN ('COMPLETED', 'FAILED') THEN '0000000000000000' END,
@@ -177,6 +178,11 @@ def archive_here(connection: Connection, batch_id: int) -> str | None:
     """The sha256 of the file that a batch here was archived as; None where it is not archived."""
     found: str | None = connection.scalar(_ARCHIVE_HERE, {"id": batch_id})
     return found
+
+
+def is_foreign(connection: Connection, batch_id: int) -> bool:
+    """Whether a batch that is here came with an archive of another installation."""
+    return bool(connection.scalar(_IS_FOREIGN, {"id": batch_id}))
 
 
 def connections_here(connection: Connection) -> list[dict[str, Any]]:

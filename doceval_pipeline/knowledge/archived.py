@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.errors import ArchiveError
+from doceval_pipeline.knowledge.queue import IS_ANSWER
 from doceval_pipeline.knowledge.row_digest import digest_sql
 
 # What a role must be allowed to do here, which is asked before anything is done.
 RIGHTS = (
-    ("llm_responses", "SELECT, DELETE"),
+    ("llm_responses", "SELECT, UPDATE, DELETE"),
     ("current_llm_responses", "SELECT"),
     ("docs", "SELECT, UPDATE, DELETE"),
     ("batch_configs", "SELECT, INSERT, DELETE"),
+    ("batch_questions", "SELECT, DELETE"),
     ("response_deltas", "INSERT"),
 )
 # Rows, and small contents, that are fetched at a time.
@@ -73,12 +75,24 @@ _REMOVE_ROWS = text(f"""
     SELECT count(*), {digest_sql("written")} FROM gone
 """)
 _REMOVE_CONFIG = text("DELETE FROM batch_configs WHERE batch_id = :batch_id")
-# What other batches took from the rows stands for them from now on, once for each.
-_PROMOTE = text("""
+# For each answer that is removed, the newest row that another batch has of the same origin becomes one. Rows
+# that a new attempt superseded, and those of batches whose results are not reused, do not. LATERAL with LIMIT
+# looks into llm_responses_reused once for each answer; a join took 72 s instead of 9 s for 100,000 answers
+# where PostgreSQL had not analyzed the rows yet.
+_PROMOTE = text(f"""
     UPDATE llm_responses SET is_answer = true
-    WHERE id IN (SELECT DISTINCT ON (reused_from) id FROM llm_responses
-                 WHERE reused_batch_id = :batch_id AND batch_id <> :batch_id AND NOT is_answer
-                 ORDER BY reused_from, id DESC)
+    WHERE id IN (
+        SELECT kept.id
+        FROM (SELECT coalesce(r.reused_batch_id, r.batch_id) AS batch_id, coalesce(r.reused_from, r.id) AS id
+              FROM llm_responses r WHERE r.batch_id = :batch_id AND {IS_ANSWER}) AS origin
+        CROSS JOIN LATERAL (
+            SELECT k.id FROM llm_responses k
+            WHERE k.reused_from = origin.id AND k.reused_batch_id = origin.batch_id
+              AND NOT k.is_answer AND k.superseded_at IS NULL AND k.batch_id <> :batch_id
+              AND EXISTS (SELECT 1 FROM batch_questions q
+                          WHERE (q.batch_id, q.prompt_id, q.connection_id)
+                              = (k.batch_id, k.prompt_id, k.connection_id))
+            ORDER BY k.id DESC LIMIT 1) AS kept)
 """)
 _REMOVE_QUESTIONS = text("DELETE FROM batch_questions WHERE batch_id = :batch_id")
 # Once they are locked, nobody can queue a row for them, and who has done so before is seen below.
@@ -186,10 +200,11 @@ def remove_rows(connection: Connection, batch_id: int) -> RowsDigest:
         Of what was removed, as `rows_digest`: the transaction must be rolled back if it is not the
         one that was archived.
     """
-    rows, digest = connection.execute(_REMOVE_ROWS, {"batch_id": batch_id}).one()
-    connection.execute(_REMOVE_CONFIG, {"batch_id": batch_id})
+    # First: who is just taking results is waited for, and who comes later finds none.
     connection.execute(_REMOVE_QUESTIONS, {"batch_id": batch_id})
     connection.execute(_PROMOTE, {"batch_id": batch_id})
+    rows, digest = connection.execute(_REMOVE_ROWS, {"batch_id": batch_id}).one()
+    connection.execute(_REMOVE_CONFIG, {"batch_id": batch_id})
     return RowsDigest(rows, int(digest))
 
 

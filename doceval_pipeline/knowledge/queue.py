@@ -56,6 +56,22 @@ _IS_MISSING = """NOT EXISTS (
         WHERE r.batch_id = :batch_id AND r.document_id = d.id AND r.prompt_id = p.id
           AND r.connection_id = c.id)"""
 _ENQUEUE_MISSING = text(f"{_CELLS} WHERE {_IS_MISSING}")
+# Locks the questions of other batches until their results are taken. Archiving such a batch waits, and then
+# makes answers of the new rows. Both lock questions before documents.
+_KEEP_ANSWERED = text("""
+    SELECT 1 FROM batch_questions
+    WHERE batch_id <> :batch_id AND digest IN (
+        SELECT question_digest(p, c)
+        FROM jsonb_array_elements(CAST(:prompts AS jsonb)) AS p
+        CROSS JOIN jsonb_array_elements(CAST(:connections AS jsonb)) AS c)
+    ORDER BY batch_id, prompt_id, connection_id FOR KEY SHARE
+""")
+# A result that other batches may take: it succeeded, has a score, and no new attempt was asked for. As the
+# index llm_responses_answers has it.
+IS_ANSWER = f"""
+    r.is_answer AND r.superseded_at IS NULL AND r.overall_score IS NOT NULL
+    AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)})
+"""
 # Where other batches have the questions of a batch.
 _SAME_QUESTIONS = text("""
     SELECT b.batch_id, b.prompt_id, b.connection_id, CAST(p ->> 'id' AS int), CAST(c ->> 'id' AS int),
@@ -71,8 +87,7 @@ _NEWEST_RESULTS = f"""
     WITH newest AS (
         SELECT max(r.id) AS id, r.document_id, q.prompt_id, q.connection_id, min(d.file_name) AS file_name
         FROM unnest(CAST(:documents AS bigint[]), CAST(:file_names AS text[])) AS d(id, file_name)
-        JOIN llm_responses r ON r.document_id = d.id AND r.is_answer AND r.superseded_at IS NULL
-                            AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)})
+        JOIN llm_responses r ON r.document_id = d.id AND {IS_ANSWER}
         JOIN unnest(CAST(:their_batches AS int[]), CAST(:their_prompts AS int[]),
                     CAST(:their_connections AS int[]), CAST(:own_prompts AS int[]),
                     CAST(:own_connections AS int[]), CAST(:are_simulations AS boolean[]))
@@ -337,6 +352,8 @@ def enqueue(
     again = connection.execute(_HAS_ROWS, {"batch_id": batch_id}).scalar_one()
     try:
         reused = 0
+        if reuse:
+            connection.execute(_KEEP_ANSWERED, _asked(batch_id, prompts, connections))
         if reuse and (questions := _same_questions(connection, batch_id, prompts, connections)):
             connection.execute(_MORE_MEMORY)
             take = _REUSE_MISSING if again else _REUSE_ALL
@@ -525,10 +542,15 @@ def _same_questions(
     connections: Sequence[dict[str, Any]],
 ) -> dict[str, str]:
     """Where other batches have the questions of a configuration, as parameters; empty where none has any."""
-    asked = {"batch_id": batch_id, "prompts": json.dumps(prompts), "connections": json.dumps(connections)}
-    rows = connection.execute(_SAME_QUESTIONS, asked).all()
+    rows = connection.execute(_SAME_QUESTIONS, _asked(batch_id, prompts, connections)).all()
     columns = [arrays.of_numbers(column) for column in zip(*rows, strict=True)]
     return dict(zip(_QUESTION_COLUMNS, columns, strict=True)) if rows else {}
+
+
+def _asked(
+    batch_id: int, prompts: Sequence[dict[str, Any]], connections: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    return {"batch_id": batch_id, "prompts": json.dumps(prompts), "connections": json.dumps(connections)}
 
 
 def _places(batch_id: int, priority: int) -> dict[str, int]:

@@ -21,6 +21,7 @@ RIGHTS = (
     ("llm_responses", "SELECT, INSERT, DELETE"),
     ("current_llm_responses", "SELECT"),
     ("batch_configs", "SELECT, INSERT"),
+    ("batch_questions", "SELECT, DELETE"),
 )
 NUMBERED = ("docs", "llm_responses")
 FUNCTIONS = ("recount_responses",)
@@ -60,11 +61,16 @@ _FOLLOW_DOCUMENTS = text("""
     UPDATE archived_attempts r SET document_id = a.here
     FROM archived_docs a WHERE a.id = r.document_id AND a.id <> a.here
 """)
-# The ids of rows may differ where they were restored once before; all else may not.
+# The ids of rows may differ where they were restored once before, and a row may have become an answer since;
+# all else may not differ.
+_COMPARED = "(to_jsonb(r) - 'id' - 'is_answer')::text"
 _SAME_ROWS = text(f"""
-    SELECT (SELECT {digest_sql("(to_jsonb(r) - 'id')::text")} FROM archived_attempts r)
-         = (SELECT {digest_sql("(to_jsonb(r) - 'id')::text")} FROM llm_responses r WHERE batch_id = :batch_id)
+    SELECT (SELECT {digest_sql(_COMPARED)} FROM archived_attempts r)
+         = (SELECT {digest_sql(_COMPARED)} FROM llm_responses r WHERE batch_id = :batch_id)
 """)
+# The numbers of another installation name other rows and batches here.
+_FORGET_ORIGINS = text("UPDATE archived_attempts SET reused_batch_id = 0 WHERE reused_batch_id <> 0")
+_FORGET_QUESTIONS = text("DELETE FROM batch_questions WHERE batch_id = :batch_id")
 _REPLACE_TAKEN_IDS = text("""
     UPDATE archived_attempts r SET id = nextval(pg_get_serial_sequence('llm_responses', 'id'))
     FROM llm_responses taken WHERE taken.id = r.id
@@ -250,9 +256,22 @@ def put_back_rows(connection: Connection, batch_id: int) -> None:
         raise _other_rows(batch_id, there)
 
 
-def put_back_config(connection: Connection) -> None:
-    """Publish the configuration that was read again; it must not stand there as another one."""
+def forget_origins(connection: Connection) -> None:
+    """Call the batches unknown that the rows which were read were reused from: they are others here."""
+    connection.execute(_FORGET_ORIGINS)
+
+
+def put_back_config(connection: Connection, batch_id: int, is_trusted: bool) -> None:
+    """Publish the configuration that was read again; another one must not be published.
+
+    Parameters
+    ----------
+    is_trusted
+        Whether the results of the batch may be reused: without its questions no batch finds them.
+    """
     connection.execute(_PUT_BACK_CONFIG)
+    if not is_trusted:
+        connection.execute(_FORGET_QUESTIONS, {"batch_id": batch_id})
 
 
 def _other_rows(batch_id: int, rows: int) -> ArchiveError:

@@ -129,6 +129,8 @@ def test_a_configuration_that_comes_later_does_not_make_an_archived_batch_one_th
                 # Made anew from the rows.
                 "response_counts",
                 "response_deltas",
+                # Made anew from the configuration.
+                "batch_questions",
                 # Not archived: requests are of the runs of one installation.
                 "reprocess_requests",
             },
@@ -148,6 +150,9 @@ def test_a_configuration_that_comes_later_does_not_make_an_archived_batch_one_th
                 "run_requests",
                 "live_runs",
                 "lost_runs",
+                # Of a recurring evaluation, which stays here.
+                "occurrences",
+                "recurring_files",
             },
         ),
     ],

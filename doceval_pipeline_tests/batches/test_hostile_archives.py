@@ -248,6 +248,16 @@ ATTACKS: dict[str, Callable[[Members], object]] = {
     "a deferred row": lambda m: edit_row(m, ATTEMPTS, deferred=True),
     "a done row that waits": lambda m: edit_row(m, ATTEMPTS, not_before="2026-01-01T00:00:00+00:00"),
     "a done row with a lease": lambda m: edit_row(m, ATTEMPTS, lease_expires_at="2026-01-01T00:00:00+00:00"),
+    "half an origin": lambda m: edit_row(m, ATTEMPTS, reused_from=1),
+    "an origin below all numbers": lambda m: edit_row(m, ATTEMPTS, reused_from=1, reused_batch_id=-1),
+    "an origin above all numbers": lambda m: edit_row(m, ATTEMPTS, reused_from=2**63, reused_batch_id=1),
+    "a reused result that took tokens": lambda m: edit_row(
+        m, ATTEMPTS, reused_from=1, reused_batch_id=1, input_tokens=1
+    ),
+    "a reused result without a score": lambda m: edit_row(
+        m, ATTEMPTS, reused_from=1, reused_batch_id=1, overall_score=None
+    ),
+    "a result of its own that is no answer": lambda m: edit_row(m, ATTEMPTS, is_answer=False),
     "too many deliveries": lambda m: edit_row(m, ATTEMPTS, deliveries=6),
     "a missing row": lambda m: write_rows(m, ATTEMPTS, read_rows(m, ATTEMPTS)[:-1]),
     "a verdict that the rows do not have": lambda m: edit_rows(m, ATTEMPTS, status="F"),
@@ -306,6 +316,7 @@ def test_an_attack_is_refused_in_one_line_and_changes_nothing(foreign: tuple[Sam
 
 MADE_UP: dict[str, Callable[[Members], object]] = {
     "results": lambda m: edit_rows(m, ATTEMPTS, overall_score=99.5),
+    "reused results": lambda m: edit_rows(m, ATTEMPTS, reused_from=1, reused_batch_id=1, is_answer=False),
     "a digest": lambda m: edit_batch(m, "batch", "result_digest", value="0123456789abcdef"),
     "no digest": lambda m: (
         edit_batch(m, "batch", "result_digest", value=None),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from doceval_pipeline.batches import restoring
 from doceval_pipeline.batches.archiving import Archived
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
@@ -69,7 +70,11 @@ def test_a_new_installation_gets_the_batch_whole(batch_of: BatchOf, tmp_path: Pa
     before, connections = holdings(batch), batch.doc_eval(CONNECTIONS)
     archived = elsewhere(batch, tmp_path)
     bring_back(batch, archived)
+    assert batch.doc_eval("UPDATE batches SET is_foreign = false WHERE is_foreign RETURNING id") == [
+        (batch.id,)
+    ]
     assert numbered(holdings(batch)) == numbered(before)
+    batch.doc_eval("UPDATE batches SET is_foreign = true")
     assert batch.doc_eval(CONNECTIONS) == connections
     assert audit(batch) == []
     found = look(batch.databases)
@@ -324,3 +329,42 @@ def test_rows_that_changed_since_an_interrupted_archive_are_not_thrown_away(batc
     assert batch.knowledge("SELECT count(*) FROM llm_responses WHERE response_text = 'late'") == [(1,)]
     with pytest.raises(BatchStateError, match="is not archived"):
         bring_back(batch, again)
+
+
+REUSED = "SELECT count(*), min(reused_batch_id), max(reused_batch_id) FROM llm_responses WHERE batch_id = :id"
+QUESTIONS = "SELECT count(*) FROM batch_questions WHERE batch_id = :id"
+
+
+def test_results_of_another_installation_are_not_reused_and_name_no_batch_of_this_one(
+    batch_of: BatchOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(batch_of(documents=2, name="earlier"))
+    batch = batch_of(documents=0, name="reusing")
+    shutil.copytree(tmp_path / "earlier", batch.folder, dirs_exist_ok=True)
+    batch.doc_eval("UPDATE batches SET reuse = 'finished' WHERE id = :id")
+    done(batch)
+    assert batch.knowledge(REUSED) == [(8, 1, 1)]
+    archived = elsewhere(batch, tmp_path)
+
+    def fail(*_: object) -> None:
+        raise ArchiveError("killed before the rows are committed")
+
+    # It is known here then, and its file is the one that it is said to have been archived as.
+    put_back = restoring._put_back_configuration
+    with monkeypatch.context() as context:
+        context.setattr(restoring, "_put_back_configuration", lambda *of: fail(put_back(*of)))
+        with pytest.raises(ArchiveError, match="killed"):
+            bring_back(batch, archived)
+    for _ in range(2):
+        bring_back(batch, archived)
+        assert batch.knowledge(REUSED) == [(8, 0, 0)]
+        assert batch.knowledge(QUESTIONS) == [(0,)]
+        assert batch.doc_eval("SELECT is_foreign FROM batches") == [(True,)]
+        assert audit(batch) == []
+        archived = put_away(batch)
+    bring_back(batch, archived)
+    later = batch_of(documents=0, name="later")
+    shutil.copytree(tmp_path / "earlier", later.folder, dirs_exist_ok=True)
+    later.doc_eval("UPDATE batches SET reuse = 'finished' WHERE id = :id")
+    later.stage()
+    assert later.knowledge(REUSED) == [(8, None, None)]

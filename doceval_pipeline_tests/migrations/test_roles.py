@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -10,17 +11,22 @@ from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
+from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.recurring import make_occurrence
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.recurring import delete_recurring, pause_recurring, resume_recurring
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.migrations.roles import grant_roles
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.batches.archives import quiet, restore_file
+from doceval_pipeline_tests.batches.test_recurring import NIGHT, define, find
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
 from doceval_pipeline_tests.migrations.conftest import LOGINS, Urls
@@ -49,6 +55,39 @@ def test_the_stager_can_do_all_that_the_pipeline_does(staged: Sample) -> None:
     assert list(violations(databases, True, lambda *_: None)) == []
 
 
+def test_the_stager_makes_occurrences_that_reuse_results_and_archives_them(
+    staged: Sample, as_role: Callable[..., Connection]
+) -> None:
+    databases, worker = staged.databases, as_role("doceval_worker")
+
+    def occurrence(night: int, reused: int) -> Sample:
+        made = make_occurrence(databases, find(databases), NIGHT + timedelta(days=night))
+        assert made.batch_id is not None
+        batch = Sample(databases, made.batch_id, "", staged.folder)
+        batch.stage()
+        for row in worker.exec_driver_sql("SELECT * FROM claim_responses(99)").all():
+            if row.batch_id == batch.id:
+                worker.execute(text("SELECT complete_response(:t, 50)"), {"t": row.token})
+        look(databases)
+        counts = "SELECT count(*), count(reused_from) FROM llm_responses WHERE batch_id = :id"
+        assert (batch.status(), batch.knowledge(counts)) == ("COMPLETED", [(3, reused)])
+        return batch
+
+    define(databases, staged.folder, name="inbox", scope="all", skip_if_nothing_new=False, max_documents=9)
+    first, second = occurrence(0, 0), occurrence(1, 3)
+    archived = archive(databases, first.id, quiet, quiet)
+    answers = "SELECT DISTINCT batch_id FROM llm_responses WHERE is_answer AND batch_id >= :id"
+    assert first.knowledge(answers) == [(second.id,)]
+    restore_file(databases, archived.path)
+    assert sorted(first.knowledge(answers)) == [(first.id,), (second.id,)]
+    with databases.doc_eval.begin() as connection:
+        record = find(databases)
+        pause_recurring(connection, record.id)
+        resume_recurring(connection, record.id)
+        delete_recurring(connection, record.id)
+    assert list(violations(databases, True, quiet)) == []
+
+
 def test_the_stager_corrects_types_of_documents_and_stages_on_where_it_may_not(
     staged: Sample, urls: Urls
 ) -> None:
@@ -68,11 +107,12 @@ def test_the_stager_corrects_types_of_documents_and_stages_on_where_it_may_not(
 
 def test_the_stager_writes_no_result_and_no_lease(staged: Sample, as_role: Callable[..., Connection]) -> None:
     stager = as_role("doceval_stager")
-    for column in ("overall_score", "response_text", "lease_expires_at", "lease_token", "deliveries"):
+    for column in ("overall_score", "response_text", "lease_expires_at", "lease_token", "reused_from"):
         assert refused(stager, f"UPDATE llm_responses SET {column} = NULL")
     for statement in (
         "SELECT * FROM claim_responses(1)",
         "UPDATE docs SET content = ''",
+        "INSERT INTO batch_questions VALUES (1, 1, 1, repeat('0', 64))",
         "UPDATE batch_configs SET config = '{}'",
         "DROP TABLE llm_responses",
         "SELECT setval('llm_responses_queue_clock', 1)",
@@ -100,6 +140,9 @@ def test_a_worker_has_the_functions_and_the_documents(
         "SELECT deliver_responses(1, '1 h', '')",
         "SELECT write_result(NULL, 'S', NULL, 1, NULL, NULL, NULL, NULL, NULL)",
         "SELECT * FROM current_llm_responses",
+        "SELECT * FROM batch_questions",
+        "SELECT questions_of('{}')",
+        "SELECT question_digest('{}', '{}')",
         "CREATE TABLE llm_responses_mine ()",
         "CREATE FUNCTION lower(uuid) RETURNS text LANGUAGE sql AS 'SELECT 1::text'",
     ):
@@ -133,7 +176,10 @@ def test_a_plain_worker_writes_results_and_gets_around_no_lease(
     assert states[leased.id] == "P"
     plain.exec_driver_sql(f"UPDATE llm_responses SET status = 'F' WHERE id = {claimed.id}")
     assert dict(plain.exec_driver_sql("SELECT id, status FROM llm_responses").all()) == states  # type: ignore[arg-type] # as above
-    for column in ("lease_expires_at", "lease_token", "deliveries", "queue_position", "withdrawn_at"):
+    for column in (
+        *("lease_expires_at", "lease_token", "deliveries", "queue_position", "withdrawn_at"),
+        *("reused_from", "reused_batch_id", "is_answer"),
+    ):
         assert refused(plain, f"UPDATE llm_responses SET {column} = NULL")
     for statement in (
         f"SELECT complete_response('{leased.token}')",
@@ -143,6 +189,7 @@ def test_a_plain_worker_writes_results_and_gets_around_no_lease(
         "INSERT INTO llm_responses (batch_id) VALUES (1)",
         "TRUNCATE llm_responses",
         "UPDATE docs SET content = ''",
+        "SELECT * FROM batch_questions",
         "ALTER TABLE llm_responses DISABLE TRIGGER guard_response",
         "SET session_replication_role = replica",
     ):

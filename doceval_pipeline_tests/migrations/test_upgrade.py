@@ -106,6 +106,33 @@ OLD_ROWS = """
 """
 
 
+# Nobody checked what other programs published; where two members have one number, the question is not known.
+ODD_CONFIGS = """
+    INSERT INTO batch_configs (batch_id, config, sha256)
+    SELECT :first + row_number() OVER (), config::jsonb, repeat('0', 64)
+    FROM (VALUES ('[1]'), ('null'), ('{"prompts": 3, "connections": [{"id": 1}]}'),
+        ('{"prompts": [{"id": 1, "text": "a"}, {"id": 1, "text": "b"}, {"id": 2, "text": "c"}, {"id": "3"},
+                       null, {"id": 1e30}, {"id": 1.5}, {"id": [4]}, {"id": 0}, {"text": "d"}],
+           "connections": [{"id": 7}, {"id": 7}, null, "x", {"id": true}]}')) AS odd(config)
+"""
+
+
+def test_questions_are_noted_of_what_was_published_before_and_is_published_later(empty: Engine) -> None:
+    at_revision(empty, Schema.KNOWLEDGE, "0011")
+    for first in (0, 10):
+        with empty.begin() as connection:
+            connection.execute(text(ODD_CONFIGS), {"first": first})
+        upgrade(empty, Schema.KNOWLEDGE)
+    with empty.begin() as connection:
+        noted = connection.execute(
+            text(
+                "SELECT prompt_id, connection_id, array_agg(batch_id ORDER BY 1) FROM batch_questions "
+                "GROUP BY digest, 1, 2"
+            )
+        ).all()
+    assert noted == [(2, 7, [4, 14])]
+
+
 def test_rows_that_were_queued_before_there_were_leases_are_delivered_in_turn(empty: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent / Schema.KNOWLEDGE.value))

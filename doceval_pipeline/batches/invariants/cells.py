@@ -147,6 +147,42 @@ _MISCOUNTED = text("""
     WHERE coalesce(counted.cells, 0) <> coalesce(kept.cells, 0)
     ORDER BY batch_id, outcome
 """)
+_OTHER_THAN_ORIGIN = text(f"""
+    SELECT r.batch_id, 'llm_responses.id ' || r.id AS thing,
+           format('llm_responses.id %s, whose result it is, has another %s', o.id,
+                  CASE WHEN o.document_id <> r.document_id THEN 'document'
+                       WHEN asked.digest <> answered.digest THEN 'question' ELSE 'score' END) AS wrong
+    FROM llm_responses r
+    JOIN llm_responses o ON (o.id, o.batch_id) = (r.reused_from, r.reused_batch_id)
+    LEFT JOIN batch_questions asked ON (asked.batch_id, asked.prompt_id, asked.connection_id)
+                                     = (r.batch_id, r.prompt_id, r.connection_id)
+    LEFT JOIN batch_questions answered ON (answered.batch_id, answered.prompt_id, answered.connection_id)
+                                        = (o.batch_id, o.prompt_id, o.connection_id)
+    WHERE r.reused_from IS NOT NULL AND {ROW_IS_ASKED_FOR}
+      AND (o.document_id <> r.document_id OR asked.digest <> answered.digest
+           OR o.overall_score IS DISTINCT FROM r.overall_score)
+    ORDER BY r.batch_id, r.id
+""")
+_PUBLISHED_BATCHES = text(f"""
+    SELECT b.id AS batch_id, b.is_foreign FROM batches b WHERE {HAS_CELLS} AND {IS_ASKED_FOR} ORDER BY b.id
+""")
+_OTHER_QUESTIONS = text("""
+    SELECT h.batch_id, 'batch_questions' AS thing,
+           CASE WHEN h.is_foreign THEN format('%s are noted, and it came from elsewhere', counted.noted)
+                ELSE format('%s are noted, and %s of them are its own %s', counted.noted, counted.same,
+                            counted.asked)
+           END AS wrong
+    FROM unnest(CAST(:batch_id AS int[]), CAST(:is_foreign AS boolean[])) AS h(batch_id, is_foreign)
+    JOIN batch_configs c ON c.batch_id = h.batch_id
+    CROSS JOIN LATERAL (
+        SELECT count(asked.digest) AS asked, count(noted.digest) AS noted,
+               count(*) FILTER (WHERE asked.digest = noted.digest) AS same
+        FROM (SELECT * FROM questions_of(c.config) WHERE NOT h.is_foreign) AS asked
+        FULL JOIN (SELECT * FROM batch_questions q WHERE q.batch_id = c.batch_id) AS noted
+            USING (prompt_id, connection_id)) AS counted
+    WHERE counted.same <> greatest(counted.asked, counted.noted)
+    ORDER BY h.batch_id
+""")
 CELLS_ARE_EXPECTED = Invariant(
     name="cells-are-expected",
     must_hold="a batch expects contents x connections x prompts cells",
@@ -214,6 +250,23 @@ COUNTS_ARE_KEPT = Invariant(
     query=_MISCOUNTED,
     mend="SELECT recount_responses({batch_id}) in KnowledgeDocuments; somebody wrote around its triggers",
 )
+REUSED_IS_ITS_ORIGIN = Invariant(
+    name="reused-is-its-origin",
+    must_hold="a reused result is the result of the same question about the same document",
+    runs_in=(Side.KNOWLEDGE,),
+    query=_OTHER_THAN_ORIGIN,
+    mend="find out which program changed either row; doceval reprocess {batch_id} --all asks again",
+)
+QUESTIONS_ARE_NOTED = Invariant(
+    name="questions-are-noted",
+    must_hold="batch_questions holds the questions of each batch that was made here, and of no other",
+    runs_in=(Side.KNOWLEDGE,),
+    handed=_PUBLISHED_BATCHES,
+    query=_OTHER_QUESTIONS,
+    mend="as the owner of KnowledgeDocuments, DELETE FROM batch_questions WHERE batch_id = {batch_id}, and "
+    "for a batch that was made here INSERT INTO batch_questions SELECT batch_id, q.* FROM batch_configs, "
+    "questions_of(config) AS q WHERE batch_id = {batch_id}",
+)
 INVARIANTS = (
     CELLS_ARE_EXPECTED,
     CELLS_ARE_COMPLETE,
@@ -224,4 +277,6 @@ INVARIANTS = (
     DETAILS_ARE_SEALED,
     ATTEMPTS_ARE_IN_ORDER,
     COUNTS_ARE_KEPT,
+    REUSED_IS_ITS_ORIGIN,
+    QUESTIONS_ARE_NOTED,
 )

@@ -8,7 +8,7 @@ DECLARE
     granted constant text := 'doceval_stager, doceval_worker, doceval_plain_worker, doceval_reader';
     ours    constant text[] := ARRAY[
         'docs', 'batch_configs', 'llm_responses', 'current_llm_responses', 'response_counts', 'response_deltas',
-        'reprocess_requests', 'doceval_knowledge_version'];
+        'reprocess_requests', 'batch_questions', 'doceval_knowledge_version'];
     alone   boolean;
     f       record;
 BEGIN
@@ -27,7 +27,8 @@ BEGIN
                  'release_responses',
                  'count_updated_responses', 'count_deleted_responses', 'count_truncated_responses',
                  'count_later_attempt', 'lock_response_counts', 'fold_response_counts',
-                 'recount_responses', 'is_json', 'bound_response', 'advance_numbers')
+                 'recount_responses', 'is_json', 'bound_response', 'advance_numbers',
+                 'question_digest', 'questions_of', 'note_questions')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', f.signature, granted);
         EXECUTE format('ALTER FUNCTION %s OWNER TO doceval_owner', f.signature);
@@ -40,6 +41,7 @@ ALTER TABLE llm_responses OWNER TO doceval_owner;
 ALTER TABLE response_counts OWNER TO doceval_owner;
 ALTER TABLE response_deltas OWNER TO doceval_owner;
 ALTER TABLE reprocess_requests OWNER TO doceval_owner;
+ALTER TABLE batch_questions OWNER TO doceval_owner;
 ALTER TABLE doceval_knowledge_version OWNER TO doceval_owner;
 ALTER VIEW current_llm_responses OWNER TO doceval_owner;
 ALTER SEQUENCE llm_responses_queue_clock OWNER TO doceval_owner;
@@ -49,13 +51,15 @@ ALTER TYPE claimed_response OWNER TO doceval_owner;
 ALTER TYPE written_response OWNER TO doceval_owner;
 
 GRANT SELECT ON docs, batch_configs, llm_responses, current_llm_responses, response_counts, response_deltas,
-                reprocess_requests, doceval_knowledge_version
+                reprocess_requests, batch_questions, doceval_knowledge_version
     TO doceval_stager, doceval_reader;
 GRANT INSERT, DELETE ON docs, batch_configs, llm_responses TO doceval_stager;
 GRANT UPDATE (content_type) ON docs TO doceval_stager;
 GRANT INSERT ON response_deltas TO doceval_stager;
 GRANT INSERT, DELETE ON reprocess_requests TO doceval_stager;
-GRANT UPDATE (status, error_message, completed_processing_at, withdrawn_at, superseded_at, queue_position)
+-- A trigger writes questions. UPDATE is for the lock that keeps them until their results are taken.
+GRANT DELETE, UPDATE (digest) ON batch_questions TO doceval_stager;
+GRANT UPDATE (status, error_message, completed_processing_at, withdrawn_at, superseded_at, queue_position, is_answer)
     ON llm_responses TO doceval_stager;
 GRANT UPDATE (requeue_as) ON batch_configs TO doceval_stager;
 -- A restored row has the id that it had, and what comes later gets one above it.
@@ -64,7 +68,8 @@ GRANT EXECUTE ON FUNCTION advance_numbers TO doceval_stager;
 GRANT SELECT ON llm_responses_queue_clock TO doceval_stager, doceval_reader;
 GRANT EXECUTE ON FUNCTION tidy_queue, expire_leases, back_of_queue, fold_response_counts, recount_responses
     TO doceval_stager;
-GRANT EXECUTE ON FUNCTION response_outcome, is_json TO doceval_stager, doceval_reader;
+GRANT EXECUTE ON FUNCTION response_outcome, is_json, question_digest, questions_of
+    TO doceval_stager, doceval_reader;
 
 GRANT SELECT ON docs, batch_configs TO doceval_worker;
 GRANT EXECUTE ON FUNCTION claim_responses, heartbeat_response, complete_response, fail_response

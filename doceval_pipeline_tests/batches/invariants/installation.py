@@ -12,7 +12,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess
 from doceval_pipeline.migrations.upgrade import Schema
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 BatchOf = Callable[..., Sample]
 ANSWER = """
@@ -31,7 +31,8 @@ TABLES = {
     Schema.DOC_EVAL: """llm_providers models connections prompts folders batches batch_folders
         batch_connections batch_prompts documents batch_documents batch_progress connection_history
         webhook_deliveries run_requests live_runs lost_runs""",
-    Schema.KNOWLEDGE: "docs llm_responses batch_configs response_counts response_deltas reprocess_requests",
+    Schema.KNOWLEDGE: """docs llm_responses batch_configs response_counts response_deltas reprocess_requests
+        batch_questions""",
 }
 LEASE_WHOLE = """
     ALTER TABLE llm_responses DROP CONSTRAINT IF EXISTS llm_responses_lease_whole;
@@ -90,12 +91,20 @@ def close(batch: Sample) -> None:
     write_report(batch.databases, batch.id)
 
 
+def reuse_results(batch: Sample, earlier: Sample) -> None:
+    """Let a batch have a document of an earlier one, and take the results that are there."""
+    write_old(batch.folder / "000.txt", (earlier.folder / "001.txt").read_text())
+    batch.doc_eval("UPDATE batches SET reuse = 'finished' WHERE id = :id")
+    batch.stage()
+    close(batch)
+
+
 def lived_in(batch_of: BatchOf) -> Installation:
     """Batches that were saved, staged, worked on, paused, cancelled, reprocessed, rescanned, archived."""
-    names = ("saved", "paused", "cancelled", "reprocessed", "rescanned", "archived", "running")
+    names = ("saved", "paused", "cancelled", "reprocessed", "rescanned", "archived", "running", "reusing")
     batches = {name: batch_of(documents=2, name=name) for name in names}
     databases = batches["saved"].databases
-    for name in names[1:]:
+    for name in names[1:-1]:
         batches[name].stage()
     pause(databases, batches["paused"].id)
     batches["cancelled"].knowledge(
@@ -116,5 +125,6 @@ def lived_in(batch_of: BatchOf) -> Installation:
         "UPDATE llm_responses SET status = 'P' WHERE id = (SELECT max(id) FROM llm_responses "
         "WHERE batch_id = :id)"
     )
+    reuse_results(batches["reusing"], batches["rescanned"])
     look(databases)
     return Installation(databases, batches)

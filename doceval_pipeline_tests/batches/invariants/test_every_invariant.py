@@ -55,7 +55,9 @@ MENDS: dict[str, Callable[[Sample], object]] = {
     "closed-is-reported": lambda batch: write_report(batch.databases, batch.id),
     "report-is-there": lambda batch: write_report(batch.databases, batch.id),
     "leases-are-whole": lambda batch: batch.knowledge("UPDATE llm_responses SET lease_expires_at = NULL"),
-    "deliveries-end": lambda batch: batch.knowledge("UPDATE llm_responses SET deliveries = 5"),
+    "deliveries-end": lambda batch: batch.knowledge(
+        "UPDATE llm_responses SET deliveries = 5 WHERE batch_id = :id"
+    ),
     "places-are-in-the-queue": _pause_and_resume,
     "ended-rows-say-when": lambda batch: reprocess(batch.databases, batch.id, Mode.failed, quiet),
     "archived-is-gone": lambda batch: archive(batch.databases, batch.id, quiet, quiet),
@@ -95,6 +97,7 @@ def test_nothing_offends_in_an_installation_that_was_lived_in(installation: Inst
         "rescanned": "COMPLETED",
         "archived": "COMPLETED",
         "running": "ANALYZING",
+        "reusing": "COMPLETED",
     }
     look(installation.databases)
     assert list(violations(installation.databases, True, quiet)) == []

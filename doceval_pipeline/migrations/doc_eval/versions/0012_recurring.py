@@ -60,21 +60,28 @@ CREATE TABLE recurring_files (
     batch_id     int REFERENCES batches,
     PRIMARY KEY (recurring_id, document_id)
 );
+CREATE INDEX recurring_files_document ON recurring_files (document_id);
 COMMENT ON TABLE recurring_files IS
     'The usable files of a recurring evaluation, as its newest occurrence found them.';
 COMMENT ON COLUMN recurring_files.modified_ns IS 'Modification time of the file, in nanoseconds since 1970.';
-COMMENT ON COLUMN recurring_files.batch_id IS 'The batch that it was first assigned to as it is.';
+COMMENT ON COLUMN recurring_files.batch_id IS 'The batch that it was assigned to with this size and time.';
 
 ALTER TABLE batches
     ADD COLUMN reuse text NOT NULL DEFAULT 'nothing' CHECK (reuse IN ('finished', 'nothing')),
     ADD COLUMN max_documents int CHECK (max_documents > 0),
     ADD COLUMN max_cost double precision CHECK (max_cost BETWEEN 0 AND 1e9),
-    ADD COLUMN held_reason text;
+    ADD COLUMN held_reason text,
+    ADD COLUMN is_of_changes boolean NOT NULL DEFAULT false,
+    ADD COLUMN is_foreign boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN batches.max_documents IS 'With more, it is held once it is queued. NULL: no limit.';
 COMMENT ON COLUMN batches.max_cost IS
     'With a higher expected cost, it is held once it is queued. NULL: no limit.';
 COMMENT ON COLUMN batches.reuse IS
     'finished: results of earlier batches for the same question and document are taken.';
+COMMENT ON COLUMN batches.is_of_changes IS
+    'Whether it was made of new and changed files alone; a rescan adds no others.';
+COMMENT ON COLUMN batches.is_foreign IS
+    'Whether it came with an archive of another installation; its results are not reused.';
 COMMENT ON COLUMN batches.held_reason IS 'Why it was paused by itself once it was queued.';
 
 ALTER TABLE batch_progress ADD COLUMN reused bigint NOT NULL DEFAULT 0;

@@ -3,6 +3,7 @@
 from doceval_pipeline_tests.batches.invariants.plants.plant import (
     CELL,
     DOCUMENT,
+    REUSED,
     ROW,
     THE_CELL,
     THE_ROW,
@@ -116,6 +117,40 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
             "SELECT 'waiting cells'",
             "recount_responses({id})",
             knowledge="UPDATE response_counts SET waiting = waiting + 1 WHERE batch_id = {id}",
+        ),
+    ),
+    "reused-is-its-origin": (
+        *(
+            Plant(
+                "reusing",
+                f"SELECT 'llm_responses.id ' || {REUSED}",
+                "doceval reprocess {id} --all",
+                knowledge=f"{change} WHERE id = {REUSED}",
+            )
+            for change in (
+                "UPDATE llm_responses SET overall_score = 1",
+                "UPDATE llm_responses SET document_id = (SELECT min(document_id) FROM llm_responses)",
+                "UPDATE llm_responses r SET reused_from = (SELECT min(o.id) FROM llm_responses o "
+                "WHERE o.batch_id = r.reused_batch_id AND o.document_id = r.document_id "
+                "AND o.overall_score = r.overall_score AND o.connection_id <> r.connection_id)",
+            )
+        ),
+    ),
+    "questions-are-noted": (
+        *(
+            Plant("reusing", "SELECT 'batch_questions'", "batch_id = {id}", knowledge=change)
+            for change in (
+                "DELETE FROM batch_questions WHERE batch_id = {id} AND prompt_id = "
+                "(SELECT min(prompt_id) FROM batch_questions WHERE batch_id = {id})",
+                "INSERT INTO batch_questions VALUES ({id}, 4711, 1, repeat('0', 64))",
+                "UPDATE batch_questions SET digest = repeat('0', 64) WHERE batch_id = {id}",
+            )
+        ),
+        Plant(
+            "reusing",
+            "SELECT 'batch_questions'",
+            "DELETE FROM batch_questions",
+            doc_eval="UPDATE batches SET is_foreign = true WHERE id = {id}",
         ),
     ),
 }
