@@ -92,6 +92,7 @@ class BatchRow(Values):
     max_documents: Annotated[int, Field(ge=1)] | None = None
     max_cost: Price | None = None
     held_reason: Text | None = None
+    is_of_changes: bool = False
 
 
 class FolderRow(Values):

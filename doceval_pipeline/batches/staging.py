@@ -21,7 +21,7 @@ from doceval_pipeline.batches.folders import found_files
 from doceval_pipeline.batches.limits import why_held
 from doceval_pipeline.batches.no_documents import no_documents
 from doceval_pipeline.batches.storing import Progress, store_missing
-from doceval_pipeline.doc_eval import batch_documents, snapshot
+from doceval_pipeline.doc_eval import batch_documents, recurring, snapshot
 from doceval_pipeline.doc_eval.batch_documents import Tally
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, in_one_text, partition_key
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
@@ -163,11 +163,15 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
     with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
         fresh = not _usable(batch_documents.tally(connection, batch_id))
+        is_of_changes = recurring.is_of_what_changed(connection, batch_id)
         connection.commit()
         if fresh:
             with connection.begin():
                 found = found_files(sealed.config, databases.settings)
-                batch_documents.write_assignment(connection, batch_id, found)
+                if is_of_changes:
+                    batch_documents.assign_usable_now(connection, batch_id, found)
+                else:
+                    batch_documents.write_assignment(connection, batch_id, found)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
         _require_usable(connection, batch_id, sealed, tallies)

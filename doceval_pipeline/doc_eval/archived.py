@@ -12,7 +12,7 @@ from doceval_pipeline.doc_eval.batches import BatchRecord
 # What a role must be allowed to do here, which is asked before anything is done.
 RIGHTS = (
     ("batches", "SELECT, UPDATE"),
-    *((table, "SELECT, DELETE") for table in ("documents", "batch_documents")),
+    *((table, "SELECT, DELETE") for table in ("documents", "batch_documents", "recurring_files")),
     *((table, "SELECT, INSERT") for table in ("batch_progress", "connection_history")),
     *((f"batch_{table}", "SELECT") for table in ("folders", "connections", "prompts")),
     *((table, "SELECT") for table in ("folders", "connections", "prompts", "llm_providers", "models")),
@@ -71,11 +71,18 @@ _TAKE_BACK = text("""
 """)
 # A walk that has just found a file in `documents` must not see it vanish before it is assigned.
 _NO_WALK_NOW = text("LOCK TABLE documents IN SHARE ROW EXCLUSIVE MODE")
+# Without its batch, a file that the batch could not read is new to its recurring evaluation.
+_FORGET_REJECTED = text("""
+    DELETE FROM recurring_files k USING batch_documents b
+    WHERE b.batch_id = :batch_id AND b.state = 'REJECTED'
+      AND k.batch_id = b.batch_id AND k.document_id = b.document_id
+""")
 _REMOVE_FILES = text("""
     WITH gone AS (DELETE FROM batch_documents WHERE batch_id = :batch_id RETURNING document_id)
     DELETE FROM documents d USING gone
     WHERE d.id = gone.document_id AND NOT EXISTS (
         SELECT 1 FROM batch_documents b WHERE b.document_id = d.id AND b.batch_id <> :batch_id)
+      AND NOT EXISTS (SELECT 1 FROM recurring_files k WHERE k.document_id = d.id)
 """)
 
 
@@ -159,6 +166,7 @@ def take_back(connection: Connection, batch_id: int) -> None:
 def remove_files(connection: Connection, batch_id: int) -> None:
     """Remove the files of a batch, in the caller's transaction; those of other batches stay."""
     connection.execute(_NO_WALK_NOW)
+    connection.execute(_FORGET_REJECTED, {"batch_id": batch_id})
     connection.execute(_REMOVE_FILES, {"batch_id": batch_id})
 
 
