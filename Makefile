@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo up test test-browser test-outsiders screenshots test-slow test-faults bench check format lock clean
+.PHONY: help setup demo up test test-browser test-outsiders screenshots test-slow test-slow-recurring test-faults bench check format lock clean
 
 help:  ## list these targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## install everything into .venv from the lock file; write .env for plain Dagster commands
 	@$(BIN)/python -m doceval_pipeline.dagster_home
@@ -42,6 +42,9 @@ screenshots: $(STAMP)  ## take the pictures of the report in docs/images anew
 
 test-slow: $(STAMP)  ## the tests that guard data over many repetitions
 	@$(BIN)/pytest -m slow
+
+test-slow-recurring: $(STAMP)  ## the real daemon with a schedule of every minute, for ten minutes and more
+	@RECURRING_TEST_MINUTES=10 $(BIN)/pytest -m slow doceval_pipeline_tests/cli/test_recurring_daemon.py
 
 test-faults: $(STAMP)  ## kills, cut connections, a full disk, late commits: thousands of them
 	@$(BIN)/pytest -m faults

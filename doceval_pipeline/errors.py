@@ -12,6 +12,7 @@ DocEvalError
 ├── EvaluationFileError        an evaluation file; carries every problem with its line
 ├── UnknownBatch               no such batch
 ├── UnknownRecurring           no such recurring evaluation
+├── RecurringError             a recurring evaluation that cannot make a batch now
 ├── BatchStateError            an action that the batch's state does not allow
 ├── StagingError               staging cannot go on; the batch becomes FAILED_STAGING
 ├── ComparisonError            two sides that have nothing in common to compare
@@ -67,6 +68,10 @@ class UnknownBatch(DocEvalError):
 
 class UnknownRecurring(DocEvalError):
     """No recurring evaluation has this name."""
+
+
+class RecurringError(DocEvalError):
+    """A recurring evaluation that cannot make a batch now: paused, not due, or not readable."""
 
 
 class BatchStateError(DocEvalError):

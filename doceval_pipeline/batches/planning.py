@@ -221,7 +221,7 @@ def _next_files(
 ) -> tuple[RecurringRecord, Comparison, str | None, list[FoundFile], dict[str, Any]]:
     """A recurring evaluation as it is now, and the files and questions of a batch made of it now.
 
-    The transaction has only tables of its own, and ends without a trace.
+    The transaction is rolled back.
     """
     with database_errors(), databases.doc_eval.connect() as connection:
         current = recurring.read_again(connection, record)

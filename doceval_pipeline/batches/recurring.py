@@ -1,9 +1,9 @@
 """Makes the batches of recurring evaluations: one for each time that has come, however often it is asked."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import Connection, text
 
@@ -14,81 +14,110 @@ from doceval_pipeline.doc_eval.apply import create_batch, lock_definitions
 from doceval_pipeline.doc_eval.batch_documents import FoundFile
 from doceval_pipeline.doc_eval.definitions import Batch, Recurring
 from doceval_pipeline.doc_eval.recurring import Comparison, Occurrence, Outcome, RecurringRecord
-from doceval_pipeline.documents.walk import ASSIGNED, REASONS_OF_FOLDERS, SKIPPED
+from doceval_pipeline.documents.reading import CHANGED
+from doceval_pipeline.documents.walk import ASSIGNED, REASONS_OF_FOLDERS, SKIPPED, VANISHED, display_name
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.names import normal, normal_in_sql
 from doceval_pipeline.recurrence import zone
 
 NOTHING_NEW = "nothing is new or changed"
 STILL_WRITTEN = "still being written"
-# A batch of arrivals is made although more arrive all the time, after this many times `quiet_for`.
-MOST_WAITS = 10
+# Why a file could not be read that may be readable by now, although it looks as before.
+MAY_BE_READABLE = (CHANGED, VANISHED)
 _TAKEN = text(f"SELECT EXISTS (SELECT 1 FROM batches WHERE {normal_in_sql('batch_name')} = :name)")
 _REQUEST = text("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
 
 
-def look_for_arrivals(databases: Databases, record: RecurringRecord) -> datetime | None:
+def look_for_arrivals(
+    databases: Databases, record: RecurringRecord, is_over: Callable[[], bool] = lambda: False
+) -> datetime | None:
     """Look at the folders of a recurring evaluation; the time of the batch to make now, or None.
 
     Names, sizes and times are looked at, and no file is read. Nothing is written where nothing is new.
+    Memory does not grow with the number of files.
+
+    Parameters
+    ----------
+    is_over
+        Asked before each file; the look is given up once it is true.
 
     Raises
     ------
     StagingError
-        A folder is away.
+        A folder is away, or the look was given up.
     DatabaseError
     """
+    record.require_usable()
     with database_errors(), databases.doc_eval.begin() as connection:
-        digest = _Digest()
-        for _ in digest.of(_found(databases, connection, record.definition)):
-            pass
-        if digest.text == record.known_digest:
+        digest = _digest_of(_found(databases, connection, record, is_over))
+        if is_over():
+            raise StagingError("its folders take too long to look at: use a schedule instead of on_arrival")
+        if digest == record.known_digest and not recurring.has_unread(connection, record.id, MAY_BE_READABLE):
             return None
-        recurring.lock_recurring(connection, record.id)
-        # Looked at once more, because a million files do not fit into memory.
-        digest = _Digest()
-        batch_documents.list_found(connection, digest.of(_found(databases, connection, record.definition)))
-        files = recurring.compare_found(connection, record.id)
-        if not files.new + files.changed:
-            recurring.know_digest(connection, record.id, digest.text)
+        if digest == record.seen_digest:
+            return record.arrivals_at
+        # Its batch is being made, which takes what has arrived.
+        if not recurring.try_to_lock_recurring(connection, record.id):
             return None
-        recurring.see_arrivals(connection, record.id, digest.text)
-        current = recurring.read_again(connection, record)
-    quiet = timedelta(seconds=record.definition.quiet_for)
-    if current.waiting_from is None or current.changed_at is None:
-        return None
-    is_quiet = current.now - current.changed_at >= quiet
-    is_late = current.now - current.waiting_from >= MOST_WAITS * quiet
-    return current.waiting_from if is_quiet or is_late else None
+        _note_arrivals(databases, connection, record, is_over)
+        return recurring.read_again(connection, record).arrivals_at
 
 
-def make_occurrence(databases: Databases, record: RecurringRecord, due_at: datetime) -> Occurrence:
+def make_occurrence(
+    databases: Databases, record: RecurringRecord, due_at: datetime | None = None
+) -> Occurrence:
     """Make the batch of one time of a recurring evaluation, or record why there is none.
 
     The batch, its sealed configuration, the files it was assigned and the record are written in one
     transaction; a time that has its record is left alone.
 
+    Parameters
+    ----------
+    due_at
+        Its time; None for one by hand, which is now.
+
     Raises
     ------
     UnknownRecurring
         It was deleted.
+    RecurringError
+        Its definition cannot be used, or its time need no longer be made.
     DatabaseError
     """
     with database_errors(), databases.doc_eval.begin() as connection:
         recurring.lock_recurring(connection, record.id)
-        recorded = recurring.occurrence_at(connection, record.id, due_at)
+        current = recurring.read_again(connection, record)
+        moment = due_at or current.now
+        recorded = recurring.occurrence_at(connection, record.id, moment)
         if recorded is not None:
             return recorded
-        current = recurring.read_again(connection, record)
+        current.require_usable()
+        if due_at is not None:
+            current.require_pending(due_at)
         with connection.begin_nested() as attempt:
             try:
-                return _make(databases, connection, current, due_at)
+                return _make(databases, connection, current, moment)
             except StagingError as error:
                 attempt.rollback()
                 reason = str(error)
+        # What waited becomes a batch of another time.
+        recurring.forget_arrivals(connection, record.id)
         return recurring.record_occurrence(
-            connection, record.id, due_at, Outcome.FAILED, Comparison(), reason
+            connection, record.id, moment, Outcome.FAILED, Comparison(), reason
         )
+
+
+def _note_arrivals(
+    databases: Databases, connection: Connection, record: RecurringRecord, is_over: Callable[[], bool]
+) -> None:
+    """Compare the folders with what is known of them, and note since when something is new."""
+    digest = _Digest()
+    batch_documents.list_found(connection, digest.of(_found(databases, connection, record, is_over)))
+    if is_over():
+        raise StagingError("its folders changed while they were looked at: they are looked at again")
+    files = recurring.compare_found(connection, record.id, REASONS_OF_FOLDERS)
+    note = recurring.see_arrivals if files.new + files.changed else recurring.know_digest
+    note(connection, record.id, digest.text)
 
 
 def _make(
@@ -100,13 +129,15 @@ def _make(
         recurring.know_digest(connection, record.id, digest)
         return recurring.record_occurrence(connection, record.id, due_at, Outcome.SKIPPED, files, skipped)
     lock_definitions(connection)
+    # Somebody may have taken one away while the folders were walked.
+    _require_references(connection, record)
     batch = _batch(definition, _free_name(connection, record, due_at))
     number = create_batch(connection, batch, definition.max_documents, definition.max_cost)
     snapshot.seal(connection, number)
     batch_documents.assign_found(connection, number)
     if definition.scope != "all":
         recurring.call_of_changes(connection, number)
-    recurring.know_files(connection, record.id, number, REASONS_OF_FOLDERS)
+    recurring.know_files(connection, record.id, number)
     recurring.know_digest(connection, record.id, digest)
     connection.execute(_REQUEST, {"id": number})
     return recurring.record_occurrence(connection, record.id, due_at, Outcome.MADE, files, batch_id=number)
@@ -115,9 +146,9 @@ def _make(
 def choose_files(
     databases: Databases, connection: Connection, record: RecurringRecord
 ) -> tuple[Comparison, str | None, str]:
-    """Look which files a batch of a recurring evaluation would get now, without changing anything.
+    """Choose the files that a batch of a recurring evaluation gets now.
 
-    They are in the table `found` of this transaction afterwards.
+    They are in the table `found` of this transaction afterwards, and files that are gone are forgotten.
 
     Returns
     -------
@@ -130,32 +161,49 @@ def choose_files(
         A folder is away.
     """
     definition, digest = record.definition, _Digest()
-    found = digest.of(_found(databases, connection, definition))
-    if definition.on_arrival:
-        found = _settled(found, record.now - timedelta(seconds=definition.quiet_for))
-    batch_documents.list_found(connection, found)
-    files = recurring.compare_found(connection, record.id)
+    _require_references(connection, record)
+    batch_documents.list_found(connection, digest.of(_found(databases, connection, record)))
+    files = recurring.compare_found(connection, record.id, REASONS_OF_FOLDERS)
     is_all = definition.scope == "all"
     is_empty = not (files.new + files.changed + (files.unchanged if is_all else 0))
     if is_empty or (definition.skip_if_nothing_new and not files.new + files.changed):
-        return files, _why_skipped(files), digest.text
-    recurring.note_usable(connection)
+        return files, _why_skipped(connection, record, files), digest.text
+    recurring.forget_gone(connection, record.id, REASONS_OF_FOLDERS)
     if not is_all:
         recurring.keep_new_and_changed(connection, record.id)
     return files, None, digest.text
 
 
-def _found(databases: Databases, connection: Connection, definition: Recurring) -> Iterator[FoundFile]:
+def _require_references(connection: Connection, record: RecurringRecord) -> None:
+    missing = recurring.missing_reference(connection, record.definition)
+    if missing is not None:
+        kind, name = missing
+        raise StagingError(f"{kind} {name!r} no longer exists: apply the evaluation file again, or change it")
+
+
+def _found(
+    databases: Databases,
+    connection: Connection,
+    record: RecurringRecord,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Iterator[FoundFile]:
+    """What is in the folders; of arrivals, files that are being written are left for the next time."""
+    definition = record.definition
     choice = {"include": definition.include, "exclude": definition.exclude}
     folders = recurring.folders_of(connection, definition)
-    return found_files({"batch": choice, "folders": folders}, databases.settings)
+    found = found_files({"batch": choice, "folders": folders}, databases.settings, is_over)
+    return _settled(found, record.now, definition.quiet_for) if definition.on_arrival else found
 
 
-def _settled(found: Iterable[FoundFile], since: datetime) -> Iterator[FoundFile]:
-    """What was found, without files that were written after a moment: they are taken the next time."""
-    latest = int(since.timestamp() * 1e9)
+def _settled(found: Iterable[FoundFile], now: datetime, quiet_for: int) -> Iterator[FoundFile]:
+    """What was found, with files that were written within `quiet_for` seconds as SKIPPED.
+
+    The clock of a file server may be ahead, by less than that. A file that is dated later says nothing about
+    when it was written.
+    """
+    moment, quiet = int(now.timestamp() * 1e9), quiet_for * 1_000_000_000
     for file in found:
-        is_fresh = file.state == ASSIGNED and (file.modified_ns or 0) > latest
+        is_fresh = file.state == ASSIGNED and abs((file.modified_ns or 0) - moment) < quiet
         yield replace(file, state=SKIPPED, reason=STILL_WRITTEN) if is_fresh else file
 
 
@@ -180,7 +228,20 @@ class _Digest:
         return self._hash.hexdigest()
 
 
-def _why_skipped(files: Comparison) -> str:
+def _digest_of(found: Iterable[FoundFile]) -> str:
+    digest = _Digest()
+    for _ in digest.of(found):
+        pass
+    return digest.text
+
+
+def _why_skipped(connection: Connection, record: RecurringRecord, files: Comparison) -> str:
+    empty = recurring.empty_folder(connection, record.id, record.definition)
+    if empty is not None:
+        return (
+            f"nothing is new, and folder {display_name(empty[0].encode())}, where {empty[1]:,} files were "
+            "known, is empty: check that its file system is mounted"
+        )
     return NOTHING_NEW if files.unchanged else "no usable document is in its folders"
 
 

@@ -169,13 +169,16 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
-        usable = _usable(batch_documents.tally(connection, batch_id))
-        fresh = not usable and not recurring.is_of_what_changed(connection, batch_id)
+        fresh = not _usable(batch_documents.tally(connection, batch_id))
+        is_of_changes = recurring.is_of_what_changed(connection, batch_id)
         connection.commit()
         if fresh:
             with connection.begin():
                 found = found_files(sealed.config, databases.settings)
-                batch_documents.write_assignment(connection, batch_id, found)
+                if is_of_changes:
+                    batch_documents.assign_usable_now(connection, batch_id, found)
+                else:
+                    batch_documents.write_assignment(connection, batch_id, found)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
         _require_usable(connection, batch_id, sealed, tallies)

@@ -36,9 +36,9 @@ class Seen(Cursor):
 
 
 class Looked(Cursor):
-    """Cursor of `recurring_evaluations`: when it looked at folders for arrivals, in seconds since 1970."""
+    """Cursor of `recurring_evaluations`: when each looks for arrivals next, in seconds since 1970."""
 
-    looks: dict[BatchId, Annotated[float, Field(ge=0, le=1e11)]] = {}
+    next_looks: dict[BatchId, Annotated[float, Field(ge=0, le=1e11)]] = {}
 
 
 class Judged(Cursor):

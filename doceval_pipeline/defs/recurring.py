@@ -1,6 +1,9 @@
 """Recurring evaluations in Dagster: a sensor that asks for the run of each time, and jobs for people."""
 
-from collections.abc import Iterator
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +20,7 @@ from doceval_pipeline.defs.requests import FINISHED, UNFINISHED, seconds_since_e
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import StepConfig, open_step
 from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.doc_eval.definitions import LONGEST_DURATION
 from doceval_pipeline.doc_eval.recurring import (
     Occurrence,
     Outcome,
@@ -26,8 +30,9 @@ from doceval_pipeline.doc_eval.recurring import (
     list_recurring,
     pause_recurring,
     resume_recurring,
+    start_anew,
 )
-from doceval_pipeline.errors import ConfigurationError, DocEvalError
+from doceval_pipeline.errors import ConfigurationError, DocEvalError, RecurringError
 
 # A minute is the shortest distance between two times of a schedule.
 SECONDS_BETWEEN_TICKS = 14
@@ -35,6 +40,14 @@ SECONDS_BETWEEN_TICKS = 14
 TAG = "doceval/occurrence"
 # Before a run that failed is asked for again: twice as long each time, to this limit.
 SECONDS_TO_RETRY, MOST_SECONDS_TO_RETRY = 15, 3600
+# Dagster gives up a tick after 60 s. A look at folders may take so long, and no look begins later in a tick.
+SECONDS_FOR_LOOK, SECONDS_FOR_FIRST_LOOKS = 30.0, 15.0
+# For a look that ends by itself when its time is over.
+SECONDS_OF_GRACE = 1.0
+# After a look that took too long.
+SECONDS_TO_REST = 3600
+# A tick that names more evaluations would be hard to read.
+MOST_TOLD = 50
 
 
 class OfRecurring(StepConfig):
@@ -57,7 +70,7 @@ def make_batch(context: dg.OpExecutionContext, config: OneTime, doc_eval: DocEva
     with open_step(context, doc_eval) as databases:
         with databases.doc_eval.connect() as connection:
             record = find_recurring(connection, config.name)
-        made = make_occurrence(databases, record, _moment(config.due_at) or record.now)
+        made = make_occurrence(databases, record, _moment(config.due_at, record.now))
         if made.batch_id is not None:
             context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(made.batch_id)])
     context.log.info(f"{shown_name(config.name)}: {sentence(made)}")
@@ -123,28 +136,23 @@ def delete_recurring_evaluation() -> None:
 )
 def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
     """Ask for a run for each time that has come; shows the next and the newest time of each evaluation."""
-    looked = Looked.read(context.cursor)
     with database_errors():
         databases = doc_eval.open()
-        with databases.doc_eval.connect() as connection:
+        with databases.doc_eval.begin() as connection:
             records = list_recurring(connection)
-        times: dict[int, datetime] = {}
-        problems: dict[int, str] = {}
-        for record in records:
-            try:
-                due_at = _due_at(databases, record, looked)
-            except DocEvalError as error:
-                problems[record.id] = f"{shown_name(record.name)}: {error}"
-                continue
-            if due_at is not None:
-                times[record.id] = due_at
-    due = [(record, times[record.id]) for record in records if record.id in times]
-    asked = [_request(context.instance, record, due_at) for record, due_at in due]
-    requests = [request for request in asked if request is not None]
-    said = [problems.get(record.id) or _times(record) for record in records]
+            for record in records:
+                if record.was_set_back:
+                    start_anew(connection, record.id)
+    scheduled = [(record, record.due_at) for record in records]
+    arrived, next_looks, problems = _look(databases, records, Looked.read(context.cursor).next_looks)
+    due = [(record, due_at) for record, due_at in (*scheduled, *arrived) if due_at is not None]
+    requests = _requests(context.instance, due)
+    said = [*problems, *(_times(record) for record in records)]
+    if len(said) > MOST_TOLD:
+        said[MOST_TOLD:] = [f"and {len(said) - MOST_TOLD:,} more"]
     return dg.SensorResult(
         run_requests=requests,
-        cursor=Looked(looks=looked.looks).write(),
+        cursor=Looked(next_looks=next_looks).write(),
         skip_reason=None if requests else "; ".join(said) or "no recurring evaluation is defined",
     )
 
@@ -158,42 +166,137 @@ def sentence(made: Occurrence) -> str:
     return f"no batch: {made.reason}"
 
 
-def _due_at(databases: Databases, record: RecurringRecord, looked: Looked) -> datetime | None:
-    """The time whose batch is to be made now; notes in `looked` when folders were looked at."""
-    if record.paused_at is not None:
-        return None
-    if record.recurrence is not None:
-        return record.due_at
-    now = record.now.timestamp()
-    if now - looked.looks.get(record.id, 0) < record.definition.interval:
-        return None
-    looked.looks[record.id] = now
-    return look_for_arrivals(databases, record)
+def may_look(not_before: float, now: float) -> bool:
+    """Whether folders may be looked at again; a time that is too far off is from a clock that was ahead."""
+    return not now < not_before <= now + LONGEST_DURATION
 
 
-def _request(instance: dg.DagsterInstance, record: RecurringRecord, due_at: datetime) -> dg.RunRequest | None:
-    """The run for a time, unless one works on it or has failed just now."""
-    occurrence = f"{record.id}-{due_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-    earlier = list(_runs(instance, occurrence))
-    if any(run.dagster_run.status in UNFINISHED for run in earlier):
-        return None
-    pause = min(SECONDS_TO_RETRY * 2 ** len(earlier), MOST_SECONDS_TO_RETRY)
-    if any(run.dagster_run.status in FINISHED and seconds_since_end(run) < pause for run in earlier):
-        return None
+def seconds_to_retry(failed: int) -> int:
+    """How long a time whose run failed so often waits for the next one."""
+    return min(SECONDS_TO_RETRY << min(failed, 20), MOST_SECONDS_TO_RETRY)
+
+
+def _look(
+    databases: Databases, records: Sequence[RecurringRecord], next_looks: Mapping[int, float]
+) -> tuple[list[tuple[RecurringRecord, datetime | None]], dict[int, float], list[str]]:
+    """Look for arrivals where it is time, those first that have waited longest.
+
+    Gives the times of the batches to make, when each is looked at next, and problems.
+    """
+    began = time.monotonic()
+    problems = [f"{shown_name(record.name)}: {record.problem}" for record in records if record.problem]
+    watched = [r for r in records if r.definition.on_arrival and not (r.paused_at or r.was_set_back)]
+    times = {record.id: next_looks.get(record.id, 0) for record in watched}
+    arrived = []
+    for record in sorted(watched, key=lambda record: times[record.id]):
+        now = record.now.timestamp()
+        if not may_look(times[record.id], now) or time.monotonic() - began > SECONDS_FOR_FIRST_LOOKS:
+            continue
+        times[record.id] = now + record.definition.interval
+        look = _Look(databases, record)
+        try:
+            arrived.append((record, look.end()))
+        except DocEvalError as error:
+            problems.append(f"{shown_name(record.name)}: {error}")
+        if look.took_too_long:
+            times[record.id] = now + max(SECONDS_TO_REST, record.definition.interval)
+    return arrived, times, problems
+
+
+class _Look(threading.Thread):
+    """A look at the folders of one recurring evaluation, which a file system that hangs cannot hold up."""
+
+    def __init__(self, databases: Databases, record: RecurringRecord) -> None:
+        super().__init__(name=f"look-{record.id}", daemon=True)
+        self._databases, self._record = databases, record
+        self._due_at: datetime | None = None
+        self._error: DocEvalError | None = None
+        self._is_done = False
+        self._over_at = 0.0
+
+    def run(self) -> None:
+        """Look; what comes of it is kept for `end`."""
+        try:
+            self._due_at = look_for_arrivals(self._databases, self._record, self._is_over)
+        except DocEvalError as error:
+            self._error = error
+        self._is_done = True
+
+    def end(self) -> datetime | None:
+        """Begin, wait for the end, and give the time of the batch to make now.
+
+        Raises
+        ------
+        DocEvalError
+            The look failed, or has not ended in time.
+        """
+        self._over_at = time.monotonic() + SECONDS_FOR_LOOK
+        # One that hangs since earlier is not joined by more and more of them.
+        if all(thread.name != self.name for thread in threading.enumerate()):
+            self.start()
+            self.join(SECONDS_FOR_LOOK + SECONDS_OF_GRACE)
+        if self._error is not None:
+            raise self._error
+        if not self._is_done:
+            raise RecurringError("its folders did not answer: check their file system")
+        return self._due_at
+
+    @property
+    def took_too_long(self) -> bool:
+        """Whether its time was over."""
+        return not self._is_done or self._is_over()
+
+    def _is_over(self) -> bool:
+        return time.monotonic() > self._over_at
+
+
+def _requests(
+    instance: dg.DagsterInstance, due: Sequence[tuple[RecurringRecord, datetime]]
+) -> list[dg.RunRequest]:
+    """The runs for times, without those that one works on or that have failed just now."""
+    named = {
+        f"{record.id}-{due_at.astimezone(UTC):%Y%m%dT%H%M%SZ}": (record, due_at) for record, due_at in due
+    }
+    earlier = _earlier_runs(instance, list(named))
+    return [
+        _request(record, due_at, occurrence, len(earlier[occurrence]))
+        for occurrence, (record, due_at) in named.items()
+        if _may_ask(earlier[occurrence])
+    ]
+
+
+def _request(record: RecurringRecord, due_at: datetime, occurrence: str, attempt: int) -> dg.RunRequest:
     config = {"name": record.name, "due_at": due_at.isoformat()}
     return dg.RunRequest(
-        run_key=f"recurring-{occurrence}-{len(earlier)}",
+        run_key=f"recurring-{occurrence}-{attempt}",
         run_config={"ops": {make_batch.name: {"config": config}}},
         tags={TAG: occurrence},
     )
 
 
-def _runs(instance: dg.DagsterInstance, occurrence: str) -> Iterator[dg.RunRecord]:
-    yield from instance.get_run_records(dg.RunsFilter(job_name=run_recurring.name, tags={TAG: occurrence}))
+def _may_ask(earlier: Sequence[dg.RunRecord]) -> bool:
+    if any(run.dagster_run.status in UNFINISHED for run in earlier):
+        return False
+    pause = seconds_to_retry(len(earlier))
+    return not any(run.dagster_run.status in FINISHED and seconds_since_end(run) < pause for run in earlier)
+
+
+def _earlier_runs(
+    instance: dg.DagsterInstance, occurrences: Sequence[str]
+) -> defaultdict[str, list[dg.RunRecord]]:
+    """The runs that there were for times, by the time's tag."""
+    found: defaultdict[str, list[dg.RunRecord]] = defaultdict(list)
+    if occurrences:
+        runs = dg.RunsFilter(job_name=run_recurring.name, tags={TAG: list(occurrences)})
+        for run in instance.get_run_records(runs):
+            found[run.dagster_run.tags[TAG]].append(run)
+    return found
 
 
 def _times(record: RecurringRecord) -> str:
     name = shown_name(record.name)
+    if record.problem is not None:
+        return f"{name}: cannot be used"
     newest = "none yet" if record.newest_due_at is None else f"{record.newest_due_at:%Y-%m-%d %H:%M} UTC"
     if record.paused_at is not None:
         return f"{name}: paused, newest {newest}"
@@ -202,7 +305,8 @@ def _times(record: RecurringRecord) -> str:
     return f"{name}: next {record.next_at:%Y-%m-%d %H:%M} UTC, newest {newest}"
 
 
-def _moment(given: str | None) -> datetime | None:
+def _moment(given: str | None, now: datetime) -> datetime | None:
+    """A time that is given, not later than now."""
     if given is None:
         return None
     try:
@@ -213,4 +317,6 @@ def _moment(given: str | None) -> datetime | None:
         raise ConfigurationError(
             f"due_at is {given!r}, which is no time with a zone: write one such as 2026-12-01T01:00:00+00:00"
         )
+    if moment > now:
+        raise ConfigurationError(f"due_at is {given!r}, which is in the future: leave it out to make one now")
     return moment

@@ -71,8 +71,7 @@ _TAKE_BACK = text("""
 """)
 # A walk that has just found a file in `documents` must not see it vanish before it is assigned.
 _NO_WALK_NOW = text("LOCK TABLE documents IN SHARE ROW EXCLUSIVE MODE")
-# Only its batch says that a file could not be read. Without the batch, the recurring evaluation takes the
-# file for a new one.
+# Without its batch, a file that the batch could not read is new to its recurring evaluation.
 _FORGET_REJECTED = text("""
     DELETE FROM recurring_files k USING batch_documents b
     WHERE b.batch_id = :batch_id AND b.state = 'REJECTED'

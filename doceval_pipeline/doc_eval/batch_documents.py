@@ -293,6 +293,13 @@ def assign_new(connection: Connection, batch_id: int) -> int:
     return added + connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id}).rowcount
 
 
+def assign_usable_now(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
+    """Assign those of a batch's files again that were not usable and were found to be now; no others."""
+    list_found(connection, found)
+    connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id})
+    connection.execute(_SET_TOTAL, {"batch_id": batch_id})
+
+
 def mark_gone(connection: Connection, batch_id: int, folder_reasons: Sequence[str]) -> int:
     """Mark the batch's usable files that were not found, or are not usable now; returns how many.
 

@@ -4,15 +4,17 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, Row, text
 
 from doceval_pipeline.doc_eval.definitions import Recurring
 from doceval_pipeline.doc_eval.lifecycle import CLOSED
-from doceval_pipeline.errors import UnknownRecurring
+from doceval_pipeline.doc_eval.wording import mistakes_of
+from doceval_pipeline.errors import RecurringError, UnknownRecurring
 from doceval_pipeline.names import LONGEST, normal, normal_in_sql
 from doceval_pipeline.recurrence import Recurrence
 
@@ -20,35 +22,72 @@ from doceval_pipeline.recurrence import Recurrence
 LOCK_CLASS = 0x72656375
 # Names that an unknown one is compared with, for a suggestion.
 MOST_COMPARED = 1000
+# A batch of arrivals is made although more arrive all the time, after this many times `quiet_for`.
+MOST_WAITS = 10
 _LOCK = text("SELECT pg_advisory_xact_lock(:lock_class, :id)")
-_LISTED = """
+_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock_class, :id)")
+# Times of a schedule are whole minutes; those of arrivals and of runs by hand are not.
+_OF_SCHEDULE = "o.recurring_id = r.id AND extract(microseconds FROM o.due_at) = 0"
+_LISTED = f"""
     SELECT r.id, r.name, r.definition::text AS definition, r.watched_from, r.paused_at, r.known_digest,
            r.seen_digest, r.waiting_from, r.changed_at, now() AS now,
            newest.due_at, newest.outcome, newest.reason, newest.batch_id,
            CASE WHEN b.archived_at IS NULL THEN b.status ELSE 'ARCHIVED' END AS batch_status,
-           CASE WHEN b.status = 'PAUSED' AND b.archived_at IS NULL THEN b.held_reason END AS held_reason
+           CASE WHEN b.status = 'PAUSED' AND b.archived_at IS NULL THEN b.held_reason END AS held_reason,
+           scheduled.due_at AS scheduled_at,
+           greatest(r.watched_from, r.waiting_from, r.changed_at) > now()
+           OR EXISTS (SELECT 1 FROM occurrences o
+                      WHERE {_OF_SCHEDULE} AND o.due_at > now() AND NOT o.was_ahead) AS was_set_back
     FROM recurring_evaluations r
     LEFT JOIN LATERAL (
-        SELECT due_at, outcome, reason, batch_id FROM occurrences o WHERE o.recurring_id = r.id
+        SELECT due_at, outcome, reason, batch_id FROM occurrences o
+        WHERE o.recurring_id = r.id AND o.due_at <= now()
         ORDER BY due_at DESC LIMIT 1) AS newest ON true
     LEFT JOIN batches b ON b.id = newest.batch_id
+    LEFT JOIN LATERAL (
+        SELECT o.due_at FROM occurrences o WHERE {_OF_SCHEDULE} AND o.due_at <= now()
+        ORDER BY o.due_at DESC LIMIT 1) AS scheduled ON true
 """
 _ALL = text(f'{_LISTED} ORDER BY r.name COLLATE "C"')
-_BY_ID = text(f"{_LISTED} WHERE r.id = :id")
+# A DELETE at the console waits until the occurrence is recorded, too.
+_BY_ID = text(f"{_LISTED} WHERE r.id = :id FOR KEY SHARE OF r")
 _BY_NAME = text(f"{_LISTED} WHERE {normal_in_sql('r.name')} = :name")
 _PAUSE = text("UPDATE recurring_evaluations SET paused_at = now() WHERE id = :id AND paused_at IS NULL")
 # Times that passed while it was paused are not made up.
 _RESUME = text("""
     UPDATE recurring_evaluations
-    SET paused_at = NULL, watched_from = now()
+    SET paused_at = NULL, watched_from = now(), seen_digest = NULL, waiting_from = NULL, changed_at = NULL
     WHERE id = :id AND paused_at IS NOT NULL
 """)
 _DELETE = text("DELETE FROM recurring_evaluations WHERE id = :id")
-# A time that was made has its batch, and the newest one of each evaluation is where its schedule goes on.
+# An occurrence with a batch stays, and so does the newest one of the schedule, from which the next is counted.
 _FORGET_OLD = text("""
     DELETE FROM occurrences o
     WHERE o.outcome <> 'MADE' AND o.recorded_at < now() - make_interval(days => :days)
-      AND o.due_at < (SELECT max(due_at) FROM occurrences n WHERE n.recurring_id = o.recurring_id)
+      AND o.due_at < (SELECT coalesce(max(due_at) FILTER (WHERE extract(microseconds FROM due_at) = 0),
+                                      max(due_at))
+                      FROM occurrences n WHERE n.recurring_id = o.recurring_id)
+""")
+_START_ANEW = text("""
+    WITH ahead AS (UPDATE occurrences SET was_ahead = true WHERE recurring_id = :id AND due_at > now())
+    UPDATE recurring_evaluations
+    SET watched_from = now(), seen_digest = NULL, waiting_from = NULL, changed_at = NULL
+    WHERE id = :id
+""")
+_FORGET_ARRIVALS = text("""
+    UPDATE recurring_evaluations SET seen_digest = NULL, waiting_from = NULL, changed_at = NULL
+    WHERE id = :id AND waiting_from IS NOT NULL
+""")
+_MISSING = text("""
+    SELECT 'connection', name FROM unnest(CAST(:connections AS text[])) AS name
+    WHERE NOT EXISTS (SELECT 1 FROM connections c WHERE c.name = name.name)
+    UNION ALL
+    SELECT 'prompt', name FROM unnest(CAST(:prompts AS text[])) AS name
+    WHERE NOT EXISTS (SELECT 1 FROM prompts p WHERE p.name = name.name)
+    UNION ALL
+    SELECT 'folder', path FROM unnest(CAST(:folders AS text[])) AS path
+    WHERE NOT EXISTS (SELECT 1 FROM folders f WHERE f.folder_path = path)
+    LIMIT 1
 """)
 _SEE = text("""
     UPDATE recurring_evaluations
@@ -96,6 +135,14 @@ _FOLDERS = text("""
     SELECT json_build_object('id', id, 'path', folder_path) FROM folders
     WHERE folder_path = ANY(CAST(:paths AS text[])) ORDER BY id
 """)
+# Files that the newest batch was assigned, and that changed or were away when it came to read them.
+_UNREAD = text("""
+    SELECT EXISTS (
+        SELECT 1 FROM batch_documents b
+        JOIN recurring_files k ON k.document_id = b.document_id AND k.batch_id = b.batch_id
+        WHERE k.recurring_id = :id AND b.state = 'REJECTED' AND b.reason = ANY(CAST(:reasons AS text[]))
+          AND b.batch_id = (SELECT max(batch_id) FROM occurrences WHERE recurring_id = :id))
+""")
 # The usable files of the table `found`, beside what the newest occurrence knew of them. One that its batch
 # could not read is not known.
 _BESIDE_KNOWN = """
@@ -111,41 +158,55 @@ _BESIDE_KNOWN = """
     LEFT JOIN recurring_files k ON k.recurring_id = :id AND k.document_id = d.id
     WHERE f.state = 'ASSIGNED'
 """
+# Known files that are not there now, usable or not. Files below a folder that was found and not entered are
+# still there, for all that is known; a folder in which nothing is found may be a mount that is missing.
+_GONE = """
+    SELECT k.document_id
+    FROM recurring_files k JOIN documents d ON d.id = k.document_id
+    WHERE k.recurring_id = :id
+      AND d.folder_id IN (SELECT folder_id FROM found)
+      AND NOT EXISTS (SELECT 1 FROM found f
+                      WHERE f.folder_id = d.folder_id AND sha256(f.raw_path) = sha256(d.raw_path))
+      AND NOT EXISTS (SELECT 1 FROM not_entered n WHERE n.folder_id = d.folder_id
+                        AND substring(d.raw_path FOR octet_length(n.beginning)) = n.beginning)
+"""
+_NOT_ENTERED = """
+    not_entered AS MATERIALIZED (
+        SELECT folder_id, CASE raw_path WHEN CAST('.' AS bytea) THEN CAST('' AS bytea)
+                                        ELSE raw_path || CAST('/' AS bytea) END AS beginning
+        FROM found WHERE reason = ANY(CAST(:folder_reasons AS text[])))
+"""
 _COMPARE = text(f"""
+    WITH {_NOT_ENTERED}
     SELECT count(*) FILTER (WHERE document_id IS NULL), count(*) FILTER (WHERE is_changed),
            count(*) FILTER (WHERE document_id IS NOT NULL AND NOT is_changed),
-           (SELECT count(*) FROM recurring_files WHERE recurring_id = :id) - count(document_id)
+           (SELECT count(*) FROM ({_GONE}) AS gone)
     FROM ({_BESIDE_KNOWN}) AS beside
+""")
+# Of a folder that may be a mount that is missing.
+_EMPTY_FOLDER = text("""
+    SELECT f.folder_path, count(*)
+    FROM recurring_files k JOIN documents d ON d.id = k.document_id JOIN folders f ON f.id = d.folder_id
+    WHERE k.recurring_id = :id AND f.folder_path = ANY(CAST(:paths AS text[]))
+      AND f.id NOT IN (SELECT folder_id FROM found)
+    GROUP BY 1 ORDER BY 1 LIMIT 1
 """)
 _LEAVE_UNCHANGED_OUT = text(f"""
     DELETE FROM found f USING ({_BESIDE_KNOWN}) AS beside
     WHERE f.state = 'ASSIGNED' AND f.folder_id = beside.folder_id AND f.raw_path = beside.raw_path
       AND beside.document_id IS NOT NULL AND NOT beside.is_changed
 """)
-_USABLE_TABLE = text("""
-    CREATE TEMPORARY TABLE usable ON COMMIT DROP AS
-    SELECT folder_id, raw_path, file_size, modified_ns FROM found WHERE state = 'ASSIGNED'
-""")
-# Files below a folder that was found and not entered are still there, for all that is known.
-_FORGET_GONE = text("""
-    WITH not_entered AS MATERIALIZED (
-        SELECT folder_id, CASE raw_path WHEN CAST('.' AS bytea) THEN CAST('' AS bytea)
-                                        ELSE raw_path || CAST('/' AS bytea) END AS beginning
-        FROM found WHERE reason = ANY(:folder_reasons))
-    DELETE FROM recurring_files k USING documents d
-    WHERE k.recurring_id = :id AND d.id = k.document_id
-      AND NOT EXISTS (SELECT 1 FROM usable u
-                      WHERE u.folder_id = d.folder_id AND sha256(u.raw_path) = sha256(d.raw_path))
-      AND NOT EXISTS (SELECT 1 FROM not_entered n WHERE n.folder_id = d.folder_id
-                        AND substring(d.raw_path FOR octet_length(n.beginning)) = n.beginning)
+_FORGET_GONE = text(f"""
+    WITH {_NOT_ENTERED}
+    DELETE FROM recurring_files k WHERE k.recurring_id = :id AND k.document_id IN ({_GONE})
 """)
 # Only what is new is written: with scope `all`, most files of a night are as they were.
 _KNOW = text("""
     INSERT INTO recurring_files AS k (recurring_id, document_id, file_size, modified_ns, batch_id)
-    SELECT :id, d.id, u.file_size, u.modified_ns, :batch_id
-    FROM usable u
-    JOIN documents d ON d.folder_id = u.folder_id AND sha256(d.raw_path) = sha256(u.raw_path)
-    JOIN batch_documents b ON b.batch_id = :batch_id AND b.document_id = d.id
+    SELECT :id, d.id, f.file_size, f.modified_ns, :batch_id
+    FROM found f
+    JOIN documents d ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
+    WHERE f.state = 'ASSIGNED'
     ON CONFLICT (recurring_id, document_id) DO UPDATE
     SET file_size = excluded.file_size, modified_ns = excluded.modified_ns, batch_id = excluded.batch_id
     WHERE (k.file_size, k.modified_ns) IS DISTINCT FROM (excluded.file_size, excluded.modified_ns)
@@ -171,7 +232,10 @@ class RecurringRecord:
 
     `known_digest` is of all files when nothing new was among them; `seen_digest`, `waiting_from` and
     `changed_at` are of arrivals that wait to become a batch. `held_reason` is of the newest batch, while that
-    is held. `now` is the server's time.
+    is held. `now` is the server's time. `scheduled_at` is
+    the newest recorded time of the schedule; what was recorded in the future, while the clock was ahead, does
+    not count. `was_set_back` says that the clock was, since a time was noted; `start_anew` then ends that.
+    `problem` says why the stored definition cannot be used, which is then one that is never due.
     """
 
     id: int
@@ -190,6 +254,9 @@ class RecurringRecord:
     newest_batch_id: int | None
     newest_batch_status: str | None
     held_reason: str | None
+    scheduled_at: datetime | None = None
+    was_set_back: bool = False
+    problem: str | None = None
 
     @property
     def recurrence(self) -> Recurrence | None:
@@ -208,9 +275,9 @@ class RecurringRecord:
     @property
     def due_at(self) -> datetime | None:
         """The time for which a batch is missing: the newest one that has passed, however many were missed."""
-        if self.recurrence is None or self.paused_at is not None:
+        if self.recurrence is None or self.paused_at is not None or self.was_set_back:
             return None
-        since = max(self.watched_from, self.newest_due_at or self.watched_from)
+        since = max(self.watched_from, self.scheduled_at or self.watched_from)
         return self.recurrence.newest(since, self.now)
 
     @property
@@ -219,6 +286,46 @@ class RecurringRecord:
         if self.recurrence is None or self.paused_at is not None:
             return None
         return self.recurrence.first_after(max(self.now, self.newest_due_at or self.now))
+
+    @property
+    def arrivals_at(self) -> datetime | None:
+        """The time of the batch of what has arrived; None where nothing waits, or more may arrive."""
+        if self.waiting_from is None or self.changed_at is None:
+            return None
+        quiet = timedelta(seconds=self.definition.quiet_for)
+        # What made the last one fail may last.
+        wait = quiet * MOST_WAITS if self.newest_outcome is Outcome.FAILED else quiet
+        is_quiet = self.now - self.changed_at >= wait
+        is_late = self.now - self.waiting_from >= quiet * MOST_WAITS
+        return self.waiting_from if is_quiet or is_late else None
+
+    def require_usable(self) -> None:
+        """Require a definition that can be used.
+
+        Raises
+        ------
+        RecurringError
+        """
+        if self.problem is not None:
+            raise RecurringError(f"the recurring evaluation {self.name!r} cannot be used: {self.problem}")
+
+    def require_pending(self, due_at: datetime) -> None:
+        """Require that a time of the schedule may still be made.
+
+        Raises
+        ------
+        RecurringError
+            It was paused, or the time is from before it was defined, resumed or given another schedule.
+        """
+        if self.recurrence is None:
+            return
+        if self.paused_at is not None:
+            raise RecurringError(f"the recurring evaluation {self.name!r} is paused: resume it first")
+        if due_at <= self.watched_from:
+            raise RecurringError(
+                f"the recurring evaluation {self.name!r} makes no batch of {due_at.isoformat()}, because it "
+                f"has its schedule since {self.watched_from.isoformat()}: leave due_at out to make one now"
+            )
 
 
 @dataclass(frozen=True)
@@ -316,6 +423,34 @@ def lock_recurring(connection: Connection, recurring_id: int) -> None:
     connection.execute(_LOCK, {"lock_class": LOCK_CLASS, "id": recurring_id})
 
 
+def try_to_lock_recurring(connection: Connection, recurring_id: int) -> bool:
+    """As `lock_recurring`; False at once where a batch is being made."""
+    return bool(connection.scalar(_TRY_LOCK, {"lock_class": LOCK_CLASS, "id": recurring_id}))
+
+
+def start_anew(connection: Connection, recurring_id: int) -> None:
+    """Count from now on, after the clock was set back: times that have passed are not made up."""
+    connection.execute(_START_ANEW, {"id": recurring_id})
+
+
+def missing_reference(connection: Connection, definition: Recurring) -> tuple[str, str] | None:
+    """The first connection, prompt or folder that no longer exists, as its kind and name."""
+    chosen = {key: list(getattr(definition, key)) for key in ("connections", "prompts", "folders")}
+    row = connection.execute(_MISSING, chosen).first()
+    return None if row is None else (row[0], row[1])
+
+
+def empty_folder(connection: Connection, recurring_id: int, definition: Recurring) -> tuple[str, int] | None:
+    """A folder in which nothing is found, beside the table `found`, and how many files were known there."""
+    row = connection.execute(_EMPTY_FOLDER, {"id": recurring_id, "paths": list(definition.folders)}).first()
+    return None if row is None else (row[0], row[1])
+
+
+def has_unread(connection: Connection, recurring_id: int, reasons: Sequence[str]) -> bool:
+    """Whether the newest batch could not read a file, for any of some reasons that may have passed."""
+    return bool(connection.scalar(_UNREAD, {"id": recurring_id, "reasons": list(reasons)}))
+
+
 def pause_recurring(connection: Connection, recurring_id: int) -> bool:
     """Make no batch until it is resumed; False where it is paused already."""
     return connection.execute(_PAUSE, {"id": recurring_id}).rowcount > 0
@@ -338,6 +473,11 @@ def delete_recurring(connection: Connection, recurring_id: int) -> None:
 def see_arrivals(connection: Connection, recurring_id: int, digest: str) -> None:
     """Remember that something new is in the folders, and since when; writes only what changed."""
     connection.execute(_SEE, {"id": recurring_id, "digest": digest})
+
+
+def forget_arrivals(connection: Connection, recurring_id: int) -> None:
+    """Let the next look find what has arrived as if it were new."""
+    connection.execute(_FORGET_ARRIVALS, {"id": recurring_id})
 
 
 def know_digest(connection: Connection, recurring_id: int, digest: str) -> None:
@@ -399,19 +539,23 @@ def folders_of(connection: Connection, definition: Recurring) -> list[dict[str, 
     return list(connection.scalars(_FOLDERS, {"paths": definition.folders}))
 
 
-def compare_found(connection: Connection, recurring_id: int) -> Comparison:
-    """Compare the table `found` of this transaction with what the newest occurrence knew."""
-    return Comparison(*connection.execute(_COMPARE, {"id": recurring_id}).one())
+def compare_found(connection: Connection, recurring_id: int, folder_reasons: Sequence[str]) -> Comparison:
+    """Compare the table `found` of this transaction with what the newest occurrence knew.
+
+    `folder_reasons` are those of folders that were found and not entered.
+    """
+    parameters = {"id": recurring_id, "folder_reasons": list(folder_reasons)}
+    return Comparison(*connection.execute(_COMPARE, parameters).one())
+
+
+def forget_gone(connection: Connection, recurring_id: int, folder_reasons: Sequence[str]) -> None:
+    """Forget known files that are not in the table `found`; call it before what is unchanged is left out."""
+    connection.execute(_FORGET_GONE, {"id": recurring_id, "folder_reasons": list(folder_reasons)})
 
 
 def keep_new_and_changed(connection: Connection, recurring_id: int) -> None:
-    """Leave out of the table `found` what is not new or changed; `usable` keeps what was usable."""
+    """Leave usable files that are neither new nor changed out of the table `found`."""
     connection.execute(_LEAVE_UNCHANGED_OUT, {"id": recurring_id})
-
-
-def note_usable(connection: Connection) -> None:
-    """Keep the usable files of the table `found` in a table of this transaction, `usable`."""
-    connection.execute(_USABLE_TABLE)
 
 
 def call_of_changes(connection: Connection, batch_id: int) -> None:
@@ -419,19 +563,30 @@ def call_of_changes(connection: Connection, batch_id: int) -> None:
     connection.execute(_CALL_OF_CHANGES, {"batch_id": batch_id})
 
 
-def know_files(
-    connection: Connection, recurring_id: int, batch_id: int, folder_reasons: Sequence[str]
-) -> None:
-    """Know from now on the files that a batch was assigned, and forget those that are gone."""
-    connection.execute(_FORGET_GONE, {"id": recurring_id, "folder_reasons": list(folder_reasons)})
+def know_files(connection: Connection, recurring_id: int, batch_id: int) -> None:
+    """Know the usable files of the table `found` from now on, which a batch was assigned."""
     connection.execute(_KNOW, {"id": recurring_id, "batch_id": batch_id})
 
 
+def _definition(name: str, stored: str) -> tuple[Recurring, str | None]:
+    """A stored definition, and why it cannot be used: another version or a person may have written it."""
+    try:
+        return Recurring.model_validate({**json.loads(stored), "name": name}), None
+    except ValidationError as error:
+        mistake = mistakes_of(error.errors(include_input=False, include_url=False))[0]
+        what = f"{'.'.join(map(str, mistake.location))} {mistake.problem}".strip()
+    except (ValueError, RecursionError):
+        what = "it is not readable"
+    unusable = Recurring.model_construct(name=name, folders=[], connections=[], prompts=[])
+    return unusable, f"{what}; apply its evaluation file again"
+
+
 def _record(row: Row[Any]) -> RecurringRecord:
+    definition, problem = _definition(row.name, row.definition)
     return RecurringRecord(
         id=row.id,
         name=row.name,
-        definition=Recurring.model_construct(name=row.name, **json.loads(row.definition)),
+        definition=definition,
         watched_from=row.watched_from,
         paused_at=row.paused_at,
         known_digest=row.known_digest,
@@ -445,6 +600,9 @@ def _record(row: Row[Any]) -> RecurringRecord:
         newest_batch_id=row.batch_id,
         newest_batch_status=row.batch_status if row.batch_id is not None else None,
         held_reason=row.held_reason,
+        scheduled_at=row.scheduled_at,
+        was_set_back=bool(row.was_set_back),
+        problem=problem,
     )
 
 

@@ -38,13 +38,15 @@ OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # Folders on the way down that are held open; those above are closed and opened again on the way up.
 MOST_OPEN_FOLDERS = 64
+# A file system may know times that 64 bits cannot hold in nanoseconds, such as the year 2446 of ext4.
+LATEST_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Something that was found; `path` below the folder as on disk, `size` in bytes if known.
 
-    `modified_ns` is the time of the last write to a file, in nanoseconds since 1970.
+    `modified_ns` is the time of the last write to a file, in nanoseconds since 1970; at most 64 bits.
     """
 
     path: bytes
@@ -144,7 +146,8 @@ class _Walk:
         state, reason = self._judge(level, name, found, utf8, hidden)
         if not stat.S_ISREG(found.st_mode):
             return Entry(path, state, reason, None)
-        return Entry(path, state, reason, found.st_size, found.st_mtime_ns)
+        modified_ns = max(-LATEST_NS, min(found.st_mtime_ns, LATEST_NS))
+        return Entry(path, state, reason, found.st_size, modified_ns)
 
     def _judge(
         self, level: _Level, name: bytes, found: os.stat_result, utf8: bool, hidden: bool

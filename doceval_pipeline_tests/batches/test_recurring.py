@@ -1,18 +1,21 @@
-"""Occurrences of recurring evaluations: what each batch is made of, and that there is one for each time."""
+"""Occurrences of recurring evaluations: one for each time, whatever else happens and is in the folders."""
 
 import os
-import random
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
+from doceval_pipeline.batches import rescanning, staging
 from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.recurring import make_occurrence
 from doceval_pipeline.batches.reprocessing import Mode, reprocess
+from doceval_pipeline.doc_eval import archived
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.recurring import (
@@ -21,89 +24,324 @@ from doceval_pipeline.doc_eval.recurring import (
     delete_recurring,
     find_recurring,
     forget_old_occurrences,
+    list_recurring,
     occurrences,
+    start_anew,
 )
+from doceval_pipeline.documents.reading import CHANGED
+from doceval_pipeline.errors import RecurringError, UnknownRecurring
 from doceval_pipeline_tests.batches.archives import quiet
+from doceval_pipeline_tests.batches.clock import clock_of
 from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.faults.children import Child
 
 NIGHT = datetime(2026, 12, 1, 1, tzinfo=UTC)
+DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
+REJECT = """
+    UPDATE batch_documents b SET state = 'REJECTED', reason = :reason FROM documents d
+    WHERE d.id = b.document_id AND b.batch_id = :id AND d.filepath = :path
+"""
 
 
-def define(databases: Databases, folder: Path, **keys: Any) -> RecurringRecord:
+def define(databases: Databases, *folders: Path, name: str = "inbox", **keys: Any) -> RecurringRecord:
     content = {
-        "connections": [{"name": "model", "provider": "simulation", "model": "m"}],
+        "connections": [
+            {"name": name, "provider": "simulation", "model": "m"} for name in ("model", "other")
+        ],
         "prompts": [{"name": "clarity", "text": "Is it clear?"}],
         "recurring": [
             {
-                "name": "inbox",
+                "name": name,
                 "schedule": "0 2 * * *",
                 "timezone": "Europe/Berlin",
-                "folders": [str(folder)],
-                "connections": ["model"],
+                "folders": [str(folder) for folder in folders],
+                "connections": ["model", "other"],
                 "prompts": ["clarity"],
                 **keys,
             }
         ],
     }
     apply_evaluation(databases.doc_eval, locate(content, None, key_path))
-    return find(databases)
+    with databases.doc_eval.begin() as connection:
+        return find_recurring(connection, name)
 
 
-def find(databases: Databases) -> RecurringRecord:
-    with databases.doc_eval.connect() as connection:
-        return find_recurring(connection, "inbox")
-
-
-def write(path: Path, content: str, at: int) -> None:
+def write(path: Path, content: str = "a document", at: int = 1_700_000_000) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(content)
     os.utime(path, (at, at))
 
 
-def assigned(databases: Databases, batch_id: int | None) -> set[str]:
-    with databases.doc_eval.connect() as connection:
-        return set(
-            connection.scalars(
-                text("""
-                    SELECT d.filepath FROM batch_documents b JOIN documents d ON d.id = b.document_id
-                    WHERE b.batch_id = :id AND b.state = 'ASSIGNED'"""),
-                {"id": batch_id},
-            )
-        )
+def doc_eval(databases: Databases, statement: str, **parameters: Any) -> list[Any]:
+    with databases.doc_eval.begin() as connection:
+        result = connection.execute(text(statement), parameters)
+        return list(result) if result.returns_rows else []
 
 
-def test_each_night_has_a_batch_of_what_is_new_or_changed(databases: Databases, tmp_path: Path) -> None:
+def files(databases: Databases, batch_id: int | None, *states: str) -> set[str]:
+    rows = doc_eval(
+        databases,
+        """
+        SELECT d.filepath FROM batch_documents b JOIN documents d ON d.id = b.document_id
+        WHERE b.batch_id = :id AND b.state = ANY(:states)
+        """,
+        id=batch_id,
+        states=list(states or ("ASSIGNED",)),
+    )
+    return {row[0] for row in rows}
+
+
+def record_of(databases: Databases) -> RecurringRecord:
+    with databases.doc_eval.begin() as connection:
+        (record,) = list_recurring(connection)
+        return record
+
+
+def test_a_folder_that_is_away_is_recorded_and_nothing_in_it_is_new_afterwards(
+    databases: Databases, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    write(one / "a.txt")
+    write(two / "b.txt")
+    record = define(databases, one, two)
+    assert make_occurrence(databases, record, NIGHT).outcome is Outcome.MADE
+    two.rename(tmp_path / "away")
+    write(one / "c.txt")
+    away = make_occurrence(databases, record, NIGHT + DAY)
+    assert (away.outcome, away.batch_id) == (Outcome.FAILED, None)
+    assert away.reason is not None
+    assert f"folder {two} does not exist" in away.reason
+    # A mount that is missing leaves an empty folder.
+    two.mkdir()
+    empty = make_occurrence(databases, record, NIGHT + 2 * DAY)
+    assert files(databases, empty.batch_id) == {"c.txt"}
+    assert empty.files.gone == 0
+    nothing = make_occurrence(databases, record, NIGHT + 3 * DAY)
+    assert nothing.reason is not None
+    assert f"folder {two}, where 1 files were known, is empty" in nothing.reason
+    two.rmdir()
+    (tmp_path / "away").rename(two)
+    back = make_occurrence(databases, record, NIGHT + 4 * DAY)
+    assert (back.outcome, back.reason) == (Outcome.SKIPPED, "nothing is new or changed")
+    (one / "a.txt").unlink()
+    write(two / "d.txt")
+    last = make_occurrence(databases, record, NIGHT + 5 * DAY)
+    assert (files(databases, last.batch_id), last.files.gone) == ({"d.txt"}, 1)
+
+
+def test_a_file_that_could_not_be_read_is_taken_again_although_it_looks_as_before(
+    databases: Databases, tmp_path: Path
+) -> None:
     inbox = tmp_path / "inbox"
-    inbox.mkdir()
+    for name in ("a.txt", "b.txt"):
+        write(inbox / name)
     record = define(databases, inbox)
-    draw = random.Random(20261201)
-    known: dict[str, tuple[str, int]] = {}
-    here: dict[str, tuple[str, int]] = {}
-    for night in range(60):
-        at = 1_700_000_000 + night * 86_400
-        for _ in range(draw.randrange(4)):
-            name = f"{draw.randrange(12)}.txt"
-            action = draw.choice(("write", "write", "delete", "rename"))
-            if action == "write":
-                here[name] = (f"night {draw.randrange(5)}", at)
-                write(inbox / name, *here[name])
-            elif name in here and action == "delete":
-                del here[name]
-                (inbox / name).unlink()
-            elif name in here:
-                other = f"{draw.randrange(12)}.txt"
-                here[other] = here.pop(name)
-                (inbox / name).rename(inbox / other)
-        made = make_occurrence(databases, record, NIGHT + timedelta(days=night))
-        expected = {name for name, file in here.items() if known.get(name) != file}
-        assert made.outcome is (Outcome.MADE if expected else Outcome.SKIPPED)
-        assert assigned(databases, made.batch_id) == expected
-        if expected:
-            known = dict(here)
+    first = make_occurrence(databases, record, NIGHT)
+    doc_eval(databases, REJECT, id=first.batch_id, path="a.txt", reason=CHANGED)
+    second = make_occurrence(databases, record, NIGHT + DAY)
+    assert files(databases, second.batch_id) == {"a.txt"}
+    assert make_occurrence(databases, record, NIGHT + 2 * DAY).outcome is Outcome.SKIPPED
+    # Also when the batch that could not read it is archived in between.
+    doc_eval(databases, REJECT, id=second.batch_id, path="a.txt", reason=CHANGED)
+    with databases.doc_eval.begin() as connection:
+        assert second.batch_id is not None
+        archived.remove_files(connection, second.batch_id)
+    assert files(databases, make_occurrence(databases, record, NIGHT + 3 * DAY).batch_id) == {"a.txt"}
+
+
+def test_staging_anew_and_rescans_keep_to_the_files_of_an_occurrence_also_without_its_definition(
+    databases: Databases, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    write(inbox / "old.txt", "old")
+    record = define(databases, inbox)
+    make_occurrence(databases, record, NIGHT)
+    write(inbox / "new.txt", "new")
+    number = make_occurrence(databases, record, NIGHT + DAY).batch_id
+    assert number is not None
+    with databases.doc_eval.begin() as connection:
+        delete_recurring(connection, record.id)
+    with pytest.raises(UnknownRecurring):
+        make_occurrence(databases, record, NIGHT + 2 * DAY)
+    # Its only file was being written.
+    doc_eval(databases, REJECT, id=number, path="new.txt", reason=CHANGED)
+    staging.seal_batch(databases, number)
+    staging.assign_documents(databases, number)
+    assert files(databases, number) == {"new.txt"}
+    staging.store_documents(databases, number, lambda *_: None)
+    staging.queue_cells(databases, number)
+    write(inbox / "later.txt", "later")
+    assert rescanning.rescan(databases, number).new == 0
+    assert files(databases, number, "STAGED", "ASSIGNED") == {"new.txt"}
+
+
+def test_times_of_files_may_be_any_and_go_backwards(databases: Databases, tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    # In nanoseconds the first needs more than 64 bits.
+    for name, at in (("far.txt", 2**40), ("early.txt", -1_000_000_000), ("epoch.txt", 0)):
+        write(inbox / name, at=at)
+    record = define(databases, inbox)
+    made = make_occurrence(databases, record, NIGHT)
+    assert files(databases, made.batch_id) == {"far.txt", "early.txt", "epoch.txt"}
+    assert make_occurrence(databases, record, NIGHT + DAY).outcome is Outcome.SKIPPED
+    os.utime(inbox / "epoch.txt", (-5, -5))
+    assert files(databases, make_occurrence(databases, record, NIGHT + 2 * DAY).batch_id) == {"epoch.txt"}
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "name"),
+    [("connections", "name", "other"), ("prompts", "name", "clarity"), ("folders", "folder_path", None)],
+)
+def test_what_a_definition_names_and_is_gone_is_recorded_and_the_next_one_runs(
+    databases: Databases, tmp_path: Path, table: str, column: str, name: str | None
+) -> None:
+    inbox = tmp_path / "inbox"
+    write(inbox / "a.txt")
+    record, name = define(databases, inbox), name or str(inbox)
+    rename = f"UPDATE {table} SET {column} = :new WHERE {column} = :old"
+    doc_eval(databases, rename, old=name, new="/renamed")
+    failed = make_occurrence(databases, record, NIGHT)
+    assert failed.outcome is Outcome.FAILED
+    assert failed.reason is not None
+    assert f"{table[:-1]} {name!r} no longer exists" in failed.reason
+    doc_eval(databases, rename, old="/renamed", new=name)
+    assert files(databases, make_occurrence(databases, record, NIGHT + DAY).batch_id) == {"a.txt"}
+
+
+def test_a_run_by_hand_does_not_take_the_place_of_a_time_of_the_schedule(
+    databases: Databases, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    write(inbox / "a.txt")
+    with clock_of(databases, NIGHT - MINUTE) as clock:
+        record = define(databases, inbox, scope="all", skip_if_nothing_new=False)
+        doc_eval(databases, "UPDATE recurring_evaluations SET watched_from = now()")
+        clock.moment = NIGHT + timedelta(milliseconds=300)
+        by_hand = make_occurrence(databases, record)
+        assert by_hand.due_at == clock.moment
+        assert record_of(databases).due_at == NIGHT
+        make_occurrence(databases, record, NIGHT)
+        assert record_of(databases).due_at is None
+    names = [row[0] for row in doc_eval(databases, "SELECT batch_name FROM batches ORDER BY id")]
+    assert names == ["inbox 2026-12-01", "inbox 2026-12-01 02:00"]
+
+
+def test_a_clock_that_was_wrong_neither_repeats_a_time_nor_ends_the_series(
+    databases: Databases, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    write(inbox / "a.txt")
+    record = define(databases, inbox, scope="all", skip_if_nothing_new=False)
+    made = []
+
+    def tick(moment: datetime) -> None:
+        """What the sensor and its runs do at a moment."""
+        clock.moment = moment
+        with databases.doc_eval.begin() as connection:
+            (found,) = list_recurring(connection)
+            if found.was_set_back:
+                start_anew(connection, found.id)
+        if (due_at := found.due_at) is not None:
+            made.append(make_occurrence(databases, record, due_at).due_at)
+
+    with clock_of(databases, NIGHT - MINUTE) as clock:
+        doc_eval(databases, "UPDATE recurring_evaluations SET watched_from = now()")
+        tick(NIGHT)
+        # A year ahead for an hour, in which it is also paused and resumed, and back.
+        ahead = NIGHT + 365 * DAY
+        tick(ahead + MINUTE)
+        doc_eval(databases, "UPDATE recurring_evaluations SET watched_from = now()")
+        for minutes in (60, 61, 24 * 60 + 61, 2 * 24 * 60, 2 * 24 * 60 + 1):
+            tick(NIGHT + minutes * MINUTE)
+        assert made == [NIGHT, ahead, NIGHT + DAY, NIGHT + 2 * DAY]
+        # Three days back: nothing is made a second time, and the days that come again have theirs.
+        tick(NIGHT + 6 * DAY)
+        for minutes in range(0, 5 * 24 * 60, 600):
+            tick(NIGHT + 3 * DAY + (minutes + 60) * MINUTE)
+        assert made[4:] == [NIGHT + n * DAY for n in (6, 4, 5, 7)]
+    assert len(set(made)) == len(made)
+
+
+def test_processes_that_make_the_same_time_at_once_make_one_batch(
+    databases: Databases, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    write(inbox / "a.txt")
+    record = define(databases, inbox)
+    times = (NIGHT, NIGHT, NIGHT, NIGHT + DAY)
+    children = [Child(databases, lambda at=at: make_occurrence(databases, record, at)) for at in times]
+    assert all(child.end().done for child in children)
     with databases.doc_eval.connect() as connection:
-        assert len(occurrences(connection, record.id)) == 60
-        names = list(connection.scalars(text("SELECT batch_name FROM batches ORDER BY id")))
-    assert names[0] == "inbox 2026-12-01"
-    assert len(set(names)) == len(names)
+        found = occurrences(connection, record.id)
+    assert sorted(o.outcome for o in found) == [Outcome.MADE, Outcome.SKIPPED]
+    assert doc_eval(databases, "SELECT count(*) FROM batches") == [(1,)]
+    again = make_occurrence(databases, record, found[0].due_at)
+    assert again == found[0]
+
+
+def test_one_that_is_defined_again_makes_no_time_of_the_one_before(
+    databases: Databases, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    write(inbox / "a.txt")
+    first = define(databases, inbox)
+    with databases.doc_eval.begin() as connection:
+        delete_recurring(connection, first.id)
+    second = define(databases, inbox)
+    assert second.id != first.id
+    with pytest.raises(RecurringError, match="makes no batch of"):
+        make_occurrence(databases, second, second.watched_from - MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        ("{}", "is missing"),
+        ('{"schedule": 5}', "schedule must be text"),
+        ('{"schedule": "0 2 31 2 *"}', "schedule"),
+        ('{"timezone": "Mars/Olympus"}', "timezone"),
+        ('{"interval": "soon"}', "interval"),
+        ('{"interval": 1e300}', "interval"),
+        ('{"folders": [null]}', "folders.0"),
+        ('{"of a newer version": true}', "of a newer version"),
+        ("deep", "not readable"),
+    ],
+)
+def test_a_definition_that_was_broken_by_hand_is_never_due_and_says_so(
+    databases: Databases, tmp_path: Path, broken: str, problem: str
+) -> None:
+    record = define(databases, tmp_path)
+    depth = 3_000
+    deep = f'{{"metadata": {"[" * depth}{"]" * depth}}}'
+    doc_eval(
+        databases,
+        """
+        UPDATE recurring_evaluations SET watched_from = now() - interval '9 days',
+               definition = CASE WHEN :broken = '{}' THEN '{}'
+                                 ELSE definition || CAST(:broken AS jsonb) END
+        """,
+        broken=deep if broken == "deep" else broken,
+    )
+    found = record_of(databases)
+    assert found.problem is not None
+    assert problem in found.problem
+    assert (found.due_at, found.next_at) == (None, None)
+    with pytest.raises(RecurringError, match="cannot be used"):
+        make_occurrence(databases, record)
+
+
+def test_a_rejected_folder_of_the_system_is_a_failure_with_its_reason(
+    databases: Databases, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    write(inbox / "a.txt")
+    record = define(databases, inbox)
+    shutil.rmtree(inbox)
+    inbox.symlink_to("/proc")
+    failed = make_occurrence(databases, record, NIGHT)
+    assert failed.outcome is Outcome.FAILED
+    assert failed.reason is not None
+    assert "belongs to the system" in failed.reason
 
 
 def test_a_file_that_an_archived_occurrence_could_not_read_is_new_and_the_others_are_known(
@@ -120,7 +358,7 @@ def test_a_file_that_an_archived_occurrence_could_not_read_is_new_and_the_others
     look(databases)
     archive(databases, first.id, quiet, quiet)
     made = make_occurrence(databases, record, NIGHT + timedelta(days=1))
-    assert (assigned(databases, made.batch_id), made.files.unchanged) == ({"b"}, 2)
+    assert (files(databases, made.batch_id), made.files.unchanged) == ({"b"}, 2)
     # What it is made of stays, whatever becomes of the definition.
     second = Sample(databases, made.batch_id or 0, "", tmp_path)
     second.stage()
@@ -157,4 +395,4 @@ def test_a_night_writes_only_files_that_are_new_and_old_nights_without_a_batch_a
     )
     with databases.doc_eval.begin() as connection:
         assert [forget_old_occurrences(connection, 30) for _ in range(2)] == [9, 0]
-    assert find(databases).newest_due_at == datetime(2026, 12, 21, tzinfo=UTC)
+    assert record_of(databases).newest_due_at == datetime(2026, 12, 21, tzinfo=UTC)

@@ -55,7 +55,8 @@ def test_every_kind_of_entry_is_listed_with_its_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 99, 100])
 def test_a_file_up_to_the_limit_is_assigned_with_its_size(tmp_path: Path, size: int) -> None:
     (tmp_path / "file").write_bytes(b"x" * size)
-    assert list(walk(tmp_path, Rules(max_bytes=100))) == [Entry(b"file", "ASSIGNED", None, size)]
+    os.utime(tmp_path / "file", ns=(5, 7))
+    assert list(walk(tmp_path, Rules(max_bytes=100))) == [Entry(b"file", "ASSIGNED", None, size, 7)]
 
 
 @pytest.mark.parametrize(

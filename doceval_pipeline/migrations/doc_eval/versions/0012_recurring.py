@@ -43,6 +43,7 @@ CREATE TABLE occurrences (
     changed_files   bigint NOT NULL DEFAULT 0 CHECK (changed_files >= 0),
     unchanged_files bigint NOT NULL DEFAULT 0 CHECK (unchanged_files >= 0),
     gone_files      bigint NOT NULL DEFAULT 0 CHECK (gone_files >= 0),
+    was_ahead       boolean NOT NULL DEFAULT false,
     recorded_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (recurring_id, due_at),
     CONSTRAINT occurrences_made_has_batch CHECK ((batch_id IS NOT NULL) = (outcome = 'MADE')),
@@ -51,6 +52,8 @@ CREATE TABLE occurrences (
 COMMENT ON TABLE occurrences IS
     'What became of each time of a recurring evaluation; the key allows one batch for each.';
 COMMENT ON COLUMN occurrences.due_at IS 'The time by the schedule, or of the look that found arrivals.';
+COMMENT ON COLUMN occurrences.was_ahead IS
+    'Whether it was in the future when the clock was found to be set back.';
 
 CREATE TABLE recurring_files (
     recurring_id int NOT NULL REFERENCES recurring_evaluations ON DELETE CASCADE,
