@@ -1,15 +1,15 @@
-"""Whether a batch of a recurring evaluation is larger than its limits allow without a person."""
+"""Whether a batch of a recurring evaluation is too large to be processed without a person."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.estimates import ConnectionWork, estimate_work
+from doceval_pipeline.batches.estimates import ConnectionWork, Estimate, estimate_work
 from doceval_pipeline.doc_eval.batches import BatchRecord
-from doceval_pipeline.knowledge.queue import RowTally, tally_rows
+from doceval_pipeline.knowledge.queue import tally_rows
 from doceval_pipeline.knowledge.status_words import Outcome
 
 TO_COME = (Outcome.WAITING, Outcome.PAUSED)
@@ -24,6 +24,8 @@ def why_held(
 ) -> str | None:
     """Why a batch whose rows were just added is held; None where it is within its limits.
 
+    A batch of which no evaluation is left to process is never held.
+
     Parameters
     ----------
     knowledge
@@ -31,28 +33,57 @@ def why_held(
     documents
         The `docs.id` of the batch.
     """
-    if batch.max_documents is not None and len(documents) > batch.max_documents:
-        return f"has {len(documents):,} documents, more than max_documents ({batch.max_documents:,})"
-    if batch.max_cost is None:
+    is_large = batch.max_documents is not None and len(documents) > batch.max_documents
+    if not is_large and batch.max_cost is None:
         return None
-    tallies = tally_rows(knowledge, batch.id, documents, config["prompts"], config["connections"])
-    for currency, cost in _expected_costs(databases, batch.id, config, tallies).items():
-        if cost > batch.max_cost:
-            return f"is expected to cost {cost:,.2f} {currency}, more than max_cost ({batch.max_cost:,.2f})"
+    work = _work_to_come(knowledge, batch.id, config, documents)
+    if not work:
+        return None
+    if is_large:
+        return f"{len(documents):,} documents are more than max_documents ({batch.max_documents:,})"
+    return why_too_expensive(estimate_work(databases, batch.id, work), batch.max_cost or 0.0)
+
+
+def why_too_expensive(estimates: Sequence[Estimate], max_cost: float) -> str | None:
+    """Why work may cost more than a limit; None where it is expected to cost at most as much. Pure.
+
+    Each currency is compared by itself. A cost that is not known is not taken for 0.
+    """
+    costs: defaultdict[str, float] = defaultdict(float)
+    for estimate in estimates:
+        if estimate.cost is not None and estimate.currency is not None:
+            costs[estimate.currency] += estimate.cost.expected
+    for currency, cost in sorted(costs.items()):
+        if cost > max_cost:
+            return f"an expected cost of {cost:,.2f} {currency} is more than max_cost ({max_cost:,.2f})"
+    unknown = [estimate for estimate in estimates if estimate.cost is None]
+    if unknown:
+        return (
+            f"max_cost ({max_cost:,.2f}) cannot be checked: the cost of {unknown[0].connection!r} is not "
+            f"known, because {_why_unknown(unknown[0])}"
+        )
     return None
 
 
-def _expected_costs(
-    databases: Databases, batch_id: int, config: Mapping[str, Any], tallies: Sequence[RowTally]
-) -> dict[str, float]:
-    """What the cells to come are expected to cost, by currency; what is not known is not in it."""
-    work = []
-    for connection in config["connections"]:
-        own = [t for t in tallies if t.connection_id == connection["id"] and t.outcome in TO_COME]
-        cells, size = sum(t.rows for t in own), sum(t.bytes for t in own)
-        work.append(ConnectionWork(connection["id"], connection["name"], cells, size))
-    costs: defaultdict[str, float] = defaultdict(float)
-    for estimate in estimate_work(databases, batch_id, work):
-        if estimate.cost is not None and estimate.currency is not None:
-            costs[estimate.currency] += estimate.cost.expected
-    return costs
+def _why_unknown(estimate: Estimate) -> str:
+    if estimate.currency is None:
+        return "it has no prices"
+    if estimate.input_tokens is None or estimate.output_tokens is None:
+        return "the tokens of fewer than three of its evaluations are known"
+    return "one of its prices is missing"
+
+
+def _work_to_come(
+    knowledge: Connection, batch_id: int, config: Mapping[str, Any], documents: Sequence[int]
+) -> list[ConnectionWork]:
+    """The evaluations that wait or are held, by connection; connections without any are left out."""
+    tallies = tally_rows(knowledge, batch_id, documents, config["prompts"], config["connections"])
+
+    def work() -> Iterator[ConnectionWork]:
+        for connection in config["connections"]:
+            own = [t for t in tallies if t.connection_id == connection["id"] and t.outcome in TO_COME]
+            cells, size = sum(t.rows for t in own), sum(t.bytes for t in own)
+            if cells:
+                yield ConnectionWork(connection["id"], connection["name"], cells, size)
+
+    return list(work())

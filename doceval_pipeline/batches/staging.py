@@ -131,7 +131,7 @@ class Queued:
             f"{cells} in the queue (documents x prompts x connections: {factors}), "
             f"{self.added:,} of them added now"
             + (f", {self.reused:,} with a result of an earlier batch" if self.reused else "")
-            + (f"; held, because it {self.held}" if self.held else "")
+            + (f"; held: {self.held}" if self.held else "")
         )
 
 
@@ -246,8 +246,8 @@ def queue_cells(databases: Databases, batch_id: int) -> Queued:
             if added.queued or added.reused:
                 transition(connection, batch_id, Action.REOPEN)
             if held is not None:
-                connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
                 transition(connection, batch_id, Action.PAUSE)
+                connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
         return Queued(
             len(documents),
             len(prompts),
@@ -416,14 +416,19 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
 def _hold_if_too_large(
     databases: Databases, batch: BatchRecord, config: Mapping[str, Any], documents: Sequence[int]
 ) -> str | None:
-    """Hold a batch that is over its limits, and give the reason; no processor took a row of it before."""
-    if batch.max_documents is None and batch.max_cost is None:
+    """Hold a batch that is over its limits, and return the reason.
+
+    Its rows were added held, so that no processor takes one before. They are held once more, because a run
+    that was killed may have released them, before a price changed.
+    """
+    if not batch.is_limited:
         return None
     with databases.knowledge.begin() as knowledge:
         reason = why_held(databases, knowledge, batch, config, documents)
         if reason is None:
-            # Rows of a batch with limits are added held, so that nobody takes one before this.
             queue.release(knowledge, batch.id, batch.priority)
+        else:
+            queue.hold(knowledge, batch.id)
         return reason
 
 
@@ -434,7 +439,6 @@ def _enqueue(
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
 ) -> Enqueued:
-    is_limited = batch.max_documents is not None or batch.max_cost is not None
     with databases.knowledge.begin() as knowledge:
         # So that the rows are placed where the queue is now, whoever took rows from it.
         queue.tidy(knowledge)
@@ -443,7 +447,7 @@ def _enqueue(
             queue.withdraw_others(knowledge, batch.id, list(names))
             reuse = batch.reuse == "finished"
             added = queue.enqueue(knowledge, batch.id, names, prompts, connections, batch.priority, reuse)
-            if is_limited and batch.expected_cells is None:
+            if batch.is_limited and batch.expected_cells is None:
                 queue.hold(knowledge, batch.id)
             return added
     except queue.ContentsGone:

@@ -15,6 +15,7 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batc
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
 from doceval_pipeline.doc_eval.lost_runs import LostRun, lost_runs_of, lost_runs_without_batch
 from doceval_pipeline.doc_eval.progress import read_samples
+from doceval_pipeline.doc_eval.recurring import Origin, list_recurring, origins_of
 from doceval_pipeline.doc_eval.run_requests import Waiting, unreported, unstaged
 from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
 from doceval_pipeline.knowledge.responses import CellCounts, DeferredRows, count_cells, deferred_rows
@@ -29,6 +30,7 @@ class BatchProgress:
     completions could not be told. `report` is the file of its newest report. `request` is there where a run
     that stages or reports the batch is awaited, and `notices` are sentences about what is missing and what
     to do. `deferred` is there where waiting rows are not handed out yet, because their processor asked so.
+    `origin` is there for the batch of a recurring evaluation that is not deleted.
     """
 
     batch: BatchRecord
@@ -41,6 +43,7 @@ class BatchProgress:
     request: Waiting | None = None
     notices: tuple[str, ...] = ()
     deferred: DeferredRows | None = None
+    origin: Origin | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; its names are a public interface."""
@@ -51,6 +54,8 @@ class BatchProgress:
             "status": self.batch.status.value,
             "archived": None if self.batch.archived_at is None else self.batch.archived_at.isoformat(),
             "reason": self.batch.failure_reason,
+            "held_reason": self.batch.held_reason,
+            "recurring": None if self.origin is None else self.origin.as_json(),
             "documents": asdict(self.documents),
             "cells": {"expected": self.batch.expected_cells or 0, **asdict(self.cells)},
             "pace": None if self.pace is None else self.pace.as_json(),
@@ -89,6 +94,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
         awaited = {**unstaged(connection, numbers), **unreported(connection, numbers)}
         abandoned = abandoned_stagings(connection, numbers)
         lost = lost_runs_of(connection, numbers)
+        origins = origins_of(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
         deferred = {n: found for n, found in deferred_rows(connection, numbers).items() if found.rows}
@@ -111,6 +117,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
                 *(run.sentence for run in lost if run.batch_id == batch.id),
             ),
             deferred.get(batch.id),
+            origins.get(batch.id),
         )
         for batch in batches
     ]
@@ -137,6 +144,12 @@ def having_failures(databases: Databases, batches: Sequence[BatchRecord]) -> lis
     return [batch for batch in closed if cells[batch.id].failed]
 
 
+def failed_occurrences(databases: Databases) -> list[str]:
+    """A sentence for each recurring evaluation whose newest occurrence failed, and so has no batch."""
+    with databases.doc_eval.connect() as connection:
+        return [record.failure for record in list_recurring(connection) if record.failure is not None]
+
+
 def lost_without_batch(databases: Databases) -> list[LostRun]:
     """Runs that ended before they began and belong to no batch, such as those that were to create one."""
     with databases.doc_eval.connect() as connection:
@@ -150,6 +163,8 @@ def _notices(
     abandoned: Container[int],
 ) -> Iterator[str]:
     """Notices about missing parts of a batch, each with the command that fixes it."""
+    if batch.held_notice is not None:
+        yield batch.held_notice
     if batch.id in abandoned:
         yield f"no process works on its staging: doceval stage {batch.id} goes on with it"
     if batch.status is Status.SAVED and batch.config_sha256 is not None and request is None:

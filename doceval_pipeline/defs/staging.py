@@ -187,6 +187,9 @@ def queue_rows(
         f"{name}: {queued.sentence}; mode {config.mode.value} queued "
         f"{counted(new_attempts, 'new attempt', 'new attempts')}"
     )
+    held = {} if queued.held is None else {"held_reason": queued.held}
+    if held:
+        context.log.warning(f"{name}: held: {queued.held}; resume_batch releases its evaluations")
     return dg.MaterializeResult(
         metadata={
             NAME: name,
@@ -196,6 +199,7 @@ def queue_rows(
             "distinct_documents": queued.documents,
             "prompts": queued.prompts,
             "connections": queued.connections,
+            **held,
             "seconds": round(queued.seconds, 3),
             **row_count(rows),
         },

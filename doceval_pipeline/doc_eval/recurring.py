@@ -125,6 +125,13 @@ _ADDS_NOTHING = text("""
 """)
 
 
+_ORIGINS = text("""
+    SELECT o.batch_id, r.name, o.due_at FROM occurrences o
+    JOIN recurring_evaluations r ON r.id = o.recurring_id
+    WHERE o.batch_id = ANY(CAST(:batch_ids AS int[]))
+""")
+
+
 class Outcome(StrEnum):
     """What became of an occurrence."""
 
@@ -164,6 +171,13 @@ class RecurringRecord:
         return Recurrence(self.definition.schedule, self.definition.timezone)
 
     @property
+    def failure(self) -> str | None:
+        """Why the newest occurrence has no batch, in a line; None where it did not fail."""
+        if self.newest_outcome is not Outcome.FAILED:
+            return None
+        return f"{self.name}: no batch of {self.newest_due_at:%Y-%m-%d %H:%M} UTC: {self.newest_reason}"
+
+    @property
     def due_at(self) -> datetime | None:
         """The time for which a batch is missing: the newest one that has passed, however many were missed."""
         if self.recurrence is None or self.paused_at is not None:
@@ -187,6 +201,18 @@ class Comparison:
     changed: int = 0
     unchanged: int = 0
     gone: int = 0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The recurring evaluation that made a batch, and for which of its times."""
+
+    name: str
+    due_at: datetime
+
+    def as_json(self) -> dict[str, str]:
+        """Its shape in `doceval status --json`."""
+        return {"name": self.name, "due_at": self.due_at.isoformat()}
 
 
 @dataclass(frozen=True)
@@ -302,6 +328,12 @@ def record_occurrence(
         },
     )
     return _occurrence(connection.execute(_OCCURRENCE, values).one())
+
+
+def origins_of(connection: Connection, batch_ids: Sequence[int]) -> dict[int, Origin]:
+    """What made each of the given batches; the others, and those of deleted definitions, are left out."""
+    rows = connection.execute(_ORIGINS, {"batch_ids": list(batch_ids)})
+    return {row.batch_id: Origin(row.name, row.due_at) for row in rows}
 
 
 def is_of_what_changed(connection: Connection, batch_id: int) -> bool:

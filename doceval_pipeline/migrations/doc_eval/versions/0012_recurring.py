@@ -75,7 +75,8 @@ COMMENT ON COLUMN batches.max_cost IS
     'With a higher expected cost, it is held once it is queued. NULL: no limit.';
 COMMENT ON COLUMN batches.reuse IS
     'finished: results of earlier batches for the same question and document are taken.';
-COMMENT ON COLUMN batches.held_reason IS 'Why it was paused by itself once it was queued.';
+COMMENT ON COLUMN batches.held_reason IS
+    'Why it was paused by itself once it was queued; NULL once it was resumed, cancelled or completed.';
 """
 
 
