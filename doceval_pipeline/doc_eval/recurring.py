@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, text
 
 from doceval_pipeline.doc_eval.definitions import Recurring
 from doceval_pipeline.errors import UnknownRecurring
-from doceval_pipeline.names import normal, normal_in_sql
+from doceval_pipeline.names import LONGEST, normal, normal_in_sql
 from doceval_pipeline.recurrence import Recurrence
 
 # First key of the advisory locks; the second is the recurring evaluation. "recu" as bytes.
@@ -239,10 +239,12 @@ def find_recurring(connection: Connection, name: str) -> RecurringRecord:
     ------
     UnknownRecurring
     """
-    row = connection.execute(_BY_NAME, {"name": normal(name)}).first()
+    # Bytes that are not UTF-8 are half a surrogate pair in an argument; no name has any, nor a NUL.
+    is_text = "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
+    row = connection.execute(_BY_NAME, {"name": normal(name)}).first() if is_text else None
     if row is None:
         raise UnknownRecurring(
-            f"there is no recurring evaluation {name!r}: doceval recurring list shows all of them"
+            f"there is no recurring evaluation {name[:LONGEST]!r}: doceval recurring list shows all of them"
         )
     return _record(row)
 

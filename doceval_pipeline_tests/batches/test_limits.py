@@ -33,6 +33,7 @@ from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring import find_recurring
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.estimation import Interval
+from doceval_pipeline.knowledge import queue
 from doceval_pipeline_tests.batches.receiver import Receiver
 from doceval_pipeline_tests.conftest import write_old
 
@@ -312,9 +313,9 @@ def test_no_processor_sees_a_row_before_it_is_held(
         return act
 
     for module, name in (
-        (staging.queue, "enqueue"),
-        (staging.queue, "hold"),
-        (staging.queue, "queued_cells"),
+        (queue, "enqueue"),
+        (queue, "hold"),
+        (queue, "queued_cells"),
         (staging, "why_held"),
         (staging, "_enqueue"),
         (staging, "_hold_if_too_large"),
