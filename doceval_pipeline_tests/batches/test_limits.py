@@ -17,7 +17,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.estimates import Estimate
 from doceval_pipeline.batches.limits import why_too_expensive
 from doceval_pipeline.batches.recurring import make_occurrence
-from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, queue_attempts, reprocess, resume
 from doceval_pipeline.batches.staging import (
     Queued,
     assign_documents,
@@ -35,6 +35,7 @@ from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.estimation import Interval
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline_tests.batches.receiver import Receiver
+from doceval_pipeline_tests.batches.test_webhook import documented, shape
 from doceval_pipeline_tests.conftest import write_old
 
 NIGHTS = (datetime(2026, 12, 1, 1, tzinfo=UTC) + timedelta(days=night) for night in count())
@@ -225,6 +226,30 @@ def test_a_cost_limit_holds_what_is_expected_to_cost_more_and_what_cannot_be_kno
     assert inbox.words(within) == {"QUEUED": 3}
 
 
+def test_apply_says_that_a_cost_limit_is_compared_in_each_currency(
+    databases: Databases, tmp_path: Path
+) -> None:
+    content = {
+        "connections": [
+            {"name": c, "provider": "p", "model": "m", "prices": {**PRICES, "currency": c}}
+            for c in ("USD", "EUR")
+        ],
+        "prompts": [{"name": "clarity", "text": "Is it clear?"}],
+        "recurring": [
+            {
+                "name": "inbox",
+                "on_arrival": True,
+                "folders": [str(tmp_path)],
+                "connections": ["USD", "EUR"],
+                "prompts": ["clarity"],
+                "max_cost": 2.5,
+            }
+        ],
+    }
+    applied = apply_evaluation(databases.doc_eval, locate(content, None, key_path))
+    assert applied.notes == ["inbox: its prices are in EUR and USD; max_cost (2.5) limits each by itself"]
+
+
 def test_reused_results_cost_nothing_and_hold_nothing(databases: Databases, tmp_path: Path) -> None:
     inbox = Inbox(databases, tmp_path / "inbox", scope="all", skip_if_nothing_new=False)
     first, _ = inbox.staged(3)
@@ -234,8 +259,10 @@ def test_reused_results_cost_nothing_and_hold_nothing(databases: Databases, tmp_
     assert (queued.reused, queued.held) == (3, None)
     look(databases)
     assert inbox.progress(second).batch.status is Status.COMPLETED
-    third, queued = inbox.staged(1)
-    assert (queued.reused, queued.held) == (3, "4 documents are more than max_documents (2)")
+    third = inbox.made(1)
+    # Asked for with new attempts of all, it gets none before a person releases it.
+    queued, attempts = queue_attempts(databases, third, Mode.all, None)
+    assert (queued.reused, queued.held, attempts) == (3, "4 documents are more than max_documents (2)", 0)
     assert inbox.words(third) == {"S": 3, "PAUSED": 1}
 
 
@@ -353,7 +380,7 @@ def test_the_receiver_is_told_once_that_a_batch_is_held_and_why(
         pause(databases, over)
     (message,) = receiver.messages
     body = json.loads(message.body)
-    assert body["type"] == "batch.held"
+    assert shape(documented("batch.held")) == shape(body)
     assert body["data"] == {
         "batch": over,
         "partition": f"batch-{over:06d}",
