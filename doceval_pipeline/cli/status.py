@@ -195,6 +195,8 @@ def _watched(progress: BatchProgress) -> str:
     """Counts, rate, and the time left or why nothing moves, in one line."""
     cells, pace = progress.cells, progress.pace
     said = [f"{cells.done:,} of {progress.batch.expected_cells or 0:,} cells, {cells.failed:,} failed"]
+    if progress.batch.held_reason is not None:
+        return f"{said[0]}; {printable(f'held: {progress.batch.held_reason}')}"
     if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW, Movement.DEFERRED):
         return f"{said[0]}; {printable(progress.judgement.movement)}"
     if pace and pace.recent_rate:
