@@ -36,19 +36,33 @@ def why_held(
     is_large = batch.max_documents is not None and len(documents) > batch.max_documents
     if not is_large and batch.max_cost is None:
         return None
-    work = _work_to_come(knowledge, batch.id, config, documents)
-    if not work:
-        return None
-    if is_large:
-        return f"{len(documents):,} documents are more than max_documents ({batch.max_documents:,})"
-    return why_too_expensive(estimate_work(databases, batch.id, work), batch.max_cost or 0.0)
+    estimates = estimate_work(databases, batch.id, _work_to_come(knowledge, batch.id, config, documents))
+    return exceeded_limit(batch.max_documents, batch.max_cost, len(documents), estimates)
 
 
-def why_too_expensive(estimates: Sequence[Estimate], max_cost: float) -> str | None:
-    """Why work may cost more than a limit; None where it is expected to cost at most as much. Pure.
+def exceeded_limit(
+    max_documents: int | None, max_cost: float | None, documents: int, estimates: Sequence[Estimate]
+) -> str | None:
+    """Why a new batch is held; None where it is within its limits, or nothing of it is processed. Pure.
 
     Each currency is compared by itself. A cost that is not known is not taken for 0.
+
+    Parameters
+    ----------
+    documents
+        How many distinct documents it has.
+    estimates
+        Of the evaluations to process, which reused results are not.
     """
+    to_come = [estimate for estimate in estimates if estimate.cells]
+    if not to_come:
+        return None
+    if max_documents is not None and documents > max_documents:
+        return f"{documents:,} documents are more than max_documents ({max_documents:,})"
+    return None if max_cost is None else _why_too_expensive(to_come, max_cost)
+
+
+def _why_too_expensive(estimates: Sequence[Estimate], max_cost: float) -> str | None:
     costs: defaultdict[str, float] = defaultdict(float)
     for estimate in estimates:
         if estimate.cost is not None and estimate.currency is not None:

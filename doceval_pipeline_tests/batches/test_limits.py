@@ -15,7 +15,7 @@ from doceval_pipeline.batches import staging
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.estimates import Estimate
-from doceval_pipeline.batches.limits import why_too_expensive
+from doceval_pipeline.batches.limits import exceeded_limit
 from doceval_pipeline.batches.recurring import make_occurrence
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, queue_attempts, reprocess, resume
 from doceval_pipeline.batches.staging import (
@@ -54,6 +54,7 @@ def estimate(
     ("estimates", "why"),
     [
         ([], None),
+        ([replace(estimate("b", None, None), cells=0)], None),
         ([estimate("a", 5.0, "USD"), estimate("b", 5.0, "USD")], None),
         (
             [estimate("a", 5.0, "USD"), estimate("b", 5.01, "USD")],
@@ -83,7 +84,7 @@ def estimate(
 def test_a_cost_is_compared_in_each_currency_and_an_unknown_one_is_not_zero(
     estimates: list[Estimate], why: str | None
 ) -> None:
-    assert why_too_expensive(estimates, 10.0) == why
+    assert exceeded_limit(None, 10.0, 3, estimates) == why
 
 
 class Inbox:
