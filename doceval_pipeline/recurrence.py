@@ -4,19 +4,48 @@ Fields are those of Debian's cron: at an hour that a change to daylight saving t
 times fires right after the change, and at one that comes twice, once.
 """
 
+import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import takewhile
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-FIELDS = 5
+from doceval_pipeline.errors import ConfigurationError
+
 LONGEST_SCHEDULE = 200
 # In which the newest time is looked for first.
 SHORTEST_SPAN = timedelta(hours=1)
+_FIELDS = {
+    "minute": "minute (0-59)",
+    "hour": "hour (0-23)",
+    "day-of-month": "day of the month (1-31)",
+    "month": "month (1-12 or JAN-DEC)",
+    "day-of-week": "weekday (0-7 or SUN-SAT)",
+}
 _ADVICE = "write five fields, such as '0 2 * * 1-5' (minute, hour, day, month, weekday)"
+_NEVER = "never fires: no month that it names has such a day, correct the day or the month"
+_NICKNAMES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+# Names that mean something else on each machine, or no place.
+_NO_PLACES = {"localtime", "Factory"}
+_ZONE_ADVICE = "write one such as Europe/Berlin or UTC"
+# How much of a time zone must be as in the known one for it to be a misspelling.
+_LIKENESS = 0.8
+_LONGEST_ZONE = 40
+# What zoneinfo raises for a name that it does not find, or that leads out of its folder.
+_NO_ZONE = (ZoneInfoNotFoundError, ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -27,7 +56,13 @@ class Recurrence:
     timezone: str = "UTC"
 
     def first_after(self, moment: datetime) -> datetime | None:
-        """The first time after a moment, in UTC; None where there is none in the next decades."""
+        """The first time after a moment, in UTC; None where there is none in the next decades.
+
+        Raises
+        ------
+        ConfigurationError
+            This machine does not know the time zone, or the schedule was not checked.
+        """
         return next(self._after(moment), None)
 
     def newest(self, after: datetime, until: datetime) -> datetime | None:
@@ -42,29 +77,108 @@ class Recurrence:
             span *= 8
 
     def _after(self, moment: datetime) -> Iterator[datetime]:
-        local = moment.astimezone(ZoneInfo(self.timezone))
-        for found in CronSim(self.schedule, local):
+        for found in self._simulated(moment):
             # Of an hour that comes twice the library may begin with the first one. Times of one zone are
             # compared without their offsets.
             if (time := found.astimezone(UTC)) > moment:
                 yield time
 
+    def _simulated(self, moment: datetime) -> CronSim:
+        try:
+            return CronSim(self.schedule, moment.astimezone(zone(self.timezone)))
+        except CronSimError:
+            raise ConfigurationError(
+                f"the schedule {self.schedule!r} is not valid: apply a corrected evaluation file"
+            ) from None
+
+
+def zone(name: str) -> ZoneInfo:
+    """The time zone of a name.
+
+    Raises
+    ------
+    ConfigurationError
+        This machine does not know it.
+    """
+    try:
+        return ZoneInfo(name)
+    except _NO_ZONE:
+        raise ConfigurationError(
+            f"the time zone {name!r} is not known on this machine: apply a corrected evaluation file"
+        ) from None
+
+
+def in_zone(moment: datetime, timezone: str) -> str:
+    """A time in a time zone and in UTC, for people: 2026-12-01 02:00 CET (01:00 UTC)."""
+    utc = moment.astimezone(UTC)
+    try:
+        local = utc.astimezone(ZoneInfo(timezone))
+    except _NO_ZONE:
+        local = utc
+    shown = f"{local:%Y-%m-%d %H:%M %Z}"
+    if local.tzname() == "UTC":
+        return shown
+    return f"{shown} ({utc:{'%H:%M' if local.date() == utc.date() else '%Y-%m-%d %H:%M'}} UTC)"
+
 
 def problem_of_schedule(schedule: str) -> str | None:
-    """Why a text is no cron schedule that ever fires, and what to do; None for a usable one."""
-    if len(schedule) > LONGEST_SCHEDULE or len(schedule.split()) != FIELDS:
-        return f"is no cron schedule: {_ADVICE}"
+    """Why a text is not a cron expression that ever fires, and what to do; None for a usable one."""
+    if nickname := _NICKNAMES.get(schedule.strip().lower()):
+        return f"is not a cron expression of five fields: write '{nickname}'"
+    fields = schedule.split()
+    if len(schedule) > LONGEST_SCHEDULE or len(fields) < len(_FIELDS):
+        return f"is not a valid cron expression: {_ADVICE}"
+    if len(fields) > len(_FIELDS):
+        return f"has {len(fields)} fields, but seconds and years are not supported: {_ADVICE}"
     try:
         found = Recurrence(schedule).first_after(datetime(2026, 1, 1, tzinfo=UTC))
-    except CronSimError as error:
-        return f"is no cron schedule ({str(error).removeprefix('Bad ')}): {_ADVICE}"
-    return None if found is not None else f"never fires: {_ADVICE}"
+    except ConfigurationError:
+        wrong = _invalid_field(fields)
+        return _NEVER if wrong is None else f"has an invalid {wrong}: {_ADVICE}"
+    return None if found is not None else _NEVER
+
+
+def _invalid_field(fields: list[str]) -> str | None:
+    """The field that is invalid by itself; None where only their combination is, as on February 30."""
+    for place, (field, called) in enumerate(zip(fields, _FIELDS.values(), strict=True)):
+        alone = ["*"] * len(_FIELDS)
+        alone[place] = field
+        try:
+            CronSim(" ".join(alone), datetime(2026, 1, 1, tzinfo=UTC))
+        except CronSimError:
+            return called
+    return None
 
 
 def problem_of_timezone(name: str) -> str | None:
-    """Why a text is no time zone, and what to do; None for a usable one."""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return "is no known time zone: write one such as Europe/Berlin or UTC"
-    return None
+    """Why a text is not a time zone of the IANA database, and what to do; None for a usable one."""
+    if name in _timezones():
+        return None
+    if re.search(r"[+-]?\d", name[:_LONGEST_ZONE]):
+        return f"is not a known time zone, and offsets do not follow daylight saving time: {_ZONE_ADVICE}"
+    near = _zone_meant(name)
+    return f"is not a known time zone: {f'did you mean {near}?' if near else _ZONE_ADVICE}"
+
+
+@cache
+def _timezones() -> frozenset[str]:
+    return frozenset(available_timezones()) - _NO_PLACES
+
+
+@cache
+def _spellings() -> dict[str, str]:
+    """The time zones by what people write: in lower case, or only the city."""
+    zones = sorted(_timezones(), reverse=True)
+    return {zone.rpartition("/")[2].lower(): zone for zone in zones} | {zone.lower(): zone for zone in zones}
+
+
+def _zone_meant(name: str) -> str | None:
+    """The time zone that is meant: one that is written in other letters, of that city, or spelt alike."""
+    given = name.strip().lower().replace(" ", "_")
+    if len(given) > _LONGEST_ZONE:
+        return None
+    known = _spellings()
+    # Of the same first letter: thousands of mistakes are compared as well.
+    alike = [spelling for spelling in known if spelling[:1] == given[:1]]
+    near = [given] if given in known else difflib.get_close_matches(given, alike, 1, _LIKENESS)
+    return known[near[0]] if near else None

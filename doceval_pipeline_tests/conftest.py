@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,10 +67,22 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     for variable in VARIABLES:
         os.environ.pop(variable, None)
     os.environ["DOCEVAL_HOME"] = str(home)
+    server = EmbeddedServer(home)
+    server.ensure()
+    _sync_nothing(server)
     yield Settings.from_environment()
-    EmbeddedServer(home).stop()
+    server.stop()
     os.environ.clear()
     os.environ.update(before)
+
+
+def _sync_nothing(server: EmbeddedServer) -> None:
+    """Switch fsync off: tests kill processes, never the machine, and empty tables often."""
+    with closing(server.connect("postgres")) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER SYSTEM SET fsync = off")
+            cursor.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture(autouse=True)

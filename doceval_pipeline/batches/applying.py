@@ -14,8 +14,10 @@ from doceval_pipeline.batches.folders import found_files, notes_on_nesting, note
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import FoundFile, Tally
 from doceval_pipeline.doc_eval.evaluation_file import Located
+from doceval_pipeline.doc_eval.recurring import RecurringRecord, folders_of, list_recurring
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
 from doceval_pipeline.errors import StagingError
+from doceval_pipeline.names import normal
 from doceval_pipeline.reports.numbers import counted
 from doceval_pipeline.settings import Settings
 
@@ -99,6 +101,45 @@ def preview(databases: Databases, numbers: Mapping[str, int]) -> dict[str, Previ
         for name, number in numbers.items()
         if number in configs
     }
+
+
+@dataclass(frozen=True)
+class NextOccurrence:
+    """A recurring evaluation that an apply named; where it changed, `found` is in its folders now."""
+
+    record: RecurringRecord
+    found: Preview | None
+
+
+def next_occurrences(databases: Databases, applied: Applied) -> list[NextOccurrence]:
+    """The recurring evaluations that an apply named, by name, with a look at the folders of changed ones.
+
+    Raises
+    ------
+    DatabaseError
+    """
+    changes = applied.recurring
+    changed = {*changes.created, *changes.updated}
+    named = changed | set(changes.unchanged)
+    if not named:
+        return []
+    with database_errors(), databases.doc_eval.connect() as connection:
+        # A name is stored as it was first given, and read in any Unicode form.
+        records = [record for record in list_recurring(connection) if normal(record.name) in named]
+        configs = {
+            record.id: {
+                "batch": {"include": record.definition.include, "exclude": record.definition.exclude},
+                "folders": folders_of(connection, record.definition),
+            }
+            for record in records
+            if normal(record.name) in changed
+        }
+    looking = _Bounded(MOST_ENTRIES, time.monotonic() + MOST_SECONDS)
+    coming = []
+    for record in records:
+        found = _preview(configs[record.id], databases.settings, looking) if record.id in configs else None
+        coming.append(NextOccurrence(record, found))
+    return coming
 
 
 class _Bounded:

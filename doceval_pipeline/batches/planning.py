@@ -239,14 +239,16 @@ def _cells(
     rows = sum(tally.rows for tally in tallies if tally.wanted)
     count = dict.fromkeys(Outcome, 0)
     for tally in tallies:
-        count[tally.outcome] += tally.rows if tally.wanted else 0
+        count[tally.outcome] += tally.rows if tally.wanted and not tally.has_left else 0
+    returned = sum(tally.rows for tally in tallies if tally.wanted and tally.has_left)
     finished = {outcome: count[outcome] for outcome in (Outcome.SUCCEEDED, Outcome.FAILED)}
     from_earlier = sum(reusable.cells for reusable in taken)
     return PlannedCells(
         added={"new bytes": new * columns, "no row yet": (contents - new) * columns - rows - from_earlier},
-        superseded={outcome.value: count[outcome] for outcome in again},
+        superseded={outcome.value: count[outcome] for outcome in again}
+        | ({"returned": returned} if returned else {}),
         reused=sum(cells for outcome, cells in finished.items() if outcome not in again),
-        left_alone=rows - sum(finished.values()),
+        left_alone=rows - returned - sum(finished.values()),
         set_aside=sum(tally.rows for tally in tallies if not tally.wanted and not tally.withdrawn),
         from_earlier=from_earlier,
         earlier_batches=len({reusable.batch_id for reusable in taken}),
@@ -265,7 +267,7 @@ def _work(
     work = []
     for connection in config["connections"]:
         own = [t for t in tallies if t.connection_id == connection["id"] and t.wanted]
-        kept = [t for t in own if t.outcome not in again]
+        kept = [t for t in own if t.outcome not in again and not t.has_left]
         reused = [r for r in taken if r.connection_id == connection["id"]]
         cells = len(wanted) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in reused)
         together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in reused)

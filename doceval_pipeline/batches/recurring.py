@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, text
 
@@ -18,6 +17,7 @@ from doceval_pipeline.doc_eval.recurring import Comparison, Occurrence, Outcome,
 from doceval_pipeline.documents.walk import ASSIGNED, REASONS_OF_FOLDERS, SKIPPED
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.names import normal, normal_in_sql
+from doceval_pipeline.recurrence import zone
 
 NOTHING_NEW = "nothing is new or changed"
 STILL_WRITTEN = "still being written"
@@ -172,7 +172,7 @@ def _free_name(connection: Connection, record: RecurringRecord, due_at: datetime
 
 
 def _names(record: RecurringRecord, due_at: datetime) -> Iterator[str]:
-    local = due_at.astimezone(ZoneInfo(record.definition.timezone))
+    local = due_at.astimezone(zone(record.definition.timezone))
     yield f"{record.name} {local:%Y-%m-%d}"
     yield f"{record.name} {local:%Y-%m-%d %H:%M}"
     number = 2

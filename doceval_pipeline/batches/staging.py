@@ -8,7 +8,7 @@ reports is counted from the databases after its commit.
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -447,9 +447,10 @@ def _enqueue(
             queue.withdraw_others(knowledge, batch.id, list(names))
             reuse = batch.reuse == "finished"
             added = queue.enqueue(knowledge, batch.id, names, prompts, connections, batch.priority, reuse)
+            returned = queue.requeue_returned(knowledge, batch.id, batch.priority)
             if batch.is_limited and batch.expected_cells is None:
                 queue.hold(knowledge, batch.id)
-            return added
+            return replace(added, queued=added.queued + returned)
     except queue.ContentsGone:
         raise StagingError(
             f"{batch.key}: some of its documents were archived with another batch meanwhile: "

@@ -10,7 +10,7 @@ from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
 from doceval_pipeline.batches import webhook
-from doceval_pipeline.batches.applying import Preview
+from doceval_pipeline.batches.applying import NextOccurrence, Preview, next_occurrences
 from doceval_pipeline.batches.applying import apply as apply_and_look
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.awaiting import awaiting
@@ -38,6 +38,7 @@ from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
 from doceval_pipeline.errors import ConfigurationError, DatabaseError, DocEvalError, EmbeddedServerError
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
+from doceval_pipeline.recurrence import in_zone
 from doceval_pipeline.reports.numbers import size_text
 from doceval_pipeline.settings import Settings
 
@@ -71,23 +72,34 @@ def warn_of_waiting(opened: Databases) -> None:
 @click.option("--stage", is_flag=True, help="Let the daemon stage its batches at once.")
 @as_json_option
 def apply(file: Path, stage: bool, as_json: bool) -> None:
-    """Create or update connections, prompts and batches from an evaluation FILE.
+    """Create or update connections, prompts, batches and recurring evaluations from an evaluation FILE.
 
     YAML 1.2 or JSON. All mistakes are listed at once, before anything is written; applying a file again
     changes nothing. A key that FILE leaves out keeps its value, and null clears it. Each change is shown,
-    with the open batches it affects. Relative folders count from the folder of FILE, or of the file that it
+    with the open batches it affects; a recurring evaluation changes from its next occurrence. What FILE no
+    longer names stays as it is. Relative folders count from the folder of FILE, or of the file that it
     is a link to.
     """
     located = load_evaluation_file(file, why_not(Settings.from_environment()))
     try:
         applied, looked = apply_and_look(databases(), located, stage)
+        coming = next_occurrences(databases(), applied)
     except (ConfigurationError, DatabaseError, EmbeddedServerError, SQLAlchemyError):
         # Reports the mistakes of the file even if the database cannot be reached.
         located.refuse()
         raise
     if as_json:
         found = {name: seen.as_json() for name, seen in looked.items()}
-        print_json({**asdict(applied), "changed": applied.changed, "found": found})
+        ahead = {
+            each.record.name: {
+                "next_at": each.record.next_at,
+                "timezone": each.record.definition.timezone,
+                "paused_at": each.record.paused_at,
+                "found": None if each.found is None else each.found.as_json(),
+            }
+            for each in coming
+        }
+        print_json({**asdict(applied), "changed": applied.changed, "found": found, "next_occurrences": ahead})
         return
     print_table(
         ("", "created", "updated", "unchanged"),
@@ -104,6 +116,8 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
     for change in applied.changes:
         console.print(printable(change.sentence), markup=False)
     _say_what_is_next(applied, looked, stage)
+    for each in coming:
+        _say_next_occurrence(each)
 
 
 @click.command()
@@ -343,6 +357,21 @@ def _planned(opened: Databases, batch: BatchRecord, mode: Mode, rescan: bool) ->
     found = plan(opened, batch.id, mode, rescan, lambda *_: None)
     counts = found.counts()
     return Done(f"[bold]{batch.key}[/] {found.batch.status}: {in_words(counts)}", found.as_json(), counts)
+
+
+def _say_next_occurrence(coming: NextOccurrence) -> None:
+    record = coming.record
+    if record.paused_at is not None:
+        when = "paused: doceval recurring resume goes on with it"
+    elif record.next_at is None:
+        when = "a batch is made when documents arrive"
+    else:
+        when = f"next batch {in_zone(record.next_at, record.definition.timezone)}"
+    console.print(printable(f"  {record.name}  {when}"), markup=False)
+    if coming.found is not None:
+        console.print(f"    found now: {coming.found.sentence}", markup=False)
+        for note in coming.found.notes:
+            warn(f"    {note}")
 
 
 def _say_what_is_next(applied: Applied, looked: Mapping[str, Preview], stage: bool) -> None:

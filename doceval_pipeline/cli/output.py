@@ -63,6 +63,9 @@ FOLDING_COLUMNS = (
     "what was seen",
     "connection",
     "prompt",
+    "when",
+    "next",
+    "reason",
 )
 
 

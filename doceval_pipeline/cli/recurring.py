@@ -1,30 +1,61 @@
 """The commands about recurring evaluations: recurring list, run, pause, resume, delete."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import click
 
-from doceval_pipeline.cli.batches import as_json_option, databases
-from doceval_pipeline.cli.output import console, print_json, print_table
-from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.cli.batches import as_json_option, databases, warn_of_waiting
+from doceval_pipeline.cli.output import console, fail, print_json, print_table
+from doceval_pipeline.cli.suggestions import Commands
+from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.doc_eval.recurring import (
+    Occurrence,
+    Outcome,
     RecurringRecord,
+    Summary,
     find_recurring,
     list_recurring,
+    occurrence_at,
     occurrences,
+    summary,
 )
+from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.names import printable
+from doceval_pipeline.recurrence import in_zone
+from doceval_pipeline.reports.numbers import counted
 
-# Of one recurring evaluation, shown by `doceval recurring list NAME`.
-MOST_SHOWN = 30
+# Of one recurring evaluation, shown by `doceval recurring list NAME`; with --json as many as there may be.
+MOST_SHOWN, MOST_AS_JSON = 30, 100_000
+# Open batches that `delete` names.
+MOST_NAMED = 5
+WORDS = {
+    "ls": "list",
+    "show": "list",
+    "status": "list",
+    "history": "list NAME",
+    "start": "run NAME",
+    "trigger": "run NAME",
+    "now": "run NAME",
+    "stop": "pause NAME",
+    "disable": "pause NAME",
+    "suspend": "pause NAME",
+    "enable": "resume NAME",
+    "unpause": "resume NAME",
+    "continue": "resume NAME",
+    "remove": "delete NAME",
+    "rm": "delete NAME",
+    "forget": "delete NAME",
+}
 
 
-@click.group()
+@click.group(cls=Commands, words=WORDS, typed="doceval recurring")
 def recurring() -> None:
-    """Evaluations that make a batch again and again: by a schedule, or of what arrives in folders.
+    """Evaluations that make a batch again and again: on a schedule, or when documents arrive.
 
-    They are defined under `recurring` in an evaluation file.
+    Define them under `recurring` in an evaluation file; doceval apply FILE creates and changes them.
     """
 
 
@@ -32,102 +63,47 @@ def recurring() -> None:
 @click.argument("name", required=False)
 @as_json_option
 def list_command(name: str | None, as_json: bool) -> None:
-    """Show all recurring evaluations with their next and newest times, or the times of NAME."""
+    """Show all recurring evaluations, or the occurrences of NAME.
+
+    Times are in the time zone of the evaluation, and in UTC.
+    """
     opened = databases()
-    with opened.doc_eval.connect() as connection:
-        if name is not None:
-            record = find_recurring(connection, name)
-            found = occurrences(connection, record.id, MOST_SHOWN)
-        else:
-            records = list_recurring(connection)
     if name is None:
+        with opened.doc_eval.connect() as connection:
+            records = list_recurring(connection)
         _show_all(records, as_json)
-    elif as_json:
+        if not as_json:
+            warn_of_waiting(opened)
+        return
+    with opened.doc_eval.connect() as connection:
+        record = find_recurring(connection, name)
+        found = occurrences(connection, record.id, MOST_AS_JSON if as_json else MOST_SHOWN)
+        count = summary(connection, record.id).occurrences
+    if as_json:
         print_json([asdict(occurrence) for occurrence in found])
     else:
-        print_table(
-            ("time (UTC)", "outcome", "batch", "new", "changed", "unchanged", "gone", "reason"),
-            [
-                (
-                    f"{o.due_at:%Y-%m-%d %H:%M}",
-                    o.outcome.value,
-                    None if o.batch_id is None else partition_key(o.batch_id),
-                    o.files.new,
-                    o.files.changed,
-                    o.files.unchanged,
-                    o.files.gone,
-                    o.reason,
-                )
-                for o in found
-            ],
-            title=record.name,
-            optional=("reason",),
-        )
-
-
-def _show_all(records: list[RecurringRecord], as_json: bool) -> None:
-    if as_json:
-        print_json([_as_json(record) for record in records])
-        return
-    if not records:
-        console.print("no recurring evaluation is defined: write one under recurring in an evaluation file")
-        return
-    print_table(
-        ("name", "when", "status", "next (UTC)", "newest (UTC)", "outcome", "batch"),
-        [
-            (
-                record.name,
-                _when(record),
-                "paused" if record.paused_at else "active",
-                None if record.next_at is None else f"{record.next_at:%Y-%m-%d %H:%M}",
-                None if record.newest_due_at is None else f"{record.newest_due_at:%Y-%m-%d %H:%M}",
-                record.newest_outcome and record.newest_outcome.value,
-                None if record.newest_batch_id is None else partition_key(record.newest_batch_id),
-            )
-            for record in records
-        ],
-    )
-
-
-def _when(record: RecurringRecord) -> str:
-    definition = record.definition
-    if definition.on_arrival:
-        return f"on arrival, quiet for {definition.quiet_for:,} s"
-    return f"{definition.schedule} {definition.timezone}"
-
-
-def _as_json(record: RecurringRecord) -> dict[str, Any]:
-    return {
-        "name": record.name,
-        "definition": record.definition.model_dump(exclude={"name"}),
-        "paused_at": record.paused_at,
-        "next_at": record.next_at,
-        "newest": None
-        if record.newest_due_at is None
-        else {
-            "due_at": record.newest_due_at,
-            "outcome": record.newest_outcome,
-            "reason": record.newest_reason,
-            "batch": record.newest_batch_id,
-        },
-    }
+        _show_occurrences(record, found, count)
 
 
 @recurring.command()
 @click.argument("name")
 @as_json_option
 def run(name: str, as_json: bool) -> None:
-    """Make the batch of NAME now, besides its schedule; the daemon stages it."""
+    """Make the batch of NAME now, besides its schedule.
+
+    Also while NAME is paused. The daemon of doceval up stages the batch. Where nothing is new, no batch is
+    made, which is success too, unless skip_if_nothing_new is false. Exit code 1 if the folders could not be
+    looked at.
+    """
     made = _run("run_recurring", "make_batch", name)
     if as_json:
         print_json(made)
-        return
-    if "partition" in made:
-        console.print(
-            f"[bold]{made['partition']}[/] is made; it is staged within seconds while doceval up runs"
-        )
+    elif made["outcome"] == Outcome.FAILED:
+        fail(f"no batch: {made['reason']}")
     else:
-        console.print(f"no batch: {printable(made['reason'])}", markup=False)
+        _say_made(name, made)
+    if made["outcome"] == Outcome.FAILED:
+        raise SystemExit(1)
 
 
 @recurring.command()
@@ -135,26 +111,167 @@ def run(name: str, as_json: bool) -> None:
 def pause(name: str) -> None:
     """Make no batch of NAME until it is resumed."""
     changed = _run("pause_recurring", "pause_occurrences", name)
-    _say(name, "is paused" if changed else "was paused already")
+    _say(name, "is paused; its open batches go on" if changed else "was paused before")
 
 
 @recurring.command()
 @click.argument("name")
 def resume(name: str) -> None:
-    """Go on with the next time of NAME; times that have passed are not made up."""
+    """Go on with the next occurrence of NAME.
+
+    Times that passed while it was paused are not made up.
+    """
     changed = _run("resume_recurring", "resume_occurrences", name)
-    _say(name, "goes on" if changed else "is not paused")
+    with databases().doc_eval.connect() as connection:
+        record = find_recurring(connection, name)
+    _say(name, f"{'goes on' if changed else 'was not paused'}; next {_next(record)}")
 
 
 @recurring.command()
 @click.argument("name")
 def delete(name: str) -> None:
-    """Forget NAME and its times; the batches that it made stay."""
+    """Delete NAME and its occurrences; its batches stay.
+
+    Defined again, it takes every document as new; results are reused all the same.
+    """
+    with databases().doc_eval.connect() as connection:
+        found = summary(connection, find_recurring(connection, name).id)
     _run("delete_recurring", "delete_definition", name)
-    _say(name, "is deleted; its batches stay")
+    _say(name, f"is deleted; {_what_stays(found)}")
 
 
 COMMANDS = (recurring,)
+
+
+def _show_all(records: Sequence[RecurringRecord], as_json: bool) -> None:
+    if as_json:
+        print_json([_as_json(record) for record in records])
+        return
+    if not records:
+        console.print("no recurring evaluation is defined: write one under recurring in an evaluation file")
+        return
+    print_table(
+        ("name", "when", "state", "next", "newest", "outcome", "batch", "reason"),
+        [_row(record) for record in records],
+        optional=("newest", "outcome", "batch", "reason"),
+    )
+
+
+def _row(record: RecurringRecord) -> tuple[str | None, ...]:
+    batch = None
+    if record.newest_batch_id is not None:
+        batch = f"{partition_key(record.newest_batch_id)} {record.newest_batch_status}"
+    return (
+        record.name,
+        record.when,
+        "paused" if record.paused_at else "active",
+        _next(record),
+        _at(record.newest_due_at, record),
+        record.newest_outcome and record.newest_outcome.value,
+        batch,
+        record.newest_reason or (f"held: {record.held_reason}" if record.held_reason else None),
+    )
+
+
+def _next(record: RecurringRecord) -> str | None:
+    """When the next batch is made, in words; also of one that is missing."""
+    if record.paused_at is not None:
+        return None
+    if record.recurrence is None:
+        return "when documents arrive"
+    try:
+        due_at, next_at = record.due_at, record.next_at
+    except ConfigurationError as error:
+        return f"never: {error}"
+    if due_at is not None:
+        return f"due since {_at(due_at, record)}: made up while doceval up runs"
+    return _at(next_at, record) or "never"
+
+
+def _at(moment: datetime | None, record: RecurringRecord) -> str | None:
+    return None if moment is None else in_zone(moment, record.definition.timezone)
+
+
+def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], count: int) -> None:
+    state = "paused" if record.paused_at else f"next {_next(record)}"
+    print_table(
+        ("time", "outcome", "batch", "new", "changed", "unchanged", "gone", "reason"),
+        [
+            (
+                _at(occurrence.due_at, record),
+                occurrence.outcome.value,
+                None if occurrence.batch_id is None else partition_key(occurrence.batch_id),
+                occurrence.files.new,
+                occurrence.files.changed,
+                occurrence.files.unchanged,
+                occurrence.files.gone,
+                occurrence.reason,
+            )
+            for occurrence in found
+        ],
+        title=f"{record.name}: {record.when}, {state}",
+        optional=("reason",),
+    )
+    if count > len(found):
+        console.print(
+            f"the newest {len(found):,} of {counted(count, 'occurrence', 'occurrences')}; --json has more"
+        )
+    elif not found:
+        console.print("no occurrences yet")
+
+
+def _as_json(record: RecurringRecord) -> dict[str, Any]:
+    problem, next_at, due_at = None, None, None
+    try:
+        next_at, due_at = record.next_at, record.due_at
+    except ConfigurationError as error:
+        problem = str(error)
+    return {
+        "name": record.name,
+        "definition": record.definition.model_dump(exclude={"name"}),
+        "paused_at": record.paused_at,
+        "next_at": next_at,
+        "due_at": due_at,
+        "problem": problem,
+        "newest": None
+        if record.newest_due_at is None
+        else {
+            "due_at": record.newest_due_at,
+            "outcome": record.newest_outcome,
+            "reason": record.newest_reason,
+            "batch": record.newest_batch_id,
+            "batch_status": record.newest_batch_status,
+            "held_reason": record.held_reason,
+        },
+    }
+
+
+def _say_made(name: str, made: Mapping[str, Any]) -> None:
+    opened, due_at = databases(), datetime.fromisoformat(made["due_at"])
+    with opened.doc_eval.connect() as connection:
+        occurrence = occurrence_at(connection, find_recurring(connection, name).id, due_at)
+        number = made.get("batch")
+        batch = None if number is None else batch_by_id(connection, number)
+    counts = "" if occurrence is None else f" ({occurrence.files.sentence})"
+    if batch is None:
+        console.print(printable(f"no batch: {made['reason']}{counts}"), markup=False)
+        return
+    line = f"{batch.key} {batch.name} is made{counts}; doceval up stages it within seconds"
+    console.print(printable(line), markup=False)
+    warn_of_waiting(opened)
+
+
+def _what_stays(found: Summary) -> str:
+    if not found.batches:
+        return "it had made no batch"
+    stay = f"{counted(found.batches, 'batch that it made stays', 'batches that it made stay')}"
+    if not found.open_batches:
+        return stay
+    named = ", ".join(partition_key(number) for number in found.open_batches[:MOST_NAMED])
+    more = len(found.open_batches) - MOST_NAMED
+    return (
+        f"{stay}, of which {named}{f' and {more:,} more' if more > 0 else ''} go on (doceval cancel ends one)"
+    )
 
 
 def _say(name: str, what: str) -> None:

@@ -80,7 +80,9 @@ def _print_progress(found: list[BatchProgress]) -> None:
             warn(f"{progress.batch.key}: {sentence}")
     _print_reports([progress for progress in found if progress.report is not None])
     if not found:
-        console.print("no batches yet: doceval apply evaluation.yaml")
+        console.print(
+            "no batches yet: doceval apply evaluation.yaml, or doceval recurring list for those to come"
+        )
 
 
 def _warnings(progress: BatchProgress) -> Iterator[str]:

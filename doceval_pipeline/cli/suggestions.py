@@ -1,6 +1,8 @@
 """Which command a person may have meant who named one that does not exist."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Any
 
 import click
 from click.exceptions import NoSuchCommand
@@ -30,6 +32,9 @@ WORDS = {
     "continue": "resume",
     "release": "resume",
     "unpause": "resume",
+    "schedule": "recurring list",
+    "schedules": "recurring list",
+    "cron": "recurring list",
     "info": "status",
     "list": "status",
     "ls": "status",
@@ -62,7 +67,22 @@ WORDS = {
 
 
 class Commands(click.Group):
-    """A group that suggests commands by what they do, and then by their spelling."""
+    """A group that suggests commands by what they do, and then by their spelling.
+
+    Parameters
+    ----------
+    words
+        What other tools call its commands, and the command that is meant.
+    typed
+        How the group itself is typed.
+    """
+
+    def __init__(
+        self, *args: Any, words: Mapping[str, str] = WORDS, typed: str = "doceval", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.words = words
+        self.typed = typed
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -71,17 +91,16 @@ class Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except NoSuchCommand as error:
-            raise click.UsageError(
-                f"No such command {error.command_name!r}{self._suggestion(error.command_name)}", ctx
-            ) from None
+            suggestion = self._suggestion(error.command_name)
+            raise click.UsageError(f"No such command {error.command_name!r}{suggestion}", ctx) from None
 
     def _suggestion(self, word: str) -> str:
         wanted = word.casefold().replace("_", "-")
-        if wanted in WORDS:
-            meant = [WORDS[wanted]]
+        if wanted in self.words:
+            meant = [self.words[wanted]]
         else:
-            meant = get_close_matches(wanted, [*self.commands, *WORDS], 3, ALIKE)
-            meant = list(dict.fromkeys(WORDS.get(name, name) for name in meant))
+            meant = get_close_matches(wanted, [*self.commands, *self.words], 3, ALIKE)
+            meant = list(dict.fromkeys(self.words.get(name, name) for name in meant))
         if not meant:
-            return ": doceval --help lists them all."
-        return f". Did you mean {' or '.join(f'doceval {name}' for name in meant)}?"
+            return f": {self.typed} --help lists them all."
+        return f". Did you mean {' or '.join(f'{self.typed} {name}' for name in meant)}?"

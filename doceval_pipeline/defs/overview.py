@@ -37,14 +37,10 @@ def overview(
 
 def sentence(made: Occurrence) -> str:
     """What became of an occurrence, in a line for people."""
-    files = made.files
-    counts = (
-        f"{files.new:,} new, {files.changed:,} changed, {files.unchanged:,} unchanged, {files.gone:,} gone"
-    )
     if made.outcome is Outcome.MADE and made.batch_id is not None:
-        return f"{partition_key(made.batch_id)}: {counts}"
+        return f"{partition_key(made.batch_id)}: {made.files.sentence}"
     if made.outcome is Outcome.SKIPPED:
-        return f"no batch: {made.reason} ({counts})"
+        return f"no batch: {made.reason} ({made.files.sentence})"
     return f"no batch: {made.reason}"
 
 

@@ -65,10 +65,7 @@ class OneTime(OfRecurring):
 
 @dg.op
 def make_batch(context: dg.OpExecutionContext, config: OneTime, doc_eval: DocEval) -> dict[str, Any]:
-    """Make the batch of one time, and ask for its staging, or record why there is none.
-
-    Fails where the occurrence is recorded as failed.
-    """
+    """Make the batch of one time, and ask for its staging, or record why there is none."""
     with open_step(context, doc_eval) as databases:
         with databases.doc_eval.connect() as connection:
             record = find_recurring(connection, config.name)
@@ -76,9 +73,7 @@ def make_batch(context: dg.OpExecutionContext, config: OneTime, doc_eval: DocEva
         if made.batch_id is not None:
             _show_batch(context, databases, record, made, made.batch_id)
     said = f"{shown_name(record.name)}: {sentence(made)}"
-    if made.outcome is Outcome.FAILED:
-        raise dg.Failure(description=said, allow_retries=False)
-    context.log.info(said)
+    (context.log.error if made.outcome is Outcome.FAILED else context.log.info)(said)
     shown: dict[str, Any] = {"outcome": made.outcome.value, "due_at": made.due_at.isoformat()}
     if made.batch_id is not None:
         shown |= {"batch": made.batch_id, "partition": partition_key(made.batch_id)}
@@ -190,12 +185,13 @@ def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval
         with databases.doc_eval.connect() as connection:
             records = list_recurring(connection)
             paused = batches_in(connection, (Status.PAUSED,)) if records else []
-        times, problems = {}, []
+        times: dict[int, datetime] = {}
+        problems: dict[int, str] = {}
         for record in records:
             try:
                 due_at = _due_at(databases, record, looked)
             except DocEvalError as error:
-                problems.append(f"{shown_name(record.name)}: {error}")
+                problems[record.id] = f"{shown_name(record.name)}: {error}"
                 continue
             if due_at is not None:
                 times[record.id] = due_at
@@ -205,7 +201,7 @@ def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval
     return dg.SensorResult(
         run_requests=requests,
         cursor=Looked(looks=looked.looks).write(),
-        skip_reason=None if requests else overview(records, paused, problems),
+        skip_reason=None if requests else overview(records, paused, list(problems.values())),
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes what an evaluation asks for: upserts of connections, prompts and batches by name.
+"""Writes what an evaluation asks for: upserts of connections, prompts, batches and what recurs, by name.
 
 All of it is checked before any of it is written, in one transaction. A key that is not given keeps its
 value. A batch whose staging has begun is sealed and never changed here.
@@ -7,6 +7,7 @@ value. A batch whose staging has begun is sealed and never changed here.
 import difflib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -129,7 +130,7 @@ def _compared(here: str) -> TextClause:
     """)
 
 
-# The names of kinds, and under which key of an evaluation they stand.
+# The names of kinds, and the key of an evaluation that lists them.
 _PLURALS = {
     "connection": "connections",
     "prompt": "prompts",
@@ -168,6 +169,20 @@ _USED_BY = text("""
     FROM batch_prompts l JOIN batches b ON b.id = l.batch_id
     WHERE l.prompt_id = ANY(:prompts) AND b.archived_at IS NULL AND b.status <> ALL(:closed)
     ORDER BY batch_id
+""")
+_RECURRING_USERS = text("""
+    SELECT 'connection' AS kind, c.id, r.name
+    FROM recurring_evaluations r
+    CROSS JOIN jsonb_array_elements_text(r.definition -> 'connections') AS used(name)
+    JOIN connections c ON c.name = used.name
+    WHERE c.id = ANY(:connections)
+    UNION ALL
+    SELECT 'prompt', p.id, r.name
+    FROM recurring_evaluations r
+    CROSS JOIN jsonb_array_elements_text(r.definition -> 'prompts') AS used(name)
+    JOIN prompts p ON p.name = used.name
+    WHERE p.id = ANY(:prompts)
+    ORDER BY name
 """)
 _BATCH_COLUMNS = (
     "name text, description text, metadata jsonb, include text[], exclude text[], stage_after timestamptz, "
@@ -603,18 +618,17 @@ def _changes(items: Sequence[Named], stored: Mapping[str, _Stored]) -> Changes:
 def _told(
     connection: Connection, evaluation: Evaluation, stored: Mapping[str, Mapping[str, _Stored]]
 ) -> list[Change]:
-    """What was replaced, and on which open batches it has an effect."""
+    """What was replaced, and on which open batches and recurring evaluations it has an effect."""
     changed = {kind: [found.id for found in stored[kind].values() if found.changes] for kind in _PLURALS}
-    users = connection.execute(
-        _USED_BY,
-        {"connections": changed["connection"], "prompts": changed["prompt"], "closed": list(CLOSED)},
-    ).all()
+    used = {"connections": changed["connection"], "prompts": changed["prompt"]}
+    users = connection.execute(_USED_BY, {**used, "closed": list(CLOSED)}).all()
+    recurring: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for row in connection.execute(_RECURRING_USERS, used):
+        recurring[row.kind, row.id].append(row.name)
 
     def affected(kind: str, found: _Stored, key: str) -> list[int]:
         if kind == "batch":
             return [found.id]
-        if kind == "recurring evaluation":
-            return []
         return [
             user.batch_id
             for user in users
@@ -629,6 +643,7 @@ def _told(
             _shown(kind, key, found.changes[key][0]),
             found.changes[key][1],
             affected(kind, found, key),
+            recurring[kind, found.id],
         )
         for kind, plural in _PLURALS.items()
         for item in getattr(evaluation, plural)

@@ -1,7 +1,7 @@
 """What an apply replaced in definitions that existed, as data and in a line for people."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from doceval_pipeline.doc_eval.batches import partition_key
@@ -9,15 +9,16 @@ from doceval_pipeline.doc_eval.batches import partition_key
 # How much of a value is shown, and of what is the same before the first difference.
 CHARACTERS = 80
 CONTEXT = 20
-BATCHES = 5
+MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
 class Change:
-    """A value that was replaced: of which connection, prompt or batch, under which key.
+    """A value that was replaced: of which connection, prompt, batch or recurring evaluation, under which key.
 
     `batches` are the numbers of the open batches on which it has an effect. Prices count for each that is not
-    completed, everything else for those whose staging has not begun.
+    completed, everything else for those whose staging has not begun. `recurring` names the recurring
+    evaluations whose next occurrence has the new value.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class Change:
     old: Any
     new: Any
     batches: list[int]
+    recurring: list[str] = field(default_factory=list)
 
     @property
     def sentence(self) -> str:
@@ -37,11 +39,17 @@ class Change:
     def _effect(self) -> str:
         if self.kind == "batch":
             return ""
-        if not self.batches:
-            return "; no open batch is affected"
-        shown = ", ".join(partition_key(number) for number in self.batches[:BATCHES])
-        more = len(self.batches) - BATCHES
-        return f"; affects {shown}" + (f" and {more:,} more" if more > 0 else "")
+        if self.kind == "recurring evaluation":
+            return "; counts from the next occurrence"
+        affected = [_listed([partition_key(number) for number in self.batches])] if self.batches else []
+        if self.recurring:
+            affected.append(f"the next occurrence of {_listed(self.recurring)}")
+        return f"; affects {' and '.join(affected)}" if affected else "; no open batch is affected"
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What people may ask for: connections, prompts and batches, and what makes a definition valid.
+"""What people may ask for: connections, prompts, batches and what recurs, and what makes each of them valid.
 
 The same classes stand behind an evaluation file and Dagster's launchpad. No file or database is
 touched here; folders are checked in `evaluation_file`.
@@ -20,13 +20,14 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from doceval_pipeline.credentials import holds_key
-from doceval_pipeline.names import normal, refusal
+from doceval_pipeline.names import LONGEST, normal, refusal
 from doceval_pipeline.recurrence import problem_of_schedule, problem_of_timezone
 
 # Names of credentials in any place; only the letters of a name are compared, in lower case.
@@ -44,6 +45,9 @@ _SECRET_VALUE = re.compile(r"^(sk-|xox[a-z]-|gh[a-z]_|glpat-|AIza|AKIA|eyJ[A-Za-
 _HEADER = re.compile(r"\s*([\w-]+)\s*[:=]\s*\S")
 # Of intervals, in seconds.
 LONGEST_DURATION = 7 * 86400
+MOST_DOCUMENTS = 1_000_000_000
+# Of a recurring evaluation: each batch has the date, and may have a time and a number, behind it.
+LONGEST_RECURRING_NAME = LONGEST - 30
 # The type of errors about credentials, which must be known from others: they must not even be kept.
 CREDENTIAL = "credential"
 _KEY_ADVICE = "keys are never stored: name the environment variable of the key in api_key_env"
@@ -155,7 +159,7 @@ def _moment(value: Any) -> Any:
 def _schedule(value: str) -> str:
     if problem := problem_of_schedule(value):
         raise ValueError(problem)
-    return value
+    return " ".join(value.split())
 
 
 def _timezone(value: str) -> str:
@@ -168,10 +172,16 @@ def _seconds(value: Any) -> Any:
     """Seconds of a text such as 90s, 5m, 2h or 1d."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"(\d{1,6})([smhd])", value)
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", value)
     if match is None:
-        raise ValueError("must be seconds, or a text such as 90s, 5m, 2h or 1d")
+        raise ValueError("must be seconds without quotes, or a text such as 90s, 5m, 2h or 1d")
     return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _duration(value: int) -> int:
+    if not 1 <= value <= LONGEST_DURATION:
+        raise ValueError("must be between 1s and 7d")
+    return value
 
 
 Storable = Annotated[str, AfterValidator(_storable)]
@@ -187,7 +197,7 @@ Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Reuse = Literal["finished", "nothing"]
 Schedule = Annotated[str, AfterValidator(_schedule)]
 TimeZone = Annotated[str, AfterValidator(_timezone)]
-Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=1, le=LONGEST_DURATION)]
+Duration = Annotated[int, BeforeValidator(_seconds), AfterValidator(_duration)]
 
 
 class Definition(BaseModel):
@@ -405,18 +415,43 @@ class Recurring(Choice):
         description="finished: take results that earlier batches have for the same question and document.",
     )
     max_documents: int | None = Field(
-        default=None, ge=1, description="A batch of more documents is made, but held for a person."
+        default=None,
+        ge=1,
+        le=MOST_DOCUMENTS,
+        description="A batch of more documents is made, but held for a person.",
     )
     max_cost: Price | None = Field(
         default=None, description="A batch that is expected to cost more is made, but held for a person."
     )
+
+    @field_validator("name")
+    @classmethod
+    def _leaves_room_for_a_date(cls, value: str) -> str:
+        if len(value) > LONGEST_RECURRING_NAME:
+            raise ValueError(
+                f"has {len(value)} characters: take at most {LONGEST_RECURRING_NAME}, because each "
+                "batch has the date behind the name"
+            )
+        return value
+
+    @field_validator("interval", "quiet_for")
+    @classmethod
+    def _is_of_arrivals(cls, value: int, info: ValidationInfo) -> int:
+        # The default may be what null stands for.
+        if info.data.get("schedule") is not None and value != cls.model_fields[str(info.field_name)].default:
+            raise ValueError(
+                "counts for on_arrival only: leave it out, or write on_arrival instead of schedule"
+            )
+        return value
 
     @model_validator(mode="after")
     def _recurs_in_one_way(self) -> Self:
         if self.on_arrival and self.schedule is not None:
             raise ValueError("has a schedule and on_arrival: keep one of them")
         if not self.on_arrival and self.schedule is None:
-            raise ValueError("has neither schedule nor on_arrival: add one of them")
+            raise ValueError(
+                'has neither schedule nor on_arrival: add schedule: "0 2 * * *" or on_arrival: true'
+            )
         return self
 
 

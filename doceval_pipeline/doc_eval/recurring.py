@@ -1,7 +1,8 @@
 """Recurring evaluations: their definitions, what became of each of their times, and the files they know."""
 
+import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -10,21 +11,27 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from doceval_pipeline.doc_eval.definitions import Recurring
+from doceval_pipeline.doc_eval.lifecycle import CLOSED
 from doceval_pipeline.errors import UnknownRecurring
 from doceval_pipeline.names import LONGEST, normal, normal_in_sql
 from doceval_pipeline.recurrence import Recurrence
 
 # First key of the advisory locks; the second is the recurring evaluation. "recu" as bytes.
 LOCK_CLASS = 0x72656375
+# Names that an unknown one is compared with, for a suggestion.
+MOST_COMPARED = 1000
 _LOCK = text("SELECT pg_advisory_xact_lock(:lock_class, :id)")
 _LISTED = """
     SELECT r.id, r.name, r.definition::text AS definition, r.watched_from, r.paused_at, r.known_digest,
            r.seen_digest, r.waiting_from, r.changed_at, now() AS now,
-           newest.due_at, newest.outcome, newest.reason, newest.batch_id
+           newest.due_at, newest.outcome, newest.reason, newest.batch_id,
+           CASE WHEN b.archived_at IS NULL THEN b.status ELSE 'ARCHIVED' END AS batch_status,
+           CASE WHEN b.status = 'PAUSED' AND b.archived_at IS NULL THEN b.held_reason END AS held_reason
     FROM recurring_evaluations r
     LEFT JOIN LATERAL (
         SELECT due_at, outcome, reason, batch_id FROM occurrences o WHERE o.recurring_id = r.id
         ORDER BY due_at DESC LIMIT 1) AS newest ON true
+    LEFT JOIN batches b ON b.id = newest.batch_id
 """
 _ALL = text(f'{_LISTED} ORDER BY r.name COLLATE "C"')
 _BY_ID = text(f"{_LISTED} WHERE r.id = :id")
@@ -52,6 +59,14 @@ _OCCURRENCES = text("""
            recorded_at
     FROM occurrences WHERE recurring_id = :id ORDER BY due_at DESC LIMIT :most
 """)
+_SUMMARY = text("""
+    SELECT count(*) AS occurrences, count(o.batch_id) AS batches,
+           coalesce(array_agg(o.batch_id ORDER BY o.batch_id) FILTER (
+               WHERE b.status <> ALL(:closed) AND b.archived_at IS NULL), '{}') AS open_batches
+    FROM occurrences o LEFT JOIN batches b ON b.id = o.batch_id
+    WHERE o.recurring_id = :id
+""")
+_SOME_NAMES = text(f"SELECT name FROM recurring_evaluations ORDER BY id LIMIT {MOST_COMPARED}")
 _OCCURRENCE = text("""
     SELECT due_at, outcome, reason, batch_id, new_files, changed_files, unchanged_files, gone_files,
            recorded_at
@@ -145,7 +160,8 @@ class RecurringRecord:
     """A recurring evaluation as doc_eval knows it, with its newest occurrence; times are UTC-aware.
 
     `known_digest` is of all files when nothing new was among them; `seen_digest`, `waiting_from` and
-    `changed_at` are of arrivals that wait to become a batch. `now` is the server's time.
+    `changed_at` are of arrivals that wait to become a batch. `held_reason` is of the newest batch, while that
+    is held. `now` is the server's time.
     """
 
     id: int
@@ -162,6 +178,8 @@ class RecurringRecord:
     newest_outcome: Outcome | None
     newest_reason: str | None
     newest_batch_id: int | None
+    newest_batch_status: str | None
+    held_reason: str | None
 
     @property
     def recurrence(self) -> Recurrence | None:
@@ -176,6 +194,13 @@ class RecurringRecord:
         if self.newest_outcome is not Outcome.FAILED:
             return None
         return f"{self.name}: no batch of {self.newest_due_at:%Y-%m-%d %H:%M} UTC: {self.newest_reason}"
+
+    @property
+    def when(self) -> str:
+        """When it makes batches, for people."""
+        if self.definition.schedule is None:
+            return f"on arrival, quiet for {self.definition.quiet_for:,} s"
+        return f"{self.definition.schedule} {self.definition.timezone}"
 
     @property
     def due_at(self) -> datetime | None:
@@ -202,6 +227,11 @@ class Comparison:
     unchanged: int = 0
     gone: int = 0
 
+    @property
+    def sentence(self) -> str:
+        """The counts, for people."""
+        return f"{self.new:,} new, {self.changed:,} changed, {self.unchanged:,} unchanged, {self.gone:,} gone"
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -227,6 +257,15 @@ class Occurrence:
     recorded_at: datetime
 
 
+@dataclass(frozen=True)
+class Summary:
+    """How many occurrences a recurring evaluation has, how many of them made a batch, and which are open."""
+
+    occurrences: int
+    batches: int
+    open_batches: list[int]
+
+
 def list_recurring(connection: Connection) -> list[RecurringRecord]:
     """All recurring evaluations, by name."""
     return [_record(row) for row in connection.execute(_ALL)]
@@ -243,10 +282,23 @@ def find_recurring(connection: Connection, name: str) -> RecurringRecord:
     is_text = "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
     row = connection.execute(_BY_NAME, {"name": normal(name)}).first() if is_text else None
     if row is None:
-        raise UnknownRecurring(
-            f"there is no recurring evaluation {name[:LONGEST]!r}: doceval recurring list shows all of them"
-        )
+        near = _similar(name, connection.scalars(_SOME_NAMES))
+        advice = f"did you mean {near!r}?" if near else "doceval recurring list shows all of them"
+        raise UnknownRecurring(f"there is no recurring evaluation {name[:LONGEST]!r}: {advice}")
     return _record(row)
+
+
+def _similar(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is meant, if any is like it."""
+    folded = {other.casefold(): other for other in known}
+    near = difflib.get_close_matches(normal(name[:LONGEST]).casefold(), folded, 1)
+    return folded[near[0]] if near else None
+
+
+def summary(connection: Connection, recurring_id: int) -> Summary:
+    """Count the occurrences of a recurring evaluation."""
+    row = connection.execute(_SUMMARY, {"id": recurring_id, "closed": list(CLOSED)}).one()
+    return Summary(row.occurrences, row.batches, list(row.open_batches))
 
 
 def read_again(connection: Connection, record: RecurringRecord) -> RecurringRecord:
@@ -387,6 +439,8 @@ def _record(row: Row[Any]) -> RecurringRecord:
         newest_outcome=None if row.outcome is None else Outcome(row.outcome),
         newest_reason=row.reason,
         newest_batch_id=row.batch_id,
+        newest_batch_status=row.batch_status if row.batch_id is not None else None,
+        held_reason=row.held_reason,
     )
 
 

@@ -176,12 +176,13 @@ _CLOSE = text(f"""
     WHERE batch_id = :batch_id
       AND status IN ({words_in_sql(Outcome.WAITING)}, {words_in_sql(Outcome.PAUSED)})
 """)
+# What the trigger close_withdrawn writes.
+LEFT = "its document left the batch before it was evaluated"
 # A cell with an attempt that is not done is left alone, so that asking twice queues once.
-_REQUEUE = text(f"""
+_REQUEUED = """
     WITH again AS (
         UPDATE llm_responses SET superseded_at = now()
-        WHERE batch_id = :batch_id AND withdrawn_at IS NULL AND superseded_at IS NULL
-          AND {OUTCOME_SQL} = ANY(:outcomes)
+        WHERE batch_id = :batch_id AND withdrawn_at IS NULL AND superseded_at IS NULL AND {condition}
         RETURNING batch_id, document_id, prompt_id, connection_id, attempt, connection_details, file_name)
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, attempt, connection_details,
                                file_name, queue_position)
@@ -190,7 +191,10 @@ _REQUEUE = text(f"""
            + row_number() OVER (ORDER BY document_id, prompt_id, connection_id) * :step
     FROM again, llm_responses_queue_clock AS clock
     ORDER BY document_id, prompt_id, connection_id
-""")
+"""
+_HAS_LEFT = f"status = 'F' AND error_message IS NOT DISTINCT FROM '{LEFT}'"
+_REQUEUE = text(_REQUEUED.format(condition=f"{OUTCOME_SQL} = ANY(:outcomes)"))
+_REQUEUE_RETURNED = text(_REQUEUED.format(condition=_HAS_LEFT))
 _FULFILLED = text("""
     SELECT new_attempts FROM reprocess_requests WHERE batch_id = :batch_id AND request = :request
 """)
@@ -204,12 +208,12 @@ _FORGET_REQUESTS = text("""
 _TALLY = text(f"""
     SELECT r.connection_id, {OUTCOME_SQL.replace("status", "r.status")},
            r.document_id IN (SELECT unnest(CAST(:documents AS bigint[]))),
-           r.withdrawn_at IS NOT NULL, count(*), sum(d.file_size)::bigint
+           r.withdrawn_at IS NOT NULL, {_HAS_LEFT} AS has_left, count(*), sum(d.file_size)::bigint
     FROM llm_responses r
     JOIN docs d ON d.id = r.document_id
     WHERE r.batch_id = :batch_id AND r.prompt_id = ANY(:prompts) AND r.connection_id = ANY(:connections)
       AND r.superseded_at IS NULL
-    GROUP BY 1, 2, 3, 4
+    GROUP BY 1, 2, 3, 4, 5
 """)
 _TIDY = text("SELECT tidy_queue()")
 _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
@@ -244,14 +248,16 @@ class Reusable:
 class RowTally:
     """Cells of a batch on a connection whose newest attempts have the same outcome.
 
-    `wanted` says whether their documents are among those that were asked for; `bytes` are the sizes of
-    the documents added up over the cells.
+    `wanted` says whether their documents are among those that were asked for, `has_left` whether they were
+    closed when their documents left the batch; `bytes` are the sizes of the documents added up over the
+    cells.
     """
 
     connection_id: int
     outcome: Outcome
     wanted: bool
     withdrawn: bool
+    has_left: bool
     rows: int
     bytes: int
 
@@ -395,7 +401,7 @@ def tally_rows(
 def withdraw_others(connection: Connection, batch_id: int, documents: Sequence[int]) -> int:
     """Set the rows of a batch aside that are not for these `docs.id`, and take back those that are.
 
-    Nothing is deleted. Returns how many rows changed.
+    Rows that wait are closed when they are set aside. Nothing is deleted. Returns how many rows changed.
     """
     return connection.execute(_WITHDRAW_OTHERS, {"batch_id": batch_id, "documents": list(documents)}).rowcount
 
@@ -454,6 +460,15 @@ def requeue(connection: Connection, batch_id: int, outcomes: Sequence[Outcome], 
     if added:
         connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "QUEUED"})
     return added
+
+
+def requeue_returned(connection: Connection, batch_id: int, priority: int) -> int:
+    """Queue a new attempt for each cell that was closed when its document left the batch; returns how many.
+
+    Call `withdraw_others` before, in the same transaction.
+    """
+    parameters = {"batch_id": batch_id, **_places(batch_id, priority)}
+    return connection.execute(_REQUEUE_RETURNED, parameters).rowcount
 
 
 def fulfilled_attempts(connection: Connection, batch_id: int, request: str) -> int | None:

@@ -76,6 +76,8 @@ class LifeOfABatch(RuleBasedStateMachine):
         self.files: dict[str, str] = {}
         self.assigned: dict[str, str] = {}
         self.rows: dict[Row, str] = {}
+        # Rows that were closed because their documents left the batch.
+        self.closed: set[Row] = set()
         # Who holds which row, every token ever given, and what becomes of a row that goes back.
         self.leases: dict[Row, str] = {}
         self.tokens: list[tuple[str, Row]] = []
@@ -107,7 +109,19 @@ class LifeOfABatch(RuleBasedStateMachine):
         if self.status in CLOSED:
             self.status = "STAGED"
 
+    def close_left(self, row: Row, word: str) -> str:
+        """The word of a row that is about to get one: where its document left the batch, it does not wait."""
+        if row[0] in self.assigned.values() or outcome(word) not in ("waiting", "paused"):
+            return word
+        self.closed.add(row)
+        return "F"
+
     def add_missing(self) -> None:
+        self.rows = {row: self.close_left(row, word) for row, word in self.rows.items()}
+        for cell, (attempt, word) in self.current().items():
+            if word == "F" and (*cell, attempt) in self.closed:
+                self.rows[*cell, attempt + 1] = self.requeue_as = "QUEUED"
+                self.reopen()
         current = self.current()
         missing = [
             (c, *cell)
@@ -128,11 +142,12 @@ class LifeOfABatch(RuleBasedStateMachine):
         if outcome(before) in ("succeeded", "failed"):
             return word if (outcome(before), outcome(word)) == ("failed", "succeeded") else before
         if outcome(word) == "waiting" and outcome(before) != "waiting" and self.requeue_as != "QUEUED":
-            return self.requeue_as
-        return word
+            word = self.requeue_as
+        return self.close_left(row, word)
 
     def give_back(self, row: Row) -> None:
-        self.rows[row] = self.requeue_as if self.deliveries[row] < MOST_DELIVERIES else "F"
+        word = self.requeue_as if self.deliveries[row] < MOST_DELIVERIES else "F"
+        self.rows[row] = self.close_left(row, word)
         del self.leases[row]
 
     def count(self) -> dict[str, int]:

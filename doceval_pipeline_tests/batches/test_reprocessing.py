@@ -9,12 +9,15 @@ from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.gathering import gather
+from doceval_pipeline.batches.planning import plan
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, queue_attempts, reprocess, resume
 from doceval_pipeline.batches.staging import batch_lock
 from doceval_pipeline.batches.status import batch_progress
 from doceval_pipeline.errors import BatchStateError, StagingError, UnknownBatch
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline.knowledge.queue import LEFT
+from doceval_pipeline_tests.batches.archives import bring_back, put_away
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 BatchOf = Callable[..., Sample]
 ATTEMPTS = "SELECT attempt, status, count(*) FROM llm_responses GROUP BY 1, 2 ORDER BY 1, 2"
@@ -388,6 +391,36 @@ def test_a_content_that_comes_back_has_its_results_again(batch_of: BatchOf) -> N
     (batch.folder / "004.txt").write_bytes(content)
     assert look_again(batch) == (1, 0, 0, 0)
     assert batch.knowledge("SELECT count(*) FROM current_llm_responses WHERE status = 'S'") == [(40,)]
+
+
+def test_a_document_that_left_is_not_evaluated_until_it_returns(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=2, connections=1, prompts=1)
+    batch.stage()
+    content = (batch.folder / "001.txt").read_bytes()
+    (batch.folder / "001.txt").unlink()
+    assert look_again(batch) == (0, 0, 1, 0)
+    assert len(batch.knowledge("SELECT token FROM claim_responses(5, '1 hour')")) == 1
+    batch.knowledge(
+        "UPDATE llm_responses SET lease_expires_at = NULL, status = 'S', overall_score = 50 "
+        "WHERE status = 'P'"
+    )
+    look(batch.databases)
+    assert batch.status() == "COMPLETED"
+    # All of its rows are done, so that its archive can be restored.
+    bring_back(batch, put_away(batch))
+    write_old(batch.folder / "001.txt", content.decode())
+    new = plan(batch.databases, batch.id, Mode.missing, True, lambda *_: None)
+    assert new.cells.superseded == {"returned": 1}
+    assert [estimate.cells for estimate in new.estimates] == [1]
+    assert look_again(batch) == (1, 0, 0, 1)
+    assert batch.knowledge(ATTEMPTS) == [(1, "F", 1), (1, "S", 1), (2, "QUEUED", 1)]
+    # A processor that gives a row back whose document left meanwhile is not handed it again.
+    ((token,),) = batch.knowledge("SELECT token FROM claim_responses(5, '1 hour')")
+    (batch.folder / "001.txt").unlink()
+    look_again(batch)
+    batch.knowledge("SELECT fail_response(:token, 'not now', retry => true)", token=token)
+    assert batch.knowledge("SELECT error_message FROM llm_responses WHERE attempt = 2") == [(LEFT,)]
+    assert list(violations(batch.databases, True, lambda *_: None)) == []
 
 
 def test_a_new_look_at_a_folder_that_is_gone_changes_nothing(batch_of: BatchOf) -> None:

@@ -52,6 +52,7 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "archive",
         "restore",
         "open",
+        "recurring",
     }
 
 
@@ -66,7 +67,7 @@ def test_apply_says_what_it_changes_and_what_that_affects(tmp_path: Path) -> Non
     file.write_text(json.dumps(content, ensure_ascii=False))
     changed = doceval("apply", str(file))
     key = f"batch-{number:06d}"
-    assert changed.stdout.splitlines()[4:7] == [
+    assert changed.stdout.splitlines()[5:8] == [
         f"connection {connection['name']!r}: port none → 8080; affects {key}",
         f"connection {connection['name']!r}: prices none → "
         '{"currency": "USD", "input_per_million": 2.0, "output_per_million": null}; affects ' + key,
@@ -82,6 +83,7 @@ def test_apply_says_what_it_changes_and_what_that_affects(tmp_path: Path) -> Non
             "old": {"currency": "USD", "input_per_million": 2.0, "output_per_million": None},
             "new": None,
             "batches": [number],
+            "recurring": [],
         }
     ]
     for word in ("Pru\u0308fung", "Pru\u0308*", "Prü*"):

@@ -120,13 +120,14 @@ def test_people_pause_resume_and_delete_it_and_see_whether_that_changed_anything
     assert shown_by_a_tick(instance) == "no recurring evaluation is defined"
 
 
-def test_an_occurrence_whose_folder_is_away_is_recorded_and_its_run_fails_with_the_reason(
+def test_an_occurrence_whose_folder_is_away_is_recorded_and_shown_with_the_reason(
     databases: Databases, instance: dg.DagsterInstance, inbox: Path
 ) -> None:
     record = define(databases, inbox)
     shutil.rmtree(inbox)
-    said = failure(launched(instance, "run_recurring", "make_batch", name="inbox"))
-    assert str(inbox) in said
+    made = metadata(launched(instance, "run_recurring", "make_batch", name="inbox"))
+    assert made["outcome"] == "FAILED"
+    assert str(inbox) in made["reason"]
     with databases.doc_eval.connect() as connection:
         (occurrence,) = occurrences(connection, record.id)
     assert occurrence.outcome is Outcome.FAILED

@@ -79,3 +79,27 @@ CREATE OR REPLACE VIEW current_llm_responses AS
            nullif(impossible_numbers || impossible_columns(r), '{}') AS impossible_numbers,
            not_before, uncounted, deferred, reused_from, reused_batch_id, is_answer
     FROM llm_responses r WHERE withdrawn_at IS NULL AND superseded_at IS NULL;
+
+-- A row whose document left the batch is no longer asked: it is closed instead of waiting, also when a
+-- processor gives it back. If the document returns, it gets a new attempt.
+CREATE FUNCTION close_withdrawn() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.status := 'F';
+    NEW.error_message := 'its document left the batch before it was evaluated';
+    NEW.completed_processing_at := clock_timestamp();
+    NEW.not_before := NULL;
+    NEW.deferred := false;
+    RETURN NEW;
+END $$;
+-- After place_response, in the order of the names.
+CREATE TRIGGER put_withdrawn_aside BEFORE UPDATE OF status, withdrawn_at ON llm_responses FOR EACH ROW
+WHEN (NEW.withdrawn_at IS NOT NULL AND NEW.superseded_at IS NULL
+      AND NEW.status IN ('QUEUED', 'N', 'READY_TO_RETRY', 'PAUSED'))
+EXECUTE FUNCTION close_withdrawn();
+REVOKE ALL ON FUNCTION close_withdrawn() FROM PUBLIC;
+DO $$ BEGIN
+    EXECUTE format('ALTER FUNCTION close_withdrawn() SET search_path = %I, pg_temp', current_schema());
+END $$;
+UPDATE llm_responses SET withdrawn_at = withdrawn_at
+WHERE withdrawn_at IS NOT NULL AND superseded_at IS NULL
+  AND status IN ('QUEUED', 'N', 'READY_TO_RETRY', 'PAUSED');
