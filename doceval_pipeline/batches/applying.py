@@ -14,7 +14,7 @@ from doceval_pipeline.batches.folders import found_files, notes_on_nesting, note
 from doceval_pipeline.doc_eval.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.batch_documents import FoundFile, Tally
 from doceval_pipeline.doc_eval.evaluation_file import Located
-from doceval_pipeline.doc_eval.recurring import RecurringRecord, folders_of, list_recurring, unpriced
+from doceval_pipeline.doc_eval.recurring import RecurringRecord, folders_of, list_recurring
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.names import normal
@@ -134,13 +134,10 @@ def next_occurrences(databases: Databases, applied: Applied) -> list[NextOccurre
             for record in records
             if normal(record.name) in changed
         }
-        without_prices = unpriced(connection, list(configs))
     looking = _Bounded(MOST_ENTRIES, time.monotonic() + MOST_SECONDS)
     coming = []
     for record in records:
         found = _preview(configs[record.id], databases.settings, looking) if record.id in configs else None
-        if found is not None and record.id in without_prices:
-            found.notes.append(f"max_cost leaves out connections without prices: {without_prices[record.id]}")
         coming.append(NextOccurrence(record, found))
     return coming
 

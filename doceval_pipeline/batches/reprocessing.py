@@ -98,7 +98,8 @@ def queue_attempts(
 ) -> tuple[Queued, int]:
     """Step 4 of staging, and then a new attempt for each evaluation that `mode` names.
 
-    Rows that wait or run are left alone. A closed batch is open again if anything was queued.
+    Rows that wait or run are left alone. A closed batch is open again if anything was queued. A batch that
+    step 4 holds gets no new attempt.
 
     Parameters
     ----------
@@ -120,7 +121,7 @@ def queue_attempts(
     if outcomes:
         _require_rows_to_repeat(databases, batch_id)
     queued = queue_cells(databases, batch_id, ask_all=mode is Mode.all)
-    if not outcomes:
+    if not outcomes or queued.held is not None:
         return queued, 0
     with batch_lock(databases, batch_id) as connection:
         priority = batch_by_id(connection, batch_id).priority

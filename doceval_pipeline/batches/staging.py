@@ -136,7 +136,7 @@ class Queued:
             f"{self.added:,} of them added now"
             + (f", {self.reused:,} with a result of an earlier batch" if self.reused else "")
             + ("; all of them are reused, nothing is asked" if self.cells_reused == self.cells else "")
-            + (f"; held, because it {self.held}" if self.held else "")
+            + (f"; held: {self.held}" if self.held else "")
         )
 
 
@@ -254,7 +254,7 @@ def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Q
                 f"{partition_key(batch_id)}: {cells} of {expected} cells are in the queue after commit: "
                 "somebody deleted rows meanwhile; materialize again"
             )
-        if batch.expected_cells is None and reused < cells:
+        if batch.expected_cells is None:
             held = _hold_if_too_large(databases, batch, sealed.config, documents)
         with connection.begin():
             connection.execute(_SET_EXPECTED, {"batch_id": batch_id, "cells": expected})
@@ -262,8 +262,8 @@ def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Q
             if added.queued or added.reused:
                 transition(connection, batch_id, Action.REOPEN)
             if held is not None:
-                connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
                 transition(connection, batch_id, Action.PAUSE)
+                connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
         if added.reused and not added.queued:
             # Nothing was queued that a processor would finish, so that the batch may be done now.
             with connection.begin():
@@ -438,14 +438,19 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
 def _hold_if_too_large(
     databases: Databases, batch: BatchRecord, config: Mapping[str, Any], documents: Sequence[int]
 ) -> str | None:
-    """Hold a batch that is over its limits, and give the reason; no processor took a row of it before."""
-    if batch.max_documents is None and batch.max_cost is None:
+    """Hold a batch that is over its limits, and return the reason.
+
+    Its rows were added held, so that no processor takes one before. They are held once more, because a run
+    that was killed may have released them, before a price changed.
+    """
+    if not batch.is_limited:
         return None
     with databases.knowledge.begin() as knowledge:
         reason = why_held(databases, knowledge, batch, config, documents)
         if reason is None:
-            # Rows of a batch with limits are added held, so that nobody takes one before this.
             queue.release(knowledge, batch.id, batch.priority)
+        else:
+            queue.hold(knowledge, batch.id)
         return reason
 
 
@@ -457,7 +462,6 @@ def _enqueue(
     connections: Sequence[dict[str, Any]],
     reuse: bool,
 ) -> Enqueued:
-    is_limited = batch.max_documents is not None or batch.max_cost is not None
     with databases.knowledge.begin() as knowledge:
         # So that the rows are placed where the queue is now, whoever took rows from it.
         queue.tidy(knowledge)
@@ -466,7 +470,7 @@ def _enqueue(
             queue.withdraw_others(knowledge, batch.id, list(names))
             added = queue.enqueue(knowledge, batch.id, names, prompts, connections, batch.priority, reuse)
             returned = queue.requeue_returned(knowledge, batch.id, batch.priority)
-            if is_limited and batch.expected_cells is None:
+            if batch.is_limited and batch.expected_cells is None:
                 queue.hold(knowledge, batch.id)
             return replace(added, queued=added.queued + returned)
     except queue.ContentsGone:

@@ -15,6 +15,7 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batc
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
 from doceval_pipeline.doc_eval.lost_runs import LostRun, lost_runs_of, lost_runs_without_batch
 from doceval_pipeline.doc_eval.progress import read_samples
+from doceval_pipeline.doc_eval.recurring import Origin, list_recurring, origins_of
 from doceval_pipeline.doc_eval.run_requests import Waiting, unreported, unstaged
 from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
 from doceval_pipeline.knowledge.responses import (
@@ -37,6 +38,7 @@ class BatchProgress:
     that stages or reports the batch is awaited, and `notices` are sentences about what is missing and what
     to do. `deferred` is there where waiting rows are not handed out yet, because their processor asked so.
     `origins` counts the batches that reused results come from.
+    `recurring` is there for the batch of a recurring evaluation that is not deleted.
     """
 
     batch: BatchRecord
@@ -50,6 +52,7 @@ class BatchProgress:
     notices: tuple[str, ...] = ()
     deferred: DeferredRows | None = None
     origins: int = 0
+    recurring: Origin | None = None
 
     @property
     def reuse(self) -> str | None:
@@ -71,6 +74,8 @@ class BatchProgress:
             "status": self.batch.status.value,
             "archived": None if self.batch.archived_at is None else self.batch.archived_at.isoformat(),
             "reason": self.batch.failure_reason,
+            "held_reason": self.batch.held_reason,
+            "recurring": None if self.recurring is None else self.recurring.as_json(),
             "documents": asdict(self.documents),
             "cells": {"expected": self.batch.expected_cells or 0, **self.cells.outcomes},
             "cells_reused": self.cells.reused,
@@ -111,6 +116,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
         awaited = {**unstaged(connection, numbers), **unreported(connection, numbers)}
         abandoned = abandoned_stagings(connection, numbers)
         lost = lost_runs_of(connection, numbers)
+        recurring = origins_of(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
         origins = count_origins(connection, [n for n in numbers if cells[n].reused])
@@ -135,6 +141,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
             ),
             deferred.get(batch.id),
             origins.get(batch.id, 0),
+            recurring.get(batch.id),
         )
         for batch in batches
     ]
@@ -161,6 +168,12 @@ def having_failures(databases: Databases, batches: Sequence[BatchRecord]) -> lis
     return [batch for batch in closed if cells[batch.id].failed]
 
 
+def failed_occurrences(databases: Databases) -> list[str]:
+    """A sentence for each recurring evaluation whose newest occurrence failed, and so has no batch."""
+    with databases.doc_eval.connect() as connection:
+        return [record.failure for record in list_recurring(connection) if record.failure is not None]
+
+
 def lost_without_batch(databases: Databases) -> list[LostRun]:
     """Runs that ended before they began and belong to no batch, such as those that were to create one."""
     with databases.doc_eval.connect() as connection:
@@ -174,6 +187,8 @@ def _notices(
     abandoned: Container[int],
 ) -> Iterator[str]:
     """Notices about missing parts of a batch, each with the command that fixes it."""
+    if batch.held_notice is not None:
+        yield batch.held_notice
     if batch.id in abandoned:
         yield f"no process works on its staging: doceval stage {batch.id} goes on with it"
     if batch.status is Status.SAVED and batch.config_sha256 is not None and request is None:

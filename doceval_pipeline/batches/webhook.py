@@ -1,12 +1,14 @@
-"""Tells a receiver outside of this installation that batches completed: signed, and at least once.
+"""Tells a receiver outside of this installation that batches completed or are held: signed, at least once.
 
 Pending notifications are derived from the databases and stored in an outbox; the same bytes are sent under
 the same id until the receiver has them. `webhook_sending` sends them; docs/webhook.md is for receivers.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.webhook_sending import Message, Receiver, send_all
@@ -44,7 +46,7 @@ class Told:
 
 
 def tell(databases: Databases) -> Told:
-    """Tell the receiver of every result that it was not told of and that is due.
+    """Tell the receiver of every result and every held batch that it was not told of and that is due.
 
     No failure of the receiver raises: it is recorded, and what failed is due again later.
 
@@ -95,7 +97,7 @@ def warnings(databases: Databases) -> list[str]:
 
 
 def message_id(delivery: Delivery) -> str:
-    """What the receiver knows a message by: the same completion with the same result, the same id."""
+    """What the receiver knows a message by: the same id for the same completion with the same result."""
     since = delivery.created_at.astimezone(UTC)
     return f"{partition_key(delivery.batch_id)}-{delivery.result_digest}-{since:%Y%m%dT%H%M%S%f}"
 
@@ -103,6 +105,15 @@ def message_id(delivery: Delivery) -> str:
 def _fill_outbox(databases: Databases) -> None:
     with databases.doc_eval.begin() as connection:
         outbox.switch_on(connection, SECONDS_OF_INTEREST)
+        held = batches_by_ids(connection, outbox.untold_held(connection, SECONDS_OF_INTEREST, PORTION))
+        if held:
+            payloads = {(batch.id, outbox.HELD): _held_payload(databases.settings, batch) for batch in held}
+            outbox.keep(connection, payloads)
+    _add_completed(databases)
+
+
+def _add_completed(databases: Databases) -> None:
+    with databases.doc_eval.begin() as connection:
         numbers = outbox.untold(connection, SECONDS_OF_INTEREST, CELLS_AT_ONCE)
         batches = {batch.id: batch for batch in batches_by_ids(connection, numbers)}
     if not batches:
@@ -120,7 +131,7 @@ def _fill_outbox(databases: Databases) -> None:
 
 
 def _payload(databases: Databases, batch: BatchRecord, found: CompletedResults) -> str:
-    """The body of a message; its shape is described in docs/webhook.md."""
+    """The body of a message about a completed batch; docs/webhook.md describes its shape."""
     cells = CellCounts(batch.expected_cells or 0, found.succeeded, found.failed, 0, 0, 0, 0)
     data = {
         "batch": batch.id,
@@ -140,16 +151,30 @@ def _payload(databases: Databases, batch: BatchRecord, found: CompletedResults) 
         "completed_at": None if batch.completed_at is None else _in_words(batch.completed_at),
         "result_digest": found.digest,
         "report": batch.report_file,
-        "url": _page(databases.settings, batch.key),
+        "url": _page(databases.settings, "completion_report", batch.key),
     }
-    return json.dumps(
-        {"type": "batch.completed", "timestamp": _in_words(datetime.now(UTC)), "data": data},
-        separators=(",", ":"),
-    )
+    return _message("batch.completed", data)
 
 
-def _page(settings: Settings, key: str) -> str | None:
-    return None if settings.ui_url is None else f"{settings.ui_url}/assets/completion_report?partition={key}"
+def _held_payload(settings: Settings, batch: BatchRecord) -> str:
+    data = {
+        "batch": batch.id,
+        "partition": batch.key,
+        "name": batch.name,
+        "status": batch.status.value,
+        "reason": batch.held_reason,
+        "url": _page(settings, "queue_rows", batch.key),
+    }
+    return _message("batch.held", data)
+
+
+def _message(kind: str, data: Mapping[str, Any]) -> str:
+    message = {"type": kind, "timestamp": _in_words(datetime.now(UTC)), "data": data}
+    return json.dumps(message, separators=(",", ":"))
+
+
+def _page(settings: Settings, asset: str, key: str) -> str | None:
+    return None if settings.ui_url is None else f"{settings.ui_url}/assets/{asset}?partition={key}"
 
 
 def _in_words(moment: datetime) -> str:

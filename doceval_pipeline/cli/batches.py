@@ -21,7 +21,12 @@ from doceval_pipeline.batches.open_doors import open_doors
 from doceval_pipeline.batches.planning import plan
 from doceval_pipeline.batches.report_files import newest_report
 from doceval_pipeline.batches.reprocessing import Mode
-from doceval_pipeline.batches.status import batch_progress, closed_batches, having_failures
+from doceval_pipeline.batches.status import (
+    batch_progress,
+    closed_batches,
+    failed_occurrences,
+    having_failures,
+)
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.output import console, in_words, print_json, print_table, warn
 from doceval_pipeline.cli.selection import Done, Selection, act_on_each, select, several_batches
@@ -135,6 +140,8 @@ def stage(batches: tuple[str, ...], as_json: bool) -> None:
         documents, cells = progress.documents, progress.cells
         expected = progress.batch.expected_cells
         files, notes = batch_tallies(opened, batch.id), notes_on_assigned(opened, batch.id)
+        if progress.batch.held_notice is not None:
+            notes = [*notes, progress.batch.held_notice]
         line = (
             f"[bold]{batch.key}[/] {progress.batch.status}: {staged(documents.staged, documents.distinct)}, "
             f"{cells.rows:,} of {expected:,} cells queued; {left_out(files)}"
@@ -213,8 +220,9 @@ def check(every_document: bool, as_json: bool) -> None:
     """Check both databases for consistency (docs/invariants.md); exit code 1 if an invariant is violated.
 
     Read-only: a member of doceval_reader can run it. Warns on standard error, without another exit code, of
-    guards that the installation's dagster.yaml no longer has, of webhooks that could not be sent, of work
-    that waits while no daemon runs, and of what processors' login roles could do to others.
+    guards that the installation's dagster.yaml no longer has, of webhooks that could not be sent, of
+    recurring evaluations whose newest occurrence failed, of work that waits while no daemon runs, and of
+    what processors' login roles could do to others.
     """
     opened = databases()
     with bars(visible=not as_json) as draw:
@@ -226,7 +234,12 @@ def check(every_document: bool, as_json: bool) -> None:
     else:
         rows = [(v.invariant, v.batch, v.problem, v.mend) for v in found]
         print_table(("must hold", "batch", "but", "what to do"), rows)
-    for warning in (*given_up(opened.settings), *open_doors(opened), *webhook.warnings(opened)):
+    for warning in (
+        *given_up(opened.settings),
+        *open_doors(opened),
+        *webhook.warnings(opened),
+        *failed_occurrences(opened),
+    ):
         warn(warning)
     warn_of_waiting(opened)
     if found:
@@ -370,6 +383,8 @@ def _say_what_is_next(applied: Applied, looked: Mapping[str, Preview], stage: bo
             console.print(f"    found now: {looked[name].sentence}", markup=False)
             for note in looked[name].notes:
                 warn(f"    {note}")
+    for note in applied.notes:
+        warn(note)
     if applied.staging_requested_again:
         names = ", ".join(map(printable, applied.staging_requested_again))
         console.print(f"staging was requested before and has not begun, asked again: {names}", markup=False)

@@ -10,7 +10,13 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 
 from doceval_pipeline.batches.pace import Pace
 from doceval_pipeline.batches.stalling import STALLED, Movement
-from doceval_pipeline.batches.status import BatchProgress, batch_progress, lost_without_batch, progress_of
+from doceval_pipeline.batches.status import (
+    BatchProgress,
+    batch_progress,
+    failed_occurrences,
+    lost_without_batch,
+    progress_of,
+)
 from doceval_pipeline.cli.bars import Bars
 from doceval_pipeline.cli.batches import as_json_option, databases, warn_of_waiting
 from doceval_pipeline.cli.output import console, fail, print_json, print_table, warn
@@ -52,6 +58,8 @@ def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
         if not batches:
             for run in lost_without_batch(opened):
                 warn(run.sentence)
+            for sentence in failed_occurrences(opened):
+                warn(sentence)
             warn_of_waiting(opened)
     else:
         _watch(lambda: read()[0])
@@ -193,6 +201,8 @@ def _watched(progress: BatchProgress) -> str:
     said = [f"{cells.done:,} of {progress.batch.expected_cells or 0:,} cells, {cells.failed:,} failed"]
     if cells.reused:
         said[0] += f", {cells.reused:,} reused"
+    if progress.batch.held_reason is not None:
+        return f"{said[0]}; {printable(f'held: {progress.batch.held_reason}')}"
     if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW, Movement.DEFERRED):
         return f"{said[0]}; {printable(progress.judgement.movement)}"
     if pace and pace.recent_rate:

@@ -83,6 +83,7 @@ class NewBatch(dg.Config):
     exclude: list[str] = Field(default=[], description=_described(definitions.Batch, "exclude"))
     stage_after: str | None = Field(default=None, description=_described(definitions.Batch, "stage_after"))
     priority: int = Field(default=10, description=_described(definitions.Batch, "priority"))
+    reuse: str = Field(default="nothing", description=_described(definitions.Batch, "reuse"))
     new_connections: list[NewConnection] = Field(
         default=[], description="Connections to create, or to update by name, before the batch."
     )

@@ -44,6 +44,7 @@ ops:
       description: ''
       metadata: {}             # anything to keep with the batch, such as {owner: legal}
       priority: 10             # 1 to 100: share of the processors' work
+      reuse: nothing           # finished takes results that earlier batches have
       stage: false             # true stages the batch at once
 """,
     "stage_batch": f"""\
@@ -98,32 +99,32 @@ ops:
 {{}}
 """,
     "run_recurring": """\
-# Makes the batch of a recurring evaluation now, besides its schedule.
+# Makes the batch of a recurring evaluation now, whatever its schedule says.
 ops:
   make_batch:
     config:
-      name: inbox  # of a recurring evaluation
+      name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "pause_recurring": """\
 # Makes no batch of a recurring evaluation until it is resumed.
 ops:
   pause_occurrences:
     config:
-      name: inbox  # of a recurring evaluation
+      name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "resume_recurring": """\
 # Goes on with a paused recurring evaluation. Times that have passed are not made up.
 ops:
   resume_occurrences:
     config:
-      name: inbox  # of a recurring evaluation
+      name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "delete_recurring": """\
-# Forgets a recurring evaluation and its times. The batches that it made stay.
+# Deletes a recurring evaluation and the record of its times. The batches that it made stay.
 ops:
   delete_definition:
     config:
-      name: inbox  # of a recurring evaluation
+      name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "refresh_leaderboard": """\
 # Computes the leaderboard over all completed batches. No config is needed.

@@ -3,24 +3,30 @@
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
+from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.recurring import look_for_arrivals, make_occurrence
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.cursors import Looked
 from doceval_pipeline.defs.launchpads import example_values
-from doceval_pipeline.defs.naming import shown_name
+from doceval_pipeline.defs.naming import NAME, name_of, shown_name
+from doceval_pipeline.defs.naming import TAG as BATCH_TAG
+from doceval_pipeline.defs.overview import overview, sentence
 from doceval_pipeline.defs.requests import FINISHED, UNFINISHED, seconds_since_end
 from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.staging import batch_config_snapshot
 from doceval_pipeline.defs.steps import StepConfig, open_step
-from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.doc_eval.batches import batches_in, partition_key
 from doceval_pipeline.doc_eval.definitions import LONGEST_DURATION
+from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring import (
     Occurrence,
     Outcome,
@@ -33,11 +39,14 @@ from doceval_pipeline.doc_eval.recurring import (
     start_anew,
 )
 from doceval_pipeline.errors import ConfigurationError, DocEvalError, RecurringError
+from doceval_pipeline.reports.untrusted import cut
 
 # A minute is the shortest distance between two times of a schedule.
 SECONDS_BETWEEN_TICKS = 14
 # Tag of a run: the recurring evaluation and the time, of which there is one record.
 TAG = "doceval/occurrence"
+# Tag of a run: the name of the recurring evaluation.
+NAME_TAG = "doceval/recurring"
 # Before a run that failed is asked for again: twice as long each time, to this limit.
 SECONDS_TO_RETRY, MOST_SECONDS_TO_RETRY = 15, 3600
 # Dagster gives up a tick after 60 s. A look at folders may take so long, and no look begins later in a tick.
@@ -46,8 +55,8 @@ SECONDS_FOR_LOOK, SECONDS_FOR_FIRST_LOOKS = 30.0, 15.0
 SECONDS_OF_GRACE = 1.0
 # After a look that took too long.
 SECONDS_TO_REST = 3600
-# A tick that names more evaluations would be hard to read.
-MOST_TOLD = 50
+# Python cannot convert the first times of all to every time zone.
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OfRecurring(StepConfig):
@@ -60,7 +69,8 @@ class OneTime(OfRecurring):
     """Which recurring evaluation, and for which of its times."""
 
     due_at: str | None = Field(
-        default=None, description="The time, such as 2026-12-01T01:00:00+00:00; now if left out."
+        default=None,
+        description="The time, such as 2026-12-01T01:00:00+00:00, and not in the future; now if left out.",
     )
 
 
@@ -72,36 +82,77 @@ def make_batch(context: dg.OpExecutionContext, config: OneTime, doc_eval: DocEva
             record = find_recurring(connection, config.name)
         made = make_occurrence(databases, record, _moment(config.due_at, record.now))
         if made.batch_id is not None:
-            context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(made.batch_id)])
-    context.log.info(f"{shown_name(config.name)}: {sentence(made)}")
-    told: dict[str, Any] = {"outcome": made.outcome.value, "due_at": made.due_at.isoformat()}
+            _show_batch(context, databases, record, made, made.batch_id)
+    said = f"{shown_name(record.name)}: {sentence(made)}"
+    (context.log.error if made.outcome is Outcome.FAILED else context.log.info)(said)
+    shown: dict[str, Any] = {"outcome": made.outcome.value, "due_at": made.due_at.isoformat()}
     if made.batch_id is not None:
-        told |= {"batch": made.batch_id, "partition": partition_key(made.batch_id)}
+        shown |= {"batch": made.batch_id, "partition": partition_key(made.batch_id)}
     if made.reason is not None:
-        told["reason"] = made.reason
-    context.add_output_metadata(told)
-    return told
+        shown["reason"] = made.reason
+    context.add_output_metadata(shown)
+    return shown
+
+
+def _show_batch(
+    context: dg.OpExecutionContext,
+    databases: Databases,
+    record: RecurringRecord,
+    made: Occurrence,
+    batch_id: int,
+) -> None:
+    """Register the partition of a batch that was made, and link it with the run that made it."""
+    key, name = partition_key(batch_id), name_of(databases, batch_id)
+    context.instance.add_dynamic_partitions(partitions.NAME, [key])
+    context.instance.add_run_tags(context.run_id, {BATCH_TAG: name, NAME_TAG: shown_name(record.name)})
+    shown = {
+        NAME: name,
+        "recurring_evaluation": shown_name(record.name),
+        "due_at": made.due_at.isoformat(),
+        **{f"files_{kind}": number for kind, number in asdict(made.files).items()},
+    }
+    context.log_event(dg.AssetObservation(batch_config_snapshot.key, partition=key, metadata=shown))
 
 
 @dg.op
 def pause_occurrences(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
     """Make no batch until it is resumed."""
-    with open_step(context, doc_eval) as databases, databases.doc_eval.begin() as connection:
-        return pause_recurring(connection, find_recurring(connection, config.name).id)
+    return _changed(context, config, doc_eval, pause_recurring, "is paused", "was paused already")
 
 
 @dg.op
 def resume_occurrences(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
     """Go on with the next time; those that have passed are not made up."""
-    with open_step(context, doc_eval) as databases, databases.doc_eval.begin() as connection:
-        return resume_recurring(connection, find_recurring(connection, config.name).id)
+    return _changed(context, config, doc_eval, resume_recurring, "goes on", "is not paused")
 
 
 @dg.op
-def delete_definition(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> None:
+def delete_definition(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
     """Forget it; the batches that it made stay."""
+    return _changed(context, config, doc_eval, _delete, "is deleted; its batches stay", "was deleted already")
+
+
+def _delete(connection: Connection, recurring_id: int) -> bool:
+    delete_recurring(connection, recurring_id)
+    return True
+
+
+def _changed(
+    context: dg.OpExecutionContext,
+    config: OfRecurring,
+    doc_eval: DocEval,
+    act: Callable[[Connection, int], bool],
+    done: str,
+    not_done: str,
+) -> bool:
+    """Do something to a recurring evaluation, and show in the run whether it changed anything."""
     with open_step(context, doc_eval) as databases, databases.doc_eval.begin() as connection:
-        delete_recurring(connection, find_recurring(connection, config.name).id)
+        record = find_recurring(connection, config.name)
+        changed = act(connection, record.id)
+    said = f"{shown_name(record.name)} {done if changed else not_done}"
+    context.log.info(said)
+    context.add_output_metadata({"recurring_evaluation": shown_name(record.name), "result": said})
+    return changed
 
 
 @dg.job(config=example_values("run_recurring"))
@@ -135,7 +186,10 @@ def delete_recurring_evaluation() -> None:
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Ask for a run for each time that has come; shows the next and the newest time of each evaluation."""
+    """Ask for the run that makes the batch of each time that has come, and look at folders for arrivals.
+
+    A tick that asks for none shows the next and the last occurrence of each recurring evaluation.
+    """
     with database_errors():
         databases = doc_eval.open()
         with databases.doc_eval.begin() as connection:
@@ -143,27 +197,16 @@ def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval
             for record in records:
                 if record.was_set_back:
                     start_anew(connection, record.id)
+            paused = batches_in(connection, (Status.PAUSED,)) if records else []
     scheduled = [(record, record.due_at) for record in records]
     arrived, next_looks, problems = _look(databases, records, Looked.read(context.cursor).next_looks)
     due = [(record, due_at) for record, due_at in (*scheduled, *arrived) if due_at is not None]
     requests = _requests(context.instance, due)
-    said = [*problems, *(_times(record) for record in records)]
-    if len(said) > MOST_TOLD:
-        said[MOST_TOLD:] = [f"and {len(said) - MOST_TOLD:,} more"]
     return dg.SensorResult(
         run_requests=requests,
         cursor=Looked(next_looks=next_looks).write(),
-        skip_reason=None if requests else "; ".join(said) or "no recurring evaluation is defined",
+        skip_reason=None if requests else overview(records, paused, problems),
     )
-
-
-def sentence(made: Occurrence) -> str:
-    """What became of an occurrence, in a line for people."""
-    if made.outcome is Outcome.MADE and made.batch_id is not None:
-        return f"{partition_key(made.batch_id)}: {made.files.sentence}"
-    if made.outcome is Outcome.SKIPPED:
-        return f"no batch: {made.reason} ({made.files.sentence})"
-    return f"no batch: {made.reason}"
 
 
 def may_look(not_before: float, now: float) -> bool:
@@ -270,7 +313,7 @@ def _request(record: RecurringRecord, due_at: datetime, occurrence: str, attempt
     return dg.RunRequest(
         run_key=f"recurring-{occurrence}-{attempt}",
         run_config={"ops": {make_batch.name: {"config": config}}},
-        tags={TAG: occurrence},
+        tags={TAG: occurrence, NAME_TAG: shown_name(record.name)},
     )
 
 
@@ -293,30 +336,24 @@ def _earlier_runs(
     return found
 
 
-def _times(record: RecurringRecord) -> str:
-    name = shown_name(record.name)
-    if record.problem is not None:
-        return f"{name}: cannot be used"
-    newest = "none yet" if record.newest_due_at is None else f"{record.newest_due_at:%Y-%m-%d %H:%M} UTC"
-    if record.paused_at is not None:
-        return f"{name}: paused, newest {newest}"
-    if record.next_at is None:
-        return f"{name}: on arrival, newest {newest}"
-    return f"{name}: next {record.next_at:%Y-%m-%d %H:%M} UTC, newest {newest}"
-
-
 def _moment(given: str | None, now: datetime) -> datetime | None:
-    """A time that is given, not later than now."""
+    """The time that a config names; None where it names none, which means now.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not a time, or in the future, which would keep the times before it from being made.
+    """
     if given is None:
         return None
     try:
         moment = datetime.fromisoformat(given)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
+        is_known = moment.tzinfo is not None and EARLIEST <= moment.astimezone(UTC) <= now
+    except (ValueError, OverflowError):
+        is_known = False
+    if not is_known:
         raise ConfigurationError(
-            f"due_at is {given!r}, which is no time with a zone: write one such as 2026-12-01T01:00:00+00:00"
+            f"due_at is {cut(given, 80)!r}, which is not a time with a zone up to now: write one such as "
+            "2026-12-01T01:00:00+00:00, or leave it out"
         )
-    if moment > now:
-        raise ConfigurationError(f"due_at is {given!r}, which is in the future: leave it out to make one now")
-    return moment
+    return moment.astimezone(UTC)

@@ -27,6 +27,7 @@ OWN = frozenset(
         "leaderboard",
         "lost_runs",
         "naming",
+        "overview",
         "partitions",
         "report_pages",
         "recurring",

@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from doceval_pipeline.batches import audit, staging
+from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.folders import notes_on_assigned
 from doceval_pipeline.batches.invariants.invariant import SAMPLE
 from doceval_pipeline.batches.reprocessing import Mode, queue_attempts
@@ -18,11 +19,12 @@ from doceval_pipeline.defs.catalog import (
     LLM_RESPONSES,
     row_count,
 )
-from doceval_pipeline.defs.naming import NAME, about, name_of
+from doceval_pipeline.defs.naming import NAME, about, name_of, shown_name
 from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batches
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
 from doceval_pipeline.doc_eval.batch_documents import Tally
+from doceval_pipeline.doc_eval.recurring import origins_of
 from doceval_pipeline.doc_eval.snapshot import Snapshot
 from doceval_pipeline.reports.numbers import counted
 
@@ -43,10 +45,12 @@ def batch_config_snapshot(
     """What the batch selects, sealed: folders, connections, prompt texts. The same bytes every time."""
     with open_batch(context, doc_eval) as (databases, batch_id):
         sealed, name = staging.seal_batch(databases, batch_id), name_of(databases, batch_id)
+        origin = _origin(databases, batch_id)
     context.log.info(f"{name}: {_in_words(sealed)}")
     return dg.MaterializeResult(
         metadata={
             NAME: name,
+            **origin,
             "sha256": sealed.sha256,
             "folders": len(sealed.config["folders"]),
             "connections": len(sealed.config["connections"]),
@@ -187,6 +191,9 @@ def queue_rows(
         f"{name}: {queued.sentence}; mode {config.mode.value} queued "
         f"{counted(new_attempts, 'new attempt', 'new attempts')}"
     )
+    held = {} if queued.held is None else {"held_reason": queued.held}
+    if held:
+        context.log.warning(f"{name}: held: {queued.held}; resume_batch releases its evaluations")
     return dg.MaterializeResult(
         metadata={
             NAME: name,
@@ -197,6 +204,7 @@ def queue_rows(
             "distinct_documents": queued.documents,
             "prompts": queued.prompts,
             "connections": queued.connections,
+            **held,
             "seconds": round(queued.seconds, 3),
             **row_count(rows),
         },
@@ -272,6 +280,15 @@ def _check_result(
         passed=not found.problems,
         **about(name, found.text, {"checked": found.checked, "problems": found.problems}),
     )
+
+
+def _origin(databases: Databases, batch_id: int) -> dict[str, str]:
+    """Metadata about the recurring evaluation that made a batch, if one did."""
+    with databases.doc_eval.connect() as connection:
+        origin = origins_of(connection, [batch_id]).get(batch_id)
+    if origin is None:
+        return {}
+    return {"recurring_evaluation": shown_name(origin.name), "due_at": origin.due_at.isoformat()}
 
 
 def _in_words(sealed: Snapshot) -> str:

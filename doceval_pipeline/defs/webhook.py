@@ -1,4 +1,4 @@
-"""The sensor that tells a receiver outside of batches that completed; it ticks only where there is one."""
+"""The sensor that tells a receiver outside of batches that completed or are held; off without a receiver."""
 
 import dagster as dg
 
@@ -17,8 +17,8 @@ def completion_webhook(settings: Settings) -> dg.SensorDefinition:
         name="completion_webhook",
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=dg.DefaultSensorStatus.RUNNING if is_wanted else dg.DefaultSensorStatus.STOPPED,
-        description="Tell the receiver at DOCEVAL_WEBHOOK_URL of batches that completed, at least once. "
-        "What fails is sent again, and holds nothing up.",
+        description="Tell the receiver at DOCEVAL_WEBHOOK_URL of batches that completed or are held, at "
+        "least once. What fails is sent again, and holds nothing up.",
     )
     def _tell(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SkipReason:
         if not is_wanted:

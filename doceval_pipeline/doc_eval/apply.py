@@ -240,6 +240,17 @@ _RELINK = [
     *_relink("batch_prompts", "prompt_id", "prompts", "prompts", "name"),
 ]
 _LIMIT = text("UPDATE batches SET max_documents = :max_documents, max_cost = :max_cost WHERE id = :id")
+_COST_LIMITS = text(f"""
+    SELECT r.name, r.definition ->> 'max_cost',
+           array_agg(c.name ORDER BY c.name COLLATE "C") FILTER (WHERE num_nonnulls(
+               c.prices ->> 'input_per_million', c.prices ->> 'output_per_million') < 2),
+           array_agg(DISTINCT coalesce(c.prices ->> 'currency', 'USD'))
+    FROM recurring_evaluations r
+    CROSS JOIN jsonb_array_elements_text(r.definition -> 'connections') AS n(name)
+    JOIN connections c ON {normal_in_sql("c.name")} = {normal_in_sql("n.name")}
+    WHERE {normal_in_sql("r.name")} = ANY(CAST(:names AS text[])) AND r.definition ->> 'max_cost' IS NOT NULL
+    GROUP BY r.id ORDER BY r.name COLLATE "C"
+""")
 _INSERT_RECURRING = text("""
     INSERT INTO recurring_evaluations (name, definition)
     SELECT g.value ->> 'name', g.value - 'name'
@@ -282,7 +293,8 @@ class Applied:
 
     `numbers` gives the number of each batch that was named; `staging_requested` the batches whose
     staging will be started by the daemon because of this apply, and `staging_requested_again` those
-    that wait for it since an earlier one. `changes` are the values of existing definitions that it replaced.
+    that wait for it since an earlier one. `changes` are the values of existing definitions that it replaced,
+    and `notes` are about limits of recurring evaluations that cannot be checked as they are meant.
     """
 
     connections: Changes
@@ -293,6 +305,7 @@ class Applied:
     staging_requested: list[str]
     staging_requested_again: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -365,6 +378,7 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
             numbers=numbers,
             staging_requested=[],
             changes=_told(connection, evaluation, stored),
+            notes=list(_notes_on_limits(connection, evaluation.recurring)),
         )
         if not stage:
             return applied
@@ -374,6 +388,20 @@ def apply_evaluation(engine: Engine, located: Located, stage: bool = False) -> A
             staging_requested=[name for name, number in numbers.items() if asked.get(number) is False],
             staging_requested_again=[name for name, number in numbers.items() if asked.get(number) is True],
         )
+
+
+def _notes_on_limits(connection: Connection, items: Sequence[Recurring]) -> Iterator[str]:
+    """Notes on each `max_cost` that is not compared with one sum of money."""
+    names = [normal(item.name) for item in items]
+    for name, limit, unpriced, currencies in connection.execute(_COST_LIMITS, {"names": names}):
+        if unpriced:
+            yield (
+                f"{name}: max_cost cannot be checked without both prices of {', '.join(unpriced)}: every "
+                "batch with evaluations to process will be held; add prices to the connection"
+            )
+        elif len(currencies) > 1:
+            together = " and ".join(currencies)
+            yield f"{name}: its prices are in {together}; max_cost ({limit}) limits each by itself"
 
 
 def _with_stored_names(connection: Connection, evaluation: Evaluation) -> Evaluation:

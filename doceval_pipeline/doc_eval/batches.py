@@ -53,8 +53,8 @@ class BatchRecord:
 
     `archive_file`, with its sha256, is where the rows of the batch stand since `archived_at`. `report_file`
     is the name of its newest report, which shows the results of `reported_digest`. With more than
-    `max_documents`, or a higher expected cost than `max_cost`, it was held once it was queued, for
-    `held_reason`.
+    `max_documents`, or a higher expected cost than `max_cost`, it is PAUSED once it is queued, for
+    `held_reason`, until a person resumes or cancels it.
     """
 
     id: int
@@ -90,6 +90,21 @@ class BatchRecord:
     def state(self) -> str:
         """The batch's status for people, with the word "archived" where it is."""
         return self.status.value if self.archived_at is None else f"{self.status.value}, archived"
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it may be held by itself once it is queued."""
+        return self.max_documents is not None or self.max_cost is not None
+
+    @property
+    def held_notice(self) -> str | None:
+        """Why it is held and what to do, in a line; None where it is not, or where a person paused it."""
+        if self.held_reason is None:
+            return None
+        return (
+            f"held: {self.held_reason}; doceval resume {self.id} releases its evaluations, doceval cancel "
+            f"{self.id} closes them"
+        )
 
     def matches(self, pattern: str) -> bool:
         """Whether the batch's name or partition key fits a shell pattern, in any Unicode form."""

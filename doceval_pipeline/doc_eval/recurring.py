@@ -60,7 +60,7 @@ _RESUME = text("""
     WHERE id = :id AND paused_at IS NOT NULL
 """)
 _DELETE = text("DELETE FROM recurring_evaluations WHERE id = :id")
-# An occurrence with a batch stays, and so does the newest one of the schedule, from which the next is counted.
+# An occurrence with a batch stays, and so does the newest one of the schedule: the next is counted from it.
 _FORGET_OLD = text("""
     DELETE FROM occurrences o
     WHERE o.outcome <> 'MADE' AND o.recorded_at < now() - make_interval(days => :days)
@@ -110,15 +110,6 @@ _SUMMARY = text("""
                WHERE b.status <> ALL(:closed) AND b.archived_at IS NULL), '{}') AS open_batches
     FROM occurrences o LEFT JOIN batches b ON b.id = o.batch_id
     WHERE o.recurring_id = :id
-""")
-_UNPRICED = text("""
-    SELECT r.id, string_agg(c.name, ', ' ORDER BY c.name)
-    FROM recurring_evaluations r
-    CROSS JOIN jsonb_array_elements_text(r.definition -> 'connections') AS used(name)
-    JOIN connections c ON c.name = used.name
-    WHERE r.id = ANY(:ids) AND r.definition ->> 'max_cost' IS NOT NULL
-      AND coalesce(c.prices ->> 'input_per_million', c.prices ->> 'output_per_million') IS NULL
-    GROUP BY r.id
 """)
 _SOME_NAMES = text(f"SELECT name FROM recurring_evaluations ORDER BY id LIMIT {MOST_COMPARED}")
 _OCCURRENCE = text("""
@@ -218,6 +209,13 @@ _CALL_OF_CHANGES = text("UPDATE batches SET is_of_changes = true WHERE id = :bat
 _IS_OF_CHANGES = text("SELECT is_of_changes FROM batches WHERE id = :batch_id")
 
 
+_ORIGINS = text("""
+    SELECT o.batch_id, r.name, o.due_at FROM occurrences o
+    JOIN recurring_evaluations r ON r.id = o.recurring_id
+    WHERE o.batch_id = ANY(CAST(:batch_ids AS int[]))
+""")
+
+
 class Outcome(StrEnum):
     """What became of an occurrence."""
 
@@ -264,6 +262,13 @@ class RecurringRecord:
         if self.definition.schedule is None:
             return None
         return Recurrence(self.definition.schedule, self.definition.timezone)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the newest occurrence has no batch, in a line; None where it did not fail."""
+        if self.newest_outcome is not Outcome.FAILED:
+            return None
+        return f"{self.name}: no batch of {self.newest_due_at:%Y-%m-%d %H:%M} UTC: {self.newest_reason}"
 
     @property
     def when(self) -> str:
@@ -344,6 +349,18 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The recurring evaluation that made a batch, and for which of its times."""
+
+    name: str
+    due_at: datetime
+
+    def as_json(self) -> dict[str, str]:
+        """Its shape in `doceval status --json`."""
+        return {"name": self.name, "due_at": self.due_at.isoformat()}
+
+
+@dataclass(frozen=True)
 class Occurrence:
     """What became of one time of a recurring evaluation."""
 
@@ -382,7 +399,7 @@ def find_recurring(connection: Connection, name: str) -> RecurringRecord:
     if row is None:
         near = _similar(name, connection.scalars(_SOME_NAMES))
         advice = f"did you mean {near!r}?" if near else "doceval recurring list shows all of them"
-        raise UnknownRecurring(f"there is no recurring evaluation {name!r}: {advice}")
+        raise UnknownRecurring(f"there is no recurring evaluation {name[:LONGEST]!r}: {advice}")
     return _record(row)
 
 
@@ -397,11 +414,6 @@ def summary(connection: Connection, recurring_id: int) -> Summary:
     """Count the occurrences of a recurring evaluation."""
     row = connection.execute(_SUMMARY, {"id": recurring_id, "closed": list(CLOSED)}).one()
     return Summary(row.occurrences, row.batches, list(row.open_batches))
-
-
-def unpriced(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
-    """The connections without prices of recurring evaluations that have a `max_cost`, in words by id."""
-    return dict(connection.execute(_UNPRICED, {"ids": list(ids)}).tuples().all())
 
 
 def read_again(connection: Connection, record: RecurringRecord) -> RecurringRecord:
@@ -522,6 +534,12 @@ def record_occurrence(
         },
     )
     return _occurrence(connection.execute(_OCCURRENCE, values).one())
+
+
+def origins_of(connection: Connection, batch_ids: Sequence[int]) -> dict[int, Origin]:
+    """What made each of the given batches; the others, and those of deleted definitions, are left out."""
+    rows = connection.execute(_ORIGINS, {"batch_ids": list(batch_ids)})
+    return {row.batch_id: Origin(row.name, row.due_at) for row in rows}
 
 
 def is_of_what_changed(connection: Connection, batch_id: int) -> bool:

@@ -1,7 +1,7 @@
-"""The outbox of the completion webhook: each result of a batch that is told stands in it once, with the
-newest time that the batch had it.
+"""Outbox of the webhook: one row per batch and result, with the newest time that the batch had it, and one
+per batch that was held.
 
-What is told, and how it is sent, is the business of `batches.webhook`.
+What is sent, and how, is the business of `batches.webhook`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,16 @@ _UNTOLD = text("""
         WINDOW in_order AS (ORDER BY completed_at, id)) AS untold
     WHERE place = 1 OR cells <= :most_cells
     ORDER BY place
+""")
+# A batch is held once. Locked, so that no person releases it before its message is in the outbox; one that
+# somebody works on now is found by the next look.
+_UNTOLD_HELD = text("""
+    SELECT id FROM batches b
+    WHERE status = 'PAUSED' AND held_reason IS NOT NULL AND archived_at IS NULL
+      AND status_changed_at > now() - make_interval(secs => :seconds)
+      AND NOT EXISTS (SELECT 1 FROM webhook_deliveries w WHERE w.batch_id = b.id AND w.result_digest = :held)
+    ORDER BY id LIMIT :most
+    FOR NO KEY UPDATE SKIP LOCKED
 """)
 # A result that a batch had before and has again is told again.
 _KEEP = text("""
@@ -108,6 +118,8 @@ _RECENT_TROUBLES = text(
 _OVERDUE = text("""
     SELECT count(*) FROM webhook_deliveries WHERE next_attempt_at < now() - interval '60 seconds'
 """)
+# Stands for the digest of a result in the message that a batch was held.
+HELD = "held"
 SWITCHED_OFF = "the webhook was switched off"
 UNFINISHED = "an attempt was begun, and its end was not recorded"
 
@@ -174,6 +186,14 @@ class Trouble:
 def untold(connection: Connection, seconds: float, most_cells: int) -> list[int]:
     """Batches that completed in the last `seconds`, whose report stands, and of which nobody was told."""
     return list(connection.scalars(_UNTOLD, {"seconds": seconds, "most_cells": most_cells}))
+
+
+def untold_held(connection: Connection, seconds: float, most: int) -> list[int]:
+    """Batches that were held in the last `seconds` and are so still, without a message in the outbox.
+
+    They stay locked until the transaction ends.
+    """
+    return list(connection.scalars(_UNTOLD_HELD, {"seconds": seconds, "most": most, "held": HELD}))
 
 
 def keep(connection: Connection, payloads: Mapping[tuple[int, str], str]) -> None:

@@ -1,5 +1,7 @@
 """Everything that people do to a batch, done once by clicks in Dagster's launchpad."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +125,54 @@ def test_a_batch_is_archived_and_comes_back(page: Page, home: Path, batch: Any) 
     (file,) = (home / "archives").glob(f"{key}-*.zip")
     assert doceval("restore", str(file), DOCEVAL_HOME=str(home)).returncode == 0
     assert words(home, number) == {"S": 8}
+
+
+def test_a_recurring_evaluation_is_run_from_the_launchpad_shown_by_its_sensor_and_held_at_its_limit(
+    page: Page, home: Path, up: object, tmp_path: Path
+) -> None:
+    name = tmp_path.name
+    evaluation = write_evaluation(tmp_path, name, documents=2)
+    content = json.loads(evaluation.read_text())
+    (batch,) = content.pop("batches")
+    content["recurring"] = [{**batch, "schedule": "0 2 1 1 *", "max_documents": 1}]
+    evaluation.write_text(json.dumps(content))
+    doceval("apply", str(evaluation), DOCEVAL_HOME=str(home))
+
+    page.goto(f"{DAGSTER}/locations/doceval_pipeline/jobs/run_recurring/playground")
+    page.locator(".CodeMirror-line", has_text="my-recurring-evaluation").wait_for()
+    page.evaluate(
+        "name => { const editor = document.querySelector('.CodeMirror').CodeMirror;"
+        "editor.setValue(editor.getValue().replace('my-recurring-evaluation', name)) }",
+        name,
+    )
+    expect(page.get_by_text("No errors").first).to_be_visible()
+    page.get_by_role("button", name="Launch Run").click()
+    made = "SELECT max(id) FROM batches WHERE batch_name LIKE %s HAVING max(id) > 0"
+    ((number,),) = until(lambda: query(home, made, f"{name} %", database="doc_eval"))
+    held = until(lambda: status(home, str(number))["held_reason"])
+    key, reason = f"batch-{number:06d}", "2 documents are more than max_documents (1)"
+    assert held == reason
+
+    # The run is linked with the batch, and the batch shows what made it and why it is held.
+    found = "SELECT run_id FROM runs WHERE pipeline_name = 'run_recurring' AND status = 'SUCCESS'"
+    ((run,),) = until(lambda: query(home, found, database="dagster"))
+    page.goto(f"{DAGSTER}/runs/{run}")
+    expect(page.get_by_text("recurring_evaluation").first).to_be_visible()
+    expect(page.get_by_text(key).first).to_be_visible()
+    page.goto(f"{DAGSTER}/assets/batch_config_snapshot?view=partitions&partition={key}")
+    expect(page.get_by_text("recurring_evaluation").first).to_be_visible()
+    page.goto(f"{DAGSTER}/assets/queue_rows?view=partitions&partition={key}")
+    expect(page.get_by_text(reason).first).to_be_visible()
+
+    page.goto(f"{DAGSTER}/locations/doceval_pipeline/sensors/recurring_evaluations")
+    times = re.compile(rf"{key} is held: .*; {name}: next 20\d\d-01-01 02:00 UTC, last 20.* \({key}\)")
+    until(lambda: times.search(newest_tick(page)))
+
+
+def newest_tick(page: Page) -> str:
+    """What Dagster says about the newest tick on the page of a sensor."""
+    page.reload()
+    page.get_by_role("button", name="0 runs requested").first.click()
+    dialog = page.get_by_text("Skip reason").locator("..")
+    dialog.wait_for()
+    return dialog.inner_text()

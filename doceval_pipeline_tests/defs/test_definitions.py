@@ -55,6 +55,10 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "resume_batch",
         "cancel_batch",
         "archive_batch",
+        "run_recurring",
+        "pause_recurring",
+        "resume_recurring",
+        "delete_recurring",
         "refresh_leaderboard",
         "audit_databases",
         "retention",
@@ -65,6 +69,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "stalled_work",
         "staging_failure",
         "dead_runs",
+        "recurring_evaluations",
         "fresh_leaderboard",
         "completion_webhook",
     }
@@ -86,6 +91,7 @@ def test_sensors_tick_every_five_seconds_and_are_on_by_default_but_for_the_one_t
     intervals = {sensor.name: sensor.minimum_interval_seconds for sensor in repository.sensor_defs}
     assert {name: seconds for name, seconds in intervals.items() if seconds != 4} == {
         "stalled_work": 30,
+        "recurring_evaluations": 14,
         "fresh_leaderboard": 120,
     }
     off = {s.name for s in repository.sensor_defs if s.default_status is dg.DefaultSensorStatus.STOPPED}

@@ -171,7 +171,9 @@ def test_apply_shows_what_changes_for_the_next_occurrence(databases: Databases, 
     costly, _ = apply_and_look(databases, load(tmp_path, NIGHTLY, "max_cost: 5"))
     (coming,) = next_occurrences(databases, costly)
     assert coming.found is not None
-    assert coming.found.notes == ["max_cost leaves out connections without prices: gpt"]
+    assert coming.found.notes == []
+    (note,) = costly.notes
+    assert note.startswith("inbox: max_cost cannot be checked without both prices of gpt")
     apply_and_look(databases, load(tmp_path, NIGHTLY, "max_cost: null"))
 
     head = HEAD.replace("How clear?", "Is it clear?")

@@ -85,7 +85,8 @@ COMMENT ON COLUMN batches.is_of_changes IS
     'Whether it was made of new and changed files alone; a rescan adds no others.';
 COMMENT ON COLUMN batches.is_foreign IS
     'Whether it came with an archive of another installation; its results are not reused.';
-COMMENT ON COLUMN batches.held_reason IS 'Why it was paused by itself once it was queued.';
+COMMENT ON COLUMN batches.held_reason IS
+    'Why it was paused by itself once it was queued; NULL once it was resumed, cancelled or completed.';
 
 ALTER TABLE batch_progress ADD COLUMN reused bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN batch_progress.reused IS
