@@ -129,6 +129,12 @@ ops:
 # Computes the leaderboard over all completed batches. No config is needed.
 {}
 """,
+    "refresh_series": """\
+# Writes the page of a recurring evaluation's series, or of all of them.
+ops:
+  series:
+    config: {}  # {name: inbox} writes the page of one
+""",
     "audit_databases": """\
 # Checks both databases for consistency and changes nothing. No config is needed.
 {}

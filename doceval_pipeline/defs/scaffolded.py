@@ -38,6 +38,7 @@ OWN = frozenset(
         "scaffolded",
         "schedules",
         "sensors",
+        "series",
         "staging",
         "steps",
         "storage",

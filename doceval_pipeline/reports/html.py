@@ -176,6 +176,7 @@ def _environment(compiled: Path | None) -> Environment:
         "end_of": _end_of,
         "signed": signed,
         "money": money,
+        "short_time": _short_time,
     }
     environment.globals |= {
         "SECTIONS": SECTIONS,
@@ -247,6 +248,10 @@ def _utc(time: datetime) -> datetime:
 
 def _time(time: datetime) -> str:
     return f"{_utc(time):%Y-%m-%d %H:%M} UTC"
+
+
+def _short_time(time: datetime) -> str:
+    return f"{_utc(time):%Y-%m-%d %H:%M}"
 
 
 def _moment(time: datetime) -> str:
