@@ -4,46 +4,41 @@ What it looks like is the business of `reports.series`; where scores drift is fo
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.insights import add_up_costs
+from doceval_pipeline.batches.occurrences import OCCURRENCES_READ, find_changes, state_of
 from doceval_pipeline.batches.report_files import keep_page
 from doceval_pipeline.batches.reporting import template_cache
 from doceval_pipeline.batches.series_drift import BINS, Evidence, Scored, mark_drift
 from doceval_pipeline.batches.whole_file import file_errors
 from doceval_pipeline.doc_eval import series as recorded
 from doceval_pipeline.doc_eval.batches import partition_key
-from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.prices import prices_of_batches
-from doceval_pipeline.doc_eval.recurring import Outcome, RecurringRecord, find_recurring
-from doceval_pipeline.doc_eval.series import FileChange
+from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
 from doceval_pipeline.doc_eval.standings import read_names
 from doceval_pipeline.knowledge import series as results
-from doceval_pipeline.knowledge.series import ColumnTotals, PointsOfColumn
+from doceval_pipeline.knowledge.effort import TokensTaken
+from doceval_pipeline.knowledge.series import PartOfColumn, PointsOfColumn
 from doceval_pipeline.reports.insights import Column, Cost
 from doceval_pipeline.reports.series import (
-    CHANGES_SHOWN,
-    ChangedDocument,
-    Changes,
     Drift,
     Point,
     Series,
     SeriesOccurrence,
-    State,
     render_series,
 )
 
-OCCURRENCES_READ = 1_000
-"""The newest so many occurrences are added up and compared; earlier ones are counted."""
-CONTENTS_LOOKED_AT = 200
-"""Of so many files whose content changed, the newest, scores are read."""
+# What a sort of many results may take of the server's memory before it goes to the disk.
+_ROOM_TO_SORT = text("SET LOCAL work_mem = '64MB'")
 
 
 @dataclass(frozen=True)
@@ -82,6 +77,8 @@ def gather_series(databases: Databases, record: RecurringRecord) -> Series:
     # One snapshot of the results, so that figures and marks are of the same ones.
     repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
     with databases.doc_eval.connect() as doc_eval, repeatable.connect() as knowledge:
+        for connection in (doc_eval, knowledge):
+            connection.execute(_ROOM_TO_SORT)
         occurrences = recorded.series_occurrences(doc_eval, record.id, OCCURRENCES_READ)
         total, made = recorded.count_occurrences(doc_eval, record.id)
         done = [o.batch_id for o in occurrences if o.has_results and o.batch_id is not None]
@@ -90,7 +87,7 @@ def gather_series(databases: Databases, record: RecurringRecord) -> Series:
         changes = find_changes(
             doc_eval, knowledge, done, {o.batch_id: o for o in occurrences if o.batch_id is not None}
         )
-        columns = sorted({c for own in figures.totals.values() for c in own})
+        columns = sorted({c for own in figures.parts.values() for c in own})
         names = read_names(doc_eval, {c[0] for c in columns}, {c[1] for c in columns})
     shown = [_occurrence(o, figures, drifts.get(o.batch_id or 0, {})) for o in occurrences]
     digest = hashlib.sha256(repr((record.name, total, shown, changes)).encode()).hexdigest()
@@ -105,84 +102,23 @@ def gather_series(databases: Databases, record: RecurringRecord) -> Series:
     )
 
 
-def find_changes(
-    doc_eval: Connection,
-    knowledge: Connection,
-    batch_ids: Sequence[int],
-    occurrences: Mapping[int, recorded.SeriesOccurrence],
-    batch_id: int | None = None,
-) -> Changes:
-    """Documents whose score changed with their content.
-
-    Parameters
-    ----------
-    batch_ids
-        Those of the series with results, oldest first.
-    occurrences
-        The occurrences of these batches.
-    batch_id
-        Only what this one found changed.
-    """
-    files, contents = recorded.changed_files(doc_eval, batch_ids, CONTENTS_LOOKED_AT, batch_id)
-    scores = results.scores_of_changes(
-        knowledge, [(f.batch_before, f.stored_before, f.batch_id, f.stored) for f in files]
-    )
-    moved = [found for found in scores if found.before != found.after]
-    several = len({file.file.folder for file in files}) > 1
-    return Changes(
-        documents=tuple(
-            ChangedDocument(
-                due_at=occurrences[files[found.place].batch_id].due_at,
-                partition_key=partition_key(files[found.place].batch_id),
-                file=_path(files[found.place], several),
-                column=(found.connection_id, found.prompt_id),
-                before=found.before,
-                after=found.after,
-                is_other_question=found.is_other_question,
-            )
-            for found in moved[:CHANGES_SHOWN]
-        ),
-        total=len(moved),
-        same=len(scores) - len(moved),
-        contents=contents,
-        looked_at=len(files),
-    )
-
-
-def state_of(occurrence: recorded.SeriesOccurrence) -> tuple[State, str | None]:
-    """What became of an occurrence, and why."""
-    if occurrence.outcome is not Outcome.MADE:
-        state = State.SKIPPED if occurrence.outcome is Outcome.SKIPPED else State.NOT_MADE
-        return state, occurrence.reason
-    if occurrence.archived_at is not None:
-        return State.ARCHIVED, None
-    if occurrence.cancelled_at is not None and occurrence.status is Status.FAILED:
-        return State.CANCELLED, None
-    if occurrence.status is Status.PAUSED:
-        held = occurrence.held_reason
-        return (State.PAUSED, None) if held is None else (State.HELD, held)
-    if occurrence.status is Status.FAILED:
-        return State.FAILED, "no evaluation succeeded"
-    if occurrence.status is Status.FAILED_STAGING:
-        return State.FAILED, "its staging failed"
-    return (State.DONE if occurrence.status is Status.COMPLETED else State.OPEN), None
-
-
 @dataclass(frozen=True)
 class _Figures:
-    """By batch: totals by column, and costs."""
+    """By batch: what came back for each column, and costs."""
 
-    totals: Mapping[int, Mapping[Column, ColumnTotals]]
+    parts: Mapping[int, Mapping[Column, Sequence[PartOfColumn]]]
     costs: Mapping[int, Sequence[Cost]]
 
 
 def _figures(doc_eval: Connection, knowledge: Connection, batch_ids: Sequence[int]) -> _Figures:
-    totals: defaultdict[int, dict[Column, ColumnTotals]] = defaultdict(dict)
-    for row in results.add_up_series(knowledge, batch_ids):
-        totals[row.batch_id][row.connection_id, row.prompt_id] = row
-    tokens = results.tokens_of_series(knowledge, batch_ids)
-    prices = prices_of_batches(doc_eval, list(tokens))
-    return _Figures(totals, {id_: add_up_costs(taken, prices[id_]) for id_, taken in tokens.items()})
+    parts: dict[int, defaultdict[Column, list[PartOfColumn]]] = {id_: defaultdict(list) for id_ in batch_ids}
+    tokens: dict[int, list[TokensTaken]] = {id_: [] for id_ in batch_ids}
+    for part in results.add_up_series(knowledge, batch_ids):
+        parts[part.batch_id][part.connection_id, part.prompt_id].append(part)
+        if part.tokens is not None:
+            tokens[part.batch_id].append(part.tokens)
+    prices = prices_of_batches(doc_eval, batch_ids)
+    return _Figures(parts, {id_: add_up_costs(taken, prices[id_]) for id_, taken in tokens.items()})
 
 
 def _drifts(
@@ -233,39 +169,43 @@ def _occurrence(
     )
     if not found.has_results or found.batch_id is None:
         return shown
-    columns = figures.totals.get(found.batch_id, {})
+    columns = figures.parts.get(found.batch_id, {})
     return _with_results(shown, found, columns, figures.costs.get(found.batch_id, ()), drifts)
 
 
 def _with_results(
     shown: SeriesOccurrence,
     found: recorded.SeriesOccurrence,
-    columns: Mapping[Column, ColumnTotals],
+    columns: Mapping[Column, Sequence[PartOfColumn]],
     costs: Sequence[Cost],
     drifts: Mapping[Column, Drift],
 ) -> SeriesOccurrence:
-    own = columns.values()
-    times = [row.seconds for row in own if row.seconds is not None]
+    own = [part for parts in columns.values() for part in parts]
+    times = [part.seconds for part in own if part.seconds is not None and not part.reused]
     ran = None
     if found.started_at is not None and found.completed_at is not None:
         ran = max(0.0, (found.completed_at - found.started_at).total_seconds())
     return replace(
         shown,
-        cells=sum(row.cells for row in own),
-        succeeded=sum(row.succeeded for row in own),
-        failed=sum(row.failed for row in own),
-        reused=sum(row.reused for row in own),
-        simulated=sum(row.simulated for row in own),
+        cells=sum(part.cells for part in own),
+        succeeded=sum(part.succeeded for part in own),
+        failed=sum(part.failed for part in own),
+        reused=sum(part.cells for part in own if part.reused),
+        simulated=sum(part.simulated for part in own),
         seconds=ran,
-        processor_seconds=sum(times) if times else None,
+        processor_seconds=math.fsum(times) if times else None,
         costs=tuple(costs),
-        points={
-            column: Point(row.cells, row.failed, row.reused, row.scored, row.mean, drifts.get(column))
-            for column, row in columns.items()
-        },
+        points={column: _point(parts, drifts.get(column)) for column, parts in columns.items()},
     )
 
 
-def _path(change: FileChange, with_folder: bool) -> str:
-    folder = change.file.folder.rstrip("/")
-    return f"{folder}/{change.file.path}" if with_folder else change.file.path
+def _point(parts: Sequence[PartOfColumn], drift: Drift | None) -> Point:
+    scored = sum(part.scored for part in parts)
+    return Point(
+        cells=sum(part.cells for part in parts),
+        failed=sum(part.failed for part in parts),
+        reused=sum(part.cells for part in parts if part.reused),
+        scored=scored,
+        mean=math.fsum(part.scores for part in parts) / scored if scored else None,
+        drift=drift,
+    )

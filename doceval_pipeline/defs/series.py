@@ -8,8 +8,9 @@ import dagster as dg
 from pydantic import Field
 
 from doceval_pipeline.batches.databases import database_errors
+from doceval_pipeline.batches.occurrences import OCCURRENCES_READ
 from doceval_pipeline.batches.requests import LONGEST_PAUSE
-from doceval_pipeline.batches.series import OCCURRENCES_READ, WrittenSeries, write_series
+from doceval_pipeline.batches.series import WrittenSeries, write_series
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.cursors import Written
 from doceval_pipeline.defs.launchpads import example_values

@@ -40,7 +40,8 @@ _SCORE_OR_STATE = f"""
 _COLUMNS = f"""
     COPY (
         SELECT connection_id, prompt_id, count(*) FILTER (WHERE {SIMULATED_SQL}),
-               array_agg(document_id), array_agg({_SCORE_OR_STATE})
+               array_agg(document_id), array_agg({_SCORE_OR_STATE}),
+               array_agg((reused_batch_id IS NOT NULL)::int)
         FROM current_llm_responses WHERE batch_id = %s GROUP BY 1, 2 ORDER BY 1, 2
     ) TO STDOUT (FORMAT binary)
 """
@@ -66,6 +67,8 @@ class Scores:
         A `State` for each cell.
     simulated
         How many cells of each column are simulated.
+    reused
+        Whether each cell has the result of another batch.
     """
 
     documents: NDArray[np.int64]
@@ -73,6 +76,7 @@ class Scores:
     values: NDArray[np.float64]
     states: NDArray[np.uint8]
     simulated: tuple[int, ...]
+    reused: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class _Column:
     simulated: int
     documents: NDArray[np.int64]
     found: NDArray[np.float64]  # as `_SCORE_OR_STATE`
+    reused: NDArray[np.bool_]
 
 
 def read_scores(connection: Connection, batch_id: int) -> Scores:
@@ -90,13 +95,14 @@ def read_scores(connection: Connection, batch_id: int) -> Scores:
     documents = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.int64)
     shape = (documents.size, len(columns))
     values, states = np.full(shape, np.nan), np.full(shape, State.ABSENT, np.uint8)
+    reused = np.zeros(shape, np.bool_)
     for place, column in enumerate(columns):
         rows = np.searchsorted(documents, column.documents)
         values[rows, place] = np.where(column.found < 0, np.nan, column.found)
         states[rows, place] = np.where(column.found < 0, -column.found, State.SCORED)
-    return Scores(
-        documents, tuple(c.key for c in columns), values, states, tuple(c.simulated for c in columns)
-    )
+        reused[rows, place] = column.reused
+    keys, simulated = tuple(c.key for c in columns), tuple(c.simulated for c in columns)
+    return Scores(documents, keys, values, states, simulated, reused)
 
 
 def _read(connection: Connection, batch_id: int) -> Iterator[_Column]:
@@ -108,7 +114,8 @@ def _read(connection: Connection, batch_id: int) -> Iterator[_Column]:
         connection_id, prompt_id, simulated = (int.from_bytes(_field(stream)) for _ in range(3))
         documents = _array(_field(stream), ">i8").astype(np.int64)
         found = _array(_field(stream), ">f8").astype(np.float64)
-        yield _Column((connection_id, prompt_id), simulated, documents, found)
+        reused = _array(_field(stream), ">i4").astype(np.bool_)
+        yield _Column((connection_id, prompt_id), simulated, documents, found, reused)
 
 
 def _field(stream: io.BytesIO) -> bytes:

@@ -16,20 +16,17 @@ _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
 _REUSED = "reused_batch_id IS NOT NULL"
 # Scores that cannot be, NaN among them, count as none.
 _SCORE = f"CASE WHEN {_SUCCEEDED} AND overall_score BETWEEN 0 AND 100 THEN overall_score END"
+# One pass over all rows; who reads adds up what belongs together.
 _ADD_UP = text(f"""
-    SELECT batch_id, connection_id, prompt_id, count(*), count(*) FILTER (WHERE {_SUCCEEDED}),
-           count(*) FILTER (WHERE {_FAILED}), count(*) FILTER (WHERE {_REUSED}),
-           count(*) FILTER (WHERE {SIMULATED_SQL}), count({_SCORE}), avg({_SCORE}),
-           sum({SECONDS_SQL}) FILTER (WHERE NOT {_REUSED})
+    SELECT batch_id, connection_id, prompt_id, {_REUSED} AS reused, input_tokens IS NOT NULL AS has_input,
+           output_tokens IS NOT NULL AS has_output, count(*) AS cells,
+           count(*) FILTER (WHERE {_SUCCEEDED}) AS succeeded, count(*) FILTER (WHERE {_FAILED}) AS failed,
+           count(*) FILTER (WHERE {SIMULATED_SQL}) AS simulated, count({_SCORE}) AS scored,
+           coalesce(sum({_SCORE}), 0) AS scores, sum({SECONDS_SQL}) AS seconds,
+           coalesce(sum(input_tokens) FILTER (WHERE {_SUCCEEDED} OR {_FAILED}), 0) AS input_tokens,
+           coalesce(sum(output_tokens) FILTER (WHERE {_SUCCEEDED} OR {_FAILED}), 0) AS output_tokens
     FROM current_llm_responses WHERE batch_id = ANY(CAST(:batch_ids AS int[]))
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-""")
-_TOKENS = text(f"""
-    SELECT batch_id, connection_id, input_tokens IS NOT NULL, output_tokens IS NOT NULL,
-           count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)
-    FROM current_llm_responses
-    WHERE batch_id = ANY(CAST(:batch_ids AS int[])) AND NOT {_REUSED} AND ({_SUCCEEDED} OR {_FAILED})
-    GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+    GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
 """)
 # Each result beside the newest earlier one of the same question and document in the series. Scores are
 # counted by whole points, so that a row is one of 101 however many results there are.
@@ -81,20 +78,43 @@ _SCORES_OF_CHANGES = text(f"""
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnTotals:
-    """What came back for a prompt and a connection in a batch; seconds are the processor's, None of none."""
+class PartOfColumn:
+    """What came back for a prompt and a connection in a batch, apart by what is known of its results.
+
+    `reused` are those of another batch; `has_input` and `has_output` say how many tokens they took. `scores`
+    is the sum of the `scored`; seconds are the processor's, None of none.
+    """
 
     batch_id: int
     connection_id: int
     prompt_id: int
+    reused: bool
+    has_input: bool
+    has_output: bool
     cells: int
     succeeded: int
     failed: int
-    reused: int
     simulated: int
     scored: int
-    mean: float | None
+    scores: float
     seconds: float | None
+    input_tokens: int
+    output_tokens: int
+
+    @property
+    def tokens(self) -> TokensTaken | None:
+        """The tokens of what was asked and came back; a reused result took none."""
+        finished = self.succeeded + self.failed
+        if self.reused or not finished:
+            return None
+        return TokensTaken(
+            self.connection_id,
+            self.has_input,
+            self.has_output,
+            finished,
+            int(self.input_tokens),
+            int(self.output_tokens),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +154,10 @@ class ChangedScore:
     is_other_question: bool
 
 
-def add_up_series(connection: Connection, batch_ids: Sequence[int]) -> list[ColumnTotals]:
-    """Totals by batch, connection and prompt."""
+def add_up_series(connection: Connection, batch_ids: Sequence[int]) -> list[PartOfColumn]:
+    """All results of some batches, added up."""
     rows = connection.execute(_ADD_UP, {"batch_ids": _as_array(batch_ids)})
-    return [ColumnTotals(*row) for row in rows]
-
-
-def tokens_of_series(connection: Connection, batch_ids: Sequence[int]) -> dict[int, list[TokensTaken]]:
-    """The tokens of what was asked, by batch; reused results took none."""
-    found: dict[int, list[TokensTaken]] = {}
-    for row in connection.execute(_TOKENS, {"batch_ids": _as_array(batch_ids)}):
-        found.setdefault(row[0], []).append(TokensTaken(*row[1:]))
-    return found
+    return [PartOfColumn(*row) for row in rows]
 
 
 def evidence_of_series(connection: Connection, batch_ids: Sequence[int]) -> list[PointsOfColumn]:

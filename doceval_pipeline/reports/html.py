@@ -104,6 +104,7 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
             if cell.details is not None
         },
         names=Names(columns),
+        column_names={(c.connection_id, c.prompt_id): (c.connection, c.prompt) for c in columns},
         prompts=_prompts(data.config),
         configuration=_cut(_pretty(data.config), CONFIGURATION_CHARACTERS),
         elapsed=_elapsed(data),

@@ -9,7 +9,7 @@ from typing import Any
 
 from doceval_pipeline.reports import drawings
 from doceval_pipeline.reports.html import render_page
-from doceval_pipeline.reports.insights import Column, Cost
+from doceval_pipeline.reports.insights import Changes, Column, Cost
 from doceval_pipeline.reports.numbers import (
     amount,
     counted,
@@ -100,39 +100,6 @@ class SeriesOccurrence:
     def has_drifted(self) -> bool:
         """Whether any column is marked."""
         return any(p.drift is not None and p.drift.is_marked for p in (self.points or {}).values())
-
-
-@dataclass(frozen=True, slots=True)
-class ChangedDocument:
-    """A file whose content changed, with the scores of the content before and after; None of none."""
-
-    due_at: datetime | None
-    partition_key: str
-    file: str
-    column: Column
-    before: float | None
-    after: float | None
-    is_other_question: bool
-
-    @property
-    def change(self) -> float | None:
-        """Score after minus score before."""
-        return None if self.before is None or self.after is None else self.after - self.before
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Documents whose score changed with their content, newest occurrence first.
-
-    `contents` files had another content, of which the newest `looked_at` were looked at; `same` of their
-    evaluations kept their score. `documents` are the first of `total`.
-    """
-
-    documents: Sequence[ChangedDocument] = ()
-    total: int = 0
-    same: int = 0
-    contents: int = 0
-    looked_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
