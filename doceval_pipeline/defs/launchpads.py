@@ -130,10 +130,11 @@ ops:
 {}
 """,
     "refresh_series": """\
-# Writes the page of a recurring evaluation's series, or of all of them.
+# Writes the page of a recurring evaluation's series; without name, the pages of all.
 ops:
   series:
-    config: {}  # {name: inbox} writes the page of one
+    config:
+      name: inbox  # of a recurring evaluation
 """,
     "audit_databases": """\
 # Checks both databases for consistency and changes nothing. No config is needed.
