@@ -142,8 +142,7 @@ class Series:
                 said += f", {amount(count)} {state}"
         if not self.columns:
             return f"{said}: no results to compare"
-        where = f"scores drifted in {self.drifted}" if self.drifted else "scores drifted in none"
-        return f"{said}: {where}"
+        return f"{said}: {f'drift in {amount(self.drifted)}' if self.drifted else 'no drift'}"
 
 
 def render_series(series: Series, compiled: Path | None = None) -> str:
