@@ -105,3 +105,18 @@ def test_in_a_whole_series_without_drift_a_mark_is_as_rare_as_promised() -> None
         nights = [of_new(np.where(draw.random(n) < 0.1, 10.0, 95.0)) for n in sizes]
         false += any(marks(nights))
     assert false <= 0.05 * 60
+
+
+def test_the_shares_of_all_occurrences_and_columns_add_up_to_the_promised_chance() -> None:
+    before, now = list(range(0, 60, 2)), [score + 1.5 for score in range(0, 60, 2)]
+    first, second = of_new(before), of_old(before, now)
+
+    def p(place: int, columns: int) -> float:
+        pairs = [{(1, c): one for c in range(columns)} for one in (first, second)]
+        found = mark_drift(pairs, [place - 1, place])[1][1, 0].p
+        assert found is not None
+        return found
+
+    alone = chance_of_pairs(second.moved, second.moved_squared)
+    assert [p(place, 1) / alone for place in (2, 3, 10)] == [pytest.approx(share) for share in (2, 6, 90)]
+    assert p(3, 4) / alone == pytest.approx(24)
