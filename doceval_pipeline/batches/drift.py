@@ -80,7 +80,7 @@ def _drift(
     pairs = before[places[0][both]], now[places[1][both]]
     before, now = before[~np.isnan(before)], now[~np.isnan(now)]
     is_paired = pairs[0].size >= SHARE_PAIRED * max(before.size, now.size)
-    found = difference(*pairs) if is_paired else _unpaired(before, now)
+    found = difference(*pairs) if is_paired else unpaired(before, now)
     return ColumnDrift(
         connection=names.connection(key[0]),
         prompt=names.prompt(key[1]),
@@ -93,7 +93,7 @@ def _drift(
     )
 
 
-def _unpaired(before: NDArray[np.float64], now: NDArray[np.float64]) -> Difference | None:
+def unpaired(before: NDArray[np.float64], now: NDArray[np.float64]) -> Difference | None:
     """How scores of different documents differ; its `n` is the smaller number of them."""
     n = min(before.size, now.size)
     if not n:

@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.names import Names
+from doceval_pipeline.batches.occurrences import (
+    OCCURRENCES_READ,
+    samples_of,
+    since_occurrence,
+    without_reused,
+)
 from doceval_pipeline.doc_eval.batches import batch_names, partition_key
 from doceval_pipeline.doc_eval.definitions import Prices
 from doceval_pipeline.doc_eval.previous import previous_batch
 from doceval_pipeline.doc_eval.prices import prices_of_batch
+from doceval_pipeline.doc_eval.series import occurrences_up_to
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.knowledge import effort
 from doceval_pipeline.knowledge.effort import Pace, TokensTaken
@@ -30,6 +37,7 @@ from doceval_pipeline.reports.insights import (
     Movement,
     Origin,
     Provenance,
+    Samples,
     Seconds,
     SincePrevious,
     Stall,
@@ -191,22 +199,42 @@ def _since_previous(
     previous = previous_batch(doc_eval, data.batch_id)
     if previous is None:
         return None
-    compared = _compare(read_scores(knowledge, previous.id), scores, best_first)
+    before, now = read_scores(knowledge, previous.id), scores
+    history = occurrences_up_to(doc_eval, data.batch_id, OCCURRENCES_READ)
+    occurrence = None
+    if any(one.batch_id == previous.id for one in history):
+        occurrence = since_occurrence(doc_eval, knowledge, history, previous.id, (before, now))
+        # A result that was reused is the result of the document before, not another one.
+        now = replace(now, values=without_reused(now))
+    compared = _compare(before, now, best_first)
     sealed = read_snapshot(doc_eval, previous.id)
-    # Without rows or columns in common it was archived meanwhile, or its choice is not what it was.
-    if sealed is None or not compared.columns or not compared.documents.size:
+    # Without rows or columns in common it was archived meanwhile, or its choice is not what it was. Two
+    # occurrences may well have no document in common.
+    if sealed is None or not compared.columns or not (compared.documents.size or occurrence):
         return None
+    changed = {c: changed_settings(sealed.config, data.config, c) for c in compared.columns}
+    moved = _movements(compared, names)
+    samples = {c: samples_of(before, now, c) for c in compared.columns[:COLUMNS_MOVED]} if occurrence else {}
+    apart = {column: found for column, found in samples.items() if found is not None}
+    # All comparisons of the report together.
+    tested = corrected([*(m.difference for m in moved.values()), *(found[2] for found in apart.values())])
+    if occurrence is not None:
+        rest = tested[len(moved) :]
+        together = zip(apart.items(), rest, strict=True)
+        found = tuple(Samples(c, n, m, difference, changed[c]) for (c, (n, m, _)), difference in together)
+        occurrence = replace(occurrence, samples=found)
     return SincePrevious(
         partition_key=previous.key,
         name=previous.name,
         completed_at=previous.completed_at,
         shared_documents=compared.documents.size,
         columns=tuple(
-            ColumnMovement(column, moved, changed_settings(sealed.config, data.config, column))
-            for column, moved in _movements(compared, names).items()
+            ColumnMovement(column, replace(movement_, difference=difference), changed[column])
+            for (column, movement_), difference in zip(moved.items(), tested, strict=False)
         ),
         shared_columns=len(compared.columns),
         same_results=compared.same_results,
+        occurrence=occurrence,
     )
 
 
@@ -231,20 +259,15 @@ def _compare(before: Scores, now: Scores, best_first: Sequence[Column]) -> _Comp
 
 
 def _movements(compared: _Compared, names: Names) -> dict[Column, Movement]:
-    """How the best columns moved that have a document with both scores, tested for all of them together."""
+    """How the best columns moved that have a document with both scores; no p is corrected."""
     both = ~np.isnan(compared.before + compared.now)
     places = np.flatnonzero(both.any(axis=0))[:COLUMNS_MOVED]
     pairs = {compared.columns[place]: (compared.before[:, place], compared.now[:, place]) for place in places}
     names.know(id_ for pair in pairs.values() for id_ in most_moved(compared.documents, *pair))
-    found = {
+    return {
         column: moved
         for column, pair in pairs.items()
         if (moved := movement(names.of_document, compared.documents, *pair)) is not None
-    }
-    tested = corrected([moved.difference for moved in found.values()])
-    return {
-        column: replace(moved, difference=difference)
-        for (column, moved), difference in zip(found.items(), tested, strict=True)
     }
 
 

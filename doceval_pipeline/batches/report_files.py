@@ -16,6 +16,7 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batch_id_of, partitio
 from doceval_pipeline.errors import BatchStateError, FileError, UnknownBatch
 
 _NAME = re.compile(r"(batch-[0-9]{6,10})-[0-9a-f]{16}\.html")
+_SERIES_NAME = re.compile(r"series-[0-9]{6,10}-[0-9a-f]{16}\.html")
 
 
 def report_name(batch_id: int, content: bytes) -> str:
@@ -61,6 +62,11 @@ def batch_of_report(name: str) -> int | None:
         return None
 
 
+def is_page_of_series(name: str) -> bool:
+    """Whether a file is named as the page of a series is."""
+    return _SERIES_NAME.fullmatch(name) is not None
+
+
 def keep_report(databases: Databases, batch_id: int, content: bytes) -> Path:
     """Put a report where the installation keeps reports, under its name.
 
@@ -68,7 +74,17 @@ def keep_report(databases: Databases, batch_id: int, content: bytes) -> Path:
     ------
     FileError
     """
-    path = report_path(databases, report_name(batch_id, content))
+    return keep_page(databases, report_name(batch_id, content), content)
+
+
+def keep_page(databases: Databases, name: str, content: bytes) -> Path:
+    """Put a page where the installation keeps reports.
+
+    Raises
+    ------
+    FileError
+    """
+    path = report_path(databases, name)
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, mode=0o644) as file:
@@ -76,20 +92,22 @@ def keep_report(databases: Databases, batch_id: int, content: bytes) -> Path:
     return path
 
 
-def open_report(databases: Databases, batch_id: int, name: str) -> BinaryIO:
+def open_report(databases: Databases, command: str, name: str) -> BinaryIO:
     """Open the file of a report for reading; a link or anything else that is not a file is refused.
 
     Parameters
     ----------
+    command
+        The command that writes the newest again.
     name
-        The name of a file, as `batch_of_report` knows them.
+        The name of a file, as `batch_of_report` and `is_page_of_series` know them.
 
     Raises
     ------
     FileError
     """
     path = report_path(databases, name)
-    again = f"doceval report {batch_id} writes the newest again"
+    again = f"{command} writes the newest again"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

@@ -55,7 +55,7 @@ def write_report(
         data = gather(databases, batch_id, provenance)
         computed = figures(data)
         with file_errors(databases.settings.cache):
-            content = render_html(data, computed, _cache(databases)).encode()
+            content = render_html(data, computed, template_cache(databases)).encode()
         path = keep_report(databases, batch_id, content)
         with databases.doc_eval.begin() as connection:
             connection.execute(
@@ -64,8 +64,8 @@ def write_report(
     return WrittenReport(path, computed, data.digest, len(content))
 
 
-def _cache(databases: Databases) -> Path:
-    """The folder that keeps compiled templates; nobody else may write what we run."""
+def template_cache(databases: Databases) -> Path:
+    """The folder that keeps compiled templates; only we may write what we run."""
     folder = databases.settings.cache
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

@@ -1,8 +1,9 @@
-"""The commands about recurring evaluations: recurring list, run, pause, resume, delete."""
+"""The commands about recurring evaluations: recurring list, run, pause, resume, delete, report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -138,6 +139,35 @@ def delete(name: str) -> None:
         found = summary(connection, find_recurring(connection, name).id)
     _run("delete_recurring", "delete_definition", name)
     _say(name, f"is deleted; {_what_stays(found)}")
+
+
+@recurring.command()
+@click.argument("name")
+@click.option("--open", "opens", is_flag=True, help="Also open the page in a browser.")
+@as_json_option
+def report(name: str, opens: bool, as_json: bool) -> None:
+    """Write the page of the series of NAME as it is now, and print where it is.
+
+    It shows scores, failures, cost and time by occurrence, marks drift, and lists documents whose score
+    changed with their content.
+    """
+    from doceval_pipeline.batches.series import gather_series
+    from doceval_pipeline.cli.reports import open_report
+    from doceval_pipeline.cli.runs import open_job
+    from doceval_pipeline.reports.series import series_data
+
+    opened = databases()
+    with opened.doc_eval.connect() as connection:
+        record = find_recurring(connection, name)
+    with open_job("refresh_series", [], quiet=True, ops={"series": {"config": {"name": record.name}}}) as act:
+        (event,) = act().get_asset_materialization_events()
+    path = Path(str(event.materialization.metadata["report"].value))
+    if as_json:
+        print_json({**series_data(gather_series(opened, record)), "path": str(path)})
+    else:
+        console.print(str(path), markup=False)
+    if opens:
+        open_report(path, quiet=as_json)
 
 
 COMMANDS = (recurring,)

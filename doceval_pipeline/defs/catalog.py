@@ -25,6 +25,7 @@ CODE_VERSIONS = {
     "queue_rows": "1",
     "completion_report": "1",
     "leaderboard": "1",
+    "series": "1",
     "audit": "1",
 }
 

@@ -41,6 +41,12 @@ class Looked(Cursor):
     next_looks: dict[BatchId, Annotated[float, Field(ge=0, le=1e11)]] = {}
 
 
+class Written(Cursor):
+    """Cursor of `fresh_series`: the state in which the page of each recurring evaluation was asked for."""
+
+    written: dict[BatchId, Word] = {}
+
+
 class Judged(Cursor):
     """Cursor of `stalled_work`: the newest judgement of each open batch, and of each missing report."""
 

@@ -15,6 +15,7 @@ from doceval_pipeline.defs import (
     reporting,
     responses,
     result_checks,
+    series,
     staging,
     upkeep,
 )
@@ -40,6 +41,7 @@ _WITH_LOCK = {
         jobs.cancel_batch,
         jobs.archive_batch,
         leaderboard.refresh_leaderboard,
+        series.refresh_series,
         upkeep.audit_databases,
         upkeep.retention,
     )
@@ -53,6 +55,7 @@ _ASSETS_WITH_LOCK = {
         staging.queue_rows,
         reporting.completion_report,
         leaderboard.leaderboard,
+        series.series,
         upkeep.audit,
     )
 }

@@ -130,6 +130,13 @@ ops:
 # Computes the leaderboard over all completed batches. No config is needed.
 {}
 """,
+    "refresh_series": """\
+# Writes the page of a recurring evaluation's series; without name, the pages of all.
+ops:
+  series:
+    config:
+      name: inbox  # of a recurring evaluation
+""",
     "audit_databases": """\
 # Checks both databases for consistency and changes nothing. No config is needed.
 {}

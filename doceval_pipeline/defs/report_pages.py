@@ -1,4 +1,4 @@
-"""The pages `/reports/<name>` of the webserver: completion reports that this installation made.
+"""The pages `/reports/<name>` of the webserver: completion reports and series that this installation made.
 
 A report holds text of models and of documents. Beside its own policy, the browser gets one from here that
 gives it no origin: whatever runs in it reaches nothing of the webserver, and loads nothing.
@@ -14,8 +14,9 @@ from dagster_postgres.utils import DagsterPostgresException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from doceval_pipeline.batches.databases import database_errors, open_databases
-from doceval_pipeline.batches.report_files import batch_of_report, open_report
+from doceval_pipeline.batches.report_files import batch_of_report, is_page_of_series, open_report
 from doceval_pipeline.defs.reporting import was_rendered
+from doceval_pipeline.defs.series import was_written
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.errors import DocEvalError, FileError, UnknownBatch
 from doceval_pipeline.settings import Settings
@@ -30,6 +31,9 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+UNKNOWN_SERIES = (
+    "this installation has no page of this name: doceval recurring report NAME writes the newest of a series"
+)
 UNKNOWN = "this installation has no report of this name: doceval open BATCH opens the newest of a batch"
 
 
@@ -43,8 +47,8 @@ def report_page(instance: dg.DagsterInstance, method: str, name: str) -> Respons
     """
     try:
         report = _opened(instance, name)
-    except UnknownBatch:
-        return _refusal(404, UNKNOWN)
+    except UnknownBatch as error:
+        return _refusal(404, str(error) if is_page_of_series(name) else UNKNOWN)
     except FileError as error:
         return _refusal(404, str(error))
     except DocEvalError as error:
@@ -59,6 +63,8 @@ def report_page(instance: dg.DagsterInstance, method: str, name: str) -> Respons
 
 
 def _opened(instance: dg.DagsterInstance, name: str) -> BinaryIO:
+    if is_page_of_series(name):
+        return _opened_series(instance, name)
     batch_id = batch_of_report(name)
     if batch_id is None:
         raise UnknownBatch(UNKNOWN)
@@ -68,7 +74,13 @@ def _opened(instance: dg.DagsterInstance, name: str) -> BinaryIO:
             batch_by_id(connection, batch_id)
         if not was_rendered(instance, partition_key(batch_id), name):
             raise UnknownBatch(UNKNOWN)
-    return open_report(databases, batch_id, name)
+    return open_report(databases, f"doceval report {batch_id}", name)
+
+
+def _opened_series(instance: dg.DagsterInstance, name: str) -> BinaryIO:
+    if not was_written(instance, name):
+        raise UnknownBatch(UNKNOWN_SERIES)
+    return open_report(open_databases(Settings.from_environment()), "doceval recurring report NAME", name)
 
 
 def _portions(report: BinaryIO) -> Iterator[bytes]:

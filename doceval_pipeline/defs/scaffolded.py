@@ -39,6 +39,7 @@ OWN = frozenset(
         "scaffolded",
         "schedules",
         "sensors",
+        "series",
         "staging",
         "steps",
         "storage",

@@ -33,7 +33,8 @@ _PREVIOUS = text("""
 def previous_batch(connection: Connection, batch_id: int) -> BatchRecord | None:
     """The newest earlier batch that is completed, not archived, and shares a document and a column.
 
-    Of a recurring evaluation it is the occurrence before, whatever they share.
+    For an occurrence it is the newest earlier one of its series that is completed and not archived,
+    whatever they share; only where there is none it is another batch.
     """
     parameters = {"batch_id": batch_id, "candidates": CANDIDATES}
     found = connection.scalar(_PREVIOUS_OCCURRENCE, {"batch_id": batch_id})

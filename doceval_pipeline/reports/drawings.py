@@ -17,6 +17,7 @@ from doceval_pipeline.reports.numbers import amount, duration
 KINDS = ("succeeded", "failed", "waiting", "running", "paused", "unknown", "missing")
 # A drawing on an axis is so many units wide, and has a margin at both ends for what has a size.
 WIDTH, MARGIN = 200, 6
+SERIES_WIDTH, SERIES_HEIGHT, _FAILED_HEIGHT = 1000, 200, 40
 _REACHES = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -146,6 +147,74 @@ def throughput(over_time: Throughput) -> Markup:
         '<svg class="throughput" viewBox="0 0 1000 60" preserveAspectRatio="none" role="img">'
         f"<title>{told}</title>{''.join(parts)}</svg>"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesPlace:
+    """An occurrence as a series draws it: a mean score, or none where it has none.
+
+    It is marked where scores drift; `is_missing` where it should have results and has none.
+    """
+
+    mean: float | None
+    failed_share: float
+    is_marked: bool
+    is_other_question: bool
+    is_missing: bool
+
+
+def series(places: Sequence[SeriesPlace]) -> Markup:
+    """Mean scores by occurrence, 0 to 100, over bars of the share that failed; drift as triangles.
+
+    The line breaks where a mean is missing and where another question begins, at a dashed line.
+    """
+    step = SERIES_WIDTH / max(1, len(places))
+    parts = [f'<path class="grid" d="M0 {_height(tick):g}H{SERIES_WIDTH}"/>' for tick in SCORES.ticks]
+    line, dots, before = "", [], None
+    for position, place in enumerate(places):
+        across = round((position + 0.5) * step, 1)
+        if place.is_other_question:
+            parts.append(_upright("leader", round(position * step, 1), 0, SERIES_HEIGHT))
+        if place.failed_share > 0:
+            height = max(1.0, round(place.failed_share * _FAILED_HEIGHT, 1))
+            parts.append(
+                f'<rect class="f-failed" x="{across - step * 0.35:.1f}" y="{SERIES_HEIGHT - height:g}" '
+                f'width="{step * 0.7:.1f}" height="{height:g}"/>'
+            )
+        if place.is_missing:
+            parts.append(f'<path class="missing" d="M{across - 4:g} {SERIES_HEIGHT - 12}l8 8m0 -8l-8 8"/>')
+        if place.mean is not None:
+            up = _height(place.mean)
+            joins = before is not None and not place.is_other_question
+            line += f"{'L' if joins else 'M'}{across:g} {up:g}"
+            dots.append(
+                f'<path class="drift" d="M{across:g} {up - 9:g}l8 15h-16z"/>'
+                if place.is_marked
+                else f'<circle class="dot" cx="{across:g}" cy="{up:g}" r="4"/>'
+            )
+        before = place.mean
+    scored = [place.mean for place in places if place.mean is not None]
+    marked = sum(place.is_marked for place in places)
+    told = (
+        f"Mean scores of {amount(len(scored))} of {amount(len(places))} occurrences, drift marked in "
+        f"{amount(marked)}"
+    )
+    ends = "No occurrence has a score."
+    if scored:
+        ends = (
+            f"From {scored[0]:.1f} to {scored[-1]:.1f}, lowest {min(scored):.1f}, highest {max(scored):.1f}"
+        )
+    return Markup(  # noqa: S704
+        f'<svg class="series" viewBox="0 0 {SERIES_WIDTH} {SERIES_HEIGHT}" role="img">'
+        f"<title>{told}</title><desc>{ends}</desc>"
+        f'{"".join(parts)}<path class="line" d="{line or "M0 0"}"/>{"".join(dots)}</svg>'
+    )
+
+
+def _height(score: float) -> float:
+    """Where a score is in a series, from the top; above the bars of failures."""
+    room = SERIES_HEIGHT - _FAILED_HEIGHT - 24
+    return round(12 + (100 - score) * room / 100, 1)
 
 
 def _whisker(axis: Axis, low: float | None, mean: float, high: float | None) -> list[str]:

@@ -104,6 +104,7 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
             if cell.details is not None
         },
         names=Names(columns),
+        column_names={(c.connection_id, c.prompt_id): (c.connection, c.prompt) for c in columns},
         prompts=_prompts(data.config),
         configuration=_cut(_pretty(data.config), CONFIGURATION_CHARACTERS),
         elapsed=_elapsed(data),
@@ -176,6 +177,7 @@ def _environment(compiled: Path | None) -> Environment:
         "end_of": _end_of,
         "signed": signed,
         "money": money,
+        "short_time": _short_time,
     }
     environment.globals |= {
         "SECTIONS": SECTIONS,
@@ -247,6 +249,10 @@ def _utc(time: datetime) -> datetime:
 
 def _time(time: datetime) -> str:
     return f"{_utc(time):%Y-%m-%d %H:%M} UTC"
+
+
+def _short_time(time: datetime) -> str:
+    return f"{_utc(time):%Y-%m-%d %H:%M}"
 
 
 def _moment(time: datetime) -> str:

@@ -120,11 +120,89 @@ class ColumnMovement:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedDocument:
+    """A file whose content changed, with the scores of the content before and after; None of none.
+
+    `due_at` is the time of the occurrence that found it changed, `is_other_question` where the prompt text or
+    the connection changed, too.
+    """
+
+    due_at: datetime | None
+    partition_key: str
+    file: str
+    column: Column
+    before: float | None
+    after: float | None
+    is_other_question: bool
+
+    @property
+    def change(self) -> float | None:
+        """Score after minus score before."""
+        return None if self.before is None or self.after is None else self.after - self.before
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Documents whose score changed with their content, newest occurrence first.
+
+    `contents` files had another content, of which the newest `looked_at` were looked at; `same` of their
+    evaluations kept their score. `documents` are the first of `total`.
+    """
+
+    documents: Sequence[ChangedDocument] = ()
+    total: int = 0
+    same: int = 0
+    contents: int = 0
+    looked_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Scores of a column over documents that only one of two batches has; reused results are left out.
+
+    `difference` of their means has a p that allows for all comparisons of the report, and no interval.
+    """
+
+    column: Column
+    before: int
+    now: int
+    difference: Difference
+    changed: tuple[str, ...]  # as of `ColumnMovement`
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """An occurrence that is not compared with, and why."""
+
+    due_at: datetime
+    state: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SinceOccurrence:
+    """What a report says beyond `SincePrevious` where both batches are occurrences of one series.
+
+    `passed_over` are the newest of `all_passed_over` occurrences between the two. `reused` results of
+    documents that both have are the same results, and are not compared.
+    """
+
+    due_at: datetime
+    previous_due_at: datetime
+    passed_over: tuple[PassedOver, ...]
+    all_passed_over: int
+    samples: tuple[Samples, ...]
+    changes: Changes
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
 class SincePrevious:
     """The newest earlier batch that completed and shares documents and columns with this one.
 
     `columns` are the best of `shared_columns` that have a document with both scores. `same_results` are in
-    both batches by reuse: they are compared with nothing.
+    both batches by reuse: they are compared with nothing. `occurrence` is None unless both batches are
+    occurrences of one recurring evaluation.
     """
 
     partition_key: str
@@ -134,6 +212,7 @@ class SincePrevious:
     columns: tuple[ColumnMovement, ...]
     shared_columns: int = 0
     same_results: int = 0
+    occurrence: SinceOccurrence | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ def test_code_versions_change_only_on_purpose() -> None:
         "llm_responses": None,
         "completion_report": "1",
         "leaderboard": "1",
+        "series": "1",
         "audit": "1",
     }
     assert set(CODE_VERSIONS) == set(specs(definitions)) - {"llm_responses"}

@@ -34,6 +34,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "llm_responses": "external_llm",
         "completion_report": "reporting",
         "leaderboard": "reporting",
+        "series": "reporting",
         "audit": "upkeep",
     }
     assert {key.name for key in graph.asset_check_keys} == {
@@ -60,6 +61,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "resume_recurring",
         "delete_recurring",
         "refresh_leaderboard",
+        "refresh_series",
         "audit_databases",
         "retention",
     }
@@ -71,6 +73,7 @@ def test_the_inventory_is_exactly_what_is_promised() -> None:
         "dead_runs",
         "recurring_evaluations",
         "fresh_leaderboard",
+        "fresh_series",
         "completion_webhook",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
@@ -93,6 +96,7 @@ def test_sensors_tick_every_five_seconds_and_are_on_by_default_but_for_the_one_t
         "stalled_work": 30,
         "recurring_evaluations": 14,
         "fresh_leaderboard": 120,
+        "fresh_series": 60,
     }
     off = {s.name for s in repository.sensor_defs if s.default_status is dg.DefaultSensorStatus.STOPPED}
     assert off == {"completion_webhook"}

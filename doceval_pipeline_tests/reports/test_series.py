@@ -1,0 +1,125 @@
+"""What the page of a series promises, whatever the series is."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from xml.etree import ElementTree
+
+from doceval_pipeline.reports.insights import ChangedDocument, Changes, Cost
+from doceval_pipeline.reports.series import (
+    COLUMNS_SHOWN,
+    OCCURRENCES_SHOWN,
+    Drift,
+    Point,
+    Series,
+    SeriesOccurrence,
+    State,
+    render_series,
+    series_markdown,
+    series_numbers,
+)
+
+HOSTILE = '<img src=x onerror=alert(1)>"\u202e|`'
+START = datetime(2026, 1, 1, 1, tzinfo=UTC)
+STATES = [State.DONE] * 5 + [State.SKIPPED, State.NOT_MADE, State.HELD, State.ARCHIVED, State.OPEN]
+
+
+def occurrence(place: int, columns: int = 1) -> SeriesOccurrence:
+    state = STATES[place % len(STATES)]
+    found = SeriesOccurrence(
+        START + timedelta(days=place),
+        state,
+        None if state in (State.DONE, State.OPEN, State.ARCHIVED) else HOSTILE,
+        f"batch-{place:06d}" if state not in (State.SKIPPED, State.NOT_MADE) else None,
+        HOSTILE,
+        (1, 2, 3, 4),
+    )
+    if state is not State.DONE:
+        return found
+    drift = Drift(-20.0, 0.01, 8, 40, False, False, is_marked=place % 10 == 3)
+    point = Point(10, 1, 2, 9, 70.0 + place % 7, drift if place else None)
+    return replace(
+        found,
+        cells=10 * columns,
+        failed=columns,
+        reused=2 * columns,
+        succeeded=9 * columns,
+        seconds=60.0,
+        costs=(Cost(1.5, HOSTILE, 7, 1),),
+        points={(1, prompt): point for prompt in range(columns)},
+    )
+
+
+def series(occurrences: int, columns: int = 1, earlier: int = 0) -> Series:
+    change = ChangedDocument(START, "batch-000001", HOSTILE, (1, 0), 80.0, None, True)
+    return Series(
+        HOSTILE,
+        "UTC",
+        [occurrence(place, columns) for place in range(occurrences)],
+        occurrences + earlier,
+        {(1, prompt): (HOSTILE, f"prompt {prompt}") for prompt in range(columns)},
+        Changes([change], total=400, same=3, contents=500, looked_at=200),
+        "d",
+    )
+
+
+def test_what_others_wrote_is_only_text() -> None:
+    for shown in (render_series(series(12)), series_markdown(series(12))):
+        assert "<img" not in shown
+        assert "\u202e" not in shown
+    page = render_series(series(12))
+    assert "<script" not in page
+    assert "default-src &#39;none&#39;" in page
+    assert "src=" not in page.replace("&lt;img src=", "")
+
+
+def test_every_occurrence_is_there_with_its_reason_and_drift_in_words() -> None:
+    page = render_series(series(10))
+    assert page.count('<tr>\n<th scope="row">') == 10 + 5 + 1
+    for state in ("done", "skipped", "not made", "held", "archived", "open"):
+        assert f"<strong>{state}</strong>" in page
+    assert page.count('<strong class="tag drift">DRIFT</strong>') == 1 + 2
+    assert "its results are in the archive" in page
+    assert "399 more scores that changed are not shown" in page
+    assert "of which the newest 200 were looked at" in page
+
+
+def test_a_picture_has_a_title_and_a_description_and_is_well_formed() -> None:
+    page = render_series(series(20))
+    picture = page[page.index('<svg class="series"') : page.index("</svg>") + 6]
+    drawn = ElementTree.fromstring(picture)
+    assert drawn.attrib["role"] == "img"
+    assert drawn.findtext("title") == "Mean scores of 10 of 20 occurrences, drift marked in 2"
+    assert drawn.findtext("desc") == "From 70.0 to 70.0, lowest 70.0, highest 76.0"
+    assert len(drawn.findall("circle")) == 8
+    assert len([path for path in drawn.findall("path") if path.attrib["class"] == "drift"]) == 2
+
+
+def test_a_page_stays_small_however_long_the_series_is() -> None:
+    page = render_series(series(400, columns=25, earlier=600))
+    assert f"The newest {OCCURRENCES_SHOWN} are shown; 880 earlier ones are not." in page
+    assert "5 more connections and prompts are not shown" in page
+    assert page.count("<svg") == COLUMNS_SHOWN
+    assert len(page) < 2_000_000
+    assert len(series_markdown(series(400, columns=25, earlier=600))) < 100_000
+
+
+def test_the_names_of_the_numbers_are_stable() -> None:
+    assert series_numbers(series(10)) == {
+        "occurrences": 10,
+        "occurrences_made": 8,
+        "occurrences_skipped": 1,
+        "occurrences_failed": 1,
+        "occurrences_held": 1,
+        "occurrences_archived": 1,
+        "occurrences_drifted": 1,
+        "cells": 50,
+        "cells_succeeded": 45,
+        "cells_failed": 5,
+        "cells_reused": 10,
+        "cells_simulated": 0,
+        "contents_changed": 500,
+        "scores_changed_with_content": 400,
+        "newest_cells": 10,
+        "newest_cells_failed": 1,
+    }
+    assert "No occurrence has come yet" in render_series(replace(series(0), columns={}, changes=Changes()))
