@@ -75,24 +75,15 @@ def pace_of(samples: Sequence[Sample], expected: int, *, cancelled: bool = False
 
 
 def _since_work_began(samples: Sequence[Sample]) -> list[Sample]:
-    """The newest stretch in which nothing was held, added or begun anew, from its first movement on.
-
-    Cells that are added may be done from the beginning, with a reused result.
-    """
+    """The newest stretch in which nothing was held or begun anew, from its first movement on."""
     begin = len(samples) - 1
-    while begin and not samples[begin - 1].paused and _goes_on(samples[begin - 1], samples[begin]):
+    while begin and not samples[begin - 1].paused and samples[begin - 1].done <= samples[begin].done:
         begin -= 1
     stretch = list(samples[begin:])
     for position, (sample, following) in enumerate(pairwise(stretch)):
         if sample.running or following.done > sample.done:
             return stretch[position:]
     return stretch[-1:]
-
-
-def _goes_on(sample: Sample, following: Sample) -> bool:
-    """Whether the same cells were worked on between two samples."""
-    is_same = sum(sample.cells.values()) == sum(following.cells.values())
-    return is_same and sample.done <= following.done
 
 
 def _rate(samples: Sequence[Sample]) -> float | None:

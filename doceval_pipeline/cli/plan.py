@@ -112,7 +112,7 @@ def _print_work(found: Plan | PlannedOccurrence) -> None:
     for estimate in found.estimates:
         _print_estimate(estimate)
     if found.held is not None:
-        console.print(f"  held       after it is queued, because it {found.held}")
+        console.print(f"  held       after it is queued: {found.held}")
 
 
 def _by_reason(cells: dict[str, int]) -> str:

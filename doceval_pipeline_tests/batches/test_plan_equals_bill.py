@@ -14,8 +14,6 @@ from sqlalchemy import text
 from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.estimates import Estimate
-from doceval_pipeline.batches.limits import exceeded_limit
 from doceval_pipeline.batches.planning import plan, plan_occurrence
 from doceval_pipeline.batches.recurring import make_occurrence
 from doceval_pipeline.batches.reprocessing import Mode, reprocess, resume
@@ -25,7 +23,6 @@ from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
 from doceval_pipeline.errors import StagingError
-from doceval_pipeline.estimation import Interval
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import empty_databases, write_old
 
@@ -339,27 +336,6 @@ def test_a_folder_that_is_away_is_planned_as_the_failure_that_is_recorded(
     assert (planned["outcome"], planned["reason"]) == (made.outcome, made.reason) == ("FAILED", made.reason)
 
 
-@pytest.mark.parametrize(
-    ("max_documents", "max_cost", "reason"),
-    [
-        (None, None, None),
-        (10, 5.0, None),
-        (9, 1.0, "has 10 documents, more than max_documents (9)"),
-        (10, 4.99, "is expected to cost 5.00 EUR, more than max_cost (4.99)"),
-        (10, 0.0, "is expected to cost 5.00 EUR, more than max_cost (0.00)"),
-    ],
-)
-def test_a_limit_is_compared_with_what_is_asked(
-    max_documents: int | None, max_cost: float | None, reason: str | None
-) -> None:
-    def estimate(cost: float | None, currency: str | None) -> Estimate:
-        interval = None if cost is None else Interval(0.0, cost, 2 * cost)
-        return Estimate("model", 4, 4, None, None, None, interval, currency)
-
-    estimates = [estimate(2.0, "EUR"), estimate(3.0, "EUR"), estimate(4.0, "USD"), estimate(None, None)]
-    assert exceeded_limit(max_documents, max_cost, 10, estimates) == reason
-
-
 def test_reused_results_cost_nothing_where_a_limit_is_compared(databases: Databases, tmp_path: Path) -> None:
     folder = tmp_path / "inbox"
     folder.mkdir()
@@ -377,7 +353,7 @@ def test_reused_results_cost_nothing_where_a_limit_is_compared(databases: Databa
     assert planned_occurrence(databases, record)["held"] is None
     write(folder, {**files, "f.txt": 5})
     held = planned_occurrence(databases, record)["held"]
-    assert held == "is expected to cost 100.00 EUR, more than max_cost (50.00)"
+    assert held == "an expected cost of 100.00 EUR is more than max_cost (50.00)"
     second = make_occurrence(databases, record, datetime(2026, 12, 2, 2, tzinfo=UTC))
     assert second.batch_id is not None
     stage(databases, second.batch_id)

@@ -98,15 +98,6 @@ def test_reused_results_are_marked_counted_apart_and_in_no_token_second_or_cost(
     assert (said["cells_reused"], said["reused_from_batches"], said["cells"]["succeeded"]) == (4, 1, 4)
     assert waiting.reuse == "4 done, 4 of them reused from 1 batch"
 
-    with databases.knowledge.begin() as connection:
-        # Whatever somebody writes into such a row past its guard, it took nothing.
-        connection.execute(text("SET LOCAL session_replication_role = replica"))
-        connection.execute(
-            text(
-                "UPDATE llm_responses SET input_tokens = 9, output_tokens = 9, time_taken_seconds = 9, "
-                "completed_processing_at = now() WHERE reused_from IS NOT NULL"
-            )
-        )
     data = answered(databases, second)
     found = figures(data)
     assert found.verdict == "Complete: all 5 cells succeeded, 4 of them reused"

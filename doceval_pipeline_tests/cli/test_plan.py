@@ -39,10 +39,10 @@ def test_a_plan_of_a_recurring_evaluation_shows_its_next_occurrence(
     write(inbox, {"a.txt": 1, "b.txt": 2, "c.txt": 3})
     shown = run("inbox").output
     for line in (
-        "inbox: the next occurrence, due 2099-12-02 02:00 UTC",
+        "inbox: the next occurrence, due ",
         "files      1 new, 0 changed, 2 unchanged, 0 gone",
         "reused     4 of 6 reused from 1 batch",
-        "held       after it is queued, because it has 3 documents, more than max_documents (2)",
+        "held       after it is queued: 3 documents are more than max_documents (2)",
     ):
         assert line in shown
     found = json.loads(run("inbox", "--json").output)
