@@ -15,7 +15,7 @@ from doceval_pipeline.defs.recurring import recurring_evaluations
 from doceval_pipeline.doc_eval.batches import list_batches
 from doceval_pipeline.doc_eval.recurring import Outcome, find_recurring, list_recurring, occurrences
 from doceval_pipeline.errors import UnknownRecurring
-from doceval_pipeline_tests.batches.test_recurring import define, find
+from doceval_pipeline_tests.batches.test_recurring import define, doc_eval, record_of
 from doceval_pipeline_tests.conftest import write_old
 from doceval_pipeline_tests.defs.running import QUIET, failure, run, tick
 
@@ -43,10 +43,12 @@ def test_a_run_of_an_occurrence_is_linked_with_its_batch_and_the_batch_with_what
     databases: Databases, instance: dg.DagsterInstance, inbox: Path
 ) -> None:
     define(databases, inbox, max_documents=1)
+    doc_eval(databases, "UPDATE recurring_evaluations SET watched_from = '2026-11-19Z'")
     write_old(inbox / "b.txt", "another document")
     result = launched(
         instance, "run_recurring", "make_batch", name="inbox", due_at="2026-11-20T02:00:00+01:00"
     )
+    doc_eval(databases, "UPDATE recurring_evaluations SET watched_from = now()")
     due_at = "2026-11-20T01:00:00+00:00"
     made = metadata(result)
     key = made["partition"]
@@ -198,4 +200,4 @@ def test_a_batch_from_the_launchpad_may_reuse_results(
     with databases.doc_eval.connect() as connection:
         (batch,) = list_batches(connection)
         assert batch.reuse == "finished"
-        assert [record.name for record in list_recurring(connection)] == [find(databases).name]
+        assert [record.name for record in list_recurring(connection)] == [record_of(databases).name]

@@ -26,7 +26,7 @@ from doceval_pipeline.migrations.roles import grant_roles
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.batches.archives import quiet, restore_file
-from doceval_pipeline_tests.batches.test_recurring import NIGHT, define, find
+from doceval_pipeline_tests.batches.test_recurring import NIGHT, define, record_of
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
 from doceval_pipeline_tests.migrations.conftest import LOGINS, Urls
@@ -61,7 +61,7 @@ def test_the_stager_makes_occurrences_that_reuse_results_and_archives_them(
     databases, worker = staged.databases, as_role("doceval_worker")
 
     def occurrence(night: int, reused: int) -> Sample:
-        made = make_occurrence(databases, find(databases), NIGHT + timedelta(days=night))
+        made = make_occurrence(databases, record_of(databases), NIGHT + timedelta(days=night))
         assert made.batch_id is not None
         batch = Sample(databases, made.batch_id, "", staged.folder)
         batch.stage()
@@ -73,7 +73,8 @@ def test_the_stager_makes_occurrences_that_reuse_results_and_archives_them(
         assert (batch.status(), batch.knowledge(counts)) == ("COMPLETED", [(3, reused)])
         return batch
 
-    define(databases, staged.folder, name="inbox", scope="all", skip_if_nothing_new=False, max_documents=9)
+    keys = {"scope": "all", "skip_if_nothing_new": False, "max_documents": 9, "connections": ["model"]}
+    define(databases, staged.folder, **keys)
     first, second = occurrence(0, 0), occurrence(1, 3)
     archived = archive(databases, first.id, quiet, quiet)
     answers = "SELECT DISTINCT batch_id FROM llm_responses WHERE is_answer AND batch_id >= :id"
@@ -81,7 +82,7 @@ def test_the_stager_makes_occurrences_that_reuse_results_and_archives_them(
     restore_file(databases, archived.path)
     assert sorted(first.knowledge(answers)) == [(first.id,), (second.id,)]
     with databases.doc_eval.begin() as connection:
-        record = find(databases)
+        record = record_of(databases)
         pause_recurring(connection, record.id)
         resume_recurring(connection, record.id)
         delete_recurring(connection, record.id)

@@ -28,7 +28,7 @@ BEGIN
                  'count_updated_responses', 'count_deleted_responses', 'count_truncated_responses',
                  'count_later_attempt', 'lock_response_counts', 'fold_response_counts',
                  'recount_responses', 'is_json', 'bound_response', 'advance_numbers',
-                 'question_digest', 'questions_of', 'note_questions')
+                 'question_digest', 'questions_of', 'note_questions', 'close_withdrawn')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', f.signature, granted);
         EXECUTE format('ALTER FUNCTION %s OWNER TO doceval_owner', f.signature);
