@@ -12,6 +12,7 @@ from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.defs import (
     jobs,
     leaderboard,
+    recurring,
     reporting,
     responses,
     result_checks,
@@ -41,6 +42,10 @@ _WITH_LOCK = {
         jobs.cancel_batch,
         jobs.archive_batch,
         leaderboard.refresh_leaderboard,
+        recurring.run_recurring,
+        recurring.pause_recurring_evaluation,
+        recurring.resume_recurring_evaluation,
+        recurring.delete_recurring_evaluation,
         series.refresh_series,
         upkeep.audit_databases,
         upkeep.retention,

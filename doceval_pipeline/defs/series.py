@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -10,7 +10,6 @@ from pydantic import Field
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.occurrences import OCCURRENCES_READ
 from doceval_pipeline.batches.requests import LONGEST_PAUSE
-from doceval_pipeline.batches.series import WrittenSeries, write_series
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.cursors import Written
 from doceval_pipeline.defs.launchpads import example_values
@@ -24,6 +23,10 @@ from doceval_pipeline.doc_eval.series import SeriesState, series_states
 from doceval_pipeline.reports.numbers import counted
 from doceval_pipeline.reports.series import series_markdown, series_numbers
 from doceval_pipeline.reports.untrusted import markdown_name
+
+# NumPy and Jinja are loaded only where a page is written.
+if TYPE_CHECKING:
+    from doceval_pipeline.batches.series import WrittenSeries
 
 SECONDS_BETWEEN_LOOKS = 60
 # In one tick; the others follow in the next ones.
@@ -52,6 +55,8 @@ def series(
     context: dg.AssetExecutionContext, config: OfSeries, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
     """Scores, failures, cost and time of recurring evaluations by occurrence, with drift marked."""
+    from doceval_pipeline.batches.series import write_series
+
     with open_step(context, doc_eval) as databases:
         names = [config.name]
         if config.name is None:
@@ -142,7 +147,7 @@ def _request(state: SeriesState) -> dg.RunRequest:
     )
 
 
-def _of_one(written: WrittenSeries) -> dict[str, Any]:
+def _of_one(written: "WrittenSeries") -> dict[str, Any]:
     return {
         "recurring": shown_name(written.series.name),
         "verdict": written.series.verdict,
@@ -156,7 +161,7 @@ def _of_one(written: WrittenSeries) -> dict[str, Any]:
     }
 
 
-def _of_all(written: list[WrittenSeries]) -> dict[str, Any]:
+def _of_all(written: list["WrittenSeries"]) -> dict[str, Any]:
     """A line for each series, with the link to its page; figures of all together."""
     rows = ["| recurring evaluation | series | page |", "|---|---|---|"]
     for one in written[:_LISTED]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from doceval_pipeline.reports import drawings
-from doceval_pipeline.reports.html import render_page
 from doceval_pipeline.reports.insights import Changes, Column, Cost
 from doceval_pipeline.reports.numbers import (
     amount,
@@ -153,6 +152,9 @@ def render_series(series: Series, compiled: Path | None = None) -> str:
     compiled
         A folder of ours that keeps compiled templates; it must exist.
     """
+    # Jinja is loaded only where a page is written.
+    from doceval_pipeline.reports.html import render_page
+
     columns = list(series.columns)
     return render_page(
         TEMPLATE,

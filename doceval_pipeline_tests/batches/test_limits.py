@@ -263,8 +263,8 @@ def test_reused_results_cost_nothing_and_hold_nothing(databases: Databases, tmp_
     third = inbox.made(1)
     # Asked for with new attempts of all, it gets none before a person releases it.
     queued, attempts = queue_attempts(databases, third, Mode.all, None)
-    assert (queued.reused, queued.held, attempts) == (3, "4 documents are more than max_documents (2)", 0)
-    assert inbox.words(third) == {"S": 3, "PAUSED": 1}
+    assert (queued.reused, queued.held, attempts) == (0, "4 documents are more than max_documents (2)", 0)
+    assert inbox.words(third) == {"PAUSED": 4}
 
 
 class _Killed(BaseException):
