@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 
 from doceval_pipeline.batches.names import Names
 from doceval_pipeline.batches.occurrences import (
-    OCCURRENCES_READ,
     samples_of,
     since_occurrence,
     without_reused,
@@ -21,7 +20,7 @@ from doceval_pipeline.doc_eval.batches import batch_names, partition_key
 from doceval_pipeline.doc_eval.definitions import Prices
 from doceval_pipeline.doc_eval.previous import previous_batch
 from doceval_pipeline.doc_eval.prices import prices_of_batch
-from doceval_pipeline.doc_eval.series import occurrences_up_to
+from doceval_pipeline.doc_eval.series import OCCURRENCES_READ, occurrences_up_to
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.knowledge import effort
 from doceval_pipeline.knowledge.effort import Pace, TokensTaken

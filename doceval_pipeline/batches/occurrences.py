@@ -21,8 +21,6 @@ from doceval_pipeline.knowledge.series import scores_of_changes
 from doceval_pipeline.reports.insights import ChangedDocument, Changes, Column, PassedOver, SinceOccurrence
 from doceval_pipeline.reports.series import CHANGES_SHOWN, State
 
-OCCURRENCES_READ = 1_000
-"""The newest so many occurrences are added up and compared; earlier ones are counted."""
 CONTENTS_LOOKED_AT = 200
 """Of so many files whose content changed, the newest, scores are read."""
 PASSED_OVER_SHOWN = 5

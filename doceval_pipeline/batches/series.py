@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.insights import add_up_costs
-from doceval_pipeline.batches.occurrences import OCCURRENCES_READ, find_changes, state_of
+from doceval_pipeline.batches.occurrences import find_changes, state_of
 from doceval_pipeline.batches.report_files import keep_page
 from doceval_pipeline.batches.reporting import template_cache
 from doceval_pipeline.batches.series_drift import BINS, Evidence, Scored, mark_drift
@@ -79,7 +79,7 @@ def gather_series(databases: Databases, record: RecurringRecord) -> Series:
     with databases.doc_eval.connect() as doc_eval, repeatable.connect() as knowledge:
         for connection in (doc_eval, knowledge):
             connection.execute(_ROOM_TO_SORT)
-        occurrences = recorded.series_occurrences(doc_eval, record.id, OCCURRENCES_READ)
+        occurrences = recorded.series_occurrences(doc_eval, record.id, recorded.OCCURRENCES_READ)
         total, made = recorded.count_occurrences(doc_eval, record.id)
         done = [o.batch_id for o in occurrences if o.has_results and o.batch_id is not None]
         figures = _figures(doc_eval, knowledge, done)

@@ -8,7 +8,6 @@ import dagster as dg
 from pydantic import Field
 
 from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.batches.occurrences import OCCURRENCES_READ
 from doceval_pipeline.batches.requests import LONGEST_PAUSE
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.cursors import Written
@@ -19,7 +18,7 @@ from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, UNFINISHED, se
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import StepConfig, open_step
 from doceval_pipeline.doc_eval.recurring import list_recurring
-from doceval_pipeline.doc_eval.series import SeriesState, series_states
+from doceval_pipeline.doc_eval.series import OCCURRENCES_READ, SeriesState, series_states
 from doceval_pipeline.reports.numbers import counted
 from doceval_pipeline.reports.series import series_markdown, series_numbers
 from doceval_pipeline.reports.untrusted import markdown_name

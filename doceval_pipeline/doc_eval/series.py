@@ -11,6 +11,9 @@ from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring import Outcome
 from doceval_pipeline.doc_eval.shown_files import FileName
 
+OCCURRENCES_READ = 1_000
+"""The newest so many occurrences are added up and compared; earlier ones are counted."""
+
 _COLUMNS = """
     o.due_at, o.outcome, o.reason, o.new_files, o.changed_files, o.unchanged_files, o.gone_files,
     o.batch_id, b.batch_name, b.status, b.started_at, b.completed_at, b.archived_at, b.cancelled_at,
