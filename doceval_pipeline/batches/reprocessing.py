@@ -122,7 +122,7 @@ def queue_attempts(
         _require_rows_to_repeat(databases, batch_id)
     queued = queue_cells(databases, batch_id, ask_all=mode is Mode.all)
     if not outcomes or queued.held is not None:
-        return queued, 0
+        return queued, queued.returned
     with batch_lock(databases, batch_id) as connection:
         priority = batch_by_id(connection, batch_id).priority
         connection.commit()
@@ -130,14 +130,14 @@ def queue_attempts(
             fulfilled = None if request is None else queue.fulfilled_attempts(knowledge, batch_id, request)
             if fulfilled is not None:
                 # Killed before it was reopened, a batch is reopened by the sensor response_status.
-                return queued, fulfilled
+                return queued, queued.returned + fulfilled
             attempts = queue.requeue(knowledge, batch_id, outcomes, priority)
             if request is not None:
                 queue.fulfil_request(knowledge, batch_id, request, attempts)
         with connection.begin():
             if attempts:
                 transition(connection, batch_id, Action.REOPEN)
-    return queued, attempts
+    return queued, queued.returned + attempts
 
 
 def _require_rows_to_repeat(databases: Databases, batch_id: int) -> None:

@@ -113,7 +113,8 @@ class Queued:
     """The queue rows of a batch, counted after commit.
 
     `reused` of those that were `added` have a result of an earlier batch, and `cells_reused` of all `cells`.
-    `held` is why it was held.
+    `returned` evaluations were closed when their document left the batch, and got a new attempt because it
+    returned. `held` is why it was held.
     """
 
     documents: int
@@ -125,6 +126,7 @@ class Queued:
     reused: int = 0
     held: str | None = None
     cells_reused: int = 0
+    returned: int = 0
 
     @property
     def sentence(self) -> str:
@@ -259,12 +261,12 @@ def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Q
         with connection.begin():
             connection.execute(_SET_EXPECTED, {"batch_id": batch_id, "cells": expected})
             transition(connection, batch_id, Action.FINISH_STAGING)
-            if added.queued or added.reused:
+            if added.queued or added.reused or added.returned:
                 transition(connection, batch_id, Action.REOPEN)
             if held is not None:
                 transition(connection, batch_id, Action.PAUSE)
                 connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
-        if added.reused and not added.queued:
+        if added.reused and not (added.queued or added.returned):
             # Nothing was queued that a processor would finish, so that the batch may be done now.
             with connection.begin():
                 batch = batch_by_id(connection, batch_id)
@@ -279,6 +281,7 @@ def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Q
             added.reused,
             held,
             reused,
+            added.returned,
         )
 
 
@@ -467,12 +470,12 @@ def _enqueue(
         queue.tidy(knowledge)
     try:
         with databases.knowledge.begin() as knowledge:
+            returned = queue.requeue_returning(knowledge, batch.id, list(names), batch.priority)
             queue.withdraw_others(knowledge, batch.id, list(names))
             added = queue.enqueue(knowledge, batch.id, names, prompts, connections, batch.priority, reuse)
-            returned = queue.requeue_returned(knowledge, batch.id, batch.priority)
             if batch.is_limited and batch.expected_cells is None:
                 queue.hold(knowledge, batch.id)
-            return replace(added, queued=added.queued + returned)
+            return replace(added, returned=returned)
     except queue.ContentsGone:
         raise StagingError(
             f"{batch.key}: some of its documents were archived with another batch meanwhile: "

@@ -215,7 +215,7 @@ LEFT = "its document left the batch before it was evaluated"
 _REQUEUED = """
     WITH again AS (
         UPDATE llm_responses SET superseded_at = now()
-        WHERE batch_id = :batch_id AND withdrawn_at IS NULL AND superseded_at IS NULL AND {condition}
+        WHERE batch_id = :batch_id AND superseded_at IS NULL AND {condition}
         RETURNING batch_id, document_id, prompt_id, connection_id, attempt, connection_details, file_name)
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, attempt, connection_details,
                                file_name, queue_position)
@@ -226,8 +226,13 @@ _REQUEUED = """
     ORDER BY document_id, prompt_id, connection_id
 """
 _HAS_LEFT = f"status = 'F' AND error_message IS NOT DISTINCT FROM '{LEFT}'"
-_REQUEUE = text(_REQUEUED.format(condition=f"{OUTCOME_SQL} = ANY(:outcomes)"))
-_REQUEUE_RETURNED = text(_REQUEUED.format(condition=_HAS_LEFT))
+_REQUEUE = text(_REQUEUED.format(condition=f"withdrawn_at IS NULL AND {OUTCOME_SQL} = ANY(:outcomes)"))
+_REQUEUE_RETURNING = text(
+    _REQUEUED.format(
+        condition=f"""withdrawn_at IS NOT NULL AND {_HAS_LEFT}
+          AND document_id IN (SELECT unnest(CAST(:documents AS bigint[])))"""
+    )
+)
 _FULFILLED = text("""
     SELECT new_attempts FROM reprocess_requests WHERE batch_id = :batch_id AND request = :request
 """)
@@ -258,10 +263,11 @@ class ContentsGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """Rows that were added: to be processed, and with a result that another batch has."""
+    """Rows that were added: to be processed, with a result that another batch has, and as new attempts."""
 
     queued: int
     reused: int
+    returned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,13 +500,17 @@ def requeue(connection: Connection, batch_id: int, outcomes: Sequence[Outcome], 
     return added
 
 
-def requeue_returned(connection: Connection, batch_id: int, priority: int) -> int:
-    """Queue a new attempt for each cell that was closed when its document left the batch; returns how many.
+def requeue_returning(connection: Connection, batch_id: int, documents: Sequence[int], priority: int) -> int:
+    """Queue a new attempt for each cell that was closed when its document left, and whose document returns.
 
-    Call `withdraw_others` before, in the same transaction.
+    `documents` are the `docs.id` of the batch. Call `withdraw_others` afterwards, in the same transaction.
+    Returns how many were queued.
     """
-    parameters = {"batch_id": batch_id, **_places(batch_id, priority)}
-    return connection.execute(_REQUEUE_RETURNED, parameters).rowcount
+    parameters = {"batch_id": batch_id, "documents": arrays.of_numbers(documents)}
+    added = connection.execute(_REQUEUE_RETURNING, {**parameters, **_places(batch_id, priority)}).rowcount
+    if added:
+        connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": "QUEUED"})
+    return added
 
 
 def fulfilled_attempts(connection: Connection, batch_id: int, request: str) -> int | None:

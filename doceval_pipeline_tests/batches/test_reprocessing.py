@@ -412,7 +412,11 @@ def test_a_document_that_left_is_not_evaluated_until_it_returns(batch_of: BatchO
     new = plan(batch.databases, batch.id, Mode.missing, True, lambda *_: None)
     assert new.cells.superseded == {"returned": 1}
     assert [estimate.cells for estimate in new.estimates] == [1]
-    assert look_again(batch) == (1, 0, 0, 1)
+    cancelled = "UPDATE batch_configs SET requeue_as = 'F'"
+    batch.knowledge(cancelled)
+    done = reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, new_look=True)
+    assert (done.files_new, done.rows_added, done.new_attempts) == (1, 0, 1)
+    assert batch.knowledge("SELECT requeue_as FROM batch_configs") == [("QUEUED",)]
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 1), (1, "S", 1), (2, "QUEUED", 1)]
     # A processor that gives a row back whose document left meanwhile is not handed it again.
     ((token,),) = batch.knowledge("SELECT token FROM claim_responses(5, '1 hour')")
