@@ -20,7 +20,7 @@ _OF_THE_SERVER = ("postgres", "pg_ctl", "initdb")
 _NAMES = (
     ("doceval_pipeline.defs.webserver", "webserver"),
     ("dagster-daemon", "daemon"),
-    ("doceval_pipeline.defs.warm", "process that starts runs"),
+    ("doceval_pipeline.defs.warm", "run starter"),
     ("api grpc", "code server"),
     ("execute_run", "run"),
 )
