@@ -74,6 +74,7 @@ def invocations(folder: Path) -> dict[str, list[str]]:
         "compare": ["one", "--prompts", "prompt-0", "prompt-1"],
         "export": ["one", "--output", str(folder / "one.csv")],
         "open": ["one"],
+        "recurring": ["list"],
         "archive": ["two"],
         "restore": ["the file that archive writes"],
     }
