@@ -159,6 +159,14 @@ _LOOKING_ALIKE = {
         ("recurring evaluation", "recurring_evaluations", "name"),
     )
 }
+
+
+def _names_in(key: str) -> str:
+    """The names in a list of a definition `r`, of which there are none where a person broke the list."""
+    listed = f"r.definition -> '{key}'"
+    return f"jsonb_array_elements_text(CASE jsonb_typeof({listed}) WHEN 'array' THEN {listed} ELSE '[]' END)"
+
+
 _USED_BY = text("""
     SELECT 'connection' AS kind, l.connection_id AS id, b.id AS batch_id,
            b.config_snapshot IS NULL AS changeable
@@ -170,16 +178,16 @@ _USED_BY = text("""
     WHERE l.prompt_id = ANY(:prompts) AND b.archived_at IS NULL AND b.status <> ALL(:closed)
     ORDER BY batch_id
 """)
-_RECURRING_USERS = text("""
+_RECURRING_USERS = text(f"""
     SELECT 'connection' AS kind, c.id, r.name
     FROM recurring_evaluations r
-    CROSS JOIN jsonb_array_elements_text(r.definition -> 'connections') AS used(name)
+    CROSS JOIN {_names_in("connections")} AS used(name)
     JOIN connections c ON c.name = used.name
     WHERE c.id = ANY(:connections)
     UNION ALL
     SELECT 'prompt', p.id, r.name
     FROM recurring_evaluations r
-    CROSS JOIN jsonb_array_elements_text(r.definition -> 'prompts') AS used(name)
+    CROSS JOIN {_names_in("prompts")} AS used(name)
     JOIN prompts p ON p.name = used.name
     WHERE p.id = ANY(:prompts)
     ORDER BY name
@@ -246,7 +254,7 @@ _COST_LIMITS = text(f"""
                c.prices ->> 'input_per_million', c.prices ->> 'output_per_million') < 2),
            array_agg(DISTINCT coalesce(c.prices ->> 'currency', 'USD'))
     FROM recurring_evaluations r
-    CROSS JOIN jsonb_array_elements_text(r.definition -> 'connections') AS n(name)
+    CROSS JOIN {_names_in("connections")} AS n(name)
     JOIN connections c ON {normal_in_sql("c.name")} = {normal_in_sql("n.name")}
     WHERE {normal_in_sql("r.name")} = ANY(CAST(:names AS text[])) AND r.definition ->> 'max_cost' IS NOT NULL
     GROUP BY r.id ORDER BY r.name COLLATE "C"

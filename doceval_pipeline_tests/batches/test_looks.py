@@ -37,7 +37,7 @@ def test_a_look_writes_nothing_where_nothing_is_new(databases: Databases, tmp_pa
         write_old(folder / f"{number}.txt", f"document {number}")
     record = define(databases, folder, schedule=None, on_arrival=True, quiet_for=3600, timezone="UTC")
     assert look_for_arrivals(databases, record) is None, "they have just arrived"
-    assert make_occurrence(databases, record, NIGHT).outcome is Outcome.MADE
+    assert make_occurrence(databases, record).outcome is Outcome.MADE
     look_for_arrivals(databases, record_of(databases))
     assert min(written_by_a_look(databases) for _ in range(3)) == (0, 0)
     write_old(folder / "new.txt", "new")

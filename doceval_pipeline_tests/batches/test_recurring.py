@@ -272,7 +272,7 @@ def test_processes_that_make_the_same_time_at_once_make_one_batch(
     children = [Child(databases, lambda at=at: make_occurrence(databases, record, at)) for at in times]
     assert all(child.end().done for child in children)
     with databases.doc_eval.connect() as connection:
-        found = occurrences(connection, record.id)
+        found = occurrences(connection, record.id, 10)
     assert sorted(o.outcome for o in found) == [Outcome.MADE, Outcome.SKIPPED]
     assert doc_eval(databases, "SELECT count(*) FROM batches") == [(1,)]
     again = make_occurrence(databases, record, found[0].due_at)
@@ -388,11 +388,14 @@ def test_a_night_writes_only_files_that_are_new_and_old_nights_without_a_batch_a
         (Outcome.MADE, 0),
         (Outcome.MADE, 1),
     ]
+    # Of the schedule until ten days ago, and of arrivals since then.
     batch.doc_eval(
         "INSERT INTO occurrences (recurring_id, due_at, outcome, reason, recorded_at) "
-        "SELECT r.id, '2026-12-02'::timestamptz + night * interval '1 day', 'SKIPPED', 'nothing', "
-        "now() - interval '40 days' FROM recurring_evaluations r, generate_series(10, 19) AS night"
+        "SELECT r.id, date_trunc('day', now()) - interval '9 days' + night * interval '1 day' "
+        "+ CASE WHEN night > 0 THEN 0.5 ELSE 0 END * interval '1 second', 'SKIPPED', 'nothing', "
+        "now() - interval '40 days' FROM recurring_evaluations r, generate_series(-9, 9) AS night"
     )
     with databases.doc_eval.begin() as connection:
-        assert [forget_old_occurrences(connection, 30) for _ in range(2)] == [9, 0]
-    assert batch.doc_eval("SELECT max(due_at) FROM occurrences") == [(datetime(2026, 12, 21, tzinfo=UTC),)]
+        assert [forget_old_occurrences(connection, 30) for _ in range(2)] == [17, 0]
+    left = "SELECT now() - due_at < interval '1 day' FROM occurrences WHERE outcome <> 'MADE' ORDER BY due_at"
+    assert batch.doc_eval(left) == [(False,), (True,)]
