@@ -44,7 +44,7 @@ def look_for_arrivals(
     Raises
     ------
     StagingError
-        A folder is away, or the look was given up.
+        A folder is away, which is recorded as an occurrence, or the look was given up.
     DatabaseError
     """
     record.require_usable()
@@ -52,9 +52,13 @@ def look_for_arrivals(
         basis = _basis(connection, record)
         has_unread = recurring.has_unread(connection, record.id, MAY_BE_READABLE)
     listed = (record.definition, basis.folders, basis.now, databases.settings, is_over)
-    digest = digest_of(files_of(*listed))
+    try:
+        digest = digest_of(files_of(*listed))
+    except StagingError as error:
+        _record_failed_look(databases, record, str(error))
+        raise
     _require_time(is_over)
-    if digest == record.known_digest and not has_unread:
+    if digest == record.known_digest and not has_unread and record.newest_outcome is not Outcome.FAILED:
         return None
     if digest == record.seen_digest:
         return record.arrivals_at
@@ -183,13 +187,34 @@ def _require_time(is_over: Callable[[], bool]) -> None:
 
 def _note_arrivals(connection: Connection, record: RecurringRecord, listing: Listing) -> None:
     """Compare the folders with what is known of them, and note since when something is new."""
-    files, _ = choose_files(connection, record, listing)
+    files, skipped = choose_files(connection, record, listing)
     if files.new + files.changed:
         recurring.see_arrivals(connection, record.id, listing.digest)
         return
     # Otherwise each look would compare all files again, as long as one that vanished does not return.
     recurring.forget_unread(connection, record.id, MAY_BE_READABLE)
     recurring.know_digest(connection, record.id, listing.digest)
+    # The folder that was away is back.
+    if record.newest_outcome is Outcome.FAILED and _is_free(connection, record):
+        values = (record.now, Outcome.SKIPPED, files, skipped)
+        recurring.record_occurrence(connection, record.id, *values)
+
+
+def _record_failed_look(databases: Databases, record: RecurringRecord, reason: str) -> None:
+    """Record that no batch is made of arrivals; once, as long as the reason stays."""
+    with database_errors(), databases.doc_eval.begin() as connection:
+        if not recurring.try_to_lock_recurring(connection, record.id):
+            return
+        current = recurring.read_again(connection, record)
+        is_known = (current.newest_outcome, current.newest_reason) == (Outcome.FAILED, reason)
+        if not is_known and _is_free(connection, current):
+            values = (current.now, Outcome.FAILED, Comparison(), reason)
+            recurring.record_occurrence(connection, record.id, *values)
+
+
+def _is_free(connection: Connection, record: RecurringRecord) -> bool:
+    """Whether no occurrence has the present as its time."""
+    return recurring.occurrence_at(connection, record.id, record.now) is None
 
 
 def _make(connection: Connection, record: RecurringRecord, due_at: datetime, listing: Listing) -> Occurrence:

@@ -109,7 +109,7 @@ def run(name: str, as_json: bool) -> None:
 @click.argument("name")
 def pause(name: str) -> None:
     """Pause NAME: no batch is made until it is resumed."""
-    changed = _run("pause_recurring", "pause_occurrences", name)
+    changed = _run("pause_recurring", "pause", name)
     _say(name, "is paused; its open batches continue" if changed else "was already paused")
 
 
@@ -120,7 +120,7 @@ def resume(name: str) -> None:
 
     Times that passed while it was paused are not made up.
     """
-    changed = _run("resume_recurring", "resume_occurrences", name)
+    changed = _run("resume_recurring", "resume", name)
     with databases().doc_eval.connect() as connection:
         record = find_recurring(connection, name)
     _say(name, f"{'is resumed' if changed else 'was not paused'}; next {_next(record)}")
@@ -135,7 +135,7 @@ def delete(name: str) -> None:
     """
     with databases().doc_eval.connect() as connection:
         found = summary(connection, find_recurring(connection, name).id)
-    _run("delete_recurring", "delete_definition", name)
+    _run("delete_recurring", "delete", name)
     _say(name, f"is deleted; {_what_stays(found)}")
 
 

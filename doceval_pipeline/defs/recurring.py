@@ -19,7 +19,7 @@ from doceval_pipeline.defs.cursors import Looked
 from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import NAME, name_of, shown_name
 from doceval_pipeline.defs.naming import TAG as BATCH_TAG
-from doceval_pipeline.defs.overview import overview, sentence
+from doceval_pipeline.defs.recurring_text import overview, sentence
 from doceval_pipeline.defs.requests import FINISHED, UNFINISHED, seconds_since_end
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.staging import batch_config_snapshot
@@ -118,19 +118,19 @@ def _show_batch(
 
 
 @dg.op
-def pause_occurrences(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
+def pause(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
     """Pause it: no batch is made until it is resumed."""
     return _changed(context, config, doc_eval, pause_recurring, "is paused", "was already paused")
 
 
 @dg.op
-def resume_occurrences(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
+def resume(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
     """Resume with the next time; those that have passed are not made up."""
     return _changed(context, config, doc_eval, resume_recurring, "is resumed", "was not paused")
 
 
 @dg.op
-def delete_definition(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
+def delete(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
     """Delete it; the batches that it made stay."""
     done = "is deleted; its batches stay"
     return _changed(context, config, doc_eval, delete_recurring, done, "was already deleted")
@@ -163,19 +163,19 @@ def run_recurring() -> None:
 @dg.job(name="pause_recurring", config=example_values("pause_recurring"))
 def pause_recurring_evaluation() -> None:
     """Pause a recurring evaluation: no batch is made until it is resumed."""
-    pause_occurrences()
+    pause()
 
 
 @dg.job(name="resume_recurring", config=example_values("resume_recurring"))
 def resume_recurring_evaluation() -> None:
     """Resume a paused recurring evaluation."""
-    resume_occurrences()
+    resume()
 
 
 @dg.job(name="delete_recurring", config=example_values("delete_recurring"))
 def delete_recurring_evaluation() -> None:
     """Delete a recurring evaluation; its batches stay."""
-    delete_definition()
+    delete()
 
 
 # By name: Dagster makes another sensor of one with the job itself, and warns of what it gives that one.

@@ -135,12 +135,34 @@ def test_after_a_failure_what_waits_becomes_a_batch_of_another_time(watched: Wat
     away = watched.inbox.rename(watched.inbox.with_name("away"))
     failed = watched.make(due_at)
     assert failed.outcome is Outcome.FAILED
-    with pytest.raises(StagingError, match="does not exist"):
-        watched.look()
+    for _ in range(2):
+        with pytest.raises(StagingError, match="does not exist"):
+            watched.look()
+    assert outcomes(watched) == ["FAILED"]
     away.rename(watched.inbox)
     looks = [watched.look() for _ in range(MOST_WAITS + 1)]
     assert looks[:-1] == [None] * MOST_WAITS
     assert watched.made(looks[-1]) == {"a.txt"}
+
+
+def outcomes(watched: Watched) -> list[str]:
+    return [row[0] for row in doc_eval(watched.databases, "SELECT outcome FROM occurrences ORDER BY due_at")]
+
+
+def test_a_folder_that_is_away_and_comes_back_is_recorded_once_each(watched: Watched) -> None:
+    watched.arrive("a.txt")
+    watched.look()
+    watched.make(watched.look())
+    away = watched.inbox.rename(watched.inbox.with_name("away"))
+    for _ in range(3):
+        with pytest.raises(StagingError, match="does not exist"):
+            watched.look()
+    assert outcomes(watched) == ["MADE", "FAILED"]
+    assert "does not exist" in (record_of(watched.databases).failure or "")
+    away.rename(watched.inbox)
+    assert [watched.look() for _ in range(3)] == [None] * 3
+    assert outcomes(watched) == ["MADE", "FAILED", "SKIPPED"]
+    assert record_of(watched.databases).failure is None
 
 
 def test_a_file_that_changed_while_it_was_read_is_taken_again(watched: Watched) -> None:

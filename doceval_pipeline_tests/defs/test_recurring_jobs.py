@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.defs.overview import MOST_SHOWN, overview
 from doceval_pipeline.defs.recurring import recurring_evaluations
+from doceval_pipeline.defs.recurring_text import MOST_SHOWN, overview
 from doceval_pipeline.doc_eval.batches import list_batches
 from doceval_pipeline.doc_eval.recurring import Outcome, find_recurring, list_recurring, occurrences
 from doceval_pipeline.errors import UnknownRecurring
@@ -92,7 +92,7 @@ HOSTILE = [
 
 
 def test_an_unknown_name_fails_in_one_line(databases: Databases, instance: dg.DagsterInstance) -> None:
-    said = failure(launched(instance, "delete_recurring", "delete_definition", name=HOSTILE[-1]))
+    said = failure(launched(instance, "delete_recurring", "delete", name=HOSTILE[-1]))
     errors = [said]
     with databases.doc_eval.connect() as connection:
         for name in HOSTILE:
@@ -113,12 +113,12 @@ def test_people_pause_resume_and_delete_it_and_see_whether_that_changed_anything
     def result(job: str, op: str) -> str:
         return str(metadata(launched(instance, job, op, name="inbox"))["result"])
 
-    assert result("pause_recurring", "pause_occurrences") == "inbox is paused"
-    assert result("pause_recurring", "pause_occurrences") == "inbox was already paused"
+    assert result("pause_recurring", "pause") == "inbox is paused"
+    assert result("pause_recurring", "pause") == "inbox was already paused"
     assert "inbox: paused, last none yet" in shown_by_a_tick(instance)
-    assert result("resume_recurring", "resume_occurrences") == "inbox is resumed"
-    assert result("resume_recurring", "resume_occurrences") == "inbox was not paused"
-    assert result("delete_recurring", "delete_definition") == "inbox is deleted; its batches stay"
+    assert result("resume_recurring", "resume") == "inbox is resumed"
+    assert result("resume_recurring", "resume") == "inbox was not paused"
+    assert result("delete_recurring", "delete") == "inbox is deleted; its batches stay"
     assert shown_by_a_tick(instance) == "no recurring evaluation is defined"
 
 
