@@ -305,7 +305,7 @@ class _KnownHere:
 def _read_doc_eval(connection: Connection, batch_id: int) -> _KnownHere:
     batch = batch_by_id(connection, batch_id)
     sealed = read_snapshot(connection, batch_id)
-    keeps = recurring.is_of_what_changed(connection, batch_id)
+    keeps = recurring.is_of_changes(connection, batch_id)
     return _KnownHere(
         batch=batch,
         config=compose(connection, batch_id) if sealed is None else sealed.config,

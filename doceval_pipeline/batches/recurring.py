@@ -233,7 +233,7 @@ def _make(connection: Connection, record: RecurringRecord, due_at: datetime, lis
     snapshot.seal(connection, number)
     batch_documents.assign_found(connection, number)
     if definition.scope != "all":
-        recurring.call_of_changes(connection, number)
+        recurring.mark_of_changes(connection, number)
     recurring.know_files(connection, record.id, number)
     recurring.know_digest(connection, record.id, listing.digest)
     connection.execute(_REQUEST, {"id": number})

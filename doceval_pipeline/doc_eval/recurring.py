@@ -1,8 +1,7 @@
 """Recurring evaluations: their definitions, what became of each of their times, and the files they know."""
 
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -16,7 +15,7 @@ from doceval_pipeline.doc_eval.lifecycle import CLOSED
 from doceval_pipeline.doc_eval.wording import mistakes_of
 from doceval_pipeline.errors import RecurringError, UnknownRecurring
 from doceval_pipeline.lock_waits import MAY_WRITE_BATCHES, AdvisoryLock, take_advisory_lock
-from doceval_pipeline.names import LONGEST, normal, normal_in_sql
+from doceval_pipeline.names import LONGEST, normal, normal_in_sql, similar
 from doceval_pipeline.recurrence import Recurrence
 
 # First key of the advisory locks; the second is the recurring evaluation. "recu" as bytes.
@@ -227,7 +226,7 @@ _KNOW = text("""
                   WHERE r.batch_id = k.batch_id AND r.document_id = k.document_id
                     AND r.state = 'REJECTED')
 """)
-_CALL_OF_CHANGES = text("UPDATE batches SET is_of_changes = true WHERE id = :batch_id")
+_MARK_OF_CHANGES = text("UPDATE batches SET is_of_changes = true WHERE id = :batch_id")
 _IS_OF_CHANGES = text("SELECT is_of_changes FROM batches WHERE id = :batch_id")
 _ORIGINS = text("""
     SELECT o.batch_id, r.name, o.due_at FROM occurrences o
@@ -425,17 +424,10 @@ def find_recurring(connection: Connection, name: str) -> RecurringRecord:
     is_text = "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
     row = connection.execute(_BY_NAME, {"name": normal(name)}).first() if is_text else None
     if row is None:
-        near = _similar(name, connection.scalars(_SOME_NAMES))
+        near = similar(name, connection.scalars(_SOME_NAMES))
         advice = f"did you mean {near!r}?" if near else "doceval recurring list shows all of them"
         raise UnknownRecurring(f"there is no recurring evaluation {name[:LONGEST]!r}: {advice}")
     return _record(row)
-
-
-def _similar(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is meant, if any is like it."""
-    folded = {other.casefold(): other for other in known}
-    near = difflib.get_close_matches(normal(name[:LONGEST]).casefold(), folded, 1)
-    return folded[near[0]] if near else None
 
 
 def summary(connection: Connection, recurring_id: int) -> Summary:
@@ -583,7 +575,7 @@ def origins_of(connection: Connection, batch_ids: Sequence[int]) -> dict[int, Or
     return {row.batch_id: Origin(row.name, row.due_at) for row in rows}
 
 
-def is_of_what_changed(connection: Connection, batch_id: int) -> bool:
+def is_of_changes(connection: Connection, batch_id: int) -> bool:
     """Whether a batch was made of new and changed files alone; no rescan adds others to it."""
     return bool(connection.scalar(_IS_OF_CHANGES, {"batch_id": batch_id}))
 
@@ -641,9 +633,9 @@ def keep_new_and_changed(connection: Connection, recurring_id: int, passing_reas
     connection.execute(_LEAVE_UNCHANGED_OUT, {"id": recurring_id, "passing_reasons": list(passing_reasons)})
 
 
-def call_of_changes(connection: Connection, batch_id: int) -> None:
+def mark_of_changes(connection: Connection, batch_id: int) -> None:
     """Record that a batch was made of new and changed files alone."""
-    connection.execute(_CALL_OF_CHANGES, {"batch_id": batch_id})
+    connection.execute(_MARK_OF_CHANGES, {"batch_id": batch_id})
 
 
 def know_files(connection: Connection, recurring_id: int, batch_id: int) -> None:
