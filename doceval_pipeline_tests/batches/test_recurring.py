@@ -398,6 +398,7 @@ def test_a_definition_that_was_broken_by_hand_is_never_due_and_says_so(
     found = record_of(databases)
     assert found.problem is not None
     assert problem in found.problem
+    assert found.problem in (found.failure or "")
     assert (found.due_at, found.next_at) == (None, None)
     for use in (
         lambda: make_occurrence(databases, record),
