@@ -344,7 +344,7 @@ def test_processes_that_make_the_same_time_at_once_make_one_batch(
     children = [Child(databases, lambda at=at: make_occurrence(databases, record, at)) for at in times]
     assert all(child.end().done for child in children)
     with databases.doc_eval.connect() as connection:
-        found = occurrences(connection, record.id, 10)
+        found = occurrences(connection, record.id, 1000)
     assert sorted(o.outcome for o in found) == [Outcome.MADE, Outcome.SKIPPED]
     assert doc_eval(databases, "SELECT count(*) FROM batches") == [(1,)]
     again = make_occurrence(databases, record, found[0].due_at)
