@@ -7,7 +7,8 @@ cannot be seen is refused, unless a script or an emoji needs it where it stands.
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 LONGEST = 200
 # The flags of England, Scotland, Wales and the like: a black flag, and letters that are not seen.
@@ -31,6 +32,13 @@ _KEYCAP = re.compile("[0-9#*]\ufe0f\u20e3")
 def normal(name: str) -> str:
     """The form of a name in which it is stored and compared (NFC)."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def similar(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is meant, if any is like it; one that differs only in case before all others."""
+    folded = {other.casefold(): other for other in known}
+    near = get_close_matches(normal(name[:LONGEST]).casefold(), folded, 1)
+    return folded[near[0]] if near else None
 
 
 def normal_in_sql(expression: str) -> str:

@@ -28,7 +28,7 @@ _FIELDS = {
     "day-of-week": "weekday (0-7 or SUN-SAT)",
 }
 _ADVICE = "write five fields, such as '0 2 * * 1-5' (minute, hour, day, month, weekday)"
-_NEVER = "never fires: no month that it names has such a day, correct the day or the month"
+_NEVER = "never fires, because no such date exists: correct the day or the month"
 _NICKNAMES = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",

@@ -31,8 +31,8 @@ def test_a_schedule_that_fires_some_day_is_valid(schedule: str) -> None:
         ("0 2 * 13 *", "has an invalid month (1-12 or JAN-DEC)"),
         ("0 2 * * Monday", "has an invalid weekday (0-7 or SUN-SAT)"),
         ("٠ ٢ * * *", "has an invalid minute (0-59)"),
-        ("0 0 30 2 *", "never fires: no month that it names has such a day"),
-        ("0 0 31 2,4,6,9,11 *", "never fires: no month that it names has such a day"),
+        ("0 0 30 2 *", "never fires, because no such date exists"),
+        ("0 0 31 2,4,6,9,11 *", "never fires, because no such date exists"),
         ("1," * 200 + "1 * * * *", "is not a valid cron expression: write five fields"),
     ],
 )

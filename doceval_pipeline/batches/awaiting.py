@@ -6,10 +6,9 @@ from doceval_pipeline.batches.completion import Seen
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.batches import batches_in
 from doceval_pipeline.doc_eval.lifecycle import OPEN
-from doceval_pipeline.doc_eval.recurring import RecurringRecord, list_recurring
+from doceval_pipeline.doc_eval.recurring import list_recurring
 from doceval_pipeline.doc_eval.run_requests import unreported, waiting_stagings
 from doceval_pipeline.doc_eval.webhook_deliveries import overdue
-from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.knowledge.responses import count_cells
 from doceval_pipeline.reports.numbers import counted
 
@@ -30,7 +29,7 @@ def awaiting(databases: Databases) -> list[Work]:
         reports = len(unreported(connection))
         # Where the webhook is off, nothing is sent.
         deliveries = overdue(connection) if databases.settings.webhook_url else 0
-        due = sum(_is_due(record) for record in list_recurring(connection))
+        due = sum(record.due_at is not None for record in list_recurring(connection))
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, [batch.id for batch in batches])
     done = sum(Seen(batch, cells[batch.id], None, 0).is_done for batch in batches)
@@ -42,11 +41,3 @@ def awaiting(databases: Databases) -> list[Work]:
         (deliveries, "webhook message waits", "webhook messages wait", "completion_webhook"),
     )
     return [Work(counted(n, one, many), sensor) for n, one, many, sensor in found if n]
-
-
-def _is_due(record: RecurringRecord) -> bool:
-    try:
-        return record.due_at is not None
-    except ConfigurationError:
-        # `doceval recurring list` shows it; no sensor can make its batch.
-        return False

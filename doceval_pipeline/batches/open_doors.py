@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 
 from doceval_pipeline.batches.databases import DAGSTER, DOC_EVAL, KNOWLEDGE, Databases, dagster_engine
 from doceval_pipeline.batches.staging import LOCK_CLASS
-from doceval_pipeline.doc_eval import live_runs
+from doceval_pipeline.doc_eval import live_runs, recurring
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.lock_waits import MAY_MIGRATE, MAY_WRITE_BATCHES, Holder, described, strangers
 from doceval_pipeline.migrations.roles import AS_OTHERS_BEGIN, HIDDEN, LONGEST_IDLE
@@ -77,7 +77,12 @@ def open_doors(databases: Databases) -> list[str]:
     """
     found: list[str] = []
     sides: tuple[tuple[Engine, str, str, list[int]], ...] = (
-        (databases.doc_eval, DOC_EVAL[0], MAY_WRITE_BATCHES, [LOCK_CLASS, live_runs.LOCK_CLASS]),
+        (
+            databases.doc_eval,
+            DOC_EVAL[0],
+            MAY_WRITE_BATCHES,
+            [LOCK_CLASS, live_runs.LOCK_CLASS, recurring.LOCK_CLASS],
+        ),
         (databases.knowledge, KNOWLEDGE[0], MAY_MIGRATE, []),
     )
     for engine, variable, trusted, classes in sides:

@@ -21,11 +21,11 @@ from doceval_pipeline.batches.folders import (
     notes_on_patterns,
 )
 from doceval_pipeline.batches.limits import exceeded_limit
-from doceval_pipeline.batches.recurring import choose_files
+from doceval_pipeline.batches.listing import list_files
+from doceval_pipeline.batches.recurring import choose_files, leave_unchanged_out, require_references
 from doceval_pipeline.batches.reprocessing import OUTCOMES, Mode
 from doceval_pipeline.batches.storing import Progress
-from doceval_pipeline.doc_eval import batch_documents
-from doceval_pipeline.doc_eval import recurring as recurring
+from doceval_pipeline.doc_eval import batch_documents, recurring
 from doceval_pipeline.doc_eval.batch_documents import FoundFile, Tally, UnstagedFile
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.lifecycle import Status
@@ -187,7 +187,8 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
 
     Raises
     ------
-    UnknownRecurring, DatabaseError
+    UnknownRecurring, RecurringError, DatabaseError
+        RecurringError where its definition cannot be used.
     """
     try:
         current, files, reason, found, config = _next_files(databases, record)
@@ -221,18 +222,24 @@ def _next_files(
 ) -> tuple[RecurringRecord, Comparison, str | None, list[FoundFile], dict[str, Any]]:
     """A recurring evaluation as it is now, and the files and questions of a batch made of it now.
 
-    The transaction is rolled back.
+    Only a table of the transaction is written, so any role that may read can plan.
     """
     with database_errors(), databases.doc_eval.connect() as connection:
-        current = recurring.read_again(connection, record)
+        current = recurring.find_recurring(connection, record.name)
+        current.require_usable()
         definition = current.definition
-        files, reason, _ = choose_files(databases, connection, current)
+        folders = recurring.folders_of(connection, definition)
+        require_references(recurring.missing_reference(connection, definition))
+    with (
+        list_files(definition, folders, current.now, databases.settings) as listing,
+        database_errors(),
+        databases.doc_eval.connect() as connection,
+    ):
+        files, reason = choose_files(connection, current, listing)
+        leave_unchanged_out(connection, current)
         found = batch_documents.found_now(connection) if reason is None else []
-        config = {
-            "folders": recurring.folders_of(connection, definition),
-            **compose_questions(connection, definition.connections, definition.prompts),
-        }
-        return current, files, reason, found, config
+        questions = compose_questions(connection, definition.connections, definition.prompts)
+    return current, files, reason, found, {"folders": folders, **questions}
 
 
 @dataclass(frozen=True)
@@ -298,7 +305,7 @@ class _KnownHere:
 def _read_doc_eval(connection: Connection, batch_id: int) -> _KnownHere:
     batch = batch_by_id(connection, batch_id)
     sealed = read_snapshot(connection, batch_id)
-    keeps = recurring.is_of_what_changed(connection, batch_id)
+    keeps = recurring.is_of_changes(connection, batch_id)
     return _KnownHere(
         batch=batch,
         config=compose(connection, batch_id) if sealed is None else sealed.config,

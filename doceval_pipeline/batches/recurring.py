@@ -1,28 +1,28 @@
 """Makes the batches of recurring evaluations: one for each time that has come, however often it is asked."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.folders import found_files
+from doceval_pipeline.batches.listing import Listing, digest_of, files_of, list_files, list_in_time
 from doceval_pipeline.doc_eval import batch_documents, recurring, snapshot
 from doceval_pipeline.doc_eval.apply import create_batch, lock_definitions
-from doceval_pipeline.doc_eval.batch_documents import FoundFile
 from doceval_pipeline.doc_eval.definitions import Batch, Recurring
 from doceval_pipeline.doc_eval.recurring import Comparison, Occurrence, Outcome, RecurringRecord
 from doceval_pipeline.documents.reading import CHANGED
-from doceval_pipeline.documents.walk import ASSIGNED, REASONS_OF_FOLDERS, SKIPPED, VANISHED, display_name
+from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS, VANISHED, display_name
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.names import normal, normal_in_sql
 from doceval_pipeline.recurrence import zone
 
 NOTHING_NEW = "nothing is new or changed"
-STILL_WRITTEN = "still being written"
-# Why a file could not be read that may be readable by now, although it looks as before.
+# Why a file could not be read that may be readable by now, although it looks as before. After other reasons
+# one more batch tries.
 MAY_BE_READABLE = (CHANGED, VANISHED)
 _TAKEN = text(f"SELECT EXISTS (SELECT 1 FROM batches WHERE {normal_in_sql('batch_name')} = :name)")
 _REQUEST = text("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
@@ -34,7 +34,7 @@ def look_for_arrivals(
     """Look at the folders of a recurring evaluation; the time of the batch to make now, or None.
 
     Names, sizes and times are looked at, and no file is read. Nothing is written where nothing is new.
-    Memory does not grow with the number of files.
+    Memory does not grow with the number of files, and no transaction is open while folders are walked.
 
     Parameters
     ----------
@@ -44,23 +44,35 @@ def look_for_arrivals(
     Raises
     ------
     StagingError
-        A folder is away, or the look was given up.
+        A folder is away, which is recorded as an occurrence, or the look was given up.
     DatabaseError
     """
     record.require_usable()
     with database_errors(), databases.doc_eval.begin() as connection:
-        digest = _digest_of(_found(databases, connection, record, is_over))
-        if is_over():
-            raise StagingError("its folders take too long to look at: use a schedule instead of on_arrival")
-        if digest == record.known_digest and not recurring.has_unread(connection, record.id, MAY_BE_READABLE):
-            return None
-        if digest == record.seen_digest:
-            return record.arrivals_at
-        # Its batch is being made, which takes what has arrived.
-        if not recurring.try_to_lock_recurring(connection, record.id):
-            return None
-        _note_arrivals(databases, connection, record, is_over)
-        return recurring.read_again(connection, record).arrivals_at
+        basis = _basis(connection, record)
+        has_unread = recurring.has_unread(connection, record.id, MAY_BE_READABLE)
+    listed = (record.definition, basis.folders, basis.now, databases.settings, is_over)
+    try:
+        digest = digest_of(files_of(*listed))
+    except StagingError as error:
+        _record_failed_look(databases, record, str(error))
+        raise
+    _require_time(is_over)
+    if digest == record.known_digest and not has_unread and record.newest_outcome is not Outcome.FAILED:
+        return None
+    if digest == record.seen_digest:
+        return record.arrivals_at
+    with list_files(*listed) as listing, database_errors():
+        _require_time(is_over)
+        with databases.doc_eval.begin() as connection:
+            # Its batch is being made, or was made meanwhile: the next look finds what has arrived since.
+            if not recurring.try_to_lock_recurring(connection, record.id):
+                return None
+            current = recurring.read_again(connection, record)
+            if _basis(connection, current) != basis:
+                return None
+            _note_arrivals(connection, current, listing)
+            return recurring.read_again(connection, record).arrivals_at
 
 
 def make_occurrence(
@@ -69,7 +81,7 @@ def make_occurrence(
     """Make the batch of one time of a recurring evaluation, or record why there is none.
 
     The batch, its sealed configuration, the files it was assigned and the record are written in one
-    transaction; a time that has its record is left alone.
+    transaction, which begins after the folders were walked; a time that has its record is left alone.
 
     Parameters
     ----------
@@ -84,155 +96,185 @@ def make_occurrence(
         Its definition cannot be used, or its time need no longer be made.
     DatabaseError
     """
-    with database_errors(), databases.doc_eval.begin() as connection:
-        recurring.lock_recurring(connection, record.id)
-        current = recurring.read_again(connection, record)
-        moment = due_at or current.now
-        recorded = recurring.occurrence_at(connection, record.id, moment)
-        if recorded is not None:
-            return recorded
-        current.require_usable()
-        if due_at is not None:
-            current.require_pending(due_at)
-        with connection.begin_nested() as attempt:
-            try:
-                return _make(databases, connection, current, moment)
-            except StagingError as error:
-                attempt.rollback()
-                reason = str(error)
-        # What waited becomes a batch of another time.
-        recurring.forget_arrivals(connection, record.id)
-        return recurring.record_occurrence(
-            connection, record.id, moment, Outcome.FAILED, Comparison(), reason
-        )
+    moment = due_at
+    while True:
+        with database_errors(), databases.doc_eval.begin() as connection:
+            current = recurring.read_again(connection, record)
+            moment = moment or current.now
+            recorded = _recorded(connection, current, moment, due_at)
+            if recorded is not None:
+                return recorded
+            basis = _basis(connection, current)
+        with ExitStack() as stack:
+            listed = _list(databases, basis)
+            if isinstance(listed, Listing):
+                stack.enter_context(listed)
+            stack.enter_context(database_errors())
+            connection = stack.enter_context(databases.doc_eval.begin())
+            recurring.lock_recurring(connection, record.id)
+            current = recurring.read_again(connection, record)
+            recorded = _recorded(connection, current, moment, due_at)
+            if recorded is not None:
+                return recorded
+            # Otherwise the folders are walked again, because another occurrence knows other files now.
+            if _basis(connection, current) == basis:
+                return _record(connection, current, moment, listed)
 
 
-def _note_arrivals(
-    databases: Databases, connection: Connection, record: RecurringRecord, is_over: Callable[[], bool]
-) -> None:
-    """Compare the folders with what is known of them, and note since when something is new."""
-    digest = _Digest()
-    batch_documents.list_found(connection, digest.of(_found(databases, connection, record, is_over)))
-    if is_over():
-        raise StagingError("its folders changed while they were looked at: they are looked at again")
-    files = recurring.compare_found(connection, record.id, REASONS_OF_FOLDERS)
-    note = recurring.see_arrivals if files.new + files.changed else recurring.know_digest
-    note(connection, record.id, digest.text)
+@dataclass(frozen=True)
+class _Basis:
+    """What files are listed for and compared with; `now` is the time at which this was read."""
+
+    definition: Recurring
+    folders: list[dict[str, object]]
+    missing: tuple[str, str] | None
+    known: tuple[Any, ...]
+    now: datetime = field(compare=False)
 
 
-def _make(
-    databases: Databases, connection: Connection, record: RecurringRecord, due_at: datetime
-) -> Occurrence:
+def _basis(connection: Connection, record: RecurringRecord) -> _Basis:
     definition = record.definition
-    files, skipped, digest = choose_files(databases, connection, record)
-    if skipped is not None:
-        recurring.know_digest(connection, record.id, digest)
-        return recurring.record_occurrence(connection, record.id, due_at, Outcome.SKIPPED, files, skipped)
+    return _Basis(
+        definition,
+        recurring.folders_of(connection, definition),
+        recurring.missing_reference(connection, definition),
+        *recurring.known_now(connection, record.id),
+    )
+
+
+def _recorded(
+    connection: Connection, record: RecurringRecord, moment: datetime, due_at: datetime | None
+) -> Occurrence | None:
+    """What was recorded of a time; None where it may be made."""
+    recorded = recurring.occurrence_at(connection, record.id, moment)
+    if recorded is None:
+        record.require_usable()
+        if due_at is not None:
+            record.require_pending(due_at)
+    return recorded
+
+
+def _list(databases: Databases, basis: _Basis) -> Listing | StagingError:
+    """List the files of an occurrence, or find out why that cannot be done."""
+    try:
+        require_references(basis.missing)
+        return list_in_time(basis.definition, basis.folders, basis.now, databases.settings)
+    except StagingError as error:
+        return error
+
+
+def _record(
+    connection: Connection, record: RecurringRecord, moment: datetime, listed: Listing | StagingError
+) -> Occurrence:
+    """Make the batch of a time, or record why there is none."""
+    with connection.begin_nested() as attempt:
+        try:
+            if isinstance(listed, StagingError):
+                raise listed
+            return _make(connection, record, moment, listed)
+        except StagingError as error:
+            attempt.rollback()
+            reason = str(error)
+    # What waited becomes a batch of another time.
+    recurring.forget_arrivals(connection, record.id)
+    return recurring.record_occurrence(connection, record.id, moment, Outcome.FAILED, Comparison(), reason)
+
+
+def _require_time(is_over: Callable[[], bool]) -> None:
+    if is_over():
+        raise StagingError("its folders take too long to look at: use a schedule instead of on_arrival")
+
+
+def _note_arrivals(connection: Connection, record: RecurringRecord, listing: Listing) -> None:
+    """Compare the folders with what is known of them, and note since when something is new."""
+    files, skipped = choose_files(connection, record, listing)
+    if files.new + files.changed:
+        recurring.see_arrivals(connection, record.id, listing.digest)
+        return
+    # Otherwise each look would compare all files again, as long as one that vanished does not return.
+    recurring.forget_unread(connection, record.id, MAY_BE_READABLE)
+    recurring.know_digest(connection, record.id, listing.digest)
+    # The folder that was away is back.
+    if record.newest_outcome is Outcome.FAILED and _is_free(connection, record):
+        values = (record.now, Outcome.SKIPPED, files, skipped)
+        recurring.record_occurrence(connection, record.id, *values)
+
+
+def _record_failed_look(databases: Databases, record: RecurringRecord, reason: str) -> None:
+    """Record that no batch is made of arrivals; once, as long as the reason stays."""
+    with database_errors(), databases.doc_eval.begin() as connection:
+        if not recurring.try_to_lock_recurring(connection, record.id):
+            return
+        current = recurring.read_again(connection, record)
+        is_known = (current.newest_outcome, current.newest_reason) == (Outcome.FAILED, reason)
+        if not is_known and _is_free(connection, current):
+            values = (current.now, Outcome.FAILED, Comparison(), reason)
+            recurring.record_occurrence(connection, record.id, *values)
+
+
+def _is_free(connection: Connection, record: RecurringRecord) -> bool:
+    """Whether no occurrence has the present as its time."""
+    return recurring.occurrence_at(connection, record.id, record.now) is None
+
+
+def _make(connection: Connection, record: RecurringRecord, due_at: datetime, listing: Listing) -> Occurrence:
+    definition = record.definition
     lock_definitions(connection)
     # Somebody may have taken one away while the folders were walked.
-    _require_references(connection, record)
+    require_references(recurring.missing_reference(connection, definition))
+    files, skipped = choose_files(connection, record, listing)
+    recurring.forget_gone(connection, record.id, definition, REASONS_OF_FOLDERS)
+    if skipped is not None:
+        recurring.know_digest(connection, record.id, listing.digest)
+        return recurring.record_occurrence(connection, record.id, due_at, Outcome.SKIPPED, files, skipped)
+    leave_unchanged_out(connection, record)
     batch = _batch(definition, _free_name(connection, record, due_at))
     number = create_batch(connection, batch, definition.max_documents, definition.max_cost)
     snapshot.seal(connection, number)
     batch_documents.assign_found(connection, number)
     if definition.scope != "all":
-        recurring.call_of_changes(connection, number)
+        recurring.mark_of_changes(connection, number)
     recurring.know_files(connection, record.id, number)
-    recurring.know_digest(connection, record.id, digest)
+    recurring.know_digest(connection, record.id, listing.digest)
     connection.execute(_REQUEST, {"id": number})
     return recurring.record_occurrence(connection, record.id, due_at, Outcome.MADE, files, batch_id=number)
 
 
 def choose_files(
-    databases: Databases, connection: Connection, record: RecurringRecord
-) -> tuple[Comparison, str | None, str]:
-    """Choose the files that a batch of a recurring evaluation gets now.
-
-    They are in the table `found` of this transaction afterwards, and files that are gone are forgotten.
+    connection: Connection, record: RecurringRecord, listing: Listing
+) -> tuple[Comparison, str | None]:
+    """Compare listed files with those that are known; they are in the table `found` afterwards.
 
     Returns
     -------
-    tuple[Comparison, str | None, str]
-        The files beside those that are known; why no batch would be made; and the digest of the look.
+    tuple[Comparison, str | None]
+        The files beside those that are known, and why no batch would be made.
+    """
+    definition = record.definition
+    batch_documents.list_found(connection, listing)
+    files = recurring.compare_found(connection, record.id, definition, REASONS_OF_FOLDERS, MAY_BE_READABLE)
+    is_empty = not (files.new + files.changed + (files.unchanged if definition.scope == "all" else 0))
+    if is_empty or (definition.skip_if_nothing_new and not files.new + files.changed):
+        return files, _why_skipped(connection, record, files)
+    return files, None
+
+
+def leave_unchanged_out(connection: Connection, record: RecurringRecord) -> None:
+    """Leave files that the batch does not get out of the table `found`."""
+    if record.definition.scope != "all":
+        recurring.keep_new_and_changed(connection, record.id, MAY_BE_READABLE)
+
+
+def require_references(missing: tuple[str, str] | None) -> None:
+    """Require that nothing that a definition names is missing.
 
     Raises
     ------
     StagingError
-        A folder is away.
     """
-    definition, digest = record.definition, _Digest()
-    _require_references(connection, record)
-    batch_documents.list_found(connection, digest.of(_found(databases, connection, record)))
-    files = recurring.compare_found(connection, record.id, REASONS_OF_FOLDERS)
-    is_all = definition.scope == "all"
-    is_empty = not (files.new + files.changed + (files.unchanged if is_all else 0))
-    if is_empty or (definition.skip_if_nothing_new and not files.new + files.changed):
-        return files, _why_skipped(connection, record, files), digest.text
-    recurring.forget_gone(connection, record.id, REASONS_OF_FOLDERS)
-    if not is_all:
-        recurring.keep_new_and_changed(connection, record.id)
-    return files, None, digest.text
-
-
-def _require_references(connection: Connection, record: RecurringRecord) -> None:
-    missing = recurring.missing_reference(connection, record.definition)
     if missing is not None:
         kind, name = missing
         raise StagingError(f"{kind} {name!r} no longer exists: apply the evaluation file again, or change it")
-
-
-def _found(
-    databases: Databases,
-    connection: Connection,
-    record: RecurringRecord,
-    is_over: Callable[[], bool] = lambda: False,
-) -> Iterator[FoundFile]:
-    """What is in the folders; of arrivals, files that are being written are left for the next time."""
-    definition = record.definition
-    choice = {"include": definition.include, "exclude": definition.exclude}
-    folders = recurring.folders_of(connection, definition)
-    found = found_files({"batch": choice, "folders": folders}, databases.settings, is_over)
-    return _settled(found, record.now, definition.quiet_for) if definition.on_arrival else found
-
-
-def _settled(found: Iterable[FoundFile], now: datetime, quiet_for: int) -> Iterator[FoundFile]:
-    """What was found, with files that were written within `quiet_for` seconds as SKIPPED.
-
-    The clock of a file server may be ahead, by less than that. A file that is dated later says nothing about
-    when it was written.
-    """
-    moment, quiet = int(now.timestamp() * 1e9), quiet_for * 1_000_000_000
-    for file in found:
-        is_fresh = file.state == ASSIGNED and abs((file.modified_ns or 0) - moment) < quiet
-        yield replace(file, state=SKIPPED, reason=STILL_WRITTEN) if is_fresh else file
-
-
-class _Digest:
-    """A digest of what is found in folders: of names, states, sizes and times, in the order of the walk."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def of(self, found: Iterable[FoundFile]) -> Iterator[FoundFile]:
-        """Hand on what was found, and take it into the digest."""
-        for file in found:
-            self._hash.update(
-                b"%d/%b\0%b %d %d\n"
-                % (file.folder_id, file.raw_path, file.state.encode(), file.size or 0, file.modified_ns or 0)
-            )
-            yield file
-
-    @property
-    def text(self) -> str:
-        """Of all that was handed on."""
-        return self._hash.hexdigest()
-
-
-def _digest_of(found: Iterable[FoundFile]) -> str:
-    digest = _Digest()
-    for _ in digest.of(found):
-        pass
-    return digest.text
 
 
 def _why_skipped(connection: Connection, record: RecurringRecord, files: Comparison) -> str:

@@ -70,7 +70,7 @@ def rescan(databases: Databases, batch_id: int) -> Rescanned:
             raise StagingError(f"batch {batch_id} was never staged: stage it first")
         max_bytes = databases.settings.max_document_bytes
         batch_documents.remember_found(connection, found_files(sealed.config, databases.settings))
-        is_closed = recurring.is_of_what_changed(connection, batch_id)
+        is_closed = recurring.is_of_changes(connection, batch_id)
         new = 0 if is_closed else batch_documents.assign_new(connection, batch_id)
         gone = batch_documents.mark_gone(connection, batch_id, REASONS_OF_FOLDERS)
         changed = list(_changed(connection, batch_id, max_bytes))

@@ -172,7 +172,7 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
     with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
         fresh = not _usable(batch_documents.tally(connection, batch_id))
-        is_of_changes = recurring.is_of_what_changed(connection, batch_id)
+        is_of_changes = recurring.is_of_changes(connection, batch_id)
         connection.commit()
         if fresh:
             with connection.begin():

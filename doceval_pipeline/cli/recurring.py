@@ -23,7 +23,6 @@ from doceval_pipeline.doc_eval.recurring import (
     occurrences,
     summary,
 )
-from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone
 from doceval_pipeline.reports.numbers import counted
@@ -92,9 +91,8 @@ def list_command(name: str | None, as_json: bool) -> None:
 def run(name: str, as_json: bool) -> None:
     """Make the batch of NAME now, besides its schedule.
 
-    Also while NAME is paused. The daemon of doceval up stages the batch. Where nothing is new, no batch is
-    made, which is success too, unless skip_if_nothing_new is false. Exit code 1 if the folders could not be
-    looked at.
+    Works while NAME is paused, too. The daemon of doceval up stages the batch. If nothing is new, no batch is
+    made and the exit code is 0. Exit code 1 if a folder cannot be read.
     """
     made = _run("run_recurring", "make_batch", name)
     if as_json:
@@ -110,22 +108,22 @@ def run(name: str, as_json: bool) -> None:
 @recurring.command()
 @click.argument("name")
 def pause(name: str) -> None:
-    """Make no batch of NAME until it is resumed."""
-    changed = _run("pause_recurring", "pause_occurrences", name)
-    _say(name, "is paused; its open batches go on" if changed else "was paused before")
+    """Pause NAME: no batch is made until it is resumed."""
+    changed = _run("pause_recurring", "pause", name)
+    _say(name, "is paused; its open batches continue" if changed else "was already paused")
 
 
 @recurring.command()
 @click.argument("name")
 def resume(name: str) -> None:
-    """Go on with the next occurrence of NAME.
+    """Resume NAME with its next occurrence.
 
     Times that passed while it was paused are not made up.
     """
-    changed = _run("resume_recurring", "resume_occurrences", name)
+    changed = _run("resume_recurring", "resume", name)
     with databases().doc_eval.connect() as connection:
         record = find_recurring(connection, name)
-    _say(name, f"{'goes on' if changed else 'was not paused'}; next {_next(record)}")
+    _say(name, f"{'is resumed' if changed else 'was not paused'}; next {_next(record)}")
 
 
 @recurring.command()
@@ -137,7 +135,7 @@ def delete(name: str) -> None:
     """
     with databases().doc_eval.connect() as connection:
         found = summary(connection, find_recurring(connection, name).id)
-    _run("delete_recurring", "delete_definition", name)
+    _run("delete_recurring", "delete", name)
     _say(name, f"is deleted; {_what_stays(found)}")
 
 
@@ -194,12 +192,14 @@ def _row(record: RecurringRecord) -> tuple[str | None, ...]:
     return (
         record.name,
         record.when,
-        "paused" if record.paused_at else "active",
+        "unusable" if record.problem else "paused" if record.paused_at else "active",
         _next(record),
         _at(record.newest_due_at, record),
         record.newest_outcome and record.newest_outcome.value,
         batch,
-        record.newest_reason or (f"held: {record.held_reason}" if record.held_reason else None),
+        record.problem
+        or record.newest_reason
+        or (f"held: {record.held_reason}" if record.held_reason else None),
     )
 
 
@@ -207,15 +207,13 @@ def _next(record: RecurringRecord) -> str | None:
     """When the next batch is made, in words; also of one that is missing."""
     if record.paused_at is not None:
         return None
+    if record.problem is not None:
+        return "never"
     if record.recurrence is None:
         return "when documents arrive"
-    try:
-        due_at, next_at = record.due_at, record.next_at
-    except ConfigurationError as error:
-        return f"never: {error}"
-    if due_at is not None:
-        return f"due since {_at(due_at, record)}: made up while doceval up runs"
-    return _at(next_at, record) or "never"
+    if record.due_at is not None:
+        return f"due since {_at(record.due_at, record)}; start doceval up to make it"
+    return _at(record.next_at, record) or "never"
 
 
 def _at(moment: datetime | None, record: RecurringRecord) -> str | None:
@@ -251,18 +249,14 @@ def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], coun
 
 
 def _as_json(record: RecurringRecord) -> dict[str, Any]:
-    problem, next_at, due_at = None, None, None
-    try:
-        next_at, due_at = record.next_at, record.due_at
-    except ConfigurationError as error:
-        problem = str(error)
+    usable = record.problem is None
     return {
         "name": record.name,
-        "definition": record.definition.model_dump(exclude={"name"}),
+        "definition": record.definition.model_dump(exclude={"name"}) if usable else None,
         "paused_at": record.paused_at,
-        "next_at": next_at,
-        "due_at": due_at,
-        "problem": problem,
+        "next_at": record.next_at,
+        "due_at": record.due_at,
+        "problem": record.problem,
         "newest": None
         if record.newest_due_at is None
         else {
@@ -300,7 +294,7 @@ def _what_stays(found: Summary) -> str:
     named = ", ".join(partition_key(number) for number in found.open_batches[:MOST_NAMED])
     more = len(found.open_batches) - MOST_NAMED
     return (
-        f"{stay}, of which {named}{f' and {more:,} more' if more > 0 else ''} go on (doceval cancel ends one)"
+        f"{stay}; still open: {named}{f' and {more:,} more' if more > 0 else ''} (doceval cancel closes one)"
     )
 
 

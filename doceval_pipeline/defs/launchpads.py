@@ -99,30 +99,30 @@ ops:
 {{}}
 """,
     "run_recurring": """\
-# Makes the batch of a recurring evaluation now, whatever its schedule says.
+# Makes the batch of a recurring evaluation now, outside its schedule.
 ops:
   make_batch:
     config:
       name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "pause_recurring": """\
-# Makes no batch of a recurring evaluation until it is resumed.
+# Pauses a recurring evaluation: no batch is made until it is resumed.
 ops:
-  pause_occurrences:
+  pause:
     config:
       name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "resume_recurring": """\
-# Goes on with a paused recurring evaluation. Times that have passed are not made up.
+# Resumes a paused recurring evaluation. Times that have passed are not made up.
 ops:
-  resume_occurrences:
+  resume:
     config:
       name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "delete_recurring": """\
 # Deletes a recurring evaluation and the record of its times. The batches that it made stay.
 ops:
-  delete_definition:
+  delete:
     config:
       name: my-recurring-evaluation  # as doceval recurring list shows it
 """,

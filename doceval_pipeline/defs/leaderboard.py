@@ -6,10 +6,9 @@ import dagster as dg
 
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
-from doceval_pipeline.batches.requests import LONGEST_PAUSE
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.reporting import completion_report
-from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, UNFINISHED, seconds_since_end
+from doceval_pipeline.defs.requests import UNFINISHED, has_failed_for_long
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_step
 from doceval_pipeline.reports.leaderboard import draw_leaderboard, leaderboard_numbers, render_leaderboard
@@ -70,19 +69,13 @@ def fresh_leaderboard(context: dg.SensorEvaluationContext, doc_eval: DocEval) ->
         digest = leaderboard_digest(connection)
     # A cursor that was edited counts as an empty one.
     asked = context.cursor if re.fullmatch(r"[0-9a-f]{16}", context.cursor or "") else NOTHING
-    if digest == asked and not (asked != NOTHING and _has_failed_for_long(context.instance)):
+    if digest == asked and not (
+        asked != NOTHING
+        and has_failed_for_long(context.instance, dg.RunsFilter(job_name=refresh_leaderboard.name))
+    ):
         return dg.SensorResult(skip_reason="No new reports since the last leaderboard")
     filters = dg.RunsFilter(job_name=refresh_leaderboard.name, statuses=list(UNFINISHED))
     if context.instance.get_runs_count(filters):
         return dg.SensorResult(skip_reason="A leaderboard run is already in progress")
     # No run key: what was the case once, and is so again after a restore, is asked for again.
     return dg.SensorResult(run_requests=[dg.RunRequest(tags=RETRIES)], cursor=digest)
-
-
-def _has_failed_for_long(instance: dg.DagsterInstance) -> bool:
-    """Whether the newest run that was to make the leaderboard ended without one, a while ago."""
-    newest = instance.get_run_records(dg.RunsFilter(job_name=refresh_leaderboard.name), limit=1)
-    return any(
-        record.dagster_run.status in ENDED_WITHOUT_SUCCESS and seconds_since_end(record) > LONGEST_PAUSE
-        for record in newest
-    )

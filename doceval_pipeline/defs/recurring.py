@@ -1,8 +1,8 @@
-"""Recurring evaluations in Dagster: a sensor that asks for the run of each time, and jobs for people."""
+"""Recurring evaluations in Dagster: a sensor that requests a run for each occurrence, and jobs for people."""
 
+import logging
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from doceval_pipeline.defs.cursors import Looked
 from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import NAME, name_of, shown_name
 from doceval_pipeline.defs.naming import TAG as BATCH_TAG
-from doceval_pipeline.defs.overview import overview, sentence
+from doceval_pipeline.defs.recurring_text import overview, sentence
 from doceval_pipeline.defs.requests import FINISHED, UNFINISHED, seconds_since_end
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.staging import batch_config_snapshot
@@ -38,7 +38,7 @@ from doceval_pipeline.doc_eval.recurring import (
     resume_recurring,
     start_anew,
 )
-from doceval_pipeline.errors import ConfigurationError, DocEvalError, RecurringError
+from doceval_pipeline.errors import ConfigurationError, DocEvalError, RecurringError, in_one_line
 from doceval_pipeline.reports.untrusted import cut
 
 # A minute is the shortest distance between two times of a schedule.
@@ -49,6 +49,8 @@ TAG = "doceval/occurrence"
 NAME_TAG = "doceval/recurring"
 # Before a run that failed is asked for again: twice as long each time, to this limit.
 SECONDS_TO_RETRY, MOST_SECONDS_TO_RETRY = 15, 3600
+# Earlier runs of a time that are looked at: more of them make no longer pause.
+MOST_RUNS = 10
 # Dagster gives up a tick after 60 s. A look at folders may take so long, and no look begins later in a tick.
 SECONDS_FOR_LOOK, SECONDS_FOR_FIRST_LOOKS = 30.0, 15.0
 # For a look that ends by itself when its time is over.
@@ -70,7 +72,8 @@ class OneTime(OfRecurring):
 
     due_at: str | None = Field(
         default=None,
-        description="The time, such as 2026-12-01T01:00:00+00:00, and not in the future; now if left out.",
+        description="Time of the occurrence, not in the future, such as 2026-12-01T01:00:00+00:00. "
+        "Default: now.",
     )
 
 
@@ -115,26 +118,22 @@ def _show_batch(
 
 
 @dg.op
-def pause_occurrences(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
-    """Make no batch until it is resumed."""
-    return _changed(context, config, doc_eval, pause_recurring, "is paused", "was paused already")
+def pause(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
+    """Pause it: no batch is made until it is resumed."""
+    return _changed(context, config, doc_eval, pause_recurring, "is paused", "was already paused")
 
 
 @dg.op
-def resume_occurrences(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
-    """Go on with the next time; those that have passed are not made up."""
-    return _changed(context, config, doc_eval, resume_recurring, "goes on", "is not paused")
+def resume(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
+    """Resume with the next time; those that have passed are not made up."""
+    return _changed(context, config, doc_eval, resume_recurring, "is resumed", "was not paused")
 
 
 @dg.op
-def delete_definition(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
-    """Forget it; the batches that it made stay."""
-    return _changed(context, config, doc_eval, _delete, "is deleted; its batches stay", "was deleted already")
-
-
-def _delete(connection: Connection, recurring_id: int) -> bool:
-    delete_recurring(connection, recurring_id)
-    return True
+def delete(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
+    """Delete it; the batches that it made stay."""
+    done = "is deleted; its batches stay"
+    return _changed(context, config, doc_eval, delete_recurring, done, "was already deleted")
 
 
 def _changed(
@@ -163,20 +162,20 @@ def run_recurring() -> None:
 
 @dg.job(name="pause_recurring", config=example_values("pause_recurring"))
 def pause_recurring_evaluation() -> None:
-    """Make no batch of a recurring evaluation until it is resumed."""
-    pause_occurrences()
+    """Pause a recurring evaluation: no batch is made until it is resumed."""
+    pause()
 
 
 @dg.job(name="resume_recurring", config=example_values("resume_recurring"))
 def resume_recurring_evaluation() -> None:
-    """Go on with a paused recurring evaluation."""
-    resume_occurrences()
+    """Resume a paused recurring evaluation."""
+    resume()
 
 
 @dg.job(name="delete_recurring", config=example_values("delete_recurring"))
 def delete_recurring_evaluation() -> None:
-    """Forget a recurring evaluation; its batches stay."""
-    delete_definition()
+    """Delete a recurring evaluation; its batches stay."""
+    delete()
 
 
 # By name: Dagster makes another sensor of one with the job itself, and warns of what it gives that one.
@@ -186,7 +185,7 @@ def delete_recurring_evaluation() -> None:
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Ask for the run that makes the batch of each time that has come, and look at folders for arrivals.
+    """Requests a run for each due occurrence and looks for arrivals.
 
     A tick that asks for none shows the next and the last occurrence of each recurring evaluation.
     """
@@ -241,6 +240,12 @@ def _look(
             arrived.append((record, look.end()))
         except DocEvalError as error:
             problems.append(f"{shown_name(record.name)}: {error}")
+        except Exception as error:
+            # It must not keep the others from being looked at; the tick's log has where it came from.
+            logging.getLogger(__name__).exception(
+                "the look at the folders of recurring evaluation %d failed", record.id
+            )
+            problems.append(f"{shown_name(record.name)}: its look failed: {in_one_line(error)}")
         if look.took_too_long:
             times[record.id] = now + max(SECONDS_TO_REST, record.definition.interval)
     return arrived, times, problems
@@ -253,7 +258,7 @@ class _Look(threading.Thread):
         super().__init__(name=f"look-{record.id}", daemon=True)
         self._databases, self._record = databases, record
         self._due_at: datetime | None = None
-        self._error: DocEvalError | None = None
+        self._error: Exception | None = None
         self._is_done = False
         self._over_at = 0.0
 
@@ -261,7 +266,7 @@ class _Look(threading.Thread):
         """Look; what comes of it is kept for `end`."""
         try:
             self._due_at = look_for_arrivals(self._databases, self._record, self._is_over)
-        except DocEvalError as error:
+        except Exception as error:  # noqa: BLE001 - `end` raises it
             self._error = error
         self._is_done = True
 
@@ -272,6 +277,8 @@ class _Look(threading.Thread):
         ------
         DocEvalError
             The look failed, or has not ended in time.
+        Exception
+            The look failed by a mistake of the program.
         """
         self._over_at = time.monotonic() + SECONDS_FOR_LOOK
         # One that hangs since earlier is not joined by more and more of them.
@@ -300,18 +307,21 @@ def _requests(
     named = {
         f"{record.id}-{due_at.astimezone(UTC):%Y%m%dT%H%M%SZ}": (record, due_at) for record, due_at in due
     }
-    earlier = _earlier_runs(instance, list(named))
+    earlier = {occurrence: _earlier_runs(instance, occurrence) for occurrence in named}
     return [
-        _request(record, due_at, occurrence, len(earlier[occurrence]))
+        _request(record, due_at, occurrence, earlier[occurrence])
         for occurrence, (record, due_at) in named.items()
         if _may_ask(earlier[occurrence])
     ]
 
 
-def _request(record: RecurringRecord, due_at: datetime, occurrence: str, attempt: int) -> dg.RunRequest:
+def _request(
+    record: RecurringRecord, due_at: datetime, occurrence: str, earlier: Sequence[dg.RunRecord]
+) -> dg.RunRequest:
     config = {"name": record.name, "due_at": due_at.isoformat()}
     return dg.RunRequest(
-        run_key=f"recurring-{occurrence}-{attempt}",
+        # Another one after each run.
+        run_key=f"recurring-{occurrence}-{earlier[0].dagster_run.run_id if earlier else 0}",
         run_config={"ops": {make_batch.name: {"config": config}}},
         tags={TAG: occurrence, NAME_TAG: shown_name(record.name)},
     )
@@ -324,16 +334,10 @@ def _may_ask(earlier: Sequence[dg.RunRecord]) -> bool:
     return not any(run.dagster_run.status in FINISHED and seconds_since_end(run) < pause for run in earlier)
 
 
-def _earlier_runs(
-    instance: dg.DagsterInstance, occurrences: Sequence[str]
-) -> defaultdict[str, list[dg.RunRecord]]:
-    """The runs that there were for times, by the time's tag."""
-    found: defaultdict[str, list[dg.RunRecord]] = defaultdict(list)
-    if occurrences:
-        runs = dg.RunsFilter(job_name=run_recurring.name, tags={TAG: list(occurrences)})
-        for run in instance.get_run_records(runs):
-            found[run.dagster_run.tags[TAG]].append(run)
-    return found
+def _earlier_runs(instance: dg.DagsterInstance, occurrence: str) -> Sequence[dg.RunRecord]:
+    """The newest runs that there were for a time, newest first."""
+    runs = dg.RunsFilter(job_name=run_recurring.name, tags={TAG: occurrence})
+    return instance.get_run_records(runs, limit=MOST_RUNS)
 
 
 def _moment(given: str | None, now: datetime) -> datetime | None:
@@ -353,7 +357,7 @@ def _moment(given: str | None, now: datetime) -> datetime | None:
         is_known = False
     if not is_known:
         raise ConfigurationError(
-            f"due_at is {cut(given, 80)!r}, which is not a time with a zone up to now: write one such as "
-            "2026-12-01T01:00:00+00:00, or leave it out"
+            f"due_at is {cut(given, 80)!r} and must be a past time with a time zone: write one such as "
+            "2026-12-01T01:00:00+00:00, or omit it"
         )
     return moment.astimezone(UTC)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.requests import Runs, answer, look_up
+from doceval_pipeline.batches.requests import LONGEST_PAUSE, Runs, answer, look_up
 from doceval_pipeline.defs.naming import run_tags_of
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
 from doceval_pipeline.doc_eval.run_requests import Kind, Request
@@ -75,3 +75,11 @@ def seconds_since_end(record: dg.RunRecord) -> float:
     """Seconds since a finished run has ended."""
     at = record.end_time or record.update_timestamp.timestamp()
     return max(0.0, time.time() - at)
+
+
+def has_failed_for_long(instance: dg.DagsterInstance, runs: dg.RunsFilter) -> bool:
+    """Whether the newest of some runs ended without success, longer ago than a request waits."""
+    return any(
+        record.dagster_run.status in ENDED_WITHOUT_SUCCESS and seconds_since_end(record) > LONGEST_PAUSE
+        for record in instance.get_run_records(runs, limit=1)
+    )

@@ -8,13 +8,12 @@ import dagster as dg
 from pydantic import Field
 
 from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.batches.requests import LONGEST_PAUSE
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.cursors import Written
 from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import shown_name
 from doceval_pipeline.defs.reporting import completion_report, report_link
-from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, UNFINISHED, seconds_since_end
+from doceval_pipeline.defs.requests import UNFINISHED, has_failed_for_long
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import StepConfig, open_step
 from doceval_pipeline.doc_eval.recurring import list_recurring
@@ -122,20 +121,14 @@ def was_written(instance: dg.DagsterInstance, name: str) -> bool:
 
 def _is_due(instance: dg.DagsterInstance, state: SeriesState, asked: str | None) -> bool:
     """Whether a page is to be asked for: of another state, or because the last run ended without one."""
-    if state.digest[:16] == asked and not _has_failed_for_long(instance, state.id):
+    if state.digest[:16] == asked and not has_failed_for_long(
+        instance, dg.RunsFilter(job_name=refresh_series.name, tags={TAG: str(state.id)})
+    ):
         return False
     filters = dg.RunsFilter(
         job_name=refresh_series.name, tags={TAG: str(state.id)}, statuses=list(UNFINISHED)
     )
     return not instance.get_runs_count(filters)
-
-
-def _has_failed_for_long(instance: dg.DagsterInstance, recurring_id: int) -> bool:
-    filters = dg.RunsFilter(job_name=refresh_series.name, tags={TAG: str(recurring_id)})
-    return any(
-        record.dagster_run.status in ENDED_WITHOUT_SUCCESS and seconds_since_end(record) > LONGEST_PAUSE
-        for record in instance.get_run_records(filters, limit=1)
-    )
 
 
 def _request(state: SeriesState) -> dg.RunRequest:

@@ -4,11 +4,10 @@ All of it is checked before any of it is written, in one transaction. A key that
 value. A batch whose staging has begun is sealed and never changed here.
 """
 
-import difflib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +20,7 @@ from doceval_pipeline.doc_eval.definitions import Batch, Evaluation, Named, Recu
 from doceval_pipeline.doc_eval.evaluation_file import CHOICES, Located
 from doceval_pipeline.doc_eval.lifecycle import CLOSED
 from doceval_pipeline.doc_eval.yaml_text import Location, Mistake
-from doceval_pipeline.names import normal, normal_in_sql, skeleton, skeleton_in_sql
+from doceval_pipeline.names import normal, normal_in_sql, similar, skeleton, skeleton_in_sql
 
 # Finding a name that is meant compares with all of them, while others wait to apply.
 MOST_SUGGESTIONS = 20
@@ -159,6 +158,14 @@ _LOOKING_ALIKE = {
         ("recurring evaluation", "recurring_evaluations", "name"),
     )
 }
+
+
+def _names_in(key: str) -> str:
+    """The names in a list of a definition `r`, of which there are none where a person broke the list."""
+    listed = f"r.definition -> '{key}'"
+    return f"jsonb_array_elements_text(CASE jsonb_typeof({listed}) WHEN 'array' THEN {listed} ELSE '[]' END)"
+
+
 _USED_BY = text("""
     SELECT 'connection' AS kind, l.connection_id AS id, b.id AS batch_id,
            b.config_snapshot IS NULL AS changeable
@@ -170,16 +177,16 @@ _USED_BY = text("""
     WHERE l.prompt_id = ANY(:prompts) AND b.archived_at IS NULL AND b.status <> ALL(:closed)
     ORDER BY batch_id
 """)
-_RECURRING_USERS = text("""
+_RECURRING_USERS = text(f"""
     SELECT 'connection' AS kind, c.id, r.name
     FROM recurring_evaluations r
-    CROSS JOIN jsonb_array_elements_text(r.definition -> 'connections') AS used(name)
+    CROSS JOIN {_names_in("connections")} AS used(name)
     JOIN connections c ON c.name = used.name
     WHERE c.id = ANY(:connections)
     UNION ALL
     SELECT 'prompt', p.id, r.name
     FROM recurring_evaluations r
-    CROSS JOIN jsonb_array_elements_text(r.definition -> 'prompts') AS used(name)
+    CROSS JOIN {_names_in("prompts")} AS used(name)
     JOIN prompts p ON p.name = used.name
     WHERE p.id = ANY(:prompts)
     ORDER BY name
@@ -246,7 +253,7 @@ _COST_LIMITS = text(f"""
                c.prices ->> 'input_per_million', c.prices ->> 'output_per_million') < 2),
            array_agg(DISTINCT coalesce(c.prices ->> 'currency', 'USD'))
     FROM recurring_evaluations r
-    CROSS JOIN jsonb_array_elements_text(r.definition -> 'connections') AS n(name)
+    CROSS JOIN {_names_in("connections")} AS n(name)
     JOIN connections c ON {normal_in_sql("c.name")} = {normal_in_sql("n.name")}
     WHERE {normal_in_sql("r.name")} = ANY(CAST(:names AS text[])) AND r.definition ->> 'max_cost' IS NOT NULL
     GROUP BY r.id ORDER BY r.name COLLATE "C"
@@ -507,9 +514,9 @@ def _unknown_references(connection: Connection, evaluation: Evaluation) -> Itera
         known |= {normal(name) for name in connection.scalars(_NAMES[kind])}
         for location, name in _references(evaluation, kind):
             if name is not None and normal(name) not in known:
-                near = _similar(name, known) if suggestions > 0 else []
+                near = similar(name, known) if suggestions > 0 else None
                 suggestions -= 1
-                advice = f"did you mean {near[0]!r}?" if near else f"define it under {kind}"
+                advice = f"did you mean {near!r}?" if near else f"define it under {kind}"
                 yield Mistake(location, f"there is no {kind[:-1]} {name!r}: {advice}")
 
 
@@ -519,12 +526,6 @@ def _references(evaluation: Evaluation, kind: str) -> Iterator[tuple[Location, s
         for number, item in enumerate(getattr(evaluation, choices)):
             for position, name in enumerate(getattr(item, kind)):
                 yield (choices, number, kind, position), name
-
-
-def _similar(name: str, known: Iterable[str]) -> list[str]:
-    """The known name that is meant, if any is like it; one that differs only in case before all others."""
-    folded = {other.casefold(): other for other in known}
-    return [folded[near] for near in difflib.get_close_matches(normal(name).casefold(), folded, 1)]
 
 
 def _sealed_changes(batches: Sequence[Batch], stored: Mapping[str, _Stored]) -> Iterator[Mistake]:

@@ -1,8 +1,7 @@
 """Recurring evaluations: their definitions, what became of each of their times, and the files they know."""
 
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,7 +14,8 @@ from doceval_pipeline.doc_eval.definitions import Recurring
 from doceval_pipeline.doc_eval.lifecycle import CLOSED
 from doceval_pipeline.doc_eval.wording import mistakes_of
 from doceval_pipeline.errors import RecurringError, UnknownRecurring
-from doceval_pipeline.names import LONGEST, normal, normal_in_sql
+from doceval_pipeline.lock_waits import MAY_WRITE_BATCHES, AdvisoryLock, take_advisory_lock
+from doceval_pipeline.names import LONGEST, normal, normal_in_sql, similar
 from doceval_pipeline.recurrence import Recurrence
 
 # First key of the advisory locks; the second is the recurring evaluation. "recu" as bytes.
@@ -24,7 +24,6 @@ LOCK_CLASS = 0x72656375
 MOST_COMPARED = 1000
 # A batch of arrivals is made although more arrive all the time, after this many times `quiet_for`.
 MOST_WAITS = 10
-_LOCK = text("SELECT pg_advisory_xact_lock(:lock_class, :id)")
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock_class, :id)")
 # Times of a schedule are whole minutes; those of arrivals and of runs by hand are not.
 _OF_SCHEDULE = "o.recurring_id = r.id AND extract(microseconds FROM o.due_at) = 0"
@@ -60,13 +59,15 @@ _RESUME = text("""
     WHERE id = :id AND paused_at IS NOT NULL
 """)
 _DELETE = text("DELETE FROM recurring_evaluations WHERE id = :id")
-# An occurrence with a batch stays, and so does the newest one of the schedule: the next is counted from it.
+# An occurrence with a batch stays, and so do the newest one and the newest one of the schedule: the next is
+# counted from it.
 _FORGET_OLD = text("""
     DELETE FROM occurrences o
     WHERE o.outcome <> 'MADE' AND o.recorded_at < now() - make_interval(days => :days)
-      AND o.due_at < (SELECT coalesce(max(due_at) FILTER (WHERE extract(microseconds FROM due_at) = 0),
-                                      max(due_at))
-                      FROM occurrences n WHERE n.recurring_id = o.recurring_id)
+      AND o.due_at <= now()
+      AND EXISTS (SELECT 1 FROM occurrences n
+                  WHERE n.recurring_id = o.recurring_id AND n.due_at > o.due_at AND n.due_at <= now()
+                    AND (extract(microseconds FROM o.due_at) <> 0 OR extract(microseconds FROM n.due_at) = 0))
 """)
 _START_ANEW = text("""
     WITH ahead AS (UPDATE occurrences SET was_ahead = true WHERE recurring_id = :id AND due_at > now())
@@ -99,10 +100,15 @@ _KNOW_DIGEST = text("""
     SET known_digest = :digest, seen_digest = NULL, waiting_from = NULL, changed_at = NULL
     WHERE id = :id AND (known_digest IS DISTINCT FROM :digest OR seen_digest IS NOT NULL)
 """)
-_OCCURRENCES = text("""
+_RECORDED = """
     SELECT due_at, outcome, reason, batch_id, new_files, changed_files, unchanged_files, gone_files,
            recorded_at
-    FROM occurrences WHERE recurring_id = :id ORDER BY due_at DESC LIMIT :most
+    FROM occurrences WHERE recurring_id = :id
+"""
+_OCCURRENCES = text(f"{_RECORDED} ORDER BY due_at DESC LIMIT :most")
+# Other values after each occurrence that changed what is known.
+_KNOWN_NOW = text("""
+    SELECT count(*), max(batch_id), max(recorded_at), now() FROM occurrences WHERE recurring_id = :id
 """)
 _SUMMARY = text("""
     SELECT count(*) AS occurrences, count(o.batch_id) AS batches,
@@ -112,11 +118,7 @@ _SUMMARY = text("""
     WHERE o.recurring_id = :id
 """)
 _SOME_NAMES = text(f"SELECT name FROM recurring_evaluations ORDER BY id LIMIT {MOST_COMPARED}")
-_OCCURRENCE = text("""
-    SELECT due_at, outcome, reason, batch_id, new_files, changed_files, unchanged_files, gone_files,
-           recorded_at
-    FROM occurrences WHERE recurring_id = :id AND due_at = :due_at
-""")
+_OCCURRENCE = text(f"{_RECORDED} AND due_at = :due_at")
 _RECORD = text("""
     INSERT INTO occurrences (recurring_id, due_at, outcome, reason, batch_id, new_files, changed_files,
                              unchanged_files, gone_files)
@@ -134,15 +136,22 @@ _UNREAD = text("""
         WHERE k.recurring_id = :id AND b.state = 'REJECTED' AND b.reason = ANY(CAST(:reasons AS text[]))
           AND b.batch_id = (SELECT max(batch_id) FROM occurrences WHERE recurring_id = :id))
 """)
-# The usable files of the table `found`, beside what the newest occurrence knew of them. One that its batch
-# could not read is not known.
+# The usable files of the table `found`, beside what the newest occurrence knew of them. One that a batch
+# could not read is changed: each time where the reason may have passed, otherwise once.
 _BESIDE_KNOWN = """
     SELECT f.folder_id, f.raw_path, f.file_size, f.modified_ns, k.document_id,
            k.document_id IS NOT NULL AND (
                (k.file_size, k.modified_ns) IS DISTINCT FROM (f.file_size, f.modified_ns)
                OR EXISTS (SELECT 1 FROM batch_documents b
                           WHERE b.batch_id IN (k.batch_id, newest.batch_id) AND b.document_id = k.document_id
-                            AND b.state = 'REJECTED')) AS is_changed
+                            AND b.state = 'REJECTED'
+                            AND (b.reason = ANY(CAST(:passing_reasons AS text[]))
+                                 OR NOT EXISTS (
+                                     SELECT 1 FROM batch_documents e
+                                     JOIN occurrences o ON o.batch_id = e.batch_id
+                                     WHERE o.recurring_id = :id AND e.document_id = b.document_id
+                                       AND e.batch_id < b.batch_id AND e.state = 'REJECTED'))))
+               AS is_changed
     FROM found f
     CROSS JOIN (SELECT max(batch_id) AS batch_id FROM occurrences WHERE recurring_id = :id) AS newest
     LEFT JOIN documents d ON d.folder_id = f.folder_id AND sha256(d.raw_path) = sha256(f.raw_path)
@@ -150,12 +159,14 @@ _BESIDE_KNOWN = """
     WHERE f.state = 'ASSIGNED'
 """
 # Known files that are not there now, usable or not. Files below a folder that was found and not entered are
-# still there, for all that is known; a folder in which nothing is found may be a mount that is missing.
+# still there, for all that is known; a folder in which nothing is found may be a mount that is missing. Files
+# below a folder that the definition no longer names are gone.
 _GONE = """
     SELECT k.document_id
     FROM recurring_files k JOIN documents d ON d.id = k.document_id
     WHERE k.recurring_id = :id
-      AND d.folder_id IN (SELECT folder_id FROM found)
+      AND (d.folder_id IN (SELECT folder_id FROM found)
+           OR d.folder_id NOT IN (SELECT id FROM folders WHERE folder_path = ANY(CAST(:paths AS text[]))))
       AND NOT EXISTS (SELECT 1 FROM found f
                       WHERE f.folder_id = d.folder_id AND sha256(f.raw_path) = sha256(d.raw_path))
       AND NOT EXISTS (SELECT 1 FROM not_entered n WHERE n.folder_id = d.folder_id
@@ -191,6 +202,16 @@ _FORGET_GONE = text(f"""
     WITH {_NOT_ENTERED}
     DELETE FROM recurring_files k WHERE k.recurring_id = :id AND k.document_id IN ({_GONE})
 """)
+# Files that a batch could not read, and that are not there now or not usable: they are new when they return.
+_FORGET_UNREAD = text("""
+    DELETE FROM recurring_files k USING documents d, batch_documents b
+    WHERE k.recurring_id = :id AND d.id = k.document_id
+      AND b.batch_id = k.batch_id AND b.document_id = k.document_id AND b.state = 'REJECTED'
+      AND b.reason = ANY(CAST(:reasons AS text[]))
+      AND NOT EXISTS (SELECT 1 FROM found f
+                      WHERE f.folder_id = d.folder_id AND sha256(f.raw_path) = sha256(d.raw_path)
+                        AND f.state = 'ASSIGNED')
+""")
 # Only what is new is written: with scope `all`, most files of a night are as they were.
 _KNOW = text("""
     INSERT INTO recurring_files AS k (recurring_id, document_id, file_size, modified_ns, batch_id)
@@ -205,10 +226,8 @@ _KNOW = text("""
                   WHERE r.batch_id = k.batch_id AND r.document_id = k.document_id
                     AND r.state = 'REJECTED')
 """)
-_CALL_OF_CHANGES = text("UPDATE batches SET is_of_changes = true WHERE id = :batch_id")
+_MARK_OF_CHANGES = text("UPDATE batches SET is_of_changes = true WHERE id = :batch_id")
 _IS_OF_CHANGES = text("SELECT is_of_changes FROM batches WHERE id = :batch_id")
-
-
 _ORIGINS = text("""
     SELECT o.batch_id, r.name, o.due_at FROM occurrences o
     JOIN recurring_evaluations r ON r.id = o.recurring_id
@@ -230,10 +249,9 @@ class RecurringRecord:
 
     `known_digest` is of all files when nothing new was among them; `seen_digest`, `waiting_from` and
     `changed_at` are of arrivals that wait to become a batch. `held_reason` is of the newest batch, while that
-    is held. `now` is the server's time. `scheduled_at` is
-    the newest recorded time of the schedule; what was recorded in the future, while the clock was ahead, does
-    not count. `was_set_back` says that the clock was, since a time was noted; `start_anew` then ends that.
-    `problem` says why the stored definition cannot be used, which is then one that is never due.
+    is held. `now` is the server's time. `scheduled_at` is the newest recorded time of the schedule that is
+    not in the future. `was_set_back`: the clock was set back since a time was noted; `start_anew` ends that.
+    `problem` says why the stored definition cannot be used; `definition` is then one that is never due.
     """
 
     id: int
@@ -265,7 +283,9 @@ class RecurringRecord:
 
     @property
     def failure(self) -> str | None:
-        """Why the newest occurrence has no batch, in a line; None where it did not fail."""
+        """Why no batch is made, in a line; None where the newest occurrence did not fail."""
+        if self.problem is not None:
+            return f"{self.name}: its definition cannot be used: {self.problem}"
         if self.newest_outcome is not Outcome.FAILED:
             return None
         return f"{self.name}: no batch of {self.newest_due_at:%Y-%m-%d %H:%M} UTC: {self.newest_reason}"
@@ -273,6 +293,8 @@ class RecurringRecord:
     @property
     def when(self) -> str:
         """When it makes batches, for people."""
+        if self.problem is not None:
+            return "unknown"
         if self.definition.schedule is None:
             return f"on arrival, quiet for {self.definition.quiet_for:,} s"
         return f"{self.definition.schedule} {self.definition.timezone}"
@@ -290,7 +312,7 @@ class RecurringRecord:
         """When its schedule fires next; None where it is paused or waits for arrivals."""
         if self.recurrence is None or self.paused_at is not None:
             return None
-        return self.recurrence.first_after(max(self.now, self.newest_due_at or self.now))
+        return self.recurrence.first_after(self.now)
 
     @property
     def arrivals_at(self) -> datetime | None:
@@ -315,21 +337,26 @@ class RecurringRecord:
             raise RecurringError(f"the recurring evaluation {self.name!r} cannot be used: {self.problem}")
 
     def require_pending(self, due_at: datetime) -> None:
-        """Require that a time of the schedule may still be made.
+        """Require that a batch of a time of the schedule, or of what arrived at a time, may still be made.
 
         Raises
         ------
         RecurringError
-            It was paused, or the time is from before it was defined, resumed or given another schedule.
+            It was paused; the time is from before its schedule took effect; or what arrived then no longer
+            waits.
         """
-        if self.recurrence is None:
-            return
         if self.paused_at is not None:
             raise RecurringError(f"the recurring evaluation {self.name!r} is paused: resume it first")
-        if due_at <= self.watched_from:
+        if self.recurrence is None and due_at != self.waiting_from:
             raise RecurringError(
-                f"the recurring evaluation {self.name!r} makes no batch of {due_at.isoformat()}, because it "
-                f"has its schedule since {self.watched_from.isoformat()}: leave due_at out to make one now"
+                f"no arrivals of the recurring evaluation {self.name!r} wait since {due_at.isoformat()}: "
+                "omit due_at to make a batch now"
+            )
+        if self.recurrence is not None and due_at <= self.watched_from:
+            raise RecurringError(
+                f"the recurring evaluation {self.name!r} makes no batch of {due_at.isoformat()}, which is "
+                f"before its schedule took effect ({self.watched_from.isoformat()}): omit due_at to make a "
+                "batch now"
             )
 
 
@@ -397,17 +424,10 @@ def find_recurring(connection: Connection, name: str) -> RecurringRecord:
     is_text = "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
     row = connection.execute(_BY_NAME, {"name": normal(name)}).first() if is_text else None
     if row is None:
-        near = _similar(name, connection.scalars(_SOME_NAMES))
+        near = similar(name, connection.scalars(_SOME_NAMES))
         advice = f"did you mean {near!r}?" if near else "doceval recurring list shows all of them"
         raise UnknownRecurring(f"there is no recurring evaluation {name[:LONGEST]!r}: {advice}")
     return _record(row)
-
-
-def _similar(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is meant, if any is like it."""
-    folded = {other.casefold(): other for other in known}
-    near = difflib.get_close_matches(normal(name[:LONGEST]).casefold(), folded, 1)
-    return folded[near[0]] if near else None
 
 
 def summary(connection: Connection, recurring_id: int) -> Summary:
@@ -431,8 +451,15 @@ def read_again(connection: Connection, record: RecurringRecord) -> RecurringReco
 
 
 def lock_recurring(connection: Connection, recurring_id: int) -> None:
-    """Be the only one that makes occurrences of a recurring evaluation, for this transaction."""
-    connection.execute(_LOCK, {"lock_class": LOCK_CLASS, "id": recurring_id})
+    """Be the only one that makes occurrences of a recurring evaluation, for this transaction.
+
+    Raises
+    ------
+    DatabaseError
+        Somebody holds the lock who may not work on batches.
+    """
+    lock = AdvisoryLock(LOCK_CLASS, recurring_id)
+    take_advisory_lock(connection, lock, MAY_WRITE_BATCHES, f"recurring evaluation {recurring_id}")
 
 
 def try_to_lock_recurring(connection: Connection, recurring_id: int) -> bool:
@@ -464,22 +491,22 @@ def has_unread(connection: Connection, recurring_id: int, reasons: Sequence[str]
 
 
 def pause_recurring(connection: Connection, recurring_id: int) -> bool:
-    """Make no batch until it is resumed; False where it is paused already."""
+    """Pause: no batch is made until it is resumed; False where it is paused already."""
     return connection.execute(_PAUSE, {"id": recurring_id}).rowcount > 0
 
 
 def resume_recurring(connection: Connection, recurring_id: int) -> bool:
-    """Go on with the next time of the schedule; False where it is not paused."""
+    """Resume with the next time of the schedule; False where it is not paused."""
     return connection.execute(_RESUME, {"id": recurring_id}).rowcount > 0
 
 
-def delete_recurring(connection: Connection, recurring_id: int) -> None:
-    """Forget a recurring evaluation and its occurrences; its batches stay.
+def delete_recurring(connection: Connection, recurring_id: int) -> bool:
+    """Delete a recurring evaluation and its occurrences; its batches stay. False where it is deleted already.
 
     Waits for an occurrence that is being made.
     """
     lock_recurring(connection, recurring_id)
-    connection.execute(_DELETE, {"id": recurring_id})
+    return connection.execute(_DELETE, {"id": recurring_id}).rowcount > 0
 
 
 def see_arrivals(connection: Connection, recurring_id: int, digest: str) -> None:
@@ -497,10 +524,16 @@ def know_digest(connection: Connection, recurring_id: int, digest: str) -> None:
     connection.execute(_KNOW_DIGEST, {"id": recurring_id, "digest": digest})
 
 
-def occurrences(connection: Connection, recurring_id: int, most: int = 1000) -> list[Occurrence]:
+def occurrences(connection: Connection, recurring_id: int, most: int) -> list[Occurrence]:
     """The newest occurrences, newest first."""
     rows = connection.execute(_OCCURRENCES, {"id": recurring_id, "most": most})
     return [_occurrence(row) for row in rows]
+
+
+def known_now(connection: Connection, recurring_id: int) -> tuple[tuple[Any, ...], datetime]:
+    """A value that differs after each occurrence, and the server's time."""
+    *known, now = connection.execute(_KNOWN_NOW, {"id": recurring_id}).one()
+    return tuple(known), now
 
 
 def occurrence_at(connection: Connection, recurring_id: int, due_at: datetime) -> Occurrence | None:
@@ -542,7 +575,7 @@ def origins_of(connection: Connection, batch_ids: Sequence[int]) -> dict[int, Or
     return {row.batch_id: Origin(row.name, row.due_at) for row in rows}
 
 
-def is_of_what_changed(connection: Connection, batch_id: int) -> bool:
+def is_of_changes(connection: Connection, batch_id: int) -> bool:
     """Whether a batch was made of new and changed files alone; no rescan adds others to it."""
     return bool(connection.scalar(_IS_OF_CHANGES, {"batch_id": batch_id}))
 
@@ -557,28 +590,52 @@ def folders_of(connection: Connection, definition: Recurring) -> list[dict[str, 
     return list(connection.scalars(_FOLDERS, {"paths": definition.folders}))
 
 
-def compare_found(connection: Connection, recurring_id: int, folder_reasons: Sequence[str]) -> Comparison:
+def compare_found(
+    connection: Connection,
+    recurring_id: int,
+    definition: Recurring,
+    folder_reasons: Sequence[str],
+    passing_reasons: Sequence[str],
+) -> Comparison:
     """Compare the table `found` of this transaction with what the newest occurrence knew.
 
-    `folder_reasons` are those of folders that were found and not entered.
+    `folder_reasons` are those of folders that were found and not entered, `passing_reasons` those of files
+    that could not be read and may be readable by now.
     """
-    parameters = {"id": recurring_id, "folder_reasons": list(folder_reasons)}
+    parameters = {
+        "id": recurring_id,
+        "paths": list(definition.folders),
+        "folder_reasons": list(folder_reasons),
+        "passing_reasons": list(passing_reasons),
+    }
     return Comparison(*connection.execute(_COMPARE, parameters).one())
 
 
-def forget_gone(connection: Connection, recurring_id: int, folder_reasons: Sequence[str]) -> None:
+def forget_gone(
+    connection: Connection, recurring_id: int, definition: Recurring, folder_reasons: Sequence[str]
+) -> None:
     """Forget known files that are not in the table `found`; call it before what is unchanged is left out."""
-    connection.execute(_FORGET_GONE, {"id": recurring_id, "folder_reasons": list(folder_reasons)})
+    parameters = {
+        "id": recurring_id,
+        "paths": list(definition.folders),
+        "folder_reasons": list(folder_reasons),
+    }
+    connection.execute(_FORGET_GONE, parameters)
 
 
-def keep_new_and_changed(connection: Connection, recurring_id: int) -> None:
+def forget_unread(connection: Connection, recurring_id: int, reasons: Sequence[str]) -> None:
+    """Forget files that a batch could not read, for any of some reasons, and that are not usable now."""
+    connection.execute(_FORGET_UNREAD, {"id": recurring_id, "reasons": list(reasons)})
+
+
+def keep_new_and_changed(connection: Connection, recurring_id: int, passing_reasons: Sequence[str]) -> None:
     """Leave usable files that are neither new nor changed out of the table `found`."""
-    connection.execute(_LEAVE_UNCHANGED_OUT, {"id": recurring_id})
+    connection.execute(_LEAVE_UNCHANGED_OUT, {"id": recurring_id, "passing_reasons": list(passing_reasons)})
 
 
-def call_of_changes(connection: Connection, batch_id: int) -> None:
+def mark_of_changes(connection: Connection, batch_id: int) -> None:
     """Record that a batch was made of new and changed files alone."""
-    connection.execute(_CALL_OF_CHANGES, {"batch_id": batch_id})
+    connection.execute(_MARK_OF_CHANGES, {"batch_id": batch_id})
 
 
 def know_files(connection: Connection, recurring_id: int, batch_id: int) -> None:

@@ -245,9 +245,9 @@ def _open_top(folder: Path) -> _Level:
         descriptor = os.open(folder, OPEN_FOLDER & ~os.O_NOFOLLOW)
         return _Level(b"", descriptor, _identity(descriptor), False, False, True, _names(descriptor))
     except FileNotFoundError:
-        problem = "does not exist: create it, or make a batch with the right folder"
+        problem = "does not exist: create it or fix the path"
     except NotADirectoryError:
-        problem = "is not a folder: make a batch with the folder that holds the documents"
+        problem = "is not a folder: name the folder that holds the documents"
     except PermissionError:
         problem = "cannot be read: give the user that runs doceval read and execute permission"
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from doceval_pipeline.batches import recurring
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.recurring import look_for_arrivals, make_occurrence
 from doceval_pipeline.doc_eval.recurring import (
@@ -18,6 +19,7 @@ from doceval_pipeline.doc_eval.recurring import (
     start_anew,
 )
 from doceval_pipeline.documents.reading import CHANGED
+from doceval_pipeline.documents.walk import VANISHED
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline_tests.batches.clock import Clock, clock_of
 from doceval_pipeline_tests.batches.test_recurring import REJECT, define, doc_eval, files, record_of, write
@@ -133,12 +135,34 @@ def test_after_a_failure_what_waits_becomes_a_batch_of_another_time(watched: Wat
     away = watched.inbox.rename(watched.inbox.with_name("away"))
     failed = watched.make(due_at)
     assert failed.outcome is Outcome.FAILED
-    with pytest.raises(StagingError, match="does not exist"):
-        watched.look()
+    for _ in range(2):
+        with pytest.raises(StagingError, match="does not exist"):
+            watched.look()
+    assert outcomes(watched) == ["FAILED"]
     away.rename(watched.inbox)
     looks = [watched.look() for _ in range(MOST_WAITS + 1)]
     assert looks[:-1] == [None] * MOST_WAITS
     assert watched.made(looks[-1]) == {"a.txt"}
+
+
+def outcomes(watched: Watched) -> list[str]:
+    return [row[0] for row in doc_eval(watched.databases, "SELECT outcome FROM occurrences ORDER BY due_at")]
+
+
+def test_a_folder_that_is_away_and_comes_back_is_recorded_once_each(watched: Watched) -> None:
+    watched.arrive("a.txt")
+    watched.look()
+    watched.make(watched.look())
+    away = watched.inbox.rename(watched.inbox.with_name("away"))
+    for _ in range(3):
+        with pytest.raises(StagingError, match="does not exist"):
+            watched.look()
+    assert outcomes(watched) == ["MADE", "FAILED"]
+    assert "does not exist" in (record_of(watched.databases).failure or "")
+    away.rename(watched.inbox)
+    assert [watched.look() for _ in range(3)] == [None] * 3
+    assert outcomes(watched) == ["MADE", "FAILED", "SKIPPED"]
+    assert record_of(watched.databases).failure is None
 
 
 def test_a_file_that_changed_while_it_was_read_is_taken_again(watched: Watched) -> None:
@@ -151,6 +175,24 @@ def test_a_file_that_changed_while_it_was_read_is_taken_again(watched: Watched) 
     # One that can never be read is not taken again and again.
     doc_eval(watched.databases, REJECT, id=(batch_id or 0) + 1, path="a.txt", reason="unreadable")
     assert [watched.look() for _ in range(3)] == [None] * 3
+
+
+def test_a_file_that_vanished_before_it_was_read_does_not_make_each_look_compare_all_files(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.txt", "b.txt"):
+        watched.arrive(name)
+    watched.look()
+    batch_id = watched.make(watched.look()).batch_id
+    doc_eval(watched.databases, REJECT, id=batch_id, path="a.txt", reason=VANISHED)
+    (watched.inbox / "a.txt").unlink()
+    watched.look()
+    with monkeypatch.context() as patched:
+        patched.setattr(recurring, "list_files", None)
+        assert watched.look() is None
+    watched.arrive("a.txt")
+    watched.look()
+    assert watched.made(watched.look()) == {"a.txt"}
 
 
 def test_what_arrives_while_the_batch_is_made_waits_for_the_next_look(watched: Watched) -> None:

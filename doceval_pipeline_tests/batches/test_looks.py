@@ -37,7 +37,7 @@ def test_a_look_writes_nothing_where_nothing_is_new(databases: Databases, tmp_pa
         write_old(folder / f"{number}.txt", f"document {number}")
     record = define(databases, folder, schedule=None, on_arrival=True, quiet_for=3600, timezone="UTC")
     assert look_for_arrivals(databases, record) is None, "they have just arrived"
-    assert make_occurrence(databases, record, NIGHT).outcome is Outcome.MADE
+    assert make_occurrence(databases, record).outcome is Outcome.MADE
     look_for_arrivals(databases, record_of(databases))
     assert min(written_by_a_look(databases) for _ in range(3)) == (0, 0)
     write_old(folder / "new.txt", "new")
@@ -69,10 +69,19 @@ def test_a_file_that_the_newest_batch_could_not_read_is_changed(databases: Datab
     record = define(databases, folder, scope="all", skip_if_nothing_new=False)
     for night in range(2):
         made = make_occurrence(databases, record, NIGHT + timedelta(days=night))
-    with databases.doc_eval.begin() as connection:
-        connection.execute(
-            text("UPDATE batch_documents SET state = 'REJECTED', reason = 'unreadable' WHERE batch_id = :id"),
-            {"id": made.batch_id},
-        )
-    files = [make_occurrence(databases, record, NIGHT + timedelta(days=n)).files for n in (2, 3)]
-    assert [(found.changed, found.unchanged) for found in files] == [(1, 0), (0, 1)]
+
+    def reject(batch_id: int | None) -> None:
+        with databases.doc_eval.begin() as connection:
+            connection.execute(
+                text("UPDATE batch_documents SET state = 'REJECTED', reason = :why WHERE batch_id = :id"),
+                {"id": batch_id, "why": "unreadable"},
+            )
+
+    reject(made.batch_id)
+    nights = [make_occurrence(databases, record, NIGHT + timedelta(days=n)) for n in (2, 3)]
+    assert [(n.files.changed, n.files.unchanged) for n in nights] == [(1, 0), (0, 1)]
+    # One that cannot be read twice is not tried each night.
+    reject(nights[-2].batch_id)
+    reject(nights[-1].batch_id)
+    last = make_occurrence(databases, record, NIGHT + timedelta(days=4))
+    assert (last.files.changed, last.files.unchanged) == (0, 1)

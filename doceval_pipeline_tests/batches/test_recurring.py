@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from doceval_pipeline.batches import rescanning, staging
+from doceval_pipeline.batches import listing, planning, rescanning, staging
 from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
@@ -19,14 +20,17 @@ from doceval_pipeline.doc_eval import archived
 from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.recurring import (
+    Comparison,
     Outcome,
     RecurringRecord,
     delete_recurring,
     find_recurring,
     forget_old_occurrences,
     list_recurring,
+    lock_recurring,
     occurrences,
     start_anew,
+    try_to_lock_recurring,
 )
 from doceval_pipeline.documents.reading import CHANGED
 from doceval_pipeline.errors import RecurringError, UnknownRecurring
@@ -127,6 +131,74 @@ def test_a_folder_that_is_away_is_recorded_and_nothing_in_it_is_new_afterwards(
     write(two / "d.txt")
     last = make_occurrence(databases, record, NIGHT + 5 * DAY)
     assert (files(databases, last.batch_id), last.files.gone) == ({"d.txt"}, 1)
+    # What is gone is counted once, also where no batch is made, and so is a folder that is taken out.
+    (one / "c.txt").unlink()
+    (two / "b.txt").unlink()
+    doc_eval(databases, "INSERT INTO folders (folder_path, folder_name) VALUES ('/other', 'other')")
+    gone = [make_occurrence(databases, record, NIGHT + (6 + n) * DAY) for n in range(2)]
+    assert [(night.outcome, night.files.gone) for night in gone] == [
+        (Outcome.SKIPPED, 1),
+        (Outcome.SKIPPED, 0),
+    ]
+    define(databases, one)
+    out = [make_occurrence(databases, record, NIGHT + (8 + n) * DAY).files.gone for n in range(2)]
+    assert out == [1, 0]
+
+
+def test_a_file_system_that_hangs_fails_the_occurrence_and_holds_up_nothing(
+    databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.txt")
+    record = define(databases, tmp_path)
+    free, found_files, seen = threading.Event(), listing.found_files, []
+
+    def hangs(*given: Any) -> Any:
+        """A walk that hangs, during which others use the database."""
+        open_ = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+        with databases.doc_eval.begin() as connection:
+            seen.append((try_to_lock_recurring(connection, record.id), connection.scalar(text(open_))))
+        free.wait(30)
+        yield from found_files(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(listing, "found_files", hangs)
+        patched.setattr(listing, "SECONDS_WITHOUT_ANSWER", 0.2)
+        failed = make_occurrence(databases, record, NIGHT)
+    free.set()
+    assert seen == [(True, 0)]
+    assert failed.outcome is Outcome.FAILED
+    assert "its folders did not answer" in (failed.reason or "")
+    assert files(databases, make_occurrence(databases, record, NIGHT + DAY).batch_id) == {"a.txt"}
+
+
+def test_folders_are_walked_again_after_another_occurrence_was_made_meanwhile(
+    databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.txt")
+    record = define(databases, tmp_path)
+    found_files, others = listing.found_files, iter([NIGHT])
+
+    def overtaken(*given: Any) -> Any:
+        yield from list(found_files(*given))
+        for at in others:
+            write(tmp_path / "b.txt")
+            make_occurrence(databases, record, at)
+
+    monkeypatch.setattr(listing, "found_files", overtaken)
+    late = make_occurrence(databases, record, NIGHT + DAY)
+    assert (late.outcome, late.files) == (Outcome.SKIPPED, Comparison(unchanged=2))
+
+
+def test_deleting_waits_for_an_occurrence_that_is_being_made_for_longer_than_for_other_locks(
+    databases: Databases, tmp_path: Path
+) -> None:
+    record = define(databases, tmp_path)
+    with databases.doc_eval.begin() as making, databases.doc_eval.begin() as deleting:
+        lock_recurring(making, record.id)
+        threading.Timer(0.3, making.rollback).start()
+        deleting.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+        assert delete_recurring(deleting, record.id)
+        assert not delete_recurring(deleting, record.id)
 
 
 def test_a_file_that_could_not_be_read_is_taken_again_although_it_looks_as_before(
@@ -272,7 +344,7 @@ def test_processes_that_make_the_same_time_at_once_make_one_batch(
     children = [Child(databases, lambda at=at: make_occurrence(databases, record, at)) for at in times]
     assert all(child.end().done for child in children)
     with databases.doc_eval.connect() as connection:
-        found = occurrences(connection, record.id)
+        found = occurrences(connection, record.id, 1000)
     assert sorted(o.outcome for o in found) == [Outcome.MADE, Outcome.SKIPPED]
     assert doc_eval(databases, "SELECT count(*) FROM batches") == [(1,)]
     again = make_occurrence(databases, record, found[0].due_at)
@@ -304,6 +376,7 @@ def test_one_that_is_defined_again_makes_no_time_of_the_one_before(
         ('{"interval": 1e300}', "interval"),
         ('{"folders": [null]}', "folders.0"),
         ('{"of a newer version": true}', "of a newer version"),
+        ('{"connections": "model", "prompts": 5, "max_cost": "x"}', "connections"),
         ("deep", "not readable"),
     ],
 )
@@ -325,9 +398,20 @@ def test_a_definition_that_was_broken_by_hand_is_never_due_and_says_so(
     found = record_of(databases)
     assert found.problem is not None
     assert problem in found.problem
+    assert found.problem in (found.failure or "")
     assert (found.due_at, found.next_at) == (None, None)
-    with pytest.raises(RecurringError, match="cannot be used"):
-        make_occurrence(databases, record)
+    for use in (
+        lambda: make_occurrence(databases, record),
+        lambda: planning.plan_occurrence(databases, record, lambda *_: None),
+    ):
+        with pytest.raises(RecurringError, match="cannot be used"):
+            use()
+    # It keeps no other definition from being changed.
+    define(databases, tmp_path, name="another", connections=["model"], max_cost=1)
+    apply_evaluation(
+        databases.doc_eval,
+        locate({"prompts": [{"name": "clarity", "text": "Clear?"}]}, None, key_path),
+    )
 
 
 def test_a_rejected_folder_of_the_system_is_a_failure_with_its_reason(
@@ -388,11 +472,14 @@ def test_a_night_writes_only_files_that_are_new_and_old_nights_without_a_batch_a
         (Outcome.MADE, 0),
         (Outcome.MADE, 1),
     ]
+    # Of the schedule until ten days ago, and of arrivals since then.
     batch.doc_eval(
         "INSERT INTO occurrences (recurring_id, due_at, outcome, reason, recorded_at) "
-        "SELECT r.id, '2026-12-02'::timestamptz + night * interval '1 day', 'SKIPPED', 'nothing', "
-        "now() - interval '40 days' FROM recurring_evaluations r, generate_series(10, 19) AS night"
+        "SELECT r.id, date_trunc('day', now()) - interval '9 days' + night * interval '1 day' "
+        "+ CASE WHEN night > 0 THEN 0.5 ELSE 0 END * interval '1 second', 'SKIPPED', 'nothing', "
+        "now() - interval '40 days' FROM recurring_evaluations r, generate_series(-9, 9) AS night"
     )
     with databases.doc_eval.begin() as connection:
-        assert [forget_old_occurrences(connection, 30) for _ in range(2)] == [9, 0]
-    assert batch.doc_eval("SELECT max(due_at) FROM occurrences") == [(datetime(2026, 12, 21, tzinfo=UTC),)]
+        assert [forget_old_occurrences(connection, 30) for _ in range(2)] == [17, 0]
+    left = "SELECT now() - due_at < interval '1 day' FROM occurrences WHERE outcome <> 'MADE' ORDER BY due_at"
+    assert batch.doc_eval(left) == [(False,), (True,)]

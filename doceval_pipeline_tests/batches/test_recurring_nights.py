@@ -143,7 +143,7 @@ def watch_from(databases: Databases, moment: datetime) -> None:
 def recorded(databases: Databases) -> list[Occurrence]:
     with databases.doc_eval.connect() as connection:
         (record,) = list_recurring(connection)
-        return occurrences(connection, record.id)
+        return occurrences(connection, record.id, 1000)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.recurring import make_occurrence
@@ -56,3 +57,19 @@ def test_a_name_comes_from_batches_first_and_options_are_for_batches(
     refused = run("inbox", "--failed")
     assert (refused.exit_code, "leave out --failed, --all and --rescan" in refused.output) == (2, True)
     assert isinstance(run("outbox").exception, UnknownBatch)
+
+
+def test_a_definition_that_cannot_be_used_is_shown_as_such_and_cannot_be_planned(
+    databases: Databases, inbox: Path
+) -> None:
+    define(databases, inbox)
+    with databases.doc_eval.begin() as connection:
+        connection.execute(
+            text("""UPDATE recurring_evaluations SET definition = '{"schedule": "x", "connections": 1}'""")
+        )
+    assert "cannot be used: " in str(run("inbox").exception)
+    (found,) = json.loads(CliRunner().invoke(cli, ["recurring", "list", "--json"]).output)
+    assert (found["definition"], found["next_at"]) == (None, None)
+    assert "missing" in found["problem"]
+    assert "unusable" in CliRunner().invoke(cli, ["recurring", "list"]).output
+    assert "its definition cannot be used" in CliRunner().invoke(cli, ["status"]).output

@@ -91,12 +91,21 @@ def hostile_cursors() -> Iterator[str | None]:
 
 
 def test_a_time_is_asked_for_once_made_by_its_run_and_in_the_future_refused(
-    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.txt")
     define(databases, tmp_path)
     doc_eval(databases, PASSED)
-    (request,) = tick(recurring_evaluations, instance).run_requests
+    ((lost,), (request,)) = [tick(recurring_evaluations, instance).run_requests for _ in range(2)]
+    assert lost.run_key == request.run_key
+    with monkeypatch.context() as patched:
+        patched.setattr(recurring, "make_occurrence", None)
+        config = {**QUIET, **request.run_config}
+        assert not run(instance, "run_recurring", None, run_config=config, tags=request.tags).success
+        assert tick(recurring_evaluations, instance).run_requests == []
+        patched.setattr(recurring, "seconds_to_retry", lambda failed: -failed)
+        (again,) = tick(recurring_evaluations, instance).run_requests
+        assert again.run_key != request.run_key
     made = run(instance, "run_recurring", None, run_config={**QUIET, **request.run_config}, tags=request.tags)
     assert made.success
     assert made.output_for_node("make_batch")["outcome"] == "MADE"

@@ -54,7 +54,10 @@ def problem(folder: Path, *lines: str, head: str = HEAD) -> str:
             ['schedule: [0, 2, "*", "*", 1]'],
             "e.yaml:10: recurring[0].schedule: must be text: put it in quotes",
         ),
-        (["schedule: 0 0 31 2 *"], "e.yaml:10: recurring[0].schedule: never fires: no month that it names"),
+        (
+            ["schedule: 0 0 31 2 *"],
+            "e.yaml:10: recurring[0].schedule: never fires, because no such date exists",
+        ),
         ([], "e.yaml:6: recurring[0]: has neither schedule nor on_arrival: add schedule: "),
         (
             ["on_arrival: false"],

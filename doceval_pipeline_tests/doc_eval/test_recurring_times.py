@@ -139,6 +139,13 @@ def test_arrivals_become_a_batch_once_it_is_quiet_or_late(
 def test_a_time_that_need_no_longer_be_made_is_refused() -> None:
     with pytest.raises(RecurringError, match="is paused: resume it first"):
         record(NIGHT, paused_at=NIGHT).require_pending(NIGHT)
-    with pytest.raises(RecurringError, match="has its schedule since"):
+    with pytest.raises(RecurringError, match="before its schedule took effect"):
         record(NIGHT, watched_from=NIGHT + MINUTE).require_pending(NIGHT)
     record(NIGHT).require_pending(NIGHT)
+    arrivals = {"keys": {"schedule": None, "on_arrival": True}}
+    for anew in (None, NIGHT + MINUTE):
+        with pytest.raises(RecurringError, match="no arrivals of"):
+            record(NIGHT, waiting_from=anew, **arrivals).require_pending(NIGHT)
+    with pytest.raises(RecurringError, match="is paused"):
+        record(NIGHT, waiting_from=NIGHT, paused_at=NIGHT, **arrivals).require_pending(NIGHT)
+    record(NIGHT, waiting_from=NIGHT, **arrivals).require_pending(NIGHT)

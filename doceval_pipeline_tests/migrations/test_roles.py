@@ -15,6 +15,7 @@ from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.planning import plan_occurrence
 from doceval_pipeline.batches.recurring import make_occurrence
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
@@ -218,7 +219,7 @@ def test_a_reader_reads_both_databases_and_writes_in_none(
         assert refused(reader, statement)
 
 
-def test_a_reader_can_audit_and_finds_what_is_wrong(staged: Sample, urls: Urls) -> None:
+def test_a_reader_can_plan_and_audit_and_finds_what_is_wrong(staged: Sample, urls: Urls) -> None:
     reader = urls("doceval_reader")
     settings = replace(
         staged.databases.settings,
@@ -226,6 +227,8 @@ def test_a_reader_can_audit_and_finds_what_is_wrong(staged: Sample, urls: Urls) 
         knowledge_documents_url=reader[Schema.KNOWLEDGE],
     )
     databases = open_databases(settings)
+    define(staged.databases, staged.folder, connections=["model"])
+    assert plan_occurrence(databases, record_of(databases), quiet).files.new == 3
     assert list(violations(databases, True, lambda *_: None)) == []
     staged.doc_eval(
         "UPDATE batches SET expected_cells = expected_cells + 1, description = 'other' WHERE id = :id"
