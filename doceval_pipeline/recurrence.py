@@ -110,15 +110,19 @@ def zone(name: str) -> ZoneInfo:
 
 def in_zone(moment: datetime, timezone: str) -> str:
     """A time in a time zone and in UTC, for people: 2026-12-01 02:00 CET (01:00 UTC)."""
-    utc = moment.astimezone(UTC)
-    try:
-        local = utc.astimezone(ZoneInfo(timezone))
-    except _NO_ZONE:
-        local = utc
+    utc, local = moment.astimezone(UTC), local_time(moment, timezone)
     shown = f"{local:%Y-%m-%d %H:%M %Z}"
     if local.tzname() == "UTC":
         return shown
     return f"{shown} ({utc:{'%H:%M' if local.date() == utc.date() else '%Y-%m-%d %H:%M'}} UTC)"
+
+
+def local_time(moment: datetime, timezone: str) -> datetime:
+    """A time in a time zone; in UTC where this machine does not know the zone."""
+    try:
+        return moment.astimezone(ZoneInfo(timezone))
+    except _NO_ZONE:
+        return moment.astimezone(UTC)
 
 
 def problem_of_schedule(schedule: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Draws the small pictures of the page as SVG. Of numbers alone: no text of others gets in.
+"""Draws the small pictures of the page as SVG. Of numbers and times alone: no text of others gets in.
 
 A picture beside the numbers that it shows is hidden from screen readers; one that stands alone has a title.
 """
@@ -7,17 +7,19 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from doceval_pipeline.findings import Difference, Estimate
 from doceval_pipeline.reports.insights import Distribution, Throughput
 from doceval_pipeline.reports.model import CellCounts
-from doceval_pipeline.reports.numbers import amount, duration
+from doceval_pipeline.reports.numbers import amount, counted, duration, score_text
 
 KINDS = ("succeeded", "failed", "waiting", "running", "paused", "unknown", "missing")
 # A drawing on an axis is so many units wide, and has a margin at both ends for what has a size.
 WIDTH, MARGIN = 200, 6
-SERIES_WIDTH, SERIES_HEIGHT, _FAILED_HEIGHT = 1000, 200, 40
+SERIES_WIDTH, SERIES_HEIGHT, _FAILED_HEIGHT, _DATES_HEIGHT = 1000, 200, 40, 24
+# Room for the labels of the scores, and for the last value.
+SERIES_LEFT, SERIES_RIGHT = 56, 56
 _REACHES = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -151,13 +153,18 @@ def throughput(over_time: Throughput) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class SeriesPlace:
-    """An occurrence as a series draws it: a mean score, or none where it has none.
+    """An occurrence as a series draws it: a mean of `scored` scores, or None.
 
-    It is marked where scores drift; `is_missing` where it should have results and has none.
+    `day` and `time` are as people read them. It is marked where scores drift; `is_missing` where it has no
+    results.
     """
 
+    day: str
+    time: str
     mean: float | None
-    failed_share: float
+    scored: int
+    failed: int
+    cells: int
     is_marked: bool
     is_other_question: bool
     is_missing: bool
@@ -166,33 +173,10 @@ class SeriesPlace:
 def series(places: Sequence[SeriesPlace]) -> Markup:
     """Mean scores by occurrence, 0 to 100, over bars of the share that failed; drift as triangles.
 
-    The line breaks where a mean is missing and where another question begins, at a dashed line.
+    The line breaks where another question begins, at a dashed line, and only there: an occurrence without a
+    mean is passed over.
     """
-    step = SERIES_WIDTH / max(1, len(places))
-    parts = [f'<path class="grid" d="M0 {_height(tick):g}H{SERIES_WIDTH}"/>' for tick in SCORES.ticks]
-    line, dots, before = "", [], None
-    for position, place in enumerate(places):
-        across = round((position + 0.5) * step, 1)
-        if place.is_other_question:
-            parts.append(_upright("leader", round(position * step, 1), 0, SERIES_HEIGHT))
-        if place.failed_share > 0:
-            height = max(1.0, round(place.failed_share * _FAILED_HEIGHT, 1))
-            parts.append(
-                f'<rect class="f-failed" x="{across - step * 0.35:.1f}" y="{SERIES_HEIGHT - height:g}" '
-                f'width="{step * 0.7:.1f}" height="{height:g}"/>'
-            )
-        if place.is_missing:
-            parts.append(f'<path class="missing" d="M{across - 4:g} {SERIES_HEIGHT - 12}l8 8m0 -8l-8 8"/>')
-        if place.mean is not None:
-            up = _height(place.mean)
-            joins = before is not None and not place.is_other_question
-            line += f"{'L' if joins else 'M'}{across:g} {up:g}"
-            dots.append(
-                f'<path class="drift" d="M{across:g} {up - 9:g}l8 15h-16z"/>'
-                if place.is_marked
-                else f'<circle class="dot" cx="{across:g}" cy="{up:g}" r="4"/>'
-            )
-        before = place.mean
+    parts = [*_series_axis(places), *_series_marks(places)]
     scored = [place.mean for place in places if place.mean is not None]
     marked = sum(place.is_marked for place in places)
     told = (
@@ -205,16 +189,93 @@ def series(places: Sequence[SeriesPlace]) -> Markup:
             f"From {scored[0]:.1f} to {scored[-1]:.1f}, lowest {min(scored):.1f}, highest {max(scored):.1f}"
         )
     return Markup(  # noqa: S704
-        f'<svg class="series" viewBox="0 0 {SERIES_WIDTH} {SERIES_HEIGHT}" role="img">'
-        f"<title>{told}</title><desc>{ends}</desc>"
-        f'{"".join(parts)}<path class="line" d="{line or "M0 0"}"/>{"".join(dots)}</svg>'
+        f'<svg class="series" viewBox="0 0 {SERIES_WIDTH} {SERIES_HEIGHT + _DATES_HEIGHT}" role="img">'
+        f"<title>{told}</title><desc>{ends}</desc>{''.join(parts)}{_series_line(places)}</svg>"
     )
+
+
+def _series_axis(places: Sequence[SeriesPlace]) -> list[str]:
+    """The scores at the left, and the days of the first and the last occurrence below."""
+    left, right = SERIES_LEFT, SERIES_WIDTH - SERIES_RIGHT
+    parts = []
+    for tick in SCORES.ticks:
+        parts.append(_level("grid", left, right, _height(tick)))
+        parts.append(_text(left - 8, _height(tick) + 5, f"{tick:g}", "end"))
+    parts.append(_level("grid", left, right, SERIES_HEIGHT))
+    parts.append(_text(left - 8, SERIES_HEIGHT - 2, "failed", "end"))
+    below = SERIES_HEIGHT + _DATES_HEIGHT - 6
+    if places:
+        parts.append(_text(left, below, places[0].day, "start"))
+    if len(places) > 1:
+        parts.append(_text(right, below, places[-1].day, "end"))
+    return parts
+
+
+def _series_marks(places: Sequence[SeriesPlace]) -> list[str]:
+    """Where another question begins, what failed, and occurrences that failed as a whole."""
+    step, parts = _series_step(places), []
+    for position, place in enumerate(places):
+        across = _across(position, step)
+        if place.is_other_question:
+            parts.append(_upright("leader", round(across - step / 2, 1), 0, SERIES_HEIGHT))
+        if place.failed:
+            height = max(1.0, round(place.failed / place.cells * _FAILED_HEIGHT, 1))
+            failed = _title(f"{place.time}: {amount(place.failed)} of {amount(place.cells)} failed")
+            parts.append(
+                f'<rect class="f-failed" x="{across - step * 0.35:.1f}" y="{SERIES_HEIGHT - height:g}" '
+                f'width="{step * 0.7:.1f}" height="{height:g}">{failed}</rect>'
+            )
+        if place.is_missing:
+            parts.append(
+                f'<path class="missing" d="M{across - 4:g} {SERIES_HEIGHT - 12}l8 8m0 -8l-8 8">'
+                f"{_title(f'{place.time}: no results')}</path>"
+            )
+    return parts
+
+
+def _series_line(places: Sequence[SeriesPlace]) -> str:
+    """The line with its points, and the last value beside the last point."""
+    step, line, dots, last, breaks = _series_step(places), "", [], "", True
+    for position, place in enumerate(places):
+        breaks = breaks or place.is_other_question
+        if place.mean is None:
+            continue
+        across, up = _across(position, step), _height(place.mean)
+        line += f"{'M' if breaks else 'L'}{across:g} {up:g}"
+        breaks = False
+        scores = counted(place.scored, "score", "scores")
+        said = f"{place.time}: mean {score_text(place.mean)}, {scores}"
+        dots.append(
+            f'<path class="drift" d="M{across:g} {up - 9:g}l8 15h-16z">{_title(f"{said}, DRIFT")}</path>'
+            if place.is_marked
+            else f'<circle class="dot" cx="{across:g}" cy="{up:g}" r="4">{_title(said)}</circle>'
+        )
+        last = _text(across + 11, up + 5, score_text(place.mean), "start", "last")
+    return f'<path class="line" d="{line or "M0 0"}"/>{"".join(dots)}{last}'
+
+
+def _series_step(places: Sequence[SeriesPlace]) -> float:
+    """How far two occurrences of a series are apart."""
+    return (SERIES_WIDTH - SERIES_LEFT - SERIES_RIGHT) / max(1, len(places))
+
+
+def _across(position: int, step: float) -> float:
+    """Where an occurrence is in a series, from the left."""
+    return round(SERIES_LEFT + (position + 0.5) * step, 1)
 
 
 def _height(score: float) -> float:
     """Where a score is in a series, from the top; above the bars of failures."""
     room = SERIES_HEIGHT - _FAILED_HEIGHT - 24
     return round(12 + (100 - score) * room / 100, 1)
+
+
+def _text(across: float, up: float, content: str, anchor: str, css: str = "label") -> str:
+    return f'<text class="{css}" x="{across:g}" y="{up:g}" text-anchor="{anchor}">{escape(content)}</text>'
+
+
+def _title(content: str) -> str:
+    return f"<title>{escape(content)}</title>"
 
 
 def _whisker(axis: Axis, low: float | None, mean: float, high: float | None) -> list[str]:

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from doceval_pipeline.recurrence import local_time
 from doceval_pipeline.reports import drawings
 from doceval_pipeline.reports.insights import Changes, Column, Cost
 from doceval_pipeline.reports.numbers import (
@@ -70,6 +72,19 @@ class Point:
     mean: float | None
     drift: Drift | None
 
+    @property
+    def not_compared(self) -> str | None:
+        """Why its scores are compared with nothing; None where they are compared."""
+        if self.drift is not None and self.drift.p is not None:
+            return None
+        if not self.scored:
+            return "it has no scores"
+        if self.drift is not None and self.drift.is_other_question:
+            return "the prompt text or the connection changed"
+        if self.drift is None and self.reused >= self.scored:
+            return "all of its scores are reused"
+        return "no earlier scores to compare with"
+
 
 @dataclass(frozen=True, slots=True)
 class SeriesOccurrence:
@@ -123,6 +138,15 @@ class Series:
         """How many results no LLM gave."""
         return sum(occurrence.simulated for occurrence in self.occurrences)
 
+    def time(self, moment: datetime) -> str:
+        """A time in the time zone of the evaluation: 2026-12-01 02:00 CET."""
+        return f"{local_time(moment, self.zone):%Y-%m-%d %H:%M %Z}"
+
+    @property
+    def zone(self) -> str:
+        """The time zone of all times that are shown."""
+        return self.timezone or "UTC"
+
     def count(self, *states: State) -> int:
         """How many occurrences are in some states."""
         return sum(occurrence.state in states for occurrence in self.occurrences)
@@ -161,6 +185,7 @@ def render_series(series: Series, compiled: Path | None = None) -> str:
         compiled,
         series=series,
         shown=series.shown,
+        rows=_rows(series.shown),
         columns=columns[:COLUMNS_SHOWN],
         columns_left_out=max(0, len(columns) - COLUMNS_SHOWN),
         pictures={column: drawings.series(_places(series, column)) for column in columns[:COLUMNS_SHOWN]},
@@ -254,7 +279,7 @@ def series_markdown(series: Series) -> str:
     lines = [
         f"{series.verdict}.",
         "",
-        "| time (UTC) | batch | what became of it | mean scores | failed | reused | cost |",
+        "| time | batch | what became of it | mean scores | failed | reused | cost |",
         "|---|---|---|---|---:|---:|---:|",
     ]
     lines += [_row(series, occurrence) for occurrence in reversed(series.occurrences[-_ROWS_IN_DAGSTER:])]
@@ -279,7 +304,7 @@ def _row(series: Series, occurrence: SeriesOccurrence) -> str:
         f": {markdown_name(occurrence.reason, 200)}" if occurrence.reason else ""
     )
     values = (
-        f"{occurrence.due_at:%Y-%m-%d %H:%M}",
+        series.time(occurrence.due_at),
         occurrence.partition_key or "–",
         state,
         ", ".join(means) or "–",
@@ -290,6 +315,17 @@ def _row(series: Series, occurrence: SeriesOccurrence) -> str:
     return f"| {' | '.join(values)} |"
 
 
+def _rows(shown: Sequence[SeriesOccurrence]) -> list[list[SeriesOccurrence]]:
+    """The rows of the table, newest first: those skipped one after the other for one reason share a row."""
+
+    def row_of(numbered: tuple[int, SeriesOccurrence]) -> tuple[int, str | None]:
+        place, occurrence = numbered
+        return (-1, occurrence.reason) if occurrence.state is State.SKIPPED else (place, None)
+
+    newest_first = enumerate(reversed(shown))
+    return [[occurrence for _, occurrence in group] for _, group in groupby(newest_first, row_of)]
+
+
 def _places(series: Series, column: Column) -> list[drawings.SeriesPlace]:
     """A column over the shown occurrences, as it is drawn."""
     places = []
@@ -298,8 +334,12 @@ def _places(series: Series, column: Column) -> list[drawings.SeriesPlace]:
         drift = None if point is None else point.drift
         places.append(
             drawings.SeriesPlace(
+                day=f"{local_time(occurrence.due_at, series.zone):%Y-%m-%d}",
+                time=series.time(occurrence.due_at),
                 mean=None if point is None else point.mean,
-                failed_share=0.0 if point is None or not point.cells else point.failed / point.cells,
+                scored=0 if point is None else point.scored,
+                failed=0 if point is None else point.failed,
+                cells=0 if point is None else point.cells,
                 is_marked=drift is not None and drift.is_marked,
                 is_other_question=drift is not None and drift.is_other_question,
                 is_missing=occurrence.state in (State.NOT_MADE, State.FAILED),

@@ -188,7 +188,7 @@ def test_a_report_without_a_document_in_common_compares_samples_and_changed_cont
     assert "2 occurrences between the two have no results to compare with: 2026-12-03 01:00 held" in said
     assert "2026-12-02 01:00 skipped (nothing is new or changed)" in said
     assert '>8</td> <td class="n">9</td> <td class="n"><strong>−70</strong>' in said
-    assert "1 file was found with another content than before" in said
+    assert "1 file has new content" in said
     assert '<bdi class="file">0.txt</bdi>' in said
     assert '<td class="n">90</td> <td class="n"><strong>20</strong></td> <td class="n">−70</td>' in said
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
+from doceval_pipeline.reports import drawings
+from doceval_pipeline.reports.drawings import SeriesPlace
 from doceval_pipeline.reports.insights import ChangedDocument, Changes, Cost
 from doceval_pipeline.reports.series import (
     COLUMNS_SHOWN,
@@ -74,13 +76,51 @@ def test_what_others_wrote_is_only_text() -> None:
 
 def test_every_occurrence_is_there_with_its_reason_and_drift_in_words() -> None:
     page = render_series(series(10))
-    assert page.count('<tr>\n<th scope="row">') == 10 + 5 + 1
+    assert page.count('<th scope="row"') == 10 + 5 + 1
     for state in ("done", "skipped", "not made", "held", "archived", "open"):
         assert f"<strong>{state}</strong>" in page
     assert page.count('<strong class="tag drift">DRIFT</strong>') == 1 + 2
     assert "its results are in the archive" in page
     assert "399 more scores that changed are not shown" in page
-    assert "of which the newest 200 were looked at" in page
+    assert "500 files have new content; the scores of the newest 200 are compared" in page
+    assert "400 scores changed, 3 did not." in page
+    assert "not compared: no earlier scores to compare with" in page
+    other = Drift(None, None, 9, 0, False, True)
+    points = [Point(9, 0, 9, 9, 70.0, None), Point(9, 9, 0, 0, None, None), Point(9, 0, 0, 9, 70.0, other)]
+    assert [point.not_compared for point in points] == [
+        "all of its scores are reused",
+        "it has no scores",
+        "the prompt text or the connection changed",
+    ]
+
+
+def test_occurrences_skipped_in_a_row_for_one_reason_share_a_row_in_the_time_zone_of_the_evaluation() -> None:
+    done = occurrence(0)
+    skipped = replace(occurrence(5), reason="nothing is new")
+    reasons = ["nothing is new"] * 3 + ["the one before is open"] + ["nothing is new"]
+    nights = [done, *(replace(skipped, reason=reason) for reason in reasons), occurrence(1)]
+    nights = [replace(o, due_at=START + timedelta(days=place)) for place, o in enumerate(nights)]
+    page = render_series(replace(series(0, 1), occurrences=nights, total=7, timezone="Europe/Berlin"))
+    occurrences = page[page.index('id="occurrences"') : page.index('id="changed"')]
+    assert occurrences.count('<th scope="row"') == 5
+    assert "<strong>3 skipped</strong>" in occurrences
+    assert '2026-01-02 02:00 CET<br><span class="muted">to 2026-01-04 02:00 CET' in occurrences
+    assert "UTC" not in page
+    assert page.count("time zone <bdi>Europe/Berlin</bdi>") == 1
+
+
+def test_only_another_question_breaks_the_line_of_a_series() -> None:
+    def place(mean: float | None, is_other_question: bool = False) -> SeriesPlace:
+        return SeriesPlace("<day>", "<b>", mean, 3, 0, 3, False, is_other_question, mean is None)
+
+    def line(*places: SeriesPlace) -> str:
+        drawn = ElementTree.fromstring(drawings.series(places))
+        return next(p.attrib["d"] for p in drawn.findall("path") if p.attrib["class"] == "line")
+
+    assert line(place(None), place(70), place(None), place(None), place(80)).count("M") == 1
+    assert line(place(70), place(80, True), place(90)).count("M") == 2
+    # The question changed in an occurrence without any score.
+    assert line(place(70), place(None, True), place(90)).count("M") == 2
 
 
 def test_a_picture_has_a_title_and_a_description_and_is_well_formed() -> None:
@@ -91,6 +131,9 @@ def test_a_picture_has_a_title_and_a_description_and_is_well_formed() -> None:
     assert drawn.findtext("title") == "Mean scores of 10 of 20 occurrences, drift marked in 2"
     assert drawn.findtext("desc") == "From 70.0 to 70.0, lowest 70.0, highest 76.0"
     assert len(drawn.findall("circle")) == 8
+    assert drawn.findtext("circle/title") == "2026-01-01 01:00 UTC: mean 70, 9 scores"
+    labels = ["100", "50", "0", "failed", "2026-01-01", "2026-01-20", "70"]
+    assert sorted(text.text or "" for text in drawn.findall("text")) == sorted(labels)
     assert len([path for path in drawn.findall("path") if path.attrib["class"] == "drift"]) == 2
 
 
