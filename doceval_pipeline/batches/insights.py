@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.names import Names
-from doceval_pipeline.batches.occurrences import (
-    samples_of,
-    since_occurrence,
-    without_reused,
-)
+from doceval_pipeline.batches.series_findings import samples_of, since_occurrence
 from doceval_pipeline.doc_eval.batches import batch_names, partition_key
 from doceval_pipeline.doc_eval.definitions import Prices
 from doceval_pipeline.doc_eval.previous import previous_batch
@@ -202,9 +198,7 @@ def _since_previous(
     history = occurrences_up_to(doc_eval, data.batch_id, OCCURRENCES_READ)
     occurrence = None
     if any(one.batch_id == previous.id for one in history):
-        occurrence = since_occurrence(doc_eval, knowledge, history, previous.id, (before, now))
-        # A result that was reused is the result of the document before, not another one.
-        now = replace(now, values=without_reused(now))
+        occurrence = since_occurrence(doc_eval, knowledge, history, previous.id)
     compared = _compare(before, now, best_first)
     sealed = read_snapshot(doc_eval, previous.id)
     # Without rows or columns in common it was archived meanwhile, or its choice is not what it was. Two

@@ -158,7 +158,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Scores of a column over documents that only one of two batches has; reused results are left out.
+    """Scores of a column over documents that only one of two batches has.
 
     `difference` of their means has a p that allows for all comparisons of the report, and no interval.
     """
@@ -183,8 +183,7 @@ class PassedOver:
 class SinceOccurrence:
     """What a report says beyond `SincePrevious` where both batches are occurrences of one series.
 
-    `passed_over` are the newest of `all_passed_over` occurrences between the two. `reused` results of
-    documents that both have are the same results, and are not compared.
+    `passed_over` are the newest of `all_passed_over` occurrences between the two.
     """
 
     due_at: datetime
@@ -193,14 +192,13 @@ class SinceOccurrence:
     all_passed_over: int
     samples: tuple[Samples, ...]
     changes: Changes
-    reused: int
 
 
 @dataclass(frozen=True, slots=True)
 class SincePrevious:
     """The newest earlier batch that completed and shares documents and columns with this one.
 
-    `columns` are the best of `shared_columns` that have a document with both scores. `same_results` are in
+    For an occurrence it is the one before in its series, which may share no document. `columns` are the best of `shared_columns` that have a document with both scores. `same_results` are in
     both batches by reuse: they are compared with nothing. `occurrence` is None unless both batches are
     occurrences of one recurring evaluation.
     """

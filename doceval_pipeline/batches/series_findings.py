@@ -1,4 +1,4 @@
-"""What the report of an occurrence and the series both say: what became of it, and which scores changed.
+"""Findings that the report of an occurrence and the series share: states, and scores that changed.
 
 The report compares an occurrence with the one before; the series compares all of them, in `series`.
 """
@@ -31,7 +31,6 @@ def since_occurrence(
     knowledge: Connection,
     history: Sequence[SeriesOccurrence],
     previous_id: int,
-    scores: tuple[Scores, Scores],
 ) -> SinceOccurrence:
     """What a report says of an occurrence beside the one before; the samples are added by the caller.
 
@@ -41,8 +40,6 @@ def since_occurrence(
         The occurrence and all before it, newest first.
     previous_id
         The batch that it is compared with, one of them.
-    scores
-        The results of the batch before and of this one.
     """
     place = next(place for place, one in enumerate(history) if one.batch_id == previous_id)
     between = history[1:place]
@@ -53,7 +50,6 @@ def since_occurrence(
         if one.batch_id is not None and (one.has_results or one.batch_id == own)
     ]
     by_batch = {one.batch_id: one for one in history if one.batch_id is not None}
-    before, now = scores
     return SinceOccurrence(
         due_at=history[0].due_at,
         previous_due_at=history[place].due_at,
@@ -61,7 +57,6 @@ def since_occurrence(
         all_passed_over=len(between),
         samples=(),
         changes=find_changes(doc_eval, knowledge, batch_ids, by_batch, own),
-        reused=int(np.count_nonzero(now.reused[np.isin(now.documents, before.documents)])),
     )
 
 
@@ -71,12 +66,6 @@ def samples_of(before: Scores, now: Scores, column: Column) -> tuple[int, int, D
     first, second = _of_others(before, shared, column), _of_others(now, shared, column)
     found = unpaired(first, second)
     return None if found is None else (first.size, second.size, found)
-
-
-def without_reused(scores: Scores) -> NDArray[np.float64]:
-    """The scores that were asked for, as a table; NaN for all others."""
-    found: NDArray[np.float64] = np.where(scores.reused, np.nan, scores.values)
-    return found
 
 
 def find_changes(
@@ -149,7 +138,7 @@ def _as_text(occurrence: SeriesOccurrence) -> tuple[str, str | None]:
 
 def _of_others(scores: Scores, shared: NDArray[np.int64], column: Column) -> NDArray[np.float64]:
     place = scores.columns.index(column)
-    own: NDArray[np.float64] = without_reused(scores)[~np.isin(scores.documents, shared), place]
+    own: NDArray[np.float64] = scores.values[~np.isin(scores.documents, shared), place]
     found: NDArray[np.float64] = own[~np.isnan(own)]
     return found
 
