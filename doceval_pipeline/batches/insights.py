@@ -73,6 +73,8 @@ def gather_insights(
     table = scores.documents, scores.columns, scores.values
     names.know(analysis.most_disagreed(*table))
     reused, content_bytes = effort.read_storage(knowledge, batch_id, stored)
+    origins = count_origins(knowledge, [batch_id]) if data.total.reused else {}
+    all_origins, is_from_elsewhere = origins.get(batch_id, (0, False))
     seconds, tokens = effort.read_seconds(knowledge, batch_id), effort.read_tokens(knowledge, batch_id)
     return Insights(
         scores=analysis.mean_score(scores.values),
@@ -91,7 +93,8 @@ def gather_insights(
         attempts=effort.count_attempts(knowledge, batch_id),
         provenance=provenance,
         origins=_origins(doc_eval, knowledge, batch_id) if data.total.reused else (),
-        all_origins=count_origins(knowledge, [batch_id]).get(batch_id, 0) if data.total.reused else 0,
+        all_origins=all_origins,
+        is_from_elsewhere=is_from_elsewhere,
     )
 
 
@@ -122,7 +125,10 @@ def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list
     found = newest_origins(knowledge, batch_id, ORIGINS_SHOWN)
     names = batch_names(doc_eval, [number for number, _ in found])
     return [
-        Origin(partition_key(number), names.get(number, "(unknown here)"), cells) for number, cells in found
+        Origin(partition_key(number), names.get(number, "(unknown here)"), cells)
+        if number
+        else Origin(None, "", cells)
+        for number, cells in found
     ]
 
 

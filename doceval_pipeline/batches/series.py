@@ -91,7 +91,7 @@ def gather_series(databases: Databases, record: RecurringRecord) -> Series:
     digest = hashlib.sha256(repr((record.name, total, shown, changes)).encode()).hexdigest()
     return Series(
         name=record.name,
-        timezone=record.definition.timezone,
+        timezone=None if record.definition.on_arrival else record.definition.timezone,
         occurrences=shown,
         total=total,
         columns={c: (names.connection(c[0]), names.prompt(c[1])) for c in columns},

@@ -19,7 +19,7 @@ from doceval_pipeline.findings import Difference
 from doceval_pipeline.knowledge.scores import Scores
 from doceval_pipeline.knowledge.series import scores_of_changes
 from doceval_pipeline.reports.insights import ChangedDocument, Changes, Column, PassedOver, SinceOccurrence
-from doceval_pipeline.reports.series import CHANGES_SHOWN, State
+from doceval_pipeline.reports.series import CHANGES_SHOWN, OCCURRENCES_SHOWN, State
 
 CONTENTS_LOOKED_AT = 200
 """Of so many files whose content changed, the newest, scores are read."""
@@ -80,13 +80,14 @@ def find_changes(
     Parameters
     ----------
     batch_ids
-        Those of the series with results, oldest first.
+        Those of the series with results, oldest first; the newest `OCCURRENCES_SHOWN` are looked at.
     occurrences
         The occurrences of these batches.
     batch_id
         Only what this one found changed.
     """
-    files, contents = recorded.changed_files(doc_eval, batch_ids, CONTENTS_LOOKED_AT, batch_id)
+    newest = batch_ids[-OCCURRENCES_SHOWN:]
+    files, contents = recorded.changed_files(doc_eval, newest, CONTENTS_LOOKED_AT, batch_id)
     scores = scores_of_changes(
         knowledge, [(f.batch_before, f.stored_before, f.batch_id, f.stored) for f in files]
     )

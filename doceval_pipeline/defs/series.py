@@ -20,7 +20,7 @@ from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import StepConfig, open_step
 from doceval_pipeline.doc_eval.recurring import list_recurring
 from doceval_pipeline.doc_eval.series import OCCURRENCES_READ, SeriesState, series_states
-from doceval_pipeline.errors import DocEvalError, SeriesError, UnknownRecurring
+from doceval_pipeline.errors import DocEvalError, UnknownRecurring
 from doceval_pipeline.reports.numbers import counted
 from doceval_pipeline.reports.series import series_markdown, series_numbers
 from doceval_pipeline.reports.untrusted import markdown_name
@@ -73,7 +73,8 @@ def series(
         if failures:
             # Pages that are written are served, whatever became of the others.
             context.log_event(dg.AssetMaterialization(series.key, metadata=metadata))
-            raise SeriesError(failures[0] if len(failures) == 1 else f"{failures[0]} (and {len(failures) - 1:,} more)")
+            more = f"; {len(failures) - 1:,} more failed" if len(failures) > 1 else ""
+            raise dg.Failure(description=f"{failures[0]}{more}", allow_retries=False)
     return dg.MaterializeResult(metadata=metadata, data_version=_version(written))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from doceval_pipeline.findings import Difference, Estimate
+from doceval_pipeline.reports.numbers import counted
 
 Column = tuple[int, int]
 """A connection and a prompt, by their ids."""
@@ -252,13 +253,31 @@ class Cost:
     unpriced: int
 
 
+ELSEWHERE = "another installation"
+"""Where results come from whose batch is not known here, because they were restored from its archive."""
+
+
+def origins_text(batches: int, is_elsewhere: bool) -> str:
+    """Where reused results come from, in words: how many batches, and whether others are not known here."""
+    said = [counted(batches, "batch", "batches")] if batches else []
+    return " and ".join([*said, *([ELSEWHERE] if is_elsewhere else [])])
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A batch that results were reused from, by its partition key and name, and how many `cells` it gave."""
+    """A batch that results were reused from, by its partition key and name, and how many `cells` it gave.
 
-    partition_key: str
+    Batches of another installation are one, without a partition key.
+    """
+
+    partition_key: str | None
     name: str
     cells: int
+
+    @property
+    def place(self) -> str:
+        """Where the results come from, without names that others wrote."""
+        return self.partition_key or ELSEWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +301,8 @@ class Insights:
     """All of it; an empty tuple or None where there is nothing to say.
 
     `reused` contents were stored before this batch staged them. `attempts` counts cells by the number
-    of their current attempt. `origins` are the newest of `all_origins` batches that results were reused from.
+    of their current attempt. `origins` are the newest places that results were reused from, of `all_origins`
+    batches and, where `is_from_elsewhere`, another installation.
     """
 
     scores: Estimate | None
@@ -300,6 +320,17 @@ class Insights:
     provenance: Provenance
     origins: Sequence[Origin] = ()
     all_origins: int = 0
+    is_from_elsewhere: bool = False
+
+    @property
+    def origins_left_out(self) -> int:
+        """Places that results were reused from and that are not in `origins`."""
+        return self.all_origins + self.is_from_elsewhere - len(self.origins)
+
+    @property
+    def origins_text(self) -> str:
+        """Where reused results come from, in words."""
+        return origins_text(self.all_origins, self.is_from_elsewhere)
 
 
 NOTHING = Insights(None, (), (), (), (), None, None, (), None, 0, 0, (), Provenance(()))

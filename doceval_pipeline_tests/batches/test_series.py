@@ -208,7 +208,9 @@ def test_a_report_of_the_same_documents_compares_pairs_and_no_reused_result(
     nights.night({f"{n}.txt": f"document {n}" for n in range(6)}, SCORED.format(90))
     again = nights.night({"6.txt": "a new document"}, SCORED.format(20))
     said = report_of(nights, again)
-    assert "They have 6 documents in common; 6 results of these are reused" in said
+    assert "They have 6 documents in common." in said
+    assert "Nothing to compare: all 6 results that both have are the same by reuse" in said
+    assert said.count("ompared with") == 1
     assert "rose" not in said
     nights.define(prompts=("clarity",), scope="all", skip_if_nothing_new=False, reuse="nothing")
     asked = nights.night(answer=SCORED.format(80))

@@ -58,7 +58,7 @@ def test_one_result_on_both_sides_is_left_out_and_said_to_be_one() -> None:
     states = replace(column.first_cells, failed=0, same_results=1)
     found = compared(replace(column, first_cells=states, second_cells=states))
     assert (found.pairs, found.left_out, found.as_json()["same_results"]) == (2, 0, 1)
-    assert found.verdict.endswith(" 1 pair is one reused result, and left out too.")
+    assert found.verdict.endswith(" 1 pair shares one reused result and is not compared.")
     assert "1 more pair" in render_comparison(found)
 
 

@@ -106,6 +106,7 @@ def test_a_page_stays_small_however_long_the_series_is() -> None:
 def test_the_names_of_the_numbers_are_stable() -> None:
     assert series_numbers(series(10)) == {
         "occurrences": 10,
+        "occurrences_read": 10,
         "occurrences_made": 8,
         "occurrences_skipped": 1,
         "occurrences_failed": 1,
