@@ -15,10 +15,10 @@ from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.insights import add_up_costs
-from doceval_pipeline.batches.series_findings import find_changes, state_of
 from doceval_pipeline.batches.report_files import keep_page
 from doceval_pipeline.batches.reporting import template_cache
 from doceval_pipeline.batches.series_drift import BINS, Evidence, Scored, mark_drift
+from doceval_pipeline.batches.series_findings import find_changes, state_of
 from doceval_pipeline.batches.whole_file import file_errors
 from doceval_pipeline.doc_eval import series as recorded
 from doceval_pipeline.doc_eval.batches import partition_key
@@ -120,7 +120,7 @@ def _figures(doc_eval: Connection, knowledge: Connection, batch_ids: Sequence[in
 
 
 def _drifts(
-    knowledge: Connection, occurrences: Sequence[recorded.SeriesOccurrence], made: int
+    knowledge: Connection, occurrences: Sequence[recorded.RecordedOccurrence], made: int
 ) -> dict[int, dict[Column, Drift]]:
     """What the comparison found, by batch; a batch whose staging or results are not done is in none."""
     batches = [o for o in occurrences if o.batch_id is not None]
@@ -154,7 +154,7 @@ def _evidence(rows: Sequence[PointsOfColumn]) -> Evidence:
 
 
 def _occurrence(
-    found: recorded.SeriesOccurrence, figures: _Figures, drifts: Mapping[Column, Drift]
+    found: recorded.RecordedOccurrence, figures: _Figures, drifts: Mapping[Column, Drift]
 ) -> SeriesOccurrence:
     state, reason = state_of(found)
     shown = SeriesOccurrence(
@@ -173,7 +173,7 @@ def _occurrence(
 
 def _with_results(
     shown: SeriesOccurrence,
-    found: recorded.SeriesOccurrence,
+    found: recorded.RecordedOccurrence,
     columns: Mapping[Column, Sequence[PartOfColumn]],
     costs: Sequence[Cost],
     drifts: Mapping[Column, Drift],

@@ -14,7 +14,7 @@ from doceval_pipeline.doc_eval import series as recorded
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring import Outcome
-from doceval_pipeline.doc_eval.series import FileChange, SeriesOccurrence
+from doceval_pipeline.doc_eval.series import FileChange, RecordedOccurrence
 from doceval_pipeline.findings import Difference
 from doceval_pipeline.knowledge.scores import Scores
 from doceval_pipeline.knowledge.series import scores_of_changes
@@ -29,7 +29,7 @@ PASSED_OVER_SHOWN = 5
 def since_occurrence(
     doc_eval: Connection,
     knowledge: Connection,
-    history: Sequence[SeriesOccurrence],
+    history: Sequence[RecordedOccurrence],
     previous_id: int,
 ) -> SinceOccurrence:
     """What a report says of an occurrence beside the one before; the samples are added by the caller.
@@ -72,7 +72,7 @@ def find_changes(
     doc_eval: Connection,
     knowledge: Connection,
     batch_ids: Sequence[int],
-    occurrences: Mapping[int, SeriesOccurrence],
+    occurrences: Mapping[int, RecordedOccurrence],
     batch_id: int | None = None,
 ) -> Changes:
     """Documents whose score changed with their content.
@@ -113,7 +113,7 @@ def find_changes(
     )
 
 
-def state_of(occurrence: SeriesOccurrence) -> tuple[State, str | None]:
+def state_of(occurrence: RecordedOccurrence) -> tuple[State, str | None]:
     """What became of an occurrence, and why."""
     if occurrence.outcome is not Outcome.MADE:
         state = State.SKIPPED if occurrence.outcome is Outcome.SKIPPED else State.NOT_MADE
@@ -132,7 +132,7 @@ def state_of(occurrence: SeriesOccurrence) -> tuple[State, str | None]:
     return (State.DONE if occurrence.status is Status.COMPLETED else State.OPEN), None
 
 
-def _as_text(occurrence: SeriesOccurrence) -> tuple[str, str | None]:
+def _as_text(occurrence: RecordedOccurrence) -> tuple[str, str | None]:
     state, reason = state_of(occurrence)
     return state.value, reason
 

@@ -56,26 +56,24 @@ class OfSeries(StepConfig):
 )
 def series(
     context: dg.AssetExecutionContext, config: OfSeries, doc_eval: DocEval
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None]]:
     """Scores, failures, cost and time of recurring evaluations by occurrence, with drift marked."""
-    from doceval_pipeline.batches.series import write_series
-
     with open_step(context, doc_eval) as databases:
-        if config.name is not None:
-            written = [write_series(databases, config.name)]
-            _log(context, written)
-            return dg.MaterializeResult(
-                metadata={**_of_one(written[0]), **_pages(written)}, data_version=_version(written)
+        written, failures = _write(databases, config.name)
+        for one in written:
+            context.log.info(f"{shown_name(one.series.name)}: {one.series.verdict}; the page is {one.path}")
+        # Pages that are written are served, whatever became of the others.
+        if written or not failures:
+            yield dg.MaterializeResult(
+                metadata={
+                    **(_of_one(written[0]) if config.name is not None else _of_all(written)),
+                    "pages": dg.MetadataValue.json([one.path.name for one in written]),
+                },
+                data_version=_version(written),
             )
-        written, failures = _write_all(databases)
-        _log(context, written)
-        metadata = {**_of_all(written), **_pages(written)}
         if failures:
-            # Pages that are written are served, whatever became of the others.
-            context.log_event(dg.AssetMaterialization(series.key, metadata=metadata))
             more = f"; {len(failures) - 1:,} more failed" if len(failures) > 1 else ""
             raise dg.Failure(description=f"{failures[0]}{more}", allow_retries=False)
-    return dg.MaterializeResult(metadata=metadata, data_version=_version(written))
 
 
 refresh_series = dg.define_asset_job(
@@ -130,10 +128,12 @@ def was_written(instance: dg.DagsterInstance, name: str) -> bool:
     return False
 
 
-def _write_all(databases: Databases) -> tuple[list["WrittenSeries"], list[str]]:
-    """The pages of all recurring evaluations, and why some could not be written; one failure stops no other."""
+def _write(databases: Databases, wanted: str | None) -> tuple[list["WrittenSeries"], list[str]]:
+    """The page of one recurring evaluation, or of all; of all, why some could not be written."""
     from doceval_pipeline.batches.series import write_series
 
+    if wanted is not None:
+        return [write_series(databases, wanted)], []
     with databases.doc_eval.connect() as connection:
         names = [record.name for record in list_recurring(connection)]
     written, failures = [], []
@@ -146,15 +146,6 @@ def _write_all(databases: Databases) -> tuple[list["WrittenSeries"], list[str]]:
         except DocEvalError as error:
             failures.append(f"{shown_name(name)}: {error}")
     return written, failures
-
-
-def _log(context: dg.AssetExecutionContext, written: Sequence["WrittenSeries"]) -> None:
-    for one in written:
-        context.log.info(f"{shown_name(one.series.name)}: {one.series.verdict}; the page is {one.path}")
-
-
-def _pages(written: Sequence["WrittenSeries"]) -> dict[str, Any]:
-    return {"pages": dg.MetadataValue.json([one.path.name for one in written])}
 
 
 def _version(written: Sequence["WrittenSeries"]) -> dg.DataVersion:

@@ -54,7 +54,7 @@ def previous_batch(connection: Connection, batch_id: int) -> BatchRecord | None:
 
 
 def batch_of_same_configuration(connection: Connection, batch_id: int) -> int | None:
-    """The newest earlier batch that is completed, not archived, and has the same sealed connections and prompts.
+    """The newest earlier completed batch with the same sealed connections and prompts, not archived.
 
     For an occurrence it is the batch that its report compares with, or None if that has others.
     """

@@ -85,7 +85,7 @@ _CHANGES_OF_BATCH = _changes("""
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesOccurrence:
+class RecordedOccurrence:
     """An occurrence with its batch, where it made one; times are UTC-aware."""
 
     due_at: datetime
@@ -131,7 +131,7 @@ class SeriesState:
     digest: str
 
 
-def series_occurrences(connection: Connection, recurring_id: int, most: int) -> list[SeriesOccurrence]:
+def series_occurrences(connection: Connection, recurring_id: int, most: int) -> list[RecordedOccurrence]:
     """The newest occurrences of a recurring evaluation, oldest first."""
     rows = connection.execute(_OCCURRENCES, {"id": recurring_id, "most": most}).all()
     return [_occurrence(row) for row in reversed(rows)]
@@ -143,7 +143,7 @@ def count_occurrences(connection: Connection, recurring_id: int) -> tuple[int, i
     return total, made
 
 
-def occurrences_up_to(connection: Connection, batch_id: int, most: int) -> list[SeriesOccurrence]:
+def occurrences_up_to(connection: Connection, batch_id: int, most: int) -> list[RecordedOccurrence]:
     """The occurrence of a batch and those before it, newest first; empty for any other batch."""
     return [_occurrence(row) for row in connection.execute(_UP_TO, {"batch_id": batch_id, "most": most})]
 
@@ -183,8 +183,8 @@ def changed_files(
     return changes, rows[0].total if rows else 0
 
 
-def _occurrence(row: Row[Any]) -> SeriesOccurrence:
+def _occurrence(row: Row[Any]) -> RecordedOccurrence:
     values = dict(row._mapping)
     values["outcome"] = Outcome(row.outcome)
     values["status"] = None if row.status is None else Status(row.status)
-    return SeriesOccurrence(**values)
+    return RecordedOccurrence(**values)

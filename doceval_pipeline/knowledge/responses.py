@@ -168,7 +168,7 @@ def count_cells(connection: Connection, batch_ids: Sequence[int]) -> dict[int, C
 
 
 def count_origins(connection: Connection, batch_ids: Sequence[int]) -> dict[int, tuple[int, bool]]:
-    """How many batches the reused results of several batches come from, and whether any are of another installation.
+    """How many batches reused results come from, and whether some are of another installation, by batch.
 
     Batches without reused results are left out.
     """

@@ -14,16 +14,17 @@ from doceval_pipeline.knowledge.status_words import SIMULATED_SQL, Outcome, word
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
-# Scores that cannot be, NaN among them, count as none. As numeric, whose sum does not depend on the order of
-# the rows.
-_SCORE = f"CASE WHEN {_SUCCEEDED} AND overall_score BETWEEN 0 AND 100 THEN overall_score::numeric END"
-# One pass over all rows; who reads adds up what belongs together.
+# Scores that cannot be, NaN among them, count as none.
+_SCORE = f"CASE WHEN {_SUCCEEDED} AND overall_score BETWEEN 0 AND 100 THEN overall_score END"
+# One pass over all rows; who reads adds up what belongs together. Sums are numeric, which do not depend on
+# the order of the rows.
 _ADD_UP = text(f"""
-    SELECT batch_id, connection_id, prompt_id, reused_from IS NOT NULL AS reused, input_tokens IS NOT NULL AS has_input,
-           output_tokens IS NOT NULL AS has_output, count(*) AS cells,
+    SELECT batch_id, connection_id, prompt_id, reused_from IS NOT NULL AS reused,
+           input_tokens IS NOT NULL AS has_input, output_tokens IS NOT NULL AS has_output, count(*) AS cells,
            count(*) FILTER (WHERE {_SUCCEEDED}) AS succeeded, count(*) FILTER (WHERE {_FAILED}) AS failed,
            count(*) FILTER (WHERE {SIMULATED_SQL}) AS simulated, count({_SCORE}) AS scored,
-           coalesce(sum({_SCORE}), 0)::float8 AS scores, sum(({SECONDS_SQL})::numeric)::float8 AS seconds,
+           coalesce(sum(({_SCORE})::numeric), 0)::float8 AS scores,
+           sum(({SECONDS_SQL})::numeric)::float8 AS seconds,
            coalesce(sum(input_tokens) FILTER (WHERE {_SUCCEEDED} OR {_FAILED}), 0) AS input_tokens,
            coalesce(sum(output_tokens) FILTER (WHERE {_SUCCEEDED} OR {_FAILED}), 0) AS output_tokens
     FROM current_llm_responses WHERE batch_id = ANY(CAST(:batch_ids AS int[]))
@@ -40,7 +41,8 @@ _EVIDENCE = text(f"""
         FROM occurrence o JOIN batch_questions q ON q.batch_id = o.batch_id),
     score AS (
         SELECT q.batch_id, q.place, q.connection_id, q.prompt_id, q.question, r.document_id,
-               {_SCORE.replace("overall_score", "r.overall_score").replace("status", "r.status")} AS score
+               ({_SCORE.replace("overall_score", "r.overall_score").replace("status", "r.status")})::numeric
+                   AS score
         FROM question q JOIN current_llm_responses r
             ON r.batch_id = q.batch_id AND r.connection_id = q.connection_id AND r.prompt_id = q.prompt_id
         WHERE r.reused_from IS NULL),
@@ -66,11 +68,11 @@ _SCORES_OF_CHANGES = text(f"""
            before.digest IS DISTINCT FROM now.digest
     FROM change c
     JOIN LATERAL (
-        SELECT r.connection_id, r.prompt_id, q.digest, ({_SCORE})::float8 AS score
+        SELECT r.connection_id, r.prompt_id, q.digest, {_SCORE} AS score
         FROM current_llm_responses r LEFT JOIN batch_questions q USING (batch_id, connection_id, prompt_id)
         WHERE r.batch_id = c.batch_id AND r.document_id = c.document_id) AS now ON true
     JOIN LATERAL (
-        SELECT q.digest, ({_SCORE})::float8 AS score
+        SELECT q.digest, {_SCORE} AS score
         FROM current_llm_responses r LEFT JOIN batch_questions q USING (batch_id, connection_id, prompt_id)
         WHERE r.batch_id = c.batch_before AND r.document_id = c.document_before
           AND r.connection_id = now.connection_id AND r.prompt_id = now.prompt_id) AS before ON true

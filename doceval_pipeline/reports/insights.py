@@ -199,9 +199,10 @@ class SinceOccurrence:
 class SincePrevious:
     """The newest earlier batch that completed and shares documents and columns with this one.
 
-    For an occurrence it is the one before in its series, which may share no document. `columns` are the best of `shared_columns` that have a document with both scores. `same_results` are in
-    both batches by reuse: they are compared with nothing. `occurrence` is None unless both batches are
-    occurrences of one recurring evaluation.
+    For an occurrence it is the one before in its series, which may share no document. `columns` are the best
+    of `shared_columns` that have a document with both scores. `same_results` are in both batches by reuse:
+    they are compared with nothing. `occurrence` is None unless both batches are occurrences of one recurring
+    evaluation.
     """
 
     partition_key: str

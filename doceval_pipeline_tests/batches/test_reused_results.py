@@ -194,7 +194,10 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     answered(databases, first)
     second, queued = staged(databases, inbox, "tuesday", model=model)
     assert queued.sentence.endswith("all of them are reused, nothing is asked")
-    assert progress(databases, second).reuse == "4 done, all of them reused from 1 batch: no model was called in this batch"
+    assert (
+        progress(databases, second).reuse
+        == "4 done, all of them reused from 1 batch: no model was called in this batch"
+    )
     found = look(databases, told={})
     assert [seen.batch.id for seen in found.completed] == [second], "its report is asked for"
     data = gather(databases, second)
@@ -205,6 +208,18 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     page = render_html(data, figures(data))
     assert '<p class="figure">0</p><p class="muted">no model was called in this batch</p>' in page
     assert "Nothing to compare with" in page
+    # As after a restore in another installation.
+    with databases.knowledge.begin() as connection:
+        connection.execute(
+            text("UPDATE llm_responses SET reused_batch_id = 0 WHERE batch_id = :id"), {"id": second}
+        )
+    assert "all of them reused from another installation" in str(progress(databases, second).reuse)
+    data = gather(databases, second)
+    shown = render_html(data, figures(data)) + render_markdown(figures(data))
+    assert "| reused | 4 from another installation |" in shown
+    assert "batch-000000" not in shown
+    compared = compare_batches(databases, str(first), str(second), 50.0)
+    assert compared.same_results == 0, "the numbers of its rows are of another installation"
 
 
 def test_repetitions_of_a_result_whose_batch_is_not_counted_count_once(
