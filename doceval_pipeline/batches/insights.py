@@ -30,8 +30,8 @@ from doceval_pipeline.reports.insights import (
     Cost,
     Insights,
     Movement,
-    Origin,
     Provenance,
+    ReusedFrom,
     Samples,
     Seconds,
     SincePrevious,
@@ -121,13 +121,13 @@ def _without_repetitions(scores: Scores) -> NDArray[np.float64]:
     return values
 
 
-def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list[Origin]:
+def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list[ReusedFrom]:
     found = newest_origins(knowledge, batch_id, ORIGINS_SHOWN)
     names = batch_names(doc_eval, [number for number, _ in found])
     return [
-        Origin(partition_key(number), names.get(number, "(unknown here)"), cells)
+        ReusedFrom(partition_key(number), names.get(number, "(unknown here)"), cells)
         if number
-        else Origin(None, "", cells)
+        else ReusedFrom(None, "", cells)
         for number, cells in found
     ]
 

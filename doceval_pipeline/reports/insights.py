@@ -265,7 +265,7 @@ def origins_text(batches: int, is_elsewhere: bool) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ReusedFrom:
     """A batch that results were reused from, by its partition key and name, and how many `cells` it gave.
 
     Batches of another installation are one, without a partition key.
@@ -319,7 +319,7 @@ class Insights:
     content_bytes: int
     attempts: Sequence[tuple[int, int]]
     provenance: Provenance
-    origins: Sequence[Origin] = ()
+    origins: Sequence[ReusedFrom] = ()
     all_origins: int = 0
     is_from_elsewhere: bool = False
 
