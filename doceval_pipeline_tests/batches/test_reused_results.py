@@ -220,6 +220,7 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     assert "batch-000000" not in shown
     compared = compare_batches(databases, str(first), str(second), 50.0)
     assert compared.same_results == 0, "the numbers of its rows are of another installation"
+    assert sum(row.repeated for row in gather_leaderboard(databases).rows) == 0
 
 
 def test_repetitions_of_a_result_whose_batch_is_not_counted_count_once(
