@@ -13,8 +13,10 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.series import WrittenSeries, write_series
 from doceval_pipeline.cli import cli
 from doceval_pipeline.defs.report_pages import report_page
-from doceval_pipeline.defs.series import TAG, fresh_series
+from doceval_pipeline.defs.series import TAG, _version, fresh_series
 from doceval_pipeline.errors import FileError, UnknownRecurring
+from doceval_pipeline.reports.insights import Changes
+from doceval_pipeline.reports.series import Series
 from doceval_pipeline_tests.batches.nights import Nights
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick
 
@@ -74,6 +76,16 @@ def test_the_page_of_one_series_or_of_all_is_written_served_and_measured(
     monkeypatch.undo()
     unknown = run(instance, "refresh_series", None, run_config=config(name="nothing"))
     assert failure(unknown).startswith("there is no recurring evaluation 'nothing'")
+
+
+def test_a_change_of_any_series_is_a_new_version_of_the_data() -> None:
+    versions = {_version([page(f"{n:016x}") for n in (*range(30), last)]).value for last in (1, 2)}
+    assert len(versions) == 2
+
+
+def page(digest: str) -> WrittenSeries:
+    written = Series("inbox", "UTC", (), 0, {}, Changes(), digest)
+    return WrittenSeries(Path("series.html"), written, 1)
 
 
 def test_each_state_of_a_series_is_asked_for_once(
