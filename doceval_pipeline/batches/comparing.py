@@ -209,8 +209,8 @@ def _compare(
     found = compare_sides(sides, documents, columns, names.of_document, threshold)
     if found is None and all(column.first_cells.same_results == documents.size for column in columns):
         raise ComparisonError(
-            f"{_both(halves)} have nothing to compare: each result that they share is one and the same, by "
-            "reuse; doceval reprocess BATCH --all asks again"
+            f"{_both(halves)} share only reused results, so there is nothing to compare: ask again with "
+            "doceval reprocess BATCH --all"
         )
     if found is None:
         raise ComparisonError(

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.result_checks import ColumnDrift, Drift, names_of, require_rows
 from doceval_pipeline.doc_eval.batches import partition_key
-from doceval_pipeline.doc_eval.standings import Names, previous_batch
+from doceval_pipeline.doc_eval.previous import batch_of_same_configuration
+from doceval_pipeline.doc_eval.standings import Names
 from doceval_pipeline.findings import Difference
 from doceval_pipeline.knowledge.scores import Scores, are_same_results, read_scores
 from doceval_pipeline.statistics import corrected, difference
@@ -24,8 +25,9 @@ ARRANGEMENTS = 10_000
 
 
 def judge_drift(databases: Databases, batch_id: int) -> Drift:
-    """Hold a batch against the newest earlier completed one with the same connections and prompts.
+    """Compare a batch with the newest earlier completed one that has the same connections and prompts.
 
+    An occurrence of a recurring evaluation is compared with the one before, as in its report.
     Documents that both scored are compared with themselves (`statistics.difference`); where less than half of
     either batch is shared, all scores of one with all of the other (Mann-Whitney). A result that one batch
     reused from the other, or both from a third, is one result: it says nothing about a change, and is left
@@ -38,7 +40,7 @@ def judge_drift(databases: Databases, batch_id: int) -> Drift:
     """
     require_rows(databases, batch_id)
     with databases.doc_eval.connect() as connection:
-        previous = previous_batch(connection, batch_id)
+        previous = batch_of_same_configuration(connection, batch_id)
     if previous is None:
         return Drift(None, 0, ())
     with databases.knowledge.connect() as connection:

@@ -31,7 +31,7 @@ from doceval_pipeline.reports.html import (
     KNOWN_PROCESSOR_LIMIT_BYTES,
     NAMES_SHOWN,
 )
-from doceval_pipeline.reports.insights import NOTHING, Provenance
+from doceval_pipeline.reports.insights import ELSEWHERE, NOTHING, Provenance
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
 from doceval_pipeline.reports.model import (
     CellChange,
@@ -266,7 +266,11 @@ def _cells(knowledge: Connection, batch_id: int, documents: Sequence[int]) -> li
     saying = [cell[8] for cell in cells if cell[9]][:DETAILS_SHOWN]
     said = [_without_keys(row) for row in results.read_details(knowledge, saying)]
     details = {row[0]: CellDetails(*row[1:]) for row in _cut(said)}
-    keys = {number: partition_key(number) for number in {cell[10] for cell in cells} if number is not None}
+    keys = {
+        number: partition_key(number) if number else ELSEWHERE
+        for number in {cell[10] for cell in cells}
+        if number is not None
+    }
     return [
         ReportCell(details.get(cell[8]), *cell[:8], reused_batch=keys.get(cell[10]))  # type: ignore[misc]
         for cell in cells

@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.names import Names
-from doceval_pipeline.batches.occurrences import (
-    samples_of,
-    since_occurrence,
-    without_reused,
-)
+from doceval_pipeline.batches.series_findings import samples_of, since_occurrence
 from doceval_pipeline.doc_eval.batches import batch_names, partition_key
 from doceval_pipeline.doc_eval.definitions import Prices
 from doceval_pipeline.doc_eval.previous import previous_batch
@@ -34,8 +30,8 @@ from doceval_pipeline.reports.insights import (
     Cost,
     Insights,
     Movement,
-    Origin,
     Provenance,
+    ReusedFrom,
     Samples,
     Seconds,
     SincePrevious,
@@ -77,6 +73,8 @@ def gather_insights(
     table = scores.documents, scores.columns, scores.values
     names.know(analysis.most_disagreed(*table))
     reused, content_bytes = effort.read_storage(knowledge, batch_id, stored)
+    origins = count_origins(knowledge, [batch_id]) if data.total.reused else {}
+    all_origins, is_from_elsewhere = origins.get(batch_id, (0, False))
     seconds, tokens = effort.read_seconds(knowledge, batch_id), effort.read_tokens(knowledge, batch_id)
     return Insights(
         scores=analysis.mean_score(scores.values),
@@ -95,7 +93,8 @@ def gather_insights(
         attempts=effort.count_attempts(knowledge, batch_id),
         provenance=provenance,
         origins=_origins(doc_eval, knowledge, batch_id) if data.total.reused else (),
-        all_origins=count_origins(knowledge, [batch_id]).get(batch_id, 0) if data.total.reused else 0,
+        all_origins=all_origins,
+        is_from_elsewhere=is_from_elsewhere,
     )
 
 
@@ -122,11 +121,14 @@ def _without_repetitions(scores: Scores) -> NDArray[np.float64]:
     return values
 
 
-def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list[Origin]:
+def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list[ReusedFrom]:
     found = newest_origins(knowledge, batch_id, ORIGINS_SHOWN)
     names = batch_names(doc_eval, [number for number, _ in found])
     return [
-        Origin(partition_key(number), names.get(number, "(unknown here)"), cells) for number, cells in found
+        ReusedFrom(partition_key(number), names.get(number, "(unknown here)"), cells)
+        if number
+        else ReusedFrom(None, "", cells)
+        for number, cells in found
     ]
 
 
@@ -202,9 +204,7 @@ def _since_previous(
     history = occurrences_up_to(doc_eval, data.batch_id, OCCURRENCES_READ)
     occurrence = None
     if any(one.batch_id == previous.id for one in history):
-        occurrence = since_occurrence(doc_eval, knowledge, history, previous.id, (before, now))
-        # A result that was reused is the result of the document before, not another one.
-        now = replace(now, values=without_reused(now))
+        occurrence = since_occurrence(doc_eval, knowledge, history, previous.id)
     compared = _compare(before, now, best_first)
     sealed = read_snapshot(doc_eval, previous.id)
     # Without rows or columns in common it was archived meanwhile, or its choice is not what it was. Two

@@ -67,7 +67,8 @@ class Drift:
         """What was found, in a line without names."""
         if self.previous is None:
             return (
-                "nothing to compare with: no earlier batch with the same connections and prompts is completed"
+                "nothing to compare with: no earlier batch with the same connections and prompts is "
+                "completed, or the occurrence before has others"
             )
         tested = sum(column.p is not None for column in self.columns)
         said = f"{len(self.drifted)} of {tested} columns scored differently than in {self.previous}"

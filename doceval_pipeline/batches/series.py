@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.insights import add_up_costs
-from doceval_pipeline.batches.occurrences import find_changes, state_of
 from doceval_pipeline.batches.report_files import keep_page
 from doceval_pipeline.batches.reporting import template_cache
 from doceval_pipeline.batches.series_drift import BINS, Evidence, Scored, mark_drift
+from doceval_pipeline.batches.series_findings import find_changes, state_of
 from doceval_pipeline.batches.whole_file import file_errors
 from doceval_pipeline.doc_eval import series as recorded
 from doceval_pipeline.doc_eval.batches import partition_key
@@ -27,6 +27,7 @@ from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
 from doceval_pipeline.doc_eval.standings import read_names
 from doceval_pipeline.knowledge import series as results
 from doceval_pipeline.knowledge.effort import TokensTaken
+from doceval_pipeline.knowledge.queue import MORE_MEMORY
 from doceval_pipeline.knowledge.series import PartOfColumn, PointsOfColumn
 from doceval_pipeline.reports.insights import Column, Cost
 from doceval_pipeline.reports.series import (
@@ -36,9 +37,6 @@ from doceval_pipeline.reports.series import (
     SeriesOccurrence,
     render_series,
 )
-
-# What a sort of many results may take of the server's memory before it goes to the disk.
-_ROOM_TO_SORT = text("SET LOCAL work_mem = '64MB'")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def gather_series(databases: Databases, record: RecurringRecord) -> Series:
     repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
     with databases.doc_eval.connect() as doc_eval, repeatable.connect() as knowledge:
         for connection in (doc_eval, knowledge):
-            connection.execute(_ROOM_TO_SORT)
+            connection.execute(MORE_MEMORY)
         occurrences = recorded.series_occurrences(doc_eval, record.id, recorded.OCCURRENCES_READ)
         total, made = recorded.count_occurrences(doc_eval, record.id)
         done = [o.batch_id for o in occurrences if o.has_results and o.batch_id is not None]
@@ -122,7 +120,7 @@ def _figures(doc_eval: Connection, knowledge: Connection, batch_ids: Sequence[in
 
 
 def _drifts(
-    knowledge: Connection, occurrences: Sequence[recorded.SeriesOccurrence], made: int
+    knowledge: Connection, occurrences: Sequence[recorded.RecordedOccurrence], made: int
 ) -> dict[int, dict[Column, Drift]]:
     """What the comparison found, by batch; a batch whose staging or results are not done is in none."""
     batches = [o for o in occurrences if o.batch_id is not None]
@@ -156,7 +154,7 @@ def _evidence(rows: Sequence[PointsOfColumn]) -> Evidence:
 
 
 def _occurrence(
-    found: recorded.SeriesOccurrence, figures: _Figures, drifts: Mapping[Column, Drift]
+    found: recorded.RecordedOccurrence, figures: _Figures, drifts: Mapping[Column, Drift]
 ) -> SeriesOccurrence:
     state, reason = state_of(found)
     shown = SeriesOccurrence(
@@ -175,7 +173,7 @@ def _occurrence(
 
 def _with_results(
     shown: SeriesOccurrence,
-    found: recorded.SeriesOccurrence,
+    found: recorded.RecordedOccurrence,
     columns: Mapping[Column, Sequence[PartOfColumn]],
     costs: Sequence[Cost],
     drifts: Mapping[Column, Drift],

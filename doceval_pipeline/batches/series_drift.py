@@ -1,7 +1,7 @@
 """Marks where the scores of a series drift. Pure: sums and counts come in, marks go out.
 
 Each occurrence is compared with all earlier ones since the last mark, by prompt and connection. The chance of
-any false mark in a whole series, however long, is at most `SIGNIFICANT`: see docs/statistics.md.
+any false mark in the occurrences that are passed is at most `SIGNIFICANT`: see docs/statistics.md.
 """
 
 import math

@@ -25,7 +25,8 @@ from doceval_pipeline.knowledge.responses import (
     count_origins,
     deferred_rows,
 )
-from doceval_pipeline.reports.numbers import counted
+from doceval_pipeline.reports.insights import origins_text
+from doceval_pipeline.reports.model import NOTHING_ASKED
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class BatchProgress:
     completions could not be told. `report` is the file of its newest report. `request` is there where a run
     that stages or reports the batch is awaited, and `notices` are sentences about what is missing and what
     to do. `deferred` is there where waiting rows are not handed out yet, because their processor asked so.
-    `origins` counts the batches that reused results come from.
+    `origins` counts the batches that reused results come from; `is_from_elsewhere` where some come from
+    another installation.
     `recurring` is there for the batch of a recurring evaluation that is not deleted.
     """
 
@@ -52,6 +54,7 @@ class BatchProgress:
     notices: tuple[str, ...] = ()
     deferred: DeferredRows | None = None
     origins: int = 0
+    is_from_elsewhere: bool = False
     recurring: Origin | None = None
 
     @property
@@ -62,8 +65,9 @@ class BatchProgress:
             return None
         whole = cells.reused == cells.done == self.batch.expected_cells
         many = "all" if whole else f"{cells.reused:,}"
-        said = f"{cells.done:,} done, {many} of them reused from {counted(self.origins, 'batch', 'batches')}"
-        return f"{said}: nothing was asked" if whole else said
+        places = origins_text(self.origins, self.is_from_elsewhere)
+        said = f"{cells.done:,} done, {many} of them reused from {places}"
+        return f"{said}: {NOTHING_ASKED}" if whole else said
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; its names are a public interface."""
@@ -140,7 +144,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
                 *(run.sentence for run in lost if run.batch_id == batch.id),
             ),
             deferred.get(batch.id),
-            origins.get(batch.id, 0),
+            *origins.get(batch.id, (0, False)),
             recurring.get(batch.id),
         )
         for batch in batches

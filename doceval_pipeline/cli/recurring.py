@@ -149,7 +149,7 @@ def report(name: str, opens: bool, as_json: bool) -> None:
     It shows scores, failures, cost and time by occurrence, marks drift, and lists documents whose score
     changed with their content.
     """
-    from doceval_pipeline.batches.series import gather_series
+    from doceval_pipeline.batches.series import write_series
     from doceval_pipeline.cli.reports import open_report
     from doceval_pipeline.cli.runs import open_job
     from doceval_pipeline.reports.series import series_data
@@ -161,7 +161,10 @@ def report(name: str, opens: bool, as_json: bool) -> None:
         (event,) = act().get_asset_materialization_events()
     path = Path(str(event.materialization.metadata["report"].value))
     if as_json:
-        print_json({**series_data(gather_series(opened, record)), "path": str(path)})
+        # Written again, so that path and figures are of one state; it is the same file if nothing changed.
+        written = write_series(opened, record.name)
+        path = written.path
+        print_json({**series_data(written.series), "path": str(path)})
     else:
         console.print(str(path), markup=False)
     if opens:

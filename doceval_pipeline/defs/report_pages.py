@@ -18,7 +18,7 @@ from doceval_pipeline.batches.report_files import batch_of_report, is_page_of_se
 from doceval_pipeline.defs.reporting import was_rendered
 from doceval_pipeline.defs.series import was_written
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
-from doceval_pipeline.errors import DocEvalError, FileError, UnknownBatch
+from doceval_pipeline.errors import DocEvalError, FileError, UnknownBatch, UnknownRecurring
 from doceval_pipeline.settings import Settings
 
 PORTION = 256 * 1024
@@ -47,9 +47,9 @@ def report_page(instance: dg.DagsterInstance, method: str, name: str) -> Respons
     """
     try:
         report = _opened(instance, name)
-    except UnknownBatch as error:
-        return _refusal(404, str(error) if is_page_of_series(name) else UNKNOWN)
-    except FileError as error:
+    except UnknownBatch:
+        return _refusal(404, UNKNOWN)
+    except (UnknownRecurring, FileError) as error:
         return _refusal(404, str(error))
     except DocEvalError as error:
         return _refusal(503, str(error))
@@ -79,7 +79,7 @@ def _opened(instance: dg.DagsterInstance, name: str) -> BinaryIO:
 
 def _opened_series(instance: dg.DagsterInstance, name: str) -> BinaryIO:
     if not was_written(instance, name):
-        raise UnknownBatch(UNKNOWN_SERIES)
+        raise UnknownRecurring(UNKNOWN_SERIES)
     return open_report(open_databases(Settings.from_environment()), "doceval recurring report NAME", name)
 
 

@@ -1,34 +1,38 @@
 """The series of recurring evaluations as an asset, and the sensor that keeps their pages fresh."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
-from doceval_pipeline.batches.databases import database_errors
+from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.cursors import Written
 from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import shown_name
 from doceval_pipeline.defs.reporting import completion_report, report_link
-from doceval_pipeline.defs.requests import UNFINISHED, has_failed_for_long
+from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, UNFINISHED, has_failed_for_long
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import StepConfig, open_step
 from doceval_pipeline.doc_eval.recurring import list_recurring
 from doceval_pipeline.doc_eval.series import OCCURRENCES_READ, SeriesState, series_states
+from doceval_pipeline.errors import DocEvalError, UnknownRecurring
 from doceval_pipeline.reports.numbers import counted
 from doceval_pipeline.reports.series import series_markdown, series_numbers
 from doceval_pipeline.reports.untrusted import markdown_name
 
-# NumPy and Jinja are loaded only where a page is written.
+# NumPy and Jinja take half a second to load, which only runs that write a page need.
 if TYPE_CHECKING:
     from doceval_pipeline.batches.series import WrittenSeries
 
 SECONDS_BETWEEN_LOOKS = 60
 # In one tick; the others follow in the next ones.
 MOST_ASKED_FOR = 10
+# So many of the newest runs that ended without a page are considered.
+MOST_FAILURES = 100
 # Of a run that writes the page of one series: which recurring evaluation.
 TAG = "doceval/series"
 RETRIES = {"dagster/max_retries": "3"}
@@ -51,25 +55,24 @@ class OfSeries(StepConfig):
 )
 def series(
     context: dg.AssetExecutionContext, config: OfSeries, doc_eval: DocEval
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None]]:
     """Scores, failures, cost and time of recurring evaluations by occurrence, with drift marked."""
-    from doceval_pipeline.batches.series import write_series
-
     with open_step(context, doc_eval) as databases:
-        names = [config.name]
-        if config.name is None:
-            with databases.doc_eval.connect() as connection:
-                names = [record.name for record in list_recurring(connection)]
-        written = [write_series(databases, name) for name in names if name is not None]
-    for one in written:
-        context.log.info(f"{shown_name(one.series.name)}: {one.series.verdict}; the page is {one.path}")
-    return dg.MaterializeResult(
-        metadata={
-            **(_of_one(written[0]) if config.name is not None else _of_all(written)),
-            "pages": dg.MetadataValue.json([one.path.name for one in written]),
-        },
-        data_version=dg.DataVersion("-".join(one.series.digest for one in written)[:200] or "none"),
-    )
+        written, failures = _write(databases, config.name)
+        for one in written:
+            context.log.info(f"{shown_name(one.series.name)}: {one.series.verdict}; the page is {one.path}")
+        # Pages that are written are served, whatever became of the others.
+        if written or not failures:
+            yield dg.MaterializeResult(
+                metadata={
+                    **(_of_one(written[0]) if config.name is not None else _of_all(written)),
+                    "pages": dg.MetadataValue.json([one.path.name for one in written]),
+                },
+                data_version=_version(written),
+            )
+        if failures:
+            more = f"; {len(failures) - 1:,} more failed" if len(failures) > 1 else ""
+            raise dg.Failure(description=f"{failures[0]}{more}", allow_retries=False)
 
 
 refresh_series = dg.define_asset_job(
@@ -86,17 +89,22 @@ refresh_series = dg.define_asset_job(
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def fresh_series(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Ask for the page of each series that is not as it was when its page was asked for last.
+    """Requests the page of each series that changed since its page was last requested.
 
-    An occurrence that was skipped, failed, archived or reported changes a series; so does a new name.
+    An occurrence that was skipped, failed, archived or reported changes a series; so does a new time zone.
     """
     with database_errors(), doc_eval.open().doc_eval.connect() as connection:
         states = series_states(connection, OCCURRENCES_READ)
     asked = Written.read(context.cursor).written
     written = {state.id: asked[state.id] for state in states if state.id in asked}
+    failed = _failed_lately(context.instance)
     requests: list[dg.RunRequest] = []
     for state in states:
-        if len(requests) < MOST_ASKED_FOR and _is_due(context.instance, state, asked.get(state.id)):
+        is_other = state.digest[:16] != asked.get(state.id)
+        # Dagster is asked about single series only where there may be something to do.
+        if not is_other and str(state.id) not in failed:
+            continue
+        if len(requests) < MOST_ASKED_FOR and _is_due(context.instance, state, is_other):
             requests.append(_request(state))
             written[state.id] = state.digest[:16]
     return dg.SensorResult(
@@ -119,9 +127,40 @@ def was_written(instance: dg.DagsterInstance, name: str) -> bool:
     return False
 
 
-def _is_due(instance: dg.DagsterInstance, state: SeriesState, asked: str | None) -> bool:
-    """Whether a page is to be asked for: of another state, or because the last run ended without one."""
-    if state.digest[:16] == asked and not has_failed_for_long(
+def _write(databases: Databases, wanted: str | None) -> tuple[list["WrittenSeries"], list[str]]:
+    """The page of one recurring evaluation, or of all; of all, why some could not be written."""
+    from doceval_pipeline.batches.series import write_series
+
+    if wanted is not None:
+        return [write_series(databases, wanted)], []
+    with databases.doc_eval.connect() as connection:
+        names = [record.name for record in list_recurring(connection)]
+    written, failures = [], []
+    for name in names:
+        try:
+            written.append(write_series(databases, name))
+        except UnknownRecurring:
+            # Deleted since it was listed.
+            continue
+        except DocEvalError as error:
+            failures.append(f"{shown_name(name)}: {error}")
+    return written, failures
+
+
+def _version(written: Sequence["WrittenSeries"]) -> dg.DataVersion:
+    digests = "-".join(one.series.digest for one in written)
+    return dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest()[:16] if written else "none")
+
+
+def _failed_lately(instance: dg.DagsterInstance) -> set[str]:
+    """The series of the newest runs that ended without a page, by the value of their tag."""
+    filters = dg.RunsFilter(job_name=refresh_series.name, statuses=list(ENDED_WITHOUT_SUCCESS))
+    return {run.tags.get(TAG, "") for run in instance.get_runs(filters, limit=MOST_FAILURES)}
+
+
+def _is_due(instance: dg.DagsterInstance, state: SeriesState, is_other: bool) -> bool:
+    """Whether to request a page: of another state, or because the last run ended without one."""
+    if not is_other and not has_failed_for_long(
         instance, dg.RunsFilter(job_name=refresh_series.name, tags={TAG: str(state.id)})
     ):
         return False

@@ -1,4 +1,4 @@
-"""Finds the batch that a batch is compared with: the newest earlier one of the same kind. Changes nothing."""
+"""Finds the batch that a batch is compared with, in its report and by `score_drift`. Changes nothing."""
 
 from sqlalchemy import Connection, text
 
@@ -28,6 +28,16 @@ _PREVIOUS = text("""
                   WHERE mine.batch_id = :batch_id AND its.batch_id = alike.id)
     ORDER BY alike.id DESC LIMIT 1
 """)
+# The same connections and prompts to the last letter, whatever the folders and the batch are called.
+_SAME_CONFIGURATION = text("""
+    SELECT earlier.id FROM batches now
+    JOIN batches earlier ON CASE WHEN CAST(:occurrence_before AS int) IS NULL THEN earlier.id < now.id
+                                 ELSE earlier.id = :occurrence_before END
+    WHERE now.id = :batch_id AND earlier.status = 'COMPLETED' AND earlier.archived_at IS NULL
+      AND (earlier.config_snapshot -> 'connections')::jsonb = (now.config_snapshot -> 'connections')::jsonb
+      AND (earlier.config_snapshot -> 'prompts')::jsonb = (now.config_snapshot -> 'prompts')::jsonb
+    ORDER BY earlier.id DESC LIMIT 1
+""")
 
 
 def previous_batch(connection: Connection, batch_id: int) -> BatchRecord | None:
@@ -37,7 +47,24 @@ def previous_batch(connection: Connection, batch_id: int) -> BatchRecord | None:
     whatever they share; only where there is none it is another batch.
     """
     parameters = {"batch_id": batch_id, "candidates": CANDIDATES}
-    found = connection.scalar(_PREVIOUS_OCCURRENCE, {"batch_id": batch_id})
+    found = _occurrence_before(connection, batch_id)
     if found is None:
         found = connection.scalar(_PREVIOUS, parameters)
     return None if found is None else batch_by_id(connection, found)
+
+
+def batch_of_same_configuration(connection: Connection, batch_id: int) -> int | None:
+    """The newest earlier completed batch with the same sealed connections and prompts, not archived.
+
+    For an occurrence it is the batch that its report compares with, or None if that has others.
+    """
+    before = _occurrence_before(connection, batch_id)
+    found: int | None = connection.scalar(
+        _SAME_CONFIGURATION, {"batch_id": batch_id, "occurrence_before": before}
+    )
+    return found
+
+
+def _occurrence_before(connection: Connection, batch_id: int) -> int | None:
+    found: int | None = connection.scalar(_PREVIOUS_OCCURRENCE, {"batch_id": batch_id})
+    return found

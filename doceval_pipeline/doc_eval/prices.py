@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Connection, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.doc_eval.definitions import Prices
 
 _PRICES = text("SELECT id, prices FROM connections WHERE id = ANY(:ids) AND prices IS NOT NULL")
@@ -37,7 +38,7 @@ def prices_of_batch(connection: Connection, batch_id: int) -> dict[int, Prices]:
 def prices_of_batches(connection: Connection, batch_ids: Sequence[int]) -> dict[int, dict[int, Prices]]:
     """The prices of each batch, as of `prices_of_batch`."""
     rows: dict[int, list[tuple[int, Any]]] = {batch_id: [] for batch_id in batch_ids}
-    found = connection.execute(_PRICES_OF_BATCHES, {"batch_ids": "{" + ",".join(map(str, batch_ids)) + "}"})
+    found = connection.execute(_PRICES_OF_BATCHES, {"batch_ids": arrays.of_numbers(batch_ids)})
     for batch_id, connection_id, stored in found:
         rows[batch_id].append((connection_id, stored))
     return {batch_id: _as_prices(own) for batch_id, own in rows.items()}

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring import Outcome
 from doceval_pipeline.doc_eval.shown_files import FileName
@@ -37,12 +38,14 @@ _UP_TO = text(f"""
 """)
 # One line for each series; a digest of all that its page is made from.
 _STATES = text("""
-    SELECT r.id, r.name, encode(sha256(convert_to(r.name || E'\\n' || string_agg(format(
-               '%s %s %s %s %s %s %s', extract(epoch FROM o.due_at), o.outcome, o.batch_id,
-               CASE WHEN b.status = 'PAUSED'
+    SELECT r.id, r.name, encode(sha256(convert_to(
+               concat_ws(E'\\n', r.name, r.definition ->> 'timezone', string_agg(format(
+               '%s %s %s %s %s %s %s %s %s', extract(epoch FROM o.due_at), o.outcome, o.reason, o.batch_id,
+               CASE WHEN b.status IN ('PAUSED', 'FAILED_STAGING')
                       OR b.status IN ('COMPLETED', 'FAILED') AND b.result_digest = b.reported_digest
                     THEN b.status END,
-               b.reported_digest, b.archived_at IS NULL, b.held_reason), E'\\n' ORDER BY o.due_at),
+               b.reported_digest, b.archived_at IS NULL, b.cancelled_at IS NULL, b.held_reason),
+               E'\\n' ORDER BY o.due_at)),
                'UTF8')), 'hex')
     FROM recurring_evaluations r
     JOIN LATERAL (SELECT * FROM occurrences o WHERE o.recurring_id = r.id
@@ -82,7 +85,7 @@ _CHANGES_OF_BATCH = _changes("""
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesOccurrence:
+class RecordedOccurrence:
     """An occurrence with its batch, where it made one; times are UTC-aware."""
 
     due_at: datetime
@@ -128,7 +131,7 @@ class SeriesState:
     digest: str
 
 
-def series_occurrences(connection: Connection, recurring_id: int, most: int) -> list[SeriesOccurrence]:
+def series_occurrences(connection: Connection, recurring_id: int, most: int) -> list[RecordedOccurrence]:
     """The newest occurrences of a recurring evaluation, oldest first."""
     rows = connection.execute(_OCCURRENCES, {"id": recurring_id, "most": most}).all()
     return [_occurrence(row) for row in reversed(rows)]
@@ -140,7 +143,7 @@ def count_occurrences(connection: Connection, recurring_id: int) -> tuple[int, i
     return total, made
 
 
-def occurrences_up_to(connection: Connection, batch_id: int, most: int) -> list[SeriesOccurrence]:
+def occurrences_up_to(connection: Connection, batch_id: int, most: int) -> list[RecordedOccurrence]:
     """The occurrence of a batch and those before it, newest first; empty for any other batch."""
     return [_occurrence(row) for row in connection.execute(_UP_TO, {"batch_id": batch_id, "most": most})]
 
@@ -165,7 +168,7 @@ def changed_files(
         Only changes that this batch found.
     """
     statement = _CHANGES_OF_SERIES if batch_id is None else _CHANGES_OF_BATCH
-    ids = "{" + ",".join(map(str, batch_ids)) + "}"
+    ids = arrays.of_numbers(batch_ids)
     rows = connection.execute(statement, {"batch_ids": ids, "most": most, "batch_id": batch_id}).all()
     changes = [
         FileChange(
@@ -180,8 +183,8 @@ def changed_files(
     return changes, rows[0].total if rows else 0
 
 
-def _occurrence(row: Row[Any]) -> SeriesOccurrence:
+def _occurrence(row: Row[Any]) -> RecordedOccurrence:
     values = dict(row._mapping)
     values["outcome"] = Outcome(row.outcome)
     values["status"] = None if row.status is None else Status(row.status)
-    return SeriesOccurrence(**values)
+    return RecordedOccurrence(**values)

@@ -15,14 +15,6 @@ _FINISHED = text("""
 _OTHERS = text("SELECT count(*) FROM batches WHERE id <> ALL(:ids)")
 _CONNECTION_NAMES = text("SELECT id, name FROM connections WHERE id = ANY(:ids)")
 _PROMPT_NAMES = text("SELECT id, name FROM prompts WHERE id = ANY(:ids)")
-# The same connections and prompts to the last letter, whatever the folders and the batch are called.
-_PREVIOUS = text("""
-    SELECT earlier.id FROM batches now JOIN batches earlier ON earlier.id < now.id
-    WHERE now.id = :batch_id AND earlier.status = 'COMPLETED' AND earlier.archived_at IS NULL
-      AND (earlier.config_snapshot -> 'connections')::jsonb = (now.config_snapshot -> 'connections')::jsonb
-      AND (earlier.config_snapshot -> 'prompts')::jsonb = (now.config_snapshot -> 'prompts')::jsonb
-    ORDER BY earlier.id DESC LIMIT 1
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +44,6 @@ def finished_batches(connection: Connection) -> dict[int, str]:
 def count_others(connection: Connection, batch_ids: Collection[int]) -> int:
     """How many batches there are beside some."""
     return int(connection.execute(_OTHERS, {"ids": list(batch_ids)}).scalar_one())
-
-
-def previous_batch(connection: Connection, batch_id: int) -> int | None:
-    """The newest batch before this one that is completed, and has the same sealed connections and prompts."""
-    found: int | None = connection.scalar(_PREVIOUS, {"batch_id": batch_id})
-    return found
 
 
 def read_names(connection: Connection, connections: Collection[int], prompts: Collection[int]) -> Names:

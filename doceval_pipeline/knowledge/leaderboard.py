@@ -15,17 +15,18 @@ _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
 # not depend on the order of the rows. PostgreSQL keeps what is too much for its memory on the disk.
 _COLUMN = "connection_id, prompt_id"
 # A reused result is the result of its origin, and counts once for a connection and a prompt: as the origin,
-# where that is one of the results, and else as the first that was reused from it.
+# where that is one of the results, and else as the first that was reused from it. The numbers of another
+# installation's rows name other rows here.
 _ADD_UP = text(f"""
     WITH once AS MATERIALIZED (
-        SELECT DISTINCT ON ({_COLUMN}, reused_from) {_COLUMN}, r.id
+        SELECT DISTINCT ON ({_COLUMN}, reused_from, reused_batch_id = 0) {_COLUMN}, r.id
         FROM current_llm_responses r
         WHERE r.batch_id = ANY(:batch_ids) AND r.reused_from IS NOT NULL
-          AND NOT EXISTS (
+          AND (r.reused_batch_id = 0 OR NOT EXISTS (
               SELECT 1 FROM current_llm_responses origin
               WHERE origin.id = r.reused_from AND origin.batch_id = ANY(:batch_ids)
-                AND origin.connection_id = r.connection_id AND origin.prompt_id = r.prompt_id)
-        ORDER BY {_COLUMN}, reused_from, r.id),
+                AND origin.connection_id = r.connection_id AND origin.prompt_id = r.prompt_id))
+        ORDER BY {_COLUMN}, reused_from, reused_batch_id = 0, r.id),
     repeated AS MATERIALIZED (
         SELECT {_COLUMN}, sum(cells)::bigint AS repeated
         FROM (SELECT {_COLUMN}, count(*) AS cells FROM current_llm_responses

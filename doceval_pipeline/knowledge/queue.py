@@ -134,7 +134,7 @@ _REUSABLE = text(f"""
     GROUP BY 1, 2
 """)
 # Sorting in pieces of 4 MB would take twice as long.
-_MORE_MEMORY = text("SET LOCAL work_mem = '64MB'")
+MORE_MEMORY = text("SET LOCAL work_mem = '64MB'")
 # An IN that is no condition by itself is looked up in a hash table. As a join it may be compared row
 # by row, because PostgreSQL does not know yet how many rows have just been written.
 _HAS_ROWS = text("SELECT EXISTS (SELECT 1 FROM llm_responses WHERE batch_id = :batch_id)")
@@ -361,7 +361,7 @@ def enqueue(
         if reuse:
             connection.execute(_KEEP_ANSWERED, _asked(batch_id, prompts, connections))
         if reuse and (questions := _same_questions(connection, batch_id, prompts, connections)):
-            connection.execute(_MORE_MEMORY)
+            connection.execute(MORE_MEMORY)
             take = _REUSE_MISSING if again else _REUSE_ALL
             reused = connection.execute(take, {**parameters, **questions}).rowcount
         added = 0
@@ -389,7 +389,7 @@ def reusable(
     questions = _same_questions(connection, batch_id, prompts, connections)
     if not questions:
         return []
-    connection.execute(_MORE_MEMORY)
+    connection.execute(MORE_MEMORY)
     parameters = {"batch_id": batch_id, "documents": arrays.of_numbers(documents), "file_names": "{}"}
     return [Reusable(*row) for row in connection.execute(_REUSABLE, {**parameters, **questions})]
 

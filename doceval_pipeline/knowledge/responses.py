@@ -20,7 +20,7 @@ _COUNTS = text(f"""
 """)
 # Added up in two steps, so that nothing is sorted.
 _ORIGINS = text("""
-    SELECT batch_id, count(*)
+    SELECT batch_id, count(*) FILTER (WHERE reused_batch_id <> 0), bool_or(reused_batch_id = 0)
     FROM (SELECT batch_id, reused_batch_id FROM current_llm_responses
           WHERE batch_id = ANY(:batch_ids) AND reused_from IS NOT NULL GROUP BY 1, 2) AS origins
     GROUP BY 1
@@ -167,13 +167,19 @@ def count_cells(connection: Connection, batch_ids: Sequence[int]) -> dict[int, C
     return {batch_id: CellCounts(**values) for batch_id, values in counts.items()}
 
 
-def count_origins(connection: Connection, batch_ids: Sequence[int]) -> dict[int, int]:
-    """How many batches the reused results of several batches come from; batches without any are left out."""
-    return {row[0]: row[1] for row in connection.execute(_ORIGINS, {"batch_ids": list(batch_ids)})}
+def count_origins(connection: Connection, batch_ids: Sequence[int]) -> dict[int, tuple[int, bool]]:
+    """How many batches reused results come from, and whether some are of another installation, by batch.
+
+    Batches without reused results are left out.
+    """
+    return {row[0]: (row[1], row[2]) for row in connection.execute(_ORIGINS, {"batch_ids": list(batch_ids)})}
 
 
 def newest_origins(connection: Connection, batch_id: int, most: int) -> list[tuple[int, int]]:
-    """The newest batches that the reused results of a batch come from, each with how many it gave."""
+    """The newest batches that the reused results of a batch come from, each with how many it gave.
+
+    Batch 0 is another installation; it comes last.
+    """
     rows = connection.execute(_NEWEST_ORIGINS, {"batch_id": batch_id, "most": most})
     return [(row[0], row[1]) for row in rows]
 

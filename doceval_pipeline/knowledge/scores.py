@@ -37,11 +37,12 @@ _SCORE_OR_STATE = f"""
          WHEN status IN ({words_in_sql(Outcome.FAILED)}) THEN -{State.FAILED}
          ELSE -{State.OPEN} END
 """
+# The numbers of another installation's rows name other rows here; negative, they name none.
+_ORIGIN = "CASE WHEN reused_batch_id = 0 THEN -reused_from ELSE coalesce(reused_from, id) END"
 _COLUMNS = f"""
     COPY (
         SELECT connection_id, prompt_id, count(*) FILTER (WHERE {SIMULATED_SQL}),
-               array_agg(document_id), array_agg({_SCORE_OR_STATE}), array_agg(coalesce(reused_from, id)),
-               array_agg((reused_batch_id IS NOT NULL)::int)
+               array_agg(document_id), array_agg({_SCORE_OR_STATE}), array_agg({_ORIGIN})
         FROM current_llm_responses WHERE batch_id = %s GROUP BY 1, 2 ORDER BY 1, 2
     ) TO STDOUT (FORMAT binary)
 """
@@ -66,12 +67,10 @@ class Scores:
     states
         A `State` for each cell.
     origins
-        The row that each result was asked in: its own, or of a reused result its origin; 0 where there is no
-        cell. Two results with the same origin are one result.
+        The row that each result was asked in: its own, or of a reused result its origin, negative where that
+        is a row of another installation; 0 where there is no cell. Two results with the same origin are one.
     simulated
         How many cells of each column are simulated.
-    reused
-        Whether each cell has the result of another batch.
     """
 
     documents: NDArray[np.int64]
@@ -80,7 +79,6 @@ class Scores:
     states: NDArray[np.uint8]
     origins: NDArray[np.int64]
     simulated: tuple[int, ...]
-    reused: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,6 @@ class _Column:
     documents: NDArray[np.int64]
     found: NDArray[np.float64]  # as `_SCORE_OR_STATE`
     origins: NDArray[np.int64]
-    reused: NDArray[np.bool_]
 
 
 def read_scores(connection: Connection, batch_id: int) -> Scores:
@@ -101,15 +98,13 @@ def read_scores(connection: Connection, batch_id: int) -> Scores:
     shape = (documents.size, len(columns))
     values, states = np.full(shape, np.nan), np.full(shape, State.ABSENT, np.uint8)
     origins = np.zeros(shape, np.int64)
-    reused = np.zeros(shape, np.bool_)
     for place, column in enumerate(columns):
         rows = np.searchsorted(documents, column.documents)
         values[rows, place] = np.where(column.found < 0, np.nan, column.found)
         states[rows, place] = np.where(column.found < 0, -column.found, State.SCORED)
         origins[rows, place] = column.origins
-        reused[rows, place] = column.reused
     keys, simulated = tuple(c.key for c in columns), tuple(c.simulated for c in columns)
-    return Scores(documents, keys, values, states, origins, simulated, reused)
+    return Scores(documents, keys, values, states, origins, simulated)
 
 
 def are_same_results(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -128,8 +123,7 @@ def _read(connection: Connection, batch_id: int) -> Iterator[_Column]:
         documents = _array(_field(stream), ">i8").astype(np.int64)
         found = _array(_field(stream), ">f8").astype(np.float64)
         origins = _array(_field(stream), ">i8").astype(np.int64)
-        reused = _array(_field(stream), ">i4").astype(np.bool_)
-        yield _Column((connection_id, prompt_id), simulated, documents, found, origins, reused)
+        yield _Column((connection_id, prompt_id), simulated, documents, found, origins)
 
 
 def _field(stream: io.BytesIO) -> bytes:

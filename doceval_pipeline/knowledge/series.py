@@ -8,21 +8,23 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.knowledge.effort import SECONDS_SQL, TokensTaken
 from doceval_pipeline.knowledge.status_words import SIMULATED_SQL, Outcome, words_in_sql
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
-_REUSED = "reused_batch_id IS NOT NULL"
 # Scores that cannot be, NaN among them, count as none.
 _SCORE = f"CASE WHEN {_SUCCEEDED} AND overall_score BETWEEN 0 AND 100 THEN overall_score END"
-# One pass over all rows; who reads adds up what belongs together.
+# One pass over all rows; who reads adds up what belongs together. Sums are numeric, which do not depend on
+# the order of the rows.
 _ADD_UP = text(f"""
-    SELECT batch_id, connection_id, prompt_id, {_REUSED} AS reused, input_tokens IS NOT NULL AS has_input,
-           output_tokens IS NOT NULL AS has_output, count(*) AS cells,
+    SELECT batch_id, connection_id, prompt_id, reused_from IS NOT NULL AS reused,
+           input_tokens IS NOT NULL AS has_input, output_tokens IS NOT NULL AS has_output, count(*) AS cells,
            count(*) FILTER (WHERE {_SUCCEEDED}) AS succeeded, count(*) FILTER (WHERE {_FAILED}) AS failed,
            count(*) FILTER (WHERE {SIMULATED_SQL}) AS simulated, count({_SCORE}) AS scored,
-           coalesce(sum({_SCORE}), 0) AS scores, sum({SECONDS_SQL}) AS seconds,
+           coalesce(sum(({_SCORE})::numeric), 0)::float8 AS scores,
+           sum(({SECONDS_SQL})::numeric)::float8 AS seconds,
            coalesce(sum(input_tokens) FILTER (WHERE {_SUCCEEDED} OR {_FAILED}), 0) AS input_tokens,
            coalesce(sum(output_tokens) FILTER (WHERE {_SUCCEEDED} OR {_FAILED}), 0) AS output_tokens
     FROM current_llm_responses WHERE batch_id = ANY(CAST(:batch_ids AS int[]))
@@ -39,21 +41,22 @@ _EVIDENCE = text(f"""
         FROM occurrence o JOIN batch_questions q ON q.batch_id = o.batch_id),
     score AS (
         SELECT q.batch_id, q.place, q.connection_id, q.prompt_id, q.question, r.document_id,
-               {_SCORE.replace("overall_score", "r.overall_score").replace("status", "r.status")} AS score
+               ({_SCORE.replace("overall_score", "r.overall_score").replace("status", "r.status")})::numeric
+                   AS score
         FROM question q JOIN current_llm_responses r
             ON r.batch_id = q.batch_id AND r.connection_id = q.connection_id AND r.prompt_id = q.prompt_id
-        WHERE r.{_REUSED.replace("NOT NULL", "NULL")}),
+        WHERE r.reused_from IS NULL),
     beside AS (
         SELECT batch_id, connection_id, prompt_id, question, score,
                lag(score) OVER (PARTITION BY document_id, connection_id, prompt_id, question ORDER BY place)
                    AS earlier
         FROM score WHERE score IS NOT NULL)
     SELECT batch_id, connection_id, prompt_id, question, round(score)::int AS points,
-           count(*) AS asked, sum(score) AS asked_total,
+           count(*) AS asked, sum(score)::float8 AS asked_total,
            count(*) FILTER (WHERE earlier IS NULL) AS new,
-           coalesce(sum(score) FILTER (WHERE earlier IS NULL), 0) AS new_total,
-           count(earlier) AS pairs, coalesce(sum(score - earlier), 0) AS moved,
-           coalesce(sum((score - earlier) ^ 2), 0) AS moved_squared
+           coalesce(sum(score) FILTER (WHERE earlier IS NULL), 0)::float8 AS new_total,
+           count(earlier) AS pairs, coalesce(sum(score - earlier), 0)::float8 AS moved,
+           coalesce(sum((score - earlier) * (score - earlier)), 0)::float8 AS moved_squared
     FROM beside GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
 """)
 _SCORES_OF_CHANGES = text(f"""
@@ -156,7 +159,7 @@ class ChangedScore:
 
 def add_up_series(connection: Connection, batch_ids: Sequence[int]) -> list[PartOfColumn]:
     """All results of some batches, added up."""
-    rows = connection.execute(_ADD_UP, {"batch_ids": _as_array(batch_ids)})
+    rows = connection.execute(_ADD_UP, {"batch_ids": arrays.of_numbers(batch_ids)})
     return [PartOfColumn(*row) for row in rows]
 
 
@@ -168,7 +171,7 @@ def evidence_of_series(connection: Connection, batch_ids: Sequence[int]) -> list
     batch_ids
         In the order of the series, oldest first.
     """
-    rows = connection.execute(_EVIDENCE, {"batch_ids": _as_array(batch_ids)})
+    rows = connection.execute(_EVIDENCE, {"batch_ids": arrays.of_numbers(batch_ids)})
     return [PointsOfColumn(*row) for row in rows]
 
 
@@ -183,10 +186,6 @@ def scores_of_changes(
         Batch and `docs.id` before, batch and `docs.id` after.
     """
     names = ("batches_before", "documents_before", "batches", "documents")
-    arrays = zip(*changes, strict=True) if changes else [()] * len(names)
-    values = {name: _as_array(array) for name, array in zip(names, arrays, strict=True)}
+    numbers = zip(*changes, strict=True) if changes else [()] * len(names)
+    values = {name: arrays.of_numbers(own) for name, own in zip(names, numbers, strict=True)}
     return [ChangedScore(*row) for row in connection.execute(_SCORES_OF_CHANGES, values)]
-
-
-def _as_array(numbers: Sequence[int]) -> str:
-    return "{" + ",".join(map(str, numbers)) + "}"

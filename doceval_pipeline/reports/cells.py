@@ -12,7 +12,7 @@ from functools import lru_cache
 from markupsafe import Markup, escape
 
 from doceval_pipeline.reports.matrix import SYMBOLS, Matrix, RowView, look
-from doceval_pipeline.reports.model import CellDetails, ReportCell, ReportRow
+from doceval_pipeline.reports.model import NOTHING_ASKED, CellDetails, ReportCell, ReportRow
 from doceval_pipeline.reports.numbers import amount, duration, size_text
 from doceval_pipeline.reports.untrusted import visible, visible_name
 
@@ -98,7 +98,7 @@ def _details(cell: ReportCell, details: CellDetails, name: str, column: str) -> 
     kind, target = look(cell).kind, _anchor_of(cell)
     marks = '<span class="sim">simulated</span>' if cell.simulated else ""
     if cell.reused_batch is not None:
-        marks += f"</p><p>Reused from {_name(cell.reused_batch)}: nothing was asked in this batch."
+        marks += f"</p><p>Reused from {_name(cell.reused_batch)}: {NOTHING_ASKED}."
     # Tags that a browser closes by itself are left open: there are thousands.
     return f"""<div popover class="result" id="{target}">
 <button type="button" class="close" popovertarget="{target}" popovertargetaction="hide" \

@@ -267,8 +267,9 @@ def _same_results(comparison: Comparison) -> str:
     same = comparison.same_results
     if not same:
         return ""
-    pairs = "1 pair is one reused result" if same == 1 else f"{same:,} pairs are one reused result each"
-    return f" {pairs}, and left out too."
+    if same == 1:
+        return " 1 pair shares one reused result and is not compared."
+    return f" {same:,} pairs share one reused result each and are not compared."
 
 
 def _simulation(comparison: Comparison) -> str:

@@ -24,7 +24,7 @@ from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matr
 from doceval_pipeline.reports.figures import all_columns
 from doceval_pipeline.reports.insights import Throughput
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
-from doceval_pipeline.reports.model import FailureGroup, ReportFigures, ReportInput
+from doceval_pipeline.reports.model import NOTHING_ASKED, FailureGroup, ReportFigures, ReportInput
 from doceval_pipeline.reports.names import Names
 from doceval_pipeline.reports.numbers import (
     amount,
@@ -183,6 +183,7 @@ def _environment(compiled: Path | None) -> Environment:
         "SECTIONS": SECTIONS,
         "SYMBOLS": SYMBOLS,
         "KINDS": drawings.KINDS,
+        "NOTHING_ASKED": NOTHING_ASKED,
         "SCORES": drawings.SCORES,
         "DETAILS_SHOWN": DETAILS_SHOWN,
         "NAMES_SHOWN": NAMES_SHOWN,

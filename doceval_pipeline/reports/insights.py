@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from doceval_pipeline.findings import Difference, Estimate
+from doceval_pipeline.reports.numbers import counted
 
 Column = tuple[int, int]
 """A connection and a prompt, by their ids."""
@@ -158,7 +159,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Scores of a column over documents that only one of two batches has; reused results are left out.
+    """Scores of a column over documents that only one of two batches has.
 
     `difference` of their means has a p that allows for all comparisons of the report, and no interval.
     """
@@ -183,8 +184,7 @@ class PassedOver:
 class SinceOccurrence:
     """What a report says beyond `SincePrevious` where both batches are occurrences of one series.
 
-    `passed_over` are the newest of `all_passed_over` occurrences between the two. `reused` results of
-    documents that both have are the same results, and are not compared.
+    `passed_over` are the newest of `all_passed_over` occurrences between the two.
     """
 
     due_at: datetime
@@ -193,16 +193,16 @@ class SinceOccurrence:
     all_passed_over: int
     samples: tuple[Samples, ...]
     changes: Changes
-    reused: int
 
 
 @dataclass(frozen=True, slots=True)
 class SincePrevious:
     """The newest earlier batch that completed and shares documents and columns with this one.
 
-    `columns` are the best of `shared_columns` that have a document with both scores. `same_results` are in
-    both batches by reuse: they are compared with nothing. `occurrence` is None unless both batches are
-    occurrences of one recurring evaluation.
+    For an occurrence it is the one before in its series, which may share no document. `columns` are the best
+    of `shared_columns` that have a document with both scores. `same_results` are in both batches by reuse:
+    they are compared with nothing. `occurrence` is None unless both batches are occurrences of one recurring
+    evaluation.
     """
 
     partition_key: str
@@ -254,13 +254,31 @@ class Cost:
     unpriced: int
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """A batch that results were reused from, by its partition key and name, and how many `cells` it gave."""
+ELSEWHERE = "another installation"
+"""Where results come from whose batch is not known here, because they were restored from its archive."""
 
-    partition_key: str
+
+def origins_text(batches: int, is_elsewhere: bool) -> str:
+    """Where reused results come from, in words: how many batches, and whether others are not known here."""
+    said = [counted(batches, "batch", "batches")] if batches else []
+    return " and ".join([*said, *([ELSEWHERE] if is_elsewhere else [])])
+
+
+@dataclass(frozen=True, slots=True)
+class ReusedFrom:
+    """A batch that results were reused from, by its partition key and name, and how many `cells` it gave.
+
+    Batches of another installation are one, without a partition key.
+    """
+
+    partition_key: str | None
     name: str
     cells: int
+
+    @property
+    def place(self) -> str:
+        """Where the results come from, without names that others wrote."""
+        return self.partition_key or ELSEWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +302,8 @@ class Insights:
     """All of it; an empty tuple or None where there is nothing to say.
 
     `reused` contents were stored before this batch staged them. `attempts` counts cells by the number
-    of their current attempt. `origins` are the newest of `all_origins` batches that results were reused from.
+    of their current attempt. `origins` are the newest places that results were reused from, of `all_origins`
+    batches and, where `is_from_elsewhere`, another installation.
     """
 
     scores: Estimate | None
@@ -300,8 +319,19 @@ class Insights:
     content_bytes: int
     attempts: Sequence[tuple[int, int]]
     provenance: Provenance
-    origins: Sequence[Origin] = ()
+    origins: Sequence[ReusedFrom] = ()
     all_origins: int = 0
+    is_from_elsewhere: bool = False
+
+    @property
+    def origins_left_out(self) -> int:
+        """Places that results were reused from and that are not in `origins`."""
+        return self.all_origins + self.is_from_elsewhere - len(self.origins)
+
+    @property
+    def origins_text(self) -> str:
+        """Where reused results come from, in words."""
+        return origins_text(self.all_origins, self.is_from_elsewhere)
 
 
 NOTHING = Insights(None, (), (), (), (), None, None, (), None, 0, 0, (), Provenance(()))

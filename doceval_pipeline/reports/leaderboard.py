@@ -81,11 +81,9 @@ def render_leaderboard(board: Leaderboard) -> str:
         lines += [f"**Simulated results: no LLM was called** for {counted(simulated, 'cell', 'cells')}.", ""]
     repeated = sum(row.repeated for row in board.rows)
     if repeated:
-        reused = counted(repeated, "reused result is a repetition", "reused results are repetitions")
-        lines += [
-            f"{reused} of results that count here, and {'counts' if repeated == 1 else 'count'} no more.",
-            "",
-        ]
+        one = "reused result repeats a result that is counted here and is"
+        many = "reused results repeat results that are counted here and are"
+        lines += [f"{counted(repeated, one, many)} not counted again.", ""]
     lines += [
         "| | connection | prompt | mean score | 95 % interval | scored | documents | batches | failed "
         "| input tokens | output tokens | median time |",

@@ -9,13 +9,12 @@ from collections.abc import Callable
 
 from doceval_pipeline.findings import Estimate
 from doceval_pipeline.reports.insights import Standing
-from doceval_pipeline.reports.model import ColumnFigures, ReportFigures, Total
+from doceval_pipeline.reports.model import NOTHING_ASKED, ColumnFigures, ReportFigures, Total
 from doceval_pipeline.reports.numbers import amount, duration, score_text
 from doceval_pipeline.reports.untrusted import markdown_name
 
 COLUMNS_SHOWN = 20
 ORIGINS_SHOWN = 5
-NOTHING_ASKED = "nothing was asked in this batch"
 # Dagster draws an image only in markdown that is shorter than this, in characters.
 PLOT_LIMIT = 1_000
 _SUCCEEDED, _FAILED, _OPEN = "#2a78b5", "#d1602a", "#9aa3ad"
@@ -104,7 +103,6 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
 
 def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
     cells, scores = figures.cells, figures.sums.scores
-    asked = cells.total - figures.sums.reused
     mean = "no cell has a score"
     if scores:
         interval = _interval(figures.insights.scores)
@@ -115,9 +113,9 @@ def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
         ("mean score", mean),
         ("documents", _documents(figures)),
         ("files left out", f"{figures.files_skipped:,} skipped, {figures.files_rejected:,} rejected"),
-        ("input tokens", _total(figures.sums.input_tokens, asked, amount)),
-        ("output tokens", _total(figures.sums.output_tokens, asked, amount)),
-        ("processing time", _total(figures.sums.seconds, asked, duration)),
+        ("input tokens", _total(figures.sums.input_tokens, figures, amount)),
+        ("output tokens", _total(figures.sums.output_tokens, figures, amount)),
+        ("processing time", _total(figures.sums.seconds, figures, duration)),
         ("seconds a cell", _seconds(figures)),
         ("cost", _costs(figures)),
     ]
@@ -135,17 +133,17 @@ def _documents(figures: ReportFigures) -> str:
     return f"{figures.documents:,}, of which {figures.duplicates:,} {twins}"
 
 
-def _total(total: Total | None, cells: int, written: Callable[[float], str]) -> str:
-    """A total of the cells that were asked for in this batch."""
+def _total(total: Total | None, figures: ReportFigures, written: Callable[[float], str]) -> str:
+    """A total of the cells whose result is not reused."""
     if total is None:
-        return "not reported" if cells else NOTHING_ASKED
-    return f"{written(total.value)}, from {total.cells:,} of {_cells(cells)}"
+        return NOTHING_ASKED if figures.is_all_reused else "not reported"
+    return f"{written(total.value)}, from {total.cells:,} of {_cells(figures.asked)}"
 
 
 def _reused(figures: ReportFigures) -> str:
     origins = figures.insights.origins
-    shown = ", ".join(origin.partition_key for origin in origins[:ORIGINS_SHOWN])
-    more = figures.insights.all_origins - len(origins[:ORIGINS_SHOWN])
+    shown = ", ".join(origin.place for origin in origins[:ORIGINS_SHOWN])
+    more = figures.insights.origins_left_out + len(origins[ORIGINS_SHOWN:])
     return f"{figures.sums.reused:,} from {shown}{f' and {more:,} more' if more > 0 else ''}"
 
 
@@ -156,20 +154,20 @@ def _cells(number: int) -> str:
 def _seconds(figures: ReportFigures) -> str:
     taken = figures.insights.seconds
     if taken is None:
-        return NOTHING_ASKED if figures.asked == 0 else "not reported"
+        return NOTHING_ASKED if figures.is_all_reused else "not reported"
     return (
         f"{duration(taken.p50)} in the middle, {duration(taken.p95)} or less for 95 %, of {_cells(taken.n)}"
     )
 
 
 def _costs(figures: ReportFigures) -> str:
+    if figures.is_all_reused:
+        return f"0: {NOTHING_ASKED}"
     costs = [
         f"{cost.amount:,.2f} {markdown_name(cost.currency)} for {_cells(cost.cells)}"
         + (f", unknown for {cost.unpriced:,}" if cost.unpriced else "")
         for cost in figures.insights.costs
     ]
-    if figures.asked == 0:
-        return f"0: {NOTHING_ASKED}"
     return "; ".join(costs) or "unknown"
 
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from doceval_pipeline.reports.insights import Insights
 
+NOTHING_ASKED = "no model was called in this batch"
+"""Beside figures of a batch whose results are all reused."""
 # The words that `ReportCell.outcome` knows; any other word counts as unknown.
 OUTCOMES = ("succeeded", "failed", "waiting", "running", "paused", "unknown")
 
@@ -286,9 +288,14 @@ class ReportFigures:
     insights: Insights
 
     @property
-    def asked(self) -> int | None:
-        """Cells whose result is not reused; None in a batch without cells."""
-        return self.cells.total - self.sums.reused if self.cells.total else None
+    def asked(self) -> int:
+        """Cells whose result is not reused."""
+        return self.cells.total - self.sums.reused
+
+    @property
+    def is_all_reused(self) -> bool:
+        """Whether all results are reused, and there are any."""
+        return self.sums.reused > 0 and self.asked == 0
 
     @property
     def verdict(self) -> str:

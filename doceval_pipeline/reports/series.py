@@ -118,7 +118,10 @@ class SeriesOccurrence:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """All of it. `occurrences` are the newest of `total`, oldest first, and `columns` have names."""
+    """All of it. `occurrences` are the newest of `total`, oldest first, and `columns` have names.
+
+    `timezone` is the name of the zone in which times are shown.
+    """
 
     name: str
     timezone: str
@@ -157,14 +160,25 @@ class Series:
         return sum(occurrence.has_drifted for occurrence in self.occurrences)
 
     @property
+    def is_compared(self) -> bool:
+        """Whether any column of any occurrence could be compared with earlier ones."""
+        points = (point for o in self.occurrences for point in (o.points or {}).values())
+        return any(point.drift is not None and point.drift.p is not None for point in points)
+
+    @property
     def verdict(self) -> str:
         """The series in one sentence, without names."""
-        said = f"{counted(self.total, 'occurrence', 'occurrences')}, {amount(self.count(State.DONE))} done"
+        said = counted(self.total, "occurrence", "occurrences")
+        if self.total > len(self.occurrences):
+            said += f"; of the newest {amount(len(self.occurrences))}"
+        said += f", {amount(self.count(State.DONE))} done"
         for state in State:
             if state is not State.DONE and (count := self.count(state)):
                 said += f", {amount(count)} {state}"
         if not self.columns:
             return f"{said}: no results to compare"
+        if not self.is_compared:
+            return f"{said}: nothing to compare with yet"
         return f"{said}: {f'drift in {amount(self.drifted)}' if self.drifted else 'no drift'}"
 
 
@@ -194,10 +208,14 @@ def render_series(series: Series, compiled: Path | None = None) -> str:
 
 
 def series_numbers(series: Series) -> dict[str, int | float]:
-    """Figures under stable names, which Dagster plots over time."""
+    """Figures under stable names, which Dagster plots over time.
+
+    `occurrences` are all; every other figure is of the newest `occurrences_read`.
+    """
     newest = next((o for o in reversed(series.occurrences) if o.state is State.DONE), None)
     numbers: dict[str, int | float] = {
         "occurrences": series.total,
+        "occurrences_read": len(series.occurrences),
         "occurrences_made": sum(o.partition_key is not None for o in series.occurrences),
         "occurrences_skipped": series.count(State.SKIPPED),
         "occurrences_failed": series.count(State.NOT_MADE, State.FAILED),

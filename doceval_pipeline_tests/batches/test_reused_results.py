@@ -132,11 +132,11 @@ def test_reused_results_are_marked_counted_apart_and_in_no_token_second_or_cost(
     drift = judge_drift(databases, second)
     assert (drift.same_results, [column.p for column in drift.columns]) == (4, [None])
     assert "4 results are the same in both by reuse, and not compared" in drift.sentence
-    with pytest.raises(ComparisonError, match="one and the same, by reuse"):
+    with pytest.raises(ComparisonError, match="share only reused results"):
         compare_batches(databases, str(first), str(second), 50.0)
     (row,) = (board := gather_leaderboard(databases)).rows
     assert (row.cells, row.succeeded, row.documents, row.repeated) == (5, 5, 5, 4)
-    assert "4 reused results are repetitions" in render_leaderboard(board)
+    assert "4 reused results repeat results" in render_leaderboard(board)
 
 
 def test_what_is_asked_again_is_no_longer_reused_and_can_be_compared(
@@ -194,17 +194,33 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     answered(databases, first)
     second, queued = staged(databases, inbox, "tuesday", model=model)
     assert queued.sentence.endswith("all of them are reused, nothing is asked")
-    assert progress(databases, second).reuse == "4 done, all of them reused from 1 batch: nothing was asked"
+    assert (
+        progress(databases, second).reuse
+        == "4 done, all of them reused from 1 batch: no model was called in this batch"
+    )
     found = look(databases, told={})
     assert [seen.batch.id for seen in found.completed] == [second], "its report is asked for"
     data = gather(databases, second)
     assert [(cost.amount, cost.currency, cost.unpriced) for cost in data.insights.costs] == costs
     assert (data.insights.seconds, data.insights.throughput) == (None, None)
     assert figures(data).verdict == "Complete: all 4 cells succeeded, reused from other batches"
-    assert "| cost | 0: nothing was asked in this batch |" in render_markdown(figures(data))
+    assert "| cost | 0: no model was called in this batch |" in render_markdown(figures(data))
     page = render_html(data, figures(data))
-    assert '<p class="figure">0</p><p class="muted">nothing was asked in this batch</p>' in page
+    assert '<p class="figure">0</p><p class="muted">no model was called in this batch</p>' in page
     assert "Nothing to compare with" in page
+    # As after a restore in another installation.
+    with databases.knowledge.begin() as connection:
+        connection.execute(
+            text("UPDATE llm_responses SET reused_batch_id = 0 WHERE batch_id = :id"), {"id": second}
+        )
+    assert "all of them reused from another installation" in str(progress(databases, second).reuse)
+    data = gather(databases, second)
+    shown = render_html(data, figures(data)) + render_markdown(figures(data))
+    assert "| reused | 4 from another installation |" in shown
+    assert "batch-000000" not in shown
+    compared = compare_batches(databases, str(first), str(second), 50.0)
+    assert compared.same_results == 0, "the numbers of its rows are of another installation"
+    assert sum(row.repeated for row in gather_leaderboard(databases).rows) == 0
 
 
 def test_repetitions_of_a_result_whose_batch_is_not_counted_count_once(
@@ -240,7 +256,7 @@ def test_two_connections_that_reuse_one_result_do_not_agree_by_it(databases: Dat
     Sample(databases, number, "tuesday", inbox).stage()
     data = gather(databases, number)
     assert (data.total.reused, data.insights.all_origins, list(data.insights.agreements)) == (8, 1, [])
-    with pytest.raises(ComparisonError, match="one and the same, by reuse"):
+    with pytest.raises(ComparisonError, match="share only reused results"):
         compare_in_batch(databases, str(number), Kind.CONNECTION, ("model", "alias"), 50.0)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from doceval_pipeline.batches.archiving import archive
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.drift import judge_drift
 from doceval_pipeline.batches.reporting import write_report
 from doceval_pipeline.batches.series import gather_series, write_series
 from doceval_pipeline.doc_eval.recurring import delete_recurring
@@ -74,8 +75,14 @@ def test_every_occurrence_has_the_figures_of_its_rows(databases: Databases, tmp_
     assert series.occurrences[4].points is None
     # One file changed its content; its scores are those of the two contents.
     assert (series.changes.contents, series.changes.looked_at) == (1, 1)
+    # Files are stored several at a time: ids say nothing about their order.
+    ((stored,),) = nights.doc_eval(
+        "SELECT b.knowledge_document_id FROM batch_documents b JOIN documents d ON d.id = b.document_id "
+        "WHERE b.batch_id = :first AND d.filepath = '0.txt'",
+        first=first,
+    )
     before = {
-        r.prompt_id: r.overall_score for r in rows[first or 0] if r.document_id == 1 and r.status == "S"
+        r.prompt_id: r.overall_score for r in rows[first or 0] if r.document_id == stored and r.status == "S"
     }
     assert {c.column[1]: c.before for c in series.changes.documents if c.before is not None}.items() <= (
         before.items()
@@ -124,6 +131,17 @@ def test_an_archived_occurrence_stays_in_the_series_without_results(
     with databases.doc_eval.connect() as connection:
         (after,) = series_states(connection, 10)
     assert after.digest != before.digest, "its page is out of date"
+    nights.define(timezone="Europe/Berlin")
+    with databases.doc_eval.connect() as connection:
+        (elsewhere,) = series_states(connection, 10)
+    assert elsewhere.digest != after.digest, "its page shows the time zone"
+    staging = nights.night({"c.txt": "c"}, answer=None)
+    with databases.doc_eval.connect() as connection:
+        (begun,) = series_states(connection, 10)
+    nights.doc_eval("UPDATE batches SET status = 'FAILED_STAGING' WHERE id = :id", id=staging)
+    with databases.doc_eval.connect() as connection:
+        (failed,) = series_states(connection, 10)
+    assert failed.digest != begun.digest
     assert write_series(databases, "inbox").path == write_series(databases, "inbox").path
 
 
@@ -199,16 +217,27 @@ def test_a_report_of_the_same_documents_compares_pairs_and_no_reused_result(
     nights = Nights(
         databases, tmp_path / "inbox", prompts=("clarity",), scope="all", skip_if_nothing_new=False
     )
-    nights.night({f"{n}.txt": f"document {n}" for n in range(6)}, SCORED.format(90))
+    first = nights.night({f"{n}.txt": f"document {n}" for n in range(6)}, SCORED.format(90))
     again = nights.night({"6.txt": "a new document"}, SCORED.format(20))
     said = report_of(nights, again)
-    assert "They have 6 documents in common; 6 results of these are reused" in said
+    assert "They have 6 documents in common." in said
+    assert "Nothing to compare: all 6 results that both have are the same by reuse" in said
+    assert said.count("ompared with") == 1
     assert "rose" not in said
-    nights.define(prompts=("clarity",), scope="all", skip_if_nothing_new=False, reuse="nothing")
+    assert judge_drift(databases, again or 0).previous == f"batch-{first:06d}"
+    # What another batch asked since is another result, although this one only reuses it.
+    keys: dict[str, Any] = {"prompts": ("clarity",), "scope": "all", "skip_if_nothing_new": False}
+    elsewhere = Nights(databases, tmp_path / "inbox", name="elsewhere", reuse="nothing", **keys)
+    elsewhere.night(answer=SCORED.format(10))
+    nights.define(**keys)
+    third = nights.night()
+    assert "0 rose, 7 fell, 0 stayed" in report_of(nights, third)
+    assert judge_drift(databases, third or 0).previous == f"batch-{again:06d}", "as in its report"
+    nights.define(reuse="nothing", **keys)
     asked = nights.night(answer=SCORED.format(80))
     said = report_of(nights, asked)
     assert "They have 7 documents in common." in said
-    assert "1 rose, 6 fell, 0 stayed" in said
+    assert "7 rose, 0 fell, 0 stayed" in said
 
 
 def test_the_first_occurrence_with_results_has_none_before_it(databases: Databases, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -9,10 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.series import WrittenSeries, write_series
 from doceval_pipeline.cli import cli
 from doceval_pipeline.defs.report_pages import report_page
-from doceval_pipeline.defs.series import TAG, fresh_series
-from doceval_pipeline.errors import UnknownRecurring
+from doceval_pipeline.defs.series import TAG, _version, fresh_series
+from doceval_pipeline.errors import FileError, UnknownRecurring
+from doceval_pipeline.reports.insights import Changes
+from doceval_pipeline.reports.series import Series
 from doceval_pipeline_tests.batches.nights import Nights
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick
 
@@ -21,8 +25,19 @@ def config(**values: str) -> dict[str, object]:
     return {**QUIET, "ops": {"series": {"config": values}}}
 
 
+def failing(name: str) -> Callable[[Databases, str], WrittenSeries]:
+    """`write_series` that fails for one name."""
+
+    def write(databases: Databases, wanted: str) -> WrittenSeries:
+        if wanted == name:
+            raise FileError("its page cannot be written")
+        return write_series(databases, wanted)
+
+    return write
+
+
 def test_the_page_of_one_series_or_of_all_is_written_served_and_measured(
-    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights = Nights(databases, tmp_path / "inbox")
     nights.night({"a.txt": "a", "b.txt": "b"})
@@ -48,8 +63,29 @@ def test_the_page_of_one_series_or_of_all_is_written_served_and_measured(
     pages = metadata["pages"].value
     assert [report_page(instance, "HEAD", name).status_code for name in pages] == [200, 200]
     assert "](javascript:" not in str(metadata["summary"].value)
+    # A series that was deleted since, or fails, keeps no other page from being written and served.
+    other.write("c.txt", "c")
+    other.night()
+    nights.night({"d.txt": "d"})
+    monkeypatch.setattr("doceval_pipeline.batches.series.write_series", failing(nights.record.name))
+    broken = run(instance, "refresh_series", None, run_config=config())
+    assert failure(broken) == "inbox: its page cannot be written"
+    (event,) = broken.get_asset_materialization_events()
+    (page_of_other,) = event.materialization.metadata["pages"].value
+    assert report_page(instance, "HEAD", str(page_of_other)).status_code == 200
+    monkeypatch.undo()
     unknown = run(instance, "refresh_series", None, run_config=config(name="nothing"))
     assert failure(unknown).startswith("there is no recurring evaluation 'nothing'")
+
+
+def test_a_change_of_any_series_is_a_new_version_of_the_data() -> None:
+    versions = {_version([page(f"{n:016x}") for n in (*range(30), last)]).value for last in (1, 2)}
+    assert len(versions) == 2
+
+
+def page(digest: str) -> WrittenSeries:
+    written = Series("inbox", "UTC", (), 0, {}, Changes(), digest)
+    return WrittenSeries(Path("series.html"), written, 1)
 
 
 def test_each_state_of_a_series_is_asked_for_once(

@@ -58,8 +58,8 @@ def test_one_result_on_both_sides_is_left_out_and_said_to_be_one() -> None:
     states = replace(column.first_cells, failed=0, same_results=1)
     found = compared(replace(column, first_cells=states, second_cells=states))
     assert (found.pairs, found.left_out, found.as_json()["same_results"]) == (2, 0, 1)
-    assert found.verdict.endswith(" 1 pair is one reused result, and left out too.")
-    assert "1 more pair" in render_comparison(found)
+    assert found.verdict.endswith(" 1 pair shares one reused result and is not compared.")
+    assert "1 pair shares one reused result and is not compared." in render_comparison(found)
 
 
 def test_two_that_do_not_differ_are_not_and_it_is_said_what_would_have_been_seen() -> None:

@@ -146,9 +146,16 @@ def test_a_page_stays_small_however_long_the_series_is() -> None:
     assert len(series_markdown(series(400, columns=25, earlier=600))) < 100_000
 
 
+def test_the_verdict_says_what_it_is_made_of() -> None:
+    assert series(10, earlier=990).verdict.startswith("1,000 occurrences; of the newest 10, 5 done, ")
+    assert series(1).verdict == "1 occurrence, 1 done: nothing to compare with yet"
+    assert series(3).verdict == "3 occurrences, 3 done: no drift"
+
+
 def test_the_names_of_the_numbers_are_stable() -> None:
     assert series_numbers(series(10)) == {
         "occurrences": 10,
+        "occurrences_read": 10,
         "occurrences_made": 8,
         "occurrences_skipped": 1,
         "occurrences_failed": 1,

@@ -1,4 +1,4 @@
-"""What the report of an occurrence and the series both say: what became of it, and which scores changed.
+"""Findings that the report of an occurrence and the series share: states, and scores that changed.
 
 The report compares an occurrence with the one before; the series compares all of them, in `series`.
 """
@@ -14,12 +14,12 @@ from doceval_pipeline.doc_eval import series as recorded
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring import Outcome
-from doceval_pipeline.doc_eval.series import FileChange, SeriesOccurrence
+from doceval_pipeline.doc_eval.series import FileChange, RecordedOccurrence
 from doceval_pipeline.findings import Difference
 from doceval_pipeline.knowledge.scores import Scores
 from doceval_pipeline.knowledge.series import scores_of_changes
 from doceval_pipeline.reports.insights import ChangedDocument, Changes, Column, PassedOver, SinceOccurrence
-from doceval_pipeline.reports.series import CHANGES_SHOWN, State
+from doceval_pipeline.reports.series import CHANGES_SHOWN, OCCURRENCES_SHOWN, State
 
 CONTENTS_LOOKED_AT = 200
 """Of so many files whose content changed, the newest, scores are read."""
@@ -29,9 +29,8 @@ PASSED_OVER_SHOWN = 5
 def since_occurrence(
     doc_eval: Connection,
     knowledge: Connection,
-    history: Sequence[SeriesOccurrence],
+    history: Sequence[RecordedOccurrence],
     previous_id: int,
-    scores: tuple[Scores, Scores],
 ) -> SinceOccurrence:
     """What a report says of an occurrence beside the one before; the samples are added by the caller.
 
@@ -41,8 +40,6 @@ def since_occurrence(
         The occurrence and all before it, newest first.
     previous_id
         The batch that it is compared with, one of them.
-    scores
-        The results of the batch before and of this one.
     """
     place = next(place for place, one in enumerate(history) if one.batch_id == previous_id)
     between = history[1:place]
@@ -53,7 +50,6 @@ def since_occurrence(
         if one.batch_id is not None and (one.has_results or one.batch_id == own)
     ]
     by_batch = {one.batch_id: one for one in history if one.batch_id is not None}
-    before, now = scores
     return SinceOccurrence(
         due_at=history[0].due_at,
         previous_due_at=history[place].due_at,
@@ -61,7 +57,6 @@ def since_occurrence(
         all_passed_over=len(between),
         samples=(),
         changes=find_changes(doc_eval, knowledge, batch_ids, by_batch, own),
-        reused=int(np.count_nonzero(now.reused[np.isin(now.documents, before.documents)])),
     )
 
 
@@ -73,17 +68,11 @@ def samples_of(before: Scores, now: Scores, column: Column) -> tuple[int, int, D
     return None if found is None else (first.size, second.size, found)
 
 
-def without_reused(scores: Scores) -> NDArray[np.float64]:
-    """The scores that were asked for, as a table; NaN for all others."""
-    found: NDArray[np.float64] = np.where(scores.reused, np.nan, scores.values)
-    return found
-
-
 def find_changes(
     doc_eval: Connection,
     knowledge: Connection,
     batch_ids: Sequence[int],
-    occurrences: Mapping[int, SeriesOccurrence],
+    occurrences: Mapping[int, RecordedOccurrence],
     batch_id: int | None = None,
 ) -> Changes:
     """Documents whose score changed with their content.
@@ -91,13 +80,14 @@ def find_changes(
     Parameters
     ----------
     batch_ids
-        Those of the series with results, oldest first.
+        Those of the series with results, oldest first; the newest `OCCURRENCES_SHOWN` are looked at.
     occurrences
         The occurrences of these batches.
     batch_id
         Only what this one found changed.
     """
-    files, contents = recorded.changed_files(doc_eval, batch_ids, CONTENTS_LOOKED_AT, batch_id)
+    newest = batch_ids[-OCCURRENCES_SHOWN:]
+    files, contents = recorded.changed_files(doc_eval, newest, CONTENTS_LOOKED_AT, batch_id)
     scores = scores_of_changes(
         knowledge, [(f.batch_before, f.stored_before, f.batch_id, f.stored) for f in files]
     )
@@ -123,7 +113,7 @@ def find_changes(
     )
 
 
-def state_of(occurrence: SeriesOccurrence) -> tuple[State, str | None]:
+def state_of(occurrence: RecordedOccurrence) -> tuple[State, str | None]:
     """What became of an occurrence, and why."""
     if occurrence.outcome is not Outcome.MADE:
         state = State.SKIPPED if occurrence.outcome is Outcome.SKIPPED else State.NOT_MADE
@@ -142,14 +132,14 @@ def state_of(occurrence: SeriesOccurrence) -> tuple[State, str | None]:
     return (State.DONE if occurrence.status is Status.COMPLETED else State.OPEN), None
 
 
-def _as_text(occurrence: SeriesOccurrence) -> tuple[str, str | None]:
+def _as_text(occurrence: RecordedOccurrence) -> tuple[str, str | None]:
     state, reason = state_of(occurrence)
     return state.value, reason
 
 
 def _of_others(scores: Scores, shared: NDArray[np.int64], column: Column) -> NDArray[np.float64]:
     place = scores.columns.index(column)
-    own: NDArray[np.float64] = without_reused(scores)[~np.isin(scores.documents, shared), place]
+    own: NDArray[np.float64] = scores.values[~np.isin(scores.documents, shared), place]
     found: NDArray[np.float64] = own[~np.isnan(own)]
     return found
 
