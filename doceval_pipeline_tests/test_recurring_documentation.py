@@ -51,8 +51,8 @@ def test_the_first_example_and_its_commands_work_in_their_order(
     assert "when documents arrive" in outputs["recurring list"]
     assert "MADE" in outputs["recurring list inbox"]
     assert "inbox is paused" in outputs["recurring pause inbox"]
-    assert "inbox goes on; next " in outputs["recurring resume inbox"]
-    assert "1 batch that it made stays, of which batch-" in outputs["recurring delete inbox"]
+    assert "inbox is resumed; next " in outputs["recurring resume inbox"]
+    assert "1 batch that it made stays; still open: batch-" in outputs["recurring delete inbox"]
 
 
 def test_the_example_file_is_valid_and_every_command_is_documented() -> None:

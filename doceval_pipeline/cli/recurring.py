@@ -23,7 +23,6 @@ from doceval_pipeline.doc_eval.recurring import (
     occurrences,
     summary,
 )
-from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone
 from doceval_pipeline.reports.numbers import counted
@@ -90,11 +89,10 @@ def list_command(name: str | None, as_json: bool) -> None:
 @click.argument("name")
 @as_json_option
 def run(name: str, as_json: bool) -> None:
-    """Make the batch of NAME now, besides its schedule.
+    """Make the batch of NAME now, outside its schedule.
 
-    Also while NAME is paused. The daemon of doceval up stages the batch. Where nothing is new, no batch is
-    made, which is success too, unless skip_if_nothing_new is false. Exit code 1 if the folders could not be
-    looked at.
+    Works while NAME is paused, too. The daemon of doceval up stages the batch. If nothing is new, no batch is
+    made and the exit code is 0. Exit code 1 if a folder cannot be read.
     """
     made = _run("run_recurring", "make_batch", name)
     if as_json:
@@ -110,22 +108,22 @@ def run(name: str, as_json: bool) -> None:
 @recurring.command()
 @click.argument("name")
 def pause(name: str) -> None:
-    """Make no batch of NAME until it is resumed."""
+    """Pause NAME: no batch is made until it is resumed."""
     changed = _run("pause_recurring", "pause_occurrences", name)
-    _say(name, "is paused; its open batches go on" if changed else "was paused before")
+    _say(name, "is paused; its open batches continue" if changed else "was already paused")
 
 
 @recurring.command()
 @click.argument("name")
 def resume(name: str) -> None:
-    """Go on with the next occurrence of NAME.
+    """Resume NAME with its next occurrence.
 
     Times that passed while it was paused are not made up.
     """
     changed = _run("resume_recurring", "resume_occurrences", name)
     with databases().doc_eval.connect() as connection:
         record = find_recurring(connection, name)
-    _say(name, f"{'goes on' if changed else 'was not paused'}; next {_next(record)}")
+    _say(name, f"{'is resumed' if changed else 'was not paused'}; next {_next(record)}")
 
 
 @recurring.command()
@@ -133,7 +131,7 @@ def resume(name: str) -> None:
 def delete(name: str) -> None:
     """Delete NAME and its occurrences; its batches stay.
 
-    Defined again, it takes every document as new; results are reused all the same.
+    If you define it again, all documents count as new; their results are still reused.
     """
     with databases().doc_eval.connect() as connection:
         found = summary(connection, find_recurring(connection, name).id)
@@ -193,29 +191,43 @@ def _row(record: RecurringRecord) -> tuple[str | None, ...]:
         batch = f"{partition_key(record.newest_batch_id)} {record.newest_batch_status}"
     return (
         record.name,
-        record.when,
-        "paused" if record.paused_at else "active",
+        _when(record),
+        _state(record),
         _next(record),
         _at(record.newest_due_at, record),
         record.newest_outcome and record.newest_outcome.value,
         batch,
-        record.newest_reason or (f"held: {record.held_reason}" if record.held_reason else None),
+        _reason(record),
     )
 
 
+def _when(record: RecurringRecord) -> str | None:
+    """When it makes batches; None where its definition cannot be read."""
+    return None if record.problem else record.when
+
+
+def _state(record: RecurringRecord) -> str:
+    if record.problem:
+        return "unusable"
+    return "paused" if record.paused_at else "active"
+
+
+def _reason(record: RecurringRecord) -> str | None:
+    """What a person should know: the definition's problem, or else what became of the newest occurrence."""
+    if record.problem:
+        return f"cannot be used: {record.problem}"
+    return record.newest_reason or (f"held: {record.held_reason}" if record.held_reason else None)
+
+
 def _next(record: RecurringRecord) -> str | None:
-    """When the next batch is made, in words; also of one that is missing."""
-    if record.paused_at is not None:
+    """When the next batch is made, in words; None where none is made."""
+    if record.problem is not None or record.paused_at is not None:
         return None
     if record.recurrence is None:
         return "when documents arrive"
-    try:
-        due_at, next_at = record.due_at, record.next_at
-    except ConfigurationError as error:
-        return f"never: {error}"
-    if due_at is not None:
-        return f"due since {_at(due_at, record)}: made up while doceval up runs"
-    return _at(next_at, record) or "never"
+    if record.due_at is not None:
+        return f"due since {_at(record.due_at, record)}; start doceval up to make it"
+    return _at(record.next_at, record) or "never"
 
 
 def _at(moment: datetime | None, record: RecurringRecord) -> str | None:
@@ -223,7 +235,6 @@ def _at(moment: datetime | None, record: RecurringRecord) -> str | None:
 
 
 def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], count: int) -> None:
-    state = "paused" if record.paused_at else f"next {_next(record)}"
     print_table(
         ("time", "outcome", "batch", "new", "changed", "unchanged", "gone", "reason"),
         [
@@ -239,7 +250,7 @@ def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], coun
             )
             for occurrence in found
         ],
-        title=f"{record.name}: {record.when}, {state}",
+        title=f"{record.name}: {_about(record)}",
         optional=("reason",),
     )
     if count > len(found):
@@ -250,19 +261,21 @@ def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], coun
         console.print("no occurrences yet")
 
 
+def _about(record: RecurringRecord) -> str:
+    """When it makes batches, and the next time or why there is none."""
+    if record.problem:
+        return f"cannot be used: {record.problem}"
+    return f"{record.when}, {'paused' if record.paused_at else f'next {_next(record)}'}"
+
+
 def _as_json(record: RecurringRecord) -> dict[str, Any]:
-    problem, next_at, due_at = None, None, None
-    try:
-        next_at, due_at = record.next_at, record.due_at
-    except ConfigurationError as error:
-        problem = str(error)
     return {
         "name": record.name,
-        "definition": record.definition.model_dump(exclude={"name"}),
+        "definition": None if record.problem else record.definition.model_dump(exclude={"name"}),
         "paused_at": record.paused_at,
-        "next_at": next_at,
-        "due_at": due_at,
-        "problem": problem,
+        "next_at": record.next_at,
+        "due_at": record.due_at,
+        "problem": record.problem,
         "newest": None
         if record.newest_due_at is None
         else {
@@ -299,9 +312,8 @@ def _what_stays(found: Summary) -> str:
         return stay
     named = ", ".join(partition_key(number) for number in found.open_batches[:MOST_NAMED])
     more = len(found.open_batches) - MOST_NAMED
-    return (
-        f"{stay}, of which {named}{f' and {more:,} more' if more > 0 else ''} go on (doceval cancel ends one)"
-    )
+    others = f" and {more:,} more" if more > 0 else ""
+    return f"{stay}; still open: {named}{others} (doceval cancel closes one)"
 
 
 def _say(name: str, what: str) -> None:

@@ -99,21 +99,21 @@ ops:
 {{}}
 """,
     "run_recurring": """\
-# Makes the batch of a recurring evaluation now, whatever its schedule says.
+# Makes the batch of a recurring evaluation now, outside its schedule.
 ops:
   make_batch:
     config:
       name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "pause_recurring": """\
-# Makes no batch of a recurring evaluation until it is resumed.
+# Pauses a recurring evaluation: no batch is made until it is resumed.
 ops:
   pause_occurrences:
     config:
       name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "resume_recurring": """\
-# Goes on with a paused recurring evaluation. Times that have passed are not made up.
+# Resumes a paused recurring evaluation. Times that have passed are not made up.
 ops:
   resume_occurrences:
     config:
@@ -135,7 +135,7 @@ ops:
 ops:
   series:
     config:
-      name: inbox  # of a recurring evaluation
+      name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "audit_databases": """\
 # Checks both databases for consistency and changes nothing. No config is needed.
