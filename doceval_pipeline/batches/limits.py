@@ -58,7 +58,7 @@ def exceeded_limit(
     if not to_come:
         return None
     if max_documents is not None and documents > max_documents:
-        return f"{documents:,} documents are more than max_documents ({max_documents:,})"
+        return f"{documents:,} documents exceed max_documents ({max_documents:,})"
     return None if max_cost is None else _why_too_expensive(to_come, max_cost)
 
 
@@ -69,7 +69,7 @@ def _why_too_expensive(estimates: Sequence[Estimate], max_cost: float) -> str | 
             costs[estimate.currency] += estimate.cost.expected
     for currency, cost in sorted(costs.items()):
         if cost > max_cost:
-            return f"an expected cost of {cost:,.2f} {currency} is more than max_cost ({max_cost:,.2f})"
+            return f"an expected cost of {cost:,.2f} {currency} exceeds max_cost ({max_cost:,.2f})"
     unknown = [estimate for estimate in estimates if estimate.cost is None]
     if unknown:
         return (
@@ -83,7 +83,7 @@ def _why_unknown(estimate: Estimate) -> str:
     if estimate.currency is None:
         return "it has no prices"
     if estimate.input_tokens is None or estimate.output_tokens is None:
-        return "the tokens of fewer than three of its evaluations are known"
+        return "it has fewer than three evaluations with known tokens"
     return "one of its prices is missing"
 
 

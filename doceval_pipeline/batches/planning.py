@@ -65,17 +65,21 @@ class PlannedCells:
 
     `added` get their first row to be processed and `superseded` a new attempt, each by the reason why; two
     prompts with the same text are asked both, unless an earlier batch has the result.
-    `reused` keep the result they have, `left_alone` wait or run, `set_aside` are of contents that leave.
+    `kept` keep the result they have, `left_alone` wait or run, `set_aside` are of contents that leave.
     `from_earlier` get a first row with the result of one of `earlier_batches` batches.
     """
 
     added: dict[str, int]
     superseded: dict[str, int]
-    reused: int
+    kept: int
     left_alone: int
     set_aside: int
     from_earlier: int = 0
     earlier_batches: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Its shape in `doceval plan --json`, where `reused` are the kept ones."""
+        return {"reused" if key == "kept" else key: value for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Plan:
             "name": self.batch.name,
             "status": self.batch.status.value,
             "documents": asdict(self.documents),
-            "cells": asdict(self.cells),
+            "cells": self.cells.as_json(),
             "estimates": [estimate.as_json() for estimate in self.estimates],
             "held": self.held,
             "notes": self.notes,
@@ -117,12 +121,13 @@ class Plan:
 class PlannedOccurrence:
     """What the next occurrence of a recurring evaluation would be, if it were made now.
 
-    `due_at` is None where no time comes: it is paused, or waits for arrivals. `reason` says why no batch
-    would be made; `documents`, `cells` and `estimates` are of the batch.
+    `due_at` is None where no time comes: it is paused, or waits for arrivals; `timezone` is that of its
+    schedule. `reason` says why no batch would be made; `documents`, `cells` and `estimates` are of the batch.
     """
 
     name: str
     due_at: datetime | None
+    timezone: str
     outcome: recurring.Outcome
     reason: str | None
     files: Comparison
@@ -140,7 +145,7 @@ class PlannedOccurrence:
             "reason": self.reason,
             "files": asdict(self.files),
             "documents": asdict(self.documents),
-            "cells": asdict(self.cells),
+            "cells": self.cells.as_json(),
             "estimates": [estimate.as_json() for estimate in self.estimates],
             "held": self.held,
         }
@@ -180,6 +185,8 @@ def plan(databases: Databases, batch_id: int, mode: Mode, new_look: bool, progre
 def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Progress) -> PlannedOccurrence:
     """Find out what the next occurrence of a recurring evaluation would make now.
 
+    A folder that does not exist, or another reason why no batch would be made, is in the result.
+
     Parameters
     ----------
     progress
@@ -190,12 +197,11 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
     UnknownRecurring, RecurringError, DatabaseError
         RecurringError where its definition cannot be used.
     """
+    record.require_usable()
     try:
         current, files, reason, found, config = _next_files(databases, record)
     except StagingError as error:
-        nothing = _documents({}, {}, set(), {}), _cells({"prompts": [], "connections": []}, 0, 0, [], (), [])
-        failed = (recurring.Outcome.FAILED, str(error), Comparison())
-        return PlannedOccurrence(record.name, record.due_at or record.next_at, *failed, *nothing, [], None)
+        return _without_batch(record, str(error))
     folders = {folder["id"]: folder["path"] for folder in config["folders"]}
     unusable = Counter(file.reason or "" for file in found if file.state != ASSIGNED)
     unread = [(folders[file.folder_id], file.raw_path) for file in found if file.state == ASSIGNED]
@@ -207,6 +213,7 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
     return PlannedOccurrence(
         name=current.name,
         due_at=current.due_at or current.next_at,
+        timezone=definition.timezone,
         outcome=recurring.Outcome.MADE if reason is None else recurring.Outcome.SKIPPED,
         reason=reason,
         files=files,
@@ -214,6 +221,22 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
         cells=work.cells,
         estimates=work.estimates,
         held=held,
+    )
+
+
+def _without_batch(record: RecurringRecord, reason: str) -> PlannedOccurrence:
+    """The plan of an occurrence that would fail."""
+    return PlannedOccurrence(
+        name=record.name,
+        due_at=record.due_at or record.next_at,
+        timezone=record.definition.timezone,
+        outcome=recurring.Outcome.FAILED,
+        reason=reason,
+        files=Comparison(),
+        documents=PlannedDocuments(0, 0, 0, 0, 0, {}),
+        cells=PlannedCells({}, {}, kept=0, left_alone=0, set_aside=0),
+        estimates=[],
+        held=None,
     )
 
 
@@ -394,16 +417,16 @@ def _cells(
         count[tally.outcome] += tally.rows if tally.wanted and not tally.has_left else 0
     returned = sum(tally.rows for tally in tallies if tally.wanted and tally.has_left)
     finished = {outcome: count[outcome] for outcome in (Outcome.SUCCEEDED, Outcome.FAILED)}
-    from_earlier = sum(reusable.cells for reusable in taken)
+    from_earlier = sum(part.cells for part in taken)
     return PlannedCells(
         added={"new bytes": new * columns, "no row yet": (contents - new) * columns - rows - from_earlier},
         superseded={outcome.value: count[outcome] for outcome in again}
         | ({"returned": returned} if returned else {}),
-        reused=sum(cells for outcome, cells in finished.items() if outcome not in again),
+        kept=sum(cells for outcome, cells in finished.items() if outcome not in again),
         left_alone=rows - returned - sum(finished.values()),
         set_aside=sum(tally.rows for tally in tallies if not tally.wanted and not tally.withdrawn),
         from_earlier=from_earlier,
-        earlier_batches=len({reusable.batch_id for reusable in taken}),
+        earlier_batches=len({part.batch_id for part in taken}),
     )
 
 

@@ -112,9 +112,9 @@ class Stored:
 class Queued:
     """The queue rows of a batch, counted after commit.
 
-    `reused` of those that were `added` have a result of an earlier batch, and `cells_reused` of all `cells`.
-    `returned` evaluations were closed when their document left the batch, and got a new attempt because it
-    returned. `held` is why it was held.
+    `added` rows were queued now; `reused` counts those of them with a result of an earlier batch.
+    `cells_reused` counts all rows of the batch with such a result. `returned` counts new attempts for documents
+    that are in the batch again. `held` is why the batch was held.
     """
 
     documents: int
@@ -137,7 +137,7 @@ class Queued:
             f"{cells} in the queue (documents x prompts x connections: {factors}), "
             f"{self.added:,} of them added now"
             + (f", {self.reused:,} with a result of an earlier batch" if self.reused else "")
-            + ("; all of them are reused, nothing is asked" if self.cells_reused == self.cells else "")
+            + ("; all reused, no model is called" if self.cells_reused == self.cells else "")
             + (f"; held: {self.held}" if self.held else "")
         )
 

@@ -1,5 +1,6 @@
 """The commands that act on batches, and list their files."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -362,7 +363,7 @@ def _planned(opened: Databases, batch: BatchRecord, mode: Mode, rescan: bool) ->
 def _say_next_occurrence(coming: NextOccurrence) -> None:
     record = coming.record
     if record.paused_at is not None:
-        when = "paused: doceval recurring resume goes on with it"
+        when = f"paused; resume it with doceval recurring resume {shlex.quote(record.name)}"
     elif record.next_at is None:
         when = "a batch is made when documents arrive"
     else:

@@ -10,10 +10,11 @@ from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases, reprocess_options
 from doceval_pipeline.cli.output import console, print_json, warn
 from doceval_pipeline.doc_eval.batches import find_batch
-from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
+from doceval_pipeline.doc_eval.recurring import Outcome, RecurringRecord, find_recurring
 from doceval_pipeline.errors import UnknownBatch, UnknownRecurring
 from doceval_pipeline.estimation import Interval
 from doceval_pipeline.names import printable
+from doceval_pipeline.recurrence import in_zone
 from doceval_pipeline.reports.numbers import amount, counted, rough_duration, size_text
 
 
@@ -76,13 +77,10 @@ def _print_plan(found: Plan) -> None:
 
 
 def _print_occurrence(found: PlannedOccurrence) -> None:
-    due = "" if found.due_at is None else f", due {found.due_at:%Y-%m-%d %H:%M} UTC"
+    due = "" if found.due_at is None else f", due {in_zone(found.due_at, found.timezone)}"
     console.print(f"{printable(found.name)}: the next occurrence{due}", markup=False)
-    files = found.files
-    console.print(
-        f"  files      {files.new:,} new, {files.changed:,} changed, {files.unchanged:,} unchanged, "
-        f"{files.gone:,} gone"
-    )
+    if found.outcome is not Outcome.FAILED:
+        console.print(f"  files      {found.files.sentence}")
     if found.reason is None:
         _print_work(found)
     else:
@@ -103,16 +101,16 @@ def _print_work(found: Plan | PlannedOccurrence) -> None:
     if cells.from_earlier:
         asked = cells.from_earlier + sum(cells.added.values())
         batches = counted(cells.earlier_batches, "batch", "batches")
-        console.print(f"  reused     {cells.from_earlier:,} of {asked:,} reused from {batches}")
+        console.print(f"  reused     {cells.from_earlier:,} of {asked:,} evaluations reused from {batches}")
     console.print(f"  again      {_by_reason(cells.superseded)}")
     console.print(
-        f"  untouched  {cells.reused:,} keep their result, {cells.left_alone:,} wait or run; "
+        f"  untouched  {cells.kept:,} keep their result, {cells.left_alone:,} wait or run; "
         f"{cells.set_aside:,} are set aside"
     )
     for estimate in found.estimates:
         _print_estimate(estimate)
     if found.held is not None:
-        console.print(f"  held       after it is queued: {found.held}")
+        console.print(printable(f"  held       will be held: {found.held}"), markup=False)
 
 
 def _by_reason(cells: dict[str, int]) -> str:

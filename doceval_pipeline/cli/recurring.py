@@ -89,7 +89,7 @@ def list_command(name: str | None, as_json: bool) -> None:
 @click.argument("name")
 @as_json_option
 def run(name: str, as_json: bool) -> None:
-    """Make the batch of NAME now, besides its schedule.
+    """Make the batch of NAME now, outside its schedule.
 
     Works while NAME is paused, too. The daemon of doceval up stages the batch. If nothing is new, no batch is
     made and the exit code is 0. Exit code 1 if a folder cannot be read.
@@ -131,7 +131,7 @@ def resume(name: str) -> None:
 def delete(name: str) -> None:
     """Delete NAME and its occurrences; its batches stay.
 
-    Defined again, it takes every document as new; results are reused all the same.
+    If you define it again, all documents count as new; their results are still reused.
     """
     with databases().doc_eval.connect() as connection:
         found = summary(connection, find_recurring(connection, name).id)
@@ -194,24 +194,38 @@ def _row(record: RecurringRecord) -> tuple[str | None, ...]:
         batch = f"{partition_key(record.newest_batch_id)} {record.newest_batch_status}"
     return (
         record.name,
-        record.when,
-        "unusable" if record.problem else "paused" if record.paused_at else "active",
+        _when(record),
+        _state(record),
         _next(record),
         _at(record.newest_due_at, record),
         record.newest_outcome and record.newest_outcome.value,
         batch,
-        record.problem
-        or record.newest_reason
-        or (f"held: {record.held_reason}" if record.held_reason else None),
+        _reason(record),
     )
 
 
+def _when(record: RecurringRecord) -> str | None:
+    """When it makes batches; None where its definition cannot be read."""
+    return None if record.problem else record.when
+
+
+def _state(record: RecurringRecord) -> str:
+    if record.problem:
+        return "unusable"
+    return "paused" if record.paused_at else "active"
+
+
+def _reason(record: RecurringRecord) -> str | None:
+    """What a person should know: the definition's problem, or else what became of the newest occurrence."""
+    if record.problem:
+        return f"cannot be used: {record.problem}"
+    return record.newest_reason or (f"held: {record.held_reason}" if record.held_reason else None)
+
+
 def _next(record: RecurringRecord) -> str | None:
-    """When the next batch is made, in words; also of one that is missing."""
-    if record.paused_at is not None:
+    """When the next batch is made, in words; None where none is made."""
+    if record.problem is not None or record.paused_at is not None:
         return None
-    if record.problem is not None:
-        return "never"
     if record.recurrence is None:
         return "when documents arrive"
     if record.due_at is not None:
@@ -224,7 +238,6 @@ def _at(moment: datetime | None, record: RecurringRecord) -> str | None:
 
 
 def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], count: int) -> None:
-    state = "paused" if record.paused_at else f"next {_next(record)}"
     print_table(
         ("time", "outcome", "batch", "new", "changed", "unchanged", "gone", "reason"),
         [
@@ -240,7 +253,7 @@ def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], coun
             )
             for occurrence in found
         ],
-        title=f"{record.name}: {record.when}, {state}",
+        title=f"{record.name}: {_about(record)}",
         optional=("reason",),
     )
     if count > len(found):
@@ -251,11 +264,17 @@ def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], coun
         console.print("no occurrences yet")
 
 
+def _about(record: RecurringRecord) -> str:
+    """When it makes batches, and the next time or why there is none."""
+    if record.problem:
+        return f"cannot be used: {record.problem}"
+    return f"{record.when}, {'paused' if record.paused_at else f'next {_next(record)}'}"
+
+
 def _as_json(record: RecurringRecord) -> dict[str, Any]:
-    usable = record.problem is None
     return {
         "name": record.name,
-        "definition": record.definition.model_dump(exclude={"name"}) if usable else None,
+        "definition": None if record.problem else record.definition.model_dump(exclude={"name"}),
         "paused_at": record.paused_at,
         "next_at": record.next_at,
         "due_at": record.due_at,
@@ -296,9 +315,8 @@ def _what_stays(found: Summary) -> str:
         return stay
     named = ", ".join(partition_key(number) for number in found.open_batches[:MOST_NAMED])
     more = len(found.open_batches) - MOST_NAMED
-    return (
-        f"{stay}; still open: {named}{f' and {more:,} more' if more > 0 else ''} (doceval cancel closes one)"
-    )
+    others = f" and {more:,} more" if more > 0 else ""
+    return f"{stay}; still open: {named}{others} (doceval cancel closes one)"
 
 
 def _say(name: str, what: str) -> None:

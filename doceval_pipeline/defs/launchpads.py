@@ -135,7 +135,7 @@ ops:
 ops:
   series:
     config:
-      name: inbox  # of a recurring evaluation
+      name: my-recurring-evaluation  # as doceval recurring list shows it
 """,
     "audit_databases": """\
 # Checks both databases for consistency and changes nothing. No config is needed.

@@ -403,12 +403,13 @@ def _notes_on_limits(connection: Connection, items: Sequence[Recurring]) -> Iter
     for name, limit, unpriced, currencies in connection.execute(_COST_LIMITS, {"names": names}):
         if unpriced:
             yield (
-                f"{name}: max_cost cannot be checked without both prices of {', '.join(unpriced)}: every "
-                "batch with evaluations to process will be held; add prices to the connection"
+                f"{name}: input or output price is missing for {', '.join(unpriced)}, so max_cost cannot be "
+                "checked and every batch with evaluations to process will be held: add prices"
             )
         elif len(currencies) > 1:
             together = " and ".join(currencies)
-            yield f"{name}: its prices are in {together}; max_cost ({limit}) limits each by itself"
+            applies = f"max_cost ({limit}) applies to each currency separately"
+            yield f"{name}: its prices are in {together}; {applies}"
 
 
 def _with_stored_names(connection: Connection, evaluation: Evaluation) -> Evaluation:

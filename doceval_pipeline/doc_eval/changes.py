@@ -40,7 +40,7 @@ class Change:
         if self.kind == "batch":
             return ""
         if self.kind == "recurring evaluation":
-            return "; counts from the next occurrence"
+            return "; takes effect at the next occurrence"
         affected = [_listed([partition_key(number) for number in self.batches])] if self.batches else []
         if self.recurring:
             affected.append(f"the next occurrence of {_listed(self.recurring)}")

@@ -388,7 +388,7 @@ class Batch(Choice):
 class Recurring(Choice):
     """A batch for each time of a schedule, or for what arrives in folders."""
 
-    name: Name = Field(description="Unique name; each batch has it with a date behind it.")
+    name: Name = Field(description="Unique name; batches are named after it and the date.")
     schedule: Schedule | None = Field(
         default=None, description="When a batch is made, as five fields of cron such as '0 2 * * 1-5'."
     )
@@ -402,7 +402,7 @@ class Recurring(Choice):
     )
     quiet_for: Duration = Field(
         default=60,
-        description="How long nothing may arrive before a batch is made of what did.",
+        description="Seconds without new arrivals before a batch is made; or a text such as 5m.",
     )
     scope: Literal["changed", "all"] = Field(
         default="changed", description="changed: new and changed documents since the last occurrence; or all."
@@ -418,10 +418,10 @@ class Recurring(Choice):
         default=None,
         ge=1,
         le=MOST_DOCUMENTS,
-        description="A batch of more documents is made, but held for a person.",
+        description="A batch of more documents is paused until somebody resumes it.",
     )
     max_cost: Price | None = Field(
-        default=None, description="A batch that is expected to cost more is made, but held for a person."
+        default=None, description="A batch that is expected to cost more is paused until somebody resumes it."
     )
 
     @field_validator("name")
@@ -429,8 +429,8 @@ class Recurring(Choice):
     def _leaves_room_for_a_date(cls, value: str) -> str:
         if len(value) > LONGEST_RECURRING_NAME:
             raise ValueError(
-                f"has {len(value)} characters: take at most {LONGEST_RECURRING_NAME}, because each "
-                "batch has the date behind the name"
+                f"has {len(value)} characters: take at most {LONGEST_RECURRING_NAME}, because "
+                "batches are named after it and the date"
             )
         return value
 
@@ -440,7 +440,7 @@ class Recurring(Choice):
         # The default may be what null stands for.
         if info.data.get("schedule") is not None and value != cls.model_fields[str(info.field_name)].default:
             raise ValueError(
-                "counts for on_arrival only: leave it out, or write on_arrival instead of schedule"
+                "applies only with on_arrival: leave it out, or write on_arrival instead of schedule"
             )
         return value
 

@@ -23,7 +23,7 @@ _FINISHED_CELLS = text(f"""
         ) AS m(measure, y)
     WHERE r.batch_id = :batch_id AND r.reused_from IS NULL
       AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})
-      AND r.reused_from IS NULL AND (m.y BETWEEN 1e-9 AND 1e10 OR m.y = 0)
+      AND (m.y BETWEEN 1e-9 AND 1e10 OR m.y = 0)
     GROUP BY 1, 2
 """)
 

@@ -143,12 +143,7 @@ class Series:
 
     def time(self, moment: datetime) -> str:
         """A time in the time zone of the evaluation: 2026-12-01 02:00 CET."""
-        return f"{local_time(moment, self.zone):%Y-%m-%d %H:%M %Z}"
-
-    @property
-    def zone(self) -> str:
-        """The time zone of all times that are shown."""
-        return self.timezone or "UTC"
+        return f"{local_time(moment, self.timezone):%Y-%m-%d %H:%M %Z}"
 
     def count(self, *states: State) -> int:
         """How many occurrences are in some states."""
@@ -352,7 +347,7 @@ def _places(series: Series, column: Column) -> list[drawings.SeriesPlace]:
         drift = None if point is None else point.drift
         places.append(
             drawings.SeriesPlace(
-                day=f"{local_time(occurrence.due_at, series.zone):%Y-%m-%d}",
+                day=f"{local_time(occurrence.due_at, series.timezone):%Y-%m-%d}",
                 time=series.time(occurrence.due_at),
                 mean=None if point is None else point.mean,
                 scored=0 if point is None else point.scored,

@@ -58,12 +58,12 @@ def estimate(
         ([estimate("a", 5.0, "USD"), estimate("b", 5.0, "USD")], None),
         (
             [estimate("a", 5.0, "USD"), estimate("b", 5.01, "USD")],
-            "an expected cost of 10.01 USD is more than max_cost (10.00)",
+            "an expected cost of 10.01 USD exceeds max_cost (10.00)",
         ),
         ([estimate("a", 9.0, "USD"), estimate("b", 9.0, "EUR")], None),
         (
             [estimate("a", 9.0, "USD"), estimate("b", 90.0, "EUR")],
-            "an expected cost of 90.00 EUR is more than max_cost (10.00)",
+            "an expected cost of 90.00 EUR exceeds max_cost (10.00)",
         ),
         (
             [estimate("a", 1.0, "USD"), estimate("b", None, None)],
@@ -71,8 +71,8 @@ def estimate(
         ),
         (
             [estimate("b", None, "USD", None)],
-            "max_cost (10.00) cannot be checked: the cost of 'b' is not known, because the tokens of fewer "
-            "than three of its evaluations are known",
+            "max_cost (10.00) cannot be checked: the cost of 'b' is not known, because it has fewer "
+            "than three evaluations with known tokens",
         ),
         (
             [estimate("b", None, "USD")],
@@ -165,7 +165,7 @@ def test_a_batch_of_too_many_documents_is_held_until_a_person_releases_it_and_ne
     assert inbox.words(within) == {"QUEUED": 2}
 
     over, queued = inbox.staged(3)
-    reason = "3 documents are more than max_documents (2)"
+    reason = "3 documents exceed max_documents (2)"
     assert queued.held == reason
     assert f"held: {reason}" in queued.sentence
     assert inbox.words(over) == {"PAUSED": 3}
@@ -209,8 +209,8 @@ def test_a_cost_limit_holds_what_is_expected_to_cost_more_and_what_cannot_be_kno
 ) -> None:
     inbox = Inbox(databases, tmp_path / "inbox", max_cost=10, prices=None)
     assert inbox.applied.notes == [
-        "inbox: max_cost cannot be checked without both prices of model: every batch with evaluations to "
-        "process will be held; add prices to the connection"
+        "inbox: input or output price is missing for model, so max_cost cannot be checked and every batch "
+        "with evaluations to process will be held: add prices"
     ]
     first, queued = inbox.staged(3)
     assert "is not known, because it has no prices" in str(queued.held)
@@ -222,7 +222,7 @@ def test_a_cost_limit_holds_what_is_expected_to_cost_more_and_what_cannot_be_kno
     within, queued = inbox.staged(3)
     assert queued.held is None
     over, queued = inbox.staged(4)
-    assert queued.held == "an expected cost of 12.00 USD is more than max_cost (10.00)"
+    assert queued.held == "an expected cost of 12.00 USD exceeds max_cost (10.00)"
     assert inbox.words(over) == {"PAUSED": 4}
     assert inbox.words(within) == {"QUEUED": 3}
 
@@ -248,7 +248,9 @@ def test_apply_says_that_a_cost_limit_is_compared_in_each_currency(
         ],
     }
     applied = apply_evaluation(databases.doc_eval, locate(content, None, key_path))
-    assert applied.notes == ["inbox: its prices are in EUR and USD; max_cost (2.5) limits each by itself"]
+    assert applied.notes == [
+        "inbox: its prices are in EUR and USD; max_cost (2.5) applies to each currency separately"
+    ]
 
 
 def test_reused_results_cost_nothing_and_hold_nothing(databases: Databases, tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ def test_reused_results_cost_nothing_and_hold_nothing(databases: Databases, tmp_
     third = inbox.made(1)
     # Asked for with new attempts of all, it gets none before a person releases it.
     queued, attempts = queue_attempts(databases, third, Mode.all, None)
-    assert (queued.reused, queued.held, attempts) == (0, "4 documents are more than max_documents (2)", 0)
+    assert (queued.reused, queued.held, attempts) == (0, "4 documents exceed max_documents (2)", 0)
     assert inbox.words(third) == {"PAUSED": 4}
 
 
@@ -387,7 +389,7 @@ def test_the_receiver_is_told_once_that_a_batch_is_held_and_why(
         "partition": f"batch-{over:06d}",
         "name": inbox.progress(over).batch.name,
         "status": "PAUSED",
-        "reason": "2 documents are more than max_documents (1)",
+        "reason": "2 documents exceed max_documents (1)",
         "url": f"https://dagster.example.com/assets/queue_rows?partition=batch-{over:06d}",
     }
     resume(databases, over)

@@ -353,7 +353,7 @@ def test_reused_results_cost_nothing_where_a_limit_is_compared(databases: Databa
     assert planned_occurrence(databases, record)["held"] is None
     write(folder, {**files, "f.txt": 5})
     held = planned_occurrence(databases, record)["held"]
-    assert held == "an expected cost of 100.00 EUR is more than max_cost (50.00)"
+    assert held == "an expected cost of 100.00 EUR exceeds max_cost (50.00)"
     second = make_occurrence(databases, record, datetime(2026, 12, 2, 2, tzinfo=UTC))
     assert second.batch_id is not None
     stage(databases, second.batch_id)

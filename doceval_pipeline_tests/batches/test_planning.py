@@ -70,7 +70,7 @@ def test_contents_that_another_batch_stored_are_reused(batch_of: BatchOf) -> Non
 def test_failed_and_all_say_how_many_results_they_supersede(batch_of: BatchOf) -> None:
     batch = finished(batch_of)
     assert planned(batch, Mode.failed).cells.superseded == {"failed": 3}
-    assert planned(batch, Mode.failed).cells.reused == 17
+    assert planned(batch, Mode.failed).cells.kept == 17
     both = planned(batch, Mode.all)
     assert both.cells.superseded == {"succeeded": 17, "failed": 3}
     assert sum(estimate.cells for estimate in both.estimates) == 20
@@ -100,7 +100,7 @@ def test_a_content_that_comes_back_keeps_the_rows_it_had(batch_of: BatchOf) -> N
     reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, True)
     write_old(batch.folder / "001.txt", content)
     found = planned(batch, new_look=True)
-    assert (found.documents.reused, sum(found.cells.added.values()), found.cells.reused) == (5, 0, 20)
+    assert (found.documents.reused, sum(found.cells.added.values()), found.cells.kept) == (5, 0, 20)
 
 
 def test_rows_that_somebody_deleted_are_planned_to_come_back(batch_of: BatchOf) -> None:

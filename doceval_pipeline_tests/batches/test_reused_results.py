@@ -193,7 +193,7 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     first = night(databases, inbox, "monday", model)
     answered(databases, first)
     second, queued = staged(databases, inbox, "tuesday", model=model)
-    assert queued.sentence.endswith("all of them are reused, nothing is asked")
+    assert queued.sentence.endswith("all reused, no model is called")
     assert (
         progress(databases, second).reuse
         == "4 done, all of them reused from 1 batch: no model was called in this batch"

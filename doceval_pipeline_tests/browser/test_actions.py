@@ -150,7 +150,7 @@ def test_a_recurring_evaluation_is_run_from_the_launchpad_shown_by_its_sensor_an
     made = "SELECT max(id) FROM batches WHERE batch_name LIKE %s HAVING max(id) > 0"
     ((number,),) = until(lambda: query(home, made, f"{name} %", database="doc_eval"))
     held = until(lambda: status(home, str(number))["held_reason"])
-    key, reason = f"batch-{number:06d}", "2 documents are more than max_documents (1)"
+    key, reason = f"batch-{number:06d}", "2 documents exceed max_documents (1)"
     assert held == reason
 
     # The run is linked with the batch, and the batch shows what made it and why it is held.

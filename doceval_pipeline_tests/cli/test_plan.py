@@ -1,6 +1,7 @@
 """`doceval plan` with reused results, limits, and the name of a recurring evaluation."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy import text
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.recurring import make_occurrence
 from doceval_pipeline.cli import cli
-from doceval_pipeline.errors import UnknownBatch
+from doceval_pipeline.errors import RecurringError, UnknownBatch
 from doceval_pipeline_tests.batches.test_plan_equals_bill import define, process, stage, write
 
 
@@ -42,12 +43,54 @@ def test_a_plan_of_a_recurring_evaluation_shows_its_next_occurrence(
     for line in (
         "inbox: the next occurrence, due ",
         "files      1 new, 0 changed, 2 unchanged, 0 gone",
-        "reused     4 of 6 reused from 1 batch",
-        "held       after it is queued: 3 documents are more than max_documents (2)",
+        "reused     4 of 6 evaluations reused from 1 batch",
+        "held       will be held: 3 documents exceed max_documents (2)",
     ):
         assert line in shown
     found = json.loads(run("inbox", "--json").output)
     assert (found["recurring"], found["cells"]["from_earlier"]) == ("inbox", 4)
+
+
+def test_a_plan_shows_a_connection_whose_name_looks_like_markup(databases: Databases, inbox: Path) -> None:
+    define(databases, inbox, max_cost=1)
+    with databases.doc_eval.begin() as connection:
+        connection.execute(
+            text("UPDATE connections SET name = 'm [/red]', prices = NULL WHERE name = 'model'")
+        )
+        renamed = (
+            """UPDATE recurring_evaluations SET definition = definition || '{"connections": ["m [/red]"]}'"""
+        )
+        connection.execute(text(renamed))
+    assert "the cost of 'm [/red]' is not known" in " ".join(run("inbox").output.split())
+
+
+def test_a_definition_that_cannot_be_used_is_shown_with_its_problem(
+    databases: Databases, inbox: Path
+) -> None:
+    define(databases, inbox)
+    with databases.doc_eval.begin() as connection:
+        connection.execute(text('UPDATE recurring_evaluations SET definition = \'{"schedule": "x"}\''))
+    refused = run("inbox")
+    assert isinstance(refused.exception, RecurringError)
+    assert "cannot be used" in str(refused.exception)
+    listed = CliRunner().invoke(cli, ["recurring", "list"]).output
+    assert "unusable" in listed
+    assert "active" not in listed
+    for words in ([], ["inbox"]):
+        shown = CliRunner().invoke(cli, ["recurring", "list", *words]).output
+        assert "cannot be used: folders is missing" in " ".join(shown.split())
+        assert "on arrival" not in shown
+    (data,) = json.loads(CliRunner().invoke(cli, ["recurring", "list", "--json"]).output)
+    assert (data["definition"], data["problem"][:18]) == (None, "folders is missing")
+
+
+def test_a_plan_of_a_folder_that_is_away_gives_the_reason_alone(databases: Databases, inbox: Path) -> None:
+    define(databases, inbox, timezone="Europe/Berlin")
+    shutil.rmtree(inbox)
+    shown = run("inbox").output
+    assert "no batch   " in shown
+    assert " 02:00 CE" in shown
+    assert "0 new" not in shown
 
 
 def test_a_name_comes_from_batches_first_and_options_are_for_batches(

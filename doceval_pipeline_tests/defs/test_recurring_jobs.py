@@ -70,7 +70,7 @@ def test_a_run_of_an_occurrence_is_linked_with_its_batch_and_the_batch_with_what
     }
     assert shown["batch_config_snapshot"]["recurring_evaluation"].value == "inbox"
     assert shown["batch_config_snapshot"]["due_at"].value == due_at
-    reason = "2 documents are more than max_documents (1)"
+    reason = "2 documents exceed max_documents (1)"
     assert shown["queue_rows"]["held_reason"].value == reason
     assert f"{key} is held: {reason}" in shown_by_a_tick(instance)
 

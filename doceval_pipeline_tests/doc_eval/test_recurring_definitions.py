@@ -69,8 +69,8 @@ def problem(folder: Path, *lines: str, head: str = HEAD) -> str:
             [NIGHTLY, "timezone: berlin"],
             "e.yaml:11: recurring[0].timezone: is not a known time zone: did you",
         ),
-        ([NIGHTLY, "quiet_for: 5m"], "e.yaml:11: recurring[0].quiet_for: counts for on_arrival only"),
-        ([NIGHTLY, "interval: 5m"], "e.yaml:11: recurring[0].interval: counts for on_arrival only"),
+        ([NIGHTLY, "quiet_for: 5m"], "e.yaml:11: recurring[0].quiet_for: applies only with on_arrival"),
+        ([NIGHTLY, "interval: 5m"], "e.yaml:11: recurring[0].interval: applies only with on_arrival"),
         (["on_arrival: true", "interval: 0"], "e.yaml:11: recurring[0].interval: must be between 1s and 7d"),
         (
             ["on_arrival: true", "quiet_for: 8d"],
@@ -140,7 +140,7 @@ def test_a_batch_knows_reuse_and_no_schedule(tmp_path: Path) -> None:
 def test_a_name_leaves_room_for_the_date_of_each_batch(tmp_path: Path) -> None:
     longest = "n" * LONGEST_RECURRING_NAME
     load(tmp_path, NIGHTLY, head=HEAD.replace("inbox\n", f"{longest}\n", 1)).refuse()
-    assert "take at most 170, because each batch has the date behind the name" in problem(
+    assert "take at most 170, because batches are named after it and the date" in problem(
         tmp_path, NIGHTLY, head=HEAD.replace("inbox\n", f"{longest}n\n", 1)
     )
 
@@ -176,14 +176,14 @@ def test_apply_shows_what_changes_for_the_next_occurrence(databases: Databases, 
     assert coming.found is not None
     assert coming.found.notes == []
     (note,) = costly.notes
-    assert note.startswith("inbox: max_cost cannot be checked without both prices of gpt")
+    assert note.startswith("inbox: input or output price is missing for gpt")
     apply_and_look(databases, load(tmp_path, NIGHTLY, "max_cost: null"))
 
     head = HEAD.replace("How clear?", "Is it clear?")
     changed, _ = apply_and_look(databases, load(tmp_path, NIGHTLY, "max_documents: 5", head=head))
     assert [change.sentence for change in changed.changes] == [
         'prompt \'clarity\': text "How clear?" → "Is it clear?"; affects the next occurrence of inbox',
-        "recurring evaluation 'inbox': max_documents none → 5; counts from the next occurrence",
+        "recurring evaluation 'inbox': max_documents none → 5; takes effect at the next occurrence",
     ]
     # One of schedule and on_arrival takes the other's place; a key that is left out keeps its value.
     apply_and_look(databases, load(tmp_path, "on_arrival: true", head=head))
