@@ -113,8 +113,8 @@ class Queued:
     """The queue rows of a batch, counted after commit.
 
     `added` rows were queued now; `reused` counts those of them with a result of an earlier batch.
-    `cells_reused` counts all rows of the batch with such a result. `returned` counts new attempts for documents
-    that are in the batch again. `held` is why the batch was held.
+    `cells_reused` counts all rows of the batch with such a result, `returned` new attempts for documents that
+    are in the batch again. `held` is why the batch was held.
     """
 
     documents: int
