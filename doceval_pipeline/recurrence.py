@@ -65,6 +65,10 @@ class Recurrence:
         """
         return next(self._after(moment), None)
 
+    def has(self, moment: datetime) -> bool:
+        """Whether it fires at a moment."""
+        return self.first_after(moment - timedelta(microseconds=1)) == moment
+
     def newest(self, after: datetime, until: datetime) -> datetime | None:
         """The last time that is later than `after` and not later than `until`, in UTC."""
         # The library counts back in another way than forth where an hour comes twice.

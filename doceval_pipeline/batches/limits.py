@@ -11,6 +11,7 @@ from doceval_pipeline.batches.estimates import ConnectionWork, Estimate, estimat
 from doceval_pipeline.doc_eval.batches import BatchRecord
 from doceval_pipeline.knowledge.queue import tally_rows
 from doceval_pipeline.knowledge.status_words import Outcome
+from doceval_pipeline.reports.numbers import money
 
 TO_COME = (Outcome.WAITING, Outcome.PAUSED)
 
@@ -69,11 +70,11 @@ def _why_too_expensive(estimates: Sequence[Estimate], max_cost: float) -> str | 
             costs[estimate.currency] += estimate.cost.expected
     for currency, cost in sorted(costs.items()):
         if cost > max_cost:
-            return f"an expected cost of {cost:,.2f} {currency} exceeds max_cost ({max_cost:,.2f})"
+            return f"an expected cost of {money(cost)} {currency} exceeds max_cost ({money(max_cost)})"
     unknown = [estimate for estimate in estimates if estimate.cost is None]
     if unknown:
         return (
-            f"max_cost ({max_cost:,.2f}) cannot be checked: the cost of {unknown[0].connection!r} is not "
+            f"max_cost ({money(max_cost)}) cannot be checked: the cost of {unknown[0].connection!r} is not "
             f"known, because {_why_unknown(unknown[0])}"
         )
     return None

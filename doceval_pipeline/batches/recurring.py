@@ -19,6 +19,7 @@ from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS, VANISHED, displa
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.names import normal, normal_in_sql
 from doceval_pipeline.recurrence import zone
+from doceval_pipeline.reports.numbers import counted
 
 NOTHING_NEW = "nothing is new or changed"
 # Why a file could not be read that may be readable by now, although it looks as before. After other reasons
@@ -281,8 +282,8 @@ def _why_skipped(connection: Connection, record: RecurringRecord, files: Compari
     empty = recurring.empty_folder(connection, record.id, record.definition)
     if empty is not None:
         return (
-            f"nothing is new, and folder {display_name(empty[0].encode())}, where {empty[1]:,} files were "
-            "known, is empty: check that its file system is mounted"
+            f"nothing is new, and folder {display_name(empty[0].encode())} is empty, where "
+            f"{counted(empty[1], 'file was', 'files were')} known: check that its file system is mounted"
         )
     return NOTHING_NEW if files.unchanged else "no usable document is in its folders"
 

@@ -145,7 +145,8 @@ def stage(batches: tuple[str, ...], as_json: bool) -> None:
             notes = [*notes, progress.batch.held_notice]
         line = (
             f"[bold]{batch.key}[/] {progress.batch.status}: {staged(documents.staged, documents.distinct)}, "
-            f"{cells.rows:,} of {expected:,} cells queued; {left_out(files)}"
+            f"{cells.rows:,} of {expected:,} cells queued"
+            f"{f', {cells.reused:,} of them reused' if cells.reused else ''}; {left_out(files)}"
         )
         data = {**progress.as_json(), "files": left_out_by_reason(files), "notes": notes}
         return Done(line, data, {"documents": documents.staged, "cells": cells.rows}, notes)

@@ -15,7 +15,7 @@ from doceval_pipeline.errors import UnknownBatch, UnknownRecurring
 from doceval_pipeline.estimation import Interval
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone
-from doceval_pipeline.reports.numbers import amount, counted, rough_duration, size_text
+from doceval_pipeline.reports.numbers import amount, counted, money, rough_duration, size_text
 
 
 @click.command("plan")
@@ -146,4 +146,4 @@ def _cost(estimate: Estimate) -> str:
         return "no prices"
     if estimate.cost is None:
         return "unknown"
-    return f"{estimate.cost.low:,.2f} to {estimate.cost.high:,.2f} {estimate.currency}"
+    return f"{money(estimate.cost.low)} to {money(estimate.cost.high)} {estimate.currency}"

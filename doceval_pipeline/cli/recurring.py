@@ -1,8 +1,8 @@
 """The commands about recurring evaluations: recurring list, run, pause, resume, delete, report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime
+from dataclasses import asdict, astuple
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from doceval_pipeline.reports.numbers import counted
 MOST_SHOWN, MOST_AS_JSON = 30, 100_000
 # Open batches that `delete` names.
 MOST_NAMED = 5
+# In which the daemon, where it runs, makes a batch that is due.
+TIME_TO_MAKE = timedelta(seconds=60)
 WORDS = {
     "ls": "list",
     "show": "list",
@@ -229,6 +231,8 @@ def _next(record: RecurringRecord) -> str | None:
     if record.recurrence is None:
         return "when documents arrive"
     if record.due_at is not None:
+        if record.now - record.due_at < TIME_TO_MAKE:
+            return "due now"
         return f"due since {_at(record.due_at, record)}; start doceval up to make it"
     return _at(record.next_at, record) or "never"
 
@@ -242,13 +246,11 @@ def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], coun
         ("time", "outcome", "batch", "new", "changed", "unchanged", "gone", "reason"),
         [
             (
-                _at(occurrence.due_at, record),
+                f"{_at(occurrence.due_at, record)}{', by hand' if record.is_by_hand(occurrence) else ''}",
                 occurrence.outcome.value,
                 None if occurrence.batch_id is None else partition_key(occurrence.batch_id),
-                occurrence.files.new,
-                occurrence.files.changed,
-                occurrence.files.unchanged,
-                occurrence.files.gone,
+                # Where a folder was away, no file was found or missed.
+                *(4 * [None] if occurrence.outcome is Outcome.FAILED else astuple(occurrence.files)),
                 occurrence.reason,
             )
             for occurrence in found

@@ -56,7 +56,7 @@ SECONDS_FOR_LOOK, SECONDS_FOR_FIRST_LOOKS = 30.0, 15.0
 # For a look that ends by itself when its time is over.
 SECONDS_OF_GRACE = 1.0
 # After a look that took too long.
-SECONDS_TO_REST = 3600
+SECONDS_TO_REST = 600
 # Python cannot convert the first times of all to every time zone.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -209,8 +209,11 @@ def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval
 
 
 def may_look(not_before: float, now: float) -> bool:
-    """Whether folders may be looked at again; a time that is too far off is from a clock that was ahead."""
-    return not now < not_before <= now + LONGEST_DURATION
+    """Whether folders may be looked at again; a time that is too far off is from a clock that was ahead.
+
+    Half the way to the next tick is not waited for, so that looks come as often as was asked, on average.
+    """
+    return not now + SECONDS_BETWEEN_TICKS / 2 < not_before <= now + LONGEST_DURATION
 
 
 def seconds_to_retry(failed: int) -> int:

@@ -336,6 +336,10 @@ class RecurringRecord:
         if self.problem is not None:
             raise RecurringError(f"the recurring evaluation {self.name!r} cannot be used: {self.problem}")
 
+    def is_by_hand(self, occurrence: "Occurrence") -> bool:
+        """Whether a person asked for an occurrence beside the schedule; its times are whole minutes."""
+        return self.recurrence is not None and occurrence.due_at.timestamp() % 60 != 0
+
     def require_pending(self, due_at: datetime) -> None:
         """Require that a batch of a time of the schedule, or of what arrived at a time, may still be made.
 
@@ -351,6 +355,11 @@ class RecurringRecord:
             raise RecurringError(
                 f"no arrivals of the recurring evaluation {self.name!r} wait since {due_at.isoformat()}: "
                 "omit due_at to make a batch now"
+            )
+        if self.recurrence is not None and not self.recurrence.has(due_at):
+            raise RecurringError(
+                f"{due_at.isoformat()} is not a time of the schedule of the recurring evaluation "
+                f"{self.name!r}: omit due_at to make a batch now"
             )
         if self.recurrence is not None and due_at <= self.watched_from:
             raise RecurringError(

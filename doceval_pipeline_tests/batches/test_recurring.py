@@ -122,7 +122,7 @@ def test_a_folder_that_is_away_is_recorded_and_nothing_in_it_is_new_afterwards(
     assert empty.files.gone == 0
     nothing = make_occurrence(databases, record, NIGHT + 3 * DAY)
     assert nothing.reason is not None
-    assert f"folder {two}, where 1 files were known, is empty" in nothing.reason
+    assert f"folder {two} is empty, where 1 file was known" in nothing.reason
     two.rmdir()
     (tmp_path / "away").rename(two)
     back = make_occurrence(databases, record, NIGHT + 4 * DAY)
