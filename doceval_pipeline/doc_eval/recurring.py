@@ -346,8 +346,8 @@ class RecurringRecord:
         Raises
         ------
         RecurringError
-            It was paused; the time is from before its schedule took effect; or what arrived then no longer
-            waits.
+            It was paused; the time is from before its schedule took effect, or not one of it; or what arrived
+            then no longer waits.
         """
         if self.paused_at is not None:
             raise RecurringError(f"the recurring evaluation {self.name!r} is paused: resume it first")
@@ -356,16 +356,16 @@ class RecurringRecord:
                 f"no arrivals of the recurring evaluation {self.name!r} wait since {due_at.isoformat()}: "
                 "omit due_at to make a batch now"
             )
-        if self.recurrence is not None and not self.recurrence.has(due_at):
-            raise RecurringError(
-                f"{due_at.isoformat()} is not a time of the schedule of the recurring evaluation "
-                f"{self.name!r}: omit due_at to make a batch now"
-            )
         if self.recurrence is not None and due_at <= self.watched_from:
             raise RecurringError(
                 f"the recurring evaluation {self.name!r} makes no batch of {due_at.isoformat()}, which is "
                 f"before its schedule took effect ({self.watched_from.isoformat()}): omit due_at to make a "
                 "batch now"
+            )
+        if self.recurrence is not None and not self.recurrence.has(due_at):
+            raise RecurringError(
+                f"{due_at.isoformat()} is not a time of the schedule of the recurring evaluation "
+                f"{self.name!r}: omit due_at to make a batch now"
             )
 
 

@@ -51,7 +51,7 @@ class Nights:
             "recurring": [
                 {
                     "name": self.name,
-                    "schedule": "0 2 * * *",
+                    "schedule": "0 1 * * *",
                     "folders": [str(self.folder)],
                     "connections": ["model"],
                     "prompts": list(prompts),

@@ -102,7 +102,7 @@ class Inbox:
             "recurring": [
                 {
                     "name": "inbox",
-                    "schedule": "0 2 * * *",
+                    "schedule": "0 1 * * *",
                     "folders": [str(self.folder)],
                     "connections": ["model"],
                     "prompts": ["clarity"],
