@@ -1,9 +1,10 @@
 """Many closed batches are reprocessed from Dagster's own dialogs."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Error, Page, expect
 
 from doceval_pipeline_tests.browser.conftest import DAGSTER
 from doceval_pipeline_tests.cli import many
@@ -11,6 +12,8 @@ from doceval_pipeline_tests.cli.running import query, until
 from doceval_pipeline_tests.conftest import Sample
 
 pytestmark = pytest.mark.browser
+# Milliseconds in which a list that is open shows what was typed.
+SOON = 5_000
 REFUSED = "Value at path root:ops:queue_rows:config:mode not in enum type Mode got faild"
 
 
@@ -71,12 +74,23 @@ def choose_all_but(page: Page, keys: list[str]) -> None:
     """Select all partitions in the dialog, and then not these."""
     page.get_by_text("Select a partition or create one").click()
     page.get_by_text("Select all (").click()
-    field = page.get_by_placeholder("Filter partitions")
     for key in keys:
-        # The list closes where the page learns something new about partitions meanwhile.
-        if not field.is_visible():
-            page.get_by_text("partitions selected").click()
-        field.fill("")
-        field.press_sequentially(key)
-        page.locator("label", has_text=key).click()
+        until(partial(_is_toggled, page, key))
     page.get_by_text("Launch runs to materialize").click()
+
+
+def _is_toggled(page: Page, key: str) -> bool:
+    """Click a partition in the list; False if the list closed before.
+
+    It closes whenever the page learns something new about partitions.
+    """
+    field = page.get_by_placeholder("Filter partitions")
+    try:
+        if not field.is_visible():
+            page.get_by_text("partitions selected").click(timeout=SOON)
+        field.fill("", timeout=SOON)
+        field.press_sequentially(key, timeout=SOON)
+        page.locator("label", has_text=key).click(timeout=SOON)
+    except Error:
+        return False
+    return True
