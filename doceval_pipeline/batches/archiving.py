@@ -99,11 +99,17 @@ def _archive_now(
     with databases.knowledge.connect() as knowledge:
         archived.require_short_texts(knowledge, batch_id)
     batch, canonical, report = _with_report(databases, batch_id)
+    if batch.status not in (*CLOSED, Status.FAILED_STAGING):
+        raise _Overtaken
     folder = databases.settings.archives
     with unfinished(folder, batch_id) as file:
         written = write_archive(databases, batch, canonical, report, file, writing)
         if batch.status in CLOSED and written.result_digest != batch.result_digest:
             raise _Overtaken
+        # A sensor that looked before this did may still open the batch again for a moment.
+        with databases.doc_eval.connect() as afterwards:
+            if batch_by_id(afterwards, batch_id).status is not batch.status:
+                raise _Overtaken
         sha256 = check_archive(databases, Path(file.name), written, checking)
         path = folder / f"{batch.key}-{written.manifest.content_digest}.zip"
         give_name(Path(file.name), path)
