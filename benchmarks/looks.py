@@ -5,7 +5,6 @@ The yardstick lists the same folder and asks the system for size and time of eac
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count as numbers
 from pathlib import Path
@@ -27,7 +26,6 @@ from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
 
 NOTHING_NEW, ONE_NEW, OCCURRENCE = "nothing new", "one new file", "occurrence of one new file"
 LISTING = "os.walk and os.stat"
-_FIRST = datetime(2026, 12, 1, tzinfo=UTC)
 _LONG_AGO = (1_000_000_000, 1_000_000_000)
 
 
@@ -42,12 +40,12 @@ def look(databases: Databases) -> Timed:
     return timed
 
 
-def occurrence(databases: Databases, due: int) -> Timed:
+def occurrence(databases: Databases) -> Timed:
     """The batch of what is new, as far as `make_occurrence` makes it."""
     record = _record(databases)
 
     def timed() -> Figures:
-        made = make_occurrence(databases, record, _FIRST + timedelta(minutes=due))
+        made = make_occurrence(databases, record)
         return {"new": made.files.new + made.files.changed}
 
     return timed
@@ -68,7 +66,7 @@ def listing(databases: Databases, folder: str) -> Timed:
 def looks(quick: bool) -> Case:
     """Case 14."""
     count = 50 if quick else 100_000
-    dues = numbers()
+    names = numbers()
 
     def folder(installation: Installation) -> Path:
         return installation.folder / f"looked-at-{count}"
@@ -77,26 +75,25 @@ def looks(quick: bool) -> Case:
         installation.empty()
         _define(installation.databases, material.documents(folder(installation), count, 64))
 
-    def before(is_new: bool, gives: str) -> Callable[[Installation], dict[str, Any]]:
+    def before(is_new: bool, gives_folder: bool = False) -> Callable[[Installation], dict[str, Any]]:
         def settle(installation: Installation) -> dict[str, Any]:
             databases = installation.databases
-            make_occurrence(databases, _record(databases), _FIRST + timedelta(minutes=next(dues)))
+            make_occurrence(databases, _record(databases))
             look_for_arrivals(databases, _record(databases))
             if is_new:
-                path = folder(installation) / f"new-{next(dues)}.txt"
+                path = folder(installation) / f"new-{next(names)}.txt"
                 path.write_text(path.name)
                 os.utime(path, _LONG_AGO)
             installation.checkpoint()
-            given = {"due": next(dues), "folder": str(folder(installation))}
-            return {gives: given[gives]} if gives else {}
+            return {"folder": str(folder(installation))} if gives_folder else {}
 
         return settle
 
     sides = [
-        Side(NOTHING_NEW, look, before(False, ""), partial(_check, None)),
-        Side(ONE_NEW, look, before(True, ""), partial(_check, None)),
-        Side(OCCURRENCE, occurrence, before(True, "due"), partial(_check, 1)),
-        Side(LISTING, listing, before(False, "folder"), partial(_check, None)),
+        Side(NOTHING_NEW, look, before(False), partial(_check, None)),
+        Side(ONE_NEW, look, before(True), partial(_check, None)),
+        Side(OCCURRENCE, occurrence, before(True), partial(_check, 1)),
+        Side(LISTING, listing, before(False, gives_folder=True), partial(_check, None)),
     ]
 
     def judge(measured: Measured) -> list[Figure]:
