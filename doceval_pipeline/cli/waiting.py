@@ -34,8 +34,6 @@ SECONDS_TO_END = 30.0
 SECONDS_BETWEEN = 5.0
 # Until a Ctrl-C that Python did not get to handle ends the process.
 SECONDS_TO_INTERRUPT = 0.3
-# In which a command that has handled a Ctrl-C may come to wait again.
-SECONDS_AFTER_INTERRUPT = 10.0
 # The first message of the protocol, "is GSSAPI spoken here?", which every server and pooler answers. A server
 # with TLS that is asked for that instead, and left, writes it into its log.
 ASK = (8).to_bytes(4) + (80877104).to_bytes(4)
@@ -183,16 +181,12 @@ def _await_interrupts(signals: socket.socket, servers: list[Server], over: threa
         with suppress(OSError, ValueError):
             if not select.select([signals], [], [], 1)[0] or signal.SIGINT not in signals.recv(64):
                 continue
-            # Where Python handles it, the main thread moves, and ends or comes to wait in libpq once more.
-            deadline = time.monotonic() + SECONDS_AFTER_INTERRUPT
-            while time.monotonic() < deadline:
-                where = _place(main)
-                if over.wait(SECONDS_TO_INTERRUPT):
-                    break
-                is_waiting = _place(main) == where
-                silent = is_waiting and not all(server.answers(SECONDS_TO_INTERRUPT) for server in servers)
-                if silent and not over.is_set():
-                    _end("interrupted", 130)
+            where = _place(main)
+            # Where Python handles it, the main thread moves.
+            if over.wait(SECONDS_TO_INTERRUPT) or _place(main) != where:
+                continue
+            if not all(server.answers(SECONDS_TO_INTERRUPT) for server in servers) and not over.is_set():
+                _end("interrupted", 130)
 
 
 def _place(thread: int | None) -> tuple[int, int]:

@@ -26,9 +26,10 @@ from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
-# The same command line, with less patience.
+# The same command line, with less patience. In the background of a script, Ctrl-C would be ignored.
 IMPATIENT = (
-    "import sys\n"
+    "import signal, sys\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "from doceval_pipeline.cli import main, waiting\n"
     "waiting.SECONDS_TO_MENTION, waiting.SECONDS_TO_END = 1.0, 2.0\n"
     "sys.argv = ['doceval', *sys.argv[1:]]\n"
