@@ -42,6 +42,7 @@ def in_a_terminal(*arguments: str) -> tuple[str, str, int]:
     return b"".join(shown).decode(), printed, process.returncode
 
 
+@pytest.mark.slow
 def test_staging_archiving_and_restoring_draw_bars(tmp_path: Path) -> None:
     doceval("apply", str(write_evaluation(tmp_path, "q4")))
     shown, printed, code = in_a_terminal("stage", "q4")

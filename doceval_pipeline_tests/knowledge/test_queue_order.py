@@ -124,6 +124,7 @@ def fill(batch: Sample, documents: int, prompts: int, batch_id: int = 1) -> None
     batch.knowledge(MANY_ROWS, prompts=prompts, batch_id=batch_id)
 
 
+@pytest.mark.slow
 def test_a_claim_reads_no_more_after_100_000_finished_rows_that_vacuum_may_not_remove(
     databases: Databases, tmp_path: Path
 ) -> None:

@@ -242,6 +242,7 @@ def test_many_long_responses_do_not_make_a_page_that_no_browser_opens() -> None:
     assert len(render(data)) < 4_000_000
 
 
+@pytest.mark.slow
 def test_a_thousand_cells_take_up_no_more_than_two_megabytes_whatever_they_say() -> None:
     keys = [(n, c) for n in range(100) for c in range(10)]
     for text in ("x" * 2_000, "界" * 2_000, '"' * 2_000):
