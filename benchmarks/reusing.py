@@ -23,7 +23,7 @@ from doceval_pipeline.knowledge import queue
 
 REUSED, QUEUED = "reused", "queued"
 COLUMNS = 2
-# Every answer is a success, because nobody reuses a failure.
+# Every answer is a success, because failures are not reused.
 _ANSWERS = """
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, status, connection_details,
                                task_id, started_processing_at, completed_processing_at, response_text,

@@ -78,7 +78,7 @@ def seconds_since_end(record: dg.RunRecord) -> float:
 
 
 def has_failed_for_long(instance: dg.DagsterInstance, runs: dg.RunsFilter) -> bool:
-    """Whether the newest of some runs ended without success, longer ago than a request waits."""
+    """Whether the newest of the given runs failed long enough ago to request another one."""
     return any(
         record.dagster_run.status in ENDED_WITHOUT_SUCCESS and seconds_since_end(record) > LONGEST_PAUSE
         for record in instance.get_run_records(runs, limit=1)

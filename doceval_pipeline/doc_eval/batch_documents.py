@@ -294,7 +294,7 @@ def assign_new(connection: Connection, batch_id: int) -> int:
 
 
 def assign_usable_now(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
-    """Assign those of a batch's files again that were not usable and were found to be now; no others."""
+    """Assign again only those files of a batch that were unusable and are usable now."""
     list_found(connection, found)
     connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id})
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})

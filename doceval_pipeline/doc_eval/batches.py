@@ -306,7 +306,7 @@ def batches_by_ids(connection: Connection, ids: Iterable[int]) -> list[BatchReco
 
 
 def batch_names(connection: Connection, ids: Iterable[int]) -> dict[int, str]:
-    """The names of some batches, those of archived ones too."""
+    """The names of the given batches, archived ones included."""
     return {row[0]: row[1] for row in connection.execute(_NAMES, {"ids": list(ids)})}
 
 

@@ -112,7 +112,7 @@ _TRANSITION = text("""
                 THEN coalesce(stage_requested_at, stage_after)
             ELSE stage_requested_at END,
         failure_reason = CAST(:reason AS text),
-        -- A batch that was held by itself is no longer so once a person released or cancelled it.
+        -- Once a person has resumed or cancelled a held batch, it is no longer held.
         held_reason = CASE WHEN t.new_status = 'PAUSED' THEN held_reason END
     FROM unnest(CAST(:old AS text[]), CAST(:new AS text[])) AS t(old_status, new_status)
     WHERE batches.id = :batch_id AND batches.status = t.old_status AND batches.archived_at IS NULL

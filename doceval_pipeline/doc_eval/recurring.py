@@ -495,7 +495,7 @@ def empty_folder(connection: Connection, recurring_id: int, definition: Recurrin
 
 
 def has_unread(connection: Connection, recurring_id: int, reasons: Sequence[str]) -> bool:
-    """Whether the newest batch could not read a file, for any of some reasons that may have passed."""
+    """Whether the newest batch could not read a file, for one of the given reasons."""
     return bool(connection.scalar(_UNREAD, {"id": recurring_id, "reasons": list(reasons)}))
 
 
@@ -633,7 +633,7 @@ def forget_gone(
 
 
 def forget_unread(connection: Connection, recurring_id: int, reasons: Sequence[str]) -> None:
-    """Forget files that a batch could not read, for any of some reasons, and that are not usable now."""
+    """Forget files that a batch could not read, for one of the given reasons, and that are not usable now."""
     connection.execute(_FORGET_UNREAD, {"id": recurring_id, "reasons": list(reasons)})
 
 

@@ -139,7 +139,7 @@ def compose(connection: Connection, batch_id: int) -> dict[str, Any]:
 def compose_questions(
     connection: Connection, connections: Sequence[str], prompts: Sequence[str]
 ) -> dict[str, Any]:
-    """The connections and prompts of some names, as a batch made now would be sealed with them."""
+    """The named connections and prompts, as a batch made now would be sealed with them."""
     return {
         "connections": list(connection.scalars(_CONNECTIONS_NAMED, {"names": list(connections)})),
         "prompts": list(connection.scalars(_PROMPTS_NAMED, {"names": list(prompts)})),

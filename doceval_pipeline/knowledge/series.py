@@ -1,6 +1,6 @@
 """Adds up the current results of the batches of a series, by batch and by question. Changes nothing.
 
-A reused result counts as a score. It is no new evidence, took no time and no tokens.
+A reused result counts as a score, but not as new evidence, time or tokens.
 """
 
 from collections.abc import Sequence
