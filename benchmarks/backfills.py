@@ -28,8 +28,8 @@ from benchmarks.harness import Experiment, Side
 from benchmarks.installation import Installation
 from benchmarks.server import ServerMeter, tree_cpu_seconds
 from benchmarks.staging import OURS, require_rows
-from doceval_pipeline.batches import staging
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging import steps
 from doceval_pipeline.cli.supervisor import script
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.embedded.server import EmbeddedServer
@@ -139,7 +139,7 @@ def scattered_backfill(quick: bool) -> Case:
             installation.apply(folder, 2, 2)
             if number in numbers:
                 material.store_batch(installation, number)
-                staging.queue_cells(installation.databases, number)
+                steps.queue_cells(installation.databases, number)
 
     def before(database: str, assets: Sequence[str], installation: Installation) -> dict[str, Any]:
         _await_partitions(installation, database, len(keys))

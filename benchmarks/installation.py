@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, locate
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, key_path, locate
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings
 

@@ -19,9 +19,9 @@ from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from benchmarks.restaging import wal_megabytes
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.recurring import look_for_arrivals, make_occurrence
-from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.doc_eval.evaluation_file import key_path, locate
+from doceval_pipeline.batches.staging.recurring import look_for_arrivals, make_occurrence
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
 
 NOTHING_NEW, ONE_NEW, OCCURRENCE = "nothing new", "one new file", "occurrence of one new file"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.installation import Installation
-from doceval_pipeline.batches.staging import assign_documents, seal_batch, store_documents
+from doceval_pipeline.batches.staging.steps import assign_documents, seal_batch, store_documents
 from doceval_pipeline.documents.content_type import content_type
 from doceval_pipeline.documents.reading import doc_type, encode
 from doceval_pipeline.documents.source import Source

@@ -17,9 +17,9 @@ from benchmarks.figures import Figure, Measured, ratio, seconds, server_cpu, wal
 from benchmarks.harness import Experiment, Side
 from benchmarks.installation import Installation
 from benchmarks.staging import OURS, require_rows
-from doceval_pipeline.batches import staging
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.doc_eval import batch_documents
+from doceval_pipeline.batches.staging import steps
+from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.knowledge import queue
 
@@ -36,7 +36,7 @@ _INSERT = text("""
 
 def queue_cells(databases: Databases, batch: int) -> Timed:
     """The whole step."""
-    return lambda: {"rows": staging.queue_cells(databases, batch).added}
+    return lambda: {"rows": steps.queue_cells(databases, batch).added}
 
 
 def enqueue(databases: Databases, batch: int) -> Timed:
@@ -113,6 +113,6 @@ def choice(databases: Databases, batch: int) -> tuple[dict[int, str], list[Any],
     """The documents, prompts and connections that a sealed batch has."""
     with databases.doc_eval.connect() as connection:
         sealed = read_snapshot(connection, batch)
-        documents = batch_documents.stored_names(connection, batch)
+        documents = files.stored_names(connection, batch)
     config = sealed.config if sealed else {"prompts": [], "connections": []}
     return documents, config["prompts"], config["connections"]

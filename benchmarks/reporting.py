@@ -18,9 +18,10 @@ from benchmarks.figures import Figure, Measured, absolute, ratio
 from benchmarks.harness import Experiment, Side
 from benchmarks.installation import Installation
 from benchmarks.staging import OURS, client_mib
-from doceval_pipeline.batches import completion, staging
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.monitoring import completion
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging import steps
 
 READING = "reading the rows once"
 MOST_MIB = 300
@@ -35,7 +36,7 @@ _COLUMNS = """
 def report(databases: Databases, batch: int) -> Timed:
     """Write the report, as the asset `completion_report` does."""
     # Imported where they are used; imports are not on the clock.
-    for module in ("doceval_pipeline.batches.gathering", "scipy.stats"):
+    for module in ("doceval_pipeline.batches.results.report_input", "scipy.stats"):
         import_module(module)
 
     def timed() -> Figures:
@@ -94,7 +95,7 @@ def _experiment(documents: int, columns: int, quick: bool) -> Experiment:
         folder = material.documents(installation.folder / f"tiny-{documents}", documents, 300)
         number = material.stored_batch(installation, folder, columns, columns)
         material.finished_rows(installation, range(number, number + 1), columns, columns)
-        staging.queue_cells(installation.databases, number)
+        steps.queue_cells(installation.databases, number)
         completion.look(installation.databases)
         installation.checkpoint()
         batches.append(number)

@@ -19,9 +19,10 @@ from benchmarks.figures import Figure, Measured, absolute, cpu_seconds, ratio, s
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from benchmarks.staging import OURS, require_rows
-from doceval_pipeline.batches import audit, staging
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reprocessing import Mode, reprocess
+from doceval_pipeline.batches.invariants import audit
+from doceval_pipeline.batches.staging import steps
+from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
 
 HASHING, RESCAN = "sha256 of the files + one anti-join", "reprocess --rescan"
 _ANTI_JOIN = text("""
@@ -34,11 +35,11 @@ def materialize_again(databases: Databases, batch: int) -> Timed:
     """The steps and checks of the job `stage_batch`, in its order."""
 
     def timed() -> Figures:
-        staging.seal_batch(databases, batch)
-        staging.assign_documents(databases, batch)
-        stored = staging.store_documents(databases, batch, lambda *_: None)
+        steps.seal_batch(databases, batch)
+        steps.assign_documents(databases, batch)
+        stored = steps.store_documents(databases, batch, lambda *_: None)
         found = [audit.check_round_trip(databases, batch)]
-        queued = staging.queue_cells(databases, batch)
+        queued = steps.queue_cells(databases, batch)
         found += [
             audit.check_queue_complete(databases, batch),
             audit.check_rows_have_documents(databases, batch),
@@ -80,7 +81,7 @@ def restaging(quick: bool) -> Case:
     def prepare(installation: Installation) -> None:
         installation.empty()
         folder = material.documents(installation.folder / "again", count, 20 * material.KIB)
-        staging.queue_cells(installation.databases, material.stored_batch(installation, folder, 2, 2))
+        steps.queue_cells(installation.databases, material.stored_batch(installation, folder, 2, 2))
 
     def settled(**parameters: Any) -> Callable[[Installation], dict[str, Any]]:
         def before(installation: Installation) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from benchmarks.harness import Experiment, Side
 from benchmarks.installation import Installation, evaluation
 from benchmarks.queueing import choice
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging import seal_batch
-from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.batches.staging.steps import seal_batch
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.knowledge import queue
 
 REUSED, QUEUED = "reused", "queued"

@@ -30,8 +30,9 @@ from benchmarks.figures import (
 )
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
-from doceval_pipeline.batches import audit, staging
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants import audit
+from doceval_pipeline.batches.staging import steps as staging
 from doceval_pipeline.embedded.server import USER, EmbeddedServer, _binary
 
 OURS, UNCHECKED, COPY = "ours", "ours without the check", "psql \\copy"

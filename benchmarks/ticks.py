@@ -20,10 +20,10 @@ from benchmarks.errors import WrongResult
 from benchmarks.figures import Figure, Measured, absolute, ratio, said
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
-from doceval_pipeline.batches import completion
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.knowledge.counts import newest_version
-from doceval_pipeline.knowledge.responses import digest
+from doceval_pipeline.batches.monitoring import completion
+from doceval_pipeline.knowledge.counts import digest
+from doceval_pipeline.knowledge.kept_counts import newest_version
 
 IDLE, FEW, MANY = "idle", "100 changes", "100,000 changes"
 # An idle look takes so little that one alone says more of the machine than of itself.

@@ -6,6 +6,7 @@ from doceval_pipeline.defs import (
     dead_runs,
     jobs,
     leaderboard,
+    maintenance,
     recurring,
     reporting,
     responses,
@@ -14,7 +15,6 @@ from doceval_pipeline.defs import (
     sensors,
     series,
     staging,
-    upkeep,
     webhook,
 )
 from doceval_pipeline.defs.catalog import catalogued
@@ -44,7 +44,7 @@ def own_definitions() -> dg.Definitions:
                 reporting.completion_report,
                 leaderboard.leaderboard,
                 series.series,
-                upkeep.audit,
+                maintenance.audit,
             ],
             settings,
         ),
@@ -69,8 +69,8 @@ def own_definitions() -> dg.Definitions:
             recurring.delete_recurring_evaluation,
             leaderboard.refresh_leaderboard,
             series.refresh_series,
-            upkeep.audit_databases,
-            upkeep.retention,
+            maintenance.audit_databases,
+            maintenance.retention,
         ],
         sensors=[
             sensors.new_batches,

@@ -24,7 +24,7 @@ DocEvalError
 import traceback
 from pathlib import Path
 
-from doceval_pipeline.credentials import without_keys
+from doceval_pipeline.redaction import without_keys
 
 PACKAGE = Path(__file__).parent
 # A library may quote what it was given.

@@ -13,19 +13,14 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
-from doceval_pipeline.batches import audit
 from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.staging import (
-    assign_documents,
-    batches_at_work,
-    queue_cells,
-    seal_batch,
-    store_documents,
-)
+from doceval_pipeline.batches.invariants import audit
+from doceval_pipeline.batches.locks import batches_at_work
+from doceval_pipeline.batches.staging.steps import assign_documents, queue_cells, seal_batch, store_documents
 from doceval_pipeline.defs.instance import open_instance
-from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.batches import partition_key
-from doceval_pipeline.doc_eval.evaluation_file import Located, key_path, locate
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, key_path, locate
 from doceval_pipeline.embedded.account import choose_account
 from doceval_pipeline.embedded.server import EmbeddedServer, server_program
 from doceval_pipeline.errors import EmbeddedServerError

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from doceval_pipeline import statistics
-from doceval_pipeline.statistics import BOOTSTRAP_TO, clustered_estimate, difference, estimate
+from doceval_pipeline.statistics import inference
+from doceval_pipeline.statistics.inference import BOOTSTRAP_TO, clustered_estimate, difference, estimate
 
 Pairs = tuple[Any, Any]
 
@@ -93,7 +93,7 @@ def test_many_pairs_have_the_same_interval_by_bootstrap_and_by_t(
 ) -> None:
     pairs = WORLDS[name](np.random.default_rng(8), BOOTSTRAP_TO + 1)
     student = difference(*pairs)
-    monkeypatch.setattr(statistics, "BOOTSTRAP_TO", BOOTSTRAP_TO + 1)
+    monkeypatch.setattr(inference, "BOOTSTRAP_TO", BOOTSTRAP_TO + 1)
     resampled = difference(*pairs)
     assert student is not None
     assert resampled is not None
@@ -106,7 +106,7 @@ def test_many_pairs_have_the_same_interval_by_bootstrap_and_by_t(
 @pytest.mark.parametrize("n", [12, 60, 300])
 def test_equal_models_are_told_apart_as_seldom_as_promised(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of the pairs differ: by the exact test, and by the normal distribution."""
-    monkeypatch.setattr(statistics, "BOOTSTRAP_TO", 0)  # of no concern here, and slow
+    monkeypatch.setattr(inference, "BOOTSTRAP_TO", 0)  # of no concern here, and slow
     random, times, wrong = np.random.default_rng(n + 1), 1_000, 0
     for _ in range(times):
         moves = np.where(random.random(n) < 0.75, 0, 5 * random.integers(-3, 4, n))

@@ -16,10 +16,10 @@ from sqlalchemy.exc import DataError, NoResultFound, OperationalError, TimeoutEr
 from doceval_pipeline import cli
 from doceval_pipeline.cli import output
 from doceval_pipeline.cli.runs import _reason
-from doceval_pipeline.credentials import NOT_SHOWN
 from doceval_pipeline.defs import steps
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.errors import DatabaseError, EvaluationFileError, StagingError, in_one_line
+from doceval_pipeline.redaction import NOT_SHOWN
 
 KEY = "sk-abcdefghijklmnop0123456789"
 

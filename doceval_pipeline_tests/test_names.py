@@ -3,7 +3,7 @@
 import pytest
 
 from doceval_pipeline.names import normal, printable, refusal
-from doceval_pipeline.reports.untrusted import visible_name
+from doceval_pipeline.reports.sanitize import visible_name
 
 ORDINARY = [
     "contracts-q4",

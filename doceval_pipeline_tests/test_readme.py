@@ -20,8 +20,8 @@ import pytest
 import yaml
 from sqlalchemy import text
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.cli import cli
 from doceval_pipeline.migrations.roles import ROLES
 from doceval_pipeline.settings import Settings

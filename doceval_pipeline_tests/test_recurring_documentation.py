@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli import cli
 from doceval_pipeline.cli.recurring import recurring as group
-from doceval_pipeline.doc_eval.definitions import Batch, Choice, Recurring
-from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
+from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
+from doceval_pipeline.doc_eval.definitions.schema import Batch, Choice, Recurring
 from doceval_pipeline.doc_eval.recurring import Outcome
 
 PROJECT = Path(__file__).resolve().parents[1]

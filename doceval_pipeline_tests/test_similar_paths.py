@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
+from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
 from doceval_pipeline.errors import EvaluationFileError
 from doceval_pipeline.similar_paths import similar_path, spelled_out
 

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from doceval_pipeline.batches.databases import DAGSTER, DOC_EVAL, KNOWLEDGE, Databases, dagster_engine
-from doceval_pipeline.batches.staging import LOCK_CLASS
-from doceval_pipeline.doc_eval import live_runs, recurring
+from doceval_pipeline.batches.locks import LOCK_CLASS
+from doceval_pipeline.doc_eval import recurring
+from doceval_pipeline.doc_eval.runs import live
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.lock_waits import MAY_MIGRATE, MAY_WRITE_BATCHES, Holder, described, strangers
 from doceval_pipeline.migrations.roles import AS_OTHERS_BEGIN, HIDDEN, LONGEST_IDLE
@@ -81,7 +82,7 @@ def open_doors(databases: Databases) -> list[str]:
             databases.doc_eval,
             DOC_EVAL[0],
             MAY_WRITE_BATCHES,
-            [LOCK_CLASS, live_runs.LOCK_CLASS, recurring.LOCK_CLASS],
+            [LOCK_CLASS, live.LOCK_CLASS, recurring.LOCK_CLASS],
         ),
         (databases.knowledge, KNOWLEDGE[0], MAY_MIGRATE, []),
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from doceval_pipeline.batches import restoring
-from doceval_pipeline.batches.status import batch_progress
+from doceval_pipeline.batches.archiving import restore as restoring
+from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console, print_json, print_table
@@ -18,7 +18,7 @@ from doceval_pipeline.cli.selection import Done, act_on_each, select, several_ba
 from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
-from doceval_pipeline.reports.numbers import size_text
+from doceval_pipeline.reports.formatting import size_text
 
 
 @click.command()

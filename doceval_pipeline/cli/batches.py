@@ -10,37 +10,37 @@ import click
 from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
-from doceval_pipeline.batches import webhook
-from doceval_pipeline.batches.applying import NextOccurrence, Preview, next_occurrences
-from doceval_pipeline.batches.applying import apply as apply_and_look
-from doceval_pipeline.batches.audit import violations
-from doceval_pipeline.batches.awaiting import awaiting
 from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.file_counts import batch_tallies, left_out, left_out_by_reason, staged
-from doceval_pipeline.batches.folders import notes_on_assigned, why_not
-from doceval_pipeline.batches.open_doors import open_doors
-from doceval_pipeline.batches.planning import plan
-from doceval_pipeline.batches.report_files import newest_report
-from doceval_pipeline.batches.reprocessing import Mode
-from doceval_pipeline.batches.status import (
+from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason, staged
+from doceval_pipeline.batches.files.folders import notes_on_assigned, why_not
+from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.monitoring.pending_work import awaiting
+from doceval_pipeline.batches.monitoring.status import (
     batch_progress,
     closed_batches,
     failed_occurrences,
     having_failures,
 )
+from doceval_pipeline.batches.open_doors import open_doors
+from doceval_pipeline.batches.results.report_files import newest_report
+from doceval_pipeline.batches.staging.applying import NextOccurrence, Preview, next_occurrences
+from doceval_pipeline.batches.staging.applying import apply as apply_and_look
+from doceval_pipeline.batches.staging.planning import plan
+from doceval_pipeline.batches.staging.reprocessing import Mode
+from doceval_pipeline.batches.webhook import notifications
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.output import console, in_words, print_json, print_table, warn
 from doceval_pipeline.cli.selection import Done, Selection, act_on_each, select, several_batches
 from doceval_pipeline.dagster_home.limits import given_up
-from doceval_pipeline.doc_eval.apply import Applied
-from doceval_pipeline.doc_eval.batch_documents import list_files
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, partition_key
-from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
+from doceval_pipeline.doc_eval.definitions.apply import Applied
+from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
+from doceval_pipeline.doc_eval.files import list_files
 from doceval_pipeline.errors import ConfigurationError, DatabaseError, DocEvalError, EmbeddedServerError
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 from doceval_pipeline.recurrence import in_zone
-from doceval_pipeline.reports.numbers import size_text
+from doceval_pipeline.reports.formatting import size_text
 from doceval_pipeline.settings import Settings
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
@@ -239,7 +239,7 @@ def check(every_document: bool, as_json: bool) -> None:
     for warning in (
         *given_up(opened.settings),
         *open_doors(opened),
-        *webhook.warnings(opened),
+        *notifications.warnings(opened),
         *failed_occurrences(opened),
     ):
         warn(warning)

@@ -5,7 +5,12 @@ from typing import Any
 
 import click
 
-from doceval_pipeline.batches.comparing import Kind, compare_batches, compare_in_batch, write_comparison
+from doceval_pipeline.batches.results.comparing import (
+    Kind,
+    compare_batches,
+    compare_in_batch,
+    write_comparison,
+)
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import (
     console,
@@ -17,8 +22,8 @@ from doceval_pipeline.cli.output import (
 )
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.comparison import CellStates, ComparedColumn, Comparison, Side
-from doceval_pipeline.reports.movement import THRESHOLD
-from doceval_pipeline.reports.numbers import points_text, probability_text, score_text
+from doceval_pipeline.reports.formatting import points_text, probability_text, score_text
+from doceval_pipeline.reports.score_changes import THRESHOLD
 
 
 @click.command()

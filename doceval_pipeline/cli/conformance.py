@@ -7,7 +7,7 @@ from rich.status import Status as Spinner
 
 from doceval_pipeline.cli.output import console, errors, print_json, print_table
 from doceval_pipeline.conformance.cases import Trial
-from doceval_pipeline.conformance.trial import run_trials
+from doceval_pipeline.conformance.runner import run_trials
 from doceval_pipeline.conformance.verdicts import judge
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings

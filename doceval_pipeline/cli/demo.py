@@ -18,16 +18,16 @@ import click
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.file_counts import batch_tallies, left_out, staged
-from doceval_pipeline.batches.report_files import newest_report
-from doceval_pipeline.batches.status import BatchProgress, batch_progress
+from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, staged
+from doceval_pipeline.batches.monitoring.status import BatchProgress, batch_progress
+from doceval_pipeline.batches.results.report_files import newest_report
 from doceval_pipeline.cli.bars import Bars
 from doceval_pipeline.cli.output import console, fail
 from doceval_pipeline.cli.processor import NOTICE, Behaviour, Simulation
 from doceval_pipeline.cli.supervisor import StartFailed, Supervisor
-from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.doc_eval.batch_documents import Tally
-from doceval_pipeline.doc_eval.evaluation_file import load_evaluation_file
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
+from doceval_pipeline.doc_eval.files import Tally
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings

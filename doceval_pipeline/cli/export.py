@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from doceval_pipeline.batches.exporting import export_page, export_records
-from doceval_pipeline.batches.whole_file import STANDARD_OUTPUT
+from doceval_pipeline.atomic_file import STANDARD_OUTPUT
+from doceval_pipeline.batches.results.exporting import export_page, export_records
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases
 from doceval_pipeline.cli.output import console_beside, errors, output_path, print_json
@@ -16,7 +16,7 @@ from doceval_pipeline.errors import ExportError
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.exports.record import VERSION
 from doceval_pipeline.reports.exports.writing import Format
-from doceval_pipeline.reports.numbers import size_text
+from doceval_pipeline.reports.formatting import size_text
 
 HTML = "html"
 FORMATS = (*(format.value for format in Format), HTML)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from doceval_pipeline.batches.whole_file import STANDARD_OUTPUT
+from doceval_pipeline.atomic_file import STANDARD_OUTPUT
 from doceval_pipeline.errors import FileError
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path

@@ -3,19 +3,19 @@
 import click
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.estimates import Estimate
-from doceval_pipeline.batches.planning import Plan, PlannedOccurrence, plan, plan_occurrence
-from doceval_pipeline.batches.reprocessing import Mode
+from doceval_pipeline.batches.staging.estimates import Estimate
+from doceval_pipeline.batches.staging.planning import Plan, PlannedOccurrence, plan, plan_occurrence
+from doceval_pipeline.batches.staging.reprocessing import Mode
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases, reprocess_options
 from doceval_pipeline.cli.output import console, print_json, warn
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.doc_eval.recurring import Outcome, RecurringRecord, find_recurring
 from doceval_pipeline.errors import UnknownBatch, UnknownRecurring
-from doceval_pipeline.estimation import Interval
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone
-from doceval_pipeline.reports.numbers import amount, counted, money, rough_duration, size_text
+from doceval_pipeline.reports.formatting import amount, counted, money, rough_duration, size_text
+from doceval_pipeline.statistics.estimation import Interval
 
 
 @click.command("plan")

@@ -25,7 +25,7 @@ from doceval_pipeline.doc_eval.recurring import (
 )
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone
-from doceval_pipeline.reports.numbers import counted
+from doceval_pipeline.reports.formatting import counted
 
 # Of one recurring evaluation, shown by `doceval recurring list NAME`; with --json as many as there may be.
 MOST_SHOWN, MOST_AS_JSON = 30, 100_000
@@ -151,7 +151,7 @@ def report(name: str, opens: bool, as_json: bool) -> None:
     It shows scores, failures, cost and time by occurrence, marks drift, and lists documents whose score
     changed with their content.
     """
-    from doceval_pipeline.batches.series import write_series
+    from doceval_pipeline.batches.results.series.reporting import write_series
     from doceval_pipeline.cli.reports import open_report
     from doceval_pipeline.cli.runs import open_job
     from doceval_pipeline.reports.series import series_data

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from doceval_pipeline.batches.report_files import newest_report
+from doceval_pipeline.batches.results.report_files import newest_report
 from doceval_pipeline.cli.batches import databases
 from doceval_pipeline.cli.home_lock import holder_of
 from doceval_pipeline.cli.loopback import answers

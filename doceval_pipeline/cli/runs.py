@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
+from doceval_pipeline.batches.archiving.restore import Restored
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.batches.restoring import Restored
-from doceval_pipeline.batches.storing import Progress as Tell
+from doceval_pipeline.batches.staging.storing import Progress as Tell
 from doceval_pipeline.cli.bars import Draw, bars
 from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import partitions

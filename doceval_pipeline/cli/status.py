@@ -8,15 +8,15 @@ from typing import Any
 import click
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 
-from doceval_pipeline.batches.pace import Pace
-from doceval_pipeline.batches.stalling import STALLED, Movement
-from doceval_pipeline.batches.status import (
+from doceval_pipeline.batches.monitoring.stalls import STALLED, Movement
+from doceval_pipeline.batches.monitoring.status import (
     BatchProgress,
     batch_progress,
     failed_occurrences,
     lost_without_batch,
     progress_of,
 )
+from doceval_pipeline.batches.monitoring.throughput import Pace
 from doceval_pipeline.cli.bars import Bars
 from doceval_pipeline.cli.batches import as_json_option, databases, warn_of_waiting
 from doceval_pipeline.cli.output import console, fail, print_json, print_table, warn
@@ -25,7 +25,7 @@ from doceval_pipeline.cli.selection import select
 from doceval_pipeline.cli.streams import is_output_lost
 from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline.names import printable
-from doceval_pipeline.reports.numbers import rough_duration
+from doceval_pipeline.reports.formatting import rough_duration
 
 SECONDS_BETWEEN_LOOKS = 2.0
 REPORTS_SHOWN = 10

@@ -20,7 +20,7 @@ from doceval_pipeline.conformance.cases import Case
 from doceval_pipeline.embedded.engines import guard
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.knowledge import queue
-from doceval_pipeline.knowledge.bulk_load import NewDocument, copy_documents, known_contents
+from doceval_pipeline.knowledge.documents import NewDocument, copy_documents, known_contents
 from doceval_pipeline.migrations.roles import ROLES, grant_roles
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from doceval_pipeline.conformance.cases import KNOWN_CUT, Answer, Case, Trial
-from doceval_pipeline.conformance.endpoint import INPUT_TOKENS, KEY, OUTPUT_TOKENS, SECONDS_BUSY
+from doceval_pipeline.conformance.fake_openai import INPUT_TOKENS, KEY, OUTPUT_TOKENS, SECONDS_BUSY
 from doceval_pipeline.conformance.processes import SECONDS_TO_STOP
+from doceval_pipeline.conformance.runner import Seen
 from doceval_pipeline.conformance.scratch import PLAIN_WORKER, WORKER
-from doceval_pipeline.conformance.trial import Seen
 
 _EVERY_ROW, _ENDS = "every row ends as success or failure", "it ends on SIGTERM"
 

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from doceval_pipeline.batches.stalling import Movement
+from doceval_pipeline.batches.monitoring.stalls import Movement
 
 BatchId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Word = Annotated[str, Field(max_length=200)]

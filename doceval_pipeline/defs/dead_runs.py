@@ -12,18 +12,18 @@ from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.defs import (
     jobs,
     leaderboard,
+    maintenance,
     recurring,
     reporting,
     responses,
     result_checks,
     series,
     staging,
-    upkeep,
 )
 from doceval_pipeline.defs.instance import LOCATION
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.sensors import SECONDS_BETWEEN_TICKS
-from doceval_pipeline.doc_eval.live_runs import DeadRun, find_dead, forget_others, known_runs, miss
+from doceval_pipeline.doc_eval.runs.live import DeadRun, find_dead, forget_others, known_runs, miss
 
 # A run takes its lock right after it began; the code is loaded before.
 SECONDS_TO_TAKE_LOCK = 20.0
@@ -47,8 +47,8 @@ _WITH_LOCK = {
         recurring.resume_recurring_evaluation,
         recurring.delete_recurring_evaluation,
         series.refresh_series,
-        upkeep.audit_databases,
-        upkeep.retention,
+        maintenance.audit_databases,
+        maintenance.retention,
     )
 }
 _ASSETS_WITH_LOCK = {
@@ -61,7 +61,7 @@ _ASSETS_WITH_LOCK = {
         reporting.completion_report,
         leaderboard.leaderboard,
         series.series,
-        upkeep.audit,
+        maintenance.audit,
     )
 }
 _CHECKS_WITH_LOCK = {
@@ -72,7 +72,7 @@ _CHECKS_WITH_LOCK = {
         responses.responses_keep_coming,
         result_checks.result_checks,
         reporting.completion_report,
-        upkeep.audit,
+        maintenance.audit,
     )
     for key in checks.check_keys
 }

@@ -8,9 +8,9 @@ import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import InstigatorStatus
 
-from doceval_pipeline.batches.awaiting import Work
+from doceval_pipeline.batches.monitoring.pending_work import Work
 from doceval_pipeline.defs.instance import LOCATION, open_instance
-from doceval_pipeline.reports.numbers import counted
+from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.settings import Settings
 
 # A daemon sends a heartbeat every 30 s.

@@ -7,13 +7,13 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from doceval_pipeline.batches.applying import apply
-from doceval_pipeline.batches.archiving import archive
+from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.file_counts import batch_tallies, left_out
-from doceval_pipeline.batches.folders import why_not
-from doceval_pipeline.batches.planning import Plan, plan
-from doceval_pipeline.batches.reprocessing import cancel, cancel_staging, pause, reprocess, resume
+from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out
+from doceval_pipeline.batches.files.folders import why_not
+from doceval_pipeline.batches.staging.applying import apply
+from doceval_pipeline.batches.staging.planning import Plan, plan
+from doceval_pipeline.batches.staging.reprocessing import cancel, cancel_staging, pause, reprocess, resume
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import NAME, name_of, shown_name
@@ -21,14 +21,14 @@ from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.staging import GROUP, Queue, queue_rows
 from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch, open_step
-from doceval_pipeline.doc_eval import definitions
-from doceval_pipeline.doc_eval.apply import Applied
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
-from doceval_pipeline.doc_eval.evaluation_file import key_path, locate, refuse_credentials
-from doceval_pipeline.doc_eval.yaml_text import Location
+from doceval_pipeline.doc_eval.definitions import schema
+from doceval_pipeline.doc_eval.definitions.apply import Applied
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate, refuse_credentials
+from doceval_pipeline.doc_eval.definitions.yaml_text import Location
 from doceval_pipeline.errors import EvaluationFileError
-from doceval_pipeline.reports.numbers import counted, size_text
-from doceval_pipeline.reports.untrusted import visible_name
+from doceval_pipeline.reports.formatting import counted, size_text
+from doceval_pipeline.reports.sanitize import visible_name
 
 stage_batch = dg.define_asset_job(
     "stage_batch",
@@ -42,48 +42,44 @@ report_batch = dg.define_asset_job(
 )
 
 
-def _described(model: type[definitions.Definition], name: str) -> str | None:
+def _described(model: type[schema.Definition], name: str) -> str | None:
     return model.model_fields[name].description
 
 
 class NewConnection(dg.Config):
     """How a processor reaches a model; never holds a key."""
 
-    name: str = Field(description=_described(definitions.Connection, "name"))
-    provider: str = Field(description=_described(definitions.Connection, "provider"))
-    model: str = Field(description=_described(definitions.Connection, "model"))
-    base_url: str | None = Field(default=None, description=_described(definitions.Connection, "base_url"))
-    port: int | None = Field(default=None, description=_described(definitions.Connection, "port"))
-    api_key_env: str | None = Field(
-        default=None, description=_described(definitions.Connection, "api_key_env")
-    )
-    config: dict[str, Any] = Field(default={}, description=_described(definitions.Connection, "config"))
-    prices: dict[str, Any] | None = Field(
-        default=None, description=_described(definitions.Connection, "prices")
-    )
+    name: str = Field(description=_described(schema.Connection, "name"))
+    provider: str = Field(description=_described(schema.Connection, "provider"))
+    model: str = Field(description=_described(schema.Connection, "model"))
+    base_url: str | None = Field(default=None, description=_described(schema.Connection, "base_url"))
+    port: int | None = Field(default=None, description=_described(schema.Connection, "port"))
+    api_key_env: str | None = Field(default=None, description=_described(schema.Connection, "api_key_env"))
+    config: dict[str, Any] = Field(default={}, description=_described(schema.Connection, "config"))
+    prices: dict[str, Any] | None = Field(default=None, description=_described(schema.Connection, "prices"))
 
 
 class NewPrompt(dg.Config):
     """What a model is asked about each document."""
 
-    name: str = Field(description=_described(definitions.Prompt, "name"))
-    text: str = Field(description=_described(definitions.Prompt, "text"))
+    name: str = Field(description=_described(schema.Prompt, "name"))
+    text: str = Field(description=_described(schema.Prompt, "text"))
 
 
 class NewBatch(dg.Config):
     """A batch, and the connections and prompts to create or update with it."""
 
-    name: str = Field(description=_described(definitions.Batch, "name"))
+    name: str = Field(description=_described(schema.Batch, "name"))
     folders: list[str] = Field(description="Folders of documents, as absolute paths.")
-    connections: list[str] = Field(description=_described(definitions.Batch, "connections"))
-    prompts: list[str] = Field(description=_described(definitions.Batch, "prompts"))
-    description: str = Field(default="", description=_described(definitions.Batch, "description"))
-    metadata: dict[str, Any] = Field(default={}, description=_described(definitions.Batch, "metadata"))
-    include: list[str] = Field(default=[], description=_described(definitions.Batch, "include"))
-    exclude: list[str] = Field(default=[], description=_described(definitions.Batch, "exclude"))
-    stage_after: str | None = Field(default=None, description=_described(definitions.Batch, "stage_after"))
-    priority: int = Field(default=10, description=_described(definitions.Batch, "priority"))
-    reuse: str = Field(default="nothing", description=_described(definitions.Batch, "reuse"))
+    connections: list[str] = Field(description=_described(schema.Batch, "connections"))
+    prompts: list[str] = Field(description=_described(schema.Batch, "prompts"))
+    description: str = Field(default="", description=_described(schema.Batch, "description"))
+    metadata: dict[str, Any] = Field(default={}, description=_described(schema.Batch, "metadata"))
+    include: list[str] = Field(default=[], description=_described(schema.Batch, "include"))
+    exclude: list[str] = Field(default=[], description=_described(schema.Batch, "exclude"))
+    stage_after: str | None = Field(default=None, description=_described(schema.Batch, "stage_after"))
+    priority: int = Field(default=10, description=_described(schema.Batch, "priority"))
+    reuse: str = Field(default="nothing", description=_described(schema.Batch, "reuse"))
     new_connections: list[NewConnection] = Field(
         default=[], description="Connections to create, or to update by name, before the batch."
     )

@@ -5,14 +5,14 @@ import re
 import dagster as dg
 
 from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.batches.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
+from doceval_pipeline.batches.results.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.requests import UNFINISHED, has_failed_for_long
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_step
+from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.reports.leaderboard import draw_leaderboard, leaderboard_numbers, render_leaderboard
-from doceval_pipeline.reports.numbers import counted
 
 # However many batches complete meanwhile, there is one run for all of them.
 SECONDS_BETWEEN_LOOKS = 120

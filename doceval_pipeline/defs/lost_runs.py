@@ -10,8 +10,8 @@ from doceval_pipeline.defs.jobs import create_batch, report_batch, stage_batch
 from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.requests import PARTITION, RUN_KEY, batch_of
 from doceval_pipeline.defs.staging import STAGING_ASSETS
-from doceval_pipeline.doc_eval.lost_runs import LostRun
-from doceval_pipeline.doc_eval.run_requests import Kind
+from doceval_pipeline.doc_eval.runs.lost import LostRun
+from doceval_pipeline.doc_eval.runs.requests import Kind
 
 DAYS_NAMED = 7
 # The newest failures that are looked at; on an installation that works there are few.

@@ -8,7 +8,7 @@ from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, batches_by_ids
-from doceval_pipeline.reports.untrusted import cut, visible_name
+from doceval_pipeline.reports.sanitize import cut, visible_name
 
 # The key of the name in metadata, where it comes first.
 NAME = "batch"

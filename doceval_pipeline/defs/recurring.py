@@ -13,7 +13,7 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.recurring import look_for_arrivals, make_occurrence
+from doceval_pipeline.batches.staging.recurring import look_for_arrivals, make_occurrence
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.cursors import Looked
 from doceval_pipeline.defs.launchpads import example_values
@@ -25,7 +25,7 @@ from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.staging import batch_config_snapshot
 from doceval_pipeline.defs.steps import StepConfig, open_step
 from doceval_pipeline.doc_eval.batches import batches_in, partition_key
-from doceval_pipeline.doc_eval.definitions import LONGEST_DURATION
+from doceval_pipeline.doc_eval.definitions.schema import LONGEST_DURATION
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring import (
     Occurrence,
@@ -39,7 +39,7 @@ from doceval_pipeline.doc_eval.recurring import (
     start_anew,
 )
 from doceval_pipeline.errors import ConfigurationError, DocEvalError, RecurringError, in_one_line
-from doceval_pipeline.reports.untrusted import cut
+from doceval_pipeline.reports.sanitize import cut
 
 # A minute is the shortest distance between two times of a schedule.
 SECONDS_BETWEEN_TICKS = 14

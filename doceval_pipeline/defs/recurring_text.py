@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from doceval_pipeline.defs.naming import shown_name
 from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
 from doceval_pipeline.doc_eval.recurring import Occurrence, Outcome, RecurringRecord
-from doceval_pipeline.reports.untrusted import visible_name
+from doceval_pipeline.reports.sanitize import visible_name
 
 # Of each kind of sentence in a tick.
 MOST_SHOWN = 20

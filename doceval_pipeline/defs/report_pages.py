@@ -14,7 +14,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from doceval_pipeline.batches.databases import database_errors, open_databases
-from doceval_pipeline.batches.report_files import batch_of_report, is_page_of_series, open_report
+from doceval_pipeline.batches.results.report_files import batch_of_report, is_page_of_series, open_report
 from doceval_pipeline.defs.reporting import was_rendered
 from doceval_pipeline.defs.series import was_written
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key

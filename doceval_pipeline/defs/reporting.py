@@ -6,8 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from doceval_pipeline.batches.reporting import WrittenReport, write_report
-from doceval_pipeline.batches.staging import number_lock
+from doceval_pipeline.batches.locks import number_lock
+from doceval_pipeline.batches.results.reporting import WrittenReport, write_report
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.naming import NAME, about, name_of
 from doceval_pipeline.defs.partitions import batch_check_spec, batches
@@ -20,10 +20,10 @@ from doceval_pipeline.defs.staging import (
     queue_rows,
 )
 from doceval_pipeline.defs.steps import NoConfig, open_batch
-from doceval_pipeline.doc_eval.run_requests import Waiting
+from doceval_pipeline.doc_eval.runs.requests import Waiting
+from doceval_pipeline.reports.formatting import size_text
 from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
-from doceval_pipeline.reports.numbers import size_text
 
 REPORT_IS_WRITTEN = dg.AssetCheckKey(dg.AssetKey("completion_report"), "report_is_written")
 # The tag of runs that a sensor asked for, and of their retries.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import dagster as dg
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.requests import LONGEST_PAUSE, Runs, answer, look_up
+from doceval_pipeline.batches.monitoring.run_requests import LONGEST_PAUSE, Runs, answer, look_up
 from doceval_pipeline.defs.naming import run_tags_of
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
-from doceval_pipeline.doc_eval.run_requests import Kind, Request
+from doceval_pipeline.doc_eval.runs.requests import Kind, Request
 from doceval_pipeline.errors import UnknownBatch
 
 JOBS = {Kind.STAGE: "stage_batch", Kind.REPORT: "report_batch"}

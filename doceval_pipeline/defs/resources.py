@@ -11,8 +11,8 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.live_runs import alive
-from doceval_pipeline.batches.storing import Progress
+from doceval_pipeline.batches.monitoring.live_runs import alive
+from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.defs.requests import batch_of
 from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings

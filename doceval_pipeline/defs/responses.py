@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from doceval_pipeline.batches.stalling import STALLED, Judgement, judge_one
+from doceval_pipeline.batches.monitoring.stalls import STALLED, Judgement, judge_one
 from doceval_pipeline.defs.catalog import CURRENT_LLM_RESPONSES
 from doceval_pipeline.defs.naming import about, name_of
 from doceval_pipeline.defs.partitions import batch_check, batches

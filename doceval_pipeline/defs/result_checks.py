@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from doceval_pipeline.batches.result_checks import Drift, Judged, judge_soundness
+from doceval_pipeline.batches.results.checks import Drift, Judged, judge_soundness
 from doceval_pipeline.defs.naming import about, name_of, shown_name
 from doceval_pipeline.defs.partitions import batch_check_spec
 from doceval_pipeline.defs.reporting import completion_report
@@ -43,7 +43,7 @@ def result_checks(
             name = name_of(databases, batch_id)
             if key.name == DRIFT:
                 # Loads numpy, which runs that only stage need not wait for.
-                from doceval_pipeline.batches.drift import judge_drift
+                from doceval_pipeline.batches.results.score_drift import judge_drift
 
                 found = _of_drift(name, judge_drift(databases, batch_id))
             else:

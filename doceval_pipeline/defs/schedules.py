@@ -17,11 +17,11 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.jobs import stage_batch
+from doceval_pipeline.defs.maintenance import audit_databases, retention
 from doceval_pipeline.defs.requests import ask
 from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.defs.upkeep import audit_databases, retention
 from doceval_pipeline.doc_eval.batches import list_batches
-from doceval_pipeline.doc_eval.run_requests import Kind, request_saved
+from doceval_pipeline.doc_eval.runs.requests import Kind, request_saved
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings
 

@@ -9,13 +9,16 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from doceval_pipeline.batches import completion, staging, webhook
+from doceval_pipeline.batches import locks
 from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.batches.pace import Pace
-from doceval_pipeline.batches.reprocessing import finish_requests
-from doceval_pipeline.batches.requests import missing_reports
-from doceval_pipeline.batches.stalling import STALLED, Judgement, Movement, judge_open
-from doceval_pipeline.batches.status import batch_paces
+from doceval_pipeline.batches.monitoring import completion
+from doceval_pipeline.batches.monitoring.run_requests import missing_reports
+from doceval_pipeline.batches.monitoring.stalls import STALLED, Judgement, Movement, judge_open
+from doceval_pipeline.batches.monitoring.status import batch_paces
+from doceval_pipeline.batches.monitoring.throughput import Pace
+from doceval_pipeline.batches.staging import steps as staging
+from doceval_pipeline.batches.staging.reprocessing import finish_requests
+from doceval_pipeline.batches.webhook import notifications
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.catalog import row_count
 from doceval_pipeline.defs.cursors import Judged, Seen
@@ -32,8 +35,8 @@ from doceval_pipeline.doc_eval.batches import (
     partition_key,
     staging_batches,
 )
-from doceval_pipeline.doc_eval.lost_runs import replace_lost
-from doceval_pipeline.doc_eval.run_requests import Kind, Waiting
+from doceval_pipeline.doc_eval.runs.lost import replace_lost
+from doceval_pipeline.doc_eval.runs.requests import Kind, Waiting
 
 # Dagster evaluates sensors every 5 s and skips a sensor whose minimum interval has not passed. One of 5 s
 # would be skipped every second or third time, which comes some milliseconds too early.
@@ -115,7 +118,7 @@ def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
     before = Judged.read(context.cursor)
     with database_errors():
         databases = doc_eval.open()
-        webhook.end_if_switched_off(databases)
+        notifications.end_if_switched_off(databases)
         judgements = judge_open(databases)
         missing = missing_reports(databases)
         lost = lost_runs(context.instance)
@@ -163,8 +166,8 @@ def staging_failure(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
     with database_errors():
         databases = doc_eval.open()
         with databases.doc_eval.connect() as connection:
-            waiting = staging_batches(connection, staging.SECONDS_ABANDONED)
-            at_work = staging.batches_at_work(connection)
+            waiting = staging_batches(connection, locks.SECONDS_ABANDONED)
+            at_work = locks.batches_at_work(connection)
         for number in sorted(waiting.keys() - at_work):
             run = _newest_staging(context.instance, number)
             if run is not None and run.status is dg.DagsterRunStatus.SUCCESS:

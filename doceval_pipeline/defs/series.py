@@ -20,13 +20,13 @@ from doceval_pipeline.defs.steps import StepConfig, open_step
 from doceval_pipeline.doc_eval.recurring import list_recurring
 from doceval_pipeline.doc_eval.series import OCCURRENCES_READ, SeriesState, series_states
 from doceval_pipeline.errors import DocEvalError, UnknownRecurring
-from doceval_pipeline.reports.numbers import counted
+from doceval_pipeline.reports.formatting import counted
+from doceval_pipeline.reports.sanitize import markdown_name
 from doceval_pipeline.reports.series import series_markdown, series_numbers
-from doceval_pipeline.reports.untrusted import markdown_name
 
 # NumPy and Jinja take half a second to load, which only runs that write a page need.
 if TYPE_CHECKING:
-    from doceval_pipeline.batches.series import WrittenSeries
+    from doceval_pipeline.batches.results.series.reporting import WrittenSeries
 
 SECONDS_BETWEEN_LOOKS = 60
 # In one tick; the others follow in the next ones.
@@ -129,7 +129,7 @@ def was_written(instance: dg.DagsterInstance, name: str) -> bool:
 
 def _write(databases: Databases, wanted: str | None) -> tuple[list["WrittenSeries"], list[str]]:
     """The page of one recurring evaluation, or of all; of all, why some could not be written."""
-    from doceval_pipeline.batches.series import write_series
+    from doceval_pipeline.batches.results.series.reporting import write_series
 
     if wanted is not None:
         return [write_series(databases, wanted)], []

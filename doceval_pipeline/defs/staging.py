@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from doceval_pipeline.batches import audit, staging
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.folders import notes_on_assigned
+from doceval_pipeline.batches.files.folders import notes_on_assigned
+from doceval_pipeline.batches.invariants import audit
 from doceval_pipeline.batches.invariants.invariant import SAMPLE
-from doceval_pipeline.batches.reprocessing import Mode, queue_attempts
-from doceval_pipeline.batches.rescanning import assign
+from doceval_pipeline.batches.staging import steps
+from doceval_pipeline.batches.staging.reprocessing import Mode, queue_attempts
+from doceval_pipeline.batches.staging.rescanning import assign
 from doceval_pipeline.defs.catalog import (
     BATCH_CONFIGS,
     BATCH_DOCUMENTS,
@@ -23,10 +24,10 @@ from doceval_pipeline.defs.naming import NAME, about, name_of, shown_name
 from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batches
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
-from doceval_pipeline.doc_eval.batch_documents import Tally
+from doceval_pipeline.doc_eval.files import Tally
 from doceval_pipeline.doc_eval.recurring import origins_of
 from doceval_pipeline.doc_eval.snapshot import Snapshot
-from doceval_pipeline.reports.numbers import counted
+from doceval_pipeline.reports.formatting import counted
 
 GROUP = "staging"
 
@@ -44,7 +45,7 @@ def batch_config_snapshot(
 ) -> dg.MaterializeResult[None]:
     """What the batch selects, sealed: folders, connections, prompt texts. The same bytes every time."""
     with open_batch(context, doc_eval) as (databases, batch_id):
-        sealed, name = staging.seal_batch(databases, batch_id), name_of(databases, batch_id)
+        sealed, name = steps.seal_batch(databases, batch_id), name_of(databases, batch_id)
         origin = _origin(databases, batch_id)
     context.log.info(f"{name}: {_in_words(sealed)}")
     return dg.MaterializeResult(
@@ -131,7 +132,7 @@ def encoded_documents(
 ) -> dg.MaterializeResult[None]:
     """The contents as canonical base64 in KnowledgeDocuments.docs, each distinct content once."""
     with open_batch(context, doc_eval) as (databases, batch_id):
-        stored = staging.store_documents(databases, batch_id, progress.listener(context.log))
+        stored = steps.store_documents(databases, batch_id, progress.listener(context.log))
         name = name_of(databases, batch_id)
     files, size = stored.files, stored.bytes
     context.log.info(f"{name}: {stored.sentence}")
@@ -186,7 +187,7 @@ def queue_rows(
     with open_batch(context, doc_eval) as (databases, batch_id):
         request = first_run_of(context.instance, context.run)
         queued, new_attempts = queue_attempts(databases, batch_id, config.mode, request)
-        rows, name = staging.count_rows(databases, batch_id), name_of(databases, batch_id)
+        rows, name = steps.count_rows(databases, batch_id), name_of(databases, batch_id)
     context.log.info(
         f"{name}: {queued.sentence}; mode {config.mode.value} queued "
         f"{counted(new_attempts, 'new attempt', 'new attempts')}"

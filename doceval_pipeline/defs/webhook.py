@@ -3,7 +3,7 @@
 import dagster as dg
 
 from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.batches.webhook import Told, tell
+from doceval_pipeline.batches.webhook.notifications import Told, tell
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.sensors import SECONDS_BETWEEN_TICKS
 from doceval_pipeline.settings import Settings

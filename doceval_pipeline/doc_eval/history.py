@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.estimation import Experience, Measure
+from doceval_pipeline.statistics.estimation import Experience, Measure
 
 _FORGET = text("DELETE FROM connection_history WHERE batch_id = :batch_id")
 _REMEMBER = text("""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
-from doceval_pipeline.doc_eval.definitions import Prices
+from doceval_pipeline.doc_eval.definitions.schema import Prices
 
 _PRICES = text("SELECT id, prices FROM connections WHERE id = ANY(:ids) AND prices IS NOT NULL")
 _PRICES_OF_BATCHES = text("""

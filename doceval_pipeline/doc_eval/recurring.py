@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row, text
 
-from doceval_pipeline.doc_eval.definitions import Recurring
+from doceval_pipeline.doc_eval.definitions.error_messages import mistakes_of
+from doceval_pipeline.doc_eval.definitions.schema import Recurring
 from doceval_pipeline.doc_eval.lifecycle import CLOSED
-from doceval_pipeline.doc_eval.wording import mistakes_of
 from doceval_pipeline.errors import RecurringError, UnknownRecurring
 from doceval_pipeline.lock_waits import MAY_WRITE_BATCHES, AdvisoryLock, take_advisory_lock
 from doceval_pipeline.names import LONGEST, normal, normal_in_sql, similar

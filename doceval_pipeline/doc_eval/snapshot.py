@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.doc_eval.evaluation_file import key_path, refuse_credentials
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, refuse_credentials
 from doceval_pipeline.errors import EvaluationFileError, StagingError
 
 VERSION = 1

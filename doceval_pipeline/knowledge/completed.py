@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.knowledge.responses import RESULT_DIGEST
-from doceval_pipeline.knowledge.status_words import SIMULATED_SQL, Outcome, words_in_sql
+from doceval_pipeline.knowledge.counts import RESULT_DIGEST
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, Outcome, words_in_sql
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 # One statement, so that the numbers are those of exactly the rows that the digest is of.

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
-from doceval_pipeline.knowledge.effort import SECONDS_SQL
-from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, SIMULATED_SQL
+from doceval_pipeline.knowledge.outcomes import OUTCOME_SQL, SIMULATED_SQL
+from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
 # Rows that are fetched at a time; one whose texts have more bytes than this gets them by itself.
 ROWS_AT_A_TIME = 1_000

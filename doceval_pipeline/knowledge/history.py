@@ -2,9 +2,9 @@
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.estimation import Experience, Measure
-from doceval_pipeline.knowledge.effort import SECONDS_SQL
-from doceval_pipeline.knowledge.status_words import Outcome, words_in_sql
+from doceval_pipeline.knowledge.outcomes import Outcome, words_in_sql
+from doceval_pipeline.knowledge.usage import SECONDS_SQL
+from doceval_pipeline.statistics.estimation import Experience, Measure
 
 # A processor may leave any of these unset, or write what nothing ever took; squares of numbers beyond
 # these bounds would be errors.

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from doceval_pipeline import arrays
 from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.knowledge.status_words import OUTCOME_SQL, SIMULATED_SQL, Outcome, words_in_sql
+from doceval_pipeline.knowledge.outcomes import OUTCOME_SQL, SIMULATED_SQL, Outcome, words_in_sql
 
 # The only keys that reach a queue row; there is no key for a secret.
 CONNECTION_DETAILS = (

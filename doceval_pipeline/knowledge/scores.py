@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from doceval_pipeline.knowledge.status_words import SIMULATED_SQL, Outcome, words_in_sql
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, Outcome, words_in_sql
 
 
 class State(IntEnum):

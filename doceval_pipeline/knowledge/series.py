@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
-from doceval_pipeline.knowledge.effort import SECONDS_SQL, TokensTaken
-from doceval_pipeline.knowledge.status_words import SIMULATED_SQL, Outcome, words_in_sql
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, Outcome, words_in_sql
+from doceval_pipeline.knowledge.usage import SECONDS_SQL, TokensTaken
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"

@@ -11,10 +11,10 @@ from functools import lru_cache
 
 from markupsafe import Markup, escape
 
+from doceval_pipeline.reports.formatting import amount, duration, size_text
 from doceval_pipeline.reports.matrix import SYMBOLS, Matrix, RowView, look
 from doceval_pipeline.reports.model import NOTHING_ASKED, CellDetails, ReportCell, ReportRow
-from doceval_pipeline.reports.numbers import amount, duration, size_text
-from doceval_pipeline.reports.untrusted import visible, visible_name
+from doceval_pipeline.reports.sanitize import visible, visible_name
 
 
 def matrix_rows(matrix: Matrix) -> Markup:

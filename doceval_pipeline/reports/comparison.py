@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doceval_pipeline.reports.analysis import COLUMNS_RESAMPLED
+from doceval_pipeline.reports.formatting import points_text, probability_text
 from doceval_pipeline.reports.insights import Movement
-from doceval_pipeline.reports.movement import most_moved, movement
-from doceval_pipeline.reports.numbers import points_text, probability_text
-from doceval_pipeline.reports.untrusted import cut, visible_name
-from doceval_pipeline.statistics import corrected
+from doceval_pipeline.reports.sanitize import cut, visible_name
+from doceval_pipeline.reports.score_changes import most_moved, movement
+from doceval_pipeline.statistics.inference import corrected
 
 VERSION = 1
 NAME_CHARACTERS = 80

@@ -19,14 +19,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from doceval_pipeline.reports import commands, drawings
+from doceval_pipeline.reports import cli_hints, svg
 from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
 from doceval_pipeline.reports.figures import all_columns
-from doceval_pipeline.reports.insights import Throughput
-from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
-from doceval_pipeline.reports.model import NOTHING_ASKED, FailureGroup, ReportFigures, ReportInput
-from doceval_pipeline.reports.names import Names
-from doceval_pipeline.reports.numbers import (
+from doceval_pipeline.reports.formatting import (
     amount,
     duration,
     elapsed,
@@ -38,7 +34,11 @@ from doceval_pipeline.reports.numbers import (
     signed,
     size_text,
 )
-from doceval_pipeline.reports.untrusted import visible, visible_name
+from doceval_pipeline.reports.insights import Throughput
+from doceval_pipeline.reports.labels import Names
+from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
+from doceval_pipeline.reports.model import NOTHING_ASKED, FailureGroup, ReportFigures, ReportInput
+from doceval_pipeline.reports.sanitize import visible, visible_name
 
 TEMPLATE = "report.html.j2"
 STYLE = "report.css"
@@ -140,16 +140,16 @@ def _rankings(data: ReportInput) -> dict[str, Any]:
         "tied": sum(standing.tied for standing in ranked[1:]),
         "ranked": len(ranked),
         "unpaired": len(connections - paired),
-        "leaderboard_axis": drawings.score_axis(standing.scores for standing in ranked),
-        "previous_axis": drawings.difference_axis(entry.movement.difference for entry in moved),
+        "leaderboard_axis": svg.score_axis(standing.scores for standing in ranked),
+        "previous_axis": svg.difference_axis(entry.movement.difference for entry in moved),
     }
 
 
 def _commands(data: ReportInput) -> dict[str, str]:
     return {
-        "retry_command": commands.retry_command(data),
-        "export_command": commands.export_command(data),
-        "documents_command": commands.documents_command(data),
+        "retry_command": cli_hints.retry_command(data),
+        "export_command": cli_hints.export_command(data),
+        "documents_command": cli_hints.documents_command(data),
     }
 
 
@@ -182,20 +182,20 @@ def _environment(compiled: Path | None) -> Environment:
     environment.globals |= {
         "SECTIONS": SECTIONS,
         "SYMBOLS": SYMBOLS,
-        "KINDS": drawings.KINDS,
+        "KINDS": svg.KINDS,
         "NOTHING_ASKED": NOTHING_ASKED,
-        "SCORES": drawings.SCORES,
+        "SCORES": svg.SCORES,
         "DETAILS_SHOWN": DETAILS_SHOWN,
         "NAMES_SHOWN": NAMES_SHOWN,
         "block": cut_block,
         "anchor": anchor,
-        "bar": drawings.outcome_bar,
-        "share_bar": drawings.share_bar,
-        "interval": drawings.interval,
-        "change": drawings.change,
-        "distribution": drawings.distribution,
-        "dots": drawings.dots,
-        "throughput": drawings.throughput,
+        "bar": svg.outcome_bar,
+        "share_bar": svg.share_bar,
+        "interval": svg.interval,
+        "change": svg.change,
+        "distribution": svg.distribution,
+        "dots": svg.dots,
+        "throughput": svg.throughput,
         "score_text": score_text,
         "signed": signed,
         "percent": percent,

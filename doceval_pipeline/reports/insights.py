@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from doceval_pipeline.findings import Difference, Estimate
-from doceval_pipeline.reports.numbers import counted
+from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.reports.formatting import counted
 
 Column = tuple[int, int]
 """A connection and a prompt, by their ids."""

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from doceval_pipeline.findings import Estimate
+from doceval_pipeline.domain.findings import Estimate
+from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
 from doceval_pipeline.reports.markdown import PLOT_LIMIT
-from doceval_pipeline.reports.numbers import amount, counted, duration, score_text
-from doceval_pipeline.reports.untrusted import cut, markdown_name, visible_name
+from doceval_pipeline.reports.sanitize import cut, markdown_name, visible_name
 
 ROWS_SHOWN = 50
 ROWS_DRAWN = 10

@@ -7,11 +7,11 @@ names of connections and prompts, as plain text; no response and no file name.
 import base64
 from collections.abc import Callable
 
-from doceval_pipeline.findings import Estimate
+from doceval_pipeline.domain.findings import Estimate
+from doceval_pipeline.reports.formatting import amount, duration, score_text
 from doceval_pipeline.reports.insights import Standing
 from doceval_pipeline.reports.model import NOTHING_ASKED, ColumnFigures, ReportFigures, Total
-from doceval_pipeline.reports.numbers import amount, duration, score_text
-from doceval_pipeline.reports.untrusted import markdown_name
+from doceval_pipeline.reports.sanitize import markdown_name
 
 COLUMNS_SHOWN = 20
 ORIGINS_SHOWN = 5

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 
+from doceval_pipeline.reports.formatting import score_text
 from doceval_pipeline.reports.model import OUTCOMES, ReportCell, ReportColumn, ReportInput, ReportRow
-from doceval_pipeline.reports.numbers import score_text
-from doceval_pipeline.reports.untrusted import cut
+from doceval_pipeline.reports.sanitize import cut
 
 # Of a batch of any size a page shows no more than a browser opens at once and a person looks at.
 ROWS_SHOWN = 2_000

@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from doceval_pipeline.recurrence import local_time
-from doceval_pipeline.reports import drawings
+from doceval_pipeline.reports import svg
+from doceval_pipeline.reports.formatting import amount, counted, money, score_text
 from doceval_pipeline.reports.insights import Changes, Column, Cost
-from doceval_pipeline.reports.numbers import (
-    amount,
-    counted,
-    money,
-    score_text,
-)
-from doceval_pipeline.reports.untrusted import markdown_name
+from doceval_pipeline.reports.sanitize import markdown_name
 
 TEMPLATE = "series.html.j2"
 OCCURRENCES_SHOWN = 120
@@ -197,7 +192,7 @@ def render_series(series: Series, compiled: Path | None = None) -> str:
         rows=_rows(series.shown),
         columns=columns[:COLUMNS_SHOWN],
         columns_left_out=max(0, len(columns) - COLUMNS_SHOWN),
-        pictures={column: drawings.series(_places(series, column)) for column in columns[:COLUMNS_SHOWN]},
+        pictures={column: svg.series(_places(series, column)) for column in columns[:COLUMNS_SHOWN]},
         State=State,
     )
 
@@ -339,14 +334,14 @@ def _rows(shown: Sequence[SeriesOccurrence]) -> list[list[SeriesOccurrence]]:
     return [[occurrence for _, occurrence in group] for _, group in groupby(newest_first, row_of)]
 
 
-def _places(series: Series, column: Column) -> list[drawings.SeriesPlace]:
+def _places(series: Series, column: Column) -> list[svg.SeriesPlace]:
     """A column over the shown occurrences, as it is drawn."""
     places = []
     for occurrence in series.shown:
         point = (occurrence.points or {}).get(column)
         drift = None if point is None else point.drift
         places.append(
-            drawings.SeriesPlace(
+            svg.SeriesPlace(
                 day=f"{local_time(occurrence.due_at, series.timezone):%Y-%m-%d}",
                 time=series.time(occurrence.due_at),
                 mean=None if point is None else point.mean,

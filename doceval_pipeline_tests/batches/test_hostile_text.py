@@ -13,11 +13,11 @@ import dagster as dg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.doc_eval.evaluation_file import key_path, locate
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.settings import MIB
 from doceval_pipeline_tests.cli.running import doceval, read_json
 from doceval_pipeline_tests.conftest import Sample, write_old

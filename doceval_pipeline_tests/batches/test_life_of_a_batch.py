@@ -22,15 +22,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from doceval_pipeline.batches.audit import violations
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
-from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.errors import BatchStateError, StagingError
-from doceval_pipeline.knowledge.status_words import WORDS
-from doceval_pipeline_tests.batches.archives import bring_back, holdings, put_away
+from doceval_pipeline.knowledge.outcomes import WORDS
+from doceval_pipeline_tests.batches.archiving.archives import bring_back, holdings, put_away
 from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
 
 OUTCOMES = {word: outcome.value for outcome, words in WORDS.items() for word in words}

@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from doceval_pipeline import lock_waits
-from doceval_pipeline.batches import reprocessing
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.reprocessing import (
+from doceval_pipeline.batches.locks import batch_lock
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.staging import reprocessing
+from doceval_pipeline.batches.staging.reprocessing import (
     Mode,
     cancel,
     finish_requests,
@@ -22,9 +23,8 @@ from doceval_pipeline.batches.reprocessing import (
     resume,
     what_ends_it,
 )
-from doceval_pipeline.batches.staging import batch_lock
 from doceval_pipeline.errors import BatchStateError, DatabaseError
-from doceval_pipeline.knowledge.responses import CellCounts
+from doceval_pipeline.knowledge.counts import CellCounts
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]

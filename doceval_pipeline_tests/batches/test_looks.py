@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.recurring import look_for_arrivals, make_occurrence
+from doceval_pipeline.batches.staging.recurring import look_for_arrivals, make_occurrence
 from doceval_pipeline.doc_eval.recurring import Outcome
-from doceval_pipeline_tests.batches.test_recurring import NIGHT, define, record_of
+from doceval_pipeline_tests.batches.staging.test_recurring import NIGHT, define, record_of
 from doceval_pipeline_tests.conftest import write_old
 
 WRITTEN = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, pg_current_wal_insert_lsn() - '0/0'"

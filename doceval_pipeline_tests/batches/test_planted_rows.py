@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 
-from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.cli import cli
 from doceval_pipeline_tests.conftest import Sample
 

@@ -7,15 +7,15 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.gathering import gather
-from doceval_pipeline.batches.report_files import find_report, report_name
-from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline.batches.reprocessing import Mode, reprocess
-from doceval_pipeline.doc_eval import archived as configuration
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.report_files import find_report, report_name
+from doceval_pipeline.batches.results.report_input import gather
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
+from doceval_pipeline.doc_eval.archive import dump as configuration
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.reports.insights import Provenance
-from doceval_pipeline_tests.batches.archives import audit, bring_back, forget_everything, put_away
+from doceval_pipeline_tests.batches.archiving.archives import audit, bring_back, forget_everything, put_away
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]

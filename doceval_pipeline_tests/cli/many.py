@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.cli.running import query, until
 from doceval_pipeline_tests.conftest import Sample, sample_batch

@@ -14,9 +14,9 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.cli import cli
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.names import printable

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, read_json
 from doceval_pipeline_tests.cli.test_bars import in_a_terminal
 from doceval_pipeline_tests.conftest import Sample

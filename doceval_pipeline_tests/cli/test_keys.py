@@ -17,7 +17,7 @@ from psycopg2 import errors
 
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli.running import doceval, graphql, query, running_up, until, write_evaluation
-from doceval_pipeline_tests.keys import CARELESS, FORMS, KEY, PASSWORD, with_secret
+from doceval_pipeline_tests.secret_canaries import CARELESS, FORMS, KEY, PASSWORD, with_secret
 
 PORT = "3923"
 URLS = {

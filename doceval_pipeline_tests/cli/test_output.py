@@ -12,9 +12,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.cli import ONLY_READING, SUPERVISING, cli, output
 from doceval_pipeline.cli.bars import Bars
 from doceval_pipeline.cli.streams import LastingStream

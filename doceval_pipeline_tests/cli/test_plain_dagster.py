@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 import yaml
 
-from doceval_pipeline.batches.staging import LOCK_CLASS
+from doceval_pipeline.batches.locks import LOCK_CLASS
 from doceval_pipeline.dagster_home.configuration import SHIPPED
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli.running import (

@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.recurring import make_occurrence
+from doceval_pipeline.batches.staging.recurring import make_occurrence
 from doceval_pipeline.cli import cli
 from doceval_pipeline.errors import RecurringError, UnknownBatch
-from doceval_pipeline_tests.batches.test_plan_equals_bill import define, process, stage, write
+from doceval_pipeline_tests.batches.staging.test_plan_equals_bill import define, process, stage, write
 
 
 def run(*words: str) -> Result:

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.cli import cli
 from doceval_pipeline_tests.cli.running import DOCEVAL, until
 from doceval_pipeline_tests.conftest import Sample, sample_batch

@@ -17,11 +17,11 @@ import psycopg2
 import pytest
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.conformance import trial
-from doceval_pipeline.conformance.arrival import Arrival
+from doceval_pipeline.conformance import runner
 from doceval_pipeline.conformance.cases import Trial, cases_of
+from doceval_pipeline.conformance.document_match import Arrival
+from doceval_pipeline.conformance.runner import Seen, run_trials
 from doceval_pipeline.conformance.scratch import SeenRow, scratch_database
-from doceval_pipeline.conformance.trial import Seen, run_trials
 from doceval_pipeline.conformance.verdicts import Line, Verdict, _renewed, judge
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError
@@ -37,8 +37,8 @@ PLAIN = str(Path(__file__).with_name("plain_processor.py"))
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch, databases: Databases) -> None:
-    monkeypatch.setattr(trial, "SECONDS_FOR_A_HEARTBEAT", 0.5)
-    monkeypatch.setattr(trial, "SECONDS_TO_BREAK", 1)
+    monkeypatch.setattr(runner, "SECONDS_FOR_A_HEARTBEAT", 0.5)
+    monkeypatch.setattr(runner, "SECONDS_TO_BREAK", 1)
 
 
 def conformance(settings: Settings, *command: str, seconds: float = 60) -> dict[str, Line]:
@@ -240,7 +240,7 @@ def test_a_run_leaves_nothing_behind_also_if_it_is_interrupted(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trial._Runs, "_together", interrupt)
+    monkeypatch.setattr(runner._Runs, "_together", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_trials([sys.executable, PLAIN], EmbeddedServer(settings.home), 60, lambda _: None)
 

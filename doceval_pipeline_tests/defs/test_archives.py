@@ -8,7 +8,7 @@ import pytest
 
 from doceval_pipeline.cli.runs import restore_and_tell
 from doceval_pipeline.defs import sensors
-from doceval_pipeline_tests.batches.archives import restore_file
+from doceval_pipeline_tests.batches.archiving.archives import restore_file
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import failure, run, tick
 

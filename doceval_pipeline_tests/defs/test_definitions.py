@@ -8,13 +8,13 @@ import dagster as dg
 import pytest
 from dagster._cli.utils import TMP_DAGSTER_HOME_PREFIX
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reporting import WrittenReport, write_report
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import WrittenReport, write_report
 from doceval_pipeline.defs import reporting, resources
 from doceval_pipeline.defs.naming import run_tags
-from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.batches import batch_by_id
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, evaluation_of

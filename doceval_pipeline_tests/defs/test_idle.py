@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from dagster._daemon.types import DaemonHeartbeat
 
-from doceval_pipeline.batches.awaiting import Work, awaiting
+from doceval_pipeline.batches.monitoring.pending_work import Work, awaiting
 from doceval_pipeline.defs.idle import reasons, why_waiting
 from doceval_pipeline_tests.cli.running import doceval
 from doceval_pipeline_tests.defs.test_sensors import BatchOf

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from doceval_pipeline_tests.defs.running import QUIET, run
-from doceval_pipeline_tests.keys import CARELESS, KEY, PASSWORD, with_secret
+from doceval_pipeline_tests.secret_canaries import CARELESS, KEY, PASSWORD, with_secret
 
 
 @pytest.mark.parametrize("place", CARELESS)

@@ -344,5 +344,5 @@ def test_a_run_loads_our_modules_and_nothing_heavy() -> None:
         "doceval_pipeline.defs",
         "doceval_pipeline.defs.warm",
     ]
-    assert "doceval_pipeline.batches.staging" in after
+    assert "doceval_pipeline.batches.staging.steps" in after
     assert not {name for name in after if name.split(".")[0] in HEAVY}

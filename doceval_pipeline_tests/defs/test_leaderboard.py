@@ -6,9 +6,9 @@ from collections.abc import Callable
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.defs.leaderboard import fresh_leaderboard
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import definitions, run, tick

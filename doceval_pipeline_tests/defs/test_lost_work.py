@@ -11,18 +11,18 @@ import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 from sqlalchemy import event
 
-from doceval_pipeline.batches.audit import violations
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.live_runs import alive
-from doceval_pipeline.batches.reprocessing import cancel_staging
-from doceval_pipeline.batches.staging import interrupt_staging, seal_batch
-from doceval_pipeline.batches.status import batch_progress, lost_without_batch
+from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.monitoring.live_runs import alive
+from doceval_pipeline.batches.monitoring.status import batch_progress, lost_without_batch
+from doceval_pipeline.batches.staging.reprocessing import cancel_staging
+from doceval_pipeline.batches.staging.steps import interrupt_staging, seal_batch
 from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import dead_runs, sensors
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.schedules import schedules
-from doceval_pipeline.doc_eval.apply import apply_evaluation
-from doceval_pipeline.doc_eval.run_requests import unreported
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.runs.requests import unreported
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick

@@ -7,12 +7,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.defs import sensors
 from doceval_pipeline.defs.naming import run_tags_of, shown_name
 from doceval_pipeline.defs.schedules import schedules
-from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
 from doceval_pipeline_tests.defs.running import DocEval, run, tick

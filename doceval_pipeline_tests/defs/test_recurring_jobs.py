@@ -15,7 +15,7 @@ from doceval_pipeline.defs.recurring_text import MOST_SHOWN, overview
 from doceval_pipeline.doc_eval.batches import list_batches
 from doceval_pipeline.doc_eval.recurring import Outcome, find_recurring, list_recurring, occurrences
 from doceval_pipeline.errors import UnknownRecurring
-from doceval_pipeline_tests.batches.test_recurring import define, doc_eval, record_of
+from doceval_pipeline_tests.batches.staging.test_recurring import define, doc_eval, record_of
 from doceval_pipeline_tests.conftest import write_old
 from doceval_pipeline_tests.defs.running import QUIET, failure, run, tick
 

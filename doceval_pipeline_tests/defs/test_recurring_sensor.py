@@ -13,7 +13,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.defs import recurring
 from doceval_pipeline.defs.recurring import may_look, recurring_evaluations, seconds_to_retry
 from doceval_pipeline.doc_eval.recurring import RecurringRecord
-from doceval_pipeline_tests.batches.test_recurring import define, doc_eval, write
+from doceval_pipeline_tests.batches.staging.test_recurring import define, doc_eval, write
 from doceval_pipeline_tests.defs.running import QUIET, run, tick
 
 # Whatever the time is, one of its times has passed.

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.report_files import batch_of_report
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.report_files import batch_of_report
 from doceval_pipeline.defs.foreign_pages import OwnPagesOnly
 from doceval_pipeline.defs.report_pages import report_page
 from doceval_pipeline_tests.conftest import Sample

@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.archiving import archive
-from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.reprocessing import pause, queue_attempts
-from doceval_pipeline.batches.staging import assign_documents, interrupt_staging, seal_batch
+from doceval_pipeline.batches.archiving.archive import archive
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.staging.reprocessing import pause, queue_attempts
+from doceval_pipeline.batches.staging.steps import assign_documents, interrupt_staging, seal_batch
 from doceval_pipeline.defs import staging
 from doceval_pipeline.defs.steps import first_run_of
 from doceval_pipeline.errors import StagingError

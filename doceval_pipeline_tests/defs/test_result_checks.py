@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import run
 

@@ -16,7 +16,7 @@ from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
-from doceval_pipeline.batches.awaiting import Work
+from doceval_pipeline.batches.monitoring.pending_work import Work
 from doceval_pipeline.defs.idle import why_waiting
 from doceval_pipeline.defs.schedules import counts_from
 from doceval_pipeline.settings import Settings

@@ -7,13 +7,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches import reprocessing, staging
-from doceval_pipeline.batches.completion import recount_batches
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import recount_batches
+from doceval_pipeline.batches.staging import reprocessing, steps
 from doceval_pipeline.defs import sensors
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.schedules import schedules
-from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.errors import ConfigurationError, DatabaseError
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
@@ -120,8 +120,8 @@ def test_staging_failure_leaves_a_staging_alone_that_somebody_works_on(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     batch = batch_of(documents=1)
-    staging.seal_batch(batch.databases, batch.id)
-    staging.assign_documents(batch.databases, batch.id)
+    steps.seal_batch(batch.databases, batch.id)
+    steps.assign_documents(batch.databases, batch.id)
     batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 day' WHERE id = :id")
 
     def look_meanwhile(done: int, *_: int) -> None:
@@ -129,7 +129,7 @@ def test_staging_failure_leaves_a_staging_alone_that_somebody_works_on(
             tick(sensors.staging_failure, instance)
             assert batch.status() == "STAGING"
 
-    staging.store_documents(batch.databases, batch.id, look_meanwhile)
+    steps.store_documents(batch.databases, batch.id, look_meanwhile)
 
 
 def test_a_batch_with_a_time_is_staged_once_that_is_past(

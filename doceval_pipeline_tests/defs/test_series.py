@@ -10,14 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.series import WrittenSeries, write_series
+from doceval_pipeline.batches.results.series.reporting import WrittenSeries, write_series
 from doceval_pipeline.cli import cli
 from doceval_pipeline.defs.report_pages import report_page
 from doceval_pipeline.defs.series import TAG, _version, fresh_series
 from doceval_pipeline.errors import FileError, UnknownRecurring
 from doceval_pipeline.reports.insights import Changes
 from doceval_pipeline.reports.series import Series
-from doceval_pipeline_tests.batches.nights import Nights
+from doceval_pipeline_tests.batches.staging.nights import Nights
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick
 
 
@@ -67,7 +67,9 @@ def test_the_page_of_one_series_or_of_all_is_written_served_and_measured(
     other.write("c.txt", "c")
     other.night()
     nights.night({"d.txt": "d"})
-    monkeypatch.setattr("doceval_pipeline.batches.series.write_series", failing(nights.record.name))
+    monkeypatch.setattr(
+        "doceval_pipeline.batches.results.series.reporting.write_series", failing(nights.record.name)
+    )
     broken = run(instance, "refresh_series", None, run_config=config())
     assert failure(broken) == "inbox: its page cannot be written"
     (event,) = broken.get_asset_materialization_events()

@@ -7,12 +7,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.reporting import write_report
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.webhook import completion_webhook
 from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.batches.receiver import Receiver, status
+from doceval_pipeline_tests.batches.webhook.receiver import Receiver, status
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import tick
 

@@ -9,8 +9,8 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli.selection import select
-from doceval_pipeline.doc_eval.apply import apply_evaluation
 from doceval_pipeline.doc_eval.batches import find_batch, find_batches, partition_key
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline_tests.conftest import evaluation_of
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from doceval_pipeline.doc_eval.evaluation_file import key_path, load_evaluation_file, locate
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, load_evaluation_file, locate
 from doceval_pipeline.errors import EvaluationFileError
-from doceval_pipeline_tests.keys import CARELESS, KEY, PASSWORD, innocent, with_secret
+from doceval_pipeline_tests.secret_canaries import CARELESS, KEY, PASSWORD, innocent, with_secret
 
 
 def told(content: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from doceval_pipeline.doc_eval.definitions import Recurring
+from doceval_pipeline.doc_eval.definitions.schema import Recurring
 from doceval_pipeline.doc_eval.recurring import MOST_WAITS, Outcome, RecurringRecord
 from doceval_pipeline.errors import RecurringError
 from doceval_pipeline.recurrence import Recurrence

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from doceval_pipeline.conformance.cases import Case, text_of
-from doceval_pipeline.conformance.endpoint import KEY, Model, served
+from doceval_pipeline.conformance.fake_openai import KEY, Model, served
 from doceval_pipeline.conformance.scratch import KEY_VARIABLE, Scratch, scratch_database
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings

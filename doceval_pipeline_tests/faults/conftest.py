@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.batches import storing
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging import storing
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import VARIABLES
-from doceval_pipeline_tests.faults.scene import Scene
+from doceval_pipeline_tests.faults.environment import Scene
 
 
 @pytest.fixture(scope="package")

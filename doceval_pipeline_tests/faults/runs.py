@@ -5,9 +5,9 @@ from contextlib import suppress
 
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.faults.acts import Act
-from doceval_pipeline_tests.faults.children import Child
-from doceval_pipeline_tests.faults.scene import Scene, State
+from doceval_pipeline_tests.faults.environment import Scene, State
+from doceval_pipeline_tests.faults.faulty_process import Child
+from doceval_pipeline_tests.faults.operations import Act
 
 
 def begun(scene: Scene, act: Act) -> Sample:

@@ -10,8 +10,8 @@ from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.faults.environment import Scene, State
 from doceval_pipeline_tests.faults.proxy import CuttingProxy
-from doceval_pipeline_tests.faults.scene import Scene, State
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 
 # So many times a line of about 12 bytes: documents of up to 24 kB, so that most bytes are contents.

@@ -10,13 +10,13 @@ import dagster as dg
 import pytest
 from dagster._core.workspace.context import WorkspaceProcessContext
 
-from doceval_pipeline.batches import requests
+from doceval_pipeline.batches.monitoring import run_requests
 from doceval_pipeline.defs import partitions
-from doceval_pipeline.knowledge.responses import digest
+from doceval_pipeline.knowledge.counts import digest
 from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.faults.children import Child
 from doceval_pipeline_tests.faults.daemon import daemon_of, live
-from doceval_pipeline_tests.faults.scene import Scene
+from doceval_pipeline_tests.faults.environment import Scene
+from doceval_pipeline_tests.faults.faulty_process import Child
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 
 # A run that was lost while it began is given up a second later, and asked for again.
@@ -74,7 +74,7 @@ def test_each_completed_state_is_reported_once_whenever_the_daemon_is_killed(
     kills: int,
     batches_at_once: int,
 ) -> None:
-    monkeypatch.setattr(requests, "SECONDS_BEFORE_SECOND", 0.0)
+    monkeypatch.setattr(run_requests, "SECONDS_BEFORE_SECOND", 0.0)
 
     def undisturbed() -> int:
         batches[0].doc_eval(PASS)

@@ -7,8 +7,8 @@ import pytest
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline_tests.faults.environment import Scene
 from doceval_pipeline_tests.faults.full_disk import postmaster, small_disk
-from doceval_pipeline_tests.faults.scene import Scene
 from doceval_pipeline_tests.faults.sizes import short_and_full
 
 # Five of them are 40 MB, and 54 MB as base64; each fits, and all do not.

@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 
-from doceval_pipeline_tests.faults.acts import ACTS, LOOKING, STAGING, Act
-from doceval_pipeline_tests.faults.children import Child
+from doceval_pipeline_tests.faults.environment import Scene
+from doceval_pipeline_tests.faults.faulty_process import Child
+from doceval_pipeline_tests.faults.operations import ACTS, LOOKING, STAGING, Act
 from doceval_pipeline_tests.faults.runs import begun, made_good, some_points, undisturbed
-from doceval_pipeline_tests.faults.scene import Scene
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 
 

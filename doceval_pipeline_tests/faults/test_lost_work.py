@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.batches.staging import number_lock
+from doceval_pipeline.batches.locks import number_lock
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, query, running_up, status, write_evaluation

@@ -13,7 +13,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 from dagster._daemon.sensor import execute_sensor_iteration
 
 from doceval_pipeline_tests.faults.daemon import LOGGER, ForkingLauncher, daemon_of
-from doceval_pipeline_tests.faults.scene import Scene
+from doceval_pipeline_tests.faults.environment import Scene
 
 pytestmark = pytest.mark.slow
 

@@ -9,12 +9,12 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.knowledge.responses import digests
+from doceval_pipeline.knowledge.counts import digests
 from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.faults.scene import Scene
+from doceval_pipeline_tests.faults.environment import Scene
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 from doceval_pipeline_tests.faults.writers import CHANGES_OF_A_ROW, Work, row_sets, start_writers
 

@@ -9,10 +9,10 @@ import psutil
 
 from doceval_pipeline.embedded.processes import still_there
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.faults.acts import ACTS
-from doceval_pipeline_tests.faults.children import Child
+from doceval_pipeline_tests.faults.environment import Scene
+from doceval_pipeline_tests.faults.faulty_process import Child
+from doceval_pipeline_tests.faults.operations import ACTS
 from doceval_pipeline_tests.faults.runs import begun, made_good, undisturbed
-from doceval_pipeline_tests.faults.scene import Scene
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 
 

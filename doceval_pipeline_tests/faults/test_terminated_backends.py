@@ -9,10 +9,10 @@ import pytest
 
 from doceval_pipeline_tests.cli.running import query
 from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.faults.acts import ACTS, STAGING, Act
-from doceval_pipeline_tests.faults.children import Child, Ended
+from doceval_pipeline_tests.faults.environment import Scene, State
+from doceval_pipeline_tests.faults.faulty_process import Child, Ended
+from doceval_pipeline_tests.faults.operations import ACTS, STAGING, Act
 from doceval_pipeline_tests.faults.runs import begun, made_good, some_points, undisturbed
-from doceval_pipeline_tests.faults.scene import Scene, State
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 
 TERMINATE = """

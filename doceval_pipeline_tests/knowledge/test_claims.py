@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 
-from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.knowledge.queue import hold
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim, claim_and_die

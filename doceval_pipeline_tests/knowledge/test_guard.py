@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import text
 
 from doceval_pipeline import migrations
-from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.reprocessing import cancel, pause
-from doceval_pipeline.knowledge.status_words import WORDS, Outcome
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.staging.reprocessing import cancel, pause
+from doceval_pipeline.knowledge.outcomes import WORDS, Outcome
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim, claim_and_die
 

@@ -5,13 +5,15 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from doceval_pipeline.credentials import KEY, without_keys
-from doceval_pipeline_tests import keys
+from doceval_pipeline.redaction import KEY, without_keys
+from doceval_pipeline_tests import secret_canaries
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim
 
 BatchOf = Callable[..., Sample]
-MESSAGE = f"401: incorrect API key provided: {keys.KEY}. See https://u:{keys.PASSWORD}@h/"
+MESSAGE = (
+    f"401: incorrect API key provided: {secret_canaries.KEY}. See https://u:{secret_canaries.PASSWORD}@h/"
+)
 SHOWN = "401: incorrect API key provided: (key not shown). See (key not shown)h/"
 SEEN = "SELECT error_message FROM llm_responses WHERE id = {}"
 
@@ -54,8 +56,11 @@ def test_the_database_knows_keys_by_the_same_pattern(batch: Sample) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        *(f"key {key}!" for key in (keys.KEY, keys.AWS_KEY, keys.JSON_WEB_TOKEN)),
-        f"({keys.KEY}) and '{keys.KEY}'",
+        *(
+            f"key {key}!"
+            for key in (secret_canaries.KEY, secret_canaries.AWS_KEY, secret_canaries.JSON_WEB_TOKEN)
+        ),
+        f"({secret_canaries.KEY}) and '{secret_canaries.KEY}'",
         "Authorization: Bearer canary0123456789",
         "basic Y2FuYXJ5OmNhbmFyeQ==",
         "hf_canaryCANARY0123456",

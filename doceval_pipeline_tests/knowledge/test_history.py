@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from doceval_pipeline.estimation import Measure
 from doceval_pipeline.knowledge.history import experience_of
+from doceval_pipeline.statistics.estimation import Measure
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.gathering import gather
-from doceval_pipeline.batches.result_checks import judge_soundness
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.checks import judge_soundness
+from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim
 

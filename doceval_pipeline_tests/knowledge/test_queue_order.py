@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reprocessing import Mode, pause, reprocess, resume
-from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.batches.staging.reprocessing import Mode, pause, reprocess, resume
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 from doceval_pipeline_tests.knowledge.processing import claim
 

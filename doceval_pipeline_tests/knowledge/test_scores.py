@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from doceval_pipeline.knowledge.outcomes import WORDS, Outcome
 from doceval_pipeline.knowledge.scores import State, read_scores
-from doceval_pipeline.knowledge.status_words import WORDS, Outcome
 from doceval_pipeline_tests.conftest import Sample
 
 STATES = dict.fromkeys(WORDS[Outcome.SUCCEEDED], State.SCORED)

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from doceval_pipeline.batches.completion import look
 from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, Databases, database_url, open_databases
-from doceval_pipeline.batches.gathering import gather
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim, claim_and_die
 

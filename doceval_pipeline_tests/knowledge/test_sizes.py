@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.gathering import gather
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.knowledge.exported import LARGEST_TEXT
 from doceval_pipeline_tests.conftest import Sample
 

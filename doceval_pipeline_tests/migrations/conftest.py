@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine
 
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.migrations.roles import ROLES, grant_roles
 from doceval_pipeline.migrations.upgrade import Schema, upgrade

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from doceval_pipeline import migrations
 from doceval_pipeline.batches.databases import database_errors, open_databases
-from doceval_pipeline.batches.report_files import batch_of_report
+from doceval_pipeline.batches.results.report_files import batch_of_report
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.lock_waits import name_holders

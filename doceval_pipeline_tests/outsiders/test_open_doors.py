@@ -13,9 +13,9 @@ from sqlalchemy.exc import OperationalError
 
 from doceval_pipeline.batches import databases
 from doceval_pipeline.batches.databases import open_databases
+from doceval_pipeline.batches.locks import LOCK_CLASS, batch_lock, batches_at_work
 from doceval_pipeline.batches.open_doors import is_for_ever, open_doors
-from doceval_pipeline.batches.reprocessing import pause
-from doceval_pipeline.batches.staging import LOCK_CLASS, batch_lock, batches_at_work
+from doceval_pipeline.batches.staging.reprocessing import pause
 from doceval_pipeline.cli import cli
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.lock_waits import who_holds
@@ -262,7 +262,7 @@ def test_a_readers_advisory_lock_does_not_pass_for_a_working_process_and_is_name
 def test_a_pause_names_the_worker_also_where_its_owner_may_not_see_since_when(
     server: DebianServer, installed: Settings, batch: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("doceval_pipeline.batches.reprocessing.SECONDS_FOR_LOCKED_ROWS", 0.3)
+    monkeypatch.setattr("doceval_pipeline.batches.staging.reprocessing.SECONDS_FOR_LOCKED_ROWS", 0.3)
     locked = f"SELECT FROM llm_responses WHERE batch_id = {batch.id} ORDER BY id LIMIT 1 FOR UPDATE"
     with (
         session(server, "KNOWLEDGE_DOCUMENTS_URL", WORKER, locked) as pid,
@@ -277,7 +277,7 @@ def test_a_pause_names_the_worker_also_where_its_owner_may_not_see_since_when(
 def test_a_pause_by_a_stager_tells_for_how_long_a_lock_is_held(
     server: DebianServer, installed: Settings, batch: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("doceval_pipeline.batches.reprocessing.SECONDS_FOR_LOCKED_ROWS", 0.3)
+    monkeypatch.setattr("doceval_pipeline.batches.staging.reprocessing.SECONDS_FOR_LOCKED_ROWS", 0.3)
     server.make_login("their_stager", "doceval_stager")
     as_stager = replace(
         installed,

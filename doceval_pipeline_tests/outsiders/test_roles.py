@@ -12,16 +12,16 @@ import psycopg2
 import pytest
 from click.testing import CliRunner
 
-from doceval_pipeline.batches.archiving import archive
+from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import database_errors, open_databases
 from doceval_pipeline.cli import cli
-from doceval_pipeline.doc_eval import archived as archived_doc_eval
-from doceval_pipeline.doc_eval import restored as restored_doc_eval
+from doceval_pipeline.doc_eval.archive import dump as archived_doc_eval
+from doceval_pipeline.doc_eval.archive import load as restored_doc_eval
 from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.knowledge import archived as archived_knowledge
-from doceval_pipeline.knowledge import restored as restored_knowledge
+from doceval_pipeline.knowledge.archive import dump as archived_knowledge
+from doceval_pipeline.knowledge.archive import load as restored_knowledge
 from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.batches.archives import done, quiet, restore_file
+from doceval_pipeline_tests.batches.archiving.archives import done, quiet, restore_file
 from doceval_pipeline_tests.cli.running import write_evaluation
 from doceval_pipeline_tests.conftest import sample_batch
 from doceval_pipeline_tests.outsiders.debian_server import DebianServer

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from doceval_pipeline.batches import databases
 from doceval_pipeline.batches.databases import open_databases, require_dagster_database
-from doceval_pipeline.batches.staging import batch_lock, batches_at_work
+from doceval_pipeline.batches.locks import batch_lock, batches_at_work
 from doceval_pipeline.cli import cli
 from doceval_pipeline.cli.waiting import Server
-from doceval_pipeline.doc_eval.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.cli.running import until

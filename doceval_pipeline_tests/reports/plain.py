@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from doceval_pipeline.knowledge.results import VARYING
+from doceval_pipeline.knowledge.report_queries import VARYING
 from doceval_pipeline.reports.html import (
     CHANGES_SHOWN,
     KNOWN_PROCESSOR_LIMIT_BYTES,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import combinations, pairwise
 
-from doceval_pipeline.doc_eval.definitions import Prices
+from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.reports.insights import (
     NOTHING,
     Agreement,
@@ -25,7 +25,13 @@ from doceval_pipeline.reports.insights import (
     Throughput,
 )
 from doceval_pipeline.reports.model import ReportColumn
-from doceval_pipeline.statistics import clustered_estimate, corrected, difference, estimate, rank_correlation
+from doceval_pipeline.statistics.inference import (
+    clustered_estimate,
+    corrected,
+    difference,
+    estimate,
+    rank_correlation,
+)
 from doceval_pipeline_tests.reports import plain
 from doceval_pipeline_tests.reports.plain import File, Row
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doceval_pipeline import statistics
 from doceval_pipeline.reports.comparison import (
     AlignedColumn,
     CellStates,
@@ -19,8 +18,9 @@ from doceval_pipeline.reports.comparison import (
     moved_documents,
 )
 from doceval_pipeline.reports.comparison_page import render_comparison
-from doceval_pipeline.reports.numbers import points_text, probability_text
-from doceval_pipeline.reports.untrusted import visible_name
+from doceval_pipeline.reports.formatting import points_text, probability_text
+from doceval_pipeline.reports.sanitize import visible_name
+from doceval_pipeline.statistics import inference
 from doceval_pipeline_tests.reports.inputs import HOSTILE
 from doceval_pipeline_tests.reports.test_html import ATTRIBUTES, ELEMENTS, Page
 
@@ -220,7 +220,7 @@ def test_of_many_columns_none_is_resampled_but_all_of_them_together(
         counted.append(pairs)
         return math.nan, math.nan
 
-    monkeypatch.setattr(statistics, "_bootstrap", count)
+    monkeypatch.setattr(inference, "_bootstrap", count)
     moves = np.resize([10, 5, 0, 5, -5], 60)
     compared(*(aligned(np.full(60, 40), 40 + moves, prompt=f"p{n}") for n in range(columns)))
     assert len(counted) == resampled

@@ -15,7 +15,7 @@ from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html
 from doceval_pipeline.reports.matrix import ROWS_SHOWN
 from doceval_pipeline.reports.model import ReportInput
-from doceval_pipeline.reports.untrusted import visible, visible_name
+from doceval_pipeline.reports.sanitize import visible, visible_name
 from doceval_pipeline_tests.reports.inputs import (
     HOSTILE,
     STARTED,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from doceval_pipeline.findings import Estimate
+from doceval_pipeline.domain.findings import Estimate
 from doceval_pipeline.reports.leaderboard import (
     ROWS_SHOWN,
     Leaderboard,

@@ -4,8 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
-from doceval_pipeline.reports import drawings
-from doceval_pipeline.reports.drawings import SeriesPlace
+from doceval_pipeline.reports import svg
 from doceval_pipeline.reports.insights import ChangedDocument, Changes, Cost
 from doceval_pipeline.reports.series import (
     COLUMNS_SHOWN,
@@ -19,6 +18,7 @@ from doceval_pipeline.reports.series import (
     series_markdown,
     series_numbers,
 )
+from doceval_pipeline.reports.svg import SeriesPlace
 
 HOSTILE = '<img src=x onerror=alert(1)>"\u202e|`'
 START = datetime(2026, 1, 1, 1, tzinfo=UTC)
@@ -114,7 +114,7 @@ def test_only_another_question_breaks_the_line_of_a_series() -> None:
         return SeriesPlace("<day>", "<b>", mean, 3, 0, 3, False, is_other_question, mean is None)
 
     def line(*places: SeriesPlace) -> str:
-        drawn = ElementTree.fromstring(drawings.series(places))
+        drawn = ElementTree.fromstring(svg.series(places))
         return next(p.attrib["d"] for p in drawn.findall("path") if p.attrib["class"] == "line")
 
     assert line(place(None), place(70), place(None), place(None), place(80)).count("M") == 1

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, Databases
 from doceval_pipeline.batches.invariants.invariant import HAS_CELLS, Invariant, Scope, Side
-from doceval_pipeline.doc_eval.definitions import objection
+from doceval_pipeline.doc_eval.definitions.schema import objection
 from doceval_pipeline.migrations.upgrade import HEADS, Schema
 
 _OTHER_BYTES = text("""

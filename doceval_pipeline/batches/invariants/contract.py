@@ -3,9 +3,9 @@
 from sqlalchemy import text
 
 from doceval_pipeline.batches.invariants.invariant import Invariant, Side
-from doceval_pipeline.batches.reprocessing import CANCELLED
+from doceval_pipeline.batches.staging.reprocessing import CANCELLED
+from doceval_pipeline.knowledge.outcomes import Outcome, words_in_sql
 from doceval_pipeline.knowledge.queue import STEP
-from doceval_pipeline.knowledge.status_words import Outcome, words_in_sql
 
 _TORN_LEASE = text("""
     SELECT r.batch_id, 'llm_responses.id ' || r.id AS thing,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from doceval_pipeline.batches.archiving import archive
-from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess
 from doceval_pipeline.migrations.upgrade import Schema
 from doceval_pipeline_tests.conftest import Sample, write_old
 

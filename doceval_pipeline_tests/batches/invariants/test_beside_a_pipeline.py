@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.batches import audit
-from doceval_pipeline.batches.archiving import archive
-from doceval_pipeline.batches.completion import look
+from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline.batches.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.batches.invariants import audit
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.errors import BatchStateError
-from doceval_pipeline_tests.batches.archives import restore_file
+from doceval_pipeline_tests.batches.archiving.archives import restore_file
 from doceval_pipeline_tests.batches.invariants.installation import quiet
 from doceval_pipeline_tests.conftest import Sample, sample_batch
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from doceval_pipeline.batches.invariants.catalogue import INVARIANTS
+from doceval_pipeline.batches.invariants.registry import INVARIANTS
 
 DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "invariants.md").read_text()
 SECTION = re.compile(r"^\*\*(?P<sentence>[^*]+)\.\*\* (?P<why>.+?) What to do: (?P<mend>.+)\.$")

@@ -7,18 +7,18 @@ from functools import partial
 
 import pytest
 
-from doceval_pipeline.batches.archiving import archive
-from doceval_pipeline.batches.audit import violations
-from doceval_pipeline.batches.completion import look
-from doceval_pipeline.batches.invariants.asking import offences, reading
-from doceval_pipeline.batches.invariants.catalogue import INVARIANTS
+from doceval_pipeline.batches.archiving.archive import archive
+from doceval_pipeline.batches.invariants.audit import violations
 from doceval_pipeline.batches.invariants.invariant import Scope
-from doceval_pipeline.batches.reporting import write_report
-from doceval_pipeline.batches.reprocessing import Mode, pause, reprocess, resume
+from doceval_pipeline.batches.invariants.registry import INVARIANTS
+from doceval_pipeline.batches.invariants.runner import offences, reading
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, pause, reprocess, resume
 from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.batches.invariants.corruptions.corruption import Plant
+from doceval_pipeline_tests.batches.invariants.corruptions.registry import PLANTS
 from doceval_pipeline_tests.batches.invariants.installation import Installation, lived_in, quiet
-from doceval_pipeline_tests.batches.invariants.plants.catalogue import PLANTS
-from doceval_pipeline_tests.batches.invariants.plants.plant import Plant
 from doceval_pipeline_tests.conftest import Sample, empty_databases, sample_batch
 
 BY_NAME = {invariant.name: invariant for invariant in INVARIANTS}

@@ -1,0 +1,1 @@
+"""Moves closed batches out of both databases into one file, and back."""

@@ -1,0 +1,160 @@
+"""The folders of a batch: which ones may be walked, what is found in them, and what to say of it."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.doc_eval import files as batch_documents
+from doceval_pipeline.doc_eval.files import FoundFile
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.documents.barred import (
+    COUNTED_BY_ITSELF,
+    OWN_FILES,
+    Barred,
+    Identity,
+    identity_of,
+    system_folders,
+)
+from doceval_pipeline.documents.patterns import missed_by_case
+from doceval_pipeline.documents.walk import NOT_INCLUDED, SKIPPED, Rules, display_name, walk
+from doceval_pipeline.errors import StagingError
+from doceval_pipeline.reports.formatting import counted
+from doceval_pipeline.settings import Settings
+
+
+def found_files(
+    config: Mapping[str, Any], settings: Settings, is_over: Callable[[], bool] = lambda: False
+) -> Iterator[FoundFile]:
+    """Every entry of the folders that a configuration names, as it is now; each file once.
+
+    Parameters
+    ----------
+    is_over
+        As in `walk`.
+
+    Raises
+    ------
+    StagingError
+        A folder is missing, cannot be read, or belongs to doceval or to the system.
+    """
+    choice = config["batch"]
+    system = system_folders()
+    tops = [(folder["id"], Path(folder["path"])) for folder in config["folders"]]
+    rules = Rules(
+        tuple(choice["include"]),
+        tuple(choice["exclude"]),
+        settings.max_document_bytes,
+        _barred([path for _, path in tops], settings, system),
+    )
+    walked: set[Identity] = set()
+    for number, path in tops:
+        identity = identity_of(path)
+        if (problem := _problem(path, settings, system)) is not None:
+            raise StagingError(f"folder {display_name(os.fsencode(path))} {problem}")
+        if identity in walked:
+            yield FoundFile(number, b".", ".", SKIPPED, COUNTED_BY_ITSELF, None)
+            continue
+        if identity is not None:
+            walked.add(identity)
+        for entry in walk(path, rules, is_over):
+            yield FoundFile(
+                number,
+                entry.path,
+                display_name(entry.path),
+                entry.state,
+                entry.reason,
+                entry.size,
+                entry.modified_ns,
+            )
+
+
+def why_not(settings: Settings) -> Callable[[str], str | None]:
+    """A function that says why a folder cannot be one of documents; None where it can, or is not there."""
+    system = system_folders()
+    return lambda folder: _problem(Path(folder), settings, system)
+
+
+def notes_on_patterns(
+    choice: Mapping[str, Sequence[str]], not_included: Iterable[str], usable: Iterable[str], sealed: bool
+) -> list[str]:
+    """Sentences on files that patterns miss because upper and lower case differ.
+
+    Parameters
+    ----------
+    choice
+        The patterns under `include` and `exclude`.
+    not_included, usable
+        Paths of files below their folders.
+    sealed
+        Whether the patterns can no longer be changed.
+    """
+    notes = []
+    for key, paths, what in (
+        ("include", not_included, ("is left out by include", "are left out by include")),
+        ("exclude", usable, ("is not left out by exclude", "are not left out by exclude")),
+    ):
+        missed = missed_by_case(choice[key], paths) if choice[key] else None
+        if missed is not None:
+            files = counted(missed.files, f"file {what[0]}", f"files {what[1]}")
+            remedy = f"make a batch of another name whose {key} has" if sealed else f"add to {key}:"
+            notes.append(
+                f"{files} because of upper and lower case, such as {missed.example!r}: "
+                f"{remedy} {missed.remedy}"
+            )
+    return notes
+
+
+def notes_on_assigned(databases: Databases, batch_id: int) -> list[str]:
+    """As `notes_on_patterns`, of the files that a batch has; none before its configuration is sealed."""
+    with database_errors(), databases.doc_eval.connect() as connection:
+        sealed = read_snapshot(connection, batch_id)
+        if sealed is None:
+            return []
+        choice = sealed.config["batch"]
+        not_included = batch_documents.paths(connection, batch_id, NOT_INCLUDED)
+        return notes_on_patterns(choice, not_included, batch_documents.paths(connection, batch_id), True)
+
+
+def notes_on_nesting(folders: Sequence[str]) -> list[str]:
+    """Sentences on folders of a batch that are inside another one of it."""
+    known = {identity: folder for folder in folders if (identity := identity_of(folder)) is not None}
+    return [
+        f"folder {inner!r} is inside {known[above]!r}: its files are counted once, as files of {inner!r}"
+        for inner in folders
+        for above in _identities_above(Path(inner))
+        if above in known
+    ]
+
+
+def _barred(tops: Sequence[Path], settings: Settings, system: Barred) -> Barred:
+    """The folders that no walk enters from above; those of the batch are walked by themselves."""
+    reasons = dict(system.folders)
+    for folders, reason in (
+        ((settings.home, *settings.own_folders), OWN_FILES),
+        (tops, COUNTED_BY_ITSELF),
+    ):
+        reasons |= {identity: reason for identity in map(identity_of, folders) if identity is not None}
+    return Barred(reasons, system.devices)
+
+
+def _problem(folder: Path, settings: Settings, system: Barred) -> str | None:
+    """Why a folder cannot be one of documents; None where it can, or where it is not there."""
+    identity = identity_of(folder)
+    if identity is None:
+        return None
+    above = {identity, *_identities_above(folder)}
+    if identity == identity_of(settings.home) or above & {*map(identity_of, settings.own_folders)}:
+        return (
+            "holds doceval's own files (DOCEVAL_HOME): put the documents into a folder of their own and name "
+            "that"
+        )
+    if any(system.reason(one) is not None for one in above):
+        return "belongs to the system and holds no documents: name the folder that does"
+    return None
+
+
+def _identities_above(folder: Path) -> list[Identity]:
+    above = map(identity_of, Path(os.path.realpath(folder)).parents)
+    return [identity for identity in above if identity is not None]

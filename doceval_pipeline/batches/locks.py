@@ -1,0 +1,114 @@
+"""Advisory locks of batches: one process works on a batch at a time, and which batches are worked on.
+
+A lock belongs to a session of PostgreSQL, so it ends with its process. Stagings that no process works on any
+more are found through the locks.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, text
+
+from doceval_pipeline import arrays
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
+from doceval_pipeline.doc_eval.runs.live import IS_ALIVE
+from doceval_pipeline.lock_waits import MAY_WRITE_BATCHES, AdvisoryLock, held_numbers, take_advisory_lock
+
+# First key of the advisory locks; the second is the batch. "doce" as bytes.
+LOCK_CLASS = 0x646F6365
+_UNLOCK = text("SELECT pg_advisory_unlock(:lock_class, :batch_id)")
+_TRY_LOCK = text("SELECT pg_try_advisory_lock(:lock_class, :batch_id)")
+_LOCKED = text(held_numbers(LOCK_CLASS))
+# A staging without a working process counts as abandoned this long after it began. Between two steps of a
+# run the batch is not locked, although the run is alive.
+SECONDS_ABANDONED = 60
+# A condition on `batches AS b`.
+IS_ABANDONED = f"""
+    b.status = 'STAGING' AND b.status_changed_at < now() - interval '{SECONDS_ABANDONED} seconds'
+    AND b.id NOT IN ({held_numbers(LOCK_CLASS)})
+    AND NOT EXISTS (SELECT 1 FROM live_runs r WHERE r.batch_id = b.id AND {IS_ALIVE})
+"""
+_ABANDONED = text(f"SELECT b.id FROM batches b WHERE b.id = ANY(CAST(:ids AS int[])) AND {IS_ABANDONED}")
+
+
+def abandoned_stagings(connection: Connection, batch_ids: Iterable[int]) -> set[int]:
+    """The given batches that have been in STAGING for a while and that no process works on."""
+    return set(connection.scalars(_ABANDONED, {"ids": arrays.of_numbers(batch_ids)}))
+
+
+def batches_at_work(connection: Connection) -> set[int]:
+    """The batches that a living process works on right now."""
+    return set(connection.scalars(_LOCKED))
+
+
+@contextmanager
+def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
+    """Be alone on a batch whose rows are here; waits for whoever is on it.
+
+    Yields the connection to doc_eval that holds the lock, outside a transaction.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError, DatabaseError
+        BatchStateError where the batch is archived.
+    """
+    with number_lock(databases, batch_id) as connection:
+        with connection.begin():
+            batch_by_id(connection, batch_id).require_rows()
+        yield connection
+
+
+@contextmanager
+def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
+    """Be alone on a batch's number, whether there is such a batch or not; waits for whoever is on it.
+
+    Yields the connection to doc_eval that holds the lock, outside a transaction. Whoever loses the
+    lock loses the connection with it, and can write no more.
+
+    Raises
+    ------
+    DatabaseError
+        Somebody holds the lock who may not work on batches.
+    """
+    with (
+        database_errors(),
+        databases.doc_eval.connect() as connection,
+        _unlocked_after(connection, batch_id),
+    ):
+        lock = AdvisoryLock(LOCK_CLASS, batch_id)
+        what = partition_key(batch_id)
+        take_advisory_lock(connection, lock, MAY_WRITE_BATCHES, what, for_session=True)
+        connection.commit()
+        yield connection
+
+
+@contextmanager
+def lock_if_free(databases: Databases, batch_id: int) -> Iterator[Connection | None]:
+    """Be alone on a batch as with `batch_lock`, or get None at once where anybody holds its lock.
+
+    Raises
+    ------
+    DatabaseError
+    """
+    with database_errors(), databases.doc_eval.connect() as connection:
+        if not connection.scalar(_TRY_LOCK, {"lock_class": LOCK_CLASS, "batch_id": batch_id}):
+            yield None
+            return
+        with _unlocked_after(connection, batch_id):
+            connection.commit()
+            yield connection
+
+
+@contextmanager
+def _unlocked_after(connection: Connection, batch_id: int) -> Iterator[None]:
+    """Give the lock of a batch's number back after the block, which has taken it."""
+    try:
+        yield
+        connection.rollback()
+        connection.execute(_UNLOCK, {"lock_class": LOCK_CLASS, "batch_id": batch_id})
+        connection.commit()
+    except BaseException:
+        # Not given back: closing it ends the session, and with it the lock.
+        connection.invalidate()
+        raise

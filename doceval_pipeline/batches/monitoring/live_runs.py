@@ -1,0 +1,84 @@
+"""Holds the advisory lock of a run in the run's process."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.doc_eval.runs.live import enter, leave, row_of
+
+# A lock that was lost with its connection is taken again within this time.
+SECONDS_BETWEEN_BEATS = 5.0
+# A server that does not answer holds up no run that has done its work.
+SECONDS_TO_END = 15.0
+
+
+@contextmanager
+def alive(databases: Databases, run_id: str, batch_id: int | None) -> Iterator[None]:
+    """Hold the lock of a run, on a connection of its own to doc_eval, until it has done its work.
+
+    An unreachable database does not stop the run; the lock is taken once it answers.
+    """
+    pulse = _Pulse(databases, run_id, batch_id)
+    thread = Thread(target=pulse.beat, name=f"alive-{run_id[:8]}", daemon=True)
+    pulse.take()
+    thread.start()
+    try:
+        yield
+    finally:
+        pulse.ended.set()
+        thread.join(SECONDS_TO_END)
+        if not thread.is_alive():
+            pulse.give_back()
+
+
+class _Pulse:
+    """The connection that holds the lock; used by one thread at a time."""
+
+    def __init__(self, databases: Databases, run_id: str, batch_id: int | None) -> None:
+        self._databases = databases
+        self._run_id = run_id
+        self._batch_id = batch_id
+        self._connection: Connection | None = None
+        self._row: int | None = None
+        self.ended = Event()
+
+    def take(self) -> None:
+        """Take the lock unless it is held; what fails is tried again with the next beat."""
+        try:
+            if self._connection is None:
+                self._connection, self._row = self._connect(), None
+            if self._row is None or row_of(self._connection, self._run_id) != self._row:
+                process = f"{socket.gethostname()}:{os.getpid()}"
+                self._row = enter(self._connection, self._run_id, self._batch_id, process)
+        except SQLAlchemyError:
+            self._let_go()
+
+    def beat(self) -> None:
+        """Take the lock again whenever it was lost, until the work has ended."""
+        while not self.ended.wait(SECONDS_BETWEEN_BEATS):
+            self.take()
+
+    def give_back(self) -> None:
+        """End the session that holds the lock; the run needs it no longer."""
+        if self._connection is not None:
+            with suppress(SQLAlchemyError):
+                leave(self._connection, self._run_id)
+        self._let_go()
+
+    def _connect(self) -> Connection:
+        connection = self._databases.doc_eval.connect().execution_options(isolation_level="AUTOCOMMIT")
+        # Not one of the pool's, which the work needs.
+        connection.detach()
+        return connection
+
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            with suppress(SQLAlchemyError):
+                self._connection.close()
+            self._connection = None

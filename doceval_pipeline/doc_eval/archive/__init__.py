@@ -1,0 +1,1 @@
+"""What the configuration database holds of an archived batch: dumps it, and loads it again."""

@@ -1,0 +1,1 @@
+"""Definitions of connections, prompts, batches and recurring evaluations: reads and applies them."""

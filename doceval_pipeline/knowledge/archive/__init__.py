@@ -1,0 +1,1 @@
+"""What KnowledgeDocuments holds of an archived batch: dumps it, and loads it again."""

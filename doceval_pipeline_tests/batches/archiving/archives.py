@@ -1,0 +1,97 @@
+"""What the tests of archives share: batches that are done, and all that the databases hold of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from doceval_pipeline.batches.archiving.archive import Archived, archive
+from doceval_pipeline.batches.archiving.restore import Restored, incoming, restore
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.storing import Progress
+from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample
+
+BatchOf = Callable[..., Sample]
+Holdings = dict[str, list[str]]
+
+# Rows as text, in which times, numbers and texts are exact. A batch's own row tells that it is archived.
+_KNOWLEDGE = {"llm_responses": "id", "docs": "id", "batch_configs": "batch_id"}
+_DOC_EVAL = {
+    "batch_documents": "batch_id, document_id",
+    "documents": "id",
+    "batch_progress": "batch_id, observed_at",
+    "connection_history": "batch_id, connection_id, measure",
+    "batch_folders": "batch_id, folder_id",
+    "batch_connections": "batch_id, connection_id",
+    "batch_prompts": "batch_id, prompt_id",
+    "folders": "id",
+    "connections": "id",
+    "prompts": "id",
+    "llm_providers": "provider_type",
+    "models": "model_name",
+    "batches": "id",
+}
+GONE = ("llm_responses", "docs", "batch_configs", "batch_documents", "documents")
+WAITS_FOR_A_LOCK = """
+    SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
+"""
+
+
+def quiet(*_: int) -> None:
+    """Progress that nobody watches."""
+
+
+def holdings(batch: Sample) -> Holdings:
+    """Every row of both databases, by table."""
+    found = {
+        table: batch.knowledge(f"SELECT t::text FROM {table} t ORDER BY {order}")
+        for table, order in _KNOWLEDGE.items()
+    } | {
+        table: batch.doc_eval(f"SELECT t::text FROM {table} t ORDER BY {order}")
+        for table, order in _DOC_EVAL.items()
+    }
+    return {table: [row[0] for row in rows] for table, rows in found.items()}
+
+
+def put_away(batch: Sample) -> Archived:
+    return archive(batch.databases, batch.id, quiet, quiet)
+
+
+def bring_back(batch: Sample, archived: Archived) -> Restored:
+    return restore_file(batch.databases, archived.path)
+
+
+def restore_file(databases: Databases, path: Path, storing: Progress = quiet) -> Restored:
+    """Restore an archive whose connections somebody has accepted."""
+    with incoming(databases, path, quiet) as coming:
+        return restore(databases, coming, storing, accept_connections=True)
+
+
+def done(batch: Sample) -> Sample:
+    """Stage a batch, answer all its cells, complete it and write its report."""
+    batch.stage()
+    batch.knowledge(
+        "UPDATE llm_responses SET status = 'S', overall_score = 50.5, response_text = 'fine' "
+        "WHERE batch_id = :id"
+    )
+    look(batch.databases)
+    write_report(batch.databases, batch.id)
+    assert batch.status() == "COMPLETED"
+    return batch
+
+
+def archived_word(batch: Sample) -> bool:
+    """Whether the batch is called archived."""
+    return bool(batch.doc_eval("SELECT archived_at IS NOT NULL FROM batches WHERE id = :id")[0][0])
+
+
+def audit(batch: Sample) -> list[tuple[str, str]]:
+    """What the audit finds, reading every document and every archive: where, and which invariant."""
+    return [(v.batch, v.invariant) for v in violations(batch.databases, True, quiet)]
+
+
+def forget_everything(batch: Sample) -> None:
+    """Make both databases those of a new installation, in which nothing was ever numbered."""
+    batch.doc_eval(f"{EMPTY_DOC_EVAL.text} RESTART IDENTITY")
+    batch.knowledge(f"{EMPTY_KNOWLEDGE.text} RESTART IDENTITY")

@@ -1,0 +1,247 @@
+"""Two batches, connections or prompts compared, from the rows of a real database."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.results import comparing
+from doceval_pipeline.batches.results.comparing import (
+    Kind,
+    compare_batches,
+    compare_in_batch,
+    write_comparison,
+)
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, key_path, locate
+from doceval_pipeline.errors import BatchStateError, ComparisonError, FileError, UnknownBatch
+from doceval_pipeline.knowledge.scores import read_scores
+from doceval_pipeline.reports.comparison import CellStates, Comparison
+from doceval_pipeline_tests.batches.archiving.archives import done, put_away
+from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
+
+# 0 for the first document, and so on.
+PLACE = "(SELECT count(*) FROM docs d WHERE d.id < r.document_id)"
+
+
+def answer(batch: Sample, score: str, where: str = "true", status: str = "S") -> None:
+    batch.knowledge(
+        f"UPDATE llm_responses r SET status = :status, overall_score = {score} "
+        f"WHERE batch_id = :id AND {where}",
+        status=status,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight documents."""
+    made = tmp_path / "documents"
+    made.mkdir()
+    for number in range(8):
+        write_old(made / f"{number}.txt", f"document {number}")
+    return made
+
+
+@pytest.fixture
+def pair(databases: Databases, folder: Path) -> list[Sample]:
+    """Two staged batches, before and after, over the same documents, connections and prompts."""
+    return [staged(databases, folder, name) for name in ("before", "after")]
+
+
+def staged(databases: Databases, folder: Path, name: str, **choice: Any) -> Sample:
+    located = evaluation_of([{"name": name, "folders": [str(folder)], **choice}])
+    made = Sample(databases, apply_evaluation(databases.doc_eval, located).numbers[name], name, folder)
+    made.stage()
+    return made
+
+
+def columns(found: Comparison) -> list[tuple[str | None, str | None]]:
+    return [(column.connection, column.prompt) for column in found.columns]
+
+
+def test_two_batches_are_compared_over_the_documents_and_columns_that_both_have(
+    databases: Databases, folder: Path
+) -> None:
+    before = staged(databases, folder, "before")
+    (folder / "0.txt").unlink()
+    write_old(folder / "new.txt", "a new document")
+    after = staged(databases, folder, "after", prompts=["prompt-1"])
+    answer(before, "40")
+    answer(after, f"CASE WHEN {PLACE} = 3 THEN 0 ELSE 55 END")
+    found = compare_batches(databases, "before", after.key, 50.0)
+    assert found.documents == 7
+    assert (found.first.name, found.first.documents, found.second.documents) == ("before", 1, 1)
+    assert columns(found) == [("model-0", "prompt-1"), ("model-1", "prompt-1")]
+    assert found.first.columns == (("model-0", "prompt-0"), ("model-1", "prompt-0"))
+    assert (found.second.columns, found.pairs, found.left_out) == ((), 14, 0)
+    assert (found.overall.rose, found.overall.fell) == (6, 1)
+    assert (found.overall.flipped_up, found.overall.flipped_down) == (6, 0)
+    assert (found.overall.flips[0].document, found.overall.flips[0].after) == ("3.txt", 0)
+    assert [column.first_mean for column in found.columns] == [40, 40]
+    assert found.simulated == 0
+
+
+def test_what_has_no_score_is_counted_by_side_and_by_why(pair: list[Sample], databases: Databases) -> None:
+    before, after = pair
+    answer(before, f"CASE WHEN {PLACE} <> 1 THEN 50 END")
+    answer(after, "0", f"{PLACE} BETWEEN 1 AND 5")
+    answer(after, "NULL", f"{PLACE} = 0", status="F")
+    after.plant(f"DELETE FROM llm_responses r WHERE batch_id = {after.id} AND {PLACE} = 2")
+    found = compare_batches(databases, "before", "after", 50.0)
+    for column in found.columns:
+        assert column.first_cells == CellStates(scored=6, without_score=1, failed=0, open=0, absent=0)
+        assert column.second_cells == CellStates(scored=4, without_score=0, failed=1, open=2, absent=0)
+        assert column.movement is not None
+        assert (column.movement.difference.n, column.movement.net) == (3, -50)
+    # The document without a row in the second batch is not shared.
+    assert (found.documents, found.first.documents, found.left_out) == (7, 1, 28 - 12)
+
+
+def test_columns_of_other_numbers_are_matched_by_their_names(databases: Databases, folder: Path) -> None:
+    before = staged(databases, folder, "before")
+    answer(before, "40")
+    # As after a prompt was removed by hand and made anew: another number, another text.
+    before.doc_eval("UPDATE prompts SET name = name || ' (old)'")
+    after = staged(databases, folder, "after")
+    answer(after, "60")
+    found = compare_batches(databases, "before", "after", 50.0)
+    assert columns(found) == [(f"model-{c}", f"prompt-{p}") for c in (0, 1) for p in (0, 1)]
+    assert found.overall.net == 20
+    assert {column.changed for column in found.columns} == {()}
+
+
+def test_what_changed_under_the_same_name_is_said(databases: Databases, folder: Path) -> None:
+    before = staged(databases, folder, "before")
+    content = {
+        "connections": [
+            {"name": "model-0", "provider": "simulation", "model": "newer", "api_key_env": "SOME_KEY"},
+            {"name": "model-1", "provider": "simulation", "model": "m1", "api_key_env": "SOME_KEY"},
+        ],
+        "prompts": [{"name": "prompt-0", "text": "Another?"}, {"name": "prompt-1", "text": "Question 1?"}],
+        "batches": [
+            {
+                "name": "after",
+                "folders": [str(folder)],
+                "connections": ["model-0", "model-1"],
+                "prompts": ["prompt-0", "prompt-1"],
+            }
+        ],
+    }
+    applied = apply_evaluation(databases.doc_eval, located(content))
+    after = Sample(databases, applied.numbers["after"], "after", folder)
+    after.stage()
+    for batch in (before, after):
+        answer(batch, "40")
+    found = compare_batches(databases, "before", "after", 50.0)
+    assert {(c.connection, c.prompt): c.changed for c in found.columns} == {
+        ("model-0", "prompt-0"): ("prompt text", "connection"),
+        ("model-0", "prompt-1"): ("connection",),
+        ("model-1", "prompt-0"): ("prompt text",),
+        ("model-1", "prompt-1"): (),
+    }
+
+
+def located(content: dict[str, Any]) -> Located:
+    return locate(content, None, key_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "expected"),
+    [
+        (Kind.CONNECTION, ("model-0", "model-1"), [(None, "prompt-0"), (None, "prompt-1")]),
+        (Kind.PROMPT, ("prompt-1", "prompt-0"), [("model-0", None), ("model-1", None)]),
+    ],
+)
+def test_connections_and_prompts_of_a_batch_are_compared(
+    batch_of: Callable[..., Sample],
+    kind: Kind,
+    names: tuple[str, str],
+    expected: list[tuple[str | None, str | None]],
+) -> None:
+    batch = batch_of()
+    batch.stage()
+    (least,) = batch.knowledge("SELECT min(connection_id), min(prompt_id) FROM llm_responses")
+    answer(batch, f"40 + 10 * (r.connection_id - {least[0]}) - 20 * (r.prompt_id - {least[1]})")
+    found = compare_in_batch(batch.databases, "sample", kind, names, 50.0)
+    assert columns(found) == expected
+    assert (found.first.name, found.second.name) == names
+    assert found.overall.net == (10 if kind is Kind.CONNECTION else 20)
+    assert (found.documents, found.left_out, found.first.documents) == (8, 0, 0)
+
+
+def test_files_of_several_folders_are_named_with_their_folder(databases: Databases, tmp_path: Path) -> None:
+    folders = [tmp_path / "north", tmp_path / "south"]
+    for place in folders:
+        place.mkdir()
+        write_old(place / "a.txt", f"of {place.name}")
+    batch = staged(databases, folders[0], "both", folders=[str(place) for place in folders])
+    answer(batch, "40 + r.connection_id % 2")
+    found = compare_in_batch(databases, "both", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
+    assert {flip.document for flip in found.overall.flips} == {str(place / "a.txt") for place in folders}
+
+
+def test_what_shares_nothing_is_refused_in_a_line(
+    databases: Databases, pair: list[Sample], tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write_old(elsewhere / "x.txt", "of another folder")
+    other = staged(databases, elsewhere, "other")
+    with pytest.raises(ComparisonError, match="before and other share no document"):
+        compare_batches(databases, "before", "other", 50.0)
+    with pytest.raises(
+        ComparisonError, match=r"none of which has a score on both sides \(64 cells not done\)"
+    ):
+        compare_batches(databases, "before", "after", 50.0)
+    other.doc_eval("UPDATE prompts SET name = 'x' || name")
+    with pytest.raises(ComparisonError, match="compared with itself: name two batches"):
+        compare_batches(databases, "before", pair[0].key, 50.0)
+    with pytest.raises(ComparisonError, match="prompt 'prompt-0' is compared with itself"):
+        compare_in_batch(databases, "before", Kind.PROMPT, ("prompt-0", "prompt-0"), 50.0)
+    with pytest.raises(ComparisonError, match=r"has no connection 'gpt': it has model-0, model-1"):
+        compare_in_batch(databases, "before", Kind.CONNECTION, ("model-0", "gpt"), 50.0)
+
+
+def test_batches_without_a_column_in_common_are_refused(databases: Databases, folder: Path) -> None:
+    staged(databases, folder, "before", prompts=["prompt-0"])
+    staged(databases, folder, "after", prompts=["prompt-1"])
+    with pytest.raises(ComparisonError, match="have no connection and prompt in common"):
+        compare_batches(databases, "before", "after", 50.0)
+
+
+def test_a_batch_that_is_not_there_not_sealed_or_archived_is_refused(batch_of: Callable[..., Sample]) -> None:
+    batch = batch_of(documents=1)
+    databases = batch.databases
+    with pytest.raises(UnknownBatch, match="there is no batch 'nowhere'"):
+        compare_batches(databases, "sample", "nowhere", 50.0)
+    with pytest.raises(BatchStateError, match="has nothing to compare, it is SAVED: stage it first"):
+        compare_in_batch(databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
+    put_away(done(batch))
+    with pytest.raises(BatchStateError, match="is archived and its rows are not here: doceval restore"):
+        compare_in_batch(databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
+
+
+def test_a_batch_that_is_archived_while_it_is_read_is_refused(
+    batch_of: Callable[..., Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = done(batch_of(documents=1))
+
+    def archive_first(*arguments: Any) -> Any:
+        put_away(batch)
+        return read_scores(*arguments)
+
+    monkeypatch.setattr(comparing, "read_scores", archive_first)
+    with pytest.raises(BatchStateError, match="is archived and its rows are not here"):
+        compare_in_batch(batch.databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
+
+
+def test_a_page_that_cannot_be_written_is_said_to_be(
+    pair: list[Sample], databases: Databases, folder: Path
+) -> None:
+    for batch in pair:
+        answer(batch, "40")
+    found = compare_batches(databases, "before", "after", 50.0)
+    with pytest.raises(FileError, match="cannot be written"):
+        write_comparison(found, folder / "0.txt" / "comparison.html")

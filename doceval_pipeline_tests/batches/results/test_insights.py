@@ -1,0 +1,217 @@
+"""What a report says beyond counts: of an earlier batch, of costs, of kinds of failures, of long texts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.results import report_input
+from doceval_pipeline.batches.results.insights import add_up_costs
+from doceval_pipeline.batches.results.report_input import gather
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.schema import Prices
+from doceval_pipeline.knowledge.usage import TokensTaken
+from doceval_pipeline.reports.insights import Cost, Provenance, SincePrevious
+from doceval_pipeline.reports.model import FailureGroup
+from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
+
+BatchOf = Callable[..., Sample]
+
+
+def completed_over(databases: Databases, folder: Path, name: str, score: str, connections: int = 2) -> Sample:
+    """A completed batch over a folder; `score` is an SQL expression."""
+    located = evaluation_of([{"name": name, "folders": [str(folder)]}], connections, 1)
+    batch = Sample(databases, apply_evaluation(databases.doc_eval, located).numbers[name], name, folder)
+    batch.stage()
+    answer(batch, score)
+    return batch
+
+
+def answer(batch: Sample, score: str) -> None:
+    batch.knowledge(f"UPDATE llm_responses SET status = 'S', overall_score = {score} WHERE batch_id = :id")
+    look(batch.databases)
+    assert batch.status() == "COMPLETED"
+
+
+def previous_of(batch: Sample) -> SincePrevious | None:
+    return gather(batch.databases, batch.id).insights.previous
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    for number in range(6):
+        write_old(folder / f"{number}.txt", f"document {number}\n")
+    return folder
+
+
+def test_a_batch_is_compared_with_the_newest_earlier_one_over_the_same_documents(
+    databases: Databases, folder: Path
+) -> None:
+    first = completed_over(databases, folder, "first", "10")
+    second = completed_over(databases, folder, "second", "document_id % 2 * 60 + connection_id % 2")
+    (folder / "0.txt").unlink()
+    write_old(folder / "new.txt", "a new document\n")
+    third = completed_over(databases, folder, "third", "70")
+    found = previous_of(third)
+    assert found is not None
+    assert (found.partition_key, found.name, found.shared_documents) == (second.key, "second", 5)
+    assert len(found.columns) == found.shared_columns == 2
+    for moved in found.columns:
+        assert moved.changed == ()
+        assert moved.movement.difference.n == moved.movement.rose == 5
+        assert {flip.document for flip in moved.movement.flips} == {f"{n}.txt" for n in range(1, 6)}
+    before = previous_of(second)
+    assert before is not None
+    assert before.partition_key == first.key
+    assert previous_of(first) is None
+
+
+def test_what_is_not_as_it_was_is_named(databases: Databases, folder: Path) -> None:
+    completed_over(databases, folder, "before", "10")
+    databases_changes = Sample(databases, 0, "", folder)
+    databases_changes.doc_eval("UPDATE prompts SET prompt_text = 'Another question?'")
+    databases_changes.doc_eval(
+        "UPDATE connections SET connection_config = '{\"temperature\": 1}', api_key_env = 'OTHER_KEY' "
+        "WHERE name = 'model-1'"
+    )
+    batch = completed_over_again(databases, folder)
+    found = previous_of(batch)
+    assert found is not None
+    assert [moved.changed for moved in found.columns] == [("prompt text",), ("prompt text", "connection")]
+
+
+def completed_over_again(databases: Databases, folder: Path) -> Sample:
+    """A batch with the connections and prompts as they are now in doc_eval."""
+    batch = Sample(databases, 0, "again", folder)
+    (made,) = batch.doc_eval("""
+        WITH made AS (
+            INSERT INTO batches (batch_number, batch_name)
+            SELECT max(batch_number) + 1, 'again' FROM batches RETURNING id),
+        folders AS (INSERT INTO batch_folders SELECT made.id, f.id FROM made, folders f),
+        connections AS (INSERT INTO batch_connections SELECT made.id, c.id FROM made, connections c),
+        prompts AS (INSERT INTO batch_prompts SELECT made.id, p.id FROM made, prompts p)
+        SELECT id FROM made
+    """)
+    batch.id = made[0]
+    batch.stage()
+    answer(batch, "20")
+    return batch
+
+
+@pytest.mark.parametrize(
+    "apart",
+    [
+        "UPDATE batches SET status = 'FAILED' WHERE batch_name = 'before'",
+        "UPDATE batches SET archived_at = now(), archive_file = 'x', archive_sha256 = repeat('0', 64) "
+        "WHERE batch_name = 'before'",
+        "UPDATE batch_documents SET state = 'ASSIGNED', knowledge_document_id = NULL WHERE batch_id <> :id",
+        "DELETE FROM batch_prompts WHERE batch_id <> :id",
+        "DELETE FROM batch_connections WHERE batch_id <> :id",
+    ],
+)
+def test_a_batch_that_shares_nothing_or_did_not_complete_is_no_previous_one(
+    databases: Databases, folder: Path, apart: str
+) -> None:
+    completed_over(databases, folder, "before", "10")
+    batch = completed_over(databases, folder, "after", "10")
+    assert previous_of(batch) is not None
+    batch.doc_eval(apart)
+    assert previous_of(batch) is None
+
+
+def test_cells_without_tokens_or_prices_are_not_free() -> None:
+    prices = {
+        1: Prices(input_per_million=2.0, output_per_million=10.0),
+        2: Prices(input_per_million=3.0, output_per_million=0, currency="EUR"),
+        3: Prices(input_per_million=0, output_per_million=5.0, currency="EUR"),
+    }
+    tokens = [
+        TokensTaken(1, True, True, 10, 1_000_000, 500_000),
+        TokensTaken(1, True, False, 3, 9_000_000, 0),
+        TokensTaken(2, True, False, 4, 1_000_000, 0),
+        TokensTaken(3, False, False, 2, 0, 0),
+        TokensTaken(4, True, True, 7, 1_000_000, 1_000_000),
+    ]
+    assert add_up_costs(tokens, prices) == [Cost(3.0, "EUR", 4, 12), Cost(7.0, "USD", 10, 12)]
+    without_tokens = TokensTaken(2, False, False, 500, 0, 0)
+    assert add_up_costs([tokens[0], without_tokens], prices) == [Cost(7.0, "USD", 10, 500)]
+    assert add_up_costs(tokens[3:], prices) == [], "nothing is known, which is not 0"
+    free = Prices(input_per_million=0, output_per_million=0)
+    assert add_up_costs([TokensTaken(1, False, False, 5, 0, 0)], {1: free}) == [Cost(0.0, "USD", 5, 0)]
+
+
+@pytest.mark.parametrize(
+    "prices", [Prices(), Prices(input_per_million=1.0), Prices(output_per_million=0), Prices(currency="EUR")]
+)
+def test_a_price_that_was_not_given_is_unknown_and_not_zero(prices: Prices) -> None:
+    assert add_up_costs([TokensTaken(1, True, True, 3, 1_000_000, 1_000_000)], {1: prices}) == []
+
+
+def kinds(batch: Sample, messages: list[str]) -> list[FailureGroup]:
+    batch.knowledge(
+        "UPDATE llm_responses SET status = 'F', error_message = (CAST(:messages AS text[]))"
+        "[(SELECT count(*) FROM llm_responses o WHERE o.id <= llm_responses.id)]",
+        messages=messages,
+    )
+    return list(gather(batch.databases, batch.id).failures)
+
+
+def test_messages_that_differ_in_numbers_ids_and_names_are_one_kind(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=10, connections=1, prompts=1)
+    batch.stage()
+    first, second, third, fourth, _ = kinds(
+        batch,
+        [
+            "HTTP 429: request req_01ab failed after 1.5 s",
+            "HTTP 429: request 550e8400-e29b-41d4-a716-446655440000 failed after 20 minutes",
+            "HTTP 429: request req_01ab failed after 1.5 s",
+            "HTTP 503: request 7 failed after 2 s",
+            "HTTP 503: request 8 failed after 200 ms",
+            "cannot read 'lease (copy).txt', it's broken at byte 0x9d",
+            "cannot read `b.txt`, it's broken at byte 12",
+            "{'error': {'type': 'quota'}}",
+            "{'error': {'type': 'auth'}}",
+            "{'error': {'type': 'auth'}}",
+        ],
+    )
+    assert (first.cells, first.variants, first.documents) == (3, 2, 3)
+    assert first.message == "HTTP 429: request req_01ab failed after 1.5 s"
+    assert (second.cells, second.variants) == (2, 2)
+    assert second.message == "HTTP 503: request 7 failed after 2 s"
+    assert (third.message, third.variants) == ("cannot read 'lease (copy).txt', it's broken at byte 0x9d", 2)
+    assert (fourth.message, fourth.cells, fourth.variants) == ("{'error': {'type': 'auth'}}", 2, 1)
+    assert gather(batch.databases, batch.id).failure_messages == 5
+
+
+def test_many_long_responses_are_cut_so_that_the_page_stays_small(
+    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batch_of(documents=5, connections=1, prompts=1)
+    batch.stage()
+    batch.knowledge(
+        "UPDATE llm_responses "
+        "SET response_text = repeat('é', CASE WHEN document_id % 2 = 0 THEN 3 ELSE 9000 END)"
+    )
+    answer(batch, "10")
+    whole = {cell.details.response for cell in gather(batch.databases, batch.id).cells if cell.details}
+    assert whole == {"é" * 3, "é" * 2_000}
+    monkeypatch.setattr(report_input, "DETAILS_BYTES", 500)
+    details = [cell.details for cell in gather(batch.databases, batch.id).cells]
+    shown = [found.response for found in details if found and found.response]
+    assert 400 < sum(len(text.encode()) for text in shown) <= 500
+    assert min(map(len, shown)) == 3, "short ones are not cut"
+    assert max(found.response_characters for found in details if found) == 9_000
+
+
+def test_the_same_input_gives_the_same_file(databases: Databases, folder: Path) -> None:
+    completed_over(databases, folder, "before", "document_id % 7")
+    batch = completed_over(databases, folder, "after", "document_id % 5 * connection_id % 100")
+    runs = Provenance((("queue_rows", "one"),))
+    first = write_report(databases, batch.id, runs).path.read_bytes()
+    assert write_report(databases, batch.id, runs).path.read_bytes() == first
+    assert gather(databases, batch.id, runs).insights.provenance == runs
