@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo up test test-browser test-outsiders screenshots test-slow test-slow-recurring test-faults bench check format lock clean
+.PHONY: help setup hooks demo up test test-fast coverage test-browser test-outsiders screenshots test-slow test-slow-recurring test-faults bench check format lock clean
 
 help:  ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m doceval_pipeline.dagster_home
 	@touch $@
 
-demo: $(STAMP)  ## from sample documents to an opened completion report, with a simulated processor
+hooks: $(STAMP)  ## run the checks before each commit, by pre-commit
+	@$(BIN)/pre-commit install --hook-type pre-commit --hook-type commit-msg
+
+demo: $(STAMP)  ## from sample documents to an open completion report, with a simulated processor
 	@$(BIN)/doceval demo
 
 up: $(STAMP)  ## run the database server, Dagster's webserver and its daemon until Ctrl-C
@@ -31,16 +34,22 @@ up: $(STAMP)  ## run the database server, Dagster's webserver and its daemon unt
 test: $(STAMP)  ## the tests, on a real PostgreSQL and a real Dagster instance, two files at a time
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+test-fast: $(STAMP)  ## the tests that need no server, under a minute; what to run before each commit
+	@$(BIN)/pytest -m fast -n 2 --dist loadfile --no-loadscope-reorder
+
+coverage: $(STAMP)  ## the tests, with the lines and branches that they miss; fails below the floor in pyproject.toml
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+
 test-browser: $(STAMP)  ## the tests that drive Dagster's pages and the report in Chromium
 	@$(BIN)/pytest -m browser
 
-test-outsiders: $(STAMP)  ## the tests with Firefox, PgBouncer, Debian's PostgreSQL and a user without a name
+test-outsiders: $(STAMP)  ## the tests with Firefox, PgBouncer, Debian's PostgreSQL and an account without a name
 	@$(BIN)/pytest -m outsiders
 
-screenshots: $(STAMP)  ## take the pictures of the report in docs/images anew
+screenshots: $(STAMP)  ## retake the pictures of the report in docs/images
 	@$(BIN)/python -m doceval_pipeline_tests.browser.screenshots
 
-test-slow: $(STAMP)  ## the tests that guard data over many repetitions
+test-slow: $(STAMP)  ## the tests that repeat one thing many times, to guard data
 	@$(BIN)/pytest -m slow
 
 test-slow-recurring: $(STAMP)  ## the real daemon with a schedule of every minute, for ten minutes and more
@@ -59,11 +68,11 @@ check: $(STAMP)  ## format, lint, types and the import contract
 	@$(BIN)/lint-imports --no-cache
 	@echo "check: ok"
 
-format: $(STAMP)  ## format the code and mend what lint can mend
+format: $(STAMP)  ## format the code and fix what lint can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock:  ## write requirements.lock anew from pyproject.toml (needs uv)
+lock:  ## rewrite requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --extra dev pyproject.toml --output-file requirements.lock
 

@@ -27,6 +27,9 @@ from doceval_pipeline.errors import EmbeddedServerError
 from doceval_pipeline.settings import Settings
 
 VARIABLES = ("DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL", "DOCEVAL_MAX_DOCUMENT_BYTES")
+# Markers of tests that take long or need programs of others, and folders whose tests start processes.
+SLOW = {"browser", "slow", "outsiders", "faults"}
+START_PROCESSES = {"benchmarks", "cli", "conformance", "embedded", "examples"}
 EMPTY_DOC_EVAL = text("""
     TRUNCATE batches, folders, documents, connections, prompts, llm_providers, models, batch_folders,
              batch_connections, batch_prompts, batch_documents, batch_progress, connection_history,
@@ -52,6 +55,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             "user namespaces are refused here, and without them root's PostgreSQL cannot enter the private "
             "folders of tests: run the tests as a normal user, or allow user namespaces"
         )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as fast what needs no server: tests of pure functions and of single modules."""
+    for item in items:
+        needs_server = "settings" in getattr(item, "fixturenames", ())
+        is_slow = any(mark.name in SLOW for mark in item.iter_markers())
+        if not needs_server and not is_slow and START_PROCESSES.isdisjoint(item.path.parts):
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(scope="session")
