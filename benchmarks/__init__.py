@@ -1,11 +1,11 @@
 """Benchmarks of the pipeline: each piece of work beside a yardstick, on the same server, in turn.
 
 `python -m benchmarks` (`make bench`) runs them. What is measured is always a public function of
-`doceval_pipeline`, called as Dagster's assets and sensors call it. What was found stands in
+`doceval_pipeline`, called as Dagster's assets and sensors call it. The results are in
 docs/performance.md. Nothing here is part of the installed package.
 """
 
 import warnings
 
-# Dagster's notice to developers, which would stand between all figures.
+# Dagster's notice to developers would appear between the figures.
 warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec")

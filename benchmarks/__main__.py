@@ -33,7 +33,7 @@ from doceval_pipeline.errors import DocEvalError
 )
 @click.option("--into", type=click.Path(path_type=Path), help="Write the results there, and publish nothing.")
 def main(
-    cases: tuple[int, ...], quick: bool, rounds: int | None, below: Path | None, into: Path | None
+    *, cases: tuple[int, ...], quick: bool, rounds: int | None, below: Path | None, into: Path | None
 ) -> None:
     """Run the benchmark CASES, by default all of them.
 
@@ -43,7 +43,7 @@ def main(
     # Ended from outside, it must stop its servers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for chosen in cases or tuple(CASES):
-        case = CASES[chosen](quick)
+        case = CASES[chosen](quick=quick)
         started = time.monotonic()
         click.secho(f"case {case.number}: {case.work}  (beside {case.yardstick})", bold=True)
         try:

@@ -85,7 +85,7 @@ def backfill(
     database
         Where Dagster keeps its runs.
     idle_seconds
-        How long to look on before, for what is used without a backfill.
+        How long to observe beforehand, for the use without a backfill.
     """
     pause, home = Event(), databases.settings.home
     server = ServerMeter(home)
@@ -125,7 +125,7 @@ def backfill(
     return timed
 
 
-def scattered_backfill(quick: bool) -> Case:
+def scattered_backfill(*, quick: bool) -> Case:
     """Case 12."""
     batches, idle_seconds = (4, 2.0) if quick else (100, 65.0)
     # Every other one, so that no two neighbours are among them.

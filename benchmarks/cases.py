@@ -1,6 +1,6 @@
 """The list of all cases, by number."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from benchmarks.backfills import scattered_backfill
 from benchmarks.case import Case
@@ -15,7 +15,15 @@ from benchmarks.reusing import reusing
 from benchmarks.staging import large_documents, one_huge_document, small_documents
 from benchmarks.ticks import ticks
 
-CASES: dict[int, Callable[[bool], Case]] = {
+
+class CaseFactory(Protocol):
+    """Creates a case, in its full size or in a tiny one that only tries it."""
+
+    def __call__(self, *, quick: bool) -> Case:
+        """The case."""
+
+
+CASES: dict[int, CaseFactory] = {
     1: small_documents,
     2: large_documents,
     3: one_huge_document,
@@ -31,4 +39,4 @@ CASES: dict[int, Callable[[bool], Case]] = {
     13: reusing,
     14: looks,
 }
-"""Each makes its case; told whether in a size that only tries it out."""
+"""Each creates its case, with `quick` in a tiny size that only tries it."""

@@ -1,7 +1,7 @@
 """Does one piece of work in a process of its own, and tells what it took: `python -m benchmarks.child`.
 
 Reads one line of JSON, {"work": "module:function", "parameters": {…}}, and writes one. The function
-makes ready and returns what is to be timed, so that imports and connections stay out of the clock.
+prepares, and returns the function that is timed, so that imports and connections stay out of the clock.
 """
 
 import json
@@ -67,7 +67,7 @@ def _forget_peak() -> int:
 
 
 def main() -> None:
-    """Read what is to be done, do it, and write what it took."""
+    """Read the work from standard input, do it, and write its figures."""
     order = json.loads(sys.stdin.readline())
     module, function = order["work"].split(":")
     work = getattr(import_module(module), function)

@@ -83,7 +83,7 @@ def until_report(databases: Databases, batch: int, phase: float) -> Timed:
             while not _count(events, partition_key(batch)):
                 if time.monotonic() > deadline:
                     raise BenchmarkError(f"no report of batch {batch} after {SECONDS_TO_REPORT} s")
-                pause.wait(0.02)  # Dagster tells nobody outside of it
+                pause.wait(0.02)  # Dagster offers nothing to wait for
         return {"batch": batch}
 
     return timed
@@ -140,7 +140,7 @@ def _run(
     return timed
 
 
-def time_to_report(quick: bool) -> Case:
+def time_to_report(*, quick: bool) -> Case:
     """Case 8."""
     trials = 2 if quick else 30
     chance = random.Random(8)
@@ -169,7 +169,7 @@ def time_to_report(quick: bool) -> Case:
     )
 
 
-def small_run(quick: bool) -> Case:
+def small_run(*, quick: bool) -> Case:
     """Case 9."""
 
     def before(installation: Installation) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def up(installation: Installation) -> Iterator[Started]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

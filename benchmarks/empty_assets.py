@@ -11,7 +11,7 @@ PARTITIONS = "batches"
 NAMES = ("first", "second", "third", "fourth")
 
 
-def empty_definitions(with_checks: bool) -> dg.Definitions:
+def empty_definitions(*, with_checks: bool) -> dg.Definitions:
     """Four assets in a row of the same partition, on request with as many checks as staging has."""
     partitions = dg.DynamicPartitionsDefinition(name=PARTITIONS)
 

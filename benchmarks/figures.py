@@ -81,6 +81,7 @@ def ratio(
     yardstick: str,
     goal: float | None = None,
     value: Value = seconds,
+    *,
     more_is_better: bool = False,
     below: Value | None = None,
 ) -> Figure:
@@ -95,7 +96,7 @@ def ratio(
     """
     pairs = zip(of(measurements, ours), of(measurements, yardstick), strict=True)
     ratios = [value(mine) / (below or value)(other) for mine, other in pairs]
-    return _figure(name, "×", ratios, goal, more_is_better)
+    return _figure(name, "×", ratios, goal, more_is_better=more_is_better)
 
 
 def absolute(
@@ -136,7 +137,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _figure(
-    name: str, unit: str, values: Sequence[float], goal: float | None, more_is_better: bool = False
+    name: str, unit: str, values: Sequence[float], goal: float | None, *, more_is_better: bool = False
 ) -> Figure:
     low, middle, high = quartiles(values)
     return Figure(name, unit, middle, low, high, goal, more_is_better)

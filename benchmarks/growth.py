@@ -61,7 +61,7 @@ def tick(databases: Databases, batches: int) -> Timed:
     return timed
 
 
-def growth(quick: bool) -> Case:
+def growth(*, quick: bool) -> Case:
     """Case 11."""
     sizes = (10, 20, 40) if quick else (1_000, 10_000, 100_000)
     numbers = (100, 200) if quick else (1_000, 10_000)

@@ -1,6 +1,6 @@
 """Runs the sides of an experiment in turn, in random order, and keeps what each run cost.
 
-Knows nothing of what is measured. Each run is a process of its own (`child`), which this one watches
+Knows no case. Each run is a process of its own (`child`), which this one watches
 for the memory of the server and of programs that the work started.
 """
 
@@ -31,9 +31,9 @@ class Side:
     Parameters
     ----------
     work
-        Called in a process of its own with the databases and what `before` gave; returns what is timed.
+        Called in its own process with the databases and the result of `before`; returns the timed function.
     before
-        Makes ready, unmeasured, before each run: empties tables, makes a batch.
+        Prepares each run, unmeasured: empties tables, creates a batch.
     check
         Told after each run what the work said of itself; raises `WrongResult` where it was done wrong.
     environment
@@ -126,9 +126,9 @@ def _run_once(side: Side, number: int, installation: Installation) -> Measuremen
         child.kill()  # it has ended, unless this process is being ended
     if child.returncode != 0:
         raise BenchmarkError(f"{side.name} ended with code {child.returncode}: what it printed says why")
-    told = json.loads(answer)
-    told["client_bytes"] += started_bytes
-    return Measurement(side=side.name, round=number, server_bytes=server_bytes, load=load, **told)
+    measured = json.loads(answer)
+    measured["client_bytes"] += started_bytes
+    return Measurement(side=side.name, round=number, server_bytes=server_bytes, load=load, **measured)
 
 
 def _watch(child: "subprocess.Popen[str]", meter: ServerMeter, order: str) -> tuple[int, int, str]:

@@ -67,9 +67,9 @@ class Installation:
         return _run(self.databases.knowledge, statement, parameters)
 
     def make_rows(self, statement: str, batches: range, **parameters: Any) -> None:
-        """Run a statement that makes or changes queue rows of some batches as no processor could.
+        """Run a statement that creates or changes queue rows of the given batches without a processor.
 
-        Without triggers, and then counted; what the rows are, is not what is measured.
+        Triggers are off, and the rows are counted afterwards: their content is not measured.
         """
         with self.databases.knowledge.begin() as connection:
             connection.execute(_WITHOUT_TRIGGERS)

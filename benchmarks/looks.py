@@ -41,7 +41,7 @@ def look(databases: Databases) -> Timed:
 
 
 def occurrence(databases: Databases) -> Timed:
-    """The batch of what is new, as far as `make_occurrence` makes it."""
+    """The batch of the new files, as far as `make_occurrence` makes it."""
     record = _record(databases)
 
     def timed() -> Figures:
@@ -63,7 +63,7 @@ def listing(databases: Databases, folder: str) -> Timed:
     return timed
 
 
-def looks(quick: bool) -> Case:
+def looks(*, quick: bool) -> Case:
     """Case 14."""
     count = 50 if quick else 100_000
     names = numbers()
@@ -75,7 +75,7 @@ def looks(quick: bool) -> Case:
         installation.empty()
         _define(installation.databases, material.documents(folder(installation), count, 64))
 
-    def before(is_new: bool, gives_folder: bool = False) -> Callable[[Installation], dict[str, Any]]:
+    def before(*, is_new: bool, gives_folder: bool = False) -> Callable[[Installation], dict[str, Any]]:
         def settle(installation: Installation) -> dict[str, Any]:
             databases = installation.databases
             make_occurrence(databases, _record(databases))
@@ -90,10 +90,10 @@ def looks(quick: bool) -> Case:
         return settle
 
     sides = [
-        Side(NOTHING_NEW, look, before(False), partial(_check, None)),
-        Side(ONE_NEW, look, before(True), partial(_check, None)),
-        Side(OCCURRENCE, occurrence, before(True), partial(_check, 1)),
-        Side(LISTING, listing, before(False, gives_folder=True), partial(_check, None)),
+        Side(NOTHING_NEW, look, before(is_new=False), partial(_check, None)),
+        Side(ONE_NEW, look, before(is_new=True), partial(_check, None)),
+        Side(OCCURRENCE, occurrence, before(is_new=True), partial(_check, 1)),
+        Side(LISTING, listing, before(is_new=False, gives_folder=True), partial(_check, None)),
     ]
 
     def judge(measured: Measured) -> list[Figure]:

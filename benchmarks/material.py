@@ -1,4 +1,4 @@
-"""Makes what is measured on: documents, and rows in both databases. Always the same, never measured."""
+"""Material of the benchmarks: documents, and rows in both databases. Reproducible, and never timed."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ KIB = 1024
 _LONG_AGO = (1_000_000_000, 1_000_000_000)
 _FILES_IN_A_FOLDER = 100
 _WORDS = b"The parties agree that this document is made of words that repeat themselves. "
-# The share of a document that cannot be compressed; what is left of it is words.
+# The share of a document that cannot be compressed; the rest is words.
 NOISE = 0.8
 
 _FINISHED_ROWS = """
@@ -107,7 +107,7 @@ def store_batch(installation: Installation, number: int) -> None:
 def finished_rows(
     installation: Installation, batches: range, connections: int, prompts: int, answer: int = 30
 ) -> None:
-    """Write finished rows of some batches for every stored document, prompt and connection.
+    """Write finished rows of the given batches for every stored document, prompt and connection.
 
     An answer has `answer` times 11 characters.
     """

@@ -82,7 +82,7 @@ def stage_row_by_row(databases: Databases, batch: int, folder: str) -> Timed:
 
 
 def copy_and_insert(databases: Databases, file: str, batch: int) -> Timed:
-    """The least that any way must do: rows that somebody else encoded, and the queue, in two commits."""
+    """The minimum that every method must do: rows that are already encoded, and the queue, in two commits."""
 
     def timed() -> Figures:
         with closing(_connect(databases, "knowledge")) as knowledge, open(file, "rb") as rows:
@@ -95,7 +95,7 @@ def copy_and_insert(databases: Databases, file: str, batch: int) -> Timed:
     return timed
 
 
-def predecessor(quick: bool) -> Case:
+def predecessor(*, quick: bool) -> Case:
     """Case 4."""
     count = 10 if quick else 200
     cells = count * CONNECTIONS * PROMPTS

@@ -70,7 +70,7 @@ def insert(databases: Databases, batch: int) -> Timed:
     return timed
 
 
-def queueing(quick: bool) -> Case:
+def queueing(*, quick: bool) -> Case:
     """Case 5."""
     documents, columns = (20, 2) if quick else (10_000, 10)
     rows = documents * columns * columns

@@ -66,11 +66,11 @@ def read(databases: Databases, batch: int) -> Timed:
     return timed
 
 
-def reporting(quick: bool) -> Case:
+def reporting(*, quick: bool) -> Case:
     """Case 10."""
     sizes = (8, 20) if quick else (100, 10_000)
     columns = 2 if quick else 10
-    experiments = [_experiment(documents, columns, quick) for documents in sizes]
+    experiments = [_experiment(documents, columns, quick=quick) for documents in sizes]
 
     def judge(measured: Measured) -> list[Figure]:
         return [
@@ -86,7 +86,7 @@ def reporting(quick: bool) -> Case:
     return Case(10, work, READING, experiments, judge)
 
 
-def _experiment(documents: int, columns: int, quick: bool) -> Experiment:
+def _experiment(documents: int, columns: int, *, quick: bool) -> Experiment:
     rows = documents * columns * columns
     batches: list[int] = []
 

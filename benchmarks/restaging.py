@@ -62,7 +62,7 @@ def rescan(databases: Databases, batch: int) -> Timed:
 
 
 def hash_and_look(databases: Databases, folder: str) -> Timed:
-    """The least that somebody must do who wants to know whether every file is stored."""
+    """The minimum that finds out whether every file is stored."""
 
     def timed() -> Figures:
         paths: list[Path] = material.paths(Path(folder))
@@ -74,7 +74,7 @@ def hash_and_look(databases: Databases, folder: str) -> Timed:
     return timed
 
 
-def restaging(quick: bool) -> Case:
+def restaging(*, quick: bool) -> Case:
     """Case 6."""
     count = 40 if quick else 10_000
 

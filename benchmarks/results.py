@@ -12,7 +12,7 @@ from benchmarks.figures import MIB, Figure, Measured, quartiles
 from benchmarks.harness import Measurement
 
 VERSION = 1
-# What is told of each side: name, how it is taken, digits.
+# Columns of each side: name, how it is read, digits.
 _SUMMARY: tuple[tuple[str, Callable[[Measurement], float], int], ...] = (
     ("seconds", lambda m: m.seconds, 4),
     ("client_cpu_seconds", lambda m: m.client_cpu, 2),

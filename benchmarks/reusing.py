@@ -44,7 +44,7 @@ _DOCUMENTS = """
 _REMOVE = "DELETE FROM llm_responses WHERE batch_id = 2"
 
 
-def enqueue(databases: Databases, batch: int, count: int, reuse: bool) -> Timed:
+def enqueue(databases: Databases, batch: int, count: int, *, reuse: bool) -> Timed:
     """All rows of a batch, in one transaction."""
     _, prompts, connections = choice(databases, batch)
     documents = {number: f"{number // 100:04}/{number:06}.txt" for number in range(1, count + 1)}
@@ -57,7 +57,7 @@ def enqueue(databases: Databases, batch: int, count: int, reuse: bool) -> Timed:
     return timed
 
 
-def reusing(quick: bool) -> Case:
+def reusing(*, quick: bool) -> Case:
     """Case 13."""
     count = 50 if quick else 250_000
     rows = count * COLUMNS * COLUMNS
@@ -72,7 +72,7 @@ def reusing(quick: bool) -> Case:
         installation.make_rows(_ANSWERS, range(1, 2), details=material.DETAILS, columns=COLUMNS)
         installation.vacuum("docs")
 
-    def before(reuse: bool) -> Callable[[Installation], dict[str, Any]]:
+    def before(*, reuse: bool) -> Callable[[Installation], dict[str, Any]]:
         def settle(installation: Installation) -> dict[str, Any]:
             installation.make_rows(_REMOVE, range(2, 3))
             installation.vacuum("llm_responses")
@@ -82,8 +82,8 @@ def reusing(quick: bool) -> Case:
         return settle
 
     sides = [
-        Side(REUSED, enqueue, before(True), partial(_check, REUSED, rows)),
-        Side(QUEUED, enqueue, before(False), partial(_check, QUEUED, rows)),
+        Side(REUSED, enqueue, before(reuse=True), partial(_check, REUSED, rows)),
+        Side(QUEUED, enqueue, before(reuse=False), partial(_check, QUEUED, rows)),
     ]
 
     def judge(measured: Measured) -> list[Figure]:

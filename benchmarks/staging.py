@@ -1,4 +1,4 @@
-"""Cases 1 to 3: staging documents beside psql's \\copy of rows that somebody else encoded.
+"""Cases 1 to 3: staging documents beside psql's \\copy of rows that are already encoded.
 
 The yardstick reads no folder, hashes nothing, encodes nothing, and writes no queue row; it writes the
 same rows into the same table with the same constraints.
@@ -45,7 +45,7 @@ _STORED = """
 """
 
 
-def stage(databases: Databases, batch: int, check: bool) -> Timed:
+def stage(databases: Databases, batch: int, *, check: bool) -> Timed:
     """From walking the folder to the commit of the last queue row.
 
     Dagster runs the check `documents_round_trip` before it lets `queue_rows` begin, so its time counts.
@@ -119,7 +119,7 @@ class _Documents:
         return Experiment(name, self._prepare, sides, rounds)
 
     def ours(
-        self, name: str = OURS, check: bool = True, environment: Mapping[str, str] = MappingProxyType({})
+        self, name: str = OURS, *, check: bool = True, environment: Mapping[str, str] = MappingProxyType({})
     ) -> Side:
         return Side(name, stage, partial(self._batch, check=check), self._check_ours, environment)
 
@@ -131,7 +131,7 @@ class _Documents:
         material.encoded_rows(folder, installation.folder / f"{self._name}.rows")
         self._expected = (self._count, material.digests(folder))
 
-    def _batch(self, installation: Installation, check: bool) -> dict[str, Any]:
+    def _batch(self, installation: Installation, *, check: bool) -> dict[str, Any]:
         installation.empty()
         return {"batch": installation.apply(installation.folder / self._name), "check": check}
 
@@ -147,7 +147,7 @@ class _Documents:
         require_contents(installation, self._expected)
 
 
-def small_documents(quick: bool) -> Case:
+def small_documents(*, quick: bool) -> Case:
     """Case 1."""
     count, of_text, rounds = (50, 5, 1) if quick else (10_000, 500, 7)
     pdfs = _Documents(PDFS, count, 20 * material.KIB)
@@ -164,7 +164,7 @@ def small_documents(quick: bool) -> Case:
     return Case(1, f"stage {count:,} documents of 20 KiB", COPY, experiments, judge)
 
 
-def large_documents(quick: bool) -> Case:
+def large_documents(*, quick: bool) -> Case:
     """Case 2."""
     count, mib = (2, 1) if quick else (40, 5)
     documents = _Documents(PDFS, count, mib * MIB)
@@ -173,7 +173,7 @@ def large_documents(quick: bool) -> Case:
     return Case(2, work, COPY, [experiment], lambda measured: _beside_copy(measured[PDFS], 0.70))
 
 
-def one_huge_document(quick: bool) -> Case:
+def one_huge_document(*, quick: bool) -> Case:
     """Case 3."""
     mib = 3 if quick else 500
     documents = _Documents("huge", 1, mib * MIB)

@@ -1,7 +1,7 @@
 """Case 7: what a tick of the sensor `response_status` asks the databases.
 
 Counted is the time between sending a statement and having its rows, over both databases, of the look
-that finds the changes; where there are none, the median of some looks.
+that finds the changes; where nothing changed, the median of several ticks.
 """
 
 import time
@@ -40,7 +40,7 @@ _BATCHES = """
            CASE WHEN :status = 'COMPLETED' THEN now() END
     FROM generate_series(:first, :last) AS n
 """
-# Opens the finished rows of some batches again.
+# Reopens the finished rows of the given batches.
 _OPEN = """
     UPDATE llm_responses SET status = 'QUEUED', overall_score = NULL, response_text = NULL,
         error_message = NULL, task_id = NULL, completed_processing_at = NULL, started_processing_at = NULL
@@ -63,7 +63,7 @@ _ANSWER = """
 
 
 class SqlClock:
-    """Adds up how long the statements of some engines take."""
+    """Adds up how long the statements of the given engines take."""
 
     def __init__(self, *engines: Engine) -> None:
         self.seconds = 0.0
@@ -106,7 +106,7 @@ def look(databases: Databases, changes: int) -> Timed:
     return timed
 
 
-def ticks(quick: bool) -> Case:
+def ticks(*, quick: bool) -> Case:
     """Case 7."""
     batches, documents, closed = (4, 2, 2) if quick else (100, 100, 1_000)
     few, many = (2, 40) if quick else (100, 100_000)

@@ -96,7 +96,7 @@ def test_work_that_fails_ends_the_benchmark(made: Installation) -> None:
     ],
 )
 def test_a_stored_byte_or_row_that_is_not_as_it_must_be_ends_case_1(fault: str) -> None:
-    case = CASES[1](True)
+    case = CASES[1](quick=True)
     (first, *_), check = case.experiments[0].sides, case.experiments[0].sides[0].check
 
     def damage(made: Installation, figures: Figures) -> None:
@@ -121,7 +121,7 @@ QUICK = (5,)
     ],
 )
 def test_a_case_runs_in_a_tiny_size_and_its_result_is_kept(number: int, tmp_path: Path) -> None:
-    case = CASES[number](True)
+    case = CASES[number](quick=True)
     result = case_result(case, run_case(case, 1), describe_machine())
     assert [figure for figure in result.figures if figure.goal is not None]
     write_result(result, tmp_path)
