@@ -141,7 +141,7 @@ def test_a_row_that_a_processor_holds_is_waited_for(batch_of: BatchOf) -> None:
         processor.execute(text("SET LOCAL session_replication_role = replica"))
         processor.execute(text("UPDATE llm_responses SET response_text = 'held'"))
         results: list[Any] = []
-        leaving = threading.Thread(target=lambda: report_queries.append(put_away(batch)))
+        leaving = threading.Thread(target=lambda: results.append(put_away(batch)))
         leaving.start()
         until(lambda: batch.knowledge(WAITS_FOR_A_LOCK))
         assert not results
@@ -164,7 +164,7 @@ def test_a_batch_that_queues_the_same_contents_just_now_keeps_them(batch_of: Bat
             )
         )
         results: list[Any] = []
-        leaving = threading.Thread(target=lambda: report_queries.append(put_away(first)))
+        leaving = threading.Thread(target=lambda: results.append(put_away(first)))
         leaving.start()
         until(lambda: first.knowledge(WAITS_FOR_A_LOCK))
         transaction.commit()
