@@ -22,7 +22,7 @@ from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.doc_eval.batches import partition_key
-from doceval_pipeline.knowledge.counts import digest
+from doceval_pipeline.knowledge.digests import digest
 
 DOCUMENTS, BATCHES = "documents in one batch", "batches"
 SENSORS = ("new_batches", "response_status", "staging_failure")

@@ -22,8 +22,8 @@ from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring import completion
-from doceval_pipeline.knowledge.counts import digest
-from doceval_pipeline.knowledge.kept_counts import newest_version
+from doceval_pipeline.knowledge.digests import digest
+from doceval_pipeline.knowledge.incremental_counts import newest_version
 
 IDLE, FEW, MANY = "idle", "100 changes", "100,000 changes"
 # An idle look takes so little that one alone says more of the machine than of itself.

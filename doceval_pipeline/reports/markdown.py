@@ -8,15 +8,14 @@ import base64
 from collections.abc import Callable
 
 from doceval_pipeline.domain.findings import Estimate
+from doceval_pipeline.domain.results import Total
 from doceval_pipeline.reports.formatting import amount, duration, score_text
 from doceval_pipeline.reports.insights import Standing
-from doceval_pipeline.reports.model import NOTHING_ASKED, ColumnFigures, ReportFigures, Total
+from doceval_pipeline.reports.model import NOTHING_ASKED, ColumnFigures, ReportFigures
 from doceval_pipeline.reports.sanitize import markdown_name
 
 COLUMNS_SHOWN = 20
 ORIGINS_SHOWN = 5
-# Dagster draws an image only in markdown that is shorter than this, in characters.
-PLOT_LIMIT = 1_000
 _SUCCEEDED, _FAILED, _OPEN = "#2a78b5", "#d1602a", "#9aa3ad"
 _PLOT_WIDTH, _PLOT_HEIGHT = 300, 60
 _UNKNOWN = "–"

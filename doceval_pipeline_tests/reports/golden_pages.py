@@ -10,7 +10,7 @@ from pathlib import Path
 
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html
-from doceval_pipeline_tests.reports.insightful import REPORTS
+from doceval_pipeline_tests.reports.sample_reports import REPORTS
 
 FOLDER = Path(__file__).with_name("golden")
 NAMES = ("empty", "1-cell", "8-cells", "all-failed", "all-skipped", "one-document", "unicode", "incomplete")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from doceval_pipeline.reports.cli_hints import batch_argument, export_command, retry_command
 from doceval_pipeline.reports.sanitize import visible_name
-from doceval_pipeline_tests.reports.inputs import report_input
+from doceval_pipeline_tests.reports.sample_reports import report_input
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.reports.figures import figures
-from doceval_pipeline.reports.model import OUTCOMES, VerdictWord
-from doceval_pipeline_tests.reports.inputs import cell, column, document, failed, report_input
-from doceval_pipeline_tests.reports.plain import Row
+from doceval_pipeline.reports.model import VerdictWord
+from doceval_pipeline_tests.reports.reference_model import Row
+from doceval_pipeline_tests.reports.sample_reports import cell, column, document, failed, report_input
 
 TWO_FILES = [document(1), document(2)]
 
@@ -139,7 +140,7 @@ CELLS = st.lists(
         cell,
         document_id=st.integers(1, 4),
         connection=st.integers(1, 3),
-        outcome=st.sampled_from([*OUTCOMES, "odd"]),
+        outcome=st.sampled_from([*map(str, Outcome), "odd"]),
         score=st.none() | st.floats(0, 100),
         attempt=st.integers(1, 3),
         input_tokens=st.none() | st.integers(0, 1_000),

@@ -16,18 +16,19 @@ from doceval_pipeline.reports.html import render_html
 from doceval_pipeline.reports.matrix import ROWS_SHOWN
 from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline.reports.sanitize import visible, visible_name
-from doceval_pipeline_tests.reports.inputs import (
+from doceval_pipeline_tests.reports.sample_reports import (
     HOSTILE,
     STARTED,
     cell,
     column,
     document,
     failed,
+    full_report,
+    hostile,
     hostile_input,
     report_input,
     skipped,
 )
-from doceval_pipeline_tests.reports.insightful import hostile, insightful
 
 ELEMENTS = {
     *("html", "head", "meta", "title", "style", "body", "main", "header", "section", "nav", "article"),
@@ -247,7 +248,7 @@ def test_a_thousand_cells_take_up_no_more_than_two_megabytes_whatever_they_say()
     keys = [(n, c) for n in range(100) for c in range(10)]
     for text in ("x" * 2_000, "界" * 2_000, '"' * 2_000):
         rows = [cell(n, c, response_text=text, error=text) for n, c in keys]
-        data = insightful([document(n) for n in range(100)], [column(c) for c in range(10)], rows)
+        data = full_report([document(n) for n in range(100)], [column(c) for c in range(10)], rows)
         assert len(render(data).encode()) <= 2_000_000
 
 
@@ -307,7 +308,7 @@ def test_a_configuration_of_an_unknown_shape_is_still_shown() -> None:
 
 
 def test_simulated_results_are_marked_wherever_they_show() -> None:
-    page = render(insightful([document()], [column()], [cell(simulated=True)]))
+    page = render(full_report([document()], [column()], [cell(simulated=True)]))
     text = " ".join(Page(page).text.split())
     assert "Simulated results: no LLM was called" in text
     assert "<title>SIMULATED · " in page

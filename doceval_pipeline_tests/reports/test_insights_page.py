@@ -14,8 +14,15 @@ from doceval_pipeline.reports.insights import (
     Insights,
     Standing,
 )
-from doceval_pipeline_tests.reports.inputs import cell, column, document, failed, report_input
-from doceval_pipeline_tests.reports.insightful import batch, insights_of
+from doceval_pipeline_tests.reports.sample_reports import (
+    batch,
+    cell,
+    column,
+    document,
+    failed,
+    insights_of,
+    report_input,
+)
 from doceval_pipeline_tests.reports.test_html import Page, assert_inert, render, said
 
 FILES = [document(1), document(2)]

@@ -13,7 +13,8 @@ from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.insights import Cost
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
 from doceval_pipeline.reports.model import ReportColumn, ReportFigures
-from doceval_pipeline_tests.reports.inputs import (
+from doceval_pipeline_tests.reports.reference_model import Row
+from doceval_pipeline_tests.reports.sample_reports import (
     HOSTILE,
     cell,
     column,
@@ -24,7 +25,6 @@ from doceval_pipeline_tests.reports.inputs import (
     skipped,
     with_insights,
 )
-from doceval_pipeline_tests.reports.plain import Row
 
 
 def mixed(simulated: bool = False) -> ReportFigures:

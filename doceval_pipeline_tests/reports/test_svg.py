@@ -18,7 +18,7 @@ from doceval_pipeline.reports.svg import (
     score_axis,
     throughput,
 )
-from doceval_pipeline_tests.reports.inputs import STARTED
+from doceval_pipeline_tests.reports.sample_reports import STARTED
 
 score = st.floats(0, 100)
 
