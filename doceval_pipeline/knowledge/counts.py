@@ -5,13 +5,11 @@ the counts that triggers keep, which cost no pass over the rows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.domain.evaluations import CellCounts, Outcome
+from doceval_pipeline.domain.queue_rows import DeferredRows, RunningRows
 from doceval_pipeline.knowledge.outcomes import has_outcome_sql, outcome_sql
 
 _COUNTS = text(f"""
@@ -54,65 +52,6 @@ _DEFERRED = text(f"""
     WHERE batch_id = ANY(:batch_ids) AND not_before IS NOT NULL AND {has_outcome_sql(Outcome.WAITING)}
     GROUP BY 1 ORDER BY 1
 """)
-
-
-# Migration 0010: so many give-backs of a row may be uncounted.
-MOST_UNCOUNTED = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class RunningRows:
-    """Running rows of one batch and connection, either all with a valid lease or all without.
-
-    `oldest_seconds` is the age of the oldest, None where no processor wrote its start. `lease_ends` is the
-    end of the last lease, None for rows without a valid lease.
-    """
-
-    batch_id: int
-    connection_id: int
-    connection: str
-    rows: int
-    oldest_seconds: float | None
-    lease_ends: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DeferredRows:
-    """Waiting rows of a batch that processors gave back with a `not_before` time.
-
-    `rows` are not due yet: their times lie between `first` and `last`, both None without such rows.
-    `uncounted` is the highest number of uncounted give-backs of a row. `due_seconds` is the time since the
-    latest `not_before` that has passed, None where none has.
-    """
-
-    batch_id: int
-    rows: int
-    first: datetime | None
-    last: datetime | None
-    uncounted: int
-    due_seconds: float | None
-
-    @property
-    def sentence(self) -> str:
-        """One sentence: until when the rows wait, and how often processors gave them back."""
-        many = "1 row waits" if self.rows == 1 else f"{self.rows:,} rows wait"
-        first, last = (in_utc(moment) if moment else "" for moment in (self.first, self.last))
-        until = last if first == last else f"{first} to {last}"
-        often = ""
-        if self.uncounted > 1:
-            often = f"; given back up to {self.uncounted:,} of {MOST_UNCOUNTED:,} times without counting"
-        if self.uncounted >= MOST_UNCOUNTED:
-            often += ": further ones count towards the five"
-        return f"{many} until {until} UTC, as the processor asked{often}"
-
-    def as_json(self) -> dict[str, Any]:
-        """The value of `deferred` in `doceval status --json`; its keys are public."""
-        return {
-            "rows": self.rows,
-            "first": None if self.first is None else self.first.astimezone(UTC).isoformat(),
-            "last": None if self.last is None else self.last.astimezone(UTC).isoformat(),
-            "uncounted": self.uncounted,
-        }
 
 
 def count_cells(connection: Connection, batch_ids: Sequence[int]) -> dict[int, CellCounts]:
@@ -158,8 +97,3 @@ def count_documents(connection: Connection, batch_ids: Sequence[int]) -> dict[in
     """The number of distinct documents in the rows of each batch, in one statement."""
     rows = connection.execute(_DOCUMENTS, {"batch_ids": list(batch_ids)})
     return dict.fromkeys(batch_ids, 0) | {row.batch_id: row.documents for row in rows}
-
-
-def in_utc(moment: datetime) -> str:
-    """A time in UTC, to the second, for people."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, text
 from doceval_pipeline.domain.evaluations import CellCounts, Outcome
 from doceval_pipeline.domain.results import (
     CellDetails,
+    Column,
     CompletedResults,
     FailureGroup,
     ReportCell,
@@ -24,8 +25,6 @@ from doceval_pipeline.knowledge.digests import RESULT_DIGEST
 from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql, outcome_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
-Column = tuple[int, int]
-"""A connection and a prompt, by id."""
 # Bins of equal width from 0 to 100; 100 itself is in the last.
 HISTOGRAM_BINS = 10
 # Characters of a message and of a response. Messages that differ only later count as equal.

@@ -118,7 +118,7 @@ def _texts(kind: str, details: CellDetails) -> str:
     if details.message:
         texts = f"<h4>Message</h4>{_cut(details.message, details.message_characters)}"
     elif kind == "failed":
-        texts = "<p>It failed without a message.</p>"
+        texts = "<p>The evaluation failed without a message.</p>"
     if details.response:
         texts += f"<h4>Response</h4>{_cut(details.response, details.response_characters)}"
     return texts

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from doceval_pipeline.domain.evaluations import CellCounts
 from doceval_pipeline.domain.results import ResultSums
+from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.reports.model import (
     ColumnFigures,
     ReportColumn,
@@ -17,7 +18,7 @@ from doceval_pipeline.reports.model import (
     simulated_tag,
 )
 
-_NOTHING = ResultSums(CellCounts())
+_NO_RESULTS = ResultSums(CellCounts())
 
 
 def figures(data: ReportInput) -> ReportFigures:
@@ -81,7 +82,7 @@ def all_columns(data: ReportInput) -> list[ReportColumn]:
 
 
 def _column(data: ReportInput, column: ReportColumn) -> ColumnFigures:
-    sums = data.column_sums.get((column.connection_id, column.prompt_id), _NOTHING)
+    sums = data.column_sums.get((column.connection_id, column.prompt_id), _NO_RESULTS)
     return ColumnFigures(column, replace(sums.cells, expected=data.contents), sums)
 
 
@@ -100,28 +101,34 @@ def _verdict_detail(word: VerdictWord, cells: CellCounts, files_assigned: int) -
         case VerdictWord.COMPLETE:
             return f"{_all(cells.total)} succeeded{reused_tag(cells.reused, cells.total)}"
         case VerdictWord.COMPLETE_WITH_FAILURES:
-            return f"{cells.failed:,} of {cells.total:,} cells failed"
+            return f"{cells.failed:,} of {_evaluations(cells.total)} failed"
         case VerdictWord.FAILED:
             return f"{_all(cells.total)} failed"
         case VerdictWord.EMPTY:
-            return "no cell was expected and none was found"
+            return "no evaluation was expected, and none exists"
         case VerdictWord.INCOMPLETE:
             return _unfinished(cells, files_assigned)
 
 
+def _evaluations(number: int) -> str:
+    return counted(number, "evaluation", "evaluations")
+
+
 def _all(cells: int) -> str:
-    return "the only cell" if cells == 1 else f"all {cells:,} cells"
+    return "the only evaluation" if cells == 1 else f"all {cells:,} evaluations"
 
 
 def _unfinished(cells: CellCounts, files_assigned: int) -> str:
-    said = []
+    sentences = []
     if cells.open:
         kinds = ("waiting", "running", "paused", "unknown", "missing")
         parts = [f"{getattr(cells, kind):,} {kind}" for kind in kinds if getattr(cells, kind)]
-        said.append(f"{cells.open:,} of {cells.total:,} cells have no result yet ({', '.join(parts)})")
+        have = "has" if cells.open == 1 else "have"
+        count = f"{cells.open:,} of {_evaluations(cells.total)}"
+        sentences.append(f"{count} {have} no result yet ({', '.join(parts)})")
     if cells.failed:
-        said.append(f"{cells.failed:,} failed")
+        sentences.append(f"{cells.failed:,} failed")
     if files_assigned:
         files = "1 file is" if files_assigned == 1 else f"{files_assigned:,} files are"
-        said.append(f"{files} not staged yet")
-    return "; ".join(said)
+        sentences.append(f"{files} not staged yet")
+    return "; ".join(sentences)

@@ -109,28 +109,27 @@ def cell_view(cell: ReportCell | None) -> CellView:
     if cell is None:
         return _MISSING
     if cell.outcome == "succeeded":
-        return _succeeded(cell.score, cell.simulated, cell.reused_batch_id)
+        return _succeeded(cell.score, cell.reused_batch_id, simulated=cell.simulated)
     outcome = cell.outcome if cell.outcome in _OUTCOMES else "unknown"
     word = cut(cell.status, 20) if outcome == "unknown" else outcome
     title = f"{outcome} ({cut(cell.status, 40)})"
     if outcome == "failed":
         title = f"failed: {cut((cell.message or '').strip(), TITLE_CHARACTERS) or 'no message'}"
-    return CellView(outcome, outcome, f"{SYMBOLS[outcome]} {word}", _marked(title, cell.simulated))
+    return CellView(outcome, outcome, f"{SYMBOLS[outcome]} {word}", _marked(title, simulated=cell.simulated))
 
 
 @lru_cache(4_096)
-def _succeeded(score: float | None, simulated: bool, reused_batch_id: int | None) -> CellView:
+def _succeeded(score: float | None, reused_batch_id: int | None, *, simulated: bool) -> CellView:
     reused = "" if reused_batch_id is None else f", reused from {origin_label(reused_batch_id)}"
     if score is None:
-        return CellView(
-            "succeeded", "succeeded", SYMBOLS["succeeded"], _marked(f"succeeded, no score{reused}", simulated)
-        )
+        title = _marked(f"succeeded, no score{reused}", simulated=simulated)
+        return CellView("succeeded", "succeeded", SYMBOLS["succeeded"], title)
     shown = score_text(score)
     css = f"scored s{min(9, max(0, int(score // 10)))}"
-    return CellView("succeeded", css, shown, _marked(f"score {shown}{reused}", simulated))
+    return CellView("succeeded", css, shown, _marked(f"score {shown}{reused}", simulated=simulated))
 
 
-def _marked(title: str, simulated: bool) -> str:
+def _marked(title: str, *, simulated: bool) -> str:
     return f"SIMULATED, {title}" if simulated else title
 
 

@@ -146,5 +146,5 @@ def simulated_tag(simulated: int, rows: int) -> str:
     """The mark after a verdict with simulated results; empty without any."""
     if not simulated:
         return ""
-    part = f" in {simulated:,} of {rows:,} cells"
+    part = f" in {simulated:,} of {rows:,} evaluations"
     return f" [SIMULATED{'' if simulated == rows else part}]"

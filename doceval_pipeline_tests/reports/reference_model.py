@@ -226,7 +226,7 @@ def cells(shown: Sequence[EvaluatedFile], rows: Sequence[Row]) -> list[ReportCel
     found.sort(key=lambda row: (row.outcome != "failed", places[row.document_id], *row.key[1:]))
     detailed = [row for row in found if _has_details(row)][:DETAILS_SHOWN]
     keys, characters = {row.key for row in detailed}, _characters(detailed)
-    return [_cell(row, row.key in keys, characters) for row in found]
+    return [_cell(row, characters, detailed=row.key in keys) for row in found]
 
 
 def _characters(rows: Sequence[Row]) -> int:
@@ -254,7 +254,7 @@ def _urgency(document_id: int | None, failed: set[int], left: set[int]) -> tuple
     return int(document_id not in failed), document_id
 
 
-def _cell(row: Row, detailed: bool, characters: int) -> ReportCell:
+def _cell(row: Row, characters: int, *, detailed: bool) -> ReportCell:
     details = CellDetails(
         row.attempt,
         None if row.error is None else row.error[:characters],

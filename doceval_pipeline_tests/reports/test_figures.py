@@ -18,18 +18,18 @@ def open_cell(document_id: int, outcome: str, status: str) -> Row:
 
 def test_a_batch_with_only_successes_is_complete() -> None:
     result = figures(report_input(TWO_FILES, [column()], [cell(1), cell(2)]))
-    assert result.verdict == "Complete: all 2 cells succeeded"
+    assert result.verdict == "Complete: all 2 evaluations succeeded"
     assert (result.cells.succeeded, result.cells.open, result.cells.missing) == (2, 0, 0)
 
 
 def test_failures_are_counted_in_the_verdict() -> None:
     result = figures(report_input(TWO_FILES, [column()], [cell(1), failed(2)]))
-    assert result.verdict == "Complete with failures: 1 of 2 cells failed"
+    assert result.verdict == "Complete with failures: 1 of 2 evaluations failed"
 
 
 def test_a_batch_whose_every_cell_failed_has_failed() -> None:
     result = figures(report_input(TWO_FILES, [column()], [failed(1), failed(2)]))
-    assert result.verdict == "Failed: all 2 cells failed"
+    assert result.verdict == "Failed: all 2 evaluations failed"
 
 
 def test_open_cells_make_a_batch_incomplete_and_each_kind_is_said() -> None:
@@ -44,7 +44,7 @@ def test_open_cells_make_a_batch_incomplete_and_each_kind_is_said() -> None:
     ]
     result = figures(report_input(documents, [column()], cells))
     assert result.verdict == (
-        "Incomplete: 5 of 7 cells have no result yet"
+        "Incomplete: 5 of 7 evaluations have no result yet"
         " (1 waiting, 1 running, 1 paused, 1 unknown, 1 missing); 1 failed"
     )
 
@@ -57,13 +57,13 @@ def test_an_outcome_that_nobody_knows_is_unknown_and_not_done() -> None:
 
 def test_missing_rows_are_not_a_completion() -> None:
     result = figures(report_input(TWO_FILES, [column()], [cell(1)]))
-    assert result.verdict == "Incomplete: 1 of 2 cells have no result yet (1 missing)"
+    assert result.verdict == "Incomplete: 1 of 2 evaluations has no result yet (1 missing)"
     assert result.columns[0].cells.missing == 1
 
 
 def test_no_cells_at_all_is_said_as_such() -> None:
     result = figures(report_input())
-    assert result.verdict == "Nothing evaluated: no cell was expected and none was found"
+    assert result.verdict == "Nothing evaluated: no evaluation was expected, and none exists"
     assert (result.sums.scores, result.sums.input_tokens, result.sums.seconds) == (None, None, None)
 
 
@@ -119,20 +119,20 @@ def test_duplicates_share_a_result_and_are_counted_once() -> None:
     twins = [document(1), document(1, name="copy.pdf"), document(2)]
     result = figures(report_input(twins, [column()], [cell(1), cell(2)]))
     assert (result.documents, result.contents, result.duplicates) == (3, 2, 1)
-    assert result.verdict == "Complete: all 2 cells succeeded"
+    assert result.verdict == "Complete: all 2 evaluations succeeded"
 
 
 def test_only_the_highest_attempt_of_a_cell_counts() -> None:
     cells = [failed(1, attempt=1), cell(1, attempt=3, score=70.0), failed(1, attempt=2)]
     result = figures(report_input([document(1)], [column()], cells))
-    assert result.verdict == "Complete: the only cell succeeded"
+    assert result.verdict == "Complete: the only evaluation succeeded"
 
 
 def test_the_verdict_says_that_results_are_simulated() -> None:
     whole = figures(report_input([document()], [column()], [cell(simulated=True)]))
     part = figures(report_input(TWO_FILES, [column()], [cell(1, simulated=True), cell(2)]))
-    assert whole.verdict == "Complete: the only cell succeeded [SIMULATED]"
-    assert part.verdict == "Complete: all 2 cells succeeded [SIMULATED in 1 of 2 cells]"
+    assert whole.verdict == "Complete: the only evaluation succeeded [SIMULATED]"
+    assert part.verdict == "Complete: all 2 evaluations succeeded [SIMULATED in 1 of 2 evaluations]"
 
 
 CELLS = st.lists(

@@ -91,13 +91,15 @@ def test_interval_and_costs_are_numbers_too() -> None:
 
 def test_the_markdown_says_verdict_counts_and_means() -> None:
     text = render_markdown(mixed())
-    assert text.startswith("**Incomplete: 4 of 6 cells have no result yet (1 waiting, 3 missing); 1 failed**")
-    assert "| mean score | 0, over 1 of 6 cells |" in text
+    assert text.startswith(
+        "**Incomplete: 4 of 6 evaluations have no result yet (1 waiting, 3 missing); 1 failed**"
+    )
+    assert "| mean score | 0, over 1 of 6 evaluations |" in text
     assert "| model-1 | prompt-1 | 0 | – | 1 of 3 | 1 | leads |" in text
     assert "| model-2 | prompt-1 | – | – | 0 of 3 | 0 | – |" in text
-    assert "| seconds a cell | 1.0 s in the middle, 1.0 s or less for 95 %, of 1 cell |" in text
+    assert "| time per evaluation | median 1.0 s, 95th percentile 1.0 s, of 1 evaluation |" in text
     assert "| cost | unknown |" in text
-    assert "| documents | 4, of which 1 duplicate shares its twin's result |" in text
+    assert "| files | 4, with 1 duplicate that shares results |" in text
 
 
 def test_the_best_column_is_first_and_ties_with_it_are_marked() -> None:
@@ -117,7 +119,7 @@ def test_the_best_column_is_first_and_ties_with_it_are_marked() -> None:
 
 def test_the_markdown_and_the_plot_say_that_results_are_simulated() -> None:
     simulated = mixed(simulated=True)
-    assert "**Simulated results: no LLM was called** for 3 cells." in render_markdown(simulated)
+    assert "**Simulated results: no LLM was called** for 3 evaluations." in render_markdown(simulated)
     assert plot_markdown(simulated).startswith("![simulated scores")
     assert ">SIMULATED: 1 ok" in svg_of(plot_markdown(simulated))
     partly = figures(report_input([], [], [cell(1), cell(2, simulated=True)]))

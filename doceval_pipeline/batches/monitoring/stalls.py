@@ -14,14 +14,8 @@ from doceval_pipeline.doc_eval.history import longest_ever
 from doceval_pipeline.doc_eval.lifecycle import OPEN, Status
 from doceval_pipeline.doc_eval.progress import newest_samples, usual_gap
 from doceval_pipeline.domain.evaluations import CellCounts
-from doceval_pipeline.knowledge.counts import (
-    DeferredRows,
-    RunningRows,
-    count_cells,
-    deferred_rows,
-    in_utc,
-    running_rows,
-)
+from doceval_pipeline.domain.queue_rows import DeferredRows, RunningRows, in_utc
+from doceval_pipeline.knowledge.counts import count_cells, deferred_rows, running_rows
 from doceval_pipeline.reports.formatting import duration
 
 # Nothing is called stalled sooner than this, whatever was learnt.

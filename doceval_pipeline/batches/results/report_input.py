@@ -16,11 +16,10 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partitio
 from doceval_pipeline.doc_eval.files import DocumentCounts, count_documents, stored_ids
 from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
 from doceval_pipeline.domain.files import EvaluatedFile
-from doceval_pipeline.domain.results import CellDetails, ReportCell, ResultSums
+from doceval_pipeline.domain.results import CellDetails, Column, ReportCell, ResultSums
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import report_queries as result_queries
 from doceval_pipeline.knowledge.digests import digest
-from doceval_pipeline.knowledge.report_queries import Column
 from doceval_pipeline.knowledge.scores import Scores, read_scores
 from doceval_pipeline.redaction import without_keys
 from doceval_pipeline.reports.analysis import median_score

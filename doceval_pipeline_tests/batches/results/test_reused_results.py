@@ -100,7 +100,7 @@ def test_reused_results_are_marked_counted_apart_and_in_no_token_second_or_cost(
 
     data = answered(databases, second)
     found = figures(data)
-    assert found.verdict == "Complete: all 5 cells succeeded, 4 of them reused"
+    assert found.verdict == "Complete: all 5 evaluations succeeded, 4 of them reused"
     assert (data.total.reused, data.total.cells.succeeded) == (4, 5)
     totals = (data.total.input_tokens, data.total.output_tokens, data.total.seconds)
     assert [total and (total.value, total.cells) for total in totals] == [(100, 1), (1, 1), (2, 1)]
@@ -203,11 +203,11 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     data = gather(databases, second)
     assert [(cost.amount, cost.currency, cost.unpriced) for cost in data.insights.costs] == costs
     assert (data.insights.seconds, data.insights.throughput) == (None, None)
-    assert figures(data).verdict == "Complete: all 4 cells succeeded, reused from other batches"
+    assert figures(data).verdict == "Complete: all 4 evaluations succeeded, reused from other batches"
     assert "| cost | 0: no model was called in this batch |" in render_markdown(figures(data))
     page = render_html(data, figures(data))
     assert '<p class="figure">0</p><p class="muted">no model was called in this batch</p>' in page
-    assert "Nothing to compare with" in page
+    assert "There is nothing to compare with" in page
     # As after a restore in another installation.
     with databases.knowledge.begin() as connection:
         connection.execute(
