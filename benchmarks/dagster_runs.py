@@ -152,7 +152,7 @@ def time_to_report(quick: bool) -> Case:
 
     def check(installation: Installation, figures: Figures) -> None:
         reports = list((installation.home / "reports").glob(f"{partition_key(figures['batch'])}-*.html"))
-        if len(reports) != 1 or "8 of 32 cells failed" not in reports[0].read_text():
+        if len(reports) != 1 or "8 of 32 evaluations failed" not in reports[0].read_text():
             raise WrongResult(f"batch {figures['batch']} has {len(reports)} reports, or a wrong one")
 
     def judge(measured: Measured) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""Outcomes of evaluations, the status words that stand for them, and counts of evaluations by outcome.
+"""Outcomes of evaluations, the status words that mean them, and counts of evaluations by outcome.
 
 An evaluation is one document, prompt and connection; its current result is its latest attempt.
 """

@@ -92,7 +92,7 @@ class ResultChange:
 
 @dataclass(frozen=True, slots=True)
 class CellDetails:
-    """The texts and figures of a result; texts may be cut, and their whole lengths stand beside them."""
+    """The texts and figures of a result; texts may be cut, and the lengths are those of the whole texts."""
 
     attempt: int
     message: str | None

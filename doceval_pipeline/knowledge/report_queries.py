@@ -181,12 +181,15 @@ def sum_results(
     medians
         The median score of each column with rows and, under None, of all: PostgreSQL would sort for them.
     """
-    sums = {}
+    total: ResultSums | None = None
+    columns: dict[Column, ResultSums] = {}
     for row in connection.execute(_SUMS, {"batch_id": batch_id}):
-        column = None if row.connection_id is None else (row.connection_id, row.prompt_id)
-        sums[column] = _result_sums(row, medians[column])
-    total = sums.pop(None)
-    return total, {column: found for column, found in sums.items() if column is not None}
+        if row.connection_id is None:
+            total = _result_sums(row, medians[None])
+        else:
+            column = row.connection_id, row.prompt_id
+            columns[column] = _result_sums(row, medians[column])
+    return total or ResultSums(CellCounts()), columns
 
 
 def group_failures(

@@ -134,7 +134,7 @@ def _rankings(data: ReportInput) -> dict[str, Any]:
     insights = data.insights
     ranked = [standing for standing in insights.leaderboard if standing.scores is not None]
     connections = {standing.column[0] for standing in ranked}
-    paired = {id_ for pair in insights.agreements for id_ in (pair.first, pair.second)}
+    paired = {connection for pair in insights.agreements for connection in (pair.first, pair.second)}
     moved = insights.previous.columns if insights.previous else ()
     return {
         "leader": ranked[0] if ranked else None,

@@ -550,7 +550,18 @@ def hostile() -> ReportInput:
     )
     insights = Insights(
         scores=Estimate(9, 50.0, 40.0, 60.0),
-        leaderboard=[Standing(key, Estimate(9, 50.0, 40.0, 60.0), found, True, 1, 2, 3) for key in columns],
+        leaderboard=[
+            Standing(
+                key,
+                Estimate(9, 50.0, 40.0, 60.0),
+                found,
+                tied=True,
+                failed=1,
+                without_score=2,
+                without_result=3,
+            )
+            for key in columns
+        ],
         distributions=[Distribution(key, 9, 1.0, 20.0, 50.0, 70.0, 99.0, (1,) * 20) for key in columns],
         disagreements=[
             Disagreement(name, place, place, ((0, 1.0), (1, 99.0))) for place, name in enumerate(names)

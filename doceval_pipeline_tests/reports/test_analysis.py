@@ -1,5 +1,5 @@
 """Who leads, how scores are spread, where models disagree; the rest is held against a plain model in
-`batches/test_gathering.py`.
+`batches/results/test_report_input.py`.
 """
 
 import numpy as np

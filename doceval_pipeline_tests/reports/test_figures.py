@@ -32,7 +32,7 @@ def test_a_batch_whose_every_cell_failed_has_failed() -> None:
     assert result.verdict == "Failed: all 2 evaluations failed"
 
 
-def test_open_cells_make_a_batch_incomplete_and_each_kind_is_said() -> None:
+def test_open_evaluations_make_a_batch_incomplete_and_each_kind_is_named() -> None:
     documents = [document(n) for n in range(1, 8)]
     cells = [
         open_cell(1, "waiting", "QUEUED"),
@@ -49,7 +49,7 @@ def test_open_cells_make_a_batch_incomplete_and_each_kind_is_said() -> None:
     )
 
 
-def test_an_outcome_that_nobody_knows_is_unknown_and_not_done() -> None:
+def test_an_unlisted_outcome_is_unknown_and_not_done() -> None:
     result = figures(report_input([document()], [column()], [cell(outcome="splendid", status="SPLENDID")]))
     assert (result.cells.unknown, result.cells.succeeded, result.sums.scores) == (1, 0, None)
     assert result.verdict_word is VerdictWord.INCOMPLETE
@@ -61,7 +61,7 @@ def test_missing_rows_are_not_a_completion() -> None:
     assert result.columns[0].cells.missing == 1
 
 
-def test_no_cells_at_all_is_said_as_such() -> None:
+def test_a_batch_without_evaluations_has_its_own_verdict() -> None:
     result = figures(report_input())
     assert result.verdict == "Nothing evaluated: no evaluation was expected, and none exists"
     assert (result.sums.scores, result.sums.input_tokens, result.sums.seconds) == (None, None, None)
@@ -73,7 +73,7 @@ def test_a_file_that_is_not_staged_yet_keeps_a_batch_incomplete() -> None:
     assert result.verdict == "Incomplete: 1 file is not staged yet"
 
 
-def test_rows_that_nobody_expected_are_counted_and_told() -> None:
+def test_unexpected_rows_are_counted_and_reported() -> None:
     result = figures(report_input([document(1)], [column()], [cell(1), cell(9, 7, 7)]))
     assert (result.cells.rows, result.cells.surplus, result.cells.total) == (2, 1, 2)
     assert [c.column.connection for c in result.columns] == ["model-1", "connection 7"]

@@ -1,4 +1,4 @@
-"""The page of a report: what it says, and that nothing in it runs or loads."""
+"""The page of a report: its sentences, and that nothing in it runs or loads."""
 
 import base64
 import hashlib
@@ -152,7 +152,7 @@ def test_the_script_makes_nothing_of_texts() -> None:
 
 
 def _only(source: str, element: str) -> str:
-    """What stands between the only such tags of a page."""
+    """The content of the only element of this name."""
     (inside,) = re.findall(f"<{element}>(.*?)</{element}>", source, re.DOTALL)
     assert isinstance(inside, str)
     return inside
@@ -212,13 +212,13 @@ def test_a_duplicate_shows_the_result_of_its_twin_and_says_so() -> None:
     assert_inert(page)
 
 
-def test_rows_and_columns_that_nobody_listed_are_shown() -> None:
+def test_unlisted_rows_and_columns_are_shown() -> None:
     text = said(report_input([document(1)], [column()], [cell(1), cell(9, 7, 7, score=12.5)]))
     assert "document 9 no file of this batch – missing 12.5" in text
     assert "1 row exists beyond the 1 expected" in text
 
 
-def test_too_many_documents_are_cut_failures_first_and_the_rest_is_told() -> None:
+def test_too_many_documents_are_cut_failures_first_and_the_rest_is_counted() -> None:
     count = ROWS_SHOWN + 100
     cells = [cell(n) for n in range(count - 2)] + [failed(count - 2), failed(count - 1, outcome="waiting")]
     data = report_input([document(n) for n in range(count)], [column()], cells)
@@ -231,7 +231,7 @@ def test_too_many_documents_are_cut_failures_first_and_the_rest_is_told() -> Non
     assert rows[:3] == [str(count - 2), str(count - 1), "0"]
 
 
-def test_a_long_response_is_cut_and_the_rest_is_told() -> None:
+def test_a_long_response_is_cut_and_the_rest_is_counted() -> None:
     source = render(report_input([document()], [column()], [cell(response_text="<" * 2**24)]))
     assert len(source) < 100_000
     assert f"{2**24 - 2_000:,} more characters are left out here." in source
@@ -260,7 +260,7 @@ def test_short_texts_stand_whole_beside_long_ones() -> None:
     assert source.count("more characters are left out here") == 500
 
 
-def test_long_lists_are_cut_and_the_rest_is_told() -> None:
+def test_long_lists_are_cut_and_the_rest_is_counted() -> None:
     files = [document(n) for n in range(60)] + [skipped(f".hidden-{n}") for n in range(70)]
     data = report_input(files, [column()], [failed(n) for n in range(60)])
     text = said(data)
@@ -269,7 +269,7 @@ def test_long_lists_are_cut_and_the_rest_is_told() -> None:
     assert ".hidden-49 and 20 more" in text
 
 
-def test_many_different_messages_are_cut_and_the_rest_is_told() -> None:
+def test_many_different_messages_are_cut_and_the_rest_is_counted() -> None:
     cells = [failed(n, "overloaded" + "!" * n) for n in range(60)]
     assert "10 more kinds of messages are not shown" in said(report_input([], [column()], cells))
 
@@ -342,7 +342,7 @@ def test_a_mixture_says_which_cells_are_simulated() -> None:
     assert "file-2.pdf 2.0 KiB 80 sim" not in text
 
 
-def test_times_are_told_in_utc_whatever_zone_they_came_in() -> None:
+def test_times_are_shown_in_utc_whatever_their_zone() -> None:
     data = report_input(
         started_at=STARTED.astimezone(timezone(timedelta(hours=5))),
         completed_at=datetime(2026, 11, 23, 11, 5),

@@ -72,13 +72,13 @@ def test_the_verdict_names_the_leader_and_how_many_are_tied() -> None:
     assert "tied −1 −2 to 0 p = 0.4, n = 8" in text
 
 
-def test_a_leader_whom_nobody_is_tied_with_is_told_as_such() -> None:
+def test_the_verdict_says_that_none_is_tied_with_the_leader() -> None:
     text = said_of(leaderboard=[standing(1, 80.0), standing(2, 60.0, behind=behind(-20.0, 0.0001))])
     assert "None is tied with it." in text
     assert "−20 −21 to −19 p < 0.001, n = 8" in text
 
 
-def test_one_column_alone_leads_nobody() -> None:
+def test_a_single_column_has_no_leaderboard_verdict() -> None:
     text = said_of(leaderboard=[standing(1, 80.0)])
     assert "Highest mean score" not in text
     assert "Against the leader" not in text
@@ -126,7 +126,7 @@ def test_a_cost_of_nothing_priced_is_unknown_and_not_0(costs: list[Cost]) -> Non
     assert "Cost unknown no evaluation has a price and tokens" in said_of(costs=costs)
 
 
-def test_what_every_section_says_stands_in_the_page_of_a_batch() -> None:
+def test_the_page_of_a_batch_has_every_section() -> None:
     data = batch(12, 2, 2)
     text = said(data)
     for words in (
@@ -171,7 +171,7 @@ def test_columns_without_a_document_in_common_count_as_tied() -> None:
     assert "tied no shared documents" in text
 
 
-def test_what_is_left_out_of_long_lists_is_told() -> None:
+def test_long_lists_say_how_much_they_leave_out() -> None:
     data = batch(3, 2, 1)
     previous, throughput = data.insights.previous, data.insights.throughput
     assert previous is not None
@@ -198,7 +198,7 @@ def test_connections_that_are_in_no_pair_are_counted() -> None:
     assert "1 more connection has scores but no pair here" in text
 
 
-def test_a_group_of_failures_says_how_many_messages_it_stands_for() -> None:
+def test_a_group_of_failures_says_how_many_messages_it_has() -> None:
     rows = [failed(1, "retry after 20 s"), failed(2, "retry after 21 s")]
     assert "The most frequent message; 1 other differs only in numbers, ids or names." in said(
         report_input(FILES, [column()], rows)

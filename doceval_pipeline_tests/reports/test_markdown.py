@@ -27,7 +27,7 @@ from doceval_pipeline_tests.reports.sample_reports import (
 )
 
 
-def mixed(simulated: bool = False) -> ReportFigures:
+def mixed(*, simulated: bool = False) -> ReportFigures:
     files = [document(1), document(1, name="twin.pdf"), document(2), document(3), skipped(".hidden")]
     cells = [
         cell(1, score=0.0, simulated=simulated),
@@ -73,7 +73,7 @@ def test_the_names_of_the_numbers_are_stable() -> None:
     }
 
 
-def test_what_nobody_reported_is_absent_and_not_zero() -> None:
+def test_unreported_values_are_absent_and_not_zero() -> None:
     numbers = numeric_metadata(figures(with_insights([document()], [column()], [failed()])))
     absent = {"mean_score", "mean_score_low", "mean_score_high", "input_tokens", "output_tokens"}
     assert not (absent | {"processing_seconds", "seconds_p50", "seconds_p95", "cost_usd"}) & set(numbers)
@@ -127,7 +127,7 @@ def test_the_markdown_and_the_plot_say_that_results_are_simulated() -> None:
     assert "imulated" not in render_markdown(mixed()) + svg_of(plot_markdown(mixed()))
 
 
-def test_more_columns_than_the_table_shows_are_told() -> None:
+def test_the_table_says_how_many_columns_it_leaves_out() -> None:
     text = render_markdown(figures(with_insights([], [column(1, n) for n in range(25)], [])))
     assert text.count("| model-1 |") == 20
     assert "5 more columns are in the report." in text

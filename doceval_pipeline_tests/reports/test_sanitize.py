@@ -1,4 +1,4 @@
-"""Text of others, made inert."""
+"""Foreign text, made safe."""
 
 import unicodedata
 from html.parser import HTMLParser

@@ -198,7 +198,7 @@ def _cells(knowledge: Connection, batch_id: int, documents: Sequence[int]) -> li
     cells = result_queries.read_cells(knowledge, batch_id, documents)
     ids = [row_id for row_id, cell in cells.items() if cell.has_details][:DETAILS_SHOWN]
     details = {
-        row_id: _without_keys(found) for row_id, found in result_queries.read_details(knowledge, ids).items()
+        row_id: _without_keys(text) for row_id, text in result_queries.read_details(knowledge, ids).items()
     }
     most = _fitting_characters(details.values())
     return [cell._replace(details=_cut(details.get(row_id), most)) for row_id, cell in cells.items()]
@@ -231,7 +231,7 @@ def _hidden(text: str | None, characters: int, most: int) -> tuple[str | None, i
 
 def _fitting_characters(details: Iterable[CellDetails]) -> int:
     """The length, in characters, to which each text must be cut so that all together fit into the page."""
-    texts = [text for found in details for text in (found.message, found.response) if text]
+    texts = [text for each in details for text in (each.message, each.response) if text]
 
     def size(characters: int) -> int:
         return sum(len(text[:characters].encode()) for text in texts)

@@ -1,4 +1,4 @@
-"""What a report is made from: the databases count it as a plain model does that looks at each row."""
+"""The input of a report: the statements of the databases count as the reference model does."""
 
 import dataclasses
 from collections.abc import Callable
@@ -160,7 +160,7 @@ def _attempts(draw: st.DrawFn, key: tuple[int, int, int]) -> list[Row]:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages that are full at once, so that what is left out is tried too."""
+    """Small limits, so that every list is cut."""
     for module in (report_input, reference_model):
         for name, limit in LIMITS.items():
             monkeypatch.setattr(module, name, limit, raising=module is report_input)
@@ -186,7 +186,7 @@ def hold(batch: Sample, held: Holdings) -> None:
 
 
 def expected(batch: Sample, held: Holdings, gathered: ReportInput) -> ReportInput:
-    """What the plain model says, in what is not counted the same as what was gathered."""
+    """The input by the reference model, with the fields that it does not compute taken from `gathered`."""
     unchanged = ("partition_key", "batch_id", "name", "status", "description", "created_at", "started_at")
     unchanged += ("completed_at", "expected_cells", "config", "config_sha256", "digest", "versions")
     same: dict[str, Any] = {name: getattr(gathered, name) for name in unchanged}
@@ -230,7 +230,7 @@ def shown_labels(data: ReportInput) -> dict[str, Any]:
 
 
 def near(value: Any) -> Any:
-    """The same with floats that are equal to what is near them, and lists for tuples."""
+    """A value with approximate floats, and lists for tuples."""
     match value:
         case float():
             return pytest.approx(value)
@@ -247,7 +247,7 @@ def near(value: Any) -> Any:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(held=holdings())
-def test_what_is_gathered_is_what_is_there(
+def test_the_input_equals_that_of_the_reference_model(
     batch_of: Callable[..., Sample], small_pages: None, held: Holdings, request: pytest.FixtureRequest
 ) -> None:
     batch = _sealed(batch_of, request)
