@@ -5,7 +5,6 @@ run keys keep a run from being started twice.
 """
 
 from collections import defaultdict
-from dataclasses import asdict
 
 import dagster as dg
 
@@ -213,7 +212,7 @@ def _why_abandoned(run: dg.DagsterRun | None, is_old: bool) -> str | None:
 
 
 def _cell_metadata(seen: completion.Seen, pace: Pace | None = None) -> dict[str, float | str]:
-    cells = {f"cells_{name}": count for name, count in asdict(seen.cells).items()}
+    cells = {f"cells_{outcome}": count for outcome, count in seen.cells.sample.items()}
     rates = {} if pace is None else pace.as_metadata()
     return {
         NAME: shown_name(seen.batch.name),

@@ -1,12 +1,13 @@
-"""Reads what a report says of a batch's files: why some are left out, and the names of those it shows.
+"""Reads the files of a batch for its report: those left out, those evaluated, and the names of documents.
 
-A file is told by the folder it was found in and its path below it; files are in the order of the two.
+Files are ordered by their folder and their path below it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
+
+from doceval_pipeline.domain.files import EvaluatedFile, FileGroup, FileName
 
 _FOLDERS = text("""
     SELECT folder_path FROM folders
@@ -27,12 +28,12 @@ _LEFT_OUT = text("""
     ORDER BY files DESC, state, reason COLLATE "C" NULLS FIRST, place
 """)
 _EVALUATED = text("""
-    SELECT f.folder_path, d.filepath, b.state, b.file_size, b.knowledge_document_id
+    SELECT f.folder_path, d.filepath, b.state, b.file_size AS size, b.knowledge_document_id
     FROM batch_documents b
     JOIN documents d ON d.id = b.document_id
     JOIN folders f ON f.id = d.folder_id
-    LEFT JOIN unnest(CAST(:first AS bigint[])) WITH ORDINALITY AS urgent(stored_as, place)
-        ON urgent.stored_as = b.knowledge_document_id
+    LEFT JOIN unnest(CAST(:first AS bigint[])) WITH ORDINALITY AS urgent(document_id, place)
+        ON urgent.document_id = b.knowledge_document_id
     WHERE b.batch_id = :batch_id AND b.state IN ('STAGED', 'ASSIGNED')
     ORDER BY urgent.place NULLS LAST, f.folder_path, d.raw_path LIMIT :limit
 """)
@@ -41,37 +42,9 @@ _FIRST_NAMES = text("""
     FROM batch_documents b
     JOIN documents d ON d.id = b.document_id
     JOIN folders f ON f.id = d.folder_id
-    WHERE b.batch_id = :batch_id AND b.knowledge_document_id = ANY(:stored)
+    WHERE b.batch_id = :batch_id AND b.knowledge_document_id = ANY(:document_ids)
     ORDER BY b.knowledge_document_id, f.folder_path, d.raw_path
 """)
-
-
-@dataclass(frozen=True, slots=True)
-class FileName:
-    """Where a file was found, and its path below."""
-
-    folder: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Files that are not evaluated for the same reason: how many, and the names of the first."""
-
-    state: str
-    reason: str | None
-    files: int
-    names: tuple[FileName, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluatedFile:
-    """A file that is evaluated, or will be; `size` in bytes, `stored_as` None where it is not stored yet."""
-
-    name: FileName
-    state: str
-    size: int | None
-    stored_as: int | None
 
 
 def folders(connection: Connection, batch_id: int) -> list[str]:
@@ -79,37 +52,41 @@ def folders(connection: Connection, batch_id: int) -> list[str]:
     return list(connection.scalars(_FOLDERS, {"batch_id": batch_id}))
 
 
-def files_left_out(connection: Connection, batch_id: int, names: int) -> list[LeftOut]:
-    """Files that were skipped or rejected, by state and reason, the most frequent first.
-
-    Parameters
-    ----------
-    names
-        How many of each are named.
-    """
+def files_left_out(connection: Connection, batch_id: int, names: int) -> list[FileGroup]:
+    """Skipped and rejected files by state and reason, the largest group first; `names` of each at most."""
     groups: dict[tuple[str, str | None, int], list[FileName]] = {}
-    for state, reason, files, folder, path in connection.execute(
-        _LEFT_OUT, {"batch_id": batch_id, "names": names}
-    ):
-        groups.setdefault((state, reason, files), []).append(FileName(folder, path))
-    return [LeftOut(*key, tuple(found)) for key, found in groups.items()]
+    for row in connection.execute(_LEFT_OUT, {"batch_id": batch_id, "names": names}):
+        key = (row.state, row.reason, row.files)
+        groups.setdefault(key, []).append(FileName(row.folder_path, row.filepath))
+    return [
+        FileGroup(state=state, reason=reason, files=files, names=tuple(named))
+        for (state, reason, files), named in groups.items()
+    ]
 
 
 def evaluated_files(
     connection: Connection, batch_id: int, first: Sequence[int], limit: int
 ) -> list[EvaluatedFile]:
-    """The first files that are evaluated, or will be.
+    """The first files that are evaluated or will be.
 
     Parameters
     ----------
     first
-        Files stored as one of these come before the others, in this order.
+        Files of these documents come before the others, in this order.
     """
     rows = connection.execute(_EVALUATED, {"batch_id": batch_id, "first": list(first), "limit": limit})
-    return [EvaluatedFile(FileName(row[0], row[1]), *row[2:]) for row in rows]
+    return [
+        EvaluatedFile(
+            name=FileName(row.folder_path, row.filepath),
+            document_id=row.knowledge_document_id,
+            state=row.state,
+            size=row.size,
+        )
+        for row in rows
+    ]
 
 
-def first_names(connection: Connection, batch_id: int, stored: Sequence[int]) -> Mapping[int, FileName]:
-    """The first file of each of some stored contents; others with the same content are its duplicates."""
-    rows = connection.execute(_FIRST_NAMES, {"batch_id": batch_id, "stored": list(stored)})
-    return {row[0]: FileName(row[1], row[2]) for row in rows}
+def first_names(connection: Connection, batch_id: int, document_ids: Sequence[int]) -> Mapping[int, FileName]:
+    """The first file of each document; its other files are duplicates."""
+    rows = connection.execute(_FIRST_NAMES, {"batch_id": batch_id, "document_ids": list(document_ids)})
+    return {row.knowledge_document_id: FileName(row.folder_path, row.filepath) for row in rows}

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 from doceval_pipeline import arrays
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring import Outcome
-from doceval_pipeline.doc_eval.report_queries import FileName
+from doceval_pipeline.domain.files import FileName
 
 OCCURRENCES_READ = 1_000
 """The newest so many occurrences are added up and compared; earlier ones are counted."""

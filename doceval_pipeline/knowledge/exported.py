@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
-from doceval_pipeline.knowledge.outcomes import OUTCOME_SQL, SIMULATED_SQL
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, outcome_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
 # Rows that are fetched at a time; one whose texts have more bytes than this gets them by itself.
@@ -29,7 +29,7 @@ def _results(source: str) -> TextClause:
     return text(f"""
         SELECT r.id, r.document_id, d.document_id, d.sha256, d.file_size, d.content_type, d.doc_type,
                r.file_name, r.connection_id, r.prompt_id, r.attempt,
-               r.withdrawn_at IS NULL AND r.superseded_at IS NULL, {OUTCOME_SQL}, r.status, r.overall_score,
+               r.withdrawn_at IS NULL AND r.superseded_at IS NULL, {outcome_sql()}, r.status, r.overall_score,
                CASE WHEN small THEN r.response_text END, CASE WHEN small THEN r.response_json END,
                CASE WHEN small THEN r.error_message END,
                CASE WHEN r.input_tokens >= 0 THEN r.input_tokens END,

@@ -2,7 +2,8 @@
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.knowledge.outcomes import Outcome, words_in_sql
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.outcomes import words_in_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 from doceval_pipeline.statistics.estimation import Experience, Measure
 

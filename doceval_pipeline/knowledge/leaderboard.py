@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, Outcome, words_in_sql
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, words_in_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"

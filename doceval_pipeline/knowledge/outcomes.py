@@ -1,30 +1,6 @@
-"""The words that `llm_responses.status` may hold, and what each of them means.
+"""SQL over `llm_responses.status` and the columns beside it, made from the status words of `domain`."""
 
-Processors of several generations write here, so every word is normalized on reading. A word that
-is not listed is not done, and is shown as unknown.
-"""
-
-from enum import StrEnum
-
-
-class Outcome(StrEnum):
-    """What a status word means."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    PAUSED = "paused"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-
-
-WORDS: dict[Outcome, tuple[str, ...]] = {
-    Outcome.WAITING: ("QUEUED", "N", "READY_TO_RETRY"),
-    Outcome.RUNNING: ("P", "PROCESSING", "R"),
-    Outcome.PAUSED: ("PAUSED",),
-    Outcome.SUCCEEDED: ("S", "SUCCESS", "COMPLETED"),
-    Outcome.FAILED: ("F", "FAILED", "TIMEOUT"),
-}
+from doceval_pipeline.domain.evaluations import WORDS, Outcome
 
 
 def words_in_sql(outcome: Outcome) -> str:
@@ -32,12 +8,35 @@ def words_in_sql(outcome: Outcome) -> str:
     return ", ".join(f"'{word}'" for word in WORDS[outcome])
 
 
-# An SQL expression over the column `status`, from the same table.
-OUTCOME_SQL = (
-    "CASE "
-    + " ".join(f"WHEN status IN ({words_in_sql(outcome)}) THEN '{outcome}'" for outcome in WORDS)
-    + f" ELSE '{Outcome.UNKNOWN}' END"
-)
+def outcome_sql(status: str = "status") -> str:
+    """An SQL expression: the outcome of a row.
 
-# An SQL condition over a row of the same table: its result is made up by the processor of the demo.
+    Parameters
+    ----------
+    status
+        The column, with the alias of its table where a statement needs one.
+    """
+    cases = (f"WHEN {status} IN ({words_in_sql(outcome)}) THEN '{outcome}'" for outcome in WORDS)
+    return f"CASE {' '.join(cases)} ELSE '{Outcome.UNKNOWN}' END"
+
+
+def has_outcome_sql(*outcomes: Outcome, status: str = "status") -> str:
+    """An SQL condition: a row has one of the outcomes; `status` as in `outcome_sql`."""
+    return f"{status} IN ({', '.join(map(words_in_sql, outcomes))})"
+
+
+def valid_score_sql(row: str = "") -> str:
+    """An SQL expression: the score of a succeeded row, NULL for impossible scores, NaN among them.
+
+    Parameters
+    ----------
+    row
+        The alias of the row with a dot, where a statement needs one.
+    """
+    succeeded = has_outcome_sql(Outcome.SUCCEEDED, status=f"{row}status")
+    score = f"{row}overall_score"
+    return f"CASE WHEN {succeeded} AND {score} BETWEEN 0 AND 100 THEN {score} END"
+
+
+# An SQL condition: the result of a row was made up by the demo's processor.
 SIMULATED_SQL = "coalesce(starts_with(coalesce(worker, task_id), 'simulated-'), false)"

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.knowledge.outcomes import Outcome, words_in_sql
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.outcomes import words_in_sql
 
 # Of one document nobody can tell whether a processor is stuck; a few may well get the same short answer.
 STUCK_FROM = 10

@@ -9,8 +9,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from doceval_pipeline import arrays
+from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.knowledge.outcomes import OUTCOME_SQL, SIMULATED_SQL, Outcome, words_in_sql
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, outcome_sql, words_in_sql
 
 # The only keys that reach a queue row; there is no key for a secret.
 CONNECTION_DETAILS = (
@@ -226,7 +227,7 @@ _REQUEUED = """
     ORDER BY document_id, prompt_id, connection_id
 """
 _HAS_LEFT = f"status = 'F' AND error_message IS NOT DISTINCT FROM '{LEFT}'"
-_REQUEUE = text(_REQUEUED.format(condition=f"withdrawn_at IS NULL AND {OUTCOME_SQL} = ANY(:outcomes)"))
+_REQUEUE = text(_REQUEUED.format(condition=f"withdrawn_at IS NULL AND {outcome_sql()} = ANY(:outcomes)"))
 _REQUEUE_RETURNING = text(
     _REQUEUED.format(
         condition=f"""withdrawn_at IS NOT NULL AND {_HAS_LEFT}
@@ -244,7 +245,7 @@ _FORGET_REQUESTS = text("""
     DELETE FROM reprocess_requests WHERE created_at < now() - make_interval(days => :days)
 """)
 _TALLY = text(f"""
-    SELECT r.connection_id, {OUTCOME_SQL.replace("status", "r.status")},
+    SELECT r.connection_id, {outcome_sql("r.status")},
            r.document_id IN (SELECT unnest(CAST(:documents AS bigint[]))),
            r.withdrawn_at IS NOT NULL, {_HAS_LEFT} AS has_left, count(*), sum(d.file_size)::bigint
     FROM llm_responses r

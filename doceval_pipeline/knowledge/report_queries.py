@@ -1,37 +1,48 @@
-"""Reads what a report says of a batch's results: sums, failures, changes, and the cells of some documents.
+"""Reads the results of a batch for its report: sums, failures, changes, and the results of single documents.
 
-What is counted is counted here, in statements over all rows; of single rows no more is read than is
-asked for. Everything reads `current_llm_responses`, where each cell stands once, with its highest attempt.
+PostgreSQL counts, in statements over all rows; single rows are read only where a page shows them. Everything
+reads `current_llm_responses`, the latest attempt of each evaluation.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from doceval_pipeline.knowledge.outcomes import OUTCOME_SQL, SIMULATED_SQL, Outcome, words_in_sql
+from doceval_pipeline.domain.evaluations import CellCounts, Outcome
+from doceval_pipeline.domain.results import (
+    CellDetails,
+    Column,
+    CompletedResults,
+    FailureGroup,
+    ReportCell,
+    ResultChange,
+    ResultSums,
+    ScoreSummary,
+    Total,
+)
+from doceval_pipeline.knowledge.digests import RESULT_DIGEST
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql, outcome_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
-# So many bins of the same width from 0 to 100; 100 itself is in the last.
+# Bins of equal width from 0 to 100; 100 itself is in the last.
 HISTOGRAM_BINS = 10
-# Characters of a message, which also tell messages apart for a person, and of a response.
+# Characters of a message and of a response. Messages that differ only later count as equal.
 MESSAGE_CHARACTERS = 2_000
 RESPONSE_CHARACTERS = 2_000
-# Read beyond them, so that a key on the border can be recognised before it is cut.
+# Read beyond them, so that a key on the border is recognised before it is cut.
 KEY_CHARACTERS = 1_000
 TITLE_CHARACTERS = 300
 
-_FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
-_SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
-_SIMULATED = SIMULATED_SQL
+_FAILED = has_outcome_sql(Outcome.FAILED)
+_SUCCEEDED = has_outcome_sql(Outcome.SUCCEEDED)
 _MESSAGE = r"nullif(btrim(error_message, E' \t\n\r\f\v'), '')"
 
-# Compared and not divided, which fails on the smallest scores.
+# Scores are compared with edges: a division fails on the smallest scores.
 _EDGES = f"{{{', '.join(str(100 * bin / HISTOGRAM_BINS) for bin in range(1, HISTOGRAM_BINS))}}}"
-# Added up as numeric, whose sum does not depend on the order of the rows.
+# Sums are numeric, so that they do not depend on the order of the rows.
 _TERMS = f"""
-    SELECT connection_id, prompt_id, attempt, {OUTCOME_SQL} AS outcome, {_SIMULATED} AS simulated,
+    SELECT connection_id, prompt_id, attempt, {outcome_sql()} AS outcome, {SIMULATED_SQL} AS simulated,
            CASE WHEN {_SUCCEEDED} THEN overall_score END AS score,
            CASE WHEN reused_from IS NULL THEN input_tokens END AS input_tokens,
            CASE WHEN reused_from IS NULL THEN output_tokens END AS output_tokens,
@@ -50,22 +61,27 @@ _PARTS = f"""
     FROM ({_TERMS}) AS terms
     GROUP BY 1, 2, 3, 4
 """
-_BINS = ", ".join(f"coalesce(sum(scored) FILTER (WHERE bin = {bin}), 0)" for bin in range(HISTOGRAM_BINS))
+_OUTCOMES = ", ".join(
+    f"coalesce(sum(cells) FILTER (WHERE outcome = '{outcome}'), 0)::bigint AS {outcome}"
+    for outcome in Outcome
+)
+_BINS = ", ".join(
+    f"coalesce(sum(scored) FILTER (WHERE bin = {bin}), 0)::bigint" for bin in range(HISTOGRAM_BINS)
+)
 _SUMS = text(f"""
-    SELECT connection_id, prompt_id,
-           {", ".join(f"coalesce(sum(cells) FILTER (WHERE outcome = '{word}'), 0)" for word in Outcome)},
-           {_BINS},
-           coalesce(sum(scored), 0), sum(scores), min(least), max(most),
-           coalesce(sum(input_cells), 0), sum(input_tokens),
-           coalesce(sum(output_cells), 0), sum(output_tokens),
-           coalesce(sum(timed), 0), sum(seconds), coalesce(sum(simulated), 0), coalesce(sum(again), 0),
-           coalesce(sum(reused), 0)
+    SELECT connection_id, prompt_id, {_OUTCOMES}, coalesce(sum(reused), 0)::bigint AS reused,
+           ARRAY[{_BINS}] AS histogram, coalesce(sum(scored), 0)::bigint AS scored, sum(scores) AS scores,
+           min(least) AS minimum, max(most) AS maximum,
+           coalesce(sum(input_cells), 0)::bigint AS input_cells, sum(input_tokens) AS input_tokens,
+           coalesce(sum(output_cells), 0)::bigint AS output_cells, sum(output_tokens) AS output_tokens,
+           coalesce(sum(timed), 0)::bigint AS timed, sum(seconds) AS seconds,
+           coalesce(sum(simulated), 0)::bigint AS simulated, coalesce(sum(again), 0)::bigint AS reprocessed
     FROM ({_PARTS}) AS parts
     GROUP BY GROUPING SETS ((), (connection_id, prompt_id))
 """)
-# What differs between messages of the same failure: words with a digit in them (numbers, times, UUIDs, ids of
-# requests) with their units, and names in quotes, but not those of JSON, which say what failed. A status of
-# HTTP is kept. For PostgreSQL and Python alike, so without a class of characters that depends on a locale.
+# The varying parts of messages of the same failure: words with a digit (numbers, times, UUIDs, request ids)
+# with their units, and names in quotes. Names in JSON and HTTP status codes say what failed, and stay. It
+# works in PostgreSQL and Python alike, so no class of characters depends on a locale.
 VARYING = (
     r"((?:HTTP(?:/[0-9.]+)?|http|[Ss]tatus|STATUS|[Cc]ode|CODE|[Ee]rror|ERROR)"
     r"[ :=(]{1,3}[45][0-9][0-9](?![0-9A-Za-z]))"
@@ -78,7 +94,7 @@ VARYING = (
 )
 _FAILURES = text(rf"""
     WITH failed AS MATERIALIZED (
-        SELECT coalesce({_MESSAGE}, '') AS message, r.document_id, {_SIMULATED} AS simulated,
+        SELECT coalesce({_MESSAGE}, '') AS message, r.document_id, {SIMULATED_SQL} AS simulated,
                d.file_size > :large AS large
         FROM current_llm_responses AS r
         JOIN docs AS d ON d.id = r.document_id
@@ -98,191 +114,202 @@ _FAILURES = text(rf"""
                array_agg(DISTINCT document_id) AS documents,
                count(DISTINCT document_id) FILTER (WHERE large) AS too_large
         FROM failed JOIN ranked USING (message) GROUP BY alike)
-    SELECT left(message, {MESSAGE_CHARACTERS}), coalesce(length(message), 0), cells, simulated,
-           cardinality(documents), documents[1:CAST(:names AS int)], too_large, variants, count(*) OVER ()
-    FROM groups ORDER BY cells DESC, message COLLATE "C" NULLS FIRST LIMIT :groups
+    SELECT left(message, {MESSAGE_CHARACTERS}) AS message, coalesce(length(message), 0) AS message_characters,
+           cells, simulated, cardinality(documents) AS documents,
+           documents[1:CAST(:names AS int)] AS document_ids, too_large, variants, count(*) OVER () AS kinds
+    FROM groups ORDER BY cells DESC, groups.message COLLATE "C" NULLS FIRST LIMIT :groups
 """)
 _CHANGES = text(f"""
     SELECT now.document_id, now.connection_id, now.prompt_id, now.attempt,
-           {OUTCOME_SQL.replace("status", "before.status")}, before.overall_score,
-           {OUTCOME_SQL.replace("status", "now.status")}, now.overall_score
+           {outcome_sql("before.status")} AS outcome_before,
+           CASE WHEN {has_outcome_sql(Outcome.SUCCEEDED, status="before.status")}
+                THEN before.overall_score END AS score_before,
+           {outcome_sql("now.status")} AS outcome,
+           CASE WHEN {has_outcome_sql(Outcome.SUCCEEDED, status="now.status")}
+                THEN now.overall_score END AS score
     FROM current_llm_responses AS now
     JOIN llm_responses AS before USING (batch_id, document_id, prompt_id, connection_id)
     WHERE batch_id = :batch_id AND now.attempt > 1 AND before.attempt = now.attempt - 1
     ORDER BY 1, 2, 3 LIMIT :limit
 """)
-# Of documents with a cell that did not succeed: failed cells before cells that are not done.
+# Documents with an evaluation that did not succeed: those with a failure before those that are not done.
 _URGENT = text(f"""
     SELECT document_id FROM current_llm_responses WHERE batch_id = :batch_id AND NOT ({_SUCCEEDED})
     GROUP BY 1 ORDER BY bool_or({_FAILED}) DESC, 1 LIMIT :limit
 """)
 _UNLISTED = text("""
-    SELECT document_id, count(*) OVER () FROM current_llm_responses
+    SELECT document_id, count(*) OVER () AS documents FROM current_llm_responses
     WHERE batch_id = :batch_id
       AND (document_id IN (SELECT unnest(CAST(:listed AS bigint[])))) IS NOT TRUE
     GROUP BY 1 ORDER BY 1 LIMIT :limit
 """)
 _CELLS = text(f"""
-    SELECT document_id, connection_id, prompt_id, {OUTCOME_SQL}, status, overall_score,
-           left(error_message, {TITLE_CHARACTERS + 1}), {_SIMULATED}, id,
-           {_SUCCEEDED} OR {_FAILED} OR error_message IS NOT NULL OR response_text IS NOT NULL,
+    SELECT id, document_id, connection_id, prompt_id, {outcome_sql()} AS outcome, status,
+           overall_score AS score, left(error_message, {TITLE_CHARACTERS + 1}) AS message,
+           {SIMULATED_SQL} AS simulated,
+           {_SUCCEEDED} OR {_FAILED} OR error_message IS NOT NULL OR response_text IS NOT NULL AS has_details,
            reused_batch_id
     FROM current_llm_responses
     JOIN unnest(CAST(:documents AS bigint[])) WITH ORDINALITY AS shown(document_id, place) USING (document_id)
     WHERE batch_id = :batch_id ORDER BY {_FAILED} DESC, place, connection_id, prompt_id
 """)
 _DETAILS = text(f"""
-    SELECT id, attempt,
-           left(error_message, {MESSAGE_CHARACTERS + KEY_CHARACTERS}), coalesce(length(error_message), 0),
-           left(response_text, {RESPONSE_CHARACTERS + KEY_CHARACTERS}), coalesce(length(response_text), 0),
-           input_tokens, output_tokens, {SECONDS_SQL}
+    SELECT id, attempt, left(error_message, {MESSAGE_CHARACTERS + KEY_CHARACTERS}) AS message,
+           coalesce(length(error_message), 0) AS message_characters,
+           left(response_text, {RESPONSE_CHARACTERS + KEY_CHARACTERS}) AS response,
+           coalesce(length(response_text), 0) AS response_characters, input_tokens, output_tokens,
+           {SECONDS_SQL} AS seconds
     FROM current_llm_responses WHERE id = ANY(:ids)
+""")
+# One statement, so that the figures are those of exactly the rows that the digest covers.
+_COMPLETED = text(f"""
+    SELECT batch_id, {RESULT_DIGEST} AS digest, count(*) FILTER (WHERE {_SUCCEEDED}) AS succeeded,
+           count(*) FILTER (WHERE {_FAILED}) AS failed, count(*) FILTER (WHERE {SIMULATED_SQL}) AS simulated,
+           count(reused_from) AS reused, count(overall_score) FILTER (WHERE {_SUCCEEDED}) AS scored,
+           (avg(overall_score::numeric) FILTER (WHERE {_SUCCEEDED}))::float8 AS mean_score
+    FROM current_llm_responses WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
 """)
 
 
-@dataclass(frozen=True, slots=True)
-class ResultSums:
-    """What current results add up to, of a column or of all (then its ids are None).
+def sum_results(
+    connection: Connection, batch_id: int, medians: Mapping[Column | None, float | None]
+) -> tuple[ResultSums, dict[Column, ResultSums]]:
+    """The sums over all current results of a batch, and those of each column that has rows.
 
-    Pairs are a sum and the number of cells that report the value; of scores, 0 to 100, only those of
-    succeeded cells. `score_bins` are `HISTOGRAM_BINS` equal parts of 0 to 100. Seconds are the
-    processor's. `reprocessed` cells have an earlier attempt. `reused` results come from another batch: they
-    are in outcomes and scores, and never in tokens and seconds.
+    Parameters
+    ----------
+    medians
+        The median score of each column with rows and, under None, of all: PostgreSQL would sort for them.
     """
-
-    connection_id: int | None
-    prompt_id: int | None
-    outcomes: Mapping[str, int]
-    score_bins: tuple[int, ...]
-    scores: tuple[float, int]
-    score_range: tuple[float, float] | None
-    input_tokens: tuple[int, int]
-    output_tokens: tuple[int, int]
-    seconds: tuple[float, int]
-    simulated: int
-    reprocessed: int
-    reused: int
-
-
-@dataclass(frozen=True, slots=True)
-class FailedCells:
-    """Failed cells whose messages are alike but for numbers, ids and names; see `VARYING`.
-
-    `message` is the most frequent one as it came, cut to `MESSAGE_CHARACTERS`; None where they have none.
-    It stands for `variants` different ones. `documents` are counted, `some` are the first of them;
-    `too_large` have more bytes than was asked for.
-    """
-
-    message: str | None
-    message_characters: int
-    cells: int
-    simulated: int
-    documents: int
-    some: tuple[int, ...]
-    too_large: int
-    variants: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChangedCell:
-    """A cell that was reprocessed: its outcome and score before, and now."""
-
-    document_id: int
-    connection_id: int
-    prompt_id: int
-    attempt: int
-    outcome_before: str
-    score_before: float | None
-    outcome: str
-    score: float | None
-
-
-def add_up(connection: Connection, batch_id: int) -> list[ResultSums]:
-    """The sums of each column that has rows, and those of all of them."""
-    return [_sums(row) for row in connection.execute(_SUMS, {"batch_id": batch_id})]
+    total: ResultSums | None = None
+    columns: dict[Column, ResultSums] = {}
+    for row in connection.execute(_SUMS, {"batch_id": batch_id}):
+        if row.connection_id is None:
+            total = _result_sums(row, medians[None])
+        else:
+            column = row.connection_id, row.prompt_id
+            columns[column] = _result_sums(row, medians[column])
+    return total or ResultSums(CellCounts()), columns
 
 
 def group_failures(
-    connection: Connection, batch_id: int, groups: int, names: int, large: int
-) -> tuple[list[FailedCells], int]:
-    """The most frequent kinds of messages of failed cells, and how many kinds there are.
+    connection: Connection, batch_id: int, *, groups: int, names: int, large: int
+) -> tuple[list[FailureGroup], int]:
+    """The most frequent kinds of failures by message, and the number of all kinds.
 
     Parameters
     ----------
     groups, names
-        How many kinds, and how many documents of each, are asked for at most.
+        The highest number of kinds, and of documents of each kind.
     large
-        Documents of more bytes are counted in `too_large`.
+        Documents over this size, in bytes, count in `too_large`.
     """
-    parameters = {"groups": groups, "names": names, "large": large, "varying": VARYING}
-    found = connection.execute(_FAILURES, {"batch_id": batch_id, **parameters}).all()
+    parameters = {"batch_id": batch_id, "groups": groups, "names": names, "large": large, "varying": VARYING}
+    rows = connection.execute(_FAILURES, parameters).all()
     return [
-        FailedCells(row[0], row[1], row[2], row[3], row[4], tuple(row[5]), row[6], row[7]) for row in found
-    ], _counted(found)
+        FailureGroup(
+            message=row.message,
+            message_characters=row.message_characters,
+            cells=row.cells,
+            simulated=row.simulated,
+            documents=row.documents,
+            document_ids=tuple(row.document_ids),
+            too_large=row.too_large,
+            variants=row.variants,
+        )
+        for row in rows
+    ], rows[0].kinds if rows else 0
 
 
-def read_changes(connection: Connection, batch_id: int, limit: int) -> list[ChangedCell]:
-    """The first cells that were reprocessed, by document."""
-    found = connection.execute(_CHANGES, {"batch_id": batch_id, "limit": limit})
-    return [ChangedCell(*row) for row in found]
+def read_changes(connection: Connection, batch_id: int, limit: int) -> list[ResultChange]:
+    """The first reprocessed evaluations, ordered by document, connection and prompt."""
+    rows = connection.execute(_CHANGES, {"batch_id": batch_id, "limit": limit})
+    return [ResultChange(**row._mapping) for row in rows]
 
 
 def urgent_documents(connection: Connection, batch_id: int, limit: int) -> list[int]:
-    """Documents with cells that failed, then those with cells that are not done."""
+    """Documents with failed evaluations, then those with unfinished ones."""
     return list(connection.scalars(_URGENT, {"batch_id": batch_id, "limit": limit}))
 
 
 def unlisted_documents(
     connection: Connection, batch_id: int, listed: Sequence[int], limit: int
 ) -> tuple[list[int], int]:
-    """The first documents that have rows and are not listed, and how many there are."""
+    """The first documents with rows that `listed` lacks, and the number of all of them."""
     parameters = {"batch_id": batch_id, "listed": list(listed), "limit": limit}
-    found = connection.execute(_UNLISTED, parameters).all()
-    return [row[0] for row in found], _counted(found)
+    rows = connection.execute(_UNLISTED, parameters).all()
+    return [row.document_id for row in rows], rows[0].documents if rows else 0
 
 
-def read_cells(connection: Connection, batch_id: int, documents: Sequence[int]) -> Sequence[Row[Any]]:
-    """The current results of some documents, as they are told in a line.
+def read_cells(connection: Connection, batch_id: int, documents: Sequence[int]) -> dict[int, ReportCell]:
+    """The current results of the given documents without details, by the id of their queue row.
 
-    Returns rows of document, connection, prompt, outcome, status word, score, beginning of the message,
-    whether the result is simulated, the number of the row, whether it has more to say, and the batch that
-    its result was reused from; those that failed first, then in the order of the documents.
+    Failures come first; then the order is that of `documents`.
     """
-    return connection.execute(_CELLS, {"batch_id": batch_id, "documents": list(documents)}).all()
+    rows = connection.execute(_CELLS, {"batch_id": batch_id, "documents": list(documents)})
+    return {
+        row.id: ReportCell(
+            document_id=row.document_id,
+            connection_id=row.connection_id,
+            prompt_id=row.prompt_id,
+            outcome=row.outcome,
+            status=row.status,
+            score=row.score,
+            message=row.message,
+            simulated=row.simulated,
+            has_details=row.has_details,
+            reused_batch_id=row.reused_batch_id,
+        )
+        for row in rows
+    }
 
 
-def read_details(connection: Connection, ids: Sequence[int]) -> Sequence[Row[Any]]:
-    """All that some rows say.
+def read_details(connection: Connection, ids: Sequence[int]) -> dict[int, CellDetails]:
+    """The texts and figures of results, by the id of their queue row.
 
-    Returns rows of number, attempt, message and its length, response and its length, input tokens,
-    output tokens, and seconds. Texts are cut, but `KEY_CHARACTERS` later than they are shown; lengths are in
-    characters.
+    Texts are cut `KEY_CHARACTERS` later than they are shown; lengths are those of the whole texts.
     """
-    return connection.execute(_DETAILS, {"ids": list(ids)}).all()
+    return {
+        row.id: CellDetails(
+            attempt=row.attempt,
+            message=row.message,
+            message_characters=row.message_characters,
+            response=row.response,
+            response_characters=row.response_characters,
+            input_tokens=row.input_tokens,
+            output_tokens=row.output_tokens,
+            seconds=row.seconds,
+        )
+        for row in connection.execute(_DETAILS, {"ids": list(ids)})
+    }
 
 
-def _sums(row: Row[Any]) -> ResultSums:
-    values = iter(row)
-    connection_id, prompt_id = next(values), next(values)
-    outcomes = {str(word): int(next(values)) for word in Outcome}
-    bins = tuple(int(next(values)) for _ in range(HISTOGRAM_BINS))
-    scored, scores, least, most, *rest = values
+def completed_results(connection: Connection, batch_ids: Sequence[int]) -> list[CompletedResults]:
+    """Digest, counts and mean score of the given batches; batches without results are left out."""
+    rows = connection.execute(_COMPLETED, {"batch_ids": list(batch_ids)})
+    return [CompletedResults(**row._mapping) for row in rows]
+
+
+def _result_sums(row: Row[Any], median: float | None) -> ResultSums:
     return ResultSums(
-        connection_id=connection_id,
-        prompt_id=prompt_id,
-        outcomes=outcomes,
-        score_bins=bins,
-        scores=(float(scores or 0), int(scored)),
-        score_range=None if least is None else (least, most),
-        input_tokens=(int(rest[1] or 0), int(rest[0])),
-        output_tokens=(int(rest[3] or 0), int(rest[2])),
-        seconds=(float(rest[5] or 0), int(rest[4])),
-        simulated=int(rest[6]),
-        reprocessed=int(rest[7]),
-        reused=int(rest[8]),
+        cells=CellCounts(reused=row.reused, **{str(outcome): getattr(row, outcome) for outcome in Outcome}),
+        scores=_score_summary(row, median),
+        input_tokens=Total(int(row.input_tokens), row.input_cells) if row.input_cells else None,
+        output_tokens=Total(int(row.output_tokens), row.output_cells) if row.output_cells else None,
+        seconds=Total(float(row.seconds), row.timed) if row.timed else None,
+        simulated=row.simulated,
+        reprocessed=row.reprocessed,
     )
 
 
-def _counted(found: Sequence[Row[Any]]) -> int:
-    """The number of all rows, which a window function put at the end of each."""
-    return found[0][-1] if found else 0
+def _score_summary(row: Row[Any], median: float | None) -> ScoreSummary | None:
+    if row.scored == 0 or median is None:
+        return None
+    return ScoreSummary(
+        n=row.scored,
+        mean=float(row.scores) / row.scored,
+        median=median,
+        minimum=row.minimum,
+        maximum=row.maximum,
+        histogram=tuple(row.histogram),
+    )

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, Outcome, words_in_sql
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, words_in_sql
 
 
 class State(IntEnum):

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
-from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, Outcome, words_in_sql
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, valid_score_sql, words_in_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL, TokensTaken
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
-# Scores that cannot be, NaN among them, count as none.
-_SCORE = f"CASE WHEN {_SUCCEEDED} AND overall_score BETWEEN 0 AND 100 THEN overall_score END"
+_SCORE = valid_score_sql()
 # One pass over all rows; who reads adds up what belongs together. Sums are numeric, which do not depend on
 # the order of the rows.
 _ADD_UP = text(f"""
@@ -41,7 +41,7 @@ _EVIDENCE = text(f"""
         FROM occurrence o JOIN batch_questions q ON q.batch_id = o.batch_id),
     score AS (
         SELECT q.batch_id, q.place, q.connection_id, q.prompt_id, q.question, r.document_id,
-               ({_SCORE.replace("overall_score", "r.overall_score").replace("status", "r.status")})::numeric
+               ({valid_score_sql("r.")})::numeric
                    AS score
         FROM question q JOIN current_llm_responses r
             ON r.batch_id = q.batch_id AND r.connection_id = q.connection_id AND r.prompt_id = q.prompt_id

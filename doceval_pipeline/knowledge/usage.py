@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.knowledge.outcomes import Outcome, words_in_sql
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.outcomes import words_in_sql
 
 # In throughput: the most spans, and the most stalls, the longest of all.
 SPANS = 60

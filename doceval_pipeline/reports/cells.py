@@ -1,8 +1,7 @@
-"""Writes the rows and the cells of the matrix as HTML, and what a selected cell says.
+"""Renders the rows and cells of the matrix, and the details of a selected cell, as HTML.
 
-There are thousands of them, and a template takes ten times as long. So the two nets of the page are
-spread here by hand, in `_text` and `_name`, which every text goes through; all else is numbers and
-words of our own.
+A page has thousands of cells, and a template takes ten times as long. So this module sanitizes and escapes
+by hand: every foreign text goes through `_text` or `_name`; all else is numbers and our own words.
 """
 
 import html
@@ -11,9 +10,11 @@ from functools import lru_cache
 
 from markupsafe import Markup, escape
 
+from doceval_pipeline.domain.results import CellDetails, ReportCell
 from doceval_pipeline.reports.formatting import amount, duration, size_text
-from doceval_pipeline.reports.matrix import SYMBOLS, Matrix, RowView, look
-from doceval_pipeline.reports.model import NOTHING_ASKED, CellDetails, ReportCell, ReportRow
+from doceval_pipeline.reports.labels import origin_label
+from doceval_pipeline.reports.matrix import SYMBOLS, Matrix, RowView, cell_view
+from doceval_pipeline.reports.model import NOTHING_ASKED
 from doceval_pipeline.reports.sanitize import visible, visible_name
 
 
@@ -23,18 +24,18 @@ def matrix_rows(matrix: Matrix) -> Markup:
 
 
 def cell_details(matrix: Matrix) -> Markup:
-    """What each cell that can be selected says, once for files with the same content."""
+    """The details of each selectable cell, once for files with the same content."""
     return Markup("".join(_all_details(matrix)))  # noqa: S704
 
 
 def cut_block(shown: str, left_out: int) -> Markup:
-    """A text of many lines, and how many of its characters are left out."""
+    """A text of several lines, and the number of characters left out."""
     more = f'<p class="note">{amount(left_out)} more characters are left out here.</p>' if left_out else ""
     return Markup(f'<pre dir="auto">{_text(shown)}</pre>{more}')  # noqa: S704
 
 
 def _text(text: str) -> str:
-    """A text between tags, where quotes need no escape; JSON is full of them."""
+    """A text between tags, where quotes need no escape: JSON has many."""
     return html.escape(visible(text), quote=False)
 
 
@@ -44,35 +45,35 @@ def _name(name: str) -> str:
 
 
 def _row(view: RowView) -> str:
-    name = _name(view.row.name)
+    name = _name(view.label)
     cells = "".join(_cell(cell) for cell in view.cells)
-    head = f'<bdi class="file" title="{name}">{name}</bdi>{_remark(view.row)}'
+    head = f'<bdi class="file" title="{name}">{name}</bdi>{_remark(view)}'
     return f'<tr><th scope="row">{head}</th>{cells}</tr>\n'
 
 
-def _remark(row: ReportRow) -> str:
-    if row.twin is not None:
-        return f"<small>same content as <bdi>{_name(row.twin)}</bdi></small>"
-    if row.state is None:
+def _remark(view: RowView) -> str:
+    if view.twin is not None:
+        return f"<small>same content as <bdi>{_name(view.twin)}</bdi></small>"
+    if view.file.state is None:
         return "<small>no file of this batch</small>"
-    if row.state == "ASSIGNED":
+    if view.file.state == "ASSIGNED":
         return "<small>not staged yet</small>"
-    return "" if row.size is None else f"<small>{size_text(row.size)}</small>"
+    return "" if view.file.size is None else f"<small>{size_text(view.file.size)}</small>"
 
 
 def _cell(cell: ReportCell | None) -> str:
-    seen = look(cell)
-    title, text = _name(seen.title), _name(seen.text)
+    view = cell_view(cell)
+    title, text = _name(view.title), _name(view.text)
     text += " <i>sim</i>" if cell and cell.simulated else ""
-    text += " <i>reused</i>" if cell and cell.reused_batch else ""
+    text += " <i>reused</i>" if cell and cell.reused_batch_id is not None else ""
     if cell is None or cell.details is None:
-        return f'<td class="{seen.css}"><span title="{title}">{text}</span></td>'
+        return f'<td class="{view.css}"><span title="{title}">{text}</span></td>'
     button = f'<button type="button" popovertarget="{_anchor_of(cell)}" title="{title}">{text}</button>'
-    return f'<td class="{seen.css}">{button}</td>'
+    return f'<td class="{view.css}">{button}</td>'
 
 
 def anchor(document_id: int, connection_id: int, prompt_id: int) -> str:
-    """The id of the element that says all of a cell."""
+    """The id of the element with the details of a cell."""
     return f"r{document_id:d}-{connection_id:d}-{prompt_id:d}"
 
 
@@ -88,18 +89,18 @@ def _all_details(matrix: Matrix) -> Iterator[str]:
     for view in matrix.rows:
         if not view.first:
             continue
-        name = _name(view.row.name)
+        name = _name(view.label)
         for cell, column in zip(view.cells, columns, strict=True):
             if cell is not None and cell.details is not None:
                 yield _details(cell, cell.details, name, column)
 
 
 def _details(cell: ReportCell, details: CellDetails, name: str, column: str) -> str:
-    kind, target = look(cell).kind, _anchor_of(cell)
+    kind, target = cell_view(cell).kind, _anchor_of(cell)
     marks = '<span class="sim">simulated</span>' if cell.simulated else ""
-    if cell.reused_batch is not None:
-        marks += f"</p><p>Reused from {_name(cell.reused_batch)}: {NOTHING_ASKED}."
-    # Tags that a browser closes by itself are left open: there are thousands.
+    if cell.reused_batch_id is not None:
+        marks += f"</p><p>Reused from {_name(origin_label(cell.reused_batch_id))}: {NOTHING_ASKED}."
+    # Optional closing tags are omitted: there are thousands.
     return f"""<div popover class="result" id="{target}">
 <button type="button" class="close" popovertarget="{target}" popovertargetaction="hide" \
 aria-label="Close">✕</button><h3><bdi>{name}</bdi></h3><p class="muted">{column}{marks}</p>\
@@ -108,19 +109,19 @@ aria-label="Close">✕</button><h3><bdi>{name}</bdi></h3><p class="muted">{colum
 <div><dt>Attempt<dd>{details.attempt:d}</div>\
 <div><dt>Tokens in / out<dd>{_count(details.input_tokens)} / {_count(details.output_tokens)}</div>\
 <div><dt>Time<dd>{"–" if details.seconds is None else duration(details.seconds)}</div></dl>\
-{_said(kind, details)}</div>
+{_texts(kind, details)}</div>
 """
 
 
-def _said(kind: str, details: CellDetails) -> str:
-    said = ""
+def _texts(kind: str, details: CellDetails) -> str:
+    texts = ""
     if details.message:
-        said = f"<h4>Message</h4>{_cut(details.message, details.message_characters)}"
+        texts = f"<h4>Message</h4>{_cut(details.message, details.message_characters)}"
     elif kind == "failed":
-        said = "<p>It failed without a message.</p>"
+        texts = "<p>The evaluation failed without a message.</p>"
     if details.response:
-        said += f"<h4>Response</h4>{_cut(details.response, details.response_characters)}"
-    return said
+        texts += f"<h4>Response</h4>{_cut(details.response, details.response_characters)}"
+    return texts
 
 
 def _cut(shown: str, characters: int) -> Markup:

@@ -1,39 +1,41 @@
-"""Says in numbers what became of a batch: the verdict, and the figures of each column.
+"""Computes the verdict on a batch and the figures of each column.
 
-Counting is done by the databases. How it looks is the business of `html` and `markdown`.
+The databases count; `html` and `markdown` render.
 """
 
+from dataclasses import replace
+
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.results import ResultSums
+from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.reports.model import (
-    OUTCOMES,
-    CellCounts,
     ColumnFigures,
     ReportColumn,
     ReportFigures,
     ReportInput,
-    Sums,
     VerdictWord,
     reused_tag,
     simulated_tag,
 )
 
-_NOTHING = Sums({}, None, None, None, None, 0, 0)
+_NO_RESULTS = ResultSums(CellCounts())
 
 
 def figures(data: ReportInput) -> ReportFigures:
-    """Everything that a report says in numbers.
+    """The figures of a report.
 
     Parameters
     ----------
     data
-        The batch, its files and what the current results of its cells add up to.
+        The batch, its files and the sums over its current results.
 
     Returns
     -------
     ReportFigures
-        The same for the same input. Nothing is dropped: a cell that failed, is missing or has an
-        unknown status is counted as such, and a column that nobody listed still counts.
+        Equal for equal input. Every evaluation counts: failed, missing or of an unknown status, and in
+        columns that the configuration does not list.
     """
-    counts = _count(data.total, data.expected_cells)
+    counts = replace(data.total.cells, expected=data.expected_cells)
     staged, assigned = data.files.get("STAGED", 0), data.files.get("ASSIGNED", 0)
     word = _verdict_word(counts, assigned)
     return ReportFigures(
@@ -43,7 +45,7 @@ def figures(data: ReportInput) -> ReportFigures:
         name=data.name,
         status=data.status,
         verdict_word=word,
-        verdict_detail=_verdict_detail(word, counts, assigned, data.total.reused),
+        verdict_detail=_verdict_detail(word, counts, assigned),
         cells=counts,
         sums=data.total,
         columns=tuple(_column(data, column) for column in all_columns(data)),
@@ -57,22 +59,20 @@ def figures(data: ReportInput) -> ReportFigures:
     )
 
 
-def verdict_of(cells: CellCounts, simulated: int, reused: int = 0) -> str:
-    """The verdict on cells whose documents are all staged, as the report says it.
+def verdict_of(cells: CellCounts, simulated: int) -> str:
+    """The verdict of the report on a batch whose files are all staged.
 
     Parameters
     ----------
     simulated
-        How many of them no LLM was called for.
-    reused
-        How many of them have a result of another batch.
+        The number of results for which no LLM was called.
     """
     word = _verdict_word(cells, 0)
-    return f"{word}: {_verdict_detail(word, cells, 0, reused)}{simulated_tag(simulated, cells.rows)}"
+    return f"{word}: {_verdict_detail(word, cells, 0)}{simulated_tag(simulated, cells.rows)}"
 
 
 def all_columns(data: ReportInput) -> list[ReportColumn]:
-    """The columns of a batch, and those that only rows know, so that no row stays unseen."""
+    """The columns of the configuration, then those that only rows have, so that every row is shown."""
     listed = {(c.connection_id, c.prompt_id) for c in data.columns}
     return [*data.columns] + [
         ReportColumn(connection, f"connection {connection}", prompt, f"prompt {prompt}")
@@ -82,12 +82,8 @@ def all_columns(data: ReportInput) -> list[ReportColumn]:
 
 
 def _column(data: ReportInput, column: ReportColumn) -> ColumnFigures:
-    sums = data.column_sums.get((column.connection_id, column.prompt_id), _NOTHING)
-    return ColumnFigures(column, _count(sums, data.contents), sums)
-
-
-def _count(sums: Sums, expected: int) -> CellCounts:
-    return CellCounts(expected, **{outcome: sums.outcomes.get(outcome, 0) for outcome in OUTCOMES})
+    sums = data.column_sums.get((column.connection_id, column.prompt_id), _NO_RESULTS)
+    return ColumnFigures(column, replace(sums.cells, expected=data.contents), sums)
 
 
 def _verdict_word(cells: CellCounts, files_assigned: int) -> VerdictWord:
@@ -100,33 +96,39 @@ def _verdict_word(cells: CellCounts, files_assigned: int) -> VerdictWord:
     return VerdictWord.COMPLETE_WITH_FAILURES if cells.failed else VerdictWord.COMPLETE
 
 
-def _verdict_detail(word: VerdictWord, cells: CellCounts, files_assigned: int, reused: int) -> str:
+def _verdict_detail(word: VerdictWord, cells: CellCounts, files_assigned: int) -> str:
     match word:
         case VerdictWord.COMPLETE:
-            return f"{_all(cells.total)} succeeded{reused_tag(reused, cells.total)}"
+            return f"{_all(cells.total)} succeeded{reused_tag(cells.reused, cells.total)}"
         case VerdictWord.COMPLETE_WITH_FAILURES:
-            return f"{cells.failed:,} of {cells.total:,} cells failed"
+            return f"{cells.failed:,} of {_evaluations(cells.total)} failed"
         case VerdictWord.FAILED:
             return f"{_all(cells.total)} failed"
         case VerdictWord.EMPTY:
-            return "no cell was expected and none was found"
+            return "no evaluation was expected, and none exists"
         case VerdictWord.INCOMPLETE:
-            return _what_is_open(cells, files_assigned)
+            return _unfinished(cells, files_assigned)
+
+
+def _evaluations(number: int) -> str:
+    return counted(number, "evaluation", "evaluations")
 
 
 def _all(cells: int) -> str:
-    return "the only cell" if cells == 1 else f"all {cells:,} cells"
+    return "the only evaluation" if cells == 1 else f"all {cells:,} evaluations"
 
 
-def _what_is_open(cells: CellCounts, files_assigned: int) -> str:
-    said = []
+def _unfinished(cells: CellCounts, files_assigned: int) -> str:
+    sentences = []
     if cells.open:
         kinds = ("waiting", "running", "paused", "unknown", "missing")
         parts = [f"{getattr(cells, kind):,} {kind}" for kind in kinds if getattr(cells, kind)]
-        said.append(f"{cells.open:,} of {cells.total:,} cells have no result yet ({', '.join(parts)})")
+        have = "has" if cells.open == 1 else "have"
+        count = f"{cells.open:,} of {_evaluations(cells.total)}"
+        sentences.append(f"{count} {have} no result yet ({', '.join(parts)})")
     if cells.failed:
-        said.append(f"{cells.failed:,} failed")
+        sentences.append(f"{cells.failed:,} failed")
     if files_assigned:
         files = "1 file is" if files_assigned == 1 else f"{files_assigned:,} files are"
-        said.append(f"{files} not staged yet")
-    return "; ".join(said)
+        sentences.append(f"{files} not staged yet")
+    return "; ".join(sentences)

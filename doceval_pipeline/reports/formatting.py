@@ -1,11 +1,11 @@
-"""How numbers are written for people: scores, amounts, durations, sizes. No text of others."""
+"""Formats numbers for people: scores, amounts, durations, sizes."""
 
 import math
 from datetime import timedelta
 
 
 def score_text(score: float) -> str:
-    """A score with one decimal, without a trailing zero; never 0 or 100 for what is only near it."""
+    """A score with one decimal, without a trailing zero; only exact values give 0 or 100."""
     rounded = round(score, 1)
     if rounded == score or rounded not in (0, 100):
         return f"{rounded:g}"
@@ -23,8 +23,8 @@ def counted(number: int, one: str, many: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 840 ms, 12.4 s, 3 min 20 s, 2 h 05 min."""
-    # What would be rounded to 1,000 ms or 60.0 s is said in the next unit.
+    """A duration in seconds, as text: 840 ms, 12.4 s, 3 min 20 s, 2 h 05 min."""
+    # Values that would round to 1,000 ms or 60.0 s take the next unit.
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:
@@ -36,7 +36,7 @@ def duration(seconds: float) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """Seconds of the future as people say them, without false precision: 40 s, 12 min, 5 h, 3 days."""
+    """An estimated duration in seconds, as text without false precision: 40 s, 12 min, 5 h, 3 days."""
     if not math.isfinite(seconds):
         return "unknown"
     for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
@@ -46,12 +46,12 @@ def rough_duration(seconds: float) -> str:
 
 
 def elapsed(time: timedelta) -> str:
-    """A time span as `duration` says it; a negative one, of clocks that disagree, as 0."""
+    """A time span as `duration` writes it; negative spans (clocks disagree) are 0."""
     return duration(max(0.0, time.total_seconds()))
 
 
 def size_text(size: int) -> str:
-    """Bytes as people say them: 812 B, 20.4 KiB, 1.5 MiB."""
+    """A size in bytes, as text: 812 B, 20.4 KiB, 1.5 MiB."""
     if size < 1024:
         return f"{size} B"
     value, unit = size / 1024, "KiB"
@@ -62,35 +62,35 @@ def size_text(size: int) -> str:
 
 
 def points_text(points: float) -> str:
-    """A difference of scores: one decimal, or two digits of a small one; 0 for next to nothing."""
+    """A difference of scores with one decimal, or two digits if it is small; 0 below 0.0001."""
     if abs(points) >= 0.095:
         return f"{points:.1f}"
-    # Added to 0.0, which has no sign.
+    # Adding 0.0 turns -0.0 into 0.0.
     return f"{round(points, 4) + 0.0:.2g}"
 
 
 def probability_text(p: float) -> str:
-    """What follows a p in a sentence: "= 0.43", "= 0.004", "< 0.001"."""
+    """A probability with its relation, to follow "p": "= 0.43", "= 0.004", "< 0.001"."""
     if p < 0.001:
         return "< 0.001"
     return f"= {p:.2g}" if p >= 0.1 else f"= {p:.3f}"
 
 
 def signed(difference: float) -> str:
-    """A difference of scores with its sign: +3.2, −0.5, 0. What is only near 0 is not 0."""
+    """A difference of scores with its sign: +3.2, −0.5; only an exact 0 gives 0."""
     if difference == 0:
         return "0"
-    said = score_text(abs(difference))
-    return f"{'+' if difference > 0 else '−'}{said}"
+    size = score_text(abs(difference))
+    return f"{'+' if difference > 0 else '−'}{size}"
 
 
 def money(value: float) -> str:
-    """An amount of a currency with two decimals, or with two digits where it is less than a hundredth."""
+    """An amount of money with two decimals, or with two significant digits below 0.01."""
     return f"{value:.2g}" if 0 < value < 0.01 else f"{value:,.2f}"
 
 
 def percent(part: int, whole: int) -> str:
-    """A share in whole percents; never 0 % or 100 % for what is only near it."""
+    """A share in whole percent; only exact shares give 0 % or 100 %."""
     rounded = round(part * 100 / whole)
     if rounded == 0 and part:
         return "under 1 %"

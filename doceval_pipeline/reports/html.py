@@ -1,9 +1,8 @@
-"""The completion report as one self-contained HTML page that loads nothing.
+"""Renders the completion report as one self-contained HTML page that loads nothing.
 
-Its policy allows one style sheet and one script of ours, by their digests, and nothing else; the script
-filters and sorts, and without it all of the page is there. Every text goes through two nets: the
-template engine escapes it, and before that invisible and reordering characters are made visible,
-whether the template thinks of it or not.
+Its content security policy allows only our own style sheet and script, by digest. The script filters and
+sorts; without it the page is complete. Every text the template prints is made safe twice: `_inert` makes
+invisible and reordering characters visible, then the template engine escapes the text.
 """
 
 import base64
@@ -19,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from doceval_pipeline.domain.results import FailureGroup
 from doceval_pipeline.reports import cli_hints, svg
 from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
 from doceval_pipeline.reports.figures import all_columns
@@ -35,9 +35,9 @@ from doceval_pipeline.reports.formatting import (
     size_text,
 )
 from doceval_pipeline.reports.insights import Throughput
-from doceval_pipeline.reports.labels import Names
+from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
-from doceval_pipeline.reports.model import NOTHING_ASKED, FailureGroup, ReportFigures, ReportInput
+from doceval_pipeline.reports.model import NOTHING_ASKED, ReportFigures, ReportInput
 from doceval_pipeline.reports.sanitize import visible, visible_name
 
 TEMPLATE = "report.html.j2"
@@ -61,33 +61,33 @@ SECTIONS = (
 )
 CONFIGURATION_CHARACTERS = 200_000
 PROMPT_CHARACTERS = 20_000
-# How many groups, and how many names in each, are listed before "and n more".
+# The highest number of groups, and of names in each, before "and n more".
 GROUPS_SHOWN = 50
 NAMES_SHOWN = 50
 CHANGES_SHOWN = 500
-# Larger documents, in bytes, come back failed from the known processor, which cuts their base64.
+# The known processor cuts the base64 of larger documents, in bytes, and their evaluations fail.
 KNOWN_PROCESSOR_LIMIT_BYTES = 1_048_575
 _BASE64_ERROR = re.compile(r"base.?64|incorrect padding|multiple of 4", re.IGNORECASE)
 
 
 def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None = None) -> str:
-    """Write the page of a report.
+    """Render the page of a report.
 
     Parameters
     ----------
     data
-        What the report is made from; names, messages and responses may be hostile.
+        The input of the report; names, messages and responses may be hostile.
     figures
         The figures of the same data.
     compiled
-        A folder of ours that keeps the compiled template, which takes as long as all the rest of a
-        small page; it must exist.
+        An existing private folder for compiled templates; compiling takes as long as the rest of a small
+        page.
 
     Returns
     -------
     str
-        A whole HTML document that can be written as UTF-8; the same for the same input. It says how
-        much of long texts and lists is left out.
+        A complete HTML document that can be encoded as UTF-8; equal for equal input. It states how much of
+        long texts and lists is left out.
     """
     columns = all_columns(data)
     matrix = lay_out(data, columns)
@@ -103,7 +103,8 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
             for cell in data.cells
             if cell.details is not None
         },
-        names=Names(columns),
+        names=ColumnLabels(columns),
+        labels=data.labels,
         column_names={(c.connection_id, c.prompt_id): (c.connection, c.prompt) for c in columns},
         prompts=_prompts(data.config),
         configuration=_cut(_pretty(data.config), CONFIGURATION_CHARACTERS),
@@ -115,25 +116,25 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
 
 
 def render_page(template: str, compiled: Path | None, **values: Any) -> str:
-    """Write another page in the look of the report, under the same policy; it has no script.
+    """Render another page with the style and policy of the report, without a script.
 
     Parameters
     ----------
     template
         The name of its template, which prints `policy` and includes `STYLE`.
     values
-        What the template shows; texts in it may be hostile.
+        The variables of the template; their texts may be hostile.
     """
     environment = _environment(compiled)
     return environment.get_template(template).render(policy=_policy(environment, STYLE), **values)
 
 
 def _rankings(data: ReportInput) -> dict[str, Any]:
-    """The leaderboard's leader and who is tied with it, and the axes that intervals share."""
+    """The leader of the leaderboard, the number of columns tied with it, and the shared axes."""
     insights = data.insights
     ranked = [standing for standing in insights.leaderboard if standing.scores is not None]
     connections = {standing.column[0] for standing in ranked}
-    paired = {id_ for pair in insights.agreements for id_ in (pair.first, pair.second)}
+    paired = {connection for pair in insights.agreements for connection in (pair.first, pair.second)}
     moved = insights.previous.columns if insights.previous else ()
     return {
         "leader": ranked[0] if ranked else None,
@@ -205,13 +206,13 @@ def _environment(compiled: Path | None) -> Environment:
 
 
 def _inert(value: Any) -> Any:
-    """Runs on every value that the template prints, before it is escaped."""
+    """Make the invisible characters of a printed value visible; the template engine escapes it later."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache
 def _policy(environment: Environment, style: str, script: str | None = None) -> str:
-    """Nothing runs or is loaded but the page's own style sheet and script, known by their digests."""
+    """A content security policy that allows only the page's own style sheet and script, by digest."""
     allowed = [] if script is None else [f"script-src '{_digest(environment.get_template(script).render())}'"]
     allowed.append(f"style-src '{_digest(environment.get_template(style).render())}'")
     return "; ".join(["default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"])
@@ -226,12 +227,12 @@ def _pretty(config: Mapping[str, Any]) -> str:
 
 
 def _is_cut_base64(group: FailureGroup) -> bool:
-    """Whether the limit of the known processor explains these failures."""
+    """Whether the size limit of the known processor explains these failures."""
     return bool(group.too_large and group.message and _BASE64_ERROR.search(group.message))
 
 
 def _cut(text: str, limit: int) -> tuple[str, int]:
-    """The beginning of a text, and how many characters are left out."""
+    """The beginning of a text, and the number of characters left out."""
     return text[:limit], max(0, len(text) - limit)
 
 

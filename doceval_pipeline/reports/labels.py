@@ -1,12 +1,18 @@
-"""What the page calls things that figures know by number."""
+"""Labels of columns and batches that figures know by id."""
 
 from collections.abc import Sequence
 
+from doceval_pipeline.reports.insights import ELSEWHERE
 from doceval_pipeline.reports.model import ReportColumn
 
 
-class Names:
-    """Columns, connections and prompts by their ids; one that nobody listed is called by its number."""
+def origin_label(batch_id: int) -> str:
+    """The partition key of a batch that results were reused from; 0 is another installation."""
+    return f"batch-{batch_id:06d}" if batch_id else ELSEWHERE
+
+
+class ColumnLabels:
+    """Names of columns, connections and prompts by id; an unlisted one is named by its id."""
 
     def __init__(self, columns: Sequence[ReportColumn]) -> None:
         self._columns = {(column.connection_id, column.prompt_id): column for column in columns}
@@ -20,10 +26,10 @@ class Names:
             connection_id, self.connection(connection_id), prompt_id, self.prompt(prompt_id)
         )
 
-    def connection(self, id_: int) -> str:
+    def connection(self, connection_id: int) -> str:
         """The name of a connection."""
-        return self._connections.get(id_, f"connection {id_}")
+        return self._connections.get(connection_id, f"connection {connection_id}")
 
-    def prompt(self, id_: int) -> str:
+    def prompt(self, prompt_id: int) -> str:
         """The name of a prompt."""
-        return self._prompts.get(id_, f"prompt {id_}")
+        return self._prompts.get(prompt_id, f"prompt {prompt_id}")

@@ -11,11 +11,12 @@ from html import escape
 
 from doceval_pipeline.domain.findings import Estimate
 from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
-from doceval_pipeline.reports.markdown import PLOT_LIMIT
 from doceval_pipeline.reports.sanitize import cut, markdown_name, visible_name
 
 ROWS_SHOWN = 50
 ROWS_DRAWN = 10
+# Dagster draws an image only in markdown that is shorter than this, in characters.
+PLOT_LIMIT = 1_000
 _LINE, _MEAN, _TEXT = "#2a78b5", "#d1602a", "#808890"
 _NAMES_WIDTH, _PIXELS_PER_POINT, _ROW_HEIGHT = 120, 2, 12
 _NAME_CHARACTERS = 22

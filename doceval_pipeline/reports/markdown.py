@@ -1,22 +1,21 @@
-"""What Dagster's UI shows of a report: a table, a small plot, and numbers with stable names.
+"""Renders a report for Dagster's UI: a table, a small plot, and numbers with stable names.
 
-Dagster's markdown may load images from anywhere, so nothing that others wrote gets in except the
-names of connections and prompts, as plain text; no response and no file name.
+Dagster's markdown may load images from anywhere, so the only foreign texts in it are the names of connections
+and prompts, as plain text: no response and no file name.
 """
 
 import base64
 from collections.abc import Callable
 
 from doceval_pipeline.domain.findings import Estimate
-from doceval_pipeline.reports.formatting import amount, duration, score_text
+from doceval_pipeline.domain.results import Total
+from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
 from doceval_pipeline.reports.insights import Standing
-from doceval_pipeline.reports.model import NOTHING_ASKED, ColumnFigures, ReportFigures, Total
+from doceval_pipeline.reports.model import NOTHING_ASKED, ColumnFigures, ReportFigures
 from doceval_pipeline.reports.sanitize import markdown_name
 
 COLUMNS_SHOWN = 20
 ORIGINS_SHOWN = 5
-# Dagster draws an image only in markdown that is shorter than this, in characters.
-PLOT_LIMIT = 1_000
 _SUCCEEDED, _FAILED, _OPEN = "#2a78b5", "#d1602a", "#9aa3ad"
 _PLOT_WIDTH, _PLOT_HEIGHT = 300, 60
 _UNKNOWN = "–"
@@ -26,26 +25,31 @@ def render_markdown(figures: ReportFigures) -> str:
     """The verdict, the counts and the mean of each column, as markdown for Dagster's UI."""
     lines = [f"**{figures.verdict}**", ""]
     if figures.sums.simulated:
-        lines += [f"**Simulated results: no LLM was called** for {_cells(figures.sums.simulated)}.", ""]
+        lines += [f"**Simulated results: no LLM was called** for {_evaluations(figures.sums.simulated)}.", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _summary(figures)]
     standings = figures.insights.leaderboard
     if standings:
-        lines += ["", "| connection | prompt | mean score | interval | over | failed | with the leader |"]
+        lines += [
+            "",
+            "| connection | prompt | mean score | interval | scored | failed | against the leader |",
+        ]
         lines += ["|---|---|---:|---:|---:|---:|---|"]
         columns = {(c.column.connection_id, c.column.prompt_id): c for c in figures.columns}
         rows = [(standing, columns[standing.column]) for standing in standings[:COLUMNS_SHOWN]]
-        lines += [_standing_row(standing, column, standing is standings[0]) for standing, column in rows]
-        lines += ["", "Intervals hold with 95 %. Tied: the data do not tell the two apart."]
+        lines += [
+            _standing_row(standing, column, leads=standing is standings[0]) for standing, column in rows
+        ]
+        lines += ["", "Intervals are 95 % intervals. Tied: the data do not separate the two."]
     if len(standings) > COLUMNS_SHOWN:
         lines += ["", f"{len(standings) - COLUMNS_SHOWN:,} more columns are in the report."]
     return "\n".join(lines) + "\n"
 
 
 def plot_markdown(figures: ReportFigures) -> str:
-    """The histogram of scores over the share of each outcome, as one image in under 1,000 characters.
+    """The histogram of scores above the share of each outcome, as one image of under 1,000 characters.
 
-    Drawn from numbers alone.
+    It contains numbers only, no foreign text.
     """
     top = _PLOT_HEIGHT if figures.sums.scores else 0
     svg = (
@@ -59,12 +63,12 @@ def plot_markdown(figures: ReportFigures) -> str:
 def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
     """Numbers under stable names, which Dagster plots over partitions.
 
-    What nobody reported is absent, never 0. `processing_seconds` are the processor's seconds added up
-    over cells, `seconds_p50` and `seconds_p95` those of a cell; `documents` are staged files, duplicates
-    included; `contents_reused` were stored before the batch; `cells_reused` have a result of another batch
-    and are in no token, second or cost; `cost_usd` is in US dollars, and so on.
+    Values that no processor reported are absent, never 0. `processing_seconds` is the sum of the processor's
+    seconds, `seconds_p50` and `seconds_p95` are those of an evaluation; `documents` are staged files with
+    duplicates; `contents_reused` were stored before the batch; `cells_reused` have a result of another batch
+    and count in no token, second or cost; `cost_usd` is in US dollars, and so on.
     """
-    cells, scores, found = figures.cells, figures.sums.scores, figures.insights
+    cells, scores, insights = figures.cells, figures.sums.scores, figures.insights
     numbers: dict[str, int | float] = {
         "documents": figures.documents,
         "documents_duplicate": figures.duplicates,
@@ -83,16 +87,16 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
         "cells_simulated": figures.sums.simulated,
         "cells_reprocessed": figures.sums.reprocessed,
         "cells_reused": figures.sums.reused,
-        "contents_reused": found.reused,
-        "content_bytes": found.content_bytes,
+        "contents_reused": insights.reused,
+        "content_bytes": insights.content_bytes,
     }
     if scores:
         numbers["mean_score"] = scores.mean
-    if found.scores and found.scores.low is not None and found.scores.high is not None:
-        numbers |= {"mean_score_low": found.scores.low, "mean_score_high": found.scores.high}
-    if found.seconds:
-        numbers |= {"seconds_p50": found.seconds.p50, "seconds_p95": found.seconds.p95}
-    numbers |= {f"cost_{cost.currency.lower()}": cost.amount for cost in found.costs}
+    if insights.scores and insights.scores.low is not None and insights.scores.high is not None:
+        numbers |= {"mean_score_low": insights.scores.low, "mean_score_high": insights.scores.high}
+    if insights.seconds:
+        numbers |= {"seconds_p50": insights.seconds.p50, "seconds_p95": insights.seconds.p95}
+    numbers |= {f"cost_{cost.currency.lower()}": cost.amount for cost in insights.costs}
     totals = {
         "input_tokens": figures.sums.input_tokens,
         "output_tokens": figures.sums.output_tokens,
@@ -103,41 +107,44 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
 
 def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
     cells, scores = figures.cells, figures.sums.scores
-    mean = "no cell has a score"
+    mean = "no scores"
     if scores:
         interval = _interval(figures.insights.scores)
-        between = "" if interval == _UNKNOWN else f", between {interval} with 95 %"
-        mean = f"{score_text(scores.mean)}{between}, over {scores.n:,} of {_cells(cells.total)}"
+        between = "" if interval == _UNKNOWN else f" (95 % interval {interval})"
+        mean = f"{score_text(scores.mean)}{between}, over {scores.n:,} of {_evaluations(cells.total)}"
     rows = [
-        ("cells", f"{cells.succeeded:,} succeeded, {cells.failed:,} failed, {cells.open:,} without a result"),
+        (
+            "evaluations",
+            f"{cells.succeeded:,} succeeded, {cells.failed:,} failed, {cells.open:,} without a result",
+        ),
         ("mean score", mean),
-        ("documents", _documents(figures)),
+        ("files", _files(figures)),
         ("files left out", f"{figures.files_skipped:,} skipped, {figures.files_rejected:,} rejected"),
         ("input tokens", _total(figures.sums.input_tokens, figures, amount)),
         ("output tokens", _total(figures.sums.output_tokens, figures, amount)),
         ("processing time", _total(figures.sums.seconds, figures, duration)),
-        ("seconds a cell", _seconds(figures)),
+        ("time per evaluation", _seconds(figures)),
         ("cost", _costs(figures)),
     ]
     if figures.sums.reused:
         rows.insert(1, ("reused", _reused(figures)))
     if cells.surplus:
-        rows.insert(1, ("rows nobody expected", f"{cells.surplus:,}"))
+        rows.insert(1, ("unexpected rows", f"{cells.surplus:,}"))
     return rows
 
 
-def _documents(figures: ReportFigures) -> str:
+def _files(figures: ReportFigures) -> str:
     if not figures.duplicates:
         return amount(figures.documents)
-    twins = "duplicate shares its twin's result" if figures.duplicates == 1 else "duplicates share results"
-    return f"{figures.documents:,}, of which {figures.duplicates:,} {twins}"
+    duplicates = counted(figures.duplicates, "duplicate that shares", "duplicates that share")
+    return f"{figures.documents:,}, with {duplicates} results"
 
 
 def _total(total: Total | None, figures: ReportFigures, written: Callable[[float], str]) -> str:
-    """A total of the cells whose result is not reused."""
+    """A total over the evaluations whose result is not reused."""
     if total is None:
         return NOTHING_ASKED if figures.is_all_reused else "not reported"
-    return f"{written(total.value)}, from {total.cells:,} of {_cells(figures.asked)}"
+    return f"{written(total.value)}, from {total.cells:,} of {_evaluations(figures.asked)}"
 
 
 def _reused(figures: ReportFigures) -> str:
@@ -147,31 +154,29 @@ def _reused(figures: ReportFigures) -> str:
     return f"{figures.sums.reused:,} from {shown}{f' and {more:,} more' if more > 0 else ''}"
 
 
-def _cells(number: int) -> str:
-    return "1 cell" if number == 1 else f"{number:,} cells"
+def _evaluations(number: int) -> str:
+    return counted(number, "evaluation", "evaluations")
 
 
 def _seconds(figures: ReportFigures) -> str:
     taken = figures.insights.seconds
     if taken is None:
         return NOTHING_ASKED if figures.is_all_reused else "not reported"
-    return (
-        f"{duration(taken.p50)} in the middle, {duration(taken.p95)} or less for 95 %, of {_cells(taken.n)}"
-    )
+    return f"median {duration(taken.p50)}, 95th percentile {duration(taken.p95)}, of {_evaluations(taken.n)}"
 
 
 def _costs(figures: ReportFigures) -> str:
     if figures.is_all_reused:
         return f"0: {NOTHING_ASKED}"
     costs = [
-        f"{cost.amount:,.2f} {markdown_name(cost.currency)} for {_cells(cost.cells)}"
+        f"{cost.amount:,.2f} {markdown_name(cost.currency)} for {_evaluations(cost.cells)}"
         + (f", unknown for {cost.unpriced:,}" if cost.unpriced else "")
         for cost in figures.insights.costs
     ]
     return "; ".join(costs) or "unknown"
 
 
-def _standing_row(standing: Standing, figures: ColumnFigures, leads: bool) -> str:
+def _standing_row(standing: Standing, figures: ColumnFigures, *, leads: bool) -> str:
     scores, cells = standing.scores, figures.cells
     values = (
         markdown_name(figures.column.connection),
@@ -188,7 +193,7 @@ def _standing_row(standing: Standing, figures: ColumnFigures, leads: bool) -> st
 def _place(standing: Standing) -> str:
     behind = standing.behind
     if behind is None:
-        return "no document in common" if standing.scores else _UNKNOWN
+        return "no shared documents" if standing.scores else _UNKNOWN
     apart = f"{behind.mean:+.1f} over {behind.n:,}"
     return f"tied ({apart})" if standing.tied else apart
 
@@ -214,7 +219,7 @@ def _outcome_bar(figures: ReportFigures, top: int) -> str:
     """The share of succeeded, failed and open cells below the histogram."""
     cells, parts, left = figures.cells, [], 0
     for count, colour in ((cells.succeeded, _SUCCEEDED), (cells.failed, _FAILED), (cells.open, _OPEN)):
-        # A share that is not nothing is never invisible.
+        # Every nonzero share is visible.
         width = max(2, _PLOT_WIDTH * count // cells.total) if count else 0
         if width:
             parts.append(f'<path fill="{colour}" d="M{left} {top}h{width}v6h-{width}"/>')
@@ -226,5 +231,5 @@ def _caption(figures: ReportFigures, baseline: int) -> str:
     cells = figures.cells
     partly = "PARTLY " if figures.sums.simulated < cells.rows else ""
     simulated = f"{partly}SIMULATED: " if figures.sums.simulated else ""
-    said = f"{simulated}{cells.succeeded:,} ok, {cells.failed:,} failed, {cells.open:,} open"
-    return f'<text y="{baseline}" font-family="sans-serif" font-size="12" fill="#808890">{said}</text>'
+    caption = f"{simulated}{cells.succeeded:,} ok, {cells.failed:,} failed, {cells.open:,} open"
+    return f'<text y="{baseline}" font-family="sans-serif" font-size="12" fill="#808890">{caption}</text>'

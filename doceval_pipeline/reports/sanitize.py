@@ -1,8 +1,7 @@
-"""Makes text that others wrote inert to read: names, messages and responses. Knows no HTML template.
+"""Makes foreign text safe to read: names, messages and responses.
 
-Escaping for HTML is the template engine's; what is here is what escaping leaves alone: characters
-that are invisible, reorder their surroundings, or cannot be written as UTF-8; and keys that a response
-quotes, which a report would carry further.
+The template engine escapes HTML. This module handles what escaping leaves alone: characters that are
+invisible, reorder their surroundings or have no UTF-8 form, and API keys that a response quotes.
 """
 
 import re
@@ -19,28 +18,28 @@ _INVISIBLE = re.compile(
 )
 _IN_NAMES = str.maketrans({"\n": "␊", "\t": "␉", "\r": "␍"})
 _MARKDOWN = re.compile(r"[!-,/:-@\[-`{-~]")
-# GitHub's markdown makes links of these even where the punctuation is escaped.
+# GitHub's markdown links these even if the punctuation is escaped.
 _AUTOLINK = re.compile(r"(?::(?=//)|@|www(?=\.))", re.IGNORECASE)
 _WORD_JOINER = "\u2060"
 
 
 def visible(text: str) -> str:
-    """Show every character that would act unseen, and no key; line ends and tabs stay."""
+    """A text with invisible characters made visible and keys hidden; line ends and tabs stay."""
     return _INVISIBLE.sub(_symbol, without_keys(text).replace("\r\n", "\n"))
 
 
 def visible_name(name: str) -> str:
-    """Show a name in one line, with every character that would act unseen."""
+    """A name in one line, with invisible characters made visible and keys hidden."""
     return visible(name.translate(_IN_NAMES))
 
 
 def cut(text: str, characters: int) -> str:
-    """The beginning of a text, with an ellipsis where something is left out."""
+    """A text, cut to `characters` with an ellipsis."""
     return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 def markdown_name(name: str, characters: int = 80) -> str:
-    """A name as markdown that is only text: no link, image, code, HTML, table cell or autolink."""
+    """A name as plain text in markdown: no link, image, code, HTML, table cell or autolink."""
     inert = _AUTOLINK.sub(lambda match: match[0] + _WORD_JOINER, visible_name(cut(name, characters)))
     return _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", inert) or "(no name)"
 

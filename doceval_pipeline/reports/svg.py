@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from doceval_pipeline.domain.evaluations import CellCounts
 from doceval_pipeline.domain.findings import Difference, Estimate
 from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
 from doceval_pipeline.reports.insights import Distribution, Throughput
-from doceval_pipeline.reports.model import CellCounts
 
 KINDS = ("succeeded", "failed", "waiting", "running", "paused", "unknown", "missing")
 # A drawing on an axis is so many units wide, and has a margin at both ends for what has a size.

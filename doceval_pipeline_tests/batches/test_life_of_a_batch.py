@@ -28,8 +28,8 @@ from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.domain.evaluations import WORDS
 from doceval_pipeline.errors import BatchStateError, StagingError
-from doceval_pipeline.knowledge.outcomes import WORDS
 from doceval_pipeline_tests.batches.archiving.archives import bring_back, holdings, put_away
 from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
 

@@ -23,8 +23,8 @@ from doceval_pipeline.batches.staging.reprocessing import (
     resume,
     what_ends_it,
 )
+from doceval_pipeline.domain.evaluations import CellCounts
 from doceval_pipeline.errors import BatchStateError, DatabaseError
-from doceval_pipeline.knowledge.counts import CellCounts
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]

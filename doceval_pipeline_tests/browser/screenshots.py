@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from doceval_pipeline_tests.browser.conftest import ARGUMENTS, chromium
 from doceval_pipeline_tests.browser.opened import PHONE, Opened, write
-from doceval_pipeline_tests.reports.insightful import batch
+from doceval_pipeline_tests.reports.sample_reports import batch
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDTH = 1180

@@ -34,10 +34,10 @@ def test_a_batch_is_materialized_from_the_ui_and_its_report_appears_by_itself(
     query(home, "UPDATE llm_responses SET status = 'S', overall_score = 0 WHERE id = %s", rows[1])
     query(home, "UPDATE llm_responses SET status = 'S', overall_score = 60 WHERE status = 'QUEUED'")
     (report,) = until(lambda: list((home / "reports").glob(f"{key}-*.html")))
-    assert "1 of 8 cells failed" in report.read_text()
+    assert "1 of 8 evaluations failed" in report.read_text()
 
     page.goto(f"{DAGSTER}/assets/completion_report?view=partitions&partition={key}")
-    expect(page.get_by_text("Complete with failures: 1 of 8 cells failed").first).to_be_visible()
+    expect(page.get_by_text("Complete with failures: 1 of 8 evaluations failed").first).to_be_visible()
     expect(page.get_by_text("7 succeeded, 1 failed").first).to_be_visible()
     counted = query(home, "SELECT status, count(*) FROM llm_responses GROUP BY 1 ORDER BY 1")
     assert counted == [("F", 1), ("S", 7)]

@@ -8,7 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from doceval_pipeline_tests.browser.opened import DESK, PHONE, Opened, write
-from doceval_pipeline_tests.reports.insightful import REPORTS
+from doceval_pipeline_tests.reports.sample_reports import REPORTS
 
 pytestmark = pytest.mark.browser
 

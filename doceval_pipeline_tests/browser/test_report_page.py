@@ -10,8 +10,15 @@ from playwright.sync_api import Browser, Page, expect
 
 from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline_tests.browser.opened import DESK, PHONE, Opened, write
-from doceval_pipeline_tests.reports.inputs import cell, column, document, failed, report_input
-from doceval_pipeline_tests.reports.insightful import batch, hostile
+from doceval_pipeline_tests.reports.sample_reports import (
+    batch,
+    cell,
+    column,
+    document,
+    failed,
+    hostile,
+    report_input,
+)
 
 pytestmark = pytest.mark.browser
 

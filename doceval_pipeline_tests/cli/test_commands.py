@@ -135,7 +135,7 @@ def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
     ended = doceval("open", "q4")
     assert (ended.returncode, ended.stderr.strip()) == (
         1,
-        f"batch-{number:06d} has no report: doceval report {number} writes it",
+        f"batch-{number:06d} has no report: run doceval report {number}",
     )
     browser, opened = browser_that_notes(tmp_path / "browser")
     report = read_json("report", "q4", "--open", BROWSER=browser)
@@ -335,7 +335,7 @@ def test_a_report_before_staging_is_refused(tmp_path: Path) -> None:
     doceval("apply", str(write_evaluation(tmp_path, "new")))
     ended = doceval("report", "new")
     assert ended.returncode == 1
-    assert "has nothing to report, it is SAVED: stage it first" in ended.stderr
+    assert "is SAVED and has no results to report: stage it first" in ended.stderr
 
 
 @pytest.mark.parametrize("variable", ["DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL"])

@@ -59,7 +59,7 @@ def test_a_batch_applied_with_stage_is_staged_completed_and_reported_by_itself(
         and status(home, "by itself")["batch"]
     )
     (report,) = until(lambda: list((home / "reports").glob(f"batch-{number:06d}-*.html")))
-    assert "1 of 8 cells failed" in report.read_text()
+    assert "1 of 8 evaluations failed" in report.read_text()
 
     # A late change gives a second report, and the same state never a second one.
     query(home, "UPDATE llm_responses SET status = 'S', overall_score = 50 WHERE task_id = 't'")

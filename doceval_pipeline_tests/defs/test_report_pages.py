@@ -144,7 +144,7 @@ def test_what_is_not_a_file_any_more_is_said_in_one_line(
     make[what]()
     answer = client.get(f"/reports/{file.name}")
     assert answer.status_code == 404
-    assert answer.text.endswith(f"doceval report {batch.id} writes the newest again\n")
+    assert answer.text.endswith(f"run doceval report {batch.id} to write the newest report again\n")
     assert answer.text.count("\n") == 1
     if what == "folder":
         file.rmdir()

@@ -12,7 +12,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 
 from doceval_pipeline.batches.monitoring import run_requests
 from doceval_pipeline.defs import partitions
-from doceval_pipeline.knowledge.counts import digest
+from doceval_pipeline.knowledge.digests import digest
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.faults.daemon import daemon_of, live
 from doceval_pipeline_tests.faults.environment import Scene

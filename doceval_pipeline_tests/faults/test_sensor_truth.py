@@ -12,7 +12,7 @@ from sqlalchemy import text
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.knowledge.counts import digests
+from doceval_pipeline.knowledge.digests import digests
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.faults.environment import Scene
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full

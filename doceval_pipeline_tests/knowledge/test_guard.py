@@ -11,7 +11,7 @@ from sqlalchemy import text
 from doceval_pipeline import migrations
 from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.batches.staging.reprocessing import cancel, pause
-from doceval_pipeline.knowledge.outcomes import WORDS, Outcome
+from doceval_pipeline.domain.evaluations import WORDS, Outcome
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim, claim_and_die
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from doceval_pipeline.knowledge.outcomes import WORDS, Outcome
+from doceval_pipeline.domain.evaluations import WORDS, Outcome
 from doceval_pipeline.knowledge.scores import State, read_scores
 from doceval_pipeline_tests.conftest import Sample
 

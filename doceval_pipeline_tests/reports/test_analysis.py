@@ -1,12 +1,12 @@
 """Who leads, how scores are spread, where models disagree; the rest is held against a plain model in
-`batches/test_gathering.py`.
+`batches/results/test_report_input.py`.
 """
 
 import numpy as np
 
 from doceval_pipeline.reports import analysis
 from doceval_pipeline.reports.figures import figures
-from doceval_pipeline_tests.reports.inputs import cell, column, document, failed, report_input
+from doceval_pipeline_tests.reports.sample_reports import cell, column, document, failed, report_input
 
 NAN = float("nan")
 DOCUMENTS = np.arange(1, 31)

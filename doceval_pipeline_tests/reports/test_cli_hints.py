@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from doceval_pipeline.reports.cli_hints import batch_argument, export_command, retry_command
 from doceval_pipeline.reports.sanitize import visible_name
-from doceval_pipeline_tests.reports.inputs import report_input
+from doceval_pipeline_tests.reports.sample_reports import report_input
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from doceval_pipeline_tests.reports.inputs import report_input
         ("", "batch-000070"),
     ],
 )
-def test_a_name_is_one_word_or_the_partition_stands_for_it(name: str, argument: str) -> None:
+def test_a_name_is_one_word_or_replaced_by_the_partition(name: str, argument: str) -> None:
     data = report_input(name=name)
     assert batch_argument(data) == argument
     assert retry_command(data) == f"doceval reprocess {argument} --failed"

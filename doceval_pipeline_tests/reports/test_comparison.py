@@ -21,7 +21,7 @@ from doceval_pipeline.reports.comparison_page import render_comparison
 from doceval_pipeline.reports.formatting import points_text, probability_text
 from doceval_pipeline.reports.sanitize import visible_name
 from doceval_pipeline.statistics import inference
-from doceval_pipeline_tests.reports.inputs import HOSTILE
+from doceval_pipeline_tests.reports.sample_reports import HOSTILE
 from doceval_pipeline_tests.reports.test_html import ATTRIBUTES, ELEMENTS, Page
 
 A, B = (Side(name, f"batch-00000{n}", 0, (), 100, 0) for n, name in ((1, "a"), (2, "b")))

@@ -3,10 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.reports.figures import figures
-from doceval_pipeline.reports.model import OUTCOMES, VerdictWord
-from doceval_pipeline_tests.reports.inputs import cell, column, document, failed, report_input
-from doceval_pipeline_tests.reports.plain import Row
+from doceval_pipeline.reports.model import VerdictWord
+from doceval_pipeline_tests.reports.reference_model import Row
+from doceval_pipeline_tests.reports.sample_reports import cell, column, document, failed, report_input
 
 TWO_FILES = [document(1), document(2)]
 
@@ -17,21 +18,21 @@ def open_cell(document_id: int, outcome: str, status: str) -> Row:
 
 def test_a_batch_with_only_successes_is_complete() -> None:
     result = figures(report_input(TWO_FILES, [column()], [cell(1), cell(2)]))
-    assert result.verdict == "Complete: all 2 cells succeeded"
+    assert result.verdict == "Complete: all 2 evaluations succeeded"
     assert (result.cells.succeeded, result.cells.open, result.cells.missing) == (2, 0, 0)
 
 
 def test_failures_are_counted_in_the_verdict() -> None:
     result = figures(report_input(TWO_FILES, [column()], [cell(1), failed(2)]))
-    assert result.verdict == "Complete with failures: 1 of 2 cells failed"
+    assert result.verdict == "Complete with failures: 1 of 2 evaluations failed"
 
 
 def test_a_batch_whose_every_cell_failed_has_failed() -> None:
     result = figures(report_input(TWO_FILES, [column()], [failed(1), failed(2)]))
-    assert result.verdict == "Failed: all 2 cells failed"
+    assert result.verdict == "Failed: all 2 evaluations failed"
 
 
-def test_open_cells_make_a_batch_incomplete_and_each_kind_is_said() -> None:
+def test_open_evaluations_make_a_batch_incomplete_and_each_kind_is_named() -> None:
     documents = [document(n) for n in range(1, 8)]
     cells = [
         open_cell(1, "waiting", "QUEUED"),
@@ -43,12 +44,12 @@ def test_open_cells_make_a_batch_incomplete_and_each_kind_is_said() -> None:
     ]
     result = figures(report_input(documents, [column()], cells))
     assert result.verdict == (
-        "Incomplete: 5 of 7 cells have no result yet"
+        "Incomplete: 5 of 7 evaluations have no result yet"
         " (1 waiting, 1 running, 1 paused, 1 unknown, 1 missing); 1 failed"
     )
 
 
-def test_an_outcome_that_nobody_knows_is_unknown_and_not_done() -> None:
+def test_an_unlisted_outcome_is_unknown_and_not_done() -> None:
     result = figures(report_input([document()], [column()], [cell(outcome="splendid", status="SPLENDID")]))
     assert (result.cells.unknown, result.cells.succeeded, result.sums.scores) == (1, 0, None)
     assert result.verdict_word is VerdictWord.INCOMPLETE
@@ -56,13 +57,13 @@ def test_an_outcome_that_nobody_knows_is_unknown_and_not_done() -> None:
 
 def test_missing_rows_are_not_a_completion() -> None:
     result = figures(report_input(TWO_FILES, [column()], [cell(1)]))
-    assert result.verdict == "Incomplete: 1 of 2 cells have no result yet (1 missing)"
+    assert result.verdict == "Incomplete: 1 of 2 evaluations has no result yet (1 missing)"
     assert result.columns[0].cells.missing == 1
 
 
-def test_no_cells_at_all_is_said_as_such() -> None:
+def test_a_batch_without_evaluations_has_its_own_verdict() -> None:
     result = figures(report_input())
-    assert result.verdict == "Nothing evaluated: no cell was expected and none was found"
+    assert result.verdict == "Nothing evaluated: no evaluation was expected, and none exists"
     assert (result.sums.scores, result.sums.input_tokens, result.sums.seconds) == (None, None, None)
 
 
@@ -72,7 +73,7 @@ def test_a_file_that_is_not_staged_yet_keeps_a_batch_incomplete() -> None:
     assert result.verdict == "Incomplete: 1 file is not staged yet"
 
 
-def test_rows_that_nobody_expected_are_counted_and_told() -> None:
+def test_unexpected_rows_are_counted_and_reported() -> None:
     result = figures(report_input([document(1)], [column()], [cell(1), cell(9, 7, 7)]))
     assert (result.cells.rows, result.cells.surplus, result.cells.total) == (2, 1, 2)
     assert [c.column.connection for c in result.columns] == ["model-1", "connection 7"]
@@ -118,20 +119,20 @@ def test_duplicates_share_a_result_and_are_counted_once() -> None:
     twins = [document(1), document(1, name="copy.pdf"), document(2)]
     result = figures(report_input(twins, [column()], [cell(1), cell(2)]))
     assert (result.documents, result.contents, result.duplicates) == (3, 2, 1)
-    assert result.verdict == "Complete: all 2 cells succeeded"
+    assert result.verdict == "Complete: all 2 evaluations succeeded"
 
 
 def test_only_the_highest_attempt_of_a_cell_counts() -> None:
     cells = [failed(1, attempt=1), cell(1, attempt=3, score=70.0), failed(1, attempt=2)]
     result = figures(report_input([document(1)], [column()], cells))
-    assert result.verdict == "Complete: the only cell succeeded"
+    assert result.verdict == "Complete: the only evaluation succeeded"
 
 
 def test_the_verdict_says_that_results_are_simulated() -> None:
     whole = figures(report_input([document()], [column()], [cell(simulated=True)]))
     part = figures(report_input(TWO_FILES, [column()], [cell(1, simulated=True), cell(2)]))
-    assert whole.verdict == "Complete: the only cell succeeded [SIMULATED]"
-    assert part.verdict == "Complete: all 2 cells succeeded [SIMULATED in 1 of 2 cells]"
+    assert whole.verdict == "Complete: the only evaluation succeeded [SIMULATED]"
+    assert part.verdict == "Complete: all 2 evaluations succeeded [SIMULATED in 1 of 2 evaluations]"
 
 
 CELLS = st.lists(
@@ -139,7 +140,7 @@ CELLS = st.lists(
         cell,
         document_id=st.integers(1, 4),
         connection=st.integers(1, 3),
-        outcome=st.sampled_from([*OUTCOMES, "odd"]),
+        outcome=st.sampled_from([*map(str, Outcome), "odd"]),
         score=st.none() | st.floats(0, 100),
         attempt=st.integers(1, 3),
         input_tokens=st.none() | st.integers(0, 1_000),

@@ -1,4 +1,4 @@
-"""The page of a report: what it says, and that nothing in it runs or loads."""
+"""The page of a report: its sentences, and that nothing in it runs or loads."""
 
 import base64
 import hashlib
@@ -16,18 +16,19 @@ from doceval_pipeline.reports.html import render_html
 from doceval_pipeline.reports.matrix import ROWS_SHOWN
 from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline.reports.sanitize import visible, visible_name
-from doceval_pipeline_tests.reports.inputs import (
+from doceval_pipeline_tests.reports.sample_reports import (
     HOSTILE,
     STARTED,
     cell,
     column,
     document,
     failed,
+    full_report,
+    hostile,
     hostile_input,
     report_input,
     skipped,
 )
-from doceval_pipeline_tests.reports.insightful import hostile, insightful
 
 ELEMENTS = {
     *("html", "head", "meta", "title", "style", "body", "main", "header", "section", "nav", "article"),
@@ -151,7 +152,7 @@ def test_the_script_makes_nothing_of_texts() -> None:
 
 
 def _only(source: str, element: str) -> str:
-    """What stands between the only such tags of a page."""
+    """The content of the only element of this name."""
     (inside,) = re.findall(f"<{element}>(.*?)</{element}>", source, re.DOTALL)
     assert isinstance(inside, str)
     return inside
@@ -169,14 +170,14 @@ def test_the_page_says_the_verdict_before_any_number() -> None:
     data = report_input([document(1), document(2)], [column()], [cell(1), failed(2)])
     assert (
         0
-        < (text := said(data)).index("Complete with failures 1 of 2 cells failed")
+        < (text := said(data)).index("Complete with failures 1 of 2 evaluations failed")
         < text.index("Mean score")
     )
 
 
 def test_a_mean_says_over_how_many_cells_it_is() -> None:
     data = report_input([document(1), document(2), document(3)], [column()], [cell(1, score=0.0), failed(2)])
-    assert "Mean score 0 mean over 1 of 3 cells" in said(data)
+    assert "Mean score 0 mean over 1 of 3 evaluations" in said(data)
 
 
 def test_cells_say_score_failure_and_what_is_open() -> None:
@@ -198,7 +199,7 @@ def test_cells_say_score_failure_and_what_is_open() -> None:
     assert {"failed: quota exceeded", "failed: no message", "unknown (HALF_DONE)"} <= set(
         page.values("title")
     )
-    assert "It failed without a message." in text
+    assert "The evaluation failed without a message." in text
 
 
 def test_a_duplicate_shows_the_result_of_its_twin_and_says_so() -> None:
@@ -211,26 +212,26 @@ def test_a_duplicate_shows_the_result_of_its_twin_and_says_so() -> None:
     assert_inert(page)
 
 
-def test_rows_and_columns_that_nobody_listed_are_shown() -> None:
+def test_unlisted_rows_and_columns_are_shown() -> None:
     text = said(report_input([document(1)], [column()], [cell(1), cell(9, 7, 7, score=12.5)]))
     assert "document 9 no file of this batch – missing 12.5" in text
-    assert "1 row is there that nobody expected (1 were expected)" in text
+    assert "1 row exists beyond the 1 expected" in text
 
 
-def test_too_many_documents_are_cut_failures_first_and_the_rest_is_told() -> None:
+def test_too_many_documents_are_cut_failures_first_and_the_rest_is_counted() -> None:
     count = ROWS_SHOWN + 100
     cells = [cell(n) for n in range(count - 2)] + [failed(count - 2), failed(count - 1, outcome="waiting")]
     data = report_input([document(n) for n in range(count)], [column()], cells)
     page = Page(render(data))
     text = " ".join(page.text.split())
-    assert f"Shown are {ROWS_SHOWN:,} of {count:,} documents" in text
-    assert "100 are left out of this table" in text
+    assert f"The table shows {ROWS_SHOWN:,} of {count:,} documents" in text
+    assert "every figure also counts the other 100" in text
     rows = re.findall(r"file-(\d+)\.pdf 2\.0 KiB", text)
     assert len(rows) == ROWS_SHOWN
     assert rows[:3] == [str(count - 2), str(count - 1), "0"]
 
 
-def test_a_long_response_is_cut_and_the_rest_is_told() -> None:
+def test_a_long_response_is_cut_and_the_rest_is_counted() -> None:
     source = render(report_input([document()], [column()], [cell(response_text="<" * 2**24)]))
     assert len(source) < 100_000
     assert f"{2**24 - 2_000:,} more characters are left out here." in source
@@ -247,7 +248,7 @@ def test_a_thousand_cells_take_up_no_more_than_two_megabytes_whatever_they_say()
     keys = [(n, c) for n in range(100) for c in range(10)]
     for text in ("x" * 2_000, "界" * 2_000, '"' * 2_000):
         rows = [cell(n, c, response_text=text, error=text) for n, c in keys]
-        data = insightful([document(n) for n in range(100)], [column(c) for c in range(10)], rows)
+        data = full_report([document(n) for n in range(100)], [column(c) for c in range(10)], rows)
         assert len(render(data).encode()) <= 2_000_000
 
 
@@ -259,25 +260,25 @@ def test_short_texts_stand_whole_beside_long_ones() -> None:
     assert source.count("more characters are left out here") == 500
 
 
-def test_long_lists_are_cut_and_the_rest_is_told() -> None:
+def test_long_lists_are_cut_and_the_rest_is_counted() -> None:
     files = [document(n) for n in range(60)] + [skipped(f".hidden-{n}") for n in range(70)]
     data = report_input(files, [column()], [failed(n) for n in range(60)])
     text = said(data)
-    assert "60 cells of 60 documents overloaded" in text
+    assert "60 evaluations of 60 documents overloaded" in text
     assert "file-49.pdf and 10 more" in text
     assert ".hidden-49 and 20 more" in text
 
 
-def test_many_different_messages_are_cut_and_the_rest_is_told() -> None:
+def test_many_different_messages_are_cut_and_the_rest_is_counted() -> None:
     cells = [failed(n, "overloaded" + "!" * n) for n in range(60)]
-    assert "10 more kinds of messages are left out here" in said(report_input([], [column()], cells))
+    assert "10 more kinds of messages are not shown" in said(report_input([], [column()], cells))
 
 
 def test_the_known_base64_error_is_explained() -> None:
     data = report_input(
         [document(1, size=2_000_000)], [column()], [failed(1, "Invalid base64-encoded string")]
     )
-    assert "The stored data is right. The known processor cuts base64 at 1,398,101 characters" in said(data)
+    assert "The stored data is correct. The known processor cuts base64 at 1,398,101 characters" in said(data)
 
 
 def test_a_file_that_is_not_staged_yet_is_a_row_and_is_counted() -> None:
@@ -307,7 +308,7 @@ def test_a_configuration_of_an_unknown_shape_is_still_shown() -> None:
 
 
 def test_simulated_results_are_marked_wherever_they_show() -> None:
-    page = render(insightful([document()], [column()], [cell(simulated=True)]))
+    page = render(full_report([document()], [column()], [cell(simulated=True)]))
     text = " ".join(Page(page).text.split())
     assert "Simulated results: no LLM was called" in text
     assert "<title>SIMULATED · " in page
@@ -316,9 +317,9 @@ def test_simulated_results_are_marked_wherever_they_show() -> None:
         "Mean score",
         "Tokens in and out",
         "Cost",
-        "Seconds per cell",
+        "Time per evaluation",
         "Leaderboard",
-        "Change since the batch before",
+        "Change since the previous batch",
         "Connections and prompts",
         "Results",
         "Document",
@@ -336,12 +337,12 @@ def test_real_results_are_not_marked_as_simulated() -> None:
 def test_a_mixture_says_which_cells_are_simulated() -> None:
     data = report_input([document(1), document(2)], [column()], [cell(1, simulated=True), cell(2)])
     text = said(data)
-    assert "no LLM was called for 1 of 2 cells; they are marked “sim”" in text
+    assert "no LLM was called for 1 of 2 evaluations; they are marked “sim”" in text
     assert "file-1.pdf 2.0 KiB 80 sim" in text
     assert "file-2.pdf 2.0 KiB 80 sim" not in text
 
 
-def test_times_are_told_in_utc_whatever_zone_they_came_in() -> None:
+def test_times_are_shown_in_utc_whatever_their_zone() -> None:
     data = report_input(
         started_at=STARTED.astimezone(timezone(timedelta(hours=5))),
         completed_at=datetime(2026, 11, 23, 11, 5),
@@ -355,17 +356,17 @@ def test_an_empty_batch_has_a_page() -> None:
     assert "Nothing evaluated" in text
     assert "No document was evaluated." in text
     for line in (
-        "No cell failed.",
+        "No evaluation failed.",
         "so there is nothing to rank.",
-        "No cell has a score.",
-        "No document was scored differently by two connections under the same prompt.",
+        "There are no scores.",
+        "No two connections scored a document differently under the same prompt.",
         "No two connections scored the same document under the same prompt.",
-        "The batch selects no connection or no prompt.",
-        "The newest earlier batch that completed and shares documents",
-        "No cell says when it was finished.",
-        "No cell was reprocessed.",
+        "The batch has no connection or no prompt.",
+        "No earlier completed batch shares documents",
+        "No evaluation has a valid finish time.",
+        "No evaluation was reprocessed.",
         "No file was left out.",
-        "none is known",
+        "Dagster runs unknown",
     ):
         assert line in text
     assert "<table" not in render(report_input())

@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 
 from doceval_pipeline.domain.findings import Estimate
 from doceval_pipeline.reports.leaderboard import (
+    PLOT_LIMIT,
     ROWS_SHOWN,
     Leaderboard,
     LeaderboardRow,
@@ -17,7 +18,6 @@ from doceval_pipeline.reports.leaderboard import (
     leaderboard_numbers,
     render_leaderboard,
 )
-from doceval_pipeline.reports.markdown import PLOT_LIMIT
 
 
 def row(name: str = "gpt", scores: Estimate | None = None, simulated: int = 0) -> LeaderboardRow:

@@ -13,7 +13,8 @@ from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.insights import Cost
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
 from doceval_pipeline.reports.model import ReportColumn, ReportFigures
-from doceval_pipeline_tests.reports.inputs import (
+from doceval_pipeline_tests.reports.reference_model import Row
+from doceval_pipeline_tests.reports.sample_reports import (
     HOSTILE,
     cell,
     column,
@@ -24,10 +25,9 @@ from doceval_pipeline_tests.reports.inputs import (
     skipped,
     with_insights,
 )
-from doceval_pipeline_tests.reports.plain import Row
 
 
-def mixed(simulated: bool = False) -> ReportFigures:
+def mixed(*, simulated: bool = False) -> ReportFigures:
     files = [document(1), document(1, name="twin.pdf"), document(2), document(3), skipped(".hidden")]
     cells = [
         cell(1, score=0.0, simulated=simulated),
@@ -73,7 +73,7 @@ def test_the_names_of_the_numbers_are_stable() -> None:
     }
 
 
-def test_what_nobody_reported_is_absent_and_not_zero() -> None:
+def test_unreported_values_are_absent_and_not_zero() -> None:
     numbers = numeric_metadata(figures(with_insights([document()], [column()], [failed()])))
     absent = {"mean_score", "mean_score_low", "mean_score_high", "input_tokens", "output_tokens"}
     assert not (absent | {"processing_seconds", "seconds_p50", "seconds_p95", "cost_usd"}) & set(numbers)
@@ -91,13 +91,15 @@ def test_interval_and_costs_are_numbers_too() -> None:
 
 def test_the_markdown_says_verdict_counts_and_means() -> None:
     text = render_markdown(mixed())
-    assert text.startswith("**Incomplete: 4 of 6 cells have no result yet (1 waiting, 3 missing); 1 failed**")
-    assert "| mean score | 0, over 1 of 6 cells |" in text
+    assert text.startswith(
+        "**Incomplete: 4 of 6 evaluations have no result yet (1 waiting, 3 missing); 1 failed**"
+    )
+    assert "| mean score | 0, over 1 of 6 evaluations |" in text
     assert "| model-1 | prompt-1 | 0 | – | 1 of 3 | 1 | leads |" in text
     assert "| model-2 | prompt-1 | – | – | 0 of 3 | 0 | – |" in text
-    assert "| seconds a cell | 1.0 s in the middle, 1.0 s or less for 95 %, of 1 cell |" in text
+    assert "| time per evaluation | median 1.0 s, 95th percentile 1.0 s, of 1 evaluation |" in text
     assert "| cost | unknown |" in text
-    assert "| documents | 4, of which 1 duplicate shares its twin's result |" in text
+    assert "| files | 4, with 1 duplicate that shares results |" in text
 
 
 def test_the_best_column_is_first_and_ties_with_it_are_marked() -> None:
@@ -117,7 +119,7 @@ def test_the_best_column_is_first_and_ties_with_it_are_marked() -> None:
 
 def test_the_markdown_and_the_plot_say_that_results_are_simulated() -> None:
     simulated = mixed(simulated=True)
-    assert "**Simulated results: no LLM was called** for 3 cells." in render_markdown(simulated)
+    assert "**Simulated results: no LLM was called** for 3 evaluations." in render_markdown(simulated)
     assert plot_markdown(simulated).startswith("![simulated scores")
     assert ">SIMULATED: 1 ok" in svg_of(plot_markdown(simulated))
     partly = figures(report_input([], [], [cell(1), cell(2, simulated=True)]))
@@ -125,7 +127,7 @@ def test_the_markdown_and_the_plot_say_that_results_are_simulated() -> None:
     assert "imulated" not in render_markdown(mixed()) + svg_of(plot_markdown(mixed()))
 
 
-def test_more_columns_than_the_table_shows_are_told() -> None:
+def test_the_table_says_how_many_columns_it_leaves_out() -> None:
     text = render_markdown(figures(with_insights([], [column(1, n) for n in range(25)], [])))
     assert text.count("| model-1 |") == 20
     assert "5 more columns are in the report." in text

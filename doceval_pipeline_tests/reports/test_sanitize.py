@@ -1,4 +1,4 @@
-"""Text of others, made inert."""
+"""Foreign text, made safe."""
 
 import unicodedata
 from html.parser import HTMLParser
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from doceval_pipeline.reports.sanitize import cut, markdown_name, visible, visible_name
-from doceval_pipeline_tests.reports.inputs import HOSTILE
+from doceval_pipeline_tests.reports.sample_reports import HOSTILE
 
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.sampled_from(HOSTILE)
 

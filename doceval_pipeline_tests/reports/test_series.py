@@ -81,8 +81,8 @@ def test_every_occurrence_is_there_with_its_reason_and_drift_in_words() -> None:
         assert f"<strong>{state}</strong>" in page
     assert page.count('<strong class="tag drift">DRIFT</strong>') == 1 + 2
     assert "its results are in the archive" in page
-    assert "399 more scores that changed are not shown" in page
-    assert "500 files have new content; the scores of the newest 200 are compared" in page
+    assert "399 more changed scores are not shown" in page
+    assert "500 files have new content; scores are compared for the newest 200" in page
     assert "400 scores changed, 3 did not." in page
     assert "not compared: no earlier scores to compare with" in page
     other = Drift(None, None, 9, 0, False, True)

@@ -1,4 +1,4 @@
-"""Drawings stand where their numbers are, inside of what they are drawn on."""
+"""Drawings are at the place of their numbers, inside their frame."""
 
 import re
 
@@ -18,7 +18,7 @@ from doceval_pipeline.reports.svg import (
     score_axis,
     throughput,
 )
-from doceval_pipeline_tests.reports.inputs import STARTED
+from doceval_pipeline_tests.reports.sample_reports import STARTED
 
 score = st.floats(0, 100)
 
@@ -44,7 +44,7 @@ def test_axes_without_values_are_axes_all_the_same() -> None:
 
 
 @pytest.mark.parametrize(("value", "place"), [(0, 0), (25, 50), (100, WIDTH), (-5, 0), (120, WIDTH)])
-def test_a_value_stands_in_its_place_or_at_the_end(value: float, place: float) -> None:
+def test_a_value_is_at_its_place_or_at_the_end_of_the_axis(value: float, place: float) -> None:
     assert SCORES.place(value) == place
 
 

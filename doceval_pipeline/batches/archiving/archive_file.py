@@ -40,7 +40,7 @@ from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge.archive import dump
 from doceval_pipeline.knowledge.archive.dump import RowsDigest, StoredContent, rows_digest
 from doceval_pipeline.knowledge.archive.load import read_attempts
-from doceval_pipeline.knowledge.counts import digest
+from doceval_pipeline.knowledge.digests import digest
 from doceval_pipeline.migrations.rows import write_exactly
 from doceval_pipeline.migrations.upgrade import HEADS
 

@@ -47,9 +47,9 @@ from doceval_pipeline.documents.walk import display_name, is_below
 from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
 from doceval_pipeline.knowledge.archive import load
 from doceval_pipeline.knowledge.archive.load import MissingContent
-from doceval_pipeline.knowledge.counts import digest
+from doceval_pipeline.knowledge.digests import digest
 from doceval_pipeline.knowledge.documents import ContentArrived, NewDocument, copy_documents
-from doceval_pipeline.knowledge.kept_counts import recount
+from doceval_pipeline.knowledge.incremental_counts import recount
 from doceval_pipeline.knowledge.queue import count_rows
 from doceval_pipeline.migrations.rights import require_rights
 from doceval_pipeline.migrations.rows import reserve_ids

@@ -4,7 +4,8 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.invariants.invariant import Invariant, Side
 from doceval_pipeline.batches.staging.reprocessing import CANCELLED
-from doceval_pipeline.knowledge.outcomes import Outcome, words_in_sql
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.outcomes import words_in_sql
 from doceval_pipeline.knowledge.queue import STEP
 
 _TORN_LEASE = text("""

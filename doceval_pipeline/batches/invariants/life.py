@@ -24,8 +24,9 @@ from doceval_pipeline.batches.locks import IS_ABANDONED
 from doceval_pipeline.batches.results.report_files import report_path
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
 from doceval_pipeline.doc_eval.runs.requests import MISSING_REPORTS, MISSING_STAGINGS
-from doceval_pipeline.knowledge.counts import RESULT_DIGEST
-from doceval_pipeline.knowledge.outcomes import Outcome, words_in_sql
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.digests import RESULT_DIGEST
+from doceval_pipeline.knowledge.outcomes import words_in_sql
 
 _ABANDONED = text(f"""
     SELECT b.id AS batch_id, 'status STAGING' AS thing, 'no process works on it' AS wrong

@@ -5,7 +5,7 @@ sequences would lose updates that commit out of order (docs/decisions.md).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from sqlalchemy import text
 
@@ -19,9 +19,17 @@ from doceval_pipeline.doc_eval.batches import (
 from doceval_pipeline.doc_eval.history import remember
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, transition
 from doceval_pipeline.doc_eval.progress import keep_samples
-from doceval_pipeline.knowledge.counts import CellCounts, count_cells, count_documents, digests
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.knowledge.counts import count_cells, count_documents
+from doceval_pipeline.knowledge.digests import digests
 from doceval_pipeline.knowledge.history import experience_of
-from doceval_pipeline.knowledge.kept_counts import KeptCounts, fold, newest_version, read_counts, recount
+from doceval_pipeline.knowledge.incremental_counts import (
+    IncrementalCounts,
+    fold,
+    newest_version,
+    read_counts,
+    recount,
+)
 from doceval_pipeline.knowledge.queue import tidy
 
 # Closed batches are looked at again where a processor wrote late or flipped F to S; as many of them
@@ -147,7 +155,7 @@ def _act(databases: Databases, items: Sequence[Seen], changed: set[int], next_se
     news = [item for item in still_open if item.batch.id in changed]
     with databases.doc_eval.begin() as connection:
         if news or completed:
-            keep_samples(connection, {item.batch.id: asdict(item.cells) for item in (*news, *completed)})
+            keep_samples(connection, {item.batch.id: item.cells.sample for item in (*news, *completed)})
         reports = unreported(connection)
     return Look(still_open, news, completed, reports, next_seen)
 
@@ -188,7 +196,7 @@ def complete_if_done(databases: Databases, batch: BatchRecord) -> None:
         _settle(databases, seen, action)
 
 
-def _as_kept(batch: BatchRecord, kept: KeptCounts | None) -> Seen:
+def _as_kept(batch: BatchRecord, kept: IncrementalCounts | None) -> Seen:
     return Seen(batch, CellCounts() if kept is None else kept.cells, None, 0)
 
 
@@ -238,7 +246,7 @@ def _failure(seen: Seen) -> str:
 
 
 def _in_turn(
-    closed: Sequence[BatchRecord], counts: Mapping[int, KeptCounts], seen: int, newest: int
+    closed: Sequence[BatchRecord], counts: Mapping[int, IncrementalCounts], seen: int, newest: int
 ) -> tuple[list[BatchRecord], int]:
     """The closed batches to look at now, in the order of their changes, and the version they lead to."""
     changed = sorted(

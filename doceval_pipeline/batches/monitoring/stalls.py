@@ -5,7 +5,7 @@ be taken, and how long each connection ever needed for a cell. The decision itse
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 from doceval_pipeline.batches.databases import Databases
@@ -13,15 +13,9 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, batches_
 from doceval_pipeline.doc_eval.history import longest_ever
 from doceval_pipeline.doc_eval.lifecycle import OPEN, Status
 from doceval_pipeline.doc_eval.progress import newest_samples, usual_gap
-from doceval_pipeline.knowledge.counts import (
-    CellCounts,
-    DeferredRows,
-    RunningRows,
-    count_cells,
-    deferred_rows,
-    in_utc,
-    running_rows,
-)
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.queue_rows import DeferredRows, RunningRows, in_utc
+from doceval_pipeline.knowledge.counts import count_cells, deferred_rows, running_rows
 from doceval_pipeline.reports.formatting import duration
 
 # Nothing is called stalled sooner than this, whatever was learnt.
@@ -172,7 +166,7 @@ def judge_one(databases: Databases, batch_id: int) -> Judgement:
     with databases.knowledge.connect() as knowledge:
         cells = count_cells(knowledge, [batch_id])[batch_id]
     # Other numbers than the newest sample's are news of this moment.
-    still_for = newest.seconds_ago if newest and newest.cells == asdict(cells) else 0.0
+    still_for = newest.seconds_ago if newest and newest.cells == cells.sample else 0.0
     return judge_batches(databases, [Question(batch, cells, still_for)])[batch_id]
 
 

@@ -18,13 +18,9 @@ from doceval_pipeline.doc_eval.recurring import Origin, list_recurring, origins_
 from doceval_pipeline.doc_eval.runs.lost import LostRun, lost_runs_of, lost_runs_without_batch
 from doceval_pipeline.doc_eval.runs.requests import Waiting, unreported, unstaged
 from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
-from doceval_pipeline.knowledge.counts import (
-    CellCounts,
-    DeferredRows,
-    count_cells,
-    count_origins,
-    deferred_rows,
-)
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.queue_rows import DeferredRows
+from doceval_pipeline.knowledge.counts import count_cells, count_origins, deferred_rows
 from doceval_pipeline.reports.insights import origins_text
 from doceval_pipeline.reports.model import NOTHING_ASKED
 

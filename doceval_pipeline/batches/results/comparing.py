@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from doceval_pipeline.atomic_file import whole_file_or_output
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.results.file_names import Names
+from doceval_pipeline.batches.results.file_names import FileNames
 from doceval_pipeline.batches.results.insights import changed_settings
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, find_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
@@ -204,8 +204,8 @@ def _compare(
     columns = [_aligned(one, other, documents, place, kind) for place in range(len(one.keys))]
     sides = (_side(one, documents), _side(other, documents))
     with databases.doc_eval.connect() as doc_eval:
-        names = Names(doc_eval, one.results.batch.id)
-        names.know(moved_documents(documents, columns))
+        names = FileNames(doc_eval, one.results.batch.id)
+        names.load(moved_documents(documents, columns))
     found = compare_sides(sides, documents, columns, names.of_document, threshold)
     if found is None and all(column.first_cells.same_results == documents.size for column in columns):
         raise ComparisonError(

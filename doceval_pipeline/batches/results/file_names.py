@@ -1,41 +1,36 @@
-"""How the files and documents of a batch are called in what people read."""
+"""Reads the labels of a batch's files and documents, as people see them."""
 
 from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
 from doceval_pipeline.doc_eval import report_queries
-from doceval_pipeline.doc_eval.report_queries import FileName
+from doceval_pipeline.domain.files import FileLabels, FileName
 
 
-class Names:
-    """How files and documents of a batch are called: with their folder where the batch has several.
+class FileNames:
+    """Labels of the files and documents of a batch, read for many documents at once.
 
-    Documents are to be made known before they are named, many at once.
+    Load documents before you name them.
     """
 
     def __init__(self, connection: Connection, batch_id: int) -> None:
         self._connection, self._batch_id = connection, batch_id
-        self._firsts: dict[int, FileName | None] = {}
-        self.folders = report_queries.folders(connection, batch_id)
+        self._first_files: dict[int, FileName | None] = {}
+        self._folders = tuple(report_queries.folders(connection, batch_id))
 
-    def know(self, document_ids: Iterable[int]) -> None:
-        """Read the names of some documents, by their `docs.id`."""
-        unknown = sorted({*document_ids} - self._firsts.keys())
-        if unknown:
-            found = report_queries.first_names(self._connection, self._batch_id, unknown)
-            self._firsts |= {id_: found.get(id_) for id_ in unknown}
+    @property
+    def labels(self) -> FileLabels:
+        """The labels of the files and of all documents loaded so far."""
+        return FileLabels(self._folders, dict(self._first_files))
 
-    def of_file(self, file: FileName) -> str:
-        """Its path."""
-        return f"{file.folder.rstrip('/')}/{file.path}" if len(self.folders) > 1 else file.path
+    def load(self, document_ids: Iterable[int]) -> None:
+        """Read the names of documents, by their `docs.id`."""
+        missing = sorted({*document_ids} - self._first_files.keys())
+        if missing:
+            names = report_queries.first_names(self._connection, self._batch_id, missing)
+            self._first_files |= {document_id: names.get(document_id) for document_id in missing}
 
     def of_document(self, document_id: int) -> str:
-        """The name of its first file; its number where the batch has no such file."""
-        file = self._firsts[document_id]
-        return f"document {document_id}" if file is None else self.of_file(file)
-
-    def twin(self, file: FileName, document_id: int | None) -> str | None:
-        """The name of the first file with the same content, where that is another one."""
-        first = None if document_id is None else self._firsts[document_id]
-        return None if first is None or first == file else self.of_file(first)
+        """The label of a loaded document."""
+        return FileLabels(self._folders, self._first_files).of_document(document_id)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from doceval_pipeline.batches.results.file_names import Names
+from doceval_pipeline.batches.results.file_names import FileNames
 from doceval_pipeline.batches.results.series.findings import samples_of, since_occurrence
 from doceval_pipeline.doc_eval.baselines import previous_batch
 from doceval_pipeline.doc_eval.batches import batch_names, partition_key
@@ -55,7 +55,7 @@ def gather_insights(
     knowledge: Connection,
     data: ReportInput,
     stored: Sequence[int],
-    names: Names,
+    names: FileNames,
     scores: Scores,
     provenance: Provenance,
 ) -> Insights:
@@ -71,7 +71,7 @@ def gather_insights(
     batch_id = data.batch_id
     standings = analysis.leaderboard(figures(data).columns, scores.columns, scores.values)
     table = scores.documents, scores.columns, scores.values
-    names.know(analysis.most_disagreed(*table))
+    names.load(analysis.most_disagreed(*table))
     reused, content_bytes = usage.read_storage(knowledge, batch_id, stored)
     origins = count_origins(knowledge, [batch_id]) if data.total.reused else {}
     all_origins, is_from_elsewhere = origins.get(batch_id, (0, False))
@@ -195,7 +195,7 @@ def _since_previous(
     data: ReportInput,
     best_first: Sequence[Column],
     scores: Scores,
-    names: Names,
+    names: FileNames,
 ) -> SincePrevious | None:
     previous = previous_batch(doc_eval, data.batch_id)
     if previous is None:
@@ -257,12 +257,12 @@ def _compare(before: Scores, now: Scores, best_first: Sequence[Column]) -> _Comp
     )
 
 
-def _movements(compared: _Compared, names: Names) -> dict[Column, Movement]:
+def _movements(compared: _Compared, names: FileNames) -> dict[Column, Movement]:
     """How the best columns moved that have a document with both scores; no p is corrected."""
     both = ~np.isnan(compared.before + compared.now)
     places = np.flatnonzero(both.any(axis=0))[:COLUMNS_MOVED]
     pairs = {compared.columns[place]: (compared.before[:, place], compared.now[:, place]) for place in places}
-    names.know(id_ for pair in pairs.values() for id_ in most_moved(compared.documents, *pair))
+    names.load(id_ for pair in pairs.values() for id_ in most_moved(compared.documents, *pair))
     return {
         column: moved
         for column, pair in pairs.items()

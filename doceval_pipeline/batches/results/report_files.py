@@ -1,6 +1,6 @@
-"""The files of reports: their names, and how they are kept, found and opened; not what is in them.
+"""Files of reports: their names, and how to keep, find and open them.
 
-A report is named after its batch and its content: what says something else has another name.
+The name of a report contains a digest of its content, so that different reports have different names.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ _SERIES_NAME = re.compile(r"series-[0-9]{6,10}-[0-9a-f]{16}\.html")
 
 
 def report_name(batch_id: int, content: bytes) -> str:
-    """The name of the file of a report: the partition key, and a digest of all that the report says."""
+    """The file name of a report: the partition key and a digest of the content."""
     return f"{partition_key(batch_id)}-{hashlib.sha256(content).hexdigest()[:16]}.html"
 
 
 def report_path(databases: Databases, name: str) -> Path:
-    """Where the report of a name stands."""
+    """The path of the report with the given file name."""
     return databases.settings.reports / name
 
 
 def find_report(databases: Databases, batch: BatchRecord) -> Path | None:
-    """The file of the newest report of a batch; None where there is none."""
+    """The path of the newest report of a batch; None without a report."""
     if batch.report_file is None:
         return None
     path = report_path(databases, batch.report_file)
@@ -38,21 +38,21 @@ def find_report(databases: Databases, batch: BatchRecord) -> Path | None:
 
 
 def newest_report(databases: Databases, batch: BatchRecord) -> Path:
-    """The file of the newest report of a batch.
+    """The path of the newest report of a batch.
 
     Raises
     ------
     BatchStateError
-        There is none; names the command that writes it.
+        The batch has no report; the message names the command that writes one.
     """
     path = find_report(databases, batch)
     if path is None:
-        raise BatchStateError(f"{batch.key} has no report: doceval report {batch.id} writes it")
+        raise BatchStateError(f"{batch.key} has no report: run doceval report {batch.id}")
     return path
 
 
 def batch_of_report(name: str) -> int | None:
-    """The batch in the name of a report's file; None for any other name."""
+    """The batch id in the file name of a report; None for any other name."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -63,12 +63,12 @@ def batch_of_report(name: str) -> int | None:
 
 
 def is_page_of_series(name: str) -> bool:
-    """Whether a file is named as the page of a series is."""
+    """Whether a file name is that of a page of a series."""
     return _SERIES_NAME.fullmatch(name) is not None
 
 
 def keep_report(databases: Databases, batch_id: int, content: bytes) -> Path:
-    """Put a report where the installation keeps reports, under its name.
+    """Write a report to the folder of reports, under its name.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def keep_report(databases: Databases, batch_id: int, content: bytes) -> Path:
 
 
 def keep_page(databases: Databases, name: str, content: bytes) -> Path:
-    """Put a page where the installation keeps reports.
+    """Write a page to the folder of reports.
 
     Raises
     ------
@@ -93,21 +93,21 @@ def keep_page(databases: Databases, name: str, content: bytes) -> Path:
 
 
 def open_report(databases: Databases, command: str, name: str) -> BinaryIO:
-    """Open the file of a report for reading; a link or anything else that is not a file is refused.
+    """Open the file of a report for reading; anything but a regular file is refused, links too.
 
     Parameters
     ----------
     command
-        The command that writes the newest again.
+        The command that writes the newest report again, for the message.
     name
-        The name of a file, as `batch_of_report` and `is_page_of_series` know them.
+        A file name that `batch_of_report` or `is_page_of_series` accepts.
 
     Raises
     ------
     FileError
     """
     path = report_path(databases, name)
-    again = f"{command} writes the newest again"
+    again = f"run {command} to write the newest report again"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

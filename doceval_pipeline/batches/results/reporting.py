@@ -1,6 +1,6 @@
-"""Writes the report of a batch, and records that it stands.
+"""Writes the report of a batch, and records it in doc_eval.
 
-What it says is gathered in `gathering`; what it looks like is the business of `reports`.
+`report_input` gathers the input; `reports` renders it.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _RECORD_REPORT = text("""
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A report on disk: where, what it says, the digest of the results it shows, and its size in bytes."""
+    """A report on disk: its path, its figures, the digest of its results, and its size in bytes."""
 
     path: Path
     figures: ReportFigures
@@ -34,20 +34,20 @@ class WrittenReport:
 def write_report(
     databases: Databases, batch_id: int, provenance: Provenance = NOTHING.provenance
 ) -> WrittenReport:
-    """Write the report of a batch as it is now; the same input gives the same file.
+    """Write the report of a batch as it is now; equal input gives an equal file.
 
     Parameters
     ----------
     provenance
-        Which runs made what the batch consists of. Not the run that writes the report, or no two
-        reports of the same results would be the same.
+        The runs that made the parts of the batch, without the run that writes the report: with it, no two
+        reports of the same results would be equal.
 
     Raises
     ------
     UnknownBatch, BatchStateError, FileError, DatabaseError
         BatchStateError where the batch has no sealed configuration yet, or is archived.
     """
-    # Loading numpy and Jinja takes a while, which most commands and runs need not wait for.
+    # numpy and Jinja load slowly, and most commands and runs do not need them.
     from doceval_pipeline.batches.results.report_input import gather
     from doceval_pipeline.reports.html import render_html
 
@@ -65,7 +65,7 @@ def write_report(
 
 
 def template_cache(databases: Databases) -> Path:
-    """The folder that keeps compiled templates; only we may write what we run."""
+    """The folder of compiled templates. It is private, because we run its contents."""
     folder = databases.settings.cache
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

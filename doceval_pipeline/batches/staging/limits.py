@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging.estimates import ConnectionWork, Estimate, estimate_work
 from doceval_pipeline.doc_eval.batches import BatchRecord
-from doceval_pipeline.knowledge.outcomes import Outcome
+from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.knowledge.queue import tally_rows
 from doceval_pipeline.reports.formatting import money
 

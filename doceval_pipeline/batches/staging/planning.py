@@ -34,9 +34,9 @@ from doceval_pipeline.doc_eval.recurring import Comparison, RecurringRecord
 from doceval_pipeline.doc_eval.snapshot import compose, compose_questions, edited_since, read_snapshot
 from doceval_pipeline.documents.reading import DocumentRejected, hash_document
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
+from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import known_contents
-from doceval_pipeline.knowledge.outcomes import Outcome
 from doceval_pipeline.knowledge.queue import Reusable, RowTally, reusable, tally_rows
 
 _CHUNK = 5_000

@@ -22,10 +22,10 @@ from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, possible, require, transition
 from doceval_pipeline.doc_eval.runs.requests import withdraw_staging
+from doceval_pipeline.domain.evaluations import CellCounts, Outcome
 from doceval_pipeline.errors import BatchStateError, DatabaseError
 from doceval_pipeline.knowledge import queue
-from doceval_pipeline.knowledge.counts import CellCounts, count_cells
-from doceval_pipeline.knowledge.outcomes import Outcome
+from doceval_pipeline.knowledge.counts import count_cells
 from doceval_pipeline.lock_waits import is_lock_timeout, wait_at_most, who_holds
 from doceval_pipeline.reports.formatting import counted
 

@@ -15,10 +15,11 @@ from doceval_pipeline.batches.webhook.sending import Message, Receiver, send_all
 from doceval_pipeline.doc_eval import webhook_deliveries as outbox
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_by_ids, partition_key
 from doceval_pipeline.doc_eval.webhook_deliveries import Delivery, Outcome
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.results import CompletedResults
 from doceval_pipeline.errors import ConfigurationError
-from doceval_pipeline.knowledge.completed import CompletedResults, add_up_completed
+from doceval_pipeline.knowledge.report_queries import completed_results
 from doceval_pipeline.reports.figures import verdict_of
-from doceval_pipeline.reports.model import CellCounts
 from doceval_pipeline.settings import Settings
 
 # What was completed longer ago is no news, and what failed for so long is given up.
@@ -119,7 +120,7 @@ def _add_completed(databases: Databases) -> None:
     if not batches:
         return
     with databases.knowledge.connect() as connection:
-        results = add_up_completed(connection, list(batches))
+        results = completed_results(connection, list(batches))
     payloads = {
         (found.batch_id, found.digest): _payload(databases, batches[found.batch_id], found)
         for found in results
@@ -132,13 +133,18 @@ def _add_completed(databases: Databases) -> None:
 
 def _payload(databases: Databases, batch: BatchRecord, found: CompletedResults) -> str:
     """The body of a message about a completed batch; docs/webhook.md describes its shape."""
-    cells = CellCounts(batch.expected_cells or 0, found.succeeded, found.failed, 0, 0, 0, 0)
+    cells = CellCounts(
+        expected=batch.expected_cells or 0,
+        succeeded=found.succeeded,
+        failed=found.failed,
+        reused=found.reused,
+    )
     data = {
         "batch": batch.id,
         "partition": batch.key,
         "name": batch.name,
         "status": batch.status.value,
-        "verdict": verdict_of(cells, found.simulated, found.reused),
+        "verdict": verdict_of(cells, found.simulated),
         "cells": {
             "expected": cells.expected,
             "succeeded": found.succeeded,

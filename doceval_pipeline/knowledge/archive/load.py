@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge.archive.dump import RowsDigest
-from doceval_pipeline.knowledge.outcomes import OUTCOME_SQL, Outcome
-from doceval_pipeline.knowledge.row_digest import digest_sql
+from doceval_pipeline.knowledge.digests import digest_sql
+from doceval_pipeline.knowledge.outcomes import outcome_sql
 from doceval_pipeline.migrations.rows import insert_rows, read_lines, read_value
 
 # What a role must be allowed to do here, which is asked before anything is done.
@@ -96,12 +97,12 @@ _NO_SUCH_DOCUMENT = text("""
     SELECT 1 FROM archived_attempts a
     WHERE NOT EXISTS (SELECT 1 FROM archived_docs d WHERE d.id = a.document_id) LIMIT 1
 """)
-_IS_DONE = f"{OUTCOME_SQL} IN ('{Outcome.SUCCEEDED}', '{Outcome.FAILED}')"
+_IS_DONE = f"{outcome_sql()} IN ('{Outcome.SUCCEEDED}', '{Outcome.FAILED}')"
 _IS_CURRENT = "withdrawn_at IS NULL AND superseded_at IS NULL"
 # Claims take a row by its status alone: what is set aside must be done, too.
 _OUTCOMES = text(f"""
     SELECT count(*) FILTER (WHERE NOT ({_IS_DONE})), count(*) FILTER (WHERE {_IS_CURRENT}),
-           count(*) FILTER (WHERE {_IS_CURRENT} AND {OUTCOME_SQL} = '{Outcome.SUCCEEDED}'),
+           count(*) FILTER (WHERE {_IS_CURRENT} AND {outcome_sql()} = '{Outcome.SUCCEEDED}'),
            count(*) FILTER (WHERE deliveries - uncounted NOT BETWEEN 0 AND 5)
     FROM archived_attempts
 """)

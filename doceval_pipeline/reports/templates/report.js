@@ -1,18 +1,18 @@
-// Filters and sorts the table of results. Without it the page shows all that it has to show; it makes
-// no element out of text, asks for nothing and keeps nothing.
+// Filters and sorts the table of results. The page is complete without this script, which makes no element
+// out of text, requests nothing and stores nothing.
 "use strict";
 (() => {
   const table = document.querySelector(".matrix");
   if (!table) return;
   const body = table.tBodies[0];
-  const asWritten = [...body.rows];
+  const original = [...body.rows];
   const field = (name) => document.getElementById(`filter-${name}`);
   const [text, outcome, low, high, shown] = ["text", "outcome", "low", "high", "shown"].map(field);
 
-  // What a row says, put together when it is first asked for.
-  const said = new Map();
-  const saidBy = (row) => {
-    if (!said.has(row)) {
+  // The text of a row, collected on first use.
+  const texts = new Map();
+  const textOf = (row) => {
+    if (!texts.has(row)) {
       const parts = [row.cells[0].textContent];
       for (const cell of row.querySelectorAll("td")) {
         const inside = cell.firstElementChild;
@@ -20,15 +20,15 @@
         const details = document.getElementById(inside.getAttribute("popovertarget"));
         if (details) for (const block of details.querySelectorAll("pre")) parts.push(block.textContent);
       }
-      said.set(row, parts.join("\n").toLowerCase());
+      texts.set(row, parts.join("\n").toLowerCase());
     }
-    return said.get(row);
+    return texts.get(row);
   };
   const scoreOf = (cell) => (cell.classList.contains("scored") ? parseFloat(cell.textContent) : NaN);
   const outcomeOf = (cell) => (cell.classList.contains("scored") ? "succeeded" : cell.className);
   const numberIn = (input) => (input.value.trim() === "" ? null : input.valueAsNumber);
 
-  // A row is shown if it says the text and one of its cells has the outcome and a score in the range.
+  // Shows the rows that contain the text and have a cell with the outcome and a score in the range.
   const filter = () => {
     const wanted = text.value.trim().toLowerCase();
     const [from, to] = [numberIn(low), numberIn(high)];
@@ -40,22 +40,22 @@
       return score >= (from ?? -Infinity) && score <= (to ?? Infinity);
     };
     let count = 0;
-    for (const row of asWritten) {
+    for (const row of original) {
       const fit =
-        (wanted === "" || saidBy(row).includes(wanted)) &&
+        (wanted === "" || textOf(row).includes(wanted)) &&
         (!ofCells || Array.prototype.some.call(row.cells, (cell, place) => place > 0 && fits(cell)));
       row.hidden = !fit;
       count += fit;
     }
-    shown.textContent = `${count.toLocaleString("en")} of ${asWritten.length.toLocaleString("en")} documents shown`;
+    shown.textContent = `${count.toLocaleString("en")} of ${original.length.toLocaleString("en")} documents shown`;
   };
 
-  // By a column of scores the best come first, and cells without a score last, whichever way.
+  // A column of scores starts with the best; cells without a score come last in both directions.
   const names = new Intl.Collator("en", { numeric: true });
-  const inOrder = (place, direction) => {
-    if (direction === "none") return asWritten;
+  const sorted = (place, direction) => {
+    if (direction === "none") return original;
     const sign = direction === "ascending" ? 1 : -1;
-    const keyed = asWritten.map((row) => {
+    const keyed = original.map((row) => {
       const cell = row.cells[place];
       return { row, key: place ? scoreOf(cell) : cell.querySelector("bdi").textContent };
     });
@@ -82,7 +82,7 @@
       const direction = next(place, head.getAttribute("aria-sort") ?? "none");
       for (const other of table.querySelectorAll("thead [aria-sort]")) other.removeAttribute("aria-sort");
       if (direction !== "none") head.setAttribute("aria-sort", direction);
-      body.append(...inOrder(place, direction));
+      body.append(...sorted(place, direction));
     });
   });
 

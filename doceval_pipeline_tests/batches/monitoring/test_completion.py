@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from doceval_pipeline.batches.monitoring.completion import Seen, decide, look, recount_batches
 from doceval_pipeline.doc_eval.batches import BatchRecord
 from doceval_pipeline.doc_eval.lifecycle import TRANSITIONS, Action, Status
-from doceval_pipeline.knowledge.counts import CellCounts
-from doceval_pipeline.knowledge.outcomes import WORDS, Outcome
+from doceval_pipeline.domain.evaluations import WORDS, CellCounts, Outcome
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]

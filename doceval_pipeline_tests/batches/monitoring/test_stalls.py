@@ -19,7 +19,8 @@ from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.batches.staging.reprocessing import Mode, pause, reprocess
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.progress import usual_gap
-from doceval_pipeline.knowledge.counts import CellCounts, DeferredRows, RunningRows
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.queue_rows import DeferredRows, RunningRows
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim
 

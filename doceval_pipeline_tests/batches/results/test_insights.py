@@ -13,9 +13,9 @@ from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.schema import Prices
+from doceval_pipeline.domain.results import FailureGroup
 from doceval_pipeline.knowledge.usage import TokensTaken
 from doceval_pipeline.reports.insights import Cost, Provenance, SincePrevious
-from doceval_pipeline.reports.model import FailureGroup
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 
 BatchOf = Callable[..., Sample]

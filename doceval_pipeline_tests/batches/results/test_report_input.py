@@ -1,4 +1,4 @@
-"""What a report is made from: the databases count it as a plain model does that looks at each row."""
+"""The input of a report: the statements of the databases count as the reference model does."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from sqlalchemy import text
 from doceval_pipeline.batches.results import report_input
 from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.doc_eval.definitions.schema import Prices
-from doceval_pipeline.knowledge.outcomes import WORDS, Outcome
+from doceval_pipeline.domain.evaluations import WORDS, Outcome
 from doceval_pipeline.redaction import without_keys
 from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.reports import inputs, plain, plain_insights
-from doceval_pipeline_tests.reports.plain import File, Row
+from doceval_pipeline_tests.reports import reference_model, sample_reports
+from doceval_pipeline_tests.reports.reference_model import File, Row
 
 LIMITS = {
     "CHANGES_SHOWN": 2,
@@ -160,8 +160,8 @@ def _attempts(draw: st.DrawFn, key: tuple[int, int, int]) -> list[Row]:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages that are full at once, so that what is left out is tried too."""
-    for module in (report_input, plain):
+    """Small limits, so that every list is cut."""
+    for module in (report_input, reference_model):
         for name, limit in LIMITS.items():
             monkeypatch.setattr(module, name, limit, raising=module is report_input)
         monkeypatch.setattr(module, "rows_shown", lambda _: 3)
@@ -169,7 +169,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hold(batch: Sample, held: Holdings) -> None:
     """Make both databases hold exactly this, past guards and triggers."""
-    highest = {row.key: row.attempt for row in plain.current(held.rows)}
+    highest = {row.key: row.attempt for row in reference_model.current(held.rows)}
     batch.plant("DELETE FROM llm_responses")
     batch.plant("DELETE FROM docs")
     with batch.databases.knowledge.begin() as connection:
@@ -186,24 +186,25 @@ def hold(batch: Sample, held: Holdings) -> None:
 
 
 def expected(batch: Sample, held: Holdings, gathered: ReportInput) -> ReportInput:
-    """What the plain model says, in what is not counted the same as what was gathered."""
+    """The input by the reference model, with the fields that it does not compute taken from `gathered`."""
     unchanged = ("partition_key", "batch_id", "name", "status", "description", "created_at", "started_at")
     unchanged += ("completed_at", "expected_cells", "config", "config_sha256", "digest", "versions")
     same: dict[str, Any] = {name: getattr(gathered, name) for name in unchanged}
     sizes = dict(enumerate(held.sizes, 1))
-    failures = plain.failures(held.files, plain.current(held.rows), sizes)[: LIMITS["GROUPS_SHOWN"]]
-    found = plain_insights.insights(held.files, gathered.columns, held.rows, PRICES, STORED_BEFORE)
+    failures = reference_model.failures(reference_model.current(held.rows), sizes)[: LIMITS["GROUPS_SHOWN"]]
+    found = reference_model.insights(held.files, gathered.columns, held.rows, PRICES, STORED_BEFORE)
     changes = same | {"failures": failures, "insights": found}
-    return inputs.report_input(held.files, gathered.columns, held.rows, **changes)
+    return sample_reports.report_input(held.files, gathered.columns, held.rows, **changes)
 
 
 def comparable(data: ReportInput) -> dict[str, Any]:
     """A report's input as plain values, with sets for what has no order and floats that are near."""
     values = dataclasses.asdict(data)
+    del values["labels"]
+    values["shown labels"] = shown_labels(data)
     values["cells"] = sorted(values["cells"], key=lambda c: (c.document_id, c.connection_id, c.prompt_id))
     values["files"] = {state: count for state, count in values["files"].items() if count}
     for sums in (values["total"], *values["column_sums"].values()):
-        sums["outcomes"] = {outcome: cells for outcome, cells in sums["outcomes"].items() if cells}
         if sums["scores"]:
             for name in ("mean", "median"):
                 sums["scores"][name] = pytest.approx(sums["scores"][name])
@@ -211,8 +212,25 @@ def comparable(data: ReportInput) -> dict[str, Any]:
     return values
 
 
+def shown_labels(data: ReportInput) -> dict[str, Any]:
+    """The folders, and every label that the page prints."""
+    labels = data.labels
+    return {
+        "folders": list(labels.folders),
+        "rows": [
+            (labels.of_file(file.name), labels.twin(file)) for file in data.rows if file.name is not None
+        ],
+        "documents": [
+            *(labels.of_document(f.document_id) for f in data.rows if f.document_id is not None),
+            *(labels.of_document(change.document_id) for change in data.changes),
+            *(name for group in data.failures for name in labels.of_documents(group.document_ids)),
+        ],
+        "files left out": [labels.of_files(group.names) for group in data.not_evaluated],
+    }
+
+
 def near(value: Any) -> Any:
-    """The same with floats that are equal to what is near them, and lists for tuples."""
+    """A value with approximate floats, and lists for tuples."""
     match value:
         case float():
             return pytest.approx(value)
@@ -229,7 +247,7 @@ def near(value: Any) -> Any:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(held=holdings())
-def test_what_is_gathered_is_what_is_there(
+def test_the_input_equals_that_of_the_reference_model(
     batch_of: Callable[..., Sample], small_pages: None, held: Holdings, request: pytest.FixtureRequest
 ) -> None:
     batch = _sealed(batch_of, request)

@@ -23,9 +23,9 @@ from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.errors import ComparisonError
-from doceval_pipeline.knowledge.completed import add_up_completed
 from doceval_pipeline.knowledge.history import experience_of
-from doceval_pipeline.knowledge.kept_counts import KeptCounts, fold, read_counts
+from doceval_pipeline.knowledge.incremental_counts import IncrementalCounts, fold, read_counts
+from doceval_pipeline.knowledge.report_queries import completed_results
 from doceval_pipeline.knowledge.scores import are_same_results
 from doceval_pipeline.reports.exports.writing import Format
 from doceval_pipeline.reports.figures import figures
@@ -61,7 +61,7 @@ def progress(databases: Databases, number: int) -> BatchProgress:
     return found
 
 
-def only(counts: list[KeptCounts], number: int) -> KeptCounts:
+def only(counts: list[IncrementalCounts], number: int) -> IncrementalCounts:
     """Those of one batch; others may have changes that were not folded in."""
     (found,) = [each for each in counts if each.batch_id == number]
     return found
@@ -100,8 +100,8 @@ def test_reused_results_are_marked_counted_apart_and_in_no_token_second_or_cost(
 
     data = answered(databases, second)
     found = figures(data)
-    assert found.verdict == "Complete: all 5 cells succeeded, 4 of them reused"
-    assert (data.total.reused, data.total.outcomes["succeeded"]) == (4, 5)
+    assert found.verdict == "Complete: all 5 evaluations succeeded, 4 of them reused"
+    assert (data.total.reused, data.total.cells.succeeded) == (4, 5)
     totals = (data.total.input_tokens, data.total.output_tokens, data.total.seconds)
     assert [total and (total.value, total.cells) for total in totals] == [(100, 1), (1, 1), (2, 1)]
     (cost,) = data.insights.costs
@@ -122,7 +122,7 @@ def test_reused_results_are_marked_counted_apart_and_in_no_token_second_or_cost(
 
     with databases.knowledge.connect() as connection:
         assert {e.cells for e in experience_of(connection, second).values()} == {1}
-        (told,) = add_up_completed(connection, [second])
+        (told,) = completed_results(connection, [second])
     assert (told.reused, told.succeeded) == (4, 5)
     records = exported(databases, second, tmp_path / "second.jsonl")
     assert [record["reused_from_batch"] for record in records] == [first] * 4 + [None]
@@ -203,11 +203,11 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     data = gather(databases, second)
     assert [(cost.amount, cost.currency, cost.unpriced) for cost in data.insights.costs] == costs
     assert (data.insights.seconds, data.insights.throughput) == (None, None)
-    assert figures(data).verdict == "Complete: all 4 cells succeeded, reused from other batches"
+    assert figures(data).verdict == "Complete: all 4 evaluations succeeded, reused from other batches"
     assert "| cost | 0: no model was called in this batch |" in render_markdown(figures(data))
     page = render_html(data, figures(data))
     assert '<p class="figure">0</p><p class="muted">no model was called in this batch</p>' in page
-    assert "Nothing to compare with" in page
+    assert "There is nothing to compare with" in page
     # As after a restore in another installation.
     with databases.knowledge.begin() as connection:
         connection.execute(

@@ -66,7 +66,7 @@ def test_three_failed_of_forty_are_queued_again_and_no_other(batch_of: BatchOf) 
     changes = gather(batch.databases, batch.id).changes
     assert [(c.outcome_before, c.outcome, c.score) for c in changes] == [("failed", "succeeded", 90)] * 3
     page = write_report(batch.databases, batch.id).path.read_text()
-    assert "3 of 40 cells have a later attempt" in page
+    assert "3 of 40 evaluations have a later attempt" in page
     assert page.count("✕ failed</td>\n<td>✓ succeeded 90</td>") == 3
 
 

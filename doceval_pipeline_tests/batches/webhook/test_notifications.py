@@ -140,7 +140,10 @@ def test_a_completed_batch_is_told_once_signed_and_with_what_is_documented(
         "reused": 0,
         "scored": 7,
     }
-    assert (data["verdict"], data["mean_score"]) == ("Complete with failures: 1 of 8 cells failed", 50.0)
+    assert (data["verdict"], data["mean_score"]) == (
+        "Complete with failures: 1 of 8 evaluations failed",
+        50.0,
+    )
     assert (telling.databases.settings.reports / data["report"]).is_file()
     assert data["url"] == f"https://dagster.example.com/assets/completion_report?partition={batch.key}"
     assert shape(documented(told["type"])) == shape(told)

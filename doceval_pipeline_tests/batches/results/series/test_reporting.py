@@ -201,9 +201,9 @@ def test_a_report_without_a_document_in_common_compares_samples_and_changed_cont
         {"0.txt": "new content", **{f"y{n}.txt": f"more {n}" for n in range(8)}}, SCORED.format(20)
     )
     said = report_of(nights, now)
-    assert "They have no document in common" in said
+    assert "They share no documents" in said
     assert "2026-12-01 01:00 UTC: <code>batch-" in said
-    assert "2 occurrences between the two have no results to compare with: 2026-12-03 01:00 held" in said
+    assert "2 occurrences between the two have no results to compare: 2026-12-03 01:00 held" in said
     assert "2026-12-02 01:00 skipped (nothing is new or changed)" in said
     assert '>8</td> <td class="n">9</td> <td class="n"><strong>−70</strong>' in said
     assert "1 file has new content" in said
@@ -220,8 +220,8 @@ def test_a_report_of_the_same_documents_compares_pairs_and_no_reused_result(
     first = nights.night({f"{n}.txt": f"document {n}" for n in range(6)}, SCORED.format(90))
     again = nights.night({"6.txt": "a new document"}, SCORED.format(20))
     said = report_of(nights, again)
-    assert "They have 6 documents in common." in said
-    assert "Nothing to compare: all 6 results that both have are the same by reuse" in said
+    assert "They share 6 documents." in said
+    assert "There is nothing to compare: all 6 results that both have are shared by reuse" in said
     assert said.count("ompared with") == 1
     assert "rose" not in said
     assert judge_drift(databases, again or 0).previous == f"batch-{first:06d}"
@@ -231,17 +231,17 @@ def test_a_report_of_the_same_documents_compares_pairs_and_no_reused_result(
     elsewhere.night(answer=SCORED.format(10))
     nights.define(**keys)
     third = nights.night()
-    assert "0 rose, 7 fell, 0 stayed" in report_of(nights, third)
+    assert "0 rose, 7 fell, 0 unchanged" in report_of(nights, third)
     assert judge_drift(databases, third or 0).previous == f"batch-{again:06d}", "as in its report"
     nights.define(reuse="nothing", **keys)
     asked = nights.night(answer=SCORED.format(80))
     said = report_of(nights, asked)
-    assert "They have 7 documents in common." in said
-    assert "7 rose, 0 fell, 0 stayed" in said
+    assert "They share 7 documents." in said
+    assert "7 rose, 0 fell, 0 unchanged" in said
 
 
 def test_the_first_occurrence_with_results_has_none_before_it(databases: Databases, tmp_path: Path) -> None:
     nights = Nights(databases, tmp_path / "inbox")
     nights.night()
     first = nights.night({"a.txt": "a"})
-    assert "or there is none" in report_of(nights, first)
+    assert "No earlier completed batch shares documents" in report_of(nights, first)

@@ -1,7 +1,6 @@
-"""Makes inputs of reports that have something to say in every section, by plain formulas.
+"""Sample reports, made by hand and by plain formulas: small ones, full ones and hostile ones.
 
-Their numbers are of the right kind and belong together; that those of a real batch are right is tested
-where they are made.
+Their figures are plausible and consistent; `batches/results` tests that those of a real batch are right.
 """
 
 import math
@@ -12,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import combinations
+from typing import Any
 
+from doceval_pipeline.reports.html import GROUPS_SHOWN
 from doceval_pipeline.reports.insights import (
+    NOTHING,
     Agreement,
     Column,
     ColumnMovement,
@@ -33,17 +35,157 @@ from doceval_pipeline.reports.insights import (
     Throughput,
 )
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
-from doceval_pipeline_tests.reports.inputs import (
-    STARTED,
-    cell,
-    column,
-    document,
-    failed,
-    hostile_input,
-    report_input,
-    skipped,
+from doceval_pipeline_tests.reports import reference_model
+from doceval_pipeline_tests.reports.reference_model import File, Row
+
+STARTED = reference_model.QUEUED
+# Taken for more than text, each would run, load, link or reorder something.
+HOSTILE = (
+    "<script>window.ran = 1; document.title = 'ran'</script>",
+    '"><img src="http://evil.invalid/a.png" onerror="window.ran = 1">',
+    "' onmouseover='window.ran = 1' x='",
+    "</style></title></pre></details><iframe src='http://evil.invalid/'></iframe>",
+    "<svg onload=window.ran=1><a xlink:href='javascript:window.ran=1'>x</a></svg>",
+    "![x](http://evil.invalid/b.png) [y](javascript:window.ran=1) <http://evil.invalid>",
+    "www.evil.invalid https://evil.invalid/c mailto:a@evil.invalid `code` | cell | **bold**",
+    "{{ 7 * 7 }} {% raw %} {# gone #} &lt;b&gt; &#60;",
+    "invoice\u202efdp.exe \u2066x\u2069 zero\u200bwidth \ufeff",
+    "nul\x00 \x1b[31mred\x1b[0m \x07 \x9b31m \x7f lone \udc80",
+    "line one\nline two\ttabbed\rreturned",
+    "-->]]><!-- <meta http-equiv=refresh content='0;url=http://evil.invalid/'><base href='http://evil.invalid/'>",
 )
-from doceval_pipeline_tests.reports.plain import File, Row, current
+
+
+def document(number: int = 1, **changes: Any) -> File:
+    """A staged file of 2,000 bytes."""
+    values: dict[str, Any] = {
+        "name": f"file-{number}.pdf",
+        "folder": "/data/contracts",
+        "state": "STAGED",
+        "reason": None,
+        "size": 2_000,
+        "document_id": number,
+    }
+    return File(**(values | changes))
+
+
+def skipped(name: str, reason: str | None = "hidden", state: str = "SKIPPED") -> File:
+    """A file that is left out."""
+    return document(name=name, state=state, reason=reason, document_id=None)
+
+
+def column(connection: int = 1, prompt: int = 1) -> ReportColumn:
+    """A column, named after its ids."""
+    return ReportColumn(connection, f"model-{connection}", prompt, f"prompt-{prompt}")
+
+
+def cell(document_id: int = 1, connection: int = 1, prompt: int = 1, **changes: Any) -> Row:
+    """A succeeded cell with a score of 80, 100 tokens in, 10 out, and one second."""
+    values: dict[str, Any] = {
+        "document_id": document_id,
+        "connection_id": connection,
+        "prompt_id": prompt,
+        "attempt": 1,
+        "outcome": "succeeded",
+        "status": "S",
+        "score": 80.0,
+        "error": None,
+        "response_text": "Clear and complete.",
+        "input_tokens": 100,
+        "output_tokens": 10,
+        "seconds": 1.0,
+        "simulated": False,
+    }
+    return Row(**(values | changes))
+
+
+def failed(document_id: int = 1, error: str | None = "overloaded", **changes: Any) -> Row:
+    """A failed cell that reports only its message."""
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("score", "response_text", "input_tokens", "output_tokens", "seconds")
+    )
+    return cell(document_id, **(nothing | {"outcome": "failed", "status": "F", "error": error} | changes))
+
+
+def report_input(
+    files: Sequence[File] = (), columns: Sequence[ReportColumn] = (), rows: Sequence[Row] = (), **changes: Any
+) -> ReportInput:
+    """A report that expects a cell for each document in each column.
+
+    Its `insights` are empty; `with_insights` computes them from the same files and cells.
+    """
+    now = reference_model.current(rows)
+    failures = reference_model.failures(now, reference_model.sizes_of(files))
+    contents = len({f.document_id for f in files if f.state == "STAGED" and f.document_id is not None})
+    column_sums = reference_model.column_sums(now)
+    all_columns = column_sums.keys() | {(c.connection_id, c.prompt_id) for c in columns}
+    shown, rows_total = reference_model.matrix_rows(files, now, len(all_columns))
+    values: dict[str, Any] = {
+        "version": 4,
+        "partition_key": "batch-000070",
+        "batch_id": 70,
+        "name": "contracts-q4",
+        "status": "COMPLETED",
+        "description": None,
+        "created_at": STARTED,
+        "started_at": STARTED,
+        "completed_at": STARTED + timedelta(minutes=12, seconds=30),
+        "expected_cells": contents * len(columns),
+        "files": dict(Counter(file.state for file in files)),
+        "contents": contents,
+        "labels": reference_model.labels(files),
+        "not_evaluated": reference_model.not_evaluated(files),
+        "columns": columns,
+        "total": reference_model.sums(now),
+        "column_sums": column_sums,
+        "failure_messages": len(failures),
+        "failures": failures[:GROUPS_SHOWN],
+        "changes": reference_model.shown_changes(rows),
+        "rows_total": rows_total,
+        "rows": shown,
+        "cells": reference_model.cells(shown, now),
+        "config": {"prompts": [{"id": 1, "name": "prompt-1", "text": "Score the clarity."}]},
+        "config_sha256": "c0ffee" * 10 + "0000",
+        "digest": "0123456789abcdef",
+        "versions": {"doceval_pipeline": "0.1.0"},
+        "insights": NOTHING,
+    }
+    return ReportInput(**(values | changes))
+
+
+def with_insights(
+    files: Sequence[File] = (), columns: Sequence[ReportColumn] = (), rows: Sequence[Row] = (), **changes: Any
+) -> ReportInput:
+    """A report with computed insights; `changes` replace parts of them, such as `previous`."""
+    found = reference_model.insights(files, columns, rows)
+    return report_input(files, columns, rows, insights=replace(found, **changes))
+
+
+def hostile_input() -> ReportInput:
+    """Every foreign text is hostile, wherever a text may be."""
+    count = len(HOSTILE)
+    documents = [document(n, name=text, folder=text) for n, text in enumerate(HOSTILE)]
+    documents += [document(0, name="twin " + HOSTILE[0])]
+    documents += [skipped(text, reason=text) for text in HOSTILE]
+    columns = [ReportColumn(n, text, n, text) for n, text in enumerate(HOSTILE)]
+    cells = [cell(n, 0, 0, response_text=text, status=text) for n, text in enumerate(HOSTILE)]
+    cells += [failed(n, text, connection=1, prompt=1, status=text) for n, text in enumerate(HOSTILE)]
+    cells += [cell(n, 2, 2, outcome=text, status=text, error=text) for n, text in enumerate(HOSTILE)]
+    return report_input(
+        documents,
+        columns,
+        cells,
+        name=" ".join(HOSTILE),
+        description="\n".join(HOSTILE),
+        status=HOSTILE[0],
+        partition_key="batch-000070" + HOSTILE[1],
+        expected_cells=count * count,
+        config={"prompts": [{"name": t, "text": t} for t in HOSTILE], "batch": {t: t for t in HOSTILE}},
+        config_sha256=HOSTILE[0],
+        digest=HOSTILE[1],
+        versions={HOSTILE[0]: HOSTILE[1]},
+    )
+
 
 MODELS = ("gpt-4o", "claude-sonnet", "llama-70b", "mistral-large", "qwen-72b")
 PROMPTS = ("clarity", "completeness", "tone", "risk", "summary")
@@ -55,7 +197,7 @@ RESPONSES = (
     '{"score": 61, "reasons": ["long sentences", "two undefined terms"], "confidence": "medium"}',
     "Hard to follow: the annex carries the essential conditions, and the main text does not point to it.",
 )
-# Names that run from right to left, join, combine or are long.
+# Names that run from right to left, join, combine, or are long.
 NAMES = (
     "عقد الإيجار ٢٠٢٦.pdf",
     "חוזה שכירות – סופי.docx",
@@ -71,7 +213,8 @@ NAMES = (
 
 def scores(rows: Sequence[Row], key: Column | None = None) -> dict[int, float]:
     """The scores of a column by document, or of all cells by position."""
-    found = [row for row in current(rows) if row.known_outcome == "succeeded" and row.score is not None]
+    now = reference_model.current(rows)
+    found = [row for row in now if row.known_outcome == "succeeded" and row.score is not None]
     if key is None:
         return {place: row.score for place, row in enumerate(found) if row.score is not None}
     return {row.document_id: row.score for row in found if row.key[1:] == key and row.score is not None}
@@ -103,8 +246,8 @@ def _half(values: Sequence[float]) -> float | None:
 
 
 def insights_of(files: Sequence[File], columns: Sequence[ReportColumn], rows: Sequence[Row]) -> Insights:
-    """What the rows say; the batch before scored 4 points less, and the work stalled once."""
-    now = current(rows)
+    """Insights by plain formulas: the previous batch scored 4 points less, and the work stalled once."""
+    now = reference_model.current(rows)
     keys = [(c.connection_id, c.prompt_id) for c in columns]
     names = {file.document_id: file.name for file in reversed(files) if file.document_id is not None}
     by_column = {key: scores(rows, key) for key in keys}
@@ -258,10 +401,10 @@ def _seconds(now: Sequence[Row]) -> Seconds | None:
     return Seconds(len(values), statistics.median(values), values[int(len(values) * 0.95)])
 
 
-def insightful(
+def full_report(
     files: Sequence[File], columns: Sequence[ReportColumn], rows: Sequence[Row], **changes: object
 ) -> ReportInput:
-    """A batch whose every section has something to say."""
+    """A report with something in every section."""
     insights = insights_of(files, columns, rows)
     return report_input(files, columns, rows, **({"insights": insights} | changes))
 
@@ -275,7 +418,7 @@ def columns_of(connections: int, prompts: int) -> list[ReportColumn]:
 
 
 def batch(documents: int, connections: int = 1, prompts: int = 1, failing: float = 0.04) -> ReportInput:
-    """A batch like those that people run: models of different strength, some failures, a duplicate."""
+    """A usual batch: models of different quality, some failures, a duplicate."""
     chance = random.Random(documents * 31 + connections)
     files = [document(n, name=f"contract-{n:04}.pdf", size=900 * n + 700) for n in range(1, documents + 1)]
     if documents > 1:
@@ -303,7 +446,7 @@ def batch(documents: int, connections: int = 1, prompts: int = 1, failing: float
         rows[0] = cell(1, score=0.0)
         rows += [replace(rows[0], attempt=2, score=71.0)]
         rows[0] = failed(1, "timed out after 120 s")
-    return insightful(files, columns, rows)
+    return full_report(files, columns, rows)
 
 
 def _row(chance: random.Random, n: int, connection: int, prompt: int, level: float, failing: float) -> Row:
@@ -326,26 +469,26 @@ def _row(chance: random.Random, n: int, connection: int, prompt: int, level: flo
 def all_failed() -> ReportInput:
     columns = columns_of(2, 1)
     rows = [failed(n, "model not found", connection=c.connection_id) for n in range(1, 5) for c in columns]
-    return insightful([document(n) for n in range(1, 5)], columns, rows)
+    return full_report([document(n) for n in range(1, 5)], columns, rows)
 
 
 def all_skipped() -> ReportInput:
     files = [skipped(f".hidden-{n}") for n in range(3)] + [
         skipped("big.bin", "larger than 50 MiB", "REJECTED")
     ]
-    return insightful(files, [column()], [])
+    return full_report(files, [column()], [])
 
 
 def one_document() -> ReportInput:
     columns = columns_of(3, 1)
     rows = [cell(1, c.connection_id, score=60.0 + 12 * c.connection_id) for c in columns]
-    return insightful([document(1)], columns, rows)
+    return full_report([document(1)], columns, rows)
 
 
 def all_equal() -> ReportInput:
     columns = columns_of(2, 2)
     rows = [cell(n, c.connection_id, c.prompt_id, score=50.0) for n in range(1, 9) for c in columns]
-    return insightful([document(n) for n in range(1, 9)], columns, rows)
+    return full_report([document(n) for n in range(1, 9)], columns, rows)
 
 
 def unicode_names() -> ReportInput:
@@ -363,11 +506,11 @@ def unicode_names() -> ReportInput:
         for n, name in enumerate(NAMES, 1)
         for c in columns
     ]
-    return insightful(files, columns, rows, name="عقود الربع الرابع – 第四季度", description="مراجعة العقود")
+    return full_report(files, columns, rows, name="عقود الربع الرابع – 第四季度", description="مراجعة العقود")
 
 
 def incomplete() -> ReportInput:
-    """Some cells wait, run, pause, say a word that nobody knows, or have no row."""
+    """Some cells wait, run or pause, have an unknown status, or have no row."""
     columns = columns_of(2, 2)
     rows = [cell(n, c.connection_id, c.prompt_id, score=9.0 * n) for n in range(1, 7) for c in columns]
     for place, (outcome, status) in enumerate(
@@ -382,7 +525,7 @@ def incomplete() -> ReportInput:
             status=status,
         )
     files = [document(n) for n in range(1, 8)] + [document(9, state="ASSIGNED", document_id=None)]
-    return insightful(files, columns, rows, status="ANALYZING", completed_at=None)
+    return full_report(files, columns, rows, status="ANALYZING", completed_at=None)
 
 
 def simulated() -> ReportInput:
@@ -393,13 +536,13 @@ def simulated() -> ReportInput:
         for n in range(1, 7)
         for c in columns
     ]
-    return insightful([document(n) for n in range(1, 7)], columns, rows)
+    return full_report([document(n) for n in range(1, 7)], columns, rows)
 
 
 def hostile() -> ReportInput:
     """Hostile texts in the insights too."""
     data = hostile_input()
-    names = [row.name for row in data.rows]
+    names = [data.labels.of_file(file.name) for file in data.rows if file.name is not None]
     columns = [(c.connection_id, c.prompt_id) for c in data.columns]
     found = Difference(9, 1.0, -1.0, 3.0, 0.2, 4.0)
     movement = Movement(
@@ -407,7 +550,18 @@ def hostile() -> ReportInput:
     )
     insights = Insights(
         scores=Estimate(9, 50.0, 40.0, 60.0),
-        leaderboard=[Standing(key, Estimate(9, 50.0, 40.0, 60.0), found, True, 1, 2, 3) for key in columns],
+        leaderboard=[
+            Standing(
+                key,
+                Estimate(9, 50.0, 40.0, 60.0),
+                found,
+                tied=True,
+                failed=1,
+                without_score=2,
+                without_result=3,
+            )
+            for key in columns
+        ],
         distributions=[Distribution(key, 9, 1.0, 20.0, 50.0, 70.0, 99.0, (1,) * 20) for key in columns],
         disagreements=[
             Disagreement(name, place, place, ((0, 1.0), (1, 99.0))) for place, name in enumerate(names)

@@ -1,7 +1,6 @@
-"""Cells of batches by outcome, as the statements on `llm_responses` keep them: where to look.
+"""Counts of evaluations by outcome that triggers keep up to date, so that no tick counts rows.
 
-The triggers and functions are in the migration 0004. What is done is counted from the rows themselves, in
-`responses`.
+Migration 0004 has the triggers and functions. `counts` counts the rows themselves.
 """
 
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.knowledge.counts import CellCounts
+from doceval_pipeline.domain.evaluations import CellCounts, Outcome
 
 _FOLD = text("SELECT fold_response_counts()")
 _RECOUNT = text("SELECT recount_responses(:batch_id)")
@@ -20,8 +19,10 @@ _COUNTS = text("""
                sum(succeeded) AS succeeded, sum(failed) AS failed, sum(unknown) AS unknown,
                sum(reused) AS reused
         FROM response_deltas GROUP BY batch_id)
-    SELECT batch_id, sum(waiting)::bigint, sum(running)::bigint, sum(paused)::bigint, sum(succeeded)::bigint,
-           sum(failed)::bigint, sum(unknown)::bigint, sum(reused)::bigint, max(version), bool_or(pending)
+    SELECT batch_id, sum(waiting)::bigint AS waiting, sum(running)::bigint AS running,
+           sum(paused)::bigint AS paused, sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed,
+           sum(unknown)::bigint AS unknown, sum(reused)::bigint AS reused, max(version) AS version,
+           bool_or(pending) AS pending
     FROM (
         SELECT batch_id, waiting, running, paused, succeeded, failed, unknown, reused, version,
                false AS pending
@@ -35,8 +36,8 @@ _COUNTS = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class KeptCounts:
-    """The counts of a batch. `version` grows with each change that was folded in; `pending` are more."""
+class IncrementalCounts:
+    """The counts of a batch. `version` grows with each folded change; `pending` ones are still to fold."""
 
     batch_id: int
     cells: CellCounts
@@ -45,7 +46,7 @@ class KeptCounts:
 
 
 def fold(connection: Connection) -> None:
-    """Add up what statements have left, in the caller's transaction."""
+    """Add the pending changes to the counts, in the caller's transaction."""
     connection.execute(_FOLD)
 
 
@@ -55,11 +56,18 @@ def recount(connection: Connection, batch_id: int) -> None:
 
 
 def newest_version(connection: Connection) -> int:
-    """The version of the newest change that was folded in; 0 where there is none."""
+    """The version of the newest folded change; 0 where there is none."""
     return int(connection.execute(_NEWEST).scalar_one())
 
 
-def read_counts(connection: Connection, batch_ids: Sequence[int], seen: int) -> list[KeptCounts]:
-    """The counts of some batches, and of all that changed after the version `seen`, in that order."""
-    rows = connection.execute(_COUNTS, {"batch_ids": list(batch_ids), "seen": seen})
-    return [KeptCounts(row[0], CellCounts(*row[1:8]), row[8], row[9]) for row in rows]
+def read_counts(connection: Connection, batch_ids: Sequence[int], seen: int) -> list[IncrementalCounts]:
+    """The counts of the given batches and of all that changed after version `seen`, by version."""
+    return [
+        IncrementalCounts(
+            batch_id=row.batch_id,
+            cells=CellCounts(reused=row.reused, **{str(word): getattr(row, word) for word in Outcome}),
+            version=row.version,
+            pending=row.pending,
+        )
+        for row in connection.execute(_COUNTS, {"batch_ids": list(batch_ids), "seen": seen})
+    ]

@@ -1,0 +1,75 @@
+"""Files of a batch: their names, those that are left out, and the labels that people read."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FileName:
+    """The folder in which a file was found, and its path below that folder."""
+
+    folder: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileGroup:
+    """Files that are not evaluated for the same reason: how many, and the names of the first."""
+
+    state: str
+    reason: str | None
+    files: int
+    names: tuple[FileName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedFile:
+    """A file that is evaluated or will be; or, without `name` and `state`, a document without a file.
+
+    `document_id` is None until the file is stored. `size` is in bytes.
+    """
+
+    name: FileName | None
+    document_id: int | None
+    state: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileLabels:
+    """The labels of files and documents: paths, with their folder where the batch has several.
+
+    Attributes
+    ----------
+    folders
+        All folders of the batch.
+    first_files
+        The first file of each document that has a label; None where the batch has no file of it.
+    """
+
+    folders: tuple[str, ...]
+    first_files: Mapping[int, FileName | None]
+
+    def of_file(self, name: FileName) -> str:
+        """The label of a file."""
+        return f"{name.folder.rstrip('/')}/{name.path}" if len(self.folders) > 1 else name.path
+
+    def of_document(self, document_id: int) -> str:
+        """The label of a document's first file; its id where the batch has no file of it."""
+        name = self.first_files[document_id]
+        return f"document {document_id}" if name is None else self.of_file(name)
+
+    def of_files(self, names: Iterable[FileName]) -> list[str]:
+        """The labels of several files."""
+        return [self.of_file(name) for name in names]
+
+    def of_documents(self, document_ids: Iterable[int]) -> list[str]:
+        """The labels of several documents."""
+        return [self.of_document(document_id) for document_id in document_ids]
+
+    def twin(self, file: EvaluatedFile) -> str | None:
+        """The label of the first file with the same content; None for that file itself."""
+        if file.document_id is None or file.name is None:
+            return None
+        first = self.first_files[file.document_id]
+        return None if first is None or first == file.name else self.of_file(first)
