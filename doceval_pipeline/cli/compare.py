@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from doceval_pipeline.batches.results.comparing import (
-    Kind,
+    Dimension,
     compare_batches,
     compare_in_batch,
     write_comparison,
@@ -20,8 +20,9 @@ from doceval_pipeline.cli.output import (
     print_json,
     print_table,
 )
+from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.names import printable
-from doceval_pipeline.reports.comparison import CellStates, ComparedColumn, Comparison, Side
+from doceval_pipeline.reports.comparison import ComparedColumn, ComparedSide, Comparison
 from doceval_pipeline.reports.formatting import points_text, probability_text, score_text
 from doceval_pipeline.reports.score_changes import THRESHOLD
 
@@ -68,9 +69,9 @@ def compare(
     beside = console_beside(page, as_json)
     opened = databases()
     if connections:
-        found = compare_in_batch(opened, batches[0], Kind.CONNECTION, connections, threshold)
+        found = compare_in_batch(opened, batches[0], Dimension.CONNECTION, connections, threshold)
     elif prompts:
-        found = compare_in_batch(opened, batches[0], Kind.PROMPT, prompts, threshold)
+        found = compare_in_batch(opened, batches[0], Dimension.PROMPT, prompts, threshold)
     else:
         first, second = batches
         found = compare_batches(opened, first, second, threshold)
@@ -131,7 +132,7 @@ def _print(found: Comparison) -> None:
 
 def _row(column: ComparedColumn) -> tuple[Any, ...]:
     names, changed = (column.connection, column.prompt), ", ".join(column.changed) or None
-    moved = column.movement
+    moved = column.score_changes
     if moved is None or column.first_mean is None or column.second_mean is None:
         return (*names, 0, *(None,) * 8, changed)
     told = moved.difference
@@ -180,11 +181,11 @@ def _print_left_out(found: Comparison) -> None:
         _print_only(side)
 
 
-def _without(cells: CellStates) -> tuple[int, ...]:
+def _without(cells: ScoreStateCounts) -> tuple[int, ...]:
     return cells.without_score, cells.failed, cells.open, cells.absent, cells.same_results
 
 
-def _print_only(side: Side) -> None:
+def _print_only(side: ComparedSide) -> None:
     if side.documents or side.columns:
         console.print(
             f"only in {printable(side.name)}: documents {side.documents:,}, columns {len(side.columns):,}",

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
+from doceval_pipeline.domain.usage import TokenUsage
 from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, Outcome, words_in_sql
-from doceval_pipeline.knowledge.usage import SECONDS_SQL, TokensTaken
+from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
@@ -105,12 +106,12 @@ class PartOfColumn:
     output_tokens: int
 
     @property
-    def tokens(self) -> TokensTaken | None:
+    def tokens(self) -> TokenUsage | None:
         """The tokens of what was asked and came back; a reused result took none."""
         finished = self.succeeded + self.failed
         if self.reused or not finished:
             return None
-        return TokensTaken(
+        return TokenUsage(
             self.connection_id,
             self.has_input,
             self.has_output,

@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.reports import cli_hints, svg
 from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
 from doceval_pipeline.reports.figures import all_columns
@@ -34,7 +35,7 @@ from doceval_pipeline.reports.formatting import (
     signed,
     size_text,
 )
-from doceval_pipeline.reports.insights import Throughput
+from doceval_pipeline.reports.insights import ELSEWHERE, origins_text
 from doceval_pipeline.reports.labels import Names
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
 from doceval_pipeline.reports.model import NOTHING_ASKED, FailureGroup, ReportFigures, ReportInput
@@ -141,7 +142,7 @@ def _rankings(data: ReportInput) -> dict[str, Any]:
         "ranked": len(ranked),
         "unpaired": len(connections - paired),
         "leaderboard_axis": svg.score_axis(standing.scores for standing in ranked),
-        "previous_axis": svg.difference_axis(entry.movement.difference for entry in moved),
+        "previous_axis": svg.difference_axis(entry.changes.difference for entry in moved),
     }
 
 
@@ -196,6 +197,8 @@ def _environment(compiled: Path | None) -> Environment:
         "distribution": svg.distribution,
         "dots": svg.dots,
         "throughput": svg.throughput,
+        "ELSEWHERE": ELSEWHERE,
+        "origins_text": origins_text,
         "score_text": score_text,
         "signed": signed,
         "percent": percent,

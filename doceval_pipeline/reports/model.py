@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from doceval_pipeline.reports.insights import Insights
+from doceval_pipeline.domain.insights import Insights
 
 NOTHING_ASKED = "no model was called in this batch"
 """Beside figures of a batch whose results are all reused."""

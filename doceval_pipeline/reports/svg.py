@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.domain.insights import Distribution
+from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
-from doceval_pipeline.reports.insights import Distribution, Throughput
 from doceval_pipeline.reports.model import CellCounts
 
 KINDS = ("succeeded", "failed", "waiting", "running", "paused", "unknown", "missing")

@@ -84,12 +84,12 @@ def test_the_data_says_what_the_sentence_says(batch: Sample) -> None:
         (("sample",), 2, "name two batches, or one batch with either --connections or --prompts"),
         (("a", "b", "c"), 2, "name two batches"),
         (("sample", "sample", "--prompts", "x", "y"), 2, "name two batches"),
-        (("sample", "sample"), 1, "is compared with itself"),
+        (("sample", "sample"), 1, "cannot be compared with itself"),
         (("sample", "nowhere"), 1, "there is no batch 'nowhere'"),
         (
             ("sample", "--prompts", "prompt-0", "x\x1b[31m"),
             1,
-            "has no prompt 'x\\x1b[31m': it has prompt-0, prompt-1",
+            "has no prompt 'x\\x1b[31m': choose one of prompt-0, prompt-1",
         ),
     ],
 )

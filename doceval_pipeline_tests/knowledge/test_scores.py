@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from doceval_pipeline.domain.scores import ScoreState
 from doceval_pipeline.knowledge.outcomes import WORDS, Outcome
-from doceval_pipeline.knowledge.scores import State, read_scores
+from doceval_pipeline.knowledge.scores import read_scores
 from doceval_pipeline_tests.conftest import Sample
 
-STATES = dict.fromkeys(WORDS[Outcome.SUCCEEDED], State.SCORED)
-STATES |= dict.fromkeys(WORDS[Outcome.FAILED], State.FAILED)
-STATES |= dict.fromkeys(("QUEUED", "P", "PAUSED", "ODD"), State.OPEN)
+STATES = dict.fromkeys(WORDS[Outcome.SUCCEEDED], ScoreState.SCORED)
+STATES |= dict.fromkeys(WORDS[Outcome.FAILED], ScoreState.FAILED)
+STATES |= dict.fromkeys(("QUEUED", "P", "PAUSED", "ODD"), ScoreState.OPEN)
 PLANT = text("""
     INSERT INTO llm_responses (batch_id, document_id, connection_id, prompt_id, attempt, status,
                                connection_details, overall_score, task_id, superseded_at, withdrawn_at)
@@ -39,9 +40,9 @@ class Cell:
     withdrawn: bool = False
 
     @property
-    def state(self) -> State:
+    def state(self) -> ScoreState:
         state = STATES[self.status]
-        return State.WITHOUT_SCORE if state is State.SCORED and self.score is None else state
+        return ScoreState.WITHOUT_SCORE if state is ScoreState.SCORED and self.score is None else state
 
 
 CELLS = st.lists(
@@ -109,8 +110,8 @@ def test_each_current_result_stands_where_it_belongs(batch: Sample, cells: list[
     for row, document in enumerate(found.documents.tolist()):
         for place, column in enumerate(found.columns):
             cell, value = by_key.get((document, column)), float(found.values[row, place])
-            assert found.states[row, place] == (State.ABSENT if cell is None else cell.state)
-            if cell is None or cell.state is not State.SCORED:
+            assert found.states[row, place] == (ScoreState.ABSENT if cell is None else cell.state)
+            if cell is None or cell.state is not ScoreState.SCORED:
                 assert math.isnan(value)
             else:
                 assert value == cell.score

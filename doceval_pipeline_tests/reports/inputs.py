@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from doceval_pipeline.domain.insights import NOTHING
 from doceval_pipeline.reports.html import GROUPS_SHOWN
-from doceval_pipeline.reports.insights import NOTHING
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
 from doceval_pipeline_tests.reports import plain, plain_insights
 from doceval_pipeline_tests.reports.plain import File, Row

@@ -9,22 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.reports.comparison import (
     AlignedColumn,
-    CellStates,
+    ComparedSide,
     Comparison,
-    Side,
     compare_sides,
-    moved_documents,
+    named_documents,
+    render_comparison,
 )
-from doceval_pipeline.reports.comparison_page import render_comparison
 from doceval_pipeline.reports.formatting import points_text, probability_text
 from doceval_pipeline.reports.sanitize import visible_name
 from doceval_pipeline.statistics import inference
 from doceval_pipeline_tests.reports.inputs import HOSTILE
 from doceval_pipeline_tests.reports.test_html import ATTRIBUTES, ELEMENTS, Page
 
-A, B = (Side(name, f"batch-00000{n}", 0, (), 100, 0) for n, name in ((1, "a"), (2, "b")))
+A, B = (ComparedSide(name, f"batch-00000{n}", 0, (), 100, 0) for n, name in ((1, "a"), (2, "b")))
 
 
 def aligned(
@@ -32,13 +32,13 @@ def aligned(
 ) -> AlignedColumn:
     first, second = np.array(first, float), np.array(second, float)
     states = [
-        CellStates(int((~np.isnan(side)).sum()), 0, int(np.isnan(side).sum()), 0, 0)
+        ScoreStateCounts(int((~np.isnan(side)).sum()), 0, int(np.isnan(side).sum()), 0, 0)
         for side in (first, second)
     ]
     return AlignedColumn(connection, prompt, (), first, second, *states)
 
 
-def compared(*columns: AlignedColumn, sides: tuple[Side, Side] = (A, B)) -> Comparison:
+def compared(*columns: AlignedColumn, sides: tuple[ComparedSide, ComparedSide] = (A, B)) -> Comparison:
     documents = np.arange(columns[0].first.size)
     found = compare_sides(sides, documents, columns, lambda document: f"{document}.txt", 50.0)
     assert found is not None
@@ -127,7 +127,7 @@ def test_p_of_many_columns_allows_for_all_of_them_and_the_sentence_does_not() ->
     same = aligned([40] * 8, [40] * 8, prompt="tone")
     nothing = aligned([math.nan] * 8, [40] * 8, prompt="length")
     found = compared(rises, same, nothing)
-    assert [column.movement and column.movement.difference.p for column in found.columns] == [
+    assert [column.score_changes and column.score_changes.difference.p for column in found.columns] == [
         4 / 2**8,
         1,
         None,
@@ -155,7 +155,7 @@ def test_the_documents_to_be_named_are_those_that_are_named() -> None:
         return str(document)
 
     compare_sides((A, B), np.arange(300), columns, name_of, 50.0)
-    assert named == moved_documents(np.arange(300), columns)
+    assert named == named_documents(np.arange(300), columns)
 
 
 def test_the_page_says_what_the_comparison_says() -> None:
@@ -176,7 +176,7 @@ def test_the_page_says_what_the_comparison_says() -> None:
 
 def test_hostile_names_are_shown_and_do_nothing() -> None:
     columns = [aligned([10, 90], [20, 30], text, text) for text in HOSTILE]
-    sides = (Side(" ".join(HOSTILE), "batch-000001", 0, ((HOSTILE[0], HOSTILE[1]),), 1, 0), B)
+    sides = (ComparedSide(" ".join(HOSTILE), "batch-000001", 0, ((HOSTILE[0], HOSTILE[1]),), 1, 0), B)
     found = compare_sides(sides, np.arange(2), columns, lambda number: HOSTILE[number], 50.0)
     assert found is not None
     written = render_comparison(found)

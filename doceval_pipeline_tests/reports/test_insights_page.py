@@ -4,16 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from doceval_pipeline.reports.insights import (
-    NOTHING,
-    Agreement,
-    Cost,
-    Difference,
-    Disagreement,
-    Estimate,
-    Insights,
-    Standing,
-)
+from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.domain.insights import NOTHING, Agreement, Disagreement, Insights, Standing
+from doceval_pipeline.domain.usage import Cost
 from doceval_pipeline_tests.reports.inputs import cell, column, document, failed, report_input
 from doceval_pipeline_tests.reports.insightful import batch, insights_of
 from doceval_pipeline_tests.reports.test_html import Page, assert_inert, render, said

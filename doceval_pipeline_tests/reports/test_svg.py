@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doceval_pipeline.domain.findings import Difference, Estimate
-from doceval_pipeline.reports.insights import Distribution, Throughput
+from doceval_pipeline.domain.insights import Distribution
+from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.reports.svg import (
     SCORES,
     WIDTH,

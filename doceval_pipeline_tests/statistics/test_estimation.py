@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doceval_pipeline.statistics.estimation import CONFIDENCE, Experience, predict_time, predict_total
+from doceval_pipeline.domain.usage import Experience
+from doceval_pipeline.statistics.estimation import CONFIDENCE, predict_time, predict_total
 
 
 def experience(x: "np.ndarray", y: "np.ndarray") -> Experience:

@@ -16,13 +16,13 @@ from doceval_pipeline.doc_eval.batches import (
     batches_in,
     unreported,
 )
-from doceval_pipeline.doc_eval.history import remember
+from doceval_pipeline.doc_eval.history import save_experience
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, transition
 from doceval_pipeline.doc_eval.progress import keep_samples
 from doceval_pipeline.knowledge.counts import CellCounts, count_cells, count_documents, digests
-from doceval_pipeline.knowledge.history import experience_of
 from doceval_pipeline.knowledge.kept_counts import KeptCounts, fold, newest_version, read_counts, recount
 from doceval_pipeline.knowledge.queue import tidy
+from doceval_pipeline.knowledge.usage import read_experience
 
 # Closed batches are looked at again where a processor wrote late or flipped F to S; as many of them
 # a look as have about this many cells together.
@@ -220,7 +220,7 @@ def _settle(databases: Databases, seen: Seen, action: Action) -> None:
     took = {}
     if action in (Action.COMPLETE, Action.FAIL):
         with databases.knowledge.connect() as knowledge:
-            took = experience_of(knowledge, seen.batch.id)
+            took = read_experience(knowledge, seen.batch.id)
     with databases.doc_eval.begin() as connection:
         transition(connection, seen.batch.id, action, _failure(seen) if action is Action.FAIL else None)
         if seen.digest is not None:
@@ -228,7 +228,7 @@ def _settle(databases: Databases, seen: Seen, action: Action) -> None:
                 _RECORD_RESULT,
                 {"batch_id": seen.batch.id, "digest": seen.digest, "documents": seen.finished_documents},
             )
-            remember(connection, seen.batch.id, took)
+            save_experience(connection, seen.batch.id, took)
 
 
 def _failure(seen: Seen) -> str:

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, batches_in
-from doceval_pipeline.doc_eval.history import longest_ever
+from doceval_pipeline.doc_eval.history import longest_durations
 from doceval_pipeline.doc_eval.lifecycle import OPEN, Status
 from doceval_pipeline.doc_eval.progress import newest_samples, usual_gap
 from doceval_pipeline.knowledge.counts import (
@@ -126,7 +126,7 @@ def judge_batches(databases: Databases, questions: Sequence[Question]) -> dict[i
         running = running_rows(knowledge, ids)
         deferred = deferred_rows(knowledge, ids)
     with databases.doc_eval.connect() as connection:
-        longest = longest_ever(connection, [rows.connection_id for rows in running])
+        longest = longest_durations(connection, [rows.connection_id for rows in running])
         gap = usual_gap(connection, GAP_DAYS)
     limits = Limits(
         max(SECONDS_FLOOR, TIMES_USUAL_GAP * (gap or 0.0)),

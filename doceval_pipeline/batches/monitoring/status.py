@@ -65,7 +65,7 @@ class BatchProgress:
             return None
         whole = cells.reused == cells.done == self.batch.expected_cells
         many = "all" if whole else f"{cells.reused:,}"
-        places = origins_text(self.origins, self.is_from_elsewhere)
+        places = origins_text(self.origins, is_elsewhere=self.is_from_elsewhere)
         said = f"{cells.done:,} done, {many} of them reused from {places}"
         return f"{said}: {NOTHING_ASKED}" if whole else said
 

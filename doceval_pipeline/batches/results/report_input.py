@@ -19,10 +19,12 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partitio
 from doceval_pipeline.doc_eval.files import count_documents, stored_ids
 from doceval_pipeline.doc_eval.report_queries import EvaluatedFile
 from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
+from doceval_pipeline.domain.insights import NOTHING, Provenance
+from doceval_pipeline.domain.scores import Scores
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import report_queries as results
 from doceval_pipeline.knowledge.counts import digest
-from doceval_pipeline.knowledge.scores import Scores, read_scores
+from doceval_pipeline.knowledge.scores import read_scores
 from doceval_pipeline.redaction import without_keys
 from doceval_pipeline.reports.analysis import median_score
 from doceval_pipeline.reports.html import (
@@ -31,7 +33,7 @@ from doceval_pipeline.reports.html import (
     KNOWN_PROCESSOR_LIMIT_BYTES,
     NAMES_SHOWN,
 )
-from doceval_pipeline.reports.insights import ELSEWHERE, NOTHING, Provenance
+from doceval_pipeline.reports.insights import ELSEWHERE
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
 from doceval_pipeline.reports.model import (
     CellChange,

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from doceval_pipeline.atomic_file import file_errors
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.results.report_files import keep_report
+from doceval_pipeline.domain.insights import NOTHING, Provenance
 from doceval_pipeline.reports.figures import figures
-from doceval_pipeline.reports.insights import NOTHING, Provenance
 from doceval_pipeline.reports.model import ReportFigures
 
 _RECORD_REPORT = text("""

@@ -20,7 +20,7 @@ from doceval_pipeline.batches.files.folders import (
     notes_on_patterns,
 )
 from doceval_pipeline.batches.files.listing import list_files
-from doceval_pipeline.batches.staging.estimates import ConnectionWork, Estimate, estimate_work
+from doceval_pipeline.batches.staging.estimates import ConnectionWork, WorkEstimate, estimate_work
 from doceval_pipeline.batches.staging.limits import exceeded_limit
 from doceval_pipeline.batches.staging.recurring import choose_files, leave_unchanged_out, require_references
 from doceval_pipeline.batches.staging.reprocessing import OUTCOMES, Mode
@@ -90,7 +90,7 @@ class Plan:
     batch: BatchRecord
     documents: PlannedDocuments
     cells: PlannedCells
-    estimates: list[Estimate]
+    estimates: list[WorkEstimate]
     notes: list[str] = field(default_factory=list)
     held: str | None = None
     """The limit by which the batch would be held, as the end of a sentence."""
@@ -134,7 +134,7 @@ class PlannedOccurrence:
     files: Comparison
     documents: PlannedDocuments
     cells: PlannedCells
-    estimates: list[Estimate]
+    estimates: list[WorkEstimate]
     held: str | None
 
     def as_json(self) -> dict[str, Any]:
@@ -272,7 +272,7 @@ class _Work:
 
     known: dict[str, int]
     cells: PlannedCells
-    estimates: list[Estimate]
+    estimates: list[WorkEstimate]
 
 
 def _work_on(

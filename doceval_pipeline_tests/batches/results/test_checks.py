@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.checks import Drift, Judged, judge_soundness
+from doceval_pipeline.batches.results.checks import ResultQuality, ScoreDrift, judge_quality
 from doceval_pipeline.batches.results.score_drift import _rank_sum_p, judge_drift
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
@@ -40,25 +40,25 @@ def again(batch: Sample, name: str, **other: Any) -> Sample:
     return Sample(batch.databases, applied.numbers[name], name, batch.folder)
 
 
-def drift(batch: Sample) -> Drift:
+def drift(batch: Sample) -> ScoreDrift:
     return judge_drift(batch.databases, batch.id)
 
 
 def test_a_first_batch_has_nothing_to_be_compared_with(batch_of: BatchOf) -> None:
     found = drift(answered(batch_of(documents=1)))
-    assert (found.previous, found.drifted) == (None, [])
-    assert found.sentence.startswith("nothing to compare with")
+    assert (found.baseline, found.drifted) == (None, [])
+    assert found.sentence.startswith("no baseline: no earlier batch")
 
 
 def test_documents_that_both_scored_are_compared_with_themselves(batch_of: BatchOf) -> None:
     first = answered(batch_of(documents=12))
     same = drift(answered(again(first, "same")))
-    assert (same.previous, same.shared_documents, same.drifted) == (first.key, 12, [])
+    assert (same.baseline, same.shared_documents, same.drifted) == (first.key, 12, [])
     assert [(c.pairs, c.change, c.p) for c in same.columns] == [(12, 0.0, 1.0)] * 4
     # Far less than documents differ from each other.
     moved = drift(answered(again(first, "moved"), f"{SCORE} - CASE WHEN {FIRST_COLUMN} THEN 3 ELSE 0 END"))
     assert [(c.connection, c.change) for c in moved.drifted] == [("model-0", -3.0)] * 2
-    assert moved.sentence == "2 of 4 columns scored differently than in " + str(moved.previous)
+    assert moved.sentence == "2 of 4 columns scored differently than in " + str(moved.baseline)
     assert moved.numbers()["largest_change"] == -3.0
     back = drift(answered(again(first, "back")))
     assert len(back.drifted) == 2, "held against the newest one before it"
@@ -99,15 +99,15 @@ def test_p_allows_for_all_columns(batch_of: BatchOf) -> None:
 
 def test_another_prompt_model_or_state_is_not_compared_with(batch_of: BatchOf) -> None:
     first = answered(batch_of(documents=6))
-    assert drift(answered(again(first, "fewer", prompts=["prompt-0"]))).previous is None
+    assert drift(answered(again(first, "fewer", prompts=["prompt-0"]))).baseline is None
     first.doc_eval("UPDATE prompts SET prompt_text = 'Another question?' WHERE name = 'prompt-0'")
     other = Sample(first.databases, again(first, "edited").id, "edited", first.folder)
     first.doc_eval("UPDATE prompts SET prompt_text = 'Another question?' WHERE name = 'prompt-0'")
-    assert drift(answered(other)).previous is None
+    assert drift(answered(other)).baseline is None
     failed = answered(again(first, "failed"), status="'F'")
     assert failed.status() == "FAILED"
     last = drift(answered(again(first, "last")))
-    assert last.previous == first.key, "a batch without any result is none to compare with"
+    assert last.baseline == first.key, "a batch without any result is none to compare with"
 
 
 def test_a_column_without_scores_is_said_to_be_untested(batch_of: BatchOf) -> None:
@@ -115,27 +115,31 @@ def test_a_column_without_scores_is_said_to_be_untested(batch_of: BatchOf) -> No
     status = f"CASE WHEN {FIRST_COLUMN} THEN 'F' ELSE 'S' END"
     found = drift(answered(again(first, "half"), status=status))
     assert [(c.before, c.now, c.p) for c in found.columns if c.p is None] == [(6, 0, None)] * 2
-    assert found.sentence.endswith("; 2 more have too few scores to tell")
+    assert found.sentence.endswith("; 2 more have too few scores to compare")
     assert found.numbers()["columns_compared"] == 2
 
 
-def judged(batch: Sample) -> Judged:
-    return judge_soundness(batch.databases, batch.id)
+def judged(batch: Sample) -> ResultQuality:
+    return judge_quality(batch.databases, batch.id)
 
 
 def test_results_that_are_as_they_should_be_are_sound(batch_of: BatchOf) -> None:
     batch = answered(batch_of(documents=3), status="CASE WHEN id % 2 = 0 THEN 'F' ELSE 'S' END")
     batch.knowledge("UPDATE llm_responses SET error_message = 'no' WHERE status = 'F'")
     assert judged(batch).is_sound
-    assert judged(batch).sentence == "6 succeeded cells are sound"
+    assert judged(batch).sentence == "no defects in 6 successful evaluations"
 
 
 @pytest.mark.parametrize(
     ("wrong", "name", "said"),
     [
         (r"response_text = E' \n\t'", "cells_empty", "1 empty responses"),
-        ("response_json = '{\"score\": 1'", "cells_not_json", "1 response_json that are no JSON"),
-        ("overall_score = NULL", "cells_without_score", "1 succeeded cells without a score"),
+        (
+            "response_json = '{\"score\": 1'",
+            "cells_not_json",
+            "1 response_json values that are not valid JSON",
+        ),
+        ("overall_score = NULL", "cells_without_score", "1 successful evaluations without a score"),
         ("overall_score = 100.5", "cells_out_of_range", "1 scores out of range"),
     ],
 )

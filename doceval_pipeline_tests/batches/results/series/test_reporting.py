@@ -224,7 +224,7 @@ def test_a_report_of_the_same_documents_compares_pairs_and_no_reused_result(
     assert "Nothing to compare: all 6 results that both have are the same by reuse" in said
     assert said.count("ompared with") == 1
     assert "rose" not in said
-    assert judge_drift(databases, again or 0).previous == f"batch-{first:06d}"
+    assert judge_drift(databases, again or 0).baseline == f"batch-{first:06d}"
     # What another batch asked since is another result, although this one only reuses it.
     keys: dict[str, Any] = {"prompts": ("clarity",), "scope": "all", "skip_if_nothing_new": False}
     elsewhere = Nights(databases, tmp_path / "inbox", name="elsewhere", reuse="nothing", **keys)
