@@ -127,7 +127,7 @@ def _print(found: Comparison) -> None:
     if overall.flips:
         moves = [(flip.document, score_text(flip.before), score_text(flip.after)) for flip in overall.flips]
         console.print()
-        print_table(("file", "first", "second"), moves, "largest moves")
+        print_table(("file", "first", "second"), moves, "largest changes")
 
 
 def _row(column: ComparedColumn) -> tuple[Any, ...]:

@@ -279,7 +279,7 @@ def _left_out(comparison: Comparison) -> str:
         return ""
     total = comparison.documents * len(comparison.columns)
     verb = "is" if left_out == 1 else "are"
-    return f" {left_out:,} of {total:,} pairs of results {verb} left out, because a side has no score there."
+    return f" {left_out:,} of {total:,} pairs of results {verb} left out, because one side has no score."
 
 
 def _same_results(comparison: Comparison) -> str:

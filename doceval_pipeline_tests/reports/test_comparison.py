@@ -97,7 +97,7 @@ def test_two_that_do_not_differ_are_not_and_it_is_said_what_would_have_been_seen
             [40, math.nan, 60, 70],
             [40, 50, math.nan, 70],
             "b and a score the same over 2 documents, without exception. 2 of 4 pairs of results are left "
-            "out, because a side has no score there.",
+            "out, because one side has no score.",
         ),
     ],
     ids=["the same", "one document", "by as much", "up as much as down", "left out"],

@@ -318,7 +318,7 @@ def test_simulated_results_are_marked_wherever_they_show() -> None:
         "Cost",
         "Seconds per cell",
         "Leaderboard",
-        "Change since the batch before",
+        "Change since the latest overlapping batch",
         "Connections and prompts",
         "Results",
         "Document",

@@ -119,7 +119,7 @@ def test_what_every_section_says_stands_in_the_page_of_a_batch() -> None:
         "Compared with batch-000069 contracts-q3 , completed 2026-11-16 09:00 UTC, over the 12 documents",
         "prompt text changed",
         "not compared: 1 scored only before, 0 only now",
-        "Largest moves of gpt-4o · clarity",
+        "Largest changes of gpt-4o · clarity",
         "1 stall, framed above",
         "2026-11-23 09:06:30 UTC for 1 min 45 s",
         "half took no longer (p50)",
@@ -169,7 +169,7 @@ def test_what_is_left_out_of_long_lists_is_told() -> None:
         throughput=replace(throughput, all_stalls=40),
     )
     text = said(replace(data, insights=insights))
-    assert "Compared are the best 2 of 30 connections and prompts that both batches have." in text
+    assert "Only the best 2 of 30 connections and prompts that both batches have are compared." in text
     assert "40 stalls, framed above, of which the longest are shown" in text
 
 

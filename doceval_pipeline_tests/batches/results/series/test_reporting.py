@@ -232,7 +232,7 @@ def test_a_report_of_the_same_documents_compares_pairs_and_no_reused_result(
     nights.define(**keys)
     third = nights.night()
     assert "0 rose, 7 fell, 0 stayed" in report_of(nights, third)
-    assert judge_drift(databases, third or 0).previous == f"batch-{again:06d}", "as in its report"
+    assert judge_drift(databases, third or 0).baseline == f"batch-{again:06d}", "as in its report"
     nights.define(reuse="nothing", **keys)
     asked = nights.night(answer=SCORED.format(80))
     said = report_of(nights, asked)
@@ -244,4 +244,4 @@ def test_the_first_occurrence_with_results_has_none_before_it(databases: Databas
     nights = Nights(databases, tmp_path / "inbox")
     nights.night()
     first = nights.night({"a.txt": "a"})
-    assert "or there is none" in report_of(nights, first)
+    assert "No earlier completed batch shares documents" in report_of(nights, first)
