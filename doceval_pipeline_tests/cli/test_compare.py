@@ -81,9 +81,9 @@ def test_the_data_says_what_the_sentence_says(batch: Sample) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("sample",), 2, "name two batches, or one batch with either --connections or --prompts"),
-        (("a", "b", "c"), 2, "name two batches"),
-        (("sample", "sample", "--prompts", "x", "y"), 2, "name two batches"),
+        (("sample",), 2, "pass two batches, or one batch with either --connections or --prompts"),
+        (("a", "b", "c"), 2, "pass two batches"),
+        (("sample", "sample", "--prompts", "x", "y"), 2, "pass two batches"),
         (("sample", "sample"), 1, "cannot be compared with itself"),
         (("sample", "nowhere"), 1, "there is no batch 'nowhere'"),
         (

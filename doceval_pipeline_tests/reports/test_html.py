@@ -361,7 +361,7 @@ def test_an_empty_batch_has_a_page() -> None:
         "No document was scored differently by two connections under the same prompt.",
         "No two connections scored the same document under the same prompt.",
         "The batch selects no connection or no prompt.",
-        "The newest earlier batch that completed and shares documents",
+        "No earlier completed batch shares documents",
         "No cell says when it was finished.",
         "No cell was reprocessed.",
         "No file was left out.",

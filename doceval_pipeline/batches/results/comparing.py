@@ -3,7 +3,7 @@
 `reports.comparison` computes the comparison from them, and words it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -66,7 +66,7 @@ class _Results:
 
 
 @dataclass(frozen=True)
-class _Half:
+class _SelectedSide:
     """One side: its results, and its columns in the order in which they are compared."""
 
     name: str
@@ -90,7 +90,7 @@ def compare_batches(databases: Databases, first: str, second: str, threshold: fl
     UnknownBatch, BatchStateError, ComparisonError
         BatchStateError if one of them is archived or not sealed; ComparisonError if they share nothing.
     """
-    records = [find_batch(databases.doc_eval, wanted) for wanted in (first, second)]
+    records = [find_batch(databases.doc_eval, batch) for batch in (first, second)]
     if records[0].id == records[1].id:
         raise ComparisonError(
             f"{records[0].key} cannot be compared with itself: name two batches, or two of its connections "
@@ -103,11 +103,12 @@ def compare_batches(databases: Databases, first: str, second: str, threshold: fl
             f"{one.batch.key} and {other.batch.key} share no connection and prompt: compare batches whose "
             "connections and prompts are the same or have the same names"
         )
-    halves = [
-        _Half(r.batch.name, r, [p[side] for p in pairs], _unmatched(r, {p[side] for p in pairs}))
-        for side, r in enumerate((one, other))
+    ours, theirs = zip(*pairs, strict=True)
+    sides = [
+        _SelectedSide(results.batch.name, results, columns, _unmatched(results, columns))
+        for results, columns in ((one, ours), (other, theirs))
     ]
-    return _compare(databases, halves, None, threshold)
+    return _compare(databases, sides, None, threshold)
 
 
 def compare_in_batch(
@@ -128,11 +129,11 @@ def compare_in_batch(
         )
     is_connection = dimension is Dimension.CONNECTION
     others = results.names(Dimension.PROMPT if is_connection else Dimension.CONNECTION)
-    halves = [
-        _Half(name, results, [(id_, other) if is_connection else (other, id_) for other in others])
+    sides = [
+        _SelectedSide(name, results, [(id_, other) if is_connection else (other, id_) for other in others])
         for name, id_ in zip(names, ids, strict=True)
     ]
-    return _compare(databases, halves, dimension, threshold)
+    return _compare(databases, sides, dimension, threshold)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
@@ -181,15 +182,15 @@ def _matched(one: _Results, other: _Results) -> list[tuple[Column, Column]]:
     return sorted(same + named)
 
 
-def _unmatched(results: _Results, matched: set[Column]) -> tuple[tuple[str, str], ...]:
+def _unmatched(results: _Results, matched: Collection[Column]) -> tuple[tuple[str, str], ...]:
     return tuple(results.column_names(column) for column in results.scores.columns if column not in matched)
 
 
 def _id_of(results: _Results, dimension: Dimension, name: str) -> int:
     ids = {known: id_ for id_, known in results.names(dimension).items()}
     # An exact name takes precedence over one that only reads alike.
-    found = {normal(known): id_ for known, id_ in ids.items()} | ids
-    id_ = found.get(name, found.get(normal(name)))
+    by_name = {normal(known): id_ for known, id_ in ids.items()} | ids
+    id_ = by_name.get(name, by_name.get(normal(name)))
     if id_ is None:
         known = ", ".join(sorted(ids)) or "none"
         raise ComparisonError(f"{results.batch.key} has no {dimension} {name!r}: choose one of {known}")
@@ -197,46 +198,50 @@ def _id_of(results: _Results, dimension: Dimension, name: str) -> int:
 
 
 def _compare(
-    databases: Databases, halves: Sequence[_Half], dimension: Dimension | None, threshold: float
+    databases: Databases, sides: Sequence[_SelectedSide], dimension: Dimension | None, threshold: float
 ) -> Comparison:
-    one, other = halves
+    one, other = sides
     documents = np.intersect1d(one.results.scores.documents, other.results.scores.documents)
     if not documents.size:
-        raise ComparisonError(f"{_both(halves)} share no document: compare batches of the same documents")
+        raise ComparisonError(f"{_both(sides)} share no document: compare batches of the same documents")
     columns = [_aligned(one, other, documents, place, dimension) for place in range(len(one.columns))]
-    sides = (_side(one, documents), _side(other, documents))
+    compared = (_compared_side(one, documents), _compared_side(other, documents))
     with databases.doc_eval.connect() as doc_eval:
         names = Names(doc_eval, one.results.batch.id)
         names.know(named_documents(documents, columns))
-    found = compare_sides(sides, documents, columns, names.of_document, threshold)
+    found = compare_sides(compared, documents, columns, names.of_document, threshold)
     if found is None and all(column.first_cells.same_results == documents.size for column in columns):
         raise ComparisonError(
-            f"{_both(halves)} share only reused results, so there is nothing to compare: evaluate one of "
+            f"{_both(sides)} share only reused results, so there is nothing to compare: evaluate one of "
             "them again with doceval reprocess BATCH --all"
         )
     if found is None:
         raise ComparisonError(
-            f"{_both(halves)} share {documents.size:,} documents, but none has a score on both sides "
+            f"{_both(sides)} share {documents.size:,} documents, but none has a score on both sides "
             f"({_reasons(columns)}): wait for results, or reprocess failed evaluations"
         )
     return found
 
 
-def _side(half: _Half, shared: NDArray[np.int64]) -> ComparedSide:
-    scores = half.results.scores
-    places = [scores.columns.index(key) for key in half.columns if key in scores.columns]
+def _compared_side(side: _SelectedSide, shared: NDArray[np.int64]) -> ComparedSide:
+    scores = side.results.scores
+    places = [scores.columns.index(column) for column in side.columns if column in scores.columns]
     return ComparedSide(
-        name=half.name,
-        partition_key=half.results.batch.key,
+        name=side.name,
+        partition_key=side.results.batch.key,
         documents=scores.documents.size - shared.size,
-        columns=half.unmatched,
+        columns=side.unmatched,
         cells=int(np.count_nonzero(scores.states[:, places] != ScoreState.ABSENT)),
         simulated=sum(scores.simulated[place] for place in places),
     )
 
 
 def _aligned(
-    one: _Half, other: _Half, documents: NDArray[np.int64], place: int, dimension: Dimension | None
+    one: _SelectedSide,
+    other: _SelectedSide,
+    documents: NDArray[np.int64],
+    place: int,
+    dimension: Dimension | None,
 ) -> AlignedColumn:
     ours, theirs = one.columns[place], other.columns[place]
     our_rows = np.searchsorted(one.results.scores.documents, documents)
@@ -267,13 +272,13 @@ def _compared(
     return np.where(same, np.nan, scores.column(column)[rows]), counts
 
 
-def _changed(one: _Half, other: _Half, place: int) -> tuple[str, ...]:
+def _changed(one: _SelectedSide, other: _SelectedSide, place: int) -> tuple[str, ...]:
     before, now = one.results.config, other.results.config
     return changed_settings(before, now, other.columns[place], one.columns[place])
 
 
-def _both(halves: Sequence[_Half]) -> str:
-    return " and ".join(half.name for half in halves)
+def _both(sides: Sequence[_SelectedSide]) -> str:
+    return " and ".join(side.name for side in sides)
 
 
 def _reasons(columns: Sequence[AlignedColumn]) -> str:

@@ -47,33 +47,35 @@ def judge_drift(databases: Databases, batch_id: int) -> ScoreDrift:
     with databases.knowledge.connect() as connection:
         before, now = read_scores(connection, baseline), read_scores(connection, batch_id)
     # Includes columns that only one of the two batches has.
-    every = sorted({*before.columns, *now.columns})
-    labels = read_labels_of(databases, every)
+    columns = sorted({*before.columns, *now.columns})
+    labels = read_labels_of(databases, columns)
     shared = np.intersect1d(before.documents, now.documents, assume_unique=True)
-    columns = [_column_drift(column, labels, before, now, shared) for column in every]
-    return ScoreDrift(partition_key(baseline), int(shared.size), _corrected(columns))
+    drifts = [_column_drift(column, labels, before, now, shared) for column in columns]
+    return ScoreDrift(partition_key(baseline), int(shared.size), _corrected(drifts))
 
 
 def _column_drift(
     column: Column, labels: Labels, earlier: Scores, later: Scores, shared: NDArray[np.int64]
 ) -> ColumnDrift:
-    places = np.searchsorted(earlier.documents, shared), np.searchsorted(later.documents, shared)
+    rows_before, rows_now = (np.searchsorted(scores.documents, shared) for scores in (earlier, later))
     same = are_same_results(
-        earlier.column_origins(column)[places[0]], later.column_origins(column)[places[1]]
+        earlier.column_origins(column)[rows_before], later.column_origins(column)[rows_now]
     )
     before, now = earlier.column(column).copy(), later.column(column).copy()
-    before[places[0][same]] = now[places[1][same]] = np.nan
-    both = ~np.isnan(before[places[0]] + now[places[1]])
-    pairs = before[places[0][both]], now[places[1][both]]
+    before[rows_before[same]] = now[rows_now[same]] = np.nan
+    both = ~np.isnan(before[rows_before] + now[rows_now])
+    paired_before, paired_now = before[rows_before[both]], now[rows_now[both]]
     before, now = before[~np.isnan(before)], now[~np.isnan(now)]
-    is_paired = pairs[0].size >= SHARE_PAIRED * max(before.size, now.size)
-    found = difference(*pairs) if is_paired else unpaired(before, now)
+    pairs = paired_before.size
+    is_paired = pairs >= SHARE_PAIRED * max(before.size, now.size)
+    found = difference(paired_before, paired_now) if is_paired else unpaired(before, now)
+    connection_id, prompt_id = column
     return ColumnDrift(
-        connection=labels.connection(column[0]),
-        prompt=labels.prompt(column[1]),
+        connection=labels.connection(connection_id),
+        prompt=labels.prompt(prompt_id),
         before=int(before.size),
         now=int(now.size),
-        pairs=int(pairs[0].size) if is_paired else 0,
+        pairs=int(pairs) if is_paired else 0,
         change=None if found is None else found.mean,
         p=None if found is None else found.p,
         same_results=int(np.count_nonzero(same)),
@@ -105,5 +107,5 @@ def _rank_sum_p(before: NDArray[np.float64], now: NDArray[np.float64]) -> float:
 
 def _corrected(columns: Sequence[ColumnDrift]) -> list[ColumnDrift]:
     """The columns with each p corrected for all of them."""
-    found = corrected([Difference(c.now, c.change or 0.0, None, None, c.p, None) for c in columns])
-    return [replace(column, p=together.p) for column, together in zip(columns, found, strict=True)]
+    differences = corrected([Difference(c.now, c.change or 0.0, None, None, c.p, None) for c in columns])
+    return [replace(column, p=found.p) for column, found in zip(columns, differences, strict=True)]
