@@ -175,7 +175,7 @@ def _print_left_out(comparison: Comparison) -> None:
             "without a score",
             "failed",
             "not done",
-            "no cell",
+            "missing",
             "reused",
         )
         print_table(columns, rows, "not compared, of the shared documents", optional=_OPTIONAL)

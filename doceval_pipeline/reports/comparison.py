@@ -243,8 +243,8 @@ def _finding(comparison: Comparison) -> str:
     if found.told_apart:
         return f"{much}{over}{tested}; {counts}."
     if found.n == 1:
-        return f"{much}{over}, which is too few to tell them apart."
-    return f"{second} and {first} cannot be told apart{over}: {much}{tested}; {counts}{_power(found)}."
+        return f"{much}{over}, too few to tell whether they differ."
+    return f"{second} and {first} do not differ significantly{over}: {much}{tested}; {counts}{_power(found)}."
 
 
 def _over(documents: int, columns: int) -> str:
@@ -262,7 +262,7 @@ def _amount(mean: float) -> str:
 def _interval(difference: Difference) -> str:
     low, high = difference.low, difference.high
     if low is None or high is None:
-        return "each by as much, "
+        return "all by the same amount, "
     return f"95 % interval {points_text(low)} to {points_text(high)}, "
 
 
@@ -295,7 +295,7 @@ def _simulation(comparison: Comparison) -> str:
     if not comparison.simulated:
         return ""
     whole = comparison.simulated == comparison.cells
-    part = "" if whole else f" in {comparison.simulated:,} of {comparison.cells:,} cells"
+    part = "" if whole else f" in {comparison.simulated:,} of {comparison.cells:,} evaluations"
     return f" [SIMULATED{part}]"
 
 

@@ -143,7 +143,7 @@ def throughput(over_time: Throughput) -> Markup:
                 f'width="{step * 0.86:.1f}" height="{height:g}"/>'
             )
     title = (
-        f"{amount(sum(over_time.bins))} cells finished in {duration(span)}, at most {amount(most)} in "
+        f"{amount(sum(over_time.bins))} evaluations finished in {duration(span)}, at most {amount(most)} in "
         f"{duration(over_time.bin_seconds)}"
     )
     return Markup(  # noqa: S704

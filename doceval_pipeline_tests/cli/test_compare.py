@@ -46,7 +46,7 @@ def test_two_models_of_a_batch_are_compared(batch: Sample, tmp_path: Path) -> No
     assert lines[0] in page.read_text().replace("&lt;", "<")
 
 
-def test_a_page_that_goes_to_standard_output_is_alone_there(batch: Sample, tmp_path: Path) -> None:
+def test_a_page_on_standard_output_is_the_only_output(batch: Sample, tmp_path: Path) -> None:
     compared = ("compare", "sample", "--connections", "model-0", "model-1", "--html")
     assert doceval(*compared, str(tmp_path / "page.html")).returncode == 0
     ended = doceval(*compared, "-")
@@ -56,7 +56,7 @@ def test_a_page_that_goes_to_standard_output_is_alone_there(batch: Sample, tmp_p
     assert "- and --json" in doceval(*compared, "-", "--json").stderr
 
 
-def test_the_data_says_what_the_sentence_says(batch: Sample) -> None:
+def test_the_json_matches_the_verdict(batch: Sample) -> None:
     found = read_json("compare", "sample", "--connections", "model-0", "model-1", "--threshold", "46")
     assert found["told_apart"] is True
     assert found["verdict"].startswith("model-1 scores 5.0 points higher than model-0 over 11 documents")
@@ -93,7 +93,7 @@ def test_the_data_says_what_the_sentence_says(batch: Sample) -> None:
         ),
     ],
 )
-def test_what_cannot_be_compared_is_one_line_and_an_exit_code(
+def test_an_impossible_comparison_is_one_line_and_an_exit_code(
     batch: Sample, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     ended = doceval("compare", *arguments)

@@ -34,7 +34,7 @@ def test_all_finished_attempts_count_with_what_they_report(batch_of: BatchOf) ->
 
 
 @pytest.mark.parametrize("nonsense", ["NaN", "Infinity", "-Infinity", "-1", "1e300", "1e-300"])
-def test_what_nothing_ever_took_is_left_out(batch_of: BatchOf, nonsense: str) -> None:
+def test_impossible_measurements_are_left_out(batch_of: BatchOf, nonsense: str) -> None:
     batch = batch_of(documents=1, connections=1, prompts=1)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'S', time_taken_seconds = :n", n=nonsense)

@@ -95,7 +95,7 @@ def batch(batch_of: Callable[..., Sample]) -> Sample:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(cells=CELLS)
-def test_each_current_result_stands_where_it_belongs(batch: Sample, cells: list[Cell]) -> None:
+def test_each_current_result_is_in_its_row_and_column(batch: Sample, cells: list[Cell]) -> None:
     batch.plant("DELETE FROM llm_responses")
     plant(batch, cells, batch.id)
     plant(batch, [Cell(1, 1, 1, "S", 99.0)], batch.id + 1)

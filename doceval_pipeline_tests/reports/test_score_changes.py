@@ -20,9 +20,7 @@ def name_of(document: int) -> str:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(SCORES, SCORES), max_size=40), st.sampled_from([0.0, 50.0, 70.1, 100.0]))
-def test_each_document_is_counted_where_it_belongs(
-    pairs: list[tuple[float, float]], threshold: float
-) -> None:
+def test_documents_are_counted_as_by_a_plain_loop(pairs: list[tuple[float, float]], threshold: float) -> None:
     documents = np.arange(len(pairs)) + 7
     first, second = (np.array([pair[side] for pair in pairs]) for side in (0, 1))
     found = compare_scores(name_of, documents, first, second, threshold)
@@ -50,13 +48,13 @@ def test_each_document_is_counted_where_it_belongs(
     assert largest_changes(documents, first, second) == [document for _, document, _, _ in largest]
 
 
-def test_a_score_that_differs_in_its_last_digit_alone_did_not_move() -> None:
+def test_a_rounding_difference_is_not_a_change() -> None:
     found = compare_scores(name_of, np.array([1]), np.array([0.1 + 0.2]), np.array([0.3]), THRESHOLD)
     assert found is not None
     assert (found.rose, found.fell, found.same, found.flips) == (0, 0, 1, ())
 
 
-def test_names_are_asked_for_only_of_what_is_listed() -> None:
+def test_only_listed_documents_are_named() -> None:
     asked: list[int] = []
 
     def named(document: int) -> str:

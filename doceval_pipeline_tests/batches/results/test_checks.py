@@ -44,13 +44,13 @@ def drift(batch: Sample) -> ScoreDrift:
     return judge_drift(batch.databases, batch.id)
 
 
-def test_a_first_batch_has_nothing_to_be_compared_with(batch_of: BatchOf) -> None:
+def test_a_first_batch_has_no_baseline(batch_of: BatchOf) -> None:
     found = drift(answered(batch_of(documents=1)))
     assert (found.baseline, found.drifted) == (None, [])
     assert found.sentence.startswith("no baseline: no earlier batch")
 
 
-def test_documents_that_both_scored_are_compared_with_themselves(batch_of: BatchOf) -> None:
+def test_documents_scored_in_both_batches_are_paired(batch_of: BatchOf) -> None:
     first = answered(batch_of(documents=12))
     same = drift(answered(again(first, "same")))
     assert (same.baseline, same.shared_documents, same.drifted) == (first.key, 12, [])
@@ -64,7 +64,7 @@ def test_documents_that_both_scored_are_compared_with_themselves(batch_of: Batch
     assert len(back.drifted) == 2, "held against the newest one before it"
 
 
-def test_a_change_that_matters_to_nobody_is_no_drift(batch_of: BatchOf) -> None:
+def test_a_tiny_change_is_not_drift(batch_of: BatchOf) -> None:
     first = answered(batch_of(documents=12))
     found = drift(answered(again(first, "a little"), f"{SCORE} + 0.9"))
     assert all(column.p is not None and column.p < 0.05 for column in found.columns)
@@ -97,7 +97,7 @@ def test_p_allows_for_all_columns(batch_of: BatchOf) -> None:
     assert found.drifted == []
 
 
-def test_another_prompt_model_or_state_is_not_compared_with(batch_of: BatchOf) -> None:
+def test_a_baseline_has_the_same_prompts_and_models_and_is_completed(batch_of: BatchOf) -> None:
     first = answered(batch_of(documents=6))
     assert drift(answered(again(first, "fewer", prompts=["prompt-0"]))).baseline is None
     first.doc_eval("UPDATE prompts SET prompt_text = 'Another question?' WHERE name = 'prompt-0'")
@@ -110,7 +110,7 @@ def test_another_prompt_model_or_state_is_not_compared_with(batch_of: BatchOf) -
     assert last.baseline == first.key, "a batch without any result is none to compare with"
 
 
-def test_a_column_without_scores_is_said_to_be_untested(batch_of: BatchOf) -> None:
+def test_a_column_without_scores_is_counted_as_untested(batch_of: BatchOf) -> None:
     first = answered(batch_of(documents=6))
     status = f"CASE WHEN {FIRST_COLUMN} THEN 'F' ELSE 'S' END"
     found = drift(answered(again(first, "half"), status=status))
@@ -123,7 +123,7 @@ def judged(batch: Sample) -> ResultQuality:
     return judge_quality(batch.databases, batch.id)
 
 
-def test_results_that_are_as_they_should_be_are_sound(batch_of: BatchOf) -> None:
+def test_valid_results_have_no_defects(batch_of: BatchOf) -> None:
     batch = answered(batch_of(documents=3), status="CASE WHEN id % 2 = 0 THEN 'F' ELSE 'S' END")
     batch.knowledge("UPDATE llm_responses SET error_message = 'no' WHERE status = 'F'")
     assert judged(batch).is_sound
@@ -143,9 +143,7 @@ def test_results_that_are_as_they_should_be_are_sound(batch_of: BatchOf) -> None
         ("overall_score = 100.5", "cells_out_of_range", "1 scores out of range"),
     ],
 )
-def test_a_result_that_cannot_be_right_is_counted(
-    batch_of: BatchOf, wrong: str, name: str, said: str
-) -> None:
+def test_defects_are_counted(batch_of: BatchOf, wrong: str, name: str, said: str) -> None:
     batch = answered(batch_of(documents=3))
     batch.knowledge("ALTER TABLE llm_responses DROP CONSTRAINT llm_responses_overall_score_check")
     try:
@@ -166,7 +164,7 @@ def test_a_result_that_cannot_be_right_is_counted(
     assert found.sentence == said
 
 
-def test_a_processor_that_says_the_same_of_every_document_is_noticed_from_ten_documents_on(
+def test_identical_responses_are_a_defect_from_ten_documents_on(
     batch_of: BatchOf,
 ) -> None:
     for documents, name in ((9, "few"), (10, "enough")):
@@ -197,7 +195,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=30)
 @given(value=VALUES)
-def test_what_is_json_is_json_to_the_last_character(value: Any, databases_once: Databases) -> None:
+def test_valid_json_is_accepted(value: Any, databases_once: Databases) -> None:
     written = json.dumps(value)
     assert is_json(databases_once, written)
     assert not is_json(databases_once, written + ",")
@@ -208,7 +206,7 @@ def test_what_is_json_is_json_to_the_last_character(value: Any, databases_once: 
 @pytest.mark.parametrize(
     "given", ["NaN", "{'a': 1}", "```json\n{}\n```", "[" * 200_000, '"\\u00"', "{", "\x01"]
 )
-def test_what_models_write_instead_of_json_is_none(databases_once: Databases, given: str) -> None:
+def test_invalid_json_is_rejected(databases_once: Databases, given: str) -> None:
     assert not is_json(databases_once, given)
 
 

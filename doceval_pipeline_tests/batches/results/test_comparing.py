@@ -84,7 +84,7 @@ def test_two_batches_are_compared_over_the_documents_and_columns_that_both_have(
     assert found.simulated == 0
 
 
-def test_what_has_no_score_is_counted_by_side_and_by_why(pair: list[Sample], databases: Databases) -> None:
+def test_missing_scores_are_counted_by_side_and_reason(pair: list[Sample], databases: Databases) -> None:
     before, after = pair
     answer(before, f"CASE WHEN {PLACE} <> 1 THEN 50 END")
     answer(after, "0", f"{PLACE} BETWEEN 1 AND 5")
@@ -100,7 +100,7 @@ def test_what_has_no_score_is_counted_by_side_and_by_why(pair: list[Sample], dat
     assert (found.documents, found.first.documents, found.left_out) == (7, 1, 28 - 12)
 
 
-def test_columns_of_other_numbers_are_matched_by_their_names(databases: Databases, folder: Path) -> None:
+def test_columns_with_different_ids_are_matched_by_name(databases: Databases, folder: Path) -> None:
     before = staged(databases, folder, "before")
     answer(before, "40")
     # As after a prompt was removed by hand and made anew: another number, another text.
@@ -113,7 +113,7 @@ def test_columns_of_other_numbers_are_matched_by_their_names(databases: Database
     assert {column.changed for column in found.columns} == {()}
 
 
-def test_what_changed_under_the_same_name_is_said(databases: Databases, folder: Path) -> None:
+def test_changed_settings_under_the_same_name_are_shown(databases: Databases, folder: Path) -> None:
     before = staged(databases, folder, "before")
     content = {
         "connections": [
@@ -183,7 +183,7 @@ def test_files_of_several_folders_are_named_with_their_folder(databases: Databas
     assert {flip.document for flip in found.overall.flips} == {str(place / "a.txt") for place in folders}
 
 
-def test_what_shares_nothing_is_refused_in_a_line(
+def test_sides_that_share_nothing_are_rejected_in_one_line(
     databases: Databases, pair: list[Sample], tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -203,14 +203,14 @@ def test_what_shares_nothing_is_refused_in_a_line(
         compare_in_batch(databases, "before", Dimension.CONNECTION, ("model-0", "gpt"), 50.0)
 
 
-def test_batches_without_a_column_in_common_are_refused(databases: Databases, folder: Path) -> None:
+def test_batches_without_a_shared_column_are_rejected(databases: Databases, folder: Path) -> None:
     staged(databases, folder, "before", prompts=["prompt-0"])
     staged(databases, folder, "after", prompts=["prompt-1"])
     with pytest.raises(ComparisonError, match="share no connection and prompt"):
         compare_batches(databases, "before", "after", 50.0)
 
 
-def test_a_batch_that_is_not_there_not_sealed_or_archived_is_refused(batch_of: Callable[..., Sample]) -> None:
+def test_a_missing_unsealed_or_archived_batch_is_rejected(batch_of: Callable[..., Sample]) -> None:
     batch = batch_of(documents=1)
     databases = batch.databases
     with pytest.raises(UnknownBatch, match="there is no batch 'nowhere'"):
@@ -222,7 +222,7 @@ def test_a_batch_that_is_not_there_not_sealed_or_archived_is_refused(batch_of: C
         compare_in_batch(databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
 
 
-def test_a_batch_that_is_archived_while_it_is_read_is_refused(
+def test_a_batch_archived_during_the_read_is_rejected(
     batch_of: Callable[..., Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = done(batch_of(documents=1))

@@ -71,7 +71,7 @@ def test_a_batch_is_compared_with_the_newest_earlier_one_over_the_same_documents
     assert previous_of(first) is None
 
 
-def test_what_is_not_as_it_was_is_named(databases: Databases, folder: Path) -> None:
+def test_changed_settings_are_named(databases: Databases, folder: Path) -> None:
     completed_over(databases, folder, "before", "10")
     databases_changes = Sample(databases, 0, "", folder)
     databases_changes.doc_eval("UPDATE prompts SET prompt_text = 'Another question?'")
@@ -114,7 +114,7 @@ def completed_over_again(databases: Databases, folder: Path) -> Sample:
         "DELETE FROM batch_connections WHERE batch_id <> :id",
     ],
 )
-def test_a_batch_that_shares_nothing_or_did_not_complete_is_no_previous_one(
+def test_a_batch_that_shares_nothing_or_did_not_complete_is_not_overlapping(
     databases: Databases, folder: Path, apart: str
 ) -> None:
     completed_over(databases, folder, "before", "10")
@@ -124,7 +124,7 @@ def test_a_batch_that_shares_nothing_or_did_not_complete_is_no_previous_one(
     assert previous_of(batch) is None
 
 
-def test_cells_without_tokens_or_prices_are_not_free() -> None:
+def test_evaluations_without_tokens_or_prices_are_unpriced() -> None:
     prices = {
         1: Prices(input_per_million=2.0, output_per_million=10.0),
         2: Prices(input_per_million=3.0, output_per_million=0, currency="EUR"),
