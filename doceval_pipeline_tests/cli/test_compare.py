@@ -1,4 +1,4 @@
-"""`doceval compare` in a process of its own: its first line, tables, data, page and exit codes."""
+"""`doceval compare` as a process: its verdict, tables, JSON, page and exit codes."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PLACE = "(SELECT count(*) FROM docs d WHERE d.id < r.document_id)"
 
 @pytest.fixture
 def batch(databases: Databases, tmp_path: Path) -> Sample:
-    """A batch whose second model scores some points more than its first, and fails on the last document."""
+    """A batch whose second model scores higher than its first, and fails on the last document."""
     made = sample_batch(databases, tmp_path, documents=12)
     made.stage()
     made.knowledge(

@@ -1,4 +1,4 @@
-"""The checks of results run after the report, in its run, and warn without stopping anything."""
+"""The checks of results run in the same run as the report, after it, and only warn."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What finished attempts took: sums that a person can check, and nothing from nonsense."""
+"""Sums over finished attempts match ones checked by hand, and leave out impossible values."""
 
 from collections.abc import Callable
 

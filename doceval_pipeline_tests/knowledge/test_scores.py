@@ -1,4 +1,4 @@
-"""All current results of a batch as one table: each where it belongs, and why others have no score."""
+"""The table of all current results of a batch: scores, and the state of evaluations without one."""
 
 import math
 from collections.abc import Callable
@@ -63,7 +63,7 @@ CELLS = st.lists(
 
 
 def plant(batch: Sample, cells: list[Cell], batch_id: int) -> None:
-    """Rows as they may be, past guards and triggers; earlier attempts scored 50."""
+    """Insert rows past guards and triggers; earlier attempts scored 50."""
     with batch.databases.knowledge.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         for cell in cells:

@@ -1,4 +1,4 @@
-"""Who leads, how scores are spread, where models disagree; the rest is held against a plain model in
+"""Leaderboard, distribution and disagreement; the rest is compared with a plain model in
 `batches/test_gathering.py`.
 """
 

@@ -1,4 +1,4 @@
-"""What a comparison says: one sentence that is true, everything counted, and a page in which nothing runs."""
+"""Comparisons: a true verdict in one sentence, complete counts, and a page without scripts."""
 
 import math
 from dataclasses import replace

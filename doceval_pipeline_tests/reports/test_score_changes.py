@@ -1,4 +1,4 @@
-"""How scores moved: counted as a plain loop counts them, with the largest moves by name."""
+"""Score changes match a plain loop, and the largest ones are named."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Drawings stand where their numbers are, inside of what they are drawn on."""
+"""Marks of charts are placed at their values, inside the chart."""
 
 import re
 

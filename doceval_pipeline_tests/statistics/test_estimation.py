@@ -1,4 +1,4 @@
-"""Intervals from past work: they hold as often as they say, and nothing is claimed from nothing."""
+"""Prediction intervals have their nominal coverage, and too little experience gives none."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The statistics, held against published examples and against what is written plainly from definitions."""
+"""The statistics match published examples and plain implementations of their definitions."""
 
 import itertools
 import math
@@ -116,7 +116,7 @@ def with_p(p: float | None) -> Difference:
 @settings(deadline=None)  # whoever is first loads scipy
 @given(st.lists(st.none() | st.floats(0, 1), max_size=7))
 def test_holms_correction_is_the_closure_of_bonferronis(given_p: list[float | None]) -> None:
-    """Marcus, Peritz and Gabriel: p of each is the largest p of any group of comparisons it is in."""
+    """Marcus, Peritz and Gabriel: each p is the largest p of any group that contains the comparison."""
     tested = [place for place, p in enumerate(given_p) if p is not None]
     expected: dict[int, float] = dict.fromkeys(tested, 0.0)
     for size in range(1, len(tested) + 1):
@@ -143,7 +143,7 @@ def test_the_exact_p_counts_all_arrangements_of_signs(differences: list[float]) 
 
 
 def counted_p(differences: list[float]) -> float:
-    """By looking at each way: ranks of sizes, ties share theirs, zeros are ranked and then left out."""
+    """The p from every arrangement of signs: ties share their rank, zeros are ranked and then left out."""
     sizes = [abs(d) for d in differences]
     ranks = [
         sum(other < size for other in sizes) + (sum(other == size for other in sizes) + 1) / 2
@@ -176,7 +176,7 @@ def test_the_exact_and_the_normal_p_agree_where_they_meet(
 
 
 def test_many_equal_pairs_are_not_evidence_of_a_difference() -> None:
-    # A normal distribution would say p = 0.025 of five that rose and none that fell.
+    # A normal approximation would give p = 0.025 for five rises and no fall.
     found = difference(np.zeros(1_000), np.append(np.zeros(995), [10.0, 20, 30, 40, 50]))
     assert found is not None
     assert found.p == 2 / 2**5

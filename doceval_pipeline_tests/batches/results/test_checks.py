@@ -1,4 +1,4 @@
-"""What is wrong with results, or moved since the last batch of the same configuration, is found."""
+"""Checks of results: drift from the baseline, and defects."""
 
 import json
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def test_documents_scored_in_both_batches_are_paired(batch_of: BatchOf) -> None:
     same = drift(answered(again(first, "same")))
     assert (same.baseline, same.shared_documents, same.drifted) == (first.key, 12, [])
     assert [(c.pairs, c.change, c.p) for c in same.columns] == [(12, 0.0, 1.0)] * 4
-    # Far less than documents differ from each other.
+    # Much smaller than the differences between documents.
     moved = drift(answered(again(first, "moved"), f"{SCORE} - CASE WHEN {FIRST_COLUMN} THEN 3 ELSE 0 END"))
     assert [(c.connection, c.change) for c in moved.drifted] == [("model-0", -3.0)] * 2
     assert moved.sentence == "2 of 4 columns scored differently than in " + str(moved.baseline)
@@ -83,14 +83,14 @@ def test_other_documents_are_compared_as_a_whole(batch_of: BatchOf) -> None:
 def test_a_few_other_documents_prove_little(batch_of: BatchOf) -> None:
     answered(batch_of(documents=3, connections=1, prompts=1, name="a"), "50")
     found = drift(answered(batch_of(documents=3, connections=1, prompts=1, name="b"), "60"))
-    # Of the 20 ways to part six scores in two, two are as unequal.
+    # Two of the 20 ways to split six scores in halves are as unequal.
     assert [(column.change, column.p) for column in found.columns] == [(10.0, 0.1)]
     found = drift(answered(batch_of(documents=1, connections=1, prompts=1, name="c"), "10"))
     assert [(column.change, column.p) for column in found.columns] == [(-50.0, None)]
 
 
 def test_p_allows_for_all_columns(batch_of: BatchOf) -> None:
-    # Of 6 pairs that all moved the same way p is 1/32, which four columns together make 1/8.
+    # Six pairs that all change in the same direction have p = 1/32, corrected for four columns 1/8.
     first = answered(batch_of(documents=6))
     found = drift(answered(again(first, "moved"), f"{SCORE} + 5"))
     assert [column.p for column in found.columns] == [0.125] * 4

@@ -1,4 +1,4 @@
-"""Two batches, connections or prompts compared, from the rows of a real database."""
+"""Comparisons of batches, connections and prompts, read from real databases."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_missing_scores_are_counted_by_side_and_reason(pair: list[Sample], datab
 def test_columns_with_different_ids_are_matched_by_name(databases: Databases, folder: Path) -> None:
     before = staged(databases, folder, "before")
     answer(before, "40")
-    # As after a prompt was removed by hand and made anew: another number, another text.
+    # As if a prompt had been removed by hand and created again, with another id and text.
     before.doc_eval("UPDATE prompts SET name = name || ' (old)'")
     after = staged(databases, folder, "after")
     answer(after, "60")

@@ -1,4 +1,4 @@
-"""What a report says beyond counts: of an earlier batch, of costs, of kinds of failures, of long texts."""
+"""Insights of a report: the latest overlapping batch, costs, groups of failures, long texts."""
 
 from collections.abc import Callable
 from pathlib import Path
