@@ -3,14 +3,42 @@
 The installation is a whole one: `doceval up` with its defaults, Dagster's storage in PostgreSQL.
 """
 
-import dagster as dg
 import os
-import psycopg2
 import random
 import socket
 import subprocess
 import time
+from collections.abc import (
+    Callable,
+    Iterator,
+)
+from contextlib import (
+    closing,
+    contextmanager,
+)
+from dataclasses import (
+    dataclass,
+)
+from functools import (
+    partial,
+)
+from importlib.resources import (
+    files,
+)
+from pathlib import (
+    Path,
+)
+from threading import (
+    Event,
+)
+from typing import (
+    Any,
+)
+
+import dagster as dg
+import psycopg2
 import yaml
+
 from benchmarks import (
     material,
 )
@@ -47,17 +75,6 @@ from benchmarks.staging import (
     OURS,
     require_rows,
 )
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from contextlib import (
-    closing,
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-)
 from doceval_pipeline.batches.databases import (
     Databases,
 )
@@ -79,26 +96,11 @@ from doceval_pipeline.doc_eval.batches import (
     partition_key,
 )
 from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
     USER,
+    EmbeddedServer,
 )
 from doceval_pipeline.settings import (
     Settings,
-)
-from functools import (
-    partial,
-)
-from importlib.resources import (
-    files,
-)
-from pathlib import (
-    Path,
-)
-from threading import (
-    Event,
-)
-from typing import (
-    Any,
 )
 
 EMPTY = "4 empty assets"

@@ -1,7 +1,21 @@
 """Case 11: what a document costs as a batch grows, and what a tick costs as batches add up."""
 
-import dagster as dg
 import time
+from collections.abc import (
+    Callable,
+)
+from contextlib import (
+    closing,
+)
+from functools import (
+    partial,
+)
+from typing import (
+    Any,
+)
+
+import dagster as dg
+
 from benchmarks import (
     material,
 )
@@ -40,12 +54,6 @@ from benchmarks.staging import (
     require_rows,
     stage,
 )
-from collections.abc import (
-    Callable,
-)
-from contextlib import (
-    closing,
-)
 from doceval_pipeline.batches.databases import (
     Databases,
 )
@@ -63,12 +71,6 @@ from doceval_pipeline.doc_eval.batches import (
 )
 from doceval_pipeline.knowledge.digests import (
     digest,
-)
-from functools import (
-    partial,
-)
-from typing import (
-    Any,
 )
 
 DOCUMENTS, BATCHES = "documents in one batch", "batches"

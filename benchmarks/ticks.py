@@ -5,6 +5,27 @@ that finds the changes; where nothing changed, the median of several ticks.
 """
 
 import time
+from collections.abc import (
+    Callable,
+)
+from dataclasses import (
+    replace,
+)
+from functools import (
+    partial,
+)
+from statistics import (
+    median,
+)
+from typing import (
+    Any,
+)
+
+from sqlalchemy import (
+    Engine,
+    event,
+)
+
 from benchmarks import (
     material,
 )
@@ -33,12 +54,6 @@ from benchmarks.harness import (
 from benchmarks.installation import (
     Installation,
 )
-from collections.abc import (
-    Callable,
-)
-from dataclasses import (
-    replace,
-)
 from doceval_pipeline.batches.databases import (
     Databases,
 )
@@ -50,19 +65,6 @@ from doceval_pipeline.knowledge.digests import (
 )
 from doceval_pipeline.knowledge.incremental_counts import (
     newest_version,
-)
-from functools import (
-    partial,
-)
-from sqlalchemy import (
-    Engine,
-    event,
-)
-from statistics import (
-    median,
-)
-from typing import (
-    Any,
 )
 
 IDLE, FEW, MANY = "idle", "100 changes", "100,000 changes"

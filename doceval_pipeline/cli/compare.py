@@ -1,4 +1,4 @@
-"""`doceval compare`: how two batches differ, or two connections or prompts of one."""
+"""`doceval compare`: compares two batches, or two connections or prompts of one batch."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from doceval_pipeline.batches.results.comparing import (
-    Kind,
+    Dimension,
     compare_batches,
     compare_in_batch,
     write_comparison,
@@ -20,8 +20,9 @@ from doceval_pipeline.cli.output import (
     print_json,
     print_table,
 )
+from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.names import printable
-from doceval_pipeline.reports.comparison import CellStates, ComparedColumn, Comparison, Side
+from doceval_pipeline.reports.comparison import ComparedColumn, ComparedSide, Comparison
 from doceval_pipeline.reports.formatting import points_text, probability_text, score_text
 from doceval_pipeline.reports.score_changes import THRESHOLD
 
@@ -35,17 +36,18 @@ from doceval_pipeline.reports.score_changes import THRESHOLD
     type=click.FloatRange(0, 100),
     default=THRESHOLD,
     show_default=True,
-    help="The score from which on a document is good; documents that cross it are counted.",
+    help="A score of it or more is good; documents that cross it are counted.",
 )
 @click.option(
     "--html",
     "page",
     metavar="FILE",
     type=output_path,
-    help="Write a page into this file too; - is standard output.",
+    help="Also write an HTML page into this file; - is standard output.",
 )
 @as_json_option
 def compare(
+    *,
     batches: tuple[str, ...],
     connections: tuple[str, str] | None,
     prompts: tuple[str, str] | None,
@@ -53,35 +55,35 @@ def compare(
     page: Path | None,
     as_json: bool,
 ) -> None:
-    """Say by how much the second of two scores higher than the first, on the same documents.
+    """Compare two batches, connections or prompts.
 
     \b
     doceval compare BATCH BATCH                      two batches (numbers or names)
     doceval compare BATCH --connections NAME NAME    two connections of a batch
     doceval compare BATCH --prompts NAME NAME        two prompts of a batch
 
-    Batches are compared over the documents and the columns (connection and prompt) that both have. The
-    first line can be pasted into a message.
+    Shows by how much the second side scores higher than the first, over the documents and columns (connection
+    and prompt) that both have. The first line of the output can be pasted into a message.
     """
     if len(batches) + bool(connections) + bool(prompts) != 2 or len(batches) > 2:
-        raise click.UsageError("name two batches, or one batch with either --connections or --prompts")
+        raise click.UsageError("pass two batches, or one batch with either --connections or --prompts")
     beside = console_beside(page, as_json)
     opened = databases()
     if connections:
-        found = compare_in_batch(opened, batches[0], Kind.CONNECTION, connections, threshold)
+        comparison = compare_in_batch(opened, batches[0], Dimension.CONNECTION, connections, threshold)
     elif prompts:
-        found = compare_in_batch(opened, batches[0], Kind.PROMPT, prompts, threshold)
+        comparison = compare_in_batch(opened, batches[0], Dimension.PROMPT, prompts, threshold)
     else:
         first, second = batches
-        found = compare_batches(opened, first, second, threshold)
+        comparison = compare_batches(opened, first, second, threshold)
     if page is not None:
-        write_comparison(found, page)
+        write_comparison(comparison, page)
     if as_json:
-        print_json(found.as_json())
+        print_json(comparison.as_json())
     elif beside is errors:
-        errors.print(printable(found.verdict), markup=False)
+        errors.print(printable(comparison.verdict), markup=False)
     else:
-        _print(found)
+        _print(comparison)
         if page is not None:
             console.print(str(page), markup=False)
 
@@ -105,63 +107,64 @@ _HEADINGS = (
 )
 
 
-def _print(found: Comparison) -> None:
-    console.print(printable(found.verdict), markup=False)
-    if found.simulated:
+def _print(comparison: Comparison) -> None:
+    console.print(printable(comparison.verdict), markup=False)
+    if comparison.simulated:
         errors.print("simulated results: no LLM was called", style="magenta")
-    overall = found.overall
+    overall = comparison.overall
     console.print(
         f"documents that crossed {score_text(overall.threshold)}: {overall.flipped_up:,} upwards, "
         f"{overall.flipped_down:,} downwards; mean change {points_text(overall.net)}, mean size of changes "
         f"{points_text(overall.gross)}"
     )
-    first, second = (f"{side.name} ({side.partition_key})" for side in (found.first, found.second))
+    first, second = (f"{side.name} ({side.partition_key})" for side in (comparison.first, comparison.second))
     console.print(printable(f"first is {first}, second is {second}"), markup=False)
     console.print()
     title = None
-    if len(found.columns) > 1:
-        title = f"by column, p corrected for {len(found.columns):,} comparisons"
-    print_table(_HEADINGS, [_row(column) for column in found.columns], title, optional=_OPTIONAL)
-    _print_left_out(found)
+    if len(comparison.columns) > 1:
+        title = f"by column, p corrected for {len(comparison.columns):,} comparisons"
+    print_table(_HEADINGS, [_row(column) for column in comparison.columns], title, optional=_OPTIONAL)
+    _print_left_out(comparison)
     if overall.flips:
-        moves = [(flip.document, score_text(flip.before), score_text(flip.after)) for flip in overall.flips]
+        shifts = [(flip.document, score_text(flip.before), score_text(flip.after)) for flip in overall.flips]
         console.print()
-        print_table(("file", "first", "second"), moves, "largest moves")
+        print_table(("file", "first", "second"), shifts, "largest changes")
 
 
 def _row(column: ComparedColumn) -> tuple[Any, ...]:
     names, changed = (column.connection, column.prompt), ", ".join(column.changed) or None
-    moved = column.movement
-    if moved is None or column.first_mean is None or column.second_mean is None:
+    changes = column.score_changes
+    if changes is None or column.first_mean is None or column.second_mean is None:
         return (*names, 0, *(None,) * 8, changed)
-    told = moved.difference
+    difference = changes.difference
     interval = (
         None
-        if told.low is None or told.high is None
-        else f"{points_text(told.low)} to {points_text(told.high)}"
+        if difference.low is None or difference.high is None
+        else f"{points_text(difference.low)} to {points_text(difference.high)}"
     )
     return (
         *names,
-        told.n,
+        difference.n,
         score_text(column.first_mean),
         score_text(column.second_mean),
-        points_text(told.mean),
+        points_text(difference.mean),
         interval,
-        None if told.p is None else probability_text(told.p).removeprefix("= "),
-        moved.rose,
-        moved.fell,
-        moved.same,
+        None if difference.p is None else probability_text(difference.p).removeprefix("= "),
+        changes.rose,
+        changes.fell,
+        changes.same,
         changed,
     )
 
 
-def _print_left_out(found: Comparison) -> None:
-    """What is not in the differences, and why."""
+def _print_left_out(comparison: Comparison) -> None:
+    """Print what is left out of the differences, and why."""
+    first, second = comparison.first, comparison.second
     rows = [
-        (side.name, column.connection, column.prompt, *_without(cells))
-        for column in found.columns
-        for side, cells in ((found.first, column.first_cells), (found.second, column.second_cells))
-        if any(_without(cells))
+        (side.name, column.connection, column.prompt, *_left_out(counts))
+        for column in comparison.columns
+        for side, counts in ((first, column.first_cells), (second, column.second_cells))
+        if any(_left_out(counts))
     ]
     if rows:
         console.print()
@@ -172,19 +175,19 @@ def _print_left_out(found: Comparison) -> None:
             "without a score",
             "failed",
             "not done",
-            "no cell",
+            "missing",
             "reused",
         )
         print_table(columns, rows, "not compared, of the shared documents", optional=_OPTIONAL)
-    for side in (found.first, found.second):
+    for side in (first, second):
         _print_only(side)
 
 
-def _without(cells: CellStates) -> tuple[int, ...]:
-    return cells.without_score, cells.failed, cells.open, cells.absent, cells.same_results
+def _left_out(counts: ScoreStateCounts) -> tuple[int, ...]:
+    return counts.without_score, counts.failed, counts.open, counts.absent, counts.same_results
 
 
-def _print_only(side: Side) -> None:
+def _print_only(side: ComparedSide) -> None:
     if side.documents or side.columns:
         console.print(
             f"only in {printable(side.name)}: documents {side.documents:,}, columns {len(side.columns):,}",

@@ -3,7 +3,7 @@
 import click
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging.estimates import Estimate
+from doceval_pipeline.batches.staging.estimates import WorkEstimate
 from doceval_pipeline.batches.staging.planning import Plan, PlannedOccurrence, plan, plan_occurrence
 from doceval_pipeline.batches.staging.reprocessing import Mode
 from doceval_pipeline.cli.bars import bars
@@ -11,11 +11,11 @@ from doceval_pipeline.cli.batches import as_json_option, databases, reprocess_op
 from doceval_pipeline.cli.output import console, print_json, warn
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.doc_eval.recurring import Outcome, RecurringRecord, find_recurring
+from doceval_pipeline.domain.findings import Interval
 from doceval_pipeline.errors import UnknownBatch, UnknownRecurring
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone
 from doceval_pipeline.reports.formatting import amount, counted, money, rough_duration, size_text
-from doceval_pipeline.statistics.estimation import Interval
 
 
 @click.command("plan")
@@ -118,7 +118,7 @@ def _by_reason(cells: dict[str, int]) -> str:
     return f"{sum(cells.values()):,}" + (f" ({reasons})" if reasons else "")
 
 
-def _print_estimate(estimate: Estimate) -> None:
+def _print_estimate(estimate: WorkEstimate) -> None:
     console.print(
         f"  {printable(estimate.connection)}: {estimate.cells:,} cells to come, learnt from "
         f"{estimate.experience:,} that were finished",
@@ -141,7 +141,7 @@ def _time(interval: Interval) -> str:
     return f"{rough_duration(interval.low)} to {rough_duration(interval.high)}"
 
 
-def _cost(estimate: Estimate) -> str:
+def _cost(estimate: WorkEstimate) -> str:
     if estimate.currency is None:
         return "no prices"
     if estimate.cost is None:

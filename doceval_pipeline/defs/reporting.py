@@ -21,8 +21,8 @@ from doceval_pipeline.defs.staging import (
 )
 from doceval_pipeline.defs.steps import NoConfig, open_batch
 from doceval_pipeline.doc_eval.runs.requests import Waiting
+from doceval_pipeline.domain.insights import Provenance
 from doceval_pipeline.reports.formatting import size_text
-from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
 
 REPORT_IS_WRITTEN = dg.AssetCheckKey(dg.AssetKey("completion_report"), "report_is_written")

@@ -1,11 +1,11 @@
-"""What is asked of the results of a batch once its report stands. A warning stops nothing."""
+"""Checks of a batch's results, run after its report. They only warn and never block anything."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
-from doceval_pipeline.batches.results.checks import Drift, Judged, judge_soundness
+from doceval_pipeline.batches.results.checks import ResultQuality, ScoreDrift, judge_quality
 from doceval_pipeline.defs.naming import about, name_of, shown_name
 from doceval_pipeline.defs.partitions import batch_check_spec
 from doceval_pipeline.defs.reporting import completion_report
@@ -13,7 +13,7 @@ from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_batch
 
 DRIFT, SOUND = "score_drift", "results_are_sound"
-# Columns of a batch that are listed; all of them are counted.
+# At most so many columns are listed; all of them are counted.
 COLUMNS_LISTED = 50
 
 
@@ -22,8 +22,8 @@ COLUMNS_LISTED = 50
         batch_check_spec(
             DRIFT,
             asset=completion_report.key,
-            description="Scores do not differ significantly from the newest earlier completed batch with the "
-            "same connections and prompts.",
+            description="Scores do not differ significantly from the drift baseline: the newest earlier "
+            "completed batch with the same connections and prompts.",
         ),
         batch_check_spec(
             SOUND,
@@ -37,24 +37,24 @@ COLUMNS_LISTED = 50
 def result_checks(
     context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> Iterator[dg.AssetCheckResult]:
-    """Both checks in one step, after the report: a step of Dagster costs more than they do."""
+    """Both checks in one step, because a step of Dagster takes longer than they do."""
     for key in sorted(context.selected_asset_check_keys, key=lambda key: key.name):
         with open_batch(context, doc_eval) as (databases, batch_id):
             name = name_of(databases, batch_id)
             if key.name == DRIFT:
-                # Loads numpy, which runs that only stage need not wait for.
+                # Loads numpy, which runs that only stage do not need.
                 from doceval_pipeline.batches.results.score_drift import judge_drift
 
-                found = _of_drift(name, judge_drift(databases, batch_id))
+                found = _drift_result(name, judge_drift(databases, batch_id))
             else:
-                found = _of_soundness(name, judge_soundness(databases, batch_id))
+                found = _quality_result(name, judge_quality(databases, batch_id))
         context.log.info(f"{key.name}: {found['description']}")
         yield dg.AssetCheckResult(
             check_name=key.name, asset_key=key.asset_key, severity=dg.AssetCheckSeverity.WARN, **found
         )
 
 
-def _of_drift(name: str, drift: Drift) -> dict[str, Any]:
+def _drift_result(name: str, drift: ScoreDrift) -> dict[str, Any]:
     listed = sorted(drift.columns, key=lambda column: (not column.has_drifted, -abs(column.change or 0.0)))
     columns = [
         dg.TableRecord(
@@ -71,19 +71,19 @@ def _of_drift(name: str, drift: Drift) -> dict[str, Any]:
         )
         for column in listed[:COLUMNS_LISTED]
     ]
-    previous = {} if drift.previous is None else {"previous_batch": drift.previous}
+    baseline = {} if drift.baseline is None else {"previous_batch": drift.baseline}
     return {
         "passed": not drift.drifted,
-        **about(name, drift.sentence, {**drift.numbers(), **previous, **_table(columns)}),
+        **about(name, drift.sentence, {**drift.numbers(), **baseline, **_table(columns)}),
     }
 
 
-def _of_soundness(name: str, judged: Judged) -> dict[str, Any]:
+def _quality_result(name: str, quality: ResultQuality) -> dict[str, Any]:
     columns = [
         dg.TableRecord(
             {
-                "connection": shown_name(judged.names.connection(column.connection_id)),
-                "prompt": shown_name(judged.names.prompt(column.prompt_id)),
+                "connection": shown_name(quality.labels.connection(column.connection_id)),
+                "prompt": shown_name(quality.labels.prompt(column.prompt_id)),
                 "succeeded": column.succeeded,
                 "empty": column.empty,
                 "no JSON": column.not_json,
@@ -93,15 +93,15 @@ def _of_soundness(name: str, judged: Judged) -> dict[str, Any]:
                 "stuck": column.stuck,
             }
         )
-        for column in judged.columns
+        for column in quality.columns
         if not column.is_sound
     ]
     return {
-        "passed": judged.is_sound,
-        **about(name, judged.sentence, {**judged.numbers(), **_table(columns[:COLUMNS_LISTED])}),
+        "passed": quality.is_sound,
+        **about(name, quality.sentence, {**quality.numbers(), **_table(columns[:COLUMNS_LISTED])}),
     }
 
 
 def _table(records: list[dg.TableRecord]) -> dict[str, dg.TableMetadataValue]:
-    """Dagster shows the texts of a table as they are, and not as markdown."""
+    """A table as metadata; Dagster shows its texts literally, not as markdown."""
     return {"by_column": dg.MetadataValue.table(records)} if records else {}

@@ -1,10 +1,15 @@
-"""Finds the batch that a batch is compared with, in its report and by `score_drift`. Changes nothing."""
+"""Finds the batches that others are compared with: in the report, by `score_drift` and on the leaderboard.
+
+The report compares with the `latest_overlapping_batch`, `score_drift` with the `drift_baseline`.
+"""
+
+from collections.abc import Collection
 
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 
-# So many of the newest batches with a connection and a prompt in common are searched for documents in common.
+# Of batches that share a connection and a prompt, so many of the newest are searched for shared documents.
 CANDIDATES = 50
 
 _PREVIOUS_OCCURRENCE = text("""
@@ -15,7 +20,7 @@ _PREVIOUS_OCCURRENCE = text("""
     WHERE mine.batch_id = :batch_id AND b.status = 'COMPLETED' AND b.archived_at IS NULL
     ORDER BY its.due_at DESC LIMIT 1
 """)
-_PREVIOUS = text("""
+_LATEST_OVERLAPPING = text("""
     SELECT alike.id
     FROM (SELECT b.id FROM batches b
           WHERE b.id < :batch_id AND b.status = 'COMPLETED' AND b.archived_at IS NULL
@@ -28,8 +33,8 @@ _PREVIOUS = text("""
                   WHERE mine.batch_id = :batch_id AND its.batch_id = alike.id)
     ORDER BY alike.id DESC LIMIT 1
 """)
-# The same connections and prompts to the last letter, whatever the folders and the batch are called.
-_SAME_CONFIGURATION = text("""
+# The sealed connections and prompts must be identical; folders and the name of the batch do not matter.
+_DRIFT_BASELINE = text("""
     SELECT earlier.id FROM batches now
     JOIN batches earlier ON CASE WHEN CAST(:occurrence_before AS int) IS NULL THEN earlier.id < now.id
                                  ELSE earlier.id = :occurrence_before END
@@ -38,31 +43,52 @@ _SAME_CONFIGURATION = text("""
       AND (earlier.config_snapshot -> 'prompts')::jsonb = (now.config_snapshot -> 'prompts')::jsonb
     ORDER BY earlier.id DESC LIMIT 1
 """)
+# Evaluations of a cancelled batch failed without the model's fault.
+_FINISHED = text("""
+    SELECT id, result_digest FROM batches
+    WHERE status IN ('COMPLETED', 'FAILED') AND cancelled_at IS NULL AND archived_at IS NULL
+      AND reported_digest = result_digest
+    ORDER BY id
+""")
+_OTHERS = text("SELECT count(*) FROM batches WHERE id <> ALL(:ids)")
 
 
-def previous_batch(connection: Connection, batch_id: int) -> BatchRecord | None:
-    """The newest earlier batch that is completed, not archived, and shares a document and a column.
+def latest_overlapping_batch(connection: Connection, batch_id: int) -> BatchRecord | None:
+    """The newest earlier completed batch that shares a document and a column, and is not archived.
 
-    For an occurrence it is the newest earlier one of its series that is completed and not archived,
-    whatever they share; only where there is none it is another batch.
+    For an occurrence: the newest earlier completed one of its series that is not archived, whatever they
+    share; another batch only if there is none.
     """
     parameters = {"batch_id": batch_id, "candidates": CANDIDATES}
     found = _occurrence_before(connection, batch_id)
     if found is None:
-        found = connection.scalar(_PREVIOUS, parameters)
+        found = connection.scalar(_LATEST_OVERLAPPING, parameters)
     return None if found is None else batch_by_id(connection, found)
 
 
-def batch_of_same_configuration(connection: Connection, batch_id: int) -> int | None:
-    """The newest earlier completed batch with the same sealed connections and prompts, not archived.
+def drift_baseline(connection: Connection, batch_id: int) -> int | None:
+    """The newest earlier completed batch with identical sealed connections and prompts, not archived.
 
-    For an occurrence it is the batch that its report compares with, or None if that has others.
+    For an occurrence: the batch that its report compares with, or None if its connections or prompts differ.
     """
     before = _occurrence_before(connection, batch_id)
     found: int | None = connection.scalar(
-        _SAME_CONFIGURATION, {"batch_id": batch_id, "occurrence_before": before}
+        _DRIFT_BASELINE, {"batch_id": batch_id, "occurrence_before": before}
     )
     return found
+
+
+def finished_batches(connection: Connection) -> dict[int, str]:
+    """Finished batches whose report is up to date, with the digest of their results.
+
+    Cancelled and archived batches are left out.
+    """
+    return {row.id: row.result_digest for row in connection.execute(_FINISHED)}
+
+
+def count_other_batches(connection: Connection, batch_ids: Collection[int]) -> int:
+    """How many batches exist besides the given ones."""
+    return int(connection.execute(_OTHERS, {"ids": list(batch_ids)}).scalar_one())
 
 
 def _occurrence_before(connection: Connection, batch_id: int) -> int | None:

@@ -1,19 +1,25 @@
-"""What finished attempts took on each connection: the experience that estimates and limits rest on.
+"""What evaluations used and cost on each connection: the experience of past batches, and prices.
 
-Kept as sums for each batch, so that reading it costs the same at any number of results, and so that
-it outlives a batch that is archived. Where the sums come from is the business of `knowledge.history`.
+Estimates and limits rest on this experience. It is stored as sums per batch (see `knowledge.usage`), so that
+reading it takes the same time at any number of results, and so that it outlives archived batches. Prices are
+never part of a sealed configuration.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from typing import Any
 
-from sqlalchemy import Connection, text
+from pydantic import ValidationError
+from sqlalchemy import Connection, Row, text
 
-from doceval_pipeline.statistics.estimation import Experience, Measure
+from doceval_pipeline import arrays
+from doceval_pipeline.doc_eval.definitions.schema import Prices
+from doceval_pipeline.domain.usage import Experience, Measure
 
-_FORGET = text("DELETE FROM connection_history WHERE batch_id = :batch_id")
-_REMEMBER = text("""
+_DELETE = text("DELETE FROM connection_history WHERE batch_id = :batch_id")
+_INSERT = text("""
     INSERT INTO connection_history (batch_id, connection_id, measure, cells, sum_x, sum_xx, sum_y, sum_yy,
                                     sum_xy, max_y)
     SELECT :batch_id, connection_id, measure, cells, sum_x, sum_xx, sum_y, sum_yy, sum_xy, max_y
@@ -22,45 +28,99 @@ _REMEMBER = text("""
         sum_yy float8, sum_xy float8, max_y float8)
     WHERE EXISTS (SELECT 1 FROM connections WHERE id = h.connection_id)
 """)
-# What cannot be, of another program or from an earlier version, counts as not there: sums over it overflow.
+# Impossible values, written by another program or an earlier version, are ignored: sums over them overflow.
 _IS_POSSIBLE = """
     cells BETWEEN 1 AND 1e15 AND max_y BETWEEN 0 AND 1e10
     AND sum_x BETWEEN 0 AND 1e30 AND (sum_xx = 0 OR sum_xx BETWEEN 1 AND 1e30)
     AND sum_y BETWEEN 0 AND 1e30 AND sum_yy BETWEEN 0 AND 1e30 AND sum_xy BETWEEN 0 AND 1e30
 """
-_RECALL = text(f"""
-    SELECT connection_id, measure, least(sum(cells), 1e18)::bigint, sum(sum_x), sum(sum_xx), sum(sum_y),
-           sum(sum_yy), sum(sum_xy), max(max_y)
+_SELECT = text(f"""
+    SELECT connection_id, measure, least(sum(cells), 1e18)::bigint AS cells, sum(sum_x) AS sum_x,
+           sum(sum_xx) AS sum_xx, sum(sum_y) AS sum_y, sum(sum_yy) AS sum_yy, sum(sum_xy) AS sum_xy,
+           max(max_y) AS max_y
     FROM connection_history
     WHERE connection_id = ANY(:connection_ids) AND batch_id <> :except_batch AND {_IS_POSSIBLE}
     GROUP BY 1, 2
 """)
-_LONGEST_EVER = text(f"""
-    SELECT connection_id, max(max_y) FROM connection_history
+_LONGEST_DURATIONS = text(f"""
+    SELECT connection_id, max(max_y) AS seconds FROM connection_history
     WHERE connection_id = ANY(:connection_ids) AND measure = 'seconds' AND {_IS_POSSIBLE}
     GROUP BY 1
 """)
+_PRICES = text("""
+    SELECT id AS connection_id, prices FROM connections WHERE id = ANY(:ids) AND prices IS NOT NULL
+""")
+_PRICES_OF_BATCHES = text("""
+    SELECT b.id AS batch_id, CAST(kept.key AS int) AS connection_id, kept.value AS prices
+    FROM batches b, jsonb_each(b.prices_at_completion) AS kept
+    WHERE b.id = ANY(CAST(:batch_ids AS int[]))
+      AND CASE WHEN kept.key ~ '^[0-9]{1,10}$' THEN CAST(kept.key AS bigint) END <= 2147483647
+    UNION ALL
+    SELECT b.id, c.id, c.prices
+    FROM batches b, connections c
+    WHERE b.id = ANY(CAST(:batch_ids AS int[])) AND b.prices_at_completion IS NULL AND c.prices IS NOT NULL
+""")
 
 
-def remember(connection: Connection, batch_id: int, found: Mapping[tuple[int, Measure], Experience]) -> None:
-    """Keep what a batch's attempts took, instead of what was kept of it before."""
+def save_experience(
+    connection: Connection, batch_id: int, experience: Mapping[tuple[int, Measure], Experience]
+) -> None:
+    """Store what a batch's attempts used, in place of what was stored of it before."""
     rows = [
-        {"connection_id": connection_id, "measure": measure.value, **asdict(experience)}
-        for (connection_id, measure), experience in found.items()
+        {"connection_id": connection_id, "measure": measure.value, **asdict(sums)}
+        for (connection_id, measure), sums in experience.items()
     ]
-    connection.execute(_FORGET, {"batch_id": batch_id})
-    connection.execute(_REMEMBER, {"batch_id": batch_id, "rows": json.dumps(rows)})
+    connection.execute(_DELETE, {"batch_id": batch_id})
+    connection.execute(_INSERT, {"batch_id": batch_id, "rows": json.dumps(rows)})
 
 
-def recall(
+def load_experience(
     connection: Connection, connection_ids: Sequence[int], except_batch: int
 ) -> dict[tuple[int, Measure], Experience]:
-    """What other batches that were completed took, by connection and measure."""
-    rows = connection.execute(_RECALL, {"connection_ids": list(connection_ids), "except_batch": except_batch})
-    return {(row[0], Measure(row[1])): Experience(row[2], *map(float, row[3:])) for row in rows}
+    """What other completed batches used, by connection and measure."""
+    rows = connection.execute(_SELECT, {"connection_ids": list(connection_ids), "except_batch": except_batch})
+    return {
+        (row.connection_id, Measure(row.measure)): Experience(
+            cells=row.cells,
+            sum_x=float(row.sum_x),
+            sum_xx=float(row.sum_xx),
+            sum_y=float(row.sum_y),
+            sum_yy=float(row.sum_yy),
+            sum_xy=float(row.sum_xy),
+            max_y=float(row.max_y),
+        )
+        for row in rows
+    }
 
 
-def longest_ever(connection: Connection, connection_ids: Sequence[int]) -> dict[int, float]:
-    """The most seconds that each of some connections ever needed for a cell, where any is known."""
-    rows = connection.execute(_LONGEST_EVER, {"connection_ids": list(connection_ids)})
-    return {row[0]: row[1] for row in rows}
+def longest_durations(connection: Connection, connection_ids: Sequence[int]) -> dict[int, float]:
+    """Longest recorded duration of an evaluation per connection, in seconds."""
+    rows = connection.execute(_LONGEST_DURATIONS, {"connection_ids": list(connection_ids)})
+    return {row.connection_id: row.seconds for row in rows}
+
+
+def read_prices(connection: Connection, connection_ids: Sequence[int]) -> dict[int, Prices]:
+    """The current prices of connections, by connection; connections without prices are left out."""
+    return _valid_prices(connection.execute(_PRICES, {"ids": list(connection_ids)}))
+
+
+def prices_of_batch(connection: Connection, batch_id: int) -> dict[int, Prices]:
+    """The prices at a batch's completion, by connection; before completion, the current prices."""
+    return prices_of_batches(connection, [batch_id])[batch_id]
+
+
+def prices_of_batches(connection: Connection, batch_ids: Sequence[int]) -> dict[int, dict[int, Prices]]:
+    """The prices of each batch, as `prices_of_batch`."""
+    by_batch: dict[int, list[Row[Any]]] = {batch_id: [] for batch_id in batch_ids}
+    for row in connection.execute(_PRICES_OF_BATCHES, {"batch_ids": arrays.of_numbers(batch_ids)}):
+        by_batch[row.batch_id].append(row)
+    return {batch_id: _valid_prices(rows) for batch_id, rows in by_batch.items()}
+
+
+def _valid_prices(rows: Iterable[Row[Any]]) -> dict[int, Prices]:
+    prices = {}
+    for row in rows:
+        # Another program may have written them: invalid prices make a cost unknown, and nothing else fails.
+        with suppress(ValidationError):
+            prices[row.connection_id] = Prices.model_validate(row.prices)
+    return prices

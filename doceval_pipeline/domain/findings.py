@@ -1,5 +1,4 @@
-"""What `statistics` finds, as data; apart from it, because loading numpy takes a while, which only those
-wait for who compute.
+"""Results of `statistics` as plain data, importable without loading numpy, which takes a while.
 
 Scores run from 0 to 100. Intervals hold with `CONFIDENCE`.
 """
@@ -12,7 +11,7 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean of `n` values with its interval, which one value or equal values do not have."""
+    """The mean of `n` scores with its confidence interval, None for one score or equal scores."""
 
     n: int
     mean: float
@@ -22,23 +21,36 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The mean of paired differences, second minus first, over the `n` documents that both scored.
-
-    `low` and `high` are its interval, None where all differences are equal, which says nothing of their
-    spread. `p` is of a signed-rank test on the pairs; of `corrected` differences it allows for all
-    comparisons that were made. `detectable` is the smallest true difference that as many pairs would show
-    with 80 % power. All of these are None of a single pair.
-    """
+    """The mean of paired differences, second minus first, over the `n` documents with both scores."""
 
     n: int
     mean: float
     low: float | None
+    """Lower bound of the confidence interval; None where all differences are equal and show no spread."""
     high: float | None
     p: float | None
+    """Of a signed-rank test on the pairs; after `corrected`, adjusted for all comparisons made together."""
     detectable: float | None
+    """The smallest true difference that as many pairs would show with 80 % power."""
 
     @property
     def told_apart(self) -> bool:
-        """Whether the data tell the two apart: the interval leaves out 0, and the test agrees."""
+        """Whether the two differ significantly: the interval excludes 0 and the test agrees."""
         beyond = self.low is None or self.high is None or self.low > 0 or self.high < 0
         return self.p is not None and self.p < SIGNIFICANT and beyond
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An expected value with its prediction interval; `high` is infinite where there is no upper bound."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __add__(self, other: "Interval") -> "Interval":
+        return Interval(self.low + other.low, self.expected + other.expected, self.high + other.high)
+
+    def times(self, factor: float) -> "Interval":
+        """The interval scaled to another unit; `factor` must not be negative."""
+        return Interval(self.low * factor, self.expected * factor, self.high * factor)

@@ -8,9 +8,6 @@ from typing import NamedTuple
 
 from doceval_pipeline.domain.evaluations import CellCounts
 
-Column = tuple[int, int]
-"""A connection and a prompt, by id."""
-
 
 @dataclass(frozen=True, slots=True)
 class ScoreSummary:

@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.evaluations import CellCounts, Outcome
 from doceval_pipeline.domain.results import (
     CellDetails,
-    Column,
     CompletedResults,
     FailureGroup,
     ReportCell,

@@ -3,15 +3,35 @@
 A reused result counts as a score, but not as new evidence, time or tokens.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import (
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+)
 
-from sqlalchemy import Connection, text
+from sqlalchemy import (
+    Connection,
+    text,
+)
 
-from doceval_pipeline import arrays
-from doceval_pipeline.domain.evaluations import Outcome
-from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, valid_score_sql, words_in_sql
-from doceval_pipeline.knowledge.usage import SECONDS_SQL, TokensTaken
+from doceval_pipeline import (
+    arrays,
+)
+from doceval_pipeline.domain.evaluations import (
+    Outcome,
+)
+from doceval_pipeline.domain.usage import (
+    TokenUsage,
+)
+from doceval_pipeline.knowledge.outcomes import (
+    SIMULATED_SQL,
+    valid_score_sql,
+    words_in_sql,
+)
+from doceval_pipeline.knowledge.usage import (
+    SECONDS_SQL,
+)
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
@@ -105,12 +125,12 @@ class PartOfColumn:
     output_tokens: int
 
     @property
-    def tokens(self) -> TokensTaken | None:
+    def tokens(self) -> TokenUsage | None:
         """The tokens of what was asked and came back; a reused result took none."""
         finished = self.succeeded + self.failed
         if self.reused or not finished:
             return None
-        return TokensTaken(
+        return TokenUsage(
             self.connection_id,
             self.has_input,
             self.has_output,

@@ -1,57 +1,81 @@
-"""Reads what the results of a batch took: seconds, tokens, attempts and storage, and when they came.
+"""Reads what finished evaluations used, from `current_llm_responses`: seconds, tokens, attempts and storage.
 
-Everything is counted by the database, over `current_llm_responses`; no single row is read. Reused results
-took nothing, and are left out.
+The database adds everything up; no single row is read. Reused results used nothing and are left out.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import (
+    Sequence,
+)
+from datetime import (
+    UTC,
+    datetime,
+)
 
-from sqlalchemy import Connection, text
+from sqlalchemy import (
+    Connection,
+    text,
+)
 
-from doceval_pipeline.domain.evaluations import Outcome
-from doceval_pipeline.knowledge.outcomes import words_in_sql
+from doceval_pipeline.domain.evaluations import (
+    Outcome,
+)
+from doceval_pipeline.domain.throughput import (
+    Stall,
+    Throughput,
+)
+from doceval_pipeline.domain.usage import (
+    Experience,
+    Measure,
+    ProcessingTime,
+    TokenUsage,
+)
+from doceval_pipeline.knowledge.outcomes import (
+    words_in_sql,
+)
 
-# In throughput: the most spans, and the most stalls, the longest of all.
-SPANS = 60
+# A throughput has at most so many bins and, of all stalls, the longest.
+BINS = 60
 STALLS = 20
-# A stall is a gap longer than this, in seconds, and longer than so many times what nine of ten gaps are.
+# A stall is a gap longer than so many seconds, and so many times longer than nine of ten gaps.
 _STALL_SECONDS = 60
 _STALL_TIMES = 10
 
-# What a processor says that a result took; it may say it in either column, or in none.
-SAID_SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
+# Seconds that a processor reports, in either column or in none.
+REPORTED_SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
 # Negative durations (the clock moved backwards), NaN and infinity count as missing.
-SECONDS_SQL = f"CASE WHEN {SAID_SECONDS_SQL} BETWEEN 0 AND 1e10 THEN {SAID_SECONDS_SQL} END"
-# A reused result took nothing in its batch, whatever its row says.
+SECONDS_SQL = f"CASE WHEN {REPORTED_SECONDS_SQL} BETWEEN 0 AND 1e10 THEN {REPORTED_SECONDS_SQL} END"
+# A reused result used nothing in its batch, whatever its row says.
 _FINISHED = (
     f"status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)}) AND reused_from IS NULL"
 )
-_SECONDS_TAKEN = text(f"""
-    SELECT count(*), percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds)
+_PROCESSING_TIME = text(f"""
+    SELECT count(*) AS n,
+           percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) AS percentiles
     FROM (SELECT {SECONDS_SQL} AS seconds
           FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}) AS finished
     WHERE seconds IS NOT NULL
 """)
 _TOKENS = text(f"""
-    SELECT connection_id, input_tokens IS NOT NULL, output_tokens IS NOT NULL,
-           count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0)
+    SELECT connection_id, input_tokens IS NOT NULL AS has_input, output_tokens IS NOT NULL AS has_output,
+           count(*) AS cells, coalesce(sum(input_tokens), 0) AS input_tokens,
+           coalesce(sum(output_tokens), 0) AS output_tokens
     FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}
     GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """)
 _ATTEMPTS = text("""
-    SELECT attempt, count(*) FROM current_llm_responses WHERE batch_id = :batch_id GROUP BY 1 ORDER BY 1
+    SELECT attempt, count(*) AS cells FROM current_llm_responses
+    WHERE batch_id = :batch_id GROUP BY 1 ORDER BY 1
 """)
 # A batch is published when its staging begins.
-_CONTENTS = text("""
-    SELECT count(*) FILTER (WHERE d.created_at < c.created_at), coalesce(sum(d.file_size), 0)
+_STORAGE = text("""
+    SELECT count(*) FILTER (WHERE d.created_at < c.created_at) AS reused,
+           coalesce(sum(d.file_size), 0) AS bytes
     FROM docs AS d
     LEFT JOIN batch_configs AS c ON c.batch_id = :batch_id
     WHERE d.id = ANY(:documents)
 """)
-# Times are of processors, whose clocks may be wrong or in another zone; what is more than a day off is
-# none. Of gaps between seconds in which something finished, those count in which a row was there already.
+# Processors write the times, and their clocks may be wrong or in another zone: a time that is more than a day
+# off counts as missing. A gap between two seconds counts only while a row was queued.
 _THROUGHPUT = text(f"""
     WITH finished AS (
         SELECT coalesce(completed_processing_at, "timestamp") AS at, created_at
@@ -74,100 +98,105 @@ _THROUGHPUT = text(f"""
                greatest({_STALL_SECONDS},
                         {_STALL_TIMES} * percentile_disc(0.9) WITHIN GROUP (ORDER BY gap)) AS longest
         FROM gaps),
-    spans AS (
-        SELECT (second - first) * least({SPANS}, length) / length AS span, sum(cells)::bigint AS cells
+    bins AS (
+        SELECT (second - first) * least({BINS}, length) / length AS bin, sum(cells)::bigint AS cells
         FROM gaps, usual GROUP BY 1),
     stalls AS (
         SELECT second - least(gap, waited) AS start, least(gap, waited) AS seconds
         FROM gaps, usual WHERE least(gap, waited) > longest AND gap IS NOT NULL)
-    SELECT first, length, least({SPANS}, length),
-           (SELECT coalesce(sum(cells), 0)::bigint FROM moments WHERE moment IS NULL),
-           ARRAY(SELECT ARRAY[span, cells] FROM spans ORDER BY span),
-           ARRAY(SELECT ARRAY[start, seconds] FROM stalls ORDER BY seconds DESC, start LIMIT {STALLS}),
-           (SELECT count(*) FROM stalls)
+    SELECT first, length, least({BINS}, length) AS bin_count,
+           (SELECT coalesce(sum(cells), 0)::bigint FROM moments WHERE moment IS NULL) AS without_time,
+           ARRAY(SELECT ARRAY[bin, cells] FROM bins ORDER BY bin) AS bins,
+           ARRAY(SELECT ARRAY[start, seconds] FROM stalls ORDER BY seconds DESC, start LIMIT {STALLS})
+               AS stalls,
+           (SELECT count(*) FROM stalls) AS all_stalls
     FROM usual WHERE timed > 0
+""")
+# A processor may leave any of these unset, or write impossible values; squares of numbers beyond these bounds
+# would overflow.
+_EXPERIENCE = text(f"""
+    SELECT r.connection_id, m.measure, count(*) AS cells, sum(d.file_size::float8) AS sum_x,
+           sum(d.file_size::float8 ^ 2) AS sum_xx, sum(m.y) AS sum_y, sum(m.y ^ 2) AS sum_yy,
+           sum(d.file_size * m.y) AS sum_xy, max(m.y) AS max_y
+    FROM llm_responses r
+    JOIN docs d ON d.id = r.document_id
+    CROSS JOIN LATERAL (VALUES
+        ('{Measure.INPUT_TOKENS}', r.input_tokens::float8),
+        ('{Measure.OUTPUT_TOKENS}', r.output_tokens::float8),
+        ('{Measure.SECONDS}', coalesce(
+            {SECONDS_SQL},
+            CASE WHEN isfinite(r.completed_processing_at) AND isfinite(r.started_processing_at)
+                 THEN extract(epoch FROM r.completed_processing_at - r.started_processing_at) END))
+        ) AS m(measure, y)
+    WHERE r.batch_id = :batch_id AND r.reused_from IS NULL
+      AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})
+      AND (m.y BETWEEN 1e-9 AND 1e10 OR m.y = 0)
+    GROUP BY 1, 2
 """)
 
 
-@dataclass(frozen=True, slots=True)
-class SecondsTaken:
-    """How long the processor took for `n` finished cells that say so: median and 95th percentile."""
-
-    n: int
-    p50: float
-    p95: float
-
-
-@dataclass(frozen=True, slots=True)
-class TokensTaken:
-    """The tokens of finished cells of a connection, apart by which of the two kinds they report."""
-
-    connection_id: int
-    has_input: bool
-    has_output: bool
-    cells: int
-    input_tokens: int
-    output_tokens: int
+def read_processing_time(connection: Connection, batch_id: int) -> ProcessingTime | None:
+    """How long the processor took for the finished evaluations of a batch; None if none reports it."""
+    row = connection.execute(_PROCESSING_TIME, {"batch_id": batch_id}).one()
+    if not row.n:
+        return None
+    p50, p95 = row.percentiles
+    return ProcessingTime(row.n, p50, p95)
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """When cells were finished: counts for equal spans of `span_seconds` from `start`, at most `SPANS`.
-
-    `stalls` are the starts and the seconds of the `STALLS` longest of `all_stalls`, in the order of time;
-    `without_time` finished cells do not say when.
-    """
-
-    start: datetime
-    span_seconds: float
-    spans: tuple[int, ...]
-    stalls: tuple[tuple[datetime, float], ...]
-    all_stalls: int
-    without_time: int
-
-
-def read_seconds(connection: Connection, batch_id: int) -> SecondsTaken | None:
-    """How long finished cells took, by the processor; None where none says so."""
-    n, shares = connection.execute(_SECONDS_TAKEN, {"batch_id": batch_id}).one()
-    return SecondsTaken(n, *shares) if n else None
-
-
-def read_tokens(connection: Connection, batch_id: int) -> list[TokensTaken]:
-    """The tokens of finished cells, by connection."""
-    return [TokensTaken(*row) for row in connection.execute(_TOKENS, {"batch_id": batch_id})]
+def read_tokens(connection: Connection, batch_id: int) -> list[TokenUsage]:
+    """The tokens of the finished evaluations of a batch, by connection."""
+    rows = connection.execute(_TOKENS, {"batch_id": batch_id})
+    return [TokenUsage(**row._mapping) for row in rows]
 
 
 def count_attempts(connection: Connection, batch_id: int) -> list[tuple[int, int]]:
-    """How many cells have which current attempt."""
-    return [(row[0], row[1]) for row in connection.execute(_ATTEMPTS, {"batch_id": batch_id})]
+    """Attempt numbers, and how many evaluations have each as their current attempt."""
+    return [(row.attempt, row.cells) for row in connection.execute(_ATTEMPTS, {"batch_id": batch_id})]
 
 
 def read_storage(connection: Connection, batch_id: int, documents: Sequence[int]) -> tuple[int, int]:
-    """How many of a batch's documents were stored before its staging began, and the bytes of all."""
+    """How many of a batch's documents were stored before it was staged, and the bytes of all of them."""
     parameters = {"batch_id": batch_id, "documents": list(documents)}
-    reused, size = connection.execute(_CONTENTS, parameters).one()
-    return reused, int(size)
+    row = connection.execute(_STORAGE, parameters).one()
+    return row.reused, int(row.bytes)
 
 
-def read_pace(connection: Connection, batch_id: int) -> Pace | None:
-    """When cells were finished, to the second; None where none says so.
+def read_throughput(connection: Connection, batch_id: int) -> Throughput | None:
+    """When the evaluations of a batch finished, to the second; None if no time is known.
 
-    A stall is a gap between two seconds in which cells were finished, while cells that were finished
-    later were in the queue already; longer than a minute, and ten times as long as nine of ten gaps.
+    A stall is a gap between two seconds in which evaluations finished, while evaluations that finished later
+    were already queued; longer than a minute, and ten times longer than nine of ten gaps.
     """
     row = connection.execute(_THROUGHPUT, {"batch_id": batch_id}).first()
     if row is None:
         return None
-    first, length, number, without, spans, stalls, all_stalls = row
-    cells = dict(spans)
-    return Pace(
-        start=_time(first),
-        span_seconds=length / number,
-        spans=tuple(cells.get(span, 0) for span in range(number)),
-        stalls=tuple((_time(start), float(seconds)) for start, seconds in sorted(stalls)),
-        all_stalls=all_stalls,
-        without_time=without,
+    cells = dict(row.bins)
+    return Throughput(
+        start=_time(row.first),
+        bin_seconds=row.length / row.bin_count,
+        bins=tuple(cells.get(position, 0) for position in range(row.bin_count)),
+        stalls=tuple(Stall(_time(start), float(seconds)) for start, seconds in sorted(row.stalls)),
+        all_stalls=row.all_stalls,
+        without_time=row.without_time,
     )
+
+
+def read_experience(connection: Connection, batch_id: int) -> dict[tuple[int, Measure], Experience]:
+    """What all finished attempts of a batch used, by connection and measure."""
+    rows = connection.execute(_EXPERIENCE, {"batch_id": batch_id})
+    return {
+        (row.connection_id, Measure(row.measure)): Experience(
+            cells=row.cells,
+            sum_x=float(row.sum_x),
+            sum_xx=float(row.sum_xx),
+            sum_y=float(row.sum_y),
+            sum_yy=float(row.sum_yy),
+            sum_xy=float(row.sum_xy),
+            max_y=float(row.max_y),
+        )
+        for row in rows
+    }
 
 
 def _time(second: int) -> datetime:

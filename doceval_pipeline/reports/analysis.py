@@ -1,7 +1,7 @@
-"""Says of a table of scores who leads, how scores are spread, and where models disagree. Pure: numbers in.
+"""Computes the leaderboard, the distribution of scores and the disagreement of models from a table of scores.
 
-A table has a row for each document and a column for each connection and prompt, by their ids; NaN where
-there is no score.
+The table has a row per document and a column per connection and prompt, by their ids; NaN where there is no
+score.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +10,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.findings import Difference, Estimate
-from doceval_pipeline.reports.insights import Agreement, Column, Disagreement, Distribution, Standing
+from doceval_pipeline.domain.insights import Agreement, Disagreement, Distribution, Standing
 from doceval_pipeline.reports.model import ColumnFigures
 from doceval_pipeline.statistics.inference import (
     clustered_estimate,
@@ -23,13 +24,13 @@ from doceval_pipeline.statistics.inference import (
 
 DISTRIBUTION_BINS = 20
 DISAGREEMENTS_SHOWN = 20
-# Of more connections, the pairs of the best ones.
+# At most so many connections are paired: the best ones.
 CONNECTIONS_PAIRED = 12
-# Of more columns, differences to the leader have Student's interval, which is computed at once.
+# With more columns, differences to the leader have Student's interval, which is fast to compute.
 COLUMNS_RESAMPLED = 20
-# Points that two scores may be apart and still be close.
+# Two scores at most so many points apart are close.
 CLOSE = 10.0
-# What differs by less is equal, as in `statistics`.
+# Smaller differences are rounding errors, as in `statistics`.
 _DECIMALS = 9
 
 Documents = NDArray[np.int64]
@@ -37,7 +38,7 @@ Values = NDArray[np.float64]
 
 
 def mean_score(values: Values) -> Estimate | None:
-    """The mean of all scores; those of a document are not independent."""
+    """The mean of all scores, with an interval that allows for dependent scores of one document."""
     has_score = ~np.isnan(values)
     return clustered_estimate(values[has_score], np.nonzero(has_score)[0])
 
@@ -51,24 +52,24 @@ def median_score(values: Values) -> float | None:
 def leaderboard(
     figures: Sequence[ColumnFigures], columns: Sequence[Column], values: Values
 ) -> list[Standing]:
-    """All columns of a report, the best first; those without a score last, in their order.
+    """All columns of a report, best first; columns without a score last, in their order.
 
     Parameters
     ----------
     figures
-        What the cells of each column add up to; a column without cells is not in the table.
+        The counts and sums of each column; a column without evaluations is not in the table.
     """
     scores = {column: values[:, place] for place, column in enumerate(columns)}
     means = {key: estimate(scores[key][~np.isnan(scores[key])]) for key in scores}
     ranked = sorted(figures, key=lambda f: _rank(means.get(_key(f))))
     leader = scores.get(_key(ranked[0])) if ranked else None
-    apart = {} if leader is None else _behind(leader, {_key(f): scores.get(_key(f)) for f in ranked[1:]})
+    behind = {} if leader is None else _behind(leader, {_key(f): scores.get(_key(f)) for f in ranked[1:]})
     return [
         Standing(
             column=key,
             scores=means.get(key),
-            behind=apart.get(key),
-            tied=place > 0 and means.get(key) is not None and not _told_apart(apart.get(key)),
+            behind=behind.get(key),
+            tied=place > 0 and means.get(key) is not None and not _is_significant(behind.get(key)),
             failed=found.cells.failed,
             without_score=found.cells.succeeded - (found.sums.scores.n if found.sums.scores else 0),
             without_result=found.cells.open,
@@ -79,7 +80,7 @@ def leaderboard(
 
 
 def distributions(columns: Sequence[Column], values: Values) -> list[Distribution]:
-    """How the scores of each column that has any are spread."""
+    """The distribution of the scores of each column that has any."""
     return [
         _distribution(column, scores)
         for place, column in enumerate(columns)
@@ -88,14 +89,14 @@ def distributions(columns: Sequence[Column], values: Values) -> list[Distributio
 
 
 def most_disagreed(documents: Documents, columns: Sequence[Column], values: Values) -> list[int]:
-    """The documents that `disagreements` names, so that their names can be read before, all at once."""
+    """The documents that `disagreements` names, so that their names can be read beforehand, all at once."""
     return [int(documents[row]) for row, _ in _most_disagreed(documents, columns, values)]
 
 
 def disagreements(
     name_of: Callable[[int], str], documents: Documents, columns: Sequence[Column], values: Values
 ) -> list[Disagreement]:
-    """The documents on which connections differ most under one prompt, each with its worst prompt."""
+    """The documents on which connections differ most under one prompt, each with that prompt."""
     return [
         Disagreement(
             document=name_of(int(documents[row])),
@@ -103,8 +104,8 @@ def disagreements(
             prompt_id=prompt,
             scores=tuple(
                 (connection, float(values[row, place]))
-                for place, (connection, of) in enumerate(columns)
-                if of == prompt and not np.isnan(values[row, place])
+                for place, (connection, prompt_id) in enumerate(columns)
+                if prompt_id == prompt and not np.isnan(values[row, place])
             ),
         )
         for row, prompt in _most_disagreed(documents, columns, values)
@@ -112,7 +113,7 @@ def disagreements(
 
 
 def agreements(standings: Sequence[Standing], columns: Sequence[Column], values: Values) -> list[Agreement]:
-    """How alike each pair of connections scores; of many connections, the pairs of the best ones."""
+    """How closely each pair of connections agrees; with many connections, only pairs of the best ones."""
     best = list(dict.fromkeys(s.column[0] for s in standings if s.scores is not None))[:CONNECTIONS_PAIRED]
     scores = {column: values[:, place] for place, column in enumerate(columns)}
     found = (_agreement(first, second, scores) for first, second in combinations(sorted(best), 2))
@@ -128,18 +129,18 @@ def _rank(mean: Estimate | None) -> tuple[bool, float]:
 
 
 def _behind(leader: Values, others: dict[Column, Values | None]) -> dict[Column, Difference]:
-    """The differences to the leader over shared documents, corrected for all of them."""
+    """The differences to the leader over shared documents; each p is corrected for all of them."""
     found: dict[Column, Difference] = {}
     for column, scores in others.items():
         if scores is not None:
             both = ~(np.isnan(leader) | np.isnan(scores))
-            apart = difference(leader[both], scores[both], len(others) < COLUMNS_RESAMPLED)
-            if apart is not None:
-                found[column] = apart
+            behind = difference(leader[both], scores[both], resample=len(others) < COLUMNS_RESAMPLED)
+            if behind is not None:
+                found[column] = behind
     return dict(zip(found, corrected(list(found.values())), strict=True))
 
 
-def _told_apart(behind: Difference | None) -> bool:
+def _is_significant(behind: Difference | None) -> bool:
     return behind is not None and behind.told_apart
 
 
@@ -159,12 +160,15 @@ def _distribution(column: Column, scores: Values) -> Distribution:
 
 
 def _most_disagreed(documents: Documents, columns: Sequence[Column], values: Values) -> list[tuple[int, int]]:
-    """Rows of the table and the prompt of each; of equal ones, the first documents and prompts."""
+    """Rows of the table, each with its prompt; among equal ones, the lowest document and prompt ids."""
     prompts = sorted({prompt for _, prompt in columns})
     if not prompts or not documents.size:
         return []
     spreads = np.column_stack(
-        [_spread(values[:, [place for place, (_, of) in enumerate(columns) if of == p]]) for p in prompts]
+        [
+            _spread(values[:, [place for place, (_, prompt) in enumerate(columns) if prompt == p]])
+            for p in prompts
+        ]
     )
     worst, size = spreads.argmax(axis=1), spreads.max(axis=1)
     order = np.lexsort((documents, -size))[:DISAGREEMENTS_SHOWN]
@@ -172,7 +176,7 @@ def _most_disagreed(documents: Documents, columns: Sequence[Column], values: Val
 
 
 def _spread(values: Values) -> Values:
-    """The distance of the lowest and the highest score in each row; 0 where there are not two."""
+    """The distance between the lowest and highest score of each row; 0 with fewer than two scores."""
     spread = np.fmax.reduce(values, axis=1) - np.fmin.reduce(values, axis=1)
     rounded: Values = np.round(np.nan_to_num(spread, nan=0.0), _DECIMALS)
     return rounded

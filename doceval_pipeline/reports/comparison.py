@@ -1,24 +1,28 @@
-"""What a comparison of two sides says: two batches, or two connections or prompts of one. Plain data.
+"""Compares two sides: two batches, or two connections or prompts of one batch.
 
-The two score the same documents under columns that both have; everything is told of these documents. What
-has no score on a side is left out of the differences and counted by why. What it looks like is the business
-of `comparison_page` and of the command line.
+Both score the same documents in the same columns. Evaluations without a score on one side are left out of the
+differences and counted by reason. Shown as a page (`render_comparison`), on the terminal and as JSON.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from doceval_pipeline.domain.findings import Difference
+from doceval_pipeline.domain.score_changes import ScoreChanges
+from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.reports.analysis import COLUMNS_RESAMPLED
 from doceval_pipeline.reports.formatting import points_text, probability_text
-from doceval_pipeline.reports.insights import Movement
+from doceval_pipeline.reports.html import render_page
 from doceval_pipeline.reports.sanitize import cut, visible_name
-from doceval_pipeline.reports.score_changes import most_moved, movement
+from doceval_pipeline.reports.score_changes import compare_scores, largest_changes
 from doceval_pipeline.statistics.inference import corrected
 
+TEMPLATE = "comparison.html.j2"
 VERSION = 1
 NAME_CHARACTERS = 80
 
@@ -26,109 +30,95 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two: what it is called, and the partition key of its batch.
-
-    `documents` only this side has; where both are of one batch, none. `columns` are those that only this
-    side has, by connection and prompt. `simulated` of its `cells` in compared columns are made up.
-    """
+class ComparedSide:
+    """One of the two sides: its name, and the partition key of its batch."""
 
     name: str
     partition_key: str
     documents: int
+    """Documents that only this side has; 0 if both sides are of one batch."""
     columns: tuple[tuple[str, str], ...]
+    """Columns that only this side has, by connection and prompt."""
     cells: int
+    """Evaluations in compared columns."""
     simulated: int
-
-
-@dataclass(frozen=True, slots=True)
-class CellStates:
-    """The cells that a side has of the shared documents in a column: scored, or why they have no score.
-
-    `same_results` are one result on both sides, by reuse: it differs from nothing, and is in no other number.
-    """
-
-    scored: int
-    without_score: int
-    failed: int
-    open: int
-    absent: int
-    same_results: int = 0
+    """How many of `cells` are simulated."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlignedColumn:
-    """A column of both sides: its scores on each, NaN where there is none, and why not.
-
-    `connection` and `prompt` are names; None for what the sides differ in. `changed` names what is not the
-    same on both sides though it is called so.
-    """
+    """A column of both sides, with its scores on each: NaN where there is none, for the counted reasons."""
 
     connection: str | None
+    """None if the sides differ in the connection."""
     prompt: str | None
-    changed: tuple[str, ...]  # of "prompt text", "connection"
+    """None if the sides differ in the prompt."""
+    changed: tuple[str, ...]
+    """Settings that differ although the name is the same: "prompt text", "connection"."""
     first: Values
     second: Values
-    first_cells: CellStates
-    second_cells: CellStates
+    first_cells: ScoreStateCounts
+    second_cells: ScoreStateCounts
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedColumn:
-    """How the second side differs from the first in one column; see `AlignedColumn`.
-
-    The means are over the documents that both sides scored. `movement` is None where there is none. The p
-    of its difference allows for all columns.
-    """
+    """How the second side differs from the first in one column; see `AlignedColumn`."""
 
     connection: str | None
     prompt: str | None
     changed: tuple[str, ...]
-    first_cells: CellStates
-    second_cells: CellStates
+    first_cells: ScoreStateCounts
+    second_cells: ScoreStateCounts
     first_mean: float | None
+    """Over the documents that both sides scored."""
     second_mean: float | None
-    movement: Movement | None
+    score_changes: ScoreChanges | None
+    """None if no document has both scores; p is corrected for all columns."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The column for other programs; its keys are a public interface."""
+        shown = asdict(self)
+        return shown | {"movement": shown.pop("score_changes")}
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How the second side differs from the first.
+    """How the second side differs from the first."""
 
-    `overall` is over documents, each of which counts once, with its mean over the columns in which both
-    sides scored it. `pairs` of results were compared, of as many as the shared `documents` have `columns`.
-    """
-
-    first: Side
-    second: Side
+    first: ComparedSide
+    second: ComparedSide
     documents: int
+    """Documents that both sides have."""
     pairs: int
-    overall: Movement
+    """Compared pairs of results, out of `documents` times `columns`."""
+    overall: ScoreChanges
+    """Each document counts once, with its mean over the columns in which both sides scored it."""
     columns: tuple[ComparedColumn, ...]
 
     @property
     def left_out(self) -> int:
-        """Pairs of results of which a side has no score."""
+        """Pairs of results in which a side has no score."""
         return self.documents * len(self.columns) - self.pairs - self.same_results
 
     @property
     def same_results(self) -> int:
-        """Pairs of results that are one result, by reuse: left out too, because it differs from nothing."""
+        """Pairs that are one reused result: also left out, because there is nothing to compare."""
         return sum(column.first_cells.same_results for column in self.columns)
 
     @property
     def simulated(self) -> int:
-        """Cells of compared columns that are made up, on both sides."""
+        """Simulated evaluations in compared columns, on both sides."""
         return self.first.simulated + self.second.simulated
 
     @property
     def cells(self) -> int:
-        """Cells of compared columns, on both sides."""
+        """Evaluations in compared columns, on both sides."""
         return self.first.cells + self.second.cells
 
     @property
     def verdict(self) -> str:
-        """What a person can paste into a message: one line, in which every name is inert."""
+        """One line to paste into a message; every name in it is sanitized."""
         return f"{_finding(self)}{_left_out(self)}{_same_results(self)}{_simulation(self)}"
 
     def as_json(self) -> dict[str, Any]:
@@ -140,46 +130,75 @@ class Comparison:
             "left_out": self.left_out,
             "same_results": self.same_results,
             **asdict(self),
+            "columns": [column.as_json() for column in self.columns],
         }
 
 
-def moved_documents(documents: NDArray[np.int64], columns: Sequence[AlignedColumn]) -> set[int]:
-    """The documents that a comparison names, so that their names can be read before, all at once."""
+def named_documents(documents: NDArray[np.int64], columns: Sequence[AlignedColumn]) -> set[int]:
+    """The documents that a comparison names, so that their names can be read beforehand, all at once."""
     sides = [_averages(columns), *((column.first, column.second) for column in columns)]
-    return {document for first, second in sides for document in most_moved(documents, first, second)}
+    return {document for first, second in sides for document in largest_changes(documents, first, second)}
 
 
 def compare_sides(
-    sides: tuple[Side, Side],
+    sides: tuple[ComparedSide, ComparedSide],
     documents: NDArray[np.int64],
     columns: Sequence[AlignedColumn],
     name_of: Callable[[int], str],
     threshold: float,
 ) -> Comparison | None:
-    """Compare what two sides scored.
+    """The comparison of the scores of two sides.
 
     Parameters
     ----------
     documents
-        The ids of the documents that both have, in the order of the columns' scores.
+        The ids of the documents that both sides have, in the order of the columns' scores.
     name_of
-        Gives the name of each of `moved_documents`.
+        Returns the name of each of `named_documents`.
     threshold
         A score of it or more is good, 0 to 100.
 
     Returns
     -------
     Comparison | None
-        None where no document has a score of both sides in any column.
+        None if no document has a score on both sides in any column.
     """
-    overall = movement(name_of, documents, *_averages(columns), threshold)
+    overall = compare_scores(name_of, documents, *_averages(columns), threshold)
     if overall is None:
         return None
-    few = len(columns) <= COLUMNS_RESAMPLED
-    moved = [movement(name_of, documents, column.first, column.second, threshold, few) for column in columns]
-    found = [_compared(*pair) for pair in zip(columns, _corrected(moved), strict=True)]
-    pairs = sum(column.movement.difference.n for column in found if column.movement)
-    return Comparison(*sides, documents.size, pairs, overall, tuple(found))
+    resample = len(columns) <= COLUMNS_RESAMPLED
+    changes = [
+        compare_scores(name_of, documents, column.first, column.second, threshold, resample=resample)
+        for column in columns
+    ]
+    compared = [_compared(column, found) for column, found in zip(columns, _corrected(changes), strict=True)]
+    first, second = sides
+    return Comparison(
+        first=first,
+        second=second,
+        documents=documents.size,
+        pairs=sum(column.score_changes.difference.n for column in compared if column.score_changes),
+        overall=overall,
+        columns=tuple(compared),
+    )
+
+
+def render_comparison(comparison: Comparison, compiled: Path | None = None) -> str:
+    """The comparison as a self-contained HTML page in the style of the report, without scripts.
+
+    Parameters
+    ----------
+    comparison
+        The names in it may be hostile.
+    compiled
+        A folder that keeps our compiled templates; it must exist.
+
+    Returns
+    -------
+    str
+        A whole HTML document that can be written as UTF-8; the same for the same comparison.
+    """
+    return render_page(TEMPLATE, compiled, comparison=comparison)
 
 
 def _averages(columns: Sequence[AlignedColumn]) -> tuple[Values, Values]:
@@ -192,13 +211,13 @@ def _averages(columns: Sequence[AlignedColumn]) -> tuple[Values, Values]:
     return np.where(both, first, 0).sum(axis=1) / counts, np.where(both, second, 0).sum(axis=1) / counts
 
 
-def _corrected(movements: Sequence[Movement | None]) -> list[Movement | None]:
-    """The same, with the p of each as it is when all of them are looked at."""
-    differences = iter(corrected([found.difference for found in movements if found]))
-    return [found and replace(found, difference=next(differences)) for found in movements]
+def _corrected(columns: Sequence[ScoreChanges | None]) -> list[ScoreChanges | None]:
+    """The same changes with each p corrected for all columns."""
+    differences = iter(corrected([changes.difference for changes in columns if changes]))
+    return [changes and replace(changes, difference=next(differences)) for changes in columns]
 
 
-def _compared(column: AlignedColumn, moved: Movement | None) -> ComparedColumn:
+def _compared(column: AlignedColumn, changes: ScoreChanges | None) -> ComparedColumn:
     both = ~(np.isnan(column.first) | np.isnan(column.second))
     return ComparedColumn(
         connection=column.connection,
@@ -206,26 +225,26 @@ def _compared(column: AlignedColumn, moved: Movement | None) -> ComparedColumn:
         changed=column.changed,
         first_cells=column.first_cells,
         second_cells=column.second_cells,
-        first_mean=float(column.first[both].mean()) if moved else None,
-        second_mean=float(column.second[both].mean()) if moved else None,
-        movement=moved,
+        first_mean=float(column.first[both].mean()) if changes else None,
+        second_mean=float(column.second[both].mean()) if changes else None,
+        score_changes=changes,
     )
 
 
 def _finding(comparison: Comparison) -> str:
-    moved, told = comparison.overall, comparison.overall.difference
+    changes, found = comparison.overall, comparison.overall.difference
     first, second = (_name(side.name) for side in (comparison.first, comparison.second))
-    over = _over(told.n, len(comparison.columns))
-    if moved.rose == moved.fell == 0:
+    over = _over(found.n, len(comparison.columns))
+    if changes.rose == changes.fell == 0:
         return f"{second} and {first} score the same{over}, without exception."
-    much = f"{second} scores {_amount(told.mean)} {first}"
-    tested = "" if told.p is None else f" ({_interval(moved)}p {probability_text(told.p)})"
-    counts = f"{moved.rose:,} of them rose and {moved.fell:,} fell"
-    if told.told_apart:
+    much = f"{second} scores {_amount(found.mean)} {first}"
+    tested = "" if found.p is None else f" ({_interval(found)}p {probability_text(found.p)})"
+    counts = f"{changes.rose:,} of them rose and {changes.fell:,} fell"
+    if found.told_apart:
         return f"{much}{over}{tested}; {counts}."
-    if told.n == 1:
-        return f"{much}{over}, which is too few to tell them apart."
-    return f"{second} and {first} cannot be told apart{over}: {much}{tested}; {counts}{_power(moved)}."
+    if found.n == 1:
+        return f"{much}{over}, too few to tell whether they differ."
+    return f"{second} and {first} do not differ significantly{over}: {much}{tested}; {counts}{_power(found)}."
 
 
 def _over(documents: int, columns: int) -> str:
@@ -240,15 +259,15 @@ def _amount(mean: float) -> str:
     return f"{points} points {'higher' if mean > 0 else 'lower'} than"
 
 
-def _interval(moved: Movement) -> str:
-    low, high = moved.difference.low, moved.difference.high
+def _interval(difference: Difference) -> str:
+    low, high = difference.low, difference.high
     if low is None or high is None:
-        return "each by as much, "
+        return "all by the same amount, "
     return f"95 % interval {points_text(low)} to {points_text(high)}, "
 
 
-def _power(moved: Movement) -> str:
-    detectable = moved.difference.detectable
+def _power(difference: Difference) -> str:
+    detectable = difference.detectable
     if detectable is None:
         return ". There are too few to show a difference"
     return f". A true difference of {points_text(detectable)} points would show in 4 of 5 such comparisons"
@@ -260,7 +279,7 @@ def _left_out(comparison: Comparison) -> str:
         return ""
     total = comparison.documents * len(comparison.columns)
     verb = "is" if left_out == 1 else "are"
-    return f" {left_out:,} of {total:,} pairs of results {verb} left out, because a side has no score there."
+    return f" {left_out:,} of {total:,} pairs of results {verb} left out, because one side has no score."
 
 
 def _same_results(comparison: Comparison) -> str:
@@ -276,7 +295,7 @@ def _simulation(comparison: Comparison) -> str:
     if not comparison.simulated:
         return ""
     whole = comparison.simulated == comparison.cells
-    part = "" if whole else f" in {comparison.simulated:,} of {comparison.cells:,} cells"
+    part = "" if whole else f" in {comparison.simulated:,} of {comparison.cells:,} evaluations"
     return f" [SIMULATED{part}]"
 
 

@@ -9,19 +9,53 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Mapping,
+)
+from datetime import (
+    UTC,
+    datetime,
+    timedelta,
+)
+from functools import (
+    cache,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
-from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import (
+    Environment,
+    FileSystemBytecodeCache,
+    PackageLoader,
+    StrictUndefined,
+)
+from markupsafe import (
+    Markup,
+)
 
-from doceval_pipeline.domain.results import FailureGroup
-from doceval_pipeline.reports import cli_hints, svg
-from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
-from doceval_pipeline.reports.figures import all_columns
+from doceval_pipeline.domain.results import (
+    FailureGroup,
+)
+from doceval_pipeline.domain.throughput import (
+    Throughput,
+)
+from doceval_pipeline.reports import (
+    cli_hints,
+    svg,
+)
+from doceval_pipeline.reports.cells import (
+    anchor,
+    cell_details,
+    cut_block,
+    matrix_rows,
+)
+from doceval_pipeline.reports.figures import (
+    all_columns,
+)
 from doceval_pipeline.reports.formatting import (
     amount,
     duration,
@@ -34,11 +68,27 @@ from doceval_pipeline.reports.formatting import (
     signed,
     size_text,
 )
-from doceval_pipeline.reports.insights import Throughput
-from doceval_pipeline.reports.labels import ColumnLabels
-from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
-from doceval_pipeline.reports.model import NOTHING_ASKED, ReportFigures, ReportInput
-from doceval_pipeline.reports.sanitize import visible, visible_name
+from doceval_pipeline.reports.insights import (
+    ELSEWHERE,
+    origins_text,
+)
+from doceval_pipeline.reports.labels import (
+    ColumnLabels,
+)
+from doceval_pipeline.reports.matrix import (
+    DETAILS_SHOWN,
+    SYMBOLS,
+    lay_out,
+)
+from doceval_pipeline.reports.model import (
+    NOTHING_ASKED,
+    ReportFigures,
+    ReportInput,
+)
+from doceval_pipeline.reports.sanitize import (
+    visible,
+    visible_name,
+)
 
 TEMPLATE = "report.html.j2"
 STYLE = "report.css"
@@ -142,7 +192,7 @@ def _rankings(data: ReportInput) -> dict[str, Any]:
         "ranked": len(ranked),
         "unpaired": len(connections - paired),
         "leaderboard_axis": svg.score_axis(standing.scores for standing in ranked),
-        "previous_axis": svg.difference_axis(entry.movement.difference for entry in moved),
+        "previous_axis": svg.difference_axis(entry.changes.difference for entry in moved),
     }
 
 
@@ -197,6 +247,8 @@ def _environment(compiled: Path | None) -> Environment:
         "distribution": svg.distribution,
         "dots": svg.dots,
         "throughput": svg.throughput,
+        "ELSEWHERE": ELSEWHERE,
+        "origins_text": origins_text,
         "score_text": score_text,
         "signed": signed,
         "percent": percent,

@@ -5,14 +5,36 @@ and prompts, as plain text: no response and no file name.
 """
 
 import base64
-from collections.abc import Callable
+from collections.abc import (
+    Callable,
+)
 
-from doceval_pipeline.domain.findings import Estimate
-from doceval_pipeline.domain.results import Total
-from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
-from doceval_pipeline.reports.insights import Standing
-from doceval_pipeline.reports.model import NOTHING_ASKED, ColumnFigures, ReportFigures
-from doceval_pipeline.reports.sanitize import markdown_name
+from doceval_pipeline.domain.findings import (
+    Estimate,
+)
+from doceval_pipeline.domain.insights import (
+    Standing,
+)
+from doceval_pipeline.domain.results import (
+    Total,
+)
+from doceval_pipeline.reports.formatting import (
+    amount,
+    counted,
+    duration,
+    score_text,
+)
+from doceval_pipeline.reports.insights import (
+    ELSEWHERE,
+)
+from doceval_pipeline.reports.model import (
+    NOTHING_ASKED,
+    ColumnFigures,
+    ReportFigures,
+)
+from doceval_pipeline.reports.sanitize import (
+    markdown_name,
+)
 
 COLUMNS_SHOWN = 20
 ORIGINS_SHOWN = 5
@@ -149,7 +171,7 @@ def _total(total: Total | None, figures: ReportFigures, written: Callable[[float
 
 def _reused(figures: ReportFigures) -> str:
     origins = figures.insights.origins
-    shown = ", ".join(origin.place for origin in origins[:ORIGINS_SHOWN])
+    shown = ", ".join(origin.partition_key or ELSEWHERE for origin in origins[:ORIGINS_SHOWN])
     more = figures.insights.origins_left_out + len(origins[ORIGINS_SHOWN:])
     return f"{figures.sums.reused:,} from {shown}{f' and {more:,} more' if more > 0 else ''}"
 

@@ -1,83 +1,94 @@
-"""How scores moved from one column to another: which documents rose and fell, and who moved most."""
+"""Compares the scores of two columns: which documents rose and fell, and which changed most."""
 
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from doceval_pipeline.reports.insights import Flip, Movement
+from doceval_pipeline.domain.score_changes import ScoreChanges, ScoreShift
 from doceval_pipeline.statistics.inference import difference
 
 THRESHOLD = 50.0
-"""The score from which on a document counts as good, unless somebody says another."""
+"""From this score on a document counts as good, unless the caller passes another threshold."""
 FLIPS_SHOWN = 20
 
 Values = NDArray[np.float64]
 
 
-def movement(
+def compare_scores(
     name_of: Callable[[int], str],
     documents: NDArray[np.int64],
     first: Values,
     second: Values,
     threshold: float = THRESHOLD,
+    *,
     resample: bool = True,
-) -> Movement | None:
-    """How the scores of documents moved from `first` to `second`.
+) -> ScoreChanges | None:
+    """How the scores of documents changed from `first` to `second`.
 
     Parameters
     ----------
     name_of
-        Gives a document's name; called only for `most_moved` of them.
+        Returns a document's name; called only for documents in `largest_changes`.
     documents, first, second
         Ids of documents, and their scores on both sides by position; NaN where there is none.
     threshold
-        A score of it or more is good; a document that is good on one side alone has flipped.
+        A score of it or more is good; a document that is good on one side only has flipped.
     resample
-        As of `difference`.
+        As in `difference`.
 
     Returns
     -------
-    Movement | None
-        None where no document has both scores. Its difference's p is not corrected.
+    ScoreChanges | None
+        None if no document has both scores. The p of its difference is not corrected.
     """
     has_first, has_second = ~np.isnan(first), ~np.isnan(second)
     both = has_first & has_second
     before, after = first[both], second[both]
-    found = difference(before, after, resample)
+    found = difference(before, after, resample=resample)
     if found is None:
         return None
-    # Of what is written alike, nothing moved: 70.1 and 70.10000000000001 are the same score.
-    moves = np.round(after - before, 9)
+    changes = _rounded(after - before)
     was_good, is_good = before >= threshold, after >= threshold
-    shown = _largest(documents[both], moves)
-    return Movement(
+    return ScoreChanges(
         difference=found,
-        rose=int(np.count_nonzero(moves > 0)),
-        fell=int(np.count_nonzero(moves < 0)),
-        same=int(np.count_nonzero(moves == 0)),
+        rose=int(np.count_nonzero(changes > 0)),
+        fell=int(np.count_nonzero(changes < 0)),
+        same=int(np.count_nonzero(changes == 0)),
         net=found.mean,
-        gross=float(np.abs(moves).mean()),
+        gross=float(np.abs(changes).mean()),
         threshold=threshold,
         flipped_up=int(np.count_nonzero(~was_good & is_good)),
         flipped_down=int(np.count_nonzero(was_good & ~is_good)),
-        flips=tuple(
-            Flip(name_of(int(documents[both][place])), float(before[place]), float(after[place]))
-            for place in shown
-        ),
+        flips=_shifts(name_of, documents[both], before, after),
         only_first=int(np.count_nonzero(has_first & ~has_second)),
         only_second=int(np.count_nonzero(~has_first & has_second)),
     )
 
 
-def most_moved(documents: NDArray[np.int64], first: Values, second: Values) -> list[int]:
-    """The documents that `movement` names, so that their names can be read before, all at once."""
+def largest_changes(documents: NDArray[np.int64], first: Values, second: Values) -> list[int]:
+    """The documents that `compare_scores` names, so that their names can be read beforehand, all at once."""
     both = ~(np.isnan(first) | np.isnan(second))
     ids = documents[both]
-    return [int(ids[place]) for place in _largest(ids, np.round((second - first)[both], 9))]
+    return [int(ids[place]) for place in _largest(ids, _rounded(second[both] - first[both]))]
 
 
-def _largest(documents: NDArray[np.int64], moves: Values) -> list[int]:
-    """Where the largest moves are, at most `FLIPS_SHOWN`; of equal ones those of the first documents."""
-    order = np.lexsort((documents, -np.abs(moves)))[:FLIPS_SHOWN]
-    return [int(place) for place in order if moves[place] != 0]
+def _shifts(
+    name_of: Callable[[int], str], documents: NDArray[np.int64], before: Values, after: Values
+) -> tuple[ScoreShift, ...]:
+    return tuple(
+        ScoreShift(name_of(int(documents[place])), float(before[place]), float(after[place]))
+        for place in _largest(documents, _rounded(after - before))
+    )
+
+
+def _rounded(changes: Values) -> Values:
+    # 70.1 and 70.10000000000001 are the same score.
+    rounded: Values = np.round(changes, 9)
+    return rounded
+
+
+def _largest(documents: NDArray[np.int64], changes: Values) -> list[int]:
+    """Positions of the largest changes, at most `FLIPS_SHOWN`; of equal ones the lowest document ids."""
+    order = np.lexsort((documents, -np.abs(changes)))[:FLIPS_SHOWN]
+    return [int(place) for place in order if changes[place] != 0]

@@ -8,10 +8,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.insights import ContentChanges
+from doceval_pipeline.domain.usage import Cost
 from doceval_pipeline.recurrence import local_time
 from doceval_pipeline.reports import svg
 from doceval_pipeline.reports.formatting import amount, counted, money, score_text
-from doceval_pipeline.reports.insights import Changes, Column, Cost
 from doceval_pipeline.reports.sanitize import markdown_name
 
 TEMPLATE = "series.html.j2"
@@ -123,7 +125,7 @@ class Series:
     occurrences: Sequence[SeriesOccurrence]
     total: int
     columns: Mapping[Column, tuple[str, str]]
-    changes: Changes
+    changes: ContentChanges
     digest: str
 
     @property

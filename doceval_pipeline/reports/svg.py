@@ -1,21 +1,44 @@
-"""Draws the small pictures of the page as SVG. Of numbers and times alone: no text of others gets in.
+"""Draws the small charts of the page as SVG, from numbers and times only: no foreign text gets in.
 
-A picture beside the numbers that it shows is hidden from screen readers; one that stands alone has a title.
+A chart beside its numbers is hidden from screen readers; a chart without them has a title.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import (
+    Iterable,
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+)
 
-from markupsafe import Markup, escape
+from markupsafe import (
+    Markup,
+    escape,
+)
 
-from doceval_pipeline.domain.evaluations import CellCounts
-from doceval_pipeline.domain.findings import Difference, Estimate
-from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
-from doceval_pipeline.reports.insights import Distribution, Throughput
+from doceval_pipeline.domain.evaluations import (
+    CellCounts,
+)
+from doceval_pipeline.domain.findings import (
+    Difference,
+    Estimate,
+)
+from doceval_pipeline.domain.insights import (
+    Distribution,
+)
+from doceval_pipeline.domain.throughput import (
+    Throughput,
+)
+from doceval_pipeline.reports.formatting import (
+    amount,
+    counted,
+    duration,
+    score_text,
+)
 
 KINDS = ("succeeded", "failed", "waiting", "running", "paused", "unknown", "missing")
-# A drawing on an axis is so many units wide, and has a margin at both ends for what has a size.
+# Width of a chart on an axis, in units, and the margin at both ends for marks at its limits.
 WIDTH, MARGIN = 200, 6
 SERIES_WIDTH, SERIES_HEIGHT, _FAILED_HEIGHT, _DATES_HEIGHT = 1000, 200, 40, 24
 # Room for the labels of the scores, and for the last value.
@@ -25,18 +48,18 @@ _REACHES = (1, 2, 5, 10, 20, 50, 100)
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A span of values that drawings share, so that they can be compared."""
+    """A range of values that charts share, so that they can be compared."""
 
     low: float
     high: float
 
     @property
     def ticks(self) -> tuple[float, float, float]:
-        """The values that are written at it: both ends and the middle."""
+        """The labelled values: both ends and the middle."""
         return self.low, (self.low + self.high) / 2, self.high
 
     def place(self, value: float) -> float:
-        """Where a value stands; one beyond an end stands at the end."""
+        """The horizontal position of a value, in units; values outside the range are placed at its end."""
         inside = min(max(value, self.low), self.high)
         return round((inside - self.low) * WIDTH / (self.high - self.low), 1)
 
@@ -45,7 +68,7 @@ SCORES = Axis(0, 100)
 
 
 def score_axis(estimates: Iterable[Estimate | None]) -> Axis:
-    """The tens that hold all of some means with their intervals."""
+    """The smallest range of whole tens that contains the given means and their intervals."""
     values = [v for e in estimates if e is not None for v in (e.low, e.mean, e.high) if v is not None]
     low = max(0, math.floor(min(values, default=0) / 10) * 10)
     high = min(100, math.ceil(max(values, default=100) / 10) * 10)
@@ -53,14 +76,14 @@ def score_axis(estimates: Iterable[Estimate | None]) -> Axis:
 
 
 def difference_axis(differences: Iterable[Difference]) -> Axis:
-    """A span around 0 that holds all of some differences with their intervals."""
+    """A range around 0 that contains the given differences and their intervals."""
     values = [abs(v) for d in differences for v in (d.low, d.mean, d.high) if v is not None]
     reach = next((r for r in _REACHES if r >= max(values, default=0)), _REACHES[-1])
     return Axis(-reach, reach)
 
 
 def outcome_bar(cells: CellCounts, css: str) -> Markup:
-    """The shares of each kind of cell in one bar; nothing where there are no cells."""
+    """The share of each outcome in one bar; empty without evaluations."""
     if not cells.total:
         return Markup()
     parts, left = [], 0.0
@@ -73,13 +96,13 @@ def outcome_bar(cells: CellCounts, css: str) -> Markup:
 
 
 def share_bar(part: int, whole: int) -> Markup:
-    """How much of a whole a part is, in one bar."""
+    """A part's share of the whole, in one bar."""
     width = round(part * 1000 / whole, 1)
     return _stretched("bar small", 10, [f'<rect class="f-succeeded" width="{width:g}" height="10"/>'])
 
 
 def interval(estimate: Estimate, axis: Axis, leader: float | None) -> Markup:
-    """A mean with its interval; a fine line stands at the mean of the leader."""
+    """A mean with its interval; a fine line marks the mean of the leader."""
     parts = [] if leader is None else [_upright("leader", axis.place(leader), 0, 18)]
     return _on_axis(
         "interval", axis, 18, [*parts, *_whisker(axis, estimate.low, estimate.mean, estimate.high)]
@@ -87,20 +110,20 @@ def interval(estimate: Estimate, axis: Axis, leader: float | None) -> Markup:
 
 
 def change(difference: Difference, axis: Axis) -> Markup:
-    """A difference with its interval, beside no difference."""
+    """A difference with its interval; a fine line marks 0."""
     zero = _upright("leader", axis.place(0), 0, 18)
     parts = _whisker(axis, difference.low, difference.mean, difference.high)
     return _on_axis("interval", axis, 18, [zero, *parts])
 
 
 def distribution(scores: Distribution) -> Markup:
-    """Scores as bars of how many there are, over a box from quartile to quartile with its median."""
+    """A histogram of scores over a box from quartile to quartile with the median."""
     most = max(scores.bins, default=0) or 1
     step = WIDTH / max(1, len(scores.bins))
     parts = []
     for position, count in enumerate(scores.bins):
         if count:
-            # However few, they are seen.
+            # Small counts remain visible.
             height = max(1.0, round(count * 20 / most, 1))
             parts.append(
                 f'<rect class="f-succeeded" x="{position * step + 0.5:g}" y="{21 - height:g}" '
@@ -116,7 +139,7 @@ def distribution(scores: Distribution) -> Markup:
 
 
 def dots(scores: Sequence[float]) -> Markup:
-    """Scores as points on the axis, joined from the lowest to the highest."""
+    """Scores as points on the axis, connected from the lowest to the highest."""
     places = [SCORES.place(score) for score in scores]
     parts = [_level("spread", min(places), max(places), 9)]
     parts += [f'<circle class="dot" cx="{place:g}" cy="9" r="3.5"/>' for place in places]
@@ -124,8 +147,8 @@ def dots(scores: Sequence[float]) -> Markup:
 
 
 def throughput(over_time: Throughput) -> Markup:
-    """Finished cells in equal spans of time as bars, and stalls as framed spans."""
-    # Cells that were all finished at the same moment span no time.
+    """Finished evaluations over time as bars, and stalls as framed spans."""
+    # All may have finished in the same moment.
     span = over_time.bin_seconds * len(over_time.bins) or 1.0
     most = max(over_time.bins, default=0) or 1
     parts = []
@@ -141,61 +164,61 @@ def throughput(over_time: Throughput) -> Markup:
                 f'<rect class="f-succeeded" x="{position * step:.1f}" y="{60 - height:g}" '
                 f'width="{step * 0.86:.1f}" height="{height:g}"/>'
             )
-    told = (
-        f"{amount(sum(over_time.bins))} cells finished in {duration(span)}, at most {amount(most)} in "
+    title = (
+        f"{amount(sum(over_time.bins))} evaluations finished in {duration(span)}, at most {amount(most)} in "
         f"{duration(over_time.bin_seconds)}"
     )
     return Markup(  # noqa: S704
         '<svg class="throughput" viewBox="0 0 1000 60" preserveAspectRatio="none" role="img">'
-        f"<title>{told}</title>{''.join(parts)}</svg>"
+        f"<title>{title}</title>{''.join(parts)}</svg>"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesPlace:
-    """An occurrence as a series draws it: a mean of `scored` scores, or None.
-
-    `day` and `time` are as people read them. It is marked where scores drift; `is_missing` where it has no
-    results.
-    """
+    """An occurrence as a series draws it."""
 
     day: str
+    """For people, as `time`."""
     time: str
     mean: float | None
+    """Mean of `scored` scores."""
     scored: int
     failed: int
     cells: int
     is_marked: bool
+    """Scores drift here."""
     is_other_question: bool
     is_missing: bool
+    """It has no results."""
 
 
 def series(places: Sequence[SeriesPlace]) -> Markup:
-    """Mean scores by occurrence, 0 to 100, over bars of the share that failed; drift as triangles.
+    """Mean scores by occurrence, 0 to 100, over bars of the share of failures; drift is marked by triangles.
 
-    The line breaks where another question begins, at a dashed line, and only there: an occurrence without a
-    mean is passed over.
+    The line breaks only where another question begins, at a dashed line; occurrences without a mean are
+    skipped.
     """
     parts = [*_series_axis(places), *_series_marks(places)]
     scored = [place.mean for place in places if place.mean is not None]
     marked = sum(place.is_marked for place in places)
-    told = (
+    title = (
         f"Mean scores of {amount(len(scored))} of {amount(len(places))} occurrences, drift marked in "
         f"{amount(marked)}"
     )
-    ends = "No occurrence has a score."
+    description = "No occurrence has a score."
     if scored:
-        ends = (
+        description = (
             f"From {scored[0]:.1f} to {scored[-1]:.1f}, lowest {min(scored):.1f}, highest {max(scored):.1f}"
         )
     return Markup(  # noqa: S704
         f'<svg class="series" viewBox="0 0 {SERIES_WIDTH} {SERIES_HEIGHT + _DATES_HEIGHT}" role="img">'
-        f"<title>{told}</title><desc>{ends}</desc>{''.join(parts)}{_series_line(places)}</svg>"
+        f"<title>{title}</title><desc>{description}</desc>{''.join(parts)}{_series_line(places)}</svg>"
     )
 
 
 def _series_axis(places: Sequence[SeriesPlace]) -> list[str]:
-    """The scores at the left, and the days of the first and the last occurrence below."""
+    """The scores at the left, and the days of the first and last occurrence below."""
     left, right = SERIES_LEFT, SERIES_WIDTH - SERIES_RIGHT
     parts = []
     for tick in SCORES.ticks:
@@ -212,7 +235,7 @@ def _series_axis(places: Sequence[SeriesPlace]) -> list[str]:
 
 
 def _series_marks(places: Sequence[SeriesPlace]) -> list[str]:
-    """Where another question begins, what failed, and occurrences that failed as a whole."""
+    """Marks for a new question, the share of failures, and occurrences without results."""
     step, parts = _series_step(places), []
     for position, place in enumerate(places):
         across = _across(position, step)
@@ -244,28 +267,28 @@ def _series_line(places: Sequence[SeriesPlace]) -> str:
         line += f"{'M' if breaks else 'L'}{across:g} {up:g}"
         breaks = False
         scores = counted(place.scored, "score", "scores")
-        said = f"{place.time}: mean {score_text(place.mean)}, {scores}"
+        label = f"{place.time}: mean {score_text(place.mean)}, {scores}"
         dots.append(
-            f'<path class="drift" d="M{across:g} {up - 9:g}l8 15h-16z">{_title(f"{said}, DRIFT")}</path>'
+            f'<path class="drift" d="M{across:g} {up - 9:g}l8 15h-16z">{_title(f"{label}, DRIFT")}</path>'
             if place.is_marked
-            else f'<circle class="dot" cx="{across:g}" cy="{up:g}" r="4">{_title(said)}</circle>'
+            else f'<circle class="dot" cx="{across:g}" cy="{up:g}" r="4">{_title(label)}</circle>'
         )
         last = _text(across + 11, up + 5, score_text(place.mean), "start", "last")
     return f'<path class="line" d="{line or "M0 0"}"/>{"".join(dots)}{last}'
 
 
 def _series_step(places: Sequence[SeriesPlace]) -> float:
-    """How far two occurrences of a series are apart."""
+    """The horizontal distance between two occurrences of a series."""
     return (SERIES_WIDTH - SERIES_LEFT - SERIES_RIGHT) / max(1, len(places))
 
 
 def _across(position: int, step: float) -> float:
-    """Where an occurrence is in a series, from the left."""
+    """The horizontal position of an occurrence in a series."""
     return round(SERIES_LEFT + (position + 0.5) * step, 1)
 
 
 def _height(score: float) -> float:
-    """Where a score is in a series, from the top; above the bars of failures."""
+    """The vertical position of a score in a series, from the top; above the bars of failures."""
     room = SERIES_HEIGHT - _FAILED_HEIGHT - 24
     return round(12 + (100 - score) * room / 100, 1)
 

@@ -1,7 +1,7 @@
-"""What scores say of what is not seen: means, paired differences and ranks. Pure; knows no batch or database.
+"""Inference from samples of scores: means, paired differences and rank correlation.
 
-Scores run from 0 to 100. Intervals hold with `CONFIDENCE`. Which method is used for what, and why, is
-told in docs/statistics.md. The order of values never matters, and the same values give the same numbers.
+Scores run from 0 to 100. Intervals hold with `CONFIDENCE`. docs/statistics.md explains each method and why it
+was chosen. The order of values never matters, and the same values always give the same numbers.
 """
 
 import math
@@ -15,15 +15,15 @@ from doceval_pipeline.domain.findings import CONFIDENCE, Difference, Estimate
 
 POWER = 0.8
 _TAIL = (1 - CONFIDENCE) / 2
-# Fewer pairs say too little of their shape; more have Student's interval, for millions of draws less. What
-# either holds is measured in doceval_pipeline_tests/test_coverage.py.
+# Fewer pairs show too little of their distribution; for more, Student's interval saves millions of draws.
+# doceval_pipeline_tests/test_coverage.py measures the coverage of both.
 BOOTSTRAP_FROM, BOOTSTRAP_TO = 15, 500
 _RESAMPLES = 9_999
 _RESAMPLED_AT_ONCE = 2_000_000
 _SEED = 20_260_101
-# Of so many differences that are not 0, all arrangements of signs are counted; see `_exact_p`.
+# Up to so many differences other than 0, all arrangements of signs are counted; see `_exact_p`.
 EXACT_TO = 60
-# What differs by less is equal: 0.3 - 0.1 and 0.2 are the same difference, and take the same rank.
+# Smaller differences are rounding errors: 0.3 - 0.1 and 0.2 are equal and take the same rank.
 _DECIMALS = 9
 _EXTREME = 100.0
 
@@ -31,32 +31,32 @@ Values = NDArray[np.float64]
 
 
 def estimate(values: ArrayLike) -> Estimate | None:
-    """The mean of independent scores; None of no score."""
+    """The mean of independent scores; None without scores."""
     found = np.asarray(values, dtype=np.float64)
     return clustered_estimate(found, np.arange(found.size))
 
 
 def clustered_estimate(values: ArrayLike, clusters: ArrayLike) -> Estimate | None:
-    """The mean of scores, of which those in one cluster are not independent.
+    """The mean of scores that are dependent within a cluster.
 
     Parameters
     ----------
     values
         Scores, from 0 to 100.
     clusters
-        For each of them the number of its cluster: the document that it is of.
+        The cluster of each score, by number: its document.
 
     Returns
     -------
     Estimate | None
-        None of no score; without interval where there is one cluster, or no spread between clusters.
+        None without scores; without an interval for a single cluster or without spread between clusters.
 
     Notes
     -----
     The mean is a ratio of two sums over clusters, of scores and of their number; its variance is
     G / (G - 1) Σ e² / n², where e is the sum of a cluster's deviations from the mean and G the number of
-    clusters, and it is held against Student's t with G - 1 degrees of freedom (Cochran, Sampling
-    Techniques, chapter 9A). With one score in each cluster it is the usual interval of a mean.
+    clusters; the quantile is of Student's t with G - 1 degrees of freedom (Cochran, Sampling
+    Techniques, chapter 9A). With one score per cluster this is the usual interval of a mean.
     """
     found = np.asarray(values, dtype=np.float64)
     if not found.size:
@@ -68,14 +68,14 @@ def clustered_estimate(values: ArrayLike, clusters: ArrayLike) -> Estimate | Non
 
 
 def estimate_of_sums(n: int, mean: float, clusters: int, spread: float) -> Estimate:
-    """A `clustered_estimate` of what somebody else has added up.
+    """A `clustered_estimate` from sums.
 
     Parameters
     ----------
     n, mean
         The number of scores, and their mean.
     clusters
-        How many clusters have a score.
+        The number of clusters with a score.
     spread
         Σ e², where e is the sum of a cluster's deviations from the mean.
     """
@@ -86,34 +86,34 @@ def estimate_of_sums(n: int, mean: float, clusters: int, spread: float) -> Estim
     return Estimate(n, mean, max(0.0, mean - half), min(_EXTREME, mean + half))
 
 
-def difference(first: ArrayLike, second: ArrayLike, resample: bool = True) -> Difference | None:
-    """How much more the second of each pair scores than the first; None of no pair.
+def difference(first: ArrayLike, second: ArrayLike, *, resample: bool = True) -> Difference | None:
+    """How much higher the second of each pair scores than the first, in points; None without pairs.
 
     Parameters
     ----------
     first, second
         Scores of the same documents in the same order, none of them NaN.
     resample
-        Whether the interval may be a bootstrap's, which takes up to a hundred times as long as Student's.
+        Allows a bootstrap interval, which takes up to a hundred times as long as Student's.
 
     Returns
     -------
     Difference | None
-        Its `p` is not corrected: where several comparisons are shown together, give them to `corrected`.
+        Its `p` is not corrected: pass comparisons that are shown together to `corrected`.
     """
     raw = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     pairs = np.sort(np.round(raw, _DECIMALS))
     turned = -pairs[::-1]
-    # Either way round the same pairs are looked at, so that a comparison turned round is the same, turned.
+    # Both directions use the same pairs, so that swapping the sides only changes the signs.
     apart = np.flatnonzero(pairs != turned)
     if apart.size and pairs[apart[0]] < turned[apart[0]]:
-        found = _difference(turned, resample)
+        found = _difference(turned, resample=resample)
         return None if found is None else _turned(found)
-    return _difference(pairs, resample)
+    return _difference(pairs, resample=resample)
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """The same differences with each p as it is when all of them are looked at together, after Holm."""
+    """The same differences with each p corrected for all of them (Holm)."""
     tested = sorted((found.p, place) for place, found in enumerate(differences) if found.p is not None)
     result, least = list(differences), 0.0
     for rank, (p, place) in enumerate(tested):
@@ -123,7 +123,7 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
-    """Spearman's correlation of pairs; None where one side always scores the same, or of one pair."""
+    """Spearman's correlation of pairs; None if one side always scores the same, or for a single pair."""
     from scipy.stats import spearmanr
 
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
@@ -132,8 +132,8 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
     return float(spearmanr(one, other).statistic)
 
 
-def _difference(pairs: Values, resample: bool) -> Difference | None:
-    """Of sorted differences."""
+def _difference(pairs: Values, *, resample: bool) -> Difference | None:
+    """The mean of sorted differences, with its interval and p."""
     n = pairs.size
     if n == 0:
         return None
@@ -143,28 +143,28 @@ def _difference(pairs: Values, resample: bool) -> Difference | None:
     p = _signed_rank_p(pairs)
     if pairs[0] == pairs[-1]:
         return Difference(n, mean, None, None, p, None)
-    low, high = _interval(pairs, mean, resample)
+    low, high = _interval(pairs, mean, resample=resample)
     return Difference(n, mean, low, high, p, _detectable(pairs))
 
 
 def _turned(found: Difference) -> Difference:
-    """First minus second."""
-    # Taken from 0, because -0.0 is not how people write it.
+    """The difference with its sides swapped."""
+    # Subtracted from 0, because people do not write -0.0.
     low, high = (None if bound is None else 0.0 - bound for bound in (found.high, found.low))
     return replace(found, mean=0.0 - found.mean, low=low, high=high)
 
 
-def _interval(pairs: Values, mean: float, resample: bool) -> tuple[float, float]:
-    """Of the mean of differences that are not all equal: Student's, and where it reaches further Efron's.
+def _interval(pairs: Values, mean: float, *, resample: bool) -> tuple[float, float]:
+    """The interval of the mean of unequal differences: the wider end of Student's and Efron's on each side.
 
-    Student's is short on the side to which few differences are far off, and the bootstrap is short on both
-    where pairs are few; the wider end of the two holds in both cases, at little cost.
+    Student's is too short on the side of a long tail, and the bootstrap on both sides for few pairs; the
+    wider end of the two holds in both cases, at little cost.
     """
     half = _quantile(1 - _TAIL, pairs.size - 1) * float(np.std(pairs, ddof=1)) / math.sqrt(pairs.size)
     low, high = max(-_EXTREME, mean - half), min(_EXTREME, mean + half)
     if resample and BOOTSTRAP_FROM <= pairs.size <= BOOTSTRAP_TO:
         resampled = _bootstrap(pairs)
-        # fmin and fmax, because nothing is resampled from where hardly anything differs.
+        # fmin and fmax ignore NaN, which the bootstrap returns where hardly any pair differs.
         return float(np.fmin(low, resampled[0])), float(np.fmax(high, resampled[1]))
     return low, high
 
@@ -186,27 +186,28 @@ def _bootstrap(pairs: Values) -> tuple[float, float]:
 
 
 def _signed_rank_p(pairs: Values) -> float:
-    """Wilcoxon's signed-rank test, two-sided: how likely so unequal ranks are where signs are chance.
+    """The p of Wilcoxon's signed-rank test, two-sided: how likely such unequal ranks are if signs are random.
 
-    Pairs without a difference are ranked with the rest and then left out (Pratt): they say that nothing
-    moved, and what did move ranks above them.
+    Pairs without a difference are ranked with the rest and then left out (Pratt): all pairs that differ rank
+    above them.
     """
     from scipy.stats import rankdata, wilcoxon
 
-    moved = pairs != 0
-    if not moved.any():
+    differs = pairs != 0
+    if not differs.any():
         return 1.0
-    if np.count_nonzero(moved) <= EXACT_TO:
-        ranks = rankdata(np.abs(pairs))[moved]
-        return _exact_p(ranks, pairs[moved] > 0, pairs.size - ranks.size)
+    if np.count_nonzero(differs) <= EXACT_TO:
+        ranks = rankdata(np.abs(pairs))[differs]
+        return _exact_p(ranks, pairs[differs] > 0, pairs.size - ranks.size)
     return float(wilcoxon(pairs, zero_method="pratt", method="asymptotic").pvalue)
 
 
 def _exact_p(ranks: Values, positive: NDArray[np.bool_], zeros: int) -> float:
-    """How many of the 2^m ways to give signs to m ranks are as unequal as this one, as a share of all.
+    """The share of the 2^m ways to sign m ranks that are at least as unequal as the observed one.
 
-    scipy counts them only without ties and zeros, which scores are full of. `zeros` pairs rank below all:
-    they are taken off the ranks, and counted by the number of positive signs, which keeps sums small.
+    scipy counts them only without ties and zeros, both of which are common in scores. `zeros` pairs rank
+    below all others: they are subtracted from the ranks and added back by the number of positive signs, which
+    keeps the sums small.
     """
     doubled = np.rint(2 * (ranks - zeros)).astype(np.int64)  # ranks of ties end in .5
     ways = np.zeros((ranks.size + 1, int(doubled.sum()) + 1))
@@ -220,19 +221,19 @@ def _exact_p(ranks: Values, positive: NDArray[np.bool_], zeros: int) -> float:
 
 
 def _detectable(pairs: Values) -> float | None:
-    """The difference that a t test of as many pairs of this spread finds with `POWER`."""
+    """The smallest difference that a t test of as many pairs of this spread finds with `POWER`."""
     from scipy.special import nctdtrinc
 
     freedom = pairs.size - 1
     shift = float(nctdtrinc(freedom, 1 - POWER, _quantile(1 - _TAIL, freedom)))
     found = shift * float(np.std(pairs, ddof=1)) / math.sqrt(pairs.size)
-    # Larger differences there are not: so few pairs would show none.
+    # No difference of scores is larger: so few pairs cannot show any.
     return found if found <= _EXTREME else None
 
 
 def _quantile(share: float, freedom: int) -> float:
-    """Of Student's t distribution."""
-    # Loading scipy takes a fifth of a second, which most commands need not wait for.
+    """A quantile of Student's t distribution."""
+    # Loading scipy takes a fifth of a second; most commands do not need it.
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, share))

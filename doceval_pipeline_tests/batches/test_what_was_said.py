@@ -14,7 +14,7 @@ from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
 from doceval_pipeline.doc_eval.archive import dump as configuration
 from doceval_pipeline.doc_eval.batches import batch_by_id
-from doceval_pipeline.reports.insights import Provenance
+from doceval_pipeline.domain.insights import Provenance
 from doceval_pipeline_tests.batches.archiving.archives import audit, bring_back, forget_everything, put_away
 from doceval_pipeline_tests.conftest import Sample
 

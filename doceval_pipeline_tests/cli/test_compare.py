@@ -1,4 +1,4 @@
-"""`doceval compare` in a process of its own: its first line, tables, data, page and exit codes."""
+"""`doceval compare` as a process: its verdict, tables, JSON, page and exit codes."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PLACE = "(SELECT count(*) FROM docs d WHERE d.id < r.document_id)"
 
 @pytest.fixture
 def batch(databases: Databases, tmp_path: Path) -> Sample:
-    """A batch whose second model scores some points more than its first, and fails on the last document."""
+    """A batch whose second model scores higher than its first, and fails on the last document."""
     made = sample_batch(databases, tmp_path, documents=12)
     made.stage()
     made.knowledge(
@@ -46,7 +46,7 @@ def test_two_models_of_a_batch_are_compared(batch: Sample, tmp_path: Path) -> No
     assert lines[0] in page.read_text().replace("&lt;", "<")
 
 
-def test_a_page_that_goes_to_standard_output_is_alone_there(batch: Sample, tmp_path: Path) -> None:
+def test_a_page_on_standard_output_is_the_only_output(batch: Sample, tmp_path: Path) -> None:
     compared = ("compare", "sample", "--connections", "model-0", "model-1", "--html")
     assert doceval(*compared, str(tmp_path / "page.html")).returncode == 0
     ended = doceval(*compared, "-")
@@ -56,7 +56,7 @@ def test_a_page_that_goes_to_standard_output_is_alone_there(batch: Sample, tmp_p
     assert "- and --json" in doceval(*compared, "-", "--json").stderr
 
 
-def test_the_data_says_what_the_sentence_says(batch: Sample) -> None:
+def test_the_json_matches_the_verdict(batch: Sample) -> None:
     found = read_json("compare", "sample", "--connections", "model-0", "model-1", "--threshold", "46")
     assert found["told_apart"] is True
     assert found["verdict"].startswith("model-1 scores 5.0 points higher than model-0 over 11 documents")
@@ -81,19 +81,19 @@ def test_the_data_says_what_the_sentence_says(batch: Sample) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("sample",), 2, "name two batches, or one batch with either --connections or --prompts"),
-        (("a", "b", "c"), 2, "name two batches"),
-        (("sample", "sample", "--prompts", "x", "y"), 2, "name two batches"),
-        (("sample", "sample"), 1, "is compared with itself"),
+        (("sample",), 2, "pass two batches, or one batch with either --connections or --prompts"),
+        (("a", "b", "c"), 2, "pass two batches"),
+        (("sample", "sample", "--prompts", "x", "y"), 2, "pass two batches"),
+        (("sample", "sample"), 1, "cannot be compared with itself"),
         (("sample", "nowhere"), 1, "there is no batch 'nowhere'"),
         (
             ("sample", "--prompts", "prompt-0", "x\x1b[31m"),
             1,
-            "has no prompt 'x\\x1b[31m': it has prompt-0, prompt-1",
+            "has no prompt 'x\\x1b[31m': choose one of prompt-0, prompt-1",
         ),
     ],
 )
-def test_what_cannot_be_compared_is_one_line_and_an_exit_code(
+def test_an_impossible_comparison_is_one_line_and_an_exit_code(
     batch: Sample, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     ended = doceval("compare", *arguments)

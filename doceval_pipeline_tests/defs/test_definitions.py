@@ -15,7 +15,7 @@ from doceval_pipeline.defs import reporting, resources
 from doceval_pipeline.defs.naming import run_tags
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.reports.insights import Provenance
+from doceval_pipeline.domain.insights import Provenance
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run

@@ -1,4 +1,4 @@
-"""The checks of results run after the report, in its run, and warn without stopping anything."""
+"""The checks of results run in the same run as the report, after it, and only warn."""
 
 from collections.abc import Callable
 
@@ -41,9 +41,7 @@ def test_both_checks_come_after_the_report_in_one_step_and_warn_of_what_they_fin
     assert found["results_are_sound"].metadata["columns_stuck"].value == 4
 
 
-def test_a_report_that_stands_already_is_not_checked_again(
-    batch_of: BatchOf, instance: dg.DagsterInstance
-) -> None:
+def test_an_unchanged_report_is_not_checked_again(batch_of: BatchOf, instance: dg.DagsterInstance) -> None:
     batch = answered(batch_of(documents=1), "overall_score = 50, response_text = 'fine'")
     by_sensor = {"dagster/sensor_name": "response_status"}
     first = run(instance, "report_batch", batch.key, tags=by_sensor)

@@ -14,8 +14,8 @@ from doceval_pipeline.batches.results.series.reporting import WrittenSeries, wri
 from doceval_pipeline.cli import cli
 from doceval_pipeline.defs.report_pages import report_page
 from doceval_pipeline.defs.series import TAG, _version, fresh_series
+from doceval_pipeline.domain.insights import ContentChanges
 from doceval_pipeline.errors import FileError, UnknownRecurring
-from doceval_pipeline.reports.insights import Changes
 from doceval_pipeline.reports.series import Series
 from doceval_pipeline_tests.batches.staging.nights import Nights
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick
@@ -86,7 +86,7 @@ def test_a_change_of_any_series_is_a_new_version_of_the_data() -> None:
 
 
 def page(digest: str) -> WrittenSeries:
-    written = Series("inbox", "UTC", (), 0, {}, Changes(), digest)
+    written = Series("inbox", "UTC", (), 0, {}, ContentChanges(), digest)
     return WrittenSeries(Path("series.html"), written, 1)
 
 

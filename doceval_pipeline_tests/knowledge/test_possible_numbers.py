@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.checks import judge_soundness
+from doceval_pipeline.batches.results.checks import judge_quality
 from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim
@@ -45,7 +45,7 @@ def test_a_plain_write_keeps_the_result_and_not_the_impossible_number(
         f'SELECT status, overall_score, "{column}", impossible_numbers FROM llm_responses'
     ) == [("S", 7, None, [column])]
     look(batch.databases)
-    assert judge_soundness(batch.databases, batch.id).numbers()["impossible_numbers"] == 1
+    assert judge_quality(batch.databases, batch.id).numbers()["impossible_numbers"] == 1
 
 
 @pytest.mark.parametrize("how", ["complete", "fail"])
@@ -126,7 +126,7 @@ def test_numbers_past_the_guard_are_in_no_sum_of_the_report(batch_of: BatchOf) -
     assert total.seconds is not None
     assert (total.input_tokens.value, total.output_tokens.value, total.seconds.value) == (10, 20, 2)
     # Nobody dropped them, and nobody says that all is well.
-    assert judge_soundness(batch.databases, batch.id).numbers()["impossible_numbers"] == 4
+    assert judge_quality(batch.databases, batch.id).numbers()["impossible_numbers"] == 4
 
 
 def test_a_result_is_kept_also_where_its_row_began_at_an_impossible_time(batch_of: BatchOf) -> None:

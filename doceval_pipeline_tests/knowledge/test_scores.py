@@ -1,23 +1,47 @@
-"""All current results of a batch as one table: each where it belongs, and why others have no score."""
+"""The table of all current results of a batch: scores, and the state of evaluations without one."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import (
+    Callable,
+)
+from dataclasses import (
+    dataclass,
+)
+from typing import (
+    Any,
+)
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from sqlalchemy import text
+from hypothesis import (
+    HealthCheck,
+    given,
+    settings,
+)
+from hypothesis import (
+    strategies as st,
+)
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.domain.evaluations import WORDS, Outcome
-from doceval_pipeline.knowledge.scores import State, read_scores
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline.domain.evaluations import (
+    WORDS,
+    Outcome,
+)
+from doceval_pipeline.domain.scores import (
+    ScoreState,
+)
+from doceval_pipeline.knowledge.scores import (
+    read_scores,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
 
-STATES = dict.fromkeys(WORDS[Outcome.SUCCEEDED], State.SCORED)
-STATES |= dict.fromkeys(WORDS[Outcome.FAILED], State.FAILED)
-STATES |= dict.fromkeys(("QUEUED", "P", "PAUSED", "ODD"), State.OPEN)
+STATES = dict.fromkeys(WORDS[Outcome.SUCCEEDED], ScoreState.SCORED)
+STATES |= dict.fromkeys(WORDS[Outcome.FAILED], ScoreState.FAILED)
+STATES |= dict.fromkeys(("QUEUED", "P", "PAUSED", "ODD"), ScoreState.OPEN)
 PLANT = text("""
     INSERT INTO llm_responses (batch_id, document_id, connection_id, prompt_id, attempt, status,
                                connection_details, overall_score, task_id, superseded_at, withdrawn_at)
@@ -39,9 +63,9 @@ class Cell:
     withdrawn: bool = False
 
     @property
-    def state(self) -> State:
+    def state(self) -> ScoreState:
         state = STATES[self.status]
-        return State.WITHOUT_SCORE if state is State.SCORED and self.score is None else state
+        return ScoreState.WITHOUT_SCORE if state is ScoreState.SCORED and self.score is None else state
 
 
 CELLS = st.lists(
@@ -62,7 +86,7 @@ CELLS = st.lists(
 
 
 def plant(batch: Sample, cells: list[Cell], batch_id: int) -> None:
-    """Rows as they may be, past guards and triggers; earlier attempts scored 50."""
+    """Insert rows past guards and triggers; earlier attempts scored 50."""
     with batch.databases.knowledge.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         for cell in cells:
@@ -94,7 +118,7 @@ def batch(batch_of: Callable[..., Sample]) -> Sample:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(cells=CELLS)
-def test_each_current_result_stands_where_it_belongs(batch: Sample, cells: list[Cell]) -> None:
+def test_each_current_result_is_in_its_row_and_column(batch: Sample, cells: list[Cell]) -> None:
     batch.plant("DELETE FROM llm_responses")
     plant(batch, cells, batch.id)
     plant(batch, [Cell(1, 1, 1, "S", 99.0)], batch.id + 1)
@@ -109,8 +133,8 @@ def test_each_current_result_stands_where_it_belongs(batch: Sample, cells: list[
     for row, document in enumerate(found.documents.tolist()):
         for place, column in enumerate(found.columns):
             cell, value = by_key.get((document, column)), float(found.values[row, place])
-            assert found.states[row, place] == (State.ABSENT if cell is None else cell.state)
-            if cell is None or cell.state is not State.SCORED:
+            assert found.states[row, place] == (ScoreState.ABSENT if cell is None else cell.state)
+            if cell is None or cell.state is not ScoreState.SCORED:
                 assert math.isnan(value)
             else:
                 assert value == cell.score

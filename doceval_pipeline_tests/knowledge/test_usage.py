@@ -1,19 +1,20 @@
-"""When results came: spans, and stalls, which are long for the batch and had work waiting."""
+"""Throughput: results in equal spans of time, and stalls, which are long for the batch while work waits."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from doceval_pipeline.knowledge.usage import Pace, read_pace
+from doceval_pipeline.domain.throughput import Stall, Throughput
+from doceval_pipeline.knowledge.usage import read_throughput
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
 BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def pace_of(batch: Sample, *seconds: float, queued: float = 0) -> Pace | None:
-    """Of cells that were finished so many seconds after they, or the last of them, were queued."""
+def throughput_of(batch: Sample, *seconds: float, queued: float = 0) -> Throughput | None:
+    """The throughput of results that finished so many seconds after they (or the last ones) were queued."""
     finished = [f"{float(second)}" for second in seconds]
     batch.plant(
         f"UPDATE llm_responses SET status = 'S', created_at = '{BEGAN}', completed_processing_at = "
@@ -26,7 +27,7 @@ def pace_of(batch: Sample, *seconds: float, queued: float = 0) -> Pace | None:
             f"WHERE completed_processing_at > CAST('{BEGAN}' AS timestamptz) + interval '{queued} seconds'"
         )
     with batch.databases.knowledge.connect() as connection:
-        return read_pace(connection, batch.id)
+        return read_throughput(connection, batch.id)
 
 
 @pytest.fixture
@@ -37,35 +38,40 @@ def twelve(batch_of: BatchOf) -> Sample:
 
 
 def test_an_hour_without_a_result_is_a_stall(twelve: Sample) -> None:
-    pace = pace_of(twelve, *range(11), 3_610)
-    assert pace is not None
-    assert pace.stalls == ((BEGAN + timedelta(seconds=10), 3_600.0),)
-    assert (pace.all_stalls, pace.without_time) == (1, 0)
-    assert pace.start == BEGAN
-    assert (len(pace.spans), pace.spans[0], pace.spans[-1], sum(pace.spans)) == (60, 11, 1, 12)
-    assert pace.span_seconds == pytest.approx(3_611 / 60)
+    throughput = throughput_of(twelve, *range(11), 3_610)
+    assert throughput is not None
+    assert throughput.stalls == (Stall(BEGAN + timedelta(seconds=10), 3_600.0),)
+    assert (throughput.all_stalls, throughput.without_time) == (1, 0)
+    assert throughput.start == BEGAN
+    assert (len(throughput.bins), throughput.bins[0], throughput.bins[-1], sum(throughput.bins)) == (
+        60,
+        11,
+        1,
+        12,
+    )
+    assert throughput.bin_seconds == pytest.approx(3_611 / 60)
 
 
-def test_what_was_queued_later_could_not_be_finished_before(twelve: Sample) -> None:
-    pace = pace_of(twelve, *range(11), 3_610, queued=3_000)
-    assert pace is not None
-    assert pace.stalls == ((BEGAN + timedelta(seconds=3_000), 610.0),)
-    pace = pace_of(twelve, *range(11), 3_610, queued=3_600)
-    assert pace is not None
-    assert pace.stalls == ()
+def test_a_gap_before_the_next_row_was_queued_is_not_a_stall(twelve: Sample) -> None:
+    throughput = throughput_of(twelve, *range(11), 3_610, queued=3_000)
+    assert throughput is not None
+    assert throughput.stalls == (Stall(BEGAN + timedelta(seconds=3_000), 610.0),)
+    throughput = throughput_of(twelve, *range(11), 3_610, queued=3_600)
+    assert throughput is not None
+    assert throughput.stalls == ()
 
 
-def test_a_batch_that_is_slow_all_along_does_not_stall(twelve: Sample) -> None:
-    pace = pace_of(twelve, *range(0, 12 * 600, 600))
-    assert pace is not None
-    assert pace.stalls == ()
+def test_a_batch_that_is_always_slow_does_not_stall(twelve: Sample) -> None:
+    throughput = throughput_of(twelve, *range(0, 12 * 600, 600))
+    assert throughput is not None
+    assert throughput.stalls == ()
 
 
-def test_a_time_that_cannot_be_is_none(twelve: Sample) -> None:
-    pace = pace_of(twelve, -100_000, *range(10), 1e12)
-    assert pace is not None
-    assert (pace.without_time, sum(pace.spans)) == (2, 10)
-    assert pace.span_seconds == 1
+def test_an_impossible_time_counts_as_missing(twelve: Sample) -> None:
+    throughput = throughput_of(twelve, -100_000, *range(10), 1e12)
+    assert throughput is not None
+    assert (throughput.without_time, sum(throughput.bins)) == (2, 10)
+    assert throughput.bin_seconds == 1
     twelve.plant("UPDATE llm_responses SET completed_processing_at = 'infinity'")
     with twelve.databases.knowledge.connect() as connection:
-        assert read_pace(connection, twelve.id) is None
+        assert read_throughput(connection, twelve.id) is None

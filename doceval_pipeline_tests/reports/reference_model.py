@@ -15,8 +15,17 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations, pairwise
 
 from doceval_pipeline.doc_eval.definitions.schema import Prices
+from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.evaluations import CellCounts, Outcome
 from doceval_pipeline.domain.files import EvaluatedFile, FileGroup, FileLabels, FileName
+from doceval_pipeline.domain.insights import (
+    NOTHING,
+    Agreement,
+    Disagreement,
+    Distribution,
+    Insights,
+    Standing,
+)
 from doceval_pipeline.domain.results import (
     CellDetails,
     FailureGroup,
@@ -26,24 +35,13 @@ from doceval_pipeline.domain.results import (
     ScoreSummary,
     Total,
 )
+from doceval_pipeline.domain.throughput import Stall, Throughput
+from doceval_pipeline.domain.usage import Cost, ProcessingTime
 from doceval_pipeline.knowledge.report_queries import VARYING
 from doceval_pipeline.reports.html import (
     CHANGES_SHOWN,
     KNOWN_PROCESSOR_LIMIT_BYTES,
     NAMES_SHOWN,
-)
-from doceval_pipeline.reports.insights import (
-    NOTHING,
-    Agreement,
-    Column,
-    Cost,
-    Disagreement,
-    Distribution,
-    Insights,
-    Seconds,
-    Stall,
-    Standing,
-    Throughput,
 )
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
 from doceval_pipeline.reports.model import ReportColumn
@@ -388,7 +386,7 @@ def leaderboard(columns: Sequence[ReportColumn], now: Sequence[Row], contents: i
         shared = sorted(scores[keys[0]].keys() & scores[key].keys())
         if shared:
             pairs = ([scores[k][document] for document in shared] for k in (keys[0], key))
-            apart[key] = difference(*pairs, len(keys) <= 20)
+            apart[key] = difference(*pairs, resample=len(keys) <= 20)
     tested = dict(zip(apart, corrected([d for d in apart.values() if d is not None]), strict=True))
     return [
         Standing(
@@ -498,9 +496,9 @@ def costs(finished: Sequence[Row], prices: Mapping[int, Prices]) -> list[Cost]:
     return found
 
 
-def seconds(finished: Sequence[Row]) -> Seconds | None:
+def seconds(finished: Sequence[Row]) -> ProcessingTime | None:
     values = sorted(row.seconds for row in finished if row.seconds is not None and row.seconds >= 0)
-    return Seconds(len(values), percentile(values, 0.5), percentile(values, 0.95)) if values else None
+    return ProcessingTime(len(values), percentile(values, 0.5), percentile(values, 0.95)) if values else None
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -6,37 +6,69 @@ Their figures are plausible and consistent; `batches/results` tests that those o
 import math
 import random
 import statistics
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import timedelta
-from itertools import combinations
-from typing import Any
+from collections import (
+    Counter,
+)
+from collections.abc import (
+    Sequence,
+)
+from dataclasses import (
+    replace,
+)
+from datetime import (
+    timedelta,
+)
+from itertools import (
+    combinations,
+)
+from typing import (
+    Any,
+)
 
-from doceval_pipeline.reports.html import GROUPS_SHOWN
-from doceval_pipeline.reports.insights import (
+from doceval_pipeline.domain.columns import (
+    Column,
+)
+from doceval_pipeline.domain.findings import (
+    Difference,
+    Estimate,
+)
+from doceval_pipeline.domain.insights import (
     NOTHING,
     Agreement,
-    Column,
-    ColumnMovement,
-    Cost,
-    Difference,
+    ColumnChanges,
     Disagreement,
     Distribution,
-    Estimate,
-    Flip,
     Insights,
-    Movement,
     Provenance,
-    Seconds,
     SincePrevious,
-    Stall,
     Standing,
+)
+from doceval_pipeline.domain.score_changes import (
+    ScoreChanges,
+    ScoreShift,
+)
+from doceval_pipeline.domain.throughput import (
+    Stall,
     Throughput,
 )
-from doceval_pipeline.reports.model import ReportColumn, ReportInput
-from doceval_pipeline_tests.reports import reference_model
-from doceval_pipeline_tests.reports.reference_model import File, Row
+from doceval_pipeline.domain.usage import (
+    Cost,
+    ProcessingTime,
+)
+from doceval_pipeline.reports.html import (
+    GROUPS_SHOWN,
+)
+from doceval_pipeline.reports.model import (
+    ReportColumn,
+    ReportInput,
+)
+from doceval_pipeline_tests.reports import (
+    reference_model,
+)
+from doceval_pipeline_tests.reports.reference_model import (
+    File,
+    Row,
+)
 
 STARTED = reference_model.QUEUED
 # Taken for more than text, each would run, load, link or reorder something.
@@ -342,7 +374,7 @@ def _previous(names: dict[int, str], by_column: dict[Column, dict[int, float]]) 
         before = {id_: min(100.0, max(0.0, score - 4 + chance.gauss(0, 6))) for id_, score in after.items()}
         if found := difference(before, after):
             changed = ("prompt text",) if key[1] == 2 else ()
-            moved.append(ColumnMovement(key, _movement(names, before, after, found), changed))
+            moved.append(ColumnChanges(key, _movement(names, before, after, found), changed))
     shared = len({id_ for values in by_column.values() for id_ in values})
     completed = STARTED - timedelta(days=7)
     return SincePrevious("batch-000069", "contracts-q3", completed, shared, tuple(moved)) if moved else None
@@ -350,10 +382,10 @@ def _previous(names: dict[int, str], by_column: dict[Column, dict[int, float]]) 
 
 def _movement(
     names: dict[int, str], before: dict[int, float], after: dict[int, float], found: Difference
-) -> Movement:
+) -> ScoreChanges:
     moves = {id_: after[id_] - before[id_] for id_ in before}
     largest = sorted(moves, key=lambda id_: -abs(moves[id_]))[:8]
-    return Movement(
+    return ScoreChanges(
         found,
         rose=sum(move > 0 for move in moves.values()),
         fell=sum(move < 0 for move in moves.values()),
@@ -363,7 +395,9 @@ def _movement(
         threshold=50.0,
         flipped_up=sum(before[id_] < 50 <= after[id_] for id_ in before),
         flipped_down=sum(after[id_] < 50 <= before[id_] for id_ in before),
-        flips=tuple(Flip(names.get(id_, f"document {id_}"), before[id_], after[id_]) for id_ in largest),
+        flips=tuple(
+            ScoreShift(names.get(id_, f"document {id_}"), before[id_], after[id_]) for id_ in largest
+        ),
         only_first=1,
         only_second=0,
     )
@@ -394,11 +428,11 @@ def _costs(now: Sequence[Row]) -> tuple[Cost, ...]:
     return (Cost(amount, "USD", len(priced), len(now) - len(priced)),)
 
 
-def _seconds(now: Sequence[Row]) -> Seconds | None:
+def _seconds(now: Sequence[Row]) -> ProcessingTime | None:
     values = sorted(row.seconds for row in now if row.seconds is not None)
     if not values:
         return None
-    return Seconds(len(values), statistics.median(values), values[int(len(values) * 0.95)])
+    return ProcessingTime(len(values), statistics.median(values), values[int(len(values) * 0.95)])
 
 
 def full_report(
@@ -545,8 +579,8 @@ def hostile() -> ReportInput:
     names = [data.labels.of_file(file.name) for file in data.rows if file.name is not None]
     columns = [(c.connection_id, c.prompt_id) for c in data.columns]
     found = Difference(9, 1.0, -1.0, 3.0, 0.2, 4.0)
-    movement = Movement(
-        found, 1, 2, 3, 1.0, 2.0, 50.0, 1, 1, tuple(Flip(name, 1.0, 99.0) for name in names), 0, 0
+    movement = ScoreChanges(
+        found, 1, 2, 3, 1.0, 2.0, 50.0, 1, 1, tuple(ScoreShift(name, 1.0, 99.0) for name in names), 0, 0
     )
     insights = Insights(
         scores=Estimate(9, 50.0, 40.0, 60.0),
@@ -568,7 +602,7 @@ def hostile() -> ReportInput:
         ],
         agreements=[Agreement(first, first + 1, 9, 0.5, 4.0, 3) for first in range(len(columns) - 1)],
         previous=SincePrevious(
-            names[0], names[1], STARTED, 9, tuple(ColumnMovement(key, movement, ()) for key in columns)
+            names[0], names[1], STARTED, 9, tuple(ColumnChanges(key, movement, ()) for key in columns)
         ),
         throughput=None,
         costs=[Cost(1.0, name, 1, 1) for name in names[:3]],

@@ -1,18 +1,28 @@
-"""Who leads, how scores are spread, where models disagree; the rest is held against a plain model in
+"""Leaderboard, distribution and disagreement; the rest is compared with a plain model in
 `batches/results/test_report_input.py`.
 """
 
 import numpy as np
 
-from doceval_pipeline.reports import analysis
-from doceval_pipeline.reports.figures import figures
-from doceval_pipeline_tests.reports.sample_reports import cell, column, document, failed, report_input
+from doceval_pipeline.reports import (
+    analysis,
+)
+from doceval_pipeline.reports.figures import (
+    figures,
+)
+from doceval_pipeline_tests.reports.sample_reports import (
+    cell,
+    column,
+    document,
+    failed,
+    report_input,
+)
 
 NAN = float("nan")
 DOCUMENTS = np.arange(1, 31)
 
 
-def test_what_is_not_in_a_mean_is_counted_by_why() -> None:
+def test_evaluations_missing_from_a_mean_are_counted_by_reason() -> None:
     rows = [cell(1), cell(2, score=None), failed(3), failed(4, None, outcome="waiting", status="QUEUED")]
     data = report_input([document(n) for n in range(1, 6)], [column()], rows)
     values = np.array([[80.0], [NAN], [NAN], [NAN]])
@@ -22,7 +32,7 @@ def test_what_is_not_in_a_mean_is_counted_by_why() -> None:
     assert (standing.failed, standing.without_score, standing.without_result) == (1, 1, 2)
 
 
-def test_a_column_that_shares_no_document_with_the_leader_is_not_told_apart() -> None:
+def test_a_column_without_shared_documents_is_tied_with_the_leader() -> None:
     data = report_input([document(1), document(2)], [column(1), column(2)], [cell(1, 1), cell(2, 2)])
     values = np.array([[10.0, NAN], [NAN, 90.0]])
     first, second = analysis.leaderboard(figures(data).columns, [(1, 1), (2, 1)], values)
@@ -30,7 +40,7 @@ def test_a_column_that_shares_no_document_with_the_leader_is_not_told_apart() ->
     assert (second.column, second.tied, second.behind) == ((1, 1), True, None)
 
 
-def test_the_p_of_a_leaderboard_allows_for_all_its_comparisons() -> None:
+def test_the_p_of_a_leaderboard_is_corrected_for_all_comparisons() -> None:
     columns = [column(n) for n in (1, 2, 3)]
     data = report_input([], columns, [cell(1, n) for n in (1, 2, 3)])
     rising = np.arange(30.0)
@@ -63,7 +73,7 @@ def test_a_perfect_score_is_in_the_last_bin_and_a_zero_in_the_first() -> None:
     assert (found.bins[0], found.bins[1], found.bins[19], sum(found.bins)) == (2, 1, 1, 4)
 
 
-def test_of_very_many_connections_the_best_are_paired() -> None:
+def test_of_many_connections_only_the_best_are_paired() -> None:
     columns = [(n, 1) for n in range(1, 41)]
     data = report_input([], [column(n) for n in range(1, 41)], [cell(1, n) for n in range(1, 41)])
     values = np.arange(40.0) + np.arange(30.0)[:, None]
@@ -74,7 +84,7 @@ def test_of_very_many_connections_the_best_are_paired() -> None:
     assert all(agreement.correlation == 1 and agreement.n == 30 for agreement in found)
 
 
-def test_nothing_is_said_of_nothing() -> None:
+def test_an_empty_table_has_no_results() -> None:
     nothing = np.empty(0, np.int64), [], np.empty((0, 0))
     assert analysis.mean_score(nothing[2]) is None
     assert analysis.leaderboard((), [], nothing[2]) == []

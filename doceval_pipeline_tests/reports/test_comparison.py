@@ -1,30 +1,53 @@
-"""What a comparison says: one sentence that is true, everything counted, and a page in which nothing runs."""
+"""Comparisons: a true verdict in one sentence, complete counts, and a page without scripts."""
 
 import math
-from dataclasses import replace
-from typing import Any
+from dataclasses import (
+    replace,
+)
+from typing import (
+    Any,
+)
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import (
+    given,
+)
+from hypothesis import (
+    strategies as st,
+)
 
+from doceval_pipeline.domain.scores import (
+    ScoreStateCounts,
+)
 from doceval_pipeline.reports.comparison import (
     AlignedColumn,
-    CellStates,
+    ComparedSide,
     Comparison,
-    Side,
     compare_sides,
-    moved_documents,
+    named_documents,
+    render_comparison,
 )
-from doceval_pipeline.reports.comparison_page import render_comparison
-from doceval_pipeline.reports.formatting import points_text, probability_text
-from doceval_pipeline.reports.sanitize import visible_name
-from doceval_pipeline.statistics import inference
-from doceval_pipeline_tests.reports.sample_reports import HOSTILE
-from doceval_pipeline_tests.reports.test_html import ATTRIBUTES, ELEMENTS, Page
+from doceval_pipeline.reports.formatting import (
+    points_text,
+    probability_text,
+)
+from doceval_pipeline.reports.sanitize import (
+    visible_name,
+)
+from doceval_pipeline.statistics import (
+    inference,
+)
+from doceval_pipeline_tests.reports.sample_reports import (
+    HOSTILE,
+)
+from doceval_pipeline_tests.reports.test_html import (
+    ATTRIBUTES,
+    ELEMENTS,
+    Page,
+)
 
-A, B = (Side(name, f"batch-00000{n}", 0, (), 100, 0) for n, name in ((1, "a"), (2, "b")))
+A, B = (ComparedSide(name, f"batch-00000{n}", 0, (), 100, 0) for n, name in ((1, "a"), (2, "b")))
 
 
 def aligned(
@@ -32,20 +55,20 @@ def aligned(
 ) -> AlignedColumn:
     first, second = np.array(first, float), np.array(second, float)
     states = [
-        CellStates(int((~np.isnan(side)).sum()), 0, int(np.isnan(side).sum()), 0, 0)
+        ScoreStateCounts(int((~np.isnan(side)).sum()), 0, int(np.isnan(side).sum()), 0, 0)
         for side in (first, second)
     ]
     return AlignedColumn(connection, prompt, (), first, second, *states)
 
 
-def compared(*columns: AlignedColumn, sides: tuple[Side, Side] = (A, B)) -> Comparison:
+def compared(*columns: AlignedColumn, sides: tuple[ComparedSide, ComparedSide] = (A, B)) -> Comparison:
     documents = np.arange(columns[0].first.size)
     found = compare_sides(sides, documents, columns, lambda document: f"{document}.txt", 50.0)
     assert found is not None
     return found
 
 
-def test_two_that_differ_are_told_apart_in_one_sentence() -> None:
+def test_the_verdict_of_a_significant_difference_is_one_sentence() -> None:
     moves = np.resize([10, 5, 0, 5, -5], 60)
     assert compared(aligned(np.full(60, 40), 40 + moves)).verdict == (
         "b scores 3.0 points higher than a over 60 documents (95 % interval 1.7 to 4.3, p < 0.001); "
@@ -53,7 +76,7 @@ def test_two_that_differ_are_told_apart_in_one_sentence() -> None:
     )
 
 
-def test_one_result_on_both_sides_is_left_out_and_said_to_be_one() -> None:
+def test_a_reused_result_on_both_sides_is_left_out_and_counted() -> None:
     column = aligned([40, 50, np.nan], [45, 55, np.nan])
     states = replace(column.first_cells, failed=0, same_results=1)
     found = compared(replace(column, first_cells=states, second_cells=states))
@@ -62,12 +85,12 @@ def test_one_result_on_both_sides_is_left_out_and_said_to_be_one() -> None:
     assert "1 pair shares one reused result and is not compared." in render_comparison(found)
 
 
-def test_two_that_do_not_differ_are_not_and_it_is_said_what_would_have_been_seen() -> None:
+def test_without_a_significant_difference_the_verdict_names_the_detectable_one() -> None:
     moves = np.resize([10, -10, 5, -5, 0, 1], 60)
     assert compared(aligned(np.full(60, 40), 40 + moves)).verdict == (
-        "b and a cannot be told apart over 60 documents: b scores 0.2 points higher than a (95 % interval "
-        "-1.5 to 1.9, p = 0.56); 30 of them rose and 20 fell. A true difference of 2.4 points would show in "
-        "4 of 5 such comparisons."
+        "b and a do not differ significantly over 60 documents: b scores 0.2 points higher than a (95 % "
+        "interval -1.5 to 1.9, p = 0.56); 30 of them rose and 20 fell. A true difference of 2.4 points would "
+        "show in 4 of 5 such comparisons."
     )
 
 
@@ -78,31 +101,33 @@ def test_two_that_do_not_differ_are_not_and_it_is_said_what_would_have_been_seen
         (
             [40],
             [42],
-            "b scores 2.0 points higher than a over 1 document, which is too few to tell them apart.",
+            "b scores 2.0 points higher than a over 1 document, too few to tell whether they differ.",
         ),
         (
             [40, 50],
             [39, 49],
-            "b and a cannot be told apart over 2 documents: b scores 1.0 points lower than a (each by as "
-            "much, p = 0.5); 0 of them rose and 2 fell. There are too few to show a difference.",
+            "b and a do not differ significantly over 2 documents: b scores 1.0 points lower than a (all by "
+            "the same amount, p = 0.5); 0 of them rose and 2 fell. There are too few to show a difference.",
         ),
         (
             [40, 50, 60],
             [50, 40, 60],
-            "b and a cannot be told apart over 3 documents: b scores on average as much as a (95 % interval "
-            "-24.8 to 24.8, p = 1); 1 of them rose and 1 fell. A true difference of 32.6 points would show "
-            "in 4 of 5 such comparisons.",
+            "b and a do not differ significantly over 3 documents: b scores on average as much as a (95 % "
+            "interval -24.8 to 24.8, p = 1); 1 of them rose and 1 fell. A true difference of 32.6 points "
+            "would show in 4 of 5 such comparisons.",
         ),
         (
             [40, math.nan, 60, 70],
             [40, 50, math.nan, 70],
             "b and a score the same over 2 documents, without exception. 2 of 4 pairs of results are left "
-            "out, because a side has no score there.",
+            "out, because one side has no score.",
         ),
     ],
-    ids=["the same", "one document", "by as much", "up as much as down", "left out"],
+    ids=["the same", "one document", "same amount", "up as much as down", "left out"],
 )
-def test_the_sentence_is_honest_about_little(first: list[float], second: list[float], verdict: str) -> None:
+def test_the_verdict_is_honest_about_few_documents(
+    first: list[float], second: list[float], verdict: str
+) -> None:
     assert compared(aligned(first, second)).verdict == verdict
 
 
@@ -122,12 +147,12 @@ def test_a_document_counts_once_with_its_mean_over_the_columns_that_both_scored(
     assert "over 2 documents, each with its mean of up to 2 columns" in found.verdict
 
 
-def test_p_of_many_columns_allows_for_all_of_them_and_the_sentence_does_not() -> None:
+def test_p_of_columns_is_corrected_and_that_of_the_verdict_is_not() -> None:
     rises = aligned([40] * 8, [50] * 8)
     same = aligned([40] * 8, [40] * 8, prompt="tone")
     nothing = aligned([math.nan] * 8, [40] * 8, prompt="length")
     found = compared(rises, same, nothing)
-    assert [column.movement and column.movement.difference.p for column in found.columns] == [
+    assert [column.score_changes and column.score_changes.difference.p for column in found.columns] == [
         4 / 2**8,
         1,
         None,
@@ -135,17 +160,17 @@ def test_p_of_many_columns_allows_for_all_of_them_and_the_sentence_does_not() ->
     assert found.overall.difference.p == 2 / 2**8
 
 
-def test_simulated_results_are_said_to_be() -> None:
+def test_the_verdict_marks_simulated_results() -> None:
     column = aligned([40] * 8, [50] * 8)
     some = compared(column, sides=(replace(A, simulated=30), B))
-    assert some.verdict.endswith(" [SIMULATED in 30 of 200 cells]")
+    assert some.verdict.endswith(" [SIMULATED in 30 of 200 evaluations]")
     assert "no LLM was called" in render_comparison(some)
     both = compared(column, sides=(replace(A, simulated=100), replace(B, simulated=100)))
     assert both.verdict.endswith(" [SIMULATED]")
     assert "SIMULATED" not in render_comparison(compared(column))
 
 
-def test_the_documents_to_be_named_are_those_that_are_named() -> None:
+def test_named_documents_are_exactly_those_shown() -> None:
     random = np.random.default_rng(1)
     columns = [aligned(random.random(300) * 100, random.random(300) * 100, prompt=str(n)) for n in range(3)]
     named: set[int] = set()
@@ -155,10 +180,10 @@ def test_the_documents_to_be_named_are_those_that_are_named() -> None:
         return str(document)
 
     compare_sides((A, B), np.arange(300), columns, name_of, 50.0)
-    assert named == moved_documents(np.arange(300), columns)
+    assert named == named_documents(np.arange(300), columns)
 
 
-def test_the_page_says_what_the_comparison_says() -> None:
+def test_the_page_shows_the_comparison() -> None:
     column = replace(aligned([40, math.nan, 60], [50, 50, 40]), changed=("prompt text",))
     sides = (replace(A, documents=4, columns=(("old", "tone"),)), B)
     page = Page(render_comparison(compared(column, sides=sides)))
@@ -174,9 +199,9 @@ def test_the_page_says_what_the_comparison_says() -> None:
     assert "of 3 that both have" in page.text
 
 
-def test_hostile_names_are_shown_and_do_nothing() -> None:
+def test_hostile_names_are_shown_inertly() -> None:
     columns = [aligned([10, 90], [20, 30], text, text) for text in HOSTILE]
-    sides = (Side(" ".join(HOSTILE), "batch-000001", 0, ((HOSTILE[0], HOSTILE[1]),), 1, 0), B)
+    sides = (ComparedSide(" ".join(HOSTILE), "batch-000001", 0, ((HOSTILE[0], HOSTILE[1]),), 1, 0), B)
     found = compare_sides(sides, np.arange(2), columns, lambda number: HOSTILE[number], 50.0)
     assert found is not None
     written = render_comparison(found)
@@ -192,14 +217,14 @@ def test_hostile_names_are_shown_and_do_nothing() -> None:
 
 
 @given(st.floats(-100, 100))
-def test_points_are_near_what_they_stand_for(points: float) -> None:
+def test_points_are_rounded_correctly(points: float) -> None:
     shown = points_text(points)
     assert float(shown) == pytest.approx(points, abs=0.051, rel=0.06)
     assert shown not in ("-0", "-0.0")
     assert "e" not in shown
 
 
-def test_a_small_probability_is_not_said_to_be_nothing() -> None:
+def test_a_small_probability_is_not_shown_as_zero() -> None:
     assert [probability_text(p) for p in (1.0, 0.43, 0.0496, 0.004, 0.0009, 0.0)] == [
         "= 1",
         "= 0.43",
@@ -211,7 +236,7 @@ def test_a_small_probability_is_not_said_to_be_nothing() -> None:
 
 
 @pytest.mark.parametrize(("columns", "resampled"), [(20, 21), (21, 1)])
-def test_of_many_columns_none_is_resampled_but_all_of_them_together(
+def test_with_many_columns_only_the_overall_difference_is_resampled(
     monkeypatch: pytest.MonkeyPatch, columns: int, resampled: int
 ) -> None:
     counted = []

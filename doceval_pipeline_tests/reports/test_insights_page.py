@@ -1,18 +1,24 @@
 """What the page says of insights: which numbers, beside how many they were counted over."""
 
-from dataclasses import replace
+from dataclasses import (
+    replace,
+)
 
 import pytest
 
-from doceval_pipeline.reports.insights import (
+from doceval_pipeline.domain.findings import (
+    Difference,
+    Estimate,
+)
+from doceval_pipeline.domain.insights import (
     NOTHING,
     Agreement,
-    Cost,
-    Difference,
     Disagreement,
-    Estimate,
     Insights,
     Standing,
+)
+from doceval_pipeline.domain.usage import (
+    Cost,
 )
 from doceval_pipeline_tests.reports.sample_reports import (
     batch,
@@ -23,7 +29,12 @@ from doceval_pipeline_tests.reports.sample_reports import (
     insights_of,
     report_input,
 )
-from doceval_pipeline_tests.reports.test_html import Page, assert_inert, render, said
+from doceval_pipeline_tests.reports.test_html import (
+    Page,
+    assert_inert,
+    render,
+    said,
+)
 
 FILES = [document(1), document(2)]
 COLUMNS = [column(1), column(2)]
@@ -183,9 +194,7 @@ def test_long_lists_say_how_much_they_leave_out() -> None:
         throughput=replace(throughput, all_stalls=40),
     )
     text = said(replace(data, insights=insights))
-    assert (
-        "The comparison covers the best 2 of the 30 connections and prompts that both batches have." in text
-    )
+    assert "Only the best 2 of 30 connections and prompts that both batches have are compared." in text
     assert (
         "40 stalls, framed above: nothing finished although work was left. Only the longest are shown."
         in text

@@ -1,4 +1,4 @@
-"""How scores moved: counted as a plain loop counts them, with the largest moves by name."""
+"""Score changes match a plain loop, and the largest ones are named."""
 
 import math
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doceval_pipeline.reports.insights import Flip
-from doceval_pipeline.reports.score_changes import FLIPS_SHOWN, THRESHOLD, most_moved, movement
+from doceval_pipeline.domain.score_changes import ScoreShift
+from doceval_pipeline.reports.score_changes import FLIPS_SHOWN, THRESHOLD, compare_scores, largest_changes
 
 NAN = math.nan
 SCORES = st.sampled_from([NAN, 0.0, 30.0, 49.9, 50.0, 70.1, 100.0])
@@ -20,12 +20,10 @@ def name_of(document: int) -> str:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(SCORES, SCORES), max_size=40), st.sampled_from([0.0, 50.0, 70.1, 100.0]))
-def test_each_document_is_counted_where_it_belongs(
-    pairs: list[tuple[float, float]], threshold: float
-) -> None:
+def test_documents_are_counted_as_by_a_plain_loop(pairs: list[tuple[float, float]], threshold: float) -> None:
     documents = np.arange(len(pairs)) + 7
     first, second = (np.array([pair[side] for pair in pairs]) for side in (0, 1))
-    found = movement(name_of, documents, first, second, threshold)
+    found = compare_scores(name_of, documents, first, second, threshold)
     both = [(a, b) for a, b in pairs if not math.isnan(a) and not math.isnan(b)]
     if not both:
         assert found is None
@@ -46,17 +44,17 @@ def test_each_document_is_counted_where_it_belongs(
             if a < b or b < a
         )
     )[:FLIPS_SHOWN]
-    assert found.flips == tuple(Flip(name_of(document), a, b) for _, document, a, b in largest)
-    assert most_moved(documents, first, second) == [document for _, document, _, _ in largest]
+    assert found.flips == tuple(ScoreShift(name_of(document), a, b) for _, document, a, b in largest)
+    assert largest_changes(documents, first, second) == [document for _, document, _, _ in largest]
 
 
-def test_a_score_that_differs_in_its_last_digit_alone_did_not_move() -> None:
-    found = movement(name_of, np.array([1]), np.array([0.1 + 0.2]), np.array([0.3]), THRESHOLD)
+def test_a_rounding_difference_is_not_a_change() -> None:
+    found = compare_scores(name_of, np.array([1]), np.array([0.1 + 0.2]), np.array([0.3]), THRESHOLD)
     assert found is not None
     assert (found.rose, found.fell, found.same, found.flips) == (0, 0, 1, ())
 
 
-def test_names_are_asked_for_only_of_what_is_listed() -> None:
+def test_only_listed_documents_are_named() -> None:
     asked: list[int] = []
 
     def named(document: int) -> str:
@@ -65,5 +63,5 @@ def test_names_are_asked_for_only_of_what_is_listed() -> None:
 
     n = 5_000
     first, second = np.zeros(n), np.arange(n) * 100.0 / n
-    movement(named, np.arange(n), first, second, THRESHOLD)
+    compare_scores(named, np.arange(n), first, second, THRESHOLD)
     assert asked == list(range(n - 1, n - 1 - FLIPS_SHOWN, -1))

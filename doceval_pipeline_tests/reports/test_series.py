@@ -1,11 +1,27 @@
 """What the page of a series promises, whatever the series is."""
 
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from xml.etree import ElementTree
+from dataclasses import (
+    replace,
+)
+from datetime import (
+    UTC,
+    datetime,
+    timedelta,
+)
+from xml.etree import (
+    ElementTree,
+)
 
-from doceval_pipeline.reports import svg
-from doceval_pipeline.reports.insights import ChangedDocument, Changes, Cost
+from doceval_pipeline.domain.insights import (
+    ChangedDocument,
+    ContentChanges,
+)
+from doceval_pipeline.domain.usage import (
+    Cost,
+)
+from doceval_pipeline.reports import (
+    svg,
+)
 from doceval_pipeline.reports.series import (
     COLUMNS_SHOWN,
     OCCURRENCES_SHOWN,
@@ -18,7 +34,9 @@ from doceval_pipeline.reports.series import (
     series_markdown,
     series_numbers,
 )
-from doceval_pipeline.reports.svg import SeriesPlace
+from doceval_pipeline.reports.svg import (
+    SeriesPlace,
+)
 
 HOSTILE = '<img src=x onerror=alert(1)>"\u202e|`'
 START = datetime(2026, 1, 1, 1, tzinfo=UTC)
@@ -59,7 +77,7 @@ def series(occurrences: int, columns: int = 1, earlier: int = 0) -> Series:
         [occurrence(place, columns) for place in range(occurrences)],
         occurrences + earlier,
         {(1, prompt): (HOSTILE, f"prompt {prompt}") for prompt in range(columns)},
-        Changes([change], total=400, same=3, contents=500, looked_at=200),
+        ContentChanges([change], total=400, same=3, contents=500, looked_at=200),
         "d",
     )
 
@@ -172,4 +190,6 @@ def test_the_names_of_the_numbers_are_stable() -> None:
         "newest_cells": 10,
         "newest_cells_failed": 1,
     }
-    assert "No occurrence has come yet" in render_series(replace(series(0), columns={}, changes=Changes()))
+    assert "No occurrence has come yet" in render_series(
+        replace(series(0), columns={}, changes=ContentChanges())
+    )

@@ -1,13 +1,25 @@
-"""Drawings are at the place of their numbers, inside their frame."""
+"""Marks of charts are placed at their values, inside the chart."""
 
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import (
+    given,
+)
+from hypothesis import (
+    strategies as st,
+)
 
-from doceval_pipeline.domain.findings import Difference, Estimate
-from doceval_pipeline.reports.insights import Distribution, Throughput
+from doceval_pipeline.domain.findings import (
+    Difference,
+    Estimate,
+)
+from doceval_pipeline.domain.insights import (
+    Distribution,
+)
+from doceval_pipeline.domain.throughput import (
+    Throughput,
+)
 from doceval_pipeline.reports.svg import (
     SCORES,
     WIDTH,
@@ -18,13 +30,15 @@ from doceval_pipeline.reports.svg import (
     score_axis,
     throughput,
 )
-from doceval_pipeline_tests.reports.sample_reports import STARTED
+from doceval_pipeline_tests.reports.sample_reports import (
+    STARTED,
+)
 
 score = st.floats(0, 100)
 
 
 @given(values=st.lists(score, min_size=1))
-def test_the_axis_of_a_leaderboard_holds_every_mean(values: list[float]) -> None:
+def test_the_axis_of_a_leaderboard_contains_every_mean(values: list[float]) -> None:
     axis = score_axis(Estimate(1, value, None, None) for value in values)
     assert 0 <= axis.low <= min(values) <= max(values) <= axis.high <= 100
     assert axis.low < axis.high
@@ -32,19 +46,19 @@ def test_the_axis_of_a_leaderboard_holds_every_mean(values: list[float]) -> None
 
 
 @given(values=st.lists(st.floats(-100, 100)))
-def test_the_axis_of_changes_has_0_in_its_middle_and_holds_every_change(values: list[float]) -> None:
+def test_the_axis_of_changes_is_centred_on_0_and_contains_every_change(values: list[float]) -> None:
     axis = difference_axis(Difference(1, value, None, None, None, None) for value in values)
     assert axis.ticks[1] == 0
     assert all(axis.low <= value <= axis.high for value in values)
 
 
-def test_axes_without_values_are_axes_all_the_same() -> None:
+def test_axes_without_values_are_valid() -> None:
     assert score_axis([]) == SCORES
     assert difference_axis([]) == Axis(-1, 1)
 
 
 @pytest.mark.parametrize(("value", "place"), [(0, 0), (25, 50), (100, WIDTH), (-5, 0), (120, WIDTH)])
-def test_a_value_is_at_its_place_or_at_the_end_of_the_axis(value: float, place: float) -> None:
+def test_a_value_is_placed_inside_the_axis(value: float, place: float) -> None:
     assert SCORES.place(value) == place
 
 
@@ -59,12 +73,12 @@ def test_a_mean_without_an_interval_is_a_point() -> None:
     assert "whisker" not in interval(Estimate(1, 50.0, None, None), SCORES, None)
 
 
-def test_a_bin_with_one_score_among_very_many_is_seen() -> None:
+def test_a_bin_with_a_single_score_is_visible() -> None:
     bins = (1_000_000, 1, *[0] * 18)
     drawn = distribution(Distribution((1, 1), 1_000_001, 0.0, 1.0, 2.0, 3.0, 9.0, bins))
     assert re.findall(r'f-succeeded"[^>]*height="([\d.]+)"', drawn) == ["20", "1"]
 
 
-def test_cells_that_were_finished_in_the_same_moment_are_drawn() -> None:
+def test_evaluations_that_finished_in_the_same_moment_are_drawn() -> None:
     drawn = throughput(Throughput(STARTED, 0.0, (8,), (), 0))
     assert 'width="860.0" height="58"' in drawn

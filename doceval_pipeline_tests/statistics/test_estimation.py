@@ -1,4 +1,4 @@
-"""Intervals from past work: they hold as often as they say, and nothing is claimed from nothing."""
+"""Prediction intervals have their nominal coverage, and too little experience gives none."""
 
 import math
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doceval_pipeline.statistics.estimation import CONFIDENCE, Experience, predict_time, predict_total
+from doceval_pipeline.domain.usage import Experience
+from doceval_pipeline.statistics.estimation import CONFIDENCE, predict_time, predict_total
 
 
 def experience(x: "np.ndarray", y: "np.ndarray") -> Experience:
@@ -23,7 +24,7 @@ def experience(x: "np.ndarray", y: "np.ndarray") -> Experience:
 
 
 @pytest.mark.parametrize("sizes", ["one size", "many sizes", "larger than any before"])
-def test_the_total_lies_in_its_interval_as_often_as_promised(sizes: str) -> None:
+def test_the_interval_of_a_total_has_its_nominal_coverage(sizes: str) -> None:
     random = np.random.default_rng(7)
     inside = 0
     for _ in range(2_000):
@@ -38,7 +39,7 @@ def test_the_total_lies_in_its_interval_as_often_as_promised(sizes: str) -> None
     assert abs(inside / 2_000 - CONFIDENCE) < 0.02
 
 
-def test_the_time_left_lies_in_its_interval_as_often_as_promised() -> None:
+def test_the_interval_of_the_time_left_has_its_nominal_coverage() -> None:
     random = np.random.default_rng(7)
     inside = 0
     for _ in range(2_000):
@@ -49,13 +50,13 @@ def test_the_time_left_lies_in_its_interval_as_often_as_promised() -> None:
     assert abs(inside / 2_000 - CONFIDENCE) < 0.02
 
 
-def test_nothing_is_told_from_less_than_three_cells_or_from_nothing_done() -> None:
+def test_too_little_experience_gives_no_prediction() -> None:
     assert predict_total(Experience(2, 2, 2, 2, 2, 2, 1), 10, 10) is None
     assert predict_time(0, 100, 5) is None
     assert predict_time(5, 0, 5) is None
 
 
-def test_a_single_event_bounds_nothing_from_above() -> None:
+def test_a_single_event_has_no_upper_bound() -> None:
     found = predict_time(1, 60, 1_000, dispersion=1e6)
     assert found is not None
     assert found.expected == 60_000
@@ -67,7 +68,7 @@ def test_a_single_event_bounds_nothing_from_above() -> None:
     st.integers(0, 10_000),
     st.floats(0, 1e12),
 )
-def test_an_interval_holds_what_is_expected_and_is_never_negative(
+def test_an_interval_contains_the_expected_value_and_is_never_negative(
     cells: list[tuple[float, float]], coming: int, together: float
 ) -> None:
     x, y = (np.array(column) for column in zip(*cells, strict=True))
@@ -77,7 +78,7 @@ def test_an_interval_holds_what_is_expected_and_is_never_negative(
     assert all(map(math.isfinite, (found.low, found.expected, found.high)))
 
 
-def test_cells_that_always_took_the_same_leave_no_doubt() -> None:
+def test_equal_measurements_give_an_interval_without_width() -> None:
     found = predict_total(experience(np.full(10, 100.0), np.full(10, 7.0)), 6, 600)
     assert found is not None
     assert (found.low, found.expected, found.high) == (42, 42, 42)

@@ -1,4 +1,4 @@
-"""The statistics, held against published examples and against what is written plainly from definitions."""
+"""The statistics match published examples and plain implementations of their definitions."""
 
 import itertools
 import math
@@ -57,7 +57,7 @@ def sides(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [first for first, _ in pairs], [second for _, second in pairs]
 
 
-def test_students_sleep_has_the_interval_that_is_printed_of_it() -> None:
+def test_students_sleep_data_has_the_published_interval() -> None:
     found = difference(*SLEEP)
     assert found is not None
     assert (found.n, found.mean) == (10, pytest.approx(1.58))
@@ -89,11 +89,11 @@ def test_siegels_twins_have_the_exact_p_of_a_rank_sum_of_four() -> None:
     assert found.p == pytest.approx(14 / 256)
 
 
-def test_siegels_students_have_his_correlation_of_ranks() -> None:
+def test_siegels_students_have_the_published_rank_correlation() -> None:
     assert rank_correlation(*STUDENTS) == pytest.approx(1 - 6 * 52 / (12**3 - 12))
 
 
-def test_half_a_standard_deviation_is_seen_from_34_pairs_on() -> None:
+def test_half_a_standard_deviation_is_detectable_from_34_pairs_on() -> None:
     # Cohen, Statistical Power Analysis (1988), of a paired t test at 5 % with a power of 80 %.
     for n, seen in ((33, False), (34, True)):
         spread = np.resize([-10.0, 10.0], n)
@@ -103,7 +103,7 @@ def test_half_a_standard_deviation_is_seen_from_34_pairs_on() -> None:
         assert bool(found.detectable <= 0.5 * np.std(spread, ddof=1)) is seen
 
 
-def test_holms_correction_of_four_comparisons_is_the_one_that_textbooks_print() -> None:
+def test_holms_correction_of_four_comparisons_matches_the_textbooks() -> None:
     given_p = [0.01, 0.04, 0.03, 0.005]
     found = corrected([with_p(p) for p in given_p])
     assert [each.p for each in found] == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -116,7 +116,7 @@ def with_p(p: float | None) -> Difference:
 @settings(deadline=None)  # whoever is first loads scipy
 @given(st.lists(st.none() | st.floats(0, 1), max_size=7))
 def test_holms_correction_is_the_closure_of_bonferronis(given_p: list[float | None]) -> None:
-    """Marcus, Peritz and Gabriel: p of each is the largest p of any group of comparisons it is in."""
+    """Marcus, Peritz and Gabriel: each p is the largest p of any group that contains the comparison."""
     tested = [place for place, p in enumerate(given_p) if p is not None]
     expected: dict[int, float] = dict.fromkeys(tested, 0.0)
     for size in range(1, len(tested) + 1):
@@ -136,14 +136,14 @@ def test_holms_correction_is_the_closure_of_bonferronis(given_p: list[float | No
 
 @settings(deadline=None)  # whoever is first loads scipy
 @given(st.lists(st.sampled_from([-30.0, -10.0, -5.0, 0.0, 5.0, 10.0, 20.0]), min_size=2, max_size=10))
-def test_the_exact_p_counts_all_ways_to_give_signs(differences: list[float]) -> None:
+def test_the_exact_p_counts_all_arrangements_of_signs(differences: list[float]) -> None:
     found = difference([50] * len(differences), [50 + d for d in differences])
     assert found is not None
     assert found.p == pytest.approx(counted_p(differences))
 
 
 def counted_p(differences: list[float]) -> float:
-    """By looking at each way: ranks of sizes, ties share theirs, zeros are ranked and then left out."""
+    """The p from every arrangement of signs: ties share their rank, zeros are ranked and then left out."""
     sizes = [abs(d) for d in differences]
     ranks = [
         sum(other < size for other in sizes) + (sum(other == size for other in sizes) + 1) / 2
@@ -175,8 +175,8 @@ def test_the_exact_and_the_normal_p_agree_where_they_meet(
     assert normal.p == pytest.approx(exact.p, abs=0.02)
 
 
-def test_many_pairs_that_did_not_move_make_no_evidence_of_few_that_did() -> None:
-    # A normal distribution would say p = 0.025 of five that rose and none that fell.
+def test_many_equal_pairs_are_not_evidence_of_a_difference() -> None:
+    # A normal approximation would give p = 0.025 for five rises and no fall.
     found = difference(np.zeros(1_000), np.append(np.zeros(995), [10.0, 20, 30, 40, 50]))
     assert found is not None
     assert found.p == 2 / 2**5
@@ -231,7 +231,7 @@ def test_a_mean_over_clusters_has_the_interval_of_a_ratio_of_sums() -> None:
 
 @settings(deadline=None)  # whoever is first loads scipy
 @given(st.lists(SCORES, min_size=2, max_size=30), st.integers(2, 5))
-def test_saying_everything_more_than_once_makes_nothing_surer(values: list[float], times: int) -> None:
+def test_repeating_scores_in_a_cluster_does_not_narrow_the_interval(values: list[float], times: int) -> None:
     once = estimate(values)
     again = clustered_estimate(values * times, list(range(len(values))) * times)
     assert once is not None
@@ -262,7 +262,7 @@ def test_the_order_of_pairs_does_not_matter(pairs: list[tuple[float, float]], ra
 
 @settings(max_examples=60, deadline=None)
 @given(PAIRS)
-def test_a_comparison_turned_round_is_the_same_turned(pairs: list[tuple[float, float]]) -> None:
+def test_swapping_the_sides_only_changes_the_signs(pairs: list[tuple[float, float]]) -> None:
     first, second = sides(pairs)
     one, other = difference(first, second), difference(second, first)
     assert one is not None
@@ -274,7 +274,9 @@ def test_a_comparison_turned_round_is_the_same_turned(pairs: list[tuple[float, f
 
 @settings(max_examples=60, deadline=None)
 @given(PAIRS, st.integers(-100, 100))
-def test_what_both_sides_gain_alike_changes_nothing(pairs: list[tuple[float, float]], gain: int) -> None:
+def test_adding_the_same_points_to_both_sides_changes_nothing(
+    pairs: list[tuple[float, float]], gain: int
+) -> None:
     first, second = sides([(round(a, 3), round(b, 3)) for a, b in pairs])
     before = difference(first, second)
     after = difference([a + gain for a in first], [b + gain for b in second])
@@ -324,13 +326,13 @@ def test_many_pairs_give_the_same_numbers_each_time(n: int) -> None:
     ],
     ids=["nothing", "one pair", "from edge to edge", "all the same", "the same but for rounding"],
 )
-def test_where_nothing_is_known_of_the_spread_nothing_is_said(
+def test_without_spread_there_is_no_interval(
     first: list[float], second: list[float], expected: Difference | None
 ) -> None:
     assert difference(first, second) == expected
 
 
-def test_what_always_rises_by_as_much_is_told_apart_though_it_has_no_interval() -> None:
+def test_a_constant_rise_is_significant_although_it_has_no_interval() -> None:
     found = difference([70.0] * 8, [75.0] * 8)
     assert found == Difference(8, 5.0, None, None, 2 / 2**8, None)
     assert found.told_apart
@@ -347,18 +349,18 @@ def test_what_always_rises_by_as_much_is_told_apart_though_it_has_no_interval() 
         (None, None, None, False),
     ],
 )
-def test_two_are_told_apart_where_interval_and_test_agree(
+def test_a_difference_is_significant_if_interval_and_test_agree(
     p: float | None, low: float | None, high: float | None, told: bool
 ) -> None:
     assert Difference(20, 1.0, low, high, p, 1.0).told_apart is told
 
 
-def test_so_few_pairs_that_no_score_could_differ_enough_show_no_difference() -> None:
+def test_too_few_pairs_have_no_detectable_difference() -> None:
     found = difference([0, 100], [100, 0])
     assert found == Difference(2, 0.0, -100, 100, 1.0, None)
 
 
-def test_a_mean_of_nothing_of_one_and_of_equal_scores_has_no_interval() -> None:
+def test_no_one_or_equal_scores_have_no_interval() -> None:
     assert estimate([]) is None
     assert [estimate(values) for values in ([0.0], [100.0] * 3, [0.1] * 3)] == [
         inference.Estimate(1, 0.0, None, None),
@@ -369,7 +371,7 @@ def test_a_mean_of_nothing_of_one_and_of_equal_scores_has_no_interval() -> None:
     assert clustered_estimate([10, 30, 10, 30], [1, 1, 2, 2]) == inference.Estimate(4, 20.0, None, None)
 
 
-def test_ranks_of_what_is_always_the_same_have_no_correlation() -> None:
+def test_constant_scores_have_no_rank_correlation() -> None:
     assert rank_correlation([], []) is None
     assert rank_correlation([1], [2]) is None
     assert rank_correlation([5, 5, 5], [1, 2, 3]) is None

@@ -4,25 +4,52 @@ Level-triggered: each look asks what is, never what changed since. A cursor over
 sequences would lose updates that commit out of order (docs/decisions.md).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import (
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+    replace,
+)
 
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
 from doceval_pipeline.doc_eval.batches import (
     BatchRecord,
     batches_by_ids,
     batches_in,
     unreported,
 )
-from doceval_pipeline.doc_eval.history import remember
-from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, transition
-from doceval_pipeline.doc_eval.progress import keep_samples
-from doceval_pipeline.domain.evaluations import CellCounts
-from doceval_pipeline.knowledge.counts import count_cells, count_documents
-from doceval_pipeline.knowledge.digests import digests
-from doceval_pipeline.knowledge.history import experience_of
+from doceval_pipeline.doc_eval.history import (
+    save_experience,
+)
+from doceval_pipeline.doc_eval.lifecycle import (
+    CLOSED,
+    OPEN,
+    Action,
+    Status,
+    transition,
+)
+from doceval_pipeline.doc_eval.progress import (
+    keep_samples,
+)
+from doceval_pipeline.domain.evaluations import (
+    CellCounts,
+)
+from doceval_pipeline.knowledge.counts import (
+    count_cells,
+    count_documents,
+)
+from doceval_pipeline.knowledge.digests import (
+    digests,
+)
 from doceval_pipeline.knowledge.incremental_counts import (
     IncrementalCounts,
     fold,
@@ -30,7 +57,12 @@ from doceval_pipeline.knowledge.incremental_counts import (
     read_counts,
     recount,
 )
-from doceval_pipeline.knowledge.queue import tidy
+from doceval_pipeline.knowledge.queue import (
+    tidy,
+)
+from doceval_pipeline.knowledge.usage import (
+    read_experience,
+)
 
 # Closed batches are looked at again where a processor wrote late or flipped F to S; as many of them
 # a look as have about this many cells together.
@@ -228,7 +260,7 @@ def _settle(databases: Databases, seen: Seen, action: Action) -> None:
     took = {}
     if action in (Action.COMPLETE, Action.FAIL):
         with databases.knowledge.connect() as knowledge:
-            took = experience_of(knowledge, seen.batch.id)
+            took = read_experience(knowledge, seen.batch.id)
     with databases.doc_eval.begin() as connection:
         transition(connection, seen.batch.id, action, _failure(seen) if action is Action.FAIL else None)
         if seen.digest is not None:
@@ -236,7 +268,7 @@ def _settle(databases: Databases, seen: Seen, action: Action) -> None:
                 _RECORD_RESULT,
                 {"batch_id": seen.batch.id, "digest": seen.digest, "documents": seen.finished_documents},
             )
-            remember(connection, seen.batch.id, took)
+            save_experience(connection, seen.batch.id, took)
 
 
 def _failure(seen: Seen) -> str:

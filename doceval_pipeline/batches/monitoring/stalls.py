@@ -4,19 +4,52 @@ What counts as too long is learnt from what this installation has seen: how long
 be taken, and how long each connection ever needed for a cell. The decision itself is pure.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import (
+    Mapping,
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+)
+from enum import (
+    StrEnum,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, batches_in
-from doceval_pipeline.doc_eval.history import longest_ever
-from doceval_pipeline.doc_eval.lifecycle import OPEN, Status
-from doceval_pipeline.doc_eval.progress import newest_samples, usual_gap
-from doceval_pipeline.domain.evaluations import CellCounts
-from doceval_pipeline.domain.queue_rows import DeferredRows, RunningRows, in_utc
-from doceval_pipeline.knowledge.counts import count_cells, deferred_rows, running_rows
-from doceval_pipeline.reports.formatting import duration
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.doc_eval.batches import (
+    BatchRecord,
+    batch_by_id,
+    batches_in,
+)
+from doceval_pipeline.doc_eval.history import (
+    longest_durations,
+)
+from doceval_pipeline.doc_eval.lifecycle import (
+    OPEN,
+    Status,
+)
+from doceval_pipeline.doc_eval.progress import (
+    newest_samples,
+    usual_gap,
+)
+from doceval_pipeline.domain.evaluations import (
+    CellCounts,
+)
+from doceval_pipeline.domain.queue_rows import (
+    DeferredRows,
+    RunningRows,
+    in_utc,
+)
+from doceval_pipeline.knowledge.counts import (
+    count_cells,
+    deferred_rows,
+    running_rows,
+)
+from doceval_pipeline.reports.formatting import (
+    duration,
+)
 
 # Nothing is called stalled sooner than this, whatever was learnt.
 SECONDS_FLOOR = 120.0
@@ -120,7 +153,7 @@ def judge_batches(databases: Databases, questions: Sequence[Question]) -> dict[i
         running = running_rows(knowledge, ids)
         deferred = deferred_rows(knowledge, ids)
     with databases.doc_eval.connect() as connection:
-        longest = longest_ever(connection, [rows.connection_id for rows in running])
+        longest = longest_durations(connection, [rows.connection_id for rows in running])
         gap = usual_gap(connection, GAP_DAYS)
     limits = Limits(
         max(SECONDS_FLOOR, TIMES_USUAL_GAP * (gap or 0.0)),

@@ -1,28 +1,93 @@
 """How far batches are: files, cells and pace, counted from both databases. Changes nothing."""
 
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Container,
+    Iterator,
+    Sequence,
+)
+from dataclasses import (
+    asdict,
+    dataclass,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.locks import abandoned_stagings
-from doceval_pipeline.batches.monitoring.stalls import Judgement, Question, judge_batches
-from doceval_pipeline.batches.monitoring.throughput import Pace, pace_of
-from doceval_pipeline.batches.results.report_files import find_report
-from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batch, list_batches
-from doceval_pipeline.doc_eval.files import DocumentCounts, count_documents
-from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
-from doceval_pipeline.doc_eval.progress import read_samples
-from doceval_pipeline.doc_eval.recurring import Origin, list_recurring, origins_of
-from doceval_pipeline.doc_eval.runs.lost import LostRun, lost_runs_of, lost_runs_without_batch
-from doceval_pipeline.doc_eval.runs.requests import Waiting, unreported, unstaged
-from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
-from doceval_pipeline.domain.evaluations import CellCounts
-from doceval_pipeline.domain.queue_rows import DeferredRows
-from doceval_pipeline.knowledge.counts import count_cells, count_origins, deferred_rows
-from doceval_pipeline.reports.insights import origins_text
-from doceval_pipeline.reports.model import NOTHING_ASKED
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.locks import (
+    abandoned_stagings,
+)
+from doceval_pipeline.batches.monitoring.stalls import (
+    Judgement,
+    Question,
+    judge_batches,
+)
+from doceval_pipeline.batches.monitoring.throughput import (
+    Pace,
+    pace_of,
+)
+from doceval_pipeline.batches.results.report_files import (
+    find_report,
+)
+from doceval_pipeline.doc_eval.batches import (
+    BatchRecord,
+    batches_in,
+    find_batch,
+    list_batches,
+)
+from doceval_pipeline.doc_eval.files import (
+    DocumentCounts,
+    count_documents,
+)
+from doceval_pipeline.doc_eval.lifecycle import (
+    CLOSED,
+    OPEN,
+    Status,
+)
+from doceval_pipeline.doc_eval.progress import (
+    read_samples,
+)
+from doceval_pipeline.doc_eval.recurring import (
+    Origin,
+    list_recurring,
+    origins_of,
+)
+from doceval_pipeline.doc_eval.runs.lost import (
+    LostRun,
+    lost_runs_of,
+    lost_runs_without_batch,
+)
+from doceval_pipeline.doc_eval.runs.requests import (
+    Waiting,
+    unreported,
+    unstaged,
+)
+from doceval_pipeline.doc_eval.webhook_deliveries import (
+    Trouble,
+    troubles,
+)
+from doceval_pipeline.domain.evaluations import (
+    CellCounts,
+)
+from doceval_pipeline.domain.queue_rows import (
+    DeferredRows,
+)
+from doceval_pipeline.knowledge.counts import (
+    count_cells,
+    count_origins,
+    deferred_rows,
+)
+from doceval_pipeline.reports.insights import (
+    origins_text,
+)
+from doceval_pipeline.reports.model import (
+    NOTHING_ASKED,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +126,7 @@ class BatchProgress:
             return None
         whole = cells.reused == cells.done == self.batch.expected_cells
         many = "all" if whole else f"{cells.reused:,}"
-        places = origins_text(self.origins, self.is_from_elsewhere)
+        places = origins_text(self.origins, is_elsewhere=self.is_from_elsewhere)
         said = f"{cells.done:,} done, {many} of them reused from {places}"
         return f"{said}: {NOTHING_ASKED}" if whole else said
 

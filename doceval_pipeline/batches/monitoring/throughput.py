@@ -6,7 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 from doceval_pipeline.doc_eval.progress import Sample
-from doceval_pipeline.statistics.estimation import Interval, predict_time
+from doceval_pipeline.domain.findings import Interval
+from doceval_pipeline.statistics.estimation import predict_time
 
 # The rate of now is taken over this long, unless hardly anything was done in it.
 RECENT_SECONDS = 1_800

@@ -1,52 +1,106 @@
-"""Gathers what a batch's results say beyond counts, from both databases; what is computed of it is told by
-`reports.analysis`.
+"""Reads from both databases what the results of a batch show beyond counts, as `domain.insights`.
+
+`reports.analysis` and `reports.score_changes` compute it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import (
+    Mapping,
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+    replace,
+)
+from typing import (
+    Any,
+)
 
 import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import Connection
+from numpy.typing import (
+    NDArray,
+)
+from sqlalchemy import (
+    Connection,
+)
 
-from doceval_pipeline.batches.results.file_names import FileNames
-from doceval_pipeline.batches.results.series.findings import samples_of, since_occurrence
-from doceval_pipeline.doc_eval.baselines import previous_batch
-from doceval_pipeline.doc_eval.batches import batch_names, partition_key
-from doceval_pipeline.doc_eval.definitions.schema import Prices
-from doceval_pipeline.doc_eval.prices import prices_of_batch
-from doceval_pipeline.doc_eval.series import OCCURRENCES_READ, occurrences_up_to
-from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.knowledge import usage
-from doceval_pipeline.knowledge.counts import count_origins, newest_origins
-from doceval_pipeline.knowledge.scores import Scores, are_same_results, read_scores
-from doceval_pipeline.knowledge.usage import Pace, TokensTaken
-from doceval_pipeline.reports import analysis
-from doceval_pipeline.reports.figures import figures
-from doceval_pipeline.reports.insights import (
+from doceval_pipeline.batches.results.file_names import (
+    FileNames,
+)
+from doceval_pipeline.batches.results.series.findings import (
+    samples_of,
+    since_occurrence,
+)
+from doceval_pipeline.doc_eval.baselines import (
+    latest_overlapping_batch,
+)
+from doceval_pipeline.doc_eval.batches import (
+    batch_names,
+    partition_key,
+)
+from doceval_pipeline.doc_eval.definitions.schema import (
+    Prices,
+)
+from doceval_pipeline.doc_eval.history import (
+    prices_of_batch,
+)
+from doceval_pipeline.doc_eval.series import (
+    OCCURRENCES_READ,
+    occurrences_up_to,
+)
+from doceval_pipeline.doc_eval.snapshot import (
+    read_snapshot,
+)
+from doceval_pipeline.domain.columns import (
     Column,
-    ColumnMovement,
-    Cost,
+)
+from doceval_pipeline.domain.insights import (
+    ColumnChanges,
     Insights,
-    Movement,
     Provenance,
     ReusedFrom,
     Samples,
-    Seconds,
     SincePrevious,
-    Stall,
-    Throughput,
 )
-from doceval_pipeline.reports.model import ReportInput
-from doceval_pipeline.reports.score_changes import most_moved, movement
-from doceval_pipeline.statistics.inference import corrected
+from doceval_pipeline.domain.scores import (
+    Scores,
+    are_same_results,
+)
+from doceval_pipeline.domain.usage import (
+    Cost,
+    TokenUsage,
+)
+from doceval_pipeline.knowledge import (
+    usage,
+)
+from doceval_pipeline.knowledge.counts import (
+    count_origins,
+    newest_origins,
+)
+from doceval_pipeline.knowledge.scores import (
+    read_scores,
+)
+from doceval_pipeline.reports import (
+    analysis,
+)
+from doceval_pipeline.reports.figures import (
+    figures,
+)
+from doceval_pipeline.reports.model import (
+    ReportInput,
+)
+from doceval_pipeline.reports.score_changes import (
+    compare_scores,
+    largest_changes,
+)
+from doceval_pipeline.statistics.inference import (
+    corrected,
+)
 
-# Of more batches that results were reused from, the newest.
+# At most so many batches that results were reused from are listed: the newest.
 ORIGINS_SHOWN = 20
-# Of more columns that a batch shares with the previous one, only the best are compared.
-COLUMNS_MOVED = 20
-# Of a connection, what may change its answers; not how it is called, nor where its key is.
+# At most so many columns that a batch shares with the previous one are compared: the best.
+COLUMNS_COMPARED = 20
+# Settings of a connection that may change its answers; its name and the place of its key do not.
 _SETTINGS = ("provider_type", "model_name", "base_url", "port_no", "connection_config")
 
 
@@ -59,7 +113,7 @@ def gather_insights(
     scores: Scores,
     provenance: Provenance,
 ) -> Insights:
-    """All that is said of a batch beyond counts.
+    """What the results of a batch show beyond counts.
 
     Parameters
     ----------
@@ -75,7 +129,7 @@ def gather_insights(
     reused, content_bytes = usage.read_storage(knowledge, batch_id, stored)
     origins = count_origins(knowledge, [batch_id]) if data.total.reused else {}
     all_origins, is_from_elsewhere = origins.get(batch_id, (0, False))
-    seconds, tokens = usage.read_seconds(knowledge, batch_id), usage.read_tokens(knowledge, batch_id)
+    tokens = usage.read_tokens(knowledge, batch_id)
     return Insights(
         scores=analysis.mean_score(scores.values),
         leaderboard=standings,
@@ -85,9 +139,9 @@ def gather_insights(
         previous=_since_previous(
             doc_eval, knowledge, data, [standing.column for standing in standings], scores, names
         ),
-        throughput=_throughput(usage.read_pace(knowledge, batch_id)),
+        throughput=usage.read_throughput(knowledge, batch_id),
         costs=_costs(tokens, prices_of_batch(doc_eval, batch_id), data.total.reused),
-        seconds=None if seconds is None else Seconds(seconds.n, seconds.p50, seconds.p95),
+        seconds=usage.read_processing_time(knowledge, batch_id),
         reused=reused,
         content_bytes=content_bytes,
         attempts=usage.count_attempts(knowledge, batch_id),
@@ -98,17 +152,17 @@ def gather_insights(
     )
 
 
-def _costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices], reused: int) -> list[Cost]:
-    """What a batch cost; one in which everything was reused cost 0, in each currency of its connections."""
+def _costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices], reused: int) -> list[Cost]:
+    """The cost of a batch; 0 in each currency of its connections if every result was reused."""
     if tokens or not reused:
         return add_up_costs(tokens, prices)
     return [Cost(0.0, currency, 0, 0) for currency in sorted({price.currency for price in prices.values()})]
 
 
 def _without_repetitions(scores: Scores) -> NDArray[np.float64]:
-    """The scores, without those of a result that a column before has too.
+    """The scores without results that an earlier column already has.
 
-    Two connections that ask the same question reuse one result: that they agree says nothing.
+    Two connections that ask the same question reuse one result: their agreement means nothing.
     """
     order = np.argsort(scores.origins, axis=1, kind="stable")
     origins = np.take_along_axis(scores.origins, order, axis=1)
@@ -132,8 +186,8 @@ def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list
     ]
 
 
-def add_up_costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices]) -> list[Cost]:
-    """What finished cells cost, for each currency in which any is known."""
+def add_up_costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices]) -> list[Cost]:
+    """The cost of finished evaluations, for each currency in which any is known."""
     priced = [
         (taken, price)
         for taken in tokens
@@ -151,12 +205,12 @@ def add_up_costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices]) ->
 def changed_settings(
     before: Mapping[str, Any], now: Mapping[str, Any], column: Column, was: Column | None = None
 ) -> tuple[str, ...]:
-    """What of a column is not the same in two sealed configurations.
+    """Which settings of a column differ between two sealed configurations.
 
     Parameters
     ----------
     was
-        The column before, where it had other numbers.
+        The column in `before`, if its ids differ.
     """
 
     def differs(kind: str, place: int, keys: Sequence[str]) -> bool:
@@ -177,7 +231,7 @@ def changed_settings(
 
 @dataclass(frozen=True)
 class _Compared:
-    """Two batches' scores of the same documents, in the columns that both have.
+    """The scores of two batches for the documents and columns that both have.
 
     `same_results` are in both by reuse, and have no score here.
     """
@@ -197,43 +251,36 @@ def _since_previous(
     scores: Scores,
     names: FileNames,
 ) -> SincePrevious | None:
-    previous = previous_batch(doc_eval, data.batch_id)
+    previous = latest_overlapping_batch(doc_eval, data.batch_id)
     if previous is None:
         return None
-    before, now = read_scores(knowledge, previous.id), scores
+    before = read_scores(knowledge, previous.id)
     history = occurrences_up_to(doc_eval, data.batch_id, OCCURRENCES_READ)
     occurrence = None
     if any(one.batch_id == previous.id for one in history):
         occurrence = since_occurrence(doc_eval, knowledge, history, previous.id)
-    compared = _compare(before, now, best_first)
+    compared = _compare(before, scores, best_first)
     sealed = read_snapshot(doc_eval, previous.id)
-    # Without rows or columns in common it was archived meanwhile, or its choice is not what it was. Two
-    # occurrences may well have no document in common.
+    # Without shared rows or columns it was archived meanwhile, or its selection was changed. Two occurrences
+    # may well share no document.
     if sealed is None or not compared.columns or not (compared.documents.size or occurrence):
         return None
     changed = {c: changed_settings(sealed.config, data.config, c) for c in compared.columns}
-    moved = _movements(compared, names)
-    samples = {c: samples_of(before, now, c) for c in compared.columns[:COLUMNS_MOVED]} if occurrence else {}
-    apart = {column: found for column, found in samples.items() if found is not None}
-    # All comparisons of the report together.
-    tested = corrected([*(m.difference for m in moved.values()), *(found[2] for found in apart.values())])
-    if occurrence is not None:
-        rest = tested[len(moved) :]
-        together = zip(apart.items(), rest, strict=True)
-        found = tuple(Samples(c, n, m, difference, changed[c]) for (c, (n, m, _)), difference in together)
-        occurrence = replace(occurrence, samples=found)
+    shared = _changed_columns(compared, names, changed)
+    apart = _samples(before, scores, compared.columns, changed) if occurrence else []
+    # All comparisons of the report are corrected together.
+    tested = iter(corrected([*(c.changes.difference for c in shared), *(s.difference for s in apart)]))
+    columns = tuple(replace(c, changes=replace(c.changes, difference=next(tested))) for c in shared)
+    samples = tuple(replace(sample, difference=next(tested)) for sample in apart)
     return SincePrevious(
         partition_key=previous.key,
         name=previous.name,
         completed_at=previous.completed_at,
         shared_documents=compared.documents.size,
-        columns=tuple(
-            ColumnMovement(column, replace(movement_, difference=difference), changed[column])
-            for (column, movement_), difference in zip(moved.items(), tested, strict=False)
-        ),
+        columns=columns,
         shared_columns=len(compared.columns),
         same_results=compared.same_results,
-        occurrence=occurrence,
+        occurrence=None if occurrence is None else replace(occurrence, samples=samples),
     )
 
 
@@ -257,38 +304,41 @@ def _compare(before: Scores, now: Scores, best_first: Sequence[Column]) -> _Comp
     )
 
 
-def _movements(compared: _Compared, names: FileNames) -> dict[Column, Movement]:
-    """How the best columns moved that have a document with both scores; no p is corrected."""
+def _changed_columns(
+    compared: _Compared, names: FileNames, changed: Mapping[Column, tuple[str, ...]]
+) -> list[ColumnChanges]:
+    """How the best columns changed that have a document with both scores; no p is corrected."""
     both = ~np.isnan(compared.before + compared.now)
-    places = np.flatnonzero(both.any(axis=0))[:COLUMNS_MOVED]
+    places = np.flatnonzero(both.any(axis=0))[:COLUMNS_COMPARED]
     pairs = {compared.columns[place]: (compared.before[:, place], compared.now[:, place]) for place in places}
-    names.load(id_ for pair in pairs.values() for id_ in most_moved(compared.documents, *pair))
-    return {
-        column: moved
-        for column, pair in pairs.items()
-        if (moved := movement(names.of_document, compared.documents, *pair)) is not None
-    }
+    names.load(id_ for pair in pairs.values() for id_ in largest_changes(compared.documents, *pair))
+    return [
+        ColumnChanges(column, changes, changed[column])
+        for column, (before, now) in pairs.items()
+        if (changes := compare_scores(names.of_document, compared.documents, before, now)) is not None
+    ]
 
 
-def _throughput(pace: Pace | None) -> Throughput | None:
-    if pace is None:
-        return None
-    stalls = tuple(Stall(start, seconds) for start, seconds in pace.stalls)
-    return Throughput(pace.start, pace.span_seconds, pace.spans, stalls, pace.without_time, pace.all_stalls)
+def _samples(
+    before: Scores, now: Scores, columns: Sequence[Column], changed: Mapping[Column, tuple[str, ...]]
+) -> list[Samples]:
+    """The scores of documents that only one of the two batches has; no p is corrected."""
+    found = ((column, samples_of(before, now, column)) for column in columns[:COLUMNS_COMPARED])
+    return [replace(samples, changed=changed[column]) for column, samples in found if samples is not None]
 
 
-def _is_priced(taken: TokensTaken, price: Prices) -> bool:
-    """Whether both prices are known, and cells say how many tokens they took where these cost something."""
+def _is_priced(taken: TokenUsage, price: Prices) -> bool:
+    """Whether both prices are known, and tokens are reported wherever they cost something."""
     return all(
-        per_million is not None and (is_said or per_million == 0)
-        for per_million, is_said in (
+        per_million is not None and (is_reported or per_million == 0)
+        for per_million, is_reported in (
             (price.input_per_million, taken.has_input),
             (price.output_per_million, taken.has_output),
         )
     )
 
 
-def _amount(taken: TokensTaken, price: Prices) -> float:
+def _amount(taken: TokenUsage, price: Prices) -> float:
     return (
         taken.input_tokens * (price.input_per_million or 0)
         + taken.output_tokens * (price.output_per_million or 0)

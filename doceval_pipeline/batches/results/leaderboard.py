@@ -8,7 +8,9 @@ import hashlib
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.doc_eval.labels import Names, count_others, finished_batches, read_names
+from doceval_pipeline.doc_eval.baselines import count_other_batches, finished_batches
+from doceval_pipeline.doc_eval.labels import read_labels
+from doceval_pipeline.domain.columns import Labels
 from doceval_pipeline.knowledge.leaderboard import ColumnResults, add_up_columns
 from doceval_pipeline.reports.leaderboard import Leaderboard, LeaderboardRow
 
@@ -23,11 +25,11 @@ def gather_leaderboard(databases: Databases) -> Leaderboard:
     """
     with databases.doc_eval.connect() as connection:
         finished = finished_batches(connection)
-        others = count_others(connection, finished)
+        others = count_other_batches(connection, finished)
     with databases.knowledge.connect() as connection:
         columns = add_up_columns(connection, list(finished))
     with databases.doc_eval.connect() as connection:
-        names = read_names(connection, {c.connection_id for c in columns}, {c.prompt_id for c in columns})
+        names = read_labels(connection, {c.connection_id for c in columns}, {c.prompt_id for c in columns})
     rows = sorted((_row(column, names) for column in columns), key=_place)
     return Leaderboard(rows, len(finished), others, _digest(finished))
 
@@ -50,7 +52,7 @@ def _digest(finished: dict[int, str]) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def _row(column: ColumnResults, names: Names) -> LeaderboardRow:
+def _row(column: ColumnResults, names: Labels) -> LeaderboardRow:
     # Loads numpy, which other runs need not wait for.
     from doceval_pipeline.statistics.inference import estimate_of_sums
 

@@ -1,4 +1,4 @@
-"""What queued cells are expected to take: tokens, time and cost, from this installation's own history."""
+"""Estimates the tokens, time and cost of future evaluations from the history of this installation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,16 @@ from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.definitions.schema import Prices
-from doceval_pipeline.doc_eval.history import recall
-from doceval_pipeline.doc_eval.prices import read_prices
-from doceval_pipeline.knowledge.history import experience_of
-from doceval_pipeline.statistics.estimation import Experience, Interval, Measure, predict_total
+from doceval_pipeline.doc_eval.history import load_experience, read_prices
+from doceval_pipeline.domain.findings import Interval
+from doceval_pipeline.domain.usage import Experience, Measure
+from doceval_pipeline.knowledge.usage import read_experience
+from doceval_pipeline.statistics.estimation import predict_total
 
 
 @dataclass(frozen=True)
 class ConnectionWork:
-    """Cells to come on a connection; `bytes` are the sizes of their documents added up over cells."""
+    """Future evaluations on a connection; `bytes` adds up their documents' sizes, once per evaluation."""
 
     connection_id: int
     connection: str
@@ -23,23 +24,22 @@ class ConnectionWork:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What the cells to come on a connection are expected to take; None is unknown.
-
-    `seconds` are the processor's, added up over cells; `experience` counts the cells they rest on.
-    """
+class WorkEstimate:
+    """The expected usage and cost of future evaluations on a connection; None is unknown."""
 
     connection: str
     cells: int
     experience: int
+    """Finished evaluations that the estimate rests on."""
     input_tokens: Interval | None
     output_tokens: Interval | None
     seconds: Interval | None
+    """Seconds of the processor, added up over evaluations."""
     cost: Interval | None
     currency: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """Intervals as [low, expected, high], unknown as null."""
+        """The estimate for other programs: intervals as [low, expected, high], unknown as null."""
         return {
             "connection": self.connection,
             "cells": self.cells,
@@ -52,21 +52,21 @@ class Estimate:
         }
 
 
-def estimate_work(databases: Databases, batch_id: int, work: Sequence[ConnectionWork]) -> list[Estimate]:
-    """Estimate work from all attempts that were ever finished, those of this batch included."""
+def estimate_work(databases: Databases, batch_id: int, work: Sequence[ConnectionWork]) -> list[WorkEstimate]:
+    """Estimates from all attempts that ever finished, including those of this batch."""
     ids = [item.connection_id for item in work]
     with databases.doc_eval.connect() as connection:
-        known = recall(connection, ids, except_batch=batch_id)
+        known = load_experience(connection, ids, except_batch=batch_id)
         prices = read_prices(connection, ids)
     with databases.knowledge.connect() as knowledge:
-        for key, own in experience_of(knowledge, batch_id).items():
+        for key, own in read_experience(knowledge, batch_id).items():
             known[key] = known[key] + own if key in known else own
     return [_estimate(item, known, prices.get(item.connection_id)) for item in work]
 
 
 def _estimate(
     work: ConnectionWork, known: dict[tuple[int, Measure], Experience], prices: Prices | None
-) -> Estimate:
+) -> WorkEstimate:
     def predicted(measure: Measure) -> Interval | None:
         if not work.cells:
             return Interval(0.0, 0.0, 0.0)
@@ -75,7 +75,7 @@ def _estimate(
 
     tokens_in, tokens_out = predicted(Measure.INPUT_TOKENS), predicted(Measure.OUTPUT_TOKENS)
     of_connection = [own for (id_, _), own in known.items() if id_ == work.connection_id]
-    return Estimate(
+    return WorkEstimate(
         connection=work.connection,
         cells=work.cells,
         experience=max((own.cells for own in of_connection), default=0),
@@ -88,7 +88,7 @@ def _estimate(
 
 
 def _cost(tokens_in: Interval | None, tokens_out: Interval | None, prices: Prices | None) -> Interval | None:
-    """What the tokens cost; unknown where a price is, or the number of tokens that are not free."""
+    """The cost of tokens; None if a price is unknown, or the number of tokens that are not free."""
     if prices is None:
         return None
     together = Interval(0.0, 0.0, 0.0)

@@ -1,17 +1,41 @@
 """Whether a batch of a recurring evaluation is too large to be processed without a person."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections import (
+    defaultdict,
+)
+from collections.abc import (
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from typing import (
+    Any,
+)
 
-from sqlalchemy import Connection
+from sqlalchemy import (
+    Connection,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging.estimates import ConnectionWork, Estimate, estimate_work
-from doceval_pipeline.doc_eval.batches import BatchRecord
-from doceval_pipeline.domain.evaluations import Outcome
-from doceval_pipeline.knowledge.queue import tally_rows
-from doceval_pipeline.reports.formatting import money
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.staging.estimates import (
+    ConnectionWork,
+    WorkEstimate,
+    estimate_work,
+)
+from doceval_pipeline.doc_eval.batches import (
+    BatchRecord,
+)
+from doceval_pipeline.domain.evaluations import (
+    Outcome,
+)
+from doceval_pipeline.knowledge.queue import (
+    tally_rows,
+)
+from doceval_pipeline.reports.formatting import (
+    money,
+)
 
 TO_COME = (Outcome.WAITING, Outcome.PAUSED)
 
@@ -42,7 +66,7 @@ def why_held(
 
 
 def exceeded_limit(
-    max_documents: int | None, max_cost: float | None, documents: int, estimates: Sequence[Estimate]
+    max_documents: int | None, max_cost: float | None, documents: int, estimates: Sequence[WorkEstimate]
 ) -> str | None:
     """Why a new batch is held; None where it is within its limits, or nothing of it is processed. Pure.
 
@@ -63,7 +87,7 @@ def exceeded_limit(
     return None if max_cost is None else _why_too_expensive(to_come, max_cost)
 
 
-def _why_too_expensive(estimates: Sequence[Estimate], max_cost: float) -> str | None:
+def _why_too_expensive(estimates: Sequence[WorkEstimate], max_cost: float) -> str | None:
     costs: defaultdict[str, float] = defaultdict(float)
     for estimate in estimates:
         if estimate.cost is not None and estimate.currency is not None:
@@ -80,7 +104,7 @@ def _why_too_expensive(estimates: Sequence[Estimate], max_cost: float) -> str | 
     return None
 
 
-def _why_unknown(estimate: Estimate) -> str:
+def _why_unknown(estimate: WorkEstimate) -> str:
     if estimate.currency is None:
         return "it has no prices"
     if estimate.input_tokens is None or estimate.output_tokens is None:

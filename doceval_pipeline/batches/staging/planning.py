@@ -3,41 +3,116 @@
 Files are read where what they hold is not known yet; nothing is stored, sealed or changed.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+from collections import (
+    Counter,
+)
+from collections.abc import (
+    Iterator,
+    Sequence,
+)
+from dataclasses import (
+    asdict,
+    dataclass,
+    field,
+)
+from datetime import (
+    datetime,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
-from sqlalchemy import Connection
+from sqlalchemy import (
+    Connection,
+)
 
-from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.databases import (
+    Databases,
+    database_errors,
+)
 from doceval_pipeline.batches.files.folders import (
     found_files,
     notes_on_assigned,
     notes_on_nesting,
     notes_on_patterns,
 )
-from doceval_pipeline.batches.files.listing import list_files
-from doceval_pipeline.batches.staging.estimates import ConnectionWork, Estimate, estimate_work
-from doceval_pipeline.batches.staging.limits import exceeded_limit
-from doceval_pipeline.batches.staging.recurring import choose_files, leave_unchanged_out, require_references
-from doceval_pipeline.batches.staging.reprocessing import OUTCOMES, Mode
-from doceval_pipeline.batches.staging.storing import Progress
-from doceval_pipeline.doc_eval import files as batch_documents
-from doceval_pipeline.doc_eval import recurring
-from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
-from doceval_pipeline.doc_eval.files import FoundFile, Tally, UnstagedFile
-from doceval_pipeline.doc_eval.lifecycle import Status
-from doceval_pipeline.doc_eval.recurring import Comparison, RecurringRecord
-from doceval_pipeline.doc_eval.snapshot import compose, compose_questions, edited_since, read_snapshot
-from doceval_pipeline.documents.reading import DocumentRejected, hash_document
-from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
-from doceval_pipeline.domain.evaluations import Outcome
-from doceval_pipeline.errors import StagingError
-from doceval_pipeline.knowledge.documents import known_contents
-from doceval_pipeline.knowledge.queue import Reusable, RowTally, reusable, tally_rows
+from doceval_pipeline.batches.files.listing import (
+    list_files,
+)
+from doceval_pipeline.batches.staging.estimates import (
+    ConnectionWork,
+    WorkEstimate,
+    estimate_work,
+)
+from doceval_pipeline.batches.staging.limits import (
+    exceeded_limit,
+)
+from doceval_pipeline.batches.staging.recurring import (
+    choose_files,
+    leave_unchanged_out,
+    require_references,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    OUTCOMES,
+    Mode,
+)
+from doceval_pipeline.batches.staging.storing import (
+    Progress,
+)
+from doceval_pipeline.doc_eval import (
+    files as batch_documents,
+)
+from doceval_pipeline.doc_eval import (
+    recurring,
+)
+from doceval_pipeline.doc_eval.batches import (
+    BatchRecord,
+    batch_by_id,
+)
+from doceval_pipeline.doc_eval.files import (
+    FoundFile,
+    Tally,
+    UnstagedFile,
+)
+from doceval_pipeline.doc_eval.lifecycle import (
+    Status,
+)
+from doceval_pipeline.doc_eval.recurring import (
+    Comparison,
+    RecurringRecord,
+)
+from doceval_pipeline.doc_eval.snapshot import (
+    compose,
+    compose_questions,
+    edited_since,
+    read_snapshot,
+)
+from doceval_pipeline.documents.reading import (
+    DocumentRejected,
+    hash_document,
+)
+from doceval_pipeline.documents.walk import (
+    ASSIGNED,
+    NOT_INCLUDED,
+)
+from doceval_pipeline.domain.evaluations import (
+    Outcome,
+)
+from doceval_pipeline.errors import (
+    StagingError,
+)
+from doceval_pipeline.knowledge.documents import (
+    known_contents,
+)
+from doceval_pipeline.knowledge.queue import (
+    Reusable,
+    RowTally,
+    reusable,
+    tally_rows,
+)
 
 _CHUNK = 5_000
 # Batches are counted from 1.
@@ -90,7 +165,7 @@ class Plan:
     batch: BatchRecord
     documents: PlannedDocuments
     cells: PlannedCells
-    estimates: list[Estimate]
+    estimates: list[WorkEstimate]
     notes: list[str] = field(default_factory=list)
     held: str | None = None
     """The limit by which the batch would be held, as the end of a sentence."""
@@ -134,7 +209,7 @@ class PlannedOccurrence:
     files: Comparison
     documents: PlannedDocuments
     cells: PlannedCells
-    estimates: list[Estimate]
+    estimates: list[WorkEstimate]
     held: str | None
 
     def as_json(self) -> dict[str, Any]:
@@ -272,7 +347,7 @@ class _Work:
 
     known: dict[str, int]
     cells: PlannedCells
-    estimates: list[Estimate]
+    estimates: list[WorkEstimate]
 
 
 def _work_on(

@@ -1,4 +1,4 @@
-"""What is wrong with results, or moved since the last batch of the same configuration, is found."""
+"""Checks of results: drift from the baseline, and defects."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.checks import Drift, Judged, judge_soundness
+from doceval_pipeline.batches.results.checks import ResultQuality, ScoreDrift, judge_quality
 from doceval_pipeline.batches.results.score_drift import _rank_sum_p, judge_drift
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
@@ -40,31 +40,31 @@ def again(batch: Sample, name: str, **other: Any) -> Sample:
     return Sample(batch.databases, applied.numbers[name], name, batch.folder)
 
 
-def drift(batch: Sample) -> Drift:
+def drift(batch: Sample) -> ScoreDrift:
     return judge_drift(batch.databases, batch.id)
 
 
-def test_a_first_batch_has_nothing_to_be_compared_with(batch_of: BatchOf) -> None:
+def test_a_first_batch_has_no_baseline(batch_of: BatchOf) -> None:
     found = drift(answered(batch_of(documents=1)))
-    assert (found.previous, found.drifted) == (None, [])
-    assert found.sentence.startswith("nothing to compare with")
+    assert (found.baseline, found.drifted) == (None, [])
+    assert found.sentence.startswith("no baseline: no earlier batch")
 
 
-def test_documents_that_both_scored_are_compared_with_themselves(batch_of: BatchOf) -> None:
+def test_documents_scored_in_both_batches_are_paired(batch_of: BatchOf) -> None:
     first = answered(batch_of(documents=12))
     same = drift(answered(again(first, "same")))
-    assert (same.previous, same.shared_documents, same.drifted) == (first.key, 12, [])
+    assert (same.baseline, same.shared_documents, same.drifted) == (first.key, 12, [])
     assert [(c.pairs, c.change, c.p) for c in same.columns] == [(12, 0.0, 1.0)] * 4
-    # Far less than documents differ from each other.
+    # Much smaller than the differences between documents.
     moved = drift(answered(again(first, "moved"), f"{SCORE} - CASE WHEN {FIRST_COLUMN} THEN 3 ELSE 0 END"))
     assert [(c.connection, c.change) for c in moved.drifted] == [("model-0", -3.0)] * 2
-    assert moved.sentence == "2 of 4 columns scored differently than in " + str(moved.previous)
+    assert moved.sentence == "2 of 4 columns scored differently than in " + str(moved.baseline)
     assert moved.numbers()["largest_change"] == -3.0
     back = drift(answered(again(first, "back")))
     assert len(back.drifted) == 2, "held against the newest one before it"
 
 
-def test_a_change_that_matters_to_nobody_is_no_drift(batch_of: BatchOf) -> None:
+def test_a_tiny_change_is_not_drift(batch_of: BatchOf) -> None:
     first = answered(batch_of(documents=12))
     found = drift(answered(again(first, "a little"), f"{SCORE} + 0.9"))
     assert all(column.p is not None and column.p < 0.05 for column in found.columns)
@@ -83,65 +83,67 @@ def test_other_documents_are_compared_as_a_whole(batch_of: BatchOf) -> None:
 def test_a_few_other_documents_prove_little(batch_of: BatchOf) -> None:
     answered(batch_of(documents=3, connections=1, prompts=1, name="a"), "50")
     found = drift(answered(batch_of(documents=3, connections=1, prompts=1, name="b"), "60"))
-    # Of the 20 ways to part six scores in two, two are as unequal.
+    # Two of the 20 ways to split six scores in halves are as unequal.
     assert [(column.change, column.p) for column in found.columns] == [(10.0, 0.1)]
     found = drift(answered(batch_of(documents=1, connections=1, prompts=1, name="c"), "10"))
     assert [(column.change, column.p) for column in found.columns] == [(-50.0, None)]
 
 
 def test_p_allows_for_all_columns(batch_of: BatchOf) -> None:
-    # Of 6 pairs that all moved the same way p is 1/32, which four columns together make 1/8.
+    # Six pairs that all change in the same direction have p = 1/32, corrected for four columns 1/8.
     first = answered(batch_of(documents=6))
     found = drift(answered(again(first, "moved"), f"{SCORE} + 5"))
     assert [column.p for column in found.columns] == [0.125] * 4
     assert found.drifted == []
 
 
-def test_another_prompt_model_or_state_is_not_compared_with(batch_of: BatchOf) -> None:
+def test_a_baseline_has_the_same_prompts_and_models_and_is_completed(batch_of: BatchOf) -> None:
     first = answered(batch_of(documents=6))
-    assert drift(answered(again(first, "fewer", prompts=["prompt-0"]))).previous is None
+    assert drift(answered(again(first, "fewer", prompts=["prompt-0"]))).baseline is None
     first.doc_eval("UPDATE prompts SET prompt_text = 'Another question?' WHERE name = 'prompt-0'")
     other = Sample(first.databases, again(first, "edited").id, "edited", first.folder)
     first.doc_eval("UPDATE prompts SET prompt_text = 'Another question?' WHERE name = 'prompt-0'")
-    assert drift(answered(other)).previous is None
+    assert drift(answered(other)).baseline is None
     failed = answered(again(first, "failed"), status="'F'")
     assert failed.status() == "FAILED"
     last = drift(answered(again(first, "last")))
-    assert last.previous == first.key, "a batch without any result is none to compare with"
+    assert last.baseline == first.key, "a batch without any result is none to compare with"
 
 
-def test_a_column_without_scores_is_said_to_be_untested(batch_of: BatchOf) -> None:
+def test_a_column_without_scores_is_counted_as_untested(batch_of: BatchOf) -> None:
     first = answered(batch_of(documents=6))
     status = f"CASE WHEN {FIRST_COLUMN} THEN 'F' ELSE 'S' END"
     found = drift(answered(again(first, "half"), status=status))
     assert [(c.before, c.now, c.p) for c in found.columns if c.p is None] == [(6, 0, None)] * 2
-    assert found.sentence.endswith("; 2 more have too few scores to tell")
+    assert found.sentence.endswith("; 2 more have too few scores to compare")
     assert found.numbers()["columns_compared"] == 2
 
 
-def judged(batch: Sample) -> Judged:
-    return judge_soundness(batch.databases, batch.id)
+def judged(batch: Sample) -> ResultQuality:
+    return judge_quality(batch.databases, batch.id)
 
 
-def test_results_that_are_as_they_should_be_are_sound(batch_of: BatchOf) -> None:
+def test_valid_results_have_no_defects(batch_of: BatchOf) -> None:
     batch = answered(batch_of(documents=3), status="CASE WHEN id % 2 = 0 THEN 'F' ELSE 'S' END")
     batch.knowledge("UPDATE llm_responses SET error_message = 'no' WHERE status = 'F'")
     assert judged(batch).is_sound
-    assert judged(batch).sentence == "6 succeeded cells are sound"
+    assert judged(batch).sentence == "no defects in 6 successful evaluations"
 
 
 @pytest.mark.parametrize(
     ("wrong", "name", "said"),
     [
         (r"response_text = E' \n\t'", "cells_empty", "1 empty responses"),
-        ("response_json = '{\"score\": 1'", "cells_not_json", "1 response_json that are no JSON"),
-        ("overall_score = NULL", "cells_without_score", "1 succeeded cells without a score"),
+        (
+            "response_json = '{\"score\": 1'",
+            "cells_not_json",
+            "1 response_json values that are not valid JSON",
+        ),
+        ("overall_score = NULL", "cells_without_score", "1 successful evaluations without a score"),
         ("overall_score = 100.5", "cells_out_of_range", "1 scores out of range"),
     ],
 )
-def test_a_result_that_cannot_be_right_is_counted(
-    batch_of: BatchOf, wrong: str, name: str, said: str
-) -> None:
+def test_defects_are_counted(batch_of: BatchOf, wrong: str, name: str, said: str) -> None:
     batch = answered(batch_of(documents=3))
     batch.knowledge("ALTER TABLE llm_responses DROP CONSTRAINT llm_responses_overall_score_check")
     try:
@@ -162,7 +164,7 @@ def test_a_result_that_cannot_be_right_is_counted(
     assert found.sentence == said
 
 
-def test_a_processor_that_says_the_same_of_every_document_is_noticed_from_ten_documents_on(
+def test_identical_responses_are_a_defect_from_ten_documents_on(
     batch_of: BatchOf,
 ) -> None:
     for documents, name in ((9, "few"), (10, "enough")):
@@ -193,7 +195,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=30)
 @given(value=VALUES)
-def test_what_is_json_is_json_to_the_last_character(value: Any, databases_once: Databases) -> None:
+def test_valid_json_is_accepted(value: Any, databases_once: Databases) -> None:
     written = json.dumps(value)
     assert is_json(databases_once, written)
     assert not is_json(databases_once, written + ",")
@@ -204,7 +206,7 @@ def test_what_is_json_is_json_to_the_last_character(value: Any, databases_once: 
 @pytest.mark.parametrize(
     "given", ["NaN", "{'a': 1}", "```json\n{}\n```", "[" * 200_000, '"\\u00"', "{", "\x01"]
 )
-def test_what_models_write_instead_of_json_is_none(databases_once: Databases, given: str) -> None:
+def test_invalid_json_is_rejected(databases_once: Databases, given: str) -> None:
     assert not is_json(databases_once, given)
 
 

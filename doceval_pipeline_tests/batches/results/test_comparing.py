@@ -1,4 +1,4 @@
-"""Two batches, connections or prompts compared, from the rows of a real database."""
+"""Comparisons of batches, connections and prompts, read from real databases."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +9,17 @@ import pytest
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.results import comparing
 from doceval_pipeline.batches.results.comparing import (
-    Kind,
+    Dimension,
     compare_batches,
     compare_in_batch,
     write_comparison,
 )
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, key_path, locate
+from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.errors import BatchStateError, ComparisonError, FileError, UnknownBatch
 from doceval_pipeline.knowledge.scores import read_scores
-from doceval_pipeline.reports.comparison import CellStates, Comparison
+from doceval_pipeline.reports.comparison import Comparison
 from doceval_pipeline_tests.batches.archiving.archives import done, put_away
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 
@@ -83,7 +84,7 @@ def test_two_batches_are_compared_over_the_documents_and_columns_that_both_have(
     assert found.simulated == 0
 
 
-def test_what_has_no_score_is_counted_by_side_and_by_why(pair: list[Sample], databases: Databases) -> None:
+def test_missing_scores_are_counted_by_side_and_reason(pair: list[Sample], databases: Databases) -> None:
     before, after = pair
     answer(before, f"CASE WHEN {PLACE} <> 1 THEN 50 END")
     answer(after, "0", f"{PLACE} BETWEEN 1 AND 5")
@@ -91,18 +92,18 @@ def test_what_has_no_score_is_counted_by_side_and_by_why(pair: list[Sample], dat
     after.plant(f"DELETE FROM llm_responses r WHERE batch_id = {after.id} AND {PLACE} = 2")
     found = compare_batches(databases, "before", "after", 50.0)
     for column in found.columns:
-        assert column.first_cells == CellStates(scored=6, without_score=1, failed=0, open=0, absent=0)
-        assert column.second_cells == CellStates(scored=4, without_score=0, failed=1, open=2, absent=0)
-        assert column.movement is not None
-        assert (column.movement.difference.n, column.movement.net) == (3, -50)
+        assert column.first_cells == ScoreStateCounts(scored=6, without_score=1, failed=0, open=0, absent=0)
+        assert column.second_cells == ScoreStateCounts(scored=4, without_score=0, failed=1, open=2, absent=0)
+        assert column.score_changes is not None
+        assert (column.score_changes.difference.n, column.score_changes.net) == (3, -50)
     # The document without a row in the second batch is not shared.
     assert (found.documents, found.first.documents, found.left_out) == (7, 1, 28 - 12)
 
 
-def test_columns_of_other_numbers_are_matched_by_their_names(databases: Databases, folder: Path) -> None:
+def test_columns_with_different_ids_are_matched_by_name(databases: Databases, folder: Path) -> None:
     before = staged(databases, folder, "before")
     answer(before, "40")
-    # As after a prompt was removed by hand and made anew: another number, another text.
+    # As if a prompt had been removed by hand and created again, with another id and text.
     before.doc_eval("UPDATE prompts SET name = name || ' (old)'")
     after = staged(databases, folder, "after")
     answer(after, "60")
@@ -112,7 +113,7 @@ def test_columns_of_other_numbers_are_matched_by_their_names(databases: Database
     assert {column.changed for column in found.columns} == {()}
 
 
-def test_what_changed_under_the_same_name_is_said(databases: Databases, folder: Path) -> None:
+def test_changed_settings_under_the_same_name_are_shown(databases: Databases, folder: Path) -> None:
     before = staged(databases, folder, "before")
     content = {
         "connections": [
@@ -150,13 +151,13 @@ def located(content: dict[str, Any]) -> Located:
 @pytest.mark.parametrize(
     ("kind", "names", "expected"),
     [
-        (Kind.CONNECTION, ("model-0", "model-1"), [(None, "prompt-0"), (None, "prompt-1")]),
-        (Kind.PROMPT, ("prompt-1", "prompt-0"), [("model-0", None), ("model-1", None)]),
+        (Dimension.CONNECTION, ("model-0", "model-1"), [(None, "prompt-0"), (None, "prompt-1")]),
+        (Dimension.PROMPT, ("prompt-1", "prompt-0"), [("model-0", None), ("model-1", None)]),
     ],
 )
 def test_connections_and_prompts_of_a_batch_are_compared(
     batch_of: Callable[..., Sample],
-    kind: Kind,
+    kind: Dimension,
     names: tuple[str, str],
     expected: list[tuple[str | None, str | None]],
 ) -> None:
@@ -167,7 +168,7 @@ def test_connections_and_prompts_of_a_batch_are_compared(
     found = compare_in_batch(batch.databases, "sample", kind, names, 50.0)
     assert columns(found) == expected
     assert (found.first.name, found.second.name) == names
-    assert found.overall.net == (10 if kind is Kind.CONNECTION else 20)
+    assert found.overall.net == (10 if kind is Dimension.CONNECTION else 20)
     assert (found.documents, found.left_out, found.first.documents) == (8, 0, 0)
 
 
@@ -178,11 +179,11 @@ def test_files_of_several_folders_are_named_with_their_folder(databases: Databas
         write_old(place / "a.txt", f"of {place.name}")
     batch = staged(databases, folders[0], "both", folders=[str(place) for place in folders])
     answer(batch, "40 + r.connection_id % 2")
-    found = compare_in_batch(databases, "both", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
+    found = compare_in_batch(databases, "both", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
     assert {flip.document for flip in found.overall.flips} == {str(place / "a.txt") for place in folders}
 
 
-def test_what_shares_nothing_is_refused_in_a_line(
+def test_sides_that_share_nothing_are_rejected_in_one_line(
     databases: Databases, pair: list[Sample], tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -191,39 +192,37 @@ def test_what_shares_nothing_is_refused_in_a_line(
     other = staged(databases, elsewhere, "other")
     with pytest.raises(ComparisonError, match="before and other share no document"):
         compare_batches(databases, "before", "other", 50.0)
-    with pytest.raises(
-        ComparisonError, match=r"none of which has a score on both sides \(64 cells not done\)"
-    ):
+    with pytest.raises(ComparisonError, match=r"none has a score on both sides \(64 evaluations not done\)"):
         compare_batches(databases, "before", "after", 50.0)
     other.doc_eval("UPDATE prompts SET name = 'x' || name")
-    with pytest.raises(ComparisonError, match="compared with itself: name two batches"):
+    with pytest.raises(ComparisonError, match="cannot be compared with itself: name two batches"):
         compare_batches(databases, "before", pair[0].key, 50.0)
-    with pytest.raises(ComparisonError, match="prompt 'prompt-0' is compared with itself"):
-        compare_in_batch(databases, "before", Kind.PROMPT, ("prompt-0", "prompt-0"), 50.0)
-    with pytest.raises(ComparisonError, match=r"has no connection 'gpt': it has model-0, model-1"):
-        compare_in_batch(databases, "before", Kind.CONNECTION, ("model-0", "gpt"), 50.0)
+    with pytest.raises(ComparisonError, match="prompt 'prompt-0' cannot be compared with itself"):
+        compare_in_batch(databases, "before", Dimension.PROMPT, ("prompt-0", "prompt-0"), 50.0)
+    with pytest.raises(ComparisonError, match=r"has no connection 'gpt': choose one of model-0, model-1"):
+        compare_in_batch(databases, "before", Dimension.CONNECTION, ("model-0", "gpt"), 50.0)
 
 
-def test_batches_without_a_column_in_common_are_refused(databases: Databases, folder: Path) -> None:
+def test_batches_without_a_shared_column_are_rejected(databases: Databases, folder: Path) -> None:
     staged(databases, folder, "before", prompts=["prompt-0"])
     staged(databases, folder, "after", prompts=["prompt-1"])
-    with pytest.raises(ComparisonError, match="have no connection and prompt in common"):
+    with pytest.raises(ComparisonError, match="share no connection and prompt"):
         compare_batches(databases, "before", "after", 50.0)
 
 
-def test_a_batch_that_is_not_there_not_sealed_or_archived_is_refused(batch_of: Callable[..., Sample]) -> None:
+def test_a_missing_unsealed_or_archived_batch_is_rejected(batch_of: Callable[..., Sample]) -> None:
     batch = batch_of(documents=1)
     databases = batch.databases
     with pytest.raises(UnknownBatch, match="there is no batch 'nowhere'"):
         compare_batches(databases, "sample", "nowhere", 50.0)
-    with pytest.raises(BatchStateError, match="has nothing to compare, it is SAVED: stage it first"):
-        compare_in_batch(databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
+    with pytest.raises(BatchStateError, match="no results to compare, its status is SAVED: stage it first"):
+        compare_in_batch(databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
     put_away(done(batch))
     with pytest.raises(BatchStateError, match="is archived and its rows are not here: doceval restore"):
-        compare_in_batch(databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
+        compare_in_batch(databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
 
 
-def test_a_batch_that_is_archived_while_it_is_read_is_refused(
+def test_a_batch_archived_during_the_read_is_rejected(
     batch_of: Callable[..., Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = done(batch_of(documents=1))
@@ -234,7 +233,7 @@ def test_a_batch_that_is_archived_while_it_is_read_is_refused(
 
     monkeypatch.setattr(comparing, "read_scores", archive_first)
     with pytest.raises(BatchStateError, match="is archived and its rows are not here"):
-        compare_in_batch(batch.databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
+        compare_in_batch(batch.databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
 
 
 def test_a_page_that_cannot_be_written_is_said_to_be(

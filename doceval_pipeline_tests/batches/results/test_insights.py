@@ -1,22 +1,54 @@
-"""What a report says beyond counts: of an earlier batch, of costs, of kinds of failures, of long texts."""
+"""Insights of a report: the latest overlapping batch, costs, groups of failures, long texts."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import (
+    Callable,
+)
+from pathlib import (
+    Path,
+)
 
 import pytest
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results import report_input
-from doceval_pipeline.batches.results.insights import add_up_costs
-from doceval_pipeline.batches.results.report_input import gather
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.doc_eval.definitions.schema import Prices
-from doceval_pipeline.domain.results import FailureGroup
-from doceval_pipeline.knowledge.usage import TokensTaken
-from doceval_pipeline.reports.insights import Cost, Provenance, SincePrevious
-from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    look,
+)
+from doceval_pipeline.batches.results import (
+    report_input,
+)
+from doceval_pipeline.batches.results.insights import (
+    add_up_costs,
+)
+from doceval_pipeline.batches.results.report_input import (
+    gather,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.doc_eval.definitions.schema import (
+    Prices,
+)
+from doceval_pipeline.domain.insights import (
+    Provenance,
+    SincePrevious,
+)
+from doceval_pipeline.domain.results import (
+    FailureGroup,
+)
+from doceval_pipeline.domain.usage import (
+    Cost,
+    TokenUsage,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    evaluation_of,
+    write_old,
+)
 
 BatchOf = Callable[..., Sample]
 
@@ -63,15 +95,15 @@ def test_a_batch_is_compared_with_the_newest_earlier_one_over_the_same_documents
     assert len(found.columns) == found.shared_columns == 2
     for moved in found.columns:
         assert moved.changed == ()
-        assert moved.movement.difference.n == moved.movement.rose == 5
-        assert {flip.document for flip in moved.movement.flips} == {f"{n}.txt" for n in range(1, 6)}
+        assert moved.changes.difference.n == moved.changes.rose == 5
+        assert {flip.document for flip in moved.changes.flips} == {f"{n}.txt" for n in range(1, 6)}
     before = previous_of(second)
     assert before is not None
     assert before.partition_key == first.key
     assert previous_of(first) is None
 
 
-def test_what_is_not_as_it_was_is_named(databases: Databases, folder: Path) -> None:
+def test_changed_settings_are_named(databases: Databases, folder: Path) -> None:
     completed_over(databases, folder, "before", "10")
     databases_changes = Sample(databases, 0, "", folder)
     databases_changes.doc_eval("UPDATE prompts SET prompt_text = 'Another question?'")
@@ -114,7 +146,7 @@ def completed_over_again(databases: Databases, folder: Path) -> Sample:
         "DELETE FROM batch_connections WHERE batch_id <> :id",
     ],
 )
-def test_a_batch_that_shares_nothing_or_did_not_complete_is_no_previous_one(
+def test_a_batch_that_shares_nothing_or_did_not_complete_is_not_overlapping(
     databases: Databases, folder: Path, apart: str
 ) -> None:
     completed_over(databases, folder, "before", "10")
@@ -124,32 +156,32 @@ def test_a_batch_that_shares_nothing_or_did_not_complete_is_no_previous_one(
     assert previous_of(batch) is None
 
 
-def test_cells_without_tokens_or_prices_are_not_free() -> None:
+def test_evaluations_without_tokens_or_prices_are_unpriced() -> None:
     prices = {
         1: Prices(input_per_million=2.0, output_per_million=10.0),
         2: Prices(input_per_million=3.0, output_per_million=0, currency="EUR"),
         3: Prices(input_per_million=0, output_per_million=5.0, currency="EUR"),
     }
     tokens = [
-        TokensTaken(1, True, True, 10, 1_000_000, 500_000),
-        TokensTaken(1, True, False, 3, 9_000_000, 0),
-        TokensTaken(2, True, False, 4, 1_000_000, 0),
-        TokensTaken(3, False, False, 2, 0, 0),
-        TokensTaken(4, True, True, 7, 1_000_000, 1_000_000),
+        TokenUsage(1, True, True, 10, 1_000_000, 500_000),
+        TokenUsage(1, True, False, 3, 9_000_000, 0),
+        TokenUsage(2, True, False, 4, 1_000_000, 0),
+        TokenUsage(3, False, False, 2, 0, 0),
+        TokenUsage(4, True, True, 7, 1_000_000, 1_000_000),
     ]
     assert add_up_costs(tokens, prices) == [Cost(3.0, "EUR", 4, 12), Cost(7.0, "USD", 10, 12)]
-    without_tokens = TokensTaken(2, False, False, 500, 0, 0)
+    without_tokens = TokenUsage(2, False, False, 500, 0, 0)
     assert add_up_costs([tokens[0], without_tokens], prices) == [Cost(7.0, "USD", 10, 500)]
     assert add_up_costs(tokens[3:], prices) == [], "nothing is known, which is not 0"
     free = Prices(input_per_million=0, output_per_million=0)
-    assert add_up_costs([TokensTaken(1, False, False, 5, 0, 0)], {1: free}) == [Cost(0.0, "USD", 5, 0)]
+    assert add_up_costs([TokenUsage(1, False, False, 5, 0, 0)], {1: free}) == [Cost(0.0, "USD", 5, 0)]
 
 
 @pytest.mark.parametrize(
     "prices", [Prices(), Prices(input_per_million=1.0), Prices(output_per_million=0), Prices(currency="EUR")]
 )
 def test_a_price_that_was_not_given_is_unknown_and_not_zero(prices: Prices) -> None:
-    assert add_up_costs([TokensTaken(1, True, True, 3, 1_000_000, 1_000_000)], {1: prices}) == []
+    assert add_up_costs([TokenUsage(1, True, True, 3, 1_000_000, 1_000_000)], {1: prices}) == []
 
 
 def kinds(batch: Sample, messages: list[str]) -> list[FailureGroup]:

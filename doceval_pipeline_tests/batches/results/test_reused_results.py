@@ -1,40 +1,112 @@
 """Reused results as people see them: marked, with their origin, counted apart and at no cost."""
 
 import json
-from pathlib import Path
-from typing import Any
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.cells import COUNTS_ARE_KEPT
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.monitoring.status import BatchProgress, batch_progress
-from doceval_pipeline.batches.results.comparing import Kind, compare_batches, compare_in_batch
-from doceval_pipeline.batches.results.exporting import export_records
-from doceval_pipeline.batches.results.leaderboard import gather_leaderboard
-from doceval_pipeline.batches.results.report_input import gather
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.results.score_drift import judge_drift
-from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.lifecycle import Status
-from doceval_pipeline.errors import ComparisonError
-from doceval_pipeline.knowledge.history import experience_of
-from doceval_pipeline.knowledge.incremental_counts import IncrementalCounts, fold, read_counts
-from doceval_pipeline.knowledge.report_queries import completed_results
-from doceval_pipeline.knowledge.scores import are_same_results
-from doceval_pipeline.reports.exports.writing import Format
-from doceval_pipeline.reports.figures import figures
-from doceval_pipeline.reports.html import render_html
-from doceval_pipeline.reports.leaderboard import render_leaderboard
-from doceval_pipeline.reports.markdown import numeric_metadata, render_markdown
-from doceval_pipeline.reports.model import ReportInput
-from doceval_pipeline_tests.batches.staging.test_reuse import MODEL, answer, inbox, staged
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.invariants.cells import (
+    COUNTS_ARE_KEPT,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    look,
+)
+from doceval_pipeline.batches.monitoring.status import (
+    BatchProgress,
+    batch_progress,
+)
+from doceval_pipeline.batches.results.comparing import (
+    Dimension,
+    compare_batches,
+    compare_in_batch,
+)
+from doceval_pipeline.batches.results.exporting import (
+    export_records,
+)
+from doceval_pipeline.batches.results.leaderboard import (
+    gather_leaderboard,
+)
+from doceval_pipeline.batches.results.report_input import (
+    gather,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.results.score_drift import (
+    judge_drift,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    reprocess,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    key_path,
+    locate,
+)
+from doceval_pipeline.doc_eval.lifecycle import (
+    Status,
+)
+from doceval_pipeline.domain.scores import (
+    are_same_results,
+)
+from doceval_pipeline.errors import (
+    ComparisonError,
+)
+from doceval_pipeline.knowledge.incremental_counts import (
+    IncrementalCounts,
+    fold,
+    read_counts,
+)
+from doceval_pipeline.knowledge.report_queries import (
+    completed_results,
+)
+from doceval_pipeline.knowledge.usage import (
+    read_experience,
+)
+from doceval_pipeline.reports.exports.writing import (
+    Format,
+)
+from doceval_pipeline.reports.figures import (
+    figures,
+)
+from doceval_pipeline.reports.html import (
+    render_html,
+)
+from doceval_pipeline.reports.leaderboard import (
+    render_leaderboard,
+)
+from doceval_pipeline.reports.markdown import (
+    numeric_metadata,
+    render_markdown,
+)
+from doceval_pipeline.reports.model import (
+    ReportInput,
+)
+from doceval_pipeline_tests.batches.staging.test_reuse import (
+    MODEL,
+    answer,
+    inbox,
+    staged,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    write_old,
+)
 
 __all__ = ["inbox"]
 
@@ -121,7 +193,7 @@ def test_reused_results_are_marked_counted_apart_and_in_no_token_second_or_cost(
     assert "100.00 <small>EUR</small>" in page
 
     with databases.knowledge.connect() as connection:
-        assert {e.cells for e in experience_of(connection, second).values()} == {1}
+        assert {e.cells for e in read_experience(connection, second).values()} == {1}
         (told,) = completed_results(connection, [second])
     assert (told.reused, told.succeeded) == (4, 5)
     records = exported(databases, second, tmp_path / "second.jsonl")
@@ -131,7 +203,7 @@ def test_reused_results_are_marked_counted_apart_and_in_no_token_second_or_cost(
     # One result is not evidence of two, and does not differ from itself.
     drift = judge_drift(databases, second)
     assert (drift.same_results, [column.p for column in drift.columns]) == (4, [None])
-    assert "4 results are the same in both by reuse, and not compared" in drift.sentence
+    assert "4 results are in both by reuse and not compared" in drift.sentence
     with pytest.raises(ComparisonError, match="share only reused results"):
         compare_batches(databases, str(first), str(second), 50.0)
     (row,) = (board := gather_leaderboard(databases)).rows
@@ -257,7 +329,7 @@ def test_two_connections_that_reuse_one_result_do_not_agree_by_it(databases: Dat
     data = gather(databases, number)
     assert (data.total.reused, data.insights.all_origins, list(data.insights.agreements)) == (8, 1, [])
     with pytest.raises(ComparisonError, match="share only reused results"):
-        compare_in_batch(databases, str(number), Kind.CONNECTION, ("model", "alias"), 50.0)
+        compare_in_batch(databases, str(number), Dimension.CONNECTION, ("model", "alias"), 50.0)
 
 
 def test_results_are_the_same_where_they_have_one_origin() -> None:

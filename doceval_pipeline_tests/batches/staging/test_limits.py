@@ -16,7 +16,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.batches.monitoring.status import BatchProgress, batch_progress
 from doceval_pipeline.batches.staging import steps
-from doceval_pipeline.batches.staging.estimates import Estimate
+from doceval_pipeline.batches.staging.estimates import WorkEstimate
 from doceval_pipeline.batches.staging.limits import exceeded_limit
 from doceval_pipeline.batches.staging.recurring import make_occurrence
 from doceval_pipeline.batches.staging.reprocessing import (
@@ -39,9 +39,9 @@ from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluatio
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring import find_recurring
+from doceval_pipeline.domain.findings import Interval
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import queue
-from doceval_pipeline.statistics.estimation import Interval
 from doceval_pipeline_tests.batches.webhook.receiver import Receiver
 from doceval_pipeline_tests.batches.webhook.test_notifications import documented, shape
 from doceval_pipeline_tests.conftest import write_old
@@ -55,7 +55,7 @@ def estimate(
     connection: str, cost: float | None, currency: str | None, tokens: Interval | None = KNOWN
 ) -> Any:
     money = None if cost is None else Interval(0.0, cost, 2 * cost)
-    return Estimate(connection, 1, 9, tokens, tokens, None, money, currency)
+    return WorkEstimate(connection, 1, 9, tokens, tokens, None, money, currency)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def estimate(
     ],
 )
 def test_a_cost_is_compared_in_each_currency_and_an_unknown_one_is_not_zero(
-    estimates: list[Estimate], why: str | None
+    estimates: list[WorkEstimate], why: str | None
 ) -> None:
     assert exceeded_limit(None, 10.0, 3, estimates) == why
 

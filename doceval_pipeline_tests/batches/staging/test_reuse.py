@@ -24,8 +24,12 @@ from doceval_pipeline.batches.staging.steps import (
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.knowledge import queue
-from doceval_pipeline.knowledge.history import experience_of
-from doceval_pipeline.knowledge.usage import read_pace, read_seconds, read_tokens
+from doceval_pipeline.knowledge.usage import (
+    read_experience,
+    read_processing_time,
+    read_throughput,
+    read_tokens,
+)
 from doceval_pipeline_tests.batches.archiving.archives import WAITS_FOR_A_LOCK, quiet, restore_file
 from doceval_pipeline_tests.cli.running import until
 from doceval_pipeline_tests.conftest import Sample, write_old
@@ -201,10 +205,10 @@ def test_nothing_changes_a_reused_row_and_nothing_is_learnt_from_it(
                                      time_taken_seconds = 9, completed_processing_at = now()""")
         )
         assert connection.execute(text("SELECT id FROM claim_responses(9)")).all() == []
-        assert {measure for _, measure in experience_of(connection, first)}
-        assert experience_of(connection, second) == {}
+        assert {measure for _, measure in read_experience(connection, first)}
+        assert read_experience(connection, second) == {}
         assert read_tokens(connection, second) == []
-        assert read_seconds(connection, second) is read_pace(connection, second) is None
+        assert read_processing_time(connection, second) is read_throughput(connection, second) is None
     assert rows(databases, second) == before
     refused = (
         "reused_from = NULL",

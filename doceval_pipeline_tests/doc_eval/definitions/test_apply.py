@@ -14,7 +14,7 @@ from doceval_pipeline.doc_eval.batches import batch_id_of, find_batch
 from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, load_evaluation_file
 from doceval_pipeline.doc_eval.definitions.schema import Connection, Prices
-from doceval_pipeline.doc_eval.prices import read_prices
+from doceval_pipeline.doc_eval.history import read_prices
 from doceval_pipeline.errors import EvaluationFileError, UnknownBatch
 from doceval_pipeline_tests.conftest import evaluation_of
 

@@ -15,10 +15,16 @@ from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring import Outcome
 from doceval_pipeline.doc_eval.series import FileChange, RecordedOccurrence
-from doceval_pipeline.domain.findings import Difference
-from doceval_pipeline.knowledge.scores import Scores
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.insights import (
+    ChangedDocument,
+    ContentChanges,
+    PassedOver,
+    Samples,
+    SinceOccurrence,
+)
+from doceval_pipeline.domain.scores import Scores
 from doceval_pipeline.knowledge.series import scores_of_changes
-from doceval_pipeline.reports.insights import ChangedDocument, Changes, Column, PassedOver, SinceOccurrence
 from doceval_pipeline.reports.series import CHANGES_SHOWN, OCCURRENCES_SHOWN, State
 
 CONTENTS_LOOKED_AT = 200
@@ -60,12 +66,12 @@ def since_occurrence(
     )
 
 
-def samples_of(before: Scores, now: Scores, column: Column) -> tuple[int, int, Difference] | None:
-    """The scores of documents that only one of two batches has: their numbers, and how they differ."""
+def samples_of(before: Scores, now: Scores, column: Column) -> Samples | None:
+    """The scores of a column over the documents that only one of two batches has; p is not corrected."""
     shared = np.intersect1d(before.documents, now.documents, assume_unique=True)
     first, second = _of_others(before, shared, column), _of_others(now, shared, column)
     found = unpaired(first, second)
-    return None if found is None else (first.size, second.size, found)
+    return None if found is None else Samples(column, first.size, second.size, found, changed=())
 
 
 def find_changes(
@@ -74,7 +80,7 @@ def find_changes(
     batch_ids: Sequence[int],
     occurrences: Mapping[int, RecordedOccurrence],
     batch_id: int | None = None,
-) -> Changes:
+) -> ContentChanges:
     """Documents whose score changed with their content.
 
     Parameters
@@ -93,7 +99,7 @@ def find_changes(
     )
     moved = [found for found in scores if found.before != found.after]
     several = len({file.file.folder for file in files}) > 1
-    return Changes(
+    return ContentChanges(
         documents=tuple(
             ChangedDocument(
                 due_at=occurrences[files[found.place].batch_id].due_at,

@@ -22,14 +22,14 @@ from doceval_pipeline.batches.results.series.drift import BINS, Evidence, Scored
 from doceval_pipeline.batches.results.series.findings import find_changes, state_of
 from doceval_pipeline.doc_eval import series as recorded
 from doceval_pipeline.doc_eval.batches import partition_key
-from doceval_pipeline.doc_eval.labels import read_names
-from doceval_pipeline.doc_eval.prices import prices_of_batches
+from doceval_pipeline.doc_eval.history import prices_of_batches
+from doceval_pipeline.doc_eval.labels import read_labels
 from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.usage import Cost, TokenUsage
 from doceval_pipeline.knowledge import series as results
 from doceval_pipeline.knowledge.queue import MORE_MEMORY
 from doceval_pipeline.knowledge.series import PartOfColumn, PointsOfColumn
-from doceval_pipeline.knowledge.usage import TokensTaken
-from doceval_pipeline.reports.insights import Column, Cost
 from doceval_pipeline.reports.series import (
     Drift,
     Point,
@@ -86,7 +86,7 @@ def gather_series(databases: Databases, record: RecurringRecord) -> Series:
             doc_eval, knowledge, done, {o.batch_id: o for o in occurrences if o.batch_id is not None}
         )
         columns = sorted({c for own in figures.parts.values() for c in own})
-        names = read_names(doc_eval, {c[0] for c in columns}, {c[1] for c in columns})
+        names = read_labels(doc_eval, {c[0] for c in columns}, {c[1] for c in columns})
     shown = [_occurrence(o, figures, drifts.get(o.batch_id or 0, {})) for o in occurrences]
     digest = hashlib.sha256(repr((record.name, total, shown, changes)).encode()).hexdigest()
     return Series(
@@ -110,7 +110,7 @@ class _Figures:
 
 def _figures(doc_eval: Connection, knowledge: Connection, batch_ids: Sequence[int]) -> _Figures:
     parts: dict[int, defaultdict[Column, list[PartOfColumn]]] = {id_: defaultdict(list) for id_ in batch_ids}
-    tokens: dict[int, list[TokensTaken]] = {id_: [] for id_ in batch_ids}
+    tokens: dict[int, list[TokenUsage]] = {id_: [] for id_ in batch_ids}
     for part in results.add_up_series(knowledge, batch_ids):
         parts[part.batch_id][part.connection_id, part.prompt_id].append(part)
         if part.tokens is not None:

@@ -1,21 +1,49 @@
 """The series of a recurring evaluation, as adding it up row by row gives it."""
 
-from collections import defaultdict
-from pathlib import Path
-from typing import Any
+from collections import (
+    defaultdict,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
 
-from doceval_pipeline.batches.archiving.archive import archive
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.results.score_drift import judge_drift
-from doceval_pipeline.batches.results.series.reporting import gather_series, write_series
-from doceval_pipeline.doc_eval.recurring import delete_recurring
-from doceval_pipeline.doc_eval.series import series_states
-from doceval_pipeline.errors import UnknownRecurring
-from doceval_pipeline.reports.series import Series, State
-from doceval_pipeline_tests.batches.staging.nights import Nights
+from doceval_pipeline.batches.archiving.archive import (
+    archive,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.results.score_drift import (
+    judge_drift,
+)
+from doceval_pipeline.batches.results.series.reporting import (
+    gather_series,
+    write_series,
+)
+from doceval_pipeline.doc_eval.recurring import (
+    delete_recurring,
+)
+from doceval_pipeline.doc_eval.series import (
+    series_states,
+)
+from doceval_pipeline.errors import (
+    UnknownRecurring,
+)
+from doceval_pipeline.reports.series import (
+    Series,
+    State,
+)
+from doceval_pipeline_tests.batches.staging.nights import (
+    Nights,
+)
 
 
 def gathered(nights: Nights) -> Series:
@@ -224,7 +252,7 @@ def test_a_report_of_the_same_documents_compares_pairs_and_no_reused_result(
     assert "There is nothing to compare: all 6 results that both have are shared by reuse" in said
     assert said.count("ompared with") == 1
     assert "rose" not in said
-    assert judge_drift(databases, again or 0).previous == f"batch-{first:06d}"
+    assert judge_drift(databases, again or 0).baseline == f"batch-{first:06d}"
     # What another batch asked since is another result, although this one only reuses it.
     keys: dict[str, Any] = {"prompts": ("clarity",), "scope": "all", "skip_if_nothing_new": False}
     elsewhere = Nights(databases, tmp_path / "inbox", name="elsewhere", reuse="nothing", **keys)
@@ -232,7 +260,7 @@ def test_a_report_of_the_same_documents_compares_pairs_and_no_reused_result(
     nights.define(**keys)
     third = nights.night()
     assert "0 rose, 7 fell, 0 unchanged" in report_of(nights, third)
-    assert judge_drift(databases, third or 0).previous == f"batch-{again:06d}", "as in its report"
+    assert judge_drift(databases, third or 0).baseline == f"batch-{again:06d}", "as in its report"
     nights.define(reuse="nothing", **keys)
     asked = nights.night(answer=SCORED.format(80))
     said = report_of(nights, asked)

@@ -1,11 +1,11 @@
-"""What finished attempts took: sums that a person can check, and nothing from nonsense."""
+"""Sums over finished attempts match ones checked by hand, and leave out impossible values."""
 
 from collections.abc import Callable
 
 import pytest
 
-from doceval_pipeline.knowledge.history import experience_of
-from doceval_pipeline.statistics.estimation import Measure
+from doceval_pipeline.domain.usage import Measure
+from doceval_pipeline.knowledge.usage import read_experience
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
@@ -24,7 +24,7 @@ def test_all_finished_attempts_count_with_what_they_report(batch_of: BatchOf) ->
     )
     ((connection,),) = batch.knowledge("SELECT DISTINCT connection_id FROM llm_responses")
     with batch.databases.knowledge.connect() as knowledge:
-        found = experience_of(knowledge, batch.id)
+        found = read_experience(knowledge, batch.id)
     assert set(found) == {(connection, Measure.INPUT_TOKENS), (connection, Measure.SECONDS)}
     tokens, seconds = found[connection, Measure.INPUT_TOKENS], found[connection, Measure.SECONDS]
     assert (tokens.cells, tokens.sum_y, tokens.sum_yy) == (3, 300, 30_000)
@@ -34,9 +34,9 @@ def test_all_finished_attempts_count_with_what_they_report(batch_of: BatchOf) ->
 
 
 @pytest.mark.parametrize("nonsense", ["NaN", "Infinity", "-Infinity", "-1", "1e300", "1e-300"])
-def test_what_nothing_ever_took_is_left_out(batch_of: BatchOf, nonsense: str) -> None:
+def test_impossible_measurements_are_left_out(batch_of: BatchOf, nonsense: str) -> None:
     batch = batch_of(documents=1, connections=1, prompts=1)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'S', time_taken_seconds = :n", n=nonsense)
     with batch.databases.knowledge.connect() as knowledge:
-        assert experience_of(knowledge, batch.id) == {}
+        assert read_experience(knowledge, batch.id) == {}

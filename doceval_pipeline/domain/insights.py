@@ -1,0 +1,225 @@
+"""What the results of a batch show beyond counts.
+
+Intervals hold with 95 %. Scores run from 0 to 100; a score of 0 is a score. Whatever a figure leaves out is
+counted beside it. Texts are unchanged; whoever shows them must sanitize them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.domain.score_changes import ScoreChanges
+from doceval_pipeline.domain.throughput import Throughput
+from doceval_pipeline.domain.usage import Cost, ProcessingTime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A column's place in the leaderboard, and why evaluations are missing from its mean."""
+
+    column: Column
+    scores: Estimate | None
+    behind: Difference | None
+    """Difference to the leader, negative if lower; None for the leader, and without shared documents."""
+    tied: bool
+    """Does not differ significantly from the leader."""
+    failed: int
+    without_score: int
+    without_result: int
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The scores of a column: extremes, quartiles, and a count for each of twenty equal bins."""
+
+    column: Column
+    n: int
+    minimum: float
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+    maximum: float
+    bins: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A document that models scored differently under one prompt."""
+
+    document: str
+    document_id: int
+    prompt_id: int
+    scores: tuple[tuple[int, float], ...]
+    """Connection and score, all of this document under this prompt."""
+
+    @property
+    def spread(self) -> float:
+        """The distance between its lowest and highest score, in points."""
+        values = [score for _, score in self.scores]
+        return max(values) - min(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How closely two connections agree on the `n` documents that both scored under the same prompts."""
+
+    first: int
+    second: int
+    n: int
+    correlation: float | None
+    """Spearman's; None where one of the two always gives the same score."""
+    distance: float
+    """Mean absolute difference, in points."""
+    close: int
+    """Pairs at most 10 points apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnChanges:
+    """How the scores of a column changed since the previous batch."""
+
+    column: Column
+    changes: ScoreChanges
+    changed: tuple[str, ...]
+    """Which settings differ: "prompt text", "connection"."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedDocument:
+    """A file whose content changed, with the scores of its old and new content; None without a score."""
+
+    due_at: datetime | None
+    """Time of the occurrence that found the new content."""
+    partition_key: str
+    file: str
+    column: Column
+    before: float | None
+    after: float | None
+    is_other_question: bool
+    """The prompt text or the connection changed, too."""
+
+    @property
+    def change(self) -> float | None:
+        """Score after minus score before, in points."""
+        return None if self.before is None or self.after is None else self.after - self.before
+
+
+@dataclass(frozen=True, slots=True)
+class ContentChanges:
+    """Evaluations whose score changed together with the file's content, newest occurrence first."""
+
+    documents: Sequence[ChangedDocument] = ()
+    """The first of `total`."""
+    total: int = 0
+    same: int = 0
+    """Evaluations of files with new content that kept their score."""
+    contents: int = 0
+    """Files with new content, of which the newest `looked_at` were examined."""
+    looked_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The scores of a column over the documents that only one of two batches has."""
+
+    column: Column
+    before: int
+    now: int
+    difference: Difference
+    """Of the means, without an interval; p is corrected for all comparisons of the report."""
+    changed: tuple[str, ...]
+    """As in `ColumnChanges`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """An occurrence that the report skips when it compares, and why."""
+
+    due_at: datetime
+    state: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SinceOccurrence:
+    """What the report adds to `SincePrevious` if both batches are occurrences of one series."""
+
+    due_at: datetime
+    previous_due_at: datetime
+    passed_over: tuple[PassedOver, ...]
+    """The newest of `all_passed_over` occurrences between the two."""
+    all_passed_over: int
+    samples: tuple[Samples, ...]
+    changes: ContentChanges
+
+
+@dataclass(frozen=True, slots=True)
+class SincePrevious:
+    """How scores changed since the latest overlapping batch, or since the previous occurrence."""
+
+    partition_key: str
+    name: str
+    completed_at: datetime | None
+    shared_documents: int
+    columns: tuple[ColumnChanges, ...]
+    """The best of `shared_columns` that have a document with both scores."""
+    shared_columns: int = 0
+    same_results: int = 0
+    """Results that are in both batches by reuse, and are not compared."""
+    occurrence: SinceOccurrence | None = None
+    """None unless both batches are occurrences of one recurring evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReusedFrom:
+    """A batch that results were reused from, and how many it gave."""
+
+    partition_key: str | None
+    """None for all batches of another installation together, which came here by a restored archive."""
+    name: str
+    cells: int
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Which runs of Dagster produced what a report shows."""
+
+    runs: tuple[tuple[str, str], ...]
+    """Asset and run id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Insights:
+    """All of it; an empty tuple or None where there is nothing to show."""
+
+    scores: Estimate | None
+    leaderboard: Sequence[Standing]
+    distributions: Sequence[Distribution]
+    disagreements: Sequence[Disagreement]
+    agreements: Sequence[Agreement]
+    previous: SincePrevious | None
+    throughput: Throughput | None
+    costs: Sequence[Cost]
+    seconds: ProcessingTime | None
+    reused: int
+    """Documents that were stored before this batch was staged."""
+    content_bytes: int
+    attempts: Sequence[tuple[int, int]]
+    """Attempt number, and how many evaluations have it as their current one."""
+    provenance: Provenance
+    origins: Sequence[ReusedFrom] = ()
+    """The newest batches that results were reused from."""
+    all_origins: int = 0
+    """All batches of this installation that results were reused from."""
+    is_from_elsewhere: bool = False
+    """Whether results were reused from another installation, too."""
+
+    @property
+    def origins_left_out(self) -> int:
+        """How many places that results were reused from are not in `origins`."""
+        return self.all_origins + self.is_from_elsewhere - len(self.origins)
+
+
+NOTHING = Insights(None, (), (), (), (), None, None, (), None, 0, 0, (), Provenance(()))

@@ -1,0 +1,70 @@
+"""What finished evaluations used: tokens, processing time and money. Reused results used nothing."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Measure(StrEnum):
+    """What is measured of a finished evaluation."""
+
+    INPUT_TOKENS = "input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+    SECONDS = "seconds"
+    """How long the processor worked on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """Sums over finished evaluations: x is the document's size in bytes, y the measured value."""
+
+    cells: int
+    sum_x: float
+    sum_xx: float
+    sum_y: float
+    sum_yy: float
+    sum_xy: float
+    max_y: float
+
+    def __add__(self, other: "Experience") -> "Experience":
+        return Experience(
+            self.cells + other.cells,
+            self.sum_x + other.sum_x,
+            self.sum_xx + other.sum_xx,
+            self.sum_y + other.sum_y,
+            self.sum_yy + other.sum_yy,
+            self.sum_xy + other.sum_xy,
+            max(self.max_y, other.max_y),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessingTime:
+    """Seconds the processor took per evaluation: median and 95th percentile over the `n` that report it."""
+
+    n: int
+    p50: float
+    p95: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens of a connection's finished evaluations, separated by which of the two kinds they report."""
+
+    connection_id: int
+    has_input: bool
+    has_output: bool
+    cells: int
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of current results in one currency, at the prices of the batch's completion."""
+
+    amount: float
+    currency: str
+    cells: int
+    """Finished evaluations with a price: they report the tokens of each kind that has a price."""
+    unpriced: int
+    """Finished evaluations without a price in any currency, because tokens or prices are missing."""
