@@ -45,9 +45,7 @@ def test_the_ending_of_the_name_says_the_format_and_the_summary_what_was_written
     assert said.startswith(f"{batch.key} 12 records in ")
     assert where == str(path)
     assert [line[:32] for line in more] == (["for Excel, use --format xlsx: Ex"] if format == "csv" else [])
-    assert ended.stderr == (
-        "5 texts were cut to what a cell of a workbook holds\n" if format == "xlsx" else ""
-    )
+    assert ended.stderr == ("5 texts were cut to the limit of a workbook cell\n" if format == "xlsx" else "")
     assert len(READERS[format](path)) == 12
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -83,7 +81,7 @@ def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     ended = doceval("export", batch.name, "--output", str(path))
     assert ended.returncode == 0, ended.stderr
-    assert f"{batch.key} its report in " in ended.stdout
+    assert f"{batch.key} report in " in ended.stdout
     assert path.read_bytes() == write_report(batch.databases, batch.id).path.read_bytes()
 
 
@@ -92,7 +90,7 @@ def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
     [
         (
             ["results.txt"],
-            "the name of results.txt ends in no format: give --format jsonl|csv|parquet|xlsx|html",
+            "the extension of results.txt is not a format: add --format jsonl|csv|parquet|xlsx|html",
         ),
         (["page.html", "--attempts", "all"], "leave out --attempts all, or choose another format"),
         (["/dev/null", "--format", "csv"], "/dev/null is there and is no file"),
@@ -134,8 +132,8 @@ def test_a_file_may_still_be_called_a_dash(batch: Sample, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "standard output has no format: give --format jsonl|csv|html"),
-        (["--format", "xlsx"], "xlsx cannot be written to standard output: name a file"),
+        ([], "standard output has no file name: add --format jsonl|csv|html"),
+        (["--format", "xlsx"], "xlsx cannot be written to standard output: choose a file"),
         (["--format", "csv", "--json"], "- and --json both write to standard output: name a file, or leave"),
     ],
 )

@@ -20,9 +20,9 @@ from doceval_pipeline.batches.results.exporting import Exported, export_page, ex
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
 from doceval_pipeline.batches.staging.steps import seal_batch
+from doceval_pipeline.domain.export import ExportRecord
 from doceval_pipeline.errors import BatchStateError, ExportError, FileError
 from doceval_pipeline.redaction import NOT_SHOWN
-from doceval_pipeline.reports.exports.record import Record
 from doceval_pipeline.reports.exports.writing import Format
 from doceval_pipeline_tests.batches.archiving.archives import done, put_away
 from doceval_pipeline_tests.conftest import Sample, write_old
@@ -52,10 +52,11 @@ def exported(
     batch: Sample,
     path: Path,
     format: Format = Format.JSONL,
+    *,
     every_attempt: bool = False,
-    progress: exporting.Progress = quiet,
+    progress: exporting.ReportProgress = quiet,
 ) -> Exported:
-    return export_records(batch.databases, batch.id, format, path, every_attempt, progress)
+    return export_records(batch.databases, batch.id, format, path, progress, every_attempt=every_attempt)
 
 
 def answer(batch: Sample) -> None:
@@ -79,7 +80,7 @@ def answer(batch: Sample) -> None:
             connection.execute(ANSWER, values)
 
 
-def expected(batch: Sample, which: str = "true") -> list[Record]:
+def expected(batch: Sample, which: str = "true") -> list[ExportRecord]:
     """The records of the rows that a condition names, each looked up by itself."""
     found = batch.knowledge(
         f"SELECT to_jsonb(r) FROM llm_responses r WHERE batch_id = :id AND {which} "
@@ -88,7 +89,7 @@ def expected(batch: Sample, which: str = "true") -> list[Record]:
     return [_expected(batch, row) for (row,) in found]
 
 
-def _expected(batch: Sample, row: dict[str, Any]) -> Record:
+def _expected(batch: Sample, row: dict[str, Any]) -> ExportRecord:
     ((config, config_sha256),) = batch.doc_eval(
         "SELECT config_snapshot, config_sha256 FROM batches WHERE id = :id"
     )
@@ -101,7 +102,7 @@ def _expected(batch: Sample, row: dict[str, Any]) -> Record:
     )
     connection = next(c for c in config["connections"] if c["id"] == row["connection_id"])
     milliseconds = row["response_time_ms"]
-    return Record(
+    return ExportRecord(
         partition_key=batch.key,
         batch_id=batch.id,
         batch_name=batch.name,
@@ -243,7 +244,7 @@ def _write(batch: Sample, path: Path, format: str) -> None:
 
 
 def test_a_batch_that_was_never_staged_is_refused(batch_of: BatchOf, tmp_path: Path) -> None:
-    with pytest.raises(BatchStateError, match="has nothing to export, it is SAVED: stage it first"):
+    with pytest.raises(BatchStateError, match="has nothing to export because it is SAVED: stage it first"):
         exported(batch_of(documents=1), tmp_path / "export.jsonl")
 
 
@@ -402,6 +403,8 @@ def test_the_page_is_that_of_the_report_and_does_not_count_as_one(answered: Samp
 
 def test_a_result_without_its_document_is_not_left_out_in_silence(answered: Sample, tmp_path: Path) -> None:
     answered.plant("DELETE FROM docs WHERE id = (SELECT min(id) FROM docs)")
-    with pytest.raises(ExportError, match="has 40 results and 36 of them have a document: doceval check"):
+    with pytest.raises(
+        ExportError, match="has 40 results, but only 36 of them have a document: run doceval check"
+    ):
         exported(answered, tmp_path / "export.jsonl")
     assert not (tmp_path / "export.jsonl").exists()

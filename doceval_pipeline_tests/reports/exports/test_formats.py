@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openpyxl import load_workbook
 
+from doceval_pipeline.domain.export import COLUMNS, ExportRecord
 from doceval_pipeline.reports.exports import parquet, xlsx
-from doceval_pipeline.reports.exports.record import Record
-from doceval_pipeline.reports.exports.writing import Format, Written, write_records
+from doceval_pipeline.reports.exports.writing import Format, RecordCounts, write_records
 from doceval_pipeline_tests.reports.exports.reading import READERS, read_parquet, read_xlsx
 from doceval_pipeline_tests.reports.exports.records import HOSTILE, any_record, any_text, plain_record
 
@@ -26,17 +26,18 @@ ALL = pytest.mark.parametrize("format", Format)
 METADATA = {"doceval.export.version": "1"}
 
 
-def written(folder: Path, format: Format, records: list[Record]) -> tuple[Path, Written]:
+def written(folder: Path, format: Format, records: list[ExportRecord]) -> tuple[Path, RecordCounts]:
     path = folder / f"export.{format}"
     with path.open("wb") as file:
         return path, write_records(file, format, records, METADATA)
 
 
-def as_read(format: Format, record: Record) -> Record:
+def as_read(format: Format, record: ExportRecord) -> ExportRecord:
     """What a record is after a format: only xlsx has 16 digits."""
     if format is not Format.XLSX:
         return record
-    return Record(*(float(f"{value:.16G}") if isinstance(value, float) else value for value in record))
+    rounded = (float(f"{v:.16G}") if isinstance(v, float) else v for v in record.values())
+    return ExportRecord(**dict(zip(COLUMNS, rounded, strict=True)))  # type: ignore[arg-type]
 
 
 @ALL
@@ -46,10 +47,10 @@ def as_read(format: Format, record: Record) -> Record:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(records=st.lists(any_record, max_size=3))
-def test_records_read_back_equal(tmp_path: Path, format: Format, records: list[Record]) -> None:
+def test_records_read_back_equal(tmp_path: Path, format: Format, records: list[ExportRecord]) -> None:
     path, told = written(tmp_path, format, records)
     assert READERS[format](path) == [as_read(format, record) for record in records]
-    assert told == Written(len(records))
+    assert told == RecordCounts(len(records))
 
 
 @ALL
@@ -60,14 +61,14 @@ def test_every_hostile_text_reads_back_equal_in_every_place(tmp_path: Path, form
     ]
     path, told = written(tmp_path, format, records)
     assert READERS[format](path) == records
-    assert told == Written(len(records))
+    assert told == RecordCounts(len(records))
 
 
 @given(any_text)
 def test_no_spreadsheet_takes_a_text_of_a_csv_for_a_formula(text: str) -> None:
-    from doceval_pipeline.reports.exports.csv import _field
+    from doceval_pipeline.reports.exports.text import _csv_field
 
-    (parsed,) = next(csv.reader([_field(text)]))
+    (parsed,) = next(csv.reader([_csv_field(text)]))
     first = re.sub(r"^[\s\"\x00-\x20\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*", "", parsed)
     assert not first.startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
     assert not parsed.startswith(("\t", "\r", "\n"))
@@ -84,11 +85,11 @@ def test_a_workbook_tells_which_texts_are_not_whole(tmp_path: Path) -> None:
     long, wide = "x" * 40_000, "\U0001f600" * 16_384
     records = [plain_record(), plain_record(response_text=long, error_message=wide), plain_record()]
     path, told = written(tmp_path, Format.XLSX, records)
-    assert told == Written(3, cut=2)
+    assert told == RecordCounts(3, cut=2)
     cut = read_xlsx(path)[1]
     assert (cut.response_text, cut.error_message) == (long[:32_767], wide[:16_383])
     sheet = load_workbook(path)["results"]
-    assert [sheet.cell(row, len(Record._fields) + 1).value for row in (1, 2, 3, 4)] == [
+    assert [sheet.cell(row, len(COLUMNS) + 1).value for row in (1, 2, 3, 4)] == [
         "cut",
         None,
         "response_text, error_message",
@@ -115,7 +116,7 @@ def test_records_beyond_a_sheet_are_in_the_next(
     assert [sheet.max_row - 1 for sheet in workbook] == sheets
     assert workbook.sheetnames == ["results", "results 2", "results 3"][: len(sheets)]
     assert read_xlsx(path) == records
-    assert told == Written(count)
+    assert told == RecordCounts(count)
 
 
 def test_a_workbook_has_neither_a_formula_nor_a_link(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, format: Format, r
 def test_records_are_not_kept(tmp_path: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "MOST_CHARACTERS", 2 * MIB)
 
-    def many() -> Iterator[Record]:
+    def many() -> Iterator[ExportRecord]:
         for number in range(2_000):
             yield plain_record(attempt=number, response_text=f"{number}" + "x" * 20_000)
 
