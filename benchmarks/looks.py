@@ -19,10 +19,11 @@ from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from benchmarks.restaging import wal_megabytes
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging.recurring import look_for_arrivals, make_occurrence
+from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 
 NOTHING_NEW, ONE_NEW, OCCURRENCE = "nothing new", "one new file", "occurrence of one new file"
 LISTING = "os.walk and os.stat"
@@ -34,7 +35,7 @@ def look(databases: Databases) -> Timed:
     record = _record(databases)
 
     def timed() -> Figures:
-        look_for_arrivals(databases, record)
+        find_arrivals(databases, record)
         return {"new": None}
 
     return timed
@@ -79,7 +80,7 @@ def looks(quick: bool) -> Case:
         def settle(installation: Installation) -> dict[str, Any]:
             databases = installation.databases
             make_occurrence(databases, _record(databases))
-            look_for_arrivals(databases, _record(databases))
+            find_arrivals(databases, _record(databases))
             if is_new:
                 path = folder(installation) / f"new-{next(names)}.txt"
                 path.write_text(path.name)

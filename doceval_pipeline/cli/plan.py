@@ -10,7 +10,9 @@ from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.batches import as_json_option, databases, reprocess_options
 from doceval_pipeline.cli.output import console, print_json, warn
 from doceval_pipeline.doc_eval.batches import find_batch
-from doceval_pipeline.doc_eval.recurring import Outcome, RecurringRecord, find_recurring
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline.errors import UnknownBatch, UnknownRecurring
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone
@@ -79,7 +81,7 @@ def _print_plan(found: Plan) -> None:
 def _print_occurrence(found: PlannedOccurrence) -> None:
     due = "" if found.due_at is None else f", due {in_zone(found.due_at, found.timezone)}"
     console.print(f"{printable(found.name)}: the next occurrence{due}", markup=False)
-    if found.outcome is not Outcome.FAILED:
+    if found.outcome is not OccurrenceOutcome.FAILED:
         console.print(f"  files      {found.files.sentence}")
     if found.reason is None:
         _print_work(found)

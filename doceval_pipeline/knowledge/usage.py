@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline.domain.usage import TokenUsage
 from doceval_pipeline.knowledge.outcomes import Outcome, words_in_sql
 
 # In throughput: the most spans, and the most stalls, the longest of all.
@@ -98,18 +99,6 @@ class SecondsTaken:
 
 
 @dataclass(frozen=True, slots=True)
-class TokensTaken:
-    """The tokens of finished cells of a connection, apart by which of the two kinds they report."""
-
-    connection_id: int
-    has_input: bool
-    has_output: bool
-    cells: int
-    input_tokens: int
-    output_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class Pace:
     """When cells were finished: counts for equal spans of `span_seconds` from `start`, at most `SPANS`.
 
@@ -131,9 +120,9 @@ def read_seconds(connection: Connection, batch_id: int) -> SecondsTaken | None:
     return SecondsTaken(n, *shares) if n else None
 
 
-def read_tokens(connection: Connection, batch_id: int) -> list[TokensTaken]:
+def read_tokens(connection: Connection, batch_id: int) -> list[TokenUsage]:
     """The tokens of finished cells, by connection."""
-    return [TokensTaken(*row) for row in connection.execute(_TOKENS, {"batch_id": batch_id})]
+    return [TokenUsage(*row) for row in connection.execute(_TOKENS, {"batch_id": batch_id})]
 
 
 def count_attempts(connection: Connection, batch_id: int) -> list[tuple[int, int]]:

@@ -10,8 +10,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.findings import Difference, Estimate
-from doceval_pipeline.reports.insights import Agreement, Column, Disagreement, Distribution, Standing
+from doceval_pipeline.reports.insights import Agreement, Disagreement, Distribution, Standing
 from doceval_pipeline.reports.model import ColumnFigures
 from doceval_pipeline.statistics.inference import (
     clustered_estimate,

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.domain.series import ChangedScore, SeriesOccurrence
+from doceval_pipeline.domain.usage import Cost
 from doceval_pipeline.reports.formatting import counted
-
-Column = tuple[int, int]
-"""A connection and a prompt, by their ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,36 +121,14 @@ class ColumnMovement:
 
 
 @dataclass(frozen=True, slots=True)
-class ChangedDocument:
-    """A file whose content changed, with the scores of the content before and after; None of none.
-
-    `due_at` is the time of the occurrence that found it changed, `is_other_question` where the prompt text or
-    the connection changed, too.
-    """
-
-    due_at: datetime | None
-    partition_key: str
-    file: str
-    column: Column
-    before: float | None
-    after: float | None
-    is_other_question: bool
-
-    @property
-    def change(self) -> float | None:
-        """Score after minus score before."""
-        return None if self.before is None or self.after is None else self.after - self.before
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
+class ContentChanges:
     """Documents whose score changed with their content, newest occurrence first.
 
     `contents` files had another content, of which the newest `looked_at` were looked at; `same` of their
     evaluations kept their score. `documents` are the first of `total`.
     """
 
-    documents: Sequence[ChangedDocument] = ()
+    documents: Sequence[ChangedScore] = ()
     total: int = 0
     same: int = 0
     contents: int = 0
@@ -172,15 +150,6 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
-class PassedOver:
-    """An occurrence that is not compared with, and why."""
-
-    due_at: datetime
-    state: str
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class SinceOccurrence:
     """What a report says beyond `SincePrevious` where both batches are occurrences of one series.
 
@@ -189,10 +158,10 @@ class SinceOccurrence:
 
     due_at: datetime
     previous_due_at: datetime
-    passed_over: tuple[PassedOver, ...]
+    passed_over: tuple[SeriesOccurrence, ...]
     all_passed_over: int
     samples: tuple[Samples, ...]
-    changes: Changes
+    changes: ContentChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,21 +206,6 @@ class Throughput:
     stalls: tuple[Stall, ...]
     without_time: int
     all_stalls: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What the current results cost in a currency, by the prices at the batch's completion.
-
-    `cells` are priced: they say how many tokens they took, of each kind that has a price. `unpriced`
-    finished cells are priced in no currency: they do not say it, or their connection has no prices. Reused
-    results are neither: they cost nothing in this batch.
-    """
-
-    amount: float
-    currency: str
-    cells: int
-    unpriced: int
 
 
 ELSEWHERE = "another installation"

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging.recurring import look_for_arrivals, make_occurrence
-from doceval_pipeline.doc_eval.recurring import Outcome
+from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline_tests.batches.staging.test_recurring import NIGHT, define, record_of
 from doceval_pipeline_tests.conftest import write_old
 
@@ -25,7 +25,7 @@ def ask(databases: Databases, statement: str) -> list[Any]:
 def written_by_a_look(databases: Databases) -> tuple[int, int]:
     """Transactions that wrote anything during a look, and bytes of WAL; autovacuum may add to them."""
     (before,) = ask(databases, WRITTEN)
-    assert look_for_arrivals(databases, record_of(databases)) is None
+    assert find_arrivals(databases, record_of(databases)) is None
     (after,) = ask(databases, WRITTEN)
     return after[0] - before[0], int(after[1] - before[1])
 
@@ -36,12 +36,12 @@ def test_a_look_writes_nothing_where_nothing_is_new(databases: Databases, tmp_pa
     for number in range(20):
         write_old(folder / f"{number}.txt", f"document {number}")
     record = define(databases, folder, schedule=None, on_arrival=True, quiet_for=3600, timezone="UTC")
-    assert look_for_arrivals(databases, record) is None, "they have just arrived"
-    assert make_occurrence(databases, record).outcome is Outcome.MADE
-    look_for_arrivals(databases, record_of(databases))
+    assert find_arrivals(databases, record) is None, "they have just arrived"
+    assert make_occurrence(databases, record).outcome is OccurrenceOutcome.MADE
+    find_arrivals(databases, record_of(databases))
     assert min(written_by_a_look(databases) for _ in range(3)) == (0, 0)
     write_old(folder / "new.txt", "new")
-    look_for_arrivals(databases, record_of(databases))
+    find_arrivals(databases, record_of(databases))
     assert record_of(databases).waiting_from is not None
 
 

@@ -13,7 +13,9 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.defs.recurring import recurring_evaluations
 from doceval_pipeline.defs.recurring_text import MOST_SHOWN, overview
 from doceval_pipeline.doc_eval.batches import list_batches
-from doceval_pipeline.doc_eval.recurring import Outcome, find_recurring, list_recurring, occurrences
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
+from doceval_pipeline.doc_eval.recurring.occurrences import list_occurrences
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline.errors import UnknownRecurring
 from doceval_pipeline_tests.batches.staging.test_recurring import define, doc_eval, record_of
 from doceval_pipeline_tests.conftest import write_old
@@ -131,8 +133,8 @@ def test_an_occurrence_whose_folder_is_away_is_recorded_and_shown_with_the_reaso
     assert made["outcome"] == "FAILED"
     assert str(inbox) in made["reason"]
     with databases.doc_eval.connect() as connection:
-        (occurrence,) = occurrences(connection, record.id, 1000)
-    assert occurrence.outcome is Outcome.FAILED
+        (occurrence,) = list_occurrences(connection, record.id, 1000)
+    assert occurrence.outcome is OccurrenceOutcome.FAILED
     shown = shown_by_a_tick(instance)
     assert "(failed: " in shown
     assert str(inbox) in shown
@@ -148,7 +150,7 @@ def test_a_time_that_is_none_or_in_the_future_makes_nothing(
     said = failure(launched(instance, "run_recurring", "make_batch", name="inbox", due_at=due_at))
     assert "must be a past time with a time zone" in said
     with databases.doc_eval.connect() as connection:
-        assert occurrences(connection, record.id, 1000) == []
+        assert list_occurrences(connection, record.id, 1000) == []
 
 
 def test_a_tick_shows_the_next_and_the_last_occurrence_the_soonest_first(
@@ -158,7 +160,7 @@ def test_a_tick_shows_the_next_and_the_last_occurrence_the_soonest_first(
     nights = replace(
         record,
         newest_due_at=record.now - timedelta(hours=11),
-        newest_outcome=Outcome.SKIPPED,
+        newest_outcome=OccurrenceOutcome.SKIPPED,
         newest_reason="nothing\nis new",
     )
     assert overview([nights], [], []) == (

@@ -11,8 +11,8 @@ import pytest
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.defs import recurring
-from doceval_pipeline.defs.recurring import may_look, recurring_evaluations, seconds_to_retry
-from doceval_pipeline.doc_eval.recurring import RecurringRecord
+from doceval_pipeline.defs.recurring import may_poll, recurring_evaluations, seconds_to_retry
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline_tests.batches.staging.test_recurring import define, doc_eval, write
 from doceval_pipeline_tests.defs.running import QUIET, run, tick
 
@@ -31,7 +31,7 @@ def asked(result: Any) -> list[str]:
     [(0, 1e9, True), (1e9, 1e9, True), (1e9 + 60, 1e9, False), (1e11, 1e9, True), (1e9 + 3e7, 1e9, True)],
 )
 def test_a_look_waits_for_its_time_unless_a_clock_was_ahead(not_before: float, now: float, may: bool) -> None:
-    assert may_look(not_before, now) is may
+    assert may_poll(not_before, now) is may
 
 
 def test_a_run_that_fails_is_asked_for_again_with_a_growing_pause() -> None:
@@ -63,20 +63,20 @@ def test_what_is_broken_or_hangs_does_not_hold_up_the_others(
     )
     doc_eval(databases, "INSERT INTO folders (folder_path, folder_name) VALUES ('/nowhere', 'nowhere')")
     free = threading.Event()
-    look = recurring.look_for_arrivals
+    look = recurring.find_arrivals
 
     def hangs(databases: Databases, record: RecurringRecord, *rest: Any) -> datetime | None:
         if record.name == "hangs":
             free.wait(30)
         return look(databases, record, *rest)
 
-    monkeypatch.setattr(recurring, "look_for_arrivals", hangs)
-    monkeypatch.setattr(recurring, "SECONDS_FOR_LOOK", 0.1)
+    monkeypatch.setattr(recurring, "find_arrivals", hangs)
+    monkeypatch.setattr(recurring, "SECONDS_FOR_POLL", 0.1)
     monkeypatch.setattr(recurring, "SECONDS_OF_GRACE", 0.0)
     results = [tick(recurring_evaluations, instance, cursor) for cursor in hostile_cursors()]
     free.set()
     assert [asked(result) for result in results] == [["nightly"]] * len(results)
-    assert not any(thread.name.startswith("look-") and thread.join(5) for thread in threading.enumerate())
+    assert not any(thread.name.startswith("poll-") and thread.join(5) for thread in threading.enumerate())
     monkeypatch.setattr(recurring, "_requests", lambda *_: [])
     said = tick(recurring_evaluations, instance).skip_reason.skip_message
     assert "broken: folders is missing: add it; apply its evaluation file again" in said

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.results.series.reporting import WrittenSeries, write_series
+from doceval_pipeline.batches.results.series.reporting import SeriesPage, write_series
 from doceval_pipeline.cli import cli
 from doceval_pipeline.defs.report_pages import report_page
 from doceval_pipeline.defs.series import TAG, _version, fresh_series
 from doceval_pipeline.errors import FileError, UnknownRecurring
-from doceval_pipeline.reports.insights import Changes
+from doceval_pipeline.reports.insights import ContentChanges
 from doceval_pipeline.reports.series import Series
 from doceval_pipeline_tests.batches.staging.nights import Nights
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick
@@ -25,10 +25,10 @@ def config(**values: str) -> dict[str, object]:
     return {**QUIET, "ops": {"series": {"config": values}}}
 
 
-def failing(name: str) -> Callable[[Databases, str], WrittenSeries]:
+def failing(name: str) -> Callable[[Databases, str], SeriesPage]:
     """`write_series` that fails for one name."""
 
-    def write(databases: Databases, wanted: str) -> WrittenSeries:
+    def write(databases: Databases, wanted: str) -> SeriesPage:
         if wanted == name:
             raise FileError("its page cannot be written")
         return write_series(databases, wanted)
@@ -85,9 +85,9 @@ def test_a_change_of_any_series_is_a_new_version_of_the_data() -> None:
     assert len(versions) == 2
 
 
-def page(digest: str) -> WrittenSeries:
-    written = Series("inbox", "UTC", (), 0, {}, Changes(), digest)
-    return WrittenSeries(Path("series.html"), written, 1)
+def page(digest: str) -> SeriesPage:
+    written = Series("inbox", "UTC", (), 0, {}, ContentChanges(), digest)
+    return SeriesPage(Path("series.html"), written, 1)
 
 
 def test_each_state_of_a_series_is_asked_for_once(

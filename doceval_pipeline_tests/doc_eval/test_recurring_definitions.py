@@ -10,7 +10,7 @@ from doceval_pipeline.batches.staging.applying import apply as apply_and_look
 from doceval_pipeline.batches.staging.applying import next_occurrences
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, load_evaluation_file, locate
 from doceval_pipeline.doc_eval.definitions.schema import LONGEST_RECURRING_NAME
-from doceval_pipeline.doc_eval.recurring import find_recurring, list_recurring
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
 from doceval_pipeline.errors import EvaluationFileError, UnknownRecurring
 from doceval_pipeline_tests.secret_canaries import CARELESS, KEY, PASSWORD, with_secret
 
@@ -200,9 +200,9 @@ def test_apply_shows_what_changes_for_the_next_occurrence(databases: Databases, 
     ("name", "advice"),
     [
         ("Inbxo", "did you mean 'inbox'?"),
-        ("qqqq", "doceval recurring list shows all of them"),
+        ("qqqq", "run doceval recurring list to see all"),
         ("in\udcffbox", "did you mean 'inbox'?"),
-        ("\0", "doceval recurring list shows all of them"),
+        ("\0", "run doceval recurring list to see all"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_one_that_is_meant(

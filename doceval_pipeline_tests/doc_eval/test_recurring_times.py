@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from doceval_pipeline.doc_eval.definitions.schema import Recurring
-from doceval_pipeline.doc_eval.recurring import MOST_WAITS, Outcome, RecurringRecord
+from doceval_pipeline.doc_eval.recurring.record import MOST_WAITS, RecurringRecord
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline.errors import RecurringError
 from doceval_pipeline.recurrence import Recurrence
 
@@ -115,14 +116,20 @@ def test_the_newest_time_that_was_missed_is_due(
     [
         ("it has just arrived", 0, 0, None, False),
         ("more arrived lately", 300, 59, None, False),
-        ("it is quiet", 300, 60, Outcome.MADE, True),
-        ("more arrives all the time", 60 * MOST_WAITS, 1, Outcome.MADE, True),
-        ("the last one failed", 300, 60, Outcome.FAILED, False),
-        ("the last one failed, some time ago", 60 * MOST_WAITS, 60 * MOST_WAITS, Outcome.FAILED, True),
+        ("it is quiet", 300, 60, OccurrenceOutcome.MADE, True),
+        ("more arrives all the time", 60 * MOST_WAITS, 1, OccurrenceOutcome.MADE, True),
+        ("the last one failed", 300, 60, OccurrenceOutcome.FAILED, False),
+        (
+            "the last one failed, some time ago",
+            60 * MOST_WAITS,
+            60 * MOST_WAITS,
+            OccurrenceOutcome.FAILED,
+            True,
+        ),
     ],
 )
 def test_arrivals_become_a_batch_once_it_is_quiet_or_late(
-    what: str, waited: int, unchanged: int, outcome: Outcome | None, is_due: bool
+    what: str, waited: int, unchanged: int, outcome: OccurrenceOutcome | None, is_due: bool
 ) -> None:
     began = NIGHT - timedelta(seconds=waited)
     watched = record(
@@ -144,7 +151,7 @@ def test_a_time_that_need_no_longer_be_made_is_refused() -> None:
     record(NIGHT).require_pending(NIGHT)
     arrivals = {"keys": {"schedule": None, "on_arrival": True}}
     for anew in (None, NIGHT + MINUTE):
-        with pytest.raises(RecurringError, match="no arrivals of"):
+        with pytest.raises(RecurringError, match="no documents of"):
             record(NIGHT, waiting_from=anew, **arrivals).require_pending(NIGHT)
     with pytest.raises(RecurringError, match="is paused"):
         record(NIGHT, waiting_from=NIGHT, paused_at=NIGHT, **arrivals).require_pending(NIGHT)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from doceval_pipeline.domain.usage import Cost
 from doceval_pipeline.reports.figures import figures
-from doceval_pipeline.reports.insights import Cost
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
 from doceval_pipeline.reports.model import ReportColumn, ReportFigures
 from doceval_pipeline_tests.reports.inputs import (

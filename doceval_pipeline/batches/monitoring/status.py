@@ -14,10 +14,12 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batc
 from doceval_pipeline.doc_eval.files import DocumentCounts, count_documents
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
 from doceval_pipeline.doc_eval.progress import read_samples
-from doceval_pipeline.doc_eval.recurring import Origin, list_recurring, origins_of
+from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
+from doceval_pipeline.doc_eval.recurring.occurrences import batch_origins
 from doceval_pipeline.doc_eval.runs.lost import LostRun, lost_runs_of, lost_runs_without_batch
 from doceval_pipeline.doc_eval.runs.requests import Waiting, unreported, unstaged
 from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
+from doceval_pipeline.domain.recurring import Origin
 from doceval_pipeline.knowledge.counts import (
     CellCounts,
     DeferredRows,
@@ -120,7 +122,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
         awaited = {**unstaged(connection, numbers), **unreported(connection, numbers)}
         abandoned = abandoned_stagings(connection, numbers)
         lost = lost_runs_of(connection, numbers)
-        recurring = origins_of(connection, numbers)
+        recurring = batch_origins(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
         origins = count_origins(connection, [n for n in numbers if cells[n].reused])

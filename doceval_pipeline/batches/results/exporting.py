@@ -29,8 +29,6 @@ ReportProgress = Callable[[int, int], None]
 
 # Records between two calls of it.
 PORTION = 1_000
-# Texts that others wrote, which may hold keys.
-_FOREIGN_TEXTS = ("folder", "file", "response_text", "response_json", "error_message", "worker", "task_id")
 
 
 @dataclass(frozen=True)
@@ -131,27 +129,29 @@ def _records(
     documents: Iterable[DocumentFile],
 ) -> Iterator[ExportRecord]:
     """Each result with all names, and with keys hidden in its texts."""
-    connections = {
-        connection["id"]: {
-            "connection": connection["name"],
-            "provider": connection["provider_type"],
-            "model": connection["model_name"],
-        }
-        for connection in sealed.config["connections"]
-    }
+    connections = {connection["id"]: connection for connection in sealed.config["connections"]}
     prompts = {prompt["id"]: prompt["name"] for prompt in sealed.config["prompts"]}
     for result, file in _with_files(results, documents):
-        record = replace(
+        connection = connections.get(result.connection_id, {})
+        yield replace(
             result,
             partition_key=batch.key,
             batch_name=batch.name,
             config_sha256=sealed.sha256,
+            folder=None if file is None else _hide_keys(file.folder),
+            # Without a file, the document left the batch; the queue still has its name.
+            file=_hide_keys(result.file if file is None else file.file),
+            files=0 if file is None else file.files,
+            connection=connection.get("name"),
+            provider=connection.get("provider_type"),
+            model=connection.get("model_name"),
             prompt=prompts.get(result.prompt_id),
-            **connections.get(result.connection_id, {}),
-            # A document that left the batch keeps the name that the queue knows.
-            **({} if file is None else {"folder": file.folder, "file": file.file, "files": file.files}),
+            response_text=_hide_keys(result.response_text),
+            response_json=_hide_keys(result.response_json),
+            error_message=_hide_keys(result.error_message),
+            worker=_hide_keys(result.worker),
+            task_id=_hide_keys(result.task_id),
         )
-        yield replace(record, **{name: _hide_keys(getattr(record, name)) for name in _FOREIGN_TEXTS})
 
 
 def _with_files(

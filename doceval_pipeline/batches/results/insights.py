@@ -16,18 +16,18 @@ from doceval_pipeline.doc_eval.baselines import previous_batch
 from doceval_pipeline.doc_eval.batches import batch_names, partition_key
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.doc_eval.prices import prices_of_batch
-from doceval_pipeline.doc_eval.series import OCCURRENCES_READ, occurrences_up_to
+from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, occurrences_up_to
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.usage import Cost, TokenUsage
 from doceval_pipeline.knowledge import usage
 from doceval_pipeline.knowledge.counts import count_origins, newest_origins
 from doceval_pipeline.knowledge.scores import Scores, are_same_results, read_scores
-from doceval_pipeline.knowledge.usage import Pace, TokensTaken
+from doceval_pipeline.knowledge.usage import Pace
 from doceval_pipeline.reports import analysis
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.insights import (
-    Column,
     ColumnMovement,
-    Cost,
     Insights,
     Movement,
     Provenance,
@@ -98,7 +98,7 @@ def gather_insights(
     )
 
 
-def _costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices], reused: int) -> list[Cost]:
+def _costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices], reused: int) -> list[Cost]:
     """What a batch cost; one in which everything was reused cost 0, in each currency of its connections."""
     if tokens or not reused:
         return add_up_costs(tokens, prices)
@@ -132,7 +132,7 @@ def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list
     ]
 
 
-def add_up_costs(tokens: Sequence[TokensTaken], prices: Mapping[int, Prices]) -> list[Cost]:
+def add_up_costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices]) -> list[Cost]:
     """What finished cells cost, for each currency in which any is known."""
     priced = [
         (taken, price)
@@ -277,7 +277,7 @@ def _throughput(pace: Pace | None) -> Throughput | None:
     return Throughput(pace.start, pace.span_seconds, pace.spans, stalls, pace.without_time, pace.all_stalls)
 
 
-def _is_priced(taken: TokensTaken, price: Prices) -> bool:
+def _is_priced(taken: TokenUsage, price: Prices) -> bool:
     """Whether both prices are known, and cells say how many tokens they took where these cost something."""
     return all(
         per_million is not None and (is_said or per_million == 0)
@@ -288,7 +288,7 @@ def _is_priced(taken: TokensTaken, price: Prices) -> bool:
     )
 
 
-def _amount(taken: TokensTaken, price: Prices) -> float:
+def _amount(taken: TokenUsage, price: Prices) -> float:
     return (
         taken.input_tokens * (price.input_per_million or 0)
         + taken.output_tokens * (price.output_per_million or 0)

@@ -60,4 +60,5 @@ def write_records(
         case Format.XLSX:
             from doceval_pipeline.reports.exports.xlsx import write_xlsx
 
-            return RecordCounts(*write_xlsx(file, records, metadata))
+            count, cut = write_xlsx(file, records, metadata)
+            return RecordCounts(count, cut)

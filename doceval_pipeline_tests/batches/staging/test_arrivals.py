@@ -9,17 +9,12 @@ import pytest
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging import recurring
-from doceval_pipeline.batches.staging.recurring import look_for_arrivals, make_occurrence
-from doceval_pipeline.doc_eval.recurring import (
-    MOST_WAITS,
-    Occurrence,
-    Outcome,
-    list_recurring,
-    lock_recurring,
-    start_anew,
-)
+from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
+from doceval_pipeline.doc_eval.recurring.definitions import list_recurring, lock_recurring, restart_from_now
+from doceval_pipeline.doc_eval.recurring.record import MOST_WAITS
 from doceval_pipeline.documents.reading import CHANGED
 from doceval_pipeline.documents.walk import VANISHED
+from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline_tests.batches.clock import Clock, clock_of
 from doceval_pipeline_tests.batches.staging.test_recurring import (
@@ -54,8 +49,8 @@ class Watched:
         with self.databases.doc_eval.begin() as connection:
             (record,) = list_recurring(connection)
             if record.was_set_back:
-                start_anew(connection, record.id)
-        return look_for_arrivals(self.databases, record)
+                restart_from_now(connection, record.id)
+        return find_arrivals(self.databases, record)
 
     def make(self, due_at: datetime | None) -> Occurrence:
         assert due_at is not None
@@ -141,7 +136,7 @@ def test_after_a_failure_what_waits_becomes_a_batch_of_another_time(watched: Wat
     due_at = watched.look()
     away = watched.inbox.rename(watched.inbox.with_name("away"))
     failed = watched.make(due_at)
-    assert failed.outcome is Outcome.FAILED
+    assert failed.outcome is OccurrenceOutcome.FAILED
     for _ in range(2):
         with pytest.raises(StagingError, match="does not exist"):
             watched.look()
@@ -228,5 +223,5 @@ def test_a_look_that_takes_too_long_is_given_up_and_notes_nothing(watched: Watch
     answers = iter([False] * 3 + [True] * 10)
     before = watched.row()
     with pytest.raises(StagingError, match="use a schedule"):
-        look_for_arrivals(watched.databases, record_of(watched.databases), lambda: next(answers))
+        find_arrivals(watched.databases, record_of(watched.databases), lambda: next(answers))
     assert watched.row() == before

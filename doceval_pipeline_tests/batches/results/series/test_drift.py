@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from doceval_pipeline.batches.results.series.drift import (
     BINS,
     Evidence,
-    Scored,
+    ScoreHistogram,
     chance_of_pairs,
     chance_of_samples,
     mark_drift,
@@ -19,9 +19,11 @@ from doceval_pipeline.batches.results.series.drift import (
 COLUMN = (1, 1)
 
 
-def scored(scores: Sequence[float] | NDArray[np.float64]) -> Scored:
+def scored(scores: Sequence[float] | NDArray[np.float64]) -> ScoreHistogram:
     found = np.asarray(scores, dtype=np.float64)
-    return Scored(np.bincount(np.round(found).astype(int), minlength=BINS).astype(float), float(found.sum()))
+    return ScoreHistogram(
+        np.bincount(np.round(found).astype(int), minlength=BINS).astype(float), float(found.sum())
+    )
 
 
 def of_new(scores: Sequence[float] | NDArray[np.float64], question: int = 1) -> Evidence:
