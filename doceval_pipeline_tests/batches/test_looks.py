@@ -1,4 +1,4 @@
-"""A look at folders in which nothing is new writes nothing, and an occurrence writes only what changed."""
+"""A poll of folders without new files writes nothing, and an occurrence writes only changes."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -23,14 +23,14 @@ def ask(databases: Databases, statement: str) -> list[Any]:
 
 
 def written_by_a_look(databases: Databases) -> tuple[int, int]:
-    """Transactions that wrote anything during a look, and bytes of WAL; autovacuum may add to them."""
+    """The number of writing transactions during a poll, and bytes of WAL; autovacuum may add to both."""
     (before,) = ask(databases, WRITTEN)
     assert find_arrivals(databases, record_of(databases)) is None
     (after,) = ask(databases, WRITTEN)
     return after[0] - before[0], int(after[1] - before[1])
 
 
-def test_a_look_writes_nothing_where_nothing_is_new(databases: Databases, tmp_path: Path) -> None:
+def test_a_poll_without_new_files_writes_nothing(databases: Databases, tmp_path: Path) -> None:
     folder = tmp_path / "inbox"
     folder.mkdir()
     for number in range(20):

@@ -1,4 +1,4 @@
-"""What Dagster's pages show of recurring evaluations: their times, their runs, and the batches they made."""
+"""Recurring evaluations on Dagster's pages: their times, runs and batches."""
 
 import shutil
 from dataclasses import replace
@@ -41,7 +41,7 @@ def metadata(result: dg.ExecuteInProcessResult, kind: str = "STEP_OUTPUT") -> di
     return {key: value.value for key, value in shown.items()}
 
 
-def test_a_run_of_an_occurrence_is_linked_with_its_batch_and_the_batch_with_what_made_it(
+def test_the_run_of_an_occurrence_is_linked_to_its_batch_and_the_batch_to_the_run(
     databases: Databases, instance: dg.DagsterInstance, inbox: Path
 ) -> None:
     define(databases, inbox, max_documents=1)
@@ -107,7 +107,7 @@ def test_an_unknown_name_fails_in_one_line(databases: Databases, instance: dg.Da
         assert len(said) < 2_000
 
 
-def test_people_pause_resume_and_delete_it_and_see_whether_that_changed_anything(
+def test_jobs_pause_resume_and_delete_and_report_whether_anything_changed(
     databases: Databases, instance: dg.DagsterInstance, inbox: Path
 ) -> None:
     define(databases, inbox)
@@ -124,7 +124,7 @@ def test_people_pause_resume_and_delete_it_and_see_whether_that_changed_anything
     assert shown_by_a_tick(instance) == "no recurring evaluation is defined"
 
 
-def test_an_occurrence_whose_folder_is_away_is_recorded_and_shown_with_the_reason(
+def test_an_occurrence_with_a_missing_folder_is_recorded_and_shown_with_the_reason(
     databases: Databases, instance: dg.DagsterInstance, inbox: Path
 ) -> None:
     record = define(databases, inbox)
@@ -143,7 +143,7 @@ def test_an_occurrence_whose_folder_is_away_is_recorded_and_shown_with_the_reaso
 @pytest.mark.parametrize(
     "due_at", ["tomorrow", "2026-11-20T01:00:00", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00Z", "\x00"]
 )
-def test_a_time_that_is_none_or_in_the_future_makes_nothing(
+def test_an_invalid_or_future_time_makes_nothing(
     databases: Databases, instance: dg.DagsterInstance, inbox: Path, due_at: str
 ) -> None:
     record = define(databases, inbox)

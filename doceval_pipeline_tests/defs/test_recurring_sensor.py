@@ -1,4 +1,4 @@
-"""The sensor of recurring evaluations: which runs it asks for, whatever is in the database and its cursor."""
+"""The sensor of recurring evaluations: which runs it requests for any database and cursor."""
 
 import threading
 from collections.abc import Iterator
@@ -30,15 +30,15 @@ def asked(result: Any) -> list[str]:
     ("not_before", "now", "may"),
     [(0, 1e9, True), (1e9, 1e9, True), (1e9 + 60, 1e9, False), (1e11, 1e9, True), (1e9 + 3e7, 1e9, True)],
 )
-def test_a_look_waits_for_its_time_unless_a_clock_was_ahead(not_before: float, now: float, may: bool) -> None:
+def test_a_poll_waits_for_its_time_unless_a_clock_was_ahead(not_before: float, now: float, may: bool) -> None:
     assert may_poll(not_before, now) is may
 
 
-def test_a_run_that_fails_is_asked_for_again_with_a_growing_pause() -> None:
+def test_a_failed_run_is_requested_again_with_a_growing_pause() -> None:
     assert [seconds_to_retry(failed) for failed in (0, 1, 2, 7, 8, 10_000)] == [15, 30, 60, 1920, 3600, 3600]
 
 
-def test_what_is_broken_or_hangs_does_not_hold_up_the_others(
+def test_an_invalid_or_hanging_evaluation_does_not_block_the_others(
     databases: Databases, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.txt")
@@ -90,7 +90,7 @@ def hostile_cursors() -> Iterator[str | None]:
     yield "[" * 2_000
 
 
-def test_a_time_is_asked_for_once_made_by_its_run_and_in_the_future_refused(
+def test_a_time_is_requested_once_made_by_its_run_and_rejected_in_the_future(
     databases: Databases, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.txt")

@@ -1,4 +1,4 @@
-"""The series in Dagster: an asset without partitions, pages that are served, and the sensor that asks."""
+"""The series in Dagster: an asset without partitions, served pages, and the sensor."""
 
 import json
 import time
@@ -90,7 +90,7 @@ def page(digest: str) -> SeriesPage:
     return SeriesPage(Path("series.html"), written, 1)
 
 
-def test_each_state_of_a_series_is_asked_for_once(
+def test_each_state_of_a_series_is_requested_once(
     databases: Databases, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights = Nights(databases, tmp_path / "inbox")
@@ -125,7 +125,7 @@ def test_each_state_of_a_series_is_asked_for_once(
     assert len(tick(fresh_series, instance, '{"written": {"-1": "x"}}').run_requests) == 2
 
 
-def test_the_command_writes_the_page_and_prints_where_or_all_figures(
+def test_the_command_writes_the_page_and_prints_its_path_or_all_figures(
     databases: Databases, tmp_path: Path
 ) -> None:
     nights = Nights(databases, tmp_path / "inbox")

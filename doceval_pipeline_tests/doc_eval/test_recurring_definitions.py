@@ -113,7 +113,7 @@ def test_a_mistake_names_line_key_and_what_to_do(tmp_path: Path, lines: list[str
 
 
 @pytest.mark.parametrize("place", [name for name, (at, _) in CARELESS.items() if at[0] == "batches"])
-def test_a_key_in_a_recurring_evaluation_is_refused_and_not_repeated(tmp_path: Path, place: str) -> None:
+def test_a_key_in_a_recurring_evaluation_is_rejected_and_not_repeated(tmp_path: Path, place: str) -> None:
     content = with_secret(tmp_path, place)
     content["recurring"] = [{**content.pop("batches")[0], "schedule": "0 2 * * *"}]
     with pytest.raises(EvaluationFileError) as caught:
@@ -205,7 +205,7 @@ def test_apply_shows_what_changes_for_the_next_occurrence(databases: Databases, 
         ("\0", "run doceval recurring list to see all"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_one_that_is_meant(
+def test_an_unknown_name_is_answered_with_a_similar_one(
     databases: Databases, tmp_path: Path, name: str, advice: str
 ) -> None:
     apply_and_look(databases, load(tmp_path, NIGHTLY))

@@ -47,7 +47,7 @@ def board(*rows: LeaderboardRow) -> Leaderboard:
     return Leaderboard(rows, 2, 1, "d")
 
 
-def test_a_row_tells_how_much_it_rests_on() -> None:
+def test_a_row_shows_how_much_it_is_based_on() -> None:
     shown = render_leaderboard(board(row(scores=Estimate(14, 70.0, 60.0, 80.0)), row("other")))
     first, second = shown.splitlines()[-2:]
     assert first == (
@@ -59,7 +59,7 @@ def test_a_row_tells_how_much_it_rests_on() -> None:
     assert "Simulated" not in shown
 
 
-def test_simulated_results_and_rows_that_are_left_out_are_said() -> None:
+def test_simulated_results_and_omitted_rows_are_reported() -> None:
     shown = render_leaderboard(board(*[row(str(n), simulated=1) for n in range(ROWS_SHOWN + 2)]))
     assert f"no LLM was called** for {ROWS_SHOWN + 2} evaluations" in shown
     assert "2 more rows are not shown" in shown
@@ -109,7 +109,7 @@ def test_the_plot_names_its_lines_whatever_names_hold(name: str, rows: int) -> N
     assert lines == rows or f"{rows - lines} more in the table" in str(texts[-1])
 
 
-def test_the_plot_says_which_line_is_whose() -> None:
+def test_the_plot_labels_each_line() -> None:
     scores = Estimate(9, 50.0, 40.0, 60.0)
     plot = draw_leaderboard(board(row("<b>", scores), row("a connection of a long name", scores)))
     svg = base64.b64decode(plot.partition("base64,")[2][:-1]).decode()

@@ -1,4 +1,4 @@
-"""What the page of a series promises, whatever the series is."""
+"""Properties of a series' page, for any series."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -87,7 +87,7 @@ def series(occurrences: int, columns: int = 1, earlier: int = 0) -> Series:
     )
 
 
-def test_what_others_wrote_is_only_text() -> None:
+def test_foreign_texts_are_only_text() -> None:
     for shown in (render_series(series(12)), series_markdown(series(12))):
         assert "<img" not in shown
         assert "\u202e" not in shown
@@ -173,7 +173,7 @@ def test_a_page_stays_small_however_long_the_series_is() -> None:
     assert len(series_markdown(series(400, columns=25, earlier=600))) < 100_000
 
 
-def test_the_verdict_says_what_it_is_made_of() -> None:
+def test_the_verdict_counts_what_it_is_based_on() -> None:
     assert series(10, earlier=990).verdict.startswith("1,000 occurrences; of the newest 10, 5 done, ")
     assert series(1).verdict == "1 occurrence, 1 done: nothing to compare with yet"
     assert series(3).verdict == "3 occurrences, 3 done: no drift"

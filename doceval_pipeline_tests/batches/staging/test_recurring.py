@@ -1,4 +1,4 @@
-"""Occurrences of recurring evaluations: one for each time, whatever else happens and is in the folders."""
+"""Occurrences of recurring evaluations: one per time, whatever else happens or is in the folders."""
 
 import os
 import shutil
@@ -100,7 +100,7 @@ def record_of(databases: Databases) -> RecurringRecord:
         return record
 
 
-def test_a_folder_that_is_away_is_recorded_and_nothing_in_it_is_new_afterwards(
+def test_a_missing_folder_is_recorded_and_nothing_in_it_is_new_afterwards(
     databases: Databases, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
@@ -144,7 +144,7 @@ def test_a_folder_that_is_away_is_recorded_and_nothing_in_it_is_new_afterwards(
     assert out == [1, 0]
 
 
-def test_a_file_system_that_hangs_fails_the_occurrence_and_holds_up_nothing(
+def test_a_file_system_that_hangs_fails_the_occurrence_and_blocks_nothing(
     databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.txt")
@@ -200,7 +200,7 @@ def test_deleting_waits_for_an_occurrence_that_is_being_made_for_longer_than_for
         assert not delete_recurring(deleting, record.id)
 
 
-def test_a_file_that_could_not_be_read_is_taken_again_although_it_looks_as_before(
+def test_a_file_that_could_not_be_read_is_tried_again_although_it_is_unchanged(
     databases: Databases, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
@@ -220,7 +220,7 @@ def test_a_file_that_could_not_be_read_is_taken_again_although_it_looks_as_befor
     assert files(databases, make_occurrence(databases, record, NIGHT + 3 * DAY).batch_id) == {"a.txt"}
 
 
-def test_staging_anew_and_rescans_keep_to_the_files_of_an_occurrence_also_without_its_definition(
+def test_staging_again_and_rescans_use_only_the_files_of_an_occurrence_even_without_its_definition(
     databases: Databases, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
@@ -246,7 +246,7 @@ def test_staging_anew_and_rescans_keep_to_the_files_of_an_occurrence_also_withou
     assert files(databases, number, "STAGED", "ASSIGNED") == {"new.txt"}
 
 
-def test_times_of_files_may_be_any_and_go_backwards(databases: Databases, tmp_path: Path) -> None:
+def test_file_times_may_be_arbitrary_and_go_backwards(databases: Databases, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     # In nanoseconds the first needs more than 64 bits.
     for name, at in (("far.txt", 2**40), ("early.txt", -1_000_000_000), ("epoch.txt", 0)):
@@ -263,7 +263,7 @@ def test_times_of_files_may_be_any_and_go_backwards(databases: Databases, tmp_pa
     ("table", "column", "name"),
     [("connections", "name", "other"), ("prompts", "name", "clarity"), ("folders", "folder_path", None)],
 )
-def test_what_a_definition_names_and_is_gone_is_recorded_and_the_next_one_runs(
+def test_a_missing_reference_is_recorded_and_the_next_occurrence_runs(
     databases: Databases, tmp_path: Path, table: str, column: str, name: str | None
 ) -> None:
     inbox = tmp_path / "inbox"
@@ -279,9 +279,7 @@ def test_what_a_definition_names_and_is_gone_is_recorded_and_the_next_one_runs(
     assert files(databases, make_occurrence(databases, record, NIGHT + DAY).batch_id) == {"a.txt"}
 
 
-def test_a_run_by_hand_does_not_take_the_place_of_a_time_of_the_schedule(
-    databases: Databases, tmp_path: Path
-) -> None:
+def test_a_requested_run_does_not_replace_a_scheduled_time(databases: Databases, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     write(inbox / "a.txt")
     with clock_of(databases, NIGHT - MINUTE) as clock:
@@ -306,7 +304,7 @@ def test_a_clock_that_was_wrong_neither_repeats_a_time_nor_ends_the_series(
     made = []
 
     def tick(moment: datetime) -> None:
-        """What the sensor and its runs do at a moment."""
+        """Act as the sensor and its runs at a moment."""
         clock.moment = moment
         with databases.doc_eval.begin() as connection:
             (found,) = list_recurring(connection)
@@ -333,9 +331,7 @@ def test_a_clock_that_was_wrong_neither_repeats_a_time_nor_ends_the_series(
     assert len(set(made)) == len(made)
 
 
-def test_processes_that_make_the_same_time_at_once_make_one_batch(
-    databases: Databases, tmp_path: Path
-) -> None:
+def test_concurrent_processes_make_one_batch_per_time(databases: Databases, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     write(inbox / "a.txt")
     record = define(databases, inbox)
@@ -350,7 +346,7 @@ def test_processes_that_make_the_same_time_at_once_make_one_batch(
     assert again == found[0]
 
 
-def test_one_that_is_defined_again_makes_no_time_of_the_one_before(
+def test_a_new_definition_of_the_same_name_makes_no_earlier_times(
     databases: Databases, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
@@ -379,7 +375,7 @@ def test_one_that_is_defined_again_makes_no_time_of_the_one_before(
         ("deep", "not readable"),
     ],
 )
-def test_a_definition_that_was_broken_by_hand_is_never_due_and_says_so(
+def test_an_invalid_stored_definition_is_never_due_and_is_reported(
     databases: Databases, tmp_path: Path, broken: str, problem: str
 ) -> None:
     record = define(databases, tmp_path)
@@ -413,9 +409,7 @@ def test_a_definition_that_was_broken_by_hand_is_never_due_and_says_so(
     )
 
 
-def test_a_rejected_folder_of_the_system_is_a_failure_with_its_reason(
-    databases: Databases, tmp_path: Path
-) -> None:
+def test_a_rejected_system_folder_is_a_failure_with_its_reason(databases: Databases, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     write(inbox / "a.txt")
     record = define(databases, inbox)
@@ -451,7 +445,7 @@ def test_a_file_that_an_archived_occurrence_could_not_read_is_new_and_the_others
     assert second.doc_eval("SELECT count(*) FROM batch_documents") == [(1,)]
 
 
-def test_a_night_writes_only_files_that_are_new_and_old_nights_without_a_batch_are_forgotten(
+def test_an_occurrence_writes_only_new_files_and_old_ones_without_a_batch_are_deleted(
     databases: Databases, tmp_path: Path
 ) -> None:
     record = define(databases, tmp_path, scope="all", skip_if_nothing_new=False)

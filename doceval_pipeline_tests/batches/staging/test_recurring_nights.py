@@ -1,4 +1,4 @@
-"""Nights of a recurring evaluation beside a plain model: batches, what they hold, and what is asked."""
+"""Nights of a recurring evaluation compared with a plain model: batches, their files, and new evaluations."""
 
 import os
 import random
@@ -83,7 +83,7 @@ class Folder:
 
 
 def tick(databases: Databases) -> None:
-    """What the sensor and its run do."""
+    """Act as the sensor and its run."""
     with databases.doc_eval.connect() as connection:
         due = [(record, record.due_at) for record in list_recurring(connection)]
     for record, due_at in due:
@@ -151,7 +151,7 @@ def recorded(databases: Databases) -> list[Occurrence]:
 @pytest.mark.parametrize(
     ("nights", "kills"), [(4, 0.3), pytest.param(30, 0.6, marks=pytest.mark.slow)], ids=["short", "full"]
 )
-def test_nights_across_both_changes_of_the_clock_with_kills_are_as_in_a_plain_model(
+def test_nights_across_both_clock_changes_and_kills_match_a_plain_model(
     databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nights: int, kills: float
 ) -> None:
     monkeypatch.setattr(storing, "PORTION_FILES", 3)

@@ -1,4 +1,4 @@
-"""Reads exports back, each format by itself, into the records that they were made from."""
+"""Reads exports of each format back into records."""
 
 import csv
 import io
@@ -78,7 +78,7 @@ def read_parquet(path: Path) -> list[ExportRecord]:
 
 
 def read_xlsx(path: Path) -> list[ExportRecord]:
-    """What all sheets hold; numbers have 16 digits, and texts as much as a cell holds."""
+    """The records of all sheets; numbers have 16 digits, texts at most the length of a cell."""
     workbook = load_workbook(path, read_only=True)
     found = []
     for name in workbook.sheetnames:

@@ -1,4 +1,4 @@
-"""Records for tests: any that the databases could hold, and one that is like any other."""
+"""Records for tests: any that the databases could hold, and an ordinary one."""
 
 from datetime import UTC, datetime
 from types import NoneType
@@ -66,7 +66,7 @@ any_record = st.builds(
 
 
 def plain_record(**changes: Any) -> ExportRecord:
-    """A record in which nothing is strange but what a test asks for."""
+    """An ordinary record with the given changes."""
     values: dict[type, Any] = {
         str: "word",
         int: 1,

@@ -1,4 +1,4 @@
-"""Records in each format: they read back equal, whatever is in them, and no spreadsheet acts on them."""
+"""Records in each format read back equal for any content, and no spreadsheet acts on them."""
 
 import csv
 import errno
@@ -33,7 +33,7 @@ def written(folder: Path, format: Format, records: list[ExportRecord]) -> tuple[
 
 
 def as_read(format: Format, record: ExportRecord) -> ExportRecord:
-    """What a record is after a format: only xlsx has 16 digits."""
+    """A record as a format reads back: only xlsx rounds, to 16 digits."""
     if format is not Format.XLSX:
         return record
     rounded = (float(f"{v:.16G}") if isinstance(v, float) else v for v in record.values())
@@ -65,7 +65,7 @@ def test_every_hostile_text_reads_back_equal_in_every_place(tmp_path: Path, form
 
 
 @given(any_text)
-def test_no_spreadsheet_takes_a_text_of_a_csv_for_a_formula(text: str) -> None:
+def test_no_spreadsheet_treats_a_text_of_a_csv_as_a_formula(text: str) -> None:
     from doceval_pipeline.reports.exports.text import _csv_field
 
     (parsed,) = next(csv.reader([_csv_field(text)]))
@@ -81,7 +81,7 @@ def test_numbers_of_a_csv_stay_numbers(tmp_path: Path) -> None:
     assert (record["seconds"], record["input_tokens"], record["score"]) == ("-5.25", "-7", "")
 
 
-def test_a_workbook_tells_which_texts_are_not_whole(tmp_path: Path) -> None:
+def test_a_workbook_lists_which_texts_were_cut(tmp_path: Path) -> None:
     long, wide = "x" * 40_000, "\U0001f600" * 16_384
     records = [plain_record(), plain_record(response_text=long, error_message=wide), plain_record()]
     path, told = written(tmp_path, Format.XLSX, records)
@@ -145,7 +145,7 @@ def test_row_groups_are_bounded_by_records_and_by_characters(
     assert read_parquet(path) == records
 
 
-def test_a_parquet_file_says_of_which_version_it_is(tmp_path: Path) -> None:
+def test_a_parquet_file_holds_its_version(tmp_path: Path) -> None:
     path, _ = written(tmp_path, Format.PARQUET, [])
     assert pq.read_schema(path).metadata == {b"doceval.export.version": b"1"}
     assert str(pq.read_schema(path).field("queued_at").type) == "timestamp[us, tz=UTC]"
@@ -177,7 +177,7 @@ class FullDisk:
 
 @ALL
 @pytest.mark.parametrize("room", [0, 2_000, 6_000])
-def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, format: Format, room: int) -> None:
+def test_a_full_disk_raises_the_operating_system_error(tmp_path: Path, format: Format, room: int) -> None:
     records = [plain_record(response_text=os.urandom(400).hex()) for _ in range(100)]
     with (tmp_path / "export").open("wb") as file, pytest.raises(OSError, match="No space left") as told:
         write_records(FullDisk(file, room), format, records, METADATA)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The series of a recurring evaluation, as adding it up row by row gives it."""
+"""The series of a recurring evaluation equals the sums over its rows."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -97,9 +97,7 @@ def test_every_occurrence_has_the_figures_of_its_rows(databases: Databases, tmp_
     assert all(c.content.file == "0.txt" for c in series.changes.documents)
 
 
-def test_a_result_that_is_reused_again_and_again_is_no_new_evidence(
-    databases: Databases, tmp_path: Path
-) -> None:
+def test_a_result_that_is_reused_repeatedly_is_not_new_evidence(databases: Databases, tmp_path: Path) -> None:
     nights = Nights(
         databases, tmp_path / "inbox", prompts=("clarity",), scope="all", skip_if_nothing_new=False
     )
@@ -152,7 +150,7 @@ def test_an_archived_occurrence_stays_in_the_series_without_results(
     assert write_series(databases, "inbox").path == write_series(databases, "inbox").path
 
 
-def test_a_hostile_name_is_in_no_file_name_and_inert_on_the_page(
+def test_a_hostile_name_is_absent_from_file_names_and_inert_on_the_page(
     databases: Databases, tmp_path: Path
 ) -> None:
     nights = Nights(databases, tmp_path / "inbox")

@@ -53,7 +53,7 @@ def times(recurrence: Recurrence, after: datetime, until: datetime) -> list[date
         ("0 3 * * *", ["02:00"], ["01:00"]),
     ],
 )
-def test_an_hour_that_comes_twice_or_never_has_each_time_once(
+def test_an_hour_that_occurs_twice_or_never_has_each_time_once(
     schedule: str, autumn: list[str], spring: list[str]
 ) -> None:
     for day, expected in ((AUTUMN, autumn), (SPRING, spring)):
@@ -78,7 +78,7 @@ def test_the_newest_time_is_the_last_one_whenever_it_is_asked_for(schedule: str,
             assert recurrence.newest(after, until) == (found[-1] if found else None)
 
 
-def test_looks_of_each_quarter_of_a_minute_find_each_time_once() -> None:
+def test_checking_every_quarter_of_a_minute_finds_each_time_once() -> None:
     for day in (AUTUMN, SPRING):
         looked = record(day, keys={"schedule": "*/10 * * * *", "timezone": "Europe/Berlin"}, watched_from=day)
         made: list[datetime] = []
@@ -143,7 +143,7 @@ def test_arrivals_become_a_batch_once_it_is_quiet_or_late(
     assert watched.arrivals_at == (began if is_due else None), what
 
 
-def test_a_time_that_need_no_longer_be_made_is_refused() -> None:
+def test_a_time_that_is_no_longer_pending_is_rejected() -> None:
     with pytest.raises(RecurringError, match="is paused: resume it first"):
         record(NIGHT, paused_at=NIGHT).require_pending(NIGHT)
     with pytest.raises(RecurringError, match="before its schedule took effect"):
