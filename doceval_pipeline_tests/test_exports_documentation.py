@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli import cli
-from doceval_pipeline.domain.export import COLUMNS, ExportRecord
+from doceval_pipeline.domain.export import ExportRecord
 from doceval_pipeline.reports.exports.columns import TYPES, VERSION
 from doceval_pipeline.reports.exports.parquet import MOST_RECORDS
 from doceval_pipeline.reports.exports.writing import Format, write_records
@@ -68,7 +68,7 @@ def test_postgresql_reads_the_csv_and_tells_an_empty_text_from_none(
         cursor.copy_expert("COPY results FROM STDIN (FORMAT csv, HEADER, ENCODING 'UTF8')", file)
         cursor.execute(f"UPDATE results SET {unmarked}")
         cursor.execute("SELECT * FROM results")
-        found = [ExportRecord(**dict(zip(COLUMNS, row, strict=True))) for row in cursor.fetchall()]
+        found = [ExportRecord(*row) for row in cursor.fetchall()]
     connection.rollback()
     connection.close()
     assert found == RECORDS == read_csv(tmp_path / "results.csv")

@@ -1,38 +1,37 @@
 """The records of an export: a result with all names, and the file of a document."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
-from operator import attrgetter
+from typing import NamedTuple
 
 Value = str | int | float | bool | datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportRecord:
+class ExportRecord(NamedTuple):
     """One result. The fields are the columns of an export, in its order; docs/exports.md explains each.
 
-    The queue does not know the fields that have a default: the names of the batch, the file, the connection
-    and the prompt are added later. Times are UTC-aware; texts may have any length.
+    A tuple, because there may be millions. `knowledge` does not know the names of the batch, the connection
+    and the prompt, nor the folder: `batches` adds them. Times are UTC-aware; texts may have any length.
     """
 
-    partition_key: str = ""
+    partition_key: str
     batch_id: int
-    batch_name: str = ""
-    config_sha256: str = ""
+    batch_name: str
+    config_sha256: str
     document_id: str
     sha256: str
-    folder: str | None = None
-    file: str | None = None
-    files: int = 0
+    folder: str | None
+    file: str | None
+    files: int
     file_size: int
     content_type: str
     doc_type: str
     connection_id: int
-    connection: str | None = None
-    provider: str | None = None
-    model: str | None = None
+    connection: str | None
+    provider: str | None
+    model: str | None
     prompt_id: int
-    prompt: str | None = None
+    prompt: str | None
     attempt: int
     current: bool
     outcome: str
@@ -55,15 +54,9 @@ class ExportRecord:
     reused_from_batch: int | None
     reused_from: int | None
 
-    def values(self) -> tuple[Value, ...]:
-        """The values of all columns, in the order of `COLUMNS`."""
-        values: tuple[Value, ...] = _values(self)
-        return values
 
-
-COLUMNS = tuple(field.name for field in fields(ExportRecord))
+COLUMNS = ExportRecord._fields
 """The names of the columns of an export, in order."""
-_values = attrgetter(*COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,18 @@ ROWS_AT_A_TIME = 1_000
 SMALL_TEXTS = 64 * 1024
 # Largest text that the table accepts, in bytes; see its trigger bound_response.
 LARGEST_TEXT = 16 * 1024 * 1024
+# Columns of a record that other databases know.
+_WITHOUT_NAMES: dict[str, Any] = {
+    "partition_key": "",
+    "batch_name": "",
+    "config_sha256": "",
+    "folder": None,
+    "files": 0,
+    "connection": None,
+    "provider": None,
+    "model": None,
+    "prompt": None,
+}
 _TIMES = ("queued_at", "started_at", "completed_at", "withdrawn_at")
 
 
@@ -88,14 +100,14 @@ def read_results(
 ) -> Iterator[tuple[int, ExportRecord]]:
     """Yield the current results of a batch, or every attempt, each after the `docs.id` of its document.
 
-    They are ordered by `docs.id`, prompt, connection and attempt, and never all in memory. `file` is the path
-    of the document when it was queued. The caller's transaction must be REPEATABLE READ, so that all results
-    are of one moment.
+    They are ordered by `docs.id`, prompt, connection and attempt, and never all in memory. Names are missing;
+    `file` is the path of the document when it was queued. The caller's transaction must be REPEATABLE READ, so
+    that all results are of one moment.
     """
     statement = _EVERY_ATTEMPT if every_attempt else _CURRENT
     options = {"yield_per": ROWS_AT_A_TIME}
     for row in connection.execute(statement, {"batch_id": batch_id}, execution_options=options):
-        values = dict(row._mapping)
+        values = {**_WITHOUT_NAMES, **row._mapping}
         row_id, docs_id, has_texts = (values.pop(name) for name in ("row_id", "docs_id", "has_texts"))
         if not has_texts:
             values |= _large_texts(connection, row_id)

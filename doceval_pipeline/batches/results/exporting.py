@@ -5,7 +5,7 @@ Results and file names are in two databases, which may be on two servers. Both a
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -133,8 +133,7 @@ def _records(
     prompts = {prompt["id"]: prompt["name"] for prompt in sealed.config["prompts"]}
     for result, file in _with_files(results, documents):
         connection = connections.get(result.connection_id, {})
-        yield replace(
-            result,
+        yield result._replace(
             partition_key=batch.key,
             batch_name=batch.name,
             config_sha256=sealed.sha256,

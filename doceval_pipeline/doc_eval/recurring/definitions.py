@@ -24,8 +24,9 @@ _IS_SCHEDULED = "o.recurring_id = r.id AND extract(microseconds FROM o.due_at) =
 _RECORDS = f"""
     SELECT r.id, r.name, r.definition::text AS definition, r.watched_from, r.paused_at, r.known_digest,
            r.seen_digest, r.waiting_from, r.changed_at, now() AS now,
-           newest.due_at, newest.outcome, newest.reason, newest.batch_id,
-           CASE WHEN b.archived_at IS NULL THEN b.status ELSE 'ARCHIVED' END AS batch_status,
+           newest.due_at AS newest_due_at, newest.outcome AS newest_outcome,
+           newest.reason AS newest_reason, newest.batch_id AS newest_batch_id,
+           CASE WHEN b.archived_at IS NULL THEN b.status ELSE 'ARCHIVED' END AS newest_batch_status,
            CASE WHEN b.status = 'PAUSED' AND b.archived_at IS NULL THEN b.held_reason END AS held_reason,
            scheduled.due_at AS scheduled_at,
            greatest(r.watched_from, r.waiting_from, r.changed_at) > now()
@@ -45,7 +46,7 @@ _ALL = text(f'{_RECORDS} ORDER BY r.name COLLATE "C"')
 # Makes a concurrent DELETE wait until the occurrence is recorded.
 _BY_ID = text(f"{_RECORDS} WHERE r.id = :id FOR KEY SHARE OF r")
 _BY_NAME = text(f"{_RECORDS} WHERE {normal_in_sql('r.name')} = :name")
-_SOME_NAMES = text(f"SELECT name FROM recurring_evaluations ORDER BY id LIMIT {MOST_COMPARED}")
+_NAMES = text(f"SELECT name FROM recurring_evaluations ORDER BY id LIMIT {MOST_COMPARED}")
 _PAUSE = text("UPDATE recurring_evaluations SET paused_at = now() WHERE id = :id AND paused_at IS NULL")
 # Times that passed during the pause are not made up.
 _RESUME = text("""
@@ -107,14 +108,14 @@ def find_recurring(connection: Connection, name: str) -> RecurringRecord:
     is_text = "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
     row = connection.execute(_BY_NAME, {"name": normal(name)}).first() if is_text else None
     if row is None:
-        near = similar(name, connection.scalars(_SOME_NAMES))
+        near = similar(name, connection.scalars(_NAMES))
         advice = f"did you mean {near!r}?" if near else "run doceval recurring list to see all"
         raise UnknownRecurring(f"there is no recurring evaluation {name[:LONGEST]!r}: {advice}")
     return _record(row)
 
 
 def read_again(connection: Connection, record: RecurringRecord) -> RecurringRecord:
-    """A recurring evaluation as it is now.
+    """The current record of a recurring evaluation.
 
     Raises
     ------
@@ -197,27 +198,9 @@ def configured_folders(connection: Connection, definition: Recurring) -> list[di
 
 def _record(row: Row[Any]) -> RecurringRecord:
     definition, problem = _definition(row.name, row.definition)
-    return RecurringRecord(
-        id=row.id,
-        name=row.name,
-        definition=definition,
-        watched_from=row.watched_from,
-        paused_at=row.paused_at,
-        known_digest=row.known_digest,
-        seen_digest=row.seen_digest,
-        waiting_from=row.waiting_from,
-        changed_at=row.changed_at,
-        now=row.now,
-        newest_due_at=row.due_at,
-        newest_outcome=None if row.outcome is None else OccurrenceOutcome(row.outcome),
-        newest_reason=row.reason,
-        newest_batch_id=row.batch_id,
-        newest_batch_status=row.batch_status if row.batch_id is not None else None,
-        held_reason=row.held_reason,
-        scheduled_at=row.scheduled_at,
-        was_set_back=bool(row.was_set_back),
-        problem=problem,
-    )
+    outcome = None if row.newest_outcome is None else OccurrenceOutcome(row.newest_outcome)
+    values = {"definition": definition, "problem": problem, "newest_outcome": outcome}
+    return RecurringRecord(**(dict(row._mapping) | values))
 
 
 def _definition(name: str, stored: str) -> tuple[Recurring, str | None]:

@@ -30,7 +30,7 @@ def write_parquet(file: IO[bytes], records: Iterable[ExportRecord], metadata: Ma
     count = 0
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for portion in _portions(records):
-            columns = zip(*(record.values() for record in portion), strict=True)
+            columns = zip(*portion, strict=True)
             arrays = [pa.array(column, field.type) for column, field in zip(columns, _FIELDS, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
             count += len(portion)

@@ -28,7 +28,7 @@ def write_csv(file: IO[bytes], records: Iterable[ExportRecord]) -> int:
     file.write(_csv_line(COLUMNS))
     count = 0
     for record in records:
-        file.write(_csv_line(record.values()))
+        file.write(_csv_line(record))
         count += 1
     return count
 
@@ -37,7 +37,7 @@ def write_jsonl(file: IO[bytes], records: Iterable[ExportRecord]) -> int:
     """Write one JSON object per line, its keys in the order of `COLUMNS`; return the number of records."""
     count = 0
     for record in records:
-        line = _encode(dict(zip(COLUMNS, record.values(), strict=True)))
+        line = _encode(record._asdict())
         for character, escape in _LINE_ENDS.items():
             line = line.replace(character, escape)
         file.write(line.encode() + b"\n")

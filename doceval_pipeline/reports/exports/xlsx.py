@@ -113,7 +113,7 @@ def _write_record(sheet: _Sheet, row: int, record: ExportRecord) -> int:
     """Write a record to a row, which lists its cut texts; return the number of cut texts."""
     cut = [
         name
-        for column, (name, value) in enumerate(zip(COLUMNS, record.values(), strict=True))
+        for column, (name, value) in enumerate(zip(COLUMNS, record, strict=True))
         if value is not None and _write_value(sheet, row, column, value) == _CUT
     ]
     if cut:

@@ -36,8 +36,7 @@ def as_read(format: Format, record: ExportRecord) -> ExportRecord:
     """A record as a format reads back: only xlsx rounds, to 16 digits."""
     if format is not Format.XLSX:
         return record
-    rounded = (float(f"{v:.16G}") if isinstance(v, float) else v for v in record.values())
-    return ExportRecord(**dict(zip(COLUMNS, rounded, strict=True)))  # type: ignore[arg-type]
+    return ExportRecord(*(float(f"{value:.16G}") if isinstance(value, float) else value for value in record))
 
 
 @ALL
