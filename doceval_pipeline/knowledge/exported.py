@@ -101,7 +101,7 @@ def read_results(
     """Yield the current results of a batch, or every attempt, each after the `docs.id` of its document.
 
     They are ordered by `docs.id`, prompt, connection and attempt, and never all in memory. Names are missing;
-    `file` is the path of the document when it was queued. The caller's transaction must be REPEATABLE READ, so
+    `file` is the path of the document when it was queued. The transaction must be REPEATABLE READ, so
     that all results are of one moment.
     """
     statement = _EVERY_ATTEMPT if every_attempt else _CURRENT

@@ -92,7 +92,7 @@ def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
             ["results.txt"],
             "the extension of results.txt is not a format: add --format jsonl|csv|parquet|xlsx|html",
         ),
-        (["page.html", "--attempts", "all"], "leave out --attempts all, or choose another format"),
+        (["page.html", "--attempts", "all"], "remove --attempts all, or choose another format"),
         (["/dev/null", "--format", "csv"], "/dev/null is there and is no file"),
         (
             ["nowhere/results.csv"],

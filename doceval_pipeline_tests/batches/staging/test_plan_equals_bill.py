@@ -1,5 +1,6 @@
 """What a plan lists as new, reused and gone is what is then queued, reused and left out."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -292,7 +293,7 @@ def test_the_next_occurrence_is_planned_as_it_is_then_made(
         made = make_occurrence(databases, record, night)
         night += timedelta(days=1)
         assert (planned["outcome"], planned["reason"]) == (made.outcome, made.reason)
-        assert planned["files"] == vars(made.files)
+        assert planned["files"] == asdict(made.files)
         if made.batch_id is None:
             continue
         batches.append(made.batch_id)
