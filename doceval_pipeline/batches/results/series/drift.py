@@ -65,7 +65,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class _Level:
+class _DriftLevel:
     """The scores of a question in all occurrences since the last mark."""
 
     question: int
@@ -91,16 +91,16 @@ def mark_drift(
         The drift of each occurrence and column, with p corrected for the whole series; without p for columns
         that cannot be compared.
     """
-    levels: dict[Column, _Level] = {}
+    levels: dict[Column, _DriftLevel] = {}
     drifts_by_occurrence = []
     for evidence, place in zip(occurrences, places, strict=True):
         drifts = _correct({c: _compare(e, levels.get(c)) for c, e in evidence.items()}, place)
         for column, own in evidence.items():
             level = levels.get(column)
             if level is None or level.question != own.question or drifts[column].is_marked:
-                levels[column] = _Level(own.question, own.asked)
+                levels[column] = _DriftLevel(own.question, own.asked)
             else:
-                levels[column] = _Level(own.question, level.scores + own.new)
+                levels[column] = _DriftLevel(own.question, level.scores + own.new)
         drifts_by_occurrence.append(drifts)
     return drifts_by_occurrence
 
@@ -133,7 +133,7 @@ def chance_of_pairs(moved: float, moved_squared: float) -> float:
     return 1.0 if moved_squared <= 0 else min(1.0, 2 * math.exp(-(moved**2) / (2 * moved_squared)))
 
 
-def _compare(own: Evidence, level: _Level | None) -> SeriesDrift:
+def _compare(own: Evidence, level: _DriftLevel | None) -> SeriesDrift:
     """Compare an occurrence with the level of earlier ones, without correction of p."""
     is_other = level is not None and level.question != own.question
     if own.pairs and own.pairs >= SHARE_PAIRED * own.asked.n:
