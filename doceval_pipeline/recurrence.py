@@ -1,7 +1,7 @@
-"""When something recurs: a cron schedule in a time zone. No clock is read here.
+"""Cron schedules in a time zone. Does not read the clock.
 
-Fields are those of Debian's cron: at an hour that a change to daylight saving time skips, a schedule of fixed
-times fires right after the change, and at one that comes twice, once.
+Schedules behave as in Debian's cron: a fixed time in an hour that daylight saving time skips fires right
+after the change, and one in an hour that occurs twice fires once.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from cronsim import CronSim, CronSimError
 from doceval_pipeline.errors import ConfigurationError
 
 LONGEST_SCHEDULE = 200
-# In which the newest time is looked for first.
+# The search for the newest time begins with this span.
 SHORTEST_SPAN = timedelta(hours=1)
 _FIELDS = {
     "minute": "minute (0-59)",
@@ -38,30 +38,30 @@ _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-# Names that mean something else on each machine, or no place.
+# Names that depend on the machine, or that are not places.
 _NO_PLACES = {"localtime", "Factory"}
 _ZONE_ADVICE = "write one such as Europe/Berlin or UTC"
-# How much of a time zone must be as in the known one for it to be a misspelling.
+# Similarity, from 0 to 1, at which an unknown name counts as a misspelled time zone.
 _LIKENESS = 0.8
 _LONGEST_ZONE = 40
-# What zoneinfo raises for a name that it does not find, or that leads out of its folder.
+# Errors of zoneinfo for a name that is unknown, or that leads out of its folder.
 _NO_ZONE = (ZoneInfoNotFoundError, ValueError, OSError)
 
 
 @dataclass(frozen=True)
 class Recurrence:
-    """A cron schedule of five fields, and the IANA name of a time zone; both were found valid."""
+    """A valid cron schedule of five fields, in a time zone of the IANA database."""
 
     schedule: str
     timezone: str = "UTC"
 
     def first_after(self, moment: datetime) -> datetime | None:
-        """The first time after a moment, in UTC; None where there is none in the next decades.
+        """The first time after a moment, in UTC; None if there is none in the next decades.
 
         Raises
         ------
         ConfigurationError
-            This machine does not know the time zone, or the schedule was not checked.
+            This machine does not know the time zone, or the schedule is not valid.
         """
         return next(self._after(moment), None)
 
@@ -70,21 +70,21 @@ class Recurrence:
         return self.first_after(moment - timedelta(microseconds=1)) == moment
 
     def newest(self, after: datetime, until: datetime) -> datetime | None:
-        """The last time that is later than `after` and not later than `until`, in UTC."""
-        # The library counts back in another way than forth where an hour comes twice.
+        """The last time after `after` and up to `until`, in UTC; None if there is none."""
+        # Backwards, the library treats an hour that occurs twice differently, so this searches forwards.
         span = SHORTEST_SPAN
         while True:
             begin = max(after, until - span)
-            found = list(takewhile(lambda time: time <= until, self._after(begin)))
-            if found or begin == after:
-                return found[-1] if found else None
+            times = list(takewhile(lambda time: time <= until, self._after(begin)))
+            if times or begin == after:
+                return times[-1] if times else None
             span *= 8
 
     def _after(self, moment: datetime) -> Iterator[datetime]:
-        for found in self._simulated(moment):
-            # Of an hour that comes twice the library may begin with the first one. Times of one zone are
-            # compared without their offsets.
-            if (time := found.astimezone(UTC)) > moment:
+        for local in self._simulated(moment):
+            # In an hour that occurs twice, the library may begin with the first one. Python compares times of
+            # one zone without their offsets.
+            if (time := local.astimezone(UTC)) > moment:
                 yield time
 
     def _simulated(self, moment: datetime) -> CronSim:
@@ -97,7 +97,7 @@ class Recurrence:
 
 
 def zone(name: str) -> ZoneInfo:
-    """The time zone of a name.
+    """The time zone with a name.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def zone(name: str) -> ZoneInfo:
 
 
 def in_zone(moment: datetime, timezone: str) -> str:
-    """A time in a time zone and in UTC, for people: 2026-12-01 02:00 CET (01:00 UTC)."""
+    """A time in a time zone and in UTC, such as 2026-12-01 02:00 CET (01:00 UTC)."""
     utc, local = moment.astimezone(UTC), local_time(moment, timezone)
     shown = f"{local:%Y-%m-%d %H:%M %Z}"
     if local.tzname() == "UTC":
@@ -122,7 +122,7 @@ def in_zone(moment: datetime, timezone: str) -> str:
 
 
 def local_time(moment: datetime, timezone: str) -> datetime:
-    """A time in a time zone; in UTC where this machine does not know the zone."""
+    """A time in a time zone; in UTC if this machine does not know the zone."""
     try:
         return moment.astimezone(ZoneInfo(timezone))
     except _NO_ZONE:
@@ -130,7 +130,7 @@ def local_time(moment: datetime, timezone: str) -> datetime:
 
 
 def problem_of_schedule(schedule: str) -> str | None:
-    """Why a text is not a cron expression that ever fires, and what to do; None for a usable one."""
+    """Why a text is not a cron expression that ever fires, and how to fix it; None for a usable one."""
     if nickname := _NICKNAMES.get(schedule.strip().lower()):
         return f"is not a cron expression of five fields: write '{nickname}'"
     fields = schedule.split()
@@ -139,27 +139,27 @@ def problem_of_schedule(schedule: str) -> str | None:
     if len(fields) > len(_FIELDS):
         return f"has {len(fields)} fields, but seconds and years are not supported: {_ADVICE}"
     try:
-        found = Recurrence(schedule).first_after(datetime(2026, 1, 1, tzinfo=UTC))
+        first = Recurrence(schedule).first_after(datetime(2026, 1, 1, tzinfo=UTC))
     except ConfigurationError:
-        wrong = _invalid_field(fields)
-        return _NEVER if wrong is None else f"has an invalid {wrong}: {_ADVICE}"
-    return None if found is not None else _NEVER
+        field = _invalid_field(fields)
+        return _NEVER if field is None else f"has an invalid {field}: {_ADVICE}"
+    return None if first is not None else _NEVER
 
 
 def _invalid_field(fields: list[str]) -> str | None:
-    """The field that is invalid by itself; None where only their combination is, as on February 30."""
-    for place, (field, called) in enumerate(zip(fields, _FIELDS.values(), strict=True)):
+    """The first invalid field; None if only the combination is invalid, such as February 30."""
+    for place, (field, name) in enumerate(zip(fields, _FIELDS.values(), strict=True)):
         alone = ["*"] * len(_FIELDS)
         alone[place] = field
         try:
             CronSim(" ".join(alone), datetime(2026, 1, 1, tzinfo=UTC))
         except CronSimError:
-            return called
+            return name
     return None
 
 
 def problem_of_timezone(name: str) -> str | None:
-    """Why a text is not a time zone of the IANA database, and what to do; None for a usable one."""
+    """Why a text is not a time zone of the IANA database, and how to fix it; None for a usable one."""
     if name in _timezones():
         return None
     if re.search(r"[+-]?\d", name[:_LONGEST_ZONE]):
@@ -175,18 +175,18 @@ def _timezones() -> frozenset[str]:
 
 @cache
 def _spellings() -> dict[str, str]:
-    """The time zones by what people write: in lower case, or only the city."""
+    """Time zones by usual spellings: the name or only the city, in lower case."""
     zones = sorted(_timezones(), reverse=True)
     return {zone.rpartition("/")[2].lower(): zone for zone in zones} | {zone.lower(): zone for zone in zones}
 
 
 def _zone_meant(name: str) -> str | None:
-    """The time zone that is meant: one that is written in other letters, of that city, or spelt alike."""
+    """The time zone with this name in other letters, with this city, or with a similar spelling."""
     given = name.strip().lower().replace(" ", "_")
     if len(given) > _LONGEST_ZONE:
         return None
     known = _spellings()
-    # Of the same first letter: thousands of mistakes are compared as well.
+    # Only with the same first letter: comparing thousands of spellings is slow.
     alike = [spelling for spelling in known if spelling[:1] == given[:1]]
     near = [given] if given in known else difflib.get_close_matches(given, alike, 1, _LIKENESS)
     return known[near[0]] if near else None

@@ -10,8 +10,9 @@ from typing import get_args, get_type_hints
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli import cli
+from doceval_pipeline.domain.export import ExportRecord
+from doceval_pipeline.reports.exports.columns import TYPES, VERSION
 from doceval_pipeline.reports.exports.parquet import MOST_RECORDS
-from doceval_pipeline.reports.exports.record import TYPES, VERSION, Record
 from doceval_pipeline.reports.exports.writing import Format, write_records
 from doceval_pipeline.reports.exports.xlsx import RECORDS_IN_A_SHEET
 from doceval_pipeline_tests.reports.exports.reading import read_csv
@@ -30,7 +31,7 @@ def write_csv(path: Path) -> None:
 
 def test_the_columns_are_those_of_a_record() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) ?\| .+ \|$", EXPORTS, re.MULTILINE)
-    empty = {name: NoneType in get_args(hint) for name, hint in get_type_hints(Record).items()}
+    empty = {name: NoneType in get_args(hint) for name, hint in get_type_hints(ExportRecord).items()}
     assert rows == [(name, WORDS[kind], "may be" if empty[name] else "") for name, kind in TYPES.items()]
     assert f"## The columns, version {VERSION}\n" in EXPORTS
 
@@ -67,7 +68,7 @@ def test_postgresql_reads_the_csv_and_tells_an_empty_text_from_none(
         cursor.copy_expert("COPY results FROM STDIN (FORMAT csv, HEADER, ENCODING 'UTF8')", file)
         cursor.execute(f"UPDATE results SET {unmarked}")
         cursor.execute("SELECT * FROM results")
-        found = [Record(*row) for row in cursor.fetchall()]
+        found = [ExportRecord(*row) for row in cursor.fetchall()]
     connection.rollback()
     connection.close()
     assert found == RECORDS == read_csv(tmp_path / "results.csv")

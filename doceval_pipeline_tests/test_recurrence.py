@@ -1,4 +1,4 @@
-"""When a schedule fires, and what is said of one that is not valid."""
+"""When a schedule fires, and the error for an invalid one."""
 
 from datetime import UTC, datetime
 
@@ -36,9 +36,7 @@ def test_a_schedule_that_fires_some_day_is_valid(schedule: str) -> None:
         ("1," * 200 + "1 * * * *", "is not a valid cron expression: write five fields"),
     ],
 )
-def test_a_schedule_that_never_fires_is_refused_with_the_field_that_is_wrong(
-    schedule: str, expected: str
-) -> None:
+def test_a_schedule_that_never_fires_is_rejected_with_the_wrong_field(schedule: str, expected: str) -> None:
     assert (problem_of_schedule(schedule) or "").startswith(expected)
 
 
@@ -73,7 +71,7 @@ def test_a_time_zone_of_the_iana_database_is_valid(name: str) -> None:
         ),
     ],
 )
-def test_a_time_zone_that_is_not_known_is_refused_with_the_one_that_is_meant(name: str, advice: str) -> None:
+def test_an_unknown_time_zone_is_rejected_with_a_suggestion(name: str, advice: str) -> None:
     assert (problem_of_timezone(name) or "").endswith(advice)
 
 

@@ -12,7 +12,7 @@ from doceval_pipeline.cli import cli
 from doceval_pipeline.cli.recurring import recurring as group
 from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
 from doceval_pipeline.doc_eval.definitions.schema import Batch, Choice, Recurring
-from doceval_pipeline.doc_eval.recurring import Outcome
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
 
 PROJECT = Path(__file__).resolve().parents[1]
 RECURRING = (PROJECT / "docs" / "recurring.md").read_text()
@@ -60,7 +60,7 @@ def test_the_example_file_is_valid_and_every_command_is_documented() -> None:
     named = set(re.findall(r"doceval recurring ([a-z]+)", RECURRING + README))
     assert named == set(group.commands)
     assert {words[1] for words in commands(README)} <= named
-    assert set(re.findall(r"^\| `([A-Z]+)` \|", RECURRING, re.MULTILINE)) == set(Outcome)
+    assert set(re.findall(r"^\| `([A-Z]+)` \|", RECURRING, re.MULTILINE)) == set(OccurrenceOutcome)
 
 
 def test_the_reference_names_every_key_and_its_default() -> None:

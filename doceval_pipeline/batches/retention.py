@@ -11,7 +11,7 @@ from sqlalchemy import Engine, TextClause, text
 
 from doceval_pipeline.batches.databases import Databases, dagster_engine, database_errors
 from doceval_pipeline.doc_eval.progress import thin_out
-from doceval_pipeline.doc_eval.recurring import forget_old_occurrences
+from doceval_pipeline.doc_eval.recurring.occurrences import delete_old_occurrences
 from doceval_pipeline.knowledge.queue import forget_requests
 
 # Rows in one transaction, so that nobody waits for a lock.
@@ -74,7 +74,7 @@ def forget_old(databases: Databases) -> Forgotten:
         observations = _in_portions(dagster, _FORGET_OBSERVATIONS, days)
         with databases.doc_eval.begin() as connection:
             samples = thin_out(connection, days)
-            occurrences = forget_old_occurrences(connection, days)
+            occurrences = delete_old_occurrences(connection, days)
         with databases.knowledge.begin() as connection:
             requests = forget_requests(connection, days)
     dagster.dispose()

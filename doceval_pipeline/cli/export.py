@@ -1,4 +1,4 @@
-"""`doceval export`: the results of a batch as a file for other programs."""
+"""`doceval export`: writes the results of a batch to a file for other programs."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from doceval_pipeline.cli.output import console_beside, errors, output_path, pri
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.errors import ExportError
 from doceval_pipeline.names import printable
-from doceval_pipeline.reports.exports.record import VERSION
+from doceval_pipeline.reports.exports.columns import VERSION
 from doceval_pipeline.reports.exports.writing import Format
 from doceval_pipeline.reports.formatting import size_text
 
@@ -24,41 +24,47 @@ FORMATS = (*(format.value for format in Format), HTML)
 
 @click.command()
 @click.argument("batch")
-@click.option("--format", "format_", type=click.Choice(FORMATS), help="By default, the ending of FILE.")
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Default: the extension of FILE.")
 @click.option(
     "--output",
     required=True,
     metavar="FILE",
     type=output_path,
-    help="Replaced if it exists; - is standard output, of jsonl, csv and html.",
+    help="Replaced if it exists; - is standard output (jsonl, csv and html only).",
 )
 @click.option(
     "--attempts",
     type=click.Choice(["current", "all"]),
     default="current",
     show_default=True,
-    help="One record per cell, or every attempt.",
+    help="Current results only, or every attempt.",
 )
 @as_json_option
-def export(batch: str, format_: str | None, output: Path, attempts: str, as_json: bool) -> None:
-    """Write the results of BATCH as they are now to FILE; docs/exports.md tells the columns.
+def export(*, batch: str, format_: str | None, output: Path, attempts: str, as_json: bool) -> None:
+    """Write the current results of BATCH to FILE; docs/exports.md explains the columns.
 
-    html is the page of the report, xlsx is for Excel. The file is written whole or not at all.
+    html is the completion report, xlsx is for Excel. The file is written completely or not at all.
     """
     console = console_beside(output, as_json)
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
     format = _format(format_, output, attempts)
     path = str(output) if output == STANDARD_OUTPUT else os.path.realpath(output)
-    said: dict[str, Any] = {"batch": record.id, "format": format, "path": path}
+    facts: dict[str, Any] = {"batch": record.id, "format": format, "path": path}
     if format == HTML:
-        said["size"] = export_page(opened, record.id, output)
-        counted = "its report"
+        facts["size"] = export_page(opened, record.id, output)
+        content = "report"
     else:
         with bars(visible=not as_json) as draw:
-            every = attempts == "all"
-            done = export_records(opened, record.id, Format(format), output, every, draw("exporting"))
-        said |= {
+            done = export_records(
+                opened,
+                record.id,
+                Format(format),
+                output,
+                draw("exporting"),
+                every_attempt=attempts == "all",
+            )
+        facts |= {
             "version": VERSION,
             "attempts": attempts,
             "read_at": done.read_at,
@@ -66,14 +72,14 @@ def export(batch: str, format_: str | None, output: Path, attempts: str, as_json
             "cut_texts": done.cut,
             "size": done.size,
         }
-        counted = f"{done.records:,} records"
+        content = f"{done.records:,} records"
         if done.cut and not as_json:
-            errors.print(f"{done.cut:,} texts were cut to what a cell of a workbook holds", style="yellow")
+            errors.print(f"{done.cut:,} texts were cut to the limit of a workbook cell", style="yellow")
     if as_json:
-        print_json(said)
+        print_json(facts)
     else:
-        size = "" if said["size"] is None else f" in {size_text(said['size'])}"
-        console.print(f"[bold]{record.key}[/] {counted}{size}")
+        size = "" if facts["size"] is None else f" in {size_text(facts['size'])}"
+        console.print(f"[bold]{record.key}[/] {content}{size}")
         if output != STANDARD_OUTPUT:
             console.print(printable(path), markup=False)
         if format == Format.CSV:
@@ -86,7 +92,7 @@ COMMANDS = (export,)
 
 
 def _format(given: str | None, output: Path, attempts: str) -> str:
-    """What to write: what was asked for, or what the file's name says.
+    """The given format, or the one of the file name's extension.
 
     Raises
     ------
@@ -94,17 +100,17 @@ def _format(given: str | None, output: Path, attempts: str) -> str:
     """
     format = given or output.suffix.removeprefix(".").lower()
     if format not in FORMATS:
-        name = (
-            "standard output has no format"
+        reason = (
+            "standard output has no file name"
             if output == STANDARD_OUTPUT
-            else f"the name of {output} ends in no format"
+            else f"the extension of {output} is not a format"
         )
         possible = [f for f in FORMATS if output != STANDARD_OUTPUT or f == HTML or Format(f).is_stream]
-        raise ExportError(f"{name}: give --format {'|'.join(possible)}")
+        raise ExportError(f"{reason}: add --format {'|'.join(possible)}")
     if output == STANDARD_OUTPUT and format != HTML and not Format(format).is_stream:
-        raise ExportError(f"{format} cannot be written to standard output: name a file")
+        raise ExportError(f"{format} cannot be written to standard output: choose a file")
     if format == HTML and attempts == "all":
         raise ExportError(
-            "a report shows current results: leave out --attempts all, or choose another format"
+            "a report shows only current results: remove --attempts all, or choose another format"
         )
     return format

@@ -2,20 +2,66 @@
 
 import click
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging.estimates import WorkEstimate
-from doceval_pipeline.batches.staging.planning import Plan, PlannedOccurrence, plan, plan_occurrence
-from doceval_pipeline.batches.staging.reprocessing import Mode
-from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.batches import as_json_option, databases, reprocess_options
-from doceval_pipeline.cli.output import console, print_json, warn
-from doceval_pipeline.doc_eval.batches import find_batch
-from doceval_pipeline.doc_eval.recurring import Outcome, RecurringRecord, find_recurring
-from doceval_pipeline.domain.findings import Interval
-from doceval_pipeline.errors import UnknownBatch, UnknownRecurring
-from doceval_pipeline.names import printable
-from doceval_pipeline.recurrence import in_zone
-from doceval_pipeline.reports.formatting import amount, counted, money, rough_duration, size_text
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.staging.estimates import (
+    WorkEstimate,
+)
+from doceval_pipeline.batches.staging.planning import (
+    Plan,
+    PlannedOccurrence,
+    plan,
+    plan_occurrence,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+)
+from doceval_pipeline.cli.bars import (
+    bars,
+)
+from doceval_pipeline.cli.batches import (
+    as_json_option,
+    databases,
+    reprocess_options,
+)
+from doceval_pipeline.cli.output import (
+    console,
+    print_json,
+    warn,
+)
+from doceval_pipeline.doc_eval.batches import (
+    find_batch,
+)
+from doceval_pipeline.doc_eval.recurring.definitions import (
+    find_recurring,
+)
+from doceval_pipeline.doc_eval.recurring.record import (
+    RecurringRecord,
+)
+from doceval_pipeline.domain.findings import (
+    Interval,
+)
+from doceval_pipeline.domain.recurring import (
+    OccurrenceOutcome,
+)
+from doceval_pipeline.errors import (
+    UnknownBatch,
+    UnknownRecurring,
+)
+from doceval_pipeline.names import (
+    printable,
+)
+from doceval_pipeline.recurrence import (
+    in_zone,
+)
+from doceval_pipeline.reports.formatting import (
+    amount,
+    counted,
+    money,
+    rough_duration,
+    size_text,
+)
 
 
 @click.command("plan")
@@ -79,7 +125,7 @@ def _print_plan(found: Plan) -> None:
 def _print_occurrence(found: PlannedOccurrence) -> None:
     due = "" if found.due_at is None else f", due {in_zone(found.due_at, found.timezone)}"
     console.print(f"{printable(found.name)}: the next occurrence{due}", markup=False)
-    if found.outcome is not Outcome.FAILED:
+    if found.outcome is not OccurrenceOutcome.FAILED:
         console.print(f"  files      {found.files.sentence}")
     if found.reason is None:
         _print_work(found)

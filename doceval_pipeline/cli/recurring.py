@@ -1,4 +1,4 @@
-"""The commands about recurring evaluations: recurring list, run, pause, resume, delete, report."""
+"""The commands for recurring evaluations: recurring list, run, pause, resume, delete, report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
@@ -12,26 +12,23 @@ from doceval_pipeline.cli.batches import as_json_option, databases, warn_of_wait
 from doceval_pipeline.cli.output import console, fail, print_json, print_table
 from doceval_pipeline.cli.suggestions import Commands
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
-from doceval_pipeline.doc_eval.recurring import (
-    Occurrence,
-    Outcome,
-    RecurringRecord,
-    Summary,
-    find_recurring,
-    list_recurring,
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
+from doceval_pipeline.doc_eval.recurring.occurrences import (
+    list_occurrences,
     occurrence_at,
-    occurrences,
-    summary,
+    summarize_occurrences,
 )
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome, OccurrenceSummary
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone
 from doceval_pipeline.reports.formatting import counted
 
-# Of one recurring evaluation, shown by `doceval recurring list NAME`; with --json as many as there may be.
+# Occurrences that `doceval recurring list NAME` shows, and how many --json has.
 MOST_SHOWN, MOST_AS_JSON = 30, 100_000
-# Open batches that `delete` names.
+# Open batches that `delete` lists.
 MOST_NAMED = 5
-# In which the daemon, where it runs, makes a batch that is due.
+# A running daemon makes a due batch within this time.
 TIME_TO_MAKE = timedelta(seconds=60)
 WORDS = {
     "ls": "list",
@@ -55,7 +52,7 @@ WORDS = {
 
 @click.group(cls=Commands, words=WORDS, typed="doceval recurring")
 def recurring() -> None:
-    """Evaluations that make a batch again and again: on a schedule, or when documents arrive.
+    """Evaluations that make batches on a schedule, or when documents arrive.
 
     Define them under `recurring` in an evaluation file; doceval apply FILE creates and changes them.
     """
@@ -64,7 +61,7 @@ def recurring() -> None:
 @recurring.command("list")
 @click.argument("name", required=False)
 @as_json_option
-def list_command(name: str | None, as_json: bool) -> None:
+def list_command(*, name: str | None, as_json: bool) -> None:
     """Show all recurring evaluations, or the occurrences of NAME.
 
     Times are in the time zone of the evaluation, and in UTC.
@@ -73,24 +70,24 @@ def list_command(name: str | None, as_json: bool) -> None:
     if name is None:
         with opened.doc_eval.connect() as connection:
             records = list_recurring(connection)
-        _show_all(records, as_json)
+        _show_all(records, as_json=as_json)
         if not as_json:
             warn_of_waiting(opened)
         return
     with opened.doc_eval.connect() as connection:
         record = find_recurring(connection, name)
-        found = occurrences(connection, record.id, MOST_AS_JSON if as_json else MOST_SHOWN)
-        count = summary(connection, record.id).occurrences
+        occurrences = list_occurrences(connection, record.id, MOST_AS_JSON if as_json else MOST_SHOWN)
+        count = summarize_occurrences(connection, record.id).occurrences
     if as_json:
-        print_json([asdict(occurrence) for occurrence in found])
+        print_json([asdict(occurrence) for occurrence in occurrences])
     else:
-        _show_occurrences(record, found, count)
+        _show_occurrences(record, occurrences, count)
 
 
 @recurring.command()
 @click.argument("name")
 @as_json_option
-def run(name: str, as_json: bool) -> None:
+def run(*, name: str, as_json: bool) -> None:
     """Make the batch of NAME now, outside its schedule.
 
     Works while NAME is paused, too. The daemon of doceval up stages the batch. If nothing is new, no batch is
@@ -99,11 +96,11 @@ def run(name: str, as_json: bool) -> None:
     made = _run("run_recurring", "make_batch", name)
     if as_json:
         print_json(made)
-    elif made["outcome"] == Outcome.FAILED:
+    elif made["outcome"] == OccurrenceOutcome.FAILED:
         fail(f"no batch: {made['reason']}")
     else:
-        _say_made(name, made)
-    if made["outcome"] == Outcome.FAILED:
+        _print_occurrence(name, made)
+    if made["outcome"] == OccurrenceOutcome.FAILED:
         raise SystemExit(1)
 
 
@@ -112,7 +109,7 @@ def run(name: str, as_json: bool) -> None:
 def pause(name: str) -> None:
     """Pause NAME: no batch is made until it is resumed."""
     changed = _run("pause_recurring", "pause", name)
-    _say(name, "is paused; its open batches continue" if changed else "was already paused")
+    _print(name, "is paused; its open batches continue" if changed else "was already paused")
 
 
 @recurring.command()
@@ -125,7 +122,7 @@ def resume(name: str) -> None:
     changed = _run("resume_recurring", "resume", name)
     with databases().doc_eval.connect() as connection:
         record = find_recurring(connection, name)
-    _say(name, f"{'is resumed' if changed else 'was not paused'}; next {_next(record)}")
+    _print(name, f"{'is resumed' if changed else 'was not paused'}; next {_next(record)}")
 
 
 @recurring.command()
@@ -136,19 +133,19 @@ def delete(name: str) -> None:
     If you define it again, all documents count as new; their results are still reused.
     """
     with databases().doc_eval.connect() as connection:
-        found = summary(connection, find_recurring(connection, name).id)
+        summary = summarize_occurrences(connection, find_recurring(connection, name).id)
     _run("delete_recurring", "delete", name)
-    _say(name, f"is deleted; {_what_stays(found)}")
+    _print(name, f"is deleted; {_remaining_batches(summary)}")
 
 
 @recurring.command()
 @click.argument("name")
 @click.option("--open", "opens", is_flag=True, help="Also open the page in a browser.")
 @as_json_option
-def report(name: str, opens: bool, as_json: bool) -> None:
-    """Write the page of the series of NAME as it is now, and print where it is.
+def report(*, name: str, opens: bool, as_json: bool) -> None:
+    """Write the page of the series of NAME, and print its path.
 
-    It shows scores, failures, cost and time by occurrence, marks drift, and lists documents whose score
+    The page shows scores, failures, cost and time by occurrence, marks drift, and lists documents whose score
     changed with their content.
     """
     from doceval_pipeline.batches.results.series.reporting import write_series
@@ -163,7 +160,7 @@ def report(name: str, opens: bool, as_json: bool) -> None:
         (event,) = act().get_asset_materialization_events()
     path = Path(str(event.materialization.metadata["report"].value))
     if as_json:
-        # Written again, so that path and figures are of one state; it is the same file if nothing changed.
+        # Written again, so that path and figures match; it is the same file if nothing changed.
         written = write_series(opened, record.name)
         path = written.path
         print_json({**series_data(written.series), "path": str(path)})
@@ -176,12 +173,12 @@ def report(name: str, opens: bool, as_json: bool) -> None:
 COMMANDS = (recurring,)
 
 
-def _show_all(records: Sequence[RecurringRecord], as_json: bool) -> None:
+def _show_all(records: Sequence[RecurringRecord], *, as_json: bool) -> None:
     if as_json:
         print_json([_as_json(record) for record in records])
         return
     if not records:
-        console.print("no recurring evaluation is defined: write one under recurring in an evaluation file")
+        console.print("no recurring evaluation is defined: add one under recurring in an evaluation file")
         return
     print_table(
         ("name", "when", "state", "next", "newest", "outcome", "batch", "reason"),
@@ -207,7 +204,7 @@ def _row(record: RecurringRecord) -> tuple[str | None, ...]:
 
 
 def _when(record: RecurringRecord) -> str | None:
-    """When it makes batches; None where its definition cannot be read."""
+    """When it makes batches; None if its definition cannot be used."""
     return None if record.problem else record.when
 
 
@@ -218,14 +215,14 @@ def _state(record: RecurringRecord) -> str:
 
 
 def _reason(record: RecurringRecord) -> str | None:
-    """What a person should know: the definition's problem, or else what became of the newest occurrence."""
+    """What needs attention: the definition's problem, or the newest occurrence's reason."""
     if record.problem:
         return f"cannot be used: {record.problem}"
     return record.newest_reason or (f"held: {record.held_reason}" if record.held_reason else None)
 
 
 def _next(record: RecurringRecord) -> str | None:
-    """When the next batch is made, in words; None where none is made."""
+    """When the next batch is made, in words; None if it is paused or unusable."""
     if record.problem is not None or record.paused_at is not None:
         return None
     if record.recurrence is None:
@@ -241,7 +238,7 @@ def _at(moment: datetime | None, record: RecurringRecord) -> str | None:
     return None if moment is None else in_zone(moment, record.definition.timezone)
 
 
-def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], count: int) -> None:
+def _show_occurrences(record: RecurringRecord, occurrences: Sequence[Occurrence], count: int) -> None:
     print_table(
         ("time", "outcome", "batch", "new", "changed", "unchanged", "gone", "reason"),
         [
@@ -249,25 +246,30 @@ def _show_occurrences(record: RecurringRecord, found: Sequence[Occurrence], coun
                 f"{_at(occurrence.due_at, record)}{', by hand' if record.is_by_hand(occurrence) else ''}",
                 occurrence.outcome.value,
                 None if occurrence.batch_id is None else partition_key(occurrence.batch_id),
-                # Where a folder was away, no file was found or missed.
-                *(4 * [None] if occurrence.outcome is Outcome.FAILED else astuple(occurrence.files)),
+                # Files are not compared if a folder is missing.
+                *(
+                    4 * [None]
+                    if occurrence.outcome is OccurrenceOutcome.FAILED
+                    else astuple(occurrence.files)
+                ),
                 occurrence.reason,
             )
-            for occurrence in found
+            for occurrence in occurrences
         ],
         title=f"{record.name}: {_about(record)}",
         optional=("reason",),
     )
-    if count > len(found):
+    if count > len(occurrences):
         console.print(
-            f"the newest {len(found):,} of {counted(count, 'occurrence', 'occurrences')}; --json has more"
+            f"the newest {len(occurrences):,} of {counted(count, 'occurrence', 'occurrences')}; "
+            "--json has more"
         )
-    elif not found:
+    elif not occurrences:
         console.print("no occurrences yet")
 
 
 def _about(record: RecurringRecord) -> str:
-    """When it makes batches, and the next time or why there is none."""
+    """When it makes batches, and the next time; or why it cannot be used."""
     if record.problem:
         return f"cannot be used: {record.problem}"
     return f"{record.when}, {'paused' if record.paused_at else f'next {_next(record)}'}"
@@ -294,12 +296,12 @@ def _as_json(record: RecurringRecord) -> dict[str, Any]:
     }
 
 
-def _say_made(name: str, made: Mapping[str, Any]) -> None:
+def _print_occurrence(name: str, made: Mapping[str, Any]) -> None:
     opened, due_at = databases(), datetime.fromisoformat(made["due_at"])
     with opened.doc_eval.connect() as connection:
         occurrence = occurrence_at(connection, find_recurring(connection, name).id, due_at)
-        number = made.get("batch")
-        batch = None if number is None else batch_by_id(connection, number)
+        batch_id = made.get("batch")
+        batch = None if batch_id is None else batch_by_id(connection, batch_id)
     counts = "" if occurrence is None else f" ({occurrence.files.sentence})"
     if batch is None:
         console.print(printable(f"no batch: {made['reason']}{counts}"), markup=False)
@@ -309,24 +311,24 @@ def _say_made(name: str, made: Mapping[str, Any]) -> None:
     warn_of_waiting(opened)
 
 
-def _what_stays(found: Summary) -> str:
-    if not found.batches:
-        return "it had made no batch"
-    stay = f"{counted(found.batches, 'batch that it made stays', 'batches that it made stay')}"
-    if not found.open_batches:
+def _remaining_batches(summary: OccurrenceSummary) -> str:
+    if not summary.batches:
+        return "it made no batches"
+    stay = f"{counted(summary.batches, 'batch that it made stays', 'batches that it made stay')}"
+    if not summary.open_batches:
         return stay
-    named = ", ".join(partition_key(number) for number in found.open_batches[:MOST_NAMED])
-    more = len(found.open_batches) - MOST_NAMED
+    named = ", ".join(partition_key(batch_id) for batch_id in summary.open_batches[:MOST_NAMED])
+    more = len(summary.open_batches) - MOST_NAMED
     others = f" and {more:,} more" if more > 0 else ""
     return f"{stay}; still open: {named}{others} (doceval cancel closes one)"
 
 
-def _say(name: str, what: str) -> None:
+def _print(name: str, what: str) -> None:
     console.print(f"{printable(name)} {what}", markup=False)
 
 
 def _run(job: str, op: str, name: str) -> Any:
-    """The result of a job for a recurring evaluation, which is looked for before a run is made of it."""
+    """Run a job for an existing recurring evaluation, and return its result."""
     from doceval_pipeline.cli.runs import open_job
 
     with databases().doc_eval.connect() as connection:

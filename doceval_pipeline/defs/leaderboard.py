@@ -1,4 +1,4 @@
-"""The leaderboard over all completed batches as an asset, and what makes it fresh."""
+"""The leaderboard over all completed batches as an asset, and the sensor that refreshes it."""
 
 import re
 
@@ -14,8 +14,8 @@ from doceval_pipeline.defs.steps import NoConfig, open_step
 from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.reports.leaderboard import draw_leaderboard, leaderboard_numbers, render_leaderboard
 
-# However many batches complete meanwhile, there is one run for all of them.
-SECONDS_BETWEEN_LOOKS = 120
+# One run covers all batches that complete within this time.
+SECONDS_BETWEEN_TICKS = 120
 RETRIES = {"dagster/max_retries": "3"}
 
 
@@ -28,13 +28,13 @@ RETRIES = {"dagster/max_retries": "3"}
 def leaderboard(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """How each connection did with each prompt, over all batches that are completed and reported."""
+    """Results of each connection and prompt over all batches that are completed and reported."""
     with open_step(context, doc_eval) as databases:
         board = gather_leaderboard(databases)
     context.log.info(
         f"{counted(len(board.rows), 'row', 'rows')} of a connection and a prompt, over "
         f"{counted(board.batches, 'completed batch', 'completed batches')}; {board.batches_left_out:,} left "
-        "out: open, cancelled or archived"
+        "out (open, cancelled or archived)"
     )
     return dg.MaterializeResult(
         metadata={
@@ -51,31 +51,31 @@ def leaderboard(
 refresh_leaderboard = dg.define_asset_job(
     "refresh_leaderboard",
     selection=dg.AssetSelection.assets(leaderboard),
-    description="Add up all completed batches anew.",
+    description="Write the leaderboard over all completed batches.",
 )
 
 
 @dg.sensor(
     job=refresh_leaderboard,
-    minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
+    minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def fresh_leaderboard(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Ask for a new leaderboard where reports were written since the last one; for one at a time.
+    """Requests a leaderboard when reports were written since the last one, one run at a time.
 
-    Results without a report are not in it, so that it never runs instead of one.
+    Results without a report are not in the leaderboard, so that it never delays a report.
     """
     with database_errors(), doc_eval.open().doc_eval.connect() as connection:
         digest = leaderboard_digest(connection)
     # A cursor that was edited counts as an empty one.
-    asked = context.cursor if re.fullmatch(r"[0-9a-f]{16}", context.cursor or "") else NOTHING
-    if digest == asked and not (
-        asked != NOTHING
+    requested = context.cursor if re.fullmatch(r"[0-9a-f]{16}", context.cursor or "") else NOTHING
+    if digest == requested and not (
+        requested != NOTHING
         and has_failed_for_long(context.instance, dg.RunsFilter(job_name=refresh_leaderboard.name))
     ):
         return dg.SensorResult(skip_reason="No new reports since the last leaderboard")
     filters = dg.RunsFilter(job_name=refresh_leaderboard.name, statuses=list(UNFINISHED))
     if context.instance.get_runs_count(filters):
         return dg.SensorResult(skip_reason="A leaderboard run is already in progress")
-    # No run key: what was the case once, and is so again after a restore, is asked for again.
+    # No run key: an earlier state that returns after a restore is requested again.
     return dg.SensorResult(run_requests=[dg.RunRequest(tags=RETRIES)], cursor=digest)

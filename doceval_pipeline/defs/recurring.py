@@ -1,4 +1,4 @@
-"""Recurring evaluations in Dagster: a sensor that requests a run for each occurrence, and jobs for people."""
+"""Recurring evaluations in Dagster: a sensor that requests a run for each due occurrence, and jobs."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.staging.recurring import look_for_arrivals, make_occurrence
+from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.cursors import Looked
 from doceval_pipeline.defs.launchpads import example_values
@@ -27,48 +27,47 @@ from doceval_pipeline.defs.steps import StepConfig, open_step
 from doceval_pipeline.doc_eval.batches import batches_in, partition_key
 from doceval_pipeline.doc_eval.definitions.schema import LONGEST_DURATION
 from doceval_pipeline.doc_eval.lifecycle import Status
-from doceval_pipeline.doc_eval.recurring import (
-    Occurrence,
-    Outcome,
-    RecurringRecord,
+from doceval_pipeline.doc_eval.recurring.definitions import (
     delete_recurring,
     find_recurring,
     list_recurring,
     pause_recurring,
+    restart_from_now,
     resume_recurring,
-    start_anew,
 )
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
 from doceval_pipeline.errors import ConfigurationError, DocEvalError, RecurringError, in_one_line
 from doceval_pipeline.reports.sanitize import cut
 
-# A minute is the shortest distance between two times of a schedule.
+# Two times of a schedule are at least a minute apart.
 SECONDS_BETWEEN_TICKS = 14
-# Tag of a run: the recurring evaluation and the time, of which there is one record.
+# Tag of a run: the recurring evaluation and the time, which identify an occurrence.
 TAG = "doceval/occurrence"
 # Tag of a run: the name of the recurring evaluation.
 NAME_TAG = "doceval/recurring"
-# Before a run that failed is asked for again: twice as long each time, to this limit.
+# Pause before a failed run is requested again: doubled each time, up to this limit.
 SECONDS_TO_RETRY, MOST_SECONDS_TO_RETRY = 15, 3600
-# Earlier runs of a time that are looked at: more of them make no longer pause.
+# Earlier runs of a time that are considered; more would not make the pause longer.
 MOST_RUNS = 10
-# Dagster gives up a tick after 60 s. A look at folders may take so long, and no look begins later in a tick.
-SECONDS_FOR_LOOK, SECONDS_FOR_FIRST_LOOKS = 30.0, 15.0
-# For a look that ends by itself when its time is over.
+# Dagster ends a tick after 60 s. A poll may take the first time; no poll of a tick starts after the second.
+SECONDS_FOR_POLL, SECONDS_TO_START_POLLS = 30.0, 15.0
+# More time for a poll to stop on its own.
 SECONDS_OF_GRACE = 1.0
-# After a look that took too long.
+# Pause after a poll that took too long.
 SECONDS_TO_REST = 600
-# Python cannot convert the first times of all to every time zone.
+# Python cannot convert the earliest times to every time zone.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class OfRecurring(StepConfig):
-    """Which recurring evaluation."""
+class RecurringConfig(StepConfig):
+    """The recurring evaluation to act on."""
 
     name: str = Field(description="Name of the recurring evaluation.")
 
 
-class OneTime(OfRecurring):
-    """Which recurring evaluation, and for which of its times."""
+class OccurrenceConfig(RecurringConfig):
+    """The recurring evaluation to make a batch of, and the time."""
 
     due_at: str | None = Field(
         default=None,
@@ -78,23 +77,23 @@ class OneTime(OfRecurring):
 
 
 @dg.op
-def make_batch(context: dg.OpExecutionContext, config: OneTime, doc_eval: DocEval) -> dict[str, Any]:
-    """Make the batch of one time, and ask for its staging, or record why there is none."""
+def make_batch(context: dg.OpExecutionContext, config: OccurrenceConfig, doc_eval: DocEval) -> dict[str, Any]:
+    """Make the batch of one time and request its staging, or record why there is none."""
     with open_step(context, doc_eval) as databases:
         with databases.doc_eval.connect() as connection:
             record = find_recurring(connection, config.name)
         made = make_occurrence(databases, record, _moment(config.due_at, record.now))
         if made.batch_id is not None:
             _show_batch(context, databases, record, made, made.batch_id)
-    said = f"{shown_name(record.name)}: {sentence(made)}"
-    (context.log.error if made.outcome is Outcome.FAILED else context.log.info)(said)
-    shown: dict[str, Any] = {"outcome": made.outcome.value, "due_at": made.due_at.isoformat()}
+    log = context.log.error if made.outcome is OccurrenceOutcome.FAILED else context.log.info
+    log(f"{shown_name(record.name)}: {sentence(made)}")
+    facts: dict[str, Any] = {"outcome": made.outcome.value, "due_at": made.due_at.isoformat()}
     if made.batch_id is not None:
-        shown |= {"batch": made.batch_id, "partition": partition_key(made.batch_id)}
+        facts |= {"batch": made.batch_id, "partition": partition_key(made.batch_id)}
     if made.reason is not None:
-        shown["reason"] = made.reason
-    context.add_output_metadata(shown)
-    return shown
+        facts["reason"] = made.reason
+    context.add_output_metadata(facts)
+    return facts
 
 
 def _show_batch(
@@ -104,53 +103,53 @@ def _show_batch(
     made: Occurrence,
     batch_id: int,
 ) -> None:
-    """Register the partition of a batch that was made, and link it with the run that made it."""
+    """Register the partition of a new batch, and link it to the run that made it."""
     key, name = partition_key(batch_id), name_of(databases, batch_id)
     context.instance.add_dynamic_partitions(partitions.NAME, [key])
     context.instance.add_run_tags(context.run_id, {BATCH_TAG: name, NAME_TAG: shown_name(record.name)})
-    shown = {
+    metadata = {
         NAME: name,
         "recurring_evaluation": shown_name(record.name),
         "due_at": made.due_at.isoformat(),
         **{f"files_{kind}": number for kind, number in asdict(made.files).items()},
     }
-    context.log_event(dg.AssetObservation(batch_config_snapshot.key, partition=key, metadata=shown))
+    context.log_event(dg.AssetObservation(batch_config_snapshot.key, partition=key, metadata=metadata))
 
 
 @dg.op
-def pause(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
+def pause(context: dg.OpExecutionContext, config: RecurringConfig, doc_eval: DocEval) -> bool:
     """Pause it: no batch is made until it is resumed."""
-    return _changed(context, config, doc_eval, pause_recurring, "is paused", "was already paused")
+    return _apply(context, config, doc_eval, pause_recurring, "is paused", "was already paused")
 
 
 @dg.op
-def resume(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
-    """Resume with the next time; those that have passed are not made up."""
-    return _changed(context, config, doc_eval, resume_recurring, "is resumed", "was not paused")
+def resume(context: dg.OpExecutionContext, config: RecurringConfig, doc_eval: DocEval) -> bool:
+    """Resume it with its next time; past times are not made up."""
+    return _apply(context, config, doc_eval, resume_recurring, "is resumed", "was not paused")
 
 
 @dg.op
-def delete(context: dg.OpExecutionContext, config: OfRecurring, doc_eval: DocEval) -> bool:
-    """Delete it; the batches that it made stay."""
+def delete(context: dg.OpExecutionContext, config: RecurringConfig, doc_eval: DocEval) -> bool:
+    """Delete it; its batches stay."""
     done = "is deleted; its batches stay"
-    return _changed(context, config, doc_eval, delete_recurring, done, "was already deleted")
+    return _apply(context, config, doc_eval, delete_recurring, done, "was already deleted")
 
 
-def _changed(
+def _apply(
     context: dg.OpExecutionContext,
-    config: OfRecurring,
+    config: RecurringConfig,
     doc_eval: DocEval,
-    act: Callable[[Connection, int], bool],
+    change: Callable[[Connection, int], bool],
     done: str,
     not_done: str,
 ) -> bool:
-    """Do something to a recurring evaluation, and show in the run whether it changed anything."""
+    """Apply a change to a recurring evaluation, and show in the run whether it had an effect."""
     with open_step(context, doc_eval) as databases, databases.doc_eval.begin() as connection:
         record = find_recurring(connection, config.name)
-        changed = act(connection, record.id)
-    said = f"{shown_name(record.name)} {done if changed else not_done}"
-    context.log.info(said)
-    context.add_output_metadata({"recurring_evaluation": shown_name(record.name), "result": said})
+        changed = change(connection, record.id)
+    result = f"{shown_name(record.name)} {done if changed else not_done}"
+    context.log.info(result)
+    context.add_output_metadata({"recurring_evaluation": shown_name(record.name), "result": result})
     return changed
 
 
@@ -178,16 +177,16 @@ def delete_recurring_evaluation() -> None:
     delete()
 
 
-# By name: Dagster makes another sensor of one with the job itself, and warns of what it gives that one.
+# By name: given the job itself, Dagster copies the sensor and warns about the arguments of the copy.
 @dg.sensor(
     job_name=run_recurring.name,
     minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Requests a run for each due occurrence and looks for arrivals.
+    """Requests a run for each due occurrence and polls folders for arrivals.
 
-    A tick that asks for none shows the next and the last occurrence of each recurring evaluation.
+    A tick without requests shows the next and the last occurrence of each recurring evaluation.
     """
     with database_errors():
         databases = doc_eval.open()
@@ -195,99 +194,102 @@ def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval
             records = list_recurring(connection)
             for record in records:
                 if record.was_set_back:
-                    start_anew(connection, record.id)
+                    restart_from_now(connection, record.id)
             paused = batches_in(connection, (Status.PAUSED,)) if records else []
     scheduled = [(record, record.due_at) for record in records]
-    arrived, next_looks, problems = _look(databases, records, Looked.read(context.cursor).next_looks)
+    arrived, next_polls, problems = _poll(databases, records, Looked.read(context.cursor).next_looks)
     due = [(record, due_at) for record, due_at in (*scheduled, *arrived) if due_at is not None]
     requests = _requests(context.instance, due)
     return dg.SensorResult(
         run_requests=requests,
-        cursor=Looked(next_looks=next_looks).write(),
+        cursor=Looked(next_looks=next_polls).write(),
         skip_reason=None if requests else overview(records, paused, problems),
     )
 
 
-def may_look(not_before: float, now: float) -> bool:
-    """Whether folders may be looked at again; a time that is too far off is from a clock that was ahead.
+def may_poll(not_before: float, now: float) -> bool:
+    """Whether folders may be polled; `not_before` is ignored if it is so late that a clock was ahead.
 
-    Half the way to the next tick is not waited for, so that looks come as often as was asked, on average.
+    A poll may start up to half a tick early, so that polls are as frequent on average as configured.
     """
     return not now + SECONDS_BETWEEN_TICKS / 2 < not_before <= now + LONGEST_DURATION
 
 
 def seconds_to_retry(failed: int) -> int:
-    """How long a time whose run failed so often waits for the next one."""
+    """The pause in seconds before the next run of a time after this many failed runs."""
     return min(SECONDS_TO_RETRY << min(failed, 20), MOST_SECONDS_TO_RETRY)
 
 
-def _look(
-    databases: Databases, records: Sequence[RecurringRecord], next_looks: Mapping[int, float]
+def _poll(
+    databases: Databases, records: Sequence[RecurringRecord], next_polls: Mapping[int, float]
 ) -> tuple[list[tuple[RecurringRecord, datetime | None]], dict[int, float], list[str]]:
-    """Look for arrivals where it is time, those first that have waited longest.
+    """Poll the folders that are due for arrivals, the longest overdue first.
 
-    Gives the times of the batches to make, when each is looked at next, and problems.
+    Returns
+    -------
+    tuple
+        The times of the batches to make, when to poll each recurring evaluation next, and problems.
     """
     began = time.monotonic()
     problems = [f"{shown_name(record.name)}: {record.problem}" for record in records if record.problem]
     watched = [r for r in records if r.definition.on_arrival and not (r.paused_at or r.was_set_back)]
-    times = {record.id: next_looks.get(record.id, 0) for record in watched}
+    times = {record.id: next_polls.get(record.id, 0) for record in watched}
     arrived = []
     for record in sorted(watched, key=lambda record: times[record.id]):
         now = record.now.timestamp()
-        if not may_look(times[record.id], now) or time.monotonic() - began > SECONDS_FOR_FIRST_LOOKS:
+        if not may_poll(times[record.id], now) or time.monotonic() - began > SECONDS_TO_START_POLLS:
             continue
         times[record.id] = now + record.definition.interval
-        look = _Look(databases, record)
+        poll = _PollThread(databases, record)
         try:
-            arrived.append((record, look.end()))
+            arrived.append((record, poll.result()))
         except DocEvalError as error:
             problems.append(f"{shown_name(record.name)}: {error}")
         except Exception as error:
-            # It must not keep the others from being looked at; the tick's log has where it came from.
+            # It must not prevent the other polls; the tick's log has the traceback.
             logging.getLogger(__name__).exception(
-                "the look at the folders of recurring evaluation %d failed", record.id
+                "polling the folders of recurring evaluation %d failed", record.id
             )
-            problems.append(f"{shown_name(record.name)}: its look failed: {in_one_line(error)}")
-        if look.took_too_long:
+            problems.append(f"{shown_name(record.name)}: polling its folders failed: {in_one_line(error)}")
+        if poll.took_too_long:
             times[record.id] = now + max(SECONDS_TO_REST, record.definition.interval)
     return arrived, times, problems
 
 
-class _Look(threading.Thread):
-    """A look at the folders of one recurring evaluation, which a file system that hangs cannot hold up."""
+class _PollThread(threading.Thread):
+    """Polls the folders of one recurring evaluation; abandoned if the file system hangs."""
 
     def __init__(self, databases: Databases, record: RecurringRecord) -> None:
-        super().__init__(name=f"look-{record.id}", daemon=True)
+        super().__init__(name=f"poll-{record.id}", daemon=True)
         self._databases, self._record = databases, record
         self._due_at: datetime | None = None
         self._error: Exception | None = None
         self._is_done = False
-        self._over_at = 0.0
+        self._deadline = 0.0
 
     def run(self) -> None:
-        """Look; what comes of it is kept for `end`."""
+        """Poll; `result` returns the time or raises the error."""
         try:
-            self._due_at = look_for_arrivals(self._databases, self._record, self._is_over)
-        except Exception as error:  # noqa: BLE001 - `end` raises it
+            self._due_at = find_arrivals(self._databases, self._record, self._is_overdue)
+        except Exception as error:  # noqa: BLE001 - `result` raises it
             self._error = error
         self._is_done = True
 
-    def end(self) -> datetime | None:
-        """Begin, wait for the end, and give the time of the batch to make now.
+    def result(self) -> datetime | None:
+        """Start the thread, wait for it, and return the time of the batch to make now.
 
         Raises
         ------
         DocEvalError
-            The look failed, or has not ended in time.
+            The poll failed, or has not ended in time.
         Exception
-            The look failed by a mistake of the program.
+            The poll failed because of a bug.
         """
-        self._over_at = time.monotonic() + SECONDS_FOR_LOOK
-        # One that hangs since earlier is not joined by more and more of them.
+        self._deadline = time.monotonic() + SECONDS_FOR_POLL
+        # While an earlier one hangs, no further thread is started.
         if all(thread.name != self.name for thread in threading.enumerate()):
             self.start()
-            self.join(SECONDS_FOR_LOOK + SECONDS_OF_GRACE)
+            self.join(SECONDS_FOR_POLL + SECONDS_OF_GRACE)
         if self._error is not None:
             raise self._error
         if not self._is_done:
@@ -296,17 +298,17 @@ class _Look(threading.Thread):
 
     @property
     def took_too_long(self) -> bool:
-        """Whether its time was over."""
-        return not self._is_done or self._is_over()
+        """Whether it did not end before its deadline."""
+        return not self._is_done or self._is_overdue()
 
-    def _is_over(self) -> bool:
-        return time.monotonic() > self._over_at
+    def _is_overdue(self) -> bool:
+        return time.monotonic() > self._deadline
 
 
 def _requests(
     instance: dg.DagsterInstance, due: Sequence[tuple[RecurringRecord, datetime]]
 ) -> list[dg.RunRequest]:
-    """The runs for times, without those that one works on or that have failed just now."""
+    """The runs to request, without times whose run is in progress or failed recently."""
     named = {
         f"{record.id}-{due_at.astimezone(UTC):%Y%m%dT%H%M%SZ}": (record, due_at) for record, due_at in due
     }
@@ -314,7 +316,7 @@ def _requests(
     return [
         _request(record, due_at, occurrence, earlier[occurrence])
         for occurrence, (record, due_at) in named.items()
-        if _may_ask(earlier[occurrence])
+        if _may_request(earlier[occurrence])
     ]
 
 
@@ -323,14 +325,14 @@ def _request(
 ) -> dg.RunRequest:
     config = {"name": record.name, "due_at": due_at.isoformat()}
     return dg.RunRequest(
-        # Another one after each run.
+        # Different after each run.
         run_key=f"recurring-{occurrence}-{earlier[0].dagster_run.run_id if earlier else 0}",
         run_config={"ops": {make_batch.name: {"config": config}}},
         tags={TAG: occurrence, NAME_TAG: shown_name(record.name)},
     )
 
 
-def _may_ask(earlier: Sequence[dg.RunRecord]) -> bool:
+def _may_request(earlier: Sequence[dg.RunRecord]) -> bool:
     if any(run.dagster_run.status in UNFINISHED for run in earlier):
         return False
     pause = seconds_to_retry(len(earlier))
@@ -338,27 +340,27 @@ def _may_ask(earlier: Sequence[dg.RunRecord]) -> bool:
 
 
 def _earlier_runs(instance: dg.DagsterInstance, occurrence: str) -> Sequence[dg.RunRecord]:
-    """The newest runs that there were for a time, newest first."""
+    """The newest runs for a time, newest first."""
     runs = dg.RunsFilter(job_name=run_recurring.name, tags={TAG: occurrence})
     return instance.get_run_records(runs, limit=MOST_RUNS)
 
 
 def _moment(given: str | None, now: datetime) -> datetime | None:
-    """The time that a config names; None where it names none, which means now.
+    """The given time; None if none is given, which means now.
 
     Raises
     ------
     ConfigurationError
-        It is not a time, or in the future, which would keep the times before it from being made.
+        It is not a time, or in the future, which would prevent batches of earlier times.
     """
     if given is None:
         return None
     try:
         moment = datetime.fromisoformat(given)
-        is_known = moment.tzinfo is not None and EARLIEST <= moment.astimezone(UTC) <= now
+        is_valid = moment.tzinfo is not None and EARLIEST <= moment.astimezone(UTC) <= now
     except (ValueError, OverflowError):
-        is_known = False
-    if not is_known:
+        is_valid = False
+    if not is_valid:
         raise ConfigurationError(
             f"due_at is {cut(given, 80)!r} and must be a past time with a time zone: write one such as "
             "2026-12-01T01:00:00+00:00, or omit it"

@@ -1,45 +1,46 @@
-"""What the sensor and the runs of recurring evaluations say: the next and the last occurrence. Pure."""
+"""Texts for the sensor and the runs of recurring evaluations: the next and the last occurrence. Pure."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from doceval_pipeline.defs.naming import shown_name
 from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
-from doceval_pipeline.doc_eval.recurring import Occurrence, Outcome, RecurringRecord
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
 from doceval_pipeline.reports.sanitize import visible_name
 
-# Of each kind of sentence in a tick.
+# Sentences of each kind in a tick.
 MOST_SHOWN = 20
 
 
 def overview(
     records: Sequence[RecurringRecord], paused: Sequence[BatchRecord], problems: Sequence[str]
 ) -> str:
-    """The next and the last occurrence of each recurring evaluation, after what a person must look at.
+    """The next and the last occurrence of each recurring evaluation, after what needs attention.
 
     Parameters
     ----------
     paused
-        Paused batches, among which those that are held are shown.
+        Paused batches; only held ones are shown.
     problems
-        Sentences about folders that could not be looked at.
+        Why folders could not be polled.
     """
     if not records:
         return "no recurring evaluation is defined"
     held = [f"{batch.key} is held: {batch.held_reason}" for batch in paused if batch.held_reason is not None]
     soonest = sorted(records, key=lambda record: (record.next_at is None, record.next_at, record.name))
     more = len(records) - MOST_SHOWN
-    said = [*problems[:MOST_SHOWN], *held[:MOST_SHOWN], *map(_times, soonest[:MOST_SHOWN])]
+    sentences = [*problems[:MOST_SHOWN], *held[:MOST_SHOWN], *map(_times, soonest[:MOST_SHOWN])]
     return "; ".join(
-        [*map(visible_name, said), *([f"{more:,} more: doceval recurring list"] if more > 0 else [])]
+        [*map(visible_name, sentences), *([f"{more:,} more: doceval recurring list"] if more > 0 else [])]
     )
 
 
 def sentence(made: Occurrence) -> str:
-    """What became of an occurrence, in a line for people."""
-    if made.outcome is Outcome.MADE and made.batch_id is not None:
+    """The result of an occurrence, in one line."""
+    if made.outcome is OccurrenceOutcome.MADE and made.batch_id is not None:
         return f"{partition_key(made.batch_id)}: {made.files.sentence}"
-    if made.outcome is Outcome.SKIPPED:
+    if made.outcome is OccurrenceOutcome.SKIPPED:
         return f"no batch: {made.reason} ({made.files.sentence})"
     return f"no batch: {made.reason}"
 
@@ -62,7 +63,7 @@ def _last(record: RecurringRecord) -> str:
     when = _minute(record.newest_due_at)
     if record.newest_batch_id is not None:
         return f"{when} ({partition_key(record.newest_batch_id)})"
-    failed = "failed" if record.newest_outcome is Outcome.FAILED else "no batch"
+    failed = "failed" if record.newest_outcome is OccurrenceOutcome.FAILED else "no batch"
     return f"{when} ({failed}: {record.newest_reason})"
 
 

@@ -1,4 +1,4 @@
-"""The series of recurring evaluations as an asset, and the sensor that keeps their pages fresh."""
+"""The series of recurring evaluations as an asset, and the sensor that keeps their pages up to date."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,34 +17,34 @@ from doceval_pipeline.defs.reporting import completion_report, report_link
 from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, UNFINISHED, has_failed_for_long
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import StepConfig, open_step
-from doceval_pipeline.doc_eval.recurring import list_recurring
-from doceval_pipeline.doc_eval.series import OCCURRENCES_READ, SeriesState, series_states
+from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
+from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, SeriesDigest, series_digests
 from doceval_pipeline.errors import DocEvalError, UnknownRecurring
 from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.reports.sanitize import markdown_name
 from doceval_pipeline.reports.series import series_markdown, series_numbers
 
-# NumPy and Jinja take half a second to load, which only runs that write a page need.
+# NumPy and Jinja take half a second to load; only runs that write a page need them.
 if TYPE_CHECKING:
-    from doceval_pipeline.batches.results.series.reporting import WrittenSeries
+    from doceval_pipeline.batches.results.series.reporting import SeriesPage
 
-SECONDS_BETWEEN_LOOKS = 60
-# In one tick; the others follow in the next ones.
-MOST_ASKED_FOR = 10
-# So many of the newest runs that ended without a page are considered.
+SECONDS_BETWEEN_TICKS = 60
+# Requests of one tick; the next ticks request the others.
+MOST_REQUESTS = 10
+# Considered runs that ended without a page, the newest first.
 MOST_FAILURES = 100
-# Of a run that writes the page of one series: which recurring evaluation.
+# Tag of a run that writes the page of one series: the id of the recurring evaluation.
 TAG = "doceval/series"
 RETRIES = {"dagster/max_retries": "3"}
-# Materializations in which a page is looked for, the newest first.
-MOST_LOOKED_THROUGH = 1_000
+# Materializations that are searched for a page, the newest first.
+MOST_SEARCHED = 1_000
 _LISTED = 50
 
 
-class OfSeries(StepConfig):
-    """Which series."""
+class SeriesConfig(StepConfig):
+    """The series to write."""
 
-    name: str | None = Field(default=None, description="Name of the recurring evaluation; all if left out.")
+    name: str | None = Field(default=None, description="Name of the recurring evaluation. Default: all.")
 
 
 @dg.asset(
@@ -54,21 +54,23 @@ class OfSeries(StepConfig):
     code_version=CODE_VERSIONS["series"],
 )
 def series(
-    context: dg.AssetExecutionContext, config: OfSeries, doc_eval: DocEval
+    context: dg.AssetExecutionContext, config: SeriesConfig, doc_eval: DocEval
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Scores, failures, cost and time of recurring evaluations by occurrence, with drift marked."""
     with open_step(context, doc_eval) as databases:
-        written, failures = _write(databases, config.name)
-        for one in written:
-            context.log.info(f"{shown_name(one.series.name)}: {one.series.verdict}; the page is {one.path}")
-        # Pages that are written are served, whatever became of the others.
-        if written or not failures:
+        pages, failures = _write_pages(databases, config.name)
+        for page in pages:
+            context.log.info(
+                f"{shown_name(page.series.name)}: {page.series.verdict}; the page is {page.path}"
+            )
+        # Pages that were written are served even if others failed.
+        if pages or not failures:
             yield dg.MaterializeResult(
                 metadata={
-                    **(_of_one(written[0]) if config.name is not None else _of_all(written)),
-                    "pages": dg.MetadataValue.json([one.path.name for one in written]),
+                    **(_metadata_of_page(pages[0]) if config.name is not None else _metadata_of_all(pages)),
+                    "pages": dg.MetadataValue.json([page.path.name for page in pages]),
                 },
-                data_version=_version(written),
+                data_version=_version(pages),
             )
         if failures:
             more = f"; {len(failures) - 1:,} more failed" if len(failures) > 1 else ""
@@ -79,45 +81,45 @@ refresh_series = dg.define_asset_job(
     "refresh_series",
     selection=dg.AssetSelection.assets(series),
     config=example_values("refresh_series"),
-    description="Write the page of a recurring evaluation's series anew, or of all of them.",
+    description="Write the page of the series of one recurring evaluation, or of all.",
 )
 
 
 @dg.sensor(
     job=refresh_series,
-    minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
+    minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def fresh_series(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Requests the page of each series that changed since its page was last requested.
+    """Requests the page of each series that changed since the last request.
 
-    An occurrence that was skipped, failed, archived or reported changes a series; so does a new time zone.
+    A series changes when an occurrence is skipped, fails, is archived or reported, and with a new time zone.
     """
     with database_errors(), doc_eval.open().doc_eval.connect() as connection:
-        states = series_states(connection, OCCURRENCES_READ)
-    asked = Written.read(context.cursor).written
-    written = {state.id: asked[state.id] for state in states if state.id in asked}
-    failed = _failed_lately(context.instance)
+        states = series_digests(connection, OCCURRENCES_READ)
+    requested = Written.read(context.cursor).written
+    digests = {state.id: requested[state.id] for state in states if state.id in requested}
+    failed = _recently_failed(context.instance)
     requests: list[dg.RunRequest] = []
     for state in states:
-        is_other = state.digest[:16] != asked.get(state.id)
-        # Dagster is asked about single series only where there may be something to do.
-        if not is_other and str(state.id) not in failed:
+        has_changed = state.digest[:16] != requested.get(state.id)
+        # Runs of a series are queried only if a request is possible.
+        if not has_changed and str(state.id) not in failed:
             continue
-        if len(requests) < MOST_ASKED_FOR and _is_due(context.instance, state, is_other):
+        if len(requests) < MOST_REQUESTS and _is_due(context.instance, state, has_changed=has_changed):
             requests.append(_request(state))
-            written[state.id] = state.digest[:16]
+            digests[state.id] = state.digest[:16]
     return dg.SensorResult(
         run_requests=requests,
-        cursor=Written(written=written).write(),
+        cursor=Written(written=digests).write(),
         skip_reason=None if requests else "No series has changed since its page was written",
     )
 
 
 def was_written(instance: dg.DagsterInstance, name: str) -> bool:
-    """Whether this installation materialized a page of a series under this file's name, among the newest."""
+    """Whether one of the newest materializations wrote a page of a series with this file name."""
     cursor: str | None = None
-    for _ in range(MOST_LOOKED_THROUGH // 100):
+    for _ in range(MOST_SEARCHED // 100):
         page = instance.fetch_materializations(series.key, limit=100, cursor=cursor)
         if any(name in _pages_of(record) for record in page.records):
             return True
@@ -127,40 +129,40 @@ def was_written(instance: dg.DagsterInstance, name: str) -> bool:
     return False
 
 
-def _write(databases: Databases, wanted: str | None) -> tuple[list["WrittenSeries"], list[str]]:
-    """The page of one recurring evaluation, or of all; of all, why some could not be written."""
+def _write_pages(databases: Databases, wanted: str | None) -> tuple[list["SeriesPage"], list[str]]:
+    """Write the page of one recurring evaluation, or of all; return pages, and for all also failures."""
     from doceval_pipeline.batches.results.series.reporting import write_series
 
     if wanted is not None:
         return [write_series(databases, wanted)], []
     with databases.doc_eval.connect() as connection:
         names = [record.name for record in list_recurring(connection)]
-    written, failures = [], []
+    pages, failures = [], []
     for name in names:
         try:
-            written.append(write_series(databases, name))
+            pages.append(write_series(databases, name))
         except UnknownRecurring:
-            # Deleted since it was listed.
+            # Deleted after it was listed.
             continue
         except DocEvalError as error:
             failures.append(f"{shown_name(name)}: {error}")
-    return written, failures
+    return pages, failures
 
 
-def _version(written: Sequence["WrittenSeries"]) -> dg.DataVersion:
-    digests = "-".join(one.series.digest for one in written)
-    return dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest()[:16] if written else "none")
+def _version(pages: Sequence["SeriesPage"]) -> dg.DataVersion:
+    digests = "-".join(page.series.digest for page in pages)
+    return dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest()[:16] if pages else "none")
 
 
-def _failed_lately(instance: dg.DagsterInstance) -> set[str]:
-    """The series of the newest runs that ended without a page, by the value of their tag."""
+def _recently_failed(instance: dg.DagsterInstance) -> set[str]:
+    """The ids of series, as text, whose newest runs include one that ended without a page."""
     filters = dg.RunsFilter(job_name=refresh_series.name, statuses=list(ENDED_WITHOUT_SUCCESS))
     return {run.tags.get(TAG, "") for run in instance.get_runs(filters, limit=MOST_FAILURES)}
 
 
-def _is_due(instance: dg.DagsterInstance, state: SeriesState, is_other: bool) -> bool:
-    """Whether to request a page: of another state, or because the last run ended without one."""
-    if not is_other and not has_failed_for_long(
+def _is_due(instance: dg.DagsterInstance, state: SeriesDigest, *, has_changed: bool) -> bool:
+    """Whether to request a page: the series changed, or the last run ended without a page."""
+    if not has_changed and not has_failed_for_long(
         instance, dg.RunsFilter(job_name=refresh_series.name, tags={TAG: str(state.id)})
     ):
         return False
@@ -170,54 +172,54 @@ def _is_due(instance: dg.DagsterInstance, state: SeriesState, is_other: bool) ->
     return not instance.get_runs_count(filters)
 
 
-def _request(state: SeriesState) -> dg.RunRequest:
-    # No run key: what was the case once, and is so again after a restore, is asked for again.
+def _request(state: SeriesDigest) -> dg.RunRequest:
+    # No run key: an earlier state that returns after a restore is requested again.
     return dg.RunRequest(
         run_config={"ops": {series.op.name: {"config": {"name": state.name}}}},
         tags={TAG: str(state.id), **RETRIES},
     )
 
 
-def _of_one(written: "WrittenSeries") -> dict[str, Any]:
+def _metadata_of_page(page: "SeriesPage") -> dict[str, Any]:
     return {
-        "recurring": shown_name(written.series.name),
-        "verdict": written.series.verdict,
-        "open": dg.MetadataValue.url(report_link(written.path.name)),
-        "how_to_open": "follow the link, where doceval up runs this page; or: doceval recurring report NAME",
-        "summary_shows": "the newest occurrences: what became of them, mean scores, failures and cost",
-        "summary": dg.MetadataValue.md(series_markdown(written.series)),
-        "report": dg.MetadataValue.path(written.path),
-        "report_bytes": written.size,
-        **series_numbers(written.series),
+        "recurring": shown_name(page.series.name),
+        "verdict": page.series.verdict,
+        "open": dg.MetadataValue.url(report_link(page.path.name)),
+        "how_to_open": "follow the link while doceval up runs, or: doceval recurring report NAME",
+        "summary_shows": "the newest occurrences: state, mean scores, failures and cost",
+        "summary": dg.MetadataValue.md(series_markdown(page.series)),
+        "report": dg.MetadataValue.path(page.path),
+        "report_bytes": page.size,
+        **series_numbers(page.series),
     }
 
 
-def _of_all(written: list["WrittenSeries"]) -> dict[str, Any]:
-    """A line for each series, with the link to its page; figures of all together."""
+def _metadata_of_all(pages: list["SeriesPage"]) -> dict[str, Any]:
+    """A line for each series with the link to its page, and the sums of their figures."""
     rows = ["| recurring evaluation | series | page |", "|---|---|---|"]
-    for one in written[:_LISTED]:
+    for page in pages[:_LISTED]:
         rows.append(
-            f"| {markdown_name(one.series.name)} | {one.series.verdict} | "
-            f"[{one.path.name}]({report_link(one.path.name)}) |"
+            f"| {markdown_name(page.series.name)} | {page.series.verdict} | "
+            f"[{page.path.name}]({report_link(page.path.name)}) |"
         )
-    if len(written) > _LISTED:
-        rows += ["", f"{len(written) - _LISTED:,} more are not listed."]
+    if len(pages) > _LISTED:
+        rows += ["", f"{len(pages) - _LISTED:,} more are not listed."]
     totals: dict[str, int] = {}
-    for one in written:
-        for key, value in series_numbers(one.series).items():
+    for page in pages:
+        for key, value in series_numbers(page.series).items():
             if not key.startswith("newest_"):
                 totals[key] = totals.get(key, 0) + int(value)
     return {
-        "verdict": f"the pages of {counted(len(written), 'series', 'series')} are written",
+        "verdict": f"the pages of {counted(len(pages), 'series', 'series')} are written",
         "summary": dg.MetadataValue.md("\n".join(rows) + "\n"),
-        "series": len(written),
+        "series": len(pages),
         **totals,
     }
 
 
 def _pages_of(record: dg.EventLogRecord) -> Iterator[str]:
-    found = record.asset_materialization
-    value = None if found is None else found.metadata.get("pages")
+    materialization = record.asset_materialization
+    value = None if materialization is None else materialization.metadata.get("pages")
     listed = None if value is None else value.value
     yield from (
         (Path(page).name for page in listed if isinstance(page, str)) if isinstance(listed, list) else ()

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
+from doceval_pipeline.domain.export import DocumentFile
 
 # Rows sent to the server in one statement.
 CHUNK = 5_000
+# Rows fetched at a time for an export.
+FILES_AT_A_TIME = 1_000
 
 _FOUND_TABLE = text("""
     CREATE TEMPORARY TABLE found (
@@ -420,3 +423,22 @@ def _chunks(found: Iterable[FoundFile]) -> Iterator[list[FoundFile]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+_FILES_OF_DOCUMENTS = text("""
+    SELECT DISTINCT ON (b.knowledge_document_id)
+           b.knowledge_document_id AS document_id, f.folder_path AS folder, d.filepath AS file,
+           count(*) OVER (PARTITION BY b.knowledge_document_id) AS files
+    FROM batch_documents b
+    JOIN documents d ON d.id = b.document_id
+    JOIN folders f ON f.id = d.folder_id
+    WHERE b.batch_id = :batch_id AND b.state = 'STAGED'
+    ORDER BY b.knowledge_document_id, f.folder_path, d.raw_path
+""")
+
+
+def files_of_documents(connection: Connection, batch_id: int) -> Iterator[DocumentFile]:
+    """Yield the stored documents of a batch with their first file, by `docs.id`, in bounded memory."""
+    options = {"yield_per": FILES_AT_A_TIME}
+    rows = connection.execute(_FILES_OF_DOCUMENTS, {"batch_id": batch_id}, execution_options=options)
+    return (DocumentFile(**row._mapping) for row in rows)

@@ -11,6 +11,7 @@ from datetime import datetime
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.findings import Difference, Estimate
 from doceval_pipeline.domain.score_changes import ScoreChanges
+from doceval_pipeline.domain.series import ChangedScore, SeriesOccurrence
 from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.domain.usage import Cost, ProcessingTime
 
@@ -87,30 +88,10 @@ class ColumnChanges:
 
 
 @dataclass(frozen=True, slots=True)
-class ChangedDocument:
-    """A file whose content changed, with the scores of its old and new content; None without a score."""
-
-    due_at: datetime | None
-    """Time of the occurrence that found the new content."""
-    partition_key: str
-    file: str
-    column: Column
-    before: float | None
-    after: float | None
-    is_other_question: bool
-    """The prompt text or the connection changed, too."""
-
-    @property
-    def change(self) -> float | None:
-        """Score after minus score before, in points."""
-        return None if self.before is None or self.after is None else self.after - self.before
-
-
-@dataclass(frozen=True, slots=True)
 class ContentChanges:
     """Evaluations whose score changed together with the file's content, newest occurrence first."""
 
-    documents: Sequence[ChangedDocument] = ()
+    documents: Sequence[ChangedScore] = ()
     """The first of `total`."""
     total: int = 0
     same: int = 0
@@ -134,21 +115,12 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
-class PassedOver:
-    """An occurrence that the report skips when it compares, and why."""
-
-    due_at: datetime
-    state: str
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class SinceOccurrence:
     """What the report adds to `SincePrevious` if both batches are occurrences of one series."""
 
     due_at: datetime
     previous_due_at: datetime
-    passed_over: tuple[PassedOver, ...]
+    passed_over: tuple[SeriesOccurrence, ...]
     """The newest of `all_passed_over` occurrences between the two."""
     all_passed_over: int
     samples: tuple[Samples, ...]

@@ -1,17 +1,37 @@
-"""All completed batches together: how each connection did with each prompt, as Dagster's UI shows it.
+"""The leaderboard: the results of each connection and prompt over all completed batches, for Dagster's UI.
 
-As in `markdown`, nothing that others wrote gets in except names, as plain text.
+As in `markdown`, the only foreign texts are names, shown as plain text.
 """
 
 import base64
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import (
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+)
+from html import (
+    escape,
+)
 
-from doceval_pipeline.domain.findings import Estimate
-from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
-from doceval_pipeline.reports.sanitize import cut, markdown_name, visible_name
+from doceval_pipeline.domain.findings import (
+    Estimate,
+)
+from doceval_pipeline.domain.leaderboard import (
+    LeaderboardRow,
+)
+from doceval_pipeline.reports.formatting import (
+    amount,
+    counted,
+    duration,
+    score_text,
+)
+from doceval_pipeline.reports.sanitize import (
+    cut,
+    markdown_name,
+    visible_name,
+)
 
 ROWS_SHOWN = 50
 ROWS_DRAWN = 10
@@ -22,68 +42,40 @@ _NAMES_WIDTH, _PIXELS_PER_POINT, _ROW_HEIGHT = 120, 2, 12
 _NAME_CHARACTERS = 22
 _NOT_IN_XML = re.compile("[\ufffe\uffff]")
 _COMPARABLE = (
-    "Mean scores over all completed batches. **Rows need not be of the same documents**, so that their "
-    "order says little where the intervals overlap or the documents differ; no tie is marked here. "
-    "The report of a batch and `doceval compare` compare over the same documents. A connection or a prompt "
-    "that was edited between batches is one row."
+    "Mean scores over all completed batches. **Rows may cover different documents**: where documents differ "
+    "or intervals overlap, the order of rows means little. Ties are not marked. The report of a batch and "
+    "`doceval compare` compare scores of the same documents. A connection or a prompt that was edited "
+    "between batches is one row."
 )
 
 
 @dataclass(frozen=True, slots=True)
-class LeaderboardRow:
-    """What came back from a connection for a prompt; None where nobody reported anything.
-
-    `scores` counts the scored among `cells`. Seconds are the processor's. `repeated` more cells are reused
-    results that count once, where they were asked.
-    """
-
-    connection: str
-    prompt: str
-    batches: int
-    documents: int
-    cells: int
-    succeeded: int
-    failed: int
-    simulated: int
-    scores: Estimate | None
-    input_tokens: int | None
-    output_tokens: int | None
-    median_seconds: float | None
-    repeated: int = 0
-
-    @property
-    def failed_share(self) -> float:
-        """The share of failed cells, from 0 to 1."""
-        return self.failed / self.cells if self.cells else 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """Rows in the order of their mean score, those without any last.
-
-    `batches` are in it, `batches_left_out` are not: open, cancelled or archived. `digest` is the same for
-    the same results.
-    """
+    """The leaderboard, and how many batches are in it."""
 
     rows: Sequence[LeaderboardRow]
+    """The highest mean score first; rows without scores last."""
     batches: int
     batches_left_out: int
+    """Open, cancelled or archived batches."""
     digest: str
+    """The same for the same results."""
 
 
 def render_leaderboard(board: Leaderboard) -> str:
     """The leaderboard as a table in markdown."""
-    left_out = f"; {amount(board.batches_left_out)} left out: open, cancelled or archived"
+    left_out = f"; {amount(board.batches_left_out)} left out (open, cancelled or archived)"
     lines = [f"**{counted(board.batches, 'batch', 'batches')}**{left_out}.", "", _COMPARABLE, ""]
     if not board.rows:
         return "\n".join([*lines, "No batch is completed yet."]) + "\n"
     simulated = sum(row.simulated for row in board.rows)
     if simulated:
-        lines += [f"**Simulated results: no LLM was called** for {counted(simulated, 'cell', 'cells')}.", ""]
+        evaluations = counted(simulated, "evaluation", "evaluations")
+        lines += [f"**Simulated results: no LLM was called** for {evaluations}.", ""]
     repeated = sum(row.repeated for row in board.rows)
     if repeated:
-        one = "reused result repeats a result that is counted here and is"
-        many = "reused results repeat results that are counted here and are"
+        one = "reused result repeats a result counted here and is"
+        many = "reused results repeat results counted here and are"
         lines += [f"{counted(repeated, one, many)} not counted again.", ""]
     lines += [
         "| | connection | prompt | mean score | 95 % interval | scored | documents | batches | failed "
@@ -97,9 +89,9 @@ def render_leaderboard(board: Leaderboard) -> str:
 
 
 def draw_leaderboard(board: Leaderboard) -> str:
-    """Name, mean and interval of the first rows on one axis from 0 to 100, as one small image.
+    """Draw name, mean and interval of the first rows on one axis from 0 to 100, as a small image in markdown.
 
-    As many rows as fit into the characters that Dagster draws; the image says how many it leaves out.
+    It has as many rows as fit into the characters that Dagster draws, and says how many it leaves out.
     """
     scored = [(row, row.scores) for row in board.rows if row.scores is not None]
     images = (_image(scored, drawn) for drawn in range(min(len(scored), ROWS_DRAWN), -1, -1))
@@ -107,7 +99,7 @@ def draw_leaderboard(board: Leaderboard) -> str:
 
 
 def leaderboard_numbers(board: Leaderboard) -> dict[str, int | float]:
-    """Numbers under stable names, which Dagster plots over time; what nobody reported is absent."""
+    """Numbers under stable names, which Dagster plots over time; figures without any value are absent."""
     scored = sum(row.scores.n for row in board.rows if row.scores is not None)
     numbers: dict[str, int | float] = {
         "batches": board.batches,
@@ -175,7 +167,7 @@ def _across(score: float) -> int:
 
 
 def _label(row: LeaderboardRow) -> str:
-    """The names of a row as text of an image: no markup, and no character that XML forbids."""
+    """The names of a row as text of an image, without markup or characters that XML forbids."""
     names = cut(visible_name(f"{row.connection} · {row.prompt}"), _NAME_CHARACTERS)
     return escape(_NOT_IN_XML.sub("�", names), quote=False)
 

@@ -1,132 +1,78 @@
-"""The series of a recurring evaluation: its figures by occurrence, its page, and what Dagster shows of it."""
+"""Renders the series of a recurring evaluation: the page, the summary in Dagster, and JSON."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from enum import StrEnum
-from itertools import groupby
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Mapping,
+    Sequence,
+)
+from dataclasses import (
+    asdict,
+    dataclass,
+)
+from datetime import (
+    datetime,
+)
+from itertools import (
+    groupby,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
-from doceval_pipeline.domain.columns import Column
-from doceval_pipeline.domain.insights import ContentChanges
-from doceval_pipeline.domain.usage import Cost
-from doceval_pipeline.recurrence import local_time
-from doceval_pipeline.reports import svg
-from doceval_pipeline.reports.formatting import amount, counted, money, score_text
-from doceval_pipeline.reports.sanitize import markdown_name
+from doceval_pipeline.domain.columns import (
+    Column,
+)
+from doceval_pipeline.domain.insights import (
+    ContentChanges,
+)
+from doceval_pipeline.domain.series import (
+    OccurrenceState,
+    SeriesOccurrence,
+)
+from doceval_pipeline.domain.usage import (
+    Cost,
+)
+from doceval_pipeline.recurrence import (
+    local_time,
+)
+from doceval_pipeline.reports import (
+    svg,
+)
+from doceval_pipeline.reports.formatting import (
+    amount,
+    counted,
+    money,
+    score_text,
+)
+from doceval_pipeline.reports.sanitize import (
+    markdown_name,
+)
 
 TEMPLATE = "series.html.j2"
 OCCURRENCES_SHOWN = 120
-"""The newest so many occurrences are drawn and listed; the others are counted."""
+"""This many of the newest occurrences are drawn and listed; the others are only counted."""
 COLUMNS_SHOWN = 20
 CHANGES_SHOWN = 300
 _ROWS_IN_DAGSTER = 30
 
 
-class State(StrEnum):
-    """What became of an occurrence, in the words of the page."""
-
-    DONE = "done"
-    FAILED = "failed"
-    """Its batch has no successful evaluation."""
-    CANCELLED = "cancelled"
-    OPEN = "open"
-    PAUSED = "paused"
-    HELD = "held"
-    ARCHIVED = "archived"
-    SKIPPED = "skipped"
-    NOT_MADE = "not made"
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """How the scores of a column differ from those of earlier occurrences.
-
-    `change` is the mean difference and `p` allows for all columns and the whole series; None where there is
-    nothing to compare. Of `now` documents, either each is compared with its own earlier score, or all are
-    compared with the `before` documents of earlier occurrences. `is_other_question` where the prompt text or
-    the connection is not as it was in the occurrence before.
-    """
-
-    change: float | None
-    p: float | None
-    now: int
-    before: int
-    is_paired: bool
-    is_other_question: bool
-    is_marked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A column in an occurrence; `mean` of `scored` results, reused ones among them, None of none."""
-
-    cells: int
-    failed: int
-    reused: int
-    scored: int
-    mean: float | None
-    drift: Drift | None
-
-    @property
-    def not_compared(self) -> str | None:
-        """Why its scores are compared with nothing; None where they are compared."""
-        if self.drift is not None and self.drift.p is not None:
-            return None
-        if not self.scored:
-            return "it has no scores"
-        if self.drift is not None and self.drift.is_other_question:
-            return "the prompt text or the connection changed"
-        if self.drift is None and self.reused >= self.scored:
-            return "all of its scores are reused"
-        return "no earlier scores to compare with"
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesOccurrence:
-    """An occurrence; figures are 0 and None where its results are not in the database.
-
-    `seconds` from the start of its batch to its completion, `processor_seconds` as processors report them.
-    """
-
-    due_at: datetime
-    state: State
-    reason: str | None
-    partition_key: str | None
-    batch: str | None
-    files: tuple[int, int, int, int]
-    """New, changed, unchanged, gone."""
-    cells: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    reused: int = 0
-    simulated: int = 0
-    seconds: float | None = None
-    processor_seconds: float | None = None
-    costs: Sequence[Cost] = ()
-    points: Mapping[Column, Point] | None = None
-
-    @property
-    def has_drifted(self) -> bool:
-        """Whether any column is marked."""
-        return any(p.drift is not None and p.drift.is_marked for p in (self.points or {}).values())
-
-
 @dataclass(frozen=True, slots=True)
 class Series:
-    """All of it. `occurrences` are the newest of `total`, oldest first, and `columns` have names.
-
-    `timezone` is the name of the zone in which times are shown.
-    """
+    """The whole series of a recurring evaluation."""
 
     name: str
     timezone: str
+    """The zone in which times are shown."""
     occurrences: Sequence[SeriesOccurrence]
+    """The newest of `total`, oldest first."""
     total: int
     columns: Mapping[Column, tuple[str, str]]
+    """The names of connection and prompt."""
     changes: ContentChanges
     digest: str
+    """The same for the same series."""
 
     @property
     def shown(self) -> Sequence[SeriesOccurrence]:
@@ -135,54 +81,54 @@ class Series:
 
     @property
     def simulated(self) -> int:
-        """How many results no LLM gave."""
+        """The number of simulated results."""
         return sum(occurrence.simulated for occurrence in self.occurrences)
 
     def time(self, moment: datetime) -> str:
-        """A time in the time zone of the evaluation: 2026-12-01 02:00 CET."""
+        """A time in the zone of the evaluation, such as 2026-12-01 02:00 CET."""
         return f"{local_time(moment, self.timezone):%Y-%m-%d %H:%M %Z}"
 
-    def count(self, *states: State) -> int:
-        """How many occurrences are in some states."""
+    def count(self, *states: OccurrenceState) -> int:
+        """The number of occurrences in any of the given states."""
         return sum(occurrence.state in states for occurrence in self.occurrences)
 
     @property
     def drifted(self) -> int:
-        """How many occurrences have a mark."""
+        """The number of occurrences with marked drift."""
         return sum(occurrence.has_drifted for occurrence in self.occurrences)
 
     @property
     def is_compared(self) -> bool:
-        """Whether any column of any occurrence could be compared with earlier ones."""
-        points = (point for o in self.occurrences for point in (o.points or {}).values())
-        return any(point.drift is not None and point.drift.p is not None for point in points)
+        """Whether any column of any occurrence is compared with earlier ones."""
+        results = (result for o in self.occurrences for result in (o.columns or {}).values())
+        return any(result.drift is not None and result.drift.p is not None for result in results)
 
     @property
     def verdict(self) -> str:
         """The series in one sentence, without names."""
-        said = counted(self.total, "occurrence", "occurrences")
+        counts = counted(self.total, "occurrence", "occurrences")
         if self.total > len(self.occurrences):
-            said += f"; of the newest {amount(len(self.occurrences))}"
-        said += f", {amount(self.count(State.DONE))} done"
-        for state in State:
-            if state is not State.DONE and (count := self.count(state)):
-                said += f", {amount(count)} {state}"
+            counts += f"; of the newest {amount(len(self.occurrences))}"
+        counts += f", {amount(self.count(OccurrenceState.DONE))} done"
+        for state in OccurrenceState:
+            if state is not OccurrenceState.DONE and (count := self.count(state)):
+                counts += f", {amount(count)} {state}"
         if not self.columns:
-            return f"{said}: no results to compare"
+            return f"{counts}: no results to compare"
         if not self.is_compared:
-            return f"{said}: nothing to compare with yet"
-        return f"{said}: {f'drift in {amount(self.drifted)}' if self.drifted else 'no drift'}"
+            return f"{counts}: nothing to compare with yet"
+        return f"{counts}: {f'drift in {amount(self.drifted)}' if self.drifted else 'no drift'}"
 
 
 def render_series(series: Series, compiled: Path | None = None) -> str:
-    """The page of a series; the same for the same series.
+    """Render the page of a series; the same series gives the same page.
 
     Parameters
     ----------
     compiled
-        A folder of ours that keeps compiled templates; it must exist.
+        An existing folder, writable only by this user, for compiled templates.
     """
-    # Jinja is loaded only where a page is written.
+    # Jinja is loaded only to write a page.
     from doceval_pipeline.reports.html import render_page
 
     columns = list(series.columns)
@@ -195,24 +141,24 @@ def render_series(series: Series, compiled: Path | None = None) -> str:
         columns=columns[:COLUMNS_SHOWN],
         columns_left_out=max(0, len(columns) - COLUMNS_SHOWN),
         pictures={column: svg.series(_places(series, column)) for column in columns[:COLUMNS_SHOWN]},
-        State=State,
+        OccurrenceState=OccurrenceState,
     )
 
 
 def series_numbers(series: Series) -> dict[str, int | float]:
     """Figures under stable names, which Dagster plots over time.
 
-    `occurrences` are all; every other figure is of the newest `occurrences_read`.
+    `occurrences` counts all; every other figure is of the newest `occurrences_read`.
     """
-    newest = next((o for o in reversed(series.occurrences) if o.state is State.DONE), None)
+    newest = next((o for o in reversed(series.occurrences) if o.state is OccurrenceState.DONE), None)
     numbers: dict[str, int | float] = {
         "occurrences": series.total,
         "occurrences_read": len(series.occurrences),
         "occurrences_made": sum(o.partition_key is not None for o in series.occurrences),
-        "occurrences_skipped": series.count(State.SKIPPED),
-        "occurrences_failed": series.count(State.NOT_MADE, State.FAILED),
-        "occurrences_held": series.count(State.HELD),
-        "occurrences_archived": series.count(State.ARCHIVED),
+        "occurrences_skipped": series.count(OccurrenceState.SKIPPED),
+        "occurrences_failed": series.count(OccurrenceState.NOT_MADE, OccurrenceState.FAILED),
+        "occurrences_held": series.count(OccurrenceState.HELD),
+        "occurrences_archived": series.count(OccurrenceState.ARCHIVED),
         "occurrences_drifted": series.drifted,
         "cells": sum(o.cells for o in series.occurrences),
         "cells_succeeded": sum(o.succeeded for o in series.occurrences),
@@ -242,29 +188,28 @@ def series_data(series: Series) -> dict[str, Any]:
             "changed_scores": series.changes.total,
             "documents": [
                 {
-                    **_named(series, document.column),
-                    "due_at": document.due_at,
-                    "partition": document.partition_key,
-                    "file": document.file,
-                    "before": document.before,
-                    "after": document.after,
-                    "question_changed": document.is_other_question,
+                    **_column_names(series, score.column),
+                    "due_at": score.content.due_at,
+                    "partition": score.content.partition_key,
+                    "file": score.content.file,
+                    "before": score.before,
+                    "after": score.after,
+                    "question_changed": score.is_other_question,
                 }
-                for document in series.changes.documents
+                for score in series.changes.documents
             ],
         },
     }
 
 
 def _occurrence_data(series: Series, occurrence: SeriesOccurrence) -> dict[str, Any]:
-    new, changed, unchanged, gone = occurrence.files
     return {
         "due_at": occurrence.due_at,
         "state": occurrence.state.value,
         "reason": occurrence.reason,
         "partition": occurrence.partition_key,
         "batch": occurrence.batch,
-        "files": {"new": new, "changed": changed, "unchanged": unchanged, "gone": gone},
+        "files": asdict(occurrence.files),
         "cells": occurrence.cells,
         "succeeded": occurrence.succeeded,
         "failed": occurrence.failed,
@@ -274,22 +219,23 @@ def _occurrence_data(series: Series, occurrence: SeriesOccurrence) -> dict[str, 
         "processor_seconds": occurrence.processor_seconds,
         "costs": [asdict(cost) for cost in occurrence.costs],
         "columns": [
-            {**_named(series, column), **asdict(point)} for column, point in (occurrence.points or {}).items()
+            {**_column_names(series, column), **asdict(result)}
+            for column, result in (occurrence.columns or {}).items()
         ],
     }
 
 
-def _named(series: Series, column: Column) -> dict[str, str]:
+def _column_names(series: Series, column: Column) -> dict[str, str]:
     connection, prompt = series.columns.get(column, ("", ""))
     return {"connection": connection, "prompt": prompt}
 
 
 def series_markdown(series: Series) -> str:
-    """The newest occurrences as a table in markdown; nothing of others but names, as plain text."""
+    """The newest occurrences as a table in markdown; foreign texts are plain text."""
     lines = [
         f"{series.verdict}.",
         "",
-        "| time | batch | what became of it | mean scores | failed | reused | cost |",
+        "| time | batch | state | mean scores | failed | reused | cost |",
         "|---|---|---|---|---:|---:|---:|",
     ]
     lines += [_row(series, occurrence) for occurrence in reversed(series.occurrences[-_ROWS_IN_DAGSTER:])]
@@ -299,16 +245,16 @@ def series_markdown(series: Series) -> str:
 
 
 def cost_text(costs: Sequence[Cost]) -> str:
-    """Costs in words, a currency after the other; a dash where none is known."""
+    """Costs in words, one currency after the other; a dash without any."""
     return ", ".join(f"{money(cost.amount)} {cost.currency}" for cost in costs) or "–"
 
 
 def _row(series: Series, occurrence: SeriesOccurrence) -> str:
     means = [
-        f"{markdown_name(' · '.join(series.columns[column]), 60)} {score_text(point.mean)}"
-        + (" **DRIFT**" if point.drift is not None and point.drift.is_marked else "")
-        for column, point in list((occurrence.points or {}).items())[:COLUMNS_SHOWN]
-        if point.mean is not None
+        f"{markdown_name(' · '.join(series.columns[column]), 60)} {score_text(result.mean)}"
+        + (" **DRIFT**" if result.drift is not None and result.drift.is_marked else "")
+        for column, result in list((occurrence.columns or {}).items())[:COLUMNS_SHOWN]
+        if result.mean is not None
     ]
     state = str(occurrence.state) + (
         f": {markdown_name(occurrence.reason, 200)}" if occurrence.reason else ""
@@ -326,33 +272,33 @@ def _row(series: Series, occurrence: SeriesOccurrence) -> str:
 
 
 def _rows(shown: Sequence[SeriesOccurrence]) -> list[list[SeriesOccurrence]]:
-    """The rows of the table, newest first: those skipped one after the other for one reason share a row."""
+    """The rows of the table, newest first: adjacent occurrences skipped for the same reason share a row."""
 
     def row_of(numbered: tuple[int, SeriesOccurrence]) -> tuple[int, str | None]:
         place, occurrence = numbered
-        return (-1, occurrence.reason) if occurrence.state is State.SKIPPED else (place, None)
+        return (-1, occurrence.reason) if occurrence.state is OccurrenceState.SKIPPED else (place, None)
 
     newest_first = enumerate(reversed(shown))
     return [[occurrence for _, occurrence in group] for _, group in groupby(newest_first, row_of)]
 
 
 def _places(series: Series, column: Column) -> list[svg.SeriesPlace]:
-    """A column over the shown occurrences, as it is drawn."""
+    """A column in each of the shown occurrences, for the drawing."""
     places = []
     for occurrence in series.shown:
-        point = (occurrence.points or {}).get(column)
-        drift = None if point is None else point.drift
+        result = (occurrence.columns or {}).get(column)
+        drift = None if result is None else result.drift
         places.append(
             svg.SeriesPlace(
                 day=f"{local_time(occurrence.due_at, series.timezone):%Y-%m-%d}",
                 time=series.time(occurrence.due_at),
-                mean=None if point is None else point.mean,
-                scored=0 if point is None else point.scored,
-                failed=0 if point is None else point.failed,
-                cells=0 if point is None else point.cells,
+                mean=None if result is None else result.mean,
+                scored=0 if result is None else result.scored,
+                failed=0 if result is None else result.failed,
+                cells=0 if result is None else result.cells,
                 is_marked=drift is not None and drift.is_marked,
                 is_other_question=drift is not None and drift.is_other_question,
-                is_missing=occurrence.state in (State.NOT_MADE, State.FAILED),
+                is_missing=occurrence.state in (OccurrenceState.NOT_MADE, OccurrenceState.FAILED),
             )
         )
     return places

@@ -1,4 +1,4 @@
-"""A look at folders in which nothing is new writes nothing, and an occurrence writes only what changed."""
+"""A poll of folders without new files writes nothing, and an occurrence writes only changes."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging.recurring import look_for_arrivals, make_occurrence
-from doceval_pipeline.doc_eval.recurring import Outcome
+from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline_tests.batches.staging.test_recurring import NIGHT, define, record_of
 from doceval_pipeline_tests.conftest import write_old
 
@@ -23,25 +23,25 @@ def ask(databases: Databases, statement: str) -> list[Any]:
 
 
 def written_by_a_look(databases: Databases) -> tuple[int, int]:
-    """Transactions that wrote anything during a look, and bytes of WAL; autovacuum may add to them."""
+    """The number of writing transactions during a poll, and bytes of WAL; autovacuum may add to both."""
     (before,) = ask(databases, WRITTEN)
-    assert look_for_arrivals(databases, record_of(databases)) is None
+    assert find_arrivals(databases, record_of(databases)) is None
     (after,) = ask(databases, WRITTEN)
     return after[0] - before[0], int(after[1] - before[1])
 
 
-def test_a_look_writes_nothing_where_nothing_is_new(databases: Databases, tmp_path: Path) -> None:
+def test_a_poll_without_new_files_writes_nothing(databases: Databases, tmp_path: Path) -> None:
     folder = tmp_path / "inbox"
     folder.mkdir()
     for number in range(20):
         write_old(folder / f"{number}.txt", f"document {number}")
     record = define(databases, folder, schedule=None, on_arrival=True, quiet_for=3600, timezone="UTC")
-    assert look_for_arrivals(databases, record) is None, "they have just arrived"
-    assert make_occurrence(databases, record).outcome is Outcome.MADE
-    look_for_arrivals(databases, record_of(databases))
+    assert find_arrivals(databases, record) is None, "they have just arrived"
+    assert make_occurrence(databases, record).outcome is OccurrenceOutcome.MADE
+    find_arrivals(databases, record_of(databases))
     assert min(written_by_a_look(databases) for _ in range(3)) == (0, 0)
     write_old(folder / "new.txt", "new")
-    look_for_arrivals(databases, record_of(databases))
+    find_arrivals(databases, record_of(databases))
     assert record_of(databases).waiting_from is not None
 
 

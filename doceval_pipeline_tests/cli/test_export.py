@@ -16,7 +16,7 @@ from doceval_pipeline_tests.reports.exports.reading import READERS
 
 @pytest.fixture
 def batch(batch_of: Callable[..., Sample]) -> Sample:
-    """A batch of 12 cells, and one attempt more; one response is longer than a cell of a workbook."""
+    """A batch of 12 evaluations and one more attempt; one response is longer than a workbook cell."""
     batch = batch_of(documents=3)
     batch.stage()
     batch.knowledge(
@@ -35,7 +35,7 @@ def batch(batch_of: Callable[..., Sample]) -> Sample:
 
 
 @pytest.mark.parametrize("format", READERS)
-def test_the_ending_of_the_name_says_the_format_and_the_summary_what_was_written(
+def test_the_extension_selects_the_format_and_the_summary_describes_the_file(
     batch: Sample, tmp_path: Path, format: str
 ) -> None:
     path = tmp_path / f"results.{format.upper()}"
@@ -45,9 +45,7 @@ def test_the_ending_of_the_name_says_the_format_and_the_summary_what_was_written
     assert said.startswith(f"{batch.key} 12 records in ")
     assert where == str(path)
     assert [line[:32] for line in more] == (["for Excel, use --format xlsx: Ex"] if format == "csv" else [])
-    assert ended.stderr == (
-        "5 texts were cut to what a cell of a workbook holds\n" if format == "xlsx" else ""
-    )
+    assert ended.stderr == ("5 texts were cut to the limit of a workbook cell\n" if format == "xlsx" else "")
     assert len(READERS[format](path)) == 12
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -83,7 +81,7 @@ def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     ended = doceval("export", batch.name, "--output", str(path))
     assert ended.returncode == 0, ended.stderr
-    assert f"{batch.key} its report in " in ended.stdout
+    assert f"{batch.key} report in " in ended.stdout
     assert path.read_bytes() == write_report(batch.databases, batch.id).path.read_bytes()
 
 
@@ -92,9 +90,9 @@ def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
     [
         (
             ["results.txt"],
-            "the name of results.txt ends in no format: give --format jsonl|csv|parquet|xlsx|html",
+            "the extension of results.txt is not a format: add --format jsonl|csv|parquet|xlsx|html",
         ),
-        (["page.html", "--attempts", "all"], "leave out --attempts all, or choose another format"),
+        (["page.html", "--attempts", "all"], "remove --attempts all, or choose another format"),
         (["/dev/null", "--format", "csv"], "/dev/null is there and is no file"),
         (
             ["nowhere/results.csv"],
@@ -105,7 +103,7 @@ def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
         (["results.csv/"], "'results.csv/' names a folder: name a file in it"),
     ],
 )
-def test_what_cannot_be_is_one_line(batch: Sample, arguments: list[str], line: str) -> None:
+def test_an_error_is_one_line(batch: Sample, arguments: list[str], line: str) -> None:
     ended = doceval("export", batch.name, "--output", *arguments)
     assert ended.returncode == 1
     assert line in ended.stderr
@@ -134,12 +132,12 @@ def test_a_file_may_still_be_called_a_dash(batch: Sample, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "standard output has no format: give --format jsonl|csv|html"),
-        (["--format", "xlsx"], "xlsx cannot be written to standard output: name a file"),
+        ([], "standard output has no file name: add --format jsonl|csv|html"),
+        (["--format", "xlsx"], "xlsx cannot be written to standard output: choose a file"),
         (["--format", "csv", "--json"], "- and --json both write to standard output: name a file, or leave"),
     ],
 )
-def test_what_cannot_go_to_standard_output_is_refused_in_one_line(
+def test_a_format_that_needs_a_file_is_rejected_for_standard_output_in_one_line(
     batch: Sample, arguments: list[str], line: str
 ) -> None:
     ended = doceval("export", batch.name, "--output", "-", *arguments)
@@ -186,7 +184,7 @@ def test_an_export_draws_a_bar(batch: Sample, tmp_path: Path) -> None:
     assert "12 records" in printed
 
 
-def test_libraries_of_formats_are_imported_by_nobody_else() -> None:
+def test_libraries_of_formats_are_imported_only_for_them() -> None:
     asked = "import doceval_pipeline.cli, doceval_pipeline.definitions, sys; print(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert {"pyarrow", "xlsxwriter"} & set(ended.stdout.split()) == set()

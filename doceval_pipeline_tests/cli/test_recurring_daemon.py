@@ -1,4 +1,4 @@
-"""The real daemon with a schedule of every minute: one batch for each, whatever ends the daemon."""
+"""The real daemon with a schedule of every minute: one batch per minute, however the daemon ends."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def home() -> Iterator[Path]:
 
 
 class Up:
-    """`doceval up`, which can be ended in several ways and begun again."""
+    """`doceval up`, which can be stopped in several ways and started again."""
 
     def __init__(self, home: Path) -> None:
         self._home = home

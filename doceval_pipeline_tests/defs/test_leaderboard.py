@@ -1,4 +1,4 @@
-"""The leaderboard in Dagster: an asset without partitions, made anew after reports, one run at a time."""
+"""The leaderboard in Dagster: an asset without partitions, refreshed after reports, one run at a time."""
 
 import time
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def test_the_leaderboard_is_a_table_a_plot_and_stable_numbers(
     assert len(str(metadata["plot"].value)) < 1_000
 
 
-def test_many_reports_ask_for_one_run_and_the_same_reports_for_none(
+def test_many_reports_request_one_run_and_the_same_reports_none(
     databases: Databases, batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     assert not tick(fresh_leaderboard, instance).run_requests, "there is nothing to show"
@@ -49,7 +49,7 @@ def test_many_reports_ask_for_one_run_and_the_same_reports_for_none(
     assert len(tick(fresh_leaderboard, instance, first.cursor).run_requests) == 1
 
 
-def test_while_one_is_being_made_no_other_is_asked_for(
+def test_no_run_is_requested_while_one_is_in_progress(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     reported(batch_of(documents=1))
@@ -61,7 +61,7 @@ def test_while_one_is_being_made_no_other_is_asked_for(
     assert len(tick(fresh_leaderboard, instance).run_requests) == 1
 
 
-def test_a_leaderboard_whose_run_was_cancelled_is_asked_for_again_after_ten_minutes(
+def test_a_leaderboard_whose_run_was_cancelled_is_requested_again_after_ten_minutes(
     batch_of: BatchOf, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported(batch_of(documents=1))

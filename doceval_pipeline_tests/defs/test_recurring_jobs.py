@@ -1,4 +1,4 @@
-"""What Dagster's pages show of recurring evaluations: their times, their runs, and the batches they made."""
+"""Recurring evaluations on Dagster's pages: their times, runs and batches."""
 
 import shutil
 from dataclasses import replace
@@ -13,7 +13,9 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.defs.recurring import recurring_evaluations
 from doceval_pipeline.defs.recurring_text import MOST_SHOWN, overview
 from doceval_pipeline.doc_eval.batches import list_batches
-from doceval_pipeline.doc_eval.recurring import Outcome, find_recurring, list_recurring, occurrences
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
+from doceval_pipeline.doc_eval.recurring.occurrences import list_occurrences
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline.errors import UnknownRecurring
 from doceval_pipeline_tests.batches.staging.test_recurring import define, doc_eval, record_of
 from doceval_pipeline_tests.conftest import write_old
@@ -39,7 +41,7 @@ def metadata(result: dg.ExecuteInProcessResult, kind: str = "STEP_OUTPUT") -> di
     return {key: value.value for key, value in shown.items()}
 
 
-def test_a_run_of_an_occurrence_is_linked_with_its_batch_and_the_batch_with_what_made_it(
+def test_the_run_of_an_occurrence_is_linked_to_its_batch_and_the_batch_to_the_run(
     databases: Databases, instance: dg.DagsterInstance, inbox: Path
 ) -> None:
     define(databases, inbox, max_documents=1)
@@ -105,7 +107,7 @@ def test_an_unknown_name_fails_in_one_line(databases: Databases, instance: dg.Da
         assert len(said) < 2_000
 
 
-def test_people_pause_resume_and_delete_it_and_see_whether_that_changed_anything(
+def test_jobs_pause_resume_and_delete_and_report_whether_anything_changed(
     databases: Databases, instance: dg.DagsterInstance, inbox: Path
 ) -> None:
     define(databases, inbox)
@@ -122,7 +124,7 @@ def test_people_pause_resume_and_delete_it_and_see_whether_that_changed_anything
     assert shown_by_a_tick(instance) == "no recurring evaluation is defined"
 
 
-def test_an_occurrence_whose_folder_is_away_is_recorded_and_shown_with_the_reason(
+def test_an_occurrence_with_a_missing_folder_is_recorded_and_shown_with_the_reason(
     databases: Databases, instance: dg.DagsterInstance, inbox: Path
 ) -> None:
     record = define(databases, inbox)
@@ -131,8 +133,8 @@ def test_an_occurrence_whose_folder_is_away_is_recorded_and_shown_with_the_reaso
     assert made["outcome"] == "FAILED"
     assert str(inbox) in made["reason"]
     with databases.doc_eval.connect() as connection:
-        (occurrence,) = occurrences(connection, record.id, 1000)
-    assert occurrence.outcome is Outcome.FAILED
+        (occurrence,) = list_occurrences(connection, record.id, 1000)
+    assert occurrence.outcome is OccurrenceOutcome.FAILED
     shown = shown_by_a_tick(instance)
     assert "(failed: " in shown
     assert str(inbox) in shown
@@ -141,14 +143,14 @@ def test_an_occurrence_whose_folder_is_away_is_recorded_and_shown_with_the_reaso
 @pytest.mark.parametrize(
     "due_at", ["tomorrow", "2026-11-20T01:00:00", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00Z", "\x00"]
 )
-def test_a_time_that_is_none_or_in_the_future_makes_nothing(
+def test_an_invalid_or_future_time_makes_nothing(
     databases: Databases, instance: dg.DagsterInstance, inbox: Path, due_at: str
 ) -> None:
     record = define(databases, inbox)
     said = failure(launched(instance, "run_recurring", "make_batch", name="inbox", due_at=due_at))
     assert "must be a past time with a time zone" in said
     with databases.doc_eval.connect() as connection:
-        assert occurrences(connection, record.id, 1000) == []
+        assert list_occurrences(connection, record.id, 1000) == []
 
 
 def test_a_tick_shows_the_next_and_the_last_occurrence_the_soonest_first(
@@ -158,7 +160,7 @@ def test_a_tick_shows_the_next_and_the_last_occurrence_the_soonest_first(
     nights = replace(
         record,
         newest_due_at=record.now - timedelta(hours=11),
-        newest_outcome=Outcome.SKIPPED,
+        newest_outcome=OccurrenceOutcome.SKIPPED,
         newest_reason="nothing\nis new",
     )
     assert overview([nights], [], []) == (

@@ -1,4 +1,4 @@
-"""The sensor of recurring evaluations: which runs it asks for, whatever is in the database and its cursor."""
+"""The sensor of recurring evaluations: which runs it requests for any database and cursor."""
 
 import threading
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ import pytest
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.defs import recurring
-from doceval_pipeline.defs.recurring import may_look, recurring_evaluations, seconds_to_retry
-from doceval_pipeline.doc_eval.recurring import RecurringRecord
+from doceval_pipeline.defs.recurring import may_poll, recurring_evaluations, seconds_to_retry
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline_tests.batches.staging.test_recurring import define, doc_eval, write
 from doceval_pipeline_tests.defs.running import QUIET, run, tick
 
@@ -30,15 +30,15 @@ def asked(result: Any) -> list[str]:
     ("not_before", "now", "may"),
     [(0, 1e9, True), (1e9, 1e9, True), (1e9 + 60, 1e9, False), (1e11, 1e9, True), (1e9 + 3e7, 1e9, True)],
 )
-def test_a_look_waits_for_its_time_unless_a_clock_was_ahead(not_before: float, now: float, may: bool) -> None:
-    assert may_look(not_before, now) is may
+def test_a_poll_waits_for_its_time_unless_a_clock_was_ahead(not_before: float, now: float, may: bool) -> None:
+    assert may_poll(not_before, now) is may
 
 
-def test_a_run_that_fails_is_asked_for_again_with_a_growing_pause() -> None:
+def test_a_failed_run_is_requested_again_with_a_growing_pause() -> None:
     assert [seconds_to_retry(failed) for failed in (0, 1, 2, 7, 8, 10_000)] == [15, 30, 60, 1920, 3600, 3600]
 
 
-def test_what_is_broken_or_hangs_does_not_hold_up_the_others(
+def test_an_invalid_or_hanging_evaluation_does_not_block_the_others(
     databases: Databases, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.txt")
@@ -63,20 +63,20 @@ def test_what_is_broken_or_hangs_does_not_hold_up_the_others(
     )
     doc_eval(databases, "INSERT INTO folders (folder_path, folder_name) VALUES ('/nowhere', 'nowhere')")
     free = threading.Event()
-    look = recurring.look_for_arrivals
+    look = recurring.find_arrivals
 
     def hangs(databases: Databases, record: RecurringRecord, *rest: Any) -> datetime | None:
         if record.name == "hangs":
             free.wait(30)
         return look(databases, record, *rest)
 
-    monkeypatch.setattr(recurring, "look_for_arrivals", hangs)
-    monkeypatch.setattr(recurring, "SECONDS_FOR_LOOK", 0.1)
+    monkeypatch.setattr(recurring, "find_arrivals", hangs)
+    monkeypatch.setattr(recurring, "SECONDS_FOR_POLL", 0.1)
     monkeypatch.setattr(recurring, "SECONDS_OF_GRACE", 0.0)
     results = [tick(recurring_evaluations, instance, cursor) for cursor in hostile_cursors()]
     free.set()
     assert [asked(result) for result in results] == [["nightly"]] * len(results)
-    assert not any(thread.name.startswith("look-") and thread.join(5) for thread in threading.enumerate())
+    assert not any(thread.name.startswith("poll-") and thread.join(5) for thread in threading.enumerate())
     monkeypatch.setattr(recurring, "_requests", lambda *_: [])
     said = tick(recurring_evaluations, instance).skip_reason.skip_message
     assert "broken: folders is missing: add it; apply its evaluation file again" in said
@@ -90,7 +90,7 @@ def hostile_cursors() -> Iterator[str | None]:
     yield "[" * 2_000
 
 
-def test_a_time_is_asked_for_once_made_by_its_run_and_in_the_future_refused(
+def test_a_time_is_requested_once_made_by_its_run_and_rejected_in_the_future(
     databases: Databases, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.txt")

@@ -1,34 +1,68 @@
-"""The series in Dagster: an asset without partitions, pages that are served, and the sensor that asks."""
+"""The series in Dagster: an asset without partitions, served pages, and the sensor."""
 
 import json
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import (
+    Callable,
+)
+from pathlib import (
+    Path,
+)
 
 import dagster as dg
 import pytest
-from click.testing import CliRunner
+from click.testing import (
+    CliRunner,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.results.series.reporting import WrittenSeries, write_series
-from doceval_pipeline.cli import cli
-from doceval_pipeline.defs.report_pages import report_page
-from doceval_pipeline.defs.series import TAG, _version, fresh_series
-from doceval_pipeline.domain.insights import ContentChanges
-from doceval_pipeline.errors import FileError, UnknownRecurring
-from doceval_pipeline.reports.series import Series
-from doceval_pipeline_tests.batches.staging.nights import Nights
-from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.results.series.reporting import (
+    SeriesPage,
+    write_series,
+)
+from doceval_pipeline.cli import (
+    cli,
+)
+from doceval_pipeline.defs.report_pages import (
+    report_page,
+)
+from doceval_pipeline.defs.series import (
+    TAG,
+    _version,
+    fresh_series,
+)
+from doceval_pipeline.domain.insights import (
+    ContentChanges,
+)
+from doceval_pipeline.errors import (
+    FileError,
+    UnknownRecurring,
+)
+from doceval_pipeline.reports.series import (
+    Series,
+)
+from doceval_pipeline_tests.batches.staging.nights import (
+    Nights,
+)
+from doceval_pipeline_tests.defs.running import (
+    QUIET,
+    definitions,
+    failure,
+    run,
+    tick,
+)
 
 
 def config(**values: str) -> dict[str, object]:
     return {**QUIET, "ops": {"series": {"config": values}}}
 
 
-def failing(name: str) -> Callable[[Databases, str], WrittenSeries]:
+def failing(name: str) -> Callable[[Databases, str], SeriesPage]:
     """`write_series` that fails for one name."""
 
-    def write(databases: Databases, wanted: str) -> WrittenSeries:
+    def write(databases: Databases, wanted: str) -> SeriesPage:
         if wanted == name:
             raise FileError("its page cannot be written")
         return write_series(databases, wanted)
@@ -85,12 +119,12 @@ def test_a_change_of_any_series_is_a_new_version_of_the_data() -> None:
     assert len(versions) == 2
 
 
-def page(digest: str) -> WrittenSeries:
+def page(digest: str) -> SeriesPage:
     written = Series("inbox", "UTC", (), 0, {}, ContentChanges(), digest)
-    return WrittenSeries(Path("series.html"), written, 1)
+    return SeriesPage(Path("series.html"), written, 1)
 
 
-def test_each_state_of_a_series_is_asked_for_once(
+def test_each_state_of_a_series_is_requested_once(
     databases: Databases, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights = Nights(databases, tmp_path / "inbox")
@@ -125,7 +159,7 @@ def test_each_state_of_a_series_is_asked_for_once(
     assert len(tick(fresh_series, instance, '{"written": {"-1": "x"}}').run_requests) == 2
 
 
-def test_the_command_writes_the_page_and_prints_where_or_all_figures(
+def test_the_command_writes_the_page_and_prints_its_path_or_all_figures(
     databases: Databases, tmp_path: Path
 ) -> None:
     nights = Nights(databases, tmp_path / "inbox")

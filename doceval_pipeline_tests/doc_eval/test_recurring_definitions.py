@@ -10,7 +10,7 @@ from doceval_pipeline.batches.staging.applying import apply as apply_and_look
 from doceval_pipeline.batches.staging.applying import next_occurrences
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, load_evaluation_file, locate
 from doceval_pipeline.doc_eval.definitions.schema import LONGEST_RECURRING_NAME
-from doceval_pipeline.doc_eval.recurring import find_recurring, list_recurring
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
 from doceval_pipeline.errors import EvaluationFileError, UnknownRecurring
 from doceval_pipeline_tests.secret_canaries import CARELESS, KEY, PASSWORD, with_secret
 
@@ -113,7 +113,7 @@ def test_a_mistake_names_line_key_and_what_to_do(tmp_path: Path, lines: list[str
 
 
 @pytest.mark.parametrize("place", [name for name, (at, _) in CARELESS.items() if at[0] == "batches"])
-def test_a_key_in_a_recurring_evaluation_is_refused_and_not_repeated(tmp_path: Path, place: str) -> None:
+def test_a_key_in_a_recurring_evaluation_is_rejected_and_not_repeated(tmp_path: Path, place: str) -> None:
     content = with_secret(tmp_path, place)
     content["recurring"] = [{**content.pop("batches")[0], "schedule": "0 2 * * *"}]
     with pytest.raises(EvaluationFileError) as caught:
@@ -200,12 +200,12 @@ def test_apply_shows_what_changes_for_the_next_occurrence(databases: Databases, 
     ("name", "advice"),
     [
         ("Inbxo", "did you mean 'inbox'?"),
-        ("qqqq", "doceval recurring list shows all of them"),
+        ("qqqq", "run doceval recurring list to see all"),
         ("in\udcffbox", "did you mean 'inbox'?"),
-        ("\0", "doceval recurring list shows all of them"),
+        ("\0", "run doceval recurring list to see all"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_one_that_is_meant(
+def test_an_unknown_name_is_answered_with_a_similar_one(
     databases: Databases, tmp_path: Path, name: str, advice: str
 ) -> None:
     apply_and_look(databases, load(tmp_path, NIGHTLY))

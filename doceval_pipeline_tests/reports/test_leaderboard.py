@@ -2,18 +2,30 @@
 
 import base64
 import re
-from xml.etree import ElementTree
+from xml.etree import (
+    ElementTree,
+)
 
-from hypothesis import given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
+from hypothesis import (
+    given,
+)
+from hypothesis import (
+    strategies as st,
+)
+from markdown_it import (
+    MarkdownIt,
+)
 
-from doceval_pipeline.domain.findings import Estimate
+from doceval_pipeline.domain.findings import (
+    Estimate,
+)
+from doceval_pipeline.domain.leaderboard import (
+    LeaderboardRow,
+)
 from doceval_pipeline.reports.leaderboard import (
     PLOT_LIMIT,
     ROWS_SHOWN,
     Leaderboard,
-    LeaderboardRow,
     draw_leaderboard,
     leaderboard_numbers,
     render_leaderboard,
@@ -21,14 +33,33 @@ from doceval_pipeline.reports.leaderboard import (
 
 
 def row(name: str = "gpt", scores: Estimate | None = None, simulated: int = 0) -> LeaderboardRow:
-    return LeaderboardRow(name, "clarity", 2, 8, 16, 14, 2, simulated, scores, 1_000, None, 1.5)
+    return LeaderboardRow(
+        connection_id=1,
+        prompt_id=1,
+        connection=name,
+        prompt="clarity",
+        batches=2,
+        documents=8,
+        cells=16,
+        succeeded=14,
+        failed=2,
+        simulated=simulated,
+        scored=0 if scores is None else scores.n,
+        scored_documents=8,
+        mean=None if scores is None else scores.mean,
+        spread=None,
+        scores=scores,
+        input_tokens=1_000,
+        output_tokens=None,
+        median_seconds=1.5,
+    )
 
 
 def board(*rows: LeaderboardRow) -> Leaderboard:
     return Leaderboard(rows, 2, 1, "d")
 
 
-def test_a_row_tells_how_much_it_rests_on() -> None:
+def test_a_row_shows_how_much_it_is_based_on() -> None:
     shown = render_leaderboard(board(row(scores=Estimate(14, 70.0, 60.0, 80.0)), row("other")))
     first, second = shown.splitlines()[-2:]
     assert first == (
@@ -36,13 +67,13 @@ def test_a_row_tells_how_much_it_rests_on() -> None:
     )
     assert second.startswith("| 2 | other | clarity | – | – | 0 of 16 |")
     assert "**2 batches**; 1 left out" in shown
-    assert "need not be of the same documents" in shown
+    assert "Rows may cover different documents" in shown
     assert "Simulated" not in shown
 
 
-def test_simulated_results_and_rows_that_are_left_out_are_said() -> None:
+def test_simulated_results_and_omitted_rows_are_reported() -> None:
     shown = render_leaderboard(board(*[row(str(n), simulated=1) for n in range(ROWS_SHOWN + 2)]))
-    assert f"no LLM was called** for {ROWS_SHOWN + 2} cells" in shown
+    assert f"no LLM was called** for {ROWS_SHOWN + 2} evaluations" in shown
     assert "2 more rows are not shown" in shown
     assert "No batch is completed yet" in render_leaderboard(Leaderboard((), 0, 0, "none"))
 
@@ -90,7 +121,7 @@ def test_the_plot_names_its_lines_whatever_names_hold(name: str, rows: int) -> N
     assert lines == rows or f"{rows - lines} more in the table" in str(texts[-1])
 
 
-def test_the_plot_says_which_line_is_whose() -> None:
+def test_the_plot_labels_each_line() -> None:
     scores = Estimate(9, 50.0, 40.0, 60.0)
     plot = draw_leaderboard(board(row("<b>", scores), row("a connection of a long name", scores)))
     svg = base64.b64decode(plot.partition("base64,")[2][:-1]).decode()

@@ -1,4 +1,4 @@
-"""What the page of a series promises, whatever the series is."""
+"""Properties of a series' page, for any series."""
 
 from dataclasses import (
     replace,
@@ -13,8 +13,20 @@ from xml.etree import (
 )
 
 from doceval_pipeline.domain.insights import (
-    ChangedDocument,
     ContentChanges,
+)
+from doceval_pipeline.domain.recurring import (
+    FileComparison,
+)
+from doceval_pipeline.domain.series import (
+    ChangedScore,
+    ColumnResult,
+    ContentChange,
+    SeriesDrift,
+    SeriesOccurrence,
+)
+from doceval_pipeline.domain.series import (
+    OccurrenceState as State,
 )
 from doceval_pipeline.domain.usage import (
     Cost,
@@ -25,11 +37,7 @@ from doceval_pipeline.reports import (
 from doceval_pipeline.reports.series import (
     COLUMNS_SHOWN,
     OCCURRENCES_SHOWN,
-    Drift,
-    Point,
     Series,
-    SeriesOccurrence,
-    State,
     render_series,
     series_markdown,
     series_numbers,
@@ -40,7 +48,13 @@ from doceval_pipeline.reports.svg import (
 
 HOSTILE = '<img src=x onerror=alert(1)>"\u202e|`'
 START = datetime(2026, 1, 1, 1, tzinfo=UTC)
-STATES = [State.DONE] * 5 + [State.SKIPPED, State.NOT_MADE, State.HELD, State.ARCHIVED, State.OPEN]
+STATES = [State.DONE] * 5 + [
+    State.SKIPPED,
+    State.NOT_MADE,
+    State.HELD,
+    State.ARCHIVED,
+    State.OPEN,
+]
 
 
 def occurrence(place: int, columns: int = 1) -> SeriesOccurrence:
@@ -49,14 +63,22 @@ def occurrence(place: int, columns: int = 1) -> SeriesOccurrence:
         START + timedelta(days=place),
         state,
         None if state in (State.DONE, State.OPEN, State.ARCHIVED) else HOSTILE,
-        f"batch-{place:06d}" if state not in (State.SKIPPED, State.NOT_MADE) else None,
-        HOSTILE,
-        (1, 2, 3, 4),
+        FileComparison(1, 2, 3, 4),
+        partition_key=f"batch-{place:06d}" if state not in (State.SKIPPED, State.NOT_MADE) else None,
+        batch=HOSTILE,
     )
     if state is not State.DONE:
         return found
-    drift = Drift(-20.0, 0.01, 8, 40, False, False, is_marked=place % 10 == 3)
-    point = Point(10, 1, 2, 9, 70.0 + place % 7, drift if place else None)
+    drift = SeriesDrift(
+        change=-20.0,
+        p=0.01,
+        now=8,
+        before=40,
+        is_paired=False,
+        is_other_question=False,
+        is_marked=place % 10 == 3,
+    )
+    result = ColumnResult(10, 1, 2, 9, 70.0 + place % 7, drift if place else None)
     return replace(
         found,
         cells=10 * columns,
@@ -65,12 +87,13 @@ def occurrence(place: int, columns: int = 1) -> SeriesOccurrence:
         succeeded=9 * columns,
         seconds=60.0,
         costs=(Cost(1.5, HOSTILE, 7, 1),),
-        points={(1, prompt): point for prompt in range(columns)},
+        columns={(1, prompt): result for prompt in range(columns)},
     )
 
 
 def series(occurrences: int, columns: int = 1, earlier: int = 0) -> Series:
-    change = ChangedDocument(START, "batch-000001", HOSTILE, (1, 0), 80.0, None, True)
+    content = ContentChange(START, 1, "batch-000001", 2, 0, 1, HOSTILE)
+    change = ChangedScore(content, (1, 0), 80.0, None, is_other_question=True)
     return Series(
         HOSTILE,
         "UTC",
@@ -82,7 +105,7 @@ def series(occurrences: int, columns: int = 1, earlier: int = 0) -> Series:
     )
 
 
-def test_what_others_wrote_is_only_text() -> None:
+def test_foreign_texts_are_only_text() -> None:
     for shown in (render_series(series(12)), series_markdown(series(12))):
         assert "<img" not in shown
         assert "\u202e" not in shown
@@ -103,9 +126,13 @@ def test_every_occurrence_is_there_with_its_reason_and_drift_in_words() -> None:
     assert "500 files have new content; scores are compared for the newest 200" in page
     assert "400 scores changed, 3 did not." in page
     assert "not compared: no earlier scores to compare with" in page
-    other = Drift(None, None, 9, 0, False, True)
-    points = [Point(9, 0, 9, 9, 70.0, None), Point(9, 9, 0, 0, None, None), Point(9, 0, 0, 9, 70.0, other)]
-    assert [point.not_compared for point in points] == [
+    other = SeriesDrift(change=None, p=None, now=9, before=0, is_paired=False, is_other_question=True)
+    results = [
+        ColumnResult(9, 0, 9, 9, 70.0, None),
+        ColumnResult(9, 9, 0, 0, None, None),
+        ColumnResult(9, 0, 0, 9, 70.0, other),
+    ]
+    assert [result.not_compared for result in results] == [
         "all of its scores are reused",
         "it has no scores",
         "the prompt text or the connection changed",
@@ -164,7 +191,7 @@ def test_a_page_stays_small_however_long_the_series_is() -> None:
     assert len(series_markdown(series(400, columns=25, earlier=600))) < 100_000
 
 
-def test_the_verdict_says_what_it_is_made_of() -> None:
+def test_the_verdict_counts_what_it_is_based_on() -> None:
     assert series(10, earlier=990).verdict.startswith("1,000 occurrences; of the newest 10, 5 done, ")
     assert series(1).verdict == "1 occurrence, 1 done: nothing to compare with yet"
     assert series(3).verdict == "3 occurrences, 3 done: no drift"
@@ -190,6 +217,6 @@ def test_the_names_of_the_numbers_are_stable() -> None:
         "newest_cells": 10,
         "newest_cells_failed": 1,
     }
-    assert "No occurrence has come yet" in render_series(
+    assert "There is no occurrence yet" in render_series(
         replace(series(0), columns={}, changes=ContentChanges())
     )

@@ -1,6 +1,6 @@
 """Lists the files of a recurring evaluation outside of any transaction, in a temporary file.
 
-A file system that does not answer holds up neither a lock nor a connection to a database.
+A file system that does not answer therefore blocks neither a lock nor a database connection.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings
 
 STILL_WRITTEN = "still being written"
-# A walk that comes to no further name for so long hangs. A folder of a million names takes a while to open.
+# Without another name for this long, a walk counts as hanging. A folder of a million names opens slowly.
 SECONDS_WITHOUT_ANSWER = 600.0
 
 
 class Listing(AbstractContextManager["Listing"]):
-    """What was found in folders, kept in a temporary file until the end of the block."""
+    """The files found in folders, in a temporary file that exists until the end of the `with` block."""
 
-    def __init__(self, found: Iterable[FoundFile]) -> None:
+    def __init__(self, files: Iterable[FoundFile]) -> None:
         digest = _Digest()
         self._file = TemporaryFile("w+", encoding="ascii")  # noqa: SIM115 - it is closed by `__exit__`
         try:
-            for file in found:
+            for file in files:
                 digest.add(file)
                 kept = (
                     file.folder_id,
@@ -52,9 +52,17 @@ class Listing(AbstractContextManager["Listing"]):
     def __iter__(self) -> Iterator[FoundFile]:
         self._file.seek(0)
         for line in self._file:
-            folder_id, path, *rest = json.loads(line)
+            folder_id, path, state, reason, size, modified_ns = json.loads(line)
             raw_path = path.encode("latin-1")
-            yield FoundFile(folder_id, raw_path, display_name(raw_path), *rest)
+            yield FoundFile(
+                folder_id=folder_id,
+                raw_path=raw_path,
+                filepath=display_name(raw_path),
+                state=state,
+                reason=reason,
+                size=size,
+                modified_ns=modified_ns,
+            )
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
@@ -65,45 +73,45 @@ def list_files(
     folders: Sequence[dict[str, object]],
     now: datetime,
     settings: Settings,
-    is_over: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Listing:
-    """List what is in the folders of a recurring evaluation.
+    """List the files in the folders of a recurring evaluation.
 
     Parameters
     ----------
     folders
-        As a configuration lists them.
+        Ids and paths as in a sealed configuration.
     now
         The server's time at the call.
-    is_over
-        Asked before each name; the list ends there once it is true.
+    should_stop
+        Called before each name; the listing ends once it returns True.
 
     Raises
     ------
     StagingError
-        A folder is away, or the list cannot be kept.
+        A folder is missing, or the temporary file cannot be written.
     """
     try:
-        return Listing(files_of(definition, folders, now, settings, is_over))
+        return Listing(files_of(definition, folders, now, settings, should_stop))
     except OSError as error:
         raise StagingError(
-            f"the list of its files cannot be written to a temporary file ({error.strerror}): make room, or "
-            "set TMPDIR"
+            f"the list of its files cannot be written to a temporary file ({error.strerror}): free disk "
+            "space, or set TMPDIR"
         ) from None
 
 
 def list_in_time(
     definition: Recurring, folders: Sequence[dict[str, object]], now: datetime, settings: Settings
 ) -> Listing:
-    """As `list_files`, for as long as the file system answers.
+    """As `list_files`, but gives up when the file system does not answer.
 
     Raises
     ------
     StagingError
-        Also where the file system does not answer.
+        As `list_files`, or the file system does not answer.
     """
-    waiting = _Listing(lambda is_over: list_files(definition, folders, now, settings, is_over))
-    return waiting.end()
+    thread = _ListingThread(lambda should_stop: list_files(definition, folders, now, settings, should_stop))
+    return thread.result()
 
 
 def files_of(
@@ -111,40 +119,40 @@ def files_of(
     folders: Sequence[dict[str, object]],
     now: datetime,
     settings: Settings,
-    is_over: Callable[[], bool],
+    should_stop: Callable[[], bool],
 ) -> Iterator[FoundFile]:
-    """What is in the folders; of arrivals, files that are being written are SKIPPED."""
+    """Yield the files in the folders; for `on_arrival`, files that are still being written are SKIPPED."""
     choice = {"include": definition.include, "exclude": definition.exclude}
-    found = found_files({"batch": choice, "folders": folders}, settings, is_over)
-    return _settled(found, now, definition.quiet_for) if definition.on_arrival else found
+    files = found_files({"batch": choice, "folders": folders}, settings, should_stop)
+    return _settled(files, now, definition.quiet_for) if definition.on_arrival else files
 
 
-def digest_of(found: Iterable[FoundFile]) -> str:
+def digest_of(files: Iterable[FoundFile]) -> str:
     """A digest of names, states, sizes and times, in the order of the walk."""
     digest = _Digest()
-    for file in found:
+    for file in files:
         digest.add(file)
     return digest.text
 
 
-class _Listing(threading.Thread):
-    """A walk that can be given up although a system call of it never returns."""
+class _ListingThread(threading.Thread):
+    """Lists files in a thread that can be abandoned if a system call never returns."""
 
     def __init__(self, act: Callable[[Callable[[], bool]], Listing]) -> None:
         super().__init__(name="list-files", daemon=True)
-        self._act, self._names, self._is_given_up = act, 0, False
+        self._act, self._names, self._is_abandoned = act, 0, False
         self._listing: Listing | None = None
         self._error: Exception | None = None
 
     def run(self) -> None:
-        """List; what comes of it is kept for `end`."""
+        """List; `result` returns the listing or raises the error."""
         try:
-            self._listing = self._act(self._is_over)
-        except Exception as error:  # noqa: BLE001 - `end` raises it
+            self._listing = self._act(self._should_stop)
+        except Exception as error:  # noqa: BLE001 - `result` raises it
             self._error = error
 
-    def end(self) -> Listing:
-        """Begin, wait for the end, and give the list; raises what the walk raised."""
+    def result(self) -> Listing:
+        """Start the thread, wait for it, and return its listing or raise its error."""
         self.start()
         while True:
             before = self._names
@@ -152,41 +160,40 @@ class _Listing(threading.Thread):
             if not self.is_alive():
                 break
             if self._names == before:
-                self._is_given_up = True
+                self._is_abandoned = True
                 raise StagingError(
                     f"its folders did not answer for {SECONDS_WITHOUT_ANSWER:,.0f} seconds: check their file "
                     "system"
                 )
         if self._listing is None:
-            raise self._error or StagingError("its folders were not listed: ask again")
+            raise self._error or StagingError("its folders were not listed: run it again")
         return self._listing
 
-    def _is_over(self) -> bool:
+    def _should_stop(self) -> bool:
         self._names += 1
-        return self._is_given_up
+        return self._is_abandoned
 
 
-def _settled(found: Iterable[FoundFile], now: datetime, quiet_for: int) -> Iterator[FoundFile]:
-    """What was found, with files that were written within `quiet_for` seconds as SKIPPED.
+def _settled(files: Iterable[FoundFile], now: datetime, quiet_for: int) -> Iterator[FoundFile]:
+    """The found files, with those modified within the last `quiet_for` seconds as SKIPPED.
 
-    The clock of a file server may be ahead, by less than that. A file that is dated later says nothing about
-    when it was written.
+    The clock of a file server may be ahead by up to `quiet_for`; times further ahead are ignored.
     """
     began, start, quiet = time.monotonic_ns(), int(now.timestamp() * 1e9), quiet_for * 1_000_000_000
-    for file in found:
+    for file in files:
         moment = start + time.monotonic_ns() - began
         is_fresh = file.state == ASSIGNED and abs((file.modified_ns or 0) - moment) < quiet
         yield replace(file, state=SKIPPED, reason=STILL_WRITTEN) if is_fresh else file
 
 
 class _Digest:
-    """A digest of what is found in folders."""
+    """A digest of found files."""
 
     def __init__(self) -> None:
         self._hash: Any = hashlib.sha256()
 
     def add(self, file: FoundFile) -> None:
-        """Take a file into the digest."""
+        """Add a file."""
         self._hash.update(
             b"%d/%b\0%b %d %d\n"
             % (file.folder_id, file.raw_path, file.state.encode(), file.size or 0, file.modified_ns or 0)
@@ -194,5 +201,5 @@ class _Digest:
 
     @property
     def text(self) -> str:
-        """Of all that was added."""
+        """The digest of all added files, as hexadecimal text."""
         return str(self._hash.hexdigest())

@@ -52,10 +52,11 @@ from doceval_pipeline.doc_eval.lifecycle import (
 from doceval_pipeline.doc_eval.progress import (
     read_samples,
 )
-from doceval_pipeline.doc_eval.recurring import (
-    Origin,
+from doceval_pipeline.doc_eval.recurring.definitions import (
     list_recurring,
-    origins_of,
+)
+from doceval_pipeline.doc_eval.recurring.occurrences import (
+    batch_origins,
 )
 from doceval_pipeline.doc_eval.runs.lost import (
     LostRun,
@@ -76,6 +77,9 @@ from doceval_pipeline.domain.evaluations import (
 )
 from doceval_pipeline.domain.queue_rows import (
     DeferredRows,
+)
+from doceval_pipeline.domain.recurring import (
+    Origin,
 )
 from doceval_pipeline.knowledge.counts import (
     count_cells,
@@ -181,7 +185,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
         awaited = {**unstaged(connection, numbers), **unreported(connection, numbers)}
         abandoned = abandoned_stagings(connection, numbers)
         lost = lost_runs_of(connection, numbers)
-        recurring = origins_of(connection, numbers)
+        recurring = batch_origins(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
         origins = count_origins(connection, [n for n in numbers if cells[n].reused])

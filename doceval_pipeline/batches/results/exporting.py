@@ -1,76 +1,81 @@
-"""Writes the results of a batch into a file for other programs, one record per result.
+"""Writes the results of a batch to a file for other programs, one record per result.
 
-Results and names are in two databases, which may be on two servers: both are read in the order of
-`docs.id`, side by side, and neither is ever in memory as a whole.
+Results and file names are in two databases, which may be on two servers. Both are read in the order of
+`docs.id`, side by side, in bounded memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from doceval_pipeline.atomic_file import STANDARD_OUTPUT, whole_file_or_output
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
-from doceval_pipeline.doc_eval.exported import NamedDocument, named_documents
+from doceval_pipeline.doc_eval.files import files_of_documents
 from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
+from doceval_pipeline.domain.export import DocumentFile, ExportRecord
 from doceval_pipeline.errors import BatchStateError, ExportError
-from doceval_pipeline.knowledge.exported import Result, count_results, read_results
+from doceval_pipeline.knowledge.exported import count_results, read_results
 from doceval_pipeline.redaction import without_keys
-from doceval_pipeline.reports.exports.record import VERSION, Record, time_text
+from doceval_pipeline.reports.exports.columns import VERSION, time_text
 from doceval_pipeline.reports.exports.writing import Format, write_records
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html
 
-Progress = Callable[[int, int], None]
-"""Told how many records are written, and how many there are."""
+ReportProgress = Callable[[int, int], None]
+"""Called with the number of records written, and of all records."""
 
-# Records between two words to the progress.
+# Records between two calls of it.
 PORTION = 1_000
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file: its `size` in bytes (None on standard output) and its contents.
-
-    `records` were counted as they were written; `cut` of their texts are longer than the format allows.
-    `read_at` is the moment that the results are of.
-    """
+    """An exported file: its size in bytes, and what it holds."""
 
     size: int | None
+    """None on standard output."""
     records: int
     cut: int
+    """Texts that were cut, because they were longer than the format allows."""
     read_at: datetime
+    """The moment of the results."""
 
 
 def export_records(
-    databases: Databases, batch_id: int, format: Format, path: Path, every_attempt: bool, progress: Progress
+    databases: Databases,
+    batch_id: int,
+    format: Format,
+    path: Path,
+    report_progress: ReportProgress,
+    *,
+    every_attempt: bool,
 ) -> Exported:
     """Write the current results of a batch, or every attempt, as they are at one moment.
 
-    `path` may be `STANDARD_OUTPUT`, unless the format needs a file; see `Format.is_stream`.
-
-    Somebody may work on the batch, or archive it, meanwhile.
+    `path` may be `STANDARD_OUTPUT`, unless the format needs a file; see `Format.is_stream`. The batch may be
+    processed or archived at the same time.
 
     Raises
     ------
     UnknownBatch, BatchStateError, ExportError, FileError, DatabaseError
-        BatchStateError where the batch has no sealed configuration yet, or is archived; ExportError where
-        a result has no document. No file is left or changed then.
+        BatchStateError if the batch has no sealed configuration yet or is archived; ExportError if a result
+        has no document. The file is then neither created nor changed.
     """
     doc_eval_engine, knowledge_engine = (
         engine.execution_options(isolation_level="REPEATABLE READ")
         for engine in (databases.doc_eval, databases.knowledge)
     )
     with database_errors(), knowledge_engine.connect() as knowledge, doc_eval_engine.connect() as doc_eval:
-        # In this order: a batch that is not archived after the results were looked at had all of them.
-        total, read_at = count_results(knowledge, batch_id, every_attempt)
+        # In this order: a batch that is not archived after its results were counted still had all of them.
+        total, read_at = count_results(knowledge, batch_id, every_attempt=every_attempt)
         batch = batch_by_id(doc_eval, batch_id)
         sealed = _sealed(batch, read_snapshot(doc_eval, batch_id))
-        results = read_results(knowledge, batch_id, every_attempt)
-        documents = named_documents(doc_eval, batch_id)
-        records = _told(_records(batch, sealed, results, documents), total, progress)
+        results = read_results(knowledge, batch_id, every_attempt=every_attempt)
+        documents = files_of_documents(doc_eval, batch_id)
+        records = _with_progress(_records(batch, sealed, results, documents), total, report_progress)
         metadata = {
             "doceval.export.version": str(VERSION),
             "doceval.export.batch": batch.key,
@@ -80,16 +85,16 @@ def export_records(
             written = write_records(file, format, records, metadata)
             if written.records != total:
                 raise ExportError(
-                    f"{batch.key} has {total} results and {written.records} of them have a document: doceval "
-                    "check says what is wrong"
+                    f"{batch.key} has {total} results, but only {written.records} of them have a document: "
+                    "run doceval check"
                 )
     return Exported(_size(path), written.records, written.cut, read_at)
 
 
 def export_page(databases: Databases, batch_id: int, path: Path) -> int:
-    """Write the report of a batch as it is now under a name of one's own; returns its size in bytes.
+    """Write the report of a batch as it is now to `path`; return its size in bytes.
 
-    Unlike `write_report`, it does not count as the batch's report.
+    Unlike with `write_report`, the file does not count as the batch's report.
 
     Raises
     ------
@@ -112,88 +117,63 @@ def _sealed(batch: BatchRecord, sealed: Snapshot | None) -> Snapshot:
     batch.require_rows()
     if sealed is None:
         raise BatchStateError(
-            f"{batch.key} has nothing to export, it is {batch.status.value}: stage it first"
+            f"{batch.key} has nothing to export because it is {batch.status.value}: stage it first"
         )
     return sealed
 
 
 def _records(
-    batch: BatchRecord, sealed: Snapshot, results: Iterable[Result], documents: Iterable[NamedDocument]
-) -> Iterator[Record]:
-    """Each result with the names of all that it is about. No text of it holds what looks like a key."""
-    config = sealed.config
-    connections = {c["id"]: (c["name"], c["provider_type"], c["model_name"]) for c in config["connections"]}
-    prompts = {prompt["id"]: prompt["name"] for prompt in config["prompts"]}
-    for result, document in _side_by_side(results, documents):
-        connection, provider, model = connections.get(result.connection_id, (None, None, None))
-        yield Record(
+    batch: BatchRecord,
+    sealed: Snapshot,
+    results: Iterable[tuple[int, ExportRecord]],
+    documents: Iterable[DocumentFile],
+) -> Iterator[ExportRecord]:
+    """Each result with all names, and with keys hidden in its texts."""
+    connections = {connection["id"]: connection for connection in sealed.config["connections"]}
+    prompts = {prompt["id"]: prompt["name"] for prompt in sealed.config["prompts"]}
+    for result, file in _with_files(results, documents):
+        connection = connections.get(result.connection_id, {})
+        yield result._replace(
             partition_key=batch.key,
-            batch_id=batch.id,
             batch_name=batch.name,
             config_sha256=sealed.sha256,
-            document_id=result.document_id,
-            sha256=result.sha256,
-            folder=_shown(document and document.folder),
-            # Of a document that left the batch, the queue still knows the name.
-            file=_shown(document.file if document else result.file_name),
-            files=document.files if document else 0,
-            file_size=result.file_size,
-            content_type=result.content_type,
-            doc_type=result.doc_type,
-            connection_id=result.connection_id,
-            connection=connection,
-            provider=provider,
-            model=model,
-            prompt_id=result.prompt_id,
+            folder=None if file is None else _hide_keys(file.folder),
+            # Without a file, the document left the batch; the queue still has its name.
+            file=_hide_keys(result.file if file is None else file.file),
+            files=0 if file is None else file.files,
+            connection=connection.get("name"),
+            provider=connection.get("provider_type"),
+            model=connection.get("model_name"),
             prompt=prompts.get(result.prompt_id),
-            attempt=result.attempt,
-            current=result.current,
-            outcome=result.outcome,
-            status=result.status,
-            score=result.score,
-            response_text=_shown(result.response_text),
-            response_json=_shown(result.response_json),
-            error_message=_shown(result.error_message),
-            input_tokens=result.input_tokens,
-            output_tokens=result.output_tokens,
-            seconds=result.seconds,
-            simulated=result.simulated,
-            worker=_shown(result.worker),
-            task_id=_shown(result.task_id),
-            deliveries=result.deliveries,
-            queued_at=_utc(result.queued_at),
-            started_at=_utc(result.started_at),
-            completed_at=_utc(result.completed_at),
-            withdrawn_at=_utc(result.withdrawn_at),
-            reused_from_batch=result.reused_batch_id,
-            reused_from=result.reused_from,
+            response_text=_hide_keys(result.response_text),
+            response_json=_hide_keys(result.response_json),
+            error_message=_hide_keys(result.error_message),
+            worker=_hide_keys(result.worker),
+            task_id=_hide_keys(result.task_id),
         )
 
 
-def _side_by_side(
-    results: Iterable[Result], documents: Iterable[NamedDocument]
-) -> Iterator[tuple[Result, NamedDocument | None]]:
-    """Each result with its document; both are in the order of `docs.id`, and walked once."""
-    named = iter(documents)
-    document = next(named, None)
-    for result in results:
-        while document is not None and document.stored_as < result.stored_as:
-            document = next(named, None)
-        found = document is not None and document.stored_as == result.stored_as
-        yield result, document if found else None
+def _with_files(
+    results: Iterable[tuple[int, ExportRecord]], documents: Iterable[DocumentFile]
+) -> Iterator[tuple[ExportRecord, DocumentFile | None]]:
+    """Each result with the file of its document; both are in the order of `docs.id` and read once."""
+    files = iter(documents)
+    file = next(files, None)
+    for document_id, result in results:
+        while file is not None and file.document_id < document_id:
+            file = next(files, None)
+        yield result, file if file is not None and file.document_id == document_id else None
 
 
-def _told(records: Iterable[Record], total: int, progress: Progress) -> Iterator[Record]:
-    progress(0, total)
+def _with_progress(
+    records: Iterable[ExportRecord], total: int, report_progress: ReportProgress
+) -> Iterator[ExportRecord]:
+    report_progress(0, total)
     for done, record in enumerate(records, start=1):
         yield record
         if done % PORTION == 0 or done == total:
-            progress(done, total)
+            report_progress(done, total)
 
 
-def _shown(text: str | None) -> str | None:
+def _hide_keys(text: str | None) -> str | None:
     return None if text is None else without_keys(text)
-
-
-def _utc(time: datetime | None) -> datetime | None:
-    return None if time is None else time.replace(tzinfo=UTC)

@@ -43,7 +43,7 @@ from doceval_pipeline.doc_eval.definitions.schema import (
 from doceval_pipeline.doc_eval.history import (
     prices_of_batch,
 )
-from doceval_pipeline.doc_eval.series import (
+from doceval_pipeline.doc_eval.recurring.series import (
     OCCURRENCES_READ,
     occurrences_up_to,
 )

@@ -14,7 +14,8 @@ from doceval_pipeline.batches.files.folders import found_files, notes_on_nesting
 from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import Located
 from doceval_pipeline.doc_eval.files import FoundFile, Tally
-from doceval_pipeline.doc_eval.recurring import RecurringRecord, folders_of, list_recurring
+from doceval_pipeline.doc_eval.recurring.definitions import configured_folders, list_recurring
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.names import normal
@@ -129,7 +130,7 @@ def next_occurrences(databases: Databases, applied: Applied) -> list[NextOccurre
         configs = {
             record.id: {
                 "batch": {"include": record.definition.include, "exclude": record.definition.exclude},
-                "folders": folders_of(connection, record.definition),
+                "folders": configured_folders(connection, record.definition),
             }
             for record in records
             if normal(record.name) in changed

@@ -52,7 +52,7 @@ from doceval_pipeline.batches.staging.limits import (
 )
 from doceval_pipeline.batches.staging.recurring import (
     choose_files,
-    leave_unchanged_out,
+    remove_unchanged,
     require_references,
 )
 from doceval_pipeline.batches.staging.reprocessing import (
@@ -64,9 +64,6 @@ from doceval_pipeline.batches.staging.storing import (
 )
 from doceval_pipeline.doc_eval import (
     files as batch_documents,
-)
-from doceval_pipeline.doc_eval import (
-    recurring,
 )
 from doceval_pipeline.doc_eval.batches import (
     BatchRecord,
@@ -81,7 +78,12 @@ from doceval_pipeline.doc_eval.lifecycle import (
     Status,
 )
 from doceval_pipeline.doc_eval.recurring import (
-    Comparison,
+    definitions as recurring,
+)
+from doceval_pipeline.doc_eval.recurring.occurrences import (
+    has_only_changes,
+)
+from doceval_pipeline.doc_eval.recurring.record import (
     RecurringRecord,
 )
 from doceval_pipeline.doc_eval.snapshot import (
@@ -100,6 +102,10 @@ from doceval_pipeline.documents.walk import (
 )
 from doceval_pipeline.domain.evaluations import (
     Outcome,
+)
+from doceval_pipeline.domain.recurring import (
+    FileComparison,
+    OccurrenceOutcome,
 )
 from doceval_pipeline.errors import (
     StagingError,
@@ -204,9 +210,9 @@ class PlannedOccurrence:
     name: str
     due_at: datetime | None
     timezone: str
-    outcome: recurring.Outcome
+    outcome: OccurrenceOutcome
     reason: str | None
-    files: Comparison
+    files: FileComparison
     documents: PlannedDocuments
     cells: PlannedCells
     estimates: list[WorkEstimate]
@@ -290,7 +296,7 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
         name=current.name,
         due_at=current.due_at or current.next_at,
         timezone=definition.timezone,
-        outcome=recurring.Outcome.MADE if reason is None else recurring.Outcome.SKIPPED,
+        outcome=OccurrenceOutcome.MADE if reason is None else OccurrenceOutcome.SKIPPED,
         reason=reason,
         files=files,
         documents=_documents(wanted, work.known, set(), dict(sorted(unusable.items()))),
@@ -306,9 +312,9 @@ def _without_batch(record: RecurringRecord, reason: str) -> PlannedOccurrence:
         name=record.name,
         due_at=record.due_at or record.next_at,
         timezone=record.definition.timezone,
-        outcome=recurring.Outcome.FAILED,
+        outcome=OccurrenceOutcome.FAILED,
         reason=reason,
-        files=Comparison(),
+        files=FileComparison(),
         documents=PlannedDocuments(0, 0, 0, 0, 0, {}),
         cells=PlannedCells({}, {}, kept=0, left_alone=0, set_aside=0),
         estimates=[],
@@ -318,7 +324,7 @@ def _without_batch(record: RecurringRecord, reason: str) -> PlannedOccurrence:
 
 def _next_files(
     databases: Databases, record: RecurringRecord
-) -> tuple[RecurringRecord, Comparison, str | None, list[FoundFile], dict[str, Any]]:
+) -> tuple[RecurringRecord, FileComparison, str | None, list[FoundFile], dict[str, Any]]:
     """A recurring evaluation as it is now, and the files and questions of a batch made of it now.
 
     Only a table of the transaction is written, so any role that may read can plan.
@@ -327,7 +333,7 @@ def _next_files(
         current = recurring.find_recurring(connection, record.name)
         current.require_usable()
         definition = current.definition
-        folders = recurring.folders_of(connection, definition)
+        folders = recurring.configured_folders(connection, definition)
         require_references(recurring.missing_reference(connection, definition))
     with (
         list_files(definition, folders, current.now, databases.settings) as listing,
@@ -335,7 +341,7 @@ def _next_files(
         databases.doc_eval.connect() as connection,
     ):
         files, reason = choose_files(connection, current, listing)
-        leave_unchanged_out(connection, current)
+        remove_unchanged(connection, current)
         found = batch_documents.found_now(connection) if reason is None else []
         questions = compose_questions(connection, definition.connections, definition.prompts)
     return current, files, reason, found, {"folders": folders, **questions}
@@ -404,7 +410,7 @@ class _KnownHere:
 def _read_doc_eval(connection: Connection, batch_id: int) -> _KnownHere:
     batch = batch_by_id(connection, batch_id)
     sealed = read_snapshot(connection, batch_id)
-    keeps = recurring.is_of_changes(connection, batch_id)
+    keeps = has_only_changes(connection, batch_id)
     return _KnownHere(
         batch=batch,
         config=compose(connection, batch_id) if sealed is None else sealed.config,

@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.files.folders import found_files
 from doceval_pipeline.batches.staging.steps import Assigned, assign_documents, staging_step
-from doceval_pipeline.doc_eval import files, recurring
+from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.batches import batch_by_id
+from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.documents.reading import DocumentRejected, hash_document
 from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS
@@ -70,7 +71,7 @@ def rescan(databases: Databases, batch_id: int) -> Rescanned:
             raise StagingError(f"batch {batch_id} was never staged: stage it first")
         max_bytes = databases.settings.max_document_bytes
         files.remember_found(connection, found_files(sealed.config, databases.settings))
-        is_closed = recurring.is_of_changes(connection, batch_id)
+        is_closed = has_only_changes(connection, batch_id)
         new = 0 if is_closed else files.assign_new(connection, batch_id)
         gone = files.mark_gone(connection, batch_id, REASONS_OF_FOLDERS)
         changed = list(_changed(connection, batch_id, max_bytes))

@@ -24,10 +24,11 @@ from doceval_pipeline.batches.monitoring.completion import complete_if_done
 from doceval_pipeline.batches.staging.limits import why_held
 from doceval_pipeline.batches.staging.storing import Progress, store_missing
 from doceval_pipeline.doc_eval import files as batch_documents
-from doceval_pipeline.doc_eval import recurring, snapshot
+from doceval_pipeline.doc_eval import snapshot
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
 from doceval_pipeline.doc_eval.files import Tally
 from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
+from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
 from doceval_pipeline.doc_eval.snapshot import Snapshot
 from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
 from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
@@ -157,12 +158,12 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
     with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
         fresh = not _usable(batch_documents.tally(connection, batch_id))
-        is_of_changes = recurring.is_of_changes(connection, batch_id)
+        only_changes = has_only_changes(connection, batch_id)
         connection.commit()
         if fresh:
             with connection.begin():
                 found = found_files(sealed.config, databases.settings)
-                if is_of_changes:
+                if only_changes:
                     batch_documents.assign_usable_now(connection, batch_id, found)
                 else:
                     batch_documents.write_assignment(connection, batch_id, found)

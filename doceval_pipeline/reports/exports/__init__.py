@@ -1,1 +1,1 @@
-"""What is exported of a batch, and the formats it is written in. Knows no database."""
+"""Export formats for the results of a batch. Does not access databases."""

@@ -1,4 +1,4 @@
-"""Parquet, with a type for each column, in row groups of bounded size."""
+"""Parquet: each column has a type, and row groups have a bounded size."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -7,9 +7,10 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from doceval_pipeline.reports.exports.record import TYPES, Record
+from doceval_pipeline.domain.export import ExportRecord
+from doceval_pipeline.reports.exports.columns import TYPES
 
-# A row group ends at whichever comes first.
+# A row group ends at the first of these two limits.
 MOST_RECORDS = 10_000
 MOST_CHARACTERS = 32 * 1024 * 1024
 
@@ -23,8 +24,8 @@ _ARROW_TYPES = {
 _FIELDS = [pa.field(name, _ARROW_TYPES[kind]) for name, kind in TYPES.items()]
 
 
-def write_parquet(file: IO[bytes], records: Iterable[Record], metadata: Mapping[str, str]) -> int:
-    """Write records, with `metadata` in the file's own; returns how many."""
+def write_parquet(file: IO[bytes], records: Iterable[ExportRecord], metadata: Mapping[str, str]) -> int:
+    """Write records, and `metadata` as key-value metadata of the file; return the number of records."""
     schema = pa.schema(_FIELDS, metadata=dict(metadata))
     count = 0
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
@@ -36,8 +37,8 @@ def write_parquet(file: IO[bytes], records: Iterable[Record], metadata: Mapping[
     return count
 
 
-def _portions(records: Iterable[Record]) -> Iterator[list[Record]]:
-    portion: list[Record] = []
+def _portions(records: Iterable[ExportRecord]) -> Iterator[list[ExportRecord]]:
+    portion: list[ExportRecord] = []
     characters = 0
     for record in records:
         portion.append(record)

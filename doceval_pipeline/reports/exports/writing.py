@@ -1,17 +1,16 @@
-"""The formats of an export, and one function that writes each of them."""
+"""The export formats, and the function that writes all of them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import IO
 
-from doceval_pipeline.reports.exports.csv import write_csv
-from doceval_pipeline.reports.exports.jsonl import write_jsonl
-from doceval_pipeline.reports.exports.record import Record
+from doceval_pipeline.domain.export import ExportRecord
+from doceval_pipeline.reports.exports.text import write_csv, write_jsonl
 
 
 class Format(StrEnum):
-    """What records can be written as; each is the ending of a file's name too."""
+    """A file format for records; its value is also the extension of the file name."""
 
     JSONL = "jsonl"
     CSV = "csv"
@@ -20,29 +19,29 @@ class Format(StrEnum):
 
     @property
     def is_stream(self) -> bool:
-        """Whether it is written from beginning to end, as text, and needs no file."""
+        """Whether the format is text that is written in order, and so can go to standard output."""
         return self in (Format.JSONL, Format.CSV)
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """How many records were written, and how many of their texts are not whole, which only xlsx cuts."""
+class RecordCounts:
+    """Numbers of records written and of texts cut; only xlsx cuts texts."""
 
     records: int
     cut: int = 0
 
 
 def write_records(
-    file: IO[bytes], format: Format, records: Iterable[Record], metadata: Mapping[str, str]
-) -> Written:
-    """Write records one after the other, and keep none of them.
+    file: IO[bytes], format: Format, records: Iterable[ExportRecord], metadata: Mapping[str, str]
+) -> RecordCounts:
+    """Write records one by one, without keeping them in memory.
 
     Parameters
     ----------
     file
-        Open for writing, with a name: some formats need room beside it.
+        Open for writing, with a name: some formats write temporary files to its folder.
     metadata
-        What the file says of itself, where the format has a place for it.
+        Written to the file where the format supports metadata.
 
     Raises
     ------
@@ -50,15 +49,16 @@ def write_records(
     """
     match format:
         case Format.JSONL:
-            return Written(write_jsonl(file, records))
+            return RecordCounts(write_jsonl(file, records))
         case Format.CSV:
-            return Written(write_csv(file, records))
-        # Their libraries take long to import, and nobody else needs them.
+            return RecordCounts(write_csv(file, records))
+        # Their libraries are slow to import, and only these formats need them.
         case Format.PARQUET:
             from doceval_pipeline.reports.exports.parquet import write_parquet
 
-            return Written(write_parquet(file, records, metadata))
+            return RecordCounts(write_parquet(file, records, metadata))
         case Format.XLSX:
             from doceval_pipeline.reports.exports.xlsx import write_xlsx
 
-            return Written(*write_xlsx(file, records, metadata))
+            count, cut = write_xlsx(file, records, metadata)
+            return RecordCounts(count, cut)

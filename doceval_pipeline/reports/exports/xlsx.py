@@ -1,4 +1,4 @@
-"""A workbook for Excel. Texts are written as texts, whatever they begin with."""
+"""A workbook for Excel. Texts are written as texts, even those that look like formulas or links."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,13 +13,14 @@ from xlsxwriter import Workbook
 from xlsxwriter.exceptions import FileCreateError
 from xlsxwriter.worksheet import Worksheet
 
-from doceval_pipeline.reports.exports.record import Record, Value, time_text
+from doceval_pipeline.domain.export import COLUMNS, ExportRecord, Value
+from doceval_pipeline.reports.exports.columns import time_text
 
-# A sheet has 1,048,576 rows, and the names of the columns stand in the first.
+# A sheet has 1,048,576 rows; the first one holds the column names.
 RECORDS_IN_A_SHEET = 1_048_575
-# The names of the columns of a record whose texts are not whole.
+# This column lists the columns of a record whose text was cut.
 CUT = "cut"
-# What the library answers when it cut a text to the 32,767 characters that a cell holds.
+# The library returns this when it cuts a text to 32,767 characters, the limit of a cell.
 _CUT = -2
 
 _ESCAPE_LIKE = re.compile("_(?=x[0-9A-Fa-f]{4}_)")
@@ -27,14 +28,14 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 
 
 class _Sheet(Worksheet):  # type: ignore[misc] # the library has no types
-    """A sheet whose texts are nothing but texts, and read back as what they were.
+    """A sheet that writes texts only as texts, so that they read back unchanged.
 
-    The library takes a text between <r> and </r> for markup that it need not escape, and leaves one of two
-    `_xHHHH_` alone that share an underscore.
+    The library does not escape a text between <r> and </r>, which it takes for markup, nor the second of two
+    `_xHHHH_` that share an underscore.
     """
 
     def _xml_rich_inline_string(self, string: str, attributes: Any) -> None:
-        self._xml_inline_string(string, True, attributes)
+        self._xml_inline_string(string, preserve=True, attributes=attributes)
 
     @staticmethod
     def _escape_control_characters(data: str | int) -> str:
@@ -43,9 +44,9 @@ class _Sheet(Worksheet):  # type: ignore[misc] # the library has no types
 
 
 class _Sink:
-    """Where the library's archive goes: the file, until somebody gives up.
+    """The file that the library writes its archive to; replaced by a buffer in memory after an error.
 
-    An archive that is not finished tries to be when it is collected, into a file that is closed by then.
+    The library tries to finish an archive when it is garbage-collected; its file is closed by then.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -55,15 +56,17 @@ class _Sink:
         return getattr(self.file, name)
 
 
-def write_xlsx(file: IO[bytes], records: Iterable[Record], metadata: Mapping[str, str]) -> tuple[int, int]:
-    """Write records to as many sheets as they need, with `metadata` in the properties of the workbook.
+def write_xlsx(
+    file: IO[bytes], records: Iterable[ExportRecord], metadata: Mapping[str, str]
+) -> tuple[int, int]:
+    """Write records to as many sheets as they need, and `metadata` to the properties of the workbook.
 
-    The library collects sheets in files of its own, which are beside `file`, where there must be room.
+    The library collects the sheets in temporary files in the folder of `file`, which needs the space.
 
     Returns
     -------
     tuple
-        How many records there are, and how many texts had to be cut.
+        The number of records, and the number of texts that were cut.
     """
     sink = _Sink(file)
     count = cut = 0
@@ -83,36 +86,38 @@ def write_xlsx(file: IO[bytes], records: Iterable[Record], metadata: Mapping[str
     return count, cut
 
 
-def _places(workbook: Workbook, records: Iterable[Record]) -> Iterator[tuple[_Sheet, int, Record]]:
-    """A new sheet whenever one is full, and one at least; its rows from below the names."""
+def _places(
+    workbook: Workbook, records: Iterable[ExportRecord]
+) -> Iterator[tuple[_Sheet, int, ExportRecord]]:
+    """Yield the sheet and row of each record; begins with one sheet and adds one whenever it is full."""
     rest = iter(records)
     number = 0
     while (first := next(rest, None)) is not None or not number:
         number += 1
         sheet = _new_sheet(workbook, "results" if number == 1 else f"results {number}")
-        some = [] if first is None else chain([first], islice(rest, RECORDS_IN_A_SHEET - 1))
-        for row, record in enumerate(some, start=1):
+        sheet_records = [] if first is None else chain([first], islice(rest, RECORDS_IN_A_SHEET - 1))
+        for row, record in enumerate(sheet_records, start=1):
             yield sheet, row, record
 
 
 def _new_sheet(workbook: Workbook, name: str) -> _Sheet:
     sheet: _Sheet = workbook.add_worksheet(name, _Sheet)
     sheet.freeze_panes(1, 0)
-    sheet.autofilter(0, 0, RECORDS_IN_A_SHEET, len(Record._fields))
-    for column, title in enumerate((*Record._fields, CUT)):
+    sheet.autofilter(0, 0, RECORDS_IN_A_SHEET, len(COLUMNS))
+    for column, title in enumerate((*COLUMNS, CUT)):
         sheet.write_string(0, column, title)
     return sheet
 
 
-def _write_record(sheet: _Sheet, row: int, record: Record) -> int:
-    """Write a record to a row; returns how many of its texts are not whole there, which the row tells."""
+def _write_record(sheet: _Sheet, row: int, record: ExportRecord) -> int:
+    """Write a record to a row, which lists its cut texts; return the number of cut texts."""
     cut = [
         name
-        for column, (name, value) in enumerate(zip(Record._fields, record, strict=True))
+        for column, (name, value) in enumerate(zip(COLUMNS, record, strict=True))
         if value is not None and _write_value(sheet, row, column, value) == _CUT
     ]
     if cut:
-        sheet.write_string(row, len(record), ", ".join(cut))
+        sheet.write_string(row, len(COLUMNS), ", ".join(cut))
     return len(cut)
 
 

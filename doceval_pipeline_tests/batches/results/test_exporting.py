@@ -1,4 +1,4 @@
-"""Exports of real batches: every cell once and exactly, of one moment, whole or not at all."""
+"""Exports of real batches: every evaluation once and exactly, of one moment, complete or not at all."""
 
 import os
 import re
@@ -20,9 +20,9 @@ from doceval_pipeline.batches.results.exporting import Exported, export_page, ex
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
 from doceval_pipeline.batches.staging.steps import seal_batch
+from doceval_pipeline.domain.export import ExportRecord
 from doceval_pipeline.errors import BatchStateError, ExportError, FileError
 from doceval_pipeline.redaction import NOT_SHOWN
-from doceval_pipeline.reports.exports.record import Record
 from doceval_pipeline.reports.exports.writing import Format
 from doceval_pipeline_tests.batches.archiving.archives import done, put_away
 from doceval_pipeline_tests.conftest import Sample, write_old
@@ -45,21 +45,22 @@ OUTCOMES |= {"QUEUED": "waiting", "READY_TO_RETRY": "waiting", "ODD": "unknown"}
 
 
 def quiet(*_: int) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 def exported(
     batch: Sample,
     path: Path,
     format: Format = Format.JSONL,
+    *,
     every_attempt: bool = False,
-    progress: exporting.Progress = quiet,
+    progress: exporting.ReportProgress = quiet,
 ) -> Exported:
-    return export_records(batch.databases, batch.id, format, path, every_attempt, progress)
+    return export_records(batch.databases, batch.id, format, path, progress, every_attempt=every_attempt)
 
 
 def answer(batch: Sample) -> None:
-    """Write a hostile text into each row of a batch, and whatever else a processor may write or not."""
+    """Write a hostile text into each row of a batch, and other values that a processor may write or omit."""
     texts = [*HOSTILE, "x" * 32_767, None]
     rows = [row for (row,) in batch.knowledge("SELECT id FROM llm_responses ORDER BY id")]
     with batch.databases.knowledge.begin() as connection:
@@ -79,8 +80,8 @@ def answer(batch: Sample) -> None:
             connection.execute(ANSWER, values)
 
 
-def expected(batch: Sample, which: str = "true") -> list[Record]:
-    """The records of the rows that a condition names, each looked up by itself."""
+def expected(batch: Sample, which: str = "true") -> list[ExportRecord]:
+    """The records of the rows that match a condition, each read separately."""
     found = batch.knowledge(
         f"SELECT to_jsonb(r) FROM llm_responses r WHERE batch_id = :id AND {which} "
         "ORDER BY document_id, prompt_id, connection_id, attempt"
@@ -88,7 +89,7 @@ def expected(batch: Sample, which: str = "true") -> list[Record]:
     return [_expected(batch, row) for (row,) in found]
 
 
-def _expected(batch: Sample, row: dict[str, Any]) -> Record:
+def _expected(batch: Sample, row: dict[str, Any]) -> ExportRecord:
     ((config, config_sha256),) = batch.doc_eval(
         "SELECT config_snapshot, config_sha256 FROM batches WHERE id = :id"
     )
@@ -101,7 +102,7 @@ def _expected(batch: Sample, row: dict[str, Any]) -> Record:
     )
     connection = next(c for c in config["connections"] if c["id"] == row["connection_id"])
     milliseconds = row["response_time_ms"]
-    return Record(
+    return ExportRecord(
         partition_key=batch.key,
         batch_id=batch.id,
         batch_name=batch.name,
@@ -147,7 +148,7 @@ def _expected(batch: Sample, row: dict[str, Any]) -> Record:
 
 
 def _time(value: str | None) -> datetime | None:
-    """A time as JSON has it, if it has a year of four digits."""
+    """A time of JSON; None unless its year has four digits."""
     return datetime.fromisoformat(value) if value and re.match(r"\d{4}-", value) else None
 
 
@@ -195,7 +196,7 @@ def test_every_attempt_is_there_and_says_whether_it_counts(answered: Sample, tmp
     assert {record.attempt for record in read_jsonl(every)} == {1, 2}
 
 
-def test_a_large_response_is_whole_and_what_is_exported_is_of_one_moment(
+def test_a_large_response_is_complete_and_an_export_is_of_one_moment(
     batch_of: BatchOf, tmp_path: Path
 ) -> None:
     batch = batch_of(documents=2)
@@ -223,7 +224,7 @@ def test_a_batch_that_is_archived_meanwhile_is_exported_as_it_was(batch_of: Batc
 
 
 @pytest.mark.parametrize("format", [Format.CSV, "html"])
-def test_an_archived_batch_is_refused_with_the_file_to_restore(
+def test_an_archived_batch_is_rejected_with_the_file_to_restore(
     batch_of: BatchOf, tmp_path: Path, format: str
 ) -> None:
     batch = done(batch_of(documents=1))
@@ -242,8 +243,8 @@ def _write(batch: Sample, path: Path, format: str) -> None:
         exported(batch, path, Format(format))
 
 
-def test_a_batch_that_was_never_staged_is_refused(batch_of: BatchOf, tmp_path: Path) -> None:
-    with pytest.raises(BatchStateError, match="has nothing to export, it is SAVED: stage it first"):
+def test_a_batch_that_was_never_staged_is_rejected(batch_of: BatchOf, tmp_path: Path) -> None:
+    with pytest.raises(BatchStateError, match="has nothing to export because it is SAVED: stage it first"):
         exported(batch_of(documents=1), tmp_path / "export.jsonl")
 
 
@@ -263,7 +264,7 @@ def test_names_that_the_configuration_does_not_have_are_empty(batch_of: BatchOf,
     assert (record.connection, record.provider, record.model, record.prompt) == (None, None, None, None)
 
 
-def test_no_export_holds_what_looks_like_a_key(batch_of: BatchOf, tmp_path: Path) -> None:
+def test_no_export_contains_a_text_like_a_key(batch_of: BatchOf, tmp_path: Path) -> None:
     batch = batch_of(documents=1, connections=1, prompts=1)
     write_old(batch.folder / f"{KEY}.txt", "named carelessly")
     batch.stage()
@@ -317,7 +318,7 @@ def test_memory_does_not_grow_with_the_texts(batch_of: BatchOf, tmp_path: Path) 
 
 @pytest.mark.parametrize("stage", ["progress", "fsync", "replace"])
 @pytest.mark.parametrize("format", [Format.CSV, Format.XLSX])
-def test_an_export_that_is_killed_leaves_the_file_that_was_there(
+def test_a_killed_export_leaves_the_existing_file(
     answered: Sample, tmp_path: Path, format: Format, stage: str
 ) -> None:
     path = tmp_path / f"export.{format}"
@@ -344,7 +345,7 @@ def kill(*_: object) -> None:
 
 @contextmanager
 def no_file_larger_than(size: int) -> Iterator[None]:
-    """What a full disk is to a process, without a disk."""
+    """A limit on file sizes, which acts like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -354,9 +355,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("format", [*Format, "html"])
-def test_where_there_is_no_room_the_file_that_was_there_stays(
-    answered: Sample, tmp_path: Path, format: str
-) -> None:
+def test_without_disk_space_the_existing_file_stays(answered: Sample, tmp_path: Path, format: str) -> None:
     path = tmp_path / f"export.{format}"
     path.write_text("an earlier one")
     with (
@@ -368,7 +367,7 @@ def test_where_there_is_no_room_the_file_that_was_there_stays(
     assert {found.name for found in tmp_path.iterdir()} == {path.name, "sample"}
 
 
-def test_what_is_no_place_for_a_file_is_told_in_a_line(answered: Sample, tmp_path: Path) -> None:
+def test_an_unusable_path_is_reported_in_one_line(answered: Sample, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
@@ -400,8 +399,10 @@ def test_the_page_is_that_of_the_report_and_does_not_count_as_one(answered: Samp
     assert size == len(report)
 
 
-def test_a_result_without_its_document_is_not_left_out_in_silence(answered: Sample, tmp_path: Path) -> None:
+def test_a_result_without_its_document_is_an_error(answered: Sample, tmp_path: Path) -> None:
     answered.plant("DELETE FROM docs WHERE id = (SELECT min(id) FROM docs)")
-    with pytest.raises(ExportError, match="has 40 results and 36 of them have a document: doceval check"):
+    with pytest.raises(
+        ExportError, match="has 40 results, but only 36 of them have a document: run doceval check"
+    ):
         exported(answered, tmp_path / "export.jsonl")
     assert not (tmp_path / "export.jsonl").exists()

@@ -1,4 +1,4 @@
-"""The leaderboard adds up what all completed batches hold, as adding it up row by row does."""
+"""The leaderboard equals the sums over the rows of all completed batches."""
 
 from collections.abc import Callable
 from statistics import median
@@ -43,7 +43,7 @@ def over_the_same_documents(batch: Sample, name: str) -> Sample:
     return Sample(batch.databases, applied.numbers[name], name, batch.folder)
 
 
-def test_each_row_is_what_its_cells_add_up_to_and_documents_in_two_batches_are_not_independent(
+def test_each_row_is_the_sum_of_its_cells_and_documents_in_two_batches_are_not_independent(
     batch_of: BatchOf,
 ) -> None:
     first = answered(batch_of(documents=12))

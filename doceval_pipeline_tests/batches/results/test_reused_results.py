@@ -151,7 +151,7 @@ def kept(databases: Databases, number: int) -> tuple[int, int]:
 
 
 def exported(databases: Databases, number: int, path: Path) -> list[dict[str, Any]]:
-    export_records(databases, number, Format.JSONL, path, every_attempt=False, progress=lambda *_: None)
+    export_records(databases, number, Format.JSONL, path, lambda *_: None, every_attempt=False)
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

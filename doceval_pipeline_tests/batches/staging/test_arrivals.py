@@ -1,4 +1,4 @@
-"""Looks at folders for what arrives: when it becomes a batch, and what is written meanwhile."""
+"""Polls of folders for arrivals: when they become a batch, and what is written meanwhile."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -9,17 +9,12 @@ import pytest
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging import recurring
-from doceval_pipeline.batches.staging.recurring import look_for_arrivals, make_occurrence
-from doceval_pipeline.doc_eval.recurring import (
-    MOST_WAITS,
-    Occurrence,
-    Outcome,
-    list_recurring,
-    lock_recurring,
-    start_anew,
-)
+from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
+from doceval_pipeline.doc_eval.recurring.definitions import list_recurring, lock_recurring, restart_from_now
+from doceval_pipeline.doc_eval.recurring.record import MOST_WAITS
 from doceval_pipeline.documents.reading import CHANGED
 from doceval_pipeline.documents.walk import VANISHED
+from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline_tests.batches.clock import Clock, clock_of
 from doceval_pipeline_tests.batches.staging.test_recurring import (
@@ -38,7 +33,7 @@ ROW = "SELECT xmin::text, ctid::text FROM recurring_evaluations"
 
 
 class Watched:
-    """A folder that is looked at each `QUIET` seconds, as the sensor does, or sooner."""
+    """A folder that is polled every `QUIET` seconds, as the sensor does, or sooner."""
 
     def __init__(self, databases: Databases, inbox: Path, clock: Clock) -> None:
         inbox.mkdir()
@@ -49,13 +44,13 @@ class Watched:
         write(self.inbox / name, f"content of {name}", at)
 
     def look(self, seconds: int = QUIET) -> datetime | None:
-        """Look after some seconds; the time of the batch to make now."""
+        """Poll after some seconds; return the time of the batch to make now."""
         self.clock.moment += timedelta(seconds=seconds)
         with self.databases.doc_eval.begin() as connection:
             (record,) = list_recurring(connection)
             if record.was_set_back:
-                start_anew(connection, record.id)
-        return look_for_arrivals(self.databases, record)
+                restart_from_now(connection, record.id)
+        return find_arrivals(self.databases, record)
 
     def make(self, due_at: datetime | None) -> Occurrence:
         assert due_at is not None
@@ -74,7 +69,7 @@ def watched(databases: Databases, tmp_path: Path) -> Any:
         yield Watched(databases, tmp_path / "inbox", clock)
 
 
-def test_what_arrives_becomes_a_batch_once_it_is_quiet_and_nothing_new_writes_nothing(
+def test_arrivals_become_a_batch_once_quiet_and_polls_without_news_write_nothing(
     watched: Watched,
 ) -> None:
     watched.look()
@@ -97,14 +92,14 @@ def test_what_arrives_becomes_a_batch_once_it_is_quiet_and_nothing_new_writes_no
     assert watched.made(watched.look()) == {"a.txt"}
 
 
-def test_what_arrives_and_is_gone_again_makes_no_batch(watched: Watched) -> None:
+def test_arrivals_that_vanish_make_no_batch(watched: Watched) -> None:
     watched.arrive("a.txt")
     assert watched.look() is None
     (watched.inbox / "a.txt").unlink()
     assert [watched.look() for _ in range(3)] == [None] * 3
 
 
-def test_a_file_that_is_written_all_the_time_holds_others_up_for_a_while_only_and_comes_later(
+def test_a_file_that_keeps_changing_delays_others_only_for_a_while_and_follows_later(
     watched: Watched,
 ) -> None:
     watched.arrive("done.txt")
@@ -129,19 +124,19 @@ def test_a_file_that_is_written_all_the_time_holds_others_up_for_a_while_only_an
 
 
 @pytest.mark.parametrize("dated", [2**32, 2**40, -(2**31)])
-def test_a_file_that_is_dated_in_any_century_does_not_wait_for_it(watched: Watched, dated: int) -> None:
+def test_a_file_dated_in_another_century_does_not_wait_for_it(watched: Watched, dated: int) -> None:
     watched.arrive("dated.txt", dated)
     watched.look()
     assert watched.made(watched.look()) == {"dated.txt"}
 
 
-def test_after_a_failure_what_waits_becomes_a_batch_of_another_time(watched: Watched) -> None:
+def test_after_a_failure_waiting_arrivals_become_a_batch_of_another_time(watched: Watched) -> None:
     watched.arrive("a.txt")
     watched.look()
     due_at = watched.look()
     away = watched.inbox.rename(watched.inbox.with_name("away"))
     failed = watched.make(due_at)
-    assert failed.outcome is Outcome.FAILED
+    assert failed.outcome is OccurrenceOutcome.FAILED
     for _ in range(2):
         with pytest.raises(StagingError, match="does not exist"):
             watched.look()
@@ -156,7 +151,7 @@ def outcomes(watched: Watched) -> list[str]:
     return [row[0] for row in doc_eval(watched.databases, "SELECT outcome FROM occurrences ORDER BY due_at")]
 
 
-def test_a_folder_that_is_away_and_comes_back_is_recorded_once_each(watched: Watched) -> None:
+def test_a_folder_that_vanishes_and_returns_is_recorded_once_each(watched: Watched) -> None:
     watched.arrive("a.txt")
     watched.look()
     watched.make(watched.look())
@@ -172,7 +167,7 @@ def test_a_folder_that_is_away_and_comes_back_is_recorded_once_each(watched: Wat
     assert record_of(watched.databases).failure is None
 
 
-def test_a_file_that_changed_while_it_was_read_is_taken_again(watched: Watched) -> None:
+def test_a_file_that_changed_while_being_read_is_tried_again(watched: Watched) -> None:
     watched.arrive("a.txt")
     watched.look()
     batch_id = watched.make(watched.look()).batch_id
@@ -184,7 +179,7 @@ def test_a_file_that_changed_while_it_was_read_is_taken_again(watched: Watched) 
     assert [watched.look() for _ in range(3)] == [None] * 3
 
 
-def test_a_file_that_vanished_before_it_was_read_does_not_make_each_look_compare_all_files(
+def test_a_file_that_vanished_before_it_was_read_does_not_make_each_poll_compare_all_files(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.txt", "b.txt"):
@@ -202,7 +197,7 @@ def test_a_file_that_vanished_before_it_was_read_does_not_make_each_look_compare
     assert watched.made(watched.look()) == {"a.txt"}
 
 
-def test_what_arrives_while_the_batch_is_made_waits_for_the_next_look(watched: Watched) -> None:
+def test_arrivals_while_the_batch_is_made_wait_for_the_next_poll(watched: Watched) -> None:
     watched.arrive("a.txt")
     with watched.databases.doc_eval.begin() as making:
         lock_recurring(making, record_of(watched.databases).id)
@@ -212,7 +207,7 @@ def test_what_arrives_while_the_batch_is_made_waits_for_the_next_look(watched: W
     assert record_of(watched.databases).waiting_from == watched.clock.moment
 
 
-def test_a_clock_that_was_ahead_does_not_stop_the_looks(watched: Watched) -> None:
+def test_a_clock_that_was_ahead_does_not_stop_polling(watched: Watched) -> None:
     watched.clock.moment += timedelta(days=365)
     watched.arrive("a.txt")
     watched.look()
@@ -221,12 +216,12 @@ def test_a_clock_that_was_ahead_does_not_stop_the_looks(watched: Watched) -> Non
     assert watched.made(looks[-1]) == {"a.txt"}
 
 
-def test_a_look_that_takes_too_long_is_given_up_and_notes_nothing(watched: Watched) -> None:
+def test_a_poll_that_takes_too_long_is_stopped_and_records_nothing(watched: Watched) -> None:
     watched.look()
     for number in range(5):
         watched.arrive(f"{number}.txt")
     answers = iter([False] * 3 + [True] * 10)
     before = watched.row()
     with pytest.raises(StagingError, match="use a schedule"):
-        look_for_arrivals(watched.databases, record_of(watched.databases), lambda: next(answers))
+        find_arrivals(watched.databases, record_of(watched.databases), lambda: next(answers))
     assert watched.row() == before

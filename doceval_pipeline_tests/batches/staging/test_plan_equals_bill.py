@@ -1,5 +1,6 @@
 """What a plan lists as new, reused and gone is what is then queued, reused and left out."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,8 @@ from doceval_pipeline.batches.staging.steps import assign_documents, queue_cells
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import empty_databases, write_old
@@ -291,7 +293,7 @@ def test_the_next_occurrence_is_planned_as_it_is_then_made(
         made = make_occurrence(databases, record, night)
         night += timedelta(days=1)
         assert (planned["outcome"], planned["reason"]) == (made.outcome, made.reason)
-        assert planned["files"] == vars(made.files)
+        assert planned["files"] == asdict(made.files)
         if made.batch_id is None:
             continue
         batches.append(made.batch_id)

@@ -1,4 +1,4 @@
-"""Occurrences of recurring evaluations: one for each time, whatever else happens and is in the folders."""
+"""Occurrences of recurring evaluations: one per time, whatever else happens or is in the folders."""
 
 import os
 import shutil
@@ -20,20 +20,18 @@ from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
 from doceval_pipeline.doc_eval.archive import dump
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring import (
-    Comparison,
-    Outcome,
-    RecurringRecord,
+from doceval_pipeline.doc_eval.recurring.definitions import (
     delete_recurring,
     find_recurring,
-    forget_old_occurrences,
     list_recurring,
     lock_recurring,
-    occurrences,
-    start_anew,
+    restart_from_now,
     try_to_lock_recurring,
 )
+from doceval_pipeline.doc_eval.recurring.occurrences import delete_old_occurrences, list_occurrences
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.documents.reading import CHANGED
+from doceval_pipeline.domain.recurring import FileComparison, OccurrenceOutcome
 from doceval_pipeline.errors import RecurringError, UnknownRecurring
 from doceval_pipeline_tests.batches.archiving.archives import quiet
 from doceval_pipeline_tests.batches.clock import clock_of
@@ -102,18 +100,18 @@ def record_of(databases: Databases) -> RecurringRecord:
         return record
 
 
-def test_a_folder_that_is_away_is_recorded_and_nothing_in_it_is_new_afterwards(
+def test_a_missing_folder_is_recorded_and_nothing_in_it_is_new_afterwards(
     databases: Databases, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     write(one / "a.txt")
     write(two / "b.txt")
     record = define(databases, one, two)
-    assert make_occurrence(databases, record, NIGHT).outcome is Outcome.MADE
+    assert make_occurrence(databases, record, NIGHT).outcome is OccurrenceOutcome.MADE
     two.rename(tmp_path / "away")
     write(one / "c.txt")
     away = make_occurrence(databases, record, NIGHT + DAY)
-    assert (away.outcome, away.batch_id) == (Outcome.FAILED, None)
+    assert (away.outcome, away.batch_id) == (OccurrenceOutcome.FAILED, None)
     assert away.reason is not None
     assert f"folder {two} does not exist" in away.reason
     # A mount that is missing leaves an empty folder.
@@ -127,7 +125,7 @@ def test_a_folder_that_is_away_is_recorded_and_nothing_in_it_is_new_afterwards(
     two.rmdir()
     (tmp_path / "away").rename(two)
     back = make_occurrence(databases, record, NIGHT + 4 * DAY)
-    assert (back.outcome, back.reason) == (Outcome.SKIPPED, "nothing is new or changed")
+    assert (back.outcome, back.reason) == (OccurrenceOutcome.SKIPPED, "nothing is new or changed")
     (one / "a.txt").unlink()
     write(two / "d.txt")
     last = make_occurrence(databases, record, NIGHT + 5 * DAY)
@@ -138,15 +136,15 @@ def test_a_folder_that_is_away_is_recorded_and_nothing_in_it_is_new_afterwards(
     doc_eval(databases, "INSERT INTO folders (folder_path, folder_name) VALUES ('/other', 'other')")
     gone = [make_occurrence(databases, record, NIGHT + (6 + n) * DAY) for n in range(2)]
     assert [(night.outcome, night.files.gone) for night in gone] == [
-        (Outcome.SKIPPED, 1),
-        (Outcome.SKIPPED, 0),
+        (OccurrenceOutcome.SKIPPED, 1),
+        (OccurrenceOutcome.SKIPPED, 0),
     ]
     define(databases, one)
     out = [make_occurrence(databases, record, NIGHT + (8 + n) * DAY).files.gone for n in range(2)]
     assert out == [1, 0]
 
 
-def test_a_file_system_that_hangs_fails_the_occurrence_and_holds_up_nothing(
+def test_a_file_system_that_hangs_fails_the_occurrence_and_blocks_nothing(
     databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.txt")
@@ -167,7 +165,7 @@ def test_a_file_system_that_hangs_fails_the_occurrence_and_holds_up_nothing(
         failed = make_occurrence(databases, record, NIGHT)
     free.set()
     assert seen == [(True, 0)]
-    assert failed.outcome is Outcome.FAILED
+    assert failed.outcome is OccurrenceOutcome.FAILED
     assert "its folders did not answer" in (failed.reason or "")
     assert files(databases, make_occurrence(databases, record, NIGHT + DAY).batch_id) == {"a.txt"}
 
@@ -187,7 +185,7 @@ def test_folders_are_walked_again_after_another_occurrence_was_made_meanwhile(
 
     monkeypatch.setattr(listing, "found_files", overtaken)
     late = make_occurrence(databases, record, NIGHT + DAY)
-    assert (late.outcome, late.files) == (Outcome.SKIPPED, Comparison(unchanged=2))
+    assert (late.outcome, late.files) == (OccurrenceOutcome.SKIPPED, FileComparison(unchanged=2))
 
 
 def test_deleting_waits_for_an_occurrence_that_is_being_made_for_longer_than_for_other_locks(
@@ -202,7 +200,7 @@ def test_deleting_waits_for_an_occurrence_that_is_being_made_for_longer_than_for
         assert not delete_recurring(deleting, record.id)
 
 
-def test_a_file_that_could_not_be_read_is_taken_again_although_it_looks_as_before(
+def test_a_file_that_could_not_be_read_is_tried_again_although_it_is_unchanged(
     databases: Databases, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
@@ -213,7 +211,7 @@ def test_a_file_that_could_not_be_read_is_taken_again_although_it_looks_as_befor
     doc_eval(databases, REJECT, id=first.batch_id, path="a.txt", reason=CHANGED)
     second = make_occurrence(databases, record, NIGHT + DAY)
     assert files(databases, second.batch_id) == {"a.txt"}
-    assert make_occurrence(databases, record, NIGHT + 2 * DAY).outcome is Outcome.SKIPPED
+    assert make_occurrence(databases, record, NIGHT + 2 * DAY).outcome is OccurrenceOutcome.SKIPPED
     # Also when the batch that could not read it is archived in between.
     doc_eval(databases, REJECT, id=second.batch_id, path="a.txt", reason=CHANGED)
     with databases.doc_eval.begin() as connection:
@@ -222,7 +220,7 @@ def test_a_file_that_could_not_be_read_is_taken_again_although_it_looks_as_befor
     assert files(databases, make_occurrence(databases, record, NIGHT + 3 * DAY).batch_id) == {"a.txt"}
 
 
-def test_staging_anew_and_rescans_keep_to_the_files_of_an_occurrence_also_without_its_definition(
+def test_staging_again_and_rescans_use_only_the_files_of_an_occurrence_even_without_its_definition(
     databases: Databases, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
@@ -248,7 +246,7 @@ def test_staging_anew_and_rescans_keep_to_the_files_of_an_occurrence_also_withou
     assert files(databases, number, "STAGED", "ASSIGNED") == {"new.txt"}
 
 
-def test_times_of_files_may_be_any_and_go_backwards(databases: Databases, tmp_path: Path) -> None:
+def test_file_times_may_be_arbitrary_and_go_backwards(databases: Databases, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     # In nanoseconds the first needs more than 64 bits.
     for name, at in (("far.txt", 2**40), ("early.txt", -1_000_000_000), ("epoch.txt", 0)):
@@ -256,7 +254,7 @@ def test_times_of_files_may_be_any_and_go_backwards(databases: Databases, tmp_pa
     record = define(databases, inbox)
     made = make_occurrence(databases, record, NIGHT)
     assert files(databases, made.batch_id) == {"far.txt", "early.txt", "epoch.txt"}
-    assert make_occurrence(databases, record, NIGHT + DAY).outcome is Outcome.SKIPPED
+    assert make_occurrence(databases, record, NIGHT + DAY).outcome is OccurrenceOutcome.SKIPPED
     os.utime(inbox / "epoch.txt", (-5, -5))
     assert files(databases, make_occurrence(databases, record, NIGHT + 2 * DAY).batch_id) == {"epoch.txt"}
 
@@ -265,7 +263,7 @@ def test_times_of_files_may_be_any_and_go_backwards(databases: Databases, tmp_pa
     ("table", "column", "name"),
     [("connections", "name", "other"), ("prompts", "name", "clarity"), ("folders", "folder_path", None)],
 )
-def test_what_a_definition_names_and_is_gone_is_recorded_and_the_next_one_runs(
+def test_a_missing_reference_is_recorded_and_the_next_occurrence_runs(
     databases: Databases, tmp_path: Path, table: str, column: str, name: str | None
 ) -> None:
     inbox = tmp_path / "inbox"
@@ -274,16 +272,14 @@ def test_what_a_definition_names_and_is_gone_is_recorded_and_the_next_one_runs(
     rename = f"UPDATE {table} SET {column} = :new WHERE {column} = :old"
     doc_eval(databases, rename, old=name, new="/renamed")
     failed = make_occurrence(databases, record, NIGHT)
-    assert failed.outcome is Outcome.FAILED
+    assert failed.outcome is OccurrenceOutcome.FAILED
     assert failed.reason is not None
     assert f"{table[:-1]} {name!r} no longer exists" in failed.reason
     doc_eval(databases, rename, old="/renamed", new=name)
     assert files(databases, make_occurrence(databases, record, NIGHT + DAY).batch_id) == {"a.txt"}
 
 
-def test_a_run_by_hand_does_not_take_the_place_of_a_time_of_the_schedule(
-    databases: Databases, tmp_path: Path
-) -> None:
+def test_a_requested_run_does_not_replace_a_scheduled_time(databases: Databases, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     write(inbox / "a.txt")
     with clock_of(databases, NIGHT - MINUTE) as clock:
@@ -308,12 +304,12 @@ def test_a_clock_that_was_wrong_neither_repeats_a_time_nor_ends_the_series(
     made = []
 
     def tick(moment: datetime) -> None:
-        """What the sensor and its runs do at a moment."""
+        """Act as the sensor and its runs at a moment."""
         clock.moment = moment
         with databases.doc_eval.begin() as connection:
             (found,) = list_recurring(connection)
             if found.was_set_back:
-                start_anew(connection, found.id)
+                restart_from_now(connection, found.id)
         if (due_at := found.due_at) is not None:
             made.append(make_occurrence(databases, record, due_at).due_at)
 
@@ -335,9 +331,7 @@ def test_a_clock_that_was_wrong_neither_repeats_a_time_nor_ends_the_series(
     assert len(set(made)) == len(made)
 
 
-def test_processes_that_make_the_same_time_at_once_make_one_batch(
-    databases: Databases, tmp_path: Path
-) -> None:
+def test_concurrent_processes_make_one_batch_per_time(databases: Databases, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     write(inbox / "a.txt")
     record = define(databases, inbox)
@@ -345,14 +339,14 @@ def test_processes_that_make_the_same_time_at_once_make_one_batch(
     children = [Child(databases, lambda at=at: make_occurrence(databases, record, at)) for at in times]
     assert all(child.end().done for child in children)
     with databases.doc_eval.connect() as connection:
-        found = occurrences(connection, record.id, 1000)
-    assert sorted(o.outcome for o in found) == [Outcome.MADE, Outcome.SKIPPED]
+        found = list_occurrences(connection, record.id, 1000)
+    assert sorted(o.outcome for o in found) == [OccurrenceOutcome.MADE, OccurrenceOutcome.SKIPPED]
     assert doc_eval(databases, "SELECT count(*) FROM batches") == [(1,)]
     again = make_occurrence(databases, record, found[0].due_at)
     assert again == found[0]
 
 
-def test_one_that_is_defined_again_makes_no_time_of_the_one_before(
+def test_a_new_definition_of_the_same_name_makes_no_earlier_times(
     databases: Databases, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
@@ -362,7 +356,7 @@ def test_one_that_is_defined_again_makes_no_time_of_the_one_before(
         delete_recurring(connection, first.id)
     second = define(databases, inbox)
     assert second.id != first.id
-    with pytest.raises(RecurringError, match="makes no batch of"):
+    with pytest.raises(RecurringError, match="makes no batch for"):
         make_occurrence(databases, second, second.watched_from - MINUTE)
 
 
@@ -381,7 +375,7 @@ def test_one_that_is_defined_again_makes_no_time_of_the_one_before(
         ("deep", "not readable"),
     ],
 )
-def test_a_definition_that_was_broken_by_hand_is_never_due_and_says_so(
+def test_an_invalid_stored_definition_is_never_due_and_is_reported(
     databases: Databases, tmp_path: Path, broken: str, problem: str
 ) -> None:
     record = define(databases, tmp_path)
@@ -415,16 +409,14 @@ def test_a_definition_that_was_broken_by_hand_is_never_due_and_says_so(
     )
 
 
-def test_a_rejected_folder_of_the_system_is_a_failure_with_its_reason(
-    databases: Databases, tmp_path: Path
-) -> None:
+def test_a_rejected_system_folder_is_a_failure_with_its_reason(databases: Databases, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     write(inbox / "a.txt")
     record = define(databases, inbox)
     shutil.rmtree(inbox)
     inbox.symlink_to("/proc")
     failed = make_occurrence(databases, record, NIGHT)
-    assert failed.outcome is Outcome.FAILED
+    assert failed.outcome is OccurrenceOutcome.FAILED
     assert failed.reason is not None
     assert "belongs to the system" in failed.reason
 
@@ -453,7 +445,7 @@ def test_a_file_that_an_archived_occurrence_could_not_read_is_new_and_the_others
     assert second.doc_eval("SELECT count(*) FROM batch_documents") == [(1,)]
 
 
-def test_a_night_writes_only_files_that_are_new_and_old_nights_without_a_batch_are_forgotten(
+def test_an_occurrence_writes_only_new_files_and_old_ones_without_a_batch_are_deleted(
     databases: Databases, tmp_path: Path
 ) -> None:
     record = define(databases, tmp_path, scope="all", skip_if_nothing_new=False)
@@ -469,9 +461,9 @@ def test_a_night_writes_only_files_that_are_new_and_old_nights_without_a_batch_a
     assert before[:4] == after[:4]
     assert before[4] != after[4]
     assert [(night.outcome, night.files.changed) for night in made] == [
-        (Outcome.MADE, 0),
-        (Outcome.MADE, 0),
-        (Outcome.MADE, 1),
+        (OccurrenceOutcome.MADE, 0),
+        (OccurrenceOutcome.MADE, 0),
+        (OccurrenceOutcome.MADE, 1),
     ]
     # Of the schedule until ten days ago, and of arrivals since then.
     batch.doc_eval(
@@ -481,6 +473,6 @@ def test_a_night_writes_only_files_that_are_new_and_old_nights_without_a_batch_a
         "now() - interval '40 days' FROM recurring_evaluations r, generate_series(-9, 9) AS night"
     )
     with databases.doc_eval.begin() as connection:
-        assert [forget_old_occurrences(connection, 30) for _ in range(2)] == [17, 0]
+        assert [delete_old_occurrences(connection, 30) for _ in range(2)] == [17, 0]
     left = "SELECT now() - due_at < interval '1 day' FROM occurrences WHERE outcome <> 'MADE' ORDER BY due_at"
     assert batch.doc_eval(left) == [(False,), (True,)]

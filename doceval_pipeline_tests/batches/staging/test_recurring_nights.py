@@ -1,4 +1,4 @@
-"""Nights of a recurring evaluation beside a plain model: batches, what they hold, and what is asked."""
+"""Nights of a recurring evaluation compared with a plain model: batches, their files, and new evaluations."""
 
 import os
 import random
@@ -15,7 +15,9 @@ from doceval_pipeline.batches.staging import steps, storing
 from doceval_pipeline.batches.staging.recurring import make_occurrence
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring import Occurrence, Outcome, list_recurring, occurrences
+from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
+from doceval_pipeline.doc_eval.recurring.occurrences import list_occurrences
+from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
 from doceval_pipeline_tests.batches.clock import clock_of
 from doceval_pipeline_tests.faults.faulty_process import Child
 
@@ -81,7 +83,7 @@ class Folder:
 
 
 def tick(databases: Databases) -> None:
-    """What the sensor and its run do."""
+    """Act as the sensor and its run."""
     with databases.doc_eval.connect() as connection:
         due = [(record, record.due_at) for record in list_recurring(connection)]
     for record, due_at in due:
@@ -143,13 +145,13 @@ def watch_from(databases: Databases, moment: datetime) -> None:
 def recorded(databases: Databases) -> list[Occurrence]:
     with databases.doc_eval.connect() as connection:
         (record,) = list_recurring(connection)
-        return occurrences(connection, record.id, 1000)
+        return list_occurrences(connection, record.id, 1000)
 
 
 @pytest.mark.parametrize(
     ("nights", "kills"), [(4, 0.3), pytest.param(30, 0.6, marks=pytest.mark.slow)], ids=["short", "full"]
 )
-def test_nights_across_both_changes_of_the_clock_with_kills_are_as_in_a_plain_model(
+def test_nights_across_both_clock_changes_and_kills_match_a_plain_model(
     databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nights: int, kills: float
 ) -> None:
     monkeypatch.setattr(storing, "PORTION_FILES", 3)
@@ -182,7 +184,7 @@ def test_nights_across_both_changes_of_the_clock_with_kills_are_as_in_a_plain_mo
                 new = {name for name, file in folder.here.items() if known.get(name) != file}
                 expected.append((due_at, bool(new)))
                 made = found[0]
-                assert (made.due_at, made.outcome is Outcome.MADE) == expected[-1]
+                assert (made.due_at, made.outcome is OccurrenceOutcome.MADE) == expected[-1]
                 if made.batch_id is None:
                     continue
                 known = dict(folder.here)

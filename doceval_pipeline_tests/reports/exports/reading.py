@@ -1,4 +1,4 @@
-"""Reads exports back, each format by itself, into the records that they were made from."""
+"""Reads exports of each format back into records."""
 
 import csv
 import io
@@ -12,21 +12,22 @@ import pyarrow.parquet as pq
 from openpyxl import load_workbook
 from openpyxl.utils.escape import unescape
 
-from doceval_pipeline.reports.exports.record import TYPES, Record
+from doceval_pipeline.domain.export import COLUMNS, ExportRecord
+from doceval_pipeline.reports.exports.columns import TYPES
 
 
-def read_jsonl(path: Path) -> list[Record]:
+def read_jsonl(path: Path) -> list[ExportRecord]:
     # Not by splitlines(), but as careless readers do: a line must end nowhere else.
     lines = path.read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
-    assert all(tuple(line) == Record._fields for line in found)
+    assert all(tuple(line) == COLUMNS for line in found)
     return [_record(line.values()) for line in found]
 
 
-def read_csv(path: Path) -> list[Record]:
+def read_csv(path: Path) -> list[ExportRecord]:
     content = path.read_bytes().decode("utf-8")
     names, *rows = fields_of_csv(content)
-    assert tuple(text for _, text in names) == Record._fields
+    assert tuple(text for _, text in names) == COLUMNS
     with_library = list(csv.reader(io.StringIO(content, newline="")))
     assert [[text for _, text in row] for row in (names, *rows)] == with_library
     return [
@@ -70,23 +71,23 @@ def _csv_value(kind: type, quoted: bool, text: str) -> Any:
     return {"true": True, "false": False}[text] if kind is bool else text if kind is datetime else kind(text)
 
 
-def read_parquet(path: Path) -> list[Record]:
+def read_parquet(path: Path) -> list[ExportRecord]:
     table = pq.read_table(path)
-    assert tuple(table.column_names) == Record._fields
-    return [Record(**row) for row in table.to_pylist()]
+    assert tuple(table.column_names) == COLUMNS
+    return [ExportRecord(**row) for row in table.to_pylist()]
 
 
-def read_xlsx(path: Path) -> list[Record]:
-    """What all sheets hold; numbers have 16 digits, and texts as much as a cell holds."""
+def read_xlsx(path: Path) -> list[ExportRecord]:
+    """The records of all sheets; numbers have 16 digits, texts at most the length of a cell."""
     workbook = load_workbook(path, read_only=True)
     found = []
     for name in workbook.sheetnames:
         titles, *rows = workbook[name].iter_rows()
-        assert [cell.value for cell in titles] == [*Record._fields, "cut"]
+        assert [cell.value for cell in titles] == [*COLUMNS, "cut"]
         for row in rows:
             assert {cell.data_type for cell in row} <= {"s", "n", "b"}, "no formula, no error, no date"
-            values = [cell.value for cell in row[: len(Record._fields)]]
-            values += [None] * (len(Record._fields) - len(values))
+            values = [cell.value for cell in row[: len(COLUMNS)]]
+            values += [None] * (len(COLUMNS) - len(values))
             found.append(
                 _record(
                     unescape(value) if kind is str and value is not None else value
@@ -97,7 +98,7 @@ def read_xlsx(path: Path) -> list[Record]:
     return found
 
 
-READERS: dict[str, Callable[[Path], list[Record]]] = {
+READERS: dict[str, Callable[[Path], list[ExportRecord]]] = {
     "jsonl": read_jsonl,
     "csv": read_csv,
     "parquet": read_parquet,
@@ -105,10 +106,10 @@ READERS: dict[str, Callable[[Path], list[Record]]] = {
 }
 
 
-def _record(values: Any) -> Record:
-    return Record(
-        *(
-            datetime.fromisoformat(value) if kind is datetime and value is not None else value
-            for kind, value in zip(TYPES.values(), values, strict=True)
-        )
+def _record(values: Any) -> ExportRecord:
+    return ExportRecord(
+        **{
+            name: datetime.fromisoformat(value) if kind is datetime and value is not None else value
+            for (name, kind), value in zip(TYPES.items(), values, strict=True)
+        }
     )

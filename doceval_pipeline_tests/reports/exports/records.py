@@ -1,4 +1,4 @@
-"""Records for tests: any that the databases could hold, and one that is like any other."""
+"""Records for tests: any that the databases could hold, and an ordinary one."""
 
 from datetime import UTC, datetime
 from types import NoneType
@@ -6,7 +6,8 @@ from typing import Any, get_args, get_type_hints
 
 from hypothesis import strategies as st
 
-from doceval_pipeline.reports.exports.record import TYPES, Record
+from doceval_pipeline.domain.export import ExportRecord
+from doceval_pipeline.reports.exports.columns import TYPES
 
 HOSTILE = (
     '=HYPERLINK("http://evil.invalid","x")',
@@ -54,9 +55,9 @@ _VALUES: dict[type, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     datetime: st.datetimes(timezones=st.just(UTC)) | st.just(datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)),
 }
-_OPTIONAL = {name for name, hint in get_type_hints(Record).items() if NoneType in get_args(hint)}
+_OPTIONAL = {name for name, hint in get_type_hints(ExportRecord).items() if NoneType in get_args(hint)}
 any_record = st.builds(
-    Record,
+    ExportRecord,
     **{
         name: (st.none() | _VALUES[kind]) if name in _OPTIONAL else _VALUES[kind]
         for name, kind in TYPES.items()
@@ -64,8 +65,8 @@ any_record = st.builds(
 )
 
 
-def plain_record(**changes: Any) -> Record:
-    """A record in which nothing is strange but what a test asks for."""
+def plain_record(**changes: Any) -> ExportRecord:
+    """An ordinary record with the given changes."""
     values: dict[type, Any] = {
         str: "word",
         int: 1,
@@ -73,4 +74,4 @@ def plain_record(**changes: Any) -> Record:
         bool: True,
         datetime: datetime(2026, 1, 1, tzinfo=UTC),
     }
-    return Record(**{name: values[kind] for name, kind in TYPES.items()} | changes)
+    return ExportRecord(**{name: values[kind] for name, kind in TYPES.items()} | changes)

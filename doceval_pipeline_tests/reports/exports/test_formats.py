@@ -1,4 +1,4 @@
-"""Records in each format: they read back equal, whatever is in them, and no spreadsheet acts on them."""
+"""Records in each format read back equal for any content, and no spreadsheet acts on them."""
 
 import csv
 import errno
@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openpyxl import load_workbook
 
+from doceval_pipeline.domain.export import COLUMNS, ExportRecord
 from doceval_pipeline.reports.exports import parquet, xlsx
-from doceval_pipeline.reports.exports.record import Record
-from doceval_pipeline.reports.exports.writing import Format, Written, write_records
+from doceval_pipeline.reports.exports.writing import Format, RecordCounts, write_records
 from doceval_pipeline_tests.reports.exports.reading import READERS, read_parquet, read_xlsx
 from doceval_pipeline_tests.reports.exports.records import HOSTILE, any_record, any_text, plain_record
 
@@ -26,17 +26,17 @@ ALL = pytest.mark.parametrize("format", Format)
 METADATA = {"doceval.export.version": "1"}
 
 
-def written(folder: Path, format: Format, records: list[Record]) -> tuple[Path, Written]:
+def written(folder: Path, format: Format, records: list[ExportRecord]) -> tuple[Path, RecordCounts]:
     path = folder / f"export.{format}"
     with path.open("wb") as file:
         return path, write_records(file, format, records, METADATA)
 
 
-def as_read(format: Format, record: Record) -> Record:
-    """What a record is after a format: only xlsx has 16 digits."""
+def as_read(format: Format, record: ExportRecord) -> ExportRecord:
+    """A record as a format reads back: only xlsx rounds, to 16 digits."""
     if format is not Format.XLSX:
         return record
-    return Record(*(float(f"{value:.16G}") if isinstance(value, float) else value for value in record))
+    return ExportRecord(*(float(f"{value:.16G}") if isinstance(value, float) else value for value in record))
 
 
 @ALL
@@ -46,10 +46,10 @@ def as_read(format: Format, record: Record) -> Record:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(records=st.lists(any_record, max_size=3))
-def test_records_read_back_equal(tmp_path: Path, format: Format, records: list[Record]) -> None:
+def test_records_read_back_equal(tmp_path: Path, format: Format, records: list[ExportRecord]) -> None:
     path, told = written(tmp_path, format, records)
     assert READERS[format](path) == [as_read(format, record) for record in records]
-    assert told == Written(len(records))
+    assert told == RecordCounts(len(records))
 
 
 @ALL
@@ -60,14 +60,14 @@ def test_every_hostile_text_reads_back_equal_in_every_place(tmp_path: Path, form
     ]
     path, told = written(tmp_path, format, records)
     assert READERS[format](path) == records
-    assert told == Written(len(records))
+    assert told == RecordCounts(len(records))
 
 
 @given(any_text)
-def test_no_spreadsheet_takes_a_text_of_a_csv_for_a_formula(text: str) -> None:
-    from doceval_pipeline.reports.exports.csv import _field
+def test_no_spreadsheet_treats_a_text_of_a_csv_as_a_formula(text: str) -> None:
+    from doceval_pipeline.reports.exports.text import _csv_field
 
-    (parsed,) = next(csv.reader([_field(text)]))
+    (parsed,) = next(csv.reader([_csv_field(text)]))
     first = re.sub(r"^[\s\"\x00-\x20\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*", "", parsed)
     assert not first.startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
     assert not parsed.startswith(("\t", "\r", "\n"))
@@ -80,15 +80,15 @@ def test_numbers_of_a_csv_stay_numbers(tmp_path: Path) -> None:
     assert (record["seconds"], record["input_tokens"], record["score"]) == ("-5.25", "-7", "")
 
 
-def test_a_workbook_tells_which_texts_are_not_whole(tmp_path: Path) -> None:
+def test_a_workbook_lists_which_texts_were_cut(tmp_path: Path) -> None:
     long, wide = "x" * 40_000, "\U0001f600" * 16_384
     records = [plain_record(), plain_record(response_text=long, error_message=wide), plain_record()]
     path, told = written(tmp_path, Format.XLSX, records)
-    assert told == Written(3, cut=2)
+    assert told == RecordCounts(3, cut=2)
     cut = read_xlsx(path)[1]
     assert (cut.response_text, cut.error_message) == (long[:32_767], wide[:16_383])
     sheet = load_workbook(path)["results"]
-    assert [sheet.cell(row, len(Record._fields) + 1).value for row in (1, 2, 3, 4)] == [
+    assert [sheet.cell(row, len(COLUMNS) + 1).value for row in (1, 2, 3, 4)] == [
         "cut",
         None,
         "response_text, error_message",
@@ -115,7 +115,7 @@ def test_records_beyond_a_sheet_are_in_the_next(
     assert [sheet.max_row - 1 for sheet in workbook] == sheets
     assert workbook.sheetnames == ["results", "results 2", "results 3"][: len(sheets)]
     assert read_xlsx(path) == records
-    assert told == Written(count)
+    assert told == RecordCounts(count)
 
 
 def test_a_workbook_has_neither_a_formula_nor_a_link(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_row_groups_are_bounded_by_records_and_by_characters(
     assert read_parquet(path) == records
 
 
-def test_a_parquet_file_says_of_which_version_it_is(tmp_path: Path) -> None:
+def test_a_parquet_file_holds_its_version(tmp_path: Path) -> None:
     path, _ = written(tmp_path, Format.PARQUET, [])
     assert pq.read_schema(path).metadata == {b"doceval.export.version": b"1"}
     assert str(pq.read_schema(path).field("queued_at").type) == "timestamp[us, tz=UTC]"
@@ -176,7 +176,7 @@ class FullDisk:
 
 @ALL
 @pytest.mark.parametrize("room", [0, 2_000, 6_000])
-def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, format: Format, room: int) -> None:
+def test_a_full_disk_raises_the_operating_system_error(tmp_path: Path, format: Format, room: int) -> None:
     records = [plain_record(response_text=os.urandom(400).hex()) for _ in range(100)]
     with (tmp_path / "export").open("wb") as file, pytest.raises(OSError, match="No space left") as told:
         write_records(FullDisk(file, room), format, records, METADATA)  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, format: Format, r
 def test_records_are_not_kept(tmp_path: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "MOST_CHARACTERS", 2 * MIB)
 
-    def many() -> Iterator[Record]:
+    def many() -> Iterator[ExportRecord]:
         for number in range(2_000):
             yield plain_record(attempt=number, response_text=f"{number}" + "x" * 20_000)
 

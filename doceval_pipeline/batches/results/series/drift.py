@@ -1,7 +1,7 @@
-"""Marks where the scores of a series drift. Pure: sums and counts come in, marks go out.
+"""Marks where the scores of a series drift. Pure: takes sums and counts, returns marks.
 
 Each occurrence is compared with all earlier ones since the last mark, by prompt and connection. The chance of
-any false mark in the occurrences that are passed is at most `SIGNIFICANT`: see docs/statistics.md.
+any false mark in the given occurrences is at most `SIGNIFICANT`: see docs/statistics.md.
 """
 
 import math
@@ -13,97 +13,107 @@ from numpy.typing import NDArray
 
 from doceval_pipeline.batches.results.checks import SMALLEST_DRIFT
 from doceval_pipeline.batches.results.score_drift import SHARE_PAIRED
+from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.findings import SIGNIFICANT, Difference
-from doceval_pipeline.reports.series import Drift
+from doceval_pipeline.domain.series import SeriesDrift
 from doceval_pipeline.statistics.inference import corrected
 
-Column = tuple[int, int]
 Counts = NDArray[np.float64]
-# Scores are counted by whole points, 0 to 100, so that a test knows how they are spread.
+# Scores are counted by whole points, 0 to 100, so that a test knows their distribution.
 BINS = 101
-# The tilt of the bound is searched up to this many per point; the bound holds for any tilt.
+# The tilt of the bound is searched from 0 to this value per point; the bound holds for any tilt.
 _STEEPEST, _HALVINGS = 8.0, 40
 _POINTS = np.arange(BINS, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """Scores by whole points: how many, and their exact sum."""
+class ScoreHistogram:
+    """Scores counted by whole points, with their exact sum."""
 
     counts: Counts
     total: float
 
     @property
     def n(self) -> int:
-        """How many scores."""
+        """The number of scores."""
         return int(self.counts.sum())
 
     @property
     def mean(self) -> float:
-        """Their mean; there must be one."""
+        """The mean of at least one score."""
         return self.total / self.n
 
-    def __add__(self, other: "Scored") -> "Scored":
-        return Scored(self.counts + other.counts, self.total + other.total)
+    def __add__(self, other: "ScoreHistogram") -> "ScoreHistogram":
+        return ScoreHistogram(self.counts + other.counts, self.total + other.total)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What an occurrence says of a prompt and a connection; reused results are not in it.
-
-    `question` tells a prompt text and a connection's settings from others. `asked` are all results, `new`
-    those of documents that the series has not asked this question about before. The `pairs` other documents
-    have an earlier score; `moved` is the sum of their differences, `moved_squared` that of their squares.
-    """
+    """The scores of a prompt and a connection in an occurrence, without reused results."""
 
     question: int
-    asked: Scored
-    new: Scored
+    """A number for each prompt text with a connection's settings."""
+    asked: ScoreHistogram
+    """All scores."""
+    new: ScoreHistogram
+    """Scores of documents without an earlier score for this question in the series."""
     pairs: int = 0
+    """The number of other scores, each with an earlier one of its document."""
     moved: float = 0.0
+    """The sum of the differences of pairs; `moved_squared` sums their squares."""
     moved_squared: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _DriftLevel:
+    """The scores of a question in all occurrences since the last mark."""
+
+    question: int
+    scores: ScoreHistogram
 
 
 def mark_drift(
     occurrences: Sequence[Mapping[Column, Evidence]], places: Sequence[int]
-) -> list[dict[Column, Drift]]:
-    """Compare each occurrence with those before it.
+) -> list[dict[Column, SeriesDrift]]:
+    """Compare each occurrence with the earlier ones.
 
     Parameters
     ----------
     occurrences
         Evidence by column, oldest first.
     places
-        The number of each occurrence among all that ever made a batch, from 1: what it may spend of the
-        chance of a false mark depends on it, and on nothing that a later occurrence or an archive changes.
+        The number of each occurrence among all that ever made a batch, from 1. Its share of the chance of a
+        false mark depends only on this number, which no later occurrence or archive changes.
 
     Returns
     -------
-    list[dict[Column, Drift]]
-        For each occurrence and column what was found, with p as it is for the whole series; columns that
-        cannot be compared have a `Drift` without p.
+    list[dict[Column, SeriesDrift]]
+        The drift of each occurrence and column, with p corrected for the whole series; without p for columns
+        that cannot be compared.
     """
-    levels: dict[Column, tuple[int, Scored]] = {}
-    found = []
+    levels: dict[Column, _DriftLevel] = {}
+    drifts_by_occurrence = []
     for evidence, place in zip(occurrences, places, strict=True):
-        drifts = _for_the_series({c: _compare(e, levels.get(c)) for c, e in evidence.items()}, place)
+        drifts = _correct({c: _compare(e, levels.get(c)) for c, e in evidence.items()}, place)
         for column, own in evidence.items():
-            question, level = levels.get(column, (own.question, None))
-            begins = level is None or question != own.question or drifts[column].is_marked
-            levels[column] = own.question, own.asked if begins or level is None else level + own.new
-        found.append(drifts)
-    return found
+            level = levels.get(column)
+            if level is None or level.question != own.question or drifts[column].is_marked:
+                levels[column] = _DriftLevel(own.question, own.asked)
+            else:
+                levels[column] = _DriftLevel(own.question, level.scores + own.new)
+        drifts_by_occurrence.append(drifts)
+    return drifts_by_occurrence
 
 
-def chance_of_samples(first: Scored, second: Scored) -> float:
-    """At most how likely means of two samples are so far apart where chance alone deals out all scores.
+def chance_of_samples(first: ScoreHistogram, second: ScoreHistogram) -> float:
+    """Upper bound of the chance that the means of two samples differ this much if scores are dealt at random.
 
     Notes
     -----
     The smaller sample is drawn from both without replacement. The moments of its sum are no larger than
     with replacement (Hoeffding 1963, theorem 4), for which Chernoff's bound holds for any number and shape of
-    scores: 2 exp(-n sup_t (t x - log E exp(t X))). It never promises too much, as normal approximations
-    do for few scores far from each other.
+    scores: 2 exp(-n sup_t (t x - log E exp(t X))). It is never too small, unlike normal approximations for
+    few scores far from each other.
     """
     pooled = first.counts + second.counts
     sample = min(first, second, key=lambda scored: scored.n)
@@ -112,44 +122,59 @@ def chance_of_samples(first: Scored, second: Scored) -> float:
     if math.isclose(reached, center, abs_tol=1e-9):
         return 1.0
     seen = pooled > 0
-    # Turned where the sample lies below, so that the tilt is positive.
+    # Mirrored if the sample is below the center, so that the tilt is positive.
     values = (_POINTS[seen] - center) * (1.0 if reached > center else -1.0)
     rate = _largest_rate(values, pooled[seen] / pooled.sum(), abs(reached - center))
     return min(1.0, 2 * math.exp(-sample.n * rate))
 
 
 def chance_of_pairs(moved: float, moved_squared: float) -> float:
-    """At most how likely differences sum up to so much if each is as likely up as down (Hoeffding 1963)."""
+    """Upper bound of the chance of this sum if each difference is as likely up as down (Hoeffding 1963)."""
     return 1.0 if moved_squared <= 0 else min(1.0, 2 * math.exp(-(moved**2) / (2 * moved_squared)))
 
 
-def _compare(own: Evidence, before: tuple[int, Scored] | None) -> Drift:
-    """One occurrence with the level before, not corrected."""
-    is_other = before is not None and before[0] != own.question
+def _compare(own: Evidence, level: _DriftLevel | None) -> SeriesDrift:
+    """Compare an occurrence with the level of earlier ones, without correction of p."""
+    is_other = level is not None and level.question != own.question
     if own.pairs and own.pairs >= SHARE_PAIRED * own.asked.n:
         p = chance_of_pairs(own.moved, own.moved_squared)
-        return Drift(own.moved / own.pairs, p, own.pairs, own.pairs, True, is_other)
-    if before is None or is_other or not own.new.n or not before[1].n:
-        return Drift(None, None, own.new.n, 0, False, is_other)
-    level = before[1]
-    p = chance_of_samples(level, own.new)
-    return Drift(own.new.mean - level.mean, p, own.new.n, level.n, False, False)
+        return SeriesDrift(
+            change=own.moved / own.pairs,
+            p=p,
+            now=own.pairs,
+            before=own.pairs,
+            is_paired=True,
+            is_other_question=is_other,
+        )
+    if level is None or is_other or not own.new.n or not level.scores.n:
+        return SeriesDrift(
+            change=None, p=None, now=own.new.n, before=0, is_paired=False, is_other_question=is_other
+        )
+    p = chance_of_samples(level.scores, own.new)
+    return SeriesDrift(
+        change=own.new.mean - level.scores.mean,
+        p=p,
+        now=own.new.n,
+        before=level.scores.n,
+        is_paired=False,
+        is_other_question=False,
+    )
 
 
-def _for_the_series(drifts: Mapping[Column, Drift], place: int) -> dict[Column, Drift]:
-    """With p allowing for all columns (Holm) and for all occurrences that there ever will be.
+def _correct(drifts: Mapping[Column, SeriesDrift], place: int) -> dict[Column, SeriesDrift]:
+    """Correct p for all columns (Holm) and for all occurrences that the series will ever have.
 
-    The occurrence of place k may spend 1 / ((k - 1) k) of the chance, which adds up to 1 from the second on.
+    The k-th occurrence has a share of 1 / ((k - 1) k) of the chance; all shares sum to 1.
     """
     together = corrected([Difference(d.now, d.change or 0.0, None, None, d.p, None) for d in drifts.values()])
-    looks = max(1, (place - 1) * place)
+    share = max(1, (place - 1) * place)
     return {
-        column: _marked(drift, None if one.p is None else min(1.0, one.p * looks))
+        column: _marked(drift, None if one.p is None else min(1.0, one.p * share))
         for (column, drift), one in zip(drifts.items(), together, strict=True)
     }
 
 
-def _marked(drift: Drift, p: float | None) -> Drift:
+def _marked(drift: SeriesDrift, p: float | None) -> SeriesDrift:
     is_marked = p is not None and p < SIGNIFICANT and abs(drift.change or 0.0) >= SMALLEST_DRIFT
     return replace(drift, p=p, is_marked=is_marked)
 

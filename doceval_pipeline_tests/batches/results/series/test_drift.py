@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from doceval_pipeline.batches.results.series.drift import (
     BINS,
     Evidence,
-    Scored,
+    ScoreHistogram,
     chance_of_pairs,
     chance_of_samples,
     mark_drift,
@@ -19,9 +19,11 @@ from doceval_pipeline.batches.results.series.drift import (
 COLUMN = (1, 1)
 
 
-def scored(scores: Sequence[float] | NDArray[np.float64]) -> Scored:
+def scored(scores: Sequence[float] | NDArray[np.float64]) -> ScoreHistogram:
     found = np.asarray(scores, dtype=np.float64)
-    return Scored(np.bincount(np.round(found).astype(int), minlength=BINS).astype(float), float(found.sum()))
+    return ScoreHistogram(
+        np.bincount(np.round(found).astype(int), minlength=BINS).astype(float), float(found.sum())
+    )
 
 
 def of_new(scores: Sequence[float] | NDArray[np.float64], question: int = 1) -> Evidence:
@@ -57,14 +59,14 @@ def test_documents_that_were_scored_before_are_compared_with_themselves() -> Non
     assert not marks([of_new(before), of_new(moved)])[1]
 
 
-def test_another_question_begins_a_new_level_and_is_no_drift() -> None:
+def test_another_question_begins_a_new_level_without_drift() -> None:
     found = mark_drift([{COLUMN: of_new([90] * 50, 1)}, {COLUMN: of_new([10] * 50, 2)}], [1, 2])
     assert found[1][COLUMN].is_other_question
     assert (found[1][COLUMN].p, found[1][COLUMN].is_marked) == (None, False)
     assert marks([of_new([90] * 50, 1), of_new([10] * 50, 2), of_new([10] * 50, 2)]) == [False] * 3
 
 
-def test_what_is_significant_and_smaller_than_a_point_is_not_marked() -> None:
+def test_a_significant_change_of_less_than_a_point_is_not_marked() -> None:
     assert marks([of_new([70.4] * 5000), of_new([70.6] * 5000)]) == [False, False]
 
 
@@ -81,16 +83,14 @@ def test_a_mark_stays_however_many_occurrences_follow() -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [([0] * 6, [100] * 4), ([0, 0, 0, 100], [100, 0, 100])])
-def test_the_bound_is_never_below_the_chance_that_counting_all_ways_finds(
-    first: list[float], second: list[float]
-) -> None:
+def test_the_bound_is_never_below_the_exact_chance(first: list[float], second: list[float]) -> None:
     pooled, n = [*first, *second], len(second)
     apart = abs(np.mean(second) - np.mean(pooled))
     ways = [abs(np.mean(way) - np.mean(pooled)) >= apart for way in itertools.combinations(pooled, n)]
     assert chance_of_samples(scored(first), scored(second)) >= np.mean(ways)
 
 
-def test_the_bound_of_pairs_is_never_below_the_chance_that_counting_all_signs_finds() -> None:
+def test_the_bound_of_pairs_is_never_below_the_exact_chance() -> None:
     moves = np.array([3.0, 5.0, 8.0, 1.0, 9.0, 2.0, 2.0, 7.0])
     sums = [abs(np.dot(signs, moves)) >= moves.sum() for signs in itertools.product((-1, 1), repeat=8)]
     assert chance_of_pairs(moves.sum(), float((moves**2).sum())) >= np.mean(sums)

@@ -1,4 +1,4 @@
-"""The series of a recurring evaluation, as adding it up row by row gives it."""
+"""The series of a recurring evaluation equals the sums over its rows."""
 
 from collections import (
     defaultdict,
@@ -28,18 +28,20 @@ from doceval_pipeline.batches.results.series.reporting import (
     gather_series,
     write_series,
 )
-from doceval_pipeline.doc_eval.recurring import (
+from doceval_pipeline.doc_eval.recurring.definitions import (
     delete_recurring,
 )
-from doceval_pipeline.doc_eval.series import (
-    series_states,
+from doceval_pipeline.doc_eval.recurring.series import (
+    series_digests,
+)
+from doceval_pipeline.domain.series import (
+    OccurrenceState as State,
 )
 from doceval_pipeline.errors import (
     UnknownRecurring,
 )
 from doceval_pipeline.reports.series import (
     Series,
-    State,
 )
 from doceval_pipeline_tests.batches.staging.nights import (
     Nights,
@@ -69,7 +71,13 @@ def test_every_occurrence_has_the_figures_of_its_rows(databases: Databases, tmp_
     held = nights.night({f"{n}.txt": f"many {n}" for n in range(7)}, answer=None)
     series = gathered(nights)
     states = [occurrence.state for occurrence in series.occurrences]
-    assert states == [State.DONE, State.SKIPPED, State.DONE, State.NOT_MADE, State.HELD]
+    assert states == [
+        State.DONE,
+        State.SKIPPED,
+        State.DONE,
+        State.NOT_MADE,
+        State.HELD,
+    ]
     assert [o.reason is None for o in series.occurrences] == [True, False, True, False, False]
     assert "max_documents" in str(series.occurrences[4].reason)
     rows = plain_rows(nights)
@@ -87,8 +95,8 @@ def test_every_occurrence_has_the_figures_of_its_rows(databases: Databases, tmp_
             sum(r.input_tokens * 1e-3 + r.output_tokens * 2e-3 for r in priced)
         )
         assert (cost.cells, cost.unpriced) == (len(priced), len(asked) - len(priced))
-        assert occurrence.points is not None
-        for (connection, prompt), point in occurrence.points.items():
+        assert occurrence.columns is not None
+        for (connection, prompt), point in occurrence.columns.items():
             scores = [
                 r.overall_score
                 for r in own
@@ -100,7 +108,7 @@ def test_every_occurrence_has_the_figures_of_its_rows(databases: Databases, tmp_
             assert point.mean == (pytest.approx(sum(scores) / len(scores)) if scores else None)
     assert series.occurrences[2].reused > 0
     assert held is not None
-    assert series.occurrences[4].points is None
+    assert series.occurrences[4].columns is None
     # One file changed its content; its scores are those of the two contents.
     assert (series.changes.contents, series.changes.looked_at) == (1, 1)
     # Files are stored several at a time: ids say nothing about their order.
@@ -115,12 +123,10 @@ def test_every_occurrence_has_the_figures_of_its_rows(databases: Databases, tmp_
     assert {c.column[1]: c.before for c in series.changes.documents if c.before is not None}.items() <= (
         before.items()
     )
-    assert all(c.file == "0.txt" for c in series.changes.documents)
+    assert all(c.content.file == "0.txt" for c in series.changes.documents)
 
 
-def test_a_result_that_is_reused_again_and_again_is_no_new_evidence(
-    databases: Databases, tmp_path: Path
-) -> None:
+def test_a_result_that_is_reused_repeatedly_is_not_new_evidence(databases: Databases, tmp_path: Path) -> None:
     nights = Nights(
         databases, tmp_path / "inbox", prompts=("clarity",), scope="all", skip_if_nothing_new=False
     )
@@ -132,14 +138,14 @@ def test_a_result_that_is_reused_again_and_again_is_no_new_evidence(
     nights.night(answer=constant.format(10))
     series = gathered(nights)
     (column,) = series.columns
-    points = [(o.points or {})[column] for o in series.occurrences]
+    points = [(o.columns or {})[column] for o in series.occurrences]
     assert [(p.reused, p.mean) for p in points] == [(0, 90), (20, 90), (20, 90)]
     assert [p.drift for p in points[1:]] == [None, None]
     assert [o.costs for o in series.occurrences[1:]] == [(), ()]
     # Asked again, every document is beside its own earlier score.
     nights.define(prompts=("clarity",), scope="all", skip_if_nothing_new=False, reuse="nothing")
     nights.night(answer=constant.format(10))
-    drift = (gathered(nights).occurrences[3].points or {})[column].drift
+    drift = (gathered(nights).occurrences[3].columns or {})[column].drift
     assert drift is not None
     assert (drift.change, drift.is_paired, drift.now, drift.is_marked) == (-80, True, 20, True)
 
@@ -151,29 +157,29 @@ def test_an_archived_occurrence_stays_in_the_series_without_results(
     first = nights.night({"a.txt": "a"})
     nights.night({"a.txt": "another a", "b.txt": "b"})
     with databases.doc_eval.connect() as connection:
-        (before,) = series_states(connection, 10)
+        (before,) = series_digests(connection, 10)
     archive(databases, first or 0, lambda *_: None, lambda *_: None)
     series = gathered(nights)
     assert [o.state for o in series.occurrences] == [State.ARCHIVED, State.DONE]
     assert series.changes.contents == 0, "the content before is in the archive"
     with databases.doc_eval.connect() as connection:
-        (after,) = series_states(connection, 10)
+        (after,) = series_digests(connection, 10)
     assert after.digest != before.digest, "its page is out of date"
     nights.define(timezone="Europe/London")
     with databases.doc_eval.connect() as connection:
-        (elsewhere,) = series_states(connection, 10)
+        (elsewhere,) = series_digests(connection, 10)
     assert elsewhere.digest != after.digest, "its page shows the time zone"
     staging = nights.night({"c.txt": "c"}, answer=None)
     with databases.doc_eval.connect() as connection:
-        (begun,) = series_states(connection, 10)
+        (begun,) = series_digests(connection, 10)
     nights.doc_eval("UPDATE batches SET status = 'FAILED_STAGING' WHERE id = :id", id=staging)
     with databases.doc_eval.connect() as connection:
-        (failed,) = series_states(connection, 10)
+        (failed,) = series_digests(connection, 10)
     assert failed.digest != begun.digest
     assert write_series(databases, "inbox").path == write_series(databases, "inbox").path
 
 
-def test_a_hostile_name_is_in_no_file_name_and_inert_on_the_page(
+def test_a_hostile_name_is_absent_from_file_names_and_inert_on_the_page(
     databases: Databases, tmp_path: Path
 ) -> None:
     nights = Nights(databases, tmp_path / "inbox")
@@ -194,7 +200,7 @@ def test_a_series_without_occurrences_or_without_results_says_so(
     databases: Databases, tmp_path: Path
 ) -> None:
     nights = Nights(databases, tmp_path / "inbox")
-    assert "No occurrence has come yet" in write_series(databases, "inbox").path.read_text()
+    assert "There is no occurrence yet" in write_series(databases, "inbox").path.read_text()
     nights.night()
     (tmp_path / "inbox").rmdir()
     nights.night()

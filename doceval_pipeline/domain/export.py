@@ -1,17 +1,18 @@
-"""The schema of an export: one record per result. docs/exports.md says what each column means."""
+"""The records of an export: a result with all names, and the file of a document."""
 
+from dataclasses import dataclass
 from datetime import datetime
-from types import NoneType
-from typing import NamedTuple, get_args, get_type_hints
-
-# Grows when a column changes its meaning or its type, or goes; a new column at the end is no new version.
-VERSION = 1
+from typing import NamedTuple
 
 Value = str | int | float | bool | datetime | None
 
 
-class Record(NamedTuple):
-    """A result with everything around it. Times are in UTC and say so; texts may be of any length."""
+class ExportRecord(NamedTuple):
+    """One result. The fields are the columns of an export, in its order; docs/exports.md explains each.
+
+    A tuple, because there may be millions. `knowledge` does not know the names of the batch, the connection
+    and the prompt, nor the folder: `batches` adds them. Times are UTC-aware; texts may have any length.
+    """
 
     partition_key: str
     batch_id: int
@@ -54,15 +55,15 @@ class Record(NamedTuple):
     reused_from: int | None
 
 
-def _type(hint: object) -> type:
-    """What a column holds where it holds something."""
-    (kind,) = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
-    return kind  # type: ignore[no-any-return] # hints of Record are plain types
+COLUMNS = ExportRecord._fields
+"""The names of the columns of an export, in order."""
 
 
-TYPES: dict[str, type] = {name: _type(hint) for name, hint in get_type_hints(Record).items()}
+@dataclass(frozen=True, slots=True)
+class DocumentFile:
+    """The first of the files that have a document's content, and the number of them in the batch."""
 
-
-def time_text(time: datetime) -> str:
-    """A time in UTC as ISO 8601, always of the same length, so that it sorts as text."""
-    return time.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    document_id: int
+    folder: str
+    file: str
+    files: int

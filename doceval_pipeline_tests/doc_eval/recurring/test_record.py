@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from doceval_pipeline.doc_eval.definitions.schema import Recurring
-from doceval_pipeline.doc_eval.recurring import MOST_WAITS, Outcome, RecurringRecord
+from doceval_pipeline.doc_eval.recurring.record import MOST_WAITS, RecurringRecord
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline.errors import RecurringError
 from doceval_pipeline.recurrence import Recurrence
 
@@ -52,7 +53,7 @@ def times(recurrence: Recurrence, after: datetime, until: datetime) -> list[date
         ("0 3 * * *", ["02:00"], ["01:00"]),
     ],
 )
-def test_an_hour_that_comes_twice_or_never_has_each_time_once(
+def test_an_hour_that_occurs_twice_or_never_has_each_time_once(
     schedule: str, autumn: list[str], spring: list[str]
 ) -> None:
     for day, expected in ((AUTUMN, autumn), (SPRING, spring)):
@@ -77,7 +78,7 @@ def test_the_newest_time_is_the_last_one_whenever_it_is_asked_for(schedule: str,
             assert recurrence.newest(after, until) == (found[-1] if found else None)
 
 
-def test_looks_of_each_quarter_of_a_minute_find_each_time_once() -> None:
+def test_checking_every_quarter_of_a_minute_finds_each_time_once() -> None:
     for day in (AUTUMN, SPRING):
         looked = record(day, keys={"schedule": "*/10 * * * *", "timezone": "Europe/Berlin"}, watched_from=day)
         made: list[datetime] = []
@@ -115,14 +116,20 @@ def test_the_newest_time_that_was_missed_is_due(
     [
         ("it has just arrived", 0, 0, None, False),
         ("more arrived lately", 300, 59, None, False),
-        ("it is quiet", 300, 60, Outcome.MADE, True),
-        ("more arrives all the time", 60 * MOST_WAITS, 1, Outcome.MADE, True),
-        ("the last one failed", 300, 60, Outcome.FAILED, False),
-        ("the last one failed, some time ago", 60 * MOST_WAITS, 60 * MOST_WAITS, Outcome.FAILED, True),
+        ("it is quiet", 300, 60, OccurrenceOutcome.MADE, True),
+        ("more arrives all the time", 60 * MOST_WAITS, 1, OccurrenceOutcome.MADE, True),
+        ("the last one failed", 300, 60, OccurrenceOutcome.FAILED, False),
+        (
+            "the last one failed, some time ago",
+            60 * MOST_WAITS,
+            60 * MOST_WAITS,
+            OccurrenceOutcome.FAILED,
+            True,
+        ),
     ],
 )
 def test_arrivals_become_a_batch_once_it_is_quiet_or_late(
-    what: str, waited: int, unchanged: int, outcome: Outcome | None, is_due: bool
+    what: str, waited: int, unchanged: int, outcome: OccurrenceOutcome | None, is_due: bool
 ) -> None:
     began = NIGHT - timedelta(seconds=waited)
     watched = record(
@@ -136,7 +143,7 @@ def test_arrivals_become_a_batch_once_it_is_quiet_or_late(
     assert watched.arrivals_at == (began if is_due else None), what
 
 
-def test_a_time_that_need_no_longer_be_made_is_refused() -> None:
+def test_a_time_that_is_no_longer_pending_is_rejected() -> None:
     with pytest.raises(RecurringError, match="is paused: resume it first"):
         record(NIGHT, paused_at=NIGHT).require_pending(NIGHT)
     with pytest.raises(RecurringError, match="before its schedule took effect"):
@@ -144,7 +151,7 @@ def test_a_time_that_need_no_longer_be_made_is_refused() -> None:
     record(NIGHT).require_pending(NIGHT)
     arrivals = {"keys": {"schedule": None, "on_arrival": True}}
     for anew in (None, NIGHT + MINUTE):
-        with pytest.raises(RecurringError, match="no arrivals of"):
+        with pytest.raises(RecurringError, match="no documents of"):
             record(NIGHT, waiting_from=anew, **arrivals).require_pending(NIGHT)
     with pytest.raises(RecurringError, match="is paused"):
         record(NIGHT, waiting_from=NIGHT, paused_at=NIGHT, **arrivals).require_pending(NIGHT)

@@ -1,0 +1,1 @@
+"""Recurring evaluations: definitions, occurrences, known files, and the series of occurrences."""
