@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -42,44 +43,50 @@ report_batch = dg.define_asset_job(
 )
 
 
-def _described(model: type[schema.Definition], name: str) -> str | None:
+def _description(model: type[schema.Definition], name: str) -> str | None:
+    """The description of a field of an evaluation file, for the launchpad's field of the same name."""
     return model.model_fields[name].description
+
+
+_connection_field = partial(_description, schema.ConnectionDefinition)
+_prompt_field = partial(_description, schema.PromptDefinition)
+_batch_field = partial(_description, schema.BatchDefinition)
 
 
 class NewConnection(dg.Config):
     """How a processor reaches a model; never holds a key."""
 
-    name: str = Field(description=_described(schema.Connection, "name"))
-    provider: str = Field(description=_described(schema.Connection, "provider"))
-    model: str = Field(description=_described(schema.Connection, "model"))
-    base_url: str | None = Field(default=None, description=_described(schema.Connection, "base_url"))
-    port: int | None = Field(default=None, description=_described(schema.Connection, "port"))
-    api_key_env: str | None = Field(default=None, description=_described(schema.Connection, "api_key_env"))
-    config: dict[str, Any] = Field(default={}, description=_described(schema.Connection, "config"))
-    prices: dict[str, Any] | None = Field(default=None, description=_described(schema.Connection, "prices"))
+    name: str = Field(description=_connection_field("name"))
+    provider: str = Field(description=_connection_field("provider"))
+    model: str = Field(description=_connection_field("model"))
+    base_url: str | None = Field(default=None, description=_connection_field("base_url"))
+    port: int | None = Field(default=None, description=_connection_field("port"))
+    api_key_env: str | None = Field(default=None, description=_connection_field("api_key_env"))
+    config: dict[str, Any] = Field(default={}, description=_connection_field("config"))
+    prices: dict[str, Any] | None = Field(default=None, description=_connection_field("prices"))
 
 
 class NewPrompt(dg.Config):
     """What a model is asked about each document."""
 
-    name: str = Field(description=_described(schema.Prompt, "name"))
-    text: str = Field(description=_described(schema.Prompt, "text"))
+    name: str = Field(description=_prompt_field("name"))
+    text: str = Field(description=_prompt_field("text"))
 
 
 class NewBatch(dg.Config):
     """A batch, and the connections and prompts to create or update with it."""
 
-    name: str = Field(description=_described(schema.Batch, "name"))
+    name: str = Field(description=_batch_field("name"))
     folders: list[str] = Field(description="Folders of documents, as absolute paths.")
-    connections: list[str] = Field(description=_described(schema.Batch, "connections"))
-    prompts: list[str] = Field(description=_described(schema.Batch, "prompts"))
-    description: str = Field(default="", description=_described(schema.Batch, "description"))
-    metadata: dict[str, Any] = Field(default={}, description=_described(schema.Batch, "metadata"))
-    include: list[str] = Field(default=[], description=_described(schema.Batch, "include"))
-    exclude: list[str] = Field(default=[], description=_described(schema.Batch, "exclude"))
-    stage_after: str | None = Field(default=None, description=_described(schema.Batch, "stage_after"))
-    priority: int = Field(default=10, description=_described(schema.Batch, "priority"))
-    reuse: str = Field(default="nothing", description=_described(schema.Batch, "reuse"))
+    connections: list[str] = Field(description=_batch_field("connections"))
+    prompts: list[str] = Field(description=_batch_field("prompts"))
+    description: str = Field(default="", description=_batch_field("description"))
+    metadata: dict[str, Any] = Field(default={}, description=_batch_field("metadata"))
+    include: list[str] = Field(default=[], description=_batch_field("include"))
+    exclude: list[str] = Field(default=[], description=_batch_field("exclude"))
+    stage_after: str | None = Field(default=None, description=_batch_field("stage_after"))
+    priority: int = Field(default=10, description=_batch_field("priority"))
+    reuse: str = Field(default="nothing", description=_batch_field("reuse"))
     new_connections: list[NewConnection] = Field(
         default=[], description="Connections to create, or to update by name, before the batch."
     )

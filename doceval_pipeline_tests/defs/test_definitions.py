@@ -408,10 +408,10 @@ def test_mistakes_in_the_launchpad_name_their_key(
         "config: new_connections[0].base_url: must be a URL such as https://api.example.com/v1",
         "config: name: must not look like a batch number: commands take a number or a name",
         "config: folders[0]: folder 'relative' is relative: write its absolute path",
-        "config: prompts[0]: there is no prompt 'p': define it under prompts",
+        "config: prompts[0]: prompt 'p' does not exist: define it under prompts",
     ]
     result = create(instance, name="a", folders=[str(tmp_path)], connections=["c"], prompts=["p"])
     assert failure(result).splitlines() == [
-        "config: connections[0]: there is no connection 'c': define it under connections",
-        "config: prompts[0]: there is no prompt 'p': define it under prompts",
+        "config: connections[0]: connection 'c' does not exist: define it under connections",
+        "config: prompts[0]: prompt 'p' does not exist: define it under prompts",
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from doceval_pipeline.doc_eval.definitions.schema import Recurring
+from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 from doceval_pipeline.doc_eval.recurring import MOST_WAITS, Outcome, RecurringRecord
 from doceval_pipeline.errors import RecurringError
 from doceval_pipeline.recurrence import Recurrence
@@ -24,7 +24,7 @@ def record(now: datetime, **fields: Any) -> RecurringRecord:
     given: dict[str, Any] = {
         "id": 1,
         "name": "inbox",
-        "definition": Recurring(
+        "definition": RecurringDefinition(
             name="inbox", folders=["/inbox"], connections=["model"], prompts=["clarity"], **keys
         ),
         "watched_from": NIGHT - 12 * HOUR,

@@ -40,7 +40,7 @@ from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval.archive import load as configuration
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.doc_eval.definitions.apply import lock_definitions
-from doceval_pipeline.doc_eval.definitions.schema import objection
+from doceval_pipeline.doc_eval.definitions.schema import problem_of_connection
 from doceval_pipeline.doc_eval.snapshot import require_no_key
 from doceval_pipeline.documents.reading import encode
 from doceval_pipeline.documents.walk import display_name, is_below
@@ -259,7 +259,7 @@ def _require_fit_to_define(archive: Archive, checked: Checked, endpoints: list[d
     except StagingError as error:
         raise ArchiveError(f"{archive.name}: {printable(str(error))}") from None
     for endpoint in endpoints:
-        if problem := objection({given: endpoint[name] for given, name in _AS_DEFINED.items()}):
+        if problem := problem_of_connection({given: endpoint[name] for given, name in _AS_DEFINED.items()}):
             raise ArchiveError(
                 f"{archive.name}: connection {printable(endpoint['name'])}: {printable(problem)}: it cannot "
                 "be restored here"

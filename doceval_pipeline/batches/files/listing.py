@@ -15,7 +15,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from doceval_pipeline.batches.files.folders import found_files
-from doceval_pipeline.doc_eval.definitions.schema import Recurring
+from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 from doceval_pipeline.doc_eval.files import FoundFile
 from doceval_pipeline.documents.walk import ASSIGNED, SKIPPED, display_name
 from doceval_pipeline.errors import StagingError
@@ -61,7 +61,7 @@ class Listing(AbstractContextManager["Listing"]):
 
 
 def list_files(
-    definition: Recurring,
+    definition: RecurringDefinition,
     folders: Sequence[dict[str, object]],
     now: datetime,
     settings: Settings,
@@ -93,7 +93,7 @@ def list_files(
 
 
 def list_in_time(
-    definition: Recurring, folders: Sequence[dict[str, object]], now: datetime, settings: Settings
+    definition: RecurringDefinition, folders: Sequence[dict[str, object]], now: datetime, settings: Settings
 ) -> Listing:
     """As `list_files`, for as long as the file system answers.
 
@@ -107,7 +107,7 @@ def list_in_time(
 
 
 def files_of(
-    definition: Recurring,
+    definition: RecurringDefinition,
     folders: Sequence[dict[str, object]],
     now: datetime,
     settings: Settings,

@@ -76,7 +76,7 @@ def apply(databases: Databases, located: Located, stage: bool = False) -> tuple[
     ------
     EvaluationFileError, DatabaseError
     """
-    applied = apply_evaluation(databases.doc_eval, located, stage)
+    applied = apply_evaluation(databases.doc_eval, located, stage=stage)
     changes = applied.batches
     names = {
         *(*changes.created, *changes.updated),

@@ -12,8 +12,9 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.files.listing import Listing, digest_of, files_of, list_files, list_in_time
 from doceval_pipeline.doc_eval import files as batch_documents
 from doceval_pipeline.doc_eval import recurring, snapshot
-from doceval_pipeline.doc_eval.definitions.apply import create_batch, lock_definitions
-from doceval_pipeline.doc_eval.definitions.schema import Batch, Recurring
+from doceval_pipeline.doc_eval.definitions.apply import lock_definitions
+from doceval_pipeline.doc_eval.definitions.schema import BatchDefinition, RecurringDefinition
+from doceval_pipeline.doc_eval.definitions.upsert_batches import create_batch
 from doceval_pipeline.doc_eval.recurring import Comparison, Occurrence, Outcome, RecurringRecord
 from doceval_pipeline.documents.reading import CHANGED
 from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS, VANISHED, display_name
@@ -127,7 +128,7 @@ def make_occurrence(
 class _Basis:
     """What files are listed for and compared with; `now` is the time at which this was read."""
 
-    definition: Recurring
+    definition: RecurringDefinition
     folders: list[dict[str, object]]
     missing: tuple[str, str] | None
     known: tuple[Any, ...]
@@ -289,10 +290,10 @@ def _why_skipped(connection: Connection, record: RecurringRecord, files: Compari
     return NOTHING_NEW if files.unchanged else "no usable document is in its folders"
 
 
-def _batch(definition: Recurring, name: str) -> Batch:
+def _batch(definition: RecurringDefinition, name: str) -> BatchDefinition:
     """The batch of an occurrence, with all that a recurring evaluation and a batch have in common."""
-    common = Batch.model_fields.keys() & Recurring.model_fields.keys()
-    return Batch.model_construct(
+    common = BatchDefinition.model_fields.keys() & RecurringDefinition.model_fields.keys()
+    return BatchDefinition.model_construct(
         **{key: getattr(definition, key) for key in common - {"name"}}, name=name, stage_after=None
     )
 

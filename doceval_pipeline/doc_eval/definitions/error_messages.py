@@ -11,22 +11,22 @@ from typing import Any, TypeGuard, get_args
 from pydantic_core import ErrorDetails
 
 from doceval_pipeline.doc_eval.definitions.schema import (
-    Batch,
-    Connection,
+    BatchDefinition,
+    ConnectionDefinition,
     Definition,
     Evaluation,
     Prices,
-    Prompt,
-    Recurring,
+    PromptDefinition,
+    RecurringDefinition,
 )
 from doceval_pipeline.doc_eval.definitions.yaml_text import Location, Mistake
 
 _NOUNS: dict[type[Definition], str] = {
     Evaluation: "an evaluation file",
-    Connection: "a connection",
-    Prompt: "a prompt",
-    Batch: "a batch",
-    Recurring: "a recurring evaluation",
+    ConnectionDefinition: "a connection",
+    PromptDefinition: "a prompt",
+    BatchDefinition: "a batch",
+    RecurringDefinition: "a recurring evaluation",
     Prices: "prices",
 }
 _WORDS = {
@@ -89,7 +89,7 @@ def _unknown_key(location: Location) -> str:
     if homes:
         return f"is not a key of {_NOUNS[definition]}: move it to {' or '.join(homes)}"
     known = ", ".join(definition.model_fields)
-    if definition is Connection:
+    if definition is ConnectionDefinition:
         return (
             f"is not a known key: put settings of the model under config (config: {{{location[-1]}: …}}); "
             f"the keys of a connection are {known}"

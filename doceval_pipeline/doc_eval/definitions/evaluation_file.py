@@ -17,13 +17,13 @@ from pydantic import ValidationError
 from doceval_pipeline.doc_eval.definitions.error_messages import mistakes_of
 from doceval_pipeline.doc_eval.definitions.schema import (
     CREDENTIAL,
-    Batch,
-    Choice,
-    Connection,
+    BatchDefinition,
+    ChoiceDefinition,
+    ConnectionDefinition,
     Definition,
     Evaluation,
-    Prompt,
-    Recurring,
+    PromptDefinition,
+    RecurringDefinition,
 )
 from doceval_pipeline.doc_eval.definitions.yaml_text import Location, Mark, Mistake, TextError, read_plain
 from doceval_pipeline.errors import EvaluationFileError, PathError
@@ -37,10 +37,10 @@ LARGEST_FILE = 4 * 1024 * 1024
 LONGEST_LINE = 1000
 _NOT_A_FILE = "is not a regular file: save the evaluation as a file, because folders count from it"
 _KINDS: dict[str, type[Definition]] = {
-    "connections": Connection,
-    "prompts": Prompt,
-    "batches": Batch,
-    "recurring": Recurring,
+    "connections": ConnectionDefinition,
+    "prompts": PromptDefinition,
+    "batches": BatchDefinition,
+    "recurring": RecurringDefinition,
 }
 # The kinds that choose folders, connections and prompts.
 CHOICES = ("batches", "recurring")
@@ -239,7 +239,7 @@ def _readable(definition: type[Definition], item: Any) -> Definition:
         return definition.model_validate(item)
     except ValidationError:
         given = item if isinstance(item, dict) else {}
-        if issubclass(definition, Choice):
+        if issubclass(definition, ChoiceDefinition):
             # Without its name, it is not compared with the one that exists.
             used: dict[str, Any] = {kind: _texts(given.get(kind)) for kind in ("connections", "prompts")}
             return definition.model_construct(name="", folders=[], **used)

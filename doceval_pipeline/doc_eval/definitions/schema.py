@@ -234,19 +234,19 @@ class Prices(Definition):
     )
 
 
-class Named(Definition):
+class NamedDefinition(Definition):
     """A definition that is known by its name."""
 
     name: Name
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all that is required is given, which is not so where a mistake was found."""
         required = {key for key, field in type(self).model_fields.items() if field.is_required()}
         return bool(self.name) and required <= self.model_fields_set
 
 
-class Connection(Named):
+class ConnectionDefinition(NamedDefinition):
     """How a processor reaches a model; never holds a key."""
 
     name: Name = Field(description="Unique name; an existing connection of this name is updated.")
@@ -316,27 +316,27 @@ class Connection(Named):
         return value
 
 
-def objection(connection: Mapping[str, Any]) -> str | None:
+def problem_of_connection(connection: Mapping[str, Any]) -> str | None:
     """Why a connection could not be defined like this, a key in it above all; None where it could.
 
     No value is repeated, since it might be the key.
     """
     try:
-        Connection.model_validate(connection)
+        ConnectionDefinition.model_validate(connection)
     except ValidationError as error:
         found = error.errors(include_input=False)[0]
         return f"{found['loc'][0]} {found['msg'].removeprefix('Value error, ')}"
     return None
 
 
-class Prompt(Named):
+class PromptDefinition(NamedDefinition):
     """What a model is asked about each document."""
 
     name: Name = Field(description="Unique name; an existing prompt of this name is updated.")
     text: PromptText = Field(min_length=1, description="The prompt itself.")
 
 
-class Choice(Named):
+class ChoiceDefinition(NamedDefinition):
     """What is evaluated by what: folders, connections and prompts."""
 
     name: Name = Field(description="Unique name of the batch.")
@@ -372,7 +372,7 @@ class Choice(Named):
         return value
 
 
-class Batch(Choice):
+class BatchDefinition(ChoiceDefinition):
     """One choice of folders, connections and prompts."""
 
     stage_after: Moment | None = Field(
@@ -385,7 +385,7 @@ class Batch(Choice):
     )
 
 
-class Recurring(Choice):
+class RecurringDefinition(ChoiceDefinition):
     """A batch for each time of a schedule, or for what arrives in folders."""
 
     name: Name = Field(description="Unique name; batches are named after it and the date.")
@@ -458,10 +458,10 @@ class Recurring(Choice):
 class Evaluation(Definition):
     """Everything one evaluation file, or one launchpad, asks for."""
 
-    connections: list[Connection] = Field(default_factory=list)
-    prompts: list[Prompt] = Field(default_factory=list)
-    batches: list[Batch] = Field(default_factory=list)
-    recurring: list[Recurring] = Field(default_factory=list)
+    connections: list[ConnectionDefinition] = Field(default_factory=list)
+    prompts: list[PromptDefinition] = Field(default_factory=list)
+    batches: list[BatchDefinition] = Field(default_factory=list)
+    recurring: list[RecurringDefinition] = Field(default_factory=list)
 
 
 def _is_a_key(name: str) -> bool:

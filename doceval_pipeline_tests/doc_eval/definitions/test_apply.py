@@ -13,7 +13,7 @@ from doceval_pipeline.batches.staging.steps import seal_batch
 from doceval_pipeline.doc_eval.batches import batch_id_of, find_batch
 from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, load_evaluation_file
-from doceval_pipeline.doc_eval.definitions.schema import Connection, Prices
+from doceval_pipeline.doc_eval.definitions.schema import ConnectionDefinition, Prices
 from doceval_pipeline.doc_eval.prices import read_prices
 from doceval_pipeline.errors import EvaluationFileError, UnknownBatch
 from doceval_pipeline_tests.conftest import evaluation_of
@@ -27,7 +27,7 @@ ROWS = text("""
 
 
 def apply(databases: Databases, *batches: dict[str, Any], stage: bool = False, **options: int) -> Applied:
-    return apply_evaluation(databases.doc_eval, evaluation_of(list(batches), **options), stage)
+    return apply_evaluation(databases.doc_eval, evaluation_of(list(batches), **options), stage=stage)
 
 
 def rows(databases: Databases) -> Any:
@@ -99,8 +99,8 @@ def test_unknown_connections_and_prompts_are_refused_and_nothing_is_written(
             databases, {"name": "a", "folders": [str(tmp_path)], "connections": ["gone"], "prompts": ["lost"]}
         )
     assert caught.value.problems == [
-        "batches[0].connections[0]: there is no connection 'gone': define it under connections",
-        "batches[0].prompts[0]: there is no prompt 'lost': define it under prompts",
+        "batches[0].connections[0]: connection 'gone' does not exist: define it under connections",
+        "batches[0].prompts[0]: prompt 'lost' does not exist: define it under prompts",
     ]
     assert rows(databases) == before
 
@@ -135,7 +135,7 @@ def test_prices_and_a_time_to_begin_are_kept_changed_and_compared(
     def applied(price: float, moment: str) -> Applied:
         batch = {"name": "a", "folders": [str(tmp_path)], "stage_after": moment}
         located = evaluation_of([batch], connections=1, prompts=1)
-        priced = Connection(
+        priced = ConnectionDefinition(
             name="model-0", provider="simulation", model="m0", prices=Prices(input_per_million=price)
         )
         evaluation = located.evaluation.model_copy(update={"connections": [priced]})
@@ -200,9 +200,9 @@ batches:
         "4: prompts[0].colour: is not a known key: the keys of a prompt are nam",
         "6: batches[0]: batch 'sealed'",
         "8: batches[1].folders[0]: folder 'gone' does not exist",
-        "9: batches[1].connections[1]: there is no connection 'model-9': did yo",
-        "9: batches[1].connections[2]: there is no connection 'lost': define it",
-        "10: batches[1].prompts[1]: there is no prompt 'lost': define it under ",
+        "9: batches[1].connections[1]: connection 'model-9' does not exist: did",
+        "9: batches[1].connections[2]: connection 'lost' does not exist: define",
+        "10: batches[1].prompts[1]: prompt 'lost' does not exist: define it und",
         "11: batches[1].size: is not a known key: the keys of a batch are name,",
     ]
     assert rows(databases) == before

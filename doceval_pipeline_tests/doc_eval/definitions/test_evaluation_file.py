@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, load_evaluation_file, locate
-from doceval_pipeline.doc_eval.definitions.schema import Batch, Prompt
+from doceval_pipeline.doc_eval.definitions.schema import BatchDefinition, PromptDefinition
 from doceval_pipeline.errors import EvaluationFileError
 
 GOOD = """\
@@ -502,10 +502,10 @@ def test_a_refusal_names_what_is_wrong_with_a_value(
 @pytest.mark.parametrize("pattern", ["Rechnung [2024-10].pdf", "", " ", "*.pdf ", "# x", "[[:alpha:]]*"])
 def test_a_pattern_that_can_match_no_file_is_refused(pattern: str) -> None:
     with pytest.raises(ValidationError, match="1 validation error"):
-        Batch(name="b", folders=["/"], connections=["c"], prompts=["p"], include=[pattern])
+        BatchDefinition(name="b", folders=["/"], connections=["c"], prompts=["p"], include=[pattern])
 
 
 @pytest.mark.parametrize("text", [" ", "\t\n", "\u200b"])
 def test_a_prompt_of_which_nothing_is_seen_is_refused(text: str) -> None:
     with pytest.raises(ValidationError, match="nothing that is seen"):
-        Prompt(name="p", text=text)
+        PromptDefinition(name="p", text=text)
