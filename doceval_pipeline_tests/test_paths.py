@@ -63,7 +63,7 @@ def test_a_home_that_is_not_absolute_is_refused(home: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("path", ["results/", "results/.", "results/.."])
 def test_a_file_is_not_named_as_a_folder(path: str) -> None:
-    with pytest.raises(PathError, match="names a folder: name a file in it"):
+    with pytest.raises(PathError, match="is the path of a folder: give the path of a file"):
         file_path(path)
 
 

@@ -46,12 +46,12 @@ def test_a_folder_that_exists_in_the_other_unicode_form_is_named_in_the_refusal(
 
 def test_a_folder_that_differs_in_upper_and_lower_case_is_named_too(tmp_path: Path) -> None:
     (tmp_path / "Contracts").mkdir()
-    with pytest.raises(EvaluationFileError, match=r"differs in upper and lower case does, write .*Contracts"):
+    with pytest.raises(EvaluationFileError, match=r"in another letter case exists, write .*Contracts"):
         load_evaluation_file(evaluation(tmp_path, "./contracts")).refuse()
 
 
 def test_a_folder_that_exists_in_no_form_is_to_be_created(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationFileError, match=r"does not exist .*: create it or correct the path"):
+    with pytest.raises(EvaluationFileError, match=r"does not exist .*: create it or fix the path"):
         load_evaluation_file(evaluation(tmp_path, f"./{COMPOSED}")).refuse()
 
 

@@ -119,7 +119,7 @@ def _valid(
         return schedule(cron)
     except DagsterInvalidDefinitionError:
         raise ConfigurationError(
-            f"{variable} is {cron!r}, which is no cron schedule: write five fields such as '0 2 * * *'"
+            f"{variable}: {cron!r} is not a valid cron expression: write five fields such as '0 2 * * *'"
         ) from None
 
 

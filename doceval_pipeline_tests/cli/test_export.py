@@ -102,7 +102,7 @@ def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
         ),
         (["nowhere/../results.csv"], "nowhere/../results.csv cannot be written (No such file or directory)"),
         (["~nobody-of-this-name/x.csv"], "no home folder is known for '~nobody-of-this-name'"),
-        (["results.csv/"], "'results.csv/' names a folder: name a file in it"),
+        (["results.csv/"], "'results.csv/' is the path of a folder: give the path of a file"),
     ],
 )
 def test_what_cannot_be_is_one_line(batch: Sample, arguments: list[str], line: str) -> None:

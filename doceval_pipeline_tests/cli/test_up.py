@@ -158,7 +158,7 @@ def test_a_schedule_that_cannot_be_read_is_said_in_one_line_before_anything_star
     ended = doceval("up", "--port", PORT, DOCEVAL_HOME=str(home), DOCEVAL_AUDIT_CRON="at night")
     assert ended.returncode == 1
     assert ended.stderr.strip() == (
-        "DOCEVAL_AUDIT_CRON is 'at night', which is no cron schedule: write five fields such as '0 2 * * *'"
+        "DOCEVAL_AUDIT_CRON: 'at night' is not a valid cron expression: write five fields such as '0 2 * * *'"
     )
 
 

@@ -140,7 +140,7 @@ def test_a_batch_knows_reuse_and_no_schedule(tmp_path: Path) -> None:
 def test_a_name_leaves_room_for_the_date_of_each_batch(tmp_path: Path) -> None:
     longest = "n" * LONGEST_RECURRING_NAME
     load(tmp_path, NIGHTLY, head=HEAD.replace("inbox\n", f"{longest}\n", 1)).refuse()
-    assert "take at most 170, because batches are named after it and the date" in problem(
+    assert "use at most 170, because batches are named after it and the date" in problem(
         tmp_path, NIGHTLY, head=HEAD.replace("inbox\n", f"{longest}n\n", 1)
     )
 

@@ -429,7 +429,7 @@ class RecurringDefinition(ChoiceDefinition):
     def _leaves_room_for_a_date(cls, value: str) -> str:
         if len(value) > LONGEST_RECURRING_NAME:
             raise ValueError(
-                f"has {len(value)} characters: take at most {LONGEST_RECURRING_NAME}, because "
+                f"has {len(value)} characters: use at most {LONGEST_RECURRING_NAME}, because "
                 "batches are named after it and the date"
             )
         return value

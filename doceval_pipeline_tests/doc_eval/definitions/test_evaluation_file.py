@@ -111,7 +111,7 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
         (
             "name: q4",
             'name: "a\\nb"',
-            "evaluation.yaml:6: batches[0].name: character 2 is U+000A LINE FEED: it is not seen, remove it",
+            "evaluation.yaml:6: batches[0].name: character 2 is U+000A LINE FEED: it is invisible, remove it",
         ),
         (
             "prompts: [clarity]",
@@ -488,7 +488,7 @@ def test_the_documentation_says_what_values_are_read_as(tmp_path: Path) -> None:
     [
         ("owner: legal", "owner: 1e-400", "is too small for a number"),
         ("api_key_env: OPENAI_API_KEY", "api_key_env: $OPENAI_API_KEY", "write it without the $"),
-        ("folders: [./docs]", "folders: [./nope/../docs]", "a folder on the way to it does not"),
+        ("folders: [./docs]", "folders: [./nope/../docs]", "one of its parent folders does not exist"),
     ],
 )
 def test_a_refusal_names_what_is_wrong_with_a_value(
