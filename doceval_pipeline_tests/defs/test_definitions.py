@@ -406,7 +406,7 @@ def test_mistakes_in_the_launchpad_name_their_key(
     )
     assert failure(result).splitlines() == [
         "config: new_connections[0].base_url: must be a URL such as https://api.example.com/v1",
-        "config: name: must not look like a batch number: commands take a number or a name",
+        "config: name: looks like a batch number: commands take a number or a name",
         "config: folders[0]: folder 'relative' is relative: write its absolute path",
         "config: prompts[0]: prompt 'p' does not exist: define it under prompts",
     ]

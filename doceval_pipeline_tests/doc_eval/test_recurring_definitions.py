@@ -63,7 +63,10 @@ def problem(folder: Path, *lines: str, head: str = HEAD) -> str:
             ["on_arrival: false"],
             "e.yaml:6: recurring[0]: has neither schedule nor on_arrival: add schedule: ",
         ),
-        ([NIGHTLY, "on_arrival: true"], "e.yaml:6: recurring[0]: has a schedule and on_arrival: keep one of"),
+        (
+            [NIGHTLY, "on_arrival: true"],
+            "e.yaml:6: recurring[0]: has both schedule and on_arrival: keep one of",
+        ),
         (["on_arrival: yes"], "e.yaml:10: recurring[0].on_arrival: must be true or false, without quotes"),
         (
             [NIGHTLY, "timezone: berlin"],
@@ -78,11 +81,11 @@ def problem(folder: Path, *lines: str, head: str = HEAD) -> str:
         ),
         (
             ["on_arrival: true", 'quiet_for: "60"'],
-            "e.yaml:11: recurring[0].quiet_for: must be seconds without",
+            "e.yaml:11: recurring[0].quiet_for: must be a number of seconds",
         ),
         (
             ["on_arrival: true", 'quiet_for: "٥m"'],
-            "e.yaml:11: recurring[0].quiet_for: must be seconds without",
+            "e.yaml:11: recurring[0].quiet_for: must be a number of seconds",
         ),
         ([NIGHTLY, "scope: new"], "e.yaml:11: recurring[0].scope: must be 'changed' or 'all'"),
         ([NIGHTLY, "reuse: true"], "e.yaml:11: recurring[0].reuse: must be 'finished' or 'nothing'"),

@@ -83,12 +83,12 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
         (
             "[./docs]",
             "[./docs, docs]",
-            "evaluation.yaml:7: batches[0].folders[1]: folder 'docs' is named twice",
+            "evaluation.yaml:7: batches[0].folders[1]: folder 'docs' is listed twice",
         ),
         (
             "name: q4",
             "name: q4\n    stage_after: 2026-12-01T22:00",
-            "evaluation.yaml:7: batches[0].stage_after: must say its time zone, such as 2026-12-01T22:00Z",
+            "evaluation.yaml:7: batches[0].stage_after: has no time zone: write it as 2026-12-01T22:00Z",
         ),
         (
             "name: q4",
@@ -105,9 +105,9 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
             "model: gpt-4o, prices: {currency: dollars}",
             "connections[0].prices.currency: must be three capital letters, such as USD",
         ),
-        ("[./docs]", "[]", "evaluation.yaml:7: batches[0].folders: is empty: write at least one"),
+        ("[./docs]", "[]", "evaluation.yaml:7: batches[0].folders: is empty: add at least one item"),
         ("name: q4", "name: 12", "evaluation.yaml:6: batches[0].name: must be text: put it in quotes"),
-        ("name: q4", 'name: "12"', "evaluation.yaml:6: batches[0].name: must not look like a batch number"),
+        ("name: q4", 'name: "12"', "evaluation.yaml:6: batches[0].name: looks like a batch number"),
         (
             "name: q4",
             'name: "a\\nb"',
@@ -116,14 +116,14 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
         (
             "prompts: [clarity]",
             "prompts: [clarity, clarity]",
-            "evaluation.yaml:9: batches[0].prompts: names 'clarity'",
+            "evaluation.yaml:9: batches[0].prompts: contains 'clarity'",
         ),
         (
             "owner: legal",
             "owner: .nan",
             "evaluation.yaml:10: batches[0].metadata.owner: is infinite or not a number",
         ),
-        ("owner: legal", 'owner: "a\\0"', "evaluation.yaml:10: batches[0].metadata: holds a NUL"),
+        ("owner: legal", 'owner: "a\\0"', "evaluation.yaml:10: batches[0].metadata: contains a NUL"),
         (
             "api_key_env: OPENAI_API_KEY",
             "api_key_env: sk-hunter2",
@@ -137,12 +137,12 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
         (
             "temperature: 0",
             "nested: [{h: 'Bearer hunter2'}]",
-            "evaluation.yaml:2: connections[0].config: holds a value",
+            "evaluation.yaml:2: connections[0].config: contains a value",
         ),
         (
             "model: gpt-4o",
             'model: m, base_url: "http://u:hunter2@h/"',
-            "connections[0].base_url: holds a user name",
+            "connections[0].base_url: contains a user name",
         ),
         (
             "model: gpt-4o",
@@ -189,7 +189,7 @@ def test_each_mistake_names_file_line_and_key(tmp_path: Path, old: str, new: str
             "a: !!python/object:os.system {}",
             "has the tag tag:yaml.org,2002:python/object:os.system, which is not supported",
         ),
-        ("a: &a [" + "1," * 999 + "1]\nb: &b [" + "*a," * 999 + "*a]", "is too large"),
+        ("a: &a [" + "1," * 999 + "1]\nb: &b [" + "*a," * 999 + "*a]", "contains more than 50,000 values"),
     ],
 )
 def test_a_file_that_is_no_evaluation_is_refused_in_one_line(
@@ -251,13 +251,13 @@ def test_two_spellings_of_a_folder_are_one_folder(tmp_path: Path, other: str) ->
     (tmp_path / "link").symlink_to("docs")
     (line,) = problems(tmp_path, GOOD.replace("[./docs]", f"[docs, '{other.format(tmp_path)}']"))
     assert "evaluation.yaml:7: batches[0].folders[1]" in line
-    assert "is named twice, also as 'docs': name it once" in line
+    assert "is listed twice, the other time as 'docs': remove one" in line
 
 
 @pytest.mark.parametrize(
     ("folder", "expected"),
     [
-        ("loop/x", "is a loop of links: correct the links"),
+        ("loop/x", "is a loop of links: fix the links"),
         ("dangling", "does not exist"),
         ("nowhere/../docs", "does not exist"),
         ("evaluation.yaml/..", "does not exist"),
@@ -282,8 +282,8 @@ def test_a_folder_that_cannot_be_reached_is_told_as_it_is(tmp_path: Path, folder
         ("/dev/null", "is not a regular file"),
         ("-", "is not a regular file"),
         ("loop", "is a loop of links"),
-        ("dangling", "is a link to something that does not exist"),
-        (".", "is a folder: name the file in it"),
+        ("dangling", "is a broken link"),
+        (".", "is a folder: give the path of a file"),
         ("none.yaml/x", "does not exist: check the path"),
     ],
 )
@@ -395,7 +395,7 @@ batches:
         "evaluation.yaml:13 batches[0].priority",
         "evaluation.yaml:14 batches[1].folders[0]",
     ]
-    assert "put settings of the model under config (config: {temperature: …})" in found[1]
+    assert "put the model's settings under config (config: {temperature: …})" in found[1]
     assert "must be in capitals" in found[3]
     assert "did you mean text?" in found[4]
     assert "did you mean folders?" in found[5]
@@ -420,7 +420,7 @@ def test_a_mistake_that_aliases_repeat_is_told_once(tmp_path: Path) -> None:
         (
             "model: gpt-4o",
             "model: m, top_p: 1",
-            "put settings of the model under config (config: {top_p: …})",
+            "put the model's settings under config (config: {top_p: …})",
         ),
         (
             "model: gpt-4o",
@@ -453,8 +453,8 @@ def test_a_mistake_is_one_bounded_line_whatever_a_key_contains(tmp_path: Path) -
     ("config", "expected"),
     [
         ({50256: 1}, "config[50256]: the key must be text: put the key in quotes"),
-        ({"a": [{"b": {False: 1}}]}, "config: must have text as keys, in quotes where they look otherwise"),
-        ({"a": {None: 1}}, "config: must have text as keys, in quotes where they look otherwise"),
+        ({"a": [{"b": {False: 1}}]}, "config: has a key that is not text: put the key in quotes"),
+        ({"a": {None: 1}}, "config: has a key that is not text: put the key in quotes"),
     ],
 )
 def test_a_key_that_dagster_did_not_read_as_text_is_refused(config: dict[str, Any], expected: str) -> None:
@@ -486,8 +486,12 @@ def test_the_documentation_says_what_values_are_read_as(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
-        ("owner: legal", "owner: 1e-400", "is too small for a number"),
-        ("api_key_env: OPENAI_API_KEY", "api_key_env: $OPENAI_API_KEY", "write it without the $"),
+        ("owner: legal", "owner: 1e-400", "is too close to zero for a number"),
+        (
+            "api_key_env: OPENAI_API_KEY",
+            "api_key_env: $OPENAI_API_KEY",
+            "must be the NAME of an environment variable: remove the $",
+        ),
         ("folders: [./docs]", "folders: [./nope/../docs]", "one of its parent folders does not exist"),
     ],
 )
@@ -507,5 +511,5 @@ def test_a_pattern_that_can_match_no_file_is_refused(pattern: str) -> None:
 
 @pytest.mark.parametrize("text", [" ", "\t\n", "\u200b"])
 def test_a_prompt_of_which_nothing_is_seen_is_refused(text: str) -> None:
-    with pytest.raises(ValidationError, match="nothing that is seen"):
+    with pytest.raises(ValidationError, match="no visible text"):
         PromptDefinition(name="p", text=text)
