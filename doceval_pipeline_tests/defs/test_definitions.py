@@ -386,7 +386,9 @@ def test_a_created_batch_says_what_its_folders_hold_and_doceval_s_own_are_refuse
     }
     result = create(instance, folders=[str(tmp_path)], **choice)
     logged = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.dagster_event is None]
-    assert "its folders hold 1 usable file; 2 files skipped: 1 not included by pattern, 1 temporary" in logged
+    assert (
+        "its folders contain 1 usable file; 2 files skipped: 1 not included by pattern, 1 temporary" in logged
+    )
     assert [line for line in logged if "such as 'B.PDF': add to include: '*.PDF'" in line]
     refused = create(instance, folders=[str(settings.home / "dagster")], **choice)
     assert failure(refused).startswith("config: folders[0]: folder ")
@@ -406,7 +408,8 @@ def test_mistakes_in_the_launchpad_name_their_key(
     )
     assert failure(result).splitlines() == [
         "config: new_connections[0].base_url: must be a URL such as https://api.example.com/v1",
-        "config: name: looks like a batch number: commands take a number or a name",
+        "config: name: looks like a batch number, and commands accept a number or a name: "
+        "choose another name",
         "config: folders[0]: folder 'relative' is relative: write its absolute path",
         "config: prompts[0]: prompt 'p' does not exist: define it under prompts",
     ]

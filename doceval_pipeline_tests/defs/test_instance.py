@@ -79,7 +79,7 @@ def test_a_configuration_that_dagster_refuses_is_one_line(own: Settings, text: s
     with pytest.raises(ConfigurationError, match=reason) as refused:
         prepare_dagster_home(own)
     line = str(refused.value)
-    assert line.startswith(f"{own.dagster_home / 'dagster.yaml'}: Dagster refuses it (")
+    assert line.startswith(f"{own.dagster_home / 'dagster.yaml'}: Dagster rejects this configuration (")
     assert "\n" not in line
     assert len(line) < 500
 

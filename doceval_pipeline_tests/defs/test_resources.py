@@ -24,7 +24,7 @@ def test_every_field_of_a_resource_is_described_and_none_takes_a_secret() -> Non
         "DocEval.max_document_bytes",
         "StagingProgress.seconds_between_lines",
     }
-    assert all(description and "Not set: " in description for description in fields.values())
+    assert all(description and "Default: " in description for description in fields.values())
 
 
 def test_a_resource_opens_the_installation_of_the_environment_with_its_own_limit(
