@@ -45,7 +45,7 @@ class Settings:
         `DOCEVAL_HOME`: the embedded server's data, Dagster's home, reports, archives.
     doc_eval_url, knowledge_documents_url, dagster_url
         `DOC_EVAL_URL`, `KNOWLEDGE_DOCUMENTS_URL`, `DAGSTER_POSTGRES_URL`; None means a database on
-        the embedded server. They may hold passwords and are left out of the repr.
+        the embedded server. They may contain passwords and are left out of the repr.
     max_document_bytes
         `DOCEVAL_MAX_DOCUMENT_BYTES`: larger files are rejected with the reason `too large`.
     stage_cron, audit_cron
@@ -83,7 +83,7 @@ class Settings:
         Raises
         ------
         ConfigurationError
-            A variable has an invalid value. The message may not repeat values that could be secret.
+            A variable has an invalid value. The message repeats no URL and no secret.
         """
         env = os.environ if environment is None else environment
         webhook_url = _web_address(env, "DOCEVAL_WEBHOOK_URL")

@@ -117,7 +117,7 @@ def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocE
             context.log.warning(note)
 
 
-# Dagster stores the config of every run, even of failed ones. It calls this before it creates the run.
+# Dagster stores the config of every run, even of failed ones, but calls this before it creates the run.
 @dg.config_mapping
 def _without_credentials(given: NewBatch) -> dict[str, Any]:
     try:

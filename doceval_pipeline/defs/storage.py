@@ -90,13 +90,13 @@ class HomeArtifactStorage(LocalArtifactStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "HomeArtifactStorage":
-        """What Dagster calls with the block `local_artifact_storage` of dagster.yaml."""
+        """Create the storage from the block `local_artifact_storage` of dagster.yaml."""
         with _as_click_errors():
             return cls(str(Settings.from_environment().dagster_home), inst_data)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
-        """It takes no config."""
+        """The block accepts no config."""
         return {}
 
 

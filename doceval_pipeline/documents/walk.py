@@ -1,6 +1,6 @@
 """Lists every entry of an untrusted folder, with the reason for each entry that cannot be used.
 
-The walk follows no links, leaves the folder nowhere and reads no contents: an entry is classified by `stat`
+The walk follows no links, never leaves the folder and reads no contents: an entry is classified by `stat`
 and an `open` that cannot block. Unlike `os.walk` it works on trees of any depth and omits nothing silently.
 """
 
