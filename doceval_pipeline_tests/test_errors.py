@@ -1,4 +1,4 @@
-"""Whatever is raised reaches people as one line with a reason, on the terminal and in Dagster's runs."""
+"""Every error is shown as one line with a reason, on the terminal and in Dagster's runs."""
 
 import sys
 from collections.abc import Callable
@@ -143,7 +143,7 @@ def test_a_step_of_dagster_fails_with_the_same_line(what: str, monkeypatch: pyte
     assert len(str(failed.value.description).splitlines()) == 1
 
 
-def test_a_retry_that_a_step_asks_for_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_that_a_step_requests_is_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Any = Nothing()
     monkeypatch.setattr(steps, "_refuse_config_of_other_ops", lambda context: None)
     with pytest.raises(dg.RetryRequested), steps.open_step(nothing, nothing):
@@ -163,7 +163,7 @@ def test_the_message_of_a_bug_has_its_place() -> None:
     assert line.endswith("this is a bug in doceval, please report this line")
 
 
-def test_what_dagster_recorded_is_said_without_the_names_of_classes() -> None:
+def test_errors_recorded_by_dagster_are_shown_without_class_names() -> None:
     try:
         try:
             raise DatabaseError("DOC_EVAL_URL: the server does not answer")

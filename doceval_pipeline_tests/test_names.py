@@ -1,4 +1,4 @@
-"""Names: what people write in any script is taken, what cannot be seen is refused with its place."""
+"""Names in every script are accepted; invisible characters are refused with their position."""
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_a_name_in_any_script_is_taken_and_shown_as_it_is(name: str) -> None:
         ("a\u2028b", "character 2 is U+2028 LINE SEPARATOR: "),
     ],
 )
-def test_what_is_not_seen_is_refused_with_the_character_and_its_place(name: str, expected: str) -> None:
+def test_invisible_characters_are_refused_with_their_position(name: str, expected: str) -> None:
     found = refusal(normal(name))
     assert found is not None
     assert found.startswith(expected)

@@ -1,4 +1,4 @@
-"""What Dagster's catalog says of the assets is what the databases have and what the installation is told."""
+"""The metadata of Dagster's catalog agrees with the databases and the settings."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""What Dagster is given: the inventory is pinned, and its parts work on a real instance."""
+"""Dagster's definitions: the inventory is pinned, and its parts work on a real instance."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
 BatchOf = Callable[..., Sample]
 
 
-def test_the_inventory_is_exactly_what_is_promised() -> None:
+def test_the_inventory_is_complete() -> None:
     repository = definitions.get_repository_def()
     graph = repository.asset_graph
     assert {key.to_user_string(): graph.get(key).group_name for key in graph.get_all_asset_keys()} == {
@@ -163,7 +163,7 @@ def test_a_broken_content_stops_before_rows_are_queued(
     assert batch.knowledge("SELECT count(*) FROM llm_responses") == [(0,)]
 
 
-def test_one_check_can_be_run_alone_and_says_what_is_wrong(
+def test_one_check_can_be_run_alone_and_names_the_problem(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     batch = batch_of(documents=2)
@@ -287,7 +287,7 @@ def test_reprocessing_is_a_job_with_a_mode_and_shows_in_the_history_of_the_queue
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "cancel"])
-def test_an_action_that_the_state_does_not_allow_fails_with_what_is_possible(
+def test_an_action_that_the_state_forbids_fails_with_the_possible_actions(
     batch_of: BatchOf, instance: dg.DagsterInstance, action: str
 ) -> None:
     batch = batch_of(documents=1)

@@ -1,4 +1,4 @@
-"""Dagster's instance: what its configuration names, and how a mistake in it is told."""
+"""Dagster's instance: its configuration, and the messages about mistakes in it."""
 
 import os
 from pathlib import Path

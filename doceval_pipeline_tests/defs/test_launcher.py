@@ -1,4 +1,4 @@
-"""Runs are started by a warm process: each is a process of its own, with an end of its own."""
+"""Runs that a warm process starts: each has its own process and its own end."""
 
 import json
 import os
@@ -204,7 +204,7 @@ def test_another_process_can_terminate_a_run(
     assert not instance.run_launcher.terminate(run.run_id)
 
 
-def test_a_run_whose_starter_is_gone_or_says_nothing_cannot_be_terminated(
+def test_a_run_whose_starter_is_gone_or_silent_cannot_be_terminated(
     instance: dg.DagsterInstance, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made(instance, folder, status=dg.DagsterRunStatus.STARTED)

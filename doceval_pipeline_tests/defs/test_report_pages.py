@@ -1,4 +1,4 @@
-"""The webserver serves the reports that this installation made, and nothing else from their folder."""
+"""The webserver serves the reports of this installation, and nothing else from their folder."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -128,7 +128,7 @@ def test_a_page_of_another_site_does_not_get_a_report(
 
 
 @pytest.mark.parametrize("what", ["nothing", "link", "folder", "pipe"])
-def test_what_is_not_a_file_any_more_is_said_in_one_line(
+def test_a_file_that_is_gone_is_reported_in_one_line(
     batch: Sample, instance: dg.DagsterInstance, client: TestClient, tmp_path: Path, what: str
 ) -> None:
     file = reported(batch, instance)
@@ -152,7 +152,7 @@ def test_what_is_not_a_file_any_more_is_said_in_one_line(
         file.unlink(missing_ok=True)
 
 
-def test_a_database_that_does_not_answer_is_said_in_one_line(
+def test_a_database_that_does_not_answer_is_reported_in_one_line(
     batch: Sample, instance: dg.DagsterInstance, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = reported(batch, instance)

@@ -1,4 +1,4 @@
-"""What is read is what is stored: every length, every link, and files that will not keep still."""
+"""The bytes on disk are the bytes that are stored: every length, every link, and files that change."""
 
 import hashlib
 import os
@@ -91,7 +91,7 @@ def reason(folder: Path, path: bytes, limit: int = LIMIT) -> str:
     return caught.value.reason
 
 
-def test_what_became_of_a_file_since_it_was_found_is_said(tmp_path: Path) -> None:
+def test_changes_of_a_file_since_the_walk_are_reported(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(write(tmp_path, b"x", "target").decode())

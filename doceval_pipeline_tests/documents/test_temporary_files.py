@@ -1,4 +1,4 @@
-"""What systems and programs leave beside documents is listed as temporary, and people's files are not."""
+"""Temporary files of systems and programs are recognised by name, and people's files are not among them."""
 
 import os
 import tempfile
@@ -133,7 +133,7 @@ def test_only_include_patterns_that_name_temporary_files_include_them(
     assert {name for name, what in found(tmp_path, pattern).items() if what == "ASSIGNED"} == taken
 
 
-def test_the_words_of_a_person_come_before_what_a_name_looks_like(tmp_path: Path) -> None:
+def test_patterns_of_the_user_come_before_reasons_from_the_name(tmp_path: Path) -> None:
     for name in ("notes.tmp", ".DS_Store", ".hidden.txt"):
         write(tmp_path, name)
     assert found(tmp_path, exclude=("*.tmp", ".hidden*")) == {

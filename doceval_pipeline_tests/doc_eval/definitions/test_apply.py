@@ -1,4 +1,4 @@
-"""Applying an evaluation: all or nothing, once or many times, and never into a sealed batch."""
+"""Applying an evaluation: atomic, repeatable, and never into a sealed batch."""
 
 import json
 from datetime import UTC, datetime
@@ -171,7 +171,7 @@ def test_a_partition_key_that_was_not_made_from_a_batch_is_refused(key: str) -> 
         batch_id_of(key)
 
 
-def test_mistakes_of_the_file_and_of_the_database_are_told_together(
+def test_mistakes_of_the_file_and_of_the_database_are_reported_together(
     databases: Databases, tmp_path: Path
 ) -> None:
     sealed = {"name": "sealed", "folders": [str(tmp_path)]}
@@ -234,7 +234,7 @@ def test_a_sealed_batch_keeps_a_folder_that_was_stored_under_another_spelling(
         apply(databases, {"name": "a", "folders": [str(real)]})
 
 
-def test_a_value_that_was_stored_as_yaml_1_1_read_it_is_updated_and_told(
+def test_a_value_stored_by_a_yaml_1_1_reader_is_updated_and_reported(
     databases: Databases, tmp_path: Path
 ) -> None:
     file = tmp_path / "evaluation.yaml"
@@ -250,7 +250,7 @@ def test_a_value_that_was_stored_as_yaml_1_1_read_it_is_updated_and_told(
     assert config == {"stop": ["No", "Yes"], "temperature": 0.1, "at": "22:30"}
 
 
-def test_a_sealed_batch_whose_folder_is_gone_is_not_said_to_change(
+def test_a_sealed_batch_with_a_missing_folder_is_not_reported_as_changed(
     databases: Databases, tmp_path: Path
 ) -> None:
     folder = tmp_path / "documents"

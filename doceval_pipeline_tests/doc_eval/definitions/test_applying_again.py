@@ -1,4 +1,4 @@
-"""Definitions that exist: what another file changes of them, what it keeps, and what apply says of it."""
+"""Applying again: which values of existing definitions change, which are kept, and what apply reports."""
 
 import json
 from collections.abc import Callable
@@ -141,7 +141,7 @@ def test_true_is_not_one_and_one_is_one_point_zero(apply: Apply) -> None:
     assert not apply([large]).changed
 
 
-def test_a_sealed_batch_may_be_named_with_what_is_required_alone(apply: Apply, databases: Databases) -> None:
+def test_a_sealed_batch_may_be_given_with_its_required_keys_only(apply: Apply, databases: Databases) -> None:
     seal_batch(databases, apply([CONNECTION], [PROMPT], [BATCH]).numbers["contracts"])
     assert not apply(batches=[{key: BATCH[key] for key in REQUIRED}]).changed
     with pytest.raises(EvaluationFileError, match="sealed when its staging began, and metadata would change"):
@@ -172,7 +172,7 @@ def test_changes_name_the_open_batches_that_they_affect(apply: Apply, databases:
     }
 
 
-def test_a_change_is_told_in_a_line_where_values_begin_to_differ() -> None:
+def test_a_change_is_one_line_around_the_first_difference() -> None:
     one = ReplacedValue("connection", "model-a", "prices", {"input_per_million": 2.5}, None, [3])
     assert (
         one.sentence
@@ -190,7 +190,7 @@ def test_a_change_is_told_in_a_line_where_values_begin_to_differ() -> None:
     )
 
 
-def test_a_key_that_somebody_put_into_a_connection_is_not_shown(apply: Apply, databases: Databases) -> None:
+def test_a_key_that_was_stored_in_a_connection_is_not_shown(apply: Apply, databases: Databases) -> None:
     apply([CONNECTION])
     with databases.doc_eval.begin() as connection:
         connection.execute(
@@ -245,7 +245,7 @@ def test_a_name_in_another_case_is_another_name(apply: Apply) -> None:
     assert apply([], [PROMPT, {**PROMPT, "name": "Clarity"}]).prompts.created == ["clarity", "Clarity"]
 
 
-def test_of_several_that_read_alike_the_one_that_is_written_so_is_meant_or_none(
+def test_of_several_equal_names_the_one_with_the_same_spelling_is_used_or_none(
     apply: Apply, databases: Databases
 ) -> None:
     apply([], [PROMPT])

@@ -1,4 +1,4 @@
-"""An evaluation file is read as a whole, and each mistake is told with file, line and key."""
+"""Reading an evaluation file: every mistake is reported with file, line and key."""
 
 import json
 import os
@@ -192,7 +192,7 @@ def test_each_mistake_names_file_line_and_key(tmp_path: Path, old: str, new: str
         ("a: &a [" + "1," * 999 + "1]\nb: &b [" + "*a," * 999 + "*a]", "contains more than 50,000 values"),
     ],
 )
-def test_a_file_that_is_no_evaluation_is_refused_in_one_line(
+def test_a_file_that_is_not_an_evaluation_is_refused_in_one_line(
     tmp_path: Path, content: str | bytes, expected: str
 ) -> None:
     found = problems(tmp_path, content)
@@ -205,12 +205,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_evaluation_file(tmp_path / "none.yaml")
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD.replace("name: q4", "nane: q4").replace("model: gpt-4o", "model: 4"))
     assert len(found) == 2
 
 
-def test_a_file_means_the_same_folders_however_it_is_reached(
+def test_a_file_has_the_same_folders_by_every_path_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = tmp_path.resolve() / "shared" / "evaluations"
@@ -266,7 +266,9 @@ def test_two_spellings_of_a_folder_are_one_folder(tmp_path: Path, other: str) ->
         ("fifo", "is not a folder"),
     ],
 )
-def test_a_folder_that_cannot_be_reached_is_told_as_it_is(tmp_path: Path, folder: str, expected: str) -> None:
+def test_an_unreachable_folder_is_reported_with_the_reason(
+    tmp_path: Path, folder: str, expected: str
+) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("gone")
     os.mkfifo(tmp_path / "fifo")
@@ -287,7 +289,7 @@ def test_a_folder_that_cannot_be_reached_is_told_as_it_is(tmp_path: Path, folder
         ("none.yaml/x", "does not exist: check the path"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_as_it_is(tmp_path: Path, name: str, expected: str) -> None:
+def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path, name: str, expected: str) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("gone")
     os.mkfifo(tmp_path / "fifo")
@@ -304,14 +306,14 @@ def test_a_file_that_cannot_be_read_is_told_as_it_is(tmp_path: Path, name: str, 
         (b"#" * (5 << 20), "evaluation.yaml: is larger than 4 MiB"),
     ],
 )
-def test_bytes_that_are_not_an_evaluation_are_told_in_words(
+def test_bytes_that_are_not_an_evaluation_are_reported_in_one_line(
     tmp_path: Path, content: bytes, expected: str
 ) -> None:
     (line,) = problems(tmp_path, content)
     assert line.startswith(expected)
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_a_mistake(tmp_path: Path) -> None:
     load_evaluation_file(write(tmp_path, b"\xef\xbb\xbf" + GOOD.encode())).refuse()
 
 
@@ -360,7 +362,7 @@ def test_a_json_file_with_escaped_emoji_and_tabs_is_read_in_every_field(tmp_path
         }
 
 
-def test_every_mistake_is_told_in_one_round_by_line(tmp_path: Path) -> None:
+def test_every_mistake_is_reported_at_once_sorted_by_line(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
         """\
@@ -401,7 +403,7 @@ batches:
     assert "did you mean folders?" in found[5]
 
 
-def test_a_mistake_that_aliases_repeat_is_told_once(tmp_path: Path) -> None:
+def test_a_mistake_that_aliases_repeat_is_reported_once(tmp_path: Path) -> None:
     repeated = ", ".join(["&a {name: 1, provider: p, model: m}", *["*a"] * 36])
     assert problems(tmp_path, f"connections: [{repeated}]") == [
         "evaluation.yaml:1: connections[0].name: must be text: put it in quotes"
@@ -435,7 +437,9 @@ def test_a_mistake_that_aliases_repeat_is_told_once(tmp_path: Path) -> None:
         ("name: clarity", "name: clarity, colour: 1", "the keys of a prompt are name, text"),
     ],
 )
-def test_an_unknown_key_is_told_with_what_is_meant(tmp_path: Path, old: str, new: str, expected: str) -> None:
+def test_an_unknown_key_is_reported_with_a_suggestion(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
     (line,) = problems(tmp_path, GOOD.replace(old, new, 1))
     assert expected in line
 
@@ -495,9 +499,7 @@ def test_the_documentation_says_what_values_are_read_as(tmp_path: Path) -> None:
         ("folders: [./docs]", "folders: [./nope/../docs]", "one of its parent folders does not exist"),
     ],
 )
-def test_a_refusal_names_what_is_wrong_with_a_value(
-    tmp_path: Path, right: str, wrong: str, said: str
-) -> None:
+def test_a_message_names_the_problem_of_a_value(tmp_path: Path, right: str, wrong: str, said: str) -> None:
     assert right in GOOD
     (problem,) = problems(tmp_path, GOOD.replace(right, wrong))
     assert said in problem
@@ -510,6 +512,6 @@ def test_a_pattern_that_can_match_no_file_is_refused(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("text", [" ", "\t\n", "\u200b"])
-def test_a_prompt_of_which_nothing_is_seen_is_refused(text: str) -> None:
+def test_a_prompt_without_visible_text_is_refused(text: str) -> None:
     with pytest.raises(ValidationError, match="no visible text"):
         PromptDefinition(name="p", text=text)
