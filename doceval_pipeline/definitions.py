@@ -1,4 +1,4 @@
-"""The one Definitions object: our own definitions, and whatever users add to `defs`."""
+"""All Dagster definitions of the project: its own and those that users add to `defs`."""
 
 import dagster as dg
 
@@ -17,74 +17,75 @@ from doceval_pipeline.defs import (
     staging,
     webhook,
 )
-from doceval_pipeline.defs.catalog import catalogued
+from doceval_pipeline.defs.catalog import with_catalog_metadata
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.scaffolded import users_definitions
 from doceval_pipeline.settings import Settings
 
+ASSETS = (
+    staging.batch_config_snapshot,
+    staging.document_assignment,
+    staging.encoded_documents,
+    staging.queue_rows,
+    responses.llm_responses,
+    reporting.completion_report,
+    leaderboard.leaderboard,
+    series.series,
+    maintenance.audit,
+)
+ASSET_CHECKS = (
+    staging.documents_round_trip,
+    staging.queue_checks,
+    responses.responses_keep_coming,
+    result_checks.result_checks,
+)
+JOBS = (
+    jobs.create_batch,
+    jobs.stage_batch,
+    jobs.report_batch,
+    jobs.reprocess_batch,
+    jobs.pause_batch,
+    jobs.resume_batch,
+    jobs.cancel_batch,
+    jobs.archive_batch,
+    recurring.run_recurring,
+    recurring.pause_recurring_evaluation,
+    recurring.resume_recurring_evaluation,
+    recurring.delete_recurring_evaluation,
+    leaderboard.refresh_leaderboard,
+    series.refresh_series,
+    maintenance.audit_databases,
+    maintenance.retention,
+)
+SENSORS = (
+    sensors.new_batches,
+    sensors.response_status,
+    sensors.stalled_work,
+    sensors.staging_failure,
+    dead_runs.dead_runs,
+    recurring.recurring_evaluations,
+    leaderboard.fresh_leaderboard,
+    series.fresh_series,
+)
+
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """All Dagster definitions: those of this project, and what users added to `defs`."""
+    """All Dagster definitions: those of this project, and those that users added to `defs`."""
     own = own_definitions()
     return dg.Definitions.merge(own, *users_definitions(own))
 
 
 def own_definitions() -> dg.Definitions:
-    """The definitions of this project; cron expressions and the webhook's URL come from the environment."""
+    """The definitions of this project. Cron expressions and the webhook's URL come from the environment."""
     settings = Settings.from_environment()
     return dg.Definitions(
-        assets=catalogued(
-            [
-                staging.batch_config_snapshot,
-                staging.document_assignment,
-                staging.encoded_documents,
-                staging.queue_rows,
-                responses.llm_responses,
-                reporting.completion_report,
-                leaderboard.leaderboard,
-                series.series,
-                maintenance.audit,
-            ],
-            settings,
-        ),
-        asset_checks=[
-            staging.documents_round_trip,
-            staging.queue_checks,
-            responses.responses_keep_coming,
-            result_checks.result_checks,
-        ],
-        jobs=[
-            jobs.create_batch,
-            jobs.stage_batch,
-            jobs.report_batch,
-            jobs.reprocess_batch,
-            jobs.pause_batch,
-            jobs.resume_batch,
-            jobs.cancel_batch,
-            jobs.archive_batch,
-            recurring.run_recurring,
-            recurring.pause_recurring_evaluation,
-            recurring.resume_recurring_evaluation,
-            recurring.delete_recurring_evaluation,
-            leaderboard.refresh_leaderboard,
-            series.refresh_series,
-            maintenance.audit_databases,
-            maintenance.retention,
-        ],
-        sensors=[
-            sensors.new_batches,
-            sensors.response_status,
-            sensors.stalled_work,
-            sensors.staging_failure,
-            dead_runs.dead_runs,
-            recurring.recurring_evaluations,
-            leaderboard.fresh_leaderboard,
-            series.fresh_series,
-            webhook.completion_webhook(settings),
-        ],
+        assets=with_catalog_metadata(ASSETS, settings),
+        asset_checks=ASSET_CHECKS,
+        jobs=JOBS,
+        sensors=[*SENSORS, webhook.completion_webhook(settings)],
         schedules=schedules.schedules(settings),
         resources={"doc_eval": DocEval(), "progress": StagingProgress()},
-        # One batch is one process: a process per step costs more than the steps of a small batch.
+        # All steps of a run share one process: a process per step costs more than the steps of a small batch.
         executor=dg.in_process_executor,
     )

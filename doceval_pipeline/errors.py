@@ -1,23 +1,23 @@
-"""The errors that people are told about.
+"""Errors with a message for people.
 
-Every one is a single line that names the thing, the reason and the fix; the command line and
-Dagster show exactly that line. None repeats what looks like a key. Nothing here knows a database, a
-file or Dagster.
+Each message is one line that says what is wrong, where, and what to do; the command line and Dagster show
+exactly that line. Anything that looks like a key is removed from it. This module knows no database, no file
+and no Dagster.
 
 DocEvalError
-├── PathError                  a path that cannot be resolved
-├── ConfigurationError         an environment variable or a setting that cannot be used
-├── EmbeddedServerError        the PostgreSQL behind DOCEVAL_HOME
-├── DatabaseError              a database that refuses, cannot be reached, or is not ours
-├── EvaluationFileError        an evaluation file; carries every problem with its line
-├── UnknownBatch               no such batch
-├── UnknownRecurring           no such recurring evaluation
-├── RecurringError             a recurring evaluation that cannot make a batch now
-├── BatchStateError            an action that the batch's state does not allow
-├── StagingError               staging cannot go on; the batch becomes FAILED_STAGING
-├── ComparisonError            two sides that have nothing in common to compare
-├── FileError                  a file that cannot be written whole
-├── ExportError                an export that cannot be made of these results or under this name
+├── PathError                  a path cannot be resolved
+├── ConfigurationError         an environment variable or another setting is invalid
+├── EmbeddedServerError        the embedded PostgreSQL server cannot be installed, started or stopped
+├── DatabaseError              a database cannot be reached, refuses a statement, or is not doceval's
+├── EvaluationFileError        an evaluation file is invalid; has every problem with its line
+├── UnknownBatch               the batch does not exist
+├── UnknownRecurring           the recurring evaluation does not exist
+├── RecurringError             a recurring evaluation cannot create a batch now
+├── BatchStateError            the state of the batch does not allow the action
+├── StagingError               staging cannot continue; the batch becomes FAILED_STAGING
+├── ComparisonError            two sides share nothing that could be compared
+├── FileError                  a file cannot be written; the previous one is unchanged
+├── ExportError                these results cannot be exported, or not under this name
 └── ArchiveError               an archive that cannot be written, read or restored
 """
 
@@ -27,23 +27,23 @@ from pathlib import Path
 from doceval_pipeline.redaction import without_keys
 
 PACKAGE = Path(__file__).parent
-# A library may quote what it was given.
+# Of messages of libraries, in characters: they may quote long values.
 LONGEST_REASON = 500
 
 
 class DocEvalError(Exception):
-    """Base of everything that is told to people as one line, without a traceback."""
+    """Base of all errors that are shown as one line, without a traceback."""
 
     def __init__(self, message: str) -> None:
         super().__init__(without_keys(message))
 
 
 class PathError(DocEvalError):
-    """A path that cannot be resolved; names it."""
+    """A path cannot be resolved; the message names it."""
 
 
 class ConfigurationError(DocEvalError):
-    """A setting that cannot be used; names the variable."""
+    """A setting is invalid; the message names the variable."""
 
 
 class EmbeddedServerError(DocEvalError):
@@ -51,11 +51,11 @@ class EmbeddedServerError(DocEvalError):
 
 
 class DatabaseError(DocEvalError):
-    """A database that cannot be reached, refuses, or holds something that is not ours."""
+    """A database cannot be reached, refuses a statement, or is not one of doceval's."""
 
 
 class EvaluationFileError(DocEvalError):
-    """An evaluation file that is wrong; `problems` has one line for each mistake."""
+    """An evaluation file is invalid; `problems` has one line per mistake."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = [without_keys(problem) for problem in problems]
@@ -71,51 +71,51 @@ class UnknownRecurring(DocEvalError):
 
 
 class RecurringError(DocEvalError):
-    """A recurring evaluation that cannot make a batch now: paused, not due, or not readable."""
+    """A recurring evaluation cannot create a batch now: it is paused, not due, or invalid."""
 
 
 class BatchStateError(DocEvalError):
-    """The state a batch is in does not allow what was asked."""
+    """The state of the batch does not allow the action."""
 
 
 class StagingError(DocEvalError):
-    """Staging cannot go on, and going on would do harm."""
+    """Staging cannot continue without doing harm."""
 
 
 class ComparisonError(DocEvalError):
-    """Two sides cannot be compared: nothing is shared, or they are the same."""
+    """Two sides cannot be compared: they share nothing, or they are the same."""
 
 
 class FileError(DocEvalError):
-    """A file that cannot be written whole; names it. What was there before is still there."""
+    """A file cannot be written completely; the message names it. The previous file is unchanged."""
 
 
 class ExportError(DocEvalError):
-    """An export whose format cannot be told, or whose results do not fit together."""
+    """The format of an export is unknown, or its results do not fit together."""
 
 
 class ArchiveError(DocEvalError):
-    """An archive that cannot be written, is not what it should be, or does not fit in here."""
+    """An archive cannot be written, is damaged, or does not fit into this installation."""
 
 
 def in_one_line(error: BaseException) -> str:
-    """One line for people for any error: the reason, and for a fault of ours also its place.
+    """The message of any error in one line; for a bug in doceval also the class and the line of code.
 
-    Libraries wrap one error into another, of which the innermost says what happened.
+    Libraries wrap one error into another; the innermost one has the reason.
     """
     cause = _innermost(error)
     if isinstance(cause, DocEvalError):
         return str(cause)
-    words = _words(cause)
-    if words is not None:
-        return without_keys(words)
+    message = _system_message(cause)
+    if message is not None:
+        return without_keys(message)
     reason = without_keys(_first_line(cause))[:LONGEST_REASON]
     place = f"{type(cause).__name__} at {_place(error) or _place(cause) or 'an unknown place'}"
-    return f"{reason} ({place}): this is a fault of doceval, please report this line"
+    return f"{reason} ({place}): this is a bug in doceval, please report this line"
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The cause of all causes; of a group the first one."""
+    """The innermost cause of an error; of a group, that of its first error."""
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
@@ -126,24 +126,24 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-def _words(error: BaseException) -> str | None:
-    """A sentence for errors that are no fault of ours; None for others."""
+def _system_message(error: BaseException) -> str | None:
+    """The message of an error that comes from the machine or its files; None for other errors."""
     match error:
         case RecursionError():
-            return "something is nested too deeply to be read: make it flatter"
+            return "the data is nested too deeply: make it flatter"
         case MemoryError():
-            return "there is not enough memory: end other programs, or use a larger machine"
+            return "there is not enough memory: close other programs, or use a larger machine"
         case UnicodeDecodeError():
-            return f"bytes that are not {error.encoding} were read: {error.reason} at byte {error.start:,}"
+            return f"the data is not valid {error.encoding}: {error.reason} at byte {error.start:,}"
         case UnicodeEncodeError():
-            return f"text cannot be written in {error.encoding}: set PYTHONUTF8=1, or a locale with UTF-8"
+            return f"text cannot be encoded as {error.encoding}: set PYTHONUTF8=1, or use a UTF-8 locale"
         case OSError(strerror=str() as reason, filename=file):
             return reason if file is None else f"{file}: {reason}"
     return None
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of what an error says; pydantic and Dagster keep their reasons in a list."""
+    """The first line of an error's message; pydantic and Dagster have a list of reasons."""
     if isinstance(error, KeyError) and error.args:
         return f"{error.args[0]!r} is missing"
     reasons = getattr(error, "errors", None)
@@ -158,7 +158,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str | None:
-    """The last frame of an error in our code."""
+    """File and line of the innermost frame in this package."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(PACKAGE):

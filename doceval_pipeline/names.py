@@ -1,8 +1,8 @@
-"""Names that people give to batches, connections and prompts: which two are the same, and what none may hold.
+"""Names of batches, connections and prompts: which names are equal, and which characters they may contain.
 
-Two names are the same if Unicode says that they are the same text (NFC): macOS writes `ü` as two
-characters, keyboards as one. Upper and lower case, ligatures and wide forms stay different. A character that
-cannot be seen is refused, unless a script or an emoji needs it where it stands. Knows no file or database.
+Two names are equal if they have the same normalized form (NFC): macOS writes `ü` as two characters, keyboards
+write one. Upper and lower case, ligatures and wide forms stay different. Invisible characters are rejected,
+unless a script or an emoji needs them at that position. This module knows no file and no database.
 """
 
 import re
@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 LONGEST = 200
-# The flags of England, Scotland, Wales and the like: a black flag, and letters that are not seen.
+# The flags of England, Scotland, Wales and other regions: a black flag followed by invisible letters.
 FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{2,6}\U000e007f"
 JOINERS = "\u200c\u200d"
 
 _FLAG = re.compile(FLAG)
 _NOT_PLAIN = re.compile(f"(?P<flag>{FLAG})|[^ -~]")
-# Of the category of invisible characters, and seen: the signs of Arabic and Syriac numbers and verses.
-_SEEN = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]")
-# Of other categories, and not seen: fillers, blank symbols, and what Unicode reserves for such characters.
-_UNSEEN = re.compile(
+# Visible characters of Unicode's category Cf: the signs of Arabic and Syriac numbers and verses.
+_VISIBLE = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]")
+# Invisible characters of other categories: fillers, blank symbols, and code points reserved for such
+# characters.
+_INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0\ufff0-\ufff8\U0001d159\U000e0080-\U000e00ff"
     "\U000e01f0-\U000e0fff\ufdd0-\ufdef\ufffe\uffff]"
 )
@@ -30,49 +31,49 @@ _KEYCAP = re.compile("[0-9#*]\ufe0f\u20e3")
 
 
 def normal(name: str) -> str:
-    """The form of a name in which it is stored and compared (NFC)."""
+    """The normalized form (NFC) in which a name is stored and compared."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def similar(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is meant, if any is like it; one that differs only in case before all others."""
+    """The known name that is most similar, if any is; names that differ only in case come first."""
     folded = {other.casefold(): other for other in known}
     near = get_close_matches(normal(name[:LONGEST]).casefold(), folded, 1)
     return folded[near[0]] if near else None
 
 
 def normal_in_sql(expression: str) -> str:
-    """The same of a name in SQL; the database must be encoded in UTF-8."""
+    """The SQL expression for `normal`; the database must use UTF-8."""
     return f"normalize({expression}, NFC)"
 
 
 def skeleton(name: str) -> str:
-    """What is left of a name without characters that are seen in some places only."""
+    """A name without the characters that are visible only in some positions."""
     return normal(name).translate(dict.fromkeys(map(ord, JOINERS + _VARIANTS_OF_SYMBOLS)))
 
 
 def skeleton_in_sql(expression: str) -> str:
-    """The same of a name in SQL."""
+    """The SQL expression for `skeleton`."""
     hidden = "".join(f"\\{ord(char):04X}" for char in JOINERS + _VARIANTS_OF_SYMBOLS)
     return f"translate({normal_in_sql(expression)}, U&'{hidden}', '')"
 
 
 def printable(text: str) -> str:
-    """Text in which nothing can control a terminal: what is not printable is written as an escape.
+    """The text with escapes for characters that are not printable, so that none controls a terminal.
 
-    But for the joiners and flags of scripts and emoji.
+    The joiners and flags that scripts and emoji need are kept.
     """
     return _NOT_PLAIN.sub(lambda found: found["flag"] or _escaped(found[0]), text)
 
 
 def refusal(name: str) -> str | None:
-    """Why a name in its normal form cannot be one, with the character and its place; None where it can."""
+    """Why a normalized name is invalid, with the character and its position; None if it is valid."""
     if not name:
         return "is empty: give it a name"
     if len(name) > LONGEST:
-        return f"has {len(name)} characters: take at most {LONGEST}"
+        return f"has {len(name)} characters: use at most {LONGEST}"
     if unicodedata.category(name[0]).startswith("M"):
-        return f"{_character(name, 0)}, which needs a letter before it: begin with another character"
+        return f"{_character(name, 0)}, which must follow a letter: begin with another character"
     spared = {place for found in _FLAG.finditer(name) for place in range(found.start() + 1, found.end())}
     for place in range(len(name)):
         advice = None if place in spared else _advice(name, place)
@@ -87,7 +88,7 @@ def _escaped(char: str) -> str:
 
 
 def _character(name: str, place: int) -> str:
-    """Which character stands where, counted from 1 as people do."""
+    """The position of a character, counted from 1, its code point and its name."""
     called = unicodedata.name(name[place], "") or _CONTROLS.get(name[place], "")
     return f"character {place + 1} is U+{ord(name[place]):04X} {called}".rstrip()
 
@@ -96,36 +97,36 @@ _CONTROLS = {"\t": "TAB", "\n": "LINE FEED", "\r": "CARRIAGE RETURN"}
 
 
 def _advice(name: str, place: int) -> str | None:
-    """What to do about the character at a place; None where it may stand there."""
+    """What to do about the character at a position; None if it is allowed there."""
     char, before, after = name[place], name[place - 1 : place], name[place + 1 : place + 2]
     if char == " ":
         if not before or not after:
             return "remove the space at the beginning" if not before else "remove the space at the end"
-        return "remove it, two spaces look like one" if before == " " else None
+        return "remove it, because two spaces look like one" if before == " " else None
     category = unicodedata.category(char)
     if category == "Zs":
         return "write an ordinary space, or none at the beginning and end"
-    may_stand = _may_stand(char, category)
-    return None if may_stand is None or may_stand(name, place) else "it is not seen, remove it"
+    is_allowed = _condition(char, category)
+    return None if is_allowed is None or is_allowed(name, place) else "it is invisible, remove it"
 
 
-def _may_stand(char: str, category: str) -> Callable[[str, int], bool] | None:
-    """The condition under which a character may stand at a place; None where it may stand anywhere."""
+def _condition(char: str, category: str) -> Callable[[str, int], bool] | None:
+    """The condition under which a character is allowed at a position; None if it is allowed everywhere."""
     if char in JOINERS:
         return _joins
     if char in _VARIANTS_OF_SYMBOLS:
         return _varies_a_symbol
     if _VARIANTS_OF_LETTERS.match(char):
         return lambda name, place: unicodedata.category(name[place - 1]) == "Lo"
-    if _UNSEEN.match(char) or category in ("Cc", "Cs", "Co", "Zl", "Zp"):
+    if _INVISIBLE.match(char) or category in ("Cc", "Cs", "Co", "Zl", "Zp"):
         return lambda name, place: False
-    return (lambda name, place: False) if category == "Cf" and not _SEEN.match(char) else None
+    return (lambda name, place: False) if category == "Cf" and not _VISIBLE.match(char) else None
 
 
 def _joins(name: str, place: int) -> bool:
-    """Whether a joiner stands between two characters and makes a difference to at least one of them.
+    """Whether a joiner is between two characters and changes how at least one of them looks.
 
-    Between two Latin letters it makes none that is seen; behind a Latin word it may part a Persian ending.
+    Between two Latin letters it has no visible effect; after a Latin word it may separate a Persian ending.
     """
     sides = [unicodedata.category(side) for side in name[place - 1 : place + 2 : 2]] if place else []
     if len(sides) < 2 or any(side[0] in "CZ" and side != "Cn" for side in sides):
@@ -134,6 +135,6 @@ def _joins(name: str, place: int) -> bool:
 
 
 def _varies_a_symbol(name: str, place: int) -> bool:
-    """Whether a variation selector follows what has a coloured and a plain form."""
+    """Whether a variation selector follows a character with a coloured and a plain form."""
     before = name[place - 1]
     return unicodedata.category(before)[0] in "SP" or bool(_KEYCAP.match(name, place - 1))

@@ -1,6 +1,6 @@
-"""Paths as people write them, resolved as the kernel resolves them: `~`, then links, then `..`.
+"""Resolves the paths that users write: `~` first, then links and `..` as the kernel does.
 
-Opens no file; only links are read.
+Reads links, but opens no file.
 """
 
 import os
@@ -15,10 +15,10 @@ def expanded(path: str) -> str:
     Raises
     ------
     PathError
-        No such user, or no home folder is known; a folder whose name begins with `~` is written `./~x`.
+        The user or the home folder is unknown. A folder whose name begins with `~` is written `./~x`.
     """
     if "\0" in path:
-        raise PathError("the path contains a NUL character, which no path can: correct it")
+        raise PathError("the path contains a NUL character: remove it")
     if not path.startswith("~"):
         return path
     found = os.path.expanduser(path)
@@ -35,14 +35,14 @@ def expanded(path: str) -> str:
 
 
 def real_path(path: str, base: str = "") -> Path:
-    """The one absolute path of a file or folder: without `~`, links, `..` and repeated slashes.
+    """The canonical absolute path of a file or folder: without `~`, links, `..` and repeated slashes.
 
     Parameters
     ----------
     path
         It need not exist.
     base
-        The folder that a relative path counts from; the current folder if empty.
+        The folder that a relative path starts from; the current folder if empty.
 
     Raises
     ------
@@ -58,14 +58,14 @@ def real_path(path: str, base: str = "") -> Path:
 
 
 def file_path(path: str) -> Path:
-    """The path of a file that a command reads or writes; shells leave `~` after `--output=`.
+    """The path of a file that a command reads or writes; shells do not expand `~` after `--output=`.
 
     Raises
     ------
     PathError
-        As `expanded`, or the path is written as that of a folder, which pathlib forgets.
+        As `expanded`, or the path ends like that of a folder, which pathlib would not notice.
     """
     found = expanded(path)
     if found.endswith(("/", "/.", "/..")):
-        raise PathError(f"{path!r} names a folder: name a file in it")
+        raise PathError(f"{path!r} is the path of a folder: give the path of a file")
     return Path(found)

@@ -1,14 +1,13 @@
-"""Recognises keys and passwords in text that somebody wrote, and hides them.
+"""Recognises API keys and passwords in text, and hides them.
 
-What is here is what keys look like. Which fields must not hold any is the business of those who own the
-fields. Knows no file and no database.
+This module has the patterns; callers decide which fields to check. It knows no file and no database.
 """
 
 import re
 
-# Prefixes under which well-known services hand out keys, with enough behind them not to be a word; JSON
-# Web Tokens; what follows Bearer and Basic; passwords in URLs. PostgreSQL reads the same pattern: the
-# trigger hide_keys of KnowledgeDocuments holds it too, and a test holds the two together.
+# Prefixes of the keys of well-known services, followed by enough characters not to be a word; JSON Web
+# Tokens; the values after Bearer and Basic; passwords in URLs. The trigger hide_keys of KnowledgeDocuments
+# has the same pattern for PostgreSQL, and a test compares both.
 KEY = (
     r"(?<![A-Za-z0-9])(?:sk-(?=[\w-]{0,99}\w{16})(?=[A-Za-z_-]{0,99}[0-9])[\w-]{16,}"
     r"|(?:gsk|hf|r8|gh[oprsu]|github_pat|[sr]k_live)_\w{16,}"
@@ -22,10 +21,10 @@ _KEY = re.compile(KEY)
 
 
 def holds_key(text: str) -> bool:
-    """Whether something in a text looks like a key or a password; a key of no known form does not."""
+    """Whether a text contains something that looks like a key or a password; unknown forms are not found."""
     return _KEY.search(text) is not None
 
 
 def without_keys(text: str) -> str:
-    """The text with `NOT_SHOWN` in the place of everything that looks like a key or a password."""
+    """The text with everything that looks like a key or a password replaced by `NOT_SHOWN`."""
     return _KEY.sub(NOT_SHOWN, text)

@@ -1,7 +1,7 @@
-"""Where an installation lives: the environment variables, read once, in one place.
+"""The settings of an installation, read from environment variables in one place.
 
-Nothing else in the package reads the environment, but for the system's own folders and what other programs
-take from it. Nothing here opens a file or a connection.
+The rest of the package reads the environment only for the system's folders and for variables of other
+programs. This module opens no file and no connection.
 """
 
 import base64
@@ -20,16 +20,16 @@ from doceval_pipeline.paths import real_path
 MIB = 1024 * 1024
 # One PostgreSQL field holds less than 1 GiB, and base64 makes 4 bytes of 3.
 LARGEST_STORABLE_DOCUMENT = 768_000_000
-# PostgreSQL's programs take paths of 1,023 bytes, also for the files in its data folder.
+# PostgreSQL's programs accept paths of up to 1,023 bytes, including those of the files in its data folder.
 LONGEST_HOME = 800
 DRIVER = "postgresql+psycopg2://"
-# Of a webhook's secret, in the form and size that https://www.standardwebhooks.com asks for.
-SECRET_PREFIX = "whsec_"  # noqa: S105 - how secrets begin, and none
+# The form and size of a webhook's secret, as https://www.standardwebhooks.com requires.
+SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, not a secret
 SECRET_BYTES = range(24, 65)
-# The one that is known, and while it is replaced the one that comes.
+# While a secret is being replaced, messages are signed with the old and the new one.
 MOST_SECRETS = 2
 MOST_OWNERS = 20
-# What Dagster takes, in a length that its pages show.
+# The owners that Dagster accepts, in a length that its pages can show.
 _OWNER = re.compile(
     r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,100}\.[A-Za-z]{2,7}|team:[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
 )
@@ -37,7 +37,7 @@ _OWNER = re.compile(
 
 @dataclass(frozen=True)
 class Settings:
-    """One installation.
+    """The settings of one installation.
 
     Parameters
     ----------
@@ -45,22 +45,22 @@ class Settings:
         `DOCEVAL_HOME`: the embedded server's data, Dagster's home, reports, archives.
     doc_eval_url, knowledge_documents_url, dagster_url
         `DOC_EVAL_URL`, `KNOWLEDGE_DOCUMENTS_URL`, `DAGSTER_POSTGRES_URL`; None means a database on
-        the embedded server. They may hold passwords and are left out of the repr.
+        the embedded server. They may contain passwords and are left out of the repr.
     max_document_bytes
-        `DOCEVAL_MAX_DOCUMENT_BYTES`: larger files are rejected, each with its reason.
+        `DOCEVAL_MAX_DOCUMENT_BYTES`: larger files are rejected with the reason `too large`.
     stage_cron, audit_cron
-        `DOCEVAL_STAGE_CRON`, `DOCEVAL_AUDIT_CRON`: when the schedules `stage_saved_batches` and
-        `nightly_audit` tick, in UTC.
+        `DOCEVAL_STAGE_CRON`, `DOCEVAL_AUDIT_CRON`: cron expressions, in UTC, of the schedules
+        `stage_saved_batches` and `nightly_audit`.
     keep_days
-        `DOCEVAL_KEEP_DAYS`: what Dagster logs of runs, and samples of progress, are kept this long.
+        `DOCEVAL_KEEP_DAYS`: how long Dagster's run logs and the progress samples are kept.
     webhook_url, webhook_secret
-        `DOCEVAL_WEBHOOK_URL`, `DOCEVAL_WEBHOOK_SECRET`: who is told of completed batches, and the secret
-        that messages are signed with, or two with a space in between while one replaces the other; None
-        where nobody is. The secret is no part of the repr, nor is the URL, which may hold a token.
+        `DOCEVAL_WEBHOOK_URL`, `DOCEVAL_WEBHOOK_SECRET`: the address that is notified of completed batches,
+        and the secret that signs the messages, or two separated by a space while one replaces the other. None
+        disables notifications. Both are left out of the repr, because the URL may contain a token.
     ui_url
-        `DOCEVAL_UI_URL`: where people reach Dagster's pages, for links; it does not end in a slash.
+        `DOCEVAL_UI_URL`: the address of Dagster's UI, for links, without a slash at the end.
     owners_given
-        `DOCEVAL_OWNERS`: who owns the assets in Dagster's catalog, as it was given; see `owners`.
+        `DOCEVAL_OWNERS`: the owners of the assets in Dagster's catalog, not yet parsed; see `owners`.
     """
 
     home: Path
@@ -83,7 +83,7 @@ class Settings:
         Raises
         ------
         ConfigurationError
-            A variable whose value cannot be used; the value itself is not repeated.
+            A variable has an invalid value. The message repeats no URL and no secret.
         """
         env = os.environ if environment is None else environment
         webhook_url = _web_address(env, "DOCEVAL_WEBHOOK_URL")
@@ -104,64 +104,64 @@ class Settings:
 
     @property
     def owners(self) -> tuple[str, ...]:
-        """Who owns the assets in Dagster's catalog; empty where nobody was named.
+        """The owners of the assets in Dagster's catalog.
 
-        Not read with the rest, because nothing but the catalog depends on it.
+        Parsed on demand, because only the catalog needs them.
 
         Raises
         ------
         ConfigurationError
-            An owner that Dagster does not take.
+            Dagster does not accept an owner.
         """
         return _owners(self.owners_given)
 
     @property
     def reports(self) -> Path:
-        """The folder that completion reports are written to."""
+        """The folder of completion reports."""
         return self.home / "reports"
 
     @property
     def archives(self) -> Path:
-        """The folder that archives of batches are written to."""
+        """The folder of the archives of batches."""
         return self.home / "archives"
 
     @property
     def cache(self) -> Path:
-        """The folder of what is kept to save time, and is made again where it is missing."""
+        """The folder of cached data; anything missing is created again."""
         return self.home / "cache"
 
     @property
     def dagster_home(self) -> Path:
-        """Dagster's home: its `dagster.yaml`, and what assets without a database of their own store."""
+        """Dagster's home: its `dagster.yaml`, and the files of assets that are not stored in a database."""
         return self.home / "dagster"
 
     @property
     def own_folders(self) -> tuple[Path, ...]:
-        """The folders in `home` that hold what this installation writes, and nothing of anybody else."""
+        """The folders in `home` that contain only files of this installation."""
         names = ("archives", "cache", "dagster", "logs", "postgres", "reports", "run")
         return tuple(self.home / name for name in names)
 
 
 def project_root() -> Path | None:
-    """The project's folder in a checkout; None for an installed wheel, which has no project around it."""
+    """The project's folder in a checkout; None for an installed wheel."""
     root = Path(__file__).resolve().parent.parent
     return root if (root / "pyproject.toml").is_file() else None
 
 
 def _home(value: str) -> Path:
-    # Resolved, so that every process knows the embedded server by the same path.
+    # Resolved, so that every process uses the same path for the embedded server.
     try:
         home = real_path(value if value.strip() else os.path.join(project_root() or "", ".doceval"))
     except (PathError, OSError) as error:
         raise ConfigurationError(f"DOCEVAL_HOME cannot be used: {error}") from None
     if any(ord(character) < 32 or ord(character) == 127 for character in str(home)):
         raise ConfigurationError(
-            f"DOCEVAL_HOME holds a control character, such as a line break ({str(home)!r}): correct it"
+            f"DOCEVAL_HOME contains a control character, such as a line break ({str(home)!r}): remove it"
         )
     if len(os.fsencode(home)) > LONGEST_HOME:
         raise ConfigurationError(
-            f"DOCEVAL_HOME is {len(os.fsencode(home)):,} bytes long, and PostgreSQL takes {LONGEST_HOME}: "
-            "choose a shorter path"
+            f"DOCEVAL_HOME is {len(os.fsencode(home)):,} bytes long, and PostgreSQL accepts "
+            f"{LONGEST_HOME:,}: choose a shorter path"
         )
     return home
 
@@ -183,7 +183,7 @@ def _document_limit(value: str) -> int:
         raise ConfigurationError(
             "DOCEVAL_MAX_DOCUMENT_BYTES must be a whole number of bytes from 1 to "
             f"{LARGEST_STORABLE_DOCUMENT:,}".replace(",", "_")
-            + ": a PostgreSQL field holds no more"
+            + ", the most that a PostgreSQL field can hold"
         )
     return int(value)
 
@@ -200,9 +200,9 @@ def _owners(value: str) -> tuple[str, ...]:
     owners = tuple(dict.fromkeys(filter(None, (part.strip() for part in value.split(",")))))
     wrong = [owner for owner in owners if not _OWNER.fullmatch(owner)]
     if wrong or len(owners) > MOST_OWNERS:
-        what = f"holds {wrong[0][:80]!r}" if wrong else f"names {len(owners)} owners"
+        problem = f"contains {wrong[0][:80]!r}" if wrong else f"names {len(owners)} owners"
         raise ConfigurationError(
-            f"DOCEVAL_OWNERS {what}: write up to {MOST_OWNERS} owners with commas in between, each an e-mail "
+            f"DOCEVAL_OWNERS {problem}: write up to {MOST_OWNERS} owners separated by commas, each an e-mail "
             "address or team:NAME, such as ann@example.org,team:legal"
         )
     return owners
@@ -232,13 +232,13 @@ def _protected(webhook_url: str) -> str:
     parts = urlsplit(webhook_url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ConfigurationError(
-            "DOCEVAL_WEBHOOK_URL is not encrypted: write https://, or the address of a proxy on this machine"
+            "DOCEVAL_WEBHOOK_URL is not encrypted: use https://, or the address of a proxy on this machine"
         )
     return webhook_url
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its text: localhost, or an address that does not leave it."""
+    """Whether a host name or address is this machine: localhost, loopback or unspecified."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -252,9 +252,9 @@ def _secrets(value: str) -> str:
     secrets = value.split()
     if not 0 < len(secrets) <= MOST_SECRETS or not all(map(_is_secret, secrets)):
         raise ConfigurationError(
-            f"DOCEVAL_WEBHOOK_SECRET must be {SECRET_PREFIX} and {SECRET_BYTES[0]} to {SECRET_BYTES[-1]} "
-            "random bytes as base64, or two such secrets with a space between, since DOCEVAL_WEBHOOK_URL is "
-            f"set: echo {SECRET_PREFIX}$(openssl rand -base64 32) makes one"
+            f"DOCEVAL_WEBHOOK_SECRET must be {SECRET_PREFIX} followed by {SECRET_BYTES[0]} to "
+            f"{SECRET_BYTES[-1]} random bytes in base64, or two such secrets separated by a space, because "
+            f"DOCEVAL_WEBHOOK_URL is set: create one with echo {SECRET_PREFIX}$(openssl rand -base64 32)"
         )
     return " ".join(secrets)
 

@@ -1,4 +1,4 @@
-"""Finds a path that exists only in another spelling: another Unicode form, or other upper and lower case."""
+"""Finds paths that exist in another spelling: another Unicode form or another letter case."""
 
 import os
 
@@ -6,9 +6,9 @@ from doceval_pipeline.names import normal
 
 
 def similar_path(path: str) -> str | None:
-    """An existing path that differs from an absolute one in Unicode form, or upper and lower case, only.
+    """The existing path that differs from an absolute path only in Unicode form or letter case.
 
-    None where there is none, or where several are. Folders that cannot be read have no similar names.
+    None if there is none or more than one. Folders that cannot be read count as empty.
     """
     similar = os.sep
     for part in path.split(os.sep):
@@ -24,19 +24,19 @@ def similar_path(path: str) -> str | None:
 
 
 def remedy_for_missing(path: str) -> str:
-    """What to do about an absolute path that does not exist, in words that follow a colon."""
+    """What to do about an absolute path that does not exist, as the part of a message after the colon."""
     similar = similar_path(path)
     if similar == path:
-        return "a folder on the way to it does not, correct the path"
+        return "one of its parent folders does not exist, fix the path"
     if similar is None:
-        return "create it or correct the path"
+        return "create it or fix the path"
     if normal(similar) == normal(path):
-        return f"one whose name is in another Unicode form does, write {spelled_out(similar)}"
-    return f"one whose name differs in upper and lower case does, write {spelled_out(similar)}"
+        return f"a path in another Unicode form exists, write {spelled_out(similar)}"
+    return f"a path in another letter case exists, write {spelled_out(similar)}"
 
 
 def spelled_out(name: str) -> str:
-    r"""A name in quotes, with what is not ASCII as escapes: "Pru\u0308fung". YAML reads it."""
+    r"""A name in quotes with ASCII escapes that YAML reads: "Pru\u0308fung"."""
     escaped = "".join(_escaped(character) for character in name)
     return f'"{escaped}"'
 

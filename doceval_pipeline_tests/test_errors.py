@@ -1,4 +1,4 @@
-"""Whatever is raised reaches people as one line with a reason, on the terminal and in Dagster's runs."""
+"""Every error is shown as one line with a reason, on the terminal and in Dagster's runs."""
 
 import sys
 from collections.abc import Callable
@@ -66,19 +66,19 @@ RAISED: dict[str, tuple[Callable[[], Exception], str]] = {
     ),
     "bytes": (
         lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
-        "bytes that are not utf-8 were read: invalid start byte at byte 0",
+        "the data is not valid utf-8: invalid start byte at byte 0",
     ),
     "a terminal": (
         lambda: UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range"),
-        "text cannot be written in ascii: set PYTHONUTF8=1, or a locale with UTF-8",
+        "text cannot be encoded as ascii: set PYTHONUTF8=1, or use a UTF-8 locale",
     ),
     "depth": (
         lambda: RecursionError("maximum"),
-        "something is nested too deeply to be read: make it flatter",
+        "the data is nested too deeply: make it flatter",
     ),
     "memory": (
         lambda: MemoryError(),
-        "there is not enough memory: end other programs, or use a larger machine",
+        "there is not enough memory: close other programs, or use a larger machine",
     ),
     "a file": (
         lambda: PermissionError(13, "Permission denied", "/x/y"),
@@ -143,7 +143,7 @@ def test_a_step_of_dagster_fails_with_the_same_line(what: str, monkeypatch: pyte
     assert len(str(failed.value.description).splitlines()) == 1
 
 
-def test_a_retry_that_a_step_asks_for_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_that_a_step_requests_is_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Any = Nothing()
     monkeypatch.setattr(steps, "_refuse_config_of_other_ops", lambda context: None)
     with pytest.raises(dg.RetryRequested), steps.open_step(nothing, nothing):
@@ -154,16 +154,16 @@ def test_a_file_with_several_mistakes_keeps_a_line_for_each() -> None:
     assert in_one_line(EvaluationFileError(["one", "two"])).splitlines() == ["one", "two"]
 
 
-def test_a_fault_of_ours_says_where_it_is() -> None:
+def test_the_message_of_a_bug_has_its_place() -> None:
     no_number: Any = "seven"
     with pytest.raises(ValueError, match="format code") as raised:
         partition_key(no_number)
     line = in_one_line(raised.value)
     assert "(ValueError at doceval_pipeline/doc_eval/batches.py:" in line
-    assert line.endswith("this is a fault of doceval, please report this line")
+    assert line.endswith("this is a bug in doceval, please report this line")
 
 
-def test_what_dagster_recorded_is_said_without_the_names_of_classes() -> None:
+def test_errors_recorded_by_dagster_are_shown_without_class_names() -> None:
     try:
         try:
             raise DatabaseError("DOC_EVAL_URL: the server does not answer")

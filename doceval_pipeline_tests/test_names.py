@@ -1,4 +1,4 @@
-"""Names: what people write in any script is taken, what cannot be seen is refused with its place."""
+"""Names in every script are accepted; invisible characters are refused with their position."""
 
 import pytest
 
@@ -43,20 +43,20 @@ def test_a_name_in_any_script_is_taken_and_shown_as_it_is(name: str) -> None:
     ("name", "expected"),
     [
         ("", "is empty: give it a name"),
-        ("a" * 201, "has 201 characters: take at most 200"),
+        ("a" * 201, "has 201 characters: use at most 200"),
         (" a", "character 1 is U+0020 SPACE: remove the space at the beginning"),
         ("a ", "character 2 is U+0020 SPACE: remove the space at the end"),
-        ("a  b", "character 3 is U+0020 SPACE: remove it, two spaces look like one"),
+        ("a  b", "character 3 is U+0020 SPACE: remove it, because two spaces look like one"),
         (
             "a\u00a0b",
             "character 2 is U+00A0 NO-BREAK SPACE: write an ordinary space, or none at the beginning and end",
         ),
         ("a\u3000b", "character 2 is U+3000 IDEOGRAPHIC SPACE: write an ordinary space, or none at "),
-        ("a\nb", "character 2 is U+000A LINE FEED: it is not seen, remove it"),
-        ("a\x07b", "character 2 is U+0007: it is not seen, remove it"),
-        ("abcd\u202ee", "character 5 is U+202E RIGHT-TO-LEFT OVERRIDE: it is not seen, remove it"),
+        ("a\nb", "character 2 is U+000A LINE FEED: it is invisible, remove it"),
+        ("a\x07b", "character 2 is U+0007: it is invisible, remove it"),
+        ("abcd\u202ee", "character 5 is U+202E RIGHT-TO-LEFT OVERRIDE: it is invisible, remove it"),
         # Places are those of the name as it is read.
-        ("u\u0308bc\u200b", "character 4 is U+200B ZERO WIDTH SPACE: it is not seen, remove it"),
+        ("u\u0308bc\u200b", "character 4 is U+200B ZERO WIDTH SPACE: it is invisible, remove it"),
         ("a\u2060", "character 2 is U+2060 WORD JOINER: "),
         ("\ufeffa", "character 1 is U+FEFF ZERO WIDTH NO-BREAK SPACE: "),
         ("a\u00adb", "character 2 is U+00AD SOFT HYPHEN: "),
@@ -70,7 +70,7 @@ def test_a_name_in_any_script_is_taken_and_shown_as_it_is(name: str) -> None:
         ("🏴\U000e0067", "character 2 is U+E0067 TAG LATIN SMALL LETTER G: "),
         (
             "\u0301a",
-            "character 1 is U+0301 COMBINING ACUTE ACCENT, which needs a letter before it: begin with",
+            "character 1 is U+0301 COMBINING ACUTE ACCENT, which must follow a letter: begin with",
         ),
         ("a\u034fb", "character 2 is U+034F COMBINING GRAPHEME JOINER: "),
         ("a\u3164", "character 2 is U+3164 HANGUL FILLER: "),
@@ -80,7 +80,7 @@ def test_a_name_in_any_script_is_taken_and_shown_as_it_is(name: str) -> None:
         ("a\u2028b", "character 2 is U+2028 LINE SEPARATOR: "),
     ],
 )
-def test_what_is_not_seen_is_refused_with_the_character_and_its_place(name: str, expected: str) -> None:
+def test_invisible_characters_are_refused_with_their_position(name: str, expected: str) -> None:
     found = refusal(normal(name))
     assert found is not None
     assert found.startswith(expected)

@@ -1,4 +1,4 @@
-"""Paths mean what the kernel means by them, whoever writes them."""
+"""Paths are resolved as the kernel resolves them."""
 
 import os
 import pwd
@@ -47,7 +47,7 @@ def test_a_home_folder_is_replaced_and_a_literal_tilde_is_not(
 
 
 @pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "~nobody-of-this-name"])
-def test_an_unknown_user_is_named_and_no_folder_of_that_name_is_meant(path: str) -> None:
+def test_an_unknown_user_is_named_and_not_taken_for_a_folder(path: str) -> None:
     with pytest.raises(
         PathError, match=r"no home folder is known for '~nobody-of-this-name': write the full"
     ):
@@ -63,7 +63,7 @@ def test_a_home_that_is_not_absolute_is_refused(home: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("path", ["results/", "results/.", "results/.."])
 def test_a_file_is_not_named_as_a_folder(path: str) -> None:
-    with pytest.raises(PathError, match="names a folder: name a file in it"):
+    with pytest.raises(PathError, match="is the path of a folder: give the path of a file"):
         file_path(path)
 
 

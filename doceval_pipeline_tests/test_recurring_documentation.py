@@ -2,17 +2,35 @@
 
 import re
 import shlex
-from pathlib import Path
+from pathlib import (
+    Path,
+)
 
 import pytest
-from click.testing import CliRunner
+from click.testing import (
+    CliRunner,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.cli import cli
-from doceval_pipeline.cli.recurring import recurring as group
-from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
-from doceval_pipeline.doc_eval.definitions.schema import Batch, Choice, Recurring
-from doceval_pipeline.domain.recurring import OccurrenceOutcome
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.cli import (
+    cli,
+)
+from doceval_pipeline.cli.recurring import (
+    recurring as group,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    load_evaluation_file,
+)
+from doceval_pipeline.doc_eval.definitions.schema import (
+    BatchDefinition,
+    ChoiceDefinition,
+    RecurringDefinition,
+)
+from doceval_pipeline.domain.recurring import (
+    OccurrenceOutcome,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 RECURRING = (PROJECT / "docs" / "recurring.md").read_text()
@@ -66,9 +84,13 @@ def test_the_example_file_is_valid_and_every_command_is_documented() -> None:
 def test_the_reference_names_every_key_and_its_default() -> None:
     before, table = REFERENCE.split("| key | value | default |")
     rows = re.findall(r"^\| `(\w+)` \| .* \| (?:`(\w+)`)? ?\|$", table.split("\n## ")[0], re.MULTILINE)
-    own = {key: field for key, field in Recurring.model_fields.items() if key not in Choice.model_fields}
+    own = {
+        key: field
+        for key, field in RecurringDefinition.model_fields.items()
+        if key not in ChoiceDefinition.model_fields
+    }
     assert [key for key, _ in rows] == list(own)
     defaults = {key: "" if field.default is None else str(field.default) for key, field in own.items()}
     assert {key: shown.replace("true", "True").replace("false", "False") for key, shown in rows} == defaults
-    assert set(Choice.model_fields) <= set(re.findall(r"`(\w+)`", before))
-    assert f"its default is `{Batch.model_fields['reuse'].default}`" in REFERENCE
+    assert set(ChoiceDefinition.model_fields) <= set(re.findall(r"`(\w+)`", before))
+    assert f"its default is `{BatchDefinition.model_fields['reuse'].default}`" in REFERENCE

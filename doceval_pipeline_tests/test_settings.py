@@ -1,4 +1,4 @@
-"""The environment is read in one place, and what cannot be used is refused by name."""
+"""Settings come from the environment, and invalid variables are refused by name."""
 
 import re
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_a_password_is_not_shown_with_the_settings() -> None:
 @pytest.mark.parametrize(
     "secret", ["", "hunter2", "whsec_hunter2", "whsec_aHVudGVyMg==", "whsec_" + "A" * 200]
 )
-def test_a_webhook_without_a_secret_that_nobody_can_guess_is_refused(secret: str) -> None:
+def test_a_webhook_without_a_strong_secret_is_refused(secret: str) -> None:
     given = {"DOCEVAL_WEBHOOK_URL": "https://example.com/", "DOCEVAL_WEBHOOK_SECRET": secret}
     with pytest.raises(ConfigurationError, match="DOCEVAL_WEBHOOK_SECRET must be") as caught:
         Settings.from_environment(given)

@@ -1,4 +1,4 @@
-"""One name in two Unicode forms: compared as one, and named where only the other one exists."""
+"""A name in two Unicode forms is one name; a path that exists in the other form is suggested."""
 
 import json
 import os
@@ -44,14 +44,14 @@ def test_a_folder_that_exists_in_the_other_unicode_form_is_named_in_the_refusal(
     assert os.path.samefile(resolved, tmp_path / on_disk / "sub")
 
 
-def test_a_folder_that_differs_in_upper_and_lower_case_is_named_too(tmp_path: Path) -> None:
+def test_a_folder_in_another_letter_case_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "Contracts").mkdir()
-    with pytest.raises(EvaluationFileError, match=r"differs in upper and lower case does, write .*Contracts"):
+    with pytest.raises(EvaluationFileError, match=r"in another letter case exists, write .*Contracts"):
         load_evaluation_file(evaluation(tmp_path, "./contracts")).refuse()
 
 
 def test_a_folder_that_exists_in_no_form_is_to_be_created(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationFileError, match=r"does not exist .*: create it or correct the path"):
+    with pytest.raises(EvaluationFileError, match=r"does not exist .*: create it or fix the path"):
         load_evaluation_file(evaluation(tmp_path, f"./{COMPOSED}")).refuse()
 
 

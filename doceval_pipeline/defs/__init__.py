@@ -1,1 +1,1 @@
-"""Everything that imports Dagster. Thin: no SQL and no file is touched here, `batches` does that."""
+"""Everything that imports Dagster: thin definitions. SQL and file access are in `batches`."""

@@ -1,8 +1,9 @@
-"""Who sends a request to the webserver: its own pages and programs, a link on another page, or anything else.
+"""Protects the webserver from requests of other sites' pages.
 
 Every page that is open in a browser on this machine can send requests to the webserver, which has no
-authentication. A browser says where a request comes from, which name it goes to and what the answer is for,
-and a page cannot change that (https://www.w3.org/TR/fetch-metadata/). Programs say nothing.
+authentication. A browser adds headers for the origin of a request, the host name and the destination of the
+response, and a page cannot change them (https://www.w3.org/TR/fetch-metadata/). Other programs do not send
+them.
 """
 
 import re
@@ -15,13 +16,13 @@ from starlette.responses import PlainTextResponse
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Any other host name for this address is DNS rebinding.
+# Any other host name for this address means DNS rebinding.
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
-# Ours are without TLS: what serves pages with it on the same port of loopback is another program.
+# This webserver does not use TLS: pages with https on the same port of loopback belong to another program.
 PAGE = re.compile(r"http://([^/]*)(/.*)?", re.ASCII | re.IGNORECASE)
-REFUSAL = "refused: this request came from a page of another site, or by another name than 127.0.0.1"
-# What a browser fetches before anybody follows a link (https://wicg.github.io/nav-speculation/). Chromium
-# says of it that no page asked for it.
+REFUSAL = "refused: this request comes from a page of another site, or uses another host name than 127.0.0.1"
+# Headers of a prefetch before a link is followed (https://wicg.github.io/nav-speculation/). Chromium sends
+# prefetches with Sec-Fetch-Site: none.
 SPECULATIVE = ("sec-purpose", "purpose", "x-moz")
 
 
@@ -34,7 +35,7 @@ class Sender(Enum):
 
 
 def sender(method: str, headers: Headers) -> Sender:
-    """Tell who sent a request from what its browser says; no header makes it fail.
+    """The sender of a request, from its headers; never raises.
 
     `OWN` is a page of the webserver, the address bar or a program; `LINK` is a page of another site that
     opens the webserver in its own window or a new one; `FOREIGN` is everything else.
@@ -46,26 +47,26 @@ def sender(method: str, headers: Headers) -> Sender:
         return Sender.FOREIGN
     if not any(name.startswith("sec-fetch-") for name in headers):
         # An old browser, or a program.
-        ours = all(_is_page_of(hosts[0], page) for page in headers.getlist("referer"))
-        return Sender.OWN if ours else Sender.FOREIGN
+        is_own = all(_is_page_of(hosts[0], page) for page in headers.getlist("referer"))
+        return Sender.OWN if is_own else Sender.FOREIGN
     site = headers.getlist("sec-fetch-site")
     if site == ["same-origin"]:
         return Sender.OWN
     if method not in ("GET", "HEAD") or any(name in headers for name in SPECULATIVE):
         return Sender.FOREIGN
     if site == ["none"] and "referer" not in headers:
-        # The address bar or a bookmark: no page led there.
+        # The address bar or a bookmark.
         return Sender.OWN
     return Sender.LINK if _opens_a_window(headers) else Sender.FOREIGN
 
 
 def _is_page_of(host: str, page: str) -> bool:
-    found = PAGE.fullmatch(page)
-    return found is not None and found[1].lower() == host.lower()
+    match = PAGE.fullmatch(page)
+    return match is not None and match[1].lower() == host.lower()
 
 
 def _opens_a_window(headers: Headers) -> bool:
-    # Firefox says `navigate` of an <object>, too.
+    # Firefox also sends `navigate` for an <object>.
     return (
         headers.getlist("sec-fetch-site") in (["none"], ["cross-site"], ["same-site"])
         and headers.getlist("sec-fetch-mode") == ["navigate"]
@@ -74,13 +75,13 @@ def _opens_a_window(headers: Headers) -> bool:
 
 
 class OwnPagesOnly:
-    """Answers foreign requests with 403 and closes foreign sockets; lets no page show ours in a frame."""
+    """Answers foreign requests with 403, closes foreign websockets, and forbids frames."""
 
     def __init__(self, app: "ASGIApp") -> None:
         self._app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Hand on what is ours, and the opening of a page by a link."""
+        """Pass on own requests and pages opened by a link; refuse all others."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         sent_by = sender(scope.get("method", "GET"), Headers(scope=scope))
@@ -96,7 +97,7 @@ class OwnPagesOnly:
             if message["type"] == "http.response.start":
                 has_begun = True
                 headers = MutableHeaders(scope=message)
-                # A second policy narrows the first, so that a page keeps its own.
+                # Several policies apply together, so that a page keeps its own.
                 headers.append("Content-Security-Policy", "frame-ancestors 'none'")
                 headers["X-Frame-Options"] = "DENY"
             await send(message)
@@ -106,12 +107,12 @@ class OwnPagesOnly:
         try:
             return await self._app(scope, receive, send_unframed)
         except Exception:
-            # Starlette's own answer is written outside of this layer, without our headers.
+            # Starlette would answer outside of this layer, without these headers.
             if not has_begun:
                 await PlainTextResponse("Internal Server Error", 500)(scope, receive, send_unframed)
             raise
 
 
 def refuse() -> PlainTextResponse:
-    """The answer to a foreign request."""
+    """The response to a foreign request."""
     return PlainTextResponse(f"{REFUSAL}\n", status_code=403)

@@ -1,4 +1,4 @@
-"""Dagster's own home: its configuration and environment, the same for every process that uses it."""
+"""Dagster's home of an installation: configuration, environment variables, and the instance."""
 
 import os
 import re
@@ -24,11 +24,16 @@ from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings, project_root
 
 LOCATION = "doceval_pipeline"
-REFUSALS = (dg.DagsterInvalidConfigError, CheckError, DagsterImportError, DagsterPostgresException)
-# Dagster goes on with the whole schema, or with a stack.
+CONFIGURATION_ERRORS = (
+    dg.DagsterInvalidConfigError,
+    CheckError,
+    DagsterImportError,
+    DagsterPostgresException,
+)
+# In Dagster's messages, the whole schema or a stack trace follows.
 _END_OF_REASON = re.compile(r"\.? (?:Expected: |You must provide this value|Stack Trace)")
-# The same location name as in the project's workspace.yaml and pyproject.toml: sensors, schedules
-# and runs are filed under it.
+# The same location name as in the project's workspace.yaml and pyproject.toml, because Dagster stores
+# sensors, schedules and runs under it.
 _WORKSPACE = f"""\
 load_from:
   - python_module:
@@ -38,9 +43,9 @@ load_from:
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:
-    """The variables under which plain Dagster commands work on this installation.
+    """The environment variables with which plain Dagster commands use this installation.
 
-    The URLs may hold passwords.
+    The URLs may contain passwords.
     """
     return {
         "DOCEVAL_HOME": str(settings.home),
@@ -52,30 +57,30 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
-    """Make Dagster's database and home ready; returns the path of its workspace file.
+    """Prepare Dagster's database and home; returns the path of the workspace file.
 
     Raises
     ------
     ConfigurationError
-        Dagster refuses its `dagster.yaml`; also as `require_dagster_database` and `place_configuration`.
+        Dagster rejects its `dagster.yaml`; also as `require_dagster_database` and `place_configuration`.
     """
     workspace = _place_files(settings)
-    # What cannot be opened is told here, and not in the log of a daemon.
+    # Opened here, so that errors are shown at once and not only in the log of a daemon.
     with (
         environ(dagster_environment(settings)),
-        _refusals_in_one_line(settings),
+        _configuration_errors(settings),
         dg.DagsterInstance.get() as opened,
     ):
-        # Made when they are first used.
+        # Dagster creates these when they are first used.
         _ = opened.run_launcher, opened.run_coordinator
     return workspace
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Dagster's instance of this installation; what runs in it shows in the UI. Raises as the above."""
+    """Dagster's instance of this installation, whose runs the UI shows; raises as `prepare_dagster_home`."""
     _place_files(settings)
     os.environ.update(dagster_environment(settings))
-    with _refusals_in_one_line(settings):
+    with _configuration_errors(settings):
         return dg.DagsterInstance.get()
 
 
@@ -88,18 +93,20 @@ def _place_files(settings: Settings) -> Path:
 
 
 @contextmanager
-def _refusals_in_one_line(settings: Settings) -> Iterator[None]:
+def _configuration_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
-    except REFUSALS as error:
+    except CONFIGURATION_ERRORS as error:
         file = (settings.dagster_home / NAME).resolve()
-        raise ConfigurationError(f"{file}: Dagster refuses it ({_reason(error)}): fix it") from None
+        raise ConfigurationError(
+            f"{file}: Dagster rejects this configuration ({_reason(error)}): fix it"
+        ) from None
 
 
 def _home_of_configuration(settings: Settings) -> Path:
-    """The folder that Dagster reads `dagster.yaml` in: the project itself where its file counts.
+    """The folder from which Dagster reads `dagster.yaml`: the project itself if its file is in use.
 
-    Started there with another home, Dagster warns that the project's file is not used.
+    With another home, Dagster commands in the project's folder would warn that its file is not used.
     """
     root = project_root()
     counts = (settings.dagster_home / NAME).resolve()
@@ -107,10 +114,10 @@ def _home_of_configuration(settings: Settings) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """What Dagster says about its configuration, in one line and without the whole schema."""
+    """Dagster's message about its configuration, in one line and without the schema."""
     if isinstance(error, dg.DagsterInvalidConfigError):
         problems = [" ".join(problem.message.split()) for problem in error.errors]
         return "; ".join(_END_OF_REASON.split(problem)[0] for problem in problems)
     if isinstance(error, DagsterPostgresException):
-        return f"its storage: {str(error.__cause__ or error).splitlines()[0]}"
+        return f"storage: {str(error.__cause__ or error).splitlines()[0]}"
     return str(error).strip().splitlines()[-1].removeprefix("Failure condition: ").rstrip(".")

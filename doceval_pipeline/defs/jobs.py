@@ -1,7 +1,8 @@
-"""Jobs: what can be launched as a whole, from the launchpad, by sensors and by the command line."""
+"""Jobs on batches, launched from the launchpad, by sensors or from the command line."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -33,84 +34,90 @@ from doceval_pipeline.reports.sanitize import visible_name
 stage_batch = dg.define_asset_job(
     "stage_batch",
     selection=dg.AssetSelection.groups(GROUP),
-    description="Stage a batch, or repair what is missing of its staging.",
+    description="Stages a batch, or completes an incomplete staging.",
 )
 report_batch = dg.define_asset_job(
     "report_batch",
     selection=dg.AssetSelection.assets(completion_report),
-    description="Write the report of a batch as it is now.",
+    description="Writes the completion report of a batch from its current results.",
 )
 
 
-def _described(model: type[schema.Definition], name: str) -> str | None:
+def _description(model: type[schema.Definition], name: str) -> str | None:
+    """The description of a field of an evaluation file, for the launchpad's field of the same name."""
     return model.model_fields[name].description
 
 
-class NewConnection(dg.Config):
-    """How a processor reaches a model; never holds a key."""
+_connection_field = partial(_description, schema.ConnectionDefinition)
+_prompt_field = partial(_description, schema.PromptDefinition)
+_batch_field = partial(_description, schema.BatchDefinition)
 
-    name: str = Field(description=_described(schema.Connection, "name"))
-    provider: str = Field(description=_described(schema.Connection, "provider"))
-    model: str = Field(description=_described(schema.Connection, "model"))
-    base_url: str | None = Field(default=None, description=_described(schema.Connection, "base_url"))
-    port: int | None = Field(default=None, description=_described(schema.Connection, "port"))
-    api_key_env: str | None = Field(default=None, description=_described(schema.Connection, "api_key_env"))
-    config: dict[str, Any] = Field(default={}, description=_described(schema.Connection, "config"))
-    prices: dict[str, Any] | None = Field(default=None, description=_described(schema.Connection, "prices"))
+
+class NewConnection(dg.Config):
+    """How a processor reaches a model. Never contains a key."""
+
+    name: str = Field(description=_connection_field("name"))
+    provider: str = Field(description=_connection_field("provider"))
+    model: str = Field(description=_connection_field("model"))
+    base_url: str | None = Field(default=None, description=_connection_field("base_url"))
+    port: int | None = Field(default=None, description=_connection_field("port"))
+    api_key_env: str | None = Field(default=None, description=_connection_field("api_key_env"))
+    config: dict[str, Any] = Field(default={}, description=_connection_field("config"))
+    prices: dict[str, Any] | None = Field(default=None, description=_connection_field("prices"))
 
 
 class NewPrompt(dg.Config):
-    """What a model is asked about each document."""
+    """One criterion: the text that a model is asked about each document."""
 
-    name: str = Field(description=_described(schema.Prompt, "name"))
-    text: str = Field(description=_described(schema.Prompt, "text"))
+    name: str = Field(description=_prompt_field("name"))
+    text: str = Field(description=_prompt_field("text"))
 
 
 class NewBatch(dg.Config):
     """A batch, and the connections and prompts to create or update with it."""
 
-    name: str = Field(description=_described(schema.Batch, "name"))
-    folders: list[str] = Field(description="Folders of documents, as absolute paths.")
-    connections: list[str] = Field(description=_described(schema.Batch, "connections"))
-    prompts: list[str] = Field(description=_described(schema.Batch, "prompts"))
-    description: str = Field(default="", description=_described(schema.Batch, "description"))
-    metadata: dict[str, Any] = Field(default={}, description=_described(schema.Batch, "metadata"))
-    include: list[str] = Field(default=[], description=_described(schema.Batch, "include"))
-    exclude: list[str] = Field(default=[], description=_described(schema.Batch, "exclude"))
-    stage_after: str | None = Field(default=None, description=_described(schema.Batch, "stage_after"))
-    priority: int = Field(default=10, description=_described(schema.Batch, "priority"))
-    reuse: str = Field(default="nothing", description=_described(schema.Batch, "reuse"))
+    name: str = Field(description=_batch_field("name"))
+    folders: list[str] = Field(description="Folders that contain the documents, as absolute paths.")
+    connections: list[str] = Field(description=_batch_field("connections"))
+    prompts: list[str] = Field(description=_batch_field("prompts"))
+    description: str = Field(default="", description=_batch_field("description"))
+    metadata: dict[str, Any] = Field(default={}, description=_batch_field("metadata"))
+    include: list[str] = Field(default=[], description=_batch_field("include"))
+    exclude: list[str] = Field(default=[], description=_batch_field("exclude"))
+    stage_after: str | None = Field(default=None, description=_batch_field("stage_after"))
+    priority: int = Field(default=10, description=_batch_field("priority"))
+    reuse: str = Field(default="nothing", description=_batch_field("reuse"))
     new_connections: list[NewConnection] = Field(
-        default=[], description="Connections to create, or to update by name, before the batch."
+        default=[], description="Connections to create, or to update by name, before the batch is created."
     )
     new_prompts: list[NewPrompt] = Field(
-        default=[], description="Prompts to create, or to update by name, before the batch."
+        default=[], description="Prompts to create, or to update by name, before the batch is created."
     )
-    stage: bool = Field(default=False, description="Stage the batch at once.")
+    stage: bool = Field(default=False, description="Stage the batch immediately.")
 
 
 @dg.op
 def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocEval) -> None:
-    """Create a batch, or update one whose staging has not begun."""
+    """Creates a batch, or updates one whose staging has not begun."""
     with open_step(context, doc_eval) as databases:
         given = _as_evaluation(_typed(config.model_dump(), context.run_config))
         located = locate(given, None, _where, why_not(databases.settings))
-        applied, looked = apply(databases, located, config.stage)
+        applied, previews = apply(databases, located, config.stage)
     (number,) = applied.numbers.values()
     context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(number)])
     context.add_output_metadata(
-        {"batch": number, "partition": partition_key(number), "result": _what_was_done(applied)}
+        {"batch": number, "partition": partition_key(number), "result": _outcome(applied)}
     )
-    context.log.info(f"{shown_name(config.name)} is {partition_key(number)}: {_what_was_done(applied)}")
+    context.log.info(f"{shown_name(config.name)} is {partition_key(number)}: {_outcome(applied)}")
     for change in applied.changes:
         context.log.info(visible_name(change.sentence))
-    for found in looked.values():
-        context.log.info(f"its folders hold {found.sentence}")
-        for note in found.notes:
+    for preview in previews.values():
+        context.log.info(f"its folders contain {preview.sentence}")
+        for note in preview.notes:
             context.log.warning(note)
 
 
-# Dagster keeps the config of every run, also of one that fails. It asks this before there is a run.
+# Dagster stores the config of every run, even of failed ones, but calls this before it creates the run.
 @dg.config_mapping
 def _without_credentials(given: NewBatch) -> dict[str, Any]:
     try:
@@ -122,29 +129,32 @@ def _without_credentials(given: NewBatch) -> dict[str, Any]:
 
 @dg.graph(config=_without_credentials)
 def create() -> None:
-    """Refuse what holds a key, and create the batch."""
+    """Rejects config that contains a key, and creates the batch."""
     write_batch()
 
 
-# Only what the launchpad opens with: its folder does not exist, so that a run of it as it is creates nothing.
+# Only the initial content of the launchpad: its folder does not exist, so that an unchanged launch creates
+# nothing.
 @dg.job(config=example_values("create_batch"))
 def create_batch() -> None:
-    """Create a batch from the launchpad: folders, connections and prompts."""
+    """Creates a batch from the launchpad: folders, connections and prompts."""
     create()
 
 
 class Reprocess(Queue):
-    """What of a batch is processed again."""
+    """Which evaluations of a batch are processed again."""
 
     rescan: bool = Field(
         default=False,
-        description="Look at the folders again first: new files and changed contents get cells, rows of "
-        "contents that are gone are set aside.",
+        description="Rescan the folders first: new and changed documents get evaluations, and the rows of "
+        "removed "
+        "documents are withdrawn.",
     )
     dry_run: bool = Field(
         default=False,
-        description="Only find out what would be done and what it would take, and write nothing. Also for a "
-        "batch that was never staged.",
+        description="Only log what would be done and what it would cost, and write nothing. Works for "
+        "batches "
+        "that are not staged, too.",
     )
 
 
@@ -152,70 +162,70 @@ class Reprocess(Queue):
 def reprocess_cells(
     context: dg.OpExecutionContext, config: Reprocess, doc_eval: DocEval, progress: StagingProgress
 ) -> dict[str, int]:
-    """Queue new attempts, beside the earlier ones."""
+    """Repairs the batch and queues new attempts; earlier attempts are kept."""
     listener = progress.listener(context.log)
     with open_batch(context, doc_eval) as (databases, batch_id):
         if config.dry_run:
-            found = plan(databases, batch_id, config.mode, config.rescan, listener)
-            return _planned(context, name_of(databases, batch_id), found)
+            planned = plan(databases, batch_id, config.mode, config.rescan, listener)
+            return _report_plan(context, name_of(databases, batch_id), planned)
         request = first_run_of(context.instance, context.run)
         done = reprocess(databases, batch_id, config.mode, listener, config.rescan, request)
         context.log.info(f"{name_of(databases, batch_id)}: {left_out(batch_tallies(databases, batch_id))}")
-        return _told(context, databases, asdict(done))
+        return _record_counts(context, databases, asdict(done))
 
 
 @dg.op
 def pause_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
-    """Hold the rows that wait; what runs may finish."""
+    """Holds the waiting evaluations. Running evaluations may finish."""
     with open_batch(context, doc_eval) as (databases, batch_id):
-        return _told(context, databases, {"rows_held": pause(databases, batch_id)})
+        return _record_counts(context, databases, {"rows_held": pause(databases, batch_id)})
 
 
 @dg.op
 def resume_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
-    """Queue the rows again that are held."""
+    """Returns the held evaluations to the queue."""
     with open_batch(context, doc_eval) as (databases, batch_id):
-        return _told(context, databases, {"rows_released": resume(databases, batch_id)})
+        return _record_counts(context, databases, {"rows_released": resume(databases, batch_id)})
 
 
 @dg.op
 def cancel_rows(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
-    """Close the rows that wait or are held; what runs may finish, and its result is kept.
+    """Cancels the waiting and held evaluations. Running evaluations may finish, and their results are kept.
 
-    Of a batch that waits to be staged, only the request is taken back.
+    For a batch that waits to be staged, only the staging request is withdrawn.
     """
     with open_batch(context, doc_eval) as (databases, batch_id):
         if cancel_staging(databases, batch_id):
             context.log.info(f"staging of {name_of(databases, batch_id)} is no longer requested")
-            return _told(context, databases, {"rows_closed": 0, "staging_requests_withdrawn": 1})
-        return _told(context, databases, {"rows_closed": cancel(databases, batch_id)})
+            return _record_counts(context, databases, {"rows_closed": 0, "staging_requests_withdrawn": 1})
+        return _record_counts(context, databases, {"rows_closed": cancel(databases, batch_id)})
 
 
 @dg.job(partitions_def=partitions.batches)
 def reprocess_batch() -> None:
-    """Repair one batch, and queue a new attempt for its failed evaluations or for all: open the Launchpad.
+    """Repairs one batch and queues new attempts for its failed evaluations, or for all: open the Launchpad.
 
-    Its backfill has no config and only repairs. To reprocess many batches, launch a backfill of the asset
-    `queue_rows` with `ops: {queue_rows: {config: {mode: failed}}}`.
+    A backfill of this job has no config and only repairs. To reprocess many batches, launch a backfill of the
+    asset `queue_rows` with `ops: {queue_rows: {config: {mode: failed}}}`.
     """
     reprocess_cells()
 
 
 @dg.job(partitions_def=partitions.batches)
 def pause_batch() -> None:
-    """Hold the rows of a batch that wait; what runs may finish."""
+    """Holds the waiting evaluations of a batch. Running evaluations may finish."""
     pause_rows()
 
 
 @dg.job(partitions_def=partitions.batches)
 def resume_batch() -> None:
-    """Release the rows of a paused batch."""
+    """Returns the held evaluations of a paused batch to the queue."""
     resume_rows()
 
 
 @dg.job(partitions_def=partitions.batches)
 def cancel_batch() -> None:
-    """Close the rows of a batch that wait; it ends as FAILED and can be reprocessed."""
+    """Cancels the waiting evaluations of a batch. The batch becomes FAILED and can be reprocessed."""
     cancel_rows()
 
 
@@ -223,9 +233,9 @@ def cancel_batch() -> None:
 def archive_rows(
     context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval, progress: StagingProgress
 ) -> dict[str, Any]:
-    """Put everything about the batch into one file, read it back, and remove the rows."""
+    """Writes everything about the batch into one file, verifies the file, and deletes the rows."""
     writing = progress.listener(context.log, "archiving documents")
-    checking = progress.listener(context.log, "reading documents back")
+    checking = progress.listener(context.log, "verifying archived documents")
     with open_batch(context, doc_eval) as (databases, batch_id):
         done, name = archive(databases, batch_id, writing, checking), name_of(databases, batch_id)
     shown = {
@@ -238,7 +248,7 @@ def archive_rows(
     }
     context.log.info(
         f"{name}: {counted(done.rows, 'queue row', 'queue rows')} and "
-        f"{counted(done.documents, 'document', 'documents')} are in {done.path} "
+        f"{counted(done.documents, 'document', 'documents')} archived in {done.path} "
         f"({size_text(done.size)}, sha256 {done.sha256})"
     )
     context.log_event(archive_observation(context.partition_key, archived=True, shown=shown))
@@ -247,19 +257,21 @@ def archive_rows(
 
 @dg.job(partitions_def=partitions.batches)
 def archive_batch() -> None:
-    """Move a closed batch out of both databases into one file; `doceval restore` brings it back."""
+    """Moves a closed batch from both databases into one file. `doceval restore` restores it."""
     archive_rows()
 
 
-def archive_observation(key: str, archived: bool, shown: Mapping[str, Any]) -> dg.AssetObservation:
-    """What the history of a batch's report says of its being archived, or restored."""
+def archive_observation(key: str, *, archived: bool, shown: Mapping[str, Any]) -> dg.AssetObservation:
+    """The event in the history of a batch's report that the batch was archived or restored."""
     return dg.AssetObservation(completion_report.key, partition=key, metadata={**shown, "archived": archived})
 
 
-def _told(context: dg.OpExecutionContext, databases: Databases, counts: dict[str, int]) -> dict[str, int]:
-    """Show what was done to a batch's rows, in the run and in the history of `queue_rows`."""
+def _record_counts(
+    context: dg.OpExecutionContext, databases: Databases, counts: dict[str, int]
+) -> dict[str, int]:
+    """Record changes of a batch's rows in the run and in the history of `queue_rows`; returns the counts."""
     name = name_of(databases, batch_id_of(context.partition_key))
-    context.log.info(f"{name}: {_in_words(counts)}")
+    context.log.info(f"{name}: {_as_text(counts)}")
     context.log_event(
         dg.AssetObservation(
             queue_rows.key,
@@ -270,20 +282,20 @@ def _told(context: dg.OpExecutionContext, databases: Databases, counts: dict[str
     return counts
 
 
-def _planned(context: dg.OpExecutionContext, name: str, found: Plan) -> dict[str, int]:
-    """Show a plan in the run; nothing else hears of it."""
-    counts = found.counts()
-    context.log.info(f"{name}: a dry run, which writes nothing: {_in_words(counts)}")
-    context.add_output_metadata({**counts, "plan": dg.MetadataValue.json(found.as_json())})
+def _report_plan(context: dg.OpExecutionContext, name: str, planned: Plan) -> dict[str, int]:
+    """Record a plan in the run only; returns its counts."""
+    counts = planned.counts()
+    context.log.info(f"{name}: dry run, nothing was written: {_as_text(counts)}")
+    context.add_output_metadata({**counts, "plan": dg.MetadataValue.json(planned.as_json())})
     return counts
 
 
-def _in_words(counts: Mapping[str, int]) -> str:
+def _as_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
 def _typed(config: dict[str, Any], run_config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the config somebody typed: Dagster fills in defaults, which must not replace what is stored."""
+    """The config that the user typed, without Dagster's defaults, which must not replace stored values."""
     typed = run_config["ops"][create.name]["config"]
     kept = {key: value for key, value in config.items() if key in typed}
     for key in ("new_connections", "new_prompts"):
@@ -300,13 +312,13 @@ def _as_evaluation(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _where(location: Location) -> str:
-    """Words for a place in the launchpad's config, which is flat where a file is nested."""
+    """A location as a path in the launchpad's config, which is flatter than an evaluation file."""
     if location[:1] == ("batches",):
         return f"config: {key_path(location[2:])}"
     return f"config: new_{key_path(location)}"
 
 
-def _what_was_done(applied: Applied) -> str:
+def _outcome(applied: Applied) -> str:
     if applied.batches.created:
         return "created"
     return "updated" if applied.changed else "nothing changed"

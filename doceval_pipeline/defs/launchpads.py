@@ -1,8 +1,8 @@
-"""What the launchpad of each job opens with: a valid example, with comments.
+"""The initial content of each job's launchpad: a valid example with comments.
 
-Dagster writes the first content of a launchpad from plain values, so that comments are lost on the way. The
-webserver of `doceval up` shows the texts from here instead, where they mean the same; Dagster's own shows the
-same values without comments.
+Dagster creates the initial content of a launchpad from plain values, without comments. The webserver of
+`doceval up` shows the texts of this module instead if they have the same values; Dagster's own webserver
+shows the values without comments.
 """
 
 from collections.abc import Callable
@@ -13,51 +13,51 @@ import yaml
 if TYPE_CHECKING:
     from graphql import GraphQLObjectType, GraphQLSchema
 
-_CHOOSE = "# Choose a partition above: that is the batch."
-# Lines are as long as the editor of a common window shows.
+_CHOOSE = "# Choose a partition above: the batch."
+# Lines are short enough for the editor in a window of common width.
 EXAMPLES = {
     "create_batch": """\
-# Creates a batch, with the connections and prompts that it uses.
-# Change the names and folders, then launch. Nothing is written unless all of it is right.
+# Creates a batch with its connections and prompts.
+# Change the names and folders, then launch. Nothing is written unless everything is valid.
 ops:
   create:
     config:
-      name: my-batch           # unique; updates a batch of this name that is not staged
+      name: my-batch           # unique; an unstaged batch of this name is updated
       folders:                 # absolute paths on the machine that runs Dagster
         - /path/to/documents
-      connections: [my-model]  # names, from new_connections below or created earlier
-      prompts: [clarity]       # names, from new_prompts below or created earlier
-      new_connections:         # created, or updated by name; [] where all exist
+      connections: [my-model]  # from new_connections below, or existing ones
+      prompts: [clarity]       # from new_prompts below, or existing ones
+      new_connections:         # created, or updated by name; [] if all exist
         - name: my-model
           provider: openai
           model: gpt-4o
           base_url: https://api.openai.com/v1
-          # The NAME of the variable from which the processor reads its key. Never a key.
+          # The NAME of the environment variable with the API key. Never the key itself.
           api_key_env: OPENAI_API_KEY
           # Dagster reads YAML 1.1: quote 'No', 'on' and '22:30', write 0.1 for 1e-1.
           config: {temperature: 0}
-      new_prompts:             # created, or updated by name; [] where all exist
+      new_prompts:             # created, or updated by name; [] if all exist
         - name: clarity
           text: Score from 0 to 100 how clear this document is.
-      include: []              # patterns as in .gitignore, such as '*.pdf'; [] takes all
-      exclude: []              # patterns of files to leave out
+      include: []              # .gitignore patterns such as '*.pdf'; [] includes all
+      exclude: []              # .gitignore patterns of files to skip
       description: ''
-      metadata: {}             # anything to keep with the batch, such as {owner: legal}
-      priority: 10             # 1 to 100: share of the processors' work
-      reuse: nothing           # finished takes results that earlier batches have
-      stage: false             # true stages the batch at once
+      metadata: {}             # any JSON to store with it, such as {owner: legal}
+      priority: 10             # 1 to 100: share of processing time
+      reuse: nothing           # finished: reuse results of earlier batches
+      stage: false             # true: stage the batch immediately
 """,
     "stage_batch": f"""\
-# Stages a batch, or repairs what is missing of its staging.
+# Stages a batch, or completes an incomplete staging.
 {_CHOOSE}
 ops:
   document_assignment:
     config:
-      rescan: false          # true looks at the folders of a staged batch again
+      rescan: false          # true: rescan the folders of a staged batch
   encoded_documents_documents_round_trip:
     config:
-      documents: 50          # stored documents that the check decodes and compares
-      every_document: false  # true compares all of them, which takes longer
+      documents: 50          # number of stored documents to verify
+      every_document: false  # true: verify all of them, which takes longer
   queue_rows:
     config:
       mode: missing          # missing | failed | all: evaluations that get a new attempt
@@ -68,81 +68,81 @@ ops:
 ops:
   reprocess_cells:
     config:
-      # missing only repairs. failed also repeats failed evaluations, all also the others.
+      # missing: only repair. failed: also repeat failed evaluations. all: repeat all.
       mode: missing
-      rescan: false   # true looks at the folders again first
-      dry_run: false  # true only shows what would be done, and what it would cost
+      rescan: false   # true: rescan the folders first
+      dry_run: false  # true: only log what would be done and what it would cost
 """,
     "archive_batch": f"""\
-# Moves a closed batch out of both databases into one file. doceval restore brings it back.
+# Moves a closed batch from both databases into one file. doceval restore restores it.
 {_CHOOSE} No config is needed.
 {{}}
 """,
     "report_batch": f"""\
-# Writes the completion report of a batch as it is now.
+# Writes the completion report of a batch from its current results.
 {_CHOOSE} No config is needed.
 {{}}
 """,
     "pause_batch": f"""\
-# Holds the evaluations of a batch that wait. Those that run may finish.
+# Holds the waiting evaluations of a batch. Running evaluations may finish.
 {_CHOOSE} No config is needed.
 {{}}
 """,
     "resume_batch": f"""\
-# Releases the evaluations of a paused batch.
+# Returns the held evaluations of a paused batch to the queue.
 {_CHOOSE} No config is needed.
 {{}}
 """,
     "cancel_batch": f"""\
-# Closes the evaluations of a batch that wait. It can be reprocessed later.
+# Cancels the waiting evaluations of a batch. It can be reprocessed later.
 {_CHOOSE} No config is needed.
 {{}}
 """,
     "run_recurring": """\
-# Makes the batch of a recurring evaluation now, outside its schedule.
+# Creates a batch of a recurring evaluation now, outside its schedule.
 ops:
   make_batch:
     config:
-      name: my-recurring-evaluation  # as doceval recurring list shows it
+      name: my-recurring-evaluation  # a name from doceval recurring list
 """,
     "pause_recurring": """\
-# Pauses a recurring evaluation: no batch is made until it is resumed.
+# Pauses a recurring evaluation: no batches are created until it is resumed.
 ops:
   pause:
     config:
-      name: my-recurring-evaluation  # as doceval recurring list shows it
+      name: my-recurring-evaluation  # a name from doceval recurring list
 """,
     "resume_recurring": """\
-# Resumes a paused recurring evaluation. Times that have passed are not made up.
+# Resumes a paused recurring evaluation. Missed occurrences are not caught up.
 ops:
   resume:
     config:
-      name: my-recurring-evaluation  # as doceval recurring list shows it
+      name: my-recurring-evaluation  # a name from doceval recurring list
 """,
     "delete_recurring": """\
-# Deletes a recurring evaluation and the record of its times. The batches that it made stay.
+# Deletes a recurring evaluation and its history. The batches that it created are kept.
 ops:
   delete:
     config:
-      name: my-recurring-evaluation  # as doceval recurring list shows it
+      name: my-recurring-evaluation  # a name from doceval recurring list
 """,
     "refresh_leaderboard": """\
 # Computes the leaderboard over all completed batches. No config is needed.
 {}
 """,
     "refresh_series": """\
-# Writes the page of a recurring evaluation's series; without name, the pages of all.
+# Writes the series page of a recurring evaluation; without name, the pages of all.
 ops:
   series:
     config:
-      name: my-recurring-evaluation  # as doceval recurring list shows it
+      name: my-recurring-evaluation  # a name from doceval recurring list
 """,
     "audit_databases": """\
 # Checks both databases for consistency and changes nothing. No config is needed.
 {}
 """,
     "retention": """\
-# Removes log lines, fulfilled requests and most samples older than DOCEVAL_KEEP_DAYS.
+# Deletes log entries, completed requests and most samples older than DOCEVAL_KEEP_DAYS.
 # No config is needed.
 {}
 """,
@@ -150,13 +150,13 @@ ops:
 
 
 def example_values(job: str) -> dict[str, Any]:
-    """The example of a job as plain values, for the job's own definition."""
+    """The example of a job as plain values, for the definition of the job."""
     values: dict[str, Any] = yaml.safe_load(EXAMPLES[job])
     return values
 
 
 def with_comments(job: str, plain: str) -> str:
-    """The example of a job, where it means the same as what Dagster would show; that otherwise."""
+    """The example of a job if it has the values that Dagster would show; otherwise Dagster's text."""
     example = EXAMPLES.get(job)
     if example is None or yaml.safe_load(example) != yaml.safe_load(plain):
         return plain
@@ -164,9 +164,9 @@ def with_comments(job: str, plain: str) -> str:
 
 
 def show_examples(schema: "GraphQLSchema") -> None:
-    """Let Dagster's schema answer with the examples where a page asks for the first content of a launchpad.
+    """Make Dagster's GraphQL schema return the examples as the initial content of launchpads.
 
-    Dagster has no setting for it; a test in a browser sees what an update changes here.
+    Dagster has no setting for this; a test in a browser detects changes in updates.
     """
     for type_name, field_name, job_of in (
         ("PipelinePreset", "runConfigYaml", lambda preset: preset._job_name),

@@ -1,7 +1,7 @@
-"""The pages `/reports/<name>` of the webserver: completion reports and series that this installation made.
+"""The pages `/reports/<name>` of the webserver: completion reports and series of this installation.
 
-A report holds text of models and of documents. Beside its own policy, the browser gets one from here that
-gives it no origin: whatever runs in it reaches nothing of the webserver, and loads nothing.
+A report contains text of models and of documents. Besides its own policy, the response has a policy that
+gives the page no origin: scripts in it cannot reach the webserver and cannot load anything.
 """
 
 import os
@@ -23,7 +23,7 @@ from doceval_pipeline.settings import Settings
 
 PORTION = 256 * 1024
 HEADERS = {
-    # The page's own style sheet and script are in it, and its own policy knows them by their digests.
+    # Style sheet and script are inline; the page's own policy allows them by their digests.
     "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -32,18 +32,20 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 UNKNOWN_SERIES = (
-    "this installation has no page of this name: doceval recurring report NAME writes the newest of a series"
+    "this installation has no series page of this name: doceval recurring report NAME writes the newest one"
 )
-UNKNOWN = "this installation has no report of this name: doceval open BATCH opens the newest of a batch"
+UNKNOWN = (
+    "this installation has no report of this name: doceval open BATCH opens the newest report of a batch"
+)
 
 
 def report_page(instance: dg.DagsterInstance, method: str, name: str) -> Response:
-    """Answer a GET or HEAD for a report by its file's name; anything wrong is one line of text.
+    """The response to a GET or HEAD request for a report by its file name; errors are one line of text.
 
     Parameters
     ----------
     instance
-        Dagster's instance, whose history knows which reports were made here.
+        Dagster's instance, whose history has the reports of this installation.
     """
     try:
         report = _opened(instance, name)
@@ -54,7 +56,7 @@ def report_page(instance: dg.DagsterInstance, method: str, name: str) -> Respons
     except DocEvalError as error:
         return _refusal(503, str(error))
     except DagsterPostgresException:
-        return _refusal(503, "Dagster's database does not answer: ask again when it runs")
+        return _refusal(503, "Dagster's database does not answer: try again when it runs")
     headers = {**HEADERS, "Content-Length": str(os.fstat(report.fileno()).st_size)}
     if method == "HEAD":
         report.close()

@@ -1,33 +1,70 @@
-"""The completion report as an asset: the file, and what Dagster shows of it."""
+"""The completion report as an asset: the HTML file, and its summary in Dagster."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Iterator,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import dagster as dg
 
-from doceval_pipeline.batches.locks import number_lock
-from doceval_pipeline.batches.results.reporting import WrittenReport, write_report
-from doceval_pipeline.defs.catalog import CODE_VERSIONS
-from doceval_pipeline.defs.naming import NAME, about, name_of
-from doceval_pipeline.defs.partitions import batch_check_spec, batches
-from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.defs.responses import llm_responses
+from doceval_pipeline.batches.locks import (
+    number_lock,
+)
+from doceval_pipeline.batches.results.reporting import (
+    WrittenReport,
+    write_report,
+)
+from doceval_pipeline.defs.catalog import (
+    CODE_VERSIONS,
+)
+from doceval_pipeline.defs.naming import (
+    NAME,
+    about,
+    name_of,
+)
+from doceval_pipeline.defs.partitions import (
+    batch_check_spec,
+    batches,
+)
+from doceval_pipeline.defs.resources import (
+    DocEval,
+)
+from doceval_pipeline.defs.responses import (
+    llm_responses,
+)
 from doceval_pipeline.defs.staging import (
     batch_config_snapshot,
     document_assignment,
     encoded_documents,
     queue_rows,
 )
-from doceval_pipeline.defs.steps import NoConfig, open_batch
-from doceval_pipeline.doc_eval.runs.requests import Waiting
-from doceval_pipeline.domain.insights import Provenance
-from doceval_pipeline.reports.formatting import size_text
-from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
+from doceval_pipeline.defs.steps import (
+    NoConfig,
+    open_batch,
+)
+from doceval_pipeline.doc_eval.runs.requests import (
+    Waiting,
+)
+from doceval_pipeline.domain.insights import (
+    Provenance,
+)
+from doceval_pipeline.reports.formatting import (
+    size_text,
+)
+from doceval_pipeline.reports.markdown import (
+    numeric_metadata,
+    plot_markdown,
+    render_markdown,
+)
 
 REPORT_IS_WRITTEN = dg.AssetCheckKey(dg.AssetKey("completion_report"), "report_is_written")
-# The tag of runs that a sensor asked for, and of their retries.
-_ASKED_BY_SENSOR = "dagster/sensor_name"
+# The tag of runs that a sensor requested, and of their retries.
+_REQUESTED_BY_SENSOR = "dagster/sensor_name"
 
 
 @dg.asset(
@@ -37,27 +74,27 @@ _ASKED_BY_SENSOR = "dagster/sensor_name"
     deps=[llm_responses],
     output_required=False,
     code_version=CODE_VERSIONS["completion_report"],
-    # Part of the asset, because a step of Dagster costs more than the answer.
+    # Part of the asset's step, because a step of its own would cost more than the check.
     check_specs=[
         batch_check_spec(
             REPORT_IS_WRITTEN.name,
             asset=REPORT_IS_WRITTEN.asset_key,
-            description="A completed batch has the report of its newest result.",
+            description="A completed batch has a report that includes its newest result.",
         )
     ],
 )
 def completion_report(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """One self-contained HTML file that says what became of every document and cell of the batch."""
-    # Locked until Dagster has stored what is yielded, so that a run that was asked for twice sees it.
+    """One self-contained HTML file with the outcome of every document and evaluation of the batch."""
+    # Locked until Dagster has stored the events, so that a run that was requested twice sees them.
     with open_batch(context, doc_eval) as (databases, batch_id), number_lock(databases, batch_id):
         report, name = write_report(databases, batch_id, _provenance(context)), name_of(databases, batch_id)
-        if _was_asked_twice(context, report.digest):
-            context.log.info("the report of these results was materialized before, and stands")
+        if _was_requested_twice(context, report.digest):
+            context.log.info("the report of these results has already been materialized: nothing to do")
         else:
             context.log.info(
-                f"{name}: {report.figures.verdict}; the report of {size_text(report.size)} is {report.path}"
+                f"{name}: {report.figures.verdict}; wrote the report {report.path} ({size_text(report.size)})"
             )
             yield _as_materialization(batch_id, name, report)
         yield dg.AssetCheckResult(check_name=REPORT_IS_WRITTEN.name, **_as_check(None, name))
@@ -66,7 +103,7 @@ def completion_report(
 def report_evaluation(missing: Waiting | None, partition: str, name: str) -> dg.AssetCheckEvaluation:
     """The result of the check `report_is_written` as an event, for the sensor `stalled_work`.
 
-    It records the check while the report of a batch is missing, and once the report is written.
+    The sensor records it while the report of a batch is missing, and once the report is written.
     """
     return dg.AssetCheckEvaluation(
         asset_key=REPORT_IS_WRITTEN.asset_key,
@@ -94,8 +131,9 @@ def _as_materialization(batch_id: int, name: str, report: WrittenReport) -> dg.M
             NAME: name,
             "verdict": report.figures.verdict,
             "open": dg.MetadataValue.url(report_link(report.path.name)),
-            "how_to_open": f"follow the link, where doceval up runs this page; or: doceval open {batch_id}",
-            "summary_shows": "outcomes, mean score, tokens, time and cost of the batch, and a row per column",
+            "how_to_open": f"follow the link if doceval up serves this page, or run doceval open {batch_id}",
+            "summary_shows": "outcomes, mean score, tokens, time and cost of the batch, and one row per "
+            "connection and prompt",
             "summary": dg.MetadataValue.md(render_markdown(report.figures)),
             "plot": dg.MetadataValue.md(plot_markdown(report.figures)),
             "report": dg.MetadataValue.path(report.path),
@@ -109,30 +147,30 @@ def _as_materialization(batch_id: int, name: str, report: WrittenReport) -> dg.M
 
 
 def _provenance(context: dg.AssetExecutionContext) -> Provenance:
-    """The runs that staged the batch, by what they materialized last.
+    """The runs that staged the batch, from the latest materialization of each staging asset.
 
-    This run is not among them: a report that is written twice of the same results is the same.
+    This run is not included, so that two reports of the same results are identical.
     """
     newest = (
-        (asset.key.to_user_string(), _newest(context, asset.key))
+        (asset.key.to_user_string(), _latest(context, asset.key))
         for asset in (batch_config_snapshot, document_assignment, encoded_documents, queue_rows)
     )
     return Provenance(tuple((name, record.run_id) for name, record in newest if record is not None))
 
 
-def _newest(context: dg.AssetExecutionContext, key: dg.AssetKey) -> dg.EventLogRecord | None:
-    """The newest materialization of an asset of this batch."""
+def _latest(context: dg.AssetExecutionContext, key: dg.AssetKey) -> dg.EventLogRecord | None:
+    """The latest materialization of an asset for this batch."""
     wanted = dg.AssetRecordsFilter(key, asset_partitions=[context.partition_key])
     return next(iter(context.instance.fetch_materializations(wanted, limit=1).records), None)
 
 
 def report_link(name: str) -> str:
-    """Where the webserver of `doceval up` serves a report, by its file's name, from the root of its pages."""
+    """The absolute path of a report on the webserver of `doceval up`, from its file name."""
     return f"/reports/{name}"
 
 
 def was_rendered(instance: dg.DagsterInstance, partition: str, name: str) -> bool:
-    """Whether this installation materialized a report of a batch under this file's name, at any time."""
+    """Whether this installation has ever materialized a report of a batch with this file name."""
     wanted = dg.AssetRecordsFilter(completion_report.key, asset_partitions=[partition])
     cursor: str | None = None
     while True:
@@ -145,7 +183,7 @@ def was_rendered(instance: dg.DagsterInstance, partition: str, name: str) -> boo
 
 
 def _file_of(record: dg.EventLogRecord) -> str | None:
-    """The name of the file of a materialized report."""
+    """The file name of a materialized report."""
     path = _metadata_of(record, "report")
     return None if path is None else Path(str(path)).name
 
@@ -156,13 +194,14 @@ def _metadata_of(record: dg.EventLogRecord, key: str) -> object:
     return None if value is None else value.value
 
 
-def _was_asked_twice(context: dg.AssetExecutionContext, digest: str) -> bool:
-    """Whether a sensor has the report of these results already; a person may have it any number of times.
+def _was_requested_twice(context: dg.AssetExecutionContext, digest: str) -> bool:
+    """Whether a sensor requested this run although the report of these results is already materialized.
 
-    Run keys are not enough: Dagster stores a run before its key, and a daemon that is killed in between
-    does not know the run again; and a run that is killed after its last step is tried again.
+    Runs that a person launches always write the report. Run keys are not enough: Dagster stores a run before
+    its key, so that a daemon that is killed in between does not recognise the run; and a run that is killed
+    after its last step is retried.
     """
-    if _ASKED_BY_SENSOR not in context.run.tags:
+    if _REQUESTED_BY_SENSOR not in context.run.tags:
         return False
-    record = _newest(context, context.asset_key)
+    record = _latest(context, context.asset_key)
     return record is not None and _metadata_of(record, "result_digest") == digest

@@ -1,4 +1,4 @@
-"""What assets, checks, jobs and sensors are handed: the databases, and somewhere to tell progress."""
+"""Resources of assets, checks, jobs and sensors: the databases and the progress log."""
 
 import os
 import time
@@ -18,29 +18,31 @@ from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings
 
 SECONDS_BETWEEN_LOG_LINES = 5.0
-# As Dagster's commands name it; importing the name takes 70 ms in every process.
+# Prefix of the temporary homes of Dagster's commands; importing the constant takes 70 ms in every process.
 TEMPORARY_HOME = ".tmp_dagster_home_"
 
 
 class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the parameter is for IO managers
-    """Opens the installation that the environment names; started and upgraded where needed.
+    """The databases of the installation; starts the embedded server and upgrades the schemas if needed.
 
-    The databases are named by DOC_EVAL_URL, KNOWLEDGE_DOCUMENTS_URL and DAGSTER_POSTGRES_URL, which may hold
-    passwords and are no fields here: Dagster shows fields, and keeps them with each run.
+    The environment variables DOC_EVAL_URL, KNOWLEDGE_DOCUMENTS_URL and DAGSTER_POSTGRES_URL configure the
+    databases. They are not fields of the resource because they may contain passwords: Dagster shows fields
+    and stores them with each run.
 
-    A run that uses it holds a lock from its first step to its last, which a run whose process died does not.
+    A run that uses the resource holds a lock from its first step to its last. The lock is released when the
+    process of the run dies.
     """
 
     max_document_bytes: int | None = Field(
         default=None,
-        description="Files larger than this are rejected, each with its reason. Not set: "
+        description="Largest size of a document in bytes; larger files are rejected. Default: "
         "DOCEVAL_MAX_DOCUMENT_BYTES, or 50 MiB.",
     )
 
     _is_lasting: bool = PrivateAttr(default=True)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Find out whether Dagster keeps the history of what is about to run."""
+        """Find out whether Dagster keeps the history of the run."""
         folder = "" if context.instance is None else context.instance.root_directory
         self._is_lasting = not Path(folder).name.startswith(TEMPORARY_HOME)
 
@@ -50,7 +52,7 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
         Raises
         ------
         ConfigurationError
-            Dagster was started where it found no configuration, and would throw the history away.
+            Dagster found no configuration where it was started and would discard the history.
         """
         if not self._is_lasting:
             raise ConfigurationError(
@@ -65,37 +67,37 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
         return open_databases(Settings.from_environment({**os.environ, **given}))
 
     def _initialize_and_run(self, context: dg.InitResourceContext) -> Any:
-        # Dagster's own hook: with `yield_for_execution`, `build_sensor_context` would demand of every caller
-        # that it is entered and left. Dagster runs a generator to its end after the last step.
-        handed = super()._initialize_and_run(context)
-        return handed if context.run is None else _alive_with(handed, context.run)
+        # Dagster's internal hook, because with `yield_for_execution` every caller of `build_sensor_context`
+        # would have to use it as a context manager. Dagster runs a generator to its end after the last step.
+        resource = super()._initialize_and_run(context)
+        return resource if context.run is None else _with_run_lock(resource, context.run)
 
 
-def _alive_with(doc_eval: DocEval, run: dg.DagsterRun) -> Iterator[DocEval]:
-    """Hand out the resource while the run holds its lock."""
-    with ExitStack() as life:
-        # The first step says in one line why a database cannot be opened.
+def _with_run_lock(doc_eval: DocEval, run: dg.DagsterRun) -> Iterator[DocEval]:
+    """Yield the resource while the run holds its lock."""
+    with ExitStack() as lock:
+        # If a database cannot be opened, the first step reports it in one line.
         with suppress(DocEvalError):
-            life.enter_context(alive(doc_eval.open(), run.run_id, batch_of(run)))
+            lock.enter_context(alive(doc_eval.open(), run.run_id, batch_of(run)))
         yield doc_eval
 
 
 class StagingProgress(dg.ConfigurableResource):  # type: ignore[type-arg] # as above
-    """Tells how far work on documents is, in the run's log."""
+    """Logs the progress of long steps in the run's log."""
 
     seconds_between_lines: float | None = Field(
         default=None,
-        description=f"Seconds between two lines of a long step. Not set: {SECONDS_BETWEEN_LOG_LINES:g}.",
+        description=f"Seconds between two progress lines. Default: {SECONDS_BETWEEN_LOG_LINES:g}.",
     )
 
     def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Progress:
-        """A function to tell progress to; it logs a line every few seconds."""
+        """A callback that receives progress and logs a line every few seconds."""
         started = last = time.monotonic()
         pause = (
             SECONDS_BETWEEN_LOG_LINES if self.seconds_between_lines is None else self.seconds_between_lines
         )
 
-        def tell(done: int, total: int, read_bytes: int) -> None:
+        def report(done: int, total: int, read_bytes: int) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last < pause or not done:
@@ -103,8 +105,8 @@ class StagingProgress(dg.ConfigurableResource):  # type: ignore[type-arg] # as a
             last = now
             remaining = (total - done) * (now - started) / done
             log.info(
-                f"{what}: {done} of {total}, {read_bytes / (now - started) / 1e6:.1f} MB/s, "
+                f"{what}: {done:,} of {total:,}, {read_bytes / (now - started) / 1e6:.1f} MB/s, "
                 f"about {remaining:.0f} s remaining"
             )
 
-        return tell
+        return report

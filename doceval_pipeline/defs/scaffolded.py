@@ -1,7 +1,7 @@
-"""What users add to this folder, by `dg scaffold defs` or by hand: files and component folders.
+"""Definitions that users add to this folder, with `dg scaffold defs` or by hand: files and component folders.
 
-Our own definitions are listed one by one in `definitions.py`; everything else that lies here is loaded by
-Dagster's own rules for a `defs` folder, which take their time and are used only where there is something.
+The project's own definitions are listed in `definitions.py`. Everything else in this folder is loaded by
+Dagster's rules for a `defs` folder, which are slow and therefore used only if there is something to load.
 """
 
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ OWN = frozenset(
 
 
 def added_by_users(folder: Path = FOLDER) -> list[Path]:
-    """Files and folders beside our own modules that may hold definitions, in the order of their names."""
+    """Files and folders that users added beside the project's modules, sorted by name."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -61,12 +61,13 @@ def added_by_users(folder: Path = FOLDER) -> list[Path]:
     )
 
 
-# As Dagster's own loaders of such folders: how they work is nothing to warn users of.
+# As in Dagster's own loaders of such folders: users need no warning of the preview features they use.
 @suppress_dagster_warnings
 def users_definitions(own: dg.Definitions) -> list[dg.Definitions]:
-    """The definitions of what users added; empty, and nothing is loaded, where they added nothing.
+    """The definitions that users added; if there are none, nothing is loaded.
 
-    Assets of ours that a file of theirs imports are left out: the catalog has completed copies of them.
+    Assets of the project that users' files import are removed, because `own` has copies with catalog
+    metadata.
     """
     added = added_by_users()
     if not added:
@@ -76,14 +77,14 @@ def users_definitions(own: dg.Definitions) -> list[dg.Definitions]:
     from doceval_pipeline import defs
 
     tree = ComponentTree(defs_module=defs, project_root=FOLDER.parent.parent)
-    ours = {key for asset in own.assets or () for key in _keys(asset)}
-    found = [tree.build_defs_at_path(path) for path in added]
+    own_keys = {key for asset in own.assets or () for key in _keys(asset)}
+    loaded = [tree.build_defs_at_path(path) for path in added]
     return [
-        replace(each, assets=[asset for asset in each.assets or () if ours.isdisjoint(_keys(asset))])
-        for each in found
+        replace(each, assets=[asset for asset in each.assets or () if own_keys.isdisjoint(_keys(asset))])
+        for each in loaded
     ]
 
 
 def _keys(asset: Any) -> Iterable[dg.AssetKey]:
-    """The keys of an asset, however it was defined."""
+    """The keys of an asset definition or asset spec."""
     return asset.keys if isinstance(asset, dg.AssetsDefinition) else [asset.key]

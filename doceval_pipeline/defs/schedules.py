@@ -1,8 +1,9 @@
-"""Schedules, with their times from the settings. What may begin work that costs money is off by default.
+"""Schedules, with cron expressions from the settings. The schedule that may cost money is off by default.
 
-Dagster goes on from the last time it stored that it had looked at a schedule, up to an hour ago, and does
-not compare crons: after a change it would run the newest tick of the new cron in that hour. Since when a cron
-counts is kept among Dagster's own cursors, and ticks before it are skipped.
+Dagster continues from the last evaluation of a schedule that it stored, up to an hour ago, and does not
+notice a new cron expression: after a change it would run the latest tick of the new expression within that
+hour. Therefore the time since which a cron expression is in effect is stored as a daemon cursor, and earlier
+ticks are skipped.
 """
 
 import json
@@ -35,7 +36,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     Raises
     ------
     ConfigurationError
-        A cron that cannot be read; names the variable.
+        A cron expression is invalid; the message names the variable.
     """
     return [
         _valid("DOCEVAL_STAGE_CRON", settings.stage_cron, _stage_saved_batches),
@@ -46,7 +47,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
                 "nightly_audit",
                 audit_databases,
                 cron,
-                "Audit both databases; a failed check says that something is not as it must be.",
+                "Checks both databases for consistency. A failed check means that an invariant is violated.",
                 dg.DefaultScheduleStatus.RUNNING,
             ),
         ),
@@ -54,21 +55,21 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
             "nightly_retention",
             retention,
             "15 3 * * *",
-            "Remove old lines of the event log, so that an installation can run for years.",
+            "Deletes old entries of the event log, so that the database does not grow without limit.",
             dg.DefaultScheduleStatus.RUNNING,
         ),
     ]
 
 
 def counts_from(kept: str | None, cron: str, loaded_at: float) -> float:
-    """Since when a cron counts, in seconds since 1970.
+    """The time since which a cron expression is in effect, in seconds since 1970.
 
     Parameters
     ----------
     kept
-        What was kept at the last tick; None where nothing was.
+        The cursor stored at the last tick; None if there is none.
     loaded_at
-        When the process that evaluates the schedule has read its cron.
+        When the process that evaluates the schedule read the cron expression.
     """
     try:
         known = json.loads(kept or "")
@@ -87,7 +88,7 @@ def _schedule(
     default_status: dg.DefaultScheduleStatus,
     evaluate: Evaluate | None = None,
 ) -> dg.ScheduleDefinition:
-    """A schedule whose cron counts from when it was read first; without `evaluate` it asks for a run."""
+    """A schedule that skips ticks before its cron expression took effect; by default it requests one run."""
     loaded_at = time.time()
 
     @dg.schedule(
@@ -106,7 +107,9 @@ def _schedule(
         cursors.set_cursor_values({key: json.dumps({"cron": cron, "since": since})})
         if context.scheduled_execution_time.timestamp() < since:
             at = datetime.fromtimestamp(since, UTC)
-            return dg.SkipReason(f"{cron!r} counts from {at:%Y-%m-%d %H:%M:%S} UTC; this tick is older")
+            return dg.SkipReason(
+                f"{cron!r} is in effect since {at:%Y-%m-%d %H:%M:%S} UTC; this tick is older"
+            )
         return dg.RunRequest() if evaluate is None else evaluate(context, doc_eval)
 
     return tick
@@ -119,13 +122,13 @@ def _valid(
         return schedule(cron)
     except DagsterInvalidDefinitionError:
         raise ConfigurationError(
-            f"{variable} is {cron!r}, which is no cron schedule: write five fields such as '0 2 * * *'"
+            f"{variable}: {cron!r} is not a valid cron expression: write five fields such as '0 2 * * *'"
         ) from None
 
 
 def _stage_saved_batches(cron: str) -> dg.ScheduleDefinition:
-    description = "Stage every batch that is saved, not staged yet, and not to be staged later."
-    # Work that costs money begins only where somebody switches it on.
+    description = "Stages every saved batch that is not staged yet and is not scheduled to be staged later."
+    # Work that costs money starts only after a person turns the schedule on.
     is_off = dg.DefaultScheduleStatus.STOPPED
     return _schedule("stage_saved_batches", stage_batch, cron, description, is_off, _ask_for_saved)
 
@@ -137,5 +140,5 @@ def _ask_for_saved(context: dg.ScheduleEvaluationContext, doc_eval: DocEval) -> 
             request_saved(connection)
             keys = [batch.key for batch in list_batches(connection)]
         context.instance.add_dynamic_partitions(partitions.NAME, keys)
-        # What waits for its run already, or is asked for by the sensor new_batches, is left out.
+        # Batches that already wait for a run, or that the sensor new_batches requests, are skipped.
         return ask(context.instance, databases, Kind.STAGE)

@@ -1,4 +1,4 @@
-"""What every step of a run does around its work: config, databases, failures, and who asked for it."""
+"""The frame of every step of a run: config, databases, failures, and the run that requested it."""
 
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ Context = dg.OpExecutionContext | dg.AssetExecutionContext | dg.AssetCheckExecut
 _PARTITION = "dagster/partition"
 _BACKFILL, _ROOT_BACKFILL = "dagster/backfill", "dagster/root_backfill_id"
 _PARENT_BACKFILL = "dagster/parent_backfill_id"
-# A run with one of these goes on with what its parent did not end; any other is a request of its own.
+# A run with one of these tags continues its parent; any other run is a new request.
 _CONTINUES = ("dagster/retry_number", "dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 
 
 class StepConfig(dg.Config):
-    """Config of one op. Dagster's schema accepts null for a field with a default: it means the default."""
+    """Config of one op. `null` in a field with a default means the default, as Dagster's schema allows it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -31,12 +31,12 @@ class StepConfig(dg.Config):
 
 
 class NoConfig(StepConfig):
-    """Takes no config. Without a class, Dagster drops the config of an asset without a word."""
+    """Accepts no config. Without a class, Dagster ignores the config of an asset silently."""
 
 
 @contextmanager
 def open_step(context: Context, doc_eval: DocEval) -> Iterator[Databases]:
-    """Work on the databases in one step; a failure is shown as its one line, without a traceback of ours."""
+    """Open the databases for one step; a `DocEvalError` fails it with one line instead of a traceback."""
     try:
         with database_errors():
             _refuse_config_of_other_ops(context)
@@ -46,26 +46,26 @@ def open_step(context: Context, doc_eval: DocEval) -> Iterator[Databases]:
     except (dg.Failure, dg.RetryRequested):
         raise
     except Exception as error:
-        # A fault of ours, or of the machine: Dagster shows the traceback below the line.
+        # A bug, or an error of the machine: Dagster shows the traceback below the message.
         raise dg.Failure(description=in_one_line(error)) from error
 
 
 @contextmanager
 def open_batch(context: Context, doc_eval: DocEval) -> Iterator[tuple[Databases, int]]:
-    """Work on the batch of the step's partition, as `open_step`."""
+    """As `open_step`; yields the databases and the number of the batch of the step's partition."""
     with open_step(context, doc_eval) as databases:
         yield databases, batch_id_of(context.partition_key)
 
 
 def first_run_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
-    """The id of the run that a chain of automatic retries and "re-execute from failure" began with.
+    """The id of the first run in a chain of automatic retries and re-executions from failure.
 
-    A run that a person launches, or executes again as a whole, begins a chain. So does a run of a backfill,
+    A run that a person launches, or re-executes as a whole, starts a chain. So does a run of a backfill,
     unless the backfill repeats another one in which the run of the same partition did not succeed.
     """
     while (earlier := _continued_by(instance, run)) is not None:
         run = earlier
-    # A person may have deleted the run that it goes on with.
+    # A person may have deleted the run that it continues.
     is_orphan = _is_continuation(run) and instance.get_run_by_id(str(run.parent_run_id)) is None
     return str(run.root_run_id) if is_orphan else run.run_id
 
@@ -77,7 +77,7 @@ def _is_continuation(run: dg.DagsterRun) -> bool:
 def _continued_by(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
     if _is_continuation(run):
         parent = instance.get_run_by_id(str(run.parent_run_id))
-        # Dagster copies one of these tags to whoever executes a whole run again, which may have succeeded.
+        # Dagster copies one of these tags to re-executions of a whole run, which may have succeeded.
         return None if parent is None or parent.is_success else parent
     if run.parent_run_id is None and _PARENT_BACKFILL in run.tags:
         tags = {
@@ -91,7 +91,7 @@ def _continued_by(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.Dagste
 
 
 def _refuse_config_of_other_ops(context: Context) -> None:
-    """Refuse config that no step of the run reads; the implicit job of assets accepts it without a word.
+    """Reject config that no step of the run reads; Dagster's implicit asset job accepts it silently.
 
     Raises
     ------
@@ -102,16 +102,17 @@ def _refuse_config_of_other_ops(context: Context) -> None:
     if foreign and (foreign := foreign - _ops_of_the_request(context)):
         name = min(foreign)
         raise ConfigurationError(
-            f"the config has ops.{name}, but this run does not execute {name}: correct the name, select the "
-            "asset too, or remove its config"
+            f"the config has ops.{name}, but this run does not execute {name}: fix the name, select the "
+            f"asset "
+            "too, or remove its config"
         )
 
 
 def _ops_of_the_request(context: Context) -> Set[str]:
-    """The ops of what was asked for together with this run.
+    """The ops of the request that this run is a part of.
 
-    All runs of a backfill get its whole config, and a run that repeats a part of another gets that of the
-    whole.
+    Every run of a backfill gets the backfill's whole config, and a run that repeats a part of another run
+    gets the config of the whole run.
     """
     root = context.run.root_run_id and context.instance.get_run_by_id(context.run.root_run_id)
     runs = [context.run, root] if root else [context.run]

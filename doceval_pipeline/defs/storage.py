@@ -1,8 +1,8 @@
-"""What `dagster.yaml` names: Dagster's storage in PostgreSQL, and the folder of its artifacts.
+"""The storage classes that `dagster.yaml` selects: PostgreSQL, and the folder of artifacts.
 
-Both find their place by our own settings, so that plain Dagster commands need no variable. Dagster opens a
-connection for each event that it writes and each question that it asks, about 160 in a run that stages a
-batch. That took half of the run's time.
+Both take their location from doceval's settings, so that plain Dagster commands need no variables. Dagster's
+own storage opens a connection for each event and each query, about 160 in a run that stages a batch, which
+took half of the run's time.
 """
 
 import os
@@ -31,22 +31,23 @@ from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
 
-# Where these exist, Dagster has no table to create.
+# If these exist, Dagster does not have to create tables.
 MAIN_TABLES = {"event_logs", "instance_info", "jobs", "runs"}
 KEPT_CONNECTIONS = 3
 _engines: "weakref.WeakValueDictionary[str, Engine]" = weakref.WeakValueDictionary()
 
 
 class PooledPostgresStorage(DagsterPostgresStorage):
-    """As `DagsterPostgresStorage`, with kept connections that all instances in a process share.
+    """`DagsterPostgresStorage` with a connection pool that all instances in a process share.
 
-    More are opened where threads need them at the same time, and closed after. One that the server has closed
-    meanwhile is opened anew, and a process that is forked off opens its own.
+    Threads that need more connections at the same time open them and close them afterwards. Connections that
+    the server closed are reopened, and a forked process opens its own.
     """
 
     def __init__(
         self,
         postgres_url: str,
+        *,
         should_autocreate_tables: bool = True,
         inst_data: ConfigurableClassData | None = None,
     ) -> None:
@@ -55,7 +56,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         super().__init__(postgres_url, should_autocreate_tables and not exists, inst_data)
         self._event_log_storage = _EventLogStorage(postgres_url, should_autocreate_tables=False)
         if exists:
-            read_catalogue_once(engine)
+            cache_catalog_queries(engine)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage._engine = engine
 
@@ -63,47 +64,51 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "PooledPostgresStorage":
-        """What Dagster calls with the block `storage` of dagster.yaml.
+        """Create the storage from the block `storage` of dagster.yaml.
 
-        Without a URL in it, the storage is the installation's own database, and its server is started if it
-        is the embedded one.
+        Without a URL in the block, the storage is the installation's own database; if that is on the embedded
+        server, the server is started.
 
         Raises
         ------
         click.ClickException
-            That database cannot be reached. Dagster's commands show it as one line.
+            The database cannot be reached. Dagster's commands show the message as one line.
         """
         given = config_value.get("postgres_url") or config_value.get("postgres_db")
         url = _given_url(config_value) if given else _own_url()
-        return cls(url, config_value.get("should_autocreate_tables", True), inst_data)
+        return cls(
+            url,
+            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
+            inst_data=inst_data,
+        )
 
 
 class HomeArtifactStorage(LocalArtifactStorage):
-    """The folder of artifacts is in the installation's home, wherever `dagster.yaml` was read."""
+    """Artifact storage in the installation's home, wherever `dagster.yaml` is."""
 
     @classmethod
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "HomeArtifactStorage":
-        """What Dagster calls with the block `local_artifact_storage` of dagster.yaml."""
-        with _one_line():
+        """Create the storage from the block `local_artifact_storage` of dagster.yaml."""
+        with _as_click_errors():
             return cls(str(Settings.from_environment().dagster_home), inst_data)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
-        """It takes no config."""
+        """The block accepts no config."""
         return {}
 
 
 def dagster_tables() -> list[str]:
-    """Names of the tables that Dagster makes in its database."""
+    """The names of the tables that Dagster creates in its database."""
     storages = (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata)
     return ["alembic_version", *(table.name for storage in storages for table in storage.tables.values())]
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """Dagster's commands show this error as one line, and any other as a traceback."""
+def _as_click_errors() -> Iterator[None]:
+    """Convert errors to click's, which Dagster's commands show as one line instead of a traceback."""
     try:
         yield
     except DocEvalError as error:
@@ -111,14 +116,14 @@ def _one_line() -> Iterator[None]:
 
 
 def _given_url(config_value: Mapping[str, Any]) -> str:
-    with _one_line():
-        # It may be the one that `doceval env` exports.
+    with _as_click_errors():
+        # The URL may be the one that `doceval env` exports.
         guard(EmbeddedServer(Settings.from_environment().home))
     return str(pg_url_from_config(config_value))
 
 
 def _own_url() -> str:
-    with _one_line():
+    with _as_click_errors():
         settings = Settings.from_environment()
         url = database_url(settings, DAGSTER)
         if not _answers(url):
@@ -127,7 +132,7 @@ def _own_url() -> str:
 
 
 def _answers(postgres_url: str) -> bool:
-    """Whether the database answers on a connection that an instance of this process has kept."""
+    """Whether the database answers on a pooled connection of this process."""
     engine = _engines.get(postgres_url)
     try:
         if engine is not None:
@@ -137,35 +142,35 @@ def _answers(postgres_url: str) -> bool:
     return engine is not None
 
 
-def read_catalogue_once(engine: Engine) -> None:
-    """Let an engine remember which tables and columns exist.
+def cache_catalog_queries(engine: Engine) -> None:
+    """Let an engine cache which tables and columns exist.
 
-    Dagster asks at almost each event whether tables exist that all releases have had for years, which is a
-    quarter of its statements. What `dagster instance migrate` adds is seen by processes that start after it.
+    For almost every event Dagster queries whether tables exist that all releases have had for years, a
+    quarter of its statements. Processes see what `dagster instance migrate` adds only if they start after it.
     """
     dialect: Any = engine.dialect
-    if isinstance(dialect.has_table, _Remembered):
+    if isinstance(dialect.has_table, _CachedQuery):
         return
-    for question in ("has_table", "get_table_names", "get_columns"):
-        setattr(dialect, question, _Remembered(getattr(dialect, question)))
+    for query in ("has_table", "get_table_names", "get_columns"):
+        setattr(dialect, query, _CachedQuery(getattr(dialect, query)))
 
 
-class _Remembered:
-    """A question about the catalogue that is asked once for each table."""
+class _CachedQuery:
+    """A cached query of the database's catalog, executed once per table."""
 
-    def __init__(self, ask: Callable[..., Any]) -> None:
-        self._ask = ask
-        self._answers: dict[tuple[Any, ...], Any] = {}
+    def __init__(self, query: Callable[..., Any]) -> None:
+        self._query = query
+        self._results: dict[tuple[Any, ...], Any] = {}
 
-    def __call__(self, connection: Any, *about: Any, **options: Any) -> Any:
-        """The answer, from the database the first time."""
-        if about not in self._answers:
-            self._answers[about] = self._ask(connection, *about, **options)
-        return self._answers[about]
+    def __call__(self, connection: Any, *arguments: Any, **options: Any) -> Any:
+        """The result, from the database the first time and from the cache afterwards."""
+        if arguments not in self._results:
+            self._results[arguments] = self._query(connection, *arguments, **options)
+        return self._results[arguments]
 
 
 def _engine(postgres_url: str) -> Engine:
-    """The engine of a URL that lives as long as some instance of this process uses it."""
+    """The engine of a URL, which lives as long as an instance of this process uses it."""
     engine = _engines.get(postgres_url)
     if engine is None:
         engine = create_pg_engine(
@@ -175,21 +180,21 @@ def _engine(postgres_url: str) -> Engine:
             pool_size=KEPT_CONNECTIONS,
             max_overflow=-1,
         )
-        # Two processes on one connection would read each other's answers.
-        os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(engine)))
+        # Two processes on one connection would read each other's results.
+        os.register_at_fork(after_in_child=partial(_drop_connections, weakref.ref(engine)))
         _engines[postgres_url] = engine
     return engine
 
 
 class _EventLogStorage(PostgresEventLogStorage):
-    """As `PostgresEventLogStorage`, and keeps the newest evaluation of a check that no run made.
+    """`PostgresEventLogStorage` that replaces earlier check evaluations of sensors.
 
-    Dagster's index of evaluations is unique by run, and those of sensors all have the same one: it refused
-    the second evaluation of a batch with `duplicate key`, and the sensor's tick failed with it, for ever.
+    Dagster's table of evaluations is unique by run id, which is the same for all evaluations of sensors: the
+    second evaluation of a batch failed with `duplicate key`, and the sensor's tick failed with it every time.
     """
 
     def _store_runless_asset_check_evaluation(self, event: EventLogEntry, event_id: int | None) -> None:
-        # What Dagster shows is the newest row. The events themselves all stay in the event log.
+        # Dagster shows the newest row. The events themselves stay in the event log.
         evaluation = event.get_dagster_event().asset_check_evaluation_data
         table = AssetCheckExecutionsTable.c
         with self.index_connection() as connection:
@@ -204,8 +209,8 @@ class _EventLogStorage(PostgresEventLogStorage):
         super()._store_runless_asset_check_evaluation(event, event_id)
 
 
-def _let_go(reference: "weakref.ref[Engine]") -> None:
-    """Forget the connections of an engine, which belong to the process that this one was forked off."""
+def _drop_connections(reference: "weakref.ref[Engine]") -> None:
+    """Drop the connections of an engine without closing them: they belong to the parent of this process."""
     engine = reference()
     if engine is not None:
         engine.dispose(close=False)

@@ -1,15 +1,15 @@
-"""The warm process: starts runs as forks of itself, with Dagster imported already. Run as a module.
+"""The warm process: starts runs as forks of itself, with Dagster already imported. Run as a module.
 
 Importing Dagster and the libraries takes more CPU time than a run over a small batch. Only libraries are
-imported before a fork: each run imports the project itself, so that it runs the code as it is on disk.
+imported before a fork: each run imports the project itself, so that it executes the current code on disk.
 
-It answers one request for each connection on the socket that it inherits, a line of JSON each way:
+It answers one request per connection on the socket that it inherits, with one line of JSON each way:
 
-- `{"start": RUN_ID, "arguments": ExecuteRunArgs}` starts a run, and answers `{"pid": …}`
-- `{"stop": RUN_ID}` interrupts it, and answers `{"stopped": …}`, false where it does not run here
+- `{"start": RUN_ID, "arguments": ExecuteRunArgs}` starts a run and answers `{"pid": …}`
+- `{"stop": RUN_ID}` interrupts a run and answers `{"stopped": …}`, false if it does not run here
 
-Forking is safe because this process has one thread and never opens an instance, a database or a channel;
-runs do, after the fork. It ends with the last run once its parent has closed its standard input.
+Forking is safe because this process has one thread and never opens an instance, a database or a gRPC channel;
+runs open them after the fork. It ends after the last run once its parent has closed its standard input.
 """
 
 import gc
@@ -26,7 +26,7 @@ from multiprocessing.process import BaseProcess
 from shutil import rmtree
 from typing import Any
 
-# What a run imports of libraries, without those that start threads (numpy's).
+# The libraries that a run imports, except those that start threads (numpy).
 LIBRARIES = (
     "dagster",
     "dagster._cli.api",
@@ -39,11 +39,11 @@ LIBRARIES = (
     "yaml",
 )
 # Timeout for a client that connects and sends nothing; other requests wait meanwhile.
-SECONDS_TO_ASK = 10
+REQUEST_TIMEOUT_SECONDS = 10
 
 
 class WarmProcess:
-    """Starts, stops and reaps runs, and reports those as failed that die without saying so."""
+    """Starts, stops and reaps runs; reports runs as failed whose processes die without an event."""
 
     def __init__(self, server: socket.socket, parent: int) -> None:
         self._server = server
@@ -60,8 +60,8 @@ class WarmProcess:
             if self._parent in ready:
                 self._parent = None
             if self._server in ready:
-                # The client may have gone meanwhile, and a fork may fail for want of memory: neither ends
-                # the runs that work. The client of a fork that failed gets no answer, and asks again.
+                # If the client has gone, or a fork fails for lack of memory, the running runs must go on. The
+                # client of a failed fork gets no answer and asks again.
                 try:
                     with self._server.accept()[0] as connection:
                         self._answer_one(connection)
@@ -75,11 +75,11 @@ class WarmProcess:
             yield process.sentinel
 
     def _answer_one(self, connection: socket.socket) -> None:
-        connection.settimeout(SECONDS_TO_ASK)
+        connection.settimeout(REQUEST_TIMEOUT_SECONDS)
         with connection.makefile("rw") as channel:
             try:
                 request = json.loads(channel.readline())
-            except ValueError:  # nothing, or no JSON
+            except ValueError:  # empty, or not JSON
                 return
             channel.write(json.dumps(self._answer(request)) + "\n")
 
@@ -92,7 +92,7 @@ class WarmProcess:
         return {}
 
     def _start(self, run: str, arguments: str) -> int | None:
-        # Asked for twice, it is started once.
+        # A run that is requested twice is started once.
         if run not in self._running:
             self._running[run] = (self._fork(execute, arguments), arguments)
         return self._running[run][0].pid
@@ -101,7 +101,7 @@ class WarmProcess:
         process, _ = self._running.get(run, (None, ""))
         if process is None or process.pid is None or process.exitcode is not None:
             return False
-        # Not reaped yet, so the number is still this run's.
+        # Not reaped yet, so the pid still belongs to this run.
         os.kill(process.pid, signal.SIGINT)
         return True
 
@@ -111,7 +111,7 @@ class WarmProcess:
             if process.exitcode is None:
                 continue
             del self._running[run]
-            # A run that failed ends with 0 all the same, because it has said so itself.
+            # A failed run also exits with 0, because it has recorded its failure itself.
             if process.exitcode:
                 self._reporting.append(self._fork(report_death, arguments, process.exitcode))
 
@@ -121,7 +121,7 @@ class WarmProcess:
         return process
 
     def _in_child(self, work: Any, *arguments: Any) -> None:
-        # A connection to this process must end with it, and not wait for its runs.
+        # A connection to this process must close when it ends, not when its runs end.
         self._server.close()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         work(*arguments)
@@ -131,33 +131,33 @@ def execute(arguments: str) -> None:
     """Execute a run, as `dagster api execute_run` does."""
     from dagster._cli.api import execute_run_command
 
-    # Where `python -m dagster` looks for a code location's modules first.
+    # `python -m dagster` also imports a code location's modules from the current folder first.
     sys.path.insert(0, os.getcwd())
     execute_run_command.main([arguments], standalone_mode=False)
 
 
 def report_death(arguments: str, exit_code: int) -> None:
-    """Report a run as failed whose process ended before the run did, as Dagster's code server does."""
+    """Report a run as failed if its process ended before the run did, as Dagster's code server does."""
     from dagster._cli.utils import get_instance_for_cli
     from dagster._grpc.types import ExecuteRunArgs
     from dagster._serdes import deserialize_value
     from dagster._utils import get_run_crash_explanation
 
-    told = deserialize_value(arguments, ExecuteRunArgs)
-    with get_instance_for_cli(told.instance_ref) as instance:
-        run = instance.get_run_by_id(told.run_id)
+    run_args = deserialize_value(arguments, ExecuteRunArgs)
+    with get_instance_for_cli(run_args.instance_ref) as instance:
+        run = instance.get_run_by_id(run_args.run_id)
         if run is not None and not run.is_finished:
             reason = get_run_crash_explanation(f"Run execution process for {run.run_id}", exit_code)
             instance.report_run_failed(run, reason)
 
 
 def main() -> None:
-    """Import what runs need, then serve a socket; the arguments are its number and its folder."""
-    # Ctrl-C in a terminal reaches the runs too, which end by themselves.
+    """Import the libraries, then serve a socket; the arguments are its file descriptor and its folder."""
+    # Ctrl-C in a terminal also reaches the runs, which handle it themselves.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for library in LIBRARIES:
         import_module(library)
-    # What is here stays: a run that collected it would copy the pages of memory that both share.
+    # Freeze all objects: a run that collected them would copy the memory pages that it shares.
     gc.collect()
     gc.freeze()
     try:

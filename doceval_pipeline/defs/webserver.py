@@ -1,8 +1,9 @@
-"""Dagster's webserver, closed to pages of other sites, and with pages of ours: the reports, and launchpads
-that open with a commented example. Run as a module, with the webserver's own arguments.
+"""Dagster's webserver with protection against other sites' pages, the report pages and launchpad examples.
 
-Dagster takes mutations on a GET, from any page: an address of a picture could start a run. Here a mutation is
-a POST, and `/graphql` answers only to the webserver's own pages and to programs.
+Run as a module, with the webserver's own arguments.
+
+Dagster accepts mutations by GET from any page, so that the URL of an image could start a run. Here mutations
+need a POST, and `/graphql` answers only the webserver's own pages and programs.
 """
 
 from typing import Any
@@ -19,15 +20,15 @@ from doceval_pipeline.defs.foreign_pages import OwnPagesOnly, Sender, refuse, se
 from doceval_pipeline.defs.launchpads import show_examples
 from doceval_pipeline.defs.report_pages import report_page
 
-# They show any notebook of this machine as a page of the webserver, scripts included. We have none.
+# These routes serve any notebook of this machine with its scripts. The project has no notebooks.
 NOTEBOOKS = ("/notebook", "/dagit/notebook")
-NEEDS_POST = "refused: a GET reads only, send a mutation as a POST\n"
+NEEDS_POST = "refused: a GET request can only read: send mutations with POST\n"
 
 
 def only_reads(query: str) -> bool:
-    """Whether a GraphQL document holds queries alone, whichever of its operations is asked for.
+    """Whether all operations of a GraphQL document are queries.
 
-    A document with a mistake counts as one that reads: it is not executed.
+    An invalid document counts as reading only, because it is not executed.
     """
     try:
         document = parse(query)
@@ -41,32 +42,32 @@ def only_reads(query: str) -> bool:
 
 
 class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is Dagster's own
-    """Dagster's webserver with our guard, reports and examples."""
+    """Dagster's webserver with protection, report pages and launchpad examples."""
 
     def build_middleware(self) -> list[Middleware]:
-        """Guard before Dagster's own layers."""
+        """Dagster's layers behind the protection against foreign pages."""
         return [Middleware(OwnPagesOnly), *super().build_middleware()]
 
     def build_graphql_schema(self) -> Any:
-        """Put examples into the launchpads of Dagster's schema."""
+        """Dagster's schema with the launchpad examples."""
         schema = super().build_graphql_schema()
         show_examples(schema.graphql_schema)
         return schema
 
     def build_routes(self) -> list[BaseRoute]:
-        """Add reports to Dagster's routes, and leave notebooks out."""
+        """Dagster's routes without notebooks, and the route of the reports."""
         dagsters: list[BaseRoute] = super().build_routes()  # type: ignore[no-untyped-call] # Dagster's
-        # Before Dagster's own, the last of which answers everything.
+        # Before Dagster's routes, the last of which matches every path.
         own = Route("/reports/{name:path}", self.report_endpoint)
         return [own, *(route for route in dagsters if getattr(route, "path", None) not in NOTEBOOKS)]
 
     def report_endpoint(self, request: Request) -> Response:
-        """Answer with the report of this name."""
+        """The report page of the requested name."""
         with self.request_context(request) as context:
             return report_page(context.instance, request.method, request.path_params["name"])
 
     async def graphql_http_endpoint(self, request: Request) -> Response:
-        """Execute for own pages and programs; refuse links, and mutations on GET."""
+        """Execute requests of own pages and programs; refuse links, and mutations by GET."""
         if sender(request.method, request.headers) is not Sender.OWN:
             return refuse()
         if request.method == "GET" and not all(map(only_reads, request.query_params.getlist("query"))):
@@ -76,8 +77,8 @@ class Webserver(DagsterWebserver):  # type: ignore[type-arg] # the parameter is 
 
 
 def main() -> None:
-    """Start the webserver, as the command dagster-webserver does."""
-    # Dagster has no setting for it; a test sees what an update changes here.
+    """Start the webserver as the command dagster-webserver does."""
+    # Dagster has no setting for this; a test detects changes in updates.
     app.DagsterWebserver = Webserver  # type: ignore[attr-defined] # not exported
     cli.main()  # type: ignore[no-untyped-call] # Dagster's
 

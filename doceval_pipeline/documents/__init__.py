@@ -1,1 +1,1 @@
-"""Files: the safe walk through a folder, reading, hashing and encoding, content types. No database."""
+"""Files on disk: walking folders safely, reading, hashing, encoding, content types. No database."""

@@ -1,9 +1,8 @@
-"""What a document is, by its bytes and never by its name.
+"""Content types of documents, from their bytes and never from their names.
 
-Names were right for 42 % of the files of one real corpus. Formats that say more by their structure than
-by their first bytes are told by the modules in `formats`; the rest by libmagic, which comes in the
-wheel `pylibmagic`, because a fresh machine has none. Whatever a document holds, at most 3 MiB
-of it are looked at.
+In one real corpus, 42 % of the file names had the right extension. Formats whose structure says more than
+their first bytes are recognised by the modules in `formats`, all others by libmagic, which comes with the
+wheel `pylibmagic`, because a fresh machine does not have it. At most 3 MiB of a document are read.
 """
 
 import codecs
@@ -18,7 +17,7 @@ from doceval_pipeline.documents.formats import ole_files, zip_files
 from doceval_pipeline.documents.formats.json_text import json_type
 from doceval_pipeline.documents.formats.mail import mail_type
 from doceval_pipeline.documents.formats.markup import markup_type
-from doceval_pipeline.documents.formats.pdf import PDF, is_pdf_behind_others
+from doceval_pipeline.documents.formats.pdf import PDF, is_pdf_after_other_bytes
 from doceval_pipeline.documents.formats.table_text import table_type
 from doceval_pipeline.documents.source import Source
 
@@ -26,15 +25,15 @@ HEAD_BYTES = 64 * 1024
 UNKNOWN = "application/octet-stream"
 TEXT = "text/plain"
 
-# In so many bytes most formats show what they are; more cost libmagic twice the time.
+# Bytes in which libmagic recognises most formats; with more it needs twice the time.
 _ENOUGH = 4 * 1024
 _ENOUGH_FOR_BINARY = 256
-# Signatures for which libmagic has the same answer, whatever follows (a test compares them).
+# Signatures for which libmagic returns the same type, whatever follows (a test compares them).
 _SIGNED = re.compile(
     rb"(%PDF-\d)|(\x89PNG\r\n\x1a\n\0\0\0\rIHDR)|(\xff\xd8\xff[\xc0-\xf6\xf8-\xfe])|(GIF8[79]a)"
 )
 _SIGNED_TYPES = ("", PDF, "image/png", "image/jpeg", "image/gif")
-# Signatures that libmagic 5.41 has no answer for.
+# Signatures that libmagic 5.41 does not know.
 _MORE_SIGNED = {
     b"ITSF\x03\0\0\0": "application/vnd.ms-htmlhelp",
     b"HWP Document File V": "application/x-hwp",
@@ -50,10 +49,11 @@ _MORE_SIGNED = {
     b"\x09\x04\x06\0": "application/vnd.ms-excel",
     bytes.fromhex("0606edf5d81d46e5bd31efe7fe74b71d"): "application/x-indesign",
 }
-# An enhanced metafile may hold a PDF in its first comment.
+# The first comment of an enhanced metafile may contain a PDF.
 _METAFILE = re.compile(rb"\x01\0\0\0.{36} EMF", re.DOTALL)
 _PALM = {b"BOOKMOBI": "application/x-mobipocket-ebook", b"TEXtREAd": "application/vnd.palm"}
-# Where an image of a CD says so. Pictures may stand before a song, and hide it as well.
+# Offset of the signature of a CD image. An MP3 is the other exception that needs more bytes: pictures may
+# come before its sound.
 _ISO = 32 * 1024 + 1
 _WORDPERFECT = re.compile(rb"\xffWPC.{4}\x01\x0a", re.DOTALL)
 
@@ -65,8 +65,8 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, codecs.utf_16_be_decode),
 )
 _CONTROL = bytes((*range(0x09), *range(0x0E, 0x1B), *range(0x1C, 0x20), 0x7F))
-# Beginnings of texts that libmagic tells.
-_TELLING = re.compile(rb"<|\{\\rtf|%!|%FDF-|BEGIN:", re.IGNORECASE)
+# Beginnings of the text formats that libmagic recognises.
+_TEXT_SIGNATURES = re.compile(rb"<|\{\\rtf|%!|%FDF-|BEGIN:", re.IGNORECASE)
 
 
 def content_type(source: Source) -> str:
@@ -96,13 +96,13 @@ def _by_signature(source: Source, head: bytes) -> str | None:
 
 def _by_content(source: Source, head: bytes) -> str:
     is_whole = len(head) == source.size
-    text = _text(head, is_whole)
+    text = _text(head, is_whole=is_whole)
     if text is None:
-        found = mail_type(head, is_whole) or _binary_type(head)
+        found = mail_type(head, is_whole=is_whole) or _binary_type(head)
     else:
-        found = mail_type(text, is_whole) or _text_type(source, head, text)
-    unsure = found == UNKNOWN or found.startswith("text/")
-    return PDF if unsure and is_pdf_behind_others(source, head, text is not None) else found
+        found = mail_type(text, is_whole=is_whole) or _text_type(source, head, text)
+    is_generic = found == UNKNOWN or found.startswith("text/")
+    return PDF if is_generic and is_pdf_after_other_bytes(source, head, is_text=text is not None) else found
 
 
 def _binary_type(head: bytes) -> str:
@@ -113,43 +113,44 @@ def _binary_type(head: bytes) -> str:
         return "application/vnd.wordperfect"
     if _METAFILE.match(head):
         return "image/emf"
-    says_more = head.startswith(b"ID3") or head.startswith(b"CD001", _ISO)
-    return _PALM.get(head[60:68]) or _libmagic(head if says_more else head[:_ENOUGH])
+    needs_more = head.startswith(b"ID3") or head.startswith(b"CD001", _ISO)
+    return _PALM.get(head[60:68]) or _libmagic(head if needs_more else head[:_ENOUGH])
 
 
 def _text_type(source: Source, head: bytes, text: bytes) -> str:
-    """The type of a text; `text` is `head` without marks of its encoding.
+    """The type of a text; `text` is `head` without byte order marks.
 
-    libmagic also guesses programming languages, by regular expressions that cost 2 to 4 ms a file, more
-    than all the rest of storing it; such guesses are not asked for (docs/decisions.md).
+    libmagic also guesses programming languages, with regular expressions that take 2 to 4 ms per file, more
+    than everything else that storing a file takes. They are not used (docs/decisions.md).
     """
     begin = text.lstrip()
-    if begin.startswith(b"<") and (found := markup_type(begin, len(head) == source.size)):
+    is_whole = len(head) == source.size
+    if begin.startswith(b"<") and (found := markup_type(begin, is_whole=is_whole)):
         return found
     if begin.startswith(b"#!"):
-        # The interpreter says what a script is; by its other lines libmagic guesses.
+        # The interpreter identifies a script; from the other lines libmagic would guess.
         return _libmagic(begin.partition(b"\n")[0] + b"\n")
-    if _TELLING.match(begin):
+    if _TEXT_SIGNATURES.match(begin):
         return _libmagic(text[:_ENOUGH])
     if begin.startswith((b"{", b"[")):
         return json_type(source) or TEXT
-    return table_type(text, len(head) == source.size) or TEXT
+    return table_type(text, is_whole=is_whole) or TEXT
 
 
-def _text(head: bytes, is_whole: bool) -> bytes | None:
-    """The beginning of a text as UTF-8 or in the one-byte encoding that it has; None for anything else."""
+def _text(head: bytes, *, is_whole: bool) -> bytes | None:
+    """The beginning of a text, in UTF-8 or its own one-byte encoding; None if it is not a text."""
     if is_whole:
-        # The end of a text of DOS.
+        # The end-of-file character of DOS.
         head = head.rstrip(b"\x1a")
     for mark, decode in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
-            return _plain(_decoded(decode, head.removeprefix(mark), is_whole))
+            return _plain(_decoded(decode, head.removeprefix(mark), is_whole=is_whole))
     if head[1:2] == b"\0" and head[1::2].count(0) == len(head) // 2:
-        return _plain(_decoded(codecs.utf_16_le_decode, head, is_whole))
+        return _plain(_decoded(codecs.utf_16_le_decode, head, is_whole=is_whole))
     return _plain(head)
 
 
-def _decoded(decode: Any, raw: bytes, is_whole: bool) -> bytes | None:
+def _decoded(decode: Any, raw: bytes, *, is_whole: bool) -> bytes | None:
     try:
         return str(decode(raw, "strict", is_whole)[0]).encode()
     except UnicodeError:
@@ -174,7 +175,7 @@ def _libmagic(head: bytes) -> str:
 
 
 class _Recogniser(threading.local):
-    """libmagic's handle, which only one thread may use at a time."""
+    """libmagic's handle, one per thread, because it is not thread-safe."""
 
     def __init__(self) -> None:
         library, database = _load()
@@ -189,11 +190,11 @@ def _recogniser() -> _Recogniser:
 @cache
 def _load() -> tuple[Any, str]:
     before = set(os.environ)
-    # Imported first, pylibmagic tells python-magic where its library is: in environment variables,
-    # which processes started later must not inherit.
+    # pylibmagic must be imported first: it sets environment variables that lead python-magic to its library.
+    # Child processes must not inherit them.
     pylibmagic = import_module("pylibmagic")
     magic = import_module("magic")
     for variable in set(os.environ) - before:
         del os.environ[variable]
-    # Named, because the system's own database may be of another version than this library.
+    # Passed explicitly, because the system's database may have another version than this library.
     return magic, str(pylibmagic.data.joinpath("magic.mgc"))

@@ -1,7 +1,7 @@
-"""Include and exclude patterns as in .gitignore, and what they miss by upper and lower case only.
+"""Include and exclude patterns as in .gitignore, and the files that they miss because of letter case.
 
-Patterns match either Unicode form of a name. Upper and lower case differ, as they do in .gitignore, so
-that `*.pdf` leaves out `X.PDF`: what is missed that way is counted and shown.
+Patterns match either Unicode form of a name. Letter case matters, as in .gitignore: `*.pdf` does not match
+`X.PDF`. Files that are missed that way are counted and shown.
 """
 
 import re
@@ -13,28 +13,28 @@ import pathspec
 
 from doceval_pipeline.names import normal
 
-# The last part of a pattern that names an ending, such as *.pdf.
+# The last part of a pattern for a file extension, such as *.pdf.
 _ENDING = re.compile(r"\*(\.[^*?/\[\]\\]+)")
 
 
 class Patterns:
-    """Patterns that are compiled once; without any, nothing matches."""
+    """Compiled patterns; an empty list matches nothing."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns = [normal(pattern) for pattern in patterns]
         with warnings.catch_warnings():
-            # Of brackets in brackets, which mean themselves here.
+            # Python warns of nested brackets, which are literal here.
             warnings.simplefilter("ignore", FutureWarning)
             self._spec = pathspec.PathSpec.from_lines("gitignore", self._patterns)
 
     def match(self, path: str) -> bool:
-        """Whether the patterns choose a path below the folder."""
+        """Whether the patterns match a path relative to the folder."""
         return bool(self._patterns) and self._spec.match_file(normal(path))
 
 
 @dataclass(frozen=True)
 class MissedByCase:
-    """Files that patterns would choose if upper and lower case were the same: how many, and the first."""
+    """Files that the patterns miss only because of letter case: their number, the first, and the remedy."""
 
     files: int
     example: str
@@ -42,12 +42,12 @@ class MissedByCase:
 
 
 def missed_by_case(patterns: Sequence[str], paths: Iterable[str]) -> MissedByCase | None:
-    """Find out which paths the patterns choose only if upper and lower case are the same.
+    """The paths that the patterns would match if they ignored letter case; None if there are none.
 
     Parameters
     ----------
     paths
-        Paths below the folder that the patterns do not choose as they are.
+        Paths relative to the folder that the patterns do not match.
     """
     lowered = Patterns(pattern.lower() for pattern in patterns)
     missed = [path for path in paths if lowered.match(path.lower())]
@@ -57,8 +57,8 @@ def missed_by_case(patterns: Sequence[str], paths: Iterable[str]) -> MissedByCas
 
 
 def _remedy(patterns: Sequence[str], missed: Sequence[str]) -> str:
-    """Patterns that choose what was missed: in the case of one path where that is enough, or in any case."""
-    # Of several patterns, the last one that matches counts.
+    """Patterns that match the missed files: in the case of one path if that is enough, or in any case."""
+    # If several patterns match, the last one counts.
     pattern = next(p for p in reversed(patterns) if Patterns([p.lower()]).match(missed[0].lower()))
     ending = _ENDING.fullmatch(pattern.rsplit("/", 1)[-1])
     same = pattern[: -len(ending[1])] + missed[0][-len(ending[1]) :] if ending else ""
@@ -72,7 +72,7 @@ def _remedy(patterns: Sequence[str], missed: Sequence[str]) -> str:
 
 
 def _in_any_case(pattern: str) -> str:
-    """A pattern that matches what this one does, whatever the case: *.pdf becomes *.[pP][dD][fF]."""
+    """The pattern that matches the same names in any letter case: *.pdf becomes *.[pP][dD][fF]."""
     return re.sub(r"\\.|\[[^\]]*\]|.[\u0300-\u036f]*", lambda part: _both_cases(part[0]), pattern)
 
 

@@ -1,7 +1,7 @@
-"""Reads documents that others may be writing: fingerprint, base64, and the proof that they agree.
+"""Reads documents that other programs may be writing: fingerprint and base64 of the same bytes.
 
-The sha256 is of exactly the bytes that are handed on. A document that changes while it is read is
-rejected, never stored half old and half new.
+The sha256 covers exactly the bytes that are encoded. A document that changes while it is read is rejected,
+never stored half old and half new.
 """
 
 import binascii
@@ -33,11 +33,11 @@ from doceval_pipeline.documents.walk import (
 
 CHANGED = "changed while being read"
 OUTSIDE = "outside its folder"
-# Documents up to this size are kept in memory between hashing and storing; larger ones are read twice.
+# Documents up to this size stay in memory between hashing and storing; larger ones are read twice.
 SMALL_DOCUMENT = 8 * 1024 * 1024
-# A multiple of 3 bytes, so that the base64 of each piece can stand beside that of the next.
+# A multiple of 3 bytes, so that the base64 of the pieces can be concatenated.
 PIECE = 3 * 256 * 1024
-# A file is read once it was left alone for this long.
+# A file is read once nothing has written to it for this long.
 SETTLED_SECONDS = 1.0
 MOST_TRIES = 3
 _REASONS = {
@@ -49,7 +49,7 @@ _REASONS = {
 
 
 class DocumentRejected(Exception):
-    """A document that cannot be stored; `reason` is one of a few fixed words."""
+    """A document that cannot be stored; `reason` is one of the fixed reasons."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -58,10 +58,10 @@ class DocumentRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What was read of a document.
+    """A document as it was read.
 
-    `sha256` in hex and `size` in bytes are of exactly the bytes that were read; `content` holds
-    them where the document is small, and is None where `encoded_chunks` must read it again.
+    `sha256` in hex and `size` in bytes cover exactly the bytes that were read. `content` has the bytes of a
+    small document; it is None if `encoded_chunks` must read the file again.
     """
 
     sha256: str
@@ -73,7 +73,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """The sha256 and size of what was read; its type, and all of a small one, if that was asked for."""
+    """Digest and size of the bytes that were read; with `identify` also the type and small contents."""
 
     sha256: str
     size: int
@@ -82,38 +82,38 @@ class _Read:
 
 
 def fingerprint(folder: str | Path, path: bytes, max_bytes: int) -> Fingerprint:
-    """Read a document once and say what it is; memory is bounded by `SMALL_DOCUMENT`.
+    """Read a document once and identify it; memory is bounded by `SMALL_DOCUMENT`.
 
     Parameters
     ----------
     path
-        Below `folder`, as on disk; no part of it is followed if it is a link.
+        Relative to `folder`, as on disk; links in it are not followed.
     max_bytes
         Larger documents are rejected.
 
     Raises
     ------
     DocumentRejected
-        It vanished, is no readable regular file, is empty or too large, or would not keep still.
+        It vanished, is not a readable regular file, is empty or too large, or kept changing.
     """
     read = _read(folder, path, max_bytes, identify=True)
     return Fingerprint(read.sha256, read.size, read.content_type, doc_type(path), read.content)
 
 
 def hash_document(folder: str | Path, path: bytes, max_bytes: int) -> tuple[str, int]:
-    """The sha256 and size in bytes of a document, without finding out what it is; raises as `fingerprint`."""
+    """The sha256 and size in bytes of a document, without its type; raises as `fingerprint`."""
     read = _read(folder, path, max_bytes, identify=False)
     return read.sha256, read.size
 
 
 def encoded_chunks(folder: str | Path, path: bytes, expected: Fingerprint) -> Iterator[bytes]:
-    """The canonical base64 of a document in pieces of 1 MiB; of a large one it is read again.
+    """The canonical base64 of a document in pieces of 1 MiB; a large document is read again.
 
     Raises
     ------
     DocumentRejected
-        What was read is not what `expected` says; at the latest instead of the end, so that
-        whoever stores the pieces must give them up.
+        The bytes differ from `expected`. At the latest this is raised after the last piece, so that the
+        caller must discard the pieces.
     """
     if expected.content is not None:
         whole = memoryview(expected.content)
@@ -137,32 +137,27 @@ def encode(content: bytes | memoryview) -> bytes:
     return pybase64.b64encode(content)
 
 
-def encoded_length(size: int) -> int:
-    """How many bytes the base64 of `size` bytes has."""
-    return 4 * ((size + 2) // 3)
-
-
 def decode(text: str | bytes) -> bytes:
     """Decode canonical base64, and nothing else.
 
     Raises
     ------
     ValueError
-        The text is not what `encode` gives for any content.
+        The text is not the canonical base64 of any content.
     """
     try:
         content = pybase64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError(f"not base64: {error}") from None
     given = text.encode() if isinstance(text, str) else text
-    # A lax decoder takes bits behind the end that no encoder wrote.
+    # The decoder ignores trailing bits that no encoder writes.
     if encode(content) != given:
         raise ValueError("not canonical base64")
     return content
 
 
 def doc_type(path: bytes) -> str:
-    """The lower-case extension without its dot, or nothing."""
+    """The file extension in lower case without its dot; empty if there is none."""
     name = os.path.basename(path)
     try:
         return os.path.splitext(name)[1].decode().removeprefix(".").lower()
@@ -195,21 +190,20 @@ def _opened(folder: str | Path, path: bytes) -> Iterator[int]:
         os.close(document)
 
 
-def _read(folder: str | Path, path: bytes, max_bytes: int, identify: bool) -> _Read:
+def _read(folder: str | Path, path: bytes, max_bytes: int, *, identify: bool) -> _Read:
     for _ in range(MOST_TRIES):
         with _opened(folder, path) as descriptor:
-            found = _read_steadily(descriptor, max_bytes, identify)
-        if found is not None:
-            return found
+            read = _read_steadily(descriptor, max_bytes, identify=identify)
+        if read is not None:
+            return read
     raise DocumentRejected(CHANGED)
 
 
-def _read_steadily(descriptor: int, max_bytes: int, identify: bool) -> _Read | None:
-    """Read an open document; None where it changed meanwhile.
+def _read_steadily(descriptor: int, max_bytes: int, *, identify: bool) -> _Read | None:
+    """Read an open document; None if it changed meanwhile.
 
-    A file's times are stamped when a write begins, so half of a write can be read without their
-    moving. Therefore nothing is read before the last write began a while ago; whatever begins
-    later is then seen by the times.
+    A file's times are stamped when a write begins, so half of a write can be read before they change.
+    Therefore reading waits until the last write began `SETTLED_SECONDS` ago; later writes change the times.
     """
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
@@ -229,7 +223,7 @@ def _read_steadily(descriptor: int, max_bytes: int, identify: bool) -> _Read | N
         if size > before.st_size:
             return None
     content = b"".join(kept) if kept else None
-    # A large file is read again here and there, before the times show whether it is still the same.
+    # Parts of a large file are read again here, before the times show whether it changed.
     kind = _content_type(descriptor, size, content) if identify else ""
     if size != before.st_size or _mark(os.fstat(descriptor)) != _mark(before):
         return None
@@ -244,16 +238,15 @@ def _content_type(descriptor: int, size: int, content: bytes | None) -> str:
 
 
 def _let_settle(found: os.stat_result) -> None:
-    """Wait until a file's last write is old enough; at once for nearly every file.
+    """Wait until a file's last write is old enough; returns at once for nearly every file.
 
-    A time of writing in the future was set by hand, or is of another machine's clock: then the time of
-    the last change of any kind counts, which nobody can set. If that is in the future too, it says
-    nothing, and costs the whole wait.
+    A modification time in the future was set by hand or by another machine's clock: then the change time
+    counts, which cannot be set. If that is in the future too, it waits for the whole time.
     """
     now = time.time()
     age = now - (found.st_mtime if found.st_mtime <= now else found.st_ctime)
     if age < SETTLED_SECONDS:
-        time.sleep(min(SETTLED_SECONDS, SETTLED_SECONDS - age))  # nobody tells when a writer is done
+        time.sleep(min(SETTLED_SECONDS, SETTLED_SECONDS - age))  # writers send no signal when they finish
 
 
 def _mark(found: os.stat_result) -> tuple[int, int, int]:
@@ -261,10 +254,10 @@ def _mark(found: os.stat_result) -> tuple[int, int, int]:
 
 
 def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
-    """Read to the end, in pieces of exactly `PIECE` bytes but for the last.
+    """Read to the end, in pieces of exactly `PIECE` bytes except the last.
 
-    `size` is what the document should have in bytes: no more room is asked for than that and a byte,
-    because asking for much costs more than reading little.
+    `size` is the expected size in bytes. A read asks for at most one byte more, because allocating a large
+    buffer costs more than reading a small file.
     """
     wanted = min(PIECE, size + 1)
     while True:

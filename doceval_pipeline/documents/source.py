@@ -1,4 +1,4 @@
-"""Random access to the bytes of a document, whether they are in memory or in an open file."""
+"""Random access to the bytes of a document in memory or in an open file."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Source:
     """The bytes of a document.
 
-    `size` is in bytes. `at(offset, length)` gives that many bytes from there, fewer only at the end.
+    `size` is in bytes. `at(offset, length)` returns `length` bytes from `offset`, fewer only at the end.
     """
 
     size: int
@@ -17,10 +17,10 @@ class Source:
 
     @classmethod
     def of(cls, content: bytes) -> "Source":
-        """A document that is in memory."""
+        """A document in memory."""
         return cls(len(content), lambda offset, length: content[offset : offset + length])
 
     @classmethod
     def of_file(cls, descriptor: int, size: int) -> "Source":
-        """A document in an open file; `at` raises OSError where that cannot be read."""
+        """A document in an open file; `at` raises OSError if the file cannot be read."""
         return cls(size, lambda offset, length: os.pread(descriptor, max(0, length), offset))

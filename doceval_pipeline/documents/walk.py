@@ -1,8 +1,7 @@
-"""Lists every entry of a folder of strangers, with the reason for each that cannot be used.
+"""Lists every entry of an untrusted folder, with the reason for each entry that cannot be used.
 
-Nothing below the folder is followed, nothing outside it is read, and nothing is read at all: what
-an entry is, is found by its directory entry, `fstat` and an `open` that cannot block. Works on
-trees of any depth, which `os.walk` does not, and leaves out nothing silently, which it does.
+The walk follows no links, never leaves the folder and reads no contents: an entry is classified by `stat`
+and an `open` that cannot block. Unlike `os.walk` it works on trees of any depth and omits nothing silently.
 """
 
 import os
@@ -11,9 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from doceval_pipeline.documents.barred import REASONS, Barred, Identity
-from doceval_pipeline.documents.litter import is_litter, is_litter_folder, naming_litter
 from doceval_pipeline.documents.patterns import Patterns
+from doceval_pipeline.documents.skipped_folders import REASONS, Identity, SkippedFolders
+from doceval_pipeline.documents.temporary_files import (
+    is_temporary_file,
+    is_temporary_folder,
+    temporary_patterns,
+)
 from doceval_pipeline.errors import StagingError
 
 ASSIGNED, SKIPPED, REJECTED = "ASSIGNED", "SKIPPED", "REJECTED"
@@ -30,21 +33,22 @@ SYMLINK = "symlink"
 NOT_REGULAR = "not a regular file"
 NOT_UTF8 = "name not UTF-8"
 VANISHED = "vanished"
-# Of folders that are listed because they are not entered.
+# The reasons for which a folder is listed instead of entered.
 REASONS_OF_FOLDERS = (*REASONS, UNREADABLE_FOLDER)
 
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: opening a FIFO without a writer would hang. O_NOCTTY: a terminal must not become ours.
+# O_NONBLOCK: opening a FIFO without a writer would block. O_NOCTTY: a terminal must not become this process's
+# controlling terminal.
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-# Folders on the way down that are held open; those above are closed and opened again on the way up.
+# How many folders of the current path stay open; those above are closed, and reopened on the way up.
 MOST_OPEN_FOLDERS = 64
-# A file system may know times that 64 bits cannot hold in nanoseconds, such as the year 2446 of ext4.
+# File systems store times that do not fit into 64 bits of nanoseconds, such as the year 2446 on ext4.
 LATEST_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something that was found; `path` below the folder as on disk, `size` in bytes if known.
+    """An entry of a walk; `path` relative to the folder as on disk, `size` in bytes if known.
 
     `modified_ns` is the time of the last write to a file, in nanoseconds since 1970; at most 64 bits.
     """
@@ -58,29 +62,29 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rules:
-    """Which files are wanted: patterns as in .gitignore, the largest size in bytes, and folders to bar."""
+    """The files to use: patterns as in .gitignore, the largest size in bytes, and folders to skip."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     max_bytes: int = 50 * 1024 * 1024
-    barred: Barred = field(default_factory=Barred)
+    skipped_folders: SkippedFolders = field(default_factory=SkippedFolders)
 
 
 @dataclass
 class _Level:
-    """A folder on the way down. `descriptor` is None while it is closed for a time."""
+    """A folder of the current path. `descriptor` is None while the folder is closed."""
 
     path: bytes
     descriptor: int | None
     identity: Identity
-    hidden: bool
-    litter: bool
-    utf8: bool
+    is_hidden: bool
+    is_temporary: bool
+    is_utf8: bool
     names: Iterator[bytes] = field(default_factory=lambda: iter(()))
 
 
 def is_below(path: bytes) -> bool:
-    """Whether a path leads to something below the folder that it begins at, step by step."""
+    """Whether a relative path stays below its folder at every step."""
     return b"\0" not in path and not {b"", b".", b".."}.intersection(path.split(b"/"))
 
 
@@ -90,20 +94,20 @@ def display_name(path: bytes) -> str:
 
 
 def walk(folder: Path, rules: Rules, is_over: Callable[[], bool] = lambda: False) -> Iterator[Entry]:
-    """List every entry below `folder` that is not a folder, and every folder that cannot be entered.
+    """List every entry below `folder` that is not a folder, and every folder that is not entered.
 
-    Sorted by the bytes of the names, one level after the other. Memory holds the names of the
-    folders on the way down, and no more.
+    Depth first, each folder sorted by the bytes of the names. Memory holds only the names of the folders of
+    the current path.
 
     Parameters
     ----------
     is_over
-        Asked before each name; the walk ends there once it is true.
+        Called before each name; the walk ends when it returns True.
 
     Raises
     ------
     StagingError
-        The folder itself is missing, is no folder, or cannot be read.
+        The folder itself is missing, is not a folder, or cannot be read.
     """
     return _Walk(rules).run(folder, is_over)
 
@@ -113,7 +117,7 @@ class _Walk:
         self._rules = rules
         self._include = Patterns(rules.include) if rules.include else None
         self._exclude = Patterns(rules.exclude)
-        self._wanted_litter = Patterns(naming_litter(rules.include))
+        self._wanted_temporary = Patterns(temporary_patterns(rules.include))
         self._levels: list[_Level] = []
 
     def run(self, folder: Path, is_over: Callable[[], bool]) -> Iterator[Entry]:
@@ -131,49 +135,47 @@ class _Walk:
                 _close(level)
 
     def _visit(self, level: _Level, name: bytes) -> Entry | None:
-        """Look at one name: an entry to list, or None where a folder was entered."""
+        """The entry of a name, or None if it is a folder that was entered."""
         path = level.path + name
         try:
-            found = os.stat(name, dir_fd=self._descriptor(level), follow_symlinks=False)
+            status = os.stat(name, dir_fd=self._descriptor(level), follow_symlinks=False)
         except FileNotFoundError:
             return Entry(path, REJECTED, VANISHED, None)
         except OSError:
             return Entry(path, REJECTED, UNREADABLE, None)
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             return self._enter(level, name)
-        utf8 = level.utf8 and _is_utf8(name)
-        hidden = level.hidden or name.startswith(b".")
-        state, reason = self._judge(level, name, found, utf8, hidden)
-        if not stat.S_ISREG(found.st_mode):
+        state, reason = self._classify(level, name, status)
+        if not stat.S_ISREG(status.st_mode):
             return Entry(path, state, reason, None)
-        modified_ns = max(-LATEST_NS, min(found.st_mtime_ns, LATEST_NS))
-        return Entry(path, state, reason, found.st_size, modified_ns)
+        modified_ns = max(-LATEST_NS, min(status.st_mtime_ns, LATEST_NS))
+        return Entry(path, state, reason, status.st_size, modified_ns)
 
-    def _judge(
-        self, level: _Level, name: bytes, found: os.stat_result, utf8: bool, hidden: bool
-    ) -> tuple[str, str | None]:
-        if stat.S_ISLNK(found.st_mode):
+    def _classify(self, level: _Level, name: bytes, status: os.stat_result) -> tuple[str, str | None]:
+        """The state of an entry that is not a folder, and the reason unless it is assigned."""
+        if stat.S_ISLNK(status.st_mode):
             return SKIPPED, SYMLINK
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             return SKIPPED, NOT_REGULAR
-        if not utf8:
+        if not (level.is_utf8 and _is_utf8(name)):
             return REJECTED, NOT_UTF8
-        path = (level.path + name).decode()
-        if (reason := self._unwanted(path, level.litter or is_litter(name.decode()), hidden)) is not None:
+        if (reason := self._reason_to_skip(level, name)) is not None:
             return SKIPPED, reason
-        if found.st_size == 0:
+        if status.st_size == 0:
             return SKIPPED, EMPTY
-        if found.st_size > self._rules.max_bytes:
+        if status.st_size > self._rules.max_bytes:
             return REJECTED, TOO_LARGE
         return self._try_to_open(level, name)
 
-    def _unwanted(self, path: str, litter: bool, hidden: bool) -> str | None:
-        """The first reason that applies; a person's words come before what a name looks like."""
+    def _reason_to_skip(self, level: _Level, name: bytes) -> str | None:
+        """The first reason that applies; the user's patterns come before what the name suggests."""
+        path = (level.path + name).decode()
         if self._exclude.match(path):
             return EXCLUDED
-        if litter and not self._wanted_litter.match(path):
+        is_temporary = level.is_temporary or is_temporary_file(name.decode())
+        if is_temporary and not self._wanted_temporary.match(path):
             return TEMPORARY
-        if hidden:
+        if level.is_hidden or name.startswith(b"."):
             return HIDDEN
         if self._include is not None and not self._include.match(path):
             return NOT_INCLUDED
@@ -190,21 +192,27 @@ class _Walk:
 
     def _enter(self, level: _Level, name: bytes) -> Entry | None:
         path = level.path + name
-        utf8 = _is_utf8(name)
-        litter = level.litter or (utf8 and is_litter_folder(name.decode()))
-        # Nobody misses what is in an unreadable lost+found.
-        unreadable = (SKIPPED, TEMPORARY) if litter else (REJECTED, UNREADABLE_FOLDER)
+        is_utf8 = _is_utf8(name)
+        is_temporary = level.is_temporary or (is_utf8 and is_temporary_folder(name.decode()))
+        # An unreadable lost+found needs no attention.
+        unreadable = (SKIPPED, TEMPORARY) if is_temporary else (REJECTED, UNREADABLE_FOLDER)
         try:
             descriptor = os.open(name, OPEN_FOLDER, dir_fd=self._descriptor(level))
         except OSError:
-            # Unreadable, or swapped for a link since it was looked at.
+            # Unreadable, or replaced by a link since the stat above.
             return Entry(path, *unreadable, None)
         identity = _identity(descriptor)
-        if (reason := self._rules.barred.reason(identity)) is not None:
+        if (reason := self._rules.skipped_folders.reason(identity)) is not None:
             os.close(descriptor)
             return Entry(path, SKIPPED, reason, None)
-        hidden = level.hidden or name.startswith(b".")
-        below = _Level(path + b"/", descriptor, identity, hidden, litter, level.utf8 and utf8)
+        below = _Level(
+            path + b"/",
+            descriptor,
+            identity,
+            is_hidden=level.is_hidden or name.startswith(b"."),
+            is_temporary=is_temporary,
+            is_utf8=level.is_utf8 and is_utf8,
+        )
         try:
             below.names = _names(descriptor)
         except OSError:
@@ -223,7 +231,7 @@ class _Walk:
         _close(left)
 
     def _open_again(self, above: _Level, below: _Level) -> None:
-        """Find the way back up; if the tree was moved meanwhile, what is left there has vanished."""
+        """Reopen the parent; if the tree was moved meanwhile, its remaining entries count as vanished."""
         try:
             descriptor = os.open("..", OPEN_FOLDER, dir_fd=self._descriptor(below))
         except OSError:
@@ -241,9 +249,17 @@ class _Walk:
 
 def _open_top(folder: Path) -> _Level:
     try:
-        # Links on the way to the folder are the choice of whoever named it.
+        # Links in the path of the folder itself are the user's choice.
         descriptor = os.open(folder, OPEN_FOLDER & ~os.O_NOFOLLOW)
-        return _Level(b"", descriptor, _identity(descriptor), False, False, True, _names(descriptor))
+        return _Level(
+            b"",
+            descriptor,
+            _identity(descriptor),
+            is_hidden=False,
+            is_temporary=False,
+            is_utf8=True,
+            names=_names(descriptor),
+        )
     except FileNotFoundError:
         problem = "does not exist: create it or fix the path"
     except NotADirectoryError:
@@ -260,8 +276,8 @@ def _names(descriptor: int) -> Iterator[bytes]:
 
 
 def _identity(descriptor: int) -> Identity:
-    found = os.fstat(descriptor)
-    return found.st_dev, found.st_ino
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def _is_utf8(name: bytes) -> bool:

@@ -69,9 +69,9 @@ def test_everything_odd_at_once_changes_nothing(odd_home: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "reason"),
     [
-        ("DOCEVAL_HOME", "/tmp/a\nb", "holds a control character"),
-        ("DOCEVAL_HOME", "/tmp/\x1b[31m", "holds a control character"),
-        ("DOCEVAL_HOME", "/tmp" + "/long" * 200, f"PostgreSQL takes {LONGEST_HOME}"),
+        ("DOCEVAL_HOME", "/tmp/a\nb", "contains a control character"),
+        ("DOCEVAL_HOME", "/tmp/\x1b[31m", "contains a control character"),
+        ("DOCEVAL_HOME", "/tmp" + "/long" * 200, f"PostgreSQL accepts {LONGEST_HOME}"),
         ("DOCEVAL_HOME", "~nosuchuser/x", "no home folder is known"),
     ],
 )

@@ -2,16 +2,32 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import (
+    Callable,
+)
+from pathlib import (
+    Path,
+)
 
 import pytest
 
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, read_json
-from doceval_pipeline_tests.cli.test_bars import in_a_terminal
-from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.reports.exports.reading import READERS
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline_tests.cli.running import (
+    DOCEVAL,
+    doceval,
+    read_json,
+)
+from doceval_pipeline_tests.cli.test_bars import (
+    in_a_terminal,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
+from doceval_pipeline_tests.reports.exports.reading import (
+    READERS,
+)
 
 
 @pytest.fixture
@@ -100,7 +116,7 @@ def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
         ),
         (["nowhere/../results.csv"], "nowhere/../results.csv cannot be written (No such file or directory)"),
         (["~nobody-of-this-name/x.csv"], "no home folder is known for '~nobody-of-this-name'"),
-        (["results.csv/"], "'results.csv/' names a folder: name a file in it"),
+        (["results.csv/"], "'results.csv/' is the path of a folder: give the path of a file"),
     ],
 )
 def test_an_error_is_one_line(batch: Sample, arguments: list[str], line: str) -> None:

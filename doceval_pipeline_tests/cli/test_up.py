@@ -5,15 +5,23 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import (
+    Iterator,
+)
+from pathlib import (
+    Path,
+)
 
 import psutil
 import psycopg2
 import pytest
 
-from doceval_pipeline.cli import supervisor
-from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.cli import (
+    supervisor,
+)
+from doceval_pipeline.embedded.server import (
+    EmbeddedServer,
+)
 from doceval_pipeline_tests.cli.running import (
     browser_that_notes,
     doceval,
@@ -158,7 +166,7 @@ def test_a_schedule_that_cannot_be_read_is_said_in_one_line_before_anything_star
     ended = doceval("up", "--port", PORT, DOCEVAL_HOME=str(home), DOCEVAL_AUDIT_CRON="at night")
     assert ended.returncode == 1
     assert ended.stderr.strip() == (
-        "DOCEVAL_AUDIT_CRON is 'at night', which is no cron schedule: write five fields such as '0 2 * * *'"
+        "DOCEVAL_AUDIT_CRON: 'at night' is not a valid cron expression: write five fields such as '0 2 * * *'"
     )
 
 

@@ -1,4 +1,4 @@
-"""What Dagster's catalog says of the assets is what the databases have and what the installation is told."""
+"""The metadata of Dagster's catalog agrees with the databases and the settings."""
 
 import logging
 import warnings
@@ -92,7 +92,7 @@ def test_an_owner_that_cannot_be_used_is_one_line_of_the_log_and_stops_nothing(
         owners = {tuple(spec.owners) for spec in specs(load_definitions()).values()}
     assert owners == {()}
     (record,) = [record for record in caplog.records if "DOCEVAL_OWNERS" in record.message]
-    assert record.message.startswith("DOCEVAL_OWNERS holds 'legal': write")
+    assert record.message.startswith("DOCEVAL_OWNERS contains 'legal': write")
 
 
 def test_the_catalog_warns_users_of_nothing() -> None:

@@ -1,29 +1,66 @@
-"""What Dagster is given: the inventory is pinned, and its parts work on a real instance."""
+"""Dagster's definitions: the inventory is pinned, and its parts work on a real instance."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Callable,
+    Mapping,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import dagster as dg
 import pytest
-from dagster._cli.utils import TMP_DAGSTER_HOME_PREFIX
+from dagster._cli.utils import (
+    TMP_DAGSTER_HOME_PREFIX,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.reporting import WrittenReport, write_report
-from doceval_pipeline.defs import reporting, resources
-from doceval_pipeline.defs.naming import run_tags
-from doceval_pipeline.doc_eval.batches import batch_by_id
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.domain.insights import Provenance
-from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.conftest import Sample, evaluation_of
-from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    look,
+)
+from doceval_pipeline.batches.results.reporting import (
+    WrittenReport,
+    write_report,
+)
+from doceval_pipeline.defs import (
+    reporting,
+    resources,
+)
+from doceval_pipeline.defs.naming import (
+    run_tags,
+)
+from doceval_pipeline.doc_eval.batches import (
+    batch_by_id,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.domain.insights import (
+    Provenance,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    evaluation_of,
+)
+from doceval_pipeline_tests.defs.running import (
+    QUIET,
+    definitions,
+    failure,
+    run,
+)
 
 BatchOf = Callable[..., Sample]
 
 
-def test_the_inventory_is_exactly_what_is_promised() -> None:
+def test_the_inventory_is_complete() -> None:
     repository = definitions.get_repository_def()
     graph = repository.asset_graph
     assert {key.to_user_string(): graph.get(key).group_name for key in graph.get_all_asset_keys()} == {
@@ -163,7 +200,7 @@ def test_a_broken_content_stops_before_rows_are_queued(
     assert batch.knowledge("SELECT count(*) FROM llm_responses") == [(0,)]
 
 
-def test_one_check_can_be_run_alone_and_says_what_is_wrong(
+def test_one_check_can_be_run_alone_and_names_the_problem(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     batch = batch_of(documents=2)
@@ -287,7 +324,7 @@ def test_reprocessing_is_a_job_with_a_mode_and_shows_in_the_history_of_the_queue
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "cancel"])
-def test_an_action_that_the_state_does_not_allow_fails_with_what_is_possible(
+def test_an_action_that_the_state_forbids_fails_with_the_possible_actions(
     batch_of: BatchOf, instance: dg.DagsterInstance, action: str
 ) -> None:
     batch = batch_of(documents=1)
@@ -386,7 +423,9 @@ def test_a_created_batch_says_what_its_folders_hold_and_doceval_s_own_are_refuse
     }
     result = create(instance, folders=[str(tmp_path)], **choice)
     logged = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.dagster_event is None]
-    assert "its folders hold 1 usable file; 2 files skipped: 1 not included by pattern, 1 temporary" in logged
+    assert (
+        "its folders contain 1 usable file; 2 files skipped: 1 not included by pattern, 1 temporary" in logged
+    )
     assert [line for line in logged if "such as 'B.PDF': add to include: '*.PDF'" in line]
     refused = create(instance, folders=[str(settings.home / "dagster")], **choice)
     assert failure(refused).startswith("config: folders[0]: folder ")
@@ -406,12 +445,13 @@ def test_mistakes_in_the_launchpad_name_their_key(
     )
     assert failure(result).splitlines() == [
         "config: new_connections[0].base_url: must be a URL such as https://api.example.com/v1",
-        "config: name: must not look like a batch number: commands take a number or a name",
+        "config: name: looks like a batch number, and commands accept a number or a name: "
+        "choose another name",
         "config: folders[0]: folder 'relative' is relative: write its absolute path",
-        "config: prompts[0]: there is no prompt 'p': define it under prompts",
+        "config: prompts[0]: prompt 'p' does not exist: define it under prompts",
     ]
     result = create(instance, name="a", folders=[str(tmp_path)], connections=["c"], prompts=["p"])
     assert failure(result).splitlines() == [
-        "config: connections[0]: there is no connection 'c': define it under connections",
-        "config: prompts[0]: there is no prompt 'p': define it under prompts",
+        "config: connections[0]: connection 'c' does not exist: define it under connections",
+        "config: prompts[0]: prompt 'p' does not exist: define it under prompts",
     ]

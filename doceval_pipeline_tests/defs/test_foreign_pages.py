@@ -1,4 +1,4 @@
-"""What a browser sends for pages of other sites is told from what is sent for our own, and by programs."""
+"""Requests of other sites' pages are distinguished from those of own pages and of programs."""
 
 import random
 from itertools import product
@@ -111,18 +111,18 @@ def test_what_a_foreign_page_sends_is_foreign(method: str, headers: dict[str, st
 
 
 @pytest.mark.parametrize("headers", OURS.values(), ids=OURS)
-def test_what_the_ui_and_programs_send_is_ours(headers: dict[str, str]) -> None:
+def test_requests_of_the_ui_and_of_programs_are_own(headers: dict[str, str]) -> None:
     assert sender("GET", Headers({**OWN, **headers})) is Sender.OWN
 
 
 @pytest.mark.parametrize("host", HOSTS_OF_NOBODY)
-def test_a_host_that_is_no_name_of_ours_is_foreign(host: str) -> None:
+def test_another_host_name_is_foreign(host: str) -> None:
     assert sender("GET", headers_of(("host", host))) is Sender.FOREIGN
     origin = headers_of(("host", "127.0.0.1:3000"), ("origin", f"http://{host}"))
     assert sender("GET", origin) is Sender.FOREIGN
 
 
-def test_two_hosts_or_two_origins_are_foreign_where_one_would_be_ours() -> None:
+def test_two_hosts_or_two_origins_are_foreign_even_if_one_is_own() -> None:
     host, origin = ("host", "127.0.0.1:3000"), ("origin", "http://127.0.0.1:3000")
     assert sender("POST", headers_of(host, origin)) is Sender.OWN
     assert sender("POST", headers_of(host, host, origin)) is Sender.FOREIGN
@@ -141,7 +141,7 @@ def test_a_link_of_another_page_opens_pages_and_a_form_sends_nothing() -> None:
     assert sender("GET", Headers({**OWN, **CLICK, **led})) is Sender.LINK
 
 
-def test_whatever_else_a_browser_says_only_the_same_origin_or_nobody_is_ours() -> None:
+def test_only_the_same_origin_or_no_page_is_own_whatever_the_other_headers() -> None:
     sites = [(), ("same-origin",), ("none",), ("same-site",), ("cross-site",), ("",), ("same-origin", "none")]
     origins = [None, "http://127.0.0.1:3000", "http://127.0.0.1:8000", "null", ""]
     referers = [None, "http://127.0.0.1:3000/", "https://evil.invalid/", ""]
@@ -179,7 +179,7 @@ def test_no_bytes_make_it_fail() -> None:
         assert sender("POST", Headers(raw=own)) is Sender.FOREIGN
 
 
-def test_what_is_foreign_does_not_reach_the_application() -> None:
+def test_foreign_requests_do_not_reach_the_application() -> None:
     reached = []
 
     async def page(request: Request) -> PlainTextResponse:

@@ -1,4 +1,4 @@
-"""Dagster's instance: what its configuration names, and how a mistake in it is told."""
+"""Dagster's instance: its configuration, and the messages about mistakes in it."""
 
 import os
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_a_configuration_that_dagster_refuses_is_one_line(own: Settings, text: s
     with pytest.raises(ConfigurationError, match=reason) as refused:
         prepare_dagster_home(own)
     line = str(refused.value)
-    assert line.startswith(f"{own.dagster_home / 'dagster.yaml'}: Dagster refuses it (")
+    assert line.startswith(f"{own.dagster_home / 'dagster.yaml'}: Dagster rejects this configuration (")
     assert "\n" not in line
     assert len(line) < 500
 

@@ -1,4 +1,4 @@
-"""What is typed into the launchpad is refused before Dagster keeps it, where it holds a key."""
+"""Launchpad config that contains a key is refused before Dagster stores it."""
 
 from pathlib import Path
 

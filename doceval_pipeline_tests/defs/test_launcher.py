@@ -1,4 +1,4 @@
-"""Runs are started by a warm process: each is a process of its own, with an end of its own."""
+"""Runs that a warm process starts: each has its own process and its own end."""
 
 import json
 import os
@@ -204,14 +204,14 @@ def test_another_process_can_terminate_a_run(
     assert not instance.run_launcher.terminate(run.run_id)
 
 
-def test_a_run_whose_starter_is_gone_or_says_nothing_cannot_be_terminated(
+def test_a_run_whose_starter_is_gone_or_silent_cannot_be_terminated(
     instance: dg.DagsterInstance, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made(instance, folder, status=dg.DagsterRunStatus.STARTED)
     instance.add_run_tags(run.run_id, {SOCKET_TAG: f"{run.run_id} {folder / 'nobody'}"})
     assert not instance.run_launcher.terminate(run.run_id)
     # A tag that somebody gave to a run, with a socket that takes connections and answers none.
-    monkeypatch.setattr(launcher, "SECONDS_TO_STOP", 0.1)
+    monkeypatch.setattr(launcher, "STOP_TIMEOUT_SECONDS", 0.1)
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.bind(str(folder / "s"))
         stranger.listen()
@@ -235,7 +235,7 @@ def test_a_start_that_gets_no_answer_or_no_process_goes_back_into_the_queue(
 ) -> None:
     run = made(instance, folder)
     with monkeypatch.context() as patched:
-        patched.setattr(launcher, "_ask", lambda *_: None)
+        patched.setattr(launcher, "_request", lambda *_: None)
         with pytest.raises(DagsterUserCodeUnreachableError, match="did not start run"):
             launch(instance, run)
     monkeypatch.setattr(launcher.tempfile, "mkdtemp", _no_room)

@@ -1,4 +1,4 @@
-"""The launchpad of each job opens with an example that is valid as it stands."""
+"""The launchpad of each job opens with a valid example."""
 
 import json
 
@@ -19,7 +19,7 @@ JOBS = [job.name for job in definitions.get_repository_def().get_all_jobs() if n
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_the_example_is_valid_commented_and_means_what_plain_dagster_shows(job: str) -> None:
+def test_the_example_is_valid_commented_and_equal_to_plain_dagsters_values(job: str) -> None:
     snapshot = definitions.resolve_job_def(job).get_job_snapshot()
     schema, (mode,) = snapshot.config_schema_snapshot, snapshot.mode_def_snaps
     assert mode.root_config_key is not None
@@ -35,7 +35,7 @@ def test_every_example_is_of_a_job() -> None:
     assert set(EXAMPLES) == set(JOBS)
 
 
-def test_a_job_whose_values_are_others_shows_them() -> None:
+def test_a_job_with_other_values_shows_them() -> None:
     assert with_comments("retention", "ops: {}\n") == "ops: {}\n"
     assert with_comments("mine", "{}\n") == "{}\n"
 

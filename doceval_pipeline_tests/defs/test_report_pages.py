@@ -1,24 +1,53 @@
-"""The webserver serves the reports that this installation made, and nothing else from their folder."""
+"""The webserver serves the reports of this installation, and nothing else from their folder."""
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import (
+    Callable,
+    Iterator,
+)
+from pathlib import (
+    Path,
+)
 
 import dagster as dg
 import pytest
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.testclient import TestClient
+from starlette.applications import (
+    Starlette,
+)
+from starlette.middleware import (
+    Middleware,
+)
+from starlette.requests import (
+    Request,
+)
+from starlette.responses import (
+    Response,
+)
+from starlette.routing import (
+    Route,
+)
+from starlette.testclient import (
+    TestClient,
+)
 
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.report_files import batch_of_report
-from doceval_pipeline.defs.foreign_pages import OwnPagesOnly
-from doceval_pipeline.defs.report_pages import report_page
-from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.defs.running import run
+from doceval_pipeline.batches.monitoring.completion import (
+    look,
+)
+from doceval_pipeline.batches.results.report_files import (
+    batch_of_report,
+)
+from doceval_pipeline.defs.foreign_pages import (
+    OwnPagesOnly,
+)
+from doceval_pipeline.defs.report_pages import (
+    report_page,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
+from doceval_pipeline_tests.defs.running import (
+    run,
+)
 
 BatchOf = Callable[..., Sample]
 
@@ -128,7 +157,7 @@ def test_a_page_of_another_site_does_not_get_a_report(
 
 
 @pytest.mark.parametrize("what", ["nothing", "link", "folder", "pipe"])
-def test_what_is_not_a_file_any_more_is_said_in_one_line(
+def test_a_file_that_is_gone_is_reported_in_one_line(
     batch: Sample, instance: dg.DagsterInstance, client: TestClient, tmp_path: Path, what: str
 ) -> None:
     file = reported(batch, instance)
@@ -152,7 +181,7 @@ def test_what_is_not_a_file_any_more_is_said_in_one_line(
         file.unlink(missing_ok=True)
 
 
-def test_a_database_that_does_not_answer_is_said_in_one_line(
+def test_a_database_that_does_not_answer_is_reported_in_one_line(
     batch: Sample, instance: dg.DagsterInstance, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = reported(batch, instance)

@@ -1,4 +1,4 @@
-"""Resources show what they can be told, with a description each, and no secret."""
+"""Resources have described fields without secrets."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ def test_every_field_of_a_resource_is_described_and_none_takes_a_secret() -> Non
         "DocEval.max_document_bytes",
         "StagingProgress.seconds_between_lines",
     }
-    assert all(description and "Not set: " in description for description in fields.values())
+    assert all(description and "Default: " in description for description in fields.values())
 
 
 def test_a_resource_opens_the_installation_of_the_environment_with_its_own_limit(
@@ -47,7 +47,7 @@ def test_a_field_of_a_resource_counts_in_a_run(
         assert why in failure(run(instance, "stage_batch", batch.key, run_config=config))
 
 
-def test_a_long_step_logs_as_often_as_it_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_long_step_logs_at_the_configured_interval(capfd: pytest.CaptureFixture[str]) -> None:
     log = dg.build_op_context().log
     for seconds in (0.0, 3_600.0, None):
         tell = StagingProgress(seconds_between_lines=seconds).listener(log, f"every {seconds}")

@@ -1,4 +1,4 @@
-"""What users add to the defs folder is loaded in the same location, and our own inventory stays as it is."""
+"""Definitions that users add to the defs folder are loaded beside the project's own, which do not change."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def added(folder: Path) -> list[set[str]]:
     return [set(names) - set(ours) for names, ours in zip(everything, own, strict=True)]
 
 
-def test_every_module_of_ours_is_known_and_nothing_else_is_here() -> None:
+def test_every_own_module_is_listed_and_nothing_else_exists() -> None:
     assert {path.stem for path in FOLDER.glob("*.py")} - {"__init__"} == OWN
     assert added_by_users() == []
 

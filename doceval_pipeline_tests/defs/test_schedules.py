@@ -1,4 +1,4 @@
-"""Schedules whose cron changes: Dagster's own scheduler, at times that a test chooses."""
+"""Schedules with changing cron expressions, run by Dagster's own scheduler at times that the test sets."""
 
 import json
 import logging

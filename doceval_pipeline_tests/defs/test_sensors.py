@@ -222,5 +222,5 @@ def test_the_times_of_the_schedules_are_settings_and_a_wrong_one_is_named() -> N
     found = {s.name: s.cron_schedule for s in schedules(Settings(Path("/"), stage_cron="5 4 * * 1"))}
     assert found["stage_saved_batches"] == "5 4 * * 1"
     for field, variable in (("stage_cron", "DOCEVAL_STAGE_CRON"), ("audit_cron", "DOCEVAL_AUDIT_CRON")):
-        with pytest.raises(ConfigurationError, match=f"{variable} is 'at noon', which is no cron"):
+        with pytest.raises(ConfigurationError, match=f"{variable}: 'at noon' is not a valid cron"):
             schedules(Settings(Path("/"), **{field: "at noon"}))

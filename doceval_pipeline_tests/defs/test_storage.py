@@ -1,4 +1,4 @@
-"""Dagster's storage keeps its connections, and survives that the server closes them."""
+"""Dagster's storage reuses its connections, and reopens those that the server closed."""
 
 import os
 from collections.abc import Callable

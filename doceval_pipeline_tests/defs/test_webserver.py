@@ -1,4 +1,4 @@
-"""Dagster's real webserver changes nothing on a GET, and nothing at all for pages of other sites."""
+"""Dagster's real webserver changes nothing on a GET, and nothing for other sites' pages."""
 
 import json
 import socket

@@ -1,18 +1,45 @@
 """Recurring evaluations in an evaluation file: each mistake is one line with file, line, key and fix."""
 
-from pathlib import Path
-from typing import Any
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging.applying import apply as apply_and_look
-from doceval_pipeline.batches.staging.applying import next_occurrences
-from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, load_evaluation_file, locate
-from doceval_pipeline.doc_eval.definitions.schema import LONGEST_RECURRING_NAME
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
-from doceval_pipeline.errors import EvaluationFileError, UnknownRecurring
-from doceval_pipeline_tests.secret_canaries import CARELESS, KEY, PASSWORD, with_secret
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.staging.applying import (
+    apply as apply_and_look,
+)
+from doceval_pipeline.batches.staging.applying import (
+    next_occurrences,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    key_path,
+    load_evaluation_file,
+    locate,
+)
+from doceval_pipeline.doc_eval.definitions.schema import (
+    LONGEST_RECURRING_NAME,
+)
+from doceval_pipeline.doc_eval.recurring.definitions import (
+    find_recurring,
+    list_recurring,
+)
+from doceval_pipeline.errors import (
+    EvaluationFileError,
+    UnknownRecurring,
+)
+from doceval_pipeline_tests.secret_canaries import (
+    CARELESS,
+    KEY,
+    PASSWORD,
+    with_secret,
+)
 
 HEAD = """\
 connections:
@@ -63,7 +90,10 @@ def problem(folder: Path, *lines: str, head: str = HEAD) -> str:
             ["on_arrival: false"],
             "e.yaml:6: recurring[0]: has neither schedule nor on_arrival: add schedule: ",
         ),
-        ([NIGHTLY, "on_arrival: true"], "e.yaml:6: recurring[0]: has a schedule and on_arrival: keep one of"),
+        (
+            [NIGHTLY, "on_arrival: true"],
+            "e.yaml:6: recurring[0]: has both schedule and on_arrival: keep one of",
+        ),
         (["on_arrival: yes"], "e.yaml:10: recurring[0].on_arrival: must be true or false, without quotes"),
         (
             [NIGHTLY, "timezone: berlin"],
@@ -78,11 +108,11 @@ def problem(folder: Path, *lines: str, head: str = HEAD) -> str:
         ),
         (
             ["on_arrival: true", 'quiet_for: "60"'],
-            "e.yaml:11: recurring[0].quiet_for: must be seconds without",
+            "e.yaml:11: recurring[0].quiet_for: must be a number of seconds",
         ),
         (
             ["on_arrival: true", 'quiet_for: "٥m"'],
-            "e.yaml:11: recurring[0].quiet_for: must be seconds without",
+            "e.yaml:11: recurring[0].quiet_for: must be a number of seconds",
         ),
         ([NIGHTLY, "scope: new"], "e.yaml:11: recurring[0].scope: must be 'changed' or 'all'"),
         ([NIGHTLY, "reuse: true"], "e.yaml:11: recurring[0].reuse: must be 'finished' or 'nothing'"),
@@ -140,7 +170,7 @@ def test_a_batch_knows_reuse_and_no_schedule(tmp_path: Path) -> None:
 def test_a_name_leaves_room_for_the_date_of_each_batch(tmp_path: Path) -> None:
     longest = "n" * LONGEST_RECURRING_NAME
     load(tmp_path, NIGHTLY, head=HEAD.replace("inbox\n", f"{longest}\n", 1)).refuse()
-    assert "take at most 170, because batches are named after it and the date" in problem(
+    assert "use at most 170, because batches are named after it and the date" in problem(
         tmp_path, NIGHTLY, head=HEAD.replace("inbox\n", f"{longest}n\n", 1)
     )
 

@@ -1,4 +1,4 @@
-"""A document's type is what it holds: a table of real structures, look-alikes, and files that mean harm."""
+"""Content types: a table of real structures, look-alikes and hostile files."""
 
 import json
 import os
@@ -328,11 +328,11 @@ def test_a_document_is_what_its_bytes_say(expected: str, content: bytes) -> None
 
 
 @pytest.mark.parametrize("content", [structures.workbook(), structures.streamed_workbook()])
-def test_workbooks_of_real_libraries_are_told(content: bytes) -> None:
+def test_workbooks_of_real_libraries_are_recognised(content: bytes) -> None:
     assert content_type(Source.of(content)) == XLSX
 
 
-def test_a_zip_file_that_was_written_into_a_pipe_or_is_cut_is_told() -> None:
+def test_a_zip_file_that_was_written_to_a_pipe_or_is_cut_is_recognised() -> None:
     entries: dict[str, bytes | str] = {
         "docProps/app.xml": "<a/>",
         "[Content_Types].xml": structures.content_types(DOCX[12:] + MAIN),
@@ -345,7 +345,7 @@ def test_a_zip_file_that_was_written_into_a_pipe_or_is_cut_is_told() -> None:
     assert content_type(Source.of(zip_of(entries, comment=b"PK\x05\x06 is no end" * 100))) == DOCX
 
 
-def test_a_type_that_is_said_last_in_a_long_list_is_found() -> None:
+def test_a_type_at_the_end_of_a_long_list_is_found() -> None:
     listed = structures.content_types(PPTX[12:] + MAIN).replace(
         "<Override", "<Default/>" * 20_000 + "<Override", 1
     )
@@ -363,7 +363,9 @@ LARGE: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize(("expected", "content"), LARGE.values(), ids=LARGE)
-def test_a_large_document_is_told_from_the_open_file(tmp_path: Path, expected: str, content: bytes) -> None:
+def test_a_large_document_is_recognised_from_the_open_file(
+    tmp_path: Path, expected: str, content: bytes
+) -> None:
     (tmp_path / "file").write_bytes(content)
     os.utime(tmp_path / "file", (1_000_000_000, 1_000_000_000))
     found = fingerprint(tmp_path, b"file", LIMIT)
@@ -399,7 +401,7 @@ def test_a_file_that_changes_while_its_type_is_found_is_rejected(
         b"GIF89a",
     ],
 )
-def test_what_is_told_without_libmagic_is_what_libmagic_says(signature: bytes) -> None:
+def test_types_found_without_libmagic_equal_those_of_libmagic(signature: bytes) -> None:
     chance = random.Random(7)
     followed = [b"", bytes(60), b"\n1 0 obj", *(chance.randbytes(64) for _ in range(300))]
     for more in followed:
@@ -465,7 +467,7 @@ HARMFUL = {
 
 
 @pytest.mark.parametrize("content", HARMFUL.values(), ids=HARMFUL)
-def test_what_means_harm_costs_bounded_time_and_memory(content: bytes) -> None:
+def test_hostile_documents_cost_bounded_time_and_memory(content: bytes) -> None:
     content_type(Source.of(b"warm"))
     read = 0
 

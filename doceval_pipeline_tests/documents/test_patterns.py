@@ -1,4 +1,4 @@
-"""Patterns match either Unicode form; what they miss by upper and lower case only is told."""
+"""Patterns match either Unicode form; files that they miss because of letter case are reported."""
 
 import re
 import unicodedata
@@ -62,7 +62,9 @@ def test_files_that_only_another_case_leaves_out_are_counted(
     ("patterns", "paths"),
     [([], ["X.PDF"]), (["*.pdf"], []), (["*.pdf"], ["x.txt"]), (["*.pdf", "!x.pdf"], ["X.PDF"])],
 )
-def test_files_that_no_case_would_choose_are_not_told(patterns: Sequence[str], paths: list[str]) -> None:
+def test_files_that_match_in_no_letter_case_are_not_reported(
+    patterns: Sequence[str], paths: list[str]
+) -> None:
     assert missed_by_case(patterns, paths) is None
 
 

@@ -1,4 +1,4 @@
-"""Files that are written while they are read: a version that is handed on is a whole one."""
+"""Files that are written while they are read: only complete versions are returned."""
 
 import os
 import threading

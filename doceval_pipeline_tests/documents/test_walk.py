@@ -1,4 +1,4 @@
-"""A folder of strangers: every entry is listed once with its reason, and nothing else is touched."""
+"""Walking an untrusted folder: every entry is listed once with its reason, and nothing else is touched."""
 
 import os
 import socket
@@ -142,7 +142,7 @@ def test_no_folder_stays_open_when_the_walk_is_given_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "problem"), [("missing", "does not exist"), ("file", "is not a folder")])
-def test_a_folder_that_is_none_is_named(tmp_path: Path, kind: str, problem: str) -> None:
+def test_a_path_that_is_not_a_folder_is_named(tmp_path: Path, kind: str, problem: str) -> None:
     if kind == "file":
         (tmp_path / kind).touch()
     with pytest.raises(StagingError, match=f"{kind} {problem}"):

@@ -9,18 +9,40 @@ What follows goes the way of `archiving` backwards: the files, then the rows in 
 that they are here. Killed anywhere, asking again, for the restore or for the archive, makes it good.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import (
+    Iterator,
+    Mapping,
+)
+from contextlib import (
+    contextmanager,
+)
+from dataclasses import (
+    dataclass,
+)
+from functools import (
+    partial,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
+from urllib.parse import (
+    urlsplit,
+)
 
-from sqlalchemy import Connection
+from sqlalchemy import (
+    Connection,
+)
 
-from doceval_pipeline.archives import foreign
-from doceval_pipeline.archives.checking import Checked, check
+from doceval_pipeline.archives import (
+    foreign,
+)
+from doceval_pipeline.archives.checking import (
+    Checked,
+    check,
+)
 from doceval_pipeline.archives.format import (
     ATTEMPTS,
     BATCH,
@@ -30,31 +52,91 @@ from doceval_pipeline.archives.format import (
     PROGRESS,
     newer,
 )
-from doceval_pipeline.archives.reading import Archive, open_archive
-from doceval_pipeline.batches.archiving.refused_rows import refused_rows
-from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.locks import number_lock
-from doceval_pipeline.batches.results.report_files import find_report
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.storing import Progress
-from doceval_pipeline.doc_eval.archive import load as configuration
-from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
-from doceval_pipeline.doc_eval.definitions.apply import lock_definitions
-from doceval_pipeline.doc_eval.definitions.schema import objection
-from doceval_pipeline.doc_eval.snapshot import require_no_key
-from doceval_pipeline.documents.reading import encode
-from doceval_pipeline.documents.walk import display_name, is_below
-from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
-from doceval_pipeline.knowledge.archive import load
-from doceval_pipeline.knowledge.archive.load import MissingContent
-from doceval_pipeline.knowledge.digests import digest
-from doceval_pipeline.knowledge.documents import ContentArrived, NewDocument, copy_documents
-from doceval_pipeline.knowledge.incremental_counts import recount
-from doceval_pipeline.knowledge.queue import count_rows
-from doceval_pipeline.migrations.rights import require_rights
-from doceval_pipeline.migrations.rows import reserve_ids
-from doceval_pipeline.migrations.upgrade import HEADS
-from doceval_pipeline.names import normal, printable, refusal
+from doceval_pipeline.archives.reading import (
+    Archive,
+    open_archive,
+)
+from doceval_pipeline.batches.archiving.refused_rows import (
+    refused_rows,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+    database_errors,
+)
+from doceval_pipeline.batches.locks import (
+    number_lock,
+)
+from doceval_pipeline.batches.results.report_files import (
+    find_report,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.storing import (
+    Progress,
+)
+from doceval_pipeline.doc_eval.archive import (
+    load as configuration,
+)
+from doceval_pipeline.doc_eval.batches import (
+    batch_by_id,
+    partition_key,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    lock_definitions,
+)
+from doceval_pipeline.doc_eval.definitions.schema import (
+    problem_of_connection,
+)
+from doceval_pipeline.doc_eval.snapshot import (
+    require_no_key,
+)
+from doceval_pipeline.documents.reading import (
+    encode,
+)
+from doceval_pipeline.documents.walk import (
+    display_name,
+    is_below,
+)
+from doceval_pipeline.errors import (
+    ArchiveError,
+    BatchStateError,
+    StagingError,
+)
+from doceval_pipeline.knowledge.archive import (
+    load,
+)
+from doceval_pipeline.knowledge.archive.load import (
+    MissingContent,
+)
+from doceval_pipeline.knowledge.digests import (
+    digest,
+)
+from doceval_pipeline.knowledge.documents import (
+    ContentArrived,
+    NewDocument,
+    copy_documents,
+)
+from doceval_pipeline.knowledge.incremental_counts import (
+    recount,
+)
+from doceval_pipeline.knowledge.queue import (
+    count_rows,
+)
+from doceval_pipeline.migrations.rights import (
+    require_rights,
+)
+from doceval_pipeline.migrations.rows import (
+    reserve_ids,
+)
+from doceval_pipeline.migrations.upgrade import (
+    HEADS,
+)
+from doceval_pipeline.names import (
+    normal,
+    printable,
+    refusal,
+)
 
 # Each further try finds what another process stored in between.
 MOST_TRIES = 20
@@ -259,7 +341,7 @@ def _require_fit_to_define(archive: Archive, checked: Checked, endpoints: list[d
     except StagingError as error:
         raise ArchiveError(f"{archive.name}: {printable(str(error))}") from None
     for endpoint in endpoints:
-        if problem := objection({given: endpoint[name] for given, name in _AS_DEFINED.items()}):
+        if problem := problem_of_connection({given: endpoint[name] for given, name in _AS_DEFINED.items()}):
             raise ArchiveError(
                 f"{archive.name}: connection {printable(endpoint['name'])}: {printable(problem)}: it cannot "
                 "be restored here"

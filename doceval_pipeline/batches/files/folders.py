@@ -9,15 +9,15 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.doc_eval import files as batch_documents
 from doceval_pipeline.doc_eval.files import FoundFile
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.documents.barred import (
+from doceval_pipeline.documents.patterns import missed_by_case
+from doceval_pipeline.documents.skipped_folders import (
     COUNTED_BY_ITSELF,
     OWN_FILES,
-    Barred,
     Identity,
+    SkippedFolders,
     identity_of,
     system_folders,
 )
-from doceval_pipeline.documents.patterns import missed_by_case
 from doceval_pipeline.documents.walk import NOT_INCLUDED, SKIPPED, Rules, display_name, walk
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.reports.formatting import counted
@@ -46,7 +46,7 @@ def found_files(
         tuple(choice["include"]),
         tuple(choice["exclude"]),
         settings.max_document_bytes,
-        _barred([path for _, path in tops], settings, system),
+        _skipped_folders([path for _, path in tops], settings, system),
     )
     walked: set[Identity] = set()
     for number, path in tops:
@@ -128,7 +128,7 @@ def notes_on_nesting(folders: Sequence[str]) -> list[str]:
     ]
 
 
-def _barred(tops: Sequence[Path], settings: Settings, system: Barred) -> Barred:
+def _skipped_folders(tops: Sequence[Path], settings: Settings, system: SkippedFolders) -> SkippedFolders:
     """The folders that no walk enters from above; those of the batch are walked by themselves."""
     reasons = dict(system.folders)
     for folders, reason in (
@@ -136,10 +136,10 @@ def _barred(tops: Sequence[Path], settings: Settings, system: Barred) -> Barred:
         (tops, COUNTED_BY_ITSELF),
     ):
         reasons |= {identity: reason for identity in map(identity_of, folders) if identity is not None}
-    return Barred(reasons, system.devices)
+    return SkippedFolders(reasons, system.devices)
 
 
-def _problem(folder: Path, settings: Settings, system: Barred) -> str | None:
+def _problem(folder: Path, settings: Settings, system: SkippedFolders) -> str | None:
     """Why a folder cannot be one of documents; None where it can, or where it is not there."""
     identity = identity_of(folder)
     if identity is None:

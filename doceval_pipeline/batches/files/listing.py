@@ -7,19 +7,48 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from datetime import datetime
-from tempfile import TemporaryFile
-from typing import Any
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import (
+    AbstractContextManager,
+)
+from dataclasses import (
+    replace,
+)
+from datetime import (
+    datetime,
+)
+from tempfile import (
+    TemporaryFile,
+)
+from typing import (
+    Any,
+)
 
-from doceval_pipeline.batches.files.folders import found_files
-from doceval_pipeline.doc_eval.definitions.schema import Recurring
-from doceval_pipeline.doc_eval.files import FoundFile
-from doceval_pipeline.documents.walk import ASSIGNED, SKIPPED, display_name
-from doceval_pipeline.errors import StagingError
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.batches.files.folders import (
+    found_files,
+)
+from doceval_pipeline.doc_eval.definitions.schema import (
+    RecurringDefinition,
+)
+from doceval_pipeline.doc_eval.files import (
+    FoundFile,
+)
+from doceval_pipeline.documents.walk import (
+    ASSIGNED,
+    SKIPPED,
+    display_name,
+)
+from doceval_pipeline.errors import (
+    StagingError,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
 
 STILL_WRITTEN = "still being written"
 # Without another name for this long, a walk counts as hanging. A folder of a million names opens slowly.
@@ -69,7 +98,7 @@ class Listing(AbstractContextManager["Listing"]):
 
 
 def list_files(
-    definition: Recurring,
+    definition: RecurringDefinition,
     folders: Sequence[dict[str, object]],
     now: datetime,
     settings: Settings,
@@ -101,7 +130,7 @@ def list_files(
 
 
 def list_in_time(
-    definition: Recurring, folders: Sequence[dict[str, object]], now: datetime, settings: Settings
+    definition: RecurringDefinition, folders: Sequence[dict[str, object]], now: datetime, settings: Settings
 ) -> Listing:
     """As `list_files`, but gives up when the file system does not answer.
 
@@ -115,7 +144,7 @@ def list_in_time(
 
 
 def files_of(
-    definition: Recurring,
+    definition: RecurringDefinition,
     folders: Sequence[dict[str, object]],
     now: datetime,
     settings: Settings,

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, Databases
 from doceval_pipeline.batches.invariants.invariant import HAS_CELLS, Invariant, Scope, Side
-from doceval_pipeline.doc_eval.definitions.schema import objection
+from doceval_pipeline.doc_eval.definitions.schema import problem_of_connection
 from doceval_pipeline.migrations.upgrade import HEADS, Schema
 
 _OTHER_BYTES = text("""
@@ -97,7 +97,7 @@ def _other_revision(schema: Schema, variable: str) -> str:
 
 def _objection(_: Databases, row: Mapping[str, Any], __: Scope) -> str | None:
     names = ("name", "provider", "model", "base_url", "port", "api_key_env", "config")
-    return objection({name: row[name] for name in names})
+    return problem_of_connection({name: row[name] for name in names})
 
 
 SEALED_BYTES_STAND = Invariant(

@@ -1,1 +1,1 @@
-"""Definitions of connections, prompts, batches and recurring evaluations: reads and applies them."""
+"""Reads and applies evaluation files: connections, prompts, batches and recurring evaluations."""

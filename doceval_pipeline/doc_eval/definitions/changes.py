@@ -1,24 +1,59 @@
-"""What an apply replaced in definitions that existed, as data and in a line for people."""
+"""The values that an apply replaced in existing definitions, as data and as a sentence."""
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from doceval_pipeline.doc_eval.batches import partition_key
+from sqlalchemy import Connection, text
 
-# How much of a value is shown, and of what is the same before the first difference.
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.doc_eval.definitions.existing import KINDS, ExistingDefinition
+from doceval_pipeline.doc_eval.definitions.schema import Evaluation, problem_of_connection
+from doceval_pipeline.doc_eval.definitions.upsert_recurring import names_listed_in_sql
+from doceval_pipeline.doc_eval.lifecycle import CLOSED
+from doceval_pipeline.redaction import NOT_SHOWN, holds_key
+
+# The longest part of a value that is shown, and how much of it comes before the first difference.
 CHARACTERS = 80
 CONTEXT = 20
 MOST_NAMES = 5
 
+_AFFECTED_BATCHES = text("""
+    SELECT 'connection' AS kind, l.connection_id AS id, b.id AS batch_id,
+           b.config_snapshot IS NULL AS changeable
+    FROM batch_connections l JOIN batches b ON b.id = l.batch_id
+    WHERE l.connection_id = ANY(:connections) AND b.archived_at IS NULL AND b.status <> ALL(:closed)
+    UNION ALL
+    SELECT 'prompt', l.prompt_id, b.id, b.config_snapshot IS NULL
+    FROM batch_prompts l JOIN batches b ON b.id = l.batch_id
+    WHERE l.prompt_id = ANY(:prompts) AND b.archived_at IS NULL AND b.status <> ALL(:closed)
+    ORDER BY batch_id
+""")
+_AFFECTED_RECURRING = text(f"""
+    SELECT 'connection' AS kind, c.id, r.name
+    FROM recurring_evaluations r
+    CROSS JOIN {names_listed_in_sql("connections")} AS used(name)
+    JOIN connections c ON c.name = used.name
+    WHERE c.id = ANY(:connections)
+    UNION ALL
+    SELECT 'prompt', p.id, r.name
+    FROM recurring_evaluations r
+    CROSS JOIN {names_listed_in_sql("prompts")} AS used(name)
+    JOIN prompts p ON p.name = used.name
+    WHERE p.id = ANY(:prompts)
+    ORDER BY name
+""")
+
 
 @dataclass(frozen=True)
-class Change:
-    """A value that was replaced: of which connection, prompt, batch or recurring evaluation, under which key.
+class ReplacedValue:
+    """A replaced value of a connection, prompt, batch or recurring evaluation.
 
-    `batches` are the numbers of the open batches on which it has an effect. Prices count for each that is not
-    completed, everything else for those whose staging has not begun. `recurring` names the recurring
-    evaluations whose next occurrence has the new value.
+    `batches` has the numbers of the open batches that the new value affects: prices affect every batch that
+    is not completed, any other key those whose staging has not begun. `recurring` names the recurring
+    evaluations whose next occurrence uses the new value.
     """
 
     kind: str
@@ -31,7 +66,7 @@ class Change:
 
     @property
     def sentence(self) -> str:
-        """The change in one line: both values where they begin to differ, and the batches."""
+        """The change in one line: both values around their first difference, and the affected batches."""
         old, new = _differing(_text(self.old), _text(self.new))
         return f"{self.kind} {self.name!r}: {self.key} {old} → {new}{self._effect}"
 
@@ -47,6 +82,54 @@ class Change:
         return f"; affects {' and '.join(affected)}" if affected else "; no open batch is affected"
 
 
+def replaced_values(
+    connection: Connection, evaluation: Evaluation, existing: Mapping[str, Mapping[str, ExistingDefinition]]
+) -> list[ReplacedValue]:
+    """The values that an evaluation replaces, and the open batches and recurring evaluations they affect."""
+    changed = {kind: [found.id for found in existing[kind].values() if found.changes] for kind in KINDS}
+    used = {"connections": changed["connection"], "prompts": changed["prompt"]}
+    users = connection.execute(_AFFECTED_BATCHES, {**used, "closed": list(CLOSED)}).all()
+    recurring: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for row in connection.execute(_AFFECTED_RECURRING, used):
+        recurring[row.kind, row.id].append(row.name)
+
+    def affected_batches(kind: str, found: ExistingDefinition, key: str) -> list[int]:
+        if kind == "batch":
+            return [found.id]
+        return [
+            user.batch_id
+            for user in users
+            if (user.kind, user.id) == (kind, found.id) and (user.changeable or key == "prices")
+        ]
+
+    return [
+        ReplacedValue(
+            kind=kind,
+            name=item.name,
+            key=key,
+            old=_without_secrets(kind, key, found.changes[key][0]),
+            new=found.changes[key][1],
+            batches=affected_batches(kind, found, key),
+            recurring=recurring[kind, found.id],
+        )
+        for kind, plural in KINDS.items()
+        for item in getattr(evaluation, plural)
+        if (found := existing[kind].get(item.name)) is not None
+        for key in type(item).model_fields
+        if key in found.changes
+    ]
+
+
+def _without_secrets(kind: str, key: str, old: Any) -> Any:
+    """A stored value, or `NOT_SHOWN` if it may hold a key; given values have passed this check already."""
+    if kind == "connection":
+        problem = problem_of_connection({"name": "c", "provider": "p", "model": "m", key: old})
+        is_secret = problem is not None
+    else:
+        is_secret = holds_key(json.dumps(old, ensure_ascii=False))
+    return NOT_SHOWN if is_secret else old
+
+
 def _listed(names: list[str]) -> str:
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
@@ -57,7 +140,7 @@ def _text(value: Any) -> str:
 
 
 def _differing(old: str, new: str) -> tuple[str, str]:
-    """Two texts, of long ones the part in which they begin to differ."""
+    """Two texts; if one is long, the parts around their first difference."""
     start = 0
     if max(len(old), len(new)) > CHARACTERS:
         pairs = enumerate(zip(old, new, strict=False))

@@ -1,6 +1,6 @@
-"""What is wrong with a definition, in words: pydantic's errors, each with what to do.
+"""Messages for pydantic's errors about definitions: what is wrong, and what to do.
 
-No value is repeated, since it might be a key.
+No message repeats a value, because it might be a key.
 """
 
 import difflib
@@ -11,25 +11,25 @@ from typing import Any, TypeGuard, get_args
 from pydantic_core import ErrorDetails
 
 from doceval_pipeline.doc_eval.definitions.schema import (
-    Batch,
-    Connection,
+    BatchDefinition,
+    ConnectionDefinition,
     Definition,
     Evaluation,
     Prices,
-    Prompt,
-    Recurring,
+    PromptDefinition,
+    RecurringDefinition,
 )
 from doceval_pipeline.doc_eval.definitions.yaml_text import Location, Mistake
 
 _NOUNS: dict[type[Definition], str] = {
     Evaluation: "an evaluation file",
-    Connection: "a connection",
-    Prompt: "a prompt",
-    Batch: "a batch",
-    Recurring: "a recurring evaluation",
+    ConnectionDefinition: "a connection",
+    PromptDefinition: "a prompt",
+    BatchDefinition: "a batch",
+    RecurringDefinition: "a recurring evaluation",
     Prices: "prices",
 }
-_WORDS = {
+_MESSAGES = {
     "missing": "is missing: add it",
     "string_type": "must be text: put it in quotes",
     "list_type": "must be a list, such as [first, second]",
@@ -41,26 +41,26 @@ _WORDS = {
     "finite_number": "must be a finite number",
     "greater_than_equal": "must be {ge:,.10g} or more",
     "less_than_equal": "must be {le:,.10g} or less",
-    "string_too_short": "is empty: write it",
+    "string_too_short": "is empty: enter a text",
     "datetime_type": "must be a time such as 2026-12-01T22:00Z",
-    "too_short": "is empty: write at least one",
+    "too_short": "is empty: add at least one item",
     "bool_type": "must be true or false, without quotes",
     "literal_error": "must be {expected}",
     "string_pattern_mismatch": "must be three capital letters, such as USD",
 }
-# How much of a key must be as in the known one for it to be a misspelling.
-_LIKENESS = 0.7
+# How similar a key must be to a known one to count as a misspelling of it (difflib's ratio, 0 to 1).
+_SIMILARITY = 0.7
 
 
 def mistakes_of(errors: Sequence[ErrorDetails]) -> list[Mistake]:
-    """One mistake for each that a person made: a misspelt key is not also a missing one."""
+    """One mistake per error; a misspelled key is not reported as missing too."""
     meant = {
         (*error["loc"][:-1], near)
         for error in errors
         if error["type"] == "extra_forbidden" and (near := _nearest(error["loc"]))
     }
     return [
-        # pydantic ends the place of a wrong key in "[key]".
+        # pydantic ends the location of an invalid key with "[key]".
         Mistake(tuple(part for part in error["loc"] if part != "[key]"), _reworded(error))
         for error in errors
         if error["type"] != "missing" or error["loc"] not in meant
@@ -75,9 +75,9 @@ def _reworded(error: ErrorDetails) -> str:
         return _unknown_key(location)
     if not location:
         return "must be a mapping with the keys connections, prompts, batches and recurring"
-    if words := _WORDS.get(error["type"]):
-        return words.format(**error.get("ctx", {}))
-    message = error["msg"].removeprefix("Value error, ")
+    if message := _MESSAGES.get(error["type"]):
+        return message.format(**error.get("ctx", {}))
+    message = str(error["msg"]).removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 
 
@@ -89,9 +89,9 @@ def _unknown_key(location: Location) -> str:
     if homes:
         return f"is not a key of {_NOUNS[definition]}: move it to {' or '.join(homes)}"
     known = ", ".join(definition.model_fields)
-    if definition is Connection:
+    if definition is ConnectionDefinition:
         return (
-            f"is not a known key: put settings of the model under config (config: {{{location[-1]}: …}}); "
+            f"is not a known key: put the model's settings under config (config: {{{location[-1]}: …}}); "
             f"the keys of a connection are {known}"
         )
     return f"is not a known key: the keys of {_NOUNS[definition]} are {known}"
@@ -103,11 +103,11 @@ def _nearest(location: Location) -> str | None:
 
 @lru_cache(maxsize=1000)
 def _meant(definition: type[Definition], given: str) -> str | None:
-    """The known key that is meant: spelt alike, or one of whose words it is, as url of base_url."""
+    """The known key that is probably meant: similar spelling, or one of its words, as url in base_url."""
     known = definition.model_fields
     part = next((key for key in known if given in key.split("_")), None)
     letters = {_letters(key): key for key in known}
-    near = difflib.get_close_matches(_letters(given), letters, 1, _LIKENESS)
+    near = difflib.get_close_matches(_letters(given), letters, 1, _SIMILARITY)
     return letters[near[0]] if near else part
 
 
@@ -116,7 +116,7 @@ def _letters(key: str) -> str:
 
 
 def _definition_at(location: Location) -> type[Definition]:
-    """The definition whose keys are at a place."""
+    """The definition that a location points into."""
     definition: type[Definition] = Evaluation
     for key in location:
         if isinstance(key, str):

@@ -1,6 +1,6 @@
-"""Reads an evaluation file and finds its mistakes. Writes nothing, asks no database.
+"""Reads an evaluation file and finds its mistakes, without a database. Writes nothing.
 
-What only the database knows, such as names that are not defined, `apply` adds to the same list.
+`apply` adds the mistakes that only the database reveals, such as undefined names, to the same list.
 """
 
 import codecs
@@ -17,13 +17,13 @@ from pydantic import ValidationError
 from doceval_pipeline.doc_eval.definitions.error_messages import mistakes_of
 from doceval_pipeline.doc_eval.definitions.schema import (
     CREDENTIAL,
-    Batch,
-    Choice,
-    Connection,
+    BatchDefinition,
+    ChoiceDefinition,
+    ConnectionDefinition,
     Definition,
     Evaluation,
-    Prompt,
-    Recurring,
+    PromptDefinition,
+    RecurringDefinition,
 )
 from doceval_pipeline.doc_eval.definitions.yaml_text import Location, Mark, Mistake, TextError, read_plain
 from doceval_pipeline.errors import EvaluationFileError, PathError
@@ -32,25 +32,27 @@ from doceval_pipeline.paths import expanded, real_path
 from doceval_pipeline.redaction import holds_key, without_keys
 from doceval_pipeline.similar_paths import remedy_for_missing
 
-WhyNot = Callable[[str], str | None]
+# Why an absolute folder cannot be a folder of documents; None if it can.
+ProblemOfFolder = Callable[[str], str | None]
 LARGEST_FILE = 4 * 1024 * 1024
 LONGEST_LINE = 1000
-_NOT_A_FILE = "is not a regular file: save the evaluation as a file, because folders count from it"
+_NOT_A_FILE = "is not a regular file: save the evaluation as a file, because relative folders start from it"
 _KINDS: dict[str, type[Definition]] = {
-    "connections": Connection,
-    "prompts": Prompt,
-    "batches": Batch,
-    "recurring": Recurring,
+    "connections": ConnectionDefinition,
+    "prompts": PromptDefinition,
+    "batches": BatchDefinition,
+    "recurring": RecurringDefinition,
 }
-# The kinds that choose folders, connections and prompts.
+# The keys of definitions that choose folders, connections and prompts.
 CHOICES = ("batches", "recurring")
 
 
 @dataclass(frozen=True)
 class Located:
-    """An evaluation, the words that lead a person to any place in it, and its mistakes so far.
+    """An evaluation with the locations of its parts and its mistakes so far.
 
-    With mistakes, `evaluation` has what could be read, for finding more of them: it must not be written.
+    `where` describes a location for people. If there are mistakes, `evaluation` has only the readable parts,
+    to find further mistakes: it must not be written.
     """
 
     evaluation: Evaluation
@@ -59,31 +61,31 @@ class Located:
     marks: Mapping[Location, Mark] = field(default_factory=dict)
 
     def refuse(self, more: Iterable[Mistake] = ()) -> None:
-        """Refuse the evaluation if there are mistakes, by place and each once.
+        """Raise an error with all mistakes, each once, in the order of their lines; does nothing if none.
 
         Raises
         ------
         EvaluationFileError
         """
-        told: dict[object, tuple[Mark, str]] = {}
+        lines: dict[object, tuple[Mark, str]] = {}
         for mistake in (*self.mistakes, *more):
             known = _known(mistake.location, self.marks)
             mark = self.marks.get(known, (0, 0))
-            # A value that aliases repeat has one place in the file.
+            # A value that aliases repeat has one location in the file.
             place = (mark, mistake.location[len(known) :]) if self.marks else mistake.location
             line = _one_line(f"{self.where(mistake.location)}: {mistake.problem}")
-            told.setdefault((place, mistake.problem), (mark, line))
-        if told:
-            raise EvaluationFileError([line for _, line in sorted(told.values(), key=lambda one: one[0])])
+            lines.setdefault((place, mistake.problem), (mark, line))
+        if lines:
+            raise EvaluationFileError([line for _, line in sorted(lines.values(), key=lambda one: one[0])])
 
 
-def load_evaluation_file(path: Path, why_not: WhyNot = lambda folder: None) -> Located:
-    """Read and validate an evaluation file; relative folders count from the folder of the real file.
+def load_evaluation_file(path: Path, problem_of_folder: ProblemOfFolder = lambda folder: None) -> Located:
+    """Read and validate an evaluation file; relative folders start from the real folder of the file.
 
     Raises
     ------
     EvaluationFileError
-        It cannot be read as YAML or JSON. All other mistakes are in the result.
+        It is not readable as YAML or JSON. All other mistakes are in the result.
     """
     try:
         plain = read_plain(_text(path))
@@ -91,21 +93,21 @@ def load_evaluation_file(path: Path, why_not: WhyNot = lambda folder: None) -> L
         place = f"{path}:{error.line}" if error.line else f"{path}"
         raise EvaluationFileError([_one_line(f"{place}: {error.problem}")]) from None
     if plain is None:
-        raise EvaluationFileError([f"{path}: is empty: write connections, prompts and batches"])
+        raise EvaluationFileError([f"{path}: is empty: add connections, prompts and batches"])
     marks = plain.marks
 
     def where(location: Location) -> str:
         return f"{path}:{marks[_known(location, marks)][0]}: {key_path(location)}".removesuffix(": ")
 
     base = os.path.dirname(os.path.realpath(path))
-    return locate(plain.content, base, where, why_not, plain.mistakes, marks)
+    return locate(plain.content, base, where, problem_of_folder, plain.mistakes, marks)
 
 
 def locate(
     content: Any,
     base: str | None,
     where: Callable[[Location], str],
-    why_not: WhyNot = lambda folder: None,
+    problem_of_folder: ProblemOfFolder = lambda folder: None,
     mistakes: Sequence[Mistake] = (),
     marks: Mapping[Location, Mark] | None = None,
 ) -> Located:
@@ -114,18 +116,18 @@ def locate(
     Parameters
     ----------
     content
-        What a YAML file or a launchpad contains.
+        The content of a YAML file or a launchpad.
     base
-        The folder that relative folders count from; None refuses them.
+        The folder that relative folders start from; None rejects relative folders.
     where
-        Words for a place in `content`.
-    why_not
-        Why an absolute folder cannot be one of documents; None where it can.
+        Describes a location in `content` for people.
+    problem_of_folder
+        Why an absolute folder cannot be a folder of documents; None if it can.
     mistakes, marks
-        What was wrong with the text itself, and the line and column of each place.
+        The mistakes of the text itself, and the line and column of each location.
     """
     evaluation, invalid = _validated(content)
-    # A value that could not be read is not also of the wrong type.
+    # A value that could not be read is not reported as being of the wrong type too.
     unread = {mistake.location for mistake in mistakes}
     unreadable = unread | {mistake.location for mistake in invalid}
     found = [
@@ -137,44 +139,44 @@ def locate(
     for kind in CHOICES:
         for number, choice in enumerate(getattr(evaluation, kind)):
             given = _items(content, kind)[number]
-            folders, problems = _folders(given, (kind, number), base, why_not, unreadable)
+            folders, problems = _folders(given, (kind, number), base, problem_of_folder, unreadable)
             found += problems
             resolved[kind].append(choice.model_copy(update={"folders": folders}))
     return Located(evaluation.model_copy(update=resolved), where, found, marks or {})
 
 
 def refuse_credentials(content: Any, where: Callable[[Location], str]) -> None:
-    """Look for keys and passwords in plain data, before anybody keeps it; judge nothing else.
+    """Reject keys and passwords in plain data before it is stored; ignores all other mistakes.
 
     Raises
     ------
     EvaluationFileError
-        Each place that holds one, without repeating it.
+        Each location that contains one, without repeating it.
     """
     try:
         Evaluation.model_validate(content)
     except ValidationError as error:
         found = [e for e in error.errors(include_input=False) if e["type"] == CREDENTIAL]
         Located(Evaluation(), where).refuse(mistakes_of(found))
-    # Where something else was wrong first.
+    # pydantic does not check a value after another mistake in it.
     if holds_key(str(content)):
-        raise EvaluationFileError(["config: holds what looks like a key or a password: take it out"])
+        raise EvaluationFileError(["config: contains what looks like a key or a password: remove it"])
 
 
 def key_path(location: Location) -> str:
-    """Write a location as people write it, such as `batches[0].folders[1]`."""
+    """A location as text, such as `batches[0].folders[1]`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return text.removeprefix(".")
 
 
 def _one_line(text: str) -> str:
-    """A line of bounded length; names and keys may contain line breaks."""
+    """The text as one line of bounded length; names and keys may contain line breaks."""
     shown = printable(without_keys(text))
     return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]}…"
 
 
 def _known(location: Location, marks: Mapping[Location, Mark]) -> Location:
-    """The innermost place around a location that the text has."""
+    """The innermost location around the given one that has a mark."""
     while location and location not in marks:
         location = location[:-1]
     return location
@@ -200,29 +202,29 @@ def _bytes(path: Path) -> bytes:
                 raise TextError(0, _NOT_A_FILE)
             content = file.read(LARGEST_FILE + 1)
     except IsADirectoryError:
-        raise TextError(0, "is a folder: name the file in it") from None
+        raise TextError(0, "is a folder: give the path of a file") from None
     except OSError as error:
         raise TextError(0, _NOT_A_FILE if str(path) == "-" else _unreachable(path, error)) from None
     if len(content) > LARGEST_FILE:
-        raise TextError(0, f"is larger than {LARGEST_FILE >> 20} MiB: name the evaluation file, or split it")
+        raise TextError(0, f"is larger than {LARGEST_FILE >> 20} MiB: check the path, or split the file")
     return content
 
 
 def _unreachable(path: str | Path, error: OSError) -> str:
-    """Why a file or a folder cannot be opened, and what to do."""
+    """Why a file or folder cannot be opened, and what to do."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         if os.path.islink(path):
-            return "is a link to something that does not exist: correct the link"
+            return "is a broken link: fix the link"
         return "does not exist: check the path"
     if error.errno == errno.ELOOP:
-        return "is a loop of links: correct the links"
+        return "is a loop of links: fix the links"
     if error.errno in (errno.EACCES, errno.EPERM):
         return "cannot be read: give this user permission to read it and to enter the folders above it"
     return f"cannot be read ({error.strerror}): check the path"
 
 
 def _validated(content: Any) -> tuple[Evaluation, list[Mistake]]:
-    """The evaluation, or as much of it as helps to find more mistakes, and what is invalid."""
+    """The evaluation, or its readable parts, and its mistakes."""
     try:
         return Evaluation.model_validate(content), []
     except ValidationError as error:
@@ -234,13 +236,13 @@ def _validated(content: Any) -> tuple[Evaluation, list[Mistake]]:
 
 
 def _readable(definition: type[Definition], item: Any) -> Definition:
-    """A definition; of an invalid one only the names that it has and uses."""
+    """A definition; if it is invalid, only its name and the names it refers to."""
     try:
         return definition.model_validate(item)
     except ValidationError:
         given = item if isinstance(item, dict) else {}
-        if issubclass(definition, Choice):
-            # Without its name, it is not compared with the one that exists.
+        if issubclass(definition, ChoiceDefinition):
+            # Without a name it is not compared with the existing definition.
             used: dict[str, Any] = {kind: _texts(given.get(kind)) for kind in ("connections", "prompts")}
             return definition.model_construct(name="", folders=[], **used)
         named: dict[str, Any] = {"name": given.get("name")}
@@ -248,7 +250,7 @@ def _readable(definition: type[Definition], item: Any) -> Definition:
 
 
 def _texts(value: Any) -> list[str | None]:
-    """The texts of a list, each at its position."""
+    """The texts of a list; None for items that are not text."""
     items = value if isinstance(value, list) else []
     return [item if isinstance(item, str) else None for item in items]
 
@@ -270,9 +272,13 @@ def _repeated_names(content: Any) -> Iterator[Mistake]:
 
 
 def _folders(
-    choice: Any, place: Location, base: str | None, why_not: WhyNot, unreadable: set[Location]
+    choice: Any,
+    place: Location,
+    base: str | None,
+    problem_of_folder: ProblemOfFolder,
+    unreadable: set[Location],
 ) -> tuple[list[str], list[Mistake]]:
-    """The folders of a choice as they are stored, each by its one real path."""
+    """The folders of a definition by their real paths, as they are stored, and the mistakes in them."""
     found: list[str] = []
     mistakes: list[Mistake] = []
     given = choice.get("folders") if isinstance(choice, dict) else None
@@ -282,17 +288,17 @@ def _folders(
         if folder is None or location in unreadable:
             continue
         try:
-            # Also of a folder that does not exist, so that a sealed batch is not said to change besides.
+            # Added even if the folder does not exist, so that a sealed batch does not seem to change as well.
             found.append(_folder_path(folder, base))
             identity = _require_folder(folder, base, found[-1])
         except PathError as error:
             mistakes.append(Mistake(location, str(error)))
             continue
-        if (problem := why_not(found[-1])) is not None:
+        if (problem := problem_of_folder(found[-1])) is not None:
             mistakes.append(Mistake(location, f"folder {folder!r} {problem}"))
         if identity in seen:
-            same = "" if seen[identity] == folder else f", also as {seen[identity]!r}"
-            mistakes.append(Mistake(location, f"folder {folder!r} is named twice{same}: name it once"))
+            same = "" if seen[identity] == folder else f", the other time as {seen[identity]!r}"
+            mistakes.append(Mistake(location, f"folder {folder!r} is listed twice{same}: remove one"))
         seen.setdefault(identity, folder)
     return found, mistakes
 
@@ -317,25 +323,25 @@ def _folder_path(folder: str, base: str | None) -> str:
 
 
 def _require_folder(folder: str, base: str | None, path: str) -> tuple[int, int]:
-    """Device and inode of a folder, which are the same for each of its names.
+    """Device and inode of a folder, which do not depend on the path.
 
     Raises
     ------
     PathError
-        It is not a folder that can be read.
+        It is not a readable folder.
     """
-    looked_at = "" if path == folder else f" ({path})"
+    shown_path = "" if path == folder else f" ({path})"
     try:
-        # As it is written: the kernel does not go up from what does not exist, real_path does.
-        found = os.stat(os.path.join(base or "", expanded(folder)))
+        # The path as written: with `..` after a missing folder the kernel fails, and real_path does not.
+        status = os.stat(os.path.join(base or "", expanded(folder)))
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise PathError(
-                f"folder {folder!r} does not exist{looked_at}: {remedy_for_missing(path)}"
+                f"folder {folder!r} does not exist{shown_path}: {remedy_for_missing(path)}"
             ) from None
-        raise PathError(f"folder {folder!r}{looked_at} {_unreachable(path, error)}") from None
-    if not stat.S_ISDIR(found.st_mode):
+        raise PathError(f"folder {folder!r}{shown_path} {_unreachable(path, error)}") from None
+    if not stat.S_ISDIR(status.st_mode):
         raise PathError(f"{folder!r} is not a folder: name the folder that holds the documents")
     if not os.access(path, os.R_OK | os.X_OK):
         raise PathError(f"folder {folder!r} cannot be read: give this user read and execute permission")
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

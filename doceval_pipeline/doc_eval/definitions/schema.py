@@ -1,7 +1,7 @@
-"""What people may ask for: connections, prompts, batches and what recurs, and what makes each of them valid.
+"""The schema of an evaluation file: connections, prompts, batches and recurring evaluations.
 
-The same classes stand behind an evaluation file and Dagster's launchpad. No file or database is
-touched here; folders are checked in `evaluation_file`.
+Evaluation files and Dagster's launchpad use the same classes. This module opens no file and no database;
+folders are checked in `evaluation_file`.
 """
 
 import json
@@ -30,27 +30,28 @@ from doceval_pipeline.names import LONGEST, normal, refusal
 from doceval_pipeline.recurrence import problem_of_schedule, problem_of_timezone
 from doceval_pipeline.redaction import holds_key
 
-# Names of credentials in any place; only the letters of a name are compared, in lower case.
+# Names that mean a credential anywhere. Only the letters of a name are compared, in lower case.
 _SECRET_NAME = re.compile(
     r"apikey|accesskey|privatekey|clientsecret|passw|passphrase|^secrets?$|^authorization$|^bearer"
     r"|^(x?api|access|auth|bearer|refresh|session|id|hf|github|gitlab)?token$"
 )
-# And of what does so where a processor is told how to reach a model.
+# Names that mean a credential in the settings of a connection.
 _SECRET_SETTING = re.compile(
     _SECRET_NAME.pattern + r"|secret|credential|authorization|bearer|signature|cookie|^(key|sig|auth|pwd)$"
     r"|(subscription|functions?|master|account|shared|storage|admin|service|project|auth)key$"
 )
-# Prefixes under which well-known services hand out keys, however short what is behind them.
+# Prefixes of the keys of well-known services, whatever their length.
 _SECRET_VALUE = re.compile(r"^(sk-|xox[a-z]-|gh[a-z]_|glpat-|AIza|AKIA|eyJ[A-Za-z0-9_-]+\.|Bearer |Basic )")
 _HEADER = re.compile(r"\s*([\w-]+)\s*[:=]\s*\S")
-# Of intervals, in seconds.
+# The longest interval, in seconds.
 LONGEST_DURATION = 7 * 86400
 MOST_DOCUMENTS = 1_000_000_000
-# Of a recurring evaluation: each batch has the date, and may have a time and a number, behind it.
+# Batches of a recurring evaluation are named after it, followed by the date, and if needed a time and a
+# number.
 LONGEST_RECURRING_NAME = LONGEST - 30
-# The type of errors about credentials, which must be known from others: they must not even be kept.
+# The type of errors about credentials. Unlike other invalid values, these must not even be stored.
 CREDENTIAL = "credential"
-_KEY_ADVICE = "keys are never stored: name the environment variable of the key in api_key_env"
+_KEY_ADVICE = "keys are never stored: put the name of the key's environment variable into api_key_env"
 
 
 def _name(value: str) -> str:
@@ -62,27 +63,27 @@ def _name(value: str) -> str:
 
 def _storable(value: str) -> str:
     if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-        raise ValueError("holds a NUL or half a surrogate pair, which a database cannot store: take it out")
+        raise ValueError("contains a NUL or half a surrogate pair, which a database cannot store: remove it")
     return value
 
 
 def _keyless(value: str) -> str:
     if holds_key(value):
-        raise _credential("holds what looks like a key or a password")
+        raise _credential("contains what looks like a key or a password")
     return value
 
 
 def _visible(value: str) -> str:
-    # A zero-width space is printed as nothing, too.
+    # A zero-width space is invisible too.
     if not any(char.isprintable() and not char.isspace() for char in value):
-        raise ValueError("has nothing that is seen: write the question")
+        raise ValueError("contains no visible text: write the question")
     return value
 
 
 def _unique(values: list[str]) -> list[str]:
     repeated = sorted({value for value in values if values.count(value) > 1})
     if repeated:
-        raise ValueError(f"names {repeated[0]!r} twice: name it once")
+        raise ValueError(f"contains {repeated[0]!r} twice: remove one")
     return values
 
 
@@ -93,21 +94,21 @@ def _json_object(value: dict[str, Any]) -> dict[str, Any]:
     except PydanticCustomError:
         raise
     except (TypeError, ValueError, RecursionError):
-        raise ValueError("must contain only what JSON can: no NaN, infinity or loops") from None
+        raise ValueError(
+            "cannot be written as JSON: remove NaN, infinity, references to itself and other types"
+        ) from None
     _storable(encoded)
-    # An escaped NUL, and not a backslash that is escaped before the letters u0000.
+    # An escaped NUL, but not an escaped backslash followed by u0000.
     if re.search(r"(?<!\\)(?:\\\\)*\\u0000", encoded):
-        raise ValueError("holds a NUL, which a database cannot store: take it out")
+        raise ValueError("contains a NUL, which a database cannot store: remove it")
     return value
 
 
 def _require_text_keys(value: Any) -> None:
-    # json turns True, None and numbers into text keys such as "true".
+    # The json module converts True, None and numbers to text keys such as "true".
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
-            raise PydanticCustomError(
-                "key_type", "must have text as keys, in quotes where they look otherwise"
-            )
+            raise PydanticCustomError("key_type", "has a key that is not text: put the key in quotes")
         value = list(value.values())
     for item in value if isinstance(value, list) else ():
         _require_text_keys(item)
@@ -121,22 +122,23 @@ def _patterns(values: list[str]) -> list[str]:
 
 
 def _problem_of_pattern(value: str) -> str | None:
-    """Why a text is not a valid pattern, or cannot match any file; None for a usable one."""
+    """Why a pattern is invalid or cannot match any file; None if it is usable."""
     if not value.strip() or value != value.strip():
-        return "is empty, or has a space at its beginning or end: write the pattern alone, such as '*.pdf'"
+        return "is empty or has a space at its beginning or end: write only the pattern, such as '*.pdf'"
     if value.startswith("#"):
         return "is a comment in .gitignore: write \\# for a name that begins with #"
     if "[:" in value:
-        return "names a class of characters, which are not supported: write [a-z] or the like"
+        return "uses a named class of characters, which is not supported: write a range such as [a-z]"
     try:
         with warnings.catch_warnings():
-            # Of brackets in brackets, which mean themselves here.
+            # Python warns of nested brackets, which are literal here.
             warnings.simplefilter("ignore", FutureWarning)
             pathspec.PathSpec.from_lines("gitignore", [value])
     except (ValueError, re.error):
         return (
-            "is not a valid .gitignore pattern: correct it, such as '*.pdf'; brackets choose one of several "
-            "characters, write \\[ for a bracket in a name"
+            "is not a valid .gitignore pattern: fix it; brackets match one of several characters, write \\[ "
+            "for "
+            "a bracket in a name"
         )
     return None
 
@@ -149,11 +151,11 @@ def _moment(value: Any) -> Any:
     except ValueError:
         raise ValueError("must be a time such as 2026-12-01T22:00Z") from None
     if moment.tzinfo is None:
-        raise ValueError("must say its time zone, such as 2026-12-01T22:00Z or 2026-12-01T23:00+01:00")
+        raise ValueError("has no time zone: write it as 2026-12-01T22:00Z or 2026-12-01T23:00+01:00")
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError("must be a time in the years 1 to 9999 of UTC") from None
+        raise ValueError("must be between the years 1 and 9999 in UTC") from None
 
 
 def _schedule(value: str) -> str:
@@ -169,12 +171,12 @@ def _timezone(value: str) -> str:
 
 
 def _seconds(value: Any) -> Any:
-    """Seconds of a text such as 90s, 5m, 2h or 1d."""
+    """The seconds of a text such as 90s, 5m, 2h or 1d; other values unchanged."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", value)
     if match is None:
-        raise ValueError("must be seconds without quotes, or a text such as 90s, 5m, 2h or 1d")
+        raise ValueError("must be a number of seconds, or a text such as 90s, 5m, 2h or 1d")
     return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
@@ -201,14 +203,14 @@ Duration = Annotated[int, BeforeValidator(_seconds), AfterValidator(_duration)]
 
 
 class Definition(BaseModel):
-    """Base: unknown keys are refused, and types are not guessed."""
+    """Base of all definitions: unknown keys are rejected, and values are not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _null_clears(cls, given: Any) -> Any:
-        """What is `null` and may be left out has its default, and counts as given."""
+        """Replace `null` in optional keys by the default; the key counts as given."""
         if not isinstance(given, dict):
             return given
         optional = {name: field for name, field in cls.model_fields.items() if not field.is_required()}
@@ -221,48 +223,53 @@ class Definition(BaseModel):
 
 
 class Prices(Definition):
-    """What a provider asks; for estimates only, and never part of a sealed configuration."""
+    """Prices of a provider, for estimates only; never part of a sealed snapshot."""
 
     input_per_million: Price | None = Field(
-        default=None, description="For a million tokens that are read; unknown if left out, and 0 is free."
+        default=None, description="Price of a million input tokens. If omitted, it is unknown; 0 means free."
     )
     output_per_million: Price | None = Field(
-        default=None, description="For a million tokens that are written; unknown if left out."
+        default=None, description="Price of a million output tokens. If omitted, it is unknown; 0 means free."
     )
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = Field(
-        default="USD", description="Three letters, as in ISO 4217."
+        default="USD", description="Three-letter currency code (ISO 4217)."
     )
 
 
-class Named(Definition):
-    """A definition that is known by its name."""
+class NamedDefinition(Definition):
+    """A definition that is identified by its name."""
 
     name: Name
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all that is required is given, which is not so where a mistake was found."""
+    def is_complete(self) -> bool:
+        """Whether all required keys are given; False for a definition with a mistake."""
         required = {key for key, field in type(self).model_fields.items() if field.is_required()}
         return bool(self.name) and required <= self.model_fields_set
 
 
-class Connection(Named):
-    """How a processor reaches a model; never holds a key."""
+class ConnectionDefinition(NamedDefinition):
+    """How a processor reaches a model. Never contains a key."""
 
-    name: Name = Field(description="Unique name; an existing connection of this name is updated.")
-    provider: Name = Field(description="Kind of provider, such as openai or ollama.")
-    model: Name = Field(description="The model's name at the provider.")
-    base_url: Storable | None = Field(default=None, description="http(s) URL, without credentials.")
-    port: int | None = Field(default=None, ge=1, le=65535, description="Port, where the URL has none.")
+    name: Name = Field(description="Unique name. An existing connection of this name is updated.")
+    provider: Name = Field(description="Type of provider, such as openai or ollama.")
+    model: Name = Field(description="Name of the model at the provider.")
+    base_url: Storable | None = Field(
+        default=None, description="URL of the endpoint (http or https), without credentials."
+    )
+    port: int | None = Field(default=None, ge=1, le=65535, description="Port, if the URL has none.")
     api_key_env: str | None = Field(
         default=None,
         max_length=64,
-        description="NAME of the environment variable from which the processor reads its key.",
+        description="NAME of the environment variable that contains the API key of the processor. Never the "
+        "key.",
     )
-    config: JsonObject = Field(default_factory=dict, description="Settings such as temperature.")
+    config: JsonObject = Field(
+        default_factory=dict, description="Settings of the model, such as temperature."
+    )
     prices: Prices | None = Field(
         default=None,
-        description="For estimates of cost: input_per_million, output_per_million (tokens), currency.",
+        description="Prices for cost estimates: input_per_million and output_per_million (tokens), currency.",
     )
 
     @field_validator("api_key_env")
@@ -271,14 +278,13 @@ class Connection(Named):
         if value is None:
             return None
         if value.startswith("$"):
-            raise PydanticCustomError(
-                CREDENTIAL, "is the NAME of an environment variable: write it without the $"
-            )
-        # Only capitals, which a key pasted by mistake hardly ever is; the table has the same rule.
+            raise PydanticCustomError(CREDENTIAL, "must be the NAME of an environment variable: remove the $")
+        # Capitals only, because a key pasted by mistake is hardly ever in capitals. The table has the same
+        # rule.
         if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) and value.upper() != value and not _is_a_key(value):
             raise PydanticCustomError(
                 CREDENTIAL,
-                "must be in capitals, so that a pasted key is noticed: rename the environment variable, for "
+                "must be in capitals, so that a pasted key is detected: rename the environment variable, for "
                 "example to OPENAI_API_KEY",
             )
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value) or _is_a_key(value):
@@ -296,7 +302,7 @@ class Connection(Named):
             return None
         try:
             parts = urlsplit(value)
-            # The parser removes line breaks and tabs, which a client of HTTP may send.
+            # urlsplit removes line breaks and tabs, but an HTTP client may send them.
             valid = value.isprintable() and " " not in value
             valid = valid and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
@@ -304,7 +310,7 @@ class Connection(Named):
         if not valid:
             raise ValueError("must be a URL such as https://api.example.com/v1")
         if parts.username is not None or parts.password is not None:
-            raise _credential("holds a user name or password")
+            raise _credential("contains a user name or a password")
         for part in (parts.query, parts.fragment):
             _refuse_secrets(dict(parse_qsl(part, keep_blank_values=True)), _SECRET_SETTING)
         return _keyless(value)
@@ -316,46 +322,47 @@ class Connection(Named):
         return value
 
 
-def objection(connection: Mapping[str, Any]) -> str | None:
-    """Why a connection could not be defined like this, a key in it above all; None where it could.
+def problem_of_connection(connection: Mapping[str, Any]) -> str | None:
+    """Why a connection is invalid, for example because it contains a key; None if it is valid.
 
-    No value is repeated, since it might be the key.
+    The message repeats no value, because it might be the key.
     """
     try:
-        Connection.model_validate(connection)
+        ConnectionDefinition.model_validate(connection)
     except ValidationError as error:
-        found = error.errors(include_input=False)[0]
-        return f"{found['loc'][0]} {found['msg'].removeprefix('Value error, ')}"
+        first = error.errors(include_input=False)[0]
+        return f"{first['loc'][0]} {first['msg'].removeprefix('Value error, ')}"
     return None
 
 
-class Prompt(Named):
-    """What a model is asked about each document."""
+class PromptDefinition(NamedDefinition):
+    """One criterion: the text that a model is asked about each document."""
 
-    name: Name = Field(description="Unique name; an existing prompt of this name is updated.")
-    text: PromptText = Field(min_length=1, description="The prompt itself.")
+    name: Name = Field(description="Unique name. An existing prompt of this name is updated.")
+    text: PromptText = Field(min_length=1, description="Text of the prompt.")
 
 
-class Choice(Named):
-    """What is evaluated by what: folders, connections and prompts."""
+class ChoiceDefinition(NamedDefinition):
+    """Base of batches and recurring evaluations: a choice of folders, connections and prompts."""
 
     name: Name = Field(description="Unique name of the batch.")
-    description: Text = Field(default="", description="For people.")
-    folders: list[Folder] = Field(min_length=1, description="Folders of documents.")
-    connections: Names = Field(description="Names of the connections to evaluate with.")
-    prompts: Names = Field(description="Names of the prompts to ask.")
-    metadata: JsonObject = Field(default_factory=dict, description="Anything worth keeping with it.")
+    description: Text = Field(default="", description="Description for people.")
+    folders: list[Folder] = Field(min_length=1, description="Folders that contain the documents.")
+    connections: Names = Field(description="Names of the connections that evaluate the documents.")
+    prompts: Names = Field(description="Names of the prompts to ask about each document.")
+    metadata: JsonObject = Field(default_factory=dict, description="Arbitrary JSON to store with it.")
     include: Patterns = Field(
-        default_factory=list, description="Patterns as in .gitignore; only files that match are taken."
+        default_factory=list, description="Patterns as in .gitignore. Only matching files are evaluated."
     )
     exclude: Patterns = Field(
-        default_factory=list, description="Patterns as in .gitignore; files that match are left out."
+        default_factory=list, description="Patterns as in .gitignore. Matching files are skipped."
     )
     priority: int = Field(
         default=10,
         ge=1,
         le=100,
-        description="Share of the processors' work relative to other batches, for rows queued from now on.",
+        description="Share of processing time relative to other batches, from 1 to 100. Applies to rows "
+        "queued later.",
     )
 
     @field_validator("metadata")
@@ -368,60 +375,68 @@ class Choice(Named):
     @classmethod
     def _is_not_a_number(cls, value: str) -> str:
         if re.fullmatch(r"(batch-)?\d+", value):
-            raise ValueError("must not look like a batch number: commands take a number or a name")
+            raise ValueError(
+                "looks like a batch number, and commands accept a number or a name: choose another name"
+            )
         return value
 
 
-class Batch(Choice):
-    """One choice of folders, connections and prompts."""
+class BatchDefinition(ChoiceDefinition):
+    """A batch: one choice of folders, connections and prompts."""
 
     stage_after: Moment | None = Field(
         default=None,
-        description="A time with its zone, such as 2026-12-01T22:00Z; staging then begins by itself.",
+        description="Time at which staging starts automatically, with time zone, such as 2026-12-01T22:00Z.",
     )
     reuse: Reuse = Field(
         default="nothing",
-        description="finished: take results that earlier batches have for the same question and document.",
+        description="finished: reuse results of earlier batches for the same question and document. "
+        "nothing: ask again.",
     )
 
 
-class Recurring(Choice):
-    """A batch for each time of a schedule, or for what arrives in folders."""
+class RecurringDefinition(ChoiceDefinition):
+    """A recurring evaluation: creates a batch at each time of a schedule, or when documents arrive."""
 
-    name: Name = Field(description="Unique name; batches are named after it and the date.")
+    name: Name = Field(description="Unique name. Its batches are named after it and the date.")
     schedule: Schedule | None = Field(
-        default=None, description="When a batch is made, as five fields of cron such as '0 2 * * 1-5'."
+        default=None,
+        description="Cron expression of five fields, such as '0 2 * * 1-5': when to create a batch.",
     )
     timezone: TimeZone = Field(default="UTC", description="Time zone of the schedule, such as Europe/Berlin.")
     on_arrival: bool = Field(
-        default=False, description="Make a batch of what arrives, instead of by a schedule."
+        default=False, description="Create a batch when documents arrive, instead of on a schedule."
     )
     interval: Duration = Field(
         default=60,
-        description="How often the folders are looked at; seconds, or a text such as 5m.",
+        description="How often the folders are scanned, in seconds or as a text such as 5m.",
     )
     quiet_for: Duration = Field(
         default=60,
-        description="Seconds without new arrivals before a batch is made; or a text such as 5m.",
+        description="How long nothing must arrive before a batch is created, in seconds or as a text such "
+        "as 5m.",
     )
     scope: Literal["changed", "all"] = Field(
-        default="changed", description="changed: new and changed documents since the last occurrence; or all."
+        default="changed",
+        description="changed: only documents that are new or changed since the last occurrence. all: every "
+        "document.",
     )
     skip_if_nothing_new: bool = Field(
-        default=True, description="Make no batch where nothing is new or changed."
+        default=True, description="Create no batch if no document is new or changed."
     )
     reuse: Reuse = Field(
         default="finished",
-        description="finished: take results that earlier batches have for the same question and document.",
+        description="finished: reuse results of earlier batches for the same question and document. "
+        "nothing: ask again.",
     )
     max_documents: int | None = Field(
         default=None,
         ge=1,
         le=MOST_DOCUMENTS,
-        description="A batch of more documents is paused until somebody resumes it.",
+        description="A batch of more documents is paused until it is resumed.",
     )
     max_cost: Price | None = Field(
-        default=None, description="A batch that is expected to cost more is paused until somebody resumes it."
+        default=None, description="A batch with a higher estimated cost is paused until it is resumed."
     )
 
     @field_validator("name")
@@ -429,7 +444,7 @@ class Recurring(Choice):
     def _leaves_room_for_a_date(cls, value: str) -> str:
         if len(value) > LONGEST_RECURRING_NAME:
             raise ValueError(
-                f"has {len(value)} characters: take at most {LONGEST_RECURRING_NAME}, because "
+                f"has {len(value)} characters: use at most {LONGEST_RECURRING_NAME}, because "
                 "batches are named after it and the date"
             )
         return value
@@ -437,17 +452,15 @@ class Recurring(Choice):
     @field_validator("interval", "quiet_for")
     @classmethod
     def _is_of_arrivals(cls, value: int, info: ValidationInfo) -> int:
-        # The default may be what null stands for.
+        # A default may come from null, which is allowed.
         if info.data.get("schedule") is not None and value != cls.model_fields[str(info.field_name)].default:
-            raise ValueError(
-                "applies only with on_arrival: leave it out, or write on_arrival instead of schedule"
-            )
+            raise ValueError("applies only with on_arrival: remove it, or use on_arrival instead of schedule")
         return value
 
     @model_validator(mode="after")
     def _recurs_in_one_way(self) -> Self:
         if self.on_arrival and self.schedule is not None:
-            raise ValueError("has a schedule and on_arrival: keep one of them")
+            raise ValueError("has both schedule and on_arrival: keep one of them")
         if not self.on_arrival and self.schedule is None:
             raise ValueError(
                 'has neither schedule nor on_arrival: add schedule: "0 2 * * *" or on_arrival: true'
@@ -456,31 +469,31 @@ class Recurring(Choice):
 
 
 class Evaluation(Definition):
-    """Everything one evaluation file, or one launchpad, asks for."""
+    """The contents of an evaluation file or of the launchpad of `create_batch`."""
 
-    connections: list[Connection] = Field(default_factory=list)
-    prompts: list[Prompt] = Field(default_factory=list)
-    batches: list[Batch] = Field(default_factory=list)
-    recurring: list[Recurring] = Field(default_factory=list)
+    connections: list[ConnectionDefinition] = Field(default_factory=list)
+    prompts: list[PromptDefinition] = Field(default_factory=list)
+    batches: list[BatchDefinition] = Field(default_factory=list)
+    recurring: list[RecurringDefinition] = Field(default_factory=list)
 
 
 def _is_a_key(name: str) -> bool:
-    """Whether the name of a variable is rather a key in capitals: long, of one word, with many digits."""
+    """Whether a variable's name looks like a key in capitals: long, one word, several digits."""
     digits = sum(char.isdigit() for char in name)
     return holds_key(name) or ("_" not in name and len(name) >= 16 and digits >= 3)
 
 
 def _refuse_secrets(value: Any, names: re.Pattern[str]) -> None:
-    """Refuse a credential anywhere in data as of JSON; no value is repeated.
+    """Reject a credential anywhere in JSON data.
 
-    What is refused is told in terminals and event logs.
+    The message repeats no value, because terminals and event logs show it.
     """
     if isinstance(value, dict):
         for key, content in value.items():
             _refuse_secret(str(key), content, names)
             _refuse_secrets(str(key), names)
             _refuse_secrets(content, names)
-        # Headers as lists of such objects.
+        # Headers as a list of objects with a name and a value.
         _refuse_secret(str(value.get("name") or value.get("key")), value.get("value"), names)
     elif isinstance(value, list):
         if len(value) == 2 and isinstance(value[0], str):
@@ -489,15 +502,15 @@ def _refuse_secrets(value: Any, names: re.Pattern[str]) -> None:
             _refuse_secrets(item, names)
     elif isinstance(value, str):
         if _SECRET_VALUE.search(value) or holds_key(value):
-            raise _credential("holds a value that looks like a key")
+            raise _credential("contains a value that looks like a key")
         if header := _HEADER.match(value):
             _refuse_secret(header[1], value, names)
 
 
 def _refuse_secret(name: str, value: Any, names: re.Pattern[str]) -> None:
-    # A number may be a password; what is switched on or off, or empty, is none.
-    holds_something = value not in (None, "", [], {}) and not isinstance(value, bool)
-    if holds_something and names.search(re.sub(r"[^a-z]", "", name.lower())):
+    # A number may be a password; a boolean or an empty value is not.
+    has_content = value not in (None, "", [], {}) and not isinstance(value, bool)
+    if has_content and names.search(re.sub(r"[^a-z]", "", name.lower())):
         raise _credential(f"{name!r} looks like a credential")
 
 

@@ -1,7 +1,7 @@
-"""Reads YAML 1.2 or JSON as plain data with the place of each value. Knows nothing of evaluations.
+"""Reads YAML 1.2 or JSON as plain data with the location of each value. Knows nothing about evaluations.
 
-Scalars are read by YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-schema), whose rules
-yamlcore adds to PyYAML. Size, depth and aliases are bounded, so that no text takes longer than seconds.
+Scalars follow YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-schema), which yamlcore adds to
+PyYAML. Size, depth and aliases are bounded, so that every text is read within seconds.
 """
 
 import json
@@ -14,18 +14,18 @@ import yaml
 import yamlcore
 
 Location = tuple[str | int, ...]
-# Line and column, both from 1.
+# Line and column, both counted from 1.
 Mark = tuple[int, int]
-# A value counts at each place where an alias repeats it.
+# A value counts again for each alias of it.
 MOST_VALUES = 50_000
 DEEPEST = 50
 _MERGE = "tag:yaml.org,2002:merge"
 _CORE = ("str", "int", "float", "bool", "null", "seq", "map")
 _CORE_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in _CORE)
-# What PyYAML takes for the end of a line, as YAML 1.1 does, or refuses; in JSON and YAML 1.2 they are text.
+# Characters that PyYAML reads as line ends, as YAML 1.1 does, or rejects; in JSON and YAML 1.2 they are text.
 _NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _DIRECTIVE = re.compile(r"^%YAML\s+(\S+)", re.MULTILINE)
-# PyYAML's words, and what to do.
+# Patterns of PyYAML's messages, and what to do.
 _ADVICE = (
     (r"an alias expected", "a value cannot begin with *: put it in quotes"),
     (r"an anchor expected", "a value cannot begin with &: put it in quotes"),
@@ -35,17 +35,20 @@ _ADVICE = (
     (r"found character '(.)' that", r"a value cannot begin with \1: put it in quotes"),
     (
         r"mapping values are not allowed",
-        "a ': ' is not expected here: put the value in quotes, or correct the indentation",
+        "a ': ' is not expected here: put the value in quotes, or fix the indentation",
     ),
     (r"expected <block end>", "the indentation does not match the lines above: align it with its neighbours"),
     (r"sequence entries are not allowed", "a '- ' is not expected here: begin it on a line of its own"),
-    (r"could not find expected ':'", "a key is not followed by ': ': add it, or correct the indentation"),
+    (r"could not find expected ':'", "a key is not followed by ': ': add it, or fix the indentation"),
     (r"unexpected end of stream", "a quotation mark is never closed: close it"),
     (r"expected ',' or", "a [ or { is not closed, or a comma is missing: close it, or add the comma"),
     (r"expected the node content", "a value is missing or begins with a special character: put it in quotes"),
-    (r"found undefined alias", "an alias (*name) is not defined above: define it with &name, or use quotes"),
+    (
+        r"found undefined alias",
+        "an alias (*name) is not defined above: define it with &name, or put the value in quotes",
+    ),
     (r"found duplicate anchor", "an anchor (&name) is defined twice: rename one of them"),
-    (r"found another document", "a second document begins: keep one, without ---"),
+    (r"found another document", "a second document begins: keep one document and remove the ---"),
     (r"unknown escape character", r"a \ in double quotes begins an escape: write \\, or use single quotes"),
     (r"escape sequence", r"an escape in double quotes is incomplete: write \\ for a backslash"),
     (r"incompatible YAML document", "the %YAML version is not supported: remove the line"),
@@ -57,14 +60,14 @@ _HALF = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc
 
 @dataclass(frozen=True)
 class Mistake:
-    """What is wrong with the value at a place."""
+    """A problem of the value at a location."""
 
     location: Location
     problem: str
 
 
 class TextError(Exception):
-    """The text is not YAML or JSON, or is too large; `line` counts from 1, 0 if it is unknown."""
+    """The text is not YAML or JSON, or is too large; `line` counts from 1 and is 0 if unknown."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(problem)
@@ -73,9 +76,9 @@ class TextError(Exception):
 
 @dataclass
 class PlainData:
-    """What a text contains: dicts, lists, text, numbers, booleans and None.
+    """The content of a text: dicts, lists, text, numbers, booleans and None.
 
-    `marks` has the place of every value, `mistakes` those that could not be read.
+    `marks` has the line and column of every value, `mistakes` the values that could not be read.
     """
 
     content: Any = None
@@ -92,7 +95,7 @@ def read_plain(text: str) -> PlainData | None:
     """
     is_json = _is_json(text)
     if is_json:
-        # Between the values of JSON, tabs are spaces; in them the characters can only be escaped or text.
+        # In JSON, tabs occur only between values, and the other characters only inside texts.
         text = _NOT_PLAIN.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\t", " "))
     elif found := _NOT_PLAIN.search(text):
         raise TextError(
@@ -105,24 +108,24 @@ def read_plain(text: str) -> PlainData | None:
     if loader.yaml_version not in (None, (1, 2)) and directive:
         line = text.count("\n", 0, directive.start()) + 1
         raise TextError(
-            line, f"%YAML {directive[1]} is not supported, the file is read as YAML 1.2: remove it"
+            line, f"%YAML {directive[1]} is not supported, files are read as YAML 1.2: remove the line"
         )
     if node is None:
         return None
-    reader = _Reader(loader, is_json)
+    reader = _NodeReader(loader, is_json=is_json)
     reader.data.content = reader.read(node, ())
     return reader.data
 
 
 class _Loader(yamlcore.CoreLoader):  # type: ignore[misc]
-    """The core schema, and `<<`, which YAML files of all ages use for merging."""
+    """The core schema plus the merge key `<<`, which many YAML files use."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.nodes = self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node unless there are too many, before they take time and memory."""
+        """Compose a node; fails early if there are too many or they are nested too deeply."""
         self.nodes += 1
         self.depth += 1
         if self.nodes > MOST_VALUES or self.depth > DEEPEST:
@@ -143,7 +146,7 @@ def _is_json(text: str) -> bool:
 
 
 def _is_not_zero(text: str) -> bool:
-    """Whether the digits of a number that was read as 0 are others."""
+    """Whether a number that was read as 0 has digits other than 0."""
     return any(digit in "123456789" for digit in text.lower().partition("e")[0])
 
 
@@ -153,7 +156,7 @@ def _composed(text: str) -> tuple[_Loader, yaml.Node | None]:
         loader = _Loader(text)
         return loader, loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        # Of what is never closed, the beginning is the place.
+        # The mistake is where an unclosed value begins, not at the end of the text.
         opened = "end" in str(error.problem) and "stream" in str(error.problem)
         mark = (error.context_mark if opened else None) or error.problem_mark or error.context_mark
         raise TextError(
@@ -181,14 +184,14 @@ def _too_large(line: int, depth: int) -> TextError:
             line, f"is nested deeper than {DEEPEST} levels, or refers to itself: make it flatter"
         )
     return TextError(
-        line, f"is too large: contains more than {MOST_VALUES:,} values, those that aliases repeat included"
+        line, f"contains more than {MOST_VALUES:,} values, including repetitions by aliases: split the file"
     )
 
 
-class _Reader:
-    """Turns nodes into plain data, once for each place."""
+class _NodeReader:
+    """Converts nodes to plain data, once per location."""
 
-    def __init__(self, loader: _Loader, is_json: bool) -> None:
+    def __init__(self, loader: _Loader, *, is_json: bool) -> None:
         self._loader, self._is_json = loader, is_json
         self._values = 0
         self.data = PlainData()
@@ -214,7 +217,7 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._refuse(location, "has a key that is a list or a mapping: write the key as text")
                 continue
-            # A key is text as it is written: 50256, No and 1e3 are names like any other.
+            # Keys are always text: 50256, No and 1e3 are names like any other.
             key = self._text(key_node, location)
             inner = (*location, key)
             if inner in self.data.marks:
@@ -231,31 +234,33 @@ class _Reader:
     def _merged(self, value: Any, location: Location) -> dict[str, Any]:
         sources = value if isinstance(value, list) else [value]
         if not all(isinstance(source, dict) for source in sources):
-            self._refuse(location, "merges something that is not a mapping: name a mapping, or quote '<<'")
+            self._refuse(location, "merges a value that is not a mapping: merge a mapping, or quote '<<'")
             return {}
         return {key: content for source in reversed(sources) for key, content in source.items()}
 
     def _scalar(self, node: yaml.ScalarNode, location: Location) -> Any:
         text = self._text(node, location)
         if self._is_json and node.style is None and text in ("NaN", "Infinity", "-Infinity"):
-            return self._refuse(location, f"is {text}, which JSON lacks: put it in quotes, or write null")
+            return self._refuse(
+                location, f"is {text}, which is not valid JSON: put it in quotes, or write null"
+            )
         if node.tag in ("tag:yaml.org,2002:str", _MERGE):
             return text
         try:
             value = self._loader.construct_object(node)
         except (yaml.YAMLError, KeyError, ValueError):
             kind = node.tag.rpartition(":")[2]
-            return self._refuse(location, f"cannot be read as {kind}: correct it, or put it in quotes")
+            return self._refuse(location, f"is not a valid {kind}: fix it, or put it in quotes")
         if isinstance(value, float) and not math.isfinite(value):
-            problem = "is infinite or not a number, which JSON lacks: write a finite number, or null"
+            problem = "is infinite or not a number, which JSON cannot store: write a finite number, or null"
             return self._refuse(location, problem)
         if value == 0 and isinstance(value, float) and _is_not_zero(text):
-            return self._refuse(location, "is too small for a number: write 0, or put it in quotes")
+            return self._refuse(location, "is too close to zero for a number: write 0, or put it in quotes")
         return value
 
     def _text(self, node: yaml.ScalarNode, location: Location) -> str:
         try:
-            # JSON escapes a character such as an emoji as two halves.
+            # JSON escapes characters such as emoji as surrogate pairs.
             return str(node.value).encode("utf-16-le", "surrogatepass").decode("utf-16-le")
         except UnicodeDecodeError:
             half = ord(_HALF.findall(node.value)[0])

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, Row, text
 
 from doceval_pipeline.doc_eval.definitions.error_messages import mistakes_of
-from doceval_pipeline.doc_eval.definitions.schema import Recurring
+from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline.errors import UnknownRecurring
@@ -184,14 +184,14 @@ def remember_digest(connection: Connection, recurring_id: int, digest: str) -> N
     connection.execute(_REMEMBER_DIGEST, {"id": recurring_id, "digest": digest})
 
 
-def missing_reference(connection: Connection, definition: Recurring) -> tuple[str, str] | None:
+def missing_reference(connection: Connection, definition: RecurringDefinition) -> tuple[str, str] | None:
     """The kind and name of a connection, prompt or folder of the definition that no longer exists."""
     chosen = {key: list(getattr(definition, key)) for key in ("connections", "prompts", "folders")}
     row = connection.execute(_MISSING, chosen).first()
     return None if row is None else (row.kind, row.name)
 
 
-def configured_folders(connection: Connection, definition: Recurring) -> list[dict[str, object]]:
+def configured_folders(connection: Connection, definition: RecurringDefinition) -> list[dict[str, object]]:
     """The folders of a definition, with ids and paths as in a sealed configuration."""
     return list(connection.scalars(_FOLDERS, {"paths": definition.folders}))
 
@@ -203,14 +203,14 @@ def _record(row: Row[Any]) -> RecurringRecord:
     return RecurringRecord(**(dict(row._mapping) | values))
 
 
-def _definition(name: str, stored: str) -> tuple[Recurring, str | None]:
+def _definition(name: str, stored: str) -> tuple[RecurringDefinition, str | None]:
     """A stored definition, and why it cannot be used: another version or a person may have changed it."""
     try:
-        return Recurring.model_validate({**json.loads(stored), "name": name}), None
+        return RecurringDefinition.model_validate({**json.loads(stored), "name": name}), None
     except ValidationError as error:
         mistake = mistakes_of(error.errors(include_input=False, include_url=False))[0]
         problem = f"{'.'.join(map(str, mistake.location))} {mistake.problem}".strip()
     except (ValueError, RecursionError):
         problem = "it is not readable"
-    unusable = Recurring.model_construct(name=name, folders=[], connections=[], prompts=[])
+    unusable = RecurringDefinition.model_construct(name=name, folders=[], connections=[], prompts=[])
     return unusable, f"{problem}; apply its evaluation file again"

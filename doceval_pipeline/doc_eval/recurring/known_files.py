@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.doc_eval.definitions.schema import Recurring
+from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 from doceval_pipeline.domain.recurring import FileComparison
 
 # The usable files of the table `found`, compared with what the newest occurrence knew of them. A file that a
@@ -113,7 +113,7 @@ _REMEMBER_FILES = text("""
 def compare_files(
     connection: Connection,
     recurring_id: int,
-    definition: Recurring,
+    definition: RecurringDefinition,
     folder_reasons: Sequence[str],
     passing_reasons: Sequence[str],
 ) -> FileComparison:
@@ -135,7 +135,9 @@ def compare_files(
     return FileComparison(**connection.execute(_COMPARE, parameters).one()._mapping)
 
 
-def empty_folder(connection: Connection, recurring_id: int, definition: Recurring) -> tuple[str, int] | None:
+def empty_folder(
+    connection: Connection, recurring_id: int, definition: RecurringDefinition
+) -> tuple[str, int] | None:
     """A folder without any found file, and the number of files known there; None if there is none."""
     row = connection.execute(_EMPTY_FOLDER, {"id": recurring_id, "paths": list(definition.folders)}).first()
     return None if row is None else (row.folder_path, row.files)
@@ -157,7 +159,7 @@ def remember_files(connection: Connection, recurring_id: int, batch_id: int) -> 
 
 
 def forget_gone(
-    connection: Connection, recurring_id: int, definition: Recurring, folder_reasons: Sequence[str]
+    connection: Connection, recurring_id: int, definition: RecurringDefinition, folder_reasons: Sequence[str]
 ) -> None:
     """Forget known files that were not found; call this before `keep_new_and_changed`."""
     parameters = {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from doceval_pipeline.doc_eval.definitions.schema import Recurring
+from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
 from doceval_pipeline.errors import RecurringError
 from doceval_pipeline.recurrence import Recurrence
@@ -18,7 +18,7 @@ class RecurringRecord:
 
     id: int
     name: str
-    definition: Recurring
+    definition: RecurringDefinition
     watched_from: datetime
     """Since when its schedule counts; earlier times are not made up."""
     paused_at: datetime | None

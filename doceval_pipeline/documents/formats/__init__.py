@@ -1,1 +1,1 @@
-"""Formats that are told by their structure: each module answers for one family, from bounded reads."""
+"""Formats that are recognised by their structure: one module per family, with bounded reads."""

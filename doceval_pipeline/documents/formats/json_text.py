@@ -1,9 +1,9 @@
-"""JSON and lines of JSON, told by parsing and not by looks.
+"""JSON and JSON Lines, recognised by parsing.
 
-A document of up to `MOST_JSON` bytes is parsed as a whole. Of a longer one that much is parsed, so a
-mistake further on stays unseen, and it must end with the bracket that closes its first one. Nesting is
-bounded by the recursion limit of Python; what lies deeper is text. Only objects and arrays count: a
-number or a word in quotation marks is text to people.
+A document of up to `MOST_JSON` bytes is parsed completely. Of a longer one only the first `MOST_JSON` bytes
+are parsed, and it must end with the bracket that closes its first one; mistakes in between are not found.
+Nesting is bounded by Python's recursion limit: deeper documents are text. Only objects and arrays count,
+because people see a number or a quoted word as text.
 """
 
 import codecs
@@ -17,7 +17,7 @@ JSON_LINES = "application/x-ndjson"
 MOST_JSON = 1024 * 1024
 MOST_LINES = 100
 _CLOSING = {"{": b"}", "[": b"]"}
-# The longest word that the end of what is parsed may cut, and what may follow the last bracket.
+# The longest token that the end of the parsed part may cut, and how many bytes may follow the last bracket.
 _CUT_CHARACTERS = 24
 _END_BYTES = 64
 
@@ -26,18 +26,18 @@ def json_type(source: Source) -> str | None:
     """`JSON`, `JSON_LINES`, or None."""
     content = source.at(0, MOST_JSON)
     is_whole = len(content) == source.size
-    text = _text(content, is_whole).lstrip()
+    text = _text(content, is_whole=is_whole).lstrip()
     if text[:1] not in _CLOSING:
         return None
     end = source.at(max(0, source.size - _END_BYTES), _END_BYTES)
     closed = end.rstrip(b" \t\r\n\0").endswith(_CLOSING[text[0]])
     if closed and (_parses(text) if is_whole else _begins_well(text)):
         return JSON
-    return JSON_LINES if _are_lines(text, is_whole) else None
+    return JSON_LINES if _are_lines(text, is_whole=is_whole) else None
 
 
-def _text(content: bytes, is_whole: bool) -> str:
-    """The characters, in the encoding that the first bytes show; none where they are not text."""
+def _text(content: bytes, *, is_whole: bool) -> str:
+    """The characters, decoded by the encoding that the first bytes show; empty if they are not text."""
     try:
         decoder = codecs.getincrementaldecoder(json.detect_encoding(content))()
         return decoder.decode(content, is_whole)
@@ -46,11 +46,11 @@ def _text(content: bytes, is_whole: bool) -> str:
 
 
 def _refuse(word: str) -> NoReturn:
-    """NaN and Infinity, which Python reads and the standard does not know."""
+    """Reject NaN and Infinity, which Python accepts and the JSON standard does not."""
     raise ValueError(word)
 
 
-# Numbers stay text: making thousands of digits into one takes time.
+# Numbers stay text, because converting thousands of digits is slow.
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=str, parse_float=str)
 
 
@@ -63,7 +63,7 @@ def _parses(text: str) -> bool:
 
 
 def _begins_well(text: str) -> bool:
-    """Whether nothing is wrong with a text but that it is cut."""
+    """Whether the only mistake in a text is that it is cut."""
     try:
         _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
@@ -73,8 +73,8 @@ def _begins_well(text: str) -> bool:
     return False
 
 
-def _are_lines(text: str, is_whole: bool) -> bool:
-    """Whether there are several lines, each an object or an array."""
+def _are_lines(text: str, *, is_whole: bool) -> bool:
+    """Whether a text has several lines and each is an object or an array."""
     lines = text.split("\n", MOST_LINES)
     if not is_whole or len(lines) > MOST_LINES:
         lines.pop()

@@ -1,9 +1,9 @@
-"""Mail, by its header: notes, settings and logs also begin with `Date:` or `Subject:`.
+"""Mail, recognised by its header: notes, settings and logs also begin with `Date:` or `Subject:`.
 
-A document is mail if all of it up to the first empty line is header fields (RFC 5322), whatever their
-order, and these say so: one that only mail programs write in this form, and one more that is of mail;
-or a sender, a receiver and a subject or content type, spelt as mail programs do. A mailbox is mail behind a
-line `From address date`.
+A document is mail if everything up to the first empty line is header fields (RFC 5322), in any order, and
+they contain either a field that only mail programs write in this form and one more mail field, or a sender, a
+recipient and a subject or content type, spelled as mail programs spell them. A mailbox is mail after a line
+`From address date`.
 """
 
 import re
@@ -11,7 +11,7 @@ import re
 MAIL = "message/rfc822"
 MAILBOX = "application/mbox"
 MOST_FIELDS = 1000
-# As long as a line of mail may be, and some; longer values are cut before they are looked at.
+# A little more than the longest line of a mail; longer values are cut before they are matched.
 MOST_CHARACTERS = 1000
 _MOST_SEPARATOR = 200
 
@@ -25,7 +25,7 @@ _ADDRESS = re.compile(rb".*\S@\S")
 _IN_BRACKETS = re.compile(rb"\s*<[^<>]*>")
 _ANY = re.compile(rb".*\S")
 _DATE = re.compile(rb"\s*(?:[A-Za-z]{3},)?\s*\d{1,2}\s+[A-Za-z]{3}\s+\d{2,4}\s+\d{1,2}:\d\d")
-# What only mail programs write, in the form in which they write it.
+# Fields that only mail programs write in this form.
 _PROOFS = {
     b"received": re.compile(rb".*(?:;|\bby\b|\bfrom\b|\bwith\b)"),
     b"return-path": _IN_BRACKETS,
@@ -42,25 +42,25 @@ _PROOFS = {
     b"x-mailer": _ANY,
     b"thread-index": _ANY,
 }
-# Without one of these it may be the header of something else, such as of an answer by HTTP.
-_OF_MAIL = {
+# Without one of these the header may belong to something else, such as an HTTP response.
+_MAIL_FIELDS = {
     *(b"from", b"to", b"cc", b"bcc", b"subject", b"sender", b"received", b"return-path", b"message-id"),
     *(b"delivered-to", b"envelope-to", b"x-original-to", b"newsgroups"),
 }
 
 
-def mail_type(head: bytes, is_whole: bool) -> str | None:
-    """`MAIL`, `MAILBOX`, or None; `is_whole` says whether `head` is the whole document."""
+def mail_type(head: bytes, *, is_whole: bool) -> str | None:
+    """`MAIL`, `MAILBOX`, or None; `is_whole` tells whether `head` is the whole document."""
     if _FIRST_FIELD.match(head):
-        fields = _fields(head, is_whole)
+        fields = _fields(head, is_whole=is_whole)
         return MAIL if fields and _are_of_mail(fields) else None
     separator = _SEPARATOR.match(head[:_MOST_SEPARATOR])
-    fields = _fields(head[separator.end() :], is_whole) if separator else None
-    return MAILBOX if fields and len(_OF_MAIL & {name.lower() for name in fields}) > 1 else None
+    fields = _fields(head[separator.end() :], is_whole=is_whole) if separator else None
+    return MAILBOX if fields and len(_MAIL_FIELDS & {name.lower() for name in fields}) > 1 else None
 
 
-def _fields(head: bytes, is_whole: bool) -> dict[bytes, bytes] | None:
-    """The first field of each name; None where a line is no field."""
+def _fields(head: bytes, *, is_whole: bool) -> dict[bytes, bytes] | None:
+    """The first field of each name; None if a line is not a field."""
     end = _EMPTY_LINE.search(head)
     lines = _FOLD.sub(b" ", head[: end.start()] if end else head).splitlines()
     if not end and not is_whole:
@@ -78,9 +78,9 @@ def _fields(head: bytes, is_whole: bool) -> dict[bytes, bytes] | None:
 def _are_of_mail(fields: dict[bytes, bytes]) -> bool:
     values = {name.lower(): value for name, value in fields.items()}
     proofs = {name for name, form in _PROOFS.items() if name in values and form.match(values[name])}
-    if proofs and _OF_MAIL & values.keys():
-        return len(proofs | (_OF_MAIL & values.keys())) >= 2
-    # What Outlook writes in place of a date where it quotes a mail.
+    if proofs and _MAIL_FIELDS & values.keys():
+        return len(proofs | (_MAIL_FIELDS & values.keys())) >= 2
+    # Outlook writes this field instead of a date when it quotes a mail.
     if b"sent" in values:
         return False
     addressed = all(_ADDRESS.match(fields.get(name, b"")) for name in (b"From", b"To"))

@@ -1,4 +1,4 @@
-"""HTML, SVG and other XML: told by the declaration and the first element, as browsers do.
+"""HTML, SVG and other XML, recognised by the declaration and the first element, as in browsers.
 
 The elements that make a document HTML are those of the MIME Sniffing Standard, section 7.1.
 """
@@ -11,8 +11,8 @@ HTML = "text/html"
 SVG = "image/svg+xml"
 XML = "text/xml"
 
-# Comments, processing instructions and the document type, in front of the first element. Possessive, because
-# a long run that two of its parts could share would take the square of its length.
+# Comments, processing instructions and the document type before the first element. Possessive quantifiers,
+# because a long run that two parts could match would take quadratic time.
 _PROLOGUE = re.compile(
     rb"(?:\s++|<!--(?s:.*?)-->|<\?(?s:.*?)\?>"
     rb"|<!DOCTYPE\s++(?P<type>[^\s>\[]++)[^>\[]*+(?:\[[^\]]*+\]\s*+)?>)*+",
@@ -25,10 +25,10 @@ _HTML_ELEMENTS = frozenset(
 _SCRIPTS = (b"<?php", b"<?=", b"<%")
 
 
-def markup_type(text: bytes, is_whole: bool) -> str | None:
-    """The MIME type of a text that begins with `<`, or None where it is none of these.
+def markup_type(text: bytes, *, is_whole: bool) -> str | None:
+    """The MIME type of a text that begins with `<`; None if it is not markup.
 
-    `is_whole` says whether `text` is the whole document, and not only its beginning.
+    `is_whole` tells whether `text` is the whole document or only its beginning.
     """
     if text.startswith(_SCRIPTS):
         return None
@@ -44,16 +44,16 @@ def markup_type(text: bytes, is_whole: bool) -> str | None:
         return XML
     if root in _HTML_ELEMENTS:
         return HTML
-    return XML if root and _is_well_formed(text, is_whole) else None
+    return XML if root and _is_well_formed(text, is_whole=is_whole) else None
 
 
 def _refuse(*_: object) -> NoReturn:
-    """Entities: they may stand for each other, and so for gigabytes."""
+    """Reject entities, which may refer to each other and expand to gigabytes."""
     raise expat.ExpatError
 
 
-def _is_well_formed(text: bytes, is_whole: bool) -> bool:
-    """Whether an XML parser has no complaint about a text that defines no entities."""
+def _is_well_formed(text: bytes, *, is_whole: bool) -> bool:
+    """Whether a text is well-formed XML without entity definitions."""
     parser = expat.ParserCreate("utf-8")
     parser.EntityDeclHandler = _refuse
     try:

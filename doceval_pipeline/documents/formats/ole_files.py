@@ -1,10 +1,9 @@
-"""What an OLE file holds (older Office documents, Outlook messages, installers), by its directory.
+"""Types of OLE files (older Office documents, Outlook messages, installers), from their directory.
 
-The directory may lie anywhere in the file, in sectors that a table chains together. Read at most:
-`MOST_DIRECTORY` bytes of the directory and `MOST_LISTS` bytes of the list of the table's parts, a sector
-at a time, so that chains that are endless or go in circles end. A library that reads OLE files, such as
-olefile, reads the whole table and the whole directory, however long a file says they are.
-Format: [MS-CFB], Compound File Binary File Format.
+The directory may lie anywhere in the file, in sectors that a table chains together. At most `MOST_DIRECTORY`
+bytes of the directory and `MOST_LISTS` bytes of the list of the table's parts are read, one sector at a time,
+so that endless and circular chains end. A library such as olefile reads the whole table and the whole
+directory, whatever length the file claims. Format: [MS-CFB], Compound File Binary File Format.
 """
 
 import struct
@@ -27,7 +26,7 @@ _ROOT, _NONE = 5, 0xFFFFFFFF
 
 _MSI = "application/x-msi"
 _EXCEL = "application/vnd.ms-excel"
-# Names of streams and storages beside the root, in small letters; the first that exists decides.
+# Names of streams and storages directly below the root, in lower case; the first that exists decides.
 _NAMES = {
     "__properties_version1.0": "application/vnd.ms-outlook",
     "__nameid_version1.0": "application/vnd.ms-outlook",
@@ -50,7 +49,7 @@ _NAMES = {
     "nativecontent_main": "application/x-quattro-pro",
     "matost": "application/vnd.ms-works",
 }
-# Class identifiers of the root, where the names do not tell.
+# Class identifiers of the root, used if the names do not decide.
 _CLASSES = {
     "000c1084-0000-0000-c000-000000000046": _MSI,
     "000c1086-0000-0000-c000-000000000046": _MSI,
@@ -71,8 +70,8 @@ _CLASSES = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One entry of the directory, with the numbers of those beside and below it."""
+class _DirectoryEntry:
+    """One entry of the directory, with the numbers of its siblings and its first child."""
 
     name: str
     kind: int
@@ -92,8 +91,8 @@ def ole_type(source: Source) -> str:
     return next(by_name, _CLASSES.get(entries[0].class_id, OLE))
 
 
-def _names_below(entries: list[_Entry]) -> set[str]:
-    """The names just below the root: what documents within a document are called does not count."""
+def _names_below(entries: list[_DirectoryEntry]) -> set[str]:
+    """The names directly below the root; those of embedded documents do not count."""
     names: set[str] = set()
     seen: set[int] = set()
     waiting = [entries[0].below]
@@ -106,17 +105,17 @@ def _names_below(entries: list[_Entry]) -> set[str]:
     return names
 
 
-def _entries(source: Source) -> Iterator[_Entry]:
+def _entries(source: Source) -> Iterator[_DirectoryEntry]:
     for sector in _directory_sectors(source):
         for begin in range(0, len(sector) - _ENTRY_BYTES + 1, _ENTRY_BYTES):
             yield _entry(sector[begin : begin + _ENTRY_BYTES])
 
 
-def _entry(raw: bytes) -> _Entry:
+def _entry(raw: bytes) -> _DirectoryEntry:
     (length,) = struct.unpack_from("<H", raw, 64)
     name = raw[: max(0, min(length, 64) - 2)].decode("utf-16-le", "replace").lower()
     left, right, below = struct.unpack_from("<3L", raw, 68)
-    return _Entry(name, raw[66], left, right, below, str(uuid.UUID(bytes_le=raw[80:96])))
+    return _DirectoryEntry(name, raw[66], left, right, below, str(uuid.UUID(bytes_le=raw[80:96])))
 
 
 def _directory_sectors(source: Source) -> Iterator[bytes]:
@@ -136,7 +135,7 @@ def _directory_sectors(source: Source) -> Iterator[bytes]:
 
 
 class _Table:
-    """The table that says which sector follows which, read where it is asked."""
+    """The table of each sector's successor; only the parts in use are read."""
 
     def __init__(self, source: Source, header: bytes, shift: int) -> None:
         self._source, self._shift = source, shift
@@ -157,7 +156,7 @@ class _Table:
         return int.from_bytes(raw, "little") if len(raw) == 4 else _NONE
 
     def _read_more(self) -> None:
-        """The next sector that lists parts of the table; its last number is where the one after is."""
+        """Read the next sector that lists parts of the table; its last number is the sector after it."""
         self._hops += 1
         raw = self._source.at((self._more + 1) << self._shift, 1 << self._shift)
         whole = len(raw) == 1 << self._shift

@@ -1,7 +1,7 @@
-"""Tables in text, told by reading them: several rows with the same number of fields.
+"""Tables in text, recognised by parsing: several rows with the same number of fields.
 
-Lists, verses and programs have separators too: a table has no space behind most of them, and neither its
-first nor its last column is empty.
+Lists, verses and programs contain separators too. In a table most separators are not followed by a space, and
+neither the first nor the last column is empty.
 """
 
 import csv
@@ -12,29 +12,29 @@ MOST_ROWS = 100
 _TYPES = {",": "text/csv", ";": "text/csv", "\t": "text/tab-separated-values"}
 
 
-def table_type(text: bytes, is_whole: bool) -> str | None:
-    """The MIME type of a table that a text begins with, or None; `is_whole`: it is the whole document."""
+def table_type(text: bytes, *, is_whole: bool) -> str | None:
+    """The MIME type of a table, or None; `is_whole` tells whether `text` is the whole document."""
     first = text.partition(b"\n")[0].decode("latin-1")
     for separator, kind in _TYPES.items():
-        if separator in first and _is_table(text, separator, is_whole):
+        if separator in first and _is_table(text, separator, is_whole=is_whole):
             return kind
     return None
 
 
-def _is_table(text: bytes, separator: str, is_whole: bool) -> bool:
-    # Any one-byte encoding has the separators in the same places.
+def _is_table(text: bytes, separator: str, *, is_whole: bool) -> bool:
+    # The separators are the same bytes in every one-byte encoding.
     lines = io.StringIO(text.decode("latin-1"), newline="")
     rows: list[list[str]] = []
     try:
         for row in islice(csv.reader(lines, delimiter=separator, strict=True), MOST_ROWS):
             rows.append(row)
     except csv.Error:
-        # The end of a head may be inside a quoted field; the rows before it are there.
+        # The text may be cut inside a quoted field; the rows before it are complete.
         if is_whole or lines.read(1):
             return False
     else:
         if not is_whole and len(rows) < MOST_ROWS:
-            # The last row is cut.
+            # The last row may be cut.
             rows.pop()
     rows = [row for row in rows if row]
     if len(rows) < 2 or len({len(row) for row in rows}) > 1:

@@ -1,10 +1,10 @@
-"""What a zip file holds: an office document, a book, a program, or just files.
+"""Types of zip files: an office document, a book, a program, or just files.
 
-The answer comes from the names in the archive and from at most two small entries. Names are read from
-the central directory at the end, in whatever order it lists them; of an archive that is cut, from the
-local headers in its beginning. Read at most: `MOST_DIRECTORY` bytes of the directory and `MOST_ENTRY`
-bytes of an entry, before and after decompression. Nothing is ever extracted.
-Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
+The type comes from the names in the archive and from at most two small members. The names come from the
+central directory at the end, in any order, or, if the archive is cut, from the local headers at its
+beginning. At most `MOST_DIRECTORY` bytes of the directory and `MOST_ENTRY` bytes of a member are read, before
+and after decompression. Nothing is extracted to disk. Format:
+https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
 """
 
 import re
@@ -27,7 +27,7 @@ _CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
 _LOCAL = struct.Struct("<4s2B4HL2L2H")
 _STORED, _DEFLATED = 0, 8
 
-# What an entry `mimetype` may say; anybody can put a file of that name into an archive.
+# Accepted contents of the member `mimetype`, because any archive may contain a file of that name.
 _DECLARED = re.compile(
     rb"application/(?:vnd\.oasis\.opendocument\.[\w.-]+|vnd\.sun\.xml\.[\w.-]+|epub\+zip|hwp\+zip|owpml"
     rb"|vnd\.adobe\.[\w.+-]+|x-krita|x-vnd\.oasis\.opendocument\.[\w.-]+)|image/openraster"
@@ -36,15 +36,15 @@ _MANIFEST_ROOT = re.compile(
     rb"<manifest:file-entry\b(?=[^>]{0,500}full-path=[\"']/[\"'])"
     rb"[^>]{0,500}media-type=[\"'](application/[\w.+-]{1,100})[\"']"
 )
-# `application/vnd.….document.main+xml` marks the main part of an office document; the file's own type is
-# the same without the end.
+# `application/vnd.….document.main+xml` is the type of the main part of an office document; the type of the
+# file is the same without `.main+xml`.
 _MAIN_PART = re.compile(rb"[\"']application/(vnd\.[\w.-]+?)\.main(?:\+xml)?[\"']")
 _OTHER_PARTS = (
     (b"vnd.ms-package.xps-fixeddocumentsequence+xml", "application/vnd.ms-xpsdocument"),
     (b"vnd.ms-package.3dmanufacturing-3dmodel+xml", "model/3mf"),
 )
 _OOXML = "application/vnd.openxmlformats-officedocument."
-# Where the list of content types is missing or unreadable: the folder of the main part.
+# Used if the list of content types is missing or unreadable: the folder of the main part.
 _MAIN_FOLDERS = (
     ("xl/workbook.bin", "application/vnd.ms-excel.sheet.binary.macroEnabled.12"),
     ("word/", f"{_OOXML}wordprocessingml.document"),
@@ -63,32 +63,32 @@ _WITH_MACROS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One file in an archive: how it is packed, its packed size, and where its local header is."""
+class _Member:
+    """One file in an archive: its compression method, compressed size, and the offset of its local header."""
 
     method: int
     packed: int
     header: int
 
 
-_Entries = dict[str, _Entry]
+_Members = dict[str, _Member]
 
 
 def zip_type(source: Source) -> str:
     """The MIME type of a document that begins with one of `SIGNATURES`."""
     entries = _listed(source) or _in_the_beginning(source)
-    for tell in (_declared_type, _office_type, _book_type, _program_type):
-        found = tell(source, entries)
+    for type_of in (_declared_type, _office_type, _book_type, _program_type):
+        found = type_of(source, entries)
         if found:
             return found
     return ZIP
 
 
-def _declared_type(source: Source, entries: _Entries) -> str | None:
-    """The type that OpenDocument files and books state themselves."""
-    said = _DECLARED.fullmatch(_content(source, entries.get("mimetype")).strip(b"\xef\xbb\xbf \t\r\n\0"))
-    if said:
-        return said[0].decode()
+def _declared_type(source: Source, entries: _Members) -> str | None:
+    """The type that OpenDocument files and books declare themselves."""
+    declared = _DECLARED.fullmatch(_content(source, entries.get("mimetype")).strip(b"\xef\xbb\xbf \t\r\n\0"))
+    if declared:
+        return declared[0].decode()
     if "content.xml" in entries:
         root = _MANIFEST_ROOT.search(_content(source, entries.get("meta-inf/manifest.xml")))
         if root and _DECLARED.fullmatch(root[1]):
@@ -96,7 +96,7 @@ def _declared_type(source: Source, entries: _Entries) -> str | None:
     return None
 
 
-def _office_type(source: Source, entries: _Entries) -> str | None:
+def _office_type(source: Source, entries: _Members) -> str | None:
     """The type of an Office Open XML or other OPC package."""
     parts = _content(source, entries.get("[content_types].xml"))
     main = _MAIN_PART.search(parts)
@@ -114,22 +114,22 @@ def _office_type(source: Source, entries: _Entries) -> str | None:
     return None
 
 
-def _book_type(_: Source, entries: _Entries) -> str | None:
+def _book_type(_: Source, entries: _Members) -> str | None:
     if "meta-inf/container.xml" in entries and any(name.endswith(".opf") for name in entries):
         return "application/epub+zip"
     return "application/vnd.google-earth.kmz" if "doc.kml" in entries else None
 
 
-def _program_type(_: Source, entries: _Entries) -> str | None:
+def _program_type(_: Source, entries: _Members) -> str | None:
     if "androidmanifest.xml" in entries and entries.keys() & {"classes.dex", "resources.arsc"}:
         return "application/vnd.android.package-archive"
     return "application/java-archive" if "meta-inf/manifest.mf" in entries else None
 
 
-def _listed(source: Source) -> _Entries:
-    """The entries of the central directory, by name in small letters; none where there is no directory."""
+def _listed(source: Source) -> _Members:
+    """The members by name in lower case, from the central directory; empty if there is none."""
     directory = _directory(source)
-    entries: _Entries = {}
+    entries: _Members = {}
     position = 0
     while position + _CENTRAL.size <= len(directory):
         fields = _CENTRAL.unpack_from(directory, position)
@@ -137,7 +137,7 @@ def _listed(source: Source) -> _Entries:
             break
         name, extra, comment = fields[12:15]
         begin = position + _CENTRAL.size
-        entries[_name(directory[begin : begin + name])] = _Entry(fields[6], fields[10], fields[18])
+        entries[_name(directory[begin : begin + name])] = _Member(fields[6], fields[10], fields[18])
         position = begin + name + extra + comment
     return entries
 
@@ -155,20 +155,20 @@ def _directory(source: Source) -> bytes:
         if record.startswith(b"PK\x06\x06") and len(record) == _END_64.size:
             length = _END_64.unpack(record)[8]
             behind -= _LOCATOR_64.size + _END_64.size
-    # It lies just before its end, whatever offset is stated: something may stand before the archive.
+    # The directory ends where its end record begins; the stated offset is wrong if bytes precede the archive.
     return source.at(behind - length, min(length, MOST_DIRECTORY)) if length <= behind else b""
 
 
-def _in_the_beginning(source: Source) -> _Entries:
-    """The entries whose local headers lie in the beginning, of an archive without its end."""
+def _in_the_beginning(source: Source) -> _Members:
+    """The members whose local headers lie at the beginning of an archive that is cut."""
     beginning = source.at(0, _BEGINNING)
-    entries: _Entries = {}
+    entries: _Members = {}
     header = beginning.find(b"PK\x03\x04")
     while 0 <= header <= len(beginning) - _LOCAL.size:
         fields = _LOCAL.unpack_from(beginning, header)
         name = header + _LOCAL.size
-        # Where the size follows the content, it is not known here.
-        entries[_name(beginning[name : name + fields[10]])] = _Entry(
+        # The size is 0 here if it follows the data.
+        entries[_name(beginning[name : name + fields[10]])] = _Member(
             fields[4], fields[8] or MOST_ENTRY, header
         )
         header = beginning.find(b"PK\x03\x04", name + fields[10])
@@ -176,12 +176,12 @@ def _in_the_beginning(source: Source) -> _Entries:
 
 
 def _name(raw: bytes) -> str:
-    """A name as office programs compare it: without regard to case, and with either slash."""
+    """A name as office programs compare it: in lower case, with forward slashes."""
     return raw.decode("latin-1").replace("\\", "/").lower()
 
 
-def _content(source: Source, entry: _Entry | None) -> bytes:
-    """The content of an entry, or its beginning; nothing where it cannot be read."""
+def _content(source: Source, entry: _Member | None) -> bytes:
+    """The content of a member, or its beginning; empty if it cannot be read."""
     if entry is None:
         return b""
     local = source.at(entry.header, _LOCAL.size)

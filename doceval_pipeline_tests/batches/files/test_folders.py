@@ -175,7 +175,7 @@ def test_a_rescan_says_why_files_are_gone_whose_folder_is_no_longer_entered(
     documents(batch.folder, "home/reports/r.html", "home/up.json", "homely/kept.txt", "notes.tmp", "gone.txt")
     with monkeypatch.context() as before:
         # As an earlier version staged it.
-        before.setattr("doceval_pipeline.documents.walk.is_litter", lambda name: False)
+        before.setattr("doceval_pipeline.documents.walk.is_temporary_file", lambda name: False)
         batch.stage()
     os.unlink(batch.folder / "gone.txt")
     here = replace(databases, settings=replace(databases.settings, home=batch.folder / "home"))
@@ -203,7 +203,7 @@ def test_the_assignment_of_a_staged_batch_stays_as_it_was_made(
     batch = batch_of(documents=1)
     documents(batch.folder, "notes.tmp")
     with monkeypatch.context() as before:
-        before.setattr("doceval_pipeline.documents.walk.is_litter", lambda name: False)
+        before.setattr("doceval_pipeline.documents.walk.is_temporary_file", lambda name: False)
         batch.stage()
     batch.stage()
     assert batch.doc_eval("SELECT state, count(*) FROM batch_documents GROUP BY 1") == [("STAGED", 2)]

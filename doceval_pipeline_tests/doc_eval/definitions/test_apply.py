@@ -1,22 +1,54 @@
-"""Applying an evaluation: all or nothing, once or many times, and never into a sealed batch."""
+"""Applying an evaluation: atomic, repeatable, and never into a sealed batch."""
 
 import json
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from datetime import (
+    UTC,
+    datetime,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging.steps import seal_batch
-from doceval_pipeline.doc_eval.batches import batch_id_of, find_batch
-from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
-from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, load_evaluation_file
-from doceval_pipeline.doc_eval.definitions.schema import Connection, Prices
-from doceval_pipeline.doc_eval.history import read_prices
-from doceval_pipeline.errors import EvaluationFileError, UnknownBatch
-from doceval_pipeline_tests.conftest import evaluation_of
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.staging.steps import (
+    seal_batch,
+)
+from doceval_pipeline.doc_eval.batches import (
+    batch_id_of,
+    find_batch,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    Applied,
+    apply_evaluation,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    Located,
+    load_evaluation_file,
+)
+from doceval_pipeline.doc_eval.definitions.schema import (
+    ConnectionDefinition,
+    Prices,
+)
+from doceval_pipeline.doc_eval.history import (
+    read_prices,
+)
+from doceval_pipeline.errors import (
+    EvaluationFileError,
+    UnknownBatch,
+)
+from doceval_pipeline_tests.conftest import (
+    evaluation_of,
+)
 
 ROWS = text("""
     SELECT (SELECT jsonb_agg(to_jsonb(t)) FROM batches t), (SELECT jsonb_agg(to_jsonb(t)) FROM connections t),
@@ -27,7 +59,7 @@ ROWS = text("""
 
 
 def apply(databases: Databases, *batches: dict[str, Any], stage: bool = False, **options: int) -> Applied:
-    return apply_evaluation(databases.doc_eval, evaluation_of(list(batches), **options), stage)
+    return apply_evaluation(databases.doc_eval, evaluation_of(list(batches), **options), stage=stage)
 
 
 def rows(databases: Databases) -> Any:
@@ -99,8 +131,8 @@ def test_unknown_connections_and_prompts_are_refused_and_nothing_is_written(
             databases, {"name": "a", "folders": [str(tmp_path)], "connections": ["gone"], "prompts": ["lost"]}
         )
     assert caught.value.problems == [
-        "batches[0].connections[0]: there is no connection 'gone': define it under connections",
-        "batches[0].prompts[0]: there is no prompt 'lost': define it under prompts",
+        "batches[0].connections[0]: connection 'gone' does not exist: define it under connections",
+        "batches[0].prompts[0]: prompt 'lost' does not exist: define it under prompts",
     ]
     assert rows(databases) == before
 
@@ -135,7 +167,7 @@ def test_prices_and_a_time_to_begin_are_kept_changed_and_compared(
     def applied(price: float, moment: str) -> Applied:
         batch = {"name": "a", "folders": [str(tmp_path)], "stage_after": moment}
         located = evaluation_of([batch], connections=1, prompts=1)
-        priced = Connection(
+        priced = ConnectionDefinition(
             name="model-0", provider="simulation", model="m0", prices=Prices(input_per_million=price)
         )
         evaluation = located.evaluation.model_copy(update={"connections": [priced]})
@@ -171,7 +203,7 @@ def test_a_partition_key_that_was_not_made_from_a_batch_is_refused(key: str) -> 
         batch_id_of(key)
 
 
-def test_mistakes_of_the_file_and_of_the_database_are_told_together(
+def test_mistakes_of_the_file_and_of_the_database_are_reported_together(
     databases: Databases, tmp_path: Path
 ) -> None:
     sealed = {"name": "sealed", "folders": [str(tmp_path)]}
@@ -200,9 +232,9 @@ batches:
         "4: prompts[0].colour: is not a known key: the keys of a prompt are nam",
         "6: batches[0]: batch 'sealed'",
         "8: batches[1].folders[0]: folder 'gone' does not exist",
-        "9: batches[1].connections[1]: there is no connection 'model-9': did yo",
-        "9: batches[1].connections[2]: there is no connection 'lost': define it",
-        "10: batches[1].prompts[1]: there is no prompt 'lost': define it under ",
+        "9: batches[1].connections[1]: connection 'model-9' does not exist: did",
+        "9: batches[1].connections[2]: connection 'lost' does not exist: define",
+        "10: batches[1].prompts[1]: prompt 'lost' does not exist: define it und",
         "11: batches[1].size: is not a known key: the keys of a batch are name,",
     ]
     assert rows(databases) == before
@@ -234,7 +266,7 @@ def test_a_sealed_batch_keeps_a_folder_that_was_stored_under_another_spelling(
         apply(databases, {"name": "a", "folders": [str(real)]})
 
 
-def test_a_value_that_was_stored_as_yaml_1_1_read_it_is_updated_and_told(
+def test_a_value_stored_by_a_yaml_1_1_reader_is_updated_and_reported(
     databases: Databases, tmp_path: Path
 ) -> None:
     file = tmp_path / "evaluation.yaml"
@@ -250,7 +282,7 @@ def test_a_value_that_was_stored_as_yaml_1_1_read_it_is_updated_and_told(
     assert config == {"stop": ["No", "Yes"], "temperature": 0.1, "at": "22:30"}
 
 
-def test_a_sealed_batch_whose_folder_is_gone_is_not_said_to_change(
+def test_a_sealed_batch_with_a_missing_folder_is_not_reported_as_changed(
     databases: Databases, tmp_path: Path
 ) -> None:
     folder = tmp_path / "documents"

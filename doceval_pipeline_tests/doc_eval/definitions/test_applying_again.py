@@ -1,4 +1,4 @@
-"""Definitions that exist: what another file changes of them, what it keeps, and what apply says of it."""
+"""Applying again: which values of existing definitions change, which are kept, and what apply reports."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from sqlalchemy import text
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging.steps import seal_batch
 from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
-from doceval_pipeline.doc_eval.definitions.changes import Change
+from doceval_pipeline.doc_eval.definitions.changes import ReplacedValue
 from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
 from doceval_pipeline.errors import EvaluationFileError
 from doceval_pipeline_tests.conftest import Sample
@@ -86,7 +86,7 @@ def test_null_clears_a_key_of_a_connection_and_no_other(apply: Apply, databases:
     apply([CONNECTION])
     applied = apply([{**BARE, key: None}])
     empty = {} if key == "config" else None
-    assert applied.changes == [Change("connection", "model-a", key, CONNECTION[key], empty, [])]
+    assert applied.changes == [ReplacedValue("connection", "model-a", key, CONNECTION[key], empty, [])]
     assert applied.connections.updated == ["model-a"]
     assert not apply([{**CONNECTION, key: None}]).changed
     assert not apply([BARE]).changed
@@ -125,9 +125,9 @@ def test_a_price_that_is_left_out_keeps_its_value_too(apply: Apply) -> None:
 )
 def test_a_new_name_that_looks_like_another_one_is_refused(apply: Apply, first: str, second: str) -> None:
     apply([{**CONNECTION, "name": first}])
-    with pytest.raises(EvaluationFileError, match=r"may look like .*: give it another name"):
+    with pytest.raises(EvaluationFileError, match=r"may look the same as .*: choose another name"):
         apply([{**CONNECTION, "name": second}])
-    with pytest.raises(EvaluationFileError, match="may look like"):
+    with pytest.raises(EvaluationFileError, match="may look the same as"):
         apply([CONNECTION], [{**PROMPT, "name": first}, {**PROMPT, "name": second}])
 
 
@@ -141,12 +141,10 @@ def test_true_is_not_one_and_one_is_one_point_zero(apply: Apply) -> None:
     assert not apply([large]).changed
 
 
-def test_a_sealed_batch_may_be_named_with_what_is_required_alone(apply: Apply, databases: Databases) -> None:
+def test_a_sealed_batch_may_be_given_with_its_required_keys_only(apply: Apply, databases: Databases) -> None:
     seal_batch(databases, apply([CONNECTION], [PROMPT], [BATCH]).numbers["contracts"])
     assert not apply(batches=[{key: BATCH[key] for key in REQUIRED}]).changed
-    with pytest.raises(
-        EvaluationFileError, match="sealed since its staging began, and metadata would change"
-    ):
+    with pytest.raises(EvaluationFileError, match="sealed when its staging began, and metadata would change"):
         apply(batches=[{**BATCH, "metadata": None}])
     (change,) = apply(batches=[{**BATCH, "priority": 60}]).changes
     assert (change.key, change.old, change.new) == ("priority", 50, 60)
@@ -174,25 +172,25 @@ def test_changes_name_the_open_batches_that_they_affect(apply: Apply, databases:
     }
 
 
-def test_a_change_is_told_in_a_line_where_values_begin_to_differ() -> None:
-    one = Change("connection", "model-a", "prices", {"input_per_million": 2.5}, None, [3])
+def test_a_change_is_one_line_around_the_first_difference() -> None:
+    one = ReplacedValue("connection", "model-a", "prices", {"input_per_million": 2.5}, None, [3])
     assert (
         one.sentence
         == "connection 'model-a': prices {\"input_per_million\": 2.5} → none; affects batch-000003"
     )
-    other = Change(
+    other = ReplacedValue(
         "prompt", "p", "text", "x" * 500 + "old\nend" + "y" * 500, "x" * 500 + "new", list(range(8))
     )
     assert other.sentence == (
         f"prompt 'p': text …{'x' * 20}old\\nend{'y' * 52}… → …{'x' * 20}new\"; affects batch-000000, "
         "batch-000001, batch-000002, batch-000003, batch-000004 and 3 more"
     )
-    assert Change("prompt", "p", "text", "a", "b", []).sentence == (
+    assert ReplacedValue("prompt", "p", "text", "a", "b", []).sentence == (
         'prompt \'p\': text "a" → "b"; no open batch is affected'
     )
 
 
-def test_a_key_that_somebody_put_into_a_connection_is_not_shown(apply: Apply, databases: Databases) -> None:
+def test_a_key_that_was_stored_in_a_connection_is_not_shown(apply: Apply, databases: Databases) -> None:
     apply([CONNECTION])
     with databases.doc_eval.begin() as connection:
         connection.execute(
@@ -247,7 +245,7 @@ def test_a_name_in_another_case_is_another_name(apply: Apply) -> None:
     assert apply([], [PROMPT, {**PROMPT, "name": "Clarity"}]).prompts.created == ["clarity", "Clarity"]
 
 
-def test_of_several_that_read_alike_the_one_that_is_written_so_is_meant_or_none(
+def test_of_several_equal_names_the_one_with_the_same_spelling_is_used_or_none(
     apply: Apply, databases: Databases
 ) -> None:
     apply([], [PROMPT])
@@ -265,8 +263,8 @@ def test_of_several_that_read_alike_the_one_that_is_written_so_is_meant_or_none(
             apply([], [{"name": "\u1ead", "text": "c"}])
         (problem,) = caught.value.problems
         assert problem.endswith(
-            f"prompts[0].name: prompts {ids[0]} and {ids[1]} have the name '\u1ead', written in other "
-            "Unicode forms: give this one another name"
+            f"prompts[0].name: prompts {ids[0]} and {ids[1]} have the name '\u1ead' in other "
+            "Unicode forms: choose another name"
         )
         with databases.doc_eval.begin() as connection:
             connection.execute(

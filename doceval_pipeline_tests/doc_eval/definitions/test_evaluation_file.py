@@ -1,4 +1,4 @@
-"""An evaluation file is read as a whole, and each mistake is told with file, line and key."""
+"""Reading an evaluation file: every mistake is reported with file, line and key."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, load_evaluation_file, locate
-from doceval_pipeline.doc_eval.definitions.schema import Batch, Prompt
+from doceval_pipeline.doc_eval.definitions.schema import BatchDefinition, PromptDefinition
 from doceval_pipeline.errors import EvaluationFileError
 
 GOOD = """\
@@ -83,12 +83,12 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
         (
             "[./docs]",
             "[./docs, docs]",
-            "evaluation.yaml:7: batches[0].folders[1]: folder 'docs' is named twice",
+            "evaluation.yaml:7: batches[0].folders[1]: folder 'docs' is listed twice",
         ),
         (
             "name: q4",
             "name: q4\n    stage_after: 2026-12-01T22:00",
-            "evaluation.yaml:7: batches[0].stage_after: must say its time zone, such as 2026-12-01T22:00Z",
+            "evaluation.yaml:7: batches[0].stage_after: has no time zone: write it as 2026-12-01T22:00Z",
         ),
         (
             "name: q4",
@@ -105,25 +105,25 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
             "model: gpt-4o, prices: {currency: dollars}",
             "connections[0].prices.currency: must be three capital letters, such as USD",
         ),
-        ("[./docs]", "[]", "evaluation.yaml:7: batches[0].folders: is empty: write at least one"),
+        ("[./docs]", "[]", "evaluation.yaml:7: batches[0].folders: is empty: add at least one item"),
         ("name: q4", "name: 12", "evaluation.yaml:6: batches[0].name: must be text: put it in quotes"),
-        ("name: q4", 'name: "12"', "evaluation.yaml:6: batches[0].name: must not look like a batch number"),
+        ("name: q4", 'name: "12"', "evaluation.yaml:6: batches[0].name: looks like a batch number"),
         (
             "name: q4",
             'name: "a\\nb"',
-            "evaluation.yaml:6: batches[0].name: character 2 is U+000A LINE FEED: it is not seen, remove it",
+            "evaluation.yaml:6: batches[0].name: character 2 is U+000A LINE FEED: it is invisible, remove it",
         ),
         (
             "prompts: [clarity]",
             "prompts: [clarity, clarity]",
-            "evaluation.yaml:9: batches[0].prompts: names 'clarity'",
+            "evaluation.yaml:9: batches[0].prompts: contains 'clarity'",
         ),
         (
             "owner: legal",
             "owner: .nan",
             "evaluation.yaml:10: batches[0].metadata.owner: is infinite or not a number",
         ),
-        ("owner: legal", 'owner: "a\\0"', "evaluation.yaml:10: batches[0].metadata: holds a NUL"),
+        ("owner: legal", 'owner: "a\\0"', "evaluation.yaml:10: batches[0].metadata: contains a NUL"),
         (
             "api_key_env: OPENAI_API_KEY",
             "api_key_env: sk-hunter2",
@@ -137,12 +137,12 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
         (
             "temperature: 0",
             "nested: [{h: 'Bearer hunter2'}]",
-            "evaluation.yaml:2: connections[0].config: holds a value",
+            "evaluation.yaml:2: connections[0].config: contains a value",
         ),
         (
             "model: gpt-4o",
             'model: m, base_url: "http://u:hunter2@h/"',
-            "connections[0].base_url: holds a user name",
+            "connections[0].base_url: contains a user name",
         ),
         (
             "model: gpt-4o",
@@ -189,10 +189,10 @@ def test_each_mistake_names_file_line_and_key(tmp_path: Path, old: str, new: str
             "a: !!python/object:os.system {}",
             "has the tag tag:yaml.org,2002:python/object:os.system, which is not supported",
         ),
-        ("a: &a [" + "1," * 999 + "1]\nb: &b [" + "*a," * 999 + "*a]", "is too large"),
+        ("a: &a [" + "1," * 999 + "1]\nb: &b [" + "*a," * 999 + "*a]", "contains more than 50,000 values"),
     ],
 )
-def test_a_file_that_is_no_evaluation_is_refused_in_one_line(
+def test_a_file_that_is_not_an_evaluation_is_refused_in_one_line(
     tmp_path: Path, content: str | bytes, expected: str
 ) -> None:
     found = problems(tmp_path, content)
@@ -205,12 +205,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_evaluation_file(tmp_path / "none.yaml")
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD.replace("name: q4", "nane: q4").replace("model: gpt-4o", "model: 4"))
     assert len(found) == 2
 
 
-def test_a_file_means_the_same_folders_however_it_is_reached(
+def test_a_file_has_the_same_folders_by_every_path_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = tmp_path.resolve() / "shared" / "evaluations"
@@ -251,13 +251,13 @@ def test_two_spellings_of_a_folder_are_one_folder(tmp_path: Path, other: str) ->
     (tmp_path / "link").symlink_to("docs")
     (line,) = problems(tmp_path, GOOD.replace("[./docs]", f"[docs, '{other.format(tmp_path)}']"))
     assert "evaluation.yaml:7: batches[0].folders[1]" in line
-    assert "is named twice, also as 'docs': name it once" in line
+    assert "is listed twice, the other time as 'docs': remove one" in line
 
 
 @pytest.mark.parametrize(
     ("folder", "expected"),
     [
-        ("loop/x", "is a loop of links: correct the links"),
+        ("loop/x", "is a loop of links: fix the links"),
         ("dangling", "does not exist"),
         ("nowhere/../docs", "does not exist"),
         ("evaluation.yaml/..", "does not exist"),
@@ -266,7 +266,9 @@ def test_two_spellings_of_a_folder_are_one_folder(tmp_path: Path, other: str) ->
         ("fifo", "is not a folder"),
     ],
 )
-def test_a_folder_that_cannot_be_reached_is_told_as_it_is(tmp_path: Path, folder: str, expected: str) -> None:
+def test_an_unreachable_folder_is_reported_with_the_reason(
+    tmp_path: Path, folder: str, expected: str
+) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("gone")
     os.mkfifo(tmp_path / "fifo")
@@ -282,12 +284,12 @@ def test_a_folder_that_cannot_be_reached_is_told_as_it_is(tmp_path: Path, folder
         ("/dev/null", "is not a regular file"),
         ("-", "is not a regular file"),
         ("loop", "is a loop of links"),
-        ("dangling", "is a link to something that does not exist"),
-        (".", "is a folder: name the file in it"),
+        ("dangling", "is a broken link"),
+        (".", "is a folder: give the path of a file"),
         ("none.yaml/x", "does not exist: check the path"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_as_it_is(tmp_path: Path, name: str, expected: str) -> None:
+def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path, name: str, expected: str) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("gone")
     os.mkfifo(tmp_path / "fifo")
@@ -304,14 +306,14 @@ def test_a_file_that_cannot_be_read_is_told_as_it_is(tmp_path: Path, name: str, 
         (b"#" * (5 << 20), "evaluation.yaml: is larger than 4 MiB"),
     ],
 )
-def test_bytes_that_are_not_an_evaluation_are_told_in_words(
+def test_bytes_that_are_not_an_evaluation_are_reported_in_one_line(
     tmp_path: Path, content: bytes, expected: str
 ) -> None:
     (line,) = problems(tmp_path, content)
     assert line.startswith(expected)
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_a_mistake(tmp_path: Path) -> None:
     load_evaluation_file(write(tmp_path, b"\xef\xbb\xbf" + GOOD.encode())).refuse()
 
 
@@ -360,7 +362,7 @@ def test_a_json_file_with_escaped_emoji_and_tabs_is_read_in_every_field(tmp_path
         }
 
 
-def test_every_mistake_is_told_in_one_round_by_line(tmp_path: Path) -> None:
+def test_every_mistake_is_reported_at_once_sorted_by_line(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
         """\
@@ -395,13 +397,13 @@ batches:
         "evaluation.yaml:13 batches[0].priority",
         "evaluation.yaml:14 batches[1].folders[0]",
     ]
-    assert "put settings of the model under config (config: {temperature: …})" in found[1]
+    assert "put the model's settings under config (config: {temperature: …})" in found[1]
     assert "must be in capitals" in found[3]
     assert "did you mean text?" in found[4]
     assert "did you mean folders?" in found[5]
 
 
-def test_a_mistake_that_aliases_repeat_is_told_once(tmp_path: Path) -> None:
+def test_a_mistake_that_aliases_repeat_is_reported_once(tmp_path: Path) -> None:
     repeated = ", ".join(["&a {name: 1, provider: p, model: m}", *["*a"] * 36])
     assert problems(tmp_path, f"connections: [{repeated}]") == [
         "evaluation.yaml:1: connections[0].name: must be text: put it in quotes"
@@ -420,7 +422,7 @@ def test_a_mistake_that_aliases_repeat_is_told_once(tmp_path: Path) -> None:
         (
             "model: gpt-4o",
             "model: m, top_p: 1",
-            "put settings of the model under config (config: {top_p: …})",
+            "put the model's settings under config (config: {top_p: …})",
         ),
         (
             "model: gpt-4o",
@@ -435,7 +437,9 @@ def test_a_mistake_that_aliases_repeat_is_told_once(tmp_path: Path) -> None:
         ("name: clarity", "name: clarity, colour: 1", "the keys of a prompt are name, text"),
     ],
 )
-def test_an_unknown_key_is_told_with_what_is_meant(tmp_path: Path, old: str, new: str, expected: str) -> None:
+def test_an_unknown_key_is_reported_with_a_suggestion(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
     (line,) = problems(tmp_path, GOOD.replace(old, new, 1))
     assert expected in line
 
@@ -453,8 +457,8 @@ def test_a_mistake_is_one_bounded_line_whatever_a_key_contains(tmp_path: Path) -
     ("config", "expected"),
     [
         ({50256: 1}, "config[50256]: the key must be text: put the key in quotes"),
-        ({"a": [{"b": {False: 1}}]}, "config: must have text as keys, in quotes where they look otherwise"),
-        ({"a": {None: 1}}, "config: must have text as keys, in quotes where they look otherwise"),
+        ({"a": [{"b": {False: 1}}]}, "config: has a key that is not text: put the key in quotes"),
+        ({"a": {None: 1}}, "config: has a key that is not text: put the key in quotes"),
     ],
 )
 def test_a_key_that_dagster_did_not_read_as_text_is_refused(config: dict[str, Any], expected: str) -> None:
@@ -486,14 +490,16 @@ def test_the_documentation_says_what_values_are_read_as(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
-        ("owner: legal", "owner: 1e-400", "is too small for a number"),
-        ("api_key_env: OPENAI_API_KEY", "api_key_env: $OPENAI_API_KEY", "write it without the $"),
-        ("folders: [./docs]", "folders: [./nope/../docs]", "a folder on the way to it does not"),
+        ("owner: legal", "owner: 1e-400", "is too close to zero for a number"),
+        (
+            "api_key_env: OPENAI_API_KEY",
+            "api_key_env: $OPENAI_API_KEY",
+            "must be the NAME of an environment variable: remove the $",
+        ),
+        ("folders: [./docs]", "folders: [./nope/../docs]", "one of its parent folders does not exist"),
     ],
 )
-def test_a_refusal_names_what_is_wrong_with_a_value(
-    tmp_path: Path, right: str, wrong: str, said: str
-) -> None:
+def test_a_message_names_the_problem_of_a_value(tmp_path: Path, right: str, wrong: str, said: str) -> None:
     assert right in GOOD
     (problem,) = problems(tmp_path, GOOD.replace(right, wrong))
     assert said in problem
@@ -502,10 +508,10 @@ def test_a_refusal_names_what_is_wrong_with_a_value(
 @pytest.mark.parametrize("pattern", ["Rechnung [2024-10].pdf", "", " ", "*.pdf ", "# x", "[[:alpha:]]*"])
 def test_a_pattern_that_can_match_no_file_is_refused(pattern: str) -> None:
     with pytest.raises(ValidationError, match="1 validation error"):
-        Batch(name="b", folders=["/"], connections=["c"], prompts=["p"], include=[pattern])
+        BatchDefinition(name="b", folders=["/"], connections=["c"], prompts=["p"], include=[pattern])
 
 
 @pytest.mark.parametrize("text", [" ", "\t\n", "\u200b"])
-def test_a_prompt_of_which_nothing_is_seen_is_refused(text: str) -> None:
-    with pytest.raises(ValidationError, match="nothing that is seen"):
-        Prompt(name="p", text=text)
+def test_a_prompt_without_visible_text_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="no visible text"):
+        PromptDefinition(name="p", text=text)

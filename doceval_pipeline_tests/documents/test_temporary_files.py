@@ -1,4 +1,4 @@
-"""What systems and programs leave beside documents is listed as temporary, and people's files are not."""
+"""Temporary files of systems and programs are recognised by name, and people's files are not among them."""
 
 import os
 import tempfile
@@ -105,7 +105,7 @@ def test_a_name_that_a_person_may_give_is_a_document(tmp_path: Path, name: str) 
     assert found(tmp_path) == {name: "ASSIGNED"}
 
 
-def test_litter_is_known_in_either_unicode_form(tmp_path: Path) -> None:
+def test_temporary_files_are_known_in_either_unicode_form(tmp_path: Path) -> None:
     names = {unicodedata.normalize(form, "~$Prüfung.docx") for form in ("NFC", "NFD")}
     for name in names:
         write(tmp_path, name)
@@ -125,7 +125,7 @@ def test_litter_is_known_in_either_unicode_form(tmp_path: Path) -> None:
         ("**/*.docx", {"a.docx"}),
     ],
 )
-def test_an_include_pattern_that_names_litter_brings_it_back_and_no_other_does(
+def test_only_include_patterns_that_name_temporary_files_include_them(
     tmp_path: Path, pattern: str, taken: set[str]
 ) -> None:
     for name in ("notes.tmp", "Thumbs.db", "a.docx", "~$a.docx", "__MACOSX/b.docx"):
@@ -133,7 +133,7 @@ def test_an_include_pattern_that_names_litter_brings_it_back_and_no_other_does(
     assert {name for name, what in found(tmp_path, pattern).items() if what == "ASSIGNED"} == taken
 
 
-def test_the_words_of_a_person_come_before_what_a_name_looks_like(tmp_path: Path) -> None:
+def test_patterns_of_the_user_come_before_reasons_from_the_name(tmp_path: Path) -> None:
     for name in ("notes.tmp", ".DS_Store", ".hidden.txt"):
         write(tmp_path, name)
     assert found(tmp_path, exclude=("*.tmp", ".hidden*")) == {
@@ -143,7 +143,7 @@ def test_the_words_of_a_person_come_before_what_a_name_looks_like(tmp_path: Path
     }
 
 
-def test_an_unreadable_folder_of_litter_is_skipped_and_not_rejected() -> None:
+def test_an_unreadable_temporary_folder_is_skipped_and_not_rejected() -> None:
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top)
         folder.chmod(0o755)

@@ -1,6 +1,6 @@
-"""Folders that a walk lists with a reason instead of entering them.
+"""Folders that a walk does not enter: it lists them as skipped, with a reason.
 
-A folder is known by its device and number, so that links, mounts and other spellings of its path make no
+A folder is identified by device and inode, so that links, mounts and other spellings of its path make no
 difference.
 """
 
@@ -16,10 +16,10 @@ REASONS = (OWN_FILES, SYSTEM_FOLDER, COUNTED_BY_ITSELF)
 
 Identity = tuple[int, int]
 
-# Of Linux; on other systems, and where they cannot be told, the folders below are known by their names.
+# Linux only. Elsewhere, and where it cannot be read, only the folders named below are known.
 _MOUNTS = Path("/proc/self/mountinfo")
 _SYSTEM_FOLDERS = ("/dev", "/proc", "/sys")
-# File systems that hold no files of anybody, only what the kernel says. Not tmpfs, which people use.
+# File systems whose files the kernel generates. tmpfs is missing, because people keep files there.
 _KERNEL_FILE_SYSTEMS = frozenset(
     (
         *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devfs", "devpts", "devtmpfs"),
@@ -30,30 +30,30 @@ _KERNEL_FILE_SYSTEMS = frozenset(
 
 
 @dataclass(frozen=True)
-class Barred:
-    """Folders by identity with the reason of each, and devices whose folders are all the system's."""
+class SkippedFolders:
+    """The folders to skip, each with its reason, and the devices whose folders all belong to the system."""
 
     folders: Mapping[Identity, str] = field(default_factory=dict)
     devices: frozenset[int] = frozenset()
 
     def reason(self, folder: Identity) -> str | None:
-        """Why a folder is not entered; None where it is."""
+        """Why a folder is skipped; None if it is entered."""
         return self.folders.get(folder) or (SYSTEM_FOLDER if folder[0] in self.devices else None)
 
 
 def identity_of(folder: str | Path) -> Identity | None:
-    """Device and number of a folder, of the one that a link leads to; None where it cannot be reached."""
+    """Device and inode of a folder, links followed; None if it cannot be reached."""
     try:
-        found = os.stat(folder)
+        status = os.stat(folder)
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
-def system_folders() -> Barred:
-    """The folders of the kernel: `/dev`, `/proc`, `/sys`, and whatever else it shows as a file system."""
+def system_folders() -> SkippedFolders:
+    """The kernel's folders: `/dev`, `/proc`, `/sys`, and the mount points of its other file systems."""
     known = (identity_of(folder) for folder in _SYSTEM_FOLDERS)
-    return Barred(
+    return SkippedFolders(
         {identity: SYSTEM_FOLDER for identity in known if identity is not None}, frozenset(_kernel_devices())
     )
 
@@ -64,7 +64,8 @@ def _kernel_devices() -> Iterator[int]:
     except OSError:
         return
     for mount in mounts:
-        # "22 27 0:21 / /proc rw,relatime - proc proc rw": device in the third field, its kind after the dash.
+        # "22 27 0:21 / /proc rw,relatime - proc proc rw": the third field is the device, the type follows the
+        # dash.
         fields, _, kind = mount.partition(b" - ")
         if kind.split(b" ", 1)[0].decode("ascii", "replace") in _KERNEL_FILE_SYSTEMS:
             major, minor = fields.split(b" ")[2].split(b":")
