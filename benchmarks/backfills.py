@@ -139,7 +139,7 @@ def scattered_backfill(quick: bool) -> Case:
             installation.apply(folder, 2, 2)
             if number in numbers:
                 material.store_batch(installation, number)
-                steps.queue_cells(installation.databases, number)
+                steps.queue_evaluations(installation.databases, number)
 
     def before(database: str, assets: Sequence[str], installation: Installation) -> dict[str, Any]:
         _await_partitions(installation, database, len(keys))

@@ -34,9 +34,9 @@ _INSERT = text("""
 """)
 
 
-def queue_cells(databases: Databases, batch: int) -> Timed:
+def queue_evaluations(databases: Databases, batch: int) -> Timed:
     """The whole step."""
-    return lambda: {"rows": steps.queue_cells(databases, batch).added}
+    return lambda: {"rows": steps.queue_evaluations(databases, batch).added}
 
 
 def enqueue(databases: Databases, batch: int) -> Timed:
@@ -87,7 +87,7 @@ def queueing(quick: bool) -> Case:
 
     check = partial(_check, rows)
     sides = [
-        Side(OURS, queue_cells, before, check),
+        Side(OURS, queue_evaluations, before, check),
         Side(STATEMENT, enqueue, before, check),
         Side(BARE, insert, before, check),
     ]
@@ -113,6 +113,6 @@ def choice(databases: Databases, batch: int) -> tuple[dict[int, str], list[Any],
     """The documents, prompts and connections that a sealed batch has."""
     with databases.doc_eval.connect() as connection:
         sealed = read_snapshot(connection, batch)
-        documents = files.stored_names(connection, batch)
+        documents = files.stored_document_names(connection, batch)
     config = sealed.config if sealed else {"prompts": [], "connections": []}
     return documents, config["prompts"], config["connections"]

@@ -95,8 +95,8 @@ def _experiment(documents: int, columns: int, quick: bool) -> Experiment:
         folder = material.documents(installation.folder / f"tiny-{documents}", documents, 300)
         number = material.stored_batch(installation, folder, columns, columns)
         material.finished_rows(installation, range(number, number + 1), columns, columns)
-        steps.queue_cells(installation.databases, number)
-        completion.look(installation.databases)
+        steps.queue_evaluations(installation.databases, number)
+        completion.poll(installation.databases)
         installation.checkpoint()
         batches.append(number)
 

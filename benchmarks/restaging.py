@@ -39,7 +39,7 @@ def materialize_again(databases: Databases, batch: int) -> Timed:
         steps.assign_documents(databases, batch)
         stored = steps.store_documents(databases, batch, lambda *_: None)
         found = [audit.check_round_trip(databases, batch)]
-        queued = steps.queue_cells(databases, batch)
+        queued = steps.queue_evaluations(databases, batch)
         found += [
             audit.check_queue_complete(databases, batch),
             audit.check_rows_have_documents(databases, batch),
@@ -54,7 +54,7 @@ def rescan(databases: Databases, batch: int) -> Timed:
     """A new look at the folders: every file is read and hashed."""
 
     def timed() -> Figures:
-        done = reprocess(databases, batch, Mode.missing, lambda *_: None, new_look=True)
+        done = reprocess(databases, batch, Mode.missing, lambda *_: None, rescan=True)
         new = done.files_new + done.files_changed + done.files_gone + done.rows_added
         return {"new": new, "documents": None, "problems": 0}
 
@@ -81,7 +81,7 @@ def restaging(quick: bool) -> Case:
     def prepare(installation: Installation) -> None:
         installation.empty()
         folder = material.documents(installation.folder / "again", count, 20 * material.KIB)
-        steps.queue_cells(installation.databases, material.stored_batch(installation, folder, 2, 2))
+        steps.queue_evaluations(installation.databases, material.stored_batch(installation, folder, 2, 2))
 
     def settled(**parameters: Any) -> Callable[[Installation], dict[str, Any]]:
         def before(installation: Installation) -> dict[str, Any]:

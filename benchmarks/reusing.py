@@ -51,7 +51,7 @@ def enqueue(databases: Databases, batch: int, count: int, reuse: bool) -> Timed:
 
     def timed() -> Figures:
         with databases.knowledge.begin() as knowledge:
-            added = queue.enqueue(knowledge, batch, documents, prompts, connections, 10, reuse)
+            added = queue.enqueue(knowledge, batch, documents, prompts, connections, 10, reuse=reuse)
         return {REUSED: added.reused, QUEUED: added.queued}
 
     return timed

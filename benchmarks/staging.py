@@ -58,7 +58,7 @@ def stage(databases: Databases, batch: int, check: bool) -> Timed:
             "assign_seconds": partial(staging.assign_documents, databases, batch),
             "store_seconds": partial(staging.store_documents, databases, batch, lambda *_: None),
             "check_seconds": partial(audit.check_round_trip, databases, batch),
-            "queue_seconds": partial(staging.queue_cells, databases, batch),
+            "queue_seconds": partial(staging.queue_evaluations, databases, batch),
         }
         for name, step in steps.items():
             if name != "check_seconds" or check:

@@ -16,7 +16,12 @@ from sqlalchemy import text
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.invariants import audit
 from doceval_pipeline.batches.locks import batches_at_work
-from doceval_pipeline.batches.staging.steps import assign_documents, queue_cells, seal_batch, store_documents
+from doceval_pipeline.batches.staging.steps import (
+    assign_documents,
+    queue_evaluations,
+    seal_batch,
+    store_documents,
+)
 from doceval_pipeline.defs.instance import open_instance
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
@@ -142,7 +147,7 @@ class Sample:
         seal_batch(self.databases, self.id)
         assign_documents(self.databases, self.id)
         store_documents(self.databases, self.id, lambda *_: None)
-        queue_cells(self.databases, self.id)
+        queue_evaluations(self.databases, self.id)
 
     def status(self) -> str:
         return str(self.doc_eval("SELECT status FROM batches WHERE id = :id")[0][0])

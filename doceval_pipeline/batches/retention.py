@@ -12,7 +12,7 @@ from sqlalchemy import Engine, TextClause, text
 from doceval_pipeline.batches.databases import Databases, dagster_engine, database_errors
 from doceval_pipeline.doc_eval.progress import thin_out
 from doceval_pipeline.doc_eval.recurring import forget_old_occurrences
-from doceval_pipeline.knowledge.queue import forget_requests
+from doceval_pipeline.knowledge.attempts import forget_requests
 
 # Rows in one transaction, so that nobody waits for a lock.
 _PORTION = 10_000

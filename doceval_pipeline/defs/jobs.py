@@ -156,10 +156,10 @@ def reprocess_cells(
     listener = progress.listener(context.log)
     with open_batch(context, doc_eval) as (databases, batch_id):
         if config.dry_run:
-            found = plan(databases, batch_id, config.mode, config.rescan, listener)
+            found = plan(databases, batch_id, config.mode, listener, rescan=config.rescan)
             return _planned(context, name_of(databases, batch_id), found)
         request = first_run_of(context.instance, context.run)
-        done = reprocess(databases, batch_id, config.mode, listener, config.rescan, request)
+        done = reprocess(databases, batch_id, config.mode, listener, rescan=config.rescan, request=request)
         context.log.info(f"{name_of(databases, batch_id)}: {left_out(batch_tallies(databases, batch_id))}")
         return _told(context, databases, asdict(done))
 

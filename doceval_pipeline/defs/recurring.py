@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.staging.recurring import look_for_arrivals, make_occurrence
 from doceval_pipeline.defs import partitions
-from doceval_pipeline.defs.cursors import Looked
+from doceval_pipeline.defs.cursors import RecurringCursor
 from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import NAME, name_of, shown_name
 from doceval_pipeline.defs.naming import TAG as BATCH_TAG
@@ -198,12 +198,12 @@ def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval
                     start_anew(connection, record.id)
             paused = batches_in(connection, (Status.PAUSED,)) if records else []
     scheduled = [(record, record.due_at) for record in records]
-    arrived, next_looks, problems = _look(databases, records, Looked.read(context.cursor).next_looks)
+    arrived, next_looks, problems = _look(databases, records, RecurringCursor.read(context.cursor).next_looks)
     due = [(record, due_at) for record, due_at in (*scheduled, *arrived) if due_at is not None]
     requests = _requests(context.instance, due)
     return dg.SensorResult(
         run_requests=requests,
-        cursor=Looked(next_looks=next_looks).write(),
+        cursor=RecurringCursor(next_looks=next_looks).write(),
         skip_reason=None if requests else overview(records, paused, problems),
     )
 

@@ -20,7 +20,7 @@ from doceval_pipeline.defs.staging import (
     queue_rows,
 )
 from doceval_pipeline.defs.steps import NoConfig, open_batch
-from doceval_pipeline.doc_eval.runs.requests import Waiting
+from doceval_pipeline.doc_eval.runs.requests import PendingRun
 from doceval_pipeline.reports.formatting import size_text
 from doceval_pipeline.reports.insights import Provenance
 from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
@@ -63,7 +63,7 @@ def completion_report(
         yield dg.AssetCheckResult(check_name=REPORT_IS_WRITTEN.name, **_as_check(None, name))
 
 
-def report_evaluation(missing: Waiting | None, partition: str, name: str) -> dg.AssetCheckEvaluation:
+def report_evaluation(missing: PendingRun | None, partition: str, name: str) -> dg.AssetCheckEvaluation:
     """The result of the check `report_is_written` as an event, for the sensor `stalled_work`.
 
     It records the check while the report of a batch is missing, and once the report is written.
@@ -76,7 +76,7 @@ def report_evaluation(missing: Waiting | None, partition: str, name: str) -> dg.
     )
 
 
-def _as_check(missing: Waiting | None, name: str) -> dict[str, Any]:
+def _as_check(missing: PendingRun | None, name: str) -> dict[str, Any]:
     return {
         "passed": missing is None,
         "severity": dg.AssetCheckSeverity.WARN,

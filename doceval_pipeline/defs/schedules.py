@@ -18,10 +18,10 @@ from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.jobs import stage_batch
 from doceval_pipeline.defs.maintenance import audit_databases, retention
-from doceval_pipeline.defs.requests import ask
+from doceval_pipeline.defs.requests import requested_runs
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.doc_eval.batches import list_batches
-from doceval_pipeline.doc_eval.runs.requests import Kind, request_saved
+from doceval_pipeline.doc_eval.runs.requests import RunKind, request_saved
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings
 
@@ -138,4 +138,4 @@ def _ask_for_saved(context: dg.ScheduleEvaluationContext, doc_eval: DocEval) -> 
             keys = [batch.key for batch in list_batches(connection)]
         context.instance.add_dynamic_partitions(partitions.NAME, keys)
         # What waits for its run already, or is asked for by the sensor new_batches, is left out.
-        return ask(context.instance, databases, Kind.STAGE)
+        return requested_runs(context.instance, databases, RunKind.STAGE)

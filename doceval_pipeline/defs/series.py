@@ -10,7 +10,7 @@ from pydantic import Field
 
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
-from doceval_pipeline.defs.cursors import Written
+from doceval_pipeline.defs.cursors import SeriesCursor
 from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import shown_name
 from doceval_pipeline.defs.reporting import completion_report, report_link
@@ -95,7 +95,7 @@ def fresh_series(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
     """
     with database_errors(), doc_eval.open().doc_eval.connect() as connection:
         states = series_states(connection, OCCURRENCES_READ)
-    asked = Written.read(context.cursor).written
+    asked = SeriesCursor.read(context.cursor).written
     written = {state.id: asked[state.id] for state in states if state.id in asked}
     failed = _failed_lately(context.instance)
     requests: list[dg.RunRequest] = []
@@ -109,7 +109,7 @@ def fresh_series(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
             written[state.id] = state.digest[:16]
     return dg.SensorResult(
         run_requests=requests,
-        cursor=Written(written=written).write(),
+        cursor=SeriesCursor(written=written).write(),
         skip_reason=None if requests else "No series has changed since its page was written",
     )
 

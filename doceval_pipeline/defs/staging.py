@@ -26,7 +26,7 @@ from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
 from doceval_pipeline.doc_eval.files import Tally
 from doceval_pipeline.doc_eval.recurring import origins_of
-from doceval_pipeline.doc_eval.snapshot import Snapshot
+from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.reports.formatting import counted
 
 GROUP = "staging"
@@ -91,7 +91,7 @@ def document_assignment(
     Frozen once made. `rescan: true` in its config looks at the folders again.
     """
     with open_batch(context, doc_eval) as (databases, batch_id):
-        assigned, rescanned = assign(databases, batch_id, config.rescan)
+        assigned, rescanned = assign(databases, batch_id, rescan=config.rescan)
         name = name_of(databases, batch_id)
         notes = notes_on_assigned(databases, batch_id) if assigned.fresh or config.rescan else []
     context.log.info(f"{name}: {assigned.sentence}")

@@ -45,7 +45,7 @@ _ABSENT = text("""
 """)
 
 
-class ContentArrived(Exception):
+class DocumentArrived(Exception):
     """Another process stored one of the contents in the meantime: look again which are missing."""
 
 
@@ -67,7 +67,7 @@ class NewDocument:
     created_at: int | None = None
 
 
-def known_contents(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
+def find_documents(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
     """Which contents are stored already: `docs.id` by sha256."""
     return {row[0]: row[1] for row in connection.execute(_KNOWN, {"sha256s": arrays.of_texts(sha256s)})}
 
@@ -82,7 +82,7 @@ def correct_types(connection: Connection, content_types: Mapping[str, str]) -> N
         connection.execute(_CORRECT, given)
 
 
-def absent_contents(connection: Connection, ids: Sequence[int]) -> list[int]:
+def missing_documents(connection: Connection, ids: Sequence[int]) -> list[int]:
     """Which of some `docs.id` are not there (any more)."""
     return list(connection.scalars(_ABSENT, {"ids": arrays.of_numbers(ids)}))
 
@@ -108,7 +108,7 @@ def copy_documents(connection: Connection, documents: Iterable[NewDocument], as_
     try:
         copy(connection, _COPY_AS_IT_WAS if as_it_was else _COPY, _joined(_binary_rows(documents)))
     except psycopg2.errors.UniqueViolation:
-        raise ContentArrived from None
+        raise DocumentArrived from None
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -74,4 +74,4 @@ def test_a_partition_that_somebody_typed_fails_with_a_clear_sentence(page: Page,
     failed = "SELECT run_id FROM runs WHERE status = 'FAILURE' AND partition = 'my-own'"
     ((run,),) = until(lambda: query(home, failed, database="dagster"))
     page.goto(f"{DAGSTER}/runs/{run}")
-    expect(page.get_by_text("has no batch behind it").first).to_be_visible()
+    expect(page.get_by_text("has no batch:").first).to_be_visible()

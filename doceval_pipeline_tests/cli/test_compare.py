@@ -85,7 +85,7 @@ def test_the_data_says_what_the_sentence_says(batch: Sample) -> None:
         (("a", "b", "c"), 2, "name two batches"),
         (("sample", "sample", "--prompts", "x", "y"), 2, "name two batches"),
         (("sample", "sample"), 1, "is compared with itself"),
-        (("sample", "nowhere"), 1, "there is no batch 'nowhere'"),
+        (("sample", "nowhere"), 1, "batch 'nowhere' does not exist"),
         (
             ("sample", "--prompts", "prompt-0", "x\x1b[31m"),
             1,

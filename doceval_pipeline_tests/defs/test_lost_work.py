@@ -242,7 +242,7 @@ def test_a_requested_staging_that_was_interrupted_is_named_and_asked_for_again(
     (first,) = tick(sensors.new_batches, instance).run_requests
     seal_batch(batch.databases, batch.id)
     interrupt_staging(batch.databases, batch.id, "the process that staged it is gone")
-    assert "staging is requested and is not done (attempt 1" in notices(batch)
+    assert "staging is requested and not done (attempt 1" in notices(batch)
     assert named_in(problems(batch.databases), batch) == [
         f"{batch.key}: status FAILED_STAGING: its staging is requested: attempt 1"
     ]
@@ -314,7 +314,7 @@ def test_a_staging_that_waits_for_its_next_run_in_the_queue_is_not_given_up(
     batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 day' WHERE id = :id")
     tick(sensors.staging_failure, instance)
     assert batch.status() == "STAGING", "its run says that it works"
-    assert "no process works on its staging" in notices(batch)
+    assert "no process is working on its staging" in notices(batch)
     instance.report_run_failed(working)
     tick(sensors.staging_failure, instance)
     assert batch.status() == "FAILED_STAGING"
@@ -327,7 +327,7 @@ def test_a_staging_whose_run_lives_is_not_abandoned_between_its_steps(batch_of: 
     with alive(batch.databases, "a-run", batch.id):
         assert (notices(batch), problems(batch.databases)) == ("", [])
     with alive(batch.databases, "a-run", batch.id + 1):
-        assert "no process works on its staging" in notices(batch)
+        assert "no process is working on its staging" in notices(batch)
         assert "no process works on it" in str(problems(batch.databases))
 
 
@@ -431,7 +431,7 @@ def test_runs_that_ended_before_they_began_are_named_until_a_later_one_begins(
     assert f"run {lost[0].run_id[:8]} of reprocess_batch ended as FAILURE" in notices(batch)
     assert "re-execute it in Dagster's UI" in notices(batch)
     (created,) = (run for run in lost_without_batch(batch.databases) if run.run_id == lost[1].run_id)
-    assert "which was to create batch 'a lost one'" in created.sentence
+    assert "which should have created batch 'a lost one'" in created.sentence
     assert len(named(batch.databases, lost)) == 2
     begin(instance, launched(instance, "reprocess_batch", key=batch.key))
     again = instance.create_run_for_job(

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.report_files import batch_of_report
 from doceval_pipeline.defs.foreign_pages import OwnPagesOnly
 from doceval_pipeline.defs.report_pages import report_page
@@ -37,7 +37,7 @@ def client(instance: dg.DagsterInstance) -> Iterator[TestClient]:
 def reported(batch: Sample, instance: dg.DagsterInstance, status: str = "S") -> Path:
     """The file of the report of a batch whose evaluations all have a status."""
     batch.knowledge("UPDATE llm_responses SET status = :status", status=status)
-    look(batch.databases)
+    poll(batch.databases)
     (event,) = run(instance, "report_batch", batch.key).get_asset_materialization_events()
     return Path(str(event.materialization.metadata["report"].value))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import run
 
@@ -14,7 +14,7 @@ BatchOf = Callable[..., Sample]
 def answered(batch: Sample, answer: str) -> Sample:
     batch.stage()
     batch.knowledge(f"UPDATE llm_responses SET status = 'S', {answer} WHERE batch_id = :id")
-    look(batch.databases)
+    poll(batch.databases)
     return batch
 
 

@@ -182,7 +182,7 @@ def test_a_stalled_batch_is_recorded_as_a_failed_check_once_and_as_passed_when_i
     stalled = tick(sensors.stalled_work, instance, moving.cursor)
     (event,) = stalled.asset_events
     assert (event.check_name, event.passed) == ("responses_keep_coming", False)
-    assert "see whether a processor runs" in event.description
+    assert "check whether a processor is running" in event.description
     assert not tick(sensors.stalled_work, instance, stalled.cursor).asset_events
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
     tick(sensors.response_status, instance)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.knowledge.counts import digests
 from doceval_pipeline_tests.conftest import Sample
@@ -38,11 +38,11 @@ class Sensor:
 
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
-        self._seen, self._told = 0, dict[int, str]()
+        self._version, self._reported = 0, dict[int, str]()
 
     def tick(self) -> list[tuple[int, str]]:
-        found = look(self._databases, self._seen, self._told)
-        self._seen, self._told = found.seen, found.reports
+        found = poll(self._databases, self._version, self._reported)
+        self._version, self._reported = found.version, found.reports
         return [(seen.batch.id, str(seen.digest)) for seen in found.completed]
 
 

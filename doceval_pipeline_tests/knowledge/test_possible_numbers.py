@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.checks import judge_soundness
 from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline_tests.conftest import Sample
@@ -44,7 +44,7 @@ def test_a_plain_write_keeps_the_result_and_not_the_impossible_number(
     assert batch.knowledge(
         f'SELECT status, overall_score, "{column}", impossible_numbers FROM llm_responses'
     ) == [("S", 7, None, [column])]
-    look(batch.databases)
+    poll(batch.databases)
     assert judge_soundness(batch.databases, batch.id).numbers()["impossible_numbers"] == 1
 
 
@@ -119,7 +119,7 @@ def test_numbers_past_the_guard_are_in_no_sum_of_the_report(batch_of: BatchOf) -
         "UPDATE llm_responses SET input_tokens = -1000, output_tokens = -1000, time_taken_seconds = 'NaN', "
         "response_time_ms = -5 WHERE id = (SELECT max(id) FROM llm_responses)"
     )
-    look(batch.databases)
+    poll(batch.databases)
     total = gather(batch.databases, batch.id).total
     assert total.input_tokens is not None
     assert total.output_tokens is not None

@@ -12,7 +12,7 @@ BatchOf = Callable[..., Sample]
 BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def pace_of(batch: Sample, *seconds: float, queued: float = 0) -> Pace | None:
+def measure_throughput(batch: Sample, *seconds: float, queued: float = 0) -> Pace | None:
     """Of cells that were finished so many seconds after they, or the last of them, were queued."""
     finished = [f"{float(second)}" for second in seconds]
     batch.plant(
@@ -37,7 +37,7 @@ def twelve(batch_of: BatchOf) -> Sample:
 
 
 def test_an_hour_without_a_result_is_a_stall(twelve: Sample) -> None:
-    pace = pace_of(twelve, *range(11), 3_610)
+    pace = measure_throughput(twelve, *range(11), 3_610)
     assert pace is not None
     assert pace.stalls == ((BEGAN + timedelta(seconds=10), 3_600.0),)
     assert (pace.all_stalls, pace.without_time) == (1, 0)
@@ -47,22 +47,22 @@ def test_an_hour_without_a_result_is_a_stall(twelve: Sample) -> None:
 
 
 def test_what_was_queued_later_could_not_be_finished_before(twelve: Sample) -> None:
-    pace = pace_of(twelve, *range(11), 3_610, queued=3_000)
+    pace = measure_throughput(twelve, *range(11), 3_610, queued=3_000)
     assert pace is not None
     assert pace.stalls == ((BEGAN + timedelta(seconds=3_000), 610.0),)
-    pace = pace_of(twelve, *range(11), 3_610, queued=3_600)
+    pace = measure_throughput(twelve, *range(11), 3_610, queued=3_600)
     assert pace is not None
     assert pace.stalls == ()
 
 
 def test_a_batch_that_is_slow_all_along_does_not_stall(twelve: Sample) -> None:
-    pace = pace_of(twelve, *range(0, 12 * 600, 600))
+    pace = measure_throughput(twelve, *range(0, 12 * 600, 600))
     assert pace is not None
     assert pace.stalls == ()
 
 
 def test_a_time_that_cannot_be_is_none(twelve: Sample) -> None:
-    pace = pace_of(twelve, -100_000, *range(10), 1e12)
+    pace = measure_throughput(twelve, -100_000, *range(10), 1e12)
     assert pace is not None
     assert (pace.without_time, sum(pace.spans)) == (2, 10)
     assert pace.span_seconds == 1

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.planning import plan_occurrence
 from doceval_pipeline.batches.staging.recurring import make_occurrence
@@ -46,11 +46,11 @@ def test_the_stager_can_do_all_that_the_pipeline_does(staged: Sample) -> None:
     pause(databases, staged.id)
     resume(databases, staged.id)
     write_old(staged.folder / "d", "d")
-    reprocess(databases, staged.id, Mode.failed, lambda *_: None, new_look=True)
+    reprocess(databases, staged.id, Mode.failed, lambda *_: None, rescan=True)
     (staged.folder / "a").unlink()
-    reprocess(databases, staged.id, Mode.failed, lambda *_: None, new_look=True)
+    reprocess(databases, staged.id, Mode.failed, lambda *_: None, rescan=True)
     cancel(databases, staged.id)
-    look(databases)
+    poll(databases)
     assert staged.status() == "FAILED"
     assert write_report(databases, staged.id).path.exists()
     assert list(violations(databases, True, lambda *_: None)) == []
@@ -69,7 +69,7 @@ def test_the_stager_makes_occurrences_that_reuse_results_and_archives_them(
         for row in worker.exec_driver_sql("SELECT * FROM claim_responses(99)").all():
             if row.batch_id == batch.id:
                 worker.execute(text("SELECT complete_response(:t, 50)"), {"t": row.token})
-        look(databases)
+        poll(databases)
         counts = "SELECT count(*), count(reused_from) FROM llm_responses WHERE batch_id = :id"
         assert (batch.status(), batch.knowledge(counts)) == ("COMPLETED", [(3, reused)])
         return batch

@@ -34,7 +34,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval.archive import dump as configuration
 from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
-from doceval_pipeline.doc_eval.files import stored_ids
+from doceval_pipeline.doc_eval.files import stored_document_ids
 from doceval_pipeline.documents.reading import decode
 from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge.archive import dump
@@ -118,7 +118,7 @@ def write_archive(
         write_exactly(d)
         write_exactly(k)
         rows, result_digest = rows_digest(k, batch.id), digest(k, batch.id)
-        documents = dump.document_ids(k, batch.id, stored_ids(d, batch.id))
+        documents = dump.document_ids(k, batch.id, stored_document_ids(d, batch.id))
         published = dump.config_row(k, batch.id)
         writer.add(BATCH, [configuration.batch_json(d, batch.id, published).encode()])
         writer.add(CONFIG, [canonical.encode()])

@@ -48,7 +48,7 @@ from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
 from doceval_pipeline.knowledge.archive import load
 from doceval_pipeline.knowledge.archive.load import MissingContent
 from doceval_pipeline.knowledge.counts import digest
-from doceval_pipeline.knowledge.documents import ContentArrived, NewDocument, copy_documents
+from doceval_pipeline.knowledge.documents import DocumentArrived, NewDocument, copy_documents
 from doceval_pipeline.knowledge.kept_counts import recount
 from doceval_pipeline.knowledge.queue import count_rows
 from doceval_pipeline.migrations.rights import require_rights
@@ -411,7 +411,7 @@ def _put_back(
                 # Committed first, as archiving removes it last: files without rows are known to be left over.
                 _put_back_configuration(connection, coming, moved)
             return len(missing), results
-        except ContentArrived:
+        except DocumentArrived:
             continue
     raise ArchiveError(
         f"{partition_key(batch_id)}: other processes kept storing the same documents at the "

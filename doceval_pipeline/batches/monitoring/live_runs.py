@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.doc_eval.runs.live import enter, leave, row_of
+from doceval_pipeline.doc_eval.runs.live import find_row_id, register_run, unregister_run
 
 # A lock that was lost with its connection is taken again within this time.
 SECONDS_BETWEEN_BEATS = 5.0
@@ -53,11 +53,11 @@ class _Pulse:
         try:
             if self._connection is None:
                 self._connection, self._row = self._connect(), None
-            if self._row is None or row_of(self._connection, self._run_id) != self._row:
+            if self._row is None or find_row_id(self._connection, self._run_id) != self._row:
                 process = f"{socket.gethostname()}:{os.getpid()}"
-                self._row = enter(self._connection, self._run_id, self._batch_id, process)
+                self._row = register_run(self._connection, self._run_id, self._batch_id, process)
         except SQLAlchemyError:
-            self._let_go()
+            self._close()
 
     def beat(self) -> None:
         """Take the lock again whenever it was lost, until the work has ended."""
@@ -68,8 +68,8 @@ class _Pulse:
         """End the session that holds the lock; the run needs it no longer."""
         if self._connection is not None:
             with suppress(SQLAlchemyError):
-                leave(self._connection, self._run_id)
-        self._let_go()
+                unregister_run(self._connection, self._run_id)
+        self._close()
 
     def _connect(self) -> Connection:
         connection = self._databases.doc_eval.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -77,7 +77,7 @@ class _Pulse:
         connection.detach()
         return connection
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         if self._connection is not None:
             with suppress(SQLAlchemyError):
                 self._connection.close()

@@ -14,7 +14,8 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.exported import NamedDocument, named_documents
-from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError, ExportError
 from doceval_pipeline.knowledge.exported import Result, count_results, read_results
 from doceval_pipeline.redaction import without_keys

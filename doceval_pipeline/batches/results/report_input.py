@@ -16,9 +16,10 @@ from doceval_pipeline.batches.results.file_names import Names
 from doceval_pipeline.batches.results.insights import gather_insights
 from doceval_pipeline.doc_eval import report_queries
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
-from doceval_pipeline.doc_eval.files import count_documents, stored_ids
+from doceval_pipeline.doc_eval.files import count_documents, stored_document_ids
 from doceval_pipeline.doc_eval.report_queries import EvaluatedFile
-from doceval_pipeline.doc_eval.snapshot import Snapshot, read_snapshot
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import report_queries as results
 from doceval_pipeline.knowledge.counts import digest
@@ -75,7 +76,7 @@ def gather(databases: Databases, batch_id: int, provenance: Provenance = NOTHING
             raise BatchStateError(
                 f"{partition_key(batch_id)} has nothing to report, it is {batch.status.value}: stage it first"
             )
-        stored, names = stored_ids(doc_eval, batch_id), Names(doc_eval, batch_id)
+        stored, names = stored_document_ids(doc_eval, batch_id), Names(doc_eval, batch_id)
         scores = read_scores(knowledge, batch_id)
         data = _gather(doc_eval, knowledge, batch, sealed, stored, names, scores)
         found = gather_insights(doc_eval, knowledge, data, stored, names, scores, provenance)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.errors import ArchiveError
-from doceval_pipeline.knowledge.queue import IS_ANSWER
+from doceval_pipeline.knowledge.reuse import IS_ANSWER
 from doceval_pipeline.knowledge.row_digest import digest_sql
 
 # What a role must be allowed to do here, which is asked before anything is done.

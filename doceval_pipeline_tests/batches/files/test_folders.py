@@ -18,7 +18,7 @@ from doceval_pipeline.batches.staging import applying
 from doceval_pipeline.batches.staging.applying import apply, preview
 from doceval_pipeline.batches.staging.planning import plan
 from doceval_pipeline.batches.staging.reprocessing import Mode
-from doceval_pipeline.batches.staging.rescanning import rescan
+from doceval_pipeline.batches.staging.rescanning import rescan_folders
 from doceval_pipeline.batches.staging.steps import store_documents
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.files import Tally
@@ -179,7 +179,7 @@ def test_a_rescan_says_why_files_are_gone_whose_folder_is_no_longer_entered(
         batch.stage()
     os.unlink(batch.folder / "gone.txt")
     here = replace(databases, settings=replace(databases.settings, home=batch.folder / "home"))
-    assert rescan(here, batch.id).gone == 4
+    assert rescan_folders(here, batch.id).gone == 4
     store_documents(databases, batch.id, lambda *_: None)
     assert dict(
         batch.doc_eval(
@@ -239,7 +239,7 @@ def test_what_patterns_miss_by_case_is_told_by_apply_plan_and_stage(
     batch = case_batch(databases, tmp_path / "cases")
 
     def planned() -> list[str]:
-        return plan(databases, batch.id, Mode.missing, False, lambda *_: None).notes
+        return plan(databases, batch.id, Mode.missing, lambda *_: None, rescan=False).notes
 
     assert [note.split(":")[0] for note in planned()] == NOTES
     batch.stage()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.checks import Drift, Judged, judge_soundness
 from doceval_pipeline.batches.results.score_drift import _rank_sum_p, judge_drift
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
@@ -29,7 +29,7 @@ def answered(batch: Sample, score: str = SCORE, status: str = "'S'") -> Sample:
         f"UPDATE llm_responses SET overall_score = {score}, status = {status}, "
         "response_text = 'about ' || document_id WHERE batch_id = :id"
     )
-    look(batch.databases)
+    poll(batch.databases)
     return batch
 
 

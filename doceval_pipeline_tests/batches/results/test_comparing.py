@@ -214,12 +214,12 @@ def test_batches_without_a_column_in_common_are_refused(databases: Databases, fo
 def test_a_batch_that_is_not_there_not_sealed_or_archived_is_refused(batch_of: Callable[..., Sample]) -> None:
     batch = batch_of(documents=1)
     databases = batch.databases
-    with pytest.raises(UnknownBatch, match="there is no batch 'nowhere'"):
+    with pytest.raises(UnknownBatch, match="batch 'nowhere' does not exist"):
         compare_batches(databases, "sample", "nowhere", 50.0)
     with pytest.raises(BatchStateError, match="has nothing to compare, it is SAVED: stage it first"):
         compare_in_batch(databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
     put_away(done(batch))
-    with pytest.raises(BatchStateError, match="is archived and its rows are not here: doceval restore"):
+    with pytest.raises(BatchStateError, match="is archived: doceval restore"):
         compare_in_batch(databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
 
 
@@ -233,7 +233,7 @@ def test_a_batch_that_is_archived_while_it_is_read_is_refused(
         return read_scores(*arguments)
 
     monkeypatch.setattr(comparing, "read_scores", archive_first)
-    with pytest.raises(BatchStateError, match="is archived and its rows are not here"):
+    with pytest.raises(BatchStateError, match="is archived: "):
         compare_in_batch(batch.databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
 
 

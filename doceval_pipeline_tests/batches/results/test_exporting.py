@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, text
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results import exporting
 from doceval_pipeline.batches.results.exporting import Exported, export_page, export_records
 from doceval_pipeline.batches.results.reporting import write_report
@@ -181,9 +181,9 @@ def test_an_export_reads_back_as_what_the_databases_hold(
 
 def test_every_attempt_is_there_and_says_whether_it_counts(answered: Sample, tmp_path: Path) -> None:
     answered.knowledge("UPDATE llm_responses SET status = 'F' WHERE status NOT IN ('S', 'COMPLETED')")
-    look(answered.databases)
+    poll(answered.databases)
     (answered.folder / "000.txt").unlink()
-    reprocess(answered.databases, answered.id, Mode.failed, quiet, new_look=True)
+    reprocess(answered.databases, answered.id, Mode.failed, quiet, rescan=True)
     every, current = tmp_path / "every.jsonl", tmp_path / "current.jsonl"
     assert exported(answered, every, every_attempt=True).records == len(expected(answered))
     exported(answered, current)

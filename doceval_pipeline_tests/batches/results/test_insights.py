@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results import report_input
 from doceval_pipeline.batches.results.insights import add_up_costs
 from doceval_pipeline.batches.results.report_input import gather
@@ -32,7 +32,7 @@ def completed_over(databases: Databases, folder: Path, name: str, score: str, co
 
 def answer(batch: Sample, score: str) -> None:
     batch.knowledge(f"UPDATE llm_responses SET status = 'S', overall_score = {score} WHERE batch_id = :id")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
 
 

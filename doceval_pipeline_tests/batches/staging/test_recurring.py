@@ -13,7 +13,7 @@ from sqlalchemy import text
 from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.files import listing
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.staging import planning, rescanning, steps
 from doceval_pipeline.batches.staging.recurring import make_occurrence
 from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
@@ -242,9 +242,9 @@ def test_staging_anew_and_rescans_keep_to_the_files_of_an_occurrence_also_withou
     steps.assign_documents(databases, number)
     assert files(databases, number) == {"new.txt"}
     steps.store_documents(databases, number, lambda *_: None)
-    steps.queue_cells(databases, number)
+    steps.queue_evaluations(databases, number)
     write(inbox / "later.txt", "later")
-    assert rescanning.rescan(databases, number).new == 0
+    assert rescanning.rescan_folders(databases, number).new == 0
     assert files(databases, number, "STAGED", "ASSIGNED") == {"new.txt"}
 
 
@@ -440,7 +440,7 @@ def test_a_file_that_an_archived_occurrence_could_not_read_is_new_and_the_others
     first.stage()
     write(tmp_path / "b", "b", 1_700_000_000)
     first.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50")
-    look(databases)
+    poll(databases)
     archive(databases, first.id, quiet, quiet)
     made = make_occurrence(databases, record, NIGHT + timedelta(days=1))
     assert (files(databases, made.batch_id), made.files.unchanged) == ({"b"}, 2)
@@ -449,7 +449,7 @@ def test_a_file_that_an_archived_occurrence_could_not_read_is_new_and_the_others
     second.stage()
     with databases.doc_eval.begin() as connection:
         delete_recurring(connection, record.id)
-    reprocess(databases, second.id, Mode.failed, quiet, new_look=True)
+    reprocess(databases, second.id, Mode.failed, quiet, rescan=True)
     assert second.doc_eval("SELECT count(*) FROM batch_documents") == [(1,)]
 
 

@@ -93,7 +93,7 @@ def stage(databases: Databases, batch_id: int) -> None:
     steps.seal_batch(databases, batch_id)
     steps.assign_documents(databases, batch_id)
     steps.store_documents(databases, batch_id, lambda *_: None)
-    steps.queue_cells(databases, batch_id)
+    steps.queue_evaluations(databases, batch_id)
 
 
 def ask(databases: Databases, statement: str, **parameters: Any) -> list[Any]:

@@ -12,12 +12,12 @@ from sqlalchemy.exc import IntegrityError
 from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.staging.reprocessing import cancel
 from doceval_pipeline.batches.staging.steps import (
     Queued,
     assign_documents,
-    queue_cells,
+    queue_evaluations,
     seal_batch,
     store_documents,
 )
@@ -59,7 +59,7 @@ def staged(databases: Databases, folder: Path, name: str, **keys: Any) -> tuple[
     seal_batch(databases, number)
     assign_documents(databases, number)
     store_documents(databases, number, lambda *_: None)
-    return number, queue_cells(databases, number)
+    return number, queue_evaluations(databases, number)
 
 
 def answer(databases: Databases, batch_id: int, **columns: Any) -> None:
@@ -222,7 +222,7 @@ def test_nothing_changes_a_reused_row_and_nothing_is_learnt_from_it(
 def completed(databases: Databases, folder: Path, name: str) -> tuple[int, Queued]:
     number, queued = staged(databases, folder, name)
     answer(databases, number)
-    look(databases)
+    poll(databases)
     return number, queued
 
 
@@ -281,7 +281,7 @@ def test_a_second_staging_takes_and_queues_nothing(databases: Databases, inbox: 
     first, _ = staged(databases, inbox, "first")
     answer(databases, first)
     second, _ = staged(databases, inbox, "second")
-    again = queue_cells(databases, second)
+    again = queue_evaluations(databases, second)
     assert (again.added, again.reused) == (0, 0)
     with databases.knowledge.connect() as connection:
         kept = connection.execute(

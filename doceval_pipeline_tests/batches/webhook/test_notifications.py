@@ -24,7 +24,7 @@ import pytest
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look, recount_batches
+from doceval_pipeline.batches.monitoring.completion import poll, recount_batches
 from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.webhook import notifications, sending
@@ -88,7 +88,7 @@ def finished(batch: Sample, reported: bool = True) -> Sample:
         "UPDATE llm_responses SET overall_score = 50, response_text = 'SESAME', "
         "status = CASE WHEN id = (SELECT min(id) FROM llm_responses) THEN 'F' ELSE 'S' END"
     )
-    look(batch.databases)
+    poll(batch.databases)
     if reported:
         write_report(batch.databases, batch.id)
     return batch
@@ -258,7 +258,7 @@ def test_another_result_is_told_once_it_has_a_report(batch_of: BatchOf, telling:
     write_report(batch.databases, batch.id)
     telling.tell()
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'F'")
-    look(batch.databases)
+    poll(batch.databases)
     assert telling.tell() == Told([], {})
     write_report(batch.databases, batch.id)
     telling.tell()
@@ -276,7 +276,7 @@ def test_a_batch_that_comes_back_to_an_earlier_result_is_told_of_again(
     for score in (70, 50):
         batch.plant("UPDATE llm_responses SET overall_score = :score", score=score)
         recount_batches(batch.databases, [batch.id])
-        look(batch.databases)
+        poll(batch.databases)
         write_report(batch.databases, batch.id)
         telling.tell()
         assert telling.tell() == Told([], {})

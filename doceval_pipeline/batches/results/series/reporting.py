@@ -26,7 +26,7 @@ from doceval_pipeline.doc_eval.labels import read_names
 from doceval_pipeline.doc_eval.prices import prices_of_batches
 from doceval_pipeline.doc_eval.recurring import RecurringRecord, find_recurring
 from doceval_pipeline.knowledge import series as results
-from doceval_pipeline.knowledge.queue import MORE_MEMORY
+from doceval_pipeline.knowledge.reuse import MORE_MEMORY
 from doceval_pipeline.knowledge.series import PartOfColumn, PointsOfColumn
 from doceval_pipeline.knowledge.usage import TokensTaken
 from doceval_pipeline.reports.insights import Column, Cost
