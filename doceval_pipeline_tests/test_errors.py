@@ -49,7 +49,7 @@ RAISED: dict[str, tuple[Callable[[], Exception], str]] = {
     ),
     "a connection that was lost": (
         lambda: OperationalError("SELECT secret", {}, psycopg2.OperationalError("server closed\nmore")),
-        "the connection to the database was lost (server closed): ask again when the server answers",
+        "the connection to the database was lost (server closed): try again when the server answers",
     ),
     "a refused value": (
         lambda: DataError("INSERT secret", {}, psycopg2.DataError("integer out of range")),
@@ -58,11 +58,11 @@ RAISED: dict[str, tuple[Callable[[], Exception], str]] = {
     "the driver's without a word": (lambda: psycopg2.Error(), "the database refused: Error"),
     "no free connection": (
         lambda: TimeoutError("QueuePool limit reached"),
-        "the database could not be asked: QueuePool limit reached",
+        "the database query failed: QueuePool limit reached",
     ),
     "a missing row": (
         lambda: NoResultFound("No row was found"),
-        "the database could not be asked: No row was found",
+        "the database query failed: No row was found",
     ),
     "bytes": (
         lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason, staged
-from doceval_pipeline.batches.files.folders import notes_on_assigned, why_not
+from doceval_pipeline.batches.files.folders import folder_problems, notes_on_assigned
 from doceval_pipeline.batches.invariants.audit import violations
 from doceval_pipeline.batches.monitoring.pending_work import find_pending_work
 from doceval_pipeline.batches.monitoring.status import (
@@ -81,9 +81,9 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
     longer names stays as it is. Relative folders count from the folder of FILE, or of the file that it
     is a link to.
     """
-    located = load_evaluation_file(file, why_not(Settings.from_environment()))
+    located = load_evaluation_file(file, folder_problems(Settings.from_environment()))
     try:
-        applied, looked = apply_and_look(databases(), located, stage)
+        applied, looked = apply_and_look(databases(), located, stage=stage)
         coming = next_occurrences(databases(), applied)
     except (ConfigurationError, DatabaseError, EmbeddedServerError, SQLAlchemyError):
         # Reports the mistakes of the file even if the database cannot be reached.

@@ -10,7 +10,7 @@ from pydantic import Field
 from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out
-from doceval_pipeline.batches.files.folders import why_not
+from doceval_pipeline.batches.files.folders import folder_problems
 from doceval_pipeline.batches.staging.applying import apply
 from doceval_pipeline.batches.staging.planning import Plan, plan
 from doceval_pipeline.batches.staging.reprocessing import cancel, cancel_staging, pause, reprocess, resume
@@ -94,8 +94,8 @@ def write_batch(context: dg.OpExecutionContext, config: NewBatch, doc_eval: DocE
     """Create a batch, or update one whose staging has not begun."""
     with open_step(context, doc_eval) as databases:
         given = _as_evaluation(_typed(config.model_dump(), context.run_config))
-        located = locate(given, None, _where, why_not(databases.settings))
-        applied, looked = apply(databases, located, config.stage)
+        located = locate(given, None, _where, folder_problems(databases.settings))
+        applied, looked = apply(databases, located, stage=config.stage)
     (number,) = applied.numbers.values()
     context.instance.add_dynamic_partitions(partitions.NAME, [partition_key(number)])
     context.add_output_metadata(

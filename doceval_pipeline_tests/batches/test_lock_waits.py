@@ -155,7 +155,7 @@ def test_any_statement_that_waits_for_a_lock_ends_with_who_holds_it(
         connection.execute(text(f"SET LOCAL lock_timeout = 100; {statement}"))
     database = batch.databases.knowledge.url.database
     assert str(refused.value).startswith(
-        f"waited for a lock in vain: database {database}: a lock is held by role postgres "
+        f"timed out waiting for a lock: database {database}: a lock is held by role postgres "
         f"(pid {pid}, their-program, idle"
     )
     assert len(str(refused.value).splitlines()) == 1

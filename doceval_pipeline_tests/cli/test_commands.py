@@ -163,7 +163,7 @@ def test_commands_that_stage_end_with_the_files_that_are_left_out_by_reason(tmp_
     assert "such as 'e.BAK': add to exclude: '*.BAK'" in applied.stderr
     staged = doceval("stage", "q4")
     assert staged.stdout.endswith(f"2 documents staged, 8 of 8 cells queued; {left_out}\n")
-    assert "such as 'e.BAK': make a batch of another name whose exclude has '*.BAK'" in staged.stderr
+    assert "such as 'e.BAK': create a batch with another name whose exclude has '*.BAK'" in staged.stderr
     (tmp_path / "documents" / "f.bak").touch()
     reprocessed = read_json("reprocess", "q4", "--rescan")
     skipped = {"excluded by pattern": 2, "hidden": 2, "temporary": 2, "empty": 1}
@@ -176,7 +176,7 @@ def test_a_batch_is_paused_resumed_cancelled_and_reprocessed(tmp_path: Path) -> 
     doceval("stage", "q4")
     assert read_json("pause", "q4")["done"] == {"rows_held": 12}
     assert "STAGED: 12 rows released" in doceval("resume", "q4").stdout
-    assert "cannot be resumed: possible now is to pause or cancel it" in doceval("resume", "q4").stderr
+    assert "cannot be resumed: possible now: pause, cancel" in doceval("resume", "q4").stderr
     assert read_json("cancel", "q4")["done"] == {"rows_closed": 12}
     again = read_json("reprocess", "q4", "--failed")
     assert again["done"]["new_attempts"] == 12

@@ -292,7 +292,7 @@ def test_an_action_that_the_state_does_not_allow_fails_with_what_is_possible(
 ) -> None:
     batch = batch_of(documents=1)
     result = run(instance, f"{action}_batch", batch.key)
-    assert "possible now is to stage it" in failure(result)
+    assert "possible now: stage" in failure(result)
 
 
 def create(instance: dg.DagsterInstance, **config: Any) -> dg.ExecuteInProcessResult:

@@ -129,8 +129,7 @@ def test_of_names_that_read_alike_the_one_as_it_is_typed_is_found_or_none(
             ).all()
         assert named(databases, "a\u0323\u0302")[0] == ["a\u0323\u0302"]
         problem = (
-            f"batches {ids[0]} and {ids[1]} have the name '\u1ead' in different Unicode forms: "
-            "use a number"
+            f"batches {ids[0]} and {ids[1]} have the name '\u1ead' in different Unicode forms: use a number"
         )
         assert named(databases, "\u1ead") == ([], [problem])
         with pytest.raises(UnknownBatch, match="use a number"):

@@ -401,7 +401,7 @@ def _put_back(
                 _read_knowledge(knowledge, coming)
                 _reserve_ids(databases, coming.checked)
                 missing = load.place_docs(knowledge)
-                copy_documents(knowledge, _documents(archive, missing, progress), as_it_was=True)
+                copy_documents(knowledge, _documents(archive, missing, progress), keep_ids=True)
                 moved = load.moved_docs(knowledge)
                 load.put_back_rows(knowledge, batch_id)
                 recount(knowledge, batch_id)

@@ -460,7 +460,7 @@ def _notes_on_files(known: _StoredState, found: Sequence[FoundFile]) -> list[str
     not_included = [file.filepath for file in found if file.reason == NOT_INCLUDED]
     usable = [file.filepath for file in found if file.state == ASSIGNED]
     folders = [folder["path"] for folder in known.config["folders"]]
-    on_patterns = notes_on_patterns(known.config["batch"], not_included, usable, known.is_sealed)
+    on_patterns = notes_on_patterns(known.config["batch"], not_included, usable, sealed=known.is_sealed)
     return [*notes_on_nesting(folders), *on_patterns]
 
 

@@ -349,5 +349,5 @@ def _complete_if_done(databases: Databases, connection: Connection, batch_id: in
         status = batch_by_id(connection, batch_id).status
     if status in CLOSED:
         raise BatchStateError(
-            f"all rows of batch {batch_id} are done, so it is {status} now: {possible(status)}"
+            f"batch {batch_id} is {status} now, because all its rows are done; {possible(status)}"
         )

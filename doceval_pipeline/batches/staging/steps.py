@@ -21,7 +21,7 @@ from doceval_pipeline.batches.files.folders import found_files
 from doceval_pipeline.batches.files.no_documents import no_documents
 from doceval_pipeline.batches.locks import batch_lock
 from doceval_pipeline.batches.monitoring.completion import complete_if_done
-from doceval_pipeline.batches.staging.limits import why_held
+from doceval_pipeline.batches.staging.limits import held_reason
 from doceval_pipeline.batches.staging.storing import Progress, store_missing
 from doceval_pipeline.doc_eval import files as batch_documents
 from doceval_pipeline.doc_eval import recurring, snapshot
@@ -397,7 +397,7 @@ def _hold_if_too_large(
     if not batch.is_limited:
         return None
     with databases.knowledge.begin() as knowledge:
-        reason = why_held(databases, knowledge, batch, config, documents)
+        reason = held_reason(databases, knowledge, batch, config, documents)
         if reason is None:
             queue.release(knowledge, batch.id, batch.priority)
         else:

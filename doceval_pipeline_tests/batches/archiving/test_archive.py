@@ -206,15 +206,15 @@ def test_two_batches_over_the_same_folder_keep_their_files_until_the_last_is_arc
         (lambda batch: None, "has nothing to archive, it is SAVED: stage it first"),
         (
             lambda batch: batch.stage(),
-            "is STAGED and cannot be archived: possible now is to pause or cancel it",
+            "is STAGED and cannot be archived: possible now: pause, cancel",
         ),
         (
             lambda batch: (batch.stage(), pause(batch.databases, batch.id)),
-            "is PAUSED and cannot be archived: possible now is to pause or resume or cancel it",
+            "is PAUSED and cannot be archived: possible now: pause, resume, cancel",
         ),
         (
             lambda batch: (batch.stage(), batch.knowledge("UPDATE llm_responses SET status = 'P'")),
-            "is ANALYZING and cannot be archived: possible now is to pause or cancel it",
+            "is ANALYZING and cannot be archived: possible now: pause, cancel",
         ),
         (
             lambda batch: (batch.stage(), batch.doc_eval("UPDATE batches SET status = 'FAILED_STAGING'")),

@@ -75,16 +75,16 @@ def estimate(
         ),
         (
             [estimate("a", 1.0, "USD"), estimate("b", None, None)],
-            "max_cost (10.00) cannot be checked: the cost of 'b' is not known, because it has no prices",
+            "max_cost (10.00) cannot be checked: the cost of 'b' is unknown, because it has no prices",
         ),
         (
             [estimate("b", None, "USD", None)],
-            "max_cost (10.00) cannot be checked: the cost of 'b' is not known, because it has fewer "
+            "max_cost (10.00) cannot be checked: the cost of 'b' is unknown, because it has fewer "
             "than three evaluations with known tokens",
         ),
         (
             [estimate("b", None, "USD")],
-            "max_cost (10.00) cannot be checked: the cost of 'b' is not known, because one of its prices is "
+            "max_cost (10.00) cannot be checked: the cost of 'b' is unknown, because one of its prices is "
             "missing",
         ),
     ],
@@ -221,7 +221,7 @@ def test_a_cost_limit_holds_what_is_expected_to_cost_more_and_what_cannot_be_kno
         "with evaluations to process will be held: add prices"
     ]
     first, queued = inbox.staged(3)
-    assert "is not known, because it has no prices" in str(queued.held)
+    assert "is unknown, because it has no prices" in str(queued.held)
     assert inbox.define(max_cost=10).notes == []
     resume(databases, first)
     # About 2.00 for the input and 1.00 for the output of each.
@@ -288,7 +288,7 @@ def killed(*_: object) -> None:
 
 
 @pytest.mark.parametrize(("documents", "then"), [(2, "QUEUED"), (3, "PAUSED")])
-@pytest.mark.parametrize("at", ["_hold_if_too_large", "why_held", "transition"])
+@pytest.mark.parametrize("at", ["_hold_if_too_large", "held_reason", "transition"])
 def test_killed_between_queueing_and_holding_it_is_decided_by_the_next_staging(
     databases: Databases,
     tmp_path: Path,
@@ -325,7 +325,7 @@ def test_a_batch_is_held_although_a_killed_run_released_it_before_prices_changed
             queue_evaluations(databases, number)
     assert inbox.words(number) == {"QUEUED": 2}
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "why_held", lambda *_: "a price has changed")
+        patched.setattr(steps, "held_reason", lambda *_: "a price has changed")
         assert queue_evaluations(databases, number).held
     assert inbox.words(number) == {"PAUSED": 2}
 
@@ -355,8 +355,8 @@ def test_no_processor_sees_a_row_before_it_is_held(
     for module, name in (
         (queue, "enqueue"),
         (queue, "hold"),
-        (queue, "queued_cells"),
-        (steps, "why_held"),
+        (queue, "count_queued"),
+        (steps, "held_reason"),
         (steps, "_enqueue"),
         (steps, "_hold_if_too_large"),
         (steps, "transition"),

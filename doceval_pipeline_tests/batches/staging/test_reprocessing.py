@@ -257,7 +257,7 @@ def test_a_batch_whose_rows_are_all_done_is_completed_by_whoever_comes_too_late_
     batch = batch_of(documents=1)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = :word", word=word)
-    line = f"all rows of batch {batch.id} are done, so it is {status} now: possible now is to reprocess it"
+    line = f"batch {batch.id} is {status} now, because all its rows are done; possible now: reprocess"
     with pytest.raises(BatchStateError, match=line):
         act(batch.databases, batch.id)
     assert batch.status() == status
@@ -313,11 +313,11 @@ def test_a_second_cancel_waits_for_the_running_rows_too(batch_of: BatchOf) -> No
 @pytest.mark.parametrize(
     ("prepare", "action", "line"),
     [
-        ("", pause, "is SAVED and cannot be paused: possible now is to stage it"),
-        ("", cancel, "is SAVED and cannot be cancelled: possible now is to stage it"),
-        ("stage", resume, "is STAGED and cannot be resumed: possible now is to pause or cancel it"),
+        ("", pause, "is SAVED and cannot be paused: possible now: stage"),
+        ("", cancel, "is SAVED and cannot be cancelled: possible now: stage"),
+        ("stage", resume, "is STAGED and cannot be resumed: possible now: pause, cancel"),
         ("pause", pause, ""),
-        ("complete", pause, "is COMPLETED and cannot be paused: possible now is to reprocess it"),
+        ("complete", pause, "is COMPLETED and cannot be paused: possible now: reprocess"),
         ("complete", resume, "is COMPLETED and cannot be resumed"),
         ("complete", cancel, "is COMPLETED and cannot be cancelled"),
     ],
