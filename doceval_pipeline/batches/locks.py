@@ -1,7 +1,7 @@
 """Advisory locks of batches: only one process works on a batch at a time.
 
 A lock belongs to a session of PostgreSQL, so it ends with its process. Abandoned stagings are batches in
-STAGING whose lock nobody holds.
+STAGING whose lock is free.
 """
 
 from collections.abc import Iterable, Iterator

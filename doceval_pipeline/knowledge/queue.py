@@ -60,6 +60,7 @@ _IS_MISSING = """NOT EXISTS (
         WHERE r.batch_id = :batch_id AND r.document_id = d.id AND r.prompt_id = p.id
           AND r.connection_id = c.id)"""
 _ENQUEUE_MISSING = text(f"{_CELLS} WHERE {_IS_MISSING}")
+# The first call for a batch, usually the only one, does not have to search for existing rows.
 _HAS_ROWS = text("SELECT EXISTS (SELECT 1 FROM llm_responses WHERE batch_id = :batch_id)")
 # The triggers on llm_responses do not count first attempts, which only this module queues.
 _COUNT_QUEUED = text("""
@@ -229,7 +230,7 @@ def enqueue(
     priority
         From 1 to 100: the batch's share of the deliveries, relative to other batches.
     reuse
-        Take the results that other batches have for the same questions about the same documents.
+        Take results of other batches for the same questions about the same documents.
 
     Raises
     ------
@@ -242,7 +243,6 @@ def enqueue(
         "details": [json.dumps({key: c[key] for key in CONNECTION_DETAILS}) for c in connections],
         **queue_places(batch_id, priority),
     }
-    # The first call, which is nearly always the only one, does not have to look for existing rows.
     has_rows = connection.execute(_HAS_ROWS, {"batch_id": batch_id}).scalar_one()
     reused = added = 0
     try:
@@ -252,9 +252,9 @@ def enqueue(
             statement = _ENQUEUE_MISSING if has_rows or reused else _ENQUEUE_ALL
             added = connection.execute(statement, parameters).rowcount
     except IntegrityError as error:
-        if getattr(error.orig, "pgcode", None) != FOREIGN_KEY_VIOLATION:
-            raise
-        raise DocumentsGone from None
+        if getattr(error.orig, "pgcode", None) == FOREIGN_KEY_VIOLATION:
+            raise DocumentsGone from None
+        raise
     if added or reused:
         connection.execute(_COUNT_QUEUED, {"batch_id": batch_id, "rows": added, "reused": reused})
         set_requeue_status(connection, batch_id, "QUEUED")

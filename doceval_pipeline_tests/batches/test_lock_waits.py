@@ -51,7 +51,7 @@ def a_row_locked(batch: Sample) -> str:
     return f"SELECT FROM llm_responses WHERE batch_id = {batch.id} ORDER BY id LIMIT 1 FOR UPDATE"
 
 
-def test_a_cancel_closes_what_nobody_has_locked_names_the_rest_and_the_sensor_ends_it(
+def test_a_cancel_closes_unlocked_rows_and_the_sensor_closes_the_rest(
     batch_of: BatchOf,
 ) -> None:
     batch = batch_of(documents=2)
@@ -75,7 +75,7 @@ def test_a_cancel_closes_what_nobody_has_locked_names_the_rest_and_the_sensor_en
     assert batch.status() == "FAILED"
 
 
-def test_a_pause_holds_what_nobody_has_locked_and_the_sensor_holds_the_rest(batch_of: BatchOf) -> None:
+def test_a_pause_holds_unlocked_rows_and_the_sensor_holds_the_rest(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2)
     batch.stage()
     with somebody(batch.databases, a_row_locked(batch)):
@@ -217,7 +217,7 @@ def test_a_session_that_is_left_of_several_is_not_said_to_hold_the_lock() -> Non
     assert "pg_terminate_backend(7)" in lock_waits.described([left], 1)
 
 
-def test_the_sensor_waits_for_nobody_who_takes_a_batch_after_it_was_looked_at(batch_of: BatchOf) -> None:
+def test_the_sensor_does_not_wait_for_a_batch_that_was_locked_after_the_poll(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2)
     batch.stage()
     with somebody(batch.databases, a_row_locked(batch)), pytest.raises(DatabaseError):

@@ -55,7 +55,7 @@ NOON = 1_767_268_800.0
         ),
     ],
 )
-def test_the_reason_why_work_waits_is_said_with_what_to_start(
+def test_the_reason_why_work_waits_names_what_to_start(
     work: list[PendingWork], heartbeat: float | None, stopped: list[str], queued: int, said: list[str]
 ) -> None:
     found = reasons(work, heartbeat, NOON, stopped, queued)

@@ -85,7 +85,7 @@ def test_a_batch_that_comes_back_to_an_earlier_result_gets_its_report_again(
     assert first == last, "the same result"
 
 
-def test_a_completion_that_a_killed_tick_found_is_told_by_the_next_one_and_then_no_more(
+def test_a_completion_that_a_killed_tick_found_is_recorded_once_by_the_next_one(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     batch = batch_of(documents=1, connections=1, prompts=2)
@@ -102,7 +102,7 @@ def test_a_completion_that_a_killed_tick_found_is_told_by_the_next_one_and_then_
     assert not after.asset_events
 
 
-def test_staging_failure_finds_a_staging_that_nobody_works_on(
+def test_staging_failure_finds_a_staging_without_a_process(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     batch = batch_of(documents=1)
@@ -116,7 +116,7 @@ def test_staging_failure_finds_a_staging_that_nobody_works_on(
     assert "materialize again" in batch.doc_eval("SELECT failure_reason FROM batches WHERE id = :id")[0][0]
 
 
-def test_staging_failure_leaves_a_staging_alone_that_somebody_works_on(
+def test_staging_failure_ignores_a_staging_with_a_process(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     batch = batch_of(documents=1)

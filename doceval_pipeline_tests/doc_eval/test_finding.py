@@ -60,7 +60,7 @@ def test_a_number_may_be_as_wide_as_its_column(databases: Databases, numbers: di
     assert len(unknown) == 2
 
 
-def test_a_word_that_names_no_batch_is_told_and_the_others_are_found(
+def test_a_word_without_a_batch_is_an_error_and_the_others_are_found(
     databases: Databases, numbers: dict[str, int]
 ) -> None:
     found, unknown = named(databases, "CONTRACTS-*", "invoices", "nobody", "999999")

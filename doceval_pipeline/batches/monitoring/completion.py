@@ -104,7 +104,7 @@ def poll(
     since_version
         The `version` of the last poll; 0 checks all batches, in portions.
     reported
-        The `reports` of the last poll whose result was passed on; None where nobody passes results on.
+        The `reports` of the last poll whose result was passed on; None where results are not passed on.
     """
     with databases.knowledge.begin() as connection:
         tidy(connection)

@@ -233,7 +233,7 @@ NOTES = [
 ]
 
 
-def test_what_patterns_miss_by_case_is_told_by_apply_plan_and_stage(
+def test_apply_plan_and_stage_report_files_that_patterns_miss_by_case(
     databases: Databases, tmp_path: Path
 ) -> None:
     batch = case_batch(databases, tmp_path / "cases")

@@ -33,32 +33,32 @@ RECORD = BatchRecord(
 )
 
 
-def seen(status: Status, digest: str | None = None, known: str | None = None, **cells: int) -> BatchState:
+def state(status: Status, digest: str | None = None, known: str | None = None, **cells: int) -> BatchState:
     return BatchState(replace(RECORD, status=status, result_digest=known), CellCounts(**cells), digest, 0)
 
 
 @pytest.mark.parametrize(
-    ("looked", "action"),
+    ("counted", "action"),
     [
-        (seen(Status.STAGED, waiting=4), None),
-        (seen(Status.STAGED, waiting=2, paused=2), None),
-        (seen(Status.STAGED, waiting=3, running=1), Action.START_ANALYZING),
-        (seen(Status.STAGED, waiting=3, unknown=1), Action.START_ANALYZING),
-        (seen(Status.ANALYZING, waiting=3, succeeded=1), None),
-        (seen(Status.ANALYZING, "d", succeeded=3, failed=1), Action.COMPLETE),
-        (seen(Status.STAGED, "d", succeeded=4), Action.COMPLETE),
-        (seen(Status.ANALYZING, "d", failed=4), Action.FAIL),
+        (state(Status.STAGED, waiting=4), None),
+        (state(Status.STAGED, waiting=2, paused=2), None),
+        (state(Status.STAGED, waiting=3, running=1), Action.START_ANALYZING),
+        (state(Status.STAGED, waiting=3, unknown=1), Action.START_ANALYZING),
+        (state(Status.ANALYZING, waiting=3, succeeded=1), None),
+        (state(Status.ANALYZING, "d", succeeded=3, failed=1), Action.COMPLETE),
+        (state(Status.STAGED, "d", succeeded=4), Action.COMPLETE),
+        (state(Status.ANALYZING, "d", failed=4), Action.FAIL),
         # A row less than expected is not done, whatever the others say.
-        (seen(Status.ANALYZING, succeeded=3), None),
-        (seen(Status.ANALYZING, succeeded=3, unknown=1), None),
-        (seen(Status.COMPLETED, "d", known="d", succeeded=4), None),
-        (seen(Status.COMPLETED, "e", known="d", succeeded=4), Action.COMPLETE),
-        (seen(Status.FAILED, "e", known="d", succeeded=1, failed=3), Action.COMPLETE),
-        (seen(Status.COMPLETED, known="d", succeeded=3, waiting=1), Action.REOPEN),
+        (state(Status.ANALYZING, succeeded=3), None),
+        (state(Status.ANALYZING, succeeded=3, unknown=1), None),
+        (state(Status.COMPLETED, "d", known="d", succeeded=4), None),
+        (state(Status.COMPLETED, "e", known="d", succeeded=4), Action.COMPLETE),
+        (state(Status.FAILED, "e", known="d", succeeded=1, failed=3), Action.COMPLETE),
+        (state(Status.COMPLETED, known="d", succeeded=3, waiting=1), Action.REOPEN),
     ],
 )
-def test_what_the_rows_say_decides_what_happens(looked: BatchState, action: Action | None) -> None:
-    assert decide(looked) is action
+def test_what_the_rows_say_decides_what_happens(counted: BatchState, action: Action | None) -> None:
+    assert decide(counted) is action
 
 
 @given(
@@ -68,10 +68,10 @@ def test_what_the_rows_say_decides_what_happens(looked: BatchState, action: Acti
 def test_a_batch_is_never_completed_with_a_cell_that_is_missing_or_not_done(
     status: Status, cells: dict[str, int]
 ) -> None:
-    looked = seen(status, "d", **cells)
-    action = decide(looked)
+    counted = state(status, "d", **cells)
+    action = decide(counted)
     if action in (Action.COMPLETE, Action.FAIL):
-        assert looked.cells.succeeded + looked.cells.failed == looked.cells.rows >= 4
+        assert counted.cells.succeeded + counted.cells.failed == counted.cells.rows >= 4
     if action is not None:
         assert any(old is status and via is action for old, via, _ in TRANSITIONS)
 
@@ -156,7 +156,7 @@ def test_deleted_rows_never_complete_a_batch(batch_of: BatchOf) -> None:
     assert batch.status() == "ANALYZING"
 
 
-def test_every_closed_batch_gets_its_turn_to_be_looked_at_again(
+def test_every_closed_batch_gets_its_turn_to_be_rechecked(
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("doceval_pipeline.batches.monitoring.completion.RECHECKED_CELLS", 1)
@@ -177,7 +177,7 @@ def test_every_closed_batch_gets_its_turn_to_be_looked_at_again(
     assert not poll(batches[0].databases, version).completed
 
 
-def test_a_closed_batch_is_not_looked_at_again_because_open_ones_are_older(batch_of: BatchOf) -> None:
+def test_a_closed_batch_is_not_rechecked_because_open_ones_are_older(batch_of: BatchOf) -> None:
     still_open, closed = batch_of(documents=1, name="open"), batch_of(documents=1, name="closed")
     still_open.stage()
     poll(still_open.databases)
@@ -187,25 +187,25 @@ def test_a_closed_batch_is_not_looked_at_again_because_open_ones_are_older(batch
     assert poll(closed.databases, version).version == version
 
 
-def test_a_database_that_was_put_back_to_an_earlier_day_is_looked_at_from_there(batch_of: BatchOf) -> None:
+def test_polls_of_a_database_that_was_restored_continue_from_its_version(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     batch.stage()
     version = poll(batch.databases).version
     assert poll(batch.databases, version + 1_000).version == version
 
 
-def test_a_look_tells_what_changed_since_the_last_one(batch_of: BatchOf) -> None:
+def test_a_poll_reports_changes_since_the_last_one(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2)
     batch.stage()
     first = poll(batch.databases)
-    assert [seen.cells.waiting for seen in first.changed] == [8]
+    assert [state.cells.waiting for state in first.changed] == [8]
     assert not poll(batch.databases, first.version).changed
-    assert [seen.cells.waiting for seen in poll(batch.databases, first.version).open] == [8]
+    assert [state.cells.waiting for state in poll(batch.databases, first.version).open] == [8]
     batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
-    assert [seen.cells.running for seen in poll(batch.databases, first.version).changed] == [1]
+    assert [state.cells.running for state in poll(batch.databases, first.version).changed] == [1]
 
 
-def test_counts_that_somebody_spoilt_never_complete_a_batch_and_never_keep_it_open(batch_of: BatchOf) -> None:
+def test_corrupted_counts_never_complete_a_batch_and_never_keep_it_open(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     batch.stage()
     batch.knowledge("UPDATE response_counts SET waiting = 0, succeeded = 4")

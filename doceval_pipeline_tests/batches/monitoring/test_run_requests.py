@@ -89,7 +89,7 @@ def test_attempts_go_on_after_each_end_until_the_batch_is_staged(batch_of: Batch
 
 
 @pytest.mark.parametrize("askers", [2, 8])
-def test_of_many_that_look_at_once_one_asks(batch_of: BatchOf, askers: int) -> None:
+def test_one_of_several_concurrent_callers_gets_the_run_key(batch_of: BatchOf, askers: int) -> None:
     batch = batch_of(documents=1)
     requested(batch)
     due = find_due_requests(batch.databases, RunKind.STAGE)
@@ -110,7 +110,7 @@ def test_a_request_that_is_made_again_is_asked_for_at_once_unless_a_run_waits(ba
     assert again.endswith("-1")
 
 
-def test_a_failed_staging_is_asked_for_again_only_if_somebody_asks_after_it(batch_of: BatchOf) -> None:
+def test_a_failed_staging_is_requested_again_only_after_a_new_request(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     requested(batch)
     with batch.databases.doc_eval.begin() as connection:

@@ -60,7 +60,7 @@ def test_an_absent_a_lost_and_a_slow_processor_are_distinguished(
 
 
 @pytest.mark.parametrize("status", ["SAVED", "STAGING", "COMPLETED", "FAILED"])
-def test_a_batch_that_waits_for_nobody_rests(status: str) -> None:
+def test_a_batch_without_pending_work_rests(status: str) -> None:
     assert assessed(CellCounts(waiting=5), 1e6, status=status).state is WorkState.AT_REST
 
 
@@ -70,7 +70,7 @@ def test_a_paused_batch_does_not_wait_for_a_processor_but_its_running_rows_do() 
     assert stuck.state is WorkState.STUCK
 
 
-def test_the_sentence_names_the_connection_the_times_and_the_mend() -> None:
+def test_the_sentence_names_the_connection_the_times_and_the_fix() -> None:
     sentence = assessed(CellCounts(running=3), 2_700, rows(3)).sentence
     assert sentence == (
         "3 rows of gpt, which never needed more than 15 min 00 s, taken 45 min 00 s ago or longer and not "
@@ -87,7 +87,7 @@ def age(batch: Sample, seconds: int) -> None:
     )
 
 
-def test_rows_that_nobody_takes_are_found_and_one_that_is_taken_ends_it(batch_of: BatchOf) -> None:
+def test_untaken_rows_are_found_until_one_is_taken(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2)
     batch.stage()
     poll(batch.databases)
@@ -167,9 +167,7 @@ def wait(rows: int, due: float | None = None, uncounted: int = 1) -> DeferredRow
         (None, WorkState.UNTAKEN),
     ],
 )
-def test_rows_that_nobody_may_take_yet_are_not_called_untaken(
-    deferred: DeferredRows | None, state: WorkState
-) -> None:
+def test_deferred_rows_do_not_count_as_untaken(deferred: DeferredRows | None, state: WorkState) -> None:
     cells = CellCounts(waiting=5)
     assert assess(Status("ANALYZING"), cells, 1_800, [], LIMITS, deferred).state is state
 
@@ -216,7 +214,7 @@ def test_a_row_stalls_only_once_its_lease_is_over(batch_of: BatchOf) -> None:
     assert assess_batch(batch.databases, batch.id).state is WorkState.STUCK
 
 
-def test_status_and_judgement_know_of_rows_that_wait_for_their_time(batch_of: BatchOf) -> None:
+def test_status_and_assessment_show_deferred_rows(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2, connections=1, prompts=1)
     batch.stage()
     poll(batch.databases)

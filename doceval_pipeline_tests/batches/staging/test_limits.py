@@ -374,7 +374,7 @@ def receiver() -> Iterator[Receiver]:
         yield opened
 
 
-def test_the_receiver_is_told_once_that_a_batch_is_held_and_why(
+def test_the_receiver_gets_one_message_why_a_batch_is_held(
     databases: Databases, tmp_path: Path, receiver: Receiver
 ) -> None:
     settings = replace(

@@ -57,7 +57,7 @@ def test_the_plan_of_a_saved_batch_is_what_staging_then_does(batch_of: BatchOf) 
     assert planned(batch).cells.left_alone == 20
 
 
-def test_contents_that_another_batch_stored_are_reused(batch_of: BatchOf) -> None:
+def test_documents_that_another_batch_stored_are_reused(batch_of: BatchOf) -> None:
     first = batch_of(documents=5)
     first.stage()
     located = evaluation_of([{"name": "second", "folders": [str(first.folder)]}])
@@ -79,7 +79,7 @@ def test_failed_and_all_say_how_many_results_they_supersede(batch_of: BatchOf) -
     assert (again.cells.superseded, again.cells.left_alone) == ({"failed": 0}, 3)
 
 
-def test_a_new_look_names_new_changed_and_vanished_contents(batch_of: BatchOf) -> None:
+def test_a_rescan_names_new_changed_and_vanished_documents(batch_of: BatchOf) -> None:
     batch = finished(batch_of)
     write_old(batch.folder / "new.txt", "new")
     write_old(batch.folder / "000.txt", "changed")
@@ -93,7 +93,7 @@ def test_a_new_look_names_new_changed_and_vanished_contents(batch_of: BatchOf) -
     assert batch.knowledge("SELECT count(*) FROM llm_responses WHERE withdrawn_at IS NOT NULL") == [(8,)]
 
 
-def test_a_content_that_comes_back_keeps_the_rows_it_had(batch_of: BatchOf) -> None:
+def test_a_document_that_returns_keeps_its_rows(batch_of: BatchOf) -> None:
     batch = finished(batch_of)
     content = (batch.folder / "001.txt").read_text()
     (batch.folder / "001.txt").unlink()
@@ -103,7 +103,7 @@ def test_a_content_that_comes_back_keeps_the_rows_it_had(batch_of: BatchOf) -> N
     assert (found.documents.reused, sum(found.cells.added.values()), found.cells.kept) == (5, 0, 20)
 
 
-def test_rows_that_somebody_deleted_are_planned_to_come_back(batch_of: BatchOf) -> None:
+def test_deleted_rows_are_planned_to_be_added_again(batch_of: BatchOf) -> None:
     batch = finished(batch_of)
     batch.knowledge("DELETE FROM llm_responses WHERE id = (SELECT max(id) FROM llm_responses)")
     assert planned(batch).cells.added == {"new bytes": 0, "no row yet": 1}

@@ -348,12 +348,12 @@ def test_a_number_without_a_batch_is_refused(batch_of: BatchOf, action: Callable
         action(batch_of(documents=0).databases, 4711)
 
 
-def look_again(batch: Sample) -> tuple[int, int, int, int]:
+def rescan_counts(batch: Sample) -> tuple[int, int, int, int]:
     done = reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, rescan=True)
     return done.files_new, done.files_changed, done.files_gone, done.rows_added
 
 
-def test_a_new_look_takes_what_is_new_and_changed_and_sets_aside_what_is_gone(batch_of: BatchOf) -> None:
+def test_a_rescan_adds_new_and_changed_files_and_withdraws_rows_of_gone_ones(batch_of: BatchOf) -> None:
     batch = batch_of(documents=4, connections=1, prompts=2)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50")
@@ -362,7 +362,7 @@ def test_a_new_look_takes_what_is_new_and_changed_and_sets_aside_what_is_gone(ba
     (batch.folder / "001.txt").write_text("other words")
     (batch.folder / "002.txt").unlink()
     (batch.folder / "003.txt").write_text("")
-    assert look_again(batch) == (1, 1, 2, 4)
+    assert rescan_counts(batch) == (1, 1, 2, 4)
     assert batch.status() == "STAGED"
     assert batch.doc_eval(
         "SELECT state, reason, count(*) FROM batch_documents WHERE batch_id = :id GROUP BY 1, 2 ORDER BY 1"
@@ -379,21 +379,21 @@ def test_a_new_look_takes_what_is_new_and_changed_and_sets_aside_what_is_gone(ba
     assert list(violations(batch.databases, True, lambda *_: None)) == []
 
 
-def test_a_new_look_where_nothing_changed_changes_nothing(batch_of: BatchOf) -> None:
+def test_a_rescan_without_changes_changes_nothing(batch_of: BatchOf) -> None:
     batch = completed(batch_of)
     before = batch.knowledge("SELECT md5(string_agg(r::text, '' ORDER BY id)) FROM llm_responses r")
-    assert look_again(batch) == (0, 0, 0, 0)
+    assert rescan_counts(batch) == (0, 0, 0, 0)
     assert batch.status() == "COMPLETED"
     assert batch.knowledge("SELECT md5(string_agg(r::text, '' ORDER BY id)) FROM llm_responses r") == before
 
 
-def test_a_content_that_comes_back_has_its_results_again(batch_of: BatchOf) -> None:
+def test_a_document_that_returns_has_its_results_again(batch_of: BatchOf) -> None:
     batch = completed(batch_of, failed=0)
     content = (batch.folder / "004.txt").read_bytes()
     (batch.folder / "004.txt").unlink()
-    assert look_again(batch) == (0, 0, 1, 0)
+    assert rescan_counts(batch) == (0, 0, 1, 0)
     (batch.folder / "004.txt").write_bytes(content)
-    assert look_again(batch) == (1, 0, 0, 0)
+    assert rescan_counts(batch) == (1, 0, 0, 0)
     assert batch.knowledge("SELECT count(*) FROM current_llm_responses WHERE status = 'S'") == [(40,)]
 
 
@@ -402,7 +402,7 @@ def test_a_document_that_left_is_not_evaluated_until_it_returns(batch_of: BatchO
     batch.stage()
     content = (batch.folder / "001.txt").read_bytes()
     (batch.folder / "001.txt").unlink()
-    assert look_again(batch) == (0, 0, 1, 0)
+    assert rescan_counts(batch) == (0, 0, 1, 0)
     assert len(batch.knowledge("SELECT token FROM claim_responses(5, '1 hour')")) == 1
     batch.knowledge(
         "UPDATE llm_responses SET lease_expires_at = NULL, status = 'S', overall_score = 50 "
@@ -425,17 +425,17 @@ def test_a_document_that_left_is_not_evaluated_until_it_returns(batch_of: BatchO
     # A processor that gives a row back whose document left meanwhile is not handed it again.
     ((token,),) = batch.knowledge("SELECT token FROM claim_responses(5, '1 hour')")
     (batch.folder / "001.txt").unlink()
-    look_again(batch)
+    rescan_counts(batch)
     batch.knowledge("SELECT fail_response(:token, 'not now', retry => true)", token=token)
     assert batch.knowledge("SELECT error_message FROM llm_responses WHERE attempt = 2") == [(LEFT,)]
     assert list(violations(batch.databases, True, lambda *_: None)) == []
 
 
-def test_a_new_look_at_a_folder_that_is_gone_changes_nothing(batch_of: BatchOf) -> None:
+def test_a_rescan_of_a_folder_that_is_gone_changes_nothing(batch_of: BatchOf) -> None:
     batch = completed(batch_of)
     batch.folder.rename(batch.folder.with_name("elsewhere"))
     with pytest.raises(StagingError, match="does not exist"):
-        look_again(batch)
+        rescan_counts(batch)
     assert batch.status() == "COMPLETED"
     assert batch.doc_eval("SELECT DISTINCT state FROM batch_documents WHERE batch_id = :id") == [("STAGED",)]
 
@@ -445,5 +445,5 @@ def test_duplicates_of_a_file_that_is_gone_keep_its_results(batch_of: BatchOf) -
     (batch.folder / "twin.txt").write_bytes((batch.folder / "001.txt").read_bytes())
     batch.stage()
     (batch.folder / "001.txt").unlink()
-    assert look_again(batch) == (0, 0, 1, 0)
+    assert rescan_counts(batch) == (0, 0, 1, 0)
     assert batch.knowledge("SELECT count(*) FROM current_llm_responses") == [(8,)]

@@ -81,7 +81,7 @@ def test_staging_twice_at_once_gives_what_staging_once_gives(batch_of: BatchOf) 
     assert batch.status() == "STAGED"
 
 
-def test_batches_that_share_contents_store_them_once_also_when_staged_at_once(
+def test_batches_that_share_documents_store_them_once_also_when_staged_at_once(
     databases: Databases, batch_of: BatchOf
 ) -> None:
     batches = [batch_of(documents=0, name=f"batch {letter}") for letter in "abcd"]
