@@ -120,7 +120,7 @@ def assess(
     late = [(rows, age) for rows, age in ages if age > limits.for_connection(rows.connection_id)]
     # Rows without a lease first: only a person can release them.
     if late:
-        rows, age = min(late, key=lambda found: found[0].lease_ends is not None)
+        rows, age = min(late, key=lambda pair: pair[0].lease_ends is not None)
         return _stuck(rows, age, limits)
     if cells.running:
         return (

@@ -142,7 +142,8 @@ def next_occurrences(databases: Databases, applied: Applied) -> list[NextOccurre
     bounds = _Bounds(MOST_ENTRIES, time.monotonic() + MOST_SECONDS)
     occurrences = []
     for record in records:
-        found = _preview(configs[record.id], databases.settings, bounds) if record.id in configs else None
+        config = configs.get(record.id)
+        found = None if config is None else _preview(config, databases.settings, bounds)
         occurrences.append(NextOccurrence(record, found))
     return occurrences
 

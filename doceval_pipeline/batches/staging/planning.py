@@ -174,15 +174,15 @@ def plan(
     batch, config = stored.batch, stored.config
     if batch.status not in (Status.SAVED, Status.FAILED_STAGING) or mode is not Mode.missing or rescan:
         batch.require_reprocessable()
-    found = _scan(databases, stored, rescan=rescan)
-    wanted, unusable = _planned_documents(stored, found, databases.settings.max_document_bytes, progress)
+    scanned = _scan(databases, stored, rescan=rescan)
+    sizes, unusable = _planned_documents(stored, scanned, databases.settings.max_document_bytes, progress)
     reuses = batch.reuse == "finished" and mode is not Mode.all
-    work = _compare(databases, batch_id, config, wanted, OUTCOMES[mode], reuses=reuses)
-    documents = _documents(wanted, work.known, stored.stored, unusable)
+    work = _compare(databases, batch_id, config, sizes, OUTCOMES[mode], reuses=reuses)
+    documents = _documents(sizes, work.document_ids, stored.document_ids, unusable)
     held = None
     if batch.expected_cells is None:
-        held = exceeded_limit(batch.max_documents, batch.max_cost, len(wanted), work.estimates)
-    on_files = notes_on_assigned(databases, batch_id) if found is None else _notes_on_files(stored, found)
+        held = exceeded_limit(batch.max_documents, batch.max_cost, len(sizes), work.estimates)
+    on_files = notes_on_assigned(databases, batch_id) if scanned is None else _notes_on_files(stored, scanned)
     notes = [*_notes(stored.edited), *on_files]
     return Plan(batch, documents, work.cells, work.estimates, notes, held)
 
@@ -204,17 +204,17 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
     """
     record.require_usable()
     try:
-        current, files, reason, found, config = _next_files(databases, record)
+        current, files, reason, scanned, config = _next_files(databases, record)
     except StagingError as error:
         return _without_batch(record, str(error))
     folders = {folder["id"]: folder["path"] for folder in config["folders"]}
-    unusable = Counter(file.reason or "" for file in found if file.state != ASSIGNED)
-    unread = [(folders[file.folder_id], file.raw_path) for file in found if file.state == ASSIGNED]
-    wanted: dict[str, int] = {}
-    unusable.update(_read(unread, databases.settings.max_document_bytes, wanted, progress))
+    unusable = Counter(file.reason or "" for file in scanned if file.state != ASSIGNED)
+    unread = [(folders[file.folder_id], file.raw_path) for file in scanned if file.state == ASSIGNED]
+    sizes: dict[str, int] = {}
+    unusable.update(_read(unread, databases.settings.max_document_bytes, sizes, progress))
     definition = current.definition
-    work = _compare(databases, NO_BATCH, config, wanted, (), reuses=definition.reuse == "finished")
-    held = exceeded_limit(definition.max_documents, definition.max_cost, len(wanted), work.estimates)
+    work = _compare(databases, NO_BATCH, config, sizes, (), reuses=definition.reuse == "finished")
+    held = exceeded_limit(definition.max_documents, definition.max_cost, len(sizes), work.estimates)
     return PlannedOccurrence(
         name=current.name,
         due_at=current.due_at or current.next_at,
@@ -222,7 +222,7 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
         outcome=recurring.Outcome.MADE if reason is None else recurring.Outcome.SKIPPED,
         reason=reason,
         files=files,
-        documents=_documents(wanted, work.known, set(), dict(sorted(unusable.items()))),
+        documents=_documents(sizes, work.document_ids, set(), dict(sorted(unusable.items()))),
         cells=work.cells,
         estimates=work.estimates,
         held=held,
@@ -265,16 +265,16 @@ def _next_files(
     ):
         files, reason = choose_files(connection, current, listing)
         leave_unchanged_out(connection, current)
-        found = batch_documents.found_now(connection) if reason is None else []
+        scanned = batch_documents.found_now(connection) if reason is None else []
         questions = compose_questions(connection, definition.connections, definition.prompts)
-    return current, files, reason, found, {"folders": folders, **questions}
+    return current, files, reason, scanned, {"folders": folders, **questions}
 
 
 @dataclass(frozen=True)
 class _Comparison:
     """The stored documents of a planned batch by sha256, and what would happen to its evaluations."""
 
-    known: dict[str, int]
+    document_ids: dict[str, int]
     cells: PlannedCells
     estimates: list[Estimate]
 
@@ -283,31 +283,31 @@ def _compare(
     databases: Databases,
     batch_id: int,
     config: dict[str, Any],
-    wanted: dict[str, int],
+    sizes: dict[str, int],
     again: Sequence[Outcome],
     *,
     reuses: bool,
 ) -> _Comparison:
-    """Compare planned documents (`wanted`: sizes in bytes by sha256) with the stored rows of a batch."""
+    """Compare planned documents, given as sizes in bytes by sha256, with the stored rows of a batch."""
     with database_errors(), databases.knowledge.connect() as knowledge:
-        known = _find_in_portions(knowledge, list(wanted))
+        known = _find_in_portions(knowledge, list(sizes))
         asked = (batch_id, list(known.values()), config["prompts"], config["connections"])
         tallies = tally_rows(knowledge, *asked)
         reused = find_reusable(knowledge, *asked) if reuses else []
     with database_errors():
-        estimates = estimate_work(databases, batch_id, _work(config, wanted, tallies, again, reused))
-    cells = _cells(config, len(wanted), len(wanted) - len(known), tallies, again, reused)
+        estimates = estimate_work(databases, batch_id, _work(config, sizes, tallies, again, reused))
+    cells = _cells(config, len(sizes), len(sizes) - len(known), tallies, again, reused)
     return _Comparison(known, cells, estimates)
 
 
-def _scan(databases: Databases, known: "_StoredState", *, rescan: bool) -> list[FoundFile] | None:
+def _scan(databases: Databases, stored: "_StoredState", *, rescan: bool) -> list[FoundFile] | None:
     """The files in a batch's folders; None where the batch keeps its assigned files."""
-    if known.frozen and not rescan:
+    if stored.frozen and not rescan:
         return None
-    found = list(found_files(known.config, databases.settings))
-    if not known.is_of_changes:
-        return found
-    return [file for file in found if (file.folder_id, file.raw_path) in known.usable]
+    scanned = list(found_files(stored.config, databases.settings))
+    if not stored.is_of_changes:
+        return scanned
+    return [file for file in scanned if (file.folder_id, file.raw_path) in stored.usable]
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,7 @@ class _StoredState:
     tallies: list[Tally]
     documents: dict[str, int]
     unstaged: list[UnstagedFile]
-    stored: set[int]
+    document_ids: set[int]
     usable: set[tuple[int, bytes]]
     is_of_changes: bool
 
@@ -343,36 +343,36 @@ def _read_stored_state(connection: Connection, batch_id: int) -> _StoredState:
         tallies=batch_documents.tally(connection, batch_id),
         documents=batch_documents.staged_documents(connection, batch_id),
         unstaged=batch_documents.unstaged_files(connection, batch_id),
-        stored=set(batch_documents.stored_document_ids(connection, batch_id)),
+        document_ids=set(batch_documents.stored_document_ids(connection, batch_id)),
         usable=batch_documents.usable_files(connection, batch_id) if keeps else set(),
         is_of_changes=keeps,
     )
 
 
 def _planned_documents(
-    known: _StoredState, found: Sequence[FoundFile] | None, max_bytes: int, progress: Progress
+    stored: _StoredState, scanned: Sequence[FoundFile] | None, max_bytes: int, progress: Progress
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Sizes in bytes of the documents that the batch would have, by sha256, and unusable files by reason."""
-    wanted: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     unusable: Counter[str] = Counter()
-    if found is None:
-        wanted |= known.documents
-        unusable.update({t.reason: t.files for t in known.tallies if t.state in ("SKIPPED", "REJECTED")})
-        unread = [(file.folder, file.raw_path) for file in known.unstaged]
+    if scanned is None:
+        sizes |= stored.documents
+        unusable.update({t.reason: t.files for t in stored.tallies if t.state in ("SKIPPED", "REJECTED")})
+        unread = [(file.folder, file.raw_path) for file in stored.unstaged]
     else:
-        folders = {folder["id"]: folder["path"] for folder in known.config["folders"]}
-        if known.is_of_changes:
-            unusable.update({t.reason: t.files for t in known.tallies if t.state in ("SKIPPED", "REJECTED")})
-        unusable.update(file.reason or "" for file in found if file.state != ASSIGNED)
-        unread = [(folders[file.folder_id], file.raw_path) for file in found if file.state == ASSIGNED]
-    unusable.update(_read(unread, max_bytes, wanted, progress))
-    return wanted, dict(sorted(unusable.items()))
+        folders = {folder["id"]: folder["path"] for folder in stored.config["folders"]}
+        if stored.is_of_changes:
+            unusable.update({t.reason: t.files for t in stored.tallies if t.state in ("SKIPPED", "REJECTED")})
+        unusable.update(file.reason or "" for file in scanned if file.state != ASSIGNED)
+        unread = [(folders[file.folder_id], file.raw_path) for file in scanned if file.state == ASSIGNED]
+    unusable.update(_read(unread, max_bytes, sizes, progress))
+    return sizes, dict(sorted(unusable.items()))
 
 
 def _read(
-    files: Sequence[tuple[str, bytes]], max_bytes: int, wanted: dict[str, int], progress: Progress
+    files: Sequence[tuple[str, bytes]], max_bytes: int, sizes: dict[str, int], progress: Progress
 ) -> Iterator[str]:
-    """Add the documents of files to `wanted`, and yield the reason of each unusable file."""
+    """Add the documents of files to `sizes`, and yield the reason of each unusable file."""
     read_bytes = 0
     for done, (folder, path) in enumerate(files):
         progress(done, len(files), read_bytes)
@@ -381,7 +381,7 @@ def _read(
         except DocumentRejected as rejection:
             yield rejection.reason
         else:
-            wanted[sha256] = size
+            sizes[sha256] = size
             read_bytes += size
     if files:
         progress(len(files), len(files), read_bytes)
@@ -395,14 +395,14 @@ def _find_in_portions(knowledge: Connection, sha256s: Sequence[str]) -> dict[str
 
 
 def _documents(
-    wanted: dict[str, int], known: dict[str, int], current: set[int], unusable: dict[str, int]
+    sizes: dict[str, int], known: dict[str, int], current: set[int], unusable: dict[str, int]
 ) -> PlannedDocuments:
-    added_bytes = sum(size for sha256, size in wanted.items() if sha256 not in known)
+    added_bytes = sum(size for sha256, size in sizes.items() if sha256 not in known)
     return PlannedDocuments(
-        added=len(wanted) - len(known),
+        added=len(sizes) - len(known),
         added_bytes=added_bytes,
         reused=len(known),
-        reused_bytes=sum(wanted.values()) - added_bytes,
+        reused_bytes=sum(sizes.values()) - added_bytes,
         leaving=len(current - set(known.values())),
         unusable=unusable,
     )
@@ -438,29 +438,29 @@ def _cells(
 
 def _work(
     config: dict[str, Any],
-    wanted: dict[str, int],
+    sizes: dict[str, int],
     tallies: Sequence[RowTally],
     again: Sequence[Outcome],
     reused: Sequence[Reusable],
 ) -> list[ConnectionWork]:
     """The evaluations that would be queued on each connection, and the total size of their documents."""
-    prompts, size = len(config["prompts"]), sum(wanted.values())
+    prompts, size = len(config["prompts"]), sum(sizes.values())
     work = []
     for connection in config["connections"]:
         own = [t for t in tallies if t.connection_id == connection["id"] and t.wanted]
         kept = [t for t in own if t.outcome not in again and not t.has_left]
         reused = [r for r in reused if r.connection_id == connection["id"]]
-        cells = len(wanted) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in reused)
+        cells = len(sizes) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in reused)
         together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in reused)
         work.append(ConnectionWork(connection["id"], connection["name"], cells, together))
     return work
 
 
-def _notes_on_files(known: _StoredState, found: Sequence[FoundFile]) -> list[str]:
-    not_included = [file.filepath for file in found if file.reason == NOT_INCLUDED]
-    usable = [file.filepath for file in found if file.state == ASSIGNED]
-    folders = [folder["path"] for folder in known.config["folders"]]
-    on_patterns = notes_on_patterns(known.config["batch"], not_included, usable, sealed=known.is_sealed)
+def _notes_on_files(stored: _StoredState, scanned: Sequence[FoundFile]) -> list[str]:
+    not_included = [file.filepath for file in scanned if file.reason == NOT_INCLUDED]
+    usable = [file.filepath for file in scanned if file.state == ASSIGNED]
+    folders = [folder["path"] for folder in stored.config["folders"]]
+    on_patterns = notes_on_patterns(stored.config["batch"], not_included, usable, sealed=stored.is_sealed)
     return [*notes_on_nesting(folders), *on_patterns]
 
 
