@@ -335,7 +335,7 @@ def test_what_is_damaged_in_the_database_is_not_archived(batch_of: BatchOf, dama
 def test_rows_of_another_installation_under_the_same_number_are_not_archived(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
     batch.knowledge("UPDATE batch_configs SET sha256 = repeat('0', 64)")
-    with pytest.raises(DatabaseError, match="used by another doc_eval"):
+    with pytest.raises(DatabaseError, match="another doc_eval database uses it"):
         put_away(batch)
 
 

@@ -35,7 +35,7 @@ def requested(batch: Sample) -> None:
 
 
 def ask(batch: Sample, runs: Runs | None = None, kind: RunKind = RunKind.STAGE) -> list[str]:
-    """The run keys that one look asks for."""
+    """The run keys that one check requests."""
     due = find_due_requests(batch.databases, kind)
     return list(claim_run_keys(batch.databases, due, {} if runs is None else {batch.id: runs}).values())
 
