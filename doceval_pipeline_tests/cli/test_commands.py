@@ -203,7 +203,7 @@ def test_a_plan_tells_what_would_be_done_and_what_it_would_take(tmp_path: Path, 
     assert "stage it first" not in doceval("plan", "q4", "--rescan").stderr
 
 
-def test_the_status_tells_pace_and_what_has_stalled(tmp_path: Path, databases: Databases) -> None:
+def test_the_status_shows_throughput_and_stalls(tmp_path: Path, databases: Databases) -> None:
     doceval("apply", str(write_evaluation(tmp_path, "q4", documents=10)))
     doceval("stage", "q4")
     poll(databases)
@@ -211,7 +211,7 @@ def test_the_status_tells_pace_and_what_has_stalled(tmp_path: Path, databases: D
         connection.execute(text("UPDATE batch_progress SET observed_at = now() - interval '10 minutes'"))
     (stalled,) = read_json("status", "q4")
     assert stalled["movement"]["movement"] == "nobody takes rows"
-    assert "40 rows waiting, and none was taken for 10 min" in doceval("status").stderr
+    assert "40 rows waiting, and no row was taken for 10 min" in doceval("status").stderr
     with databases.knowledge.begin() as connection:
         connection.execute(
             text("UPDATE llm_responses SET status = 'S' WHERE id IN (SELECT id FROM llm_responses LIMIT 20)")
