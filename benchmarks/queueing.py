@@ -5,23 +5,61 @@ keeps them in order, and counts them after its commit.
 """
 
 import json
-from functools import partial
-from typing import Any
+from functools import (
+    partial,
+)
+from typing import (
+    Any,
+)
 
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from benchmarks import material
-from benchmarks.case import Case
-from benchmarks.child import Figures, Timed
-from benchmarks.figures import Figure, Measured, ratio, seconds, server_cpu, wal_bytes
-from benchmarks.harness import Experiment, Side
-from benchmarks.installation import Installation
-from benchmarks.staging import OURS, require_rows
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging import steps
-from doceval_pipeline.doc_eval import files
-from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.knowledge import queue
+from benchmarks import (
+    material,
+)
+from benchmarks.case import (
+    Case,
+)
+from benchmarks.child import (
+    Figures,
+    Timed,
+)
+from benchmarks.figures import (
+    Figure,
+    Measured,
+    ratio,
+    seconds,
+    server_cpu,
+    wal_bytes,
+)
+from benchmarks.harness import (
+    Experiment,
+    Side,
+)
+from benchmarks.installation import (
+    Installation,
+)
+from benchmarks.staging import (
+    OURS,
+    require_rows,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.staging import (
+    steps,
+)
+from doceval_pipeline.doc_eval import (
+    files,
+)
+from doceval_pipeline.doc_eval.snapshot import (
+    read_snapshot,
+)
+from doceval_pipeline.knowledge import (
+    queue,
+)
 
 BARE, STATEMENT = "bare INSERT … SELECT", "our statement alone"
 _INSERT = text("""
@@ -34,9 +72,9 @@ _INSERT = text("""
 """)
 
 
-def queue_cells(databases: Databases, batch: int) -> Timed:
+def queue_evaluations(databases: Databases, batch: int) -> Timed:
     """The whole step."""
-    return lambda: {"rows": steps.queue_cells(databases, batch).added}
+    return lambda: {"rows": steps.queue_evaluations(databases, batch).added}
 
 
 def enqueue(databases: Databases, batch: int) -> Timed:
@@ -87,7 +125,7 @@ def queueing(*, quick: bool) -> Case:
 
     check = partial(_check, rows)
     sides = [
-        Side(OURS, queue_cells, before, check),
+        Side(OURS, queue_evaluations, before, check),
         Side(STATEMENT, enqueue, before, check),
         Side(BARE, insert, before, check),
     ]
@@ -113,6 +151,6 @@ def choice(databases: Databases, batch: int) -> tuple[dict[int, str], list[Any],
     """The documents, prompts and connections that a sealed batch has."""
     with databases.doc_eval.connect() as connection:
         sealed = read_snapshot(connection, batch)
-        documents = files.stored_names(connection, batch)
+        documents = files.stored_document_names(connection, batch)
     config = sealed.config if sealed else {"prompts": [], "connections": []}
     return documents, config["prompts"], config["connections"]

@@ -5,24 +5,66 @@ files are not read again unless a new look is asked for; that is measured beside
 """
 
 import hashlib
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Callable,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from benchmarks import material
-from benchmarks.case import Case
-from benchmarks.child import Figures, Timed
-from benchmarks.errors import WrongResult
-from benchmarks.figures import Figure, Measured, absolute, cpu_seconds, ratio, seconds
-from benchmarks.harness import Experiment, Measurement, Side
-from benchmarks.installation import Installation
-from benchmarks.staging import OURS, require_rows
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants import audit
-from doceval_pipeline.batches.staging import steps
-from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
+from benchmarks import (
+    material,
+)
+from benchmarks.case import (
+    Case,
+)
+from benchmarks.child import (
+    Figures,
+    Timed,
+)
+from benchmarks.errors import (
+    WrongResult,
+)
+from benchmarks.figures import (
+    Figure,
+    Measured,
+    absolute,
+    cpu_seconds,
+    ratio,
+    seconds,
+)
+from benchmarks.harness import (
+    Experiment,
+    Measurement,
+    Side,
+)
+from benchmarks.installation import (
+    Installation,
+)
+from benchmarks.staging import (
+    OURS,
+    require_rows,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.invariants import (
+    audit,
+)
+from doceval_pipeline.batches.staging import (
+    steps,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    reprocess,
+)
 
 HASHING, RESCAN = "sha256 of the files + one anti-join", "reprocess --rescan"
 _ANTI_JOIN = text("""
@@ -39,7 +81,7 @@ def materialize_again(databases: Databases, batch: int) -> Timed:
         steps.assign_documents(databases, batch)
         stored = steps.store_documents(databases, batch, lambda *_: None)
         found = [audit.check_round_trip(databases, batch)]
-        queued = steps.queue_cells(databases, batch)
+        queued = steps.queue_evaluations(databases, batch)
         found += [
             audit.check_queue_complete(databases, batch),
             audit.check_rows_have_documents(databases, batch),
@@ -54,7 +96,7 @@ def rescan(databases: Databases, batch: int) -> Timed:
     """A new look at the folders: every file is read and hashed."""
 
     def timed() -> Figures:
-        done = reprocess(databases, batch, Mode.missing, lambda *_: None, new_look=True)
+        done = reprocess(databases, batch, Mode.missing, lambda *_: None, rescan=True)
         new = done.files_new + done.files_changed + done.files_gone + done.rows_added
         return {"new": new, "documents": None, "problems": 0}
 
@@ -81,7 +123,7 @@ def restaging(*, quick: bool) -> Case:
     def prepare(installation: Installation) -> None:
         installation.empty()
         folder = material.documents(installation.folder / "again", count, 20 * material.KIB)
-        steps.queue_cells(installation.databases, material.stored_batch(installation, folder, 2, 2))
+        steps.queue_evaluations(installation.databases, material.stored_batch(installation, folder, 2, 2))
 
     def settled(**parameters: Any) -> Callable[[Installation], dict[str, Any]]:
         def before(installation: Installation) -> dict[str, Any]:

@@ -125,17 +125,17 @@ def look(databases: Databases, changes: int) -> Timed:
     """One look after so many changes, on connections that have looked before, as the daemon's have."""
     with databases.knowledge.connect() as connection:
         newest = newest_version(connection)
-    before = completion.look(databases, newest)
+    before = completion.poll(databases, newest)
     with databases.knowledge.begin() as connection:
         connection.exec_driver_sql(_ANSWER.format(changes=changes))
     clock = SqlClock(databases.doc_eval, databases.knowledge)
 
     def timed() -> Figures:
-        found = completion.look(databases, before.seen)
+        found = completion.poll(databases, before.version)
         took = [clock.seconds * 1000]
         for _ in range(0 if changes else IDLE_LOOKS - 1):
             clock.seconds = 0.0
-            completion.look(databases, found.seen)
+            completion.poll(databases, found.version)
             took.append(clock.seconds * 1000)
         done = sum(seen.cells.done for seen in found.open)
         return {

@@ -1,25 +1,57 @@
 """Every error is shown as one line with a reason, on the terminal and in Dagster's runs."""
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import (
+    Callable,
+)
+from typing import (
+    Any,
+)
 
 import dagster as dg
 import psycopg2
 import pydantic
 import pytest
-from alembic.util.exc import CommandError
-from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._utils.error import serializable_error_info_from_exc_info
-from sqlalchemy.exc import DataError, NoResultFound, OperationalError, TimeoutError
+from alembic.util.exc import (
+    CommandError,
+)
+from dagster._core.errors import (
+    DagsterUserCodeUnreachableError,
+)
+from dagster._utils.error import (
+    serializable_error_info_from_exc_info,
+)
+from sqlalchemy.exc import (
+    DataError,
+    NoResultFound,
+    OperationalError,
+    TimeoutError,
+)
 
-from doceval_pipeline import cli
-from doceval_pipeline.cli import output
-from doceval_pipeline.cli.runs import _reason
-from doceval_pipeline.defs import steps
-from doceval_pipeline.doc_eval.batches import partition_key
-from doceval_pipeline.errors import DatabaseError, EvaluationFileError, StagingError, in_one_line
-from doceval_pipeline.redaction import NOT_SHOWN
+from doceval_pipeline import (
+    cli,
+)
+from doceval_pipeline.cli import (
+    output,
+)
+from doceval_pipeline.cli.runs import (
+    _reason,
+)
+from doceval_pipeline.defs import (
+    steps,
+)
+from doceval_pipeline.doc_eval.batches import (
+    partition_key,
+)
+from doceval_pipeline.errors import (
+    DatabaseError,
+    EvaluationFileError,
+    StagingError,
+    in_one_line,
+)
+from doceval_pipeline.redaction import (
+    NOT_SHOWN,
+)
 
 KEY = "sk-abcdefghijklmnop0123456789"
 
@@ -49,7 +81,7 @@ RAISED: dict[str, tuple[Callable[[], Exception], str]] = {
     ),
     "a connection that was lost": (
         lambda: OperationalError("SELECT secret", {}, psycopg2.OperationalError("server closed\nmore")),
-        "the connection to the database was lost (server closed): ask again when the server answers",
+        "the connection to the database was lost (server closed): try again when the server answers",
     ),
     "a refused value": (
         lambda: DataError("INSERT secret", {}, psycopg2.DataError("integer out of range")),
@@ -58,11 +90,11 @@ RAISED: dict[str, tuple[Callable[[], Exception], str]] = {
     "the driver's without a word": (lambda: psycopg2.Error(), "the database refused: Error"),
     "no free connection": (
         lambda: TimeoutError("QueuePool limit reached"),
-        "the database could not be asked: QueuePool limit reached",
+        "the database query failed: QueuePool limit reached",
     ),
     "a missing row": (
         lambda: NoResultFound("No row was found"),
-        "the database could not be asked: No row was found",
+        "the database query failed: No row was found",
     ),
     "bytes": (
         lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),

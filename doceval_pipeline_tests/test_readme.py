@@ -21,7 +21,7 @@ import yaml
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.cli import cli
 from doceval_pipeline.migrations.roles import ROLES
 from doceval_pipeline.settings import Settings
@@ -58,7 +58,7 @@ def test_the_commands_for_documents_of_ones_own_work_in_their_order(
             continue  # runs until it is ended: tests of its own
         if "--watch" in command:
             assert doceval("simulate-processor", "--until-empty", "--latency", "0").returncode == 0
-            look(databases)
+            poll(databases)
         arguments = [str(tmp_path / word) if word.endswith(".yaml") else word for word in command[1:]]
         ended = doceval(*arguments)
         assert ended.returncode == 0, (line, ended.stderr)
@@ -68,7 +68,7 @@ def test_the_commands_for_documents_of_ones_own_work_in_their_order(
     for command in (["apply", str(tmp_path / "earlier.yaml")], ["stage", "contracts-q3"]):
         assert doceval(*command).returncode == 0
     assert doceval("simulate-processor", "--until-empty", "--latency", "0").returncode == 0
-    look(databases)
+    poll(databases)
     (decide,) = [block for block in blocks(README, "console") if "doceval compare" in block]
     for line in decide.replace("q4.parquet", str(tmp_path / "q4.parquet")).splitlines():
         command = shlex.split(line.removeprefix("$ "), comments=True)[1:]
@@ -84,7 +84,7 @@ def test_the_commands_for_documents_of_ones_own_work_in_their_order(
         ended = doceval(*shlex.split(line.removeprefix("$ "), comments=True)[1:])
         assert ended.returncode == 0, (line, ended.stderr)
     assert doceval("simulate-processor", "--until-empty", "--latency", "0").returncode == 0
-    look(databases)
+    poll(databases)
     (away,) = [block for block in blocks(README, "console") if "doceval archive" in block]
     archived = read_json("archive", "contracts-q4")["archive"]["path"]
     assert re.sub(r"-.*\.", "-.", Path(archived).name) == "batch-.zip"

@@ -1,6 +1,6 @@
 """Opens the databases of an installation: finds or starts them, and brings their schemas up to date.
 
-Also turns what a database driver raises into one line that holds neither a row nor a password.
+Also turns errors of the database driver into one line that contains neither rows nor passwords.
 """
 
 from collections.abc import Iterator
@@ -26,24 +26,27 @@ from doceval_pipeline.migrations.rows import exact_formats
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 from doceval_pipeline.settings import DRIVER, Settings
 
-# Variable, its attribute in Settings, and the database on the embedded server that stands in for it.
+# Variable, its attribute in Settings, and the database on the embedded server if the variable is not set.
 DOC_EVAL = ("DOC_EVAL_URL", "doc_eval_url", "doc_eval")
 KNOWLEDGE = ("KNOWLEDGE_DOCUMENTS_URL", "knowledge_documents_url", "KnowledgeDocuments")
 DAGSTER = ("DAGSTER_POSTGRES_URL", "dagster_url", "dagster")
 CONNECT_ARGUMENTS = {"application_name": "doceval", "connect_timeout": 10, "client_encoding": "utf8"}
-PERCENT_ENCODED = "check its form, and write what is special in a password as %40 for @, %3A for :, %2F for /"
-# SQLSTATE of a disk that is full.
+PERCENT_ENCODED = (
+    "check its form, and percent-encode special characters of the password: %40 for @, %3A for :, %2F for /"
+)
+# SQLSTATE of a full disk.
 NO_ROOM = ("53100",)
-# Of a backend that an administrator or a crash ended, and none where not even that could be told.
+# SQLSTATE of a backend that an administrator or a crash ended; None where the server could not report it.
 CONNECTION_LOST = (None, "57P01", "57P02", "57P03")
-# A day from the ends of what Python can hold, so that every time zone fits.
+# One day inside the range of Python's datetime, so that every time zone fits.
 _EARLIEST = datetime.min.replace(tzinfo=UTC) + timedelta(1)
 _LATEST = datetime.max.replace(tzinfo=UTC) - timedelta(1)
-# Dagster makes all of its tables together; with the role that may let others use them, or make them.
+# Dagster creates all its tables at once. Also the role that owns them, or the database.
 _MAY_USE_DAGSTERS_TABLES = text("""
     SELECT CASE WHEN runs IS NULL THEN has_schema_privilege(current_schema(), 'CREATE')
-                ELSE has_table_privilege(runs, 'SELECT') AND has_table_privilege(runs, 'INSERT') END,
-           pg_get_userbyid(coalesce((SELECT relowner FROM pg_class c WHERE c.oid = runs), datdba))
+                ELSE has_table_privilege(runs, 'SELECT') AND has_table_privilege(runs, 'INSERT') END
+               AS may_use,
+           pg_get_userbyid(coalesce((SELECT relowner FROM pg_class c WHERE c.oid = runs), datdba)) AS owner
     FROM pg_database CROSS JOIN to_regclass('runs') AS runs WHERE datname = current_database()
 """)
 CONNECTION_ERRORS = (psycopg2.OperationalError, psycopg2.InterfaceError)
@@ -59,26 +62,26 @@ class Databases:
 
 
 def open_databases(settings: Settings) -> Databases:
-    """Reach both databases, starting the embedded server and creating schemas where needed.
+    """Connect to both databases; starts the embedded server and upgrades schemas where needed.
 
-    Cheap when repeated: engines and what is known of their schemas are kept for the process, and a server
-    that has stopped meanwhile is started again.
+    Repeated calls are cheap: engines and the state of their schemas are cached for the process. An embedded
+    server that has stopped is started again.
 
     Raises
     ------
     DatabaseError, EmbeddedServerError, ConfigurationError
-        One line that names the variable, the reason and the fix. A server of your own that has stopped since
-        the first call is found by the first query.
+        One line that names the variable, the reason and the fix. If a server of your own has stopped since
+        the first call, the first query fails.
     """
     databases = _open(settings)
-    # On connections that are kept: a new one costs more than all that a small step asks of the databases.
+    # Uses pooled connections: a new connection costs more than all queries of a small step.
     if not _answer(databases):
         start_embedded_server(settings)
     return databases
 
 
 def start_embedded_server(settings: Settings) -> EmbeddedServer | None:
-    """Make sure the embedded server runs and has its databases, if any of the three is on it."""
+    """Start the embedded server and create its databases, if any of the three is on it."""
     server = EmbeddedServer(settings.home)
     needed = tuple(
         database[2] for database in (DOC_EVAL, KNOWLEDGE, DAGSTER) if _is_embedded(settings, database)
@@ -92,7 +95,7 @@ def start_embedded_server(settings: Settings) -> EmbeddedServer | None:
 
 
 def require_dagster_database(settings: Settings) -> None:
-    """Make sure that Dagster's own database can be reached and used, which Dagster tells in many lines.
+    """Check that Dagster's own database is reachable and usable; Dagster's own error has many lines.
 
     Raises
     ------
@@ -102,25 +105,25 @@ def require_dagster_database(settings: Settings) -> None:
     engine = dagster_engine(settings)
     try:
         with database_errors(), engine.connect() as connection:
-            may_use, owner = connection.execute(_MAY_USE_DAGSTERS_TABLES).one()
-            if not may_use:
+            row = connection.execute(_MAY_USE_DAGSTERS_TABLES).one()
+            if not row.may_use:
                 raise DatabaseError(
                     f"{DAGSTER[0]}: role {engine.url.username} may not use Dagster's tables in database "
                     f"{describe_database(engine)}: run doceval init --roles with the {DAGSTER[0]} of role "
-                    f"{owner}, and GRANT doceval_stager TO {engine.url.username}"
+                    f"{row.owner}, and GRANT doceval_stager TO {engine.url.username}"
                 )
     finally:
         engine.dispose()
 
 
 def dagster_engine(settings: Settings) -> Engine:
-    """An engine of Dagster's own database, for the caller to dispose of; raises as the above."""
+    """An engine for Dagster's own database, which the caller must dispose; raises as `open_databases`."""
     start_embedded_server(settings)
     return _reachable_engine(database_url(settings, DAGSTER), DAGSTER[0])
 
 
 def database_url(settings: Settings, database: tuple[str, str, str]) -> str:
-    """The URL of one of the three databases; it may hold a password."""
+    """The URL of one of the three databases; it may contain a password."""
     _, attribute, name = database
     given: str | None = getattr(settings, attribute)
     return (
@@ -133,12 +136,12 @@ def database_url(settings: Settings, database: tuple[str, str, str]) -> str:
 def plain_connection(
     settings: Settings, database: tuple[str, str, str], application_name: str
 ) -> "psycopg2.extensions.connection":
-    """A connection to one of the three databases as any other program has it: with no settings of ours.
+    """A connection to one of the three databases without any of doceval's session settings.
 
     Raises
     ------
     psycopg2.OperationalError, EmbeddedServerError
-        The server refuses, or the embedded one cannot be trusted.
+        The server refuses the connection, or the embedded server cannot be trusted.
     """
     if _is_embedded(settings, database):
         return EmbeddedServer(settings.home).connect(database[2], application_name=application_name)
@@ -147,24 +150,24 @@ def plain_connection(
 
 
 def _is_embedded(settings: Settings, database: tuple[str, str, str]) -> bool:
-    """Whether a database is on the embedded server, whose own URLs `doceval env` exports."""
+    """Whether a database is on the embedded server; `doceval env` exports its URLs."""
     _, attribute, name = database
     given: str | None = getattr(settings, attribute)
     return given is None or EmbeddedServer(settings.home).is_own_url(given, name)
 
 
 def plain_url(url: str, embedded: EmbeddedServer) -> str:
-    """A database's URL as psql and other programs read it: without a driver, everything percent-encoded.
+    """A database's URL for psql and other programs: without a driver, percent-encoded.
 
-    SQLAlchemy takes URLs that libpq does not, such as one whose password holds a slash. That of the embedded
-    server names its port: libpq takes a missing one from PGPORT.
+    SQLAlchemy accepts URLs that libpq does not, such as one with a slash in the password. The URL of the
+    embedded server includes its port, because libpq would take a missing port from PGPORT.
     """
     parts = make_url(url)
     if parts.port is None and embedded.is_reached_by(parts.query.get("host")):
         parts = parts.update_query_dict({"port": CONNECTION["port"]})
     query = {key: (value,) if isinstance(value, str) else value for key, value in parts.query.items()}
     if len(hosts := query.get("host", ())) > 1:
-        # SQLAlchemy has a parameter for each of several servers, libpq a list of hosts and one of ports.
+        # SQLAlchemy has one parameter per server; libpq has a list of hosts and a list of ports.
         places = [host.partition(":") for host in hosts]
         query["host"] = (",".join(host for host, _, _ in places),)
         if any(port for _, _, port in places):
@@ -182,7 +185,7 @@ def plain_url(url: str, embedded: EmbeddedServer) -> str:
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turn errors of the driver into one line, without the rows and parameters that they quote."""
+    """Turn errors of the driver into one line without the rows and parameters that they quote."""
     try:
         yield
     except DBAPIError as error:
@@ -190,7 +193,7 @@ def database_errors() -> Iterator[None]:
     except psycopg2.Error as error:
         raise DatabaseError(_describe(error)) from None
     except SQLAlchemyError as error:
-        raise DatabaseError(f"the database could not be asked: {_reason(error)}") from None
+        raise DatabaseError(f"the database query failed: {_reason(error)}") from None
 
 
 def describe_database(engine: Engine) -> str:
@@ -203,16 +206,16 @@ def describe_database(engine: Engine) -> str:
 def _describe(error: BaseException | None) -> str:
     reason, state = _reason(error), getattr(error, "pgcode", None)
     if state in NO_ROOM:
-        return f"the database server has no room ({reason}): make room on its disk, and ask again"
+        return f"the disk of the database server is full ({reason}): free space on it, and try again"
     if state == LOCK_NOT_AVAILABLE:
-        return f"waited for a lock in vain: {who_holds(error)}"
+        return f"timed out waiting for a lock: {who_holds(error)}"
     if state in CONNECTION_LOST and isinstance(error, CONNECTION_ERRORS):
-        return f"the connection to the database was lost ({reason}): ask again when the server answers"
+        return f"the connection to the database was lost ({reason}): try again when the server answers"
     return f"the database refused: {reason}"
 
 
 def _reason(error: BaseException | None) -> str:
-    # The primary message names tables and constraints; DETAIL would quote the refused row.
+    # The primary message names tables and constraints; DETAIL would quote the rejected row.
     message: str | None = getattr(getattr(error, "diag", None), "message_primary", None)
     if message is None:
         lines = str(error).strip().splitlines()
@@ -253,9 +256,9 @@ def _engine_with_schema(url: str, variable: str, schema: Schema) -> Engine:
 
 
 def _fix_formats(connection: Any, _record: object) -> None:
-    """Make a new connection independent of the formats and limits that its server or role defaults to.
+    """Override the default formats and limits of the server and the role on a new connection.
 
-    psycopg2 cannot read years that Python does not have, which a row may hold.
+    Also reads times outside Python's range, which psycopg2 cannot.
     """
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -266,7 +269,7 @@ def _fix_formats(connection: Any, _record: object) -> None:
 
 
 def _read_time(value: str | bytes | None, cursor: Any) -> datetime | None:
-    """Read a timestamptz; a time outside Python's years becomes the nearest one that Python has."""
+    """Parse a timestamptz; a time outside Python's range becomes the nearest one inside."""
     try:
         moment: datetime | None = PYDATETIMETZ(value, cursor)
     except ValueError:
@@ -278,11 +281,11 @@ def _reachable_engine(url: str, variable: str) -> Engine:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        # The error of make_url may quote the URL, and with it a password.
-        raise ConfigurationError(f"{variable} is not a URL that can be read: {PERCENT_ENCODED}") from None
+        # The error of make_url may quote the URL, including a password.
+        raise ConfigurationError(f"{variable} is not a valid URL: {PERCENT_ENCODED}") from None
     if "@" in f"{parsed.host}{parsed.database}":
-        # The end of a password, which would be shown as the name of a server or a database.
-        raise ConfigurationError(f"{variable}: its password holds an @: {PERCENT_ENCODED}")
+        # Otherwise the end of the password would be shown as the name of a server or a database.
+        raise ConfigurationError(f"{variable}: its password contains an @: {PERCENT_ENCODED}")
     engine = create_engine(
         parsed,
         hide_parameters=True,
@@ -300,13 +303,13 @@ def _reachable_engine(url: str, variable: str) -> Engine:
         raise DatabaseError(
             f"{variable}: cannot connect to {describe_database(engine)} "
             f"({_reason(error)}): "
-            "check that the server runs and that the variable is right"
+            "check that the server is running and that the variable is correct"
         ) from None
     return engine
 
 
 def _connect(engine: Engine, **more: Any) -> Any:
-    """A connection of the driver, besides those that the engine keeps."""
+    """A new connection of the driver, outside the engine's pool."""
     arguments, named = engine.dialect.create_connect_args(engine.url)
     parameters = {**named, **CONNECT_ARGUMENTS, **more}
     return connect_to_guarded(parameters) or psycopg2.connect(*arguments, **parameters)

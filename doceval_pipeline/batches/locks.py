@@ -1,7 +1,7 @@
-"""Advisory locks of batches: one process works on a batch at a time, and which batches are worked on.
+"""Advisory locks of batches: only one process works on a batch at a time.
 
-A lock belongs to a session of PostgreSQL, so it ends with its process. Stagings that no process works on any
-more are found through the locks.
+A lock belongs to a session of PostgreSQL, so it ends with its process. Abandoned stagings are batches in
+STAGING whose lock is free.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,8 +20,8 @@ LOCK_CLASS = 0x646F6365
 _UNLOCK = text("SELECT pg_advisory_unlock(:lock_class, :batch_id)")
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(:lock_class, :batch_id)")
 _LOCKED = text(held_numbers(LOCK_CLASS))
-# A staging without a working process counts as abandoned this long after it began. Between two steps of a
-# run the batch is not locked, although the run is alive.
+# A staging without a process counts as abandoned this long after it began. Between two steps of a live run
+# the batch is not locked.
 SECONDS_ABANDONED = 60
 # A condition on `batches AS b`.
 IS_ABANDONED = f"""
@@ -33,18 +33,18 @@ _ABANDONED = text(f"SELECT b.id FROM batches b WHERE b.id = ANY(CAST(:ids AS int
 
 
 def abandoned_stagings(connection: Connection, batch_ids: Iterable[int]) -> set[int]:
-    """The given batches that have been in STAGING for a while and that no process works on."""
+    """The given batches that have been in STAGING for a while without a working process."""
     return set(connection.scalars(_ABANDONED, {"ids": arrays.of_numbers(batch_ids)}))
 
 
 def batches_at_work(connection: Connection) -> set[int]:
-    """The batches that a living process works on right now."""
+    """The batches that a process is working on now."""
     return set(connection.scalars(_LOCKED))
 
 
 @contextmanager
 def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
-    """Be alone on a batch whose rows are here; waits for whoever is on it.
+    """Hold the lock of a batch that is not archived; waits until it is free.
 
     Yields the connection to doc_eval that holds the lock, outside a transaction.
 
@@ -61,15 +61,15 @@ def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
 
 @contextmanager
 def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
-    """Be alone on a batch's number, whether there is such a batch or not; waits for whoever is on it.
+    """Hold the lock of a batch's number, whether the batch exists or not; waits until it is free.
 
-    Yields the connection to doc_eval that holds the lock, outside a transaction. Whoever loses the
-    lock loses the connection with it, and can write no more.
+    Yields the connection to doc_eval that holds the lock, outside a transaction. If the lock is lost, so is
+    the connection, and nothing more can be written through it.
 
     Raises
     ------
     DatabaseError
-        Somebody holds the lock who may not work on batches.
+        A role that may not work on batches holds the lock.
     """
     with (
         database_errors(),
@@ -85,7 +85,7 @@ def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
 
 @contextmanager
 def lock_if_free(databases: Databases, batch_id: int) -> Iterator[Connection | None]:
-    """Be alone on a batch as with `batch_lock`, or get None at once where anybody holds its lock.
+    """As `batch_lock`, but yields None at once if the lock is held.
 
     Raises
     ------
@@ -102,13 +102,13 @@ def lock_if_free(databases: Databases, batch_id: int) -> Iterator[Connection | N
 
 @contextmanager
 def _unlocked_after(connection: Connection, batch_id: int) -> Iterator[None]:
-    """Give the lock of a batch's number back after the block, which has taken it."""
+    """Release the lock of a batch's number, which the block has taken, after the block."""
     try:
         yield
         connection.rollback()
         connection.execute(_UNLOCK, {"lock_class": LOCK_CLASS, "batch_id": batch_id})
         connection.commit()
     except BaseException:
-        # Not given back: closing it ends the session, and with it the lock.
+        # Closing the connection ends its session, and with it the lock.
         connection.invalidate()
         raise

@@ -1,26 +1,61 @@
-"""What the login roles of processors and readers could do to others, and the statement that ends it.
+"""Rights with which the login roles of processors and readers could disturb others, and how to revoke them.
 
-No grant on a table says it: only the owner of a database, or a superuser, can take these rights away, and
+These rights are not grants on tables: only the owner of a database, or a superuser, can revoke them, and
 managed servers may refuse.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import (
+    Iterator,
+    Sequence,
+)
+from typing import (
+    Any,
+)
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    text,
+)
 
-from doceval_pipeline.batches.databases import DAGSTER, DOC_EVAL, KNOWLEDGE, Databases, dagster_engine
-from doceval_pipeline.batches.locks import LOCK_CLASS
-from doceval_pipeline.doc_eval.recurring import definitions as recurring
-from doceval_pipeline.doc_eval.runs import live
-from doceval_pipeline.errors import DocEvalError
-from doceval_pipeline.lock_waits import MAY_MIGRATE, MAY_WRITE_BATCHES, Holder, described, strangers
-from doceval_pipeline.migrations.roles import AS_OTHERS_BEGIN, HIDDEN, LONGEST_IDLE
-from doceval_pipeline.migrations.upgrade import MIGRATION_LOCK
+from doceval_pipeline.batches.databases import (
+    DAGSTER,
+    DOC_EVAL,
+    KNOWLEDGE,
+    Databases,
+    dagster_engine,
+)
+from doceval_pipeline.batches.locks import (
+    LOCK_CLASS,
+)
+from doceval_pipeline.doc_eval.recurring import (
+    definitions as recurring,
+)
+from doceval_pipeline.doc_eval.runs import (
+    live,
+)
+from doceval_pipeline.errors import (
+    DocEvalError,
+)
+from doceval_pipeline.lock_waits import (
+    MAY_MIGRATE,
+    MAY_WRITE_BATCHES,
+    Holder,
+    described,
+    strangers,
+)
+from doceval_pipeline.migrations.roles import (
+    AS_OTHERS_BEGIN,
+    HIDDEN,
+    LONGEST_IDLE,
+)
+from doceval_pipeline.migrations.upgrade import (
+    MIGRATION_LOCK,
+)
 
-# Logins `r` that are members of a role for others than the pipeline, and may connect here; those that
-# `doceval conformance` makes live for minutes.
+# Logins `r` of roles for processors and readers that may connect here, without the short-lived logins of
+# `doceval conformance`.
 _IS_LOGIN = """
     r.rolcanlogin AND NOT r.rolsuper AND r.rolname !~ '^conformance_[0-9a-f]+$'
     AND has_database_privilege(r.oid, current_database(), 'CONNECT')
@@ -30,12 +65,12 @@ _IS_LOGIN = """
           AND pg_has_role(r.oid, g.oid, 'MEMBER'))
 """
 _LOGINS = f"FROM pg_roles r WHERE {_IS_LOGIN}"
-# Of several settings the one for the role in this database counts, then the role's, then the database's.
-# Where a setting of this role hides that of the server, the server is taken to have none.
+# The setting for the role in this database takes precedence, then the role's, then the database's. Where a
+# setting of the current role hides that of the server, the server counts as having none.
 _IDLE_LIMITS = text(f"""
-    SELECT r.rolname, coalesce(own.of_role, false), coalesce(own.here, false),
+    SELECT r.rolname, coalesce(own.of_role, false) AS of_role, coalesce(own.here, false) AS here,
            coalesce(own.value, (SELECT CASE WHEN {HIDDEN} THEN '0' ELSE setting END FROM pg_settings
-                                WHERE name = 'idle_in_transaction_session_timeout'))
+                                WHERE name = 'idle_in_transaction_session_timeout')) AS value
     FROM pg_roles r LEFT JOIN LATERAL (
         SELECT s.setrole <> 0 AS of_role, s.setdatabase <> 0 AS here, split_part(setting, '=', 2) AS value
         FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS setting
@@ -50,7 +85,7 @@ _MAKE_LARGE_OBJECTS = text(f"""
     SELECT r.rolname {_LOGINS} AND has_function_privilege(r.oid, 'lo_create(oid)', 'EXECUTE') ORDER BY 1
 """)
 _MAY_CONNECT = text(f"SELECT r.rolname {_LOGINS} ORDER BY 1")
-# Locks by one number of the migrations, and by two of the given classes.
+# The migrations' lock, which has one number, and locks of the given classes, which have two.
 _IS_OURS = """
     CASE l.objsubid WHEN 1 THEN (l.classid, l.objid) = (CAST(:high AS oid), CAST(:low AS oid))
                     ELSE CAST(l.classid AS bigint) = ANY (CAST(:classes AS bigint[])) END
@@ -61,7 +96,7 @@ _STAGER_SEES_SESSIONS = text("""
     WHERE rolname = 'doceval_stager'
 """)
 _LIMIT = "idle_in_transaction_session_timeout"
-# How many of the next smaller unit, to which PostgreSQL rounds a fraction, are in each unit.
+# How many of the next smaller unit are in each unit; PostgreSQL rounds a fraction to that unit.
 _IN_A_UNIT = {"d": 24, "h": 60, "min": 60, "s": 1000, "ms": 1, "us": 0.001, "": 1}
 _NUMBER_AND_UNIT = re.compile(r"\s*(.*?)\s*(d|h|min|s|ms|us|)\s*")
 _REVOKE_LARGE_OBJECTS = (
@@ -70,13 +105,13 @@ _REVOKE_LARGE_OBJECTS = (
 
 
 def open_doors(databases: Databases) -> list[str]:
-    """One line for each right that `doceval init --roles` could not take from others, and for their locks.
+    """One line for each right that `doceval init --roles` could not revoke, and for locks that others hold.
 
     Raises
     ------
     sqlalchemy.exc.DBAPIError
     """
-    found: list[str] = []
+    lines: list[str] = []
     sides: tuple[tuple[Engine, str, str, list[int]], ...] = (
         (
             databases.doc_eval,
@@ -88,17 +123,17 @@ def open_doors(databases: Databases) -> list[str]:
     )
     for engine, variable, trusted, classes in sides:
         with engine.connect() as connection:
-            found += _rights(connection, variable)
+            lines += _rights(connection, variable)
             rows = connection.execute(strangers(trusted, _IS_OURS), {"classes": classes, **_MIGRATION})
             others = [Holder(*row) for row in rows]
         if others:
-            found.append(f"{variable}: locks of the pipeline are taken by others: {described(others)}")
-    return [*found, *_doors_of_dagster(databases)]
+            lines.append(f"{variable}: other sessions hold locks of the pipeline: {described(others)}")
+    return [*lines, *_doors_of_dagster(databases)]
 
 
 def _rights(connection: Connection, variable: str) -> Iterator[str]:
     database = connection.engine.url.database
-    yield from _idle_for_ever(connection, variable)
+    yield from _unlimited_idle_time(connection, variable)
     if logins := _names(connection, _MAKE_LARGE_OBJECTS):
         yield (
             f"{variable}: {logins} can fill the disk with large objects: as a superuser, in database "
@@ -106,35 +141,35 @@ def _rights(connection: Connection, variable: str) -> Iterator[str]:
         )
     if connection.scalar(_STAGER_SEES_SESSIONS) is False:
         yield (
-            f"{variable}: members of doceval_stager cannot see for how long others hold locks: as a "
+            f"{variable}: members of doceval_stager cannot see how long others hold locks: as a "
             "superuser, GRANT pg_read_all_stats TO doceval_stager"
         )
 
 
-def _idle_for_ever(connection: Connection, variable: str) -> Iterator[str]:
+def _unlimited_idle_time(connection: Connection, variable: str) -> Iterator[str]:
     connection.execute(AS_OTHERS_BEGIN)
-    limits = [row for row in connection.execute(_IDLE_LIMITS) if is_for_ever(row[3])]
+    limits = [row for row in connection.execute(_IDLE_LIMITS) if is_unlimited(row.value)]
     database = connection.engine.url.database
-    by_the_database = [name for name, of_role, _, _ in limits if not of_role]
+    by_the_database = [row.rolname for row in limits if not row.of_role]
     if by_the_database:
         yield (
-            f"{variable}: transactions of {_listed(by_the_database)} may be idle for ever and keep their "
+            f"{variable}: transactions of {_listed(by_the_database)} may be idle forever and keep their "
             f'locks: as the owner of the database, ALTER DATABASE "{database}" SET {_LIMIT} = '
             f"'{LONGEST_IDLE}'"
         )
-    for name, of_role, here, _ in limits:
-        if of_role:
-            place = f' IN DATABASE "{database}"' if here else ""
+    for row in limits:
+        if row.of_role:
+            name, place = row.rolname, f' IN DATABASE "{database}"' if row.here else ""
             yield (
-                f"{variable}: role {name} has set that its transactions may be idle for ever and keep their "
-                f'locks: as a superuser, or as that role, ALTER ROLE "{name}"{place} RESET {_LIMIT}'
+                f"{variable}: by a setting of role {name}, its transactions may be idle forever and keep "
+                f'their locks: as a superuser, or as that role, ALTER ROLE "{name}"{place} RESET {_LIMIT}'
             )
 
 
-def is_for_ever(limit: str) -> bool:
-    """Whether a time limit, as PostgreSQL has accepted it in milliseconds or with a unit, is none.
+def is_unlimited(limit: str) -> bool:
+    """Whether a time limit of PostgreSQL, in milliseconds or with a unit, means no limit.
 
-    PostgreSQL rounds a fraction to the next smaller unit: `0.001h` is none.
+    PostgreSQL rounds a fraction to the next smaller unit: `0.001h` is no limit.
     """
     found = _NUMBER_AND_UNIT.fullmatch(limit)
     number, unit = found.groups() if found else (limit, "")
@@ -150,7 +185,7 @@ def _doors_of_dagster(databases: Databases) -> Iterator[str]:
     try:
         engine = dagster_engine(databases.settings)
     except DocEvalError:
-        # Who only reads the other two may not connect to it.
+        # A role that only reads the other two databases may not connect to it.
         return
     try:
         shared = engine.url.database in (databases.doc_eval.url.database, databases.knowledge.url.database)

@@ -1,22 +1,38 @@
-"""Removes what only grows: old lines of Dagster's event log, samples of progress, fulfilled requests, and
+"""Deletes old rows of what only grows: Dagster's event log, samples of progress, fulfilled requests, and
 occurrences that made no batch.
 
-Dagster has a retention for the ticks of its sensors, and none for its event log. What says something
-of an asset or of how a run ended is kept for ever; the lines in between are what takes the room.
+Dagster has a retention for the ticks of its sensors, but not for its event log. Events about assets and about
+how runs ended are kept forever; the log lines in between take most of the space.
 """
 
-from dataclasses import dataclass
+from dataclasses import (
+    dataclass,
+)
 
-from sqlalchemy import Engine, TextClause, text
+from sqlalchemy import (
+    Engine,
+    TextClause,
+    text,
+)
 
-from doceval_pipeline.batches.databases import Databases, dagster_engine, database_errors
-from doceval_pipeline.doc_eval.progress import thin_out
-from doceval_pipeline.doc_eval.recurring.occurrences import delete_old_occurrences
-from doceval_pipeline.knowledge.queue import forget_requests
+from doceval_pipeline.batches.databases import (
+    Databases,
+    dagster_engine,
+    database_errors,
+)
+from doceval_pipeline.doc_eval.progress import (
+    thin_out,
+)
+from doceval_pipeline.doc_eval.recurring.occurrences import (
+    delete_old_occurrences,
+)
+from doceval_pipeline.knowledge.attempts import (
+    forget_requests,
+)
 
-# Rows in one transaction, so that nobody waits for a lock.
+# Rows per transaction, so that others do not wait for locks.
 _PORTION = 10_000
-# Event types of Dagster 1.13 (dagster.DagsterEventType) that tell how a run went; its page needs them.
+# Event types of Dagster 1.13 (dagster.DagsterEventType) that a run's page needs.
 _RUN_EVENTS = (
     "PIPELINE_ENQUEUED",
     "PIPELINE_STARTING",
@@ -35,7 +51,7 @@ _FORGET_LINES = text("""
           AND (dagster_event_type IS NULL OR dagster_event_type <> ALL(:run_events))
         LIMIT :portion)
 """)
-# The newest of each partition is what the UI shows.
+# The UI shows the newest observation of each partition, which is kept.
 _FORGET_OBSERVATIONS = text("""
     DELETE FROM event_logs WHERE id IN (
         SELECT old.id FROM event_logs old
@@ -51,7 +67,7 @@ _FORGET_OBSERVATIONS = text("""
 
 @dataclass(frozen=True)
 class Forgotten:
-    """How many rows were removed."""
+    """How many rows were deleted."""
 
     log_lines: int
     observations: int
@@ -61,7 +77,7 @@ class Forgotten:
 
 
 def forget_old(databases: Databases) -> Forgotten:
-    """Remove what is older than `DOCEVAL_KEEP_DAYS`.
+    """Delete rows that are older than `DOCEVAL_KEEP_DAYS`.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What a server must be before anything is stored on it: version, encoding, writable, and not shared.
+"""Requirements of a database server: version, encoding, writable, and sessions of its own.
 
-A pooler in transaction or statement mode hands the session of a connection to somebody else after each
-transaction. The locks of the pipeline are held by sessions: they would stay with a stranger.
+A connection pooler in transaction or statement mode gives the session of a connection to another client after
+each transaction. The pipeline's locks belong to sessions, so that the other client would hold them.
 """
 
 import select
@@ -16,13 +16,13 @@ from psycopg2 import extensions
 from doceval_pipeline.errors import DatabaseError
 
 OLDEST_SERVER = 130_000
-# Of a pooler that has no session left, which would let a connection wait for minutes.
+# A pooler without a free session would let a connection wait for minutes.
 SECONDS_TO_ANSWER = 10.0
-# Other clients of a pooler may take the session that would have given it away.
+# Other clients of a pooler may take the session by which it would be detected, so the check is repeated.
 ROUNDS = 3
 Connect = Callable[..., Any]
 
-# A role, or a URL, may be read-only on purpose: a reader needs no more.
+# A role or a URL may be read-only on purpose, such as that of a reader.
 _FACTS = """
     SELECT current_setting('server_encoding'), pg_is_in_recovery(),
            current_setting('default_transaction_read_only') = 'on' AND EXISTS (
@@ -32,25 +32,25 @@ _FACTS = """
 """
 _SESSION = "SELECT pg_backend_pid()"
 _SESSION_OF_A_TRANSACTION = f"BEGIN; {_SESSION}"
-_USE_SESSIONS = "use pool_mode = session, or a URL that goes to PostgreSQL itself"
+_USE_SESSIONS = "use pool_mode = session, or a URL that connects to PostgreSQL directly"
 
 
 def require_usable(connect: Connect, place: str) -> None:
-    """Refuse a server or database that the pipeline would fail on later.
+    """Refuse a server or database on which the pipeline would fail later.
 
     Parameters
     ----------
     connect
-        Opens a connection of psycopg2; takes further arguments of `psycopg2.connect`.
+        Opens a connection of psycopg2; accepts further arguments of `psycopg2.connect`.
     place
-        The variable and the database, as the refusal begins.
+        The variable and the database, with which the error begins.
 
     Raises
     ------
     DatabaseError
-        One line. Of a pooler it takes up to `SECONDS_TO_ANSWER`.
+        One line; a pooler may take up to `SECONDS_TO_ANSWER`.
     psycopg2.Error
-        It cannot be reached.
+        The server cannot be reached.
     """
     with closing(connect()) as connection:
         connection.autocommit = True
@@ -62,27 +62,27 @@ def require_usable(connect: Connect, place: str) -> None:
         if encoding != "UTF8":
             raise DatabaseError(f"{place} is encoded in {encoding}: create one with ENCODING 'UTF8'")
         if is_replica:
-            raise DatabaseError(f"{place} is on a replica, which cannot be written: name the primary server")
+            raise DatabaseError(f"{place} is on a replica, which is read-only: use the primary server")
         if is_read_only:
             raise DatabaseError(
-                f"{place} is read-only (default_transaction_read_only is on): turn it off, or name a server "
-                "that can be written"
+                f"{place} is read-only (default_transaction_read_only is on): turn it off, or use a server "
+                "that is writable"
             )
-        # A pooler makes up the number of the session that it tells with the connection.
+        # A pooler invents the session number that it reports for the connection.
         if session != connection.info.backend_pid:
             _require_own_sessions(connection, connect, place)
 
 
 def _require_own_sessions(first: Any, connect: Connect, place: str) -> None:
-    """Refuse a pooler whose sessions two connections share."""
+    """Refuse a pooler that lets two connections share a session."""
     try:
         with closing(connect(async_=True)) as second:
             _await(second)
             for _ in range(ROUNDS):
                 if _is_shared(first, second):
                     raise DatabaseError(
-                        f"{place} is behind a connection pooler in transaction mode, which would leave the "
-                        f"pipeline's locks to strangers: {_USE_SESSIONS}"
+                        f"{place} is behind a connection pooler in transaction mode, which would give the "
+                        f"pipeline's locks to other clients: {_USE_SESSIONS}"
                     )
     except TimeoutError:
         raise DatabaseError(
@@ -97,7 +97,7 @@ def _require_own_sessions(first: Any, connect: Connect, place: str) -> None:
 
 
 def _is_shared(first: Any, second: Any) -> bool:
-    """Whether the first connection's session changes, or is the second's, while that is in a transaction."""
+    """Whether the first connection changes or shares its session while the second is in a transaction."""
     before = _ask(first, _SESSION)
     with second.cursor() as cursor:
         cursor.execute(_SESSION_OF_A_TRANSACTION)
@@ -116,7 +116,7 @@ def _ask(connection: Any, question: str) -> Any:
 
 
 def _await(connection: Any) -> None:
-    """Let an asynchronous connection do what it was asked for.
+    """Wait until an asynchronous connection has finished its operation.
 
     Raises
     ------

@@ -12,9 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason, staged
-from doceval_pipeline.batches.files.folders import notes_on_assigned, why_not
+from doceval_pipeline.batches.files.folders import folder_problems, notes_on_assigned
 from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.pending_work import awaiting
+from doceval_pipeline.batches.monitoring.pending_work import find_pending_work
 from doceval_pipeline.batches.monitoring.status import (
     batch_progress,
     closed_batches,
@@ -53,7 +53,7 @@ def databases() -> Databases:
 
 def warn_of_waiting(opened: Databases) -> None:
     """Say on standard error which work waits for sensors that do not run."""
-    work = awaiting(opened)
+    work = find_pending_work(opened)
     if not work:
         return
     # Dagster takes half a second to import.
@@ -62,7 +62,7 @@ def warn_of_waiting(opened: Databases) -> None:
     try:
         said = why_waiting(opened.settings, work)
     except DocEvalError as error:
-        waits = ", ".join(each.said for each in work)
+        waits = ", ".join(each.description for each in work)
         said = [f"{waits}, and whether Dagster's daemon runs cannot be told: {error}"]
     for sentence in said:
         warn(sentence)
@@ -81,9 +81,9 @@ def apply(file: Path, stage: bool, as_json: bool) -> None:
     longer names stays as it is. Relative folders count from the folder of FILE, or of the file that it
     is a link to.
     """
-    located = load_evaluation_file(file, why_not(Settings.from_environment()))
+    located = load_evaluation_file(file, folder_problems(Settings.from_environment()))
     try:
-        applied, looked = apply_and_look(databases(), located, stage)
+        applied, looked = apply_and_look(databases(), located, stage=stage)
         coming = next_occurrences(databases(), applied)
     except (ConfigurationError, DatabaseError, EmbeddedServerError, SQLAlchemyError):
         # Reports the mistakes of the file even if the database cannot be reached.
@@ -166,7 +166,7 @@ def documents(batch: str, as_json: bool) -> None:
     with opened.doc_eval.connect() as connection:
         files = list(list_files(connection, record.id))
     if as_json:
-        print_json([asdict(file) for file in files])
+        print_json([file.as_json() for file in files])
         return
     # Two folders may have files of the same name.
     has_several_folders = len({file.folder for file in files}) > 1
@@ -356,7 +356,7 @@ def _act(
 
 def _planned(opened: Databases, batch: BatchRecord, mode: Mode, rescan: bool) -> Done:
     """What reprocessing a batch would do."""
-    found = plan(opened, batch.id, mode, rescan, lambda *_: None)
+    found = plan(opened, batch.id, mode, lambda *_: None, rescan=rescan)
     counts = found.counts()
     return Done(f"[bold]{batch.key}[/] {found.batch.status}: {in_words(counts)}", found.as_json(), counts)
 

@@ -88,7 +88,7 @@ def plan_command(batch: str, mode: str | None, rescan: bool, as_json: bool) -> N
                 ) from None
             found = plan_occurrence(opened, record, reading)
         else:
-            found = plan(opened, number, Mode(mode or "missing"), rescan, reading)
+            found = plan(opened, number, Mode(mode or "missing"), reading, rescan=rescan)
     if as_json:
         print_json(found.as_json())
     elif isinstance(found, Plan):

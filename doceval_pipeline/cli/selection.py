@@ -55,7 +55,7 @@ def select(engine: Engine, words: Sequence[str], with_archived: bool = False) ->
     UnknownBatch
         None of the words names a batch; one line for each.
     """
-    found, unknown = find_batches(engine, words, with_archived)
+    found, unknown = find_batches(engine, words, with_archived=with_archived)
     if not found:
         raise UnknownBatch("\n".join(str(error) for error in unknown))
     is_one = len(words) == 1 and (normal(words[0]) == normal(found[0].name) or not is_pattern(words[0]))

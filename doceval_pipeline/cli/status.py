@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 
-from doceval_pipeline.batches.monitoring.stalls import STALLED, Movement
+from doceval_pipeline.batches.monitoring.stalls import STALLED, WorkState
 from doceval_pipeline.batches.monitoring.status import (
     BatchProgress,
     batch_progress,
@@ -16,7 +16,7 @@ from doceval_pipeline.batches.monitoring.status import (
     lost_without_batch,
     progress_of,
 )
-from doceval_pipeline.batches.monitoring.throughput import Pace
+from doceval_pipeline.batches.monitoring.throughput import BatchThroughput
 from doceval_pipeline.cli.bars import Bars
 from doceval_pipeline.cli.batches import as_json_option, databases, warn_of_waiting
 from doceval_pipeline.cli.output import console, fail, print_json, print_table, warn
@@ -88,9 +88,9 @@ def _print_progress(found: list[BatchProgress]) -> None:
 
 
 def _warnings(progress: BatchProgress) -> Iterator[str]:
-    judged = progress.judgement
-    if judged and judged.movement in (*STALLED, Movement.SLOW):
-        yield f"{judged.movement}: {judged.sentence}"
+    assessment = progress.assessment
+    if assessment and assessment.state in (*STALLED, WorkState.SLOW):
+        yield f"{assessment.state.label}: {assessment.sentence}"
     yield from progress.notices
     for found in (progress.deferred, progress.webhook):
         if found:
@@ -121,15 +121,16 @@ def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
         (batch.expected_cells or 0) - cells.done,
         cells.succeeded,
         cells.failed,
-        _time_left(progress.pace),
+        _time_left(progress.throughput),
     )
 
 
-def _time_left(pace: Pace | None) -> str | None:
+def _time_left(throughput: BatchThroughput | None) -> str | None:
     """Between which bounds the rest will be done, as people say it."""
-    if pace is None or pace.left is None:
+    if throughput is None or throughput.seconds_left is None:
         return None
-    low, high = rough_duration(pace.left.low), rough_duration(pace.left.high)
+    left = throughput.seconds_left
+    low, high = rough_duration(left.low), rough_duration(left.high)
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
@@ -192,21 +193,21 @@ def _state(progress: BatchProgress) -> str:
 
 def _what_changes(progress: BatchProgress) -> tuple[Any, ...]:
     """What is worth a line; a rate that is a little higher is not."""
-    return progress.batch.status, progress.cells, progress.judgement and progress.judgement.movement
+    return progress.batch.status, progress.cells, progress.assessment and progress.assessment.state
 
 
 def _watched(progress: BatchProgress) -> str:
     """Counts, rate, and the time left or why nothing moves, in one line."""
-    cells, pace = progress.cells, progress.pace
+    cells, throughput = progress.cells, progress.throughput
     said = [f"{cells.done:,} of {progress.batch.expected_cells or 0:,} cells, {cells.failed:,} failed"]
     if cells.reused:
         said[0] += f", {cells.reused:,} reused"
     if progress.batch.held_reason is not None:
         return f"{said[0]}; {printable(f'held: {progress.batch.held_reason}')}"
-    if progress.judgement and progress.judgement.movement in (*STALLED, Movement.SLOW, Movement.DEFERRED):
-        return f"{said[0]}; {printable(progress.judgement.movement)}"
-    if pace and pace.recent_rate:
-        said.append(f"{pace.recent_rate:,.0f} an hour")
-    if left := _time_left(pace):
+    if progress.assessment and progress.assessment.state in (*STALLED, WorkState.SLOW, WorkState.DEFERRED):
+        return f"{said[0]}; {printable(progress.assessment.state.label)}"
+    if throughput and throughput.recent_rate:
+        said.append(f"{throughput.recent_rate:,.0f} an hour")
+    if left := _time_left(throughput):
         said.append(f"{left} left")
     return ", ".join(said)

@@ -20,7 +20,7 @@ from doceval_pipeline.conformance.cases import Case
 from doceval_pipeline.embedded.engines import guard
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.knowledge import queue
-from doceval_pipeline.knowledge.documents import NewDocument, copy_documents, known_contents
+from doceval_pipeline.knowledge.documents import NewDocument, copy_documents, find_documents
 from doceval_pipeline.migrations.roles import ROLES, grant_roles
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 
@@ -113,9 +113,9 @@ class Scratch:
         """Queue one row for each case, as a batch of its own."""
         with self.engine.begin() as connection:
             distinct = {case.sha256: case for case in cases}
-            missing = sorted(distinct.keys() - known_contents(connection, list(distinct)))
+            missing = sorted(distinct.keys() - find_documents(connection, list(distinct)))
             copy_documents(connection, (_document(distinct[sha256]) for sha256 in missing))
-            stored = known_contents(connection, list(distinct))
+            stored = find_documents(connection, list(distinct))
             config = json.dumps({"batch": {"metadata": {"conformance": True}}, "prompts": _prompts(cases)})
             queue.publish_config(connection, batch_id, config, "0" * 64)
             for case in cases:

@@ -1,6 +1,6 @@
-"""The sensor that finds runs whose process died without telling Dagster, and reports them as ended.
+"""The sensor that finds runs whose process died without reporting it to Dagster, and ends these runs.
 
-Such a run stays STARTED for ever, and its partition's tag holds up the batch's next run.
+Such a run would stay STARTED forever and block the next run of its batch.
 """
 
 import time
@@ -23,9 +23,15 @@ from doceval_pipeline.defs import (
 from doceval_pipeline.defs.instance import LOCATION
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.sensors import SECONDS_BETWEEN_TICKS
-from doceval_pipeline.doc_eval.runs.live import DeadRun, find_dead, forget_others, known_runs, miss
+from doceval_pipeline.doc_eval.runs.live import (
+    DeadRun,
+    find_dead,
+    forget_other_runs,
+    known_runs,
+    mark_missing,
+)
 
-# A run takes its lock right after it began; the code is loaded before.
+# A run takes its lock right after it has begun, when its code is loaded.
 SECONDS_TO_TAKE_LOCK = 20.0
 # Seconds without a lock after which a run counts as dead. A process that lost its connection, as
 # all do when the server starts again, takes the lock again within 5 s.
@@ -80,20 +86,20 @@ _CHECKS_WITH_LOCK = {
 
 @dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
 def dead_runs(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SkipReason:
-    """Report runs whose process is gone as ended, so that the next run of the batch can begin."""
+    """End runs whose process is gone, so that the next run of the batch can begin."""
     filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
     records = context.instance.get_run_records(filters)
     run_ids = [record.dagster_run.run_id for record in records]
     with database_errors(), doc_eval.open().doc_eval.begin() as connection:
-        miss(connection, _never_seen(records, known_runs(connection, run_ids)))
+        mark_missing(connection, _never_seen(records, known_runs(connection, run_ids)))
         dead = find_dead(connection, run_ids, SECONDS_MISSED)
-        forget_others(connection, run_ids)
+        forget_other_runs(connection, run_ids)
     ended = [run.run_id[:8] for run in dead if _report_end(context.instance, run)]
     return dg.SkipReason(f"reported as ended: {', '.join(ended)}" if ended else "every run is alive")
 
 
 def takes_lock(run: dg.DagsterRun) -> bool:
-    """Whether all that a run does is ours, so that it holds a lock as soon as it has begun."""
+    """Whether a run has only steps of doceval, so that it holds a lock as soon as it has begun."""
     origin = run.remote_job_origin
     if origin is not None and origin.location_name != LOCATION:
         return False
@@ -118,12 +124,14 @@ def _never_seen(records: Sequence[dg.RunRecord], known: set[str]) -> list[str]:
 
 
 def _report_end(instance: dg.DagsterInstance, dead: DeadRun) -> bool:
-    """Tell Dagster that a run has ended, unless it has learnt so meanwhile."""
+    """Report to Dagster that a run has ended; False where it ended meanwhile."""
     run = instance.get_run_by_id(dead.run_id)
     if run is None or run.is_finished:
         return False
     where = "" if dead.process is None else f" {dead.process}"
-    message = f"The process{where} of this run died without telling Dagster: see its log for the last step."
+    message = (
+        f"The process{where} of this run died without reporting it to Dagster: see its log for the last step."
+    )
     if run.status is dg.DagsterRunStatus.CANCELING:
         instance.report_run_canceled(run, message)
     else:

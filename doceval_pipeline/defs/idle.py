@@ -1,4 +1,4 @@
-"""Says why work waits that Dagster's sensors should do: no daemon runs, or a sensor was stopped by hand."""
+"""Why work waits for Dagster's sensors: no daemon is running, or a person stopped a sensor."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -8,7 +8,7 @@ import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import InstigatorStatus
 
-from doceval_pipeline.batches.monitoring.pending_work import Work
+from doceval_pipeline.batches.monitoring.pending_work import PendingWork
 from doceval_pipeline.defs.instance import LOCATION, open_instance
 from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.settings import Settings
@@ -18,8 +18,8 @@ SECONDS_BETWEEN_HEARTBEATS = 60
 SENSORS = "SENSOR"
 
 
-def why_waiting(settings: Settings, work: Sequence[Work]) -> list[str]:
-    """One sentence for each reason why work is not done, with what to start; none where it will be.
+def why_waiting(settings: Settings, work: Sequence[PendingWork]) -> list[str]:
+    """One sentence for each reason why work is not done, with what to start; empty where it will be done.
 
     Raises
     ------
@@ -42,35 +42,33 @@ def why_waiting(settings: Settings, work: Sequence[Work]) -> list[str]:
 
 
 def reasons(
-    work: Sequence[Work], heartbeat: float | None, now: float, stopped: Collection[str], queued: int
+    work: Sequence[PendingWork], heartbeat: float | None, now: float, stopped: Collection[str], queued: int
 ) -> list[str]:
     """The sentences. Pure: no instance, no clock.
 
     Parameters
     ----------
     heartbeat
-        Of the daemon that runs sensors, in seconds since 1970; None where there never was one.
+        Last heartbeat of the daemon that runs sensors, in seconds since 1970; None without any.
     stopped
-        Names of the sensors that were stopped.
+        Names of stopped sensors.
     queued
         How many runs are in Dagster's queue.
     """
-    said = []
-    # A heartbeat of the future is from before the clock was set back.
+    sentences = []
+    # A heartbeat in the future was stored before the clock was set back.
     if heartbeat is None or not 0 <= now - heartbeat < SECONDS_BETWEEN_HEARTBEATS:
         runs = [counted(queued, "run is queued", "runs are queued")] if queued else []
-        heard = (
-            "none was ever heard of"
+        waiting = ", ".join([*(each.description for each in work), *runs])
+        last = (
+            "it has never sent a heartbeat"
             if heartbeat is None
-            else f"last heard of at {datetime.fromtimestamp(heartbeat, UTC):%Y-%m-%d %H:%M:%S} UTC"
+            else f"its last heartbeat was at {datetime.fromtimestamp(heartbeat, UTC):%Y-%m-%d %H:%M:%S} UTC"
         )
-        said.append(
-            f"{', '.join([*(each.said for each in work), *runs])}, and Dagster's daemon does not run "
-            f"({heard}): start doceval up"
-        )
+        sentences.append(f"{waiting}, and Dagster's daemon is not running ({last}): start doceval up")
     for sensor in sorted({each.sensor for each in work} & set(stopped)):
-        what = ", ".join(each.said for each in work if each.sensor == sensor)
-        said.append(
-            f"{what}, and the sensor {sensor} is stopped: start it in Dagster, on the page Automation"
+        waiting = ", ".join(each.description for each in work if each.sensor == sensor)
+        sentences.append(
+            f"{waiting}, and the sensor {sensor} is stopped: start it in Dagster, on the page Automation"
         )
-    return said
+    return sentences

@@ -1,4 +1,4 @@
-"""Finds runs that ended before they began, such as those that Dagster could not start on a busy machine."""
+"""Finds runs that ended before they began, such as runs that Dagster could not start on a busy machine."""
 
 import time
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.requests import PARTITION, RUN_KEY, batch_of
 from doceval_pipeline.defs.staging import STAGING_ASSETS
 from doceval_pipeline.doc_eval.runs.lost import LostRun
-from doceval_pipeline.doc_eval.runs.requests import Kind
+from doceval_pipeline.doc_eval.runs.requests import RunKind
 
 DAYS_NAMED = 7
-# The newest failures that are looked at; on an installation that works there are few.
+# How many of the newest failures are searched; a working installation has few.
 MOST_FAILURES = 500
 _ROOT_RUN = "dagster/root_run_id"
 _ASSETS_OF_JOBS = {
@@ -26,7 +26,7 @@ _ASSETS_OF_JOBS = {
 def lost_runs(instance: dg.DagsterInstance) -> list[LostRun]:
     """Runs of batches that ended as FAILURE before they began, and that no later run has replaced.
 
-    Runs that were requested are left out: they are asked for again.
+    Requested runs are left out: they are requested again.
     """
     since = datetime.now(UTC) - timedelta(days=DAYS_NAMED)
     failed = instance.get_run_records(
@@ -40,7 +40,7 @@ def lost_runs(instance: dg.DagsterInstance) -> list[LostRun]:
 
 
 def _is_of_a_batch(run: dg.DagsterRun) -> bool:
-    if run.tags.get(RUN_KEY, "").startswith(tuple(f"{kind}-" for kind in Kind)):
+    if run.tags.get(RUN_KEY, "").startswith(tuple(f"{kind}-" for kind in RunKind)):
         return False
     return run.job_name == create_batch.name or batch_of(run) is not None
 
@@ -88,10 +88,10 @@ def _as_lost(record: dg.RunRecord) -> LostRun:
 
 
 def _name_to_create(run: dg.DagsterRun) -> str | None:
-    """The name in the config of `create_batch`, as far as it can be stored."""
-    found: object = run.run_config
+    """The name in the config of `create_batch`, without characters that cannot be stored."""
+    name: object = run.run_config
     for step in ("ops", "create", "config", "name"):
-        found = found.get(step) if isinstance(found, dict) else None
-    if not isinstance(found, str):
+        name = name.get(step) if isinstance(name, dict) else None
+    if not isinstance(name, str):
         return None
-    return found[:200].replace("\0", "").encode(errors="replace").decode()
+    return name[:200].replace("\0", "").encode(errors="replace").decode()

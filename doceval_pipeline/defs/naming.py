@@ -1,6 +1,6 @@
-"""How a batch is named in Dagster, where its partition key is only a number: in metadata, checks, run tags.
+"""Names of batches in Dagster, where partition keys are only numbers: in metadata, checks and run tags.
 
-Names are the text of others: shown in one line, cut, and with every character that would act unseen.
+Users choose names, so they are shown in one line, cut, and with invisible characters made visible.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,12 +19,12 @@ PRIORITY_TAG = "dagster/priority"
 
 
 def shown_name(name: str) -> str:
-    """The name of a batch, a connection or a prompt, fit to be shown; at most `CHARACTERS` long."""
+    """The name of a batch, connection or prompt, safe to show; at most `CHARACTERS` characters."""
     return cut(visible_name(name), CHARACTERS) or "(no name)"
 
 
 def name_of(databases: Databases, batch_id: int) -> str:
-    """The name of a batch, fit to be shown.
+    """The name of a batch, safe to show.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def name_of(databases: Databases, batch_id: int) -> str:
 
 
 def names_of(databases: Databases, batch_ids: Iterable[int]) -> dict[int, str]:
-    """The names of several batches, by batch; none for archived ones."""
+    """The names of several batches by number, without archived ones."""
     with databases.doc_eval.connect() as connection:
         return {batch.id: shown_name(batch.name) for batch in batches_by_ids(connection, batch_ids)}
 
@@ -46,14 +46,14 @@ def about(name: str, sentence: str, metadata: Mapping[str, Any]) -> dict[str, An
 
 
 def run_tags(batch: BatchRecord) -> dict[str, str]:
-    """The tags of a run for a batch: its name, and its priority, by which the queue of runs is sorted.
+    """The tags of a run for a batch: its name, and its priority, by which Dagster sorts its queue of runs.
 
-    A priority is 1 or more, and runs of a backfill have 0: what sensors ask for does not wait for a backfill.
+    Priorities are 1 or more and runs of a backfill have 0, so runs of sensors do not wait for a backfill.
     """
     return {TAG: shown_name(batch.name), PRIORITY_TAG: str(batch.priority)}
 
 
 def run_tags_of(databases: Databases, batch_ids: Iterable[int]) -> dict[int, dict[str, str]]:
-    """The tags of runs for several batches, by batch; none for archived ones."""
+    """The tags of runs for several batches by number, without archived ones."""
     with databases.doc_eval.connect() as connection:
         return {batch.id: run_tags(batch) for batch in batches_by_ids(connection, batch_ids)}

@@ -1,6 +1,6 @@
-"""One dynamic partition per batch, and checks of one batch.
+"""One dynamic partition per batch, and asset checks by batch.
 
-Partitions are added by the sensor `new_batches`, never deleted.
+The sensor `new_batches` adds partitions; they are never deleted.
 """
 
 import warnings
@@ -32,7 +32,7 @@ def batch_check(**kwargs: Any) -> Callable[[Callable[..., Any]], dg.AssetChecksD
 
 @contextmanager
 def _preview_accepted() -> Iterator[None]:
-    """Keep from users a warning for developers: Dagster's release is pinned, so that a preview is stable."""
+    """Suppress a warning about a preview feature: Dagster's release is pinned, so the feature is stable."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "Specifying a partitions_def on an AssetCheckSpec", category=dg.PreviewWarning

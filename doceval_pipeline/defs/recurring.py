@@ -3,30 +3,84 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import (
+    Callable,
+    Mapping,
+    Sequence,
+)
+from dataclasses import (
+    asdict,
+)
+from datetime import (
+    UTC,
+    datetime,
+)
+from typing import (
+    Any,
+)
 
 import dagster as dg
-from pydantic import Field
-from sqlalchemy import Connection
+from pydantic import (
+    Field,
+)
+from sqlalchemy import (
+    Connection,
+)
 
-from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
-from doceval_pipeline.defs import partitions
-from doceval_pipeline.defs.cursors import Looked
-from doceval_pipeline.defs.launchpads import example_values
-from doceval_pipeline.defs.naming import NAME, name_of, shown_name
-from doceval_pipeline.defs.naming import TAG as BATCH_TAG
-from doceval_pipeline.defs.recurring_text import overview, sentence
-from doceval_pipeline.defs.requests import FINISHED, UNFINISHED, seconds_since_end
-from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.defs.staging import batch_config_snapshot
-from doceval_pipeline.defs.steps import StepConfig, open_step
-from doceval_pipeline.doc_eval.batches import batches_in, partition_key
-from doceval_pipeline.doc_eval.definitions.schema import LONGEST_DURATION
-from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.batches.databases import (
+    Databases,
+    database_errors,
+)
+from doceval_pipeline.batches.staging.recurring import (
+    find_arrivals,
+    make_occurrence,
+)
+from doceval_pipeline.defs import (
+    partitions,
+)
+from doceval_pipeline.defs.cursors import (
+    RecurringCursor,
+)
+from doceval_pipeline.defs.launchpads import (
+    example_values,
+)
+from doceval_pipeline.defs.naming import (
+    NAME,
+    name_of,
+    shown_name,
+)
+from doceval_pipeline.defs.naming import (
+    TAG as BATCH_TAG,
+)
+from doceval_pipeline.defs.recurring_text import (
+    overview,
+    sentence,
+)
+from doceval_pipeline.defs.requests import (
+    FINISHED,
+    UNFINISHED,
+    seconds_since_end,
+)
+from doceval_pipeline.defs.resources import (
+    DocEval,
+)
+from doceval_pipeline.defs.staging import (
+    batch_config_snapshot,
+)
+from doceval_pipeline.defs.steps import (
+    StepConfig,
+    open_step,
+)
+from doceval_pipeline.doc_eval.batches import (
+    batches_in,
+    partition_key,
+)
+from doceval_pipeline.doc_eval.definitions.schema import (
+    LONGEST_DURATION,
+)
+from doceval_pipeline.doc_eval.lifecycle import (
+    Status,
+)
 from doceval_pipeline.doc_eval.recurring.definitions import (
     delete_recurring,
     find_recurring,
@@ -35,10 +89,22 @@ from doceval_pipeline.doc_eval.recurring.definitions import (
     restart_from_now,
     resume_recurring,
 )
-from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
-from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
-from doceval_pipeline.errors import ConfigurationError, DocEvalError, RecurringError, in_one_line
-from doceval_pipeline.reports.sanitize import cut
+from doceval_pipeline.doc_eval.recurring.record import (
+    RecurringRecord,
+)
+from doceval_pipeline.domain.recurring import (
+    Occurrence,
+    OccurrenceOutcome,
+)
+from doceval_pipeline.errors import (
+    ConfigurationError,
+    DocEvalError,
+    RecurringError,
+    in_one_line,
+)
+from doceval_pipeline.reports.sanitize import (
+    cut,
+)
 
 # Two times of a schedule are at least a minute apart.
 SECONDS_BETWEEN_TICKS = 14
@@ -197,12 +263,12 @@ def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval
                     restart_from_now(connection, record.id)
             paused = batches_in(connection, (Status.PAUSED,)) if records else []
     scheduled = [(record, record.due_at) for record in records]
-    arrived, next_polls, problems = _poll(databases, records, Looked.read(context.cursor).next_looks)
+    arrived, next_polls, problems = _poll(databases, records, RecurringCursor.read(context.cursor).next_looks)
     due = [(record, due_at) for record, due_at in (*scheduled, *arrived) if due_at is not None]
     requests = _requests(context.instance, due)
     return dg.SensorResult(
         run_requests=requests,
-        cursor=Looked(next_looks=next_polls).write(),
+        cursor=RecurringCursor(next_looks=next_polls).write(),
         skip_reason=None if requests else overview(records, paused, problems),
     )
 

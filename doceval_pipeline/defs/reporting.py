@@ -48,7 +48,7 @@ from doceval_pipeline.defs.steps import (
     open_batch,
 )
 from doceval_pipeline.doc_eval.runs.requests import (
-    Waiting,
+    PendingRun,
 )
 from doceval_pipeline.domain.insights import (
     Provenance,
@@ -100,7 +100,7 @@ def completion_report(
         yield dg.AssetCheckResult(check_name=REPORT_IS_WRITTEN.name, **_as_check(None, name))
 
 
-def report_evaluation(missing: Waiting | None, partition: str, name: str) -> dg.AssetCheckEvaluation:
+def report_evaluation(missing: PendingRun | None, partition: str, name: str) -> dg.AssetCheckEvaluation:
     """The result of the check `report_is_written` as an event, for the sensor `stalled_work`.
 
     The sensor records it while the report of a batch is missing, and once the report is written.
@@ -113,7 +113,7 @@ def report_evaluation(missing: Waiting | None, partition: str, name: str) -> dg.
     )
 
 
-def _as_check(missing: Waiting | None, name: str) -> dict[str, Any]:
+def _as_check(missing: PendingRun | None, name: str) -> dict[str, Any]:
     return {
         "passed": missing is None,
         "severity": dg.AssetCheckSeverity.WARN,

@@ -1,4 +1,4 @@
-"""Asks Dagster for runs: one at a time for each batch, and again where one did not succeed."""
+"""Requests runs from Dagster: one at a time for each batch, and again after a run that did not succeed."""
 
 import time
 from collections.abc import Sequence
@@ -6,13 +6,18 @@ from collections.abc import Sequence
 import dagster as dg
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.run_requests import LONGEST_PAUSE, Runs, answer, look_up
+from doceval_pipeline.batches.monitoring.run_requests import (
+    LONGEST_PAUSE,
+    Runs,
+    claim_run_keys,
+    find_due_requests,
+)
 from doceval_pipeline.defs.naming import run_tags_of
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
-from doceval_pipeline.doc_eval.runs.requests import Kind, Request
+from doceval_pipeline.doc_eval.runs.requests import Request, RunKind
 from doceval_pipeline.errors import UnknownBatch
 
-JOBS = {Kind.STAGE: "stage_batch", Kind.REPORT: "report_batch"}
+JOBS = {RunKind.STAGE: "stage_batch", RunKind.REPORT: "report_batch"}
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -26,12 +31,12 @@ PARTITION = "dagster/partition"
 RUN_KEY = "dagster/run_key"
 
 
-def ask(instance: dg.DagsterInstance, databases: Databases, kind: Kind) -> list[dg.RunRequest]:
-    """The runs of a kind to request now; each is handed to one caller only."""
-    due = look_up(databases, kind)
+def requested_runs(instance: dg.DagsterInstance, databases: Databases, kind: RunKind) -> list[dg.RunRequest]:
+    """The runs of a kind to request now; only one caller gets each."""
+    due = find_due_requests(databases, kind)
     if not due:
         return []
-    run_keys = answer(databases, due, _runs_of(instance, kind, due))
+    run_keys = claim_run_keys(databases, due, _runs_of(instance, kind, due))
     tags = run_tags_of(databases, run_keys)
     return [
         dg.RunRequest(run_key=run_key, partition_key=partition_key(number), tags=tags.get(number))
@@ -39,8 +44,8 @@ def ask(instance: dg.DagsterInstance, databases: Databases, kind: Kind) -> list[
     ]
 
 
-def _runs_of(instance: dg.DagsterInstance, kind: Kind, due: Sequence[Request]) -> dict[int, Runs]:
-    """What Dagster knows of the runs of requests, by batch; those without any are left out."""
+def _runs_of(instance: dg.DagsterInstance, kind: RunKind, due: Sequence[Request]) -> dict[int, Runs]:
+    """The runs of requests in Dagster, by batch; requests without a run are left out."""
     working = instance.get_runs(
         dg.RunsFilter(
             job_name=JOBS[kind],
@@ -49,15 +54,15 @@ def _runs_of(instance: dg.DagsterInstance, kind: Kind, due: Sequence[Request]) -
         )
     )
     found = {batch_id_of(run.tags[PARTITION]): Runs(is_working=True) for run in working}
-    asked = {r.run_key(r.attempt): r.batch_id for r in due if r.attempt and r.batch_id not in found}
-    if not asked:
+    requested = {r.run_key(r.attempt): r.batch_id for r in due if r.attempt and r.batch_id not in found}
+    if not requested:
         return found
     ended = instance.get_run_records(
-        dg.RunsFilter(job_name=JOBS[kind], statuses=list(FINISHED), tags={RUN_KEY: list(asked)}),
+        dg.RunsFilter(job_name=JOBS[kind], statuses=list(FINISHED), tags={RUN_KEY: list(requested)}),
         ascending=True,
     )
     for record in ended:
-        number = asked[record.dagster_run.tags[RUN_KEY]]
+        number = requested[record.dagster_run.tags[RUN_KEY]]
         status = record.dagster_run.status.value
         found[number] = Runs(ended_as=status, ended_ago=seconds_since_end(record))
     return found
@@ -72,7 +77,7 @@ def batch_of(run: dg.DagsterRun) -> int | None:
 
 
 def seconds_since_end(record: dg.RunRecord) -> float:
-    """Seconds since a finished run has ended."""
+    """Seconds since a finished run ended."""
     at = record.end_time or record.update_timestamp.timestamp()
     return max(0.0, time.time() - at)
 

@@ -1,10 +1,10 @@
-"""The asset that Dagster does not make: what the external processor writes. Observed by a sensor."""
+"""The external asset `llm_responses`: the results of the processor. A sensor observes it."""
 
 from typing import Any
 
 import dagster as dg
 
-from doceval_pipeline.batches.monitoring.stalls import STALLED, Judgement, judge_one
+from doceval_pipeline.batches.monitoring.stalls import STALLED, StallAssessment, assess_batch
 from doceval_pipeline.defs.catalog import CURRENT_LLM_RESPONSES
 from doceval_pipeline.defs.naming import about, name_of
 from doceval_pipeline.defs.partitions import batch_check, batches
@@ -21,7 +21,7 @@ llm_responses = dg.AssetSpec(
     metadata=CURRENT_LLM_RESPONSES.metadata,
     tags=CURRENT_LLM_RESPONSES.tags,
     description="Results that a processor outside this project writes into "
-    "KnowledgeDocuments.llm_responses. Observed as they come in; materialized when the last is done.",
+    "KnowledgeDocuments.llm_responses. Observed as results arrive; materialized when the last one is done.",
 )
 
 
@@ -29,26 +29,26 @@ llm_responses = dg.AssetSpec(
 def responses_keep_coming(
     context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.AssetCheckResult:
-    """The batch moves, or rests with reason. Tells an absent processor from a lost and from a slow one."""
+    """The batch progresses or has no pending work. Distinguishes absent, lost and slow processors."""
     with open_batch(context, doc_eval) as (databases, batch_id):
-        judgement, name = judge_one(databases, batch_id), name_of(databases, batch_id)
-    context.log.info(f"{name}: {judgement.sentence}")
-    return dg.AssetCheckResult(**_as_check(judgement, name))
+        assessment, name = assess_batch(databases, batch_id), name_of(databases, batch_id)
+    context.log.info(f"{name}: {assessment.sentence}")
+    return dg.AssetCheckResult(**_as_check(assessment, name))
 
 
-def evaluation_of(judgement: Judgement, partition: str, name: str) -> dg.AssetCheckEvaluation:
-    """The same check's result as an event, for the sensor that looks at all open batches."""
+def evaluation_of(assessment: StallAssessment, partition: str, name: str) -> dg.AssetCheckEvaluation:
+    """The result of the check `responses_keep_coming` as an event, for the sensor `stalled_work`."""
     return dg.AssetCheckEvaluation(
         asset_key=llm_responses.key,
         check_name="responses_keep_coming",
         partition=partition,
-        **_as_check(judgement, name),
+        **_as_check(assessment, name),
     )
 
 
-def _as_check(judgement: Judgement, name: str) -> dict[str, Any]:
+def _as_check(assessment: StallAssessment, name: str) -> dict[str, Any]:
     return {
-        "passed": judgement.movement not in STALLED,
+        "passed": assessment.state not in STALLED,
         "severity": dg.AssetCheckSeverity.WARN,
-        **about(name, judgement.sentence, {"movement": judgement.movement.value}),
+        **about(name, assessment.sentence, {"movement": assessment.state.value}),
     }

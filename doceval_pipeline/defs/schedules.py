@@ -8,23 +8,54 @@ ticks are skipped.
 
 import json
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import (
+    Callable,
+)
+from datetime import (
+    UTC,
+    datetime,
+)
 
 import dagster as dg
-from dagster import DagsterInvalidDefinitionError
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster import (
+    DagsterInvalidDefinitionError,
+)
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
 
-from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.defs import partitions
-from doceval_pipeline.defs.jobs import stage_batch
-from doceval_pipeline.defs.maintenance import audit_databases, retention
-from doceval_pipeline.defs.requests import ask
-from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.doc_eval.batches import list_batches
-from doceval_pipeline.doc_eval.runs.requests import Kind, request_saved
-from doceval_pipeline.errors import ConfigurationError
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.batches.databases import (
+    database_errors,
+)
+from doceval_pipeline.defs import (
+    partitions,
+)
+from doceval_pipeline.defs.jobs import (
+    stage_batch,
+)
+from doceval_pipeline.defs.maintenance import (
+    audit_databases,
+    retention,
+)
+from doceval_pipeline.defs.requests import (
+    requested_runs,
+)
+from doceval_pipeline.defs.resources import (
+    DocEval,
+)
+from doceval_pipeline.doc_eval.batches import (
+    list_batches,
+)
+from doceval_pipeline.doc_eval.runs.requests import (
+    RunKind,
+    request_saved,
+)
+from doceval_pipeline.errors import (
+    ConfigurationError,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 Evaluate = Callable[[dg.ScheduleEvaluationContext, DocEval], list[dg.RunRequest] | dg.RunRequest]
@@ -141,4 +172,4 @@ def _ask_for_saved(context: dg.ScheduleEvaluationContext, doc_eval: DocEval) -> 
             keys = [batch.key for batch in list_batches(connection)]
         context.instance.add_dynamic_partitions(partitions.NAME, keys)
         # Batches that already wait for a run, or that the sensor new_batches requests, are skipped.
-        return ask(context.instance, databases, Kind.STAGE)
+        return requested_runs(context.instance, databases, RunKind.STAGE)

@@ -1,49 +1,109 @@
-"""Sensors: each looks at what is, decides in the core, and hands the decision to Dagster.
+"""Sensors: each reads the current state, decides in the core, and passes the decision to Dagster.
 
-All are level-triggered. A tick that is killed anywhere is made good by the next one: requests for runs and
-run keys keep a run from being started twice.
+All are level-triggered: the next tick repeats a tick that was killed. Stored requests and run keys prevent
+a run from starting twice.
 """
 
-from collections import defaultdict
+from collections import (
+    defaultdict,
+)
 
 import dagster as dg
 
-from doceval_pipeline.batches import locks
-from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.batches.monitoring import completion
-from doceval_pipeline.batches.monitoring.run_requests import missing_reports
-from doceval_pipeline.batches.monitoring.stalls import STALLED, Judgement, Movement, judge_open
-from doceval_pipeline.batches.monitoring.status import batch_paces
-from doceval_pipeline.batches.monitoring.throughput import Pace
-from doceval_pipeline.batches.staging import steps as staging
-from doceval_pipeline.batches.staging.reprocessing import finish_requests
-from doceval_pipeline.batches.webhook import notifications
-from doceval_pipeline.defs import partitions
-from doceval_pipeline.defs.catalog import row_count
-from doceval_pipeline.defs.cursors import Judged, Seen
-from doceval_pipeline.defs.jobs import report_batch, reprocess_batch, stage_batch
-from doceval_pipeline.defs.lost_runs import lost_runs
-from doceval_pipeline.defs.naming import NAME, names_of, shown_name
-from doceval_pipeline.defs.reporting import report_evaluation
-from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, PARTITION, ask
-from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.defs.responses import evaluation_of, llm_responses
-from doceval_pipeline.defs.staging import STAGING_ASSETS
+from doceval_pipeline.batches import (
+    locks,
+)
+from doceval_pipeline.batches.databases import (
+    database_errors,
+)
+from doceval_pipeline.batches.monitoring import (
+    completion,
+)
+from doceval_pipeline.batches.monitoring.run_requests import (
+    missing_reports,
+)
+from doceval_pipeline.batches.monitoring.stalls import (
+    STALLED,
+    StallAssessment,
+    WorkState,
+    assess_open_batches,
+)
+from doceval_pipeline.batches.monitoring.status import (
+    batch_throughputs,
+)
+from doceval_pipeline.batches.monitoring.throughput import (
+    BatchThroughput,
+)
+from doceval_pipeline.batches.staging import (
+    steps as staging,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    finish_pauses_and_cancels,
+)
+from doceval_pipeline.batches.webhook import (
+    notifications,
+)
+from doceval_pipeline.defs import (
+    partitions,
+)
+from doceval_pipeline.defs.catalog import (
+    row_count,
+)
+from doceval_pipeline.defs.cursors import (
+    ResponseStatusCursor,
+    StalledWorkCursor,
+)
+from doceval_pipeline.defs.jobs import (
+    report_batch,
+    reprocess_batch,
+    stage_batch,
+)
+from doceval_pipeline.defs.lost_runs import (
+    lost_runs,
+)
+from doceval_pipeline.defs.naming import (
+    NAME,
+    names_of,
+    shown_name,
+)
+from doceval_pipeline.defs.reporting import (
+    report_evaluation,
+)
+from doceval_pipeline.defs.requests import (
+    ENDED_WITHOUT_SUCCESS,
+    PARTITION,
+    requested_runs,
+)
+from doceval_pipeline.defs.resources import (
+    DocEval,
+)
+from doceval_pipeline.defs.responses import (
+    evaluation_of,
+    llm_responses,
+)
+from doceval_pipeline.defs.staging import (
+    STAGING_ASSETS,
+)
 from doceval_pipeline.doc_eval.batches import (
     list_batches,
     partition_key,
     staging_batches,
 )
-from doceval_pipeline.doc_eval.runs.lost import replace_lost
-from doceval_pipeline.doc_eval.runs.requests import Kind, Waiting
+from doceval_pipeline.doc_eval.runs.lost import (
+    replace_lost,
+)
+from doceval_pipeline.doc_eval.runs.requests import (
+    PendingRun,
+    RunKind,
+)
 
-# Dagster evaluates sensors every 5 s and skips a sensor whose minimum interval has not passed. One of 5 s
-# would be skipped every second or third time, which comes some milliseconds too early.
+# Dagster evaluates sensors every 5 s and skips a sensor whose minimum interval has not passed. With 5 s,
+# every second or third tick would come some milliseconds too early and be skipped.
 SECONDS_BETWEEN_TICKS = 4
-# Stalling is a matter of minutes.
-SECONDS_BETWEEN_JUDGEMENTS = 30
-# Runs of a batch among which the newest that stages it is looked for.
-RUNS_LOOKED_AT = 50
+# A stall lasts minutes.
+SECONDS_BETWEEN_ASSESSMENTS = 30
+# How many runs of a batch are searched for the newest one that stages it.
+RUNS_SEARCHED = 50
 
 
 @dg.sensor(
@@ -52,12 +112,12 @@ RUNS_LOOKED_AT = 50
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Register a partition for each new batch, and start the staging of those that asked for it."""
+    """Add a partition for each new batch, and request the staging of batches that wait for it."""
     with database_errors():
         databases = doc_eval.open()
         with databases.doc_eval.connect() as connection:
             keys = [batch.key for batch in list_batches(connection)]
-        requests = ask(context.instance, databases, Kind.STAGE)
+        requests = requested_runs(context.instance, databases, RunKind.STAGE)
     known = set(context.instance.get_dynamic_partitions(partitions.NAME))
     new = [key for key in keys if key not in known]
     return dg.SensorResult(
@@ -73,93 +133,100 @@ def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.Se
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Observe what processors wrote, complete batches, and request the reports of their results."""
-    cursor = Seen.read(context.cursor)
+    """Observe the results of processors, complete batches, and request reports of their results."""
+    cursor = ResponseStatusCursor.read(context.cursor)
     with database_errors():
         databases = doc_eval.open()
-        found = completion.look(databases, cursor.seen, cursor.told)
-        finish_requests(databases, found.open)
-        paces = batch_paces(databases, [seen.batch for seen in (*found.changed, *found.completed)])
-        requests = ask(context.instance, databases, Kind.REPORT)
+        result = completion.poll(databases, cursor.seen, cursor.told)
+        finish_pauses_and_cancels(databases, result.open)
+        throughputs = batch_throughputs(
+            databases, [state.batch for state in (*result.changed, *result.completed)]
+        )
+        requests = requested_runs(context.instance, databases, RunKind.REPORT)
     events: list[dg.AssetMaterialization | dg.AssetObservation] = [
         dg.AssetObservation(
             llm_responses.key,
-            partition=seen.batch.key,
-            metadata=_cell_metadata(seen, paces.get(seen.batch.id)),
+            partition=state.batch.key,
+            metadata=_cell_metadata(state, throughputs.get(state.batch.id)),
         )
-        for seen in found.changed
+        for state in result.changed
     ]
     events += [
         dg.AssetMaterialization(
             llm_responses.key,
-            partition=seen.batch.key,
-            metadata={**_cell_metadata(seen, paces.get(seen.batch.id)), **row_count(seen.cells.rows)},
+            partition=state.batch.key,
+            metadata={
+                **_cell_metadata(state, throughputs.get(state.batch.id)),
+                **row_count(state.cells.rows),
+            },
         )
-        for seen in found.completed
+        for state in result.completed
     ]
     return dg.SensorResult(
         asset_events=events,
         run_requests=requests,
-        # Kept after the events are: a tick that is killed before tells of them again.
-        cursor=Seen(seen=found.seen, told=found.reports).write(),
+        # Stored after the events: if a tick is killed before that, the next one sends the events again.
+        cursor=ResponseStatusCursor(seen=result.version, told=result.reports).write(),
         skip_reason=None if events or requests else "nothing changed",
     )
 
 
-@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_JUDGEMENTS, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    minimum_interval_seconds=SECONDS_BETWEEN_ASSESSMENTS, default_status=dg.DefaultSensorStatus.RUNNING
+)
 def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Judge whether each open batch moves, and record it as a check where the judgement is a new one.
+    """Check whether each open batch progresses, and record the check where its state has changed.
 
-    A closed batch whose report is missing is recorded too. Runs that ended before they began are kept for
-    `doceval status` and `doceval check`. Messages of a webhook that was switched off are ended here, because
-    its own sensor is off then.
+    Also records closed batches whose report is missing, stores runs that ended before they began for
+    `doceval status` and `doceval check`, and ends the messages of a webhook that was switched off, whose own
+    sensor is off then.
     """
-    before = Judged.read(context.cursor)
+    before = StalledWorkCursor.read(context.cursor)
     with database_errors():
         databases = doc_eval.open()
         notifications.end_if_switched_off(databases)
-        judgements = judge_open(databases)
+        assessments = assess_open_batches(databases)
         missing = missing_reports(databases)
         lost = lost_runs(context.instance)
         with databases.doc_eval.begin() as connection:
             replace_lost(connection, lost)
-        news = {n: found for n, found in judgements.items() if before.movements.get(n) != found.movement}
-        # What does not move is looked at once more, row by row.
-        completion.recount_batches(databases, [n for n, found in news.items() if found.movement in STALLED])
-    # What was recorded as stalled must not stay so once the batch is done.
+        news = {n: each for n, each in assessments.items() if before.movements.get(n) != each.state}
+        # Stalled batches are recounted row by row.
+        completion.recount_batches(databases, [n for n, each in news.items() if each.state in STALLED])
+    # A batch that was recorded as stalled must not stay so once it is done.
     news |= {
-        number: Judgement(Movement.AT_REST, "the batch is no longer open")
+        number: StallAssessment(WorkState.AT_REST, "the batch is no longer open")
         for number, word in before.movements.items()
-        if number not in judgements and word in STALLED
+        if number not in assessments and word in STALLED
     }
     written = [number for number in before.unreported if number not in missing]
-    reports: dict[int, Waiting | None] = {
-        **{n: found for n, found in missing.items() if before.unreported.get(n) != found.why},
+    reports: dict[int, PendingRun | None] = {
+        **{n: run for n, run in missing.items() if before.unreported.get(n) != run.why},
         **dict.fromkeys(written),
     }
     with database_errors():
         names = defaultdict(lambda: "(archived)", names_of(databases, {*news, *reports}))
     events = [
-        *(evaluation_of(found, partition_key(n), names[n]) for n, found in news.items()),
-        *(report_evaluation(found, partition_key(n), names[n]) for n, found in reports.items()),
+        *(evaluation_of(assessment, partition_key(n), names[n]) for n, assessment in news.items()),
+        *(report_evaluation(run, partition_key(n), names[n]) for n, run in reports.items()),
     ]
-    now = Judged(
-        movements={number: found.movement for number, found in judgements.items()},
-        unreported={number: found.why for number, found in missing.items()},
+    now = StalledWorkCursor(
+        movements={number: assessment.state for number, assessment in assessments.items()},
+        unreported={number: run.why for number, run in missing.items()},
     )
     return dg.SensorResult(
         asset_events=events,
         cursor=now.write(),
-        skip_reason=None if events else "no judgement has changed",
+        skip_reason=None if events else "no state has changed",
     )
 
 
 @dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
 def staging_failure(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SkipReason:
-    """Turn batches whose staging run was killed, cancelled or lost to FAILED_STAGING.
+    """Set batches whose staging run was killed, cancelled or lost to FAILED_STAGING.
 
-    Failures that a run sees itself are recorded by the run; this finds those that it could not. A batch of
-    which only some assets were materialized, with success, is SAVED again.
+    A run records its own failures; this sensor finds failures that no run could record. A batch becomes SAVED
+    again where only some of its assets were materialized, with success.
     """
     failed, rested = [], []
     with database_errors():
@@ -176,15 +243,15 @@ def staging_failure(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
             reason = _why_abandoned(run, is_old=waiting[number])
             if reason is not None and staging.interrupt_staging(databases, number, reason):
                 failed.append(partition_key(number))
-    said = [f"FAILED_STAGING: {', '.join(failed)}"] if failed else []
-    said += [f"SAVED, some of its assets are missing: {', '.join(rested)}"] if rested else []
-    return dg.SkipReason("; ".join(said) or "no staging has failed")
+    parts = [f"FAILED_STAGING: {', '.join(failed)}"] if failed else []
+    parts += [f"SAVED, some assets are missing: {', '.join(rested)}"] if rested else []
+    return dg.SkipReason("; ".join(parts) or "no staging has failed")
 
 
 def _newest_staging(instance: dg.DagsterInstance, batch_id: int) -> dg.DagsterRun | None:
-    """The newest run that has begun to stage a batch; one that never began did nothing."""
+    """The newest run that has begun to stage a batch."""
     filters = dg.RunsFilter(tags={PARTITION: partition_key(batch_id)})
-    for record in instance.get_run_records(filters, limit=RUNS_LOOKED_AT):
+    for record in instance.get_run_records(filters, limit=RUNS_SEARCHED):
         run = record.dagster_run
         if _stages(run) and (record.start_time is not None or run.status is dg.DagsterRunStatus.STARTING):
             return run
@@ -192,17 +259,17 @@ def _newest_staging(instance: dg.DagsterInstance, batch_id: int) -> dg.DagsterRu
 
 
 def _stages(run: dg.DagsterRun) -> bool:
-    """Whether a run stages, by the assets or the job it was launched for, or else by its steps."""
+    """Whether a run stages a batch, judging by its assets, its job or its steps."""
     if run.asset_selection:
         return not STAGING_ASSETS.isdisjoint(run.asset_selection)
     steps = {dg.AssetKey(step) for step in run.step_keys_to_execute or ()}
     return run.job_name in (stage_batch.name, reprocess_batch.name) or not STAGING_ASSETS.isdisjoint(steps)
 
 
-def _why_abandoned(run: dg.DagsterRun | None, is_old: bool) -> str | None:
-    """Why a staging that nobody works on has failed, by the newest run of it; None while it may go on.
+def _why_abandoned(run: dg.DagsterRun | None, *, is_old: bool) -> str | None:
+    """Why a staging without a working process has failed, by its newest run; None while it may continue.
 
-    A run that says it works, and whose process is gone, is found by the sensor `dead_runs`.
+    The sensor `dead_runs` finds runs that are STARTED although their process is gone.
     """
     if run is None:
         return "the process that staged it is gone: materialize again" if is_old else None
@@ -211,13 +278,15 @@ def _why_abandoned(run: dg.DagsterRun | None, is_old: bool) -> str | None:
     return None
 
 
-def _cell_metadata(seen: completion.Seen, pace: Pace | None = None) -> dict[str, float | str]:
-    cells = {f"cells_{outcome}": count for outcome, count in seen.cells.sample.items()}
-    rates = {} if pace is None else pace.as_metadata()
+def _cell_metadata(
+    state: completion.BatchState, throughput: BatchThroughput | None = None
+) -> dict[str, float | str]:
+    cells = {f"cells_{outcome}": count for outcome, count in state.cells.sample.items()}
+    rates = {} if throughput is None else throughput.as_metadata()
     return {
-        NAME: shown_name(seen.batch.name),
-        "cells_expected": seen.expected,
-        "cells_done": seen.cells.done,
+        NAME: shown_name(state.batch.name),
+        "cells_expected": state.expected,
+        "cells_done": state.cells.done,
         **cells,
         **rates,
     }

@@ -1,28 +1,77 @@
 """The series of recurring evaluations as an asset, and the sensor that keeps their pages up to date."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import (
+    Iterator,
+    Sequence,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    TYPE_CHECKING,
+    Any,
+)
 
 import dagster as dg
-from pydantic import Field
+from pydantic import (
+    Field,
+)
 
-from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.defs.catalog import CODE_VERSIONS
-from doceval_pipeline.defs.cursors import Written
-from doceval_pipeline.defs.launchpads import example_values
-from doceval_pipeline.defs.naming import shown_name
-from doceval_pipeline.defs.reporting import completion_report, report_link
-from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, UNFINISHED, has_failed_for_long
-from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.defs.steps import StepConfig, open_step
-from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
-from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, SeriesDigest, series_digests
-from doceval_pipeline.errors import DocEvalError, UnknownRecurring
-from doceval_pipeline.reports.formatting import counted
-from doceval_pipeline.reports.sanitize import markdown_name
-from doceval_pipeline.reports.series import series_markdown, series_numbers
+from doceval_pipeline.batches.databases import (
+    Databases,
+    database_errors,
+)
+from doceval_pipeline.defs.catalog import (
+    CODE_VERSIONS,
+)
+from doceval_pipeline.defs.cursors import (
+    SeriesCursor,
+)
+from doceval_pipeline.defs.launchpads import (
+    example_values,
+)
+from doceval_pipeline.defs.naming import (
+    shown_name,
+)
+from doceval_pipeline.defs.reporting import (
+    completion_report,
+    report_link,
+)
+from doceval_pipeline.defs.requests import (
+    ENDED_WITHOUT_SUCCESS,
+    UNFINISHED,
+    has_failed_for_long,
+)
+from doceval_pipeline.defs.resources import (
+    DocEval,
+)
+from doceval_pipeline.defs.steps import (
+    StepConfig,
+    open_step,
+)
+from doceval_pipeline.doc_eval.recurring.definitions import (
+    list_recurring,
+)
+from doceval_pipeline.doc_eval.recurring.series import (
+    OCCURRENCES_READ,
+    SeriesDigest,
+    series_digests,
+)
+from doceval_pipeline.errors import (
+    DocEvalError,
+    UnknownRecurring,
+)
+from doceval_pipeline.reports.formatting import (
+    counted,
+)
+from doceval_pipeline.reports.sanitize import (
+    markdown_name,
+)
+from doceval_pipeline.reports.series import (
+    series_markdown,
+    series_numbers,
+)
 
 # NumPy and Jinja take half a second to load; only runs that write a page need them.
 if TYPE_CHECKING:
@@ -97,7 +146,7 @@ def fresh_series(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
     """
     with database_errors(), doc_eval.open().doc_eval.connect() as connection:
         states = series_digests(connection, OCCURRENCES_READ)
-    requested = Written.read(context.cursor).written
+    requested = SeriesCursor.read(context.cursor).written
     digests = {state.id: requested[state.id] for state in states if state.id in requested}
     failed = _recently_failed(context.instance)
     requests: list[dg.RunRequest] = []
@@ -111,7 +160,7 @@ def fresh_series(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
             digests[state.id] = state.digest[:16]
     return dg.SensorResult(
         run_requests=requests,
-        cursor=Written(written=digests).write(),
+        cursor=SeriesCursor(written=digests).write(),
         skip_reason=None if requests else "No series has changed since its page was written",
     )
 

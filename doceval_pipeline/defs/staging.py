@@ -1,17 +1,36 @@
-"""The four assets of staging and the checks that stand beside them."""
+"""The four assets of staging and their checks."""
 
-from collections.abc import Iterator
+from collections.abc import (
+    Iterator,
+)
 
 import dagster as dg
-from pydantic import Field
+from pydantic import (
+    Field,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.files.folders import notes_on_assigned
-from doceval_pipeline.batches.invariants import audit
-from doceval_pipeline.batches.invariants.invariant import SAMPLE
-from doceval_pipeline.batches.staging import steps
-from doceval_pipeline.batches.staging.reprocessing import Mode, queue_attempts
-from doceval_pipeline.batches.staging.rescanning import assign
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.files.folders import (
+    notes_on_assigned,
+)
+from doceval_pipeline.batches.invariants import (
+    audit,
+)
+from doceval_pipeline.batches.invariants.invariant import (
+    SAMPLE,
+)
+from doceval_pipeline.batches.staging import (
+    steps,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    queue_attempts,
+)
+from doceval_pipeline.batches.staging.rescanning import (
+    assign,
+)
 from doceval_pipeline.defs.catalog import (
     BATCH_CONFIGS,
     BATCH_DOCUMENTS,
@@ -20,14 +39,39 @@ from doceval_pipeline.defs.catalog import (
     LLM_RESPONSES,
     row_count,
 )
-from doceval_pipeline.defs.naming import NAME, about, name_of, shown_name
-from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batches
-from doceval_pipeline.defs.resources import DocEval, StagingProgress
-from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
-from doceval_pipeline.doc_eval.files import Tally
-from doceval_pipeline.doc_eval.recurring.occurrences import batch_origins
-from doceval_pipeline.doc_eval.snapshot import Snapshot
-from doceval_pipeline.reports.formatting import counted
+from doceval_pipeline.defs.naming import (
+    NAME,
+    about,
+    name_of,
+    shown_name,
+)
+from doceval_pipeline.defs.partitions import (
+    batch_check,
+    batch_check_spec,
+    batches,
+)
+from doceval_pipeline.defs.resources import (
+    DocEval,
+    StagingProgress,
+)
+from doceval_pipeline.defs.steps import (
+    NoConfig,
+    StepConfig,
+    first_run_of,
+    open_batch,
+)
+from doceval_pipeline.doc_eval.files import (
+    Tally,
+)
+from doceval_pipeline.doc_eval.recurring.occurrences import (
+    batch_origins,
+)
+from doceval_pipeline.domain.snapshot import (
+    Snapshot,
+)
+from doceval_pipeline.reports.formatting import (
+    counted,
+)
 
 GROUP = "staging"
 
@@ -43,11 +87,11 @@ GROUP = "staging"
 def batch_config_snapshot(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """What the batch selects, sealed: folders, connections, prompt texts. The same bytes every time."""
+    """The sealed configuration of the batch: folders, connections, prompt texts. Always the same bytes."""
     with open_batch(context, doc_eval) as (databases, batch_id):
         sealed, name = steps.seal_batch(databases, batch_id), name_of(databases, batch_id)
         origin = _origin(databases, batch_id)
-    context.log.info(f"{name}: {_in_words(sealed)}")
+    context.log.info(f"{name}: {_sealed_sentence(sealed)}")
     return dg.MaterializeResult(
         metadata={
             NAME: name,
@@ -64,13 +108,13 @@ def batch_config_snapshot(
 
 
 class Assignment(StepConfig):
-    """Whether the folders of a staged batch are looked at again."""
+    """Whether to rescan the folders of a staged batch."""
 
     rescan: bool = Field(
         default=False,
-        description="true looks at the folders again: new files and changed contents join the batch, files "
-        "that are gone leave it. Then materialize encoded_documents and queue_rows too, which store and "
-        "queue what is new. false keeps the files of a staged batch as they are.",
+        description="true rescans the folders: new and changed files join the batch, and files that are gone "
+        "leave it. Then also materialize encoded_documents and queue_rows, which store and queue new "
+        "documents. false keeps the files of a staged batch.",
     )
 
 
@@ -88,10 +132,10 @@ def document_assignment(
 ) -> dg.MaterializeResult[None]:
     """Every file of the batch's folders, usable or with the reason why not.
 
-    Frozen once made. `rescan: true` in its config looks at the folders again.
+    Frozen once it is complete. `rescan: true` in its config rescans the folders.
     """
     with open_batch(context, doc_eval) as (databases, batch_id):
-        assigned, rescanned = assign(databases, batch_id, config.rescan)
+        assigned, rescanned = assign(databases, batch_id, rescan=config.rescan)
         name = name_of(databases, batch_id)
         notes = notes_on_assigned(databases, batch_id) if assigned.fresh or config.rescan else []
     context.log.info(f"{name}: {assigned.sentence}")
@@ -130,7 +174,7 @@ def document_assignment(
 def encoded_documents(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval, progress: StagingProgress
 ) -> dg.MaterializeResult[None]:
-    """The contents as canonical base64 in KnowledgeDocuments.docs, each distinct content once."""
+    """The documents as canonical base64 in KnowledgeDocuments.docs, each distinct document once."""
     with open_batch(context, doc_eval) as (databases, batch_id):
         stored = steps.store_documents(databases, batch_id, progress.listener(context.log))
         name = name_of(databases, batch_id)
@@ -157,13 +201,13 @@ def encoded_documents(
 
 
 class Queue(StepConfig):
-    """Which evaluations of a staged batch are done again."""
+    """Which evaluations of a staged batch get a new attempt."""
 
     mode: Mode = Field(
         default=Mode.missing,
-        description="missing only adds rows that are not there. failed also queues a new attempt for each "
-        "evaluation that has failed, and all for each that has succeeded or failed. Evaluations that wait or "
-        "run are left alone, and earlier attempts are kept.",
+        description="missing only adds missing rows. failed also queues a new attempt for each failed "
+        "evaluation, and all for each succeeded or failed one. Waiting and running evaluations are not "
+        "changed, and earlier attempts are kept.",
     )
 
 
@@ -234,7 +278,7 @@ class RoundTripSample(StepConfig):
 def documents_round_trip(
     context: dg.AssetCheckExecutionContext, config: RoundTripSample, doc_eval: DocEval
 ) -> dg.AssetCheckResult:
-    """The sha256 of each stored document's decoded content is the one of the file that was read."""
+    """The decoded content of each stored document has the sha256 of the file that was read."""
     sample = None if config.every_document else config.documents
     with open_batch(context, doc_eval) as (databases, batch_id):
         found, name = audit.check_round_trip(databases, batch_id, sample), name_of(databases, batch_id)
@@ -244,11 +288,11 @@ def documents_round_trip(
 _QUEUE_CHECKS = {
     "queue_is_complete": (
         audit.check_queue_complete,
-        "There is exactly one current row for each distinct document x prompt x connection.",
+        "Each distinct document x prompt x connection has exactly one current row.",
     ),
     "rows_have_documents": (
         audit.check_rows_have_documents,
-        "No queue row is without its document, and none is for a document that is not the batch's.",
+        "Every queue row has its document, and every document belongs to the batch.",
     ),
 }
 
@@ -263,7 +307,7 @@ _QUEUE_CHECKS = {
 def queue_checks(
     context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> Iterator[dg.AssetCheckResult]:
-    """Both checks of the queue in one step, because a step of Dagster costs more than they do."""
+    """Both checks of the queue in one step, because a Dagster step costs more than the checks."""
     for key in context.selected_asset_check_keys:
         check, _ = _QUEUE_CHECKS[key.name]
         with open_batch(context, doc_eval) as (databases, batch_id):
@@ -284,7 +328,7 @@ def _check_result(
 
 
 def _origin(databases: Databases, batch_id: int) -> dict[str, str]:
-    """Metadata about the recurring evaluation that made a batch, if one did."""
+    """Metadata about the recurring evaluation that created a batch, if any."""
     with databases.doc_eval.connect() as connection:
         origin = batch_origins(connection, [batch_id]).get(batch_id)
     if origin is None:
@@ -292,7 +336,7 @@ def _origin(databases: Databases, batch_id: int) -> dict[str, str]:
     return {"recurring_evaluation": shown_name(origin.name), "due_at": origin.due_at.isoformat()}
 
 
-def _in_words(sealed: Snapshot) -> str:
+def _sealed_sentence(sealed: Snapshot) -> str:
     chosen = [
         counted(len(sealed.config[f"{kind}s"]), kind, f"{kind}s")
         for kind in ("folder", "connection", "prompt")
@@ -303,14 +347,14 @@ def _in_words(sealed: Snapshot) -> str:
 def _new_version(context: dg.AssetExecutionContext) -> dg.DataVersion:
     """A data version that no other materialization has.
 
-    By itself Dagster would give the same to all with the same code and inputs, also after a rescan or new
-    attempts.
+    By default, Dagster gives the same version to all with the same code and inputs, even after a rescan or
+    new attempts.
     """
     return dg.DataVersion(context.run.run_id)
 
 
 def _by_reason(tallies: list[Tally]) -> dg.TableMetadataValue:
-    # Reasons are words of ours; file names are not, and are not shown here.
+    # Reasons are words of doceval; file names, which others chose, are not shown here.
     columns = [
         dg.TableColumn("state"),
         dg.TableColumn("reason"),

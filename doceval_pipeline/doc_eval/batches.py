@@ -1,4 +1,4 @@
-"""Finds batches and reads what is known about them here. Changes nothing."""
+"""Finds and reads batches. Reads only."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -42,19 +42,19 @@ IS_UNREPORTED = f"""
 """
 _UNREPORTED = text(f"SELECT b.id, b.result_digest FROM batches b WHERE {IS_UNREPORTED} ORDER BY b.id")
 _IDLE_STAGING = text("""
-    SELECT id, status_changed_at < now() - make_interval(secs => :seconds)
+    SELECT id, status_changed_at < now() - make_interval(secs => :seconds) AS is_idle
     FROM batches WHERE status = 'STAGING' ORDER BY id
 """)
 
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """A batch as doc_eval knows it; times are UTC-aware.
+    """A row of `batches`; times are UTC-aware.
 
-    `archive_file`, with its sha256, is where the rows of the batch stand since `archived_at`. `report_file`
-    is the name of its newest report, which shows the results of `reported_digest`. With more than
-    `max_documents`, or a higher expected cost than `max_cost`, it is PAUSED once it is queued, for
-    `held_reason`, until a person resumes or cancels it.
+    Since `archived_at`, the rows of the batch are in `archive_file`, which has the sha256 `archive_sha256`.
+    `report_file` is the name of its newest report, which shows the results of `reported_digest`. A batch with
+    more than `max_documents` documents, or a higher expected cost than `max_cost`, is PAUSED once it is
+    queued, for `held_reason`, until a person resumes or cancels it.
     """
 
     id: int
@@ -88,17 +88,17 @@ class BatchRecord:
 
     @property
     def state(self) -> str:
-        """The batch's status for people, with the word "archived" where it is."""
+        """The batch's status for people, with the word "archived" for an archived batch."""
         return self.status.value if self.archived_at is None else f"{self.status.value}, archived"
 
     @property
     def is_limited(self) -> bool:
-        """Whether it may be held by itself once it is queued."""
+        """Whether it has a limit, so that it may be held once it is queued."""
         return self.max_documents is not None or self.max_cost is not None
 
     @property
     def held_notice(self) -> str | None:
-        """Why it is held and what to do, in a line; None where it is not, or where a person paused it."""
+        """A line on why it is held and what to do; None where it is not held, or where a person paused it."""
         if self.held_reason is None:
             return None
         return (
@@ -107,20 +107,18 @@ class BatchRecord:
         )
 
     def matches(self, pattern: str) -> bool:
-        """Whether the batch's name or partition key fits a shell pattern, in any Unicode form."""
+        """Whether the batch's name or partition key matches a shell pattern, in any Unicode form."""
         return fnmatchcase(normal(self.name), normal(pattern)) or fnmatchcase(self.key, pattern)
 
     def require_rows(self) -> None:
-        """Refuse what needs the rows of the batch while they stand in an archive.
+        """Refuse an archived batch, whose rows are in its archive.
 
         Raises
         ------
         BatchStateError
         """
         if self.archived_at is not None:
-            raise BatchStateError(
-                f"{self.key} is archived and its rows are not here: doceval restore {self.archive_file} first"
-            )
+            raise BatchStateError(f"{self.key} is archived: doceval restore {self.archive_file} first")
 
     def require_reprocessable(self) -> None:
         """Refuse a batch that is archived, was never staged, or is paused.
@@ -131,33 +129,31 @@ class BatchRecord:
         """
         self.require_rows()
         if self.status in (Status.SAVED, Status.FAILED_STAGING):
-            raise BatchStateError(
-                f"{self.key} is {self.status}, there is nothing to reprocess: stage it first"
-            )
+            raise BatchStateError(f"{self.key} is {self.status} and has nothing to reprocess: stage it first")
         if self.status is Status.PAUSED:
             raise BatchStateError(
-                f"{self.key} is paused, and new rows would not be: doceval resume {self.id} first"
+                f"{self.key} is paused, but new rows would not be: doceval resume {self.id} first"
             )
 
 
 def partition_key(batch_id: int) -> str:
-    """The name of a batch's partition; reports begin with it too."""
+    """The name of a batch's partition, with which its reports begin too."""
     return f"batch-{batch_id:06d}"
 
 
 def batch_id_of(key: str) -> int:
-    """The batch behind a partition key.
+    """The batch number of a partition key.
 
     Raises
     ------
     UnknownBatch
-        The key was not made from a batch number.
+        The key is not that of a batch number.
     """
     match = re.fullmatch(r"batch-(\d{6,10})", key)
     if match is None or partition_key(int(match[1])) != key or int(match[1]) > LARGEST_NUMBER:
         raise UnknownBatch(
-            f"partition {key!r} has no batch behind it: create batches with doceval apply or create_batch, "
-            "their partitions then appear by themselves"
+            f"partition {key!r} has no batch: create batches with doceval apply or create_batch, which add "
+            "their partitions"
         )
     return int(match[1])
 
@@ -168,7 +164,7 @@ def find_batch(engine: Engine, wanted: str) -> BatchRecord:
     Raises
     ------
     UnknownBatch
-        There is none, or the name is that of several.
+        No batch matches, or several have this name.
     """
     with engine.connect() as connection:
         found, ambiguous = _named(connection, [wanted])
@@ -178,21 +174,21 @@ def find_batch(engine: Engine, wanted: str) -> BatchRecord:
 
 
 def find_batches(
-    engine: Engine, wanted: Sequence[str], with_archived: bool
+    engine: Engine, wanted: Sequence[str], *, with_archived: bool
 ) -> tuple[list[BatchRecord], list[UnknownBatch]]:
     """Find batches by numbers, partition keys, names, and shell patterns of keys and names.
 
     Parameters
     ----------
     wanted
-        A batch of exactly this name comes before a pattern.
+        Numbers, keys, names and patterns; a batch of exactly this name takes precedence over a pattern.
     with_archived
         Whether patterns match archived batches too; a number, key or name always does.
 
     Returns
     -------
     tuple[list[BatchRecord], list[UnknownBatch]]
-        Each batch once, in the order of what is wanted; and an error for each word that finds none.
+        Each batch once, in the order of `wanted`; and an error for each word without a match.
     """
     with engine.connect() as connection:
         exact, ambiguous = _named(connection, wanted)
@@ -217,14 +213,14 @@ def find_batches(
 
 
 def is_pattern(word: str) -> bool:
-    """Whether a word has characters of a shell pattern."""
+    """Whether a word contains characters of a shell pattern."""
     return any(character in word for character in "*?[")
 
 
 def _named(
     connection: Connection, wanted: Sequence[str]
 ) -> tuple[dict[str, BatchRecord], dict[str, UnknownBatch]]:
-    """The batches that words name by number, key or name, by word; and errors for ambiguous names."""
+    """The batches that the words name by number, key or name, by word; and errors for ambiguous names."""
     numbers = {word: number for word in wanted if (number := _number(word)) is not None}
     names = {word: normal(word) for word in wanted if word not in numbers and _can_be_stored(word)}
     rows = connection.execute(_NAMED, {"numbers": list(numbers.values()), "names": list(names.values())})
@@ -243,7 +239,7 @@ def _named(
 
 
 def _can_be_stored(word: str) -> bool:
-    """Whether a word of the command line is text: bytes that are not UTF-8 are surrogates there."""
+    """Whether a word of the command line can be stored: bytes that are not UTF-8 arrive as surrogates."""
     return "\0" not in word and not any("\ud800" <= char <= "\udfff" for char in word)
 
 
@@ -254,14 +250,12 @@ def _number(word: str) -> int | None:
 
 
 def _unknown(word: str) -> UnknownBatch:
-    return UnknownBatch(f"there is no batch {word!r}: doceval status lists all batches")
+    return UnknownBatch(f"batch {word!r} does not exist: doceval status lists all batches")
 
 
 def _ambiguous(name: str, same: Sequence[BatchRecord]) -> UnknownBatch:
     numbers = " and ".join(str(record.id) for record in same)
-    return UnknownBatch(
-        f"batches {numbers} have the name {name!r}, written in different Unicode forms: take a number"
-    )
+    return UnknownBatch(f"batches {numbers} have the name {name!r} in different Unicode forms: use a number")
 
 
 def _unmatched(pattern: str, archived: int) -> UnknownBatch:
@@ -278,13 +272,13 @@ def batch_by_id(connection: Connection, batch_id: int) -> BatchRecord:
     Raises
     ------
     UnknownBatch
-        There is none with this number.
+        No batch has this number.
     """
     row = connection.execute(_BY_ID, {"id": batch_id}).first()
     if row is None:
         raise UnknownBatch(
-            f"partition {partition_key(batch_id)} has no batch behind it: there is no batch {batch_id} in "
-            "doc_eval; create batches with doceval apply or create_batch"
+            f"partition {partition_key(batch_id)} has no batch: doc_eval has no batch {batch_id}; create "
+            "batches with doceval apply or create_batch"
         )
     return _record(row)
 
@@ -295,29 +289,29 @@ def list_batches(connection: Connection) -> list[BatchRecord]:
 
 
 def batches_in(connection: Connection, states: Sequence[Status]) -> list[BatchRecord]:
-    """The batches in any of some states, oldest first; those that are archived are left out."""
+    """The batches in any of the given states, oldest first, without archived ones."""
     return [_record(row) for row in connection.execute(_IN_STATES, {"states": [s.value for s in states]})]
 
 
 def batches_by_ids(connection: Connection, ids: Iterable[int]) -> list[BatchRecord]:
-    """Those of some batches that are there and not archived, oldest first."""
+    """The given batches that exist and are not archived, oldest first."""
     wanted = list(ids)
     return [_record(row) for row in connection.execute(_BY_IDS, {"ids": wanted})] if wanted else []
 
 
 def batch_names(connection: Connection, ids: Iterable[int]) -> dict[int, str]:
     """The names of the given batches, archived ones included."""
-    return {row[0]: row[1] for row in connection.execute(_NAMES, {"ids": list(ids)})}
+    return {row.id: row.batch_name for row in connection.execute(_NAMES, {"ids": list(ids)})}
 
 
 def unreported(connection: Connection) -> dict[int, str]:
     """Closed batches whose newest report does not show their newest result, with its digest."""
-    return {row[0]: row[1] for row in connection.execute(_UNREPORTED)}
+    return {row.id: row.result_digest for row in connection.execute(_UNREPORTED)}
 
 
 def staging_batches(connection: Connection, idle_seconds: float) -> dict[int, bool]:
-    """Batches in STAGING, with whether they have been so for longer than `idle_seconds`."""
-    return {row[0]: row[1] for row in connection.execute(_IDLE_STAGING, {"seconds": idle_seconds})}
+    """Batches in STAGING, each with whether its status has not changed for `idle_seconds`."""
+    return {row.id: row.is_idle for row in connection.execute(_IDLE_STAGING, {"seconds": idle_seconds})}
 
 
 def _record(row: Any) -> BatchRecord:

@@ -1,15 +1,32 @@
-"""The files of a batch and what became of each: `documents` and `batch_documents`.
+"""The files of a batch and their states: the tables `documents` and `batch_documents`.
 
-It is told what was found and what was stored; it reads no file and no other database.
+Callers pass in what they found and stored. Nothing here reads a file or another database.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import (
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from dataclasses import (
+    asdict,
+    dataclass,
+)
+from typing import (
+    Any,
+)
 
-from sqlalchemy import Connection, text
+from sqlalchemy import (
+    Connection,
+    text,
+)
 
-from doceval_pipeline import arrays
-from doceval_pipeline.domain.export import DocumentFile
+from doceval_pipeline import (
+    arrays,
+)
+from doceval_pipeline.domain.export import (
+    DocumentFile,
+)
 
 # Rows sent to the server in one statement.
 CHUNK = 5_000
@@ -29,7 +46,7 @@ _ADD_FOUND = text("""
                          CAST(:modified AS bigint[]))
 """)
 _FOUND = text("""
-    SELECT folder_id, raw_path, filepath, state, reason, file_size, modified_ns FROM found
+    SELECT folder_id, raw_path, filepath, state, reason, file_size AS size, modified_ns FROM found
     ORDER BY folder_id, raw_path
 """)
 _REMEMBER_DOCUMENTS = text("""
@@ -60,8 +77,8 @@ _ASSIGN_USABLE_NOW = text("""
     WHERE b.batch_id = :batch_id AND b.document_id = d.id
       AND b.state IN ('SKIPPED', 'REJECTED') AND f.state = 'ASSIGNED'
 """)
-# A file that was not found is still there where its folder was found and not entered; '.' is all of one that
-# is the same folder as another one of the batch.
+# A file that was not found still exists where its folder was found and not entered. '.' stands for a whole
+# folder that is the same as another one of the batch.
 _MARK_GONE = text("""
     WITH not_entered AS MATERIALIZED (
         SELECT folder_id, state, reason,
@@ -83,13 +100,13 @@ _MARK_GONE = text("""
 """)
 _ASSIGN_AGAIN = text("""
     UPDATE batch_documents SET state = 'ASSIGNED', reason = NULL, knowledge_document_id = NULL
-    WHERE batch_id = :batch_id AND document_id = ANY(CAST(:documents AS bigint[]))
+    WHERE batch_id = :batch_id AND document_id = ANY(CAST(:file_ids AS bigint[]))
 """)
-# No join: files that were assigned just now are not in PostgreSQL's statistics yet, and it took one by one
-# all files of a folder for each file, which is minutes for 100,000 of them.
+# No join: PostgreSQL's statistics do not include files that were assigned just now, so it scanned all files
+# of a folder for each file, which took minutes for 100,000 of them.
 _FOLDER = "(SELECT f.folder_path FROM folders f WHERE f.id = d.folder_id)"
 _STAGED = text(f"""
-    SELECT b.document_id, {_FOLDER}, d.raw_path, b.sha256
+    SELECT b.document_id AS file_id, {_FOLDER} AS folder, d.raw_path, b.sha256
     FROM batch_documents b
     JOIN documents d ON d.id = b.document_id
     WHERE b.batch_id = :batch_id AND b.state = 'STAGED'
@@ -101,15 +118,17 @@ _SET_TOTAL = text("""
     WHERE id = :batch_id
 """)
 _TALLY = text("""
-    SELECT state, coalesce(reason, ''), count(*), coalesce(sum(file_size), 0)::bigint
+    SELECT state, coalesce(reason, '') AS reason, count(*) AS files,
+           coalesce(sum(file_size), 0)::bigint AS bytes
     FROM batch_documents WHERE batch_id = :batch_id GROUP BY 1, 2 ORDER BY 1, 2
 """)
 _TALLIES = text("""
-    SELECT batch_id, state, count(*), count(DISTINCT knowledge_document_id) FILTER (WHERE state = 'STAGED')
+    SELECT batch_id, state, count(*) AS files,
+           count(DISTINCT knowledge_document_id) FILTER (WHERE state = 'STAGED') AS stored_documents
     FROM batch_documents WHERE batch_id = ANY(:batch_ids) GROUP BY 1, 2
 """)
 _UNSTAGED = text(f"""
-    SELECT b.document_id, {_FOLDER}, d.raw_path, b.file_size
+    SELECT b.document_id AS file_id, {_FOLDER} AS folder, d.raw_path, b.file_size AS size
     FROM batch_documents b
     JOIN documents d ON d.id = b.document_id
     WHERE b.batch_id = :batch_id AND b.state = 'ASSIGNED'
@@ -118,20 +137,21 @@ _UNSTAGED = text(f"""
 _MARK_STAGED = text("""
     UPDATE batch_documents b
     SET state = 'STAGED', reason = NULL, file_size = s.size, sha256 = s.sha256,
-        content_type = s.content_type, doc_type = s.doc_type, knowledge_document_id = s.stored_as
-    FROM unnest(CAST(:documents AS bigint[]), CAST(:sizes AS bigint[]), CAST(:sha256s AS text[]),
-                CAST(:content_types AS text[]), CAST(:doc_types AS text[]), CAST(:stored AS bigint[]))
-         AS s(document, size, sha256, content_type, doc_type, stored_as)
-    WHERE b.batch_id = :batch_id AND b.document_id = s.document AND b.state = 'ASSIGNED'
+        content_type = s.content_type, doc_type = s.doc_type, knowledge_document_id = s.document_id
+    FROM unnest(CAST(:file_ids AS bigint[]), CAST(:sizes AS bigint[]), CAST(:sha256s AS text[]),
+                CAST(:content_types AS text[]), CAST(:doc_types AS text[]), CAST(:document_ids AS bigint[]))
+         AS s(file_id, size, sha256, content_type, doc_type, document_id)
+    WHERE b.batch_id = :batch_id AND b.document_id = s.file_id AND b.state = 'ASSIGNED'
 """)
 _MARK_REJECTED = text("""
     UPDATE batch_documents b SET state = 'REJECTED', reason = r.reason
-    FROM unnest(CAST(:documents AS bigint[]), CAST(:reasons AS text[])) AS r(document, reason)
-    WHERE b.batch_id = :batch_id AND b.document_id = r.document AND b.state = 'ASSIGNED'
+    FROM unnest(CAST(:file_ids AS bigint[]), CAST(:reasons AS text[])) AS r(file_id, reason)
+    WHERE b.batch_id = :batch_id AND b.document_id = r.file_id AND b.state = 'ASSIGNED'
 """)
 _BACK_TO_ASSIGNED = text("""
     UPDATE batch_documents SET state = 'ASSIGNED', knowledge_document_id = NULL
-    WHERE batch_id = :batch_id AND knowledge_document_id = ANY(CAST(:stored AS bigint[])) AND state = 'STAGED'
+    WHERE batch_id = :batch_id AND knowledge_document_id = ANY(CAST(:document_ids AS bigint[]))
+      AND state = 'STAGED'
 """)
 _STORED_IDS = text("""
     SELECT DISTINCT knowledge_document_id FROM batch_documents
@@ -142,12 +162,12 @@ _USABLE = text("""
     FROM batch_documents b JOIN documents d ON d.id = b.document_id
     WHERE b.batch_id = :batch_id AND b.state IN ('ASSIGNED', 'STAGED')
 """)
-_STAGED_CONTENTS = text("""
+_STAGED_DOCUMENTS = text("""
     SELECT DISTINCT sha256, file_size FROM batch_documents WHERE batch_id = :batch_id AND state = 'STAGED'
 """)
-# The first of them, in the order of paths, where several files hold the same content.
+# Of several files with the same document, the first in the order of paths.
 _STORED_NAMES = text("""
-    SELECT b.knowledge_document_id, min(d.filepath COLLATE "C")
+    SELECT b.knowledge_document_id AS document_id, min(d.filepath COLLATE "C") AS path
     FROM batch_documents b JOIN documents d ON d.id = b.document_id
     WHERE b.batch_id = :batch_id AND b.state = 'STAGED' GROUP BY 1 ORDER BY 1
 """)
@@ -156,8 +176,8 @@ _PATHS = text("""
     WHERE b.batch_id = :batch_id AND coalesce(b.reason, '') = :reason ORDER BY d.id
 """)
 _LISTING = text("""
-    SELECT f.folder_path, d.filepath, b.state, b.reason, b.file_size, b.sha256, b.content_type,
-           b.knowledge_document_id
+    SELECT f.folder_path AS folder, d.filepath AS path, b.state, b.reason, b.file_size AS size, b.sha256,
+           b.content_type, b.knowledge_document_id AS document_id
     FROM batch_documents b
     JOIN documents d ON d.id = b.document_id
     JOIN folders f ON f.id = d.folder_id
@@ -168,7 +188,7 @@ _LISTING = text("""
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """One entry of a folder; `size` in bytes, `modified_ns` since 1970, where they are known."""
+    """An entry of a folder; `size` in bytes and `modified_ns` since 1970, where known."""
 
     folder_id: int
     raw_path: bytes
@@ -181,9 +201,9 @@ class FoundFile:
 
 @dataclass(frozen=True, slots=True)
 class UnstagedFile:
-    """A file that is assigned and not yet stored; `size` in bytes, as it was found."""
+    """A file that is assigned and not stored yet; `size` in bytes, when the folder was walked."""
 
-    document_id: int
+    file_id: int
     folder: str
     raw_path: bytes
     size: int
@@ -191,21 +211,21 @@ class UnstagedFile:
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """A file whose content is stored as `docs.id` = `stored_as`; `size` in bytes."""
+    """A file whose document is stored in `docs`; `size` in bytes."""
 
-    document_id: int
+    file_id: int
     size: int
     sha256: str
     content_type: str
     doc_type: str
-    stored_as: int
+    document_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that is staged, and the sha256 of what is stored of it."""
+    """A staged file, with the sha256 of its document."""
 
-    document_id: int
+    file_id: int
     folder: str
     raw_path: bytes
     sha256: str
@@ -213,7 +233,7 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """A file of a batch as people see it; `size` in bytes."""
+    """A file of a batch for people; `size` in bytes, `document_id` None where it is not stored."""
 
     folder: str
     path: str
@@ -222,7 +242,12 @@ class ListedFile:
     size: int | None
     sha256: str | None
     content_type: str | None
-    stored_as: int | None
+    document_id: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape that `doceval documents --json` prints, where `stored_as` is the document's id."""
+        values = asdict(self)
+        return {**values, "stored_as": values.pop("document_id")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +262,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class DocumentCounts:
-    """Files of a batch by state; `distinct` counts contents that are stored, once each."""
+    """Files of a batch by state; `distinct` counts their stored documents."""
 
     assigned: int = 0
     staged: int = 0
@@ -247,13 +272,13 @@ class DocumentCounts:
 
 
 def write_assignment(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
-    """Replace a batch's assignment by what was found, in the caller's transaction."""
+    """Replace a batch's assignment with the given files, in the caller's transaction."""
     list_found(connection, found)
     assign_found(connection, batch_id)
 
 
 def assign_found(connection: Connection, batch_id: int) -> None:
-    """Make the table `found` of this transaction a batch's assignment."""
+    """Replace a batch's assignment with the temporary table `found`."""
     connection.execute(_REMEMBER_DOCUMENTS)
     connection.execute(_FORGET_ASSIGNMENT, {"batch_id": batch_id})
     connection.execute(_ASSIGN, {"batch_id": batch_id})
@@ -261,13 +286,13 @@ def assign_found(connection: Connection, batch_id: int) -> None:
 
 
 def remember_found(connection: Connection, found: Iterable[FoundFile]) -> None:
-    """Put what was found into a table of this transaction, and each file into `documents`."""
+    """Store files in the temporary table `found`, and new ones in `documents`."""
     list_found(connection, found)
     connection.execute(_REMEMBER_DOCUMENTS)
 
 
 def list_found(connection: Connection, found: Iterable[FoundFile]) -> None:
-    """Put what was found into a table of this transaction, which is named `found`."""
+    """Store files in the temporary table `found`, which ends with the transaction."""
     connection.execute(_FOUND_TABLE)
     for chunk in _chunks(found):
         connection.execute(
@@ -285,123 +310,123 @@ def list_found(connection: Connection, found: Iterable[FoundFile]) -> None:
 
 
 def found_now(connection: Connection) -> list[FoundFile]:
-    """The table `found` of this transaction."""
+    """The files in the temporary table `found`."""
     rows = connection.execute(_FOUND)
-    return [FoundFile(row[0], bytes(row[1]), *row[2:]) for row in rows]
+    return [FoundFile(**{**row._mapping, "raw_path": bytes(row.raw_path)}) for row in rows]
 
 
 def assign_new(connection: Connection, batch_id: int) -> int:
-    """Assign what was found and is not the batch's yet, or was not usable; returns how many."""
+    """Assign found files that the batch does not have yet, or that were not usable; returns how many."""
     added = connection.execute(_ASSIGN_NEW, {"batch_id": batch_id}).rowcount
     return added + connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id}).rowcount
 
 
 def assign_usable_now(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
-    """Assign again only those files of a batch that were unusable and are usable now."""
+    """Assign only files of a batch that were unusable and are usable now."""
     list_found(connection, found)
     connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id})
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
 
 def mark_gone(connection: Connection, batch_id: int, folder_reasons: Sequence[str]) -> int:
-    """Mark the batch's usable files that were not found, or are not usable now; returns how many.
+    """Mark the batch's usable files that were not found or are no longer usable; returns how many.
 
-    `folder_reasons` are those of folders that were found and not entered.
+    `folder_reasons` are the reasons for which a walk does not enter a folder.
     """
     parameters = {"batch_id": batch_id, "folder_reasons": list(folder_reasons)}
     return connection.execute(_MARK_GONE, parameters).rowcount
 
 
 def staged_files(connection: Connection, batch_id: int) -> list[StoredFile]:
-    """The files of a batch whose content is stored."""
+    """The files of a batch whose documents are stored."""
     rows = connection.execute(_STAGED, {"batch_id": batch_id})
-    return [StoredFile(row[0], row[1], bytes(row[2]), row[3]) for row in rows]
+    return [StoredFile(**{**row._mapping, "raw_path": bytes(row.raw_path)}) for row in rows]
 
 
-def assign_again(connection: Connection, batch_id: int, documents: Sequence[int]) -> None:
-    """Turn files, by `documents.id`, back to ASSIGNED, so that their bytes are stored anew."""
-    again = {"batch_id": batch_id, "documents": arrays.of_numbers(documents)}
+def assign_again(connection: Connection, batch_id: int, file_ids: Sequence[int]) -> None:
+    """Reset files to ASSIGNED, so that their bytes are read and stored again."""
+    again = {"batch_id": batch_id, "file_ids": arrays.of_numbers(file_ids)}
     connection.execute(_ASSIGN_AGAIN, again)
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
 
 def tally(connection: Connection, batch_id: int) -> list[Tally]:
     """Count a batch's files by state and reason."""
-    return [Tally(*row) for row in connection.execute(_TALLY, {"batch_id": batch_id})]
+    return [Tally(**row._mapping) for row in connection.execute(_TALLY, {"batch_id": batch_id})]
 
 
 def count_documents(connection: Connection, batch_ids: Sequence[int]) -> dict[int, DocumentCounts]:
     """Count the files of several batches by state, in one statement."""
     counts: dict[int, dict[str, int]] = {batch_id: {} for batch_id in batch_ids}
-    for batch_id, state, files, distinct in connection.execute(_TALLIES, {"batch_ids": list(batch_ids)}):
-        counts[batch_id][state.lower()] = files
-        if state == "STAGED":
-            counts[batch_id]["distinct"] = distinct
+    for row in connection.execute(_TALLIES, {"batch_ids": list(batch_ids)}):
+        counts[row.batch_id][row.state.lower()] = row.files
+        if row.state == "STAGED":
+            counts[row.batch_id]["distinct"] = row.stored_documents
     return {batch_id: DocumentCounts(**values) for batch_id, values in counts.items()}
 
 
 def unstaged_files(connection: Connection, batch_id: int) -> list[UnstagedFile]:
     """The files of a batch that are assigned and not stored yet."""
-    return [
-        UnstagedFile(row[0], row[1], bytes(row[2]), row[3])
-        for row in connection.execute(_UNSTAGED, {"batch_id": batch_id})
-    ]
+    rows = connection.execute(_UNSTAGED, {"batch_id": batch_id})
+    return [UnstagedFile(**{**row._mapping, "raw_path": bytes(row.raw_path)}) for row in rows]
 
 
 def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFile]) -> None:
-    """Record files as stored; one that is no longer ASSIGNED stays as it is."""
+    """Record files as stored; files that are no longer ASSIGNED are not changed."""
     connection.execute(
         _MARK_STAGED,
         {
             "batch_id": batch_id,
-            "documents": arrays.of_numbers(f.document_id for f in files),
+            "file_ids": arrays.of_numbers(f.file_id for f in files),
             "sizes": arrays.of_numbers(f.size for f in files),
             "sha256s": arrays.of_texts(f.sha256 for f in files),
             "content_types": arrays.of_texts(f.content_type for f in files),
             "doc_types": arrays.of_texts(f.doc_type for f in files),
-            "stored": arrays.of_numbers(f.stored_as for f in files),
+            "document_ids": arrays.of_numbers(f.document_id for f in files),
         },
     )
 
 
 def mark_rejected(connection: Connection, batch_id: int, reasons: dict[int, str]) -> None:
-    """Record files, by `documents.id`, as rejected with a reason each."""
+    """Record files as rejected; `reasons` is by file id."""
     connection.execute(
         _MARK_REJECTED,
-        {"batch_id": batch_id, "documents": list(reasons), "reasons": list(reasons.values())},
+        {"batch_id": batch_id, "file_ids": list(reasons), "reasons": list(reasons.values())},
     )
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
 
-def unmark_staged(connection: Connection, batch_id: int, stored_ids: Sequence[int]) -> int:
-    """Turn files whose stored content is gone back to ASSIGNED; returns how many."""
-    vanished = {"batch_id": batch_id, "stored": arrays.of_numbers(stored_ids)}
+def unmark_staged(connection: Connection, batch_id: int, document_ids: Sequence[int]) -> int:
+    """Reset files whose documents were deleted to ASSIGNED; returns how many."""
+    vanished = {"batch_id": batch_id, "document_ids": arrays.of_numbers(document_ids)}
     return connection.execute(_BACK_TO_ASSIGNED, vanished).rowcount
 
 
-def stored_ids(connection: Connection, batch_id: int) -> list[int]:
+def stored_document_ids(connection: Connection, batch_id: int) -> list[int]:
     """The distinct `docs.id` of a batch's staged files."""
     return list(connection.scalars(_STORED_IDS, {"batch_id": batch_id}))
 
 
 def usable_files(connection: Connection, batch_id: int) -> set[tuple[int, bytes]]:
-    """The usable files of a batch, each as its folder's number and its path below that."""
+    """The usable files of a batch, each as the id of its folder and its path below it."""
     rows = connection.execute(_USABLE, {"batch_id": batch_id})
-    return {(row[0], bytes(row[1])) for row in rows}
+    return {(row.folder_id, bytes(row.raw_path)) for row in rows}
 
 
-def staged_contents(connection: Connection, batch_id: int) -> dict[str, int]:
-    """The sizes, in bytes, of a batch's staged contents, by sha256."""
-    return {row[0]: row[1] for row in connection.execute(_STAGED_CONTENTS, {"batch_id": batch_id})}
+def staged_documents(connection: Connection, batch_id: int) -> dict[str, int]:
+    """The sizes in bytes of a batch's staged documents, by sha256."""
+    return {
+        row.sha256: row.file_size for row in connection.execute(_STAGED_DOCUMENTS, {"batch_id": batch_id})
+    }
 
 
-def stored_names(connection: Connection, batch_id: int) -> dict[int, str]:
-    """A file's path below its folder for each `docs.id` of a batch's staged files."""
-    return {row[0]: row[1] for row in connection.execute(_STORED_NAMES, {"batch_id": batch_id})}
+def stored_document_names(connection: Connection, batch_id: int) -> dict[int, str]:
+    """The path of a file below its folder for each stored document of a batch, by `docs.id`."""
+    return {row.document_id: row.path for row in connection.execute(_STORED_NAMES, {"batch_id": batch_id})}
 
 
 def paths(connection: Connection, batch_id: int, reason: str = "") -> Iterator[str]:
-    """The paths of a batch's usable files, or of those that are left out for a reason, as people see them."""
+    """The shown paths of a batch's usable files, or of the files that are left out for `reason`."""
     options = {"yield_per": CHUNK}
     yield from connection.execute(
         _PATHS, {"batch_id": batch_id, "reason": reason}, execution_options=options
@@ -411,7 +436,7 @@ def paths(connection: Connection, batch_id: int, reason: str = "") -> Iterator[s
 def list_files(connection: Connection, batch_id: int) -> Iterator[ListedFile]:
     """Every file of a batch, by folder and path."""
     result = connection.execution_options(yield_per=CHUNK).execute(_LISTING, {"batch_id": batch_id})
-    return (ListedFile(*row) for row in result)
+    return (ListedFile(**row._mapping) for row in result)
 
 
 def _chunks(found: Iterable[FoundFile]) -> Iterator[list[FoundFile]]:

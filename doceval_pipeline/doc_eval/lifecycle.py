@@ -1,6 +1,6 @@
-"""The life of a batch: which state follows which, and the one statement that changes a state.
+"""The lifecycle of a batch: its states, their transitions, and the one statement that changes a state.
 
-Other modules say what happened (an `Action`); nobody else writes `batches.status`.
+Other modules pass an `Action`; only this module writes `batches.status`.
 """
 
 from enum import StrEnum
@@ -11,7 +11,7 @@ from doceval_pipeline.errors import BatchStateError
 
 
 class Status(StrEnum):
-    """The states of a batch, in the words of the predecessor."""
+    """The states of a batch, as its predecessor named them."""
 
     SAVED = "SAVED"
     STAGING = "STAGING"
@@ -23,13 +23,13 @@ class Status(StrEnum):
     PAUSED = "PAUSED"
 
 
-# A batch whose results are awaited, and one whose results are in.
+# Batches that wait for results, and batches that have all of them.
 OPEN = (Status.STAGED, Status.ANALYZING, Status.PAUSED)
 CLOSED = (Status.COMPLETED, Status.FAILED)
 
 
 class Action(StrEnum):
-    """What can happen to a batch."""
+    """Actions on a batch, by people, by runs or by the sensor `response_status`."""
 
     BEGIN_STAGING = "begin staging"
     FAIL_STAGING = "fail staging"
@@ -45,8 +45,8 @@ class Action(StrEnum):
     CANCEL = "cancel"
 
 
-# (from, action, to). A repair of a batch that is already staged changes no state; a closed batch
-# whose results changed is completed again.
+# (from, action, to). Staging a staged batch again does not change its state; a closed batch whose results
+# changed is completed again.
 TRANSITIONS: tuple[tuple[Status, Action, Status], ...] = (
     (Status.SAVED, Action.BEGIN_STAGING, Status.STAGING),
     (Status.FAILED_STAGING, Action.BEGIN_STAGING, Status.STAGING),
@@ -55,11 +55,11 @@ TRANSITIONS: tuple[tuple[Status, Action, Status], ...] = (
     (Status.STAGING, Action.INTERRUPT_STAGING, Status.FAILED_STAGING),
     (Status.SAVED, Action.INTERRUPT_STAGING, Status.FAILED_STAGING),
     (Status.STAGING, Action.FINISH_STAGING, Status.STAGED),
-    # Given up as abandoned, or failed by another run, while this one went on and counted all rows.
+    # It counted as abandoned, or another run failed, while this run continued and counted all rows.
     (Status.FAILED_STAGING, Action.FINISH_STAGING, Status.STAGED),
-    # Only some of its steps were asked for, and they are done.
+    # A run had only some of the steps, and they are done.
     (Status.STAGING, Action.REST, Status.SAVED),
-    # Put to rest after one run, while another one went on.
+    # Set to SAVED after one run, while another run continued.
     (Status.SAVED, Action.FINISH_STAGING, Status.STAGED),
     (Status.STAGED, Action.START_ANALYZING, Status.ANALYZING),
     (Status.STAGED, Action.COMPLETE, Status.COMPLETED),
@@ -74,19 +74,19 @@ TRANSITIONS: tuple[tuple[Status, Action, Status], ...] = (
     (Status.PAUSED, Action.FAIL, Status.FAILED),
     (Status.COMPLETED, Action.REOPEN, Status.STAGED),
     (Status.FAILED, Action.REOPEN, Status.STAGED),
-    # Cancelled, and given new attempts before its last running row was done.
+    # It was cancelled, and got new attempts before its last running row was done.
     (Status.STAGED, Action.REOPEN, Status.STAGED),
     (Status.ANALYZING, Action.REOPEN, Status.ANALYZING),
     (Status.STAGED, Action.PAUSE, Status.PAUSED),
     (Status.ANALYZING, Action.PAUSE, Status.PAUSED),
-    # Again, because a pause that was killed half way may have held only some of the rows.
+    # Repeated, because a pause that was killed may have held only some of the rows.
     (Status.PAUSED, Action.PAUSE, Status.PAUSED),
     (Status.PAUSED, Action.RESUME, Status.STAGED),
     (Status.STAGED, Action.CANCEL, Status.ANALYZING),
     (Status.ANALYZING, Action.CANCEL, Status.ANALYZING),
     (Status.PAUSED, Action.CANCEL, Status.ANALYZING),
 )
-# What people ask for, as against what is found; the rest of what they can do needs no permission.
+# Actions that people request and that the state may forbid.
 BY_PEOPLE = (Action.PAUSE, Action.RESUME, Action.CANCEL)
 
 _PARTICIPLES = {Action.PAUSE: "paused", Action.RESUME: "resumed", Action.CANCEL: "cancelled"}
@@ -97,7 +97,7 @@ _TRANSITION = text("""
         status_changed_at = now(),
         started_at = CASE WHEN t.new_status = 'STAGING' THEN coalesce(started_at, now()) ELSE started_at END,
         completed_at = CASE WHEN t.new_status IN ('COMPLETED', 'FAILED') THEN now() END,
-        -- Results that come late, without the batch being opened again, leave the prices as they were.
+        -- Late results do not change the prices of a batch that was not reopened.
         prices_at_completion = CASE WHEN t.new_status IN ('COMPLETED', 'FAILED') THEN coalesce(
             prices_at_completion,
             (SELECT jsonb_object_agg(c.id, c.prices) FROM batch_connections l
@@ -106,13 +106,13 @@ _TRANSITION = text("""
             '{}') END,
         cancelled_at = CASE WHEN :action = 'cancel' THEN now() WHEN :action <> 'reopen' THEN cancelled_at END,
         stage_requested_at = CASE
-            -- A request is answered by the rows, or by a reason. An interruption is neither.
+            -- Queue rows or a failure reason answer a request. An interruption does not.
             WHEN :action IN ('fail staging', 'finish staging') THEN NULL
             WHEN :action = 'begin staging' AND stage_after <= now()
                 THEN coalesce(stage_requested_at, stage_after)
             ELSE stage_requested_at END,
         failure_reason = CAST(:reason AS text),
-        -- Once a person has resumed or cancelled a held batch, it is no longer held.
+        -- A batch that a person has resumed or cancelled is no longer held.
         held_reason = CASE WHEN t.new_status = 'PAUSED' THEN held_reason END
     FROM unnest(CAST(:old AS text[]), CAST(:new AS text[])) AS t(old_status, new_status)
     WHERE batches.id = :batch_id AND batches.status = t.old_status AND batches.archived_at IS NULL
@@ -123,17 +123,17 @@ _TRANSITION = text("""
 def transition(
     connection: Connection, batch_id: int, action: Action, reason: str | None = None
 ) -> Status | None:
-    """Do what `action` does to a batch's state, if its state allows it.
+    """Change a batch's state by `action`, if its current state allows it.
 
     Parameters
     ----------
     reason
-        Why it failed, one line; cleared by every action that gives none.
+        Why it failed, in one line; every action without a reason clears it.
 
     Returns
     -------
     Status | None
-        The new state, or None where the batch was in no state that this action leaves, or archived.
+        The new state; None where the batch is archived or its state does not allow the action.
     """
     steps = [(old, new) for old, via, new in TRANSITIONS if via is action]
     new_status = connection.scalar(
@@ -150,12 +150,12 @@ def transition(
 
 
 def require(connection: Connection, batch_id: int, action: Action) -> Status:
-    """Do what a person asked for.
+    """Change a batch's state by an action that a person requested.
 
     Raises
     ------
     BatchStateError
-        The batch's state does not allow it; the line says what is possible.
+        The batch's state does not allow it; the message names the possible actions.
     """
     new_status = transition(connection, batch_id, action)
     if new_status is None:
@@ -167,10 +167,10 @@ def require(connection: Connection, batch_id: int, action: Action) -> Status:
 
 
 def possible(status: Status) -> str:
-    """What can be done with a batch in this state, in words."""
+    """A sentence with the actions that are possible in a state."""
     actions = [action.value for old, action, _ in TRANSITIONS if old is status and action in BY_PEOPLE]
     if status in (Status.COMPLETED, Status.FAILED):
         actions.append("reprocess")
     if status in (Status.SAVED, Status.FAILED_STAGING):
         actions.append("stage")
-    return f"possible now is to {' or '.join(actions)} it" if actions else "wait until its staging has ended"
+    return f"possible now: {', '.join(actions)}" if actions else "wait until its staging has ended"

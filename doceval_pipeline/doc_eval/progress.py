@@ -1,6 +1,6 @@
-"""How the cells of each batch progressed: samples that are kept whenever the numbers change.
+"""Samples of the progress of each batch, stored whenever a count changes.
 
-A processor need not write any time, so that rates come from what was seen here and when.
+Processors need not write any time, so rates are computed from these samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,9 @@ _ADD = text("""
            seen.reused)
 """)
 _READ = text("""
-    SELECT p.batch_id, p.observed_at, extract(epoch FROM now() - p.observed_at), p.waiting, p.running,
-           p.paused, p.succeeded, p.failed, p.unknown, p.reused
+    SELECT p.batch_id, p.observed_at,
+           CAST(extract(epoch FROM now() - p.observed_at) AS double precision) AS seconds_ago,
+           p.waiting, p.running, p.paused, p.succeeded, p.failed, p.unknown, p.reused
     FROM unnest(CAST(:batch_ids AS int[])) AS wanted(batch_id)
     CROSS JOIN LATERAL (
         SELECT * FROM batch_progress p WHERE p.batch_id = wanted.batch_id AND isfinite(observed_at)
@@ -37,9 +38,9 @@ _READ = text("""
     ) AS p
     ORDER BY p.batch_id, p.observed_at
 """)
-# How long nothing moved while rows waited and none was held, and then something did.
+# How long no count changed while rows waited and none ran or was held, until one was taken.
 _USUAL_GAP = text("""
-    SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM gap)), count(*)
+    SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM gap)) AS usual, count(*) AS gaps
     FROM (
         SELECT lead(observed_at) OVER in_order - observed_at AS gap, waiting, running, paused
         FROM batch_progress
@@ -56,15 +57,17 @@ _THIN_OUT = text("""
         FROM batch_progress WHERE observed_at < now() - make_interval(days => :days)) AS old
     WHERE p.batch_id = old.batch_id AND p.observed_at = old.observed_at AND old.place > 1
 """)
-# Of each batch so many samples are read at most, the newest.
+# At most this many samples of a batch are read, the newest.
 MOST_SAMPLES = 500
+# Fewer gaps say nothing about the usual one.
+FEWEST_GAPS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The cells of a batch by outcome, as a look at the queue found them `seconds_ago`.
+    """The evaluations of a batch by outcome, as a poll counted them `seconds_ago`.
 
-    `reused` of them have the result of another batch, and are in their outcome too.
+    `reused` evaluations have the result of another batch; their outcome counts them too.
     """
 
     observed_at: datetime
@@ -79,53 +82,54 @@ class Sample:
 
     @property
     def done(self) -> int:
-        """Cells that succeeded or failed in this batch, without reused ones."""
+        """Evaluations that succeeded or failed in this batch, without reused ones."""
         return self.succeeded + self.failed - self.reused
 
     @property
     def cells(self) -> dict[str, int]:
-        """How many cells have each of `COUNTS`."""
+        """How many evaluations each of `COUNTS` has."""
         return {name: getattr(self, name) for name in COUNTS}
 
 
 def keep_samples(connection: Connection, cells: Mapping[int, Mapping[str, int]]) -> int:
-    """Keep the numbers of batches that are not those of their newest sample; returns of how many.
+    """Store a sample of each batch whose counts differ from its newest sample; returns how many.
 
     Parameters
     ----------
     cells
-        By batch, how many cells have each of `COUNTS`.
+        How many evaluations each of `COUNTS` has, by batch.
     """
     columns = {name: [counts[name] for counts in cells.values()] for name in COUNTS}
     return connection.execute(_ADD, {"batch_ids": list(cells), **columns}).rowcount
 
 
 def newest_samples(connection: Connection, batch_ids: Sequence[int]) -> dict[int, Sample]:
-    """The newest sample of each of some batches that have one."""
+    """The newest sample of each given batch that has one."""
     samples = read_samples(connection, batch_ids, most=1)
-    return {batch_id: found[0] for batch_id, found in samples.items() if found}
+    return {batch_id: newest[0] for batch_id, newest in samples.items() if newest}
 
 
 def read_samples(
     connection: Connection, batch_ids: Sequence[int], most: int = MOST_SAMPLES
 ) -> dict[int, list[Sample]]:
-    """The newest samples of each of some batches, oldest first."""
+    """The newest samples of each given batch, oldest first."""
     samples: dict[int, list[Sample]] = {batch_id: [] for batch_id in batch_ids}
     rows = connection.execute(_READ, {"batch_ids": list(batch_ids), "most": most})
-    for batch_id, observed_at, seconds_ago, *counts in rows:
-        samples[batch_id].append(Sample(observed_at, float(seconds_ago), *counts))
+    for row in rows:
+        counts = {name: getattr(row, name) for name in COUNTS}
+        samples[row.batch_id].append(Sample(row.observed_at, row.seconds_ago, **counts))
     return samples
 
 
 def usual_gap(connection: Connection, days: int) -> float | None:
-    """The longest time, in seconds, that usually passes until somebody takes a waiting row.
+    """The longest usual time in seconds until a processor takes a waiting row.
 
-    The 99th percentile of what was seen in the last `days`; None where that is too little to tell.
+    The 99th percentile of the last `days`; None where too few gaps were recorded.
     """
-    gap, times = connection.execute(_USUAL_GAP, {"days": days}).one()
-    return None if times < 20 else float(gap)
+    row = connection.execute(_USUAL_GAP, {"days": days}).one()
+    return None if row.gaps < FEWEST_GAPS else float(row.usual)
 
 
 def thin_out(connection: Connection, days: int) -> int:
-    """Of samples older than some days keep one an hour; returns how many went."""
+    """Keep one sample an hour of those older than `days`; returns how many were deleted."""
     return connection.execute(_THIN_OUT, {"days": days}).rowcount

@@ -1,18 +1,19 @@
-"""The sealed configuration of a batch: only what it selects, as canonical JSON with its sha256.
+"""Seals and reads the configuration of a batch: its selection as canonical JSON with a sha256.
 
-Sealed once: editing prompts or connections afterwards changes no byte of it. No key is in it: connections
-are built from a list of allowed names, and what others wrote into the database is looked at once more.
+A batch is sealed once: later edits of prompts or connections do not change its snapshot. A snapshot never
+holds a key: connections consist of allowed fields only, and values that others wrote into the database are
+checked again.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, refuse_credentials
+from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import EvaluationFileError, StagingError
 
 VERSION = 1
@@ -49,43 +50,28 @@ _PROMPTS = text(f"""
     {_PROMPT} JOIN batch_prompts l ON l.prompt_id = p.id WHERE l.batch_id = :batch_id ORDER BY p.id
 """)
 _PROMPTS_NAMED = text(f"{_PROMPT} WHERE p.name = ANY(:names) ORDER BY p.id")
-_SEALED = text("SELECT config_snapshot::text, config_sha256 FROM batches WHERE id = :batch_id")
+_SEALED = text(
+    "SELECT config_snapshot::text AS canonical, config_sha256 AS sha256 FROM batches WHERE id = :batch_id"
+)
 _SEAL = text("""
     UPDATE batches SET config_snapshot = CAST(:canonical AS json), config_sha256 = :sha256
     WHERE id = :batch_id AND config_snapshot IS NULL
 """)
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A sealed configuration.
-
-    `canonical` is JSON with sorted keys and without spaces, in UTF-8; `sha256` is of exactly it.
-    """
-
-    canonical: str
-    sha256: str
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The configuration as data; its shape is described in docs/snapshot.md."""
-        config: dict[str, Any] = json.loads(self.canonical)
-        return config
-
-
 def seal(connection: Connection, batch_id: int) -> Snapshot:
-    """Seal a batch's configuration, or give back the one it was sealed with, byte for byte.
+    """Seal a batch's configuration; a sealed batch keeps its snapshot, byte for byte.
 
     Raises
     ------
     StagingError
-        Something that the batch selects holds a key.
+        The selection of the batch contains a key.
     """
     sealed = read_snapshot(connection, batch_id)
     if sealed is not None:
         return sealed
     parameters = {"batch_id": batch_id}
-    # What is read here must still be the batch's choice when it is sealed.
+    # The selection must not change between reading and sealing.
     connection.execute(_LOCK_CHOICE, parameters)
     config = compose(connection, batch_id)
     require_no_key(config)
@@ -96,12 +82,12 @@ def seal(connection: Connection, batch_id: int) -> Snapshot:
 
 
 def require_no_key(config: dict[str, Any]) -> None:
-    """Look for keys as an apply does: rows may come from another program, or from before there was one.
+    """Refuse a configuration with a key, as an apply does: other programs may have written the rows.
 
     Raises
     ------
     StagingError
-        Something in a configuration holds a key.
+        The configuration contains a key.
     """
     connections = [
         {
@@ -120,12 +106,12 @@ def require_no_key(config: dict[str, Any]) -> None:
         refuse_credentials({"connections": connections, "prompts": prompts, "batches": [batch]}, key_path)
     except EvaluationFileError as error:
         raise StagingError(
-            f"what the batch selects holds a key ({error.problems[0]}): take it out of doc_eval"
+            f"the configuration of the batch contains a key ({error.problems[0]}): remove it from doc_eval"
         ) from None
 
 
 def compose(connection: Connection, batch_id: int) -> dict[str, Any]:
-    """What a batch selects, as it is now: the data that would be sealed."""
+    """The current selection of a batch: the data that would be sealed now."""
     parameters = {"batch_id": batch_id}
     return {
         "version": VERSION,
@@ -147,7 +133,7 @@ def compose_questions(
 
 
 def edited_since(connection: Connection, batch_id: int, sealed: Snapshot) -> list[tuple[str, str]]:
-    """Kinds and names of prompts and connections that are no longer what they were when sealed."""
+    """Kinds and names of prompts and connections that were edited since the batch was sealed."""
     config, now = sealed.config, compose(connection, batch_id)
     return [
         (kind, item["name"])
@@ -158,9 +144,9 @@ def edited_since(connection: Connection, batch_id: int, sealed: Snapshot) -> lis
 
 
 def read_snapshot(connection: Connection, batch_id: int) -> Snapshot | None:
-    """The sealed configuration of a batch, or None before its staging began."""
+    """The sealed configuration of a batch; None before its staging began."""
     row = connection.execute(_SEALED, {"batch_id": batch_id}).one()
-    return None if row[0] is None else Snapshot(row[0], row[1])
+    return None if row.canonical is None else Snapshot(row.canonical, row.sha256)
 
 
 def canonical_json(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""Writes document contents into `docs` by COPY BINARY, streamed, each distinct content once.
+"""Writes documents into `docs` by COPY BINARY, streamed, each distinct document once.
 
-Contents arrive as base64 in pieces, so that memory stays bounded however large a document is.
+Their content arrives as base64 in pieces, so that memory is bounded for documents of any size.
 Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
 """
 
@@ -16,7 +16,7 @@ from doceval_pipeline.migrations.copying import copy
 
 _COLUMNS = "document_id, sha256, content_type, doc_type, file_size, content"
 _COPY = f"COPY docs ({_COLUMNS}) FROM STDIN (FORMAT binary)"
-_COPY_AS_IT_WAS = f"COPY docs (id, created_at, {_COLUMNS}) FROM STDIN (FORMAT binary)"
+_COPY_WITH_IDS = f"COPY docs (id, created_at, {_COLUMNS}) FROM STDIN (FORMAT binary)"
 _MESSAGE_BYTES = 256 * 1024
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
@@ -26,12 +26,12 @@ _STORED_UNDER_OTHER_TYPES = """
     FROM unnest(CAST(:sha256s AS text[]), CAST(:content_types AS text[])) AS found(sha256, content_type)
     JOIN docs ON docs.sha256 = found.sha256 AND docs.content_type <> found.content_type
 """
-# Roles that were granted by an earlier release may not write it; they keep the type that is stored.
+# Roles that an earlier release granted may not write the column; they keep the stored type.
 _MAY_CORRECT = text(f"""
     SELECT has_column_privilege('docs', 'content_type', 'UPDATE')
        AND EXISTS (SELECT 1 {_STORED_UNDER_OTHER_TYPES})
 """)
-# Locked in the order in which contents are stored. A content lies beside its row and is not written anew.
+# Locks rows in the order in which documents are stored. The content is TOASTed and is not rewritten.
 _CORRECT = text(f"""
     WITH wrong AS (
         SELECT docs.id, found.content_type {_STORED_UNDER_OTHER_TYPES}
@@ -45,17 +45,17 @@ _ABSENT = text("""
 """)
 
 
-class ContentArrived(Exception):
-    """Another process stored one of the contents in the meantime: look again which are missing."""
+class DocumentArrived(Exception):
+    """Another process stored one of the documents meanwhile: find the missing ones again."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewDocument:
-    """A content to store.
+    """A document to store.
 
-    `file_size` is in bytes of the document itself; `content` gives its base64 in pieces that add
-    up to `4 * ((file_size + 2) // 3)` bytes. `id` and `created_at`, in microseconds since 2000, are given
-    only where the content had them before.
+    `file_size` is in bytes before encoding; `content` yields its base64, `4 * ((file_size + 2) // 3)`
+    bytes, in pieces. `id` and `created_at`, in microseconds since 2000, are set only for a document that had
+    them before.
     """
 
     sha256: str
@@ -67,13 +67,14 @@ class NewDocument:
     created_at: int | None = None
 
 
-def known_contents(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
-    """Which contents are stored already: `docs.id` by sha256."""
-    return {row[0]: row[1] for row in connection.execute(_KNOWN, {"sha256s": arrays.of_texts(sha256s)})}
+def find_documents(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
+    """The documents that are stored already: `docs.id` by sha256."""
+    rows = connection.execute(_KNOWN, {"sha256s": arrays.of_texts(sha256s)})
+    return {row.sha256: row.id for row in rows}
 
 
 def correct_types(connection: Connection, content_types: Mapping[str, str]) -> None:
-    """Write the content type of stored contents, given by sha256, where an earlier release found another."""
+    """Correct the content types of stored documents, by sha256, where an earlier release detected another."""
     given = {
         "sha256s": arrays.of_texts(content_types),
         "content_types": arrays.of_texts(content_types.values()),
@@ -82,37 +83,38 @@ def correct_types(connection: Connection, content_types: Mapping[str, str]) -> N
         connection.execute(_CORRECT, given)
 
 
-def absent_contents(connection: Connection, ids: Sequence[int]) -> list[int]:
-    """Which of some `docs.id` are not there (any more)."""
+def missing_documents(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """The given `docs.id` that are not stored."""
     return list(connection.scalars(_ABSENT, {"ids": arrays.of_numbers(ids)}))
 
 
-def copy_documents(connection: Connection, documents: Iterable[NewDocument], as_it_was: bool = False) -> None:
-    """Store contents that are not there yet, in the caller's transaction.
+def copy_documents(
+    connection: Connection, documents: Iterable[NewDocument], *, keep_ids: bool = False
+) -> None:
+    """Store documents that are not stored yet, in the caller's transaction.
 
-    Give them ordered by sha256: two processes that store the same contents at once then wait for
-    each other in turn, and never in a circle.
+    Pass them ordered by sha256, so that two processes that store the same documents at once cannot deadlock.
 
     Parameters
     ----------
-    as_it_was
-        Store each under the `id` and with the time that it gives, instead of new ones.
+    keep_ids
+        Store each document with its `id` and `created_at`, instead of new values.
 
     Raises
     ------
     ContentArrived
-        One of them was stored by another process; the transaction must be rolled back.
+        Another process stored one of them; the transaction must be rolled back.
     Exception
         Whatever a document's `content` raised; the transaction must be rolled back.
     """
     try:
-        copy(connection, _COPY_AS_IT_WAS if as_it_was else _COPY, _joined(_binary_rows(documents)))
+        copy(connection, _COPY_WITH_IDS if keep_ids else _COPY, _joined(_binary_rows(documents)))
     except psycopg2.errors.UniqueViolation:
-        raise ContentArrived from None
+        raise DocumentArrived from None
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Pieces of some size: each one costs a call and a message, whatever it holds."""
+    """Join small pieces: each one costs a call and a message, whatever its size."""
     held: list[bytes] = []
     size = 0
     for piece in pieces:

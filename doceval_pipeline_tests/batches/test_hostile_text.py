@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
@@ -94,7 +94,7 @@ def answered(databases: Databases, tmp_path: Path) -> Sample:
         else:
             call(databases.knowledge, "fail", row.token, text, response_text=text)
     call(databases.knowledge, "complete", claimed[-1].token, 0, response_text=large_response())
-    look(databases)
+    poll(databases)
     return batch
 
 
@@ -213,7 +213,7 @@ def test_numbers_and_times_that_make_no_sense_keep_no_report_and_no_estimate_fro
     for word in ("P", "S"):
         for row, nonsense in zip(rows, NONSENSE, strict=True):
             batch.knowledge(f"UPDATE llm_responses SET status = '{word}', {nonsense} WHERE id = {row}")
-        look(batch.databases)
+        poll(batch.databases)
         assert doceval("status", str(batch.id)).returncode == 0
         assert write_report(batch.databases, batch.id).path.stat().st_size < MIB
         assert doceval("plan", str(batch.id), "--all").returncode == 0

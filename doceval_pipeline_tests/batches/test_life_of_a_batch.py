@@ -5,14 +5,26 @@ the state of the batch must be those of the model, and the audit must find nothi
 """
 
 import tempfile
-from itertools import product
-from pathlib import Path
-from typing import Any
+from itertools import (
+    product,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as examples
-from hypothesis import strategies as st
+from hypothesis import (
+    HealthCheck,
+)
+from hypothesis import (
+    settings as examples,
+)
+from hypothesis import (
+    strategies as st,
+)
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -22,16 +34,47 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.domain.evaluations import WORDS
-from doceval_pipeline.errors import BatchStateError, StagingError
-from doceval_pipeline_tests.batches.archiving.archives import bring_back, holdings, put_away
-from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.invariants.audit import (
+    violations,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    cancel,
+    pause,
+    reprocess,
+    resume,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.domain.evaluations import (
+    WORDS,
+)
+from doceval_pipeline.errors import (
+    BatchStateError,
+    StagingError,
+)
+from doceval_pipeline_tests.batches.archiving.archives import (
+    bring_back,
+    holdings,
+    put_away,
+)
+from doceval_pipeline_tests.conftest import (
+    EMPTY_DOC_EVAL,
+    EMPTY_KNOWLEDGE,
+    Sample,
+    evaluation_of,
+    write_old,
+)
 
 OUTCOMES = {word: outcome.value for outcome, words in WORDS.items() for word in words}
 CELLS = list(product(range(2), range(1)))  # prompts, connections
@@ -207,17 +250,17 @@ class LifeOfABatch(RuleBasedStateMachine):
         self.finish_all(word)
         self.tick()
 
-    @rule(mode=st.sampled_from(list(Mode)), new_look=st.booleans())
-    def reprocess(self, mode: Mode, new_look: bool) -> None:
+    @rule(mode=st.sampled_from(list(Mode)), rescan=st.booleans())
+    def reprocess(self, mode: Mode, rescan: bool) -> None:
         def act() -> None:
-            reprocess(self.databases, self.batch.id, mode, lambda *_: None, new_look)
+            reprocess(self.databases, self.batch.id, mode, lambda *_: None, rescan=rescan)
 
         if self.status in ("SAVED", "PAUSED"):
             with pytest.raises(BatchStateError):
                 act()
             return
         act()
-        if new_look:
+        if rescan:
             self.assigned = dict(self.files)
         self.add_missing()
         again = {Mode.missing: (), Mode.failed: ("failed",), Mode.all: ("failed", "succeeded")}[mode]
@@ -355,7 +398,7 @@ class LifeOfABatch(RuleBasedStateMachine):
 
     @rule()
     def tick(self) -> None:
-        look(self.databases)
+        poll(self.databases)
         count = self.count()
         if self.status == "SAVED":
             return
@@ -393,7 +436,7 @@ class LifeOfABatch(RuleBasedStateMachine):
         assert self.audit() == []
         with pytest.raises(BatchStateError):
             self.batch.stage()
-        look(self.databases)
+        poll(self.databases)
         bring_back(self.batch, archived)
         after = holdings(self.batch)
         # The report that is in the archive was perhaps not written before.

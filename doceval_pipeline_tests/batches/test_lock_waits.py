@@ -1,31 +1,61 @@
 """Nobody who keeps a transaction open makes the pipeline wait without a word."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from threading import Thread
+from collections.abc import (
+    Callable,
+    Iterator,
+)
+from contextlib import (
+    contextmanager,
+)
+from functools import (
+    partial,
+)
+from threading import (
+    Thread,
+)
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import (
+    create_engine,
+    text,
+)
 
-from doceval_pipeline import lock_waits
-from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.locks import batch_lock
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.staging import reprocessing
+from doceval_pipeline import (
+    lock_waits,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+    database_errors,
+)
+from doceval_pipeline.batches.locks import (
+    batch_lock,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.staging import (
+    reprocessing,
+)
 from doceval_pipeline.batches.staging.reprocessing import (
     Mode,
     cancel,
-    finish_requests,
+    finish_pauses_and_cancels,
     pause,
     queue_attempts,
     resume,
-    what_ends_it,
+    what_closes_it,
 )
-from doceval_pipeline.domain.evaluations import CellCounts
-from doceval_pipeline.errors import BatchStateError, DatabaseError
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline.domain.evaluations import (
+    CellCounts,
+)
+from doceval_pipeline.errors import (
+    BatchStateError,
+    DatabaseError,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
 
 BatchOf = Callable[..., Sample]
 STATUSES = "SELECT status, count(*)::int FROM llm_responses WHERE batch_id = :id GROUP BY 1 ORDER BY 1"
@@ -51,7 +81,7 @@ def a_row_locked(batch: Sample) -> str:
     return f"SELECT FROM llm_responses WHERE batch_id = {batch.id} ORDER BY id LIMIT 1 FOR UPDATE"
 
 
-def test_a_cancel_closes_what_nobody_has_locked_names_the_rest_and_the_sensor_ends_it(
+def test_a_cancel_closes_unlocked_rows_and_the_sensor_closes_the_rest(
     batch_of: BatchOf,
 ) -> None:
     batch = batch_of(documents=2)
@@ -59,7 +89,7 @@ def test_a_cancel_closes_what_nobody_has_locked_names_the_rest_and_the_sensor_en
     with somebody(batch.databases, a_row_locked(batch)) as pid:
         with pytest.raises(DatabaseError) as refused:
             cancel(batch.databases, batch.id)
-        assert f"{batch.key} is cancelled and 7 of its rows are closed, but the rest is locked" in str(
+        assert f"{batch.key} is cancelled and 7 of its rows are closed, but other rows are locked" in str(
             refused.value
         )
         named = (
@@ -68,19 +98,19 @@ def test_a_cancel_closes_what_nobody_has_locked_names_the_rest_and_the_sensor_en
         assert re.search(named, str(refused.value))
         assert f"SELECT pg_terminate_backend({pid})" in str(refused.value)
         assert batch.knowledge(STATUSES) == [("F", 7), ("QUEUED", 1)]
-        assert finish_requests(batch.databases, look(batch.databases).open) == 0
-    assert finish_requests(batch.databases, look(batch.databases).open) == 1
+        assert finish_pauses_and_cancels(batch.databases, poll(batch.databases).open) == 0
+    assert finish_pauses_and_cancels(batch.databases, poll(batch.databases).open) == 1
     assert batch.knowledge(STATUSES) == [("F", 8)]
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "FAILED"
 
 
-def test_a_pause_holds_what_nobody_has_locked_and_the_sensor_holds_the_rest(batch_of: BatchOf) -> None:
+def test_a_pause_holds_unlocked_rows_and_the_sensor_holds_the_rest(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2)
     batch.stage()
     with somebody(batch.databases, a_row_locked(batch)):
         with pytest.raises(
-            DatabaseError, match="is paused and 7 of its rows are held, but the rest is locked"
+            DatabaseError, match="is paused and 7 of its rows are held, but other rows are locked"
         ):
             pause(batch.databases, batch.id)
         assert batch.status() == "PAUSED"
@@ -89,7 +119,8 @@ def test_a_pause_holds_what_nobody_has_locked_and_the_sensor_holds_the_rest(batc
     with (
         somebody(batch.databases, a_row_locked(batch)) as pid,
         pytest.raises(
-            DatabaseError, match=f"^{batch.key} is still paused: a row of it is locked: .*pid {pid}"
+            DatabaseError,
+            match=f"^{batch.key} is still paused, because one of its rows is locked: .*pid {pid}",
         ),
     ):
         resume(batch.databases, batch.id)
@@ -121,7 +152,7 @@ def test_new_attempts_for_a_cancelled_batch_are_not_closed_by_the_cancel(batch_o
     batch.knowledge("SELECT FROM claim_responses(1)")
     assert cancel(batch.databases, batch.id) == 7
     queue_attempts(batch.databases, batch.id, Mode.failed, None)
-    assert finish_requests(batch.databases, look(batch.databases).open) == 0
+    assert finish_pauses_and_cancels(batch.databases, poll(batch.databases).open) == 0
     assert ("QUEUED", 7) in batch.knowledge(STATUSES)
 
 
@@ -154,7 +185,7 @@ def test_any_statement_that_waits_for_a_lock_ends_with_who_holds_it(
         connection.execute(text(f"SET LOCAL lock_timeout = 100; {statement}"))
     database = batch.databases.knowledge.url.database
     assert str(refused.value).startswith(
-        f"waited for a lock in vain: database {database}: a lock is held by role postgres "
+        f"timed out waiting for a lock: database {database}: a lock is held by role postgres "
         f"(pid {pid}, their-program, idle"
     )
     assert len(str(refused.value).splitlines()) == 1
@@ -216,33 +247,35 @@ def test_a_session_that_is_left_of_several_is_not_said_to_hold_the_lock() -> Non
     assert "pg_terminate_backend(7)" in lock_waits.described([left], 1)
 
 
-def test_the_sensor_waits_for_nobody_who_takes_a_batch_after_it_was_looked_at(batch_of: BatchOf) -> None:
+def test_the_sensor_does_not_wait_for_a_batch_that_was_locked_after_the_poll(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2)
     batch.stage()
     with somebody(batch.databases, a_row_locked(batch)), pytest.raises(DatabaseError):
         cancel(batch.databases, batch.id)
-    seen = look(batch.databases).open
+    seen = poll(batch.databases).open
     done: list[int] = []
     with batch_lock(batch.databases, batch.id):
-        sensor = Thread(target=lambda: done.append(finish_requests(batch.databases, seen)), daemon=True)
+        sensor = Thread(
+            target=lambda: done.append(finish_pauses_and_cancels(batch.databases, seen)), daemon=True
+        )
         sensor.start()
         sensor.join(10)
         assert done == [0]
-    assert finish_requests(batch.databases, seen) == 1
+    assert finish_pauses_and_cancels(batch.databases, seen) == 1
 
 
 def test_a_cancel_without_running_rows_names_those_of_an_unknown_status(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     batch.stage()
     batch.plant("UPDATE llm_responses SET status = 'WHATEVER'")
-    with pytest.raises(BatchStateError, match="4 rows have an unknown status: correct"):
+    with pytest.raises(BatchStateError, match="4 rows have an unknown status: fix"):
         cancel(batch.databases, batch.id)
     cells = partial(CellCounts, succeeded=1)
-    assert what_ends_it(cells(running=1)) == "it ends when its last running one is done"
-    assert what_ends_it(cells()) == "it ends when it is looked at next"
-    assert what_ends_it(cells(running=2, unknown=1)) == (
-        "it ends when its last 2 running ones are done, and 1 row has an unknown status: "
-        "correct llm_responses.status"
+    assert what_closes_it(cells(running=1)) == "it ends when its last running row has finished"
+    assert what_closes_it(cells()) == "it ends at the next poll"
+    assert what_closes_it(cells(running=2, unknown=1)) == (
+        "it ends when its last 2 running rows have finished, and 1 row has an unknown status: "
+        "fix llm_responses.status"
     )
 
 

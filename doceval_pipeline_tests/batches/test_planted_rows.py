@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.cli import cli
 from doceval_pipeline_tests.conftest import Sample
 
@@ -45,7 +45,7 @@ def two_batches(batch_of: BatchOf, running: bool) -> tuple[Sample, Sample]:
         if running
         else "UPDATE llm_responses SET status = 'S', overall_score = 50, response_text = 'x'"
     )
-    look(first.databases)
+    poll(first.databases)
     return first, second
 
 

@@ -2,21 +2,50 @@
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import (
+    Callable,
+)
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.report_files import find_report, report_name
-from doceval_pipeline.batches.results.report_input import gather
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
-from doceval_pipeline.doc_eval.archive import dump as configuration
-from doceval_pipeline.doc_eval.batches import batch_by_id
-from doceval_pipeline.domain.insights import Provenance
-from doceval_pipeline_tests.batches.archiving.archives import audit, bring_back, forget_everything, put_away
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.report_files import (
+    find_report,
+    report_name,
+)
+from doceval_pipeline.batches.results.report_input import (
+    gather,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    reprocess,
+)
+from doceval_pipeline.doc_eval.archive import (
+    dump as configuration,
+)
+from doceval_pipeline.doc_eval.batches import (
+    batch_by_id,
+)
+from doceval_pipeline.domain.insights import (
+    Provenance,
+)
+from doceval_pipeline_tests.batches.archiving.archives import (
+    audit,
+    bring_back,
+    forget_everything,
+    put_away,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
 
 BatchOf = Callable[..., Sample]
 
@@ -37,7 +66,7 @@ def answer(batch: Sample, status: str = "S") -> None:
         "WHERE batch_id = :id AND status = 'QUEUED'",
         status=status,
     )
-    look(batch.databases)
+    poll(batch.databases)
 
 
 def cost(batch: Sample) -> float | None:
@@ -81,11 +110,11 @@ def test_a_late_result_leaves_the_prices_and_new_attempts_take_those_of_their_co
     answer(batch, "F")
     price(batch, 7)
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
     assert cost(batch) == 2
     reprocess(batch.databases, batch.id, Mode.all, lambda *_: None)
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.doc_eval("SELECT prices_at_completion FROM batches") == [(None,)]
     answer(batch)
     price(batch, 9)
@@ -114,7 +143,7 @@ def test_a_report_that_says_something_else_has_another_name_and_the_same_has_the
     assert first.path.read_bytes() == content
     with batch.databases.doc_eval.connect() as connection:
         assert find_report(batch.databases, batch_by_id(connection, batch.id)) == other.path
-    assert look(batch.databases).reports == {}
+    assert poll(batch.databases).reports == {}
     assert audit(batch) == []
 
 

@@ -1,12 +1,25 @@
 """The main job through Dagster's own pages: a person clicks, a processor writes, the report appears."""
 
-from pathlib import Path
+from pathlib import (
+    Path,
+)
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import (
+    Page,
+    expect,
+)
 
-from doceval_pipeline_tests.browser.conftest import DAGSTER
-from doceval_pipeline_tests.cli.running import doceval, query, status, until, write_evaluation
+from doceval_pipeline_tests.browser.conftest import (
+    DAGSTER,
+)
+from doceval_pipeline_tests.cli.running import (
+    doceval,
+    query,
+    status,
+    until,
+    write_evaluation,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -74,4 +87,4 @@ def test_a_partition_that_somebody_typed_fails_with_a_clear_sentence(page: Page,
     failed = "SELECT run_id FROM runs WHERE status = 'FAILURE' AND partition = 'my-own'"
     ((run,),) = until(lambda: query(home, failed, database="dagster"))
     page.goto(f"{DAGSTER}/runs/{run}")
-    expect(page.get_by_text("has no batch behind it").first).to_be_visible()
+    expect(page.get_by_text("has no batch:").first).to_be_visible()

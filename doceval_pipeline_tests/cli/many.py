@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.cli.running import query, until
@@ -35,7 +35,7 @@ def closed_batches(home: Path, folder: Path, failures: int = FAILURES) -> list[S
         batch.stage()
         batch.knowledge(FAIL, failures=failures_of(number, failures))
     made[0].knowledge(ANSWER)
-    look(databases)
+    poll(databases)
     for batch in made:
         write_report(databases, batch.id)
     return [*made, sample_batch(databases, folder, 2, 1, 2, "not staged")]

@@ -89,7 +89,7 @@ def test_another_installation_is_shown_the_connections_before_it_restores_anythi
 
 def test_what_cannot_be_is_one_line() -> None:
     refused = {
-        ("archive", "nobody"): "there is no batch 'nobody'",
+        ("archive", "nobody"): "batch 'nobody' does not exist",
         ("restore", "nothing.zip"): "nothing.zip cannot be read (No such file or directory)",
         ("restore", __file__): "is no archive of a batch",
     }

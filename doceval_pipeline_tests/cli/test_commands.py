@@ -7,21 +7,48 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import (
+    Callable,
+)
+from pathlib import (
+    Path,
+)
 
 import psycopg2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.cli import cli
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.names import printable
-from doceval_pipeline_tests.cli.running import browser_that_notes, doceval, query, read_json, write_evaluation
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.cli import (
+    cli,
+)
+from doceval_pipeline.embedded.server import (
+    EmbeddedServer,
+)
+from doceval_pipeline.names import (
+    printable,
+)
+from doceval_pipeline_tests.cli.running import (
+    browser_that_notes,
+    doceval,
+    query,
+    read_json,
+    write_evaluation,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    write_old,
+)
 
 pytestmark = pytest.mark.usefixtures("databases")
 PROJECT = Path(__file__).parents[2]
@@ -163,7 +190,7 @@ def test_commands_that_stage_end_with_the_files_that_are_left_out_by_reason(tmp_
     assert "such as 'e.BAK': add to exclude: '*.BAK'" in applied.stderr
     staged = doceval("stage", "q4")
     assert staged.stdout.endswith(f"2 documents staged, 8 of 8 cells queued; {left_out}\n")
-    assert "such as 'e.BAK': make a batch of another name whose exclude has '*.BAK'" in staged.stderr
+    assert "such as 'e.BAK': create a batch with another name whose exclude has '*.BAK'" in staged.stderr
     (tmp_path / "documents" / "f.bak").touch()
     reprocessed = read_json("reprocess", "q4", "--rescan")
     skipped = {"excluded by pattern": 2, "hidden": 2, "temporary": 2, "empty": 1}
@@ -172,11 +199,11 @@ def test_commands_that_stage_end_with_the_files_that_are_left_out_by_reason(tmp_
 
 def test_a_batch_is_paused_resumed_cancelled_and_reprocessed(tmp_path: Path) -> None:
     doceval("apply", str(write_evaluation(tmp_path, "q4")))
-    assert "is SAVED, there is nothing to reprocess" in doceval("reprocess", "q4").stderr
+    assert "is SAVED and has nothing to reprocess" in doceval("reprocess", "q4").stderr
     doceval("stage", "q4")
     assert read_json("pause", "q4")["done"] == {"rows_held": 12}
     assert "STAGED: 12 rows released" in doceval("resume", "q4").stdout
-    assert "cannot be resumed: possible now is to pause or cancel it" in doceval("resume", "q4").stderr
+    assert "cannot be resumed: possible now: pause, cancel" in doceval("resume", "q4").stderr
     assert read_json("cancel", "q4")["done"] == {"rows_closed": 12}
     again = read_json("reprocess", "q4", "--failed")
     assert again["done"]["new_attempts"] == 12
@@ -195,7 +222,7 @@ def test_a_plan_tells_what_would_be_done_and_what_it_would_take(tmp_path: Path, 
     assert read_json("status", "q4")[0]["status"] == "SAVED"
     doceval("stage", "q4")
     doceval("simulate-processor", "--until-empty", "--latency", "0")
-    look(databases)
+    poll(databases)
     again = read_json("plan", "q4", "--all")
     assert again["cells"]["superseded"] == {"succeeded": 12, "failed": 0}
     assert [e["experience"] for e in again["estimates"]] == [6, 6]
@@ -203,20 +230,20 @@ def test_a_plan_tells_what_would_be_done_and_what_it_would_take(tmp_path: Path, 
     assert "stage it first" not in doceval("plan", "q4", "--rescan").stderr
 
 
-def test_the_status_tells_pace_and_what_has_stalled(tmp_path: Path, databases: Databases) -> None:
+def test_the_status_shows_throughput_and_stalls(tmp_path: Path, databases: Databases) -> None:
     doceval("apply", str(write_evaluation(tmp_path, "q4", documents=10)))
     doceval("stage", "q4")
-    look(databases)
+    poll(databases)
     with databases.doc_eval.begin() as connection:
         connection.execute(text("UPDATE batch_progress SET observed_at = now() - interval '10 minutes'"))
     (stalled,) = read_json("status", "q4")
     assert stalled["movement"]["movement"] == "nobody takes rows"
-    assert "40 rows waiting, and none was taken for 10 min" in doceval("status").stderr
+    assert "40 rows waiting, and no row was taken for 10 min" in doceval("status").stderr
     with databases.knowledge.begin() as connection:
         connection.execute(
             text("UPDATE llm_responses SET status = 'S' WHERE id IN (SELECT id FROM llm_responses LIMIT 20)")
         )
-    look(databases)
+    poll(databases)
     (moving,) = read_json("status", "q4")
     assert moving["pace"]["cells_per_hour"] == pytest.approx(120, rel=0.05)
     low, high = moving["pace"]["seconds_left"]
@@ -258,10 +285,10 @@ def test_an_audit_that_finds_something_fails(tmp_path: Path, databases: Database
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["stage", "nobody"], "there is no batch 'nobody': doceval status lists all batches"),
-        (["status", "4711"], "there is no batch '4711'"),
-        (["documents", "x\x1b[31m"], "there is no batch"),
-        (["report", "nobody"], "there is no batch 'nobody'"),
+        (["stage", "nobody"], "batch 'nobody' does not exist: doceval status lists all batches"),
+        (["status", "4711"], "batch '4711' does not exist"),
+        (["documents", "x\x1b[31m"], "does not exist"),
+        (["report", "nobody"], "batch 'nobody' does not exist"),
         (["apply", "none.yaml"], "none.yaml: does not exist: check the path"),
     ],
 )

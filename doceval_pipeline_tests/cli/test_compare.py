@@ -1,12 +1,22 @@
 """`doceval compare` as a process: its verdict, tables, JSON, page and exit codes."""
 
-from pathlib import Path
+from pathlib import (
+    Path,
+)
 
 import pytest
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline_tests.cli.running import doceval, read_json
-from doceval_pipeline_tests.conftest import Sample, sample_batch
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline_tests.cli.running import (
+    doceval,
+    read_json,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    sample_batch,
+)
 
 pytestmark = pytest.mark.usefixtures("databases")
 PLACE = "(SELECT count(*) FROM docs d WHERE d.id < r.document_id)"
@@ -85,7 +95,7 @@ def test_the_json_matches_the_verdict(batch: Sample) -> None:
         (("a", "b", "c"), 2, "pass two batches"),
         (("sample", "sample", "--prompts", "x", "y"), 2, "pass two batches"),
         (("sample", "sample"), 1, "cannot be compared with itself"),
-        (("sample", "nowhere"), 1, "there is no batch 'nowhere'"),
+        (("sample", "nowhere"), 1, "batch 'nowhere' does not exist"),
         (
             ("sample", "--prompts", "prompt-0", "x\x1b[31m"),
             1,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.cli import ONLY_READING, SUPERVISING, cli, output
 from doceval_pipeline.cli.bars import Bars
@@ -39,7 +39,7 @@ def finished(batch: Sample, status: str = "S") -> Sample:
         "WHERE batch_id = :id",
         status=status,
     )
-    look(batch.databases)
+    poll(batch.databases)
     write_report(batch.databases, batch.id)
     return batch
 

@@ -61,7 +61,7 @@ def test_a_plan_shows_a_connection_whose_name_looks_like_markup(databases: Datab
             """UPDATE recurring_evaluations SET definition = definition || '{"connections": ["m [/red]"]}'"""
         )
         connection.execute(text(renamed))
-    assert "the cost of 'm [/red]' is not known" in " ".join(run("inbox").output.split())
+    assert "the cost of 'm [/red]' is unknown" in " ".join(run("inbox").output.split())
 
 
 def test_a_definition_that_cannot_be_used_is_shown_with_its_problem(

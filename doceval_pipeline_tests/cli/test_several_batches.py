@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.cli import cli
 from doceval_pipeline_tests.cli.running import DOCEVAL, until
 from doceval_pipeline_tests.conftest import Sample, sample_batch
@@ -26,7 +26,7 @@ def batches(databases: Databases, instance: dg.DagsterInstance, tmp_path: Path) 
         failed = "UPDATE llm_responses SET status = 'F' WHERE id IN (SELECT id FROM llm_responses "
         batch.knowledge(f"{failed} WHERE batch_id = :id ORDER BY id LIMIT :n)", n=number)
         batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE batch_id = :id AND status = 'QUEUED'")
-    look(databases)
+    poll(databases)
     return made
 
 
@@ -50,8 +50,8 @@ def test_a_batch_that_fails_stops_no_other_and_the_last_line_is_a_total(batches:
     ]
     assert ended.stdout.splitlines()[-1].endswith("3 new attempts")
     assert ended.stderr.splitlines() == [
-        "there is no batch 'nobody': doceval status lists all batches",
-        f"{batches[3].key} is SAVED, there is nothing to reprocess: stage it first",
+        "batch 'nobody' does not exist: doceval status lists all batches",
+        f"{batches[3].key} is SAVED and has nothing to reprocess: stage it first",
     ]
     assert waiting(batches) == [0, 1, 2, 0]
 
@@ -103,7 +103,7 @@ def test_batches_are_staged_held_released_closed_and_archived_by_pattern(batches
     ):
         ended = doceval(*command)
         assert (ended.exit_code, ended.stdout.splitlines()[-1]) == (0, line), ended.stderr
-    look(last.databases)
+    poll(last.databases)
     for _ in range(2):
         assert "4 of 4 batches done: 8 rows, 4 documents" in doceval("archive", "q-*").stdout
     assert "are archived (4): doceval restore" in str(doceval("stage", "q-*").exception)

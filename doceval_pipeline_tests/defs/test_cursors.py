@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from doceval_pipeline.defs import leaderboard, sensors
-from doceval_pipeline.defs.cursors import Cursor, Judged, Seen
+from doceval_pipeline.defs.cursors import Cursor, ResponseStatusCursor, StalledWorkCursor
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import tick
 
@@ -32,7 +32,7 @@ JUNK = [
 ]
 
 
-@pytest.mark.parametrize("kind", [Seen, Judged])
+@pytest.mark.parametrize("kind", [ResponseStatusCursor, StalledWorkCursor])
 @given(text=st.text() | JSON.map(json.dumps))
 @example(text="[" * 100_000)
 @example(text='{"seen": ' + "9" * 5000 + "}")
@@ -45,8 +45,8 @@ def test_any_text_is_a_cursor_or_an_empty_one(kind: type[Cursor], text: str) -> 
 
 @given(seen=st.integers(0, 2**63 - 1), told=st.dictionaries(st.integers(1, 2**31 - 1), st.text(max_size=64)))
 def test_what_was_written_is_read(seen: int, told: dict[int, str]) -> None:
-    cursor = Seen(seen=seen, told=told)
-    assert Seen.read(cursor.write()) == cursor
+    cursor = ResponseStatusCursor(seen=seen, told=told)
+    assert ResponseStatusCursor.read(cursor.write()) == cursor
 
 
 @pytest.mark.parametrize("junk", [*JUNK, '{"seen": 9223372036854775807}'])

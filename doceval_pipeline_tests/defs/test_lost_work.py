@@ -210,7 +210,7 @@ def test_materializing_the_first_assets_alone_is_no_failure(
     assert batch.status() == "STAGING"
     tick(sensors.staging_failure, instance)
     assert batch.status() == "SAVED"
-    said = f"and not {missing}: materialize the group staging, or doceval stage {batch.id}"
+    said = f"({missing}): materialize the group staging, or doceval stage {batch.id}"
     assert said in notices(batch)
     assert problems(batch.databases) == []
     batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
@@ -242,7 +242,7 @@ def test_a_requested_staging_that_was_interrupted_is_named_and_asked_for_again(
     (first,) = tick(sensors.new_batches, instance).run_requests
     seal_batch(batch.databases, batch.id)
     interrupt_staging(batch.databases, batch.id, "the process that staged it is gone")
-    assert "staging is requested and is not done (attempt 1" in notices(batch)
+    assert "staging is requested and not done (attempt 1" in notices(batch)
     assert named_in(problems(batch.databases), batch) == [
         f"{batch.key}: status FAILED_STAGING: its staging is requested: attempt 1"
     ]
@@ -276,7 +276,7 @@ def test_a_requested_staging_that_waits_for_long_is_named(
     assert (notices(batch), named_in(problems(batch.databases), batch)) == ("", [])
     # Waiting in Dagster's queue, for example.
     batch.doc_eval("UPDATE batches SET stage_requested_at = stage_requested_at - interval '3 minutes'")
-    assert "staging is requested and is not done" in notices(batch)
+    assert "staging is requested and not done" in notices(batch)
     assert len(named_in(problems(batch.databases), batch)) == 1
 
 
@@ -314,7 +314,7 @@ def test_a_staging_that_waits_for_its_next_run_in_the_queue_is_not_given_up(
     batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 day' WHERE id = :id")
     tick(sensors.staging_failure, instance)
     assert batch.status() == "STAGING", "its run says that it works"
-    assert "no process works on its staging" in notices(batch)
+    assert "no process is working on its staging" in notices(batch)
     instance.report_run_failed(working)
     tick(sensors.staging_failure, instance)
     assert batch.status() == "FAILED_STAGING"
@@ -327,11 +327,11 @@ def test_a_staging_whose_run_lives_is_not_abandoned_between_its_steps(batch_of: 
     with alive(batch.databases, "a-run", batch.id):
         assert (notices(batch), problems(batch.databases)) == ("", [])
     with alive(batch.databases, "a-run", batch.id + 1):
-        assert "no process works on its staging" in notices(batch)
+        assert "no process is working on its staging" in notices(batch)
         assert "no process works on it" in str(problems(batch.databases))
 
 
-def test_a_run_that_nobody_holds_is_ended_after_two_looks_and_one_that_lives_is_not(
+def test_a_run_without_a_process_is_ended_after_two_checks_and_a_live_one_is_not(
     batch_of: BatchOf, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = batch_of(documents=1)
@@ -372,9 +372,7 @@ def test_a_run_of_ours_holds_its_lock_from_its_first_step_to_its_last(
     assert batch.doc_eval(look) == []
 
 
-def test_batches_that_are_worked_on_are_looked_up_once_for_all(
-    batch_of: BatchOf, instance: dg.DagsterInstance
-) -> None:
+def test_locked_batches_are_read_once_for_all(batch_of: BatchOf, instance: dg.DagsterInstance) -> None:
     stagings = [batch_of(documents=1, name=name) for name in "abc"]
     for batch in stagings:
         seal_batch(batch.databases, batch.id)
@@ -392,7 +390,7 @@ def test_batches_that_are_worked_on_are_looked_up_once_for_all(
     assert len([statement for statement in asked if "pg_locks" in statement]) == 1
 
 
-def test_a_users_own_run_is_never_judged(databases: Databases, instance: dg.DagsterInstance) -> None:
+def test_a_run_of_a_user_is_never_ended(databases: Databases, instance: dg.DagsterInstance) -> None:
     @dg.asset
     def mine() -> None: ...
 
@@ -431,7 +429,7 @@ def test_runs_that_ended_before_they_began_are_named_until_a_later_one_begins(
     assert f"run {lost[0].run_id[:8]} of reprocess_batch ended as FAILURE" in notices(batch)
     assert "re-execute it in Dagster's UI" in notices(batch)
     (created,) = (run for run in lost_without_batch(batch.databases) if run.run_id == lost[1].run_id)
-    assert "which was to create batch 'a lost one'" in created.sentence
+    assert "which should have created batch 'a lost one'" in created.sentence
     assert len(named(batch.databases, lost)) == 2
     begin(instance, launched(instance, "reprocess_batch", key=batch.key))
     again = instance.create_run_for_job(

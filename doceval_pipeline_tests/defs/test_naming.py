@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.defs import sensors
 from doceval_pipeline.defs.naming import run_tags_of, shown_name
 from doceval_pipeline.defs.schedules import schedules
@@ -49,7 +49,7 @@ def test_every_materialization_observation_and_check_begins_with_the_name(
     results = [run(instance, "stage_batch", batch.key)]
     results += [run(instance, job, batch.key) for job in ("pause_batch", "resume_batch")]
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 1")
-    look(batch.databases)
+    poll(batch.databases)
     results += [run(instance, job, batch.key) for job in ("report_batch", "archive_batch")]
     assert all(result.success for result in results)
     told = [event for result in results for event in events_of(result)]
@@ -117,7 +117,7 @@ def test_the_log_of_a_run_says_what_each_step_did_with_counts(
     said = [line.removeprefix(f"{SHOWN}: ") for line in lines]
     assert said[0].startswith("snapshot ")
     assert said[0].endswith(" is sealed, with 1 folder, 2 connections and 2 prompts")
-    assert "2 usable files of 63 B; no file left out; the folders were looked at" in said
+    assert "2 usable files of 63 B; no file left out; the folders were scanned now" in said
     assert "2 documents staged: 2 stored now (63 B), 0 earlier; no file left out" in said
     queued = "8 evaluations in the queue (documents x prompts x connections: 2 x 2 x 2), 8 of them added now"
     assert f"{queued}; mode missing queued 0 new attempts" in said

@@ -31,7 +31,7 @@ from starlette.testclient import (
 )
 
 from doceval_pipeline.batches.monitoring.completion import (
-    look,
+    poll,
 )
 from doceval_pipeline.batches.results.report_files import (
     batch_of_report,
@@ -66,7 +66,7 @@ def client(instance: dg.DagsterInstance) -> Iterator[TestClient]:
 def reported(batch: Sample, instance: dg.DagsterInstance, status: str = "S") -> Path:
     """The file of the report of a batch whose evaluations all have a status."""
     batch.knowledge("UPDATE llm_responses SET status = :status", status=status)
-    look(batch.databases)
+    poll(batch.databases)
     (event,) = run(instance, "report_batch", batch.key).get_asset_materialization_events()
     return Path(str(event.materialization.metadata["report"].value))
 

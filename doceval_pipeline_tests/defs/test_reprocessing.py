@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from doceval_pipeline.batches.archiving.archive import archive
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.staging.reprocessing import pause, queue_attempts
 from doceval_pipeline.batches.staging.steps import assign_documents, interrupt_staging, seal_batch
 from doceval_pipeline.defs import staging
@@ -49,7 +49,7 @@ def answered(batch: Sample, failed: int) -> Sample:
         failed=failed,
     )
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50 WHERE status = 'QUEUED'")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
     return batch
 
@@ -131,12 +131,12 @@ def _archived(batch: Sample) -> None:
 @pytest.mark.parametrize(
     ("prepare", "line"),
     [
-        (_saved, "is SAVED, there is nothing to reprocess: stage it first"),
-        (_failed_staging, "is FAILED_STAGING, there is nothing to reprocess: stage it first"),
-        (_half_staged, "is being staged, there is nothing to reprocess: wait until it is STAGED"),
-        (_not_stored, "is being staged, there is nothing to reprocess: wait until it is STAGED"),
-        (_paused, "is paused, and new rows would not be: doceval resume"),
-        (_archived, "is archived and its rows are not here: doceval restore"),
+        (_saved, "is SAVED and has nothing to reprocess: stage it first"),
+        (_failed_staging, "is FAILED_STAGING and has nothing to reprocess: stage it first"),
+        (_half_staged, "is being staged and has nothing to reprocess: wait until it is STAGED"),
+        (_not_stored, "is being staged and has nothing to reprocess: wait until it is STAGED"),
+        (_paused, "is paused, but new rows would not be: doceval resume"),
+        (_archived, "is archived: doceval restore"),
     ],
 )
 def test_a_batch_that_cannot_be_reprocessed_says_why_and_stays_as_it_is(
@@ -156,7 +156,7 @@ def test_a_cancelled_batch_can_be_reprocessed(batch_of: BatchOf, instance: dg.Da
     batch = batch_of(documents=1)
     batch.stage()
     run(instance, "cancel_batch", batch.key)
-    look(batch.databases)
+    poll(batch.databases)
     assert new_attempts(materialize(instance, batch.key, ["queue_rows"], AGAIN)) == 4
     assert batch.doc_eval("SELECT status, cancelled_at FROM batches") == [("STAGED", None)]
 
@@ -246,7 +246,7 @@ def test_a_run_that_is_tried_again_makes_no_attempts_after_its_own_failed_again(
     assert not second.success
     monkeypatch.undo()
     batch.knowledge("UPDATE llm_responses SET status = 'F' WHERE attempt = 2")
-    look(batch.databases)
+    poll(batch.databases)
     third = again_from_failure(instance, second.run_id, **tags)
     assert third.success
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 5), (2, "F", 3)]

@@ -1,12 +1,20 @@
 """The checks of results run in the same run as the report, after it, and only warn."""
 
-from collections.abc import Callable
+from collections.abc import (
+    Callable,
+)
 
 import dagster as dg
 
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.defs.running import run
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
+from doceval_pipeline_tests.defs.running import (
+    run,
+)
 
 BatchOf = Callable[..., Sample]
 
@@ -14,7 +22,7 @@ BatchOf = Callable[..., Sample]
 def answered(batch: Sample, answer: str) -> Sample:
     batch.stage()
     batch.knowledge(f"UPDATE llm_responses SET status = 'S', {answer} WHERE batch_id = :id")
-    look(batch.databases)
+    poll(batch.databases)
     return batch
 
 

@@ -3,23 +3,52 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import (
+    Iterator,
+)
+from datetime import (
+    UTC,
+    datetime,
+    timedelta,
+)
 
 import dagster as dg
 import pytest
-from dagster._core.remote_representation.external import RemoteRepository
-from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
-from dagster._core.test_utils import create_test_daemon_workspace_context
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import ModuleTarget
-from dagster._daemon.types import DaemonHeartbeat
-from dagster._scheduler.scheduler import launch_scheduled_runs
+from dagster._core.remote_representation.external import (
+    RemoteRepository,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorTick,
+    TickStatus,
+)
+from dagster._core.test_utils import (
+    create_test_daemon_workspace_context,
+)
+from dagster._core.workspace.context import (
+    WorkspaceProcessContext,
+)
+from dagster._core.workspace.load_target import (
+    ModuleTarget,
+)
+from dagster._daemon.types import (
+    DaemonHeartbeat,
+)
+from dagster._scheduler.scheduler import (
+    launch_scheduled_runs,
+)
 
-from doceval_pipeline.batches.monitoring.pending_work import Work
-from doceval_pipeline.defs.idle import why_waiting
-from doceval_pipeline.defs.schedules import counts_from
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.batches.monitoring.pending_work import (
+    PendingWork,
+)
+from doceval_pipeline.defs.idle import (
+    why_waiting,
+)
+from doceval_pipeline.defs.schedules import (
+    counts_from,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
 
@@ -108,7 +137,7 @@ def test_work_that_waits_for_a_sensor_that_was_stopped_in_dagster_is_named(
     workspace: WorkspaceProcessContext, instance: dg.DagsterInstance, settings: Settings
 ) -> None:
     instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "test", []))
-    work = [Work("1 batch is done and waits", "response_status")]
+    work = [PendingWork("1 batch is done and waits", "response_status")]
     sensor = repository_of(workspace).get_sensor("response_status")
     try:
         assert not why_waiting(settings, work)

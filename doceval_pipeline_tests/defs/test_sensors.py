@@ -1,23 +1,58 @@
 """Sensors and schedules: what a tick asks for, given what the databases hold."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import (
+    Callable,
+)
+from datetime import (
+    UTC,
+    datetime,
+)
+from pathlib import (
+    Path,
+)
 
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import recount_batches
-from doceval_pipeline.batches.staging import reprocessing, steps
-from doceval_pipeline.defs import sensors
-from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.defs.schedules import schedules
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.errors import ConfigurationError, DatabaseError
-from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.conftest import Sample, evaluation_of
-from doceval_pipeline_tests.defs.running import QUIET, definitions, run, tick
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    recount_batches,
+)
+from doceval_pipeline.batches.staging import (
+    reprocessing,
+    steps,
+)
+from doceval_pipeline.defs import (
+    sensors,
+)
+from doceval_pipeline.defs.resources import (
+    DocEval,
+)
+from doceval_pipeline.defs.schedules import (
+    schedules,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.errors import (
+    ConfigurationError,
+    DatabaseError,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    evaluation_of,
+)
+from doceval_pipeline_tests.defs.running import (
+    QUIET,
+    definitions,
+    run,
+    tick,
+)
 
 BatchOf = Callable[..., Sample]
 
@@ -85,7 +120,7 @@ def test_a_batch_that_comes_back_to_an_earlier_result_gets_its_report_again(
     assert first == last, "the same result"
 
 
-def test_a_completion_that_a_killed_tick_found_is_told_by_the_next_one_and_then_no_more(
+def test_a_completion_that_a_killed_tick_found_is_recorded_once_by_the_next_one(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     batch = batch_of(documents=1, connections=1, prompts=2)
@@ -102,7 +137,7 @@ def test_a_completion_that_a_killed_tick_found_is_told_by_the_next_one_and_then_
     assert not after.asset_events
 
 
-def test_staging_failure_finds_a_staging_that_nobody_works_on(
+def test_staging_failure_finds_a_staging_without_a_process(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     batch = batch_of(documents=1)
@@ -116,7 +151,7 @@ def test_staging_failure_finds_a_staging_that_nobody_works_on(
     assert "materialize again" in batch.doc_eval("SELECT failure_reason FROM batches WHERE id = :id")[0][0]
 
 
-def test_staging_failure_leaves_a_staging_alone_that_somebody_works_on(
+def test_staging_failure_ignores_a_staging_with_a_process(
     batch_of: BatchOf, instance: dg.DagsterInstance
 ) -> None:
     batch = batch_of(documents=1)
@@ -182,7 +217,7 @@ def test_a_stalled_batch_is_recorded_as_a_failed_check_once_and_as_passed_when_i
     stalled = tick(sensors.stalled_work, instance, moving.cursor)
     (event,) = stalled.asset_events
     assert (event.check_name, event.passed) == ("responses_keep_coming", False)
-    assert "see whether a processor runs" in event.description
+    assert "check whether a processor is running" in event.description
     assert not tick(sensors.stalled_work, instance, stalled.cursor).asset_events
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
     tick(sensors.response_status, instance)

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.webhook import completion_webhook
@@ -40,7 +40,7 @@ def test_a_tick_tells_what_is_there_and_what_failed(
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
         assert tick(sensor, instance).skip_message == "nothing to tell"
         batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50")
-        look(batch.databases)
+        poll(batch.databases)
         write_report(batch.databases, batch.id)
         assert str(tick(sensor, instance).skip_message).endswith(": the receiver answered 500")
         batch.doc_eval("UPDATE webhook_deliveries SET next_attempt_at = now()")

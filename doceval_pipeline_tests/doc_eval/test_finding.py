@@ -25,7 +25,7 @@ def numbers(databases: Databases, tmp_path: Path) -> dict[str, int]:
 
 
 def named(databases: Databases, *words: str, with_archived: bool = False) -> tuple[list[str], list[str]]:
-    found, unknown = find_batches(databases.doc_eval, words, with_archived)
+    found, unknown = find_batches(databases.doc_eval, words, with_archived=with_archived)
     return [batch.name for batch in found], [str(error) for error in unknown]
 
 
@@ -60,15 +60,15 @@ def test_a_number_may_be_as_wide_as_its_column(databases: Databases, numbers: di
     assert len(unknown) == 2
 
 
-def test_a_word_that_names_no_batch_is_told_and_the_others_are_found(
+def test_a_word_without_a_batch_is_an_error_and_the_others_are_found(
     databases: Databases, numbers: dict[str, int]
 ) -> None:
     found, unknown = named(databases, "CONTRACTS-*", "invoices", "nobody", "999999")
     assert found == ["invoices"]
     assert unknown == [
         "no batch matches 'CONTRACTS-*': doceval status lists all batches",
-        "there is no batch 'nobody': doceval status lists all batches",
-        "there is no batch '999999': doceval status lists all batches",
+        "batch 'nobody' does not exist: doceval status lists all batches",
+        "batch '999999' does not exist: doceval status lists all batches",
     ]
 
 
@@ -129,11 +129,10 @@ def test_of_names_that_read_alike_the_one_as_it_is_typed_is_found_or_none(
             ).all()
         assert named(databases, "a\u0323\u0302")[0] == ["a\u0323\u0302"]
         problem = (
-            f"batches {ids[0]} and {ids[1]} have the name '\u1ead', written in different Unicode forms: "
-            "take a number"
+            f"batches {ids[0]} and {ids[1]} have the name '\u1ead' in different Unicode forms: use a number"
         )
         assert named(databases, "\u1ead") == ([], [problem])
-        with pytest.raises(UnknownBatch, match="take a number"):
+        with pytest.raises(UnknownBatch, match="use a number"):
             find_batch(databases.doc_eval, "\u1ead")
     finally:
         with databases.doc_eval.begin() as connection:

@@ -11,7 +11,7 @@ from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline_tests.cli.running import until
 from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
@@ -109,8 +109,8 @@ class Scene:
 
     def tick(self) -> None:
         """Look as often as the sensor may have to: what opens again is ANALYZING a look later."""
-        look(self.databases)
-        look(self.databases)
+        poll(self.databases)
+        poll(self.databases)
 
     def state(self, batch: Sample) -> State:
         """All that both databases and the folder of reports hold, without ids and times."""

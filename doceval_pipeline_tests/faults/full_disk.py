@@ -36,7 +36,9 @@ class Disk(Protocol):
 class MountedDisk:
     """A file system of its own, in memory."""
 
-    line: ClassVar[str] = "the database server has no room .*No space left on device.*: make room on its disk"
+    line: ClassVar[str] = (
+        "the disk of the database server is full .*No space left on device.*: free space on it"
+    )
 
     folder: Path
 

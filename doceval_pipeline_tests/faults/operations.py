@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.batches.monitoring.completion import look, recount_batches
+from doceval_pipeline.batches.monitoring.completion import poll, recount_batches
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import (
     Mode,
@@ -39,7 +39,7 @@ def _answered(batch: Sample) -> None:
 
 def _completed(batch: Sample) -> None:
     _answered(batch)
-    look(batch.databases)
+    poll(batch.databases)
 
 
 def _reported(batch: Sample) -> None:
@@ -63,7 +63,7 @@ def _paused(batch: Sample) -> None:
 def _look(batch: Sample) -> None:
     # As the sensor does it.
     with database_errors():
-        look(batch.databases)
+        poll(batch.databases)
 
 
 def _recount(batch: Sample) -> None:
@@ -75,8 +75,8 @@ def _report(batch: Sample) -> None:
     write_report(batch.databases, batch.id)
 
 
-def _again(batch: Sample, mode: Mode, new_look: bool = False) -> None:
-    reprocess(batch.databases, batch.id, mode, lambda *_: None, new_look)
+def _again(batch: Sample, mode: Mode, rescan: bool = False) -> None:
+    reprocess(batch.databases, batch.id, mode, lambda *_: None, rescan=rescan)
 
 
 def _request(batch: Sample) -> None:
@@ -96,7 +96,7 @@ ACTS = (
     Act("reprocessing failed", _reported, partial(_again, mode=Mode.failed)),
     Act("reprocessing all", _reported, partial(_again, mode=Mode.all)),
     Act("requesting attempts", _reported, _request),
-    Act("rescanning", _touched, partial(_again, mode=Mode.missing, new_look=True)),
+    Act("rescanning", _touched, partial(_again, mode=Mode.missing, rescan=True)),
     Act("pausing", Sample.stage, lambda batch: pause(batch.databases, batch.id)),
     Act("resuming", _paused, lambda batch: resume(batch.databases, batch.id)),
     Act("cancelling", Sample.stage, lambda batch: cancel(batch.databases, batch.id)),

@@ -1,22 +1,50 @@
 """What the sensor asks at each tick, while 16 writers commit out of order: nothing missed or doubled."""
 
 import random
-from collections import Counter
-from contextlib import closing
-from typing import Protocol
+from collections import (
+    Counter,
+)
+from contextlib import (
+    closing,
+)
+from typing import (
+    Protocol,
+)
 
 import psycopg2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.knowledge.digests import digests
-from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.faults.environment import Scene
-from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
-from doceval_pipeline_tests.faults.writers import CHANGES_OF_A_ROW, Work, row_sets, start_writers
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.embedded.server import (
+    EmbeddedServer,
+)
+from doceval_pipeline.knowledge.digests import (
+    digests,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
+from doceval_pipeline_tests.faults.environment import (
+    Scene,
+)
+from doceval_pipeline_tests.faults.sizes import (
+    SEED,
+    short_and_full,
+)
+from doceval_pipeline_tests.faults.writers import (
+    CHANGES_OF_A_ROW,
+    Work,
+    row_sets,
+    start_writers,
+)
 
 CELLS_OF_A_DOCUMENT = 20
 QUIET_TICKS = 3
@@ -38,11 +66,11 @@ class Sensor:
 
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
-        self._seen, self._told = 0, dict[int, str]()
+        self._version, self._reported = 0, dict[int, str]()
 
     def tick(self) -> list[tuple[int, str]]:
-        found = look(self._databases, self._seen, self._told)
-        self._seen, self._told = found.seen, found.reports
+        found = poll(self._databases, self._version, self._reported)
+        self._version, self._reported = found.version, found.reports
         return [(seen.batch.id, str(seen.digest)) for seen in found.completed]
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.knowledge.queue import hold
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim, claim_and_die
@@ -199,7 +199,7 @@ def test_after_five_deliveries_a_row_fails_with_the_reason_and_the_batch_complet
     for delivery in range(1, 6):
         assert [row.delivery for row in claim_and_die(knowledge, 2)] == [delivery] * 2
     assert claim(knowledge) == []
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "FAILED"
     assert batch.knowledge("SELECT DISTINCT status, error_message, completed_processing_at IS NULL "
                            "FROM llm_responses") == [
@@ -214,7 +214,7 @@ def test_after_five_deliveries_a_row_fails_with_the_reason_and_the_batch_complet
 def test_a_tick_returns_rows_whose_processors_died(batch_of: BatchOf) -> None:
     batch = staged(batch_of, documents=2)
     claim_and_die(batch.databases.knowledge, 2)
-    (seen,) = look(batch.databases).open
+    (seen,) = poll(batch.databases).open
     assert (seen.cells.waiting, seen.cells.running) == (2, 0)
 
 
@@ -263,7 +263,7 @@ def test_a_claim_that_is_rolled_back_is_not_lost(batch_of: BatchOf) -> None:
         others = {row.id for row in claim(knowledge, 10)}
         forgetful.rollback()
     assert not rolled_back & others
-    look(batch.databases)
+    poll(batch.databases)
     assert {row.id for row in claim(knowledge, 3)} == rolled_back, "the tick put them at the head"
 
 
@@ -292,7 +292,7 @@ def test_rows_that_were_queued_in_a_long_transaction_are_found(batch_of: BatchOf
         claim(knowledge, 9)
         slow.commit()
     # Their places are behind the virtual time by now.
-    look(batch.databases)
+    poll(batch.databases)
     assert [row.batch_id for row in claim(knowledge, 3)] == [4711] * 3
 
 
@@ -316,7 +316,7 @@ def test_a_claim_does_not_wait_for_somebody_who_pauses_the_batch(batch_of: Batch
             other.execute(text("SET LOCAL statement_timeout = '5 s'"))
             assert other.execute(text("SELECT * FROM claim_responses(3)")).all() == []
         pausing.commit()
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.knowledge(WORDS) == [("PAUSED", 3)]
 
 

@@ -12,11 +12,11 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.knowledge.documents import (
-    ContentArrived,
+    DocumentArrived,
     NewDocument,
-    absent_contents,
     copy_documents,
-    known_contents,
+    find_documents,
+    missing_documents,
 )
 
 
@@ -61,20 +61,20 @@ def test_a_source_that_fails_leaves_nothing_and_its_error_is_the_one_that_is_rai
 def test_a_content_that_somebody_else_stored_meanwhile_is_told_apart(databases: Databases) -> None:
     with databases.knowledge.begin() as connection:
         copy_documents(connection, [new(b"one")])
-    with pytest.raises(ContentArrived), databases.knowledge.begin() as connection:
+    with pytest.raises(DocumentArrived), databases.knowledge.begin() as connection:
         copy_documents(connection, [new(b"one"), new(b"two")])
     with databases.knowledge.connect() as connection:
-        known = known_contents(connection, [new(b"one").sha256, new(b"two").sha256])
+        known = find_documents(connection, [new(b"one").sha256, new(b"two").sha256])
         assert list(known) == [new(b"one").sha256]
-        assert absent_contents(connection, [*known.values(), 10**9]) == [10**9]
+        assert missing_documents(connection, [*known.values(), 10**9]) == [10**9]
 
 
 def test_a_content_can_be_stored_under_the_id_and_with_the_time_that_it_had(databases: Databases) -> None:
     with databases.knowledge.begin() as connection:
-        copy_documents(connection, [new(b"one", number=10**12), new(b"two", number=7)], as_it_was=True)
-        known = known_contents(connection, [new(b"one").sha256, new(b"two").sha256])
+        copy_documents(connection, [new(b"one", number=10**12), new(b"two", number=7)], keep_ids=True)
+        known = find_documents(connection, [new(b"one").sha256, new(b"two").sha256])
         assert known == {new(b"one").sha256: 10**12, new(b"two").sha256: 7}
         same_time = "SELECT DISTINCT created_at = '2000-01-01 00:00:01Z' FROM docs"
         assert connection.execute(text(same_time)).all() == [(True,)]
-    with pytest.raises(ContentArrived), databases.knowledge.begin() as connection:
-        copy_documents(connection, [new(b"three", number=7)], as_it_was=True)
+    with pytest.raises(DocumentArrived), databases.knowledge.begin() as connection:
+        copy_documents(connection, [new(b"three", number=7)], keep_ids=True)

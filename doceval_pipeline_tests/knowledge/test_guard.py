@@ -1,19 +1,43 @@
 """What stands, stands: the guard against every write of a plain processor, word by word."""
 
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Callable,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline import migrations
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.staging.reprocessing import cancel, pause
-from doceval_pipeline.domain.evaluations import WORDS, Outcome
-from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.knowledge.processing import call, claim, claim_and_die
+from doceval_pipeline import (
+    migrations,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    cancel,
+    pause,
+)
+from doceval_pipeline.domain.evaluations import (
+    WORDS,
+    Outcome,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
+from doceval_pipeline_tests.knowledge.processing import (
+    call,
+    claim,
+    claim_and_die,
+)
 
 BatchOf = Callable[..., Sample]
 OUTCOMES = {word: outcome for outcome, words in WORDS.items() for word in words} | {"HALF": Outcome.UNKNOWN}
@@ -118,7 +142,7 @@ def test_a_result_of_a_plain_write_after_the_lease_counts_once(batch_of: BatchOf
     batch = one_row(batch_of)
     (row,) = claim_and_die(batch.databases.knowledge)
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 7 WHERE id = :row", row=row.id)
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
     assert batch.knowledge("SELECT overall_score, lease_expires_at FROM llm_responses") == [(7, None)]
     assert not call(batch.databases.knowledge, "complete", row.token)[0]
@@ -158,7 +182,7 @@ def test_a_row_that_goes_back_is_held_or_closed_with_its_batch(
     (leased,) = claim_and_die(batch.databases.knowledge)
     action(batch.databases, batch.id)
     batch.knowledge(f"UPDATE llm_responses SET status = 'READY_TO_RETRY' WHERE id = {plain}")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.knowledge("SELECT DISTINCT status FROM llm_responses") == [(word,)]
     assert batch.knowledge(f"SELECT error_message FROM llm_responses WHERE id = {plain}") == [(line,)]
     if line is not None:

@@ -1,16 +1,31 @@
 """A result is kept, and a number in it that nothing can have is not, in both ways of writing."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import (
+    Callable,
+)
+from typing import (
+    Any,
+)
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.checks import judge_quality
-from doceval_pipeline.batches.results.report_input import gather
-from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.knowledge.processing import call, claim
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.checks import (
+    judge_quality,
+)
+from doceval_pipeline.batches.results.report_input import (
+    gather,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
+from doceval_pipeline_tests.knowledge.processing import (
+    call,
+    claim,
+)
 
 BatchOf = Callable[..., Sample]
 COUNTS = ("'-1'", "'-2147483648'")
@@ -44,7 +59,7 @@ def test_a_plain_write_keeps_the_result_and_not_the_impossible_number(
     assert batch.knowledge(
         f'SELECT status, overall_score, "{column}", impossible_numbers FROM llm_responses'
     ) == [("S", 7, None, [column])]
-    look(batch.databases)
+    poll(batch.databases)
     assert judge_quality(batch.databases, batch.id).numbers()["impossible_numbers"] == 1
 
 
@@ -119,7 +134,7 @@ def test_numbers_past_the_guard_are_in_no_sum_of_the_report(batch_of: BatchOf) -
         "UPDATE llm_responses SET input_tokens = -1000, output_tokens = -1000, time_taken_seconds = 'NaN', "
         "response_time_ms = -5 WHERE id = (SELECT max(id) FROM llm_responses)"
     )
-    look(batch.databases)
+    poll(batch.databases)
     total = gather(batch.databases, batch.id).total
     assert total.input_tokens is not None
     assert total.output_tokens is not None

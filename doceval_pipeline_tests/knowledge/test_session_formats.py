@@ -8,7 +8,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, Databases, database_url, open_databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.knowledge.processing import call, claim, claim_and_die
@@ -88,7 +88,7 @@ def test_a_pipeline_with_odd_defaults_stages_counts_and_reports_the_same(
         "UPDATE llm_responses SET status = 'S', overall_score = 0.1::float8 + 0.2, response_text = 'x', "
         "time_taken_seconds = 1.0 / 3, input_tokens = 5, completed_processing_at = now()"
     )
-    look(odd)
+    poll(odd)
     assert batch.status() == "COMPLETED"
     usual, found = gather(batch.databases, batch.id), gather(odd, batch.id)
     assert found == usual

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.knowledge.exported import LARGEST_TEXT
 from doceval_pipeline_tests.conftest import Sample
@@ -77,7 +77,7 @@ def test_what_is_larger_and_came_past_the_bound_does_not_keep_the_batch_from_its
         shown = batch.knowledge("SELECT response_text FROM current_llm_responses")[0][0]
         assert shown.endswith(f"xxx\n(the first 100000 characters of {LARGEST_TEXT + 1} bytes)")
         batch.knowledge("SELECT recount_responses(:id)")
-        look(batch.databases)
+        poll(batch.databases)
         assert batch.status() == "COMPLETED"
         assert gather(batch.databases, batch.id)
     finally:

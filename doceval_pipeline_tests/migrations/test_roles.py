@@ -1,40 +1,108 @@
 """Each role connects and tries: what it is for works, and everything else is refused by the database."""
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import timedelta
-from uuid import uuid4
+from collections.abc import (
+    Callable,
+)
+from dataclasses import (
+    replace,
+)
+from datetime import (
+    timedelta,
+)
+from uuid import (
+    uuid4,
+)
 
 import pytest
-from sqlalchemy import Connection, create_engine, inspect, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import (
+    Connection,
+    create_engine,
+    inspect,
+    text,
+)
+from sqlalchemy.exc import (
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.pool import (
+    NullPool,
+)
 
-from doceval_pipeline.batches.archiving.archive import archive
-from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.planning import plan_occurrence
-from doceval_pipeline.batches.staging.recurring import make_occurrence
-from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.batches.archiving.archive import (
+    archive,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+    open_databases,
+)
+from doceval_pipeline.batches.invariants.audit import (
+    violations,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.planning import (
+    plan_occurrence,
+)
+from doceval_pipeline.batches.staging.recurring import (
+    make_occurrence,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    cancel,
+    pause,
+    reprocess,
+    resume,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
 from doceval_pipeline.doc_eval.recurring.definitions import (
     delete_recurring,
     pause_recurring,
     resume_recurring,
 )
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.migrations.roles import grant_roles
-from doceval_pipeline.migrations.upgrade import Schema, upgrade
-from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.batches.archiving.archives import quiet, restore_file
-from doceval_pipeline_tests.batches.staging.test_recurring import NIGHT, define, record_of
-from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
-from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
-from doceval_pipeline_tests.migrations.conftest import LOGINS, Urls
+from doceval_pipeline.embedded.server import (
+    EmbeddedServer,
+)
+from doceval_pipeline.errors import (
+    DatabaseError,
+)
+from doceval_pipeline.migrations.roles import (
+    grant_roles,
+)
+from doceval_pipeline.migrations.upgrade import (
+    Schema,
+    upgrade,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
+from doceval_pipeline_tests.batches.archiving.archives import (
+    quiet,
+    restore_file,
+)
+from doceval_pipeline_tests.batches.staging.test_recurring import (
+    NIGHT,
+    define,
+    record_of,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    evaluation_of,
+    write_old,
+)
+from doceval_pipeline_tests.knowledge.test_guard import (
+    RESULT_COLUMNS,
+)
+from doceval_pipeline_tests.migrations.conftest import (
+    LOGINS,
+    Urls,
+)
 
 REFUSED = "permission denied|must be owner"
 
@@ -50,11 +118,11 @@ def test_the_stager_can_do_all_that_the_pipeline_does(staged: Sample) -> None:
     pause(databases, staged.id)
     resume(databases, staged.id)
     write_old(staged.folder / "d", "d")
-    reprocess(databases, staged.id, Mode.failed, lambda *_: None, new_look=True)
+    reprocess(databases, staged.id, Mode.failed, lambda *_: None, rescan=True)
     (staged.folder / "a").unlink()
-    reprocess(databases, staged.id, Mode.failed, lambda *_: None, new_look=True)
+    reprocess(databases, staged.id, Mode.failed, lambda *_: None, rescan=True)
     cancel(databases, staged.id)
-    look(databases)
+    poll(databases)
     assert staged.status() == "FAILED"
     assert write_report(databases, staged.id).path.exists()
     assert list(violations(databases, True, lambda *_: None)) == []
@@ -73,7 +141,7 @@ def test_the_stager_makes_occurrences_that_reuse_results_and_archives_them(
         for row in worker.exec_driver_sql("SELECT * FROM claim_responses(99)").all():
             if row.batch_id == batch.id:
                 worker.execute(text("SELECT complete_response(:t, 50)"), {"t": row.token})
-        look(databases)
+        poll(databases)
         counts = "SELECT count(*), count(reused_from) FROM llm_responses WHERE batch_id = :id"
         assert (batch.status(), batch.knowledge(counts)) == ("COMPLETED", [(3, reused)])
         return batch

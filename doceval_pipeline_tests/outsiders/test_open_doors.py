@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from doceval_pipeline.batches import databases
 from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.batches.locks import LOCK_CLASS, batch_lock, batches_at_work
-from doceval_pipeline.batches.open_doors import is_for_ever, open_doors
+from doceval_pipeline.batches.open_doors import is_unlimited, open_doors
 from doceval_pipeline.batches.staging.reprocessing import pause
 from doceval_pipeline.cli import cli
 from doceval_pipeline.errors import DatabaseError
@@ -82,7 +82,7 @@ def changed(server: DebianServer, statement: str, back: str, database: str = "po
 
 
 def idle_lines(installed: Settings) -> list[str]:
-    return [line for line in open_doors(open_databases(installed)) if "idle for ever" in line]
+    return [line for line in open_doors(open_databases(installed)) if "idle forever" in line]
 
 
 @contextmanager
@@ -167,7 +167,7 @@ def test_the_check_names_logins_whose_transactions_may_be_idle_for_ever(
     ):
         idle = idle_lines(installed)
     assert idle == [
-        f"KNOWLEDGE_DOCUMENTS_URL: transactions of role {WORKER} may be idle for ever and keep their locks: "
+        f"KNOWLEDGE_DOCUMENTS_URL: transactions of role {WORKER} may be idle forever and keep their locks: "
         f'as the owner of the database, ALTER DATABASE "{name}" SET '
         "idle_in_transaction_session_timeout = '10min'"
     ]
@@ -183,7 +183,7 @@ def test_the_check_names_a_login_that_has_taken_its_own_limit_away(
         server.execute(f"ALTER ROLE {WORKER}{place} SET {LIMIT} = '{value}'", name, WORKER)
         with changed(server, "SELECT 1", reset):
             (line,) = idle_lines(installed)
-        assert f"role {WORKER} has set that its transactions may be idle for ever" in line
+        assert f"by a setting of role {WORKER}, its transactions may be idle forever" in line
         assert line.endswith(reset)
     assert idle_lines(installed) == []
 
@@ -212,7 +212,7 @@ def test_the_check_does_not_take_its_own_limit_for_that_of_others(
 )  # fmt: skip
 def test_a_limit_is_read_as_the_server_reads_it(server: DebianServer, value: str) -> None:
     read = server.execute(f"SELECT set_config('{LIMIT}', '{value}', false)")
-    assert is_for_ever(value) == (read == [("0",)])
+    assert is_unlimited(value) == (read == [("0",)])
 
 
 def test_the_check_names_logins_that_can_connect_to_dagsters_database(
@@ -235,7 +235,7 @@ def test_a_workers_advisory_lock_stops_no_init_and_is_named(
         assert isinstance(ended.exception, DatabaseError)
         assert f"cannot be locked: a lock is held by role {WORKER} (pid {pid})" in str(ended.exception)
         assert any(
-            f"locks of the pipeline are taken by others: a lock is held by role {WORKER} (pid {pid})" in line
+            f"other sessions hold locks of the pipeline: a lock is held by role {WORKER} (pid {pid})" in line
             for line in open_doors(open_databases(installed))
         )
     assert init(urls).exit_code == 0

@@ -64,8 +64,8 @@ def test_a_pooler_in_transaction_mode_is_refused(
     with pgbouncer(empty, "transaction", **options) as pooled:
         assert refusal(on(pooled, settings)) == (
             f"DOC_EVAL_URL: database pooled_doc_eval on 127.0.0.1:{pooled.port} is behind a connection "
-            "pooler in transaction mode, which would leave the pipeline's locks to strangers: "
-            "use pool_mode = session, or a URL that goes to PostgreSQL itself"
+            "pooler in transaction mode, which would give the pipeline's locks to other clients: "
+            "use pool_mode = session, or a URL that connects to PostgreSQL directly"
         )
         with pytest.raises(DatabaseError, match=r"DAGSTER_POSTGRES_URL: .* in transaction mode"):
             require_dagster_database(on(pooled, settings))
@@ -150,8 +150,8 @@ def test_a_read_only_database_is_refused_and_a_reader_that_chose_so_is_not(
 def test_a_replica_is_refused(empty: DebianServer, settings: Settings) -> None:
     with replica(empty) as standby:
         assert refusal(on(standby, settings)).endswith(
-            f"pooled_doc_eval on 127.0.0.1:{standby.port} is on a replica, which cannot be written: "
-            "name the primary server"
+            f"pooled_doc_eval on 127.0.0.1:{standby.port} is on a replica, which is read-only: "
+            "use the primary server"
         )
 
 

@@ -30,7 +30,7 @@ from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval.archive import dump as configuration
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
-from doceval_pipeline.doc_eval.files import stored_ids
+from doceval_pipeline.doc_eval.files import stored_document_ids
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status, possible
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.errors import ArchiveError, BatchStateError
@@ -134,7 +134,7 @@ def _require_archivable(databases: Databases, batch_id: int) -> None:
     """Bring a batch's state up to its rows, and refuse one that is not done or has nothing stored."""
     with databases.doc_eval.connect() as connection:
         batch = batch_by_id(connection, batch_id)
-        stored = stored_ids(connection, batch_id)
+        stored = stored_document_ids(connection, batch_id)
     if batch.status in (*OPEN, *CLOSED):
         settle(databases, batch)
         with databases.doc_eval.connect() as connection:

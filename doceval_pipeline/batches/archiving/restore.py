@@ -113,7 +113,7 @@ from doceval_pipeline.knowledge.digests import (
     digest,
 )
 from doceval_pipeline.knowledge.documents import (
-    ContentArrived,
+    DocumentArrived,
     NewDocument,
     copy_documents,
 )
@@ -483,7 +483,7 @@ def _put_back(
                 _read_knowledge(knowledge, coming)
                 _reserve_ids(databases, coming.checked)
                 missing = load.place_docs(knowledge)
-                copy_documents(knowledge, _documents(archive, missing, progress), as_it_was=True)
+                copy_documents(knowledge, _documents(archive, missing, progress), keep_ids=True)
                 moved = load.moved_docs(knowledge)
                 load.put_back_rows(knowledge, batch_id)
                 recount(knowledge, batch_id)
@@ -493,7 +493,7 @@ def _put_back(
                 # Committed first, as archiving removes it last: files without rows are known to be left over.
                 _put_back_configuration(connection, coming, moved)
             return len(missing), results
-        except ContentArrived:
+        except DocumentArrived:
             continue
     raise ArchiveError(
         f"{partition_key(batch_id)}: other processes kept storing the same documents at the "

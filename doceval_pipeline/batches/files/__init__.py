@@ -1,1 +1,1 @@
-"""The files of a batch: walks its folders, lists what they hold, and counts what is used."""
+"""The files of a batch: walks its folders, lists their files, and counts the usable ones."""

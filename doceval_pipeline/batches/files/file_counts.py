@@ -1,4 +1,4 @@
-"""How many files of a batch are used and why the others are not: one sentence, and the same as data."""
+"""How many files of a batch are used, and why others are not: as a sentence and as data."""
 
 from collections.abc import Iterable
 
@@ -9,19 +9,19 @@ from doceval_pipeline.reports.formatting import counted
 
 
 def batch_tallies(databases: Databases, batch_id: int) -> list[Tally]:
-    """The files of a batch by state and reason, as the database has them now."""
+    """The files of a batch by state and reason, read from the database."""
     with database_errors(), databases.doc_eval.connect() as connection:
         return tally(connection, batch_id)
 
 
 def staged(files: int, documents: int) -> str:
-    """How many documents are stored, and of how many files where that is another number."""
-    said = counted(documents, "document staged", "documents staged")
-    return said if files == documents else f"{said} from {counted(files, 'file', 'files')}"
+    """How many documents are stored, and from how many files if the number differs."""
+    text = counted(documents, "document staged", "documents staged")
+    return text if files == documents else f"{text} from {counted(files, 'file', 'files')}"
 
 
 def left_out(tallies: Iterable[Tally]) -> str:
-    """The files that are not used: `9 files skipped: 7 hidden, 2 empty; 1 rejected: vanished`."""
+    """Unused files as a sentence: `9 files skipped: 7 hidden, 2 empty; 1 rejected: vanished`."""
     parts: list[str] = []
     folders: dict[str, int] = {}
     for word, reasons in left_out_by_reason(tallies).items():
@@ -38,12 +38,12 @@ def left_out(tallies: Iterable[Tally]) -> str:
 
 
 def left_out_by_reason(tallies: Iterable[Tally]) -> dict[str, dict[str, int]]:
-    """The files that are not used, under `skipped` and `rejected` by reason; the most frequent first."""
-    found: dict[str, dict[str, int]] = {"skipped": {}, "rejected": {}}
+    """Unused files by reason, under `skipped` and `rejected`, most frequent first."""
+    by_state: dict[str, dict[str, int]] = {"skipped": {}, "rejected": {}}
     for counts in sorted(tallies, key=lambda counts: (-counts.files, counts.reason)):
-        if counts.state.lower() in found:
-            found[counts.state.lower()][counts.reason] = counts.files
-    return found
+        if counts.state.lower() in by_state:
+            by_state[counts.state.lower()][counts.reason] = counts.files
+    return by_state
 
 
 def _in_words(reasons: dict[str, int]) -> str:

@@ -1,15 +1,36 @@
-"""The folders of a batch: which ones may be walked, what is found in them, and what to say of it."""
+"""The folders of a batch: which ones may be walked, the files in them, and notes about both."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
-from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.doc_eval import files as batch_documents
-from doceval_pipeline.doc_eval.files import FoundFile
-from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.documents.patterns import missed_by_case
+from doceval_pipeline.batches.databases import (
+    Databases,
+    database_errors,
+)
+from doceval_pipeline.doc_eval import (
+    files as batch_documents,
+)
+from doceval_pipeline.doc_eval.files import (
+    FoundFile,
+)
+from doceval_pipeline.doc_eval.snapshot import (
+    read_snapshot,
+)
+from doceval_pipeline.documents.patterns import (
+    missed_by_case,
+)
 from doceval_pipeline.documents.skipped_folders import (
     COUNTED_BY_ITSELF,
     OWN_FILES,
@@ -18,16 +39,28 @@ from doceval_pipeline.documents.skipped_folders import (
     identity_of,
     system_folders,
 )
-from doceval_pipeline.documents.walk import NOT_INCLUDED, SKIPPED, Rules, display_name, walk
-from doceval_pipeline.errors import StagingError
-from doceval_pipeline.reports.formatting import counted
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.documents.walk import (
+    NOT_INCLUDED,
+    SKIPPED,
+    Rules,
+    display_name,
+    walk,
+)
+from doceval_pipeline.errors import (
+    StagingError,
+)
+from doceval_pipeline.reports.formatting import (
+    counted,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
 
 
 def found_files(
     config: Mapping[str, Any], settings: Settings, is_over: Callable[[], bool] = lambda: False
 ) -> Iterator[FoundFile]:
-    """Every entry of the folders that a configuration names, as it is now; each file once.
+    """Every entry of the folders that a configuration names; each file once.
 
     Parameters
     ----------
@@ -49,37 +82,37 @@ def found_files(
         _skipped_folders([path for _, path in tops], settings, system),
     )
     walked: set[Identity] = set()
-    for number, path in tops:
+    for folder_id, path in tops:
         identity = identity_of(path)
         if (problem := _problem(path, settings, system)) is not None:
             raise StagingError(f"folder {display_name(os.fsencode(path))} {problem}")
         if identity in walked:
-            yield FoundFile(number, b".", ".", SKIPPED, COUNTED_BY_ITSELF, None)
+            yield FoundFile(folder_id, b".", ".", SKIPPED, COUNTED_BY_ITSELF, None)
             continue
         if identity is not None:
             walked.add(identity)
         for entry in walk(path, rules, is_over):
             yield FoundFile(
-                number,
-                entry.path,
-                display_name(entry.path),
-                entry.state,
-                entry.reason,
-                entry.size,
-                entry.modified_ns,
+                folder_id,
+                raw_path=entry.path,
+                filepath=display_name(entry.path),
+                state=entry.state,
+                reason=entry.reason,
+                size=entry.size,
+                modified_ns=entry.modified_ns,
             )
 
 
-def why_not(settings: Settings) -> Callable[[str], str | None]:
-    """A function that says why a folder cannot be one of documents; None where it can, or is not there."""
+def folder_problems(settings: Settings) -> Callable[[str], str | None]:
+    """A function that returns why a folder cannot hold documents; None where it can or does not exist."""
     system = system_folders()
     return lambda folder: _problem(Path(folder), settings, system)
 
 
 def notes_on_patterns(
-    choice: Mapping[str, Sequence[str]], not_included: Iterable[str], usable: Iterable[str], sealed: bool
+    choice: Mapping[str, Sequence[str]], not_included: Iterable[str], usable: Iterable[str], *, sealed: bool
 ) -> list[str]:
-    """Sentences on files that patterns miss because upper and lower case differ.
+    """Sentences on files that patterns do not match because upper and lower case differ.
 
     Parameters
     ----------
@@ -98,7 +131,7 @@ def notes_on_patterns(
         missed = missed_by_case(choice[key], paths) if choice[key] else None
         if missed is not None:
             files = counted(missed.files, f"file {what[0]}", f"files {what[1]}")
-            remedy = f"make a batch of another name whose {key} has" if sealed else f"add to {key}:"
+            remedy = f"create a batch with another name whose {key} has" if sealed else f"add to {key}:"
             notes.append(
                 f"{files} because of upper and lower case, such as {missed.example!r}: "
                 f"{remedy} {missed.remedy}"
@@ -107,18 +140,19 @@ def notes_on_patterns(
 
 
 def notes_on_assigned(databases: Databases, batch_id: int) -> list[str]:
-    """As `notes_on_patterns`, of the files that a batch has; none before its configuration is sealed."""
+    """As `notes_on_patterns`, for the assigned files of a batch; empty before its configuration is sealed."""
     with database_errors(), databases.doc_eval.connect() as connection:
         sealed = read_snapshot(connection, batch_id)
         if sealed is None:
             return []
         choice = sealed.config["batch"]
         not_included = batch_documents.paths(connection, batch_id, NOT_INCLUDED)
-        return notes_on_patterns(choice, not_included, batch_documents.paths(connection, batch_id), True)
+        usable = batch_documents.paths(connection, batch_id)
+        return notes_on_patterns(choice, not_included, usable, sealed=True)
 
 
 def notes_on_nesting(folders: Sequence[str]) -> list[str]:
-    """Sentences on folders of a batch that are inside another one of it."""
+    """Sentences on folders of a batch that are inside another folder of it."""
     known = {identity: folder for folder in folders if (identity := identity_of(folder)) is not None}
     return [
         f"folder {inner!r} is inside {known[above]!r}: its files are counted once, as files of {inner!r}"
@@ -129,7 +163,7 @@ def notes_on_nesting(folders: Sequence[str]) -> list[str]:
 
 
 def _skipped_folders(tops: Sequence[Path], settings: Settings, system: SkippedFolders) -> SkippedFolders:
-    """The folders that no walk enters from above; those of the batch are walked by themselves."""
+    """The folders that no walk enters from a parent; the batch's own folders are walked separately."""
     reasons = dict(system.folders)
     for folders, reason in (
         ((settings.home, *settings.own_folders), OWN_FILES),
@@ -140,18 +174,15 @@ def _skipped_folders(tops: Sequence[Path], settings: Settings, system: SkippedFo
 
 
 def _problem(folder: Path, settings: Settings, system: SkippedFolders) -> str | None:
-    """Why a folder cannot be one of documents; None where it can, or where it is not there."""
+    """Why a folder cannot hold documents; None where it can or does not exist."""
     identity = identity_of(folder)
     if identity is None:
         return None
     above = {identity, *_identities_above(folder)}
     if identity == identity_of(settings.home) or above & {*map(identity_of, settings.own_folders)}:
-        return (
-            "holds doceval's own files (DOCEVAL_HOME): put the documents into a folder of their own and name "
-            "that"
-        )
+        return "holds doceval's own files (DOCEVAL_HOME): put the documents into a folder of their own"
     if any(system.reason(one) is not None for one in above):
-        return "belongs to the system and holds no documents: name the folder that does"
+        return "belongs to the system: name the folder that holds the documents"
     return None
 
 

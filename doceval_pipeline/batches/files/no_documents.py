@@ -1,4 +1,4 @@
-"""Why a batch has nothing to evaluate, and what to do about it. Pure text; no database, no files."""
+"""Why a batch has no usable document, and what to do. Pure: no database, no files."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from doceval_pipeline.documents.walk import EXCLUDED, HIDDEN, NOT_INCLUDED, SYML
 from doceval_pipeline.reports.formatting import counted
 
 MOST_ENDINGS = 5
-# What else to do about files of a reason; docs/files.md has the rest.
+# What to do about files that are left out for a reason; docs/files.md describes all reasons.
 _REMEDIES = {
     TEMPORARY: "temporary files are used if a pattern under include names them",
     HIDDEN: "hidden files are used if the hidden folder itself is named under folders",
@@ -19,14 +19,14 @@ _REMEDIES = {
 
 
 def no_documents(config: Mapping[str, Any], tallies: Sequence[Tally], left_out: Iterable[str]) -> str:
-    """One line for a batch of whose files none can be used.
+    """One line for a batch without any usable file.
 
     Parameters
     ----------
     config
         The batch's sealed configuration.
     tallies
-        All of its files, by state and reason.
+        All its files by state and reason.
     left_out
         Paths of the files that its patterns leave out.
     """

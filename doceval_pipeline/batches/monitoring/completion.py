@@ -1,6 +1,6 @@
-"""Decides from what the databases hold whether batches progressed or completed.
+"""Polls the databases and decides whether batches progressed or completed.
 
-Level-triggered: each look asks what is, never what changed since. A cursor over timestamps or
+Level-triggered: each poll reads the current state, never a list of changes. A cursor over timestamps or
 sequences would lose updates that commit out of order (docs/decisions.md).
 """
 
@@ -64,8 +64,8 @@ from doceval_pipeline.knowledge.usage import (
     read_experience,
 )
 
-# Closed batches are looked at again where a processor wrote late or flipped F to S; as many of them
-# a look as have about this many cells together.
+# A closed batch is counted again where a processor wrote late or changed F to S. Each poll counts batches
+# of about this many evaluations together.
 RECHECKED_CELLS = 20_000
 
 _RECORD_RESULT = text("""
@@ -75,73 +75,76 @@ _RECORD_RESULT = text("""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A batch and its cells as one look found them; `digest` only where no cell is left to do."""
+class BatchState:
+    """A batch and its evaluations as one poll counted them.
+
+    `digest` and `finished_documents` are set only where every evaluation is done.
+    """
 
     batch: BatchRecord
     cells: CellCounts
-    digest: str | None
-    finished_documents: int
+    digest: str | None = None
+    finished_documents: int = 0
 
     @property
     def expected(self) -> int:
-        """Cells that the batch must have."""
+        """How many evaluations the batch must have."""
         return self.batch.expected_cells or 0
 
     @property
     def is_done(self) -> bool:
-        """Whether every expected cell is there, and each of them succeeded or failed."""
+        """Whether every expected evaluation exists and has succeeded or failed."""
         return self.cells.done == self.cells.rows >= self.expected > 0
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one look found and did.
+class PollResult:
+    """What one poll found and did."""
 
-    `open` are the batches that are not done, and `changed` those of them whose numbers are new since
-    the version that the look was given; `completed` those that this look closed or whose result it
-    found changed, or that an earlier one did of which nobody was told; `reports` the batches, with their
-    digest, whose newest result has no report yet; `seen` the version from which the next look goes on.
-    """
-
-    open: list[Seen]
-    changed: list[Seen]
-    completed: list[Seen]
+    open: list[BatchState]
+    """Batches that are not done."""
+    changed: list[BatchState]
+    """Open batches whose counts have changed since the version that the poll was given."""
+    completed: list[BatchState]
+    """Batches that this poll closed or whose result changed, and earlier ones that were never reported."""
     reports: dict[int, str]
-    seen: int
+    """Batches whose newest result has no report yet, with the digest of the result."""
+    version: int
+    """Where the next poll continues."""
 
 
-def decide(seen: Seen) -> Action | None:
-    """What a batch's rows say should happen to it. Pure: no database, no clock."""
-    status = seen.batch.status
-    if seen.is_done:
-        failed = seen.cells.succeeded == 0 or seen.batch.cancelled_at is not None
+def decide(state: BatchState) -> Action | None:
+    """The action that a batch's rows ask for; None where nothing has to happen. Pure."""
+    status = state.batch.status
+    if state.is_done:
+        failed = state.cells.succeeded == 0 or state.batch.cancelled_at is not None
         target = Status.FAILED if failed else Status.COMPLETED
-        if status is target and seen.batch.result_digest == seen.digest:
+        if status is target and state.batch.result_digest == state.digest:
             return None
         return Action.FAIL if target is Status.FAILED else Action.COMPLETE
     if status in CLOSED:
         return Action.REOPEN
     # A reused result was there from the beginning: no processor has touched it.
-    touched = seen.cells.rows - seen.cells.waiting - seen.cells.paused - seen.cells.reused
+    touched = state.cells.rows - state.cells.waiting - state.cells.paused - state.cells.reused
     if status is Status.STAGED and touched:
         return Action.START_ANALYZING
     return None
 
 
-def look(databases: Databases, seen: int = 0, told: Mapping[int, str] | None = None) -> Look:
-    """Look at every open batch, and at closed ones whose rows changed, and move each where its rows say.
+def poll(
+    databases: Databases, since_version: int = 0, reported: Mapping[int, str] | None = None
+) -> PollResult:
+    """Check every open batch, and closed ones whose rows changed, and apply the transitions that follow.
 
-    Which batches have rows that are not done is asked of the counts that the database keeps; a batch
-    is completed after its rows were counted. Rows whose processor is gone go back to the queue first,
-    or fail.
+    The counts that the database keeps say which batches have unfinished rows; a batch is completed only after
+    its rows were counted. Before that, rows whose processor is gone return to the queue, or fail.
 
     Parameters
     ----------
-    seen
-        The version that the last look gave; 0 looks at all batches, in portions.
-    told
-        The `reports` of the last look whose findings were handed on; None where nobody is told.
+    since_version
+        The `version` of the last poll; 0 checks all batches, in portions.
+    reported
+        The `reports` of the last poll whose result was passed on; None where results are not passed on.
     """
     with databases.knowledge.begin() as connection:
         tidy(connection)
@@ -149,140 +152,154 @@ def look(databases: Databases, seen: int = 0, told: Mapping[int, str] | None = N
     with databases.doc_eval.connect() as connection:
         batches = {batch.id: batch for batch in batches_in(connection, OPEN)}
     with databases.knowledge.connect() as connection:
-        # Before the counts: what changes in between is then looked at twice, and not missed.
+        # Before the counts: a change in between is then checked twice, and not missed.
         newest = newest_version(connection)
-        # Of a cursor that somebody edited, or of a database that was restored since.
-        seen = seen if seen <= newest else 0
-        counts = {kept.batch_id: kept for kept in read_counts(connection, list(batches), seen)}
+        # The cursor may have been edited, or the database restored.
+        since_version = since_version if since_version <= newest else 0
+        counts = {kept.batch_id: kept for kept in read_counts(connection, list(batches), since_version)}
     with databases.doc_eval.connect() as connection:
-        # Closed ones, and such that were queued just now.
+        # Closed batches, and batches that were queued just now.
         others = batches_by_ids(connection, counts.keys() - batches.keys())
     batches |= {batch.id: batch for batch in others if batch.status in OPEN}
-    closed, next_seen = _in_turn([b for b in others if b.status in CLOSED], counts, seen, newest)
-    items = [_as_kept(batch, counts.get(batch.id)) for batch in batches.values()]
-    exact = _see(databases, [*(item.batch for item in items if _may_be_done(item)), *closed])
-    exactly = {item.batch.id: item for item in exact}
-    found = _act(
-        databases,
-        [exactly.pop(item.batch.id, item) for item in items] + list(exactly.values()),
-        {number for number, kept in counts.items() if kept.version > seen or kept.pending},
-        next_seen,
+    closed, next_version = _closed_to_recheck(
+        [b for b in others if b.status in CLOSED], counts, since_version, newest
     )
-    if told is None:
-        return found
-    return replace(found, completed=[*found.completed, *_untold(databases, found, told)])
+    states = [_from_kept_counts(batch, counts.get(batch.id)) for batch in batches.values()]
+    exact = _count_batches(databases, [*(s.batch for s in states if _may_be_done(s)), *closed])
+    exact_by_id = {state.batch.id: state for state in exact}
+    result = _apply_transitions(
+        databases,
+        [exact_by_id.pop(state.batch.id, state) for state in states] + list(exact_by_id.values()),
+        {number for number, kept in counts.items() if kept.version > since_version or kept.pending},
+        next_version,
+    )
+    if reported is None:
+        return result
+    return replace(result, completed=[*result.completed, *_unreported(databases, result, reported)])
 
 
-def _act(databases: Databases, items: Sequence[Seen], changed: set[int], next_seen: int) -> Look:
-    """Move batches where their rows say, and keep what was seen of those that changed."""
+def _apply_transitions(
+    databases: Databases, states: Sequence[BatchState], changed: set[int], next_version: int
+) -> PollResult:
+    """Apply the transition of each batch, and store samples of the batches that changed."""
     still_open, completed = [], []
-    for item in items:
-        action = decide(item)
+    for state in states:
+        action = decide(state)
         if action is not None:
-            _settle(databases, item, action)
+            _apply(databases, state, action)
         if action in (Action.COMPLETE, Action.FAIL):
-            completed.append(item)
-        elif not item.is_done:
-            still_open.append(item)
-    news = [item for item in still_open if item.batch.id in changed]
+            completed.append(state)
+        elif not state.is_done:
+            still_open.append(state)
+    news = [state for state in still_open if state.batch.id in changed]
     with databases.doc_eval.begin() as connection:
         if news or completed:
-            keep_samples(connection, {item.batch.id: item.cells.sample for item in (*news, *completed)})
+            keep_samples(connection, {state.batch.id: state.cells.sample for state in (*news, *completed)})
         reports = unreported(connection)
-    return Look(still_open, news, completed, reports, next_seen)
+    return PollResult(still_open, news, completed, reports, next_version)
 
 
-def _untold(databases: Databases, found: Look, told: Mapping[int, str]) -> list[Seen]:
-    """Batches that an earlier look completed, and whose caller was killed before it could tell."""
-    known = {seen.batch.id for seen in found.completed}
+def _unreported(databases: Databases, result: PollResult, reported: Mapping[int, str]) -> list[BatchState]:
+    """Batches that an earlier poll completed, and whose caller was killed before it passed the result on."""
+    known = {state.batch.id for state in result.completed}
     lost = [
         number
-        for number, digest in found.reports.items()
-        if number not in known and told.get(number) != digest
+        for number, digest in result.reports.items()
+        if number not in known and reported.get(number) != digest
     ]
     with databases.doc_eval.connect() as connection:
         batches = batches_by_ids(connection, lost)
-    return [seen for seen in _see(databases, batches) if seen.digest == found.reports[seen.batch.id]]
+    return [
+        state
+        for state in _count_batches(databases, batches)
+        if state.digest == result.reports[state.batch.id]
+    ]
 
 
 def recount_batches(databases: Databases, batch_ids: Iterable[int]) -> None:
-    """Count batches anew from their rows; a difference is found by the next look."""
+    """Recount batches from their rows; the next poll finds a difference."""
     with databases.knowledge.begin() as connection:
         for batch_id in batch_ids:
             recount(connection, batch_id)
 
 
 def settle(databases: Databases, batch: BatchRecord) -> None:
-    """Move one batch where its rows say, without waiting for the next look."""
-    (seen,) = _see(databases, [batch])
-    action = decide(seen)
+    """Apply the transition that one batch's rows ask for, without waiting for the next poll."""
+    (state,) = _count_batches(databases, [batch])
+    action = decide(state)
     if action is not None:
-        _settle(databases, seen, action)
+        _apply(databases, state, action)
 
 
 def complete_if_done(databases: Databases, batch: BatchRecord) -> None:
-    """Complete an open batch whose cells are all done, without waiting for the next look."""
-    (seen,) = _see(databases, [batch])
-    action = decide(seen)
-    if seen.is_done and action is not None:
-        _settle(databases, seen, action)
+    """Complete an open batch whose evaluations are all done, without waiting for the next poll."""
+    (state,) = _count_batches(databases, [batch])
+    action = decide(state)
+    if state.is_done and action is not None:
+        _apply(databases, state, action)
 
 
-def _as_kept(batch: BatchRecord, kept: IncrementalCounts | None) -> Seen:
-    return Seen(batch, CellCounts() if kept is None else kept.cells, None, 0)
+def _from_kept_counts(batch: BatchRecord, kept: IncrementalCounts | None) -> BatchState:
+    return BatchState(batch, CellCounts() if kept is None else kept.cells)
 
 
-def _may_be_done(seen: Seen) -> bool:
-    cells = seen.cells
+def _may_be_done(state: BatchState) -> bool:
+    cells = state.cells
     return not (cells.waiting or cells.running or cells.paused or cells.unknown)
 
 
-def _see(databases: Databases, batches: Sequence[BatchRecord]) -> list[Seen]:
-    """Count the rows of some batches, and of those that are done make the digest, in one snapshot."""
+def _count_batches(databases: Databases, batches: Sequence[BatchRecord]) -> list[BatchState]:
+    """Count the rows of the given batches, and compute the digests of done ones, in one snapshot."""
     if not batches:
         return []
     repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
     with repeatable.connect() as connection:
         counts = count_cells(connection, [batch.id for batch in batches])
-        seen = [Seen(batch, counts[batch.id], None, 0) for batch in batches]
-        done = [item.batch.id for item in seen if item.is_done]
+        states = [BatchState(batch, counts[batch.id]) for batch in batches]
+        done = [state.batch.id for state in states if state.is_done]
         results = digests(connection, done)
         finished = count_documents(connection, done)
     return [
-        replace(item, digest=results[item.batch.id], finished_documents=finished[item.batch.id])
-        if item.batch.id in results
-        else item
-        for item in seen
+        replace(state, digest=results[state.batch.id], finished_documents=finished[state.batch.id])
+        if state.batch.id in results
+        else state
+        for state in states
     ]
 
 
-def _settle(databases: Databases, seen: Seen, action: Action) -> None:
-    took = {}
+def _apply(databases: Databases, state: BatchState, action: Action) -> None:
+    longest = {}
     if action in (Action.COMPLETE, Action.FAIL):
         with databases.knowledge.connect() as knowledge:
-            took = read_experience(knowledge, seen.batch.id)
+            longest = read_experience(knowledge, state.batch.id)
+    reason = _failure_reason(state) if action is Action.FAIL else None
     with databases.doc_eval.begin() as connection:
-        transition(connection, seen.batch.id, action, _failure(seen) if action is Action.FAIL else None)
-        if seen.digest is not None:
+        transition(connection, state.batch.id, action, reason)
+        if state.digest is not None:
             connection.execute(
                 _RECORD_RESULT,
-                {"batch_id": seen.batch.id, "digest": seen.digest, "documents": seen.finished_documents},
+                {
+                    "batch_id": state.batch.id,
+                    "digest": state.digest,
+                    "documents": state.finished_documents,
+                },
             )
-            save_experience(connection, seen.batch.id, took)
+            save_experience(connection, state.batch.id, longest)
 
 
-def _failure(seen: Seen) -> str:
-    if seen.batch.cancelled_at is not None:
-        return f"cancelled; {seen.cells.succeeded} of {seen.expected} cells had succeeded"
-    return f"all {seen.cells.failed} cells failed: doceval report {seen.batch.id} shows their messages"
+def _failure_reason(state: BatchState) -> str:
+    cells = state.cells
+    if state.batch.cancelled_at is not None:
+        return f"cancelled; {cells.succeeded} of {state.expected} evaluations had succeeded"
+    return f"all {cells.failed} evaluations failed: doceval report {state.batch.id} shows their messages"
 
 
-def _in_turn(
-    closed: Sequence[BatchRecord], counts: Mapping[int, IncrementalCounts], seen: int, newest: int
+def _closed_to_recheck(
+    closed: Sequence[BatchRecord], counts: Mapping[int, IncrementalCounts], since_version: int, newest: int
 ) -> tuple[list[BatchRecord], int]:
-    """The closed batches to look at now, in the order of their changes, and the version they lead to."""
+    """The closed batches to check now, in the order of their changes, and where the next poll continues."""
     changed = sorted(
-        (batch for batch in closed if counts[batch.id].version > seen),
+        (batch for batch in closed if counts[batch.id].version > since_version),
         key=lambda batch: counts[batch.id].version,
     )
     cells = 0
@@ -290,5 +307,5 @@ def _in_turn(
         if position and cells + (batch.expected_cells or 0) > RECHECKED_CELLS:
             return changed[:position], counts[changed[position - 1].id].version
         cells += batch.expected_cells or 0
-    # Open ones that nobody works on may all be older than what was seen.
+    # Idle open batches may all be older than `since_version`.
     return changed, newest

@@ -1,4 +1,4 @@
-"""Holds the advisory lock of a run in the run's process."""
+"""Holds the advisory lock of a run in the run's process, which shows that the run is alive."""
 
 import os
 import socket
@@ -10,17 +10,17 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.doc_eval.runs.live import enter, leave, row_of
+from doceval_pipeline.doc_eval.runs.live import find_row_id, register_run, unregister_run
 
 # A lock that was lost with its connection is taken again within this time.
 SECONDS_BETWEEN_BEATS = 5.0
-# A server that does not answer holds up no run that has done its work.
+# How long a finished run waits for a server that does not answer.
 SECONDS_TO_END = 15.0
 
 
 @contextmanager
 def alive(databases: Databases, run_id: str, batch_id: int | None) -> Iterator[None]:
-    """Hold the lock of a run, on a connection of its own to doc_eval, until it has done its work.
+    """Hold the lock of a run, on a separate connection to doc_eval, until its work is done.
 
     An unreachable database does not stop the run; the lock is taken once it answers.
     """
@@ -49,35 +49,35 @@ class _Pulse:
         self.ended = Event()
 
     def take(self) -> None:
-        """Take the lock unless it is held; what fails is tried again with the next beat."""
+        """Take the lock unless it is held; a failure is retried at the next beat."""
         try:
             if self._connection is None:
                 self._connection, self._row = self._connect(), None
-            if self._row is None or row_of(self._connection, self._run_id) != self._row:
+            if self._row is None or find_row_id(self._connection, self._run_id) != self._row:
                 process = f"{socket.gethostname()}:{os.getpid()}"
-                self._row = enter(self._connection, self._run_id, self._batch_id, process)
+                self._row = register_run(self._connection, self._run_id, self._batch_id, process)
         except SQLAlchemyError:
-            self._let_go()
+            self._close()
 
     def beat(self) -> None:
-        """Take the lock again whenever it was lost, until the work has ended."""
+        """Take the lock again whenever it was lost, until the work is done."""
         while not self.ended.wait(SECONDS_BETWEEN_BEATS):
             self.take()
 
     def give_back(self) -> None:
-        """End the session that holds the lock; the run needs it no longer."""
+        """End the session that holds the lock."""
         if self._connection is not None:
             with suppress(SQLAlchemyError):
-                leave(self._connection, self._run_id)
-        self._let_go()
+                unregister_run(self._connection, self._run_id)
+        self._close()
 
     def _connect(self) -> Connection:
         connection = self._databases.doc_eval.connect().execution_options(isolation_level="AUTOCOMMIT")
-        # Not one of the pool's, which the work needs.
+        # Detached from the pool, whose connections the work needs.
         connection.detach()
         return connection
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         if self._connection is not None:
             with suppress(SQLAlchemyError):
                 self._connection.close()

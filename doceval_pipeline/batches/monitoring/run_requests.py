@@ -1,6 +1,6 @@
-"""Decides when Dagster is asked for a run again: a request stays until it is fulfilled.
+"""Decides when to request a run from Dagster again: a request stays until it is fulfilled.
 
-`decide` is pure; callers pass in what Dagster reports.
+`decide` is pure; callers pass in the state of the runs in Dagster.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,30 +8,31 @@ from dataclasses import dataclass
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.runs.requests import (
-    Answer,
-    Kind,
+    PendingRun,
     Request,
-    Waiting,
+    RunDecision,
+    RunKind,
     due_requests,
-    keep_answers,
+    store_decisions,
     unreported,
 )
 
-# Until the second attempt, after the run of the first has ended; doubled with each further one.
+# Between the end of the first attempt's run and the second attempt; doubled with each further one.
 SECONDS_BEFORE_SECOND = 30.0
 LONGEST_PAUSE = 600.0
-# Dagster stores a run within this time after it was asked for one, or was stopped before it could.
+# Dagster stores a run within this time after the request, unless it was stopped before it could.
 SECONDS_TO_APPEAR = 30.0
-# Between two looks at a run that waits or works.
-SECONDS_BETWEEN_LOOKS = 10.0
+# Between two checks of a run that is queued or running.
+SECONDS_BETWEEN_CHECKS = 10.0
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What Dagster knows of the runs of one request.
+    """The runs of one request in Dagster.
 
-    `is_working` where any run of this kind waits or works on the batch; `ended_as` is the status in which
-    the run of the newest attempt ended, `ended_ago` seconds ago, None where it did not end or is unknown.
+    `is_working` says that a run of this kind is queued or running for the batch. `ended_as` is the status in
+    which the run of the newest attempt ended, `ended_ago` seconds ago; None where it has not ended or is
+    unknown.
     """
 
     is_working: bool = False
@@ -39,20 +40,20 @@ class Runs:
     ended_ago: float = 0.0
 
 
-NONE = Runs()
+NO_RUNS = Runs()
 
 
-def decide(request: Request, runs: Runs) -> Answer:
-    """Say whether Dagster is asked for a run now, and when to look again. Pure."""
+def decide(request: Request, runs: Runs) -> RunDecision:
+    """Whether to request a run from Dagster now, and when to check again. Pure."""
     if runs.is_working:
-        return Answer(max(1, request.attempt), SECONDS_BETWEEN_LOOKS)
+        return RunDecision(max(1, request.attempt), SECONDS_BETWEEN_CHECKS)
     if runs.ended_as is None:
-        # The same run key again: a run that was only slow to appear is not doubled.
-        return Answer(max(1, request.attempt), SECONDS_TO_APPEAR, is_asked=True)
+        # The same run key again: a run that was only slow to appear does not start twice.
+        return RunDecision(max(1, request.attempt), SECONDS_TO_APPEAR, is_asked=True)
     left = pause_after(request.attempt) - runs.ended_ago
     if left > 0:
-        return Answer(request.attempt, left, ended_as=runs.ended_as, ended_ago=runs.ended_ago)
-    return Answer(
+        return RunDecision(request.attempt, left, ended_as=runs.ended_as, ended_ago=runs.ended_ago)
+    return RunDecision(
         request.attempt + 1,
         SECONDS_TO_APPEAR,
         is_asked=True,
@@ -66,34 +67,36 @@ def pause_after(attempt: int) -> float:
     return min(LONGEST_PAUSE, SECONDS_BEFORE_SECOND * 2.0 ** min(attempt - 1, 30))
 
 
-def look_up(databases: Databases, kind: Kind) -> list[Request]:
-    """Requests of a kind that are new, or whose run has to be looked at again."""
+def find_due_requests(databases: Databases, kind: RunKind) -> list[Request]:
+    """Requests of a kind that are new, or whose run must be checked again."""
     with databases.doc_eval.connect() as connection:
         return due_requests(connection, kind)
 
 
-def answer(databases: Databases, requests: Sequence[Request], runs: Mapping[int, Runs]) -> dict[int, str]:
-    """The run keys to ask Dagster for now, by batch.
+def claim_run_keys(
+    databases: Databases, requests: Sequence[Request], runs: Mapping[int, Runs]
+) -> dict[int, str]:
+    """The run keys to request from Dagster now, by batch.
 
-    Of several callers that look at the same requests at once, one gets each key.
+    Of several callers with the same requests, only one gets each key.
 
     Parameters
     ----------
     runs
-        What Dagster knows of the requests' runs, by batch.
+        The requests' runs in Dagster, by batch.
     """
-    answers = [(request, decide(request, runs.get(request.batch_id, NONE))) for request in requests]
+    decided = [(request, decide(request, runs.get(request.batch_id, NO_RUNS))) for request in requests]
     with databases.doc_eval.begin() as connection:
-        ours = keep_answers(connection, answers)
+        ours = store_decisions(connection, decided)
     return {
-        request.batch_id: request.run_key(given.attempt)
-        for request, given in answers
-        if given.is_asked and request.batch_id in ours
+        request.batch_id: request.run_key(decision.attempt)
+        for request, decision in decided
+        if decision.is_asked and request.batch_id in ours
     }
 
 
-def missing_reports(databases: Databases, batch_ids: Iterable[int] | None = None) -> dict[int, Waiting]:
-    """Closed batches whose newest result should have a report by now and has none, by number.
+def missing_reports(databases: Databases, batch_ids: Iterable[int] | None = None) -> dict[int, PendingRun]:
+    """Closed batches whose report is late, by number.
 
     Parameters
     ----------
@@ -101,4 +104,4 @@ def missing_reports(databases: Databases, batch_ids: Iterable[int] | None = None
         Only these batches; None for all.
     """
     with databases.doc_eval.connect() as connection:
-        return {number: found for number, found in unreported(connection, batch_ids).items() if found.is_late}
+        return {number: run for number, run in unreported(connection, batch_ids).items() if run.is_late}

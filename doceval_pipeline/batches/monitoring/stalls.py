@@ -1,7 +1,7 @@
-"""Tells work that has stalled from work that is slow.
+"""Distinguishes stalled work from slow work.
 
-What counts as too long is learnt from what this installation has seen: how long rows usually wait to
-be taken, and how long each connection ever needed for a cell. The decision itself is pure.
+The limits come from what this installation has recorded: how long rows usually wait until a processor takes
+them, and the longest time that each connection needed for an evaluation. The decision itself is pure.
 """
 
 from collections.abc import (
@@ -48,20 +48,21 @@ from doceval_pipeline.knowledge.counts import (
     running_rows,
 )
 from doceval_pipeline.reports.formatting import (
+    counted,
     duration,
 )
 
-# Nothing is called stalled sooner than this, whatever was learnt.
+# No batch counts as stalled earlier than this, whatever was recorded.
 SECONDS_FLOOR = 120.0
-# A connection that never finished a cell may be a slow one.
+# A connection without any finished evaluation may be a slow one.
 SECONDS_UNKNOWN_CONNECTION = 600.0
-# How far back it is learnt how long rows wait to be taken, and how many times that long is too long.
+# The usual time until a row is taken comes from this many days; this many times as long is too long.
 GAP_DAYS = 30
 TIMES_USUAL_GAP = 2
 
 
-class Movement(StrEnum):
-    """Whether a batch moves, in the words that people read."""
+class WorkState(StrEnum):
+    """Whether a batch progresses. The values are public: `doceval status --json` and metadata hold them."""
 
     MOVING = "moving"
     SLOW = "slow but moving"
@@ -71,84 +72,103 @@ class Movement(StrEnum):
     UNREADABLE = "rows hold words that nobody knows"
     AT_REST = "nothing has to move"
 
+    @property
+    def label(self) -> str:
+        """The state in the words of the terminal."""
+        return _LABELS.get(self, self.value)
 
-# A batch that moves like this goes on only if somebody does something.
-STALLED = (Movement.UNTAKEN, Movement.STUCK, Movement.UNREADABLE)
+
+_LABELS = {
+    WorkState.DEFERRED: "waiting, as its processor asked",
+    WorkState.UNTAKEN: "no processor takes rows",
+    WorkState.UNREADABLE: "rows have an unknown status",
+    WorkState.AT_REST: "no work pending",
+}
+# Such a batch continues only if a person acts.
+STALLED = (WorkState.UNTAKEN, WorkState.STUCK, WorkState.UNREADABLE)
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """Whether a batch moves, and a sentence with the figures it rests on."""
+class StallAssessment:
+    """Whether a batch progresses, and a sentence with the figures behind that."""
 
-    movement: Movement
+    state: WorkState
     sentence: str
+
+    def as_json(self) -> dict[str, str]:
+        """The shape that `doceval status --json` prints under `movement`."""
+        return {"movement": self.state.value, "sentence": self.sentence}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """For how many seconds nothing may happen: until a row is taken, and on each connection."""
+    """For how many seconds a row may wait to be taken, and run on each connection."""
 
     untaken: float
     running: Mapping[int, float]
 
     def for_connection(self, connection_id: int) -> float:
-        """How long a row of a connection may run."""
+        """How many seconds a row of a connection may run."""
         return self.running.get(connection_id, SECONDS_UNKNOWN_CONNECTION)
 
 
 @dataclass(frozen=True)
-class Question:
-    """A batch to judge: its cells, and for how many seconds none of its numbers has changed."""
+class StallInput:
+    """A batch to assess: its evaluations, and the seconds since any of its counts last changed."""
 
     batch: BatchRecord
     cells: CellCounts
-    still_for: float
+    seconds_unchanged: float
 
 
-def judge(
+def assess(
     status: Status,
     cells: CellCounts,
-    still_for: float,
+    seconds_unchanged: float,
     running: Sequence[RunningRows],
     limits: Limits,
     deferred: DeferredRows | None = None,
-) -> Judgement:
-    """Say whether a batch moves. Pure.
+) -> StallAssessment:
+    """Whether a batch progresses. Pure.
 
     Parameters
     ----------
     still_for
-        For how many seconds none of its numbers has changed.
+        Seconds since any of its counts last changed.
     running
-        Its running rows by connection, with the age of the oldest. Those under a lease come back by
-        themselves, and do not stall before it ends.
+        Its running rows by connection, with the age of the oldest. Rows under a lease return to the queue
+        when it ends, and do not stall before.
     deferred
-        Its waiting rows that are, or were, not to be handed out before some time.
+        Its waiting rows that must not be handed out before some time, or that were deferred until now.
     """
     if status not in OPEN:
-        return Judgement(Movement.AT_REST, f"the batch is {status}")
-    # While no number changes, no row is taken or finished: those that run have run for that long.
-    ages = [(rows, max(still_for, rows.oldest_seconds or 0.0)) for rows in running]
+        return StallAssessment(WorkState.AT_REST, f"the batch is {status}")
+    # While no count changes, no row is taken or finished: running rows have run for at least that long.
+    ages = [(rows, max(seconds_unchanged, rows.oldest_seconds or 0.0)) for rows in running]
     late = [(rows, age) for rows, age in ages if age > limits.for_connection(rows.connection_id)]
-    # Those without a lease, which somebody must look after, first.
+    # Rows without a lease first: only a person can release them.
     if late:
-        rows, age = min(late, key=lambda found: found[0].lease_ends is not None)
+        rows, age = min(late, key=lambda pair: pair[0].lease_ends is not None)
         return _stuck(rows, age, limits)
     if cells.running:
-        return _slow(cells, still_for) if still_for > limits.untaken else Judgement(Movement.MOVING, "moving")
-    if cells.waiting and status is not Status.PAUSED:
-        return _waiting(cells.waiting, still_for, limits, deferred)
-    if cells.unknown:
-        return Judgement(
-            Movement.UNREADABLE,
-            f"{_rows(cells.unknown)} hold a word in llm_responses.status that nobody knows: correct it",
+        return (
+            _slow(cells, seconds_unchanged)
+            if seconds_unchanged > limits.untaken
+            else StallAssessment(WorkState.MOVING, "moving")
         )
-    return Judgement(Movement.AT_REST, "no row waits or runs")
+    if cells.waiting and status is not Status.PAUSED:
+        return _waiting(cells.waiting, seconds_unchanged, limits, deferred)
+    if cells.unknown:
+        return StallAssessment(
+            WorkState.UNREADABLE,
+            f"{counted(cells.unknown, 'row has', 'rows have')} an unknown status: fix llm_responses.status",
+        )
+    return StallAssessment(WorkState.AT_REST, "no row is waiting or running")
 
 
-def judge_batches(databases: Databases, questions: Sequence[Question]) -> dict[int, Judgement]:
-    """Judge batches by their running rows, and by what was learnt of their connections."""
-    ids = [question.batch.id for question in questions]
+def assess_batches(databases: Databases, inputs: Sequence[StallInput]) -> dict[int, StallAssessment]:
+    """Assess batches by their running rows and by the recorded durations of their connections."""
+    ids = [each.batch.id for each in inputs]
     with databases.knowledge.connect() as knowledge:
         running = running_rows(knowledge, ids)
         deferred = deferred_rows(knowledge, ids)
@@ -160,34 +180,34 @@ def judge_batches(databases: Databases, questions: Sequence[Question]) -> dict[i
         {connection_id: max(SECONDS_FLOOR, seconds) for connection_id, seconds in longest.items()},
     )
     return {
-        q.batch.id: judge(
-            q.batch.status,
-            q.cells,
-            q.still_for,
-            [rows for rows in running if rows.batch_id == q.batch.id],
+        each.batch.id: assess(
+            each.batch.status,
+            each.cells,
+            each.seconds_unchanged,
+            [rows for rows in running if rows.batch_id == each.batch.id],
             limits,
-            deferred.get(q.batch.id),
+            deferred.get(each.batch.id),
         )
-        for q in questions
+        for each in inputs
     }
 
 
-def judge_open(databases: Databases) -> dict[int, Judgement]:
-    """Judge every open batch of which there are samples."""
+def assess_open_batches(databases: Databases) -> dict[int, StallAssessment]:
+    """Assess every open batch that has samples."""
     with databases.doc_eval.connect() as connection:
         open_batches = {batch.id: batch for batch in batches_in(connection, OPEN)}
         newest = newest_samples(connection, list(open_batches))
-    return judge_batches(
+    return assess_batches(
         databases,
         [
-            Question(open_batches[number], CellCounts(**sample.cells), sample.seconds_ago)
+            StallInput(open_batches[number], CellCounts(**sample.cells), sample.seconds_ago)
             for number, sample in newest.items()
         ],
     )
 
 
-def judge_one(databases: Databases, batch_id: int) -> Judgement:
-    """Judge one batch.
+def assess_batch(databases: Databases, batch_id: int) -> StallAssessment:
+    """Assess one batch.
 
     Raises
     ------
@@ -198,13 +218,13 @@ def judge_one(databases: Databases, batch_id: int) -> Judgement:
         newest = newest_samples(connection, [batch_id]).get(batch_id)
     with databases.knowledge.connect() as knowledge:
         cells = count_cells(knowledge, [batch_id])[batch_id]
-    # Other numbers than the newest sample's are news of this moment.
-    still_for = newest.seconds_ago if newest and newest.cells == cells.sample else 0.0
-    return judge_batches(databases, [Question(batch, cells, still_for)])[batch_id]
+    # Counts that differ from the newest sample have changed just now.
+    seconds_unchanged = newest.seconds_ago if newest and newest.cells == cells.sample else 0.0
+    return assess_batches(databases, [StallInput(batch, cells, seconds_unchanged)])[batch_id]
 
 
-def _stuck(rows: RunningRows, age: float, limits: Limits) -> Judgement:
-    needed = "which has finished none yet"
+def _stuck(rows: RunningRows, age: float, limits: Limits) -> StallAssessment:
+    needed = "which has not finished any yet"
     if rows.connection_id in limits.running:
         needed = f"which never needed more than {duration(limits.for_connection(rows.connection_id))}"
     late = (
@@ -212,41 +232,43 @@ def _stuck(rows: RunningRows, age: float, limits: Limits) -> Judgement:
         "finished"
     )
     if rows.lease_ends is not None:
-        return Judgement(
-            Movement.SLOW,
+        return StallAssessment(
+            WorkState.SLOW,
             f"{late}; the last lease on them runs until {in_utc(rows.lease_ends)} UTC unless it is renewed, "
-            "and what has no result then comes back by itself",
+            "and rows without a result then return to the queue",
         )
-    return Judgement(
-        Movement.STUCK,
-        f"{late}: see whether the processor that took them still lives",
+    return StallAssessment(
+        WorkState.STUCK,
+        f"{late}: check whether the processor that took them is still running",
     )
 
 
-def _slow(cells: CellCounts, still_for: float) -> Judgement:
-    return Judgement(
-        Movement.SLOW,
-        f"nothing has finished for {duration(still_for)}; {_rows(cells.running)} at work, and their "
-        "connections have needed that long before",
+def _slow(cells: CellCounts, seconds_unchanged: float) -> StallAssessment:
+    return StallAssessment(
+        WorkState.SLOW,
+        f"no evaluation has finished for {duration(seconds_unchanged)}; {_rows(cells.running)} running, and "
+        "their connections have needed that long before",
     )
 
 
-def _waiting(waiting: int, still_for: float, limits: Limits, deferred: DeferredRows | None) -> Judgement:
-    """Judge a batch of which no row runs: nobody can take a row before its time."""
+def _waiting(
+    waiting: int, seconds_unchanged: float, limits: Limits, deferred: DeferredRows | None
+) -> StallAssessment:
+    """Assess a batch without running rows: deferred rows cannot be taken yet."""
     if deferred and deferred.rows >= waiting:
-        return Judgement(Movement.DEFERRED, deferred.sentence)
+        return StallAssessment(WorkState.DEFERRED, deferred.sentence)
     if deferred and deferred.due_seconds is not None:
-        still_for = min(still_for, deferred.due_seconds)
-    if still_for <= limits.untaken:
-        return Judgement(Movement.MOVING, "moving")
-    return _untaken(waiting - (deferred.rows if deferred else 0), still_for)
+        seconds_unchanged = min(seconds_unchanged, deferred.due_seconds)
+    if seconds_unchanged <= limits.untaken:
+        return StallAssessment(WorkState.MOVING, "moving")
+    return _untaken(waiting - (deferred.rows if deferred else 0), seconds_unchanged)
 
 
-def _untaken(waiting: int, still_for: float) -> Judgement:
-    return Judgement(
-        Movement.UNTAKEN,
-        f"{_rows(waiting)} waiting, and none was taken for {duration(still_for)}: see whether a "
-        "processor runs",
+def _untaken(waiting: int, seconds_unchanged: float) -> StallAssessment:
+    return StallAssessment(
+        WorkState.UNTAKEN,
+        f"{_rows(waiting)} waiting, and no row was taken for {duration(seconds_unchanged)}: check whether a "
+        "processor is running",
     )
 
 

@@ -1,4 +1,4 @@
-"""How far batches are: files, cells and pace, counted from both databases. Changes nothing."""
+"""The progress of batches: files, evaluations and throughput, read from both databases. Reads only."""
 
 from collections.abc import (
     Container,
@@ -23,13 +23,13 @@ from doceval_pipeline.batches.locks import (
     abandoned_stagings,
 )
 from doceval_pipeline.batches.monitoring.stalls import (
-    Judgement,
-    Question,
-    judge_batches,
+    StallAssessment,
+    StallInput,
+    assess_batches,
 )
 from doceval_pipeline.batches.monitoring.throughput import (
-    Pace,
-    pace_of,
+    BatchThroughput,
+    measure_throughput,
 )
 from doceval_pipeline.batches.results.report_files import (
     find_report,
@@ -64,7 +64,7 @@ from doceval_pipeline.doc_eval.runs.lost import (
     lost_runs_without_batch,
 )
 from doceval_pipeline.doc_eval.runs.requests import (
-    Waiting,
+    PendingRun,
     unreported,
     unstaged,
 )
@@ -96,43 +96,43 @@ from doceval_pipeline.reports.model import (
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """A batch with what both databases hold of it.
-
-    `pace` and `judgement` are there for open batches that were looked at by the sensor
-    `response_status`, which keeps the samples they rest on. `webhook` is there where the receiver of
-    completions could not be told. `report` is the file of its newest report. `request` is there where a run
-    that stages or reports the batch is awaited, and `notices` are sentences about what is missing and what
-    to do. `deferred` is there where waiting rows are not handed out yet, because their processor asked so.
-    `origins` counts the batches that reused results come from; `is_from_elsewhere` where some come from
-    another installation.
-    `recurring` is there for the batch of a recurring evaluation that is not deleted.
-    """
+    """A batch with its data from both databases."""
 
     batch: BatchRecord
     documents: DocumentCounts
     cells: CellCounts
-    pace: Pace | None = None
-    judgement: Judgement | None = None
+    throughput: BatchThroughput | None = None
+    """Of an open batch that has samples, which the sensor `response_status` stores."""
+    assessment: StallAssessment | None = None
+    """Whether such a batch progresses."""
     webhook: Trouble | None = None
+    """Why the webhook's receiver has not accepted the completion."""
     report: Path | None = None
-    request: Waiting | None = None
+    """The file of its newest report."""
+    request: PendingRun | None = None
+    """The run that must stage or report the batch and has not succeeded yet."""
     notices: tuple[str, ...] = ()
+    """Sentences about what is missing and what to do."""
     deferred: DeferredRows | None = None
+    """Waiting rows that are not handed out yet, because their processor asked for that."""
     origins: int = 0
+    """How many batches the reused results come from."""
     is_from_elsewhere: bool = False
+    """Whether some of them come from another installation."""
     recurring: Origin | None = None
+    """The recurring evaluation that made the batch, unless it was deleted."""
 
     @property
     def reuse(self) -> str | None:
-        """How many cells have a reused result, for people; None where none has."""
+        """A sentence on how many evaluations have a reused result; None where none has."""
         cells = self.cells
         if not cells.reused:
             return None
         whole = cells.reused == cells.done == self.batch.expected_cells
         many = "all" if whole else f"{cells.reused:,}"
         places = origins_text(self.origins, is_elsewhere=self.is_from_elsewhere)
-        said = f"{cells.done:,} done, {many} of them reused from {places}"
-        return f"{said}: {NOTHING_ASKED}" if whole else said
+        counts = f"{cells.done:,} done, {many} of them reused from {places}"
+        return f"{counts}: {NOTHING_ASKED}" if whole else counts
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; its names are a public interface."""
@@ -149,8 +149,8 @@ class BatchProgress:
             "cells": {"expected": self.batch.expected_cells or 0, **self.cells.outcomes},
             "cells_reused": self.cells.reused,
             "reused_from_batches": self.origins,
-            "pace": None if self.pace is None else self.pace.as_json(),
-            "movement": None if self.judgement is None else asdict(self.judgement),
+            "pace": None if self.throughput is None else self.throughput.as_json(),
+            "movement": None if self.assessment is None else self.assessment.as_json(),
             "webhook": None if self.webhook is None else self.webhook.as_json(),
             "report": None if self.report is None else str(self.report),
             "request": None if self.request is None else self.request.as_json(),
@@ -165,7 +165,7 @@ def batch_progress(databases: Databases, wanted: str | None = None) -> list[Batc
     Raises
     ------
     UnknownBatch
-        There is no such batch.
+        The batch does not exist.
     """
     if wanted is not None:
         batches = [find_batch(databases.doc_eval, wanted)]
@@ -178,42 +178,48 @@ def batch_progress(databases: Databases, wanted: str | None = None) -> list[Batc
 def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchProgress]:
     """The progress of the given batches, in their order; a few statements for all of them."""
     numbers = [batch.id for batch in batches]
-    paces = batch_paces(databases, batches)
+    throughputs = batch_throughputs(databases, batches)
     with databases.doc_eval.connect() as connection:
         documents = count_documents(connection, numbers)
-        not_told = troubles(connection, numbers)
-        awaited = {**unstaged(connection, numbers), **unreported(connection, numbers)}
+        troubles_by_batch = troubles(connection, numbers)
+        pending = {**unstaged(connection, numbers), **unreported(connection, numbers)}
         abandoned = abandoned_stagings(connection, numbers)
         lost = lost_runs_of(connection, numbers)
         recurring = batch_origins(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
         origins = count_origins(connection, [n for n in numbers if cells[n].reused])
-        deferred = {n: found for n, found in deferred_rows(connection, numbers).items() if found.rows}
-    questions = [
-        Question(batch, cells[batch.id], paces[batch.id].still_for) for batch in batches if batch.id in paces
-    ]
-    judgements = judge_batches(databases, questions) if questions else {}
-    return [
-        BatchProgress(
-            batch,
-            documents[batch.id],
-            cells[batch.id],
-            paces.get(batch.id),
-            judgements.get(batch.id),
-            not_told.get(batch.id),
-            find_report(databases, batch),
-            awaited.get(batch.id),
-            (
-                *_notices(batch, documents[batch.id], awaited.get(batch.id), abandoned),
-                *(run.sentence for run in lost if run.batch_id == batch.id),
-            ),
-            deferred.get(batch.id),
-            *origins.get(batch.id, (0, False)),
-            recurring.get(batch.id),
-        )
+        deferred = {n: rows for n, rows in deferred_rows(connection, numbers).items() if rows.rows}
+    inputs = [
+        StallInput(batch, cells[batch.id], throughputs[batch.id].seconds_unchanged)
         for batch in batches
+        if batch.id in throughputs
     ]
+    assessments = assess_batches(databases, inputs) if inputs else {}
+    progress = []
+    for batch in batches:
+        number = batch.id
+        request = pending.get(number)
+        number_of_origins, is_from_elsewhere = origins.get(number, (0, False))
+        notices = _notices(batch, documents[number], request, abandoned)
+        progress.append(
+            BatchProgress(
+                batch,
+                documents[number],
+                cells[number],
+                throughput=throughputs.get(number),
+                assessment=assessments.get(number),
+                webhook=troubles_by_batch.get(number),
+                report=find_report(databases, batch),
+                request=request,
+                notices=(*notices, *(run.sentence for run in lost if run.batch_id == number)),
+                deferred=deferred.get(number),
+                origins=number_of_origins,
+                is_from_elsewhere=is_from_elsewhere,
+                recurring=recurring.get(number),
+            )
+        )
+    return progress
 
 
 def closed_batches(databases: Databases) -> list[BatchRecord]:
@@ -223,9 +229,9 @@ def closed_batches(databases: Databases) -> list[BatchRecord]:
 
 
 def having_failures(databases: Databases, batches: Sequence[BatchRecord]) -> list[BatchRecord]:
-    """Those of the given batches that are closed and have failed evaluations; one statement for all.
+    """The given batches that are closed and have failed evaluations; one statement for all.
 
-    A batch that a person cancelled is left out: its evaluations were closed, and did not fail.
+    Cancelled batches are left out: their evaluations were closed and did not fail.
     """
     closed = [
         batch
@@ -238,13 +244,13 @@ def having_failures(databases: Databases, batches: Sequence[BatchRecord]) -> lis
 
 
 def failed_occurrences(databases: Databases) -> list[str]:
-    """A sentence for each recurring evaluation whose newest occurrence failed, and so has no batch."""
+    """A sentence for each recurring evaluation whose newest occurrence failed, so that it has no batch."""
     with databases.doc_eval.connect() as connection:
         return [record.failure for record in list_recurring(connection) if record.failure is not None]
 
 
 def lost_without_batch(databases: Databases) -> list[LostRun]:
-    """Runs that ended before they began and belong to no batch, such as those that were to create one."""
+    """Runs that ended before they began and belong to no batch, such as runs of `create_batch`."""
     with databases.doc_eval.connect() as connection:
         return lost_runs_without_batch(connection)
 
@@ -252,18 +258,18 @@ def lost_without_batch(databases: Databases) -> list[LostRun]:
 def _notices(
     batch: BatchRecord,
     documents: DocumentCounts,
-    request: Waiting | None,
+    request: PendingRun | None,
     abandoned: Container[int],
 ) -> Iterator[str]:
     """Notices about missing parts of a batch, each with the command that fixes it."""
     if batch.held_notice is not None:
         yield batch.held_notice
     if batch.id in abandoned:
-        yield f"no process works on its staging: doceval stage {batch.id} goes on with it"
+        yield f"no process is working on its staging: doceval stage {batch.id} continues it"
     if batch.status is Status.SAVED and batch.config_sha256 is not None and request is None:
         missing = ", ".join(_missing_assets(documents))
         yield (
-            f"only some of its assets are materialized, and not {missing}: materialize the group staging, or "
+            f"some of its assets are not materialized ({missing}): materialize the group staging, or "
             f"doceval stage {batch.id}"
         )
     if request is None:
@@ -281,17 +287,17 @@ def _missing_assets(documents: DocumentCounts) -> Iterator[str]:
     yield "queue_rows"
 
 
-def batch_paces(databases: Databases, batches: list[BatchRecord]) -> dict[int, Pace]:
-    """The pace of each open batch of which there are samples."""
+def batch_throughputs(databases: Databases, batches: list[BatchRecord]) -> dict[int, BatchThroughput]:
+    """The throughput of each open batch that has samples."""
     are_open = [batch for batch in batches if batch.status in OPEN]
     if not are_open:
         return {}
     with databases.doc_eval.connect() as connection:
         samples = read_samples(connection, [batch.id for batch in are_open])
-    found = {
-        batch.id: pace_of(
+    measured = {
+        batch.id: measure_throughput(
             samples[batch.id], batch.expected_cells or 0, cancelled=batch.cancelled_at is not None
         )
         for batch in are_open
     }
-    return {number: pace for number, pace in found.items() if pace is not None}
+    return {number: throughput for number, throughput in measured.items() if throughput is not None}

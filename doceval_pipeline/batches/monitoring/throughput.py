@@ -1,82 +1,102 @@
-"""How fast a batch is and when it will be done, from samples of its progress. Pure: no database, no clock."""
+"""Throughput and remaining time of a batch, from samples of its progress. Pure: no database, no clock."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
-from typing import Any
+from collections.abc import (
+    Sequence,
+)
+from dataclasses import (
+    asdict,
+    dataclass,
+)
+from itertools import (
+    pairwise,
+)
+from typing import (
+    Any,
+)
 
-from doceval_pipeline.doc_eval.progress import Sample
-from doceval_pipeline.domain.findings import Interval
-from doceval_pipeline.statistics.estimation import predict_time
+from doceval_pipeline.doc_eval.progress import (
+    Sample,
+)
+from doceval_pipeline.domain.findings import (
+    Interval,
+)
+from doceval_pipeline.statistics.estimation import (
+    predict_time,
+)
 
-# The rate of now is taken over this long, unless hardly anything was done in it.
+# The recent rate covers this much time, unless fewer than FEW_CELLS evaluations were done in it.
 RECENT_SECONDS = 1_800
 FEW_CELLS = 10
 
 
 @dataclass(frozen=True)
-class Pace:
-    """What the samples of a batch say.
-
-    Rates are in cells an hour: over the recent past, and since work began after the batch was staged,
-    reprocessed or resumed. `left` is in seconds, None where nothing is known. `still_for` says for how
-    many seconds no number has changed.
-    """
+class BatchThroughput:
+    """How fast a batch progresses, from its samples."""
 
     recent_rate: float | None
-    whole_rate: float | None
-    left: Interval | None
-    still_for: float
+    """Evaluations an hour over the recent past."""
+    rate_since_start: float | None
+    """Evaluations an hour since work began after the batch was staged, reprocessed or resumed."""
+    seconds_left: Interval | None
+    """None where it cannot be predicted."""
+    seconds_unchanged: float
+    """Since any count of the batch last changed."""
 
     def as_json(self) -> dict[str, Any]:
-        """For `doceval status --json`; what is unbounded is null."""
-        left = None if self.left is None else [_finite(self.left.low), _finite(self.left.high)]
+        """The shape that `doceval status --json` prints; an infinite bound is null."""
+        left = (
+            None
+            if self.seconds_left is None
+            else [_finite(self.seconds_left.low), _finite(self.seconds_left.high)]
+        )
         return {
             "cells_per_hour": _rounded(self.recent_rate),
-            "cells_per_hour_since_begin": _rounded(self.whole_rate),
+            "cells_per_hour_since_begin": _rounded(self.rate_since_start),
             "seconds_left": left,
-            "seconds_unchanged": round(self.still_for),
+            "seconds_unchanged": round(self.seconds_unchanged),
         }
 
     def as_metadata(self) -> dict[str, float]:
-        """Numbers under stable names, for Dagster; what is not known is absent."""
-        found = {"cells_per_hour": self.recent_rate, "cells_per_hour_since_begin": self.whole_rate}
-        if self.left is not None:
-            bounds = asdict(self.left)
-            found |= {f"seconds_left_{name}": _finite(value) for name, value in bounds.items()}
-        return {name: round(value, 1) for name, value in found.items() if value is not None}
+        """Metadata for Dagster, under stable names; unknown values are absent."""
+        values = {"cells_per_hour": self.recent_rate, "cells_per_hour_since_begin": self.rate_since_start}
+        if self.seconds_left is not None:
+            bounds = asdict(self.seconds_left)
+            values |= {f"seconds_left_{name}": _finite(value) for name, value in bounds.items()}
+        return {name: round(value, 1) for name, value in values.items() if value is not None}
 
 
-def pace_of(samples: Sequence[Sample], expected: int, *, cancelled: bool = False) -> Pace | None:
-    """Read rates and the time left from samples, oldest first; None without any.
+def measure_throughput(
+    samples: Sequence[Sample], expected: int, *, cancelled: bool = False
+) -> BatchThroughput | None:
+    """The throughput that samples, oldest first, show; None without samples.
 
     Parameters
     ----------
     expected
-        How many cells the batch must have.
+        How many evaluations the batch must have.
     cancelled
-        Whether a cancel closed rows: they were not worked on, and say nothing of a rate.
+        Whether a cancel closed rows. Nobody processed them, so no rate can be computed.
     """
     if not samples:
         return None
     if cancelled:
-        return Pace(None, None, None, samples[-1].seconds_ago)
+        return BatchThroughput(None, None, None, samples[-1].seconds_ago)
     work = _since_work_began(samples)
     recent = [sample for sample in work if sample.seconds_ago <= RECENT_SECONDS]
     if not recent or recent[-1].done - recent[0].done < FEW_CELLS:
         recent = work
     left = expected - samples[-1].done - samples[-1].reused
     held = samples[-1].paused > 0 or left <= 0
-    return Pace(
+    return BatchThroughput(
         recent_rate=_rate(recent),
-        whole_rate=_rate(work),
-        left=None if held else _time_left(recent, left),
-        still_for=samples[-1].seconds_ago,
+        rate_since_start=_rate(work),
+        seconds_left=None if held else _time_left(recent, left),
+        seconds_unchanged=samples[-1].seconds_ago,
     )
 
 
 def _since_work_began(samples: Sequence[Sample]) -> list[Sample]:
-    """The newest stretch in which nothing was held or begun anew, from its first movement on."""
+    """The newest samples without a hold or a restart, from the first one that shows progress."""
     begin = len(samples) - 1
     while begin and not samples[begin - 1].paused and samples[begin - 1].done <= samples[begin].done:
         begin -= 1

@@ -43,13 +43,14 @@ from doceval_pipeline.doc_eval.batches import (
 from doceval_pipeline.doc_eval.files import (
     DocumentCounts,
     count_documents,
-    stored_ids,
+    stored_document_ids,
 )
 from doceval_pipeline.doc_eval.snapshot import (
-    Snapshot,
     read_snapshot,
 )
-from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.columns import (
+    Column,
+)
 from doceval_pipeline.domain.files import (
     EvaluatedFile,
 )
@@ -57,9 +58,16 @@ from doceval_pipeline.domain.insights import (
     NOTHING,
     Provenance,
 )
-from doceval_pipeline.domain.results import CellDetails, ReportCell, ResultSums
+from doceval_pipeline.domain.results import (
+    CellDetails,
+    ReportCell,
+    ResultSums,
+)
 from doceval_pipeline.domain.scores import (
     Scores,
+)
+from doceval_pipeline.domain.snapshot import (
+    Snapshot,
 )
 from doceval_pipeline.errors import (
     BatchStateError,
@@ -152,7 +160,7 @@ def gather(databases: Databases, batch_id: int, provenance: Provenance = NOTHING
                 f"{partition_key(batch_id)} is {batch.status.value} and has no results to report: "
                 "stage it first"
             )
-        stored, names = stored_ids(doc_eval, batch_id), FileNames(doc_eval, batch_id)
+        stored, names = stored_document_ids(doc_eval, batch_id), FileNames(doc_eval, batch_id)
         scores = read_scores(knowledge, batch_id)
         data = _gather(_Sources(doc_eval, knowledge, batch, sealed, stored, names, scores))
         insights = gather_insights(doc_eval, knowledge, data, stored, names, scores, provenance)

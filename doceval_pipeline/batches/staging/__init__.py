@@ -1,1 +1,1 @@
-"""Creates batches and their work: applying, planning, the four steps of staging, rescanning, reprocessing."""
+"""Creates batches and their work: apply, plan, the four steps of staging, rescan, reprocess."""

@@ -1,4 +1,4 @@
-"""Applies an evaluation, and looks at the folders of the batches that it leaves to be staged."""
+"""Applies an evaluation, and previews the folders of the batches that wait to be staged."""
 
 import time
 from collections import (
@@ -69,25 +69,27 @@ from doceval_pipeline.settings import (
     Settings,
 )
 
-# An apply looks at what folders hold, but does not make anybody wait for millions of files.
+# An apply previews folders, but does not let people wait for millions of files.
 MOST_ENTRIES = 100_000
 MOST_SECONDS = 2.0
 
-# From the database: a key that an evaluation file leaves out keeps its value. Sealed batches are frozen.
+# Read from the database, because a key that an evaluation file leaves out keeps its value. Sealed batches
+# are left out.
 _CHOICES = text("""
     SELECT b.id, jsonb_build_object(
         'batch', jsonb_build_object('include', to_jsonb(b.include_patterns),
                                     'exclude', to_jsonb(b.exclude_patterns)),
         'folders', (SELECT coalesce(jsonb_agg(jsonb_build_object('id', f.id, 'path', f.folder_path)
                                               ORDER BY f.id), '[]')
-                    FROM batch_folders l JOIN folders f ON f.id = l.folder_id WHERE l.batch_id = b.id))
+                    FROM batch_folders l JOIN folders f ON f.id = l.folder_id WHERE l.batch_id = b.id)
+        ) AS choice
     FROM batches b WHERE b.id = ANY(:ids) AND b.config_snapshot IS NULL
 """)
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a look at the folders of a batch found; `whole` is False where there was no time for all."""
+    """The files in the folders of a batch; `whole` is False where the time was too short to count all."""
 
     tallies: list[Tally]
     whole: bool
@@ -95,14 +97,14 @@ class Preview:
 
     @property
     def usable(self) -> int:
-        """Files that staging would use."""
+        """How many files staging would use."""
         return sum(tally.files for tally in self.tallies if tally.state == ASSIGNED)
 
     @property
     def sentence(self) -> str:
-        """What was found, for people."""
-        found = f"{counted(self.usable, 'usable file', 'usable files')}; {left_out(self.tallies)}"
-        return found if self.whole else f"{found}; the rest was not counted, staging reads all files"
+        """The counts, for people."""
+        counts = f"{counted(self.usable, 'usable file', 'usable files')}; {left_out(self.tallies)}"
+        return counts if self.whole else f"{counts}; the rest was not counted, staging reads all files"
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval apply --json` prints."""
@@ -114,11 +116,13 @@ class Preview:
         }
 
 
-def apply(databases: Databases, located: Located, stage: bool = False) -> tuple[Applied, dict[str, Preview]]:
-    """Write an evaluation as `apply_evaluation` does, and look at the folders of batches that it changed.
+def apply(
+    databases: Databases, located: Located, *, stage: bool = False
+) -> tuple[Applied, dict[str, Preview]]:
+    """Write an evaluation as `apply_evaluation` does, and preview the folders of the batches that it changed.
 
-    Returns what was done, and by name what is found now for each batch that is not sealed and that was
-    written, or whose staging was asked for.
+    Returns the changes, and by name a preview of each unsealed batch that was written or whose staging was
+    requested.
 
     Raises
     ------
@@ -134,18 +138,19 @@ def apply(databases: Databases, located: Located, stage: bool = False) -> tuple[
 
 
 def preview(databases: Databases, numbers: Mapping[str, int]) -> dict[str, Preview]:
-    """Look at the folders that batches would be sealed with now, within bounds for all of them together.
+    """Preview the folders that batches would be sealed with now, within common bounds.
 
     Parameters
     ----------
     numbers
-        The batches, each under the name that the result has it by; sealed ones are left out.
+        The batches by the names that the result uses; sealed batches are left out.
     """
     with database_errors(), databases.doc_eval.connect() as connection:
-        configs = dict(connection.execute(_CHOICES, {"ids": list(numbers.values())}).tuples().all())
-    looking = _Bounded(MOST_ENTRIES, time.monotonic() + MOST_SECONDS)
+        rows = connection.execute(_CHOICES, {"ids": list(numbers.values())})
+        configs = {row.id: row.choice for row in rows}
+    bounds = _Bounds(MOST_ENTRIES, time.monotonic() + MOST_SECONDS)
     return {
-        name: _preview(configs[number], databases.settings, looking)
+        name: _preview(configs[number], databases.settings, bounds)
         for name, number in numbers.items()
         if number in configs
     }
@@ -153,14 +158,14 @@ def preview(databases: Databases, numbers: Mapping[str, int]) -> dict[str, Previ
 
 @dataclass(frozen=True)
 class NextOccurrence:
-    """A recurring evaluation that an apply named; where it changed, `found` is in its folders now."""
+    """A recurring evaluation that an apply names; `found` is a preview of its folders if it changed."""
 
     record: RecurringRecord
     found: Preview | None
 
 
 def next_occurrences(databases: Databases, applied: Applied) -> list[NextOccurrence]:
-    """The recurring evaluations that an apply named, by name, with a look at the folders of changed ones.
+    """The recurring evaluations that an apply names, by name, with previews of the folders of changed ones.
 
     Raises
     ------
@@ -172,7 +177,7 @@ def next_occurrences(databases: Databases, applied: Applied) -> list[NextOccurre
     if not named:
         return []
     with database_errors(), databases.doc_eval.connect() as connection:
-        # A name is stored as it was first given, and read in any Unicode form.
+        # A name is stored in its first Unicode form, and found in any form.
         records = [record for record in list_recurring(connection) if normal(record.name) in named]
         configs = {
             record.id: {
@@ -182,16 +187,17 @@ def next_occurrences(databases: Databases, applied: Applied) -> list[NextOccurre
             for record in records
             if normal(record.name) in changed
         }
-    looking = _Bounded(MOST_ENTRIES, time.monotonic() + MOST_SECONDS)
-    coming = []
+    bounds = _Bounds(MOST_ENTRIES, time.monotonic() + MOST_SECONDS)
+    occurrences = []
     for record in records:
-        found = _preview(configs[record.id], databases.settings, looking) if record.id in configs else None
-        coming.append(NextOccurrence(record, found))
-    return coming
+        config = configs.get(record.id)
+        found = None if config is None else _preview(config, databases.settings, bounds)
+        occurrences.append(NextOccurrence(record, found))
+    return occurrences
 
 
-class _Bounded:
-    """Hands on what is found until there was enough of it, or enough time has passed."""
+class _Bounds:
+    """Limits the number of entries and the time of a preview."""
 
     def __init__(self, entries: int, deadline: float) -> None:
         self._entries = entries
@@ -199,13 +205,13 @@ class _Bounded:
         self.was_cut = False
 
     def is_late(self) -> bool:
-        """Whether the time has passed."""
+        """Whether the time is over."""
         self.was_cut = self.was_cut or time.monotonic() > self._deadline
         return self.was_cut
 
-    def of(self, found: Iterable[FoundFile]) -> Iterator[FoundFile]:
-        """The entries that are still within the bounds."""
-        for entry in found:
+    def limit(self, entries: Iterable[FoundFile]) -> Iterator[FoundFile]:
+        """Yield entries while they are within the bounds."""
+        for entry in entries:
             if self._entries <= 0:
                 self.was_cut = True
                 return
@@ -213,12 +219,12 @@ class _Bounded:
             yield entry
 
 
-def _preview(config: Mapping[str, Any], settings: Settings, looking: _Bounded) -> Preview:
+def _preview(config: Mapping[str, Any], settings: Settings, bounds: _Bounds) -> Preview:
     counts: Counter[tuple[str, str]] = Counter()
     not_included, usable = [], []
     notes = notes_on_nesting([folder["path"] for folder in config["folders"]])
     try:
-        for entry in looking.of(found_files(config, settings, looking.is_late)):
+        for entry in bounds.limit(found_files(config, settings, bounds.is_late)):
             counts[entry.state, entry.reason or ""] += 1
             if entry.reason == NOT_INCLUDED:
                 not_included.append(entry.filepath)
@@ -226,11 +232,11 @@ def _preview(config: Mapping[str, Any], settings: Settings, looking: _Bounded) -
                 usable.append(entry.filepath)
     except StagingError as error:
         notes.append(str(error))
-    tallies = [Tally(*key, files, 0) for key, files in sorted(counts.items())]
+    tallies = [Tally(state, reason, files, 0) for (state, reason), files in sorted(counts.items())]
     notes += notes_on_patterns(config["batch"], not_included, usable, sealed=False)
     if not_included and not usable:
         notes.append(
-            f"none of {counted(len(not_included), 'file', 'files')} matches include: patterns are those of "
-            ".gitignore, one for each item, relative to the folder; { } and a leading ! choose nothing"
+            f"none of {counted(len(not_included), 'file', 'files')} matches include: patterns follow "
+            ".gitignore, one per item, relative to the folder; { } and a leading ! match nothing"
         )
-    return Preview(tallies, not looking.was_cut, notes)
+    return Preview(tallies, not bounds.was_cut, notes)

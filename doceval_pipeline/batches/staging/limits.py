@@ -1,4 +1,4 @@
-"""Whether a batch of a recurring evaluation is too large to be processed without a person."""
+"""The limits of a batch: one that exceeds them is held until a person resumes or cancels it."""
 
 from collections import (
     defaultdict,
@@ -37,10 +37,10 @@ from doceval_pipeline.reports.formatting import (
     money,
 )
 
-TO_COME = (Outcome.WAITING, Outcome.PAUSED)
+PENDING = (Outcome.WAITING, Outcome.PAUSED)
 
 
-def why_held(
+def held_reason(
     databases: Databases,
     knowledge: Connection,
     batch: BatchRecord,
@@ -49,45 +49,45 @@ def why_held(
 ) -> str | None:
     """Why a batch whose rows were just added is held; None where it is within its limits.
 
-    A batch of which no evaluation is left to process is never held.
+    A batch without pending evaluations is never held.
 
     Parameters
     ----------
     knowledge
-        The transaction that sees the rows.
+        The transaction that added the rows.
     documents
         The `docs.id` of the batch.
     """
     is_large = batch.max_documents is not None and len(documents) > batch.max_documents
     if not is_large and batch.max_cost is None:
         return None
-    estimates = estimate_work(databases, batch.id, _work_to_come(knowledge, batch.id, config, documents))
+    estimates = estimate_work(databases, batch.id, _pending_work(knowledge, batch.id, config, documents))
     return exceeded_limit(batch.max_documents, batch.max_cost, len(documents), estimates)
 
 
 def exceeded_limit(
     max_documents: int | None, max_cost: float | None, documents: int, estimates: Sequence[WorkEstimate]
 ) -> str | None:
-    """Why a new batch is held; None where it is within its limits, or nothing of it is processed. Pure.
+    """Why a new batch is held; None where it is within its limits or has nothing to process. Pure.
 
-    Each currency is compared by itself. A cost that is not known is not taken for 0.
+    Each currency is compared separately. An unknown cost does not count as 0.
 
     Parameters
     ----------
     documents
-        How many distinct documents it has.
+        How many distinct documents the batch has.
     estimates
-        Of the evaluations to process, which reused results are not.
+        Of the evaluations to process; reused results are not processed.
     """
-    to_come = [estimate for estimate in estimates if estimate.cells]
-    if not to_come:
+    pending = [estimate for estimate in estimates if estimate.cells]
+    if not pending:
         return None
     if max_documents is not None and documents > max_documents:
         return f"{documents:,} documents exceed max_documents ({max_documents:,})"
-    return None if max_cost is None else _why_too_expensive(to_come, max_cost)
+    return None if max_cost is None else _excessive_cost(pending, max_cost)
 
 
-def _why_too_expensive(estimates: Sequence[WorkEstimate], max_cost: float) -> str | None:
+def _excessive_cost(estimates: Sequence[WorkEstimate], max_cost: float) -> str | None:
     costs: defaultdict[str, float] = defaultdict(float)
     for estimate in estimates:
         if estimate.cost is not None and estimate.currency is not None:
@@ -98,8 +98,8 @@ def _why_too_expensive(estimates: Sequence[WorkEstimate], max_cost: float) -> st
     unknown = [estimate for estimate in estimates if estimate.cost is None]
     if unknown:
         return (
-            f"max_cost ({money(max_cost)}) cannot be checked: the cost of {unknown[0].connection!r} is not "
-            f"known, because {_why_unknown(unknown[0])}"
+            f"max_cost ({money(max_cost)}) cannot be checked: the cost of {unknown[0].connection!r} is "
+            f"unknown, because {_why_unknown(unknown[0])}"
         )
     return None
 
@@ -112,15 +112,15 @@ def _why_unknown(estimate: WorkEstimate) -> str:
     return "one of its prices is missing"
 
 
-def _work_to_come(
+def _pending_work(
     knowledge: Connection, batch_id: int, config: Mapping[str, Any], documents: Sequence[int]
 ) -> list[ConnectionWork]:
-    """The evaluations that wait or are held, by connection; connections without any are left out."""
+    """Waiting and held evaluations by connection, for each connection that has any."""
     tallies = tally_rows(knowledge, batch_id, documents, config["prompts"], config["connections"])
 
     def work() -> Iterator[ConnectionWork]:
         for connection in config["connections"]:
-            own = [t for t in tallies if t.connection_id == connection["id"] and t.outcome in TO_COME]
+            own = [t for t in tallies if t.connection_id == connection["id"] and t.outcome in PENDING]
             cells, size = sum(t.rows for t in own), sum(t.bytes for t in own)
             if cells:
                 yield ConnectionWork(connection["id"], connection["name"], cells, size)

@@ -1,6 +1,6 @@
-"""What staging or reprocessing a batch would do, found out before anything is written.
+"""Plans what staging or reprocessing a batch would do, without writing anything.
 
-Files are read where what they hold is not known yet; nothing is stored, sealed or changed.
+Files are read only where their documents are not known yet.
 """
 
 from collections import (
@@ -111,26 +111,28 @@ from doceval_pipeline.errors import (
     StagingError,
 )
 from doceval_pipeline.knowledge.documents import (
-    known_contents,
+    find_documents,
 )
 from doceval_pipeline.knowledge.queue import (
-    Reusable,
     RowTally,
-    reusable,
     tally_rows,
+)
+from doceval_pipeline.knowledge.reuse import (
+    Reusable,
+    find_reusable,
 )
 
 _CHUNK = 5_000
-# Batches are counted from 1.
+# The numbers of batches begin at 1.
 NO_BATCH = 0
 
 
 @dataclass(frozen=True)
 class PlannedDocuments:
-    """Distinct contents, and the files that are of no use, by reason.
+    """Documents that a batch would have, and its unusable files by reason; sizes in bytes.
 
-    `added` are stored nowhere yet, `reused` are stored already, by this or another batch; `leaving`
-    are the batch's now and would not be any more. Sizes in bytes.
+    `added` documents are not stored yet, `reused` ones are, by this or another batch. `leaving` documents
+    would no longer be in the batch.
     """
 
     added: int
@@ -143,12 +145,12 @@ class PlannedDocuments:
 
 @dataclass(frozen=True)
 class PlannedCells:
-    """Cells by what becomes of them.
+    """Evaluations by what would happen to them.
 
-    `added` get their first row to be processed and `superseded` a new attempt, each by the reason why; two
-    prompts with the same text are asked both, unless an earlier batch has the result.
-    `kept` keep the result they have, `left_alone` wait or run, `set_aside` are of contents that leave.
-    `from_earlier` get a first row with the result of one of `earlier_batches` batches.
+    `added` get a first row to process, and `superseded` a new attempt, both by reason. Two prompts with the
+    same text are both asked, unless an earlier batch has the result. `kept` keep their result, `left_alone`
+    are waiting or running, and `set_aside` belong to documents that leave. `from_earlier` get a first row
+    with a result of one of `earlier_batches` batches.
     """
 
     added: dict[str, int]
@@ -160,13 +162,13 @@ class PlannedCells:
     earlier_batches: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Its shape in `doceval plan --json`, where `reused` are the kept ones."""
+        """The shape that `doceval plan --json` prints, where `reused` are the kept ones."""
         return {"reused" if key == "kept" else key: value for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be done, what it is expected to take, and what a person should know besides."""
+    """What an action would do, what it is expected to take, and notes for people."""
 
     batch: BatchRecord
     documents: PlannedDocuments
@@ -174,10 +176,10 @@ class Plan:
     estimates: list[WorkEstimate]
     notes: list[str] = field(default_factory=list)
     held: str | None = None
-    """The limit by which the batch would be held, as the end of a sentence."""
+    """The limit for which the batch would be held, as the end of a sentence."""
 
     def counts(self) -> dict[str, int]:
-        """How many cells, new attempts and documents would be added."""
+        """How many evaluations, new attempts and documents would be added."""
         return {
             "cells_to_add": sum(self.cells.added.values()),
             "cells_to_reuse": self.cells.from_earlier,
@@ -201,10 +203,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlannedOccurrence:
-    """What the next occurrence of a recurring evaluation would be, if it were made now.
+    """What the next occurrence of a recurring evaluation would create now.
 
-    `due_at` is None where no time comes: it is paused, or waits for arrivals; `timezone` is that of its
-    schedule. `reason` says why no batch would be made; `documents`, `cells` and `estimates` are of the batch.
+    `due_at` is None where no time is set, because it is paused or waits for arrivals; `timezone` is that
+    of its schedule. `reason` says why no batch would be created. `documents`, `cells` and `estimates`
+    describe the batch.
     """
 
     name: str
@@ -219,7 +222,7 @@ class PlannedOccurrence:
     held: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """The shape that `doceval plan NAME --json` prints of a recurring evaluation."""
+        """The shape that `doceval plan NAME --json` prints for a recurring evaluation."""
         return {
             "recurring": self.name,
             "due_at": None if self.due_at is None else self.due_at.isoformat(),
@@ -233,41 +236,43 @@ class PlannedOccurrence:
         }
 
 
-def plan(databases: Databases, batch_id: int, mode: Mode, new_look: bool, progress: Progress) -> Plan:
-    """Find out what `stage`, or `reprocess` with `mode` and `new_look`, would do now.
+def plan(
+    databases: Databases, batch_id: int, mode: Mode, progress: Progress, *, rescan: bool = False
+) -> Plan:
+    """Plan what `stage`, or `reprocess` with `mode` and `rescan`, would do now.
 
     Parameters
     ----------
     progress
-        Told of files that have to be read.
+        Receives the progress of reading files.
 
     Raises
     ------
     UnknownBatch, BatchStateError, StagingError, DatabaseError
-        As the action itself would; StagingError where a folder is gone.
+        As the action itself; StagingError where a folder is gone.
     """
     with database_errors(), databases.doc_eval.connect() as connection:
-        known_here = _read_doc_eval(connection, batch_id)
-    batch, config = known_here.batch, known_here.config
-    if batch.status not in (Status.SAVED, Status.FAILED_STAGING) or mode is not Mode.missing or new_look:
+        stored = _read_stored_state(connection, batch_id)
+    batch, config = stored.batch, stored.config
+    if batch.status not in (Status.SAVED, Status.FAILED_STAGING) or mode is not Mode.missing or rescan:
         batch.require_reprocessable()
-    found = _found(databases, known_here, new_look)
-    wanted, unusable = _wanted(known_here, found, databases.settings.max_document_bytes, progress)
+    scanned = _scan(databases, stored, rescan=rescan)
+    sizes, unusable = _planned_documents(stored, scanned, databases.settings.max_document_bytes, progress)
     reuses = batch.reuse == "finished" and mode is not Mode.all
-    work = _work_on(databases, batch_id, config, wanted, OUTCOMES[mode], reuses)
-    documents = _documents(wanted, work.known, known_here.stored, unusable)
+    work = _compare(databases, batch_id, config, sizes, OUTCOMES[mode], reuses=reuses)
+    documents = _documents(sizes, work.document_ids, stored.document_ids, unusable)
     held = None
     if batch.expected_cells is None:
-        held = exceeded_limit(batch.max_documents, batch.max_cost, len(wanted), work.estimates)
-    on_files = notes_on_assigned(databases, batch_id) if found is None else _notes_on_files(known_here, found)
-    notes = [*_notes(known_here.edited), *on_files]
+        held = exceeded_limit(batch.max_documents, batch.max_cost, len(sizes), work.estimates)
+    on_files = notes_on_assigned(databases, batch_id) if scanned is None else _notes_on_files(stored, scanned)
+    notes = [*_notes(stored.edited), *on_files]
     return Plan(batch, documents, work.cells, work.estimates, notes, held)
 
 
 def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Progress) -> PlannedOccurrence:
-    """Find out what the next occurrence of a recurring evaluation would make now.
+    """Plan what the next occurrence of a recurring evaluation would create now.
 
-    A folder that does not exist, or another reason why no batch would be made, is in the result.
+    The result has the reason where no batch would be created, such as a folder that does not exist.
 
     Parameters
     ----------
@@ -277,21 +282,21 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
     Raises
     ------
     UnknownRecurring, RecurringError, DatabaseError
-        RecurringError where its definition cannot be used.
+        RecurringError where its definition is not usable.
     """
     record.require_usable()
     try:
-        current, files, reason, found, config = _next_files(databases, record)
+        current, files, reason, scanned, config = _next_files(databases, record)
     except StagingError as error:
         return _without_batch(record, str(error))
     folders = {folder["id"]: folder["path"] for folder in config["folders"]}
-    unusable = Counter(file.reason or "" for file in found if file.state != ASSIGNED)
-    unread = [(folders[file.folder_id], file.raw_path) for file in found if file.state == ASSIGNED]
-    wanted: dict[str, int] = {}
-    unusable.update(_read(unread, databases.settings.max_document_bytes, wanted, progress))
+    unusable = Counter(file.reason or "" for file in scanned if file.state != ASSIGNED)
+    unread = [(folders[file.folder_id], file.raw_path) for file in scanned if file.state == ASSIGNED]
+    sizes: dict[str, int] = {}
+    unusable.update(_read(unread, databases.settings.max_document_bytes, sizes, progress))
     definition = current.definition
-    work = _work_on(databases, NO_BATCH, config, wanted, (), definition.reuse == "finished")
-    held = exceeded_limit(definition.max_documents, definition.max_cost, len(wanted), work.estimates)
+    work = _compare(databases, NO_BATCH, config, sizes, (), reuses=definition.reuse == "finished")
+    held = exceeded_limit(definition.max_documents, definition.max_cost, len(sizes), work.estimates)
     return PlannedOccurrence(
         name=current.name,
         due_at=current.due_at or current.next_at,
@@ -299,7 +304,7 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
         outcome=OccurrenceOutcome.MADE if reason is None else OccurrenceOutcome.SKIPPED,
         reason=reason,
         files=files,
-        documents=_documents(wanted, work.known, set(), dict(sorted(unusable.items()))),
+        documents=_documents(sizes, work.document_ids, set(), dict(sorted(unusable.items()))),
         cells=work.cells,
         estimates=work.estimates,
         held=held,
@@ -325,9 +330,9 @@ def _without_batch(record: RecurringRecord, reason: str) -> PlannedOccurrence:
 def _next_files(
     databases: Databases, record: RecurringRecord
 ) -> tuple[RecurringRecord, FileComparison, str | None, list[FoundFile], dict[str, Any]]:
-    """A recurring evaluation as it is now, and the files and questions of a batch made of it now.
+    """The current recurring evaluation, and the files and questions of a batch that it would create now.
 
-    Only a table of the transaction is written, so any role that may read can plan.
+    Writes only to a temporary table, so that every role that may read can plan.
     """
     with database_errors(), databases.doc_eval.connect() as connection:
         current = recurring.find_recurring(connection, record.name)
@@ -342,113 +347,114 @@ def _next_files(
     ):
         files, reason = choose_files(connection, current, listing)
         remove_unchanged(connection, current)
-        found = batch_documents.found_now(connection) if reason is None else []
+        scanned = batch_documents.found_now(connection) if reason is None else []
         questions = compose_questions(connection, definition.connections, definition.prompts)
-    return current, files, reason, found, {"folders": folders, **questions}
+    return current, files, reason, scanned, {"folders": folders, **questions}
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What is stored of the documents that a batch would have, and what becomes of its evaluations."""
+class _Comparison:
+    """The stored documents of a planned batch by sha256, and what would happen to its evaluations."""
 
-    known: dict[str, int]
+    document_ids: dict[str, int]
     cells: PlannedCells
     estimates: list[WorkEstimate]
 
 
-def _work_on(
+def _compare(
     databases: Databases,
     batch_id: int,
     config: dict[str, Any],
-    wanted: dict[str, int],
+    sizes: dict[str, int],
     again: Sequence[Outcome],
+    *,
     reuses: bool,
-) -> _Work:
-    """Compare the documents that a batch would have, by sha256 with sizes in bytes, with what is there."""
+) -> _Comparison:
+    """Compare planned documents, given as sizes in bytes by sha256, with the stored rows of a batch."""
     with database_errors(), databases.knowledge.connect() as knowledge:
-        known = _known(knowledge, list(wanted))
+        known = _find_in_portions(knowledge, list(sizes))
         asked = (batch_id, list(known.values()), config["prompts"], config["connections"])
         tallies = tally_rows(knowledge, *asked)
-        taken = reusable(knowledge, *asked) if reuses else []
+        reused = find_reusable(knowledge, *asked) if reuses else []
     with database_errors():
-        estimates = estimate_work(databases, batch_id, _work(config, wanted, tallies, again, taken))
-    cells = _cells(config, len(wanted), len(wanted) - len(known), tallies, again, taken)
-    return _Work(known, cells, estimates)
+        estimates = estimate_work(databases, batch_id, _work(config, sizes, tallies, again, reused))
+    cells = _cells(config, len(sizes), len(sizes) - len(known), tallies, again, reused)
+    return _Comparison(known, cells, estimates)
 
 
-def _found(databases: Databases, known: "_KnownHere", new_look: bool) -> list[FoundFile] | None:
-    """The files that a batch's folders hold; None where it keeps the files that it was assigned."""
-    if known.frozen and not new_look:
+def _scan(databases: Databases, stored: "_StoredState", *, rescan: bool) -> list[FoundFile] | None:
+    """The files in a batch's folders; None where the batch keeps its assigned files."""
+    if stored.frozen and not rescan:
         return None
-    found = list(found_files(known.config, databases.settings))
-    if not known.keeps_to_its_files:
-        return found
-    return [file for file in found if (file.folder_id, file.raw_path) in known.usable]
+    scanned = list(found_files(stored.config, databases.settings))
+    if not stored.is_of_changes:
+        return scanned
+    return [file for file in scanned if (file.folder_id, file.raw_path) in stored.usable]
 
 
 @dataclass(frozen=True)
-class _KnownHere:
-    """What doc_eval knows of a batch: its choice, and its files if they were assigned."""
+class _StoredState:
+    """The selection of a batch and its assigned files, read from doc_eval."""
 
     batch: BatchRecord
     config: dict[str, Any]
     is_sealed: bool
     edited: list[tuple[str, str]]
     tallies: list[Tally]
-    contents: dict[str, int]
+    documents: dict[str, int]
     unstaged: list[UnstagedFile]
-    stored: set[int]
+    document_ids: set[int]
     usable: set[tuple[int, bytes]]
-    keeps_to_its_files: bool
+    is_of_changes: bool
 
     @property
     def frozen(self) -> bool:
-        """Whether the assignment was made and holds anything usable."""
+        """Whether files are assigned and at least one is usable."""
         return any(tally.state in ("ASSIGNED", "STAGED") for tally in self.tallies)
 
 
-def _read_doc_eval(connection: Connection, batch_id: int) -> _KnownHere:
+def _read_stored_state(connection: Connection, batch_id: int) -> _StoredState:
     batch = batch_by_id(connection, batch_id)
     sealed = read_snapshot(connection, batch_id)
     keeps = has_only_changes(connection, batch_id)
-    return _KnownHere(
+    return _StoredState(
         batch=batch,
         config=compose(connection, batch_id) if sealed is None else sealed.config,
         is_sealed=sealed is not None,
         edited=[] if sealed is None else edited_since(connection, batch_id, sealed),
         tallies=batch_documents.tally(connection, batch_id),
-        contents=batch_documents.staged_contents(connection, batch_id),
+        documents=batch_documents.staged_documents(connection, batch_id),
         unstaged=batch_documents.unstaged_files(connection, batch_id),
-        stored=set(batch_documents.stored_ids(connection, batch_id)),
+        document_ids=set(batch_documents.stored_document_ids(connection, batch_id)),
         usable=batch_documents.usable_files(connection, batch_id) if keeps else set(),
-        keeps_to_its_files=keeps,
+        is_of_changes=keeps,
     )
 
 
-def _wanted(
-    known: _KnownHere, found: Sequence[FoundFile] | None, max_bytes: int, progress: Progress
+def _planned_documents(
+    stored: _StoredState, scanned: Sequence[FoundFile] | None, max_bytes: int, progress: Progress
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Sizes of the contents that the batch would have, by sha256, and unusable files by reason."""
-    wanted: dict[str, int] = {}
+    """Sizes in bytes of the documents that the batch would have, by sha256, and unusable files by reason."""
+    sizes: dict[str, int] = {}
     unusable: Counter[str] = Counter()
-    if found is None:
-        wanted |= known.contents
-        unusable.update({t.reason: t.files for t in known.tallies if t.state in ("SKIPPED", "REJECTED")})
-        unread = [(file.folder, file.raw_path) for file in known.unstaged]
+    if scanned is None:
+        sizes |= stored.documents
+        unusable.update({t.reason: t.files for t in stored.tallies if t.state in ("SKIPPED", "REJECTED")})
+        unread = [(file.folder, file.raw_path) for file in stored.unstaged]
     else:
-        folders = {folder["id"]: folder["path"] for folder in known.config["folders"]}
-        if known.keeps_to_its_files:
-            unusable.update({t.reason: t.files for t in known.tallies if t.state in ("SKIPPED", "REJECTED")})
-        unusable.update(file.reason or "" for file in found if file.state != ASSIGNED)
-        unread = [(folders[file.folder_id], file.raw_path) for file in found if file.state == ASSIGNED]
-    unusable.update(_read(unread, max_bytes, wanted, progress))
-    return wanted, dict(sorted(unusable.items()))
+        folders = {folder["id"]: folder["path"] for folder in stored.config["folders"]}
+        if stored.is_of_changes:
+            unusable.update({t.reason: t.files for t in stored.tallies if t.state in ("SKIPPED", "REJECTED")})
+        unusable.update(file.reason or "" for file in scanned if file.state != ASSIGNED)
+        unread = [(folders[file.folder_id], file.raw_path) for file in scanned if file.state == ASSIGNED]
+    unusable.update(_read(unread, max_bytes, sizes, progress))
+    return sizes, dict(sorted(unusable.items()))
 
 
 def _read(
-    files: Sequence[tuple[str, bytes]], max_bytes: int, wanted: dict[str, int], progress: Progress
+    files: Sequence[tuple[str, bytes]], max_bytes: int, sizes: dict[str, int], progress: Progress
 ) -> Iterator[str]:
-    """Add what files hold to `wanted`; yields the reason of each that cannot be used."""
+    """Add the documents of files to `sizes`, and yield the reason of each unusable file."""
     read_bytes = 0
     for done, (folder, path) in enumerate(files):
         progress(done, len(files), read_bytes)
@@ -457,28 +463,28 @@ def _read(
         except DocumentRejected as rejection:
             yield rejection.reason
         else:
-            wanted[sha256] = size
+            sizes[sha256] = size
             read_bytes += size
     if files:
         progress(len(files), len(files), read_bytes)
 
 
-def _known(knowledge: Connection, sha256s: Sequence[str]) -> dict[str, int]:
+def _find_in_portions(knowledge: Connection, sha256s: Sequence[str]) -> dict[str, int]:
     known: dict[str, int] = {}
     for begin in range(0, len(sha256s), _CHUNK):
-        known |= known_contents(knowledge, sha256s[begin : begin + _CHUNK])
+        known |= find_documents(knowledge, sha256s[begin : begin + _CHUNK])
     return known
 
 
 def _documents(
-    wanted: dict[str, int], known: dict[str, int], current: set[int], unusable: dict[str, int]
+    sizes: dict[str, int], known: dict[str, int], current: set[int], unusable: dict[str, int]
 ) -> PlannedDocuments:
-    added_bytes = sum(size for sha256, size in wanted.items() if sha256 not in known)
+    added_bytes = sum(size for sha256, size in sizes.items() if sha256 not in known)
     return PlannedDocuments(
-        added=len(wanted) - len(known),
+        added=len(sizes) - len(known),
         added_bytes=added_bytes,
         reused=len(known),
-        reused_bytes=sum(wanted.values()) - added_bytes,
+        reused_bytes=sum(sizes.values()) - added_bytes,
         leaving=len(current - set(known.values())),
         unusable=unusable,
     )
@@ -486,11 +492,11 @@ def _documents(
 
 def _cells(
     config: dict[str, Any],
-    contents: int,
+    documents: int,
     new: int,
     tallies: Sequence[RowTally],
     again: Sequence[Outcome],
-    taken: Sequence[Reusable],
+    reused: Sequence[Reusable],
 ) -> PlannedCells:
     columns = len(config["prompts"]) * len(config["connections"])
     rows = sum(tally.rows for tally in tallies if tally.wanted)
@@ -499,50 +505,50 @@ def _cells(
         count[tally.outcome] += tally.rows if tally.wanted and not tally.has_left else 0
     returned = sum(tally.rows for tally in tallies if tally.wanted and tally.has_left)
     finished = {outcome: count[outcome] for outcome in (Outcome.SUCCEEDED, Outcome.FAILED)}
-    from_earlier = sum(part.cells for part in taken)
+    from_earlier = sum(part.cells for part in reused)
     return PlannedCells(
-        added={"new bytes": new * columns, "no row yet": (contents - new) * columns - rows - from_earlier},
+        added={"new bytes": new * columns, "no row yet": (documents - new) * columns - rows - from_earlier},
         superseded={outcome.value: count[outcome] for outcome in again}
         | ({"returned": returned} if returned else {}),
         kept=sum(cells for outcome, cells in finished.items() if outcome not in again),
         left_alone=rows - returned - sum(finished.values()),
         set_aside=sum(tally.rows for tally in tallies if not tally.wanted and not tally.withdrawn),
         from_earlier=from_earlier,
-        earlier_batches=len({part.batch_id for part in taken}),
+        earlier_batches=len({part.batch_id for part in reused}),
     )
 
 
 def _work(
     config: dict[str, Any],
-    wanted: dict[str, int],
+    sizes: dict[str, int],
     tallies: Sequence[RowTally],
     again: Sequence[Outcome],
-    taken: Sequence[Reusable],
+    reused: Sequence[Reusable],
 ) -> list[ConnectionWork]:
-    """The cells that would be queued on each connection, and the sizes of their documents together."""
-    prompts, size = len(config["prompts"]), sum(wanted.values())
+    """The evaluations that would be queued on each connection, and the total size of their documents."""
+    prompts, size = len(config["prompts"]), sum(sizes.values())
     work = []
     for connection in config["connections"]:
         own = [t for t in tallies if t.connection_id == connection["id"] and t.wanted]
         kept = [t for t in own if t.outcome not in again and not t.has_left]
-        reused = [r for r in taken if r.connection_id == connection["id"]]
-        cells = len(wanted) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in reused)
+        reused = [r for r in reused if r.connection_id == connection["id"]]
+        cells = len(sizes) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in reused)
         together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in reused)
         work.append(ConnectionWork(connection["id"], connection["name"], cells, together))
     return work
 
 
-def _notes_on_files(known: _KnownHere, found: Sequence[FoundFile]) -> list[str]:
-    not_included = [file.filepath for file in found if file.reason == NOT_INCLUDED]
-    usable = [file.filepath for file in found if file.state == ASSIGNED]
-    folders = [folder["path"] for folder in known.config["folders"]]
-    on_patterns = notes_on_patterns(known.config["batch"], not_included, usable, known.is_sealed)
+def _notes_on_files(stored: _StoredState, scanned: Sequence[FoundFile]) -> list[str]:
+    not_included = [file.filepath for file in scanned if file.reason == NOT_INCLUDED]
+    usable = [file.filepath for file in scanned if file.state == ASSIGNED]
+    folders = [folder["path"] for folder in stored.config["folders"]]
+    on_patterns = notes_on_patterns(stored.config["batch"], not_included, usable, sealed=stored.is_sealed)
     return [*notes_on_nesting(folders), *on_patterns]
 
 
 def _notes(edited: Sequence[tuple[str, str]]) -> list[str]:
     return [
-        f"changed {kind}: {name!r} was edited since this batch was sealed, which keeps the old one: "
-        "make a batch of another name to evaluate with the new one"
+        f"{kind} {name!r} was edited after this batch was sealed, which keeps the old version: create a "
+        "batch with another name to use the new one"
         for kind, name in edited
     ]

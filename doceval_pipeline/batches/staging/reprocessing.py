@@ -1,42 +1,107 @@
-"""What people do to a batch that is staged: reprocess, pause, resume, cancel.
+"""Actions of people on a staged batch: reprocess, pause, resume, cancel.
 
-Each works under the batch's lock, can be asked for twice, and made good after a kill by asking again.
-Nothing that was paid for is deleted: a new attempt stands beside the earlier ones.
+Each action holds the batch's lock and may be repeated, which also completes an action that was killed. No
+result that was paid for is deleted: a new attempt is added to the earlier ones.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+)
+from contextlib import (
+    contextmanager,
+)
+from dataclasses import (
+    dataclass,
+)
+from enum import (
+    StrEnum,
+)
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import (
+    Connection,
+)
+from sqlalchemy.exc import (
+    OperationalError,
+)
 
-from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.locks import batch_lock, lock_if_free
-from doceval_pipeline.batches.monitoring.completion import Seen, complete_if_done
-from doceval_pipeline.batches.staging.rescanning import assign
-from doceval_pipeline.batches.staging.steps import Queued, queue_cells, seal_batch, store_documents
-from doceval_pipeline.batches.staging.storing import Progress
-from doceval_pipeline.doc_eval import files
-from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
-from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, possible, require, transition
-from doceval_pipeline.doc_eval.runs.requests import withdraw_staging
-from doceval_pipeline.domain.evaluations import CellCounts, Outcome
-from doceval_pipeline.errors import BatchStateError, DatabaseError
-from doceval_pipeline.knowledge import queue
-from doceval_pipeline.knowledge.counts import count_cells
-from doceval_pipeline.lock_waits import is_lock_timeout, wait_at_most, who_holds
-from doceval_pipeline.reports.formatting import counted
+from doceval_pipeline.batches.databases import (
+    Databases,
+    database_errors,
+)
+from doceval_pipeline.batches.locks import (
+    batch_lock,
+    lock_if_free,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    BatchState,
+    complete_if_done,
+)
+from doceval_pipeline.batches.staging.rescanning import (
+    assign,
+)
+from doceval_pipeline.batches.staging.steps import (
+    Queued,
+    queue_evaluations,
+    seal_batch,
+    store_documents,
+)
+from doceval_pipeline.batches.staging.storing import (
+    Progress,
+)
+from doceval_pipeline.doc_eval import (
+    files,
+)
+from doceval_pipeline.doc_eval.batches import (
+    BatchRecord,
+    batch_by_id,
+    partition_key,
+)
+from doceval_pipeline.doc_eval.lifecycle import (
+    CLOSED,
+    OPEN,
+    Action,
+    Status,
+    possible,
+    require,
+    transition,
+)
+from doceval_pipeline.doc_eval.runs.requests import (
+    withdraw_staging,
+)
+from doceval_pipeline.domain.evaluations import (
+    CellCounts,
+    Outcome,
+)
+from doceval_pipeline.errors import (
+    BatchStateError,
+    DatabaseError,
+)
+from doceval_pipeline.knowledge import (
+    attempts,
+    queue,
+)
+from doceval_pipeline.knowledge.counts import (
+    count_cells,
+)
+from doceval_pipeline.lock_waits import (
+    is_lock_timeout,
+    wait_at_most,
+    who_holds,
+)
+from doceval_pipeline.reports.formatting import (
+    counted,
+)
 
 CANCELLED = "cancelled by a person before it was processed"
-# Of rows that a processor has locked, after all others were held or closed.
+# How long an action waits for rows that a processor has locked.
 SECONDS_FOR_LOCKED_ROWS = 3.0
 SECONDS_FOR_LOCKED_ROWS_IN_A_TICK = 0.1
 
 
 class Mode(StrEnum):
-    """Which cells get a new attempt, besides what is missing; named as people write them."""
+    """Which evaluations get a new attempt, besides missing rows; the values are those of the command line."""
 
     missing = "missing"
     failed = "failed"
@@ -52,7 +117,7 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Reprocessed:
-    """What a rescan found in files, rows that were missing, and evaluations that got a new attempt."""
+    """How many files a rescan found, rows were missing, and evaluations got a new attempt."""
 
     files_new: int
     files_changed: int
@@ -66,13 +131,14 @@ def reprocess(
     batch_id: int,
     mode: Mode,
     progress: Progress,
-    new_look: bool = False,
+    *,
+    rescan: bool = False,
     request: str | None = None,
 ) -> Reprocessed:
-    """Repair what is missing of a batch, and queue a new attempt for the evaluations that `mode` names.
+    """Add what is missing of a batch, and queue a new attempt for the evaluations that `mode` names.
 
-    With `new_look` the folders are looked at again first: new files and changed contents get rows,
-    and the rows of contents that are gone are set aside. `request` is as in `queue_attempts`.
+    With `rescan` the folders are scanned first: new and changed files get rows, and the rows of documents
+    that left the batch are withdrawn. `request` is as in `queue_attempts`.
 
     Raises
     ------
@@ -81,25 +147,31 @@ def reprocess(
     with database_errors(), databases.doc_eval.connect() as connection:
         batch_by_id(connection, batch_id).require_reprocessable()
     seal_batch(databases, batch_id)
-    _, looked = assign(databases, batch_id, new_look)
+    _, rescanned = assign(databases, batch_id, rescan=rescan)
     store_documents(databases, batch_id, progress)
-    queued, attempts = queue_attempts(databases, batch_id, mode, request)
-    return Reprocessed(looked.new, looked.changed, looked.gone, queued.added, attempts)
+    queued, new_attempts = queue_attempts(databases, batch_id, mode, request)
+    return Reprocessed(
+        files_new=rescanned.new,
+        files_changed=rescanned.changed,
+        files_gone=rescanned.gone,
+        rows_added=queued.added,
+        new_attempts=new_attempts,
+    )
 
 
 def queue_attempts(
     databases: Databases, batch_id: int, mode: Mode, request: str | None
 ) -> tuple[Queued, int]:
-    """Step 4 of staging, and then a new attempt for each evaluation that `mode` names.
+    """Run step 4 of staging, and then queue a new attempt for each evaluation that `mode` names.
 
-    Rows that wait or run are left alone. A closed batch is open again if anything was queued. A batch that
-    step 4 holds gets no new attempt.
+    Waiting and running rows are not changed. A closed batch is reopened if any attempt was queued. A
+    batch that step 4 holds gets no new attempt.
 
     Parameters
     ----------
     request
-        Identity of the request. One that was fulfilled before queues no attempts, whatever became of
-        those that it queued then. None makes each call a request of its own.
+        Identity of the request. A request that was fulfilled before queues no further attempts. None makes
+        each call a request of its own.
 
     Returns
     -------
@@ -109,54 +181,56 @@ def queue_attempts(
     Raises
     ------
     UnknownBatch, BatchStateError, StagingError, DatabaseError
-        BatchStateError where new attempts are asked for and the batch's state does not allow them.
+        BatchStateError where the batch's state does not allow new attempts.
     """
     outcomes = OUTCOMES[mode]
     if outcomes:
         _require_rows_to_repeat(databases, batch_id)
-    queued = queue_cells(databases, batch_id, ask_all=mode is Mode.all)
+    queued = queue_evaluations(databases, batch_id, reuses=mode is not Mode.all)
     if not outcomes or queued.held is not None:
         return queued, queued.returned
     with batch_lock(databases, batch_id) as connection:
         priority = batch_by_id(connection, batch_id).priority
         connection.commit()
         with databases.knowledge.begin() as knowledge:
-            fulfilled = None if request is None else queue.fulfilled_attempts(knowledge, batch_id, request)
+            fulfilled = (
+                None if request is None else attempts.attempts_of_request(knowledge, batch_id, request)
+            )
             if fulfilled is not None:
-                # Killed before it was reopened, a batch is reopened by the sensor response_status.
+                # If the earlier run was killed before it reopened the batch, response_status reopens it.
                 return queued, queued.returned + fulfilled
-            attempts = queue.requeue(knowledge, batch_id, outcomes, priority)
+            added = attempts.requeue(knowledge, batch_id, outcomes, priority)
             if request is not None:
-                queue.fulfil_request(knowledge, batch_id, request, attempts)
+                attempts.record_request(knowledge, batch_id, request, added)
         with connection.begin():
-            if attempts:
+            if added:
                 transition(connection, batch_id, Action.REOPEN)
-    return queued, queued.returned + attempts
+    return queued, queued.returned + added
 
 
 def _require_rows_to_repeat(databases: Databases, batch_id: int) -> None:
-    """Refuse a batch without results before `queue_cells` records a failed staging for it."""
+    """Refuse a batch without results before `queue_evaluations` records a failed staging for it."""
     with database_errors(), databases.doc_eval.connect() as connection:
         batch = batch_by_id(connection, batch_id)
         batch.require_reprocessable()
         if batch.status is not Status.STAGING:
             return
         waiting = len(files.unstaged_files(connection, batch_id))
-        if waiting or not files.stored_ids(connection, batch_id):
+        if waiting or not files.stored_document_ids(connection, batch_id):
             raise BatchStateError(
-                f"{batch.key} is being staged, there is nothing to reprocess: wait until it is STAGED, or "
+                f"{batch.key} is being staged and has nothing to reprocess: wait until it is STAGED, or "
                 "materialize the whole group staging"
             )
 
 
 def pause(databases: Databases, batch_id: int) -> int:
-    """Hold the waiting rows of a batch; what runs may finish. Returns how many rows were held.
+    """Hold the waiting rows of a batch; running rows may finish. Returns how many rows were held.
 
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
         DatabaseError also where a processor has locked some rows: the batch is paused, all other rows are
-        held, and `finish_requests` holds the rest.
+        held, and `finish_pauses_and_cancels` holds the rest.
     """
     with batch_lock(databases, batch_id) as connection:
         _complete_if_done(databases, connection, batch_id)
@@ -164,7 +238,7 @@ def pause(databases: Databases, batch_id: int) -> int:
             require(connection, batch_id, Action.PAUSE)
         with databases.knowledge.begin() as knowledge:
             held = queue.hold_free(knowledge, batch_id)
-        return held + _do_the_rest(
+        return held + _change_remaining(
             databases, batch_id, queue.hold, f"is paused and {held:,} of its rows are held"
         )
 
@@ -179,11 +253,12 @@ def resume(databases: Databases, batch_id: int) -> int:
     """
     with batch_lock(databases, batch_id) as connection, connection.begin():
         require(connection, batch_id, Action.RESUME)
-        # Committed before the state: killed in between, the batch is still paused and can be
-        # resumed again.
+        # Committed before the state: after a kill in between, the batch is still paused and can be resumed.
         priority = batch_by_id(connection, batch_id).priority
         with (
-            _a_line_for_locked_rows(f"{partition_key(batch_id)} is still paused: a row of it is locked: "),
+            _lock_timeout_as_error(
+                f"{partition_key(batch_id)} is still paused, because one of its rows is locked: "
+            ),
             databases.knowledge.begin() as knowledge,
         ):
             wait_at_most(knowledge, SECONDS_FOR_LOCKED_ROWS)
@@ -191,9 +266,9 @@ def resume(databases: Databases, batch_id: int) -> int:
 
 
 def cancel_staging(databases: Databases, batch_id: int) -> bool:
-    """Take back the request to stage a batch, whose staging has not begun; False where there is none.
+    """Withdraw the request to stage a batch before its staging begins; False without a request.
 
-    A run that Dagster has created for the request is not ended.
+    A run that Dagster has created for the request continues.
 
     Raises
     ------
@@ -204,67 +279,67 @@ def cancel_staging(databases: Databases, batch_id: int) -> bool:
 
 
 def cancel(databases: Databases, batch_id: int) -> int:
-    """Close the rows of a batch that wait or are held; what runs may finish, and its result counts.
+    """Close the waiting and held rows of a batch; running rows may finish, and their results count.
 
     The batch becomes FAILED when its last running row is done. Returns how many rows were closed.
 
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
-        BatchStateError also where no row waits any more: the batch then ends with its running rows, or is
-        completed at once where all are done. DatabaseError also where a processor has locked some rows: the
-        batch is cancelled, all other rows are closed, and `finish_requests` closes the rest.
+        BatchStateError also without a waiting row: the batch then ends with its running rows, or is completed
+        at once if all rows are done. DatabaseError also where a processor has locked some rows: the batch is
+        cancelled, all other rows are closed, and `finish_pauses_and_cancels` closes the rest.
     """
     with batch_lock(databases, batch_id) as connection:
         _complete_if_done(databases, connection, batch_id)
         with databases.knowledge.begin() as knowledge:
             closed = queue.close_free(knowledge, batch_id, CANCELLED)
             locked = queue.has_waiting(knowledge, batch_id)
-            # Committed before the rows: killed in between, the batch is known as cancelled and can be
-            # cancelled again. The other way round its rows would have failed by themselves.
+            # Committed before the rows: after a kill in between, the batch is marked as cancelled and can be
+            # cancelled again. In the other order, its rows would look like failures.
             with connection.begin():
                 require(connection, batch_id, Action.CANCEL)
                 if not closed and not locked:
                     raise BatchStateError(
-                        f"batch {batch_id} has no waiting row left to cancel: "
-                        f"{what_ends_it(count_cells(knowledge, [batch_id])[batch_id])}"
+                        f"batch {batch_id} has no waiting rows to cancel: "
+                        f"{what_closes_it(count_cells(knowledge, [batch_id])[batch_id])}"
                     )
         done = f"is cancelled and {closed:,} of its rows are closed"
-        return closed + _do_the_rest(databases, batch_id, _close, done)
+        return closed + _change_remaining(databases, batch_id, _close, done)
 
 
-def what_ends_it(cells: CellCounts) -> str:
-    """What ends a batch that has no waiting rows, as a part of a sentence."""
-    last = "last running one is" if cells.running == 1 else f"last {cells.running:,} running ones are"
-    running = f"it ends when its {last} done" if cells.running else "it ends when it is looked at next"
+def what_closes_it(cells: CellCounts) -> str:
+    """What closes a batch without waiting rows, as a part of a sentence."""
+    rows = "last running row has" if cells.running == 1 else f"last {cells.running:,} running rows have"
+    running = f"it ends when its {rows} finished" if cells.running else "it ends at the next poll"
     if not cells.unknown:
         return running
     rows = counted(cells.unknown, "row has", "rows have")
-    correct = f"{rows} an unknown status: correct llm_responses.status"
-    return f"{running}, and {correct}" if cells.running else correct
+    fix = f"{rows} an unknown status: fix llm_responses.status"
+    return f"{running}, and {fix}" if cells.running else fix
 
 
-def finish_requests(databases: Databases, looked_at: Iterable[Seen]) -> int:
+def finish_pauses_and_cancels(databases: Databases, states: Iterable[BatchState]) -> int:
     """Hold or close rows that processors had locked when their batch was paused or cancelled.
 
-    Waits for nobody: what is still locked is left to the next call, as is a batch that somebody works on.
+    Does not wait: rows that are still locked, and batches that a process works on, are left to the next call.
     Returns how many rows were held or closed.
 
     Raises
     ------
     DatabaseError
     """
-    return sum(_finish(databases, seen.batch.id) for seen in looked_at if _is_left(seen))
+    return sum(_finish(databases, state.batch.id) for state in states if _has_remaining(state))
 
 
-def _is_left(seen: Seen) -> bool:
-    """Whether a batch has rows that a person wanted to be held or closed."""
-    wanted = _wanted(seen.batch)
-    return bool(wanted and (seen.cells.waiting or (wanted is _close and seen.cells.paused)))
+def _has_remaining(state: BatchState) -> bool:
+    """Whether a batch has rows that are still to be held or closed."""
+    action = _action_on_waiting(state.batch)
+    return bool(action and (state.cells.waiting or (action is _close and state.cells.paused)))
 
 
-def _wanted(batch: BatchRecord) -> Callable[[Connection, int], int] | None:
-    """What is done to the waiting rows of a batch by request of a person."""
+def _action_on_waiting(batch: BatchRecord) -> Callable[[Connection, int], int] | None:
+    """How the waiting rows of a paused or cancelled batch are changed; None for other batches."""
     if batch.status is Status.PAUSED:
         return queue.hold
     return _close if batch.status in OPEN and batch.cancelled_at is not None else None
@@ -275,7 +350,7 @@ def _finish(databases: Databases, batch_id: int) -> int:
         if connection is None:
             return 0
         with connection.begin():
-            act = _wanted(batch_by_id(connection, batch_id))
+            act = _action_on_waiting(batch_by_id(connection, batch_id))
         if act is None:
             return 0
         with databases.knowledge.begin() as knowledge:
@@ -298,13 +373,13 @@ def _close_free(knowledge: Connection, batch_id: int) -> int:
     return queue.close_free(knowledge, batch_id, CANCELLED)
 
 
-def _do_the_rest(
+def _change_remaining(
     databases: Databases, batch_id: int, act: Callable[[Connection, int], int], done: str
 ) -> int:
-    """Hold or close what waits after the rows that nobody had locked, and all that goes back from now on."""
-    before = f"{partition_key(batch_id)} {done}, but the rest is locked: "
+    """Hold or close the rows that were locked before, and rows that return to the queue later."""
+    before = f"{partition_key(batch_id)} {done}, but other rows are locked: "
     with (
-        _a_line_for_locked_rows(before, "; doceval up does the rest by itself once it is free"),
+        _lock_timeout_as_error(before, "; doceval up changes them once they are free"),
         databases.knowledge.begin() as knowledge,
     ):
         wait_at_most(knowledge, SECONDS_FOR_LOCKED_ROWS)
@@ -312,8 +387,8 @@ def _do_the_rest(
 
 
 @contextmanager
-def _a_line_for_locked_rows(before: str, after: str = "") -> Iterator[None]:
-    """Name a batch, and who holds a lock on it, where a statement has waited for one in vain."""
+def _lock_timeout_as_error(before: str, after: str = "") -> Iterator[None]:
+    """Turn a lock timeout into one line that names the batch and the holder of the lock."""
     try:
         yield
     except OperationalError as error:
@@ -323,12 +398,12 @@ def _a_line_for_locked_rows(before: str, after: str = "") -> Iterator[None]:
 
 
 def _complete_if_done(databases: Databases, connection: Connection, batch_id: int) -> None:
-    """Complete an open batch whose rows are all done, which nobody has looked at since; then refuse to act.
+    """Complete an open batch whose rows are all done, and then refuse the action.
 
     Raises
     ------
     BatchStateError
-        It is completed now.
+        The batch has just been completed.
     """
     with connection.begin():
         batch = batch_by_id(connection, batch_id)
@@ -339,5 +414,5 @@ def _complete_if_done(databases: Databases, connection: Connection, batch_id: in
         status = batch_by_id(connection, batch_id).status
     if status in CLOSED:
         raise BatchStateError(
-            f"all rows of batch {batch_id} were done already, and it is {status} now: {possible(status)}"
+            f"batch {batch_id} is {status} now, because all its rows are done; {possible(status)}"
         )

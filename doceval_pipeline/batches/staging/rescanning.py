@@ -1,31 +1,65 @@
-"""A new look at a batch's folders: what is new, changed or gone since the assignment was frozen.
+"""Rescans a batch's folders for files that are new, changed or gone since the assignment was frozen.
 
-Only the assignment changes here; staging then stores and queues what is new, and sets the rows of
-contents aside that are no longer the batch's.
+Only the assignment changes here. Staging then stores and queues new documents, and withdraws the rows of
+documents that left the batch.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import (
+    Iterator,
+)
+from dataclasses import (
+    dataclass,
+)
+from pathlib import (
+    Path,
+)
 
-from sqlalchemy import Connection
+from sqlalchemy import (
+    Connection,
+)
 
-from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.files.folders import found_files
-from doceval_pipeline.batches.staging.steps import Assigned, assign_documents, staging_step
-from doceval_pipeline.doc_eval import files
-from doceval_pipeline.doc_eval.batches import batch_by_id
-from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
-from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.documents.reading import DocumentRejected, hash_document
-from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS
-from doceval_pipeline.errors import StagingError
-from doceval_pipeline.reports.formatting import counted
+from doceval_pipeline.batches.databases import (
+    Databases,
+    database_errors,
+)
+from doceval_pipeline.batches.files.folders import (
+    found_files,
+)
+from doceval_pipeline.batches.staging.steps import (
+    Assigned,
+    assign_documents,
+    staging_step,
+)
+from doceval_pipeline.doc_eval import (
+    files,
+)
+from doceval_pipeline.doc_eval.batches import (
+    batch_by_id,
+)
+from doceval_pipeline.doc_eval.recurring.occurrences import (
+    has_only_changes,
+)
+from doceval_pipeline.doc_eval.snapshot import (
+    read_snapshot,
+)
+from doceval_pipeline.documents.reading import (
+    DocumentRejected,
+    hash_document,
+)
+from doceval_pipeline.documents.walk import (
+    REASONS_OF_FOLDERS,
+)
+from doceval_pipeline.errors import (
+    StagingError,
+)
+from doceval_pipeline.reports.formatting import (
+    counted,
+)
 
 
 @dataclass(frozen=True)
 class Rescanned:
-    """Files that are new, that hold other bytes than before, and that are gone or unusable now."""
+    """How many files are new, have different bytes, and are gone or no longer usable."""
 
     new: int
     changed: int
@@ -33,7 +67,7 @@ class Rescanned:
 
     @property
     def sentence(self) -> str:
-        """What was found, for a log."""
+        """The counts, for a log."""
         new = counted(self.new, "new file", "new files")
         return f"the rescan found {new}, {self.changed:,} changed and {self.gone:,} gone"
 
@@ -41,29 +75,29 @@ class Rescanned:
 NOTHING_RESCANNED = Rescanned(0, 0, 0)
 
 
-def assign(databases: Databases, batch_id: int, new_look: bool) -> tuple[Assigned, Rescanned]:
-    """Step 2 of staging; with `new_look` after a rescan of the folders, where the batch was staged before.
+def assign(databases: Databases, batch_id: int, *, rescan: bool) -> tuple[Assigned, Rescanned]:
+    """Run step 2 of staging; with `rescan`, rescan the folders of a staged batch first.
 
     Raises
     ------
     UnknownBatch, BatchStateError, StagingError, DatabaseError
-        BatchStateError where a rescan is asked for and the batch's state does not allow it.
+        BatchStateError where the batch's state does not allow a rescan.
     """
-    found = NOTHING_RESCANNED
-    if new_look:
+    rescanned = NOTHING_RESCANNED
+    if rescan:
         with database_errors(), databases.doc_eval.connect() as connection:
             batch_by_id(connection, batch_id).require_reprocessable()
-        found = rescan(databases, batch_id)
-    return assign_documents(databases, batch_id), found
+        rescanned = rescan_folders(databases, batch_id)
+    return assign_documents(databases, batch_id), rescanned
 
 
-def rescan(databases: Databases, batch_id: int) -> Rescanned:
-    """Look at the folders of a batch again; all of it in one transaction.
+def rescan_folders(databases: Databases, batch_id: int) -> Rescanned:
+    """Rescan the folders of a batch, in one transaction.
 
     Raises
     ------
     UnknownBatch, StagingError, DatabaseError
-        StagingError also where a folder is gone; nothing is changed then.
+        StagingError also where a folder is gone; then nothing changes.
     """
     with staging_step(databases, batch_id) as connection, connection.begin():
         sealed = read_snapshot(connection, batch_id)
@@ -80,13 +114,13 @@ def rescan(databases: Databases, batch_id: int) -> Rescanned:
 
 
 def _changed(connection: Connection, batch_id: int, max_bytes: int) -> Iterator[int]:
-    """The staged files whose bytes are no longer those that are stored; by `documents.id`."""
+    """The ids of staged files whose bytes differ from the stored documents."""
     for file in files.staged_files(connection, batch_id):
         try:
             sha256, _ = hash_document(Path(file.folder), file.raw_path, max_bytes)
         except DocumentRejected:
-            # Storing it will find the same, and record the reason.
-            yield file.document_id
+            # Storing the file fails for the same reason, and records it.
+            yield file.file_id
         else:
             if sha256 != file.sha256:
-                yield file.document_id
+                yield file.file_id

@@ -1,41 +1,115 @@
 """The four steps of staging: snapshot, assignment, documents, queue.
 
-Each may be run any number of times, killed anywhere, or run twice at once: an advisory lock per
-batch lets one run work at a time, and each step does only what is still missing. What a step
-reports is counted from the databases after its commit.
+Each step may run any number of times, be killed anywhere, or run twice at once: an advisory lock per batch
+lets one run work at a time, and each step does only what is missing. The counts that a step reports are read
+from the databases after its commit.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any
+from collections.abc import (
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import (
+    contextmanager,
+    suppress,
+)
+from dataclasses import (
+    dataclass,
+    replace,
+)
+from itertools import (
+    chain,
+)
+from typing import (
+    Any,
+)
 
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import (
+    Connection,
+    text,
+)
+from sqlalchemy.exc import (
+    SQLAlchemyError,
+)
 
-from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.files.file_counts import left_out, staged
-from doceval_pipeline.batches.files.folders import found_files
-from doceval_pipeline.batches.files.no_documents import no_documents
-from doceval_pipeline.batches.locks import batch_lock
-from doceval_pipeline.batches.monitoring.completion import complete_if_done
-from doceval_pipeline.batches.staging.limits import why_held
-from doceval_pipeline.batches.staging.storing import Progress, store_missing
-from doceval_pipeline.doc_eval import files as batch_documents
-from doceval_pipeline.doc_eval import snapshot
-from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
-from doceval_pipeline.doc_eval.files import Tally
-from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
-from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
-from doceval_pipeline.doc_eval.snapshot import Snapshot
-from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
-from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
-from doceval_pipeline.knowledge import documents as bulk_load
-from doceval_pipeline.knowledge import queue
-from doceval_pipeline.knowledge.queue import Enqueued
-from doceval_pipeline.reports.formatting import counted, size_text
+from doceval_pipeline.batches.databases import (
+    Databases,
+    database_errors,
+)
+from doceval_pipeline.batches.files.file_counts import (
+    left_out,
+    staged,
+)
+from doceval_pipeline.batches.files.folders import (
+    found_files,
+)
+from doceval_pipeline.batches.files.no_documents import (
+    no_documents,
+)
+from doceval_pipeline.batches.locks import (
+    batch_lock,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    complete_if_done,
+)
+from doceval_pipeline.batches.staging.limits import (
+    held_reason,
+)
+from doceval_pipeline.batches.staging.storing import (
+    Progress,
+    store_missing,
+)
+from doceval_pipeline.doc_eval import (
+    files as batch_documents,
+)
+from doceval_pipeline.doc_eval import (
+    snapshot,
+)
+from doceval_pipeline.doc_eval.batches import (
+    BatchRecord,
+    batch_by_id,
+    partition_key,
+)
+from doceval_pipeline.doc_eval.files import (
+    Tally,
+)
+from doceval_pipeline.doc_eval.lifecycle import (
+    Action,
+    Status,
+    transition,
+)
+from doceval_pipeline.doc_eval.recurring.occurrences import (
+    has_only_changes,
+)
+from doceval_pipeline.documents.walk import (
+    EXCLUDED,
+    NOT_INCLUDED,
+)
+from doceval_pipeline.domain.snapshot import (
+    Snapshot,
+)
+from doceval_pipeline.errors import (
+    DatabaseError,
+    DocEvalError,
+    StagingError,
+)
+from doceval_pipeline.knowledge import (
+    attempts,
+    queue,
+)
+from doceval_pipeline.knowledge import (
+    documents as bulk_load,
+)
+from doceval_pipeline.knowledge.queue import (
+    Enqueued,
+    QueuedRows,
+)
+from doceval_pipeline.reports.formatting import (
+    counted,
+    size_text,
+)
 
 _SET_EXPECTED = text("UPDATE batches SET expected_cells = :cells WHERE id = :batch_id")
 _SET_HELD = text("UPDATE batches SET held_reason = :reason WHERE id = :batch_id")
@@ -43,14 +117,14 @@ _SET_HELD = text("UPDATE batches SET held_reason = :reason WHERE id = :batch_id"
 
 @dataclass(frozen=True)
 class Assigned:
-    """What the walk of a batch's folders found, counted from the database."""
+    """The assigned files of a batch, counted from the database."""
 
     tallies: list[Tally]
     fresh: bool
     seconds: float
 
     def files(self, *states: str) -> int:
-        """Files in any of some states."""
+        """How many files are in any of the given states."""
         return sum(tally.files for tally in self.tallies if tally.state in states)
 
     @property
@@ -60,15 +134,15 @@ class Assigned:
 
     @property
     def sentence(self) -> str:
-        """What was found, for a log."""
+        """The counts, for a log."""
         usable = counted(self.files("ASSIGNED", "STAGED"), "usable file", "usable files")
-        looked = "the folders were looked at" if self.fresh else "as they were assigned before"
-        return f"{usable} of {size_text(self.bytes)}; {left_out(self.tallies)}; {looked}"
+        origin = "the folders were scanned now" if self.fresh else "assigned earlier"
+        return f"{usable} of {size_text(self.bytes)}; {left_out(self.tallies)}; {origin}"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What is stored of a batch, counted from both databases; `copied_bytes` before encoding."""
+    """The stored documents of a batch, counted from both databases; `copied_bytes` before encoding."""
 
     tallies: list[Tally]
     distinct: int
@@ -88,7 +162,7 @@ class Stored:
 
     @property
     def sentence(self) -> str:
-        """What was stored, for a log."""
+        """The counts, for a log."""
         stored = f"{self.copied:,} stored now ({size_text(self.copied_bytes)})"
         earlier = f"{self.distinct - self.copied:,} earlier"
         return f"{staged(self.files, self.distinct)}: {stored}, {earlier}; {left_out(self.tallies)}"
@@ -96,11 +170,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class Queued:
-    """The queue rows of a batch, counted after commit.
+    """The queue rows of a batch, counted after the commit.
 
-    `added` rows were queued now; `reused` counts those of them with a result of an earlier batch.
-    `cells_reused` counts all rows of the batch with such a result, `returned` new attempts for documents that
-    are in the batch again. `held` is why the batch was held.
+    `added` rows were queued now, `reused` of them with a result of an earlier batch. `cells_reused` counts
+    all rows of the batch with such a result, and `returned` the new attempts for documents that are in the
+    batch again. `held` is the reason why the batch was held.
     """
 
     documents: int
@@ -116,7 +190,7 @@ class Queued:
 
     @property
     def sentence(self) -> str:
-        """What is in the queue, for a log."""
+        """The counts, for a log."""
         cells = counted(self.cells, "evaluation", "evaluations")
         factors = f"{self.documents:,} x {self.prompts:,} x {self.connections:,}"
         return (
@@ -145,14 +219,14 @@ def seal_batch(databases: Databases, batch_id: int) -> Snapshot:
 
 
 def assign_documents(databases: Databases, batch_id: int) -> Assigned:
-    """Step 2: list every file of the batch's folders, once; frozen as soon as any is usable.
+    """Step 2: list every file of the batch's folders once; the list is frozen as soon as a file is usable.
 
-    A batch of what changed since another one keeps to the files that it was made of.
+    A batch of changes only keeps the files that it was created with.
 
     Raises
     ------
     UnknownBatch, StagingError, DatabaseError
-        StagingError also when no file is usable; their reasons are kept.
+        StagingError also where no file is usable; the reasons are stored.
     """
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
@@ -174,41 +248,41 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
 
 
 def store_documents(databases: Databases, batch_id: int, progress: Progress) -> Stored:
-    """Step 3: store the content of every assigned file that is not stored yet.
+    """Step 3: store the document of every assigned file that is not stored yet.
 
     Raises
     ------
     UnknownBatch, StagingError, DatabaseError
-        StagingError also when every file turned out unusable.
+        StagingError also where every file turns out to be unusable.
     """
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
         sealed = _begin(connection, batch_id)
         _require_assignment(connection, batch_id, sealed)
-        _forget_vanished_contents(databases, connection, batch_id)
+        _unmark_deleted_documents(databases, connection, batch_id)
         limit = databases.settings.max_document_bytes
         copied, copied_bytes = store_missing(databases.knowledge, connection, batch_id, limit, progress)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
-            stored = batch_documents.stored_ids(connection, batch_id)
+            stored = batch_documents.stored_document_ids(connection, batch_id)
         _require_usable(connection, batch_id, sealed, tallies)
         with databases.knowledge.connect() as knowledge:
-            absent = bulk_load.absent_contents(knowledge, stored)
+            absent = bulk_load.missing_documents(knowledge, stored)
         if absent:
             raise StagingError(
-                f"{partition_key(batch_id)}: {len(absent)} of {len(stored)} contents are not in docs after "
-                "commit: somebody deleted them meanwhile; materialize again"
+                f"{partition_key(batch_id)}: {len(absent)} of {len(stored)} documents are not in docs after "
+                "commit: another program deleted them meanwhile; materialize again"
             )
         return Stored(tallies, len(stored), copied, copied_bytes, time.monotonic() - started)
 
 
-def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Queued:
-    """Step 4: make all queue rows of the batch visible in one transaction, and count them after.
+def queue_evaluations(databases: Databases, batch_id: int, *, reuses: bool = True) -> Queued:
+    """Step 4: add all queue rows of the batch in one transaction, and count them after the commit.
 
     Parameters
     ----------
-    ask_all
-        Reuse no results, even in a batch that does.
+    reuses
+        False reuses no results, even in a batch with `reuse: finished`.
 
     Raises
     ------
@@ -216,63 +290,108 @@ def queue_cells(databases: Databases, batch_id: int, ask_all: bool = False) -> Q
     """
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
-        sealed = _begin(connection, batch_id)
-        _require_assignment(connection, batch_id, sealed)
-        waiting = len(batch_documents.unstaged_files(connection, batch_id))
-        names = batch_documents.stored_names(connection, batch_id)
-        documents, batch = list(names), batch_by_id(connection, batch_id)
-        connection.commit()
-        if waiting or not documents:
-            raise StagingError(
-                f"{partition_key(batch_id)}: {waiting} documents are not stored yet: materialize "
-                "encoded_documents first"
-            )
-        prompts, connections = sealed.config["prompts"], sealed.config["connections"]
-        expected = len(documents) * len(prompts) * len(connections)
-        added, held = Enqueued(0, 0), None
-        with databases.knowledge.connect() as knowledge:
-            cells, others, reused = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
-        if (cells, others) != (expected, 0):
-            reuse = batch.reuse == "finished" and not ask_all
-            added = _enqueue(databases, batch, names, prompts, connections, reuse)
-            with databases.knowledge.connect() as knowledge:
-                cells, _, reused = queue.queued_cells(knowledge, batch_id, documents, prompts, connections)
-        if cells != expected:
-            raise StagingError(
-                f"{partition_key(batch_id)}: {cells} of {expected} cells are in the queue after commit: "
-                "somebody deleted rows meanwhile; materialize again"
-            )
+        work = _read_work(connection, batch_id)
+        added, rows = _enqueue_missing(databases, work, reuses=reuses)
+        batch, held = work.batch, None
         if batch.expected_cells is None:
-            held = _hold_if_too_large(databases, batch, sealed.config, documents)
-        with connection.begin():
-            connection.execute(_SET_EXPECTED, {"batch_id": batch_id, "cells": expected})
-            transition(connection, batch_id, Action.FINISH_STAGING)
-            if added.queued or added.reused or added.returned:
-                transition(connection, batch_id, Action.REOPEN)
-            if held is not None:
-                transition(connection, batch_id, Action.PAUSE)
-                connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
+            held = _hold_if_too_large(databases, batch, work.config, list(work.names))
+        _finish_staging(connection, batch_id, work.expected, added, held)
         if added.reused and not (added.queued or added.returned):
-            # Nothing was queued that a processor would finish, so that the batch may be done now.
+            # No processor will finish a row of this batch, so it may be done now.
             with connection.begin():
                 batch = batch_by_id(connection, batch_id)
             complete_if_done(databases, batch)
         return Queued(
-            len(documents),
-            len(prompts),
-            len(connections),
-            cells,
-            added.queued + added.reused,
-            time.monotonic() - started,
-            added.reused,
-            held,
-            reused,
-            added.returned,
+            documents=len(work.names),
+            prompts=len(work.prompts),
+            connections=len(work.connections),
+            cells=rows.wanted,
+            added=added.queued + added.reused,
+            seconds=time.monotonic() - started,
+            reused=added.reused,
+            held=held,
+            cells_reused=rows.reused,
+            returned=added.returned,
         )
 
 
+@dataclass(frozen=True)
+class _WorkToQueue:
+    """A batch whose documents are all stored; `names` has a file name for each `docs.id`."""
+
+    batch: BatchRecord
+    config: dict[str, Any]
+    names: Mapping[int, str]
+
+    @property
+    def prompts(self) -> list[dict[str, Any]]:
+        """The sealed prompts."""
+        prompts: list[dict[str, Any]] = self.config["prompts"]
+        return prompts
+
+    @property
+    def connections(self) -> list[dict[str, Any]]:
+        """The sealed connections."""
+        connections: list[dict[str, Any]] = self.config["connections"]
+        return connections
+
+    @property
+    def expected(self) -> int:
+        """How many evaluations the batch must have."""
+        return len(self.names) * len(self.prompts) * len(self.connections)
+
+
+def _read_work(connection: Connection, batch_id: int) -> _WorkToQueue:
+    """Read what step 4 must queue; refuse a batch with documents that are not stored yet."""
+    sealed = _begin(connection, batch_id)
+    _require_assignment(connection, batch_id, sealed)
+    waiting = len(batch_documents.unstaged_files(connection, batch_id))
+    names = batch_documents.stored_document_names(connection, batch_id)
+    batch = batch_by_id(connection, batch_id)
+    connection.commit()
+    if waiting or not names:
+        raise StagingError(
+            f"{partition_key(batch_id)}: {waiting} documents are not stored yet: materialize "
+            "encoded_documents first"
+        )
+    return _WorkToQueue(batch, sealed.config, names)
+
+
+def _enqueue_missing(
+    databases: Databases, work: _WorkToQueue, *, reuses: bool
+) -> tuple[Enqueued, QueuedRows]:
+    """Add the rows that are missing, and count all rows of the batch after the commit."""
+    batch, added = work.batch, Enqueued(0, 0)
+    counted_by = (batch.id, list(work.names), work.prompts, work.connections)
+    with databases.knowledge.connect() as knowledge:
+        rows = queue.count_queued(knowledge, *counted_by)
+    if (rows.wanted, rows.others) != (work.expected, 0):
+        added = _enqueue(databases, work, reuses=reuses and batch.reuse == "finished")
+        with databases.knowledge.connect() as knowledge:
+            rows = queue.count_queued(knowledge, *counted_by)
+    if rows.wanted != work.expected:
+        raise StagingError(
+            f"{batch.key}: {rows.wanted} of {work.expected} evaluations are in the queue after commit: "
+            "another program deleted rows meanwhile; materialize again"
+        )
+    return added, rows
+
+
+def _finish_staging(
+    connection: Connection, batch_id: int, expected: int, added: Enqueued, held: str | None
+) -> None:
+    with connection.begin():
+        connection.execute(_SET_EXPECTED, {"batch_id": batch_id, "cells": expected})
+        transition(connection, batch_id, Action.FINISH_STAGING)
+        if added.queued or added.reused or added.returned:
+            transition(connection, batch_id, Action.REOPEN)
+        if held is not None:
+            transition(connection, batch_id, Action.PAUSE)
+            connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
+
+
 def count_rows(databases: Databases, batch_id: int) -> int:
-    """The queue rows of a batch, those of earlier attempts included."""
+    """How many queue rows a batch has, with all attempts."""
     with databases.knowledge.connect() as knowledge:
         return queue.count_rows(knowledge, batch_id)
 
@@ -280,21 +399,21 @@ def count_rows(databases: Databases, batch_id: int) -> int:
 def interrupt_staging(databases: Databases, batch_id: int, reason: str) -> bool:
     """Record that a staging was interrupted; False where the batch is not being staged.
 
-    A request for it stands, and Dagster is asked again.
+    A request for the staging is kept, so that another run is requested from Dagster.
     """
     with databases.doc_eval.begin() as connection:
         return transition(connection, batch_id, Action.INTERRUPT_STAGING, reason) is not None
 
 
 def rest_staging(databases: Databases, batch_id: int) -> bool:
-    """Record that only some steps of a staging were asked for; False where the batch is not being staged."""
+    """Record that a run had only some steps of a staging; False where the batch is not being staged."""
     with databases.doc_eval.begin() as connection:
         return transition(connection, batch_id, Action.REST) is not None
 
 
 @contextmanager
 def staging_step(databases: Databases, batch_id: int) -> Iterator[Connection]:
-    """One step of one batch: alone on the batch, and FAILED_STAGING with the reason if it fails."""
+    """Lock a batch for one step; a failure turns it to FAILED_STAGING with the reason."""
     with batch_lock(databases, batch_id) as connection:
         action, failure = Action.INTERRUPT_STAGING, f"the run was interrupted: doceval stage {batch_id}"
         try:
@@ -302,7 +421,7 @@ def staging_step(databases: Databases, batch_id: int) -> Iterator[Connection]:
                 yield connection
             failure = ""
         except DocEvalError as error:
-            # A database that is out of reach says nothing about the batch.
+            # An unreachable database is not a failure of the batch.
             if not isinstance(error, DatabaseError):
                 action = Action.FAIL_STAGING
             failure = str(error)
@@ -315,14 +434,14 @@ def staging_step(databases: Databases, batch_id: int) -> Iterator[Connection]:
 def _record_failure(
     databases: Databases, connection: Connection, batch_id: int, action: Action, reason: str
 ) -> None:
-    """Record a failure before anybody else gets the lock, or without it where the connection is gone."""
+    """Record a failure before another process gets the lock; without the lock if the connection is lost."""
     try:
         connection.rollback()
         with connection.begin():
             transition(connection, batch_id, action, reason)
     except SQLAlchemyError:
-        # With the database out of reach nothing can be recorded now; the sensor staging_failure
-        # finds batches whose staging nobody works on.
+        # If the database is unreachable, nothing can be recorded now; the sensor staging_failure finds
+        # batches whose staging no process works on.
         with suppress(SQLAlchemyError):
             interrupt_staging(databases, batch_id, reason)
 
@@ -335,7 +454,7 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
             raise StagingError(f"{batch.key} is not sealed yet: materialize batch_config_snapshot first")
         if batch.status is Status.PAUSED:
             raise StagingError(
-                f"{batch.key} is paused, and new rows would not be: doceval resume {batch_id} first"
+                f"{batch.key} is paused, but new rows would not be: doceval resume {batch_id} first"
             )
         if batch.status in (Status.SAVED, Status.FAILED_STAGING):
             transition(connection, batch_id, Action.BEGIN_STAGING)
@@ -345,15 +464,15 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
 def _hold_if_too_large(
     databases: Databases, batch: BatchRecord, config: Mapping[str, Any], documents: Sequence[int]
 ) -> str | None:
-    """Hold a batch that is over its limits, and return the reason.
+    """Hold a batch that exceeds its limits, and return the reason.
 
-    Its rows were added held, so that no processor takes one before. They are held once more, because a run
-    that was killed may have released them, before a price changed.
+    Its rows were already held when they were added, so that no processor takes one first. They are held again
+    here, because a killed run may have released them before a price changed.
     """
     if not batch.is_limited:
         return None
     with databases.knowledge.begin() as knowledge:
-        reason = why_held(databases, knowledge, batch, config, documents)
+        reason = held_reason(databases, knowledge, batch, config, documents)
         if reason is None:
             queue.release(knowledge, batch.id, batch.priority)
         else:
@@ -361,37 +480,33 @@ def _hold_if_too_large(
         return reason
 
 
-def _enqueue(
-    databases: Databases,
-    batch: BatchRecord,
-    names: Mapping[int, str],
-    prompts: Sequence[dict[str, Any]],
-    connections: Sequence[dict[str, Any]],
-    reuse: bool,
-) -> Enqueued:
+def _enqueue(databases: Databases, work: _WorkToQueue, *, reuses: bool) -> Enqueued:
+    batch, documents = work.batch, list(work.names)
     with databases.knowledge.begin() as knowledge:
-        # So that the rows are placed where the queue is now, whoever took rows from it.
+        # Places the new rows where the queue is now, whichever rows were claimed before.
         queue.tidy(knowledge)
     try:
         with databases.knowledge.begin() as knowledge:
-            returned = queue.requeue_returning(knowledge, batch.id, list(names), batch.priority)
-            queue.withdraw_others(knowledge, batch.id, list(names))
-            added = queue.enqueue(knowledge, batch.id, names, prompts, connections, batch.priority, reuse)
+            returned = attempts.requeue_returning(knowledge, batch.id, documents, batch.priority)
+            queue.withdraw_others(knowledge, batch.id, documents)
+            added = queue.enqueue(
+                knowledge, batch.id, work.names, work.prompts, work.connections, batch.priority, reuse=reuses
+            )
             if batch.is_limited and batch.expected_cells is None:
                 queue.hold(knowledge, batch.id)
             return replace(added, returned=returned)
-    except queue.ContentsGone:
+    except queue.DocumentsGone:
         raise StagingError(
             f"{batch.key}: some of its documents were archived with another batch meanwhile: "
             "materialize again"
         ) from None
 
 
-def _forget_vanished_contents(databases: Databases, connection: Connection, batch_id: int) -> None:
+def _unmark_deleted_documents(databases: Databases, connection: Connection, batch_id: int) -> None:
     with connection.begin():
-        stored = batch_documents.stored_ids(connection, batch_id)
+        stored = batch_documents.stored_document_ids(connection, batch_id)
         with databases.knowledge.connect() as knowledge:
-            absent = bulk_load.absent_contents(knowledge, stored)
+            absent = bulk_load.missing_documents(knowledge, stored)
         if absent:
             batch_documents.unmark_staged(connection, batch_id, absent)
 

@@ -1,9 +1,9 @@
-"""Stores the contents of a batch's files: reads, looks up what is there, copies what is missing.
+"""Stores the documents of a batch's files: reads the files, and copies documents that are not stored yet.
 
-The work goes in portions of bounded memory, two at a time: while the server works on one, the files
-of the other are read and hashed, and both may be copied at once. Each portion is committed in
-KnowledgeDocuments first and recorded in doc_eval after; a portion that was stored but not recorded
-is found again by its sha256 and costs nothing but the reading.
+The files are processed in portions of bounded memory, two at a time: while the server works on one portion,
+the files of the other are read and hashed, and both may be copied at once. Each portion is committed in
+KnowledgeDocuments first and recorded in doc_eval after that. A portion that was stored but not recorded is
+found again by its sha256, and is only read once more.
 """
 
 from collections import deque
@@ -29,30 +29,30 @@ from doceval_pipeline.documents.reading import (
 )
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import (
-    ContentArrived,
+    DocumentArrived,
     NewDocument,
     copy_documents,
     correct_types,
-    known_contents,
+    find_documents,
 )
 
-# A portion ends when it holds this many bytes, or this many files. Little work is cut smaller, so that
-# all workers have some of it.
+# A portion ends at this many bytes or this many files. Few files make smaller portions, so that every worker
+# gets some.
 PORTION_BYTES = 8 * 1024 * 1024
 SMALLEST_PORTION_BYTES = 512 * 1024
 PORTION_FILES = 1_000
-# Portions that are worked on at once. More bring nothing: the server is what limits.
+# Portions that are processed at once. More are not faster: the server is the limit.
 WORKERS = 2
-# Each further try finds what another process stored in between.
+# Each further try finds the documents that another process stored meanwhile.
 MOST_TRIES = 20
 
 Progress = Callable[[int, int, int], None]
-"""Told how many documents are done, how many there are, and how many bytes were read."""
+"""Receives the number of files that are done, the number of all files, and the bytes read so far."""
 
 
 @dataclass
-class _Stored:
-    """What became of the files of a portion, and the contents that were new, with their sizes in bytes."""
+class _PortionResult:
+    """The files of a portion by result, and the sizes in bytes of its new documents."""
 
     staged: list[StagedFile] = field(default_factory=list)
     rejected: dict[int, str] = field(default_factory=dict)
@@ -74,13 +74,13 @@ def store_missing(
     Returns
     -------
     tuple[int, int]
-        Contents copied into `docs` by this call, and their size in bytes before encoding.
+        How many documents this call copied into `docs`, and their size in bytes before encoding.
     """
     with doc_eval.begin():
         files = unstaged_files(doc_eval, batch_id)
     copied = copied_bytes = done = read_bytes = 0
     progress(0, len(files), 0)
-    for stored in _side_by_side(partial(_store, knowledge, max_bytes), _portions(files)):
+    for stored in _in_parallel(partial(_store, knowledge, max_bytes), _portions(files)):
         with doc_eval.begin():
             mark_staged(doc_eval, batch_id, stored.staged)
             if stored.rejected:
@@ -94,9 +94,9 @@ def store_missing(
 
 
 def _portions(files: Sequence[UnstagedFile]) -> Iterator[list[UnstagedFile]]:
-    """Cut files into portions by the sizes they had when they were found."""
-    together = sum(file.size for file in files)
-    most = min(PORTION_BYTES, max(SMALLEST_PORTION_BYTES, together // (2 * WORKERS)))
+    """Cut files into portions by the sizes that the walk of the folders found."""
+    total = sum(file.size for file in files)
+    most = min(PORTION_BYTES, max(SMALLEST_PORTION_BYTES, total // (2 * WORKERS)))
     portion: list[UnstagedFile] = []
     size = 0
     for file in files:
@@ -109,27 +109,27 @@ def _portions(files: Sequence[UnstagedFile]) -> Iterator[list[UnstagedFile]]:
         yield portion
 
 
-def _side_by_side(
-    work: Callable[[list[UnstagedFile]], _Stored], portions: Iterator[list[UnstagedFile]]
-) -> Iterator[_Stored]:
-    """Work on a few portions at once; gives them in their order, and holds no more than those few."""
+def _in_parallel(
+    work: Callable[[list[UnstagedFile]], _PortionResult], portions: Iterator[list[UnstagedFile]]
+) -> Iterator[_PortionResult]:
+    """Process a few portions at once, and yield their results in order; holds no more portions in memory."""
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="storing") as pool:
-        begun: deque[Future[_Stored]] = deque()
+        started: deque[Future[_PortionResult]] = deque()
         try:
             for portion in portions:
-                begun.append(pool.submit(work, portion))
-                if len(begun) > WORKERS:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                started.append(pool.submit(work, portion))
+                if len(started) > WORKERS:
+                    yield started.popleft().result()
+            while started:
+                yield started.popleft().result()
         finally:
-            for waiting in begun:
+            for waiting in started:
                 waiting.cancel()
 
 
-def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _Stored:
-    """Read the files of a portion, and store the contents that are missing."""
-    done = _Stored()
+def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _PortionResult:
+    """Read the files of a portion, and store the documents that are missing."""
+    done = _PortionResult()
     small: list[tuple[UnstagedFile, Fingerprint]] = []
     held = 0
     for file in files:
@@ -141,9 +141,9 @@ def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _Sto
                 small.append((file, found))
                 held += found.size
         except DocumentRejected as rejection:
-            done.rejected[file.document_id] = rejection.reason
+            done.rejected[file.file_id] = rejection.reason
         if held >= PORTION_BYTES:
-            # They have grown since they were found, or were just so many.
+            # The files have grown since the walk.
             _store_together(knowledge, small, done)
             small, held = [], 0
     _store_together(knowledge, small, done)
@@ -151,9 +151,9 @@ def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _Sto
 
 
 def _store_together(
-    knowledge: Engine, files: Sequence[tuple[UnstagedFile, Fingerprint]], done: _Stored
+    knowledge: Engine, files: Sequence[tuple[UnstagedFile, Fingerprint]], done: _PortionResult
 ) -> None:
-    """Store the missing contents of some files in one transaction, each distinct one once."""
+    """Store the missing documents of the given files in one transaction, each distinct one once."""
     if not files:
         return
     distinct = {found.sha256: (file, found) for file, found in files}
@@ -162,16 +162,16 @@ def _store_together(
     with knowledge.begin() as connection:
         if known:
             correct_types(connection, known)
-        stored = known_contents(connection, list(distinct))
+        stored = find_documents(connection, list(distinct))
     done.new += [distinct[sha256][1].size for sha256 in missing]
     done.staged += [
         StagedFile(
-            file.document_id,
-            found.size,
-            found.sha256,
-            found.content_type,
-            found.doc_type,
-            stored[found.sha256],
+            file_id=file.file_id,
+            size=found.size,
+            sha256=found.sha256,
+            content_type=found.content_type,
+            doc_type=found.doc_type,
+            document_id=stored[found.sha256],
         )
         for file, found in files
         if found.sha256 in stored
@@ -179,19 +179,19 @@ def _store_together(
 
 
 def _copy_missing(knowledge: Engine, distinct: dict[str, tuple[UnstagedFile, Fingerprint]]) -> Sequence[str]:
-    """Copy the contents that are not stored yet; returns their sha256."""
+    """Copy the documents that are not stored yet; returns their sha256."""
     for _ in range(MOST_TRIES):
         try:
             with knowledge.begin() as connection:
-                missing = sorted(distinct.keys() - known_contents(connection, list(distinct)))
+                missing = sorted(distinct.keys() - find_documents(connection, list(distinct)))
                 if missing:
                     copy_documents(connection, (_new_document(*distinct[sha256]) for sha256 in missing))
                 return missing
-        except ContentArrived:
+        except DocumentArrived:
             continue
     raise StagingError(
-        "other processes kept storing the same documents at the same time: "
-        "materialize again when they are done"
+        "other processes kept storing the same documents at the same time: materialize again when they have "
+        "finished"
     )
 
 

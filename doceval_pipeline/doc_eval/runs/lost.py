@@ -1,4 +1,4 @@
-"""Runs that ended before they began, as a sensor found them in Dagster."""
+"""Runs that ended before they began, as the sensor `stalled_work` found them in Dagster."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,8 @@ _WITHOUT_BATCH = text(_READ.format(which="batch_id IS NULL"))
 class LostRun:
     """A run that ended before it began, and that no later run has replaced.
 
-    `batch_id` is that of its partition, `batch_name` that of the batch it was to create; None for others.
+    `batch_id` is the batch of its partition. `batch_name` is the name in the config of `create_batch`. Each
+    is None for other runs.
     """
 
     run_id: str
@@ -40,8 +41,8 @@ class LostRun:
 
     @property
     def sentence(self) -> str:
-        """What people are told of it, in a line."""
-        created = "" if self.batch_name is None else f", which was to create batch {self.batch_name!r},"
+        """A line about the run and what to do."""
+        created = "" if self.batch_name is None else f", which should have created batch {self.batch_name!r},"
         at = f"{self.ended_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         return (
             f"run {self.run_id[:8]} of {self.job}{created} ended as FAILURE at {at} before it began: "
@@ -50,16 +51,17 @@ class LostRun:
 
 
 def replace_lost(connection: Connection, runs: Sequence[LostRun]) -> None:
-    """Remember these lost runs and no others."""
+    """Store these lost runs, and delete all others."""
     rows = [{**asdict(run), "ended_at": run.ended_at.isoformat()} for run in runs]
     connection.execute(_REPLACE, {"runs": json.dumps(rows)})
 
 
 def lost_runs_of(connection: Connection, batch_ids: Iterable[int]) -> list[LostRun]:
-    """The lost runs of some batches, the oldest first."""
-    return [LostRun(*row) for row in connection.execute(_OF_BATCHES, {"ids": arrays.of_numbers(batch_ids)})]
+    """The lost runs of the given batches, oldest first."""
+    rows = connection.execute(_OF_BATCHES, {"ids": arrays.of_numbers(batch_ids)})
+    return [LostRun(**row._mapping) for row in rows]
 
 
 def lost_runs_without_batch(connection: Connection) -> list[LostRun]:
-    """The lost runs that belong to no batch, the oldest first."""
-    return [LostRun(*row) for row in connection.execute(_WITHOUT_BATCH)]
+    """The lost runs that belong to no batch, oldest first."""
+    return [LostRun(**row._mapping) for row in connection.execute(_WITHOUT_BATCH)]

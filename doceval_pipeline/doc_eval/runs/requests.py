@@ -1,7 +1,7 @@
-"""Requests for runs that stage or report a batch, and which attempt of each Dagster was asked for.
+"""Requests for runs that stage or report a batch, and the newest attempt of each that Dagster received.
 
-What has to be run is derived from `batches`: a batch waits to be staged, or its newest report does not show
-its newest result. The table `run_requests` only remembers attempts.
+The requests are derived from `batches`: a batch waits to be staged, or its newest report does not show its
+newest result. The table `run_requests` only stores attempts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,16 +16,16 @@ from doceval_pipeline import arrays
 from doceval_pipeline.doc_eval.batches import IS_UNREPORTED, partition_key
 
 
-class Kind(StrEnum):
-    """What a run is asked for to do."""
+class RunKind(StrEnum):
+    """The task of a requested run."""
 
     STAGE = "stage"
     REPORT = "report"
 
 
-# A staging that failed for a reason of its own has answered its request; one that was interrupted has not.
+# A failed staging has answered its request; an interrupted one has not.
 _WANTED = {
-    Kind.STAGE: """
+    RunKind.STAGE: """
         SELECT b.id AS batch_id,
                to_char(coalesce(b.stage_requested_at, b.stage_after) AT TIME ZONE 'UTC',
                        'YYYYMMDD"T"HH24MISSUS') AS word
@@ -33,9 +33,9 @@ _WANTED = {
         WHERE b.status = 'SAVED' AND (b.stage_requested_at IS NOT NULL OR b.stage_after <= now())
            OR b.status = 'FAILED_STAGING' AND b.stage_requested_at IS NOT NULL
     """,
-    # With the moment of completion, because Dagster never forgets a run key, and a batch may come back to a
-    # result that it had before.
-    Kind.REPORT: f"""
+    # With the time of completion: Dagster never forgets a run key, and a batch may return to an earlier
+    # result.
+    RunKind.REPORT: f"""
         SELECT b.id AS batch_id,
                b.result_digest || to_char(b.completed_at AT TIME ZONE 'UTC', '-YYYYMMDD"T"HH24MISS.US')
                    AS word
@@ -45,8 +45,9 @@ _WANTED = {
 }
 _DUE = {
     kind: text(f"""
-        SELECT w.batch_id, '{kind}', w.word,
-               CASE WHEN r.word = w.word THEN r.attempt ELSE 0 END, r.word, r.due_at
+        SELECT w.batch_id, w.word,
+               CASE WHEN r.word = w.word THEN r.attempt ELSE 0 END AS attempt,
+               r.word AS seen_word, r.due_at AS seen_due_at
         FROM ({wanted}) AS w
         LEFT JOIN run_requests r ON r.batch_id = w.batch_id AND r.kind = '{kind}'
         WHERE r.word IS DISTINCT FROM w.word OR r.due_at <= now()
@@ -54,8 +55,8 @@ _DUE = {
     """)
     for kind, wanted in _WANTED.items()
 }
-# Only the caller that finds the row as it was read may go on: two that look at once ask once.
-_ANSWER = text("""
+# Only the caller that finds the row unchanged since it was read may continue: of two callers, one asks.
+_STORE_DECISIONS = text("""
     INSERT INTO run_requests AS r (batch_id, kind, word, attempt, due_at, last_end, last_ended_at)
     SELECT batch_id, :kind, word, attempt, now() + make_interval(secs => pause), ended_as,
            now() - make_interval(secs => ended_ago)
@@ -80,7 +81,7 @@ _REQUEST_SAVED = text("""
     UPDATE batches SET stage_requested_at = now()
     WHERE status = 'SAVED' AND stage_requested_at IS NULL AND stage_after IS NULL
 """)
-# A batch whose own time has come stays due without a request.
+# A batch whose `stage_after` has passed stays due without a request.
 _WITHDRAW_STAGING = text("""
     UPDATE batches SET stage_requested_at = NULL
     WHERE id = :batch_id
@@ -88,17 +89,17 @@ _WITHDRAW_STAGING = text("""
            OR status = 'FAILED_STAGING' AND stage_requested_at IS NOT NULL)
     RETURNING id
 """)
-# A report takes seconds. It counts as late this long after completion, or once a run has ended without it.
+# A report takes seconds. It is late this long after completion, or once a run has ended without it.
 SECONDS_TO_REPORT = 120
-# A staging that has not begun counts as late this long after the request, or once a run has ended without it.
+# A staging that has not begun is late this long after the request, or once a run has ended without it.
 SECONDS_TO_STAGE = 120
-# Batches whose staging is requested and neither works nor is done.
+# Batches whose staging is requested, and neither running nor done.
 MISSING_STAGINGS = f"""
     SELECT w.batch_id, coalesce(r.attempt, 0) AS attempt, r.last_end, r.last_ended_at, b.status,
            r.last_end IS NOT NULL OR b.status = 'FAILED_STAGING'
                OR coalesce(b.stage_requested_at, b.stage_after)
                   < now() - interval '{SECONDS_TO_STAGE} seconds' AS is_late
-    FROM ({_WANTED[Kind.STAGE]}) AS w
+    FROM ({_WANTED[RunKind.STAGE]}) AS w
     JOIN batches b ON b.id = w.batch_id
     LEFT JOIN run_requests r ON r.batch_id = w.batch_id AND r.kind = 'stage' AND r.word = w.word
 """
@@ -107,7 +108,7 @@ MISSING_REPORTS = f"""
     SELECT w.batch_id, coalesce(r.attempt, 0) AS attempt, r.last_end, r.last_ended_at, b.result_digest,
            r.last_end IS NOT NULL OR b.completed_at < now() - interval '{SECONDS_TO_REPORT} seconds'
                AS is_late
-    FROM ({_WANTED[Kind.REPORT]}) AS w
+    FROM ({_WANTED[RunKind.REPORT]}) AS w
     JOIN batches b ON b.id = w.batch_id
     LEFT JOIN run_requests r ON r.batch_id = w.batch_id AND r.kind = 'report' AND r.word = w.word
 """
@@ -121,43 +122,43 @@ _UNSTAGED = text(f"""
     FROM ({MISSING_STAGINGS}) AS m WHERE m.batch_id = ANY(CAST(:ids AS int[])) ORDER BY m.batch_id
 """)
 
-_WAITING_STAGINGS = text(f"SELECT count(*) FROM ({_WANTED[Kind.STAGE]}) AS w")
+_WAITING_STAGINGS = text(f"SELECT count(*) FROM ({_WANTED[RunKind.STAGE]}) AS w")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A run that has to be asked for, or asked about, now.
+    """A run to request from Dagster, or to check, now.
 
-    `attempt` is the newest one that Dagster was asked for, 0 where there was none. `seen_word` and
-    `seen_due_at` are those of the row in `run_requests`, None where there is none.
+    `attempt` is the newest one that Dagster received, 0 where there is none. `seen_word` and `seen_due_at`
+    come from the row in `run_requests`, None without a row.
     """
 
     batch_id: int
-    kind: Kind
+    kind: RunKind
     word: str
     attempt: int
     seen_word: str | None
     seen_due_at: datetime | None
 
     def run_key(self, attempt: int) -> str:
-        """The run key of an attempt, which Dagster gives to one run only."""
+        """The run key of an attempt; Dagster starts one run per key."""
         return f"{self.kind}-{partition_key(self.batch_id)}-{self.word}-{attempt}"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What follows from a look at the runs of a request.
+class RunDecision:
+    """What to store and do about a request, after its runs were checked.
 
     Parameters
     ----------
     attempt
-        The attempt to remember.
+        The attempt to store.
     pause
-        Seconds until the next look.
+        Seconds until the next check.
     is_asked
-        Whether Dagster is asked for a run of this attempt now.
+        Whether to request a run of this attempt from Dagster now.
     ended_as, ended_ago
-        Status of the newest run that ended, and how many seconds ago; None where none has.
+        Status of the newest run that ended, and how many seconds ago; None where no run has ended.
     """
 
     attempt: int
@@ -168,10 +169,10 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A batch whose run was asked for and has not succeeded yet; `attempt` is 0 where none was asked for.
+class PendingRun:
+    """A batch that needs a run which has not succeeded yet; `attempt` is 0 before the first request.
 
-    `is_late` where its staging or its report should be there by now.
+    `is_late` says that its staging or its report should be done by now.
     """
 
     batch_id: int
@@ -182,9 +183,9 @@ class Waiting:
 
     @property
     def why(self) -> str:
-        """How the runs went, in a few words."""
+        """How the runs went, as a part of a sentence."""
         if self.attempt == 0:
-            return "no run was asked for yet: the sensors of doceval up do so"
+            return "no run was requested yet: the sensors of doceval up request it"
         if self.last_end is None or self.last_ended_at is None:
             return f"attempt {self.attempt} has not ended"
         ended = f"{self.last_ended_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -192,14 +193,14 @@ class Waiting:
 
     @property
     def missing_report(self) -> str:
-        """What people are told of a closed batch without its report, in a line."""
+        """A line about a closed batch without its report."""
         command = f"doceval report {self.batch_id}"
         return f"the report of its newest result is missing ({self.why}): {command} writes it"
 
     @property
     def missing_staging(self) -> str:
-        """What people are told of a batch that waits to be staged, in a line."""
-        return f"staging is requested and is not done ({self.why}): doceval stage {self.batch_id} does it now"
+        """A line about a batch that waits to be staged."""
+        return f"staging is requested and not done ({self.why}): doceval stage {self.batch_id} does it now"
 
     def as_json(self) -> dict[str, Any]:
         """Its shape in `doceval status --json`."""
@@ -210,55 +211,54 @@ class Waiting:
         }
 
 
-def due_requests(connection: Connection, kind: Kind) -> list[Request]:
-    """Requests of a kind that are new, or whose run has to be looked at again."""
+def due_requests(connection: Connection, kind: RunKind) -> list[Request]:
+    """Requests of a kind that are new, or whose run must be checked again."""
     rows = connection.execute(_DUE[kind])
-    return [Request(row[0], Kind(row[1]), *row[2:]) for row in rows]
+    return [Request(kind=kind, **row._mapping) for row in rows]
 
 
-def keep_answers(connection: Connection, answers: Sequence[tuple[Request, Answer]]) -> set[int]:
-    """Stores answers; returns the batches whose answer no other caller stored first."""
-    if not answers:
+def store_decisions(connection: Connection, decided: Sequence[tuple[Request, RunDecision]]) -> set[int]:
+    """Store decisions; returns the batches for which no other caller stored one first."""
+    if not decided:
         return set()
-    requests = [request for request, _ in answers]
-    given = [answer for _, answer in answers]
+    requests = [request for request, _ in decided]
+    decisions = [decision for _, decision in decided]
     parameters = {
         "kind": requests[0].kind.value,
         "batch_ids": [request.batch_id for request in requests],
         "words": [request.word for request in requests],
         "seen_words": [request.seen_word for request in requests],
         "seen_due_ats": [request.seen_due_at for request in requests],
-        "attempts": [answer.attempt for answer in given],
-        "pauses": [answer.pause for answer in given],
-        "ends": [answer.ended_as for answer in given],
-        "ago": [answer.ended_ago for answer in given],
+        "attempts": [decision.attempt for decision in decisions],
+        "pauses": [decision.pause for decision in decisions],
+        "ends": [decision.ended_as for decision in decisions],
+        "ago": [decision.ended_ago for decision in decisions],
     }
-    return set(connection.scalars(_ANSWER, parameters))
+    return set(connection.scalars(_STORE_DECISIONS, parameters))
 
 
 def request_saved(connection: Connection) -> None:
-    """Ask for the staging of every SAVED batch that has no time of its own and was not asked for yet."""
+    """Request the staging of every SAVED batch without `stage_after` and without a request."""
     connection.execute(_REQUEST_SAVED)
 
 
 def withdraw_staging(connection: Connection, batch_id: int) -> bool:
-    """Take back the request to stage a batch; False where there is none."""
+    """Withdraw the request to stage a batch; False without a request."""
     return connection.scalar(_WITHDRAW_STAGING, {"batch_id": batch_id}) is not None
 
 
-def unreported(connection: Connection, batch_ids: Iterable[int] | None = None) -> dict[int, Waiting]:
-    """Closed batches without a report of their newest result, by number: of the given ones, or of all."""
+def unreported(connection: Connection, batch_ids: Iterable[int] | None = None) -> dict[int, PendingRun]:
+    """Closed batches without a report of their newest result, by number; None checks all batches."""
     ids = None if batch_ids is None else arrays.of_numbers(batch_ids)
-    return {row[0]: Waiting(*row) for row in connection.execute(_UNREPORTED, {"ids": ids})}
+    return {row.batch_id: PendingRun(**row._mapping) for row in connection.execute(_UNREPORTED, {"ids": ids})}
 
 
-def unstaged(connection: Connection, batch_ids: Iterable[int]) -> dict[int, Waiting]:
-    """Those of the given batches whose staging is requested and neither works nor is done, by number."""
-    return {
-        row[0]: Waiting(*row) for row in connection.execute(_UNSTAGED, {"ids": arrays.of_numbers(batch_ids)})
-    }
+def unstaged(connection: Connection, batch_ids: Iterable[int]) -> dict[int, PendingRun]:
+    """The given batches whose staging is requested, and neither running nor done, by number."""
+    rows = connection.execute(_UNSTAGED, {"ids": arrays.of_numbers(batch_ids)})
+    return {row.batch_id: PendingRun(**row._mapping) for row in rows}
 
 
 def waiting_stagings(connection: Connection) -> int:
-    """How many batches are requested to be staged and have not begun."""
+    """How many requested stagings have not begun."""
     return int(connection.scalar(_WAITING_STAGINGS) or 0)

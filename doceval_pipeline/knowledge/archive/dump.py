@@ -3,14 +3,28 @@
 The way back is in `restored`.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import (
+    Iterator,
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+)
 
-from sqlalchemy import Connection, text
+from sqlalchemy import (
+    Connection,
+    text,
+)
 
-from doceval_pipeline.errors import ArchiveError
-from doceval_pipeline.knowledge.digests import digest_sql
-from doceval_pipeline.knowledge.queue import IS_ANSWER
+from doceval_pipeline.errors import (
+    ArchiveError,
+)
+from doceval_pipeline.knowledge.digests import (
+    digest_sql,
+)
+from doceval_pipeline.knowledge.reuse import (
+    IS_ANSWER,
+)
 
 # What a role must be allowed to do here, which is asked before anything is done.
 RIGHTS = (

@@ -7,7 +7,7 @@ from doceval_pipeline.batches.archiving.archive import Archived, archive
 from doceval_pipeline.batches.archiving.restore import Restored, incoming, restore
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample
@@ -75,7 +75,7 @@ def done(batch: Sample) -> Sample:
         "UPDATE llm_responses SET status = 'S', overall_score = 50.5, response_text = 'fine' "
         "WHERE batch_id = :id"
     )
-    look(batch.databases)
+    poll(batch.databases)
     write_report(batch.databases, batch.id)
     assert batch.status() == "COMPLETED"
     return batch

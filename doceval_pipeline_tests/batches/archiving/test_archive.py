@@ -12,11 +12,11 @@ from zipfile import ZipFile
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import pause
-from doceval_pipeline.batches.staging.steps import queue_cells
+from doceval_pipeline.batches.staging.steps import queue_evaluations
 from doceval_pipeline.errors import ArchiveError, BatchStateError, DatabaseError, UnknownBatch
 from doceval_pipeline.knowledge.archive import dump as knowledge_rows
 from doceval_pipeline.migrations.upgrade import HEADS, Schema
@@ -179,7 +179,7 @@ def test_a_content_that_another_batch_has_stored_and_not_queued_yet_stays(batch_
     second.stage()
     second.knowledge("DELETE FROM llm_responses WHERE batch_id = :id")
     assert put_away(first).documents_removed == 0
-    queue_cells(second.databases, second.id)
+    queue_evaluations(second.databases, second.id)
 
 
 def test_two_batches_over_the_same_folder_keep_their_files_until_the_last_is_archived(
@@ -206,15 +206,15 @@ def test_two_batches_over_the_same_folder_keep_their_files_until_the_last_is_arc
         (lambda batch: None, "has nothing to archive, it is SAVED: stage it first"),
         (
             lambda batch: batch.stage(),
-            "is STAGED and cannot be archived: possible now is to pause or cancel it",
+            "is STAGED and cannot be archived: possible now: pause, cancel",
         ),
         (
             lambda batch: (batch.stage(), pause(batch.databases, batch.id)),
-            "is PAUSED and cannot be archived: possible now is to pause or resume or cancel it",
+            "is PAUSED and cannot be archived: possible now: pause, resume, cancel",
         ),
         (
             lambda batch: (batch.stage(), batch.knowledge("UPDATE llm_responses SET status = 'P'")),
-            "is ANALYZING and cannot be archived: possible now is to pause or cancel it",
+            "is ANALYZING and cannot be archived: possible now: pause, cancel",
         ),
         (
             lambda batch: (batch.stage(), batch.doc_eval("UPDATE batches SET status = 'FAILED_STAGING'")),
@@ -240,7 +240,7 @@ def test_what_is_not_done_is_refused_with_what_is_possible(
 
 
 def test_a_number_without_a_batch_is_refused(batch_of: BatchOf) -> None:
-    with pytest.raises(UnknownBatch, match="there is no batch 4711"):
+    with pytest.raises(UnknownBatch, match="doc_eval has no batch 4711"):
         archive(batch_of(documents=0).databases, 4711, quiet, quiet)
 
 
@@ -281,7 +281,7 @@ def test_the_newest_report_is_in_it(batch_of: BatchOf, seen: bool) -> None:
     write_report(batch.databases, batch.id)
     batch.plant("UPDATE llm_responses SET status = 'F', error_message = 'unique words'")
     if seen:
-        look(batch.databases)
+        poll(batch.databases)
     with ZipFile(put_away(batch).path) as file:
         assert b"unique words" in file.read("report.html")
     assert batch.status() == "FAILED"
@@ -335,7 +335,7 @@ def test_what_is_damaged_in_the_database_is_not_archived(batch_of: BatchOf, dama
 def test_rows_of_another_installation_under_the_same_number_are_not_archived(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
     batch.knowledge("UPDATE batch_configs SET sha256 = repeat('0', 64)")
-    with pytest.raises(DatabaseError, match="used by another doc_eval"):
+    with pytest.raises(DatabaseError, match="another doc_eval database uses it"):
         put_away(batch)
 
 

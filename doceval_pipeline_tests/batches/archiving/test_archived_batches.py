@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.errors import ArchiveError, BatchStateError
@@ -24,7 +24,7 @@ from doceval_pipeline_tests.conftest import Sample
 ACTIONS: dict[str, Callable[[Sample], object]] = {
     "stage": lambda batch: batch.stage(),
     "reprocess": lambda batch: reprocess(batch.databases, batch.id, Mode.all, quiet),
-    "rescan": lambda batch: reprocess(batch.databases, batch.id, Mode.missing, quiet, new_look=True),
+    "rescan": lambda batch: reprocess(batch.databases, batch.id, Mode.missing, quiet, rescan=True),
     "pause": lambda batch: pause(batch.databases, batch.id),
     "resume": lambda batch: resume(batch.databases, batch.id),
     "cancel": lambda batch: cancel(batch.databases, batch.id),
@@ -39,9 +39,7 @@ def test_what_needs_the_rows_is_refused_with_the_file_to_restore(batch_of: Batch
     before = holdings(batch)
     with pytest.raises(BatchStateError) as caught:
         ACTIONS[action](batch)
-    assert str(caught.value) == (
-        f"{batch.key} is archived and its rows are not here: doceval restore {archived.path.name} first"
-    )
+    assert str(caught.value) == (f"{batch.key} is archived: doceval restore {archived.path.name} first")
     assert holdings(batch) == before
     assert batch.status() == "COMPLETED"
 
@@ -50,7 +48,7 @@ def test_no_tick_looks_at_an_archived_batch(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
     put_away(batch)
     batch.doc_eval("UPDATE batches SET reported_digest = NULL")
-    found = look(batch.databases)
+    found = poll(batch.databases)
     assert (found.open, found.completed, found.reports) == ([], [], {})
     assert batch.status() == "COMPLETED"
 

@@ -2,21 +2,49 @@
 
 import json
 import threading
-from typing import Any
-from zipfile import ZipFile
+from typing import (
+    Any,
+)
+from zipfile import (
+    ZipFile,
+)
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.archiving import archive as archiving
-from doceval_pipeline.batches.locks import number_lock
-from doceval_pipeline.batches.monitoring import completion
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.steps import queue_cells
-from doceval_pipeline.doc_eval.files import FoundFile, assign_new, remember_found
-from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
-from doceval_pipeline.knowledge import report_queries
+from doceval_pipeline.batches.archiving import (
+    archive as archiving,
+)
+from doceval_pipeline.batches.locks import (
+    number_lock,
+)
+from doceval_pipeline.batches.monitoring import (
+    completion,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.steps import (
+    queue_evaluations,
+)
+from doceval_pipeline.doc_eval.files import (
+    FoundFile,
+    assign_new,
+    remember_found,
+)
+from doceval_pipeline.errors import (
+    ArchiveError,
+    BatchStateError,
+    StagingError,
+)
+from doceval_pipeline.knowledge import (
+    report_queries,
+)
 from doceval_pipeline_tests.batches.archiving.archives import (
     WAITS_FOR_A_LOCK,
     BatchOf,
@@ -29,8 +57,12 @@ from doceval_pipeline_tests.batches.archiving.archives import (
     put_away,
     quiet,
 )
-from doceval_pipeline_tests.cli.running import until
-from doceval_pipeline_tests.conftest import write_old
+from doceval_pipeline_tests.cli.running import (
+    until,
+)
+from doceval_pipeline_tests.conftest import (
+    write_old,
+)
 
 
 def test_a_result_that_comes_while_the_archive_is_made_is_in_it(batch_of: BatchOf) -> None:
@@ -52,7 +84,7 @@ def test_a_result_that_comes_while_the_archive_is_made_is_in_it(batch_of: BatchO
     assert archived_word(batch)
     assert holdings(batch)["llm_responses"] == []
     bring_back(batch, archived)
-    assert look(batch.databases).reports == {}
+    assert poll(batch.databases).reports == {}
     assert audit(batch) == []
 
 
@@ -72,7 +104,7 @@ def test_a_result_that_comes_after_the_report_is_in_the_report_too(
     with ZipFile(archived.path) as file:
         assert b"very late" in file.read("report.html")
     bring_back(batch, archived)
-    found = look(batch.databases)
+    found = poll(batch.databases)
     assert (found.completed, found.reports) == ([], {})
 
 
@@ -207,7 +239,7 @@ def test_a_batch_whose_contents_go_away_before_it_is_queued_says_so_and_can_be_m
     )
     archived = put_away(first)
     with pytest.raises(StagingError, match="were archived with another batch meanwhile: materialize again"):
-        queue_cells(second.databases, second.id)
+        queue_evaluations(second.databases, second.id)
     second.stage()
     assert second.knowledge("SELECT count(*) FROM llm_responses WHERE batch_id = :id") == [(8,)]
     assert audit(second) == []
@@ -219,15 +251,15 @@ def test_a_tick_that_read_the_batch_before_it_was_archived_does_not_open_it_agai
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = done(batch_of(documents=1))
-    see = completion._see
+    count = completion._count_batches
 
     def archive_first(*arguments: Any) -> Any:
-        monkeypatch.setattr(completion, "_see", see)
+        monkeypatch.setattr(completion, "_count_batches", count)
         put_away(batch)
-        return see(*arguments)
+        return count(*arguments)
 
-    monkeypatch.setattr(completion, "_see", archive_first)
-    look(batch.databases)
+    monkeypatch.setattr(completion, "_count_batches", archive_first)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
     assert audit(batch) == []
 
@@ -237,17 +269,17 @@ def test_a_tick_that_saw_older_results_does_not_record_them_of_an_archived_batch
 ) -> None:
     batch = done(batch_of(documents=1))
     batch.knowledge("UPDATE llm_responses SET overall_score = 1")
-    see = completion._see
+    count = completion._count_batches
 
     def archive_newer(*arguments: Any) -> Any:
-        monkeypatch.setattr(completion, "_see", see)
-        seen = see(*arguments)
+        monkeypatch.setattr(completion, "_count_batches", count)
+        seen = count(*arguments)
         batch.knowledge("UPDATE llm_responses SET overall_score = 2")
         put_away(batch)
         return seen
 
-    monkeypatch.setattr(completion, "_see", archive_newer)
-    look(batch.databases)
+    monkeypatch.setattr(completion, "_count_batches", archive_newer)
+    poll(batch.databases)
     (file, digest), *_ = batch.doc_eval("SELECT archive_file, result_digest FROM batches")
     with ZipFile(batch.databases.settings.archives / file) as archive_file:
         assert json.loads(archive_file.read("batch.json"))["batch"]["result_digest"] == digest

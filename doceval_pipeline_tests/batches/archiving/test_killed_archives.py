@@ -10,7 +10,7 @@ from sqlalchemy import Engine, event
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline_tests.batches.archiving.archives import (
     BatchOf,
     archived_word,
@@ -79,7 +79,7 @@ def nothing_is_lost(batch: Sample, rows: list[Any]) -> None:
     left = batch.knowledge(ROWS)
     assert left == rows or (left == [] and archived_word(batch))
     assert {invariant for _, invariant in audit(batch)} <= {UNTIL_ASKED_AGAIN}
-    assert look(batch.databases).reports == {}
+    assert poll(batch.databases).reports == {}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
 from doceval_pipeline.errors import BatchStateError
@@ -82,7 +82,7 @@ def hostile(batch_of: BatchOf) -> Sample:
     Path(os.fsdecode(os.fsencode(batch.folder) + b"/not \xff UTF-8")).touch()
     done(batch)
     (batch.folder / "000.txt").unlink()
-    reprocess(batch.databases, batch.id, Mode.all, quiet, new_look=True)
+    reprocess(batch.databases, batch.id, Mode.all, quiet, rescan=True)
     batch.knowledge("UPDATE llm_responses SET status = 'TIMEOUT' WHERE attempt = 2")
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE attempt = 2 AND prompt_id % 2 = 0")
     batch.knowledge(ODD_ROWS)
@@ -94,7 +94,7 @@ def hostile(batch_of: BatchOf) -> Sample:
         "INSERT INTO connection_history SELECT :id, id, 'seconds', 3, 0.1, 1e-300, 1e300, 0.1::float8 + 0.2, "
         "-0.0, 1 FROM connections"
     )
-    look(batch.databases)
+    poll(batch.databases)
     write_report(batch.databases, batch.id)
     return batch
 
@@ -110,7 +110,7 @@ def test_a_hostile_batch_comes_back_the_same(hostile: Sample) -> None:
     assert restored.files == len(before["batch_documents"])
     assert archived.path.exists()
     assert audit(hostile) == []
-    found = look(hostile.databases)
+    found = poll(hostile.databases)
     assert (found.open, found.completed, found.reports) == ([], [], {})
 
 
@@ -122,7 +122,7 @@ def test_whatever_a_processor_writes_comes_back_the_same(
     numbers = [row[0] for row in one_batch.knowledge("SELECT id FROM llm_responses ORDER BY id")]
     for number, (values, word) in zip(numbers, rows, strict=False):
         one_batch.knowledge(SET_ROW, row=number, word=word, **values)
-    look(databases)
+    poll(databases)
     write_report(databases, one_batch.id)
     before = holdings(one_batch)
     archived = put_away(one_batch)
@@ -155,9 +155,9 @@ def test_a_restored_batch_goes_on_living(batch_of: BatchOf) -> None:
     assert reprocess(batch.databases, batch.id, Mode.all, quiet).new_attempts == 8
     assert batch.status() == "STAGED"
     write_old(batch.folder / "new.txt", "new")
-    assert reprocess(batch.databases, batch.id, Mode.missing, quiet, new_look=True).files_new == 1
+    assert reprocess(batch.databases, batch.id, Mode.missing, quiet, rescan=True).files_new == 1
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
-    look(batch.databases)
+    poll(batch.databases)
     put_away(batch)
     assert audit(batch) == []
 
@@ -196,7 +196,7 @@ def test_contents_that_were_stored_again_meanwhile_are_used_and_no_new_report_is
     assert (restored.documents, restored.documents_stored) == (3, 1)
     assert first.knowledge("SELECT count(*) FROM docs") == [(3,)]
     assert first.knowledge(f"{scores} WHERE batch_id = :id ORDER BY 1, 2") == before
-    found = look(first.databases)
+    found = poll(first.databases)
     assert (found.completed, found.reports) == ([], {})
     name = first.doc_eval("SELECT report_file FROM batches WHERE id = :id")[0][0]
     assert (first.databases.settings.reports / name).exists()

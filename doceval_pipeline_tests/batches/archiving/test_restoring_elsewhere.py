@@ -8,7 +8,7 @@ import pytest
 from doceval_pipeline.batches.archiving import restore
 from doceval_pipeline.batches.archiving.archive import Archived
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.errors import ArchiveError, BatchStateError
 from doceval_pipeline_tests.archives.small import edit_manifest, sha256
 from doceval_pipeline_tests.batches.archiving.archives import (
@@ -77,7 +77,7 @@ def test_a_new_installation_gets_the_batch_whole(batch_of: BatchOf, tmp_path: Pa
     batch.doc_eval("UPDATE batches SET is_foreign = true")
     assert batch.doc_eval(CONNECTIONS) == connections
     assert audit(batch) == []
-    found = look(batch.databases)
+    found = poll(batch.databases)
     assert (found.open, found.completed, found.reports) == ([], [], {})
     name = batch.doc_eval("SELECT report_file FROM batches")[0][0]
     assert b"Complete" in (batch.databases.settings.reports / name).read_bytes()
@@ -108,7 +108,7 @@ def test_a_batch_finds_its_place_among_others(batch_of: BatchOf, tmp_path: Path)
     assert (batch.knowledge(ROWS), batch.doc_eval(FILES)) == (rows, files)
     assert other.knowledge(ROWS) == before
     assert audit(batch) == []
-    assert look(batch.databases).reports == {}
+    assert poll(batch.databases).reports == {}
     put_away(batch)
     assert audit(batch) == []
 
@@ -125,7 +125,7 @@ def test_a_content_that_is_there_under_another_id_is_used(batch_of: BatchOf, tmp
         (3, 1)
     ]
     assert audit(batch) == []
-    assert look(batch.databases).reports == {}
+    assert poll(batch.databases).reports == {}
 
 
 RENAMED = "UPDATE batches SET id = 5, batch_number = 5, batch_name = 'b'; "

@@ -2,29 +2,76 @@
 
 import os
 import unicodedata
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections import (
+    Counter,
+)
+from collections.abc import (
+    Callable,
+)
+from dataclasses import (
+    replace,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.files import folders
-from doceval_pipeline.batches.files.file_counts import left_out, left_out_by_reason, staged
-from doceval_pipeline.batches.files.folders import found_files, why_not
-from doceval_pipeline.batches.staging import applying
-from doceval_pipeline.batches.staging.applying import apply, preview
-from doceval_pipeline.batches.staging.planning import plan
-from doceval_pipeline.batches.staging.reprocessing import Mode
-from doceval_pipeline.batches.staging.rescanning import rescan
-from doceval_pipeline.batches.staging.steps import store_documents
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.doc_eval.files import Tally
-from doceval_pipeline.errors import EvaluationFileError, StagingError
-from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.files import (
+    folders,
+)
+from doceval_pipeline.batches.files.file_counts import (
+    left_out,
+    left_out_by_reason,
+    staged,
+)
+from doceval_pipeline.batches.files.folders import (
+    folder_problems,
+    found_files,
+)
+from doceval_pipeline.batches.staging import (
+    applying,
+)
+from doceval_pipeline.batches.staging.applying import (
+    apply,
+    preview,
+)
+from doceval_pipeline.batches.staging.planning import (
+    plan,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+)
+from doceval_pipeline.batches.staging.rescanning import (
+    rescan_folders,
+)
+from doceval_pipeline.batches.staging.steps import (
+    store_documents,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.doc_eval.files import (
+    Tally,
+)
+from doceval_pipeline.errors import (
+    EvaluationFileError,
+    StagingError,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    evaluation_of,
+    write_old,
+)
 
 BatchOf = Callable[..., Sample]
 
@@ -94,7 +141,7 @@ def test_a_folder_of_doceval_itself_is_refused_by_apply_and_by_staging(
 ) -> None:
     (tmp_path / "work" / "link").symlink_to("home")
     top = home.home / folder
-    located = evaluation_of([{"name": "ours", "folders": [str(top)]}], why_not=why_not(home))
+    located = evaluation_of([{"name": "ours", "folders": [str(top)]}], why_not=folder_problems(home))
     with pytest.raises(EvaluationFileError, match=r"^batches\[0\].folders\[0\]: folder .* own files"):
         located.refuse()
     with pytest.raises(StagingError, match=r"holds doceval's own files \(DOCEVAL_HOME\): put the documents"):
@@ -103,7 +150,7 @@ def test_a_folder_of_doceval_itself_is_refused_by_apply_and_by_staging(
 
 def test_documents_of_a_person_in_the_installations_folder_are_found(home: Settings) -> None:
     top = documents(home.home / "my documents", "a.txt")
-    evaluation_of([{"name": "mine", "folders": [str(top)]}], why_not=why_not(home)).refuse()
+    evaluation_of([{"name": "mine", "folders": [str(top)]}], why_not=folder_problems(home)).refuse()
     assert found(top, settings=home) == {(0, "a.txt"): "ASSIGNED"}
 
 
@@ -111,8 +158,8 @@ def test_documents_of_a_person_in_the_installations_folder_are_found(home: Setti
 def test_a_folder_of_the_system_is_refused(home: Settings, folder: str) -> None:
     if not os.path.isdir(folder):
         pytest.skip(f"this machine has no {folder}")
-    with pytest.raises(EvaluationFileError, match="belongs to the system and holds no documents"):
-        evaluation_of([{"name": "system", "folders": [folder]}], why_not=why_not(home)).refuse()
+    with pytest.raises(EvaluationFileError, match="belongs to the system: name the folder"):
+        evaluation_of([{"name": "system", "folders": [folder]}], why_not=folder_problems(home)).refuse()
 
 
 def test_what_an_installation_writes_is_in_the_folders_that_are_known_as_its_own(
@@ -179,7 +226,7 @@ def test_a_rescan_says_why_files_are_gone_whose_folder_is_no_longer_entered(
         batch.stage()
     os.unlink(batch.folder / "gone.txt")
     here = replace(databases, settings=replace(databases.settings, home=batch.folder / "home"))
-    assert rescan(here, batch.id).gone == 4
+    assert rescan_folders(here, batch.id).gone == 4
     store_documents(databases, batch.id, lambda *_: None)
     assert dict(
         batch.doc_eval(
@@ -233,20 +280,20 @@ NOTES = [
 ]
 
 
-def test_what_patterns_miss_by_case_is_told_by_apply_plan_and_stage(
+def test_apply_plan_and_stage_report_files_that_patterns_miss_by_case(
     databases: Databases, tmp_path: Path
 ) -> None:
     batch = case_batch(databases, tmp_path / "cases")
 
     def planned() -> list[str]:
-        return plan(databases, batch.id, Mode.missing, False, lambda *_: None).notes
+        return plan(databases, batch.id, Mode.missing, lambda *_: None, rescan=False).notes
 
     assert [note.split(":")[0] for note in planned()] == NOTES
     batch.stage()
     for notes in (planned(), folders.notes_on_assigned(databases, batch.id)):
         assert [note.split(":")[0] for note in notes] == NOTES
         # The patterns are sealed now.
-        assert "make a batch of another name whose include has '*.PDF'" in notes[0]
+        assert "create a batch with another name whose include has '*.PDF'" in notes[0]
 
 
 def test_a_preview_ends_after_its_time_and_its_entries_and_says_so(
@@ -281,7 +328,7 @@ def test_a_preview_is_of_what_the_batch_has_and_not_of_what_the_file_says(
 
 
 def test_a_mistake_about_a_folder_names_its_place_also_behind_one_that_cannot_be_read(home: Settings) -> None:
-    located = evaluation_of([{"name": "b", "folders": [5, str(home.home)]}], why_not=why_not(home))
+    located = evaluation_of([{"name": "b", "folders": [5, str(home.home)]}], why_not=folder_problems(home))
     with pytest.raises(EvaluationFileError, match=r"batches\[0\].folders\[1\]: folder .* own files"):
         located.refuse()
 

@@ -41,7 +41,7 @@ from doceval_pipeline_tests.conftest import evaluation_of
         ),
     ],
 )
-def test_a_batch_that_nothing_is_found_for_is_told_why(
+def test_a_batch_without_usable_files_has_a_reason(
     databases: Databases, tmp_path: Path, files: list[str], patterns: dict[str, Any], expected: str
 ) -> None:
     for name in files:

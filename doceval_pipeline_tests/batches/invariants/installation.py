@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess
 from doceval_pipeline.migrations.upgrade import Schema
@@ -87,7 +87,7 @@ class Installation:
 def close(batch: Sample) -> None:
     """Answer what is queued, let the pipeline look, and write the report."""
     batch.knowledge(ANSWER)
-    look(batch.databases)
+    poll(batch.databases)
     write_report(batch.databases, batch.id)
 
 
@@ -117,7 +117,7 @@ def lived_in(batch_of: BatchOf) -> Installation:
     reprocess(databases, batches["reprocessed"].id, Mode.failed, quiet)
     close(batches["reprocessed"])
     (batches["rescanned"].folder / "000.txt").unlink()
-    reprocess(databases, batches["rescanned"].id, Mode.failed, quiet, new_look=True)
+    reprocess(databases, batches["rescanned"].id, Mode.failed, quiet, rescan=True)
     close(batches["rescanned"])
     archive(databases, batches["archived"].id, quiet, quiet)
     batches["running"].knowledge("SELECT * FROM claim_responses(1, '1 hour')")
@@ -126,5 +126,5 @@ def lived_in(batch_of: BatchOf) -> Installation:
         "WHERE batch_id = :id)"
     )
     reuse_results(batches["reusing"], batches["rescanned"])
-    look(databases)
+    poll(databases)
     return Installation(databases, batches)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from doceval_pipeline.batches.invariants.audit import check_round_trip, violations
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.settings import MIB
 from doceval_pipeline_tests.conftest import Sample
 
@@ -24,7 +24,7 @@ def test_a_sound_installation_has_no_violation(batch_of: BatchOf) -> None:
     batch.stage()
     assert audit(batch) == []
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
-    look(batch.databases)
+    poll(batch.databases)
     assert audit(batch) == []
 
 
@@ -63,7 +63,7 @@ def test_a_fault_in_knowledge_documents_is_found(batch_of: BatchOf, fault: str, 
     batch = batch_of()
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50")
-    look(batch.databases)
+    poll(batch.databases)
     batch.plant(fault)
     assert invariant in [found for _, found in audit(batch)]
 

@@ -11,7 +11,7 @@ import pytest
 from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.invariants import audit
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.errors import BatchStateError
@@ -39,7 +39,7 @@ def lose_a_file(batch: Sample) -> None:
     files = sorted(batch.folder.iterdir())
     if len(files) > 1:
         files[0].unlink()
-    reprocess(batch.databases, batch.id, Mode.failed, quiet, new_look=True)
+    reprocess(batch.databases, batch.id, Mode.failed, quiet, rescan=True)
 
 
 def put_away_and_back(batch: Sample) -> None:
@@ -78,7 +78,7 @@ def live(databases: Databases, base: Path, number: int, until: float) -> int:
 def tick(databases: Databases, until: float) -> None:
     """What the daemon does, without a pause."""
     while time.monotonic() < until:
-        for number in look(databases).reports:
+        for number in poll(databases).reports:
             with suppress(BatchStateError):
                 write_report(databases, number)
 
@@ -98,6 +98,6 @@ def test_an_audit_beside_a_running_pipeline_tells_nothing(
         ticks.result()
         assert all(life.result() > 3 for life in lives)
     assert told == []
-    look(databases)
-    look(databases)
+    poll(databases)
+    poll(databases)
     assert list(audit.violations(databases, True, quiet)) == []

@@ -12,7 +12,7 @@ from doceval_pipeline.batches.invariants.audit import violations
 from doceval_pipeline.batches.invariants.invariant import Scope
 from doceval_pipeline.batches.invariants.registry import INVARIANTS
 from doceval_pipeline.batches.invariants.runner import offences, reading
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, pause, reprocess, resume
 from doceval_pipeline.settings import Settings
@@ -27,7 +27,7 @@ FAULTS = [(name, plant) for name, plants in PLANTS.items() for plant in plants]
 
 def _recount(batch: Sample) -> None:
     batch.knowledge("SELECT recount_responses(:id)")
-    look(batch.databases)
+    poll(batch.databases)
 
 
 def _pause_and_resume(batch: Sample) -> None:
@@ -49,7 +49,7 @@ MENDS: dict[str, Callable[[Sample], object]] = {
     "requested-is-staged": Sample.stage,
     "closed-is-done": _recount,
     "verdict-is-true": _recount,
-    "done-is-closed": lambda batch: look(batch.databases),
+    "done-is-closed": lambda batch: poll(batch.databases),
     "results-are-as-completed": _recount,
     "paused-is-held": lambda batch: pause(batch.databases, batch.id),
     "closed-is-reported": lambda batch: write_report(batch.databases, batch.id),
@@ -99,7 +99,7 @@ def test_nothing_offends_in_an_installation_that_was_lived_in(installation: Inst
         "running": "ANALYZING",
         "reusing": "COMPLETED",
     }
-    look(installation.databases)
+    poll(installation.databases)
     assert list(violations(installation.databases, True, quiet)) == []
 
 

@@ -22,7 +22,7 @@ from doceval_pipeline.batches.invariants.documents import CONTENTS_DECODE
 from doceval_pipeline.batches.invariants.invariant import Invariant, Scope, Side
 from doceval_pipeline.batches.invariants.runner import offences, reading
 from doceval_pipeline.batches.locks import number_lock
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.staging.steps import seal_batch
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import MIB, Settings
@@ -64,7 +64,7 @@ def test_the_number_of_statements_does_not_grow_with_the_number_of_batches(batch
             if batch.status() == "SAVED":
                 batch.stage()
         batches[0].knowledge("UPDATE llm_responses SET status = 'S'")
-        look(batches[0].databases)
+        poll(batches[0].databases)
         with statements() as sent:
             assert audited(batches[0].databases) == []
         counts.append(len(sent))
@@ -271,7 +271,7 @@ def test_nothing_is_told_of_a_batch_that_somebody_works_on(batch_of: BatchOf) ->
 def late(batch: Sample) -> None:
     """A processor changes a result of a batch that is closed, as it may."""
     batch.knowledge("UPDATE llm_responses SET status = 'F'")
-    look(batch.databases)
+    poll(batch.databases)
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE id = (SELECT min(id) FROM llm_responses)")
 
 
@@ -282,7 +282,7 @@ def all_answered(batch: Sample) -> None:
 def queued_anew(batch: Sample) -> None:
     """Somebody adds an attempt to a batch that is closed."""
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
-    look(batch.databases)
+    poll(batch.databases)
     batch.knowledge(
         "INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details, "
         "attempt) SELECT batch_id, document_id, prompt_id, connection_id, connection_details, 2 "
@@ -300,7 +300,7 @@ def test_what_no_tick_has_seen_yet_is_no_offence(batch_of: BatchOf, write: Calla
     with batch.databases.knowledge.begin() as connection:
         connection.exec_driver_sql("SELECT fold_response_counts()")
     assert [where for where, _ in audited(batch.databases)] != []
-    look(batch.databases)
+    poll(batch.databases)
     assert audited(batch.databases) == []
 
 

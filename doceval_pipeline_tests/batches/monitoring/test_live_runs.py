@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring import live_runs
 from doceval_pipeline.batches.monitoring.live_runs import alive
-from doceval_pipeline.doc_eval.runs.live import find_dead, known_runs, miss
+from doceval_pipeline.doc_eval.runs.live import find_dead, known_runs, mark_missing
 from doceval_pipeline_tests.cli.running import until
 
 RUN = "11111111-2222-3333-4444-555555555555"
@@ -70,7 +70,7 @@ def test_a_run_is_alive_until_it_has_done_its_work(databases: Databases) -> None
     assert not row(databases)
 
 
-def test_a_killed_process_is_missed_from_the_next_look_on(databases: Databases) -> None:
+def test_a_killed_process_counts_as_missing_from_the_next_check_on(databases: Databases) -> None:
     with child() as process:
         assert dead(databases) == []
         process.kill()
@@ -99,7 +99,7 @@ def test_a_lock_that_was_lost_with_its_connection_is_taken_again(databases: Data
         until(lambda: dead(databases) == [] and not missed(databases))
 
 
-def test_a_row_that_somebody_removed_is_written_again(databases: Databases) -> None:
+def test_a_deleted_row_is_written_again(databases: Databases) -> None:
     with alive(databases, RUN, None):
         with databases.doc_eval.begin() as connection:
             connection.execute(text("DELETE FROM live_runs"))
@@ -107,10 +107,10 @@ def test_a_row_that_somebody_removed_is_written_again(databases: Databases) -> N
         assert dead(databases) == []
 
 
-def test_a_run_that_was_never_seen_is_missed_once_it_is_known(databases: Databases) -> None:
+def test_a_run_that_was_never_seen_counts_as_missing_once_it_is_known(databases: Databases) -> None:
     assert dead(databases) == []
     with databases.doc_eval.begin() as connection:
-        miss(connection, [RUN])
+        mark_missing(connection, [RUN])
     dead(databases)
     time.sleep(0.01)
     assert dead(databases) == [RUN]
@@ -122,7 +122,7 @@ def test_a_database_that_is_gone_stops_no_run(databases: Databases, monkeypatch:
     def refuse(*_: object) -> None:
         raise OperationalError("", {}, Exception("gone"))
 
-    monkeypatch.setattr(live_runs, "enter", refuse)
+    monkeypatch.setattr(live_runs, "register_run", refuse)
     with alive(databases, RUN, None):
         assert not row(databases)
         monkeypatch.undo()

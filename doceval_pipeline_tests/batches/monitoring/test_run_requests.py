@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.monitoring.run_requests import (
     LONGEST_PAUSE,
     Runs,
-    answer,
+    claim_run_keys,
     decide,
-    look_up,
+    find_due_requests,
     missing_reports,
     pause_after,
 )
 from doceval_pipeline.doc_eval.lifecycle import Action, transition
-from doceval_pipeline.doc_eval.runs.requests import Kind, Request
+from doceval_pipeline.doc_eval.runs.requests import Request, RunKind
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
@@ -27,17 +27,17 @@ PASS = "UPDATE run_requests SET due_at = due_at - make_interval(secs => :seconds
 
 
 def request(attempt: int) -> Request:
-    return Request(7, Kind.REPORT, "w", attempt, "w", datetime(2026, 1, 1, tzinfo=UTC))
+    return Request(7, RunKind.REPORT, "w", attempt, "w", datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def requested(batch: Sample) -> None:
     batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
 
 
-def ask(batch: Sample, runs: Runs | None = None, kind: Kind = Kind.STAGE) -> list[str]:
-    """The run keys that one look asks for."""
-    due = look_up(batch.databases, kind)
-    return list(answer(batch.databases, due, {} if runs is None else {batch.id: runs}).values())
+def ask(batch: Sample, runs: Runs | None = None, kind: RunKind = RunKind.STAGE) -> list[str]:
+    """The run keys that one check requests."""
+    due = find_due_requests(batch.databases, kind)
+    return list(claim_run_keys(batch.databases, due, {} if runs is None else {batch.id: runs}).values())
 
 
 @given(attempt=st.integers(0, 1000))
@@ -89,12 +89,12 @@ def test_attempts_go_on_after_each_end_until_the_batch_is_staged(batch_of: Batch
 
 
 @pytest.mark.parametrize("askers", [2, 8])
-def test_of_many_that_look_at_once_one_asks(batch_of: BatchOf, askers: int) -> None:
+def test_one_of_several_concurrent_callers_gets_the_run_key(batch_of: BatchOf, askers: int) -> None:
     batch = batch_of(documents=1)
     requested(batch)
-    due = look_up(batch.databases, Kind.STAGE)
+    due = find_due_requests(batch.databases, RunKind.STAGE)
     with ThreadPoolExecutor(askers) as pool:
-        found = list(pool.map(lambda _: answer(batch.databases, due, {}), range(askers)))
+        found = list(pool.map(lambda _: claim_run_keys(batch.databases, due, {}), range(askers)))
     assert sum(map(len, found)) == 1
 
 
@@ -110,7 +110,7 @@ def test_a_request_that_is_made_again_is_asked_for_at_once_unless_a_run_waits(ba
     assert again.endswith("-1")
 
 
-def test_a_failed_staging_is_asked_for_again_only_if_somebody_asks_after_it(batch_of: BatchOf) -> None:
+def test_a_failed_staging_is_requested_again_only_after_a_new_request(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     requested(batch)
     with batch.databases.doc_eval.begin() as connection:
@@ -126,11 +126,11 @@ def test_a_report_is_missed_after_two_minutes_or_as_soon_as_a_run_has_ended_with
     batch = batch_of(documents=1)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
-    look(batch.databases)
-    assert len(ask(batch, kind=Kind.REPORT)) == 1
+    poll(batch.databases)
+    assert len(ask(batch, kind=RunKind.REPORT)) == 1
     assert missing_reports(batch.databases) == {}
     batch.doc_eval(PASS, seconds=30)
-    assert ask(batch, Runs(ended_as="CANCELED", ended_ago=1.0), Kind.REPORT) == []
+    assert ask(batch, Runs(ended_as="CANCELED", ended_ago=1.0), RunKind.REPORT) == []
     found = missing_reports(batch.databases)[batch.id]
     assert "attempt 1, the last run ended as CANCELED at 20" in found.missing_report
     assert f"doceval report {batch.id} writes it" in found.missing_report

@@ -1,37 +1,64 @@
-"""Stalled work is told from slow work, by limits that are learnt."""
+"""Stalled work is distinguished from slow work, by limits that were learnt."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import (
+    Callable,
+)
+from datetime import (
+    UTC,
+    datetime,
+)
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
 from doceval_pipeline.batches.monitoring.stalls import (
     SECONDS_FLOOR,
-    Judgement,
     Limits,
-    Movement,
-    judge,
-    judge_one,
-    judge_open,
+    StallAssessment,
+    WorkState,
+    assess,
+    assess_batch,
+    assess_open_batches,
 )
-from doceval_pipeline.batches.monitoring.status import batch_progress
-from doceval_pipeline.batches.staging.reprocessing import Mode, pause, reprocess
-from doceval_pipeline.doc_eval.lifecycle import Status
-from doceval_pipeline.doc_eval.progress import usual_gap
-from doceval_pipeline.domain.evaluations import CellCounts
-from doceval_pipeline.domain.queue_rows import DeferredRows, RunningRows
-from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.knowledge.processing import call, claim
+from doceval_pipeline.batches.monitoring.status import (
+    batch_progress,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    pause,
+    reprocess,
+)
+from doceval_pipeline.doc_eval.lifecycle import (
+    Status,
+)
+from doceval_pipeline.doc_eval.progress import (
+    usual_gap,
+)
+from doceval_pipeline.domain.evaluations import (
+    CellCounts,
+)
+from doceval_pipeline.domain.queue_rows import (
+    DeferredRows,
+    RunningRows,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
+from doceval_pipeline_tests.knowledge.processing import (
+    call,
+    claim,
+)
 
 BatchOf = Callable[..., Sample]
 LIMITS = Limits(untaken=120, running={1: 900})
 
 
-def judged(
-    cells: CellCounts, still_for: float, *running: RunningRows, status: str = "ANALYZING"
-) -> Judgement:
-    return judge(Status(status), cells, still_for, running, LIMITS)
+def assessed(
+    cells: CellCounts, seconds_unchanged: float, *running: RunningRows, status: str = "ANALYZING"
+) -> StallAssessment:
+    return assess(Status(status), cells, seconds_unchanged, running, LIMITS)
 
 
 def rows(number: int, oldest: float | None = None, connection: int = 1) -> RunningRows:
@@ -39,46 +66,46 @@ def rows(number: int, oldest: float | None = None, connection: int = 1) -> Runni
 
 
 @pytest.mark.parametrize(
-    ("cells", "still_for", "running", "movement"),
+    ("cells", "seconds_unchanged", "running", "state"),
     [
-        (CellCounts(waiting=5), 100, [], Movement.MOVING),
-        (CellCounts(waiting=5), 130, [], Movement.UNTAKEN),
-        (CellCounts(waiting=5, running=2), 130, [rows(2)], Movement.SLOW),
-        (CellCounts(waiting=5, running=2), 130, [rows(2, oldest=899)], Movement.SLOW),
-        (CellCounts(waiting=5, running=2), 10, [rows(2, oldest=901)], Movement.STUCK),
-        (CellCounts(running=2), 901, [rows(2)], Movement.STUCK),
-        (CellCounts(running=2), 599, [rows(2, connection=9)], Movement.SLOW),
-        (CellCounts(running=2), 601, [rows(2, connection=9)], Movement.STUCK),
-        (CellCounts(unknown=1, succeeded=3), 5, [], Movement.UNREADABLE),
-        (CellCounts(running=1, unknown=1), 5, [rows(1)], Movement.MOVING),
-        (CellCounts(succeeded=4), 5, [], Movement.AT_REST),
+        (CellCounts(waiting=5), 100, [], WorkState.MOVING),
+        (CellCounts(waiting=5), 130, [], WorkState.UNTAKEN),
+        (CellCounts(waiting=5, running=2), 130, [rows(2)], WorkState.SLOW),
+        (CellCounts(waiting=5, running=2), 130, [rows(2, oldest=899)], WorkState.SLOW),
+        (CellCounts(waiting=5, running=2), 10, [rows(2, oldest=901)], WorkState.STUCK),
+        (CellCounts(running=2), 901, [rows(2)], WorkState.STUCK),
+        (CellCounts(running=2), 599, [rows(2, connection=9)], WorkState.SLOW),
+        (CellCounts(running=2), 601, [rows(2, connection=9)], WorkState.STUCK),
+        (CellCounts(unknown=1, succeeded=3), 5, [], WorkState.UNREADABLE),
+        (CellCounts(running=1, unknown=1), 5, [rows(1)], WorkState.MOVING),
+        (CellCounts(succeeded=4), 5, [], WorkState.AT_REST),
     ],
 )
-def test_an_absent_a_lost_and_a_slow_processor_are_told_apart(
-    cells: CellCounts, still_for: float, running: list[RunningRows], movement: Movement
+def test_an_absent_a_lost_and_a_slow_processor_are_distinguished(
+    cells: CellCounts, seconds_unchanged: float, running: list[RunningRows], state: WorkState
 ) -> None:
-    assert judged(cells, still_for, *running).movement is movement
+    assert assessed(cells, seconds_unchanged, *running).state is state
 
 
 @pytest.mark.parametrize("status", ["SAVED", "STAGING", "COMPLETED", "FAILED"])
-def test_a_batch_that_waits_for_nobody_rests(status: str) -> None:
-    assert judged(CellCounts(waiting=5), 1e6, status=status).movement is Movement.AT_REST
+def test_a_batch_without_pending_work_rests(status: str) -> None:
+    assert assessed(CellCounts(waiting=5), 1e6, status=status).state is WorkState.AT_REST
 
 
 def test_a_paused_batch_does_not_wait_for_a_processor_but_its_running_rows_do() -> None:
-    assert judged(CellCounts(waiting=1, paused=5), 1e6, status="PAUSED").movement is Movement.AT_REST
-    stuck = judged(CellCounts(running=1, paused=5), 1e6, rows(1), status="PAUSED")
-    assert stuck.movement is Movement.STUCK
+    assert assessed(CellCounts(waiting=1, paused=5), 1e6, status="PAUSED").state is WorkState.AT_REST
+    stuck = assessed(CellCounts(running=1, paused=5), 1e6, rows(1), status="PAUSED")
+    assert stuck.state is WorkState.STUCK
 
 
-def test_the_sentence_names_the_connection_the_times_and_the_mend() -> None:
-    sentence = judged(CellCounts(running=3), 2_700, rows(3)).sentence
+def test_the_sentence_names_the_connection_the_times_and_the_fix() -> None:
+    sentence = assessed(CellCounts(running=3), 2_700, rows(3)).sentence
     assert sentence == (
         "3 rows of gpt, which never needed more than 15 min 00 s, taken 45 min 00 s ago or longer and not "
-        "finished: see whether the processor that took them still lives"
+        "finished: check whether the processor that took them is still running"
     )
-    assert "none was taken for 10 min 00 s: see whether a processor runs" in (
-        judged(CellCounts(waiting=1), 600).sentence
+    assert "no row was taken for 10 min 00 s: check whether a processor is running" in (
+        assessed(CellCounts(waiting=1), 600).sentence
     )
 
 
@@ -88,34 +115,34 @@ def age(batch: Sample, seconds: int) -> None:
     )
 
 
-def test_rows_that_nobody_takes_are_found_and_one_that_is_taken_ends_it(batch_of: BatchOf) -> None:
+def test_untaken_rows_are_found_until_one_is_taken(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2)
     batch.stage()
-    look(batch.databases)
+    poll(batch.databases)
     age(batch, 200)
-    assert judge_open(batch.databases)[batch.id].movement is Movement.UNTAKEN
-    assert judge_one(batch.databases, batch.id).movement is Movement.UNTAKEN
+    assert assess_open_batches(batch.databases)[batch.id].state is WorkState.UNTAKEN
+    assert assess_batch(batch.databases, batch.id).state is WorkState.UNTAKEN
     batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
-    assert judge_one(batch.databases, batch.id).movement is Movement.MOVING
-    look(batch.databases)
-    assert judge_open(batch.databases)[batch.id].movement is Movement.MOVING
+    assert assess_batch(batch.databases, batch.id).state is WorkState.MOVING
+    poll(batch.databases)
+    assert assess_open_batches(batch.databases)[batch.id].state is WorkState.MOVING
 
 
 def test_how_long_a_row_may_run_is_learnt_from_what_the_connection_needed(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2, connections=1, prompts=1)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'S', time_taken_seconds = 1800")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
     reprocess(batch.databases, batch.id, Mode.all, lambda *_: None)
     batch.knowledge(
         "UPDATE llm_responses SET status = 'P', started_processing_at = now() - interval '25 minutes' "
         "WHERE attempt = 2"
     )
-    look(batch.databases)
-    assert judge_one(batch.databases, batch.id).movement is Movement.MOVING
+    poll(batch.databases)
+    assert assess_batch(batch.databases, batch.id).state is WorkState.MOVING
     batch.knowledge("UPDATE llm_responses SET started_processing_at = now() - interval '31 minutes'")
-    assert judge_one(batch.databases, batch.id).movement is Movement.STUCK
+    assert assess_batch(batch.databases, batch.id).state is WorkState.STUCK
 
 
 def test_a_processor_that_comes_every_quarter_of_an_hour_is_no_alarm(batch_of: BatchOf) -> None:
@@ -136,20 +163,20 @@ def test_a_processor_that_comes_every_quarter_of_an_hour_is_no_alarm(batch_of: B
         "UPDATE llm_responses SET status = 'S' WHERE id IN (SELECT id FROM llm_responses LIMIT 25)"
     )
     batch.doc_eval("UPDATE batch_progress SET observed_at = observed_at + interval '62 minutes'")
-    assert judge_open(batch.databases)[batch.id].movement is Movement.MOVING
+    assert assess_open_batches(batch.databases)[batch.id].state is WorkState.MOVING
     age(batch, 600)
-    assert judge_open(batch.databases)[batch.id].movement is Movement.UNTAKEN
+    assert assess_open_batches(batch.databases)[batch.id].state is WorkState.UNTAKEN
 
 
 def test_nothing_is_called_stalled_before_the_floor(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     batch.stage()
-    look(batch.databases)
+    poll(batch.databases)
     age(batch, int(SECONDS_FLOOR) - 20)
-    assert judge_open(batch.databases)[batch.id].movement is Movement.MOVING
+    assert assess_open_batches(batch.databases)[batch.id].state is WorkState.MOVING
     pause(batch.databases, batch.id)
     age(batch, 10_000)
-    assert judge_one(batch.databases, batch.id).movement is Movement.AT_REST
+    assert assess_batch(batch.databases, batch.id).state is WorkState.AT_REST
 
 
 def wait(rows: int, due: float | None = None, uncounted: int = 1) -> DeferredRows:
@@ -158,21 +185,19 @@ def wait(rows: int, due: float | None = None, uncounted: int = 1) -> DeferredRow
 
 
 @pytest.mark.parametrize(
-    ("deferred", "movement"),
+    ("deferred", "state"),
     [
-        (wait(5), Movement.DEFERRED),
-        (wait(5, due=900), Movement.DEFERRED),
-        (wait(4), Movement.UNTAKEN),
-        (wait(0, due=10), Movement.MOVING),
-        (wait(0, due=130), Movement.UNTAKEN),
-        (None, Movement.UNTAKEN),
+        (wait(5), WorkState.DEFERRED),
+        (wait(5, due=900), WorkState.DEFERRED),
+        (wait(4), WorkState.UNTAKEN),
+        (wait(0, due=10), WorkState.MOVING),
+        (wait(0, due=130), WorkState.UNTAKEN),
+        (None, WorkState.UNTAKEN),
     ],
 )
-def test_rows_that_nobody_may_take_yet_are_not_called_untaken(
-    deferred: DeferredRows | None, movement: Movement
-) -> None:
+def test_deferred_rows_do_not_count_as_untaken(deferred: DeferredRows | None, state: WorkState) -> None:
     cells = CellCounts(waiting=5)
-    assert judge(Status("ANALYZING"), cells, 1_800, [], LIMITS, deferred).movement is movement
+    assert assess(Status("ANALYZING"), cells, 1_800, [], LIMITS, deferred).state is state
 
 
 def test_rows_that_wait_say_until_when_and_how_often_they_were_given_back() -> None:
@@ -186,7 +211,7 @@ def test_rows_that_wait_say_until_when_and_how_often_they_were_given_back() -> N
     )
 
 
-def test_one_moment_is_told_once() -> None:
+def test_a_shared_moment_is_named_once() -> None:
     first = datetime(2026, 11, 27, 14, 5, 0, 100, tzinfo=UTC)
     assert DeferredRows(1, 5, first, first.replace(microsecond=900_000), 1, None).sentence == (
         "5 rows wait until 2026-11-27 14:05:00 UTC, as the processor asked"
@@ -196,14 +221,14 @@ def test_one_moment_is_told_once() -> None:
 def test_rows_under_a_lease_do_not_stall_and_the_sentence_says_when_they_come_back() -> None:
     ends = datetime(2026, 11, 27, 14, 5, tzinfo=UTC)
     leased = RunningRows(1, 1, "gpt", 2, 2_700, ends)
-    found = judged(CellCounts(running=2), 2_700, leased)
-    assert found == Judgement(
-        Movement.SLOW,
+    found = assessed(CellCounts(running=2), 2_700, leased)
+    assert found == StallAssessment(
+        WorkState.SLOW,
         "2 rows of gpt, which never needed more than 15 min 00 s, taken 45 min 00 s ago or longer and not "
-        "finished; the last lease on them runs until 2026-11-27 14:05:00 UTC unless it is renewed, and what "
-        "has no result then comes back by itself",
+        "finished; the last lease on them runs until 2026-11-27 14:05:00 UTC unless it is renewed, and rows "
+        "without a result then return to the queue",
     )
-    assert judged(CellCounts(running=3), 2_700, leased, rows(1)).movement is Movement.STUCK
+    assert assessed(CellCounts(running=3), 2_700, leased, rows(1)).state is WorkState.STUCK
 
 
 def test_a_row_stalls_only_once_its_lease_is_over(batch_of: BatchOf) -> None:
@@ -211,22 +236,22 @@ def test_a_row_stalls_only_once_its_lease_is_over(batch_of: BatchOf) -> None:
     batch.stage()
     claim(batch.databases.knowledge, 1, lease="1 hour")
     batch.plant("UPDATE llm_responses SET started_processing_at = now() - interval '30 minutes'")
-    look(batch.databases)
-    assert "the last lease on them runs until" in judge_one(batch.databases, batch.id).sentence
+    poll(batch.databases)
+    assert "the last lease on them runs until" in assess_batch(batch.databases, batch.id).sentence
     batch.plant("UPDATE llm_responses SET lease_expires_at = now() - interval '1 second' WHERE status = 'P'")
-    assert judge_one(batch.databases, batch.id).movement is Movement.STUCK
+    assert assess_batch(batch.databases, batch.id).state is WorkState.STUCK
 
 
-def test_status_and_judgement_know_of_rows_that_wait_for_their_time(batch_of: BatchOf) -> None:
+def test_status_and_assessment_show_deferred_rows(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2, connections=1, prompts=1)
     batch.stage()
-    look(batch.databases)
+    poll(batch.databases)
     age(batch, 3_600)
     for row in claim(batch.databases.knowledge, 2):
         call(
             batch.databases.knowledge, "fail", row.token, "busy", retry=True, not_before="1 h", counted=False
         )
-    assert judge_open(batch.databases)[batch.id].movement is Movement.DEFERRED
+    assert assess_open_batches(batch.databases)[batch.id].state is WorkState.DEFERRED
     (progress,) = batch_progress(batch.databases)
     assert progress.deferred is not None
     assert progress.as_json()["deferred"] | {"first": 0, "last": 0} == {

@@ -1,21 +1,48 @@
 """Checks of results: drift from the baseline, and defects."""
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import (
+    Callable,
+)
+from typing import (
+    Any,
+)
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sqlalchemy import text
+from hypothesis import (
+    given,
+    settings,
+)
+from hypothesis import (
+    strategies as st,
+)
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.checks import ResultQuality, ScoreDrift, judge_quality
-from doceval_pipeline.batches.results.score_drift import _rank_sum_p, judge_drift
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline_tests.conftest import Sample, evaluation_of
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.checks import (
+    ResultQuality,
+    ScoreDrift,
+    judge_quality,
+)
+from doceval_pipeline.batches.results.score_drift import (
+    _rank_sum_p,
+    judge_drift,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    evaluation_of,
+)
 
 BatchOf = Callable[..., Sample]
 # Different for every document, and the same again for the same document.
@@ -29,7 +56,7 @@ def answered(batch: Sample, score: str = SCORE, status: str = "'S'") -> Sample:
         f"UPDATE llm_responses SET overall_score = {score}, status = {status}, "
         "response_text = 'about ' || document_id WHERE batch_id = :id"
     )
-    look(batch.databases)
+    poll(batch.databases)
     return batch
 
 

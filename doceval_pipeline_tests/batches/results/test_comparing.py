@@ -1,27 +1,61 @@
 """Comparisons of batches, connections and prompts, read from real databases."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Callable,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.results import comparing
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.results import (
+    comparing,
+)
 from doceval_pipeline.batches.results.comparing import (
     Dimension,
     compare_batches,
     compare_in_batch,
     write_comparison,
 )
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, key_path, locate
-from doceval_pipeline.domain.scores import ScoreStateCounts
-from doceval_pipeline.errors import BatchStateError, ComparisonError, FileError, UnknownBatch
-from doceval_pipeline.knowledge.scores import read_scores
-from doceval_pipeline.reports.comparison import Comparison
-from doceval_pipeline_tests.batches.archiving.archives import done, put_away
-from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    Located,
+    key_path,
+    locate,
+)
+from doceval_pipeline.domain.scores import (
+    ScoreStateCounts,
+)
+from doceval_pipeline.errors import (
+    BatchStateError,
+    ComparisonError,
+    FileError,
+    UnknownBatch,
+)
+from doceval_pipeline.knowledge.scores import (
+    read_scores,
+)
+from doceval_pipeline.reports.comparison import (
+    Comparison,
+)
+from doceval_pipeline_tests.batches.archiving.archives import (
+    done,
+    put_away,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    evaluation_of,
+    write_old,
+)
 
 # 0 for the first document, and so on.
 PLACE = "(SELECT count(*) FROM docs d WHERE d.id < r.document_id)"
@@ -213,12 +247,12 @@ def test_batches_without_a_shared_column_are_rejected(databases: Databases, fold
 def test_a_missing_unsealed_or_archived_batch_is_rejected(batch_of: Callable[..., Sample]) -> None:
     batch = batch_of(documents=1)
     databases = batch.databases
-    with pytest.raises(UnknownBatch, match="there is no batch 'nowhere'"):
+    with pytest.raises(UnknownBatch, match="batch 'nowhere' does not exist"):
         compare_batches(databases, "sample", "nowhere", 50.0)
     with pytest.raises(BatchStateError, match="no results to compare, its status is SAVED: stage it first"):
         compare_in_batch(databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
     put_away(done(batch))
-    with pytest.raises(BatchStateError, match="is archived and its rows are not here: doceval restore"):
+    with pytest.raises(BatchStateError, match="is archived: doceval restore"):
         compare_in_batch(databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
 
 
@@ -232,7 +266,7 @@ def test_a_batch_archived_during_the_read_is_rejected(
         return read_scores(*arguments)
 
     monkeypatch.setattr(comparing, "read_scores", archive_first)
-    with pytest.raises(BatchStateError, match="is archived and its rows are not here"):
+    with pytest.raises(BatchStateError, match="is archived: "):
         compare_in_batch(batch.databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
 
 

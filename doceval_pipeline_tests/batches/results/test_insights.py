@@ -13,7 +13,7 @@ from doceval_pipeline.batches.databases import (
     Databases,
 )
 from doceval_pipeline.batches.monitoring.completion import (
-    look,
+    poll,
 )
 from doceval_pipeline.batches.results import (
     report_input,
@@ -64,7 +64,7 @@ def completed_over(databases: Databases, folder: Path, name: str, score: str, co
 
 def answer(batch: Sample, score: str) -> None:
     batch.knowledge(f"UPDATE llm_responses SET status = 'S', overall_score = {score} WHERE batch_id = :id")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
 
 

@@ -1,18 +1,41 @@
 """The leaderboard equals the sums over the rows of all completed batches."""
 
-from collections.abc import Callable
-from statistics import median
-from typing import Any
+from collections.abc import (
+    Callable,
+)
+from statistics import (
+    median,
+)
+from typing import (
+    Any,
+)
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.reprocessing import cancel
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.statistics.inference import clustered_estimate
-from doceval_pipeline_tests.conftest import Sample, evaluation_of
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.leaderboard import (
+    NOTHING,
+    gather_leaderboard,
+    leaderboard_digest,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    cancel,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.statistics.inference import (
+    clustered_estimate,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    evaluation_of,
+)
 
 BatchOf = Callable[..., Sample]
 # Every outcome, scores with many digits and of 0, cells that report nothing.
@@ -31,7 +54,7 @@ ANSWER = """
 def answered(batch: Sample, statement: str = ANSWER) -> Sample:
     batch.stage()
     batch.knowledge(statement)
-    look(batch.databases)
+    poll(batch.databases)
     write_report(batch.databases, batch.id)
     return batch
 
@@ -96,7 +119,7 @@ def test_a_batch_whose_cells_all_failed_counts_and_ones_that_are_open_cancelled_
     cancelled = batch_of(documents=1, name="c")
     cancelled.stage()
     cancel(cancelled.databases, cancelled.id)
-    look(cancelled.databases)
+    poll(cancelled.databases)
     write_report(cancelled.databases, cancelled.id)
     archived = answered(batch_of(documents=1, name="d"))
     archive(archived.databases, archived.id, lambda *_: None, lambda *_: None)
@@ -117,7 +140,7 @@ def test_the_digest_changes_with_each_report_and_with_nothing_else(batch_of: Bat
     found: list[Any] = [digest_of(batch)]
     batch.stage()
     batch.knowledge(ANSWER)
-    look(batch.databases)
+    poll(batch.databases)
     found.append(digest_of(batch))
     write_report(batch.databases, batch.id)
     found += [digest_of(batch), gather_leaderboard(batch.databases).digest]

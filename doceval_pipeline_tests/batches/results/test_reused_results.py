@@ -21,7 +21,7 @@ from doceval_pipeline.batches.invariants.cells import (
     COUNTS_ARE_KEPT,
 )
 from doceval_pipeline.batches.monitoring.completion import (
-    look,
+    poll,
 )
 from doceval_pipeline.batches.monitoring.status import (
     BatchProgress,
@@ -123,7 +123,7 @@ def night(databases: Databases, folder: Path, name: str, model: dict[str, Any] =
 def answered(databases: Databases, number: int, **columns: Any) -> ReportInput:
     """A batch whose waiting rows were answered, completed and reported."""
     answer(databases, number, **{**ASKED, **columns})
-    look(databases)
+    poll(databases)
     write_report(databases, number)
     return gather(databases, number)
 
@@ -162,7 +162,7 @@ def test_reused_results_are_marked_counted_apart_and_in_no_token_second_or_cost(
     answered(databases, first)
     write_old(inbox / "4.txt", "a new document")
     second = night(databases, inbox, "tuesday")
-    look(databases)
+    poll(databases)
     waiting = progress(databases, second)
     assert waiting.batch.status is Status.STAGED, "no processor has touched it"
     assert kept(databases, second) == (4, 4)
@@ -254,7 +254,7 @@ def test_a_rescan_reuses_results_of_new_files(databases: Databases, inbox: Path,
     batch = night(databases, inbox, "inbox")
     answered(databases, batch)
     write_old(inbox / "new.txt", "known elsewhere")
-    assert reprocess(databases, batch, Mode.missing, lambda *_: None, new_look=True).rows_added == 1
+    assert reprocess(databases, batch, Mode.missing, lambda *_: None, rescan=True).rows_added == 1
     assert (kept(databases, batch), progress(databases, batch).batch.status) == ((5, 1), Status.COMPLETED)
 
 
@@ -270,7 +270,7 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
         progress(databases, second).reuse
         == "4 done, all of them reused from 1 batch: no model was called in this batch"
     )
-    found = look(databases, told={})
+    found = poll(databases, reported={})
     assert [seen.batch.id for seen in found.completed] == [second], "its report is asked for"
     data = gather(databases, second)
     assert [(cost.amount, cost.currency, cost.unpriced) for cost in data.insights.costs] == costs

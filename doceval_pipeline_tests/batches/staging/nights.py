@@ -1,20 +1,49 @@
 """Occurrences of a recurring evaluation, from their files to a report, for tests of series."""
 
 import os
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from datetime import (
+    UTC,
+    datetime,
+    timedelta,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.recurring import make_occurrence
-from doceval_pipeline.batches.staging.steps import queue_cells, seal_batch, store_documents
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.recurring import (
+    make_occurrence,
+)
+from doceval_pipeline.batches.staging.steps import (
+    queue_evaluations,
+    seal_batch,
+    store_documents,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    key_path,
+    locate,
+)
+from doceval_pipeline.doc_eval.recurring.definitions import (
+    find_recurring,
+)
 
 FIRST = datetime(2026, 12, 1, 1, tzinfo=UTC)
 # Every outcome, scores that a seed and the row decide, tokens that are not always known.
@@ -76,7 +105,7 @@ class Nights:
             return None
         seal_batch(self.databases, made.batch_id)
         store_documents(self.databases, made.batch_id, lambda *_: None)
-        queue_cells(self.databases, made.batch_id)
+        queue_evaluations(self.databases, made.batch_id)
         if answer is not None:
             self.knowledge(answer, id=made.batch_id)
             self.report(made.batch_id)
@@ -89,7 +118,7 @@ class Nights:
         os.utime(self.folder / name, (at, at))
 
     def report(self, batch_id: int) -> None:
-        look(self.databases)
+        poll(self.databases)
         write_report(self.databases, batch_id)
 
     def knowledge(self, statement: str, **values: Any) -> list[Any]:

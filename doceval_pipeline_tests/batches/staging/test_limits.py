@@ -32,7 +32,7 @@ from doceval_pipeline.batches.databases import (
     Databases,
 )
 from doceval_pipeline.batches.monitoring.completion import (
-    look,
+    poll,
 )
 from doceval_pipeline.batches.monitoring.status import (
     BatchProgress,
@@ -61,7 +61,7 @@ from doceval_pipeline.batches.staging.reprocessing import (
 from doceval_pipeline.batches.staging.steps import (
     Queued,
     assign_documents,
-    queue_cells,
+    queue_evaluations,
     seal_batch,
     store_documents,
 )
@@ -131,16 +131,16 @@ def estimate(
         ),
         (
             [estimate("a", 1.0, "USD"), estimate("b", None, None)],
-            "max_cost (10.00) cannot be checked: the cost of 'b' is not known, because it has no prices",
+            "max_cost (10.00) cannot be checked: the cost of 'b' is unknown, because it has no prices",
         ),
         (
             [estimate("b", None, "USD", None)],
-            "max_cost (10.00) cannot be checked: the cost of 'b' is not known, because it has fewer "
+            "max_cost (10.00) cannot be checked: the cost of 'b' is unknown, because it has fewer "
             "than three evaluations with known tokens",
         ),
         (
             [estimate("b", None, "USD")],
-            "max_cost (10.00) cannot be checked: the cost of 'b' is not known, because one of its prices is "
+            "max_cost (10.00) cannot be checked: the cost of 'b' is unknown, because one of its prices is "
             "missing",
         ),
     ],
@@ -191,7 +191,7 @@ class Inbox:
 
     def staged(self, documents: int) -> tuple[int, Queued]:
         number = self.made(documents)
-        return number, queue_cells(self.databases, number)
+        return number, queue_evaluations(self.databases, number)
 
     def progress(self, batch_id: int) -> BatchProgress:
         (progress,) = batch_progress(self.databases, str(batch_id))
@@ -215,7 +215,7 @@ class Inbox:
 
     def completed(self, batch_id: int) -> None:
         self.answer(batch_id)
-        look(self.databases)
+        poll(self.databases)
         assert self.progress(batch_id).batch.status is Status.COMPLETED
 
 
@@ -240,16 +240,16 @@ def test_a_batch_of_too_many_documents_is_held_until_a_person_releases_it_and_ne
     assert progress.notices == (
         f"held: {reason}; doceval resume {over} releases its evaluations, doceval cancel {over} closes them",
     )
-    for new_look in (False, True):
+    for rescan in (False, True):
         with pytest.raises(BatchStateError, match=f"is paused.*doceval resume {over} first"):
-            reprocess(databases, over, Mode.all, lambda *_: None, new_look)
+            reprocess(databases, over, Mode.all, lambda *_: None, rescan=rescan)
     # A person who pauses what is held already does not take the reason away.
     pause(databases, over)
     assert inbox.progress(over).batch.held_reason == reason
 
     assert resume(databases, over) == 3
     assert inbox.words(over) == {"QUEUED": 3}
-    reprocess(databases, over, Mode.missing, lambda *_: None, True)
+    reprocess(databases, over, Mode.missing, lambda *_: None, rescan=True)
     assert inbox.words(over) == {"QUEUED": 3}
     assert inbox.progress(over).as_json()["held_reason"] is None
     # Paused by a person, it is not shown as held.
@@ -263,7 +263,7 @@ def test_a_held_batch_can_be_cancelled(databases: Databases, tmp_path: Path) -> 
     inbox = Inbox(databases, tmp_path / "inbox", max_documents=1)
     over, _ = inbox.staged(2)
     assert cancel(databases, over) == 2
-    look(databases)
+    poll(databases)
     batch = inbox.progress(over).batch
     assert (batch.status, batch.held_reason) == (Status.FAILED, None)
 
@@ -277,7 +277,7 @@ def test_a_cost_limit_holds_what_is_expected_to_cost_more_and_what_cannot_be_kno
         "with evaluations to process will be held: add prices"
     ]
     first, queued = inbox.staged(3)
-    assert "is not known, because it has no prices" in str(queued.held)
+    assert "is unknown, because it has no prices" in str(queued.held)
     assert inbox.define(max_cost=10).notes == []
     resume(databases, first)
     # About 2.00 for the input and 1.00 for the output of each.
@@ -326,7 +326,7 @@ def test_reused_results_cost_nothing_and_hold_nothing(databases: Databases, tmp_
     inbox.define(max_documents=2, max_cost=0, scope="all", skip_if_nothing_new=False)
     second, queued = inbox.staged(0)
     assert (queued.reused, queued.held) == (3, None)
-    look(databases)
+    poll(databases)
     assert inbox.progress(second).batch.status is Status.COMPLETED
     third = inbox.made(1)
     # Asked for with new attempts of all, it gets none before a person releases it.
@@ -344,7 +344,7 @@ def killed(*_: object) -> None:
 
 
 @pytest.mark.parametrize(("documents", "then"), [(2, "QUEUED"), (3, "PAUSED")])
-@pytest.mark.parametrize("at", ["_hold_if_too_large", "why_held", "transition"])
+@pytest.mark.parametrize("at", ["_hold_if_too_large", "held_reason", "transition"])
 def test_killed_between_queueing_and_holding_it_is_decided_by_the_next_staging(
     databases: Databases,
     tmp_path: Path,
@@ -358,13 +358,13 @@ def test_killed_between_queueing_and_holding_it_is_decided_by_the_next_staging(
     with monkeypatch.context() as patched:
         patched.setattr(steps, at, killed)
         with pytest.raises(_Killed):
-            queue_cells(databases, number)
+            queue_evaluations(databases, number)
     before = inbox.words(number)
     # Released only once it is known to be within the limits.
     assert before == {"QUEUED" if then == "QUEUED" and at == "transition" else "PAUSED": documents}
     if at == "transition":
         assert inbox.progress(number).batch.held_reason is None
-    queued = queue_cells(databases, number)
+    queued = queue_evaluations(databases, number)
     assert inbox.words(number) == {then: documents}
     assert (queued.held is not None) == (then == "PAUSED")
     assert inbox.progress(number).batch.status is (Status.PAUSED if queued.held else Status.STAGED)
@@ -378,11 +378,11 @@ def test_a_batch_is_held_although_a_killed_run_released_it_before_prices_changed
     with monkeypatch.context() as patched:
         patched.setattr(steps, "transition", killed)
         with pytest.raises(_Killed):
-            queue_cells(databases, number)
+            queue_evaluations(databases, number)
     assert inbox.words(number) == {"QUEUED": 2}
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "why_held", lambda *_: "a price has changed")
-        assert queue_cells(databases, number).held
+        patched.setattr(steps, "held_reason", lambda *_: "a price has changed")
+        assert queue_evaluations(databases, number).held
     assert inbox.words(number) == {"PAUSED": 2}
 
 
@@ -411,14 +411,14 @@ def test_no_processor_sees_a_row_before_it_is_held(
     for module, name in (
         (queue, "enqueue"),
         (queue, "hold"),
-        (queue, "queued_cells"),
-        (steps, "why_held"),
+        (queue, "count_queued"),
+        (steps, "held_reason"),
         (steps, "_enqueue"),
         (steps, "_hold_if_too_large"),
         (steps, "transition"),
     ):
         monkeypatch.setattr(module, name, beside(getattr(module, name)))
-    assert queue_cells(databases, number).held
+    assert queue_evaluations(databases, number).held
     claim()
     assert claimed == []
     assert inbox.words(number) == {"PAUSED": 3}
@@ -430,7 +430,7 @@ def receiver() -> Iterator[Receiver]:
         yield opened
 
 
-def test_the_receiver_is_told_once_that_a_batch_is_held_and_why(
+def test_the_receiver_gets_one_message_why_a_batch_is_held(
     databases: Databases, tmp_path: Path, receiver: Receiver
 ) -> None:
     settings = replace(

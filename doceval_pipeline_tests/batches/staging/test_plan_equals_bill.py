@@ -1,32 +1,90 @@
 """What a plan lists as new, reused and gone is what is then queued, reused and left out."""
 
-from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from dataclasses import (
+    asdict,
+)
+from datetime import (
+    UTC,
+    datetime,
+    timedelta,
+)
+from pathlib import (
+    Path,
+)
+from tempfile import (
+    TemporaryDirectory,
+)
+from typing import (
+    Any,
+)
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as examples
-from hypothesis import strategies as st
-from sqlalchemy import text
+from hypothesis import (
+    given,
+)
+from hypothesis import (
+    settings as examples,
+)
+from hypothesis import (
+    strategies as st,
+)
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.archiving.archive import archive
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.staging.planning import plan, plan_occurrence
-from doceval_pipeline.batches.staging.recurring import make_occurrence
-from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess, resume
-from doceval_pipeline.batches.staging.steps import assign_documents, queue_cells, seal_batch, store_documents
-from doceval_pipeline.doc_eval.batches import batch_by_id
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
-from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
-from doceval_pipeline.errors import StagingError
-from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.conftest import empty_databases, write_old
+from doceval_pipeline.batches.archiving.archive import (
+    archive,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.staging.planning import (
+    plan,
+    plan_occurrence,
+)
+from doceval_pipeline.batches.staging.recurring import (
+    make_occurrence,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    reprocess,
+    resume,
+)
+from doceval_pipeline.batches.staging.steps import (
+    assign_documents,
+    queue_evaluations,
+    seal_batch,
+    store_documents,
+)
+from doceval_pipeline.doc_eval.batches import (
+    batch_by_id,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    key_path,
+    locate,
+)
+from doceval_pipeline.doc_eval.recurring.definitions import (
+    find_recurring,
+)
+from doceval_pipeline.doc_eval.recurring.record import (
+    RecurringRecord,
+)
+from doceval_pipeline.errors import (
+    StagingError,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
+from doceval_pipeline_tests.conftest import (
+    empty_databases,
+    write_old,
+)
 
 # The first two prompts, and the first two connections, ask the same question.
 PROMPTS = {"clear": "Is it clear?", "clarity": "Is it clear?", "brief": "Is it brief?"}
@@ -121,7 +179,7 @@ def stage(databases: Databases, number: int) -> None:
     seal_batch(databases, number)
     assign_documents(databases, number)
     store_documents(databases, number, lambda *_: None)
-    queue_cells(databases, number)
+    queue_evaluations(databases, number)
 
 
 def process(databases: Databases, number: int, end: str) -> None:
@@ -137,8 +195,8 @@ def process(databases: Databases, number: int, end: str) -> None:
         id=number,
         task="simulated-1" if end == "simulated" else "task-1",
     )
-    look(databases)
-    look(databases)
+    poll(databases)
+    poll(databases)
     if end == "superseded":
         reprocess(databases, number, Mode.all, lambda *_: None)
     if end == "archived":
@@ -170,17 +228,17 @@ def changed(databases: Databases, number: int, rows: list[Any]) -> tuple[int, in
     return int(found[0]), int(found[1])
 
 
-def hold_to_bill(databases: Databases, number: int, mode: Mode, new_look: bool) -> None:
+def hold_to_bill(databases: Databases, number: int, mode: Mode, rescan: bool) -> None:
     """Plan, act, and compare."""
     before = dump(databases)
-    planned = plan(databases, number, mode, new_look, lambda *_: None).as_json()
+    planned = plan(databases, number, mode, lambda *_: None, rescan=rescan).as_json()
     assert dump(databases) == before, "a plan writes nothing"
     had = counts(databases, number)
     rows = ask(databases, "SELECT id, withdrawn_at FROM llm_responses WHERE batch_id = :id", id=number)
     if planned["status"] == "SAVED":
         stage(databases, number)
     else:
-        reprocess(databases, number, mode, lambda *_: None, new_look)
+        reprocess(databases, number, mode, lambda *_: None, rescan=rescan)
     got = counts(databases, number)
     cells = planned["cells"]
     asked = sum(cells["added"].values()) + sum(cells["superseded"].values())
@@ -193,7 +251,7 @@ def hold_to_bill(databases: Databases, number: int, mode: Mode, new_look: bool) 
     assert sum(estimate["cells"] for estimate in planned["estimates"]) == asked
     assert changed(databases, number, rows) == (
         cells["earlier_batches"],
-        cells["set_aside"] if new_look else 0,
+        cells["set_aside"] if rescan else 0,
     )
 
 
@@ -230,10 +288,10 @@ def live(settings: Settings, before: list[Any], last: dict[str, Any], steps: lis
         write(folder, {"always.txt": 5, **last["files"]})
         number = apply(databases, folder, "last", **without_files(last))
         hold_to_bill(databases, number, Mode.missing, False)
-        for files, mode, new_look, end in steps:
+        for files, mode, rescan, end in steps:
             process(databases, number, end)
             write(folder, {"always.txt": 5, **files})
-            hold_to_bill(databases, number, mode, new_look)
+            hold_to_bill(databases, number, mode, rescan)
 
 
 def without_files(keys: dict[str, Any]) -> dict[str, Any]:
@@ -298,7 +356,7 @@ def test_the_next_occurrence_is_planned_as_it_is_then_made(
             continue
         batches.append(made.batch_id)
         # Sealed, and not staged.
-        again = plan(databases, made.batch_id, Mode.missing, False, lambda *_: None).as_json()
+        again = plan(databases, made.batch_id, Mode.missing, lambda *_: None, rescan=False).as_json()
         same = ("documents", "cells", "estimates", "held")
         assert {key: again[key] for key in same} == {key: planned[key] for key in same}
         hold_to_bill(databases, made.batch_id, Mode.missing, False)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import look
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.staging.planning import Plan, plan
 from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
@@ -25,9 +25,9 @@ EVERYTHING_HERE = """
 """
 
 
-def planned(batch: Sample, mode: Mode = Mode.missing, new_look: bool = False) -> Plan:
+def planned(batch: Sample, mode: Mode = Mode.missing, rescan: bool = False) -> Plan:
     before = batch.knowledge(EVERYTHING), batch.doc_eval(EVERYTHING_HERE)
-    found = plan(batch.databases, batch.id, mode, new_look, lambda *_: None)
+    found = plan(batch.databases, batch.id, mode, lambda *_: None, rescan=rescan)
     assert (batch.knowledge(EVERYTHING), batch.doc_eval(EVERYTHING_HERE)) == before, "a plan writes nothing"
     return found
 
@@ -39,7 +39,7 @@ def finished(batch_of: BatchOf, **columns: Any) -> Sample:
         "UPDATE llm_responses SET status = CASE WHEN id < (SELECT min(id) + 3 FROM llm_responses) "
         "THEN 'F' ELSE 'S' END, input_tokens = 100 + id % 3, output_tokens = 10, time_taken_seconds = 2"
     )
-    look(batch.databases)
+    poll(batch.databases)
     return batch
 
 
@@ -57,7 +57,7 @@ def test_the_plan_of_a_saved_batch_is_what_staging_then_does(batch_of: BatchOf) 
     assert planned(batch).cells.left_alone == 20
 
 
-def test_contents_that_another_batch_stored_are_reused(batch_of: BatchOf) -> None:
+def test_documents_that_another_batch_stored_are_reused(batch_of: BatchOf) -> None:
     first = batch_of(documents=5)
     first.stage()
     located = evaluation_of([{"name": "second", "folders": [str(first.folder)]}])
@@ -79,31 +79,31 @@ def test_failed_and_all_say_how_many_results_they_supersede(batch_of: BatchOf) -
     assert (again.cells.superseded, again.cells.left_alone) == ({"failed": 0}, 3)
 
 
-def test_a_new_look_names_new_changed_and_vanished_contents(batch_of: BatchOf) -> None:
+def test_a_rescan_names_new_changed_and_vanished_documents(batch_of: BatchOf) -> None:
     batch = finished(batch_of)
     write_old(batch.folder / "new.txt", "new")
     write_old(batch.folder / "000.txt", "changed")
     (batch.folder / "001.txt").unlink()
-    found = planned(batch, new_look=True)
+    found = planned(batch, rescan=True)
     assert (found.documents.added, found.documents.reused, found.documents.leaving) == (2, 3, 2)
     assert found.cells.added == {"new bytes": 8, "no row yet": 0}
     assert found.cells.set_aside == 8
-    done = reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, True)
+    done = reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, rescan=True)
     assert done.rows_added == 8
     assert batch.knowledge("SELECT count(*) FROM llm_responses WHERE withdrawn_at IS NOT NULL") == [(8,)]
 
 
-def test_a_content_that_comes_back_keeps_the_rows_it_had(batch_of: BatchOf) -> None:
+def test_a_document_that_returns_keeps_its_rows(batch_of: BatchOf) -> None:
     batch = finished(batch_of)
     content = (batch.folder / "001.txt").read_text()
     (batch.folder / "001.txt").unlink()
-    reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, True)
+    reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, rescan=True)
     write_old(batch.folder / "001.txt", content)
-    found = planned(batch, new_look=True)
+    found = planned(batch, rescan=True)
     assert (found.documents.reused, sum(found.cells.added.values()), found.cells.kept) == (5, 0, 20)
 
 
-def test_rows_that_somebody_deleted_are_planned_to_come_back(batch_of: BatchOf) -> None:
+def test_deleted_rows_are_planned_to_be_added_again(batch_of: BatchOf) -> None:
     batch = finished(batch_of)
     batch.knowledge("DELETE FROM llm_responses WHERE id = (SELECT max(id) FROM llm_responses)")
     assert planned(batch).cells.added == {"new bytes": 0, "no row yet": 1}
@@ -128,7 +128,7 @@ def test_estimates_come_from_this_installation_and_are_unknown_without_history(b
 
 def test_history_of_other_batches_counts_once_each(batch_of: BatchOf) -> None:
     first = finished(batch_of)
-    look(first.databases)
+    poll(first.databases)
     second = batch_of(documents=4, name="second")
     (estimate, _) = planned(second).estimates
     assert estimate.experience == 10
@@ -183,14 +183,14 @@ def test_a_prompt_that_was_edited_since_is_named(batch_of: BatchOf) -> None:
     assert planned(batch).notes == []
     batch.doc_eval("UPDATE prompts SET prompt_text = 'Other?' WHERE name = 'prompt-1'")
     (note,) = planned(batch).notes
-    assert "changed prompt: 'prompt-1' was edited since this batch was sealed" in note
+    assert "prompt 'prompt-1' was edited after this batch was sealed" in note
 
 
 def test_a_plan_refuses_what_the_action_would_refuse(batch_of: BatchOf) -> None:
     batch = batch_of(documents=2)
-    for mode, new_look in ((Mode.failed, False), (Mode.missing, True)):
+    for mode, rescan in ((Mode.failed, False), (Mode.missing, True)):
         with pytest.raises(BatchStateError, match="stage it first"):
-            planned(batch, mode, new_look)
+            planned(batch, mode, rescan)
     batch.stage()
     pause(batch.databases, batch.id)
     with pytest.raises(BatchStateError, match=f"doceval resume {batch.id} first"):
@@ -199,4 +199,4 @@ def test_a_plan_refuses_what_the_action_would_refuse(batch_of: BatchOf) -> None:
     os.rename(batch.folder, batch.folder.with_name("elsewhere"))
     assert planned(batch).documents.reused == 2
     with pytest.raises(StagingError, match="does not exist"):
-        planned(batch, new_look=True)
+        planned(batch, rescan=True)

@@ -3,23 +3,57 @@
 import os
 import shutil
 import threading
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from datetime import (
+    UTC,
+    datetime,
+    timedelta,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.archiving.archive import archive
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.files import listing
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.staging import planning, rescanning, steps
-from doceval_pipeline.batches.staging.recurring import make_occurrence
-from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
-from doceval_pipeline.doc_eval.archive import dump
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
+from doceval_pipeline.batches.archiving.archive import (
+    archive,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.files import (
+    listing,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.staging import (
+    planning,
+    rescanning,
+    steps,
+)
+from doceval_pipeline.batches.staging.recurring import (
+    make_occurrence,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    reprocess,
+)
+from doceval_pipeline.doc_eval.archive import (
+    dump,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    key_path,
+    locate,
+)
 from doceval_pipeline.doc_eval.recurring.definitions import (
     delete_recurring,
     find_recurring,
@@ -28,15 +62,36 @@ from doceval_pipeline.doc_eval.recurring.definitions import (
     restart_from_now,
     try_to_lock_recurring,
 )
-from doceval_pipeline.doc_eval.recurring.occurrences import delete_old_occurrences, list_occurrences
-from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
-from doceval_pipeline.documents.reading import CHANGED
-from doceval_pipeline.domain.recurring import FileComparison, OccurrenceOutcome
-from doceval_pipeline.errors import RecurringError, UnknownRecurring
-from doceval_pipeline_tests.batches.archiving.archives import quiet
-from doceval_pipeline_tests.batches.clock import clock_of
-from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.faults.faulty_process import Child
+from doceval_pipeline.doc_eval.recurring.occurrences import (
+    delete_old_occurrences,
+    list_occurrences,
+)
+from doceval_pipeline.doc_eval.recurring.record import (
+    RecurringRecord,
+)
+from doceval_pipeline.documents.reading import (
+    CHANGED,
+)
+from doceval_pipeline.domain.recurring import (
+    FileComparison,
+    OccurrenceOutcome,
+)
+from doceval_pipeline.errors import (
+    RecurringError,
+    UnknownRecurring,
+)
+from doceval_pipeline_tests.batches.archiving.archives import (
+    quiet,
+)
+from doceval_pipeline_tests.batches.clock import (
+    clock_of,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
+from doceval_pipeline_tests.faults.faulty_process import (
+    Child,
+)
 
 NIGHT = datetime(2026, 12, 1, 1, tzinfo=UTC)
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
@@ -240,9 +295,9 @@ def test_staging_again_and_rescans_use_only_the_files_of_an_occurrence_even_with
     steps.assign_documents(databases, number)
     assert files(databases, number) == {"new.txt"}
     steps.store_documents(databases, number, lambda *_: None)
-    steps.queue_cells(databases, number)
+    steps.queue_evaluations(databases, number)
     write(inbox / "later.txt", "later")
-    assert rescanning.rescan(databases, number).new == 0
+    assert rescanning.rescan_folders(databases, number).new == 0
     assert files(databases, number, "STAGED", "ASSIGNED") == {"new.txt"}
 
 
@@ -432,7 +487,7 @@ def test_a_file_that_an_archived_occurrence_could_not_read_is_new_and_the_others
     first.stage()
     write(tmp_path / "b", "b", 1_700_000_000)
     first.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50")
-    look(databases)
+    poll(databases)
     archive(databases, first.id, quiet, quiet)
     made = make_occurrence(databases, record, NIGHT + timedelta(days=1))
     assert (files(databases, made.batch_id), made.files.unchanged) == ({"b"}, 2)
@@ -441,7 +496,7 @@ def test_a_file_that_an_archived_occurrence_could_not_read_is_new_and_the_others
     second.stage()
     with databases.doc_eval.begin() as connection:
         delete_recurring(connection, record.id)
-    reprocess(databases, second.id, Mode.failed, quiet, new_look=True)
+    reprocess(databases, second.id, Mode.failed, quiet, rescan=True)
     assert second.doc_eval("SELECT count(*) FROM batch_documents") == [(1,)]
 
 

@@ -1,18 +1,39 @@
 """Reprocessing, pausing and cancelling: as many rows as asked for, history kept, nothing lost."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import (
+    Callable,
+)
+from concurrent.futures import (
+    ThreadPoolExecutor,
+    wait,
+)
 
 import pytest
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.locks import batch_lock
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.monitoring.status import batch_progress
-from doceval_pipeline.batches.results.report_input import gather
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.planning import plan
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.invariants.audit import (
+    violations,
+)
+from doceval_pipeline.batches.locks import (
+    batch_lock,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.monitoring.status import (
+    batch_progress,
+)
+from doceval_pipeline.batches.results.report_input import (
+    gather,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.planning import (
+    plan,
+)
 from doceval_pipeline.batches.staging.reprocessing import (
     Mode,
     cancel,
@@ -21,10 +42,22 @@ from doceval_pipeline.batches.staging.reprocessing import (
     reprocess,
     resume,
 )
-from doceval_pipeline.errors import BatchStateError, StagingError, UnknownBatch
-from doceval_pipeline.knowledge.queue import LEFT
-from doceval_pipeline_tests.batches.archiving.archives import bring_back, put_away
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline.errors import (
+    BatchStateError,
+    StagingError,
+    UnknownBatch,
+)
+from doceval_pipeline.knowledge.queue import (
+    LEFT,
+)
+from doceval_pipeline_tests.batches.archiving.archives import (
+    bring_back,
+    put_away,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    write_old,
+)
 
 BatchOf = Callable[..., Sample]
 ATTEMPTS = "SELECT attempt, status, count(*) FROM llm_responses GROUP BY 1, 2 ORDER BY 1, 2"
@@ -45,21 +78,21 @@ def completed(batch_of: BatchOf, failed: int = 3) -> Sample:
         failed=failed,
     )
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50 WHERE status = 'QUEUED'")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
     return batch
 
 
 def test_three_failed_of_forty_are_queued_again_and_no_other(batch_of: BatchOf) -> None:
     batch = completed(batch_of)
-    first = look(batch.databases).reports[batch.id]
+    first = poll(batch.databases).reports[batch.id]
     assert again(batch, Mode.failed) == (0, 3)
     assert batch.status() == "STAGED"
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "QUEUED", 3)]
     assert again(batch, Mode.failed) == (0, 0), "the same request twice queues once"
-    assert not look(batch.databases).completed
+    assert not poll(batch.databases).completed
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 90 WHERE attempt = 2")
-    assert look(batch.databases).reports[batch.id] != first
+    assert poll(batch.databases).reports[batch.id] != first
     assert batch.status() == "COMPLETED"
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "S", 3)], "old attempts stay"
     assert list(violations(batch.databases, True, lambda *_: None)) == []
@@ -78,11 +111,11 @@ def test_a_request_queues_attempts_once_whatever_became_of_them(batch_of: BatchO
     batch = completed(batch_of)
     assert requested(batch, "first") == 3
     batch.knowledge("UPDATE llm_responses SET status = 'F' WHERE attempt = 2")
-    look(batch.databases)
+    poll(batch.databases)
     closed = batch.doc_eval("SELECT status, completed_at FROM batches WHERE id = :id")
     assert requested(batch, "first") == 3, "it says what the request has queued"
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "F", 3)]
-    assert not look(batch.databases).completed
+    assert not poll(batch.databases).completed
     assert batch.doc_eval("SELECT status, completed_at FROM batches WHERE id = :id") == closed
     assert requested(batch, "second") == 3
     assert requested(batch, "third") == 0, "they wait"
@@ -151,16 +184,16 @@ def test_a_late_success_of_a_superseded_attempt_stays_with_its_attempt(batch_of:
     batch = completed(batch_of)
     again(batch, Mode.failed)
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 1 WHERE status = 'F'")
-    (found,) = look(batch.databases).open
+    (found,) = poll(batch.databases).open
     assert (found.cells.succeeded, found.cells.waiting) == (37, 3)
     batch.knowledge("UPDATE llm_responses SET status = 'F' WHERE attempt = 2")
-    (done,) = look(batch.databases).completed
+    (done,) = poll(batch.databases).completed
     assert (done.cells.succeeded, done.cells.failed) == (37, 3)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_batch_that_was_never_staged_cannot_be_reprocessed(batch_of: BatchOf, mode: Mode) -> None:
-    with pytest.raises(BatchStateError, match="is SAVED, there is nothing to reprocess: stage it first"):
+    with pytest.raises(BatchStateError, match="is SAVED and has nothing to reprocess: stage it first"):
         again(batch_of(documents=1), mode)
 
 
@@ -172,11 +205,11 @@ def test_pausing_holds_what_waits_and_resuming_releases_it(batch_of: BatchOf) ->
     assert pause(batch.databases, batch.id) == 0
     assert batch.status() == "PAUSED"
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'P'")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "PAUSED"
     assert resume(batch.databases, batch.id) == 7
     assert batch.knowledge(ATTEMPTS) == [(1, "QUEUED", 7), (1, "S", 1)]
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "ANALYZING"
 
 
@@ -186,7 +219,7 @@ def test_a_paused_batch_with_nothing_queued_completes_with_its_last_row(batch_of
     batch.knowledge("UPDATE llm_responses SET status = 'P'")
     assert pause(batch.databases, batch.id) == 0
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
 
 
@@ -206,16 +239,16 @@ def test_cancelling_closes_what_waits_and_what_runs_may_finish(batch_of: BatchOf
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
     assert cancel(batch.databases, batch.id) == 3
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "ANALYZING"
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 7 WHERE status = 'P'")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "FAILED"
     assert batch.doc_eval("SELECT failure_reason FROM batches WHERE id = :id") == [
-        ("cancelled; 1 of 4 cells had succeeded",)
+        ("cancelled; 1 of 4 evaluations had succeeded",)
     ]
     assert "cancelled by a person" in write_report(batch.databases, batch.id).path.read_text()
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "FAILED"
 
 
@@ -224,7 +257,7 @@ def test_a_cancelled_batch_stays_cancelled_when_it_is_paused_and_resumed(batch_o
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
     cancel(batch.databases, batch.id)
-    look(batch.databases)
+    poll(batch.databases)
     pause(batch.databases, batch.id)
     resume(batch.databases, batch.id)
     batch.knowledge("UPDATE llm_responses SET status = 'READY_TO_RETRY' WHERE status = 'P'")
@@ -234,7 +267,7 @@ def test_a_cancelled_batch_stays_cancelled_when_it_is_paused_and_resumed(batch_o
         ("F", "the batch was cancelled, and its processor gave the row back", True),
         ("F", "cancelled by a person before it was processed", True),
     ]
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "FAILED"
 
 
@@ -242,10 +275,10 @@ def test_a_cancelled_batch_can_be_reprocessed_and_complete(batch_of: BatchOf) ->
     batch = batch_of(documents=1)
     batch.stage()
     cancel(batch.databases, batch.id)
-    look(batch.databases)
+    poll(batch.databases)
     assert again(batch, Mode.failed) == (0, 4)
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE attempt = 2")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
 
 
@@ -257,15 +290,12 @@ def test_a_batch_whose_rows_are_all_done_is_completed_by_whoever_comes_too_late_
     batch = batch_of(documents=1)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = :word", word=word)
-    line = (
-        f"all rows of batch {batch.id} were done already, and it is {status} now: "
-        "possible now is to reprocess it"
-    )
+    line = f"batch {batch.id} is {status} now, because all its rows are done; possible now: reprocess"
     with pytest.raises(BatchStateError, match=line):
         act(batch.databases, batch.id)
     assert batch.status() == status
     # The sensor still tells of it.
-    assert [seen.batch.id for seen in look(batch.databases, told={}).completed] == [batch.id]
+    assert [seen.batch.id for seen in poll(batch.databases, reported={}).completed] == [batch.id]
 
 
 def test_a_paused_batch_whose_last_rows_came_in_meanwhile_is_completed_by_a_cancel(batch_of: BatchOf) -> None:
@@ -284,19 +314,19 @@ def test_a_cancel_that_finds_only_running_rows_says_how_many(batch_of: BatchOf) 
     batch = batch_of(documents=1)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'P'")
-    with pytest.raises(BatchStateError, match="it ends when its last 4 running ones are done"):
+    with pytest.raises(BatchStateError, match="it ends when its last 4 running rows have finished"):
         cancel(batch.databases, batch.id)
     assert batch.status() == "STAGED"
 
 
-def test_a_cancelled_batch_whose_last_rows_run_shows_no_pace(batch_of: BatchOf) -> None:
+def test_a_cancelled_batch_whose_last_rows_run_shows_no_throughput(batch_of: BatchOf) -> None:
     batch = batch_of(documents=4)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
-    look(batch.databases)
+    poll(batch.databases)
     batch.doc_eval("UPDATE batch_progress SET observed_at = observed_at - interval '1 minute'")
     assert cancel(batch.databases, batch.id) == 15
-    look(batch.databases)
+    poll(batch.databases)
     pace = batch_progress(batch.databases, str(batch.id))[0].as_json()["pace"]
     assert (pace["cells_per_hour"], pace["seconds_left"]) == (None, None)
 
@@ -306,7 +336,7 @@ def test_a_second_cancel_waits_for_the_running_rows_too(batch_of: BatchOf) -> No
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'P' WHERE id = (SELECT min(id) FROM llm_responses)")
     assert cancel(batch.databases, batch.id) == 3
-    with pytest.raises(BatchStateError, match="no waiting row left to cancel"):
+    with pytest.raises(BatchStateError, match="no waiting rows to cancel"):
         cancel(batch.databases, batch.id)
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'P'")
     with pytest.raises(BatchStateError, match="is FAILED now"):
@@ -316,11 +346,11 @@ def test_a_second_cancel_waits_for_the_running_rows_too(batch_of: BatchOf) -> No
 @pytest.mark.parametrize(
     ("prepare", "action", "line"),
     [
-        ("", pause, "is SAVED and cannot be paused: possible now is to stage it"),
-        ("", cancel, "is SAVED and cannot be cancelled: possible now is to stage it"),
-        ("stage", resume, "is STAGED and cannot be resumed: possible now is to pause or cancel it"),
+        ("", pause, "is SAVED and cannot be paused: possible now: stage"),
+        ("", cancel, "is SAVED and cannot be cancelled: possible now: stage"),
+        ("stage", resume, "is STAGED and cannot be resumed: possible now: pause, cancel"),
         ("pause", pause, ""),
-        ("complete", pause, "is COMPLETED and cannot be paused: possible now is to reprocess it"),
+        ("complete", pause, "is COMPLETED and cannot be paused: possible now: reprocess"),
         ("complete", resume, "is COMPLETED and cannot be resumed"),
         ("complete", cancel, "is COMPLETED and cannot be cancelled"),
     ],
@@ -335,7 +365,7 @@ def test_what_a_state_does_not_allow_is_refused_with_what_is_possible(
         pause(batch.databases, batch.id)
     if prepare == "complete":
         batch.knowledge("UPDATE llm_responses SET status = 'S'")
-        look(batch.databases)
+        poll(batch.databases)
     before = batch.status()
     if line:
         with pytest.raises(BatchStateError, match=line):
@@ -351,21 +381,21 @@ def test_a_number_without_a_batch_is_refused(batch_of: BatchOf, action: Callable
         action(batch_of(documents=0).databases, 4711)
 
 
-def look_again(batch: Sample) -> tuple[int, int, int, int]:
-    done = reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, new_look=True)
+def rescan_counts(batch: Sample) -> tuple[int, int, int, int]:
+    done = reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, rescan=True)
     return done.files_new, done.files_changed, done.files_gone, done.rows_added
 
 
-def test_a_new_look_takes_what_is_new_and_changed_and_sets_aside_what_is_gone(batch_of: BatchOf) -> None:
+def test_a_rescan_adds_new_and_changed_files_and_withdraws_rows_of_gone_ones(batch_of: BatchOf) -> None:
     batch = batch_of(documents=4, connections=1, prompts=2)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 50")
-    look(batch.databases)
+    poll(batch.databases)
     (batch.folder / "new.txt").write_text("new")
     (batch.folder / "001.txt").write_text("other words")
     (batch.folder / "002.txt").unlink()
     (batch.folder / "003.txt").write_text("")
-    assert look_again(batch) == (1, 1, 2, 4)
+    assert rescan_counts(batch) == (1, 1, 2, 4)
     assert batch.status() == "STAGED"
     assert batch.doc_eval(
         "SELECT state, reason, count(*) FROM batch_documents WHERE batch_id = :id GROUP BY 1, 2 ORDER BY 1"
@@ -374,29 +404,29 @@ def test_a_new_look_takes_what_is_new_and_changed_and_sets_aside_what_is_gone(ba
     assert batch.knowledge(
         "SELECT withdrawn_at IS NULL, status, count(*) FROM llm_responses GROUP BY 1, 2 ORDER BY 1, 2"
     ) == [(False, "S", 6), (True, "QUEUED", 4), (True, "S", 2)]
-    (found,) = look(batch.databases).open
+    (found,) = poll(batch.databases).open
     assert (found.expected, found.cells.rows, found.cells.succeeded) == (6, 6, 2)
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'QUEUED'")
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
     assert list(violations(batch.databases, True, lambda *_: None)) == []
 
 
-def test_a_new_look_where_nothing_changed_changes_nothing(batch_of: BatchOf) -> None:
+def test_a_rescan_without_changes_changes_nothing(batch_of: BatchOf) -> None:
     batch = completed(batch_of)
     before = batch.knowledge("SELECT md5(string_agg(r::text, '' ORDER BY id)) FROM llm_responses r")
-    assert look_again(batch) == (0, 0, 0, 0)
+    assert rescan_counts(batch) == (0, 0, 0, 0)
     assert batch.status() == "COMPLETED"
     assert batch.knowledge("SELECT md5(string_agg(r::text, '' ORDER BY id)) FROM llm_responses r") == before
 
 
-def test_a_content_that_comes_back_has_its_results_again(batch_of: BatchOf) -> None:
+def test_a_document_that_returns_has_its_results_again(batch_of: BatchOf) -> None:
     batch = completed(batch_of, failed=0)
     content = (batch.folder / "004.txt").read_bytes()
     (batch.folder / "004.txt").unlink()
-    assert look_again(batch) == (0, 0, 1, 0)
+    assert rescan_counts(batch) == (0, 0, 1, 0)
     (batch.folder / "004.txt").write_bytes(content)
-    assert look_again(batch) == (1, 0, 0, 0)
+    assert rescan_counts(batch) == (1, 0, 0, 0)
     assert batch.knowledge("SELECT count(*) FROM current_llm_responses WHERE status = 'S'") == [(40,)]
 
 
@@ -405,40 +435,40 @@ def test_a_document_that_left_is_not_evaluated_until_it_returns(batch_of: BatchO
     batch.stage()
     content = (batch.folder / "001.txt").read_bytes()
     (batch.folder / "001.txt").unlink()
-    assert look_again(batch) == (0, 0, 1, 0)
+    assert rescan_counts(batch) == (0, 0, 1, 0)
     assert len(batch.knowledge("SELECT token FROM claim_responses(5, '1 hour')")) == 1
     batch.knowledge(
         "UPDATE llm_responses SET lease_expires_at = NULL, status = 'S', overall_score = 50 "
         "WHERE status = 'P'"
     )
-    look(batch.databases)
+    poll(batch.databases)
     assert batch.status() == "COMPLETED"
     # All of its rows are done, so that its archive can be restored.
     bring_back(batch, put_away(batch))
     write_old(batch.folder / "001.txt", content.decode())
-    new = plan(batch.databases, batch.id, Mode.missing, True, lambda *_: None)
+    new = plan(batch.databases, batch.id, Mode.missing, lambda *_: None, rescan=True)
     assert new.cells.superseded == {"returned": 1}
     assert [estimate.cells for estimate in new.estimates] == [1]
     cancelled = "UPDATE batch_configs SET requeue_as = 'F'"
     batch.knowledge(cancelled)
-    done = reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, new_look=True)
+    done = reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, rescan=True)
     assert (done.files_new, done.rows_added, done.new_attempts) == (1, 0, 1)
     assert batch.knowledge("SELECT requeue_as FROM batch_configs") == [("QUEUED",)]
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 1), (1, "S", 1), (2, "QUEUED", 1)]
     # A processor that gives a row back whose document left meanwhile is not handed it again.
     ((token,),) = batch.knowledge("SELECT token FROM claim_responses(5, '1 hour')")
     (batch.folder / "001.txt").unlink()
-    look_again(batch)
+    rescan_counts(batch)
     batch.knowledge("SELECT fail_response(:token, 'not now', retry => true)", token=token)
     assert batch.knowledge("SELECT error_message FROM llm_responses WHERE attempt = 2") == [(LEFT,)]
     assert list(violations(batch.databases, True, lambda *_: None)) == []
 
 
-def test_a_new_look_at_a_folder_that_is_gone_changes_nothing(batch_of: BatchOf) -> None:
+def test_a_rescan_of_a_folder_that_is_gone_changes_nothing(batch_of: BatchOf) -> None:
     batch = completed(batch_of)
     batch.folder.rename(batch.folder.with_name("elsewhere"))
     with pytest.raises(StagingError, match="does not exist"):
-        look_again(batch)
+        rescan_counts(batch)
     assert batch.status() == "COMPLETED"
     assert batch.doc_eval("SELECT DISTINCT state FROM batch_documents WHERE batch_id = :id") == [("STAGED",)]
 
@@ -448,5 +478,5 @@ def test_duplicates_of_a_file_that_is_gone_keep_its_results(batch_of: BatchOf) -
     (batch.folder / "twin.txt").write_bytes((batch.folder / "001.txt").read_bytes())
     batch.stage()
     (batch.folder / "001.txt").unlink()
-    assert look_again(batch) == (0, 0, 1, 0)
+    assert rescan_counts(batch) == (0, 0, 1, 0)
     assert batch.knowledge("SELECT count(*) FROM current_llm_responses") == [(8,)]

@@ -1,38 +1,74 @@
 """Results of earlier batches that are taken instead of asking again: which ones, and which never."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from concurrent.futures import (
+    ThreadPoolExecutor,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import (
+    text,
+)
+from sqlalchemy.exc import (
+    IntegrityError,
+)
 
-from doceval_pipeline.batches.archiving.archive import archive
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import look
-from doceval_pipeline.batches.staging.reprocessing import cancel
+from doceval_pipeline.batches.archiving.archive import (
+    archive,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.invariants.audit import (
+    violations,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    cancel,
+)
 from doceval_pipeline.batches.staging.steps import (
     Queued,
     assign_documents,
-    queue_cells,
+    queue_evaluations,
     seal_batch,
     store_documents,
 )
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.knowledge import queue
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    key_path,
+    locate,
+)
+from doceval_pipeline.knowledge import (
+    queue,
+)
 from doceval_pipeline.knowledge.usage import (
     read_experience,
     read_processing_time,
     read_throughput,
     read_tokens,
 )
-from doceval_pipeline_tests.batches.archiving.archives import WAITS_FOR_A_LOCK, quiet, restore_file
-from doceval_pipeline_tests.cli.running import until
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline_tests.batches.archiving.archives import (
+    WAITS_FOR_A_LOCK,
+    quiet,
+    restore_file,
+)
+from doceval_pipeline_tests.cli.running import (
+    until,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    write_old,
+)
 
 MODEL = {"name": "model", "provider": "openai", "model": "m", "config": {"temperature": 0}}
 
@@ -63,7 +99,7 @@ def staged(databases: Databases, folder: Path, name: str, **keys: Any) -> tuple[
     seal_batch(databases, number)
     assign_documents(databases, number)
     store_documents(databases, number, lambda *_: None)
-    return number, queue_cells(databases, number)
+    return number, queue_evaluations(databases, number)
 
 
 def answer(databases: Databases, batch_id: int, **columns: Any) -> None:
@@ -226,7 +262,7 @@ def test_nothing_changes_a_reused_row_and_nothing_is_learnt_from_it(
 def completed(databases: Databases, folder: Path, name: str) -> tuple[int, Queued]:
     number, queued = staged(databases, folder, name)
     answer(databases, number)
-    look(databases)
+    poll(databases)
     return number, queued
 
 
@@ -285,7 +321,7 @@ def test_a_second_staging_takes_and_queues_nothing(databases: Databases, inbox: 
     first, _ = staged(databases, inbox, "first")
     answer(databases, first)
     second, _ = staged(databases, inbox, "second")
-    again = queue_cells(databases, second)
+    again = queue_evaluations(databases, second)
     assert (again.added, again.reused) == (0, 0)
     with databases.knowledge.connect() as connection:
         kept = connection.execute(

@@ -81,7 +81,7 @@ def test_staging_twice_at_once_gives_what_staging_once_gives(batch_of: BatchOf) 
     assert batch.status() == "STAGED"
 
 
-def test_batches_that_share_contents_store_them_once_also_when_staged_at_once(
+def test_batches_that_share_documents_store_them_once_also_when_staged_at_once(
     databases: Databases, batch_of: BatchOf
 ) -> None:
     batches = [batch_of(documents=0, name=f"batch {letter}") for letter in "abcd"]
@@ -209,7 +209,7 @@ def test_large_and_small_documents_round_trip(batch_of: BatchOf) -> None:
             lambda databases, batch_id: steps.store_documents(databases, batch_id, quiet),
             "batch_config_snapshot",
         ),
-        (steps.queue_cells, "materialize batch_config_snapshot first"),
+        (steps.queue_evaluations, "materialize batch_config_snapshot first"),
     ],
 )
 def test_a_step_without_the_one_before_it_says_what_to_do(
@@ -225,12 +225,12 @@ def test_queueing_before_the_documents_are_stored_is_refused(batch_of: BatchOf) 
     steps.seal_batch(batch.databases, batch.id)
     steps.assign_documents(batch.databases, batch.id)
     with pytest.raises(StagingError, match="2 documents are not stored yet"):
-        steps.queue_cells(batch.databases, batch.id)
+        steps.queue_evaluations(batch.databases, batch.id)
     assert batch.knowledge("SELECT count(*) FROM llm_responses") == [(0,)]
 
 
 def test_a_number_without_a_batch_is_refused(databases: Databases) -> None:
-    with pytest.raises(UnknownBatch, match="there is no batch 4711"):
+    with pytest.raises(UnknownBatch, match="doc_eval has no batch 4711"):
         steps.seal_batch(databases, 4711)
 
 
@@ -239,7 +239,7 @@ def test_a_configuration_of_another_installation_is_not_overwritten(batch_of: Ba
     batch.knowledge(
         "INSERT INTO batch_configs (batch_id, config, sha256) VALUES (:id, '{}', repeat('0', 64))"
     )
-    with pytest.raises(DatabaseError, match="used by another doc_eval"):
+    with pytest.raises(DatabaseError, match="another doc_eval database uses it"):
         steps.seal_batch(batch.databases, batch.id)
     assert batch.status() == "FAILED_STAGING"
 
@@ -315,7 +315,7 @@ def test_a_key_that_another_program_wrote_into_doc_eval_is_not_sealed(
 ) -> None:
     batch = batch_of(documents=1)
     batch.doc_eval(statement)
-    with pytest.raises(StagingError, match="holds a key") as caught:
+    with pytest.raises(StagingError, match="contains a key") as caught:
         batch.stage()
     assert "canary" not in str(caught.value).lower()
     assert batch.status() == "FAILED_STAGING"

@@ -12,26 +12,70 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Callable,
+    Iterator,
+)
+from dataclasses import (
+    dataclass,
+    replace,
+)
+from datetime import (
+    UTC,
+    datetime,
+)
+from http.server import (
+    BaseHTTPRequestHandler,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import look, recount_batches
-from doceval_pipeline.batches.monitoring.status import batch_progress
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.webhook import notifications, sending
-from doceval_pipeline.batches.webhook.notifications import Told, tell
-from doceval_pipeline.batches.webhook.sending import Message, asked_pause, signature
-from doceval_pipeline_tests.batches.webhook.receiver import Answer, Receiver, break_off, flood, status
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+    recount_batches,
+)
+from doceval_pipeline.batches.monitoring.status import (
+    batch_progress,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.webhook import (
+    notifications,
+    sending,
+)
+from doceval_pipeline.batches.webhook.notifications import (
+    Told,
+    tell,
+)
+from doceval_pipeline.batches.webhook.sending import (
+    Message,
+    asked_pause,
+    signature,
+)
+from doceval_pipeline_tests.batches.webhook.receiver import (
+    Answer,
+    Receiver,
+    break_off,
+    flood,
+    status,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
 
 BatchOf = Callable[..., Sample]
 SECRET = "whsec_" + "c2VzYW1lIG9wZW4gc2VzYW1lIG9wZW4gc2VzYW1l"
@@ -88,7 +132,7 @@ def finished(batch: Sample, reported: bool = True) -> Sample:
         "UPDATE llm_responses SET overall_score = 50, response_text = 'SESAME', "
         "status = CASE WHEN id = (SELECT min(id) FROM llm_responses) THEN 'F' ELSE 'S' END"
     )
-    look(batch.databases)
+    poll(batch.databases)
     if reported:
         write_report(batch.databases, batch.id)
     return batch
@@ -261,7 +305,7 @@ def test_another_result_is_told_once_it_has_a_report(batch_of: BatchOf, telling:
     write_report(batch.databases, batch.id)
     telling.tell()
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'F'")
-    look(batch.databases)
+    poll(batch.databases)
     assert telling.tell() == Told([], {})
     write_report(batch.databases, batch.id)
     telling.tell()
@@ -279,7 +323,7 @@ def test_a_batch_that_comes_back_to_an_earlier_result_is_told_of_again(
     for score in (70, 50):
         batch.plant("UPDATE llm_responses SET overall_score = :score", score=score)
         recount_batches(batch.databases, [batch.id])
-        look(batch.databases)
+        poll(batch.databases)
         write_report(batch.databases, batch.id)
         telling.tell()
         assert telling.tell() == Told([], {})

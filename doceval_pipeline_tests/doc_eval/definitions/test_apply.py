@@ -199,7 +199,7 @@ def test_a_batch_is_found_by_number_key_and_name(databases: Databases, tmp_path:
     "key", ["", "batch-1", "batch-0000001", "batch-9999999999", "x", "batch-00001a", "batch-000001\n"]
 )
 def test_a_partition_key_that_was_not_made_from_a_batch_is_refused(key: str) -> None:
-    with pytest.raises(UnknownBatch, match="no batch behind it"):
+    with pytest.raises(UnknownBatch, match="has no batch"):
         batch_id_of(key)
 
 

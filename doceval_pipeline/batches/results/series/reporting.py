@@ -53,7 +53,9 @@ from doceval_pipeline.batches.results.series.findings import (
 from doceval_pipeline.doc_eval.history import (
     prices_of_batches,
 )
-from doceval_pipeline.doc_eval.labels import read_labels
+from doceval_pipeline.doc_eval.labels import (
+    read_labels,
+)
 from doceval_pipeline.doc_eval.recurring.definitions import (
     find_recurring,
 )
@@ -79,7 +81,7 @@ from doceval_pipeline.domain.usage import (
     Cost,
     TokenUsage,
 )
-from doceval_pipeline.knowledge.queue import (
+from doceval_pipeline.knowledge.reuse import (
     MORE_MEMORY,
 )
 from doceval_pipeline.knowledge.series import (
