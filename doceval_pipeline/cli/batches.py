@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason, staged
 from doceval_pipeline.batches.files.folders import notes_on_assigned, why_not
-from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.invariants.audit import audit_installation
 from doceval_pipeline.batches.monitoring.pending_work import awaiting
 from doceval_pipeline.batches.monitoring.status import (
     batch_progress,
@@ -228,13 +228,13 @@ def check(every_document: bool, as_json: bool) -> None:
     """
     opened = databases()
     with bars(visible=not as_json) as draw:
-        found = list(violations(opened, every_document, draw("checking invariants")))
+        found = list(audit_installation(opened, draw("checking invariants"), every_document=every_document))
     if as_json:
-        print_json([asdict(violation) for violation in found])
+        print_json([finding.as_json() for finding in found])
     elif not found:
         console.print("[green]every invariant holds[/]")
     else:
-        rows = [(v.invariant, v.batch, v.problem, v.mend) for v in found]
+        rows = [(f.invariant, f.batch, f.problem, f.fix) for f in found]
         print_table(("must hold", "batch", "but", "what to do"), rows)
     for warning in (
         *given_up(opened.settings),

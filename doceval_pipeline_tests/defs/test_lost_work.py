@@ -12,7 +12,7 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 from sqlalchemy import event
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.invariants.audit import audit_installation
 from doceval_pipeline.batches.monitoring.live_runs import alive
 from doceval_pipeline.batches.monitoring.status import batch_progress, lost_without_batch
 from doceval_pipeline.batches.staging.reprocessing import cancel_staging
@@ -68,7 +68,7 @@ def notices(batch: Sample) -> str:
 
 
 def problems(databases: Databases) -> list[str]:
-    found = violations(databases, False, lambda *_: None)
+    found = audit_installation(databases, lambda *_: None, every_document=False)
     return [f"{violation.batch}: {violation.problem}" for violation in found]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.invariants.audit import audit_installation
 from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline_tests.cli.running import until
@@ -139,6 +139,6 @@ class Scene:
 
     def require_nothing_wrong(self) -> None:
         """The audit finds nothing, every document decoded."""
-        found = violations(self.databases, True, lambda *_: None)
+        found = audit_installation(self.databases, lambda *_: None, every_document=True)
         wrong = [f"{violation.invariant}: {violation.problem}" for violation in found]
         assert not wrong, wrong

@@ -8,7 +8,7 @@ from doceval_pipeline.doc_eval.batches import batches_in
 from doceval_pipeline.doc_eval.lifecycle import OPEN
 from doceval_pipeline.doc_eval.recurring import list_recurring
 from doceval_pipeline.doc_eval.runs.requests import unreported, waiting_stagings
-from doceval_pipeline.doc_eval.webhook_deliveries import overdue
+from doceval_pipeline.doc_eval.webhook_deliveries import count_overdue
 from doceval_pipeline.knowledge.counts import count_cells
 from doceval_pipeline.reports.formatting import counted
 
@@ -28,7 +28,7 @@ def awaiting(databases: Databases) -> list[Work]:
         stagings = waiting_stagings(connection)
         reports = len(unreported(connection))
         # Where the webhook is off, nothing is sent.
-        deliveries = overdue(connection) if databases.settings.webhook_url else 0
+        deliveries = count_overdue(connection) if databases.settings.webhook_url else 0
         due = sum(record.due_at is not None for record in list_recurring(connection))
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, [batch.id for batch in batches])

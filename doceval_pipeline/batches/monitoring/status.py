@@ -17,7 +17,8 @@ from doceval_pipeline.doc_eval.progress import read_samples
 from doceval_pipeline.doc_eval.recurring import Origin, list_recurring, origins_of
 from doceval_pipeline.doc_eval.runs.lost import LostRun, lost_runs_of, lost_runs_without_batch
 from doceval_pipeline.doc_eval.runs.requests import Waiting, unreported, unstaged
-from doceval_pipeline.doc_eval.webhook_deliveries import Trouble, troubles
+from doceval_pipeline.doc_eval.webhook_deliveries import undelivered
+from doceval_pipeline.domain.webhook import UndeliveredMessage
 from doceval_pipeline.knowledge.counts import (
     CellCounts,
     DeferredRows,
@@ -48,7 +49,7 @@ class BatchProgress:
     cells: CellCounts
     pace: Pace | None = None
     judgement: Judgement | None = None
-    webhook: Trouble | None = None
+    webhook: UndeliveredMessage | None = None
     report: Path | None = None
     request: Waiting | None = None
     notices: tuple[str, ...] = ()
@@ -116,7 +117,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
     paces = batch_paces(databases, batches)
     with databases.doc_eval.connect() as connection:
         documents = count_documents(connection, numbers)
-        not_told = troubles(connection, numbers)
+        not_delivered = undelivered(connection, numbers)
         awaited = {**unstaged(connection, numbers), **unreported(connection, numbers)}
         abandoned = abandoned_stagings(connection, numbers)
         lost = lost_runs_of(connection, numbers)
@@ -136,7 +137,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
             cells[batch.id],
             paces.get(batch.id),
             judgements.get(batch.id),
-            not_told.get(batch.id),
+            not_delivered.get(batch.id),
             find_report(databases, batch),
             awaited.get(batch.id),
             (
