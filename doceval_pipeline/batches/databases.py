@@ -21,7 +21,7 @@ from doceval_pipeline.embedded.engines import connect_to_guarded, guard
 from doceval_pipeline.embedded.parameters import CONNECTION
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError, DatabaseError
-from doceval_pipeline.lock_waits import LOCK_NOT_AVAILABLE, name_holders, session_limits, who_holds
+from doceval_pipeline.lock_waits import LOCK_NOT_AVAILABLE, holder_note, name_holders, session_limits
 from doceval_pipeline.migrations.rows import exact_formats
 from doceval_pipeline.migrations.upgrade import Schema, upgrade
 from doceval_pipeline.settings import DRIVER, Settings
@@ -205,7 +205,7 @@ def _describe(error: BaseException | None) -> str:
     if state in NO_ROOM:
         return f"the database server has no room ({reason}): make room on its disk, and ask again"
     if state == LOCK_NOT_AVAILABLE:
-        return f"waited for a lock in vain: {who_holds(error)}"
+        return f"waited for a lock in vain: {holder_note(error)}"
     if state in CONNECTION_LOST and isinstance(error, CONNECTION_ERRORS):
         return f"the connection to the database was lost ({reason}): ask again when the server answers"
     return f"the database refused: {reason}"

@@ -15,7 +15,13 @@ from doceval_pipeline.batches.locks import LOCK_CLASS
 from doceval_pipeline.doc_eval import recurring
 from doceval_pipeline.doc_eval.runs import live
 from doceval_pipeline.errors import DocEvalError
-from doceval_pipeline.lock_waits import MAY_MIGRATE, MAY_WRITE_BATCHES, Holder, described, strangers
+from doceval_pipeline.lock_waits import (
+    MAY_MIGRATE,
+    MAY_WRITE_BATCHES,
+    holders_sentence,
+    lock_holders,
+    untrusted_holders_of,
+)
 from doceval_pipeline.migrations.roles import AS_OTHERS_BEGIN, HIDDEN, LONGEST_IDLE
 from doceval_pipeline.migrations.upgrade import MIGRATION_LOCK
 
@@ -89,10 +95,10 @@ def open_doors(databases: Databases) -> list[str]:
     for engine, variable, trusted, classes in sides:
         with engine.connect() as connection:
             found += _rights(connection, variable)
-            rows = connection.execute(strangers(trusted, _IS_OURS), {"classes": classes, **_MIGRATION})
-            others = [Holder(*row) for row in rows]
+            query = untrusted_holders_of(trusted, _IS_OURS)
+            others = lock_holders(connection, query, {"classes": classes, **_MIGRATION})
         if others:
-            found.append(f"{variable}: locks of the pipeline are taken by others: {described(others)}")
+            found.append(f"{variable}: locks of the pipeline are taken by others: {holders_sentence(others)}")
     return [*found, *_doors_of_dagster(databases)]
 
 

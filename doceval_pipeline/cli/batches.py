@@ -31,7 +31,7 @@ from doceval_pipeline.batches.webhook import notifications
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.output import console, in_words, print_json, print_table, warn
 from doceval_pipeline.cli.selection import Done, Selection, act_on_each, select, several_batches
-from doceval_pipeline.dagster_home.limits import given_up
+from doceval_pipeline.dagster_home.limits import missing_safeguards
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, partition_key
 from doceval_pipeline.doc_eval.definitions.apply import Applied
 from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
@@ -237,7 +237,7 @@ def check(every_document: bool, as_json: bool) -> None:
         rows = [(f.invariant, f.batch, f.problem, f.fix) for f in found]
         print_table(("must hold", "batch", "but", "what to do"), rows)
     for warning in (
-        *given_up(opened.settings),
+        *missing_safeguards(opened.settings),
         *open_doors(opened),
         *notifications.warnings(opened),
         *failed_occurrences(opened),

@@ -21,7 +21,7 @@ from doceval_pipeline.settings import Settings
     help="Time limit of each of the five scenarios, in seconds.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
-def conformance(command: tuple[str, ...], timeout: float, as_json: bool) -> None:
+def conformance(*, command: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Test a processor against its contract.
 
     Give the command of the processor after --, for example: doceval conformance -- node my-processor.js

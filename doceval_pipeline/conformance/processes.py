@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from doceval_pipeline.embedded.parameters import is_libpq_variable
-from doceval_pipeline.embedded.processes import still_there
+from doceval_pipeline.embedded.processes import wait_for_end
 from doceval_pipeline.errors import ConfigurationError
 
 SECONDS_TO_STOP = 10
@@ -86,7 +86,7 @@ class Processor:
                 self._process.wait(SECONDS_TO_STOP)
         in_time = self._process.poll() is not None
         self.kill()
-        still_there(children, SECONDS_TO_STOP)
+        wait_for_end(children, SECONDS_TO_STOP)
         return time.monotonic() - started if in_time else None
 
     def last_output(self) -> str:

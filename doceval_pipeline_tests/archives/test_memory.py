@@ -74,4 +74,4 @@ def test_a_long_text_is_measured_and_not_kept(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", READER, path, path], capture_output=True, text=True, check=True
     )
-    assert "attempts.jsonl holds a text of more than 16 MiB" in ended.stdout
+    assert "attempts.jsonl contains a string of more than 16 MiB" in ended.stdout

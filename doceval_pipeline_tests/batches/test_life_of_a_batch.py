@@ -23,14 +23,14 @@ from hypothesis.stateful import (
 )
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.invariants.audit import audit_installation
 from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.errors import BatchStateError, StagingError
 from doceval_pipeline.knowledge.outcomes import WORDS
-from doceval_pipeline_tests.batches.archiving.archives import bring_back, holdings, put_away
+from doceval_pipeline_tests.batches.archiving.archives import archive_batch, holdings, restore_batch
 from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
 
 OUTCOMES = {word: outcome.value for outcome, words in WORDS.items() for word in words}
@@ -385,16 +385,16 @@ class LifeOfABatch(RuleBasedStateMachine):
         self.tick()
         if self.status not in CLOSED:
             with pytest.raises(BatchStateError):
-                put_away(self.batch)
+                archive_batch(self.batch)
             return
         before = holdings(self.batch)
-        archived = put_away(self.batch)
+        archived = archive_batch(self.batch)
         assert self.batch.knowledge("SELECT count(*) FROM docs") == [(0,)]
         assert self.audit() == []
         with pytest.raises(BatchStateError):
             self.batch.stage()
         look(self.databases)
-        bring_back(self.batch, archived)
+        restore_batch(self.batch, archived)
         after = holdings(self.batch)
         # The report that is in the archive was perhaps not written before.
         assert after | {"batches": []} == before | {"batches": []}
@@ -402,7 +402,7 @@ class LifeOfABatch(RuleBasedStateMachine):
     # What must hold after every step
 
     def audit(self) -> list[Any]:
-        return list(violations(self.databases, True, lambda *_: None))
+        return list(audit_installation(self.databases, lambda *_: None, every_document=True))
 
     @invariant()
     def the_rows_are_those_of_the_model(self) -> None:

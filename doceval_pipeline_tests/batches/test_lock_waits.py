@@ -211,9 +211,11 @@ def test_a_session_that_only_reads_is_named_where_a_definition_is_changed_and_no
 
 
 def test_a_session_that_is_left_of_several_is_not_said_to_hold_the_lock() -> None:
-    left = lock_waits.Holder(7, "3/4", "other", "", None, None)
-    assert lock_waits.described([left], 2).startswith("perhaps role other (pid 7) holds it: ask again")
-    assert "pg_terminate_backend(7)" in lock_waits.described([left], 1)
+    left = lock_waits.LockHolder(7, "3/4", "other", "", None, None)
+    assert lock_waits.holders_sentence([left], 2).startswith(
+        "the lock may be held by role other (pid 7): try again"
+    )
+    assert "pg_terminate_backend(7)" in lock_waits.holders_sentence([left], 1)
 
 
 def test_the_sensor_waits_for_nobody_who_takes_a_batch_after_it_was_looked_at(batch_of: BatchOf) -> None:
@@ -255,10 +257,10 @@ def test_every_session_of_ours_gives_up_waiting_and_may_itself_be_idle(databases
 
 
 def test_a_line_says_what_is_known_of_a_holder() -> None:
-    known = lock_waits.Holder(7, "3/4", "w\x1borker", "psql", "idle in transaction", 65.2)
-    hidden = lock_waits.Holder(8, "3/5", "other", "", None, None)
-    line = lock_waits.described([known, hidden])
+    known = lock_waits.LockHolder(7, "3/4", "w\x1borker", "psql", "idle in transaction", 65.2)
+    hidden = lock_waits.LockHolder(8, "3/5", "other", "", None, None)
+    line = lock_waits.holders_sentence([known, hidden])
     assert "pid 7, psql, idle in transaction for 65 s" in line
     assert "(pid 8)" in line
     assert "\x1b" not in line
-    assert "gone by now" in lock_waits.described([])
+    assert "is gone: try again" in lock_waits.holders_sentence([])

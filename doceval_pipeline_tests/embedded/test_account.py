@@ -88,7 +88,7 @@ def test_root_is_told_in_one_line_which_folder_its_server_cannot_enter(
     account = choose_account(home, None, program)
     assert account.uid == (0 if namespaces else NOBODY)
     closed.chmod(0o700)
-    with pytest.raises(EmbeddedServerError, match=f"{closed} cannot be entered by others: move this project"):
+    with pytest.raises(EmbeddedServerError, match=f"other users cannot enter {closed}: move this project"):
         choose_account(home, None, program)
-    with pytest.raises(EmbeddedServerError, match=f"{closed} cannot be entered by others: set DOCEVAL_HOME"):
+    with pytest.raises(EmbeddedServerError, match=f"other users cannot enter {closed}: set DOCEVAL_HOME"):
         choose_account(closed, None, Path("/bin/sh"))

@@ -100,11 +100,11 @@ def test_only_a_folder_of_a_trusted_account_alone_is_private(tmp_path: Path) -> 
     assert not sockets.require_private(folder, OWN)
     folder.mkdir(mode=0o700)
     assert sockets.require_private(folder, OWN)
-    with pytest.raises(EmbeddedServerError, match=rf"belongs to user number {os.geteuid()}"):
+    with pytest.raises(EmbeddedServerError, match=rf"belongs to user id {os.geteuid()}"):
         sockets.require_private(folder, OTHERS)
     for mode in (0o777, 0o1777, 0o770, 0o701, 0o710, 0o702, 0o720):
         folder.chmod(mode)
-        with pytest.raises(EmbeddedServerError, match=f"can be entered by others \\(mode {mode:04o}\\)"):
+        with pytest.raises(EmbeddedServerError, match=f"can be entered by other users \\(mode {mode:04o}\\)"):
             sockets.require_private(folder, OWN)
     for thing in (tmp_path / "link", tmp_path / "dangling", tmp_path / "file"):
         thing.write_text("") if thing.name == "file" else thing.symlink_to(
@@ -120,7 +120,7 @@ def test_a_listener_of_another_account_is_refused_and_sent_nothing(
     folder, received = listener
     # The folder itself is ours: only the process that listens is somebody else's.
     monkeypatch.setattr(sockets, "peer", lambda _: os.geteuid() + 1)
-    with pytest.raises(EmbeddedServerError, match=rf"user number {os.geteuid() + 1} listens on {folder}"):
+    with pytest.raises(EmbeddedServerError, match=rf"user id {os.geteuid() + 1} listens on {folder}"):
         sockets.require_listener(folder, OWN)
     deadline = time.monotonic() + 10
     while not received:
@@ -168,7 +168,7 @@ def test_every_engine_of_a_process_looks_before_it_connects(databases: Databases
     folder.chmod(0o755)
     try:
         for engine in (*engines, create_engine(url)):
-            with pytest.raises(EmbeddedServerError, match="can be entered by others"):
+            with pytest.raises(EmbeddedServerError, match="can be entered by other users"):
                 engine.connect()
     finally:
         folder.chmod(0o700)

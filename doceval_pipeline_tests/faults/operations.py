@@ -1,4 +1,4 @@
-"""What is done to a batch while faults happen: each from the state before it, and good for asking again."""
+"""Operations on a batch while faults happen; each can be repeated until it succeeds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from doceval_pipeline_tests.faults.environment import ANSWER
 
 
 @dataclass(frozen=True)
-class Act:
-    """Something that is done to a batch, and what has to come before it."""
+class Operation:
+    """An operation on a batch, and the preparation it needs."""
 
     name: str
     prepare: Callable[[Sample], object]
-    do: Callable[[Sample], object]
+    run: Callable[[Sample], object]
 
 
 def _saved(_: Sample) -> None:
-    """Nothing comes before."""
+    """Needs no preparation."""
 
 
 def _answered(batch: Sample) -> None:
@@ -48,7 +48,7 @@ def _reported(batch: Sample) -> None:
 
 
 def _touched(batch: Sample) -> None:
-    """Reported, and then a file is new, one holds other bytes, and one is gone."""
+    """Reported; then one file is added, one is changed, and one is removed."""
     _reported(batch)
     write_old(batch.folder / "new.txt", "a document that came later")
     write_old(batch.folder / "001.txt", "other bytes than before")
@@ -84,20 +84,20 @@ def _request(batch: Sample) -> None:
     queue_attempts(batch.databases, batch.id, Mode.failed, "a run")
 
 
-STAGING = Act("staging", _saved, Sample.stage)
-LOOKING = Act("looking", _answered, _look)
-REPORTING = Act("reporting", _completed, _report)
-ACTS = (
+STAGING = Operation("staging", _saved, Sample.stage)
+POLLING = Operation("polling", _answered, _look)
+REPORTING = Operation("reporting", _completed, _report)
+OPERATIONS = (
     STAGING,
-    LOOKING,
-    Act("recounting", _answered, _recount),
+    POLLING,
+    Operation("recounting", _answered, _recount),
     REPORTING,
-    Act("repairing", _reported, partial(_again, mode=Mode.missing)),
-    Act("reprocessing failed", _reported, partial(_again, mode=Mode.failed)),
-    Act("reprocessing all", _reported, partial(_again, mode=Mode.all)),
-    Act("requesting attempts", _reported, _request),
-    Act("rescanning", _touched, partial(_again, mode=Mode.missing, new_look=True)),
-    Act("pausing", Sample.stage, lambda batch: pause(batch.databases, batch.id)),
-    Act("resuming", _paused, lambda batch: resume(batch.databases, batch.id)),
-    Act("cancelling", Sample.stage, lambda batch: cancel(batch.databases, batch.id)),
+    Operation("repairing", _reported, partial(_again, mode=Mode.missing)),
+    Operation("reprocessing failed", _reported, partial(_again, mode=Mode.failed)),
+    Operation("reprocessing all", _reported, partial(_again, mode=Mode.all)),
+    Operation("requesting attempts", _reported, _request),
+    Operation("rescanning", _touched, partial(_again, mode=Mode.missing, new_look=True)),
+    Operation("pausing", Sample.stage, lambda batch: pause(batch.databases, batch.id)),
+    Operation("resuming", _paused, lambda batch: resume(batch.databases, batch.id)),
+    Operation("cancelling", Sample.stage, lambda batch: cancel(batch.databases, batch.id)),
 )

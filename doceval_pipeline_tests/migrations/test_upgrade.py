@@ -311,7 +311,7 @@ def test_both_schemas_fit_beside_other_tables_and_another_alembic(empty: Engine)
 def test_a_table_of_somebody_else_with_our_name_is_refused_and_nothing_half_made(empty: Engine) -> None:
     with empty.begin() as connection:
         connection.execute(text("CREATE TABLE llm_responses (id int)"))
-    with pytest.raises(DatabaseError, match=r'already holds other tables.*"llm_responses"'):
+    with pytest.raises(DatabaseError, match=r'already has unrelated tables.*"llm_responses"'):
         upgrade(empty, Schema.KNOWLEDGE)
     assert tables(empty) == {"llm_responses"}
 

@@ -74,7 +74,7 @@ def test_where_namespaces_are_refused_too_one_line_says_so(
     monkeypatch.setattr(account, "_namespaces_work", lambda: False)
     code, said = run_as_nameless(home_of_the_nameless, "init")
     assert (code, len(said.splitlines())) == (1, 1)
-    assert f"user number {NAMELESS} has no entry in /etc/passwd" in said
+    assert f"user id {NAMELESS} has no entry in /etc/passwd" in said
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o711, 0o755])

@@ -18,7 +18,7 @@ from doceval_pipeline.batches.open_doors import is_for_ever, open_doors
 from doceval_pipeline.batches.staging.reprocessing import pause
 from doceval_pipeline.cli import cli
 from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.lock_waits import who_holds
+from doceval_pipeline.lock_waits import holder_note
 from doceval_pipeline.migrations.upgrade import MIGRATION_LOCK
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample, sample_batch
@@ -300,7 +300,7 @@ def test_an_idle_reader_is_named_when_the_roles_are_granted_again(
     with session(server, "KNOWLEDGE_DOCUMENTS_URL", READER, read) as pid:
         ended = init(urls)
     assert isinstance(ended.exception, OperationalError)
-    assert who_holds(ended.exception.orig).startswith(
+    assert holder_note(ended.exception.orig).startswith(
         f"database {NAMES['KNOWLEDGE_DOCUMENTS_URL']}: a lock is held by role {READER} "
         f"(pid {pid}, in llm_responses): let it end"
     )

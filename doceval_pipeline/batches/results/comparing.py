@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from doceval_pipeline.atomic_file import whole_file_or_output
+from doceval_pipeline.atomic_file import atomic_file_or_stdout
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.results.file_names import Names
 from doceval_pipeline.batches.results.insights import changed_settings
@@ -142,7 +142,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     ------
     FileError
     """
-    with whole_file_or_output(path) as file:
+    with atomic_file_or_stdout(path) as file:
         file.write(render_comparison(comparison).encode())
 
 

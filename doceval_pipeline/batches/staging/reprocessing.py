@@ -26,7 +26,7 @@ from doceval_pipeline.errors import BatchStateError, DatabaseError
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.counts import CellCounts, count_cells
 from doceval_pipeline.knowledge.outcomes import Outcome
-from doceval_pipeline.lock_waits import is_lock_timeout, wait_at_most, who_holds
+from doceval_pipeline.lock_waits import holder_note, is_lock_timeout, wait_at_most
 from doceval_pipeline.reports.formatting import counted
 
 CANCELLED = "cancelled by a person before it was processed"
@@ -319,7 +319,7 @@ def _a_line_for_locked_rows(before: str, after: str = "") -> Iterator[None]:
     except OperationalError as error:
         if not is_lock_timeout(error):
             raise
-        raise DatabaseError(f"{before}{who_holds(error.orig)}{after}") from None
+        raise DatabaseError(f"{before}{holder_note(error.orig)}{after}") from None
 
 
 def _complete_if_done(databases: Databases, connection: Connection, batch_id: int) -> None:

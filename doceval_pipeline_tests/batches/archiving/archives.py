@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from doceval_pipeline.batches.archiving.archive import Archived, archive
-from doceval_pipeline.batches.archiving.restore import Restored, incoming, restore
+from doceval_pipeline.batches.archiving.archive import ArchivedBatch, archive
+from doceval_pipeline.batches.archiving.restore import RestoredBatch, open_incoming, restore
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.invariants.audit import audit_installation
 from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.storing import Progress
@@ -54,18 +54,18 @@ def holdings(batch: Sample) -> Holdings:
     return {table: [row[0] for row in rows] for table, rows in found.items()}
 
 
-def put_away(batch: Sample) -> Archived:
+def archive_batch(batch: Sample) -> ArchivedBatch:
     return archive(batch.databases, batch.id, quiet, quiet)
 
 
-def bring_back(batch: Sample, archived: Archived) -> Restored:
+def restore_batch(batch: Sample, archived: ArchivedBatch) -> RestoredBatch:
     return restore_file(batch.databases, archived.path)
 
 
-def restore_file(databases: Databases, path: Path, storing: Progress = quiet) -> Restored:
+def restore_file(databases: Databases, path: Path, storing: Progress = quiet) -> RestoredBatch:
     """Restore an archive whose connections somebody has accepted."""
-    with incoming(databases, path, quiet) as coming:
-        return restore(databases, coming, storing, accept_connections=True)
+    with open_incoming(databases, path, quiet) as incoming:
+        return restore(databases, incoming, storing, accept_connections=True)
 
 
 def done(batch: Sample) -> Sample:
@@ -81,17 +81,17 @@ def done(batch: Sample) -> Sample:
     return batch
 
 
-def archived_word(batch: Sample) -> bool:
+def is_marked_archived(batch: Sample) -> bool:
     """Whether the batch is called archived."""
     return bool(batch.doc_eval("SELECT archived_at IS NOT NULL FROM batches WHERE id = :id")[0][0])
 
 
 def audit(batch: Sample) -> list[tuple[str, str]]:
     """What the audit finds, reading every document and every archive: where, and which invariant."""
-    return [(v.batch, v.invariant) for v in violations(batch.databases, True, quiet)]
+    return [(v.batch, v.invariant) for v in audit_installation(batch.databases, quiet, every_document=True)]
 
 
-def forget_everything(batch: Sample) -> None:
+def empty_installation(batch: Sample) -> None:
     """Make both databases those of a new installation, in which nothing was ever numbered."""
     batch.doc_eval(f"{EMPTY_DOC_EVAL.text} RESTART IDENTITY")
     batch.knowledge(f"{EMPTY_KNOWLEDGE.text} RESTART IDENTITY")

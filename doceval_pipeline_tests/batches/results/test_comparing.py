@@ -19,7 +19,7 @@ from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, key_p
 from doceval_pipeline.errors import BatchStateError, ComparisonError, FileError, UnknownBatch
 from doceval_pipeline.knowledge.scores import read_scores
 from doceval_pipeline.reports.comparison import CellStates, Comparison
-from doceval_pipeline_tests.batches.archiving.archives import done, put_away
+from doceval_pipeline_tests.batches.archiving.archives import archive_batch, done
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 
 # 0 for the first document, and so on.
@@ -218,7 +218,7 @@ def test_a_batch_that_is_not_there_not_sealed_or_archived_is_refused(batch_of: C
         compare_batches(databases, "sample", "nowhere", 50.0)
     with pytest.raises(BatchStateError, match="has nothing to compare, it is SAVED: stage it first"):
         compare_in_batch(databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
-    put_away(done(batch))
+    archive_batch(done(batch))
     with pytest.raises(BatchStateError, match="is archived and its rows are not here: doceval restore"):
         compare_in_batch(databases, "sample", Kind.CONNECTION, ("model-0", "model-1"), 50.0)
 
@@ -229,7 +229,7 @@ def test_a_batch_that_is_archived_while_it_is_read_is_refused(
     batch = done(batch_of(documents=1))
 
     def archive_first(*arguments: Any) -> Any:
-        put_away(batch)
+        archive_batch(batch)
         return read_scores(*arguments)
 
     monkeypatch.setattr(comparing, "read_scores", archive_first)

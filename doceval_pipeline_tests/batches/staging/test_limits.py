@@ -34,7 +34,7 @@ from doceval_pipeline.batches.staging.steps import (
     seal_batch,
     store_documents,
 )
-from doceval_pipeline.batches.webhook.notifications import tell
+from doceval_pipeline.batches.webhook.notifications import send_pending
 from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.lifecycle import Status
@@ -383,13 +383,13 @@ def test_the_receiver_is_told_once_that_a_batch_is_held_and_why(
         webhook_secret="whsec_" + "c2VzYW1lIG9wZW4gc2VzYW1lIG9wZW4gc2VzYW1l",
         ui_url="https://dagster.example.com",
     )
-    telling = replace(databases, settings=settings)
+    notifier = replace(databases, settings=settings)
     inbox = Inbox(databases, tmp_path / "inbox", max_documents=1)
     over, _ = inbox.staged(2)
     released, _ = inbox.staged(2)
     resume(databases, released)
     for _ in range(3):
-        tell(telling)
+        send_pending(notifier)
         pause(databases, over)
     (message,) = receiver.messages
     body = json.loads(message.body)
@@ -403,5 +403,5 @@ def test_the_receiver_is_told_once_that_a_batch_is_held_and_why(
         "url": f"https://dagster.example.com/assets/queue_rows?partition=batch-{over:06d}",
     }
     resume(databases, over)
-    tell(telling)
+    send_pending(notifier)
     assert len(receiver.messages) == 1

@@ -38,7 +38,7 @@ from doceval_pipeline.errors import RecurringError, UnknownRecurring
 from doceval_pipeline_tests.batches.archiving.archives import quiet
 from doceval_pipeline_tests.batches.clock import clock_of
 from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.faults.faulty_process import Child
+from doceval_pipeline_tests.faults.faulty_process import FaultyProcess
 
 NIGHT = datetime(2026, 12, 1, 1, tzinfo=UTC)
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
@@ -342,7 +342,9 @@ def test_processes_that_make_the_same_time_at_once_make_one_batch(
     write(inbox / "a.txt")
     record = define(databases, inbox)
     times = (NIGHT, NIGHT, NIGHT, NIGHT + DAY)
-    children = [Child(databases, lambda at=at: make_occurrence(databases, record, at)) for at in times]
+    children = [
+        FaultyProcess(databases, lambda at=at: make_occurrence(databases, record, at)) for at in times
+    ]
     assert all(child.end().done for child in children)
     with databases.doc_eval.connect() as connection:
         found = occurrences(connection, record.id, 1000)

@@ -17,7 +17,7 @@ from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.recurring import Occurrence, Outcome, list_recurring, occurrences
 from doceval_pipeline_tests.batches.clock import clock_of
-from doceval_pipeline_tests.faults.faulty_process import Child
+from doceval_pipeline_tests.faults.faulty_process import FaultyProcess
 
 PROMPTS = ("clarity", "brevity")
 # A cron of 02:30 in Berlin: skipped in spring, where it comes right after the change, and twice in autumn.
@@ -175,7 +175,7 @@ def test_nights_across_both_changes_of_the_clock_with_kills_are_as_in_a_plain_mo
                     clock.moment = due_at + timedelta(minutes=minutes)
                     if chance.random() < kills:
                         at = chance.randint(1, MOST_POINTS)
-                        killed += Child(databases, lambda: tick(databases), at=at).end().killed
+                        killed += FaultyProcess(databases, lambda: tick(databases), at=at).end().killed
                     tick(databases)
                     found = recorded(databases)
                     assert len(found) == len(expected) + (minutes > 0)
@@ -188,7 +188,9 @@ def test_nights_across_both_changes_of_the_clock_with_kills_are_as_in_a_plain_mo
                 known = dict(folder.here)
                 if chance.random() < kills:
                     number, at = made.batch_id, chance.randint(1, 2 * MOST_POINTS)
-                    killed += Child(databases, lambda n=number: stage(databases, n), at=at).end().killed
+                    killed += (
+                        FaultyProcess(databases, lambda n=number: stage(databases, n), at=at).end().killed
+                    )
                 stage(databases, made.batch_id)
                 assert assigned(databases, made.batch_id) == new
                 contents = {folder.here[name][0] for name in new}

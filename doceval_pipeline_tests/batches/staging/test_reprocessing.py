@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.invariants.audit import audit_installation
 from doceval_pipeline.batches.locks import batch_lock
 from doceval_pipeline.batches.monitoring.completion import look
 from doceval_pipeline.batches.monitoring.status import batch_progress
@@ -23,7 +23,7 @@ from doceval_pipeline.batches.staging.reprocessing import (
 )
 from doceval_pipeline.errors import BatchStateError, StagingError, UnknownBatch
 from doceval_pipeline.knowledge.queue import LEFT
-from doceval_pipeline_tests.batches.archiving.archives import bring_back, put_away
+from doceval_pipeline_tests.batches.archiving.archives import archive_batch, restore_batch
 from doceval_pipeline_tests.conftest import Sample, write_old
 
 BatchOf = Callable[..., Sample]
@@ -62,7 +62,7 @@ def test_three_failed_of_forty_are_queued_again_and_no_other(batch_of: BatchOf) 
     assert look(batch.databases).reports[batch.id] != first
     assert batch.status() == "COMPLETED"
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "S", 3)], "old attempts stay"
-    assert list(violations(batch.databases, True, lambda *_: None)) == []
+    assert list(audit_installation(batch.databases, lambda *_: None, every_document=True)) == []
     changes = gather(batch.databases, batch.id).changes
     assert [(c.outcome_before, c.outcome, c.score) for c in changes] == [("failed", "succeeded", 90)] * 3
     page = write_report(batch.databases, batch.id).path.read_text()
@@ -379,7 +379,7 @@ def test_a_new_look_takes_what_is_new_and_changed_and_sets_aside_what_is_gone(ba
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'QUEUED'")
     look(batch.databases)
     assert batch.status() == "COMPLETED"
-    assert list(violations(batch.databases, True, lambda *_: None)) == []
+    assert list(audit_installation(batch.databases, lambda *_: None, every_document=True)) == []
 
 
 def test_a_new_look_where_nothing_changed_changes_nothing(batch_of: BatchOf) -> None:
@@ -414,7 +414,7 @@ def test_a_document_that_left_is_not_evaluated_until_it_returns(batch_of: BatchO
     look(batch.databases)
     assert batch.status() == "COMPLETED"
     # All of its rows are done, so that its archive can be restored.
-    bring_back(batch, put_away(batch))
+    restore_batch(batch, archive_batch(batch))
     write_old(batch.folder / "001.txt", content.decode())
     new = plan(batch.databases, batch.id, Mode.missing, True, lambda *_: None)
     assert new.cells.superseded == {"returned": 1}
@@ -431,7 +431,7 @@ def test_a_document_that_left_is_not_evaluated_until_it_returns(batch_of: BatchO
     look_again(batch)
     batch.knowledge("SELECT fail_response(:token, 'not now', retry => true)", token=token)
     assert batch.knowledge("SELECT error_message FROM llm_responses WHERE attempt = 2") == [(LEFT,)]
-    assert list(violations(batch.databases, True, lambda *_: None)) == []
+    assert list(audit_installation(batch.databases, lambda *_: None, every_document=True)) == []
 
 
 def test_a_new_look_at_a_folder_that_is_gone_changes_nothing(batch_of: BatchOf) -> None:
