@@ -40,7 +40,7 @@ def test_text_anywhere_in_a_text_is_found(content: str, before: str) -> None:
 def test_a_cut_is_measured(length: int) -> None:
     case = Case(1, "cut", text_of(4_000, "cut"))
     assert match_document(case, sent(f"Read: {case.content[:length].decode()}")) == DocumentMatch(
-        False, length, "text"
+        is_complete=False, characters=length, encoding="text"
     )
     encoded = base64.b64encode(case.content)[: length // 4 * 4].decode()
     if len(encoded) >= 16:

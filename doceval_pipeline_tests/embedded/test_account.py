@@ -74,7 +74,7 @@ def test_a_program_that_only_its_owner_can_execute_is_closed(program: Path) -> N
 
 
 @pytest.mark.parametrize("namespaces", [True, False])
-def test_root_is_told_in_one_line_which_folder_its_server_cannot_enter(
+def test_an_error_names_the_folder_that_the_server_of_root_cannot_enter(
     folder: Path, program: Path, monkeypatch: pytest.MonkeyPatch, namespaces: bool
 ) -> None:
     """Below /root where namespaces are refused, and in the home of another user where they work."""

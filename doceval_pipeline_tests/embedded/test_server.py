@@ -139,7 +139,7 @@ def test_a_pid_file_that_names_a_zombie_does_not_count_as_running(server: Embedd
     zombie.wait()
 
 
-def test_a_folder_of_somebody_else_is_left_alone(server: EmbeddedServer) -> None:
+def test_a_folder_of_another_user_is_not_changed(server: EmbeddedServer) -> None:
     server.data.mkdir(parents=True)
     (server.data / "thesis.txt").write_text("mine")
     with pytest.raises(EmbeddedServerError, match="was not created by doceval and is not used"):
@@ -284,7 +284,7 @@ def test_where_namespaces_are_refused_root_runs_it_as_nobody(
 
 
 @pytest.mark.parametrize("mode", [0o700])
-def test_a_home_that_nobody_can_reach_is_refused_and_no_permission_changed(
+def test_an_unreachable_home_is_rejected_and_no_permission_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
     monkeypatch.setattr("doceval_pipeline.embedded.account._namespaces_work", lambda: False)

@@ -118,7 +118,7 @@ def test_a_listener_of_another_account_is_refused_and_sent_nothing(
     listener: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, received = listener
-    # The folder itself is ours: only the process that listens is somebody else's.
+    # The folder belongs to this user; only the listening process belongs to another one.
     monkeypatch.setattr(sockets, "peer", lambda _: os.geteuid() + 1)
     with pytest.raises(EmbeddedServerError, match=rf"user id {os.geteuid() + 1} listens on {folder}"):
         sockets.require_listener(folder, OWN)
@@ -136,7 +136,7 @@ def test_a_listener_of_ours_is_known_by_its_account(listener: tuple[Path, list[b
         assert sockets.peer(connection) == os.geteuid()
 
 
-def test_nobody_listens_where_there_is_no_socket_or_a_dead_one(tmp_path: Path) -> None:
+def test_a_missing_or_dead_socket_has_no_listener(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     assert not sockets.require_listener(tmp_path, OWN)
     with socket.socket(socket.AF_UNIX) as server:

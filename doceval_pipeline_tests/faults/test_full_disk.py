@@ -23,7 +23,7 @@ def large_batch(environment: Environment) -> Sample:
 
 
 @short_and_full("times", (1,), (5,))
-def test_a_full_disk_is_told_in_a_line_and_the_rerun_completes(
+def test_a_full_disk_is_reported_in_one_line_and_the_rerun_completes(
     environment: Environment, tmp_path: Path, times: int
 ) -> None:
     server = EmbeddedServer(environment.databases.settings.home)

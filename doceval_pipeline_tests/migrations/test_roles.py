@@ -307,7 +307,7 @@ def test_no_function_is_open_to_everybody_but_the_pure_one_that_the_view_calls(
     assert unpinned == []
 
 
-def test_whoever_may_not_create_roles_is_told_so_in_one_line(urls: Urls) -> None:
+def test_a_role_that_may_not_create_roles_gets_an_error_of_one_line(urls: Urls) -> None:
     engine = create_engine(urls("doceval_stager")[Schema.KNOWLEDGE])
     with pytest.raises(DatabaseError, match=r"cannot be created \(.*\): run doceval init --roles as"):
         grant_roles(engine, Schema.KNOWLEDGE)

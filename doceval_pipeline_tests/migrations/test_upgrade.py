@@ -308,7 +308,7 @@ def test_both_schemas_fit_beside_other_tables_and_another_alembic(empty: Engine)
     assert {"invoices", "batches", "docs"} <= tables(empty)
 
 
-def test_a_table_of_somebody_else_with_our_name_is_refused_and_nothing_half_made(empty: Engine) -> None:
+def test_an_unrelated_table_of_the_same_name_is_rejected_and_nothing_is_created(empty: Engine) -> None:
     with empty.begin() as connection:
         connection.execute(text("CREATE TABLE llm_responses (id int)"))
     with pytest.raises(DatabaseError, match=r'already has unrelated tables.*"llm_responses"'):

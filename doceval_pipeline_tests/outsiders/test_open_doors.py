@@ -1,4 +1,4 @@
-"""What a worker's login may do to others, on a server of another kind with an owner that is no superuser."""
+"""Rights of processors' logins that affect others, on a server whose owner is not a superuser."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -37,7 +37,7 @@ REVOKE = "REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_
 
 @pytest.fixture(scope="module")
 def server(debian_server: DebianServer) -> DebianServer:
-    """Debian's server, on which an owner that is no superuser has made databases and roles."""
+    """Debian's server, with databases and roles of an owner that is not a superuser."""
     debian_server.make_login(OWNER)
     debian_server.execute(f"ALTER ROLE {OWNER} CREATEROLE")
     for name in NAMES.values():

@@ -1,4 +1,4 @@
-"""Login roles on a Debian PostgreSQL whose owner is no superuser: each can do what SECURITY.md allows it."""
+"""Login roles on a Debian PostgreSQL whose owner is not a superuser have the rights of SECURITY.md."""
 
 import json
 import re
@@ -53,7 +53,7 @@ GRANTED = """
 
 @dataclass(frozen=True)
 class Installation:
-    """An installation on a server of somebody else, as a login role."""
+    """An installation on another server, as seen by a login role."""
 
     server: DebianServer
     home: Path
@@ -84,7 +84,7 @@ class Installation:
 def installation(
     debian_server: DebianServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
-    """Databases of an owner that is no superuser, the roles, and a login role that is a member of each."""
+    """Databases of an owner that is not a superuser, the group roles, and a login role in each."""
     debian_server.make_login(OWNER)
     debian_server.execute(f"ALTER ROLE {OWNER} CREATEROLE")
     made = Installation(debian_server, tmp_path_factory.mktemp("theirs"))

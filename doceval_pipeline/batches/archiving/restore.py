@@ -224,7 +224,7 @@ def restore(
             configuration.mark_restored(connection, batch_id, results)
             batch = batch_by_id(connection, batch_id)
         if batch.reported_digest is not None and find_report(databases, batch) is None:
-            # Never the archived report: it may be a page by somebody else.
+            # Never the archived report: it may come from another installation.
             write_report(databases, batch_id)
     checked = incoming.checked
     return RestoredBatch(

@@ -1,4 +1,4 @@
-"""What the tests of archives share: batches that are done, and all that the databases hold of them."""
+"""Shared by the tests of archives: completed batches, and all of their rows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sam
 BatchOf = Callable[..., Sample]
 Holdings = dict[str, list[str]]
 
-# Rows as text, in which times, numbers and texts are exact. A batch's own row tells that it is archived.
+# Rows as text, in which times, numbers and texts are exact. The row of a batch shows that it is archived.
 _KNOWLEDGE = {"llm_responses": "id", "docs": "id", "batch_configs": "batch_id"}
 _DOC_EVAL = {
     "batch_documents": "batch_id, document_id",
@@ -39,7 +39,7 @@ WAITS_FOR_A_LOCK = """
 
 
 def quiet(*_: int) -> None:
-    """Progress that nobody watches."""
+    """A progress callback that does nothing."""
 
 
 def holdings(batch: Sample) -> Holdings:
@@ -63,13 +63,13 @@ def restore_batch(batch: Sample, archived: ArchivedBatch) -> RestoredBatch:
 
 
 def restore_file(databases: Databases, path: Path, storing: Progress = quiet) -> RestoredBatch:
-    """Restore an archive whose connections somebody has accepted."""
+    """Restores an archive with accepted connections."""
     with open_incoming(databases, path, quiet) as incoming:
         return restore(databases, incoming, storing, accept_connections=True)
 
 
 def done(batch: Sample) -> Sample:
-    """Stage a batch, answer all its cells, complete it and write its report."""
+    """Stages a batch, writes all of its results, completes it and writes its report."""
     batch.stage()
     batch.knowledge(
         "UPDATE llm_responses SET status = 'S', overall_score = 50.5, response_text = 'fine' "
@@ -82,16 +82,16 @@ def done(batch: Sample) -> Sample:
 
 
 def is_marked_archived(batch: Sample) -> bool:
-    """Whether the batch is called archived."""
+    """Whether the batch is marked as archived."""
     return bool(batch.doc_eval("SELECT archived_at IS NOT NULL FROM batches WHERE id = :id")[0][0])
 
 
 def audit(batch: Sample) -> list[tuple[str, str]]:
-    """What the audit finds, reading every document and every archive: where, and which invariant."""
+    """The findings of a full audit: batch and invariant."""
     return [(v.batch, v.invariant) for v in audit_installation(batch.databases, quiet, every_document=True)]
 
 
 def empty_installation(batch: Sample) -> None:
-    """Make both databases those of a new installation, in which nothing was ever numbered."""
+    """Empties both databases and restarts their ids, as in a new installation."""
     batch.doc_eval(f"{EMPTY_DOC_EVAL.text} RESTART IDENTITY")
     batch.knowledge(f"{EMPTY_KNOWLEDGE.text} RESTART IDENTITY")

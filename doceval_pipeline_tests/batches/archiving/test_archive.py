@@ -373,7 +373,7 @@ except DocEvalError as error:
 """
 
 
-def test_a_disk_that_is_full_is_told_in_one_line_and_nothing_is_removed(batch_of: BatchOf) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_nothing_is_removed(batch_of: BatchOf) -> None:
     batch = batch_of(documents=0)
     (batch.folder / "random").write_bytes(os.urandom(300_000))
     done(batch)

@@ -168,7 +168,7 @@ def test_every_table_that_holds_something_of_a_batch_is_archived(
     assert {row[0] for row in found} == known
 
 
-def test_asking_again_checks_the_file_and_changes_nothing(batch_of: BatchOf) -> None:
+def test_archiving_again_checks_the_file_and_changes_nothing(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=2))
     first = archive_batch(batch)
     before = holdings(batch)

@@ -1,4 +1,4 @@
-"""An archive of somebody else changes nothing until all of it has passed, whatever is in it."""
+"""An untrusted archive changes nothing until all checks have passed."""
 
 import json
 import shutil

@@ -26,7 +26,7 @@ from doceval_pipeline_tests.conftest import Sample, write_old
 
 pytestmark = pytest.mark.slow
 # What an interrupted call may leave until it is asked for again.
-UNTIL_ASKED_AGAIN = "the rows of every archived batch are removed from both databases"
+UNTIL_REPEATED = "the rows of every archived batch are removed from both databases"
 
 
 class Steps:
@@ -78,7 +78,7 @@ def nothing_is_lost(batch: Sample, rows: list[Any]) -> None:
     """After a kill, either the rows are all there or the archive is; and the audit knows what to do."""
     left = batch.knowledge(ROWS)
     assert left == rows or (left == [] and is_marked_archived(batch))
-    assert {invariant for _, invariant in audit(batch)} <= {UNTIL_ASKED_AGAIN}
+    assert {invariant for _, invariant in audit(batch)} <= {UNTIL_REPEATED}
     assert look(batch.databases).reports == {}
 
 
@@ -91,7 +91,7 @@ def batch(batch_of: BatchOf) -> Sample:
     return done(mine)
 
 
-def test_an_archive_that_is_killed_anywhere_is_made_good_by_asking_again(batch: Sample) -> None:
+def test_an_archive_that_is_killed_anywhere_can_be_repeated(batch: Sample) -> None:
     whole, rows = holdings(batch), batch.knowledge(ROWS)
     step = 0
     while True:
@@ -108,7 +108,7 @@ def test_an_archive_that_is_killed_anywhere_is_made_good_by_asking_again(batch: 
     assert step > 40
 
 
-def test_a_restore_that_is_killed_anywhere_is_made_good_by_asking_again(batch: Sample) -> None:
+def test_a_restore_that_is_killed_anywhere_can_be_repeated(batch: Sample) -> None:
     whole, rows = holdings(batch), batch.knowledge(ROWS)
     step = 0
     while True:
@@ -142,7 +142,7 @@ def test_a_restore_that_is_killed_anywhere_can_be_put_away_again(batch: Sample) 
         assert holdings(batch) == whole
 
 
-def test_a_restore_elsewhere_that_is_killed_anywhere_is_made_good_by_asking_again(batch: Sample) -> None:
+def test_a_restore_elsewhere_that_is_killed_anywhere_can_be_repeated(batch: Sample) -> None:
     rows, number = batch.knowledge(ROWS), batch.id
     archived = archive_batch(batch)
     step, killed = 0, True
@@ -151,7 +151,7 @@ def test_a_restore_elsewhere_that_is_killed_anywhere_is_made_good_by_asking_agai
         empty_installation(batch)
         killed = killed_before(step, batch.databases, lambda: restore_batch(batch, archived))
         assert {v.invariant for v in audit_installation(batch.databases, quiet, every_document=True)} <= {
-            UNTIL_ASKED_AGAIN
+            UNTIL_REPEATED
         }
         known = batch.doc_eval("SELECT archived_at IS NULL FROM batches WHERE id = :id")
         if known != [(True,)]:

@@ -187,7 +187,7 @@ def test_what_the_receiver_did_not_take_comes_again_the_same_when_it_is_due(
     assert batch_progress(batch.databases, batch.name)[0].webhook is None
 
 
-def test_nobody_waits_long_for_a_receiver_that_is_silent_slow_or_talks_without_end(
+def test_silent_slow_and_endless_receivers_do_not_block_for_long(
     batch_of: BatchOf, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "SECONDS_TO_ANSWER", 0.5)
