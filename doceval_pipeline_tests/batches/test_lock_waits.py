@@ -33,7 +33,7 @@ STATUSES = "SELECT status, count(*)::int FROM llm_responses WHERE batch_id = :id
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_waits, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(lock_waits, "SECONDS_BETWEEN_QUERIES", 0.05)
     monkeypatch.setattr(reprocessing, "SECONDS_FOR_LOCKED_ROWS", 0.2)
 
 

@@ -328,7 +328,7 @@ def test_a_staging_whose_run_lives_is_not_abandoned_between_its_steps(batch_of: 
         assert (notices(batch), problems(batch.databases)) == ("", [])
     with alive(batch.databases, "a-run", batch.id + 1):
         assert "no process works on its staging" in notices(batch)
-        assert "no process works on it" in str(problems(batch.databases))
+        assert "no process is staging it" in str(problems(batch.databases))
 
 
 def test_a_run_that_nobody_holds_is_ended_after_two_looks_and_one_that_lives_is_not(

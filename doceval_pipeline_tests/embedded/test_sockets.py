@@ -90,8 +90,8 @@ def test_a_runtime_folder_that_cannot_be_used_is_passed_over(
 
 
 def test_where_no_folder_will_do_the_refusal_names_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "runtime_folders", lambda _: iter([Path("/") / LONG]))
-    with pytest.raises(EmbeddedServerError, match="set XDG_RUNTIME_DIR or TMPDIR"):
+    monkeypatch.setattr(sockets, "runtime_folders", lambda **_: iter([Path("/") / LONG]))
+    with pytest.raises(EmbeddedServerError, match="set XDG_RUNTIME_DIR, TMPDIR or DOCEVAL_HOME"):
         sockets.choose_folder(Path("/srv") / LONG)
 
 

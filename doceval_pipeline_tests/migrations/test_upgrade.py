@@ -439,7 +439,7 @@ def test_an_upgrade_does_not_wait_for_an_idle_reader_and_names_it(
     empty: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("doceval_pipeline.migrations.upgrade.SECONDS_FOR_TABLES", 0.2)
-    monkeypatch.setattr("doceval_pipeline.lock_waits.SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("doceval_pipeline.lock_waits.SECONDS_BETWEEN_QUERIES", 0.05)
     at_revision(empty, Schema.KNOWLEDGE, "0008")
     name_holders(empty)
     other = create_engine(empty.url, connect_args={"application_name": "idle-reader"})

@@ -137,7 +137,7 @@ def one_batch(batch_of: BatchOf) -> Sample:
 
 def test_a_large_document_and_the_sizes_around_a_piece_come_back_the_same(batch_of: BatchOf) -> None:
     batch = batch_of(documents=0)
-    sizes = [knowledge_rows.SMALL_CONTENT + more for more in (-1, 0, 1)]
+    sizes = [knowledge_rows.SMALL_DOCUMENT + more for more in (-1, 0, 1)]
     sizes += [3 * 1024 * 1024 + more for more in (-1, 0, 1)] + [30 * 1024 * 1024]
     for size in sizes:
         (batch.folder / f"{size}.bin").write_bytes(os.urandom(size))
