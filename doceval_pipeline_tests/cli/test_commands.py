@@ -251,7 +251,8 @@ def test_an_audit_that_finds_something_fails(tmp_path: Path, databases: Database
         "invariant": "both databases hold the same sealed configuration",
         "batch": f"batch-{number:06d}",
         "problem": "batch_configs: the configuration is missing",
-        "mend": f"doceval stage {number} writes a missing one; a different one was written by another program",
+        "mend": f"doceval stage {number} writes a missing one; "
+        "a different one was written by another program",
     }
 
 
