@@ -78,7 +78,7 @@ def test_another_installation_is_shown_the_connections_before_it_restores_anythi
         assert "new folder: " in refused.stdout
         assert refused.stderr.count("\n") == 1
         assert "copy.zip brings connections that are new or different here: " in refused.stderr
-        assert refused.stderr.endswith("restore it again with --accept-connections\n")
+        assert refused.stderr.endswith("restore the archive with --accept-connections\n")
         assert read_json("status", **home) == []
         restored = read_json("restore", copy, "--accept-connections", **home)
         assert restored["cells"]["succeeded"] == 12
