@@ -168,7 +168,10 @@ def holders_sentence(holders: Sequence[LockHolder], candidates: int | None = Non
     if len(holders) == 1:
         return f"the lock may be held by {named}: try again, and if it still fails, end its transaction"
     more = f" and {len(holders) - SHOWN:,} more" if len(holders) > SHOWN else ""
-    return f"one of these sessions holds the lock: {named}{more}: end their transactions, then try again"
+    return (
+        f"at least one of these sessions holds the lock: {named}{more}: let them end their transactions, "
+        "then try again"
+    )
 
 
 def take_advisory_lock(

@@ -181,7 +181,7 @@ def test_nobody_is_to_be_ended_where_another_session_may_hold_the_lock(batch_of:
     changed = "UPDATE docs SET content_type = content_type WHERE id = (SELECT min(id) FROM docs)"
     with somebody(batch.databases, ANOTHER_ROW) as innocent, somebody(batch.databases, A_ROW) as blocker:
         line = refusal(batch, changed)
-    assert "at least one of these sessions holds it" in line
+    assert "at least one of these sessions holds the lock" in line
     assert f"pid {innocent}," in line
     assert f"pid {blocker}," in line
     assert "terminate" not in line
