@@ -1,4 +1,4 @@
-"""Atomic file writes, and standard output in place of a file."""
+"""Atomic file writes, and standard output as an alternative to a file."""
 
 import os
 import sys
@@ -10,41 +10,41 @@ from typing import IO
 
 from doceval_pipeline.errors import FileError
 
-# As a path on a command line; a file of this name is ./-
+# On a command line; a file of this name is ./-
 STANDARD_OUTPUT = Path("-")
 
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """What the system refuses while a file is written becomes a FileError in one line."""
+    """Turns operating system errors while a file is written into a FileError of one line."""
     try:
         yield
     except OSError as error:
         raise FileError(
-            f"{path} cannot be written ({error.strerror or error}): make room, or see that its folder is "
-            "there and that this user may write to it"
+            f"{path} cannot be written ({error.strerror or error}): free disk space, or check that its "
+            "folder exists and that this user may write to it"
         ) from None
 
 
 @contextmanager
-def whole_file(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
-    """A new file beside `path`, which takes its place once all of it is on the disk.
+def atomic_file(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """A new file that replaces `path` atomically once it is completely on disk.
 
-    One that is there already stays until then, and stays if something fails. Only its owner may read the
-    new one, unless `mode` says otherwise.
+    An existing file stays until then, and stays if anything fails. With the default `mode`, only the owner
+    can read the new file.
 
     Raises
     ------
     FileError
-        Something else than a file has the name, or the file cannot be written.
+        `path` is not a regular file, or the file cannot be written.
     """
-    # A link stays, and the file behind it is the one that is replaced.
+    # A symbolic link stays; the file it points to is replaced.
     target = Path(os.path.realpath(path))
     with file_errors(path):
-        # The kernel does not go up from a folder that does not exist; realpath does.
+        # The kernel rejects .. in a missing folder; realpath does not.
         path.parent.stat()
         if target.exists() and not target.is_file():
-            raise FileError(f"{path} is there and is no file: choose another name")
+            raise FileError(f"{path} exists and is not a regular file: choose another path")
         with NamedTemporaryFile(
             dir=target.parent, prefix=".doceval-", suffix=".partial", delete=False
         ) as file:
@@ -59,23 +59,23 @@ def whole_file(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def whole_file_or_output(path: Path) -> Iterator[IO[bytes]]:
-    """As `whole_file`, or standard output for `STANDARD_OUTPUT`, where what is written shows at once.
+def atomic_file_or_stdout(path: Path) -> Iterator[IO[bytes]]:
+    """As `atomic_file`, or standard output without buffering for `STANDARD_OUTPUT`.
 
     Raises
     ------
     FileError
-        As `whole_file`; also where standard output cannot be written.
+        As `atomic_file`; also if standard output cannot be written.
     BrokenPipeError
-        The program that reads standard output has stopped.
+        The program that reads standard output has ended.
     """
     if path == STANDARD_OUTPUT:
-        # Not sys.stdout's own buffer, which fails once more when the process ends, or not at all.
+        # Not the buffer of sys.stdout, which would fail again at exit, or not at all.
         sys.stdout.flush()
         with _output_errors(), open(sys.stdout.fileno(), "wb", closefd=False) as file:
             yield file
     else:
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             yield file
 
 
@@ -87,5 +87,5 @@ def _output_errors() -> Iterator[None]:
         raise
     except OSError as error:
         raise FileError(
-            f"standard output cannot be written ({error.strerror or error}): make room, or name a file"
+            f"standard output cannot be written ({error.strerror or error}): free disk space, or name a file"
         ) from None

@@ -1,11 +1,11 @@
-"""Waiting for locks that others hold: for how long, and who they are.
+"""Limits the time that statements wait for locks, and names the sessions that hold them.
 
-Any role that may connect can hold locks: of rows by a transaction that it leaves open, of tables by having
-read them, and advisory ones by their numbers. No statement of the pipeline waits for them for ever.
+Any role that may connect can hold locks: row locks by leaving a transaction open, table locks by reading the
+tables, and advisory locks by their numbers. No statement of the pipeline waits for them indefinitely.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,24 +17,24 @@ from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.names import printable
 
 SECONDS_TO_WAIT = 20
-# Who is still in the same transaction after this time is not just doing its work.
-SECONDS_BETWEEN_LOOKS = 0.5
+# Sessions that are still in the same transaction after this time count as blocking.
+SECONDS_BETWEEN_QUERIES = 0.5
 SHOWN = 3
 LOCK_NOT_AVAILABLE = "55P03"
 
 # A condition on a row `l` of pg_locks.
 HELD_HERE = "l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-# Conditions on a session `a`: its login may do the work for which the lock is held.
+# Conditions on a session `a`: its login has the rights for the work that the lock protects.
 MAY_WRITE_BATCHES = "has_table_privilege(a.usesysid, 'batches', 'UPDATE')"
 MAY_MIGRATE = "has_schema_privilege(a.usesysid, current_schema(), 'CREATE')"
 _LOCKS = "pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
 _HOLDER = """
-    SELECT l.pid, l.virtualtransaction, a.usename, a.application_name, a.state,
-           extract(epoch FROM clock_timestamp() - a.xact_start)::float
+    SELECT l.pid, l.virtualtransaction AS transaction, a.usename AS role, a.application_name AS program,
+           a.state, extract(epoch FROM clock_timestamp() - a.xact_start)::float AS seconds
 """
-# Reading a table keeps nobody from anything but changing its definition.
+# Reading a table blocks only changes of its definition.
 _HOLDERS = text(f"""
-    {_HOLDER}, array_agg(DISTINCT c.relname::text)
+    {_HOLDER}, array_agg(DISTINCT c.relname::text) AS tables
     FROM {_LOCKS} JOIN pg_class c ON c.oid = l.relation
     WHERE {HELD_HERE} AND l.locktype = 'relation' AND l.pid <> pg_backend_pid()
       AND c.relkind IN ('r', 'p') AND c.relnamespace = CAST(current_schema() AS regnamespace)
@@ -46,15 +46,15 @@ _HOLDERS = text(f"""
 _IS_THE_LOCK = "l.classid = CAST(:high AS oid) AND l.objid = CAST(:low AS oid) AND l.objsubid = :parts"
 
 
-def strangers(trusted: str, which: str) -> TextClause:
-    """A query for sessions, as `Holder` takes them, that hold advisory locks and may not.
+def untrusted_holders_of(trusted: str, which: str) -> TextClause:
+    """A query for untrusted sessions that hold advisory locks, with the columns of `LockHolder`.
 
     Parameters
     ----------
     trusted
-        A condition on a session `a`: it may hold them.
+        SQL condition on a session `a`: it may hold the locks.
     which
-        A condition on a row `l` of pg_locks: such locks are meant.
+        SQL condition on a row `l` of pg_locks that selects the locks.
     """
     return text(f"""
         {_HOLDER}
@@ -66,9 +66,9 @@ def strangers(trusted: str, which: str) -> TextClause:
 
 
 def held_numbers(lock_class: int) -> str:
-    """A query for the second numbers of all advisory locks of a class that sessions of the pipeline hold.
+    """A query for the second numbers of all advisory locks of a class that the pipeline holds.
 
-    A stranger who has taken one does not count.
+    Locks of untrusted sessions do not count.
     """
     return f"""
         SELECT CAST(l.objid AS bigint)
@@ -79,8 +79,8 @@ def held_numbers(lock_class: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """A session that is in a transaction; `state` and `seconds` only where this role may see them."""
+class LockHolder:
+    """A session in a transaction; `state` and `seconds` are None unless this role may see them."""
 
     pid: int
     transaction: str
@@ -92,7 +92,7 @@ class Holder:
 
     @property
     def sentence(self) -> str:
-        """Who it is, since when, and the tables that it has used."""
+        """Role, process, duration of the transaction, and the tables that it has used."""
         program = f", {printable(self.program)}" if self.program else ""
         since = "" if self.seconds is None else f", {self.state} for {self.seconds:,.0f} s"
         more = " …" if len(self.tables) > SHOWN else ""
@@ -109,19 +109,19 @@ class AdvisoryLock:
 
     @property
     def arguments(self) -> str:
-        """As PostgreSQL's functions take it."""
+        """Arguments for PostgreSQL's lock functions."""
         return f"{self.first}" if self.second is None else f"{self.first}, {self.second}"
 
     @property
     def in_pg_locks(self) -> dict[str, int]:
-        """As pg_locks shows it."""
+        """Query parameters that find it in pg_locks."""
         if self.second is None:
             return {"high": self.first >> 32, "low": self.first & 0xFFFFFFFF, "parts": 1}
         return {"high": self.first, "low": self.second, "parts": 2}
 
 
 def session_limits(server_version: int) -> str:
-    """A statement after which a session waits for locks for `SECONDS_TO_WAIT`, and may itself be idle."""
+    """A statement that limits lock waits of a session to `SECONDS_TO_WAIT` and allows it to be idle."""
     names = ["idle_in_transaction_session_timeout"]
     names += ["idle_session_timeout"] if server_version >= 140_000 else []
     names += ["transaction_timeout"] if server_version >= 170_000 else []
@@ -132,74 +132,74 @@ def session_limits(server_version: int) -> str:
 
 
 def wait_at_most(connection: Connection, seconds: float) -> None:
-    """Let the statements of this transaction wait so long for a lock."""
+    """Limits how long statements of this transaction wait for a lock."""
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(seconds * 1000)}")
 
 
 def is_lock_timeout(error: DBAPIError) -> bool:
-    """Whether a statement gave up waiting for a lock."""
+    """Whether a statement timed out while it waited for a lock."""
     return getattr(error.orig, "pgcode", None) == LOCK_NOT_AVAILABLE
 
 
 def name_holders(engine: Engine) -> None:
-    """Let errors of an engine's statements that gave up waiting for a lock carry a note of who holds it."""
+    """Adds a note with the lock holders to errors of statements that timed out waiting for a lock."""
     event.listen(engine, "handle_error", _add_note)
 
 
-def who_holds(error: BaseException | None) -> str:
-    """The note of `name_holders` on an error of the driver, as a sentence; also where it has none."""
+def holder_note(error: BaseException | None) -> str:
+    """The note of `name_holders` on an error of the driver, or a general sentence."""
     notes: Sequence[str] = getattr(error, "__notes__", ())
-    return notes[-1] if notes else "another session holds a lock: end its transaction, and ask again"
+    return notes[-1] if notes else "another session holds a lock: end its transaction, then try again"
 
 
-def described(found: Sequence[Holder], candidates: int | None = None) -> str:
-    """Who holds a lock, and what to do, as a sentence.
+def holders_sentence(holders: Sequence[LockHolder], candidates: int | None = None) -> str:
+    """The sessions that hold a lock, and what to do, as one sentence.
 
-    Nobody is to be ended where there were several `candidates`, since others of them may be innocent.
+    With several `candidates` it suggests ending none of them, because some may not hold the lock.
     """
-    if not found:
-        return "whoever held a lock that is needed is gone by now: ask again"
-    named = ", ".join(holder.sentence for holder in found[:SHOWN])
-    if max(candidates or 1, len(found)) == 1:
+    if not holders:
+        return "the session that held the lock is gone: try again"
+    named = ", ".join(holder.sentence for holder in holders[:SHOWN])
+    if max(candidates or 1, len(holders)) == 1:
         return (
-            f"a lock is held by {named}: let it end its transaction, or end it with "
-            f"SELECT pg_terminate_backend({found[0].pid}), then ask again"
+            f"a lock is held by {named}: end its transaction, or end the session with "
+            f"SELECT pg_terminate_backend({holders[0].pid}), then try again"
         )
-    if len(found) == 1:
-        return f"perhaps {named} holds it: ask again, and then let it end its transaction"
-    more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+    if len(holders) == 1:
+        return f"the lock may be held by {named}: try again, and if it still fails, end its transaction"
+    more = f" and {len(holders) - SHOWN:,} more" if len(holders) > SHOWN else ""
     return (
-        f"at least one of these sessions holds it: {named}{more}: let them end their transactions, then "
-        "ask again"
+        f"at least one of these sessions holds the lock: {named}{more}: let them end their transactions, "
+        "then try again"
     )
 
 
 def take_advisory_lock(
-    connection: Connection, lock: AdvisoryLock, trusted: str, what: str, for_session: bool = False
+    connection: Connection, lock: AdvisoryLock, trusted: str, what: str, *, for_session: bool = False
 ) -> None:
-    """Take an advisory lock in the caller's transaction; waits for whoever is trusted with it.
+    """Takes an advisory lock in the caller's transaction; waits for trusted holders.
 
     Parameters
     ----------
     trusted
-        A condition on a session `a` of pg_stat_activity: it may hold the lock for as long as it likes.
+        SQL condition on a session `a` of pg_stat_activity: it may hold the lock indefinitely.
     what
-        What the lock is of, for the error.
+        The locked thing, for the error message.
     for_session
-        Keep it past the end of the transaction.
+        Keep the lock after the end of the transaction.
 
     Raises
     ------
     DatabaseError
-        Somebody who is not trusted holds it.
+        An untrusted session holds it.
     """
     kind = "advisory_lock" if for_session else "advisory_xact_lock"
     if connection.exec_driver_sql(f"SELECT pg_try_{kind}({lock.arguments})").scalar():
         return
-    found = strangers(trusted, _IS_THE_LOCK)
+    query = untrusted_holders_of(trusted, _IS_THE_LOCK)
     while True:
-        if others := [Holder(*row) for row in connection.execute(found, lock.in_pg_locks)]:
-            raise DatabaseError(f"{what} cannot be locked: {described(others)}")
+        if holders := lock_holders(connection, query, lock.in_pg_locks):
+            raise DatabaseError(f"{what} cannot be locked: {holders_sentence(holders)}")
         try:
             with connection.begin_nested():
                 connection.exec_driver_sql(f"SELECT pg_{kind}({lock.arguments})")
@@ -209,10 +209,17 @@ def take_advisory_lock(
                 raise
 
 
-def find_holders(engine: Engine, statement: str) -> tuple[list[Holder], int]:
-    """The sessions that may have kept a statement from a lock on any of our tables, likely ones first.
+def lock_holders(
+    connection: Connection, query: TextClause, parameters: Mapping[str, Any]
+) -> list[LockHolder]:
+    """The sessions that a query returns, such as that of `untrusted_holders_of`."""
+    return [LockHolder(**row._mapping) for row in connection.execute(query, parameters)]
 
-    Also how many there were half a second ago, of which these are left.
+
+def find_holders(engine: Engine, statement: str) -> tuple[list[LockHolder], int]:
+    """The sessions that may block a statement with a lock on any of our tables, likely ones first.
+
+    Also returns their number half a second earlier; only sessions that are still there are returned.
     """
     definitions = (
         not statement.lstrip()
@@ -221,13 +228,13 @@ def find_holders(engine: Engine, statement: str) -> tuple[list[Holder], int]:
     )
     parameters = {"statement": statement, "definitions": definitions}
     with engine.connect() as connection:
-        before = {(row[0], row[1]) for row in connection.execute(_HOLDERS, parameters)}
+        before = {(h.pid, h.transaction) for h in lock_holders(connection, _HOLDERS, parameters)}
         if not before:
             return [], 0
         connection.commit()
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-        found = [Holder(*row) for row in connection.execute(_HOLDERS, parameters)]
-    return [holder for holder in found if (holder.pid, holder.transaction) in before], len(before)
+        time.sleep(SECONDS_BETWEEN_QUERIES)
+        now = lock_holders(connection, _HOLDERS, parameters)
+    return [holder for holder in now if (holder.pid, holder.transaction) in before], len(before)
 
 
 def _add_note(context: ExceptionContext) -> None:
@@ -235,8 +242,8 @@ def _add_note(context: ExceptionContext) -> None:
     if context.engine is None or getattr(error, "pgcode", None) != LOCK_NOT_AVAILABLE:
         return
     try:
-        found, candidates = find_holders(context.engine, context.statement or "")
+        holders, candidates = find_holders(context.engine, context.statement or "")
     except SQLAlchemyError:
-        # The error itself is told all the same.
+        # The original error is reported in any case.
         return
-    error.add_note(f"database {context.engine.url.database}: {described(found, candidates)}")
+    error.add_note(f"database {context.engine.url.database}: {holders_sentence(holders, candidates)}")

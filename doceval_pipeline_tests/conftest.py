@@ -150,7 +150,7 @@ def _environment_as_it_was() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The audit looks twice at what it finds, and need not wait where nobody works beside it."""
-    monkeypatch.setattr(audit, "MOMENT", 0.0)
+    monkeypatch.setattr(audit, "SECONDS_TO_RECHECK", 0.0)
 
 
 def empty_databases(settings: Settings) -> Databases:

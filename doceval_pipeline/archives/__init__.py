@@ -1,1 +1,1 @@
-"""The file that an archived batch stands in: how it is written, read and checked. No database."""
+"""The file of an archived batch: its format, writer, reader and checks. No database."""

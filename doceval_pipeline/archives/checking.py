@@ -1,8 +1,8 @@
-"""Checks that an archive is whole, and that nothing is in it but what an archive holds.
+"""Checks that an archive is complete and contains nothing else.
 
-Each byte is compared with its digest, each value with the bounds of its column (`rows`), and what is there
-twice with its twin. An archive may come from anybody: what neither this module nor the databases check must
-not be believed.
+Every byte is covered by a digest, every value is compared with the bounds of its column (`rows`), and
+redundant values are compared with each other. Archives are untrusted: never rely on anything that neither
+this module nor the databases check.
 """
 
 import heapq
@@ -26,32 +26,32 @@ from doceval_pipeline.archives.format import (
     PROGRESS,
     REPORT,
     damaged,
-    wrong_at,
+    validation_problem,
 )
 from doceval_pipeline.archives.json_text import LONG, is_long, long_text
 from doceval_pipeline.archives.reading import Archive
-from doceval_pipeline.archives.rows import Attempt, Batch, Config, Doc, File, HistoryRow, ProgressRow
+from doceval_pipeline.archives.rows import Attempt, BatchMember, Config, Doc, File, HistoryRow, ProgressRow
 from doceval_pipeline.archives.values import Values
 from doceval_pipeline.errors import ArchiveError
 
 Progress = Callable[[int, int, int], None]
-"""Told how many documents are read, how many there are, and how many bytes they had."""
+"""Called with the number of documents that are read, of all documents, and of bytes that are read."""
 _Row = TypeVar("_Row", bound=Values)
-# Numbers that are sorted at a time, so that few of them are Python's objects at once.
+# Records per sorted chunk, which limits the number of Python objects at a time.
 _CHUNK = 50_000
-# How many bytes an id and a mark take together.
+# Bytes of an id and a fingerprint.
 _RECORD = 16
-# What a document is used for.
+# Uses of a document, as bits.
 _USED, _STAGED, _QUEUED = 1, 2, 4
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What a whole archive holds; the largest ids are 0 where there is none.
+class CheckedArchive:
+    """A checked archive; largest ids are 0 if it has no such rows.
 
-    `assigned` and `staged` are files in these states; `contents` are the documents of staged files, and
-    `strays` those that have current attempts and no staged file, or the other way round. `impossible` are
-    rows of history that no work can have left.
+    `assigned` and `staged` count files in these states, `contents` the documents of staged files, and
+    `mismatched` documents with current attempts but no staged file, or the reverse. `impossible` counts
+    history rows with impossible values.
     """
 
     documents: int
@@ -60,22 +60,22 @@ class Checked:
     assigned: int
     staged: int
     contents: int
-    strays: int
+    mismatched: int
     impossible: int
     largest_document: int
     largest_attempt: int
     largest_file: int
-    batch: Batch
+    batch: BatchMember
     config: Config
 
 
-def check(archive: Archive, progress: Progress) -> Checked:
-    """Read all of an archive.
+def check(archive: Archive, progress: Progress) -> CheckedArchive:
+    """Reads and checks a whole archive.
 
     Raises
     ------
     ArchiveError
-        A byte is not the one that was written, or something is missing, left over, foreign or out of bounds.
+        A byte differs from what was written, or something is missing, surplus, inconsistent or out of bounds.
     """
     for _ in archive.pieces(REPORT):
         pass
@@ -86,14 +86,14 @@ def check(archive: Archive, progress: Progress) -> Checked:
     states, largest_file = _check_files(archive, documents, batch)
     _require(archive, DOCS, documents.all_used)
     impossible = _check_observations(archive, config)
-    return Checked(
+    return CheckedArchive(
         documents=len(documents),
         attempts=attempts,
         files=states.total(),
         assigned=states["ASSIGNED"],
         staged=states["STAGED"],
         contents=documents.count(_STAGED),
-        strays=documents.count(_STAGED, without=_QUEUED) + documents.count(_QUEUED, without=_STAGED),
+        mismatched=documents.count(_STAGED, without=_QUEUED) + documents.count(_QUEUED, without=_STAGED),
         impossible=impossible,
         largest_document=documents.largest,
         largest_attempt=largest,
@@ -103,9 +103,9 @@ def check(archive: Archive, progress: Progress) -> Checked:
     )
 
 
-def _check_batch(archive: Archive) -> tuple[Batch, Config]:
+def _check_batch(archive: Archive) -> tuple[BatchMember, Config]:
     found, sealed = archive.value(BATCH), archive.value(CONFIG)
-    batch, config = _valid(Batch, archive, BATCH, found), _valid(Config, archive, CONFIG, sealed)
+    batch, config = _valid(BatchMember, archive, BATCH, found), _valid(Config, archive, CONFIG, sealed)
     row, manifest = batch.batch, archive.manifest
     published = batch.published
     digest = manifest.members[CONFIG].sha256
@@ -119,7 +119,7 @@ def _check_batch(archive: Archive) -> tuple[Batch, Config]:
         (batch.prompts, config.prompts),
     ):
         numbers = [item.id for item in selected]
-        # In the order of their numbers, each once.
+        # Ordered by id, without duplicates.
         _require(archive, BATCH, numbers == [item.id for item in listed] == sorted({*numbers}))
     known = {str(connection.id) for connection in batch.connections}
     _require(archive, BATCH, row.prices_at_completion is None or row.prices_at_completion.keys() <= known)
@@ -127,25 +127,25 @@ def _check_batch(archive: Archive) -> tuple[Batch, Config]:
 
 
 def _documents(archive: Archive, progress: Progress) -> Iterator[Doc]:
-    """The rows of documents, each after its content was read."""
+    """The rows of documents; each is yielded after its content was read."""
     count = read = 0
     last = ""
-    told = archive.manifest.documents
-    _require(archive, DOCS, archive.documents == told.count)
-    progress(0, told.count, 0)
+    declared = archive.manifest.documents
+    _require(archive, DOCS, archive.documents == declared.count)
+    progress(0, declared.count, 0)
     for row in _rows(archive, DOCS, Doc):
         _require(archive, DOCS, last < row.sha256 and row.document_id == f"sha256:{row.sha256}")
         last = row.sha256
         for _ in archive.document(row.sha256, row.file_size):
             pass
         count, read = count + 1, read + row.file_size
-        progress(count, told.count, read)
+        progress(count, declared.count, read)
         yield row
-    _require(archive, DOCS, (count, read) == (told.count, told.bytes))
+    _require(archive, DOCS, (count, read) == (declared.count, declared.bytes))
 
 
 def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -> tuple[int, int]:
-    """Count the attempts, and find the largest id."""
+    """Checks the attempts; returns their number and their largest id."""
     count = largest = 0
     prompts = {prompt.id for prompt in config.prompts}
     connections = {connection.id for connection in config.connections}
@@ -159,8 +159,8 @@ def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -
     return count, largest
 
 
-def _check_files(archive: Archive, documents: "_Documents", batch: Batch) -> tuple[Counter[str], int]:
-    """Count the files by state, and find the largest id."""
+def _check_files(archive: Archive, documents: "_Documents", batch: BatchMember) -> tuple[Counter[str], int]:
+    """Checks the files; returns their number by state and their largest id."""
     states: Counter[str] = Counter()
     last = 0
     folders = {folder.id for folder in batch.folders}
@@ -171,7 +171,7 @@ def _check_files(archive: Archive, documents: "_Documents", batch: Batch) -> tup
         stored = place.knowledge_document_id
         if stored is not None:
             found = documents.use(stored, _USED | (_STAGED if place.state == "STAGED" else 0))
-            _require(archive, FILES, found == _mark(place.sha256, place.file_size))
+            _require(archive, FILES, found == _fingerprint(place.sha256, place.file_size))
         _require(archive, FILES, stored is not None or place.state != "STAGED")
         states[place.state] += 1
         last = document.id
@@ -179,7 +179,7 @@ def _check_files(archive: Archive, documents: "_Documents", batch: Batch) -> tup
 
 
 def _check_observations(archive: Archive, config: Config) -> int:
-    """Count the rows of history that no work can have left."""
+    """Checks progress and history; returns the number of history rows with impossible values."""
     seen, measured, impossible = "", (0, ""), 0
     connections = {connection.id for connection in config.connections}
     for progress in _rows(archive, PROGRESS, ProgressRow):
@@ -197,7 +197,7 @@ def _check_observations(archive: Archive, config: Config) -> int:
 
 
 def _rows(archive: Archive, member: str, kind: type[_Row]) -> Iterator[_Row]:
-    """The rows of a member, which all have the same columns."""
+    """The validated rows of a member, which must all have the same columns."""
     columns = None
     for line, value in enumerate(archive.rows(member), start=1):
         row = _valid(kind, archive, member, value, line)
@@ -213,19 +213,19 @@ def _valid(kind: type[_Row], archive: Archive, member: str, value: Any, line: in
         number = value.get("id") if isinstance(value, dict) else None
         row = f", id {number}" if type(number) is int else ""
         place = "" if line is None else f" in line {line}{row}"
-        raise damaged(archive.name, f"{member} {wrong_at(error)}{place}") from None
+        raise damaged(archive.name, f"{member} {validation_problem(error)}{place}") from None
 
 
-def _mark(sha256: str | None, size: int | None) -> bytes:
-    """Eight bytes that stand for the sha256 and the size of a document."""
+def _fingerprint(sha256: str | None, size: int | None) -> bytes:
+    """Fingerprint of the sha256 and size of a document, in eight bytes."""
     return blake2b(f"{sha256} {size}".encode(), digest_size=8).digest()
 
 
 class _Documents:
-    """What must be remembered of each document, in 17 bytes: its id, its mark, its use."""
+    """Compact index of the documents, in 17 bytes each: id, fingerprint and uses."""
 
     def __init__(self, rows: Iterator[Doc]) -> None:
-        records = (row.id.to_bytes(8) + _mark(row.sha256, row.file_size) for row in rows)
+        records = (row.id.to_bytes(8) + _fingerprint(row.sha256, row.file_size) for row in rows)
         chunks = [b"".join(sorted(chunk)) for chunk in _in_chunks(records)]
         self._records = bytearray()
         for record in heapq.merge(*map(_split, chunks)):
@@ -237,25 +237,25 @@ class _Documents:
 
     @property
     def largest(self) -> int:
-        """The largest id, 0 where there is none."""
+        """The largest id; 0 without documents."""
         return self._number(len(self) - 1) if self._records else 0
 
     @property
     def distinct(self) -> bool:
-        """Whether no two have the same id."""
+        """Whether all ids are distinct."""
         return all(self._number(place) != self._number(place + 1) for place in range(len(self) - 1))
 
     @property
     def all_used(self) -> bool:
-        """Whether each was asked for."""
+        """Whether every document is used."""
         return all(self._used)
 
     def count(self, use: int, without: int = 0) -> int:
-        """How many are used for one thing and not for another."""
+        """Number of documents with the use `use` and without the use `without`."""
         return sum(1 for uses in self._used if uses & use and not uses & without)
 
     def use(self, number: int, uses: int) -> bytes | None:
-        """The mark of a document that is used; None where there is none of this id."""
+        """Records uses of a document and returns its fingerprint; None if the id is unknown."""
         place = bisect_left(range(len(self)), number, key=self._number)
         if place == len(self) or self._number(place) != number:
             return None
@@ -276,29 +276,29 @@ def _split(chunk: bytes) -> Iterator[bytes]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are the same JSON; numbers may be written in two ways, and true is not 1."""
+    """Whether two values are the same JSON; 1 and 1.0 are equal, true and 1 are not."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, str) and isinstance(other, str):
-        # A small value keeps its long texts.
-        return one == other or _measured(one) == _measured(other)
+        # Small values contain long strings, large ones their placeholders.
+        return one == other or _as_placeholder(one) == _as_placeholder(other)
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
-def _measured(text: str) -> str:
-    """What stands for a text, where it is a long one."""
+def _as_placeholder(text: str) -> str:
+    """The placeholder of a long string; short strings unchanged."""
     content = text.encode()
     if is_long(text) or len(content) <= LONG:
         return text
     return long_text(len(content), sha256(content).hexdigest())
 
 
-def _require(archive: Archive, member: str, holds: bool) -> None:
+def _require(archive: Archive, member: str, holds: object) -> None:
     if not holds:
-        raise _foreign(archive, member)
+        raise _inconsistent(archive, member)
 
 
-def _foreign(archive: Archive, member: str) -> ArchiveError:
-    return damaged(archive.name, f"{member} does not belong to the rest of it")
+def _inconsistent(archive: Archive, member: str) -> ArchiveError:
+    return damaged(archive.name, f"{member} does not match the rest of the archive")

@@ -1,7 +1,6 @@
-"""What an archive is made of: the names of its members, its manifest, and the name of the file.
+"""The archive format: names of the members, limits, and the manifest.
 
-docs/archive.md tells the same to readers in other languages. What stands in the rows is the business
-of the databases; here is only what ties the members together.
+docs/archive.md documents it for readers in other languages. `rows` defines the rows of the members.
 """
 
 import hashlib
@@ -15,7 +14,7 @@ from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.names import printable
 
 FORMAT: Final = "doceval-archive"
-# Grows when an old reader would misread a new file; a new reader goes on reading old versions.
+# Incremented when old readers would misread new files; new readers still read old versions.
 VERSION: Final = 1
 NOT_A_VERSION = 1000
 
@@ -29,24 +28,24 @@ PROGRESS = "progress.jsonl"
 HISTORY = "history.jsonl"
 DOCS = "docs.jsonl"
 DOCUMENTS = "documents/"
-# Members that hold one JSON object a line.
+# Members with one JSON object per line.
 ROWS = (PROGRESS, HISTORY, FILES, ATTEMPTS, DOCS)
-# In the order in which they are written. The documents follow by their sha256, and the manifest is the last.
+# In the order in which they are written. The documents follow, ordered by sha256; the manifest is last.
 MEMBERS = (BATCH, CONFIG, REPORT, *ROWS)
 
 MIB = 1024 * 1024
-# Bounds of what a reader takes; whoever writes an archive reads it back and so keeps within them.
+# Limits of readers. Every written archive is read back, so writers keep them, too.
 LARGEST_MANIFEST = MIB
 LARGEST_DOCUMENT = 768_000_000
 MOST_DOCUMENTS = 1_000_000
 MOST_ROWS = 1_000_000_000
-# In bytes. A member of rows may be any size, since it is read line by line.
+# In bytes. Members of rows may have any size, because they are read line by line.
 LARGEST_MEMBERS = {BATCH: 256 * MIB, CONFIG: 128 * MIB, REPORT: 256 * MIB}
 LARGEST_MEMBER = 2**40
-# Numbers of batches, folders, connections and prompts, and of rows, as wide as their columns.
+# Largest ids of batches, folders, connections and prompts, and of rows: the range of their columns.
 LARGEST_NUMBER = 2**31 - 1
 LARGEST_ROW_ID = 2**63 - 1
-# The same in archives of other installations: what is made afterwards finds numbers above them.
+# The same in archives of other installations, which leaves ids for rows that are created later.
 LARGEST_FOREIGN_NUMBER = 1_000_000_000
 LARGEST_FOREIGN_ROW_ID = 10**15
 
@@ -60,7 +59,7 @@ class _Part(BaseModel):
 
 
 class Member(_Part):
-    """A member as its manifest describes it; `rows` only where it holds rows."""
+    """A member in the manifest; `rows` only for members of rows."""
 
     sha256: str = Field(pattern=SHA256)
     bytes: int = Field(ge=0, le=LARGEST_MEMBER)
@@ -68,14 +67,14 @@ class Member(_Part):
 
 
 class Documents(_Part):
-    """How many distinct contents there are, and their size in bytes."""
+    """Number of distinct documents, and their total size in bytes."""
 
     count: int = Field(ge=0, le=MOST_DOCUMENTS)
     bytes: int = Field(ge=0, le=MOST_DOCUMENTS * LARGEST_DOCUMENT)
 
 
 class Manifest(_Part):
-    """What stands in an archive. The documents are listed in `docs.jsonl`, by their sha256.
+    """The manifest of an archive. Documents are listed in `docs.jsonl`, ordered by sha256.
 
     Parameters
     ----------
@@ -99,54 +98,54 @@ class Manifest(_Part):
 
     @property
     def content_digest(self) -> str:
-        """The same for the same content, whenever and by whichever version it was archived."""
+        """Digest of the contents; independent of the time and version of archiving."""
         content = self.model_dump_json(include={"batch", "documents", "members"})
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:
-        """The manifest as it stands in the file."""
+        """The manifest as written to the file."""
         return self.model_dump_json(indent=2, exclude_none=True).encode()
 
 
 def read_manifest(content: bytes, file: str) -> Manifest:
-    """Read a manifest, and refuse what this version does not understand.
+    """Parses a manifest; raises for what this version does not understand.
 
     Raises
     ------
     ArchiveError
     """
     try:
-        found = parse(content)
+        value = parse(content)
     except JsonError as error:
         raise damaged(file, f"{MANIFEST} {error}") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise not_an_archive(file)
-    version = found.get("version")
+    version = value.get("version")
     if isinstance(version, int) and VERSION < version < NOT_A_VERSION:
         raise newer(file, f"format {version}")
     try:
-        manifest = Manifest.model_validate(found)
+        manifest = Manifest.model_validate(value)
     except ValidationError as error:
-        raise damaged(file, f"{MANIFEST} {wrong_at(error)}") from None
+        raise damaged(file, f"{MANIFEST} {validation_problem(error)}") from None
     if set(manifest.members) != set(MEMBERS):
-        raise damaged(file, f"{MANIFEST} names other members than format {VERSION} has")
+        raise damaged(file, f"{MANIFEST} lists other members than format {VERSION}")
     for name, member in manifest.members.items():
         if (member.rows is not None) != (name in ROWS):
-            raise damaged(file, f"{MANIFEST} is wrong at members.{name}.rows")
+            raise damaged(file, f"{MANIFEST} is invalid at members.{name}.rows")
         if member.bytes > LARGEST_MEMBERS.get(name, LARGEST_MEMBER):
             raise damaged(file, f"{name} is too large")
     return manifest
 
 
-def wrong_at(error: ValidationError) -> str:
-    """Where data is not what it should be."""
+def validation_problem(error: ValidationError) -> str:
+    """The location of the first invalid value, as a clause."""
     place = error.errors(include_url=False, include_input=False, include_context=False)[0]["loc"]
-    # Keys that are not known have names that somebody else chose.
-    return f"is wrong at {'.'.join(printable(str(part))[:40] for part in place) or 'its root'}"
+    # Unknown keys have untrusted names.
+    return f"is invalid at {'.'.join(printable(str(part))[:40] for part in place) or 'its root'}"
 
 
 class DamagedArchive(ArchiveError):
-    """A file is not what it was when it was written; `reason` says what is wrong with it."""
+    """The file differs from what was written; `reason` is the problem."""
 
     def __init__(self, file: str, reason: str) -> None:
         super().__init__(f"{file} is damaged ({reason}): use another copy of it")
@@ -154,17 +153,17 @@ class DamagedArchive(ArchiveError):
 
 
 def damaged(file: str, reason: str) -> DamagedArchive:
-    """The error of a file that is not what it was when it was written."""
+    """The error for a file that differs from what was written."""
     return DamagedArchive(file, reason)
 
 
 def not_an_archive(file: str) -> ArchiveError:
-    """The error of a file that never was an archive."""
-    return ArchiveError(f"{file} is no archive of a batch: name a file that doceval archive has written")
+    """The error for a file that is not an archive."""
+    return ArchiveError(f"{file} is not a doceval archive: pass a file created by doceval archive")
 
 
 def newer(file: str, what: str) -> ArchiveError:
-    """The error of a file that only a later version understands."""
+    """The error for a file that needs a newer version."""
     return ArchiveError(
         f"{file} was written by a newer version of doceval_pipeline ({what}): install that version"
     )

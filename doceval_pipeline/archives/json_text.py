@@ -1,8 +1,8 @@
-"""Reads JSON that may be hostile: in pieces, in bounded memory, and the same as PostgreSQL reads it.
+"""Parses hostile JSON in pieces and in bounded memory, with the same result as PostgreSQL.
 
-A text of more than `LONG` bytes is checked while it passes and is not kept: a `long_text` stands for it, of
-its size and its sha256, so that two of them can still be compared. What is left of a value, its structure and
-its short texts, is bounded and goes through the standard library's parser.
+Strings of more than `LONG` bytes are checked but not kept. A placeholder with their size and sha256 replaces
+them, so that they can still be compared. The rest of a value, its structure and short strings, is bounded and
+parsed by the standard library.
 """
 
 import hashlib
@@ -14,20 +14,20 @@ from typing import Any, Never
 
 MIB = 1024 * 1024
 LONG = 1024
-# As the databases bound each of their texts, in bytes of UTF-8.
+# Limit of the databases for each text, in bytes of UTF-8.
 LARGEST_TEXT = 16 * MIB
-# Of one value with its texts, as it is written; a character may be written in six bytes.
+# Limit of one encoded value with its strings; a character may be encoded in six bytes.
 LARGEST_VALUE = 512 * MIB
-# Without its long texts.
+# Limit of a value without its long strings.
 LARGEST_STRUCTURE = 2 * MIB
 MOST_NODES = 100_000
 DEEPEST = 100
-# A value up to this size is parsed as it is.
+# Values up to this size are parsed directly.
 SMALL = 64 * 1024
 
-# Only this process can write it, so that no text can pass for one that stands for another.
+# Random, so that no string of an archive can imitate a placeholder.
 _MARK = f"{secrets.token_hex(16)}:"
-# Whole characters of a text as it is written, up to its end or to a character that is cut.
+# Complete encoded characters of a string, up to its end or to a cut character.
 _CHARACTERS = re.compile(
     rb'(?:[^"\\]++'
     rb'|\\["\\/bfnrt]'
@@ -38,41 +38,40 @@ _LONGEST_CHARACTER = 12
 
 
 class JsonError(Exception):
-    """Why a text is not taken, as the rest of a sentence about it: `holds ...`, `is ...`."""
+    """Why a text is rejected, as the predicate of a sentence: `contains ...`."""
 
 
 def long_text(size: int, sha256: str) -> str:
-    """What stands for a text of `size` bytes."""
+    """The placeholder of a string of `size` bytes."""
     return f"{_MARK}{size}:{sha256}"
 
 
 def is_long(text: str) -> bool:
-    """Whether a text stands for a longer one."""
+    """Whether a string is a placeholder of a long one."""
     return text.startswith(_MARK)
 
 
 def parse(content: bytes | bytearray) -> Any:
-    """The value of a whole JSON text; `bytes` that fit into memory.
+    """The value of a JSON text that fits into memory.
 
     Raises
     ------
     JsonError
-        It is not JSON, is too deep, or holds a key twice, a number that is none, or a text that cannot be
-        stored.
+        It is invalid or too deep, or contains a duplicate key, NaN, or a string that cannot be stored.
     """
     try:
         value = json.loads(
             content.decode(), object_pairs_hook=_without_repetition, parse_constant=_refuse_constant
         )
     except (ValueError, RecursionError):
-        raise JsonError("holds what is not JSON") from None
+        raise JsonError("contains invalid JSON") from None
     if b"\\u" in content or content.count(b"{") + content.count(b"[") > DEEPEST:
         _inspect(value)
     return value
 
 
 def value_of(pieces: Iterable[bytes]) -> Any:
-    """The value of one JSON text that comes in pieces; raises as `parse`."""
+    """The value of a JSON text in pieces; raises as `parse`."""
     text = _Text()
     for piece in pieces:
         text.add(piece)
@@ -80,7 +79,7 @@ def value_of(pieces: Iterable[bytes]) -> Any:
 
 
 def values(pieces: Iterable[bytes]) -> Iterator[Any]:
-    """The values of a text with one value a line, each line ended; raises as `parse`."""
+    """The values of a text with one value per terminated line; raises as `parse`."""
     text = _Text()
     for piece in pieces:
         begin = 0
@@ -90,11 +89,11 @@ def values(pieces: Iterable[bytes]) -> Iterator[Any]:
             text, begin = _Text(), end + 1
         text.add(piece[begin:])
     if text.size:
-        raise JsonError("holds a line that does not end")
+        raise JsonError("contains an unterminated line")
 
 
 class _Text:
-    """One JSON text, as much of it as has come; of a long one no more than its structure."""
+    """The received part of a JSON text; large texts keep only their structure."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -104,7 +103,7 @@ class _Text:
     def add(self, piece: bytes) -> None:
         self.size += len(piece)
         if self.size > LARGEST_VALUE:
-            raise JsonError(f"holds a value of more than {LARGEST_VALUE // MIB} MiB")
+            raise JsonError(f"contains a value of more than {LARGEST_VALUE // MIB} MiB")
         if self._structure is not None:
             self._structure.add(piece)
             return
@@ -122,13 +121,13 @@ class _Text:
 
 
 class _Structure:
-    """A JSON text without its long texts."""
+    """A JSON text without its long strings."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
         self._nodes = 0
         self._cut = b""
-        self._text: _Passing | None = None
+        self._text: _String | None = None
 
     def add(self, piece: bytes) -> None:
         data = self._cut + piece
@@ -143,7 +142,7 @@ class _Structure:
 
     def finished(self) -> bytearray:
         if self._text is not None or self._cut:
-            raise JsonError("holds what is not JSON")
+            raise JsonError("contains invalid JSON")
         return self._kept
 
     def _outside(self, data: bytes, place: int) -> int:
@@ -153,14 +152,14 @@ class _Structure:
         self._nodes += part.count(b",") + part.count(b"{") + part.count(b"[")
         self._keep(part)
         if self._nodes > MOST_NODES:
-            raise JsonError(f"holds a value of more than {MOST_NODES:,} parts")
+            raise JsonError(f"contains a value with more than {MOST_NODES:,} elements")
         if quote < 0:
             return end
-        self._text = _Passing()
+        self._text = _String()
         return quote + 1
 
-    def _inside(self, data: bytes, place: int, text: "_Passing") -> int:
-        """Take the characters of a text; what is cut off at the end of the data waits for more."""
+    def _inside(self, data: bytes, place: int, text: "_String") -> int:
+        """Consumes the characters of a string; a cut character at the end waits for more data."""
         match = _CHARACTERS.match(data, place)
         end = place if match is None else match.end()
         if end < len(data) and data[end] == ord('"'):
@@ -169,7 +168,7 @@ class _Structure:
             self._text = None
             return end + 1
         if len(data) - end >= _LONGEST_CHARACTER:
-            raise JsonError("holds a text that is not JSON")
+            raise JsonError("contains an invalid JSON string")
         end = _whole_characters(data, place, end)
         text.add(data[place:end])
         self._cut = data[end:]
@@ -179,12 +178,12 @@ class _Structure:
         self._kept += part
         if len(self._kept) > LARGEST_STRUCTURE:
             raise JsonError(
-                f"holds a value that is larger than {LARGEST_STRUCTURE // MIB} MiB without its texts"
+                f"contains a value of more than {LARGEST_STRUCTURE // MIB} MiB, not counting its strings"
             )
 
 
-class _Passing:
-    """A text that passes: short, and kept as it is written, or long, and only measured."""
+class _String:
+    """A string: kept if it is short; only measured and hashed if it is long."""
 
     def __init__(self) -> None:
         self._short = bytearray()
@@ -196,13 +195,13 @@ class _Passing:
             text = json.loads(f'"{written.decode()}"')
             characters: bytes = text.encode()
         except ValueError:
-            raise JsonError("holds a text that is not JSON") from None
+            raise JsonError("contains an invalid JSON string") from None
         if b"\0" in characters:
-            raise JsonError("holds a text that cannot be stored")
+            raise JsonError("contains a string that cannot be stored")
         self._digest.update(characters)
         self._size += len(characters)
         if self._size > LARGEST_TEXT:
-            raise JsonError(f"holds a text of more than {LARGEST_TEXT // MIB} MiB")
+            raise JsonError(f"contains a string of more than {LARGEST_TEXT // MIB} MiB")
         if self._size <= LONG:
             self._short += written
 
@@ -213,7 +212,7 @@ class _Passing:
 
 
 def _whole_characters(data: bytes, place: int, end: int) -> int:
-    """Where the last whole character of UTF-8 ends before `end`."""
+    """End of the last complete UTF-8 character before `end`."""
     for back in range(1, min(4, end - place + 1)):
         byte = data[end - back]
         if byte >= 0xC0:
@@ -225,10 +224,10 @@ def _whole_characters(data: bytes, place: int, end: int) -> int:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return found
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("duplicate key")
+    return value
 
 
 def _refuse_constant(name: str) -> Never:
@@ -236,12 +235,12 @@ def _refuse_constant(name: str) -> Never:
 
 
 def _inspect(value: Any) -> None:
-    """Look for what PostgreSQL cannot store, and for too many levels; needs no stack of its own."""
+    """Raises for strings that PostgreSQL cannot store, and for too many levels; not recursive."""
     level, values = 0, [value]
     while values:
         level += 1
         if level > DEEPEST:
-            raise JsonError(f"holds a value of more than {DEEPEST} levels")
+            raise JsonError(f"contains a value with more than {DEEPEST} levels")
         inner: list[Any] = []
         for one in values:
             if isinstance(one, dict):
@@ -250,5 +249,5 @@ def _inspect(value: Any) -> None:
             elif isinstance(one, list):
                 inner += one
             elif isinstance(one, str) and ("\0" in one or any("\ud800" <= char <= "\udfff" for char in one)):
-                raise JsonError("holds a text that cannot be stored")
+                raise JsonError("contains a string that cannot be stored")
         values = inner

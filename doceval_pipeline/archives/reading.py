@@ -1,7 +1,7 @@
-"""Reads an archive: each member in pieces, and never to its end unless its bytes are the right ones.
+"""Reads an archive in pieces and verifies each member at its end.
 
-Whoever takes pieces in must give them up when the end raises. Memory holds one piece and one row, however
-large the file is and whatever is in it.
+Callers must discard pieces if the end raises. Memory is bounded by one piece and one row, whatever the file
+contains.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ from doceval_pipeline.archives.format import (
     read_manifest,
 )
 from doceval_pipeline.archives.json_text import JsonError, value_of, values
-from doceval_pipeline.archives.zip_file import Entry, NoZipError, ZipError, ZipTable
+from doceval_pipeline.archives.zip_file import NotAZipError, ZipEntry, ZipError, ZipTable
 from doceval_pipeline.errors import ArchiveError
 
-# What a broken file makes the standard library raise.
+# Exceptions of the standard library for broken files.
 _BROKEN = (OSError, ValueError, OverflowError, struct.error)
 
 
 class Archive:
-    """An open archive: `manifest` is read and the place of each member known, but no content is checked."""
+    """An open archive: the manifest is read and members are located, but no content is checked."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self.name = name
@@ -42,16 +42,16 @@ class Archive:
         beginning = file.read(4)
         try:
             self._zip = ZipTable(file)
-        except NoZipError as error:
-            # The end of a zip holds its table of contents, so that a truncated one cannot be opened.
+        except NotAZipError as error:
+            # The table of contents is at the end of a zip, so a truncated file cannot be opened.
             if beginning == b"PK\x03\x04":
                 raise damaged(name, str(error)) from None
             raise not_an_archive(name) from None
         except ZipError as error:
             raise damaged(name, str(error)) from None
-        self._members, self.documents = self._known_members()
+        self._members, self.documents = self._locate_members()
         self.manifest: Manifest = read_manifest(self._read_manifest(), name)
-        self._cursor: Iterator[Entry] = iter(())
+        self._cursor: Iterator[ZipEntry] = iter(())
 
     def sha256(self) -> str:
         """The sha256 of the whole file, in hex."""
@@ -59,27 +59,27 @@ class Archive:
         return hashlib.file_digest(self._file, "sha256").hexdigest()  # type: ignore[arg-type] # any readable will do
 
     def pieces(self, member: str) -> Iterator[bytes]:
-        """A member that the manifest lists.
+        """Pieces of a member in the manifest.
 
         Raises
         ------
         ArchiveError
-            At the end at the latest: the bytes are not those that the manifest says.
+            At the end at the latest: the bytes differ from the manifest.
         """
         wanted = self.manifest.members[member]
         return self._checked(self._members[member], wanted.sha256, wanted.bytes)
 
     def value(self, member: str) -> Any:
-        """A member that is one JSON text, as data in which long texts are replaced; raises as `pieces`."""
+        """The value of a JSON member, in which long strings are replaced; raises as `pieces`."""
         try:
             return value_of(self.pieces(member))
         except JsonError as error:
             raise damaged(self.name, f"{member} {error}") from None
 
     def rows(self, member: str) -> Iterator[Any]:
-        """The rows of a member as data in which long texts are replaced; raises as `pieces`.
+        """The rows of a member, in which long strings are replaced; raises as `pieces`.
 
-        Also where the count is wrong, which is known only at the end.
+        Also raises at the end if the number of rows is wrong.
         """
         count = 0
         try:
@@ -89,28 +89,28 @@ class Archive:
         except JsonError as error:
             raise damaged(self.name, f"{member} {error}") from None
         if count != self.manifest.members[member].rows:
-            raise damaged(self.name, f"{member} does not have its number of rows")
+            raise damaged(self.name, f"{member} has a wrong number of rows")
 
     def document(self, sha256: str, size: int) -> Iterator[bytes]:
         """A document of `size` bytes, in pieces of at most `PIECE` bytes; raises as `pieces`.
 
-        Quick where documents are asked for in the order of their sha256.
+        Fast if documents are requested in the order of their sha256.
         """
         name = DOCUMENTS + sha256
         for _ in range(2):
-            entry = next((found for found in self._cursor if found.name >= name), None)
+            entry = next((entry for entry in self._cursor if entry.name >= name), None)
             if entry is not None and entry.name == name:
                 return self._checked(entry, sha256, size)
             self._cursor = self._entries()
         raise damaged(self.name, f"{name} is missing")
 
-    def _entries(self) -> Iterator[Entry]:
+    def _entries(self) -> Iterator[ZipEntry]:
         with self._damage("its table of contents"):
             for number, entry in enumerate(self._zip.entries()):
                 if len(MEMBERS) <= number < self._zip.count - 1:
                     yield entry
 
-    def _checked(self, entry: Entry, sha256: str, size: int) -> Iterator[bytes]:
+    def _checked(self, entry: ZipEntry, sha256: str, size: int) -> Iterator[bytes]:
         digest, read = hashlib.sha256(), 0
         for piece in self._unchecked(entry):
             digest.update(piece)
@@ -119,22 +119,21 @@ class Archive:
                 break
             yield piece
         if read != size or digest.hexdigest() != sha256:
-            raise damaged(self.name, f"{entry.name} is not what was written")
+            raise damaged(self.name, f"{entry.name} differs from what was written")
 
-    def _unchecked(self, entry: Entry) -> Iterator[bytes]:
+    def _unchecked(self, entry: ZipEntry) -> Iterator[bytes]:
         with self._damage(entry.name):
             yield from self._zip.pieces(entry)
 
     def _read_manifest(self) -> bytes:
         return b"".join(self._unchecked(self._members[MANIFEST]))
 
-    def _known_members(self) -> tuple[dict[str, Entry], int]:
-        """Each member but the documents, and how many documents there are.
+    def _locate_members(self) -> tuple[dict[str, ZipEntry], int]:
+        """All members except documents, and the number of documents.
 
-        Each must be in its place, right behind the one before it: then nothing overlaps, hides or is there
-        twice.
+        Each must directly follow the one before it, so that nothing overlaps, is hidden or duplicated.
         """
-        found: dict[str, Entry] = {}
+        members: dict[str, ZipEntry] = {}
         in_order, end, last = True, 0, ""
         with self._damage("its table of contents"):
             for number, entry in enumerate(self._zip.entries()):
@@ -144,17 +143,17 @@ class Archive:
                 elif number < self._zip.count - 1:
                     in_order &= _is_document(entry.name) and entry.name > last
                     last = entry.name
-                if not _is_document(entry.name) and len(found) <= len(MEMBERS):
-                    found[entry.name] = entry
+                if not _is_document(entry.name) and len(members) <= len(MEMBERS):
+                    members[entry.name] = entry
                 end = self._zip.end_of(entry) if in_order else 0
-        if MANIFEST not in found:
+        if MANIFEST not in members:
             raise not_an_archive(self.name)
         documents = self._zip.count - len(MEMBERS) - 1
-        if not in_order or end != self._zip.begin or found.keys() != {*MEMBERS, MANIFEST}:
-            raise damaged(self.name, "it has other members than an archive, or in another order or size")
+        if not in_order or end != self._zip.begin or members.keys() != {*MEMBERS, MANIFEST}:
+            raise damaged(self.name, "its members differ from those of an archive in name, order or size")
         if documents > MOST_DOCUMENTS:
             raise damaged(self.name, f"it has more than {MOST_DOCUMENTS:,} documents")
-        return found, documents
+        return members, documents
 
     @contextmanager
     def _damage(self, where: str) -> Iterator[None]:
@@ -168,12 +167,12 @@ class Archive:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
-    """Open an archive and read its manifest.
+    """Opens an archive and reads its manifest.
 
     Raises
     ------
     ArchiveError
-        There is no such file, it is no archive, it is damaged, or a newer version wrote it.
+        The file is missing, not an archive, damaged, or written by a newer version.
     """
     if path.exists() and not path.is_file():
         raise not_an_archive(str(path))
@@ -181,7 +180,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
         file = path.open("rb")
     except OSError as error:
         raise ArchiveError(
-            f"{path} cannot be read ({error.strerror}): check the path; archives stand in "
+            f"{path} cannot be read ({error.strerror}): check the path; archives are in "
             "$DOCEVAL_HOME/archives"
         ) from None
     with file:

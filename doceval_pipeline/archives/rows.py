@@ -1,7 +1,7 @@
-"""The rows that an archive holds, column by column, with the bounds of each value.
+"""The rows of an archive: their columns, and the bounds of each value.
 
-The columns are those of the tables: what is missing here cannot be archived, and what the tables do not have
-cannot be restored. A column that came with a later schema may be absent.
+The columns are those of the tables: a column that is missing here cannot be archived, and a column that is
+missing in its table cannot be restored. Columns of later schemas may be absent.
 """
 
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ from doceval_pipeline.archives.values import AnyMoment, Json, Moment, Named, Sho
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _WIDEST = 2**31 - 1
 _MOST_CELLS = 10**15
-# Of history: with the largest documents, and the longest times that the database keeps.
+# Limits of history sums: the largest documents and the longest times that the database stores.
 LARGEST_SUM, LARGEST_MEASURE = 1e30, 1e10
 _RESULT_COLUMNS = (
     "started_processing_at", "completed_processing_at", "timestamp", "response_time_ms", "input_tokens",
@@ -35,7 +35,7 @@ Count = Annotated[int, Field(ge=0, le=_WIDEST)]
 LongCount = Annotated[int, Field(ge=0, le=_MOST_CELLS)]
 Size = Annotated[int, Field(ge=0, le=LARGEST_DOCUMENT)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-# As the database keeps them of what a processor writes.
+# Bounds of the database for values written by processors.
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=SHA256)]
@@ -48,8 +48,8 @@ Path = Annotated[Text, Field(min_length=1)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
-class Prices(Values):
-    """What a connection costs."""
+class ArchivedPrices(Values):
+    """Prices of a connection."""
 
     input_per_million: Price | None = None
     output_per_million: Price | None = None
@@ -86,7 +86,9 @@ class BatchRow(Values):
     archive_file: ShortText | None = None
     archive_sha256: Sha256 | None = None
     priority: Annotated[int, Field(ge=1, le=100)] = 10
-    prices_at_completion: dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,9}$")], Prices] | None = None
+    prices_at_completion: dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,9}$")], ArchivedPrices] | None = (
+        None
+    )
     report_file: Annotated[str, Field(pattern=r"^batch-[0-9]{6,10}-[0-9a-f]{16}\.html$")] | None = None
     reuse: Literal["finished", "nothing"] = "nothing"
     max_documents: Annotated[int, Field(ge=1)] | None = None
@@ -106,7 +108,7 @@ class FolderRow(Values):
 
 
 class ConnectionRow(Values):
-    """`connections`, with the names of what it refers to."""
+    """`connections`, with the names of provider and model."""
 
     id: Number
     name: Named
@@ -118,7 +120,7 @@ class ConnectionRow(Values):
     connection_config: Json
     created_at: Moment
     updated_at: Moment
-    prices: Prices | None = None
+    prices: ArchivedPrices | None = None
     provider_type: Named
     model_name: Named
 
@@ -143,8 +145,8 @@ class PublishedRow(Values):
     requeue_as: Literal["QUEUED", "PAUSED", "F"] = "QUEUED"
 
 
-class Batch(Values):
-    """The member of the batch: its rows, and those of what it selects."""
+class BatchMember(Values):
+    """batch.json: the rows of the batch and of its selection."""
 
     batch: BatchRow
     published: PublishedRow
@@ -258,7 +260,7 @@ class Attempt(Values):
     time_taken_seconds: Seconds | None = None
     tokens_per_second: Seconds | None = None
     timestamp: Moment | None = None
-    # A console can write it, and no guard looks at it.
+    # Can be written at a console, and no guard checks it.
     created_at: AnyMoment
     withdrawn_at: Moment | None = None
     file_name: Text | None = None
@@ -273,13 +275,13 @@ class Attempt(Values):
     uncounted: Annotated[int, Field(ge=0, le=1000)] = 0
     deferred: bool = False
     reused_from: RowId | None = None
-    # 0 where it is not known: it was a batch of another installation.
+    # 0 if unknown, because it was a batch of another installation.
     reused_batch_id: Annotated[int, Field(ge=0, le=LARGEST_NUMBER)] | None = None
     is_answer: bool = True
 
 
 class Doc(Values):
-    """`docs` without its content."""
+    """`docs` without content."""
 
     id: RowId
     document_id: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
@@ -321,6 +323,6 @@ class HistoryRow(Values):
 
     @property
     def is_possible(self) -> bool:
-        """Whether work can have taken this; sums over many such rows stay finite."""
+        """Whether the values are possible; sums over many such rows stay finite."""
         sums = (self.sum_x, self.sum_xx, self.sum_y, self.sum_yy, self.sum_xy)
         return all(0 <= value <= LARGEST_SUM for value in sums) and 0 <= self.max_y <= LARGEST_MEASURE

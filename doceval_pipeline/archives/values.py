@@ -1,4 +1,4 @@
-"""Kinds of values that an archive may hold, with their bounds. An archive is hostile until it is checked."""
+"""Types of values in an archive, with their bounds. Archives are hostile until they are checked."""
 
 import re
 from datetime import datetime
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from doceval_pipeline.archives.json_text import is_long
 
 LONGEST_SHORT_TEXT = 1000
-# As the databases bound the times that processors write.
+# Bounds of the databases for times written by processors.
 _EARLIEST, _LATEST = "1970-01-01T00:00:00+00:00", "9990-01-01T00:00:00+00:00"
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?\+00:00")
 _INFINITE = ("-infinity", "infinity")
@@ -33,17 +33,17 @@ def _short(value: str) -> str:
 
 
 Text = Annotated[str, Field()]
-"""Any text; what is too long for memory is bounded while it is read."""
+"""Any text; the JSON reader limits its length."""
 ShortText = Annotated[str, Field(max_length=LONGEST_SHORT_TEXT), AfterValidator(_short)]
 Named = Annotated[ShortText, Field(min_length=1)]
 Moment = Annotated[ShortText, AfterValidator(_moment)]
-"""A time of a year that every program can read, in UTC, as PostgreSQL writes it."""
+"""A UTC time as PostgreSQL writes it, in years that all programs can read."""
 AnyMoment = Annotated[ShortText, AfterValidator(_moment_or_none)]
-"""The same, or before or after all of them."""
+"""The same, or -infinity or infinity."""
 Json = dict[str, Any]
 
 
 class Values(BaseModel):
-    """Base: unknown keys are refused, and types are not guessed."""
+    """Base: unknown keys are rejected, and types are not converted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

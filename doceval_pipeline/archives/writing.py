@@ -1,6 +1,6 @@
-"""Writes an archive, member after member, in bounded memory. The manifest comes last.
+"""Writes an archive member by member, in bounded memory. The manifest comes last.
 
-Where the file stands, and when it may be trusted, is the business of whoever writes it.
+Callers choose the file and verify it afterwards.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ BUFFER = 256 * 1024
 
 
 class ArchiveWriter:
-    """Writes one archive into an open, seekable file; it is whole only after `finish`.
+    """Writes one archive into an open, seekable file; complete only after `finish`.
 
     Parameters
     ----------
     when
-        The time of the archive, with a time zone; the members get it too.
+        Time of the archive, with a time zone; also used for the members.
     """
 
     def __init__(self, file: IO[bytes], when: datetime) -> None:
-        # Python writes zip64 where a file, or the number of members, needs it.
+        # Python writes zip64 if a member, or the number of members, requires it.
         self._zip = ZipFile(file, "w", ZIP_DEFLATED)
         self._when = when.astimezone(UTC)
         self._members: dict[str, Member] = {}
@@ -37,22 +37,22 @@ class ArchiveWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # One that is given up would else be closed by the garbage collector, into a file that is gone.
+        # Otherwise the garbage collector would close an abandoned zip into a file that is closed.
         self._zip.fp = None
 
     def add(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Write a member that holds no rows."""
+        """Writes a member without rows."""
         self._members[name] = self._write(name, pieces)
 
     def add_rows(self, name: str, rows: Iterable[str]) -> int:
-        """Write a member of one JSON object a line; returns how many there were."""
+        """Writes a member with one JSON object per line; returns the number of rows."""
         lines = _Lines(rows)
         written = self._write(name, lines)
         self._members[name] = written.model_copy(update={"rows": lines.count})
         return lines.count
 
     def add_document(self, sha256: str, size: int, pieces: Iterable[bytes]) -> None:
-        """Write a document under its sha256.
+        """Writes a document under its sha256.
 
         Parameters
         ----------
@@ -62,28 +62,28 @@ class ArchiveWriter:
         Raises
         ------
         ArchiveError
-            The bytes are not those that the sha256 and the size say.
+            The bytes do not match the sha256 or the size.
         """
         written = self._write(DOCUMENTS + sha256, pieces)
         if (written.sha256, written.bytes) != (sha256, size):
             raise ArchiveError(
-                f"the stored content sha256:{sha256} is not what its sha256 says: doceval check finds its "
+                f"the stored document sha256:{sha256} does not match its sha256: doceval check finds its "
                 "batches; restore docs from a backup first"
             )
         self._documents += 1
         self._document_bytes += size
 
     def finish(self, batch: int, name: str, doceval: str, schemas: dict[str, str]) -> Manifest:
-        """Write the manifest and close the archive, but not the file.
+        """Writes the manifest and closes the archive, but not the file.
 
         Parameters
         ----------
         batch, name
-            The batch's number and name.
+            Id and name of the batch.
         doceval
-            The version of doceval_pipeline.
+            Version of doceval_pipeline.
         schemas
-            The revisions of the databases, by name.
+            Schema revisions of the databases, by name.
         """
         manifest = Manifest(
             batch=batch,
@@ -103,7 +103,7 @@ class ArchiveWriter:
         info.compress_type = ZIP_DEFLATED
         info.external_attr = 0o600 << 16
         digest, size = hashlib.sha256(), 0
-        # The size is not known before the end, and may be any.
+        # The size is unknown before the end, and unlimited.
         with self._zip.open(info, "w", force_zip64=True) as member:
             for piece in pieces:
                 digest.update(piece)
@@ -113,7 +113,7 @@ class ArchiveWriter:
 
 
 class _Lines:
-    """Rows as bytes, many lines a piece; `count` is how many were given so far."""
+    """Rows as bytes, many lines per piece; `count` is the number of rows so far."""
 
     def __init__(self, rows: Iterable[str]) -> None:
         self._rows = rows

@@ -41,9 +41,9 @@ from doceval_pipeline.errors import (
 from doceval_pipeline.lock_waits import (
     MAY_MIGRATE,
     MAY_WRITE_BATCHES,
-    Holder,
-    described,
-    strangers,
+    holders_sentence,
+    lock_holders,
+    untrusted_holders_of,
 )
 from doceval_pipeline.migrations.roles import (
     AS_OTHERS_BEGIN,
@@ -124,10 +124,10 @@ def open_doors(databases: Databases) -> list[str]:
     for engine, variable, trusted, classes in sides:
         with engine.connect() as connection:
             lines += _rights(connection, variable)
-            rows = connection.execute(strangers(trusted, _IS_OURS), {"classes": classes, **_MIGRATION})
-            others = [Holder(*row) for row in rows]
+            query = untrusted_holders_of(trusted, _IS_OURS)
+            others = lock_holders(connection, query, {"classes": classes, **_MIGRATION})
         if others:
-            lines.append(f"{variable}: other sessions hold locks of the pipeline: {described(others)}")
+            lines.append(f"{variable}: other sessions hold locks of the pipeline: {holders_sentence(others)}")
     return [*lines, *_doors_of_dagster(databases)]
 
 

@@ -1,4 +1,4 @@
-"""The commands about archives: archive, restore."""
+"""Commands for archives: archive, restore."""
 
 import json
 import sys
@@ -24,11 +24,12 @@ from doceval_pipeline.reports.formatting import size_text
 @click.command()
 @several_batches
 @as_json_option
-def archive(batches: tuple[str, ...], as_json: bool) -> None:
-    """Move each closed BATCH out of both databases into one file; restore brings it back.
+def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
+    """Move closed batches from both databases into archives.
 
-    BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. The file is read back before
-    anything is removed. Asked again, it finishes what was interrupted.
+    BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. Each batch is moved into one file,
+    which is read back before anything is removed. Run the command again to complete an interrupted archive;
+    doceval restore loads the batch again.
     """
     from doceval_pipeline.cli.runs import open_job
 
@@ -53,47 +54,49 @@ def archive(batches: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--accept-connections",
     is_flag=True,
-    help="Take connections and folders of the archive that are not here like this, without being asked.",
+    help="Accept new or different connections and folders of the archive without a prompt.",
 )
 @as_json_option
-def restore(file: Path, accept_connections: bool, as_json: bool) -> None:
-    """Bring the batch in the archive FILE back as it was; the file stays.
+def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
+    """Restore a batch from an archive.
 
-    An archive that this installation did not write is shown first: the batch, its folders, and its
-    connections, to which documents and keys are sent. Connections and folders that are new here, and
-    connections that differ, must be accepted.
+    The batch is restored unchanged, and FILE is kept. An archive of another installation is shown first: the
+    batch, its folders, and its connections, to which documents and keys are sent. Connections and folders
+    that are new here, and connections that differ, must be accepted.
 
-    Everything that can be refused is refused before anything is written. Asked again, it finishes
-    what was interrupted.
+    The whole archive is checked before anything is written. Run the command again to complete an interrupted
+    restore.
     """
     from doceval_pipeline.cli.runs import restore_and_tell
 
     opened = databases()
     with ExitStack() as held:
         with bars(visible=not as_json) as draw:
-            coming = held.enter_context(restoring.incoming(opened, file, draw("reading the archive")))
-        if not coming.own and not as_json:
-            _show(coming)
-        accepted = accept_connections or (not as_json and _accepted(coming))
+            incoming = held.enter_context(restoring.open_incoming(opened, file, draw("reading the archive")))
+        if not incoming.is_own and not as_json:
+            _show(incoming)
+        accepted = accept_connections or (not as_json and _accepted(incoming))
         with bars(visible=not as_json) as draw:
             storing = draw("storing documents")
-            restored = restore_and_tell(lambda: restoring.restore(opened, coming, storing, accepted))
+            restored = restore_and_tell(
+                lambda: restoring.restore(opened, incoming, storing, accept_connections=accepted)
+            )
     (progress,) = batch_progress(databases(), str(restored.batch_id))
     if as_json:
         print_json({**progress.as_json(), "restored": {**asdict(restored), "path": str(restored.path)}})
         return
     console.print(
         f"[bold]{partition_key(restored.batch_id)}[/] {progress.batch.state}: {restored.rows:,} rows, "
-        f"{restored.files:,} files and {restored.documents:,} documents are back, "
-        f"{restored.documents_stored:,} of them were not here"
+        f"{restored.files:,} files and {restored.documents:,} documents restored; "
+        f"{restored.documents_stored:,} documents were missing"
     )
 
 
-def _show(coming: restoring.Incoming) -> None:
-    """What an archive of another installation would bring."""
-    manifest, checked = coming.archive.manifest, coming.checked
+def _show(incoming: restoring.IncomingArchive) -> None:
+    """Prints the contents of an archive of another installation."""
+    manifest, checked = incoming.archive.manifest, incoming.checked
     console.print(
-        f"[bold]{partition_key(coming.batch_id)}[/] {escape(printable(manifest.name))}: archived "
+        f"[bold]{partition_key(incoming.batch_id)}[/] {escape(printable(manifest.name))}: archived "
         f"{manifest.archived_at[:19]} UTC by doceval {escape(manifest.doceval)} in another installation; "
         f"{checked.attempts:,} rows, {checked.files:,} files, {checked.documents:,} documents"
     )
@@ -106,26 +109,26 @@ def _show(coming: restoring.Incoming) -> None:
                 one.model_name,
                 one.address,
                 one.api_key_env,
-                restoring.cut(json.dumps(one.connection_config, ensure_ascii=False))
+                restoring.shorten(json.dumps(one.connection_config, ensure_ascii=False))
                 if one.connection_config
                 else None,
                 one.news or "the same",
             )
-            for one in coming.connections
+            for one in incoming.connections
         ],
         optional=("settings",),
     )
-    for path in coming.new_folders:
-        console.print(f"new folder: {escape(printable(restoring.cut(path)))}")
+    for path in incoming.new_folders:
+        console.print(f"new folder: {escape(printable(restoring.shorten(path)))}")
 
 
-def _accepted(coming: restoring.Incoming) -> bool:
-    """Whether somebody at the terminal takes the connections and folders that are not here like this."""
-    if not coming.must_be_accepted or not (sys.stdin.isatty() and console.is_terminal):
+def _accepted(incoming: restoring.IncomingArchive) -> bool:
+    """Whether the user accepts new or different connections and folders at the terminal."""
+    if not incoming.must_be_accepted or not (sys.stdin.isatty() and console.is_terminal):
         return False
     return click.confirm(
-        "Reprocessing this batch reads the folders above, and sends documents, and the keys that these "
-        "variables name, to the addresses above. Restore it?"
+        "Reprocessing this batch reads the folders above and sends documents, and the API keys in the "
+        "variables above, to the addresses above. Restore it?"
     )
 
 

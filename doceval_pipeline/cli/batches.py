@@ -1,47 +1,133 @@
 """The commands that act on batches, and list their files."""
 
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Callable,
+    Mapping,
+)
+from dataclasses import (
+    asdict,
+    replace,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import click
-from rich.markup import escape
-from sqlalchemy.exc import SQLAlchemyError
+from rich.markup import (
+    escape,
+)
+from sqlalchemy.exc import (
+    SQLAlchemyError,
+)
 
-from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason, staged
-from doceval_pipeline.batches.files.folders import folder_problems, notes_on_assigned
-from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.pending_work import find_pending_work
+from doceval_pipeline.batches.databases import (
+    Databases,
+    open_databases,
+)
+from doceval_pipeline.batches.files.file_counts import (
+    batch_tallies,
+    left_out,
+    left_out_by_reason,
+    staged,
+)
+from doceval_pipeline.batches.files.folders import (
+    folder_problems,
+    notes_on_assigned,
+)
+from doceval_pipeline.batches.invariants.audit import (
+    audit_installation,
+)
+from doceval_pipeline.batches.monitoring.pending_work import (
+    find_pending_work,
+)
 from doceval_pipeline.batches.monitoring.status import (
     batch_progress,
     closed_batches,
     failed_occurrences,
     having_failures,
 )
-from doceval_pipeline.batches.open_doors import open_doors
-from doceval_pipeline.batches.results.report_files import newest_report
-from doceval_pipeline.batches.staging.applying import NextOccurrence, Preview, next_occurrences
-from doceval_pipeline.batches.staging.applying import apply as apply_and_look
-from doceval_pipeline.batches.staging.planning import plan
-from doceval_pipeline.batches.staging.reprocessing import Mode
-from doceval_pipeline.batches.webhook import notifications
-from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.output import console, in_words, print_json, print_table, warn
-from doceval_pipeline.cli.selection import Done, Selection, act_on_each, select, several_batches
-from doceval_pipeline.dagster_home.limits import given_up
-from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch, partition_key
-from doceval_pipeline.doc_eval.definitions.apply import Applied
-from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
-from doceval_pipeline.doc_eval.files import list_files
-from doceval_pipeline.errors import ConfigurationError, DatabaseError, DocEvalError, EmbeddedServerError
-from doceval_pipeline.names import printable
-from doceval_pipeline.paths import file_path
-from doceval_pipeline.recurrence import in_zone
-from doceval_pipeline.reports.formatting import size_text
-from doceval_pipeline.settings import Settings
+from doceval_pipeline.batches.open_doors import (
+    open_doors,
+)
+from doceval_pipeline.batches.results.report_files import (
+    newest_report,
+)
+from doceval_pipeline.batches.staging.applying import (
+    NextOccurrence,
+    Preview,
+    next_occurrences,
+)
+from doceval_pipeline.batches.staging.applying import (
+    apply as apply_and_look,
+)
+from doceval_pipeline.batches.staging.planning import (
+    plan,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+)
+from doceval_pipeline.batches.webhook import (
+    notifications,
+)
+from doceval_pipeline.cli.bars import (
+    bars,
+)
+from doceval_pipeline.cli.output import (
+    console,
+    in_words,
+    print_json,
+    print_table,
+    warn,
+)
+from doceval_pipeline.cli.selection import (
+    Done,
+    Selection,
+    act_on_each,
+    select,
+    several_batches,
+)
+from doceval_pipeline.dagster_home.limits import (
+    missing_safeguards,
+)
+from doceval_pipeline.doc_eval.batches import (
+    BatchRecord,
+    find_batch,
+    partition_key,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    Applied,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    load_evaluation_file,
+)
+from doceval_pipeline.doc_eval.files import (
+    list_files,
+)
+from doceval_pipeline.errors import (
+    ConfigurationError,
+    DatabaseError,
+    DocEvalError,
+    EmbeddedServerError,
+)
+from doceval_pipeline.names import (
+    printable,
+)
+from doceval_pipeline.paths import (
+    file_path,
+)
+from doceval_pipeline.recurrence import (
+    in_zone,
+)
+from doceval_pipeline.reports.formatting import (
+    size_text,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
 
@@ -228,16 +314,16 @@ def check(every_document: bool, as_json: bool) -> None:
     """
     opened = databases()
     with bars(visible=not as_json) as draw:
-        found = list(violations(opened, every_document, draw("checking invariants")))
+        found = list(audit_installation(opened, draw("checking invariants"), every_document=every_document))
     if as_json:
-        print_json([asdict(violation) for violation in found])
+        print_json([finding.as_json() for finding in found])
     elif not found:
         console.print("[green]every invariant holds[/]")
     else:
-        rows = [(v.invariant, v.batch, v.problem, v.mend) for v in found]
+        rows = [(f.invariant, f.batch, f.problem, f.fix) for f in found]
         print_table(("must hold", "batch", "but", "what to do"), rows)
     for warning in (
-        *given_up(opened.settings),
+        *missing_safeguards(opened.settings),
         *open_doors(opened),
         *notifications.warnings(opened),
         *failed_occurrences(opened),

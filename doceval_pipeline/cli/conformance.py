@@ -1,14 +1,12 @@
-"""`doceval conformance`: does a processor keep its contract?"""
-
-from dataclasses import asdict
+"""`doceval conformance`: checks a processor against its contract."""
 
 import click
 from rich.status import Status as Spinner
 
 from doceval_pipeline.cli.output import console, errors, print_json, print_table
-from doceval_pipeline.conformance.cases import Trial
-from doceval_pipeline.conformance.runner import run_trials
-from doceval_pipeline.conformance.verdicts import judge
+from doceval_pipeline.conformance.cases import Scenario
+from doceval_pipeline.conformance.runner import run_scenarios
+from doceval_pipeline.conformance.verdicts import evaluate
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings
 
@@ -20,31 +18,33 @@ from doceval_pipeline.settings import Settings
     default=120.0,
     show_default=True,
     type=click.FloatRange(min=1),
-    help="Seconds that each of the five trials may take.",
+    help="Time limit of each of the five scenarios, in seconds.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
-def conformance(command: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Try a processor: doceval conformance -- COMMAND AND ITS ARGUMENTS.
+def conformance(*, command: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Test a processor against its contract.
 
-    It gets a scratch database in KNOWLEDGE_DOCUMENTS_URL, and connections that point to a model on
-    loopback. No LLM is called. Exit code 0 only if it keeps all that the contract requires.
+    Give the command of the processor after --, for example: doceval conformance -- node my-processor.js
+
+    The processor gets a scratch database in KNOWLEDGE_DOCUMENTS_URL, with connections to a fake model on
+    loopback. No LLM is called. The exit code is 0 only if all required checks pass.
     """
     server = EmbeddedServer(Settings.from_environment().home)
     with Spinner("", console=errors) as spinner:
 
-        def tell(trial: Trial) -> None:
-            spinner.update(f"trial {trial}")
+        def show(scenario: Scenario) -> None:
+            spinner.update(f"scenario {scenario}")
 
-        lines = judge(run_trials(command, server, timeout, tell))
-    broken = [line for line in lines if line.breaks]
+        checks = evaluate(run_scenarios(command, server, timeout, show))
+    failed = [check for check in checks if check.violates]
     if as_json:
-        print_json({"conforms": not broken, "lines": [asdict(line) for line in lines]})
+        print_json({"conforms": not failed, "lines": [check.as_json() for check in checks]})
     else:
-        rows = [(line.what, "yes" if line.required else "no", line.verdict, line.seen) for line in lines]
-        print_table(("what was tried", "required", "result", "what was seen"), rows)
-        kept_not = "1 required line is" if len(broken) == 1 else f"{len(broken)} required lines are"
-        console.print(f"\n{kept_not} not kept" if broken else "\nit keeps the contract")
-    if broken:
+        rows = [(c.behaviour, "yes" if c.is_required else "no", c.verdict, c.observation) for c in checks]
+        print_table(("check", "required", "result", "observation"), rows)
+        number = "1 required check" if len(failed) == 1 else f"{len(failed)} required checks"
+        console.print(f"\n{number} failed" if failed else "\nthe processor conforms to the contract")
+    if failed:
         raise SystemExit(1)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
-from doceval_pipeline.batches.archiving.restore import Restored
+from doceval_pipeline.batches.archiving.restore import RestoredBatch
 from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.batches.staging.storing import Progress as Tell
 from doceval_pipeline.cli.bars import Draw, bars
@@ -79,7 +79,7 @@ def open_job(
         yield run
 
 
-def restore_and_tell(restore: Callable[[], Restored]) -> Restored:
+def restore_and_tell(restore: Callable[[], RestoredBatch]) -> RestoredBatch:
     """Restore a batch, and let its partition's history in Dagster say so.
 
     No job, because the file is on the machine of whoever asks, and the partition may not be there yet.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from doceval_pipeline.embedded.processes import MARK, still_there
+from doceval_pipeline.embedded.processes import MARK, wait_for_end
 
 SECONDS_TO_STOP = 15
 # The embedded server may have been started by such a process, and has an end of its own.
@@ -80,11 +80,11 @@ def end(processes: Iterable[psutil.Process], seconds: float = SECONDS_TO_STOP) -
     for process in everything:
         with suppress(psutil.Error):
             process.resume()
-    alive = still_there(everything, seconds)
+    alive = wait_for_end(everything, seconds)
     for process in alive:
         with suppress(psutil.Error):
             process.kill()
-    still_there(alive, SECONDS_TO_STOP)
+    wait_for_end(alive, SECONDS_TO_STOP)
 
 
 def roots(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""Tries a processor, in any language, against its contract: a scratch database, nasty documents, kills.
+"""Tests a processor in any language against its contract, with a scratch database and a fake model.
 
-Knows neither doc_eval nor Dagster; the processor knows only a database and an endpoint on loopback.
+Independent of doc_eval and Dagster. The processor sees only a database and an endpoint on loopback.
 """

@@ -1,6 +1,6 @@
-"""What a processor is confronted with: one case for each document, with what the model answers to it.
+"""Test cases: one document each, with the behaviour of the fake model.
 
-Pure: no database, no network. The cases of one trial are rows of one batch.
+No database, no network. The cases of one scenario are the rows of one batch.
 """
 
 import hashlib
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 MIB = 1024 * 1024
-# The known processor cuts here: 1 MiB of base64 by its reckoning, and no multiple of 4.
+# Length at which the known processor truncates base64: its idea of 1 MiB, and not a multiple of 4.
 KNOWN_CUT = 1_398_101
 _MARKER = re.compile(r"\[conformance case (\d+)\]")
 _LINE = "The parties agree that clause {number} of this document holds until further notice.\n"
 
 
-class Answer(StrEnum):
-    """What the model does when it is asked about a case."""
+class ModelBehaviour(StrEnum):
+    """How the fake model responds to a case."""
 
     score = "score"
     nul = "a NUL in its text"
@@ -27,8 +27,8 @@ class Answer(StrEnum):
     busy = "429 Too Many Requests, for some seconds"
 
 
-class Trial(StrEnum):
-    """The trials, in their order; each is a batch of its own."""
+class Scenario(StrEnum):
+    """The scenarios in their order; each is a separate batch."""
 
     rights = "rights"
     documents = "documents"
@@ -39,36 +39,36 @@ class Trial(StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """One document and what the model answers: `score` from 0 to 100, if it gives one."""
+    """One document and the response of the model: `score` from 0 to 100, if it gives one."""
 
     number: int
     name: str
     content: bytes
-    answer: Answer = Answer.score
+    behaviour: ModelBehaviour = ModelBehaviour.score
     score: float = 50.0
 
     @property
     def prompt(self) -> str:
-        """The prompt of the case's row; the endpoint knows the case by it."""
+        """The prompt of the case's row, which identifies the case to the fake model."""
         return (
             f"[conformance case {self.number}] Score the clarity of this document from 0 to 100. "
-            "Answer with one line of the form 'Score: N'."
+            "ModelBehaviour with one line of the form 'Score: N'."
         )
 
     @property
     def reply(self) -> str:
-        """The text that the model answers with."""
-        nul = "\0" if self.answer is Answer.nul else ""
+        """The text of the model's response."""
+        nul = "\0" if self.behaviour is ModelBehaviour.nul else ""
         return f"The document{nul} was read.\nScore: {self.score:g}"
 
     @property
     def sha256(self) -> str:
-        """Of the document's bytes, in hex."""
+        """sha256 of the document's bytes, in hex."""
         return hashlib.sha256(self.content).hexdigest()
 
     @property
     def is_text(self) -> bool:
-        """Whether the document is UTF-8."""
+        """Whether the document is valid UTF-8."""
         try:
             self.content.decode()
         except UnicodeDecodeError:
@@ -76,26 +76,26 @@ class Case:
         return True
 
 
-def cases_of(trial: Trial) -> Sequence[Case]:
-    """The cases of a trial; their numbers are unique over all trials."""
-    if trial is Trial.documents:
+def cases_of(scenario: Scenario) -> Sequence[Case]:
+    """The cases of a scenario; case numbers are unique across all scenarios."""
+    if scenario is Scenario.documents:
         return _documents()
-    first = {Trial.together: 100, Trial.killed: 200, Trial.late: 300, Trial.rights: 400}[trial]
-    count = 40 if trial is Trial.together else 1
+    first = {Scenario.together: 100, Scenario.killed: 200, Scenario.late: 300, Scenario.rights: 400}[scenario]
+    count = 40 if scenario is Scenario.together else 1
     return [
-        Case(first + number, f"{trial} {number}", text_of(200, f"{trial} {number}"))
+        Case(first + number, f"{scenario} {number}", text_of(200, f"{scenario} {number}"))
         for number in range(count)
     ]
 
 
-def number_in(text: str) -> int | None:
-    """The number of the case whose prompt stands in a text."""
-    found = _MARKER.search(text)
-    return int(found[1]) if found else None
+def case_number_in(text: str) -> int | None:
+    """The number of the case whose prompt is in a text; None without one."""
+    match = _MARKER.search(text)
+    return int(match[1]) if match else None
 
 
 def text_of(size: int, seed: str) -> bytes:
-    """Readable text of exactly so many bytes, different for each seed."""
+    """Readable text of exactly `size` bytes, different for each seed."""
     start = f"{seed}: ".encode() if size > len(seed) + 2 else b""
     line = _LINE.format(number=seed).encode()
     return (start + line * (size // len(line) + 1))[:size]
@@ -114,15 +114,15 @@ def _documents() -> list[Case]:
         "1 MiB + 2 bytes": MIB + 2,
         "16 MiB": 16 * MIB,
     }
-    made = [Case(n, name, text_of(size, name), score=10 + n) for n, (name, size) in enumerate(sizes.items())]
-    made += [
+    cases = [Case(n, name, text_of(size, name), score=10 + n) for n, (name, size) in enumerate(sizes.items())]
+    cases += [
         Case(20, "UTF-8 text", "Übergabe der Räume, 漢字, 🗎.\n".encode() * 50, score=61.5),
         Case(21, "binary", random.Random(21).randbytes(3_000), score=62),  # noqa: S311 - no secret
         Case(22, "score 0", text_of(300, "worst"), score=0),
         Case(23, "score 100", text_of(300, "best"), score=100),
-        Case(24, "a NUL in the answer", text_of(300, "nul"), Answer.nul),
-        Case(25, "refused by the model", text_of(300, "refused"), Answer.refuse),
-        Case(26, "the model is busy once", text_of(300, "busy"), Answer.busy_once, score=63),
-        Case(27, "the model is busy for some seconds", text_of(300, "busier"), Answer.busy, score=64),
+        Case(24, "a NUL in the answer", text_of(300, "nul"), ModelBehaviour.nul),
+        Case(25, "refused by the model", text_of(300, "refused"), ModelBehaviour.refuse),
+        Case(26, "the model is busy once", text_of(300, "busy"), ModelBehaviour.busy_once, score=63),
+        Case(27, "the model is busy for some seconds", text_of(300, "busier"), ModelBehaviour.busy, score=64),
     ]
-    return made
+    return cases

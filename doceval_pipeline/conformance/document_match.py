@@ -1,4 +1,4 @@
-"""How much of a document is in a request: as text, or as base64 anywhere in any string of it. Pure."""
+"""Measures how much of a document a request contains, as text or base64 in any of its strings."""
 
 import base64
 import binascii
@@ -9,27 +9,27 @@ from typing import Any
 
 from doceval_pipeline.conformance.cases import Case
 
-# A shorter run of these letters may be an ordinary word; what is so short is looked for as it is.
+# A shorter run of base64 letters may be an ordinary word; documents this short are searched literally.
 SHORT = 20
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
 
 
-@dataclass(frozen=True)
-class Arrival:
-    """Whether the whole document arrived; else how many characters did, of its text or its base64."""
+@dataclass(frozen=True, kw_only=True)
+class DocumentMatch:
+    """Whether the complete document arrived; otherwise the number of characters of its text or base64."""
 
-    whole: bool
+    is_complete: bool
     characters: int = 0
     encoding: str = "text"
 
 
-def arrival_of(case: Case, request: Any) -> Arrival:
-    """Look for a case's document in the JSON of a request."""
-    best = Arrival(not case.content)
+def match_document(case: Case, request: Any) -> DocumentMatch:
+    """Finds the document of a case in the JSON of a request."""
+    best = DocumentMatch(is_complete=not case.content)
     for text in _strings(request):
-        for found in (_as_text(case, text), _as_base64(case, text)):
-            if (found.whole, found.characters) > (best.whole, best.characters):
-                best = found
+        for match in (_as_text(case, text), _as_base64(case, text)):
+            if (match.is_complete, match.characters) > (best.is_complete, best.characters):
+                best = match
     return best
 
 
@@ -41,33 +41,33 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _as_text(case: Case, text: str) -> Arrival:
+def _as_text(case: Case, text: str) -> DocumentMatch:
     if not case.is_text:
-        return Arrival(False)
+        return DocumentMatch(is_complete=False)
     wanted = case.content.decode()
     if wanted in text:
-        return Arrival(True)
-    return Arrival(False, _longest_beginning(wanted, text))
+        return DocumentMatch(is_complete=True)
+    return DocumentMatch(is_complete=False, characters=_longest_prefix(wanted, text))
 
 
-def _as_base64(case: Case, text: str) -> Arrival:
+def _as_base64(case: Case, text: str) -> DocumentMatch:
     wanted = base64.b64encode(case.content).decode()
     if wanted and len(wanted) <= SHORT and wanted in text:
-        return Arrival(True)
-    best = Arrival(False, encoding="base64")
+        return DocumentMatch(is_complete=True)
+    best = DocumentMatch(is_complete=False, encoding="base64")
     for run in _BASE64.finditer(text):
         try:
             if base64.b64decode(run[0], validate=True) == case.content:
-                return Arrival(True)
+                return DocumentMatch(is_complete=True)
         except binascii.Error:
             pass
-        if wanted[:16] == run[0][:16]:
-            best = max(best, Arrival(False, len(run[0]), "base64"), key=lambda found: found.characters)
+        if wanted[:16] == run[0][:16] and len(run[0]) > best.characters:
+            best = DocumentMatch(is_complete=False, characters=len(run[0]), encoding="base64")
     return best
 
 
-def _longest_beginning(wanted: str, text: str) -> int:
-    """How many characters of the beginning of `wanted` stand somewhere in `text`, from 16 on."""
+def _longest_prefix(wanted: str, text: str) -> int:
+    """Length of the longest prefix of `wanted` that is in `text`, in characters; 0 below 16."""
     start = text.find(wanted[:16])
     if start < 0:
         return 0

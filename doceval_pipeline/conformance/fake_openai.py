@@ -1,6 +1,6 @@
-"""A model on loopback: an OpenAI-compatible endpoint that notes what it was asked, and can make one wait.
+"""A fake model on loopback: an OpenAI-compatible endpoint that records requests and can delay responses.
 
-It answers every POST as a chat completion, whatever the path. docs/processors.md says what it answers.
+It answers every POST as a chat completion, on any path. docs/processors.md documents the responses.
 """
 
 import json
@@ -12,67 +12,68 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from doceval_pipeline.conformance.cases import Answer, Case, number_in
-from doceval_pipeline.conformance.document_match import Arrival, arrival_of
+from doceval_pipeline.conformance.cases import Case, ModelBehaviour, case_number_in
+from doceval_pipeline.conformance.document_match import DocumentMatch, match_document
 
 KEY = "conformance-key"
 INPUT_TOKENS, OUTPUT_TOKENS = 120, 12
-# How long a busy model stays so, and what it says with each 429.
+# How long the model stays busy, and the Retry-After header of each 429.
 SECONDS_BUSY = 2.0
 RETRY_AFTER = "1"
 
 
 @dataclass
 class Model:
-    """What was asked, by the number of the case, and who has to wait for an answer.
+    """The fake model: its cases, and the requests it received by case number.
 
-    `calls` holds one arrival for each call; `keys` the keys that were sent.
+    `calls` has one document match per request; `keys` are the API keys of all requests. `unknown_requests`
+    counts requests without the prompt of a case.
     """
 
     cases: dict[int, Case] = field(default_factory=dict)
-    calls: dict[int, list[Arrival]] = field(default_factory=dict)
+    calls: dict[int, list[DocumentMatch]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
     first_calls: dict[int, float] = field(default_factory=dict)
-    strangers: int = 0
+    unknown_requests: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     answers: threading.Event = field(default_factory=threading.Event)
     seconds: float = 0.0
 
-    def prepare(self, cases: Sequence[Case], holds: bool = False, seconds: float = 0.0) -> None:
-        """Expect calls about these cases; let them wait until `answers` is set, or some seconds each."""
+    def prepare(self, cases: Sequence[Case], *, is_blocked: bool = False, seconds: float = 0.0) -> None:
+        """Expects requests about these cases; responds after `seconds`, or blocks until `answers` is set."""
         self.cases = {case.number: case for case in cases}
         self.seconds = seconds
-        if holds:
+        if is_blocked:
             self.answers.clear()
         else:
             self.answers.set()
 
     def reply(self, request: Any, key: str) -> tuple[int, Any]:
-        """Status and body of the answer to a request."""
-        number = number_in(json.dumps(request, ensure_ascii=False))
+        """Status and body of the response to a request."""
+        number = case_number_in(json.dumps(request, ensure_ascii=False))
         case = self.cases.get(-1 if number is None else number)
         if case is None:
-            self.strangers += 1
-            return 400, _error("the prompt of no case is in this request")
+            self.unknown_requests += 1
+            return 400, _error("this request contains no prompt of a case")
         with self.lock:
             calls = self.calls.setdefault(case.number, [])
-            first = not calls
+            is_first = not calls
             began = self.first_calls.setdefault(case.number, time.monotonic())
-            calls.append(arrival_of(case, request))
+            calls.append(match_document(case, request))
             self.keys.add(key)
         self.answers.wait()
         threading.Event().wait(self.seconds)
-        if case.answer is Answer.refuse:
+        if case.behaviour is ModelBehaviour.refuse:
             return 400, _error("this model does not read such documents")
-        is_busy = case.answer is Answer.busy and time.monotonic() - began < SECONDS_BUSY
-        if is_busy or (case.answer is Answer.busy_once and first):
+        is_busy = case.behaviour is ModelBehaviour.busy and time.monotonic() - began < SECONDS_BUSY
+        if is_busy or (case.behaviour is ModelBehaviour.busy_once and is_first):
             return 429, _error("too many requests: try again")
         return 200, _completion(case)
 
 
 @contextmanager
 def served(model: Model) -> Iterator[str]:
-    """Serve a model on a free port of loopback; gives the base URL."""
+    """Serves a model on a free loopback port; yields the base URL."""
 
     class Handler(_Handler):
         answering = model
@@ -111,11 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(encoded)
         except OSError:
-            # Whoever asked was killed meanwhile.
+            # The client was killed in the meantime.
             self.close_connection = True
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing: standard error belongs to the command."""
+        """Logs nothing: standard error belongs to the command."""
 
 
 def _completion(case: Case) -> dict[str, Any]:

@@ -1,28 +1,63 @@
-"""A database of its own for one run: made, filled, read, and dropped again with its roles.
+"""Scratch database of one run: created, filled, read, and dropped with its roles.
 
-A run that was killed leaves them; the next one drops them.
+A killed run leaves them behind; the next run drops them.
 
-The role may do what processors may do, and no more: first what both kinds of them may, and once one has taken
-a row, what its kind may.
+The login role has exactly the rights of processors: first those of both kinds, and after its first claim only
+those of its kind.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-from uuid import uuid4
+from collections.abc import (
+    Iterator,
+    Sequence,
+)
+from contextlib import (
+    contextmanager,
+)
+from dataclasses import (
+    dataclass,
+)
+from typing import (
+    Any,
+)
+from uuid import (
+    uuid4,
+)
 
 import pybase64
-from sqlalchemy import Connection, Engine, NullPool, create_engine, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    NullPool,
+    create_engine,
+    text,
+)
 
-from doceval_pipeline.conformance.cases import Case
-from doceval_pipeline.embedded.engines import guard
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.knowledge import queue
-from doceval_pipeline.knowledge.documents import NewDocument, copy_documents, find_documents
-from doceval_pipeline.migrations.roles import ROLES, grant_roles
-from doceval_pipeline.migrations.upgrade import Schema, upgrade
+from doceval_pipeline.conformance.cases import (
+    Case,
+)
+from doceval_pipeline.embedded.engines import (
+    guard,
+)
+from doceval_pipeline.embedded.server import (
+    EmbeddedServer,
+)
+from doceval_pipeline.knowledge import (
+    queue,
+)
+from doceval_pipeline.knowledge.documents import (
+    NewDocument,
+    copy_documents,
+    find_documents,
+)
+from doceval_pipeline.migrations.roles import (
+    ROLES,
+    grant_roles,
+)
+from doceval_pipeline.migrations.upgrade import (
+    Schema,
+    upgrade,
+)
 
 KEY_VARIABLE = "CONFORMANCE_API_KEY"
 WORKER, PLAIN_WORKER = "doceval_worker", "doceval_plain_worker"
@@ -33,7 +68,7 @@ _ROWS = text("""
            extract(epoch FROM lease_expires_at - started_processing_at)::double precision AS lease_seconds
     FROM llm_responses WHERE batch_id = :batch_id ORDER BY prompt_id
 """)
-# The owner lets time pass; nobody else can.
+# Only the owner can expire leases.
 _END_LEASES = text("""
     UPDATE llm_responses SET lease_expires_at = clock_timestamp() - interval '1 second'
     WHERE lease_expires_at IS NOT NULL
@@ -52,18 +87,18 @@ _CLOSE_REST = text("""
 """)
 
 _PREFIX = "conformance_"
-# Each run holds an advisory lock in the database postgres, whose key are the digits of its name. The key 0 is
-# of those that make or drop something.
-_ALL = 0
+# Each run holds an advisory lock in the database postgres; its key is the number in the run's name. The key 0
+# serialises runs while they create or drop something.
+_SETUP_KEY = 0
 _SECONDS_FOR_OTHERS = 60
 _LOCK = text("SELECT pg_advisory_lock(:key)")
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
-_MADE = text(f"""
+_SCRATCH_NAMES = text(f"""
     SELECT name
     FROM (SELECT datname::text FROM pg_database UNION SELECT rolname::text FROM pg_roles) AS found(name)
     WHERE name ~ '^{_PREFIX}[0-9a-f]{{12}}$'
 """)
-# What group roles are called that a run created.
+# Comment on group roles that a run created.
 _MARK = "created by doceval conformance, and dropped by it once nothing uses it"
 _GROUPS = text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names)")
 _UNUSED_GROUPS = text("""
@@ -76,8 +111,8 @@ _UNUSED_GROUPS = text("""
 
 
 @dataclass(frozen=True)
-class SeenRow:
-    """A row as a trial left it; its number is that of the case."""
+class ObservedRow:
+    """A queue row after a scenario; `number` is that of its case."""
 
     number: int
     status: str
@@ -103,14 +138,14 @@ class SeenRow:
 
 @dataclass(frozen=True)
 class Scratch:
-    """The scratch database, as its owner sees it; `url` is what the processor is told."""
+    """The scratch database, used by its owner; `url` is for the processor."""
 
     engine: Engine
     url: str
     role: str
 
     def queue_cases(self, batch_id: int, cases: Sequence[Case], base_url: str) -> None:
-        """Queue one row for each case, as a batch of its own."""
+        """Queues one row per case as a separate batch."""
         with self.engine.begin() as connection:
             distinct = {case.sha256: case for case in cases}
             missing = sorted(distinct.keys() - find_documents(connection, list(distinct)))
@@ -128,56 +163,56 @@ class Scratch:
                     priority=10,
                 )
 
-    def rows(self, batch_id: int) -> list[SeenRow]:
-        """The rows of a batch, by the number of their case."""
+    def rows(self, batch_id: int) -> list[ObservedRow]:
+        """Rows of a batch, ordered by case number."""
         with self.engine.connect() as connection:
-            return [SeenRow(*row) for row in connection.execute(_ROWS, {"batch_id": batch_id})]
+            return [ObservedRow(**row._mapping) for row in connection.execute(_ROWS, {"batch_id": batch_id})]
 
     def end_leases(self) -> None:
-        """Let the time of all leases be over, and what they held be back in the queue."""
+        """Expires all leases and returns their rows to the queue."""
         with self.engine.begin() as connection:
             connection.execute(_END_LEASES)
             queue.tidy(connection)
 
-    def answer_in_its_place(self, batch_id: int, leased: bool) -> None:
-        """Write another result into a batch's one row while a processor still works on it.
+    def write_other_result(self, batch_id: int, *, is_leased: bool) -> None:
+        """Writes another result into a batch's only row while a processor still works on it.
 
-        In one transaction, so that the row is never there for others to take.
+        In one transaction, so that no other processor can claim the row meanwhile.
         """
         with self.engine.begin() as connection:
-            if leased:
+            if is_leased:
                 connection.execute(_END_LEASES)
                 queue.tidy(connection)
-            connection.execute(_TAKE_OVER if leased else _ANSWER_PLAINLY, {"batch_id": batch_id})
+            connection.execute(_TAKE_OVER if is_leased else _ANSWER_PLAINLY, {"batch_id": batch_id})
 
-    def restrict(self, leased: bool) -> None:
-        """Leave the processor the rights of its kind alone, as it has them in production."""
-        other = PLAIN_WORKER if leased else WORKER
+    def restrict(self, *, is_leased: bool) -> None:
+        """Leaves the processor only the rights of its kind, as in production."""
+        other = PLAIN_WORKER if is_leased else WORKER
         with self.engine.begin() as connection:
             connection.exec_driver_sql(f"REVOKE {other} FROM {self.role}")
 
     def close(self, batch_id: int) -> None:
-        """Take what is left of a batch out of the queue, so that the next trial is not about it."""
+        """Ends the remaining rows of a batch, so that they do not disturb the next scenario."""
         with self.engine.begin() as connection:
             connection.execute(_CLOSE_REST, {"batch_id": batch_id})
 
 
 @contextmanager
 def scratch_database(server: EmbeddedServer) -> Iterator[Scratch]:
-    """A new database on the embedded server, and a login role with the rights of processors.
+    """A new database on the embedded server, with a login role that has the rights of processors.
 
-    Databases and roles of runs that were killed are dropped first.
+    Drops the databases and roles of killed runs first.
     """
     name = f"{_PREFIX}{uuid4().hex[:12]}"
     guard(server)
     server.ensure()
-    # Without a pool: a session, and with it its locks, ends with its connection.
+    # Without a pool, so that closing a connection ends its session and locks.
     admin = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
     engine = create_engine(server.url(name), hide_parameters=True)
     with admin.connect() as owner:
         owner.execute(_LOCK, {"key": _key(name)})
         try:
-            with _alone(admin) as connection:
+            with _exclusive(admin) as connection:
                 _drop_leftovers(connection)
                 server.ensure_database(name)
                 _set_up(engine, name)
@@ -185,24 +220,24 @@ def scratch_database(server: EmbeddedServer) -> Iterator[Scratch]:
             yield Scratch(engine, as_processor.render_as_string(hide_password=False), name)
         finally:
             engine.dispose()
-            with _alone(admin) as connection:
+            with _exclusive(admin) as connection:
                 _drop(connection, name)
                 _drop_groups(connection)
 
 
 @contextmanager
-def _alone(admin: Engine) -> Iterator[Connection]:
-    """A connection while which no other run makes or drops anything."""
+def _exclusive(admin: Engine) -> Iterator[Connection]:
+    """A connection during which no other run creates or drops anything."""
     with admin.connect() as connection:
         connection.exec_driver_sql(f"SET lock_timeout = '{_SECONDS_FOR_OTHERS}s'")
-        connection.execute(_LOCK, {"key": _ALL})
+        connection.execute(_LOCK, {"key": _SETUP_KEY})
         yield connection
 
 
 def _set_up(engine: Engine, name: str) -> None:
     upgrade(engine, Schema.KNOWLEDGE)
     with engine.begin() as connection:
-        # With the mark in the same transaction: a run that is killed here leaves no role that nobody drops.
+        # With the comment in the same transaction: a run killed here leaves no unmarked role behind.
         for group in ROLES.keys() - set(connection.scalars(_GROUPS, {"names": list(ROLES)})):
             connection.exec_driver_sql(f"CREATE ROLE {group} NOLOGIN")
             connection.exec_driver_sql(f"COMMENT ON ROLE {group} IS '{_MARK}'")
@@ -212,13 +247,13 @@ def _set_up(engine: Engine, name: str) -> None:
 
 
 def _key(name: str) -> int:
-    """Of the advisory lock that a run holds as long as it lives."""
+    """Key of the advisory lock that a run holds while it exists."""
     return int(name.removeprefix(_PREFIX), 16)
 
 
 def _drop_leftovers(connection: Connection) -> None:
-    """Drop what runs left that were killed: nobody holds their lock."""
-    for name in list(connection.scalars(_MADE)):
+    """Drops the databases and roles of killed runs, recognised by their free locks."""
+    for name in list(connection.scalars(_SCRATCH_NAMES)):
         if connection.execute(_TRY_LOCK, {"key": _key(name)}).scalar_one():
             _drop(connection, name)
 
@@ -229,7 +264,7 @@ def _drop(connection: Connection, name: str) -> None:
 
 
 def _drop_groups(connection: Connection) -> None:
-    """Drop the group roles that a run created and that nothing and nobody uses."""
+    """Drops unused group roles that a run created."""
     if names := list(connection.scalars(_UNUSED_GROUPS, {"names": list(ROLES), "mark": _MARK})):
         connection.exec_driver_sql(f"DROP ROLE {', '.join(names)}")
 

@@ -1,20 +1,22 @@
-"""From what the trials saw to a line for each thing that a processor does right or wrong. Pure."""
+"""Turns the observations of the scenarios into one verdict per requirement of the contract."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
-from doceval_pipeline.conformance.cases import KNOWN_CUT, Answer, Case, Trial
+from doceval_pipeline.conformance.cases import KNOWN_CUT, Case, ModelBehaviour, Scenario
 from doceval_pipeline.conformance.fake_openai import INPUT_TOKENS, KEY, OUTPUT_TOKENS, SECONDS_BUSY
 from doceval_pipeline.conformance.processes import SECONDS_TO_STOP
-from doceval_pipeline.conformance.runner import Seen
+from doceval_pipeline.conformance.runner import Observation
 from doceval_pipeline.conformance.scratch import PLAIN_WORKER, WORKER
 
-_EVERY_ROW, _ENDS = "every row ends as success or failure", "it ends on SIGTERM"
+_EVERY_ROW, _STOPS = "every row ends as success or failure", "the processor stops on SIGTERM"
+_NOT_ASKED = "the model received no request"
 
 
 class Verdict(StrEnum):
-    """How a line ended; `absent` is what a processor need not do, and does not; `unclear` was not seen."""
+    """Verdict of a check: `absent` if an optional behaviour is missing, `unclear` if it was not observed."""
 
     passed = "passed"
     failed = "failed"
@@ -23,224 +25,264 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Line:
-    """One thing that was tried: what, whether the contract requires it, how it ended, and what was seen."""
+class Check:
+    """One check: the behaviour, whether the contract requires it, the verdict, and the observation."""
 
-    what: str
-    required: bool
+    behaviour: str
     verdict: Verdict
-    seen: str
+    observation: str
+    is_required: bool = field(kw_only=True)
 
     @property
-    def breaks(self) -> bool:
-        """Whether the processor does not keep its contract because of this."""
-        return self.required and self.verdict is Verdict.failed
+    def violates(self) -> bool:
+        """Whether the processor violates its contract because of this check."""
+        return self.is_required and self.verdict is Verdict.failed
+
+    def as_json(self) -> dict[str, Any]:
+        """Its shape in `doceval conformance --json`."""
+        return {
+            "what": self.behaviour,
+            "required": self.is_required,
+            "verdict": self.verdict,
+            "seen": self.observation,
+        }
 
 
-def judge(trials: dict[Trial, Seen]) -> list[Line]:
-    """One line for each thing that was tried, in the order of the trials.
+def evaluate(scenarios: dict[Scenario, Observation]) -> list[Check]:
+    """All checks, in the order of the scenarios.
 
-    Where the model was never asked, the first line says so, and what needs an answer is `unclear`.
+    If the model received no request, the first check says so, and checks that need a response are `unclear`.
     """
-    documents = trials[Trial.documents]
-    lines = [
-        _answers_all(documents),
-        *(_arrives(documents, case) for case in documents.cases if case.answer is Answer.score),
+    documents = scenarios[Scenario.documents]
+    checks = [
+        _every_row_ends(documents),
+        *(
+            _document_arrives(documents, case)
+            for case in documents.cases
+            if case.behaviour is ModelBehaviour.score
+        ),
         _known_cut(documents),
         *_results(documents),
-        _together(trials[Trial.together]),
-        _killed(trials[Trial.killed]),
-        *_late(trials[Trial.late]),
-        _stops(trials[Trial.late]),
+        _concurrent(scenarios[Scenario.together]),
+        _killed(scenarios[Scenario.killed]),
+        *_late(scenarios[Scenario.late]),
+        _stops(scenarios[Scenario.late]),
     ]
-    if any(calls for seen in trials.values() for calls in seen.calls.values()):
-        return lines
-    return [_never_asked(trials), *map(_without_answers, lines)]
+    if any(calls for seen in scenarios.values() for calls in seen.calls.values()):
+        return checks
+    return [_never_asked(scenarios), *map(_without_responses, checks)]
 
 
-def _never_asked(trials: dict[Trial, Seen]) -> Line:
-    documents = trials[Trial.documents]
-    if strangers := max(seen.strangers for seen in trials.values()):
-        said = f"{strangers} requests came, and none of them holds the prompt of a row"
+def _never_asked(scenarios: dict[Scenario, Observation]) -> Check:
+    documents = scenarios[Scenario.documents]
+    if unknown_requests := max(seen.unknown_requests for seen in scenarios.values()):
+        observation = f"{unknown_requests} requests arrived, and none of them contains the prompt of a row"
     else:
         failures = [row.error_message for row in documents.rows.values() if row.error_message]
-        ended = f"it ended with code {documents.exit_code}: {documents.last_words}"
-        said = "never" + (f"; {ended}" if documents.exit_code else f"; {failures[0]}" if failures else "")
-    return _line("the model is asked", False, said)
+        exited = f"the processor exited with code {documents.exit_code}: {documents.last_output}"
+        observation = "no request arrived"
+        if documents.exit_code:
+            observation += f"; {exited}"
+        elif failures:
+            observation += f"; {failures[0]}"
+    return _check("the processor sends requests to the model", observation, passed=False)
 
 
-def _without_answers(line: Line) -> Line:
-    """A line as far as it can be judged of a processor that asked nothing."""
-    if line.what == _ENDS or (line.what == _EVERY_ROW and line.breaks):
-        return line
-    return replace(line, verdict=Verdict.unclear, seen="the model was never asked")
+def _without_responses(check: Check) -> Check:
+    """The check of a processor that sent no request; `unclear` if it needs a response of the model."""
+    if check.behaviour == _STOPS or (check.behaviour == _EVERY_ROW and check.violates):
+        return check
+    return replace(check, verdict=Verdict.unclear, observation=_NOT_ASKED)
 
 
-def _line(what: str, passed: bool, seen: str, required: bool = True) -> Line:
-    verdict = Verdict.passed if passed else Verdict.failed if required else Verdict.absent
-    return Line(what, required, verdict, seen)
+def _check(behaviour: str, observation: str, *, passed: bool, is_required: bool = True) -> Check:
+    verdict = Verdict.passed if passed else Verdict.failed if is_required else Verdict.absent
+    return Check(behaviour, verdict, observation, is_required=is_required)
 
 
-def _answers_all(seen: Seen) -> Line:
-    left = [case.name for case in seen.cases if not seen.rows[case.number].done]
-    how = f"by the functions, as {WORKER}" if seen.uses_leases else f"by UPDATE, as {PLAIN_WORKER}"
-    said = f"{len(seen.cases)} of {len(seen.cases)} rows, written {how}"
-    if left:
-        ended = f"; it ended with code {seen.exit_code}: {seen.last_words}" if seen.exit_code else ""
-        said = f"{len(left)} rows are not done, such as {left[0]!r}{ended}"
-    return _line(_EVERY_ROW, not left, said)
+def _every_row_ends(seen: Observation) -> Check:
+    open_rows = [case.name for case in seen.cases if not seen.rows[case.number].done]
+    how = f"with the SQL functions, as {WORKER}" if seen.uses_leases else f"with UPDATE, as {PLAIN_WORKER}"
+    observation = f"{len(seen.cases)} of {len(seen.cases)} rows, written {how}"
+    if open_rows:
+        exited = f"; {_exited(seen)}" if seen.exit_code else ""
+        observation = f"{len(open_rows)} rows are not done, such as {open_rows[0]!r}{exited}"
+    return _check(_EVERY_ROW, observation, passed=not open_rows)
 
 
-def _arrives(seen: Seen, case: Case) -> Line:
-    what = f"a document arrives whole: {case.name}"
+def _exited(seen: Observation) -> str:
+    return f"the processor exited with code {seen.exit_code}: {seen.last_output}"
+
+
+def _document_arrives(seen: Observation, case: Case) -> Check:
     row, calls = seen.rows[case.number], seen.calls[case.number]
     if not case.is_text:
-        said = "a processor may refuse what is not text" if not row.succeeded else "arrived"
-        whole = not row.succeeded or any(call.whole for call in calls)
-        return _line("a document that is no text is whole or refused", row.done and whole, said)
+        observation = (
+            "the model received it" if row.succeeded else "refused, which is allowed for binary files"
+        )
+        passed = row.done and (not row.succeeded or any(call.is_complete for call in calls))
+        return _check("a binary document is sent completely or refused", observation, passed=passed)
+    behaviour = f"the model receives the complete document: {case.name}"
     if not calls:
         failure = f": {row.error_message}" if row.error_message else ""
-        return _line(what, False, f"the model was not asked; the row is {row.status}{failure}")
-    if calls[-1].whole:
-        return _line(what, row.succeeded, f"the row is {row.status}")
-    cut = calls[-1]
-    return _line(what, False, f"{cut.characters:,} characters of its {cut.encoding} arrived")
+        return _check(behaviour, f"{_NOT_ASKED}; the row is {row.status}{failure}", passed=False)
+    last = calls[-1]
+    if last.is_complete:
+        return _check(behaviour, f"the row is {row.status}", passed=row.succeeded)
+    return _check(
+        behaviour, f"only {last.characters:,} characters of its {last.encoding} arrived", passed=False
+    )
 
 
-def _known_cut(seen: Seen) -> Line:
-    """The known processor's bug, by its name: seen in what arrives, or in how large documents fail."""
-    what = f"base64 is not cut at {KNOWN_CUT:,} characters (the known processor's bug)"
+def _known_cut(seen: Observation) -> Check:
+    """The bug of the known processor, recognised by truncated documents or by how large ones fail."""
+    behaviour = f"base64 is not truncated at {KNOWN_CUT:,} characters (a known bug)"
     large = [case for case in seen.cases if len(case.content) * 4 / 3 > KNOWN_CUT]
     cut = [
         case
         for case in large
         if any(call.characters == KNOWN_CUT for call in seen.calls[case.number])
-        or _names_base64(seen.rows[case.number].error_message)
+        or _mentions_base64(seen.rows[case.number].error_message)
     ]
     if not cut and not all(seen.calls[case.number] for case in large):
-        return Line(
-            what, True, Verdict.unclear, "the model was not asked about all documents over 1,048,575 bytes"
-        )
-    said = f"{len(cut)} of {len(large)} documents over 1,048,575 bytes are cut: decode all of docs.content"
-    return _line(what, not cut, said if cut else f"{len(large)} documents over 1,048,575 bytes are not cut")
+        observation = "the model did not receive all documents over 1,048,575 bytes"
+        return Check(behaviour, Verdict.unclear, observation, is_required=True)
+    if not cut:
+        return _check(behaviour, f"{len(large)} documents over 1,048,575 bytes are complete", passed=True)
+    observation = (
+        f"{len(cut)} of {len(large)} documents over 1,048,575 bytes are truncated: decode all of docs.content"
+    )
+    return _check(behaviour, observation, passed=False)
 
 
-def _names_base64(message: str | None) -> bool:
+def _mentions_base64(message: str | None) -> bool:
     words = ("base64", "base-64", "multiple of 4", "incorrect padding")
     return message is not None and any(word in message.lower() for word in words)
 
 
-def _results(seen: Seen) -> Iterator[Line]:
-    answered = [case for case in seen.cases if case.is_text and case.answer is Answer.score]
+def _results(seen: Observation) -> Iterator[Check]:
+    answered = [case for case in seen.cases if case.is_text and case.behaviour is ModelBehaviour.score]
     rows = {case.number: seen.rows[case.number] for case in answered}
-    told = [case for case in answered if case.reply in (rows[case.number].response_text or "")]
-    yield _line(
-        "the model's text is kept in response_text",
-        len(told) == len(answered),
-        f"in {len(told)} of {len(answered)} rows",
+    stored = [case for case in answered if case.reply in (rows[case.number].response_text or "")]
+    yield _check(
+        "response_text contains the model's text",
+        f"in {len(stored)} of {len(answered)} rows",
+        passed=len(stored) == len(answered),
     )
-    right = [case for case in answered if rows[case.number].overall_score == case.score]
-    wrong = [case for case in answered if case not in right]
+    wrong = [case for case in answered if rows[case.number].overall_score != case.score]
     shown = f"; {wrong[0].score:g} became {rows[wrong[0].number].overall_score}" if wrong else ""
-    yield _line(
-        "the score is the model's; 0 is a score",
-        not wrong,
-        f"in {len(right)} of {len(answered)} rows{shown}",
+    yield _check(
+        "overall_score is the model's score, also if it is 0",
+        f"in {len(answered) - len(wrong)} of {len(answered)} rows{shown}",
+        passed=not wrong,
     )
-    by_answer: dict[Answer, Callable[[Seen, Case], Line]] = {
-        Answer.nul: _nul,
-        Answer.refuse: _refused,
-        Answer.busy_once: _busy,
-        Answer.busy: _busy_for_long,
+    by_behaviour: dict[ModelBehaviour, Callable[[Observation, Case], Check]] = {
+        ModelBehaviour.nul: _nul,
+        ModelBehaviour.refuse: _refused,
+        ModelBehaviour.busy_once: _busy_once,
+        ModelBehaviour.busy: _busy,
     }
-    yield from (by_answer[case.answer](seen, case) for case in seen.cases if case.answer in by_answer)
+    yield from (by_behaviour[c.behaviour](seen, c) for c in seen.cases if c.behaviour in by_behaviour)
     tokens = [r for r in rows.values() if (r.input_tokens, r.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)]
-    yield _line(
-        "tokens are written", len(tokens) == len(rows), f"in {len(tokens)} of {len(rows)} rows", False
+    yield _check(
+        "token counts are written",
+        f"in {len(tokens)} of {len(rows)} rows",
+        passed=len(tokens) == len(rows),
+        is_required=False,
     )
-    yield _line(
-        "the key is the one that api_key_env names", seen.keys == {KEY}, f"{len(seen.keys)} keys seen", False
+    yield _check(
+        "the API key is the one that api_key_env names",
+        f"{len(seen.keys)} {'key' if len(seen.keys) == 1 else 'different keys'} received",
+        passed=seen.keys == {KEY},
+        is_required=False,
     )
 
 
-def _nul(seen: Seen, case: Case) -> Line:
+def _nul(seen: Observation, case: Case) -> Check:
     row, asked = seen.rows[case.number], bool(seen.calls[case.number])
-    said = f"the row is {row.status}" if asked else "the model was not asked"
-    return _line("a NUL in the answer does no harm", row.done and asked, said)
+    observation = f"the row is {row.status}" if asked else _NOT_ASKED
+    return _check("a NUL in the response does no harm", observation, passed=row.done and asked)
 
 
-def _refused(seen: Seen, case: Case) -> Line:
+def _refused(seen: Observation, case: Case) -> Check:
     row = seen.rows[case.number]
-    what = "a refusal by the model is a failure with its reason"
+    behaviour = "a refusal by the model is stored as a failure with its reason"
     if not seen.calls[case.number]:
-        return _line(what, False, "the model was not asked")
-    kept = row.done and not row.succeeded and bool(row.error_message)
-    said = f"the row is {row.status}" + (
-        f": {row.error_message}" if row.error_message else ", without a reason"
-    )
-    return _line(what, kept, said)
+        return _check(behaviour, _NOT_ASKED, passed=False)
+    reason = f": {row.error_message}" if row.error_message else ", without a reason"
+    passed = row.done and not row.succeeded and bool(row.error_message)
+    return _check(behaviour, f"the row is {row.status}{reason}", passed=passed)
 
 
-def _busy(seen: Seen, case: Case) -> Line:
+def _busy_once(seen: Observation, case: Case) -> Check:
+    return _when_busy("a request to a busy model is repeated", seen, case)
+
+
+def _busy(seen: Observation, case: Case) -> Check:
+    return _when_busy(f"a model that is busy for {SECONDS_BUSY:g} s does not fail the row", seen, case)
+
+
+def _when_busy(behaviour: str, seen: Observation, case: Case) -> Check:
     row, calls = seen.rows[case.number], len(seen.calls[case.number])
-    return _line("a busy model is asked again", row.succeeded, f"asked {calls} times; {row.status}", False)
+    requests = "1 request" if calls == 1 else f"{calls} requests"
+    observation = f"{requests}; the row is {row.status}"
+    return _check(behaviour, observation, passed=row.succeeded, is_required=False)
 
 
-def _busy_for_long(seen: Seen, case: Case) -> Line:
-    row, calls = seen.rows[case.number], len(seen.calls[case.number])
-    what = f"a model that is busy for {SECONDS_BUSY:g} s fails no row"
-    return _line(what, row.succeeded, f"asked {calls} times; {row.status}", False)
-
-
-def _together(seen: Seen) -> Line:
+def _concurrent(seen: Observation) -> Check:
     twice = [case for case in seen.cases if len(seen.calls[case.number]) > 1]
     open_rows = [case for case in seen.cases if not seen.rows[case.number].done]
-    unasked = [case for case in seen.cases if not seen.calls[case.number]]
-    said = f"{len(seen.cases)} rows, {len(twice)} asked about more than once, {len(open_rows)} not done"
-    said += f", {len(unasked)} never asked about" if unasked else ""
-    return _line("three instances at once take each row once", not (twice or open_rows or unasked), said)
+    missing = [case for case in seen.cases if not seen.calls[case.number]]
+    observation = f"{len(seen.cases)} rows, {len(twice)} sent more than once, {len(open_rows)} not done"
+    observation += f", {len(missing)} never sent" if missing else ""
+    passed = not (twice or open_rows or missing)
+    return _check("three concurrent instances process each row once", observation, passed=passed)
 
 
-def _killed(seen: Seen) -> Line:
-    what = "after kill -9, another instance does the row"
+def _killed(seen: Observation) -> Check:
+    behaviour = "after kill -9, another instance processes the row"
     (row,) = seen.rows.values()
     if not seen.asked:
-        return _line(what, False, "the model was not asked")
+        return _check(behaviour, _NOT_ASKED, passed=False)
     if not row.deliveries:
-        return Line(what, False, Verdict.absent, f"the row stays {row.status}: a plain claim has no lease")
-    return _line(
-        what, row.succeeded and row.deliveries == 2, f"delivered {row.deliveries} times; {row.status}"
-    )
+        observation = f"the row stays {row.status}: a plain claim has no lease"
+        return Check(behaviour, Verdict.absent, observation, is_required=False)
+    times = "once" if row.deliveries == 1 else f"{row.deliveries} times"
+    observation = f"delivered {times}; the row is {row.status}"
+    return _check(behaviour, observation, passed=row.succeeded and row.deliveries == 2)
 
 
-def _late(seen: Seen) -> Iterator[Line]:
+def _late(seen: Observation) -> Iterator[Check]:
     (row,) = seen.rows.values()
+    unchanged = "a late result does not change the row"
     if not seen.asked:
-        yield _line("a late result changes nothing", False, "the model was not asked")
+        yield _check(unchanged, _NOT_ASKED, passed=False)
         return
-    stands = row.overall_score == 99 and row.response_text == "taken over"
-    yield _line("a late result changes nothing", stands, f"the row is {row.status}, {row.overall_score}")
+    passed = row.overall_score == 99 and row.response_text == "taken over"
+    yield _check(unchanged, f"the row is {row.status} with score {row.overall_score}", passed=passed)
     survived = seen.exit_code in (None, 0)
-    said = "it goes on" if survived else f"it ended with code {seen.exit_code}: {seen.last_words}"
-    yield _line("a processor goes on after a late result", survived, said)
+    yield _check(
+        "the processor continues after a late result",
+        "it continues" if survived else _exited(seen),
+        passed=survived,
+    )
     yield _renewed(seen)
 
 
-def _renewed(seen: Seen) -> Line:
-    what = "a lease is renewed while the model takes its time"
+def _renewed(seen: Observation) -> Check:
+    behaviour = "the lease is renewed while the model responds slowly"
     if seen.heartbeat or not seen.uses_leases:
-        return _line(
-            what, seen.heartbeat, "renewed" if seen.heartbeat else "a plain claim has no lease", False
-        )
-    said = f"not within {seen.watched:.0f} s of a lease of {seen.lease:.0f} s"
+        observation = "renewed" if seen.heartbeat else "a plain claim has no lease"
+        return _check(behaviour, observation, passed=seen.heartbeat, is_required=False)
+    observation = f"not within {seen.watched:.0f} s of a lease of {seen.lease:.0f} s"
     if seen.watched < seen.lease / 2:
-        return Line(what, False, Verdict.unclear, f"{said}: it may be renewed later")
-    return _line(what, False, said, False)
+        return Check(behaviour, Verdict.unclear, f"{observation}: it may be renewed later", is_required=False)
+    return _check(behaviour, observation, passed=False, is_required=False)
 
 
-def _stops(seen: Seen) -> Line:
+def _stops(seen: Observation) -> Check:
     seconds = seen.seconds_to_stop
-    said = (
+    observation = (
         f"after {seconds:.1f} s" if seconds is not None else f"not within {SECONDS_TO_STOP} s: it was killed"
     )
-    return _line(_ENDS, seconds is not None, said, False)
+    return _check(_STOPS, observation, passed=seconds is not None, is_required=False)

@@ -1,1 +1,1 @@
-"""Dagster's home folder: which `dagster.yaml` counts, and how a release changes it. Imports no Dagster."""
+"""Dagster's home folder: its `dagster.yaml`, and how a release updates it. Does not import Dagster."""

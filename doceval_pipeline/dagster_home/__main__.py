@@ -1,6 +1,6 @@
-"""What `make setup` does for plain Dagster commands: the home folder, and `.env` at the project's root.
+"""Prepares plain Dagster commands for `make setup`: Dagster's home, and `.env` in the project's root.
 
-Dagster reads `.env` of the folder in which a command starts.
+Dagster reads `.env` of the folder in which a command is started.
 """
 
 import os
@@ -13,17 +13,17 @@ from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings, project_root
 
 COMMENT = "# Written by make setup, for plain Dagster commands in this folder; exported variables win."
-# What ends or changes a value in a line of `.env`.
+# Characters that end or change a value in a line of `.env`.
 UNUSABLE = set('"\\$}`\n\r')
 
 
 def with_dagster_home(dotenv: str, home: Path) -> str:
-    """The text of a `.env` with lines for Dagster's home and limits; lines that a user wrote stay.
+    """The text of a `.env` with lines for Dagster's home and limits; the user's own lines stay.
 
     Raises
     ------
     ConfigurationError
-        The path has characters that a line of `.env` cannot hold.
+        The path has characters that `.env` cannot contain.
     """
     if UNUSABLE & set(str(home)):
         raise ConfigurationError(
@@ -48,8 +48,8 @@ def _with_variable(dotenv: str, name: str, value: str) -> str:
 
 
 def main() -> None:
-    """Prepare Dagster's home of this installation, and write the project's `.env`."""
-    # Both are for this user alone.
+    """Prepares Dagster's home of this installation, and writes the project's `.env`."""
+    # Only this user may read them.
     os.umask(0o077)
     settings = Settings.from_environment()
     place_configuration(settings)

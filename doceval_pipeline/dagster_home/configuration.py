@@ -1,7 +1,7 @@
-"""Which `dagster.yaml` counts for an installation; README, "Dagster's configuration", tells it to users.
+"""The `dagster.yaml` of an installation.
 
-In a checkout the home holds a link to the project's file, so that edits there count at once. Elsewhere it
-holds a copy, which is the user's from then on. A regular file in the home wins in both cases.
+In a checkout, Dagster's home has a link to the project's file, so edits take effect at once. Elsewhere it has
+a copy that belongs to the user. A regular file in the home takes precedence in both cases.
 """
 
 import os
@@ -13,35 +13,35 @@ from typing import Any
 
 import yaml
 
-from doceval_pipeline.dagster_home.merging import merged
+from doceval_pipeline.dagster_home.merging import merge
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings, project_root
 
 NAME = "dagster.yaml"
-# The defaults that the user's file was last brought up to.
+# The defaults that the user's file was last updated to.
 DEFAULTS = "dagster.defaults.yaml"
-# In a checkout a link to the project's own file; a wheel holds its text.
+# In a checkout a link to the project's file; in a wheel a copy of it.
 SHIPPED = Path(__file__).parent.parent / NAME
-# The texts that were copied into the home before it was known what they were made from, oldest first.
+# Defaults of releases that did not record which defaults they had copied, oldest first.
 EARLIER = Path(__file__).parent / "earlier"
-# Seconds for which Dagster waits for its code server, read from the environment when it is imported. Its
-# own limit of 60 s is reached on a machine that is too busy, and a sensor's tick or a run is then given up.
+# Seconds that Dagster waits for its code server, read from the environment when it is imported. An overloaded
+# machine exceeds Dagster's own limit of 60 s, which would end sensor ticks and runs.
 GRPC_LIMITS = {
     "DAGSTER_GRPC_TIMEOUT_SECONDS": "180",
-    # A code server that is told to end does not wait as long for calls that hang.
+    # A code server that is shutting down waits for hanging calls at most this long.
     "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",
 }
-# Names of limits in seconds. Dagster reads them at their first use, in a process whose refusal nobody sees.
+# Names of limits in seconds. Dagster reads them at first use, in a process whose errors are not visible.
 _SECONDS = re.compile(r"DAGSTER_(\w+_)?GRPC_(TIMEOUT_SECONDS|SHUTDOWN_GRACE_PERIOD)")
 
 
 def require_limits(environment: Mapping[str, str]) -> None:
-    """Look at what the environment says of Dagster's limits.
+    """Checks the environment variables of Dagster's limits.
 
     Raises
     ------
     ConfigurationError
-        One is not a whole number of seconds.
+        A value is not a whole number of seconds.
     """
     for name, value in environment.items():
         if _SECONDS.fullmatch(name) and not re.fullmatch(r"[0-9]{1,6}", value):
@@ -51,7 +51,7 @@ def require_limits(environment: Mapping[str, str]) -> None:
 
 
 def place_configuration(settings: Settings) -> Path:
-    """Make Dagster's home ready and return its `dagster.yaml`; no edit of a user is lost.
+    """Prepares Dagster's home and returns its `dagster.yaml`; edits of users are kept.
 
     Raises
     ------
@@ -72,30 +72,30 @@ def place_configuration(settings: Settings) -> Path:
 
 
 def read_configuration(file: Path) -> Mapping[str, Any]:
-    """What a `dagster.yaml` says.
+    """The content of a `dagster.yaml`.
 
     Raises
     ------
     ConfigurationError
-        It is not YAML, or not a mapping; names file and line.
+        It is not YAML or not a mapping; the error has file and line.
     """
-    # People edit the file behind a link.
+    # Report the file behind a link, which users edit.
     file, shipped = file.resolve(), SHIPPED.resolve()
-    mend = "fix it" if file == shipped else f"fix it; {shipped} shows the defaults"
+    fix = "fix it" if file == shipped else f"fix it; {shipped} shows the defaults"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise ConfigurationError(f"{file}{line}: not valid YAML ({error.problem}): {mend}") from None
+        raise ConfigurationError(f"{file}{line}: not valid YAML ({error.problem}): {fix}") from None
     except (yaml.YAMLError, ValueError):
-        raise ConfigurationError(f"{file}: not valid YAML in UTF-8: {mend}") from None
+        raise ConfigurationError(f"{file}: not valid YAML in UTF-8: {fix}") from None
     if not isinstance(content or {}, dict):
-        raise ConfigurationError(f"{file}: not a mapping such as `run_queue:`: {mend}")
+        raise ConfigurationError(f"{file}: not a mapping such as `run_queue:`: {fix}")
     return content or {}
 
 
 def write_if_different(file: Path, content: str) -> None:
-    """Write a file whole; one with this content is left alone, and permissions stay."""
+    """Writes a file atomically unless it already has this content; keeps its permissions."""
     with suppress(FileNotFoundError):
         if file.read_text(encoding="utf-8") == content:
             return
@@ -109,27 +109,27 @@ def write_if_different(file: Path, content: str) -> None:
 def _place(file: Path) -> None:
     if file.is_symlink() and not _is_ours(file):
         return
-    if file.exists() and not file.is_symlink() and _brought_up(file):
+    if file.exists() and not file.is_symlink() and _update_edited(file):
         return
     root = project_root()
-    if root is None or not _linked(file, root / NAME):
+    if root is None or not _link(file, root / NAME):
         _write_defaults(file, SHIPPED.read_text(encoding="utf-8"))
 
 
-def _brought_up(file: Path) -> bool:
-    """Bring an edited file up to this release's defaults; False for one that was never edited."""
+def _update_edited(file: Path) -> bool:
+    """Merges this release's defaults into an edited file; False if it was never edited."""
     read_configuration(file)
     mine, now = file.read_text(encoding="utf-8"), SHIPPED.read_text(encoding="utf-8")
-    before = _made_from(file.with_name(DEFAULTS), mine)
+    before = _original_defaults(file.with_name(DEFAULTS), mine)
     if mine == before:
         return False
-    write_if_different(file, merged(mine, before, now))
+    write_if_different(file, merge(mine, before, now))
     write_if_different(file.with_name(DEFAULTS), now)
     return True
 
 
-def _made_from(defaults: Path, mine: str) -> str:
-    """The defaults that a file was made from; for an earlier version, whichever of its texts is the same."""
+def _original_defaults(defaults: Path, mine: str) -> str:
+    """The defaults that a file was copied from; for earlier releases, the matching text of `EARLIER`."""
     if defaults.exists():
         return defaults.read_text(encoding="utf-8")
     earlier = [path.read_text(encoding="utf-8") for path in sorted(EARLIER.iterdir())]
@@ -144,8 +144,8 @@ def _write_defaults(file: Path, text: str) -> None:
     write_if_different(file.with_name(DEFAULTS), text)
 
 
-def _linked(file: Path, target: Path) -> bool:
-    """Make a link to the project's file; False where there is none, or no links can be made."""
+def _link(file: Path, target: Path) -> bool:
+    """Links to the project's file; False if it does not exist or links are impossible."""
     if not target.is_file():
         return False
     if file.is_symlink() and file.readlink() == target:
@@ -161,7 +161,7 @@ def _linked(file: Path, target: Path) -> bool:
 
 
 def _is_ours(link: Path) -> bool:
-    """Whether a link is one to a checkout of this project, which may be gone."""
+    """Whether a link points to a checkout of this project, which may no longer exist."""
     target = link.readlink()
     return not link.exists() or (target.parent / "doceval_pipeline" / NAME).exists()
 

@@ -1,4 +1,4 @@
-"""Names the guards that a user's `dagster.yaml` gave up. Results stay right without them."""
+"""Warns of safeguards that are missing in a user's `dagster.yaml`. Results stay correct without them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +10,8 @@ from doceval_pipeline.settings import Settings
 PARTITION = "dagster/partition"
 
 
-def given_up(settings: Settings) -> list[str]:
-    """One line for each guard that the installation's `dagster.yaml` no longer has.
+def missing_safeguards(settings: Settings) -> list[str]:
+    """One warning for each safeguard that is missing in the installation's `dagster.yaml`.
 
     Raises
     ------
@@ -19,30 +19,29 @@ def given_up(settings: Settings) -> list[str]:
         The file is not valid YAML.
     """
     file = settings.dagster_home / NAME
-    # An installation that never started anything of Dagster's has no home yet.
-    counts = (file if file.exists() else SHIPPED).resolve()
-    return weakened(counts, read_configuration(counts))
+    # An installation that never started Dagster has no home yet.
+    effective = (file if file.exists() else SHIPPED).resolve()
+    return warnings_about(effective, read_configuration(effective))
 
 
-def weakened(file: Path, configuration: Mapping[str, Any]) -> list[str]:
-    """The warnings about one configuration."""
+def warnings_about(file: Path, configuration: Mapping[str, Any]) -> list[str]:
+    """Warnings about one configuration."""
     warnings = []
     if not any(_limits_each_batch(limit) for limit in _tag_limits(configuration)):
         warnings.append(
-            f"{file} does not limit runs to one per batch: a second run of a batch now waits for its lock, "
-            "not in the queue; restore concurrency.runs.tag_concurrency_limits"
+            f"{file} does not limit runs to one per batch, so a second run of a batch waits for its lock "
+            "instead of in the queue: restore concurrency.runs.tag_concurrency_limits"
         )
     if not _part(configuration, "run_monitoring").get("enabled"):
         warnings.append(
-            f"{file} does not enable run_monitoring: a run that never begins, or does not end when it is "
-            "cancelled, is not given up; "
-            "restore run_monitoring.enabled: true"
+            f"{file} does not enable run_monitoring, so runs that never start, or do not end when they are "
+            "cancelled, are not failed: restore run_monitoring.enabled: true"
         )
     return warnings
 
 
 def _tag_limits(configuration: Mapping[str, Any]) -> list[Any]:
-    """The limits by tag, from each of the three places where Dagster reads them."""
+    """The tag limits from the three places where Dagster reads them."""
     places = (
         _part(configuration, "concurrency", "runs"),
         _part(configuration, "run_queue"),
@@ -56,7 +55,7 @@ def _limits_each_batch(limit: Any) -> bool:
     if not isinstance(limit, dict) or limit.get("key") != PARTITION or limit.get("limit") != 1:
         return False
     value = limit.get("value")
-    # Without a value, the limit is one run of all batches together, which is stricter.
+    # Without a value, the limit is one run of all batches, which is stricter.
     return value is None or (isinstance(value, dict) and value.get("applyLimitPerUniqueValue") is True)
 
 

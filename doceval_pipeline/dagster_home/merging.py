@@ -1,7 +1,7 @@
-"""Brings new defaults into a `dagster.yaml` that a user has edited. Pure functions on texts.
+"""Merges new defaults into a `dagster.yaml` that a user has edited. Pure functions on texts.
 
-Three texts take part: the user's file, the defaults it was made from, and the defaults of this release. Edits
-are made line by line, because libraries that write YAML move or lose comments where a key goes or comes.
+The inputs are the user's file, the defaults it was copied from, and the defaults of this release. Edits work
+line by line, because YAML writers move or lose comments next to added and removed keys.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ import yaml
 from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-# A mapping that names a class: its other keys belong to that class.
+# Keys that name a class; the other keys of the mapping belong to that class.
 IDENTITY = ("module", "class")
-# Takes exactly one of several keys.
+# Allows exactly one of several keys.
 SELECTOR = "storage"
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A key of a mapping with its value, and the text that it stands in."""
+class _YamlEntry:
+    """A key of a mapping with its value, and the lines of the file."""
 
     lines: list[str]
     key: Node
@@ -32,11 +32,11 @@ class _Entry:
 
     @property
     def end(self) -> int:
-        """The line after the last one of the value."""
+        """The line after the last line of the value."""
         mark, leaf = self.value.end_mark, _last_leaf(self.value)
-        # A block ends where the next token begins, which may be on a line of its own.
+        # A block ends at the next token, which may be on a separate line.
         end = int(mark.line) + bool("".join(self.lines[mark.line : mark.line + 1])[: mark.column].strip())
-        # What looks like a comment is text where it is part of a block scalar.
+        # In a block scalar, lines that look like comments are text.
         ignored = ("",) if getattr(leaf, "style", None) in ("|", ">") else ("", "#")
         while end > self.first + 1 and self.lines[end - 1].strip()[:1] in ignored:
             end -= 1
@@ -44,22 +44,22 @@ class _Entry:
 
     @property
     def comment(self) -> int:
-        """The first line of the comment above the key, or the key's own."""
+        """The first line of the comment above the key, or the line of the key."""
         line = self.first
         while line > 0 and self.lines[line - 1].lstrip().startswith("#"):
             line -= 1
         return line
 
     def plain(self) -> Any:
-        """The value as Python knows it."""
+        """The value as a Python object."""
         return SafeConstructor().construct_document(self.value)
 
-    def entries(self) -> dict[str, "_Entry"] | None:
-        """What a mapping in block style holds; None for every other value."""
+    def entries(self) -> dict[str, "_YamlEntry"] | None:
+        """The entries of a mapping in block style; None for every other value."""
         return _entries(self.lines, self.value)
 
     def shifted(self, first: int, column: int) -> list[str]:
-        """The lines from `first` on, with the key at this column."""
+        """The lines from `first` on, indented so that the key is at `column`."""
         shift = column - int(self.key.start_mark.column)
         return [_shift(line, shift) for line in self.lines[first : self.end]]
 
@@ -71,13 +71,12 @@ class _Edit:
     lines: list[str]
 
 
-def merged(mine: str, before: str, now: str) -> str:
+def merge(mine: str, before: str, now: str) -> str:
     """The user's file with the changes of the defaults since `before`; the user's edits win.
 
-    Values left at the old default follow the new one, and keys that are new in the defaults are added. A
-    value that the user changed, a key that the user removed and the user's comments stay. A list counts as
-    one value, and so does a mapping in braces. A file with anchors stays as it is, because one of its lines
-    may hold several values.
+    Values that still have the old default get the new one, and new keys are added. Changed values, removed
+    keys and the user's comments stay. A list counts as one value, and so does a mapping in braces. A file
+    with anchors is not changed, because one of its lines may define several values.
 
     Raises
     ------
@@ -91,7 +90,7 @@ def merged(mine: str, before: str, now: str) -> str:
     edits = list(_edits(edited, old, new, lines))
     if not edits:
         return mine
-    # From the end, so that the numbers of the lines above stay true; of two at one place, the inner one last.
+    # From the end, so that earlier line numbers stay valid; of two edits at one place, the inner one last.
     edits.sort(key=lambda edit: (edit.first, edit.end))
     for edit in reversed(edits):
         lines[edit.first : edit.end] = edit.lines
@@ -99,7 +98,7 @@ def merged(mine: str, before: str, now: str) -> str:
 
 
 def _edits(
-    mine: dict[str, _Entry], old: dict[str, _Entry], new: dict[str, _Entry], lines: list[str]
+    mine: dict[str, _YamlEntry], old: dict[str, _YamlEntry], new: dict[str, _YamlEntry], lines: list[str]
 ) -> Iterator[_Edit]:
     for key in old.keys() & mine.keys():
         yield from _step(key, mine[key], old[key], new.get(key))
@@ -108,14 +107,14 @@ def _edits(
     added: list[str] = []
     for key, entry in new.items():
         if key not in old and key not in mine:
-            # Blocks of the top level stand apart.
+            # Top-level blocks are separated by an empty line.
             added += [*([] if column else [""]), *entry.shifted(entry.comment, column)]
     if added:
         yield _Edit(end, end, added)
 
 
-def _step(key: str, mine: _Entry, old: _Entry, new: _Entry | None) -> Iterator[_Edit]:
-    """The edits by which one entry of the user's follows the defaults."""
+def _step(key: str, mine: _YamlEntry, old: _YamlEntry, new: _YamlEntry | None) -> Iterator[_Edit]:
+    """The edits that update one entry of the user to the defaults."""
     if new is None:
         if mine.plain() == old.plain():
             first = mine.first if _own_comment(mine, old) else mine.comment
@@ -123,10 +122,10 @@ def _step(key: str, mine: _Entry, old: _Entry, new: _Entry | None) -> Iterator[_
         return
     inner = (mine.entries(), old.entries(), new.entries())
     if inner[0] and inner[1] and inner[2]:
-        if _is_another_thing(key, mine.plain(), old.plain()):
+        if _is_other_class(key, mine.plain(), old.plain()):
             return
-        if _nothing_stays(inner[0], inner[1], inner[2]):
-            # Without any key, the value would be null.
+        if _becomes_empty(inner[0], inner[1], inner[2]):
+            # Without keys, the value would be null.
             empty = f"{mine.lines[mine.first].partition(':')[0]}: {{}}"
             yield _Edit(mine.first, mine.end, [*_own_comments(mine, old), empty])
         else:
@@ -135,12 +134,14 @@ def _step(key: str, mine: _Entry, old: _Entry, new: _Entry | None) -> Iterator[_
         yield _replacement(mine, old, new)
 
 
-def _nothing_stays(mine: dict[str, _Entry], old: dict[str, _Entry], new: dict[str, _Entry]) -> bool:
+def _becomes_empty(
+    mine: dict[str, _YamlEntry], old: dict[str, _YamlEntry], new: dict[str, _YamlEntry]
+) -> bool:
     left = [key for key in mine if key in new or key not in old or mine[key].plain() != old[key].plain()]
     return not left and new.keys() <= old.keys()
 
 
-def _replacement(mine: _Entry, old: _Entry, new: _Entry) -> _Edit:
+def _replacement(mine: _YamlEntry, old: _YamlEntry, new: _YamlEntry) -> _Edit:
     if isinstance(mine.value, ScalarNode) and isinstance(new.value, ScalarNode):
         line = mine.lines[mine.first]
         start, end = mine.value.start_mark, mine.value.end_mark
@@ -151,35 +152,35 @@ def _replacement(mine: _Entry, old: _Entry, new: _Entry) -> _Edit:
     return _Edit(mine.first, mine.end, [*_own_comments(mine, old), *new.shifted(new.first, column)])
 
 
-def _own_comments(mine: _Entry, old: _Entry) -> list[str]:
-    """Comment lines that the user wrote between the lines of a value."""
+def _own_comments(mine: _YamlEntry, old: _YamlEntry) -> list[str]:
+    """Comment lines of the user between the lines of a value."""
     ours = {line.strip() for line in old.lines}
     inside = mine.lines[mine.first + 1 : mine.end]
     return [line for line in inside if line.lstrip().startswith("#") and line.strip() not in ours]
 
 
-def _own_comment(mine: _Entry, old: _Entry) -> bool:
-    """Whether the comment above an entry is not the one of the defaults."""
+def _own_comment(mine: _YamlEntry, old: _YamlEntry) -> bool:
+    """Whether the comment above an entry differs from the default one."""
     above = [line.strip() for line in mine.lines[mine.comment : mine.first]]
     return above != [line.strip() for line in old.lines[old.comment : old.first]]
 
 
-def _is_another_thing(key: str, mine: Any, old: Any) -> bool:
+def _is_other_class(key: str, mine: Any, old: Any) -> bool:
     """Whether the user chose another class or another kind of storage."""
     return any(mine.get(name) != old.get(name) for name in IDENTITY) or (
         key == SELECTOR and mine.keys() != old.keys()
     )
 
 
-def _top(text: str) -> dict[str, _Entry] | None:
+def _top(text: str) -> dict[str, _YamlEntry] | None:
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     return {} if root is None else _entries(text.splitlines(), root)
 
 
-def _entries(lines: list[str], node: Node) -> dict[str, _Entry] | None:
+def _entries(lines: list[str], node: Node) -> dict[str, _YamlEntry] | None:
     if not isinstance(node, MappingNode) or node.flow_style:
         return None
-    return {str(key.value): _Entry(lines, key, value) for key, value in node.value}
+    return {str(key.value): _YamlEntry(lines, key, value) for key, value in node.value}
 
 
 def _has_anchors(text: str) -> bool:

@@ -1,11 +1,11 @@
-"""What keeps an installation in order by itself: the audit, and the removal of what only grows."""
+"""Maintenance of an installation: the audit, and the removal of old events."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
 
 import dagster as dg
 
-from doceval_pipeline.batches.invariants.audit import Violation, violations
+from doceval_pipeline.batches.invariants.audit import AuditFinding, audit_installation
 from doceval_pipeline.batches.retention import forget_old
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.resources import DocEval
@@ -27,20 +27,22 @@ def audit(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Checks both databases for consistency, as `doceval check` does. Changes nothing."""
     with open_step(context, doc_eval) as databases:
-        found = list(violations(databases, False, lambda *_: None))
-    said = (
-        f"{len(found):,} violations: see what_to_do, or doceval check" if found else "every invariant holds"
+        findings = list(audit_installation(databases, lambda *_: None, every_document=False))
+    summary = (
+        f"{len(findings):,} violations: see what_to_do, or run doceval check"
+        if findings
+        else "every invariant holds"
     )
-    context.log.info(said)
+    context.log.info(summary)
     yield dg.MaterializeResult(
-        metadata={"violations": len(found), "what_to_do": _as_table(found)},
-        # What the databases hold may be other each time.
+        metadata={"violations": len(findings), "what_to_do": _as_table(findings)},
+        # The databases may have changed since the last audit.
         data_version=dg.DataVersion(context.run.run_id),
         check_results=[
             dg.AssetCheckResult(
                 check_name=CHECK,
-                passed=not found,
-                description=said,
+                passed=not findings,
+                description=summary,
             )
         ],
     )
@@ -48,17 +50,17 @@ def audit(
 
 @dg.op
 def forget_old_events(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
-    """Remove log lines, samples of progress and fulfilled requests that are older than DOCEVAL_KEEP_DAYS."""
+    """Deletes log lines, progress samples and fulfilled requests older than DOCEVAL_KEEP_DAYS."""
     with open_step(context, doc_eval) as databases:
         counts = asdict(forget_old(databases))
-    context.log.info("removed: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items()))
+    context.log.info("deleted: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items()))
     context.add_output_metadata(counts)
     return counts
 
 
 @dg.job
 def retention() -> None:
-    """Remove what is old and only grows; results, reports and the history of assets stay."""
+    """Deletes old log lines, progress samples and requests; results, reports and asset history stay."""
     forget_old_events()
 
 
@@ -69,8 +71,8 @@ audit_databases = dg.define_asset_job(
 )
 
 
-def _as_table(found: list[Violation]) -> dg.TableMetadataValue:
+def _as_table(findings: list[AuditFinding]) -> dg.TableMetadataValue:
     columns = [dg.TableColumn(name) for name in ("invariant", "batch", "problem", "mend")]
     return dg.MetadataValue.table(
-        [dg.TableRecord(asdict(violation)) for violation in found], dg.TableSchema(columns)
+        [dg.TableRecord(finding.as_json()) for finding in findings], dg.TableSchema(columns)
     )

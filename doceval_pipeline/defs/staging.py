@@ -316,14 +316,14 @@ def queue_checks(
 
 
 def _check_result(
-    context: dg.AssetCheckExecutionContext, name: str, found: audit.Finding, key: dg.AssetCheckKey
+    context: dg.AssetCheckExecutionContext, name: str, found: audit.BatchCheck, key: dg.AssetCheckKey
 ) -> dg.AssetCheckResult:
-    context.log.info(f"{name}: {key.name}: {found.text}")
+    context.log.info(f"{name}: {key.name}: {found.summary}")
     return dg.AssetCheckResult(
         check_name=key.name,
         asset_key=key.asset_key,
         passed=not found.problems,
-        **about(name, found.text, {"checked": found.checked, "problems": found.problems}),
+        **about(name, found.summary, {"checked": found.checked, "problems": found.problems}),
     )
 
 

@@ -1,1 +1,1 @@
-"""The PostgreSQL that comes in a wheel: its data folder, its start and its stop. No schema, no SQL."""
+"""The embedded PostgreSQL from a wheel: data folder, start and stop. No schema, no SQL of tables."""

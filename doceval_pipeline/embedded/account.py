@@ -1,9 +1,8 @@
-"""Under which account the server runs. PostgreSQL refuses to run as root, and users of containers are.
+"""Chooses the account that the server runs as. PostgreSQL refuses to run as root, which containers often use.
 
-Three cases: a normal user runs it as itself; root runs it as itself inside a user namespace, where
-its number is another one and it has no rights; where namespaces are refused, root runs it as the
-account `nobody`. No account is made, and no permission of a folder above ours is changed: where the
-account cannot reach the server's programs or data, one line says so.
+A normal user runs it as itself. root runs it in a user namespace with another user id and without rights, or
+as the account `nobody` if namespaces are not allowed. No account is created and no permission of a parent
+folder is changed: if the account cannot reach the server's programs or data, an error says so.
 """
 
 import os
@@ -20,25 +19,25 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 
 @dataclass(frozen=True)
 class ServerAccount:
-    """How to start the server's programs, and who owns their files."""
+    """Owner of the server's files, and the command prefix that starts its programs."""
 
     uid: int
     gid: int
     command_prefix: list[str] = field(default_factory=list)
 
     def own(self, path: Path) -> None:
-        """Give a file or folder of ours to the account."""
+        """Makes the account the owner of a file or folder."""
         if path.lstat().st_uid != self.uid:
             os.chown(path, self.uid, self.gid)
 
 
 def choose_account(home: Path, owner: int | None, program: Path) -> ServerAccount:
-    """Choose the account for a server below `home`.
+    """Chooses the account for a server below `home`.
 
     Parameters
     ----------
     owner
-        Who owns the data folder, or None where there is none yet.
+        Owner of the data folder; None if it does not exist yet.
     program
         One of the server's programs.
 
@@ -51,8 +50,8 @@ def choose_account(home: Path, owner: int | None, program: Path) -> ServerAccoun
     if own != 0:
         if owner not in (None, own):
             raise EmbeddedServerError(
-                f"the data in {home} belong to user number {owner}: "
-                "run as that user, or set DOCEVAL_HOME to a folder of yours"
+                f"the data in {home} belong to user id {owner}: "
+                "run doceval as that user, or set DOCEVAL_HOME to your own folder"
             )
         return ServerAccount(own, os.getegid())
     nobody = _nobody()
@@ -65,29 +64,29 @@ def choose_account(home: Path, owner: int | None, program: Path) -> ServerAccoun
 
 
 def trusted_accounts(owner: int | None) -> set[int]:
-    """Under which accounts a server of this user's may run; `owner` is that of its data.
+    """The accounts that a server of this user may run as; `owner` is the owner of its data.
 
-    Not the owner of the data whoever that is: another user may have made the folder.
+    Another owner is not trusted, because another user may have created the folder.
     """
     own = os.geteuid()
     return {own, owner} if own == 0 and owner == _nobody().pw_uid else {own}
 
 
 def initdb_prefix(account: ServerAccount) -> list[str]:
-    """The command prefix for initdb, which refuses a user without a passwd entry.
+    """The command prefix for initdb, which needs a passwd entry for its user.
 
     Raises
     ------
     EmbeddedServerError
-        The user has none, and cannot have one in a namespace of its own either.
+        The user has no entry, and user namespaces are not allowed.
     """
     try:
         pwd.getpwuid(account.uid)
     except KeyError:
         if not _namespaces_work():
             raise EmbeddedServerError(
-                f"user number {account.uid} has no entry in /etc/passwd, which PostgreSQL's initdb needs: "
-                "add one, run doceval as another user, or set the three URL variables to servers of your own"
+                f"user id {account.uid} has no entry in /etc/passwd, which PostgreSQL's initdb needs: "
+                "add one, run doceval as another user, or set the three URL variables to your own servers"
             ) from None
         return _launch("namespace")
     return account.command_prefix
@@ -97,27 +96,27 @@ def _require_reach(account: ServerAccount, home: Path, program: Path) -> None:
     for path, remedy in (
         (
             program,
-            "move this project to a folder that can be, such as /opt, run make setup there with umask 022,",
+            "move this project to an accessible folder such as /opt, run make setup there with umask 022,",
         ),
-        (home, "set DOCEVAL_HOME to a folder that can be,"),
+        (home, "set DOCEVAL_HOME to an accessible folder,"),
     ):
         if closed := first_closed(path, account.uid, account.gid):
             raise EmbeddedServerError(
-                f"PostgreSQL does not run as root, and {closed} cannot be entered by others: "
+                f"PostgreSQL does not run as root, and other users cannot enter {closed}: "
                 f"{remedy} or run doceval as a normal user"
             )
 
 
 def first_closed(path: Path, uid: int, gid: int) -> Path | None:
-    """The first folder on the way to a path, or the path, that an ordinary user cannot enter or execute.
+    """The first parent of a path, or the path itself, that a normal user cannot enter or execute.
 
-    Looks at permission bits, not at access control lists.
+    Checks permission bits, not access control lists.
     """
-    for whole in (path.absolute(), path.resolve()):
-        for step in (*reversed(whole.parents), whole):
-            found = step.stat()
-            bit = 0o100 if found.st_uid == uid else 0o010 if found.st_gid == gid else 0o001
-            if not found.st_mode & bit:
+    for full_path in (path.absolute(), path.resolve()):
+        for step in (*reversed(full_path.parents), full_path):
+            status = step.stat()
+            bit = 0o100 if status.st_uid == uid else 0o010 if status.st_gid == gid else 0o001
+            if not status.st_mode & bit:
                 return step
     return None
 

@@ -1,8 +1,8 @@
-"""Run as a script by root: gives up root's rights, then becomes the program it is told to start.
+"""Script for root: drops root's rights, then executes the given program.
 
 `launcher.py namespace COMMAND…` enters a user namespace in which this user is `nobody`;
-`launcher.py nobody COMMAND…` becomes the account `nobody`. A script and not a function between fork
-and exec, because Python code there may deadlock in a process with threads.
+`launcher.py nobody COMMAND…` becomes the account `nobody`. This is a script because Python code between fork
+and exec may deadlock in a process with threads.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 CLONE_NEWUSER = 0x10000000  # <sched.h>
-INSIDE = 65534  # the customary number of nobody; any number but 0 would do
+INSIDE = 65534  # the usual user id of nobody; any id except 0 works
 
 
 def _enter_namespace() -> None:

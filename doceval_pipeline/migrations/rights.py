@@ -1,4 +1,4 @@
-"""Asks what a role may do before it begins, so that a refusal half way leaves nothing half done."""
+"""Checks the rights of a role before an operation, so that it cannot fail halfway."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,10 +6,10 @@ from sqlalchemy import Connection, text
 
 from doceval_pipeline.errors import DatabaseError
 
-# A right to some column is enough to lock rows, and all there is where the columns are granted one by one.
+# A right on one column is enough to lock rows, and rights may be granted column by column.
 _MISSING = text("""
     SELECT format('%s on %s', wanted, name)
-    FROM unnest(CAST(:tables AS text[]), CAST(:rights AS text[])) AS asked(name, given),
+    FROM unnest(CAST(:tables AS text[]), CAST(:rights AS text[])) AS required(name, given),
          unnest(string_to_array(given, ', ')) AS wanted
     WHERE NOT CASE wanted WHEN 'DELETE' THEN has_table_privilege(name, wanted)
                           ELSE has_any_column_privilege(name, wanted) END
@@ -34,37 +34,38 @@ def require_rights(
     numbered: Sequence[str] = (),
     functions: Sequence[str] = (),
 ) -> None:
-    """Refuse what the connection's role may not do to the end.
+    """Raises if the role of the connection lacks any of the given rights.
 
     Parameters
     ----------
     what
-        What is refused, as a noun.
+        The operation, as a noun, for the error message.
     tables
-        Each with the rights to it, such as `SELECT, INSERT`; UPDATE means some column.
+        Tables with their rights, such as `SELECT, INSERT`; UPDATE means any column.
     numbered
-        Tables whose ids are given and reserved by hand.
+        Tables whose ids are assigned and reserved explicitly.
     functions
-        Those that are called.
+        Functions that are called.
 
     Raises
     ------
     DatabaseError
-        Names each right that is missing, and how to get it.
+        Names the missing rights and how to grant them.
     """
-    asked = list(tables)
+    required = list(tables)
     missing = connection.scalars(
         _MISSING,
         {
-            "tables": [table for table, _ in asked],
-            "rights": [rights for _, rights in asked],
+            "tables": [table for table, _ in required],
+            "rights": [rights for _, rights in required],
             "numbered": list(numbered),
             "functions": [*functions, *(["advance_numbers"] if numbered else [])],
         },
     ).all()
     if missing:
         role = connection.execute(text("SELECT current_user")).scalar_one()
+        lacking = f"{', '.join(missing)} in {connection.engine.url.database}"
         raise DatabaseError(
-            f"{what} is not allowed to {role}, and nothing was changed: it lacks {', '.join(missing)} in "
-            f"{connection.engine.url.database}: doceval init --roles as the owner grants it to doceval_stager"
+            f"role {role} lacks rights for {what} ({lacking}); nothing was changed: "
+            "run doceval init --roles as the owner to grant them to doceval_stager"
         )

@@ -1,6 +1,6 @@
-"""The roles of the databases, and what each may do: group roles, which login roles are made members of.
+"""The group roles of the databases and their grants. Login roles become members of them.
 
-The grants are in a roles.sql beside the migrations of each schema.
+The grants are in roles.sql beside the migrations of each schema.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from sqlalchemy.exc import DBAPIError
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.migrations.upgrade import Schema, lock_schema
 
-# Each with who is meant to be a member of it.
+# Group roles with their intended members.
 ROLES = {
-    "doceval_owner": "owns tables and functions; for doceval init alone",
+    "doceval_owner": "owns tables and functions; only for doceval init",
     "doceval_stager": "the pipeline: doceval, Dagster",
     "doceval_worker": "processors that call the functions",
     "doceval_plain_worker": "processors that write by UPDATE",
-    "doceval_reader": "people and programs that look",
+    "doceval_reader": "people and programs that only read",
 }
 
 _EXISTING = text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names)")
-# Giving a table to a role takes membership in it, except for a superuser.
+# Only members of a role, and superusers, can give it a table.
 _JOIN_OWNER = text("""
     DO $$ BEGIN
         IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
@@ -34,19 +34,19 @@ LONGEST_IDLE = "10min"
 _MAY_CREATE_ROLES = text("SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user")
 _NAME_TABLES = text("SELECT set_config('doceval.tables', :tables, true)")
 _TABLES_OF_OTHERS = text("""
-    SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c
+    SELECT c.relname AS name, pg_get_userbyid(c.relowner) AS owner FROM pg_class c
     WHERE c.relnamespace = CAST(current_schema() AS regnamespace) AND c.relname = ANY (:tables)
       AND NOT has_table_privilege('doceval_stager', c.oid, 'INSERT')
     ORDER BY 1
 """)
-# To see since when others are in a transaction; on some servers only a superuser may grant it.
+# Shows how long other sessions are in a transaction; on some servers only a superuser may grant it.
 _SHOW_SESSIONS = text("""
     DO $$ BEGIN
         GRANT pg_read_all_stats TO doceval_stager;
     EXCEPTION WHEN insufficient_privilege THEN NULL;
     END $$
 """)
-# Where the role's own setting hides what other sessions begin with, a database without a limit has none.
+# If a setting of the role hides the defaults of other sessions, only a database setting counts as a limit.
 HIDDEN = "source IN ('user', 'database user', 'client')"
 _HAS_NO_IDLE_LIMIT = text(f"""
     SELECT (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database())
@@ -57,7 +57,7 @@ _HAS_NO_IDLE_LIMIT = text(f"""
              AND starts_with(own, 'idle_in_transaction_session_timeout=')))
     FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'
 """)
-# Until the end of the transaction, as a session of another program of the same role begins.
+# Until the end of the transaction: the default of new sessions of the same role.
 AS_OTHERS_BEGIN = text("SET LOCAL idle_in_transaction_session_timeout TO DEFAULT")
 _LIMIT_IDLE = text(f"""
     DO $$ BEGIN
@@ -69,19 +69,19 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def grant_roles(engine: Engine, schema: Schema) -> None:
-    """Create the roles on a database's server, and give each what it may do in this schema.
+    """Creates the roles on a database's server and grants their rights in this schema.
 
-    A second time changes nothing; a grant that is no longer meant is taken back.
+    Idempotent; obsolete grants are revoked.
 
     Raises
     ------
     DatabaseError
-        The connection's role may not create roles or give away the tables.
+        The role of the connection may not create roles or change the owner of the tables.
     """
     try:
         with engine.begin() as connection:
             lock_schema(connection)
-            _make_roles(connection)
+            _create_roles(connection)
             connection.execute(_JOIN_OWNER)
             connection.exec_driver_sql(_grants(schema), execution_options={"no_parameters": True})
             connection.execute(_SHOW_SESSIONS)
@@ -89,49 +89,50 @@ def grant_roles(engine: Engine, schema: Schema) -> None:
         if getattr(error.orig, "pgcode", None) != _INSUFFICIENT_PRIVILEGE:
             raise
         raise DatabaseError(
-            f"the roles of database {engine.url.database} cannot be made "
+            f"the roles of database {engine.url.database} cannot be created "
             f"({str(error.orig).splitlines()[0]}): run doceval init --roles as a role that may create "
-            "roles and that owns the tables"
+            "roles and owns the tables"
         ) from None
 
 
 def admit_to_dagster(engine: Engine, tables: Sequence[str]) -> None:
-    """Let members of doceval_owner and doceval_stager use Dagster's database, and keep others out.
+    """Grants doceval_owner and doceval_stager the use of Dagster's database; revokes it from others.
 
-    Others are kept out where Dagster has a database of its own, which the role of `engine` owns. Nothing is
-    changed on a server that has no such roles, and where the role may make none.
+    Rights of others are revoked only if Dagster has a separate database that the role of `engine` owns.
+    Changes nothing on a server without these roles if the role of `engine` may not create them.
 
     Parameters
     ----------
     tables
-        Names of all of Dagster's tables.
+        Names of all tables of Dagster.
 
     Raises
     ------
     DatabaseError
-        Tables belong to a role on behalf of which that of `engine` cannot grant anything.
+        Tables belong to another role, so the role of `engine` cannot grant rights on them.
     """
     with engine.begin() as connection:
         lock_schema(connection)
         missing = ROLES.keys() - set(connection.scalars(_EXISTING, {"names": list(ROLES)}))
         if missing and not connection.scalar(_MAY_CREATE_ROLES):
             return
-        _make_roles(connection)
+        _create_roles(connection)
         connection.execute(_NAME_TABLES, {"tables": ",".join(tables)})
         connection.exec_driver_sql(_statements("dagster_roles"), execution_options={"no_parameters": True})
         others = connection.execute(_TABLES_OF_OTHERS, {"tables": list(tables)}).all()
     if others:
-        owner = others[0][1]
+        owner = others[0].owner
+        names = ", ".join(row.name for row in others if row.owner == owner)
         raise DatabaseError(
-            f"DAGSTER_POSTGRES_URL: {', '.join(row[0] for row in others if row[1] == owner)} belong to role "
-            f"{owner}: run doceval init --roles with DAGSTER_POSTGRES_URL of {owner}"
+            f"DAGSTER_POSTGRES_URL: {names} belong to role {owner}: "
+            f"run doceval init --roles with DAGSTER_POSTGRES_URL of {owner}"
         )
 
 
 def end_idle_transactions(engine: Engine) -> None:
-    """Let a database end transactions that are idle for `LONGEST_IDLE`, where that is not limited yet.
+    """Makes a database end transactions that are idle for `LONGEST_IDLE`, unless it already has a limit.
 
-    The pipeline's own sessions have no limit. Nothing is changed where the role does not own the database.
+    Sessions of the pipeline have no limit. Changes nothing if the role does not own the database.
     """
     with engine.begin() as connection:
         connection.execute(AS_OTHERS_BEGIN)
@@ -140,7 +141,7 @@ def end_idle_transactions(engine: Engine) -> None:
             connection.execute(_LIMIT_IDLE)
 
 
-def _make_roles(connection: Connection) -> None:
+def _create_roles(connection: Connection) -> None:
     existing = set(connection.scalars(_EXISTING, {"names": list(ROLES)}))
     for name in ROLES.keys() - existing:
         connection.exec_driver_sql(f"CREATE ROLE {name} NOLOGIN")

@@ -1,7 +1,7 @@
-"""Rows on their way out of a table of one revision and into the same table of a later one.
+"""Moves rows as JSON from a table into the same table, possibly of a later revision.
 
-A row travels as the JSON that PostgreSQL itself makes of it, so that nothing is lost: microseconds,
-floating point, any text. What rows belong together is the business of whoever moves them.
+PostgreSQL creates and parses the JSON itself, so that microseconds, floating point numbers and any text stay
+exact. Callers decide which rows to move.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from doceval_pipeline.migrations.copying import copy
 
-# JSON holds no control characters, so that these are never part of it.
+# JSON contains no control characters, so these never occur in it.
 _AS_IT_IS = r"(FORMAT csv, DELIMITER E'\x02', QUOTE E'\x01')"
 _QUOTE = b"\x01"
 _KEYS = """
@@ -19,7 +19,7 @@ _KEYS = """
     FROM (SELECT line FROM ({source}) AS lines LIMIT 1) AS first, json_object_keys(line) AS key
 """
 
-# Servers, databases and roles may be configured to read and write values in another way, or shortened.
+# Servers, databases and roles may be configured to format values differently or to shorten them.
 _EXACT_FORMATS = {
     "TimeZone": "UTC",
     "DateStyle": "ISO",
@@ -37,8 +37,8 @@ _LAST_ID = text("SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(:
 _MOVE_ON = text("SELECT advance_numbers(:table, :largest)")
 
 
-def exact_formats(transaction_only: bool) -> str:
-    """A statement after which a session, or its transaction, writes values as text that gives them again."""
+def exact_formats(*, transaction_only: bool) -> str:
+    """A statement that makes a session, or its transaction, format values exactly."""
     local = str(transaction_only).lower()
     settings = ", ".join(
         f"set_config('{name}', '{value}', {local})" for name, value in _EXACT_FORMATS.items()
@@ -47,43 +47,43 @@ def exact_formats(transaction_only: bool) -> str:
 
 
 def write_exactly(connection: Connection) -> None:
-    """Let the transaction write each value as text that gives exactly this value again.
+    """Makes the transaction format values as text that reads back as exactly the same value.
 
-    Connections of ours do so anyway; behind a pooler, others may have changed the session since.
+    This is the default of the pipeline's sessions, but behind a pooler others may have changed it.
     """
     connection.execute(text(exact_formats(transaction_only=True)))
 
 
 def read_lines(connection: Connection, table: str, pieces: Iterable[bytes]) -> None:
-    """Read JSON into a new table of the transaction, which has one column: `line`.
+    """Reads JSON lines into a new temporary table with one column, `line`.
 
     Parameters
     ----------
     table
-        A name from our own code.
+        Trusted name of the table.
     pieces
-        Of a text with one JSON value a line.
+        Pieces of a text with one JSON value per line.
     """
     connection.execute(text(f"CREATE TEMPORARY TABLE {table} (line json NOT NULL) ON COMMIT DROP"))
     copy(connection, f"COPY {table} FROM STDIN {_AS_IT_IS}", pieces)
 
 
 def read_value(connection: Connection, table: str, pieces: Iterable[bytes]) -> None:
-    """The same as `read_lines` for one JSON value that may have line breaks in it."""
+    """As `read_lines`, for a single JSON value that may contain line breaks."""
     read_lines(connection, table, chain([_QUOTE], pieces, [_QUOTE, b"\n"]))
 
 
 def insert_rows(connection: Connection, table: str, source: str) -> None:
-    """Insert rows from their JSON, in the caller's transaction.
+    """Inserts rows from their JSON, in the caller's transaction.
 
-    A column that a row of an earlier revision does not have gets its default.
+    Columns that are missing in rows of an earlier revision get their default.
 
     Parameters
     ----------
     table
-        A name from our own code.
+        Trusted name of the table.
     source
-        Of our own code too: an SQL query whose column `line` holds JSON objects of the same keys.
+        Trusted SQL query; its column `line` contains JSON objects with the same keys.
     """
     names = connection.execute(text(_KEYS.format(source=source))).scalar()
     if names is None:
@@ -98,9 +98,9 @@ def insert_rows(connection: Connection, table: str, source: str) -> None:
 
 
 def reserve_ids(connection: Connection, table: str, largest: int) -> None:
-    """Move an identity column past an id that comes from elsewhere.
+    """Advances an identity column beyond `largest`.
 
-    Locks the table against other writers until the transaction ends, where it must move: call it
+    If it must advance, the table is locked against other writers until the end of the transaction: call this
     before anything else in the transaction.
     """
     if connection.execute(_LAST_ID, {"table": table}).scalar_one() < largest:

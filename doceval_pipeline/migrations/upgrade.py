@@ -1,6 +1,6 @@
-"""Runs Alembic, and only when there is something to run.
+"""Upgrades databases with Alembic, if an upgrade is necessary.
 
-`HEADS` saves the common case, a database that is current, from loading Alembic at all.
+`HEADS` avoids importing Alembic in the common case of a current database.
 """
 
 from enum import Enum
@@ -12,13 +12,13 @@ from sqlalchemy.exc import ProgrammingError
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.lock_waits import MAY_MIGRATE, AdvisoryLock, take_advisory_lock, wait_at_most
 
-# Any number that no other program is likely to use; "doceval" as bytes.
+# A number that other programs are unlikely to use: "doceval" as bytes.
 MIGRATION_LOCK = AdvisoryLock(0x646F6365_76616C)
 SECONDS_FOR_TABLES = 5.0
 
 
 class Schema(Enum):
-    """The two databases that have migrations; the value is the folder's name."""
+    """The two schemas; the value is the name of the folder of migrations."""
 
     DOC_EVAL = "doc_eval"
     KNOWLEDGE = "knowledge"
@@ -33,17 +33,17 @@ HEADS = {Schema.DOC_EVAL: "0012", Schema.KNOWLEDGE: "0012"}
 
 
 def upgrade(engine: Engine, schema: Schema) -> bool:
-    """Bring `engine`'s database to the newest schema; safe from any number of processes at once.
+    """Upgrades the database to the newest schema; safe for concurrent processes.
 
     Returns
     -------
     bool
-        Whether anything had to be done.
+        Whether an upgrade was necessary.
 
     Raises
     ------
     DatabaseError
-        The database holds tables of the same names that are not ours, or a newer schema.
+        The database has unrelated tables of the same names, or a newer schema.
     """
     if revision(engine, schema) == HEADS[schema]:
         return False
@@ -54,28 +54,28 @@ def upgrade(engine: Engine, schema: Schema) -> bool:
 
 
 def lock_schema(connection: Connection) -> None:
-    """Be the only one who changes tables, roles and grants, until the transaction ends.
+    """Locks tables, roles and grants against concurrent changes until the end of the transaction.
 
-    Statements in it wait for the tables themselves for `SECONDS_FOR_TABLES` at most: meanwhile everybody else
-    waits behind them.
+    Limits the time that statements of the transaction wait for table locks to `SECONDS_FOR_TABLES`, because
+    all other sessions wait behind them.
 
     Raises
     ------
     DatabaseError
-        Somebody holds the lock who may not change tables.
+        A session that may not change tables holds the lock.
     """
     take_advisory_lock(connection, MIGRATION_LOCK, MAY_MIGRATE, f"database {connection.engine.url.database}")
     wait_at_most(connection, SECONDS_FOR_TABLES)
 
 
 def revision(engine: Engine, schema: Schema) -> str | None:
-    """The revision a database is at, or None for one without our schema."""
+    """The schema revision of a database; None without this schema."""
     with engine.connect() as connection:
         exists = connection.scalar(text("SELECT to_regclass(:name)"), {"name": schema.version_table})
         if exists is None:
             return None
-        found: str | None = connection.scalar(text(f"SELECT version_num FROM {schema.version_table}"))
-        return found
+        version: str | None = connection.scalar(text(f"SELECT version_num FROM {schema.version_table}"))
+        return version
 
 
 def _run_alembic(connection: Connection, schema: Schema) -> None:
@@ -91,12 +91,12 @@ def _run_alembic(connection: Connection, schema: Schema) -> None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise DatabaseError(
-            f"database {database} was made by a newer version of doceval_pipeline: install that version"
+            f"database {database} was created by a newer version of doceval_pipeline: install that version"
         ) from error
     except ProgrammingError as error:
         if getattr(error.orig, "pgcode", None) != "42P07":  # duplicate_table
             raise
         raise DatabaseError(
-            f"database {database} already holds other tables with the names of ours "
+            f"database {database} already has unrelated tables with the same names "
             f"({str(error.orig).splitlines()[0]}): choose another database"
         ) from None

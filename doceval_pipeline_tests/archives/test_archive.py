@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from doceval_pipeline.archives.checking import Checked, check
+from doceval_pipeline.archives.checking import CheckedArchive, check
 from doceval_pipeline.archives.format import ATTEMPTS, BATCH, CONFIG, DOCS, FILES, MEMBERS, REPORT
 from doceval_pipeline.archives.reading import open_archive
 from doceval_pipeline.archives.writing import ArchiveWriter
@@ -36,7 +36,7 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-def checked(path: Path) -> Checked:
+def checked(path: Path) -> CheckedArchive:
     with open_archive(path) as archive:
         return check(archive, lambda *_: None)
 
@@ -82,7 +82,7 @@ def test_progress_tells_of_each_document(small: Path) -> None:
 
 
 def test_a_document_that_is_not_what_its_sha256_says_is_not_written(tmp_path: Path) -> None:
-    wrong = pytest.raises(ArchiveError, match="is not what its sha256 says")
+    wrong = pytest.raises(ArchiveError, match="does not match its sha256")
     with wrong, (tmp_path / "a.zip").open("wb") as file, ArchiveWriter(file, WHEN) as writer:
         writer.add_document(sha256(b"one"), 3, [b"two"])
 
@@ -96,7 +96,7 @@ def test_a_truncated_archive_is_refused(
     write_small(path)
     content = path.read_bytes()
     path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    assert re.match("is damaged|is no archive", refusal(path))
+    assert re.match("is damaged|is not a doceval archive", refusal(path))
 
 
 @examples(deadline=None, max_examples=300)
@@ -122,7 +122,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing_that_is_read(
         }
 
 
-OTHER_MEMBERS = "it has other members than an archive, or in another order or size"
+OTHER_MEMBERS = "its members differ from those of an archive in name, order or size"
 
 
 def deep(levels: int) -> dict[str, Any]:
@@ -144,42 +144,45 @@ def row(members: Members, member: str, **changed: Any) -> None:
         (lambda m: m.pop(ATTEMPTS), OTHER_MEMBERS),
         (lambda m: m.update({"extra": b""}), OTHER_MEMBERS),
         (lambda m: m.update({ATTEMPTS: m.pop(ATTEMPTS)}), OTHER_MEMBERS),
-        (lambda m: m.pop("documents/" + sha256(b"one")), "docs.jsonl does not belong"),
-        (lambda m: m.update({"documents/" + sha256(b"one"): b"two"}), "is not what was written"),
-        (lambda m: m.update({"documents/" + sha256(b"one"): b"one more"}), "is not what was written"),
-        (lambda m: m.update({ATTEMPTS: b"[]\n"}), "attempts.jsonl is wrong at its root"),
-        (lambda m: m.update({ATTEMPTS: b"{\n"}), "attempts.jsonl holds what is not JSON"),
+        (lambda m: m.pop("documents/" + sha256(b"one")), "docs.jsonl does not match"),
+        (lambda m: m.update({"documents/" + sha256(b"one"): b"two"}), "differs from what was written"),
+        (lambda m: m.update({"documents/" + sha256(b"one"): b"one more"}), "differs from what was written"),
+        (lambda m: m.update({ATTEMPTS: b"[]\n"}), "attempts.jsonl is invalid at its root"),
+        (lambda m: m.update({ATTEMPTS: b"{\n"}), "attempts.jsonl contains invalid JSON"),
         (
             lambda m: m.update({ATTEMPTS: m[ATTEMPTS].rstrip()}),
-            "holds a line that does not end",
+            "contains an unterminated line",
         ),
-        (lambda m: m.update({BATCH: b"{"}), "batch.json holds what is not JSON"),
-        (lambda m: m.update({BATCH: m[BATCH].replace(b'"prompts"', b'"prompt"')}), "batch.json is wrong at"),
-        (lambda m: m.update({CONFIG: b"{}"}), "config.json is wrong at version"),
-        (lambda m: m.update({CONFIG: m[CONFIG].replace(b"}", b" }")}), "batch.json does not belong"),
-        (lambda m: m.update({CONFIG: m[CONFIG].replace(b"Clear?", b"Paid?")}), "batch.json does not belong"),
+        (lambda m: m.update({BATCH: b"{"}), "batch.json contains invalid JSON"),
+        (
+            lambda m: m.update({BATCH: m[BATCH].replace(b'"prompts"', b'"prompt"')}),
+            "batch.json is invalid at",
+        ),
+        (lambda m: m.update({CONFIG: b"{}"}), "config.json is invalid at version"),
+        (lambda m: m.update({CONFIG: m[CONFIG].replace(b"}", b" }")}), "batch.json does not match"),
+        (lambda m: m.update({CONFIG: m[CONFIG].replace(b"Clear?", b"Paid?")}), "batch.json does not match"),
         (
             lambda m: m.update({BATCH: m[BATCH].replace(b"Clear?", b"Paid?", 1)}),
-            "batch.json does not belong",
+            "batch.json does not match",
         ),
-        (lambda m: m.update({BATCH: m[BATCH].replace(b'"clarity"', b"4")}), "batch.json is wrong at"),
-        (lambda m: m.update({BATCH: b"[" * 100_000}), "batch.json holds what is not JSON"),
-        (lambda m: m.update({ATTEMPTS: b"[" * 100_000 + b"\n"}), "attempts.jsonl holds what is not JSON"),
-        (lambda m: row(m, ATTEMPTS, connection_details=deep(99)), "a value of more than 100 levels"),
-        (lambda m: row(m, ATTEMPTS, batch_id=8), "attempts.jsonl does not belong"),
-        (lambda m: row(m, ATTEMPTS, document_id=3), "attempts.jsonl does not belong"),
-        (lambda m: row(m, ATTEMPTS, prompt_id=3), "attempts.jsonl does not belong"),
-        (lambda m: row(m, ATTEMPTS, worker="w"), "attempts.jsonl does not belong"),
-        (lambda m: row(m, ATTEMPTS, id=True), "attempts.jsonl is wrong at id"),
-        (lambda m: row(m, ATTEMPTS, id=32), "attempts.jsonl does not belong"),
-        (lambda m: row(m, FILES, document={"id": 9}), "files.jsonl is wrong at document.folder_id"),
-        (lambda m: row(m, FILES, in_batch=None), "files.jsonl is wrong at in_batch"),
-        (lambda m: row(m, DOCS, id=2), "docs.jsonl does not belong"),
-        (lambda m: row(m, DOCS, id=9), "attempts.jsonl does not belong"),
-        (lambda m: row(m, DOCS, file_size="3"), "docs.jsonl is wrong at file_size"),
+        (lambda m: m.update({BATCH: m[BATCH].replace(b'"clarity"', b"4")}), "batch.json is invalid at"),
+        (lambda m: m.update({BATCH: b"[" * 100_000}), "batch.json contains invalid JSON"),
+        (lambda m: m.update({ATTEMPTS: b"[" * 100_000 + b"\n"}), "attempts.jsonl contains invalid JSON"),
+        (lambda m: row(m, ATTEMPTS, connection_details=deep(99)), "a value with more than 100 levels"),
+        (lambda m: row(m, ATTEMPTS, batch_id=8), "attempts.jsonl does not match"),
+        (lambda m: row(m, ATTEMPTS, document_id=3), "attempts.jsonl does not match"),
+        (lambda m: row(m, ATTEMPTS, prompt_id=3), "attempts.jsonl does not match"),
+        (lambda m: row(m, ATTEMPTS, worker="w"), "attempts.jsonl does not match"),
+        (lambda m: row(m, ATTEMPTS, id=True), "attempts.jsonl is invalid at id"),
+        (lambda m: row(m, ATTEMPTS, id=32), "attempts.jsonl does not match"),
+        (lambda m: row(m, FILES, document={"id": 9}), "files.jsonl is invalid at document.folder_id"),
+        (lambda m: row(m, FILES, in_batch=None), "files.jsonl is invalid at in_batch"),
+        (lambda m: row(m, DOCS, id=2), "docs.jsonl does not match"),
+        (lambda m: row(m, DOCS, id=9), "attempts.jsonl does not match"),
+        (lambda m: row(m, DOCS, file_size="3"), "docs.jsonl is invalid at file_size"),
         (
             lambda m: m.update({"history.jsonl": b'{"batch_id":8}\n'}),
-            "history.jsonl is wrong at",
+            "history.jsonl is invalid at",
         ),
     ],
 )
@@ -195,16 +198,16 @@ def test_a_file_whose_parts_do_not_belong_together_is_refused_though_its_manifes
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda m: m.update(format="tar"), "is no archive of a batch: name a file that"),
+        (lambda m: m.update(format="tar"), "is not a doceval archive: pass a file"),
         (lambda m: m.update(version=2), r"was written by a newer version of doceval_pipeline (format 2)"),
-        (lambda m: m.update(version="1"), "manifest.json is wrong at version"),
-        (lambda m: m.update(more=1), "manifest.json is wrong at more"),
-        (lambda m: m.pop("batch"), "manifest.json is wrong at batch"),
-        (lambda m: m["members"].pop(DOCS), "manifest.json names other members"),
-        (lambda m: m["members"][DOCS].update(rows=3), "docs.jsonl does not have its number of rows"),
-        (lambda m: m["members"][REPORT].update(bytes=3), "report.html is not what was written"),
-        (lambda m: m["members"][REPORT].update(sha256="0" * 64), "report.html is not what was written"),
-        (lambda m: m["documents"].update(count=3), "docs.jsonl does not belong to the rest"),
+        (lambda m: m.update(version="1"), "manifest.json is invalid at version"),
+        (lambda m: m.update(more=1), "manifest.json is invalid at more"),
+        (lambda m: m.pop("batch"), "manifest.json is invalid at batch"),
+        (lambda m: m["members"].pop(DOCS), "manifest.json lists other members"),
+        (lambda m: m["members"][DOCS].update(rows=3), "docs.jsonl has a wrong number of rows"),
+        (lambda m: m["members"][REPORT].update(bytes=3), "report.html differs from what was written"),
+        (lambda m: m["members"][REPORT].update(sha256="0" * 64), "report.html differs from what was written"),
+        (lambda m: m["documents"].update(count=3), "docs.jsonl does not match the rest"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(
@@ -225,11 +228,11 @@ def test_a_member_that_stands_in_it_twice_is_refused(small: Path) -> None:
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other"
     path.write_bytes(content)
-    assert re.match("is damaged|is no archive of a batch: name a file", refusal(path))
+    assert re.match("is damaged|is not a doceval archive: pass a file", refusal(path))
 
 
 def test_another_zip_a_folder_and_nothing_are_refused(tmp_path: Path) -> None:
     write_members(tmp_path / "other.zip", [("readme.txt", b"hello")])
-    assert "is no archive of a batch" in refusal(tmp_path / "other.zip")
-    assert "is no archive of a batch" in refusal(tmp_path)
+    assert "is not a doceval archive" in refusal(tmp_path / "other.zip")
+    assert "is not a doceval archive" in refusal(tmp_path)
     assert "cannot be read (No such file or directory)" in refusal(tmp_path / "none.zip")

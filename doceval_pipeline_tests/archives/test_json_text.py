@@ -45,7 +45,7 @@ def test_a_long_text_stands_for_itself_however_it_is_written(size: int, ascii_on
 
 def test_each_line_is_a_value() -> None:
     assert list(values([b'{"a":', b" 1}\n[2", b"]\n3\n"])) == [{"a": 1}, [2], 3]
-    with pytest.raises(JsonError, match="a line that does not end"):
+    with pytest.raises(JsonError, match="an unterminated line"):
         list(values([b"1\n2"]))
 
 

@@ -38,7 +38,7 @@ from doceval_pipeline.batches.databases import (
     Databases,
 )
 from doceval_pipeline.batches.invariants.audit import (
-    violations,
+    audit_installation,
 )
 from doceval_pipeline.batches.monitoring.completion import (
     poll,
@@ -64,9 +64,9 @@ from doceval_pipeline.errors import (
     StagingError,
 )
 from doceval_pipeline_tests.batches.archiving.archives import (
-    bring_back,
+    archive_batch,
     holdings,
-    put_away,
+    restore_batch,
 )
 from doceval_pipeline_tests.conftest import (
     EMPTY_DOC_EVAL,
@@ -428,16 +428,16 @@ class LifeOfABatch(RuleBasedStateMachine):
         self.tick()
         if self.status not in CLOSED:
             with pytest.raises(BatchStateError):
-                put_away(self.batch)
+                archive_batch(self.batch)
             return
         before = holdings(self.batch)
-        archived = put_away(self.batch)
+        archived = archive_batch(self.batch)
         assert self.batch.knowledge("SELECT count(*) FROM docs") == [(0,)]
         assert self.audit() == []
         with pytest.raises(BatchStateError):
             self.batch.stage()
         poll(self.databases)
-        bring_back(self.batch, archived)
+        restore_batch(self.batch, archived)
         after = holdings(self.batch)
         # The report that is in the archive was perhaps not written before.
         assert after | {"batches": []} == before | {"batches": []}
@@ -445,7 +445,7 @@ class LifeOfABatch(RuleBasedStateMachine):
     # What must hold after every step
 
     def audit(self) -> list[Any]:
-        return list(violations(self.databases, True, lambda *_: None))
+        return list(audit_installation(self.databases, lambda *_: None, every_document=True))
 
     @invariant()
     def the_rows_are_those_of_the_model(self) -> None:

@@ -63,7 +63,7 @@ STATUSES = "SELECT status, count(*)::int FROM llm_responses WHERE batch_id = :id
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_waits, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(lock_waits, "SECONDS_BETWEEN_QUERIES", 0.05)
     monkeypatch.setattr(reprocessing, "SECONDS_FOR_LOCKED_ROWS", 0.2)
 
 
@@ -212,7 +212,7 @@ def test_nobody_is_to_be_ended_where_another_session_may_hold_the_lock(batch_of:
     changed = "UPDATE docs SET content_type = content_type WHERE id = (SELECT min(id) FROM docs)"
     with somebody(batch.databases, ANOTHER_ROW) as innocent, somebody(batch.databases, A_ROW) as blocker:
         line = refusal(batch, changed)
-    assert "at least one of these sessions holds it" in line
+    assert "at least one of these sessions holds the lock" in line
     assert f"pid {innocent}," in line
     assert f"pid {blocker}," in line
     assert "terminate" not in line
@@ -242,9 +242,11 @@ def test_a_session_that_only_reads_is_named_where_a_definition_is_changed_and_no
 
 
 def test_a_session_that_is_left_of_several_is_not_said_to_hold_the_lock() -> None:
-    left = lock_waits.Holder(7, "3/4", "other", "", None, None)
-    assert lock_waits.described([left], 2).startswith("perhaps role other (pid 7) holds it: ask again")
-    assert "pg_terminate_backend(7)" in lock_waits.described([left], 1)
+    left = lock_waits.LockHolder(7, "3/4", "other", "", None, None)
+    assert lock_waits.holders_sentence([left], 2).startswith(
+        "the lock may be held by role other (pid 7): try again"
+    )
+    assert "pg_terminate_backend(7)" in lock_waits.holders_sentence([left], 1)
 
 
 def test_the_sensor_does_not_wait_for_a_batch_that_was_locked_after_the_poll(batch_of: BatchOf) -> None:
@@ -288,10 +290,10 @@ def test_every_session_of_ours_gives_up_waiting_and_may_itself_be_idle(databases
 
 
 def test_a_line_says_what_is_known_of_a_holder() -> None:
-    known = lock_waits.Holder(7, "3/4", "w\x1borker", "psql", "idle in transaction", 65.2)
-    hidden = lock_waits.Holder(8, "3/5", "other", "", None, None)
-    line = lock_waits.described([known, hidden])
+    known = lock_waits.LockHolder(7, "3/4", "w\x1borker", "psql", "idle in transaction", 65.2)
+    hidden = lock_waits.LockHolder(8, "3/5", "other", "", None, None)
+    line = lock_waits.holders_sentence([known, hidden])
     assert "pid 7, psql, idle in transaction for 65 s" in line
     assert "(pid 8)" in line
     assert "\x1b" not in line
-    assert "gone by now" in lock_waits.described([])
+    assert "is gone: try again" in lock_waits.holders_sentence([])

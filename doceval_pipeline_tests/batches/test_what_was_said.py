@@ -38,10 +38,10 @@ from doceval_pipeline.domain.insights import (
     Provenance,
 )
 from doceval_pipeline_tests.batches.archiving.archives import (
+    archive_batch,
     audit,
-    bring_back,
-    forget_everything,
-    put_away,
+    empty_installation,
+    restore_batch,
 )
 from doceval_pipeline_tests.conftest import (
     Sample,
@@ -151,16 +151,16 @@ def test_an_archive_takes_prices_and_the_report_along(batch: Sample) -> None:
     answer(batch)
     path = write_report(batch.databases, batch.id).path
     content = path.read_bytes()
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     price(batch, 7)
     path.unlink()
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
     assert cost(batch) == 2
     assert path.read_bytes() == content
-    put_away(batch)
+    archive_batch(batch)
     path.unlink()
-    forget_everything(batch)
-    bring_back(batch, archived)
+    empty_installation(batch)
+    restore_batch(batch, archived)
     assert batch.doc_eval("SELECT report_file FROM batches") == [(path.name,)]
     assert path.read_bytes() == content
     price(batch, 7)
@@ -176,10 +176,10 @@ def test_an_archive_from_before_gives_the_prices_of_its_connections(
         "WHERE key NOT IN ('prices_at_completion', 'report_file'))::text FROM batches b"
     )
     monkeypatch.setattr(configuration, "_BATCH", text(f"{as_before} WHERE id = :batch_id"))
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     with zipfile.ZipFile(archived.path) as file:
         assert "prices_at_completion" not in json.loads(file.read("batch.json"))["batch"]
-    forget_everything(batch)
-    bring_back(batch, archived)
+    empty_installation(batch)
+    restore_batch(batch, archived)
     price(batch, 7)
     assert cost(batch) == 2

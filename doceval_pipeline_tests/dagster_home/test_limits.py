@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from doceval_pipeline.dagster_home.configuration import SHIPPED
-from doceval_pipeline.dagster_home.limits import weakened
+from doceval_pipeline.dagster_home.limits import warnings_about
 
 FILE = Path("/home/dagster.yaml")
 PER_BATCH = {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
@@ -16,7 +16,7 @@ MONITORED = {"run_monitoring": {"enabled": True}}
 
 
 def test_the_defaults_give_nothing_up() -> None:
-    assert weakened(FILE, yaml.safe_load(SHIPPED.read_text())) == []
+    assert warnings_about(FILE, yaml.safe_load(SHIPPED.read_text())) == []
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_defaults_give_nothing_up() -> None:
     ],
 )
 def test_a_limit_counts_wherever_dagster_reads_it(configuration: Mapping[str, Any]) -> None:
-    assert weakened(FILE, {**configuration, **MONITORED}) == []
+    assert warnings_about(FILE, {**configuration, **MONITORED}) == []
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_a_limit_counts_wherever_dagster_reads_it(configuration: Mapping[str, An
     ],
 )
 def test_a_limit_that_is_missing_or_weaker_is_named_with_what_to_do(limits: Any) -> None:
-    (warning,) = weakened(FILE, {"run_queue": {"tag_concurrency_limits": limits}, **MONITORED})
+    (warning,) = warnings_about(FILE, {"run_queue": {"tag_concurrency_limits": limits}, **MONITORED})
     assert str(FILE) in warning
     assert "restore concurrency.runs.tag_concurrency_limits" in warning
 
 
 @pytest.mark.parametrize("monitoring", [None, {}, {"enabled": False}])
 def test_monitoring_that_is_off_is_named_with_what_to_do(monitoring: Any) -> None:
-    (warning,) = weakened(
+    (warning,) = warnings_about(
         FILE, {"run_queue": {"tag_concurrency_limits": [PER_BATCH]}, "run_monitoring": monitoring}
     )
     assert "restore run_monitoring.enabled: true" in warning

@@ -74,7 +74,7 @@ def test_a_program_that_only_its_owner_can_execute_is_closed(program: Path) -> N
 
 
 @pytest.mark.parametrize("namespaces", [True, False])
-def test_root_is_told_in_one_line_which_folder_its_server_cannot_enter(
+def test_an_error_names_the_folder_that_the_server_of_root_cannot_enter(
     folder: Path, program: Path, monkeypatch: pytest.MonkeyPatch, namespaces: bool
 ) -> None:
     """Below /root where namespaces are refused, and in the home of another user where they work."""
@@ -88,7 +88,7 @@ def test_root_is_told_in_one_line_which_folder_its_server_cannot_enter(
     account = choose_account(home, None, program)
     assert account.uid == (0 if namespaces else NOBODY)
     closed.chmod(0o700)
-    with pytest.raises(EmbeddedServerError, match=f"{closed} cannot be entered by others: move this project"):
+    with pytest.raises(EmbeddedServerError, match=f"other users cannot enter {closed}: move this project"):
         choose_account(home, None, program)
-    with pytest.raises(EmbeddedServerError, match=f"{closed} cannot be entered by others: set DOCEVAL_HOME"):
+    with pytest.raises(EmbeddedServerError, match=f"other users cannot enter {closed}: set DOCEVAL_HOME"):
         choose_account(closed, None, Path("/bin/sh"))

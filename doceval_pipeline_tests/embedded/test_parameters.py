@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.conformance.processes import _misleads
+from doceval_pipeline.conformance.processes import _is_removed
 from doceval_pipeline.embedded.parameters import program_environment, quoted
 from doceval_pipeline.embedded.server import EmbeddedServer
 
@@ -86,8 +86,10 @@ def test_a_value_in_the_server_s_configuration_keeps_quotes_and_backslashes() ->
 
 
 def test_a_processor_under_trial_is_not_led_past_the_scratch_database_and_the_model() -> None:
-    assert all(map(_misleads, [*LIBPQ, "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "no_proxy", "DOC_EVAL_URL"]))
-    assert not any(map(_misleads, ["PATH", "HOME", "OPENAI_API_KEY", "PGP_KEY", "LANG", "SSL_CERT_FILE"]))
+    assert all(
+        map(_is_removed, [*LIBPQ, "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "no_proxy", "DOC_EVAL_URL"])
+    )
+    assert not any(map(_is_removed, ["PATH", "HOME", "OPENAI_API_KEY", "PGP_KEY", "LANG", "SSL_CERT_FILE"]))
 
 
 def test_urls_of_other_servers_are_not_taken_for_the_embedded_one(tmp_path: Path) -> None:

@@ -139,10 +139,10 @@ def test_a_pid_file_that_names_a_zombie_does_not_count_as_running(server: Embedd
     zombie.wait()
 
 
-def test_a_folder_of_somebody_else_is_left_alone(server: EmbeddedServer) -> None:
+def test_a_folder_of_another_user_is_not_changed(server: EmbeddedServer) -> None:
     server.data.mkdir(parents=True)
     (server.data / "thesis.txt").write_text("mine")
-    with pytest.raises(EmbeddedServerError, match="was not made by doceval, and is left alone"):
+    with pytest.raises(EmbeddedServerError, match="was not created by doceval and is not used"):
         server.ensure()
     assert [path.name for path in server.data.iterdir()] == ["thesis.txt"]
 
@@ -151,7 +151,7 @@ def test_data_of_another_major_version_are_refused_with_both_versions(server: Em
     server.ensure()
     server.stop()
     (server.data / "PG_VERSION").write_text("12\n")
-    with pytest.raises(EmbeddedServerError, match="of PostgreSQL 12 and the embedded one is 18"):
+    with pytest.raises(EmbeddedServerError, match="created by PostgreSQL 12, but the embedded version is 18"):
         server.ensure()
 
 
@@ -170,7 +170,7 @@ def test_a_socket_folder_that_others_can_enter_is_refused(tmp_path: Path) -> Non
     server.sockets.mkdir()
     server.sockets.chmod(0o755)
     try:
-        with pytest.raises(EmbeddedServerError, match="can be entered by others"):
+        with pytest.raises(EmbeddedServerError, match="can be entered by other users"):
             server.ensure()
     finally:
         server.sockets.rmdir()
@@ -270,7 +270,7 @@ def test_where_namespaces_are_refused_root_runs_it_as_nobody(
         os.chmod(folder, 0o755)
         server = EmbeddedServer(Path(folder) / "home")
         if closed_to_others():
-            with pytest.raises(EmbeddedServerError, match="move this project to a folder"):
+            with pytest.raises(EmbeddedServerError, match="move this project to an accessible folder"):
                 server.ensure()
             return
         before = os.umask(umask)
@@ -284,14 +284,14 @@ def test_where_namespaces_are_refused_root_runs_it_as_nobody(
 
 
 @pytest.mark.parametrize("mode", [0o700])
-def test_a_home_that_nobody_can_reach_is_refused_and_no_permission_changed(
+def test_an_unreachable_home_is_rejected_and_no_permission_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
     monkeypatch.setattr("doceval_pipeline.embedded.account._namespaces_work", lambda: False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr("doceval_pipeline.embedded.server.server_program", lambda: Path("/bin/sh"))
     tmp_path.chmod(mode)
-    with pytest.raises(EmbeddedServerError, match="cannot be entered by others"):
+    with pytest.raises(EmbeddedServerError, match="other users cannot enter"):
         EmbeddedServer(tmp_path / "home").ensure()
     assert stat.S_IMODE(tmp_path.stat().st_mode) == mode
 

@@ -90,8 +90,8 @@ def test_a_runtime_folder_that_cannot_be_used_is_passed_over(
 
 
 def test_where_no_folder_will_do_the_refusal_names_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "runtime_folders", lambda _: iter([Path("/") / LONG]))
-    with pytest.raises(EmbeddedServerError, match="set XDG_RUNTIME_DIR or TMPDIR"):
+    monkeypatch.setattr(sockets, "runtime_folders", lambda **_: iter([Path("/") / LONG]))
+    with pytest.raises(EmbeddedServerError, match="set XDG_RUNTIME_DIR, TMPDIR or DOCEVAL_HOME"):
         sockets.choose_folder(Path("/srv") / LONG)
 
 
@@ -100,11 +100,11 @@ def test_only_a_folder_of_a_trusted_account_alone_is_private(tmp_path: Path) -> 
     assert not sockets.require_private(folder, OWN)
     folder.mkdir(mode=0o700)
     assert sockets.require_private(folder, OWN)
-    with pytest.raises(EmbeddedServerError, match=rf"belongs to user number {os.geteuid()}"):
+    with pytest.raises(EmbeddedServerError, match=rf"belongs to user id {os.geteuid()}"):
         sockets.require_private(folder, OTHERS)
     for mode in (0o777, 0o1777, 0o770, 0o701, 0o710, 0o702, 0o720):
         folder.chmod(mode)
-        with pytest.raises(EmbeddedServerError, match=f"can be entered by others \\(mode {mode:04o}\\)"):
+        with pytest.raises(EmbeddedServerError, match=f"can be entered by other users \\(mode {mode:04o}\\)"):
             sockets.require_private(folder, OWN)
     for thing in (tmp_path / "link", tmp_path / "dangling", tmp_path / "file"):
         thing.write_text("") if thing.name == "file" else thing.symlink_to(
@@ -118,9 +118,9 @@ def test_a_listener_of_another_account_is_refused_and_sent_nothing(
     listener: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, received = listener
-    # The folder itself is ours: only the process that listens is somebody else's.
+    # The folder belongs to this user; only the listening process belongs to another one.
     monkeypatch.setattr(sockets, "peer", lambda _: os.geteuid() + 1)
-    with pytest.raises(EmbeddedServerError, match=rf"user number {os.geteuid() + 1} listens on {folder}"):
+    with pytest.raises(EmbeddedServerError, match=rf"user id {os.geteuid() + 1} listens on {folder}"):
         sockets.require_listener(folder, OWN)
     deadline = time.monotonic() + 10
     while not received:
@@ -136,7 +136,7 @@ def test_a_listener_of_ours_is_known_by_its_account(listener: tuple[Path, list[b
         assert sockets.peer(connection) == os.geteuid()
 
 
-def test_nobody_listens_where_there_is_no_socket_or_a_dead_one(tmp_path: Path) -> None:
+def test_a_missing_or_dead_socket_has_no_listener(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     assert not sockets.require_listener(tmp_path, OWN)
     with socket.socket(socket.AF_UNIX) as server:
@@ -168,7 +168,7 @@ def test_every_engine_of_a_process_looks_before_it_connects(databases: Databases
     folder.chmod(0o755)
     try:
         for engine in (*engines, create_engine(url)):
-            with pytest.raises(EmbeddedServerError, match="can be entered by others"):
+            with pytest.raises(EmbeddedServerError, match="can be entered by other users"):
                 engine.connect()
     finally:
         folder.chmod(0o700)

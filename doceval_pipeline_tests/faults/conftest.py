@@ -1,4 +1,4 @@
-"""An installation of its own for faults, so that batches can be numbered from 1 again and again."""
+"""A separate installation for faults, so that batch ids can start at 1 repeatedly."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from doceval_pipeline.batches.staging import storing
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import VARIABLES
-from doceval_pipeline_tests.faults.environment import Scene
+from doceval_pipeline_tests.faults.environment import Environment
 
 
 @pytest.fixture(scope="package")
@@ -28,7 +28,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def scene(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    """Where batches are made, spoilt and compared; portions are small, so that there are several."""
+def environment(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """The environment of faults; portions are small, so that there are several."""
     monkeypatch.setattr(storing, "PORTION_FILES", 3)
-    return Scene(databases, tmp_path / "documents")
+    return Environment(databases, tmp_path / "documents")

@@ -1,20 +1,42 @@
-"""The batch that faults happen to, made the same every time, and all that may be compared of it.
+"""The environment of faults: a reproducible batch, and its comparable state.
 
-Two runs of the same batch differ in times, in ids that a rolled back transaction has used up, and in what
-is made of such ids. Everything else must be equal.
+Two runs of the same batch differ in times, in ids that rolled back transactions used up, and in values
+derived from such ids. Everything else must be equal.
 """
 
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import (
+    dataclass,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline_tests.cli.running import until
-from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.invariants.audit import (
+    audit_installation,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline_tests.cli.running import (
+    until,
+)
+from doceval_pipeline_tests.conftest import (
+    EMPTY_DOC_EVAL,
+    EMPTY_KNOWLEDGE,
+    Sample,
+    evaluation_of,
+    write_old,
+)
 
 State = dict[str, list[Any]]
 
@@ -70,20 +92,20 @@ ANSWER = """
 
 
 @dataclass
-class Scene:
-    """Both databases and a folder, of which there is one batch at a time."""
+class Environment:
+    """Both databases and a folder, with one batch at a time."""
 
     databases: Databases
     folder: Path
 
     def new_batch(self, copies: int = 1) -> Sample:
-        """Empty everything and make the batch anew: the same numbers, the same files, of two types."""
+        """Empties everything and creates the batch again: same ids, same files, of two types."""
         return self.new_batches(1, DOCUMENTS, 2, 2, copies)[0]
 
     def new_batches(
         self, batches: int, documents: int, connections: int, prompts: int, copies: int = 1
     ) -> list[Sample]:
-        """Empty everything and make batches of the same files, which differ in nothing but their names."""
+        """Empties everything and creates batches of the same files that differ only in their names."""
         self._empty()
         for number in range(documents):
             name = f"{number:03}.{'md' if number % 3 == 0 else 'txt'}"
@@ -103,42 +125,42 @@ class Scene:
         self.folder.mkdir()
 
     def disconnect(self) -> None:
-        """Give up this process's own connections, so that what happens to backends happens to others."""
+        """Closes this process's own connections, so that faults of backends affect other processes."""
         self.databases.doc_eval.dispose()
         self.databases.knowledge.dispose()
 
     def tick(self) -> None:
-        """Look as often as the sensor may have to: what opens again is ANALYZING a look later."""
+        """Polls twice, as the sensor may need to: a reopened batch is ANALYZING one poll later."""
         poll(self.databases)
         poll(self.databases)
 
     def state(self, batch: Sample) -> State:
-        """All that both databases and the folder of reports hold, without ids and times."""
+        """The contents of both databases and the reports folder, without ids and times."""
         found = {what: batch.knowledge(statement) for what, statement in _KNOWLEDGE.items()}
         found |= {what: batch.doc_eval(statement) for what, statement in _DOC_EVAL.items()}
         found["reports"] = [len(list(self.databases.settings.reports.glob("batch-*.html")))]
         return found
 
     def require(self, batch: Sample, undisturbed: State) -> None:
-        """The state is that of an undisturbed run, nothing is wrong with it, and nobody holds the batch."""
+        """Requires the state of an undisturbed run, no violations, and no process working on the batch."""
         found = self.state(batch)
         differ = {what: set(rows) ^ set(undisturbed[what]) for what, rows in found.items()}
         assert found == undisturbed, {what: rows for what, rows in differ.items() if rows}
         self.require_nothing_wrong()
-        # The backend of a process that was killed while it waited may have to see first that it is gone.
+        # The backend of a killed process that was waiting may need time to notice.
         until(lambda: not batch.is_at_work(), seconds=30)
 
     def results(self, batch: Sample) -> set[Any]:
-        """The results that processors have written."""
+        """Results written by processors."""
         return set(batch.knowledge(_RESULTS))
 
     def require_nothing_lost(self, batch: Sample, results: set[Any]) -> None:
-        """Results stand as they were and contents are whole, however much is left to do."""
+        """Requires that no result changed and all documents are intact, however much work remains."""
         assert results <= self.results(batch)
         assert batch.knowledge(_BROKEN) == []
 
     def require_nothing_wrong(self) -> None:
-        """The audit finds nothing, every document decoded."""
-        found = violations(self.databases, True, lambda *_: None)
-        wrong = [f"{violation.invariant}: {violation.problem}" for violation in found]
+        """Requires that the audit finds no violations, with every document decoded."""
+        findings = audit_installation(self.databases, lambda *_: None, every_document=True)
+        wrong = [f"{finding.invariant}: {finding.problem}" for finding in findings]
         assert not wrong, wrong

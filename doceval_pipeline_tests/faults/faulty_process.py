@@ -1,7 +1,7 @@
-"""Does something in a process of its own, to which a fault happens at a chosen point or at any moment.
+"""Runs an operation in a separate process, with a fault at a chosen point or at any moment.
 
-A point is before and after each statement, before each commit and after it, before each piece of a
-document that is copied, and before and after each step on the disk: product code knows nothing of them.
+Points are before and after each statement and commit, before each piece of a copied document, and before and
+after each disk operation. Product code is unaware of them.
 """
 
 import json
@@ -23,8 +23,8 @@ Fault = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a process ended: by a kill, with a line for people, or with what was asked done."""
+class ProcessEnd:
+    """How a process ended: killed, with an error message, or successfully."""
 
     killed: bool
     error: str | None
@@ -32,12 +32,12 @@ class Ended:
 
     @property
     def done(self) -> bool:
-        """Whether it said that everything was done."""
+        """Whether the process reported success."""
         return not self.killed and self.error is None
 
 
 class Points:
-    """Counts the points that this process passes, and lets a fault happen at one of them."""
+    """Counts the points that this process passes, and triggers a fault at one of them."""
 
     def __init__(self, chosen: int, fault: Fault) -> None:
         self._numbers = count(1)
@@ -47,14 +47,14 @@ class Points:
         self.passed = 0
 
     def reached(self, *_: object, **__: object) -> None:
-        # Two threads store documents; taking a number is one step of the interpreter.
+        # Two threads store documents; next() is atomic.
         self.passed = next(self._numbers)
-        # What this process starts is left alone.
+        # Child processes are not affected.
         if self.passed == self._chosen and os.getpid() == self._process:
             self._fault()
 
     def watch(self) -> None:
-        """Watch every engine, the copying of documents, and the disk, for the rest of this process."""
+        """Watches engines, copied documents and disk operations for the rest of this process."""
         for name in ("before_cursor_execute", "after_cursor_execute", "commit"):
             event.listen(Engine, name, self.reached)
         event.listen(Pool, "checkin", self.reached)
@@ -77,42 +77,48 @@ def kill_this_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Child:
-    """A process that was forked off this one and does one thing.
+class FaultyProcess:
+    """A forked process that runs one operation.
 
     Parameters
     ----------
     at, fault
-        What happens to it, and at which of its points; 0 for at none.
+        The fault, and the point at which it happens; 0 for none.
     """
 
     def __init__(
-        self, databases: Databases, act: Callable[[], object], at: int = 0, fault: Fault = kill_this_process
+        self,
+        databases: Databases,
+        operation: Callable[[], object],
+        at: int = 0,
+        fault: Fault = kill_this_process,
     ) -> None:
         self._answer, answering = os.pipe()
         self.pid = os.fork()
         if not self.pid:
-            _live(databases, act, at, fault, answering)
+            _live(databases, operation, at, fault, answering)
         os.close(answering)
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
-    def end(self) -> Ended:
-        """Wait for its end, and that of what it started. What is no line for people fails the test."""
+    def end(self) -> ProcessEnd:
+        """Waits for it and its children to end. Any error other than a DocEvalError fails the test."""
         with os.fdopen(self._answer) as pipe:
             answer = pipe.read()
         _, status = os.waitpid(self.pid, 0)
         if os.WIFSIGNALED(status):
             assert os.WTERMSIG(status) == signal.SIGKILL
-            return Ended(True, None, 0)
-        assert os.WEXITSTATUS(status) == 0, f"no line, but a traceback: {answer}"
-        return Ended(False, **json.loads(answer))
+            return ProcessEnd(True, None, 0)
+        assert os.WEXITSTATUS(status) == 0, f"a traceback instead of an error: {answer}"
+        return ProcessEnd(False, **json.loads(answer))
 
 
-def _live(databases: Databases, act: Callable[[], object], at: int, fault: Fault, answering: int) -> None:
-    """All that the child does; nothing of its parent may end in it, neither connections nor tests."""
-    ended, answer = 1, "it did not begin"
+def _live(
+    databases: Databases, operation: Callable[[], object], at: int, fault: Fault, answering: int
+) -> None:
+    """The body of the child, which must end neither connections nor tests of its parent."""
+    ended, answer = 1, "it did not start"
     try:
         for engine in (databases.doc_eval, databases.knowledge):
             engine.dispose(close=False)
@@ -120,9 +126,9 @@ def _live(databases: Databases, act: Callable[[], object], at: int, fault: Fault
         points.watch()
         error = None
         try:
-            act()
-        except DocEvalError as told:
-            error = str(told)
+            operation()
+        except DocEvalError as raised:
+            error = str(raised)
         answer, ended = json.dumps({"error": error, "points": points.passed}), 0
     except BaseException as unexpected:
         answer = repr(unexpected)

@@ -1,40 +1,55 @@
-"""A disk that is too small for what is to be stored on it, and can be made larger.
+"""A disk that is too small for the documents, and can be enlarged.
 
-Where this user may mount a file system, it is one of 24 MiB that holds the contents of documents; the
-server's WAL is elsewhere, so that it can go on. Where not, files of the server may not grow over that
-size, which it meets in the same place as a full disk.
+If this user may mount file systems, documents are stored on one of 24 MiB; the server's WAL is elsewhere, so
+that the server keeps running. Otherwise the size of the server's files is limited, which fails in the same
+place as a full disk.
 """
 
 import os
 import resource
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Protocol
+from collections.abc import (
+    Iterator,
+)
+from contextlib import (
+    contextmanager,
+)
+from dataclasses import (
+    dataclass,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    ClassVar,
+    Protocol,
+)
 
 import psutil
 
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.cli.running import query
+from doceval_pipeline.embedded.server import (
+    EmbeddedServer,
+)
+from doceval_pipeline_tests.cli.running import (
+    query,
+)
 
 ROOM = 24 * 1024 * 1024
 ROOM_ENOUGH = 256 * 1024 * 1024
 
 
 class Disk(Protocol):
-    """Where contents are stored; `line` is what people are told when it is full."""
+    """The disk of the documents; `line` is the error message when it is full."""
 
     line: ClassVar[str]
 
-    def make_room(self) -> None:
-        """Make it large enough."""
+    def enlarge(self) -> None:
+        """Makes it large enough."""
 
 
 @dataclass(frozen=True)
 class MountedDisk:
-    """A file system of its own, in memory."""
+    """A separate file system in memory."""
 
     line: ClassVar[str] = (
         "the disk of the database server is full .*No space left on device.*: free space on it"
@@ -42,7 +57,7 @@ class MountedDisk:
 
     folder: Path
 
-    def make_room(self) -> None:
+    def enlarge(self) -> None:
         subprocess.run(
             ["mount", "-o", f"remount,size={ROOM_ENOUGH}", str(self.folder)], check=True, capture_output=True
         )
@@ -50,7 +65,7 @@ class MountedDisk:
 
 @dataclass(frozen=True)
 class LimitedFiles:
-    """No file of the server may grow over a size; new backends have the limit of their postmaster."""
+    """Limits the size of the server's files; new backends inherit the limit of the postmaster."""
 
     line: ClassVar[str] = "the database refused: could not .*: File too large"
 
@@ -61,14 +76,14 @@ class LimitedFiles:
             _, hard = process.rlimit(resource.RLIMIT_FSIZE)
             process.rlimit(resource.RLIMIT_FSIZE, (size, hard))
 
-    def make_room(self) -> None:
+    def enlarge(self) -> None:
         _, hard = self.postmaster.rlimit(resource.RLIMIT_FSIZE)
         self.limit(hard)
 
 
 @contextmanager
 def small_disk(server: EmbeddedServer, folder: Path) -> Iterator[Disk]:
-    """Have the server store contents on a disk of `ROOM` bytes."""
+    """Makes the server store documents on a disk of `ROOM` bytes."""
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]
     if subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0:
@@ -83,7 +98,7 @@ def small_disk(server: EmbeddedServer, folder: Path) -> Iterator[Disk]:
         try:
             yield disk
         finally:
-            disk.make_room()
+            disk.enlarge()
 
 
 def postmaster(server: EmbeddedServer) -> psutil.Process:

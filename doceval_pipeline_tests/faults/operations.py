@@ -1,12 +1,25 @@
-"""What is done to a batch while faults happen: each from the state before it, and good for asking again."""
+"""Operations on a batch while faults happen; each can be repeated until it succeeds."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import (
+    Callable,
+)
+from dataclasses import (
+    dataclass,
+)
+from functools import (
+    partial,
+)
 
-from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.batches.monitoring.completion import poll, recount_batches
-from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.databases import (
+    database_errors,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+    recount_batches,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
 from doceval_pipeline.batches.staging.reprocessing import (
     Mode,
     cancel,
@@ -15,21 +28,26 @@ from doceval_pipeline.batches.staging.reprocessing import (
     reprocess,
     resume,
 )
-from doceval_pipeline_tests.conftest import Sample, write_old
-from doceval_pipeline_tests.faults.environment import ANSWER
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    write_old,
+)
+from doceval_pipeline_tests.faults.environment import (
+    ANSWER,
+)
 
 
 @dataclass(frozen=True)
-class Act:
-    """Something that is done to a batch, and what has to come before it."""
+class Operation:
+    """An operation on a batch, and the preparation it needs."""
 
     name: str
     prepare: Callable[[Sample], object]
-    do: Callable[[Sample], object]
+    run: Callable[[Sample], object]
 
 
 def _saved(_: Sample) -> None:
-    """Nothing comes before."""
+    """Needs no preparation."""
 
 
 def _answered(batch: Sample) -> None:
@@ -48,7 +66,7 @@ def _reported(batch: Sample) -> None:
 
 
 def _touched(batch: Sample) -> None:
-    """Reported, and then a file is new, one holds other bytes, and one is gone."""
+    """Reported; then one file is added, one is changed, and one is removed."""
     _reported(batch)
     write_old(batch.folder / "new.txt", "a document that came later")
     write_old(batch.folder / "001.txt", "other bytes than before")
@@ -84,20 +102,20 @@ def _request(batch: Sample) -> None:
     queue_attempts(batch.databases, batch.id, Mode.failed, "a run")
 
 
-STAGING = Act("staging", _saved, Sample.stage)
-LOOKING = Act("looking", _answered, _look)
-REPORTING = Act("reporting", _completed, _report)
-ACTS = (
+STAGING = Operation("staging", _saved, Sample.stage)
+POLLING = Operation("polling", _answered, _look)
+REPORTING = Operation("reporting", _completed, _report)
+OPERATIONS = (
     STAGING,
-    LOOKING,
-    Act("recounting", _answered, _recount),
+    POLLING,
+    Operation("recounting", _answered, _recount),
     REPORTING,
-    Act("repairing", _reported, partial(_again, mode=Mode.missing)),
-    Act("reprocessing failed", _reported, partial(_again, mode=Mode.failed)),
-    Act("reprocessing all", _reported, partial(_again, mode=Mode.all)),
-    Act("requesting attempts", _reported, _request),
-    Act("rescanning", _touched, partial(_again, mode=Mode.missing, rescan=True)),
-    Act("pausing", Sample.stage, lambda batch: pause(batch.databases, batch.id)),
-    Act("resuming", _paused, lambda batch: resume(batch.databases, batch.id)),
-    Act("cancelling", Sample.stage, lambda batch: cancel(batch.databases, batch.id)),
+    Operation("repairing", _reported, partial(_again, mode=Mode.missing)),
+    Operation("reprocessing failed", _reported, partial(_again, mode=Mode.failed)),
+    Operation("reprocessing all", _reported, partial(_again, mode=Mode.all)),
+    Operation("requesting attempts", _reported, _request),
+    Operation("rescanning", _touched, partial(_again, mode=Mode.missing, rescan=True)),
+    Operation("pausing", Sample.stage, lambda batch: pause(batch.databases, batch.id)),
+    Operation("resuming", _paused, lambda batch: resume(batch.databases, batch.id)),
+    Operation("cancelling", Sample.stage, lambda batch: cancel(batch.databases, batch.id)),
 )

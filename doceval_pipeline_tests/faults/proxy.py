@@ -1,4 +1,4 @@
-"""A network that fails: passes bytes on between clients and the server, and cuts after some of them."""
+"""A failing network: forwards bytes between clients and the server, and cuts connections."""
 
 import socket
 from contextlib import suppress
@@ -11,7 +11,7 @@ PIECE = 65_536
 
 
 class CuttingProxy:
-    """Listens on a port of this machine, in front of the server's socket.
+    """A proxy on a local port in front of the server's socket.
 
     Parameters
     ----------
@@ -26,21 +26,21 @@ class CuttingProxy:
         self._left: dict[Direction, int | None] = {}
         self._stays_cut = self._is_cut = False
         self.passed: dict[Direction, int] = {}
-        self.mend()
+        self.reset()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         Thread(target=self._accept, daemon=True).start()
 
-    def mend(self) -> None:
-        """Pass everything on, and count from now on."""
+    def reset(self) -> None:
+        """Forwards everything, and resets the counters."""
         with self._lock:
             self._left = {"to the server": None, "from the server": None}
             self.passed = {"to the server": 0, "from the server": 0}
             self._is_cut = False
 
-    def cut_after(self, direction: Direction, size: int, for_good: bool) -> None:
-        """Cut every connection after so many more bytes in a direction; for good, or until the next one."""
-        self.mend()
+    def cut_after(self, direction: Direction, size: int, *, for_good: bool) -> None:
+        """Cuts all connections after `size` more bytes in a direction; permanently with `for_good`."""
+        self.reset()
         with self._lock:
             self._left[direction] = size
             self._stays_cut = for_good
@@ -51,7 +51,7 @@ class CuttingProxy:
         return self._is_cut
 
     def close(self) -> None:
-        """Take no more connections, and end those that are there."""
+        """Accepts no more connections, and ends existing ones."""
         self._listener.close()
         self._end_all()
 

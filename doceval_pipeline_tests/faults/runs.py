@@ -1,45 +1,45 @@
-"""Runs of acts: undisturbed ones, to compare with, and such that make good what a fault has left."""
+"""Runs operations: undisturbed for comparison, and again after a fault."""
 
 import time
 from contextlib import suppress
 
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.faults.environment import Scene, State
-from doceval_pipeline_tests.faults.faulty_process import Child
-from doceval_pipeline_tests.faults.operations import Act
+from doceval_pipeline_tests.faults.environment import Environment, State
+from doceval_pipeline_tests.faults.faulty_process import FaultyProcess
+from doceval_pipeline_tests.faults.operations import Operation
 
 
-def begun(scene: Scene, act: Act) -> Sample:
-    """The batch as it is before an act."""
-    batch = scene.new_batch()
-    act.prepare(batch)
+def prepared(environment: Environment, operation: Operation) -> Sample:
+    """A new batch that is prepared for an operation."""
+    batch = environment.new_batch()
+    operation.prepare(batch)
     return batch
 
 
-def undisturbed(scene: Scene, act: Act) -> tuple[State, int, float]:
-    """What an act leads to, how many points it passes, and how many seconds it takes."""
-    batch = begun(scene, act)
+def undisturbed(environment: Environment, operation: Operation) -> tuple[State, int, float]:
+    """The state after an operation, the number of its points, and its seconds, without a fault."""
+    batch = prepared(environment, operation)
     started = time.monotonic()
-    ended = Child(scene.databases, lambda: act.do(batch)).end()
+    ended = FaultyProcess(environment.databases, lambda: operation.run(batch)).end()
     seconds = time.monotonic() - started
     assert ended.done, ended.error
-    scene.tick()
-    state = scene.state(batch)
-    scene.require(batch, state)
+    environment.tick()
+    state = environment.state(batch)
+    environment.require(batch, state)
     return state, ended.points, seconds
 
 
-def made_good(scene: Scene, act: Act, batch: Sample, state: State) -> None:
-    """Asking once more, and the next ticks, lead to the state of an undisturbed run."""
-    # What people ask for is refused where it had been done before the fault.
+def require_recovery(environment: Environment, operation: Operation, batch: Sample, state: State) -> None:
+    """Requires that repeating the operation, and the next ticks, lead to the undisturbed state."""
+    # An operation that was complete before the fault is rejected.
     with suppress(BatchStateError):
-        act.do(batch)
-    scene.tick()
-    scene.require(batch, state)
+        operation.run(batch)
+    environment.tick()
+    environment.require(batch, state)
 
 
-def some_points(act: Act, points: int, most: int) -> list[int]:
-    """About `most` of an act's points, or all; from one on that differs from act to act."""
+def sample_points(operation: Operation, points: int, most: int) -> list[int]:
+    """About `most` points of an operation, or all; the first point differs between operations."""
     stride = max(1, points // most)
-    return list(range(1 + len(act.name) % stride, points + 1, stride))
+    return list(range(1 + len(operation.name) % stride, points + 1, stride))

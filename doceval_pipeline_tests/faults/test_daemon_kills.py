@@ -1,23 +1,51 @@
 """SIGKILL between any two steps of Dagster's daemon: each completed state is reported once."""
 
 import random
-from collections import defaultdict
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
+from collections import (
+    defaultdict,
+)
+from collections.abc import (
+    Iterator,
+)
+from functools import (
+    partial,
+)
+from pathlib import (
+    Path,
+)
 
 import dagster as dg
 import pytest
-from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.context import (
+    WorkspaceProcessContext,
+)
 
-from doceval_pipeline.batches.monitoring import run_requests
-from doceval_pipeline.defs import partitions
-from doceval_pipeline.knowledge.digests import digest
-from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.faults.daemon import daemon_of, live
-from doceval_pipeline_tests.faults.environment import Scene
-from doceval_pipeline_tests.faults.faulty_process import Child
-from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
+from doceval_pipeline.batches.monitoring import (
+    run_requests,
+)
+from doceval_pipeline.defs import (
+    partitions,
+)
+from doceval_pipeline.knowledge.digests import (
+    digest,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
+from doceval_pipeline_tests.faults.daemon import (
+    daemon_of,
+    live,
+)
+from doceval_pipeline_tests.faults.environment import (
+    Environment,
+)
+from doceval_pipeline_tests.faults.faulty_process import (
+    FaultyProcess,
+)
+from doceval_pipeline_tests.faults.sizes import (
+    SEED,
+    short_and_full,
+)
 
 # A run that was lost while it began is given up a second later, and asked for again.
 MOST_LIVES = 6
@@ -30,8 +58,8 @@ FLIP = """
 
 
 @pytest.fixture
-def daemon(scene: Scene, tmp_path: Path) -> Iterator[WorkspaceProcessContext]:
-    with daemon_of(scene.databases.settings, tmp_path / "dagster") as context:
+def daemon(environment: Environment, tmp_path: Path) -> Iterator[WorkspaceProcessContext]:
+    with daemon_of(environment.databases.settings, tmp_path / "dagster") as context:
         yield context
 
 
@@ -40,9 +68,9 @@ def state_of(batch: Sample) -> str:
         return digest(connection, batch.id)
 
 
-def completed(scene: Scene, number: int) -> list[Sample]:
+def completed(environment: Environment, number: int) -> list[Sample]:
     """Batches of which every row failed, so that each can change as often as it has rows."""
-    batches = scene.new_batches(number, documents=10, connections=2, prompts=2)
+    batches = environment.new_batches(number, documents=10, connections=2, prompts=2)
     for batch in batches:
         batch.stage()
         batch.knowledge("UPDATE llm_responses SET status = 'F' WHERE batch_id = :id")
@@ -68,7 +96,7 @@ def reported(instance: dg.DagsterInstance) -> dict[str, list[str]]:
 
 @short_and_full("kills, batches_at_once", (3, 2), (200, 10))
 def test_each_completed_state_is_reported_once_whenever_the_daemon_is_killed(
-    scene: Scene,
+    environment: Environment,
     daemon: WorkspaceProcessContext,
     monkeypatch: pytest.MonkeyPatch,
     kills: int,
@@ -78,11 +106,11 @@ def test_each_completed_state_is_reported_once_whenever_the_daemon_is_killed(
 
     def undisturbed() -> int:
         batches[0].doc_eval(PASS)
-        ended = Child(scene.databases, partial(live, daemon)).end()
+        ended = FaultyProcess(environment.databases, partial(live, daemon)).end()
         assert ended.done, ended.error
         return ended.points
 
-    batches = completed(scene, batches_at_once)
+    batches = completed(environment, batches_at_once)
     states = {batch.key: [state_of(batch)] for batch in batches}
     daemon.instance.add_dynamic_partitions(partitions.NAME, list(states))
     undisturbed()
@@ -99,7 +127,7 @@ def test_each_completed_state_is_reported_once_whenever_the_daemon_is_killed(
             change(batch)
             at = chance.randint(1, points)
             batch.doc_eval(PASS)
-            killed += Child(scene.databases, partial(live, daemon), at=at).end().killed
+            killed += FaultyProcess(environment.databases, partial(live, daemon), at=at).end().killed
         # Before a batch changes again, so that no state is gone before anybody could see it.
         for _ in range(MOST_LIVES):
             undisturbed()
@@ -110,4 +138,4 @@ def test_each_completed_state_is_reported_once_whenever_the_daemon_is_killed(
     assert reported(daemon.instance) == states
     seen = materialized(daemon.instance, "llm_responses")
     assert {key: len(found) for key, found in seen.items() if len(found) < len(states[key])} == {}
-    scene.require_nothing_wrong()
+    environment.require_nothing_wrong()

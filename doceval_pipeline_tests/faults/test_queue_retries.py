@@ -13,20 +13,20 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 from dagster._daemon.sensor import execute_sensor_iteration
 
 from doceval_pipeline_tests.faults.daemon import LOGGER, ForkingLauncher, daemon_of
-from doceval_pipeline_tests.faults.environment import Scene
+from doceval_pipeline_tests.faults.environment import Environment
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def daemon(scene: Scene, tmp_path: Path) -> Iterator[WorkspaceProcessContext]:
-    with daemon_of(scene.databases.settings, tmp_path / "dagster") as context:
+def daemon(environment: Environment, tmp_path: Path) -> Iterator[WorkspaceProcessContext]:
+    with daemon_of(environment.databases.settings, tmp_path / "dagster") as context:
         yield context
 
 
-def queued(scene: Scene, daemon: WorkspaceProcessContext) -> str:
+def queued(environment: Environment, daemon: WorkspaceProcessContext) -> str:
     """A staging that was requested, and waits in the queue."""
-    batch = scene.new_batch()
+    batch = environment.new_batch()
     batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
     for error in execute_sensor_iteration(daemon, LOGGER, None, None):
         assert error is None, error.to_string()
@@ -42,7 +42,7 @@ def dequeue(queue: QueuedRunCoordinatorDaemon, daemon: WorkspaceProcessContext, 
 
 @pytest.mark.parametrize(("begins", "launches"), [(False, 3), (True, 1)])
 def test_a_run_is_launched_again_unless_it_had_begun(
-    scene: Scene,
+    environment: Environment,
     daemon: WorkspaceProcessContext,
     monkeypatch: pytest.MonkeyPatch,
     begins: bool,
@@ -59,7 +59,7 @@ def test_a_run_is_launched_again_unless_it_had_begun(
         raise DagsterUserCodeUnreachableError("it does not answer")
 
     monkeypatch.setattr(ForkingLauncher, "launch_run", unreachable)
-    run_id = queued(scene, daemon)
+    run_id = queued(environment, daemon)
     with QueuedRunCoordinatorDaemon(interval_seconds=1) as queue:
         for at in (1e6, 1e6 + 5, 1e6 + 10.1, 1e6 + 20.2):
             dequeue(queue, daemon, at)

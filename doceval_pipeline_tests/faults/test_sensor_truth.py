@@ -33,7 +33,7 @@ from doceval_pipeline_tests.conftest import (
     Sample,
 )
 from doceval_pipeline_tests.faults.environment import (
-    Scene,
+    Environment,
 )
 from doceval_pipeline_tests.faults.sizes import (
     SEED,
@@ -91,22 +91,22 @@ class TimestampCursor:
         return [(row[0], str(self._done[row[0]])) for row in rows if self._done[row[0]] >= self._expected]
 
 
-def staged(scene: Scene, batches: int, documents: int) -> list[Sample]:
-    samples = scene.new_batches(batches, documents, connections=5, prompts=CELLS_OF_A_DOCUMENT // 5)
+def staged(environment: Environment, batches: int, documents: int) -> list[Sample]:
+    samples = environment.new_batches(batches, documents, connections=5, prompts=CELLS_OF_A_DOCUMENT // 5)
     for sample in samples:
         sample.stage()
     return samples
 
 
-def written(scene: Scene, ticking: Ticking) -> tuple[list[tuple[int, str]], int]:
+def written(environment: Environment, ticking: Ticking) -> tuple[list[tuple[int, str]], int]:
     """Change every row of all batches, and one more of each completed batch; ticks go on meanwhile.
 
     Gives the completions that were found, and how many changes were committed.
     """
-    with scene.databases.knowledge.connect() as connection:
+    with environment.databases.knowledge.connect() as connection:
         rows = [(row[0], row[1]) for row in connection.execute(ROWS)]
     work = Work(list(row_sets(rows, random.Random(SEED)))[::-1])
-    writers = start_writers(scene.databases.settings.home, work)
+    writers = start_writers(environment.databases.settings.home, work)
     completions: list[tuple[int, str]] = []
     flipped: set[int] = set()
     quiet = 0
@@ -126,37 +126,42 @@ def written(scene: Scene, ticking: Ticking) -> tuple[list[tuple[int, str]], int]
 
 @short_and_full("number, documents", (10, 10), (200, 25))
 def test_no_completion_is_missed_or_doubled_whatever_commits_when(
-    scene: Scene, number: int, documents: int
+    environment: Environment, number: int, documents: int
 ) -> None:
-    batches = staged(scene, number, documents)
-    completions, changes = written(scene, Sensor(scene.databases))
+    batches = staged(environment, number, documents)
+    completions, changes = written(environment, Sensor(environment.databases))
     print(f"{changes} changes, {len(completions)} completions")
     assert changes == number * (documents * CELLS_OF_A_DOCUMENT * CHANGES_OF_A_ROW + 1)
     # Once when the last row was done, and once when one was changed after.
     assert Counter(batch for batch, _ in completions) == dict.fromkeys((b.id for b in batches), 2)
     assert len(set(completions)) == len(completions)
-    with scene.databases.knowledge.connect() as connection:
+    with environment.databases.knowledge.connect() as connection:
         now = digests(connection, [batch.id for batch in batches])
     assert dict(completions) == now, "the last completion of each batch is of its result"
     assert {batch.status() for batch in batches} == {"COMPLETED"}
-    scene.require_nothing_wrong()
+    environment.require_nothing_wrong()
 
 
 @pytest.mark.slow
-def test_a_timestamp_cursor_misses_completions_in_the_same_harness(scene: Scene) -> None:
-    batches = staged(scene, 10, 10)
-    completions, _ = written(scene, TimestampCursor(scene.databases, 10 * CELLS_OF_A_DOCUMENT))
+def test_a_timestamp_cursor_misses_completions_in_the_same_harness(environment: Environment) -> None:
+    batches = staged(environment, 10, 10)
+    completions, _ = written(environment, TimestampCursor(environment.databases, 10 * CELLS_OF_A_DOCUMENT))
     found = {batch for batch, _ in completions}
     assert found < {batch.id for batch in batches}
-    assert {batch for batch, _ in Sensor(scene.databases).tick()} == {batch.id for batch in batches}
+    assert {batch for batch, _ in Sensor(environment.databases).tick()} == {batch.id for batch in batches}
 
 
 @pytest.mark.slow
-def test_a_result_that_commits_after_a_later_one_was_seen_completes_the_batch(scene: Scene) -> None:
-    (batch,) = staged(scene, 1, 1)
-    cursor, sensor = TimestampCursor(scene.databases, CELLS_OF_A_DOCUMENT), Sensor(scene.databases)
+def test_a_result_that_commits_after_a_later_one_was_seen_completes_the_batch(
+    environment: Environment,
+) -> None:
+    (batch,) = staged(environment, 1, 1)
+    cursor, sensor = (
+        TimestampCursor(environment.databases, CELLS_OF_A_DOCUMENT),
+        Sensor(environment.databases),
+    )
     finish = "UPDATE llm_responses SET status = 'S', completed_processing_at = now() WHERE id {} 1"
-    host = str(EmbeddedServer(scene.databases.settings.home).sockets)
+    host = str(EmbeddedServer(environment.databases.settings.home).sockets)
     with closing(psycopg2.connect(host=host, user="postgres", dbname="KnowledgeDocuments")) as slow:
         with slow.cursor() as writing:
             writing.execute(finish.format("="))

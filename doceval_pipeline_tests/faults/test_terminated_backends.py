@@ -9,10 +9,10 @@ import pytest
 
 from doceval_pipeline_tests.cli.running import query
 from doceval_pipeline_tests.conftest import Sample
-from doceval_pipeline_tests.faults.environment import Scene, State
-from doceval_pipeline_tests.faults.faulty_process import Child, Ended
-from doceval_pipeline_tests.faults.operations import ACTS, STAGING, Act
-from doceval_pipeline_tests.faults.runs import begun, made_good, some_points, undisturbed
+from doceval_pipeline_tests.faults.environment import Environment, State
+from doceval_pipeline_tests.faults.faulty_process import FaultyProcess, ProcessEnd
+from doceval_pipeline_tests.faults.operations import OPERATIONS, STAGING, Operation
+from doceval_pipeline_tests.faults.runs import prepared, require_recovery, sample_points, undisturbed
 from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 
 TERMINATE = """
@@ -24,8 +24,8 @@ TERMINATE = """
 class Administrator:
     """Terminates every backend of the pipeline; counts them, over all processes."""
 
-    def __init__(self, scene: Scene) -> None:
-        self._home = scene.databases.settings.home
+    def __init__(self, environment: Environment) -> None:
+        self._home = environment.databases.settings.home
         self._count = multiprocessing.Value("i")
 
     def terminate(self) -> None:
@@ -37,39 +37,45 @@ class Administrator:
         return int(self._count.value)
 
 
-def judged(scene: Scene, act: Act, batch: Sample, state: State, ended: Ended) -> None:
-    """It either was done, all of it, or was told in a line; and asking again makes it good."""
+def require_sound(
+    environment: Environment, operation: Operation, batch: Sample, state: State, ended: ProcessEnd
+) -> None:
+    """Requires complete success or an error of one line; repeating the operation then succeeds."""
     if ended.done:
-        scene.tick()
-        scene.require(batch, state)
+        environment.tick()
+        environment.require(batch, state)
     else:
         assert ended.error is not None
         assert "\n" not in ended.error
-        made_good(scene, act, batch, state)
+        require_recovery(environment, operation, batch, state)
 
 
 @short_and_full("most", (2,), (100,))
-@pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name.replace(" ", "-"))
-def test_backends_may_be_terminated_at_any_point(scene: Scene, act: Act, most: int) -> None:
-    state, points, _ = undisturbed(scene, act)
-    administrator = Administrator(scene)
-    for point in some_points(act, points, most):
-        batch = begun(scene, act)
-        scene.disconnect()
-        child = Child(scene.databases, partial(act.do, batch), point, administrator.terminate)
-        judged(scene, act, batch, state, child.end())
-    print(f"{act.name}: {administrator.terminated} backends terminated")
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name.replace(" ", "-"))
+def test_backends_may_be_terminated_at_any_point(
+    environment: Environment, operation: Operation, most: int
+) -> None:
+    state, points, _ = undisturbed(environment, operation)
+    administrator = Administrator(environment)
+    for point in sample_points(operation, points, most):
+        batch = prepared(environment, operation)
+        environment.disconnect()
+        child = FaultyProcess(
+            environment.databases, partial(operation.run, batch), point, administrator.terminate
+        )
+        require_sound(environment, operation, batch, state, child.end())
+    print(f"{operation.name}: {administrator.terminated} backends terminated")
     assert administrator.terminated
 
 
 @short_and_full("backends", (10,), (600,))
-def test_backends_may_be_terminated_at_any_moment(scene: Scene, backends: int) -> None:
-    state, _, seconds = undisturbed(scene, STAGING)
-    chance, administrator = random.Random(SEED), Administrator(scene)
+def test_backends_may_be_terminated_at_any_moment(environment: Environment, backends: int) -> None:
+    state, _, seconds = undisturbed(environment, STAGING)
+    chance, administrator = random.Random(SEED), Administrator(environment)
     while administrator.terminated < backends:
-        batch = begun(scene, STAGING)
-        scene.disconnect()
-        child = Child(scene.databases, batch.stage)
+        batch = prepared(environment, STAGING)
+        environment.disconnect()
+        child = FaultyProcess(environment.databases, batch.stage)
         time.sleep(chance.uniform(0, seconds))
         administrator.terminate()
-        judged(scene, STAGING, batch, state, child.end())
+        require_sound(environment, STAGING, batch, state, child.end())

@@ -71,7 +71,7 @@ def state(owner: Connection) -> dict[str, set[str]]:
 
 @pytest.fixture
 def at_work(staged: Sample, as_role: Callable[..., Connection]) -> Sample:
-    """A batch with rows in every state: waiting, under a lease of somebody else, succeeded, failed."""
+    """A batch with rows in every state: waiting, under a lease of another processor, succeeded, failed."""
     worker = as_role("doceval_worker")
     claimed = worker.exec_driver_sql("SELECT token FROM claim_responses(4, '1 hour', 'w')").scalars().all()
     worker.execute(text("SELECT complete_response(:t, 50, 'true')"), {"t": claimed[0]})

@@ -37,7 +37,7 @@ from doceval_pipeline.batches.databases import (
     open_databases,
 )
 from doceval_pipeline.batches.invariants.audit import (
-    violations,
+    audit_installation,
 )
 from doceval_pipeline.batches.monitoring.completion import (
     poll,
@@ -125,7 +125,7 @@ def test_the_stager_can_do_all_that_the_pipeline_does(staged: Sample) -> None:
     poll(databases)
     assert staged.status() == "FAILED"
     assert write_report(databases, staged.id).path.exists()
-    assert list(violations(databases, True, lambda *_: None)) == []
+    assert list(audit_installation(databases, lambda *_: None, every_document=True)) == []
 
 
 def test_the_stager_makes_occurrences_that_reuse_results_and_archives_them(
@@ -159,7 +159,7 @@ def test_the_stager_makes_occurrences_that_reuse_results_and_archives_them(
         pause_recurring(connection, record.id)
         resume_recurring(connection, record.id)
         delete_recurring(connection, record.id)
-    assert list(violations(databases, True, quiet)) == []
+    assert list(audit_installation(databases, quiet, every_document=True)) == []
 
 
 def test_the_stager_corrects_types_of_documents_and_stages_on_where_it_may_not(
@@ -301,15 +301,15 @@ def test_a_reader_can_plan_and_audit_and_finds_what_is_wrong(staged: Sample, url
     databases = open_databases(settings)
     define(staged.databases, staged.folder, connections=["model"])
     assert plan_occurrence(databases, record_of(databases), quiet).files.new == 3
-    assert list(violations(databases, True, lambda *_: None)) == []
+    assert list(audit_installation(databases, lambda *_: None, every_document=True)) == []
     staged.doc_eval(
         "UPDATE batches SET expected_cells = expected_cells + 1, description = 'other' WHERE id = :id"
     )
-    found = {v.invariant for v in violations(databases, True, lambda *_: None)}
+    found = {v.invariant for v in audit_installation(databases, lambda *_: None, every_document=True)}
     staged.doc_eval("UPDATE batches SET expected_cells = expected_cells - 1, description = '' WHERE id = :id")
     assert found == {
-        "a batch expects contents x connections x prompts cells",
-        "a batch still says what was sealed of it",
+        "every batch expects documents x connections x prompts evaluations",
+        "every batch still matches its sealed configuration",
     }
 
 
@@ -379,9 +379,9 @@ def test_no_function_is_open_to_everybody_but_the_pure_one_that_the_view_calls(
     assert unpinned == []
 
 
-def test_whoever_may_not_create_roles_is_told_so_in_one_line(urls: Urls) -> None:
+def test_a_role_that_may_not_create_roles_gets_an_error_of_one_line(urls: Urls) -> None:
     engine = create_engine(urls("doceval_stager")[Schema.KNOWLEDGE])
-    with pytest.raises(DatabaseError, match=r"cannot be made \(.*\): run doceval init --roles as"):
+    with pytest.raises(DatabaseError, match=r"cannot be created \(.*\): run doceval init --roles as"):
         grant_roles(engine, Schema.KNOWLEDGE)
     engine.dispose()
 
@@ -389,10 +389,14 @@ def test_whoever_may_not_create_roles_is_told_so_in_one_line(urls: Urls) -> None
 def test_the_audit_refuses_a_superuser_on_a_server_of_ones_own(
     databases: Databases, settings: Settings, staged: Sample
 ) -> None:
-    invariant = "the pipeline is no superuser of a server of your own"
+    invariant = "on your own servers, the pipeline connects without superuser rights"
 
     def found(opened: Databases) -> list[str]:
-        return [v.batch for v in violations(opened, False, lambda *_: None) if v.invariant == invariant]
+        return [
+            v.batch
+            for v in audit_installation(opened, lambda *_: None, every_document=False)
+            if v.invariant == invariant
+        ]
 
     assert found(databases) == []
     assert found(staged.databases) == []

@@ -72,7 +72,7 @@ def test_ids_are_reserved_once_and_never_given_back(databases: Databases) -> Non
         assert connection.execute(NEXT, {"name": "b"}).scalar_one() == first + 101
 
 
-def test_somebody_who_just_takes_a_number_is_waited_for(databases: Databases) -> None:
+def test_reserving_ids_waits_for_a_session_that_takes_one(databases: Databases) -> None:
     with databases.doc_eval.connect() as other:
         transaction = other.begin()
         taken = other.execute(NEXT, {"name": "other"}).scalar_one()

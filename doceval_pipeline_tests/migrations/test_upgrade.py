@@ -308,10 +308,10 @@ def test_both_schemas_fit_beside_other_tables_and_another_alembic(empty: Engine)
     assert {"invoices", "batches", "docs"} <= tables(empty)
 
 
-def test_a_table_of_somebody_else_with_our_name_is_refused_and_nothing_half_made(empty: Engine) -> None:
+def test_an_unrelated_table_of_the_same_name_is_rejected_and_nothing_is_created(empty: Engine) -> None:
     with empty.begin() as connection:
         connection.execute(text("CREATE TABLE llm_responses (id int)"))
-    with pytest.raises(DatabaseError, match=r'already holds other tables.*"llm_responses"'):
+    with pytest.raises(DatabaseError, match=r'already has unrelated tables.*"llm_responses"'):
         upgrade(empty, Schema.KNOWLEDGE)
     assert tables(empty) == {"llm_responses"}
 
@@ -439,7 +439,7 @@ def test_an_upgrade_does_not_wait_for_an_idle_reader_and_names_it(
     empty: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("doceval_pipeline.migrations.upgrade.SECONDS_FOR_TABLES", 0.2)
-    monkeypatch.setattr("doceval_pipeline.lock_waits.SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("doceval_pipeline.lock_waits.SECONDS_BETWEEN_QUERIES", 0.05)
     at_revision(empty, Schema.KNOWLEDGE, "0008")
     name_holders(empty)
     other = create_engine(empty.url, connect_args={"application_name": "idle-reader"})

@@ -74,12 +74,12 @@ def test_where_namespaces_are_refused_too_one_line_says_so(
     monkeypatch.setattr(account, "_namespaces_work", lambda: False)
     code, said = run_as_nameless(home_of_the_nameless, "init")
     assert (code, len(said.splitlines())) == (1, 1)
-    assert f"user number {NAMELESS} has no entry in /etc/passwd" in said
+    assert f"user id {NAMELESS} has no entry in /etc/passwd" in said
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o711, 0o755])
 @pytest.mark.parametrize("command", ["init", "status", "up", "down", "demo"])
-def test_a_home_of_somebody_else_s_is_refused_in_one_line(command: str, mode: int) -> None:
+def test_a_home_of_another_user_is_rejected_in_one_line(command: str, mode: int) -> None:
     with tempfile.TemporaryDirectory() as parent:
         os.chmod(parent, 0o755)
         home = Path(parent) / "home"

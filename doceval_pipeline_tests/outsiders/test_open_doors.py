@@ -1,28 +1,73 @@
-"""What a worker's login may do to others, on a server of another kind with an owner that is no superuser."""
+"""Rights of processors' logins that affect others, on a server whose owner is not a superuser."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import (
+    Iterator,
+)
+from contextlib import (
+    ExitStack,
+    closing,
+    contextmanager,
+)
+from dataclasses import (
+    replace,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import psycopg2
 import pytest
-from click.testing import CliRunner
-from sqlalchemy.exc import OperationalError
+from click.testing import (
+    CliRunner,
+)
+from sqlalchemy.exc import (
+    OperationalError,
+)
 
-from doceval_pipeline.batches import databases
-from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.batches.locks import LOCK_CLASS, batch_lock, batches_at_work
-from doceval_pipeline.batches.open_doors import is_unlimited, open_doors
-from doceval_pipeline.batches.staging.reprocessing import pause
-from doceval_pipeline.cli import cli
-from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.lock_waits import who_holds
-from doceval_pipeline.migrations.upgrade import MIGRATION_LOCK
-from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.conftest import Sample, sample_batch
-from doceval_pipeline_tests.outsiders.debian_server import PASSWORD, DebianServer
+from doceval_pipeline.batches import (
+    databases,
+)
+from doceval_pipeline.batches.databases import (
+    open_databases,
+)
+from doceval_pipeline.batches.locks import (
+    LOCK_CLASS,
+    batch_lock,
+    batches_at_work,
+)
+from doceval_pipeline.batches.open_doors import (
+    is_unlimited,
+    open_doors,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    pause,
+)
+from doceval_pipeline.cli import (
+    cli,
+)
+from doceval_pipeline.errors import (
+    DatabaseError,
+)
+from doceval_pipeline.lock_waits import (
+    holder_note,
+)
+from doceval_pipeline.migrations.upgrade import (
+    MIGRATION_LOCK,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    sample_batch,
+)
+from doceval_pipeline_tests.outsiders.debian_server import (
+    PASSWORD,
+    DebianServer,
+)
 
 pytestmark = pytest.mark.outsiders
 OWNER, WORKER, READER = "their_owner", "their_worker", "their_reader"
@@ -37,7 +82,7 @@ REVOKE = "REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_
 
 @pytest.fixture(scope="module")
 def server(debian_server: DebianServer) -> DebianServer:
-    """Debian's server, on which an owner that is no superuser has made databases and roles."""
+    """Debian's server, with databases and roles of an owner that is not a superuser."""
     debian_server.make_login(OWNER)
     debian_server.execute(f"ALTER ROLE {OWNER} CREATEROLE")
     for name in NAMES.values():
@@ -300,7 +345,7 @@ def test_an_idle_reader_is_named_when_the_roles_are_granted_again(
     with session(server, "KNOWLEDGE_DOCUMENTS_URL", READER, read) as pid:
         ended = init(urls)
     assert isinstance(ended.exception, OperationalError)
-    assert who_holds(ended.exception.orig).startswith(
+    assert holder_note(ended.exception.orig).startswith(
         f"database {NAMES['KNOWLEDGE_DOCUMENTS_URL']}: a lock is held by role {READER} "
         f"(pid {pid}, in llm_responses): let it end"
     )

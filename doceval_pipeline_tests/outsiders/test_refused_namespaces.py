@@ -42,7 +42,7 @@ def test_a_project_in_a_closed_folder_is_refused_in_one_line() -> None:
         ended = refused(DOCEVAL, "init", DOCEVAL_HOME=f"{folder}/home", PYTHONPATH=str(closed))
         assert (ended.returncode, ended.stdout) == (1, "")
         (line,) = ended.stderr.splitlines()
-        assert f"{closed} cannot be entered by others: move this project to a folder" in line
+        assert f"other users cannot enter {closed}: move this project to an accessible folder" in line
         assert not Path(folder, "home", "postgres").exists()
 
 

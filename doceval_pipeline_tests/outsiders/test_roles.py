@@ -1,4 +1,4 @@
-"""Login roles on a Debian PostgreSQL whose owner is no superuser: each can do what SECURITY.md allows it."""
+"""Login roles on a Debian PostgreSQL whose owner is not a superuser have the rights of SECURITY.md."""
 
 import json
 import re
@@ -53,7 +53,7 @@ GRANTED = """
 
 @dataclass(frozen=True)
 class Installation:
-    """An installation on a server of somebody else, as a login role."""
+    """An installation on another server, as seen by a login role."""
 
     server: DebianServer
     home: Path
@@ -84,7 +84,7 @@ class Installation:
 def installation(
     debian_server: DebianServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
-    """Databases of an owner that is no superuser, the roles, and a login role that is a member of each."""
+    """Databases of an owner that is not a superuser, the group roles, and a login role in each."""
     debian_server.make_login(OWNER)
     debian_server.execute(f"ALTER ROLE {OWNER} CREATEROLE")
     made = Installation(debian_server, tmp_path_factory.mktemp("theirs"))
@@ -277,9 +277,9 @@ def test_archive_and_restore_name_each_right_that_is_missing_before_they_change_
         (file,) = batch.doc_eval("SELECT archive_file FROM batches WHERE id = :id")[0]
         restore_file(databases, databases.settings.archives / file)
 
-    put_away = partial(archive, databases, batch.id, quiet, quiet)
+    archive_batch = partial(archive, databases, batch.id, quiet, quiet)
     steps = (
-        (put_away, ((DOC_EVAL, archived_doc_eval), (KNOWLEDGE, archived_knowledge))),
+        (archive_batch, ((DOC_EVAL, archived_doc_eval), (KNOWLEDGE, archived_knowledge))),
         (come_back, ((DOC_EVAL, restored_doc_eval), (KNOWLEDGE, restored_knowledge))),
     )
     for act, modules in steps:
@@ -289,7 +289,9 @@ def test_archive_and_restore_name_each_right_that_is_missing_before_they_change_
             wanted = rights(module)
             for right in wanted:
                 granted(database, [right], back=False)
-                with pytest.raises(DatabaseError, match="and nothing was changed: it lacks ") as caught:
+                with pytest.raises(
+                    DatabaseError, match=r"lacks rights for .*; nothing was changed"
+                ) as caught:
                     act()
                 granted(database, [right])
                 assert len(str(caught.value).splitlines()) == 1

@@ -1,1 +1,1 @@
-"""Moves closed batches out of both databases into one file, and back."""
+"""Moves closed batches from both databases into one file, and back."""

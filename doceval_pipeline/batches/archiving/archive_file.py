@@ -1,6 +1,6 @@
-"""Writes the file of an archive from one snapshot of each database, and proves what stands in it.
+"""Writes an archive file from one snapshot of each database, and verifies its contents.
 
-No row is changed here. When a batch may be archived, and what follows, is the business of `archiving`.
+Changes no row. `archive` decides when a batch may be archived, and removes its rows.
 """
 
 import os
@@ -82,7 +82,7 @@ from doceval_pipeline.knowledge.archive import (
 )
 from doceval_pipeline.knowledge.archive.dump import (
     RowsDigest,
-    StoredContent,
+    StoredDocument,
     rows_digest,
 )
 from doceval_pipeline.knowledge.archive.load import (
@@ -100,11 +100,11 @@ from doceval_pipeline.migrations.upgrade import (
 
 
 @dataclass(frozen=True)
-class Written:
-    """A file that is written, and what the databases held when it was.
+class WrittenArchive:
+    """A written archive file, with the state of the databases at that time.
 
-    `rows` are those of the queue, `files` those of the batch's folders, `documents` the `docs.id`;
-    `result_digest` is the one of the results.
+    `rows` is the digest of the queue rows, `files` the number of files, `documents` the `docs.id`, and
+    `result_digest` the digest of the results.
     """
 
     manifest: Manifest
@@ -115,10 +115,10 @@ class Written:
 
 
 @contextmanager
-def unfinished(folder: Path, batch_id: int) -> Iterator[IO[bytes]]:
-    """A new hidden file in a folder that only its owner can enter; gone at the end unless renamed.
+def partial_file(folder: Path, batch_id: int) -> Iterator[IO[bytes]]:
+    """A new hidden file in a folder that only its owner can enter; removed at the end unless renamed.
 
-    What a killed process left of the same batch goes too, so the caller must hold the batch's lock.
+    Also removes what a killed process left of the same batch, so the caller must hold the batch's lock.
 
     Raises
     ------
@@ -137,8 +137,8 @@ def unfinished(folder: Path, batch_id: int) -> Iterator[IO[bytes]]:
                 Path(file.name).unlink(missing_ok=True)
     except OSError as error:
         raise ArchiveError(
-            f"{key}: the archive cannot be written in {folder} ({error.strerror}), and nothing was removed: "
-            f"make room or give this user permission, then doceval archive {batch_id} again"
+            f"{key}: the archive cannot be written in {folder} ({error.strerror}); nothing was removed: "
+            f"free space or grant write permission, then run doceval archive {batch_id} again"
         ) from None
 
 
@@ -149,8 +149,8 @@ def write_archive(
     report: Path,
     file: IO[bytes],
     progress: Progress,
-) -> Written:
-    """Write everything about a batch into an open file, and onto the disk.
+) -> WrittenArchive:
+    """Writes everything about a batch into an open file and flushes it to disk.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def write_archive(
     Raises
     ------
     ArchiveError
-        A content is not stored any more, or is not what its sha256 says.
+        A document is no longer stored or does not match its sha256.
     """
     doc_eval, knowledge = (
         engine.execution_options(isolation_level="REPEATABLE READ")
@@ -185,12 +185,12 @@ def write_archive(
         _write_documents(writer, k, batch, documents, progress)
         schemas = {schema.value: revision for schema, revision in HEADS.items()}
         manifest = writer.finish(batch.id, batch.name, version("doceval-pipeline"), schemas)
-    _onto_the_disk(file)
-    return Written(manifest, rows, files, documents, result_digest)
+    _sync(file)
+    return WrittenArchive(manifest, rows, files, documents, result_digest)
 
 
-def check_archive(databases: Databases, path: Path, written: Written, progress: Progress) -> str:
-    """Read a file back from the disk, and let PostgreSQL read its rows back into the same rows.
+def check_archive(databases: Databases, path: Path, written: WrittenArchive, progress: Progress) -> str:
+    """Reads a file back from disk, and lets PostgreSQL parse its rows and compare their digest.
 
     Returns
     -------
@@ -200,31 +200,31 @@ def check_archive(databases: Databases, path: Path, written: Written, progress: 
     Raises
     ------
     ArchiveError
-        It does not hold what was to be archived.
+        The file does not contain what was written.
     """
     with open_archive(path) as archive:
         try:
-            found = check(archive, progress)
+            checked = check(archive, progress)
         except DamagedArchive as error:
             raise _not_as_written(written, f" ({error.reason})") from None
         with databases.knowledge.begin() as knowledge:
             write_exactly(knowledge)
             rows = read_attempts(knowledge, archive.pieces(ATTEMPTS))
         same = (archive.manifest, rows) == (written.manifest, written.rows)
-        if not same or (found.files, found.documents) != (written.files, len(written.documents)):
+        if not same or (checked.files, checked.documents) != (written.files, len(written.documents)):
             raise _not_as_written(written)
         return archive.sha256()
 
 
-def _not_as_written(written: Written, reason: str = "") -> ArchiveError:
+def _not_as_written(written: WrittenArchive, reason: str = "") -> ArchiveError:
     return ArchiveError(
-        f"{partition_key(written.manifest.batch)}: the archive does not read back as what was written, and "
-        f"nothing was removed{reason}: check the rows with doceval check, and the disk, then archive again"
+        f"{partition_key(written.manifest.batch)}: the archive does not read back as written{reason}; "
+        "nothing was removed: run doceval check, check the disk, then archive the batch again"
     )
 
 
-def give_name(partial: Path, path: Path) -> None:
-    """Make a checked file the archive, so that it is there after a power failure too."""
+def publish(partial: Path, path: Path) -> None:
+    """Renames a checked file to the archive, durably even after a power failure."""
     os.replace(partial, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -240,33 +240,33 @@ def _write_documents(
     documents: list[int],
     progress: Progress,
 ) -> None:
-    found = writer.add_rows(DOCS, dump.doc_rows(connection, documents))
-    if found != len(documents):
+    count = writer.add_rows(DOCS, dump.doc_rows(connection, documents))
+    if count != len(documents):
         raise ArchiveError(
-            f"{batch.key}: {len(documents) - found} of its documents are not stored any more: "
+            f"{batch.key}: {len(documents) - count} of its documents are no longer stored: "
             f"doceval stage {batch.id} stores them again"
         )
     size = 0
-    progress(0, found, 0)
-    for done, content in enumerate(dump.contents(connection, documents), start=1):
+    progress(0, count, 0)
+    for done, content in enumerate(dump.stored_documents(connection, documents), start=1):
         writer.add_document(content.sha256, content.size, _decoded(content))
         size += content.size
-        progress(done, found, size)
+        progress(done, count, size)
 
 
-def _decoded(content: StoredContent) -> Iterator[bytes]:
+def _decoded(content: StoredDocument) -> Iterator[bytes]:
     for piece in content.pieces:
         try:
             yield decode(piece)
         except ValueError as error:
             raise ArchiveError(
-                f"the stored content sha256:{content.sha256} is {error}: restore docs from a backup first"
+                f"the stored document sha256:{content.sha256} is {error}: restore docs from a backup first"
             ) from None
 
 
-def _onto_the_disk(file: IO[bytes]) -> None:
+def _sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
     if hasattr(os, "posix_fadvise"):
-        # What is checked next is then read from the disk and not from memory.
+        # So that the following check reads from disk and not from memory.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

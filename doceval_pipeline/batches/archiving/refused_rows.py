@@ -1,4 +1,4 @@
-"""Says in one line which member of an archive the databases refuse, and why."""
+"""Reports in one line which member of an archive the databases reject, and why."""
 
 import re
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from doceval_pipeline.archives.format import ATTEMPTS, BATCH, DOCS, FILES, HISTO
 from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.names import printable
 
-# Classes of SQLSTATE: values that cannot be, rules that are broken, and limits of the server.
+# Classes of SQLSTATE: invalid values, violated constraints, and limits of the server.
 _OF_VALUES, _OF_RULES, _OF_LIMITS = "22", "23", "54"
 _REASONS = {
     "23502": "{column} is missing in a row",
-    "23503": "a row refers to something that is not there ({rule})",
-    "23505": "a row is in it twice, or there already ({rule})",
-    "23514": "a row breaks the rule {rule}",
+    "23503": "a row refers to a missing row ({rule})",
+    "23505": "a row is duplicated or already exists ({rule})",
+    "23514": "a row violates the constraint {rule}",
 }
-# By the table that takes their rows, at a restore under another name first.
+# Members by the table of their rows; a restore first uses temporary tables with a prefix.
 _MEMBERS = {
     "attempts": ATTEMPTS,
     "llm_responses": ATTEMPTS,
@@ -36,17 +36,17 @@ _LONGEST_REASON = 200
 
 @contextmanager
 def refused_rows(file: str) -> Iterator[None]:
-    """Turn what a database says about rows of an archive into one line.
+    """Turns database errors about rows of an archive into one line.
 
     Parameters
     ----------
     file
-        The archive.
+        Name of the archive.
 
     Raises
     ------
     ArchiveError
-        The database refuses a value or a row. Other errors of the driver pass.
+        The database rejects a value or a row. Other errors of the driver pass through.
     """
     try:
         yield
@@ -57,12 +57,12 @@ def refused_rows(file: str) -> Iterator[None]:
         statement = str(error.statement) if isinstance(error, DBAPIError) else ""
         raise ArchiveError(
             f"{file} cannot be restored ({_member(cause, statement)}: {_reason(cause)}): nothing was "
-            "written; use another copy of it, or archive the batch anew where it comes from"
+            "written; use another copy, or archive the batch again in its original installation"
         ) from None
 
 
 def _member(cause: BaseException | None, statement: str) -> str:
-    """The member whose rows a statement reads; most of them stand in the one of the batch."""
+    """The member whose rows a statement reads; batch.json by default, which has most of them."""
     diagnosis = getattr(cause, "diag", None)
     places = (getattr(diagnosis, "table_name", None), statement, getattr(diagnosis, "context", None))
     tables = _TABLE.findall(" ".join(place or "" for place in places))

@@ -1,12 +1,12 @@
-"""Puts an archived batch back into both databases, as it was.
+"""Restores an archived batch into both databases, unchanged.
 
-An archive may come from anybody. The whole file is checked (`archives.checking`), then read into tables of
-transactions under the rules of the databases; until all of it has passed nothing is written, no id is
-reserved and no sequence moves. Whoever restores an archive of another installation sees its connections
-first: they name the hosts that documents and keys are sent to.
+Archives are untrusted. The whole file is checked (`archives.checking`), then read into temporary tables with
+the constraints of the databases. Until all of it has passed, nothing is written, no id is reserved and no
+sequence moves. Users who restore an archive of another installation are shown its connections first, because
+these name the hosts that documents and keys are sent to.
 
-What follows goes the way of `archiving` backwards: the files, then the rows in one transaction, then the word
-that they are here. Killed anywhere, asking again, for the restore or for the archive, makes it good.
+The steps then reverse those of `archive`: the files, the rows in one transaction, and the mark that the batch
+is restored. If the process is killed anywhere, running the restore or the archive again completes it.
 """
 
 from collections.abc import (
@@ -40,7 +40,7 @@ from doceval_pipeline.archives import (
     foreign,
 )
 from doceval_pipeline.archives.checking import (
-    Checked,
+    CheckedArchive,
     check,
 )
 from doceval_pipeline.archives.format import (
@@ -107,7 +107,7 @@ from doceval_pipeline.knowledge.archive import (
     load,
 )
 from doceval_pipeline.knowledge.archive.load import (
-    MissingContent,
+    MissingDocument,
 )
 from doceval_pipeline.knowledge.digests import (
     digest,
@@ -138,10 +138,10 @@ from doceval_pipeline.names import (
     refusal,
 )
 
-# Each further try finds what another process stored in between.
+# Every further try finds documents that another process stored meanwhile.
 MOST_TRIES = 20
 NEW, DIFFERS = "new", "differs"
-# Characters of an address or a folder that a person is asked about; a host has 253 at most.
+# Characters of an address or folder that are shown; a host name has at most 253.
 LONGEST_SHOWN = 300
 # Fields of an evaluation file by those of a sealed configuration.
 _AS_DEFINED = {
@@ -156,8 +156,8 @@ _AS_DEFINED = {
 
 
 @dataclass(frozen=True)
-class Restored:
-    """What came back of which batch, from which file; `documents_stored` are those that were not here."""
+class RestoredBatch:
+    """A restored batch and its file; `documents_stored` counts documents that were missing before."""
 
     batch_id: int
     path: Path
@@ -170,10 +170,10 @@ class Restored:
 
 @dataclass(frozen=True)
 class IncomingConnection:
-    """A connection that comes with an archive: where a processor sends documents, and the name of its key.
+    """A connection of an archive: where processors send documents, and the variable of the API key.
 
-    `news` is `new` where no connection of this name is here, `differs` where there is one that says something
-    else, and None where it is here just like this.
+    `news` is `new` if no connection of this name exists here, `differs` if one exists with other values, and
+    None if the same connection exists.
     """
 
     name: str
@@ -187,64 +187,63 @@ class IncomingConnection:
 
     @property
     def address(self) -> str:
-        """Where it leads, for people: the URL, its host in ASCII, and the port where it has its own."""
-        where = cut(self.base_url or "the provider's own address")
+        """Address for people: the URL, its host in ASCII, and the port if it is set separately."""
+        address = shorten(self.base_url or "the provider's own address")
         host = urlsplit(self.base_url or "").hostname or ""
         if not host.isascii():
-            where += f" ({_in_ascii(host)})"
-        return printable(where if self.port_no is None else f"{where} port {self.port_no}")
+            address += f" ({_in_ascii(host)})"
+        return printable(address if self.port_no is None else f"{address} port {self.port_no}")
 
 
 @dataclass(frozen=True)
-class Incoming:
-    """An archive that was checked and is still open: what it brings, before anything of it is here.
+class IncomingArchive:
+    """A checked archive that is still open, before anything of it is written.
 
-    `own` says whether this installation wrote the file, as its sha256 proves; what is in it was here before.
-    `is_foreign` says whether another installation made the batch, also where this one archived it since: its
+    `is_own` is set if this installation wrote the file, proven by its sha256: its contents were here before.
+    `is_foreign` is set if another installation created the batch, even if this one archived it since: its
     results are not reused here. `new_folders` are folders that no batch here has.
     """
 
     archive: Archive
     path: Path
     sha256: str
-    checked: Checked
-    own: bool
+    checked: CheckedArchive
+    is_own: bool
     is_foreign: bool
     connections: list[IncomingConnection]
     new_folders: list[str]
 
     @property
     def batch_id(self) -> int:
-        """The number of the batch."""
+        """Id of the batch."""
         return self.archive.manifest.batch
 
     @property
     def unknown(self) -> list[IncomingConnection]:
-        """Connections that somebody must accept."""
+        """Connections that must be accepted."""
         return [connection for connection in self.connections if connection.news is not None]
 
     @property
     def must_be_accepted(self) -> bool:
-        """Whether it brings connections or folders that are not here like this."""
+        """Whether it has connections or folders that do not exist here in the same form."""
         return bool(self.unknown or self.new_folders)
 
 
 @contextmanager
-def incoming(databases: Databases, path: Path, checking: Progress) -> Iterator[Incoming]:
-    """Check an archive, and find out what it would bring into this installation. Writes nothing.
+def open_incoming(databases: Databases, path: Path, checking: Progress) -> Iterator[IncomingArchive]:
+    """Checks an archive and compares it with this installation. Writes nothing.
 
     Parameters
     ----------
     path
-        The archive. A bare name is looked for in the installation's folder of archives too.
+        The archive. A bare file name is also searched in the archives folder of the installation.
     checking
-        Told how far the reading of the file is.
+        Progress callback for reading the file.
 
     Raises
     ------
     ArchiveError, DatabaseError
-        ArchiveError where the file is not what it should be; DatabaseError where the role of the connection
-        may not restore.
+        ArchiveError if the file is invalid; DatabaseError if the role of the connection lacks rights.
     """
     _require_rights(databases)
     path = _find(databases, path)
@@ -252,65 +251,67 @@ def incoming(databases: Databases, path: Path, checking: Progress) -> Iterator[I
         _require_known_schema(archive)
         checked, sha256 = check(archive, checking), archive.sha256()
         with database_errors(), databases.doc_eval.connect() as connection:
-            own = configuration.archive_here(connection, archive.manifest.batch) == sha256
+            own = configuration.archive_sha256_of(connection, archive.manifest.batch) == sha256
             is_foreign = not own or configuration.is_foreign(connection, archive.manifest.batch)
-            here = configuration.connections_here(connection)
+            here = configuration.existing_connections(connection)
             paths = [folder.folder_path for folder in checked.batch.folders]
-            known = set(paths) if own else configuration.folders_here(connection, paths)
+            known = set(paths) if own else configuration.existing_folders(connection, paths)
         endpoints = _endpoints(checked, here)
         if not own:
-            _require_fit_to_define(archive, checked, endpoints)
+            _require_valid_definitions(archive, checked, endpoints)
             if problem := foreign.objection(checked):
-                raise _unfit(archive, problem)
-        brought = [_incoming(endpoint, [endpoint] if own else here) for endpoint in endpoints]
+                raise _not_restorable(archive, problem)
+        brought = [_incoming_connection(endpoint, [endpoint] if own else here) for endpoint in endpoints]
         new_folders = [path for path in paths if path not in known]
-        yield Incoming(archive, path, sha256, checked, own, is_foreign, brought, new_folders)
+        yield IncomingArchive(archive, path, sha256, checked, own, is_foreign, brought, new_folders)
 
 
 def restore(
-    databases: Databases, coming: Incoming, storing: Progress, accept_connections: bool = False
-) -> Restored:
-    """Bring an archived batch back, into the installation that archived it or into another one.
+    databases: Databases, incoming: IncomingArchive, storing: Progress, *, accept_connections: bool = False
+) -> RestoredBatch:
+    """Restores an archived batch into the installation that archived it, or into another one.
 
     Parameters
     ----------
     storing
-        Told how far the storing of the documents is.
+        Progress callback for storing the documents.
     accept_connections
-        Whether somebody has seen the connections and folders that are not here like this, and takes them.
+        Whether a user has seen and accepted the connections and folders that are new or different here.
 
     Raises
     ------
     ArchiveError, BatchStateError, DatabaseError
-        ArchiveError where the archive does not fit in here, or brings what nobody has accepted;
-        BatchStateError where the batch is not archived. Nothing was written then.
+        ArchiveError if the archive conflicts with this installation or was not accepted; BatchStateError
+        if the batch is not archived. Nothing was written then.
     """
-    if coming.must_be_accepted and not accept_connections:
-        raise ArchiveError(_unaccepted(coming))
-    batch_id = coming.batch_id
+    if incoming.must_be_accepted and not accept_connections:
+        raise ArchiveError(_unaccepted(incoming))
+    batch_id = incoming.batch_id
     with database_errors(), number_lock(databases, batch_id) as connection:
         with databases.knowledge.connect() as knowledge:
             load.require_free_number(
-                knowledge, batch_id, coming.checked.batch.batch.config_sha256, coming.checked.attempts
+                knowledge, batch_id, incoming.checked.batch.batch.config_sha256, incoming.checked.attempts
             )
-        with refused_rows(coming.archive.name):
-            _require_room(connection, coming)
-            stored, results = _put_back(databases, connection, coming, storing)
+        with refused_rows(incoming.archive.name):
+            _require_no_conflict(connection, incoming)
+            stored, results = _load_batch(databases, connection, incoming, storing)
         with databases.knowledge.connect() as knowledge:
             rows = count_rows(knowledge, batch_id)
-        if rows != coming.checked.attempts:
+        if rows != incoming.checked.attempts:
             raise ArchiveError(
-                f"{partition_key(batch_id)}: {rows} of {coming.checked.attempts} rows are in the queue after "
-                "commit: somebody changed them meanwhile; restore it again"
+                f"{partition_key(batch_id)}: {rows} of {incoming.checked.attempts} rows are in the queue "
+                "after commit because another program changed them: restore the archive again"
             )
         with connection.begin():
-            configuration.open_again(connection, batch_id, results)
+            configuration.mark_restored(connection, batch_id, results)
             batch = batch_by_id(connection, batch_id)
         if batch.reported_digest is not None and find_report(databases, batch) is None:
-            # Never the archived one: a page of somebody else would stand among our own.
+            # Never the archived report: it may come from another installation.
             write_report(databases, batch_id)
-    checked = coming.checked
-    return Restored(batch_id, coming.path, coming.sha256, rows, checked.documents, stored, checked.files)
+    checked = incoming.checked
+    return RestoredBatch(
+        batch_id, incoming.path, incoming.sha256, rows, checked.documents, stored, checked.files
+    )
 
 
 def _find(databases: Databases, path: Path) -> Path:
@@ -320,13 +321,15 @@ def _find(databases: Databases, path: Path) -> Path:
 
 def _require_known_schema(archive: Archive) -> None:
     for schema, revision in HEADS.items():
-        found = archive.manifest.schemas.get(schema.value, "")
-        if found > revision:
-            raise newer(archive.name, f"schema {schema.value} {found}")
+        archived = archive.manifest.schemas.get(schema.value, "")
+        if archived > revision:
+            raise newer(archive.name, f"schema {schema.value} {archived}")
 
 
-def _require_fit_to_define(archive: Archive, checked: Checked, endpoints: list[dict[str, Any]]) -> None:
-    """Refuse names and connections that nobody could define here, and keys, as an apply does."""
+def _require_valid_definitions(
+    archive: Archive, checked: CheckedArchive, endpoints: list[dict[str, Any]]
+) -> None:
+    """Raises for names, connections and API keys that `doceval apply` would reject."""
     sealed = checked.config
     named = [("batch", sealed.batch.name)]
     named += [("connection", connection.name) for connection in sealed.connections]
@@ -335,7 +338,9 @@ def _require_fit_to_define(archive: Archive, checked: Checked, endpoints: list[d
     named += [("prompt", prompt.name) for prompt in sealed.prompts]
     for kind, name in named:
         if problem := refusal(normal(name)):
-            raise ArchiveError(f"{archive.name}: a name of a {kind} {problem}: it cannot be restored here")
+            raise ArchiveError(
+                f"{archive.name}: the name of a {kind} {problem}: the archive cannot be restored here"
+            )
     try:
         require_no_key(sealed.model_dump())
     except StagingError as error:
@@ -348,22 +353,22 @@ def _require_fit_to_define(archive: Archive, checked: Checked, endpoints: list[d
             )
 
 
-def _unfit(archive: Archive, problem: str) -> ArchiveError:
+def _not_restorable(archive: Archive, problem: str) -> ArchiveError:
     return ArchiveError(
-        f"{archive.name} cannot be restored ({problem}): use another copy of it, or archive the batch anew "
-        "where it comes from"
+        f"{archive.name} cannot be restored ({problem}): use another copy, or archive the batch again "
+        "in its original installation"
     )
 
 
-def _endpoints(checked: Checked, here: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the batch's rows use, and what would be defined here, where that is something else by now."""
+def _endpoints(checked: CheckedArchive, here: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sealed connections, and those that would be defined here and differ from the sealed ones."""
     sealed = [connection.model_dump() for connection in checked.config.connections]
     defined = {connection["id"] for connection in here}
     rows = [connection.model_dump(include=set(sealed[0])) for connection in checked.batch.connections]
     return sealed + [row for row in rows if row["id"] not in defined and row not in sealed]
 
 
-def _incoming(endpoint: Mapping[str, Any], here: list[dict[str, Any]]) -> IncomingConnection:
+def _incoming_connection(endpoint: Mapping[str, Any], here: list[dict[str, Any]]) -> IncomingConnection:
     values = {key: value for key, value in endpoint.items() if key != "id"}
     known = [{key: value for key, value in one.items() if key != "id"} for one in here]
     same_name = any(one["name"] == values["name"] for one in known)
@@ -371,30 +376,32 @@ def _incoming(endpoint: Mapping[str, Any], here: list[dict[str, Any]]) -> Incomi
     return IncomingConnection(**values, news=news)
 
 
-def _unaccepted(coming: Incoming) -> str:
-    connections = [f"{one.name} ({one.news}): {one.address}" for one in coming.unknown]
-    folders = [printable(cut(path)) for path in coming.new_folders]
-    brought = [f"connections that are not here like this: {_some(connections)}"] if connections else []
-    brought += [f"folders that no batch here has: {_some(folders)}"] if folders else []
-    what = "; and ".join(brought)
+def _unaccepted(incoming: IncomingArchive) -> str:
+    connections = [f"{one.name} ({one.news}): {one.address}" for one in incoming.unknown]
+    folders = [printable(shorten(path)) for path in incoming.new_folders]
+    parts = (
+        [f"connections that are new or different here: {_first_three(connections)}"] if connections else []
+    )
+    parts += [f"folders that no batch here has: {_first_three(folders)}"] if folders else []
+    new = "; and ".join(parts)
     return (
-        f"{coming.archive.name} brings {what}: reprocessing sends documents and keys to such "
-        "connections and reads such folders; if you trust them, restore it again with --accept-connections"
+        f"{incoming.archive.name} brings {new}: reprocessing sends documents and keys to such "
+        "connections and reads such folders; if you trust them, restore the archive with --accept-connections"
     )
 
 
-def _some(shown: list[str]) -> str:
+def _first_three(shown: list[str]) -> str:
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return ", ".join(shown[:3]) + more
 
 
-def cut(text: str) -> str:
-    """As much of a text as a person is shown of it."""
+def shorten(text: str) -> str:
+    """The beginning of a text, as it is shown to people."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _in_ascii(host: str) -> str:
-    """A host as the name service is asked for it; escaped where it cannot be a name."""
+    """A host name as it is resolved; escaped if it is not a valid name."""
     try:
         return host.encode("idna").decode()
     except UnicodeError:
@@ -414,123 +421,126 @@ def _require_rights(databases: Databases) -> None:
         require_rights(connection, what, load.RIGHTS, load.NUMBERED, load.FUNCTIONS)
 
 
-def _require_room(connection: Connection, coming: Incoming) -> None:
-    """Refuse what doc_eval would refuse: all is read under its rules, and taken back."""
+def _require_no_conflict(connection: Connection, incoming: IncomingArchive) -> None:
+    """Raises if doc_eval would reject the archive: reads all of it into temporary tables, and rolls back."""
     with connection.begin() as transaction:
-        _read_configuration(connection, coming)
+        _read_configuration(connection, incoming)
         transaction.rollback()
 
 
-def _read_configuration(connection: Connection, coming: Incoming) -> bool:
-    """Read what comes into tables of the transaction; returns whether the batch is known here."""
-    archive = coming.archive
-    batch, file = coming.checked.batch.batch.model_dump(), Path(archive.name).name
-    known = bool(configuration.is_same_batch(connection, batch))
-    if known:
-        _require_its_archive(connection, coming)
+def _read_configuration(connection: Connection, incoming: IncomingArchive) -> bool:
+    """Reads the archive into temporary tables; returns whether the batch already exists here."""
+    archive = incoming.archive
+    batch, file = incoming.checked.batch.batch.model_dump(), Path(archive.name).name
+    exists = bool(configuration.is_same_batch(connection, batch))
+    if exists:
+        _require_its_archive(connection, incoming)
     else:
         configuration.read_batch(connection, _members(archive), batch, file)
     configuration.read_files(connection, _members(archive), file)
-    if not coming.own:
+    if not incoming.is_own:
         _require_files_below(connection, archive)
-    return known
+    return exists
 
 
 def _require_files_below(connection: Connection, archive: Archive) -> None:
-    """Refuse a file that is not below its folder, or that is shown as another one than it is."""
-    for path, shown, name, state in configuration.files_read(connection):
-        # A folder that is the same as another one of the batch is listed as itself, and never read.
-        below = is_below(path) or (path == b"." and state in ("SKIPPED", "REJECTED"))
-        if not below or display_name(path) != shown or shown.rpartition("/")[2] != name:
-            raise _unfit(
-                archive, f"{FILES} has a path that is not below its folder, or is shown as another one"
+    """Raises for a file outside of its folder, or with a display name of another file."""
+    for file in configuration.archived_files(connection):
+        # A folder that repeats another one of the batch is listed as itself, and never read.
+        below = is_below(file.raw_path) or (file.raw_path == b"." and file.state in ("SKIPPED", "REJECTED"))
+        name = file.filepath.rpartition("/")[2]
+        if not below or display_name(file.raw_path) != file.filepath or name != file.filename:
+            raise _not_restorable(
+                archive, f"{FILES} has a path outside of its folder, or with a different display name"
             )
 
 
-def _require_its_archive(connection: Connection, coming: Incoming) -> None:
-    batch = batch_by_id(connection, coming.batch_id)
+def _require_its_archive(connection: Connection, incoming: IncomingArchive) -> None:
+    batch = batch_by_id(connection, incoming.batch_id)
     if batch.archived_at is None:
         raise BatchStateError(
-            f"{batch.key} is not archived: its rows are here, and nothing is to be restored"
+            f"{batch.key} is not archived: its rows are in the databases and need no restore"
         )
-    if batch.archive_sha256 != coming.sha256:
+    if batch.archive_sha256 != incoming.sha256:
         raise ArchiveError(
-            f"{coming.archive.name} is not the file that {batch.key} was archived as: restore "
+            f"{incoming.archive.name} is not the archive of {batch.key}: restore "
             f"{batch.archive_file}, or an unchanged copy of it"
         )
 
 
-def _reserve_ids(databases: Databases, checked: Checked) -> None:
-    """Keep the ids of the archive out of the hands of others; one lock at a time."""
+def _reserve_ids(databases: Databases, checked: CheckedArchive) -> None:
+    """Reserves the ids of the archive; takes one lock at a time."""
     largest = {"docs": checked.largest_document, "llm_responses": checked.largest_attempt}
     for table, number in largest.items():
         with databases.knowledge.begin() as knowledge:
             reserve_ids(knowledge, table, number)
 
 
-def _put_back(
-    databases: Databases, connection: Connection, coming: Incoming, progress: Progress
+def _load_batch(
+    databases: Databases, connection: Connection, incoming: IncomingArchive, progress: Progress
 ) -> tuple[int, str]:
-    """Put the contents, the rows and the files back.
+    """Restores the documents, the rows and the files.
 
-    Returns how many contents were stored, and the digest of the results, which is another one where documents
-    have other ids, or where somebody made one up.
+    Returns the number of stored documents and the digest of the results, which differs from the archived one
+    if documents have other ids, or if the archived one is wrong.
     """
-    archive, batch_id = coming.archive, coming.batch_id
+    archive, batch_id = incoming.archive, incoming.batch_id
     for _ in range(MOST_TRIES):
         try:
             with databases.knowledge.begin() as knowledge:
-                _read_knowledge(knowledge, coming)
-                _reserve_ids(databases, coming.checked)
-                missing = load.place_docs(knowledge)
+                _read_knowledge(knowledge, incoming)
+                _reserve_ids(databases, incoming.checked)
+                missing = load.assign_document_ids(knowledge)
                 copy_documents(knowledge, _documents(archive, missing, progress), keep_ids=True)
-                moved = load.moved_docs(knowledge)
-                load.put_back_rows(knowledge, batch_id)
+                moved = load.changed_document_ids(knowledge)
+                load.load_rows(knowledge, batch_id)
                 recount(knowledge, batch_id)
-                load.put_back_config(knowledge, batch_id, not coming.is_foreign)
-                # Taken before anybody else can change a row.
+                load.load_config(knowledge, batch_id, is_trusted=not incoming.is_foreign)
+                # Computed before any other program can change a row.
                 results = digest(knowledge, batch_id)
-                # Committed first, as archiving removes it last: files without rows are known to be left over.
-                _put_back_configuration(connection, coming, moved)
+                # Committed first, because archiving removes it last: files without rows count as left over.
+                _load_configuration(connection, incoming, moved)
             return len(missing), results
         except DocumentArrived:
             continue
     raise ArchiveError(
-        f"{partition_key(batch_id)}: other processes kept storing the same documents at the "
-        "same time: restore it again when they are done"
+        f"{partition_key(batch_id)}: other processes kept storing the same documents "
+        "concurrently: restore the archive again when they are done"
     )
 
 
-def _read_knowledge(knowledge: Connection, coming: Incoming) -> None:
-    """Read what comes into tables of the transaction, and refuse what cannot be of an archived batch."""
-    archive = coming.archive
+def _read_knowledge(knowledge: Connection, incoming: IncomingArchive) -> None:
+    """Reads the archive into temporary tables; raises if it cannot be the archive of a closed batch."""
+    archive = incoming.archive
     load.read_config(knowledge, archive.pieces(BATCH))
     load.read_docs(knowledge, archive.pieces(DOCS))
     load.read_attempts(knowledge, archive.pieces(ATTEMPTS))
-    if coming.is_foreign:
-        load.forget_origins(knowledge)
-    if coming.own:
+    if incoming.is_foreign:
+        load.clear_origins(knowledge)
+    if incoming.is_own:
         return
-    batch = coming.checked.batch.batch
+    batch = incoming.checked.batch.batch
     expected = 0 if batch.status == "FAILED_STAGING" else batch.expected_cells or 0
     any_outcome = batch.status == "FAILED_STAGING" or batch.cancelled_at is not None
     is_complete = None if any_outcome else batch.status == "COMPLETED"
-    problem = load.problem_of_attempts(knowledge, expected, is_complete)
+    problem = load.attempts_problem(knowledge, expected, is_complete=is_complete)
     if problem is not None:
-        raise _unfit(archive, f"{ATTEMPTS}: {problem}")
+        raise _not_restorable(archive, f"{ATTEMPTS}: {problem}")
 
 
-def _put_back_configuration(connection: Connection, coming: Incoming, moved: dict[int, int]) -> None:
+def _load_configuration(connection: Connection, incoming: IncomingArchive, moved: dict[int, int]) -> None:
     with connection.begin():
         lock_definitions(connection)
-        if not _read_configuration(connection, coming):
-            file, when = Path(coming.archive.name).name, coming.archive.manifest.archived_at
-            contents = coming.checked.contents
-            configuration.register_batch(connection, coming.batch_id, file, when, coming.sha256, contents)
-        configuration.put_back_files(connection, coming.batch_id, moved)
+        if not _read_configuration(connection, incoming):
+            file, when = Path(incoming.archive.name).name, incoming.archive.manifest.archived_at
+            documents = incoming.checked.contents
+            configuration.register_batch(
+                connection, incoming.batch_id, file, when, incoming.sha256, documents
+            )
+        configuration.load_files(connection, incoming.batch_id, moved)
 
 
-def _documents(archive: Archive, missing: list[MissingContent], progress: Progress) -> Iterator[NewDocument]:
+def _documents(archive: Archive, missing: list[MissingDocument], progress: Progress) -> Iterator[NewDocument]:
     size = 0
     progress(0, len(missing), 0)
     for done, content in enumerate(missing, start=1):

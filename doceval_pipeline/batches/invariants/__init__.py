@@ -1,5 +1,5 @@
-"""What must be true of both databases: each invariant is one query that returns the rows that offend.
+"""Invariants of both databases: each one is a query that returns the rows that violate it.
 
-Grouped by what they are about; `catalogue` lists them all, in the order of docs/invariants.md, and
-`asking` asks them. Nothing here writes.
+The modules group them by subject. `registry` lists all of them in the order of docs/invariants.md,
+`runner` executes them, and `audit` reports what they find. Nothing here writes.
 """

@@ -1,4 +1,4 @@
-"""Invariants of archived batches: all of a batch is in its file, and nothing else is here."""
+"""Invariants of archived batches: the archive file exists and both databases hold nothing of the batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from doceval_pipeline.archives.reading import open_archive
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.invariant import Invariant, Scope, Side
+from doceval_pipeline.batches.invariants.invariant import Database, Invariant, Scope
 from doceval_pipeline.errors import ArchiveError
 
 _ARCHIVED = text("""
@@ -16,9 +16,9 @@ _ARCHIVED = text("""
     FROM batches b WHERE b.archived_at IS NOT NULL ORDER BY b.id
 """)
 _LEFT_OVER = text("""
-    SELECT h.batch_id, h.file AS thing, h.file,
-           format('%s rows, %s configurations and %s files are left', coalesce(r.rows, 0),
-                  coalesce(c.configurations, 0), h.files) AS wrong
+    SELECT h.batch_id, h.file AS subject, h.file,
+           format('%s rows, %s configurations and %s files remain', coalesce(r.rows, 0),
+                  coalesce(c.configurations, 0), h.files) AS problem
     FROM unnest(CAST(:batch_id AS int[]), CAST(:file AS text[]), CAST(:files AS bigint[]))
         AS h(batch_id, file, files)
     LEFT JOIN (SELECT batch_id, count(*) AS rows FROM llm_responses GROUP BY batch_id) AS r USING (batch_id)
@@ -28,7 +28,8 @@ _LEFT_OVER = text("""
     ORDER BY h.batch_id
 """)
 _ARCHIVES = text("""
-    SELECT b.id AS batch_id, b.archive_file AS thing, NULL AS wrong, b.archive_file AS file, b.archive_sha256
+    SELECT b.id AS batch_id, b.archive_file AS subject, NULL AS problem, b.archive_file AS file,
+           b.archive_sha256
     FROM batches b WHERE b.archived_at IS NOT NULL ORDER BY b.id
 """)
 
@@ -41,23 +42,23 @@ def _archive_problem(databases: Databases, row: Mapping[str, Any], scope: Scope)
             )
     except ArchiveError as error:
         return str(error)
-    return "the file is not the one that was written" if other else None
+    return "the file differs from the one that was written" if other else None
 
 
 ARCHIVED_IS_GONE = Invariant(
     name="archived-is-gone",
-    must_hold="an archived batch has no rows left",
-    runs_in=(Side.KNOWLEDGE,),
-    handed=_ARCHIVED,
+    statement="the rows of every archived batch are removed from both databases",
+    runs_in=(Database.KNOWLEDGE,),
+    input_query=_ARCHIVED,
     query=_LEFT_OVER,
-    mend="doceval archive {batch_id} again, or doceval restore {file}",
+    fix="doceval archive {batch_id} again, or doceval restore {file}",
 )
 ARCHIVE_IS_THERE = Invariant(
     name="archive-is-there",
-    must_hold="an archived batch has its archive",
-    runs_in=(Side.DOC_EVAL,),
+    statement="every archived batch has its archive file",
+    runs_in=(Database.DOC_EVAL,),
     query=_ARCHIVES,
-    judge=_archive_problem,
-    mend="put a copy of {file} into $DOCEVAL_HOME/archives",
+    inspect=_archive_problem,
+    fix="put a copy of {file} into $DOCEVAL_HOME/archives",
 )
 INVARIANTS = (ARCHIVED_IS_GONE, ARCHIVE_IS_THERE)

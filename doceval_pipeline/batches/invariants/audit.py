@@ -1,8 +1,7 @@
-"""Holds both databases against what must be true of them. Read-only.
+"""Checks both databases against the invariants. Read-only.
 
-`check_*` answer for one batch and stand behind Dagster's asset checks; `violations` answers for the
-whole installation and stands behind `doceval check`. What must be true, and what to do where it is
-not, stands in `invariants`.
+`check_*` check one batch, for Dagster's asset checks; `audit_installation` checks everything, for
+`doceval check` and the asset `audit`. The invariants and their fixes are in the modules beside this one.
 """
 
 import time
@@ -18,65 +17,79 @@ from doceval_pipeline.batches.invariants.cells import (
     ROWS_HAVE_CONTENT,
 )
 from doceval_pipeline.batches.invariants.documents import CONTENTS_DECODE
-from doceval_pipeline.batches.invariants.invariant import SAMPLE, Invariant, Scope, Side
+from doceval_pipeline.batches.invariants.invariant import SAMPLE, Database, Invariant, Scope
 from doceval_pipeline.batches.invariants.registry import INVARIANTS
-from doceval_pipeline.batches.invariants.runner import Offence, Reading, offences, reading
+from doceval_pipeline.batches.invariants.runner import (
+    ReadOnlyConnections,
+    Violation,
+    read_only,
+    violations_of,
+)
 from doceval_pipeline.batches.locks import batches_at_work
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
 from doceval_pipeline.knowledge.queue import count_rows
 
-# Offences of one invariant that are shown, and that are remembered from one look to the other.
+# Violations of one invariant that are shown, and that are remembered from the first query to the second.
 SHOWN = 20
 KEPT = 1_000
-# Seconds after which what was found is looked at again: what the pipeline is just doing is done then.
-MOMENT = 2.0
+# Seconds until a violation is checked again: by then the pipeline has finished what it was doing.
+SECONDS_TO_RECHECK = 2.0
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a check of one batch found: how much was checked, how much is wrong, and a sentence."""
+class BatchCheck:
+    """Result of a check of one batch: number of things checked, number of problems, and a summary."""
 
     checked: int
     problems: int
-    text: str
+    summary: str
 
 
 @dataclass(frozen=True)
-class Violation:
-    """Something that must not be, where, and what to do about it."""
+class AuditFinding:
+    """A violation in the words of `doceval check`: the invariant, where, the problem, and the fix."""
 
     invariant: str
     batch: str
     problem: str
-    mend: str
+    fix: str
+
+    def as_json(self) -> dict[str, str]:
+        """Its shape in `doceval check --json` and in the asset `audit`."""
+        return {
+            "invariant": self.invariant,
+            "batch": self.batch,
+            "problem": self.problem,
+            "mend": self.fix,
+        }
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The first offences against an invariant, and how many more there are."""
+class _Violations:
+    """The first violations of an invariant, and the number of further ones."""
 
-    offences: list[Offence]
+    first: list[Violation]
     more: int
 
 
-def check_round_trip(databases: Databases, batch_id: int, sample: int | None = SAMPLE) -> Finding:
-    """Decode stored documents and compare their sha256 with that of the files that were read.
+def check_round_trip(databases: Databases, batch_id: int, sample: int | None = SAMPLE) -> BatchCheck:
+    """Decodes stored documents and compares their sha256 with that of the original files.
 
     Parameters
     ----------
     sample
-        How many documents at most, drawn at random; None for all.
+        Maximum number of documents, drawn at random; None for all.
     """
     portions: list[int] = []
     scope = Scope(batch_id, sample)
-    with reading(databases) as both:
-        found = _look(both, CONTENTS_DECODE, scope, portions.append)
-    return _finding(sum(portions), [found], f"{sum(portions)} documents decode to the bytes that were read")
+    with read_only(databases) as connections:
+        found = _query(connections, CONTENTS_DECODE, scope, portions.append)
+    return _batch_check(sum(portions), [found], f"{sum(portions)} documents decode to the original bytes")
 
 
-def check_queue_complete(databases: Databases, batch_id: int) -> Finding:
-    """Compare the current rows of a batch with its distinct documents x prompts x connections.
+def check_queue_complete(databases: Databases, batch_id: int) -> BatchCheck:
+    """Compares the current queue rows of a batch with its documents x prompts x connections.
 
     Raises
     ------
@@ -88,109 +101,113 @@ def check_queue_complete(databases: Databases, batch_id: int) -> Finding:
     batch.require_rows()
     expected = batch.expected_cells or 0
     if batch.status not in (*OPEN, *CLOSED):
-        return Finding(expected, 1, f"{batch.key} is {batch.status}, and its cells are not in the queue yet")
-    with reading(databases) as both:
-        found = [_look(both, i, Scope(batch_id)) for i in (CELLS_ARE_EXPECTED, CELLS_ARE_COMPLETE)]
-    return _finding(expected, found, f"{expected} of {expected} cells are in the queue")
+        return BatchCheck(
+            expected, 1, f"{batch.key} is {batch.status}, so its evaluations are not in the queue yet"
+        )
+    with read_only(databases) as connections:
+        found = [_query(connections, i, Scope(batch_id)) for i in (CELLS_ARE_EXPECTED, CELLS_ARE_COMPLETE)]
+    return _batch_check(expected, found, f"{expected} of {expected} evaluations are in the queue")
 
 
-def check_rows_have_documents(databases: Databases, batch_id: int) -> Finding:
-    """Look for rows whose document is not stored, or is not one of the batch's."""
-    with reading(databases) as both:
-        with both.transaction(Side.KNOWLEDGE) as connection:
+def check_rows_have_documents(databases: Databases, batch_id: int) -> BatchCheck:
+    """Finds queue rows whose document is not stored or does not belong to the batch."""
+    with read_only(databases) as connections:
+        with connections.transaction(Database.KNOWLEDGE) as connection:
             rows = count_rows(connection, batch_id)
-        found = [_look(both, i, Scope(batch_id)) for i in (ROWS_HAVE_CONTENT, ROWS_ARE_OF_THE_BATCH)]
-    return _finding(rows, found, f"each of {rows} rows has a document, which is one of the batch")
+        found = [_query(connections, i, Scope(batch_id)) for i in (ROWS_HAVE_CONTENT, ROWS_ARE_OF_THE_BATCH)]
+    return _batch_check(rows, found, f"all {rows} rows have a stored document of the batch")
 
 
-def violations(
-    databases: Databases, every_document: bool, progress: Callable[[int, int], None]
-) -> Iterator[Violation]:
-    """Audit both databases.
+def audit_installation(
+    databases: Databases, progress: Callable[[int, int], None], *, every_document: bool
+) -> Iterator[AuditFinding]:
+    """Checks every invariant in both databases.
 
-    What is found is looked for once more after a moment, and is left out if it is gone by then, or if
-    somebody works on its batch: a check beside a running pipeline says nothing that is only passing.
+    Violations are checked a second time after `SECONDS_TO_RECHECK`. Those that are gone by then, or whose
+    batch is being worked on, are left out: passing states of a running pipeline are not reported.
 
     Parameters
     ----------
+    progress
+        Called with the number of invariants that are done, and of all invariants.
     every_document
         Decode every stored document instead of a sample of each batch, and read archives to their end.
-    progress
-        Told how many of how many invariants are done.
 
     Raises
     ------
     DatabaseError
     """
     scope = Scope(sample=None if every_document else SAMPLE, every_byte=every_document)
-    with database_errors(), reading(databases) as both:
-        at_work = _at_work(both)
+    with database_errors(), read_only(databases) as connections:
+        at_work = _at_work(connections)
         suspects = {}
         for done, invariant in enumerate(INVARIANTS):
             progress(done, len(INVARIANTS))
-            found = _look(both, invariant, scope)
-            if found.offences:
+            found = _query(connections, invariant, scope)
+            if found.first:
                 suspects[invariant] = found
         if suspects:
-            at_work |= _at_work(both)
-            time.sleep(MOMENT)
-        confirmed = {i: _still(_look(both, i, scope), first) for i, first in suspects.items()}
-        at_work |= _at_work(both)
+            at_work |= _at_work(connections)
+            time.sleep(SECONDS_TO_RECHECK)
+        confirmed = {i: _confirmed(_query(connections, i, scope), first) for i, first in suspects.items()}
+        at_work |= _at_work(connections)
     progress(len(INVARIANTS), len(INVARIANTS))
     for invariant, found in confirmed.items():
-        yield from _violations(invariant, found, at_work)
+        yield from _findings(invariant, found, at_work)
 
 
-def _look(
-    both: Reading,
+def _query(
+    connections: ReadOnlyConnections,
     invariant: Invariant,
     scope: Scope,
-    handed: Callable[[int], None] = lambda rows: None,
-) -> _Found:
-    """Ask once; what goes beyond what is kept is counted."""
-    found = offences(both, invariant, scope, handed)
-    return _Found(list(islice(found, KEPT)), sum(1 for _ in found))
+    on_portion: Callable[[int], None] = lambda rows: None,
+) -> _Violations:
+    """Runs the query of an invariant once; only the first `KEPT` violations are kept, the rest counted."""
+    found = violations_of(connections, invariant, scope, on_portion)
+    return _Violations(list(islice(found, KEPT)), sum(1 for _ in found))
 
 
-def _still(now: _Found, before: _Found) -> _Found:
-    """What was found both times."""
-    known = {(offence.batch_id, offence.thing) for offence in before.offences}
-    both = [offence for offence in now.offences if (offence.batch_id, offence.thing) in known]
-    return _Found(both, min(now.more, before.more))
+def _confirmed(now: _Violations, before: _Violations) -> _Violations:
+    """The violations that were found both times."""
+    known = {(violation.batch_id, violation.subject) for violation in before.first}
+    confirmed = [violation for violation in now.first if (violation.batch_id, violation.subject) in known]
+    return _Violations(confirmed, min(now.more, before.more))
 
 
-def _violations(invariant: Invariant, found: _Found, at_work: set[int]) -> Iterator[Violation]:
-    lasting = [offence for offence in found.offences if offence.batch_id not in at_work]
-    for offence in lasting[:SHOWN]:
-        yield Violation(invariant.must_hold, _where(offence), _problem(offence), offence.mend)
+def _findings(invariant: Invariant, found: _Violations, at_work: set[int]) -> Iterator[AuditFinding]:
+    lasting = [violation for violation in found.first if violation.batch_id not in at_work]
+    for violation in lasting[:SHOWN]:
+        yield AuditFinding(invariant.statement, _location(violation), _problem(violation), violation.fix)
     more = len(lasting[SHOWN:]) + found.more
     if more:
-        yield Violation(invariant.must_hold, "", f"and {more} more", "as above")
+        yield AuditFinding(invariant.statement, "", f"and {more} more", "as above")
 
 
-def _where(offence: Offence) -> str:
-    return offence.thing if offence.batch_id is None else partition_key(offence.batch_id)
+def _location(violation: Violation) -> str:
+    return violation.subject if violation.batch_id is None else partition_key(violation.batch_id)
 
 
-def _problem(offence: Offence) -> str:
-    return offence.wrong if offence.batch_id is None else f"{offence.thing}: {offence.wrong}"
+def _problem(violation: Violation) -> str:
+    if violation.batch_id is None:
+        return violation.problem
+    return f"{violation.subject}: {violation.problem}"
 
 
-def _at_work(both: Reading) -> set[int]:
-    with both.transaction(Side.DOC_EVAL) as connection:
+def _at_work(connections: ReadOnlyConnections) -> set[int]:
+    with connections.transaction(Database.DOC_EVAL) as connection:
         return batches_at_work(connection)
 
 
-def _finding(checked: int, looks: Sequence[_Found], sound: str) -> Finding:
-    """A sound sentence, or the first things that are wrong."""
-    found = [offence for look in looks for offence in look.offences]
-    if not found:
-        return Finding(checked, 0, sound)
-    return Finding(checked, len(found) + sum(look.more for look in looks), _sentence(found[:10]))
+def _batch_check(checked: int, results: Sequence[_Violations], passed: str) -> BatchCheck:
+    """`passed` as the summary, or the first violations."""
+    first = [violation for result in results for violation in result.first]
+    if not first:
+        return BatchCheck(checked, 0, passed)
+    return BatchCheck(checked, len(first) + sum(result.more for result in results), _summary(first[:10]))
 
 
-def _sentence(found: Iterable[Offence]) -> str:
-    things: dict[str, list[str]] = {}
-    for offence in found:
-        things.setdefault(offence.wrong, []).append(offence.thing)
-    return "; ".join(f"{', '.join(names)}: {wrong}" for wrong, names in things.items())
+def _summary(violations: Iterable[Violation]) -> str:
+    subjects: dict[str, list[str]] = {}
+    for violation in violations:
+        subjects.setdefault(violation.problem, []).append(violation.subject)
+    return "; ".join(f"{', '.join(names)}: {problem}" for problem, names in subjects.items())

@@ -1,30 +1,51 @@
-"""Invariants of what was chosen and sealed, and of the installation itself: schemas, roles, no key."""
+"""Invariants of sealed configurations and of the installation: schemas, roles, API keys."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import (
+    Mapping,
+)
+from typing import (
+    Any,
+)
 
-from sqlalchemy import text
+from sqlalchemy import (
+    text,
+)
 
-from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, Databases
-from doceval_pipeline.batches.invariants.invariant import HAS_CELLS, Invariant, Scope, Side
-from doceval_pipeline.doc_eval.definitions.schema import problem_of_connection
-from doceval_pipeline.migrations.upgrade import HEADS, Schema
+from doceval_pipeline.batches.databases import (
+    DOC_EVAL,
+    KNOWLEDGE,
+    Databases,
+)
+from doceval_pipeline.batches.invariants.invariant import (
+    HAS_CELLS,
+    Database,
+    Invariant,
+    Scope,
+)
+from doceval_pipeline.doc_eval.definitions.schema import (
+    problem_of_connection,
+)
+from doceval_pipeline.migrations.upgrade import (
+    HEADS,
+    Schema,
+)
 
 _OTHER_BYTES = text("""
-    SELECT b.id AS batch_id, 'config_snapshot' AS thing, 'its sha256 is not config_sha256' AS wrong
+    SELECT b.id AS batch_id, 'config_snapshot' AS subject, 'its sha256 differs from config_sha256' AS problem
     FROM batches b
     WHERE encode(sha256(convert_to(b.config_snapshot::text, 'UTF8')), 'hex') <> b.config_sha256
     ORDER BY b.id
 """)
-# As jsonb, which is the same text for the same value in both databases.
+# As jsonb: equal values have equal text in both databases.
 _SEALED = text(f"""
     SELECT b.id AS batch_id, b.config_sha256 AS sha256,
            encode(sha256(convert_to(b.config_snapshot::jsonb::text, 'UTF8')), 'hex') AS content
     FROM batches b WHERE {HAS_CELLS} ORDER BY b.id
 """)
 _OTHER_PUBLISHED = text("""
-    SELECT h.batch_id, 'batch_configs' AS thing,
-           CASE WHEN c.batch_id IS NULL THEN 'it has none' ELSE 'it has another one' END AS wrong
+    SELECT h.batch_id, 'batch_configs' AS subject,
+           CASE WHEN c.batch_id IS NULL THEN 'the configuration is missing' ELSE 'the configuration differs'
+           END AS problem
     FROM unnest(CAST(:batch_id AS int[]), CAST(:sha256 AS text[]), CAST(:content AS text[]))
         AS h(batch_id, sha256, content)
     LEFT JOIN batch_configs c ON c.batch_id = h.batch_id
@@ -32,10 +53,11 @@ _OTHER_PUBLISHED = text("""
        OR encode(sha256(convert_to(c.config::text, 'UTF8')), 'hex') IS DISTINCT FROM h.content
     ORDER BY h.batch_id
 """)
-# Prompts and connections may be edited afterwards; what the batch itself says may not.
+# Prompts and connections may be edited later; the batch itself may not.
 _OTHER_CHOICE = text("""
-    SELECT b.id AS batch_id, 'batches' AS thing,
-           'name, description, metadata, patterns or choice are not those that were sealed' AS wrong
+    SELECT b.id AS batch_id, 'batches' AS subject,
+           'name, description, metadata, patterns or selection differ from the sealed configuration'
+               AS problem
     FROM batches b
     WHERE b.config_snapshot IS NOT NULL
       AND jsonb_build_object(
@@ -56,7 +78,7 @@ _OTHER_CHOICE = text("""
     ORDER BY b.id
 """)
 _CONNECTIONS = text("""
-    SELECT NULL AS batch_id, 'connection ' || c.name AS thing, NULL AS wrong, c.name,
+    SELECT NULL AS batch_id, 'connection ' || c.name AS subject, NULL AS problem, c.name,
            p.provider_type AS provider, m.model_name AS model, c.base_url, c.port_no AS port, c.api_key_env,
            c.connection_config AS config
     FROM connections c
@@ -64,10 +86,10 @@ _CONNECTIONS = text("""
     JOIN models m ON m.id = c.model_id
     ORDER BY c.id
 """)
-# Many batches seal the same connection, which is judged once.
+# Batches share sealed connections: each distinct one is inspected once.
 _PUBLISHED_CONNECTIONS = text("""
-    SELECT min(c.batch_id) AS batch_id, format('batch_configs, connection %s', member ->> 'name') AS thing,
-           NULL AS wrong, member ->> 'name' AS name, member ->> 'provider_type' AS provider,
+    SELECT min(c.batch_id) AS batch_id, format('batch_configs, connection %s', member ->> 'name') AS subject,
+           NULL AS problem, member ->> 'name' AS name, member ->> 'provider_type' AS provider,
            member ->> 'model_name' AS model, member ->> 'base_url' AS base_url,
            (member ->> 'port_no')::int AS port, member ->> 'api_key_env' AS api_key_env,
            member -> 'connection_config' AS config
@@ -75,20 +97,20 @@ _PUBLISHED_CONNECTIONS = text("""
     GROUP BY member ORDER BY 1, 2
 """)
 _IS_SUPERUSER = text("""
-    SELECT NULL AS batch_id, CAST(:variable AS text) AS thing,
-           'its role is a superuser, for whom no grant counts' AS wrong
+    SELECT NULL AS batch_id, CAST(:variable AS text) AS subject,
+           'its role is a superuser, which bypasses all grants' AS problem
     FROM pg_roles WHERE rolname = current_user AND rolsuper AND NOT :embedded
 """)
 _REVISION = """
-    SELECT NULL AS batch_id, '{variable}' AS thing,
-           format('its schema is at revision %s, and this version works with {head}',
-                  coalesce(string_agg(version_num, ', '), 'none')) AS wrong
+    SELECT NULL AS batch_id, '{variable}' AS subject,
+           format('its schema is at revision %s, but this version needs {head}',
+                  coalesce(string_agg(version_num, ', '), 'none')) AS problem
     FROM {table} HAVING coalesce(string_agg(version_num, ', '), '') <> '{head}'
 """
-_NO_KEY_MEND = (
-    "take the key out and revoke it, since it was readable; name the variable that holds it in api_key_env"
+_REMOVE_KEY = (
+    "remove the key and revoke it, because it was readable; put it in a variable and name that in api_key_env"
 )
-_SCHEMA_MEND = "doceval init, and restart doceval up; a newer schema needs the version that made it"
+_UPGRADE = "run doceval init and restart doceval up; a newer schema needs the version that created it"
 
 
 def _other_revision(schema: Schema, variable: str) -> str:
@@ -102,62 +124,62 @@ def _objection(_: Databases, row: Mapping[str, Any], __: Scope) -> str | None:
 
 SEALED_BYTES_STAND = Invariant(
     name="sealed-bytes-stand",
-    must_hold="a sealed configuration is, byte for byte, what its sha256 says",
-    runs_in=(Side.DOC_EVAL,),
+    statement="every sealed configuration matches its sha256 byte for byte",
+    runs_in=(Database.DOC_EVAL,),
     query=_OTHER_BYTES,
-    mend="restore batches.config_snapshot from a backup of doc_eval",
+    fix="restore batches.config_snapshot from a backup of doc_eval",
 )
 SAME_CONFIGURATION = Invariant(
     name="same-configuration",
-    must_hold="both databases hold the same sealed configuration",
-    runs_in=(Side.KNOWLEDGE,),
-    handed=_SEALED,
+    statement="both databases hold the same sealed configuration",
+    runs_in=(Database.KNOWLEDGE,),
+    input_query=_SEALED,
     query=_OTHER_PUBLISHED,
-    mend="doceval stage {batch_id} writes a missing one; another one was written by another program",
+    fix="doceval stage {batch_id} writes a missing one; a different one was written by another program",
 )
 CHOICE_IS_SEALED = Invariant(
     name="choice-is-sealed",
-    must_hold="a batch still says what was sealed of it",
-    runs_in=(Side.DOC_EVAL,),
+    statement="every batch still matches its sealed configuration",
+    runs_in=(Database.DOC_EVAL,),
     query=_OTHER_CHOICE,
-    mend="put back in doc_eval what config_snapshot says; a changed choice is a batch of its own",
+    fix="restore in doc_eval the values of config_snapshot; a changed selection needs a new batch",
 )
 NO_KEY_IN_CONNECTIONS = Invariant(
     name="no-key-in-connections",
-    must_hold="no connection holds a key",
-    runs_in=(Side.DOC_EVAL,),
+    statement="every connection is free of API keys",
+    runs_in=(Database.DOC_EVAL,),
     query=_CONNECTIONS,
-    judge=_objection,
-    mend=_NO_KEY_MEND,
+    inspect=_objection,
+    fix=_REMOVE_KEY,
 )
 NO_KEY_IS_PUBLISHED = Invariant(
     name="no-key-is-published",
-    must_hold="no published configuration holds a key",
-    runs_in=(Side.KNOWLEDGE,),
+    statement="every published configuration is free of API keys",
+    runs_in=(Database.KNOWLEDGE,),
     query=_PUBLISHED_CONNECTIONS,
-    judge=_objection,
-    mend=_NO_KEY_MEND,
+    inspect=_objection,
+    fix=_REMOVE_KEY,
 )
 DOC_EVAL_IS_CURRENT = Invariant(
     name="doc-eval-is-current",
-    must_hold="doc_eval has the schema of this version",
-    runs_in=(Side.DOC_EVAL,),
+    statement="doc_eval has the schema of this version",
+    runs_in=(Database.DOC_EVAL,),
     query=text(_other_revision(Schema.DOC_EVAL, DOC_EVAL[0])),
-    mend=_SCHEMA_MEND,
+    fix=_UPGRADE,
 )
 KNOWLEDGE_IS_CURRENT = Invariant(
     name="knowledge-documents-is-current",
-    must_hold="KnowledgeDocuments has the schema of this version",
-    runs_in=(Side.KNOWLEDGE,),
+    statement="KnowledgeDocuments has the schema of this version",
+    runs_in=(Database.KNOWLEDGE,),
     query=text(_other_revision(Schema.KNOWLEDGE, KNOWLEDGE[0])),
-    mend=_SCHEMA_MEND,
+    fix=_UPGRADE,
 )
 NO_SUPERUSER = Invariant(
     name="no-superuser",
-    must_hold="the pipeline is no superuser of a server of your own",
-    runs_in=(Side.DOC_EVAL, Side.KNOWLEDGE),
+    statement="on your own servers, the pipeline connects without superuser rights",
+    runs_in=(Database.DOC_EVAL, Database.KNOWLEDGE),
     query=_IS_SUPERUSER,
-    mend="doceval init --roles, then connect as a member of doceval_stager",
+    fix="doceval init --roles, then connect as a member of doceval_stager",
 )
 INVARIANTS = (
     SEALED_BYTES_STAND,

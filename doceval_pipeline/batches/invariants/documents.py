@@ -1,13 +1,13 @@
-"""Invariants of contents: what was read of a file is what is stored."""
+"""Invariants of stored documents: they equal the bytes that were read from their files."""
 
 from sqlalchemy import text
 
 from doceval_pipeline.batches.invariants.invariant import (
+    BATCH_IN_SCOPE,
     HAS_CELLS,
-    IS_ASKED_FOR,
     SAMPLE_BYTES,
+    Database,
     Invariant,
-    Side,
 )
 
 _NOT_BASE64 = "22023"  # invalid_parameter_value
@@ -15,9 +15,9 @@ _STAGED = f"""
     SELECT DISTINCT f.batch_id, f.knowledge_document_id AS document_id, f.sha256, f.file_size
     FROM batch_documents f JOIN batches b ON b.id = f.batch_id
     WHERE f.state = 'STAGED' AND b.archived_at IS NULL AND b.status NOT IN ('SAVED', 'FAILED_STAGING')
-      AND {IS_ASKED_FOR}
+      AND {BATCH_IN_SCOPE}
 """
-# Contents that several batches share are drawn for each, and decoded once.
+# A document that several batches share may be drawn for each of them, and is decoded once.
 _DRAWN = text(f"""
     SELECT DISTINCT ON (document_id) batch_id, document_id, sha256 FROM (
         SELECT batch_id, document_id, sha256, row_number() OVER chance AS n,
@@ -28,21 +28,21 @@ _DRAWN = text(f"""
     ORDER BY document_id, batch_id
 """)
 _OTHER_CONTENT = text("""
-    SELECT h.batch_id, 'docs.id ' || h.document_id AS thing,
-           CASE WHEN d.id IS NULL THEN 'the content is missing'
-                ELSE 'the content stands under another sha256 or size than its file had' END AS wrong
+    SELECT h.batch_id, 'docs.id ' || h.document_id AS subject,
+           CASE WHEN d.id IS NULL THEN 'the document is missing'
+                ELSE 'the document has another sha256 or size than its file had' END AS problem
     FROM unnest(CAST(:batch_id AS int[]), CAST(:document_id AS bigint[]), CAST(:sha256 AS text[]),
                 CAST(:file_size AS bigint[])) AS h(batch_id, document_id, sha256, file_size)
     LEFT JOIN docs d ON d.id = h.document_id
     WHERE d.sha256 IS DISTINCT FROM h.sha256 OR d.file_size IS DISTINCT FROM h.file_size
     ORDER BY h.batch_id, h.document_id
 """)
-# decode() raises on anything that is not base64. A pattern before it would cost more than the rest
-# together, and fails on a content of more than 268,435,455 characters.
+# decode() raises on anything that is not base64. Testing with a pattern first would cost more than the rest
+# of the query, and fails on contents of more than 268,435,455 characters.
 _DECODES_TO_OTHER = text("""
-    SELECT h.batch_id, 'docs.id ' || h.document_id AS thing,
-           CASE WHEN d.id IS NULL THEN 'the content is missing'
-                ELSE 'the content does not decode to what was read' END AS wrong
+    SELECT h.batch_id, 'docs.id ' || h.document_id AS subject,
+           CASE WHEN d.id IS NULL THEN 'the document is missing'
+                ELSE 'the content does not decode to the original bytes' END AS problem
     FROM unnest(CAST(:batch_id AS int[]), CAST(:document_id AS bigint[]), CAST(:sha256 AS text[]))
         AS h(batch_id, document_id, sha256)
     LEFT JOIN docs d ON d.id = h.document_id
@@ -50,7 +50,7 @@ _DECODES_TO_OTHER = text("""
     ORDER BY h.batch_id, h.document_id
 """)
 _LEFT = text(f"""
-    SELECT b.id AS batch_id, 'file ' || d.filepath AS thing, 'it is assigned and not stored' AS wrong
+    SELECT b.id AS batch_id, 'file ' || d.filepath AS subject, 'it is assigned but not stored' AS problem
     FROM batch_documents f JOIN batches b ON b.id = f.batch_id JOIN documents d ON d.id = f.document_id
     WHERE f.state = 'ASSIGNED' AND {HAS_CELLS}
     ORDER BY b.id, d.filepath COLLATE "C"
@@ -58,26 +58,26 @@ _LEFT = text(f"""
 
 FILES_ARE_STORED = Invariant(
     name="files-are-stored",
-    must_hold="every staged file names a stored content of its sha256 and size",
-    runs_in=(Side.KNOWLEDGE,),
-    handed=text(f"{_STAGED} ORDER BY 1, 2"),
+    statement="every staged file refers to a stored document with its sha256 and size",
+    runs_in=(Database.KNOWLEDGE,),
+    input_query=text(f"{_STAGED} ORDER BY 1, 2"),
     query=_OTHER_CONTENT,
-    mend="doceval stage {batch_id} stores a missing content again; restore another one from a backup",
+    fix="doceval stage {batch_id} stores a missing document again; restore a differing one from a backup",
 )
 CONTENTS_DECODE = Invariant(
     name="contents-decode",
-    must_hold="every stored document decodes to the bytes that were read",
-    runs_in=(Side.KNOWLEDGE,),
-    handed=_DRAWN,
+    statement="every stored document decodes to the original bytes",
+    runs_in=(Database.KNOWLEDGE,),
+    input_query=_DRAWN,
     query=_DECODES_TO_OTHER,
-    halves_on=_NOT_BASE64,
-    mend="restore docs from a backup, or delete the rows and doceval stage {batch_id} again",
+    bisect_on=_NOT_BASE64,
+    fix="restore docs from a backup, or delete the rows and doceval stage {batch_id} again",
 )
 NOTHING_LEFT_TO_STORE = Invariant(
     name="nothing-left-to-store",
-    must_hold="a staged batch has no file left to store",
-    runs_in=(Side.DOC_EVAL,),
+    statement="every file of a staged batch is stored",
+    runs_in=(Database.DOC_EVAL,),
     query=_LEFT,
-    mend="doceval stage {batch_id}",
+    fix="doceval stage {batch_id}",
 )
 INVARIANTS = (FILES_ARE_STORED, CONTENTS_DECODE, NOTHING_LEFT_TO_STORE)

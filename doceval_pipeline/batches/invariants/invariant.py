@@ -1,4 +1,4 @@
-"""What an invariant is, and the conditions that their queries share. Asks nothing."""
+"""The definition of an invariant, and the SQL conditions that invariants share. Executes nothing."""
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -11,38 +11,38 @@ from sqlalchemy import TextClause
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
 
-# Documents of a batch that are decoded and compared where not all are asked for: so many, and no more
-# than these bytes together, but at least one.
+# Size of the sample of documents that is decoded for each batch: at most this many documents and this many
+# bytes in total, but always at least one document.
 SAMPLE = 50
 SAMPLE_BYTES = 16 * 1024 * 1024
 
 
-class Side(Enum):
-    """Where a query runs."""
+class Database(Enum):
+    """The database that a query runs in."""
 
     DOC_EVAL = "doc_eval"
     KNOWLEDGE = "knowledge"
 
     @property
-    def other(self) -> "Side":
+    def other(self) -> "Database":
         """The other database."""
-        return Side.KNOWLEDGE if self is Side.DOC_EVAL else Side.DOC_EVAL
+        return Database.KNOWLEDGE if self is Database.DOC_EVAL else Database.DOC_EVAL
 
 
 @dataclass(frozen=True)
 class Scope:
-    """How far to look.
+    """How much an audit covers.
 
     Parameters
     ----------
     batch
-        Only this batch, where the query can be asked for one; None for all.
+        Only this batch, for queries that can be limited to one batch; None for all batches.
     sample
-        How many documents of a batch are decoded, drawn at random, up to `SAMPLE_BYTES`; None for all.
+        Number of documents to decode per batch, drawn at random, up to `SAMPLE_BYTES`; None for all.
     seed
-        Of the drawing: who looks again with the same scope looks at the same documents.
+        Seed of the sample: the same scope always selects the same documents.
     every_byte
-        Read archives to their end.
+        Whether to read archives to their end.
     """
 
     batch: int | None = None
@@ -51,56 +51,56 @@ class Scope:
     every_byte: bool = False
 
 
-Judge = Callable[[Databases, Mapping[str, Any], Scope], str | None]
+Inspect = Callable[[Databases, Mapping[str, Any], Scope], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Invariant:
-    """Something that must be true, and the query that returns what offends against it.
+    """A statement that must be true, and the query that returns the rows that violate it.
 
     Parameters
     ----------
     name
         Short and stable; the heading in docs/invariants.md.
-    must_hold
-        The sentence of what must be true.
+    statement
+        The sentence that must be true.
     runs_in
-        The databases that the query is asked in, each by itself.
+        The databases that the query runs in, separately in each.
     query
-        Gives `batch_id` (or NULL), `thing` and `wrong` for each offence; sets of rows, always the same
-        ones for the same data, and in the same order.
-    handed
-        A query in the other database. Its rows are handed to `query` in portions, each column as an
+        Returns `batch_id` (or NULL), `subject` and `problem` for each violation. Deterministic: the same
+        data gives the same rows in the same order.
+    input_query
+        A query in the other database. Its rows are passed to `query` in portions, each column as an
         array under its name; `:first_x` and `:last_x` are column x of the first and last row.
-    judge
-        Where the database alone cannot tell: what is wrong with a row that `query` gave, or None.
-    halves_on
-        The SQLSTATE with which the server refuses a portion because of one row in it, which is then
-        looked for in halves.
-    mend
+    inspect
+        Decides where SQL cannot: returns the problem with a row of `query`, or None.
+    bisect_on
+        The SQLSTATE with which the server rejects a whole portion because of one row. The portion is
+        then bisected to find that row.
+    fix
         What to do; may name columns of the row in braces.
     """
 
     name: str
-    must_hold: str
-    runs_in: tuple[Side, ...]
+    statement: str
+    runs_in: tuple[Database, ...]
     query: TextClause
-    mend: str
-    handed: TextClause | None = None
-    judge: Judge | None = None
-    halves_on: str | None = None
+    fix: str
+    input_query: TextClause | None = None
+    inspect: Inspect | None = None
+    bisect_on: str | None = None
 
 
 def states_in_sql(states: Sequence[Status]) -> str:
-    """States of a batch as a list of SQL constants."""
+    """Batch states as a list of SQL literals."""
     return ", ".join(f"'{state}'" for state in states)
 
 
-# Conditions on `batches AS b`: those whose rows are in the queue, and of them the one that is asked for.
+# Conditions on `batches AS b`: its rows are in the queue; it is in the scope of the audit.
 HAS_CELLS = f"b.archived_at IS NULL AND b.status IN ({states_in_sql((*OPEN, *CLOSED))})"
-IS_ASKED_FOR = "(CAST(:batch AS int) IS NULL OR b.id = :batch)"
-# Conditions on a row `r` of KnowledgeDocuments. What was written since the last look of the pipeline is
-# still in response_deltas, and the next look acts on it.
-ROW_IS_ASKED_FOR = "(CAST(:batch AS int) IS NULL OR r.batch_id = :batch)"
-WAS_LOOKED_AT = "NOT EXISTS (SELECT 1 FROM response_deltas d WHERE d.batch_id = r.batch_id)"
+BATCH_IN_SCOPE = "(CAST(:batch AS int) IS NULL OR b.id = :batch)"
+# Conditions on a row `r` of KnowledgeDocuments. Changes since the last poll are still in response_deltas;
+# the next poll handles them.
+ROW_IN_SCOPE = "(CAST(:batch AS int) IS NULL OR r.batch_id = :batch)"
+IS_POLLED = "NOT EXISTS (SELECT 1 FROM response_deltas d WHERE d.batch_id = r.batch_id)"
 IS_DONE = "response_outcome(r.status) IN ('succeeded', 'failed')"

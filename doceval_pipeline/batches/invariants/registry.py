@@ -1,4 +1,4 @@
-"""All invariants, in the order in which they are asked and stand in docs/invariants.md."""
+"""All invariants, in the order of docs/invariants.md, which is also the order of execution."""
 
 from doceval_pipeline.batches.invariants import archives, cells, configuration, contract, documents, life
 

@@ -24,7 +24,7 @@ from doceval_pipeline.doc_eval.runs.requests import (
     waiting_stagings,
 )
 from doceval_pipeline.doc_eval.webhook_deliveries import (
-    overdue,
+    count_overdue,
 )
 from doceval_pipeline.knowledge.counts import (
     count_cells,
@@ -49,7 +49,7 @@ def find_pending_work(databases: Databases) -> list[PendingWork]:
         stagings = waiting_stagings(connection)
         reports = len(unreported(connection))
         # Where the webhook is off, nothing is sent.
-        deliveries = overdue(connection) if databases.settings.webhook_url else 0
+        deliveries = count_overdue(connection) if databases.settings.webhook_url else 0
         due = sum(record.due_at is not None for record in list_recurring(connection))
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, [batch.id for batch in batches])

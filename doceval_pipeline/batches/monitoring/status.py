@@ -69,8 +69,7 @@ from doceval_pipeline.doc_eval.runs.requests import (
     unstaged,
 )
 from doceval_pipeline.doc_eval.webhook_deliveries import (
-    Trouble,
-    troubles,
+    undelivered,
 )
 from doceval_pipeline.domain.evaluations import (
     CellCounts,
@@ -80,6 +79,9 @@ from doceval_pipeline.domain.queue_rows import (
 )
 from doceval_pipeline.domain.recurring import (
     Origin,
+)
+from doceval_pipeline.domain.webhook import (
+    UndeliveredMessage,
 )
 from doceval_pipeline.knowledge.counts import (
     count_cells,
@@ -105,7 +107,7 @@ class BatchProgress:
     """Of an open batch that has samples, which the sensor `response_status` stores."""
     assessment: StallAssessment | None = None
     """Whether such a batch progresses."""
-    webhook: Trouble | None = None
+    webhook: UndeliveredMessage | None = None
     """Why the webhook's receiver has not accepted the completion."""
     report: Path | None = None
     """The file of its newest report."""
@@ -181,7 +183,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
     throughputs = batch_throughputs(databases, batches)
     with databases.doc_eval.connect() as connection:
         documents = count_documents(connection, numbers)
-        troubles_by_batch = troubles(connection, numbers)
+        undelivered_by_batch = undelivered(connection, numbers)
         pending = {**unstaged(connection, numbers), **unreported(connection, numbers)}
         abandoned = abandoned_stagings(connection, numbers)
         lost = lost_runs_of(connection, numbers)
@@ -209,7 +211,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
                 cells[number],
                 throughput=throughputs.get(number),
                 assessment=assessments.get(number),
-                webhook=troubles_by_batch.get(number),
+                webhook=undelivered_by_batch.get(number),
                 report=find_report(databases, batch),
                 request=request,
                 notices=(*notices, *(run.sentence for run in lost if run.batch_id == number)),

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from doceval_pipeline.atomic_file import (
-    whole_file_or_output,
+    atomic_file_or_stdout,
 )
 from doceval_pipeline.batches.databases import (
     Databases,
@@ -189,7 +189,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     ------
     FileError
     """
-    with whole_file_or_output(path) as file:
+    with atomic_file_or_stdout(path) as file:
         file.write(render_comparison(comparison).encode())
 
 

@@ -21,7 +21,7 @@ from pathlib import (
 
 from doceval_pipeline.atomic_file import (
     STANDARD_OUTPUT,
-    whole_file_or_output,
+    atomic_file_or_stdout,
 )
 from doceval_pipeline.batches.databases import (
     Databases,
@@ -130,7 +130,7 @@ def export_records(
             "doceval.export.batch": batch.key,
             "doceval.export.read_at": time_text(read_at),
         }
-        with whole_file_or_output(path) as file:
+        with atomic_file_or_stdout(path) as file:
             written = write_records(file, format, records, metadata)
             if written.records != total:
                 raise ExportError(
@@ -153,7 +153,7 @@ def export_page(databases: Databases, batch_id: int, path: Path) -> int:
     with database_errors():
         data = gather(databases, batch_id)
     page = render_html(data, figures(data)).encode()
-    with whole_file_or_output(path) as file:
+    with atomic_file_or_stdout(path) as file:
         file.write(page)
     return len(page)
 

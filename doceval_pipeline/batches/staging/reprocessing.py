@@ -86,9 +86,9 @@ from doceval_pipeline.knowledge.counts import (
     count_cells,
 )
 from doceval_pipeline.lock_waits import (
+    holder_note,
     is_lock_timeout,
     wait_at_most,
-    who_holds,
 )
 from doceval_pipeline.reports.formatting import (
     counted,
@@ -394,7 +394,7 @@ def _lock_timeout_as_error(before: str, after: str = "") -> Iterator[None]:
     except OperationalError as error:
         if not is_lock_timeout(error):
             raise
-        raise DatabaseError(f"{before}{who_holds(error.orig)}{after}") from None
+        raise DatabaseError(f"{before}{holder_note(error.orig)}{after}") from None
 
 
 def _complete_if_done(databases: Databases, connection: Connection, batch_id: int) -> None:

@@ -1,7 +1,7 @@
-"""Sends signed messages to the receiver at DOCEVAL_WEBHOOK_URL, and says in a line why one was not taken.
+"""Sends signed messages to the receiver at DOCEVAL_WEBHOOK_URL, and reports failures in one line each.
 
-Whatever happens becomes an answer: no failure of the environment, the network or the receiver raises. No
-answer repeats an exception's text, because such texts quote URLs, and a URL may hold a token.
+No failure of the environment, the network or the receiver raises: each becomes an `AttemptResult`. No result
+repeats the text of an exception, because such texts quote URLs, and a URL may contain a token.
 """
 
 import asyncio
@@ -24,26 +24,27 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from doceval_pipeline.domain.webhook import AttemptResult
 from doceval_pipeline.settings import SECRET_PREFIX, is_loopback
 
 if TYPE_CHECKING:
     import httpx
 
-# For everything from the look-up of the name to the status of the answer.
+# From name resolution to the status of the response.
 SECONDS_TO_ANSWER = 15.0
-# Until whatever does not listen to that limit, such as the system's look-up of a name, is left behind.
+# Extra time for operations that ignore that limit, such as the system's name resolution.
 SECONDS_BEYOND = 5.0
-# What a receiver may ask for with Retry-After.
-LONGEST_ASKED_PAUSE = 86_400.0
+# Longest pause that a receiver can request with Retry-After.
+LONGEST_REQUESTED_PAUSE = 86_400.0
 GONE = 410
-# Who asks for a pause: too many requests, and not available.
-ASKING_FOR_A_PAUSE = (429, 503)
+# Statuses that can request a pause: too many requests, and service unavailable.
+PAUSE_STATUSES = (429, 503)
 PROXIES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY"
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """Where messages go, and the secrets that they are signed with, with spaces in between; not shown."""
+    """URL of the receiver and the signing secrets, separated by spaces; hidden in `repr`."""
 
     url: str = field(repr=False)
     secrets: str = field(repr=False)
@@ -51,45 +52,26 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is sent: the id that the receiver knows it by, and the body."""
+    """A message: its id for the receiver, and its body."""
 
     id: str
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of an attempt.
-
-    Parameters
-    ----------
-    failure
-        Why the receiver does not have the message, in a line of ours; None where it has.
-    is_final
-        The receiver wants no further attempt.
-    pause
-        Seconds that the receiver asked to be left alone, at most `LONGEST_ASKED_PAUSE`.
-    """
-
-    failure: str | None = None
-    is_final: bool = False
-    pause: float = 0.0
-
-
-def send_all(receiver: Receiver, messages: Sequence[Message]) -> list[Answer]:
-    """Send messages at once; the answers in their order, after at most 20 s."""
-    answers = [Answer(_no_answer()) for _ in messages]
-    # A thread that nobody waits for, because the system's look-up of a name can be neither ended nor limited.
-    sender = threading.Thread(target=_fill, args=(receiver, messages, answers), daemon=True)
+def send_all(receiver: Receiver, messages: Sequence[Message]) -> list[AttemptResult]:
+    """Sends messages concurrently and returns their results in the same order, after at most 20 s."""
+    results = [AttemptResult(_no_answer()) for _ in messages]
+    # A daemon thread, because the system's name resolution can be neither cancelled nor limited.
+    sender = threading.Thread(target=_fill, args=(receiver, messages, results), daemon=True)
     sender.start()
     sender.join(SECONDS_TO_ANSWER + SECONDS_BEYOND)
-    return list(answers)
+    return list(results)
 
 
 def signature(secrets: str, identifier: str, timestamp: int, body: bytes) -> str:
-    """The header `webhook-signature` of a message, as https://www.standardwebhooks.com says.
+    """The header `webhook-signature` of a message, as specified by https://www.standardwebhooks.com.
 
-    One signature for each of the secrets, with spaces in between, so that a receiver may know either.
+    One signature per secret, separated by spaces, so that the receiver needs only one of the secrets.
     """
     signed = f"{identifier}.{timestamp}.".encode() + body
     keys = [base64.b64decode(secret.removeprefix(SECRET_PREFIX)) for secret in secrets.split()]
@@ -97,46 +79,46 @@ def signature(secrets: str, identifier: str, timestamp: int, body: bytes) -> str
     return " ".join(f"v1,{digest}" for digest in digests)
 
 
-def asked_pause(status: int, retry_after: str | None, now: datetime) -> float:
-    """Seconds that an answer asks for, from 0 to `LONGEST_ASKED_PAUSE`; 0 for what cannot be read.
+def requested_pause(status: int, retry_after: str | None, now: datetime) -> float:
+    """Pause in seconds that a response requests, from 0 to `LONGEST_REQUESTED_PAUSE`; 0 if unreadable.
 
-    Pure. `retry_after` is the header: whole seconds, or a date as HTTP writes it.
+    `retry_after` is the header: whole seconds or an HTTP date.
     """
-    if retry_after is None or status not in ASKING_FOR_A_PAUSE:
+    if retry_after is None or status not in PAUSE_STATUSES:
         return 0.0
-    said = retry_after.strip()
-    if re.fullmatch(r"[0-9]+", said):
-        # No int of thousands of digits.
-        return LONGEST_ASKED_PAUSE if len(said) > 9 else min(float(said), LONGEST_ASKED_PAUSE)
+    value = retry_after.strip()
+    if re.fullmatch(r"[0-9]+", value):
+        # Avoids parsing thousands of digits.
+        return LONGEST_REQUESTED_PAUSE if len(value) > 9 else min(float(value), LONGEST_REQUESTED_PAUSE)
     try:
-        until = parsedate_to_datetime(said[:100])
+        until = parsedate_to_datetime(value[:100])
     except (ValueError, TypeError, IndexError, OverflowError):
         return 0.0
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return min(max((until - now).total_seconds(), 0.0), LONGEST_ASKED_PAUSE)
+    return min(max((until - now).total_seconds(), 0.0), LONGEST_REQUESTED_PAUSE)
 
 
-def _fill(receiver: Receiver, messages: Sequence[Message], answers: list[Answer]) -> None:
+def _fill(receiver: Receiver, messages: Sequence[Message], results: list[AttemptResult]) -> None:
     try:
-        answers[:] = asyncio.run(_send_each(receiver, messages))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded and the message sent again
-        answers[:] = [Answer(_why(error))] * len(messages)
+        results[:] = asyncio.run(_send_each(receiver, messages))
+    except Exception as error:  # noqa: BLE001 - every failure is recorded and the message sent again
+        results[:] = [AttemptResult(_why(error))] * len(messages)
 
 
-async def _send_each(receiver: Receiver, messages: Sequence[Message]) -> list[Answer]:
-    # Loading it takes a tenth of a second, which is only worth it where somebody is told.
+async def _send_each(receiver: Receiver, messages: Sequence[Message]) -> list[AttemptResult]:
+    # Importing httpx takes a tenth of a second, so it is imported only when a message is sent.
     import httpx
 
-    # Both tell the URL, which may hold a token.
+    # Both log the URL, which may contain a token.
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     url = httpx.URL(receiver.url)
-    is_here = is_loopback(url.host) or await _leads_here(url.host)
+    is_local = is_loopback(url.host) or await _is_this_machine(url.host)
     client = httpx.AsyncClient(
-        # The user's certificates count for this machine too; http needs none.
+        # Custom certificates apply to this machine too; http needs none.
         verify=_certificates() if url.scheme == "https" else False,
-        # What is for this machine does not leave it: no proxy.
-        trust_env=not is_here,
+        # Messages to this machine do not leave it: no proxy.
+        trust_env=not is_local,
         timeout=SECONDS_TO_ANSWER,
         follow_redirects=False,
     )
@@ -144,24 +126,24 @@ async def _send_each(receiver: Receiver, messages: Sequence[Message]) -> list[An
         return await asyncio.gather(*(_send(client, receiver, message) for message in messages))
 
 
-async def _send(client: "httpx.AsyncClient", receiver: Receiver, message: Message) -> Answer:
-    """Send one message. Nothing that the receiver says is read but its status and Retry-After."""
+async def _send(client: "httpx.AsyncClient", receiver: Receiver, message: Message) -> AttemptResult:
+    """Sends one message. Only the status and Retry-After of the response are read."""
     headers = _headers(receiver, message, int(time.time()))
     try:
-        # Around all of it, since a receiver may answer a byte at a time.
+        # Covers the whole exchange, because a receiver may respond one byte at a time.
         async with (
             asyncio.timeout(SECONDS_TO_ANSWER),
             client.stream("POST", receiver.url, content=message.body, headers=headers) as response,
         ):
             status: int = response.status_code
-            pause = asked_pause(status, response.headers.get("retry-after"), datetime.now(UTC))
-    except Exception as error:  # noqa: BLE001 - as above; one message fails without the others
-        return Answer(_why(error))
+            pause = requested_pause(status, response.headers.get("retry-after"), datetime.now(UTC))
+    except Exception as error:  # noqa: BLE001 - as above; messages fail independently
+        return AttemptResult(_why(error))
     if 200 <= status < 300:
-        return Answer()
+        return AttemptResult()
     if status == GONE:
-        return Answer("the receiver answered 410: it does not want this message", is_final=True)
-    return Answer(f"the receiver answered {status}", pause=pause)
+        return AttemptResult("the receiver answered 410: it does not want this message", is_final=True)
+    return AttemptResult(f"the receiver answered {status}", pause=pause)
 
 
 def _headers(receiver: Receiver, message: Message, timestamp: int) -> Mapping[str, str]:
@@ -175,11 +157,11 @@ def _headers(receiver: Receiver, message: Message, timestamp: int) -> Mapping[st
 
 
 class _CertificatesFailed(Exception):
-    """SSL_CERT_FILE or SSL_CERT_DIR cannot be read; says why."""
+    """SSL_CERT_FILE or SSL_CERT_DIR cannot be read, for the reason in the message."""
 
 
-class _LookupFailed(Exception):
-    """The system's look-up of a name does not end."""
+class _ResolutionTimedOut(Exception):
+    """The system's name resolution did not end in time."""
 
 
 def _certificates() -> ssl.SSLContext:
@@ -193,17 +175,17 @@ def _certificates() -> ssl.SSLContext:
         raise _CertificatesFailed(error.strerror or "it cannot be opened") from None
 
 
-async def _leads_here(host: str) -> bool:
-    """Whether a name or an address leads to this machine; False for a name that only a proxy may know."""
+async def _is_this_machine(host: str) -> bool:
+    """Whether a name or address is this machine; False for a name that only a proxy may resolve."""
     try:
         async with asyncio.timeout(SECONDS_TO_ANSWER):
             found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except TimeoutError:
-        raise _LookupFailed from None
+        raise _ResolutionTimedOut from None
     except (OSError, UnicodeError):
         return False
     own = {address.address for each in psutil.net_if_addrs().values() for address in each}
-    return any(is_loopback(str(place[0])) or place[0] in own for *_, place in found)
+    return any(is_loopback(str(address[0])) or address[0] in own for *_, address in found)
 
 
 def _no_answer() -> str:
@@ -211,20 +193,20 @@ def _no_answer() -> str:
 
 
 def _why(error: Exception) -> str:
-    """Why an attempt failed, in a line that repeats nothing of the error but a reason of the system."""
+    """Why an attempt failed, in one line that repeats nothing of the error except a reason of the system."""
     import httpx
 
     match error:
         case _CertificatesFailed():
             return f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used ({error}): correct it where doceval up runs"
-        case _LookupFailed():
-            return f"the receiver's name was not looked up within {SECONDS_TO_ANSWER:g} s"
+        case _ResolutionTimedOut():
+            return f"the receiver's name was not resolved within {SECONDS_TO_ANSWER:g} s"
         case httpx.ConnectTimeout():
             return f"the receiver cannot be reached: no connection within {SECONDS_TO_ANSWER:g} s"
         case TimeoutError() | httpx.TimeoutException():
             return _no_answer()
         case httpx.ProxyError():
-            # The status alone: the rest is what the proxy says.
+            # Only the status: the rest is text of the proxy.
             status = re.match(r"\d{3}\b", str(error))
             return f"the proxy refused the connection{f' ({status[0]})' if status else ''}: see {PROXIES}"
         case httpx.ConnectError():
@@ -232,36 +214,36 @@ def _why(error: Exception) -> str:
         case httpx.NetworkError():
             return f"the connection to the receiver broke ({_reason(error)})"
         case httpx.RemoteProtocolError():
-            return "the connection to the receiver broke (it ended it, or does not speak HTTP)"
+            return "the connection to the receiver broke (the receiver closed it, or does not speak HTTP)"
         case httpx.InvalidURL() | httpx.UnsupportedProtocol() | ValueError() | ImportError():
-            # Raised where a client is made of the environment, and where the URL is read.
+            # Raised when a client is created from the environment, and when the URL is parsed.
             return (
                 f"DOCEVAL_WEBHOOK_URL or one of {PROXIES} cannot be used: write proxies as http://HOST:PORT "
-                "or socks5://HOST:PORT, and NO_PROXY as names and addresses without [ ], with commas between"
+                "or socks5://HOST:PORT, and NO_PROXY as names and addresses without [ ], separated by commas"
             )
         case OSError():
             return f"the message cannot be sent ({_reason(error)})"
-    return f"the message cannot be sent, for a reason that doceval does not know ({type(error).__name__})"
+    return f"the message cannot be sent for an unknown reason ({type(error).__name__})"
 
 
 def _reason(error: BaseException) -> str:
-    """The system's reason behind an error, without the address that it was about."""
+    """The system's reason behind an error, without the address."""
     for cause in _causes(error):
         match cause:
             case ssl.SSLCertVerificationError():
-                # What follows the comma is the name of the receiver.
+                # The text after the comma contains the receiver's name.
                 return f"its certificate is not accepted: {cause.verify_message.split(',')[0]}"
             case ssl.SSLError():
                 return f"TLS failed: {(cause.reason or 'no reason given').lower().replace('_', ' ')}"
             case socket.gaierror():
-                return "its name cannot be looked up" if cause.strerror is None else cause.strerror
+                return "its name cannot be resolved" if cause.strerror is None else cause.strerror
             case OSError(errno=int() as number):
                 return os.strerror(number)
     return "no reason given"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, those that it was raised from, and those in groups of them."""
+    """An error, its causes, and the members of exception groups among them."""
     while error is not None:
         yield error
         if isinstance(error, BaseExceptionGroup):

@@ -1,1 +1,1 @@
-"""What the configuration database holds of an archived batch: dumps it, and loads it again."""
+"""Dumps the rows of a batch in doc_eval into an archive, and loads them again."""

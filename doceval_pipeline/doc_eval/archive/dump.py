@@ -1,6 +1,6 @@
-"""What doc_eval knows of a batch, on its way into an archive; and that it stands in one.
+"""Dumps the rows of a batch in doc_eval for an archive, and marks the batch as archived.
 
-The way back is in `restored`.
+`load` restores them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from doceval_pipeline.doc_eval.batches import BatchRecord
 
-# What a role must be allowed to do here, which is asked before anything is done.
+# Rights that the role needs; checked before anything is changed.
 RIGHTS = (
     ("batches", "SELECT, UPDATE"),
     *((table, "SELECT, DELETE") for table in ("documents", "batch_documents", "recurring_files")),
@@ -17,7 +17,7 @@ RIGHTS = (
     *((f"batch_{table}", "SELECT") for table in ("folders", "connections", "prompts")),
     *((table, "SELECT") for table in ("folders", "connections", "prompts", "llm_providers", "models")),
 )
-# Rows that are fetched at a time.
+# Rows per fetch.
 CHUNK = 1_000
 
 _BATCH = text("SELECT row_to_json(b)::text FROM batches b WHERE id = :batch_id")
@@ -52,13 +52,13 @@ _HISTORY = text("""
     WHERE batch_id = :batch_id ORDER BY connection_id, measure
 """)
 _COUNT_FILES = text("SELECT count(*) FROM batch_documents WHERE batch_id = :batch_id")
-_USED_BY_OTHERS = text("""
+_DOCUMENTS_OF_OTHERS = text("""
     SELECT DISTINCT b.knowledge_document_id
     FROM unnest(CAST(:stored AS bigint[])) AS mine(id)
     JOIN batch_documents b ON b.knowledge_document_id = mine.id
     WHERE b.batch_id <> :batch_id
 """)
-# Only the state that was exported may be called archived.
+# Only the exported state may be marked as archived.
 _RECORD = text("""
     UPDATE batches SET archived_at = CAST(:archived_at AS timestamptz), archive_file = :file,
                        archive_sha256 = :sha256
@@ -66,13 +66,13 @@ _RECORD = text("""
       AND result_digest IS NOT DISTINCT FROM :result_digest
       AND reported_digest IS NOT DISTINCT FROM :reported_digest
 """)
-_TAKE_BACK = text("""
+_UNMARK_ARCHIVED = text("""
     UPDATE batches SET archived_at = NULL, archive_file = NULL, archive_sha256 = NULL WHERE id = :batch_id
 """)
-# A walk that has just found a file in `documents` must not see it vanish before it is assigned.
-_NO_WALK_NOW = text("LOCK TABLE documents IN SHARE ROW EXCLUSIVE MODE")
-# Without its batch, a file that the batch could not read is new to its recurring evaluation.
-_FORGET_REJECTED = text("""
+# A scan that has just found a file in `documents` must not lose it before the file is assigned.
+_BLOCK_SCANS = text("LOCK TABLE documents IN SHARE ROW EXCLUSIVE MODE")
+# Without its batch, an unreadable file counts as new for its recurring evaluation.
+_DELETE_REJECTED = text("""
     DELETE FROM recurring_files k USING batch_documents b
     WHERE b.batch_id = :batch_id AND b.state = 'REJECTED'
       AND k.batch_id = b.batch_id AND k.document_id = b.document_id
@@ -87,7 +87,7 @@ _REMOVE_FILES = text("""
 
 
 def batch_json(connection: Connection, batch_id: int, published: str) -> str:
-    """The rows of a batch and of what it selects, as one JSON object.
+    """The rows of a batch and of its selection, as one JSON object.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def batch_json(connection: Connection, batch_id: int, published: str) -> str:
 
 
 def file_rows(connection: Connection, batch_id: int) -> Iterator[str]:
-    """Each file of a batch: its row of `documents`, and its row of `batch_documents`, as JSON."""
+    """The files of a batch as JSON: the rows of `documents` and `batch_documents` of each."""
     return _stream(connection, _FILES, batch_id)
 
 
@@ -125,26 +125,26 @@ def history_rows(connection: Connection, batch_id: int) -> Iterator[str]:
 
 
 def count_files(connection: Connection, batch_id: int) -> int:
-    """How many files a batch has, usable or not."""
+    """Number of files of a batch, usable or not."""
     return int(connection.execute(_COUNT_FILES, {"batch_id": batch_id}).scalar_one())
 
 
-def used_by_others(connection: Connection, batch_id: int, stored: Sequence[int]) -> set[int]:
-    """Which of some `docs.id` are files of another batch too."""
-    return set(connection.scalars(_USED_BY_OTHERS, {"batch_id": batch_id, "stored": list(stored)}))
+def documents_of_other_batches(connection: Connection, batch_id: int, stored: Sequence[int]) -> set[int]:
+    """The given `docs.id` that files of other batches also refer to."""
+    return set(connection.scalars(_DOCUMENTS_OF_OTHERS, {"batch_id": batch_id, "stored": list(stored)}))
 
 
 def record_archive(
     connection: Connection, batch: BatchRecord, archived_at: str, file: str, sha256: str
 ) -> bool:
-    """Record where a batch stands from now on; False where it is no longer as `batch` says.
+    """Marks a batch as archived; returns False if it has changed since `batch` was read.
 
     Parameters
     ----------
     file
-        The name of the file below the folder of archives.
+        Name of the file in the archives folder.
     sha256
-        Of the whole file, in hex.
+        sha256 of the whole file, in hex.
     """
     parameters = {
         "batch_id": batch.id,
@@ -158,15 +158,15 @@ def record_archive(
     return connection.execute(_RECORD, parameters).rowcount == 1
 
 
-def take_back(connection: Connection, batch_id: int) -> None:
-    """Say that a batch is not archived after all; nothing was removed of it yet."""
-    connection.execute(_TAKE_BACK, {"batch_id": batch_id})
+def unmark_archived(connection: Connection, batch_id: int) -> None:
+    """Removes the mark that a batch is archived; none of its rows was removed yet."""
+    connection.execute(_UNMARK_ARCHIVED, {"batch_id": batch_id})
 
 
 def remove_files(connection: Connection, batch_id: int) -> None:
-    """Remove the files of a batch, in the caller's transaction; those of other batches stay."""
-    connection.execute(_NO_WALK_NOW)
-    connection.execute(_FORGET_REJECTED, {"batch_id": batch_id})
+    """Removes the files of a batch in the caller's transaction; files of other batches stay."""
+    connection.execute(_BLOCK_SCANS)
+    connection.execute(_DELETE_REJECTED, {"batch_id": batch_id})
     connection.execute(_REMOVE_FILES, {"batch_id": batch_id})
 
 

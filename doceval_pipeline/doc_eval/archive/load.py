@@ -1,8 +1,7 @@
-"""What an archive holds of doc_eval, on its way back into the tables.
+"""Loads the rows of an archive back into doc_eval.
 
-Numbers that a sealed configuration names must be the same as before: those of the batch, its folders,
-connections and prompts. The ids of files name nothing outside the database; one that is taken by now
-is replaced.
+Ids in a sealed configuration must stay the same: those of the batch, its folders, connections and prompts.
+Ids of files have no meaning outside of the database and are replaced if they are in use.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,14 +14,14 @@ from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.migrations.rows import insert_rows, read_lines, read_value, reserve_ids
 from doceval_pipeline.names import normal_in_sql
 
-# What a batch selects: table, the column that people know a row by, and the column of its link table.
+# Selection of a batch: table, its name column, and the column of its link table.
 SELECTED = {
     "folders": ("folder_path", "folder_id"),
     "connections": ("name", "connection_id"),
     "prompts": ("name", "prompt_id"),
 }
 
-# What a role must be allowed to do here, which is asked before anything is done.
+# Rights that the role needs; checked before anything is changed.
 RIGHTS = (
     *((table, "SELECT, INSERT, DELETE") for table in ("documents", "batch_documents")),
     *((table, "SELECT, INSERT, UPDATE") for table in ("batches", "folders", "connections", "prompts")),
@@ -39,9 +38,9 @@ _SAME_BATCH = text("""
            AND created_at = CAST(:created_at AS timestamptz)
     FROM batches WHERE id = :id
 """)
-_ARCHIVE_HERE = text("SELECT archive_sha256 FROM batches WHERE id = :id")
+_ARCHIVE_SHA256 = text("SELECT archive_sha256 FROM batches WHERE id = :id")
 _IS_FOREIGN = text("SELECT is_foreign FROM batches WHERE id = :id")
-_CONNECTIONS_HERE = text("""
+_EXISTING_CONNECTIONS = text("""
     SELECT json_build_object(
         'id', c.id, 'name', c.name, 'provider_type', p.provider_type, 'model_name', m.model_name,
         'base_url', c.base_url, 'port_no', c.port_no, 'connection_config', c.connection_config,
@@ -49,7 +48,7 @@ _CONNECTIONS_HERE = text("""
     FROM connections c JOIN llm_providers p ON p.id = c.provider_id JOIN models m ON m.id = c.model_id
     ORDER BY c.id
 """)
-_FOLDERS_HERE = text("SELECT folder_path FROM folders WHERE folder_path = ANY(:paths)")
+_EXISTING_FOLDERS = text("SELECT folder_path FROM folders WHERE folder_path = ANY(:paths)")
 _TAKEN = text(f"""
     SELECT id, batch_name FROM batches
     WHERE id = :id OR batch_number = :batch_number
@@ -57,7 +56,7 @@ _TAKEN = text(f"""
     ORDER BY id LIMIT 1
 """)
 _SELECTION_TAKEN = """
-    SELECT a.id, a.{name}, here.id, here.{name}
+    SELECT a.id AS archived_id, a.{name} AS archived_name, here.id AS here_id, here.{name} AS here_name
     FROM archived_{table} a JOIN {table} here ON (here.id = a.id) <> ({here} = {archived})
     ORDER BY a.id
 """
@@ -66,7 +65,7 @@ _SEALED_WRONG = text("""
     SELECT 1 FROM archived_batches
     WHERE encode(sha256(convert_to(config_snapshot::text, 'UTF8')), 'hex') <> config_sha256
 """)
-_FILES_READ = text("""
+_ARCHIVED_FILES = text("""
     SELECT a.raw_path, a.filepath, a.filename, p.state
     FROM archived_documents a JOIN archived_batch_documents p ON p.document_id = a.id
 """)
@@ -77,7 +76,7 @@ _ARCHIVED_CONNECTIONS = """
     (SELECT a.* FROM archived, json_to_recordset(line -> 'connections')
         AS a(id int, provider_type text, model_name text)) AS a
 """
-# Providers and models are known by their names alone.
+# Providers and models are identified by their names.
 _FOLLOW_MODELS = (
     text(f"""
         INSERT INTO llm_providers (provider_type)
@@ -98,12 +97,12 @@ _FOLLOW_MODELS = (
         WHERE a.id = c.id
     """),
 )
-# An archive of an earlier version has the prices of connections alone. The report is named once it is here.
-_CALL_ARCHIVED = text("""
+# Archives of earlier versions have only the prices of connections. The report is set once it is written.
+_MARK_ARCHIVED = text("""
     UPDATE archived_batches
     SET archived_at = CAST(:archived_at AS timestamptz), archive_file = :file, archive_sha256 = :sha256,
         report_file = NULL, processed_documents = :contents, is_foreign = true,
-        -- Taken from the rows, once they are here.
+        -- Computed from the rows once they are restored.
         result_digest = CASE WHEN status IN ('COMPLETED', 'FAILED') THEN '0000000000000000' END,
         reported_digest = CASE WHEN status IN ('COMPLETED', 'FAILED') THEN '0000000000000000' END,
         prices_at_completion = CASE WHEN status IN ('COMPLETED', 'FAILED') THEN coalesce(
@@ -111,8 +110,8 @@ _CALL_ARCHIVED = text("""
             (SELECT jsonb_object_agg(id, prices) FROM archived_connections WHERE prices IS NOT NULL),
             '{}') END
 """)
-# As in `archived`: no walk may find a file while it comes or goes.
-_NO_WALK_NOW = text("LOCK TABLE documents IN SHARE ROW EXCLUSIVE MODE")
+# As in `dump`: no scan may find a file while it is added or removed.
+_BLOCK_SCANS = text("LOCK TABLE documents IN SHARE ROW EXCLUSIVE MODE")
 _FIND_FILES = text("""
     CREATE TEMPORARY TABLE archived_file_ids ON COMMIT DROP AS
     SELECT a.id, same.id IS NULL AS missing,
@@ -135,17 +134,17 @@ _FOLLOW_CONTENTS = text("""
     FROM unnest(CAST(:before AS bigint[]), CAST(:now AS bigint[])) AS moved(before, now)
     WHERE p.knowledge_document_id = moved.before
 """)
-_PUT_BACK_FILES = (
+_LOAD_FILES = (
     text("DELETE FROM batch_documents WHERE batch_id = :batch_id"),
     text("INSERT INTO documents SELECT * FROM archived_documents ORDER BY id"),
     text("INSERT INTO batch_documents SELECT * FROM archived_batch_documents ORDER BY document_id"),
 )
-_OPEN_AGAIN = text("""
+_MARK_RESTORED = text("""
     UPDATE batches SET archived_at = NULL, archive_file = NULL, archive_sha256 = NULL,
                        report_file = CASE WHEN reported_digest IS NOT NULL THEN report_file END
     WHERE id = :batch_id
 """)
-# The same results, already reported, under the digest that they have here.
+# The same, already reported results under the digest that they have here.
 _FOLLOW_DIGEST = text("""
     UPDATE batches SET reported_digest = :digest, result_digest = :digest
     WHERE id = :batch_id AND reported_digest = result_digest
@@ -154,7 +153,7 @@ _FOLLOW_DIGEST = text("""
 
 @dataclass(frozen=True)
 class Members:
-    """What an archive holds for doc_eval: JSON, in pieces that can be asked for more than once."""
+    """The members of an archive for doc_eval: JSON in pieces, each of which can be read repeatedly."""
 
     batch: Callable[[], Iterable[bytes]]
     files: Callable[[], Iterable[bytes]]
@@ -162,8 +161,18 @@ class Members:
     history: Callable[[], Iterable[bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class ArchivedFile:
+    """A file of an archived batch: path on disk, display path, name and state."""
+
+    raw_path: bytes
+    filepath: str
+    filename: str
+    state: str
+
+
 def is_same_batch(connection: Connection, batch: Mapping[str, Any]) -> bool | None:
-    """Whether the batch of this number here is the archived one; None where there is none.
+    """Whether the batch with this id is the archived one; None if no batch has this id.
 
     Parameters
     ----------
@@ -174,41 +183,41 @@ def is_same_batch(connection: Connection, batch: Mapping[str, Any]) -> bool | No
     return same
 
 
-def archive_here(connection: Connection, batch_id: int) -> str | None:
-    """The sha256 of the file that a batch here was archived as; None where it is not archived."""
-    found: str | None = connection.scalar(_ARCHIVE_HERE, {"id": batch_id})
-    return found
+def archive_sha256_of(connection: Connection, batch_id: int) -> str | None:
+    """sha256 of the archive of a batch; None if it is not archived."""
+    sha256: str | None = connection.scalar(_ARCHIVE_SHA256, {"id": batch_id})
+    return sha256
 
 
 def is_foreign(connection: Connection, batch_id: int) -> bool:
-    """Whether a batch that is here came with an archive of another installation."""
+    """Whether a batch was restored from an archive of another installation."""
     return bool(connection.scalar(_IS_FOREIGN, {"id": batch_id}))
 
 
-def connections_here(connection: Connection) -> list[dict[str, Any]]:
-    """All connections that are defined here, as a sealed configuration lists them."""
-    return list(connection.scalars(_CONNECTIONS_HERE))
+def existing_connections(connection: Connection) -> list[dict[str, Any]]:
+    """All connections, in the form of a sealed configuration."""
+    return list(connection.scalars(_EXISTING_CONNECTIONS))
 
 
-def folders_here(connection: Connection, paths: Sequence[str]) -> set[str]:
-    """Which of some folders are those of batches here."""
-    return set(connection.scalars(_FOLDERS_HERE, {"paths": list(paths)}))
+def existing_folders(connection: Connection, paths: Sequence[str]) -> set[str]:
+    """The given folder paths that batches here have."""
+    return set(connection.scalars(_EXISTING_FOLDERS, {"paths": list(paths)}))
 
 
 def read_batch(connection: Connection, members: Members, batch: Mapping[str, Any], file: str) -> None:
-    """Read a batch that is not here into tables of the transaction, under the rules of the tables.
+    """Reads a new batch into temporary tables with the constraints of the real ones.
 
     Parameters
     ----------
     batch
         The archived row of `batches`.
     file
-        The name of the archive.
+        Name of the archive.
 
     Raises
     ------
     ArchiveError
-        A number or a name is taken by something else here, or the rows do not belong together.
+        An id or a name is in use here, or the rows are inconsistent.
     """
     read_value(connection, "archived", members.batch())
     _read_into(connection, "batches", _BATCH_SOURCE)
@@ -219,33 +228,33 @@ def read_batch(connection: Connection, members: Members, batch: Mapping[str, Any
         _read_into(connection, table, f"SELECT line FROM lines_of_{table}")
     if connection.scalar(_SEALED_WRONG):
         raise ArchiveError(
-            f"{file} is damaged (its configuration is not the one that was sealed): use another copy"
+            f"{file} is damaged (its configuration differs from the sealed one): use another copy"
         )
     problems = [*_batch_taken(connection, batch), *_selection_taken(connection)]
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise ArchiveError(
-            f"{file} does not fit in here: {problems[0]}{more}: restore it into an installation of its own, "
-            "with DOCEVAL_HOME set to another folder"
+            f"{file} conflicts with this installation: {problems[0]}{more}: restore it into a separate "
+            "installation, with DOCEVAL_HOME set to another folder"
         )
 
 
 def register_batch(
-    connection: Connection, batch_id: int, file: str, when: str, sha256: str, contents: int
+    connection: Connection, batch_id: int, file: str, when: str, sha256: str, documents: int
 ) -> None:
-    """Let an installation know a batch that was read, as one that is archived.
+    """Adds the batch that was read to this installation, as an archived batch.
 
-    In the caller's transaction, with what the batch selects, all under the numbers that they had.
+    In the caller's transaction, with the selection of the batch; all ids stay the same.
 
     Parameters
     ----------
     file, when, sha256
-        The name of the archive, its time and its digest.
-    contents
-        How many documents have results.
+        Name, time and sha256 of the archive.
+    documents
+        Number of documents with results.
     """
     connection.execute(
-        _CALL_ARCHIVED, {"archived_at": when, "file": file, "sha256": sha256, "contents": contents}
+        _MARK_ARCHIVED, {"archived_at": when, "file": file, "sha256": sha256, "contents": documents}
     )
     for statement in _FOLLOW_MODELS:
         connection.execute(statement)
@@ -266,80 +275,82 @@ def register_batch(
 
 
 def read_files(connection: Connection, members: Members, file: str) -> None:
-    """Read the files of a batch into tables of the transaction, under the rules of the tables.
+    """Reads the files of a batch into temporary tables with the constraints of the real ones.
 
     Raises
     ------
     ArchiveError
-        A file is there twice.
+        A file is duplicated.
     """
     read_lines(connection, "lines_of_files", members.files())
     _read_into(connection, "documents", "SELECT line -> 'document' AS line FROM lines_of_files")
     _read_into(connection, "batch_documents", "SELECT line -> 'in_batch' AS line FROM lines_of_files")
     if connection.scalar(_FILE_TWICE):
-        raise ArchiveError(f"{file} is damaged (a file of the batch is in it twice): use another copy of it")
+        raise ArchiveError(
+            f"{file} is damaged (it contains a file of the batch twice): use another copy of it"
+        )
 
 
-def files_read(connection: Connection) -> Iterator[tuple[bytes, str, str, str]]:
-    """The path on disk, the path as text, the name and the state of each file that was read."""
-    for path, shown, name, state in connection.execute(_FILES_READ, execution_options={"yield_per": 1_000}):
-        yield bytes(path), shown, name, state
+def archived_files(connection: Connection) -> Iterator[ArchivedFile]:
+    """The files that were read."""
+    for row in connection.execute(_ARCHIVED_FILES, execution_options={"yield_per": 1_000}):
+        yield ArchivedFile(bytes(row.raw_path), row.filepath, row.filename, row.state)
 
 
-def put_back_files(connection: Connection, batch_id: int, moved: Mapping[int, int]) -> None:
-    """Put the files that were read back, in the caller's transaction, instead of any that are there.
+def load_files(connection: Connection, batch_id: int, moved: Mapping[int, int]) -> None:
+    """Loads the files that were read, in the caller's transaction; replaces existing files of the batch.
 
     Parameters
     ----------
     moved
-        The `docs.id` of contents that have another one than in the archive, by the old one.
+        Current `docs.id` by archived `docs.id`, for documents whose id has changed.
     """
-    connection.execute(_NO_WALK_NOW)
+    connection.execute(_BLOCK_SCANS)
     reserve_ids(connection, "documents", _largest(connection, "documents"))
     connection.execute(_FIND_FILES)
     for statement in _PLACE_FILES:
         connection.execute(statement)
     connection.execute(_FOLLOW_CONTENTS, {"before": list(moved), "now": list(moved.values())})
-    for statement in _PUT_BACK_FILES:
+    for statement in _LOAD_FILES:
         connection.execute(statement, {"batch_id": batch_id})
 
 
-def open_again(connection: Connection, batch_id: int, digest: str) -> None:
-    """Say that a batch's rows are here again.
+def mark_restored(connection: Connection, batch_id: int, digest: str) -> None:
+    """Marks a batch as no longer archived.
 
     Parameters
     ----------
     digest
-        Of its results.
+        Digest of its results.
     """
     connection.execute(_FOLLOW_DIGEST, {"batch_id": batch_id, "digest": digest})
-    connection.execute(_OPEN_AGAIN, {"batch_id": batch_id})
+    connection.execute(_MARK_RESTORED, {"batch_id": batch_id})
 
 
 def _batch_taken(connection: Connection, batch: Mapping[str, Any]) -> Iterator[str]:
     taken = connection.execute(_TAKEN, dict(batch)).first()
     if taken is not None:
-        yield _taken("batch", batch["id"], batch["batch_name"], *taken)
+        yield _taken("batch", batch["id"], batch["batch_name"], taken.id, taken.batch_name)
 
 
 def _selection_taken(connection: Connection) -> Iterator[str]:
     for table, (name, _) in SELECTED.items():
-        # The bytes of paths are as they are; of names, those that people read alike are the same.
+        # Paths are compared byte by byte; names that look alike to people count as equal.
         compared = (f"here.{name}", f"a.{name}")
         here, archived = compared if table == "folders" else map(normal_in_sql, compared)
         statement = _SELECTION_TAKEN.format(table=table, name=name, here=here, archived=archived)
-        for archived_id, archived_name, here_id, here_name in connection.execute(text(statement)):
-            yield _taken(table.removesuffix("s"), archived_id, archived_name, here_id, here_name)
+        for row in connection.execute(text(statement)):
+            yield _taken(table.removesuffix("s"), **row._mapping)
 
 
 def _taken(kind: str, archived_id: int, archived_name: str, here_id: int, here_name: str) -> str:
     if archived_id == here_id:
-        return f"{kind} number {archived_id} is taken by another one here, {here_name!r}"
+        return f"{kind} number {archived_id} is already used here by {here_name!r}"
     return f"{kind} {archived_name!r} has number {here_id} here and {archived_id} in the archive"
 
 
 def _read_into(connection: Connection, table: str, source: str) -> None:
-    """Read rows into a table of the transaction that takes what `table` takes."""
+    """Reads rows into a temporary table with the columns and constraints of `table`."""
     connection.execute(
         text(
             f"CREATE TEMPORARY TABLE archived_{table} "

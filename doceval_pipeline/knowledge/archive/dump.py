@@ -1,6 +1,6 @@
-"""What KnowledgeDocuments holds of a batch, on its way into an archive, and out of the tables.
+"""Dumps the rows of a batch in KnowledgeDocuments for an archive, and removes them.
 
-The way back is in `restored`.
+`load` restores them.
 """
 
 from collections.abc import (
@@ -26,7 +26,7 @@ from doceval_pipeline.knowledge.reuse import (
     IS_ANSWER,
 )
 
-# What a role must be allowed to do here, which is asked before anything is done.
+# Rights that the role needs; checked before anything is changed.
 RIGHTS = (
     ("llm_responses", "SELECT, UPDATE, DELETE"),
     ("current_llm_responses", "SELECT"),
@@ -35,12 +35,12 @@ RIGHTS = (
     ("batch_questions", "SELECT, DELETE"),
     ("response_deltas", "INSERT"),
 )
-# Rows, and small contents, that are fetched at a time.
+# Rows, and small documents, per fetch.
 ROWS_AT_A_TIME = 500
-CONTENTS_AT_A_TIME = 16
-# Contents up to this size come whole; larger ones in pieces. In bytes, before encoding.
-SMALL_CONTENT = 1024 * 1024
-# Characters of base64; a multiple of 4, so that each piece can be decoded by itself.
+DOCUMENTS_AT_A_TIME = 16
+# Documents up to this size are fetched whole, larger ones in pieces. In bytes, before encoding.
+SMALL_DOCUMENT = 1024 * 1024
+# Characters of base64; a multiple of 4, so that each piece can be decoded separately.
 PIECE = 4 * 1024 * 1024
 
 _CONFIG = text("SELECT row_to_json(c)::text FROM batch_configs c WHERE batch_id = :batch_id")
@@ -48,7 +48,7 @@ _HAS_CONFIG = text("SELECT EXISTS (SELECT 1 FROM batch_configs WHERE batch_id = 
 _ATTEMPTS = text("""
     SELECT row_to_json(r)::text FROM llm_responses r WHERE batch_id = :batch_id ORDER BY id
 """)
-# As an archive bounds its texts. Lengths are known without reading the texts.
+# Limit of texts in an archive. PostgreSQL knows lengths without reading the texts.
 LARGEST_TEXT = 16 * 1024 * 1024
 _TOO_LONG = text("""
     SELECT r.id, v.name, v.bytes
@@ -67,18 +67,18 @@ _DOCUMENT_IDS = text("""
     SELECT document_id FROM llm_responses WHERE batch_id = :batch_id
     UNION SELECT unnest(CAST(:stored AS bigint[])) ORDER BY 1
 """)
-# Everything but the content, which stands in an archive as a document.
+# Everything except the content, which an archive stores as a document.
 DOC_COLUMNS = "id, document_id, sha256, content_type, doc_type, file_size, encoding, created_at"
 _DOCS = text(f"""
     SELECT row_to_json(d)::text
     FROM (SELECT {DOC_COLUMNS} FROM docs WHERE id = ANY(:documents)) AS d ORDER BY sha256
 """)
-_CONTENTS = text("""
-    SELECT id, sha256, file_size, CASE WHEN file_size <= :small THEN content END
+_DOCUMENTS = text("""
+    SELECT id, sha256, file_size, CASE WHEN file_size <= :small THEN content END AS content
     FROM docs WHERE id = ANY(:documents) ORDER BY sha256
 """)
-# Cut from bytes, because a piece of a text is found by counting its characters from the beginning.
-# OFFSET 0 keeps PostgreSQL from converting the whole content anew for each piece.
+# Cut from bytes, because substring() of a text counts characters from the beginning.
+# OFFSET 0 keeps PostgreSQL from converting the whole content again for each piece.
 _CONTENT_PIECES = text("""
     SELECT convert_from(substring(whole.content, start, :length), 'UTF8')
     FROM (SELECT convert_to(content, 'UTF8') AS content FROM docs WHERE id = :document_id OFFSET 0) AS whole,
@@ -89,10 +89,10 @@ _REMOVE_ROWS = text(f"""
     SELECT count(*), {digest_sql("written")} FROM gone
 """)
 _REMOVE_CONFIG = text("DELETE FROM batch_configs WHERE batch_id = :batch_id")
-# For each answer that is removed, the newest row that another batch has of the same origin becomes one. Rows
-# that a new attempt superseded, and those of batches whose results are not reused, do not. LATERAL with LIMIT
-# looks into llm_responses_reused once for each answer; a join took 72 s instead of 9 s for 100,000 answers
-# where PostgreSQL had not analyzed the rows yet.
+# For each removed answer, the newest row of another batch with the same origin becomes the answer, except
+# superseded rows and rows of batches whose results are not reused. LATERAL with LIMIT reads the index
+# llm_responses_reused once per answer; a join took 72 s instead of 9 s for 100,000 answers that were not
+# analyzed yet.
 _PROMOTE = text(f"""
     UPDATE llm_responses SET is_answer = true
     WHERE id IN (
@@ -109,7 +109,7 @@ _PROMOTE = text(f"""
             ORDER BY k.id DESC LIMIT 1) AS kept)
 """)
 _REMOVE_QUESTIONS = text("DELETE FROM batch_questions WHERE batch_id = :batch_id")
-# Once they are locked, nobody can queue a row for them, and who has done so before is seen below.
+# Once they are locked, no program can queue a row for them; rows queued earlier are found below.
 _LOCK_DOCUMENTS = text("SELECT id FROM docs WHERE id = ANY(:documents) ORDER BY id FOR UPDATE")
 _REMOVE_DOCUMENTS = text("""
     DELETE FROM docs WHERE id = ANY(:documents)
@@ -119,15 +119,15 @@ _REMOVE_DOCUMENTS = text("""
 
 @dataclass(frozen=True)
 class RowsDigest:
-    """How many rows a batch has, all attempts counted, and a digest over all that stands in them."""
+    """Number of rows of a batch, with all attempts, and a digest of all their values."""
 
     rows: int
     digest: int
 
 
 @dataclass(frozen=True, slots=True)
-class StoredContent:
-    """A content of `size` bytes; `pieces` is its base64, in pieces that can each be decoded."""
+class StoredDocument:
+    """A document of `size` bytes; `pieces` is its base64, in separately decodable pieces."""
 
     sha256: str
     size: int
@@ -140,24 +140,24 @@ def config_row(connection: Connection, batch_id: int) -> str:
     Raises
     ------
     ArchiveError
-        There is none.
+        The batch has no published configuration.
     """
-    found: str | None = connection.scalar(_CONFIG, {"batch_id": batch_id})
-    if found is None:
+    row: str | None = connection.scalar(_CONFIG, {"batch_id": batch_id})
+    if row is None:
         raise ArchiveError(
-            f"batch {batch_id} has no configuration in KnowledgeDocuments any more: somebody deleted it; "
-            f"doceval archive {batch_id} again"
+            f"batch {batch_id} has no configuration in KnowledgeDocuments because it was deleted: "
+            f"run doceval archive {batch_id} again"
         )
-    return found
+    return row
 
 
 def has_config(connection: Connection, batch_id: int) -> bool:
-    """Whether a batch's configuration is published; it is removed together with the rows."""
+    """Whether the configuration of a batch is published; it is removed together with the rows."""
     return bool(connection.scalar(_HAS_CONFIG, {"batch_id": batch_id}))
 
 
 def require_short_texts(connection: Connection, batch_id: int) -> None:
-    """Refuse a row with a text that no archive takes.
+    """Raises if a row has a text that is too long for an archive.
 
     Raises
     ------
@@ -168,53 +168,53 @@ def require_short_texts(connection: Connection, batch_id: int) -> None:
     if found is not None:
         raise ArchiveError(
             f"batch {batch_id} cannot be archived: {found.name} of llm_responses.id {found.id} has "
-            f"{found.bytes:,} bytes, and an archive takes {LARGEST_TEXT:,}: shorten it, then doceval archive "
-            f"{batch_id} again"
+            f"{found.bytes:,} bytes, and an archive allows {LARGEST_TEXT:,}: shorten it, then run doceval "
+            f"archive {batch_id} again"
         )
 
 
 def attempt_rows(connection: Connection, batch_id: int) -> Iterator[str]:
-    """All rows of a batch in `llm_responses`, as JSON, in the order of their ids."""
+    """All rows of a batch in `llm_responses` as JSON, ordered by id."""
     options = {"yield_per": ROWS_AT_A_TIME}
     yield from connection.execute(_ATTEMPTS, {"batch_id": batch_id}, execution_options=options).scalars()
 
 
 def rows_digest(connection: Connection, batch_id: int) -> RowsDigest:
-    """Count and digest of a batch's rows; call `write_exactly` on the transaction first."""
+    """Count and digest of the rows of a batch; call `write_exactly` on the transaction first."""
     rows, digest = connection.execute(_ROWS_DIGEST, {"batch_id": batch_id}).one()
     return RowsDigest(rows, int(digest))
 
 
 def document_ids(connection: Connection, batch_id: int, stored: Sequence[int]) -> list[int]:
-    """The `docs.id` of all rows of a batch, and of the files that are `stored`, once each."""
+    """The distinct `docs.id` of all rows of a batch and of its `stored` files."""
     return list(connection.scalars(_DOCUMENT_IDS, {"batch_id": batch_id, "stored": list(stored)}))
 
 
 def doc_rows(connection: Connection, documents: Sequence[int]) -> Iterator[str]:
-    """Some rows of `docs` without their contents, as JSON, in the order of their sha256."""
+    """The given rows of `docs` without content, as JSON, ordered by sha256."""
     options = {"yield_per": ROWS_AT_A_TIME}
     yield from connection.execute(_DOCS, {"documents": list(documents)}, execution_options=options).scalars()
 
 
-def contents(connection: Connection, documents: Sequence[int]) -> Iterator[StoredContent]:
-    """The contents of some rows of `docs`, in the order of their sha256, in bounded memory."""
-    parameters = {"documents": list(documents), "small": SMALL_CONTENT}
-    options = {"yield_per": CONTENTS_AT_A_TIME}
-    for number, sha256, size, whole in connection.execute(_CONTENTS, parameters, execution_options=options):
-        pieces = _pieces(connection, number) if whole is None else iter((whole,))
-        yield StoredContent(sha256, size, pieces)
+def stored_documents(connection: Connection, documents: Sequence[int]) -> Iterator[StoredDocument]:
+    """The given documents, ordered by sha256, in bounded memory."""
+    parameters = {"documents": list(documents), "small": SMALL_DOCUMENT}
+    options = {"yield_per": DOCUMENTS_AT_A_TIME}
+    for row in connection.execute(_DOCUMENTS, parameters, execution_options=options):
+        pieces = _pieces(connection, row.id) if row.content is None else iter((row.content,))
+        yield StoredDocument(row.sha256, row.file_size, pieces)
 
 
 def remove_rows(connection: Connection, batch_id: int) -> RowsDigest:
-    """Remove the rows and the configuration of a batch, in the caller's transaction.
+    """Removes the rows and the configuration of a batch in the caller's transaction.
 
     Returns
     -------
     RowsDigest
-        Of what was removed, as `rows_digest`: the transaction must be rolled back if it is not the
-        one that was archived.
+        Of the removed rows, as `rows_digest`. If it differs from the archived one, the caller must roll
+        back the transaction.
     """
-    # First: who is just taking results is waited for, and who comes later finds none.
+    # First: waits for batches that are reusing results now; later ones find none.
     connection.execute(_REMOVE_QUESTIONS, {"batch_id": batch_id})
     connection.execute(_PROMOTE, {"batch_id": batch_id})
     rows, digest = connection.execute(_REMOVE_ROWS, {"batch_id": batch_id}).one()
@@ -223,14 +223,14 @@ def remove_rows(connection: Connection, batch_id: int) -> RowsDigest:
 
 
 def remove_documents(connection: Connection, documents: Sequence[int]) -> int:
-    """Remove those of some `docs.id` that no row needs, in the caller's transaction; returns how many.
+    """Removes the given documents that no row needs, in the caller's transaction; returns their number.
 
-    Waits for whoever is just queueing rows for them.
+    Waits for programs that are queueing rows for them.
     """
     connection.execute(_LOCK_DOCUMENTS, {"documents": list(documents)})
     return connection.execute(_REMOVE_DOCUMENTS, {"documents": list(documents)}).rowcount
 
 
-def _pieces(connection: Connection, number: int) -> Iterator[str]:
-    parameters = {"document_id": number, "length": PIECE}
+def _pieces(connection: Connection, document_id: int) -> Iterator[str]:
+    parameters = {"document_id": document_id, "length": PIECE}
     yield from connection.execute(_CONTENT_PIECES, parameters, execution_options={"yield_per": 1}).scalars()

@@ -1,4 +1,4 @@
-"""Alembic's environment: runs on the connection, and in the transaction, that it is handed."""
+"""Alembic's environment: uses the connection and transaction of the caller."""
 
 from alembic import context
 

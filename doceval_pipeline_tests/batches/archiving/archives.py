@@ -1,21 +1,46 @@
-"""What the tests of archives share: batches that are done, and all that the databases hold of them."""
+"""Shared by the tests of archives: completed batches, and all of their rows."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import (
+    Callable,
+)
+from pathlib import (
+    Path,
+)
 
-from doceval_pipeline.batches.archiving.archive import Archived, archive
-from doceval_pipeline.batches.archiving.restore import Restored, incoming, restore
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.storing import Progress
-from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample
+from doceval_pipeline.batches.archiving.archive import (
+    ArchivedBatch,
+    archive,
+)
+from doceval_pipeline.batches.archiving.restore import (
+    RestoredBatch,
+    open_incoming,
+    restore,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.invariants.audit import (
+    audit_installation,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.storing import (
+    Progress,
+)
+from doceval_pipeline_tests.conftest import (
+    EMPTY_DOC_EVAL,
+    EMPTY_KNOWLEDGE,
+    Sample,
+)
 
 BatchOf = Callable[..., Sample]
 Holdings = dict[str, list[str]]
 
-# Rows as text, in which times, numbers and texts are exact. A batch's own row tells that it is archived.
+# Rows as text, in which times, numbers and texts are exact. The row of a batch shows that it is archived.
 _KNOWLEDGE = {"llm_responses": "id", "docs": "id", "batch_configs": "batch_id"}
 _DOC_EVAL = {
     "batch_documents": "batch_id, document_id",
@@ -39,7 +64,7 @@ WAITS_FOR_A_LOCK = """
 
 
 def quiet(*_: int) -> None:
-    """Progress that nobody watches."""
+    """A progress callback that does nothing."""
 
 
 def holdings(batch: Sample) -> Holdings:
@@ -54,22 +79,22 @@ def holdings(batch: Sample) -> Holdings:
     return {table: [row[0] for row in rows] for table, rows in found.items()}
 
 
-def put_away(batch: Sample) -> Archived:
+def archive_batch(batch: Sample) -> ArchivedBatch:
     return archive(batch.databases, batch.id, quiet, quiet)
 
 
-def bring_back(batch: Sample, archived: Archived) -> Restored:
+def restore_batch(batch: Sample, archived: ArchivedBatch) -> RestoredBatch:
     return restore_file(batch.databases, archived.path)
 
 
-def restore_file(databases: Databases, path: Path, storing: Progress = quiet) -> Restored:
-    """Restore an archive whose connections somebody has accepted."""
-    with incoming(databases, path, quiet) as coming:
-        return restore(databases, coming, storing, accept_connections=True)
+def restore_file(databases: Databases, path: Path, storing: Progress = quiet) -> RestoredBatch:
+    """Restores an archive with accepted connections."""
+    with open_incoming(databases, path, quiet) as incoming:
+        return restore(databases, incoming, storing, accept_connections=True)
 
 
 def done(batch: Sample) -> Sample:
-    """Stage a batch, answer all its cells, complete it and write its report."""
+    """Stages a batch, writes all of its results, completes it and writes its report."""
     batch.stage()
     batch.knowledge(
         "UPDATE llm_responses SET status = 'S', overall_score = 50.5, response_text = 'fine' "
@@ -81,17 +106,17 @@ def done(batch: Sample) -> Sample:
     return batch
 
 
-def archived_word(batch: Sample) -> bool:
-    """Whether the batch is called archived."""
+def is_marked_archived(batch: Sample) -> bool:
+    """Whether the batch is marked as archived."""
     return bool(batch.doc_eval("SELECT archived_at IS NOT NULL FROM batches WHERE id = :id")[0][0])
 
 
 def audit(batch: Sample) -> list[tuple[str, str]]:
-    """What the audit finds, reading every document and every archive: where, and which invariant."""
-    return [(v.batch, v.invariant) for v in violations(batch.databases, True, quiet)]
+    """The findings of a full audit: batch and invariant."""
+    return [(v.batch, v.invariant) for v in audit_installation(batch.databases, quiet, every_document=True)]
 
 
-def forget_everything(batch: Sample) -> None:
-    """Make both databases those of a new installation, in which nothing was ever numbered."""
+def empty_installation(batch: Sample) -> None:
+    """Empties both databases and restarts their ids, as in a new installation."""
     batch.doc_eval(f"{EMPTY_DOC_EVAL.text} RESTART IDENTITY")
     batch.knowledge(f"{EMPTY_KNOWLEDGE.text} RESTART IDENTITY")

@@ -6,39 +6,69 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from zipfile import ZipFile
+from collections.abc import (
+    Callable,
+    Iterator,
+)
+from pathlib import (
+    Path,
+)
+from zipfile import (
+    ZipFile,
+)
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.batches.monitoring.status import batch_progress
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.reprocessing import pause
-from doceval_pipeline.batches.staging.steps import queue_evaluations
-from doceval_pipeline.errors import ArchiveError, BatchStateError, DatabaseError, UnknownBatch
-from doceval_pipeline.knowledge.archive import dump as knowledge_rows
-from doceval_pipeline.migrations.upgrade import HEADS, Schema
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.monitoring.status import (
+    batch_progress,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    pause,
+)
+from doceval_pipeline.batches.staging.steps import (
+    queue_evaluations,
+)
+from doceval_pipeline.errors import (
+    ArchiveError,
+    BatchStateError,
+    DatabaseError,
+    UnknownBatch,
+)
+from doceval_pipeline.knowledge.archive import (
+    dump as knowledge_rows,
+)
+from doceval_pipeline.migrations.upgrade import (
+    HEADS,
+    Schema,
+)
 from doceval_pipeline_tests.batches.archiving.archives import (
     GONE,
     BatchOf,
     archive,
-    archived_word,
+    archive_batch,
     audit,
-    bring_back,
     done,
-    forget_everything,
+    empty_installation,
     holdings,
-    put_away,
+    is_marked_archived,
     quiet,
+    restore_batch,
 )
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    write_old,
+)
 
 
 def test_an_archived_batch_has_no_rows_left_and_is_still_there(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=3))
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     left = holdings(batch)
     assert {table: left[table] for table in GONE} == {table: [] for table in GONE}
     assert (archived.rows, archived.documents, archived.documents_removed) == (12, 3, 3)
@@ -66,11 +96,13 @@ def test_a_text_that_no_archive_takes_is_named_before_anything_is_written(
     batch.knowledge("ALTER TABLE llm_responses DROP CONSTRAINT llm_responses_sizes")
     try:
         batch.plant(f"UPDATE llm_responses SET {column} = repeat('x', 16777217) WHERE id = {number}")
-        named = f"{column} of llm_responses.id {number} has 16,777,217 bytes, and an archive takes 16,777,216"
+        named = (
+            f"{column} of llm_responses.id {number} has 16,777,217 bytes, and an archive allows 16,777,216"
+        )
         with pytest.raises(ArchiveError, match=named):
-            put_away(batch)
+            archive_batch(batch)
         assert list(batch.databases.settings.archives.rglob("*")) == before
-        assert not archived_word(batch)
+        assert not is_marked_archived(batch)
     finally:
         batch.plant(f"UPDATE llm_responses SET {column} = NULL WHERE id = {number}")
         batch.knowledge(f"ALTER TABLE llm_responses ADD CONSTRAINT llm_responses_sizes {rule}")
@@ -80,7 +112,7 @@ def test_long_texts_are_the_same_in_small_and_in_large_members(batch_of: BatchOf
     batch = batch_of(documents=1)
     batch.doc_eval("UPDATE prompts SET prompt_text = repeat('x', 15000)")
     done(batch)
-    bring_back(batch, put_away(batch))
+    restore_batch(batch, archive_batch(batch))
     assert audit(batch) == []
 
 
@@ -92,11 +124,11 @@ def test_numbers_as_wide_as_their_columns_are_archived_and_come_back(batch_of: B
     try:
         done(batch)
         before = holdings(batch)
-        bring_back(batch, put_away(batch))
+        restore_batch(batch, archive_batch(batch))
         assert holdings(batch) == before
         assert audit(batch) == []
     finally:
-        forget_everything(batch)
+        empty_installation(batch)
 
 
 def test_the_file_is_what_the_documentation_says_to_a_reader_of_the_standard_library(
@@ -109,7 +141,7 @@ def test_the_file_is_what_the_documentation_says_to_a_reader_of_the_standard_lib
     contents = {path.read_bytes() for path in batch.folder.iterdir()} - {b""}
     rows = [row[0] for row in batch.knowledge("SELECT to_jsonb(r) FROM llm_responses r ORDER BY id")]
     sealed = batch.doc_eval("SELECT config_snapshot::text FROM batches")[0][0]
-    path = put_away(batch).path
+    path = archive_batch(batch).path
 
     with ZipFile(path) as file:
         assert file.testzip() is None
@@ -147,7 +179,7 @@ def test_the_file_is_what_the_documentation_says_to_a_reader_of_the_standard_lib
 
 
 def test_only_its_owner_may_read_an_archive(batch_of: BatchOf) -> None:
-    path = put_away(done(batch_of(documents=1))).path
+    path = archive_batch(done(batch_of(documents=1))).path
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
@@ -159,7 +191,7 @@ def test_what_other_batches_use_stays(batch_of: BatchOf) -> None:
     done(shared)
     done(other)
     before = holdings(other)
-    archived = put_away(shared)
+    archived = archive_batch(shared)
     assert (archived.documents, archived.documents_removed) == (4, 2)
     left = holdings(other)
     assert left["docs"] == [row for row in before["docs"] if row in left["docs"]]
@@ -168,7 +200,7 @@ def test_what_other_batches_use_stays(batch_of: BatchOf) -> None:
     assert left["llm_responses"] == [row[0] for row in mine]
     assert len(left["batch_documents"]) == len(left["documents"]) == 4
     assert audit(other) == []
-    put_away(other)
+    archive_batch(other)
     assert holdings(other)["docs"] == []
 
 
@@ -178,7 +210,7 @@ def test_a_content_that_another_batch_has_stored_and_not_queued_yet_stays(batch_
     done(first)
     second.stage()
     second.knowledge("DELETE FROM llm_responses WHERE batch_id = :id")
-    assert put_away(first).documents_removed == 0
+    assert archive_batch(first).documents_removed == 0
     queue_evaluations(second.databases, second.id)
 
 
@@ -191,19 +223,19 @@ def test_two_batches_over_the_same_folder_keep_their_files_until_the_last_is_arc
     done(first)
     done(second)
     before = holdings(first)
-    archived = put_away(first)
+    archived = archive_batch(first)
     assert holdings(first)["documents"] == before["documents"]
-    last = put_away(second)
+    last = archive_batch(second)
     assert holdings(first)["documents"] == []
-    bring_back(first, archived)
-    bring_back(second, last)
+    restore_batch(first, archived)
+    restore_batch(second, last)
     assert holdings(first) == before
 
 
 @pytest.mark.parametrize(
     ("made", "line"),
     [
-        (lambda batch: None, "has nothing to archive, it is SAVED: stage it first"),
+        (lambda batch: None, "has nothing to archive because it is SAVED: stage it first"),
         (
             lambda batch: batch.stage(),
             "is STAGED and cannot be archived: possible now: pause, cancel",
@@ -233,10 +265,10 @@ def test_what_is_not_done_is_refused_with_what_is_possible(
     made(batch)
     before = holdings(batch)
     with pytest.raises(BatchStateError) as caught:
-        put_away(batch)
+        archive_batch(batch)
     assert line in str(caught.value)
     assert {t: holdings(batch)[t] for t in GONE} == {t: before[t] for t in GONE}
-    assert not archived_word(batch)
+    assert not is_marked_archived(batch)
 
 
 def test_a_number_without_a_batch_is_refused(batch_of: BatchOf) -> None:
@@ -254,12 +286,12 @@ def test_a_staging_that_failed_after_it_stored_documents_can_be_put_away_and_rep
         "UPDATE batches SET status = 'FAILED_STAGING', failure_reason = 'why', expected_cells = NULL"
     )
     before = holdings(batch)
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     assert (archived.rows, archived.documents_removed) == (0, 2)
     assert holdings(batch)["docs"] == []
     with pytest.raises(BatchStateError, match="is archived"):
         batch.stage()
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
     for table in GONE:
         assert holdings(batch)[table] == before[table]
     batch.stage()
@@ -270,7 +302,7 @@ def test_a_batch_whose_last_result_no_tick_has_seen_is_completed_first(batch_of:
     batch = batch_of(documents=1)
     batch.stage()
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     assert batch.status() == "COMPLETED"
     assert archived.rows == 4
 
@@ -282,7 +314,7 @@ def test_the_newest_report_is_in_it(batch_of: BatchOf, seen: bool) -> None:
     batch.plant("UPDATE llm_responses SET status = 'F', error_message = 'unique words'")
     if seen:
         poll(batch.databases)
-    with ZipFile(put_away(batch).path) as file:
+    with ZipFile(archive_batch(batch).path) as file:
         assert b"unique words" in file.read("report.html")
     assert batch.status() == "FAILED"
 
@@ -303,8 +335,8 @@ def test_an_archive_that_does_not_give_the_same_rows_again_is_not_trusted(
     before, files = holdings(batch), sorted(folder.glob("*"))
     rows = knowledge_rows.attempt_rows
     monkeypatch.setattr(knowledge_rows, "attempt_rows", lambda *arguments: iter(lose(rows(*arguments))))
-    with pytest.raises(ArchiveError, match="does not read back as what was written, and nothing was removed"):
-        put_away(batch)
+    with pytest.raises(ArchiveError, match=r"does not read back as written.*; nothing was removed"):
+        archive_batch(batch)
     assert holdings(batch) == before
     assert sorted(folder.glob("*")) == files
 
@@ -312,11 +344,11 @@ def test_an_archive_that_does_not_give_the_same_rows_again_is_not_trusted(
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        ("UPDATE docs SET content = 'A' || substr(content, 2)", "is not what its sha256 says"),
+        ("UPDATE docs SET content = 'A' || substr(content, 2)", "does not match its sha256"),
         ("UPDATE docs SET content = '!' || substr(content, 2)", "is not base64"),
         (
             "DELETE FROM llm_responses; DELETE FROM docs WHERE id = (SELECT min(id) FROM docs)",
-            "1 of its documents are not stored any more: doceval stage",
+            "1 of its documents are no longer stored: doceval stage",
         ),
     ],
 )
@@ -326,7 +358,7 @@ def test_what_is_damaged_in_the_database_is_not_archived(batch_of: BatchOf, dama
     batch.knowledge(damage)
     before = holdings(batch)
     with pytest.raises(ArchiveError, match=line):
-        put_away(batch)
+        archive_batch(batch)
     for table in GONE:
         assert holdings(batch)[table] == before[table]
     assert not list(batch.databases.settings.archives.glob(f".{batch.key}*"))
@@ -336,7 +368,7 @@ def test_rows_of_another_installation_under_the_same_number_are_not_archived(bat
     batch = done(batch_of(documents=1))
     batch.knowledge("UPDATE batch_configs SET sha256 = repeat('0', 64)")
     with pytest.raises(DatabaseError, match="another doc_eval database uses it"):
-        put_away(batch)
+        archive_batch(batch)
 
 
 def test_a_folder_that_cannot_be_made_is_named_and_nothing_is_removed(
@@ -349,9 +381,9 @@ def test_a_folder_that_cannot_be_made_is_named_and_nothing_is_removed(
     )
     before = holdings(batch)
     with pytest.raises(
-        ArchiveError, match=r"cannot be written in .*\(Not a directory\), and nothing was removed"
+        ArchiveError, match=r"cannot be written in .*\(Not a directory\); nothing was removed"
     ):
-        put_away(batch)
+        archive_batch(batch)
     assert holdings(batch) | {"batches": []} == before | {"batches": []}
 
 
@@ -371,7 +403,7 @@ except DocEvalError as error:
 """
 
 
-def test_a_disk_that_is_full_is_told_in_one_line_and_nothing_is_removed(batch_of: BatchOf) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_nothing_is_removed(batch_of: BatchOf) -> None:
     batch = batch_of(documents=0)
     (batch.folder / "random").write_bytes(os.urandom(300_000))
     done(batch)
@@ -381,22 +413,22 @@ def test_a_disk_that_is_full_is_told_in_one_line_and_nothing_is_removed(batch_of
         [sys.executable, "-c", FULL, str(batch.id), "200000"], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 1
-    assert "(File too large), and nothing was removed: make room" in ended.stdout
+    assert "(File too large); nothing was removed: free space" in ended.stdout
     assert ended.stderr == ""
     assert holdings(batch) | {"batches": []} == before | {"batches": []}
     assert not list(batch.databases.settings.archives.glob(".*"))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    put_away(batch)
+    archive_batch(batch)
 
 
 def test_the_same_content_gives_the_same_name_and_another_one_another(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
-    first = put_away(batch)
-    bring_back(batch, first)
-    second = put_away(batch)
+    first = archive_batch(batch)
+    restore_batch(batch, first)
+    second = archive_batch(batch)
     assert second.path == first.path
-    bring_back(batch, second)
+    restore_batch(batch, second)
     batch.plant("UPDATE llm_responses SET task_id = 'other' WHERE id = (SELECT min(id) FROM llm_responses)")
-    third = put_away(batch)
+    third = archive_batch(batch)
     assert third.path != first.path
     assert first.path.exists()

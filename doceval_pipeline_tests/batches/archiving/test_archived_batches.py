@@ -1,25 +1,44 @@
 """A batch that is archived: what it still does, what is refused, and what the audit says of it."""
 
-from collections.abc import Callable
+from collections.abc import (
+    Callable,
+)
 
 import pytest
 
-from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
-from doceval_pipeline.errors import ArchiveError, BatchStateError
+from doceval_pipeline.batches.invariants.audit import (
+    audit_installation,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    cancel,
+    pause,
+    reprocess,
+    resume,
+)
+from doceval_pipeline.errors import (
+    ArchiveError,
+    BatchStateError,
+)
 from doceval_pipeline_tests.batches.archiving.archives import (
     BatchOf,
-    archived_word,
+    archive_batch,
     audit,
-    bring_back,
     done,
     holdings,
-    put_away,
+    is_marked_archived,
     quiet,
+    restore_batch,
 )
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
 
 ACTIONS: dict[str, Callable[[Sample], object]] = {
     "stage": lambda batch: batch.stage(),
@@ -35,7 +54,7 @@ ACTIONS: dict[str, Callable[[Sample], object]] = {
 @pytest.mark.parametrize("action", ACTIONS)
 def test_what_needs_the_rows_is_refused_with_the_file_to_restore(batch_of: BatchOf, action: str) -> None:
     batch = done(batch_of(documents=1))
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     before = holdings(batch)
     with pytest.raises(BatchStateError) as caught:
         ACTIONS[action](batch)
@@ -46,7 +65,7 @@ def test_what_needs_the_rows_is_refused_with_the_file_to_restore(batch_of: Batch
 
 def test_no_tick_looks_at_an_archived_batch(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
-    put_away(batch)
+    archive_batch(batch)
     batch.doc_eval("UPDATE batches SET reported_digest = NULL")
     found = poll(batch.databases)
     assert (found.open, found.completed, found.reports) == ([], [], {})
@@ -58,16 +77,16 @@ def test_no_tick_looks_at_an_archived_batch(batch_of: BatchOf) -> None:
     [
         (
             "INSERT INTO batch_configs SELECT CAST(:id AS int), '{}', repeat('0', 64)",
-            "an archived batch has no rows left",
+            "the rows of every archived batch are removed from both databases",
         ),
-        ("", "an archived batch has its archive"),
+        ("", "every archived batch has its archive file"),
     ],
 )
 def test_the_audit_finds_what_must_not_be_of_an_archived_batch(
     batch_of: BatchOf, fault: str, invariant: str
 ) -> None:
     batch = done(batch_of(documents=1))
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     if fault:
         batch.knowledge(fault)
     else:
@@ -77,27 +96,27 @@ def test_the_audit_finds_what_must_not_be_of_an_archived_batch(
 
 def test_the_audit_reads_an_archive_to_its_end_only_if_asked(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     content = archived.path.read_bytes()
     archived.path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
-    assert list(violations(batch.databases, False, quiet)) == []
-    assert audit(batch) == [(batch.key, "an archived batch has its archive")]
+    assert list(audit_installation(batch.databases, quiet, every_document=False)) == []
+    assert audit(batch) == [(batch.key, "every archived batch has its archive file")]
 
 
 def test_rows_that_come_after_the_batch_was_archived_are_not_taken_for_the_batch(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=2, name="archived"))
     other = batch_of(documents=1, name="other")
     other.stage()
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     batch.knowledge(
         "INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details) "
         "SELECT :id, min(id), 1, 1, '{}' FROM docs"
     )
-    with pytest.raises(ArchiveError, match="is archived, and 1 rows of it came later"):
-        put_away(batch)
-    with pytest.raises(ArchiveError, match=r"holds 1 rows of batch .* that are not those of the archive"):
-        bring_back(batch, archived)
-    assert (batch.key, "an archived batch has no rows left") in audit(batch)
+    with pytest.raises(ArchiveError, match="is archived, but 1 rows of it were added later"):
+        archive_batch(batch)
+    with pytest.raises(ArchiveError, match=r"has 1 rows of batch .* that differ from the archive"):
+        restore_batch(batch, archived)
+    assert (batch.key, "the rows of every archived batch are removed from both databases") in audit(batch)
     assert archived.path.exists()
 
 
@@ -106,13 +125,13 @@ def test_a_configuration_that_comes_later_does_not_make_an_archived_batch_one_th
 ) -> None:
     batch = done(batch_of(documents=1))
     before = holdings(batch)
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     batch.knowledge("INSERT INTO batch_configs SELECT CAST(:id AS int), '{}', repeat('0', 64)")
-    with pytest.raises(ArchiveError, match="is archived, and a configuration of it came later"):
-        put_away(batch)
-    assert archived_word(batch), "or else nobody could restore it any more"
+    with pytest.raises(ArchiveError, match="is archived, but a configuration of it was added later"):
+        archive_batch(batch)
+    assert is_marked_archived(batch), "or else nobody could restore it any more"
     batch.knowledge("DELETE FROM batch_configs")
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
     assert holdings(batch) == before
 
 
@@ -166,11 +185,11 @@ def test_every_table_that_holds_something_of_a_batch_is_archived(
     assert {row[0] for row in found} == known
 
 
-def test_asking_again_checks_the_file_and_changes_nothing(batch_of: BatchOf) -> None:
+def test_archiving_again_checks_the_file_and_changes_nothing(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=2))
-    first = put_away(batch)
+    first = archive_batch(batch)
     before = holdings(batch)
-    second = put_away(batch)
+    second = archive_batch(batch)
     assert (second.path, second.sha256, second.rows, second.documents) == (
         first.path,
         first.sha256,
@@ -179,8 +198,8 @@ def test_asking_again_checks_the_file_and_changes_nothing(batch_of: BatchOf) -> 
     )
     assert holdings(batch) == before
     first.path.write_bytes(first.path.read_bytes()[:-1] + b"\1")
-    with pytest.raises(ArchiveError, match=r"is not the file that batch-.* was archived as|is damaged"):
-        put_away(batch)
+    with pytest.raises(ArchiveError, match=r"is not the archive of batch-.*|is damaged"):
+        archive_batch(batch)
     first.path.unlink()
     with pytest.raises(ArchiveError, match=r"cannot be read \(No such file or directory\)"):
-        put_away(batch)
+        archive_batch(batch)

@@ -49,13 +49,13 @@ from doceval_pipeline_tests.batches.archiving.archives import (
     WAITS_FOR_A_LOCK,
     BatchOf,
     archive,
-    archived_word,
+    archive_batch,
     audit,
-    bring_back,
     done,
     holdings,
-    put_away,
+    is_marked_archived,
     quiet,
+    restore_batch,
 )
 from doceval_pipeline_tests.cli.running import (
     until,
@@ -81,9 +81,9 @@ def test_a_result_that_comes_while_the_archive_is_made_is_in_it(batch_of: BatchO
     with ZipFile(archived.path) as file:
         assert file.read("attempts.jsonl").count(b'"late"') == 1
         assert json.loads(file.read("batch.json"))["batch"]["status"] == "COMPLETED"
-    assert archived_word(batch)
+    assert is_marked_archived(batch)
     assert holdings(batch)["llm_responses"] == []
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
     assert poll(batch.databases).reports == {}
     assert audit(batch) == []
 
@@ -100,10 +100,10 @@ def test_a_result_that_comes_after_the_report_is_in_the_report_too(
         return write(*arguments)
 
     monkeypatch.setattr(archiving, "write_archive", write_late)
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     with ZipFile(archived.path) as file:
         assert b"very late" in file.read("report.html")
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
     found = poll(batch.databases)
     assert (found.completed, found.reports) == ([], {})
 
@@ -146,7 +146,7 @@ def test_a_row_that_is_queued_again_while_the_archive_is_made_keeps_the_batch_he
 
     with pytest.raises(BatchStateError, match="is STAGED and cannot be archived"):
         archive(batch.databases, batch.id, quiet, requeue)
-    assert not archived_word(batch)
+    assert not is_marked_archived(batch)
     assert batch.knowledge("SELECT count(*) FROM llm_responses WHERE status = 'QUEUED'") == [(8,)]
 
 
@@ -157,13 +157,13 @@ def test_a_processor_that_goes_on_writing_is_named_and_nothing_is_removed(batch_
     def write(*_: int) -> None:
         batch.plant("UPDATE llm_responses SET input_tokens = coalesce(input_tokens, 0) + 1")
 
-    with pytest.raises(ArchiveError, match="while a processor goes on writing its results: stop it"):
+    with pytest.raises(ArchiveError, match="while a processor keeps writing its results: stop the"):
         archive(batch.databases, batch.id, quiet, write)
-    assert not archived_word(batch)
+    assert not is_marked_archived(batch)
     for table in ("docs", "batch_documents", "batch_configs"):
         assert holdings(batch)[table] == before[table]
     assert batch.knowledge("SELECT count(*) FROM llm_responses") == [(4,)]
-    put_away(batch)
+    archive_batch(batch)
 
 
 def test_a_row_that_a_processor_holds_is_waited_for(batch_of: BatchOf) -> None:
@@ -173,7 +173,7 @@ def test_a_row_that_a_processor_holds_is_waited_for(batch_of: BatchOf) -> None:
         processor.execute(text("SET LOCAL session_replication_role = replica"))
         processor.execute(text("UPDATE llm_responses SET response_text = 'held'"))
         results: list[Any] = []
-        leaving = threading.Thread(target=lambda: results.append(put_away(batch)))
+        leaving = threading.Thread(target=lambda: results.append(archive_batch(batch)))
         leaving.start()
         until(lambda: batch.knowledge(WAITS_FOR_A_LOCK))
         assert not results
@@ -196,7 +196,7 @@ def test_a_batch_that_queues_the_same_contents_just_now_keeps_them(batch_of: Bat
             )
         )
         results: list[Any] = []
-        leaving = threading.Thread(target=lambda: results.append(put_away(first)))
+        leaving = threading.Thread(target=lambda: results.append(archive_batch(first)))
         leaving.start()
         until(lambda: first.knowledge(WAITS_FOR_A_LOCK))
         transaction.commit()
@@ -214,7 +214,7 @@ def test_a_file_that_another_batch_has_just_found_stays(batch_of: BatchOf) -> No
     with second.databases.doc_eval.connect() as walker:
         transaction = walker.begin()
         remember_found(walker, found)
-        leaving = threading.Thread(target=lambda: put_away(first))
+        leaving = threading.Thread(target=lambda: archive_batch(first))
         leaving.start()
         waiting = "SELECT 1 FROM pg_locks WHERE relation = 'documents'::regclass AND NOT granted"
         until(lambda: first.doc_eval(waiting))
@@ -235,15 +235,16 @@ def test_a_batch_whose_contents_go_away_before_it_is_queued_says_so_and_can_be_m
     second.knowledge("DELETE FROM llm_responses WHERE batch_id = :id")
     # Its files were recorded after archiving had looked who else needs the contents.
     monkeypatch.setattr(
-        "doceval_pipeline.batches.archiving.archive.configuration.used_by_others", lambda *_: set()
+        "doceval_pipeline.batches.archiving.archive.configuration.documents_of_other_batches",
+        lambda *_: set(),
     )
-    archived = put_away(first)
+    archived = archive_batch(first)
     with pytest.raises(StagingError, match="were archived with another batch meanwhile: materialize again"):
         queue_evaluations(second.databases, second.id)
     second.stage()
     assert second.knowledge("SELECT count(*) FROM llm_responses WHERE batch_id = :id") == [(8,)]
     assert audit(second) == []
-    bring_back(first, archived)
+    restore_batch(first, archived)
     assert audit(second) == []
 
 
@@ -255,7 +256,7 @@ def test_a_tick_that_read_the_batch_before_it_was_archived_does_not_open_it_agai
 
     def archive_first(*arguments: Any) -> Any:
         monkeypatch.setattr(completion, "_count_batches", count)
-        put_away(batch)
+        archive_batch(batch)
         return count(*arguments)
 
     monkeypatch.setattr(completion, "_count_batches", archive_first)
@@ -275,7 +276,7 @@ def test_a_tick_that_saw_older_results_does_not_record_them_of_an_archived_batch
         monkeypatch.setattr(completion, "_count_batches", count)
         seen = count(*arguments)
         batch.knowledge("UPDATE llm_responses SET overall_score = 2")
-        put_away(batch)
+        archive_batch(batch)
         return seen
 
     monkeypatch.setattr(completion, "_count_batches", archive_newer)
@@ -289,21 +290,21 @@ def test_a_report_that_was_begun_before_the_batch_was_archived_is_not_written_of
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = done(batch_of(documents=1))
-    read = report_queries.add_up
+    read = report_queries.sum_results
 
     def archive_first(*arguments: Any) -> Any:
-        monkeypatch.setattr(report_queries, "add_up", read)
-        put_away(batch)
+        monkeypatch.setattr(report_queries, "sum_results", read)
+        archive_batch(batch)
         return read(*arguments)
 
-    monkeypatch.setattr(report_queries, "add_up", archive_first)
+    monkeypatch.setattr(report_queries, "sum_results", archive_first)
     with pytest.raises(BatchStateError, match="is archived"):
         write_report(batch.databases, batch.id)
 
 
 def test_the_audit_leaves_a_batch_alone_that_is_being_archived(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
-    put_away(batch)
+    archive_batch(batch)
     batch.doc_eval(
         "INSERT INTO documents (folder_id, filepath, filename, raw_path) "
         "SELECT id, 'a', 'a', 'a' FROM folders"
@@ -313,6 +314,6 @@ def test_the_audit_leaves_a_batch_alone_that_is_being_archived(batch_of: BatchOf
     )
     with number_lock(batch.databases, batch.id):
         assert audit(batch) == []
-    assert audit(batch) == [(batch.key, "an archived batch has no rows left")]
-    put_away(batch)
+    assert audit(batch) == [(batch.key, "the rows of every archived batch are removed from both databases")]
+    archive_batch(batch)
     assert audit(batch) == []

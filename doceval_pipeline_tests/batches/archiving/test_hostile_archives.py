@@ -1,4 +1,4 @@
-"""An archive of somebody else changes nothing until all of it has passed, whatever is in it."""
+"""An untrusted archive changes nothing until all checks have passed."""
 
 import json
 import shutil
@@ -35,18 +35,18 @@ from doceval_pipeline.archives.rows import (
     PublishedRow,
 )
 from doceval_pipeline.archives.values import Values
-from doceval_pipeline.batches.archiving.restore import DIFFERS, NEW, incoming, restore
+from doceval_pipeline.batches.archiving.restore import DIFFERS, NEW, open_incoming, restore
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.errors import ArchiveError, DocEvalError
 from doceval_pipeline_tests.archives.small import Members, change, read_members, sha256, write_members
 from doceval_pipeline_tests.batches.archiving.archives import (
     BatchOf,
+    archive_batch,
     audit,
     done,
-    forget_everything,
+    empty_installation,
     holdings,
-    put_away,
     quiet,
     restore_file,
 )
@@ -75,16 +75,16 @@ NOT_IN_AN_ARCHIVE = {"docs": {"content"}}
 @pytest.fixture
 def foreign(databases: Databases, batch_of: BatchOf, tmp_path: Path) -> tuple[Sample, Path]:
     """An archive of another installation, and a new one that it comes to."""
-    forget_everything(Sample(databases, 0, "", tmp_path))
+    empty_installation(Sample(databases, 0, "", tmp_path))
     batch = done(batch_of(documents=2))
     batch.doc_eval("INSERT INTO batch_progress VALUES (:id, now(), 1, 0, 0, 1, 2, 3)")
     batch.doc_eval(
         "INSERT INTO connection_history SELECT :id, id, 'seconds', 3, 1, 2, 3, 4, 5, 6 FROM connections"
     )
     path = tmp_path / "foreign.zip"
-    shutil.move(put_away(batch).path, path)
+    shutil.move(archive_batch(batch).path, path)
     shutil.rmtree(batch.databases.settings.reports)
-    forget_everything(batch)
+    empty_installation(batch)
     return batch, path
 
 
@@ -342,7 +342,7 @@ def test_whatever_is_accepted_stands_the_check_and_can_be_archived(
     assert batch.doc_eval(
         "SELECT processed_documents, result_digest IS NOT DISTINCT FROM reported_digest FROM batches"
     ) == [(2, True)]
-    assert put_away(batch).rows == batch_rows(path)
+    assert archive_batch(batch).rows == batch_rows(path)
     assert audit(batch) == []
 
 
@@ -354,8 +354,8 @@ def test_addresses_are_shown_as_the_name_service_knows_them(foreign: tuple[Sampl
     batch, path = foreign
     long = "https://ex\u00e4mple.com/" + "v" * 400
     change(path, lambda m: lead_connection_to(m, long))
-    with incoming(batch.databases, path, quiet) as coming:
-        shown = coming.connections[0].address
+    with open_incoming(batch.databases, path, quiet) as incoming:
+        shown = incoming.connections[0].address
     assert shown.startswith("https://ex\u00e4mple.com/v")
     assert shown.endswith("v... (xn--exmple-cua.com)")
     assert len(shown) < 340
@@ -367,7 +367,8 @@ def test_a_rule_of_a_table_is_named_with_its_member(foreign: tuple[Sample, Path]
     line = refusal(lambda: restore_file(batch.databases, path))
     assert line is not None
     assert (
-        f"{path} cannot be restored (attempts.jsonl: a row breaks the rule llm_responses_lease_whole)" in line
+        f"{path} cannot be restored (attempts.jsonl: a row violates the constraint llm_responses_lease_whole)"
+        in line
     )
 
 
@@ -385,14 +386,14 @@ def test_the_report_is_our_own_and_not_the_archived_one(foreign: tuple[Sample, P
 def test_connections_that_are_not_here_like_this_must_be_accepted(foreign: tuple[Sample, Path]) -> None:
     batch, path = foreign
     before = everything(batch)
-    with incoming(batch.databases, path, quiet) as coming:
-        assert not coming.own
-        assert [(one.name, one.news) for one in coming.connections] == [("model-0", NEW), ("model-1", NEW)]
-        assert coming.new_folders == [str(batch.folder)]
+    with open_incoming(batch.databases, path, quiet) as incoming:
+        assert not incoming.is_own
+        assert [(one.name, one.news) for one in incoming.connections] == [("model-0", NEW), ("model-1", NEW)]
+        assert incoming.new_folders == [str(batch.folder)]
         with pytest.raises(
             ArchiveError, match=r"model-0 \(new\): .* folders that .* with --accept-connections"
         ):
-            restore(batch.databases, coming, quiet)
+            restore(batch.databases, incoming, quiet)
     assert everything(batch) == before
     batch.doc_eval("INSERT INTO llm_providers (provider_type) VALUES ('simulation')")
     batch.doc_eval("INSERT INTO models (provider_id, model_name) VALUES (1, 'm0'), (1, 'm1')")
@@ -400,20 +401,20 @@ def test_connections_that_are_not_here_like_this_must_be_accepted(foreign: tuple
         "INSERT INTO connections (name, provider_id, model_id, api_key_env, base_url) "
         "VALUES ('model-0', 1, 1, 'SOME_KEY', NULL), ('model-1', 1, 2, 'SOME_KEY', 'https://ours.example')"
     )
-    with incoming(batch.databases, path, quiet) as coming:
-        assert [(one.name, one.news) for one in coming.unknown] == [("model-1", DIFFERS)]
+    with open_incoming(batch.databases, path, quiet) as incoming:
+        assert [(one.name, one.news) for one in incoming.unknown] == [("model-1", DIFFERS)]
     batch.doc_eval("UPDATE connections SET base_url = NULL")
-    with incoming(batch.databases, path, quiet) as coming:
-        assert coming.unknown == []
+    with open_incoming(batch.databases, path, quiet) as incoming:
+        assert incoming.unknown == []
         with pytest.raises(ArchiveError, match=r"brings folders that no batch here has: .* --accept-connec"):
-            restore(batch.databases, coming, quiet)
+            restore(batch.databases, incoming, quiet)
     batch.doc_eval(
         "INSERT INTO folders (id, folder_path, folder_name) OVERRIDING SYSTEM VALUE "
         f"VALUES (1, '{batch.folder}', 'documents')"
     )
-    with incoming(batch.databases, path, quiet) as coming:
-        assert not coming.must_be_accepted
-        restore(batch.databases, coming, quiet)
+    with open_incoming(batch.databases, path, quiet) as incoming:
+        assert not incoming.must_be_accepted
+        restore(batch.databases, incoming, quiet)
     assert audit(batch) == []
 
 
@@ -490,7 +491,7 @@ def test_a_hostile_value_is_refused_or_does_no_harm(foreign: tuple[Sample, Path]
             continue
         (shown,) = batch_progress(batch.databases)
         assert shown.batch.id == batch.id
-        forget_everything(batch)
+        empty_installation(batch)
         shutil.rmtree(batch.databases.settings.reports, ignore_errors=True)
         before = everything(batch)
     assert taken

@@ -2,31 +2,47 @@
 
 import os
 import signal
-from collections.abc import Callable
-from typing import Any
+from collections.abc import (
+    Callable,
+)
+from typing import (
+    Any,
+)
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import (
+    Engine,
+    event,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.invariants.audit import (
+    audit_installation,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
 from doceval_pipeline_tests.batches.archiving.archives import (
     BatchOf,
-    archived_word,
+    archive_batch,
     audit,
-    bring_back,
     done,
-    forget_everything,
+    empty_installation,
     holdings,
-    put_away,
+    is_marked_archived,
     quiet,
+    restore_batch,
 )
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    write_old,
+)
 
 pytestmark = pytest.mark.slow
 # What an interrupted call may leave until it is asked for again.
-UNTIL_ASKED_AGAIN = "an archived batch has no rows left"
+UNTIL_REPEATED = "the rows of every archived batch are removed from both databases"
 
 
 class Steps:
@@ -77,8 +93,8 @@ ROWS = "SELECT r::text FROM llm_responses r WHERE batch_id = :id ORDER BY id"
 def nothing_is_lost(batch: Sample, rows: list[Any]) -> None:
     """After a kill, either the rows are all there or the archive is; and the audit knows what to do."""
     left = batch.knowledge(ROWS)
-    assert left == rows or (left == [] and archived_word(batch))
-    assert {invariant for _, invariant in audit(batch)} <= {UNTIL_ASKED_AGAIN}
+    assert left == rows or (left == [] and is_marked_archived(batch))
+    assert {invariant for _, invariant in audit(batch)} <= {UNTIL_REPEATED}
     assert poll(batch.databases).reports == {}
 
 
@@ -91,33 +107,35 @@ def batch(batch_of: BatchOf) -> Sample:
     return done(mine)
 
 
-def test_an_archive_that_is_killed_anywhere_is_made_good_by_asking_again(batch: Sample) -> None:
+def test_an_archive_that_is_killed_anywhere_can_be_repeated(batch: Sample) -> None:
     whole, rows = holdings(batch), batch.knowledge(ROWS)
     step = 0
     while True:
         step += 1
-        killed = killed_before(step, batch.databases, lambda: put_away(batch))
+        killed = killed_before(step, batch.databases, lambda: archive_batch(batch))
         nothing_is_lost(batch, rows)
-        archived = put_away(batch)
+        archived = archive_batch(batch)
         assert audit(batch) == []
-        assert not list(archived.path.parent.glob(f".{batch.key}*")), "what was left unfinished is gone"
-        bring_back(batch, archived)
+        assert not list(archived.path.parent.glob(f".{batch.key}*")), "what was left partial_file is gone"
+        restore_batch(batch, archived)
         assert holdings(batch) == whole
         if not killed:
             break
     assert step > 40
 
 
-def test_a_restore_that_is_killed_anywhere_is_made_good_by_asking_again(batch: Sample) -> None:
+def test_a_restore_that_is_killed_anywhere_can_be_repeated(batch: Sample) -> None:
     whole, rows = holdings(batch), batch.knowledge(ROWS)
     step = 0
     while True:
         step += 1
-        archived = put_away(batch)
-        killed = killed_before(step, batch.databases, lambda archived=archived: bring_back(batch, archived))
+        archived = archive_batch(batch)
+        killed = killed_before(
+            step, batch.databases, lambda archived=archived: restore_batch(batch, archived)
+        )
         nothing_is_lost(batch, rows)
-        if archived_word(batch):
-            bring_back(batch, archived)
+        if is_marked_archived(batch):
+            restore_batch(batch, archived)
         assert holdings(batch) == whole
         assert audit(batch) == []
         if not killed:
@@ -130,26 +148,30 @@ def test_a_restore_that_is_killed_anywhere_can_be_put_away_again(batch: Sample) 
     step, killed = 0, True
     while killed:
         step += 3
-        archived = put_away(batch)
-        killed = killed_before(step, batch.databases, lambda archived=archived: bring_back(batch, archived))
-        again = put_away(batch)
+        archived = archive_batch(batch)
+        killed = killed_before(
+            step, batch.databases, lambda archived=archived: restore_batch(batch, archived)
+        )
+        again = archive_batch(batch)
         assert audit(batch) == []
-        bring_back(batch, again)
+        restore_batch(batch, again)
         assert holdings(batch) == whole
 
 
-def test_a_restore_elsewhere_that_is_killed_anywhere_is_made_good_by_asking_again(batch: Sample) -> None:
+def test_a_restore_elsewhere_that_is_killed_anywhere_can_be_repeated(batch: Sample) -> None:
     rows, number = batch.knowledge(ROWS), batch.id
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     step, killed = 0, True
     while killed:
         step += 2
-        forget_everything(batch)
-        killed = killed_before(step, batch.databases, lambda: bring_back(batch, archived))
-        assert {v.invariant for v in violations(batch.databases, True, quiet)} <= {UNTIL_ASKED_AGAIN}
+        empty_installation(batch)
+        killed = killed_before(step, batch.databases, lambda: restore_batch(batch, archived))
+        assert {v.invariant for v in audit_installation(batch.databases, quiet, every_document=True)} <= {
+            UNTIL_REPEATED
+        }
         known = batch.doc_eval("SELECT archived_at IS NULL FROM batches WHERE id = :id")
         if known != [(True,)]:
-            bring_back(batch, archived)
+            restore_batch(batch, archived)
         assert batch.knowledge(ROWS) == rows
         assert audit(batch) == []
     assert batch.id == number

@@ -3,36 +3,71 @@
 import json
 import os
 import threading
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from datetime import (
+    UTC,
+    datetime,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as examples
-from hypothesis import strategies as st
+from hypothesis import (
+    HealthCheck,
+    given,
+)
+from hypothesis import (
+    settings as examples,
+)
+from hypothesis import (
+    strategies as st,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
-from doceval_pipeline.errors import BatchStateError
-from doceval_pipeline.knowledge.archive import dump as knowledge_rows
-from doceval_pipeline_tests.archives.small import change, sha256
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    reprocess,
+)
+from doceval_pipeline.errors import (
+    BatchStateError,
+)
+from doceval_pipeline.knowledge.archive import (
+    dump as knowledge_rows,
+)
+from doceval_pipeline_tests.archives.small import (
+    change,
+    sha256,
+)
 from doceval_pipeline_tests.batches.archiving.archives import (
     WAITS_FOR_A_LOCK,
     BatchOf,
-    archived_word,
+    archive_batch,
     audit,
-    bring_back,
     done,
     holdings,
-    put_away,
+    is_marked_archived,
     quiet,
+    restore_batch,
     restore_file,
 )
-from doceval_pipeline_tests.cli.running import until
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline_tests.cli.running import (
+    until,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    write_old,
+)
 
 # All that PostgreSQL can hold as text.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -103,8 +138,8 @@ def test_a_hostile_batch_comes_back_the_same(hostile: Sample) -> None:
     before = holdings(hostile)
     assert {row.split(",")[0].strip("(") for row in before["batch_progress"]} == {str(hostile.id)}
     assert hostile.knowledge("SELECT count(*) FROM llm_responses WHERE withdrawn_at IS NOT NULL") == [(4,)]
-    archived = put_away(hostile)
-    restored = bring_back(hostile, archived)
+    archived = archive_batch(hostile)
+    restored = restore_batch(hostile, archived)
     assert holdings(hostile) == before
     assert (restored.rows, restored.documents_stored) == (archived.rows, archived.documents)
     assert restored.files == len(before["batch_documents"])
@@ -125,8 +160,8 @@ def test_whatever_a_processor_writes_comes_back_the_same(
     poll(databases)
     write_report(databases, one_batch.id)
     before = holdings(one_batch)
-    archived = put_away(one_batch)
-    bring_back(one_batch, archived)
+    archived = archive_batch(one_batch)
+    restore_batch(one_batch, archived)
     assert holdings(one_batch) == before
 
 
@@ -137,44 +172,44 @@ def one_batch(batch_of: BatchOf) -> Sample:
 
 def test_a_large_document_and_the_sizes_around_a_piece_come_back_the_same(batch_of: BatchOf) -> None:
     batch = batch_of(documents=0)
-    sizes = [knowledge_rows.SMALL_CONTENT + more for more in (-1, 0, 1)]
+    sizes = [knowledge_rows.SMALL_DOCUMENT + more for more in (-1, 0, 1)]
     sizes += [3 * 1024 * 1024 + more for more in (-1, 0, 1)] + [30 * 1024 * 1024]
     for size in sizes:
         (batch.folder / f"{size}.bin").write_bytes(os.urandom(size))
     done(batch)
     digest = "SELECT md5(string_agg(d::text, '' ORDER BY id)) FROM docs d"
     before = batch.knowledge(digest)
-    bring_back(batch, put_away(batch))
+    restore_batch(batch, archive_batch(batch))
     assert batch.knowledge(digest) == before
     assert audit(batch) == []
 
 
 def test_a_restored_batch_goes_on_living(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=2))
-    bring_back(batch, put_away(batch))
+    restore_batch(batch, archive_batch(batch))
     assert reprocess(batch.databases, batch.id, Mode.all, quiet).new_attempts == 8
     assert batch.status() == "STAGED"
     write_old(batch.folder / "new.txt", "new")
     assert reprocess(batch.databases, batch.id, Mode.missing, quiet, rescan=True).files_new == 1
     batch.knowledge("UPDATE llm_responses SET status = 'S'")
     poll(batch.databases)
-    put_away(batch)
+    archive_batch(batch)
     assert audit(batch) == []
 
 
 def test_restoring_what_is_here_is_refused(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
-    archived = put_away(batch)
-    bring_back(batch, archived)
+    archived = archive_batch(batch)
+    restore_batch(batch, archived)
     before = holdings(batch)
-    with pytest.raises(BatchStateError, match="is not archived: its rows are here"):
-        bring_back(batch, archived)
+    with pytest.raises(BatchStateError, match="is not archived: its rows are in the databases"):
+        restore_batch(batch, archived)
     assert holdings(batch) == before
 
 
 def test_a_bare_name_is_found_in_the_folder_of_archives(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=1))
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     assert restore_file(batch.databases, Path(archived.path.name)).path == archived.path
 
 
@@ -190,9 +225,9 @@ def test_contents_that_were_stored_again_meanwhile_are_used_and_no_new_report_is
         "JOIN docs d ON d.id = r.document_id"
     )
     before = first.knowledge(f"{scores} WHERE batch_id = :id ORDER BY 1, 2")
-    archived = put_away(first)
+    archived = archive_batch(first)
     done(second)
-    restored = bring_back(first, archived)
+    restored = restore_batch(first, archived)
     assert (restored.documents, restored.documents_stored) == (3, 1)
     assert first.knowledge("SELECT count(*) FROM docs") == [(3,)]
     assert first.knowledge(f"{scores} WHERE batch_id = :id ORDER BY 1, 2") == before
@@ -201,14 +236,14 @@ def test_contents_that_were_stored_again_meanwhile_are_used_and_no_new_report_is
     name = first.doc_eval("SELECT report_file FROM batches WHERE id = :id")[0][0]
     assert (first.databases.settings.reports / name).exists()
     assert audit(first) == []
-    put_away(first)
+    archive_batch(first)
 
 
 def test_a_content_that_another_process_stores_while_it_is_restored_is_used(batch_of: BatchOf) -> None:
     first, second = batch_of(documents=2, name="one"), batch_of(documents=0, name="two")
     write_old(second.folder / "twin", (first.folder / "001.txt").read_text())
     done(first)
-    archived = put_away(first)
+    archived = archive_batch(first)
     staged: list[int] = []
 
     def stage_second(*_: int) -> None:
@@ -224,30 +259,30 @@ def test_a_content_that_is_used_again_is_not_removed_with_another_batch(batch_of
     first, second = batch_of(documents=2, name="one"), batch_of(documents=0, name="two")
     write_old(second.folder / "twin", (first.folder / "001.txt").read_text())
     done(first)
-    archived = put_away(first)
+    archived = archive_batch(first)
     done(second)
     removing: list[threading.Thread] = []
 
     def archive_second(*_: int) -> None:
         if not removing:
-            removing.append(threading.Thread(target=lambda: put_away(second)))
+            removing.append(threading.Thread(target=lambda: archive_batch(second)))
             removing[0].start()
             until(lambda: second.knowledge(WAITS_FOR_A_LOCK))
 
     restore_file(first.databases, archived.path, archive_second)
     removing[0].join()
     assert first.knowledge("SELECT count(*) FROM docs") == [(2,)]
-    assert archived_word(second)
+    assert is_marked_archived(second)
     assert audit(first) == []
 
 
 def test_rows_of_an_earlier_schema_get_the_defaults_of_what_they_do_not_have(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=2))
     before = holdings(batch)
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     change(archived.path, lambda m: m.update({"attempts.jsonl": without(m["attempts.jsonl"], "attempt")}))
     batch.doc_eval("UPDATE batches SET archive_sha256 = :sha256", sha256=sha256(archived.path.read_bytes()))
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
     assert holdings(batch) == before
 
 

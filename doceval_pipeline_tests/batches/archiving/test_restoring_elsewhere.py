@@ -1,29 +1,47 @@
 """Restoring into an installation that does not know the batch: it fits whole, or is refused whole."""
 
 import shutil
-from pathlib import Path
+from pathlib import (
+    Path,
+)
 
 import pytest
 
-from doceval_pipeline.batches.archiving import restore
-from doceval_pipeline.batches.archiving.archive import Archived
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.errors import ArchiveError, BatchStateError
-from doceval_pipeline_tests.archives.small import edit_manifest, sha256
+from doceval_pipeline.batches.archiving import (
+    restore,
+)
+from doceval_pipeline.batches.archiving.archive import (
+    ArchivedBatch,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.errors import (
+    ArchiveError,
+    BatchStateError,
+)
+from doceval_pipeline_tests.archives.small import (
+    edit_manifest,
+    sha256,
+)
 from doceval_pipeline_tests.batches.archiving.archives import (
     BatchOf,
     Holdings,
-    archived_word,
+    archive_batch,
     audit,
-    bring_back,
     done,
-    forget_everything,
+    empty_installation,
     holdings,
-    put_away,
+    is_marked_archived,
+    restore_batch,
     restore_file,
 )
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
 
 CONNECTIONS = """
     SELECT c.id, c.name, p.provider_type, m.model_name, c.api_key_env, c.created_at, c.updated_at
@@ -43,18 +61,18 @@ BY_NAME = ("llm_providers", "models", "connections")
 
 @pytest.fixture(autouse=True)
 def _new_installation(databases: Databases) -> None:
-    forget_everything(Sample(databases, 0, "", Path()))
+    empty_installation(Sample(databases, 0, "", Path()))
 
 
-def elsewhere(batch: Sample, tmp_path: Path) -> Archived:
+def elsewhere(batch: Sample, tmp_path: Path) -> ArchivedBatch:
     """Archive a batch, take the file away, and leave a new installation behind."""
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     path = tmp_path / "taken away.zip"
     shutil.copy(archived.path, path)
     shutil.rmtree(batch.databases.settings.archives)
     shutil.rmtree(batch.databases.settings.reports)
-    forget_everything(batch)
-    return Archived(path, archived.sha256, archived.size, archived.rows, archived.documents, 0)
+    empty_installation(batch)
+    return ArchivedBatch(path, archived.sha256, archived.size, archived.rows, archived.documents, 0)
 
 
 def numbered(found: Holdings) -> Holdings:
@@ -69,7 +87,7 @@ def test_a_new_installation_gets_the_batch_whole(batch_of: BatchOf, tmp_path: Pa
     )
     before, connections = holdings(batch), batch.doc_eval(CONNECTIONS)
     archived = elsewhere(batch, tmp_path)
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
     assert batch.doc_eval("UPDATE batches SET is_foreign = false WHERE is_foreign RETURNING id") == [
         (batch.id,)
     ]
@@ -81,14 +99,14 @@ def test_a_new_installation_gets_the_batch_whole(batch_of: BatchOf, tmp_path: Pa
     assert (found.open, found.completed, found.reports) == ([], [], {})
     name = batch.doc_eval("SELECT report_file FROM batches")[0][0]
     assert b"Complete" in (batch.databases.settings.reports / name).read_bytes()
-    assert put_away(batch).rows == archived.rows
+    assert archive_batch(batch).rows == archived.rows
 
 
 def test_what_is_made_after_a_restore_gets_numbers_of_its_own(batch_of: BatchOf, tmp_path: Path) -> None:
     batch = batch_of(documents=3)
     batch.doc_eval("UPDATE batches SET meta_data = '{\"a\": 1.10}'")
     done(batch)
-    bring_back(batch, elsewhere(batch, tmp_path))
+    restore_batch(batch, elsewhere(batch, tmp_path))
     later = done(batch_of(documents=3, name="later", connections=3, prompts=3))
     assert later.id > batch.id
     assert audit(batch) == []
@@ -103,13 +121,13 @@ def test_a_batch_finds_its_place_among_others(batch_of: BatchOf, tmp_path: Path)
     archived = elsewhere(batch, tmp_path)
     other = done(batch_of(documents=5, name="other"))
     before = other.knowledge(ROWS)
-    restored = bring_back(batch, archived)
+    restored = restore_batch(batch, archived)
     assert (other.id, restored.batch_id, restored.rows, restored.documents_stored) == (1, 2, 12, 3)
     assert (batch.knowledge(ROWS), batch.doc_eval(FILES)) == (rows, files)
     assert other.knowledge(ROWS) == before
     assert audit(batch) == []
     assert poll(batch.databases).reports == {}
-    put_away(batch)
+    archive_batch(batch)
     assert audit(batch) == []
 
 
@@ -120,7 +138,7 @@ def test_a_content_that_is_there_under_another_id_is_used(batch_of: BatchOf, tmp
         "INSERT INTO docs (id, document_id, sha256, content, content_type, doc_type, file_size) "
         "VALUES (1, 'sha256:' || repeat('0', 64), repeat('0', 64), 'AAAA', 't', 't', 3)"
     )
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
     assert batch.knowledge("SELECT count(*), count(*) FILTER (WHERE sha256 ~ '^0{64}$') FROM docs") == [
         (3, 1)
     ]
@@ -134,14 +152,14 @@ RENAMED = "UPDATE batches SET id = 5, batch_number = 5, batch_name = 'b'; "
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ("UPDATE batches SET batch_name = 'mine'", "batch number 1 is taken by another one here, 'mine'"),
+        ("UPDATE batches SET batch_name = 'mine'", "batch number 1 is already used here by 'mine'"),
         (
             "UPDATE batches SET id = 5, batch_number = 5",
             "batch 'sample' has number 5 here and 1 in the archive",
         ),
         (
             RENAMED + "UPDATE prompts SET name = 'p' WHERE id = 2",
-            "prompt number 2 is taken by another one here, 'p'",
+            "prompt number 2 is already used here by 'p'",
         ),
         (
             RENAMED + "UPDATE prompts SET id = 9 WHERE id = 2",
@@ -153,7 +171,7 @@ RENAMED = "UPDATE batches SET id = 5, batch_number = 5, batch_name = 'b'; "
         ),
         (
             RENAMED + "UPDATE folders SET folder_path = '/other'",
-            "folder number 1 is taken by another one here, '/other'",
+            "folder number 1 is already used here by '/other'",
         ),
     ],
 )
@@ -168,11 +186,11 @@ def test_what_is_taken_by_something_else_is_refused_before_anything_is_written(
         other.doc_eval(f"SET LOCAL session_replication_role = replica; {statement}")
     before = holdings(other)
     with pytest.raises(ArchiveError) as caught:
-        bring_back(batch, archived)
+        restore_batch(batch, archived)
     told = str(caught.value)
     assert told == (
-        f"{archived.path.name} does not fit in here: {line}: restore it into an installation of its own, "
-        "with DOCEVAL_HOME set to another folder"
+        f"{archived.path.name} conflicts with this installation: {line}: restore it into a separate "
+        "installation, with DOCEVAL_HOME set to another folder"
     )
     assert holdings(other) == before
 
@@ -190,14 +208,14 @@ def test_a_name_that_reads_like_that_of_another_batch_is_taken(batch_of: BatchOf
         "UPDATE batch_folders SET folder_id = 70"
     )
     with pytest.raises(ArchiveError, match="batch 'Prüfung' has number 70 here and 1 in the archive"):
-        bring_back(batch, archived)
+        restore_batch(batch, archived)
 
 
 def test_connections_and_prompts_that_are_the_same_are_used(batch_of: BatchOf, tmp_path: Path) -> None:
     batch = done(batch_of(documents=1))
     archived = elsewhere(batch, tmp_path)
     batch.doc_eval("INSERT INTO prompts (name, prompt_text) VALUES ('prompt-0', 'edited since')")
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
     assert batch.doc_eval("SELECT id, name, prompt_text FROM prompts ORDER BY id") == [
         (1, "prompt-0", "edited since"),
         (2, "prompt-1", "Question 1?"),
@@ -210,8 +228,10 @@ def test_the_rows_of_another_doc_eval_in_the_same_database_are_left_alone(
     batch = done(batch_of(documents=1))
     archived = elsewhere(batch, tmp_path)
     batch.knowledge("INSERT INTO batch_configs VALUES (:id, '{}', repeat('0', 64))")
-    with pytest.raises(ArchiveError, match="KnowledgeDocuments holds another batch 1, of another doc_eval"):
-        bring_back(batch, archived)
+    with pytest.raises(
+        ArchiveError, match="KnowledgeDocuments has another batch 1, which belongs to another doc_eval"
+    ):
+        restore_batch(batch, archived)
     assert batch.doc_eval("SELECT count(*) FROM batches") == [(0,)]
 
 
@@ -220,20 +240,20 @@ def test_the_same_batch_of_another_installation_is_another_batch(batch_of: Batch
     archived = elsewhere(batch, tmp_path)
     shutil.move(batch.folder, tmp_path / "moved")
     done(batch_of(documents=1))
-    with pytest.raises(ArchiveError, match="batch number 1 is taken by another one here, 'sample'"):
-        bring_back(batch, archived)
+    with pytest.raises(ArchiveError, match="batch number 1 is already used here by 'sample'"):
+        restore_batch(batch, archived)
 
 
 def test_an_older_archive_of_the_batch_is_refused_with_the_one_to_restore(
     batch_of: BatchOf, tmp_path: Path
 ) -> None:
     batch = done(batch_of(documents=1))
-    first = put_away(batch)
-    bring_back(batch, first)
+    first = archive_batch(batch)
+    restore_batch(batch, first)
     batch.plant("UPDATE llm_responses SET overall_score = 1")
-    second = put_away(batch)
-    with pytest.raises(ArchiveError, match=f"was archived as: restore {second.path.name}"):
-        bring_back(batch, first)
+    second = archive_batch(batch)
+    with pytest.raises(ArchiveError, match=f"is not the archive of .*: restore {second.path.name}"):
+        restore_batch(batch, first)
     copy = tmp_path / "copy.zip"
     shutil.copy(second.path, copy)
     assert restore_file(batch.databases, copy).rows == 4
@@ -241,7 +261,7 @@ def test_an_older_archive_of_the_batch_is_refused_with_the_one_to_restore(
 
 def test_a_damaged_file_changes_nothing(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=2))
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     before, content = holdings(batch), archived.path.read_bytes()
     position = content.index(b"documents/") + 100
     for damaged in (
@@ -251,10 +271,10 @@ def test_a_damaged_file_changes_nothing(batch_of: BatchOf) -> None:
     ):
         archived.path.write_bytes(damaged)
         with pytest.raises(ArchiveError, match="is damaged"):
-            bring_back(batch, archived)
+            restore_batch(batch, archived)
         assert holdings(batch) == before
     archived.path.write_bytes(content)
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
 
 
 @pytest.mark.parametrize(
@@ -269,48 +289,48 @@ def test_a_file_of_a_newer_version_names_what_is_newer(
     batch_of: BatchOf, key: str, value: object, what: str
 ) -> None:
     batch = done(batch_of(documents=1))
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     edit_manifest(archived.path, lambda manifest: manifest.update({key: value}))
     before = holdings(batch)
     with pytest.raises(ArchiveError, match=rf"was written by a newer version of doceval_pipeline \({what}\)"):
-        bring_back(batch, archived)
+        restore_batch(batch, archived)
     assert holdings(batch) == before
 
 
 def test_what_the_database_refuses_leaves_the_batch_archived(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=2))
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     before = holdings(batch)
     batch.knowledge("ALTER TABLE llm_responses ADD CONSTRAINT refuse_all CHECK (prompt_id < 0)")
     try:
-        with pytest.raises(ArchiveError, match=r"attempts.jsonl: a row breaks the rule refuse_all"):
-            bring_back(batch, archived)
+        with pytest.raises(ArchiveError, match=r"attempts.jsonl: a row violates the constraint refuse_all"):
+            restore_batch(batch, archived)
     finally:
         batch.knowledge("ALTER TABLE llm_responses DROP CONSTRAINT refuse_all")
     assert holdings(batch) == before
-    assert archived_word(batch)
-    bring_back(batch, archived)
+    assert is_marked_archived(batch)
+    restore_batch(batch, archived)
 
 
 def test_rows_that_an_interrupted_archive_left_are_taken_if_they_are_the_same(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=2))
     before = holdings(batch)
-    archived = put_away(batch)
-    bring_back(batch, archived)
+    archived = archive_batch(batch)
+    restore_batch(batch, archived)
     # As if it had been killed after the batch was called archived, and before anything was removed.
     batch.doc_eval(
         "UPDATE batches SET archived_at = now(), archive_file = :file, archive_sha256 = :sha256",
         file=archived.path.name,
         sha256=sha256(archived.path.read_bytes()),
     )
-    bring_back(batch, archived)
+    restore_batch(batch, archived)
     assert holdings(batch) == before
 
 
 def test_rows_that_changed_since_an_interrupted_archive_are_not_thrown_away(batch_of: BatchOf) -> None:
     batch = done(batch_of(documents=2))
-    archived = put_away(batch)
-    bring_back(batch, archived)
+    archived = archive_batch(batch)
+    restore_batch(batch, archived)
     batch.doc_eval(
         "UPDATE batches SET archived_at = now(), archive_file = :file, archive_sha256 = :sha256",
         file=archived.path.name,
@@ -320,15 +340,15 @@ def test_rows_that_changed_since_an_interrupted_archive_are_not_thrown_away(batc
         "UPDATE llm_responses SET response_text = 'late' WHERE id = (SELECT min(id) FROM llm_responses)"
     )
     with pytest.raises(
-        ArchiveError, match=f"that are not those of the archive: doceval archive {batch.id} first"
+        ArchiveError, match=f"that differ from the archive: run doceval archive {batch.id} first"
     ):
-        bring_back(batch, archived)
-    assert audit(batch) == [(batch.key, "an archived batch has no rows left")]
-    again = put_away(batch)
-    bring_back(batch, again)
+        restore_batch(batch, archived)
+    assert audit(batch) == [(batch.key, "the rows of every archived batch are removed from both databases")]
+    again = archive_batch(batch)
+    restore_batch(batch, again)
     assert batch.knowledge("SELECT count(*) FROM llm_responses WHERE response_text = 'late'") == [(1,)]
     with pytest.raises(BatchStateError, match="is not archived"):
-        bring_back(batch, again)
+        restore_batch(batch, again)
 
 
 REUSED = "SELECT count(*), min(reused_batch_id), max(reused_batch_id) FROM llm_responses WHERE batch_id = :id"
@@ -350,19 +370,19 @@ def test_results_of_another_installation_are_not_reused_and_name_no_batch_of_thi
         raise ArchiveError("killed before the rows are committed")
 
     # It is known here then, and its file is the one that it is said to have been archived as.
-    put_back = restore._put_back_configuration
+    put_back = restore._load_configuration
     with monkeypatch.context() as context:
-        context.setattr(restore, "_put_back_configuration", lambda *of: fail(put_back(*of)))
+        context.setattr(restore, "_load_configuration", lambda *of: fail(put_back(*of)))
         with pytest.raises(ArchiveError, match="killed"):
-            bring_back(batch, archived)
+            restore_batch(batch, archived)
     for _ in range(2):
-        bring_back(batch, archived)
+        restore_batch(batch, archived)
         assert batch.knowledge(REUSED) == [(8, 0, 0)]
         assert batch.knowledge(QUESTIONS) == [(0,)]
         assert batch.doc_eval("SELECT is_foreign FROM batches") == [(True,)]
         assert audit(batch) == []
-        archived = put_away(batch)
-    bring_back(batch, archived)
+        archived = archive_batch(batch)
+    restore_batch(batch, archived)
     later = batch_of(documents=0, name="later")
     shutil.copytree(tmp_path / "earlier", later.folder, dirs_exist_ok=True)
     later.doc_eval("UPDATE batches SET reuse = 'finished' WHERE id = :id")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pybase64
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants.audit import violations
+from doceval_pipeline.batches.invariants.audit import audit_installation
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline_tests.conftest import Sample, evaluation_of
 
@@ -34,4 +34,4 @@ def test_a_thousand_real_files_are_stored_as_they_are(databases: Databases) -> N
     assert set(decoded) == on_disk
     assert batch.knowledge("SELECT count(DISTINCT content_type) >= 8 FROM docs") == [(True,)]
     assert batch.knowledge("SELECT count(*) FROM llm_responses") == [(4 * len(decoded),)]
-    assert list(violations(databases, True, lambda *_: None)) == []
+    assert list(audit_installation(databases, lambda *_: None, every_document=True)) == []

@@ -1,18 +1,46 @@
 """An installation with a batch in every state, as months of use leave it."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import (
+    Callable,
+    Iterator,
+)
+from dataclasses import (
+    dataclass,
+    field,
+)
+from pathlib import (
+    Path,
+)
 
-from sqlalchemy import Connection
+from sqlalchemy import (
+    Connection,
+)
 
-from doceval_pipeline.batches.archiving.archive import archive
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess
-from doceval_pipeline.migrations.upgrade import Schema
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline.batches.archiving.archive import (
+    archive,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    cancel,
+    pause,
+    reprocess,
+)
+from doceval_pipeline.migrations.upgrade import (
+    Schema,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    write_old,
+)
 
 BatchOf = Callable[..., Sample]
 ANSWER = """
@@ -24,7 +52,7 @@ ANSWER = """
 
 
 def quiet(*_: int) -> None:
-    """Progress that nobody watches."""
+    """A progress callback that does nothing."""
 
 
 TABLES = {
@@ -43,7 +71,7 @@ LEASE_WHOLE = """
 
 @dataclass
 class Installation:
-    """Its batches by what became of them."""
+    """Its batches by their state."""
 
     databases: Databases
     batches: dict[str, Sample]
@@ -52,29 +80,29 @@ class Installation:
     def __getitem__(self, state: str) -> Sample:
         return self.batches[state]
 
-    def keep(self) -> None:
-        """Remember every row and file of it."""
+    def save(self) -> None:
+        """Copies every row and file."""
         for connection, table in self._tables():
-            connection.exec_driver_sql(f"CREATE TABLE kept_{table} AS TABLE {table}")
+            connection.exec_driver_sql(f"CREATE TABLE copy_of_{table} AS TABLE {table}")
         settings = self.databases.settings
         for folder in (settings.reports, settings.archives):
             self.files |= {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
-    def put_back(self) -> None:
-        """Make every row and file what it was."""
+    def restore(self) -> None:
+        """Restores every row and file from the copies."""
         for connection, table in self._tables():
             connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
             connection.exec_driver_sql(f"DELETE FROM {table}")
-            connection.exec_driver_sql(f"INSERT INTO {table} TABLE kept_{table}")
+            connection.exec_driver_sql(f"INSERT INTO {table} TABLE copy_of_{table}")
         with self.databases.knowledge.begin() as connection:
             connection.exec_driver_sql(LEASE_WHOLE)
         for path, content in self.files.items():
             path.write_bytes(content)
 
-    def forget(self) -> None:
-        """Remove what was remembered."""
+    def drop_copies(self) -> None:
+        """Drops the copies of the tables."""
         for connection, table in self._tables():
-            connection.exec_driver_sql(f"DROP TABLE kept_{table}")
+            connection.exec_driver_sql(f"DROP TABLE copy_of_{table}")
 
     def _tables(self) -> Iterator[tuple[Connection, str]]:
         engines = {Schema.DOC_EVAL: self.databases.doc_eval, Schema.KNOWLEDGE: self.databases.knowledge}
@@ -85,22 +113,22 @@ class Installation:
 
 
 def close(batch: Sample) -> None:
-    """Answer what is queued, let the pipeline look, and write the report."""
+    """Completes the queued rows, polls, and writes the report."""
     batch.knowledge(ANSWER)
     poll(batch.databases)
     write_report(batch.databases, batch.id)
 
 
 def reuse_results(batch: Sample, earlier: Sample) -> None:
-    """Let a batch have a document of an earlier one, and take the results that are there."""
+    """Gives a batch a document of an earlier one, so that it reuses the existing results."""
     write_old(batch.folder / "000.txt", (earlier.folder / "001.txt").read_text())
     batch.doc_eval("UPDATE batches SET reuse = 'finished' WHERE id = :id")
     batch.stage()
     close(batch)
 
 
-def lived_in(batch_of: BatchOf) -> Installation:
-    """Batches that were saved, staged, worked on, paused, cancelled, reprocessed, rescanned, archived."""
+def used_installation(batch_of: BatchOf) -> Installation:
+    """An installation with batches in every state: saved, running, paused, cancelled, archived and so on."""
     names = ("saved", "paused", "cancelled", "reprocessed", "rescanned", "archived", "running", "reusing")
     batches = {name: batch_of(documents=2, name=name) for name in names}
     databases = batches["saved"].databases

@@ -1,21 +1,37 @@
-"""Each invariant of the audit holds on a sound installation and fires on a planted fault."""
+"""The audit reports nothing on a sound installation, and reports each corruption."""
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import (
+    Callable,
+)
+from dataclasses import (
+    replace,
+)
 
 import pytest
 
-from doceval_pipeline.batches.invariants.audit import check_round_trip, violations
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.settings import MIB
-from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline.batches.invariants.audit import (
+    audit_installation,
+    check_round_trip,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.settings import (
+    MIB,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+)
 
 BatchOf = Callable[..., Sample]
 
 
 def audit(batch: Sample) -> list[tuple[str, str]]:
-    return [(v.batch, v.invariant) for v in violations(batch.databases, True, lambda *_: None)]
+    return [
+        (v.batch, v.invariant)
+        for v in audit_installation(batch.databases, lambda *_: None, every_document=True)
+    ]
 
 
 def test_a_sound_installation_has_no_violation(batch_of: BatchOf) -> None:
@@ -33,15 +49,15 @@ def test_a_sound_installation_has_no_violation(batch_of: BatchOf) -> None:
     [
         (
             "UPDATE docs SET content = 'A' || substr(content, 2) WHERE id = (SELECT max(id) FROM docs)",
-            "every stored document decodes to the bytes that were read",
+            "every stored document decodes to the original bytes",
         ),
         (
             "UPDATE docs SET content = '!' || substr(content, 2) WHERE id = (SELECT max(id) FROM docs)",
-            "every stored document decodes to the bytes that were read",
+            "every stored document decodes to the original bytes",
         ),
         (
             "DELETE FROM llm_responses WHERE id = (SELECT min(id) FROM llm_responses)",
-            "every cell has exactly one current row",
+            "every evaluation has exactly one current queue row",
         ),
         (
             "INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details) "
@@ -51,11 +67,11 @@ def test_a_sound_installation_has_no_violation(batch_of: BatchOf) -> None:
         ("DELETE FROM batch_configs", "both databases hold the same sealed configuration"),
         (
             "UPDATE llm_responses SET status = 'N' WHERE id = (SELECT min(id) FROM llm_responses)",
-            "a completed batch has no open cell",
+            "every evaluation of a completed batch is done",
         ),
         (
             "UPDATE llm_responses SET overall_score = 1 WHERE id = (SELECT min(id) FROM llm_responses)",
-            "a completed batch was completed with the results it has",
+            "the recorded digest of every completed batch matches its results",
         ),
     ],
 )
@@ -73,16 +89,16 @@ def test_a_fault_in_knowledge_documents_is_found(batch_of: BatchOf, fault: str, 
     [
         (
             "UPDATE batches SET status = 'STAGING', status_changed_at = now() - interval '1 hour'",
-            "a batch in STAGING is being staged",
+            "every batch in STAGING is being staged",
         ),
         (
             "UPDATE batch_documents SET state = 'ASSIGNED' "
             "WHERE document_id = (SELECT min(document_id) FROM batch_documents)",
-            "a staged batch has no file left to store",
+            "every file of a staged batch is stored",
         ),
         (
             "DELETE FROM batch_documents WHERE document_id = (SELECT min(document_id) FROM batch_documents)",
-            "every queue row has a document of its batch",
+            "every queue row is for a document of its batch",
         ),
     ],
 )
@@ -100,7 +116,7 @@ def test_a_sample_checks_as_many_documents_as_were_asked_for(batch_of: BatchOf) 
     assert check_round_trip(batch.databases, batch.id, None).checked == 8
 
 
-def test_of_many_contents_exactly_those_that_are_no_base64_are_named(batch_of: BatchOf) -> None:
+def test_of_many_contents_exactly_those_that_are_not_base64_are_named(batch_of: BatchOf) -> None:
     batch = batch_of(documents=9)
     batch.stage()
     batch.knowledge(
@@ -113,9 +129,9 @@ def test_of_many_contents_exactly_those_that_are_no_base64_are_named(batch_of: B
     ids = [row[0] for row in batch.knowledge("SELECT id FROM docs ORDER BY id")]
     found = check_round_trip(batch.databases, batch.id, None)
     assert (found.checked, found.problems) == (9, 3)
-    assert found.text == (
-        f"docs.id {ids[0]}, docs.id {ids[1]}: the content is no base64; "
-        f"docs.id {ids[8]}: the content does not decode to what was read"
+    assert found.summary == (
+        f"docs.id {ids[0]}, docs.id {ids[1]}: the content is not base64; "
+        f"docs.id {ids[8]}: the content does not decode to the original bytes"
     )
 
 

@@ -1,23 +1,54 @@
-"""An audit beside people, processors and ticks that go on: what is only passing is never told."""
+"""An audit beside working people, processors and ticks never reports passing states."""
 
 import random
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
+from concurrent.futures import (
+    ThreadPoolExecutor,
+)
+from contextlib import (
+    suppress,
+)
+from pathlib import (
+    Path,
+)
 
 import pytest
 
-from doceval_pipeline.batches.archiving.archive import archive
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.invariants import audit
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
-from doceval_pipeline.errors import BatchStateError
-from doceval_pipeline_tests.batches.archiving.archives import restore_file
-from doceval_pipeline_tests.batches.invariants.installation import quiet
-from doceval_pipeline_tests.conftest import Sample, sample_batch
+from doceval_pipeline.batches.archiving.archive import (
+    archive,
+)
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.invariants import (
+    audit,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    cancel,
+    pause,
+    reprocess,
+    resume,
+)
+from doceval_pipeline.errors import (
+    BatchStateError,
+)
+from doceval_pipeline_tests.batches.archiving.archives import (
+    restore_file,
+)
+from doceval_pipeline_tests.batches.invariants.installation import (
+    quiet,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    sample_batch,
+)
 
 SECONDS = 30.0
 ANSWER = """
@@ -84,20 +115,20 @@ def tick(databases: Databases, until: float) -> None:
 
 
 @pytest.mark.slow
-def test_an_audit_beside_a_running_pipeline_tells_nothing(
+def test_an_audit_beside_a_running_pipeline_reports_nothing(
     databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "MOMENT", 1.0)
+    monkeypatch.setattr(audit, "SECONDS_TO_RECHECK", 1.0)
     until = time.monotonic() + SECONDS
-    told: list[audit.Violation] = []
+    findings: list[audit.AuditFinding] = []
     with ThreadPoolExecutor(3) as others:
         lives = [others.submit(live, databases, tmp_path, number, until) for number in range(2)]
         ticks = others.submit(tick, databases, until)
         while time.monotonic() < until:
-            told += audit.violations(databases, True, quiet)
+            findings += audit.audit_installation(databases, quiet, every_document=True)
         ticks.result()
         assert all(life.result() > 3 for life in lives)
-    assert told == []
+    assert findings == []
     poll(databases)
     poll(databases)
-    assert list(audit.violations(databases, True, quiet)) == []
+    assert list(audit.audit_installation(databases, quiet, every_document=True)) == []

@@ -1,4 +1,4 @@
-"""docs/invariants.md held against the queries: the same names, sentences, mends and order."""
+"""docs/invariants.md held against the queries: the same names, sentences, fixes and order."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from doceval_pipeline.batches.invariants.registry import INVARIANTS
 
 DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "invariants.md").read_text()
-SECTION = re.compile(r"^\*\*(?P<sentence>[^*]+)\.\*\* (?P<why>.+?) What to do: (?P<mend>.+)\.$")
+SECTION = re.compile(r"^\*\*(?P<sentence>[^*]+)\.\*\* (?P<why>.+?) What to do: (?P<fix>.+)\.$")
 
 
 def sections() -> dict[str, str]:
@@ -25,5 +25,5 @@ def test_each_section_says_what_must_hold_why_and_what_to_do() -> None:
     for invariant in INVARIANTS:
         found = SECTION.match(texts[invariant.name])
         assert found is not None, invariant.name
-        assert found["sentence"].lower() == invariant.must_hold.lower()
-        assert found["mend"] == invariant.mend.format(batch_id="BATCH", file="FILE")
+        assert found["sentence"].lower() == invariant.statement.lower()
+        assert found["fix"] == invariant.fix.format(batch_id="BATCH", file="FILE")

@@ -1,28 +1,66 @@
-"""Each invariant holds in an installation that was lived in, and fires on the faults that are planted."""
+"""Each invariant holds in an installation that has been used, and reports its corruptions."""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from functools import partial
+from collections.abc import (
+    Callable,
+    Iterator,
+)
+from functools import (
+    partial,
+)
 
 import pytest
 
-from doceval_pipeline.batches.archiving.archive import archive
-from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.invariants.invariant import Scope
-from doceval_pipeline.batches.invariants.registry import INVARIANTS
-from doceval_pipeline.batches.invariants.runner import offences, reading
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.batches.staging.reprocessing import Mode, pause, reprocess, resume
-from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.batches.invariants.corruptions.corruption import Plant
-from doceval_pipeline_tests.batches.invariants.corruptions.registry import PLANTS
-from doceval_pipeline_tests.batches.invariants.installation import Installation, lived_in, quiet
-from doceval_pipeline_tests.conftest import Sample, empty_databases, sample_batch
+from doceval_pipeline.batches.archiving.archive import (
+    archive,
+)
+from doceval_pipeline.batches.invariants.audit import (
+    audit_installation,
+)
+from doceval_pipeline.batches.invariants.invariant import (
+    Scope,
+)
+from doceval_pipeline.batches.invariants.registry import (
+    INVARIANTS,
+)
+from doceval_pipeline.batches.invariants.runner import (
+    read_only,
+    violations_of,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    write_report,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    pause,
+    reprocess,
+    resume,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
+from doceval_pipeline_tests.batches.invariants.corruptions.corruption import (
+    Corruption,
+)
+from doceval_pipeline_tests.batches.invariants.corruptions.registry import (
+    CORRUPTIONS,
+)
+from doceval_pipeline_tests.batches.invariants.installation import (
+    Installation,
+    quiet,
+    used_installation,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    empty_databases,
+    sample_batch,
+)
 
 BY_NAME = {invariant.name: invariant for invariant in INVARIANTS}
-FAULTS = [(name, plant) for name, plants in PLANTS.items() for plant in plants]
+CASES = [(name, corruption) for name, each in CORRUPTIONS.items() for corruption in each]
 
 
 def _recount(batch: Sample) -> None:
@@ -35,8 +73,8 @@ def _pause_and_resume(batch: Sample) -> None:
     resume(batch.databases, batch.id)
 
 
-# What is told to do, where it is a command or a statement, done.
-MENDS: dict[str, Callable[[Sample], object]] = {
+# The suggested fixes that are a command or a statement.
+FIXES: dict[str, Callable[[Sample], object]] = {
     "same-configuration": Sample.stage,
     "files-are-stored": Sample.stage,
     "nothing-left-to-store": Sample.stage,
@@ -66,29 +104,29 @@ MENDS: dict[str, Callable[[Sample], object]] = {
 
 @pytest.fixture(scope="module")
 def lived(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """One installation for all faults: each is undone."""
-    installation = lived_in(
+    """One installation for all corruptions: each is undone."""
+    installation = used_installation(
         partial(sample_batch, empty_databases(settings), tmp_path_factory.mktemp("lived"))
     )
-    installation.keep()
+    installation.save()
     yield installation
-    installation.forget()
+    installation.drop_copies()
 
 
 @pytest.fixture
 def installation(lived: Installation) -> Iterator[Installation]:
     yield lived
-    lived.put_back()
+    lived.restore()
 
 
-def test_every_invariant_has_a_name_of_its_own_and_a_plant() -> None:
+def test_every_invariant_has_its_own_name_and_a_corruption() -> None:
     assert len(BY_NAME) == len(INVARIANTS)
-    assert len({invariant.must_hold for invariant in INVARIANTS}) == len(INVARIANTS)
-    assert list(PLANTS) == list(BY_NAME)
+    assert len({invariant.statement for invariant in INVARIANTS}) == len(INVARIANTS)
+    assert list(CORRUPTIONS) == list(BY_NAME)
 
 
-def test_nothing_offends_in_an_installation_that_was_lived_in(installation: Installation) -> None:
-    assert list(violations(installation.databases, True, quiet)) == []
+def test_an_installation_that_has_been_used_violates_nothing(installation: Installation) -> None:
+    assert list(audit_installation(installation.databases, quiet, every_document=True)) == []
     assert {name: batch.status() for name, batch in installation.batches.items()} == {
         "saved": "SAVED",
         "paused": "PAUSED",
@@ -100,33 +138,39 @@ def test_nothing_offends_in_an_installation_that_was_lived_in(installation: Inst
         "reusing": "COMPLETED",
     }
     poll(installation.databases)
-    assert list(violations(installation.databases, True, quiet)) == []
+    assert list(audit_installation(installation.databases, quiet, every_document=True)) == []
 
 
-@pytest.mark.parametrize(("name", "plant"), FAULTS, ids=[f"{name}-{n}" for n, (name, _) in enumerate(FAULTS)])
-def test_a_planted_fault_is_named_with_what_to_do(
-    installation: Installation, name: str, plant: Plant
+@pytest.mark.parametrize(
+    ("name", "corruption"), CASES, ids=[f"{name}-{n}" for n, (name, _) in enumerate(CASES)]
+)
+def test_a_corruption_is_reported_with_its_fix(
+    installation: Installation, name: str, corruption: Corruption
 ) -> None:
-    invariant, batch = BY_NAME[name], installation[plant.batch]
-    expected = plant.things(installation)
-    databases = plant.set(installation)
-    with reading(databases) as both:
-        found = list(offences(both, invariant, Scope(sample=None, every_byte=True)))
-    told = [v for v in violations(databases, True, quiet) if v.invariant == invariant.must_hold]
+    invariant, batch = BY_NAME[name], installation[corruption.batch]
+    expected = corruption.subjects(installation)
+    databases = corruption.apply(installation)
+    with read_only(databases) as connections:
+        found = list(violations_of(connections, invariant, Scope(sample=None, every_byte=True)))
+    findings = [
+        v
+        for v in audit_installation(databases, quiet, every_document=True)
+        if v.invariant == invariant.statement
+    ]
     assert expected
-    assert [offence.thing for offence in found] == expected
-    assert {offence.batch_id for offence in found} <= {batch.id, None}
-    assert all(plant.mend.format(id=batch.id) in offence.mend for offence in found)
-    assert [v.mend for v in told] == [offence.mend for offence in found]
-    assert all(o.thing in v.batch + v.problem for v, o in zip(told, found, strict=True))
-    assert "topsecret" not in json.dumps([asdict(violation) for violation in told])
+    assert [violation.subject for violation in found] == expected
+    assert {violation.batch_id for violation in found} <= {batch.id, None}
+    assert all(corruption.fix.format(id=batch.id) in violation.fix for violation in found)
+    assert [f.fix for f in findings] == [violation.fix for violation in found]
+    assert all(v.subject in f.batch + f.problem for f, v in zip(findings, found, strict=True))
+    assert "topsecret" not in json.dumps([finding.as_json() for finding in findings])
 
 
-@pytest.mark.parametrize("name", MENDS)
-def test_what_is_told_to_do_mends_it(installation: Installation, name: str) -> None:
-    # A gap of attempts, and a configuration of another program, are not for a command.
-    plant = PLANTS[name][1 if name == "attempts-are-in-order" else 0]
-    plant.set(installation)
-    MENDS[name](installation[plant.batch])
-    with reading(installation.databases) as both:
-        assert list(offences(both, BY_NAME[name], Scope(sample=None, every_byte=True))) == []
+@pytest.mark.parametrize("name", FIXES)
+def test_the_suggested_fix_works(installation: Installation, name: str) -> None:
+    # No command fixes a gap of attempts or a configuration written by another program.
+    corruption = CORRUPTIONS[name][1 if name == "attempts-are-in-order" else 0]
+    corruption.apply(installation)
+    FIXES[name](installation[corruption.batch])
+    with read_only(installation.databases) as connections:
+        assert list(violations_of(connections, BY_NAME[name], Scope(sample=None, every_byte=True))) == []

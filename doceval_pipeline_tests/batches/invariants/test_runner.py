@@ -1,34 +1,90 @@
-"""How the databases are asked: read-only, in portions, in as many statements whatever there is to check."""
+"""The audit runs read-only, in portions, and in a number of statements that does not grow with the data."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import (
+    Callable,
+    Iterator,
+)
+from contextlib import (
+    contextmanager,
+)
+from dataclasses import (
+    replace,
+)
+from pathlib import (
+    Path,
+)
 
 import pytest
-from psutil import Process
-from sqlalchemy import Engine, event, text
-from sqlalchemy.exc import InternalError
+from psutil import (
+    Process,
+)
+from sqlalchemy import (
+    Engine,
+    event,
+    text,
+)
+from sqlalchemy.exc import (
+    InternalError,
+)
 
-from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.invariants import audit, runner
+from doceval_pipeline.batches.databases import (
+    Databases,
+    open_databases,
+)
+from doceval_pipeline.batches.invariants import (
+    audit,
+    runner,
+)
 from doceval_pipeline.batches.invariants.audit import (
+    audit_installation,
     check_queue_complete,
     check_rows_have_documents,
-    violations,
 )
-from doceval_pipeline.batches.invariants.cells import CELLS_ARE_COMPLETE, ROWS_ARE_OF_THE_BATCH
-from doceval_pipeline.batches.invariants.documents import CONTENTS_DECODE
-from doceval_pipeline.batches.invariants.invariant import Invariant, Scope, Side
-from doceval_pipeline.batches.invariants.runner import offences, reading
-from doceval_pipeline.batches.locks import number_lock
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.batches.staging.steps import seal_batch
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.settings import MIB, Settings
-from doceval_pipeline_tests.batches.archiving.archives import done, holdings
-from doceval_pipeline_tests.batches.invariants.installation import BatchOf, quiet
-from doceval_pipeline_tests.conftest import Sample, empty_databases, sample_batch
+from doceval_pipeline.batches.invariants.cells import (
+    CELLS_ARE_COMPLETE,
+    ROWS_ARE_OF_THE_BATCH,
+)
+from doceval_pipeline.batches.invariants.documents import (
+    CONTENTS_DECODE,
+)
+from doceval_pipeline.batches.invariants.invariant import (
+    Database,
+    Invariant,
+    Scope,
+)
+from doceval_pipeline.batches.invariants.runner import (
+    read_only,
+    violations_of,
+)
+from doceval_pipeline.batches.locks import (
+    number_lock,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.staging.steps import (
+    seal_batch,
+)
+from doceval_pipeline.embedded.server import (
+    EmbeddedServer,
+)
+from doceval_pipeline.settings import (
+    MIB,
+    Settings,
+)
+from doceval_pipeline_tests.batches.archiving.archives import (
+    done,
+    holdings,
+)
+from doceval_pipeline_tests.batches.invariants.installation import (
+    BatchOf,
+    quiet,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    empty_databases,
+    sample_batch,
+)
 
 DELETE_A_ROW = "DELETE FROM llm_responses WHERE id = (SELECT min(id) FROM llm_responses WHERE batch_id = :id)"
 
@@ -49,7 +105,7 @@ def statements() -> Iterator[list[str]]:
 
 
 def audited(databases: Databases) -> list[tuple[str, str]]:
-    return [(v.batch, v.problem) for v in violations(databases, True, quiet)]
+    return [(v.batch, v.problem) for v in audit_installation(databases, quiet, every_document=True)]
 
 
 def test_the_number_of_statements_does_not_grow_with_the_number_of_batches(batch_of: BatchOf) -> None:
@@ -74,11 +130,11 @@ def test_the_number_of_statements_does_not_grow_with_the_number_of_batches(batch
 
 def test_nothing_can_be_written_while_the_databases_are_asked(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
-    with reading(batch.databases) as both:
-        for side, table in ((Side.DOC_EVAL, "batches"), (Side.KNOWLEDGE, "docs")):
+    with read_only(batch.databases) as connections:
+        for side, table in ((Database.DOC_EVAL, "batches"), (Database.KNOWLEDGE, "docs")):
             with (
                 pytest.raises(InternalError, match="read-only transaction"),
-                both.transaction(side) as open_one,
+                connections.transaction(side) as open_one,
             ):
                 open_one.exec_driver_sql(f"DELETE FROM {table}")
     with batch.databases.knowledge.begin() as connection:
@@ -100,8 +156,8 @@ def test_an_audit_waits_for_no_writer_and_no_writer_for_it(batch_of: BatchOf) ->
         writer.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
         writer.exec_driver_sql("UPDATE llm_responses SET status = 'P'")
         other.exec_driver_sql("UPDATE batches SET description = 'other'")
-        with reading(batch.databases) as both:
-            assert list(offences(both, CELLS_ARE_COMPLETE, Scope())) == []
+        with read_only(batch.databases) as connections:
+            assert list(violations_of(connections, CELLS_ARE_COMPLETE, Scope())) == []
             writer.exec_driver_sql("UPDATE llm_responses SET status = 'S'")
 
 
@@ -114,9 +170,9 @@ def test_rows_are_handed_over_in_portions_and_the_same_is_found(
     second.stage()
     monkeypatch.setattr(runner, "PORTION", size)
     portions: list[int] = []
-    with reading(first.databases) as both:
+    with read_only(first.databases) as connections:
         for invariant in (CELLS_ARE_COMPLETE, ROWS_ARE_OF_THE_BATCH, CONTENTS_DECODE):
-            assert list(offences(both, invariant, Scope(), portions.append)) == []
+            assert list(violations_of(connections, invariant, Scope(), portions.append)) == []
     assert max(portions) <= size
     assert sum(portions) == 3 * 7
     # Each in the middle of the contents of its batch, and each a fault of both kinds.
@@ -137,43 +193,43 @@ def test_rows_are_handed_over_in_portions_and_the_same_is_found(
             "WHERE batch_id = :id AND knowledge_document_id = "
             "(SELECT max(knowledge_document_id) FROM batch_documents WHERE batch_id = :id)"
         )
-    with reading(first.databases) as both:
-        incomplete = list(offences(both, CELLS_ARE_COMPLETE, Scope()))
-        strange = list(offences(both, ROWS_ARE_OF_THE_BATCH, Scope()))
-    assert [(o.batch_id, o.thing, o.wrong) for o in incomplete] == [
-        (number, f"docs.id {document}", "3 of 4 cells have a current row")
+    with read_only(first.databases) as connections:
+        incomplete = list(violations_of(connections, CELLS_ARE_COMPLETE, Scope()))
+        strange = list(violations_of(connections, ROWS_ARE_OF_THE_BATCH, Scope()))
+    assert [(v.batch_id, v.subject, v.problem) for v in incomplete] == [
+        (number, f"docs.id {document}", "3 of 4 evaluations have a current row")
         for number, document in lost.items()
     ]
-    assert [o.batch_id for o in strange] == [first.id, second.id]
+    assert [v.batch_id for v in strange] == [first.id, second.id]
 
 
-@pytest.mark.parametrize("rows", ["handed", "offending"])
+@pytest.mark.parametrize("rows", ["input", "violations"])
 def test_memory_does_not_grow_with_the_rows(
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch, rows: str
 ) -> None:
     monkeypatch.setattr(runner, "PORTION", 10_000)
     many = text(
-        "SELECT n AS batch_id, repeat('x', 500) AS thing, '' AS wrong FROM generate_series(1, 600000) n"
+        "SELECT n AS batch_id, repeat('x', 500) AS subject, '' AS problem FROM generate_series(1, 600000) n"
     )
     invariant = Invariant(
         name="many-rows",
-        must_hold="300 MB are not held at once",
-        runs_in=(Side.KNOWLEDGE,),
-        handed=many if rows == "handed" else None,
-        query=text("SELECT NULL AS batch_id, '' AS thing, '' AS wrong") if rows == "handed" else many,
-        mend="",
+        statement="300 MB are not held at once",
+        runs_in=(Database.KNOWLEDGE,),
+        input_query=many if rows == "input" else None,
+        query=text("SELECT NULL AS batch_id, '' AS subject, '' AS problem") if rows == "input" else many,
+        fix="",
     )
     process = Process()
-    with reading(batch_of(documents=0).databases) as both:
+    with read_only(batch_of(documents=0).databases) as connections:
         held = [process.memory_info().rss]
-        for number, _ in enumerate(offences(both, invariant, Scope())):
-            if rows == "handed" or number % 10_000 == 0:
+        for number, _ in enumerate(violations_of(connections, invariant, Scope())):
+            if rows == "input" or number % 10_000 == 0:
                 held.append(process.memory_info().rss)
     assert len(held) == 61
     assert max(held) - held[0] < 100 * MIB
 
 
-def test_one_batch_is_asked_for_alone(batch_of: BatchOf) -> None:
+def test_a_check_covers_one_batch_alone(batch_of: BatchOf) -> None:
     sound, torn = batch_of(documents=2, name="sound"), batch_of(documents=2, name="torn")
     sound.stage()
     torn.stage()
@@ -181,7 +237,7 @@ def test_one_batch_is_asked_for_alone(batch_of: BatchOf) -> None:
     assert check_queue_complete(sound.databases, sound.id).problems == 0
     found = check_queue_complete(torn.databases, torn.id)
     assert (found.checked, found.problems) == (8, 1)
-    assert found.text.endswith(": 3 of 4 cells have a current row")
+    assert found.summary.endswith(": 3 of 4 evaluations have a current row")
     assert check_rows_have_documents(torn.databases, torn.id).problems == 0
 
 
@@ -189,10 +245,10 @@ def test_a_batch_that_is_not_staged_is_not_called_complete(batch_of: BatchOf) ->
     batch = batch_of(documents=2)
     found = check_queue_complete(batch.databases, batch.id)
     assert found.problems == 1
-    assert "is SAVED" in found.text
+    assert "is SAVED" in found.summary
 
 
-def test_of_many_offences_twenty_are_named_and_the_rest_is_counted(
+def test_twenty_violations_are_shown_and_the_rest_is_counted(
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = batch_of(documents=8)
@@ -206,23 +262,23 @@ def test_of_many_offences_twenty_are_named_and_the_rest_is_counted(
     assert audited(batch.databases) == found
 
 
-@pytest.mark.parametrize("mended", [True, False])
-def test_what_is_only_passing_is_not_told(
-    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch, mended: bool
+@pytest.mark.parametrize("fixed", [True, False])
+def test_passing_states_are_not_reported(
+    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch, fixed: bool
 ) -> None:
     batch = batch_of(documents=1)
     batch.stage()
     batch.doc_eval("UPDATE batches SET expected_cells = expected_cells + 1")
 
     def pipeline_goes_on(_: float) -> None:
-        if mended:
+        if fixed:
             batch.doc_eval("UPDATE batches SET expected_cells = expected_cells - 1")
 
     monkeypatch.setattr(audit.time, "sleep", pipeline_goes_on)
-    assert len(audited(batch.databases)) == (0 if mended else 1)
+    assert len(audited(batch.databases)) == (0 if fixed else 1)
 
 
-def test_what_the_second_look_finds_for_the_first_time_is_left_for_the_next_audit(
+def test_violations_that_appear_during_the_recheck_are_left_for_the_next_audit(
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = batch_of(documents=1, name="first"), batch_of(documents=1, name="second")
@@ -237,14 +293,16 @@ def test_what_the_second_look_finds_for_the_first_time_is_left_for_the_next_audi
     assert [where for where, _ in audited(first.databases)] == []
 
 
-def test_the_second_look_draws_the_same_documents(batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recheck_draws_the_same_documents(batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = batch_of(documents=8)
     batch.stage()
     batch.knowledge("UPDATE docs SET content = '!' || substr(content, 2)")
     monkeypatch.setattr(audit, "SAMPLE", 1)
     drawn = set()
     for _ in range(12):
-        ((_, problem),) = [(v.batch, v.problem) for v in violations(batch.databases, False, quiet)]
+        ((_, problem),) = [
+            (v.batch, v.problem) for v in audit_installation(batch.databases, quiet, every_document=False)
+        ]
         drawn.add(problem)
     assert len(drawn) > 1, "and another audit others"
 
@@ -255,10 +313,10 @@ def test_a_staging_that_has_just_begun_may_be_between_two_steps(batch_of: BatchO
     assert batch.status() == "STAGING"
     assert audited(batch.databases) == []
     batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '2 minutes'")
-    assert audited(batch.databases) == [(batch.key, "status STAGING: no process works on it")]
+    assert audited(batch.databases) == [(batch.key, "status STAGING: no process is staging it")]
 
 
-def test_nothing_is_told_of_a_batch_that_somebody_works_on(batch_of: BatchOf) -> None:
+def test_batches_that_a_process_works_on_are_not_reported(batch_of: BatchOf) -> None:
     batch, other = batch_of(documents=1), batch_of(documents=1, name="other")
     for one in (batch, other):
         one.stage()
@@ -318,8 +376,8 @@ def test_the_databases_may_be_on_two_servers(settings: Settings, tmp_path: Path)
         batch.knowledge(DELETE_A_ROW)
         batch.doc_eval("UPDATE batch_documents SET sha256 = repeat('a', 64)")
         found = [problem.split(": ")[1] for where, problem in audited(databases) if where == batch.key]
-        assert "3 of 4 cells have a current row" in found
-        assert found.count("the content stands under another sha256 or size than its file had") == 2
+        assert "3 of 4 evaluations have a current row" in found
+        assert found.count("the document has another sha256 or size than its file had") == 2
     finally:
         databases.knowledge.dispose()
         server.stop()

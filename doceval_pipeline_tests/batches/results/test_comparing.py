@@ -48,8 +48,8 @@ from doceval_pipeline.reports.comparison import (
     Comparison,
 )
 from doceval_pipeline_tests.batches.archiving.archives import (
+    archive_batch,
     done,
-    put_away,
 )
 from doceval_pipeline_tests.conftest import (
     Sample,
@@ -251,7 +251,7 @@ def test_a_missing_unsealed_or_archived_batch_is_rejected(batch_of: Callable[...
         compare_batches(databases, "sample", "nowhere", 50.0)
     with pytest.raises(BatchStateError, match="no results to compare, its status is SAVED: stage it first"):
         compare_in_batch(databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
-    put_away(done(batch))
+    archive_batch(done(batch))
     with pytest.raises(BatchStateError, match="is archived: doceval restore"):
         compare_in_batch(databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
 
@@ -262,7 +262,7 @@ def test_a_batch_archived_during_the_read_is_rejected(
     batch = done(batch_of(documents=1))
 
     def archive_first(*arguments: Any) -> Any:
-        put_away(batch)
+        archive_batch(batch)
         return read_scores(*arguments)
 
     monkeypatch.setattr(comparing, "read_scores", archive_first)

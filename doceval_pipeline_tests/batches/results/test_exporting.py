@@ -66,8 +66,8 @@ from doceval_pipeline.reports.exports.writing import (
     Format,
 )
 from doceval_pipeline_tests.batches.archiving.archives import (
+    archive_batch,
     done,
-    put_away,
 )
 from doceval_pipeline_tests.conftest import (
     Sample,
@@ -274,7 +274,7 @@ def test_a_large_response_is_complete_and_an_export_is_of_one_moment(
 def test_a_batch_that_is_archived_meanwhile_is_exported_as_it_was(batch_of: BatchOf, tmp_path: Path) -> None:
     batch = done(batch_of(documents=2))
     before = expected(batch)
-    exported(batch, tmp_path / "export.csv", Format.CSV, progress=lambda *_: put_away(batch) and None)
+    exported(batch, tmp_path / "export.csv", Format.CSV, progress=lambda *_: archive_batch(batch) and None)
     assert read_csv(tmp_path / "export.csv") == before
 
 
@@ -283,7 +283,7 @@ def test_an_archived_batch_is_rejected_with_the_file_to_restore(
     batch_of: BatchOf, tmp_path: Path, format: str
 ) -> None:
     batch = done(batch_of(documents=1))
-    archived = put_away(batch)
+    archived = archive_batch(batch)
     with pytest.raises(
         BatchStateError, match=f"its rows are not here: doceval restore {archived.path.name} first"
     ):
@@ -415,7 +415,7 @@ def test_without_disk_space_the_existing_file_stays(answered: Sample, tmp_path: 
     path.write_text("an earlier one")
     with (
         no_file_larger_than(5_000),
-        pytest.raises(FileError, match=r"export\.\w+ cannot be written \(File too large\): make room"),
+        pytest.raises(FileError, match=r"export\.\w+ cannot be written \(File too large\): free disk space"),
     ):
         _write(answered, path, format)
     assert path.read_text() == "an earlier one"
@@ -427,8 +427,8 @@ def test_an_unusable_path_is_reported_in_one_line(answered: Sample, tmp_path: Pa
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     for place, reason in (
-        ("folder", "is there and is no file: choose another name"),
-        ("pipe", "is there and is no file: choose another name"),
+        ("folder", "exists and is not a regular file: choose another path"),
+        ("pipe", "exists and is not a regular file: choose another path"),
         ("nowhere/export.csv", r"cannot be written \(No such file or directory\)"),
         ("file/export.csv", r"cannot be written \(Not a directory\)"),
         ("x" * 300, r"cannot be written \(File name too long\)"),

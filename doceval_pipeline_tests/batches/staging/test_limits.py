@@ -66,7 +66,7 @@ from doceval_pipeline.batches.staging.steps import (
     store_documents,
 )
 from doceval_pipeline.batches.webhook.notifications import (
-    tell,
+    send_pending,
 )
 from doceval_pipeline.doc_eval.definitions.apply import (
     Applied,
@@ -439,13 +439,13 @@ def test_the_receiver_gets_one_message_why_a_batch_is_held(
         webhook_secret="whsec_" + "c2VzYW1lIG9wZW4gc2VzYW1lIG9wZW4gc2VzYW1l",
         ui_url="https://dagster.example.com",
     )
-    telling = replace(databases, settings=settings)
+    notifier = replace(databases, settings=settings)
     inbox = Inbox(databases, tmp_path / "inbox", max_documents=1)
     over, _ = inbox.staged(2)
     released, _ = inbox.staged(2)
     resume(databases, released)
     for _ in range(3):
-        tell(telling)
+        send_pending(notifier)
         pause(databases, over)
     (message,) = receiver.messages
     body = json.loads(message.body)
@@ -459,5 +459,5 @@ def test_the_receiver_gets_one_message_why_a_batch_is_held(
         "url": f"https://dagster.example.com/assets/queue_rows?partition=batch-{over:06d}",
     }
     resume(databases, over)
-    tell(telling)
+    send_pending(notifier)
     assert len(receiver.messages) == 1

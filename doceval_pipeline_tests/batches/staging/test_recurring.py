@@ -90,7 +90,7 @@ from doceval_pipeline_tests.conftest import (
     Sample,
 )
 from doceval_pipeline_tests.faults.faulty_process import (
-    Child,
+    FaultyProcess,
 )
 
 NIGHT = datetime(2026, 12, 1, 1, tzinfo=UTC)
@@ -391,7 +391,9 @@ def test_concurrent_processes_make_one_batch_per_time(databases: Databases, tmp_
     write(inbox / "a.txt")
     record = define(databases, inbox)
     times = (NIGHT, NIGHT, NIGHT, NIGHT + DAY)
-    children = [Child(databases, lambda at=at: make_occurrence(databases, record, at)) for at in times]
+    children = [
+        FaultyProcess(databases, lambda at=at: make_occurrence(databases, record, at)) for at in times
+    ]
     assert all(child.end().done for child in children)
     with databases.doc_eval.connect() as connection:
         found = list_occurrences(connection, record.id, 1000)

@@ -54,7 +54,7 @@ from doceval_pipeline_tests.batches.clock import (
     clock_of,
 )
 from doceval_pipeline_tests.faults.faulty_process import (
-    Child,
+    FaultyProcess,
 )
 
 PROMPTS = ("clarity", "brevity")
@@ -213,7 +213,7 @@ def test_nights_across_both_clock_changes_and_kills_match_a_plain_model(
                     clock.moment = due_at + timedelta(minutes=minutes)
                     if chance.random() < kills:
                         at = chance.randint(1, MOST_POINTS)
-                        killed += Child(databases, lambda: tick(databases), at=at).end().killed
+                        killed += FaultyProcess(databases, lambda: tick(databases), at=at).end().killed
                     tick(databases)
                     found = recorded(databases)
                     assert len(found) == len(expected) + (minutes > 0)
@@ -226,7 +226,9 @@ def test_nights_across_both_clock_changes_and_kills_match_a_plain_model(
                 known = dict(folder.here)
                 if chance.random() < kills:
                     number, at = made.batch_id, chance.randint(1, 2 * MOST_POINTS)
-                    killed += Child(databases, lambda n=number: stage(databases, n), at=at).end().killed
+                    killed += (
+                        FaultyProcess(databases, lambda n=number: stage(databases, n), at=at).end().killed
+                    )
                 stage(databases, made.batch_id)
                 assert assigned(databases, made.batch_id) == new
                 contents = {folder.here[name][0] for name in new}

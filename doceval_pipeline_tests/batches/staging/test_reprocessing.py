@@ -14,7 +14,7 @@ from doceval_pipeline.batches.databases import (
     Databases,
 )
 from doceval_pipeline.batches.invariants.audit import (
-    violations,
+    audit_installation,
 )
 from doceval_pipeline.batches.locks import (
     batch_lock,
@@ -51,8 +51,8 @@ from doceval_pipeline.knowledge.queue import (
     LEFT,
 )
 from doceval_pipeline_tests.batches.archiving.archives import (
-    bring_back,
-    put_away,
+    archive_batch,
+    restore_batch,
 )
 from doceval_pipeline_tests.conftest import (
     Sample,
@@ -95,7 +95,7 @@ def test_three_failed_of_forty_are_queued_again_and_no_other(batch_of: BatchOf) 
     assert poll(batch.databases).reports[batch.id] != first
     assert batch.status() == "COMPLETED"
     assert batch.knowledge(ATTEMPTS) == [(1, "F", 3), (1, "S", 37), (2, "S", 3)], "old attempts stay"
-    assert list(violations(batch.databases, True, lambda *_: None)) == []
+    assert list(audit_installation(batch.databases, lambda *_: None, every_document=True)) == []
     changes = gather(batch.databases, batch.id).changes
     assert [(c.outcome_before, c.outcome, c.score) for c in changes] == [("failed", "succeeded", 90)] * 3
     page = write_report(batch.databases, batch.id).path.read_text()
@@ -409,7 +409,7 @@ def test_a_rescan_adds_new_and_changed_files_and_withdraws_rows_of_gone_ones(bat
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'QUEUED'")
     poll(batch.databases)
     assert batch.status() == "COMPLETED"
-    assert list(violations(batch.databases, True, lambda *_: None)) == []
+    assert list(audit_installation(batch.databases, lambda *_: None, every_document=True)) == []
 
 
 def test_a_rescan_without_changes_changes_nothing(batch_of: BatchOf) -> None:
@@ -444,7 +444,7 @@ def test_a_document_that_left_is_not_evaluated_until_it_returns(batch_of: BatchO
     poll(batch.databases)
     assert batch.status() == "COMPLETED"
     # All of its rows are done, so that its archive can be restored.
-    bring_back(batch, put_away(batch))
+    restore_batch(batch, archive_batch(batch))
     write_old(batch.folder / "001.txt", content.decode())
     new = plan(batch.databases, batch.id, Mode.missing, lambda *_: None, rescan=True)
     assert new.cells.superseded == {"returned": 1}
@@ -461,7 +461,7 @@ def test_a_document_that_left_is_not_evaluated_until_it_returns(batch_of: BatchO
     rescan_counts(batch)
     batch.knowledge("SELECT fail_response(:token, 'not now', retry => true)", token=token)
     assert batch.knowledge("SELECT error_message FROM llm_responses WHERE attempt = 2") == [(LEFT,)]
-    assert list(violations(batch.databases, True, lambda *_: None)) == []
+    assert list(audit_installation(batch.databases, lambda *_: None, every_document=True)) == []
 
 
 def test_a_rescan_of_a_folder_that_is_gone_changes_nothing(batch_of: BatchOf) -> None:

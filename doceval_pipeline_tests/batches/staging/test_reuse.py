@@ -26,7 +26,7 @@ from doceval_pipeline.batches.databases import (
     Databases,
 )
 from doceval_pipeline.batches.invariants.audit import (
-    violations,
+    audit_installation,
 )
 from doceval_pipeline.batches.monitoring.completion import (
     poll,
@@ -267,7 +267,7 @@ def completed(databases: Databases, folder: Path, name: str) -> tuple[int, Queue
 
 
 def test_an_archived_origin_is_answered_for_by_one_that_reused_it(databases: Databases, inbox: Path) -> None:
-    def put_away(number: int) -> Path:
+    def archive_batch(number: int) -> Path:
         return archive(databases, number, quiet, quiet).path
 
     def answers() -> list[int]:
@@ -283,15 +283,15 @@ def test_an_archived_origin_is_answered_for_by_one_that_reused_it(databases: Dat
     first, _ = completed(databases, inbox, "first")
     taken("second")
     third, _ = taken("third")
-    path = put_away(first)
+    path = archive_batch(first)
     assert answers() == [third]
     assert taken("fourth")[1] == {first}
-    put_away(third)
+    archive_batch(third)
     assert answers() == [third + 1]
     restore_file(databases, path)
     assert answers() == [first, third + 1]
     assert taken("fifth")[1] == {first}
-    assert list(violations(databases, True, quiet)) == []
+    assert list(audit_installation(databases, quiet, every_document=True)) == []
 
 
 def test_results_that_are_just_taken_are_answers_once_their_batch_is_archived(

@@ -1,4 +1,4 @@
-"""A receiver of webhooks on this machine, which answers as it is told to."""
+"""A local receiver of webhooks with scripted responses."""
 
 import threading
 from collections.abc import Callable

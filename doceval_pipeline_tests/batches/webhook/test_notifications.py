@@ -1,4 +1,4 @@
-"""The receiver of completions is told of each result at least once, whatever it does, and of no secret."""
+"""The receiver gets each result at least once, whatever it does, and never a secret."""
 
 import asyncio
 import json
@@ -58,12 +58,12 @@ from doceval_pipeline.batches.webhook import (
     sending,
 )
 from doceval_pipeline.batches.webhook.notifications import (
-    Told,
-    tell,
+    SendResult,
+    send_pending,
 )
 from doceval_pipeline.batches.webhook.sending import (
     Message,
-    asked_pause,
+    requested_pause,
     signature,
 )
 from doceval_pipeline_tests.batches.webhook.receiver import (
@@ -82,9 +82,9 @@ SECRET = "whsec_" + "c2VzYW1lIG9wZW4gc2VzYW1lIG9wZW4gc2VzYW1l"
 DOCUMENTATION = (Path(__file__).resolve().parents[3] / "docs" / "webhook.md").read_text()
 TELL = (
     "from doceval_pipeline.batches.databases import open_databases\n"
-    "from doceval_pipeline.batches.webhook.notifications import tell\n"
+    "from doceval_pipeline.batches.webhook.notifications import send_pending\n"
     "from doceval_pipeline.settings import Settings\n"
-    "tell(open_databases(Settings.from_environment()))"
+    "send_pending(open_databases(Settings.from_environment()))"
 )
 
 
@@ -95,19 +95,19 @@ def receiver() -> Iterator[Receiver]:
 
 
 @dataclass
-class Telling:
+class Notifier:
     """An installation with a receiver."""
 
     databases: Databases
     receiver: Receiver
 
-    def tell(self) -> Told:
-        return tell(self.databases)
+    def send(self) -> SendResult:
+        return send_pending(self.databases)
 
-    def tell_when_due(self) -> Told:
+    def send_when_due(self) -> SendResult:
         """As after the pause."""
         self.change("next_attempt_at = now() WHERE next_attempt_at IS NOT NULL")
-        return self.tell()
+        return self.send()
 
     def change(self, assignment: str) -> None:
         with self.databases.doc_eval.begin() as connection:
@@ -115,14 +115,14 @@ class Telling:
 
 
 @pytest.fixture
-def telling(databases: Databases, receiver: Receiver) -> Telling:
+def notifier(databases: Databases, receiver: Receiver) -> Notifier:
     settings = replace(
         databases.settings,
         webhook_url=receiver.url,
         webhook_secret=SECRET,
         ui_url="https://dagster.example.com",
     )
-    return Telling(replace(databases, settings=settings), receiver)
+    return Notifier(replace(databases, settings=settings), receiver)
 
 
 def finished(batch: Sample, reported: bool = True) -> Sample:
@@ -160,22 +160,22 @@ def test_the_signature_is_the_one_of_the_specification() -> None:
     )
 
 
-def test_a_completed_batch_is_told_once_signed_and_with_what_is_documented(
-    batch_of: BatchOf, telling: Telling
+def test_a_completed_batch_is_sent_once_signed_and_as_documented(
+    batch_of: BatchOf, notifier: Notifier
 ) -> None:
     batch = finished(batch_of(documents=2))
     digest = batch.doc_eval("SELECT result_digest FROM batches WHERE id = :id")[0][0]
-    (delivered,) = telling.tell().delivered
+    (delivered,) = notifier.send().delivered
     assert delivered.startswith(f"{batch.key}-{digest}-")
-    assert telling.tell() == Told([], {})
-    (message,) = telling.receiver.messages
+    assert notifier.send() == SendResult([], {})
+    (message,) = notifier.receiver.messages
     assert (message.id, message.path) == (delivered, "/hook?token=SESAME")
     is_genuine = documented_check()
     assert is_genuine(SECRET, message.headers, message.body)
     assert not is_genuine(SECRET, message.headers, message.body + b" ")
     assert not is_genuine(SECRET.replace("c2Vz", "c2V0"), message.headers, message.body)
-    told = json.loads(message.body)
-    data = told["data"]
+    result = json.loads(message.body)
+    data = result["data"]
     assert data["cells"] == {
         "expected": 8,
         "succeeded": 7,
@@ -188,9 +188,9 @@ def test_a_completed_batch_is_told_once_signed_and_with_what_is_documented(
         "Complete with failures: 1 of 8 evaluations failed",
         50.0,
     )
-    assert (telling.databases.settings.reports / data["report"]).is_file()
+    assert (notifier.databases.settings.reports / data["report"]).is_file()
     assert data["url"] == f"https://dagster.example.com/assets/completion_report?partition={batch.key}"
-    assert shape(documented(told["type"])) == shape(told)
+    assert shape(documented(result["type"])) == shape(result)
 
 
 def documented(kind: str) -> Any:
@@ -215,73 +215,80 @@ def shape(value: Any) -> Any:
     ],
 )
 def test_what_the_receiver_did_not_take_comes_again_the_same_when_it_is_due(
-    batch_of: BatchOf, telling: Telling, answer: Answer, why: str
+    batch_of: BatchOf, notifier: Notifier, answer: Answer, why: str
 ) -> None:
     batch = finished(batch_of(documents=1))
-    telling.receiver.answers = [answer]
-    failed = telling.tell()
+    notifier.receiver.answers = [answer]
+    failed = notifier.send()
     assert failed.delivered == []
     assert [reason.startswith(why) for reason in failed.failed.values()] == [True], failed
-    assert telling.tell() == Told([], {}), "not before it is due"
+    assert notifier.send() == SendResult([], {}), "not before it is due"
     (progress,) = batch_progress(batch.databases, batch.name)
     assert progress.webhook is not None
-    assert progress.webhook.sentence.startswith(f"the webhook is still to be sent after 1 attempt: {why}")
-    assert telling.tell_when_due().delivered == list(failed.failed)
-    first, second = telling.receiver.messages
+    assert progress.webhook.sentence.startswith(
+        f"the webhook message is still pending after 1 attempt: {why}"
+    )
+    assert notifier.send_when_due().delivered == list(failed.failed)
+    first, second = notifier.receiver.messages
     assert (first.path, first.id, first.body) == (second.path, second.id, second.body)
     assert batch_progress(batch.databases, batch.name)[0].webhook is None
 
 
-def test_nobody_waits_long_for_a_receiver_that_is_silent_slow_or_talks_without_end(
-    batch_of: BatchOf, telling: Telling, monkeypatch: pytest.MonkeyPatch
+def test_silent_slow_and_endless_receivers_do_not_block_for_long(
+    batch_of: BatchOf, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "SECONDS_TO_ANSWER", 0.5)
     for name in "abcd":
         finished(batch_of(documents=1, connections=1, prompts=2, name=name))
-    telling.receiver.answers = [telling.receiver.hang, telling.receiver.drip, flood]
+    notifier.receiver.answers = [notifier.receiver.hang, notifier.receiver.drip, flood]
     before = time.monotonic()
-    told = telling.tell()
+    result = notifier.send()
     # One pause for all of them.
     assert time.monotonic() - before < 5
-    assert list(told.failed.values()) == ["no answer within 0.5 s"] * 2
-    assert len(told.delivered) == 2
-    assert len(telling.tell_when_due().delivered) == 2
+    assert list(result.failed.values()) == ["no answer within 0.5 s"] * 2
+    assert len(result.delivered) == 2
+    assert len(notifier.send_when_due().delivered) == 2
 
 
 def test_a_receiver_that_is_not_there_is_tried_again_less_and_less_often(
-    batch_of: BatchOf, telling: Telling
+    batch_of: BatchOf, notifier: Notifier
 ) -> None:
     batch = finished(batch_of(documents=1))
     # Of no receiver any more.
-    telling.receiver.__exit__()
+    notifier.receiver.__exit__()
     pauses = []
     for _ in range(13):
-        (why,) = telling.tell_when_due().failed.values()
+        (why,) = notifier.send_when_due().failed.values()
         assert why.startswith("the receiver cannot be reached")
         statement = "SELECT round(extract(epoch FROM next_attempt_at - now())) FROM webhook_deliveries"
         pauses.append(float(batch.doc_eval(statement)[0][0]))
     assert pauses == pytest.approx([min(30 * 2**n, 21_600) for n in range(13)], abs=5)
 
 
-def test_after_three_days_it_is_given_up_and_said_so(batch_of: BatchOf, telling: Telling) -> None:
+def test_after_three_days_it_is_given_up_and_reported(batch_of: BatchOf, notifier: Notifier) -> None:
     batch = finished(batch_of(documents=1))
-    telling.receiver.answers = [status(500)] * 3
-    telling.tell()
+    notifier.receiver.answers = [status(500)] * 3
+    notifier.send()
     for hours in (71, 73):
         batch.doc_eval(
             "UPDATE batches SET completed_at = now() - make_interval(hours => :hours)", hours=hours
         )
-        telling.change("created_at = (SELECT completed_at FROM batches WHERE id = batch_id) + interval '1 s'")
-        assert len(telling.tell_when_due().failed) == 1
-    assert telling.tell_when_due() == Told([], {})
+        notifier.change(
+            "created_at = (SELECT completed_at FROM batches WHERE id = batch_id) + interval '1 s'"
+        )
+        assert len(notifier.send_when_due().failed) == 1
+    assert notifier.send_when_due() == SendResult([], {})
     (progress,) = batch_progress(batch.databases, batch.name)
     assert progress.webhook is not None
-    assert progress.webhook.sentence == "the webhook was given up after 3 attempts: the receiver answered 500"
+    assert (
+        progress.webhook.sentence
+        == "the webhook message was given up after 3 attempts: the receiver answered 500"
+    )
     assert progress.as_json()["webhook"]["given_up_at"] is not None
 
 
 def test_a_sender_that_is_killed_before_it_records_the_answer_sends_the_same_again(
-    batch_of: BatchOf, telling: Telling
+    batch_of: BatchOf, notifier: Notifier
 ) -> None:
     finished(batch_of(documents=1))
     killed: list[subprocess.Popen[bytes]] = []
@@ -289,74 +296,74 @@ def test_a_sender_that_is_killed_before_it_records_the_answer_sends_the_same_aga
     def take_it_and_kill(request: BaseHTTPRequestHandler) -> None:
         os.kill(killed[0].pid, signal.SIGKILL)
 
-    telling.receiver.answers = [take_it_and_kill]
-    environment = {"DOCEVAL_WEBHOOK_URL": telling.receiver.url, "DOCEVAL_WEBHOOK_SECRET": SECRET}
+    notifier.receiver.answers = [take_it_and_kill]
+    environment = {"DOCEVAL_WEBHOOK_URL": notifier.receiver.url, "DOCEVAL_WEBHOOK_SECRET": SECRET}
     killed.append(subprocess.Popen([sys.executable, "-c", TELL], env=os.environ | environment))
     assert killed[0].wait(60) == -signal.SIGKILL
-    assert telling.tell() == Told([], {}), "not before it is due"
-    assert len(telling.tell_when_due().delivered) == 1
-    first, second = telling.receiver.messages
+    assert notifier.send() == SendResult([], {}), "not before it is due"
+    assert len(notifier.send_when_due().delivered) == 1
+    first, second = notifier.receiver.messages
     assert (first.id, first.body) == (second.id, second.body)
 
 
-def test_another_result_is_told_once_it_has_a_report(batch_of: BatchOf, telling: Telling) -> None:
+def test_another_result_is_sent_once_it_has_a_report(batch_of: BatchOf, notifier: Notifier) -> None:
     batch = finished(batch_of(documents=1), reported=False)
-    assert telling.tell() == Told([], {})
+    assert notifier.send() == SendResult([], {})
     write_report(batch.databases, batch.id)
-    telling.tell()
+    notifier.send()
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'F'")
     poll(batch.databases)
-    assert telling.tell() == Told([], {})
+    assert notifier.send() == SendResult([], {})
     write_report(batch.databases, batch.id)
-    telling.tell()
-    first, second = telling.receiver.messages
+    notifier.send()
+    first, second = notifier.receiver.messages
     assert first.id != second.id
     assert [json.loads(m.body)["data"]["cells"]["failed"] for m in (first, second)] == [1, 0]
 
 
-def test_a_batch_that_comes_back_to_an_earlier_result_is_told_of_again(
-    batch_of: BatchOf, telling: Telling
+def test_a_batch_that_returns_to_an_earlier_result_is_sent_again(
+    batch_of: BatchOf, notifier: Notifier
 ) -> None:
     batch = finished(batch_of(documents=1))
-    telling.tell()
+    notifier.send()
     # A file that goes and comes back sets its rows aside and back, which leaves them as they were.
     for score in (70, 50):
         batch.plant("UPDATE llm_responses SET overall_score = :score", score=score)
         recount_batches(batch.databases, [batch.id])
         poll(batch.databases)
         write_report(batch.databases, batch.id)
-        telling.tell()
-        assert telling.tell() == Told([], {})
-    bodies = [json.loads(message.body)["data"] for message in telling.receiver.messages]
+        notifier.send()
+        assert notifier.send() == SendResult([], {})
+    bodies = [json.loads(message.body)["data"] for message in notifier.receiver.messages]
     assert [body["mean_score"] for body in bodies] == [50, 70, 50]
     assert bodies[0]["result_digest"] == bodies[2]["result_digest"]
-    assert len({message.id for message in telling.receiver.messages}) == 3
+    assert len({message.id for message in notifier.receiver.messages}) == 3
 
 
-def test_what_was_written_since_the_report_is_not_told_under_its_name(
-    batch_of: BatchOf, telling: Telling
+def test_changes_since_the_report_are_not_sent_under_its_digest(
+    batch_of: BatchOf, notifier: Notifier
 ) -> None:
     batch = finished(batch_of(documents=1))
     batch.knowledge("UPDATE llm_responses SET status = 'S' WHERE status = 'F'")
-    assert telling.tell() == Told([], {})
+    assert notifier.send() == SendResult([], {})
 
 
-def test_nobody_is_told_of_what_was_completed_long_ago(batch_of: BatchOf, telling: Telling) -> None:
+def test_old_completions_are_not_sent(batch_of: BatchOf, notifier: Notifier) -> None:
     batch = finished(batch_of(documents=1))
     batch.doc_eval("UPDATE batches SET completed_at = now() - interval '73 hours'")
-    assert telling.tell() == Told([], {})
+    assert notifier.send() == SendResult([], {})
 
 
 def test_a_look_reads_no_more_cells_than_it_can_and_always_some(
-    batch_of: BatchOf, telling: Telling, monkeypatch: pytest.MonkeyPatch
+    batch_of: BatchOf, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notifications, "CELLS_AT_ONCE", 5)
     for name in "abc":
         finished(batch_of(documents=1, connections=1, prompts=2, name=name))
-    assert [len(telling.tell().delivered) for _ in range(3)] == [2, 1, 0]
+    assert [len(notifier.send().delivered) for _ in range(3)] == [2, 1, 0]
     batch_of(documents=3, name="larger than that")
     finished(batch_of(documents=3, name="large"))
-    assert len(telling.tell().delivered) == 1
+    assert len(notifier.send().delivered) == 1
 
 
 def failures(url: str) -> list[str | None]:
@@ -368,10 +375,10 @@ def failures(url: str) -> list[str | None]:
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
-def through(telling: Telling, **settings: Any) -> Telling:
+def through(notifier: Notifier, **settings: Any) -> Notifier:
     """The same installation with other settings of its webhook."""
-    changed = replace(telling.databases.settings, **settings)
-    return Telling(replace(telling.databases, settings=changed), telling.receiver)
+    changed = replace(notifier.databases.settings, **settings)
+    return Notifier(replace(notifier.databases, settings=changed), notifier.receiver)
 
 
 @pytest.mark.parametrize(
@@ -388,7 +395,7 @@ def through(telling: Telling, **settings: Any) -> Telling:
         ("SSL_CERT_FILE", "/", "SSL_CERT_FILE or SSL_CERT_DIR cannot be used ("),
     ],
 )
-def test_an_environment_that_keeps_messages_from_being_sent_is_told_with_its_reason(
+def test_a_broken_environment_is_reported_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, why: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -400,19 +407,19 @@ def test_an_environment_that_keeps_messages_from_being_sent_is_told_with_its_rea
 
 
 def test_a_failure_of_the_environment_is_recorded_each_time_and_given_up_after_three_days(
-    batch_of: BatchOf, telling: Telling, monkeypatch: pytest.MonkeyPatch
+    batch_of: BatchOf, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = finished(batch_of(documents=1))
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
-    elsewhere = through(telling, webhook_url="https://receiver.invalid/")
+    elsewhere = through(notifier, webhook_url="https://receiver.invalid/")
     for attempt in (1, 2):
-        (failure,) = elsewhere.tell_when_due().failed.values()
+        (failure,) = elsewhere.send_when_due().failed.values()
         (progress,) = batch_progress(batch.databases)
         assert progress.webhook is not None
         assert (progress.webhook.attempts, progress.webhook.failure) == (attempt, failure)
     batch.doc_eval("UPDATE batches SET completed_at = now() - interval '74 hours'")
-    telling.change("created_at = now() - interval '73 hours'")
-    elsewhere.tell_when_due()
+    notifier.change("created_at = now() - interval '73 hours'")
+    elsewhere.send_when_due()
     assert batch_progress(batch.databases)[0].as_json()["webhook"]["given_up_at"] is not None
 
 
@@ -429,7 +436,7 @@ def test_nothing_for_this_machine_goes_to_a_proxy(
 
 @pytest.mark.parametrize("host", ["127.1", "0.0.0.0", "::1", socket.gethostname()])
 def test_names_that_lead_to_this_machine_are_known(host: str) -> None:
-    assert asyncio.run(sending._leads_here(host))
+    assert asyncio.run(sending._is_this_machine(host))
 
 
 @pytest.mark.parametrize(
@@ -445,7 +452,7 @@ def test_other_names_are_those_of_other_machines(host: str, monkeypatch: pytest.
         return look_up(name, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", honest)
-    assert not asyncio.run(sending._leads_here(host))
+    assert not asyncio.run(sending._is_this_machine(host))
 
 
 def test_what_a_proxy_answers_is_never_taken_for_the_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,11 +471,11 @@ def test_what_a_proxy_answers_is_never_taken_for_the_receiver(monkeypatch: pytes
         (httpx.ConnectError("SESAME"), "the receiver cannot be reached (no reason given)"),
         (httpx.ReadError(""), "the connection to the receiver broke (no reason given)"),
         (httpx.InvalidURL("SESAME"), "DOCEVAL_WEBHOOK_URL or one of HTTP_PROXY"),
-        (httpx.RemoteProtocolError("SESAME"), "the connection to the receiver broke (it ended it"),
+        (httpx.RemoteProtocolError("SESAME"), "the connection to the receiver broke (the receiver closed it"),
         (httpx.ProxyError("SESAME"), "the proxy refused the connection: see"),
         (UnicodeError("SESAME"), "DOCEVAL_WEBHOOK_URL or one of HTTP_PROXY"),
         (OSError(24, "SESAME"), "the message cannot be sent (Too many open files)"),
-        (RuntimeError("SESAME"), "the message cannot be sent, for a reason that doceval does not know"),
+        (RuntimeError("SESAME"), "the message cannot be sent for an unknown reason"),
         (httpx.PoolTimeout("SESAME"), "no answer within 15 s"),
     ],
 )
@@ -478,7 +485,7 @@ def test_every_error_of_the_client_has_a_reason_that_repeats_nothing(error: Exce
     assert "SESAME" not in said
 
 
-def test_reasons_of_the_system_are_told_without_the_receiver_they_were_about() -> None:
+def test_reasons_of_the_system_are_reported_without_the_receiver() -> None:
     refused = ssl.SSLCertVerificationError(1, "SESAME")
     refused.verify_message = "Hostname mismatch, certificate is not valid for 'SESAME'."
     wrapped = httpx.ConnectError("SESAME")
@@ -533,7 +540,7 @@ NOW = datetime(2026, 11, 27, 6, 0, tzinfo=UTC)
 def test_the_pause_that_a_receiver_asks_for_is_read_and_bounded(
     code: int, header: str | None, seconds: float
 ) -> None:
-    assert asked_pause(code, header, NOW) == seconds
+    assert requested_pause(code, header, NOW) == seconds
 
 
 def seconds_to_next(batch: Sample) -> float:
@@ -542,10 +549,10 @@ def seconds_to_next(batch: Sample) -> float:
 
 
 def test_a_message_waits_as_long_as_the_receiver_asks_but_not_beyond_its_three_days(
-    batch_of: BatchOf, telling: Telling
+    batch_of: BatchOf, notifier: Notifier
 ) -> None:
     batch = finished(batch_of(documents=1))
-    telling.receiver.answers = [
+    notifier.receiver.answers = [
         status(429, **{"retry-after": "5000"}),
         status(503, **{"retry-after": "1"}),
         status(503, **{"retry-after": "999999"}),
@@ -553,35 +560,36 @@ def test_a_message_waits_as_long_as_the_receiver_asks_but_not_beyond_its_three_d
     ]
     asked = []
     for _ in range(3):
-        telling.tell_when_due()
+        notifier.send_when_due()
         asked.append(seconds_to_next(batch))
     # Never before its usual pause.
     assert asked == pytest.approx([5000, 60, 86_400], abs=5)
     batch.doc_eval("UPDATE batches SET completed_at = now() - interval '72 hours'")
-    telling.change("created_at = now() - interval '71 hours'")
-    telling.tell_when_due()
+    notifier.change("created_at = now() - interval '71 hours'")
+    notifier.send_when_due()
     assert seconds_to_next(batch) == pytest.approx(3600, abs=5)
 
 
-def test_a_receiver_that_is_gone_is_not_asked_again(batch_of: BatchOf, telling: Telling) -> None:
+def test_a_receiver_that_is_gone_gets_no_further_attempt(batch_of: BatchOf, notifier: Notifier) -> None:
     batch = finished(batch_of(documents=1))
-    telling.receiver.answers = [status(410)]
-    assert len(telling.tell().failed) == 1
-    assert telling.tell_when_due() == Told([], {})
+    notifier.receiver.answers = [status(410)]
+    assert len(notifier.send().failed) == 1
+    assert notifier.send_when_due() == SendResult([], {})
     (progress,) = batch_progress(batch.databases)
     assert progress.webhook is not None
     assert progress.webhook.sentence == (
-        "the webhook was given up after 1 attempt: the receiver answered 410: it does not want this message"
+        "the webhook message was given up after 1 attempt: "
+        "the receiver answered 410: it does not want this message"
     )
 
 
 def test_a_receiver_may_know_either_of_two_secrets_while_one_replaces_the_other(
-    batch_of: BatchOf, telling: Telling
+    batch_of: BatchOf, notifier: Notifier
 ) -> None:
     finished(batch_of(documents=1))
     other, third = (f"whsec_{letter * 32}" for letter in "BC")
-    through(telling, webhook_secret=f"{other} {SECRET}").tell()
-    (message,) = telling.receiver.messages
+    through(notifier, webhook_secret=f"{other} {SECRET}").send()
+    (message,) = notifier.receiver.messages
     is_genuine = documented_check()
     assert [is_genuine(secret, message.headers, message.body) for secret in (other, SECRET, third)] == [
         True,
@@ -591,15 +599,15 @@ def test_a_receiver_may_know_either_of_two_secrets_while_one_replaces_the_other(
 
 
 def test_a_webhook_that_is_switched_off_leaves_nothing_to_send_and_goes_on_when_it_is_on_again(
-    batch_of: BatchOf, telling: Telling
+    batch_of: BatchOf, notifier: Notifier
 ) -> None:
     batch, old = finished(batch_of(documents=1)), finished(batch_of(documents=1, name="old"))
-    telling.receiver.answers = [status(500)] * 2
-    failed = telling.tell().failed
+    notifier.receiver.answers = [status(500)] * 2
+    failed = notifier.send().failed
     due = batch.doc_eval("SELECT next_attempt_at FROM webhook_deliveries WHERE batch_id = :id")
-    notifications.end_if_switched_off(telling.databases)
+    notifications.end_if_switched_off(notifier.databases)
     assert len(notifications.warnings(batch.databases)) == 2, "not while there is a receiver"
-    notifications.end_if_switched_off(through(telling, webhook_url=None).databases)
+    notifications.end_if_switched_off(through(notifier, webhook_url=None).databases)
     assert [progress.webhook for progress in batch_progress(batch.databases)] == [None, None]
     assert notifications.warnings(batch.databases) == []
     assert batch.doc_eval("SELECT count(*) FROM webhook_deliveries WHERE next_attempt_at IS NOT NULL") == [
@@ -607,36 +615,36 @@ def test_a_webhook_that_is_switched_off_leaves_nothing_to_send_and_goes_on_when_
     ]
     # What is older than three days is no news any more.
     batch.doc_eval("UPDATE batches SET completed_at = now() - interval '4 days' WHERE id = :old", old=old.id)
-    telling.change(f"created_at = now() - interval '3 days 1 hour' WHERE batch_id = {old.id}")
+    notifier.change(f"created_at = now() - interval '3 days 1 hour' WHERE batch_id = {old.id}")
     # The receiver was not asked again before its time, which it has chosen by Retry-After.
-    assert telling.tell() == Told([], {})
+    assert notifier.send() == SendResult([], {})
     assert batch.doc_eval("SELECT next_attempt_at FROM webhook_deliveries WHERE batch_id = :id") == due
-    assert telling.tell_when_due().delivered == [one for one in failed if one.startswith(batch.key)]
+    assert notifier.send_when_due().delivered == [one for one in failed if one.startswith(batch.key)]
 
 
 def test_check_and_status_say_when_a_message_is_sent_again_and_that_nothing_sends_it(
-    batch_of: BatchOf, telling: Telling
+    batch_of: BatchOf, notifier: Notifier
 ) -> None:
     batch = finished(batch_of(documents=1))
-    telling.receiver.answers = [status(500)]
-    telling.tell()
+    notifier.receiver.answers = [status(500)]
+    notifier.send()
     (said,) = notifications.warnings(batch.databases)
     assert re.fullmatch(
-        rf"{batch.key}: the webhook is still to be sent after 1 attempt: the receiver answered 500; "
+        rf"{batch.key}: the webhook message is still pending after 1 attempt: the receiver answered 500; "
         r"the next attempt is at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC",
         said,
     )
-    telling.change("next_attempt_at = now() - interval '1 hour'")
+    notifier.change("next_attempt_at = now() - interval '1 hour'")
     (said,) = notifications.warnings(batch.databases)
-    assert said.endswith(": see that doceval up runs, with its sensor completion_webhook")
-    telling.change("next_attempt_at = NULL, given_up_at = now()")
+    assert said.endswith(": check that doceval up runs, with its sensor completion_webhook")
+    notifier.change("next_attempt_at = NULL, given_up_at = now()")
     assert len(notifications.warnings(batch.databases)) == 1
-    telling.change("given_up_at = now() - interval '8 days'")
+    notifier.change("given_up_at = now() - interval '8 days'")
     assert notifications.warnings(batch.databases) == []
 
 
 def test_attempts_that_never_end_are_seen_and_do_not_go_on_for_ever(
-    batch_of: BatchOf, telling: Telling, monkeypatch: pytest.MonkeyPatch
+    batch_of: BatchOf, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = finished(batch_of(documents=1))
 
@@ -646,28 +654,28 @@ def test_attempts_that_never_end_are_seen_and_do_not_go_on_for_ever(
     monkeypatch.setattr(notifications, "send_all", killed)
     for _ in range(notifications.MOST_ATTEMPTS):
         with pytest.raises(KeyboardInterrupt):
-            telling.tell_when_due()
-    assert telling.tell_when_due() == Told([], {})
+            notifier.send_when_due()
+    assert notifier.send_when_due() == SendResult([], {})
     (progress,) = batch_progress(batch.databases)
     assert progress.webhook is not None
     assert progress.webhook.sentence == (
-        f"the webhook was given up after {notifications.MOST_ATTEMPTS} attempts: "
+        f"the webhook message was given up after {notifications.MOST_ATTEMPTS} attempts: "
         "an attempt was begun, and its end was not recorded"
     )
 
 
-def test_no_secret_token_or_response_is_kept_told_or_logged(
-    batch_of: BatchOf, telling: Telling, caplog: pytest.LogCaptureFixture
+def test_no_secret_token_or_response_is_stored_sent_or_logged(
+    batch_of: BatchOf, notifier: Notifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     batch = finished(batch_of(documents=1))
-    telling.receiver.answers = [status(500), break_off, telling.receiver.hang]
+    notifier.receiver.answers = [status(500), break_off, notifier.receiver.hang]
     with caplog.at_level(logging.DEBUG), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sending, "SECONDS_TO_ANSWER", 0.2)
-        said = [str(telling.tell_when_due()) for _ in range(4)]
+        said = [str(notifier.send_when_due()) for _ in range(4)]
     said += [record.getMessage() for record in caplog.records]
     said += [str(row) for row in batch.doc_eval("SELECT w::text FROM webhook_deliveries w")]
-    said += [repr(telling.databases.settings), str(batch_progress(batch.databases)[0].as_json())]
-    said += [message.body.decode() for message in telling.receiver.messages]
+    said += [repr(notifier.databases.settings), str(batch_progress(batch.databases)[0].as_json())]
+    said += [message.body.decode() for message in notifier.receiver.messages]
     hidden = (SECRET, SECRET.removeprefix("whsec_"), "SESAME")
-    assert len(telling.receiver.messages) == 4
+    assert len(notifier.receiver.messages) == 4
     assert [text for text in said if any(word in text for word in hidden)] == []

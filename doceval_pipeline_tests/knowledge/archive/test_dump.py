@@ -17,7 +17,7 @@ BatchOf = Callable[..., Sample]
 def test_a_large_content_comes_in_pieces_that_can_each_be_decoded(
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(dump, "SMALL_CONTENT", 100)
+    monkeypatch.setattr(dump, "SMALL_DOCUMENT", 100)
     monkeypatch.setattr(dump, "PIECE", 44)
     batch = batch_of(documents=0)
     contents = {bytes([n]) * size for n in range(3)}
@@ -27,7 +27,7 @@ def test_a_large_content_comes_in_pieces_that_can_each_be_decoded(
     found = {}
     with batch.databases.knowledge.connect() as connection:
         ids = dump.document_ids(connection, batch.id, [])
-        for content in dump.contents(connection, ids):
+        for content in dump.stored_documents(connection, ids):
             pieces = list(content.pieces)
             assert size <= 100 or {len(piece) for piece in pieces[:-1]} == {44}
             found[content.sha256] = b"".join(decode(piece) for piece in pieces)

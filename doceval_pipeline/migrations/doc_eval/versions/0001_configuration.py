@@ -1,4 +1,4 @@
-"""The configuration database: what can be evaluated, by what, and what each batch selected."""
+"""The configuration database: connections, prompts, folders, batches and their selections."""
 
 from alembic import op
 

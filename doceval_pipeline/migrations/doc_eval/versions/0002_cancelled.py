@@ -1,4 +1,4 @@
-"""A batch that a person cancelled ends as FAILED, whatever its finished rows say."""
+"""A cancelled batch ends as FAILED, whatever its finished rows are."""
 
 from alembic import op
 

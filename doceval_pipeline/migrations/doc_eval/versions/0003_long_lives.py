@@ -1,4 +1,4 @@
-"""Batches that live long: prices, a time to begin, how the work progresses, what it took, archives."""
+"""Long-lived batches: prices, start times, progress samples, usage history and archives."""
 
 from alembic import op
 

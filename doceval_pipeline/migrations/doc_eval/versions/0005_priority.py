@@ -1,4 +1,4 @@
-"""Batches of different weight in the queue."""
+"""Priorities of batches in the queue."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What is told to the receiver of completions, so that no restart forgets it."""
+"""Outbox of the completion webhook, which survives restarts."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Says in the table that a batch which comes back to an earlier result is told of again, under a new id."""
+"""Documents in the table that a batch with an earlier result is sent again, under a new id."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Which runs Dagster was asked for, which are alive, and which ended before they began."""
+"""Runs that were requested from Dagster, live runs, and runs that ended before they started."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What a completed batch said stays: its prices, its report's file. Names are unique as people read them."""
+"""Completed batches keep their prices and report file. Names are unique as people read them."""
 
 from alembic import op
 

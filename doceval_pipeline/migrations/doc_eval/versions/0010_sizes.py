@@ -1,4 +1,4 @@
-"""Bounds every text, so that none is stored that nobody can read again."""
+"""Limits the size of every text, so that all stored texts can be read again."""
 
 from alembic import op
 

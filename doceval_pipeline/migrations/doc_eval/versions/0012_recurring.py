@@ -1,4 +1,4 @@
-"""Recurring evaluations, their occurrences, and the files that the newest one knew."""
+"""Recurring evaluations, their occurrences, and the files known to the newest one."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""KnowledgeDocuments: contents, the queue and its results, sealed configurations.
+"""KnowledgeDocuments: documents, the queue with its results, and sealed configurations.
 
 These tables are a public interface: programs in any language read and write them.
 """

@@ -1,4 +1,4 @@
-"""Rows whose document left its batch are set aside: kept, and no longer counted."""
+"""Rows of documents that left their batch are set aside: kept, but no longer counted."""
 
 from alembic import op
 

@@ -1,7 +1,7 @@
-"""Claims with leases, a fair order of the queue, and a guard over results.
+"""Claims with leases, a fair order of the queue, and a guard for results.
 
-The statements are in the .sql files beside this one: the queue's columns and order, the functions
-that processors call, and the guard.
+The statements are in the .sql files beside this one: columns and order of the queue, functions for
+processors, and the guard.
 """
 
 from pathlib import Path

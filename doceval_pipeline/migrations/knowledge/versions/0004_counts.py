@@ -1,4 +1,4 @@
-"""Counts of cells by outcome, kept by the statements that change them; which rows were superseded.
+"""Counts of evaluations by outcome, maintained by triggers; marks superseded rows.
 
 The statements are in the .sql file beside this one.
 """

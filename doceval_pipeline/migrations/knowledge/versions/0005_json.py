@@ -1,4 +1,4 @@
-"""Tells whether a text is JSON, which PostgreSQL itself says only from version 16 on."""
+"""Tests whether a text is JSON, which PostgreSQL can do itself only since version 16."""
 
 from alembic import op
 

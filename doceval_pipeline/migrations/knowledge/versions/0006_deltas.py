@@ -1,6 +1,6 @@
-"""Keeps PostgreSQL from starting a worker to read `response_deltas`, which takes longer than reading it.
+"""Disables parallel reads of `response_deltas`, because starting a worker takes longer than reading it.
 
-After many results the table is large and empty for up to a minute, until it is vacuumed.
+After many results the table is large but empty for up to a minute, until it is vacuumed.
 """
 
 from alembic import op

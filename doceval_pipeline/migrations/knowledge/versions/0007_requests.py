@@ -1,6 +1,6 @@
-"""Remembers which requests for new attempts were fulfilled, so that a retried run does not repeat them.
+"""Records fulfilled requests for new attempts, so that a retried run does not repeat them.
 
-Without it a run that is retried after its attempts were processed, and failed again, would queue others.
+Otherwise a run that is retried after its attempts were processed and failed again would queue more.
 """
 
 from alembic import op

@@ -1,4 +1,4 @@
-"""Keeps a result and drops the numbers and times in it that nothing can have; times stay numbers.
+"""Keeps results, but drops impossible numbers and times in them.
 
 The statements are in the .sql file beside this one.
 """

@@ -1,4 +1,4 @@
-"""Bounds what processors write, so that every row can be read again.
+"""Limits the size of what processors write, so that every row can be read again.
 
 The statements are in the .sql file beside this one.
 """

@@ -1,6 +1,6 @@
-"""Faults in archived batches, by invariant."""
+"""Corruptions in archived batches, by invariant."""
 
-from doceval_pipeline_tests.batches.invariants.corruptions.corruption import Plant
+from doceval_pipeline_tests.batches.invariants.corruptions.corruption import Corruption
 from doceval_pipeline_tests.batches.invariants.installation import Installation
 from doceval_pipeline_tests.conftest import Sample
 
@@ -11,32 +11,32 @@ def _remove_archive(installation: Installation) -> None:
     (batch.databases.settings.archives / file).unlink()
 
 
-PLANTS: dict[str, tuple[Plant, ...]] = {
+CORRUPTIONS: dict[str, tuple[Corruption, ...]] = {
     "archived-is-gone": (
-        Plant(
+        Corruption(
             "archived",
             "SELECT archive_file FROM batches WHERE id = {id}",
             "doceval archive {id}",
             doc_eval="INSERT INTO documents (id, folder_id, filepath, filename, raw_path) "
             "SELECT 4711, min(id), 'left', 'left', 'left' FROM folders; "
             "INSERT INTO batch_documents (batch_id, document_id, state) VALUES ({id}, 4711, 'ASSIGNED')",
-            named_in="doc_eval",
+            reported_in="doc_eval",
         ),
-        Plant(
+        Corruption(
             "archived",
             "SELECT archive_file FROM batches WHERE id = {id}",
             "doceval archive {id}",
             knowledge="INSERT INTO batch_configs VALUES ({id}, '{{}}', repeat('0', 64))",
-            named_in="doc_eval",
+            reported_in="doc_eval",
         ),
     ),
     "archive-is-there": (
-        Plant(
+        Corruption(
             "archived",
             "SELECT archive_file FROM batches WHERE id = {id}",
             "put a copy of",
-            act=_remove_archive,
-            named_in="doc_eval",
+            operation=_remove_archive,
+            reported_in="doc_eval",
         ),
     ),
 }

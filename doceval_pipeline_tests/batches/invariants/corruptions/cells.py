@@ -1,4 +1,4 @@
-"""Faults in the queue, by invariant."""
+"""Corruptions in the queue, by invariant."""
 
 from doceval_pipeline_tests.batches.invariants.corruptions.corruption import (
     CELL,
@@ -7,12 +7,12 @@ from doceval_pipeline_tests.batches.invariants.corruptions.corruption import (
     ROW,
     THE_CELL,
     THE_ROW,
-    Plant,
+    Corruption,
 )
 
-PLANTS: dict[str, tuple[Plant, ...]] = {
+CORRUPTIONS: dict[str, tuple[Corruption, ...]] = {
     "cells-are-expected": (
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'expected_cells'",
             "doceval stage {id}",
@@ -20,7 +20,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "cells-are-complete": (
-        Plant(
+        Corruption(
             "running",
             f"SELECT 'docs.id ' || document_id FROM llm_responses WHERE id = {ROW}",
             "doceval stage {id}",
@@ -28,7 +28,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "rows-have-content": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'llm_responses.id ' || id FROM llm_responses "
             f"WHERE batch_id = {{id}} AND document_id = {DOCUMENT} ORDER BY id",
@@ -37,7 +37,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "rows-are-of-the-batch": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'docs.id ' || (SELECT min(document_id) FROM llm_responses WHERE batch_id <> {id})",
             "doceval stage {id}",
@@ -46,21 +46,21 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "rows-are-of-the-choice": (
-        Plant(
+        Corruption(
             "running",
             f"SELECT 'prompt 4711 and connection ' || connection_id FROM llm_responses WHERE id = {ROW}",
-            "find out which program",
+            "find the program",
             knowledge=f"UPDATE llm_responses SET prompt_id = 4711 WHERE id = {ROW}",
         ),
-        Plant(
+        Corruption(
             "running",
             f"SELECT format('prompt %s and connection 4711', prompt_id) FROM llm_responses WHERE id = {ROW}",
-            "find out which program",
+            "find the program",
             knowledge=f"UPDATE llm_responses SET connection_id = 4711 WHERE id = {ROW}",
         ),
     ),
     "rows-are-of-a-batch": (
-        Plant(
+        Corruption(
             "saved",
             "SELECT 'llm_responses'",
             "another doc_eval",
@@ -72,7 +72,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "details-are-sealed": (
-        Plant(
+        Corruption(
             "running",
             THE_ROW,
             "batch_configs",
@@ -81,26 +81,26 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "attempts-are-in-order": (
-        Plant(
+        Corruption(
             "running",
             THE_CELL,
             "recount_responses({id})",
             knowledge=f"UPDATE llm_responses SET attempt = 2 WHERE id = {ROW}",
         ),
-        Plant(
+        Corruption(
             "running",
             THE_CELL,
             "recount_responses({id})",
             knowledge=f"UPDATE llm_responses SET superseded_at = now() WHERE id = {ROW}",
         ),
-        Plant(
+        Corruption(
             "reprocessed",
             f"SELECT format('document %s, prompt %s, connection %s', {CELL}) FROM llm_responses r "
             "WHERE r.batch_id = {id} AND r.attempt = 2 ORDER BY r.document_id, r.connection_id",
             "recount_responses({id})",
             knowledge="UPDATE llm_responses SET superseded_at = NULL WHERE batch_id = {id} AND attempt = 1",
         ),
-        Plant(
+        Corruption(
             "reprocessed",
             f"SELECT format('document %s, prompt %s, connection %s', {CELL}) FROM llm_responses r "
             "WHERE r.batch_id = {id} AND r.attempt = 2 ORDER BY r.document_id, r.connection_id",
@@ -112,16 +112,16 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "counts-are-kept": (
-        Plant(
+        Corruption(
             "running",
-            "SELECT 'waiting cells'",
+            "SELECT 'waiting evaluations'",
             "recount_responses({id})",
             knowledge="UPDATE response_counts SET waiting = waiting + 1 WHERE batch_id = {id}",
         ),
     ),
     "reused-is-its-origin": (
         *(
-            Plant(
+            Corruption(
                 "reusing",
                 f"SELECT 'llm_responses.id ' || {REUSED}",
                 "doceval reprocess {id} --all",
@@ -138,7 +138,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
     ),
     "questions-are-noted": (
         *(
-            Plant("reusing", "SELECT 'batch_questions'", "batch_id = {id}", knowledge=change)
+            Corruption("reusing", "SELECT 'batch_questions'", "batch_id = {id}", knowledge=change)
             for change in (
                 "DELETE FROM batch_questions WHERE batch_id = {id} AND prompt_id = "
                 "(SELECT min(prompt_id) FROM batch_questions WHERE batch_id = {id})",
@@ -146,7 +146,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
                 "UPDATE batch_questions SET digest = repeat('0', 64) WHERE batch_id = {id}",
             )
         ),
-        Plant(
+        Corruption(
             "reusing",
             "SELECT 'batch_questions'",
             "DELETE FROM batch_questions",

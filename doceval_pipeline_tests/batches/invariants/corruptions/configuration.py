@@ -1,10 +1,10 @@
-"""Faults in what was chosen and sealed, and the installation itself, by invariant."""
+"""Corruptions in what was chosen and sealed, and the installation itself, by invariant."""
 
 from dataclasses import replace
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.batches.invariants.corruptions.corruption import Plant
+from doceval_pipeline_tests.batches.invariants.corruptions.corruption import Corruption
 from doceval_pipeline_tests.batches.invariants.installation import Installation
 
 
@@ -15,9 +15,9 @@ def _go_by_another_address(installation: Installation) -> Databases:
     return open_databases(replace(settings, knowledge_documents_url=url))
 
 
-PLANTS: dict[str, tuple[Plant, ...]] = {
+CORRUPTIONS: dict[str, tuple[Corruption, ...]] = {
     "sealed-bytes-stand": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'config_snapshot'",
             "backup of doc_eval",
@@ -26,19 +26,19 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "same-configuration": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'batch_configs'",
             "doceval stage {id}",
             knowledge="DELETE FROM batch_configs WHERE batch_id = {id}",
         ),
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'batch_configs'",
             "another program",
             knowledge="UPDATE batch_configs SET config = config - 'version' WHERE batch_id = {id}",
         ),
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'batch_configs'",
             "another program",
@@ -46,35 +46,35 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "choice-is-sealed": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'batches'",
-            "put back in doc_eval",
+            "restore in doc_eval",
             doc_eval="UPDATE batches SET description = 'another' WHERE id = {id}",
         ),
-        Plant(
+        Corruption(
             "running",
             "SELECT 'batches'",
-            "put back in doc_eval",
+            "restore in doc_eval",
             doc_eval="DELETE FROM batch_prompts WHERE batch_id = {id} "
             "AND prompt_id = (SELECT max(id) FROM prompts)",
         ),
-        Plant(
+        Corruption(
             "running",
             "SELECT 'batches'",
-            "put back in doc_eval",
+            "restore in doc_eval",
             doc_eval="DELETE FROM batch_connections WHERE batch_id = {id}",
         ),
-        Plant(
+        Corruption(
             "running",
             "SELECT 'batches'",
-            "put back in doc_eval",
+            "restore in doc_eval",
             doc_eval="UPDATE folders SET folder_path = folder_path || '/other' WHERE id = "
             "(SELECT folder_id FROM batch_folders WHERE batch_id = {id})",
         ),
     ),
     "no-key-in-connections": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'connection model-1'",
             "api_key_env",
@@ -83,7 +83,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "no-key-is-published": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'batch_configs, connection model-0'",
             "api_key_env",
@@ -92,16 +92,16 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "doc-eval-is-current": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'DOC_EVAL_URL'",
             "doceval init",
             doc_eval="UPDATE doceval_doc_eval_version SET version_num = '9' || version_num",
-            named_in="doc_eval",
+            reported_in="doc_eval",
         ),
     ),
     "knowledge-documents-is-current": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'KNOWLEDGE_DOCUMENTS_URL'",
             "doceval init",
@@ -109,11 +109,11 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "no-superuser": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'KNOWLEDGE_DOCUMENTS_URL'",
             "doceval init --roles",
-            act=_go_by_another_address,
+            operation=_go_by_another_address,
         ),
     ),
 }

@@ -1,10 +1,10 @@
-"""Faults in the contract with processors, by invariant."""
+"""Corruptions in the contract with processors, by invariant."""
 
 from collections.abc import Callable
 
 from sqlalchemy import text
 
-from doceval_pipeline_tests.batches.invariants.corruptions.corruption import LEASED, ROW, THE_ROW, Plant
+from doceval_pipeline_tests.batches.invariants.corruptions.corruption import LEASED, ROW, THE_ROW, Corruption
 from doceval_pipeline_tests.batches.invariants.installation import Installation
 
 
@@ -18,35 +18,35 @@ def _without_the_constraint(assignment: str) -> Callable[[Installation], None]:
     return act
 
 
-PLANTS: dict[str, tuple[Plant, ...]] = {
+CORRUPTIONS: dict[str, tuple[Corruption, ...]] = {
     "leases-are-whole": (
-        Plant(
+        Corruption(
             "running",
             f"SELECT 'llm_responses.id ' || {LEASED}",
             "lease_expires_at = NULL",
             knowledge=f"UPDATE llm_responses SET deliveries = 0 WHERE id = {LEASED}",
         ),
-        Plant(
+        Corruption(
             "running",
             f"SELECT 'llm_responses.id ' || {LEASED}",
             "lease_expires_at = NULL",
             knowledge=f"UPDATE llm_responses SET started_processing_at = NULL WHERE id = {LEASED}",
         ),
-        Plant(
+        Corruption(
             "running",
             f"SELECT 'llm_responses.id ' || {LEASED}",
             "lease_expires_at = NULL",
-            act=_without_the_constraint("status = 'S'"),
+            operation=_without_the_constraint("status = 'S'"),
         ),
-        Plant(
+        Corruption(
             "running",
             f"SELECT 'llm_responses.id ' || {LEASED}",
             "lease_expires_at = NULL",
-            act=_without_the_constraint("lease_token = NULL"),
+            operation=_without_the_constraint("lease_token = NULL"),
         ),
     ),
     "deliveries-end": (
-        Plant(
+        Corruption(
             "running",
             THE_ROW,
             "deliveries = uncounted + 5",
@@ -54,7 +54,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "places-are-in-the-queue": (
-        Plant(
+        Corruption(
             "running",
             "SELECT 'llm_responses.id ' || min(id) FROM llm_responses "
             "WHERE batch_id = {id} AND status = 'QUEUED'",
@@ -64,7 +64,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "ended-rows-say-when": (
-        Plant(
+        Corruption(
             "cancelled",
             "SELECT 'llm_responses.id ' || id FROM llm_responses "
             "WHERE batch_id = {id} AND status = 'F' ORDER BY id",
@@ -72,7 +72,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
             knowledge="UPDATE llm_responses SET completed_processing_at = NULL WHERE batch_id = {id}",
         ),
         *(
-            Plant(
+            Corruption(
                 "paused",
                 THE_ROW,
                 "doceval reprocess {id} --failed",

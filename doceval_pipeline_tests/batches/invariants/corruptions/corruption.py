@@ -1,4 +1,4 @@
-"""A fault that is planted behind the back of the pipeline, and what must be named for it."""
+"""A corruption of the databases or files, and what the audit must report for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,34 +20,34 @@ THE_CELL = f"""
 
 
 @dataclass(frozen=True)
-class Plant:
-    """A fault in one batch.
+class Corruption:
+    """A corruption of one batch.
 
-    `doc_eval` and `knowledge` are statements, the latter past all triggers; `named` is a query, in
-    KnowledgeDocuments unless `named_in` says otherwise, for what the audit must name as a whole, asked
-    before; `mend` is a part of what it must say to do.
+    `doc_eval` and `knowledge` are statements, the latter bypassing all triggers. `reported` is a query for
+    all subjects that the audit must report, executed before the corruption, in the database `reported_in`.
+    `fix` is a part of the fix that it must suggest.
     """
 
     batch: str
-    named: str
-    mend: str
+    reported: str
+    fix: str
     doc_eval: str = ""
     knowledge: str = ""
-    act: Callable[[Installation], Databases | None] | None = None
-    named_in: str = "knowledge"
+    operation: Callable[[Installation], Databases | None] | None = None
+    reported_in: str = "knowledge"
 
-    def things(self, installation: Installation) -> list[str]:
-        """What the audit must name."""
+    def subjects(self, installation: Installation) -> list[str]:
+        """The subjects that the audit must report."""
         batch = installation[self.batch]
-        ask = batch.doc_eval if self.named_in == "doc_eval" else batch.knowledge
-        return [row[0] for row in ask(self.named.format(id=batch.id))]
+        query = batch.doc_eval if self.reported_in == "doc_eval" else batch.knowledge
+        return [row[0] for row in query(self.reported.format(id=batch.id))]
 
-    def set(self, installation: Installation) -> Databases:
-        """Do it; gives the installation as it is found from then on."""
+    def apply(self, installation: Installation) -> Databases:
+        """Applies the corruption; returns the databases that the audit must use afterwards."""
         batch = installation[self.batch]
         if self.doc_eval:
             batch.doc_eval(self.doc_eval.format(id=batch.id))
         if self.knowledge:
             batch.plant(self.knowledge.format(id=batch.id))
-        found = self.act(installation) if self.act is not None else None
-        return found or installation.databases
+        databases = self.operation(installation) if self.operation is not None else None
+        return databases or installation.databases

@@ -1,8 +1,8 @@
-"""Faults in the life of a batch, by invariant."""
+"""Corruptions in the life of a batch, by invariant."""
 
 from doceval_pipeline.batches.results.report_files import report_path
 from doceval_pipeline.batches.staging.steps import seal_batch
-from doceval_pipeline_tests.batches.invariants.corruptions.corruption import ROW, THE_ROW, Plant
+from doceval_pipeline_tests.batches.invariants.corruptions.corruption import ROW, THE_ROW, Corruption
 from doceval_pipeline_tests.batches.invariants.installation import Installation
 from doceval_pipeline_tests.conftest import Sample
 
@@ -19,16 +19,18 @@ def _begin_staging(installation: Installation) -> None:
     batch.doc_eval("UPDATE batches SET status_changed_at = now() - interval '1 hour' WHERE id = :id")
 
 
-PLANTS: dict[str, tuple[Plant, ...]] = {
-    "staging-goes-on": (Plant("saved", "SELECT 'status STAGING'", "doceval stage {id}", act=_begin_staging),),
+CORRUPTIONS: dict[str, tuple[Corruption, ...]] = {
+    "staging-goes-on": (
+        Corruption("saved", "SELECT 'status STAGING'", "doceval stage {id}", operation=_begin_staging),
+    ),
     "requested-is-staged": (
-        Plant(
+        Corruption(
             "saved",
             "SELECT 'status SAVED'",
             "doceval stage {id}",
             doc_eval="UPDATE batches SET stage_requested_at = now() - interval '3 minutes' WHERE id = {id}",
         ),
-        Plant(
+        Corruption(
             "saved",
             "SELECT 'status FAILED_STAGING'",
             "doceval stage {id}",
@@ -37,7 +39,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "closed-is-done": (
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'llm_responses.id ' || max(id) FROM llm_responses WHERE batch_id = {id}",
             "recount_responses({id})",
@@ -46,19 +48,19 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "verdict-is-true": (
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'status FAILED'",
             "recount_responses({id})",
             doc_eval="UPDATE batches SET status = 'FAILED' WHERE id = {id}",
         ),
-        Plant(
+        Corruption(
             "cancelled",
             "SELECT 'status COMPLETED'",
             "recount_responses({id})",
             doc_eval="UPDATE batches SET status = 'COMPLETED' WHERE id = {id}",
         ),
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'status COMPLETED'",
             "recount_responses({id})",
@@ -66,7 +68,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "done-is-closed": (
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'status ANALYZING'",
             "doceval up",
@@ -74,7 +76,7 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "results-are-as-completed": (
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'result_digest'",
             "recount_responses({id})",
@@ -82,13 +84,13 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "paused-is-held": (
-        Plant(
+        Corruption(
             "paused",
             THE_ROW,
             "doceval pause {id}",
             knowledge=f"UPDATE llm_responses SET status = 'READY_TO_RETRY' WHERE id = {ROW}",
         ),
-        Plant(
+        Corruption(
             "paused",
             "SELECT 'batch_configs.requeue_as'",
             "doceval pause {id}",
@@ -96,19 +98,19 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "closed-is-reported": (
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'result_digest ' || result_digest FROM batches WHERE id = {id}",
             "doceval report {id}",
-            named_in="doc_eval",
+            reported_in="doc_eval",
             doc_eval="UPDATE batches SET reported_digest = NULL, completed_at = now() - interval '3 minutes' "
             "WHERE id = {id}",
         ),
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'result_digest ' || result_digest FROM batches WHERE id = {id}",
             "doceval report {id}",
-            named_in="doc_eval",
+            reported_in="doc_eval",
             doc_eval="""
                 WITH changed AS (
                     UPDATE batches SET reported_digest = NULL, completed_at = now() WHERE id = {id}
@@ -122,16 +124,16 @@ PLANTS: dict[str, tuple[Plant, ...]] = {
         ),
     ),
     "report-is-there": (
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'reported_digest ' || reported_digest FROM batches WHERE id = {id}",
             "doceval report {id}",
-            act=_remove_report,
-            named_in="doc_eval",
+            operation=_remove_report,
+            reported_in="doc_eval",
         ),
     ),
     "runs-begin": (
-        Plant(
+        Corruption(
             "reprocessed",
             "SELECT 'run 0a1b2c3d of archive_batch'",
             "re-execute the run in Dagster's UI",

@@ -1,4 +1,4 @@
-"""All plants, by invariant."""
+"""All corruptions, by invariant."""
 
 from doceval_pipeline_tests.batches.invariants.corruptions import (
     archives,
@@ -8,8 +8,13 @@ from doceval_pipeline_tests.batches.invariants.corruptions import (
     documents,
     life,
 )
-from doceval_pipeline_tests.batches.invariants.corruptions.corruption import Plant
+from doceval_pipeline_tests.batches.invariants.corruptions.corruption import Corruption
 
-PLANTS: dict[str, tuple[Plant, ...]] = (
-    configuration.PLANTS | documents.PLANTS | cells.PLANTS | life.PLANTS | contract.PLANTS | archives.PLANTS
+CORRUPTIONS: dict[str, tuple[Corruption, ...]] = (
+    configuration.CORRUPTIONS
+    | documents.CORRUPTIONS
+    | cells.CORRUPTIONS
+    | life.CORRUPTIONS
+    | contract.CORRUPTIONS
+    | archives.CORRUPTIONS
 )
