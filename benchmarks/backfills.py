@@ -30,7 +30,7 @@ from benchmarks.server import ServerMeter, tree_cpu_seconds
 from benchmarks.staging import OURS, require_rows
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging import steps
-from doceval_pipeline.cli.supervisor import script
+from doceval_pipeline.cli.supervision.supervisor import script
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.embedded.server import EmbeddedServer
 

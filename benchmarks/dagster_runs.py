@@ -32,7 +32,7 @@ from benchmarks.installation import Installation
 from benchmarks.staging import OURS, require_rows
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.cli.runs import QUIET, open_job
-from doceval_pipeline.cli.supervisor import script
+from doceval_pipeline.cli.supervision.supervisor import script
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import dagster_environment, open_instance
 from doceval_pipeline.doc_eval.batches import partition_key

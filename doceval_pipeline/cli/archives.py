@@ -12,21 +12,24 @@ from rich.markup import escape
 from doceval_pipeline.batches.archiving import restore as restoring
 from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.batches import as_json_option, databases
+from doceval_pipeline.cli.help import command, examples
+from doceval_pipeline.cli.installation import databases
+from doceval_pipeline.cli.options import as_json_option, several_batches
 from doceval_pipeline.cli.output import console, print_json, print_table
-from doceval_pipeline.cli.selection import Done, act_on_each, select, several_batches
+from doceval_pipeline.cli.selection import ActionResult, act_on_each, select
 from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.formatting import size_text
 
 
-@click.command()
+@command(epilog=examples("doceval archive 1", "doceval archive 'contracts-*'"))
 @several_batches
 @as_json_option
-def archive(batches: tuple[str, ...], as_json: bool) -> None:
-    """Move each closed BATCH out of both databases into one file; restore brings it back.
+def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
+    """Move closed batches into archive files.
 
+    Moves each closed BATCH out of both databases into a file of its own; doceval restore brings it back.
     BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. The file is read back before
     anything is removed. Asked again, it finishes what was interrupted.
     """
@@ -34,7 +37,7 @@ def archive(batches: tuple[str, ...], as_json: bool) -> None:
 
     selection = select(databases().doc_eval, batches, with_archived=True)
 
-    def archive_one(batch: BatchRecord) -> Done:
+    def archive_one(batch: BatchRecord) -> ActionResult:
         done = run(batch.id).output_for_node("archive_rows")
         (progress,) = batch_progress(databases(), str(batch.id))
         counts = {name: done[name] for name in ("rows", "documents")}
@@ -42,13 +45,13 @@ def archive(batches: tuple[str, ...], as_json: bool) -> None:
             f"[bold]{batch.key}[/] {progress.batch.state}: {done['rows']:,} rows and {done['documents']:,} "
             f"documents in {size_text(done['size'])}\n{escape(done['path'])}"
         )
-        return Done(line, {**progress.as_json(), "archive": done}, counts)
+        return ActionResult(line, {**progress.as_json(), "archive": done}, counts)
 
     with open_job("archive_batch", [batch.id for batch in selection.batches], quiet=as_json) as run:
-        act_on_each(selection, archive_one, as_json)
+        act_on_each(selection, archive_one, as_json=as_json)
 
 
-@click.command()
+@command(epilog=examples("doceval restore batch-000001.zip"))
 @click.argument("file", type=file_path)
 @click.option(
     "--accept-connections",
@@ -56,8 +59,10 @@ def archive(batches: tuple[str, ...], as_json: bool) -> None:
     help="Take connections and folders of the archive that are not here like this, without being asked.",
 )
 @as_json_option
-def restore(file: Path, accept_connections: bool, as_json: bool) -> None:
-    """Bring the batch in the archive FILE back as it was; the file stays.
+def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
+    """Restore a batch from its archive file.
+
+    The batch in FILE is restored as it was; the file is kept.
 
     An archive that this installation did not write is shown first: the batch, its folders, and its
     connections, to which documents and keys are sent. Connections and folders that are new here, and
@@ -66,7 +71,7 @@ def restore(file: Path, accept_connections: bool, as_json: bool) -> None:
     Everything that can be refused is refused before anything is written. Asked again, it finishes
     what was interrupted.
     """
-    from doceval_pipeline.cli.runs import restore_and_tell
+    from doceval_pipeline.cli.runs import restore_and_report
 
     opened = databases()
     with ExitStack() as held:
@@ -77,7 +82,7 @@ def restore(file: Path, accept_connections: bool, as_json: bool) -> None:
         accepted = accept_connections or (not as_json and _accepted(coming))
         with bars(visible=not as_json) as draw:
             storing = draw("storing documents")
-            restored = restore_and_tell(lambda: restoring.restore(opened, coming, storing, accepted))
+            restored = restore_and_report(lambda: restoring.restore(opened, coming, storing, accepted))
     (progress,) = batch_progress(databases(), str(restored.batch_id))
     if as_json:
         print_json({**progress.as_json(), "restored": {**asdict(restored), "path": str(restored.path)}})
@@ -127,6 +132,3 @@ def _accepted(coming: restoring.Incoming) -> bool:
         "Reprocessing this batch reads the folders above, and sends documents, and the keys that these "
         "variables name, to the addresses above. Restore it?"
     )
-
-
-COMMANDS = (archive, restore)

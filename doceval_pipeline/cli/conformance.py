@@ -5,6 +5,7 @@ from dataclasses import asdict
 import click
 from rich.status import Status as Spinner
 
+from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.output import console, errors, print_json, print_table
 from doceval_pipeline.conformance.cases import Trial
 from doceval_pipeline.conformance.runner import run_trials
@@ -13,7 +14,10 @@ from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@command(
+    context_settings={"ignore_unknown_options": True},
+    epilog=examples("doceval conformance -- python examples/processor/processor.py"),
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
     "--timeout",
@@ -22,12 +26,13 @@ from doceval_pipeline.settings import Settings
     type=click.FloatRange(min=1),
     help="Seconds that each of the five trials may take.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
-def conformance(command: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Try a processor: doceval conformance -- COMMAND AND ITS ARGUMENTS.
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
+def conformance(*, command: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Test whether a processor keeps its contract.
 
-    It gets a scratch database in KNOWLEDGE_DOCUMENTS_URL, and connections that point to a model on
-    loopback. No LLM is called. Exit code 0 only if it keeps all that the contract requires.
+    Runs COMMAND, which may have arguments. It gets a scratch database in
+    KNOWLEDGE_DOCUMENTS_URL, and connections that point to a fake model on this machine. No LLM is called. The
+    exit code is 0 only if the processor fulfils every requirement of the contract.
     """
     server = EmbeddedServer(Settings.from_environment().home)
     with Spinner("", console=errors) as spinner:
@@ -46,6 +51,3 @@ def conformance(command: tuple[str, ...], timeout: float, as_json: bool) -> None
         console.print(f"\n{kept_not} not kept" if broken else "\nit keeps the contract")
     if broken:
         raise SystemExit(1)
-
-
-COMMANDS = (conformance,)

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, Row, text
 
-from doceval_pipeline.doc_eval.definitions.error_messages import mistakes_of
-from doceval_pipeline.doc_eval.definitions.schema import Recurring
 from doceval_pipeline.doc_eval.lifecycle import CLOSED
 from doceval_pipeline.errors import RecurringError, UnknownRecurring
 from doceval_pipeline.lock_waits import MAY_WRITE_BATCHES, AdvisoryLock, take_advisory_lock
 from doceval_pipeline.names import LONGEST, normal, normal_in_sql, similar
 from doceval_pipeline.recurrence import Recurrence
+
+if TYPE_CHECKING:
+    from doceval_pipeline.doc_eval.definitions.schema import Recurring
 
 # First key of the advisory locks; the second is the recurring evaluation. "recu" as bytes.
 LOCK_CLASS = 0x72656375
@@ -256,7 +256,7 @@ class RecurringRecord:
 
     id: int
     name: str
-    definition: Recurring
+    definition: "Recurring"
     watched_from: datetime
     paused_at: datetime | None
     known_digest: str | None
@@ -481,14 +481,14 @@ def start_anew(connection: Connection, recurring_id: int) -> None:
     connection.execute(_START_ANEW, {"id": recurring_id})
 
 
-def missing_reference(connection: Connection, definition: Recurring) -> tuple[str, str] | None:
+def missing_reference(connection: Connection, definition: "Recurring") -> tuple[str, str] | None:
     """The first connection, prompt or folder that no longer exists, as its kind and name."""
     chosen = {key: list(getattr(definition, key)) for key in ("connections", "prompts", "folders")}
     row = connection.execute(_MISSING, chosen).first()
     return None if row is None else (row[0], row[1])
 
 
-def empty_folder(connection: Connection, recurring_id: int, definition: Recurring) -> tuple[str, int] | None:
+def empty_folder(connection: Connection, recurring_id: int, definition: "Recurring") -> tuple[str, int] | None:
     """A folder in which nothing is found, beside the table `found`, and how many files were known there."""
     row = connection.execute(_EMPTY_FOLDER, {"id": recurring_id, "paths": list(definition.folders)}).first()
     return None if row is None else (row[0], row[1])
@@ -594,7 +594,7 @@ def forget_old_occurrences(connection: Connection, days: int) -> int:
     return connection.execute(_FORGET_OLD, {"days": days}).rowcount
 
 
-def folders_of(connection: Connection, definition: Recurring) -> list[dict[str, object]]:
+def folders_of(connection: Connection, definition: "Recurring") -> list[dict[str, object]]:
     """The folders of a definition as a configuration lists them."""
     return list(connection.scalars(_FOLDERS, {"paths": definition.folders}))
 
@@ -602,7 +602,7 @@ def folders_of(connection: Connection, definition: Recurring) -> list[dict[str, 
 def compare_found(
     connection: Connection,
     recurring_id: int,
-    definition: Recurring,
+    definition: "Recurring",
     folder_reasons: Sequence[str],
     passing_reasons: Sequence[str],
 ) -> Comparison:
@@ -621,7 +621,7 @@ def compare_found(
 
 
 def forget_gone(
-    connection: Connection, recurring_id: int, definition: Recurring, folder_reasons: Sequence[str]
+    connection: Connection, recurring_id: int, definition: "Recurring", folder_reasons: Sequence[str]
 ) -> None:
     """Forget known files that are not in the table `found`; call it before what is unchanged is left out."""
     parameters = {
@@ -652,8 +652,14 @@ def know_files(connection: Connection, recurring_id: int, batch_id: int) -> None
     connection.execute(_KNOW, {"id": recurring_id, "batch_id": batch_id})
 
 
-def _definition(name: str, stored: str) -> tuple[Recurring, str | None]:
+def _definition(name: str, stored: str) -> tuple["Recurring", str | None]:
     """A stored definition, and why it cannot be used: another version or a person may have written it."""
+    # pydantic takes long to import, and most installations have no recurring evaluation.
+    from pydantic import ValidationError
+
+    from doceval_pipeline.doc_eval.definitions.error_messages import mistakes_of
+    from doceval_pipeline.doc_eval.definitions.schema import Recurring
+
     try:
         return Recurring.model_validate({**json.loads(stored), "name": name}), None
     except ValidationError as error:

@@ -131,7 +131,7 @@ def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
 
     ended = doceval("simulate-processor", "--until-empty", "--latency", "0", "--failure-rate", "0.3")
     assert "no LLM was called" in ended.stdout
-    assert "12 cells answered" in ended.stdout
+    assert "12 evaluations answered" in ended.stdout
     ended = doceval("open", "q4")
     assert (ended.returncode, ended.stderr.strip()) == (
         1,

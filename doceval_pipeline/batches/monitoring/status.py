@@ -25,8 +25,6 @@ from doceval_pipeline.knowledge.counts import (
     count_origins,
     deferred_rows,
 )
-from doceval_pipeline.reports.insights import origins_text
-from doceval_pipeline.reports.model import NOTHING_ASKED
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,10 @@ class BatchProgress:
         cells = self.cells
         if not cells.reused:
             return None
+        # Most batches reuse nothing, and the model of reports takes a while to import.
+        from doceval_pipeline.reports.insights import origins_text
+        from doceval_pipeline.reports.model import NOTHING_ASKED
+
         whole = cells.reused == cells.done == self.batch.expected_cells
         many = "all" if whole else f"{cells.reused:,}"
         places = origins_text(self.origins, self.is_from_elsewhere)

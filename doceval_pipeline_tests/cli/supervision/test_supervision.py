@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from doceval_pipeline.cli.home_lock import Holder, HomeLock, holder_of
-from doceval_pipeline.cli.strays import mark_of, strays
-from doceval_pipeline.cli.supervisor import Supervisor, require_free, stop_all
+from doceval_pipeline.cli.supervision.home_lock import HomeHolder, HomeLock, holder_of
+from doceval_pipeline.cli.supervision.strays import mark_of, strays
+from doceval_pipeline.cli.supervision.supervisor import Supervisor, require_free, stop_all
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings
@@ -98,7 +98,7 @@ def test_down_signals_no_process_that_does_not_hold_the_lock(
             lock.flush()
             assert stop_all(replace(settings, home=tmp_path)) == {}
             assert who == "nobody" or program.poll() is None
-            assert Holder(os.getpid(), "doceval up").process(tmp_path) == psutil.Process()
+            assert HomeHolder(os.getpid(), "doceval up").process(tmp_path) == psutil.Process()
     finally:
         program.kill()
         program.wait()

@@ -12,7 +12,7 @@ import psutil
 import psycopg2
 import pytest
 
-from doceval_pipeline.cli import supervisor
+from doceval_pipeline.cli.supervision import supervisor
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli.running import (
     browser_that_notes,
