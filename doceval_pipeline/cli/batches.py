@@ -53,7 +53,7 @@ def stage(*, batches: tuple[str, ...], as_json: bool) -> None:
             f"{f', {cells.reused:,} of them reused' if cells.reused else ''}; {left_out(files)}"
         )
         data = {**progress.as_json(), "files": left_out_by_reason(files), "notes": notes}
-        return ActionResult(line, data, {"documents": documents.staged, "cells": cells.rows}, notes)
+        return ActionResult(line, data, {"documents": documents.staged, "evaluations": cells.rows}, notes)
 
     with open_job("stage_batch", [batch.id for batch in selection.batches], quiet=as_json) as run:
         act_on_each(selection, stage_one, as_json=as_json)

@@ -5,9 +5,7 @@ from dataclasses import asdict
 import click
 
 from doceval_pipeline.batches.invariants.audit import violations
-from doceval_pipeline.batches.monitoring.status import (
-    failed_occurrences,
-)
+from doceval_pipeline.batches.monitoring.status import failed_occurrences
 from doceval_pipeline.batches.open_doors import open_doors
 from doceval_pipeline.batches.webhook import notifications
 from doceval_pipeline.cli.bars import bars
@@ -40,7 +38,7 @@ def check(*, every_document: bool, as_json: bool) -> None:
         console.print("[green]every invariant holds[/]")
     else:
         rows = [(v.invariant, v.batch, v.problem, v.mend) for v in found]
-        print_table(("must hold", "batch", "but", "what to do"), rows)
+        print_table(("invariant", "batch", "problem", "what to do"), rows)
     for warning in (
         *given_up(opened.settings),
         *open_doors(opened),

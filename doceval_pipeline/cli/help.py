@@ -24,5 +24,5 @@ def command(name: str | None = None, **attributes: Any) -> Callable[[Callable[..
 
 
 def examples(*lines: str) -> str:
-    """The epilog of a command: command lines that work as they are written."""
+    """The epilog of a command: complete command lines."""
     return "\n".join(lines)

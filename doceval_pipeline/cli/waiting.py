@@ -70,7 +70,7 @@ class DatabaseServer:
         except TimeoutError:
             return False
         except (OSError, UnicodeError, EmbeddedServerError):
-            # The command is told the same. Python refuses some names of hosts as UnicodeError.
+            # The command itself reports the same. Python refuses some names of hosts as UnicodeError.
             return True
         return True
 

@@ -488,7 +488,9 @@ def missing_reference(connection: Connection, definition: "Recurring") -> tuple[
     return None if row is None else (row[0], row[1])
 
 
-def empty_folder(connection: Connection, recurring_id: int, definition: "Recurring") -> tuple[str, int] | None:
+def empty_folder(
+    connection: Connection, recurring_id: int, definition: "Recurring"
+) -> tuple[str, int] | None:
     """A folder in which nothing is found, beside the table `found`, and how many files were known there."""
     row = connection.execute(_EMPTY_FOLDER, {"id": recurring_id, "paths": list(definition.folders)}).first()
     return None if row is None else (row[0], row[1])

@@ -162,7 +162,7 @@ def test_commands_that_stage_end_with_the_files_that_are_left_out_by_reason(tmp_
     assert f"found now: 2 usable files; {left_out}\n" in applied.stdout
     assert "such as 'e.BAK': add to exclude: '*.BAK'" in applied.stderr
     staged = doceval("stage", "q4")
-    assert staged.stdout.endswith(f"2 documents staged, 8 of 8 cells queued; {left_out}\n")
+    assert staged.stdout.endswith(f"2 documents staged, 8 of 8 evaluations queued; {left_out}\n")
     assert "such as 'e.BAK': make a batch of another name whose exclude has '*.BAK'" in staged.stderr
     (tmp_path / "documents" / "f.bak").touch()
     reprocessed = read_json("reprocess", "q4", "--rescan")
@@ -241,7 +241,7 @@ def test_an_audit_that_finds_something_fails(tmp_path: Path, databases: Database
     ended = doceval("check")
     assert ended.returncode == 1
     heading, line = ended.stdout.strip().splitlines()
-    assert re.split(r"\s{2,}", heading.strip()) == ["must hold", "batch", "but", "what to do"]
+    assert re.split(r"\s{2,}", heading.strip()) == ["invariant", "batch", "problem", "what to do"]
     assert "both databases hold the same sealed configuration" in line
     ended = doceval("check", "--json")
     assert ended.returncode == 1

@@ -119,7 +119,7 @@ def test_each_example_is_a_command_line_that_can_be_parsed(name: str, command: c
         (line,) = re.findall(r"doceval [^|)]+", example)
         words = shlex.split(line)[1:]
         assert words[: len(name.split())] == name.split()
-        parsed = cli
+        parsed: click.Command = cli
         while isinstance(parsed, click.Group):
             parsed = parsed.commands[words.pop(0)]
         with parsed.make_context(parsed.name, words):

@@ -141,7 +141,7 @@ def test_a_watch_tells_a_pipe_each_change_and_ends_with_its_reader(batch_of: Bat
         assert (watch.wait(30), watch.stderr.read()) == (141, "")
 
 
-TABLE = (("batch", "name", "status", "cells", "but"), "of everything")
+TABLE = (("batch", "name", "status", "cells", "problem"), "of everything")
 ROWS = [
     ("batch-000001", "契約書の評価🎉四半期", "FAILED_STAGING", 1_234_567, "a reason that is rather long"),
     ("batch-000002", "plain", "COMPLETED", 5, None),

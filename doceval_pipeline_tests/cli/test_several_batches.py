@@ -96,7 +96,7 @@ def test_data_of_one_named_batch_is_an_object_and_of_several_a_list(batches: lis
 def test_batches_are_staged_held_released_closed_and_archived_by_pattern(batches: list[Sample]) -> None:
     last = batches[3]
     for command, line in (
-        (["stage", "q-3*"], "1 of 1 batches done: 1 documents, 2 cells"),
+        (["stage", "q-3*"], "1 of 1 batches done: 1 documents, 2 evaluations"),
         (["pause", "q-3*"], "1 of 1 batches done: 2 rows held"),
         (["resume", "q-3*"], "1 of 1 batches done: 2 rows released"),
         (["cancel", "q-3*"], "1 of 1 batches done: 2 rows closed"),

@@ -67,7 +67,7 @@ def nothing_is_left(home: Path) -> bool:
 def test_a_home_has_one_holder_who_is_named_and_nobody_after_a_kill(tmp_path: Path) -> None:
     assert holder_of(tmp_path) is None
     with HomeLock(tmp_path, "doceval up") as lock:
-        lock.tell(url="http://127.0.0.1:1")
+        lock.write_holder(url="http://127.0.0.1:1")
         found = holder_of(tmp_path)
         assert found is not None
         assert (found.pid, found.url) == (os.getpid(), "http://127.0.0.1:1")
