@@ -119,10 +119,10 @@ def _by_reason(cells: dict[str, int]) -> str:
 
 
 def _print_estimate(estimate: Estimate) -> None:
+    finished = counted(estimate.experience, "finished one", "finished ones")
+    basis = f"estimated from {finished}" if estimate.experience else "none finished yet to estimate from"
     console.print(
-        f"  {printable(estimate.connection)}: {estimate.cells:,} evaluations to run, estimated from "
-        f"{counted(estimate.experience, 'finished one', 'finished ones')}",
-        markup=False,
+        f"  {printable(estimate.connection)}: {estimate.cells:,} evaluations to run, {basis}", markup=False
     )
     if estimate.cells:
         processing = "unknown" if estimate.seconds is None else _time(estimate.seconds)

@@ -328,7 +328,7 @@ def test_a_browser_that_cannot_be_started_is_said_in_one_line_that_names_the_rep
     # Not even one of the terminal.
     ended = doceval("open", batch.key, BROWSER="/nowhere/browser %s", PATH=str(tmp_path), DISPLAY="")
     assert ended.returncode == 1
-    assert ended.stderr.strip() == f"no browser could be started: open {report.as_uri()} yourself"
+    assert ended.stderr.strip() == f"cannot start a browser: open {report.as_uri()} yourself"
 
 
 def test_a_report_before_staging_is_refused(tmp_path: Path) -> None:

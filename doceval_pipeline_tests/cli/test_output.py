@@ -132,11 +132,11 @@ def test_a_watch_tells_a_pipe_each_change_and_ends_with_its_reader(batch_of: Bat
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
         assert watch.stderr is not None
-        assert watch.stdout.readline() == f"{batch.key} STAGED 0 of 4 cells, 0 failed\n"
+        assert watch.stdout.readline() == f"{batch.key} STAGED 0 of 4 evaluations, 0 failed\n"
         batch.knowledge(
             "UPDATE llm_responses SET status = 'F' WHERE id IN (SELECT min(id) FROM llm_responses)"
         )
-        assert watch.stdout.readline().startswith(f"{batch.key} STAGED 1 of 4 cells, 1 failed")
+        assert watch.stdout.readline().startswith(f"{batch.key} STAGED 1 of 4 evaluations, 1 failed")
         watch.stdout.close()
         assert (watch.wait(30), watch.stderr.read()) == (141, "")
 

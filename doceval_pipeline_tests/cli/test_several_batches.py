@@ -136,4 +136,4 @@ def test_ctrl_c_tells_what_was_done(batches: list[Sample]) -> None:
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert said.splitlines()[-1].startswith("2 of 3 batches done, 1 failed")
-    assert errors == f"{batches[2].key}: interrupted; repeat the command to go on\n"
+    assert errors == f"{batches[2].key}: interrupted; repeat the command to continue\n"
