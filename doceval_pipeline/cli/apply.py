@@ -1,9 +1,10 @@
 """`doceval apply`: creates and changes what an evaluation file defines."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
@@ -49,19 +50,7 @@ def apply(*, file: Path, stage: bool, as_json: bool) -> None:
         located.refuse()
         raise
     if as_json:
-        found = {name: preview.as_json() for name, preview in previews.items()}
-        occurrences = {
-            each.record.name: {
-                "next_at": each.record.next_at,
-                "timezone": each.record.definition.timezone,
-                "paused_at": each.record.paused_at,
-                "found": None if each.found is None else each.found.as_json(),
-            }
-            for each in upcoming
-        }
-        print_json(
-            {**asdict(applied), "changed": applied.changed, "found": found, "next_occurrences": occurrences}
-        )
+        print_json(_as_json(applied, previews, upcoming))
         return
     print_table(
         ("", "created", "updated", "unchanged"),
@@ -80,6 +69,22 @@ def apply(*, file: Path, stage: bool, as_json: bool) -> None:
     _print_next_steps(applied, previews, stage=stage)
     for each in upcoming:
         _print_next_occurrence(each)
+
+
+def _as_json(
+    applied: Applied, previews: Mapping[str, Preview], upcoming: Sequence[NextOccurrence]
+) -> dict[str, Any]:
+    found = {name: preview.as_json() for name, preview in previews.items()}
+    occurrences = {
+        each.record.name: {
+            "next_at": each.record.next_at,
+            "timezone": each.record.definition.timezone,
+            "paused_at": each.record.paused_at,
+            "found": None if each.found is None else each.found.as_json(),
+        }
+        for each in upcoming
+    }
+    return {**asdict(applied), "changed": applied.changed, "found": found, "next_occurrences": occurrences}
 
 
 def _print_next_occurrence(occurrence: NextOccurrence) -> None:

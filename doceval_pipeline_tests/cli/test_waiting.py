@@ -63,7 +63,7 @@ def test_a_command_that_only_reads_ends_where_the_server_is_stopped(
         shown, said = start("status").communicate(timeout=60)
     assert (shown, said.splitlines(keepends=True)[0]) == ("", MENTIONED)
     assert said.splitlines()[1].startswith(
-        "the embedded PostgreSQL did not answer for 2 s: see whether it is"
+        "the embedded PostgreSQL did not answer for 2 s: check whether it is"
     )
 
 
