@@ -9,89 +9,30 @@ import os
 import signal
 import subprocess
 import urllib.request
-from collections.abc import (
-    Callable,
-    Iterator,
-    Sequence,
-)
-from contextlib import (
-    closing,
-    contextmanager,
-    suppress,
-)
-from functools import (
-    partial,
-)
-from threading import (
-    Event,
-)
-from time import (
-    monotonic,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from threading import Event
+from time import monotonic
+from typing import Any
 
 import yaml
 
-from benchmarks import (
-    empty_assets,
-    material,
-)
-from benchmarks.case import (
-    Case,
-)
-from benchmarks.child import (
-    Figures,
-    Timed,
-)
-from benchmarks.dagster_runs import (
-    Started,
-    connect,
-    free_port,
-    up,
-)
-from benchmarks.errors import (
-    BenchmarkError,
-    WrongResult,
-)
-from benchmarks.figures import (
-    Figure,
-    Measured,
-    absolute,
-    ratio,
-    said,
-)
-from benchmarks.harness import (
-    Experiment,
-    Side,
-)
-from benchmarks.installation import (
-    Installation,
-)
-from benchmarks.server import (
-    ServerMeter,
-    tree_cpu_seconds,
-)
-from benchmarks.staging import (
-    OURS,
-    require_rows,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.staging import (
-    steps,
-)
-from doceval_pipeline.cli.supervisor import (
-    script,
-)
-from doceval_pipeline.doc_eval.batches import (
-    partition_key,
-)
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
+from benchmarks import empty_assets, material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.dagster_runs import Started, connect, free_port, up
+from benchmarks.errors import BenchmarkError, WrongResult
+from benchmarks.figures import Figure, Measured, absolute, ratio, said
+from benchmarks.harness import Experiment, Side
+from benchmarks.installation import Installation
+from benchmarks.server import ServerMeter, tree_cpu_seconds
+from benchmarks.staging import OURS, require_rows
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging import steps
+from doceval_pipeline.cli.supervision.supervisor import script
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.embedded.server import EmbeddedServer
 
 BARE = "4 empty assets"
 BARE_DATABASE = "bare"

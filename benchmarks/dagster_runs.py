@@ -8,100 +8,36 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from contextlib import (
-    closing,
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-)
-from functools import (
-    partial,
-)
-from importlib.resources import (
-    files,
-)
-from pathlib import (
-    Path,
-)
-from threading import (
-    Event,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from threading import Event
+from typing import Any
 
 import dagster as dg
 import psycopg2
 import yaml
 
-from benchmarks import (
-    material,
-)
-from benchmarks.case import (
-    Case,
-)
-from benchmarks.child import (
-    Figures,
-    Timed,
-)
-from benchmarks.empty_assets import (
-    empty_definitions,
-)
-from benchmarks.errors import (
-    BenchmarkError,
-    WrongResult,
-)
-from benchmarks.figures import (
-    Figure,
-    Measured,
-    quantile,
-    ratio,
-    said,
-    seconds,
-)
-from benchmarks.harness import (
-    Experiment,
-    Side,
-)
-from benchmarks.installation import (
-    Installation,
-)
-from benchmarks.staging import (
-    OURS,
-    require_rows,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.cli.runs import (
-    QUIET,
-    open_job,
-)
-from doceval_pipeline.cli.supervisor import (
-    script,
-)
-from doceval_pipeline.defs import (
-    partitions,
-)
-from doceval_pipeline.defs.instance import (
-    dagster_environment,
-    open_instance,
-)
-from doceval_pipeline.doc_eval.batches import (
-    partition_key,
-)
-from doceval_pipeline.embedded.server import (
-    USER,
-    EmbeddedServer,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.empty_assets import empty_definitions
+from benchmarks.errors import BenchmarkError, WrongResult
+from benchmarks.figures import Figure, Measured, quantile, ratio, said, seconds
+from benchmarks.harness import Experiment, Side
+from benchmarks.installation import Installation
+from benchmarks.staging import OURS, require_rows
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.cli.runs import QUIET, open_job
+from doceval_pipeline.cli.supervision.supervisor import script
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.instance import dagster_environment, open_instance
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.embedded.server import USER, EmbeddedServer
+from doceval_pipeline.settings import Settings
 
 EMPTY = "4 empty assets"
 POOLED = "4 empty assets on our storage"

@@ -4,73 +4,26 @@ The yardstick lists the same folder and asks the system for size and time of eac
 """
 
 import os
-from collections.abc import (
-    Callable,
-)
-from functools import (
-    partial,
-)
-from itertools import (
-    count as numbers,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from functools import partial
+from itertools import count as numbers
+from pathlib import Path
+from typing import Any
 
-from benchmarks import (
-    material,
-)
-from benchmarks.case import (
-    Case,
-)
-from benchmarks.child import (
-    Figures,
-    Timed,
-)
-from benchmarks.errors import (
-    WrongResult,
-)
-from benchmarks.figures import (
-    Figure,
-    Measured,
-    absolute,
-    cpu_seconds,
-    ratio,
-)
-from benchmarks.harness import (
-    Experiment,
-    Measurement,
-    Side,
-)
-from benchmarks.installation import (
-    Installation,
-)
-from benchmarks.restaging import (
-    wal_megabytes,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.staging.recurring import (
-    find_arrivals,
-    make_occurrence,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    key_path,
-    locate,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    find_recurring,
-)
-from doceval_pipeline.doc_eval.recurring.record import (
-    RecurringRecord,
-)
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.errors import WrongResult
+from benchmarks.figures import Figure, Measured, absolute, cpu_seconds, ratio
+from benchmarks.harness import Experiment, Measurement, Side
+from benchmarks.installation import Installation
+from benchmarks.restaging import wal_megabytes
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 
 NOTHING_NEW, ONE_NEW, OCCURRENCE = "nothing new", "one new file", "occurrence of one new file"
 LISTING = "os.walk and os.stat"

@@ -5,61 +5,23 @@ keeps them in order, and counts them after its commit.
 """
 
 import json
-from functools import (
-    partial,
-)
-from typing import (
-    Any,
-)
+from functools import partial
+from typing import Any
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from benchmarks import (
-    material,
-)
-from benchmarks.case import (
-    Case,
-)
-from benchmarks.child import (
-    Figures,
-    Timed,
-)
-from benchmarks.figures import (
-    Figure,
-    Measured,
-    ratio,
-    seconds,
-    server_cpu,
-    wal_bytes,
-)
-from benchmarks.harness import (
-    Experiment,
-    Side,
-)
-from benchmarks.installation import (
-    Installation,
-)
-from benchmarks.staging import (
-    OURS,
-    require_rows,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.staging import (
-    steps,
-)
-from doceval_pipeline.doc_eval import (
-    files,
-)
-from doceval_pipeline.doc_eval.snapshot import (
-    read_snapshot,
-)
-from doceval_pipeline.knowledge import (
-    queue,
-)
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.figures import Figure, Measured, ratio, seconds, server_cpu, wal_bytes
+from benchmarks.harness import Experiment, Side
+from benchmarks.installation import Installation
+from benchmarks.staging import OURS, require_rows
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging import steps
+from doceval_pipeline.doc_eval import files
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.knowledge import queue
 
 BARE, STATEMENT = "bare INSERT … SELECT", "our statement alone"
 _INSERT = text("""

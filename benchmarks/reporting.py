@@ -3,63 +3,25 @@
 The yardstick streams the same columns of the same rows as plain tuples and keeps none of them.
 """
 
-from contextlib import (
-    closing,
-)
-from functools import (
-    partial,
-)
-from importlib import (
-    import_module,
-)
-from typing import (
-    Any,
-)
+from contextlib import closing
+from functools import partial
+from importlib import import_module
+from typing import Any
 
 import psycopg2
 
-from benchmarks import (
-    material,
-)
-from benchmarks.case import (
-    Case,
-)
-from benchmarks.child import (
-    Figures,
-    Timed,
-)
-from benchmarks.errors import (
-    WrongResult,
-)
-from benchmarks.figures import (
-    Figure,
-    Measured,
-    absolute,
-    ratio,
-)
-from benchmarks.harness import (
-    Experiment,
-    Side,
-)
-from benchmarks.installation import (
-    Installation,
-)
-from benchmarks.staging import (
-    OURS,
-    client_mib,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring import (
-    completion,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging import (
-    steps,
-)
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.errors import WrongResult
+from benchmarks.figures import Figure, Measured, absolute, ratio
+from benchmarks.harness import Experiment, Side
+from benchmarks.installation import Installation
+from benchmarks.staging import OURS, client_mib
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring import completion
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging import steps
 
 READING = "reading the rows once"
 MOST_MIB = 300

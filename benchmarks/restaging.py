@@ -5,66 +5,24 @@ files are not read again unless a new look is asked for; that is measured beside
 """
 
 import hashlib
-from collections.abc import (
-    Callable,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from benchmarks import (
-    material,
-)
-from benchmarks.case import (
-    Case,
-)
-from benchmarks.child import (
-    Figures,
-    Timed,
-)
-from benchmarks.errors import (
-    WrongResult,
-)
-from benchmarks.figures import (
-    Figure,
-    Measured,
-    absolute,
-    cpu_seconds,
-    ratio,
-    seconds,
-)
-from benchmarks.harness import (
-    Experiment,
-    Measurement,
-    Side,
-)
-from benchmarks.installation import (
-    Installation,
-)
-from benchmarks.staging import (
-    OURS,
-    require_rows,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants import (
-    audit,
-)
-from doceval_pipeline.batches.staging import (
-    steps,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    reprocess,
-)
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.errors import WrongResult
+from benchmarks.figures import Figure, Measured, absolute, cpu_seconds, ratio, seconds
+from benchmarks.harness import Experiment, Measurement, Side
+from benchmarks.installation import Installation
+from benchmarks.staging import OURS, require_rows
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants import audit
+from doceval_pipeline.batches.staging import steps
+from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
 
 HASHING, RESCAN = "sha256 of the files + one anti-join", "reprocess --rescan"
 _ANTI_JOIN = text("""

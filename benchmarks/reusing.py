@@ -4,60 +4,22 @@ Both are `queue.enqueue` in a transaction of its own: all evaluations have a res
 has, which one side takes and the other asks for again.
 """
 
-from collections.abc import (
-    Callable,
-)
-from functools import (
-    partial,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from benchmarks import (
-    material,
-)
-from benchmarks.case import (
-    Case,
-)
-from benchmarks.child import (
-    Figures,
-    Timed,
-)
-from benchmarks.errors import (
-    WrongResult,
-)
-from benchmarks.figures import (
-    Figure,
-    Measured,
-    absolute,
-    cpu_seconds,
-    ratio,
-    seconds,
-)
-from benchmarks.harness import (
-    Experiment,
-    Side,
-)
-from benchmarks.installation import (
-    Installation,
-    evaluation,
-)
-from benchmarks.queueing import (
-    choice,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.staging.steps import (
-    seal_batch,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.knowledge import (
-    queue,
-)
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.errors import WrongResult
+from benchmarks.figures import Figure, Measured, absolute, cpu_seconds, ratio, seconds
+from benchmarks.harness import Experiment, Side
+from benchmarks.installation import Installation, evaluation
+from benchmarks.queueing import choice
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging.steps import seal_batch
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.knowledge import queue
 
 REUSED, QUEUED = "reused", "queued"
 COLUMNS = 2

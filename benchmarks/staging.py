@@ -7,33 +7,15 @@ same rows into the same table with the same constraints.
 import os
 import subprocess
 import time
-from collections.abc import (
-    Callable,
-    Mapping,
-)
-from functools import (
-    partial,
-)
-from types import (
-    MappingProxyType,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
-from benchmarks import (
-    material,
-)
-from benchmarks.case import (
-    Case,
-)
-from benchmarks.child import (
-    Figures,
-    Timed,
-)
-from benchmarks.errors import (
-    WrongResult,
-)
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.errors import WrongResult
 from benchmarks.figures import (
     MIB,
     Figure,
@@ -46,28 +28,12 @@ from benchmarks.figures import (
     server_cpu,
     wal_bytes,
 )
-from benchmarks.harness import (
-    Experiment,
-    Measurement,
-    Side,
-)
-from benchmarks.installation import (
-    Installation,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants import (
-    audit,
-)
-from doceval_pipeline.batches.staging import (
-    steps as staging,
-)
-from doceval_pipeline.embedded.server import (
-    USER,
-    EmbeddedServer,
-    _binary,
-)
+from benchmarks.harness import Experiment, Measurement, Side
+from benchmarks.installation import Installation
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants import audit
+from doceval_pipeline.batches.staging import steps as staging
+from doceval_pipeline.embedded.server import USER, EmbeddedServer, _binary
 
 OURS, UNCHECKED, COPY = "ours", "ours without the check", "psql \\copy"
 CORES = os.cpu_count() or 1

@@ -5,67 +5,25 @@ that finds the changes; where nothing changed, the median of several ticks.
 """
 
 import time
-from collections.abc import (
-    Callable,
-)
-from dataclasses import (
-    replace,
-)
-from functools import (
-    partial,
-)
-from statistics import (
-    median,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from statistics import median
+from typing import Any
 
-from sqlalchemy import (
-    Engine,
-    event,
-)
+from sqlalchemy import Engine, event
 
-from benchmarks import (
-    material,
-)
-from benchmarks.case import (
-    Case,
-)
-from benchmarks.child import (
-    Figures,
-    Timed,
-)
-from benchmarks.errors import (
-    WrongResult,
-)
-from benchmarks.figures import (
-    Figure,
-    Measured,
-    absolute,
-    ratio,
-    said,
-)
-from benchmarks.harness import (
-    Experiment,
-    Measurement,
-    Side,
-)
-from benchmarks.installation import (
-    Installation,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring import (
-    completion,
-)
-from doceval_pipeline.knowledge.digests import (
-    digest,
-)
-from doceval_pipeline.knowledge.incremental_counts import (
-    newest_version,
-)
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.errors import WrongResult
+from benchmarks.figures import Figure, Measured, absolute, ratio, said
+from benchmarks.harness import Experiment, Measurement, Side
+from benchmarks.installation import Installation
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring import completion
+from doceval_pipeline.knowledge.digests import digest
+from doceval_pipeline.knowledge.incremental_counts import newest_version
 
 IDLE, FEW, MANY = "idle", "100 changes", "100,000 changes"
 # An idle look takes so little that one alone says more of the machine than of itself.

@@ -2,75 +2,34 @@
 
 import os
 import tempfile
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from contextlib import (
-    closing,
-)
-from dataclasses import (
-    dataclass,
-)
-from functools import (
-    partial,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    open_databases,
-)
-from doceval_pipeline.batches.invariants import (
-    audit,
-)
-from doceval_pipeline.batches.locks import (
-    batches_at_work,
-)
+from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.invariants import audit
+from doceval_pipeline.batches.locks import batches_at_work
 from doceval_pipeline.batches.staging.steps import (
     assign_documents,
     queue_evaluations,
     seal_batch,
     store_documents,
 )
-from doceval_pipeline.defs.instance import (
-    open_instance,
-)
-from doceval_pipeline.doc_eval.batches import (
-    partition_key,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    Located,
-    key_path,
-    locate,
-)
-from doceval_pipeline.embedded.account import (
-    choose_account,
-)
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-    server_program,
-)
-from doceval_pipeline.errors import (
-    EmbeddedServerError,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
+from doceval_pipeline.defs.instance import open_instance
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, key_path, locate
+from doceval_pipeline.embedded.account import choose_account
+from doceval_pipeline.embedded.server import EmbeddedServer, server_program
+from doceval_pipeline.errors import EmbeddedServerError
+from doceval_pipeline.settings import Settings
 
 VARIABLES = ("DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL", "DAGSTER_POSTGRES_URL", "DOCEVAL_MAX_DOCUMENT_BYTES")
 # Markers of tests that take long or need programs of others, and folders whose tests start processes.

@@ -1,57 +1,25 @@
 """Every error is shown as one line with a reason, on the terminal and in Dagster's runs."""
 
 import sys
-from collections.abc import (
-    Callable,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 import psycopg2
 import pydantic
 import pytest
-from alembic.util.exc import (
-    CommandError,
-)
-from dagster._core.errors import (
-    DagsterUserCodeUnreachableError,
-)
-from dagster._utils.error import (
-    serializable_error_info_from_exc_info,
-)
-from sqlalchemy.exc import (
-    DataError,
-    NoResultFound,
-    OperationalError,
-    TimeoutError,
-)
+from alembic.util.exc import CommandError
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._utils.error import serializable_error_info_from_exc_info
+from sqlalchemy.exc import DataError, NoResultFound, OperationalError, TimeoutError
 
-from doceval_pipeline import (
-    cli,
-)
-from doceval_pipeline.cli import (
-    output,
-)
-from doceval_pipeline.cli.runs import (
-    _reason,
-)
-from doceval_pipeline.defs import (
-    steps,
-)
-from doceval_pipeline.doc_eval.batches import (
-    partition_key,
-)
-from doceval_pipeline.errors import (
-    DatabaseError,
-    EvaluationFileError,
-    StagingError,
-    in_one_line,
-)
-from doceval_pipeline.redaction import (
-    NOT_SHOWN,
-)
+from doceval_pipeline import cli
+from doceval_pipeline.cli import output
+from doceval_pipeline.cli.runs import _reason
+from doceval_pipeline.defs import steps
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.errors import DatabaseError, EvaluationFileError, StagingError, in_one_line
+from doceval_pipeline.redaction import NOT_SHOWN
 
 KEY = "sk-abcdefghijklmnop0123456789"
 

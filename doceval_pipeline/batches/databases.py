@@ -3,85 +3,28 @@
 Also turns errors of the database driver into one line that contains neither rows nor passwords.
 """
 
-from collections.abc import (
-    Iterator,
-)
-from contextlib import (
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
-from functools import (
-    lru_cache,
-    partial,
-)
-from typing import (
-    Any,
-)
-from urllib.parse import (
-    quote,
-    urlencode,
-)
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
+from typing import Any
+from urllib.parse import quote, urlencode
 
 import psycopg2
-from psycopg2.extensions import (
-    PYDATETIMETZ,
-    new_type,
-    register_type,
-)
-from sqlalchemy import (
-    Engine,
-    create_engine,
-    event,
-    make_url,
-    text,
-)
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    SQLAlchemyError,
-)
+from psycopg2.extensions import PYDATETIMETZ, new_type, register_type
+from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from doceval_pipeline.batches.servers import (
-    require_usable,
-)
-from doceval_pipeline.embedded.engines import (
-    connect_to_guarded,
-    guard,
-)
-from doceval_pipeline.embedded.parameters import (
-    CONNECTION,
-)
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
-from doceval_pipeline.errors import (
-    ConfigurationError,
-    DatabaseError,
-)
-from doceval_pipeline.lock_waits import (
-    LOCK_NOT_AVAILABLE,
-    holder_note,
-    name_holders,
-    session_limits,
-)
-from doceval_pipeline.migrations.rows import (
-    exact_formats,
-)
-from doceval_pipeline.migrations.upgrade import (
-    Schema,
-    upgrade,
-)
-from doceval_pipeline.settings import (
-    DRIVER,
-    Settings,
-)
+from doceval_pipeline.batches.servers import require_usable
+from doceval_pipeline.embedded.engines import connect_to_guarded, guard
+from doceval_pipeline.embedded.parameters import CONNECTION
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.errors import ConfigurationError, DatabaseError
+from doceval_pipeline.lock_waits import LOCK_NOT_AVAILABLE, holder_note, name_holders, session_limits
+from doceval_pipeline.migrations.rows import exact_formats
+from doceval_pipeline.migrations.upgrade import Schema, upgrade
+from doceval_pipeline.settings import DRIVER, Settings
 
 # Variable, its attribute in Settings, and the database on the embedded server if the variable is not set.
 DOC_EVAL = ("DOC_EVAL_URL", "doc_eval_url", "doc_eval")

@@ -5,39 +5,16 @@ managed servers may refuse.
 """
 
 import re
-from collections.abc import (
-    Iterator,
-    Sequence,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    text,
-)
+from sqlalchemy import Connection, Engine, text
 
-from doceval_pipeline.batches.databases import (
-    DAGSTER,
-    DOC_EVAL,
-    KNOWLEDGE,
-    Databases,
-    dagster_engine,
-)
-from doceval_pipeline.batches.locks import (
-    LOCK_CLASS,
-)
-from doceval_pipeline.doc_eval.recurring import (
-    definitions as recurring,
-)
-from doceval_pipeline.doc_eval.runs import (
-    live,
-)
-from doceval_pipeline.errors import (
-    DocEvalError,
-)
+from doceval_pipeline.batches.databases import DAGSTER, DOC_EVAL, KNOWLEDGE, Databases, dagster_engine
+from doceval_pipeline.batches.locks import LOCK_CLASS
+from doceval_pipeline.doc_eval.recurring import definitions as recurring
+from doceval_pipeline.doc_eval.runs import live
+from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.lock_waits import (
     MAY_MIGRATE,
     MAY_WRITE_BATCHES,
@@ -45,14 +22,8 @@ from doceval_pipeline.lock_waits import (
     lock_holders,
     untrusted_holders_of,
 )
-from doceval_pipeline.migrations.roles import (
-    AS_OTHERS_BEGIN,
-    HIDDEN,
-    LONGEST_IDLE,
-)
-from doceval_pipeline.migrations.upgrade import (
-    MIGRATION_LOCK,
-)
+from doceval_pipeline.migrations.roles import AS_OTHERS_BEGIN, HIDDEN, LONGEST_IDLE
+from doceval_pipeline.migrations.upgrade import MIGRATION_LOCK
 
 # Logins `r` of roles for processors and readers that may connect here, without the short-lived logins of
 # `doceval conformance`.

@@ -5,30 +5,14 @@ Dagster has a retention for the ticks of its sensors, but not for its event log.
 how runs ended are kept forever; the log lines in between take most of the space.
 """
 
-from dataclasses import (
-    dataclass,
-)
+from dataclasses import dataclass
 
-from sqlalchemy import (
-    Engine,
-    TextClause,
-    text,
-)
+from sqlalchemy import Engine, TextClause, text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    dagster_engine,
-    database_errors,
-)
-from doceval_pipeline.doc_eval.progress import (
-    thin_out,
-)
-from doceval_pipeline.doc_eval.recurring.occurrences import (
-    delete_old_occurrences,
-)
-from doceval_pipeline.knowledge.attempts import (
-    forget_requests,
-)
+from doceval_pipeline.batches.databases import Databases, dagster_engine, database_errors
+from doceval_pipeline.doc_eval.progress import thin_out
+from doceval_pipeline.doc_eval.recurring.occurrences import delete_old_occurrences
+from doceval_pipeline.knowledge.attempts import forget_requests
 
 # Rows per transaction, so that others do not wait for locks.
 _PORTION = 10_000

@@ -12,21 +12,24 @@ from rich.markup import escape
 from doceval_pipeline.batches.archiving import restore as restoring
 from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.batches import as_json_option, databases
+from doceval_pipeline.cli.help import command, examples
+from doceval_pipeline.cli.installation import databases
+from doceval_pipeline.cli.options import as_json_option, several_batches
 from doceval_pipeline.cli.output import console, print_json, print_table
-from doceval_pipeline.cli.selection import Done, act_on_each, select, several_batches
+from doceval_pipeline.cli.selection import ActionResult, act_on_each, select
 from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.formatting import size_text
 
 
-@click.command()
+@command(epilog=examples("doceval archive 1", "doceval archive 'contracts-*'"))
 @several_batches
 @as_json_option
 def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
-    """Move closed batches from both databases into archives.
+    """Move closed batches into archive files.
 
+    Moves each closed BATCH out of both databases into a file of its own; doceval restore brings it back.
     BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. Each batch is moved into one file,
     which is read back before anything is removed. Run the command again to complete an interrupted archive;
     doceval restore loads the batch again.
@@ -35,7 +38,7 @@ def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
 
     selection = select(databases().doc_eval, batches, with_archived=True)
 
-    def archive_one(batch: BatchRecord) -> Done:
+    def archive_one(batch: BatchRecord) -> ActionResult:
         done = run(batch.id).output_for_node("archive_rows")
         (progress,) = batch_progress(databases(), str(batch.id))
         counts = {name: done[name] for name in ("rows", "documents")}
@@ -43,13 +46,13 @@ def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
             f"[bold]{batch.key}[/] {progress.batch.state}: {done['rows']:,} rows and {done['documents']:,} "
             f"documents in {size_text(done['size'])}\n{escape(done['path'])}"
         )
-        return Done(line, {**progress.as_json(), "archive": done}, counts)
+        return ActionResult(line, {**progress.as_json(), "archive": done}, counts)
 
     with open_job("archive_batch", [batch.id for batch in selection.batches], quiet=as_json) as run:
-        act_on_each(selection, archive_one, as_json)
+        act_on_each(selection, archive_one, as_json=as_json)
 
 
-@click.command()
+@command(epilog=examples("doceval restore batch-000001.zip"))
 @click.argument("file", type=file_path)
 @click.option(
     "--accept-connections",
@@ -58,7 +61,9 @@ def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
 )
 @as_json_option
 def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
-    """Restore a batch from an archive.
+    """Restore a batch from its archive file.
+
+    The batch in FILE is restored as it was; the file is kept.
 
     The batch is restored unchanged, and FILE is kept. An archive of another installation is shown first: the
     batch, its folders, and its connections, to which documents and keys are sent. Connections and folders
@@ -67,7 +72,7 @@ def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
     The whole archive is checked before anything is written. Run the command again to complete an interrupted
     restore.
     """
-    from doceval_pipeline.cli.runs import restore_and_tell
+    from doceval_pipeline.cli.runs import restore_and_report
 
     opened = databases()
     with ExitStack() as held:
@@ -78,7 +83,7 @@ def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
         accepted = accept_connections or (not as_json and _accepted(incoming))
         with bars(visible=not as_json) as draw:
             storing = draw("storing documents")
-            restored = restore_and_tell(
+            restored = restore_and_report(
                 lambda: restoring.restore(opened, incoming, storing, accept_connections=accepted)
             )
     (progress,) = batch_progress(databases(), str(restored.batch_id))
@@ -130,6 +135,3 @@ def _accepted(incoming: restoring.IncomingArchive) -> bool:
         "Reprocessing this batch reads the folders above and sends documents, and the API keys in the "
         "variables above, to the addresses above. Restore it?"
     )
-
-
-COMMANDS = (archive, restore)

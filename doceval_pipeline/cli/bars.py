@@ -1,4 +1,4 @@
-"""Bars in the terminal while documents are worked on, also while Dagster has standard error."""
+"""Progress bars in the terminal, also while Dagster captures standard error."""
 
 import os
 import sys
@@ -17,23 +17,23 @@ from doceval_pipeline.cli.output import WIDEST_TERMINAL, errors
 from doceval_pipeline.cli.streams import LastingStream, text_on
 
 
-class Tell(Protocol):
-    """What is told how the work goes on."""
+class ProgressUpdate(Protocol):
+    """Receives the progress of one kind of work."""
 
     def __call__(self, done: int, total: int, read_bytes: int = 0) -> None:
-        """Take how many things are done, how many there are, and how many bytes were read for them."""
+        """Take the number of finished items, of all items, and the bytes read so far."""
 
 
-Draw = Callable[[str], Tell]
+NewBar = Callable[[str], ProgressUpdate]
 
 
-class Bars(Progress):
-    """A line for each task; where the terminal is too narrow, a bar above the words. Nothing is cut."""
+class ProgressBars(Progress):
+    """A line for each task; in a narrow terminal, a bar above the words. Nothing is cut."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """What is drawn now."""
+        """The current lines."""
         if not self.tasks:
-            # Also asked by the constructor of rich's class, which has no console then.
+            # The constructor of rich's class calls this too, before there is a console.
             return
         table = self.make_tasks_table(self.tasks)
         unlimited = self.console.options.update(max_width=WIDEST_TERMINAL)
@@ -52,36 +52,36 @@ class Bars(Progress):
             drawn = Text(column) if isinstance(column, str) else column(task)
             if isinstance(drawn, ProgressBar):
                 drawn.width = min(drawn.width or self.console.width, self.console.width)
-                # A line of its own, which a bar alone does not end.
+                # Ends the line, which a bar alone does not.
                 yield Padding(drawn, expand=False)
             elif isinstance(drawn, Text) and drawn.plain.strip():
                 words.append(drawn)
-        # Our consoles wrap nothing by themselves.
+        # Our consoles do not wrap lines on their own.
         yield Text(" ", overflow="fold", no_wrap=False).join(words)
 
 
 @contextmanager
-def bars(visible: bool) -> Iterator[Draw]:
-    """Something that draws a bar for each kind of work; what is left of them at the end is removed.
+def bars(*, visible: bool) -> Iterator[NewBar]:
+    """A function that draws a bar for one kind of work; the bars are removed at the end.
 
     Parameters
     ----------
     visible
-        Draw them, if standard error is a terminal.
+        Draw them if standard error is a terminal.
     """
     if not visible or not errors.is_terminal:
-        yield lambda what: _say_nothing
+        yield lambda what: _ignore_progress
         return
-    # A copy, because Dagster sends what a run writes to standard error into a file.
+    # A copy, because Dagster redirects standard error of a run into a file.
     number = os.dup(sys.stderr.fileno())
-    with ExitStack() as drawn:
-        drawn.callback(os.close, number)
+    with ExitStack() as exits:
+        exits.callback(os.close, number)
         terminal = text_on(LastingStream(number), like=sys.stderr)
         console = Console(file=terminal, force_terminal=True, width=errors.width)
-        yield lambda what: _draw(what, console, drawn)
+        yield lambda what: _draw(what, console, exits)
 
 
-def _draw(what: str, console: Console, drawn: ExitStack) -> Tell:
+def _draw(what: str, console: Console, exits: ExitStack) -> ProgressUpdate:
     columns = (
         TextColumn(what),
         BarColumn(),
@@ -89,12 +89,12 @@ def _draw(what: str, console: Console, drawn: ExitStack) -> Tell:
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
-    bar = Bars(*columns, console=console, transient=True)
+    bar = ProgressBars(*columns, console=console, transient=True)
     task = bar.add_task("", total=0, speed="")
-    drawn.callback(bar.stop)
+    exits.callback(bar.stop)
     started = time.monotonic()
 
-    def tell(done: int, total: int, read_bytes: int = 0) -> None:
+    def update(done: int, total: int, read_bytes: int = 0) -> None:
         seconds = time.monotonic() - started
         speed = f"{read_bytes / seconds / 1e6:,.1f} MB/s" if read_bytes and seconds else ""
         bar.update(task, completed=done, total=total, speed=speed)
@@ -102,8 +102,8 @@ def _draw(what: str, console: Console, drawn: ExitStack) -> Tell:
         if done == total:
             bar.stop()
 
-    return tell
+    return update
 
 
-def _say_nothing(done: int, total: int, read_bytes: int = 0) -> None:
-    """Progress that nobody watches."""
+def _ignore_progress(done: int, total: int, read_bytes: int = 0) -> None:
+    """Used if no bar is drawn."""

@@ -11,15 +11,10 @@ from doceval_pipeline.batches.results.comparing import (
     compare_in_batch,
     write_comparison,
 )
-from doceval_pipeline.cli.batches import as_json_option, databases
-from doceval_pipeline.cli.output import (
-    console,
-    console_beside,
-    errors,
-    output_path,
-    print_json,
-    print_table,
-)
+from doceval_pipeline.cli.help import command, examples
+from doceval_pipeline.cli.installation import databases
+from doceval_pipeline.cli.options import as_json_option
+from doceval_pipeline.cli.output import console, console_beside, errors, output_path, print_json, print_table
 from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.comparison import ComparedColumn, ComparedSide, Comparison
@@ -27,7 +22,13 @@ from doceval_pipeline.reports.formatting import points_text, probability_text, s
 from doceval_pipeline.reports.score_changes import THRESHOLD
 
 
-@click.command()
+@command(
+    epilog=examples(
+        "doceval compare 1 2",
+        "doceval compare 1 --connections gpt llama",
+        "doceval compare 1 2 --html comparison.html",
+    )
+)
 @click.argument("batches", nargs=-1, required=True, metavar="BATCH [BATCH]")
 @click.option("--connections", nargs=2, metavar="NAME NAME", help="Compare two connections of one BATCH.")
 @click.option("--prompts", nargs=2, metavar="NAME NAME", help="Compare two prompts of one BATCH.")
@@ -57,6 +58,8 @@ def compare(
 ) -> None:
     """Compare two batches, connections or prompts.
 
+    Shows by how much the second scores higher than the first on the same documents.
+
     \b
     doceval compare BATCH BATCH                      two batches (numbers or names)
     doceval compare BATCH --connections NAME NAME    two connections of a batch
@@ -67,7 +70,7 @@ def compare(
     """
     if len(batches) + bool(connections) + bool(prompts) != 2 or len(batches) > 2:
         raise click.UsageError("pass two batches, or one batch with either --connections or --prompts")
-    beside = console_beside(page, as_json)
+    beside = console_beside(page, as_json=as_json)
     opened = databases()
     if connections:
         comparison = compare_in_batch(opened, batches[0], Dimension.CONNECTION, connections, threshold)
@@ -87,8 +90,6 @@ def compare(
         if page is not None:
             console.print(str(page), markup=False)
 
-
-COMMANDS = (compare,)
 
 _OPTIONAL = ("connection", "prompt", "changed")
 _HEADINGS = (

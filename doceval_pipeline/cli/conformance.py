@@ -3,6 +3,7 @@
 import click
 from rich.status import Status as Spinner
 
+from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.output import console, errors, print_json, print_table
 from doceval_pipeline.conformance.cases import Scenario
 from doceval_pipeline.conformance.runner import run_scenarios
@@ -11,7 +12,10 @@ from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@command(
+    context_settings={"ignore_unknown_options": True},
+    epilog=examples("doceval conformance -- python examples/processor/processor.py"),
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
     "--timeout",
@@ -20,14 +24,13 @@ from doceval_pipeline.settings import Settings
     type=click.FloatRange(min=1),
     help="Time limit of each of the five scenarios, in seconds.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 def conformance(*, command: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Test a processor against its contract.
+    """Test whether a processor keeps its contract.
 
-    Give the command of the processor after --, for example: doceval conformance -- node my-processor.js
-
-    The processor gets a scratch database in KNOWLEDGE_DOCUMENTS_URL, with connections to a fake model on
-    loopback. No LLM is called. The exit code is 0 only if all required checks pass.
+    Runs COMMAND, which may have arguments. It gets a scratch database in
+    KNOWLEDGE_DOCUMENTS_URL, and connections that point to a fake model on this machine. No LLM is called. The
+    exit code is 0 only if the processor fulfils every requirement of the contract.
     """
     server = EmbeddedServer(Settings.from_environment().home)
     with Spinner("", console=errors) as spinner:
@@ -46,6 +49,3 @@ def conformance(*, command: tuple[str, ...], timeout: float, as_json: bool) -> N
         console.print(f"\n{number} failed" if failed else "\nthe processor conforms to the contract")
     if failed:
         raise SystemExit(1)
-
-
-COMMANDS = (conformance,)

@@ -1,7 +1,7 @@
-"""`doceval demo`: from sample documents to a completion report, on real parts.
+"""`doceval demo`: from sample documents to a completion report.
 
-Both databases, Dagster's daemon with its sensors and its queue of runs; only the processor on the
-other side is a simulation, and says so.
+Uses both databases and Dagster's daemon with its sensors and run queue. Only the processor is simulated, and
+its results are marked as such.
 """
 
 import sys
@@ -14,17 +14,17 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from threading import Event
 
-import click
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, staged
 from doceval_pipeline.batches.monitoring.status import BatchProgress, batch_progress
 from doceval_pipeline.batches.results.report_files import newest_report
-from doceval_pipeline.cli.bars import Bars
+from doceval_pipeline.cli.bars import ProgressBars
+from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.output import console, fail
 from doceval_pipeline.cli.processor import NOTICE, Behaviour, Simulation
-from doceval_pipeline.cli.supervisor import StartFailed, Supervisor
+from doceval_pipeline.cli.supervision.supervisor import StartFailed, Supervisor
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
 from doceval_pipeline.doc_eval.files import Tally
@@ -35,12 +35,18 @@ from doceval_pipeline.settings import Settings
 SECONDS_TO_COMPLETE = 600
 
 
-@click.command()
+@command(epilog=examples("doceval demo"))
 def demo() -> None:
-    """Everything end to end on sample documents, with a simulated processor."""
+    """Run a sample evaluation with a simulated processor.
+
+    Stages sample documents, answers their queue rows with made-up results and writes the completion report.
+    Takes about half a minute and calls no LLM.
+    """
     started = time.monotonic()
     settings = Settings.from_environment()
-    console.print("[bold]doceval demo[/]: sample documents to a report, through all the real parts")
+    console.print(
+        "[bold]doceval demo[/]: from sample documents to a report, with databases and Dagster's daemon"
+    )
     console.print(f"[yellow]{NOTICE}[/]\n")
     number = None
     try:
@@ -48,22 +54,18 @@ def demo() -> None:
             opened = open_databases(settings)
             supervisor.start_daemon()
             number = _apply_sample(opened)
-            # Rows of other batches are for a processor that calls LLMs.
+            # Rows of other batches are left to a processor that calls LLMs.
             behaviour = Behaviour(failure_rate=0.12, latency=0.4, batch=number)
             with Simulation(settings, behaviour, workers=4) as simulation:
                 progress = _wait_for_report(opened, number, supervisor, simulation)
             report = newest_report(opened, progress.batch)
-            _say_result(progress, batch_tallies(opened, number), report, time.monotonic() - started)
+            _print_result(progress, batch_tallies(opened, number), report, time.monotonic() - started)
     except KeyboardInterrupt:
-        rest = f"; what waits of its batch is for any processor: doceval cancel {number}"
-        said = "" if number is None else rest
-        fail(f"interrupted{said}")
+        advice = f"; its waiting evaluations are still queued: doceval cancel {number}"
+        fail(f"interrupted{'' if number is None else advice}")
         raise SystemExit(130) from None
     if console.is_terminal and sys.stdin.isatty():
         webbrowser.open(report.as_uri())
-
-
-COMMANDS = (demo,)
 
 
 def _apply_sample(databases: Databases) -> int:
@@ -81,18 +83,18 @@ def _wait_for_report(
     databases: Databases, number: int, supervisor: Supervisor, simulation: Simulation
 ) -> BatchProgress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with ProgressBars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("starting Dagster's daemon", total=None)
         pause, before = Event(), None
-        for progress in _each_look(databases, number, pause.wait):
+        for progress in _poll_progress(databases, number, pause.wait):
             simulation.check()
             batch, cells = progress.batch, progress.cells
-            # Where no bar can be drawn, each state has a line.
+            # Without a terminal, print a line for each state.
             if batch.status is not before and not console.is_terminal:
                 console.print(f"{batch.key} {batch.status.value}")
             before = batch.status
             bars.update(
-                task, total=batch.expected_cells, completed=cells.done, description=_stage_of(progress)
+                task, total=batch.expected_cells, completed=cells.done, description=_description(progress)
             )
             if batch.status in (Status.FAILED_STAGING, Status.FAILED):
                 raise StagingError(f"{batch.key} is {batch.status}: {batch.failure_reason}")
@@ -103,30 +105,34 @@ def _wait_for_report(
     )
 
 
-def _each_look(databases: Databases, number: int, wait: Callable[[float], bool]) -> Iterator[BatchProgress]:
+def _poll_progress(
+    databases: Databases, number: int, wait: Callable[[float], bool]
+) -> Iterator[BatchProgress]:
+    """The progress of a batch, again and again until the time is over."""
     deadline = time.monotonic() + SECONDS_TO_COMPLETE
     while time.monotonic() < deadline:
         yield batch_progress(databases, str(number))[0]
         wait(0.3)
 
 
-def _stage_of(progress: BatchProgress) -> str:
+def _description(progress: BatchProgress) -> str:
     waiting_for = {
-        Status.SAVED: "saved; the sensor new_batches starts its staging",
-        Status.STAGING: "staging: snapshot, assignment, documents, queue",
-        Status.COMPLETED: "completed; the report is being written",
+        Status.SAVED: "saved; waiting for the sensor new_batches",
+        Status.STAGING: "staging: snapshot, files, documents, queue",
+        Status.COMPLETED: "completed; writing the report",
     }
     done, expected = progress.cells.done, progress.batch.expected_cells
-    answering = f"{done} of {expected} cells answered by the simulated processor"
-    return waiting_for.get(progress.batch.status, answering)
+    processing = f"{done} of {expected} evaluations answered by the simulated processor"
+    return waiting_for.get(progress.batch.status, processing)
 
 
-def _say_result(progress: BatchProgress, files: list[Tally], report: Path, seconds: float) -> None:
+def _print_result(progress: BatchProgress, files: list[Tally], report: Path, seconds: float) -> None:
     batch, documents, cells = progress.batch, progress.documents, progress.cells
     console.print(f"[bold]{batch.key}[/] [green]{batch.status}[/]  {batch.name}")
     console.print(f"  {staged(documents.staged, documents.distinct)}; {left_out(files)}")
     console.print(
-        f"  {batch.expected_cells} cells: {cells.succeeded} succeeded, {cells.failed} failed (simulated)"
+        f"  {batch.expected_cells} evaluations: {cells.succeeded} succeeded, {cells.failed} failed "
+        "(simulated)"
     )
     console.print(f"\nReport: {report}")
     console.print(f"Done in {seconds:.0f} s. Next: [bold]make up[/] shows the batch in Dagster's UI.")

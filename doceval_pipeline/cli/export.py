@@ -9,7 +9,9 @@ import click
 from doceval_pipeline.atomic_file import STANDARD_OUTPUT
 from doceval_pipeline.batches.results.exporting import export_page, export_records
 from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.batches import as_json_option, databases
+from doceval_pipeline.cli.help import command, examples
+from doceval_pipeline.cli.installation import databases
+from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console_beside, errors, output_path, print_json
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.errors import ExportError
@@ -22,7 +24,11 @@ HTML = "html"
 FORMATS = (*(format.value for format in Format), HTML)
 
 
-@click.command()
+@command(
+    epilog=examples(
+        "doceval export 1 --output results.xlsx", "doceval export 1 --format csv --output - | less"
+    )
+)
 @click.argument("batch")
 @click.option("--format", "format_", type=click.Choice(FORMATS), help="Default: the extension of FILE.")
 @click.option(
@@ -41,11 +47,12 @@ FORMATS = (*(format.value for format in Format), HTML)
 )
 @as_json_option
 def export(*, batch: str, format_: str | None, output: Path, attempts: str, as_json: bool) -> None:
-    """Write the current results of BATCH to FILE; docs/exports.md explains the columns.
+    """Write the results of a batch to a file.
 
-    html is the completion report, xlsx is for Excel. The file is written completely or not at all.
+    Writes the current results of BATCH to FILE; docs/exports.md describes the columns. html is
+    the completion report, xlsx is for Excel. The file is written completely or not at all.
     """
-    console = console_beside(output, as_json)
+    console = console_beside(output, as_json=as_json)
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
     format = _format(format_, output, attempts)
@@ -86,9 +93,6 @@ def export(*, batch: str, format_: str | None, output: Path, attempts: str, as_j
             console.print(
                 "for Excel, use --format xlsx: Excel misreads the characters of a CSV file in UTF-8"
             )
-
-
-COMMANDS = (export,)
 
 
 def _format(given: str | None, output: Path, attempts: str) -> str:

@@ -1,4 +1,4 @@
-"""How the command line shows things: one console, tables, JSON, and text that cannot do harm."""
+"""Output of the command line: consoles, tables, JSON, and text without control characters."""
 
 import json
 import os
@@ -17,22 +17,22 @@ from doceval_pipeline.errors import FileError
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 
-WIDTH_ELSEWHERE = 160
-# Of a folding column; and of a terminal, below which nothing can be read anyway.
+WIDTH_WITHOUT_TERMINAL = 160
+# Minimum widths of a folding column and of a terminal, in characters.
 NARROWEST_COLUMN = 12
 NARROWEST_TERMINAL = 20
 WIDEST_TERMINAL = 10_000
 
 
 def _environment() -> dict[str, str]:
-    """The environment; a COLUMNS or LINES that no terminal has is left out, or made one that it may have."""
-    found = dict(os.environ)
+    """The environment, without impossible values of COLUMNS and LINES; a tiny COLUMNS is raised."""
+    environment = dict(os.environ)
     for name in ("COLUMNS", "LINES"):
-        value = found.pop(name, "")
-        # Python refuses to read a number of thousands of digits, zeros in front included.
+        value = environment.pop(name, "")
+        # Python refuses to parse thousands of digits, even leading zeros.
         if value.isascii() and value.isdigit() and len(value) <= 5 and 0 < int(value) <= WIDEST_TERMINAL:
-            found[name] = str(max(int(value), NARROWEST_TERMINAL) if name == "COLUMNS" else int(value))
-    return found
+            environment[name] = str(max(int(value), NARROWEST_TERMINAL) if name == "COLUMNS" else int(value))
+    return environment
 
 
 console = Console(highlight=False, soft_wrap=True, _environ=_environment())
@@ -56,8 +56,8 @@ FOLDING_COLUMNS = (
     "status",
     "file",
     "content type",
-    "must hold",
-    "but",
+    "invariant",
+    "problem",
     "what to do",
     "what was tried",
     "what was seen",
@@ -70,55 +70,55 @@ FOLDING_COLUMNS = (
 
 
 def warn(text: str) -> None:
-    """Print what to look at, in a line on standard error."""
+    """Print a warning in one line on standard error."""
     errors.print(printable(text), style="yellow", markup=False)
 
 
 def fail(text: str) -> None:
-    """Print why something was not done, in a line on standard error."""
+    """Print an error in one line on standard error."""
     errors.print(printable(text), style="red", markup=False)
 
 
 def output_path(path: str) -> Path:
-    """The path of a file to write, or `-` for standard output; `./-` is a file of that name.
+    """The path of a file to write, or `-` for standard output; `./-` is a file named `-`.
 
     Raises
     ------
     PathError
         As `file_path`.
     """
-    found = file_path(path)
-    # To pathlib, ./- is the same as -.
-    return found.absolute() if found == STANDARD_OUTPUT and path != "-" else found
+    output = file_path(path)
+    # pathlib turns ./- into -.
+    return output.absolute() if output == STANDARD_OUTPUT and path != "-" else output
 
 
-def console_beside(output: Path | None, as_json: bool) -> Console:
-    """The console for what is said beside a file that is written: standard error if the file goes to output.
+def console_beside(output: Path | None, *, as_json: bool) -> Console:
+    """The console for messages of a command that writes a file: standard error if the file goes to output.
 
     Raises
     ------
     FileError
-        JSON would go to standard output too, or it is a terminal, which results may control.
+        JSON would go to standard output too, or standard output is a terminal, which results could control.
     """
     if output != STANDARD_OUTPUT:
         return console
     if as_json:
-        raise FileError("- and --json both write to standard output: name a file, or leave out --json")
+        raise FileError("- and --json both write to standard output: name a file, or omit --json")
     if sys.stdout.isatty():
         raise FileError(
-            "standard output is a terminal, which characters in results may control: name a file, or append "
-            "| less"
+            "standard output is a terminal, which control characters in results could manipulate: name a "
+            "file, or append | less"
         )
     return errors
 
 
 def in_words(counts: Mapping[str, int]) -> str:
-    """Counts by name in one line, such as `3 rows added, 57 new attempts`."""
+    """Counts by name in one line, for example `3 rows added, 57 new attempts`."""
     return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
 def print_json(value: Any) -> None:
-    """Write data to standard output as JSON, for other programs."""
+    """Print data as JSON, for other programs."""
     print(json.dumps(value, indent=2, ensure_ascii=True, default=str))
 
 
@@ -128,10 +128,10 @@ def print_table(
     title: str | None = None,
     optional: Sequence[str] = (),
 ) -> None:
-    """Write a table; numbers to the right, states in their colour, None as a dash.
+    """Print a table: numbers right-aligned, states coloured, None as a dash.
 
-    `optional` columns are left out where no row has anything in them. In a terminal that is too narrow for
-    the table, each row is a paragraph with a line for each column: nothing is cut.
+    `optional` columns are omitted if they are empty in every row. In a terminal that is too narrow for the
+    table, each row becomes a paragraph with one line per column. Nothing is cut.
     """
     cells = [list(row) for row in rows]
     shown = [
@@ -151,7 +151,7 @@ def print_table(
     for position in shown:
         column = columns[position]
         numeric = any(isinstance(row[position], int | float) for row in cells)
-        # Names may be long and fold; numbers and single words of ours stay whole.
+        # Names may be long and fold; numbers and single words are not broken.
         folds = column in FOLDING_COLUMNS
         table.add_column(
             column,
@@ -163,13 +163,13 @@ def print_table(
     for row in cells:
         table.add_row(*(_cell(row[position]) for position in shown))
     if not console.is_terminal:
-        # A file or another program has no width that something must be cut for.
-        console.width = max(console.width, needed, WIDTH_ELSEWHERE)
+        # A file or another program has no width limit.
+        console.width = max(console.width, needed, WIDTH_WITHOUT_TERMINAL)
     console.print(table)
 
 
 def _width(column: str, values: Sequence[Any]) -> int:
-    """Cells of a terminal that a column needs at least."""
+    """Minimum width of a column, in characters of a terminal."""
     widest = max((_cell(value).cell_len for value in values), default=0)
     return max(cell_len(column), NARROWEST_COLUMN if column in FOLDING_COLUMNS else widest)
 
@@ -180,7 +180,7 @@ def _print_paragraphs(heading: Text | None, columns: Sequence[str], rows: Sequen
     for row in rows:
         for position, (column, value) in enumerate(zip(columns, row, strict=True)):
             if value is not None:
-                # The first one names the paragraph.
+                # The first column is the heading of the paragraph.
                 label = Text(f"  {column}: ") if position else Text(f"{column}: " if column else "", "bold")
                 console.print(label + _cell(value))
 

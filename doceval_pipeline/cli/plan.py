@@ -1,83 +1,42 @@
-"""`doceval plan`: what staging or reprocessing would do and take, before anything is written."""
+"""`doceval plan`: what staging or reprocessing would do and cost. Writes nothing."""
 
 import click
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.staging.estimates import (
-    WorkEstimate,
-)
-from doceval_pipeline.batches.staging.planning import (
-    Plan,
-    PlannedOccurrence,
-    plan,
-    plan_occurrence,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-)
-from doceval_pipeline.cli.bars import (
-    bars,
-)
-from doceval_pipeline.cli.batches import (
-    as_json_option,
-    databases,
-    reprocess_options,
-)
-from doceval_pipeline.cli.output import (
-    console,
-    print_json,
-    warn,
-)
-from doceval_pipeline.doc_eval.batches import (
-    find_batch,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    find_recurring,
-)
-from doceval_pipeline.doc_eval.recurring.record import (
-    RecurringRecord,
-)
-from doceval_pipeline.domain.findings import (
-    Interval,
-)
-from doceval_pipeline.domain.recurring import (
-    OccurrenceOutcome,
-)
-from doceval_pipeline.errors import (
-    UnknownBatch,
-    UnknownRecurring,
-)
-from doceval_pipeline.names import (
-    printable,
-)
-from doceval_pipeline.recurrence import (
-    in_zone,
-)
-from doceval_pipeline.reports.formatting import (
-    amount,
-    counted,
-    money,
-    rough_duration,
-    size_text,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging.estimates import WorkEstimate
+from doceval_pipeline.batches.staging.planning import Plan, PlannedOccurrence, plan, plan_occurrence
+from doceval_pipeline.batches.staging.reprocessing import Mode
+from doceval_pipeline.cli.bars import bars
+from doceval_pipeline.cli.help import command, examples
+from doceval_pipeline.cli.installation import databases
+from doceval_pipeline.cli.options import as_json_option, reprocess_options
+from doceval_pipeline.cli.output import console, print_json, warn
+from doceval_pipeline.doc_eval.batches import find_batch
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.domain.findings import Interval
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
+from doceval_pipeline.errors import UnknownBatch, UnknownRecurring
+from doceval_pipeline.names import printable
+from doceval_pipeline.recurrence import in_zone
+from doceval_pipeline.reports.formatting import amount, counted, money, rough_duration, size_text
 
 
-@click.command("plan")
+@command("plan", epilog=examples("doceval plan 1", "doceval plan 1 --failed"))
 @click.argument("batch")
 @reprocess_options
 @as_json_option
-def plan_command(batch: str, mode: str | None, rescan: bool, as_json: bool) -> None:
-    """Show what staging BATCH, or reprocessing it with the same options, would do. Writes nothing.
+def plan_command(*, batch: str, mode: str | None, rescan: bool, as_json: bool) -> None:
+    """Show what staging a batch would do and cost.
 
-    BATCH may be the name of a recurring evaluation, where no batch has it: shows what its next occurrence
-    would make now.
+    Writes nothing. With --failed, --all or --rescan, shows what doceval reprocess would do with these
+    options. BATCH is a number or a name, or the name of a recurring evaluation: then the plan is what its
+    next occurrence would do now.
     """
     opened = databases()
     found: Plan | PlannedOccurrence
-    with bars(visible=not as_json) as draw:
-        reading = draw("reading documents")
+    with bars(visible=not as_json) as new_bar:
+        reading = new_bar("reading documents")
         try:
             number = find_batch(opened.doc_eval, batch).id
         except UnknownBatch as unknown:
@@ -97,16 +56,13 @@ def plan_command(batch: str, mode: str | None, rescan: bool, as_json: bool) -> N
         _print_occurrence(found)
 
 
-COMMANDS = (plan_command,)
-
-
 def _recurring(opened: Databases, name: str, unknown: UnknownBatch) -> RecurringRecord:
     """The recurring evaluation of a name that no batch has.
 
     Raises
     ------
     UnknownBatch
-        None has it either.
+        No recurring evaluation has it either.
     """
     with opened.doc_eval.connect() as connection:
         try:
@@ -137,20 +93,20 @@ def _print_work(found: Plan | PlannedOccurrence) -> None:
     documents, cells = found.documents, found.cells
     console.print(
         f"  documents  {documents.added:,} to store ({size_text(documents.added_bytes)}), "
-        f"{documents.reused:,} stored already ({size_text(documents.reused_bytes)}), "
+        f"{documents.reused:,} already stored ({size_text(documents.reused_bytes)}), "
         f"{documents.leaving:,} leave the batch"
     )
     if documents.unusable:
         reasons = ", ".join(f"{files:,} {reason}" for reason, files in documents.unusable.items())
         console.print(f"  left out   {reasons}")
-    console.print(f"  new cells  {_by_reason(cells.added)}")
+    console.print(f"  new        {_by_reason(cells.added)}")
     if cells.from_earlier:
-        asked = cells.from_earlier + sum(cells.added.values())
+        wanted = cells.from_earlier + sum(cells.added.values())
         batches = counted(cells.earlier_batches, "batch", "batches")
-        console.print(f"  reused     {cells.from_earlier:,} of {asked:,} evaluations reused from {batches}")
+        console.print(f"  reused     {cells.from_earlier:,} of {wanted:,} evaluations reused from {batches}")
     console.print(f"  again      {_by_reason(cells.superseded)}")
     console.print(
-        f"  untouched  {cells.kept:,} keep their result, {cells.left_alone:,} wait or run; "
+        f"  untouched  {cells.kept:,} keep their result, {cells.left_alone:,} wait or run, "
         f"{cells.set_aside:,} are set aside"
     )
     for estimate in found.estimates:
@@ -165,16 +121,16 @@ def _by_reason(cells: dict[str, int]) -> str:
 
 
 def _print_estimate(estimate: WorkEstimate) -> None:
+    finished = counted(estimate.experience, "finished one", "finished ones")
+    basis = f"estimated from {finished}" if estimate.experience else "none finished yet to estimate from"
     console.print(
-        f"  {printable(estimate.connection)}: {estimate.cells:,} cells to come, learnt from "
-        f"{estimate.experience:,} that were finished",
-        markup=False,
+        f"  {printable(estimate.connection)}: {estimate.cells:,} evaluations to run, {basis}", markup=False
     )
     if estimate.cells:
         processing = "unknown" if estimate.seconds is None else _time(estimate.seconds)
         console.print(
             f"    tokens      {_tokens(estimate.input_tokens)} in; {_tokens(estimate.output_tokens)} out\n"
-            f"    processing  {processing}, added up over cells\n"
+            f"    processing  {processing}, summed over evaluations\n"
             f"    cost        {_cost(estimate)}"
         )
 

@@ -1,7 +1,7 @@
-"""`doceval simulate-processor`: stands in for the external processor in the demo and in tests.
+"""`doceval simulate-processor`: replaces the external processor in the demo and in tests.
 
-It calls no LLM, and says so in everything it writes. It talks to KnowledgeDocuments by the contract alone, as
-any processor may: nothing of the pipeline's own queue code is used.
+It calls no LLM and says so in everything it writes. Like any processor it uses only the contract of
+KnowledgeDocuments, never the pipeline's own queue code.
 """
 
 import base64
@@ -18,23 +18,19 @@ from typing import Any
 import click
 from psycopg2.extras import RealDictCursor
 
-from doceval_pipeline.batches.databases import (
-    KNOWLEDGE,
-    database_errors,
-    open_databases,
-    plain_connection,
-)
+from doceval_pipeline.batches.databases import KNOWLEDGE, database_errors, open_databases, plain_connection
+from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.output import console
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
 
 NOTICE = "SIMULATED by doceval simulate-processor: no LLM was called."
-SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_POLLS = 0.2
 SECONDS_TO_END = 5
-# Beyond the latency: what everything else of a cell may take.
+# In addition to twice the latency: time for everything else of an evaluation.
 SECONDS_OF_LEASE = 60
 
-# Any processor may claim by a function with a lease, or by plain UPDATEs; only these can choose a batch.
+# A processor may claim rows by a function with a lease or by plain UPDATEs; only UPDATEs can choose a batch.
 CLAIM = "SELECT * FROM claim_responses(1, %(lease)s, %(worker)s)"
 READ_DOCUMENT = "SELECT sha256, content FROM docs WHERE id = %(document_id)s"
 COMPLETE = """
@@ -70,9 +66,9 @@ ANY_OPEN = """
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How the simulation behaves: share of failures from 0 to 1, seconds for each cell.
+    """How the simulation behaves: share of failures from 0 to 1, seconds per evaluation.
 
-    With `batch`, the number of one, it takes rows of no other batch.
+    With `batch`, the number of a batch, it takes rows of this batch only.
     """
 
     failure_rate: float
@@ -100,14 +96,14 @@ class Behaviour:
 
 
 class Simulation:
-    """Threads that answer queued rows; a context manager that ends them with what they have begun."""
+    """Threads that answer queued rows; a context manager that lets them finish their rows at its end."""
 
     def __init__(self, settings: Settings, behaviour: Behaviour, workers: int) -> None:
         self._stop = threading.Event()
         self._answered = [0] * workers
         self._failure: DocEvalError | None = None
         self._threads = [
-            # They end with this process, whatever ends it.
+            # Daemon threads end with this process, whatever ends it.
             threading.Thread(target=self._work, args=(settings, behaviour, number), daemon=True)
             for number in range(workers)
         ]
@@ -124,11 +120,11 @@ class Simulation:
 
     @property
     def answered(self) -> int:
-        """How many rows were answered."""
+        """Number of answered rows."""
         return sum(self._answered)
 
     def wait(self) -> None:
-        """Wait until nothing is left to do.
+        """Wait until no work is left.
 
         Raises
         ------
@@ -140,12 +136,12 @@ class Simulation:
         self.check()
 
     def check(self) -> None:
-        """Tell whether the threads work.
+        """Check that the threads work.
 
         Raises
         ------
         DatabaseError
-            The database refused one of them.
+            The database refused a statement of one of them.
         """
         if self._failure is not None:
             raise self._failure
@@ -160,7 +156,7 @@ class Simulation:
 
     def _answer_rows(self, settings: Settings, behaviour: Behaviour, number: int) -> None:
         with closing(plain_connection(settings, KNOWLEDGE, "simulated-processor")) as connection:
-            # Whatever the database defaults to: claims lose against each other under a stricter isolation.
+            # Regardless of the database's default: with a stricter isolation, concurrent claims fail.
             connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
             with connection.cursor(cursor_factory=RealDictCursor) as cursor:
                 while not self._stop.is_set():
@@ -171,44 +167,53 @@ class Simulation:
                     elif behaviour.until_empty and not _any_open(cursor):
                         return
                     else:
-                        self._stop.wait(SECONDS_BETWEEN_LOOKS)
+                        self._stop.wait(SECONDS_BETWEEN_POLLS)
 
 
-@click.command("simulate-processor")
+@command(
+    "simulate-processor",
+    epilog=examples(
+        "doceval simulate-processor", "doceval simulate-processor --failure-rate 0.1 --until-empty"
+    ),
+)
 @click.option(
-    "--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Working side by side."
+    "--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Number of parallel workers."
 )
 @click.option(
     "--failure-rate",
     default=0.0,
     show_default=True,
     type=click.FloatRange(0, 1),
-    help="Share of cells that fail.",
+    help="Share of evaluations that fail, from 0 to 1.",
 )
 @click.option(
-    "--latency", default=0.1, show_default=True, type=click.FloatRange(0, 3600), help="Seconds for each cell."
+    "--latency",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 3600),
+    help="Seconds per evaluation.",
 )
-@click.option("--until-empty", is_flag=True, help="End when nothing is queued or running.")
-def simulate_processor(workers: int, failure_rate: float, latency: float, until_empty: bool) -> None:
-    """Answer queued rows with made-up results, clearly marked as simulated. Calls no LLM."""
+@click.option("--until-empty", is_flag=True, help="End when no row is queued or running.")
+def simulate_processor(*, workers: int, failure_rate: float, latency: float, until_empty: bool) -> None:
+    """Answer queued rows with made-up results.
+
+    The results are marked as simulated. Calls no LLM.
+    """
     settings = Settings.from_environment()
     open_databases(settings)
-    console.print(f"[yellow]{NOTICE}[/] {workers} workers; Ctrl-C ends it")
+    console.print(f"[yellow]{NOTICE}[/] {workers} workers; Ctrl-C stops them")
     with Simulation(settings, Behaviour(failure_rate, latency, until_empty), workers) as simulation:
         try:
             simulation.wait()
         finally:
-            console.print(f"{simulation.answered:,} cells answered")
-
-
-COMMANDS = (simulate_processor,)
+            console.print(f"{simulation.answered:,} evaluations answered")
 
 
 def _answer(cursor: Any, row: dict[str, Any], behaviour: Behaviour, stop: threading.Event) -> bool:
-    """Write a made-up result; False where the lease ended before it was written."""
+    """Write a made-up result; False if the lease ended before."""
     cursor.execute(READ_DOCUMENT, row)
     document = cursor.fetchone()
-    # Between half and one and a half of the latency, the same for the same cell every time.
+    # 0.5 to 1.5 times the latency, always the same for the same evaluation.
     stop.wait(behaviour.latency * (0.5 + _chance(document["sha256"], row)))
     result = _result(document, row, behaviour.failure_rate)
     cursor.execute(
@@ -223,7 +228,7 @@ def _result(document: dict[str, Any], row: dict[str, Any], failure_rate: float) 
     except binascii.Error as error:
         return {"error": f"{NOTICE} The stored base64 is invalid: {error}"}
     if hashlib.sha256(content).hexdigest() != document["sha256"]:
-        return {"error": f"{NOTICE} The stored content is not what its sha256 says."}
+        return {"error": f"{NOTICE} The stored content does not match its sha256."}
     if _chance("failure" + document["sha256"], row) < failure_rate:
         return {"error": f"{NOTICE} The model is overloaded (made-up failure)."}
     score = round(100 * _chance("score" + document["sha256"], row), 1)
@@ -238,10 +243,10 @@ def _result(document: dict[str, Any], row: dict[str, Any], failure_rate: float) 
 
 
 def _chance(seed: str, row: dict[str, Any]) -> float:
-    """A number from 0 to below 1 that is the same for the same cell and attempt."""
+    """A number from 0 to below 1, always the same for the same evaluation and attempt."""
     model = row["connection_details"]["model_name"]
-    cell = f"{seed}/{row['prompt_id']}/{model}/{row['attempt']}"
-    return int.from_bytes(hashlib.sha256(cell.encode()).digest()[:6]) / 2**48
+    evaluation = f"{seed}/{row['prompt_id']}/{model}/{row['attempt']}"
+    return int.from_bytes(hashlib.sha256(evaluation.encode()).digest()[:6]) / 2**48
 
 
 def _any_open(cursor: Any) -> bool:

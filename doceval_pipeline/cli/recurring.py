@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
-from doceval_pipeline.cli.batches import as_json_option, databases, warn_of_waiting
+from doceval_pipeline.cli.help import examples
+from doceval_pipeline.cli.installation import databases, warn_of_waiting
+from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, fail, print_json, print_table
-from doceval_pipeline.cli.suggestions import Commands
+from doceval_pipeline.cli.suggestions import SuggestingGroup
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
 from doceval_pipeline.doc_eval.recurring.occurrences import (
@@ -50,21 +52,27 @@ WORDS = {
 }
 
 
-@click.group(cls=Commands, words=WORDS, typed="doceval recurring")
+@click.group(
+    cls=SuggestingGroup,
+    words=WORDS,
+    typed="doceval recurring",
+    epilog=examples("doceval recurring list", "doceval recurring run 'contracts daily'"),
+)
 def recurring() -> None:
-    """Evaluations that make batches on a schedule, or when documents arrive.
+    """Manage recurring evaluations.
 
-    Define them under `recurring` in an evaluation file; doceval apply FILE creates and changes them.
+    A recurring evaluation creates a batch on a schedule or when documents arrive. Define it under
+    `recurring` in an evaluation file; doceval apply FILE creates and changes it.
     """
 
 
-@recurring.command("list")
+@recurring.command("list", epilog=examples("doceval recurring list 'contracts daily'"))
 @click.argument("name", required=False)
 @as_json_option
 def list_command(*, name: str | None, as_json: bool) -> None:
-    """Show all recurring evaluations, or the occurrences of NAME.
+    """List recurring evaluations, or occurrences of one.
 
-    Times are in the time zone of the evaluation, and in UTC.
+    Without NAME, lists all recurring evaluations. Times are in the time zone of the evaluation, and in UTC.
     """
     opened = databases()
     if name is None:
@@ -84,11 +92,11 @@ def list_command(*, name: str | None, as_json: bool) -> None:
         _show_occurrences(record, occurrences, count)
 
 
-@recurring.command()
+@recurring.command(epilog=examples("doceval recurring run 'contracts daily'"))
 @click.argument("name")
 @as_json_option
 def run(*, name: str, as_json: bool) -> None:
-    """Make the batch of NAME now, outside its schedule.
+    """Create a batch now, outside the schedule.
 
     Works while NAME is paused, too. The daemon of doceval up stages the batch. If nothing is new, no batch is
     made and the exit code is 0. Exit code 1 if a folder cannot be read.
@@ -104,20 +112,23 @@ def run(*, name: str, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-@recurring.command()
+@recurring.command(epilog=examples("doceval recurring pause 'contracts daily'"))
 @click.argument("name")
 def pause(name: str) -> None:
-    """Pause NAME: no batch is made until it is resumed."""
+    """Pause a recurring evaluation.
+
+    NAME creates no batch until it is resumed; its open batches continue.
+    """
     changed = _run("pause_recurring", "pause", name)
     _print(name, "is paused; its open batches continue" if changed else "was already paused")
 
 
-@recurring.command()
+@recurring.command(epilog=examples("doceval recurring resume 'contracts daily'"))
 @click.argument("name")
 def resume(name: str) -> None:
-    """Resume NAME with its next occurrence.
+    """Resume a recurring evaluation.
 
-    Times that passed while it was paused are not made up.
+    NAME continues with its next occurrence. Times that passed while it was paused are skipped.
     """
     changed = _run("resume_recurring", "resume", name)
     with databases().doc_eval.connect() as connection:
@@ -125,12 +136,13 @@ def resume(name: str) -> None:
     _print(name, f"{'is resumed' if changed else 'was not paused'}; next {_next(record)}")
 
 
-@recurring.command()
+@recurring.command(epilog=examples("doceval recurring delete 'contracts daily'"))
 @click.argument("name")
 def delete(name: str) -> None:
-    """Delete NAME and its occurrences; its batches stay.
+    """Delete a recurring evaluation; keep its batches.
 
-    If you define it again, all documents count as new; their results are still reused.
+    Also deletes the occurrences of NAME. If you define it again, all documents count as new;
+    their results are still reused.
     """
     with databases().doc_eval.connect() as connection:
         summary = summarize_occurrences(connection, find_recurring(connection, name).id)
@@ -138,15 +150,15 @@ def delete(name: str) -> None:
     _print(name, f"is deleted; {_remaining_batches(summary)}")
 
 
-@recurring.command()
+@recurring.command(epilog=examples("doceval recurring report 'contracts daily' --open"))
 @click.argument("name")
 @click.option("--open", "opens", is_flag=True, help="Also open the page in a browser.")
 @as_json_option
 def report(*, name: str, opens: bool, as_json: bool) -> None:
-    """Write the page of the series of NAME, and print its path.
+    """Write the page of a series of batches.
 
-    The page shows scores, failures, cost and time by occurrence, marks drift, and lists documents whose score
-    changed with their content.
+    The page of NAME as of now shows scores, failures, cost and time by occurrence, marks drift, and
+    lists documents whose score changed with their content.
     """
     from doceval_pipeline.batches.results.series.reporting import write_series
     from doceval_pipeline.cli.reports import open_report
@@ -168,9 +180,6 @@ def report(*, name: str, opens: bool, as_json: bool) -> None:
         console.print(str(path), markup=False)
     if opens:
         open_report(path, quiet=as_json)
-
-
-COMMANDS = (recurring,)
 
 
 def _show_all(records: Sequence[RecurringRecord], *, as_json: bool) -> None:

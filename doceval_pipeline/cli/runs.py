@@ -1,4 +1,4 @@
-"""Runs Dagster's jobs in this process, on the same instance as the UI, so that they appear there."""
+"""Runs Dagster jobs in this process, on the same instance as the UI, so that they appear there."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ from dagster_shared.error import SerializableErrorInfo
 
 from doceval_pipeline.batches.archiving.restore import RestoredBatch
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.batches.staging.storing import Progress as Tell
-from doceval_pipeline.cli.bars import Draw, bars
+from doceval_pipeline.batches.staging.storing import Progress
+from doceval_pipeline.cli.bars import NewBar, bars
 from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
@@ -24,8 +24,8 @@ from doceval_pipeline.settings import Settings
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-class Run(Protocol):
-    """Runs a job, for a batch's partition where it has partitions; it shows in the UI like any other run."""
+class JobRunner(Protocol):
+    """Runs a job, for the partition of a batch if the job has partitions; the UI shows it like any run."""
 
     def __call__(self, batch_id: int | None = None) -> dg.ExecuteInProcessResult:
         """The result of a successful run.
@@ -33,20 +33,20 @@ class Run(Protocol):
         Raises
         ------
         StagingError
-            The run failed; the line is the one that the run shows in Dagster.
+            The run failed; the message is the one that Dagster shows.
         """
 
 
 @contextmanager
 def open_job(
-    name: str, batch_ids: Iterable[int], quiet: bool, ops: Mapping[str, Any] | None = None
-) -> Iterator[Run]:
-    """Get ready to run a job for each of the given batches in this process.
+    name: str, batch_ids: Iterable[int], *, quiet: bool, ops: Mapping[str, Any] | None = None
+) -> Iterator[JobRunner]:
+    """Prepare to run a job for each of the given batches in this process.
 
     Parameters
     ----------
     quiet
-        Draw no progress.
+        NewBar no progress.
     ops
         The config of the job's ops, as in the launchpad.
     """
@@ -58,13 +58,13 @@ def open_job(
         job = defs.resolve_job_def(name)
 
         def run(batch_id: int | None = None) -> dg.ExecuteInProcessResult:
-            with bars(visible=not quiet) as draw:
-                progress = StagingProgress() if quiet else _in_the_terminal(draw)
+            with bars(visible=not quiet) as new_bar:
+                progress = StagingProgress() if quiet else _terminal_progress(new_bar)
                 result = job.execute_in_process(
                     instance=instance,
                     partition_key=None if batch_id is None else partition_key(batch_id),
                     tags=None if batch_id is None else tags.get(batch_id),
-                    # The events are in Dagster's event log; the terminal gets the result.
+                    # Dagster's event log has the events; the terminal shows the result.
                     run_config={**QUIET, "ops": dict(ops or {})},
                     raise_on_error=False,
                     resources={**(defs.resources or {}), "progress": progress},
@@ -79,10 +79,10 @@ def open_job(
         yield run
 
 
-def restore_and_tell(restore: Callable[[], RestoredBatch]) -> RestoredBatch:
-    """Restore a batch, and let its partition's history in Dagster say so.
+def restore_and_report(restore: Callable[[], RestoredBatch]) -> RestoredBatch:
+    """Restore a batch and record that in its partition's history in Dagster.
 
-    No job, because the file is on the machine of whoever asks, and the partition may not be there yet.
+    Not a job, because the file is on the caller's machine and the partition may not exist yet.
     """
     with open_instance(Settings.from_environment()) as instance:
         restored = restore()
@@ -100,14 +100,14 @@ def restore_and_tell(restore: Callable[[], RestoredBatch]) -> RestoredBatch:
     return restored
 
 
-def _in_the_terminal(draw: Draw) -> StagingProgress:
-    class Bars(StagingProgress):
-        """Draws progress instead of writing it into the run's log."""
+def _terminal_progress(new_bar: NewBar) -> StagingProgress:
+    class _TerminalProgress(StagingProgress):
+        """Draws progress bars instead of writing progress into the run's log."""
 
-        def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Tell:
-            return draw(what)
+        def listener(self, log: dg.DagsterLogManager, what: str = "storing documents") -> Progress:
+            return new_bar(what)
 
-    return Bars()
+    return _TerminalProgress()
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
@@ -131,10 +131,10 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
 
 
 def _reason(error: SerializableErrorInfo) -> str:
-    """What an error that Dagster has recorded says, without the name of its class."""
+    """The message of an error that Dagster has recorded, without the name of its class."""
     while error.cause is not None:
         error = error.cause
-    said = error.message.strip().removeprefix(f"{error.cls_name}:")
-    # The class may be written with its module.
-    said = said.split(f".{error.cls_name}:", 1)[-1].strip()
-    return (said.splitlines() or ["no reason was given"])[0]
+    message = error.message.strip().removeprefix(f"{error.cls_name}:")
+    # The name of the class may include its module.
+    message = message.split(f".{error.cls_name}:", 1)[-1].strip()
+    return (message.splitlines() or ["no reason was given"])[0]

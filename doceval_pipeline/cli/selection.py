@@ -1,11 +1,10 @@
-"""Commands that take several batches: which ones, one after the other, and what became of each."""
+"""Commands on several batches: selects them, acts on one after the other, prints each result."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import click
 from sqlalchemy import Engine
 
 from doceval_pipeline.cli.output import console, fail, in_words, print_json, warn
@@ -13,14 +12,12 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, find_batches, is_patt
 from doceval_pipeline.errors import DocEvalError, UnknownBatch
 from doceval_pipeline.names import normal
 
-several_batches = click.argument("batches", nargs=-1, required=True, metavar="BATCH...")
-
 
 @dataclass(frozen=True)
 class Selection:
-    """The batches of a command, each once, and an error for each word that names none.
+    """The batches of a command, each once, and an error for each word that matches no batch.
 
-    `is_one` where a single batch was named without a pattern: its data is printed as one object.
+    `is_one` if a single batch was named without a pattern: its data is printed as one object.
     """
 
     batches: list[BatchRecord]
@@ -29,10 +26,10 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a command did to one batch: a line for people (with markup), data for programs, and counts.
+class ActionResult:
+    """The result of a command for one batch: a line for people (with markup), data for programs, and counts.
 
-    `notes` are sentences for people that follow the line.
+    `notes` are warnings that follow the line.
     """
 
     line: str
@@ -47,13 +44,13 @@ class Done:
             warn(note)
 
 
-def select(engine: Engine, words: Sequence[str], with_archived: bool = False) -> Selection:
-    """The batches that are named by numbers, keys, names and patterns.
+def select(engine: Engine, words: Sequence[str], *, with_archived: bool = False) -> Selection:
+    """The batches that match numbers, keys, names and patterns.
 
     Raises
     ------
     UnknownBatch
-        None of the words names a batch; one line for each.
+        No word matches a batch; one line for each word.
     """
     found, unknown = find_batches(engine, words, with_archived=with_archived)
     if not found:
@@ -62,15 +59,15 @@ def select(engine: Engine, words: Sequence[str], with_archived: bool = False) ->
     return Selection(found, unknown, is_one)
 
 
-def act_on_each(selection: Selection, act: Callable[[BatchRecord], Done], as_json: bool) -> None:
-    """Do something to one batch after the other, and tell what became of each; the last line is a total.
+def act_on_each(selection: Selection, act: Callable[[BatchRecord], ActionResult], *, as_json: bool) -> None:
+    """Act on one batch after the other and print each result; the last line is a total.
 
-    A batch that fails stops no other. A single batch that was named fails as the command itself.
+    A batch that fails does not stop the others. If a single batch was named, its failure is the command's.
 
     Raises
     ------
     SystemExit
-        With 1 where a batch failed, or a word named none; with 130 after Ctrl-C.
+        With 1 if a batch failed or a word matches no batch; with 130 after Ctrl-C.
     DocEvalError
         The single batch failed.
     """
@@ -78,37 +75,37 @@ def act_on_each(selection: Selection, act: Callable[[BatchRecord], Done], as_jso
         done = act(selection.batches[0])
         print_json(done.data) if as_json else done.show()
         return
-    told = _Output(len(selection.batches), as_json)
+    output = _ActionOutput(len(selection.batches), as_json=as_json)
     for error in selection.unknown:
-        told.failed({}, str(error))
+        output.failed({}, str(error))
     try:
         for batch in selection.batches:
-            _act_on(batch, act, told)
+            _act_on(batch, act, output)
     except KeyboardInterrupt:
-        told.total()
+        output.total()
         raise SystemExit(130) from None
-    told.total()
-    if told.failures:
+    output.total()
+    if output.failures:
         raise SystemExit(1)
 
 
-def _act_on(batch: BatchRecord, act: Callable[[BatchRecord], Done], told: "_Output") -> None:
+def _act_on(batch: BatchRecord, act: Callable[[BatchRecord], ActionResult], output: "_ActionOutput") -> None:
     named = {"batch": batch.id, "name": batch.name, "partition": batch.key}
     try:
         done = act(batch)
     except DocEvalError as error:
-        told.failed(named, str(error) if batch.key in str(error) else f"{batch.key}: {error}")
+        output.failed(named, str(error) if batch.key in str(error) else f"{batch.key}: {error}")
     except KeyboardInterrupt:
-        told.failed(named, f"{batch.key}: interrupted; repeat the command to go on")
+        output.failed(named, f"{batch.key}: interrupted; repeat the command to continue")
         raise
     else:
-        told.done(done)
+        output.done(done)
 
 
-class _Output:
-    """Output of a command over several batches."""
+class _ActionOutput:
+    """Prints the results of a command on several batches, or collects them as JSON."""
 
-    def __init__(self, batches: int, as_json: bool) -> None:
+    def __init__(self, batches: int, *, as_json: bool) -> None:
         self._batches = batches
         self._as_json = as_json
         self._data: list[Any] = []
@@ -116,7 +113,7 @@ class _Output:
         self._counts: Counter[str] = Counter()
         self.failures = 0
 
-    def done(self, done: Done) -> None:
+    def done(self, done: ActionResult) -> None:
         """Prints the result of a batch."""
         self._done += 1
         self._counts.update(done.counts)
@@ -135,6 +132,6 @@ class _Output:
         if self._as_json:
             print_json(self._data)
             return
-        said = f"{self._done:,} of {self._batches:,} batches done"
-        said += f", {self.failures:,} failed" if self.failures else ""
-        console.print(f"{said}: {in_words(self._counts)}" if self._counts else said)
+        line = f"{self._done:,} of {self._batches:,} batches done"
+        line += f", {self.failures:,} failed" if self.failures else ""
+        console.print(f"{line}: {in_words(self._counts)}" if self._counts else line)

@@ -1,4 +1,4 @@
-"""The commands about the installation itself: init, up, down, env."""
+"""The commands for the installation itself: init, up, down, env."""
 
 import os
 import shlex
@@ -8,27 +8,27 @@ from typing import Any
 import click
 
 from doceval_pipeline.batches.databases import dagster_engine, describe_database, open_databases, plain_url
+from doceval_pipeline.cli.help import command, examples
+from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json
-from doceval_pipeline.cli.supervisor import Supervisor, stop_all
+from doceval_pipeline.cli.supervision.supervisor import Supervisor, stop_all
 from doceval_pipeline.dagster_home.configuration import place_configuration
 from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.migrations.roles import (
-    ROLES,
-    admit_to_dagster,
-    end_idle_transactions,
-    grant_roles,
-)
+from doceval_pipeline.migrations.roles import ROLES, admit_to_dagster, end_idle_transactions, grant_roles
 from doceval_pipeline.migrations.upgrade import Schema
 from doceval_pipeline.settings import Settings
 
 
-@click.command()
-@click.option("--roles", is_flag=True, help="Also create the roles, and give each what it may do.")
-@click.option("--json", "as_json", is_flag=True, help="Print data for other programs.")
-def init(roles: bool, as_json: bool) -> None:
-    """Create or upgrade both databases and Dagster's home; also happens on first use of anything else."""
+@command(epilog=examples("doceval init", "doceval init --roles"))
+@click.option("--roles", is_flag=True, help="Also create the database roles and grant them their rights.")
+@as_json_option
+def init(*, roles: bool, as_json: bool) -> None:
+    """Create or upgrade the databases.
+
+    Also prepares Dagster's home. Every other command does the same on first use, except for the roles.
+    """
     settings = Settings.from_environment()
-    # All three are looked at before anything is made in one of them.
+    # All three databases are checked before anything is created in one of them.
     dagster = dagster_engine(settings)
     opened = open_databases(settings)
     shown: dict[str, Any] = {
@@ -46,7 +46,7 @@ def init(roles: bool, as_json: bool) -> None:
 
         grant_roles(opened.doc_eval, Schema.DOC_EVAL)
         grant_roles(opened.knowledge, Schema.KNOWLEDGE)
-        # Its tables are made now, so that they belong to this role and not to whoever comes first.
+        # Creates its tables now, so that they belong to this role and not to the first role that connects.
         prepare_dagster_home(settings)
         admit_to_dagster(dagster, dagster_tables())
     dagster.dispose()
@@ -56,17 +56,17 @@ def init(roles: bool, as_json: bool) -> None:
     for name, value in (shown | (ROLES if roles else {})).items():
         console.print(f"{name:20} {value}", markup=False)
     if roles:
-        console.print("next: make your login roles members, such as GRANT doceval_worker TO my_processor")
+        console.print("next: make your login roles members, for example GRANT doceval_worker TO my_processor")
 
 
-@click.command()
+@command(epilog=examples('eval "$(doceval env)"', 'eval "$(doceval env --plain)"'))
 @click.option(
-    "--plain", is_flag=True, help="Write the URLs as psql and processors in other languages read them."
+    "--plain", is_flag=True, help="Print the URLs in the form that psql and other languages understand."
 )
-def env(plain: bool) -> None:
-    """Print the exports under which plain Dagster commands work: eval "$(doceval env)".
+def env(*, plain: bool) -> None:
+    """Print the variables for plain Dagster commands.
 
-    They tell a processor where the queue is, too.
+    Prints export lines for a shell. A processor finds the queue by the same variables.
     """
     from doceval_pipeline.defs.instance import dagster_environment, prepare_dagster_home
 
@@ -75,19 +75,22 @@ def env(plain: bool) -> None:
     prepare_dagster_home(settings)
     embedded = EmbeddedServer(settings.home)
     for name, value in dagster_environment(settings).items():
-        written = plain_url(value, embedded) if plain and name.endswith("_URL") else value
-        # As bytes: a path is not what a terminal's encoding makes of it.
-        click.echo(os.fsencode(f"export {name}={shlex.quote(written)}"))
+        printed = plain_url(value, embedded) if plain and name.endswith("_URL") else value
+        # As bytes, because a path may not fit the terminal's encoding.
+        click.echo(os.fsencode(f"export {name}={shlex.quote(printed)}"))
 
 
-@click.command()
+@command(epilog=examples("doceval up", "doceval up --port 3001"))
 @click.option(
-    "--port", default=3000, show_default=True, type=click.IntRange(1, 65535), help="Of the webserver."
+    "--port", default=3000, show_default=True, type=click.IntRange(1, 65535), help="Port of the webserver."
 )
 def up(port: int) -> None:
-    """Run the database server, Dagster's webserver and its daemon until Ctrl-C."""
+    """Run the database server and Dagster until Ctrl-C.
+
+    Dagster's webserver shows batches and runs; its daemon stages batches, watches results and writes reports.
+    """
     settings = Settings.from_environment()
-    # Ctrl-C and doceval down are the ways to end it, and no failure.
+    # Ctrl-C and doceval down are the usual ways to end it, not failures.
     with suppress(KeyboardInterrupt), Supervisor(settings, "doceval up", port) as supervisor:
         supervisor.start_daemon()
         url = supervisor.start_webserver()
@@ -96,12 +99,13 @@ def up(port: int) -> None:
     console.print("stopped")
 
 
-@click.command()
+@command(epilog=examples("doceval down"))
 def down() -> None:
-    """Stop what `doceval up` or `doceval demo` started, also where it was killed, and the embedded server."""
+    """Stop what up or demo started.
+
+    Also stops the embedded database server, and processes that remain after doceval up or doceval demo was
+    killed.
+    """
     stopped = stop_all(Settings.from_environment())
-    said = ", ".join(name if count == 1 else f"{count} {name}s" for name, count in stopped.items())
-    console.print(f"stopped: {said}" if stopped else "nothing was running")
-
-
-COMMANDS = (init, up, down, env)
+    names = ", ".join(name if count == 1 else f"{count} {name}s" for name, count in stopped.items())
+    console.print(f"stopped: {names}" if stopped else "nothing was running")

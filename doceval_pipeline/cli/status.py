@@ -1,4 +1,4 @@
-"""`doceval status`: how far batches are, how fast, and whether anything has stalled."""
+"""`doceval status`: progress, throughput and stalls of batches."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +17,10 @@ from doceval_pipeline.batches.monitoring.status import (
     progress_of,
 )
 from doceval_pipeline.batches.monitoring.throughput import BatchThroughput
-from doceval_pipeline.cli.bars import Bars
-from doceval_pipeline.cli.batches import as_json_option, databases, warn_of_waiting
+from doceval_pipeline.cli.bars import ProgressBars
+from doceval_pipeline.cli.help import command, examples
+from doceval_pipeline.cli.installation import databases, warn_of_waiting
+from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, fail, print_json, print_table, warn
 from doceval_pipeline.cli.reports import report_url, running_webserver
 from doceval_pipeline.cli.selection import select
@@ -27,18 +29,22 @@ from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.formatting import rough_duration
 
-SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_POLLS = 2.0
 REPORTS_SHOWN = 10
-# Of a narrow terminal.
+# In a narrow terminal.
 LINES_OF_A_BAR = 4
 
 
-@click.command()
+@command(epilog=examples("doceval status", "doceval status 1 --watch"))
 @click.argument("batches", nargs=-1, metavar="[BATCH]...")
-@click.option("--watch", is_flag=True, help="Go on showing it until all of it is done.")
+@click.option("--watch", is_flag=True, help="Keep showing the progress until all batches are done.")
 @as_json_option
-def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
-    """Show how far all batches are, or each BATCH (a number, a name, or a quoted pattern)."""
+def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
+    """Show the progress of batches.
+
+    Shows files, evaluations, the time left, problems and where reports are: of all batches, or of each BATCH
+    (a number, a name, or a quoted pattern such as 'contracts-*').
+    """
     opened = databases()
 
     def read() -> tuple[list[BatchProgress], list[UnknownBatch]]:
@@ -67,11 +73,19 @@ def status(batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-COMMANDS = (status,)
-
-
 def _print_progress(found: list[BatchProgress]) -> None:
-    columns = ("batch", "name", "status", "files", "left out", "cells", "open", "ok", "failed", "time left")
+    columns = (
+        "batch",
+        "name",
+        "status",
+        "files",
+        "left out",
+        "evaluations",
+        "open",
+        "ok",
+        "failed",
+        "time left",
+    )
     print_table(columns, [_progress_row(progress) for progress in found], optional=("left out", "time left"))
     for progress in found:
         if progress.reuse:
@@ -83,7 +97,8 @@ def _print_progress(found: list[BatchProgress]) -> None:
     _print_reports([progress for progress in found if progress.report is not None])
     if not found:
         console.print(
-            "no batches yet: doceval apply evaluation.yaml, or doceval recurring list for those to come"
+            "no batches yet: create one with doceval apply evaluation.yaml, or see upcoming ones with "
+            "doceval recurring list"
         )
 
 
@@ -98,7 +113,7 @@ def _warnings(progress: BatchProgress) -> Iterator[str]:
 
 
 def _print_reports(reported: list[BatchProgress]) -> None:
-    """Where the reports of the newest batches are, as links that a terminal can open."""
+    """Print the addresses of the newest batches' reports, as links that a terminal can open."""
     server = running_webserver() if reported else None
     for progress in reported[-REPORTS_SHOWN:]:
         address = report_url(server, progress.report) or progress.report
@@ -126,7 +141,7 @@ def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
 
 
 def _time_left(throughput: BatchThroughput | None) -> str | None:
-    """Between which bounds the rest will be done, as people say it."""
+    """The estimated time left, in words; None if it is unknown."""
     if throughput is None or throughput.seconds_left is None:
         return None
     left = throughput.seconds_left
@@ -134,8 +149,8 @@ def _time_left(throughput: BatchThroughput | None) -> str | None:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
-def _watch(look: Callable[[], list[BatchProgress]]) -> None:
-    """Show progress until all is done or nobody looks any more: bars in a terminal, else lines."""
+def _watch(read: Callable[[], list[BatchProgress]]) -> None:
+    """Show progress until all batches are done or the output is lost: bars in a terminal, otherwise lines."""
     draws = console.is_terminal
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -143,41 +158,41 @@ def _watch(look: Callable[[], list[BatchProgress]]) -> None:
         TaskProgressColumn(),
         TextColumn("{task.fields[done]}", markup=False),
     )
-    bars, tasks = Bars(*columns, console=console), dict[int, TaskID]()
-    said: dict[int, tuple[Any, ...]] = {}
+    bars, tasks = ProgressBars(*columns, console=console), dict[int, TaskID]()
+    printed: dict[int, tuple[Any, ...]] = {}
     with bars if draws else nullcontext():
         while True:
-            found = look()
+            found = read()
             for progress in found:
                 if draws and not _is_over(progress):
                     _draw(bars, tasks, progress)
-                elif said.get(progress.batch.id) != (now := _what_changes(progress)):
-                    said[progress.batch.id] = now
-                    _end(bars, tasks, progress)
-                    console.print(f"{_state(progress)} {_watched(progress)}", markup=False)
+                elif printed.get(progress.batch.id) != (state := _noteworthy_state(progress)):
+                    printed[progress.batch.id] = state
+                    _remove_bar(bars, tasks, progress)
+                    console.print(f"{_heading(progress)} {_progress_line(progress)}", markup=False)
             if is_output_lost() or all(map(_is_over, found)):
                 return
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_POLLS)
 
 
-def _draw(bars: Bars, tasks: dict[int, TaskID], progress: BatchProgress) -> None:
+def _draw(bars: ProgressBars, tasks: dict[int, TaskID], progress: BatchProgress) -> None:
     batch = progress.batch
     if batch.id not in tasks:
         tasks[batch.id] = bars.add_task("", total=None, done="")
-    # As many as the terminal has room for: what is below its last line could not be drawn again.
+    # Only as many as fit into the terminal: below its last line nothing can be redrawn.
     is_shown = list(tasks).index(batch.id) < max(console.height // LINES_OF_A_BAR - 1, 1)
     bars.update(
         tasks[batch.id],
         total=batch.expected_cells or None,
         completed=progress.cells.done,
-        description=_state(progress),
-        done=_watched(progress),
+        description=_heading(progress),
+        done=_progress_line(progress),
         visible=is_shown,
     )
 
 
-def _end(bars: Bars, tasks: dict[int, TaskID], progress: BatchProgress) -> None:
-    """What is over has a line above the bars, and no bar."""
+def _remove_bar(bars: ProgressBars, tasks: dict[int, TaskID], progress: BatchProgress) -> None:
+    """Remove the bar of a batch that is done; a line above the bars replaces it."""
     task = tasks.pop(progress.batch.id, None)
     if task is not None:
         bars.remove_task(task)
@@ -187,27 +202,28 @@ def _is_over(progress: BatchProgress) -> bool:
     return progress.batch.status in ("COMPLETED", "FAILED", "FAILED_STAGING")
 
 
-def _state(progress: BatchProgress) -> str:
+def _heading(progress: BatchProgress) -> str:
     return f"{progress.batch.key} {progress.batch.status.value}"
 
 
-def _what_changes(progress: BatchProgress) -> tuple[Any, ...]:
-    """What is worth a line; a rate that is a little higher is not."""
+def _noteworthy_state(progress: BatchProgress) -> tuple[Any, ...]:
+    """The state whose change deserves a line; a slightly higher rate does not."""
     return progress.batch.status, progress.cells, progress.assessment and progress.assessment.state
 
 
-def _watched(progress: BatchProgress) -> str:
-    """Counts, rate, and the time left or why nothing moves, in one line."""
+def _progress_line(progress: BatchProgress) -> str:
+    """Counts, rate, and the time left or the reason for a stall, in one line."""
     cells, throughput = progress.cells, progress.throughput
-    said = [f"{cells.done:,} of {progress.batch.expected_cells or 0:,} cells, {cells.failed:,} failed"]
+    counts = f"{cells.done:,} of {progress.batch.expected_cells or 0:,} evaluations, {cells.failed:,} failed"
     if cells.reused:
-        said[0] += f", {cells.reused:,} reused"
+        counts += f", {cells.reused:,} reused"
     if progress.batch.held_reason is not None:
-        return f"{said[0]}; {printable(f'held: {progress.batch.held_reason}')}"
+        return f"{counts}; {printable(f'held: {progress.batch.held_reason}')}"
     if progress.assessment and progress.assessment.state in (*STALLED, WorkState.SLOW, WorkState.DEFERRED):
-        return f"{said[0]}; {printable(progress.assessment.state.label)}"
+        return f"{counts}; {printable(progress.assessment.state.label)}"
+    parts = [counts]
     if throughput and throughput.recent_rate:
-        said.append(f"{throughput.recent_rate:,.0f} an hour")
+        parts.append(f"{throughput.recent_rate:,.0f} per hour")
     if left := _time_left(throughput):
-        said.append(f"{left} left")
-    return ", ".join(said)
+        parts.append(f"{left} left")
+    return ", ".join(parts)

@@ -1,7 +1,7 @@
-"""Standard output and standard error, where no failure to write interrupts what is being done.
+"""Standard output and standard error that never interrupt a command because they cannot be written.
 
-A command that changes something goes on where nobody reads what it prints, or where there is no room for it;
-that its output is not whole is said at its end. The streams also work where they were closed from the start.
+A command that changes something continues when the reader of its output is gone or the disk is full; at its
+end it reports that its output is incomplete. The streams also work if they were closed from the start.
 """
 
 import errno
@@ -11,14 +11,12 @@ import select
 import sys
 from typing import Any
 
-from doceval_pipeline.cli.output import fail
-
-# What shells show for a program that SIGPIPE ended.
+# The exit code that shells show for a program that SIGPIPE ended.
 BROKEN_PIPE = 141
 
 
 class LastingStream(io.RawIOBase):
-    """A file descriptor; after the first failure to write to it, which is kept, it takes everything."""
+    """A file descriptor that keeps its first write error, and from then on discards what is written."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -33,11 +31,11 @@ class LastingStream(io.RawIOBase):
         return os.isatty(self._number)
 
     def writable(self) -> bool:
-        """It is for writing alone."""
+        """True: it is for writing only."""
         return True
 
     def is_lost(self) -> bool:
-        """Whether what is written reaches nobody; the reader of a pipe may go without a write that fails."""
+        """Whether nobody reads what is written; the reader of a pipe may go without any failed write."""
         poll = select.poll()
         poll.register(self._number, 0)
         if self.failure is None and any(event & select.POLLERR for _, event in poll.poll(0)):
@@ -45,7 +43,7 @@ class LastingStream(io.RawIOBase):
         return self.failure is not None
 
     def write(self, data: Any) -> int:
-        """Write what there is room for, and wait for room where others made the descriptor non-blocking."""
+        """Write as much as fits; wait for room if another program made the descriptor non-blocking."""
         while self.failure is None:
             try:
                 return os.write(self._number, data)
@@ -57,17 +55,17 @@ class LastingStream(io.RawIOBase):
 
 
 def lasting_streams() -> LastingStream:
-    """Put both streams on descriptors that last; the one of standard output.
+    """Replace both streams by lasting ones; returns the one of standard output.
 
-    What the encoding of a terminal does not have is shown as `?`.
+    Characters that the terminal's encoding lacks are written as `?`.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            # It would become the number of the next file that is opened. Not for writing, which must fail.
+            # The next opened file would get this number. Read-only, because writing must fail.
             os.open(os.devnull, os.O_RDONLY)
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 # for as long as the process lives
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 # open until the process ends
     sys.stderr = text_on(LastingStream(2), like=sys.stderr)
     output = LastingStream(1)
     sys.stdout = text_on(output, like=sys.stdout)
@@ -75,26 +73,28 @@ def lasting_streams() -> LastingStream:
 
 
 def is_output_lost() -> bool:
-    """Whether what is printed reaches nobody: a write has failed, or the reader of the pipe is gone."""
+    """Whether nobody reads what is printed: a write has failed, or the reader of the pipe is gone."""
     stream = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return isinstance(stream, LastingStream) and stream.is_lost()
 
 
 def exit_code(output: LastingStream, code: int) -> int:
-    """The exit code of a command that ended with `code`; says so where its output is not whole."""
+    """The exit code of a command that ended with `code`; reports incomplete output."""
     sys.stdout.flush()
     if output.failure is None:
         return code
     if output.failure.errno == errno.EPIPE:
-        # As of every program in a pipe whose reader has enough.
+        # As for every program in a pipe whose reader has read enough.
         return code or BROKEN_PIPE
+    from doceval_pipeline.cli.output import fail
+
     reason = "it is closed" if output.failure.errno == errno.EBADF else output.failure.strerror
     fail(f"cannot write the output: {reason}")
     return code or 1
 
 
 def text_on(stream: LastingStream, like: Any) -> io.TextIOWrapper:
-    """A text stream in the encoding of another one, which is None where its descriptor was closed."""
+    """A text stream in the encoding of another one, which is None if its descriptor was closed."""
     return io.TextIOWrapper(
         io.BufferedWriter(stream),
         encoding=getattr(like, "encoding", "utf-8"),

@@ -1,15 +1,16 @@
-"""Which command a person may have meant who named one that does not exist."""
+"""Suggests commands for a word that is not a command."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import click
 from click.exceptions import NoSuchCommand
 
-# A mistyped letter or two of a command. Less alike are other words: `retry` reads like `restore`.
-ALIKE = 0.75
-# What other tools call what these commands do.
+from doceval_pipeline.cli.help import HelpWithExamples
+
+# Similarity of a mistyped letter or two. Below it are other words: `retry` resembles `restore`.
+MIN_SIMILARITY = 0.75
+# Words of other tools, and the command that does the same here.
 WORDS = {
     "again": "reprocess BATCH --failed",
     "rerun": "reprocess BATCH --failed",
@@ -66,16 +67,18 @@ WORDS = {
 }
 
 
-class Commands(click.Group):
-    """A group that suggests commands by what they do, and then by their spelling.
+class SuggestingGroup(HelpWithExamples, click.Group):
+    """A group that answers an unknown command with the commands that may have been meant.
 
     Parameters
     ----------
     words
-        What other tools call its commands, and the command that is meant.
+        Words of other tools, and the command that does the same here.
     typed
         How the group itself is typed.
     """
+
+    command_class = HelpWithExamples
 
     def __init__(
         self, *args: Any, words: Mapping[str, str] = WORDS, typed: str = "doceval", **kwargs: Any
@@ -87,7 +90,13 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or refuse the word with what may have been meant."""
+        """Find the command.
+
+        Raises
+        ------
+        UsageError
+            It does not exist; suggests others.
+        """
         try:
             return super().resolve_command(ctx, args)
         except NoSuchCommand as error:
@@ -95,12 +104,14 @@ class Commands(click.Group):
             raise click.UsageError(f"No such command {error.command_name!r}{suggestion}", ctx) from None
 
     def _suggestion(self, word: str) -> str:
+        from difflib import get_close_matches
+
         wanted = word.casefold().replace("_", "-")
         if wanted in self.words:
             meant = [self.words[wanted]]
         else:
-            meant = get_close_matches(wanted, [*self.commands, *self.words], 3, ALIKE)
+            meant = get_close_matches(wanted, [*self.commands, *self.words], 3, MIN_SIMILARITY)
             meant = list(dict.fromkeys(self.words.get(name, name) for name in meant))
         if not meant:
-            return f": {self.typed} --help lists them all."
+            return f": {self.typed} --help lists all commands."
         return f". Did you mean {' or '.join(f'{self.typed} {name}' for name in meant)}?"

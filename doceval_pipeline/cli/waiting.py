@@ -1,9 +1,9 @@
-"""Says when a database server does not answer, instead of waiting for it in silence.
+"""Reports when a database server does not answer, instead of waiting silently.
 
-libpq waits without a limit that could be set, and lets nobody interrupt it. Beside it each server is asked
-over a connection of its own for the first byte that PostgreSQL answers, which needs no login and takes no
-place among its connections. A statement that takes long is no such case: its server answers. Nothing is asked
-in the first seconds, so that the logs of servers that answer say nothing of it.
+libpq waits without a limit and cannot be interrupted. Meanwhile a thread probes each server over a separate
+connection for the first byte of PostgreSQL's answer, which needs no login and takes no connection slot. A
+slow statement is not reported, because its server answers the probe. The first seconds pass without a probe,
+so that logs of servers that answer stay clean.
 """
 
 import os
@@ -28,27 +28,27 @@ from doceval_pipeline.embedded.sockets import SOCKET, require_peer, require_priv
 from doceval_pipeline.errors import ConfigurationError, EmbeddedServerError
 from doceval_pipeline.settings import Settings
 
-# From when on the silence is mentioned, and ends a command that only reads.
+# Silence of this length is reported; then it ends a command that only reads.
 SECONDS_TO_MENTION = 10.0
 SECONDS_TO_END = 30.0
 SECONDS_BETWEEN = 5.0
-# Until a Ctrl-C that Python did not get to handle ends the process.
+# After this, a Ctrl-C that Python could not handle ends the process.
 SECONDS_TO_INTERRUPT = 0.3
-# The first message of the protocol, "is GSSAPI spoken here?", which every server and pooler answers. A server
-# with TLS that is asked for that instead, and left, writes it into its log.
-ASK = (8).to_bytes(4) + (80877104).to_bytes(4)
+# The protocol's request for GSSAPI encryption, which every server and pooler answers. A request for TLS that
+# is then abandoned would appear in the server's log.
+PROBE = (8).to_bytes(4) + (80877104).to_bytes(4)
 
 
 @dataclass(frozen=True)
-class Server:
-    """A database server: what people call it, and where it listens.
+class DatabaseServer:
+    """A database server: its name for people, and where it listens.
 
     Parameters
     ----------
     address
         The path of a socket, or host and port.
     embedded
-        The embedded server whose socket that is: nothing is sent to another account that listens there.
+        The embedded server that owns the socket: nothing is sent if another account listens there.
     """
 
     name: str
@@ -56,21 +56,21 @@ class Server:
     embedded: EmbeddedServer | None = None
 
     def answers(self, seconds: float) -> bool:
-        """Whether it says anything within some seconds; a refusal is an answer too."""
+        """Whether it answers within `seconds`; a refusal is an answer too."""
         deadline = time.monotonic() + seconds
         try:
-            with closing(self._connect(seconds)) as asked:
-                asked.settimeout(max(deadline - time.monotonic(), 0.01))
-                asked.sendall(ASK)
-                asked.recv(1)
+            with closing(self._connect(seconds)) as probe:
+                probe.settimeout(max(deadline - time.monotonic(), 0.01))
+                probe.sendall(PROBE)
+                probe.recv(1)
         except BlockingIOError:
-            # So many wait for it that the system takes no more.
+            # Its queue of connections is full.
             time.sleep(max(deadline - time.monotonic(), 0))
             return False
         except TimeoutError:
             return False
         except (OSError, UnicodeError, EmbeddedServerError):
-            # The command is told the same. Python refuses some names of hosts as UnicodeError.
+            # The command itself reports the same. Python refuses some names of hosts as UnicodeError.
             return True
         return True
 
@@ -78,29 +78,31 @@ class Server:
         if not isinstance(self.address, str):
             return socket.create_connection(self.address, seconds)
         with ExitStack() as exits:
-            asked = exits.enter_context(socket.socket(socket.AF_UNIX))
-            asked.settimeout(seconds)
+            probe = exits.enter_context(socket.socket(socket.AF_UNIX))
+            probe.settimeout(seconds)
             if self.embedded is not None:
                 folder, accounts = Path(self.address).parent, self.embedded.accounts()
                 require_private(folder, accounts)
-            asked.connect(os.fsencode(self.address))
+            probe.connect(os.fsencode(self.address))
             if self.embedded is not None:
-                require_peer(asked, folder, accounts)
+                require_peer(probe, folder, accounts)
             exits.pop_all()
-        return asked
+        return probe
 
 
 @contextmanager
-def watching(only_reads: bool) -> Iterator[None]:
+def watching(*, only_reads: bool) -> Iterator[None]:
     """Watch the database servers of the environment while a command runs.
 
-    Ends the process at Ctrl-C, where Python cannot because libpq waits; and if the command `only_reads`,
-    after 30 s in which a server did not answer.
+    Ends the process at Ctrl-C if Python cannot because libpq waits; and, for a command that `only_reads`,
+    when a server has not answered for 30 s.
     """
-    servers = _servers(only_reads)
+    servers = _servers(only_reads=only_reads)
     over = threading.Event()
     if servers:
-        threading.Thread(target=_watch, args=(servers, only_reads, over), daemon=True).start()
+        threading.Thread(
+            target=_watch, args=(servers, over), kwargs={"only_reads": only_reads}, daemon=True
+        ).start()
     try:
         with _interruptible(servers, over) if servers else nullcontext():
             yield
@@ -108,20 +110,20 @@ def watching(only_reads: bool) -> Iterator[None]:
         over.set()
 
 
-def _servers(only_reads: bool) -> list[Server]:
-    """The servers that a command may wait for, each once; none where the environment names none."""
+def _servers(*, only_reads: bool) -> list[DatabaseServer]:
+    """The servers that a command may wait for, each once; none if the environment cannot be used."""
     try:
         settings = Settings.from_environment()
     except ConfigurationError:
         return []
-    # Nothing that only reads needs Dagster's own database.
+    # A command that only reads does not need Dagster's own database.
     wanted = (DOC_EVAL, KNOWLEDGE) if only_reads else (DOC_EVAL, KNOWLEDGE, DAGSTER)
     found = [_server(database[0], database_url(settings, database), settings) for database in wanted]
     return list({server.address: server for server in reversed(found) if server}.values())
 
 
-def _server(variable: str, url: str, settings: Settings) -> Server | None:
-    """None for a URL that cannot be read, or that leaves to libpq where the server is."""
+def _server(variable: str, url: str, settings: Settings) -> DatabaseServer | None:
+    """The server of a URL; None if the URL is invalid or leaves the choice of a server to libpq."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -131,42 +133,42 @@ def _server(variable: str, url: str, settings: Settings) -> Server | None:
         return None
     embedded = EmbeddedServer(settings.home)
     if embedded.is_reached_by(host):
-        return Server("the embedded PostgreSQL", f"{host}/{SOCKET}", embedded)
+        return DatabaseServer("the embedded PostgreSQL", f"{host}/{SOCKET}", embedded)
     name = f"the database server of {variable}"
-    return Server(name, f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, int(port)))
+    return DatabaseServer(name, f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, int(port)))
 
 
-def _watch(servers: list[Server], only_reads: bool, over: threading.Event) -> None:
-    # Half of the silence before the first question, and half after it.
+def _watch(servers: list[DatabaseServer], over: threading.Event, *, only_reads: bool) -> None:
+    # Half of the time passes before the first probe, and half after it.
     pause = patience = SECONDS_TO_MENTION / 2
     while not over.wait(pause):
         for server in servers:
-            _wait_for(server, patience, only_reads, over)
+            _wait_for(server, patience, over, only_reads=only_reads)
         pause, patience = SECONDS_BETWEEN, SECONDS_TO_MENTION
 
 
-def _wait_for(server: Server, patience: float, only_reads: bool, over: threading.Event) -> None:
+def _wait_for(server: DatabaseServer, patience: float, over: threading.Event, *, only_reads: bool) -> None:
     if server.answers(patience) or over.is_set():
         return
     warn(f"{server.name} does not answer; still waiting")
     while not server.answers(SECONDS_TO_END - SECONDS_TO_MENTION) and not over.is_set():
         if only_reads:
             _end(
-                f"{server.name} did not answer for {SECONDS_TO_END:g} s: see whether it is stopped or its "
-                "machine is overloaded, and ask again",
+                f"{server.name} did not answer for {SECONDS_TO_END:g} s: check whether it is stopped or "
+                "its machine is overloaded, and try again",
                 1,
             )
 
 
 @contextmanager
-def _interruptible(servers: list[Server], over: threading.Event) -> Iterator[None]:
+def _interruptible(servers: list[DatabaseServer], over: threading.Event) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals, told = socket.socketpair()
-    with closing(signals), closing(told):
-        told.setblocking(False)
-        before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    signals, wakeup = socket.socketpair()
+    with closing(signals), closing(wakeup):
+        wakeup.settimeout(0)
+        before = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=_await_interrupts, args=(signals, servers, over), daemon=True).start()
         try:
             yield
@@ -175,14 +177,14 @@ def _interruptible(servers: list[Server], over: threading.Event) -> Iterator[Non
             signal.set_wakeup_fd(before)
 
 
-def _await_interrupts(signals: socket.socket, servers: list[Server], over: threading.Event) -> None:
+def _await_interrupts(signals: socket.socket, servers: list[DatabaseServer], over: threading.Event) -> None:
     main = threading.main_thread().ident
     while not over.is_set():
         with suppress(OSError, ValueError):
             if not select.select([signals], [], [], 1)[0] or signal.SIGINT not in signals.recv(64):
                 continue
             where = _place(main)
-            # Where Python handles it, the main thread moves.
+            # If Python handles it, the main thread moves on.
             if over.wait(SECONDS_TO_INTERRUPT) or _place(main) != where:
                 continue
             if not all(server.answers(SECONDS_TO_INTERRUPT) for server in servers) and not over.is_set():
@@ -195,9 +197,9 @@ def _place(thread: int | None) -> tuple[int, int]:
 
 
 def _end(line: str, code: int) -> None:
-    """End the process at once, as what waits in libpq cannot be told to."""
-    # What a bar hid.
-    errors.show_cursor(True)
+    """End the process at once, because a thread that waits in libpq cannot be interrupted."""
+    # A progress bar may have hidden it.
+    errors.show_cursor(show=True)
     fail(line)
     console.file.flush()
     os._exit(code)

@@ -1,107 +1,35 @@
 """Jobs on batches, launched from the launchpad, by sensors or from the command line."""
 
-from collections.abc import (
-    Mapping,
-)
-from dataclasses import (
-    asdict,
-)
-from functools import (
-    partial,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import dagster as dg
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
-from doceval_pipeline.batches.archiving.archive import (
-    archive,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.files.file_counts import (
-    batch_tallies,
-    left_out,
-)
-from doceval_pipeline.batches.files.folders import (
-    folder_problems,
-)
-from doceval_pipeline.batches.staging.applying import (
-    apply,
-)
-from doceval_pipeline.batches.staging.planning import (
-    Plan,
-    plan,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    cancel,
-    cancel_staging,
-    pause,
-    reprocess,
-    resume,
-)
-from doceval_pipeline.defs import (
-    partitions,
-)
-from doceval_pipeline.defs.launchpads import (
-    example_values,
-)
-from doceval_pipeline.defs.naming import (
-    NAME,
-    name_of,
-    shown_name,
-)
-from doceval_pipeline.defs.reporting import (
-    completion_report,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-    StagingProgress,
-)
-from doceval_pipeline.defs.staging import (
-    GROUP,
-    Queue,
-    queue_rows,
-)
-from doceval_pipeline.defs.steps import (
-    NoConfig,
-    first_run_of,
-    open_batch,
-    open_step,
-)
-from doceval_pipeline.doc_eval.batches import (
-    batch_id_of,
-    partition_key,
-)
-from doceval_pipeline.doc_eval.definitions import (
-    schema,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    Applied,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    key_path,
-    locate,
-    refuse_credentials,
-)
-from doceval_pipeline.doc_eval.definitions.yaml_text import (
-    Location,
-)
-from doceval_pipeline.errors import (
-    EvaluationFileError,
-)
-from doceval_pipeline.reports.formatting import (
-    counted,
-    size_text,
-)
-from doceval_pipeline.reports.sanitize import (
-    visible_name,
-)
+from doceval_pipeline.batches.archiving.archive import archive
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out
+from doceval_pipeline.batches.files.folders import folder_problems
+from doceval_pipeline.batches.staging.applying import apply
+from doceval_pipeline.batches.staging.planning import Plan, plan
+from doceval_pipeline.batches.staging.reprocessing import cancel, cancel_staging, pause, reprocess, resume
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.launchpads import example_values
+from doceval_pipeline.defs.naming import NAME, name_of, shown_name
+from doceval_pipeline.defs.reporting import completion_report
+from doceval_pipeline.defs.resources import DocEval, StagingProgress
+from doceval_pipeline.defs.staging import GROUP, Queue, queue_rows
+from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch, open_step
+from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
+from doceval_pipeline.doc_eval.definitions import schema
+from doceval_pipeline.doc_eval.definitions.apply import Applied
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate, refuse_credentials
+from doceval_pipeline.doc_eval.definitions.yaml_text import Location
+from doceval_pipeline.errors import EvaluationFileError
+from doceval_pipeline.reports.formatting import counted, size_text
+from doceval_pipeline.reports.sanitize import visible_name
 
 stage_batch = dg.define_asset_job(
     "stage_batch",

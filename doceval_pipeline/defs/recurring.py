@@ -3,84 +3,30 @@
 import logging
 import threading
 import time
-from collections.abc import (
-    Callable,
-    Mapping,
-    Sequence,
-)
-from dataclasses import (
-    asdict,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
-from pydantic import (
-    Field,
-)
-from sqlalchemy import (
-    Connection,
-)
+from pydantic import Field
+from sqlalchemy import Connection
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.staging.recurring import (
-    find_arrivals,
-    make_occurrence,
-)
-from doceval_pipeline.defs import (
-    partitions,
-)
-from doceval_pipeline.defs.cursors import (
-    RecurringCursor,
-)
-from doceval_pipeline.defs.launchpads import (
-    example_values,
-)
-from doceval_pipeline.defs.naming import (
-    NAME,
-    name_of,
-    shown_name,
-)
-from doceval_pipeline.defs.naming import (
-    TAG as BATCH_TAG,
-)
-from doceval_pipeline.defs.recurring_text import (
-    overview,
-    sentence,
-)
-from doceval_pipeline.defs.requests import (
-    FINISHED,
-    UNFINISHED,
-    seconds_since_end,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-)
-from doceval_pipeline.defs.staging import (
-    batch_config_snapshot,
-)
-from doceval_pipeline.defs.steps import (
-    StepConfig,
-    open_step,
-)
-from doceval_pipeline.doc_eval.batches import (
-    batches_in,
-    partition_key,
-)
-from doceval_pipeline.doc_eval.definitions.schema import (
-    LONGEST_DURATION,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    Status,
-)
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.cursors import RecurringCursor
+from doceval_pipeline.defs.launchpads import example_values
+from doceval_pipeline.defs.naming import NAME, name_of, shown_name
+from doceval_pipeline.defs.naming import TAG as BATCH_TAG
+from doceval_pipeline.defs.recurring_text import overview, sentence
+from doceval_pipeline.defs.requests import FINISHED, UNFINISHED, seconds_since_end
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.staging import batch_config_snapshot
+from doceval_pipeline.defs.steps import StepConfig, open_step
+from doceval_pipeline.doc_eval.batches import batches_in, partition_key
+from doceval_pipeline.doc_eval.definitions.schema import LONGEST_DURATION
+from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.recurring.definitions import (
     delete_recurring,
     find_recurring,
@@ -89,22 +35,10 @@ from doceval_pipeline.doc_eval.recurring.definitions import (
     restart_from_now,
     resume_recurring,
 )
-from doceval_pipeline.doc_eval.recurring.record import (
-    RecurringRecord,
-)
-from doceval_pipeline.domain.recurring import (
-    Occurrence,
-    OccurrenceOutcome,
-)
-from doceval_pipeline.errors import (
-    ConfigurationError,
-    DocEvalError,
-    RecurringError,
-    in_one_line,
-)
-from doceval_pipeline.reports.sanitize import (
-    cut,
-)
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
+from doceval_pipeline.errors import ConfigurationError, DocEvalError, RecurringError, in_one_line
+from doceval_pipeline.reports.sanitize import cut
 
 # Two times of a schedule are at least a minute apart.
 SECONDS_BETWEEN_TICKS = 14

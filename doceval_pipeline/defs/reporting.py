@@ -1,66 +1,29 @@
 """The completion report as an asset: the HTML file, and its summary in Dagster."""
 
-from collections.abc import (
-    Iterator,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from doceval_pipeline.batches.locks import (
-    number_lock,
-)
-from doceval_pipeline.batches.results.reporting import (
-    WrittenReport,
-    write_report,
-)
-from doceval_pipeline.defs.catalog import (
-    CODE_VERSIONS,
-)
-from doceval_pipeline.defs.naming import (
-    NAME,
-    about,
-    name_of,
-)
-from doceval_pipeline.defs.partitions import (
-    batch_check_spec,
-    batches,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-)
-from doceval_pipeline.defs.responses import (
-    llm_responses,
-)
+from doceval_pipeline.batches.locks import number_lock
+from doceval_pipeline.batches.results.reporting import WrittenReport, write_report
+from doceval_pipeline.defs.catalog import CODE_VERSIONS
+from doceval_pipeline.defs.naming import NAME, about, name_of
+from doceval_pipeline.defs.partitions import batch_check_spec, batches
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.responses import llm_responses
 from doceval_pipeline.defs.staging import (
     batch_config_snapshot,
     document_assignment,
     encoded_documents,
     queue_rows,
 )
-from doceval_pipeline.defs.steps import (
-    NoConfig,
-    open_batch,
-)
-from doceval_pipeline.doc_eval.runs.requests import (
-    PendingRun,
-)
-from doceval_pipeline.domain.insights import (
-    Provenance,
-)
-from doceval_pipeline.reports.formatting import (
-    size_text,
-)
-from doceval_pipeline.reports.markdown import (
-    numeric_metadata,
-    plot_markdown,
-    render_markdown,
-)
+from doceval_pipeline.defs.steps import NoConfig, open_batch
+from doceval_pipeline.doc_eval.runs.requests import PendingRun
+from doceval_pipeline.domain.insights import Provenance
+from doceval_pipeline.reports.formatting import size_text
+from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
 
 REPORT_IS_WRITTEN = dg.AssetCheckKey(dg.AssetKey("completion_report"), "report_is_written")
 # The tag of runs that a sensor requested, and of their retries.

@@ -8,54 +8,23 @@ ticks are skipped.
 
 import json
 import time
-from collections.abc import (
-    Callable,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import dagster as dg
-from dagster import (
-    DagsterInvalidDefinitionError,
-)
-from dagster._core.definitions.unresolved_asset_job_definition import (
-    UnresolvedAssetJobDefinition,
-)
+from dagster import DagsterInvalidDefinitionError
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from doceval_pipeline.batches.databases import (
-    database_errors,
-)
-from doceval_pipeline.defs import (
-    partitions,
-)
-from doceval_pipeline.defs.jobs import (
-    stage_batch,
-)
-from doceval_pipeline.defs.maintenance import (
-    audit_databases,
-    retention,
-)
-from doceval_pipeline.defs.requests import (
-    requested_runs,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-)
-from doceval_pipeline.doc_eval.batches import (
-    list_batches,
-)
-from doceval_pipeline.doc_eval.runs.requests import (
-    RunKind,
-    request_saved,
-)
-from doceval_pipeline.errors import (
-    ConfigurationError,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
+from doceval_pipeline.batches.databases import database_errors
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.jobs import stage_batch
+from doceval_pipeline.defs.maintenance import audit_databases, retention
+from doceval_pipeline.defs.requests import requested_runs
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.doc_eval.batches import list_batches
+from doceval_pipeline.doc_eval.runs.requests import RunKind, request_saved
+from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.settings import Settings
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 Evaluate = Callable[[dg.ScheduleEvaluationContext, DocEval], list[dg.RunRequest] | dg.RunRequest]

@@ -4,98 +4,39 @@ All are level-triggered: the next tick repeats a tick that was killed. Stored re
 a run from starting twice.
 """
 
-from collections import (
-    defaultdict,
-)
+from collections import defaultdict
 
 import dagster as dg
 
-from doceval_pipeline.batches import (
-    locks,
-)
-from doceval_pipeline.batches.databases import (
-    database_errors,
-)
-from doceval_pipeline.batches.monitoring import (
-    completion,
-)
-from doceval_pipeline.batches.monitoring.run_requests import (
-    missing_reports,
-)
+from doceval_pipeline.batches import locks
+from doceval_pipeline.batches.databases import database_errors
+from doceval_pipeline.batches.monitoring import completion
+from doceval_pipeline.batches.monitoring.run_requests import missing_reports
 from doceval_pipeline.batches.monitoring.stalls import (
     STALLED,
     StallAssessment,
     WorkState,
     assess_open_batches,
 )
-from doceval_pipeline.batches.monitoring.status import (
-    batch_throughputs,
-)
-from doceval_pipeline.batches.monitoring.throughput import (
-    BatchThroughput,
-)
-from doceval_pipeline.batches.staging import (
-    steps as staging,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    finish_pauses_and_cancels,
-)
-from doceval_pipeline.batches.webhook import (
-    notifications,
-)
-from doceval_pipeline.defs import (
-    partitions,
-)
-from doceval_pipeline.defs.catalog import (
-    row_count,
-)
-from doceval_pipeline.defs.cursors import (
-    ResponseStatusCursor,
-    StalledWorkCursor,
-)
-from doceval_pipeline.defs.jobs import (
-    report_batch,
-    reprocess_batch,
-    stage_batch,
-)
-from doceval_pipeline.defs.lost_runs import (
-    lost_runs,
-)
-from doceval_pipeline.defs.naming import (
-    NAME,
-    names_of,
-    shown_name,
-)
-from doceval_pipeline.defs.reporting import (
-    report_evaluation,
-)
-from doceval_pipeline.defs.requests import (
-    ENDED_WITHOUT_SUCCESS,
-    PARTITION,
-    requested_runs,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-)
-from doceval_pipeline.defs.responses import (
-    evaluation_of,
-    llm_responses,
-)
-from doceval_pipeline.defs.staging import (
-    STAGING_ASSETS,
-)
-from doceval_pipeline.doc_eval.batches import (
-    list_batches,
-    partition_key,
-    staging_batches,
-)
-from doceval_pipeline.doc_eval.runs.lost import (
-    replace_lost,
-)
-from doceval_pipeline.doc_eval.runs.requests import (
-    PendingRun,
-    RunKind,
-)
+from doceval_pipeline.batches.monitoring.status import batch_throughputs
+from doceval_pipeline.batches.monitoring.throughput import BatchThroughput
+from doceval_pipeline.batches.staging import steps as staging
+from doceval_pipeline.batches.staging.reprocessing import finish_pauses_and_cancels
+from doceval_pipeline.batches.webhook import notifications
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.catalog import row_count
+from doceval_pipeline.defs.cursors import ResponseStatusCursor, StalledWorkCursor
+from doceval_pipeline.defs.jobs import report_batch, reprocess_batch, stage_batch
+from doceval_pipeline.defs.lost_runs import lost_runs
+from doceval_pipeline.defs.naming import NAME, names_of, shown_name
+from doceval_pipeline.defs.reporting import report_evaluation
+from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, PARTITION, requested_runs
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.responses import evaluation_of, llm_responses
+from doceval_pipeline.defs.staging import STAGING_ASSETS
+from doceval_pipeline.doc_eval.batches import list_batches, partition_key, staging_batches
+from doceval_pipeline.doc_eval.runs.lost import replace_lost
+from doceval_pipeline.doc_eval.runs.requests import PendingRun, RunKind
 
 # Dagster evaluates sensors every 5 s and skips a sensor whose minimum interval has not passed. With 5 s,
 # every second or third tick would come some milliseconds too early and be skipped.

@@ -1,77 +1,28 @@
 """The series of recurring evaluations as an asset, and the sensor that keeps their pages up to date."""
 
 import hashlib
-from collections.abc import (
-    Iterator,
-    Sequence,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    TYPE_CHECKING,
-    Any,
-)
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.defs.catalog import (
-    CODE_VERSIONS,
-)
-from doceval_pipeline.defs.cursors import (
-    SeriesCursor,
-)
-from doceval_pipeline.defs.launchpads import (
-    example_values,
-)
-from doceval_pipeline.defs.naming import (
-    shown_name,
-)
-from doceval_pipeline.defs.reporting import (
-    completion_report,
-    report_link,
-)
-from doceval_pipeline.defs.requests import (
-    ENDED_WITHOUT_SUCCESS,
-    UNFINISHED,
-    has_failed_for_long,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-)
-from doceval_pipeline.defs.steps import (
-    StepConfig,
-    open_step,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    list_recurring,
-)
-from doceval_pipeline.doc_eval.recurring.series import (
-    OCCURRENCES_READ,
-    SeriesDigest,
-    series_digests,
-)
-from doceval_pipeline.errors import (
-    DocEvalError,
-    UnknownRecurring,
-)
-from doceval_pipeline.reports.formatting import (
-    counted,
-)
-from doceval_pipeline.reports.sanitize import (
-    markdown_name,
-)
-from doceval_pipeline.reports.series import (
-    series_markdown,
-    series_numbers,
-)
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.defs.catalog import CODE_VERSIONS
+from doceval_pipeline.defs.cursors import SeriesCursor
+from doceval_pipeline.defs.launchpads import example_values
+from doceval_pipeline.defs.naming import shown_name
+from doceval_pipeline.defs.reporting import completion_report, report_link
+from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, UNFINISHED, has_failed_for_long
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.steps import StepConfig, open_step
+from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
+from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, SeriesDigest, series_digests
+from doceval_pipeline.errors import DocEvalError, UnknownRecurring
+from doceval_pipeline.reports.formatting import counted
+from doceval_pipeline.reports.sanitize import markdown_name
+from doceval_pipeline.reports.series import series_markdown, series_numbers
 
 # NumPy and Jinja take half a second to load; only runs that write a page need them.
 if TYPE_CHECKING:

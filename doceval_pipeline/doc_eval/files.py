@@ -3,30 +3,14 @@
 Callers pass in what they found and stored. Nothing here reads a file or another database.
 """
 
-from collections.abc import (
-    Iterable,
-    Iterator,
-    Sequence,
-)
-from dataclasses import (
-    asdict,
-    dataclass,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
+from sqlalchemy import Connection, text
 
-from doceval_pipeline import (
-    arrays,
-)
-from doceval_pipeline.domain.export import (
-    DocumentFile,
-)
+from doceval_pipeline import arrays
+from doceval_pipeline.domain.export import DocumentFile
 
 # Rows sent to the server in one statement.
 CHUNK = 5_000

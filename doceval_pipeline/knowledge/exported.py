@@ -1,32 +1,14 @@
 """Reads the results of a batch row by row for an export, in bounded memory. Changes nothing."""
 
-from collections.abc import (
-    Iterator,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    TextClause,
-    text,
-)
+from sqlalchemy import Connection, TextClause, text
 
-from doceval_pipeline.domain.export import (
-    ExportRecord,
-)
-from doceval_pipeline.knowledge.outcomes import (
-    SIMULATED_SQL,
-    outcome_sql,
-)
-from doceval_pipeline.knowledge.usage import (
-    SECONDS_SQL,
-)
+from doceval_pipeline.domain.export import ExportRecord
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, outcome_sql
+from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
 # Rows fetched at a time; the texts of a row are fetched separately where they have more bytes than this.
 ROWS_AT_A_TIME = 1_000

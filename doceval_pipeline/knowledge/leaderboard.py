@@ -1,27 +1,13 @@
 """Sums the current results of many batches by connection and prompt. Changes nothing."""
 
-from collections.abc import (
-    Sequence,
-)
+from collections.abc import Sequence
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
+from sqlalchemy import Connection, text
 
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.domain.leaderboard import (
-    LeaderboardRow,
-)
-from doceval_pipeline.knowledge.outcomes import (
-    SIMULATED_SQL,
-    words_in_sql,
-)
-from doceval_pipeline.knowledge.usage import (
-    SECONDS_SQL,
-)
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.leaderboard import LeaderboardRow
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, words_in_sql
+from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"

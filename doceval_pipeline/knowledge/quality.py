@@ -1,19 +1,10 @@
 """Counts defects of results by connection and prompt: empty responses, invalid JSON, impossible scores."""
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
+from sqlalchemy import Connection, text
 
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.domain.quality import (
-    ColumnQuality,
-)
-from doceval_pipeline.knowledge.outcomes import (
-    words_in_sql,
-)
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.quality import ColumnQuality
+from doceval_pipeline.knowledge.outcomes import words_in_sql
 
 # A few documents may well get the same short answer; from so many on, a processor is stuck.
 STUCK_FROM = 10

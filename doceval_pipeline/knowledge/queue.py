@@ -4,42 +4,18 @@ Reused results are in `reuse`, new attempts in `attempts`.
 """
 
 import json
-from collections.abc import (
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
-from sqlalchemy.exc import (
-    IntegrityError,
-)
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 
-from doceval_pipeline import (
-    arrays,
-)
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.errors import (
-    DatabaseError,
-)
-from doceval_pipeline.knowledge.outcomes import (
-    outcome_sql,
-    words_in_sql,
-)
-from doceval_pipeline.knowledge.reuse import (
-    take_results,
-)
+from doceval_pipeline import arrays
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.errors import DatabaseError
+from doceval_pipeline.knowledge.outcomes import outcome_sql, words_in_sql
+from doceval_pipeline.knowledge.reuse import take_results
 
 # The only fields of a connection that reach a queue row; no field holds a secret.
 CONNECTION_DETAILS = (

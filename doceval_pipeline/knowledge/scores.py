@@ -5,38 +5,18 @@ A million results arrive as a few long arrays that numpy reads directly: no row 
 
 import io
 import struct
-from collections.abc import (
-    Iterator,
-)
-from contextlib import (
-    closing,
-)
-from dataclasses import (
-    dataclass,
-)
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import (
-    NDArray,
-)
-from sqlalchemy import (
-    Connection,
-)
+from numpy.typing import NDArray
+from sqlalchemy import Connection
 
-from doceval_pipeline.domain.columns import (
-    Column,
-)
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.domain.scores import (
-    Scores,
-    ScoreState,
-)
-from doceval_pipeline.knowledge.outcomes import (
-    SIMULATED_SQL,
-    words_in_sql,
-)
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.scores import Scores, ScoreState
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, words_in_sql
 
 # Scores are 0 to 100, so that one number holds either the score or, if negative, the state.
 _SCORE_OR_STATE = f"""

@@ -3,35 +3,15 @@
 A reused result counts as a score, but not as new evidence, time or tokens.
 """
 
-from collections.abc import (
-    Sequence,
-)
+from collections.abc import Sequence
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
+from sqlalchemy import Connection, text
 
-from doceval_pipeline import (
-    arrays,
-)
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.domain.series import (
-    ChangedScore,
-    ColumnSums,
-    ContentChange,
-    ScoreBin,
-)
-from doceval_pipeline.knowledge.outcomes import (
-    SIMULATED_SQL,
-    valid_score_sql,
-    words_in_sql,
-)
-from doceval_pipeline.knowledge.usage import (
-    SECONDS_SQL,
-)
+from doceval_pipeline import arrays
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.series import ChangedScore, ColumnSums, ContentChange, ScoreBin
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, valid_score_sql, words_in_sql
+from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
 _FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"

@@ -3,35 +3,15 @@
 The database adds everything up; no single row is read. Reused results used nothing and are left out.
 """
 
-from collections.abc import (
-    Sequence,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
+from sqlalchemy import Connection, text
 
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.domain.throughput import (
-    Stall,
-    Throughput,
-)
-from doceval_pipeline.domain.usage import (
-    Experience,
-    Measure,
-    ProcessingTime,
-    TokenUsage,
-)
-from doceval_pipeline.knowledge.outcomes import (
-    words_in_sql,
-)
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.throughput import Stall, Throughput
+from doceval_pipeline.domain.usage import Experience, Measure, ProcessingTime, TokenUsage
+from doceval_pipeline.knowledge.outcomes import words_in_sql
 
 # A throughput has at most so many bins and, of all stalls, the longest.
 BINS = 60

@@ -4,35 +4,16 @@ The table has a row per document and a column per connection and prompt, by thei
 score.
 """
 
-from collections.abc import (
-    Callable,
-    Sequence,
-)
-from itertools import (
-    combinations,
-)
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import numpy as np
-from numpy.typing import (
-    NDArray,
-)
+from numpy.typing import NDArray
 
-from doceval_pipeline.domain.columns import (
-    Column,
-)
-from doceval_pipeline.domain.findings import (
-    Difference,
-    Estimate,
-)
-from doceval_pipeline.domain.insights import (
-    Agreement,
-    Disagreement,
-    Distribution,
-    Standing,
-)
-from doceval_pipeline.reports.model import (
-    ColumnFigures,
-)
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.domain.insights import Agreement, Disagreement, Distribution, Standing
+from doceval_pipeline.reports.model import ColumnFigures
 from doceval_pipeline.statistics.inference import (
     clustered_estimate,
     corrected,

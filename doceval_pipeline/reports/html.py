@@ -9,53 +9,20 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import (
-    Mapping,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
-from functools import (
-    cache,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from jinja2 import (
-    Environment,
-    FileSystemBytecodeCache,
-    PackageLoader,
-    StrictUndefined,
-)
-from markupsafe import (
-    Markup,
-)
+from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from doceval_pipeline.domain.results import (
-    FailureGroup,
-)
-from doceval_pipeline.domain.throughput import (
-    Throughput,
-)
-from doceval_pipeline.reports import (
-    cli_hints,
-    svg,
-)
-from doceval_pipeline.reports.cells import (
-    anchor,
-    cell_details,
-    cut_block,
-    matrix_rows,
-)
-from doceval_pipeline.reports.figures import (
-    all_columns,
-)
+from doceval_pipeline.domain.results import FailureGroup
+from doceval_pipeline.domain.throughput import Throughput
+from doceval_pipeline.reports import cli_hints, svg
+from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
+from doceval_pipeline.reports.figures import all_columns
 from doceval_pipeline.reports.formatting import (
     amount,
     duration,
@@ -68,27 +35,11 @@ from doceval_pipeline.reports.formatting import (
     signed,
     size_text,
 )
-from doceval_pipeline.reports.insights import (
-    ELSEWHERE,
-    origins_text,
-)
-from doceval_pipeline.reports.labels import (
-    ColumnLabels,
-)
-from doceval_pipeline.reports.matrix import (
-    DETAILS_SHOWN,
-    SYMBOLS,
-    lay_out,
-)
-from doceval_pipeline.reports.model import (
-    NOTHING_ASKED,
-    ReportFigures,
-    ReportInput,
-)
-from doceval_pipeline.reports.sanitize import (
-    visible,
-    visible_name,
-)
+from doceval_pipeline.reports.insights import ELSEWHERE, origins_text
+from doceval_pipeline.reports.labels import ColumnLabels
+from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
+from doceval_pipeline.reports.model import NOTHING_ASKED, ReportFigures, ReportInput
+from doceval_pipeline.reports.sanitize import visible, visible_name
 
 TEMPLATE = "report.html.j2"
 STYLE = "report.css"

@@ -1,8 +1,6 @@
 """Words for where reused results come from."""
 
-from doceval_pipeline.reports.formatting import (
-    counted,
-)
+from doceval_pipeline.reports.formatting import counted
 
 ELSEWHERE = "another installation"
 """Where results come from whose batch is unknown here, because they were restored from its archive."""

@@ -5,33 +5,14 @@ As in `markdown`, the only foreign texts are names, shown as plain text.
 
 import base64
 import re
-from collections.abc import (
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
-from html import (
-    escape,
-)
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 
-from doceval_pipeline.domain.findings import (
-    Estimate,
-)
-from doceval_pipeline.domain.leaderboard import (
-    LeaderboardRow,
-)
-from doceval_pipeline.reports.formatting import (
-    amount,
-    counted,
-    duration,
-    score_text,
-)
-from doceval_pipeline.reports.sanitize import (
-    cut,
-    markdown_name,
-    visible_name,
-)
+from doceval_pipeline.domain.findings import Estimate
+from doceval_pipeline.domain.leaderboard import LeaderboardRow
+from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
+from doceval_pipeline.reports.sanitize import cut, markdown_name, visible_name
 
 ROWS_SHOWN = 50
 ROWS_DRAWN = 10

@@ -5,36 +5,15 @@ and prompts, as plain text: no response and no file name.
 """
 
 import base64
-from collections.abc import (
-    Callable,
-)
+from collections.abc import Callable
 
-from doceval_pipeline.domain.findings import (
-    Estimate,
-)
-from doceval_pipeline.domain.insights import (
-    Standing,
-)
-from doceval_pipeline.domain.results import (
-    Total,
-)
-from doceval_pipeline.reports.formatting import (
-    amount,
-    counted,
-    duration,
-    score_text,
-)
-from doceval_pipeline.reports.insights import (
-    ELSEWHERE,
-)
-from doceval_pipeline.reports.model import (
-    NOTHING_ASKED,
-    ColumnFigures,
-    ReportFigures,
-)
-from doceval_pipeline.reports.sanitize import (
-    markdown_name,
-)
+from doceval_pipeline.domain.findings import Estimate
+from doceval_pipeline.domain.insights import Standing
+from doceval_pipeline.domain.results import Total
+from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
+from doceval_pipeline.reports.insights import ELSEWHERE
+from doceval_pipeline.reports.model import NOTHING_ASKED, ColumnFigures, ReportFigures
+from doceval_pipeline.reports.sanitize import markdown_name
 
 COLUMNS_SHOWN = 20
 ORIGINS_SHOWN = 5

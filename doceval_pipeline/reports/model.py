@@ -3,40 +3,16 @@
 Plain data. Names, messages and texts are kept as they were written; rendering makes them inert.
 """
 
-from collections.abc import (
-    Mapping,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
-from datetime import (
-    datetime,
-)
-from enum import (
-    StrEnum,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
 
-from doceval_pipeline.domain.evaluations import (
-    CellCounts,
-)
-from doceval_pipeline.domain.files import (
-    EvaluatedFile,
-    FileGroup,
-    FileLabels,
-)
-from doceval_pipeline.domain.insights import (
-    Insights,
-)
-from doceval_pipeline.domain.results import (
-    FailureGroup,
-    ReportCell,
-    ResultChange,
-    ResultSums,
-)
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.files import EvaluatedFile, FileGroup, FileLabels
+from doceval_pipeline.domain.insights import Insights
+from doceval_pipeline.domain.results import FailureGroup, ReportCell, ResultChange, ResultSums
 
 NOTHING_ASKED = "no model was called in this batch"
 """Replaces tokens, cost and time of a batch whose results are all reused."""

@@ -1,54 +1,20 @@
 """Renders the series of a recurring evaluation: the page, the summary in Dagster, and JSON."""
 
-from collections.abc import (
-    Mapping,
-    Sequence,
-)
-from dataclasses import (
-    asdict,
-    dataclass,
-)
-from datetime import (
-    datetime,
-)
-from itertools import (
-    groupby,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
-from doceval_pipeline.domain.columns import (
-    Column,
-)
-from doceval_pipeline.domain.insights import (
-    ContentChanges,
-)
-from doceval_pipeline.domain.series import (
-    OccurrenceState,
-    SeriesOccurrence,
-)
-from doceval_pipeline.domain.usage import (
-    Cost,
-)
-from doceval_pipeline.recurrence import (
-    local_time,
-)
-from doceval_pipeline.reports import (
-    svg,
-)
-from doceval_pipeline.reports.formatting import (
-    amount,
-    counted,
-    money,
-    score_text,
-)
-from doceval_pipeline.reports.sanitize import (
-    markdown_name,
-)
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.insights import ContentChanges
+from doceval_pipeline.domain.series import OccurrenceState, SeriesOccurrence
+from doceval_pipeline.domain.usage import Cost
+from doceval_pipeline.recurrence import local_time
+from doceval_pipeline.reports import svg
+from doceval_pipeline.reports.formatting import amount, counted, money, score_text
+from doceval_pipeline.reports.sanitize import markdown_name
 
 TEMPLATE = "series.html.j2"
 OCCURRENCES_SHOWN = 120

@@ -4,38 +4,16 @@ A chart beside its numbers is hidden from screen readers; a chart without them h
 """
 
 import math
-from collections.abc import (
-    Iterable,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from markupsafe import (
-    Markup,
-    escape,
-)
+from markupsafe import Markup, escape
 
-from doceval_pipeline.domain.evaluations import (
-    CellCounts,
-)
-from doceval_pipeline.domain.findings import (
-    Difference,
-    Estimate,
-)
-from doceval_pipeline.domain.insights import (
-    Distribution,
-)
-from doceval_pipeline.domain.throughput import (
-    Throughput,
-)
-from doceval_pipeline.reports.formatting import (
-    amount,
-    counted,
-    duration,
-    score_text,
-)
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.domain.insights import Distribution
+from doceval_pipeline.domain.throughput import Throughput
+from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
 
 KINDS = ("succeeded", "failed", "waiting", "running", "paused", "unknown", "missing")
 # Width of a chart on an axis, in units, and the margin at both ends for marks at its limits.

@@ -5,26 +5,14 @@ the state of the batch must be those of the model, and the audit must find nothi
 """
 
 import tempfile
-from itertools import (
-    product,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import (
-    HealthCheck,
-)
-from hypothesis import (
-    settings as examples,
-)
-from hypothesis import (
-    strategies as st,
-)
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -34,47 +22,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    cancel,
-    pause,
-    reprocess,
-    resume,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.domain.evaluations import (
-    WORDS,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-    StagingError,
-)
-from doceval_pipeline_tests.batches.archiving.archives import (
-    archive_batch,
-    holdings,
-    restore_batch,
-)
-from doceval_pipeline_tests.conftest import (
-    EMPTY_DOC_EVAL,
-    EMPTY_KNOWLEDGE,
-    Sample,
-    evaluation_of,
-    write_old,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants.audit import audit_installation
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.domain.evaluations import WORDS
+from doceval_pipeline.errors import BatchStateError, StagingError
+from doceval_pipeline_tests.batches.archiving.archives import archive_batch, holdings, restore_batch
+from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
 
 OUTCOMES = {word: outcome.value for outcome, words in WORDS.items() for word in words}
 CELLS = list(product(range(2), range(1)))  # prompts, connections

@@ -1,42 +1,19 @@
 """Nobody who keeps a transaction open makes the pipeline wait without a word."""
 
 import re
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from contextlib import (
-    contextmanager,
-)
-from functools import (
-    partial,
-)
-from threading import (
-    Thread,
-)
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from threading import Thread
 
 import pytest
-from sqlalchemy import (
-    create_engine,
-    text,
-)
+from sqlalchemy import create_engine, text
 
-from doceval_pipeline import (
-    lock_waits,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.locks import (
-    batch_lock,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.staging import (
-    reprocessing,
-)
+from doceval_pipeline import lock_waits
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.locks import batch_lock
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.staging import reprocessing
 from doceval_pipeline.batches.staging.reprocessing import (
     Mode,
     cancel,
@@ -46,16 +23,9 @@ from doceval_pipeline.batches.staging.reprocessing import (
     resume,
     what_closes_it,
 )
-from doceval_pipeline.domain.evaluations import (
-    CellCounts,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-    DatabaseError,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.errors import BatchStateError, DatabaseError
+from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
 STATUSES = "SELECT status, count(*)::int FROM llm_responses WHERE batch_id = :id GROUP BY 1 ORDER BY 1"

@@ -2,50 +2,26 @@
 
 import json
 import zipfile
-from collections.abc import (
-    Callable,
-)
+from collections.abc import Callable
 
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.report_files import (
-    find_report,
-    report_name,
-)
-from doceval_pipeline.batches.results.report_input import (
-    gather,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    reprocess,
-)
-from doceval_pipeline.doc_eval.archive import (
-    dump as configuration,
-)
-from doceval_pipeline.doc_eval.batches import (
-    batch_by_id,
-)
-from doceval_pipeline.domain.insights import (
-    Provenance,
-)
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.report_files import find_report, report_name
+from doceval_pipeline.batches.results.report_input import gather
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
+from doceval_pipeline.doc_eval.archive import dump as configuration
+from doceval_pipeline.doc_eval.batches import batch_by_id
+from doceval_pipeline.domain.insights import Provenance
 from doceval_pipeline_tests.batches.archiving.archives import (
     archive_batch,
     audit,
     empty_installation,
     restore_batch,
 )
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
+from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
 

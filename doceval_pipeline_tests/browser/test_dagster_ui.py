@@ -1,25 +1,12 @@
 """The main job through Dagster's own pages: a person clicks, a processor writes, the report appears."""
 
-from pathlib import (
-    Path,
-)
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import (
-    Page,
-    expect,
-)
+from playwright.sync_api import Page, expect
 
-from doceval_pipeline_tests.browser.conftest import (
-    DAGSTER,
-)
-from doceval_pipeline_tests.cli.running import (
-    doceval,
-    query,
-    status,
-    until,
-    write_evaluation,
-)
+from doceval_pipeline_tests.browser.conftest import DAGSTER
+from doceval_pipeline_tests.cli.running import doceval, query, status, until, write_evaluation
 
 pytestmark = pytest.mark.browser
 

@@ -7,48 +7,21 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import (
-    Callable,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Callable
+from pathlib import Path
 
 import psycopg2
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.cli import (
-    cli,
-)
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
-from doceval_pipeline.names import (
-    printable,
-)
-from doceval_pipeline_tests.cli.running import (
-    browser_that_notes,
-    doceval,
-    query,
-    read_json,
-    write_evaluation,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    write_old,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.cli import cli
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.names import printable
+from doceval_pipeline_tests.cli.running import browser_that_notes, doceval, query, read_json, write_evaluation
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 pytestmark = pytest.mark.usefixtures("databases")
 PROJECT = Path(__file__).parents[2]
@@ -158,7 +131,7 @@ def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
 
     ended = doceval("simulate-processor", "--until-empty", "--latency", "0", "--failure-rate", "0.3")
     assert "no LLM was called" in ended.stdout
-    assert "12 cells answered" in ended.stdout
+    assert "12 evaluations answered" in ended.stdout
     ended = doceval("open", "q4")
     assert (ended.returncode, ended.stderr.strip()) == (
         1,
@@ -189,7 +162,7 @@ def test_commands_that_stage_end_with_the_files_that_are_left_out_by_reason(tmp_
     assert f"found now: 2 usable files; {left_out}\n" in applied.stdout
     assert "such as 'e.BAK': add to exclude: '*.BAK'" in applied.stderr
     staged = doceval("stage", "q4")
-    assert staged.stdout.endswith(f"2 documents staged, 8 of 8 cells queued; {left_out}\n")
+    assert staged.stdout.endswith(f"2 documents staged, 8 of 8 evaluations queued; {left_out}\n")
     assert "such as 'e.BAK': create a batch with another name whose exclude has '*.BAK'" in staged.stderr
     (tmp_path / "documents" / "f.bak").touch()
     reprocessed = read_json("reprocess", "q4", "--rescan")
@@ -268,7 +241,7 @@ def test_an_audit_that_finds_something_fails(tmp_path: Path, databases: Database
     ended = doceval("check")
     assert ended.returncode == 1
     heading, line = ended.stdout.strip().splitlines()
-    assert re.split(r"\s{2,}", heading.strip()) == ["must hold", "batch", "but", "what to do"]
+    assert re.split(r"\s{2,}", heading.strip()) == ["invariant", "batch", "problem", "what to do"]
     assert "both databases hold the same sealed configuration" in line
     ended = doceval("check", "--json")
     assert ended.returncode == 1
@@ -356,7 +329,7 @@ def test_a_browser_that_cannot_be_started_is_said_in_one_line_that_names_the_rep
     # Not even one of the terminal.
     ended = doceval("open", batch.key, BROWSER="/nowhere/browser %s", PATH=str(tmp_path), DISPLAY="")
     assert ended.returncode == 1
-    assert ended.stderr.strip() == f"no browser could be started: open {report.as_uri()} yourself"
+    assert ended.stderr.strip() == f"cannot start a browser: open {report.as_uri()} yourself"
 
 
 def test_a_report_before_staging_is_refused(tmp_path: Path) -> None:

@@ -1,22 +1,12 @@
 """`doceval compare` as a process: its verdict, tables, JSON, page and exit codes."""
 
-from pathlib import (
-    Path,
-)
+from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline_tests.cli.running import (
-    doceval,
-    read_json,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    sample_batch,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline_tests.cli.running import doceval, read_json
+from doceval_pipeline_tests.conftest import Sample, sample_batch
 
 pytestmark = pytest.mark.usefixtures("databases")
 PLACE = "(SELECT count(*) FROM docs d WHERE d.id < r.document_id)"

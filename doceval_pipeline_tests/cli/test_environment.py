@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.cli import loopback
+from doceval_pipeline.cli.supervision import loopback
 from doceval_pipeline.dagster_home.configuration import require_limits
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, TextColumn
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import write_report
-from doceval_pipeline.cli import ONLY_READING, SUPERVISING, cli, output
-from doceval_pipeline.cli.bars import Bars
+from doceval_pipeline.cli import cli, output
+from doceval_pipeline.cli.bars import ProgressBars
 from doceval_pipeline.cli.streams import LastingStream
 from doceval_pipeline_tests.cli.redirected import Ended, run_redirected
 from doceval_pipeline_tests.cli.running import DOCEVAL, doceval, write_evaluation
@@ -132,16 +132,16 @@ def test_a_watch_tells_a_pipe_each_change_and_ends_with_its_reader(batch_of: Bat
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
         assert watch.stderr is not None
-        assert watch.stdout.readline() == f"{batch.key} STAGED 0 of 4 cells, 0 failed\n"
+        assert watch.stdout.readline() == f"{batch.key} STAGED 0 of 4 evaluations, 0 failed\n"
         batch.knowledge(
             "UPDATE llm_responses SET status = 'F' WHERE id IN (SELECT min(id) FROM llm_responses)"
         )
-        assert watch.stdout.readline().startswith(f"{batch.key} STAGED 1 of 4 cells, 1 failed")
+        assert watch.stdout.readline().startswith(f"{batch.key} STAGED 1 of 4 evaluations, 1 failed")
         watch.stdout.close()
         assert (watch.wait(30), watch.stderr.read()) == (141, "")
 
 
-TABLE = (("batch", "name", "status", "cells", "but"), "of everything")
+TABLE = (("batch", "name", "status", "cells", "problem"), "of everything")
 ROWS = [
     ("batch-000001", "契約書の評価🎉四半期", "FAILED_STAGING", 1_234_567, "a reason that is rather long"),
     ("batch-000002", "plain", "COMPLETED", 5, None),
@@ -186,7 +186,7 @@ def test_nothing_of_a_bar_is_cut(width: int) -> None:
     # As ours are, which wrap nothing by themselves.
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, soft_wrap=True)
     words = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"))
-    bars = Bars(*words, console=console)
+    bars = ProgressBars(*words, console=console)
     bars.add_task("batch-000001 ANALYZING", total=10, completed=3, done="1,234 of 5,678 cells, 12 failed")
     bars.add_task("hidden", total=1, done="", visible=False)
     with console.capture() as captured:
@@ -272,11 +272,6 @@ def test_standard_error_that_cannot_be_written_changes_no_exit_code(databases: D
     for redirected in ("2>/dev/full", "2>&-"):
         ended = subprocess.run(["sh", "-c", f'"$0" status nobody {redirected}', DOCEVAL], capture_output=True)
         assert (ended.returncode, ended.stdout) == (1, b"")
-
-
-def test_commands_that_only_read_and_those_that_supervise_are_commands() -> None:
-    assert set(cli.commands) >= ONLY_READING | SUPERVISING
-    assert not ONLY_READING & SUPERVISING
 
 
 def test_the_first_line_is_all_that_a_reader_needs(batch_of: BatchOf) -> None:

@@ -96,7 +96,7 @@ def test_data_of_one_named_batch_is_an_object_and_of_several_a_list(batches: lis
 def test_batches_are_staged_held_released_closed_and_archived_by_pattern(batches: list[Sample]) -> None:
     last = batches[3]
     for command, line in (
-        (["stage", "q-3*"], "1 of 1 batches done: 1 documents, 2 cells"),
+        (["stage", "q-3*"], "1 of 1 batches done: 1 documents, 2 evaluations"),
         (["pause", "q-3*"], "1 of 1 batches done: 2 rows held"),
         (["resume", "q-3*"], "1 of 1 batches done: 2 rows released"),
         (["cancel", "q-3*"], "1 of 1 batches done: 2 rows closed"),
@@ -136,4 +136,4 @@ def test_ctrl_c_tells_what_was_done(batches: list[Sample]) -> None:
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert said.splitlines()[-1].startswith("2 of 3 batches done, 1 failed")
-    assert errors == f"{batches[2].key}: interrupted; repeat the command to go on\n"
+    assert errors == f"{batches[2].key}: interrupted; repeat the command to continue\n"

@@ -1,4 +1,4 @@
-"""What a command that does not exist is answered with."""
+"""Suggestions for a command that does not exist."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ def said(*arguments: str) -> str:
         ("stauts", "Did you mean doceval status?"),
         ("restor", "Did you mean doceval restore?"),
         ("simulate_processor", "Did you mean doceval simulate-processor?"),
-        ("qqqq", "doceval --help lists them all."),
+        ("qqqq", "doceval --help lists all commands."),
     ],
 )
 def test_a_word_is_answered_with_the_command_that_does_what_it_says(word: str, suggested: str) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from doceval_pipeline import cli
 from doceval_pipeline.batches.databases import DOC_EVAL, database_url
-from doceval_pipeline.cli import SUPERVISING
-from doceval_pipeline.cli.waiting import ASK, SECONDS_TO_MENTION, Server, _server, _watch
+from doceval_pipeline.cli import cli, waiting
+from doceval_pipeline.cli.command_table import ENTRIES, Patience
+from doceval_pipeline.cli.waiting import PROBE, SECONDS_TO_MENTION, DatabaseServer, _server, _watch
 from doceval_pipeline.embedded import sockets
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.embedded.sockets import SOCKET
@@ -63,7 +63,7 @@ def test_a_command_that_only_reads_ends_where_the_server_is_stopped(
         shown, said = start("status").communicate(timeout=60)
     assert (shown, said.splitlines(keepends=True)[0]) == ("", MENTIONED)
     assert said.splitlines()[1].startswith(
-        "the embedded PostgreSQL did not answer for 2 s: see whether it is"
+        "the embedded PostgreSQL did not answer for 2 s: check whether it is"
     )
 
 
@@ -92,17 +92,17 @@ def test_ctrl_c_ends_a_wait_for_a_stopped_server_at_once(batch_of: BatchOf, sett
 def test_a_server_answers_by_any_word_and_by_a_refusal() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        server = Server("a server", ("127.0.0.1", port))
+        server = DatabaseServer("a server", ("127.0.0.1", port))
         assert not server.answers(0.2)
         accepted, _ = listening.accept()
         accepted.close()
     assert server.answers(0.2), "it refuses"
-    assert Server("none", "/nowhere/.s.PGSQL.5432").answers(0.2)
+    assert DatabaseServer("none", "/nowhere/.s.PGSQL.5432").answers(0.2)
 
 
 @pytest.mark.parametrize("host", ["a" * 64, "a" * 64 + ".invalid", "a..b", "\udcff", "a\0b"])
 def test_a_name_that_no_host_can_have_is_left_to_the_command(host: str) -> None:
-    assert Server("none", (host, 5432)).answers(0.2)
+    assert DatabaseServer("none", (host, 5432)).answers(0.2)
 
 
 @pytest.fixture
@@ -127,11 +127,11 @@ def test_the_embedded_server_is_asked_only_where_nobody_else_can_listen(short_ho
     server = EmbeddedServer(short_home)
     with listening_folder(server) as listening:
         server.sockets.chmod(mode)
-        asked = Server("the embedded PostgreSQL", str(server.sockets / SOCKET), server)
+        asked = DatabaseServer("the embedded PostgreSQL", str(server.sockets / SOCKET), server)
         assert asked.answers(0.2) == (mode != 0o700)
         if mode == 0o700:
             with listening.accept()[0] as connection:
-                assert connection.recv(100) == ASK
+                assert connection.recv(100) == PROBE
         else:
             listening.settimeout(0)
             with pytest.raises(BlockingIOError):
@@ -144,7 +144,7 @@ def test_another_account_behind_the_socket_hears_nothing(
     server = EmbeddedServer(short_home)
     monkeypatch.setattr(sockets, "peer", lambda _: os.geteuid() + 1)
     with listening_folder(server) as listening:
-        assert Server("the embedded PostgreSQL", str(server.sockets / SOCKET), server).answers(0.2)
+        assert DatabaseServer("the embedded PostgreSQL", str(server.sockets / SOCKET), server).answers(0.2)
         with listening.accept()[0] as connection:
             assert connection.recv(100) == b""
 
@@ -157,18 +157,20 @@ def test_every_url_of_the_embedded_server_is_known_to_be_its_own(settings: Setti
         assert (found.embedded, found.name) == (embedded, "the embedded PostgreSQL")
 
 
-@pytest.mark.parametrize("command", sorted(SUPERVISING))
+@pytest.mark.parametrize(
+    "command", [entry.name for entry in ENTRIES if entry.patience is Patience.SUPERVISES]
+)
 def test_what_supervises_is_not_watched(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     watched: list[bool] = []
 
     @contextmanager
-    def watching(only_reads: bool) -> Iterator[None]:
+    def watching(*, only_reads: bool) -> Iterator[None]:
         watched.append(only_reads)
         yield
 
-    monkeypatch.setattr(cli, "watching", watching)
+    monkeypatch.setattr(waiting, "watching", watching)
     for each in (command, "status"):
-        CliRunner().invoke(cli.cli, [each, "--help"])
+        CliRunner().invoke(cli, [each, "--help"])
     assert watched == [True]
 
 
@@ -182,7 +184,7 @@ def test_a_server_that_answers_is_not_asked_in_the_first_seconds() -> None:
             return True
 
         over.wait = wait  # type: ignore[method-assign]
-        _watch([Server("a server", listening.getsockname()[:2])], True, over)
+        _watch([DatabaseServer("a server", listening.getsockname()[:2])], over, only_reads=True)
         listening.settimeout(0)
         with pytest.raises(BlockingIOError):
             listening.accept()

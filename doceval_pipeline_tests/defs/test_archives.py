@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from doceval_pipeline.cli.runs import restore_and_tell
+from doceval_pipeline.cli.runs import restore_and_report
 from doceval_pipeline.defs import sensors
 from doceval_pipeline_tests.batches.archiving.archives import restore_file
 from doceval_pipeline_tests.conftest import Sample
@@ -65,7 +65,7 @@ def test_restoring_shows_in_the_history_of_the_report_without_a_run(
     instance.delete_dynamic_partition("batches", batch.key)
 
     path = Path(archived["path"])
-    restore_and_tell(lambda: restore_file(batch.databases, path))
+    restore_and_report(lambda: restore_file(batch.databases, path))
     assert batch.key in instance.get_dynamic_partitions("batches")
     newest = instance.fetch_observations(dg.AssetKey("completion_report"), limit=1).records[0]
     observed = newest.event_log_entry.asset_observation

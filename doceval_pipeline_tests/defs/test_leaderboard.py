@@ -1,33 +1,17 @@
 """The leaderboard in Dagster: an asset without partitions, refreshed after reports, one run at a time."""
 
 import time
-from collections.abc import (
-    Callable,
-)
+from collections.abc import Callable
 
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.defs.leaderboard import (
-    fresh_leaderboard,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
-from doceval_pipeline_tests.defs.running import (
-    definitions,
-    run,
-    tick,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.defs.leaderboard import fresh_leaderboard
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.defs.running import definitions, run, tick
 
 BatchOf = Callable[..., Sample]
 

@@ -1,84 +1,31 @@
 """What was asked for and did not happen: runs that were cancelled, died, or never began."""
 
 import time
-from collections.abc import (
-    Callable,
-    Sequence,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.events import (
-    DagsterEvent,
-    DagsterEventType,
-)
-from sqlalchemy import (
-    event,
-)
+from dagster._core.events import DagsterEvent, DagsterEventType
+from sqlalchemy import event
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-)
-from doceval_pipeline.batches.monitoring.live_runs import (
-    alive,
-)
-from doceval_pipeline.batches.monitoring.status import (
-    batch_progress,
-    lost_without_batch,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    cancel_staging,
-)
-from doceval_pipeline.batches.staging.steps import (
-    interrupt_staging,
-    seal_batch,
-)
-from doceval_pipeline.definitions import (
-    own_definitions,
-)
-from doceval_pipeline.defs import (
-    dead_runs,
-    sensors,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-)
-from doceval_pipeline.defs.schedules import (
-    schedules,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.runs.requests import (
-    unreported,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    evaluation_of,
-)
-from doceval_pipeline_tests.defs.running import (
-    QUIET,
-    definitions,
-    failure,
-    run,
-    tick,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants.audit import audit_installation
+from doceval_pipeline.batches.monitoring.live_runs import alive
+from doceval_pipeline.batches.monitoring.status import batch_progress, lost_without_batch
+from doceval_pipeline.batches.staging.reprocessing import cancel_staging
+from doceval_pipeline.batches.staging.steps import interrupt_staging, seal_batch
+from doceval_pipeline.definitions import own_definitions
+from doceval_pipeline.defs import dead_runs, sensors
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.schedules import schedules
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.runs.requests import unreported
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.conftest import Sample, evaluation_of
+from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick
 
 BatchOf = Callable[..., Sample]
 LATER = "UPDATE run_requests SET due_at = due_at - interval '1 hour'"

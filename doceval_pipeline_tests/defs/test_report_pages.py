@@ -1,53 +1,24 @@
 """The webserver serves the reports of this installation, and nothing else from their folder."""
 
 import os
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
-from starlette.applications import (
-    Starlette,
-)
-from starlette.middleware import (
-    Middleware,
-)
-from starlette.requests import (
-    Request,
-)
-from starlette.responses import (
-    Response,
-)
-from starlette.routing import (
-    Route,
-)
-from starlette.testclient import (
-    TestClient,
-)
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.report_files import (
-    batch_of_report,
-)
-from doceval_pipeline.defs.foreign_pages import (
-    OwnPagesOnly,
-)
-from doceval_pipeline.defs.report_pages import (
-    report_page,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
-from doceval_pipeline_tests.defs.running import (
-    run,
-)
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.report_files import batch_of_report
+from doceval_pipeline.defs.foreign_pages import OwnPagesOnly
+from doceval_pipeline.defs.report_pages import report_page
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.defs.running import run
 
 BatchOf = Callable[..., Sample]
 

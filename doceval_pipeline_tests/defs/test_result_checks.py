@@ -1,20 +1,12 @@
 """The checks of results run in the same run as the report, after it, and only warn."""
 
-from collections.abc import (
-    Callable,
-)
+from collections.abc import Callable
 
 import dagster as dg
 
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
-from doceval_pipeline_tests.defs.running import (
-    run,
-)
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.defs.running import run
 
 BatchOf = Callable[..., Sample]
 

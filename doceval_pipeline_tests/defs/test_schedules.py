@@ -3,52 +3,23 @@
 import json
 import logging
 import time
-from collections.abc import (
-    Iterator,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
-from dagster._core.remote_representation.external import (
-    RemoteRepository,
-)
-from dagster._core.scheduler.instigation import (
-    InstigatorTick,
-    TickStatus,
-)
-from dagster._core.test_utils import (
-    create_test_daemon_workspace_context,
-)
-from dagster._core.workspace.context import (
-    WorkspaceProcessContext,
-)
-from dagster._core.workspace.load_target import (
-    ModuleTarget,
-)
-from dagster._daemon.types import (
-    DaemonHeartbeat,
-)
-from dagster._scheduler.scheduler import (
-    launch_scheduled_runs,
-)
+from dagster._core.remote_representation.external import RemoteRepository
+from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
+from dagster._core.test_utils import create_test_daemon_workspace_context
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.types import DaemonHeartbeat
+from dagster._scheduler.scheduler import launch_scheduled_runs
 
-from doceval_pipeline.batches.monitoring.pending_work import (
-    PendingWork,
-)
-from doceval_pipeline.defs.idle import (
-    why_waiting,
-)
-from doceval_pipeline.defs.schedules import (
-    counts_from,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
+from doceval_pipeline.batches.monitoring.pending_work import PendingWork
+from doceval_pipeline.defs.idle import why_waiting
+from doceval_pipeline.defs.schedules import counts_from
+from doceval_pipeline.settings import Settings
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
 

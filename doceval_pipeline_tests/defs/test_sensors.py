@@ -1,58 +1,23 @@
 """Sensors and schedules: what a tick asks for, given what the databases hold."""
 
-from collections.abc import (
-    Callable,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    recount_batches,
-)
-from doceval_pipeline.batches.staging import (
-    reprocessing,
-    steps,
-)
-from doceval_pipeline.defs import (
-    sensors,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-)
-from doceval_pipeline.defs.schedules import (
-    schedules,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.errors import (
-    ConfigurationError,
-    DatabaseError,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    evaluation_of,
-)
-from doceval_pipeline_tests.defs.running import (
-    QUIET,
-    definitions,
-    run,
-    tick,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import recount_batches
+from doceval_pipeline.batches.staging import reprocessing, steps
+from doceval_pipeline.defs import sensors
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.schedules import schedules
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.errors import ConfigurationError, DatabaseError
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.conftest import Sample, evaluation_of
+from doceval_pipeline_tests.defs.running import QUIET, definitions, run, tick
 
 BatchOf = Callable[..., Sample]
 

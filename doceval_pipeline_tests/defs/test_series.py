@@ -2,57 +2,23 @@
 
 import json
 import time
-from collections.abc import (
-    Callable,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
 import pytest
-from click.testing import (
-    CliRunner,
-)
+from click.testing import CliRunner
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.results.series.reporting import (
-    SeriesPage,
-    write_series,
-)
-from doceval_pipeline.cli import (
-    cli,
-)
-from doceval_pipeline.defs.report_pages import (
-    report_page,
-)
-from doceval_pipeline.defs.series import (
-    TAG,
-    _version,
-    fresh_series,
-)
-from doceval_pipeline.domain.insights import (
-    ContentChanges,
-)
-from doceval_pipeline.errors import (
-    FileError,
-    UnknownRecurring,
-)
-from doceval_pipeline.reports.series import (
-    Series,
-)
-from doceval_pipeline_tests.batches.staging.nights import (
-    Nights,
-)
-from doceval_pipeline_tests.defs.running import (
-    QUIET,
-    definitions,
-    failure,
-    run,
-    tick,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.results.series.reporting import SeriesPage, write_series
+from doceval_pipeline.cli import cli
+from doceval_pipeline.defs.report_pages import report_page
+from doceval_pipeline.defs.series import TAG, _version, fresh_series
+from doceval_pipeline.domain.insights import ContentChanges
+from doceval_pipeline.errors import FileError, UnknownRecurring
+from doceval_pipeline.reports.series import Series
+from doceval_pipeline_tests.batches.staging.nights import Nights
+from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run, tick
 
 
 def config(**values: str) -> dict[str, object]:

@@ -1,43 +1,20 @@
 """The webhook sensor is off without a receiver, and no tick fails because of the receiver."""
 
-from collections.abc import (
-    Callable,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-)
-from doceval_pipeline.defs.webhook import (
-    completion_webhook,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
-from doceval_pipeline_tests.batches.webhook.receiver import (
-    Receiver,
-    status,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
-from doceval_pipeline_tests.defs.running import (
-    tick,
-)
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.webhook import completion_webhook
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.batches.webhook.receiver import Receiver, status
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.defs.running import tick
 
 BatchOf = Callable[..., Sample]
 SECRET = "whsec_" + "A" * 32

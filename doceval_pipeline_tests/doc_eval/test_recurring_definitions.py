@@ -1,45 +1,18 @@
 """Recurring evaluations in an evaluation file: each mistake is one line with file, line, key and fix."""
 
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.staging.applying import (
-    apply as apply_and_look,
-)
-from doceval_pipeline.batches.staging.applying import (
-    next_occurrences,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    key_path,
-    load_evaluation_file,
-    locate,
-)
-from doceval_pipeline.doc_eval.definitions.schema import (
-    LONGEST_RECURRING_NAME,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    find_recurring,
-    list_recurring,
-)
-from doceval_pipeline.errors import (
-    EvaluationFileError,
-    UnknownRecurring,
-)
-from doceval_pipeline_tests.secret_canaries import (
-    CARELESS,
-    KEY,
-    PASSWORD,
-    with_secret,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging.applying import apply as apply_and_look
+from doceval_pipeline.batches.staging.applying import next_occurrences
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, load_evaluation_file, locate
+from doceval_pipeline.doc_eval.definitions.schema import LONGEST_RECURRING_NAME
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
+from doceval_pipeline.errors import EvaluationFileError, UnknownRecurring
+from doceval_pipeline_tests.secret_canaries import CARELESS, KEY, PASSWORD, with_secret
 
 HEAD = """\
 connections:

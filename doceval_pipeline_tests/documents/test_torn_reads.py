@@ -12,13 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.documents.reading import (
-    CHANGED,
-    DocumentRejected,
-    decode,
-    encoded_chunks,
-    fingerprint,
-)
+from doceval_pipeline.documents.reading import CHANGED, DocumentRejected, decode, encoded_chunks, fingerprint
 from doceval_pipeline.documents.walk import EMPTY, NOT_REGULAR, SYMLINK, TOO_LARGE, VANISHED, Rules, walk
 from doceval_pipeline_tests.documents.rewriting import is_whole, rewritten
 

@@ -5,38 +5,16 @@ derived from such ids. Everything else must be equal.
 """
 
 import shutil
-from dataclasses import (
-    dataclass,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline_tests.cli.running import (
-    until,
-)
-from doceval_pipeline_tests.conftest import (
-    EMPTY_DOC_EVAL,
-    EMPTY_KNOWLEDGE,
-    Sample,
-    evaluation_of,
-    write_old,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants.audit import audit_installation
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline_tests.cli.running import until
+from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample, evaluation_of, write_old
 
 State = dict[str, list[Any]]
 

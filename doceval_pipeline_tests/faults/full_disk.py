@@ -8,31 +8,16 @@ place as a full disk.
 import os
 import resource
 import subprocess
-from collections.abc import (
-    Iterator,
-)
-from contextlib import (
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    ClassVar,
-    Protocol,
-)
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
 
 import psutil
 
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
-from doceval_pipeline_tests.cli.running import (
-    query,
-)
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline_tests.cli.running import query
 
 ROOM = 24 * 1024 * 1024
 ROOM_ENOUGH = 256 * 1024 * 1024

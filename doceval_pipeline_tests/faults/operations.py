@@ -1,25 +1,12 @@
 """Operations on a batch while faults happen; each can be repeated until it succeeds."""
 
-from collections.abc import (
-    Callable,
-)
-from dataclasses import (
-    dataclass,
-)
-from functools import (
-    partial,
-)
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
-from doceval_pipeline.batches.databases import (
-    database_errors,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-    recount_batches,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
+from doceval_pipeline.batches.databases import database_errors
+from doceval_pipeline.batches.monitoring.completion import poll, recount_batches
+from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import (
     Mode,
     cancel,
@@ -28,13 +15,8 @@ from doceval_pipeline.batches.staging.reprocessing import (
     reprocess,
     resume,
 )
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    write_old,
-)
-from doceval_pipeline_tests.faults.environment import (
-    ANSWER,
-)
+from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline_tests.faults.environment import ANSWER
 
 
 @dataclass(frozen=True)

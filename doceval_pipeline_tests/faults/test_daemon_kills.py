@@ -1,51 +1,23 @@
 """SIGKILL between any two steps of Dagster's daemon: each completed state is reported once."""
 
 import random
-from collections import (
-    defaultdict,
-)
-from collections.abc import (
-    Iterator,
-)
-from functools import (
-    partial,
-)
-from pathlib import (
-    Path,
-)
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.workspace.context import (
-    WorkspaceProcessContext,
-)
+from dagster._core.workspace.context import WorkspaceProcessContext
 
-from doceval_pipeline.batches.monitoring import (
-    run_requests,
-)
-from doceval_pipeline.defs import (
-    partitions,
-)
-from doceval_pipeline.knowledge.digests import (
-    digest,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
-from doceval_pipeline_tests.faults.daemon import (
-    daemon_of,
-    live,
-)
-from doceval_pipeline_tests.faults.environment import (
-    Environment,
-)
-from doceval_pipeline_tests.faults.faulty_process import (
-    FaultyProcess,
-)
-from doceval_pipeline_tests.faults.sizes import (
-    SEED,
-    short_and_full,
-)
+from doceval_pipeline.batches.monitoring import run_requests
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.knowledge.digests import digest
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.faults.daemon import daemon_of, live
+from doceval_pipeline_tests.faults.environment import Environment
+from doceval_pipeline_tests.faults.faulty_process import FaultyProcess
+from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
 
 # A run that was lost while it began is given up a second later, and asked for again.
 MOST_LIVES = 6

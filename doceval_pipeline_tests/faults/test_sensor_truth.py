@@ -1,50 +1,22 @@
 """What the sensor asks at each tick, while 16 writers commit out of order: nothing missed or doubled."""
 
 import random
-from collections import (
-    Counter,
-)
-from contextlib import (
-    closing,
-)
-from typing import (
-    Protocol,
-)
+from collections import Counter
+from contextlib import closing
+from typing import Protocol
 
 import psycopg2
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
-from doceval_pipeline.knowledge.digests import (
-    digests,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
-from doceval_pipeline_tests.faults.environment import (
-    Environment,
-)
-from doceval_pipeline_tests.faults.sizes import (
-    SEED,
-    short_and_full,
-)
-from doceval_pipeline_tests.faults.writers import (
-    CHANGES_OF_A_ROW,
-    Work,
-    row_sets,
-    start_writers,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.knowledge.digests import digests
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.faults.environment import Environment
+from doceval_pipeline_tests.faults.sizes import SEED, short_and_full
+from doceval_pipeline_tests.faults.writers import CHANGES_OF_A_ROW, Work, row_sets, start_writers
 
 CELLS_OF_A_DOCUMENT = 20
 QUIET_TICKS = 3

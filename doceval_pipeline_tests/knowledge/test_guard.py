@@ -1,43 +1,19 @@
 """What stands, stands: the guard against every write of a plain processor, word by word."""
 
 import re
-from collections.abc import (
-    Callable,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline import (
-    migrations,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    cancel,
-    pause,
-)
-from doceval_pipeline.domain.evaluations import (
-    WORDS,
-    Outcome,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
-from doceval_pipeline_tests.knowledge.processing import (
-    call,
-    claim,
-    claim_and_die,
-)
+from doceval_pipeline import migrations
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.staging.reprocessing import cancel, pause
+from doceval_pipeline.domain.evaluations import WORDS, Outcome
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.knowledge.processing import call, claim, claim_and_die
 
 BatchOf = Callable[..., Sample]
 OUTCOMES = {word: outcome for outcome, words in WORDS.items() for word in words} | {"HALF": Outcome.UNKNOWN}

@@ -1,31 +1,16 @@
 """A result is kept, and a number in it that nothing can have is not, in both ways of writing."""
 
 import math
-from collections.abc import (
-    Callable,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.checks import (
-    judge_quality,
-)
-from doceval_pipeline.batches.results.report_input import (
-    gather,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
-from doceval_pipeline_tests.knowledge.processing import (
-    call,
-    claim,
-)
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.checks import judge_quality
+from doceval_pipeline.batches.results.report_input import gather
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.knowledge.processing import call, claim
 
 BatchOf = Callable[..., Sample]
 COUNTS = ("'-1'", "'-2147483648'")

@@ -1,43 +1,20 @@
 """The table of all current results of a batch: scores, and the state of evaluations without one."""
 
 import math
-from collections.abc import (
-    Callable,
-)
-from dataclasses import (
-    dataclass,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import (
-    HealthCheck,
-    given,
-    settings,
-)
-from hypothesis import (
-    strategies as st,
-)
-from sqlalchemy import (
-    text,
-)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
 
-from doceval_pipeline.domain.evaluations import (
-    WORDS,
-    Outcome,
-)
-from doceval_pipeline.domain.scores import (
-    ScoreState,
-)
-from doceval_pipeline.knowledge.scores import (
-    read_scores,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
+from doceval_pipeline.domain.evaluations import WORDS, Outcome
+from doceval_pipeline.domain.scores import ScoreState
+from doceval_pipeline.knowledge.scores import read_scores
+from doceval_pipeline_tests.conftest import Sample
 
 STATES = dict.fromkeys(WORDS[Outcome.SUCCEEDED], ScoreState.SCORED)
 STATES |= dict.fromkeys(WORDS[Outcome.FAILED], ScoreState.FAILED)

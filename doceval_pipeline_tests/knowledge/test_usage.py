@@ -1,26 +1,13 @@
 """Throughput: results in equal spans of time, and stalls, which are long for the batch while work waits."""
 
-from collections.abc import (
-    Callable,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from doceval_pipeline.domain.throughput import (
-    Stall,
-    Throughput,
-)
-from doceval_pipeline.knowledge.usage import (
-    read_throughput,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
+from doceval_pipeline.domain.throughput import Stall, Throughput
+from doceval_pipeline.knowledge.usage import read_throughput
+from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
 BEGAN = datetime(2020, 1, 1, tzinfo=UTC)

@@ -1,108 +1,40 @@
 """Each role connects and tries: what it is for works, and everything else is refused by the database."""
 
 import re
-from collections.abc import (
-    Callable,
-)
-from dataclasses import (
-    replace,
-)
-from datetime import (
-    timedelta,
-)
-from uuid import (
-    uuid4,
-)
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import (
-    Connection,
-    create_engine,
-    inspect,
-    text,
-)
-from sqlalchemy.exc import (
-    OperationalError,
-    ProgrammingError,
-)
-from sqlalchemy.pool import (
-    NullPool,
-)
+from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.pool import NullPool
 
-from doceval_pipeline.batches.archiving.archive import (
-    archive,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-    open_databases,
-)
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.planning import (
-    plan_occurrence,
-)
-from doceval_pipeline.batches.staging.recurring import (
-    make_occurrence,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    cancel,
-    pause,
-    reprocess,
-    resume,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
+from doceval_pipeline.batches.archiving.archive import archive
+from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.invariants.audit import audit_installation
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.planning import plan_occurrence
+from doceval_pipeline.batches.staging.recurring import make_occurrence
+from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.recurring.definitions import (
     delete_recurring,
     pause_recurring,
     resume_recurring,
 )
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
-from doceval_pipeline.errors import (
-    DatabaseError,
-)
-from doceval_pipeline.migrations.roles import (
-    grant_roles,
-)
-from doceval_pipeline.migrations.upgrade import (
-    Schema,
-    upgrade,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
-from doceval_pipeline_tests.batches.archiving.archives import (
-    quiet,
-    restore_file,
-)
-from doceval_pipeline_tests.batches.staging.test_recurring import (
-    NIGHT,
-    define,
-    record_of,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    evaluation_of,
-    write_old,
-)
-from doceval_pipeline_tests.knowledge.test_guard import (
-    RESULT_COLUMNS,
-)
-from doceval_pipeline_tests.migrations.conftest import (
-    LOGINS,
-    Urls,
-)
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.errors import DatabaseError
+from doceval_pipeline.migrations.roles import grant_roles
+from doceval_pipeline.migrations.upgrade import Schema, upgrade
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.batches.archiving.archives import quiet, restore_file
+from doceval_pipeline_tests.batches.staging.test_recurring import NIGHT, define, record_of
+from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
+from doceval_pipeline_tests.knowledge.test_guard import RESULT_COLUMNS
+from doceval_pipeline_tests.migrations.conftest import LOGINS, Urls
 
 REFUSED = "permission denied|must be owner"
 

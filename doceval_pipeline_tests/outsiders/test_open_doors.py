@@ -1,73 +1,28 @@
 """Rights of processors' logins that affect others, on a server whose owner is not a superuser."""
 
-from collections.abc import (
-    Iterator,
-)
-from contextlib import (
-    ExitStack,
-    closing,
-    contextmanager,
-)
-from dataclasses import (
-    replace,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
-from click.testing import (
-    CliRunner,
-)
-from sqlalchemy.exc import (
-    OperationalError,
-)
+from click.testing import CliRunner
+from sqlalchemy.exc import OperationalError
 
-from doceval_pipeline.batches import (
-    databases,
-)
-from doceval_pipeline.batches.databases import (
-    open_databases,
-)
-from doceval_pipeline.batches.locks import (
-    LOCK_CLASS,
-    batch_lock,
-    batches_at_work,
-)
-from doceval_pipeline.batches.open_doors import (
-    is_unlimited,
-    open_doors,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    pause,
-)
-from doceval_pipeline.cli import (
-    cli,
-)
-from doceval_pipeline.errors import (
-    DatabaseError,
-)
-from doceval_pipeline.lock_waits import (
-    holder_note,
-)
-from doceval_pipeline.migrations.upgrade import (
-    MIGRATION_LOCK,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    sample_batch,
-)
-from doceval_pipeline_tests.outsiders.debian_server import (
-    PASSWORD,
-    DebianServer,
-)
+from doceval_pipeline.batches import databases
+from doceval_pipeline.batches.databases import open_databases
+from doceval_pipeline.batches.locks import LOCK_CLASS, batch_lock, batches_at_work
+from doceval_pipeline.batches.open_doors import is_unlimited, open_doors
+from doceval_pipeline.batches.staging.reprocessing import pause
+from doceval_pipeline.cli import cli
+from doceval_pipeline.errors import DatabaseError
+from doceval_pipeline.lock_waits import holder_note
+from doceval_pipeline.migrations.upgrade import MIGRATION_LOCK
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.conftest import Sample, sample_batch
+from doceval_pipeline_tests.outsiders.debian_server import PASSWORD, DebianServer
 
 pytestmark = pytest.mark.outsiders
 OWNER, WORKER, READER = "their_owner", "their_worker", "their_reader"

@@ -12,7 +12,7 @@ from doceval_pipeline.batches import databases
 from doceval_pipeline.batches.databases import open_databases, require_dagster_database
 from doceval_pipeline.batches.locks import batch_lock, batches_at_work
 from doceval_pipeline.cli import cli
-from doceval_pipeline.cli.waiting import Server
+from doceval_pipeline.cli.waiting import DatabaseServer
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.settings import Settings
@@ -179,7 +179,7 @@ def test_a_server_is_asked_whether_it_answers_without_a_word_in_its_log(debian_s
     until(lambda: "could not accept SSL connection" in debian_server.log.read_text())
     before = debian_server.log.read_text()
     for _ in range(5):
-        assert Server("a server", place).answers(10)
+        assert DatabaseServer("a server", place).answers(10)
     # What it writes of one that comes after them is the last.
     with pytest.raises(psycopg2.OperationalError):
         psycopg2.connect(host=place[0], port=place[1], user="nobody", password="x", dbname="postgres")

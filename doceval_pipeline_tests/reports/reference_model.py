@@ -38,11 +38,7 @@ from doceval_pipeline.domain.results import (
 from doceval_pipeline.domain.throughput import Stall, Throughput
 from doceval_pipeline.domain.usage import Cost, ProcessingTime
 from doceval_pipeline.knowledge.report_queries import VARYING
-from doceval_pipeline.reports.html import (
-    CHANGES_SHOWN,
-    KNOWN_PROCESSOR_LIMIT_BYTES,
-    NAMES_SHOWN,
-)
+from doceval_pipeline.reports.html import CHANGES_SHOWN, KNOWN_PROCESSOR_LIMIT_BYTES, NAMES_SHOWN
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
 from doceval_pipeline.reports.model import ReportColumn
 from doceval_pipeline.statistics.inference import (

@@ -6,32 +6,15 @@ Their figures are plausible and consistent; `batches/results` tests that those o
 import math
 import random
 import statistics
-from collections import (
-    Counter,
-)
-from collections.abc import (
-    Sequence,
-)
-from dataclasses import (
-    replace,
-)
-from datetime import (
-    timedelta,
-)
-from itertools import (
-    combinations,
-)
-from typing import (
-    Any,
-)
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from itertools import combinations
+from typing import Any
 
-from doceval_pipeline.domain.columns import (
-    Column,
-)
-from doceval_pipeline.domain.findings import (
-    Difference,
-    Estimate,
-)
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.findings import Difference, Estimate
 from doceval_pipeline.domain.insights import (
     NOTHING,
     Agreement,
@@ -43,32 +26,13 @@ from doceval_pipeline.domain.insights import (
     SincePrevious,
     Standing,
 )
-from doceval_pipeline.domain.score_changes import (
-    ScoreChanges,
-    ScoreShift,
-)
-from doceval_pipeline.domain.throughput import (
-    Stall,
-    Throughput,
-)
-from doceval_pipeline.domain.usage import (
-    Cost,
-    ProcessingTime,
-)
-from doceval_pipeline.reports.html import (
-    GROUPS_SHOWN,
-)
-from doceval_pipeline.reports.model import (
-    ReportColumn,
-    ReportInput,
-)
-from doceval_pipeline_tests.reports import (
-    reference_model,
-)
-from doceval_pipeline_tests.reports.reference_model import (
-    File,
-    Row,
-)
+from doceval_pipeline.domain.score_changes import ScoreChanges, ScoreShift
+from doceval_pipeline.domain.throughput import Stall, Throughput
+from doceval_pipeline.domain.usage import Cost, ProcessingTime
+from doceval_pipeline.reports.html import GROUPS_SHOWN
+from doceval_pipeline.reports.model import ReportColumn, ReportInput
+from doceval_pipeline_tests.reports import reference_model
+from doceval_pipeline_tests.reports.reference_model import File, Row
 
 STARTED = reference_model.QUEUED
 # Taken for more than text, each would run, load, link or reorder something.

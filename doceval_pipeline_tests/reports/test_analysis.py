@@ -4,19 +4,9 @@
 
 import numpy as np
 
-from doceval_pipeline.reports import (
-    analysis,
-)
-from doceval_pipeline.reports.figures import (
-    figures,
-)
-from doceval_pipeline_tests.reports.sample_reports import (
-    cell,
-    column,
-    document,
-    failed,
-    report_input,
-)
+from doceval_pipeline.reports import analysis
+from doceval_pipeline.reports.figures import figures
+from doceval_pipeline_tests.reports.sample_reports import cell, column, document, failed, report_input
 
 NAN = float("nan")
 DOCUMENTS = np.arange(1, 31)

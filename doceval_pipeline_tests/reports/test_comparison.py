@@ -1,25 +1,15 @@
 """Comparisons: a true verdict in one sentence, complete counts, and a page without scripts."""
 
 import math
-from dataclasses import (
-    replace,
-)
-from typing import (
-    Any,
-)
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import (
-    given,
-)
-from hypothesis import (
-    strategies as st,
-)
+from hypothesis import given
+from hypothesis import strategies as st
 
-from doceval_pipeline.domain.scores import (
-    ScoreStateCounts,
-)
+from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.reports.comparison import (
     AlignedColumn,
     ComparedSide,
@@ -28,24 +18,11 @@ from doceval_pipeline.reports.comparison import (
     named_documents,
     render_comparison,
 )
-from doceval_pipeline.reports.formatting import (
-    points_text,
-    probability_text,
-)
-from doceval_pipeline.reports.sanitize import (
-    visible_name,
-)
-from doceval_pipeline.statistics import (
-    inference,
-)
-from doceval_pipeline_tests.reports.sample_reports import (
-    HOSTILE,
-)
-from doceval_pipeline_tests.reports.test_html import (
-    ATTRIBUTES,
-    ELEMENTS,
-    Page,
-)
+from doceval_pipeline.reports.formatting import points_text, probability_text
+from doceval_pipeline.reports.sanitize import visible_name
+from doceval_pipeline.statistics import inference
+from doceval_pipeline_tests.reports.sample_reports import HOSTILE
+from doceval_pipeline_tests.reports.test_html import ATTRIBUTES, ELEMENTS, Page
 
 A, B = (ComparedSide(name, f"batch-00000{n}", 0, (), 100, 0) for n, name in ((1, "a"), (2, "b")))
 

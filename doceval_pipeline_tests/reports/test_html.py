@@ -3,43 +3,19 @@
 import base64
 import hashlib
 import re
-from dataclasses import (
-    replace,
-)
-from datetime import (
-    datetime,
-    timedelta,
-    timezone,
-)
-from html.parser import (
-    HTMLParser,
-)
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
 
 import pytest
-from hypothesis import (
-    given,
-    settings,
-)
-from hypothesis import (
-    strategies as st,
-)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from doceval_pipeline.reports.figures import (
-    figures,
-)
-from doceval_pipeline.reports.html import (
-    render_html,
-)
-from doceval_pipeline.reports.matrix import (
-    ROWS_SHOWN,
-)
-from doceval_pipeline.reports.model import (
-    ReportInput,
-)
-from doceval_pipeline.reports.sanitize import (
-    visible,
-    visible_name,
-)
+from doceval_pipeline.reports.figures import figures
+from doceval_pipeline.reports.html import render_html
+from doceval_pipeline.reports.matrix import ROWS_SHOWN
+from doceval_pipeline.reports.model import ReportInput
+from doceval_pipeline.reports.sanitize import visible, visible_name
 from doceval_pipeline_tests.reports.sample_reports import (
     HOSTILE,
     STARTED,

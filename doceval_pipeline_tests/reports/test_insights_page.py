@@ -1,25 +1,12 @@
 """What the page says of insights: which numbers, beside how many they were counted over."""
 
-from dataclasses import (
-    replace,
-)
+from dataclasses import replace
 
 import pytest
 
-from doceval_pipeline.domain.findings import (
-    Difference,
-    Estimate,
-)
-from doceval_pipeline.domain.insights import (
-    NOTHING,
-    Agreement,
-    Disagreement,
-    Insights,
-    Standing,
-)
-from doceval_pipeline.domain.usage import (
-    Cost,
-)
+from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.domain.insights import NOTHING, Agreement, Disagreement, Insights, Standing
+from doceval_pipeline.domain.usage import Cost
 from doceval_pipeline_tests.reports.sample_reports import (
     batch,
     cell,
@@ -29,12 +16,7 @@ from doceval_pipeline_tests.reports.sample_reports import (
     insights_of,
     report_input,
 )
-from doceval_pipeline_tests.reports.test_html import (
-    Page,
-    assert_inert,
-    render,
-    said,
-)
+from doceval_pipeline_tests.reports.test_html import Page, assert_inert, render, said
 
 FILES = [document(1), document(2)]
 COLUMNS = [column(1), column(2)]

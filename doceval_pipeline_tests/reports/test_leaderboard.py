@@ -2,26 +2,14 @@
 
 import base64
 import re
-from xml.etree import (
-    ElementTree,
-)
+from xml.etree import ElementTree
 
-from hypothesis import (
-    given,
-)
-from hypothesis import (
-    strategies as st,
-)
-from markdown_it import (
-    MarkdownIt,
-)
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from doceval_pipeline.domain.findings import (
-    Estimate,
-)
-from doceval_pipeline.domain.leaderboard import (
-    LeaderboardRow,
-)
+from doceval_pipeline.domain.findings import Estimate
+from doceval_pipeline.domain.leaderboard import LeaderboardRow
 from doceval_pipeline.reports.leaderboard import (
     PLOT_LIMIT,
     ROWS_SHOWN,

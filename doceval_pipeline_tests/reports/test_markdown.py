@@ -2,41 +2,18 @@
 
 import base64
 import re
-from dataclasses import (
-    replace,
-)
-from xml.etree import (
-    ElementTree,
-)
+from dataclasses import replace
+from xml.etree import ElementTree
 
-from hypothesis import (
-    given,
-)
-from hypothesis import (
-    strategies as st,
-)
-from markdown_it import (
-    MarkdownIt,
-)
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from doceval_pipeline.domain.usage import (
-    Cost,
-)
-from doceval_pipeline.reports.figures import (
-    figures,
-)
-from doceval_pipeline.reports.markdown import (
-    numeric_metadata,
-    plot_markdown,
-    render_markdown,
-)
-from doceval_pipeline.reports.model import (
-    ReportColumn,
-    ReportFigures,
-)
-from doceval_pipeline_tests.reports.reference_model import (
-    Row,
-)
+from doceval_pipeline.domain.usage import Cost
+from doceval_pipeline.reports.figures import figures
+from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
+from doceval_pipeline.reports.model import ReportColumn, ReportFigures
+from doceval_pipeline_tests.reports.reference_model import Row
 from doceval_pipeline_tests.reports.sample_reports import (
     HOSTILE,
     cell,

@@ -1,23 +1,11 @@
 """Properties of a series' page, for any series."""
 
-from dataclasses import (
-    replace,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
-from xml.etree import (
-    ElementTree,
-)
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from xml.etree import ElementTree
 
-from doceval_pipeline.domain.insights import (
-    ContentChanges,
-)
-from doceval_pipeline.domain.recurring import (
-    FileComparison,
-)
+from doceval_pipeline.domain.insights import ContentChanges
+from doceval_pipeline.domain.recurring import FileComparison
 from doceval_pipeline.domain.series import (
     ChangedScore,
     ColumnResult,
@@ -25,15 +13,9 @@ from doceval_pipeline.domain.series import (
     SeriesDrift,
     SeriesOccurrence,
 )
-from doceval_pipeline.domain.series import (
-    OccurrenceState as State,
-)
-from doceval_pipeline.domain.usage import (
-    Cost,
-)
-from doceval_pipeline.reports import (
-    svg,
-)
+from doceval_pipeline.domain.series import OccurrenceState as State
+from doceval_pipeline.domain.usage import Cost
+from doceval_pipeline.reports import svg
 from doceval_pipeline.reports.series import (
     COLUMNS_SHOWN,
     OCCURRENCES_SHOWN,
@@ -42,9 +24,7 @@ from doceval_pipeline.reports.series import (
     series_markdown,
     series_numbers,
 )
-from doceval_pipeline.reports.svg import (
-    SeriesPlace,
-)
+from doceval_pipeline.reports.svg import SeriesPlace
 
 HOSTILE = '<img src=x onerror=alert(1)>"\u202e|`'
 START = datetime(2026, 1, 1, 1, tzinfo=UTC)

@@ -3,23 +3,12 @@
 import re
 
 import pytest
-from hypothesis import (
-    given,
-)
-from hypothesis import (
-    strategies as st,
-)
+from hypothesis import given
+from hypothesis import strategies as st
 
-from doceval_pipeline.domain.findings import (
-    Difference,
-    Estimate,
-)
-from doceval_pipeline.domain.insights import (
-    Distribution,
-)
-from doceval_pipeline.domain.throughput import (
-    Throughput,
-)
+from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.domain.insights import Distribution
+from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.reports.svg import (
     SCORES,
     WIDTH,
@@ -30,9 +19,7 @@ from doceval_pipeline.reports.svg import (
     score_axis,
     throughput,
 )
-from doceval_pipeline_tests.reports.sample_reports import (
-    STARTED,
-)
+from doceval_pipeline_tests.reports.sample_reports import STARTED
 
 score = st.floats(0, 100)
 

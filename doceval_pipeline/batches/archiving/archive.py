@@ -6,29 +6,15 @@ the files. If the process is killed between any two steps, running it again comp
 processor writes a row meanwhile, the archive is written again.
 """
 
-from contextlib import (
-    suppress,
-)
-from dataclasses import (
-    dataclass,
-)
-from pathlib import (
-    Path,
-)
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
-from sqlalchemy import (
-    Connection,
-)
-from sqlalchemy.exc import (
-    DBAPIError,
-)
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from doceval_pipeline.archives.format import (
-    ATTEMPTS,
-)
-from doceval_pipeline.archives.reading import (
-    open_archive,
-)
+from doceval_pipeline.archives.format import ATTEMPTS
+from doceval_pipeline.archives.reading import open_archive
 from doceval_pipeline.batches.archiving.archive_file import (
     WrittenArchive,
     check_archive,
@@ -36,60 +22,22 @@ from doceval_pipeline.batches.archiving.archive_file import (
     publish,
     write_archive,
 )
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.locks import (
-    number_lock,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    settle,
-)
-from doceval_pipeline.batches.results.report_files import (
-    find_report,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.storing import (
-    Progress,
-)
-from doceval_pipeline.doc_eval.archive import (
-    dump as configuration,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batch_by_id,
-)
-from doceval_pipeline.doc_eval.files import (
-    stored_document_ids,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    CLOSED,
-    OPEN,
-    Status,
-    possible,
-)
-from doceval_pipeline.doc_eval.snapshot import (
-    read_snapshot,
-)
-from doceval_pipeline.errors import (
-    ArchiveError,
-    BatchStateError,
-)
-from doceval_pipeline.knowledge import (
-    queue,
-)
-from doceval_pipeline.knowledge.archive import (
-    dump,
-)
-from doceval_pipeline.migrations.rights import (
-    require_rights,
-)
-from doceval_pipeline.migrations.rows import (
-    write_exactly,
-)
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.locks import number_lock
+from doceval_pipeline.batches.monitoring.completion import settle
+from doceval_pipeline.batches.results.report_files import find_report
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.storing import Progress
+from doceval_pipeline.doc_eval.archive import dump as configuration
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
+from doceval_pipeline.doc_eval.files import stored_document_ids
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status, possible
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.errors import ArchiveError, BatchStateError
+from doceval_pipeline.knowledge import queue
+from doceval_pipeline.knowledge.archive import dump
+from doceval_pipeline.migrations.rights import require_rights
+from doceval_pipeline.migrations.rows import write_exactly
 
 # Every further try includes what a processor wrote during the previous one.
 MOST_TRIES = 5

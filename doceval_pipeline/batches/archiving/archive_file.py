@@ -4,39 +4,18 @@ Changes no row. `archive` decides when a batch may be archived, and removes its 
 """
 
 import os
-from collections.abc import (
-    Iterator,
-)
-from contextlib import (
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
-from importlib.metadata import (
-    version,
-)
-from pathlib import (
-    Path,
-)
-from tempfile import (
-    NamedTemporaryFile,
-)
-from typing import (
-    IO,
-)
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
 
-from sqlalchemy import (
-    Connection,
-)
+from sqlalchemy import Connection
 
-from doceval_pipeline.archives.checking import (
-    check,
-)
+from doceval_pipeline.archives.checking import check
 from doceval_pipeline.archives.format import (
     ATTEMPTS,
     BATCH,
@@ -49,54 +28,21 @@ from doceval_pipeline.archives.format import (
     DamagedArchive,
     Manifest,
 )
-from doceval_pipeline.archives.reading import (
-    open_archive,
-)
-from doceval_pipeline.archives.writing import (
-    ArchiveWriter,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.staging.storing import (
-    Progress,
-)
-from doceval_pipeline.doc_eval.archive import (
-    dump as configuration,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    partition_key,
-)
-from doceval_pipeline.doc_eval.files import (
-    stored_document_ids,
-)
-from doceval_pipeline.documents.reading import (
-    decode,
-)
-from doceval_pipeline.errors import (
-    ArchiveError,
-)
-from doceval_pipeline.knowledge.archive import (
-    dump,
-)
-from doceval_pipeline.knowledge.archive.dump import (
-    RowsDigest,
-    StoredDocument,
-    rows_digest,
-)
-from doceval_pipeline.knowledge.archive.load import (
-    read_attempts,
-)
-from doceval_pipeline.knowledge.digests import (
-    digest,
-)
-from doceval_pipeline.migrations.rows import (
-    write_exactly,
-)
-from doceval_pipeline.migrations.upgrade import (
-    HEADS,
-)
+from doceval_pipeline.archives.reading import open_archive
+from doceval_pipeline.archives.writing import ArchiveWriter
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging.storing import Progress
+from doceval_pipeline.doc_eval.archive import dump as configuration
+from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
+from doceval_pipeline.doc_eval.files import stored_document_ids
+from doceval_pipeline.documents.reading import decode
+from doceval_pipeline.errors import ArchiveError
+from doceval_pipeline.knowledge.archive import dump
+from doceval_pipeline.knowledge.archive.dump import RowsDigest, StoredDocument, rows_digest
+from doceval_pipeline.knowledge.archive.load import read_attempts
+from doceval_pipeline.knowledge.digests import digest
+from doceval_pipeline.migrations.rows import write_exactly
+from doceval_pipeline.migrations.upgrade import HEADS
 
 
 @dataclass(frozen=True)

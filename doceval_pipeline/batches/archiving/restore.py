@@ -9,134 +9,44 @@ The steps then reverse those of `archive`: the files, the rows in one transactio
 is restored. If the process is killed anywhere, running the restore or the archive again completes it.
 """
 
-from collections.abc import (
-    Iterator,
-    Mapping,
-)
-from contextlib import (
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-)
-from functools import (
-    partial,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
-from urllib.parse import (
-    urlsplit,
-)
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from sqlalchemy import (
-    Connection,
-)
+from sqlalchemy import Connection
 
-from doceval_pipeline.archives import (
-    foreign,
-)
-from doceval_pipeline.archives.checking import (
-    CheckedArchive,
-    check,
-)
-from doceval_pipeline.archives.format import (
-    ATTEMPTS,
-    BATCH,
-    DOCS,
-    FILES,
-    HISTORY,
-    PROGRESS,
-    newer,
-)
-from doceval_pipeline.archives.reading import (
-    Archive,
-    open_archive,
-)
-from doceval_pipeline.batches.archiving.refused_rows import (
-    refused_rows,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.locks import (
-    number_lock,
-)
-from doceval_pipeline.batches.results.report_files import (
-    find_report,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.storing import (
-    Progress,
-)
-from doceval_pipeline.doc_eval.archive import (
-    load as configuration,
-)
-from doceval_pipeline.doc_eval.batches import (
-    batch_by_id,
-    partition_key,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    lock_definitions,
-)
-from doceval_pipeline.doc_eval.definitions.schema import (
-    problem_of_connection,
-)
-from doceval_pipeline.doc_eval.snapshot import (
-    require_no_key,
-)
-from doceval_pipeline.documents.reading import (
-    encode,
-)
-from doceval_pipeline.documents.walk import (
-    display_name,
-    is_below,
-)
-from doceval_pipeline.errors import (
-    ArchiveError,
-    BatchStateError,
-    StagingError,
-)
-from doceval_pipeline.knowledge.archive import (
-    load,
-)
-from doceval_pipeline.knowledge.archive.load import (
-    MissingDocument,
-)
-from doceval_pipeline.knowledge.digests import (
-    digest,
-)
-from doceval_pipeline.knowledge.documents import (
-    DocumentArrived,
-    NewDocument,
-    copy_documents,
-)
-from doceval_pipeline.knowledge.incremental_counts import (
-    recount,
-)
-from doceval_pipeline.knowledge.queue import (
-    count_rows,
-)
-from doceval_pipeline.migrations.rights import (
-    require_rights,
-)
-from doceval_pipeline.migrations.rows import (
-    reserve_ids,
-)
-from doceval_pipeline.migrations.upgrade import (
-    HEADS,
-)
-from doceval_pipeline.names import (
-    normal,
-    printable,
-    refusal,
-)
+from doceval_pipeline.archives import foreign
+from doceval_pipeline.archives.checking import CheckedArchive, check
+from doceval_pipeline.archives.format import ATTEMPTS, BATCH, DOCS, FILES, HISTORY, PROGRESS, newer
+from doceval_pipeline.archives.reading import Archive, open_archive
+from doceval_pipeline.batches.archiving.refused_rows import refused_rows
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.locks import number_lock
+from doceval_pipeline.batches.results.report_files import find_report
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.storing import Progress
+from doceval_pipeline.doc_eval.archive import load as configuration
+from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
+from doceval_pipeline.doc_eval.definitions.apply import lock_definitions
+from doceval_pipeline.doc_eval.definitions.schema import problem_of_connection
+from doceval_pipeline.doc_eval.snapshot import require_no_key
+from doceval_pipeline.documents.reading import encode
+from doceval_pipeline.documents.walk import display_name, is_below
+from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
+from doceval_pipeline.knowledge.archive import load
+from doceval_pipeline.knowledge.archive.load import MissingDocument
+from doceval_pipeline.knowledge.digests import digest
+from doceval_pipeline.knowledge.documents import DocumentArrived, NewDocument, copy_documents
+from doceval_pipeline.knowledge.incremental_counts import recount
+from doceval_pipeline.knowledge.queue import count_rows
+from doceval_pipeline.migrations.rights import require_rights
+from doceval_pipeline.migrations.rows import reserve_ids
+from doceval_pipeline.migrations.upgrade import HEADS
+from doceval_pipeline.names import normal, printable, refusal
 
 # Every further try finds documents that another process stored meanwhile.
 MOST_TRIES = 20

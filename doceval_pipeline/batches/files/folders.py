@@ -1,36 +1,15 @@
 """The folders of a batch: which ones may be walked, the files in them, and notes about both."""
 
 import os
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.doc_eval import (
-    files as batch_documents,
-)
-from doceval_pipeline.doc_eval.files import (
-    FoundFile,
-)
-from doceval_pipeline.doc_eval.snapshot import (
-    read_snapshot,
-)
-from doceval_pipeline.documents.patterns import (
-    missed_by_case,
-)
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.doc_eval import files as batch_documents
+from doceval_pipeline.doc_eval.files import FoundFile
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.documents.patterns import missed_by_case
 from doceval_pipeline.documents.skipped_folders import (
     COUNTED_BY_ITSELF,
     OWN_FILES,
@@ -39,22 +18,10 @@ from doceval_pipeline.documents.skipped_folders import (
     identity_of,
     system_folders,
 )
-from doceval_pipeline.documents.walk import (
-    NOT_INCLUDED,
-    SKIPPED,
-    Rules,
-    display_name,
-    walk,
-)
-from doceval_pipeline.errors import (
-    StagingError,
-)
-from doceval_pipeline.reports.formatting import (
-    counted,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
+from doceval_pipeline.documents.walk import NOT_INCLUDED, SKIPPED, Rules, display_name, walk
+from doceval_pipeline.errors import StagingError
+from doceval_pipeline.reports.formatting import counted
+from doceval_pipeline.settings import Settings
 
 
 def found_files(

@@ -7,48 +7,19 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Sequence,
-)
-from contextlib import (
-    AbstractContextManager,
-)
-from dataclasses import (
-    replace,
-)
-from datetime import (
-    datetime,
-)
-from tempfile import (
-    TemporaryFile,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import datetime
+from tempfile import TemporaryFile
+from typing import Any
 
-from doceval_pipeline.batches.files.folders import (
-    found_files,
-)
-from doceval_pipeline.doc_eval.definitions.schema import (
-    RecurringDefinition,
-)
-from doceval_pipeline.doc_eval.files import (
-    FoundFile,
-)
-from doceval_pipeline.documents.walk import (
-    ASSIGNED,
-    SKIPPED,
-    display_name,
-)
-from doceval_pipeline.errors import (
-    StagingError,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
+from doceval_pipeline.batches.files.folders import found_files
+from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
+from doceval_pipeline.doc_eval.files import FoundFile
+from doceval_pipeline.documents.walk import ASSIGNED, SKIPPED, display_name
+from doceval_pipeline.errors import StagingError
+from doceval_pipeline.settings import Settings
 
 STILL_WRITTEN = "still being written"
 # Without another name for this long, a walk counts as hanging. A folder of a million names opens slowly.

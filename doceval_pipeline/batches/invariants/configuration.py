@@ -1,34 +1,14 @@
 """Invariants of sealed configurations and of the installation: schemas, roles, API keys."""
 
-from collections.abc import (
-    Mapping,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Mapping
+from typing import Any
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    DOC_EVAL,
-    KNOWLEDGE,
-    Databases,
-)
-from doceval_pipeline.batches.invariants.invariant import (
-    HAS_CELLS,
-    Database,
-    Invariant,
-    Scope,
-)
-from doceval_pipeline.doc_eval.definitions.schema import (
-    problem_of_connection,
-)
-from doceval_pipeline.migrations.upgrade import (
-    HEADS,
-    Schema,
-)
+from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, Databases
+from doceval_pipeline.batches.invariants.invariant import HAS_CELLS, Database, Invariant, Scope
+from doceval_pipeline.doc_eval.definitions.schema import problem_of_connection
+from doceval_pipeline.migrations.upgrade import HEADS, Schema
 
 _OTHER_BYTES = text("""
     SELECT b.id AS batch_id, 'config_snapshot' AS subject, 'its sha256 differs from config_sha256' AS problem

@@ -1,25 +1,12 @@
 """Invariants of the contract with processors: leases, deliveries, positions, and rows the pipeline ended."""
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.invariants.invariant import (
-    Database,
-    Invariant,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    CANCELLED,
-)
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.knowledge.outcomes import (
-    words_in_sql,
-)
-from doceval_pipeline.knowledge.queue import (
-    STEP,
-)
+from doceval_pipeline.batches.invariants.invariant import Database, Invariant
+from doceval_pipeline.batches.staging.reprocessing import CANCELLED
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.outcomes import words_in_sql
+from doceval_pipeline.knowledge.queue import STEP
 
 _TORN_LEASE = text("""
     SELECT r.batch_id, 'llm_responses.id ' || r.id AS subject,

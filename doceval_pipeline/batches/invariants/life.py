@@ -4,20 +4,12 @@ Rows that a processor changed since the last poll violate nothing: the next poll
 """
 
 import os
-from collections.abc import (
-    Mapping,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Mapping
+from typing import Any
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
+from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.invariants.invariant import (
     HAS_CELLS,
     IS_DONE,
@@ -27,29 +19,13 @@ from doceval_pipeline.batches.invariants.invariant import (
     Scope,
     states_in_sql,
 )
-from doceval_pipeline.batches.locks import (
-    IS_ABANDONED,
-)
-from doceval_pipeline.batches.results.report_files import (
-    report_path,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    CLOSED,
-    OPEN,
-)
-from doceval_pipeline.doc_eval.runs.requests import (
-    MISSING_REPORTS,
-    MISSING_STAGINGS,
-)
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.knowledge.digests import (
-    RESULT_DIGEST,
-)
-from doceval_pipeline.knowledge.outcomes import (
-    words_in_sql,
-)
+from doceval_pipeline.batches.locks import IS_ABANDONED
+from doceval_pipeline.batches.results.report_files import report_path
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
+from doceval_pipeline.doc_eval.runs.requests import MISSING_REPORTS, MISSING_STAGINGS
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.digests import RESULT_DIGEST
+from doceval_pipeline.knowledge.outcomes import words_in_sql
 
 _ABANDONED = text(f"""
     SELECT b.id AS batch_id, 'status STAGING' AS subject, 'no process is staging it' AS problem

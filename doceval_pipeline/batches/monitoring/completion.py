@@ -4,52 +4,19 @@ Level-triggered: each poll reads the current state, never a list of changes. A c
 sequences would lose updates that commit out of order (docs/decisions.md).
 """
 
-from collections.abc import (
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-    replace,
-)
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batches_by_ids,
-    batches_in,
-    unreported,
-)
-from doceval_pipeline.doc_eval.history import (
-    save_experience,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    CLOSED,
-    OPEN,
-    Action,
-    Status,
-    transition,
-)
-from doceval_pipeline.doc_eval.progress import (
-    keep_samples,
-)
-from doceval_pipeline.domain.evaluations import (
-    CellCounts,
-)
-from doceval_pipeline.knowledge.counts import (
-    count_cells,
-    count_documents,
-)
-from doceval_pipeline.knowledge.digests import (
-    digests,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.doc_eval.batches import BatchRecord, batches_by_ids, batches_in, unreported
+from doceval_pipeline.doc_eval.history import save_experience
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, transition
+from doceval_pipeline.doc_eval.progress import keep_samples
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.knowledge.counts import count_cells, count_documents
+from doceval_pipeline.knowledge.digests import digests
 from doceval_pipeline.knowledge.incremental_counts import (
     IncrementalCounts,
     fold,
@@ -57,12 +24,8 @@ from doceval_pipeline.knowledge.incremental_counts import (
     read_counts,
     recount,
 )
-from doceval_pipeline.knowledge.queue import (
-    tidy,
-)
-from doceval_pipeline.knowledge.usage import (
-    read_experience,
-)
+from doceval_pipeline.knowledge.queue import tidy
+from doceval_pipeline.knowledge.usage import read_experience
 
 # A closed batch is counted again where a processor wrote late or changed F to S. Each poll counts batches
 # of about this many evaluations together.

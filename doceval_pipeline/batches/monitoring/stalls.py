@@ -4,53 +4,19 @@ The limits come from what this installation has recorded: how long rows usually 
 them, and the longest time that each connection needed for an evaluation. The decision itself is pure.
 """
 
-from collections.abc import (
-    Mapping,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
-from enum import (
-    StrEnum,
-)
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batch_by_id,
-    batches_in,
-)
-from doceval_pipeline.doc_eval.history import (
-    longest_durations,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    OPEN,
-    Status,
-)
-from doceval_pipeline.doc_eval.progress import (
-    newest_samples,
-    usual_gap,
-)
-from doceval_pipeline.domain.evaluations import (
-    CellCounts,
-)
-from doceval_pipeline.domain.queue_rows import (
-    DeferredRows,
-    RunningRows,
-    in_utc,
-)
-from doceval_pipeline.knowledge.counts import (
-    count_cells,
-    deferred_rows,
-    running_rows,
-)
-from doceval_pipeline.reports.formatting import (
-    counted,
-    duration,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, batches_in
+from doceval_pipeline.doc_eval.history import longest_durations
+from doceval_pipeline.doc_eval.lifecycle import OPEN, Status
+from doceval_pipeline.doc_eval.progress import newest_samples, usual_gap
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.queue_rows import DeferredRows, RunningRows, in_utc
+from doceval_pipeline.knowledge.counts import count_cells, deferred_rows, running_rows
+from doceval_pipeline.reports.formatting import counted, duration
 
 # No batch counts as stalled earlier than this, whatever was recorded.
 SECONDS_FLOOR = 120.0

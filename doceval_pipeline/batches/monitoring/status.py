@@ -1,99 +1,29 @@
 """The progress of batches: files, evaluations and throughput, read from both databases. Reads only."""
 
-from collections.abc import (
-    Container,
-    Iterator,
-    Sequence,
-)
-from dataclasses import (
-    asdict,
-    dataclass,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.locks import (
-    abandoned_stagings,
-)
-from doceval_pipeline.batches.monitoring.stalls import (
-    StallAssessment,
-    StallInput,
-    assess_batches,
-)
-from doceval_pipeline.batches.monitoring.throughput import (
-    BatchThroughput,
-    measure_throughput,
-)
-from doceval_pipeline.batches.results.report_files import (
-    find_report,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batches_in,
-    find_batch,
-    list_batches,
-)
-from doceval_pipeline.doc_eval.files import (
-    DocumentCounts,
-    count_documents,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    CLOSED,
-    OPEN,
-    Status,
-)
-from doceval_pipeline.doc_eval.progress import (
-    read_samples,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    list_recurring,
-)
-from doceval_pipeline.doc_eval.recurring.occurrences import (
-    batch_origins,
-)
-from doceval_pipeline.doc_eval.runs.lost import (
-    LostRun,
-    lost_runs_of,
-    lost_runs_without_batch,
-)
-from doceval_pipeline.doc_eval.runs.requests import (
-    PendingRun,
-    unreported,
-    unstaged,
-)
-from doceval_pipeline.doc_eval.webhook_deliveries import (
-    undelivered,
-)
-from doceval_pipeline.domain.evaluations import (
-    CellCounts,
-)
-from doceval_pipeline.domain.queue_rows import (
-    DeferredRows,
-)
-from doceval_pipeline.domain.recurring import (
-    Origin,
-)
-from doceval_pipeline.domain.webhook import (
-    UndeliveredMessage,
-)
-from doceval_pipeline.knowledge.counts import (
-    count_cells,
-    count_origins,
-    deferred_rows,
-)
-from doceval_pipeline.reports.insights import (
-    origins_text,
-)
-from doceval_pipeline.reports.model import (
-    NOTHING_ASKED,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.locks import abandoned_stagings
+from doceval_pipeline.batches.monitoring.stalls import StallAssessment, StallInput, assess_batches
+from doceval_pipeline.batches.monitoring.throughput import BatchThroughput, measure_throughput
+from doceval_pipeline.batches.results.report_files import find_report
+from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batch, list_batches
+from doceval_pipeline.doc_eval.files import DocumentCounts, count_documents
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
+from doceval_pipeline.doc_eval.progress import read_samples
+from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
+from doceval_pipeline.doc_eval.recurring.occurrences import batch_origins
+from doceval_pipeline.doc_eval.runs.lost import LostRun, lost_runs_of, lost_runs_without_batch
+from doceval_pipeline.doc_eval.runs.requests import PendingRun, unreported, unstaged
+from doceval_pipeline.doc_eval.webhook_deliveries import undelivered
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.queue_rows import DeferredRows
+from doceval_pipeline.domain.recurring import Origin
+from doceval_pipeline.domain.webhook import UndeliveredMessage
+from doceval_pipeline.knowledge.counts import count_cells, count_origins, deferred_rows
 
 
 @dataclass(frozen=True)
@@ -130,6 +60,10 @@ class BatchProgress:
         cells = self.cells
         if not cells.reused:
             return None
+        # Most batches reuse nothing, and the model of reports takes a while to import.
+        from doceval_pipeline.reports.insights import origins_text
+        from doceval_pipeline.reports.model import NOTHING_ASKED
+
         whole = cells.reused == cells.done == self.batch.expected_cells
         many = "all" if whole else f"{cells.reused:,}"
         places = origins_text(self.origins, is_elsewhere=self.is_from_elsewhere)

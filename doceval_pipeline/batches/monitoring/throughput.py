@@ -1,28 +1,13 @@
 """Throughput and remaining time of a batch, from samples of its progress. Pure: no database, no clock."""
 
-from collections.abc import (
-    Sequence,
-)
-from dataclasses import (
-    asdict,
-    dataclass,
-)
-from itertools import (
-    pairwise,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
 
-from doceval_pipeline.doc_eval.progress import (
-    Sample,
-)
-from doceval_pipeline.domain.findings import (
-    Interval,
-)
-from doceval_pipeline.statistics.estimation import (
-    predict_time,
-)
+from doceval_pipeline.doc_eval.progress import Sample
+from doceval_pipeline.domain.findings import Interval
+from doceval_pipeline.statistics.estimation import predict_time
 
 # The recent rate covers this much time, unless fewer than FEW_CELLS evaluations were done in it.
 RECENT_SECONDS = 1_800

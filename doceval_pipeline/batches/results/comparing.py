@@ -3,73 +3,27 @@
 `reports.comparison` computes the comparison from them, and words it.
 """
 
-from collections.abc import (
-    Collection,
-    Mapping,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
-from enum import (
-    StrEnum,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import (
-    NDArray,
-)
-from sqlalchemy import (
-    Connection,
-)
+from numpy.typing import NDArray
+from sqlalchemy import Connection
 
-from doceval_pipeline.atomic_file import (
-    atomic_file_or_stdout,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.results.file_names import (
-    FileNames,
-)
-from doceval_pipeline.batches.results.insights import (
-    changed_settings,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batch_by_id,
-    find_batch,
-)
-from doceval_pipeline.doc_eval.snapshot import (
-    read_snapshot,
-)
-from doceval_pipeline.domain.columns import (
-    Column,
-    Labels,
-)
-from doceval_pipeline.domain.scores import (
-    Scores,
-    ScoreState,
-    ScoreStateCounts,
-    are_same_results,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-    ComparisonError,
-)
-from doceval_pipeline.knowledge.scores import (
-    read_scores,
-)
-from doceval_pipeline.names import (
-    normal,
-)
+from doceval_pipeline.atomic_file import atomic_file_or_stdout
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.results.file_names import FileNames
+from doceval_pipeline.batches.results.insights import changed_settings
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, find_batch
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.domain.columns import Column, Labels
+from doceval_pipeline.domain.scores import Scores, ScoreState, ScoreStateCounts, are_same_results
+from doceval_pipeline.errors import BatchStateError, ComparisonError
+from doceval_pipeline.knowledge.scores import read_scores
+from doceval_pipeline.names import normal
 from doceval_pipeline.reports.comparison import (
     AlignedColumn,
     ComparedSide,

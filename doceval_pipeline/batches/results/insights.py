@@ -3,56 +3,23 @@
 `reports.analysis` and `reports.score_changes` compute it.
 """
 
-from collections.abc import (
-    Mapping,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-    replace,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import (
-    NDArray,
-)
-from sqlalchemy import (
-    Connection,
-)
+from numpy.typing import NDArray
+from sqlalchemy import Connection
 
-from doceval_pipeline.batches.results.file_names import (
-    FileNames,
-)
-from doceval_pipeline.batches.results.series.findings import (
-    samples_of,
-    since_occurrence,
-)
-from doceval_pipeline.doc_eval.baselines import (
-    latest_overlapping_batch,
-)
-from doceval_pipeline.doc_eval.batches import (
-    batch_names,
-    partition_key,
-)
-from doceval_pipeline.doc_eval.definitions.schema import (
-    Prices,
-)
-from doceval_pipeline.doc_eval.history import (
-    prices_of_batch,
-)
-from doceval_pipeline.doc_eval.recurring.series import (
-    OCCURRENCES_READ,
-    occurrences_up_to,
-)
-from doceval_pipeline.doc_eval.snapshot import (
-    read_snapshot,
-)
-from doceval_pipeline.domain.columns import (
-    Column,
-)
+from doceval_pipeline.batches.results.file_names import FileNames
+from doceval_pipeline.batches.results.series.findings import samples_of, since_occurrence
+from doceval_pipeline.doc_eval.baselines import latest_overlapping_batch
+from doceval_pipeline.doc_eval.batches import batch_names, partition_key
+from doceval_pipeline.doc_eval.definitions.schema import Prices
+from doceval_pipeline.doc_eval.history import prices_of_batch
+from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, occurrences_up_to
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.insights import (
     ColumnChanges,
     Insights,
@@ -61,40 +28,16 @@ from doceval_pipeline.domain.insights import (
     Samples,
     SincePrevious,
 )
-from doceval_pipeline.domain.scores import (
-    Scores,
-    are_same_results,
-)
-from doceval_pipeline.domain.usage import (
-    Cost,
-    TokenUsage,
-)
-from doceval_pipeline.knowledge import (
-    usage,
-)
-from doceval_pipeline.knowledge.counts import (
-    count_origins,
-    newest_origins,
-)
-from doceval_pipeline.knowledge.scores import (
-    read_scores,
-)
-from doceval_pipeline.reports import (
-    analysis,
-)
-from doceval_pipeline.reports.figures import (
-    figures,
-)
-from doceval_pipeline.reports.model import (
-    ReportInput,
-)
-from doceval_pipeline.reports.score_changes import (
-    compare_scores,
-    largest_changes,
-)
-from doceval_pipeline.statistics.inference import (
-    corrected,
-)
+from doceval_pipeline.domain.scores import Scores, are_same_results
+from doceval_pipeline.domain.usage import Cost, TokenUsage
+from doceval_pipeline.knowledge import usage
+from doceval_pipeline.knowledge.counts import count_origins, newest_origins
+from doceval_pipeline.knowledge.scores import read_scores
+from doceval_pipeline.reports import analysis
+from doceval_pipeline.reports.figures import figures
+from doceval_pipeline.reports.model import ReportInput
+from doceval_pipeline.reports.score_changes import compare_scores, largest_changes
+from doceval_pipeline.statistics.inference import corrected
 
 # At most so many batches that results were reused from are listed: the newest.
 ORIGINS_SHOWN = 20

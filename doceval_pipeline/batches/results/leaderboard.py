@@ -4,36 +4,17 @@
 """
 
 import hashlib
-from dataclasses import (
-    replace,
-)
+from dataclasses import replace
 
-from sqlalchemy import (
-    Connection,
-)
+from sqlalchemy import Connection
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.doc_eval.baselines import (
-    count_other_batches,
-    finished_batches,
-)
-from doceval_pipeline.doc_eval.labels import (
-    read_labels,
-)
-from doceval_pipeline.domain.columns import (
-    Labels,
-)
-from doceval_pipeline.domain.leaderboard import (
-    LeaderboardRow,
-)
-from doceval_pipeline.knowledge.leaderboard import (
-    sum_columns,
-)
-from doceval_pipeline.reports.leaderboard import (
-    Leaderboard,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.doc_eval.baselines import count_other_batches, finished_batches
+from doceval_pipeline.doc_eval.labels import read_labels
+from doceval_pipeline.domain.columns import Labels
+from doceval_pipeline.domain.leaderboard import LeaderboardRow
+from doceval_pipeline.knowledge.leaderboard import sum_columns
+from doceval_pipeline.reports.leaderboard import Leaderboard
 
 NOTHING = "none"
 """The digest of a leaderboard without batches."""

@@ -7,30 +7,13 @@ import hashlib
 import os
 import re
 import stat
-from pathlib import (
-    Path,
-)
-from typing import (
-    BinaryIO,
-)
+from pathlib import Path
+from typing import BinaryIO
 
-from doceval_pipeline.atomic_file import (
-    atomic_file,
-    file_errors,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batch_id_of,
-    partition_key,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-    FileError,
-    UnknownBatch,
-)
+from doceval_pipeline.atomic_file import atomic_file, file_errors
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_id_of, partition_key
+from doceval_pipeline.errors import BatchStateError, FileError, UnknownBatch
 
 _NAME = re.compile(r"(batch-[0-9]{6,10})-[0-9a-f]{16}\.html")
 _SERIES_NAME = re.compile(r"series-[0-9]{6,10}-[0-9a-f]{16}\.html")

@@ -1,106 +1,40 @@
 """Gathers the input of a batch's report from both databases, no more of it than a page shows."""
 
-from bisect import (
-    bisect_right,
-)
-from collections.abc import (
-    Collection,
-    Iterable,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-    replace,
-)
-from html import (
-    escape,
-)
-from importlib.metadata import (
-    version,
-)
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from importlib.metadata import version
 
-from sqlalchemy import (
-    Connection,
-)
+from sqlalchemy import Connection
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.results.file_names import (
-    FileNames,
-)
-from doceval_pipeline.batches.results.insights import (
-    gather_insights,
-)
-from doceval_pipeline.doc_eval import (
-    report_queries as file_queries,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batch_by_id,
-    partition_key,
-)
-from doceval_pipeline.doc_eval.files import (
-    DocumentCounts,
-    count_documents,
-    stored_document_ids,
-)
-from doceval_pipeline.doc_eval.snapshot import (
-    read_snapshot,
-)
-from doceval_pipeline.domain.columns import (
-    Column,
-)
-from doceval_pipeline.domain.files import (
-    EvaluatedFile,
-)
-from doceval_pipeline.domain.insights import (
-    NOTHING,
-    Provenance,
-)
-from doceval_pipeline.domain.results import (
-    CellDetails,
-    ReportCell,
-    ResultSums,
-)
-from doceval_pipeline.domain.scores import (
-    Scores,
-)
-from doceval_pipeline.domain.snapshot import (
-    Snapshot,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-)
-from doceval_pipeline.knowledge import (
-    report_queries as result_queries,
-)
-from doceval_pipeline.knowledge.digests import (
-    digest,
-)
-from doceval_pipeline.knowledge.scores import (
-    read_scores,
-)
-from doceval_pipeline.redaction import (
-    without_keys,
-)
-from doceval_pipeline.reports.analysis import (
-    median_score,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.results.file_names import FileNames
+from doceval_pipeline.batches.results.insights import gather_insights
+from doceval_pipeline.doc_eval import report_queries as file_queries
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
+from doceval_pipeline.doc_eval.files import DocumentCounts, count_documents, stored_document_ids
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.files import EvaluatedFile
+from doceval_pipeline.domain.insights import NOTHING, Provenance
+from doceval_pipeline.domain.results import CellDetails, ReportCell, ResultSums
+from doceval_pipeline.domain.scores import Scores
+from doceval_pipeline.domain.snapshot import Snapshot
+from doceval_pipeline.errors import BatchStateError
+from doceval_pipeline.knowledge import report_queries as result_queries
+from doceval_pipeline.knowledge.digests import digest
+from doceval_pipeline.knowledge.scores import read_scores
+from doceval_pipeline.redaction import without_keys
+from doceval_pipeline.reports.analysis import median_score
 from doceval_pipeline.reports.html import (
     CHANGES_SHOWN,
     GROUPS_SHOWN,
     KNOWN_PROCESSOR_LIMIT_BYTES,
     NAMES_SHOWN,
 )
-from doceval_pipeline.reports.matrix import (
-    DETAILS_SHOWN,
-    rows_shown,
-)
-from doceval_pipeline.reports.model import (
-    ReportColumn,
-    ReportInput,
-)
+from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
+from doceval_pipeline.reports.model import ReportColumn, ReportInput
 
 INPUT_VERSION = 4
 # The limit of all messages and responses together, as HTML in UTF-8, so that a page stays small.

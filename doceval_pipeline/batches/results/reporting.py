@@ -3,37 +3,17 @@
 `report_input` gathers the input; `reports` renders it.
 """
 
-from dataclasses import (
-    dataclass,
-)
-from pathlib import (
-    Path,
-)
+from dataclasses import dataclass
+from pathlib import Path
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.atomic_file import (
-    file_errors,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.results.report_files import (
-    keep_report,
-)
-from doceval_pipeline.domain.insights import (
-    NOTHING,
-    Provenance,
-)
-from doceval_pipeline.reports.figures import (
-    figures,
-)
-from doceval_pipeline.reports.model import (
-    ReportFigures,
-)
+from doceval_pipeline.atomic_file import file_errors
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.results.report_files import keep_report
+from doceval_pipeline.domain.insights import NOTHING, Provenance
+from doceval_pipeline.reports.figures import figures
+from doceval_pipeline.reports.model import ReportFigures
 
 _RECORD_REPORT = text("""
     UPDATE batches SET reported_digest = :digest, report_file = :file

@@ -1,73 +1,26 @@
 """Applies an evaluation, and previews the folders of the batches that wait to be staged."""
 
 import time
-from collections import (
-    Counter,
-)
-from collections.abc import (
-    Iterable,
-    Iterator,
-    Mapping,
-)
-from dataclasses import (
-    dataclass,
-    field,
-)
-from typing import (
-    Any,
-)
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.files.file_counts import (
-    left_out,
-    left_out_by_reason,
-)
-from doceval_pipeline.batches.files.folders import (
-    found_files,
-    notes_on_nesting,
-    notes_on_patterns,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    Applied,
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    Located,
-)
-from doceval_pipeline.doc_eval.files import (
-    FoundFile,
-    Tally,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    configured_folders,
-    list_recurring,
-)
-from doceval_pipeline.doc_eval.recurring.record import (
-    RecurringRecord,
-)
-from doceval_pipeline.documents.walk import (
-    ASSIGNED,
-    NOT_INCLUDED,
-)
-from doceval_pipeline.errors import (
-    StagingError,
-)
-from doceval_pipeline.names import (
-    normal,
-)
-from doceval_pipeline.reports.formatting import (
-    counted,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.files.file_counts import left_out, left_out_by_reason
+from doceval_pipeline.batches.files.folders import found_files, notes_on_nesting, notes_on_patterns
+from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import Located
+from doceval_pipeline.doc_eval.files import FoundFile, Tally
+from doceval_pipeline.doc_eval.recurring.definitions import configured_folders, list_recurring
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
+from doceval_pipeline.errors import StagingError
+from doceval_pipeline.names import normal
+from doceval_pipeline.reports.formatting import counted
+from doceval_pipeline.settings import Settings
 
 # An apply previews folders, but does not let people wait for millions of files.
 MOST_ENTRIES = 100_000

@@ -1,41 +1,17 @@
 """The limits of a batch: one that exceeds them is held until a person resumes or cancels it."""
 
-from collections import (
-    defaultdict,
-)
-from collections.abc import (
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from typing import (
-    Any,
-)
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-)
+from sqlalchemy import Connection
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.staging.estimates import (
-    ConnectionWork,
-    WorkEstimate,
-    estimate_work,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-)
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.knowledge.queue import (
-    tally_rows,
-)
-from doceval_pipeline.reports.formatting import (
-    money,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging.estimates import ConnectionWork, WorkEstimate, estimate_work
+from doceval_pipeline.doc_eval.batches import BatchRecord
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.knowledge.queue import tally_rows
+from doceval_pipeline.reports.formatting import money
 
 PENDING = (Outcome.WAITING, Outcome.PAUSED)
 

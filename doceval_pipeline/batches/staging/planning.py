@@ -3,124 +3,44 @@
 Files are read only where their documents are not known yet.
 """
 
-from collections import (
-    Counter,
-)
-from collections.abc import (
-    Iterator,
-    Sequence,
-)
-from dataclasses import (
-    asdict,
-    dataclass,
-    field,
-)
-from datetime import (
-    datetime,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-)
+from sqlalchemy import Connection
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
+from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.files.folders import (
     found_files,
     notes_on_assigned,
     notes_on_nesting,
     notes_on_patterns,
 )
-from doceval_pipeline.batches.files.listing import (
-    list_files,
-)
-from doceval_pipeline.batches.staging.estimates import (
-    ConnectionWork,
-    WorkEstimate,
-    estimate_work,
-)
-from doceval_pipeline.batches.staging.limits import (
-    exceeded_limit,
-)
-from doceval_pipeline.batches.staging.recurring import (
-    choose_files,
-    remove_unchanged,
-    require_references,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    OUTCOMES,
-    Mode,
-)
-from doceval_pipeline.batches.staging.storing import (
-    Progress,
-)
-from doceval_pipeline.doc_eval import (
-    files as batch_documents,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batch_by_id,
-)
-from doceval_pipeline.doc_eval.files import (
-    FoundFile,
-    Tally,
-    UnstagedFile,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    Status,
-)
-from doceval_pipeline.doc_eval.recurring import (
-    definitions as recurring,
-)
-from doceval_pipeline.doc_eval.recurring.occurrences import (
-    has_only_changes,
-)
-from doceval_pipeline.doc_eval.recurring.record import (
-    RecurringRecord,
-)
-from doceval_pipeline.doc_eval.snapshot import (
-    compose,
-    compose_questions,
-    edited_since,
-    read_snapshot,
-)
-from doceval_pipeline.documents.reading import (
-    DocumentRejected,
-    hash_document,
-)
-from doceval_pipeline.documents.walk import (
-    ASSIGNED,
-    NOT_INCLUDED,
-)
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.domain.recurring import (
-    FileComparison,
-    OccurrenceOutcome,
-)
-from doceval_pipeline.errors import (
-    StagingError,
-)
-from doceval_pipeline.knowledge.documents import (
-    find_documents,
-)
-from doceval_pipeline.knowledge.queue import (
-    RowTally,
-    tally_rows,
-)
-from doceval_pipeline.knowledge.reuse import (
-    Reusable,
-    find_reusable,
-)
+from doceval_pipeline.batches.files.listing import list_files
+from doceval_pipeline.batches.staging.estimates import ConnectionWork, WorkEstimate, estimate_work
+from doceval_pipeline.batches.staging.limits import exceeded_limit
+from doceval_pipeline.batches.staging.recurring import choose_files, remove_unchanged, require_references
+from doceval_pipeline.batches.staging.reprocessing import OUTCOMES, Mode
+from doceval_pipeline.batches.staging.storing import Progress
+from doceval_pipeline.doc_eval import files as batch_documents
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
+from doceval_pipeline.doc_eval.files import FoundFile, Tally, UnstagedFile
+from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.doc_eval.recurring import definitions as recurring
+from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.doc_eval.snapshot import compose, compose_questions, edited_since, read_snapshot
+from doceval_pipeline.documents.reading import DocumentRejected, hash_document
+from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.recurring import FileComparison, OccurrenceOutcome
+from doceval_pipeline.errors import StagingError
+from doceval_pipeline.knowledge.documents import find_documents
+from doceval_pipeline.knowledge.queue import RowTally, tally_rows
+from doceval_pipeline.knowledge.reuse import Reusable, find_reusable
 
 _CHUNK = 5_000
 # The numbers of batches begin at 1.

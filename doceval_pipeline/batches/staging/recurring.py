@@ -1,89 +1,29 @@
 """Makes the batches of recurring evaluations: one per time, however often it is requested."""
 
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from contextlib import (
-    ExitStack,
-)
-from dataclasses import (
-    dataclass,
-    field,
-)
-from datetime import (
-    datetime,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
+from sqlalchemy import Connection, text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.files.listing import (
-    Listing,
-    digest_of,
-    files_of,
-    list_files,
-    list_in_time,
-)
-from doceval_pipeline.doc_eval import (
-    files as batch_documents,
-)
-from doceval_pipeline.doc_eval import (
-    snapshot,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    lock_definitions,
-)
-from doceval_pipeline.doc_eval.definitions.schema import (
-    BatchDefinition,
-    RecurringDefinition,
-)
-from doceval_pipeline.doc_eval.definitions.upsert_batches import (
-    create_batch,
-)
-from doceval_pipeline.doc_eval.recurring import (
-    definitions,
-    known_files,
-    occurrences,
-)
-from doceval_pipeline.doc_eval.recurring.record import (
-    RecurringRecord,
-)
-from doceval_pipeline.documents.reading import (
-    CHANGED,
-)
-from doceval_pipeline.documents.walk import (
-    REASONS_OF_FOLDERS,
-    VANISHED,
-    display_name,
-)
-from doceval_pipeline.domain.recurring import (
-    FileComparison,
-    Occurrence,
-    OccurrenceOutcome,
-)
-from doceval_pipeline.errors import (
-    StagingError,
-)
-from doceval_pipeline.names import (
-    normal,
-    normal_in_sql,
-)
-from doceval_pipeline.recurrence import (
-    zone,
-)
-from doceval_pipeline.reports.formatting import (
-    counted,
-)
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.files.listing import Listing, digest_of, files_of, list_files, list_in_time
+from doceval_pipeline.doc_eval import files as batch_documents
+from doceval_pipeline.doc_eval import snapshot
+from doceval_pipeline.doc_eval.definitions.apply import lock_definitions
+from doceval_pipeline.doc_eval.definitions.schema import BatchDefinition, RecurringDefinition
+from doceval_pipeline.doc_eval.definitions.upsert_batches import create_batch
+from doceval_pipeline.doc_eval.recurring import definitions, known_files, occurrences
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.documents.reading import CHANGED
+from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS, VANISHED, display_name
+from doceval_pipeline.domain.recurring import FileComparison, Occurrence, OccurrenceOutcome
+from doceval_pipeline.errors import StagingError
+from doceval_pipeline.names import normal, normal_in_sql
+from doceval_pipeline.recurrence import zone
+from doceval_pipeline.reports.formatting import counted
 
 NOTHING_NEW = "nothing is new or changed"
 # Reasons why a file could not be read that may have passed, although its size and time are unchanged. After

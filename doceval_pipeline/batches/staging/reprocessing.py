@@ -4,95 +4,30 @@ Each action holds the batch's lock and may be repeated, which also completes an 
 result that was paid for is deleted: a new attempt is added to the earlier ones.
 """
 
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-)
-from contextlib import (
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-)
-from enum import (
-    StrEnum,
-)
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 
-from sqlalchemy import (
-    Connection,
-)
-from sqlalchemy.exc import (
-    OperationalError,
-)
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.locks import (
-    batch_lock,
-    lock_if_free,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    BatchState,
-    complete_if_done,
-)
-from doceval_pipeline.batches.staging.rescanning import (
-    assign,
-)
-from doceval_pipeline.batches.staging.steps import (
-    Queued,
-    queue_evaluations,
-    seal_batch,
-    store_documents,
-)
-from doceval_pipeline.batches.staging.storing import (
-    Progress,
-)
-from doceval_pipeline.doc_eval import (
-    files,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batch_by_id,
-    partition_key,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    CLOSED,
-    OPEN,
-    Action,
-    Status,
-    possible,
-    require,
-    transition,
-)
-from doceval_pipeline.doc_eval.runs.requests import (
-    withdraw_staging,
-)
-from doceval_pipeline.domain.evaluations import (
-    CellCounts,
-    Outcome,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-    DatabaseError,
-)
-from doceval_pipeline.knowledge import (
-    attempts,
-    queue,
-)
-from doceval_pipeline.knowledge.counts import (
-    count_cells,
-)
-from doceval_pipeline.lock_waits import (
-    holder_note,
-    is_lock_timeout,
-    wait_at_most,
-)
-from doceval_pipeline.reports.formatting import (
-    counted,
-)
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.locks import batch_lock, lock_if_free
+from doceval_pipeline.batches.monitoring.completion import BatchState, complete_if_done
+from doceval_pipeline.batches.staging.rescanning import assign
+from doceval_pipeline.batches.staging.steps import Queued, queue_evaluations, seal_batch, store_documents
+from doceval_pipeline.batches.staging.storing import Progress
+from doceval_pipeline.doc_eval import files
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, possible, require, transition
+from doceval_pipeline.doc_eval.runs.requests import withdraw_staging
+from doceval_pipeline.domain.evaluations import CellCounts, Outcome
+from doceval_pipeline.errors import BatchStateError, DatabaseError
+from doceval_pipeline.knowledge import attempts, queue
+from doceval_pipeline.knowledge.counts import count_cells
+from doceval_pipeline.lock_waits import holder_note, is_lock_timeout, wait_at_most
+from doceval_pipeline.reports.formatting import counted
 
 CANCELLED = "cancelled by a person before it was processed"
 # How long an action waits for rows that a processor has locked.

@@ -4,57 +4,23 @@ Only the assignment changes here. Staging then stores and queues new documents, 
 documents that left the batch.
 """
 
-from collections.abc import (
-    Iterator,
-)
-from dataclasses import (
-    dataclass,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from sqlalchemy import (
-    Connection,
-)
+from sqlalchemy import Connection
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.files.folders import (
-    found_files,
-)
-from doceval_pipeline.batches.staging.steps import (
-    Assigned,
-    assign_documents,
-    staging_step,
-)
-from doceval_pipeline.doc_eval import (
-    files,
-)
-from doceval_pipeline.doc_eval.batches import (
-    batch_by_id,
-)
-from doceval_pipeline.doc_eval.recurring.occurrences import (
-    has_only_changes,
-)
-from doceval_pipeline.doc_eval.snapshot import (
-    read_snapshot,
-)
-from doceval_pipeline.documents.reading import (
-    DocumentRejected,
-    hash_document,
-)
-from doceval_pipeline.documents.walk import (
-    REASONS_OF_FOLDERS,
-)
-from doceval_pipeline.errors import (
-    StagingError,
-)
-from doceval_pipeline.reports.formatting import (
-    counted,
-)
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.files.folders import found_files
+from doceval_pipeline.batches.staging.steps import Assigned, assign_documents, staging_step
+from doceval_pipeline.doc_eval import files
+from doceval_pipeline.doc_eval.batches import batch_by_id
+from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
+from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.documents.reading import DocumentRejected, hash_document
+from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS
+from doceval_pipeline.errors import StagingError
+from doceval_pipeline.reports.formatting import counted
 
 
 @dataclass(frozen=True)

@@ -6,110 +6,36 @@ from the databases after its commit.
 """
 
 import time
-from collections.abc import (
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import (
-    contextmanager,
-    suppress,
-)
-from dataclasses import (
-    dataclass,
-    replace,
-)
-from itertools import (
-    chain,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
-from sqlalchemy.exc import (
-    SQLAlchemyError,
-)
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.files.file_counts import (
-    left_out,
-    staged,
-)
-from doceval_pipeline.batches.files.folders import (
-    found_files,
-)
-from doceval_pipeline.batches.files.no_documents import (
-    no_documents,
-)
-from doceval_pipeline.batches.locks import (
-    batch_lock,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    complete_if_done,
-)
-from doceval_pipeline.batches.staging.limits import (
-    held_reason,
-)
-from doceval_pipeline.batches.staging.storing import (
-    Progress,
-    store_missing,
-)
-from doceval_pipeline.doc_eval import (
-    files as batch_documents,
-)
-from doceval_pipeline.doc_eval import (
-    snapshot,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batch_by_id,
-    partition_key,
-)
-from doceval_pipeline.doc_eval.files import (
-    Tally,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    Action,
-    Status,
-    transition,
-)
-from doceval_pipeline.doc_eval.recurring.occurrences import (
-    has_only_changes,
-)
-from doceval_pipeline.documents.walk import (
-    EXCLUDED,
-    NOT_INCLUDED,
-)
-from doceval_pipeline.domain.snapshot import (
-    Snapshot,
-)
-from doceval_pipeline.errors import (
-    DatabaseError,
-    DocEvalError,
-    StagingError,
-)
-from doceval_pipeline.knowledge import (
-    attempts,
-    queue,
-)
-from doceval_pipeline.knowledge import (
-    documents as bulk_load,
-)
-from doceval_pipeline.knowledge.queue import (
-    Enqueued,
-    QueuedRows,
-)
-from doceval_pipeline.reports.formatting import (
-    counted,
-    size_text,
-)
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.files.file_counts import left_out, staged
+from doceval_pipeline.batches.files.folders import found_files
+from doceval_pipeline.batches.files.no_documents import no_documents
+from doceval_pipeline.batches.locks import batch_lock
+from doceval_pipeline.batches.monitoring.completion import complete_if_done
+from doceval_pipeline.batches.staging.limits import held_reason
+from doceval_pipeline.batches.staging.storing import Progress, store_missing
+from doceval_pipeline.doc_eval import files as batch_documents
+from doceval_pipeline.doc_eval import snapshot
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
+from doceval_pipeline.doc_eval.files import Tally
+from doceval_pipeline.doc_eval.lifecycle import Action, Status, transition
+from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
+from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
+from doceval_pipeline.domain.snapshot import Snapshot
+from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
+from doceval_pipeline.knowledge import attempts, queue
+from doceval_pipeline.knowledge import documents as bulk_load
+from doceval_pipeline.knowledge.queue import Enqueued, QueuedRows
+from doceval_pipeline.reports.formatting import counted, size_text
 
 _SET_EXPECTED = text("UPDATE batches SET expected_cells = :cells WHERE id = :batch_id")
 _SET_HELD = text("UPDATE batches SET held_reason = :reason WHERE id = :batch_id")

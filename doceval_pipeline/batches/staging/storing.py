@@ -21,12 +21,7 @@ from doceval_pipeline.doc_eval.files import (
     mark_staged,
     unstaged_files,
 )
-from doceval_pipeline.documents.reading import (
-    DocumentRejected,
-    Fingerprint,
-    encoded_chunks,
-    fingerprint,
-)
+from doceval_pipeline.documents.reading import DocumentRejected, Fingerprint, encoded_chunks, fingerprint
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import (
     DocumentArrived,

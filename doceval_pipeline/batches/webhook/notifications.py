@@ -5,57 +5,22 @@ the same id until the receiver confirms them. `sending` sends them; docs/webhook
 """
 
 import json
-from collections.abc import (
-    Mapping,
-)
-from dataclasses import (
-    dataclass,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.webhook.sending import (
-    Message,
-    Receiver,
-    send_all,
-)
-from doceval_pipeline.doc_eval import (
-    webhook_deliveries as outbox,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    batches_by_ids,
-    partition_key,
-)
-from doceval_pipeline.domain.evaluations import (
-    CellCounts,
-)
-from doceval_pipeline.domain.results import (
-    CompletedResults,
-)
-from doceval_pipeline.domain.webhook import (
-    Delivery,
-)
-from doceval_pipeline.errors import (
-    ConfigurationError,
-)
-from doceval_pipeline.knowledge.report_queries import (
-    completed_results,
-)
-from doceval_pipeline.reports.figures import (
-    verdict_of,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.webhook.sending import Message, Receiver, send_all
+from doceval_pipeline.doc_eval import webhook_deliveries as outbox
+from doceval_pipeline.doc_eval.batches import BatchRecord, batches_by_ids, partition_key
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.results import CompletedResults
+from doceval_pipeline.domain.webhook import Delivery
+from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.knowledge.report_queries import completed_results
+from doceval_pipeline.reports.figures import verdict_of
+from doceval_pipeline.settings import Settings
 
 # Older completions are not sent, and messages that failed for so long are given up.
 SECONDS_OF_INTEREST = 3 * 86_400.0

@@ -1,18 +1,18 @@
 """Reads and changes recurring evaluations as they are stored: state, locks and waiting arrivals."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, Row, text
 
-from doceval_pipeline.doc_eval.definitions.error_messages import mistakes_of
-from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline.errors import UnknownRecurring
 from doceval_pipeline.lock_waits import MAY_WRITE_BATCHES, AdvisoryLock, take_advisory_lock
 from doceval_pipeline.names import LONGEST, normal, normal_in_sql, similar
+
+if TYPE_CHECKING:
+    from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 
 # First key of the advisory locks, "recu" as bytes; the second key is the id of the recurring evaluation.
 LOCK_CLASS = 0x72656375
@@ -184,14 +184,14 @@ def remember_digest(connection: Connection, recurring_id: int, digest: str) -> N
     connection.execute(_REMEMBER_DIGEST, {"id": recurring_id, "digest": digest})
 
 
-def missing_reference(connection: Connection, definition: RecurringDefinition) -> tuple[str, str] | None:
+def missing_reference(connection: Connection, definition: "RecurringDefinition") -> tuple[str, str] | None:
     """The kind and name of a connection, prompt or folder of the definition that no longer exists."""
     chosen = {key: list(getattr(definition, key)) for key in ("connections", "prompts", "folders")}
     row = connection.execute(_MISSING, chosen).first()
     return None if row is None else (row.kind, row.name)
 
 
-def configured_folders(connection: Connection, definition: RecurringDefinition) -> list[dict[str, object]]:
+def configured_folders(connection: Connection, definition: "RecurringDefinition") -> list[dict[str, object]]:
     """The folders of a definition, with ids and paths as in a sealed configuration."""
     return list(connection.scalars(_FOLDERS, {"paths": definition.folders}))
 
@@ -203,8 +203,14 @@ def _record(row: Row[Any]) -> RecurringRecord:
     return RecurringRecord(**(dict(row._mapping) | values))
 
 
-def _definition(name: str, stored: str) -> tuple[RecurringDefinition, str | None]:
+def _definition(name: str, stored: str) -> tuple["RecurringDefinition", str | None]:
     """A stored definition, and why it cannot be used: another version or a person may have changed it."""
+    # pydantic takes long to import, and most installations have no recurring evaluation.
+    from pydantic import ValidationError
+
+    from doceval_pipeline.doc_eval.definitions.error_messages import mistakes_of
+    from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
+
     try:
         return RecurringDefinition.model_validate({**json.loads(stored), "name": name}), None
     except ValidationError as error:

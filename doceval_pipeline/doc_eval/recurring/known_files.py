@@ -4,11 +4,14 @@ Found files are in the temporary table `found` of the transaction; see `doc_eval
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 from doceval_pipeline.domain.recurring import FileComparison
+
+if TYPE_CHECKING:
+    from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 
 # The usable files of the table `found`, compared with what the newest occurrence knew of them. A file that a
 # batch could not read counts as changed: each time if the reason may have passed, otherwise once.
@@ -113,7 +116,7 @@ _REMEMBER_FILES = text("""
 def compare_files(
     connection: Connection,
     recurring_id: int,
-    definition: RecurringDefinition,
+    definition: "RecurringDefinition",
     folder_reasons: Sequence[str],
     passing_reasons: Sequence[str],
 ) -> FileComparison:
@@ -136,7 +139,7 @@ def compare_files(
 
 
 def empty_folder(
-    connection: Connection, recurring_id: int, definition: RecurringDefinition
+    connection: Connection, recurring_id: int, definition: "RecurringDefinition"
 ) -> tuple[str, int] | None:
     """A folder without any found file, and the number of files known there; None if there is none."""
     row = connection.execute(_EMPTY_FOLDER, {"id": recurring_id, "paths": list(definition.folders)}).first()
@@ -159,7 +162,13 @@ def remember_files(connection: Connection, recurring_id: int, batch_id: int) -> 
 
 
 def forget_gone(
-    connection: Connection, recurring_id: int, definition: RecurringDefinition, folder_reasons: Sequence[str]
+    connection: Connection,
+    recurring_id: int,
+    definition: "RecurringDefinition",
+    folder_reasons: Sequence[str],
+) -> None:
+    definition: "RecurringDefinition",
+    folder_reasons: Sequence[str],
 ) -> None:
     """Forget known files that were not found; call this before `keep_new_and_changed`."""
     parameters = {

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
 from doceval_pipeline.errors import RecurringError
 from doceval_pipeline.recurrence import Recurrence
+
+if TYPE_CHECKING:
+    from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 
 # A batch of arrivals is made after this many times `quiet_for`, even if more files keep arriving.
 MOST_WAITS = 10
@@ -18,7 +21,7 @@ class RecurringRecord:
 
     id: int
     name: str
-    definition: RecurringDefinition
+    definition: "RecurringDefinition"
     watched_from: datetime
     """Since when its schedule counts; earlier times are not made up."""
     paused_at: datetime | None

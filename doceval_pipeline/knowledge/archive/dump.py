@@ -3,28 +3,14 @@
 `load` restores them.
 """
 
-from collections.abc import (
-    Iterator,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
+from sqlalchemy import Connection, text
 
-from doceval_pipeline.errors import (
-    ArchiveError,
-)
-from doceval_pipeline.knowledge.digests import (
-    digest_sql,
-)
-from doceval_pipeline.knowledge.reuse import (
-    IS_ANSWER,
-)
+from doceval_pipeline.errors import ArchiveError
+from doceval_pipeline.knowledge.digests import digest_sql
+from doceval_pipeline.knowledge.reuse import IS_ANSWER
 
 # Rights that the role needs; checked before anything is changed.
 RIGHTS = (

@@ -4,38 +4,17 @@ The rows are first read into temporary tables, where they are compared and adjus
 have no meaning outside of the database and are replaced if they are in use.
 """
 
-from collections.abc import (
-    Iterable,
-)
-from dataclasses import (
-    dataclass,
-)
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
+from sqlalchemy import Connection, text
 
-from doceval_pipeline.domain.evaluations import (
-    Outcome,
-)
-from doceval_pipeline.errors import (
-    ArchiveError,
-)
-from doceval_pipeline.knowledge.archive.dump import (
-    RowsDigest,
-)
-from doceval_pipeline.knowledge.digests import (
-    digest_sql,
-)
-from doceval_pipeline.knowledge.outcomes import (
-    outcome_sql,
-)
-from doceval_pipeline.migrations.rows import (
-    insert_rows,
-    read_lines,
-    read_value,
-)
+from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.errors import ArchiveError
+from doceval_pipeline.knowledge.archive.dump import RowsDigest
+from doceval_pipeline.knowledge.digests import digest_sql
+from doceval_pipeline.knowledge.outcomes import outcome_sql
+from doceval_pipeline.migrations.rows import insert_rows, read_lines, read_value
 
 # Rights that the role needs; checked before anything is changed.
 RIGHTS = (

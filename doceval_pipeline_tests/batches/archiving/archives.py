@@ -1,41 +1,16 @@
 """Shared by the tests of archives: completed batches, and all of their rows."""
 
-from collections.abc import (
-    Callable,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Callable
+from pathlib import Path
 
-from doceval_pipeline.batches.archiving.archive import (
-    ArchivedBatch,
-    archive,
-)
-from doceval_pipeline.batches.archiving.restore import (
-    RestoredBatch,
-    open_incoming,
-    restore,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.storing import (
-    Progress,
-)
-from doceval_pipeline_tests.conftest import (
-    EMPTY_DOC_EVAL,
-    EMPTY_KNOWLEDGE,
-    Sample,
-)
+from doceval_pipeline.batches.archiving.archive import ArchivedBatch, archive
+from doceval_pipeline.batches.archiving.restore import RestoredBatch, open_incoming, restore
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants.audit import audit_installation
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.storing import Progress
+from doceval_pipeline_tests.conftest import EMPTY_DOC_EVAL, EMPTY_KNOWLEDGE, Sample
 
 BatchOf = Callable[..., Sample]
 Holdings = dict[str, list[str]]

@@ -6,47 +6,20 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from pathlib import (
-    Path,
-)
-from zipfile import (
-    ZipFile,
-)
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.monitoring.status import (
-    batch_progress,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    pause,
-)
-from doceval_pipeline.batches.staging.steps import (
-    queue_evaluations,
-)
-from doceval_pipeline.errors import (
-    ArchiveError,
-    BatchStateError,
-    DatabaseError,
-    UnknownBatch,
-)
-from doceval_pipeline.knowledge.archive import (
-    dump as knowledge_rows,
-)
-from doceval_pipeline.migrations.upgrade import (
-    HEADS,
-    Schema,
-)
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.monitoring.status import batch_progress
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import pause
+from doceval_pipeline.batches.staging.steps import queue_evaluations
+from doceval_pipeline.errors import ArchiveError, BatchStateError, DatabaseError, UnknownBatch
+from doceval_pipeline.knowledge.archive import dump as knowledge_rows
+from doceval_pipeline.migrations.upgrade import HEADS, Schema
 from doceval_pipeline_tests.batches.archiving.archives import (
     GONE,
     BatchOf,
@@ -60,10 +33,7 @@ from doceval_pipeline_tests.batches.archiving.archives import (
     quiet,
     restore_batch,
 )
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    write_old,
-)
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 
 def test_an_archived_batch_has_no_rows_left_and_is_still_there(batch_of: BatchOf) -> None:

@@ -1,31 +1,14 @@
 """A batch that is archived: what it still does, what is refused, and what the audit says of it."""
 
-from collections.abc import (
-    Callable,
-)
+from collections.abc import Callable
 
 import pytest
 
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    cancel,
-    pause,
-    reprocess,
-    resume,
-)
-from doceval_pipeline.errors import (
-    ArchiveError,
-    BatchStateError,
-)
+from doceval_pipeline.batches.invariants.audit import audit_installation
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.errors import ArchiveError, BatchStateError
 from doceval_pipeline_tests.batches.archiving.archives import (
     BatchOf,
     archive_batch,
@@ -36,9 +19,7 @@ from doceval_pipeline_tests.batches.archiving.archives import (
     quiet,
     restore_batch,
 )
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
+from doceval_pipeline_tests.conftest import Sample
 
 ACTIONS: dict[str, Callable[[Sample], object]] = {
     "stage": lambda batch: batch.stage(),

@@ -2,49 +2,21 @@
 
 import json
 import threading
-from typing import (
-    Any,
-)
-from zipfile import (
-    ZipFile,
-)
+from typing import Any
+from zipfile import ZipFile
 
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.archiving import (
-    archive as archiving,
-)
-from doceval_pipeline.batches.locks import (
-    number_lock,
-)
-from doceval_pipeline.batches.monitoring import (
-    completion,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.steps import (
-    queue_evaluations,
-)
-from doceval_pipeline.doc_eval.files import (
-    FoundFile,
-    assign_new,
-    remember_found,
-)
-from doceval_pipeline.errors import (
-    ArchiveError,
-    BatchStateError,
-    StagingError,
-)
-from doceval_pipeline.knowledge import (
-    report_queries,
-)
+from doceval_pipeline.batches.archiving import archive as archiving
+from doceval_pipeline.batches.locks import number_lock
+from doceval_pipeline.batches.monitoring import completion
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.steps import queue_evaluations
+from doceval_pipeline.doc_eval.files import FoundFile, assign_new, remember_found
+from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
+from doceval_pipeline.knowledge import report_queries
 from doceval_pipeline_tests.batches.archiving.archives import (
     WAITS_FOR_A_LOCK,
     BatchOf,
@@ -57,12 +29,8 @@ from doceval_pipeline_tests.batches.archiving.archives import (
     quiet,
     restore_batch,
 )
-from doceval_pipeline_tests.cli.running import (
-    until,
-)
-from doceval_pipeline_tests.conftest import (
-    write_old,
-)
+from doceval_pipeline_tests.cli.running import until
+from doceval_pipeline_tests.conftest import write_old
 
 
 def test_a_result_that_comes_while_the_archive_is_made_is_in_it(batch_of: BatchOf) -> None:

@@ -10,16 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from doceval_pipeline.archives.checking import check
-from doceval_pipeline.archives.format import (
-    ATTEMPTS,
-    BATCH,
-    CONFIG,
-    FILES,
-    HISTORY,
-    MEMBERS,
-    REPORT,
-    ROWS,
-)
+from doceval_pipeline.archives.format import ATTEMPTS, BATCH, CONFIG, FILES, HISTORY, MEMBERS, REPORT, ROWS
 from doceval_pipeline.archives.reading import open_archive
 from doceval_pipeline.archives.rows import (
     Attempt,

@@ -2,28 +2,15 @@
 
 import os
 import signal
-from collections.abc import (
-    Callable,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from sqlalchemy import (
-    Engine,
-    event,
-)
+from sqlalchemy import Engine, event
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants.audit import audit_installation
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline_tests.batches.archiving.archives import (
     BatchOf,
     archive_batch,
@@ -35,10 +22,7 @@ from doceval_pipeline_tests.batches.archiving.archives import (
     quiet,
     restore_batch,
 )
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    write_old,
-)
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 pytestmark = pytest.mark.slow
 # What an interrupted call may leave until it is asked for again.

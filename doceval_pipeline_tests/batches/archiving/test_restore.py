@@ -3,52 +3,22 @@
 import json
 import os
 import threading
-from datetime import (
-    UTC,
-    datetime,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import (
-    HealthCheck,
-    given,
-)
-from hypothesis import (
-    settings as examples,
-)
-from hypothesis import (
-    strategies as st,
-)
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    reprocess,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-)
-from doceval_pipeline.knowledge.archive import (
-    dump as knowledge_rows,
-)
-from doceval_pipeline_tests.archives.small import (
-    change,
-    sha256,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
+from doceval_pipeline.errors import BatchStateError
+from doceval_pipeline.knowledge.archive import dump as knowledge_rows
+from doceval_pipeline_tests.archives.small import change, sha256
 from doceval_pipeline_tests.batches.archiving.archives import (
     WAITS_FOR_A_LOCK,
     BatchOf,
@@ -61,13 +31,8 @@ from doceval_pipeline_tests.batches.archiving.archives import (
     restore_batch,
     restore_file,
 )
-from doceval_pipeline_tests.cli.running import (
-    until,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    write_old,
-)
+from doceval_pipeline_tests.cli.running import until
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 # All that PostgreSQL can hold as text.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))

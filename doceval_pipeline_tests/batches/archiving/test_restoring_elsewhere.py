@@ -1,32 +1,16 @@
 """Restoring into an installation that does not know the batch: it fits whole, or is refused whole."""
 
 import shutil
-from pathlib import (
-    Path,
-)
+from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.batches.archiving import (
-    restore,
-)
-from doceval_pipeline.batches.archiving.archive import (
-    ArchivedBatch,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.errors import (
-    ArchiveError,
-    BatchStateError,
-)
-from doceval_pipeline_tests.archives.small import (
-    edit_manifest,
-    sha256,
-)
+from doceval_pipeline.batches.archiving import restore
+from doceval_pipeline.batches.archiving.archive import ArchivedBatch
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.errors import ArchiveError, BatchStateError
+from doceval_pipeline_tests.archives.small import edit_manifest, sha256
 from doceval_pipeline_tests.batches.archiving.archives import (
     BatchOf,
     Holdings,
@@ -39,9 +23,7 @@ from doceval_pipeline_tests.batches.archiving.archives import (
     restore_batch,
     restore_file,
 )
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
+from doceval_pipeline_tests.conftest import Sample
 
 CONNECTIONS = """
     SELECT c.id, c.name, p.provider_type, m.model_name, c.api_key_env, c.created_at, c.updated_at

@@ -2,76 +2,29 @@
 
 import os
 import unicodedata
-from collections import (
-    Counter,
-)
-from collections.abc import (
-    Callable,
-)
-from dataclasses import (
-    replace,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.files import (
-    folders,
-)
-from doceval_pipeline.batches.files.file_counts import (
-    left_out,
-    left_out_by_reason,
-    staged,
-)
-from doceval_pipeline.batches.files.folders import (
-    folder_problems,
-    found_files,
-)
-from doceval_pipeline.batches.staging import (
-    applying,
-)
-from doceval_pipeline.batches.staging.applying import (
-    apply,
-    preview,
-)
-from doceval_pipeline.batches.staging.planning import (
-    plan,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-)
-from doceval_pipeline.batches.staging.rescanning import (
-    rescan_folders,
-)
-from doceval_pipeline.batches.staging.steps import (
-    store_documents,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.files import (
-    Tally,
-)
-from doceval_pipeline.errors import (
-    EvaluationFileError,
-    StagingError,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    evaluation_of,
-    write_old,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.files import folders
+from doceval_pipeline.batches.files.file_counts import left_out, left_out_by_reason, staged
+from doceval_pipeline.batches.files.folders import folder_problems, found_files
+from doceval_pipeline.batches.staging import applying
+from doceval_pipeline.batches.staging.applying import apply, preview
+from doceval_pipeline.batches.staging.planning import plan
+from doceval_pipeline.batches.staging.reprocessing import Mode
+from doceval_pipeline.batches.staging.rescanning import rescan_folders
+from doceval_pipeline.batches.staging.steps import store_documents
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.files import Tally
+from doceval_pipeline.errors import EvaluationFileError, StagingError
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 
 BatchOf = Callable[..., Sample]
 

@@ -1,28 +1,15 @@
 """The audit reports nothing on a sound installation, and reports each corruption."""
 
 import os
-from collections.abc import (
-    Callable,
-)
-from dataclasses import (
-    replace,
-)
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-    check_round_trip,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.settings import (
-    MIB,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
+from doceval_pipeline.batches.invariants.audit import audit_installation, check_round_trip
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.settings import MIB
+from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
 

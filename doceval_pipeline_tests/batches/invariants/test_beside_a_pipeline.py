@@ -2,53 +2,22 @@
 
 import random
 import time
-from concurrent.futures import (
-    ThreadPoolExecutor,
-)
-from contextlib import (
-    suppress,
-)
-from pathlib import (
-    Path,
-)
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.batches.archiving.archive import (
-    archive,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants import (
-    audit,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    cancel,
-    pause,
-    reprocess,
-    resume,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-)
-from doceval_pipeline_tests.batches.archiving.archives import (
-    restore_file,
-)
-from doceval_pipeline_tests.batches.invariants.installation import (
-    quiet,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    sample_batch,
-)
+from doceval_pipeline.batches.archiving.archive import archive
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants import audit
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
+from doceval_pipeline.errors import BatchStateError
+from doceval_pipeline_tests.batches.archiving.archives import restore_file
+from doceval_pipeline_tests.batches.invariants.installation import quiet
+from doceval_pipeline_tests.conftest import Sample, sample_batch
 
 SECONDS = 30.0
 ANSWER = """

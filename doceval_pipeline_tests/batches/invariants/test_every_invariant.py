@@ -1,63 +1,24 @@
 """Each invariant holds in an installation that has been used, and reports its corruptions."""
 
 import json
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from functools import (
-    partial,
-)
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
-from doceval_pipeline.batches.archiving.archive import (
-    archive,
-)
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-)
-from doceval_pipeline.batches.invariants.invariant import (
-    Scope,
-)
-from doceval_pipeline.batches.invariants.registry import (
-    INVARIANTS,
-)
-from doceval_pipeline.batches.invariants.runner import (
-    read_only,
-    violations_of,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    pause,
-    reprocess,
-    resume,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
-from doceval_pipeline_tests.batches.invariants.corruptions.corruption import (
-    Corruption,
-)
-from doceval_pipeline_tests.batches.invariants.corruptions.registry import (
-    CORRUPTIONS,
-)
-from doceval_pipeline_tests.batches.invariants.installation import (
-    Installation,
-    quiet,
-    used_installation,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    empty_databases,
-    sample_batch,
-)
+from doceval_pipeline.batches.archiving.archive import archive
+from doceval_pipeline.batches.invariants.audit import audit_installation
+from doceval_pipeline.batches.invariants.invariant import Scope
+from doceval_pipeline.batches.invariants.registry import INVARIANTS
+from doceval_pipeline.batches.invariants.runner import read_only, violations_of
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, pause, reprocess, resume
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.batches.invariants.corruptions.corruption import Corruption
+from doceval_pipeline_tests.batches.invariants.corruptions.registry import CORRUPTIONS
+from doceval_pipeline_tests.batches.invariants.installation import Installation, quiet, used_installation
+from doceval_pipeline_tests.conftest import Sample, empty_databases, sample_batch
 
 BY_NAME = {invariant.name: invariant for invariant in INVARIANTS}
 CASES = [(name, corruption) for name, each in CORRUPTIONS.items() for corruption in each]

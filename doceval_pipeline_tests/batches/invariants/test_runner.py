@@ -1,90 +1,34 @@
 """The audit runs read-only, in portions, and in a number of statements that does not grow with the data."""
 
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from contextlib import (
-    contextmanager,
-)
-from dataclasses import (
-    replace,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from psutil import (
-    Process,
-)
-from sqlalchemy import (
-    Engine,
-    event,
-    text,
-)
-from sqlalchemy.exc import (
-    InternalError,
-)
+from psutil import Process
+from sqlalchemy import Engine, event, text
+from sqlalchemy.exc import InternalError
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-    open_databases,
-)
-from doceval_pipeline.batches.invariants import (
-    audit,
-    runner,
-)
+from doceval_pipeline.batches.databases import Databases, open_databases
+from doceval_pipeline.batches.invariants import audit, runner
 from doceval_pipeline.batches.invariants.audit import (
     audit_installation,
     check_queue_complete,
     check_rows_have_documents,
 )
-from doceval_pipeline.batches.invariants.cells import (
-    CELLS_ARE_COMPLETE,
-    ROWS_ARE_OF_THE_BATCH,
-)
-from doceval_pipeline.batches.invariants.documents import (
-    CONTENTS_DECODE,
-)
-from doceval_pipeline.batches.invariants.invariant import (
-    Database,
-    Invariant,
-    Scope,
-)
-from doceval_pipeline.batches.invariants.runner import (
-    read_only,
-    violations_of,
-)
-from doceval_pipeline.batches.locks import (
-    number_lock,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.staging.steps import (
-    seal_batch,
-)
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
-from doceval_pipeline.settings import (
-    MIB,
-    Settings,
-)
-from doceval_pipeline_tests.batches.archiving.archives import (
-    done,
-    holdings,
-)
-from doceval_pipeline_tests.batches.invariants.installation import (
-    BatchOf,
-    quiet,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    empty_databases,
-    sample_batch,
-)
+from doceval_pipeline.batches.invariants.cells import CELLS_ARE_COMPLETE, ROWS_ARE_OF_THE_BATCH
+from doceval_pipeline.batches.invariants.documents import CONTENTS_DECODE
+from doceval_pipeline.batches.invariants.invariant import Database, Invariant, Scope
+from doceval_pipeline.batches.invariants.runner import read_only, violations_of
+from doceval_pipeline.batches.locks import number_lock
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.staging.steps import seal_batch
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.settings import MIB, Settings
+from doceval_pipeline_tests.batches.archiving.archives import done, holdings
+from doceval_pipeline_tests.batches.invariants.installation import BatchOf, quiet
+from doceval_pipeline_tests.conftest import Sample, empty_databases, sample_batch
 
 DELETE_A_ROW = "DELETE FROM llm_responses WHERE id = (SELECT min(id) FROM llm_responses WHERE batch_id = :id)"
 

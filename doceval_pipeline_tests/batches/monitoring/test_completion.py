@@ -1,46 +1,18 @@
 """Completion is read off the rows, whatever a processor writes and in whatever way."""
 
-from collections.abc import (
-    Callable,
-)
-from dataclasses import (
-    replace,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
-from hypothesis import (
-    given,
-)
-from hypothesis import (
-    strategies as st,
-)
+from hypothesis import given
+from hypothesis import strategies as st
 
-from doceval_pipeline.batches.monitoring.completion import (
-    BatchState,
-    decide,
-    poll,
-    recount_batches,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    TRANSITIONS,
-    Action,
-    Status,
-)
-from doceval_pipeline.domain.evaluations import (
-    WORDS,
-    CellCounts,
-    Outcome,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
+from doceval_pipeline.batches.monitoring.completion import BatchState, decide, poll, recount_batches
+from doceval_pipeline.doc_eval.batches import BatchRecord
+from doceval_pipeline.doc_eval.lifecycle import TRANSITIONS, Action, Status
+from doceval_pipeline.domain.evaluations import WORDS, CellCounts, Outcome
+from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
 RECORD = BatchRecord(

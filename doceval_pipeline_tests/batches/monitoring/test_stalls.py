@@ -1,18 +1,11 @@
 """Stalled work is distinguished from slow work, by limits that were learnt."""
 
-from collections.abc import (
-    Callable,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
+from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.monitoring.stalls import (
     SECONDS_FLOOR,
     Limits,
@@ -22,34 +15,14 @@ from doceval_pipeline.batches.monitoring.stalls import (
     assess_batch,
     assess_open_batches,
 )
-from doceval_pipeline.batches.monitoring.status import (
-    batch_progress,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    pause,
-    reprocess,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    Status,
-)
-from doceval_pipeline.doc_eval.progress import (
-    usual_gap,
-)
-from doceval_pipeline.domain.evaluations import (
-    CellCounts,
-)
-from doceval_pipeline.domain.queue_rows import (
-    DeferredRows,
-    RunningRows,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
-from doceval_pipeline_tests.knowledge.processing import (
-    call,
-    claim,
-)
+from doceval_pipeline.batches.monitoring.status import batch_progress
+from doceval_pipeline.batches.staging.reprocessing import Mode, pause, reprocess
+from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.doc_eval.progress import usual_gap
+from doceval_pipeline.domain.evaluations import CellCounts
+from doceval_pipeline.domain.queue_rows import DeferredRows, RunningRows
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.knowledge.processing import call, claim
 
 BatchOf = Callable[..., Sample]
 LIMITS = Limits(untaken=120, running={1: 900})

@@ -1,48 +1,21 @@
 """Checks of results: drift from the baseline, and defects."""
 
 import json
-from collections.abc import (
-    Callable,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import (
-    given,
-    settings,
-)
-from hypothesis import (
-    strategies as st,
-)
-from sqlalchemy import (
-    text,
-)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.checks import (
-    ResultQuality,
-    ScoreDrift,
-    judge_quality,
-)
-from doceval_pipeline.batches.results.score_drift import (
-    _rank_sum_p,
-    judge_drift,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    evaluation_of,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.checks import ResultQuality, ScoreDrift, judge_quality
+from doceval_pipeline.batches.results.score_drift import _rank_sum_p, judge_drift
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline_tests.conftest import Sample, evaluation_of
 
 BatchOf = Callable[..., Sample]
 # Different for every document, and the same again for the same document.

@@ -1,61 +1,27 @@
 """Comparisons of batches, connections and prompts, read from real databases."""
 
-from collections.abc import (
-    Callable,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.results import (
-    comparing,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.results import comparing
 from doceval_pipeline.batches.results.comparing import (
     Dimension,
     compare_batches,
     compare_in_batch,
     write_comparison,
 )
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    Located,
-    key_path,
-    locate,
-)
-from doceval_pipeline.domain.scores import (
-    ScoreStateCounts,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-    ComparisonError,
-    FileError,
-    UnknownBatch,
-)
-from doceval_pipeline.knowledge.scores import (
-    read_scores,
-)
-from doceval_pipeline.reports.comparison import (
-    Comparison,
-)
-from doceval_pipeline_tests.batches.archiving.archives import (
-    archive_batch,
-    done,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    evaluation_of,
-    write_old,
-)
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, key_path, locate
+from doceval_pipeline.domain.scores import ScoreStateCounts
+from doceval_pipeline.errors import BatchStateError, ComparisonError, FileError, UnknownBatch
+from doceval_pipeline.knowledge.scores import read_scores
+from doceval_pipeline.reports.comparison import Comparison
+from doceval_pipeline_tests.batches.archiving.archives import archive_batch, done
+from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 
 # 0 for the first document, and so on.
 PLACE = "(SELECT count(*) FROM docs d WHERE d.id < r.document_id)"

@@ -1,54 +1,22 @@
 """Insights of a report: the latest overlapping batch, costs, groups of failures, long texts."""
 
-from collections.abc import (
-    Callable,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results import (
-    report_input,
-)
-from doceval_pipeline.batches.results.insights import (
-    add_up_costs,
-)
-from doceval_pipeline.batches.results.report_input import (
-    gather,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.schema import (
-    Prices,
-)
-from doceval_pipeline.domain.insights import (
-    Provenance,
-    SincePrevious,
-)
-from doceval_pipeline.domain.results import (
-    FailureGroup,
-)
-from doceval_pipeline.domain.usage import (
-    Cost,
-    TokenUsage,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    evaluation_of,
-    write_old,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results import report_input
+from doceval_pipeline.batches.results.insights import add_up_costs
+from doceval_pipeline.batches.results.report_input import gather
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.schema import Prices
+from doceval_pipeline.domain.insights import Provenance, SincePrevious
+from doceval_pipeline.domain.results import FailureGroup
+from doceval_pipeline.domain.usage import Cost, TokenUsage
+from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 
 BatchOf = Callable[..., Sample]
 

@@ -1,41 +1,18 @@
 """The leaderboard equals the sums over the rows of all completed batches."""
 
-from collections.abc import (
-    Callable,
-)
-from statistics import (
-    median,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from statistics import median
+from typing import Any
 
 import pytest
 
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.leaderboard import (
-    NOTHING,
-    gather_leaderboard,
-    leaderboard_digest,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    cancel,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.statistics.inference import (
-    clustered_estimate,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    evaluation_of,
-)
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import cancel
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.statistics.inference import clustered_estimate
+from doceval_pipeline_tests.conftest import Sample, evaluation_of
 
 BatchOf = Callable[..., Sample]
 # Every outcome, scores with many digits and of 0, cells that report nothing.

@@ -1,112 +1,40 @@
 """Reused results as people see them: marked, with their origin, counted apart and at no cost."""
 
 import json
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants.cells import (
-    COUNTS_ARE_KEPT,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.monitoring.status import (
-    BatchProgress,
-    batch_progress,
-)
-from doceval_pipeline.batches.results.comparing import (
-    Dimension,
-    compare_batches,
-    compare_in_batch,
-)
-from doceval_pipeline.batches.results.exporting import (
-    export_records,
-)
-from doceval_pipeline.batches.results.leaderboard import (
-    gather_leaderboard,
-)
-from doceval_pipeline.batches.results.report_input import (
-    gather,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.results.score_drift import (
-    judge_drift,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    reprocess,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    key_path,
-    locate,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    Status,
-)
-from doceval_pipeline.domain.scores import (
-    are_same_results,
-)
-from doceval_pipeline.errors import (
-    ComparisonError,
-)
-from doceval_pipeline.knowledge.incremental_counts import (
-    IncrementalCounts,
-    fold,
-    read_counts,
-)
-from doceval_pipeline.knowledge.report_queries import (
-    completed_results,
-)
-from doceval_pipeline.knowledge.usage import (
-    read_experience,
-)
-from doceval_pipeline.reports.exports.writing import (
-    Format,
-)
-from doceval_pipeline.reports.figures import (
-    figures,
-)
-from doceval_pipeline.reports.html import (
-    render_html,
-)
-from doceval_pipeline.reports.leaderboard import (
-    render_leaderboard,
-)
-from doceval_pipeline.reports.markdown import (
-    numeric_metadata,
-    render_markdown,
-)
-from doceval_pipeline.reports.model import (
-    ReportInput,
-)
-from doceval_pipeline_tests.batches.staging.test_reuse import (
-    MODEL,
-    answer,
-    inbox,
-    staged,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    write_old,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants.cells import COUNTS_ARE_KEPT
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.monitoring.status import BatchProgress, batch_progress
+from doceval_pipeline.batches.results.comparing import Dimension, compare_batches, compare_in_batch
+from doceval_pipeline.batches.results.exporting import export_records
+from doceval_pipeline.batches.results.leaderboard import gather_leaderboard
+from doceval_pipeline.batches.results.report_input import gather
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.results.score_drift import judge_drift
+from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
+from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.domain.scores import are_same_results
+from doceval_pipeline.errors import ComparisonError
+from doceval_pipeline.knowledge.incremental_counts import IncrementalCounts, fold, read_counts
+from doceval_pipeline.knowledge.report_queries import completed_results
+from doceval_pipeline.knowledge.usage import read_experience
+from doceval_pipeline.reports.exports.writing import Format
+from doceval_pipeline.reports.figures import figures
+from doceval_pipeline.reports.html import render_html
+from doceval_pipeline.reports.leaderboard import render_leaderboard
+from doceval_pipeline.reports.markdown import numeric_metadata, render_markdown
+from doceval_pipeline.reports.model import ReportInput
+from doceval_pipeline_tests.batches.staging.test_reuse import MODEL, answer, inbox, staged
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 __all__ = ["inbox"]
 

@@ -2,54 +2,23 @@
 
 import json
 import re
-from collections.abc import (
-    Iterator,
-)
-from dataclasses import (
-    replace,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
-from itertools import (
-    count,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.monitoring.status import (
-    BatchProgress,
-    batch_progress,
-)
-from doceval_pipeline.batches.staging import (
-    steps,
-)
-from doceval_pipeline.batches.staging.estimates import (
-    WorkEstimate,
-)
-from doceval_pipeline.batches.staging.limits import (
-    exceeded_limit,
-)
-from doceval_pipeline.batches.staging.recurring import (
-    make_occurrence,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.monitoring.status import BatchProgress, batch_progress
+from doceval_pipeline.batches.staging import steps
+from doceval_pipeline.batches.staging.estimates import WorkEstimate
+from doceval_pipeline.batches.staging.limits import exceeded_limit
+from doceval_pipeline.batches.staging.recurring import make_occurrence
 from doceval_pipeline.batches.staging.reprocessing import (
     Mode,
     cancel,
@@ -65,42 +34,17 @@ from doceval_pipeline.batches.staging.steps import (
     seal_batch,
     store_documents,
 )
-from doceval_pipeline.batches.webhook.notifications import (
-    send_pending,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    Applied,
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    key_path,
-    locate,
-)
-from doceval_pipeline.doc_eval.lifecycle import (
-    Status,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    find_recurring,
-)
-from doceval_pipeline.domain.findings import (
-    Interval,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-)
-from doceval_pipeline.knowledge import (
-    queue,
-)
-from doceval_pipeline_tests.batches.webhook.receiver import (
-    Receiver,
-)
-from doceval_pipeline_tests.batches.webhook.test_notifications import (
-    documented,
-    shape,
-)
-from doceval_pipeline_tests.conftest import (
-    write_old,
-)
+from doceval_pipeline.batches.webhook.notifications import send_pending
+from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
+from doceval_pipeline.doc_eval.lifecycle import Status
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.domain.findings import Interval
+from doceval_pipeline.errors import BatchStateError
+from doceval_pipeline.knowledge import queue
+from doceval_pipeline_tests.batches.webhook.receiver import Receiver
+from doceval_pipeline_tests.batches.webhook.test_notifications import documented, shape
+from doceval_pipeline_tests.conftest import write_old
 
 NIGHTS = (datetime(2026, 12, 1, 1, tzinfo=UTC) + timedelta(days=night) for night in count())
 PRICES = {"input_per_million": 2, "output_per_million": 10}

@@ -1,90 +1,37 @@
 """What a plan lists as new, reused and gone is what is then queued, reused and left out."""
 
-from dataclasses import (
-    asdict,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
-from pathlib import (
-    Path,
-)
-from tempfile import (
-    TemporaryDirectory,
-)
-from typing import (
-    Any,
-)
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
-from hypothesis import (
-    given,
-)
-from hypothesis import (
-    settings as examples,
-)
-from hypothesis import (
-    strategies as st,
-)
-from sqlalchemy import (
-    text,
-)
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from sqlalchemy import text
 
-from doceval_pipeline.batches.archiving.archive import (
-    archive,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.staging.planning import (
-    plan,
-    plan_occurrence,
-)
-from doceval_pipeline.batches.staging.recurring import (
-    make_occurrence,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    reprocess,
-    resume,
-)
+from doceval_pipeline.batches.archiving.archive import archive
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.staging.planning import plan, plan_occurrence
+from doceval_pipeline.batches.staging.recurring import make_occurrence
+from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess, resume
 from doceval_pipeline.batches.staging.steps import (
     assign_documents,
     queue_evaluations,
     seal_batch,
     store_documents,
 )
-from doceval_pipeline.doc_eval.batches import (
-    batch_by_id,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    key_path,
-    locate,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    find_recurring,
-)
-from doceval_pipeline.doc_eval.recurring.record import (
-    RecurringRecord,
-)
-from doceval_pipeline.errors import (
-    StagingError,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
-from doceval_pipeline_tests.conftest import (
-    empty_databases,
-    write_old,
-)
+from doceval_pipeline.doc_eval.batches import batch_by_id
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.errors import StagingError
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.conftest import empty_databases, write_old
 
 # The first two prompts, and the first two connections, ask the same question.
 PROMPTS = {"clear": "Is it clear?", "clarity": "Is it clear?", "brief": "Is it brief?"}

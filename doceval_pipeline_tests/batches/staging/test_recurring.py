@@ -3,57 +3,23 @@
 import os
 import shutil
 import threading
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.archiving.archive import (
-    archive,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.files import (
-    listing,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.staging import (
-    planning,
-    rescanning,
-    steps,
-)
-from doceval_pipeline.batches.staging.recurring import (
-    make_occurrence,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    reprocess,
-)
-from doceval_pipeline.doc_eval.archive import (
-    dump,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    key_path,
-    locate,
-)
+from doceval_pipeline.batches.archiving.archive import archive
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.files import listing
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.staging import planning, rescanning, steps
+from doceval_pipeline.batches.staging.recurring import make_occurrence
+from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
+from doceval_pipeline.doc_eval.archive import dump
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.recurring.definitions import (
     delete_recurring,
     find_recurring,
@@ -62,36 +28,15 @@ from doceval_pipeline.doc_eval.recurring.definitions import (
     restart_from_now,
     try_to_lock_recurring,
 )
-from doceval_pipeline.doc_eval.recurring.occurrences import (
-    delete_old_occurrences,
-    list_occurrences,
-)
-from doceval_pipeline.doc_eval.recurring.record import (
-    RecurringRecord,
-)
-from doceval_pipeline.documents.reading import (
-    CHANGED,
-)
-from doceval_pipeline.domain.recurring import (
-    FileComparison,
-    OccurrenceOutcome,
-)
-from doceval_pipeline.errors import (
-    RecurringError,
-    UnknownRecurring,
-)
-from doceval_pipeline_tests.batches.archiving.archives import (
-    quiet,
-)
-from doceval_pipeline_tests.batches.clock import (
-    clock_of,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
-from doceval_pipeline_tests.faults.faulty_process import (
-    FaultyProcess,
-)
+from doceval_pipeline.doc_eval.recurring.occurrences import delete_old_occurrences, list_occurrences
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.documents.reading import CHANGED
+from doceval_pipeline.domain.recurring import FileComparison, OccurrenceOutcome
+from doceval_pipeline.errors import RecurringError, UnknownRecurring
+from doceval_pipeline_tests.batches.archiving.archives import quiet
+from doceval_pipeline_tests.batches.clock import clock_of
+from doceval_pipeline_tests.conftest import Sample
+from doceval_pipeline_tests.faults.faulty_process import FaultyProcess
 
 NIGHT = datetime(2026, 12, 1, 1, tzinfo=UTC)
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)

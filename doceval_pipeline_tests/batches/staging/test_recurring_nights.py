@@ -2,60 +2,24 @@
 
 import os
 import random
-from dataclasses import (
-    dataclass,
-    field,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.staging import (
-    steps,
-    storing,
-)
-from doceval_pipeline.batches.staging.recurring import (
-    make_occurrence,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    key_path,
-    locate,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    list_recurring,
-)
-from doceval_pipeline.doc_eval.recurring.occurrences import (
-    list_occurrences,
-)
-from doceval_pipeline.domain.recurring import (
-    Occurrence,
-    OccurrenceOutcome,
-)
-from doceval_pipeline_tests.batches.clock import (
-    clock_of,
-)
-from doceval_pipeline_tests.faults.faulty_process import (
-    FaultyProcess,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging import steps, storing
+from doceval_pipeline.batches.staging.recurring import make_occurrence
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
+from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
+from doceval_pipeline.doc_eval.recurring.occurrences import list_occurrences
+from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
+from doceval_pipeline_tests.batches.clock import clock_of
+from doceval_pipeline_tests.faults.faulty_process import FaultyProcess
 
 PROMPTS = ("clarity", "brevity")
 # A cron of 02:30 in Berlin: skipped in spring, where it comes right after the change, and twice in autumn.

@@ -1,39 +1,18 @@
 """Reprocessing, pausing and cancelling: as many rows as asked for, history kept, nothing lost."""
 
-from collections.abc import (
-    Callable,
-)
-from concurrent.futures import (
-    ThreadPoolExecutor,
-    wait,
-)
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-)
-from doceval_pipeline.batches.locks import (
-    batch_lock,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.monitoring.status import (
-    batch_progress,
-)
-from doceval_pipeline.batches.results.report_input import (
-    gather,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.planning import (
-    plan,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants.audit import audit_installation
+from doceval_pipeline.batches.locks import batch_lock
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.monitoring.status import batch_progress
+from doceval_pipeline.batches.results.report_input import gather
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.planning import plan
 from doceval_pipeline.batches.staging.reprocessing import (
     Mode,
     cancel,
@@ -42,22 +21,10 @@ from doceval_pipeline.batches.staging.reprocessing import (
     reprocess,
     resume,
 )
-from doceval_pipeline.errors import (
-    BatchStateError,
-    StagingError,
-    UnknownBatch,
-)
-from doceval_pipeline.knowledge.queue import (
-    LEFT,
-)
-from doceval_pipeline_tests.batches.archiving.archives import (
-    archive_batch,
-    restore_batch,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    write_old,
-)
+from doceval_pipeline.errors import BatchStateError, StagingError, UnknownBatch
+from doceval_pipeline.knowledge.queue import LEFT
+from doceval_pipeline_tests.batches.archiving.archives import archive_batch, restore_batch
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 BatchOf = Callable[..., Sample]
 ATTEMPTS = "SELECT attempt, status, count(*) FROM llm_responses GROUP BY 1, 2 ORDER BY 1, 2"

@@ -1,39 +1,19 @@
 """Results of earlier batches that are taken instead of asking again: which ones, and which never."""
 
 import json
-from concurrent.futures import (
-    ThreadPoolExecutor,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import (
-    text,
-)
-from sqlalchemy.exc import (
-    IntegrityError,
-)
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
-from doceval_pipeline.batches.archiving.archive import (
-    archive,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.invariants.audit import (
-    audit_installation,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    cancel,
-)
+from doceval_pipeline.batches.archiving.archive import archive
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.invariants.audit import audit_installation
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.staging.reprocessing import cancel
 from doceval_pipeline.batches.staging.steps import (
     Queued,
     assign_documents,
@@ -41,34 +21,18 @@ from doceval_pipeline.batches.staging.steps import (
     seal_batch,
     store_documents,
 )
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    key_path,
-    locate,
-)
-from doceval_pipeline.knowledge import (
-    queue,
-)
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
+from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.usage import (
     read_experience,
     read_processing_time,
     read_throughput,
     read_tokens,
 )
-from doceval_pipeline_tests.batches.archiving.archives import (
-    WAITS_FOR_A_LOCK,
-    quiet,
-    restore_file,
-)
-from doceval_pipeline_tests.cli.running import (
-    until,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    write_old,
-)
+from doceval_pipeline_tests.batches.archiving.archives import WAITS_FOR_A_LOCK, quiet, restore_file
+from doceval_pipeline_tests.cli.running import until
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 MODEL = {"name": "model", "provider": "openai", "model": "m", "config": {"temperature": 0}}
 

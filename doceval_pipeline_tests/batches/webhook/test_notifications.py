@@ -12,70 +12,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from dataclasses import (
-    dataclass,
-    replace,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
-from http.server import (
-    BaseHTTPRequestHandler,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-    recount_batches,
-)
-from doceval_pipeline.batches.monitoring.status import (
-    batch_progress,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.webhook import (
-    notifications,
-    sending,
-)
-from doceval_pipeline.batches.webhook.notifications import (
-    SendResult,
-    send_pending,
-)
-from doceval_pipeline.batches.webhook.sending import (
-    Message,
-    requested_pause,
-    signature,
-)
-from doceval_pipeline_tests.batches.webhook.receiver import (
-    Answer,
-    Receiver,
-    break_off,
-    flood,
-    status,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll, recount_batches
+from doceval_pipeline.batches.monitoring.status import batch_progress
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.webhook import notifications, sending
+from doceval_pipeline.batches.webhook.notifications import SendResult, send_pending
+from doceval_pipeline.batches.webhook.sending import Message, requested_pause, signature
+from doceval_pipeline_tests.batches.webhook.receiver import Answer, Receiver, break_off, flood, status
+from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]
 SECRET = "whsec_" + "c2VzYW1lIG9wZW4gc2VzYW1lIG9wZW4gc2VzYW1l"

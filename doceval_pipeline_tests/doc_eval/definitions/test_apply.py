@@ -1,54 +1,22 @@
 """Applying an evaluation: atomic, repeatable, and never into a sealed batch."""
 
 import json
-from datetime import (
-    UTC,
-    datetime,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.staging.steps import (
-    seal_batch,
-)
-from doceval_pipeline.doc_eval.batches import (
-    batch_id_of,
-    find_batch,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    Applied,
-    apply_evaluation,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    Located,
-    load_evaluation_file,
-)
-from doceval_pipeline.doc_eval.definitions.schema import (
-    ConnectionDefinition,
-    Prices,
-)
-from doceval_pipeline.doc_eval.history import (
-    read_prices,
-)
-from doceval_pipeline.errors import (
-    EvaluationFileError,
-    UnknownBatch,
-)
-from doceval_pipeline_tests.conftest import (
-    evaluation_of,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging.steps import seal_batch
+from doceval_pipeline.doc_eval.batches import batch_id_of, find_batch
+from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
+from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, load_evaluation_file
+from doceval_pipeline.doc_eval.definitions.schema import ConnectionDefinition, Prices
+from doceval_pipeline.doc_eval.history import read_prices
+from doceval_pipeline.errors import EvaluationFileError, UnknownBatch
+from doceval_pipeline_tests.conftest import evaluation_of
 
 ROWS = text("""
     SELECT (SELECT jsonb_agg(to_jsonb(t)) FROM batches t), (SELECT jsonb_agg(to_jsonb(t)) FROM connections t),

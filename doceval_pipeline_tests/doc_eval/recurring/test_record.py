@@ -2,36 +2,17 @@
 
 import dataclasses
 import random
-from dataclasses import (
-    replace,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
-from typing import (
-    Any,
-)
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from doceval_pipeline.doc_eval.definitions.schema import (
-    RecurringDefinition,
-)
-from doceval_pipeline.doc_eval.recurring.record import (
-    MOST_WAITS,
-    RecurringRecord,
-)
-from doceval_pipeline.domain.recurring import (
-    OccurrenceOutcome,
-)
-from doceval_pipeline.errors import (
-    RecurringError,
-)
-from doceval_pipeline.recurrence import (
-    Recurrence,
-)
+from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
+from doceval_pipeline.doc_eval.recurring.record import MOST_WAITS, RecurringRecord
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
+from doceval_pipeline.errors import RecurringError
+from doceval_pipeline.recurrence import Recurrence
 
 NIGHT = datetime(2026, 12, 1, 2, tzinfo=UTC)
 HOUR, DAY, MINUTE = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)

@@ -3,45 +3,20 @@
 The report compares an occurrence with the previous one; the series compares all occurrences, see `drift`.
 """
 
-from collections.abc import (
-    Sequence,
-)
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import (
-    NDArray,
-)
-from sqlalchemy import (
-    Connection,
-)
+from numpy.typing import NDArray
+from sqlalchemy import Connection
 
-from doceval_pipeline.batches.results.score_drift import (
-    unpaired,
-)
-from doceval_pipeline.doc_eval.recurring.series import (
-    content_changes,
-)
-from doceval_pipeline.domain.columns import (
-    Column,
-)
-from doceval_pipeline.domain.insights import (
-    ContentChanges,
-    Samples,
-    SinceOccurrence,
-)
-from doceval_pipeline.domain.scores import (
-    Scores,
-)
-from doceval_pipeline.domain.series import (
-    SeriesOccurrence,
-)
-from doceval_pipeline.knowledge.series import (
-    changed_scores,
-)
-from doceval_pipeline.reports.series import (
-    CHANGES_SHOWN,
-    OCCURRENCES_SHOWN,
-)
+from doceval_pipeline.batches.results.score_drift import unpaired
+from doceval_pipeline.doc_eval.recurring.series import content_changes
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.insights import ContentChanges, Samples, SinceOccurrence
+from doceval_pipeline.domain.scores import Scores
+from doceval_pipeline.domain.series import SeriesOccurrence
+from doceval_pipeline.knowledge.series import changed_scores
+from doceval_pipeline.reports.series import CHANGES_SHOWN, OCCURRENCES_SHOWN
 
 FILES_EXAMINED = 200
 """Scores are read of this many files with new content, the newest first."""

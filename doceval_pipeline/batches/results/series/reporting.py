@@ -5,93 +5,32 @@
 
 import hashlib
 import math
-from collections import (
-    defaultdict,
-)
-from collections.abc import (
-    Mapping,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-    replace,
-)
-from pathlib import (
-    Path,
-)
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-from sqlalchemy import (
-    Connection,
-)
+from sqlalchemy import Connection
 
-from doceval_pipeline.atomic_file import (
-    file_errors,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-    database_errors,
-)
-from doceval_pipeline.batches.results.insights import (
-    add_up_costs,
-)
-from doceval_pipeline.batches.results.report_files import (
-    keep_page,
-)
-from doceval_pipeline.batches.results.reporting import (
-    template_cache,
-)
-from doceval_pipeline.batches.results.series.drift import (
-    BINS,
-    Evidence,
-    ScoreHistogram,
-    mark_drift,
-)
-from doceval_pipeline.batches.results.series.findings import (
-    find_changes,
-)
-from doceval_pipeline.doc_eval.history import (
-    prices_of_batches,
-)
-from doceval_pipeline.doc_eval.labels import (
-    read_labels,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    find_recurring,
-)
-from doceval_pipeline.doc_eval.recurring.record import (
-    RecurringRecord,
-)
-from doceval_pipeline.doc_eval.recurring.series import (
-    OCCURRENCES_READ,
-    count_occurrences,
-    series_occurrences,
-)
-from doceval_pipeline.domain.columns import (
-    Column,
-)
-from doceval_pipeline.domain.series import (
-    ColumnResult,
-    ColumnSums,
-    ScoreBin,
-    SeriesDrift,
-    SeriesOccurrence,
-)
-from doceval_pipeline.domain.usage import (
-    Cost,
-    TokenUsage,
-)
-from doceval_pipeline.knowledge.reuse import (
-    MORE_MEMORY,
-)
-from doceval_pipeline.knowledge.series import (
-    score_bins,
-    sum_columns_of_batches,
-)
-from doceval_pipeline.reports.series import (
-    Series,
-    render_series,
-)
+from doceval_pipeline.atomic_file import file_errors
+from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.results.insights import add_up_costs
+from doceval_pipeline.batches.results.report_files import keep_page
+from doceval_pipeline.batches.results.reporting import template_cache
+from doceval_pipeline.batches.results.series.drift import BINS, Evidence, ScoreHistogram, mark_drift
+from doceval_pipeline.batches.results.series.findings import find_changes
+from doceval_pipeline.doc_eval.history import prices_of_batches
+from doceval_pipeline.doc_eval.labels import read_labels
+from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, count_occurrences, series_occurrences
+from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.series import ColumnResult, ColumnSums, ScoreBin, SeriesDrift, SeriesOccurrence
+from doceval_pipeline.domain.usage import Cost, TokenUsage
+from doceval_pipeline.knowledge.reuse import MORE_MEMORY
+from doceval_pipeline.knowledge.series import score_bins, sum_columns_of_batches
+from doceval_pipeline.reports.series import Series, render_series
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""Processes that a supervisor of this home started, found by a mark in their environment, and their end.
-
-Run as a module, it ends what a supervisor left that was killed.
-"""
+"""Finds and ends the processes that a supervisor of this home started, by a mark in their environment."""
 
 import os
 from collections import Counter
@@ -14,9 +11,9 @@ import psutil
 from doceval_pipeline.embedded.processes import MARK, wait_for_end
 
 SECONDS_TO_STOP = 15
-# The embedded server may have been started by such a process, and has an end of its own.
+# The embedded server may have been started by such a process, but is stopped separately.
 _OF_THE_SERVER = ("postgres", "pg_ctl", "initdb")
-# Words of a command line, and what people call such a process.
+# Words of a command line, and the name of such a process for people.
 _NAMES = (
     ("doceval_pipeline.defs.webserver", "webserver"),
     ("dagster-daemon", "daemon"),
@@ -27,21 +24,21 @@ _NAMES = (
 
 
 def mark_of(home: Path) -> dict[str, str]:
-    """The variable by which the processes of a home's supervisor are found."""
+    """The environment variable that marks the processes of a home's supervisor."""
     return {MARK: os.path.realpath(home)}
 
 
 def unmarked() -> dict[str, str]:
-    """The environment of a process that `strays` does not find, whoever started this one."""
+    """This environment without the mark, for a process that `strays` must not find."""
     return {name: value for name, value in os.environ.items() if name != MARK}
 
 
 def strays(home: Path) -> list[psutil.Process]:
-    """Living processes of this user that a supervisor of `home` started, or one of those did."""
+    """Living processes of this user that a supervisor of `home` started, directly or not."""
     mark, own = os.path.realpath(home), os.getuid()
     found = []
     for process in psutil.process_iter():
-        # A process may end at any time, and that of a namespace may hide its environment.
+        # A process may end at any time, and one in a namespace may hide its environment.
         with suppress(psutil.Error, OSError):
             if (
                 process.pid != os.getpid()
@@ -55,22 +52,22 @@ def strays(home: Path) -> list[psutil.Process]:
 
 
 def names_of(processes: Iterable[psutil.Process]) -> Counter[str]:
-    """How many processes of each kind there are, in the words that people are told."""
+    """Number of processes of each kind, by their name for people."""
     names: Counter[str] = Counter()
     for process in processes:
         with suppress(psutil.Error, OSError):
             line = " ".join(process.cmdline())
             name = next((name for word, name in _NAMES if word in line), None)
-            # Runs are forks of the process that starts them, and the guard is nobody's business.
+            # Runs are forks of the process that starts them; the guard is not reported.
             if name is not None and not _is_fork(process, line):
                 names[name] += 1
     return names
 
 
 def end(processes: Iterable[psutil.Process], seconds: float = SECONDS_TO_STOP) -> None:
-    """Ask processes, and all they started, to end; end those that do not within `seconds`.
+    """Terminate processes and all their children; kill those that have not ended after `seconds`.
 
-    One that was stopped (Ctrl-Z, SIGSTOP) goes on first, so that it can end.
+    A stopped process (Ctrl-Z, SIGSTOP) is resumed first, so that it can end.
     """
     everything = []
     for process in processes:
@@ -88,7 +85,7 @@ def end(processes: Iterable[psutil.Process], seconds: float = SECONDS_TO_STOP) -
 
 
 def roots(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """The processes whose parent is not in the list: each ends what it started itself."""
+    """The processes whose parent is not in the list: each ends its own children."""
     everything = list(processes)
     pids = {process.pid for process in everything}
     found = []

@@ -1,8 +1,8 @@
-"""Starts, watches and stops Dagster's processes and the embedded server, and only those it started.
+"""Starts, watches and stops Dagster's processes and the embedded server, but only those it started.
 
-Each process leads a session of its own, so that Ctrl-C in the terminal is not for it. All that they start
-carries a mark in its environment (see `strays`), by which the next command finds it even after this one was
-killed. A small process (see `guard`) lives as long as this one and then clears up, whatever ended it.
+Each process has its own session, so that Ctrl-C in the terminal does not reach it. All of them, and their
+children, carry a mark in their environment (see `strays`), by which the next command finds them even after
+this process was killed. A small process (see `guard`) waits for the end of this one and then clears up.
 """
 
 import os
@@ -23,9 +23,17 @@ from typing import Any
 import psutil
 
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.cli.home_lock import HomeLock, holder_of
-from doceval_pipeline.cli.loopback import answers
-from doceval_pipeline.cli.strays import SECONDS_TO_STOP, end, mark_of, names_of, roots, strays, unmarked
+from doceval_pipeline.cli.supervision.home_lock import HomeLock, holder_of
+from doceval_pipeline.cli.supervision.loopback import answers
+from doceval_pipeline.cli.supervision.strays import (
+    SECONDS_TO_STOP,
+    end,
+    mark_of,
+    names_of,
+    roots,
+    strays,
+    unmarked,
+)
 from doceval_pipeline.dagster_home.configuration import GRPC_LIMITS, require_limits
 from doceval_pipeline.embedded.server import EmbeddedServer, make_folder
 from doceval_pipeline.embedded.sockets import short_temporary_folder
@@ -33,7 +41,7 @@ from doceval_pipeline.errors import ConfigurationError, DocEvalError
 from doceval_pipeline.settings import Settings
 
 SECONDS_TO_START = 120
-# A process that ends sooner than this after its start would only end again.
+# A process that ends sooner than this is not restarted: it would only end again.
 SECONDS_WORTH_A_RESTART = 20
 SECONDS_TO_ANSWER = 2
 LOG_LIMIT = 20_000_000
@@ -47,15 +55,15 @@ class StartFailed(DocEvalError):
 class Supervisor:
     """Owns Dagster's processes of one installation; a context manager that stops them all.
 
-    Signals that end this process (Ctrl-C, SIGTERM, a closed terminal) raise KeyboardInterrupt in it, once:
-    the end of its processes is not interrupted. `nohup` keeps a closed terminal from ending it.
+    Signals that end this process (Ctrl-C, SIGTERM, a closed terminal) raise KeyboardInterrupt once, so that
+    stopping its processes is not interrupted. Under `nohup` a closed terminal does not end it.
 
     Parameters
     ----------
     command
-        What runs it, such as `doceval up`.
+        The command that runs it, such as `doceval up`.
     port
-        The webserver's, where there is to be one.
+        The webserver's port; None without a webserver.
     """
 
     def __init__(self, settings: Settings, command: str, port: int | None = None) -> None:
@@ -67,32 +75,32 @@ class Supervisor:
         self._exits = ExitStack()
 
     def __enter__(self) -> "Supervisor":
-        """Take the home, end what a supervisor left there that was killed, and get the databases ready.
+        """Lock the home, end processes of a killed supervisor, and prepare the databases.
 
         Raises
         ------
         ConfigurationError
-            Another supervisor runs on this home, the port is taken, or a setting cannot be used.
+            Another supervisor uses this home, the port is taken, or a setting cannot be used.
         DatabaseError, EmbeddedServerError
             As `open_databases`.
         """
         from doceval_pipeline.defs.instance import prepare_dagster_home
         from doceval_pipeline.defs.schedules import schedules
 
-        # Schedules and owners that cannot be used are told here, and not in a log.
+        # Report unusable schedules and owners here, not in a log.
         schedules(self._settings)
         _ = self._settings.owners
         require_limits(os.environ)
         with ExitStack() as exits, one_line(self._settings.home):
             exits.enter_context(_ended_by_signals())
             make_folder(self._settings.home)
-            exits.enter_context(self._lock).tell()
+            exits.enter_context(self._lock).write_holder()
             if self._port is not None:
                 require_free(self._port)
             end(roots(strays(self._settings.home)))
             owns_server = not EmbeddedServer(self._settings.home).is_running()
-            # Ended in the opposite order: the guard is there until nothing is left to clear up.
-            exits.enter_context(self._guard(owns_server))
+            # Callbacks run in reverse order: the guard lives until nothing is left to clear up.
+            exits.enter_context(self._guard(owns_server=owns_server))
             if owns_server:
                 exits.callback(EmbeddedServer(self._settings.home).stop)
             exits.callback(self._stop_children)
@@ -110,7 +118,7 @@ class Supervisor:
         self.start("daemon", [script("dagster-daemon"), "run", "-w", str(self._workspace)])
 
     def start_webserver(self) -> str:
-        """Start Dagster's webserver on loopback and wait until it answers; returns its address.
+        """Start Dagster's webserver on loopback, wait until it answers, and return its address.
 
         Raises
         ------
@@ -119,45 +127,45 @@ class Supervisor:
         """
         url = f"http://127.0.0.1:{self._port}"
         arguments = ["-h", "127.0.0.1", "-p", str(self._port), "-w", str(self._workspace)]
-        # -P: no module is looked for where it is started.
+        # -P: do not import modules from the working folder.
         module = [sys.executable, "-P", "-m", "doceval_pipeline.defs.webserver"]
         self.start("webserver", [*module, *arguments])
         self._await("webserver", lambda: answers(f"{url}/server_info", SECONDS_TO_ANSWER))
-        self._lock.tell(url=url)
+        self._lock.write_holder(url)
         return url
 
     def watch(self) -> None:
-        """Keep everything running until interrupted; restarts what ends.
+        """Keep all processes running until interrupted; restart those that end.
 
         Raises
         ------
         StartFailed
-            A process ends again and again, or the home is no longer there.
+            A process ends repeatedly, or the home no longer exists.
         """
         pause = Event()
         with one_line(self._settings.home):
             while True:
-                # Another folder of that name, or none, would get a server and databases of its own.
+                # In another folder of that name, or none, a new server with new databases would start.
                 if _identity(self._settings.home) != self._identity:
                     raise StartFailed(
-                        f"{self._settings.home} was moved or removed while doceval ran: move it back, or set "
+                        f"{self._settings.home} was moved or removed while doceval ran: move it back or set "
                         "DOCEVAL_HOME, and start again"
                     )
                 for name, child in list(self._children.items()):
                     if child.poll() is not None:
                         self._restart(name, child)
-                # Also starts the embedded server again, should somebody have killed it.
+                # Also restarts the embedded server if it was killed.
                 open_databases(self._settings)
                 for name in (*self._children, "postgres"):
                     keep_short(self.log(name))
                 pause.wait(2)
 
     def log(self, name: str) -> Path:
-        """Where a process writes what it has to say."""
+        """The log file of a process."""
         return self._settings.home / "logs" / f"{name}.log"
 
     def start(self, name: str, command: list[str]) -> None:
-        """Start a process that belongs to this supervisor, in the installation's environment."""
+        """Start a process in the installation's environment; this supervisor stops it."""
         log = self.log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         keep_short(log)
@@ -175,7 +183,7 @@ class Supervisor:
         except OSError as error:
             raise StartFailed(
                 f"Dagster's {name} cannot be started ({error.filename or command[0]}: {error.strerror}): "
-                "check that this file exists and may be run, or install the project again"
+                "check that this file exists and is executable, or reinstall the project"
             ) from None
         self._commands[name] = command
 
@@ -185,22 +193,22 @@ class Supervisor:
         return {
             **GRPC_LIMITS,
             **os.environ,
-            # Dagster's code server makes a socket there, and hangs where its path is too long.
+            # Dagster's code server creates a socket there, and hangs if its path is too long.
             "TMPDIR": short_temporary_folder() or "",
             **dagster_environment(self._settings),
             **mark_of(self._settings.home),
         }
 
     @contextmanager
-    def _guard(self, owns_server: bool) -> Iterator[None]:
-        """Run the process that clears up after this one, should it be killed."""
-        clear_up = [sys.executable, "-P", "-m", "doceval_pipeline.cli.clearing_up"]
+    def _guard(self, *, owns_server: bool) -> Iterator[None]:
+        """Run the process that clears up if this one is killed."""
+        clear_up = [sys.executable, "-P", "-m", "doceval_pipeline.cli.supervision.clearing_up"]
         with subprocess.Popen(
             [sys.executable, "-I", str(Path(__file__).with_name("guard.py")), *clear_up]
             + (["server"] if owns_server else []),
-            # Without the mark: it must outlive the others, until the embedded server is stopped.
+            # Without the mark: it must outlive the others until the embedded server has stopped.
             env={**unmarked(), "DOCEVAL_HOME": str(self._settings.home)},
-            # Its working folder must not keep a file system busy.
+            # Its working folder must not block unmounting a file system.
             cwd="/",
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -214,7 +222,7 @@ class Supervisor:
 
     def _restart(self, name: str, child: psutil.Popen) -> None:
         if time.time() - child.create_time() < SECONDS_WORTH_A_RESTART:
-            raise StartFailed(f"Dagster's {name} ended by itself: {self.log(name)} says why")
+            raise StartFailed(f"Dagster's {name} ended unexpectedly: see {self.log(name)}")
         self.start(name, self._commands[name])
 
     def _await(self, name: str, ready: Callable[[], bool]) -> None:
@@ -225,7 +233,7 @@ class Supervisor:
             if self._children[name].poll() is not None:
                 break
             pause.wait(0.2)
-        raise StartFailed(f"Dagster's {name} did not start: {self.log(name)} says why")
+        raise StartFailed(f"Dagster's {name} did not start: see {self.log(name)}")
 
     def _stop_children(self) -> None:
         # Another Ctrl-C must not leave processes behind.
@@ -233,14 +241,14 @@ class Supervisor:
             signal.signal(number, signal.SIG_IGN)
         end(self._children.values())
         self._children.clear()
-        # Such as runs whose daemon was killed.
+        # For example runs whose daemon was killed.
         end(roots(strays(self._settings.home)))
 
 
 def stop_all(settings: Settings) -> Counter[str]:
-    """Stop the supervisor of an installation, what it and killed ones left, and the embedded server.
+    """Stop an installation: its supervisor, remaining processes and the embedded server.
 
-    Only processes of this user. Returns how many of each kind there were.
+    Only processes of this user. Returns the number of stopped processes by kind.
     """
     home = settings.home
     stopped: Counter[str] = Counter()
@@ -254,7 +262,7 @@ def stop_all(settings: Settings) -> Counter[str]:
             stopped[holder.command] += 1
             found = [*supervisor.children(recursive=True), *found]
             stopped += names_of({process.pid: process for process in found}.values())
-            # A supervisor first stops its own processes, and ends those that do not stop.
+            # A supervisor first terminates its own processes, then kills those that do not end.
             end([supervisor], 3 * SECONDS_TO_STOP)
     else:
         stopped += names_of(found)
@@ -264,31 +272,31 @@ def stop_all(settings: Settings) -> Counter[str]:
 
 
 def keep_short(log: Path) -> None:
-    """Move what a log holds aside once it is too long; whoever appends to it goes on at its beginning.
+    """Copy a log that is too long to `.log.1` and truncate it; its writers continue at the beginning.
 
-    What is written in the instant between copying and cutting is lost, as with logrotate's
-    copytruncate: no process needs to be told.
+    Lines written between copying and truncating are lost, as with logrotate's copytruncate; in return, no
+    process needs a signal.
     """
     if log.exists() and log.stat().st_size > LOG_LIMIT:
-        # A full disk has no room for a copy: the log begins anew, which makes some.
+        # A full disk has no room for a copy: truncating the log makes room.
         with suppress(OSError):
             shutil.copyfile(log, log.with_suffix(".log.1"))
         os.truncate(log, 0)
 
 
 def script(name: str) -> str:
-    """The path of a command that was installed with this package."""
+    """The path of a command installed with this package."""
     beside_python = Path(sys.executable).with_name(name)
     return str(beside_python if beside_python.exists() else Path(sysconfig.get_path("scripts")) / name)
 
 
 def require_free(port: int) -> None:
-    """Refuse a port of loopback that another program listens on.
+    """Check that a port of loopback is free.
 
     Raises
     ------
     ConfigurationError
-        It is taken; names one that is not.
+        It is taken; suggests a free port.
     """
     if _is_taken(port):
         free = next(
@@ -306,7 +314,7 @@ def _is_taken(port: int) -> bool:
             probe.bind(("127.0.0.1", port))
         except PermissionError:
             raise ConfigurationError(
-                f"this user may not use port {port}: doceval up --port with a number from 1024"
+                f"this user may not use port {port}: choose a port above 1023 with doceval up --port"
             ) from None
         except OSError:
             return True
@@ -323,7 +331,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def one_line(home: Path) -> Iterator[None]:
-    """Refusals of the file system below a home, in one line."""
+    """Turn errors of the file system below a home into one line."""
     try:
         yield
     except OSError as error:
@@ -336,7 +344,7 @@ def one_line(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let the signals that end a process raise KeyboardInterrupt, and only the first of them."""
+    """Let the first signal that ends a process raise KeyboardInterrupt, and ignore the others."""
 
     def interrupt(*_: Any) -> None:
         for number in _ENDING:
@@ -344,8 +352,8 @@ def _ended_by_signals() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in _ENDING}
-    # Ctrl-C ends it also where a shell script has left it in the background, with Ctrl-C ignored; under nohup
-    # a closed terminal does not.
+    # Ctrl-C also works if a shell script started this process in the background, where it is ignored. Under
+    # nohup a closed terminal stays ignored.
     for number in _ENDING:
         if number != signal.SIGHUP or before[number] is not signal.SIG_IGN:
             signal.signal(number, interrupt)

@@ -5,23 +5,15 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import (
-    Iterator,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import psycopg2
 import pytest
 
-from doceval_pipeline.cli import (
-    supervisor,
-)
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
+from doceval_pipeline.cli.supervision import supervisor
+from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.cli.running import (
     browser_that_notes,
     doceval,

@@ -1,4 +1,4 @@
-"""One supervisor per home: a lock that ends with its process, and a file that says who holds it."""
+"""One supervisor per home: a lock that ends with its process, and a file that names its holder."""
 
 import fcntl
 import json
@@ -13,15 +13,15 @@ import psutil
 
 from doceval_pipeline.errors import ConfigurationError
 
-# Longer than a process that clears up after a killed supervisor holds the lock.
+# Longer than clearing up after a killed supervisor takes.
 SECONDS_TO_WAIT = 40
-_SECONDS_BETWEEN_LOOKS = 0.1
-_MOST_BYTES = 10_000
+_SECONDS_BETWEEN_TRIES = 0.1
+_MAX_BYTES = 10_000
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Who holds the lock: its process, its command, and the address of its webserver once that answers."""
+class HomeHolder:
+    """Holder of the lock: its process, its command, and the address of its webserver once that answers."""
 
     pid: int
     command: str
@@ -29,20 +29,20 @@ class Holder:
 
     @property
     def sentence(self) -> str:
-        """Its process and address, in a few words."""
+        """Its process and address in brackets."""
         return f"(pid {self.pid}{f', {self.url}' if self.url else ''})"
 
     def process(self, home: Path) -> psutil.Process | None:
-        """The process that holds the lock of a home; None where one of that number does not have it open.
+        """The process that holds the lock of a home; None unless that process has the file open.
 
-        Others, too, can lock the file and write into it.
+        Other programs can lock the file and write into it, too.
         """
         try:
-            lock, found = (home / "up.lock").stat(), psutil.Process(self.pid)
-            opened = [os.stat(file.path) for file in found.open_files()]
+            lock, process = (home / "up.lock").stat(), psutil.Process(self.pid)
+            opened = [os.stat(file.path) for file in process.open_files()]
         except (psutil.Error, OSError):
             return None
-        return found if any(os.path.samestat(file, lock) for file in opened) else None
+        return process if any(os.path.samestat(file, lock) for file in opened) else None
 
 
 class HomeLock:
@@ -51,31 +51,31 @@ class HomeLock:
     Parameters
     ----------
     home
-        The folder, which must exist by the time that the lock is taken.
+        The folder, which must exist when the lock is taken.
     command
-        What holds it, such as `doceval up`.
+        The command that holds it, such as `doceval up`.
     """
 
     def __init__(self, home: Path, command: str) -> None:
         self._home = home
         self._path = home / "up.lock"
-        self._own = Holder(os.getpid(), command)
+        self._own = HomeHolder(os.getpid(), command)
         self._descriptor: int | None = None
 
     def __enter__(self) -> "HomeLock":
-        """Take the lock; it is not said yet who holds it.
+        """Take the lock, without naming the holder yet.
 
         Raises
         ------
         ConfigurationError
             Another process holds it, or the file system has no locks.
         OSError
-            The lock's file cannot be made.
+            The lock file cannot be created.
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             self._await(descriptor)
-            # A killed holder left its number, which may be another program's by now.
+            # A killed holder left its process number, which may belong to another program now.
             os.truncate(descriptor, 0)
         except BaseException:
             os.close(descriptor)
@@ -92,36 +92,39 @@ class HomeLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def tell(self, url: str | None = None) -> None:
-        """Write who holds the lock. One that clears up says nothing, and is waited for."""
+    def write_holder(self, url: str | None = None) -> None:
+        """Write the holder into the lock file.
+
+        A process that clears up does not, so that others wait for it.
+        """
         if self._descriptor is not None:
             self._own = replace(self._own, url=url)
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, json.dumps(asdict(self._own)).encode(), 0)
 
     def _await(self, descriptor: int) -> None:
-        """Wait for a process that clears up; a supervisor that lives is not waited for."""
+        """Wait for a process that clears up, but not for a living supervisor."""
         deadline = time.monotonic() + SECONDS_TO_WAIT
         while not _taken(descriptor, self._home):
             holder = _read(descriptor)
             is_over = time.monotonic() > deadline
             if is_over or (holder is not None and psutil.pid_exists(holder.pid)):
-                who = "another process works" if holder is None else f"{holder.command} already runs"
+                who = "another process is active" if holder is None else f"{holder.command} already runs"
                 where = "" if holder is None else f" {holder.sentence}"
                 raise ConfigurationError(
-                    f"{who} for {self._home}{where}: use it, or end it by doceval down first"
+                    f"{who} for {self._home}{where}: use it, or stop it first with doceval down"
                 )
-            time.sleep(_SECONDS_BETWEEN_LOOKS)  # a lock that ends tells nobody
+            time.sleep(_SECONDS_BETWEEN_TRIES)  # the release of a lock sends no signal
 
 
-def holder_of(home: Path) -> Holder | None:
-    """The supervisor of a home that lives; None where there is none, or where its lock cannot be read."""
+def holder_of(home: Path) -> HomeHolder | None:
+    """The living supervisor of a home; None if there is none or its lock file cannot be read."""
     try:
         descriptor = os.open(home / "up.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:
-        # The lock is gone: what the file says is of a supervisor that was killed.
+        # Nobody holds the lock: the file was written by a supervisor that was killed.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return _read(descriptor)
@@ -137,16 +140,15 @@ def _taken(descriptor: int, home: Path) -> bool:
         return False
     except OSError as error:
         raise ConfigurationError(
-            f"files in {home} cannot be locked ({error.strerror}): set DOCEVAL_HOME to a folder on a disk of "
-            "this machine"
+            f"files in {home} cannot be locked ({error.strerror}): set DOCEVAL_HOME to a folder on a "
+            "local disk"
         ) from None
     return True
 
 
-def _read(descriptor: int) -> Holder | None:
+def _read(descriptor: int) -> HomeHolder | None:
     try:
-        said = json.loads(os.pread(descriptor, _MOST_BYTES, 0))
-        found = Holder(**said)
+        holder = HomeHolder(**json.loads(os.pread(descriptor, _MAX_BYTES, 0)))
     except (ValueError, TypeError, RecursionError):
         return None
-    return found if isinstance(found.pid, int) and 0 < found.pid < 2**31 else None
+    return holder if isinstance(holder.pid, int) and 0 < holder.pid < 2**31 else None

@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from doceval_pipeline.cli.home_lock import Holder, HomeLock, holder_of
-from doceval_pipeline.cli.strays import mark_of, strays
-from doceval_pipeline.cli.supervisor import Supervisor, require_free, stop_all
+from doceval_pipeline.cli.supervision.home_lock import HomeHolder, HomeLock, holder_of
+from doceval_pipeline.cli.supervision.strays import mark_of, strays
+from doceval_pipeline.cli.supervision.supervisor import Supervisor, require_free, stop_all
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings
@@ -67,7 +67,7 @@ def nothing_is_left(home: Path) -> bool:
 def test_a_home_has_one_holder_who_is_named_and_nobody_after_a_kill(tmp_path: Path) -> None:
     assert holder_of(tmp_path) is None
     with HomeLock(tmp_path, "doceval up") as lock:
-        lock.tell(url="http://127.0.0.1:1")
+        lock.write_holder(url="http://127.0.0.1:1")
         found = holder_of(tmp_path)
         assert found is not None
         assert (found.pid, found.url) == (os.getpid(), "http://127.0.0.1:1")
@@ -98,7 +98,7 @@ def test_down_signals_no_process_that_does_not_hold_the_lock(
             lock.flush()
             assert stop_all(replace(settings, home=tmp_path)) == {}
             assert who == "nobody" or program.poll() is None
-            assert Holder(os.getpid(), "doceval up").process(tmp_path) == psutil.Process()
+            assert HomeHolder(os.getpid(), "doceval up").process(tmp_path) == psutil.Process()
     finally:
         program.kill()
         program.wait()
