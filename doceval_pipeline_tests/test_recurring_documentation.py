@@ -1,4 +1,4 @@
-"""docs/recurring.md, the README and the reference of keys, held against the code."""
+"""docs/recurring.md, docs/batches.md and the reference of keys, held against the code."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ from doceval_pipeline.doc_eval.recurring import Outcome
 PROJECT = Path(__file__).resolve().parents[1]
 RECURRING = (PROJECT / "docs" / "recurring.md").read_text()
 REFERENCE = (PROJECT / "docs" / "evaluation_file.md").read_text().split("## Recurring evaluations")[1]
-README = (PROJECT / "README.md").read_text()
+BATCHES = (PROJECT / "docs" / "batches.md").read_text()
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -57,9 +57,9 @@ def test_the_first_example_and_its_commands_work_in_their_order(
 
 def test_the_example_file_is_valid_and_every_command_is_documented() -> None:
     load_evaluation_file(PROJECT / "examples" / "recurring.yaml").refuse()
-    named = set(re.findall(r"doceval recurring ([a-z]+)", RECURRING + README))
+    named = set(re.findall(r"doceval recurring ([a-z]+)", RECURRING + BATCHES))
     assert named == set(group.commands)
-    assert {words[1] for words in commands(README)} <= named
+    assert {words[1] for words in commands(BATCHES)} <= named
     assert set(re.findall(r"^\| `([A-Z]+)` \|", RECURRING, re.MULTILINE)) == set(Outcome)
 
 

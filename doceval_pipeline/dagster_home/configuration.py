@@ -1,4 +1,4 @@
-"""Which `dagster.yaml` counts for an installation; README, "Dagster's configuration", tells it to users.
+"""Finds the `dagster.yaml` that counts for an installation; docs/configuration.md explains it to users.
 
 In a checkout the home holds a link to the project's file, so that edits there count at once. Elsewhere it
 holds a copy, which is the user's from then on. A regular file in the home wins in both cases.
