@@ -197,3 +197,14 @@ def test_the_examples_can_be_applied(databases: Databases, path: str) -> None:
     ended = doceval("apply", str(PROJECT / path))
     assert ended.returncode == 0, ended.stderr
     assert yaml.safe_load((PROJECT / path).read_text())["batches"][0]["name"] in ended.stdout
+
+
+def test_every_decision_has_a_number_of_its_own_an_anchor_a_date_and_a_status() -> None:
+    decisions = PAGES["docs/decisions.md"]
+    entry = r'^<a id="(\d+)"></a>\n\n### (\d+)\. .+\n\n\*2026-\d\d-\d\d · (.+)\*$'
+    entries = re.findall(entry, decisions, re.MULTILINE)
+    assert len(entries) == decisions.count("\n### ")
+    assert sorted(int(number) for number, _, _ in entries) == list(range(1, len(entries) + 1))
+    for anchor, number, status in entries:
+        assert anchor == number
+        assert re.match(r"accepted\b|superseded by \[\d+\]\(#\d+\)$", status), number
