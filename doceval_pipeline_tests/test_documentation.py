@@ -134,6 +134,12 @@ def test_every_link_leads_to_a_file_and_an_anchor_that_exist() -> None:
                 assert anchor in anchors(file.read_text()), (page, target)
 
 
+def test_every_path_of_the_code_that_is_named_exists() -> None:
+    for page, document in PAGES.items():
+        for path in re.findall(r"`(doceval_pipeline(?:_tests)?/[\w./]+)`", document):
+            assert (PROJECT / path).exists(), (page, path)
+
+
 def test_every_page_is_on_the_map() -> None:
     index = {target.partition("#")[0] for target in links(PAGES["docs/index.md"])}
     pages = {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")} - {"index.md"}

@@ -100,7 +100,9 @@ def test_the_default_lease_is_the_documented_one(databases: Databases) -> None:
         ).all()
     assert len(found) == 2
     assert all("lease interval DEFAULT '00:05:00'::interval" in arguments for _, arguments in found)
-    assert "Without an interval, `claim_responses` and `heartbeat_response` take 5 minutes." in PROCESSORS
+    assert "Without an interval, `claim_responses` and `heartbeat_response` take 5 minutes." in " ".join(
+        PROCESSORS.split()
+    )
 
 
 def test_the_roles_and_columns_of_the_contract_are_those_of_the_database(databases: Databases) -> None:
