@@ -1,27 +1,41 @@
-"""docs/recurring.md, the README and the reference of keys, held against the code."""
+"""docs/recurring.md, docs/batches.md and the reference of keys, held against the code."""
 
 import re
 import shlex
-from pathlib import Path
+from pathlib import (
+    Path,
+)
 
 import pytest
-from click.testing import CliRunner
+from click.testing import (
+    CliRunner,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.cli import cli
-from doceval_pipeline.cli.recurring import recurring as group
-from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.cli import (
+    cli,
+)
+from doceval_pipeline.cli.recurring import (
+    recurring as group,
+)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    load_evaluation_file,
+)
 from doceval_pipeline.doc_eval.definitions.schema import (
     BatchDefinition,
     ChoiceDefinition,
     RecurringDefinition,
 )
-from doceval_pipeline.domain.recurring import OccurrenceOutcome
+from doceval_pipeline.domain.recurring import (
+    OccurrenceOutcome,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 RECURRING = (PROJECT / "docs" / "recurring.md").read_text()
 REFERENCE = (PROJECT / "docs" / "evaluation_file.md").read_text().split("## Recurring evaluations")[1]
-README = (PROJECT / "README.md").read_text()
+BATCHES = (PROJECT / "docs" / "batches.md").read_text()
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -61,9 +75,9 @@ def test_the_first_example_and_its_commands_work_in_their_order(
 
 def test_the_example_file_is_valid_and_every_command_is_documented() -> None:
     load_evaluation_file(PROJECT / "examples" / "recurring.yaml").refuse()
-    named = set(re.findall(r"doceval recurring ([a-z]+)", RECURRING + README))
+    named = set(re.findall(r"doceval recurring ([a-z]+)", RECURRING + BATCHES))
     assert named == set(group.commands)
-    assert {words[1] for words in commands(README)} <= named
+    assert {words[1] for words in commands(BATCHES)} <= named
     assert set(re.findall(r"^\| `([A-Z]+)` \|", RECURRING, re.MULTILINE)) == set(OccurrenceOutcome)
 
 

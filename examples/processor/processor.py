@@ -1,4 +1,4 @@
-"""A processor: takes rows from KnowledgeDocuments, asks an OpenAI-compatible model, writes what it says.
+"""A processor: takes rows from KnowledgeDocuments, calls an OpenAI-compatible model, writes its answers.
 
     pip install -r requirements.txt
     export KNOWLEDGE_DOCUMENTS_URL=postgresql://my_processor@host/KnowledgeDocuments OPENAI_API_KEY=…
@@ -30,20 +30,20 @@ import psycopg2
 from psycopg2.extras import RealDictCursor
 
 log = logging.getLogger("processor")
-# Not the document's fault: the row is given back, to be delivered again.
+# Not caused by the document: the row is given back, to be delivered again.
 PASSING = (openai.RateLimitError, openai.APIConnectionError, openai.InternalServerError)
-# Nor that of the delivery, which then does not count towards the five: too many requests, overloaded.
+# Too many requests, or overloaded: the delivery does not count towards the five either.
 BUSY = (429, 503, 529)
 REFUSED_KEY = (openai.AuthenticationError, openai.PermissionDeniedError)
-# Seconds until a row is delivered again: if the model names none, and at least and at most.
+# Seconds until a row is delivered again: the default, the minimum and the maximum.
 WAIT, SHORTEST_WAIT, LONGEST_WAIT = 60, 1, 86_400
 GIVE_BACK = """
     SELECT * FROM fail_response(%s, %s, retry => true, not_before => make_interval(secs => %s), counted => %s)
 """
-# By connection, until when (time.monotonic) its model is left alone: other rows are handed out meanwhile.
+# By connection, the time.monotonic() until which its model gets no request; other rows continue.
 PAUSES: dict[int, float] = {}
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# A line that begins with "Score:", and the form in which it counts, without the marks of bold text.
+# A line that begins with "Score:", and the accepted form, without the marks of bold text.
 SCORE_LINE = re.compile(r"^[ \t]*\**score[ \t]*\**[ \t]*:.*$", re.IGNORECASE | re.MULTILINE)
 SCORE = re.compile(r"[ \t]*score[ \t]*:[ \t]*([0-9]+(?:\.[0-9]+)?)[ \t\r]*", re.IGNORECASE)
 INSTRUCTION = (
@@ -52,11 +52,11 @@ INSTRUCTION = (
 
 
 class NoKey(Exception):
-    """The key of a connection is missing or refused: no other row of it would do better."""
+    """The key of a connection is missing or rejected, so every other row of it would fail too."""
 
 
 class Paused(Exception):
-    """The model of a connection was busy for another row, and wants to be left alone until later."""
+    """The model of a connection was busy for another row, and requested a pause."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__("the model is busy")
@@ -64,7 +64,7 @@ class Paused(Exception):
 
 
 def main() -> None:
-    """Work until told to stop, until a key is missing or refused, or until the queue is empty."""
+    """Run the workers until a signal, a missing or rejected key, or, with --until-empty, an empty queue."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--workers", type=int, default=4, help="rows at the same time")
     parser.add_argument("--lease", type=float, default=120, help="seconds; renewed while a row is worked on")
@@ -74,13 +74,13 @@ def main() -> None:
     parser.add_argument("--until-empty", action="store_true", help="end when no row may be taken now")
     options = parser.parse_args()
     options.prices = json.loads(options.prices)
-    # The client's own lines, one for each request, say less than the line for each row.
+    # The client's own lines, one for each request, repeat the line for each row.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(threadName)s %(message)s")
     log.setLevel(logging.INFO)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    # Why it cannot go on: the first worker that finds out says so, for all of them.
+    # Why the program must stop: the first worker that finds out adds the reason, for all of them.
     reasons: list[str] = []
     workers = [threading.Thread(target=work, args=(options, stop, reasons)) for _ in range(options.workers)]
     for worker in workers:
@@ -92,8 +92,8 @@ def main() -> None:
 
 
 def work(options: argparse.Namespace, stop: threading.Event, reasons: list[str]) -> None:
-    """Take one row after the other; begin anew where the connection to the database breaks."""
-    # Other programs name the driver in the URL too.
+    """Process one row after the other; reconnect if the connection to the database breaks."""
+    # The variable may hold SQLAlchemy's form of the URL, which names the driver.
     url = re.sub(r"^postgresql\+\w+", "postgresql", os.environ["KNOWLEDGE_DOCUMENTS_URL"])
     idle = 0.1
     while not stop.is_set():
@@ -109,7 +109,7 @@ def work(options: argparse.Namespace, stop: threading.Event, reasons: list[str])
                     elif options.until_empty:
                         return
                     else:
-                        # An empty queue is asked less and less often.
+                        # An empty queue is polled less and less often.
                         stop.wait(idle)
                         idle = min(2 * idle, 5)
         except NoKey as error:
@@ -121,7 +121,7 @@ def work(options: argparse.Namespace, stop: threading.Event, reasons: list[str])
 
 
 def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> None:
-    """Ask the model about one document, and write the result; NoKey after the row was given back."""
+    """Call the model about one document and write the result; raise NoKey after giving the row back."""
     token, reason = row["token"], ""
     try:
         with kept_alive(database, token, options.lease):
@@ -150,19 +150,19 @@ def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> N
 
 
 def without_key(row: dict[str, Any], error: Exception) -> str:
-    """What went wrong, in one line and without the key: some providers quote it when they refuse it."""
+    """Return the error in one line and without the key, which some providers quote when they reject it."""
     key = os.environ.get(row["connection_details"]["api_key_env"] or "")
     said = " ".join(str(error).split())
     return said.replace(key, "(key not shown)") if key else said
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether no model has read the document; a timeout may be the document's fault."""
+    """Return whether no model has read the document; a timeout may be caused by the document."""
     return getattr(error, "status_code", 503) in BUSY and not isinstance(error, openai.APITimeoutError)
 
 
 def wait(error: Exception) -> float:
-    """For how many seconds the model asked to be left alone: Retry-After is a number of them or a date."""
+    """Return the pause that the model requested, in seconds; Retry-After is a number or a date."""
     if isinstance(error, Paused):
         return error.seconds
     said = error.response.headers.get("retry-after") if isinstance(error, openai.APIStatusError) else None
@@ -171,12 +171,12 @@ def wait(error: Exception) -> float:
         seconds = date - time.time() if date else float(said or WAIT)
     except (ValueError, OverflowError):
         seconds = WAIT
-    # NaN is not above, and so becomes the shortest.
+    # NaN is not greater than anything, and becomes the minimum.
     return min(seconds, LONGEST_WAIT) if seconds > SHORTEST_WAIT else SHORTEST_WAIT
 
 
 def read_document(database: Any, document_id: int) -> dict[str, Any]:
-    """The document, whole: all of its base64 is decoded, and what comes out is what was stored."""
+    """Return the whole document, decoded from base64 and compared with its sha256."""
     (document,) = query(database, "SELECT * FROM docs WHERE id = %s", document_id)
     document["bytes"] = base64.b64decode(document["content"], validate=True)
     if hashlib.sha256(document["bytes"]).hexdigest() != document["sha256"]:
@@ -185,7 +185,7 @@ def read_document(database: Any, document_id: int) -> dict[str, Any]:
 
 
 def ask(row: dict[str, Any], document: dict[str, Any], options: argparse.Namespace) -> Any:
-    """One call of the model; the client tries again by itself, later and later, what may pass."""
+    """Call the model once; the client retries temporary errors, with growing pauses."""
     connection = row["connection_details"]
     if (left := PAUSES.get(connection["id"], 0) - time.monotonic()) > 0:
         raise Paused(left)
@@ -208,7 +208,7 @@ def ask(row: dict[str, Any], document: dict[str, Any], options: argparse.Namespa
 
 
 def endpoint(connection: dict[str, Any]) -> Any:
-    """Where the model is: `port_no` goes behind the host of `base_url`, unless that names a port itself."""
+    """Return the URL of the model: `port_no` is appended to the host of `base_url` if that has no port."""
     url, port = connection["base_url"], connection["port_no"]
     if not url or not port or urlsplit(url).port:
         return url
@@ -216,7 +216,7 @@ def endpoint(connection: dict[str, Any]) -> Any:
 
 
 def part(row: dict[str, Any], document: dict[str, Any]) -> Any:
-    """The document as a part of a message: as text where it is text, otherwise as base64."""
+    """Return the document as a part of a message: as text if it is text, otherwise as base64."""
     text = text_of(document)
     if text is not None:
         return {"type": "text", "text": text}
@@ -227,7 +227,7 @@ def part(row: dict[str, Any], document: dict[str, Any]) -> Any:
 
 
 def text_of(document: dict[str, Any]) -> str | None:
-    """The document's text; None where it is none. One-byte encodings are read as that of Windows."""
+    """Return the document's text, or None if it is not text; one-byte encodings are read as Windows-1252."""
     content = document["bytes"]
     try:
         return content.decode("utf-8-sig")
@@ -241,7 +241,7 @@ def text_of(document: dict[str, Any]) -> str | None:
 
 
 def score(text: str) -> float | None:
-    """The score in the last line of the form `Score: N`, from 0 to 100; None where there is none.
+    """Return the score in the last line of the form `Score: N`, from 0 to 100, or None.
 
     The number must fill the line: "Score: 8/10" is another scale, and prose that mentions a score gives none.
     """
@@ -253,7 +253,7 @@ def score(text: str) -> float | None:
 def cost(
     row: dict[str, Any], tokens: tuple[int | None, int | None], prices: dict[str, list[float]]
 ) -> float | None:
-    """What the answer cost, in the currency of the prices; None where they or the tokens are not known."""
+    """Return the cost of the answer in the currency of the prices, or None if it is unknown."""
     asked = prices.get(row["connection_details"]["model_name"])
     if asked is None or tokens[0] is None or tokens[1] is None:
         return None
@@ -262,11 +262,11 @@ def cost(
 
 @contextmanager
 def kept_alive(database: Any, token: str, lease: float) -> Iterator[None]:
-    """Renew a lease, from a thread of its own, for as long as the block lasts."""
+    """Renew a lease from another thread for as long as the block lasts."""
     done = threading.Event()
 
     def renew() -> None:
-        # A lease that is lost stays lost: the result will be refused, and nothing else happens.
+        # A lost lease cannot be renewed: the result will be rejected, without further harm.
         while not done.wait(lease / 3):
             query(database, "SELECT * FROM heartbeat_response(%s, make_interval(secs => %s))", token, lease)
 
@@ -280,7 +280,7 @@ def kept_alive(database: Any, token: str, lease: float) -> Iterator[None]:
 
 
 def query(database: Any, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    """Run one statement in a transaction of its own."""
+    """Run one statement in its own transaction."""
     with database.cursor() as cursor:
         cursor.execute(statement, parameters)
         return list(cursor.fetchall())

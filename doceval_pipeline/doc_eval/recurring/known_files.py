@@ -167,9 +167,6 @@ def forget_gone(
     definition: "RecurringDefinition",
     folder_reasons: Sequence[str],
 ) -> None:
-    definition: "RecurringDefinition",
-    folder_reasons: Sequence[str],
-) -> None:
     """Forget known files that were not found; call this before `keep_new_and_changed`."""
     parameters = {
         "id": recurring_id,

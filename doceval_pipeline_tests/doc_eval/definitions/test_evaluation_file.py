@@ -3,15 +3,30 @@
 import json
 import os
 import re
-from pathlib import Path
-from typing import Any
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import pytest
-from pydantic import ValidationError
+from pydantic import (
+    ValidationError,
+)
 
-from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, load_evaluation_file, locate
-from doceval_pipeline.doc_eval.definitions.schema import BatchDefinition, PromptDefinition
-from doceval_pipeline.errors import EvaluationFileError
+from doceval_pipeline.doc_eval.definitions.evaluation_file import (
+    key_path,
+    load_evaluation_file,
+    locate,
+)
+from doceval_pipeline.doc_eval.definitions.schema import (
+    BatchDefinition,
+    PromptDefinition,
+)
+from doceval_pipeline.errors import (
+    EvaluationFileError,
+)
 
 GOOD = """\
 connections:
@@ -471,7 +486,7 @@ def test_a_key_that_dagster_did_not_read_as_text_is_refused(config: dict[str, An
 
 def test_the_documentation_says_what_values_are_read_as(tmp_path: Path) -> None:
     document = (Path(__file__).parents[3] / "docs" / "evaluation_file.md").read_text()
-    (example,) = re.findall(r"```yaml\n(.*?)```", document, re.DOTALL)
+    _, example = re.findall(r"```yaml\n(.*?)```", document, re.DOTALL)
     located = load_evaluation_file(write(tmp_path, example))
     located.refuse()
     assert located.evaluation.connections[0].config == {
