@@ -9,14 +9,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, Row, text
 
 from doceval_pipeline import arrays
-from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.domain.usage import Experience, Measure
+
+if TYPE_CHECKING:
+    from doceval_pipeline.doc_eval.definitions.schema import Prices
 
 _DELETE = text("DELETE FROM connection_history WHERE batch_id = :batch_id")
 _INSERT = text("""
@@ -99,17 +100,17 @@ def longest_durations(connection: Connection, connection_ids: Sequence[int]) -> 
     return {row.connection_id: row.seconds for row in rows}
 
 
-def read_prices(connection: Connection, connection_ids: Sequence[int]) -> dict[int, Prices]:
+def read_prices(connection: Connection, connection_ids: Sequence[int]) -> dict[int, "Prices"]:
     """The current prices of connections, by connection; connections without prices are left out."""
     return _valid_prices(connection.execute(_PRICES, {"ids": list(connection_ids)}))
 
 
-def prices_of_batch(connection: Connection, batch_id: int) -> dict[int, Prices]:
+def prices_of_batch(connection: Connection, batch_id: int) -> dict[int, "Prices"]:
     """The prices at a batch's completion, by connection; before completion, the current prices."""
     return prices_of_batches(connection, [batch_id])[batch_id]
 
 
-def prices_of_batches(connection: Connection, batch_ids: Sequence[int]) -> dict[int, dict[int, Prices]]:
+def prices_of_batches(connection: Connection, batch_ids: Sequence[int]) -> dict[int, dict[int, "Prices"]]:
     """The prices of each batch, as `prices_of_batch`."""
     by_batch: dict[int, list[Row[Any]]] = {batch_id: [] for batch_id in batch_ids}
     for row in connection.execute(_PRICES_OF_BATCHES, {"batch_ids": arrays.of_numbers(batch_ids)}):
@@ -117,7 +118,12 @@ def prices_of_batches(connection: Connection, batch_ids: Sequence[int]) -> dict[
     return {batch_id: _valid_prices(rows) for batch_id, rows in by_batch.items()}
 
 
-def _valid_prices(rows: Iterable[Row[Any]]) -> dict[int, Prices]:
+def _valid_prices(rows: Iterable[Row[Any]]) -> dict[int, "Prices"]:
+    # pydantic takes long to import, and `doceval status` needs durations only.
+    from pydantic import ValidationError
+
+    from doceval_pipeline.doc_eval.definitions.schema import Prices
+
     prices = {}
     for row in rows:
         # Another program may have written them: invalid prices make a cost unknown, and nothing else fails.

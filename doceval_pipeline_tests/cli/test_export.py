@@ -134,7 +134,7 @@ def test_a_file_may_still_be_called_a_dash(batch: Sample, tmp_path: Path) -> Non
     [
         ([], "standard output has no file name: add --format jsonl|csv|html"),
         (["--format", "xlsx"], "xlsx cannot be written to standard output: choose a file"),
-        (["--format", "csv", "--json"], "- and --json both write to standard output: name a file, or leave"),
+        (["--format", "csv", "--json"], "- and --json both write to standard output: name a file, or omit"),
     ],
 )
 def test_a_format_that_needs_a_file_is_rejected_for_standard_output_in_one_line(

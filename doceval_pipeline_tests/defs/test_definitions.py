@@ -183,7 +183,7 @@ def test_one_check_can_be_run_alone_and_names_the_problem(
         if event.event_type_value == "ASSET_CHECK_EVALUATION"
     ]
     assert (evaluation.check_name, evaluation.passed, evaluation.partition) == (chosen.name, False, batch.key)
-    assert "3 of 4 cells" in str(evaluation.description)
+    assert "3 of 4 evaluations" in str(evaluation.description)
 
 
 def test_the_report_is_materialized_with_stable_numbers(

@@ -132,7 +132,7 @@ def test_a_home_whose_file_system_has_no_locks_is_refused_in_one_line(
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(ConfigurationError, match=r"cannot be locked .* a disk of this machine"):
+    with pytest.raises(ConfigurationError, match=r"cannot be locked .* a folder on a local disk"):
         HomeLock(tmp_path, "doceval up").__enter__()
 
 
