@@ -72,17 +72,20 @@ def write_xlsx(
     count = cut = 0
     with TemporaryDirectory(dir=Path(file.name).parent, prefix=".doceval-") as folder:
         workbook = Workbook(sink, {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
-        for name, value in metadata.items():
-            workbook.set_custom_property(name, value)
-        for sheet, row, record in _places(workbook, records):
-            cut += _write_record(sheet, row, record)
-            count += 1
         try:
+            for name, value in metadata.items():
+                workbook.set_custom_property(name, value)
+            for sheet, row, record in _places(workbook, records):
+                cut += _write_record(sheet, row, record)
+                count += 1
             workbook.close()
         except FileCreateError as error:
             raise error.args[0] from None
         finally:
             sink.file = BytesIO()
+            # After an error the library leaves the temporary files of its sheets open.
+            for sheet in workbook.worksheets():
+                sheet._opt_close()
     return count, cut
 
 
