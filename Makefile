@@ -21,47 +21,47 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m doceval_pipeline.dagster_home
 	@touch $@
 
-hooks: $(STAMP)  ## run the checks before each commit, by pre-commit
+hooks: $(STAMP)  ## install git hooks that run the checks before each commit
 	@$(BIN)/pre-commit install --hook-type pre-commit --hook-type commit-msg
 
-demo: $(STAMP)  ## from sample documents to an open completion report, with a simulated processor
+demo: $(STAMP)  ## evaluate sample documents with a simulated processor and open the completion report
 	@$(BIN)/doceval demo
 
 up: $(STAMP)  ## run the database server, Dagster's webserver and its daemon until Ctrl-C
 	@$(BIN)/doceval up
 
-# In the order of the files: by their number of tests, which is the default, the slowest would come last and alone.
-test: $(STAMP)  ## the tests, on a real PostgreSQL and a real Dagster instance, two files at a time
+# Files run in their own order. The default order, by number of tests, would run the slowest file last and alone.
+test: $(STAMP)  ## run the tests on a real PostgreSQL and a real Dagster instance, two files at a time
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: $(STAMP)  ## the tests that need no server, under a minute; what to run before each commit
+test-fast: $(STAMP)  ## run the tests that need no server, in under a minute, before each commit
 	@$(BIN)/pytest -m fast -n 2 --dist loadfile --no-loadscope-reorder
 
-coverage: $(STAMP)  ## the tests, with the lines and branches that they miss; fails below the floor in pyproject.toml
+coverage: $(STAMP)  ## run the tests and list the lines and branches that they miss
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
-test-browser: $(STAMP)  ## the tests that drive Dagster's pages and the report in Chromium
+test-browser: $(STAMP)  ## run the tests that drive Dagster's UI and the report in Chromium
 	@$(BIN)/pytest -m browser
 
-test-outsiders: $(STAMP)  ## the tests with Firefox, PgBouncer, Debian's PostgreSQL and an account without a name
+test-outsiders: $(STAMP)  ## run the tests with Firefox, PgBouncer, Debian's PostgreSQL and an account without a name
 	@$(BIN)/pytest -m outsiders
 
 screenshots: $(STAMP)  ## retake the pictures of the report in docs/images
 	@$(BIN)/python -m doceval_pipeline_tests.browser.screenshots
 
-test-slow: $(STAMP)  ## the tests that repeat one thing many times, to guard data
+test-slow: $(STAMP)  ## run the tests that repeat one operation many times, to find rare data loss
 	@$(BIN)/pytest -m slow
 
-test-slow-recurring: $(STAMP)  ## the real daemon with a schedule of every minute, for ten minutes and more
+test-slow-recurring: $(STAMP)  ## run the real daemon with a schedule of every minute, for at least ten minutes
 	@RECURRING_TEST_MINUTES=10 $(BIN)/pytest -m slow doceval_pipeline_tests/cli/test_recurring_daemon.py
 
-test-faults: $(STAMP)  ## kills, cut connections, a full disk, late commits: thousands of them
+test-faults: $(STAMP)  ## inject kills, cut connections, full disks and late commits, thousands of times
 	@$(BIN)/pytest -m faults
 
-bench: $(STAMP)  ## the benchmarks, in under an hour; one of them: make bench CASE=5
+bench: $(STAMP)  ## run the benchmarks, in under an hour; for one of them: make bench CASE=5
 	@$(BIN)/python -m benchmarks $(CASE)
 
-check: $(STAMP)  ## format, lint, types and the import contract
+check: $(STAMP)  ## check format, lint, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

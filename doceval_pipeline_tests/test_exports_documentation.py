@@ -49,7 +49,7 @@ from doceval_pipeline_tests.reports.exports.records import (
 )
 
 EXPORTS = (Path(__file__).parents[1] / "docs" / "exports.md").read_text()
-WORDS = {str: "text", int: "integer", float: "number", bool: "truth", datetime: "time"}
+WORDS = {str: "text", int: "integer", float: "number", bool: "boolean", datetime: "time"}
 SQL_TYPES = {str: "text", int: "bigint", float: "float8", bool: "boolean", datetime: "timestamptz"}
 RECORDS = [plain_record(file=text, response_text=None, error_message=text) for text in HOSTILE]
 

@@ -150,7 +150,7 @@ def test_a_refused_key_stops_it_too_and_is_not_handed_on(scratch: Scratch, statu
     ended = run(scratch, Answering(status), some(3), key="of-no-known-form")
     assert ended.code == 1
     (line,) = ended.errors.splitlines()
-    assert line.startswith(f"the key in {KEY_VARIABLE} was refused (Error code: {status}")
+    assert line.startswith(f"the key in {KEY_VARIABLE} was rejected (Error code: {status}")
     assert "of-no-known-form" not in line
     assert [row.status for row in ended.rows] == ["QUEUED"] * 3
 

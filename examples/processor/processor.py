@@ -5,7 +5,7 @@
     python processor.py --workers 8
 
 It knows the pipeline only by its contract, docs/processors.md: four SQL functions and the table docs.
-Start it as often as you like, kill it whenever you like. Take it as the beginning of your own.
+You may run any number of these and kill them at any time. Use it as a starting point for your own.
 """
 
 import argparse
@@ -30,11 +30,11 @@ import psycopg2
 from psycopg2.extras import RealDictCursor
 
 log = logging.getLogger("processor")
-# Not caused by the document: the row is given back, to be delivered again.
-PASSING = (openai.RateLimitError, openai.APIConnectionError, openai.InternalServerError)
+# Not caused by the document: the row is given back and delivered again.
+TEMPORARY_ERRORS = (openai.RateLimitError, openai.APIConnectionError, openai.InternalServerError)
 # Too many requests, or overloaded: the delivery does not count towards the five either.
 BUSY = (429, 503, 529)
-REFUSED_KEY = (openai.AuthenticationError, openai.PermissionDeniedError)
+KEY_ERRORS = (openai.AuthenticationError, openai.PermissionDeniedError)
 # Seconds until a row is delivered again: the default, the minimum and the maximum.
 WAIT, SHORTEST_WAIT, LONGEST_WAIT = 60, 1, 86_400
 GIVE_BACK = """
@@ -43,7 +43,7 @@ GIVE_BACK = """
 # By connection, the time.monotonic() until which its model gets no request; other rows continue.
 PAUSES: dict[int, float] = {}
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# A line that begins with "Score:", and the accepted form, without the marks of bold text.
+# A line that begins with "Score:", in bold or not, and its accepted form.
 SCORE_LINE = re.compile(r"^[ \t]*\**score[ \t]*\**[ \t]*:.*$", re.IGNORECASE | re.MULTILINE)
 SCORE = re.compile(r"[ \t]*score[ \t]*:[ \t]*([0-9]+(?:\.[0-9]+)?)[ \t\r]*", re.IGNORECASE)
 INSTRUCTION = (
@@ -66,15 +66,15 @@ class Paused(Exception):
 def main() -> None:
     """Run the workers until a signal, a missing or rejected key, or, with --until-empty, an empty queue."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--workers", type=int, default=4, help="rows at the same time")
-    parser.add_argument("--lease", type=float, default=120, help="seconds; renewed while a row is worked on")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds for one answer of a model")
-    parser.add_argument("--retries", type=int, default=4, help="of a call, before the row is given back")
+    parser.add_argument("--workers", type=int, default=4, help="rows processed at the same time")
+    parser.add_argument("--lease", type=float, default=120, help="seconds; renewed while a row is processed")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for one answer of the model")
+    parser.add_argument("--retries", type=int, default=4, help="of a call, before its row is given back")
     parser.add_argument("--prices", default="{}", help='JSON: {"model": [per million input, output tokens]}')
-    parser.add_argument("--until-empty", action="store_true", help="end when no row may be taken now")
+    parser.add_argument("--until-empty", action="store_true", help="exit when no row can be taken")
     options = parser.parse_args()
     options.prices = json.loads(options.prices)
-    # The client's own lines, one for each request, repeat the line for each row.
+    # The client's log lines, one for each request, would repeat the line for each row.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(threadName)s %(message)s")
     log.setLevel(logging.INFO)
     stop = threading.Event()
@@ -125,12 +125,12 @@ def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> N
     token, reason = row["token"], ""
     try:
         with kept_alive(database, token, options.lease):
-            content = read_document(database, row["document_id"])
-            said = ask(row, content, options)
-        text = (said.choices[0].message.content or "").replace("\0", "")
+            document = read_document(database, row["document_id"])
+            response = ask(row, document, options)
+        text = (response.choices[0].message.content or "").replace("\0", "")
         if not text:
-            raise ValueError(f"the model gave no text, and ended with {said.choices[0].finish_reason}")
-    except (NoKey, Paused, *PASSING) as error:
+            raise ValueError(f"the model returned no text ({response.choices[0].finish_reason})")
+    except (NoKey, Paused, *TEMPORARY_ERRORS) as error:
         reason = without_key(row, error)
         if isinstance(error, openai.APIStatusError) and is_busy(error):
             PAUSES[row["connection_details"]["id"]] = time.monotonic() + wait(error)
@@ -142,9 +142,9 @@ def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> N
         written = query(database, "SELECT * FROM fail_response(%s, %s)", token, reason)
     else:
         statement = "SELECT * FROM complete_response(%s, %s, %s, %s, %s, %s)"
-        usage = said.usage
+        usage = response.usage
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        details = json.dumps({"model": said.model, "cost": cost(row, tokens, options.prices)})
+        details = json.dumps({"model": response.model, "cost": cost(row, tokens, options.prices)})
         written = query(database, statement, token, score(text), text, details, *tokens)
     log.info("%s: %s%s", row["file_name"], written[0]["message"], reason and f": {reason}")
 
@@ -152,8 +152,8 @@ def answer(database: Any, row: dict[str, Any], options: argparse.Namespace) -> N
 def without_key(row: dict[str, Any], error: Exception) -> str:
     """Return the error in one line and without the key, which some providers quote when they reject it."""
     key = os.environ.get(row["connection_details"]["api_key_env"] or "")
-    said = " ".join(str(error).split())
-    return said.replace(key, "(key not shown)") if key else said
+    text = " ".join(str(error).split())
+    return text.replace(key, "(key not shown)") if key else text
 
 
 def is_busy(error: Exception) -> bool:
@@ -165,10 +165,10 @@ def wait(error: Exception) -> float:
     """Return the pause that the model requested, in seconds; Retry-After is a number or a date."""
     if isinstance(error, Paused):
         return error.seconds
-    said = error.response.headers.get("retry-after") if isinstance(error, openai.APIStatusError) else None
+    header = error.response.headers.get("retry-after") if isinstance(error, openai.APIStatusError) else None
     try:
-        date = email.utils.parsedate_to_datetime(said).timestamp() if said and ":" in said else None
-        seconds = date - time.time() if date else float(said or WAIT)
+        date = email.utils.parsedate_to_datetime(header).timestamp() if header and ":" in header else None
+        seconds = date - time.time() if date else float(header or WAIT)
     except (ValueError, OverflowError):
         seconds = WAIT
     # NaN is not greater than anything, and becomes the minimum.
@@ -180,7 +180,7 @@ def read_document(database: Any, document_id: int) -> dict[str, Any]:
     (document,) = query(database, "SELECT * FROM docs WHERE id = %s", document_id)
     document["bytes"] = base64.b64decode(document["content"], validate=True)
     if hashlib.sha256(document["bytes"]).hexdigest() != document["sha256"]:
-        raise ValueError("the content is not the one that its sha256 names")
+        raise ValueError("the content does not match its sha256")
     return document
 
 
@@ -196,15 +196,15 @@ def ask(row: dict[str, Any], document: dict[str, Any], options: argparse.Namespa
     with openai.OpenAI(
         api_key=key, base_url=endpoint(connection), max_retries=options.retries, timeout=options.timeout
     ) as model:
-        asked = [{"type": "text", "text": row["prompt_text"]}, part(row, document)]
+        content = [{"type": "text", "text": row["prompt_text"]}, part(row, document)]
         try:
             return model.chat.completions.create(
                 model=connection["model_name"],
-                messages=[{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": asked}],
+                messages=[{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": content}],
                 **connection["connection_config"],
             )
-        except REFUSED_KEY as error:
-            raise NoKey(f"the key in {name} was refused ({error})") from error
+        except KEY_ERRORS as error:
+            raise NoKey(f"the key in {name} was rejected ({error})") from error
 
 
 def endpoint(connection: dict[str, Any]) -> Any:
@@ -254,10 +254,10 @@ def cost(
     row: dict[str, Any], tokens: tuple[int | None, int | None], prices: dict[str, list[float]]
 ) -> float | None:
     """Return the cost of the answer in the currency of the prices, or None if it is unknown."""
-    asked = prices.get(row["connection_details"]["model_name"])
-    if asked is None or tokens[0] is None or tokens[1] is None:
+    price = prices.get(row["connection_details"]["model_name"])
+    if price is None or tokens[0] is None or tokens[1] is None:
         return None
-    return (tokens[0] * asked[0] + tokens[1] * asked[1]) / 1_000_000
+    return (tokens[0] * price[0] + tokens[1] * price[1]) / 1_000_000
 
 
 @contextmanager

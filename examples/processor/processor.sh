@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A processor of psql, curl and jq that does one row at a time and reads documents in UTF-8.
+# A processor in bash, with psql, curl and jq. It processes one row at a time and reads documents in UTF-8.
 set -u
 work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$work"' EXIT
 trap 'exit 0' TERM INT
 
-# SQL from standard input; -v name=value gives it :'name'.
+# Runs SQL from standard input; -v name=value sets :'name'.
 sql() { psql "$KNOWLEDGE_DOCUMENTS_URL" -XqAt -v ON_ERROR_STOP=1 "$@"; }
 field() { jq -r "$1 // empty" <<<"$row"; }
 beat() { while sleep 40; do sql -v t="$token" <<<"SELECT heartbeat_response(:'t', '2 minutes')" >"$work/beat"; done; }
@@ -45,7 +45,7 @@ answer() {
         score=$(sed -nE 's/^retry-after: *([0-9]{1,6}).*/\1/Ip' "$work/headers" | tail -n 1)
         give_back "the model is busy or out of reach ($status)" "${score:-60}"
         ;;
-    401 | 403) give_back "$name was refused" 60; echo "$name was refused" >&2; exit 1 ;;
+    401 | 403) give_back "the key in $name was rejected" 60; echo "the key in $name was rejected" >&2; exit 1 ;;
     *) fail "the model answered $status: $(head -c 500 "$work/answer")" ;;
     esac
 }
