@@ -451,9 +451,9 @@ def _work(
     for connection in config["connections"]:
         own = [t for t in tallies if t.connection_id == connection["id"] and t.wanted]
         kept = [t for t in own if t.outcome not in again and not t.has_left]
-        reused = [r for r in reused if r.connection_id == connection["id"]]
-        cells = len(sizes) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in reused)
-        together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in reused)
+        taken = [r for r in reused if r.connection_id == connection["id"]]
+        cells = len(sizes) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in taken)
+        together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in taken)
         work.append(ConnectionWork(connection["id"], connection["name"], cells, together))
     return work
 
