@@ -34,7 +34,7 @@ def test_a_batch_is_archived_shown_as_archived_and_restored(batch: str) -> None:
     for command in ("stage", "documents"):
         refused = doceval(command, batch)
         assert refused.returncode == 1
-        assert refused.stderr.endswith(f"its rows are not here: doceval restore {Path(path).name} first\n")
+        assert refused.stderr.endswith(f"is archived: run doceval restore {Path(path).name} first\n")
         assert refused.stderr.count("\n") == 1
     assert read_json("check") == []
     ended = doceval("restore", Path(path).name)

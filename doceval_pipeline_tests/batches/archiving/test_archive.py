@@ -220,7 +220,7 @@ def test_two_batches_over_the_same_folder_keep_their_files_until_the_last_is_arc
         ),
         (
             lambda batch: (batch.stage(), batch.doc_eval("UPDATE batches SET status = 'FAILED_STAGING'")),
-            "is FAILED_STAGING with 4 rows in the queue: doceval stage",
+            "is FAILED_STAGING with 4 rows in the queue: run doceval stage",
         ),
         (
             lambda batch: (batch.stage(), batch.doc_eval("UPDATE batches SET status = 'STAGING'")),
@@ -351,7 +351,7 @@ def test_a_folder_that_cannot_be_made_is_named_and_nothing_is_removed(
     )
     before = holdings(batch)
     with pytest.raises(
-        ArchiveError, match=r"cannot be written in .*\(Not a directory\); nothing was removed"
+        ArchiveError, match=r"cannot be written to .*\(Not a directory\); nothing was removed"
     ):
         archive_batch(batch)
     assert holdings(batch) | {"batches": []} == before | {"batches": []}
