@@ -230,7 +230,7 @@ def test_an_archived_batch_is_rejected_with_the_file_to_restore(
     batch = done(batch_of(documents=1))
     archived = archive_batch(batch)
     with pytest.raises(
-        BatchStateError, match=f"its rows are not here: doceval restore {archived.path.name} first"
+        BatchStateError, match=f"is archived: run doceval restore {archived.path.name} first"
     ):
         _write(batch, tmp_path / "export", format)
     assert {found.name for found in tmp_path.iterdir()} == {"sample"}
