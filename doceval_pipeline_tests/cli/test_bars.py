@@ -68,4 +68,4 @@ def test_a_failure_leaves_one_line_below_the_bars(tmp_path: Path) -> None:
     shown, _, code = in_a_terminal("archive", "q4")
     assert code == 1
     assert shown.count("\n") == 1
-    assert "has nothing to archive, it is SAVED: stage it first" in shown
+    assert "has nothing to archive because it is SAVED: stage it first" in shown

@@ -242,7 +242,7 @@ def test_a_requested_staging_that_was_interrupted_is_named_and_asked_for_again(
     (first,) = tick(sensors.new_batches, instance).run_requests
     seal_batch(batch.databases, batch.id)
     interrupt_staging(batch.databases, batch.id, "the process that staged it is gone")
-    assert "staging is requested and not done (attempt 1" in notices(batch)
+    assert "staging is requested but not done (attempt 1" in notices(batch)
     assert named_in(problems(batch.databases), batch) == [
         f"{batch.key}: status FAILED_STAGING: its staging is requested: attempt 1"
     ]
@@ -276,7 +276,7 @@ def test_a_requested_staging_that_waits_for_long_is_named(
     assert (notices(batch), named_in(problems(batch.databases), batch)) == ("", [])
     # Waiting in Dagster's queue, for example.
     batch.doc_eval("UPDATE batches SET stage_requested_at = stage_requested_at - interval '3 minutes'")
-    assert "staging is requested and not done" in notices(batch)
+    assert "staging is requested but not done" in notices(batch)
     assert len(named_in(problems(batch.databases), batch)) == 1
 
 

@@ -318,7 +318,7 @@ def test_an_archive_that_does_not_give_the_same_rows_again_is_not_trusted(
         ("UPDATE docs SET content = '!' || substr(content, 2)", "is not base64"),
         (
             "DELETE FROM llm_responses; DELETE FROM docs WHERE id = (SELECT min(id) FROM docs)",
-            "1 of its documents are no longer stored: doceval stage",
+            "1 of its documents are no longer stored: run doceval stage",
         ),
     ],
 )

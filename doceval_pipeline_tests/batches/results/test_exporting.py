@@ -229,9 +229,7 @@ def test_an_archived_batch_is_rejected_with_the_file_to_restore(
 ) -> None:
     batch = done(batch_of(documents=1))
     archived = archive_batch(batch)
-    with pytest.raises(
-        BatchStateError, match=f"is archived: run doceval restore {archived.path.name} first"
-    ):
+    with pytest.raises(BatchStateError, match=f"is archived: run doceval restore {archived.path.name} first"):
         _write(batch, tmp_path / "export", format)
     assert {found.name for found in tmp_path.iterdir()} == {"sample"}
 
