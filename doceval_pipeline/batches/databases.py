@@ -35,13 +35,14 @@ PERCENT_ENCODED = (
     "check its form, and percent-encode special characters of the password: %40 for @, %3A for :, %2F for /"
 )
 # SQLSTATE of a full disk.
-NO_ROOM = ("53100",)
-# SQLSTATE of a backend that an administrator or a crash ended; None where the server could not report it.
+DISK_FULL = ("53100",)
+# SQLSTATE of a backend that an administrator or a crash ended; None if the server could not report it.
 CONNECTION_LOST = (None, "57P01", "57P02", "57P03")
 # One day inside the range of Python's datetime, so that every time zone fits.
 _EARLIEST = datetime.min.replace(tzinfo=UTC) + timedelta(1)
 _LATEST = datetime.max.replace(tzinfo=UTC) - timedelta(1)
-# Dagster creates all its tables at once. Also the role that owns them, or the database.
+# Whether the role may use Dagster's tables, or create them, which Dagster does all at once; and the owner of
+# the tables, or else of the database.
 _MAY_USE_DAGSTERS_TABLES = text("""
     SELECT CASE WHEN runs IS NULL THEN has_schema_privilege(current_schema(), 'CREATE')
                 ELSE has_table_privilege(runs, 'SELECT') AND has_table_privilege(runs, 'INSERT') END
@@ -62,7 +63,7 @@ class Databases:
 
 
 def open_databases(settings: Settings) -> Databases:
-    """Connect to both databases; starts the embedded server and upgrades schemas where needed.
+    """Connect to both databases; start the embedded server and upgrade schemas if needed.
 
     Repeated calls are cheap: engines and the state of their schemas are cached for the process. An embedded
     server that has stopped is started again.
@@ -75,13 +76,13 @@ def open_databases(settings: Settings) -> Databases:
     """
     databases = _open(settings)
     # Uses pooled connections: a new connection costs more than all queries of a small step.
-    if not _answer(databases):
+    if not _are_reachable(databases):
         start_embedded_server(settings)
     return databases
 
 
 def start_embedded_server(settings: Settings) -> EmbeddedServer | None:
-    """Start the embedded server and create its databases, if any of the three is on it."""
+    """Start the embedded server and create its databases, if any of the three databases is on it."""
     server = EmbeddedServer(settings.home)
     needed = tuple(
         database[2] for database in (DOC_EVAL, KNOWLEDGE, DAGSTER) if _is_embedded(settings, database)
@@ -205,7 +206,7 @@ def describe_database(engine: Engine) -> str:
 
 def _describe(error: BaseException | None) -> str:
     reason, state = _reason(error), getattr(error, "pgcode", None)
-    if state in NO_ROOM:
+    if state in DISK_FULL:
         return f"the disk of the database server is full ({reason}): free space on it, and try again"
     if state == LOCK_NOT_AVAILABLE:
         return f"timed out waiting for a lock: {holder_note(error)}"
@@ -238,7 +239,7 @@ def _open(settings: Settings) -> Databases:
     )
 
 
-def _answer(databases: Databases) -> bool:
+def _are_reachable(databases: Databases) -> bool:
     try:
         for engine in (databases.doc_eval, databases.knowledge):
             engine.connect().close()

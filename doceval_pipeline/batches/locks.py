@@ -51,7 +51,7 @@ def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
-        BatchStateError where the batch is archived.
+        BatchStateError if the batch is archived.
     """
     with number_lock(databases, batch_id) as connection:
         with connection.begin():
@@ -102,7 +102,7 @@ def lock_if_free(databases: Databases, batch_id: int) -> Iterator[Connection | N
 
 @contextmanager
 def _unlocked_after(connection: Connection, batch_id: int) -> Iterator[None]:
-    """Release the lock of a batch's number, which the block has taken, after the block."""
+    """Release the lock of a batch number, which the block takes, at the end of the block."""
     try:
         yield
         connection.rollback()

@@ -1,5 +1,5 @@
-"""Deletes old rows of what only grows: Dagster's event log, samples of progress, fulfilled requests, and
-occurrences that made no batch.
+"""Deletes old rows from tables that only grow: Dagster's event log, samples of progress, fulfilled requests,
+and occurrences that made no batch.
 
 Dagster has a retention for the ticks of its sensors, but not for its event log. Events about assets and about
 how runs ended are kept forever; the log lines in between take most of the space.
@@ -14,7 +14,7 @@ from doceval_pipeline.doc_eval.progress import thin_out
 from doceval_pipeline.doc_eval.recurring.occurrences import delete_old_occurrences
 from doceval_pipeline.knowledge.attempts import forget_requests
 
-# Rows per transaction, so that others do not wait for locks.
+# Rows per transaction, so that other transactions do not wait long for locks.
 _PORTION = 10_000
 # Event types of Dagster 1.13 (dagster.DagsterEventType) that a run's page needs.
 _RUN_EVENTS = (
@@ -27,7 +27,7 @@ _RUN_EVENTS = (
     "PIPELINE_CANCELED",
     "STEP_FAILURE",
 )
-_FORGET_LINES = text("""
+_DELETE_LINES = text("""
     DELETE FROM event_logs WHERE id IN (
         SELECT id FROM event_logs
         WHERE timestamp < timezone('utc', now()) - make_interval(days => :days)
@@ -36,7 +36,7 @@ _FORGET_LINES = text("""
         LIMIT :portion)
 """)
 # The UI shows the newest observation of each partition, which is kept.
-_FORGET_OBSERVATIONS = text("""
+_DELETE_OBSERVATIONS = text("""
     DELETE FROM event_logs WHERE id IN (
         SELECT old.id FROM event_logs old
         WHERE old.timestamp < timezone('utc', now()) - make_interval(days => :days)
@@ -50,7 +50,7 @@ _FORGET_OBSERVATIONS = text("""
 
 
 @dataclass(frozen=True)
-class Forgotten:
+class DeletedRows:
     """How many rows were deleted."""
 
     log_lines: int
@@ -60,7 +60,7 @@ class Forgotten:
     occurrences: int
 
 
-def forget_old(databases: Databases) -> Forgotten:
+def delete_old_rows(databases: Databases) -> DeletedRows:
     """Delete rows that are older than `DOCEVAL_KEEP_DAYS`.
 
     Raises
@@ -70,15 +70,15 @@ def forget_old(databases: Databases) -> Forgotten:
     days = databases.settings.keep_days
     dagster = dagster_engine(databases.settings)
     with database_errors():
-        lines = _in_portions(dagster, _FORGET_LINES, days)
-        observations = _in_portions(dagster, _FORGET_OBSERVATIONS, days)
+        lines = _in_portions(dagster, _DELETE_LINES, days)
+        observations = _in_portions(dagster, _DELETE_OBSERVATIONS, days)
         with databases.doc_eval.begin() as connection:
             samples = thin_out(connection, days)
             occurrences = delete_old_occurrences(connection, days)
         with databases.knowledge.begin() as connection:
             requests = forget_requests(connection, days)
     dagster.dispose()
-    return Forgotten(lines, observations, samples, requests, occurrences)
+    return DeletedRows(lines, observations, samples, requests, occurrences)
 
 
 def _in_portions(engine: Engine, statement: TextClause, days: int) -> int:

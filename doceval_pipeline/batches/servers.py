@@ -1,7 +1,7 @@
-"""Requirements of a database server: version, encoding, writable, and sessions of its own.
+"""Requirements of a database server: version, encoding, write access, and a session per connection.
 
 A connection pooler in transaction or statement mode gives the session of a connection to another client after
-each transaction. The pipeline's locks belong to sessions, so that the other client would hold them.
+each transaction. The pipeline's locks belong to sessions, so the other client would then hold them.
 """
 
 import select
@@ -18,7 +18,7 @@ from doceval_pipeline.errors import DatabaseError
 OLDEST_SERVER = 130_000
 # A pooler without a free session would let a connection wait for minutes.
 SECONDS_TO_ANSWER = 10.0
-# Other clients of a pooler may take the session by which it would be detected, so the check is repeated.
+# Another client may take the session that would reveal the pooler, so the check is repeated.
 ROUNDS = 3
 Connect = Callable[..., Any]
 
@@ -60,13 +60,13 @@ def require_usable(connect: Connect, place: str) -> None:
             )
         encoding, is_replica, is_read_only, session = _ask(connection, _FACTS)
         if encoding != "UTF8":
-            raise DatabaseError(f"{place} is encoded in {encoding}: create one with ENCODING 'UTF8'")
+            raise DatabaseError(f"{place} is encoded in {encoding}: create a database with ENCODING 'UTF8'")
         if is_replica:
             raise DatabaseError(f"{place} is on a replica, which is read-only: use the primary server")
         if is_read_only:
             raise DatabaseError(
-                f"{place} is read-only (default_transaction_read_only is on): turn it off, or use a server "
-                "that is writable"
+                f"{place} is read-only (default_transaction_read_only is on): turn it off, or use a "
+                "writable server"
             )
         # A pooler invents the session number that it reports for the connection.
         if session != connection.info.backend_pid:

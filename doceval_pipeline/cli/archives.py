@@ -117,7 +117,7 @@ def _show(incoming: restoring.IncomingArchive) -> None:
                 restoring.shorten(json.dumps(one.connection_config, ensure_ascii=False))
                 if one.connection_config
                 else None,
-                one.news or "the same",
+                one.difference or "the same",
             )
             for one in incoming.connections
         ],

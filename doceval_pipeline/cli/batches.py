@@ -9,7 +9,7 @@ import click
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason, staged
 from doceval_pipeline.batches.files.folders import notes_on_assigned
-from doceval_pipeline.batches.monitoring.status import batch_progress, closed_batches, having_failures
+from doceval_pipeline.batches.monitoring.status import batch_progress, batches_with_failures, closed_batches
 from doceval_pipeline.batches.staging.planning import plan
 from doceval_pipeline.batches.staging.reprocessing import Mode
 from doceval_pipeline.cli.help import command, examples
@@ -92,7 +92,7 @@ def reprocess(
     selection = select(opened.doc_eval, batches) if batches else Selection(closed_batches(opened))
     wanted = Mode(mode or "missing")
     if with_failures:
-        selection = replace(selection, batches=having_failures(opened, selection.batches), is_one=False)
+        selection = replace(selection, batches=batches_with_failures(opened, selection.batches), is_one=False)
         wanted = Mode(mode or "failed")
     if not selection.batches and not selection.unknown and not as_json:
         console.print("no closed batch has failed evaluations")

@@ -2,9 +2,9 @@
 
 import click
 
+from doceval_pipeline.batches.access_warnings import access_warnings
 from doceval_pipeline.batches.invariants.audit import audit_installation
 from doceval_pipeline.batches.monitoring.status import failed_occurrences
-from doceval_pipeline.batches.open_doors import open_doors
 from doceval_pipeline.batches.webhook import notifications
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.help import command, examples
@@ -41,7 +41,7 @@ def check(*, every_document: bool, as_json: bool) -> None:
         print_table(("invariant", "batch", "problem", "what to do"), rows)
     for warning in (
         *missing_safeguards(opened.settings),
-        *open_doors(opened),
+        *access_warnings(opened),
         *notifications.warnings(opened),
         *failed_occurrences(opened),
     ):

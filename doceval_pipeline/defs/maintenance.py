@@ -6,7 +6,7 @@ from dataclasses import asdict
 import dagster as dg
 
 from doceval_pipeline.batches.invariants.audit import AuditFinding, audit_installation
-from doceval_pipeline.batches.retention import forget_old
+from doceval_pipeline.batches.retention import delete_old_rows
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_step
@@ -52,7 +52,7 @@ def audit(
 def forget_old_events(context: dg.OpExecutionContext, config: NoConfig, doc_eval: DocEval) -> dict[str, int]:
     """Deletes log lines, progress samples and fulfilled requests older than DOCEVAL_KEEP_DAYS."""
     with open_step(context, doc_eval) as databases:
-        counts = asdict(forget_old(databases))
+        counts = asdict(delete_old_rows(databases))
     context.log.info("deleted: " + ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items()))
     context.add_output_metadata(counts)
     return counts

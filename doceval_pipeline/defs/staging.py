@@ -25,7 +25,7 @@ from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batc
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
 from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
 from doceval_pipeline.doc_eval.files import Tally
-from doceval_pipeline.doc_eval.recurring.occurrences import batch_origins
+from doceval_pipeline.doc_eval.recurring.occurrences import recurring_origins
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.reports.formatting import counted
 
@@ -286,7 +286,7 @@ def _check_result(
 def _origin(databases: Databases, batch_id: int) -> dict[str, str]:
     """Metadata about the recurring evaluation that created a batch, if any."""
     with databases.doc_eval.connect() as connection:
-        origin = batch_origins(connection, [batch_id]).get(batch_id)
+        origin = recurring_origins(connection, [batch_id]).get(batch_id)
     if origin is None:
         return {}
     return {"recurring_evaluation": shown_name(origin.name), "due_at": origin.due_at.isoformat()}

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, text
 
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 
-# Of batches that share a connection and a prompt, so many of the newest are searched for shared documents.
+# At most this many of the newest batches that share a connection and a prompt are searched for shared
+# documents.
 CANDIDATES = 50
 
 _PREVIOUS_OCCURRENCE = text("""
@@ -43,7 +44,7 @@ _DRIFT_BASELINE = text("""
       AND (earlier.config_snapshot -> 'prompts')::jsonb = (now.config_snapshot -> 'prompts')::jsonb
     ORDER BY earlier.id DESC LIMIT 1
 """)
-# Evaluations of a cancelled batch failed without the model's fault.
+# Failed evaluations of a cancelled batch are not the model's fault.
 _FINISHED = text("""
     SELECT id, result_digest FROM batches
     WHERE status IN ('COMPLETED', 'FAILED') AND cancelled_at IS NULL AND archived_at IS NULL

@@ -98,7 +98,7 @@ class BatchRecord:
 
     @property
     def held_notice(self) -> str | None:
-        """A line on why it is held and what to do; None where it is not held, or where a person paused it."""
+        """A line on why it is held and what to do; None if it is not held, or if a person paused it."""
         if self.held_reason is None:
             return None
         return (
@@ -118,7 +118,7 @@ class BatchRecord:
         BatchStateError
         """
         if self.archived_at is not None:
-            raise BatchStateError(f"{self.key} is archived: doceval restore {self.archive_file} first")
+            raise BatchStateError(f"{self.key} is archived: run doceval restore {self.archive_file} first")
 
     def require_reprocessable(self) -> None:
         """Refuse a batch that is archived, was never staged, or is paused.
@@ -132,12 +132,12 @@ class BatchRecord:
             raise BatchStateError(f"{self.key} is {self.status} and has nothing to reprocess: stage it first")
         if self.status is Status.PAUSED:
             raise BatchStateError(
-                f"{self.key} is paused, but new rows would not be: doceval resume {self.id} first"
+                f"{self.key} is paused, but new rows would not be: run doceval resume {self.id} first"
             )
 
 
 def partition_key(batch_id: int) -> str:
-    """The name of a batch's partition, with which its reports begin too."""
+    """The name of a batch's partition; file names of its reports begin with it."""
     return f"batch-{batch_id:06d}"
 
 

@@ -61,7 +61,7 @@ _ASSIGN_USABLE_NOW = text("""
     WHERE b.batch_id = :batch_id AND b.document_id = d.id
       AND b.state IN ('SKIPPED', 'REJECTED') AND f.state = 'ASSIGNED'
 """)
-# A file that was not found still exists where its folder was found and not entered. '.' stands for a whole
+# A file that was not found still exists if its folder was found and not entered. '.' stands for a whole
 # folder that is the same as another one of the batch.
 _MARK_GONE = text("""
     WITH not_entered AS MATERIALIZED (
@@ -172,7 +172,7 @@ _LISTING = text("""
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """An entry of a folder; `size` in bytes and `modified_ns` since 1970, where known."""
+    """An entry of a folder; `size` in bytes and `modified_ns` since 1970, if known."""
 
     folder_id: int
     raw_path: bytes
@@ -217,7 +217,7 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """A file of a batch for people; `size` in bytes, `document_id` None where it is not stored."""
+    """A file of a batch for people; `size` in bytes, `document_id` None if it is not stored."""
 
     folder: str
     path: str
@@ -257,7 +257,7 @@ class DocumentCounts:
 
 def write_assignment(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
     """Replace a batch's assignment with the given files, in the caller's transaction."""
-    list_found(connection, found)
+    store_found(connection, found)
     assign_found(connection, batch_id)
 
 
@@ -271,11 +271,11 @@ def assign_found(connection: Connection, batch_id: int) -> None:
 
 def remember_found(connection: Connection, found: Iterable[FoundFile]) -> None:
     """Store files in the temporary table `found`, and new ones in `documents`."""
-    list_found(connection, found)
+    store_found(connection, found)
     connection.execute(_REMEMBER_DOCUMENTS)
 
 
-def list_found(connection: Connection, found: Iterable[FoundFile]) -> None:
+def store_found(connection: Connection, found: Iterable[FoundFile]) -> None:
     """Store files in the temporary table `found`, which ends with the transaction."""
     connection.execute(_FOUND_TABLE)
     for chunk in _chunks(found):
@@ -293,7 +293,7 @@ def list_found(connection: Connection, found: Iterable[FoundFile]) -> None:
         )
 
 
-def found_now(connection: Connection) -> list[FoundFile]:
+def read_found(connection: Connection) -> list[FoundFile]:
     """The files in the temporary table `found`."""
     rows = connection.execute(_FOUND)
     return [FoundFile(**{**row._mapping, "raw_path": bytes(row.raw_path)}) for row in rows]
@@ -307,7 +307,7 @@ def assign_new(connection: Connection, batch_id: int) -> int:
 
 def assign_usable_now(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
     """Assign only files of a batch that were unusable and are usable now."""
-    list_found(connection, found)
+    store_found(connection, found)
     connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id})
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 

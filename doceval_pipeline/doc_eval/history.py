@@ -1,20 +1,40 @@
 """What evaluations used and cost on each connection: the experience of past batches, and prices.
 
-Estimates and limits rest on this experience. It is stored as sums per batch (see `knowledge.usage`), so that
-reading it takes the same time at any number of results, and so that it outlives archived batches. Prices are
+Estimates and limits are based on this experience. It is stored as sums per batch (see `knowledge.usage`):
+reading it takes the same time for any number of results, and it outlives archived batches. Prices are
 never part of a sealed configuration.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import (
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import (
+    suppress,
+)
+from dataclasses import (
+    asdict,
+)
+from typing import (
+    TYPE_CHECKING,
+    Any,
+)
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import (
+    Connection,
+    Row,
+    text,
+)
 
-from doceval_pipeline import arrays
-from doceval_pipeline.domain.usage import Experience, Measure
+from doceval_pipeline import (
+    arrays,
+)
+from doceval_pipeline.domain.usage import (
+    Experience,
+    Measure,
+)
 
 if TYPE_CHECKING:
     from doceval_pipeline.doc_eval.definitions.schema import Prices
@@ -66,7 +86,7 @@ _PRICES_OF_BATCHES = text("""
 def save_experience(
     connection: Connection, batch_id: int, experience: Mapping[tuple[int, Measure], Experience]
 ) -> None:
-    """Store what a batch's attempts used, in place of what was stored of it before."""
+    """Store what a batch's attempts used; replaces what was stored for the batch before."""
     rows = [
         {"connection_id": connection_id, "measure": measure.value, **asdict(sums)}
         for (connection_id, measure), sums in experience.items()

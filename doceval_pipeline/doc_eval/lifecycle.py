@@ -11,7 +11,7 @@ from doceval_pipeline.errors import BatchStateError
 
 
 class Status(StrEnum):
-    """The states of a batch, as its predecessor named them."""
+    """The states of a batch, with the names of the predecessor of this project."""
 
     SAVED = "SAVED"
     STAGING = "STAGING"
@@ -57,7 +57,7 @@ TRANSITIONS: tuple[tuple[Status, Action, Status], ...] = (
     (Status.STAGING, Action.FINISH_STAGING, Status.STAGED),
     # It counted as abandoned, or another run failed, while this run continued and counted all rows.
     (Status.FAILED_STAGING, Action.FINISH_STAGING, Status.STAGED),
-    # A run had only some of the steps, and they are done.
+    # A run executed only some of the steps, and they are done.
     (Status.STAGING, Action.REST, Status.SAVED),
     # Set to SAVED after one run, while another run continued.
     (Status.SAVED, Action.FINISH_STAGING, Status.STAGED),
@@ -106,7 +106,7 @@ _TRANSITION = text("""
             '{}') END,
         cancelled_at = CASE WHEN :action = 'cancel' THEN now() WHEN :action <> 'reopen' THEN cancelled_at END,
         stage_requested_at = CASE
-            -- Queue rows or a failure reason answer a request. An interruption does not.
+            -- Queue rows or a failure reason fulfil a request. An interruption does not.
             WHEN :action IN ('fail staging', 'finish staging') THEN NULL
             WHEN :action = 'begin staging' AND stage_after <= now()
                 THEN coalesce(stage_requested_at, stage_after)
@@ -133,7 +133,7 @@ def transition(
     Returns
     -------
     Status | None
-        The new state; None where the batch is archived or its state does not allow the action.
+        The new state; None if the batch is archived or its state does not allow the action.
     """
     steps = [(old, new) for old, via, new in TRANSITIONS if via is action]
     new_status = connection.scalar(
@@ -149,7 +149,7 @@ def transition(
     return None if new_status is None else Status(new_status)
 
 
-def require(connection: Connection, batch_id: int, action: Action) -> Status:
+def transition_or_raise(connection: Connection, batch_id: int, action: Action) -> Status:
     """Change a batch's state by an action that a person requested.
 
     Raises
@@ -161,12 +161,12 @@ def require(connection: Connection, batch_id: int, action: Action) -> Status:
     if new_status is None:
         status = Status(connection.execute(_STATUS, {"batch_id": batch_id}).scalar_one())
         raise BatchStateError(
-            f"batch {batch_id} is {status} and cannot be {_PARTICIPLES[action]}: {possible(status)}"
+            f"batch {batch_id} is {status} and cannot be {_PARTICIPLES[action]}: {possible_actions(status)}"
         )
     return new_status
 
 
-def possible(status: Status) -> str:
+def possible_actions(status: Status) -> str:
     """A sentence with the actions that are possible in a state."""
     actions = [action.value for old, action, _ in TRANSITIONS if old is status and action in BY_PEOPLE]
     if status in (Status.COMPLETED, Status.FAILED):

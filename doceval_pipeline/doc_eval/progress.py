@@ -59,12 +59,12 @@ _THIN_OUT = text("""
 """)
 # At most this many samples of a batch are read, the newest.
 MOST_SAMPLES = 500
-# Fewer gaps say nothing about the usual one.
+# With fewer gaps, no usual gap is computed.
 FEWEST_GAPS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ProgressSample:
     """The evaluations of a batch by outcome, as a poll counted them `seconds_ago`.
 
     `reused` evaluations have the result of another batch; their outcome counts them too.
@@ -103,7 +103,7 @@ def keep_samples(connection: Connection, cells: Mapping[int, Mapping[str, int]])
     return connection.execute(_ADD, {"batch_ids": list(cells), **columns}).rowcount
 
 
-def newest_samples(connection: Connection, batch_ids: Sequence[int]) -> dict[int, Sample]:
+def newest_samples(connection: Connection, batch_ids: Sequence[int]) -> dict[int, ProgressSample]:
     """The newest sample of each given batch that has one."""
     samples = read_samples(connection, batch_ids, most=1)
     return {batch_id: newest[0] for batch_id, newest in samples.items() if newest}
@@ -111,25 +111,25 @@ def newest_samples(connection: Connection, batch_ids: Sequence[int]) -> dict[int
 
 def read_samples(
     connection: Connection, batch_ids: Sequence[int], most: int = MOST_SAMPLES
-) -> dict[int, list[Sample]]:
+) -> dict[int, list[ProgressSample]]:
     """The newest samples of each given batch, oldest first."""
-    samples: dict[int, list[Sample]] = {batch_id: [] for batch_id in batch_ids}
+    samples: dict[int, list[ProgressSample]] = {batch_id: [] for batch_id in batch_ids}
     rows = connection.execute(_READ, {"batch_ids": list(batch_ids), "most": most})
     for row in rows:
         counts = {name: getattr(row, name) for name in COUNTS}
-        samples[row.batch_id].append(Sample(row.observed_at, row.seconds_ago, **counts))
+        samples[row.batch_id].append(ProgressSample(row.observed_at, row.seconds_ago, **counts))
     return samples
 
 
 def usual_gap(connection: Connection, days: int) -> float | None:
     """The longest usual time in seconds until a processor takes a waiting row.
 
-    The 99th percentile of the last `days`; None where too few gaps were recorded.
+    The 99th percentile of the last `days`; None if too few gaps were recorded.
     """
     row = connection.execute(_USUAL_GAP, {"days": days}).one()
     return None if row.gaps < FEWEST_GAPS else float(row.usual)
 
 
 def thin_out(connection: Connection, days: int) -> int:
-    """Keep one sample an hour of those older than `days`; returns how many were deleted."""
+    """Keep one sample per hour of samples older than `days`; returns how many were deleted."""
     return connection.execute(_THIN_OUT, {"days": days}).rowcount

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, text
 
 from doceval_pipeline.domain.webhook import AttemptResult, Delivery, UndeliveredMessage
 
-# The report is current. Oldest first: as many batches as have at most this many evaluations in total, but
-# always one.
+# Batches with a current report, oldest first, with at most :most_cells evaluations in total; always at least
+# one.
 _PENDING = text("""
     SELECT id FROM (
         SELECT id, row_number() OVER in_order AS place, sum(expected_cells) OVER in_order AS cells
@@ -25,8 +25,8 @@ _PENDING = text("""
     WHERE place = 1 OR cells <= :most_cells
     ORDER BY place
 """)
-# A batch is held once. Locked, so that nobody releases it before its message is in the outbox. The next tick
-# finds a batch that another process has locked now.
+# A batch is held once. It is locked, so that it cannot be released before its message is in the outbox. The
+# next tick finds a batch that another process has locked now.
 _PENDING_HELD = text("""
     SELECT id FROM batches b
     WHERE status = 'PAUSED' AND held_reason IS NOT NULL AND archived_at IS NULL
@@ -166,7 +166,7 @@ def give_up_unfinished(connection: Connection, most_attempts: int) -> None:
 
 
 def switch_off(connection: Connection) -> None:
-    """Ends all pending messages, because no receiver is configured any more."""
+    """Ends all pending messages, because no receiver is configured."""
     connection.execute(_SWITCH_OFF, {"switched_off": SWITCHED_OFF})
 
 

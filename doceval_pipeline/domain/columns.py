@@ -1,4 +1,4 @@
-"""Columns of a batch (a connection with a prompt), and the names that people read for them."""
+"""Columns of a batch (a connection with a prompt), and their names for people."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -35,8 +35,8 @@ Processors of several generations write these words, so each is normalized on re
 class CellCounts:
     """Numbers of evaluations by outcome, and how many are expected.
 
-    `reused` results come from another batch; they also count in their outcome. `expected` is 0 where only
-    the rows matter.
+    `reused` results come from another batch; they also count in their outcome. `expected` is 0 if only the
+    rows matter.
     """
 
     expected: int = 0
@@ -70,7 +70,7 @@ class CellCounts:
 
     @property
     def total(self) -> int:
-        """Expected evaluations, or rows where there are more rows."""
+        """Expected evaluations, or rows if there are more rows."""
         return max(self.expected, self.rows)
 
     @property

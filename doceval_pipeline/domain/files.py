@@ -37,14 +37,14 @@ class EvaluatedFile:
 
 @dataclass(frozen=True, slots=True)
 class FileLabels:
-    """The labels of files and documents: paths, with their folder where the batch has several.
+    """The labels of files and documents: paths, with their folder if the batch has several.
 
     Attributes
     ----------
     folders
         All folders of the batch.
     first_files
-        The first file of each document that has a label; None where the batch has no file of it.
+        The first file of each document that has a label; None if the batch has no file of it.
     """
 
     folders: tuple[str, ...]
@@ -55,7 +55,7 @@ class FileLabels:
         return f"{name.folder.rstrip('/')}/{name.path}" if len(self.folders) > 1 else name.path
 
     def of_document(self, document_id: int) -> str:
-        """The label of a document's first file; its id where the batch has no file of it."""
+        """The label of a document's first file; its id if the batch has no file of it."""
         name = self.first_files[document_id]
         return f"document {document_id}" if name is None else self.of_file(name)
 

@@ -26,7 +26,7 @@ class Difference:
     n: int
     mean: float
     low: float | None
-    """Lower bound of the confidence interval; None where all differences are equal and show no spread."""
+    """Lower bound of the confidence interval; None if all differences are equal and show no spread."""
     high: float | None
     p: float | None
     """Of a signed-rank test on the pairs; after `corrected`, adjusted for all comparisons made together."""
@@ -42,7 +42,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An expected value with its prediction interval; `high` is infinite where there is no upper bound."""
+    """An expected value with its prediction interval; `high` is infinite if there is no upper bound."""
 
     low: float
     expected: float

@@ -1,7 +1,7 @@
 """What the results of a batch show beyond counts.
 
-Intervals hold with 95 %. Scores run from 0 to 100; a score of 0 is a score. Whatever a figure leaves out is
-counted beside it. Texts are unchanged; whoever shows them must sanitize them.
+Intervals hold with 95 %. Scores run from 0 to 100; a score of 0 is a score. Whatever a figure leaves
+out is counted beside it. Texts are unchanged; whoever shows them must sanitize them.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class Agreement:
     second: int
     n: int
     correlation: float | None
-    """Spearman's; None where one of the two always gives the same score."""
+    """Spearman's; None if one of the two always gives the same score."""
     distance: float
     """Mean absolute difference, in points."""
     close: int
@@ -102,7 +102,7 @@ class ContentChanges:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class UnsharedScores:
     """The scores of a column over the documents that only one of two batches has."""
 
     column: Column
@@ -123,7 +123,7 @@ class SinceOccurrence:
     passed_over: tuple[SeriesOccurrence, ...]
     """The newest of `all_passed_over` occurrences between the two."""
     all_passed_over: int
-    samples: tuple[Samples, ...]
+    samples: tuple[UnsharedScores, ...]
     changes: ContentChanges
 
 
@@ -146,7 +146,7 @@ class SincePrevious:
 
 @dataclass(frozen=True, slots=True)
 class ReusedFrom:
-    """A batch that results were reused from, and how many it gave."""
+    """A batch that results were reused from, and how many."""
 
     partition_key: str | None
     """None for all batches of another installation together, which came here by a restored archive."""
@@ -164,7 +164,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Insights:
-    """All of it; an empty tuple or None where there is nothing to show."""
+    """All insights of a batch; an empty tuple or None if there is nothing to show."""
 
     scores: Estimate | None
     leaderboard: Sequence[Standing]

@@ -9,7 +9,7 @@ from doceval_pipeline.domain.findings import Estimate
 class LeaderboardRow:
     """The current results of a connection and a prompt, summed over batches.
 
-    A figure is None where no result reports it. Scores are from 0 to 100.
+    A figure is None if no result reports it. Scores are from 0 to 100.
     """
 
     connection_id: int
@@ -37,7 +37,7 @@ class LeaderboardRow:
     median_seconds: float | None
     """Processing time as processors report it."""
     repeated: int = 0
-    """More evaluations, whose results are reused and count once, at their origin."""
+    """Further evaluations whose results are reused and count only once, at their origin."""
 
     @property
     def failed_share(self) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ColumnQuality:
-    """The successful evaluations of a connection and prompt, and how many of them have which defect."""
+    """The successful evaluations of a connection and prompt, and how many have each defect."""
 
     connection_id: int
     prompt_id: int

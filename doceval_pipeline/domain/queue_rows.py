@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-# Migration 0010: so many give-backs of a row may be uncounted.
+# At most this many give-backs of a row are uncounted (migration 0010).
 MOST_UNCOUNTED = 1_000
 
 
@@ -12,7 +12,7 @@ MOST_UNCOUNTED = 1_000
 class RunningRows:
     """Running rows of one batch and connection, either all with a valid lease or all without.
 
-    `oldest_seconds` is the age of the oldest, None where no processor wrote its start. `lease_ends` is the
+    `oldest_seconds` is the age of the oldest, None if no processor wrote its start. `lease_ends` is the
     end of the last lease, None for rows without a valid lease.
     """
 
@@ -30,7 +30,7 @@ class DeferredRows:
 
     `rows` are not due yet: their times lie between `first` and `last`, both None without such rows.
     `uncounted` is the highest number of uncounted give-backs of a row. `due_seconds` is the time since the
-    latest `not_before` that has passed, None where none has.
+    latest `not_before` that has passed, None if none has.
     """
 
     batch_id: int
@@ -50,7 +50,7 @@ class DeferredRows:
         if self.uncounted > 1:
             often = f"; given back up to {self.uncounted:,} of {MOST_UNCOUNTED:,} times without counting"
         if self.uncounted >= MOST_UNCOUNTED:
-            often += ": further ones count towards the five"
+            often += "; further ones count towards the five deliveries"
         return f"{many} until {until} UTC, as the processor asked{often}"
 
     def as_json(self) -> dict[str, Any]:

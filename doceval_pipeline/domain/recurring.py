@@ -42,7 +42,7 @@ class Occurrence:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class RecurringOrigin:
     """The recurring evaluation that made a batch, and the time of the occurrence."""
 
     name: str

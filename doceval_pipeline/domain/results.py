@@ -34,7 +34,7 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class ResultSums:
-    """Sums over current results; a total is None where no evaluation reports the value.
+    """Sums over current results; a total is None if no evaluation reports the value.
 
     `seconds` are those that the processor reports. `reprocessed` evaluations have an earlier attempt. Reused
     results count in `cells` and `scores`, never in tokens and seconds.
@@ -58,7 +58,7 @@ class ResultSums:
 class FailureGroup:
     """Failed evaluations whose messages differ only in numbers, ids and names.
 
-    `message` is the most frequent one of `variants`, None where there is none. It may be cut;
+    `message` is the most frequent one of `variants`, None if there is none. It may be cut;
     `message_characters` is its whole length. `documents` is the number of documents and `document_ids` holds
     the first of them; `too_large` of them exceed the size limit of the known processor.
     """

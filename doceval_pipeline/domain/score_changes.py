@@ -26,7 +26,7 @@ class ScoreChanges:
     net: float
     """Mean change, in points."""
     gross: float
-    """Mean size of the changes, in points: larger than `net` where ups and downs cancel out."""
+    """Mean size of the changes, in points: larger than `net` if ups and downs cancel out."""
     threshold: float
     """A score of it or more is good."""
     flipped_up: int

@@ -59,12 +59,12 @@ class Scores:
     columns
         Connection and prompt, ascending; one for each column of the tables.
     values
-        Scores from 0 to 100; NaN where an evaluation has no score.
+        Scores from 0 to 100; NaN if an evaluation has no score.
     states
         A `ScoreState` for each evaluation.
     origins
         The queue row that produced each result: its own, or the origin of a reused result, negative if that
-        row is of another installation; 0 where the evaluation does not exist. Results with the same origin
+        row is of another installation; 0 if the evaluation does not exist. Results with the same origin
         are the same result.
     simulated
         How many results of each column are simulated.
@@ -78,14 +78,14 @@ class Scores:
     simulated: tuple[int, ...]
 
     def column(self, column: Column) -> NDArray[np.float64]:
-        """The score of each document in a column; NaN where there is none."""
+        """The score of each document in a column; NaN if there is none."""
         if column not in self.columns:
             return np.full(self.documents.size, np.nan)
         values: NDArray[np.float64] = self.values[:, self.columns.index(column)]
         return values
 
     def column_origins(self, column: Column) -> NDArray[np.int64]:
-        """The origin of each document's result in a column; 0 where there is none."""
+        """The origin of each document's result in a column; 0 if there is none."""
         if column not in self.columns:
             return np.zeros(self.documents.size, np.int64)
         origins: NDArray[np.int64] = self.origins[:, self.columns.index(column)]

@@ -97,7 +97,7 @@ class ScoreBin:
 class SeriesDrift:
     """How the scores of a column in an occurrence differ from those of earlier occurrences.
 
-    A paired comparison compares each of `now` documents with its own earlier score, any other one compares
+    A paired comparison compares each of `now` documents with its own earlier score; any other one compares
     `now` new documents with the `before` documents of earlier occurrences.
     """
 

@@ -1,4 +1,4 @@
-"""When the evaluations of a batch finished, and when nothing did."""
+"""When the evaluations of a batch finished, and when none did for long."""
 
 from dataclasses import dataclass
 from datetime import datetime

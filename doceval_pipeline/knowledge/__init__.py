@@ -1,1 +1,1 @@
-"""The KnowledgeDocuments database: contents, the queue and what came back. Knows no other database."""
+"""The KnowledgeDocuments database: documents, the queue and the results. Knows no other database."""

@@ -55,7 +55,7 @@ def requeue(connection: Connection, batch_id: int, outcomes: Sequence[Outcome], 
 
 
 def requeue_returning(connection: Connection, batch_id: int, documents: Sequence[int], priority: int) -> int:
-    """Queue a new attempt for each evaluation that was closed when its document left and that is back now.
+    """Queue a new attempt for each evaluation of a returned document that was closed when the document left.
 
     `documents` are the `docs.id` of the batch. Call `withdraw_others` afterwards, in the same transaction.
     Returns how many attempts were queued.

@@ -1,7 +1,7 @@
-"""Counts the rows of batches: by outcome, by origin, under processing, deferred. Writes nothing.
+"""Counts the rows of batches: by outcome, by origin, running and deferred. Writes nothing.
 
 Everything here reads `current_llm_responses`, the latest attempt of each evaluation. `incremental_counts` has
-the counts that triggers keep, which cost no pass over the rows.
+the counts that triggers keep, which need no scan of the rows.
 """
 
 from collections.abc import Sequence

@@ -26,7 +26,7 @@ _STORED_UNDER_OTHER_TYPES = """
     FROM unnest(CAST(:sha256s AS text[]), CAST(:content_types AS text[])) AS found(sha256, content_type)
     JOIN docs ON docs.sha256 = found.sha256 AND docs.content_type <> found.content_type
 """
-# Roles that an earlier release granted may not write the column; they keep the stored type.
+# Roles with the grants of an earlier release may not update the column: the stored type then stays.
 _MAY_CORRECT = text(f"""
     SELECT has_column_privilege('docs', 'content_type', 'UPDATE')
        AND EXISTS (SELECT 1 {_STORED_UNDER_OTHER_TYPES})
@@ -102,7 +102,7 @@ def copy_documents(
 
     Raises
     ------
-    ContentArrived
+    DocumentArrived
         Another process stored one of them; the transaction must be rolled back.
     Exception
         Whatever a document's `content` raised; the transaction must be rolled back.

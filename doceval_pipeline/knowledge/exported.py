@@ -10,7 +10,7 @@ from doceval_pipeline.domain.export import ExportRecord
 from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, outcome_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
-# Rows fetched at a time; the texts of a row are fetched separately where they have more bytes than this.
+# Rows fetched at a time; the texts of a row are fetched separately if they have more bytes than this.
 ROWS_AT_A_TIME = 1_000
 SMALL_TEXTS = 64 * 1024
 # Largest text that the table accepts, in bytes; see its trigger bound_response.
@@ -41,7 +41,7 @@ def _utc(column: str) -> str:
 def _results(source: str) -> TextClause:
     """All rows of a batch in a table or view, in the order of the index, so that nothing is sorted.
 
-    The first three columns are not of the record.
+    The first three columns are not part of the record.
     """
     return text(f"""
         SELECT r.id AS row_id, r.document_id AS docs_id, small AS has_texts,
@@ -69,7 +69,7 @@ def _results(source: str) -> TextClause:
 
 
 _CURRENT, _EVERY_ATTEMPT = _results("current_llm_responses"), _results("llm_responses")
-# A text that evaded the table's bound is cut to what can be read.
+# A text that bypassed the table's limit is cut to a length that can be read.
 _TEXTS = text(f"""
     SELECT {
     ", ".join(

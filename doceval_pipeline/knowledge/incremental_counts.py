@@ -37,7 +37,7 @@ _COUNTS = text("""
 
 @dataclass(frozen=True, slots=True)
 class IncrementalCounts:
-    """The counts of a batch. `version` grows with each folded change; `pending` ones are still to fold."""
+    """The counts of a batch. `version` grows with each folded change; `pending` if more must be folded."""
 
     batch_id: int
     cells: CellCounts
@@ -51,12 +51,12 @@ def fold(connection: Connection) -> None:
 
 
 def recount(connection: Connection, batch_id: int) -> None:
-    """Count a batch anew from its rows, in the caller's transaction."""
+    """Recount a batch from its rows, in the caller's transaction."""
     connection.execute(_RECOUNT, {"batch_id": batch_id})
 
 
 def newest_version(connection: Connection) -> int:
-    """The version of the newest folded change; 0 where there is none."""
+    """The version of the newest folded change; 0 if there is none."""
     return int(connection.execute(_NEWEST).scalar_one())
 
 

@@ -14,7 +14,7 @@ def outcome_sql(status: str = "status") -> str:
     Parameters
     ----------
     status
-        The column, with the alias of its table where a statement needs one.
+        The column, with the alias of its table if a statement needs one.
     """
     cases = (f"WHEN {status} IN ({words_in_sql(outcome)}) THEN '{outcome}'" for outcome in WORDS)
     return f"CASE {' '.join(cases)} ELSE '{Outcome.UNKNOWN}' END"
@@ -31,12 +31,12 @@ def valid_score_sql(row: str = "") -> str:
     Parameters
     ----------
     row
-        The alias of the row with a dot, where a statement needs one.
+        The alias of the row with a dot, if a statement needs one.
     """
     succeeded = has_outcome_sql(Outcome.SUCCEEDED, status=f"{row}status")
     score = f"{row}overall_score"
     return f"CASE WHEN {succeeded} AND {score} BETWEEN 0 AND 100 THEN {score} END"
 
 
-# An SQL condition: the result of a row was made up by the demo's processor.
+# An SQL condition: the result of a row was simulated by the demo's processor.
 SIMULATED_SQL = "coalesce(starts_with(coalesce(worker, task_id), 'simulated-'), false)"

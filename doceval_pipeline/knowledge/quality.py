@@ -6,7 +6,7 @@ from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.quality import ColumnQuality
 from doceval_pipeline.knowledge.outcomes import words_in_sql
 
-# A few documents may well get the same short answer; from so many on, a processor is stuck.
+# A few documents may get the same short answer; if this many do, the processor is stuck.
 STUCK_FROM = 10
 
 _SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"

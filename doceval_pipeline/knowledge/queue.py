@@ -195,7 +195,7 @@ class RowTally:
 
 
 def publish_config(connection: Connection, batch_id: int, canonical: str, sha256: str) -> None:
-    """Store a sealed configuration where processors read it; repeating changes nothing.
+    """Store a sealed configuration where processors read it; repeated calls change nothing.
 
     Raises
     ------
@@ -305,8 +305,8 @@ def hold_free(connection: Connection, batch_id: int) -> int:
 def close_free(connection: Connection, batch_id: int, reason: str) -> int:
     """Close the waiting and held rows of a batch that are not locked, without waiting for locks.
 
-    Running rows that return to the queue later are closed too, unless one returns at this moment. Returns how
-    many were closed.
+    Running rows that return to the queue later are closed too, unless one returns during the call. Returns
+    how many were closed.
     """
     connection.execute(_REQUEUE_AS_F_IF_FREE, {"batch_id": batch_id})
     return connection.execute(_CLOSE_FREE, {"batch_id": batch_id, "reason": reason}).rowcount

@@ -1,6 +1,6 @@
 """Reads the results of a batch for its report: sums, failures, changes, and the results of single documents.
 
-PostgreSQL counts, in statements over all rows; single rows are read only where a page shows them. Everything
+PostgreSQL aggregates all rows; single rows are read only if a page shows them. Everything
 reads `current_llm_responses`, the latest attempt of each evaluation.
 """
 

@@ -27,7 +27,7 @@ IS_ANSWER = f"""
     r.is_answer AND r.superseded_at IS NULL AND r.overall_score IS NOT NULL
     AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)})
 """
-# Where other batches have the questions of a batch.
+# The questions of a batch in other batches.
 _SAME_QUESTIONS = text("""
     SELECT b.batch_id AS their_batches, b.prompt_id AS their_prompts, b.connection_id AS their_connections,
            CAST(p ->> 'id' AS int) AS own_prompts, CAST(c ->> 'id' AS int) AS own_connections,
@@ -91,7 +91,7 @@ _REUSABLE = text(f"""
     WHERE {_HAS_NO_ROW}
     GROUP BY 1, 2
 """)
-# Sorting in pieces of 4 MB would take twice as long.
+# With the default of 4 MB, sorting takes twice as long.
 MORE_MEMORY = text("SET LOCAL work_mem = '64MB'")
 
 
@@ -153,7 +153,7 @@ def take_results(
 
 
 def _same_questions(connection: Connection, asked: Mapping[str, Any]) -> dict[str, str]:
-    """Where other batches have the same questions, as parameters; empty where no batch has any."""
+    """The same questions in other batches, as parameters; empty if no batch has any."""
     rows = connection.execute(_SAME_QUESTIONS, asked).all()
     if not rows:
         return {}

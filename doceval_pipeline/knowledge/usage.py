@@ -13,10 +13,10 @@ from doceval_pipeline.domain.throughput import Stall, Throughput
 from doceval_pipeline.domain.usage import Experience, Measure, ProcessingTime, TokenUsage
 from doceval_pipeline.knowledge.outcomes import words_in_sql
 
-# A throughput has at most so many bins and, of all stalls, the longest.
+# A throughput has at most this many bins, and at most this many stalls, the longest.
 BINS = 60
 STALLS = 20
-# A stall is a gap longer than so many seconds, and so many times longer than nine of ten gaps.
+# A stall is a gap longer than this many seconds, and this many times longer than nine of ten gaps.
 _STALL_SECONDS = 60
 _STALL_TIMES = 10
 

@@ -110,7 +110,9 @@ def test_a_database_that_is_not_in_utf_8_is_refused_for_each_of_the_three(
             with pytest.raises(DatabaseError) as refused:
                 refuses(other)
             assert str(refused.value).startswith(f"{variable}: database {name} on ")
-            assert str(refused.value).endswith(f"is encoded in {encoding}: create one with ENCODING 'UTF8'")
+            assert str(refused.value).endswith(
+                f"is encoded in {encoding}: create a database with ENCODING 'UTF8'"
+            )
     finally:
         with admin.connect() as connection:
             connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,13 +1,23 @@
 """The commands archive and restore in a process of their own."""
 
 import shutil
-from pathlib import Path
+from pathlib import (
+    Path,
+)
 
 import pytest
 
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline_tests.cli.redirected import run_redirected
-from doceval_pipeline_tests.cli.running import doceval, read_json, write_evaluation
+from doceval_pipeline.embedded.server import (
+    EmbeddedServer,
+)
+from doceval_pipeline_tests.cli.redirected import (
+    run_redirected,
+)
+from doceval_pipeline_tests.cli.running import (
+    doceval,
+    read_json,
+    write_evaluation,
+)
 
 pytestmark = pytest.mark.usefixtures("databases")
 
@@ -34,7 +44,7 @@ def test_a_batch_is_archived_shown_as_archived_and_restored(batch: str) -> None:
     for command in ("stage", "documents"):
         refused = doceval(command, batch)
         assert refused.returncode == 1
-        assert refused.stderr.endswith(f"is archived: doceval restore {Path(path).name} first\n")
+        assert refused.stderr.endswith(f"is archived: run doceval restore {Path(path).name} first\n")
         assert refused.stderr.count("\n") == 1
     assert read_json("check") == []
     ended = doceval("restore", Path(path).name)

@@ -251,7 +251,7 @@ def test_an_audit_that_finds_something_fails(tmp_path: Path, databases: Database
         "invariant": "both databases hold the same sealed configuration",
         "batch": f"batch-{number:06d}",
         "problem": "batch_configs: the configuration is missing",
-        "mend": f"doceval stage {number} writes a missing one; "
+        "mend": f"run doceval stage {number} to write a missing one; "
         "a different one was written by another program",
     }
 

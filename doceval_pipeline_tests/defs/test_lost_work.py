@@ -94,7 +94,7 @@ def test_a_report_run_that_was_cancelled_is_named_and_asked_for_again(
     batch.doc_eval(LATER)
     assert not tick(sensors.response_status, instance).run_requests, "half a minute has not passed"
     assert "attempt 1, the last run ended as CANCELED" in notices(batch)
-    assert f"doceval report {batch.id} writes it" in notices(batch)
+    assert f"run doceval report {batch.id}" in notices(batch)
     assert [key for key in problems(batch.databases) if batch.key in key]
     recorded = tick(sensors.stalled_work, instance)
     check = [each for each in recorded.asset_events if each.check_name == "report_is_written"]
@@ -210,7 +210,7 @@ def test_materializing_the_first_assets_alone_is_no_failure(
     assert batch.status() == "STAGING"
     tick(sensors.staging_failure, instance)
     assert batch.status() == "SAVED"
-    said = f"({missing}): materialize the group staging, or doceval stage {batch.id}"
+    said = f"({missing}): materialize the group staging, or run doceval stage {batch.id}"
     assert said in notices(batch)
     assert problems(batch.databases) == []
     batch.doc_eval("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
@@ -242,7 +242,7 @@ def test_a_requested_staging_that_was_interrupted_is_named_and_asked_for_again(
     (first,) = tick(sensors.new_batches, instance).run_requests
     seal_batch(batch.databases, batch.id)
     interrupt_staging(batch.databases, batch.id, "the process that staged it is gone")
-    assert "staging is requested and not done (attempt 1" in notices(batch)
+    assert "staging is requested but not done (attempt 1" in notices(batch)
     assert named_in(problems(batch.databases), batch) == [
         f"{batch.key}: status FAILED_STAGING: its staging is requested: attempt 1"
     ]
@@ -276,7 +276,7 @@ def test_a_requested_staging_that_waits_for_long_is_named(
     assert (notices(batch), named_in(problems(batch.databases), batch)) == ("", [])
     # Waiting in Dagster's queue, for example.
     batch.doc_eval("UPDATE batches SET stage_requested_at = stage_requested_at - interval '3 minutes'")
-    assert "staging is requested and not done" in notices(batch)
+    assert "staging is requested but not done" in notices(batch)
     assert len(named_in(problems(batch.databases), batch)) == 1
 
 

@@ -135,8 +135,8 @@ def _archived(batch: Sample) -> None:
         (_failed_staging, "is FAILED_STAGING and has nothing to reprocess: stage it first"),
         (_half_staged, "is being staged and has nothing to reprocess: wait until it is STAGED"),
         (_not_stored, "is being staged and has nothing to reprocess: wait until it is STAGED"),
-        (_paused, "is paused, but new rows would not be: doceval resume"),
-        (_archived, "is archived: doceval restore"),
+        (_paused, "is paused, but new rows would not be: run doceval resume"),
+        (_archived, "is archived: run doceval restore"),
     ],
 )
 def test_a_batch_that_cannot_be_reprocessed_says_why_and_stays_as_it_is(

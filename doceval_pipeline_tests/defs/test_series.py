@@ -77,7 +77,7 @@ def test_the_page_of_one_series_or_of_all_is_written_served_and_measured(
     assert report_page(instance, "HEAD", str(page_of_other)).status_code == 200
     monkeypatch.undo()
     unknown = run(instance, "refresh_series", None, run_config=config(name="nothing"))
-    assert failure(unknown).startswith("there is no recurring evaluation 'nothing'")
+    assert failure(unknown).startswith("recurring evaluation 'nothing' does not exist")
 
 
 def test_a_change_of_any_series_is_a_new_version_of_the_data() -> None:

@@ -117,7 +117,7 @@ def test_a_database_that_is_not_in_utf_8_is_refused(
             open_it(other)
         assert str(refused.value).endswith(
             f"database {name} on 127.0.0.1:{empty.port} is encoded in {encoding}: "
-            "create one with ENCODING 'UTF8'"
+            "create a database with ENCODING 'UTF8'"
         )
         assert empty.execute(TABLES, name) == [(0,)]
     finally:

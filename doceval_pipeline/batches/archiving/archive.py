@@ -31,7 +31,7 @@ from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval.archive import dump as configuration
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.files import stored_document_ids
-from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status, possible
+from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status, possible_actions
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.errors import ArchiveError, BatchStateError
 from doceval_pipeline.knowledge import queue
@@ -150,11 +150,12 @@ def _require_archivable(databases: Databases, batch_id: int) -> None:
             rows = queue.count_rows(knowledge, batch_id)
         if rows:
             raise BatchStateError(
-                f"{batch.key} is {batch.status} with {rows} rows in the queue: doceval stage {batch_id} first"
+                f"{batch.key} is {batch.status} with {rows} rows in the queue: "
+                f"run doceval stage {batch_id} first"
             )
     elif batch.status not in CLOSED:
         raise BatchStateError(
-            f"{batch.key} is {batch.status} and cannot be archived: {possible(batch.status)}"
+            f"{batch.key} is {batch.status} and cannot be archived: {possible_actions(batch.status)}"
         )
 
 
@@ -191,7 +192,7 @@ def _remove_rows(databases: Databases, connection: Connection, batch_id: int, wr
             mine = [document for document in written.documents if document not in others]
             return dump.remove_documents(knowledge, mine)
         except Exception:
-            # Before the commit, whose result might stay unknown. If this fails, archiving again repairs it.
+            # Runs before the commit, whose outcome may stay unknown. If it fails, archiving again repairs it.
             with suppress(DBAPIError), connection.begin():
                 configuration.unmark_archived(connection, batch_id)
             raise
@@ -211,12 +212,12 @@ def _has_rows(databases: Databases, batch: BatchRecord) -> bool:
     if published and not files:
         raise ArchiveError(
             f"{batch.key} is archived, but a configuration of it was added later: find the program "
-            "that wrote it, and delete it from batch_configs"
+            "that wrote it, then delete its row from batch_configs"
         )
     if rows and not published:
         raise ArchiveError(
             f"{batch.key} is archived, but {rows} rows of it were added later: find the program that wrote "
-            "them, and delete them"
+            "them, then delete these rows"
         )
     return published
 

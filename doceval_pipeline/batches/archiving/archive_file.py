@@ -83,7 +83,7 @@ def partial_file(folder: Path, batch_id: int) -> Iterator[IO[bytes]]:
                 Path(file.name).unlink(missing_ok=True)
     except OSError as error:
         raise ArchiveError(
-            f"{key}: the archive cannot be written in {folder} ({error.strerror}); nothing was removed: "
+            f"{key}: the archive cannot be written to {folder} ({error.strerror}); nothing was removed: "
             f"free space or grant write permission, then run doceval archive {batch_id} again"
         ) from None
 
@@ -190,7 +190,7 @@ def _write_documents(
     if count != len(documents):
         raise ArchiveError(
             f"{batch.key}: {len(documents) - count} of its documents are no longer stored: "
-            f"doceval stage {batch.id} stores them again"
+            f"run doceval stage {batch.id} to store them again"
         )
     size = 0
     progress(0, count, 0)
@@ -214,5 +214,5 @@ def _sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
     if hasattr(os, "posix_fadvise"):
-        # So that the following check reads from disk and not from memory.
+        # Makes the following check read from disk and not from memory.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -12,7 +12,7 @@ from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.names import printable
 
 # Classes of SQLSTATE: invalid values, violated constraints, and limits of the server.
-_OF_VALUES, _OF_RULES, _OF_LIMITS = "22", "23", "54"
+_INVALID_VALUE, _VIOLATED_CONSTRAINT, _LIMIT_EXCEEDED = "22", "23", "54"
 _REASONS = {
     "23502": "{column} is missing in a row",
     "23503": "a row refers to a missing row ({rule})",
@@ -52,7 +52,11 @@ def refused_rows(file: str) -> Iterator[None]:
         yield
     except (DBAPIError, psycopg2.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
-        if (getattr(cause, "pgcode", None) or "")[:2] not in (_OF_VALUES, _OF_RULES, _OF_LIMITS):
+        if (getattr(cause, "pgcode", None) or "")[:2] not in (
+            _INVALID_VALUE,
+            _VIOLATED_CONSTRAINT,
+            _LIMIT_EXCEEDED,
+        ):
             raise
         statement = str(error.statement) if isinstance(error, DBAPIError) else ""
         raise ArchiveError(
@@ -62,7 +66,7 @@ def refused_rows(file: str) -> Iterator[None]:
 
 
 def _member(cause: BaseException | None, statement: str) -> str:
-    """The member whose rows a statement reads; batch.json by default, which has most of them."""
+    """The member whose rows a statement reads; batch.json by default, which most tables are read from."""
     diagnosis = getattr(cause, "diag", None)
     places = (getattr(diagnosis, "table_name", None), statement, getattr(diagnosis, "context", None))
     tables = _TABLE.findall(" ".join(place or "" for place in places))

@@ -82,8 +82,8 @@ class RestoredBatch:
 class IncomingConnection:
     """A connection of an archive: where processors send documents, and the variable of the API key.
 
-    `news` is `new` if no connection of this name exists here, `differs` if one exists with other values, and
-    None if the same connection exists.
+    `difference` is `new` if no connection of this name exists here, `differs` if one with other values
+    exists, and None if the same connection exists.
     """
 
     name: str
@@ -93,7 +93,7 @@ class IncomingConnection:
     port_no: int | None
     api_key_env: str | None
     connection_config: dict[str, Any]
-    news: str | None
+    difference: str | None
 
     @property
     def address(self) -> str:
@@ -131,7 +131,7 @@ class IncomingArchive:
     @property
     def unknown(self) -> list[IncomingConnection]:
         """Connections that must be accepted."""
-        return [connection for connection in self.connections if connection.news is not None]
+        return [connection for connection in self.connections if connection.difference is not None]
 
     @property
     def must_be_accepted(self) -> bool:
@@ -171,9 +171,9 @@ def open_incoming(databases: Databases, path: Path, checking: Progress) -> Itera
             _require_valid_definitions(archive, checked, endpoints)
             if problem := foreign.objection(checked):
                 raise _not_restorable(archive, problem)
-        brought = [_incoming_connection(endpoint, [endpoint] if own else here) for endpoint in endpoints]
+        connections = [_incoming_connection(endpoint, [endpoint] if own else here) for endpoint in endpoints]
         new_folders = [path for path in paths if path not in known]
-        yield IncomingArchive(archive, path, sha256, checked, own, is_foreign, brought, new_folders)
+        yield IncomingArchive(archive, path, sha256, checked, own, is_foreign, connections, new_folders)
 
 
 def restore(
@@ -271,7 +271,7 @@ def _not_restorable(archive: Archive, problem: str) -> ArchiveError:
 
 
 def _endpoints(checked: CheckedArchive, here: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The sealed connections, and those that would be defined here and differ from the sealed ones."""
+    """The sealed connections, and connections to create here that differ from the sealed ones."""
     sealed = [connection.model_dump() for connection in checked.config.connections]
     defined = {connection["id"] for connection in here}
     rows = [connection.model_dump(include=set(sealed[0])) for connection in checked.batch.connections]
@@ -282,12 +282,12 @@ def _incoming_connection(endpoint: Mapping[str, Any], here: list[dict[str, Any]]
     values = {key: value for key, value in endpoint.items() if key != "id"}
     known = [{key: value for key, value in one.items() if key != "id"} for one in here]
     same_name = any(one["name"] == values["name"] for one in known)
-    news = None if values in known else DIFFERS if same_name else NEW
-    return IncomingConnection(**values, news=news)
+    difference = None if values in known else DIFFERS if same_name else NEW
+    return IncomingConnection(**values, difference=difference)
 
 
 def _unaccepted(incoming: IncomingArchive) -> str:
-    connections = [f"{one.name} ({one.news}): {one.address}" for one in incoming.unknown]
+    connections = [f"{one.name} ({one.difference}): {one.address}" for one in incoming.unknown]
     folders = [printable(shorten(path)) for path in incoming.new_folders]
     parts = (
         [f"connections that are new or different here: {_first_three(connections)}"] if connections else []
@@ -295,8 +295,8 @@ def _unaccepted(incoming: IncomingArchive) -> str:
     parts += [f"folders that no batch here has: {_first_three(folders)}"] if folders else []
     new = "; and ".join(parts)
     return (
-        f"{incoming.archive.name} brings {new}: reprocessing sends documents and keys to such "
-        "connections and reads such folders; if you trust them, restore the archive with --accept-connections"
+        f"{incoming.archive.name} brings {new}: reprocessing sends documents and keys to these connections "
+        "and reads these folders; if you trust them, restore the archive with --accept-connections"
     )
 
 
@@ -356,7 +356,7 @@ def _read_configuration(connection: Connection, incoming: IncomingArchive) -> bo
 def _require_files_below(connection: Connection, archive: Archive) -> None:
     """Raises for a file outside of its folder, or with a display name of another file."""
     for file in configuration.archived_files(connection):
-        # A folder that repeats another one of the batch is listed as itself, and never read.
+        # A folder that the batch names twice has the single entry "." the second time.
         below = is_below(file.raw_path) or (file.raw_path == b"." and file.state in ("SKIPPED", "REJECTED"))
         name = file.filepath.rpartition("/")[2]
         if not below or display_name(file.raw_path) != file.filepath or name != file.filename:
@@ -408,7 +408,7 @@ def _load_batch(
                 load.load_config(knowledge, batch_id, is_trusted=not incoming.is_foreign)
                 # Computed before any other program can change a row.
                 results = digest(knowledge, batch_id)
-                # Committed first, because archiving removes it last: files without rows count as left over.
+                # Committed before the rows, as archiving removes files last: files alone are leftovers.
                 _load_configuration(connection, incoming, moved)
             return len(missing), results
         except DocumentArrived:

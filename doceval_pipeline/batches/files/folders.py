@@ -71,7 +71,7 @@ def found_files(
 
 
 def folder_problems(settings: Settings) -> Callable[[str], str | None]:
-    """A function that returns why a folder cannot hold documents; None where it can or does not exist."""
+    """A function that returns why a folder cannot hold documents; None if it can or does not exist."""
     system = system_folders()
     return lambda folder: _problem(Path(folder), settings, system)
 
@@ -141,7 +141,7 @@ def _skipped_folders(tops: Sequence[Path], settings: Settings, system: SkippedFo
 
 
 def _problem(folder: Path, settings: Settings, system: SkippedFolders) -> str | None:
-    """Why a folder cannot hold documents; None where it can or does not exist."""
+    """Why a folder cannot hold documents; None if it can or does not exist."""
     identity = identity_of(folder)
     if identity is None:
         return None

@@ -1,6 +1,6 @@
 """Lists the files of a recurring evaluation outside of any transaction, in a temporary file.
 
-A file system that does not answer therefore blocks neither a lock nor a database connection.
+A file system that hangs therefore blocks neither a lock nor a database connection.
 """
 
 import hashlib
@@ -22,7 +22,8 @@ from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings
 
 STILL_WRITTEN = "still being written"
-# Without another name for this long, a walk counts as hanging. A folder of a million names opens slowly.
+# A walk that finds no further entry for this long counts as hanging. A folder of a million entries opens
+# slowly.
 SECONDS_WITHOUT_ANSWER = 600.0
 
 

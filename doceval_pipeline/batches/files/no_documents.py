@@ -9,7 +9,7 @@ from doceval_pipeline.doc_eval.files import Tally
 from doceval_pipeline.documents.walk import EXCLUDED, HIDDEN, NOT_INCLUDED, SYMLINK, TEMPORARY
 from doceval_pipeline.reports.formatting import counted
 
-MOST_ENDINGS = 5
+MOST_EXTENSIONS = 5
 # What to do about files that are left out for a reason; docs/files.md describes all reasons.
 _REMEDIES = {
     TEMPORARY: "temporary files are used if a pattern under include names them",
@@ -42,8 +42,8 @@ def no_documents(config: Mapping[str, Any], tallies: Sequence[Tally], left_out: 
         return f"{problem}: {again}"
     found = f"{counted(files, 'file', 'files')} found, {_by_patterns(config['batch'], tallies)}"
     return (
-        f"{problem}: {found} (endings: {_endings(left_out)}): apply the batch under a new name with other "
-        f"patterns, or {again}"
+        f"{problem}: {found} (extensions: {_extensions(left_out)}): apply the batch under a new name with "
+        f"other patterns, or {again}"
     )
 
 
@@ -61,8 +61,8 @@ def _by_patterns(batch: Mapping[str, Any], tallies: Sequence[Tally]) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _endings(paths: Iterable[str]) -> str:
-    endings = Counter(PurePosixPath(path).suffix or "no ending" for path in paths)
-    first = sorted(endings.items(), key=lambda item: (-item[1], item[0]))[:MOST_ENDINGS]
-    shown = ", ".join(f"{number:,} × {ending}" for ending, number in first)
-    return shown if len(endings) <= MOST_ENDINGS else f"{shown} and others"
+def _extensions(paths: Iterable[str]) -> str:
+    extensions = Counter(PurePosixPath(path).suffix or "no extension" for path in paths)
+    first = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))[:MOST_EXTENSIONS]
+    shown = ", ".join(f"{number:,} × {extension}" for extension, number in first)
+    return shown if len(extensions) <= MOST_EXTENSIONS else f"{shown} and others"

@@ -51,7 +51,7 @@ ARCHIVED_IS_GONE = Invariant(
     runs_in=(Database.KNOWLEDGE,),
     input_query=_ARCHIVED,
     query=_LEFT_OVER,
-    fix="doceval archive {batch_id} again, or doceval restore {file}",
+    fix="run doceval archive {batch_id} again, or doceval restore {file}",
 )
 ARCHIVE_IS_THERE = Invariant(
     name="archive-is-there",

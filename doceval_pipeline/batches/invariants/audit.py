@@ -30,7 +30,7 @@ from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
 from doceval_pipeline.knowledge.queue import count_rows
 
-# Violations of one invariant that are shown, and that are remembered from the first query to the second.
+# At most this many violations of an invariant are shown, and remembered until they are checked again.
 SHOWN = 20
 KEPT = 1_000
 # Seconds until a violation is checked again: by then the pipeline has finished what it was doing.
@@ -129,7 +129,7 @@ def audit_installation(
     Parameters
     ----------
     progress
-        Called with the number of invariants that are done, and of all invariants.
+        Called with the number of checked invariants, and of all invariants.
     every_document
         Decode every stored document instead of a sample of each batch, and read archives to their end.
 

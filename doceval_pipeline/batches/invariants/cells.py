@@ -190,7 +190,7 @@ CELLS_ARE_EXPECTED = Invariant(
     statement="every batch expects documents x connections x prompts evaluations",
     runs_in=(Database.DOC_EVAL,),
     query=_OTHER_EXPECTATION,
-    fix="doceval stage {batch_id} counts again",
+    fix="run doceval stage {batch_id} to count again",
 )
 CELLS_ARE_COMPLETE = Invariant(
     name="cells-are-complete",
@@ -198,7 +198,7 @@ CELLS_ARE_COMPLETE = Invariant(
     runs_in=(Database.KNOWLEDGE,),
     input_query=_STAGED_CONTENTS,
     query=_INCOMPLETE_CONTENTS,
-    fix="doceval stage {batch_id} adds what is missing",
+    fix="run doceval stage {batch_id} to add the missing rows",
 )
 ROWS_HAVE_CONTENT = Invariant(
     name="rows-have-content",
@@ -213,14 +213,14 @@ ROWS_ARE_OF_THE_BATCH = Invariant(
     runs_in=(Database.DOC_EVAL,),
     input_query=_QUEUED_CONTENTS,
     query=_CONTENT_OF_ANOTHER,
-    fix="doceval stage {batch_id} sets such rows aside; find the program that wrote them",
+    fix="run doceval stage {batch_id} to set such rows aside; find the program that wrote them",
 )
 ROWS_ARE_OF_THE_CHOICE = Invariant(
     name="rows-are-of-the-choice",
     statement="every queue row is for a prompt and a connection of its batch",
     runs_in=(Database.KNOWLEDGE,),
     query=_NOT_CHOSEN,
-    fix="find the program that wrote these rows, and delete them",
+    fix="find the program that wrote these rows, then delete them",
 )
 ROWS_ARE_OF_A_BATCH = Invariant(
     name="rows-are-of-a-batch",
@@ -235,7 +235,8 @@ DETAILS_ARE_SEALED = Invariant(
     statement="every queue row has the sealed connection details",
     runs_in=(Database.KNOWLEDGE,),
     query=_OTHER_DETAILS,
-    fix="find the program that changed them, and restore the details of batch_configs: attempts copy them",
+    fix="find the program that changed them, and restore the details from batch_configs: new attempts copy "
+    "them",
 )
 ATTEMPTS_ARE_IN_ORDER = Invariant(
     name="attempts-are-in-order",
@@ -257,7 +258,7 @@ REUSED_IS_ITS_ORIGIN = Invariant(
     statement="every reused result answers the same question about the same document",
     runs_in=(Database.KNOWLEDGE,),
     query=_OTHER_THAN_ORIGIN,
-    fix="find the program that changed either row; doceval reprocess {batch_id} --all evaluates again",
+    fix="find the program that changed either row; run doceval reprocess {batch_id} --all to evaluate again",
 )
 QUESTIONS_ARE_NOTED = Invariant(
     name="questions-are-noted",

@@ -115,7 +115,7 @@ SAME_CONFIGURATION = Invariant(
     runs_in=(Database.KNOWLEDGE,),
     input_query=_SEALED,
     query=_OTHER_PUBLISHED,
-    fix="doceval stage {batch_id} writes a missing one; a different one was written by another program",
+    fix="run doceval stage {batch_id} to write a missing one; a different one was written by another program",
 )
 CHOICE_IS_SEALED = Invariant(
     name="choice-is-sealed",
@@ -159,7 +159,7 @@ NO_SUPERUSER = Invariant(
     statement="on your own servers, the pipeline connects without superuser rights",
     runs_in=(Database.DOC_EVAL, Database.KNOWLEDGE),
     query=_IS_SUPERUSER,
-    fix="doceval init --roles, then connect as a member of doceval_stager",
+    fix="run doceval init --roles, then connect as a member of doceval_stager",
 )
 INVARIANTS = (
     SEALED_BYTES_STAND,

@@ -65,13 +65,13 @@ PLACES_ARE_IN_THE_QUEUE = Invariant(
     statement="every waiting row has a queue position within the length of its batch",
     runs_in=(Database.KNOWLEDGE,),
     query=_BEYOND_THE_END,
-    fix="doceval pause {batch_id}, then doceval resume {batch_id}: its rows get new positions",
+    fix="run doceval pause {batch_id}, then doceval resume {batch_id}: its rows get new positions",
 )
 ENDED_ROWS_SAY_WHEN = Invariant(
     name="ended-rows-say-when",
     statement="every cancelled or given-up row has a completion time",
     runs_in=(Database.KNOWLEDGE,),
     query=_WITHOUT_TIME,
-    fix="find the program that bypassed the guard; doceval reprocess {batch_id} --failed tries again",
+    fix="find the program that bypassed the guard; run doceval reprocess {batch_id} --failed to try again",
 )
 INVARIANTS = (LEASES_ARE_WHOLE, DELIVERIES_END, PLACES_ARE_IN_THE_QUEUE, ENDED_ROWS_SAY_WHEN)

@@ -17,7 +17,7 @@ _STAGED = f"""
     WHERE f.state = 'STAGED' AND b.archived_at IS NULL AND b.status NOT IN ('SAVED', 'FAILED_STAGING')
       AND {BATCH_IN_SCOPE}
 """
-# A document that several batches share may be drawn for each of them, and is decoded once.
+# A document that several batches share may be drawn for each of them, but is decoded once.
 _DRAWN = text(f"""
     SELECT DISTINCT ON (document_id) batch_id, document_id, sha256 FROM (
         SELECT batch_id, document_id, sha256, row_number() OVER chance AS n,
@@ -38,7 +38,7 @@ _OTHER_CONTENT = text("""
     ORDER BY h.batch_id, h.document_id
 """)
 # decode() raises on anything that is not base64. Testing with a pattern first would cost more than the rest
-# of the query, and fails on contents of more than 268,435,455 characters.
+# of the query, and would fail on contents of more than 268,435,455 characters.
 _DECODES_TO_OTHER = text("""
     SELECT h.batch_id, 'docs.id ' || h.document_id AS subject,
            CASE WHEN d.id IS NULL THEN 'the document is missing'
@@ -62,7 +62,8 @@ FILES_ARE_STORED = Invariant(
     runs_in=(Database.KNOWLEDGE,),
     input_query=text(f"{_STAGED} ORDER BY 1, 2"),
     query=_OTHER_CONTENT,
-    fix="doceval stage {batch_id} stores a missing document again; restore a differing one from a backup",
+    fix="run doceval stage {batch_id} to store a missing document again; restore a differing one from a "
+    "backup",
 )
 CONTENTS_DECODE = Invariant(
     name="contents-decode",
@@ -71,13 +72,13 @@ CONTENTS_DECODE = Invariant(
     input_query=_DRAWN,
     query=_DECODES_TO_OTHER,
     bisect_on=_NOT_BASE64,
-    fix="restore docs from a backup, or delete the rows and doceval stage {batch_id} again",
+    fix="restore docs from a backup, or delete the rows and run doceval stage {batch_id} again",
 )
 NOTHING_LEFT_TO_STORE = Invariant(
     name="nothing-left-to-store",
     statement="every file of a staged batch is stored",
     runs_in=(Database.DOC_EVAL,),
     query=_LEFT,
-    fix="doceval stage {batch_id}",
+    fix="run doceval stage {batch_id}",
 )
 INVARIANTS = (FILES_ARE_STORED, CONTENTS_DECODE, NOTHING_LEFT_TO_STORE)

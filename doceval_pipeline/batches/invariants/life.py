@@ -131,7 +131,7 @@ STAGING_GOES_ON = Invariant(
     statement="every batch in STAGING is being staged",
     runs_in=(Database.DOC_EVAL,),
     query=_ABANDONED,
-    fix="doceval stage {batch_id}",
+    fix="run doceval stage {batch_id}",
 )
 CLOSED_IS_DONE = Invariant(
     name="closed-is-done",
@@ -144,7 +144,7 @@ CLOSED_IS_DONE = Invariant(
 )
 VERDICT_IS_TRUE = Invariant(
     name="verdict-is-true",
-    statement="a closed batch is COMPLETED if an evaluation succeeded and nobody cancelled it, else FAILED",
+    statement="a closed batch is COMPLETED if it was not cancelled and an evaluation succeeded, else FAILED",
     runs_in=(Database.KNOWLEDGE,),
     input_query=_CLOSED,
     query=_OTHER_VERDICT,
@@ -174,7 +174,7 @@ PAUSED_IS_HELD = Invariant(
     runs_in=(Database.KNOWLEDGE,),
     input_query=_PAUSED,
     query=_NOT_HELD,
-    fix="doceval pause {batch_id} again, or doceval resume {batch_id}",
+    fix="run doceval pause {batch_id} again, or doceval resume {batch_id}",
 )
 REPORT_IS_THERE = Invariant(
     name="report-is-there",
@@ -182,21 +182,21 @@ REPORT_IS_THERE = Invariant(
     runs_in=(Database.DOC_EVAL,),
     query=_REPORTED,
     inspect=_report_missing,
-    fix="doceval report {batch_id}",
+    fix="run doceval report {batch_id}",
 )
 CLOSED_IS_REPORTED = Invariant(
     name="closed-is-reported",
     statement="every completed batch has a report of its newest results",
     runs_in=(Database.DOC_EVAL,),
     query=_UNREPORTED,
-    fix="doceval report {batch_id}",
+    fix="run doceval report {batch_id}",
 )
 REQUESTED_IS_STAGED = Invariant(
     name="requested-is-staged",
     statement="every requested staging is carried out",
     runs_in=(Database.DOC_EVAL,),
     query=_UNSTAGED,
-    fix="doceval stage {batch_id}",
+    fix="run doceval stage {batch_id}",
 )
 RUNS_BEGIN = Invariant(
     name="runs-begin",

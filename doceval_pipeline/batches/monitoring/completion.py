@@ -27,8 +27,8 @@ from doceval_pipeline.knowledge.incremental_counts import (
 from doceval_pipeline.knowledge.queue import tidy
 from doceval_pipeline.knowledge.usage import read_experience
 
-# A closed batch is counted again where a processor wrote late or changed F to S. Each poll counts batches
-# of about this many evaluations together.
+# Closed batches are counted again if a processor wrote late or changed F to S. Each poll counts closed
+# batches with about this many evaluations in total.
 RECHECKED_CELLS = 20_000
 
 _RECORD_RESULT = text("""
@@ -41,7 +41,7 @@ _RECORD_RESULT = text("""
 class BatchState:
     """A batch and its evaluations as one poll counted them.
 
-    `digest` and `finished_documents` are set only where every evaluation is done.
+    `digest` and `finished_documents` are set only if every evaluation is done.
     """
 
     batch: BatchRecord
@@ -77,7 +77,7 @@ class PollResult:
 
 
 def decide(state: BatchState) -> Action | None:
-    """The action that a batch's rows ask for; None where nothing has to happen. Pure."""
+    """The action that a batch's rows require; None if no action is due. Pure."""
     status = state.batch.status
     if state.is_done:
         failed = state.cells.succeeded == 0 or state.batch.cancelled_at is not None
@@ -107,7 +107,7 @@ def poll(
     since_version
         The `version` of the last poll; 0 checks all batches, in portions.
     reported
-        The `reports` of the last poll whose result was passed on; None where results are not passed on.
+        `reports` of the last poll whose result the caller passed on; None if the caller passes on no results.
     """
     with databases.knowledge.begin() as connection:
         tidy(connection)
@@ -154,12 +154,14 @@ def _apply_transitions(
             completed.append(state)
         elif not state.is_done:
             still_open.append(state)
-    news = [state for state in still_open if state.batch.id in changed]
+    progressed = [state for state in still_open if state.batch.id in changed]
     with databases.doc_eval.begin() as connection:
-        if news or completed:
-            keep_samples(connection, {state.batch.id: state.cells.sample for state in (*news, *completed)})
+        if progressed or completed:
+            keep_samples(
+                connection, {state.batch.id: state.cells.sample for state in (*progressed, *completed)}
+            )
         reports = unreported(connection)
-    return PollResult(still_open, news, completed, reports, next_version)
+    return PollResult(still_open, progressed, completed, reports, next_version)
 
 
 def _unreported(databases: Databases, result: PollResult, reported: Mapping[int, str]) -> list[BatchState]:
@@ -187,7 +189,7 @@ def recount_batches(databases: Databases, batch_ids: Iterable[int]) -> None:
 
 
 def settle(databases: Databases, batch: BatchRecord) -> None:
-    """Apply the transition that one batch's rows ask for, without waiting for the next poll."""
+    """Apply the transition that one batch's rows require, without waiting for the next poll."""
     (state,) = _count_batches(databases, [batch])
     action = decide(state)
     if action is not None:

@@ -22,7 +22,7 @@ SECONDS_TO_END = 15.0
 def alive(databases: Databases, run_id: str, batch_id: int | None) -> Iterator[None]:
     """Hold the lock of a run, on a separate connection to doc_eval, until its work is done.
 
-    An unreachable database does not stop the run; the lock is taken once it answers.
+    An unreachable database does not stop the run; the lock is taken once the database answers.
     """
     pulse = _Pulse(databases, run_id, batch_id)
     thread = Thread(target=pulse.beat, name=f"alive-{run_id[:8]}", daemon=True)
@@ -34,7 +34,7 @@ def alive(databases: Databases, run_id: str, batch_id: int | None) -> Iterator[N
         pulse.ended.set()
         thread.join(SECONDS_TO_END)
         if not thread.is_alive():
-            pulse.give_back()
+            pulse.release()
 
 
 class _Pulse:
@@ -64,7 +64,7 @@ class _Pulse:
         while not self.ended.wait(SECONDS_BETWEEN_BEATS):
             self.take()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """End the session that holds the lock."""
         if self._connection is not None:
             with suppress(SQLAlchemyError):

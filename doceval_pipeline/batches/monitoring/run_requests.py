@@ -17,10 +17,10 @@ from doceval_pipeline.doc_eval.runs.requests import (
     unreported,
 )
 
-# Between the end of the first attempt's run and the second attempt; doubled with each further one.
+# From the end of the first attempt's run to the second attempt; doubled with each further attempt.
 SECONDS_BEFORE_SECOND = 30.0
 LONGEST_PAUSE = 600.0
-# Dagster stores a run within this time after the request, unless it was stopped before it could.
+# Dagster stores a run within this time after the request, unless Dagster is stopped first.
 SECONDS_TO_APPEAR = 30.0
 # Between two checks of a run that is queued or running.
 SECONDS_BETWEEN_CHECKS = 10.0
@@ -31,7 +31,7 @@ class Runs:
     """The runs of one request in Dagster.
 
     `is_working` says that a run of this kind is queued or running for the batch. `ended_as` is the status in
-    which the run of the newest attempt ended, `ended_ago` seconds ago; None where it has not ended or is
+    which the run of the newest attempt ended, `ended_ago` seconds ago; None if it has not ended or is
     unknown.
     """
 
@@ -49,14 +49,14 @@ def decide(request: Request, runs: Runs) -> RunDecision:
         return RunDecision(max(1, request.attempt), SECONDS_BETWEEN_CHECKS)
     if runs.ended_as is None:
         # The same run key again: a run that was only slow to appear does not start twice.
-        return RunDecision(max(1, request.attempt), SECONDS_TO_APPEAR, is_asked=True)
+        return RunDecision(max(1, request.attempt), SECONDS_TO_APPEAR, is_requested=True)
     left = pause_after(request.attempt) - runs.ended_ago
     if left > 0:
         return RunDecision(request.attempt, left, ended_as=runs.ended_as, ended_ago=runs.ended_ago)
     return RunDecision(
         request.attempt + 1,
         SECONDS_TO_APPEAR,
-        is_asked=True,
+        is_requested=True,
         ended_as=runs.ended_as,
         ended_ago=runs.ended_ago,
     )
@@ -91,7 +91,7 @@ def claim_run_keys(
     return {
         request.batch_id: request.run_key(decision.attempt)
         for request, decision in decided
-        if decision.is_asked and request.batch_id in ours
+        if decision.is_requested and request.batch_id in ours
     }
 
 

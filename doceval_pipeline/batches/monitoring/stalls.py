@@ -22,7 +22,7 @@ from doceval_pipeline.reports.formatting import counted, duration
 SECONDS_FLOOR = 120.0
 # A connection without any finished evaluation may be a slow one.
 SECONDS_UNKNOWN_CONNECTION = 600.0
-# The usual time until a row is taken comes from this many days; this many times as long is too long.
+# Days of history from which the usual wait of a row is computed, and the multiple of it that is too long.
 GAP_DAYS = 30
 TIMES_USUAL_GAP = 2
 
@@ -99,11 +99,11 @@ def assess(
 
     Parameters
     ----------
-    still_for
+    seconds_unchanged
         Seconds since any of its counts last changed.
     running
         Its running rows by connection, with the age of the oldest. Rows under a lease return to the queue
-        when it ends, and do not stall before.
+        when it ends, and do not count as stalled before.
     deferred
         Its waiting rows that must not be handed out before some time, or that were deferred until now.
     """

@@ -15,13 +15,13 @@ from doceval_pipeline.doc_eval.files import DocumentCounts, count_documents
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
 from doceval_pipeline.doc_eval.progress import read_samples
 from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
-from doceval_pipeline.doc_eval.recurring.occurrences import batch_origins
+from doceval_pipeline.doc_eval.recurring.occurrences import recurring_origins
 from doceval_pipeline.doc_eval.runs.lost import LostRun, lost_runs_of, lost_runs_without_batch
 from doceval_pipeline.doc_eval.runs.requests import PendingRun, unreported, unstaged
 from doceval_pipeline.doc_eval.webhook_deliveries import undelivered
 from doceval_pipeline.domain.evaluations import CellCounts
 from doceval_pipeline.domain.queue_rows import DeferredRows
-from doceval_pipeline.domain.recurring import Origin
+from doceval_pipeline.domain.recurring import RecurringOrigin
 from doceval_pipeline.domain.webhook import UndeliveredMessage
 from doceval_pipeline.knowledge.counts import count_cells, count_origins, deferred_rows
 
@@ -51,12 +51,12 @@ class BatchProgress:
     """How many batches the reused results come from."""
     is_from_elsewhere: bool = False
     """Whether some of them come from another installation."""
-    recurring: Origin | None = None
+    recurring: RecurringOrigin | None = None
     """The recurring evaluation that made the batch, unless it was deleted."""
 
     @property
     def reuse(self) -> str | None:
-        """A sentence on how many evaluations have a reused result; None where none has."""
+        """A sentence on how many evaluations have a reused result; None if none has."""
         cells = self.cells
         if not cells.reused:
             return None
@@ -121,7 +121,7 @@ def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchP
         pending = {**unstaged(connection, numbers), **unreported(connection, numbers)}
         abandoned = abandoned_stagings(connection, numbers)
         lost = lost_runs_of(connection, numbers)
-        recurring = batch_origins(connection, numbers)
+        recurring = recurring_origins(connection, numbers)
     with databases.knowledge.connect() as connection:
         cells = count_cells(connection, numbers)
         origins = count_origins(connection, [n for n in numbers if cells[n].reused])
@@ -164,10 +164,10 @@ def closed_batches(databases: Databases) -> list[BatchRecord]:
         return batches_in(connection, CLOSED)
 
 
-def having_failures(databases: Databases, batches: Sequence[BatchRecord]) -> list[BatchRecord]:
+def batches_with_failures(databases: Databases, batches: Sequence[BatchRecord]) -> list[BatchRecord]:
     """The given batches that are closed and have failed evaluations; one statement for all.
 
-    Cancelled batches are left out: their evaluations were closed and did not fail.
+    Cancelled batches are left out: the cancellation ended their evaluations.
     """
     closed = [
         batch
@@ -186,7 +186,7 @@ def failed_occurrences(databases: Databases) -> list[str]:
 
 
 def lost_without_batch(databases: Databases) -> list[LostRun]:
-    """Runs that ended before they began and belong to no batch, such as runs of `create_batch`."""
+    """Runs that ended before they started and belong to no batch, such as runs of `create_batch`."""
     with databases.doc_eval.connect() as connection:
         return lost_runs_without_batch(connection)
 
@@ -201,12 +201,12 @@ def _notices(
     if batch.held_notice is not None:
         yield batch.held_notice
     if batch.id in abandoned:
-        yield f"no process is working on its staging: doceval stage {batch.id} continues it"
+        yield f"no process is working on its staging: run doceval stage {batch.id} to continue it"
     if batch.status is Status.SAVED and batch.config_sha256 is not None and request is None:
         missing = ", ".join(_missing_assets(documents))
         yield (
             f"some of its assets are not materialized ({missing}): materialize the group staging, or "
-            f"doceval stage {batch.id}"
+            f"run doceval stage {batch.id}"
         )
     if request is None:
         return

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from doceval_pipeline.doc_eval.progress import Sample
+from doceval_pipeline.doc_eval.progress import ProgressSample
 from doceval_pipeline.domain.findings import Interval
 from doceval_pipeline.statistics.estimation import predict_time
 
@@ -19,13 +19,13 @@ class BatchThroughput:
     """How fast a batch progresses, from its samples."""
 
     recent_rate: float | None
-    """Evaluations an hour over the recent past."""
+    """Evaluations per hour in the recent past."""
     rate_since_start: float | None
-    """Evaluations an hour since work began after the batch was staged, reprocessed or resumed."""
+    """Evaluations per hour since work began after the batch was staged, reprocessed or resumed."""
     seconds_left: Interval | None
-    """None where it cannot be predicted."""
+    """None if it cannot be predicted."""
     seconds_unchanged: float
-    """Since any count of the batch last changed."""
+    """Seconds since any count of the batch last changed."""
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval status --json` prints; an infinite bound is null."""
@@ -51,7 +51,7 @@ class BatchThroughput:
 
 
 def measure_throughput(
-    samples: Sequence[Sample], expected: int, *, cancelled: bool = False
+    samples: Sequence[ProgressSample], expected: int, *, cancelled: bool = False
 ) -> BatchThroughput | None:
     """The throughput that samples, oldest first, show; None without samples.
 
@@ -60,7 +60,7 @@ def measure_throughput(
     expected
         How many evaluations the batch must have.
     cancelled
-        Whether a cancel closed rows. Nobody processed them, so no rate can be computed.
+        Whether a cancellation closed rows. No processor worked on them, so no rate can be computed.
     """
     if not samples:
         return None
@@ -80,7 +80,7 @@ def measure_throughput(
     )
 
 
-def _since_work_began(samples: Sequence[Sample]) -> list[Sample]:
+def _since_work_began(samples: Sequence[ProgressSample]) -> list[ProgressSample]:
     """The newest samples without a hold or a restart, from the first one that shows progress."""
     begin = len(samples) - 1
     while begin and not samples[begin - 1].paused and samples[begin - 1].done <= samples[begin].done:
@@ -92,17 +92,17 @@ def _since_work_began(samples: Sequence[Sample]) -> list[Sample]:
     return stretch[-1:]
 
 
-def _rate(samples: Sequence[Sample]) -> float | None:
+def _rate(samples: Sequence[ProgressSample]) -> float | None:
     done, seconds = samples[-1].done - samples[0].done, samples[0].seconds_ago
     return done / seconds * 3_600 if done > 0 and seconds > 0 else None
 
 
-def _time_left(samples: Sequence[Sample], left: int) -> Interval | None:
+def _time_left(samples: Sequence[ProgressSample], left: int) -> Interval | None:
     done, seconds = samples[-1].done - samples[0].done, samples[0].seconds_ago
     return predict_time(done, seconds, left, _dispersion(samples, done / seconds if seconds else 0))
 
 
-def _dispersion(samples: Sequence[Sample], rate: float) -> float:
+def _dispersion(samples: Sequence[ProgressSample], rate: float) -> float:
     """The variance of the counts between samples, in units of that of independent events.
 
     Pearson's statistic by its degrees of freedom (McCullagh and Nelder, Generalized Linear Models,

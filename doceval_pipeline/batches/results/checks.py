@@ -26,7 +26,7 @@ class ColumnDrift:
     connection: str
     prompt: str
     before: int
-    """Scores of the baseline; `now` counts those of the batch."""
+    """Number of scores of the baseline; `now` is that of the batch."""
     now: int
     pairs: int
     """Documents compared in pairs; 0 if too few are shared, and all scores of one batch are compared with
@@ -36,7 +36,7 @@ class ColumnDrift:
     p: float | None
     """Corrected for all columns; None if there are too few scores to test."""
     same_results: int = 0
-    """Results that are in both batches by reuse, and in no other number."""
+    """Results that are in both batches by reuse; no other field counts them."""
 
     @property
     def has_drifted(self) -> bool:

@@ -164,7 +164,7 @@ def _results(doc_eval: Connection, knowledge: Connection, batch: BatchRecord) ->
     sealed = read_snapshot(doc_eval, batch.id)
     if sealed is None:
         raise BatchStateError(
-            f"{batch.key} has no results to compare, its status is {batch.status.value}: stage it first"
+            f"{batch.key} has no results to compare because it is {batch.status.value}: stage it first"
         )
     return _Results(batch, sealed.config, read_scores(knowledge, batch.id))
 
@@ -188,7 +188,7 @@ def _unmatched(results: _Results, matched: Collection[Column]) -> tuple[tuple[st
 
 def _id_of(results: _Results, dimension: Dimension, name: str) -> int:
     ids = {known: id_ for id_, known in results.names(dimension).items()}
-    # An exact name takes precedence over one that only reads alike.
+    # An exact name takes precedence over one that is equal only after normalization.
     by_name = {normal(known): id_ for known, id_ in ids.items()} | ids
     id_ = by_name.get(name, by_name.get(normal(name)))
     if id_ is None:

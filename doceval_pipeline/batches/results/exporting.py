@@ -28,7 +28,7 @@ from doceval_pipeline.reports.html import render_html
 ReportProgress = Callable[[int, int], None]
 """Called with the number of records written, and of all records."""
 
-# Records between two calls of it.
+# Records between two calls of `ReportProgress`.
 PORTION = 1_000
 
 

@@ -25,8 +25,8 @@ from doceval_pipeline.domain.insights import (
     Insights,
     Provenance,
     ReusedFrom,
-    Samples,
     SincePrevious,
+    UnsharedScores,
 )
 from doceval_pipeline.domain.scores import Scores, are_same_results
 from doceval_pipeline.domain.usage import Cost, TokenUsage
@@ -39,11 +39,11 @@ from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline.reports.score_changes import compare_scores, largest_changes
 from doceval_pipeline.statistics.inference import corrected
 
-# At most so many batches that results were reused from are listed: the newest.
+# At most this many batches that results were reused from are listed, the newest.
 ORIGINS_SHOWN = 20
-# At most so many columns that a batch shares with the previous one are compared: the best.
+# At most this many columns that a batch shares with the previous one are compared, the best.
 COLUMNS_COMPARED = 20
-# Settings of a connection that may change its answers; its name and the place of its key do not.
+# Settings of a connection that may change its answers; its name and `api_key_env` do not.
 _SETTINGS = ("provider_type", "model_name", "base_url", "port_no", "connection_config")
 
 
@@ -264,7 +264,7 @@ def _changed_columns(
 
 def _samples(
     before: Scores, now: Scores, columns: Sequence[Column], changed: Mapping[Column, tuple[str, ...]]
-) -> list[Samples]:
+) -> list[UnsharedScores]:
     """The scores of documents that only one of the two batches has; no p is corrected."""
     found = ((column, samples_of(before, now, column)) for column in columns[:COLUMNS_COMPARED])
     return [replace(samples, changed=changed[column]) for column, samples in found if samples is not None]

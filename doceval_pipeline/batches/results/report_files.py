@@ -93,7 +93,7 @@ def keep_page(databases: Databases, name: str, content: bytes) -> Path:
 
 
 def open_report(databases: Databases, command: str, name: str) -> BinaryIO:
-    """Open the file of a report for reading; anything but a regular file is refused, links too.
+    """Open the file of a report for reading; anything but a regular file is refused, even a link.
 
     Parameters
     ----------

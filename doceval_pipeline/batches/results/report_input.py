@@ -81,7 +81,7 @@ def gather(databases: Databases, batch_id: int, provenance: Provenance = NOTHING
     Raises
     ------
     UnknownBatch, BatchStateError
-        BatchStateError where the batch has no sealed configuration yet, or is archived.
+        BatchStateError if the batch has no sealed configuration yet, or is archived.
     """
     # One snapshot of the results, so that the digest covers exactly the results shown.
     repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
@@ -159,7 +159,7 @@ def _by_state(files: DocumentCounts) -> dict[str, int]:
 
 
 def _shown_rows(source: _Sources, files: int, columns: Collection[Column]) -> _ShownRows:
-    """The rows of the matrix; where it does not show all, documents with failures come first."""
+    """The rows of the matrix; if it does not show all, documents with failures come first."""
     limit = rows_shown(len(columns))
     batch_id = source.batch.id
     unlisted, unlisted_total = result_queries.unlisted_documents(

@@ -45,7 +45,7 @@ def write_report(
     Raises
     ------
     UnknownBatch, BatchStateError, FileError, DatabaseError
-        BatchStateError where the batch has no sealed configuration yet, or is archived.
+        BatchStateError if the batch has no sealed configuration yet, or is archived.
     """
     # numpy and Jinja load slowly, and most commands and runs do not need them.
     from doceval_pipeline.batches.results.report_input import gather
@@ -65,7 +65,7 @@ def write_report(
 
 
 def template_cache(databases: Databases) -> Path:
-    """The folder of compiled templates. It is private, because we run its contents."""
+    """The folder of compiled templates. It is private, because its contents are executed."""
     folder = databases.settings.cache
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

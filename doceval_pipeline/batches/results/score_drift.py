@@ -1,6 +1,6 @@
 """Compares the scores of a batch with those of its `drift_baseline`.
 
-Separate from `checks`, so that numpy is loaded only where scores are compared.
+Separate from `checks`, so that numpy is loaded only when scores are compared.
 """
 
 import math
@@ -20,7 +20,7 @@ from doceval_pipeline.domain.scores import Scores, are_same_results
 from doceval_pipeline.knowledge.scores import read_scores
 from doceval_pipeline.statistics.inference import corrected, difference
 
-# Scores are paired only if at least this share of either batch is scored in both: fewer pairs would represent
+# Scores are paired only if at least this share of each batch is scored in both: fewer pairs would represent
 # few documents.
 SHARE_PAIRED = 0.5
 ARRANGEMENTS = 10_000

@@ -22,7 +22,7 @@ from doceval_pipeline.names import normal
 from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.settings import Settings
 
-# An apply previews folders, but does not let people wait for millions of files.
+# Bounds of a preview: an apply does not wait until millions of files are counted.
 MOST_ENTRIES = 100_000
 MOST_SECONDS = 2.0
 
@@ -42,7 +42,7 @@ _CHOICES = text("""
 
 @dataclass(frozen=True)
 class Preview:
-    """The files in the folders of a batch; `whole` is False where the time was too short to count all."""
+    """The files in the folders of a batch; `whole` is False if a bound ended the count."""
 
     tallies: list[Tally]
     whole: bool
@@ -57,7 +57,7 @@ class Preview:
     def sentence(self) -> str:
         """The counts, for people."""
         counts = f"{counted(self.usable, 'usable file', 'usable files')}; {left_out(self.tallies)}"
-        return counts if self.whole else f"{counts}; the rest was not counted, staging reads all files"
+        return counts if self.whole else f"{counts}; the rest was not counted, but staging reads all files"
 
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval apply --json` prints."""
@@ -130,7 +130,7 @@ def next_occurrences(databases: Databases, applied: Applied) -> list[NextOccurre
     if not named:
         return []
     with database_errors(), databases.doc_eval.connect() as connection:
-        # A name is stored in its first Unicode form, and found in any form.
+        # A name is stored in the Unicode form that it was first given in, and found in any form.
         records = [record for record in list_recurring(connection) if normal(record.name) in named]
         configs = {
             record.id: {
@@ -158,7 +158,7 @@ class _Bounds:
         self.was_cut = False
 
     def is_late(self) -> bool:
-        """Whether the time is over."""
+        """Whether the time is up."""
         self.was_cut = self.was_cut or time.monotonic() > self._deadline
         return self.was_cut
 

@@ -30,7 +30,7 @@ class WorkEstimate:
     connection: str
     cells: int
     experience: int
-    """Finished evaluations that the estimate rests on."""
+    """Finished evaluations that the estimate is based on."""
     input_tokens: Interval | None
     output_tokens: Interval | None
     seconds: Interval | None

@@ -23,7 +23,7 @@ def held_reason(
     config: Mapping[str, Any],
     documents: Sequence[int],
 ) -> str | None:
-    """Why a batch whose rows were just added is held; None where it is within its limits.
+    """Why a batch whose rows were just added is held; None if it is within its limits.
 
     A batch without pending evaluations is never held.
 
@@ -44,7 +44,7 @@ def held_reason(
 def exceeded_limit(
     max_documents: int | None, max_cost: float | None, documents: int, estimates: Sequence[WorkEstimate]
 ) -> str | None:
-    """Why a new batch is held; None where it is within its limits or has nothing to process. Pure.
+    """Why a new batch is held; None if it is within its limits or has nothing to process. Pure.
 
     Each currency is compared separately. An unknown cost does not count as 0.
 

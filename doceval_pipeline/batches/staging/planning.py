@@ -1,6 +1,6 @@
 """Plans what staging or reprocessing a batch would do, without writing anything.
 
-Files are read only where their documents are not known yet.
+Files are read only if their documents are not known yet.
 """
 
 from collections import Counter
@@ -96,7 +96,7 @@ class Plan:
     estimates: list[WorkEstimate]
     notes: list[str] = field(default_factory=list)
     held: str | None = None
-    """The limit for which the batch would be held, as the end of a sentence."""
+    """Why the batch would be held, as the end of a sentence; None if it would not."""
 
     def counts(self) -> dict[str, int]:
         """How many evaluations, new attempts and documents would be added."""
@@ -125,7 +125,7 @@ class Plan:
 class PlannedOccurrence:
     """What the next occurrence of a recurring evaluation would create now.
 
-    `due_at` is None where no time is set, because it is paused or waits for arrivals; `timezone` is that
+    `due_at` is None if no time is set, because it is paused or waits for arrivals; `timezone` is that
     of its schedule. `reason` says why no batch would be created. `documents`, `cells` and `estimates`
     describe the batch.
     """
@@ -169,7 +169,7 @@ def plan(
     Raises
     ------
     UnknownBatch, BatchStateError, StagingError, DatabaseError
-        As the action itself; StagingError where a folder is gone.
+        As the action itself; StagingError if a folder is missing.
     """
     with database_errors(), databases.doc_eval.connect() as connection:
         stored = _read_stored_state(connection, batch_id)
@@ -192,7 +192,7 @@ def plan(
 def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Progress) -> PlannedOccurrence:
     """Plan what the next occurrence of a recurring evaluation would create now.
 
-    The result has the reason where no batch would be created, such as a folder that does not exist.
+    The result has the reason if no batch would be created, such as a folder that does not exist.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
     Raises
     ------
     UnknownRecurring, RecurringError, DatabaseError
-        RecurringError where its definition is not usable.
+        RecurringError if its definition is not usable.
     """
     record.require_usable()
     try:
@@ -267,7 +267,7 @@ def _next_files(
     ):
         files, reason = choose_files(connection, current, listing)
         remove_unchanged(connection, current)
-        scanned = batch_documents.found_now(connection) if reason is None else []
+        scanned = batch_documents.read_found(connection) if reason is None else []
         questions = compose_questions(connection, definition.connections, definition.prompts)
     return current, files, reason, scanned, {"folders": folders, **questions}
 
@@ -303,11 +303,11 @@ def _compare(
 
 
 def _scan(databases: Databases, stored: "_StoredState", *, rescan: bool) -> list[FoundFile] | None:
-    """The files in a batch's folders; None where the batch keeps its assigned files."""
+    """The files in a batch's folders; None if the batch keeps its assigned files."""
     if stored.frozen and not rescan:
         return None
     scanned = list(found_files(stored.config, databases.settings))
-    if not stored.is_of_changes:
+    if not stored.has_only_changes:
         return scanned
     return [file for file in scanned if (file.folder_id, file.raw_path) in stored.usable]
 
@@ -325,7 +325,7 @@ class _StoredState:
     unstaged: list[UnstagedFile]
     document_ids: set[int]
     usable: set[tuple[int, bytes]]
-    is_of_changes: bool
+    has_only_changes: bool
 
     @property
     def frozen(self) -> bool:
@@ -336,7 +336,7 @@ class _StoredState:
 def _read_stored_state(connection: Connection, batch_id: int) -> _StoredState:
     batch = batch_by_id(connection, batch_id)
     sealed = read_snapshot(connection, batch_id)
-    keeps = has_only_changes(connection, batch_id)
+    only_changes = has_only_changes(connection, batch_id)
     return _StoredState(
         batch=batch,
         config=compose(connection, batch_id) if sealed is None else sealed.config,
@@ -346,8 +346,8 @@ def _read_stored_state(connection: Connection, batch_id: int) -> _StoredState:
         documents=batch_documents.staged_documents(connection, batch_id),
         unstaged=batch_documents.unstaged_files(connection, batch_id),
         document_ids=set(batch_documents.stored_document_ids(connection, batch_id)),
-        usable=batch_documents.usable_files(connection, batch_id) if keeps else set(),
-        is_of_changes=keeps,
+        usable=batch_documents.usable_files(connection, batch_id) if only_changes else set(),
+        has_only_changes=only_changes,
     )
 
 
@@ -363,7 +363,7 @@ def _planned_documents(
         unread = [(file.folder, file.raw_path) for file in stored.unstaged]
     else:
         folders = {folder["id"]: folder["path"] for folder in stored.config["folders"]}
-        if stored.is_of_changes:
+        if stored.has_only_changes:
             unusable.update({t.reason: t.files for t in stored.tallies if t.state in ("SKIPPED", "REJECTED")})
         unusable.update(file.reason or "" for file in scanned if file.state != ASSIGNED)
         unread = [(folders[file.folder_id], file.raw_path) for file in scanned if file.state == ASSIGNED]
@@ -451,9 +451,9 @@ def _work(
     for connection in config["connections"]:
         own = [t for t in tallies if t.connection_id == connection["id"] and t.wanted]
         kept = [t for t in own if t.outcome not in again and not t.has_left]
-        reused = [r for r in reused if r.connection_id == connection["id"]]
-        cells = len(sizes) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in reused)
-        together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in reused)
+        taken = [r for r in reused if r.connection_id == connection["id"]]
+        cells = len(sizes) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in taken)
+        together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in taken)
         work.append(ConnectionWork(connection["id"], connection["name"], cells, together))
     return work
 
@@ -468,7 +468,7 @@ def _notes_on_files(stored: _StoredState, scanned: Sequence[FoundFile]) -> list[
 
 def _notes(edited: Sequence[tuple[str, str]]) -> list[str]:
     return [
-        f"{kind} {name!r} was edited after this batch was sealed, which keeps the old version: create a "
-        "batch with another name to use the new one"
+        f"{kind} {name!r} was edited after this batch was sealed; the batch keeps the old version: create "
+        "a batch with another name to use the new one"
         for kind, name in edited
     ]

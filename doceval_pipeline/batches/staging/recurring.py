@@ -26,8 +26,8 @@ from doceval_pipeline.recurrence import zone
 from doceval_pipeline.reports.formatting import counted
 
 NOTHING_NEW = "nothing is new or changed"
-# Reasons why a file could not be read that may have passed, although its size and time are unchanged. After
-# other reasons, only one more batch tries to read it.
+# Reasons for an unreadable file that may no longer apply although its size and time are unchanged. For any
+# other reason, only one more batch tries to read it.
 MAY_BE_READABLE = (CHANGED, VANISHED)
 _TAKEN = text(f"SELECT EXISTS (SELECT 1 FROM batches WHERE {normal_in_sql('batch_name')} = :name)")
 _REQUEST = text("UPDATE batches SET stage_requested_at = now() WHERE id = :id")
@@ -200,7 +200,7 @@ def _require_time(should_stop: Callable[[], bool]) -> None:
 
 
 def _note_arrivals(connection: Connection, record: RecurringRecord, listing: Listing) -> None:
-    """Compare the folders with the known files, and record since when new files wait."""
+    """Compare the folders with the known files, and record when new files began to wait."""
     files, skipped = choose_files(connection, record, listing)
     if files.new + files.changed:
         definitions.note_arrivals(connection, record.id, listing.digest)
@@ -271,7 +271,7 @@ def choose_files(
         The comparison, and why no batch would be made; None if one would.
     """
     definition = record.definition
-    batch_documents.list_found(connection, listing)
+    batch_documents.store_found(connection, listing)
     files = known_files.compare_files(connection, record.id, definition, REASONS_OF_FOLDERS, MAY_BE_READABLE)
     is_empty = not (files.new + files.changed + (files.unchanged if definition.scope == "all" else 0))
     if is_empty or (definition.skip_if_nothing_new and not files.new + files.changed):
@@ -318,8 +318,8 @@ def _batch(definition: RecurringDefinition, name: str) -> BatchDefinition:
 
 def _free_name(connection: Connection, record: RecurringRecord, due_at: datetime) -> str:
     """The first free name of a batch: with the date, then also with the time, then numbered."""
-    taken = (name for name in _names(record, due_at) if not connection.scalar(_TAKEN, {"name": normal(name)}))
-    return next(taken)
+    free = (name for name in _names(record, due_at) if not connection.scalar(_TAKEN, {"name": normal(name)}))
+    return next(free)
 
 
 def _names(record: RecurringRecord, due_at: datetime) -> Iterator[str]:

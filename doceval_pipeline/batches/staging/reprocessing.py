@@ -20,7 +20,15 @@ from doceval_pipeline.batches.staging.steps import Queued, queue_evaluations, se
 from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
-from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Action, Status, possible, require, transition
+from doceval_pipeline.doc_eval.lifecycle import (
+    CLOSED,
+    OPEN,
+    Action,
+    Status,
+    possible_actions,
+    transition,
+    transition_or_raise,
+)
 from doceval_pipeline.doc_eval.runs.requests import withdraw_staging
 from doceval_pipeline.domain.evaluations import CellCounts, Outcome
 from doceval_pipeline.errors import BatchStateError, DatabaseError
@@ -52,7 +60,7 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Reprocessed:
-    """How many files a rescan found, rows were missing, and evaluations got a new attempt."""
+    """Numbers of files by what a rescan found, of added rows, and of new attempts."""
 
     files_new: int
     files_changed: int
@@ -116,7 +124,7 @@ def queue_attempts(
     Raises
     ------
     UnknownBatch, BatchStateError, StagingError, DatabaseError
-        BatchStateError where the batch's state does not allow new attempts.
+        BatchStateError if the batch's state does not allow new attempts.
     """
     outcomes = OUTCOMES[mode]
     if outcomes:
@@ -164,13 +172,13 @@ def pause(databases: Databases, batch_id: int) -> int:
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
-        DatabaseError also where a processor has locked some rows: the batch is paused, all other rows are
+        DatabaseError also if a processor has locked some rows: the batch is paused, all other rows are
         held, and `finish_pauses_and_cancels` holds the rest.
     """
     with batch_lock(databases, batch_id) as connection:
         _complete_if_done(databases, connection, batch_id)
         with connection.begin():
-            require(connection, batch_id, Action.PAUSE)
+            transition_or_raise(connection, batch_id, Action.PAUSE)
         with databases.knowledge.begin() as knowledge:
             held = queue.hold_free(knowledge, batch_id)
         return held + _change_remaining(
@@ -184,10 +192,10 @@ def resume(databases: Databases, batch_id: int) -> int:
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
-        Where a processor has locked one of the rows, none is released.
+        If a processor has locked one of the rows, none is released.
     """
     with batch_lock(databases, batch_id) as connection, connection.begin():
-        require(connection, batch_id, Action.RESUME)
+        transition_or_raise(connection, batch_id, Action.RESUME)
         # Committed before the state: after a kill in between, the batch is still paused and can be resumed.
         priority = batch_by_id(connection, batch_id).priority
         with (
@@ -221,8 +229,8 @@ def cancel(databases: Databases, batch_id: int) -> int:
     Raises
     ------
     UnknownBatch, BatchStateError, DatabaseError
-        BatchStateError also without a waiting row: the batch then ends with its running rows, or is completed
-        at once if all rows are done. DatabaseError also where a processor has locked some rows: the batch is
+        BatchStateError also if no row is waiting: the batch then ends with its running rows, or is completed
+        at once if all rows are done. DatabaseError also if a processor has locked some rows: the batch is
         cancelled, all other rows are closed, and `finish_pauses_and_cancels` closes the rest.
     """
     with batch_lock(databases, batch_id) as connection:
@@ -233,7 +241,7 @@ def cancel(databases: Databases, batch_id: int) -> int:
             # Committed before the rows: after a kill in between, the batch is marked as cancelled and can be
             # cancelled again. In the other order, its rows would look like failures.
             with connection.begin():
-                require(connection, batch_id, Action.CANCEL)
+                transition_or_raise(connection, batch_id, Action.CANCEL)
                 if not closed and not locked:
                     raise BatchStateError(
                         f"batch {batch_id} has no waiting rows to cancel: "
@@ -349,5 +357,5 @@ def _complete_if_done(databases: Databases, connection: Connection, batch_id: in
         status = batch_by_id(connection, batch_id).status
     if status in CLOSED:
         raise BatchStateError(
-            f"batch {batch_id} is {status} now, because all its rows are done; {possible(status)}"
+            f"batch {batch_id} is {status} now, because all its rows are done; {possible_actions(status)}"
         )

@@ -47,7 +47,7 @@ def assign(databases: Databases, batch_id: int, *, rescan: bool) -> tuple[Assign
     Raises
     ------
     UnknownBatch, BatchStateError, StagingError, DatabaseError
-        BatchStateError where the batch's state does not allow a rescan.
+        BatchStateError if the batch's state does not allow a rescan.
     """
     rescanned = NOTHING_RESCANNED
     if rescan:
@@ -63,7 +63,7 @@ def rescan_folders(databases: Databases, batch_id: int) -> Rescanned:
     Raises
     ------
     UnknownBatch, StagingError, DatabaseError
-        StagingError also where a folder is gone; then nothing changes.
+        StagingError also if a folder is missing; then nothing changes.
     """
     with staging_step(databases, batch_id) as connection, connection.begin():
         sealed = read_snapshot(connection, batch_id)
@@ -71,8 +71,8 @@ def rescan_folders(databases: Databases, batch_id: int) -> Rescanned:
             raise StagingError(f"batch {batch_id} was never staged: stage it first")
         max_bytes = databases.settings.max_document_bytes
         files.remember_found(connection, found_files(sealed.config, databases.settings))
-        is_closed = has_only_changes(connection, batch_id)
-        new = 0 if is_closed else files.assign_new(connection, batch_id)
+        only_changes = has_only_changes(connection, batch_id)
+        new = 0 if only_changes else files.assign_new(connection, batch_id)
         gone = files.mark_gone(connection, batch_id, REASONS_OF_FOLDERS)
         changed = list(_changed(connection, batch_id, max_bytes))
         files.assign_again(connection, batch_id, changed)

@@ -147,12 +147,12 @@ def seal_batch(databases: Databases, batch_id: int) -> Snapshot:
 def assign_documents(databases: Databases, batch_id: int) -> Assigned:
     """Step 2: list every file of the batch's folders once; the list is frozen as soon as a file is usable.
 
-    A batch of changes only keeps the files that it was created with.
+    A batch of new and changed files keeps the files that it was created with.
 
     Raises
     ------
     UnknownBatch, StagingError, DatabaseError
-        StagingError also where no file is usable; the reasons are stored.
+        StagingError also if no file is usable; the reasons are stored.
     """
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
@@ -179,7 +179,7 @@ def store_documents(databases: Databases, batch_id: int, progress: Progress) -> 
     Raises
     ------
     UnknownBatch, StagingError, DatabaseError
-        StagingError also where every file turns out to be unusable.
+        StagingError also if every file turns out to be unusable.
     """
     started = time.monotonic()
     with staging_step(databases, batch_id) as connection:
@@ -323,7 +323,7 @@ def count_rows(databases: Databases, batch_id: int) -> int:
 
 
 def interrupt_staging(databases: Databases, batch_id: int, reason: str) -> bool:
-    """Record that a staging was interrupted; False where the batch is not being staged.
+    """Record that a staging was interrupted; False if the batch is not being staged.
 
     A request for the staging is kept, so that another run is requested from Dagster.
     """
@@ -332,14 +332,14 @@ def interrupt_staging(databases: Databases, batch_id: int, reason: str) -> bool:
 
 
 def rest_staging(databases: Databases, batch_id: int) -> bool:
-    """Record that a run had only some steps of a staging; False where the batch is not being staged."""
+    """Record that a run executed only some steps of a staging; False if the batch is not being staged."""
     with databases.doc_eval.begin() as connection:
         return transition(connection, batch_id, Action.REST) is not None
 
 
 @contextmanager
 def staging_step(databases: Databases, batch_id: int) -> Iterator[Connection]:
-    """Lock a batch for one step; a failure turns it to FAILED_STAGING with the reason."""
+    """Lock a batch for one step; a failure sets it to FAILED_STAGING with the reason."""
     with batch_lock(databases, batch_id) as connection:
         action, failure = Action.INTERRUPT_STAGING, f"the run was interrupted: doceval stage {batch_id}"
         try:
@@ -380,7 +380,7 @@ def _begin(connection: Connection, batch_id: int) -> Snapshot:
             raise StagingError(f"{batch.key} is not sealed yet: materialize batch_config_snapshot first")
         if batch.status is Status.PAUSED:
             raise StagingError(
-                f"{batch.key} is paused, but new rows would not be: doceval resume {batch_id} first"
+                f"{batch.key} is paused, but new rows would not be: run doceval resume {batch_id} first"
             )
         if batch.status in (Status.SAVED, Status.FAILED_STAGING):
             transition(connection, batch_id, Action.BEGIN_STAGING)
@@ -409,7 +409,7 @@ def _hold_if_too_large(
 def _enqueue(databases: Databases, work: _WorkToQueue, *, reuses: bool) -> Enqueued:
     batch, documents = work.batch, list(work.names)
     with databases.knowledge.begin() as knowledge:
-        # Places the new rows where the queue is now, whichever rows were claimed before.
+        # Brings the queue clock up to date, so that the new rows start at the current position.
         queue.tidy(knowledge)
     try:
         with databases.knowledge.begin() as knowledge:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.webhook.sending import Message, Receiver, send_all
+from doceval_pipeline.batches.webhook.sending import OutgoingMessage, ReceiverSettings, send_all
 from doceval_pipeline.doc_eval import webhook_deliveries as outbox
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_by_ids, partition_key
 from doceval_pipeline.domain.evaluations import CellCounts
@@ -22,12 +22,12 @@ from doceval_pipeline.knowledge.report_queries import completed_results
 from doceval_pipeline.reports.figures import verdict_of
 from doceval_pipeline.settings import Settings
 
-# Older completions are not sent, and messages that failed for so long are given up.
+# Older completions are not sent, and messages that failed for this long are given up.
 SECONDS_OF_INTEREST = 3 * 86_400.0
 # Seconds until the second attempt; doubled with each further one.
 SECONDS_BEFORE_SECOND = 30.0
 LONGEST_PAUSE = 6 * 3_600.0
-# More than fit into three days: ends messages whose attempts never end, for example because they crash.
+# More attempts than fit into three days: gives up messages whose attempts never end, such as crashing ones.
 MOST_ATTEMPTS = 40
 # Messages that were given up are reported as warnings for this long.
 SECONDS_OF_WARNING = 7 * 86_400.0
@@ -63,7 +63,7 @@ def send_pending(databases: Databases) -> SendResult:
         due = outbox.claim(connection, PORTION, SECONDS_BEFORE_SECOND, LONGEST_PAUSE, SECONDS_OF_INTEREST)
     if not due:
         return SendResult([], {})
-    messages = [Message(message_id(delivery), delivery.payload.encode()) for delivery in due]
+    messages = [OutgoingMessage(message_id(delivery), delivery.payload.encode()) for delivery in due]
     attempts = list(zip(due, send_all(receiver, messages), strict=True))
     with databases.doc_eval.begin() as connection:
         outbox.record(connection, attempts, SECONDS_OF_INTEREST)
@@ -74,7 +74,7 @@ def send_pending(databases: Databases) -> SendResult:
 
 
 def end_if_switched_off(databases: Databases) -> None:
-    """Ends all pending messages if no receiver is configured any more; `send_pending` resumes them later."""
+    """Ends all pending messages if no receiver is configured; `send_pending` resumes them later."""
     if databases.settings.webhook_url is None:
         with databases.doc_eval.begin() as connection:
             outbox.switch_off(connection)
@@ -182,7 +182,7 @@ def _timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _receiver(settings: Settings) -> Receiver:
+def _receiver(settings: Settings) -> ReceiverSettings:
     if settings.webhook_url is None or settings.webhook_secret is None:
         raise ConfigurationError("DOCEVAL_WEBHOOK_URL is not set: notifications are disabled")
-    return Receiver(settings.webhook_url, settings.webhook_secret)
+    return ReceiverSettings(settings.webhook_url, settings.webhook_secret)

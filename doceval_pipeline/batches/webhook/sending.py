@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # From name resolution to the status of the response.
 SECONDS_TO_ANSWER = 15.0
-# Extra time for operations that ignore that limit, such as the system's name resolution.
+# Extra time for operations that ignore this limit, such as the system's name resolution.
 SECONDS_BEYOND = 5.0
 # Longest pause that a receiver can request with Retry-After.
 LONGEST_REQUESTED_PAUSE = 86_400.0
@@ -43,7 +43,7 @@ PROXIES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY"
 
 
 @dataclass(frozen=True)
-class Receiver:
+class ReceiverSettings:
     """URL of the receiver and the signing secrets, separated by spaces; hidden in `repr`."""
 
     url: str = field(repr=False)
@@ -51,14 +51,14 @@ class Receiver:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class OutgoingMessage:
     """A message: its id for the receiver, and its body."""
 
     id: str
     body: bytes
 
 
-def send_all(receiver: Receiver, messages: Sequence[Message]) -> list[AttemptResult]:
+def send_all(receiver: ReceiverSettings, messages: Sequence[OutgoingMessage]) -> list[AttemptResult]:
     """Sends messages concurrently and returns their results in the same order, after at most 20 s."""
     results = [AttemptResult(_no_answer()) for _ in messages]
     # A daemon thread, because the system's name resolution can be neither cancelled nor limited.
@@ -98,14 +98,16 @@ def requested_pause(status: int, retry_after: str | None, now: datetime) -> floa
     return min(max((until - now).total_seconds(), 0.0), LONGEST_REQUESTED_PAUSE)
 
 
-def _fill(receiver: Receiver, messages: Sequence[Message], results: list[AttemptResult]) -> None:
+def _fill(
+    receiver: ReceiverSettings, messages: Sequence[OutgoingMessage], results: list[AttemptResult]
+) -> None:
     try:
         results[:] = asyncio.run(_send_each(receiver, messages))
     except Exception as error:  # noqa: BLE001 - every failure is recorded and the message sent again
         results[:] = [AttemptResult(_why(error))] * len(messages)
 
 
-async def _send_each(receiver: Receiver, messages: Sequence[Message]) -> list[AttemptResult]:
+async def _send_each(receiver: ReceiverSettings, messages: Sequence[OutgoingMessage]) -> list[AttemptResult]:
     # Importing httpx takes a tenth of a second, so it is imported only when a message is sent.
     import httpx
 
@@ -126,7 +128,9 @@ async def _send_each(receiver: Receiver, messages: Sequence[Message]) -> list[At
         return await asyncio.gather(*(_send(client, receiver, message) for message in messages))
 
 
-async def _send(client: "httpx.AsyncClient", receiver: Receiver, message: Message) -> AttemptResult:
+async def _send(
+    client: "httpx.AsyncClient", receiver: ReceiverSettings, message: OutgoingMessage
+) -> AttemptResult:
     """Sends one message. Only the status and Retry-After of the response are read."""
     headers = _headers(receiver, message, int(time.time()))
     try:
@@ -146,7 +150,7 @@ async def _send(client: "httpx.AsyncClient", receiver: Receiver, message: Messag
     return AttemptResult(f"the receiver answered {status}", pause=pause)
 
 
-def _headers(receiver: Receiver, message: Message, timestamp: int) -> Mapping[str, str]:
+def _headers(receiver: ReceiverSettings, message: OutgoingMessage, timestamp: int) -> Mapping[str, str]:
     return {
         "content-type": "application/json",
         "user-agent": f"doceval-pipeline/{version('doceval-pipeline')}",

@@ -153,7 +153,7 @@ _FOLLOW_DIGEST = text("""
 
 @dataclass(frozen=True)
 class Members:
-    """The members of an archive for doc_eval: JSON in pieces, each of which can be read repeatedly."""
+    """The members of an archive for doc_eval: JSON in pieces; each member can be read repeatedly."""
 
     batch: Callable[[], Iterable[bytes]]
     files: Callable[[], Iterable[bytes]]
@@ -286,9 +286,7 @@ def read_files(connection: Connection, members: Members, file: str) -> None:
     _read_into(connection, "documents", "SELECT line -> 'document' AS line FROM lines_of_files")
     _read_into(connection, "batch_documents", "SELECT line -> 'in_batch' AS line FROM lines_of_files")
     if connection.scalar(_FILE_TWICE):
-        raise ArchiveError(
-            f"{file} is damaged (it contains a file of the batch twice): use another copy of it"
-        )
+        raise ArchiveError(f"{file} is damaged (it contains a file of the batch twice): use another copy")
 
 
 def archived_files(connection: Connection) -> Iterator[ArchivedFile]:

@@ -41,7 +41,7 @@ _MESSAGES = {
     "finite_number": "must be a finite number",
     "greater_than_equal": "must be {ge:,.10g} or more",
     "less_than_equal": "must be {le:,.10g} or less",
-    "string_too_short": "is empty: enter a text",
+    "string_too_short": "is empty: enter text",
     "datetime_type": "must be a time such as 2026-12-01T22:00Z",
     "too_short": "is empty: add at least one item",
     "bool_type": "must be true or false, without quotes",

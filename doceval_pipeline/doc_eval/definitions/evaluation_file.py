@@ -297,7 +297,7 @@ def _folders(
         if (problem := problem_of_folder(found[-1])) is not None:
             mistakes.append(Mistake(location, f"folder {folder!r} {problem}"))
         if identity in seen:
-            same = "" if seen[identity] == folder else f", the other time as {seen[identity]!r}"
+            same = "" if seen[identity] == folder else f", also as {seen[identity]!r}"
             mistakes.append(Mistake(location, f"folder {folder!r} is listed twice{same}: remove one"))
         seen.setdefault(identity, folder)
     return found, mistakes

@@ -110,7 +110,7 @@ class ExistingDefinition:
 def existing_definitions(
     connection: Connection, evaluation: Evaluation
 ) -> dict[str, dict[str, ExistingDefinition]]:
-    """The definitions that exist of all that an evaluation names, by kind and by the given name."""
+    """The existing definitions of the names in an evaluation, by kind and given name."""
     return {
         kind: _existing(connection, kind, [item for item in getattr(evaluation, key) if item.is_complete])
         for kind, key in KINDS.items()

@@ -108,7 +108,7 @@ def read_plain(text: str) -> PlainData | None:
     if loader.yaml_version not in (None, (1, 2)) and directive:
         line = text.count("\n", 0, directive.start()) + 1
         raise TextError(
-            line, f"%YAML {directive[1]} is not supported, files are read as YAML 1.2: remove the line"
+            line, f"%YAML {directive[1]} is not supported (files are read as YAML 1.2): remove the line"
         )
     if node is None:
         return None

@@ -110,7 +110,7 @@ def find_recurring(connection: Connection, name: str) -> RecurringRecord:
     if row is None:
         near = similar(name, connection.scalars(_NAMES))
         advice = f"did you mean {near!r}?" if near else "run doceval recurring list to see all"
-        raise UnknownRecurring(f"there is no recurring evaluation {name[:LONGEST]!r}: {advice}")
+        raise UnknownRecurring(f"recurring evaluation {name[:LONGEST]!r} does not exist: {advice}")
     return _record(row)
 
 
@@ -134,7 +134,7 @@ def lock_recurring(connection: Connection, recurring_id: int) -> None:
     Raises
     ------
     DatabaseError
-        The lock is held by a user who must not work on batches.
+        A role that may not work on batches holds the lock.
     """
     lock = AdvisoryLock(LOCK_CLASS, recurring_id)
     take_advisory_lock(connection, lock, MAY_WRITE_BATCHES, f"recurring evaluation {recurring_id}")
@@ -165,7 +165,7 @@ def delete_recurring(connection: Connection, recurring_id: int) -> bool:
 
 
 def restart_from_now(connection: Connection, recurring_id: int) -> None:
-    """Let the schedule count from now on, after the clock was set back: past times are not made up."""
+    """Restart the schedule from now, after the clock was set back: past times are not made up."""
     connection.execute(_RESTART_FROM_NOW, {"id": recurring_id})
 
 

@@ -12,7 +12,7 @@ from doceval_pipeline.domain.recurring import (
     Occurrence,
     OccurrenceOutcome,
     OccurrenceSummary,
-    Origin,
+    RecurringOrigin,
 )
 
 _RECORDED = """
@@ -114,10 +114,10 @@ def known_files_version(connection: Connection, recurring_id: int) -> tuple[tupl
     return (row.occurrences, row.batch_id, row.recorded_at), row.now
 
 
-def batch_origins(connection: Connection, batch_ids: Sequence[int]) -> dict[int, Origin]:
+def recurring_origins(connection: Connection, batch_ids: Sequence[int]) -> dict[int, RecurringOrigin]:
     """The origin of each of the given batches that an existing recurring evaluation made."""
     rows = connection.execute(_ORIGINS, {"batch_ids": list(batch_ids)})
-    return {row.batch_id: Origin(row.name, row.due_at) for row in rows}
+    return {row.batch_id: RecurringOrigin(row.name, row.due_at) for row in rows}
 
 
 def mark_changes_only(connection: Connection, batch_id: int) -> None:

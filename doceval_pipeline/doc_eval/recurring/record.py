@@ -32,7 +32,7 @@ class RecurringRecord:
     waiting_from: datetime | None
     """Since when arrivals wait to become a batch."""
     changed_at: datetime | None
-    """When more of them arrived last."""
+    """When the latest of them arrived."""
     now: datetime
     """The server's time of this record."""
     newest_due_at: datetime | None
@@ -91,7 +91,7 @@ class RecurringRecord:
 
     @property
     def arrivals_at(self) -> datetime | None:
-        """The time of the batch to make of arrivals; None if none wait, or more may still arrive."""
+        """Time of the batch to make from waiting arrivals; None if none wait or more may still arrive."""
         if self.waiting_from is None or self.changed_at is None:
             return None
         quiet = timedelta(seconds=self.definition.quiet_for)
@@ -133,8 +133,9 @@ class RecurringRecord:
             )
         if self.recurrence is not None and due_at <= self.watched_from:
             raise RecurringError(
-                f"the recurring evaluation {self.name!r} makes no batch for {due_at.isoformat()}, before its "
-                f"schedule took effect ({self.watched_from.isoformat()}): omit due_at to make a batch now"
+                f"the recurring evaluation {self.name!r} makes no batch for {due_at.isoformat()}, which is "
+                f"before its schedule took effect ({self.watched_from.isoformat()}): omit due_at to "
+                "make a batch now"
             )
         if self.recurrence is not None and not self.recurrence.has(due_at):
             raise RecurringError(

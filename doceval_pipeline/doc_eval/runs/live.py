@@ -50,7 +50,7 @@ _FORGET = text(f"""
 
 @dataclass(frozen=True, slots=True)
 class DeadRun:
-    """A run without a living process; `process` is its last known process, None where none was ever seen."""
+    """A run without a living process; `process` is its last known process, None if none was ever seen."""
 
     run_id: str
     process: str | None
@@ -59,7 +59,7 @@ class DeadRun:
 def register_run(connection: Connection, run_id: str, batch_id: int | None, process: str) -> int | None:
     """Mark a run as alive until the session of this connection ends; returns the id of its row.
 
-    None where another session holds the lock of that number: the next call uses another number.
+    None if another session holds the lock of that number: the next call uses another number.
     """
     row = {"run_id": run_id, "batch_id": batch_id, "process": process}
     number: int = connection.execute(_REGISTER, row).scalar_one()
@@ -70,7 +70,7 @@ def register_run(connection: Connection, run_id: str, batch_id: int | None, proc
 
 
 def find_row_id(connection: Connection, run_id: str) -> int | None:
-    """The id of a run's row; None where another process of the run has deleted it."""
+    """The id of a run's row; None if another process of the run has deleted it."""
     number: int | None = connection.scalar(_ROW, {"run_id": run_id})
     return number
 

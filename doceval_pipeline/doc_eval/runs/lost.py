@@ -1,4 +1,4 @@
-"""Runs that ended before they began, as the sensor `stalled_work` found them in Dagster."""
+"""Runs that ended before they started, as the sensor `stalled_work` found them in Dagster."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ _WITHOUT_BATCH = text(_READ.format(which="batch_id IS NULL"))
 
 @dataclass(frozen=True, slots=True)
 class LostRun:
-    """A run that ended before it began, and that no later run has replaced.
+    """A run that ended before it started, and that no later run has replaced.
 
     `batch_id` is the batch of its partition. `batch_name` is the name in the config of `create_batch`. Each
     is None for other runs.
@@ -45,7 +45,7 @@ class LostRun:
         created = "" if self.batch_name is None else f", which should have created batch {self.batch_name!r},"
         at = f"{self.ended_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         return (
-            f"run {self.run_id[:8]} of {self.job}{created} ended as FAILURE at {at} before it began: "
+            f"run {self.run_id[:8]} of {self.job}{created} ended as FAILURE at {at} before it started: "
             "re-execute it in Dagster's UI, or delete it there"
         )
 

@@ -23,7 +23,7 @@ class RunKind(StrEnum):
     REPORT = "report"
 
 
-# A failed staging has answered its request; an interrupted one has not.
+# A failed staging has fulfilled its request; an interrupted one has not.
 _WANTED = {
     RunKind.STAGE: """
         SELECT b.id AS batch_id,
@@ -55,7 +55,7 @@ _DUE = {
     """)
     for kind, wanted in _WANTED.items()
 }
-# Only the caller that finds the row unchanged since it was read may continue: of two callers, one asks.
+# Only the caller that finds the row unchanged since it was read may continue: one of two requests the run.
 _STORE_DECISIONS = text("""
     INSERT INTO run_requests AS r (batch_id, kind, word, attempt, due_at, last_end, last_ended_at)
     SELECT batch_id, :kind, word, attempt, now() + make_interval(secs => pause), ended_as,
@@ -112,10 +112,10 @@ MISSING_REPORTS = f"""
     JOIN batches b ON b.id = w.batch_id
     LEFT JOIN run_requests r ON r.batch_id = w.batch_id AND r.kind = 'report' AND r.word = w.word
 """
-_IS_ASKED_FOR = "(CAST(:ids AS text) IS NULL OR m.batch_id = ANY(CAST(:ids AS int[])))"
+_IS_SELECTED = "(CAST(:ids AS text) IS NULL OR m.batch_id = ANY(CAST(:ids AS int[])))"
 _UNREPORTED = text(f"""
     SELECT m.batch_id, m.attempt, m.last_end, m.last_ended_at, m.is_late
-    FROM ({MISSING_REPORTS}) AS m WHERE {_IS_ASKED_FOR} ORDER BY m.batch_id
+    FROM ({MISSING_REPORTS}) AS m WHERE {_IS_SELECTED} ORDER BY m.batch_id
 """)
 _UNSTAGED = text(f"""
     SELECT m.batch_id, m.attempt, m.last_end, m.last_ended_at, m.is_late
@@ -127,9 +127,9 @@ _WAITING_STAGINGS = text(f"SELECT count(*) FROM ({_WANTED[RunKind.STAGE]}) AS w"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A run to request from Dagster, or to check, now.
+    """A request whose run must be requested from Dagster, or checked, now.
 
-    `attempt` is the newest one that Dagster received, 0 where there is none. `seen_word` and `seen_due_at`
+    `attempt` is the newest one that Dagster received, 0 if there is none. `seen_word` and `seen_due_at`
     come from the row in `run_requests`, None without a row.
     """
 
@@ -155,15 +155,15 @@ class RunDecision:
         The attempt to store.
     pause
         Seconds until the next check.
-    is_asked
+    is_requested
         Whether to request a run of this attempt from Dagster now.
     ended_as, ended_ago
-        Status of the newest run that ended, and how many seconds ago; None where no run has ended.
+        Status of the newest run that ended, and how many seconds ago; None if no run has ended.
     """
 
     attempt: int
     pause: float
-    is_asked: bool = False
+    is_requested: bool = False
     ended_as: str | None = None
     ended_ago: float | None = None
 
@@ -195,12 +195,12 @@ class PendingRun:
     def missing_report(self) -> str:
         """A line about a closed batch without its report."""
         command = f"doceval report {self.batch_id}"
-        return f"the report of its newest result is missing ({self.why}): {command} writes it"
+        return f"the report of its newest result is missing ({self.why}): run {command}"
 
     @property
     def missing_staging(self) -> str:
         """A line about a batch that waits to be staged."""
-        return f"staging is requested and not done ({self.why}): doceval stage {self.batch_id} does it now"
+        return f"staging is requested but not done ({self.why}): run doceval stage {self.batch_id}"
 
     def as_json(self) -> dict[str, Any]:
         """Its shape in `doceval status --json`."""

@@ -1,1 +1,1 @@
-"""What KnowledgeDocuments holds of an archived batch: dumps it, and loads it again."""
+"""Dumps the rows of a batch in KnowledgeDocuments into an archive, and loads them again."""

@@ -220,7 +220,7 @@ def test_two_batches_over_the_same_folder_keep_their_files_until_the_last_is_arc
         ),
         (
             lambda batch: (batch.stage(), batch.doc_eval("UPDATE batches SET status = 'FAILED_STAGING'")),
-            "is FAILED_STAGING with 4 rows in the queue: doceval stage",
+            "is FAILED_STAGING with 4 rows in the queue: run doceval stage",
         ),
         (
             lambda batch: (batch.stage(), batch.doc_eval("UPDATE batches SET status = 'STAGING'")),
@@ -318,7 +318,7 @@ def test_an_archive_that_does_not_give_the_same_rows_again_is_not_trusted(
         ("UPDATE docs SET content = '!' || substr(content, 2)", "is not base64"),
         (
             "DELETE FROM llm_responses; DELETE FROM docs WHERE id = (SELECT min(id) FROM docs)",
-            "1 of its documents are no longer stored: doceval stage",
+            "1 of its documents are no longer stored: run doceval stage",
         ),
     ],
 )
@@ -351,7 +351,7 @@ def test_a_folder_that_cannot_be_made_is_named_and_nothing_is_removed(
     )
     before = holdings(batch)
     with pytest.raises(
-        ArchiveError, match=r"cannot be written in .*\(Not a directory\); nothing was removed"
+        ArchiveError, match=r"cannot be written to .*\(Not a directory\); nothing was removed"
     ):
         archive_batch(batch)
     assert holdings(batch) | {"batches": []} == before | {"batches": []}

@@ -39,7 +39,7 @@ def test_what_needs_the_rows_is_refused_with_the_file_to_restore(batch_of: Batch
     before = holdings(batch)
     with pytest.raises(BatchStateError) as caught:
         ACTIONS[action](batch)
-    assert str(caught.value) == (f"{batch.key} is archived: doceval restore {archived.path.name} first")
+    assert str(caught.value) == (f"{batch.key} is archived: run doceval restore {archived.path.name} first")
     assert holdings(batch) == before
     assert batch.status() == "COMPLETED"
 

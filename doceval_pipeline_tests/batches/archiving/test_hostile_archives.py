@@ -379,7 +379,10 @@ def test_connections_that_are_not_here_like_this_must_be_accepted(foreign: tuple
     before = everything(batch)
     with open_incoming(batch.databases, path, quiet) as incoming:
         assert not incoming.is_own
-        assert [(one.name, one.news) for one in incoming.connections] == [("model-0", NEW), ("model-1", NEW)]
+        assert [(one.name, one.difference) for one in incoming.connections] == [
+            ("model-0", NEW),
+            ("model-1", NEW),
+        ]
         assert incoming.new_folders == [str(batch.folder)]
         with pytest.raises(
             ArchiveError, match=r"model-0 \(new\): .* folders that .* with --accept-connections"
@@ -393,7 +396,7 @@ def test_connections_that_are_not_here_like_this_must_be_accepted(foreign: tuple
         "VALUES ('model-0', 1, 1, 'SOME_KEY', NULL), ('model-1', 1, 2, 'SOME_KEY', 'https://ours.example')"
     )
     with open_incoming(batch.databases, path, quiet) as incoming:
-        assert [(one.name, one.news) for one in incoming.unknown] == [("model-1", DIFFERS)]
+        assert [(one.name, one.difference) for one in incoming.unknown] == [("model-1", DIFFERS)]
     batch.doc_eval("UPDATE connections SET base_url = NULL")
     with open_incoming(batch.databases, path, quiet) as incoming:
         assert incoming.unknown == []

@@ -261,7 +261,7 @@ def test_a_preview_ends_after_its_time_and_its_entries_and_says_so(
 
     assert sentences() == ["20 usable files; no file left out"] * 2
     monkeypatch.setattr(applying, "MOST_ENTRIES", 25)
-    more = "; no file left out; the rest was not counted, staging reads all files"
+    more = "; no file left out; the rest was not counted, but staging reads all files"
     assert sentences() == ["20 usable files; no file left out", "5 usable files" + more]
     monkeypatch.setattr(applying, "MOST_SECONDS", -1.0)
     assert sentences() == ["0 usable files" + more] * 2

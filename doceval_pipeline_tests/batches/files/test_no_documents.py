@@ -25,19 +25,19 @@ from doceval_pipeline_tests.conftest import evaluation_of
             ["a.PDF", "b.PDF", "c.txt", "d"],
             {"include": ["*.pdf", "*.docx"]},
             "(4 not included by pattern): 4 files found, none matches include ['*.pdf', '*.docx'] "
-            "(endings: 2 × .PDF, 1 × .txt, 1 × no ending): apply the batch under a new name with other "
+            "(extensions: 2 × .PDF, 1 × .txt, 1 × no extension): apply the batch under a new name with other "
             "patterns, or put documents into FOLDER and stage the batch again",
         ),
         (
             ["a.md", "b.md"],
             {"exclude": ["*.md"]},
-            "(2 excluded by pattern): 2 files found, all match exclude ['*.md'] (endings: 2 × .md)",
+            "(2 excluded by pattern): 2 files found, all match exclude ['*.md'] (extensions: 2 × .md)",
         ),
         (
             ["a.md", "b.txt", ".c"],
             {"include": ["*.md"], "exclude": ["a*"]},
             "(1 excluded by pattern, 1 hidden, 1 not included by pattern): 3 files found, 1 do not match "
-            "include ['*.md'], 1 match exclude ['a*'] (endings: 1 × .md, 1 × .txt)",
+            "include ['*.md'], 1 match exclude ['a*'] (extensions: 1 × .md, 1 × .txt)",
         ),
     ],
 )

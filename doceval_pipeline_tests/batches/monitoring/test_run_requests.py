@@ -43,7 +43,7 @@ def ask(batch: Sample, runs: Runs | None = None, kind: RunKind = RunKind.STAGE) 
 @given(attempt=st.integers(0, 1000))
 def test_nothing_is_asked_for_while_a_run_waits_or_works(attempt: int) -> None:
     given_answer = decide(request(attempt), Runs(is_working=True))
-    assert (given_answer.is_asked, given_answer.attempt) == (False, max(1, attempt))
+    assert (given_answer.is_requested, given_answer.attempt) == (False, max(1, attempt))
 
 
 @given(
@@ -53,8 +53,8 @@ def test_nothing_is_asked_for_while_a_run_waits_or_works(attempt: int) -> None:
 )
 def test_the_next_attempt_comes_after_its_pause_and_not_before(attempt: int, ago: float, status: str) -> None:
     found = decide(request(attempt), Runs(ended_as=status, ended_ago=ago))
-    assert found.is_asked == (ago >= pause_after(attempt))
-    assert found.attempt == attempt + found.is_asked
+    assert found.is_requested == (ago >= pause_after(attempt))
+    assert found.attempt == attempt + found.is_requested
     assert 0 < found.pause <= LONGEST_PAUSE
     assert found.ended_as == status
 
@@ -133,7 +133,7 @@ def test_a_report_is_missed_after_two_minutes_or_as_soon_as_a_run_has_ended_with
     assert ask(batch, Runs(ended_as="CANCELED", ended_ago=1.0), RunKind.REPORT) == []
     found = missing_reports(batch.databases)[batch.id]
     assert "attempt 1, the last run ended as CANCELED at 20" in found.missing_report
-    assert f"doceval report {batch.id} writes it" in found.missing_report
+    assert f"run doceval report {batch.id}" in found.missing_report
     batch.doc_eval("DELETE FROM run_requests")
     batch.doc_eval("UPDATE batches SET completed_at = now() - interval '3 minutes'")
     assert missing_reports(batch.databases)[batch.id].attempt == 0

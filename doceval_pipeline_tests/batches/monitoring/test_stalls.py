@@ -180,7 +180,8 @@ def test_rows_that_wait_say_until_when_and_how_often_they_were_given_back() -> N
         "given back up to 37 of 1,000 times without counting"
     )
     assert wait(1, uncounted=1_000).sentence.endswith(
-        "given back up to 1,000 of 1,000 times without counting: further ones count towards the five"
+        "given back up to 1,000 of 1,000 times without counting; "
+        "further ones count towards the five deliveries"
     )
 
 

@@ -6,18 +6,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from doceval_pipeline.batches.monitoring.throughput import BatchThroughput, measure_throughput
-from doceval_pipeline.doc_eval.progress import Sample
+from doceval_pipeline.doc_eval.progress import ProgressSample
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def sample(minutes_ago: float, done: int, running: int = 2, paused: int = 0) -> Sample:
-    return Sample(
+def sample(minutes_ago: float, done: int, running: int = 2, paused: int = 0) -> ProgressSample:
+    return ProgressSample(
         NOW - timedelta(minutes=minutes_ago), minutes_ago * 60, 100 - done, running, paused, done, 0, 0
     )
 
 
-def throughput(*samples: Sample, expected: int = 102) -> BatchThroughput:
+def throughput(*samples: ProgressSample, expected: int = 102) -> BatchThroughput:
     found = measure_throughput(samples, expected)
     assert found is not None
     return found

@@ -215,10 +215,10 @@ def test_a_missing_unsealed_or_archived_batch_is_rejected(batch_of: Callable[...
     databases = batch.databases
     with pytest.raises(UnknownBatch, match="batch 'nowhere' does not exist"):
         compare_batches(databases, "sample", "nowhere", 50.0)
-    with pytest.raises(BatchStateError, match="no results to compare, its status is SAVED: stage it first"):
+    with pytest.raises(BatchStateError, match="no results to compare because it is SAVED: stage it first"):
         compare_in_batch(databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
     archive_batch(done(batch))
-    with pytest.raises(BatchStateError, match="is archived: doceval restore"):
+    with pytest.raises(BatchStateError, match="is archived: run doceval restore"):
         compare_in_batch(databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
 
 

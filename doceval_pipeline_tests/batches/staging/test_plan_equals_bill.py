@@ -249,6 +249,11 @@ def test_what_is_planned_is_queued_and_reused(settings: Settings) -> None:
     live(settings, **RICH)
 
 
+def test_reused_results_of_every_connection_are_left_out_of_its_estimate(settings: Settings) -> None:
+    chosen: dict[str, Any] = {"files": {"a.txt": 1}, "prompts": ["clear"], "connections": ["model", "other"]}
+    live(settings, [(chosen, "finished")], {**chosen, "reuse": "finished"}, [])
+
+
 @pytest.mark.slow
 @given(before=st.lists(earlier_batch, max_size=3), last=choice, steps=st.lists(step, max_size=2))
 @examples(max_examples=12, deadline=None, derandomize=True, database=None)

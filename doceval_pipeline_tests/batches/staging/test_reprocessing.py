@@ -194,9 +194,9 @@ def test_staging_a_paused_batch_is_refused_and_it_stays_paused(batch_of: BatchOf
     batch = batch_of(documents=1)
     batch.stage()
     pause(batch.databases, batch.id)
-    with pytest.raises(BatchStateError, match=f"is paused.*: doceval resume {batch.id} first"):
+    with pytest.raises(BatchStateError, match=f"is paused.*: run doceval resume {batch.id} first"):
         again(batch, Mode.missing)
-    with pytest.raises(StagingError, match=f"is paused.*: doceval resume {batch.id} first"):
+    with pytest.raises(StagingError, match=f"is paused.*: run doceval resume {batch.id} first"):
         batch.stage()
     assert batch.status() == "PAUSED"
 

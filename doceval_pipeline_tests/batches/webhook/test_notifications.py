@@ -29,7 +29,7 @@ from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.webhook import notifications, sending
 from doceval_pipeline.batches.webhook.notifications import SendResult, send_pending
-from doceval_pipeline.batches.webhook.sending import Message, requested_pause, signature
+from doceval_pipeline.batches.webhook.sending import OutgoingMessage, requested_pause, signature
 from doceval_pipeline_tests.batches.webhook.receiver import Answer, Receiver, break_off, flood, status
 from doceval_pipeline_tests.conftest import Sample
 
@@ -324,8 +324,8 @@ def test_a_look_reads_no_more_cells_than_it_can_and_always_some(
 
 def failures(url: str) -> list[str | None]:
     """Why a message to an address was not delivered, or None."""
-    receiver = sending.Receiver(url, SECRET)
-    return [answer.failure for answer in sending.send_all(receiver, [Message("one", b"{}")])]
+    receiver = sending.ReceiverSettings(url, SECRET)
+    return [answer.failure for answer in sending.send_all(receiver, [OutgoingMessage("one", b"{}")])]
 
 
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

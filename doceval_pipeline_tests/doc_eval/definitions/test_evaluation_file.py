@@ -266,7 +266,7 @@ def test_two_spellings_of_a_folder_are_one_folder(tmp_path: Path, other: str) ->
     (tmp_path / "link").symlink_to("docs")
     (line,) = problems(tmp_path, GOOD.replace("[./docs]", f"[docs, '{other.format(tmp_path)}']"))
     assert "evaluation.yaml:7: batches[0].folders[1]" in line
-    assert "is listed twice, the other time as 'docs': remove one" in line
+    assert "is listed twice, also as 'docs': remove one" in line
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from sqlalchemy import Connection
 from doceval_pipeline.batches.results.score_drift import unpaired
 from doceval_pipeline.doc_eval.recurring.series import content_changes
 from doceval_pipeline.domain.columns import Column
-from doceval_pipeline.domain.insights import ContentChanges, Samples, SinceOccurrence
+from doceval_pipeline.domain.insights import ContentChanges, SinceOccurrence, UnsharedScores
 from doceval_pipeline.domain.scores import Scores
 from doceval_pipeline.domain.series import SeriesOccurrence
 from doceval_pipeline.knowledge.series import changed_scores
 from doceval_pipeline.reports.series import CHANGES_SHOWN, OCCURRENCES_SHOWN
 
 FILES_EXAMINED = 200
-"""Scores are read of this many files with new content, the newest first."""
+"""At most this many files with new content are examined, the newest."""
 PASSED_OVER_SHOWN = 5
 
 
@@ -56,14 +56,14 @@ def since_occurrence(
     )
 
 
-def samples_of(before: Scores, now: Scores, column: Column) -> Samples | None:
+def samples_of(before: Scores, now: Scores, column: Column) -> UnsharedScores | None:
     """The scores of a column over the documents that only one of two batches has; p is not corrected."""
     shared = np.intersect1d(before.documents, now.documents, assume_unique=True)
     first, second = _unshared_scores(before, shared, column), _unshared_scores(now, shared, column)
     difference = unpaired(first, second)
     if difference is None:
         return None
-    return Samples(column, first.size, second.size, difference, changed=())
+    return UnsharedScores(column, first.size, second.size, difference, changed=())
 
 
 def find_changes(

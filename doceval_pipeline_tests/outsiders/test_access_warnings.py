@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from sqlalchemy.exc import OperationalError
 
 from doceval_pipeline.batches import databases
+from doceval_pipeline.batches.access_warnings import access_warnings, is_unlimited
 from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.batches.locks import LOCK_CLASS, batch_lock, batches_at_work
-from doceval_pipeline.batches.open_doors import is_unlimited, open_doors
 from doceval_pipeline.batches.staging.reprocessing import pause
 from doceval_pipeline.cli import cli
 from doceval_pipeline.errors import DatabaseError
@@ -82,7 +82,7 @@ def changed(server: DebianServer, statement: str, back: str, database: str = "po
 
 
 def idle_lines(installed: Settings) -> list[str]:
-    return [line for line in open_doors(open_databases(installed)) if "idle forever" in line]
+    return [line for line in access_warnings(open_databases(installed)) if "idle forever" in line]
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def test_the_check_names_what_the_owner_could_not_take_away_with_the_statement(
     opened = open_databases(installed)
     # One of doceval conformance, which lives for minutes, is not worth a line.
     server.make_login("conformance_0123456789ab", "doceval_worker", "doceval_plain_worker")
-    doc_eval, knowledge = open_doors(opened)
+    doc_eval, knowledge = access_warnings(opened)
     assert doc_eval.startswith(f"DOC_EVAL_URL: role {READER} can fill the disk with large objects")
     assert knowledge.startswith(f"KNOWLEDGE_DOCUMENTS_URL: roles {READER}, {WORKER} can fill the disk")
     for variable, line in (("DOC_EVAL_URL", doc_eval), ("KNOWLEDGE_DOCUMENTS_URL", knowledge)):
@@ -135,7 +135,7 @@ def test_the_check_names_what_the_owner_could_not_take_away_with_the_statement(
         for name in (NAMES["DOC_EVAL_URL"], NAMES["KNOWLEDGE_DOCUMENTS_URL"]):
             back = REVOKE.replace("REVOKE", "GRANT").replace("FROM", "TO")
             stack.enter_context(changed(server, REVOKE, back, name))
-        assert open_doors(opened) == []
+        assert access_warnings(opened) == []
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             server.execute("SELECT lo_create(0)", NAMES["KNOWLEDGE_DOCUMENTS_URL"], WORKER)
 
@@ -145,7 +145,7 @@ def test_the_check_names_the_grant_by_which_the_pipeline_sees_since_when_locks_a
 ) -> None:
     grant = "GRANT pg_read_all_stats TO doceval_stager"
     with changed(server, "REVOKE pg_read_all_stats FROM doceval_stager", grant):
-        lines = [line for line in open_doors(open_databases(installed)) if line.endswith(grant)]
+        lines = [line for line in access_warnings(open_databases(installed)) if line.endswith(grant)]
     assert [line.split(":")[0] for line in lines] == ["DOC_EVAL_URL", "KNOWLEDGE_DOCUMENTS_URL"]
 
 
@@ -221,7 +221,9 @@ def test_the_check_names_logins_that_can_connect_to_dagsters_database(
     name = NAMES["DAGSTER_POSTGRES_URL"]
     back = f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"
     with changed(server, f"GRANT CONNECT ON DATABASE {name} TO PUBLIC", back):
-        (line,) = [door for door in open_doors(open_databases(installed)) if "Dagster's database" in door]
+        (line,) = [
+            door for door in access_warnings(open_databases(installed)) if "Dagster's database" in door
+        ]
     assert f"roles {READER}, {WORKER} can connect" in line
     assert f'REVOKE CONNECT ON DATABASE "{name}" FROM PUBLIC' in line
 
@@ -236,7 +238,7 @@ def test_a_workers_advisory_lock_stops_no_init_and_is_named(
         assert f"cannot be locked: a lock is held by role {WORKER} (pid {pid})" in str(ended.exception)
         assert any(
             f"other sessions hold locks of the pipeline: a lock is held by role {WORKER} (pid {pid})" in line
-            for line in open_doors(open_databases(installed))
+            for line in access_warnings(open_databases(installed))
         )
     assert init(urls).exit_code == 0
 

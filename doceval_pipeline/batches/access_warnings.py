@@ -75,7 +75,7 @@ _REVOKE_LARGE_OBJECTS = (
 )
 
 
-def open_doors(databases: Databases) -> list[str]:
+def access_warnings(databases: Databases) -> list[str]:
     """One line for each right that `doceval init --roles` could not revoke, and for locks that others hold.
 
     Raises
@@ -99,7 +99,7 @@ def open_doors(databases: Databases) -> list[str]:
             others = lock_holders(connection, query, {"classes": classes, **_MIGRATION})
         if others:
             lines.append(f"{variable}: other sessions hold locks of the pipeline: {holders_sentence(others)}")
-    return [*lines, *_doors_of_dagster(databases)]
+    return [*lines, *_dagster_access(databases)]
 
 
 def _rights(connection: Connection, variable: str) -> Iterator[str]:
@@ -151,7 +151,7 @@ def is_unlimited(limit: str) -> bool:
     return round(amount * _IN_A_UNIT[unit]) == 0
 
 
-def _doors_of_dagster(databases: Databases) -> Iterator[str]:
+def _dagster_access(databases: Databases) -> Iterator[str]:
     engine: Engine | None = None
     try:
         engine = dagster_engine(databases.settings)
