@@ -31,14 +31,16 @@ up: $(STAMP)  ## run the database server, Dagster's webserver and its daemon unt
 	@$(BIN)/doceval up
 
 # Files run in their own order. The default order, by number of tests, would run the slowest file last and alone.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP)  ## run the tests on a real PostgreSQL and a real Dagster instance, two files at a time
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PYTEST) $(COVERAGE)
 
 test-fast: $(STAMP)  ## run the tests that need no server, in under a minute, before each commit
-	@$(BIN)/pytest -m fast -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PYTEST) -m fast
 
-coverage: $(STAMP)  ## run the tests and list the lines and branches that they miss
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+coverage: $(STAMP)  ## run the tests and list the lines and branches that they miss; fails below the floor
+	@$(PYTEST) --cov --cov-report=term
 
 test-browser: $(STAMP)  ## run the tests that drive Dagster's UI and the report in Chromium
 	@$(BIN)/pytest -m browser
