@@ -18,7 +18,9 @@ CHECK = "every_invariant_holds"
     group_name="upkeep",
     kinds={"postgres"},
     check_specs=[
-        dg.AssetCheckSpec(CHECK, asset="audit", description="Every invariant of docs/invariants.md holds.")
+        dg.AssetCheckSpec(
+            CHECK, asset="audit", description="Checks that every invariant of docs/invariants.md holds."
+        )
     ],
     code_version=CODE_VERSIONS["audit"],
 )
@@ -60,14 +62,14 @@ def forget_old_events(context: dg.OpExecutionContext, config: NoConfig, doc_eval
 
 @dg.job
 def retention() -> None:
-    """Deletes old log lines, progress samples and requests; results, reports and asset history stay."""
+    """Deletes old log lines, progress samples and requests; results, reports and asset history are kept."""
     forget_old_events()
 
 
 audit_databases = dg.define_asset_job(
     "audit_databases",
     selection=dg.AssetSelection.assets(audit),
-    description="Check both databases for consistency.",
+    description="Checks both databases for consistency.",
 )
 
 

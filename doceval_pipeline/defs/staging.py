@@ -43,7 +43,7 @@ GROUP = "staging"
 def batch_config_snapshot(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """The sealed configuration of the batch: folders, connections, prompt texts. Always the same bytes."""
+    """Holds the sealed configuration of the batch: folders, connections, prompt texts. It never changes."""
     with open_batch(context, doc_eval) as (databases, batch_id):
         sealed, name = steps.seal_batch(databases, batch_id), name_of(databases, batch_id)
         origin = _origin(databases, batch_id)
@@ -86,7 +86,7 @@ class Assignment(StepConfig):
 def document_assignment(
     context: dg.AssetExecutionContext, config: Assignment, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """Every file of the batch's folders, usable or with the reason why not.
+    """Lists every file of the batch's folders, with the reason if a file is unusable.
 
     Frozen once it is complete. `rescan: true` in its config rescans the folders.
     """
@@ -130,7 +130,7 @@ def document_assignment(
 def encoded_documents(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval, progress: StagingProgress
 ) -> dg.MaterializeResult[None]:
-    """The documents as canonical base64 in KnowledgeDocuments.docs, each distinct document once."""
+    """Stores the documents as canonical base64 in KnowledgeDocuments.docs, each distinct document once."""
     with open_batch(context, doc_eval) as (databases, batch_id):
         stored = steps.store_documents(databases, batch_id, progress.listener(context.log))
         name = name_of(databases, batch_id)
@@ -179,7 +179,7 @@ class Queue(StepConfig):
 def queue_rows(
     context: dg.AssetExecutionContext, config: Queue, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """One row for each (document, prompt, connection) in KnowledgeDocuments.llm_responses.
+    """Queues one row for each (document, prompt, connection) in KnowledgeDocuments.llm_responses.
 
     `mode: failed` or `mode: all` in its config queues new attempts. A backfill of this asset reprocesses
     many batches.
@@ -234,7 +234,7 @@ class RoundTripSample(StepConfig):
 def documents_round_trip(
     context: dg.AssetCheckExecutionContext, config: RoundTripSample, doc_eval: DocEval
 ) -> dg.AssetCheckResult:
-    """The decoded content of each stored document has the sha256 of the file that was read."""
+    """Checks that each stored document, when decoded, has the sha256 of the file that was read."""
     sample = None if config.every_document else config.documents
     with open_batch(context, doc_eval) as (databases, batch_id):
         found, name = audit.check_round_trip(databases, batch_id, sample), name_of(databases, batch_id)
@@ -244,11 +244,11 @@ def documents_round_trip(
 _QUEUE_CHECKS = {
     "queue_is_complete": (
         audit.check_queue_complete,
-        "Each distinct document x prompt x connection has exactly one current row.",
+        "Checks that each distinct document x prompt x connection has exactly one current row.",
     ),
     "rows_have_documents": (
         audit.check_rows_have_documents,
-        "Every queue row has its document, and every document belongs to the batch.",
+        "Checks that every queue row has its document, and that the document belongs to the batch.",
     ),
 }
 
@@ -263,7 +263,7 @@ _QUEUE_CHECKS = {
 def queue_checks(
     context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> Iterator[dg.AssetCheckResult]:
-    """Both checks of the queue in one step, because a Dagster step costs more than the checks."""
+    """Both checks of the queue in one step, because a Dagster step takes longer than both."""
     for key in context.selected_asset_check_keys:
         check, _ = _QUEUE_CHECKS[key.name]
         with open_batch(context, doc_eval) as (databases, batch_id):
