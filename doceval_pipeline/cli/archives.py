@@ -30,9 +30,8 @@ def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
     """Move closed batches into archive files.
 
     Moves each closed BATCH out of both databases into a file of its own; doceval restore brings it back.
-    BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. Each batch is moved into one file,
-    which is read back before anything is removed. Run the command again to complete an interrupted archive;
-    doceval restore loads the batch again.
+    BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. Each file is read back before
+    anything is removed. Run the command again to complete an interrupted archive.
     """
     from doceval_pipeline.cli.runs import open_job
 
@@ -57,15 +56,15 @@ def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--accept-connections",
     is_flag=True,
-    help="Accept new or different connections and folders of the archive without a prompt.",
+    help="Accept new or different connections and folders of the archive without asking.",
 )
 @as_json_option
 def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
     """Restore a batch from its archive file.
 
-    The batch in FILE is restored as it was; the file is kept.
+    The batch in FILE is restored unchanged, and FILE is kept.
 
-    The batch is restored unchanged, and FILE is kept. An archive of another installation is shown first: the
+    An archive of another installation is shown first: the
     batch, its folders, and its connections, to which documents and keys are sent. Connections and folders
     that are new here, and connections that differ, must be accepted.
 
@@ -98,7 +97,7 @@ def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
 
 
 def _show(incoming: restoring.IncomingArchive) -> None:
-    """Prints the contents of an archive of another installation."""
+    """Print the contents of an archive of another installation."""
     manifest, checked = incoming.archive.manifest, incoming.checked
     console.print(
         f"[bold]{partition_key(incoming.batch_id)}[/] {escape(printable(manifest.name))}: archived "

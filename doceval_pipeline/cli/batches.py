@@ -83,7 +83,7 @@ def reprocess(
 ) -> None:
     """Repair batches and queue new attempts.
 
-    Completes what is missing in each BATCH. Earlier attempts are kept. BATCH is a number, a name, or a quoted
+    Adds the missing documents and evaluations of each BATCH. Earlier attempts are kept. BATCH is a number, a name, or a quoted
     pattern such as 'contracts-*'.
     """
     opened = databases()

@@ -56,6 +56,16 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
     }
 
 
+def test_status_without_batches_says_how_to_create_one() -> None:
+    shown = doceval("status")
+    assert shown.returncode == 0
+    assert shown.stdout == (
+        "no batches yet: create one with doceval apply evaluation.yaml, or see upcoming ones with "
+        "doceval recurring list\n"
+    )
+    assert read_json("status") == []
+
+
 def test_apply_says_what_it_changes_and_what_that_affects(tmp_path: Path) -> None:
     file = write_evaluation(tmp_path, "Prüfung")
     (number,) = read_json("apply", str(file))["numbers"].values()
