@@ -171,7 +171,7 @@ def test_a_series_without_occurrences_or_without_results_says_so(
     databases: Databases, tmp_path: Path
 ) -> None:
     nights = Nights(databases, tmp_path / "inbox")
-    assert "There is no occurrence yet" in write_series(databases, "inbox").path.read_text()
+    assert "There are no occurrences yet" in write_series(databases, "inbox").path.read_text()
     nights.night()
     (tmp_path / "inbox").rmdir()
     nights.night()
