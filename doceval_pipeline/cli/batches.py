@@ -83,8 +83,8 @@ def reprocess(
 ) -> None:
     """Repair batches and queue new attempts.
 
-    Adds the missing documents and evaluations of each BATCH. Earlier attempts are kept. BATCH is a number, a name, or a quoted
-    pattern such as 'contracts-*'.
+    Adds missing documents and evaluations of each BATCH. Earlier attempts are kept. BATCH is a number, a
+    name, or a quoted pattern such as 'contracts-*'.
     """
     opened = databases()
     if not batches and not with_failures:
