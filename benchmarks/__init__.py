@@ -1,7 +1,7 @@
-"""Benchmarks of the pipeline: each piece of work beside a yardstick, on the same server, in turn.
+"""Benchmarks of the pipeline: each compares work with a yardstick on the same server, in turn.
 
-`python -m benchmarks` (`make bench`) runs them. What is measured is always a public function of
-`doceval_pipeline`, called as Dagster's assets and sensors call it. The results are in
+`python -m benchmarks` (`make bench`) runs them. They measure public functions of
+`doceval_pipeline`, called as Dagster's assets and sensors call them. The results are in
 docs/performance.md. Nothing here is part of the installed package.
 """
 

@@ -22,30 +22,30 @@ from doceval_pipeline.errors import DocEvalError
 
 @click.command()
 @click.argument("cases", nargs=-1, type=click.IntRange(min(CASES), max(CASES)))
+@click.option("--quick", is_flag=True, help="Try the cases with tiny sizes and one round; publish nothing.")
+@click.option("--rounds", type=click.IntRange(1), help="Runs of each side. Default: the case's own number.")
 @click.option(
-    "--quick", is_flag=True, help="Tiny sizes and one round: tries the cases out, and publishes nothing."
+    "--below",
+    type=click.Path(path_type=Path, exists=True),
+    help="Folder in which to create the installation.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(1), help="How often each side is run, instead of each case's own number."
+    "--into", type=click.Path(path_type=Path), help="Write the results into this folder; publish nothing."
 )
-@click.option(
-    "--below", type=click.Path(path_type=Path, exists=True), help="Folder with room for the installation."
-)
-@click.option("--into", type=click.Path(path_type=Path), help="Write the results there, and publish nothing.")
 def main(
     *, cases: tuple[int, ...], quick: bool, rounds: int | None, below: Path | None, into: Path | None
 ) -> None:
     """Run the benchmark CASES, by default all of them.
 
-    Results go to benchmarks/results, the table and the plot to docs. The exit code is 0 where every
-    result was right, whether or not it was fast.
+    Results go to benchmarks/results, the table and the plot to docs. The exit code is 0 if every
+    result is correct, however slow it is.
     """
-    # Ended from outside, it must stop its servers too.
+    # SIGTERM must stop its servers, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for chosen in cases or tuple(CASES):
         case = CASES[chosen](quick=quick)
         started = time.monotonic()
-        click.secho(f"case {case.number}: {case.work}  (beside {case.yardstick})", bold=True)
+        click.secho(f"case {case.number}: {case.work}  (yardstick: {case.yardstick})", bold=True)
         try:
             measured = run_case(case, rounds, below)
         except (BenchmarkError, DocEvalError) as error:
@@ -62,7 +62,7 @@ def main(
 
 
 def run_case(case: Case, rounds: int | None, below: Path | None = None) -> Measured:
-    """Run all experiments of a case in an installation of their own.
+    """Run all experiments of a case in a separate installation.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Case 12: a backfill of assets over many scattered batches, beside one of four empty assets.
+"""Case 12: a backfill of assets over many scattered batches, compared with one of four empty assets.
 
-The unit is CPU time, of all processes that take part: the webserver, the daemon, the code servers, the
-processes of the runs, and PostgreSQL. How long it takes depends on how many runs are allowed side by side.
+Measures the CPU time of all processes involved: the webserver, the daemon, the code servers, the runs, and
+PostgreSQL. The duration depends on the number of concurrent runs.
 """
 
 import json
@@ -23,7 +23,7 @@ from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
 from benchmarks.dagster_runs import Started, connect, free_port, up
 from benchmarks.errors import BenchmarkError, WrongResult
-from benchmarks.figures import Figure, Measured, absolute, ratio, said
+from benchmarks.figures import Figure, Measured, absolute, ratio, reported
 from benchmarks.harness import Experiment, Side
 from benchmarks.installation import Installation
 from benchmarks.server import ServerMeter, tree_cpu_seconds
@@ -81,11 +81,11 @@ def backfill(
     Parameters
     ----------
     process
-        The one from which Dagster's processes descend.
+        The ancestor of Dagster's processes.
     database
-        Where Dagster keeps its runs.
+        The database in which Dagster stores its runs.
     idle_seconds
-        How long to observe beforehand, for the use without a backfill.
+        How long to observe first, to measure the CPU use without a backfill.
     """
     pause, home = Event(), databases.settings.home
     server = ServerMeter(home)
@@ -128,7 +128,7 @@ def backfill(
 def scattered_backfill(*, quick: bool) -> Case:
     """Case 12."""
     batches, idle_seconds = (4, 2.0) if quick else (100, 65.0)
-    # Every other one, so that no two neighbours are among them.
+    # Every other batch, so that no two are adjacent.
     numbers = range(1, 2 * batches, 2)
     keys = [partition_key(number) for number in numbers]
     running: list[Started] = []
@@ -175,11 +175,11 @@ def scattered_backfill(*, quick: bool) -> Case:
     def judge(measured: Measured) -> list[Figure]:
         found = [*measured["ours"], *measured["bare"]]
         return [
-            absolute("CPU for each batch", "s", found, OURS, said("cpu"), 1.5),
-            absolute("CPU for each batch, above idle", "s", found, OURS, said("cpu_above_idle")),
-            ratio("CPU beside the empty assets", found, OURS, BARE, None, said("cpu")),
-            absolute("CPU of the empty assets for each batch", "s", found, BARE, said("cpu")),
-            absolute("idle, CPU in a minute", "s", found, OURS, said("idle_cpu_per_minute")),
+            absolute("CPU for each batch", "s", found, OURS, reported("cpu"), 1.5),
+            absolute("CPU for each batch, above idle", "s", found, OURS, reported("cpu_above_idle")),
+            ratio("CPU beside the empty assets", found, OURS, BARE, None, reported("cpu")),
+            absolute("CPU of the empty assets for each batch", "s", found, BARE, reported("cpu")),
+            absolute("idle, CPU in a minute", "s", found, OURS, reported("idle_cpu_per_minute")),
         ]
 
     experiments = [
@@ -205,7 +205,7 @@ def scattered_backfill(*, quick: bool) -> Case:
 
 @contextmanager
 def _bare(installation: Installation) -> Iterator[Started]:
-    """`dagster dev` as it comes, on storage in PostgreSQL as it comes."""
+    """`dagster dev` with its defaults and Dagster's own PostgreSQL storage."""
     server = EmbeddedServer(installation.home)
     server.ensure_database(BARE_DATABASE)
     home = installation.home / "bare"
@@ -229,7 +229,7 @@ def _bare(installation: Installation) -> Iterator[Started]:
         _until(lambda: _answers(port), "the bare project did not start")
         yield Started(process.pid, port)
     finally:
-        # What `dagster dev` started does not always end with it.
+        # Processes that `dagster dev` started do not always end with it.
         with suppress(subprocess.TimeoutExpired):
             process.terminate()
             process.wait(SECONDS_TO_STOP)

@@ -1,4 +1,4 @@
-"""What a case is made of: a number, what it measures, its experiments, and how it is judged."""
+"""A benchmark case: its number, its work, its experiments, and its goals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ class Case:
     Parameters
     ----------
     work, yardstick
-        What is measured, and beside what, in words.
+        Descriptions of the measured work, and of what it is compared with.
     experiments
-        In their order; each later one finds the databases as the one before left them.
+        In order; each finds the databases as the previous one left them.
     judge
-        Makes the figures of the measurements; what has a goal decides.
+        Computes the figures from the measurements; those with a goal decide.
     """
 
     number: int

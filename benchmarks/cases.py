@@ -6,7 +6,7 @@ from benchmarks.backfills import scattered_backfill
 from benchmarks.case import Case
 from benchmarks.dagster_runs import small_run, time_to_report
 from benchmarks.growth import growth
-from benchmarks.looks import looks
+from benchmarks.polls import polls
 from benchmarks.predecessor import predecessor
 from benchmarks.queueing import queueing
 from benchmarks.reporting import reporting
@@ -17,10 +17,10 @@ from benchmarks.ticks import ticks
 
 
 class CaseFactory(Protocol):
-    """Creates a case, in its full size or in a tiny one that only tries it."""
+    """Creates a case in its full size, or in a tiny size for a trial."""
 
     def __call__(self, *, quick: bool) -> Case:
-        """The case."""
+        """Create the case."""
 
 
 CASES: dict[int, CaseFactory] = {
@@ -37,6 +37,6 @@ CASES: dict[int, CaseFactory] = {
     11: growth,
     12: scattered_backfill,
     13: reusing,
-    14: looks,
+    14: polls,
 }
-"""Each creates its case, with `quick` in a tiny size that only tries it."""
+"""The factory of each case, by its number."""

@@ -1,7 +1,7 @@
-"""Does one piece of work in a process of its own, and tells what it took: `python -m benchmarks.child`.
+"""Runs one piece of work in a separate process and reports its cost: `python -m benchmarks.child`.
 
 Reads one line of JSON, {"work": "module:function", "parameters": {…}}, and writes one. The function
-prepares, and returns the function that is timed, so that imports and connections stay out of the clock.
+prepares and returns the timed function, so that imports and connections are not timed.
 """
 
 import json
@@ -29,13 +29,13 @@ def name_of(work: Work) -> str:
 
 
 def measure(work: Work, databases: Databases, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Make ready, then do the work by the clock.
+    """Prepare the work, then run and time it.
 
     Returns
     -------
     dict
-        `seconds` by the clock; `client_cpu` and `server_cpu` in seconds; `wal_bytes`; `client_bytes`,
-        the peak of this process above what it held before; `figures`, what the work says of itself.
+        `seconds` elapsed; `client_cpu` and `server_cpu` in seconds; `wal_bytes`; `client_bytes`,
+        the peak memory of this process above its use before; `figures`, reported by the work itself.
     """
     timed = work(databases, **parameters)
     meter = ServerMeter(databases.settings.home)
@@ -55,26 +55,26 @@ def measure(work: Work, databases: Databases, parameters: dict[str, Any]) -> dic
 
 
 def _cpu_seconds() -> float:
-    """CPU time of this process and of those it waited for."""
+    """CPU time of this process and of the children it waited for."""
     accounts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(account.ru_utime + account.ru_stime for account in accounts)
 
 
 def _forget_peak() -> int:
-    """Let the kernel count this process's peak of memory anew; returns what it holds now."""
+    """Reset the kernel's record of this process's peak memory; returns its current use in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return status_bytes(os.getpid(), "VmRSS")
 
 
 def main() -> None:
-    """Read the work from standard input, do it, and write its figures."""
-    order = json.loads(sys.stdin.readline())
-    module, function = order["work"].split(":")
+    """Read a request from standard input, run its work, and write the figures."""
+    request = json.loads(sys.stdin.readline())
+    module, function = request["work"].split(":")
     work = getattr(import_module(module), function)
     databases = open_databases(Settings.from_environment())
-    # What libraries print is not the answer.
+    # Output of libraries must not mix with the answer.
     answer, sys.stdout = sys.stdout, sys.stderr
-    print(json.dumps(measure(work, databases, order["parameters"])), file=answer)
+    print(json.dumps(measure(work, databases, request["parameters"])), file=answer)
 
 
 if __name__ == "__main__":

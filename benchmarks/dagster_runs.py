@@ -1,6 +1,6 @@
-"""Cases 8 and 9: what Dagster adds, from the last result to the report, and around a small staging.
+"""Cases 8 and 9: Dagster's overhead, from the last result to the report, and around a small staging.
 
-The installation is a whole one: `doceval up` with its defaults, Dagster's storage in PostgreSQL.
+Uses a complete installation: `doceval up` with its defaults, Dagster's storage in PostgreSQL.
 """
 
 import os
@@ -26,7 +26,7 @@ from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
 from benchmarks.empty_assets import empty_definitions
 from benchmarks.errors import BenchmarkError, WrongResult
-from benchmarks.figures import Figure, Measured, quantile, ratio, said, seconds
+from benchmarks.figures import Figure, Measured, quantile, ratio, reported, seconds
 from benchmarks.harness import Experiment, Side
 from benchmarks.installation import Installation
 from benchmarks.staging import OURS, require_rows
@@ -43,7 +43,7 @@ EMPTY = "4 empty assets"
 POOLED = "4 empty assets on our storage"
 CHECKED = "4 empty assets and 3 empty checks on our storage"
 SECONDS_TO_REPORT = 120
-# The daemon's loop begins at a moment that has nothing to do with the processor's.
+# Length of the daemon's loop, whose phase is independent of the processor.
 LOOP_SECONDS = 5.0
 _MATERIALIZED = """
     SELECT count(*) FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'
@@ -57,7 +57,7 @@ _ANSWER = """
 
 @dataclass(frozen=True)
 class Started:
-    """Dagster's processes, which all descend from one, and the port of its webserver."""
+    """The ancestor of Dagster's processes, and the port of the webserver."""
 
     process: int
     port: int
@@ -67,7 +67,7 @@ def until_report(databases: Databases, batch: int, phase: float) -> Timed:
     """Commit the last results, then wait until Dagster shows the report's materialization."""
     home = databases.settings.home
     pause = Event()
-    # Anywhere in the daemon's loop, so that the trials together see all of it.
+    # A random phase of the daemon's loop, so that the trials together cover all of it.
     pause.wait(phase)
 
     def timed() -> Figures:
@@ -83,7 +83,7 @@ def until_report(databases: Databases, batch: int, phase: float) -> Timed:
             while not _count(events, partition_key(batch)):
                 if time.monotonic() > deadline:
                     raise BenchmarkError(f"no report of batch {batch} after {SECONDS_TO_REPORT} s")
-                pause.wait(0.02)  # Dagster offers nothing to wait for
+                pause.wait(0.02)  # Dagster sends no notification
         return {"batch": batch}
 
     return timed
@@ -101,22 +101,22 @@ def stage_in_dagster(databases: Databases, batch: int) -> Timed:
 
 
 def run_empty_assets(databases: Databases, batch: int) -> Timed:
-    """Four assets in a row that do nothing, of the same partition, on Dagster's own storage."""
+    """A chain of four empty assets of one partition, on Dagster's own storage."""
     return _run(databases, batch, empty_definitions(with_checks=False), _plain_instance)
 
 
 def run_empty_assets_on_ours(databases: Databases, batch: int) -> Timed:
-    """The same on our storage, which keeps its connections."""
+    """The same on our storage, which pools its connections."""
     return _run(databases, batch, empty_definitions(with_checks=False), open_instance)
 
 
 def run_empty_assets_and_checks(databases: Databases, batch: int) -> Timed:
-    """The same on our storage with the checks of staging, which do nothing: what Dagster itself takes."""
+    """The same on our storage with as many empty checks as staging has: Dagster's own cost."""
     return _run(databases, batch, empty_definitions(with_checks=True), open_instance)
 
 
 def _plain_instance(settings: Settings) -> dg.DagsterInstance:
-    """Our instance, but for its storage: that is what comes with Dagster, on the same tables."""
+    """Our instance, but with Dagster's own storage on the same tables."""
     configuration = yaml.safe_load(files("doceval_pipeline").joinpath("dagster.yaml").read_text())
     configuration["storage"] = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
     home = settings.home / "plain"
@@ -180,7 +180,7 @@ def small_run(*, quick: bool) -> Case:
         return before(installation)
 
     def prepare(installation: Installation) -> None:
-        # The first run makes the tables of Dagster's storage.
+        # The first run creates the tables of Dagster's storage.
         _stage(before(installation)["batch"])
 
     def check(rows: int, installation: Installation, _: Figures) -> None:
@@ -196,9 +196,9 @@ def small_run(*, quick: bool) -> Case:
     def judge(measured: Measured) -> list[Figure]:
         found = measured["runs"]
         return [
-            ratio("run, from start to end", found, OURS, EMPTY, 1.30, said("run_seconds")),
-            ratio(f"the run of {POOLED}", found, POOLED, EMPTY, None, said("run_seconds")),
-            ratio(f"the run of {CHECKED}", found, CHECKED, EMPTY, None, said("run_seconds")),
+            ratio("run, from start to end", found, OURS, EMPTY, 1.30, reported("run_seconds")),
+            ratio(f"the run of {POOLED}", found, POOLED, EMPTY, None, reported("run_seconds")),
+            ratio(f"the run of {CHECKED}", found, CHECKED, EMPTY, None, reported("run_seconds")),
             ratio("with opening Dagster's instance", found, OURS, EMPTY, None, seconds),
         ]
 
@@ -209,7 +209,7 @@ def small_run(*, quick: bool) -> Case:
 
 
 def connect(home: Path, database: str) -> "psycopg2.extensions.connection":
-    """A connection to a database of an installation, as another program would have it."""
+    """A connection to a database of an installation, as another program would open it."""
     return psycopg2.connect(host=str(EmbeddedServer(home).sockets), user=USER, dbname=database)
 
 
@@ -218,7 +218,7 @@ def _stage(batch: int) -> None:
 
 
 def _numbered_folder(installation: Installation, name: str) -> Path:
-    """A new folder of 8 documents, because a batch is named after its folder."""
+    """A new folder of 8 documents; a new one for each batch, because a batch is named after its folder."""
     number = len(list(installation.folder.glob(f"{name}-*")))
     return material.documents(installation.folder / f"{name}-{number}", 8, 20 * material.KIB)
 
@@ -233,10 +233,10 @@ def up(installation: Installation) -> Iterator[Started]:
         lines: Callable[[], str] = process.stdout.readline if process.stdout else str
         while "Dagster is at" not in (line := lines()):
             if not line:
-                raise BenchmarkError("doceval up ended by itself: what it printed says why")
+                raise BenchmarkError("doceval up ended unexpectedly: see its output")
         yield Started(process.pid, port)
     finally:
-        # Not SIGINT, which is ignored below a shell that works in the background.
+        # Not SIGINT, which processes that a shell starts in the background ignore.
         process.terminate()
         process.wait()
 
@@ -249,7 +249,7 @@ def free_port() -> int:
 
 
 def _run_seconds(home: Path, run_id: str) -> float:
-    """How long a run took by Dagster's own record, from its start to its end."""
+    """The duration of a run in seconds, as Dagster recorded it."""
     with closing(connect(home, "dagster")) as events, events.cursor() as cursor:
         cursor.execute("SELECT end_time - start_time FROM runs WHERE run_id = %s", (run_id,))
         ((took,),) = cursor.fetchall()

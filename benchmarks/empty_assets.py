@@ -1,6 +1,6 @@
 """A Dagster project of four partitioned assets that do nothing: the yardstick of cases 9 and 12.
 
-Imports nothing of ours, so that it costs what Dagster itself costs.
+Imports nothing from this project, so that it measures only Dagster's own cost.
 """
 
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ NAMES = ("first", "second", "third", "fourth")
 
 
 def empty_definitions(*, with_checks: bool) -> dg.Definitions:
-    """Four assets in a row of the same partition, on request with as many checks as staging has."""
+    """A chain of four assets of one partition, optionally with as many checks as staging has."""
     partitions = dg.DynamicPartitionsDefinition(name=PARTITIONS)
 
     def nothing() -> None:
         """Do nothing."""
 
     def passed() -> dg.AssetCheckResult:
-        """Find nothing."""
+        """Pass."""
         return dg.AssetCheckResult(passed=True)
 
     def both_passed(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        """Find nothing, twice."""
+        """Pass both checks."""
         for key in context.selected_asset_check_keys:
             yield dg.AssetCheckResult(passed=True, check_name=key.name, asset_key=key.asset_key)
 
@@ -48,5 +48,5 @@ def empty_definitions(*, with_checks: bool) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What `dagster dev -m benchmarks.empty_assets` serves."""
+    """The definitions for `dagster dev -m benchmarks.empty_assets`."""
     return empty_definitions(with_checks=False)

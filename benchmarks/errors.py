@@ -1,9 +1,9 @@
-"""What can go wrong with a benchmark, apart from its being slow."""
+"""Errors of benchmarks; a slow result is not an error."""
 
 
 class BenchmarkError(Exception):
-    """A benchmark that cannot go on; one line."""
+    """A benchmark cannot continue; the message is one line."""
 
 
 class WrongResult(BenchmarkError):
-    """The work was done wrong, so that how long it took means nothing."""
+    """The result of the work is wrong, so its cost means nothing."""

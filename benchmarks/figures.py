@@ -1,4 +1,4 @@
-"""The figures that a case is judged by: medians of paired ratios and of absolute values, with goals."""
+"""The figures of a case: medians of paired ratios and of absolute values, with goals."""
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +17,8 @@ MIB = 1024 * 1024
 class Figure:
     """One number of a case.
 
-    `low` and `high` are the quartiles of what the rounds gave; `goal` is the largest value that meets
-    it, or the smallest where `more_is_better`, or None where the figure only explains another.
+    `low` and `high` are the quartiles over the rounds. `goal` is the largest value that meets the goal, the
+    smallest one if `more_is_better`, or None if the figure only explains another one.
     """
 
     name: str
@@ -38,19 +38,19 @@ class Figure:
 
     @property
     def of_goal(self) -> float | None:
-        """The median as a share of the goal, 1 or less where it is met; None without a goal."""
+        """The median as a share of the goal, 1 or less if it is met; None without a goal."""
         if self.goal is None:
             return None
         return self.goal / self.median if self.more_is_better else self.median / self.goal
 
 
 def seconds(measurement: Measurement) -> float:
-    """How long a run took."""
+    """Elapsed seconds of a run."""
     return measurement.seconds
 
 
 def server_cpu(measurement: Measurement) -> float:
-    """CPU time of the server in seconds; at least the one tick by which the kernel counts it."""
+    """CPU time of the server in seconds; at least one tick, the resolution of the kernel."""
     return max(measurement.server_cpu, 0.01)
 
 
@@ -60,12 +60,12 @@ def cpu_seconds(measurement: Measurement) -> float:
 
 
 def wal_bytes(measurement: Measurement) -> float:
-    """WAL that the server wrote."""
+    """WAL that the server wrote, in bytes."""
     return measurement.wal_bytes
 
 
-def said(name: str, divided_by: float = 1) -> Value:
-    """A figure that the work said of itself, in another unit."""
+def reported(name: str, divided_by: float = 1) -> Value:
+    """A figure that the work itself reported, divided by `divided_by`."""
     return lambda measurement: float(measurement.figures[name]) / divided_by
 
 
@@ -85,14 +85,14 @@ def ratio(
     more_is_better: bool = False,
     below: Value | None = None,
 ) -> Figure:
-    """The ratio of two sides, taken in each round, so that a busy machine counts for both alike.
+    """The ratio of two sides, computed per round, so that a busy machine affects both sides alike.
 
     Parameters
     ----------
     value
-        What is compared, of `ours`.
+        The compared value of `ours`.
     below
-        What it is divided by, of `yardstick`, where that is something else.
+        The value of `yardstick`, if it is not the same as `value`.
     """
     pairs = zip(of(measurements, ours), of(measurements, yardstick), strict=True)
     ratios = [value(mine) / (below or value)(other) for mine, other in pairs]
@@ -129,7 +129,7 @@ def quantile(
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median and the quartiles on both sides of it, as low, median, high."""
+    """The lower quartile, the median and the upper quartile."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")

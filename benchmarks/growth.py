@@ -1,4 +1,4 @@
-"""Case 11: what a document costs as a batch grows, and what a tick costs as batches add up."""
+"""Case 11: the cost per document as a batch grows, and of a tick as the number of batches grows."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
 from benchmarks.dagster_runs import connect
 from benchmarks.errors import WrongResult
-from benchmarks.figures import Figure, Measured, Value, absolute, cpu_seconds, ratio, said, seconds
+from benchmarks.figures import Figure, Measured, Value, absolute, cpu_seconds, ratio, reported, seconds
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from benchmarks.staging import require_rows, stage
@@ -26,7 +26,7 @@ from doceval_pipeline.knowledge.digests import digest
 
 DOCUMENTS, BATCHES = "documents in one batch", "batches"
 SENSORS = ("new_batches", "response_status", "staging_failure")
-# Of a hundred batches, so many are open; the others are completed.
+# Open batches out of a hundred; the others are completed.
 OPEN_OF_100 = 1
 _BATCHES = """
     INSERT INTO batches (id, batch_number, batch_name, status, config_snapshot, config_sha256, expected_cells,
@@ -40,9 +40,9 @@ _ROWS_PER_BATCH = 4
 
 
 def tick(databases: Databases, batches: int) -> Timed:
-    """One tick of each sensor, after one that saw everything that is new."""
+    """One tick of each sensor, after a tick that has processed everything new."""
     instance = open_instance(databases.settings)
-    # One statement, because Dagster takes partitions away one by one.
+    # One statement, because Dagster deletes partitions one by one.
     with closing(connect(databases.settings.home, "dagster")) as storage, storage, storage.cursor() as cursor:
         cursor.execute("TRUNCATE dynamic_partitions")
     instance.add_dynamic_partitions(partitions.NAME, [partition_key(n) for n in range(1, batches + 1)])
@@ -76,7 +76,7 @@ def growth(*, quick: bool) -> Case:
 
 
 def _cost_figures(found: list[Measurement], sizes: tuple[int, ...]) -> list[Figure]:
-    """What each document costs, beside what it costs in the smallest batch."""
+    """The cost per document, relative to that in the smallest batch."""
     time, cpu = _per_document(seconds), _per_document(cpu_seconds)
     smallest = sizes[0]
     figures = []
@@ -90,10 +90,11 @@ def _cost_figures(found: list[Measurement], sizes: tuple[int, ...]) -> list[Figu
 def _tick_figures(found: list[Measurement], numbers: tuple[int, ...]) -> list[Figure]:
     fewest, most = numbers[0], numbers[-1]
     ticks = [
-        absolute(f"{name} at {most:,} batches", "s", found, str(most), said(name), 0.5) for name in SENSORS
+        absolute(f"{name} at {most:,} batches", "s", found, str(most), reported(name), 0.5)
+        for name in SENSORS
     ]
     return ticks + [
-        ratio(f"{name}, {most:,} / {fewest:,}", found, str(most), str(fewest), None, said(name))
+        ratio(f"{name}, {most:,} / {fewest:,}", found, str(most), str(fewest), None, reported(name))
         for name in SENSORS
     ]
 
@@ -133,7 +134,7 @@ def _batches(numbers: tuple[int, ...], rounds: int) -> Experiment:
 
     def check(_: Installation, figures: Figures) -> None:
         if figures["requests"]:
-            raise WrongResult(f"nothing was new, and the sensors asked for {figures['requests']} runs")
+            raise WrongResult(f"nothing was new, but the sensors requested {figures['requests']} runs")
 
     sides = [Side(str(count), tick, before(count), check) for count in numbers]
     return Experiment(BATCHES, prepare, sides, rounds)
@@ -166,7 +167,7 @@ def _sensors() -> dict[str, dg.SensorDefinition]:
 def _tick(
     sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None
 ) -> tuple[int, str | None]:
-    """What a tick asks for, counted, and the cursor that it leaves."""
+    """The number of requests of a tick, and its cursor."""
     found = sensor(dg.build_sensor_context(instance=instance, cursor=cursor), doc_eval=DocEval())
     if not isinstance(found, dg.SensorResult):
         return 0, None

@@ -1,7 +1,7 @@
-"""Runs the sides of an experiment in turn, in random order, and keeps what each run cost.
+"""Runs the sides of an experiment in random order, and records the cost of each run.
 
-Knows no case. Each run is a process of its own (`child`), which this one watches
-for the memory of the server and of programs that the work started.
+Independent of the cases. Each run is a separate process (`child`). Meanwhile this process samples the memory
+of the server and of programs that the work started.
 """
 
 import json
@@ -31,11 +31,11 @@ class Side:
     Parameters
     ----------
     work
-        Called in its own process with the databases and the result of `before`; returns the timed function.
+        Called in a separate process with the databases and the result of `before`; returns the timed work.
     before
-        Prepares each run, unmeasured: empties tables, creates a batch.
+        Prepares each run, not timed: empties tables, creates a batch.
     check
-        Told after each run what the work said of itself; raises `WrongResult` where it was done wrong.
+        Called after each run with the work's figures; raises `WrongResult` if its result is wrong.
     environment
         Variables for the process.
     """
@@ -54,11 +54,11 @@ class Experiment:
     Parameters
     ----------
     prepare
-        Makes what all runs use, once and unmeasured.
+        Creates what all runs use; called once, not timed.
     rounds
-        How often each side is run.
+        Number of runs of each side.
     around
-        What must run meanwhile.
+        A context manager that is open during all runs.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run of one side took; `load` is the machine's run queue just before it."""
+    """The cost of one run of one side; `load` is the machine's load average just before it."""
 
     side: str
     round: int
@@ -87,12 +87,12 @@ class Measurement:
 def run(
     experiment: Experiment, installation: Installation, tell: Callable[[Measurement], None], seed: int = 1
 ) -> list[Measurement]:
-    """Run every side as often as asked, each round in a new order.
+    """Run every side once per round, in a new order each round.
 
     Raises
     ------
     BenchmarkError
-        A run failed; `WrongResult` where its result is wrong.
+        A run failed; `WrongResult` if its result is wrong.
     """
     order = random.Random(seed)
     experiment.prepare(installation)
@@ -111,7 +111,7 @@ def _run_once(side: Side, number: int, installation: Installation) -> Measuremen
     parameters = side.before(installation)
     load = os.getloadavg()[0]
     meter = ServerMeter(installation.home)
-    order = json.dumps({"work": name_of(side.work), "parameters": parameters}) + "\n"
+    request = json.dumps({"work": name_of(side.work), "parameters": parameters}) + "\n"
     child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.child"],
         stdin=subprocess.PIPE,
@@ -121,24 +121,24 @@ def _run_once(side: Side, number: int, installation: Installation) -> Measuremen
         env={**os.environ, **side.environment},
     )
     try:
-        server_bytes, started_bytes, answer = _watch(child, meter, order)
+        server_bytes, started_bytes, answer = _watch(child, meter, request)
     finally:
-        child.kill()  # it has ended, unless this process is being ended
+        child.kill()  # it has already ended, unless this process is interrupted
     if child.returncode != 0:
-        raise BenchmarkError(f"{side.name} ended with code {child.returncode}: what it printed says why")
+        raise BenchmarkError(f"{side.name} ended with code {child.returncode}: see its output")
     measured = json.loads(answer)
     measured["client_bytes"] += started_bytes
     return Measurement(side=side.name, round=number, server_bytes=server_bytes, load=load, **measured)
 
 
-def _watch(child: "subprocess.Popen[str]", meter: ServerMeter, order: str) -> tuple[int, int, str]:
-    """Give a process its order and wait for it.
+def _watch(child: "subprocess.Popen[str]", meter: ServerMeter, request: str) -> tuple[int, int, str]:
+    """Send a process its request and wait for its answer.
 
     Returns the peaks of the server's private memory and of the programs that the process started, and
     its answer.
     """
     server_bytes = started_bytes = 0
-    given: str | None = order
+    given: str | None = request
     while True:
         server_bytes = max(server_bytes, meter.private_bytes())
         started_bytes = max(started_bytes, sum(status_bytes(p, "VmHWM") for p in descendants(child.pid)))

@@ -1,4 +1,4 @@
-"""The installation that a benchmark works on: a home of its own, with room for documents beside it."""
+"""The installation of a benchmark: a separate home, with a folder for documents beside it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ class Installation:
         return self.databases.settings.home
 
     def empty(self) -> None:
-        """Empty both databases, and write everything to disk that is still on its way."""
+        """Empty both databases, then run a checkpoint."""
         for engine in (self.databases.doc_eval, self.databases.knowledge):
             with engine.begin() as connection:
                 tables = ", ".join(connection.scalars(_TABLES))
@@ -48,28 +48,29 @@ class Installation:
         self.checkpoint()
 
     def empty_queue(self) -> None:
-        """Remove all queue rows, and write everything to disk that is still on its way."""
+        """Delete all queue rows, then run a checkpoint."""
         self.knowledge("TRUNCATE llm_responses RESTART IDENTITY")
         self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Write everything to disk, so that no run pays for what another one left."""
+        """Run a checkpoint, so that no run writes the dirty pages of another one."""
         with _outside_transactions(self.databases.knowledge) as connection:
             connection.execute(_CHECKPOINT)
 
     def vacuum(self, table: str) -> None:
-        """Clear a table of KnowledgeDocuments of dead rows and count it, as autovacuum would in time."""
+        """Vacuum and analyze a table of KnowledgeDocuments, as autovacuum eventually would."""
         with _outside_transactions(self.databases.knowledge) as connection:
             connection.execute(text(f"VACUUM ANALYZE {table}"))
 
     def knowledge(self, statement: str, **parameters: Any) -> list[Any]:
-        """Run a statement in KnowledgeDocuments, in a transaction of its own."""
+        """Run a statement in KnowledgeDocuments, in a separate transaction."""
         return _run(self.databases.knowledge, statement, parameters)
 
     def make_rows(self, statement: str, batches: range, **parameters: Any) -> None:
         """Run a statement that creates or changes queue rows of the given batches without a processor.
 
-        Triggers are off, and the rows are counted afterwards: their content is not measured.
+        Triggers and foreign keys are off, because creating the rows is not measured: checking 10,000,000 rows
+        would take minutes. The rows are counted afterwards.
         """
         with self.databases.knowledge.begin() as connection:
             connection.execute(_WITHOUT_TRIGGERS)
@@ -77,11 +78,11 @@ class Installation:
         self.knowledge(_RECOUNT, first=batches.start, last=batches.stop - 1)
 
     def doc_eval(self, statement: str, **parameters: Any) -> list[Any]:
-        """Run a statement in doc_eval, in a transaction of its own."""
+        """Run a statement in doc_eval, in a separate transaction."""
         return _run(self.databases.doc_eval, statement, parameters)
 
     def apply(self, folder: Path, connections: int = 1, prompts: int = 1) -> int:
-        """Make a batch over a folder, as `doceval apply` does; returns its number."""
+        """Create a batch over a folder, as `doceval apply` does; returns its number."""
         located = evaluation([str(folder)], connections, prompts, name=f"batch of {folder.name}")
         applied = apply_evaluation(self.databases.doc_eval, located)
         (number,) = applied.numbers.values()
@@ -117,18 +118,18 @@ def evaluation(folders: Sequence[str], connections: int, prompts: int, name: str
 
 @contextmanager
 def installation(below: Path | None = None) -> Iterator[Installation]:
-    """An installation that nothing else uses, and that is gone afterwards.
+    """A private installation, deleted afterwards.
 
     Parameters
     ----------
     below
-        The folder in which it is made; by default the system's for temporary files.
+        The parent folder; by default the system's folder for temporary files.
     """
     folder = Path(mkdtemp(prefix="doceval-bench-", dir=below)).resolve()
     before = dict(os.environ)
     for variable in _VARIABLES:
         os.environ.pop(variable, None)
-    # Without it every process would compile our code anew, as no user's does.
+    # Otherwise every process would recompile the code, which does not happen to users.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["DOCEVAL_HOME"] = str(folder / "home")
     (folder / "documents").mkdir()

@@ -1,4 +1,4 @@
-"""Describes the machine that figures were taken on; names neither it nor any path of it."""
+"""Describes the machine of the measurements, without its name or its paths."""
 
 import os
 import platform

@@ -13,7 +13,7 @@ from doceval_pipeline.documents.reading import doc_type, encode
 from doceval_pipeline.documents.source import Source
 
 KIB = 1024
-# Reading waits for files that were written just now.
+# Modification time of all files: reading waits for files that were written just now.
 _LONG_AGO = (1_000_000_000, 1_000_000_000)
 _FILES_IN_A_FOLDER = 100
 _WORDS = b"The parties agree that this document is made of words that repeat themselves. "
@@ -36,7 +36,6 @@ _FINISHED_ROWS = """
     CROSS JOIN LATERAL (SELECT (d.id + p + c) % 20 = 0) AS chance(failed)
     ORDER BY b, d.id, p, c
 """
-# What foreign keys point to is there; looking for it 10,000,000 times would take minutes.
 DETAILS = (
     '{"id": 1, "name": "model-0", "provider_type": "openai", "model_name": "model-0", "base_url": '
     '"https://api.example.org/v1", "port_no": null, "api_key_env": "EXAMPLE_API_KEY", '
@@ -45,10 +44,10 @@ DETAILS = (
 
 
 def documents(folder: Path, count: int, size: int, noise: float = NOISE) -> Path:
-    """Make documents of `size` bytes each; returns the folder.
+    """Create documents of `size` bytes each; returns the folder.
 
-    With noise they look like PDFs, which for the most part are compressed already; without, they are
-    plain text. A folder that is there already is left as it is.
+    With noise they resemble PDFs, which are mostly compressed; without it they are plain text. An existing
+    folder is not changed.
     """
     if folder.exists():
         return folder
@@ -63,7 +62,7 @@ def documents(folder: Path, count: int, size: int, noise: float = NOISE) -> Path
 
 
 def paths(folder: Path) -> list[Path]:
-    """The documents of a folder, in the order in which they were made."""
+    """The documents of a folder, in the order of their creation."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
@@ -91,7 +90,7 @@ def encoded_rows(folder: Path, target: Path) -> Path:
 
 
 def stored_batch(installation: Installation, folder: Path, connections: int, prompts: int) -> int:
-    """Make a batch and store its documents, without queue rows; returns its number."""
+    """Create a batch and store its documents, without queue rows; returns its number."""
     number = installation.apply(folder, connections, prompts)
     store_batch(installation, number)
     return number

@@ -1,7 +1,7 @@
-"""Case 4: whole staging beside the way of the predecessor, written as well as that way can be.
+"""Case 4: complete staging, compared with the best version of the predecessor's method.
 
-It commits each document and each queue row by itself, and looks the connection up for each of them.
-What it did worse besides (new database connections, an ORM, line breaks in base64) is left out.
+That method commits each document and each queue row separately, and queries the connection for each of them.
+Its other weaknesses (new database connections, an ORM, line breaks in base64) are left out.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def stage_row_by_row(databases: Databases, batch: int, folder: str) -> Timed:
 
 
 def copy_and_insert(databases: Databases, file: str, batch: int) -> Timed:
-    """The minimum that every method must do: rows that are already encoded, and the queue, in two commits."""
+    """The minimum of every method: copy encoded rows, then insert the queue rows, in two commits."""
 
     def timed() -> Figures:
         with closing(_connect(databases, "knowledge")) as knowledge, open(file, "rb") as rows:

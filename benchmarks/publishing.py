@@ -1,4 +1,4 @@
-"""Puts results where people look: the table in docs/performance.md and the plot beside it."""
+"""Publishes results: the table in docs/performance.md, and its plot."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ _MET, _MISSED = "#2a78b5", "#d1602a"
 
 
 def publish() -> None:
-    """Write the table and the plot anew from the results that are committed."""
+    """Rewrite the table and the plot from the committed results."""
     results = read_results(RESULTS)
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
@@ -36,7 +36,7 @@ def render(results: Sequence[CaseResult]) -> str:
 
 def draw(results: Sequence[CaseResult], target: Path) -> None:
     """Draw every figure that has a goal as a share of it, with its quartiles, on a logarithmic scale."""
-    # Half a second, which what only measures need not wait for.
+    # Takes half a second to import; measuring does not need it.
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
 
@@ -60,7 +60,7 @@ def draw(results: Sequence[CaseResult], target: Path) -> None:
 
 
 def _machine(results: Sequence[CaseResult]) -> str:
-    """The machines in one sentence each, with the cases that were taken on them."""
+    """The machines in one sentence each, with the cases that were measured on them."""
     by_machine: dict[str, list[int]] = {}
     for result in results:
         words = ", ".join(f"{name} {value}" for name, value in result.machine.items())
@@ -85,7 +85,7 @@ def _row(figure: Figure) -> list[str]:
 
 
 def number(value: float) -> str:
-    """A number with three digits that say something."""
+    """A number with about three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"

@@ -1,7 +1,7 @@
-"""Case 5: the step `queue_rows` beside a bare INSERT of the same rows into the same table.
+"""Case 5: the step `queue_rows`, compared with a bare INSERT of the same rows into the same table.
 
-The step also takes the batch's lock, sets foreign rows aside, looks which rows are there already,
-keeps them in order, and counts them after its commit.
+The step also locks the batch, sets foreign rows aside, checks which rows exist, keeps their order, and counts
+them after its commit.
 """
 
 import json
@@ -40,7 +40,7 @@ def queue_evaluations(databases: Databases, batch: int) -> Timed:
 
 
 def enqueue(databases: Databases, batch: int) -> Timed:
-    """The step's statement, without what the step does around it."""
+    """Only the statement of the step."""
     documents, prompts, connections = choice(databases, batch)
 
     def timed() -> Figures:
@@ -110,7 +110,7 @@ def _check(rows: int, installation: Installation, figures: Figures) -> None:
 
 
 def choice(databases: Databases, batch: int) -> tuple[dict[int, str], list[Any], list[Any]]:
-    """The documents, prompts and connections that a sealed batch has."""
+    """The documents, prompts and connections of a sealed batch."""
     with databases.doc_eval.connect() as connection:
         sealed = read_snapshot(connection, batch)
         documents = files.stored_document_names(connection, batch)

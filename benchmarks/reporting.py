@@ -1,4 +1,4 @@
-"""Case 10: the report of a completed batch beside reading its rows once.
+"""Case 10: the report of a completed batch, compared with reading its rows once.
 
 The yardstick streams the same columns of the same rows as plain tuples and keeps none of them.
 """
@@ -35,7 +35,7 @@ _COLUMNS = """
 
 def report(databases: Databases, batch: int) -> Timed:
     """Write the report, as the asset `completion_report` does."""
-    # Imported where they are used; imports are not on the clock.
+    # Imported before they are used, because imports are not timed.
     for module in ("doceval_pipeline.batches.results.report_input", "scipy.stats"):
         import_module(module)
 
@@ -111,4 +111,4 @@ def _experiment(documents: int, columns: int, *, quick: bool) -> Experiment:
 def _check(rows: int, installation: Installation, figures: Figures) -> None:
     ((scores,),) = installation.knowledge("SELECT count(overall_score) FROM llm_responses")
     if (figures["rows"], figures["scores"]) != (rows, scores):
-        raise WrongResult(f"of {rows} rows and {scores} scores, this was found: {figures}")
+        raise WrongResult(f"expected {rows} rows and {scores} scores, found {figures}")

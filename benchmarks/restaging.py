@@ -1,7 +1,7 @@
-"""Case 6: materializing a staged batch again, of which nothing changed.
+"""Case 6: materializing an unchanged staged batch again.
 
 All four steps and all three checks, as a Dagster run does them. The assignment is frozen, so that
-files are not read again unless a new look is asked for; that is measured beside it.
+files are read again only by a rescan, which is measured separately.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def materialize_again(databases: Databases, batch: int) -> Timed:
 
 
 def rescan(databases: Databases, batch: int) -> Timed:
-    """A new look at the folders: every file is read and hashed."""
+    """Rescan the folders: every file is read and hashed."""
 
     def timed() -> Figures:
         done = reprocess(databases, batch, Mode.missing, lambda *_: None, rescan=True)
@@ -61,7 +61,7 @@ def rescan(databases: Databases, batch: int) -> Timed:
     return timed
 
 
-def hash_and_look(databases: Databases, folder: str) -> Timed:
+def hash_and_compare(databases: Databases, folder: str) -> Timed:
     """The minimum that finds out whether every file is stored."""
 
     def timed() -> Figures:
@@ -93,12 +93,12 @@ def restaging(*, quick: bool) -> Case:
     def check(installation: Installation, figures: Figures) -> None:
         require_rows(installation, count * 4)
         if figures["new"] or figures["problems"] or figures["documents"] not in (count, None):
-            raise WrongResult(f"nothing had changed, and this was found: {figures}")
+            raise WrongResult(f"nothing had changed, but found {figures}")
 
     sides = [
         Side(OURS, materialize_again, settled(batch=1), check),
         Side(RESCAN, rescan, settled(batch=1), check),
-        Side(HASHING, hash_and_look, settled(), check),
+        Side(HASHING, hash_and_compare, settled(), check),
     ]
 
     def judge(measured: Measured) -> list[Figure]:
@@ -107,8 +107,8 @@ def restaging(*, quick: bool) -> Case:
             ratio("time", found, OURS, HASHING, 1.10, seconds),
             absolute("WAL", "MB", found, OURS, wal_megabytes, 2),
             ratio("CPU", found, OURS, HASHING, None, cpu_seconds),
-            ratio("time with a new look at the folders", found, RESCAN, HASHING),
-            absolute("WAL with a new look at the folders", "MB", found, RESCAN, wal_megabytes),
+            ratio("time with a rescan of the folders", found, RESCAN, HASHING),
+            absolute("WAL with a rescan of the folders", "MB", found, RESCAN, wal_megabytes),
         ]
 
     experiment = Experiment("again", prepare, sides, 1 if quick else 9)

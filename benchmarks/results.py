@@ -1,4 +1,4 @@
-"""The results of cases as JSON files, one for each case: what the table and the plot are made from."""
+"""The results of cases as JSON files, one for each case: the source of the table and the plot."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from benchmarks.figures import MIB, Figure, Measured, quartiles
 from benchmarks.harness import Measurement
 
 VERSION = 1
-# Columns of each side: name, how it is read, digits.
+# Columns of each side: name, value, decimals.
 _SUMMARY: tuple[tuple[str, Callable[[Measurement], float], int], ...] = (
     ("seconds", lambda m: m.seconds, 4),
     ("client_cpu_seconds", lambda m: m.client_cpu, 2),
@@ -25,7 +25,7 @@ _SUMMARY: tuple[tuple[str, Callable[[Measurement], float], int], ...] = (
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What is kept of a case; `experiments` holds medians of each side, `runs` what each run took."""
+    """The stored result of a case: `experiments` has medians of each side, `runs` the cost of each run."""
 
     version: int
     case: int
@@ -39,7 +39,7 @@ class CaseResult:
 
 
 def case_result(case: Case, measured: Measured, machine: dict[str, Any]) -> CaseResult:
-    """Judge a case and put everything together that is kept of it."""
+    """Compute the figures of a case and collect everything that is stored about it."""
     return CaseResult(
         version=VERSION,
         case=case.number,
@@ -54,11 +54,11 @@ def case_result(case: Case, measured: Measured, machine: dict[str, Any]) -> Case
 
 
 def write_result(result: CaseResult, folder: Path) -> Path:
-    """Write the result of a case where an earlier one of it may stand; returns the file."""
+    """Write the result of a case, replacing an earlier one; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"case-{result.case:02}.json"
     content = {**asdict(result), "runs": "@runs"}
-    # One line for each run, so that a new measurement is a readable change.
+    # One line for each run, so that a new measurement gives a readable diff.
     runs = ",\n".join(
         f"  {json.dumps(name)}: [\n"
         + ",\n".join(f"   {json.dumps(run, ensure_ascii=False)}" for run in found)

@@ -1,7 +1,7 @@
-"""Case 13: taking the results of an earlier batch beside queueing as many rows.
+"""Case 13: reusing the results of an earlier batch, compared with queueing as many rows.
 
-Both are `queue.enqueue` in a transaction of its own: all evaluations have a result that an earlier batch
-has, which one side takes and the other asks for again.
+Both call `queue.enqueue` in a separate transaction. An earlier batch has a result for every evaluation: one
+side reuses it, the other queues the evaluation again.
 """
 
 from collections.abc import Callable
@@ -100,4 +100,4 @@ def reusing(*, quick: bool) -> Case:
 
 def _check(kind: str, rows: int, _: Installation, figures: Figures) -> None:
     if figures[kind] != rows:
-        raise WrongResult(f"{rows} rows are to be {kind}, and this was done: {figures}")
+        raise WrongResult(f"expected {rows} rows to be {kind}, found {figures}")

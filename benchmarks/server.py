@@ -1,8 +1,7 @@
-"""Reads what the server of a benchmark used: CPU, WAL and memory. Changes nothing.
+"""Measures the CPU, WAL and memory use of a benchmark's server. Changes nothing.
 
-The kernel counts the CPU time of each process and adds it to the parent's account when it is
-reaped, so the postmaster's account and those of its living children together lose nothing, however
-many connections came and went.
+When a process is reaped, the kernel adds its CPU time to the account of its parent. The accounts of the
+postmaster and of its living children together are therefore complete, however many connections were closed.
 """
 
 import os
@@ -29,7 +28,7 @@ class ServerMeter:
     Parameters
     ----------
     home
-        The `DOCEVAL_HOME` whose server it is.
+        The `DOCEVAL_HOME` of the server.
     """
 
     home: Path
@@ -40,21 +39,21 @@ class ServerMeter:
         return int((EmbeddedServer(self.home).data / "postmaster.pid").read_text().split("\n", 1)[0])
 
     def cpu_seconds(self) -> float:
-        """CPU time of all processes of the server since its start, of ended ones too."""
+        """CPU time of all processes of the server since its start, including ended ones."""
         postmaster = self.postmaster
         ticks = sum(_ticks(postmaster, _OWN_TIMES)) + sum(_ticks(postmaster, _TIMES_OF_REAPED))
         ticks += sum(sum(_ticks(child, _OWN_TIMES)) for child in children(postmaster))
         return ticks / _TICKS_PER_SECOND
 
     def private_bytes(self) -> int:
-        """Memory that the server's processes hold now, without the buffers that they share."""
+        """The current memory of the server's processes, without shared buffers."""
         return sum(status_bytes(child, "RssAnon") for child in children(self.postmaster))
 
 
 def tree_cpu_seconds(process: int) -> float:
-    """CPU time of a process and of all its descendants since their start, of ended ones too.
+    """CPU time of a process and of all its descendants since their start, including ended ones.
 
-    Loses those that ended and were left to the system by a parent that had ended before.
+    Orphans that have ended are not counted.
     """
     ticks = 0
     for one in (process, *descendants(process)):
@@ -63,7 +62,7 @@ def tree_cpu_seconds(process: int) -> float:
 
 
 def wal_position(engine: Engine) -> int:
-    """Bytes of WAL that the server has written since it was made."""
+    """Bytes of WAL that the server has written since it was created."""
     with engine.connect() as connection:
         return int(connection.execute(_WAL).scalar_one())
 

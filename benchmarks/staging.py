@@ -1,4 +1,4 @@
-"""Cases 1 to 3: staging documents beside psql's \\copy of rows that are already encoded.
+"""Cases 1 to 3: staging documents, compared with psql's \\copy of rows that are already encoded.
 
 The yardstick reads no folder, hashes nothing, encodes nothing, and writes no queue row; it writes the
 same rows into the same table with the same constraints.
@@ -23,7 +23,7 @@ from benchmarks.figures import (
     absolute,
     cpu_seconds,
     ratio,
-    said,
+    reported,
     seconds,
     server_cpu,
     wal_bytes,
@@ -46,9 +46,9 @@ _STORED = """
 
 
 def stage(databases: Databases, batch: int, *, check: bool) -> Timed:
-    """From walking the folder to the commit of the last queue row.
+    """Stage a batch, from walking the folder to the commit of the last queue row.
 
-    Dagster runs the check `documents_round_trip` before it lets `queue_rows` begin, so its time counts.
+    Dagster runs the check `documents_round_trip` before it lets `queue_rows` begin, so its time is included.
     """
     staging.seal_batch(databases, batch)
 
@@ -71,7 +71,7 @@ def stage(databases: Databases, batch: int, *, check: bool) -> Timed:
 
 
 def copy_rows(databases: Databases, file: str) -> Timed:
-    """What psql does with a file of rows."""
+    """Copy a file of rows with psql."""
     server = EmbeddedServer(databases.settings.home)
     psql = [_binary("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.sockets), "-U", USER]
 
@@ -83,16 +83,18 @@ def copy_rows(databases: Databases, file: str) -> Timed:
 
 
 def require_contents(installation: Installation, expected: tuple[int, str]) -> None:
-    """Decode everything that is stored, in the database, and compare it with the files.
+    """Decode all stored documents in the database, and compare them with the files.
 
     Raises
     ------
     WrongResult
-        It is not the same bytes, or not as many.
+        The bytes or the number of documents differ.
     """
     ((count, digest),) = installation.knowledge(_STORED)
     if (count, digest) != expected:
-        raise WrongResult(f"docs holds {count} contents of {expected[0]}, or other bytes than the files")
+        raise WrongResult(
+            f"docs has {count} documents, expected {expected[0]}; or their bytes differ from the files"
+        )
 
 
 def require_rows(installation: Installation, expected: int) -> None:
@@ -105,7 +107,7 @@ def require_rows(installation: Installation, expected: int) -> None:
     """
     ((count,),) = installation.knowledge("SELECT count(*) FROM llm_responses")
     if count != expected:
-        raise WrongResult(f"llm_responses holds {count} rows of {expected}")
+        raise WrongResult(f"llm_responses has {count} rows, expected {expected}")
 
 
 class _Documents:
@@ -199,18 +201,18 @@ def one_huge_document(*, quick: bool) -> Case:
 
 
 def client_mib(measurement: Measurement) -> float:
-    """The client's peak above what it held before, in MiB."""
+    """The client's peak memory above its use before the work, in MiB."""
     return measurement.client_bytes / MIB
 
 
 def server_bytes(measurement: Measurement) -> float:
-    """The server's peak of private memory."""
+    """The server's peak private memory, in bytes."""
     return measurement.server_bytes
 
 
 def _beside_copy(found: list[Measurement], goal: float) -> list[Figure]:
     def without_check(measurement: Measurement) -> float:
-        return measurement.seconds - said("check_seconds")(measurement)
+        return measurement.seconds - reported("check_seconds")(measurement)
 
     def on_all_cores(measurement: Measurement) -> float:
         return cpu_seconds(measurement) / CORES
@@ -218,7 +220,7 @@ def _beside_copy(found: list[Measurement], goal: float) -> list[Figure]:
     return [
         ratio("time", found, OURS, COPY, goal),
         ratio("time without the check", found, OURS, COPY, None, without_check, below=seconds),
-        ratio("storing alone", found, OURS, COPY, None, said("store_seconds"), below=seconds),
+        ratio("storing alone", found, OURS, COPY, None, reported("store_seconds"), below=seconds),
         ratio("CPU of client and server", found, OURS, COPY, None, cpu_seconds),
         ratio(
             f"that CPU on {CORES} cores beside the time", found, OURS, COPY, None, on_all_cores, below=seconds

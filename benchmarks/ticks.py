@@ -1,7 +1,7 @@
-"""Case 7: what a tick of the sensor `response_status` asks the databases.
+"""Case 7: the SQL of a tick of the sensor `response_status`.
 
-Counted is the time between sending a statement and having its rows, over both databases, of the look
-that finds the changes; where nothing changed, the median of several ticks.
+Measures the time from sending a statement to receiving its rows, over both databases, of the poll that finds
+the changes; if nothing changed, the median of several polls.
 """
 
 import time
@@ -17,7 +17,7 @@ from benchmarks import material
 from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
 from benchmarks.errors import WrongResult
-from benchmarks.figures import Figure, Measured, absolute, ratio, said
+from benchmarks.figures import Figure, Measured, absolute, ratio, reported
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from doceval_pipeline.batches.databases import Databases
@@ -26,12 +26,12 @@ from doceval_pipeline.knowledge.digests import digest
 from doceval_pipeline.knowledge.incremental_counts import newest_version
 
 IDLE, FEW, MANY = "idle", "100 changes", "100,000 changes"
-# An idle look takes so little that one alone says more of the machine than of itself.
-IDLE_LOOKS = 15
+# An idle poll is so short that a single one mostly measures the machine.
+IDLE_POLLS = 15
 ALONE, BESIDE = "alone", "beside closed batches"
 COLUMNS = 10
 CELLS = COLUMNS * COLUMNS
-# Short, because it takes long enough to make so many rows.
+# Short, because creating so many rows takes long enough.
 ANSWER = 1
 _BATCHES = """
     INSERT INTO batches (id, batch_number, batch_name, status, config_snapshot, config_sha256, expected_cells,
@@ -45,7 +45,7 @@ _OPEN = """
     UPDATE llm_responses SET status = 'QUEUED', overall_score = NULL, response_text = NULL,
         error_message = NULL, task_id = NULL, completed_processing_at = NULL, started_processing_at = NULL
 """
-# A processor's answers, spread over all batches; each one a statement of its own.
+# A processor's answers, spread over all batches, each in a separate statement.
 _ANSWER = """
     DO $$
     DECLARE
@@ -79,8 +79,8 @@ class SqlClock:
         self.seconds += time.perf_counter() - self._started
 
 
-def look(databases: Databases, changes: int) -> Timed:
-    """One look after so many changes, on connections that have looked before, as the daemon's have."""
+def poll(databases: Databases, changes: int) -> Timed:
+    """One poll after `changes` changes, on connections that have polled before, like those of the daemon."""
     with databases.knowledge.connect() as connection:
         newest = newest_version(connection)
     before = completion.poll(databases, newest)
@@ -91,7 +91,7 @@ def look(databases: Databases, changes: int) -> Timed:
     def timed() -> Figures:
         found = completion.poll(databases, before.version)
         took = [clock.seconds * 1000]
-        for _ in range(0 if changes else IDLE_LOOKS - 1):
+        for _ in range(0 if changes else IDLE_POLLS - 1):
             clock.seconds = 0.0
             completion.poll(databases, found.version)
             took.append(clock.seconds * 1000)
@@ -141,10 +141,10 @@ def ticks(*, quick: bool) -> Case:
 
     def check(changes: int, _: Installation, figures: Figures) -> None:
         if (figures["open"], figures["new"], figures["completed"]) != (batches, changes, 0):
-            raise WrongResult(f"of {changes} changes in {batches} open batches, this was found: {figures}")
+            raise WrongResult(f"expected {changes} changes in {batches} open batches, found {figures}")
 
     sides = [
-        Side(name, look, before(changes), partial(check, changes))
+        Side(name, poll, before(changes), partial(check, changes))
         for name, changes in ((IDLE, 0), (FEW, few), (MANY, many))
     ]
     rounds = 1 if quick else 5
@@ -157,7 +157,7 @@ def ticks(*, quick: bool) -> Case:
 
 
 def _judge(measured: Measured) -> list[Figure]:
-    sql = said("sql_ms")
+    sql = reported("sql_ms")
     together = [*_named(measured, ALONE), *_named(measured, BESIDE)]
     return [
         absolute("idle", "ms", measured[ALONE], IDLE, sql, 5),

@@ -1,1 +1,1 @@
-"""Stages batches of documents for evaluation by LLMs and reports what came back."""
+"""Stages batches of documents for evaluation by LLMs and reports the results."""

@@ -10,13 +10,13 @@ from typing import IO
 
 from doceval_pipeline.errors import FileError
 
-# On a command line; a file of this name is ./-
+# As an argument on a command line; a file named - is written ./-
 STANDARD_OUTPUT = Path("-")
 
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Turns operating system errors while a file is written into a FileError of one line."""
+    """Turn operating system errors while a file is written into a FileError of one line."""
     try:
         yield
     except OSError as error:

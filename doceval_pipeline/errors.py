@@ -1,8 +1,8 @@
 """Errors with a message for people.
 
 Each message is one line that says what is wrong, where, and what to do; the command line and Dagster show
-exactly that line. Anything that looks like a key is removed from it. This module knows no database, no file
-and no Dagster.
+exactly that line. Anything that looks like a key is removed from it. This module does not depend on
+databases, files or Dagster.
 
 DocEvalError
 ├── PathError                  a path cannot be resolved
@@ -18,7 +18,7 @@ DocEvalError
 ├── ComparisonError            two sides share nothing that could be compared
 ├── FileError                  a file cannot be written; the previous one is unchanged
 ├── ExportError                these results cannot be exported, or not under this name
-└── ArchiveError               an archive that cannot be written, read or restored
+└── ArchiveError               an archive cannot be written, read or restored
 """
 
 import traceback
@@ -27,7 +27,7 @@ from pathlib import Path
 from doceval_pipeline.redaction import without_keys
 
 PACKAGE = Path(__file__).parent
-# Of messages of libraries, in characters: they may quote long values.
+# Limit of library messages, in characters: they may quote long values.
 LONGEST_REASON = 500
 
 
@@ -79,7 +79,7 @@ class BatchStateError(DocEvalError):
 
 
 class StagingError(DocEvalError):
-    """Staging cannot continue without doing harm."""
+    """Staging cannot continue safely."""
 
 
 class ComparisonError(DocEvalError):

@@ -132,7 +132,7 @@ def session_limits(server_version: int) -> str:
 
 
 def wait_at_most(connection: Connection, seconds: float) -> None:
-    """Limits how long statements of this transaction wait for a lock."""
+    """Limit how long statements of this transaction wait for a lock."""
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(seconds * 1000)}")
 
 
@@ -142,7 +142,7 @@ def is_lock_timeout(error: DBAPIError) -> bool:
 
 
 def name_holders(engine: Engine) -> None:
-    """Adds a note with the lock holders to errors of statements that timed out waiting for a lock."""
+    """Add a note with the lock holders to errors of statements that timed out waiting for a lock."""
     event.listen(engine, "handle_error", _add_note)
 
 
@@ -177,7 +177,7 @@ def holders_sentence(holders: Sequence[LockHolder], candidates: int | None = Non
 def take_advisory_lock(
     connection: Connection, lock: AdvisoryLock, trusted: str, what: str, *, for_session: bool = False
 ) -> None:
-    """Takes an advisory lock in the caller's transaction; waits for trusted holders.
+    """Take an advisory lock in the caller's transaction; waits for trusted holders.
 
     Parameters
     ----------

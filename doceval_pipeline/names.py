@@ -2,7 +2,7 @@
 
 Two names are equal if they have the same normalized form (NFC): macOS writes `ü` as two characters, keyboards
 write one. Upper and lower case, ligatures and wide forms stay different. Invisible characters are rejected,
-unless a script or an emoji needs them at that position. This module knows no file and no database.
+unless a script or an emoji needs them at that position. This module does not use files or databases.
 """
 
 import re

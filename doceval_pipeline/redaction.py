@@ -1,6 +1,6 @@
 """Recognises API keys and passwords in text, and hides them.
 
-This module has the patterns; callers decide which fields to check. It knows no file and no database.
+This module has the patterns; callers decide which fields to check. It does not use files or databases.
 """
 
 import re

@@ -65,12 +65,12 @@ def test_the_first_example_and_its_commands_work_in_their_order(
         assert ended.exit_code == 0, (words, ended.output)
         outputs[" ".join(words)] = ended.output
     assert "1 usable file" in outputs["apply evaluation.yaml"]
-    assert "is made (1 new, 0 changed, 0 unchanged, 0 gone)" in outputs["recurring run inbox"]
+    assert "is created (1 new, 0 changed, 0 unchanged, 0 gone)" in outputs["recurring run inbox"]
     assert "when documents arrive" in outputs["recurring list"]
     assert "MADE" in outputs["recurring list inbox"]
     assert "inbox is paused" in outputs["recurring pause inbox"]
     assert "inbox is resumed; next " in outputs["recurring resume inbox"]
-    assert "1 batch that it made stays; still open: batch-" in outputs["recurring delete inbox"]
+    assert "1 batch that it created is kept; still open: batch-" in outputs["recurring delete inbox"]
 
 
 def test_the_example_file_is_valid_and_every_command_is_documented() -> None:

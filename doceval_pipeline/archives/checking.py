@@ -70,7 +70,7 @@ class CheckedArchive:
 
 
 def check(archive: Archive, progress: Progress) -> CheckedArchive:
-    """Reads and checks a whole archive.
+    """Read and check a whole archive.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def _documents(archive: Archive, progress: Progress) -> Iterator[Doc]:
 
 
 def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -> tuple[int, int]:
-    """Checks the attempts; returns their number and their largest id."""
+    """Check the attempts; returns their number and their largest id."""
     count = largest = 0
     prompts = {prompt.id for prompt in config.prompts}
     connections = {connection.id for connection in config.connections}
@@ -160,7 +160,7 @@ def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -
 
 
 def _check_files(archive: Archive, documents: "_Documents", batch: BatchMember) -> tuple[Counter[str], int]:
-    """Checks the files; returns their number by state and their largest id."""
+    """Check the files; returns their number by state and their largest id."""
     states: Counter[str] = Counter()
     last = 0
     folders = {folder.id for folder in batch.folders}
@@ -179,7 +179,7 @@ def _check_files(archive: Archive, documents: "_Documents", batch: BatchMember) 
 
 
 def _check_observations(archive: Archive, config: Config) -> int:
-    """Checks progress and history; returns the number of history rows with impossible values."""
+    """Check progress and history; returns the number of history rows with impossible values."""
     seen, measured, impossible = "", (0, ""), 0
     connections = {connection.id for connection in config.connections}
     for progress in _rows(archive, PROGRESS, ProgressRow):
@@ -255,7 +255,7 @@ class _Documents:
         return sum(1 for uses in self._used if uses & use and not uses & without)
 
     def use(self, number: int, uses: int) -> bytes | None:
-        """Records uses of a document and returns its fingerprint; None if the id is unknown."""
+        """Record uses of a document and return its fingerprint; None if the id is unknown."""
         place = bisect_left(range(len(self)), number, key=self._number)
         if place == len(self) or self._number(place) != number:
             return None

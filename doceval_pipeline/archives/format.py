@@ -108,7 +108,7 @@ class Manifest(_Part):
 
 
 def read_manifest(content: bytes, file: str) -> Manifest:
-    """Parses a manifest; raises for what this version does not understand.
+    """Parse a manifest; raises for what this version does not understand.
 
     Raises
     ------

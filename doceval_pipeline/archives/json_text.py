@@ -159,7 +159,7 @@ class _Structure:
         return quote + 1
 
     def _inside(self, data: bytes, place: int, text: "_String") -> int:
-        """Consumes the characters of a string; a cut character at the end waits for more data."""
+        """Consume the characters of a string; a cut character at the end waits for more data."""
         match = _CHARACTERS.match(data, place)
         end = place if match is None else match.end()
         if end < len(data) and data[end] == ord('"'):
@@ -235,7 +235,7 @@ def _refuse_constant(name: str) -> Never:
 
 
 def _inspect(value: Any) -> None:
-    """Raises for strings that PostgreSQL cannot store, and for too many levels; not recursive."""
+    """Raise for strings that PostgreSQL cannot store, and for too many levels; not recursive."""
     level, values = 0, [value]
     while values:
         level += 1

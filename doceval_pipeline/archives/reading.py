@@ -167,7 +167,7 @@ class Archive:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
-    """Opens an archive and reads its manifest.
+    """Open an archive and read its manifest.
 
     Raises
     ------

@@ -22,7 +22,7 @@ def _moment(value: str) -> str:
     return value
 
 
-def _moment_or_none(value: str) -> str:
+def _moment_or_infinity(value: str) -> str:
     return value if value in _INFINITE else _moment(value)
 
 
@@ -38,7 +38,7 @@ ShortText = Annotated[str, Field(max_length=LONGEST_SHORT_TEXT), AfterValidator(
 Named = Annotated[ShortText, Field(min_length=1)]
 Moment = Annotated[ShortText, AfterValidator(_moment)]
 """A UTC time as PostgreSQL writes it, in years that all programs can read."""
-AnyMoment = Annotated[ShortText, AfterValidator(_moment_or_none)]
+AnyMoment = Annotated[ShortText, AfterValidator(_moment_or_infinity)]
 """The same, or -infinity or infinity."""
 Json = dict[str, Any]
 

@@ -41,18 +41,18 @@ class ArchiveWriter:
         self._zip.fp = None
 
     def add(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Writes a member without rows."""
+        """Write a member without rows."""
         self._members[name] = self._write(name, pieces)
 
     def add_rows(self, name: str, rows: Iterable[str]) -> int:
-        """Writes a member with one JSON object per line; returns the number of rows."""
+        """Write a member with one JSON object per line; returns the number of rows."""
         lines = _Lines(rows)
         written = self._write(name, lines)
         self._members[name] = written.model_copy(update={"rows": lines.count})
         return lines.count
 
     def add_document(self, sha256: str, size: int, pieces: Iterable[bytes]) -> None:
-        """Writes a document under its sha256.
+        """Write a document under its sha256.
 
         Parameters
         ----------
@@ -74,7 +74,7 @@ class ArchiveWriter:
         self._document_bytes += size
 
     def finish(self, batch: int, name: str, doceval: str, schemas: dict[str, str]) -> Manifest:
-        """Writes the manifest and closes the archive, but not the file.
+        """Write the manifest and close the archive, but not the file.
 
         Parameters
         ----------

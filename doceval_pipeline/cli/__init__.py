@@ -1,8 +1,8 @@
 """The command line: everything that Dagster's UI does, through the same functions and instance.
 
 Each module holds the commands of one subject and is imported when one of them is called (see
-`command_table`). Here is the entry point, and how an error becomes one line and an exit code. Imports that
-take long are in functions, so that `doceval --help` answers at once.
+`command_table`). This module has the entry point, and turns errors into one line and an exit code. Slow
+imports are in functions, so that `doceval --help` answers at once.
 """
 
 import os
@@ -102,7 +102,7 @@ def _describe(error: Exception) -> str:
     try:
         with database_errors():
             raise error
-    except Exception as described:  # noqa: BLE001 # it is the error, or what the driver's means
+    except Exception as described:  # noqa: BLE001 # the error itself, or the translated error of a driver
         return in_one_line(described)
 
 

@@ -28,7 +28,7 @@ from doceval_pipeline.settings import Settings
 
 @command(epilog=examples("doceval apply evaluation.yaml", "doceval apply evaluation.yaml --stage"))
 @click.argument("file", type=file_path)
-@click.option("--stage", is_flag=True, help="Also ask the daemon to stage its batches now.")
+@click.option("--stage", is_flag=True, help="Also request the staging of its batches.")
 @as_json_option
 def apply(*, file: Path, stage: bool, as_json: bool) -> None:
     """Create or update what an evaluation file defines.
@@ -116,7 +116,7 @@ def _print_next_steps(applied: Applied, previews: Mapping[str, Preview], *, stag
     if applied.staging_requested_again:
         names = ", ".join(map(printable, applied.staging_requested_again))
         console.print(
-            f"staging was already requested but has not begun, requested again: {names}", markup=False
+            f"staging was already requested but has not begun; requested again: {names}", markup=False
         )
     if applied.staging_requested or applied.staging_requested_again:
         console.print("staging begins within seconds while [bold]doceval up[/] runs")

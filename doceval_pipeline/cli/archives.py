@@ -2,25 +2,64 @@
 
 import json
 import sys
-from contextlib import ExitStack
-from dataclasses import asdict
-from pathlib import Path
+from contextlib import (
+    ExitStack,
+)
+from dataclasses import (
+    asdict,
+)
+from pathlib import (
+    Path,
+)
 
 import click
-from rich.markup import escape
+from rich.markup import (
+    escape,
+)
 
-from doceval_pipeline.batches.archiving import restore as restoring
-from doceval_pipeline.batches.monitoring.status import batch_progress
-from doceval_pipeline.cli.bars import bars
-from doceval_pipeline.cli.help import command, examples
-from doceval_pipeline.cli.installation import databases
-from doceval_pipeline.cli.options import as_json_option, several_batches
-from doceval_pipeline.cli.output import console, print_json, print_table
-from doceval_pipeline.cli.selection import ActionResult, act_on_each, select
-from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
-from doceval_pipeline.names import printable
-from doceval_pipeline.paths import file_path
-from doceval_pipeline.reports.formatting import size_text
+from doceval_pipeline.batches.archiving import (
+    restore as restoring,
+)
+from doceval_pipeline.batches.monitoring.status import (
+    batch_progress,
+)
+from doceval_pipeline.cli.bars import (
+    bars,
+)
+from doceval_pipeline.cli.help import (
+    command,
+    examples,
+)
+from doceval_pipeline.cli.installation import (
+    databases,
+)
+from doceval_pipeline.cli.options import (
+    as_json_option,
+    several_batches,
+)
+from doceval_pipeline.cli.output import (
+    console,
+    print_json,
+    print_table,
+)
+from doceval_pipeline.cli.selection import (
+    ActionResult,
+    act_on_each,
+    select,
+)
+from doceval_pipeline.doc_eval.batches import (
+    BatchRecord,
+    partition_key,
+)
+from doceval_pipeline.names import (
+    printable,
+)
+from doceval_pipeline.paths import (
+    file_path,
+)
+from doceval_pipeline.reports.formatting import (
+    size_text,
+)
 
 
 @command(epilog=examples("doceval archive 1", "doceval archive 'contracts-*'"))
@@ -30,9 +69,8 @@ def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
     """Move closed batches into archive files.
 
     Moves each closed BATCH out of both databases into a file of its own; doceval restore brings it back.
-    BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. Each batch is moved into one file,
-    which is read back before anything is removed. Run the command again to complete an interrupted archive;
-    doceval restore loads the batch again.
+    BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. Each file is read back before
+    anything is removed. Run the command again to complete an interrupted archive.
     """
     from doceval_pipeline.cli.runs import open_job
 
@@ -57,15 +95,15 @@ def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--accept-connections",
     is_flag=True,
-    help="Accept new or different connections and folders of the archive without a prompt.",
+    help="Accept new or different connections and folders of the archive without asking.",
 )
 @as_json_option
 def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
     """Restore a batch from its archive file.
 
-    The batch in FILE is restored as it was; the file is kept.
+    The batch in FILE is restored unchanged, and FILE is kept.
 
-    The batch is restored unchanged, and FILE is kept. An archive of another installation is shown first: the
+    An archive of another installation is shown first: the
     batch, its folders, and its connections, to which documents and keys are sent. Connections and folders
     that are new here, and connections that differ, must be accepted.
 
@@ -98,7 +136,7 @@ def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
 
 
 def _show(incoming: restoring.IncomingArchive) -> None:
-    """Prints the contents of an archive of another installation."""
+    """Print the contents of an archive of another installation."""
     manifest, checked = incoming.archive.manifest, incoming.checked
     console.print(
         f"[bold]{partition_key(incoming.batch_id)}[/] {escape(printable(manifest.name))}: archived "

@@ -24,7 +24,7 @@ class HelpSection(Enum):
 class Patience(Enum):
     """What a command does while a database server does not answer."""
 
-    # It goes on waiting: what it has begun to write may still succeed.
+    # It keeps waiting: the write that it has begun may still succeed.
     PATIENT = "patient"
     # It ends after half a minute: it only reads.
     ENDS = "ends"

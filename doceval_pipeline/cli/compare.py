@@ -37,7 +37,7 @@ from doceval_pipeline.reports.score_changes import THRESHOLD
     type=click.FloatRange(0, 100),
     default=THRESHOLD,
     show_default=True,
-    help="A score of it or more is good; documents that cross it are counted.",
+    help="A score at or above it is good; documents that cross it are counted.",
 )
 @click.option(
     "--html",
@@ -65,8 +65,8 @@ def compare(
     doceval compare BATCH --connections NAME NAME    two connections of a batch
     doceval compare BATCH --prompts NAME NAME        two prompts of a batch
 
-    Shows by how much the second side scores higher than the first, over the documents and columns (connection
-    and prompt) that both have. The first line of the output can be pasted into a message.
+    Leaves out documents and columns (connection and prompt) that only one of the two has. The first line of
+    the output can be pasted into a message.
     """
     if len(batches) + bool(connections) + bool(prompts) != 2 or len(batches) > 2:
         raise click.UsageError("pass two batches, or one batch with either --connections or --prompts")
@@ -159,7 +159,7 @@ def _row(column: ComparedColumn) -> tuple[Any, ...]:
 
 
 def _print_left_out(comparison: Comparison) -> None:
-    """Print what is left out of the differences, and why."""
+    """Print the results that are left out of the differences, by reason."""
     first, second = comparison.first, comparison.second
     rows = [
         (side.name, column.connection, column.prompt, *_left_out(counts))

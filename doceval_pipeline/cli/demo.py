@@ -108,7 +108,7 @@ def _wait_for_report(
 def _poll_progress(
     databases: Databases, number: int, wait: Callable[[float], bool]
 ) -> Iterator[BatchProgress]:
-    """The progress of a batch, again and again until the time is over."""
+    """Yield the progress of a batch until the time limit is reached."""
     deadline = time.monotonic() + SECONDS_TO_COMPLETE
     while time.monotonic() < deadline:
         yield batch_progress(databases, str(number))[0]

@@ -59,8 +59,8 @@ FOLDING_COLUMNS = (
     "invariant",
     "problem",
     "what to do",
-    "what was tried",
-    "what was seen",
+    "check",
+    "observation",
     "connection",
     "prompt",
     "when",
@@ -93,7 +93,7 @@ def output_path(path: str) -> Path:
 
 
 def console_beside(output: Path | None, *, as_json: bool) -> Console:
-    """The console for messages of a command that writes a file: standard error if the file goes to output.
+    """The console for messages of a command that writes a file; standard error if that is standard output.
 
     Raises
     ------

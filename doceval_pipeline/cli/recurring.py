@@ -30,7 +30,7 @@ from doceval_pipeline.reports.formatting import counted
 MOST_SHOWN, MOST_AS_JSON = 30, 100_000
 # Open batches that `delete` lists.
 MOST_NAMED = 5
-# A running daemon makes a due batch within this time.
+# A running daemon creates a due batch within this time.
 TIME_TO_MAKE = timedelta(seconds=60)
 WORDS = {
     "ls": "list",
@@ -99,7 +99,7 @@ def run(*, name: str, as_json: bool) -> None:
     """Create a batch now, outside the schedule.
 
     Works while NAME is paused, too. The daemon of doceval up stages the batch. If nothing is new, no batch is
-    made and the exit code is 0. Exit code 1 if a folder cannot be read.
+    created and the exit code is 0. Exit code 1 if a folder cannot be read.
     """
     made = _run("run_recurring", "make_batch", name)
     if as_json:
@@ -128,7 +128,7 @@ def pause(name: str) -> None:
 def resume(name: str) -> None:
     """Resume a recurring evaluation.
 
-    NAME continues with its next occurrence. Times that passed while it was paused are skipped.
+    NAME continues with its next occurrence. Occurrences missed while it was paused are skipped.
     """
     changed = _run("resume_recurring", "resume", name)
     with databases().doc_eval.connect() as connection:
@@ -155,7 +155,7 @@ def delete(name: str) -> None:
 @click.option("--open", "opens", is_flag=True, help="Also open the page in a browser.")
 @as_json_option
 def report(*, name: str, opens: bool, as_json: bool) -> None:
-    """Write the page of a series of batches.
+    """Write the series page of a recurring evaluation.
 
     The page of NAME as of now shows scores, failures, cost and time by occurrence, marks drift, and
     lists documents whose score changed with their content.
@@ -213,7 +213,7 @@ def _row(record: RecurringRecord) -> tuple[str | None, ...]:
 
 
 def _when(record: RecurringRecord) -> str | None:
-    """When it makes batches; None if its definition cannot be used."""
+    """When it creates batches; None if its definition cannot be used."""
     return None if record.problem else record.when
 
 
@@ -231,7 +231,7 @@ def _reason(record: RecurringRecord) -> str | None:
 
 
 def _next(record: RecurringRecord) -> str | None:
-    """When the next batch is made, in words; None if it is paused or unusable."""
+    """When the next batch is created, in words; None if it is paused or unusable."""
     if record.problem is not None or record.paused_at is not None:
         return None
     if record.recurrence is None:
@@ -239,7 +239,7 @@ def _next(record: RecurringRecord) -> str | None:
     if record.due_at is not None:
         if record.now - record.due_at < TIME_TO_MAKE:
             return "due now"
-        return f"due since {_at(record.due_at, record)}; start doceval up to make it"
+        return f"due since {_at(record.due_at, record)}; start doceval up to create it"
     return _at(record.next_at, record) or "never"
 
 
@@ -278,7 +278,7 @@ def _show_occurrences(record: RecurringRecord, occurrences: Sequence[Occurrence]
 
 
 def _about(record: RecurringRecord) -> str:
-    """When it makes batches, and the next time; or why it cannot be used."""
+    """When it creates batches, and the next occurrence; or why it cannot be used."""
     if record.problem:
         return f"cannot be used: {record.problem}"
     return f"{record.when}, {'paused' if record.paused_at else f'next {_next(record)}'}"
@@ -315,15 +315,15 @@ def _print_occurrence(name: str, made: Mapping[str, Any]) -> None:
     if batch is None:
         console.print(printable(f"no batch: {made['reason']}{counts}"), markup=False)
         return
-    line = f"{batch.key} {batch.name} is made{counts}; doceval up stages it within seconds"
+    line = f"{batch.key} {batch.name} is created{counts}; doceval up stages it within seconds"
     console.print(printable(line), markup=False)
     warn_of_waiting(opened)
 
 
 def _remaining_batches(summary: OccurrenceSummary) -> str:
     if not summary.batches:
-        return "it made no batches"
-    stay = f"{counted(summary.batches, 'batch that it made stays', 'batches that it made stay')}"
+        return "it created no batches"
+    stay = f"{counted(summary.batches, 'batch that it created is kept', 'batches that it created are kept')}"
     if not summary.open_batches:
         return stay
     named = ", ".join(partition_key(batch_id) for batch_id in summary.open_batches[:MOST_NAMED])

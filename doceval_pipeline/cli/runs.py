@@ -46,7 +46,7 @@ def open_job(
     Parameters
     ----------
     quiet
-        NewBar no progress.
+        Draw no progress bars.
     ops
         The config of the job's ops, as in the launchpad.
     """

@@ -1,4 +1,4 @@
-"""Commands on several batches: selects them, acts on one after the other, prints each result."""
+"""Commands on several batches: selects them, acts on each in turn, prints each result."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +60,7 @@ def select(engine: Engine, words: Sequence[str], *, with_archived: bool = False)
 
 
 def act_on_each(selection: Selection, act: Callable[[BatchRecord], ActionResult], *, as_json: bool) -> None:
-    """Act on one batch after the other and print each result; the last line is a total.
+    """Act on each batch in turn and print its result; the last line is a total.
 
     A batch that fails does not stop the others. If a single batch was named, its failure is the command's.
 
@@ -114,7 +114,7 @@ class _ActionOutput:
         self.failures = 0
 
     def done(self, done: ActionResult) -> None:
-        """Prints the result of a batch."""
+        """Print the result of a batch."""
         self._done += 1
         self._counts.update(done.counts)
         self._data.append(done.data)
@@ -122,13 +122,13 @@ class _ActionOutput:
             done.show()
 
     def failed(self, named: Mapping[str, Any], line: str) -> None:
-        """Prints why a batch failed, or that it does not exist."""
+        """Print why a batch failed, or that it does not exist."""
         self.failures += 1
         self._data.append({**named, "error": line})
         fail(line)
 
     def total(self) -> None:
-        """Prints the total, or the data of all batches as JSON."""
+        """Print the total, or the data of all batches as JSON."""
         if self._as_json:
             print_json(self._data)
             return

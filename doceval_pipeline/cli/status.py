@@ -42,8 +42,8 @@ LINES_OF_A_BAR = 4
 def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
     """Show the progress of batches.
 
-    Shows files, evaluations, the time left, problems and where reports are: of all batches, or of each BATCH
-    (a number, a name, or a quoted pattern such as 'contracts-*').
+    Shows files, evaluations, time left, problems and report addresses of all batches, or of each BATCH (a
+    number, a name, or a quoted pattern such as 'contracts-*').
     """
     opened = databases()
 
@@ -74,6 +74,12 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
 
 
 def _print_progress(found: list[BatchProgress]) -> None:
+    if not found:
+        console.print(
+            "no batches yet: create one with doceval apply evaluation.yaml, or see upcoming ones with "
+            "doceval recurring list"
+        )
+        return
     columns = (
         "batch",
         "name",
@@ -95,11 +101,6 @@ def _print_progress(found: list[BatchProgress]) -> None:
         for sentence in _warnings(progress):
             warn(f"{progress.batch.key}: {sentence}")
     _print_reports([progress for progress in found if progress.report is not None])
-    if not found:
-        console.print(
-            "no batches yet: create one with doceval apply evaluation.yaml, or see upcoming ones with "
-            "doceval recurring list"
-        )
 
 
 def _warnings(progress: BatchProgress) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Standard output and standard error that never interrupt a command because they cannot be written.
+"""Standard output and standard error whose write errors never interrupt a command.
 
 A command that changes something continues when the reader of its output is gone or the disk is full; at its
 end it reports that its output is incomplete. The streams also work if they were closed from the start.
@@ -16,7 +16,7 @@ BROKEN_PIPE = 141
 
 
 class LastingStream(io.RawIOBase):
-    """A file descriptor that keeps its first write error, and from then on discards what is written."""
+    """A file descriptor that keeps its first write error, and from then on discards all output."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -35,7 +35,7 @@ class LastingStream(io.RawIOBase):
         return True
 
     def is_lost(self) -> bool:
-        """Whether nobody reads what is written; the reader of a pipe may go without any failed write."""
+        """Whether output is lost; the reader of a pipe may end without any failed write."""
         poll = select.poll()
         poll.register(self._number, 0)
         if self.failure is None and any(event & select.POLLERR for _, event in poll.poll(0)):
@@ -73,7 +73,7 @@ def lasting_streams() -> LastingStream:
 
 
 def is_output_lost() -> bool:
-    """Whether nobody reads what is printed: a write has failed, or the reader of the pipe is gone."""
+    """Whether standard output is lost: a write has failed, or the reader of the pipe has ended."""
     stream = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return isinstance(stream, LastingStream) and stream.is_lost()
 

@@ -8,7 +8,7 @@ from click.exceptions import NoSuchCommand
 
 from doceval_pipeline.cli.help import HelpWithExamples
 
-# Similarity of a mistyped letter or two. Below it are other words: `retry` resembles `restore`.
+# Similarity of a word with one or two mistyped letters. A lower limit would match `retry` with `restore`.
 MIN_SIMILARITY = 0.75
 # Words of other tools, and the command that does the same here.
 WORDS = {

@@ -28,7 +28,7 @@ from doceval_pipeline.embedded.sockets import SOCKET, require_peer, require_priv
 from doceval_pipeline.errors import ConfigurationError, EmbeddedServerError
 from doceval_pipeline.settings import Settings
 
-# Silence of this length is reported; then it ends a command that only reads.
+# Seconds without an answer until it is reported, and until it ends a command that only reads.
 SECONDS_TO_MENTION = 10.0
 SECONDS_TO_END = 30.0
 SECONDS_BETWEEN = 5.0
@@ -70,7 +70,7 @@ class DatabaseServer:
         except TimeoutError:
             return False
         except (OSError, UnicodeError, EmbeddedServerError):
-            # The command itself reports the same. Python refuses some names of hosts as UnicodeError.
+            # The command itself reports the same error. Python raises UnicodeError for some host names.
             return True
         return True
 
@@ -198,7 +198,7 @@ def _place(thread: int | None) -> tuple[int, int]:
 
 def _end(line: str, code: int) -> None:
     """End the process at once, because a thread that waits in libpq cannot be interrupted."""
-    # A progress bar may have hidden it.
+    # A progress bar may have hidden the cursor.
     errors.show_cursor(show=True)
     fail(line)
     console.file.flush()

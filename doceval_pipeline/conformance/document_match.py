@@ -24,7 +24,7 @@ class DocumentMatch:
 
 
 def match_document(case: Case, request: Any) -> DocumentMatch:
-    """Finds the document of a case in the JSON of a request."""
+    """Find the document of a case in the JSON of a request."""
     best = DocumentMatch(is_complete=not case.content)
     for text in _strings(request):
         for match in (_as_text(case, text), _as_base64(case, text)):

@@ -40,7 +40,7 @@ class Model:
     seconds: float = 0.0
 
     def prepare(self, cases: Sequence[Case], *, is_blocked: bool = False, seconds: float = 0.0) -> None:
-        """Expects requests about these cases; responds after `seconds`, or blocks until `answers` is set."""
+        """Expect requests about these cases; responds after `seconds`, or blocks until `answers` is set."""
         self.cases = {case.number: case for case in cases}
         self.seconds = seconds
         if is_blocked:
@@ -73,7 +73,7 @@ class Model:
 
 @contextmanager
 def served(model: Model) -> Iterator[str]:
-    """Serves a model on a free loopback port; yields the base URL."""
+    """Serve a model on a free loopback port; yields the base URL."""
 
     class Handler(_Handler):
         answering = model
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, *_: Any) -> None:
-        """Logs nothing: standard error belongs to the command."""
+        """Log nothing: standard error belongs to the command."""
 
 
 def _completion(case: Case) -> dict[str, Any]:

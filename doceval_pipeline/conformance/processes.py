@@ -68,7 +68,7 @@ class Processor:
         return self._process.poll()
 
     def kill(self) -> None:
-        """Kills it and its process group immediately, like a power cut."""
+        """Kill it and its process group immediately, like a power cut."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         # Before the process id can be reused.
@@ -77,7 +77,7 @@ class Processor:
         self._process.wait()
 
     def stop(self) -> float | None:
-        """Sends SIGTERM and waits; returns the seconds it took, or None if it had to be killed."""
+        """Send SIGTERM and wait; returns the seconds it took, or None if it had to be killed."""
         started = time.monotonic()
         children = self._children()
         if self._process.poll() is None:

@@ -66,7 +66,7 @@ class Observation:
 def run_scenarios(
     command: Sequence[str], server: EmbeddedServer, seconds: float, on_scenario: Callable[[Scenario], None]
 ) -> dict[Scenario, Observation]:
-    """Tests a processor in a scratch database, which is dropped afterwards.
+    """Test a processor in a scratch database, which is dropped afterwards.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class _Runs:
         return observation
 
     def _rights(self, batch_id: int, observation: Observation, running: list[Processor]) -> None:
-        """Observes how the processor claims, and revokes the rights that its kind lacks in production."""
+        """Observe how the processor claims, and revoke the rights that its kind lacks in production."""
         self._start(running)
         self._await(lambda: self._is_done(batch_id), running)
         (row,) = self.scratch.rows(batch_id)
@@ -185,7 +185,7 @@ class _Runs:
     def _await(
         self, condition: Callable[[], bool], running: list[Processor], seconds: float | None = None
     ) -> bool:
-        """Waits for a condition while any processor runs and time is left; returns whether it holds."""
+        """Wait for a condition while any processor runs and time is left; returns whether it holds."""
         deadline = time.monotonic() + (self.seconds if seconds is None else seconds)
         pause = Event()
         while not condition():

@@ -110,7 +110,7 @@ class Scratch:
     role: str
 
     def queue_cases(self, batch_id: int, cases: Sequence[Case], base_url: str) -> None:
-        """Queues one row per case as a separate batch."""
+        """Queue one row per case as a separate batch."""
         with self.engine.begin() as connection:
             distinct = {case.sha256: case for case in cases}
             missing = sorted(distinct.keys() - find_documents(connection, list(distinct)))
@@ -134,13 +134,13 @@ class Scratch:
             return [ObservedRow(**row._mapping) for row in connection.execute(_ROWS, {"batch_id": batch_id})]
 
     def end_leases(self) -> None:
-        """Expires all leases and returns their rows to the queue."""
+        """Expire all leases and return their rows to the queue."""
         with self.engine.begin() as connection:
             connection.execute(_END_LEASES)
             queue.tidy(connection)
 
     def write_other_result(self, batch_id: int, *, is_leased: bool) -> None:
-        """Writes another result into a batch's only row while a processor still works on it.
+        """Write another result into a batch's only row while a processor still works on it.
 
         In one transaction, so that no other processor can claim the row meanwhile.
         """
@@ -151,13 +151,13 @@ class Scratch:
             connection.execute(_TAKE_OVER if is_leased else _ANSWER_PLAINLY, {"batch_id": batch_id})
 
     def restrict(self, *, is_leased: bool) -> None:
-        """Leaves the processor only the rights of its kind, as in production."""
+        """Leave the processor only the rights of its kind, as in production."""
         other = PLAIN_WORKER if is_leased else WORKER
         with self.engine.begin() as connection:
             connection.exec_driver_sql(f"REVOKE {other} FROM {self.role}")
 
     def close(self, batch_id: int) -> None:
-        """Ends the remaining rows of a batch, so that they do not disturb the next scenario."""
+        """End the remaining rows of a batch, so that they do not disturb the next scenario."""
         with self.engine.begin() as connection:
             connection.execute(_CLOSE_REST, {"batch_id": batch_id})
 
@@ -217,7 +217,7 @@ def _key(name: str) -> int:
 
 
 def _drop_leftovers(connection: Connection) -> None:
-    """Drops the databases and roles of killed runs, recognised by their free locks."""
+    """Drop the databases and roles of killed runs, recognised by their free locks."""
     for name in list(connection.scalars(_SCRATCH_NAMES)):
         if connection.execute(_TRY_LOCK, {"key": _key(name)}).scalar_one():
             _drop(connection, name)
@@ -229,7 +229,7 @@ def _drop(connection: Connection, name: str) -> None:
 
 
 def _drop_groups(connection: Connection) -> None:
-    """Drops unused group roles that a run created."""
+    """Drop unused group roles that a run created."""
     if names := list(connection.scalars(_UNUSED_GROUPS, {"names": list(ROLES), "mark": _MARK})):
         connection.exec_driver_sql(f"DROP ROLE {', '.join(names)}")
 

@@ -48,7 +48,7 @@ def _with_variable(dotenv: str, name: str, value: str) -> str:
 
 
 def main() -> None:
-    """Prepares Dagster's home of this installation, and writes the project's `.env`."""
+    """Prepare Dagster's home of this installation, and write the project's `.env`."""
     # Only this user may read them.
     os.umask(0o077)
     settings = Settings.from_environment()

@@ -51,7 +51,7 @@ _SECONDS = re.compile(r"DAGSTER_(\w+_)?GRPC_(TIMEOUT_SECONDS|SHUTDOWN_GRACE_PERI
 
 
 def require_limits(environment: Mapping[str, str]) -> None:
-    """Checks the environment variables of Dagster's limits.
+    """Check the environment variables of Dagster's limits.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def require_limits(environment: Mapping[str, str]) -> None:
 
 
 def place_configuration(settings: Settings) -> Path:
-    """Prepares Dagster's home and returns its `dagster.yaml`; edits of users are kept.
+    """Prepare Dagster's home and return its `dagster.yaml`; edits of users are kept.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def read_configuration(file: Path) -> Mapping[str, Any]:
 
 
 def write_if_different(file: Path, content: str) -> None:
-    """Writes a file atomically unless it already has this content; keeps its permissions."""
+    """Write a file atomically unless it already has this content; keeps its permissions."""
     with suppress(FileNotFoundError):
         if file.read_text(encoding="utf-8") == content:
             return
@@ -132,7 +132,7 @@ def _place(file: Path) -> None:
 
 
 def _update_edited(file: Path) -> bool:
-    """Merges this release's defaults into an edited file; False if it was never edited."""
+    """Merge this release's defaults into an edited file; False if it was never edited."""
     read_configuration(file)
     mine, now = file.read_text(encoding="utf-8"), SHIPPED.read_text(encoding="utf-8")
     before = _original_defaults(file.with_name(DEFAULTS), mine)
@@ -160,7 +160,7 @@ def _write_defaults(file: Path, text: str) -> None:
 
 
 def _link(file: Path, target: Path) -> bool:
-    """Links to the project's file; False if it does not exist or links are impossible."""
+    """Link to the project's file; False if it does not exist or links are impossible."""
     if not target.is_file():
         return False
     if file.is_symlink() and file.readlink() == target:

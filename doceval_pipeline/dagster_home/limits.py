@@ -1,4 +1,4 @@
-"""Warns of safeguards that are missing in a user's `dagster.yaml`. Results stay correct without them."""
+"""Warns about safeguards that are missing in a user's `dagster.yaml`. Results stay correct without them."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -16,8 +16,8 @@ from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, database_url
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings
 
-# Increased only if an asset stores something else for the same input, because Dagster then shows every batch
-# that was materialized before as out of sync.
+# Increase one only if the asset stores something else for the same input: Dagster then shows every earlier
+# materialization as out of sync.
 CODE_VERSIONS = {
     "batch_config_snapshot": "1",
     "document_assignment": "1",

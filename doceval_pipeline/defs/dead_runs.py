@@ -34,7 +34,7 @@ from doceval_pipeline.doc_eval.runs.live import (
 # A run takes its lock right after it has begun, when its code is loaded.
 SECONDS_TO_TAKE_LOCK = 20.0
 # Seconds without a lock after which a run counts as dead. A process that lost its connection, as
-# all do when the server starts again, takes the lock again within 5 s.
+# all do when the server restarts, takes the lock again within 5 s.
 SECONDS_MISSED = 40.0
 _WITH_LOCK = {
     job.name
@@ -84,9 +84,13 @@ _CHECKS_WITH_LOCK = {
 }
 
 
-@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ends runs whose process has died, so that the next run of the batch can begin.",
+)
 def dead_runs(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SkipReason:
-    """End runs whose process is gone, so that the next run of the batch can begin."""
+    """Report runs whose process has died as failed or cancelled."""
     filters = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
     records = context.instance.get_run_records(filters)
     run_ids = [record.dagster_run.run_id for record in records]

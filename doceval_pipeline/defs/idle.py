@@ -69,6 +69,6 @@ def reasons(
     for sensor in sorted({each.sensor for each in work} & set(stopped)):
         waiting = ", ".join(each.description for each in work if each.sensor == sensor)
         sentences.append(
-            f"{waiting}, and the sensor {sensor} is stopped: start it in Dagster, on the page Automation"
+            f"{waiting}, and the sensor {sensor} is stopped: start it on the Automation page in Dagster"
         )
     return sentences

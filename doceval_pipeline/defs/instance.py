@@ -1,4 +1,4 @@
-"""Dagster's home of an installation: configuration, environment variables, and the instance."""
+"""The Dagster home of an installation: configuration, environment variables, and the instance."""
 
 import os
 import re
@@ -109,8 +109,8 @@ def _home_of_configuration(settings: Settings) -> Path:
     With another home, Dagster commands in the project's folder would warn that its file is not used.
     """
     root = project_root()
-    counts = (settings.dagster_home / NAME).resolve()
-    return root if root is not None and counts == root / NAME else settings.dagster_home
+    in_use = (settings.dagster_home / NAME).resolve()
+    return root if root is not None and in_use == root / NAME else settings.dagster_home
 
 
 def _reason(error: Exception) -> str:

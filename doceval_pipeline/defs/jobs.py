@@ -147,14 +147,12 @@ class Reprocess(Queue):
     rescan: bool = Field(
         default=False,
         description="Rescan the folders first: new and changed documents get evaluations, and the rows of "
-        "removed "
-        "documents are withdrawn.",
+        "removed documents are withdrawn.",
     )
     dry_run: bool = Field(
         default=False,
-        description="Only log what would be done and what it would cost, and write nothing. Works for "
-        "batches "
-        "that are not staged, too.",
+        description="Only log what would be done and what it would cost, and write nothing. Also works for "
+        "batches that are not staged.",
     )
 
 

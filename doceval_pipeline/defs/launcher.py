@@ -34,7 +34,7 @@ STOP_TIMEOUT_SECONDS = 10.0
 
 
 class WarmRunLauncher(DefaultRunLauncher):
-    """Starts runs as forks of a process that has Dagster imported already.
+    """Starts runs as forks of a process that has already imported Dagster.
 
     Runs of code locations with their own server or Python are started as Dagster does by default.
     """
@@ -64,8 +64,7 @@ class WarmRunLauncher(DefaultRunLauncher):
         if answer is None:
             raise DagsterUserCodeUnreachableError(
                 f"the warm process (doceval_pipeline.defs.warm) did not start run {run.run_id}: see the "
-                f"daemon's "
-                "log for the reason"
+                "log of the daemon"
             )
         self._run_ids.add(run.run_id)
 
@@ -99,7 +98,7 @@ class WarmRunLauncher(DefaultRunLauncher):
                 except OSError as error:
                     raise DagsterUserCodeUnreachableError(
                         f"the warm process could not be started ({error}): free memory, processes or disk "
-                        f"space"
+                        "space"
                     ) from None
             return self._warm
 

@@ -28,11 +28,11 @@ RETRIES = {"dagster/max_retries": "3"}
 def leaderboard(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """Results of each connection and prompt over all batches that are completed and reported."""
+    """Holds the results of each connection and prompt over all completed batches that have a report."""
     with open_step(context, doc_eval) as databases:
         board = gather_leaderboard(databases)
     context.log.info(
-        f"{counted(len(board.rows), 'row', 'rows')} of a connection and a prompt, over "
+        f"{counted(len(board.rows), 'row', 'rows')}, one per connection and prompt, over "
         f"{counted(board.batches, 'completed batch', 'completed batches')}; {board.batches_left_out:,} left "
         "out (open, cancelled or archived)"
     )
@@ -51,7 +51,7 @@ def leaderboard(
 refresh_leaderboard = dg.define_asset_job(
     "refresh_leaderboard",
     selection=dg.AssetSelection.assets(leaderboard),
-    description="Write the leaderboard over all completed batches.",
+    description="Writes the leaderboard over all completed batches.",
 )
 
 
@@ -59,15 +59,16 @@ refresh_leaderboard = dg.define_asset_job(
     job=refresh_leaderboard,
     minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Requests a leaderboard when new reports exist, one run at a time.",
 )
 def fresh_leaderboard(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Requests a leaderboard when reports were written since the last one, one run at a time.
+    """Request a leaderboard run if reports were written since the last one.
 
     Results without a report are not in the leaderboard, so that it never delays a report.
     """
     with database_errors(), doc_eval.open().doc_eval.connect() as connection:
         digest = leaderboard_digest(connection)
-    # A cursor that was edited counts as an empty one.
+    # An edited cursor counts as an empty one.
     requested = context.cursor if re.fullmatch(r"[0-9a-f]{16}", context.cursor or "") else NOTHING
     if digest == requested and not (
         requested != NOTHING

@@ -1,15 +1,31 @@
 """Maintenance of an installation: the audit, and the removal of old events."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import (
+    Iterator,
+)
+from dataclasses import (
+    asdict,
+)
 
 import dagster as dg
 
-from doceval_pipeline.batches.invariants.audit import AuditFinding, audit_installation
-from doceval_pipeline.batches.retention import delete_old_rows
-from doceval_pipeline.defs.catalog import CODE_VERSIONS
-from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.defs.steps import NoConfig, open_step
+from doceval_pipeline.batches.invariants.audit import (
+    AuditFinding,
+    audit_installation,
+)
+from doceval_pipeline.batches.retention import (
+    delete_old_rows,
+)
+from doceval_pipeline.defs.catalog import (
+    CODE_VERSIONS,
+)
+from doceval_pipeline.defs.resources import (
+    DocEval,
+)
+from doceval_pipeline.defs.steps import (
+    NoConfig,
+    open_step,
+)
 
 CHECK = "every_invariant_holds"
 
@@ -18,7 +34,9 @@ CHECK = "every_invariant_holds"
     group_name="upkeep",
     kinds={"postgres"},
     check_specs=[
-        dg.AssetCheckSpec(CHECK, asset="audit", description="Every invariant of docs/invariants.md holds.")
+        dg.AssetCheckSpec(
+            CHECK, asset="audit", description="Checks that every invariant of docs/invariants.md holds."
+        )
     ],
     code_version=CODE_VERSIONS["audit"],
 )
@@ -60,14 +78,14 @@ def forget_old_events(context: dg.OpExecutionContext, config: NoConfig, doc_eval
 
 @dg.job
 def retention() -> None:
-    """Deletes old log lines, progress samples and requests; results, reports and asset history stay."""
+    """Deletes old log lines, progress samples and requests; results, reports and asset history are kept."""
     forget_old_events()
 
 
 audit_databases = dg.define_asset_job(
     "audit_databases",
     selection=dg.AssetSelection.assets(audit),
-    description="Check both databases for consistency.",
+    description="Checks both databases for consistency.",
 )
 
 

@@ -12,7 +12,7 @@ from doceval_pipeline.reports.sanitize import cut, visible_name
 
 # The key of the name in metadata, where it comes first.
 NAME = "batch"
-# Dagster's run storage takes tags of about 2,700 bytes.
+# Dagster's run storage accepts tags of up to about 2,700 bytes.
 CHARACTERS = 80
 TAG = "doceval/batch"
 PRIORITY_TAG = "dagster/priority"

@@ -40,19 +40,19 @@ from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
 from doceval_pipeline.errors import ConfigurationError, DocEvalError, RecurringError, in_one_line
 from doceval_pipeline.reports.sanitize import cut
 
-# Two times of a schedule are at least a minute apart.
+# Two occurrences of a schedule are at least a minute apart.
 SECONDS_BETWEEN_TICKS = 14
-# Tag of a run: the recurring evaluation and the time, which identify an occurrence.
+# Tag of a run: the id of the recurring evaluation and the time, which identify an occurrence.
 TAG = "doceval/occurrence"
 # Tag of a run: the name of the recurring evaluation.
 NAME_TAG = "doceval/recurring"
 # Pause before a failed run is requested again: doubled each time, up to this limit.
 SECONDS_TO_RETRY, MOST_SECONDS_TO_RETRY = 15, 3600
-# Earlier runs of a time that are considered; more would not make the pause longer.
+# Most earlier runs of an occurrence that are considered; more would not make the pause longer.
 MOST_RUNS = 10
-# Dagster ends a tick after 60 s. A poll may take the first time; no poll of a tick starts after the second.
+# Dagster ends a tick after 60 s. The first limits a poll; after the second, a tick starts no further poll.
 SECONDS_FOR_POLL, SECONDS_TO_START_POLLS = 30.0, 15.0
-# More time for a poll to stop on its own.
+# Additional time for a poll to stop on its own.
 SECONDS_OF_GRACE = 1.0
 # Pause after a poll that took too long.
 SECONDS_TO_REST = 600
@@ -67,7 +67,7 @@ class RecurringConfig(StepConfig):
 
 
 class OccurrenceConfig(RecurringConfig):
-    """The recurring evaluation to make a batch of, and the time."""
+    """The recurring evaluation to create a batch for, and the time of the occurrence."""
 
     due_at: str | None = Field(
         default=None,
@@ -78,7 +78,7 @@ class OccurrenceConfig(RecurringConfig):
 
 @dg.op
 def make_batch(context: dg.OpExecutionContext, config: OccurrenceConfig, doc_eval: DocEval) -> dict[str, Any]:
-    """Make the batch of one time and request its staging, or record why there is none."""
+    """Creates the batch of one occurrence and requests its staging, or records why there is none."""
     with open_step(context, doc_eval) as databases:
         with databases.doc_eval.connect() as connection:
             record = find_recurring(connection, config.name)
@@ -103,7 +103,7 @@ def _show_batch(
     made: Occurrence,
     batch_id: int,
 ) -> None:
-    """Register the partition of a new batch, and link it to the run that made it."""
+    """Register the partition of a new batch, and link it to the run that created it."""
     key, name = partition_key(batch_id), name_of(databases, batch_id)
     context.instance.add_dynamic_partitions(partitions.NAME, [key])
     context.instance.add_run_tags(context.run_id, {BATCH_TAG: name, NAME_TAG: shown_name(record.name)})
@@ -118,20 +118,20 @@ def _show_batch(
 
 @dg.op
 def pause(context: dg.OpExecutionContext, config: RecurringConfig, doc_eval: DocEval) -> bool:
-    """Pause it: no batch is made until it is resumed."""
+    """Pauses a recurring evaluation: no batches are created until it is resumed."""
     return _apply(context, config, doc_eval, pause_recurring, "is paused", "was already paused")
 
 
 @dg.op
 def resume(context: dg.OpExecutionContext, config: RecurringConfig, doc_eval: DocEval) -> bool:
-    """Resume it with its next time; past times are not made up."""
+    """Resumes a paused recurring evaluation. Missed occurrences are not caught up."""
     return _apply(context, config, doc_eval, resume_recurring, "is resumed", "was not paused")
 
 
 @dg.op
 def delete(context: dg.OpExecutionContext, config: RecurringConfig, doc_eval: DocEval) -> bool:
-    """Delete it; its batches stay."""
-    done = "is deleted; its batches stay"
+    """Deletes a recurring evaluation and its history. The batches that it created are kept."""
+    done = "is deleted; its batches are kept"
     return _apply(context, config, doc_eval, delete_recurring, done, "was already deleted")
 
 
@@ -155,25 +155,25 @@ def _apply(
 
 @dg.job(config=example_values("run_recurring"))
 def run_recurring() -> None:
-    """Make the batch of a recurring evaluation now."""
+    """Creates a batch of a recurring evaluation now, outside its schedule."""
     make_batch()
 
 
 @dg.job(name="pause_recurring", config=example_values("pause_recurring"))
 def pause_recurring_evaluation() -> None:
-    """Pause a recurring evaluation: no batch is made until it is resumed."""
+    """Pauses a recurring evaluation: no batches are created until it is resumed."""
     pause()
 
 
 @dg.job(name="resume_recurring", config=example_values("resume_recurring"))
 def resume_recurring_evaluation() -> None:
-    """Resume a paused recurring evaluation."""
+    """Resumes a paused recurring evaluation. Missed occurrences are not caught up."""
     resume()
 
 
 @dg.job(name="delete_recurring", config=example_values("delete_recurring"))
 def delete_recurring_evaluation() -> None:
-    """Delete a recurring evaluation; its batches stay."""
+    """Deletes a recurring evaluation and its history. The batches that it created are kept."""
     delete()
 
 
@@ -182,9 +182,11 @@ def delete_recurring_evaluation() -> None:
     job_name=run_recurring.name,
     minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Requests a run for each due occurrence of a recurring evaluation, and polls folders for new "
+    "documents.",
 )
 def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Requests a run for each due occurrence and polls folders for arrivals.
+    """Request a run for each due occurrence, and poll folders for arrivals.
 
     A tick without requests shows the next and the last occurrence of each recurring evaluation.
     """
@@ -208,7 +210,7 @@ def recurring_evaluations(context: dg.SensorEvaluationContext, doc_eval: DocEval
 
 
 def may_poll(not_before: float, now: float) -> bool:
-    """Whether folders may be polled; `not_before` is ignored if it is so late that a clock was ahead.
+    """Whether folders may be polled; `not_before` is ignored if only a clock that was ahead explains it.
 
     A poll may start up to half a tick early, so that polls are as frequent on average as configured.
     """
@@ -216,7 +218,7 @@ def may_poll(not_before: float, now: float) -> bool:
 
 
 def seconds_to_retry(failed: int) -> int:
-    """The pause in seconds before the next run of a time after this many failed runs."""
+    """Seconds to wait after this many failed runs of an occurrence before another run is requested."""
     return min(SECONDS_TO_RETRY << min(failed, 20), MOST_SECONDS_TO_RETRY)
 
 
@@ -228,7 +230,7 @@ def _poll(
     Returns
     -------
     tuple
-        The times of the batches to make, when to poll each recurring evaluation next, and problems.
+        Due times of new batches, the next poll of each recurring evaluation, and problems.
     """
     began = time.monotonic()
     problems = [f"{shown_name(record.name)}: {record.problem}" for record in records if record.problem]
@@ -276,7 +278,7 @@ class _PollThread(threading.Thread):
         self._is_done = True
 
     def result(self) -> datetime | None:
-        """Start the thread, wait for it, and return the time of the batch to make now.
+        """Start the thread, wait for it, and return the due time of the new batch, if any.
 
         Raises
         ------
@@ -308,7 +310,7 @@ class _PollThread(threading.Thread):
 def _requests(
     instance: dg.DagsterInstance, due: Sequence[tuple[RecurringRecord, datetime]]
 ) -> list[dg.RunRequest]:
-    """The runs to request, without times whose run is in progress or failed recently."""
+    """The runs to request: none for an occurrence whose run is in progress or failed recently."""
     named = {
         f"{record.id}-{due_at.astimezone(UTC):%Y%m%dT%H%M%SZ}": (record, due_at) for record, due_at in due
     }
@@ -340,7 +342,7 @@ def _may_request(earlier: Sequence[dg.RunRecord]) -> bool:
 
 
 def _earlier_runs(instance: dg.DagsterInstance, occurrence: str) -> Sequence[dg.RunRecord]:
-    """The newest runs for a time, newest first."""
+    """The newest runs of an occurrence, newest first."""
     runs = dg.RunsFilter(job_name=run_recurring.name, tags={TAG: occurrence})
     return instance.get_run_records(runs, limit=MOST_RUNS)
 
@@ -351,7 +353,7 @@ def _moment(given: str | None, now: datetime) -> datetime | None:
     Raises
     ------
     ConfigurationError
-        It is not a time, or in the future, which would prevent batches of earlier times.
+        It is not a time with a time zone, or is in the future, which would block all earlier occurrences.
     """
     if given is None:
         return None
@@ -362,7 +364,7 @@ def _moment(given: str | None, now: datetime) -> datetime | None:
         is_valid = False
     if not is_valid:
         raise ConfigurationError(
-            f"due_at is {cut(given, 80)!r} and must be a past time with a time zone: write one such as "
+            f"due_at {cut(given, 80)!r} is not a past time with a time zone: write one such as "
             "2026-12-01T01:00:00+00:00, or omit it"
         )
     return moment.astimezone(UTC)

@@ -32,7 +32,7 @@ def overview(
     more = len(records) - MOST_SHOWN
     sentences = [*problems[:MOST_SHOWN], *held[:MOST_SHOWN], *map(_times, soonest[:MOST_SHOWN])]
     return "; ".join(
-        [*map(visible_name, sentences), *([f"{more:,} more: doceval recurring list"] if more > 0 else [])]
+        [*map(visible_name, sentences), *([f"{more:,} more: run doceval recurring list"] if more > 0 else [])]
     )
 
 

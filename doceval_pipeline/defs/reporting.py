@@ -42,14 +42,14 @@ _REQUESTED_BY_SENSOR = "dagster/sensor_name"
         batch_check_spec(
             REPORT_IS_WRITTEN.name,
             asset=REPORT_IS_WRITTEN.asset_key,
-            description="A completed batch has a report that includes its newest result.",
+            description="Checks that a completed batch has a report that includes its newest result.",
         )
     ],
 )
 def completion_report(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """One self-contained HTML file with the outcome of every document and evaluation of the batch."""
+    """Holds the outcome of every document and evaluation of the batch, in one self-contained HTML file."""
     # Locked until Dagster has stored the events, so that a run that was requested twice sees them.
     with open_batch(context, doc_eval) as (databases, batch_id), number_lock(databases, batch_id):
         report, name = write_report(databases, batch_id, _provenance(context)), name_of(databases, batch_id)

@@ -23,7 +23,7 @@ TEMPORARY_HOME = ".tmp_dagster_home_"
 
 
 class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the parameter is for IO managers
-    """The databases of the installation; starts the embedded server and upgrades the schemas if needed.
+    """Opens the databases of the installation; starts the embedded server and upgrades the schemas if needed.
 
     The environment variables DOC_EVAL_URL, KNOWLEDGE_DOCUMENTS_URL and DAGSTER_POSTGRES_URL configure the
     databases. They are not fields of the resource because they may contain passwords: Dagster shows fields
@@ -57,7 +57,7 @@ class DocEval(dg.ConfigurableResource):  # type: ignore[type-arg] # the paramete
         if not self._is_lasting:
             raise ConfigurationError(
                 "Dagster found no dagster.yaml and keeps no history of this run: start the command in the "
-                'project\'s folder, or evaluate eval "$(doceval env)" first'
+                'project\'s folder, or run eval "$(doceval env)" first'
             )
         given = (
             {}

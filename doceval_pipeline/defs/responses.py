@@ -20,8 +20,8 @@ llm_responses = dg.AssetSpec(
     kinds={"postgres"},
     metadata=CURRENT_LLM_RESPONSES.metadata,
     tags=CURRENT_LLM_RESPONSES.tags,
-    description="Results that a processor outside this project writes into "
-    "KnowledgeDocuments.llm_responses. Observed as results arrive; materialized when the last one is done.",
+    description="Holds the results that a processor outside this project writes into "
+    "KnowledgeDocuments.llm_responses. Observed as results arrive, and materialized after the last one.",
 )
 
 
@@ -29,7 +29,10 @@ llm_responses = dg.AssetSpec(
 def responses_keep_coming(
     context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.AssetCheckResult:
-    """The batch progresses or has no pending work. Distinguishes absent, lost and slow processors."""
+    """Checks that the batch progresses or has no pending work.
+
+    Distinguishes absent, lost and slow processors.
+    """
     with open_batch(context, doc_eval) as (databases, batch_id):
         assessment, name = assess_batch(databases, batch_id), name_of(databases, batch_id)
     context.log.info(f"{name}: {assessment.sentence}")

@@ -13,7 +13,7 @@ from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_batch
 
 DRIFT, SOUND = "score_drift", "results_are_sound"
-# At most so many columns are listed; all of them are counted.
+# Most columns that are listed; all are counted.
 COLUMNS_LISTED = 50
 
 
@@ -22,14 +22,14 @@ COLUMNS_LISTED = 50
         batch_check_spec(
             DRIFT,
             asset=completion_report.key,
-            description="Scores do not differ significantly from the drift baseline: the newest earlier "
-            "completed batch with the same connections and prompts.",
+            description="Checks that scores do not differ significantly from the drift baseline: the newest "
+            "earlier completed batch with the same connections and prompts.",
         ),
         batch_check_spec(
             SOUND,
             asset=completion_report.key,
-            description="Every successful evaluation has a response, a score and valid JSON, and no "
-            "connection gives the same response to a prompt for every document.",
+            description="Checks that every successful evaluation has a response, a score and valid JSON, and "
+            "that no connection gives the same response to a prompt for every document.",
         ),
     ],
     can_subset=True,

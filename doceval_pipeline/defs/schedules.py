@@ -108,7 +108,7 @@ def _schedule(
         if context.scheduled_execution_time.timestamp() < since:
             at = datetime.fromtimestamp(since, UTC)
             return dg.SkipReason(
-                f"{cron!r} is in effect since {at:%Y-%m-%d %H:%M:%S} UTC; this tick is older"
+                f"{cron!r} has been in effect since {at:%Y-%m-%d %H:%M:%S} UTC; this tick is older"
             )
         return dg.RunRequest() if evaluate is None else evaluate(context, doc_eval)
 

@@ -51,9 +51,10 @@ RUNS_SEARCHED = 50
     job=stage_batch,
     minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Adds a partition for each new batch, and requests the staging of batches that wait for it.",
 )
 def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Add a partition for each new batch, and request the staging of batches that wait for it."""
+    """Add partitions and request staging runs."""
     with database_errors():
         databases = doc_eval.open()
         with databases.doc_eval.connect() as connection:
@@ -72,9 +73,11 @@ def new_batches(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.Se
     job=report_batch,
     minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Reports batches as complete when their last result arrives, records the progress of open "
+    "batches, and requests completion reports.",
 )
 def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Observe the results of processors, complete batches, and request reports of their results."""
+    """Observe new results, complete batches, and request report runs."""
     cursor = ResponseStatusCursor.read(context.cursor)
     with database_errors():
         databases = doc_eval.open()
@@ -113,14 +116,16 @@ def response_status(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> d
 
 
 @dg.sensor(
-    minimum_interval_seconds=SECONDS_BETWEEN_ASSESSMENTS, default_status=dg.DefaultSensorStatus.RUNNING
+    minimum_interval_seconds=SECONDS_BETWEEN_ASSESSMENTS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Checks that each open batch progresses and that each closed batch has a report, and records "
+    "the check when its result changes.",
 )
 def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Check whether each open batch progresses, and record the check where its state has changed.
+    """Record changed states of open batches and of missing reports.
 
-    Also records closed batches whose report is missing, stores runs that ended before they began for
-    `doceval status` and `doceval check`, and ends the messages of a webhook that was switched off, whose own
-    sensor is off then.
+    Also stores runs that ended before they began, for `doceval status` and `doceval check`, and ends the
+    messages of a webhook that was switched off, because the webhook's own sensor is then off, too.
     """
     before = StalledWorkCursor.read(context.cursor)
     with database_errors():
@@ -162,12 +167,16 @@ def stalled_work(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
     )
 
 
-@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Sets batches whose staging run was killed, cancelled or lost to FAILED_STAGING.",
+)
 def staging_failure(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SkipReason:
-    """Set batches whose staging run was killed, cancelled or lost to FAILED_STAGING.
+    """Set batches whose staging was abandoned to FAILED_STAGING.
 
-    A run records its own failures; this sensor finds failures that no run could record. A batch becomes SAVED
-    again where only some of its assets were materialized, with success.
+    A run records its own failures; this sensor finds failures that no run could record. A batch returns to
+    SAVED if only some of its assets were materialized, and successfully.
     """
     failed, rested = [], []
     with database_errors():

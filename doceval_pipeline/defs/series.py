@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from doceval_pipeline.batches.results.series.reporting import SeriesPage
 
 SECONDS_BETWEEN_TICKS = 60
-# Requests of one tick; the next ticks request the others.
+# Most requests of one tick; later ticks request the rest.
 MOST_REQUESTS = 10
-# Considered runs that ended without a page, the newest first.
+# Most runs without a page that are considered, newest first.
 MOST_FAILURES = 100
 # Tag of a run that writes the page of one series: the id of the recurring evaluation.
 TAG = "doceval/series"
 RETRIES = {"dagster/max_retries": "3"}
-# Materializations that are searched for a page, the newest first.
+# Most materializations that are searched for a page, newest first.
 MOST_SEARCHED = 1_000
 _LISTED = 50
 
@@ -56,7 +56,7 @@ class SeriesConfig(StepConfig):
 def series(
     context: dg.AssetExecutionContext, config: SeriesConfig, doc_eval: DocEval
 ) -> Iterator[dg.MaterializeResult[None]]:
-    """Scores, failures, cost and time of recurring evaluations by occurrence, with drift marked."""
+    """Shows scores, failures, cost and time of recurring evaluations by occurrence, and marks drift."""
     with open_step(context, doc_eval) as databases:
         pages, failures = _write_pages(databases, config.name)
         for page in pages:
@@ -81,7 +81,7 @@ refresh_series = dg.define_asset_job(
     "refresh_series",
     selection=dg.AssetSelection.assets(series),
     config=example_values("refresh_series"),
-    description="Write the page of the series of one recurring evaluation, or of all.",
+    description="Writes the series page of one recurring evaluation, or of all.",
 )
 
 
@@ -89,11 +89,12 @@ refresh_series = dg.define_asset_job(
     job=refresh_series,
     minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Requests the page of each series that has changed since its page was last requested.",
 )
 def fresh_series(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.SensorResult:
-    """Requests the page of each series that changed since the last request.
+    """Request the page of each series that has changed since the last request.
 
-    A series changes when an occurrence is skipped, fails, is archived or reported, and with a new time zone.
+    A series changes when an occurrence is skipped, fails, is archived or reported, or its time zone changes.
     """
     with database_errors(), doc_eval.open().doc_eval.connect() as connection:
         states = series_digests(connection, OCCURRENCES_READ)

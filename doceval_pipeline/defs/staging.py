@@ -1,17 +1,36 @@
 """The four assets of staging and their checks."""
 
-from collections.abc import Iterator
+from collections.abc import (
+    Iterator,
+)
 
 import dagster as dg
-from pydantic import Field
+from pydantic import (
+    Field,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.files.folders import notes_on_assigned
-from doceval_pipeline.batches.invariants import audit
-from doceval_pipeline.batches.invariants.invariant import SAMPLE
-from doceval_pipeline.batches.staging import steps
-from doceval_pipeline.batches.staging.reprocessing import Mode, queue_attempts
-from doceval_pipeline.batches.staging.rescanning import assign
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.files.folders import (
+    notes_on_assigned,
+)
+from doceval_pipeline.batches.invariants import (
+    audit,
+)
+from doceval_pipeline.batches.invariants.invariant import (
+    SAMPLE,
+)
+from doceval_pipeline.batches.staging import (
+    steps,
+)
+from doceval_pipeline.batches.staging.reprocessing import (
+    Mode,
+    queue_attempts,
+)
+from doceval_pipeline.batches.staging.rescanning import (
+    assign,
+)
 from doceval_pipeline.defs.catalog import (
     BATCH_CONFIGS,
     BATCH_DOCUMENTS,
@@ -20,14 +39,39 @@ from doceval_pipeline.defs.catalog import (
     LLM_RESPONSES,
     row_count,
 )
-from doceval_pipeline.defs.naming import NAME, about, name_of, shown_name
-from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batches
-from doceval_pipeline.defs.resources import DocEval, StagingProgress
-from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
-from doceval_pipeline.doc_eval.files import Tally
-from doceval_pipeline.doc_eval.recurring.occurrences import recurring_origins
-from doceval_pipeline.domain.snapshot import Snapshot
-from doceval_pipeline.reports.formatting import counted
+from doceval_pipeline.defs.naming import (
+    NAME,
+    about,
+    name_of,
+    shown_name,
+)
+from doceval_pipeline.defs.partitions import (
+    batch_check,
+    batch_check_spec,
+    batches,
+)
+from doceval_pipeline.defs.resources import (
+    DocEval,
+    StagingProgress,
+)
+from doceval_pipeline.defs.steps import (
+    NoConfig,
+    StepConfig,
+    first_run_of,
+    open_batch,
+)
+from doceval_pipeline.doc_eval.files import (
+    Tally,
+)
+from doceval_pipeline.doc_eval.recurring.occurrences import (
+    recurring_origins,
+)
+from doceval_pipeline.domain.snapshot import (
+    Snapshot,
+)
+from doceval_pipeline.reports.formatting import (
+    counted,
+)
 
 GROUP = "staging"
 
@@ -43,7 +87,7 @@ GROUP = "staging"
 def batch_config_snapshot(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """The sealed configuration of the batch: folders, connections, prompt texts. Always the same bytes."""
+    """Holds the sealed configuration of the batch: folders, connections, prompt texts. It never changes."""
     with open_batch(context, doc_eval) as (databases, batch_id):
         sealed, name = steps.seal_batch(databases, batch_id), name_of(databases, batch_id)
         origin = _origin(databases, batch_id)
@@ -86,7 +130,7 @@ class Assignment(StepConfig):
 def document_assignment(
     context: dg.AssetExecutionContext, config: Assignment, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """Every file of the batch's folders, usable or with the reason why not.
+    """Lists every file of the batch's folders, with the reason if a file is unusable.
 
     Frozen once it is complete. `rescan: true` in its config rescans the folders.
     """
@@ -130,7 +174,7 @@ def document_assignment(
 def encoded_documents(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval, progress: StagingProgress
 ) -> dg.MaterializeResult[None]:
-    """The documents as canonical base64 in KnowledgeDocuments.docs, each distinct document once."""
+    """Stores the documents as canonical base64 in KnowledgeDocuments.docs, each distinct document once."""
     with open_batch(context, doc_eval) as (databases, batch_id):
         stored = steps.store_documents(databases, batch_id, progress.listener(context.log))
         name = name_of(databases, batch_id)
@@ -179,7 +223,7 @@ class Queue(StepConfig):
 def queue_rows(
     context: dg.AssetExecutionContext, config: Queue, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """One row for each (document, prompt, connection) in KnowledgeDocuments.llm_responses.
+    """Queues one row for each (document, prompt, connection) in KnowledgeDocuments.llm_responses.
 
     `mode: failed` or `mode: all` in its config queues new attempts. A backfill of this asset reprocesses
     many batches.
@@ -234,7 +278,7 @@ class RoundTripSample(StepConfig):
 def documents_round_trip(
     context: dg.AssetCheckExecutionContext, config: RoundTripSample, doc_eval: DocEval
 ) -> dg.AssetCheckResult:
-    """The decoded content of each stored document has the sha256 of the file that was read."""
+    """Checks that each stored document, when decoded, has the sha256 of the file that was read."""
     sample = None if config.every_document else config.documents
     with open_batch(context, doc_eval) as (databases, batch_id):
         found, name = audit.check_round_trip(databases, batch_id, sample), name_of(databases, batch_id)
@@ -244,11 +288,11 @@ def documents_round_trip(
 _QUEUE_CHECKS = {
     "queue_is_complete": (
         audit.check_queue_complete,
-        "Each distinct document x prompt x connection has exactly one current row.",
+        "Checks that each distinct document x prompt x connection has exactly one current row.",
     ),
     "rows_have_documents": (
         audit.check_rows_have_documents,
-        "Every queue row has its document, and every document belongs to the batch.",
+        "Checks that every queue row has its document, and that the document belongs to the batch.",
     ),
 }
 
@@ -263,7 +307,7 @@ _QUEUE_CHECKS = {
 def queue_checks(
     context: dg.AssetCheckExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> Iterator[dg.AssetCheckResult]:
-    """Both checks of the queue in one step, because a Dagster step costs more than the checks."""
+    """Both checks of the queue in one step, because a Dagster step takes longer than both."""
     for key in context.selected_asset_check_keys:
         check, _ = _QUEUE_CHECKS[key.name]
         with open_batch(context, doc_eval) as (databases, batch_id):

@@ -103,8 +103,7 @@ def _refuse_config_of_other_ops(context: Context) -> None:
         name = min(foreign)
         raise ConfigurationError(
             f"the config has ops.{name}, but this run does not execute {name}: fix the name, select the "
-            f"asset "
-            "too, or remove its config"
+            "asset too, or remove its config"
         )
 
 

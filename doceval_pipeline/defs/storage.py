@@ -145,8 +145,8 @@ def _answers(postgres_url: str) -> bool:
 def cache_catalog_queries(engine: Engine) -> None:
     """Let an engine cache which tables and columns exist.
 
-    For almost every event Dagster queries whether tables exist that all releases have had for years, a
-    quarter of its statements. Processes see what `dagster instance migrate` adds only if they start after it.
+    For almost every event, Dagster checks for tables that every release has had for years: a quarter of its
+    statements. A process sees what `dagster instance migrate` adds only if it starts afterwards.
     """
     dialect: Any = engine.dialect
     if isinstance(dialect.has_table, _CachedQuery):
@@ -189,8 +189,9 @@ def _engine(postgres_url: str) -> Engine:
 class _EventLogStorage(PostgresEventLogStorage):
     """`PostgresEventLogStorage` that replaces earlier check evaluations of sensors.
 
-    Dagster's table of evaluations is unique by run id, which is the same for all evaluations of sensors: the
-    second evaluation of a batch failed with `duplicate key`, and the sensor's tick failed with it every time.
+    Dagster's table of evaluations is unique by run id, which is the same for all evaluations of sensors:
+    without this class, the second evaluation of a batch fails with `duplicate key`, and so does every later
+    tick.
     """
 
     def _store_runless_asset_check_evaluation(self, event: EventLogEntry, event_id: int | None) -> None:

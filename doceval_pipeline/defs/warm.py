@@ -60,8 +60,8 @@ class WarmProcess:
             if self._parent in ready:
                 self._parent = None
             if self._server in ready:
-                # If the client has gone, or a fork fails for lack of memory, the running runs must go on. The
-                # client of a failed fork gets no answer and asks again.
+                # If the client has gone, or a fork fails for lack of memory, other runs must continue. The
+                # client of a failed fork gets no answer and tries again.
                 try:
                     with self._server.accept()[0] as connection:
                         self._answer_one(connection)

@@ -23,7 +23,7 @@ class Patterns:
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns = [normal(pattern) for pattern in patterns]
         with warnings.catch_warnings():
-            # Python warns of nested brackets, which are literal here.
+            # Python warns about nested brackets, which are literal here.
             warnings.simplefilter("ignore", FutureWarning)
             self._spec = pathspec.PathSpec.from_lines("gitignore", self._patterns)
 
@@ -57,7 +57,7 @@ def missed_by_case(patterns: Sequence[str], paths: Iterable[str]) -> MissedByCas
 
 
 def _remedy(patterns: Sequence[str], missed: Sequence[str]) -> str:
-    """Patterns that match the missed files: in the case of one path if that is enough, or in any case."""
+    """Patterns that match the missed files: in the case of one path if possible, otherwise in any case."""
     # If several patterns match, the last one counts.
     pattern = next(p for p in reversed(patterns) if Patterns([p.lower()]).match(missed[0].lower()))
     ending = _ENDING.fullmatch(pattern.rsplit("/", 1)[-1])

@@ -19,7 +19,7 @@ Identity = tuple[int, int]
 # Linux only. Elsewhere, and where it cannot be read, only the folders named below are known.
 _MOUNTS = Path("/proc/self/mountinfo")
 _SYSTEM_FOLDERS = ("/dev", "/proc", "/sys")
-# File systems whose files the kernel generates. tmpfs is missing, because people keep files there.
+# File systems whose files the kernel generates. tmpfs is not included, because people keep files there.
 _KERNEL_FILE_SYSTEMS = frozenset(
     (
         *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devfs", "devpts", "devtmpfs"),

@@ -1,7 +1,7 @@
 """Names of temporary files and folders that systems and programs create beside documents.
 
-Only names that nobody gives to a document. Backups that may be the only copy (`.bak`, `.old`), links to
-documents (`.lnk`, `.url`) and e-mail caches are therefore missing.
+Includes only names that nobody gives to a document. Backups that may be the only copy (`.bak`, `.old`),
+links to documents (`.lnk`, `.url`) and e-mail caches are therefore not included.
 """
 
 import re

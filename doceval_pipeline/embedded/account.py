@@ -26,13 +26,13 @@ class ServerAccount:
     command_prefix: list[str] = field(default_factory=list)
 
     def own(self, path: Path) -> None:
-        """Makes the account the owner of a file or folder."""
+        """Make the account the owner of a file or folder."""
         if path.lstat().st_uid != self.uid:
             os.chown(path, self.uid, self.gid)
 
 
 def choose_account(home: Path, owner: int | None, program: Path) -> ServerAccount:
-    """Chooses the account for a server below `home`.
+    """Choose the account for a server below `home`.
 
     Parameters
     ----------

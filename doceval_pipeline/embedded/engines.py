@@ -11,7 +11,7 @@ _servers: dict[Path, EmbeddedServer] = {}
 
 
 def guard(server: EmbeddedServer) -> None:
-    """Makes all engines of this process connect to a server with `EmbeddedServer.connect`."""
+    """Make all engines of this process connect to a server with `EmbeddedServer.connect`."""
     _servers[server.home] = server
     # For all engines, because Dagster's storages create new ones.
     if not event.contains(Engine, "do_connect", _connect):

@@ -43,7 +43,7 @@ def is_libpq_variable(name: str) -> bool:
 
 
 def drop_foreign_variables() -> None:
-    """Removes variables from this process's environment that no connection parameter can override."""
+    """Remove variables from this process's environment that no connection parameter can override."""
     for name in _WITHOUT_PARAMETER:
         os.environ.pop(name, None)
 

@@ -12,7 +12,7 @@ MARK = "DOCEVAL_SUPERVISED_HOME"
 
 
 def wait_for_end(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Waits at most `seconds` for processes to end; returns those that still run.
+    """Wait at most `seconds` for processes to end; returns those that still run.
 
     A zombie counts as ended: in a container its exit code may never be collected.
     """

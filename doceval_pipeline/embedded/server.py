@@ -118,7 +118,7 @@ class EmbeddedServer:
         return isinstance(host, str) and self._is_socket_folder(host)
 
     def connect(self, dbname: str, **parameters: Any) -> "psycopg2.extensions.connection":
-        """Opens a connection after checking the listening account; ignores environment variables.
+        """Open a connection after checking the listening account; ignores environment variables.
 
         Raises
         ------
@@ -143,7 +143,7 @@ class EmbeddedServer:
         return not self._refusal()
 
     def ensure(self) -> None:
-        """Starts the server unless it runs; safe for concurrent processes.
+        """Start the server unless it runs; safe for concurrent processes.
 
         Raises
         ------
@@ -162,7 +162,7 @@ class EmbeddedServer:
                     self._start()
 
     def ensure_database(self, *names: str) -> None:
-        """Creates databases unless they exist."""
+        """Create databases unless they exist."""
         with closing(self.connect("postgres")) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -174,7 +174,7 @@ class EmbeddedServer:
                         cursor.execute(create.format(sql.Identifier(name)))
 
     def stop(self) -> bool:
-        """Stops the server and waits for its end; False if it was not running.
+        """Stop the server and wait for its end; False if it was not running.
 
         Signals only a running postmaster of exactly this data folder.
         """
@@ -250,7 +250,7 @@ class EmbeddedServer:
             )
 
     def _await_start(self, server: psutil.Process | None) -> bool:
-        """Waits until a new server accepts connections; False if it ended or the time is over."""
+        """Wait until a new server accepts connections; False if it ended or the time is over."""
         deadline = time.monotonic() + SECONDS_TO_START
         while server is not None and wait_for_end([server], 0) and time.monotonic() < deadline:
             if self.is_running():
@@ -269,7 +269,7 @@ class EmbeddedServer:
         return choose_account(self.home, self._owner(), server_program())
 
     def _install(self, account: ServerAccount) -> None:
-        """Creates the data folder under a temporary name and renames it when it is complete."""
+        """Create the data folder under a temporary name and rename it when it is complete."""
         for leftover in self.home.glob(".postgres-unfinished-*"):
             # An initdb whose parent was killed may still write here; the next start removes the rest.
             shutil.rmtree(leftover, ignore_errors=True)
@@ -334,7 +334,7 @@ class EmbeddedServer:
             return None
 
     def _await_leftover_backends(self, sockets: Path) -> None:
-        """Waits for processes of a killed postmaster and removes its stale lock files.
+        """Wait for processes of a killed postmaster and remove its stale lock files.
 
         PostgreSQL does not start while the process id in a lock file belongs to any process, even to an
         unrelated one or a zombie. The files may be removed only when no process of the old server can write.
@@ -347,7 +347,7 @@ class EmbeddedServer:
         (sockets / f"{SOCKET}.lock").unlink(missing_ok=True)
 
     def _await_postmaster(self) -> bool:
-        """Waits for an existing postmaster to accept connections; False if there is none.
+        """Wait for an existing postmaster to accept connections; False if there is none.
 
         It may be recovering after a crash, or stopping. A postmaster whose socket was removed is stopped: a
         logout removes the user's runtime folder while the server keeps running.
@@ -394,7 +394,7 @@ def _reason(output: str) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Creates a folder that other users can enter but not list; an existing folder is not changed.
+    """Create a folder that other users can enter but not list; an existing folder is not changed.
 
     The server may run as another account, which must reach its own files below.
     """
@@ -420,7 +420,7 @@ def _binary(name: str) -> str:
 
 
 def _leave_running(command: list[str], prefix: list[str], log: IO[bytes]) -> psutil.Process | None:
-    """Starts a program that is not a child of this process; None if it has already ended.
+    """Start a program that is not a child of this process; None if it has already ended.
 
     Callers may wait for all of their children.
     """
@@ -433,7 +433,7 @@ def _leave_running(command: list[str], prefix: list[str], log: IO[bytes]) -> psu
 
 
 def _run(command: list[str], stdout: IO[bytes] | int, stderr: IO[bytes]) -> bytes | None:
-    """Runs a program to its end; returns its piped output, or None if it failed."""
+    """Run a program to its end; returns its piped output, or None if it failed."""
     # A separate session, so that Ctrl-C in the terminal does not reach the server. Server output goes to a
     # file: the server would keep a pipe open, and its reader would wait indefinitely.
     ended = subprocess.run(

@@ -103,7 +103,7 @@ def _is_private(folder: str) -> bool:
 
 
 def require_private(folder: Path, accounts: Collection[int]) -> bool:
-    """Checks the folder of a socket; False if it does not exist.
+    """Check the folder of a socket; False if it does not exist.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def require_private(folder: Path, accounts: Collection[int]) -> bool:
 
 
 def require_listener(folder: Path, accounts: Collection[int]) -> bool:
-    """Checks the account that listens in a private folder, without sending anything; False without one.
+    """Check the account that listens in a private folder, without sending anything; False without one.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def require_listener(folder: Path, accounts: Collection[int]) -> bool:
 
 
 def require_peer(connection: socket.socket, folder: Path, accounts: Collection[int]) -> None:
-    """Checks the account behind a connection to a socket.
+    """Check the account behind a connection to a socket.
 
     Raises
     ------

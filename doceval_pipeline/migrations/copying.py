@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 
 def copy(connection: Connection, statement: str, pieces: Iterable[bytes]) -> None:
-    """Runs COPY ... FROM STDIN with the concatenated `pieces`, in the caller's transaction.
+    """Run COPY ... FROM STDIN with the concatenated `pieces`, in the caller's transaction.
 
     Raises
     ------

@@ -34,7 +34,7 @@ def require_rights(
     numbered: Sequence[str] = (),
     functions: Sequence[str] = (),
 ) -> None:
-    """Raises if the role of the connection lacks any of the given rights.
+    """Raise if the role of the connection lacks any of the given rights.
 
     Parameters
     ----------

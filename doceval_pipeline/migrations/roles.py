@@ -69,7 +69,7 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def grant_roles(engine: Engine, schema: Schema) -> None:
-    """Creates the roles on a database's server and grants their rights in this schema.
+    """Create the roles on a database's server and grant their rights in this schema.
 
     Idempotent; obsolete grants are revoked.
 
@@ -96,7 +96,7 @@ def grant_roles(engine: Engine, schema: Schema) -> None:
 
 
 def admit_to_dagster(engine: Engine, tables: Sequence[str]) -> None:
-    """Grants doceval_owner and doceval_stager the use of Dagster's database; revokes it from others.
+    """Grant doceval_owner and doceval_stager the use of Dagster's database; revoke it from others.
 
     Rights of others are revoked only if Dagster has a separate database that the role of `engine` owns.
     Changes nothing on a server without these roles if the role of `engine` may not create them.
@@ -130,7 +130,7 @@ def admit_to_dagster(engine: Engine, tables: Sequence[str]) -> None:
 
 
 def end_idle_transactions(engine: Engine) -> None:
-    """Makes a database end transactions that are idle for `LONGEST_IDLE`, unless it already has a limit.
+    """Make a database end transactions that are idle for `LONGEST_IDLE`, unless it already has a limit.
 
     Sessions of the pipeline have no limit. Changes nothing if the role does not own the database.
     """

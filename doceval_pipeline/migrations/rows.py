@@ -47,7 +47,7 @@ def exact_formats(*, transaction_only: bool) -> str:
 
 
 def write_exactly(connection: Connection) -> None:
-    """Makes the transaction format values as text that reads back as exactly the same value.
+    """Make the transaction format values as text that reads back as exactly the same value.
 
     This is the default of the pipeline's sessions, but behind a pooler others may have changed it.
     """
@@ -55,7 +55,7 @@ def write_exactly(connection: Connection) -> None:
 
 
 def read_lines(connection: Connection, table: str, pieces: Iterable[bytes]) -> None:
-    """Reads JSON lines into a new temporary table with one column, `line`.
+    """Read JSON lines into a new temporary table with one column, `line`.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def read_value(connection: Connection, table: str, pieces: Iterable[bytes]) -> N
 
 
 def insert_rows(connection: Connection, table: str, source: str) -> None:
-    """Inserts rows from their JSON, in the caller's transaction.
+    """Insert rows from their JSON, in the caller's transaction.
 
     Columns that are missing in rows of an earlier revision get their default.
 
@@ -98,7 +98,7 @@ def insert_rows(connection: Connection, table: str, source: str) -> None:
 
 
 def reserve_ids(connection: Connection, table: str, largest: int) -> None:
-    """Advances an identity column beyond `largest`.
+    """Advance an identity column beyond `largest`.
 
     If it must advance, the table is locked against other writers until the end of the transaction: call this
     before anything else in the transaction.

@@ -33,7 +33,7 @@ HEADS = {Schema.DOC_EVAL: "0012", Schema.KNOWLEDGE: "0012"}
 
 
 def upgrade(engine: Engine, schema: Schema) -> bool:
-    """Upgrades the database to the newest schema; safe for concurrent processes.
+    """Upgrade the database to the newest schema; safe for concurrent processes.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def upgrade(engine: Engine, schema: Schema) -> bool:
 
 
 def lock_schema(connection: Connection) -> None:
-    """Locks tables, roles and grants against concurrent changes until the end of the transaction.
+    """Lock tables, roles and grants against concurrent changes until the end of the transaction.
 
     Limits the time that statements of the transaction wait for table locks to `SECONDS_FOR_TABLES`, because
     all other sessions wait behind them.

@@ -1,1 +1,1 @@
-"""What a completed batch says: figures, an HTML page and markdown, from plain data. No database, no files."""
+"""Reports on a batch: figures, an HTML page and markdown, from plain data. No database, no files."""

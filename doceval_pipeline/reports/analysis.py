@@ -24,11 +24,11 @@ from doceval_pipeline.statistics.inference import (
 
 DISTRIBUTION_BINS = 20
 DISAGREEMENTS_SHOWN = 20
-# At most so many connections are paired: the best ones.
+# Most connections that are paired: the best ones.
 CONNECTIONS_PAIRED = 12
 # With more columns, differences to the leader have Student's interval, which is fast to compute.
 COLUMNS_RESAMPLED = 20
-# Two scores at most so many points apart are close.
+# Two scores are close if they differ by at most this many points.
 CLOSE = 10.0
 # Smaller differences are rounding errors, as in `statistics`.
 _DECIMALS = 9

@@ -55,7 +55,7 @@ def _remark(view: RowView) -> str:
     if view.twin is not None:
         return f"<small>same content as <bdi>{_name(view.twin)}</bdi></small>"
     if view.file.state is None:
-        return "<small>no file of this batch</small>"
+        return "<small>no file in this batch</small>"
     if view.file.state == "ASSIGNED":
         return "<small>not staged yet</small>"
     return "" if view.file.size is None else f"<small>{size_text(view.file.size)}</small>"

@@ -156,7 +156,7 @@ def compare_sides(
     name_of
         Returns the name of each of `named_documents`.
     threshold
-        A score of it or more is good, 0 to 100.
+        A score at or above it is good; from 0 to 100.
 
     Returns
     -------

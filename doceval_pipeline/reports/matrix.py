@@ -82,7 +82,7 @@ _MISSING = CellView(
 
 
 def rows_shown(columns: int) -> int:
-    """The highest number of rows that a page with so many columns shows."""
+    """The highest number of rows that a page with this many columns shows."""
     return max(ROWS_SHOWN_LEAST, min(ROWS_SHOWN, CELLS_SHOWN // max(1, columns)))
 
 

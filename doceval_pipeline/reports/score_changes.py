@@ -9,7 +9,7 @@ from doceval_pipeline.domain.score_changes import ScoreChanges, ScoreShift
 from doceval_pipeline.statistics.inference import difference
 
 THRESHOLD = 50.0
-"""From this score on a document counts as good, unless the caller passes another threshold."""
+"""A document with at least this score is good, unless the caller passes another threshold."""
 FLIPS_SHOWN = 20
 
 Values = NDArray[np.float64]
@@ -33,7 +33,7 @@ def compare_scores(
     documents, first, second
         Ids of documents, and their scores on both sides by position; NaN where there is none.
     threshold
-        A score of it or more is good; a document that is good on one side only has flipped.
+        A score at or above it is good; a document that is good on one side only has flipped.
     resample
         As in `difference`.
 

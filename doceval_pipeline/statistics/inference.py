@@ -21,7 +21,7 @@ BOOTSTRAP_FROM, BOOTSTRAP_TO = 15, 500
 _RESAMPLES = 9_999
 _RESAMPLED_AT_ONCE = 2_000_000
 _SEED = 20_260_101
-# Up to so many differences other than 0, all arrangements of signs are counted; see `_exact_p`.
+# Up to this many nonzero differences, all arrangements of signs are counted; see `_exact_p`.
 EXACT_TO = 60
 # Smaller differences are rounding errors: 0.3 - 0.1 and 0.2 are equal and take the same rank.
 _DECIMALS = 9

@@ -1,24 +1,62 @@
 """Dagster's definitions: the inventory is pinned, and its parts work on a real instance."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import (
+    Callable,
+    Mapping,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import dagster as dg
 import pytest
-from dagster._cli.utils import TMP_DAGSTER_HOME_PREFIX
+from dagster._cli.utils import (
+    TMP_DAGSTER_HOME_PREFIX,
+)
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.batches.results.reporting import WrittenReport, write_report
-from doceval_pipeline.defs import reporting, resources
-from doceval_pipeline.defs.naming import run_tags
-from doceval_pipeline.doc_eval.batches import batch_by_id
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.domain.insights import Provenance
-from doceval_pipeline.settings import Settings
-from doceval_pipeline_tests.conftest import Sample, evaluation_of
-from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.batches.monitoring.completion import (
+    poll,
+)
+from doceval_pipeline.batches.results.reporting import (
+    WrittenReport,
+    write_report,
+)
+from doceval_pipeline.defs import (
+    reporting,
+    resources,
+)
+from doceval_pipeline.defs.naming import (
+    run_tags,
+)
+from doceval_pipeline.doc_eval.batches import (
+    batch_by_id,
+)
+from doceval_pipeline.doc_eval.definitions.apply import (
+    apply_evaluation,
+)
+from doceval_pipeline.domain.insights import (
+    Provenance,
+)
+from doceval_pipeline.settings import (
+    Settings,
+)
+from doceval_pipeline_tests.conftest import (
+    Sample,
+    evaluation_of,
+)
+from doceval_pipeline_tests.defs.running import (
+    QUIET,
+    definitions,
+    failure,
+    run,
+)
 
 BatchOf = Callable[..., Sample]
 
@@ -81,6 +119,27 @@ def test_the_inventory_is_complete() -> None:
         "nightly_audit",
         "nightly_retention",
     }
+
+
+def test_everything_that_the_ui_lists_has_a_description_in_the_third_person() -> None:
+    repository = definitions.get_repository_def()
+    graph = repository.asset_graph
+    checks = graph.asset_check_keys
+    descriptions = {
+        **{f"asset {key.to_user_string()}": graph.get(key).description for key in graph.get_all_asset_keys()},
+        **{f"check {key.name}": graph.get_check_spec(key).description for key in checks},
+        **{
+            f"job {job.name}": job.description
+            for job in repository.get_all_jobs()
+            if not job.name.startswith("__")
+        },
+        **{f"sensor {sensor.name}": sensor.description for sensor in repository.sensor_defs},
+        **{f"schedule {schedule.name}": schedule.description for schedule in repository.schedule_defs},
+    }
+    wrong = {
+        name: text for name, text in descriptions.items() if not re.match(r"[A-Z][a-z]+s [^.]+\.", text or "")
+    }
+    assert wrong == {}
 
 
 def test_a_home_that_dagster_throws_away_is_known_by_the_name_that_dagster_gives_it() -> None:

@@ -49,8 +49,8 @@ NOON = 1_767_268_800.0
             ["response_status", "stalled_work"],
             3,
             [
-                "2 batches are done and wait, and the sensor response_status is stopped: start it in "
-                "Dagster, on the page Automation"
+                "2 batches are done and wait, and the sensor response_status is stopped: start it on "
+                "the Automation page in Dagster"
             ],
         ),
     ],

@@ -2,25 +2,64 @@
 
 import re
 import shutil
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from dataclasses import (
+    replace,
+)
+from datetime import (
+    UTC,
+    datetime,
+    timedelta,
+)
+from pathlib import (
+    Path,
+)
+from typing import (
+    Any,
+)
 
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.defs.recurring import recurring_evaluations
-from doceval_pipeline.defs.recurring_text import MOST_SHOWN, overview
-from doceval_pipeline.doc_eval.batches import list_batches
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
-from doceval_pipeline.doc_eval.recurring.occurrences import list_occurrences
-from doceval_pipeline.domain.recurring import OccurrenceOutcome
-from doceval_pipeline.errors import UnknownRecurring
-from doceval_pipeline_tests.batches.staging.test_recurring import define, doc_eval, record_of
-from doceval_pipeline_tests.conftest import write_old
-from doceval_pipeline_tests.defs.running import QUIET, failure, run, tick
+from doceval_pipeline.batches.databases import (
+    Databases,
+)
+from doceval_pipeline.defs.recurring import (
+    recurring_evaluations,
+)
+from doceval_pipeline.defs.recurring_text import (
+    MOST_SHOWN,
+    overview,
+)
+from doceval_pipeline.doc_eval.batches import (
+    list_batches,
+)
+from doceval_pipeline.doc_eval.recurring.definitions import (
+    find_recurring,
+    list_recurring,
+)
+from doceval_pipeline.doc_eval.recurring.occurrences import (
+    list_occurrences,
+)
+from doceval_pipeline.domain.recurring import (
+    OccurrenceOutcome,
+)
+from doceval_pipeline.errors import (
+    UnknownRecurring,
+)
+from doceval_pipeline_tests.batches.staging.test_recurring import (
+    define,
+    doc_eval,
+    record_of,
+)
+from doceval_pipeline_tests.conftest import (
+    write_old,
+)
+from doceval_pipeline_tests.defs.running import (
+    QUIET,
+    failure,
+    run,
+    tick,
+)
 
 
 @pytest.fixture
@@ -121,7 +160,7 @@ def test_jobs_pause_resume_and_delete_and_report_whether_anything_changed(
     assert "inbox: paused, last none yet" in shown_by_a_tick(instance)
     assert result("resume_recurring", "resume") == "inbox is resumed"
     assert result("resume_recurring", "resume") == "inbox was not paused"
-    assert result("delete_recurring", "delete") == "inbox is deleted; its batches stay"
+    assert result("delete_recurring", "delete") == "inbox is deleted; its batches are kept"
     assert shown_by_a_tick(instance) == "no recurring evaluation is defined"
 
 
@@ -149,7 +188,7 @@ def test_an_invalid_or_future_time_makes_nothing(
 ) -> None:
     record = define(databases, inbox)
     said = failure(launched(instance, "run_recurring", "make_batch", name="inbox", due_at=due_at))
-    assert "must be a past time with a time zone" in said
+    assert "is not a past time with a time zone" in said
     with databases.doc_eval.connect() as connection:
         assert list_occurrences(connection, record.id, 1000) == []
 
@@ -175,7 +214,7 @@ def test_a_tick_shows_the_next_and_the_last_occurrence_the_soonest_first(
     said = overview([*others, later, nights], [], ["x: folder is away"]).split("; ")
     assert [part.split(":")[0] for part in said[:4]] == ["x", "inbox", "later", "arrivals 000"]
     assert said[3] == "arrivals 000: on arrival, last none yet"
-    assert said[-1] == f"{102 - MOST_SHOWN} more: doceval recurring list"
+    assert said[-1] == f"{102 - MOST_SHOWN} more: run doceval recurring list"
 
 
 def test_a_batch_from_the_launchpad_may_reuse_results(

@@ -214,7 +214,7 @@ def test_a_duplicate_shows_the_result_of_its_twin_and_says_so() -> None:
 
 def test_unlisted_rows_and_columns_are_shown() -> None:
     text = said(report_input([document(1)], [column()], [cell(1), cell(9, 7, 7, score=12.5)]))
-    assert "document 9 no file of this batch – missing 12.5" in text
+    assert "document 9 no file in this batch – missing 12.5" in text
     assert "1 row exists beyond the 1 expected" in text
 
 

@@ -197,6 +197,6 @@ def test_the_names_of_the_numbers_are_stable() -> None:
         "newest_cells": 10,
         "newest_cells_failed": 1,
     }
-    assert "There is no occurrence yet" in render_series(
+    assert "There are no occurrences yet" in render_series(
         replace(series(0), columns={}, changes=ContentChanges())
     )

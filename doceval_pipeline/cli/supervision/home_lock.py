@@ -29,7 +29,7 @@ class HomeHolder:
 
     @property
     def sentence(self) -> str:
-        """Its process and address in brackets."""
+        """Its process id and address, in parentheses."""
         return f"(pid {self.pid}{f', {self.url}' if self.url else ''})"
 
     def process(self, home: Path) -> psutil.Process | None:
@@ -124,7 +124,7 @@ def holder_of(home: Path) -> HomeHolder | None:
     except OSError:
         return None
     try:
-        # Nobody holds the lock: the file was written by a supervisor that was killed.
+        # If the lock is free, a supervisor that was killed wrote the file.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return _read(descriptor)

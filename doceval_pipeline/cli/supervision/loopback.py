@@ -3,7 +3,7 @@
 
 def answers(url: str, seconds: float) -> bool:
     """Whether the server at an address on loopback answers with that page within `seconds`."""
-    # `doceval status` needs neither.
+    # Imported here, because most commands need neither.
     import http.client
     import urllib.request
 

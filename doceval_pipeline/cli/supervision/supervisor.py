@@ -49,7 +49,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StartFailed(DocEvalError):
-    """A process of Dagster's did not start, or ended."""
+    """A Dagster process did not start, or ended unexpectedly."""
 
 
 class Supervisor:
@@ -145,7 +145,7 @@ class Supervisor:
         pause = Event()
         with one_line(self._settings.home):
             while True:
-                # In another folder of that name, or none, a new server with new databases would start.
+                # If the home was replaced or removed, a new server with new databases would start.
                 if _identity(self._settings.home) != self._identity:
                     raise StartFailed(
                         f"{self._settings.home} was moved or removed while doceval ran: move it back or set "
@@ -337,7 +337,7 @@ def one_line(home: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or home
         raise ConfigurationError(
-            f"{where} cannot be used ({error.strerror}): make room or give this user permission, or set "
+            f"{where} cannot be used ({error.strerror}): free disk space, give this user permission, or set "
             "DOCEVAL_HOME to another folder"
         ) from None
 

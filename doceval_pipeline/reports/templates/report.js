@@ -1,5 +1,5 @@
-// Filters and sorts the table of results. The page is complete without this script, which makes no element
-// out of text, requests nothing and stores nothing.
+// Filters and sorts the table of results. The page is complete without this script, which creates no
+// elements from text, requests nothing and stores nothing.
 "use strict";
 (() => {
   const table = document.querySelector(".matrix");

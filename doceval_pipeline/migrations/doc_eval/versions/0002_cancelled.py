@@ -1,4 +1,4 @@
-"""A cancelled batch ends as FAILED, whatever its finished rows are."""
+"""A cancelled batch ends as FAILED, whatever its finished rows contain."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""An index by file: files that are removed with their batch are searched in all other batches."""
+"""An index by file: files that are removed with their batch are looked up in all other batches."""
 
 from alembic import op
 

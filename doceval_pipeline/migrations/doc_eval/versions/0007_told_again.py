@@ -1,4 +1,4 @@
-"""Documents in the table that a batch with an earlier result is sent again, under a new id."""
+"""Comments of the outbox: a batch whose result returns to an earlier one is sent again, under a new id."""
 
 from alembic import op
 
@@ -15,5 +15,5 @@ COMMENT ON COLUMN webhook_deliveries.created_at IS
 
 
 def upgrade() -> None:
-    """Renew the comments."""
+    """Replace the comments."""
     op.get_bind().exec_driver_sql(COMMENTS)

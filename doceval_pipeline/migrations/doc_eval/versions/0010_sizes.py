@@ -5,8 +5,8 @@ from alembic import op
 revision = "0010"
 down_revision = "0009"
 
-# Of JSON and arrays the size in memory, which is about that of their text. A table with larger rows stays
-# without its constraint, which would refuse any later change of them.
+# For JSON and arrays, the size in memory, which is about that of their text. A table with larger rows gets no
+# constraint, because it would reject every later change of these rows.
 SCHEMA = r"""
 DO $$
 DECLARE

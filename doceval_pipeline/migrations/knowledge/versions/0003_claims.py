@@ -15,8 +15,8 @@ PARTS = ("queue", "claims", "guard")
 
 
 def upgrade() -> None:
-    """Add the columns, place the rows that wait, create the functions and the guard."""
+    """Add the columns, position the waiting rows, create the functions and the guard."""
     for part in PARTS:
         statements = Path(__file__).with_name(f"0003_{part}.sql").read_text(encoding="utf-8")
-        # The functions hold percent signs, which the driver would take for parameters.
+        # The functions contain percent signs, which the driver would treat as parameters.
         op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})

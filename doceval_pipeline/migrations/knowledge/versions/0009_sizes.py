@@ -12,6 +12,6 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
-    """Add the trigger and, where all rows fit, the constraint; shorten in the view what is larger."""
+    """Add the trigger and, if all rows fit, the constraint; shorten larger values in the view."""
     statements = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
     op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})

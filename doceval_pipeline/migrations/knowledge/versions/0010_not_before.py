@@ -1,4 +1,4 @@
-"""Rows that are released until a given time, and releases that do not count as a delivery.
+"""Rows that are deferred until a given time, and releases that do not count as a delivery.
 
 The statements are in the .sql file beside this one.
 """

@@ -1,6 +1,6 @@
-"""Numbers of restored rows are reserved by a function, which moves a sequence on and never back.
+"""A function reserves the ids of restored rows: it advances a sequence and never moves it back.
 
-Both schemas make the same one, from the .sql file beside their folders.
+Both schemas create the same function from the .sql file beside their folders.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Case 14: looks at a folder of many known files, and the occurrence of one new file among them.
+"""Case 14: polls of a folder with many known files, and the occurrence of one new file among them.
 
-The yardstick lists the same folder and asks the system for size and time of each file.
+The yardstick lists the same folder and calls stat for each file.
 """
 
 import os
@@ -30,8 +30,8 @@ LISTING = "os.walk and os.stat"
 _LONG_AGO = (1_000_000_000, 1_000_000_000)
 
 
-def look(databases: Databases) -> Timed:
-    """One look; nothing waits long enough to become a batch."""
+def poll(databases: Databases) -> Timed:
+    """One poll; no file has waited long enough for a batch."""
     record = _record(databases)
 
     def timed() -> Figures:
@@ -42,7 +42,7 @@ def look(databases: Databases) -> Timed:
 
 
 def occurrence(databases: Databases) -> Timed:
-    """The batch of the new files, as far as `make_occurrence` makes it."""
+    """Create the batch of the new files with `make_occurrence`."""
     record = _record(databases)
 
     def timed() -> Figures:
@@ -53,7 +53,7 @@ def occurrence(databases: Databases) -> Timed:
 
 
 def listing(databases: Databases, folder: str) -> Timed:
-    """The least that finds out whether a file is new or changed."""
+    """The minimum that detects whether a file is new or changed."""
 
     def timed() -> Figures:
         for place, _, names in os.walk(folder):
@@ -64,13 +64,13 @@ def listing(databases: Databases, folder: str) -> Timed:
     return timed
 
 
-def looks(*, quick: bool) -> Case:
+def polls(*, quick: bool) -> Case:
     """Case 14."""
     count = 50 if quick else 100_000
     names = numbers()
 
     def folder(installation: Installation) -> Path:
-        return installation.folder / f"looked-at-{count}"
+        return installation.folder / f"polled-{count}"
 
     def prepare(installation: Installation) -> None:
         installation.empty()
@@ -91,42 +91,42 @@ def looks(*, quick: bool) -> Case:
         return settle
 
     sides = [
-        Side(NOTHING_NEW, look, before(is_new=False), partial(_check, None)),
-        Side(ONE_NEW, look, before(is_new=True), partial(_check, None)),
+        Side(NOTHING_NEW, poll, before(is_new=False), partial(_check, None)),
+        Side(ONE_NEW, poll, before(is_new=True), partial(_check, None)),
         Side(OCCURRENCE, occurrence, before(is_new=True), partial(_check, 1)),
         Side(LISTING, listing, before(is_new=False, gives_folder=True), partial(_check, None)),
     ]
 
     def judge(measured: Measured) -> list[Figure]:
-        found = measured["looks"]
+        found = measured["polls"]
         return [
-            absolute("CPU of a look, nothing new", "s", found, NOTHING_NEW, cpu_seconds, 1.5),
-            absolute("WAL of a look, nothing new", "kB", found, NOTHING_NEW, wal_kilobytes, 10),
+            absolute("CPU of a poll, nothing new", "s", found, NOTHING_NEW, cpu_seconds, 1.5),
+            absolute("WAL of a poll, nothing new", "kB", found, NOTHING_NEW, wal_kilobytes, 10),
             ratio(
-                "CPU of a look, nothing new, beside the listing",
+                "CPU of a poll, nothing new, beside the listing",
                 found,
                 NOTHING_NEW,
                 LISTING,
                 None,
                 cpu_seconds,
             ),
-            absolute("CPU of a look, one new file", "s", found, ONE_NEW, cpu_seconds),
+            absolute("CPU of a poll, one new file", "s", found, ONE_NEW, cpu_seconds),
             absolute("CPU of an occurrence of one file", "s", found, OCCURRENCE, cpu_seconds),
             absolute("WAL of an occurrence of one file", "MB", found, OCCURRENCE, wal_megabytes, 1),
         ]
 
-    experiment = Experiment("looks", prepare, sides, 1 if quick else 5)
-    return Case(14, f"look at {count:,} known files", LISTING, [experiment], judge)
+    experiment = Experiment("polls", prepare, sides, 1 if quick else 5)
+    return Case(14, f"poll {count:,} known files", LISTING, [experiment], judge)
 
 
 def wal_kilobytes(measurement: Measurement) -> float:
-    """WAL that the server wrote, in kB; its own upkeep is in it."""
+    """WAL that the server wrote, in kB, including its own maintenance."""
     return measurement.wal_bytes / 1e3
 
 
 def _check(new: int | None, _: Installation, figures: Figures) -> None:
     if figures["new"] != new:
-        raise WrongResult(f"{new} files are new, and this was found: {figures}")
+        raise WrongResult(f"expected {new} new files, found {figures}")
 
 
 def _define(databases: Databases, folder: Path) -> None:
