@@ -207,7 +207,7 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     assert "| cost | 0: no model was called in this batch |" in render_markdown(figures(data))
     page = render_html(data, figures(data))
     assert '<p class="figure">0</p><p class="muted">no model was called in this batch</p>' in page
-    assert "Nothing to compare with" in page
+    assert "nothing to compare with" in page
     # As after a restore in another installation.
     with databases.knowledge.begin() as connection:
         connection.execute(
