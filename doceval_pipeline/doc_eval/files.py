@@ -231,7 +231,8 @@ class ListedFile:
     def as_json(self) -> dict[str, Any]:
         """The shape that `doceval documents --json` prints, where `stored_as` is the document's id."""
         values = asdict(self)
-        return {**values, "stored_as": values.pop("document_id")}
+        values["stored_as"] = values.pop("document_id")
+        return values
 
 
 @dataclass(frozen=True, slots=True)

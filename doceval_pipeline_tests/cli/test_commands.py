@@ -52,6 +52,8 @@ from doceval_pipeline_tests.conftest import (
 
 pytestmark = pytest.mark.usefixtures("databases")
 PROJECT = Path(__file__).parents[2]
+# Of `doceval documents --json`: a public interface.
+DOCUMENT_KEYS = {"folder", "path", "state", "reason", "size", "sha256", "content_type", "stored_as"}
 
 
 def test_the_commands_are_exactly_what_is_promised() -> None:
@@ -165,6 +167,7 @@ def test_a_batch_goes_from_a_file_to_its_report(tmp_path: Path) -> None:
     files = read_json("documents", "q4")
     assert [file["path"] for file in files] == ["0.txt", "1.txt", "2.txt"]
     assert {file["content_type"] for file in files} == {"text/plain"}
+    assert set(files[0]) == DOCUMENT_KEYS
 
     ended = doceval("simulate-processor", "--until-empty", "--latency", "0", "--failure-rate", "0.3")
     assert "no LLM was called" in ended.stdout

@@ -255,7 +255,7 @@ def test_a_report_of_the_same_documents_compares_pairs_and_no_reused_result(
     again = nights.night({"6.txt": "a new document"}, SCORED.format(20))
     said = report_of(nights, again)
     assert "They share 6 documents." in said
-    assert "Nothing to compare: all 6 results that both have are the same by reuse" in said
+    assert "nothing to compare: all 6 results that both have are shared by reuse" in said
     assert said.count("ompared with") == 1
     assert "rose" not in said
     assert judge_drift(databases, again or 0).baseline == f"batch-{first:06d}"
