@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.throughput import Stall, Throughput
 from doceval_pipeline.domain.usage import Experience, Measure, ProcessingTime, TokenUsage
-from doceval_pipeline.knowledge.outcomes import words_in_sql
+from doceval_pipeline.knowledge.outcomes import has_outcome_sql
 
 # A throughput has at most this many bins, and at most this many stalls, the longest.
 BINS = 60
@@ -25,9 +25,7 @@ REPORTED_SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
 # Negative durations (the clock moved backwards), NaN and infinity count as missing.
 SECONDS_SQL = f"CASE WHEN {REPORTED_SECONDS_SQL} BETWEEN 0 AND 1e10 THEN {REPORTED_SECONDS_SQL} END"
 # A reused result used nothing in its batch, whatever its row says.
-_FINISHED = (
-    f"status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)}) AND reused_from IS NULL"
-)
+_FINISHED = f"{has_outcome_sql(Outcome.SUCCEEDED, Outcome.FAILED)} AND reused_from IS NULL"
 _PROCESSING_TIME = text(f"""
     SELECT count(*) AS n,
            percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) AS percentiles
@@ -109,7 +107,7 @@ _EXPERIENCE = text(f"""
                  THEN extract(epoch FROM r.completed_processing_at - r.started_processing_at) END))
         ) AS m(measure, y)
     WHERE r.batch_id = :batch_id AND r.reused_from IS NULL
-      AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})
+      AND {has_outcome_sql(Outcome.SUCCEEDED, Outcome.FAILED, status="r.status")}
       AND (m.y BETWEEN 1e-9 AND 1e10 OR m.y = 0)
     GROUP BY 1, 2
 """)
