@@ -52,7 +52,7 @@ class Case:
         """The prompt of the case's row, which identifies the case to the fake model."""
         return (
             f"[conformance case {self.number}] Score the clarity of this document from 0 to 100. "
-            "ModelBehaviour with one line of the form 'Score: N'."
+            "Answer with one line of the form 'Score: N'."
         )
 
     @property
