@@ -17,6 +17,7 @@ import pybase64
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
 from doceval_pipeline.conformance.cases import Case
+from doceval_pipeline.domain.files import Fingerprint
 from doceval_pipeline.embedded.engines import guard
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.knowledge import queue
@@ -237,7 +238,8 @@ def _drop_groups(connection: Connection) -> None:
 def _document(case: Case) -> NewDocument:
     content_type, extension = ("text/plain", "txt") if case.is_text else ("application/octet-stream", "bin")
     encoded = pybase64.b64encode(case.content)
-    return NewDocument(case.sha256, len(case.content), content_type, extension, [encoded])
+    fingerprint = Fingerprint(case.sha256, len(case.content), content_type, extension)
+    return NewDocument(fingerprint, [encoded])
 
 
 def _prompts(cases: Sequence[Case]) -> list[dict[str, Any]]:

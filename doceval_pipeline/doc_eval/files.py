@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
 from doceval_pipeline.domain.export import DocumentFile
+from doceval_pipeline.domain.files import Fingerprint
 
 # Rows sent to the server in one statement.
 CHUNK = 5_000
@@ -195,13 +196,10 @@ class UnstagedFile:
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """A file whose document is stored in `docs`; `size` in bytes."""
+    """A file whose document is stored in `docs` under `document_id`."""
 
     file_id: int
-    size: int
-    sha256: str
-    content_type: str
-    doc_type: str
+    document: Fingerprint
     document_id: int
 
 
@@ -362,10 +360,10 @@ def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFil
         {
             "batch_id": batch_id,
             "file_ids": arrays.of_numbers(f.file_id for f in files),
-            "sizes": arrays.of_numbers(f.size for f in files),
-            "sha256s": arrays.of_texts(f.sha256 for f in files),
-            "content_types": arrays.of_texts(f.content_type for f in files),
-            "doc_types": arrays.of_texts(f.doc_type for f in files),
+            "sizes": arrays.of_numbers(f.document.size for f in files),
+            "sha256s": arrays.of_texts(f.document.sha256 for f in files),
+            "content_types": arrays.of_texts(f.document.content_type for f in files),
+            "doc_types": arrays.of_texts(f.document.doc_type for f in files),
             "document_ids": arrays.of_numbers(f.document_id for f in files),
         },
     )
