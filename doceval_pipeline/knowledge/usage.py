@@ -163,18 +163,7 @@ def read_throughput(connection: Connection, batch_id: int) -> Throughput | None:
 def read_experience(connection: Connection, batch_id: int) -> dict[tuple[int, Measure], Experience]:
     """What all finished attempts of a batch used, by connection and measure."""
     rows = connection.execute(_EXPERIENCE, {"batch_id": batch_id})
-    return {
-        (row.connection_id, Measure(row.measure)): Experience(
-            cells=row.cells,
-            sum_x=float(row.sum_x),
-            sum_xx=float(row.sum_xx),
-            sum_y=float(row.sum_y),
-            sum_yy=float(row.sum_yy),
-            sum_xy=float(row.sum_xy),
-            max_y=float(row.max_y),
-        )
-        for row in rows
-    }
+    return {(row.connection_id, Measure(row.measure)): Experience.of(row) for row in rows}
 
 
 def _time(second: int) -> datetime:
