@@ -100,7 +100,7 @@ def assess(
     Parameters
     ----------
     seconds_unchanged
-        Seconds since any of its counts last changed.
+        Since any of its counts last changed.
     running
         Its running rows by connection, with the age of the oldest. Rows under a lease return to the queue
         when it ends, and do not count as stalled before.
