@@ -36,7 +36,6 @@ _BATCHES = """
     FROM generate_series(1, :batches) AS n,
          LATERAL (SELECT CASE WHEN n % 100 >= :open THEN :digest END) AS known(digest)
 """
-_ROWS_PER_BATCH = 4
 
 
 def tick(databases: Databases, batches: int) -> Timed:

@@ -179,7 +179,6 @@ def test_a_container_is_what_it_holds_wherever_that_lies(expected: str, make: Ma
 HEADER = b"Subject: Offer\r\nFrom: Ann <ann@example.org>\r\nTo: bob@example.org\r\n"
 DATE = b"Date: Mon, 1 Jan 2024 10:00:00 +0000\r\n"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
-OBJECT = b"1 0 obj\n<<>>\nendobj\n"
 UTF16 = "Grüße\n"
 BEGINNINGS: dict[str, tuple[str, bytes]] = {
     "mail from Delivered-To": (MAIL, b"Delivered-To: bob@example.org\r\n" + HEADER + b"\r\nHello\r\n"),
