@@ -80,7 +80,7 @@ def check(archive: Archive, progress: Progress) -> CheckedArchive:
     for _ in archive.pieces(REPORT):
         pass
     batch, config = _check_batch(archive)
-    documents = _Documents(_documents(archive, progress))
+    documents = _DocumentIndex(_documents(archive, progress))
     _require(archive, DOCS, documents.distinct)
     attempts, largest = _check_attempts(archive, documents, config)
     states, largest_file = _check_files(archive, documents, batch)
@@ -144,7 +144,7 @@ def _documents(archive: Archive, progress: Progress) -> Iterator[Doc]:
     _require(archive, DOCS, (count, read) == (declared.count, declared.bytes))
 
 
-def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -> tuple[int, int]:
+def _check_attempts(archive: Archive, documents: "_DocumentIndex", config: Config) -> tuple[int, int]:
     """Checks the attempts; returns their number and their largest id."""
     count = largest = 0
     prompts = {prompt.id for prompt in config.prompts}
@@ -159,7 +159,9 @@ def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -
     return count, largest
 
 
-def _check_files(archive: Archive, documents: "_Documents", batch: BatchMember) -> tuple[Counter[str], int]:
+def _check_files(
+    archive: Archive, documents: "_DocumentIndex", batch: BatchMember
+) -> tuple[Counter[str], int]:
     """Checks the files; returns their number by state and their largest id."""
     states: Counter[str] = Counter()
     last = 0
@@ -221,7 +223,7 @@ def _fingerprint(sha256: str | None, size: int | None) -> bytes:
     return blake2b(f"{sha256} {size}".encode(), digest_size=8).digest()
 
 
-class _Documents:
+class _DocumentIndex:
     """Compact index of the documents, in 17 bytes each: id, fingerprint and uses."""
 
     def __init__(self, rows: Iterator[Doc]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from doceval_pipeline.conformance.cases import Case, Scenario, cases_of
+from doceval_pipeline.conformance.cases import ConformanceCase, Scenario, cases_of
 from doceval_pipeline.conformance.document_match import DocumentMatch
 from doceval_pipeline.conformance.fake_openai import KEY, Model, served
 from doceval_pipeline.conformance.processes import Processor
@@ -39,7 +39,7 @@ class Observation:
     a case so far.
     """
 
-    cases: Sequence[Case]
+    cases: Sequence[ConformanceCase]
     rows: dict[int, ObservedRow] = field(default_factory=dict)
     calls: dict[int, list[DocumentMatch]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)

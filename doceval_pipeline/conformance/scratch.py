@@ -16,7 +16,7 @@ from uuid import uuid4
 import pybase64
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
-from doceval_pipeline.conformance.cases import Case
+from doceval_pipeline.conformance.cases import ConformanceCase
 from doceval_pipeline.domain.files import Fingerprint
 from doceval_pipeline.embedded.engines import guard
 from doceval_pipeline.embedded.server import EmbeddedServer
@@ -110,7 +110,7 @@ class Scratch:
     url: str
     role: str
 
-    def queue_cases(self, batch_id: int, cases: Sequence[Case], base_url: str) -> None:
+    def queue_cases(self, batch_id: int, cases: Sequence[ConformanceCase], base_url: str) -> None:
         """Queues one row per case as a separate batch."""
         with self.engine.begin() as connection:
             distinct = {case.sha256: case for case in cases}
@@ -235,14 +235,14 @@ def _drop_groups(connection: Connection) -> None:
         connection.exec_driver_sql(f"DROP ROLE {', '.join(names)}")
 
 
-def _document(case: Case) -> NewDocument:
+def _document(case: ConformanceCase) -> NewDocument:
     content_type, extension = ("text/plain", "txt") if case.is_text else ("application/octet-stream", "bin")
     encoded = pybase64.b64encode(case.content)
     fingerprint = Fingerprint(case.sha256, len(case.content), content_type, extension)
     return NewDocument(fingerprint, [encoded])
 
 
-def _prompts(cases: Sequence[Case]) -> list[dict[str, Any]]:
+def _prompts(cases: Sequence[ConformanceCase]) -> list[dict[str, Any]]:
     return [{"id": case.number, "name": case.name, "text": case.prompt} for case in cases]
 
 
