@@ -16,7 +16,7 @@ from doceval_pipeline.domain.findings import CONFIDENCE, Difference, Estimate
 POWER = 0.8
 _TAIL = (1 - CONFIDENCE) / 2
 # Fewer pairs show too little of their distribution; for more, Student's interval saves millions of draws.
-# doceval_pipeline_tests/test_coverage.py measures the coverage of both.
+# doceval_pipeline_tests/statistics/test_interval_coverage.py measures the coverage of both.
 BOOTSTRAP_FROM, BOOTSTRAP_TO = 15, 500
 _RESAMPLES = 9_999
 _RESAMPLED_AT_ONCE = 2_000_000
