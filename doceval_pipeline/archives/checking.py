@@ -6,15 +6,34 @@ this module nor the databases check.
 """
 
 import heapq
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from hashlib import blake2b, sha256
-from itertools import islice
-from typing import Any, TypeVar
+from bisect import (
+    bisect_left,
+)
+from collections import (
+    Counter,
+)
+from collections.abc import (
+    Callable,
+    Iterator,
+)
+from dataclasses import (
+    dataclass,
+)
+from hashlib import (
+    blake2b,
+    sha256,
+)
+from itertools import (
+    islice,
+)
+from typing import (
+    Any,
+    TypeVar,
+)
 
-from pydantic import ValidationError
+from pydantic import (
+    ValidationError,
+)
 
 from doceval_pipeline.archives.format import (
     ATTEMPTS,
@@ -28,11 +47,29 @@ from doceval_pipeline.archives.format import (
     damaged,
     validation_problem,
 )
-from doceval_pipeline.archives.json_text import LONG, is_long, long_text
-from doceval_pipeline.archives.reading import Archive
-from doceval_pipeline.archives.rows import Attempt, BatchMember, Config, Doc, File, HistoryRow, ProgressRow
-from doceval_pipeline.archives.values import Values
-from doceval_pipeline.errors import ArchiveError
+from doceval_pipeline.archives.json_text import (
+    LONG,
+    is_long,
+    long_text,
+)
+from doceval_pipeline.archives.reading import (
+    Archive,
+)
+from doceval_pipeline.archives.rows import (
+    Attempt,
+    BatchMember,
+    Config,
+    Doc,
+    File,
+    HistoryRow,
+    ProgressRow,
+)
+from doceval_pipeline.archives.values import (
+    Values,
+)
+from doceval_pipeline.errors import (
+    ArchiveError,
+)
 
 Progress = Callable[[int, int, int], None]
 """Called with the number of documents that are read, of all documents, and of bytes that are read."""
@@ -80,7 +117,7 @@ def check(archive: Archive, progress: Progress) -> CheckedArchive:
     for _ in archive.pieces(REPORT):
         pass
     batch, config = _check_batch(archive)
-    documents = _Documents(_documents(archive, progress))
+    documents = _DocumentIndex(_documents(archive, progress))
     _require(archive, DOCS, documents.distinct)
     attempts, largest = _check_attempts(archive, documents, config)
     states, largest_file = _check_files(archive, documents, batch)
@@ -144,7 +181,7 @@ def _documents(archive: Archive, progress: Progress) -> Iterator[Doc]:
     _require(archive, DOCS, (count, read) == (declared.count, declared.bytes))
 
 
-def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -> tuple[int, int]:
+def _check_attempts(archive: Archive, documents: "_DocumentIndex", config: Config) -> tuple[int, int]:
     """Check the attempts; returns their number and their largest id."""
     count = largest = 0
     prompts = {prompt.id for prompt in config.prompts}
@@ -159,7 +196,9 @@ def _check_attempts(archive: Archive, documents: "_Documents", config: Config) -
     return count, largest
 
 
-def _check_files(archive: Archive, documents: "_Documents", batch: BatchMember) -> tuple[Counter[str], int]:
+def _check_files(
+    archive: Archive, documents: "_DocumentIndex", batch: BatchMember
+) -> tuple[Counter[str], int]:
     """Check the files; returns their number by state and their largest id."""
     states: Counter[str] = Counter()
     last = 0
@@ -221,7 +260,7 @@ def _fingerprint(sha256: str | None, size: int | None) -> bytes:
     return blake2b(f"{sha256} {size}".encode(), digest_size=8).digest()
 
 
-class _Documents:
+class _DocumentIndex:
     """Compact index of the documents, in 17 bytes each: id, fingerprint and uses."""
 
     def __init__(self, rows: Iterator[Doc]) -> None:

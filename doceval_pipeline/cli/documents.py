@@ -7,7 +7,7 @@ from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import print_json, print_table
 from doceval_pipeline.doc_eval.batches import find_batch
-from doceval_pipeline.doc_eval.files import list_files
+from doceval_pipeline.doc_eval.file_listing import list_batch_files
 from doceval_pipeline.reports.formatting import size_text
 
 
@@ -23,7 +23,7 @@ def documents(*, batch: str, as_json: bool) -> None:
     record = find_batch(opened.doc_eval, batch)
     record.require_rows()
     with opened.doc_eval.connect() as connection:
-        files = list(list_files(connection, record.id))
+        files = list(list_batch_files(connection, record.id))
     if as_json:
         print_json([file.as_json() for file in files])
         return

@@ -6,9 +6,15 @@ No database, no network. The cases of one scenario are the rows of one batch.
 import hashlib
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import (
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+)
+from enum import (
+    StrEnum,
+)
 
 MIB = 1024 * 1024
 # Length at which the known processor truncates base64: its idea of 1 MiB, and not a multiple of 4.
@@ -38,7 +44,7 @@ class Scenario(StrEnum):
 
 
 @dataclass(frozen=True)
-class Case:
+class ConformanceCase:
     """One document and the response of the model: `score` from 0 to 100, if it gives one."""
 
     number: int
@@ -76,14 +82,14 @@ class Case:
         return True
 
 
-def cases_of(scenario: Scenario) -> Sequence[Case]:
+def cases_of(scenario: Scenario) -> Sequence[ConformanceCase]:
     """The cases of a scenario; case numbers are unique across all scenarios."""
     if scenario is Scenario.documents:
         return _documents()
     first = {Scenario.together: 100, Scenario.killed: 200, Scenario.late: 300, Scenario.rights: 400}[scenario]
     count = 40 if scenario is Scenario.together else 1
     return [
-        Case(first + number, f"{scenario} {number}", text_of(200, f"{scenario} {number}"))
+        ConformanceCase(first + number, f"{scenario} {number}", text_of(200, f"{scenario} {number}"))
         for number in range(count)
     ]
 
@@ -101,7 +107,7 @@ def text_of(size: int, seed: str) -> bytes:
     return (start + line * (size // len(line) + 1))[:size]
 
 
-def _documents() -> list[Case]:
+def _documents() -> list[ConformanceCase]:
     sizes = {
         "0 bytes": 0,
         "1 byte": 1,
@@ -114,15 +120,22 @@ def _documents() -> list[Case]:
         "1 MiB + 2 bytes": MIB + 2,
         "16 MiB": 16 * MIB,
     }
-    cases = [Case(n, name, text_of(size, name), score=10 + n) for n, (name, size) in enumerate(sizes.items())]
+    cases = [
+        ConformanceCase(n, name, text_of(size, name), score=10 + n)
+        for n, (name, size) in enumerate(sizes.items())
+    ]
     cases += [
-        Case(20, "UTF-8 text", "Übergabe der Räume, 漢字, 🗎.\n".encode() * 50, score=61.5),
-        Case(21, "binary", random.Random(21).randbytes(3_000), score=62),  # noqa: S311 - no secret
-        Case(22, "score 0", text_of(300, "worst"), score=0),
-        Case(23, "score 100", text_of(300, "best"), score=100),
-        Case(24, "a NUL in the answer", text_of(300, "nul"), ModelBehaviour.nul),
-        Case(25, "refused by the model", text_of(300, "refused"), ModelBehaviour.refuse),
-        Case(26, "the model is busy once", text_of(300, "busy"), ModelBehaviour.busy_once, score=63),
-        Case(27, "the model is busy for some seconds", text_of(300, "busier"), ModelBehaviour.busy, score=64),
+        ConformanceCase(20, "UTF-8 text", "Übergabe der Räume, 漢字, 🗎.\n".encode() * 50, score=61.5),
+        ConformanceCase(21, "binary", random.Random(21).randbytes(3_000), score=62),  # noqa: S311 - no secret
+        ConformanceCase(22, "score 0", text_of(300, "worst"), score=0),
+        ConformanceCase(23, "score 100", text_of(300, "best"), score=100),
+        ConformanceCase(24, "a NUL in the answer", text_of(300, "nul"), ModelBehaviour.nul),
+        ConformanceCase(25, "refused by the model", text_of(300, "refused"), ModelBehaviour.refuse),
+        ConformanceCase(
+            26, "the model is busy once", text_of(300, "busy"), ModelBehaviour.busy_once, score=63
+        ),
+        ConformanceCase(
+            27, "the model is busy for some seconds", text_of(300, "busier"), ModelBehaviour.busy, score=64
+        ),
     ]
     return cases

@@ -3,11 +3,19 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import (
+    Iterator,
+)
+from dataclasses import (
+    dataclass,
+)
+from typing import (
+    Any,
+)
 
-from doceval_pipeline.conformance.cases import Case
+from doceval_pipeline.conformance.cases import (
+    ConformanceCase,
+)
 
 # A shorter run of base64 letters may be an ordinary word; documents this short are searched literally.
 SHORT = 20
@@ -23,7 +31,7 @@ class DocumentMatch:
     encoding: str = "text"
 
 
-def match_document(case: Case, request: Any) -> DocumentMatch:
+def match_document(case: ConformanceCase, request: Any) -> DocumentMatch:
     """Find the document of a case in the JSON of a request."""
     best = DocumentMatch(is_complete=not case.content)
     for text in _strings(request):
@@ -41,7 +49,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _as_text(case: Case, text: str) -> DocumentMatch:
+def _as_text(case: ConformanceCase, text: str) -> DocumentMatch:
     if not case.is_text:
         return DocumentMatch(is_complete=False)
     wanted = case.content.decode()
@@ -50,7 +58,7 @@ def _as_text(case: Case, text: str) -> DocumentMatch:
     return DocumentMatch(is_complete=False, characters=_longest_prefix(wanted, text))
 
 
-def _as_base64(case: Case, text: str) -> DocumentMatch:
+def _as_base64(case: ConformanceCase, text: str) -> DocumentMatch:
     wanted = base64.b64encode(case.content).decode()
     if wanted and len(wanted) <= SHORT and wanted in text:
         return DocumentMatch(is_complete=True)

@@ -6,14 +6,34 @@ It answers every POST as a chat completion, on any path. docs/processors.md docu
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from collections.abc import (
+    Iterator,
+    Sequence,
+)
+from contextlib import (
+    contextmanager,
+)
+from dataclasses import (
+    dataclass,
+    field,
+)
+from http.server import (
+    BaseHTTPRequestHandler,
+    ThreadingHTTPServer,
+)
+from typing import (
+    Any,
+)
 
-from doceval_pipeline.conformance.cases import Case, ModelBehaviour, case_number_in
-from doceval_pipeline.conformance.document_match import DocumentMatch, match_document
+from doceval_pipeline.conformance.cases import (
+    ConformanceCase,
+    ModelBehaviour,
+    case_number_in,
+)
+from doceval_pipeline.conformance.document_match import (
+    DocumentMatch,
+    match_document,
+)
 
 KEY = "conformance-key"
 INPUT_TOKENS, OUTPUT_TOKENS = 120, 12
@@ -30,7 +50,7 @@ class Model:
     counts requests without the prompt of a case.
     """
 
-    cases: dict[int, Case] = field(default_factory=dict)
+    cases: dict[int, ConformanceCase] = field(default_factory=dict)
     calls: dict[int, list[DocumentMatch]] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
     first_calls: dict[int, float] = field(default_factory=dict)
@@ -39,7 +59,9 @@ class Model:
     answers: threading.Event = field(default_factory=threading.Event)
     seconds: float = 0.0
 
-    def prepare(self, cases: Sequence[Case], *, is_blocked: bool = False, seconds: float = 0.0) -> None:
+    def prepare(
+        self, cases: Sequence[ConformanceCase], *, is_blocked: bool = False, seconds: float = 0.0
+    ) -> None:
         """Expect requests about these cases; responds after `seconds`, or blocks until `answers` is set."""
         self.cases = {case.number: case for case in cases}
         self.seconds = seconds
@@ -119,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: standard error belongs to the command."""
 
 
-def _completion(case: Case) -> dict[str, Any]:
+def _completion(case: ConformanceCase) -> dict[str, Any]:
     return {
         "id": f"conformance-{case.number}",
         "object": "chat.completion",

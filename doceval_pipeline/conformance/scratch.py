@@ -7,22 +7,60 @@ those of its kind.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-from uuid import uuid4
+from collections.abc import (
+    Iterator,
+    Sequence,
+)
+from contextlib import (
+    contextmanager,
+)
+from dataclasses import (
+    dataclass,
+)
+from typing import (
+    Any,
+)
+from uuid import (
+    uuid4,
+)
 
 import pybase64
-from sqlalchemy import Connection, Engine, NullPool, create_engine, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    NullPool,
+    create_engine,
+    text,
+)
 
-from doceval_pipeline.conformance.cases import Case
-from doceval_pipeline.embedded.engines import guard
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.knowledge import queue
-from doceval_pipeline.knowledge.documents import NewDocument, copy_documents, find_documents
-from doceval_pipeline.migrations.roles import ROLES, grant_roles
-from doceval_pipeline.migrations.upgrade import Schema, upgrade
+from doceval_pipeline.conformance.cases import (
+    ConformanceCase,
+)
+from doceval_pipeline.domain.files import (
+    Fingerprint,
+)
+from doceval_pipeline.embedded.engines import (
+    guard,
+)
+from doceval_pipeline.embedded.server import (
+    EmbeddedServer,
+)
+from doceval_pipeline.knowledge import (
+    queue,
+)
+from doceval_pipeline.knowledge.documents import (
+    NewDocument,
+    copy_documents,
+    find_documents,
+)
+from doceval_pipeline.migrations.roles import (
+    ROLES,
+    grant_roles,
+)
+from doceval_pipeline.migrations.upgrade import (
+    Schema,
+    upgrade,
+)
 
 KEY_VARIABLE = "CONFORMANCE_API_KEY"
 WORKER, PLAIN_WORKER = "doceval_worker", "doceval_plain_worker"
@@ -109,7 +147,7 @@ class Scratch:
     url: str
     role: str
 
-    def queue_cases(self, batch_id: int, cases: Sequence[Case], base_url: str) -> None:
+    def queue_cases(self, batch_id: int, cases: Sequence[ConformanceCase], base_url: str) -> None:
         """Queue one row per case as a separate batch."""
         with self.engine.begin() as connection:
             distinct = {case.sha256: case for case in cases}
@@ -234,13 +272,14 @@ def _drop_groups(connection: Connection) -> None:
         connection.exec_driver_sql(f"DROP ROLE {', '.join(names)}")
 
 
-def _document(case: Case) -> NewDocument:
+def _document(case: ConformanceCase) -> NewDocument:
     content_type, extension = ("text/plain", "txt") if case.is_text else ("application/octet-stream", "bin")
     encoded = pybase64.b64encode(case.content)
-    return NewDocument(case.sha256, len(case.content), content_type, extension, [encoded])
+    fingerprint = Fingerprint(case.sha256, len(case.content), content_type, extension)
+    return NewDocument(fingerprint, [encoded])
 
 
-def _prompts(cases: Sequence[Case]) -> list[dict[str, Any]]:
+def _prompts(cases: Sequence[ConformanceCase]) -> list[dict[str, Any]]:
     return [{"id": case.number, "name": case.name, "text": case.prompt} for case in cases]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from doceval_pipeline.conformance.cases import KNOWN_CUT, Case, ModelBehaviour, Scenario
+from doceval_pipeline.conformance.cases import KNOWN_CUT, ConformanceCase, ModelBehaviour, Scenario
 from doceval_pipeline.conformance.fake_openai import INPUT_TOKENS, KEY, OUTPUT_TOKENS, SECONDS_BUSY
 from doceval_pipeline.conformance.processes import SECONDS_TO_STOP
 from doceval_pipeline.conformance.runner import Observation
@@ -114,7 +114,7 @@ def _exited(seen: Observation) -> str:
     return f"the processor exited with code {seen.exit_code}: {seen.last_output}"
 
 
-def _document_arrives(seen: Observation, case: Case) -> Check:
+def _document_arrives(seen: Observation, case: ConformanceCase) -> Check:
     row, calls = seen.rows[case.number], seen.calls[case.number]
     if not case.is_text:
         observation = (
@@ -176,7 +176,7 @@ def _results(seen: Observation) -> Iterator[Check]:
         f"in {len(answered) - len(wrong)} of {len(answered)} rows{shown}",
         passed=not wrong,
     )
-    by_behaviour: dict[ModelBehaviour, Callable[[Observation, Case], Check]] = {
+    by_behaviour: dict[ModelBehaviour, Callable[[Observation, ConformanceCase], Check]] = {
         ModelBehaviour.nul: _nul,
         ModelBehaviour.refuse: _refused,
         ModelBehaviour.busy_once: _busy_once,
@@ -198,13 +198,13 @@ def _results(seen: Observation) -> Iterator[Check]:
     )
 
 
-def _nul(seen: Observation, case: Case) -> Check:
+def _nul(seen: Observation, case: ConformanceCase) -> Check:
     row, asked = seen.rows[case.number], bool(seen.calls[case.number])
     observation = f"the row is {row.status}" if asked else _NOT_ASKED
     return _check("a NUL in the response does no harm", observation, passed=row.done and asked)
 
 
-def _refused(seen: Observation, case: Case) -> Check:
+def _refused(seen: Observation, case: ConformanceCase) -> Check:
     row = seen.rows[case.number]
     behaviour = "a refusal by the model is stored as a failure with its reason"
     if not seen.calls[case.number]:
@@ -214,15 +214,15 @@ def _refused(seen: Observation, case: Case) -> Check:
     return _check(behaviour, f"the row is {row.status}{reason}", passed=passed)
 
 
-def _busy_once(seen: Observation, case: Case) -> Check:
+def _busy_once(seen: Observation, case: ConformanceCase) -> Check:
     return _when_busy("a request to a busy model is repeated", seen, case)
 
 
-def _busy(seen: Observation, case: Case) -> Check:
+def _busy(seen: Observation, case: ConformanceCase) -> Check:
     return _when_busy(f"a model that is busy for {SECONDS_BUSY:g} s does not fail the row", seen, case)
 
 
-def _when_busy(behaviour: str, seen: Observation, case: Case) -> Check:
+def _when_busy(behaviour: str, seen: Observation, case: ConformanceCase) -> Check:
     row, calls = seen.rows[case.number], len(seen.calls[case.number])
     requests = "1 request" if calls == 1 else f"{calls} requests"
     observation = f"{requests}; the row is {row.status}"

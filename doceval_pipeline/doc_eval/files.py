@@ -3,19 +3,29 @@
 Callers pass in what they found and stored. Nothing here reads a file or another database.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import (
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from dataclasses import (
+    dataclass,
+)
 
-from sqlalchemy import Connection, text
+from sqlalchemy import (
+    Connection,
+    text,
+)
 
-from doceval_pipeline import arrays
-from doceval_pipeline.domain.export import DocumentFile
+from doceval_pipeline import (
+    arrays,
+)
+from doceval_pipeline.domain.files import (
+    Fingerprint,
+)
 
 # Rows sent to the server in one statement.
 CHUNK = 5_000
-# Rows fetched at a time for an export.
-FILES_AT_A_TIME = 1_000
 
 _FOUND_TABLE = text("""
     CREATE TEMPORARY TABLE found (
@@ -159,15 +169,6 @@ _PATHS = text("""
     SELECT d.filepath FROM batch_documents b JOIN documents d ON d.id = b.document_id
     WHERE b.batch_id = :batch_id AND coalesce(b.reason, '') = :reason ORDER BY d.id
 """)
-_LISTING = text("""
-    SELECT f.folder_path AS folder, d.filepath AS path, b.state, b.reason, b.file_size AS size, b.sha256,
-           b.content_type, b.knowledge_document_id AS document_id
-    FROM batch_documents b
-    JOIN documents d ON d.id = b.document_id
-    JOIN folders f ON f.id = d.folder_id
-    WHERE b.batch_id = :batch_id
-    ORDER BY f.folder_path, d.raw_path
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +196,10 @@ class UnstagedFile:
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """A file whose document is stored in `docs`; `size` in bytes."""
+    """A file whose document is stored in `docs` under `document_id`."""
 
     file_id: int
-    size: int
-    sha256: str
-    content_type: str
-    doc_type: str
+    document: Fingerprint
     document_id: int
 
 
@@ -213,26 +211,6 @@ class StoredFile:
     folder: str
     raw_path: bytes
     sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class ListedFile:
-    """A file of a batch for people; `size` in bytes, `document_id` None if it is not stored."""
-
-    folder: str
-    path: str
-    state: str
-    reason: str | None
-    size: int | None
-    sha256: str | None
-    content_type: str | None
-    document_id: int | None
-
-    def as_json(self) -> dict[str, Any]:
-        """The shape that `doceval documents --json` prints, where `stored_as` is the document's id."""
-        values = asdict(self)
-        values["stored_as"] = values.pop("document_id")
-        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,10 +341,10 @@ def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFil
         {
             "batch_id": batch_id,
             "file_ids": arrays.of_numbers(f.file_id for f in files),
-            "sizes": arrays.of_numbers(f.size for f in files),
-            "sha256s": arrays.of_texts(f.sha256 for f in files),
-            "content_types": arrays.of_texts(f.content_type for f in files),
-            "doc_types": arrays.of_texts(f.doc_type for f in files),
+            "sizes": arrays.of_numbers(f.document.size for f in files),
+            "sha256s": arrays.of_texts(f.document.sha256 for f in files),
+            "content_types": arrays.of_texts(f.document.content_type for f in files),
+            "doc_types": arrays.of_texts(f.document.doc_type for f in files),
             "document_ids": arrays.of_numbers(f.document_id for f in files),
         },
     )
@@ -418,12 +396,6 @@ def paths(connection: Connection, batch_id: int, reason: str = "") -> Iterator[s
     ).scalars()
 
 
-def list_files(connection: Connection, batch_id: int) -> Iterator[ListedFile]:
-    """Every file of a batch, by folder and path."""
-    result = connection.execution_options(yield_per=CHUNK).execute(_LISTING, {"batch_id": batch_id})
-    return (ListedFile(**row._mapping) for row in result)
-
-
 def _chunks(found: Iterable[FoundFile]) -> Iterator[list[FoundFile]]:
     chunk: list[FoundFile] = []
     for item in found:
@@ -433,22 +405,3 @@ def _chunks(found: Iterable[FoundFile]) -> Iterator[list[FoundFile]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-_FILES_OF_DOCUMENTS = text("""
-    SELECT DISTINCT ON (b.knowledge_document_id)
-           b.knowledge_document_id AS document_id, f.folder_path AS folder, d.filepath AS file,
-           count(*) OVER (PARTITION BY b.knowledge_document_id) AS files
-    FROM batch_documents b
-    JOIN documents d ON d.id = b.document_id
-    JOIN folders f ON f.id = d.folder_id
-    WHERE b.batch_id = :batch_id AND b.state = 'STAGED'
-    ORDER BY b.knowledge_document_id, f.folder_path, d.raw_path
-""")
-
-
-def files_of_documents(connection: Connection, batch_id: int) -> Iterator[DocumentFile]:
-    """Yield the stored documents of a batch with their first file, by `docs.id`, in bounded memory."""
-    options = {"yield_per": FILES_AT_A_TIME}
-    rows = connection.execute(_FILES_OF_DOCUMENTS, {"batch_id": batch_id}, execution_options=options)
-    return (DocumentFile(**row._mapping) for row in rows)

@@ -6,35 +6,15 @@ never part of a sealed configuration.
 """
 
 import json
-from collections.abc import (
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from contextlib import (
-    suppress,
-)
-from dataclasses import (
-    asdict,
-)
-from typing import (
-    TYPE_CHECKING,
-    Any,
-)
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    text,
-)
+from sqlalchemy import Connection, Row, text
 
-from doceval_pipeline import (
-    arrays,
-)
-from doceval_pipeline.domain.usage import (
-    Experience,
-    Measure,
-)
+from doceval_pipeline import arrays
+from doceval_pipeline.domain.usage import Experience, Measure
 
 if TYPE_CHECKING:
     from doceval_pipeline.doc_eval.definitions.schema import Prices
@@ -100,18 +80,7 @@ def load_experience(
 ) -> dict[tuple[int, Measure], Experience]:
     """What other completed batches used, by connection and measure."""
     rows = connection.execute(_SELECT, {"connection_ids": list(connection_ids), "except_batch": except_batch})
-    return {
-        (row.connection_id, Measure(row.measure)): Experience(
-            cells=row.cells,
-            sum_x=float(row.sum_x),
-            sum_xx=float(row.sum_xx),
-            sum_y=float(row.sum_y),
-            sum_yy=float(row.sum_yy),
-            sum_xy=float(row.sum_xy),
-            max_y=float(row.max_y),
-        )
-        for row in rows
-    }
+    return {(row.connection_id, Measure(row.measure)): Experience.of(row) for row in rows}
 
 
 def longest_durations(connection: Connection, connection_ids: Sequence[int]) -> dict[int, float]:

@@ -5,9 +5,10 @@ Processors need not write any time, so rates are computed from these samples.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import Connection, text
+
+from doceval_pipeline.domain.evaluations import CellCounts
 
 COUNTS = ("waiting", "running", "paused", "succeeded", "failed", "unknown", "reused")
 
@@ -28,7 +29,7 @@ _ADD = text("""
            seen.reused)
 """)
 _READ = text("""
-    SELECT p.batch_id, p.observed_at,
+    SELECT p.batch_id,
            CAST(extract(epoch FROM now() - p.observed_at) AS double precision) AS seconds_ago,
            p.waiting, p.running, p.paused, p.succeeded, p.failed, p.unknown, p.reused
     FROM unnest(CAST(:batch_ids AS int[])) AS wanted(batch_id)
@@ -65,41 +66,20 @@ FEWEST_GAPS = 20
 
 @dataclass(frozen=True, slots=True)
 class ProgressSample:
-    """The evaluations of a batch by outcome, as a poll counted them `seconds_ago`.
+    """The evaluations of a batch by outcome, as a poll counted them `seconds_ago`."""
 
-    `reused` evaluations have the result of another batch; their outcome counts them too.
-    """
-
-    observed_at: datetime
     seconds_ago: float
-    waiting: int
-    running: int
-    paused: int
-    succeeded: int
-    failed: int
-    unknown: int
-    reused: int = 0
+    cells: CellCounts
 
     @property
-    def done(self) -> int:
+    def processed(self) -> int:
         """Evaluations that succeeded or failed in this batch, without reused ones."""
-        return self.succeeded + self.failed - self.reused
-
-    @property
-    def cells(self) -> dict[str, int]:
-        """How many evaluations each of `COUNTS` has."""
-        return {name: getattr(self, name) for name in COUNTS}
+        return self.cells.done - self.cells.reused
 
 
-def keep_samples(connection: Connection, cells: Mapping[int, Mapping[str, int]]) -> int:
-    """Store a sample of each batch whose counts differ from its newest sample; returns how many.
-
-    Parameters
-    ----------
-    cells
-        How many evaluations each of `COUNTS` has, by batch.
-    """
-    columns = {name: [counts[name] for counts in cells.values()] for name in COUNTS}
+def keep_samples(connection: Connection, cells: Mapping[int, CellCounts]) -> int:
+    """Store a sample of each batch whose counts differ from its newest sample; returns how many."""
+    columns = {name: [getattr(counts, name) for counts in cells.values()] for name in COUNTS}
     return connection.execute(_ADD, {"batch_ids": list(cells), **columns}).rowcount
 
 
@@ -116,8 +96,8 @@ def read_samples(
     samples: dict[int, list[ProgressSample]] = {batch_id: [] for batch_id in batch_ids}
     rows = connection.execute(_READ, {"batch_ids": list(batch_ids), "most": most})
     for row in rows:
-        counts = {name: getattr(row, name) for name in COUNTS}
-        samples[row.batch_id].append(ProgressSample(row.observed_at, row.seconds_ago, **counts))
+        counts = CellCounts(**{name: getattr(row, name) for name in COUNTS})
+        samples[row.batch_id].append(ProgressSample(row.seconds_ago, counts))
     return samples
 
 

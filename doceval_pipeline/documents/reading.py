@@ -30,6 +30,7 @@ from doceval_pipeline.documents.walk import (
     VANISHED,
     is_below,
 )
+from doceval_pipeline.domain.files import Fingerprint
 
 CHANGED = "changed while being read"
 OUTSIDE = "outside its folder"
@@ -57,31 +58,18 @@ class DocumentRejected(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Fingerprint:
+class ReadDocument:
     """A document as it was read.
 
-    `sha256` in hex and `size` in bytes cover exactly the bytes that were read. `content` has the bytes of a
-    small document; it is None if `encoded_chunks` must read the file again.
+    `fingerprint` covers exactly the bytes that were read. `content` has the bytes of a small document; it is
+    None if `encoded_chunks` must read the file again.
     """
 
-    sha256: str
-    size: int
-    content_type: str
-    doc_type: str
+    fingerprint: Fingerprint
     content: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """Digest and size of the bytes that were read; with `identify` also the type and small contents."""
-
-    sha256: str
-    size: int
-    content_type: str
-    content: bytes | None
-
-
-def fingerprint(folder: str | Path, path: bytes, max_bytes: int) -> Fingerprint:
+def read_document(folder: str | Path, path: bytes, max_bytes: int) -> ReadDocument:
     """Read a document once and identify it; memory is bounded by `SMALL_DOCUMENT`.
 
     Parameters
@@ -96,17 +84,16 @@ def fingerprint(folder: str | Path, path: bytes, max_bytes: int) -> Fingerprint:
     DocumentRejected
         It vanished, is not a readable regular file, is empty or too large, or kept changing.
     """
-    read = _read(folder, path, max_bytes, identify=True)
-    return Fingerprint(read.sha256, read.size, read.content_type, doc_type(path), read.content)
+    return _read(folder, path, max_bytes, identify=True)
 
 
 def hash_document(folder: str | Path, path: bytes, max_bytes: int) -> tuple[str, int]:
-    """The sha256 and size in bytes of a document, without its type; raises as `fingerprint`."""
-    read = _read(folder, path, max_bytes, identify=False)
+    """The sha256 and size in bytes of a document, without its type; raises as `read_document`."""
+    read = _read(folder, path, max_bytes, identify=False).fingerprint
     return read.sha256, read.size
 
 
-def encoded_chunks(folder: str | Path, path: bytes, expected: Fingerprint) -> Iterator[bytes]:
+def encoded_chunks(folder: str | Path, path: bytes, expected: ReadDocument) -> Iterator[bytes]:
     """The canonical base64 of a document in pieces of 1 MiB; a large document is read again.
 
     Raises
@@ -122,13 +109,13 @@ def encoded_chunks(folder: str | Path, path: bytes, expected: Fingerprint) -> It
     digest = hashlib.sha256()
     size = 0
     with _opened(folder, path) as descriptor:
-        for piece in _pieces(descriptor, expected.size):
+        for piece in _pieces(descriptor, expected.fingerprint.size):
             digest.update(piece)
             size += len(piece)
-            if size > expected.size:
+            if size > expected.fingerprint.size:
                 raise DocumentRejected(CHANGED)
             yield encode(piece)
-    if size != expected.size or digest.hexdigest() != expected.sha256:
+    if size != expected.fingerprint.size or digest.hexdigest() != expected.fingerprint.sha256:
         raise DocumentRejected(CHANGED)
 
 
@@ -190,17 +177,17 @@ def _opened(folder: str | Path, path: bytes) -> Iterator[int]:
         os.close(document)
 
 
-def _read(folder: str | Path, path: bytes, max_bytes: int, *, identify: bool) -> _Read:
+def _read(folder: str | Path, path: bytes, max_bytes: int, *, identify: bool) -> ReadDocument:
     for _ in range(MOST_TRIES):
         with _opened(folder, path) as descriptor:
-            read = _read_steadily(descriptor, max_bytes, identify=identify)
+            read = _read_steadily(descriptor, path, max_bytes, identify=identify)
         if read is not None:
             return read
     raise DocumentRejected(CHANGED)
 
 
-def _read_steadily(descriptor: int, max_bytes: int, *, identify: bool) -> _Read | None:
-    """Read an open document; None if it changed meanwhile.
+def _read_steadily(descriptor: int, path: bytes, max_bytes: int, *, identify: bool) -> ReadDocument | None:
+    """Read an open document; None if it changed meanwhile. Without `identify`, type and content stay empty.
 
     A file's times are stamped when a write begins, so half of a write can be read before they change.
     Therefore reading waits until the last write began `SETTLED_SECONDS` ago; later writes change the times.
@@ -227,7 +214,7 @@ def _read_steadily(descriptor: int, max_bytes: int, *, identify: bool) -> _Read 
     kind = _content_type(descriptor, size, content) if identify else ""
     if size != before.st_size or _mark(os.fstat(descriptor)) != _mark(before):
         return None
-    return _Read(digest.hexdigest(), size, kind, content)
+    return ReadDocument(Fingerprint(digest.hexdigest(), size, kind, doc_type(path)), content)
 
 
 def _content_type(descriptor: int, size: int, content: bytes | None) -> str:

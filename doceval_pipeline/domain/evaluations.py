@@ -30,6 +30,9 @@ WORDS: dict[Outcome, tuple[str, ...]] = {
 Processors of several generations write these words, so each is normalized on reading.
 """
 
+WRITTEN_WORD = {outcome: words[0] for outcome, words in WORDS.items()}
+"""The word that the pipeline itself writes for an outcome."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellCounts:

@@ -1,7 +1,18 @@
-"""Files of a batch: their names, those that are left out, and the labels that people read."""
+"""Files of a batch: documents, names, those that are left out, and the labels that people read."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a document is known by: its sha256 in hex, its size in bytes, and its types."""
+
+    sha256: str
+    size: int
+    content_type: str
+    doc_type: str
+    """The file extension in lower case without its dot; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Measure(StrEnum):
@@ -24,6 +25,19 @@ class Experience:
     sum_yy: float
     sum_xy: float
     max_y: float
+
+    @classmethod
+    def of(cls, sums: Any) -> "Experience":
+        """From an object with the same attributes as numbers of any type, such as a row of a database."""
+        return cls(
+            cells=int(sums.cells),
+            sum_x=float(sums.sum_x),
+            sum_xx=float(sums.sum_xx),
+            sum_y=float(sums.sum_y),
+            sum_yy=float(sums.sum_yy),
+            sum_xy=float(sums.sum_xy),
+            max_y=float(sums.max_y),
+        )
 
     def __add__(self, other: "Experience") -> "Experience":
         return Experience(

@@ -50,7 +50,7 @@ def requeue(connection: Connection, batch_id: int, outcomes: Sequence[Outcome], 
     parameters = {"batch_id": batch_id, "outcomes": list(outcomes), **queue_places(batch_id, priority)}
     added = connection.execute(_REQUEUE, parameters).rowcount
     if added:
-        set_requeue_status(connection, batch_id, "QUEUED")
+        set_requeue_status(connection, batch_id, Outcome.WAITING)
     return added
 
 
@@ -65,7 +65,7 @@ def requeue_returning(connection: Connection, batch_id: int, documents: Sequence
         _REQUEUE_RETURNING, {**parameters, **queue_places(batch_id, priority)}
     ).rowcount
     if added:
-        set_requeue_status(connection, batch_id, "QUEUED")
+        set_requeue_status(connection, batch_id, Outcome.WAITING)
     return added
 
 

@@ -12,6 +12,7 @@ import psycopg2.errors
 from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
+from doceval_pipeline.domain.files import Fingerprint
 from doceval_pipeline.migrations.copying import copy
 
 _COLUMNS = "document_id, sha256, content_type, doc_type, file_size, content"
@@ -53,15 +54,11 @@ class DocumentArrived(Exception):
 class NewDocument:
     """A document to store.
 
-    `file_size` is in bytes before encoding; `content` yields its base64, `4 * ((file_size + 2) // 3)`
-    bytes, in pieces. `id` and `created_at`, in microseconds since 2000, are set only for a document that had
-    them before.
+    `content` yields the base64 of its bytes, `4 * ((size + 2) // 3)` bytes, in pieces. `id` and `created_at`,
+    in microseconds since 2000, are set only for a document that had them before.
     """
 
-    sha256: str
-    file_size: int
-    content_type: str
-    doc_type: str
+    fingerprint: Fingerprint
     content: Iterable[bytes]
     id: int | None = None
     created_at: int | None = None
@@ -129,17 +126,18 @@ def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def _binary_rows(documents: Iterable[NewDocument]) -> Iterator[bytes]:
     yield _HEADER
     for document in documents:
-        length = 4 * ((document.file_size + 2) // 3)
+        fingerprint = document.fingerprint
+        length = 4 * ((fingerprint.size + 2) // 3)
         before = [value for value in (document.id, document.created_at) if value is not None]
         yield b"".join(
             (
                 struct.pack("!h", 6 + len(before)),
                 *(_field(struct.pack("!q", value)) for value in before),
-                _field(b"sha256:" + document.sha256.encode()),
-                _field(document.sha256.encode()),
-                _field(document.content_type.encode()),
-                _field(document.doc_type.encode()),
-                _field(struct.pack("!q", document.file_size)),
+                _field(b"sha256:" + fingerprint.sha256.encode()),
+                _field(fingerprint.sha256.encode()),
+                _field(fingerprint.content_type.encode()),
+                _field(fingerprint.doc_type.encode()),
+                _field(struct.pack("!q", fingerprint.size)),
                 _LENGTH.pack(length),
             )
         )

@@ -6,11 +6,11 @@ from sqlalchemy import Connection, text
 
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.leaderboard import LeaderboardRow
-from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, words_in_sql
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
-_SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
-_FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
+_SUCCEEDED = has_outcome_sql(Outcome.SUCCEEDED)
+_FAILED = has_outcome_sql(Outcome.FAILED)
 # Scores of the same document are not independent, so they are summed by document first; the interval follows
 # from the distance of each sum to what the mean would give. Sums are numeric, so that they do not depend on
 # the order of the rows. PostgreSQL writes to disk what does not fit into its memory.

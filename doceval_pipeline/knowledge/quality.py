@@ -4,12 +4,12 @@ from sqlalchemy import Connection, text
 
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.quality import ColumnQuality
-from doceval_pipeline.knowledge.outcomes import words_in_sql
+from doceval_pipeline.knowledge.outcomes import has_outcome_sql
 
 # A few documents may get the same short answer; if this many do, the processor is stuck.
 STUCK_FROM = 10
 
-_SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
+_SUCCEEDED = has_outcome_sql(Outcome.SUCCEEDED)
 _BLANK = r"coalesce({column}, '') !~ '\S'"
 _TEXT_IS_BLANK = _BLANK.format(column="response_text")
 _JSON_IS_BLANK = _BLANK.format(column="response_json")
@@ -27,7 +27,7 @@ _QUALITY = text(f"""
            AND min(hashtextextended(response_text, 0)) FILTER (WHERE {_SUCCEEDED})
                = max(hashtextextended(response_text, 0)) FILTER (WHERE {_SUCCEEDED}) AS stuck
     FROM current_llm_responses
-    WHERE batch_id = :batch_id AND ({_SUCCEEDED} OR status IN ({words_in_sql(Outcome.FAILED)}))
+    WHERE batch_id = :batch_id AND ({_SUCCEEDED} OR {has_outcome_sql(Outcome.FAILED)})
     GROUP BY 1, 2 ORDER BY 1, 2
 """)
 

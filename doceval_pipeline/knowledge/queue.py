@@ -12,9 +12,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from doceval_pipeline import arrays
-from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.evaluations import WRITTEN_WORD, Outcome
 from doceval_pipeline.errors import DatabaseError
-from doceval_pipeline.knowledge.outcomes import outcome_sql, words_in_sql
+from doceval_pipeline.knowledge.outcomes import has_outcome_sql, outcome_sql
 from doceval_pipeline.knowledge.reuse import take_results
 
 # The only fields of a connection that reach a queue row; no field holds a secret.
@@ -34,6 +34,9 @@ FOREIGN_KEY_VIOLATION = "23503"
 # Distance in virtual time between the rows of a batch of priority 1; see the sequence
 # llm_responses_queue_clock. Twice the priority gives half the distance and twice the share.
 STEP = 1_000_000
+_QUEUED_WORD = WRITTEN_WORD[Outcome.WAITING]
+_HELD_WORD = WRITTEN_WORD[Outcome.PAUSED]
+_CLOSED_WORD = WRITTEN_WORD[Outcome.FAILED]
 
 _PUBLISH_CONFIG = text("""
     INSERT INTO batch_configs (batch_id, config, sha256)
@@ -88,58 +91,60 @@ _REQUEUE_AS = text("""
     UPDATE batch_configs SET requeue_as = :word WHERE batch_id = :batch_id AND requeue_as <> :word
 """)
 # A cancelled batch stays cancelled, whatever is held or released meanwhile.
-_REQUEUE_AS_IF_WANTED = text("""
+_REQUEUE_AS_IF_WANTED = text(f"""
     UPDATE batch_configs SET requeue_as = :word
-    WHERE batch_id = :batch_id AND requeue_as NOT IN (:word, 'F')
+    WHERE batch_id = :batch_id AND requeue_as NOT IN (:word, '{_CLOSED_WORD}')
 """)
-_REQUEUE_AS_F_IF_FREE = text("""
-    UPDATE batch_configs SET requeue_as = 'F'
-    WHERE requeue_as <> 'F' AND batch_id = (SELECT batch_id FROM batch_configs WHERE batch_id = :batch_id
-                                            FOR NO KEY UPDATE SKIP LOCKED)
+_REQUEUE_AS_CLOSED_IF_FREE = text(f"""
+    UPDATE batch_configs SET requeue_as = '{_CLOSED_WORD}'
+    WHERE requeue_as <> '{_CLOSED_WORD}'
+      AND batch_id = (SELECT batch_id FROM batch_configs WHERE batch_id = :batch_id
+                      FOR NO KEY UPDATE SKIP LOCKED)
 """)
 # Skips rows that others have locked. Rows are found by their physical place, which the lock keeps stable.
 _HOLD_FREE = text(f"""
-    UPDATE llm_responses SET status = 'PAUSED'
+    UPDATE llm_responses SET status = '{_HELD_WORD}'
     WHERE ctid = ANY (ARRAY (
         SELECT ctid FROM llm_responses
-        WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.WAITING)})
+        WHERE batch_id = :batch_id AND {has_outcome_sql(Outcome.WAITING)}
         FOR NO KEY UPDATE SKIP LOCKED))
 """)
 _CLOSE_FREE = text(f"""
-    UPDATE llm_responses SET status = 'F', error_message = :reason, completed_processing_at = now()
+    UPDATE llm_responses
+    SET status = '{_CLOSED_WORD}', error_message = :reason, completed_processing_at = now()
     WHERE ctid = ANY (ARRAY (
         SELECT ctid FROM llm_responses
         WHERE batch_id = :batch_id
-          AND status IN ({words_in_sql(Outcome.WAITING)}, {words_in_sql(Outcome.PAUSED)})
+          AND {has_outcome_sql(Outcome.WAITING, Outcome.PAUSED)}
         FOR NO KEY UPDATE SKIP LOCKED))
 """)
 _HAS_WAITING = text(f"""
     SELECT EXISTS (
         SELECT FROM llm_responses
         WHERE batch_id = :batch_id
-          AND status IN ({words_in_sql(Outcome.WAITING)}, {words_in_sql(Outcome.PAUSED)}))
+          AND {has_outcome_sql(Outcome.WAITING, Outcome.PAUSED)})
 """)
 _HOLD = text(f"""
-    UPDATE llm_responses SET status = 'PAUSED'
-    WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.WAITING)})
+    UPDATE llm_responses SET status = '{_HELD_WORD}'
+    WHERE batch_id = :batch_id AND {has_outcome_sql(Outcome.WAITING)}
 """)
 _RELEASE = text(f"""
     UPDATE llm_responses r
-    SET status = 'QUEUED',
+    SET status = '{_QUEUED_WORD}',
         queue_position = (SELECT last_value FROM llm_responses_queue_clock) + held.rank * :step - :shift
     FROM (SELECT id, row_number() OVER (ORDER BY id) AS rank FROM llm_responses
-          WHERE batch_id = :batch_id AND status IN ({words_in_sql(Outcome.PAUSED)})) AS held
-    WHERE r.id = held.id AND r.status IN ({words_in_sql(Outcome.PAUSED)})
+          WHERE batch_id = :batch_id AND {has_outcome_sql(Outcome.PAUSED)}) AS held
+    WHERE r.id = held.id AND {has_outcome_sql(Outcome.PAUSED, status="r.status")}
 """)
 _CLOSE = text(f"""
     UPDATE llm_responses
-    SET status = 'F', error_message = :reason, completed_processing_at = now()
+    SET status = '{_CLOSED_WORD}', error_message = :reason, completed_processing_at = now()
     WHERE batch_id = :batch_id
-      AND status IN ({words_in_sql(Outcome.WAITING)}, {words_in_sql(Outcome.PAUSED)})
+      AND {has_outcome_sql(Outcome.WAITING, Outcome.PAUSED)}
 """)
 # The message that the trigger close_withdrawn writes.
 LEFT = "its document left the batch before it was evaluated"
-HAS_LEFT = f"status = 'F' AND error_message IS NOT DISTINCT FROM '{LEFT}'"
+HAS_LEFT = f"status = '{_CLOSED_WORD}' AND error_message IS NOT DISTINCT FROM '{LEFT}'"
 _TALLY = text(f"""
     SELECT r.connection_id, {outcome_sql("r.status")} AS outcome,
            r.document_id IN (SELECT unnest(CAST(:documents AS bigint[]))) AS wanted,
@@ -258,7 +263,7 @@ def enqueue(
         raise
     if added or reused:
         connection.execute(_COUNT_QUEUED, {"batch_id": batch_id, "rows": added, "reused": reused})
-        set_requeue_status(connection, batch_id, "QUEUED")
+        set_requeue_status(connection, batch_id, Outcome.WAITING)
     return Enqueued(added, reused)
 
 
@@ -308,7 +313,7 @@ def close_free(connection: Connection, batch_id: int, reason: str) -> int:
     Running rows that return to the queue later are closed too, unless one returns during the call. Returns
     how many were closed.
     """
-    connection.execute(_REQUEUE_AS_F_IF_FREE, {"batch_id": batch_id})
+    connection.execute(_REQUEUE_AS_CLOSED_IF_FREE, {"batch_id": batch_id})
     return connection.execute(_CLOSE_FREE, {"batch_id": batch_id, "reason": reason}).rowcount
 
 
@@ -322,13 +327,13 @@ def hold(connection: Connection, batch_id: int) -> int:
 
     Running rows that return to the queue later are held too.
     """
-    connection.execute(_REQUEUE_AS_IF_WANTED, {"batch_id": batch_id, "word": "PAUSED"})
+    connection.execute(_REQUEUE_AS_IF_WANTED, {"batch_id": batch_id, "word": _HELD_WORD})
     return connection.execute(_HOLD, {"batch_id": batch_id}).rowcount
 
 
 def release(connection: Connection, batch_id: int, priority: int) -> int:
     """Queue a batch's held rows again, as if they were added now; returns how many."""
-    connection.execute(_REQUEUE_AS_IF_WANTED, {"batch_id": batch_id, "word": "QUEUED"})
+    connection.execute(_REQUEUE_AS_IF_WANTED, {"batch_id": batch_id, "word": _QUEUED_WORD})
     return connection.execute(_RELEASE, {"batch_id": batch_id, **queue_places(batch_id, priority)}).rowcount
 
 
@@ -337,13 +342,13 @@ def close(connection: Connection, batch_id: int, reason: str) -> int:
 
     Running rows that return to the queue later are closed too.
     """
-    set_requeue_status(connection, batch_id, "F")
+    set_requeue_status(connection, batch_id, Outcome.FAILED)
     return connection.execute(_CLOSE, {"batch_id": batch_id, "reason": reason}).rowcount
 
 
-def set_requeue_status(connection: Connection, batch_id: int, status: str) -> None:
-    """Set the status that running rows of a batch get when they return to the queue."""
-    connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": status})
+def set_requeue_status(connection: Connection, batch_id: int, outcome: Outcome) -> None:
+    """Set what running rows of a batch become when they return to the queue."""
+    connection.execute(_REQUEUE_AS, {"batch_id": batch_id, "word": WRITTEN_WORD[outcome]})
 
 
 def tidy(connection: Connection) -> int:

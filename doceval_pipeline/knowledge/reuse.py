@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
-from doceval_pipeline.domain.evaluations import Outcome
-from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, words_in_sql
+from doceval_pipeline.domain.evaluations import WRITTEN_WORD, Outcome
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql
 
 # Locks the questions of other batches until their results are taken. Archiving such a batch waits, and then
 # turns the new rows into answers. Both lock questions before documents.
@@ -25,7 +25,7 @@ _LOCK_QUESTIONS = text("""
 # condition as in the index llm_responses_answers.
 IS_ANSWER = f"""
     r.is_answer AND r.superseded_at IS NULL AND r.overall_score IS NOT NULL
-    AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)})
+    AND {has_outcome_sql(Outcome.SUCCEEDED, status="r.status")}
 """
 # The questions of a batch in other batches.
 _SAME_QUESTIONS = text("""
@@ -71,9 +71,10 @@ _REUSED = f"""
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details,
                                file_name, queue_position, status, overall_score, response_text, response_json,
                                worker, reused_from, reused_batch_id, is_answer)
-    SELECT :batch_id, n.document_id, n.prompt_id, n.connection_id, c.details, n.file_name, 0, 'S',
-           e.overall_score, e.response_text, e.response_json, coalesce(e.worker, e.task_id),
-           coalesce(e.reused_from, e.id), coalesce(e.reused_batch_id, e.batch_id), false
+    SELECT :batch_id, n.document_id, n.prompt_id, n.connection_id, c.details, n.file_name, 0,
+           '{WRITTEN_WORD[Outcome.SUCCEEDED]}', e.overall_score, e.response_text, e.response_json,
+           coalesce(e.worker, e.task_id), coalesce(e.reused_from, e.id),
+           coalesce(e.reused_batch_id, e.batch_id), false
     FROM newest AS n
     JOIN llm_responses e ON e.id = n.id
     JOIN unnest(CAST(:connections AS int[]), CAST(:details AS jsonb[])) AS c(id, details)

@@ -16,13 +16,13 @@ from sqlalchemy import Connection
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.scores import Scores, ScoreState
-from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, words_in_sql
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql
 
 # Scores are 0 to 100, so that one number holds either the score or, if negative, the state.
 _SCORE_OR_STATE = f"""
-    CASE WHEN status IN ({words_in_sql(Outcome.SUCCEEDED)})
+    CASE WHEN {has_outcome_sql(Outcome.SUCCEEDED)}
          THEN coalesce(overall_score, -{ScoreState.WITHOUT_SCORE})
-         WHEN status IN ({words_in_sql(Outcome.FAILED)}) THEN -{ScoreState.FAILED}
+         WHEN {has_outcome_sql(Outcome.FAILED)} THEN -{ScoreState.FAILED}
          ELSE -{ScoreState.OPEN} END
 """
 # A row id of another installation belongs to a different row here: negative, it matches none.

@@ -10,11 +10,11 @@ from sqlalchemy import Connection, text
 from doceval_pipeline import arrays
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.series import ChangedScore, ColumnSums, ContentChange, ScoreBin
-from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, valid_score_sql, words_in_sql
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql, valid_score_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
-_SUCCEEDED = f"status IN ({words_in_sql(Outcome.SUCCEEDED)})"
-_FAILED = f"status IN ({words_in_sql(Outcome.FAILED)})"
+_SUCCEEDED = has_outcome_sql(Outcome.SUCCEEDED)
+_FAILED = has_outcome_sql(Outcome.FAILED)
 # An impossible score, such as NaN, counts as missing.
 _SCORE = valid_score_sql()
 # One pass over all rows. Sums are numeric, so that they do not depend on the order of the rows.

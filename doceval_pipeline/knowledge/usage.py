@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.throughput import Stall, Throughput
 from doceval_pipeline.domain.usage import Experience, Measure, ProcessingTime, TokenUsage
-from doceval_pipeline.knowledge.outcomes import words_in_sql
+from doceval_pipeline.knowledge.outcomes import has_outcome_sql
 
 # A throughput has at most this many bins, and at most this many stalls, the longest.
 BINS = 60
@@ -25,9 +25,7 @@ REPORTED_SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
 # Negative durations (the clock moved backwards), NaN and infinity count as missing.
 SECONDS_SQL = f"CASE WHEN {REPORTED_SECONDS_SQL} BETWEEN 0 AND 1e10 THEN {REPORTED_SECONDS_SQL} END"
 # A reused result used nothing in its batch, whatever its row says.
-_FINISHED = (
-    f"status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)}) AND reused_from IS NULL"
-)
+_FINISHED = f"{has_outcome_sql(Outcome.SUCCEEDED, Outcome.FAILED)} AND reused_from IS NULL"
 _PROCESSING_TIME = text(f"""
     SELECT count(*) AS n,
            percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) AS percentiles
@@ -109,7 +107,7 @@ _EXPERIENCE = text(f"""
                  THEN extract(epoch FROM r.completed_processing_at - r.started_processing_at) END))
         ) AS m(measure, y)
     WHERE r.batch_id = :batch_id AND r.reused_from IS NULL
-      AND r.status IN ({words_in_sql(Outcome.SUCCEEDED)}, {words_in_sql(Outcome.FAILED)})
+      AND {has_outcome_sql(Outcome.SUCCEEDED, Outcome.FAILED, status="r.status")}
       AND (m.y BETWEEN 1e-9 AND 1e10 OR m.y = 0)
     GROUP BY 1, 2
 """)
@@ -165,18 +163,7 @@ def read_throughput(connection: Connection, batch_id: int) -> Throughput | None:
 def read_experience(connection: Connection, batch_id: int) -> dict[tuple[int, Measure], Experience]:
     """What all finished attempts of a batch used, by connection and measure."""
     rows = connection.execute(_EXPERIENCE, {"batch_id": batch_id})
-    return {
-        (row.connection_id, Measure(row.measure)): Experience(
-            cells=row.cells,
-            sum_x=float(row.sum_x),
-            sum_xx=float(row.sum_xx),
-            sum_y=float(row.sum_y),
-            sum_yy=float(row.sum_yy),
-            sum_xy=float(row.sum_xy),
-            max_y=float(row.max_y),
-        )
-        for row in rows
-    }
+    return {(row.connection_id, Measure(row.measure)): Experience.of(row) for row in rows}
 
 
 def _time(second: int) -> datetime:

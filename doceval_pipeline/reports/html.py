@@ -35,8 +35,7 @@ from doceval_pipeline.reports.formatting import (
     signed,
     size_text,
 )
-from doceval_pipeline.reports.insights import ELSEWHERE, origins_text
-from doceval_pipeline.reports.labels import ColumnLabels
+from doceval_pipeline.reports.labels import ELSEWHERE, ColumnLabels, origins_text
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
 from doceval_pipeline.reports.model import NOTHING_ASKED, ReportFigures, ReportInput
 from doceval_pipeline.reports.sanitize import visible, visible_name

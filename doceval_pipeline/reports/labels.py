@@ -1,9 +1,18 @@
-"""Labels of columns and batches that figures know by id."""
+"""Labels of columns and batches that figures know by id, and of the origins of reused results."""
 
 from collections.abc import Sequence
 
-from doceval_pipeline.reports.insights import ELSEWHERE
+from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.reports.model import ReportColumn
+
+ELSEWHERE = "another installation"
+"""Where results come from whose batch is unknown here, because they were restored from its archive."""
+
+
+def origins_text(batches: int, *, is_elsewhere: bool) -> str:
+    """Where reused results come from: "2 batches and another installation"."""
+    places = [counted(batches, "batch", "batches")] if batches else []
+    return " and ".join([*places, *([ELSEWHERE] if is_elsewhere else [])])
 
 
 def origin_label(batch_id: int) -> str:

@@ -11,7 +11,7 @@ from doceval_pipeline.domain.findings import Estimate
 from doceval_pipeline.domain.insights import Standing
 from doceval_pipeline.domain.results import Total
 from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
-from doceval_pipeline.reports.insights import ELSEWHERE
+from doceval_pipeline.reports.labels import ELSEWHERE
 from doceval_pipeline.reports.model import NOTHING_ASKED, ColumnFigures, ReportFigures
 from doceval_pipeline.reports.sanitize import markdown_name
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.evaluations import CellCounts
 from doceval_pipeline.domain.files import EvaluatedFile, FileGroup, FileLabels
 from doceval_pipeline.domain.insights import Insights
@@ -55,7 +56,7 @@ class ReportInput:
     columns: Sequence[ReportColumn]
     # Of the current results: all together, and by connection and prompt.
     total: ResultSums
-    column_sums: Mapping[tuple[int, int], ResultSums]
+    column_sums: Mapping[Column, ResultSums]
     # The number of kinds of failures, and the most frequent ones.
     failure_messages: int
     failures: Sequence[FailureGroup]

@@ -5,18 +5,29 @@ was chosen. The order of values never matters, and the same values always give t
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import (
+    Sequence,
+)
+from dataclasses import (
+    replace,
+)
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import (
+    ArrayLike,
+    NDArray,
+)
 
-from doceval_pipeline.domain.findings import CONFIDENCE, Difference, Estimate
+from doceval_pipeline.domain.findings import (
+    CONFIDENCE,
+    Difference,
+    Estimate,
+)
 
 POWER = 0.8
 _TAIL = (1 - CONFIDENCE) / 2
 # Fewer pairs show too little of their distribution; for more, Student's interval saves millions of draws.
-# doceval_pipeline_tests/test_coverage.py measures the coverage of both.
+# doceval_pipeline_tests/statistics/test_interval_coverage.py measures the coverage of both.
 BOOTSTRAP_FROM, BOOTSTRAP_TO = 15, 500
 _RESAMPLES = 9_999
 _RESAMPLED_AT_ONCE = 2_000_000

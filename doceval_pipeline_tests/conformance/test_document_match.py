@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from doceval_pipeline.conformance.cases import (
     KNOWN_CUT,
     MIB,
-    Case,
+    ConformanceCase,
     Scenario,
     case_number_in,
     cases_of,
@@ -25,7 +25,7 @@ def sent(content: str) -> Any:
 
 @given(st.binary(max_size=400), st.text(alphabet="abc: \n", max_size=20))
 def test_base64_anywhere_in_a_text_is_found(content: bytes, before: str) -> None:
-    case = Case(1, "any", content)
+    case = ConformanceCase(1, "any", content)
     encoded = base64.b64encode(content).decode()
     assert match_document(case, sent(f"{before},{encoded} ")).is_complete
     assert match_document(case, {"data": f"data:x/y;base64,{encoded}"}).is_complete
@@ -33,12 +33,12 @@ def test_base64_anywhere_in_a_text_is_found(content: bytes, before: str) -> None
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=400), st.text(max_size=20))
 def test_text_anywhere_in_a_text_is_found(content: str, before: str) -> None:
-    assert match_document(Case(1, "any", content.encode()), sent(f"{before}{content}")).is_complete
+    assert match_document(ConformanceCase(1, "any", content.encode()), sent(f"{before}{content}")).is_complete
 
 
 @given(st.integers(20, 3_999))
 def test_a_cut_is_measured(length: int) -> None:
-    case = Case(1, "cut", text_of(4_000, "cut"))
+    case = ConformanceCase(1, "cut", text_of(4_000, "cut"))
     assert match_document(case, sent(f"Read: {case.content[:length].decode()}")) == DocumentMatch(
         is_complete=False, characters=length, encoding="text"
     )
@@ -50,7 +50,7 @@ def test_a_cut_is_measured(length: int) -> None:
 
 
 def test_the_known_cut_is_measured_to_the_character() -> None:
-    case = Case(1, "large", text_of(MIB + 1, "large"))
+    case = ConformanceCase(1, "large", text_of(MIB + 1, "large"))
     encoded = base64.b64encode(case.content)[:KNOWN_CUT].decode()
     assert match_document(case, sent(encoded)) == DocumentMatch(
         is_complete=False, characters=KNOWN_CUT, encoding="base64"
@@ -59,7 +59,7 @@ def test_the_known_cut_is_measured_to_the_character() -> None:
 
 @pytest.mark.parametrize("request_", [None, [], "", {"a": 1}, sent("something else")])
 def test_a_request_without_the_document_does_not_match(request_: Any) -> None:
-    case = Case(1, "some", text_of(100, "some"))
+    case = ConformanceCase(1, "some", text_of(100, "some"))
     assert match_document(case, request_) == DocumentMatch(is_complete=False)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from doceval_pipeline.documents import content_type as content_types
 from doceval_pipeline.documents.content_type import UNKNOWN, content_type
-from doceval_pipeline.documents.reading import SMALL_DOCUMENT, DocumentRejected, fingerprint
+from doceval_pipeline.documents.reading import SMALL_DOCUMENT, DocumentRejected, read_document
 from doceval_pipeline.documents.source import Source
 from doceval_pipeline_tests.documents import structures
 from doceval_pipeline_tests.documents.structures import OOXML, office, ole, pdf, zip_of
@@ -179,7 +179,6 @@ def test_a_container_is_what_it_holds_wherever_that_lies(expected: str, make: Ma
 HEADER = b"Subject: Offer\r\nFrom: Ann <ann@example.org>\r\nTo: bob@example.org\r\n"
 DATE = b"Date: Mon, 1 Jan 2024 10:00:00 +0000\r\n"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
-OBJECT = b"1 0 obj\n<<>>\nendobj\n"
 UTF16 = "Grüße\n"
 BEGINNINGS: dict[str, tuple[str, bytes]] = {
     "mail from Delivered-To": (MAIL, b"Delivered-To: bob@example.org\r\n" + HEADER + b"\r\nHello\r\n"),
@@ -368,8 +367,8 @@ def test_a_large_document_is_recognised_from_the_open_file(
 ) -> None:
     (tmp_path / "file").write_bytes(content)
     os.utime(tmp_path / "file", (1_000_000_000, 1_000_000_000))
-    found = fingerprint(tmp_path, b"file", LIMIT)
-    assert (found.content, found.content_type) == (None, expected)
+    found = read_document(tmp_path, b"file", LIMIT)
+    assert (found.content, found.fingerprint.content_type) == (None, expected)
 
 
 def test_a_file_that_changes_while_its_type_is_found_is_rejected(
@@ -387,7 +386,7 @@ def test_a_file_that_changes_while_its_type_is_found_is_rejected(
 
     monkeypatch.setattr(Source, "of_file", changing)
     with pytest.raises(DocumentRejected, match="changed while being read"):
-        fingerprint(tmp_path, b"file", LIMIT)
+        read_document(tmp_path, b"file", LIMIT)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import openai
 import pytest
 from sqlalchemy import text
 
-from doceval_pipeline.conformance.cases import Case, text_of
+from doceval_pipeline.conformance.cases import ConformanceCase, text_of
 from doceval_pipeline.conformance.fake_openai import KEY, Model, served
 from doceval_pipeline.conformance.scratch import KEY_VARIABLE, Scratch, scratch_database
 from doceval_pipeline.embedded.server import EmbeddedServer
@@ -66,7 +66,9 @@ class Ended:
     rows: Any
 
 
-def run(scratch: Scratch, model: Model, cases: Sequence[Case], *options: str, key: str | None = KEY) -> Ended:
+def run(
+    scratch: Scratch, model: Model, cases: Sequence[ConformanceCase], *options: str, key: str | None = KEY
+) -> Ended:
     """Queue cases and let the processor work until the queue is empty."""
     with scratch.engine.begin() as connection:
         connection.execute(text("TRUNCATE llm_responses, batch_configs"))
@@ -88,12 +90,15 @@ def run(scratch: Scratch, model: Model, cases: Sequence[Case], *options: str, ke
     return Ended(ended.returncode, ended.stderr, rows)
 
 
-def some(number: int) -> list[Case]:
-    return [Case(n, f"case {n}", text_of(200, f"case {n}")) for n in range(1, number + 1)]
+def some(number: int) -> list[ConformanceCase]:
+    return [ConformanceCase(n, f"case {n}", text_of(200, f"case {n}")) for n in range(1, number + 1)]
 
 
 def test_score_tokens_and_cost_are_those_of_the_answer(scratch: Scratch) -> None:
-    cases = [Case(1, "one", text_of(200, "one"), score=0), Case(2, "two", text_of(200, "two"), score=87.5)]
+    cases = [
+        ConformanceCase(1, "one", text_of(200, "one"), score=0),
+        ConformanceCase(2, "two", text_of(200, "two"), score=87.5),
+    ]
     rows = run(scratch, Model(), cases, "--prices", '{"conformance-1": [2.5, 10]}').rows
     assert [row[:5] for row in rows] == [("S", 0, None, 120, 12), ("S", 87.5, None, 120, 12)]
     assert json.loads(rows[0].response_json) == {

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.domain.files import Fingerprint
 from doceval_pipeline.knowledge.documents import (
     DocumentArrived,
     NewDocument,
@@ -24,10 +25,7 @@ def new(content: bytes, pieces: int = 1, number: int | None = None) -> NewDocume
     encoded = pybase64.b64encode(content)
     size = len(encoded) // pieces + 1
     return NewDocument(
-        hashlib.sha256(content).hexdigest(),
-        len(content),
-        "text/plain",
-        "txt",
+        Fingerprint(hashlib.sha256(content).hexdigest(), len(content), "text/plain", "txt"),
         [encoded[start : start + size] for start in range(0, len(encoded), size)],
         number,
         None if number is None else 1_000_000,
@@ -51,7 +49,7 @@ def test_a_source_that_fails_leaves_nothing_and_its_error_is_the_one_that_is_rai
         yield b"AAAA"
         raise ValueError("the file changed")
 
-    broken = NewDocument("0" * 64, 6, "text/plain", "txt", breaks())
+    broken = NewDocument(Fingerprint("0" * 64, 6, "text/plain", "txt"), breaks())
     with pytest.raises(ValueError, match="the file changed"), databases.knowledge.begin() as connection:
         copy_documents(connection, [new(b"good"), broken])
     with databases.knowledge.connect() as connection:
@@ -64,16 +62,16 @@ def test_a_content_that_somebody_else_stored_meanwhile_is_told_apart(databases: 
     with pytest.raises(DocumentArrived), databases.knowledge.begin() as connection:
         copy_documents(connection, [new(b"one"), new(b"two")])
     with databases.knowledge.connect() as connection:
-        known = find_documents(connection, [new(b"one").sha256, new(b"two").sha256])
-        assert list(known) == [new(b"one").sha256]
+        known = find_documents(connection, [new(b"one").fingerprint.sha256, new(b"two").fingerprint.sha256])
+        assert list(known) == [new(b"one").fingerprint.sha256]
         assert missing_documents(connection, [*known.values(), 10**9]) == [10**9]
 
 
 def test_a_content_can_be_stored_under_the_id_and_with_the_time_that_it_had(databases: Databases) -> None:
     with databases.knowledge.begin() as connection:
         copy_documents(connection, [new(b"one", number=10**12), new(b"two", number=7)], keep_ids=True)
-        known = find_documents(connection, [new(b"one").sha256, new(b"two").sha256])
-        assert known == {new(b"one").sha256: 10**12, new(b"two").sha256: 7}
+        known = find_documents(connection, [new(b"one").fingerprint.sha256, new(b"two").fingerprint.sha256])
+        assert known == {new(b"one").fingerprint.sha256: 10**12, new(b"two").fingerprint.sha256: 7}
         same_time = "SELECT DISTINCT created_at = '2000-01-01 00:00:01Z' FROM docs"
         assert connection.execute(text(same_time)).all() == [(True,)]
     with pytest.raises(DocumentArrived), databases.knowledge.begin() as connection:

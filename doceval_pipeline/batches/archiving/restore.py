@@ -453,16 +453,9 @@ def _load_configuration(connection: Connection, incoming: IncomingArchive, moved
 def _documents(archive: Archive, missing: list[MissingDocument], progress: Progress) -> Iterator[NewDocument]:
     size = 0
     progress(0, len(missing), 0)
-    for done, content in enumerate(missing, start=1):
-        pieces = (encode(piece) for piece in archive.document(content.sha256, content.size))
-        yield NewDocument(
-            content.sha256,
-            content.size,
-            content.content_type,
-            content.doc_type,
-            pieces,
-            content.id,
-            content.created_at,
-        )
-        size += content.size
+    for done, document in enumerate(missing, start=1):
+        fingerprint = document.fingerprint
+        pieces = (encode(piece) for piece in archive.document(fingerprint.sha256, fingerprint.size))
+        yield NewDocument(fingerprint, pieces, document.id, document.created_at)
+        size += fingerprint.size
         progress(done, len(missing), size)

@@ -4,17 +4,18 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.invariants.invariant import Database, Invariant
 from doceval_pipeline.batches.staging.reprocessing import CANCELLED
-from doceval_pipeline.domain.evaluations import Outcome
-from doceval_pipeline.knowledge.outcomes import words_in_sql
+from doceval_pipeline.domain.evaluations import WRITTEN_WORD, Outcome
+from doceval_pipeline.knowledge.outcomes import has_outcome_sql
 from doceval_pipeline.knowledge.queue import STEP
 
-_TORN_LEASE = text("""
+_TORN_LEASE = text(f"""
     SELECT r.batch_id, 'llm_responses.id ' || r.id AS subject,
            format('its status is %s, its token is %s, and it was delivered %s times', left(r.status, 40),
                   CASE WHEN r.lease_token IS NULL THEN 'missing' ELSE 'set' END, r.deliveries) AS problem
     FROM llm_responses r
     WHERE r.lease_expires_at IS NOT NULL
-      AND (r.status <> 'P' OR r.lease_token IS NULL OR r.deliveries < 1 OR r.started_processing_at IS NULL)
+      AND (r.status <> '{WRITTEN_WORD[Outcome.RUNNING]}' OR r.lease_token IS NULL OR r.deliveries < 1
+           OR r.started_processing_at IS NULL)
     ORDER BY r.batch_id, r.id
 """)
 _TOO_OFTEN = text("""
@@ -32,14 +33,14 @@ _BEYOND_THE_END = text(f"""
     FROM current_llm_responses r
     JOIN (SELECT batch_id, count(*) AS rows FROM llm_responses GROUP BY batch_id) AS sizes USING (batch_id)
     CROSS JOIN llm_responses_queue_clock AS clock
-    WHERE r.status IN ({words_in_sql(Outcome.WAITING)})
+    WHERE {has_outcome_sql(Outcome.WAITING, status="r.status")}
       AND r.queue_position > clock.last_value + (sizes.rows + 1) * {STEP}
     ORDER BY r.batch_id, r.id
 """)
 _WITHOUT_TIME = text(f"""
     SELECT r.batch_id, 'llm_responses.id ' || r.id AS subject, 'completed_processing_at is not set' AS problem
     FROM current_llm_responses r
-    WHERE r.status = 'F' AND r.completed_processing_at IS NULL
+    WHERE r.status = '{WRITTEN_WORD[Outcome.FAILED]}' AND r.completed_processing_at IS NULL
       AND (r.error_message = '{CANCELLED}' OR starts_with(r.error_message, 'given up after ')
            OR starts_with(r.error_message, 'the batch was cancelled, and the delivery '))
     ORDER BY r.batch_id, r.id

@@ -23,9 +23,9 @@ from doceval_pipeline.batches.locks import IS_ABANDONED
 from doceval_pipeline.batches.results.report_files import report_path
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN
 from doceval_pipeline.doc_eval.runs.requests import MISSING_REPORTS, MISSING_STAGINGS
-from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.evaluations import WRITTEN_WORD, Outcome
 from doceval_pipeline.knowledge.digests import RESULT_DIGEST
-from doceval_pipeline.knowledge.outcomes import words_in_sql
+from doceval_pipeline.knowledge.outcomes import has_outcome_sql
 
 _ABANDONED = text(f"""
     SELECT b.id AS batch_id, 'status STAGING' AS subject, 'no process is staging it' AS problem
@@ -87,12 +87,12 @@ _NOT_HELD = text(f"""
     SELECT r.batch_id, 'llm_responses.id ' || r.id AS subject, 'processors can claim it' AS problem
     FROM unnest(CAST(:batch_id AS int[])) AS h(batch_id)
     JOIN current_llm_responses r ON r.batch_id = h.batch_id
-    WHERE r.status IN ({words_in_sql(Outcome.WAITING)})
+    WHERE {has_outcome_sql(Outcome.WAITING, status="r.status")}
     UNION ALL
     SELECT c.batch_id, 'batch_configs.requeue_as', format('it is %s', c.requeue_as)
     FROM unnest(CAST(:batch_id AS int[])) AS h(batch_id)
     JOIN batch_configs c ON c.batch_id = h.batch_id
-    WHERE c.requeue_as NOT IN ('PAUSED', 'F')
+    WHERE c.requeue_as NOT IN ('{WRITTEN_WORD[Outcome.PAUSED]}', '{WRITTEN_WORD[Outcome.FAILED]}')
     ORDER BY 1, 2
 """)
 _REPORTED = text(f"""

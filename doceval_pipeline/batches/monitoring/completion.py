@@ -157,9 +157,7 @@ def _apply_transitions(
     progressed = [state for state in still_open if state.batch.id in changed]
     with databases.doc_eval.begin() as connection:
         if progressed or completed:
-            keep_samples(
-                connection, {state.batch.id: state.cells.sample for state in (*progressed, *completed)}
-            )
+            keep_samples(connection, {state.batch.id: state.cells for state in (*progressed, *completed)})
         reports = unreported(connection)
     return PollResult(still_open, progressed, completed, reports, next_version)
 

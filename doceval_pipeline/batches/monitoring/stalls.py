@@ -100,7 +100,7 @@ def assess(
     Parameters
     ----------
     seconds_unchanged
-        Seconds since any of its counts last changed.
+        Since any of its counts last changed.
     running
         Its running rows by connection, with the age of the oldest. Rows under a lease return to the queue
         when it ends, and do not count as stalled before.
@@ -166,7 +166,7 @@ def assess_open_batches(databases: Databases) -> dict[int, StallAssessment]:
     return assess_batches(
         databases,
         [
-            StallInput(open_batches[number], CellCounts(**sample.cells), sample.seconds_ago)
+            StallInput(open_batches[number], sample.cells, sample.seconds_ago)
             for number, sample in newest.items()
         ],
     )
@@ -185,7 +185,7 @@ def assess_batch(databases: Databases, batch_id: int) -> StallAssessment:
     with databases.knowledge.connect() as knowledge:
         cells = count_cells(knowledge, [batch_id])[batch_id]
     # Counts that differ from the newest sample have changed just now.
-    seconds_unchanged = newest.seconds_ago if newest and newest.cells == cells.sample else 0.0
+    seconds_unchanged = newest.seconds_ago if newest and newest.cells == cells else 0.0
     return assess_batches(databases, [StallInput(batch, cells, seconds_unchanged)])[batch_id]
 
 

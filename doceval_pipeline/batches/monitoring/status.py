@@ -61,7 +61,7 @@ class BatchProgress:
         if not cells.reused:
             return None
         # Most batches reuse nothing, and the model of reports takes a while to import.
-        from doceval_pipeline.reports.insights import origins_text
+        from doceval_pipeline.reports.labels import origins_text
         from doceval_pipeline.reports.model import NOTHING_ASKED
 
         whole = cells.reused == cells.done == self.batch.expected_cells

@@ -68,10 +68,10 @@ def measure_throughput(
         return BatchThroughput(None, None, None, samples[-1].seconds_ago)
     work = _since_work_began(samples)
     recent = [sample for sample in work if sample.seconds_ago <= RECENT_SECONDS]
-    if not recent or recent[-1].done - recent[0].done < FEW_CELLS:
+    if not recent or recent[-1].processed - recent[0].processed < FEW_CELLS:
         recent = work
-    left = expected - samples[-1].done - samples[-1].reused
-    held = samples[-1].paused > 0 or left <= 0
+    left = expected - samples[-1].cells.done
+    held = samples[-1].cells.paused > 0 or left <= 0
     return BatchThroughput(
         recent_rate=_rate(recent),
         rate_since_start=_rate(work),
@@ -83,22 +83,25 @@ def measure_throughput(
 def _since_work_began(samples: Sequence[ProgressSample]) -> list[ProgressSample]:
     """The newest samples without a hold or a restart, from the first one that shows progress."""
     begin = len(samples) - 1
-    while begin and not samples[begin - 1].paused and samples[begin - 1].done <= samples[begin].done:
+    while begin:
+        before, after = samples[begin - 1], samples[begin]
+        if before.cells.paused or before.processed > after.processed:
+            break
         begin -= 1
     stretch = list(samples[begin:])
     for position, (sample, following) in enumerate(pairwise(stretch)):
-        if sample.running or following.done > sample.done:
+        if sample.cells.running or following.processed > sample.processed:
             return stretch[position:]
     return stretch[-1:]
 
 
 def _rate(samples: Sequence[ProgressSample]) -> float | None:
-    done, seconds = samples[-1].done - samples[0].done, samples[0].seconds_ago
+    done, seconds = samples[-1].processed - samples[0].processed, samples[0].seconds_ago
     return done / seconds * 3_600 if done > 0 and seconds > 0 else None
 
 
 def _time_left(samples: Sequence[ProgressSample], left: int) -> Interval | None:
-    done, seconds = samples[-1].done - samples[0].done, samples[0].seconds_ago
+    done, seconds = samples[-1].processed - samples[0].processed, samples[0].seconds_ago
     return predict_time(done, seconds, left, _dispersion(samples, done / seconds if seconds else 0))
 
 
@@ -108,7 +111,7 @@ def _dispersion(samples: Sequence[ProgressSample], rate: float) -> float:
     Pearson's statistic by its degrees of freedom (McCullagh and Nelder, Generalized Linear Models,
     section 6.2); never below 1.
     """
-    stretches = [(b.done - a.done, a.seconds_ago - b.seconds_ago) for a, b in pairwise(samples)]
+    stretches = [(b.processed - a.processed, a.seconds_ago - b.seconds_ago) for a, b in pairwise(samples)]
     stretches.append((0, samples[-1].seconds_ago))
     terms = [(done - rate * s) ** 2 / (rate * s) for done, s in stretches if s > 0 and rate > 0]
     return max(1.0, sum(terms) / (len(terms) - 1)) if len(terms) > 1 else 1.0

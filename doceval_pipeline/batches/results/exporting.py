@@ -13,12 +13,12 @@ from doceval_pipeline.atomic_file import STANDARD_OUTPUT, atomic_file_or_stdout
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
-from doceval_pipeline.doc_eval.files import files_of_documents
+from doceval_pipeline.doc_eval.file_listing import files_of_documents
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.export import DocumentFile, ExportRecord
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError, ExportError
-from doceval_pipeline.knowledge.exported import count_results, read_results
+from doceval_pipeline.knowledge.export_queries import count_results, read_results
 from doceval_pipeline.redaction import without_keys
 from doceval_pipeline.reports.exports.columns import VERSION, time_text
 from doceval_pipeline.reports.exports.writing import Format, write_records

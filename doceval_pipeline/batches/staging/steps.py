@@ -33,7 +33,7 @@ from doceval_pipeline.documents.walk import EXCLUDED, NOT_INCLUDED
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import DatabaseError, DocEvalError, StagingError
 from doceval_pipeline.knowledge import attempts, queue
-from doceval_pipeline.knowledge import documents as bulk_load
+from doceval_pipeline.knowledge.documents import missing_documents
 from doceval_pipeline.knowledge.queue import Enqueued, QueuedRows
 from doceval_pipeline.reports.formatting import counted, size_text
 
@@ -193,7 +193,7 @@ def store_documents(databases: Databases, batch_id: int, progress: Progress) -> 
             stored = batch_documents.stored_document_ids(connection, batch_id)
         _require_usable(connection, batch_id, sealed, tallies)
         with databases.knowledge.connect() as knowledge:
-            absent = bulk_load.missing_documents(knowledge, stored)
+            absent = missing_documents(knowledge, stored)
         if absent:
             raise StagingError(
                 f"{partition_key(batch_id)}: {len(absent)} of {len(stored)} documents are not in docs after "
@@ -432,7 +432,7 @@ def _unmark_deleted_documents(databases: Databases, connection: Connection, batc
     with connection.begin():
         stored = batch_documents.stored_document_ids(connection, batch_id)
         with databases.knowledge.connect() as knowledge:
-            absent = bulk_load.missing_documents(knowledge, stored)
+            absent = missing_documents(knowledge, stored)
         if absent:
             batch_documents.unmark_staged(connection, batch_id, absent)
 

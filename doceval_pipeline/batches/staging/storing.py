@@ -21,7 +21,7 @@ from doceval_pipeline.doc_eval.files import (
     mark_staged,
     unstaged_files,
 )
-from doceval_pipeline.documents.reading import DocumentRejected, Fingerprint, encoded_chunks, fingerprint
+from doceval_pipeline.documents.reading import DocumentRejected, ReadDocument, encoded_chunks, read_document
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import (
     DocumentArrived,
@@ -83,7 +83,7 @@ def store_missing(
         copied += len(stored.new)
         copied_bytes += sum(stored.new)
         done += len(stored.staged) + len(stored.rejected)
-        read_bytes += sum(file.size for file in stored.staged)
+        read_bytes += sum(file.document.size for file in stored.staged)
         progress(done, len(files), read_bytes)
     return copied, copied_bytes
 
@@ -125,16 +125,16 @@ def _in_parallel(
 def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _PortionResult:
     """Read the files of a portion, and store the documents that are missing."""
     done = _PortionResult()
-    small: list[tuple[UnstagedFile, Fingerprint]] = []
+    small: list[tuple[UnstagedFile, ReadDocument]] = []
     held = 0
     for file in files:
         try:
-            found = fingerprint(file.folder, file.raw_path, max_bytes)
-            if found.content is None:
-                _store_together(knowledge, [(file, found)], done)
+            read = read_document(file.folder, file.raw_path, max_bytes)
+            if read.content is None:
+                _store_together(knowledge, [(file, read)], done)
             else:
-                small.append((file, found))
-                held += found.size
+                small.append((file, read))
+                held += read.fingerprint.size
         except DocumentRejected as rejection:
             done.rejected[file.file_id] = rejection.reason
         if held >= PORTION_BYTES:
@@ -146,34 +146,29 @@ def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _Por
 
 
 def _store_together(
-    knowledge: Engine, files: Sequence[tuple[UnstagedFile, Fingerprint]], done: _PortionResult
+    knowledge: Engine, files: Sequence[tuple[UnstagedFile, ReadDocument]], done: _PortionResult
 ) -> None:
     """Store the missing documents of the given files in one transaction, each distinct one once."""
     if not files:
         return
-    distinct = {found.sha256: (file, found) for file, found in files}
+    distinct = {read.fingerprint.sha256: (file, read) for file, read in files}
     missing = _copy_missing(knowledge, distinct)
-    known = {sha256: distinct[sha256][1].content_type for sha256 in distinct.keys() - set(missing)}
+    known = {
+        sha256: distinct[sha256][1].fingerprint.content_type for sha256 in distinct.keys() - set(missing)
+    }
     with knowledge.begin() as connection:
         if known:
             correct_types(connection, known)
         stored = find_documents(connection, list(distinct))
-    done.new += [distinct[sha256][1].size for sha256 in missing]
+    done.new += [distinct[sha256][1].fingerprint.size for sha256 in missing]
     done.staged += [
-        StagedFile(
-            file_id=file.file_id,
-            size=found.size,
-            sha256=found.sha256,
-            content_type=found.content_type,
-            doc_type=found.doc_type,
-            document_id=stored[found.sha256],
-        )
-        for file, found in files
-        if found.sha256 in stored
+        StagedFile(file.file_id, read.fingerprint, stored[read.fingerprint.sha256])
+        for file, read in files
+        if read.fingerprint.sha256 in stored
     ]
 
 
-def _copy_missing(knowledge: Engine, distinct: dict[str, tuple[UnstagedFile, Fingerprint]]) -> Sequence[str]:
+def _copy_missing(knowledge: Engine, distinct: dict[str, tuple[UnstagedFile, ReadDocument]]) -> Sequence[str]:
     """Copy the documents that are not stored yet; returns their sha256."""
     for _ in range(MOST_TRIES):
         try:
@@ -190,6 +185,5 @@ def _copy_missing(knowledge: Engine, distinct: dict[str, tuple[UnstagedFile, Fin
     )
 
 
-def _new_document(file: UnstagedFile, found: Fingerprint) -> NewDocument:
-    content = encoded_chunks(file.folder, file.raw_path, found)
-    return NewDocument(found.sha256, found.size, found.content_type, found.doc_type, content)
+def _new_document(file: UnstagedFile, read: ReadDocument) -> NewDocument:
+    return NewDocument(read.fingerprint, encoded_chunks(file.folder, file.raw_path, read))

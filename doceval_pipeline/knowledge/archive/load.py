@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.files import Fingerprint
 from doceval_pipeline.errors import ArchiveError
 from doceval_pipeline.knowledge.archive.dump import RowsDigest
 from doceval_pipeline.knowledge.digests import digest_sql
@@ -125,13 +126,10 @@ _ROWS = text("SELECT count(*) FROM llm_responses WHERE batch_id = :batch_id")
 
 @dataclass(frozen=True, slots=True)
 class MissingDocument:
-    """A document to be stored under `id`; `size` in bytes, `created_at` in microseconds since 2000."""
+    """A document to be stored under `id`; `created_at` in microseconds since 2000."""
 
     id: int
-    sha256: str
-    size: int
-    content_type: str
-    doc_type: str
+    fingerprint: Fingerprint
     created_at: int
 
 
@@ -231,7 +229,12 @@ def assign_document_ids(connection: Connection) -> list[MissingDocument]:
     """
     connection.execute(_USE_STORED)
     connection.execute(_GIVE_IDS)
-    return [MissingDocument(**row._mapping) for row in connection.execute(_MISSING)]
+    return [
+        MissingDocument(
+            row.id, Fingerprint(row.sha256, row.size, row.content_type, row.doc_type), row.created_at
+        )
+        for row in connection.execute(_MISSING)
+    ]
 
 
 def changed_document_ids(connection: Connection) -> dict[int, int]:

@@ -1,20 +1,17 @@
 """Rates and the time left, from samples that a person can check by hand."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from doceval_pipeline.batches.monitoring.throughput import BatchThroughput, measure_throughput
 from doceval_pipeline.doc_eval.progress import ProgressSample
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+from doceval_pipeline.domain.evaluations import CellCounts
 
 
 def sample(minutes_ago: float, done: int, running: int = 2, paused: int = 0) -> ProgressSample:
-    return ProgressSample(
-        NOW - timedelta(minutes=minutes_ago), minutes_ago * 60, 100 - done, running, paused, done, 0, 0
-    )
+    cells = CellCounts(waiting=100 - done, running=running, paused=paused, succeeded=done)
+    return ProgressSample(minutes_ago * 60, cells)
 
 
 def throughput(*samples: ProgressSample, expected: int = 102) -> BatchThroughput:
@@ -47,7 +44,7 @@ def test_what_was_done_before_a_pause_or_a_new_attempt_does_not_count() -> None:
 
 def test_reused_results_are_no_work_and_nothing_that_is_left() -> None:
     before, after = sample(10, 0), sample(0, 60)
-    found = throughput(before, replace(after, reused=50), expected=120)
+    found = throughput(before, replace(after, cells=replace(after.cells, reused=50)), expected=120)
     assert found.recent_rate == pytest.approx(60)
     assert found.seconds_left is not None
     assert found.seconds_left.expected == pytest.approx(60 * 60)

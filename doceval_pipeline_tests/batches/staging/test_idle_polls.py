@@ -22,7 +22,7 @@ def ask(databases: Databases, statement: str) -> list[Any]:
         return list(connection.execute(text(statement)))
 
 
-def written_by_a_look(databases: Databases) -> tuple[int, int]:
+def written_by_a_poll(databases: Databases) -> tuple[int, int]:
     """The number of writing transactions during a poll, and bytes of WAL; autovacuum may add to both."""
     (before,) = ask(databases, WRITTEN)
     assert find_arrivals(databases, record_of(databases)) is None
@@ -39,7 +39,7 @@ def test_a_poll_without_new_files_writes_nothing(databases: Databases, tmp_path:
     assert find_arrivals(databases, record) is None, "they have just arrived"
     assert make_occurrence(databases, record).outcome is OccurrenceOutcome.MADE
     find_arrivals(databases, record_of(databases))
-    assert min(written_by_a_look(databases) for _ in range(3)) == (0, 0)
+    assert min(written_by_a_poll(databases) for _ in range(3)) == (0, 0)
     write_old(folder / "new.txt", "new")
     find_arrivals(databases, record_of(databases))
     assert record_of(databases).waiting_from is not None
