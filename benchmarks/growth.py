@@ -1,77 +1,28 @@
 """Case 11: the cost per document as a batch grows, and of a tick as the number of batches grows."""
 
 import time
-from collections.abc import (
-    Callable,
-)
-from contextlib import (
-    closing,
-)
-from functools import (
-    partial,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from typing import Any
 
 import dagster as dg
 
-from benchmarks import (
-    material,
-)
-from benchmarks.case import (
-    Case,
-)
-from benchmarks.child import (
-    Figures,
-    Timed,
-)
-from benchmarks.dagster_runs import (
-    connect,
-)
-from benchmarks.errors import (
-    WrongResult,
-)
-from benchmarks.figures import (
-    Figure,
-    Measured,
-    Value,
-    absolute,
-    cpu_seconds,
-    ratio,
-    reported,
-    seconds,
-)
-from benchmarks.harness import (
-    Experiment,
-    Measurement,
-    Side,
-)
-from benchmarks.installation import (
-    Installation,
-)
-from benchmarks.staging import (
-    require_rows,
-    stage,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.defs import (
-    partitions,
-)
-from doceval_pipeline.defs.instance import (
-    open_instance,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-)
-from doceval_pipeline.doc_eval.batches import (
-    partition_key,
-)
-from doceval_pipeline.knowledge.digests import (
-    digest,
-)
+from benchmarks import material
+from benchmarks.case import Case
+from benchmarks.child import Figures, Timed
+from benchmarks.dagster_runs import connect
+from benchmarks.errors import WrongResult
+from benchmarks.figures import Figure, Measured, Value, absolute, cpu_seconds, ratio, reported, seconds
+from benchmarks.harness import Experiment, Measurement, Side
+from benchmarks.installation import Installation
+from benchmarks.staging import require_rows, stage
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.defs import partitions
+from doceval_pipeline.defs.instance import open_instance
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.doc_eval.batches import partition_key
+from doceval_pipeline.knowledge.digests import digest
 
 DOCUMENTS, BATCHES = "documents in one batch", "batches"
 SENSORS = ("new_batches", "response_status", "staging_failure")

@@ -22,8 +22,8 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.doc_eval.recurring.stored import find_recurring
 
 NOTHING_NEW, ONE_NEW, OCCURRENCE = "nothing new", "one new file", "occurrence of one new file"
 LISTING = "os.walk and os.stat"

@@ -3,50 +3,20 @@
 import re
 import subprocess
 import sys
-from datetime import (
-    datetime,
-)
-from pathlib import (
-    Path,
-)
-from types import (
-    NoneType,
-)
-from typing import (
-    get_args,
-    get_type_hints,
-)
+from datetime import datetime
+from pathlib import Path
+from types import NoneType
+from typing import get_args, get_type_hints
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.cli import (
-    cli,
-)
-from doceval_pipeline.domain.export import (
-    ExportRecord,
-)
-from doceval_pipeline.reports.exports.columns import (
-    TYPES,
-    VERSION,
-)
-from doceval_pipeline.reports.exports.parquet import (
-    MOST_RECORDS,
-)
-from doceval_pipeline.reports.exports.writing import (
-    Format,
-    write_records,
-)
-from doceval_pipeline.reports.exports.xlsx import (
-    RECORDS_IN_A_SHEET,
-)
-from doceval_pipeline_tests.reports.exports.reading import (
-    read_csv,
-)
-from doceval_pipeline_tests.reports.exports.records import (
-    HOSTILE,
-    plain_record,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.cli import cli
+from doceval_pipeline.domain.export_record import ExportRecord
+from doceval_pipeline.reports.exports.parquet import MOST_RECORDS
+from doceval_pipeline.reports.exports.value_types import TYPES, VERSION
+from doceval_pipeline.reports.exports.writing import Format, write_records
+from doceval_pipeline.reports.exports.xlsx import RECORDS_IN_A_SHEET
+from doceval_pipeline_tests.reports.exports.reading import read_csv
+from doceval_pipeline_tests.reports.exports.records import HOSTILE, plain_record
 
 EXPORTS = (Path(__file__).parents[1] / "docs" / "exports.md").read_text()
 WORDS = {str: "text", int: "integer", float: "number", bool: "boolean", datetime: "time"}

@@ -3,24 +3,13 @@
 import shutil
 import subprocess
 import sys
-from pathlib import (
-    Path,
-)
+from pathlib import Path
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline_tests.cli.running import (
-    DOCEVAL,
-    doceval,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline_tests.cli.running import DOCEVAL, doceval
 from doceval_pipeline_tests.documentation import (
     CONTRACTS,
     PROJECT,

@@ -2,35 +2,21 @@
 
 import re
 import shlex
-from pathlib import (
-    Path,
-)
+from pathlib import Path
 
 import pytest
-from click.testing import (
-    CliRunner,
-)
+from click.testing import CliRunner
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.cli import (
-    cli,
-)
-from doceval_pipeline.cli.recurring import (
-    recurring as group,
-)
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    load_evaluation_file,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.cli import cli
+from doceval_pipeline.cli.recurring import recurring as group
+from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
 from doceval_pipeline.doc_eval.definitions.schema import (
     BatchDefinition,
     ChoiceDefinition,
     RecurringDefinition,
 )
-from doceval_pipeline.domain.recurring import (
-    OccurrenceOutcome,
-)
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
 
 PROJECT = Path(__file__).resolve().parents[1]
 RECURRING = (PROJECT / "docs" / "recurring.md").read_text()

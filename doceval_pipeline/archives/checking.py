@@ -6,34 +6,15 @@ this module nor the databases check.
 """
 
 import heapq
-from bisect import (
-    bisect_left,
-)
-from collections import (
-    Counter,
-)
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from dataclasses import (
-    dataclass,
-)
-from hashlib import (
-    blake2b,
-    sha256,
-)
-from itertools import (
-    islice,
-)
-from typing import (
-    Any,
-    TypeVar,
-)
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b, sha256
+from itertools import islice
+from typing import Any, TypeVar
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from doceval_pipeline.archives.format import (
     ATTEMPTS,
@@ -47,29 +28,11 @@ from doceval_pipeline.archives.format import (
     damaged,
     validation_problem,
 )
-from doceval_pipeline.archives.json_text import (
-    LONG,
-    is_long,
-    long_text,
-)
-from doceval_pipeline.archives.reading import (
-    Archive,
-)
-from doceval_pipeline.archives.rows import (
-    Attempt,
-    BatchMember,
-    Config,
-    Doc,
-    File,
-    HistoryRow,
-    ProgressRow,
-)
-from doceval_pipeline.archives.values import (
-    Values,
-)
-from doceval_pipeline.errors import (
-    ArchiveError,
-)
+from doceval_pipeline.archives.json_text import LONG, is_long, long_text
+from doceval_pipeline.archives.reading import Archive
+from doceval_pipeline.archives.rows import Attempt, BatchMember, Config, Doc, File, HistoryRow, ProgressRow
+from doceval_pipeline.archives.values import Values
+from doceval_pipeline.errors import ArchiveError
 
 Progress = Callable[[int, int, int], None]
 """Called with the number of documents that are read, of all documents, and of bytes that are read."""

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 
 from doceval_pipeline.batches.databases import DAGSTER, DOC_EVAL, KNOWLEDGE, Databases, dagster_engine
 from doceval_pipeline.batches.locks import LOCK_CLASS
-from doceval_pipeline.doc_eval.recurring import definitions as recurring
+from doceval_pipeline.doc_eval.recurring import stored as recurring
 from doceval_pipeline.doc_eval.runs import live
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.lock_waits import (

@@ -16,7 +16,7 @@ from psycopg2.extensions import PYDATETIMETZ, new_type, register_type
 from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from doceval_pipeline.batches.servers import require_usable
+from doceval_pipeline.batches.server_requirements import require_usable
 from doceval_pipeline.embedded.engines import connect_to_guarded, guard
 from doceval_pipeline.embedded.parameters import CONNECTION
 from doceval_pipeline.embedded.server import EmbeddedServer

@@ -2,64 +2,25 @@
 
 import json
 import sys
-from contextlib import (
-    ExitStack,
-)
-from dataclasses import (
-    asdict,
-)
-from pathlib import (
-    Path,
-)
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
 
 import click
-from rich.markup import (
-    escape,
-)
+from rich.markup import escape
 
-from doceval_pipeline.batches.archiving import (
-    restore as restoring,
-)
-from doceval_pipeline.batches.monitoring.status import (
-    batch_progress,
-)
-from doceval_pipeline.cli.bars import (
-    bars,
-)
-from doceval_pipeline.cli.help import (
-    command,
-    examples,
-)
-from doceval_pipeline.cli.installation import (
-    databases,
-)
-from doceval_pipeline.cli.options import (
-    as_json_option,
-    several_batches,
-)
-from doceval_pipeline.cli.output import (
-    console,
-    print_json,
-    print_table,
-)
-from doceval_pipeline.cli.selection import (
-    ActionResult,
-    act_on_each,
-    select,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-    partition_key,
-)
-from doceval_pipeline.names import (
-    printable,
-)
-from doceval_pipeline.paths import (
-    file_path,
-)
-from doceval_pipeline.reports.formatting import (
-    size_text,
-)
+from doceval_pipeline.batches.archiving import restore as restoring
+from doceval_pipeline.batches.monitoring.status import batch_progress
+from doceval_pipeline.cli.bars import bars
+from doceval_pipeline.cli.help import command, examples
+from doceval_pipeline.cli.installation import databases
+from doceval_pipeline.cli.options import as_json_option, several_batches
+from doceval_pipeline.cli.output import console, print_json, print_table
+from doceval_pipeline.cli.selection import ActionResult, act_on_each, select
+from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
+from doceval_pipeline.names import printable
+from doceval_pipeline.paths import file_path
+from doceval_pipeline.reports.formatting import size_text
 
 
 @command(epilog=examples("doceval archive 1", "doceval archive 'contracts-*'"))

@@ -1,65 +1,23 @@
 """The commands that act on several batches: stage, reprocess, pause, resume, cancel."""
 
-from collections.abc import (
-    Mapping,
-)
-from dataclasses import (
-    replace,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import click
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.files.file_counts import (
-    batch_tallies,
-    left_out,
-    left_out_by_reason,
-    staged,
-)
-from doceval_pipeline.batches.files.folders import (
-    notes_on_assigned,
-)
-from doceval_pipeline.batches.monitoring.status import (
-    batch_progress,
-    batches_with_failures,
-    closed_batches,
-)
-from doceval_pipeline.batches.staging.planning import (
-    plan,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-)
-from doceval_pipeline.cli.help import (
-    command,
-    examples,
-)
-from doceval_pipeline.cli.installation import (
-    databases,
-)
-from doceval_pipeline.cli.options import (
-    as_json_option,
-    reprocess_options,
-    several_batches,
-)
-from doceval_pipeline.cli.output import (
-    console,
-    in_words,
-)
-from doceval_pipeline.cli.selection import (
-    ActionResult,
-    Selection,
-    act_on_each,
-    select,
-)
-from doceval_pipeline.doc_eval.batches import (
-    BatchRecord,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason, staged
+from doceval_pipeline.batches.files.folders import notes_on_assigned
+from doceval_pipeline.batches.monitoring.status import batch_progress, batches_with_failures, closed_batches
+from doceval_pipeline.batches.staging.planning import plan
+from doceval_pipeline.batches.staging.reprocessing import Mode
+from doceval_pipeline.cli.help import command, examples
+from doceval_pipeline.cli.installation import databases
+from doceval_pipeline.cli.options import as_json_option, reprocess_options, several_batches
+from doceval_pipeline.cli.output import console, in_words
+from doceval_pipeline.cli.selection import ActionResult, Selection, act_on_each, select
+from doceval_pipeline.doc_eval.batches import BatchRecord
 
 
 @command(epilog=examples("doceval stage 1", "doceval stage 'contracts-*'"))

@@ -11,7 +11,7 @@ from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases, warn_of_waiting
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json, print_table, warn
-from doceval_pipeline.dagster_home.limits import missing_safeguards
+from doceval_pipeline.dagster_home.safeguards import missing_safeguards
 
 
 @command(epilog=examples("doceval check", "doceval check --every-document"))

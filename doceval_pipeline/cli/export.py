@@ -16,7 +16,7 @@ from doceval_pipeline.cli.output import console_beside, errors, output_path, pri
 from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.errors import ExportError
 from doceval_pipeline.names import printable
-from doceval_pipeline.reports.exports.columns import VERSION
+from doceval_pipeline.reports.exports.value_types import VERSION
 from doceval_pipeline.reports.exports.writing import Format
 from doceval_pipeline.reports.formatting import size_text
 

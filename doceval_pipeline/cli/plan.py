@@ -12,8 +12,8 @@ from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option, reprocess_options
 from doceval_pipeline.cli.output import console, print_json, warn
 from doceval_pipeline.doc_eval.batches import find_batch
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.doc_eval.recurring.stored import find_recurring
 from doceval_pipeline.domain.findings import Interval
 from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline.errors import UnknownBatch, UnknownRecurring

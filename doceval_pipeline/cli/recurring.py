@@ -14,13 +14,13 @@ from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, fail, print_json, print_table
 from doceval_pipeline.cli.suggestions import SuggestingGroup
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
 from doceval_pipeline.doc_eval.recurring.occurrences import (
     list_occurrences,
     occurrence_at,
     summarize_occurrences,
 )
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.doc_eval.recurring.stored import find_recurring, list_recurring
 from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome, OccurrenceSummary
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone

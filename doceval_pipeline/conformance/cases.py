@@ -6,15 +6,9 @@ No database, no network. The cases of one scenario are the rows of one batch.
 import hashlib
 import random
 import re
-from collections.abc import (
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
-from enum import (
-    StrEnum,
-)
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 MIB = 1024 * 1024
 # Length at which the known processor truncates base64: its idea of 1 MiB, and not a multiple of 4.

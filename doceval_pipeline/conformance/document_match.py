@@ -3,19 +3,11 @@
 import base64
 import binascii
 import re
-from collections.abc import (
-    Iterator,
-)
-from dataclasses import (
-    dataclass,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from doceval_pipeline.conformance.cases import (
-    ConformanceCase,
-)
+from doceval_pipeline.conformance.cases import ConformanceCase
 
 # A shorter run of base64 letters may be an ordinary word; documents this short are searched literally.
 SHORT = 20

@@ -6,34 +6,14 @@ It answers every POST as a chat completion, on any path. docs/processors.md docu
 import json
 import threading
 import time
-from collections.abc import (
-    Iterator,
-    Sequence,
-)
-from contextlib import (
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-    field,
-)
-from http.server import (
-    BaseHTTPRequestHandler,
-    ThreadingHTTPServer,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-from doceval_pipeline.conformance.cases import (
-    ConformanceCase,
-    ModelBehaviour,
-    case_number_in,
-)
-from doceval_pipeline.conformance.document_match import (
-    DocumentMatch,
-    match_document,
-)
+from doceval_pipeline.conformance.cases import ConformanceCase, ModelBehaviour, case_number_in
+from doceval_pipeline.conformance.document_match import DocumentMatch, match_document
 
 KEY = "conformance-key"
 INPUT_TOKENS, OUTPUT_TOKENS = 120, 12

@@ -5,49 +5,18 @@
 
 import tempfile
 import time
-from collections.abc import (
-    Callable,
-    Sequence,
-)
-from contextlib import (
-    ExitStack,
-)
-from dataclasses import (
-    dataclass,
-    field,
-)
-from pathlib import (
-    Path,
-)
-from threading import (
-    Event,
-)
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
 
-from doceval_pipeline.conformance.cases import (
-    ConformanceCase,
-    Scenario,
-    cases_of,
-)
-from doceval_pipeline.conformance.document_match import (
-    DocumentMatch,
-)
-from doceval_pipeline.conformance.fake_openai import (
-    KEY,
-    Model,
-    served,
-)
-from doceval_pipeline.conformance.processes import (
-    Processor,
-)
-from doceval_pipeline.conformance.scratch import (
-    KEY_VARIABLE,
-    ObservedRow,
-    Scratch,
-    scratch_database,
-)
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
+from doceval_pipeline.conformance.cases import ConformanceCase, Scenario, cases_of
+from doceval_pipeline.conformance.document_match import DocumentMatch
+from doceval_pipeline.conformance.fake_openai import KEY, Model, served
+from doceval_pipeline.conformance.processes import Processor
+from doceval_pipeline.conformance.scratch import KEY_VARIABLE, ObservedRow, Scratch, scratch_database
+from doceval_pipeline.embedded.server import EmbeddedServer
 
 SECONDS_BETWEEN_POLLS = 0.1
 # How long to wait for a heartbeat of the processor while the model delays its response.

@@ -7,60 +7,23 @@ those of its kind.
 """
 
 import json
-from collections.abc import (
-    Iterator,
-    Sequence,
-)
-from contextlib import (
-    contextmanager,
-)
-from dataclasses import (
-    dataclass,
-)
-from typing import (
-    Any,
-)
-from uuid import (
-    uuid4,
-)
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
 
 import pybase64
-from sqlalchemy import (
-    Connection,
-    Engine,
-    NullPool,
-    create_engine,
-    text,
-)
+from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
-from doceval_pipeline.conformance.cases import (
-    ConformanceCase,
-)
-from doceval_pipeline.domain.files import (
-    Fingerprint,
-)
-from doceval_pipeline.embedded.engines import (
-    guard,
-)
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
-from doceval_pipeline.knowledge import (
-    queue,
-)
-from doceval_pipeline.knowledge.documents import (
-    NewDocument,
-    copy_documents,
-    find_documents,
-)
-from doceval_pipeline.migrations.roles import (
-    ROLES,
-    grant_roles,
-)
-from doceval_pipeline.migrations.upgrade import (
-    Schema,
-    upgrade,
-)
+from doceval_pipeline.conformance.cases import ConformanceCase
+from doceval_pipeline.domain.files import Fingerprint
+from doceval_pipeline.embedded.engines import guard
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.knowledge import queue
+from doceval_pipeline.knowledge.documents import NewDocument, copy_documents, find_documents
+from doceval_pipeline.migrations.roles import ROLES, grant_roles
+from doceval_pipeline.migrations.upgrade import Schema, upgrade
 
 KEY_VARIABLE = "CONFORMANCE_API_KEY"
 WORKER, PLAIN_WORKER = "doceval_worker", "doceval_plain_worker"

@@ -6,31 +6,16 @@ a copy that belongs to the user. A regular file in the home takes precedence in 
 
 import os
 import re
-from collections.abc import (
-    Mapping,
-)
-from contextlib import (
-    suppress,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import yaml
 
-from doceval_pipeline.dagster_home.merging import (
-    merge,
-)
-from doceval_pipeline.errors import (
-    ConfigurationError,
-)
-from doceval_pipeline.settings import (
-    Settings,
-    project_root,
-)
+from doceval_pipeline.dagster_home.merging import merge
+from doceval_pipeline.errors import ConfigurationError
+from doceval_pipeline.settings import Settings, project_root
 
 NAME = "dagster.yaml"
 # The defaults that the user's file was last updated to.

@@ -1,31 +1,15 @@
 """Maintenance of an installation: the audit, and the removal of old events."""
 
-from collections.abc import (
-    Iterator,
-)
-from dataclasses import (
-    asdict,
-)
+from collections.abc import Iterator
+from dataclasses import asdict
 
 import dagster as dg
 
-from doceval_pipeline.batches.invariants.audit import (
-    AuditFinding,
-    audit_installation,
-)
-from doceval_pipeline.batches.retention import (
-    delete_old_rows,
-)
-from doceval_pipeline.defs.catalog import (
-    CODE_VERSIONS,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-)
-from doceval_pipeline.defs.steps import (
-    NoConfig,
-    open_step,
-)
+from doceval_pipeline.batches.invariants.audit import AuditFinding, audit_installation
+from doceval_pipeline.batches.retention import delete_old_rows
+from doceval_pipeline.defs.catalog import CODE_VERSIONS
+from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.steps import NoConfig, open_step
 
 CHECK = "every_invariant_holds"
 

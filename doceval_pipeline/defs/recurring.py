@@ -27,7 +27,8 @@ from doceval_pipeline.defs.steps import StepConfig, open_step
 from doceval_pipeline.doc_eval.batches import batches_in, partition_key
 from doceval_pipeline.doc_eval.definitions.schema import LONGEST_DURATION
 from doceval_pipeline.doc_eval.lifecycle import Status
-from doceval_pipeline.doc_eval.recurring.definitions import (
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.doc_eval.recurring.stored import (
     delete_recurring,
     find_recurring,
     list_recurring,
@@ -35,7 +36,6 @@ from doceval_pipeline.doc_eval.recurring.definitions import (
     restart_from_now,
     resume_recurring,
 )
-from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
 from doceval_pipeline.errors import ConfigurationError, DocEvalError, RecurringError, in_one_line
 from doceval_pipeline.reports.sanitize import cut

@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.monitoring.live_runs import alive
+from doceval_pipeline.batches.monitoring.run_lock import alive
 from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.defs.requests import batch_of
 from doceval_pipeline.errors import ConfigurationError, DocEvalError

@@ -16,9 +16,9 @@ FOLDER = Path(__file__).parent
 OWN = frozenset(
     {
         "catalog",
+        "cross_site",
         "cursors",
         "dead_runs",
-        "foreign_pages",
         "idle",
         "instance",
         "jobs",

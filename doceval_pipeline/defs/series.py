@@ -17,8 +17,8 @@ from doceval_pipeline.defs.reporting import completion_report, report_link
 from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, UNFINISHED, has_failed_for_long
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import StepConfig, open_step
-from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
 from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, SeriesDigest, series_digests
+from doceval_pipeline.doc_eval.recurring.stored import list_recurring
 from doceval_pipeline.errors import DocEvalError, UnknownRecurring
 from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.reports.sanitize import markdown_name

@@ -1,36 +1,17 @@
 """The four assets of staging and their checks."""
 
-from collections.abc import (
-    Iterator,
-)
+from collections.abc import Iterator
 
 import dagster as dg
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.files.folders import (
-    notes_on_assigned,
-)
-from doceval_pipeline.batches.invariants import (
-    audit,
-)
-from doceval_pipeline.batches.invariants.invariant import (
-    SAMPLE,
-)
-from doceval_pipeline.batches.staging import (
-    steps,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    queue_attempts,
-)
-from doceval_pipeline.batches.staging.rescanning import (
-    assign,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.files.folders import notes_on_assigned
+from doceval_pipeline.batches.invariants import audit
+from doceval_pipeline.batches.invariants.invariant import SAMPLE
+from doceval_pipeline.batches.staging import steps
+from doceval_pipeline.batches.staging.reprocessing import Mode, queue_attempts
+from doceval_pipeline.batches.staging.rescanning import assign
 from doceval_pipeline.defs.catalog import (
     BATCH_CONFIGS,
     BATCH_DOCUMENTS,
@@ -39,39 +20,14 @@ from doceval_pipeline.defs.catalog import (
     LLM_RESPONSES,
     row_count,
 )
-from doceval_pipeline.defs.naming import (
-    NAME,
-    about,
-    name_of,
-    shown_name,
-)
-from doceval_pipeline.defs.partitions import (
-    batch_check,
-    batch_check_spec,
-    batches,
-)
-from doceval_pipeline.defs.resources import (
-    DocEval,
-    StagingProgress,
-)
-from doceval_pipeline.defs.steps import (
-    NoConfig,
-    StepConfig,
-    first_run_of,
-    open_batch,
-)
-from doceval_pipeline.doc_eval.files import (
-    Tally,
-)
-from doceval_pipeline.doc_eval.recurring.occurrences import (
-    recurring_origins,
-)
-from doceval_pipeline.domain.snapshot import (
-    Snapshot,
-)
-from doceval_pipeline.reports.formatting import (
-    counted,
-)
+from doceval_pipeline.defs.naming import NAME, about, name_of, shown_name
+from doceval_pipeline.defs.partitions import batch_check, batch_check_spec, batches
+from doceval_pipeline.defs.resources import DocEval, StagingProgress
+from doceval_pipeline.defs.steps import NoConfig, StepConfig, first_run_of, open_batch
+from doceval_pipeline.doc_eval.files import Tally
+from doceval_pipeline.doc_eval.recurring.occurrences import recurring_origins
+from doceval_pipeline.domain.snapshot import Snapshot
+from doceval_pipeline.reports.formatting import counted
 
 GROUP = "staging"
 

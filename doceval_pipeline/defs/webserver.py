@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from doceval_pipeline.defs.foreign_pages import OwnPagesOnly, Sender, refuse, sender
+from doceval_pipeline.defs.cross_site import OwnPagesOnly, Sender, refuse, sender
 from doceval_pipeline.defs.launchpads import show_examples
 from doceval_pipeline.defs.report_pages import report_page
 

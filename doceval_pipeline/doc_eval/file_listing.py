@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.domain.export import DocumentFile
+from doceval_pipeline.domain.export_record import DocumentFile
 
 # How many rows are fetched at a time.
 _STREAMED = {"yield_per": 1_000}

@@ -3,26 +3,13 @@
 Callers pass in what they found and stored. Nothing here reads a file or another database.
 """
 
-from collections.abc import (
-    Iterable,
-    Iterator,
-    Sequence,
-)
-from dataclasses import (
-    dataclass,
-)
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import (
-    Connection,
-    text,
-)
+from sqlalchemy import Connection, text
 
-from doceval_pipeline import (
-    arrays,
-)
-from doceval_pipeline.domain.files import (
-    Fingerprint,
-)
+from doceval_pipeline import arrays
+from doceval_pipeline.domain.files import Fingerprint
 
 # Rows sent to the server in one statement.
 CHUNK = 5_000

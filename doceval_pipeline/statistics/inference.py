@@ -5,24 +5,13 @@ was chosen. The order of values never matters, and the same values always give t
 """
 
 import math
-from collections.abc import (
-    Sequence,
-)
-from dataclasses import (
-    replace,
-)
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import (
-    ArrayLike,
-    NDArray,
-)
+from numpy.typing import ArrayLike, NDArray
 
-from doceval_pipeline.domain.findings import (
-    CONFIDENCE,
-    Difference,
-    Estimate,
-)
+from doceval_pipeline.domain.findings import CONFIDENCE, Difference, Estimate
 
 POWER = 0.8
 _TAIL = (1 - CONFIDENCE) / 2

@@ -1,23 +1,13 @@
 """The commands archive and restore in a process of their own."""
 
 import shutil
-from pathlib import (
-    Path,
-)
+from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
-from doceval_pipeline_tests.cli.redirected import (
-    run_redirected,
-)
-from doceval_pipeline_tests.cli.running import (
-    doceval,
-    read_json,
-    write_evaluation,
-)
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline_tests.cli.redirected import run_redirected
+from doceval_pipeline_tests.cli.running import doceval, read_json, write_evaluation
 
 pytestmark = pytest.mark.usefixtures("databases")
 

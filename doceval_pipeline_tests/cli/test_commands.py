@@ -7,48 +7,21 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import (
-    Callable,
-)
-from pathlib import (
-    Path,
-)
+from collections.abc import Callable
+from pathlib import Path
 
 import psycopg2
 import pytest
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import text
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.cli import (
-    cli,
-)
-from doceval_pipeline.embedded.server import (
-    EmbeddedServer,
-)
-from doceval_pipeline.names import (
-    printable,
-)
-from doceval_pipeline_tests.cli.running import (
-    browser_that_notes,
-    doceval,
-    query,
-    read_json,
-    write_evaluation,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    write_old,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.cli import cli
+from doceval_pipeline.embedded.server import EmbeddedServer
+from doceval_pipeline.names import printable
+from doceval_pipeline_tests.cli.running import browser_that_notes, doceval, query, read_json, write_evaluation
+from doceval_pipeline_tests.conftest import Sample, write_old
 
 pytestmark = pytest.mark.usefixtures("databases")
 PROJECT = Path(__file__).parents[2]

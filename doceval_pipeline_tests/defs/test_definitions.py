@@ -1,62 +1,25 @@
 """Dagster's definitions: the inventory is pinned, and its parts work on a real instance."""
 
 import re
-from collections.abc import (
-    Callable,
-    Mapping,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._cli.utils import (
-    TMP_DAGSTER_HOME_PREFIX,
-)
+from dagster._cli.utils import TMP_DAGSTER_HOME_PREFIX
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results.reporting import (
-    WrittenReport,
-    write_report,
-)
-from doceval_pipeline.defs import (
-    reporting,
-    resources,
-)
-from doceval_pipeline.defs.naming import (
-    run_tags,
-)
-from doceval_pipeline.doc_eval.batches import (
-    batch_by_id,
-)
-from doceval_pipeline.doc_eval.definitions.apply import (
-    apply_evaluation,
-)
-from doceval_pipeline.domain.insights import (
-    Provenance,
-)
-from doceval_pipeline.settings import (
-    Settings,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    evaluation_of,
-)
-from doceval_pipeline_tests.defs.running import (
-    QUIET,
-    definitions,
-    failure,
-    run,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results.reporting import WrittenReport, write_report
+from doceval_pipeline.defs import reporting, resources
+from doceval_pipeline.defs.naming import run_tags
+from doceval_pipeline.doc_eval.batches import batch_by_id
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.domain.insights import Provenance
+from doceval_pipeline.settings import Settings
+from doceval_pipeline_tests.conftest import Sample, evaluation_of
+from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
 
 BatchOf = Callable[..., Sample]
 

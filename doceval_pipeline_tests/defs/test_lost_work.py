@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.invariants.audit import audit_installation
-from doceval_pipeline.batches.monitoring.live_runs import alive
+from doceval_pipeline.batches.monitoring.run_lock import alive
 from doceval_pipeline.batches.monitoring.status import batch_progress, lost_without_batch
 from doceval_pipeline.batches.staging.reprocessing import cancel_staging
 from doceval_pipeline.batches.staging.steps import interrupt_staging, seal_batch

@@ -2,64 +2,25 @@
 
 import re
 import shutil
-from dataclasses import (
-    replace,
-)
-from datetime import (
-    UTC,
-    datetime,
-    timedelta,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.defs.recurring import (
-    recurring_evaluations,
-)
-from doceval_pipeline.defs.recurring_text import (
-    MOST_SHOWN,
-    overview,
-)
-from doceval_pipeline.doc_eval.batches import (
-    list_batches,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    find_recurring,
-    list_recurring,
-)
-from doceval_pipeline.doc_eval.recurring.occurrences import (
-    list_occurrences,
-)
-from doceval_pipeline.domain.recurring import (
-    OccurrenceOutcome,
-)
-from doceval_pipeline.errors import (
-    UnknownRecurring,
-)
-from doceval_pipeline_tests.batches.staging.test_recurring import (
-    define,
-    doc_eval,
-    record_of,
-)
-from doceval_pipeline_tests.conftest import (
-    write_old,
-)
-from doceval_pipeline_tests.defs.running import (
-    QUIET,
-    failure,
-    run,
-    tick,
-)
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.defs.recurring import recurring_evaluations
+from doceval_pipeline.defs.recurring_text import MOST_SHOWN, overview
+from doceval_pipeline.doc_eval.batches import list_batches
+from doceval_pipeline.doc_eval.recurring.occurrences import list_occurrences
+from doceval_pipeline.doc_eval.recurring.stored import find_recurring, list_recurring
+from doceval_pipeline.domain.recurring import OccurrenceOutcome
+from doceval_pipeline.errors import UnknownRecurring
+from doceval_pipeline_tests.batches.staging.test_recurring import define, doc_eval, record_of
+from doceval_pipeline_tests.conftest import write_old
+from doceval_pipeline_tests.defs.running import QUIET, failure, run, tick
 
 
 @pytest.fixture

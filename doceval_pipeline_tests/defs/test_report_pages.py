@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.report_files import batch_of_report
-from doceval_pipeline.defs.foreign_pages import OwnPagesOnly
+from doceval_pipeline.defs.cross_site import OwnPagesOnly
 from doceval_pipeline.defs.report_pages import report_page
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import run

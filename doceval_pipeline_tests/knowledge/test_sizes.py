@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.report_input import gather
-from doceval_pipeline.knowledge.export_queries import LARGEST_TEXT
+from doceval_pipeline.knowledge.export_rows import LARGEST_TEXT
 from doceval_pipeline_tests.conftest import Sample
 
 BatchOf = Callable[..., Sample]

@@ -20,11 +20,7 @@ from doceval_pipeline.batches.staging.planning import plan_occurrence
 from doceval_pipeline.batches.staging.recurring import make_occurrence
 from doceval_pipeline.batches.staging.reprocessing import Mode, cancel, pause, reprocess, resume
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    delete_recurring,
-    pause_recurring,
-    resume_recurring,
-)
+from doceval_pipeline.doc_eval.recurring.stored import delete_recurring, pause_recurring, resume_recurring
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.migrations.roles import grant_roles

@@ -96,7 +96,7 @@ def test_a_pooler_in_session_mode_works(empty: DebianServer, settings: Settings)
 def test_a_pooler_that_has_no_second_session_is_refused_in_time(
     empty: DebianServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("doceval_pipeline.batches.servers.SECONDS_TO_ANSWER", 1.0)
+    monkeypatch.setattr("doceval_pipeline.batches.server_requirements.SECONDS_TO_ANSWER", 1.0)
     with pgbouncer(empty, "session", default_pool_size="1") as pooled:
         assert refusal(on(pooled, settings)).endswith(
             "gave no second session within 1 s: raise its pool size (20 sessions or more)"

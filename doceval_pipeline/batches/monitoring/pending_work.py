@@ -6,7 +6,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import BatchState
 from doceval_pipeline.doc_eval.batches import batches_in
 from doceval_pipeline.doc_eval.lifecycle import OPEN
-from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
+from doceval_pipeline.doc_eval.recurring.stored import list_recurring
 from doceval_pipeline.doc_eval.runs.requests import unreported, waiting_stagings
 from doceval_pipeline.doc_eval.webhook_deliveries import count_overdue
 from doceval_pipeline.knowledge.counts import count_cells

@@ -14,8 +14,8 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batc
 from doceval_pipeline.doc_eval.files import DocumentCounts, count_documents
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
 from doceval_pipeline.doc_eval.progress import read_samples
-from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
 from doceval_pipeline.doc_eval.recurring.occurrences import recurring_origins
+from doceval_pipeline.doc_eval.recurring.stored import list_recurring
 from doceval_pipeline.doc_eval.runs.lost import LostRun, lost_runs_of, lost_runs_without_batch
 from doceval_pipeline.doc_eval.runs.requests import PendingRun, unreported, unstaged
 from doceval_pipeline.doc_eval.webhook_deliveries import undelivered

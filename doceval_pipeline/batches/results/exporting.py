@@ -15,12 +15,12 @@ from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.file_listing import files_of_documents
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.domain.export import DocumentFile, ExportRecord
+from doceval_pipeline.domain.export_record import DocumentFile, ExportRecord
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError, ExportError
-from doceval_pipeline.knowledge.export_queries import count_results, read_results
+from doceval_pipeline.knowledge.export_rows import count_results, read_results
 from doceval_pipeline.redaction import without_keys
-from doceval_pipeline.reports.exports.columns import VERSION, time_text
+from doceval_pipeline.reports.exports.value_types import VERSION, time_text
 from doceval_pipeline.reports.exports.writing import Format, write_records
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import render_html

@@ -14,8 +14,8 @@ from doceval_pipeline.batches.files.folders import found_files, notes_on_nesting
 from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import Located
 from doceval_pipeline.doc_eval.files import FoundFile, Tally
-from doceval_pipeline.doc_eval.recurring.definitions import configured_folders, list_recurring
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.doc_eval.recurring.stored import configured_folders, list_recurring
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.names import normal

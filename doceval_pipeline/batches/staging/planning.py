@@ -19,7 +19,7 @@ from doceval_pipeline.batches.files.folders import (
     notes_on_nesting,
     notes_on_patterns,
 )
-from doceval_pipeline.batches.files.listing import list_files
+from doceval_pipeline.batches.files.recurring_listing import list_files
 from doceval_pipeline.batches.staging.estimates import ConnectionWork, WorkEstimate, estimate_work
 from doceval_pipeline.batches.staging.limits import exceeded_limit
 from doceval_pipeline.batches.staging.recurring import choose_files, remove_unchanged, require_references
@@ -29,7 +29,7 @@ from doceval_pipeline.doc_eval import files as batch_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.files import FoundFile, Tally, UnstagedFile
 from doceval_pipeline.doc_eval.lifecycle import Status
-from doceval_pipeline.doc_eval.recurring import definitions as recurring
+from doceval_pipeline.doc_eval.recurring import stored as recurring
 from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.doc_eval.snapshot import compose, compose_questions, edited_since, read_snapshot

@@ -9,13 +9,19 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.files.listing import Listing, digest_of, files_of, list_files, list_in_time
+from doceval_pipeline.batches.files.recurring_listing import (
+    Listing,
+    digest_of,
+    files_of,
+    list_files,
+    list_in_time,
+)
 from doceval_pipeline.doc_eval import files as batch_documents
 from doceval_pipeline.doc_eval import snapshot
 from doceval_pipeline.doc_eval.definitions.apply import lock_definitions
 from doceval_pipeline.doc_eval.definitions.schema import BatchDefinition, RecurringDefinition
 from doceval_pipeline.doc_eval.definitions.upsert_batches import create_batch
-from doceval_pipeline.doc_eval.recurring import definitions, known_files, occurrences
+from doceval_pipeline.doc_eval.recurring import known_files, occurrences, stored
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.documents.reading import CHANGED
 from doceval_pipeline.documents.walk import REASONS_OF_FOLDERS, VANISHED, display_name
@@ -75,13 +81,13 @@ def find_arrivals(
         _require_time(should_stop)
         with databases.doc_eval.begin() as connection:
             # Its batch is being made or was made meanwhile: the next poll finds later arrivals.
-            if not definitions.try_to_lock_recurring(connection, record.id):
+            if not stored.try_to_lock_recurring(connection, record.id):
                 return None
-            current = definitions.read_again(connection, record)
+            current = stored.read_again(connection, record)
             if _basis(connection, current) != basis:
                 return None
             _note_arrivals(connection, current, listing)
-            return definitions.read_again(connection, record).arrivals_at
+            return stored.read_again(connection, record).arrivals_at
 
 
 def make_occurrence(
@@ -108,7 +114,7 @@ def make_occurrence(
     moment = due_at
     while True:
         with database_errors(), databases.doc_eval.begin() as connection:
-            current = definitions.read_again(connection, record)
+            current = stored.read_again(connection, record)
             moment = moment or current.now
             recorded = _recorded(connection, current, moment, due_at)
             if recorded is not None:
@@ -120,8 +126,8 @@ def make_occurrence(
                 stack.enter_context(listed)
             stack.enter_context(database_errors())
             connection = stack.enter_context(databases.doc_eval.begin())
-            definitions.lock_recurring(connection, record.id)
-            current = definitions.read_again(connection, record)
+            stored.lock_recurring(connection, record.id)
+            current = stored.read_again(connection, record)
             recorded = _recorded(connection, current, moment, due_at)
             if recorded is not None:
                 return recorded
@@ -147,8 +153,8 @@ def _basis(connection: Connection, record: RecurringRecord) -> _Basis:
     version, now = occurrences.known_files_version(connection, record.id)
     return _Basis(
         definition=definition,
-        folders=definitions.configured_folders(connection, definition),
-        missing=definitions.missing_reference(connection, definition),
+        folders=stored.configured_folders(connection, definition),
+        missing=stored.missing_reference(connection, definition),
         known_files=version,
         now=now,
     )
@@ -188,7 +194,7 @@ def _record(
             attempt.rollback()
             reason = str(error)
     # Waiting arrivals become a batch of another time.
-    definitions.forget_arrivals(connection, record.id)
+    stored.forget_arrivals(connection, record.id)
     return occurrences.record_occurrence(
         connection, record.id, moment, OccurrenceOutcome.FAILED, FileComparison(), reason
     )
@@ -203,11 +209,11 @@ def _note_arrivals(connection: Connection, record: RecurringRecord, listing: Lis
     """Compare the folders with the known files, and record when new files began to wait."""
     files, skipped = choose_files(connection, record, listing)
     if files.new + files.changed:
-        definitions.note_arrivals(connection, record.id, listing.digest)
+        stored.note_arrivals(connection, record.id, listing.digest)
         return
     # Otherwise each poll would compare all files again until a file that vanished returns.
     known_files.forget_unread(connection, record.id, MAY_BE_READABLE)
-    definitions.remember_digest(connection, record.id, listing.digest)
+    stored.remember_digest(connection, record.id, listing.digest)
     # The folder that was missing is back.
     if record.newest_outcome is OccurrenceOutcome.FAILED and _is_free(connection, record):
         occurrences.record_occurrence(
@@ -218,9 +224,9 @@ def _note_arrivals(connection: Connection, record: RecurringRecord, listing: Lis
 def _record_failed_poll(databases: Databases, record: RecurringRecord, reason: str) -> None:
     """Record why no batch of arrivals is made; only once while the reason stays the same."""
     with database_errors(), databases.doc_eval.begin() as connection:
-        if not definitions.try_to_lock_recurring(connection, record.id):
+        if not stored.try_to_lock_recurring(connection, record.id):
             return
-        current = definitions.read_again(connection, record)
+        current = stored.read_again(connection, record)
         is_known = (current.newest_outcome, current.newest_reason) == (OccurrenceOutcome.FAILED, reason)
         if not is_known and _is_free(connection, current):
             occurrences.record_occurrence(
@@ -237,11 +243,11 @@ def _make(connection: Connection, record: RecurringRecord, due_at: datetime, lis
     definition = record.definition
     lock_definitions(connection)
     # A reference may have been deleted while the folders were walked.
-    require_references(definitions.missing_reference(connection, definition))
+    require_references(stored.missing_reference(connection, definition))
     files, skipped = choose_files(connection, record, listing)
     known_files.forget_gone(connection, record.id, definition, REASONS_OF_FOLDERS)
     if skipped is not None:
-        definitions.remember_digest(connection, record.id, listing.digest)
+        stored.remember_digest(connection, record.id, listing.digest)
         return occurrences.record_occurrence(
             connection, record.id, due_at, OccurrenceOutcome.SKIPPED, files, skipped
         )
@@ -253,7 +259,7 @@ def _make(connection: Connection, record: RecurringRecord, due_at: datetime, lis
     if definition.scope != "all":
         occurrences.mark_changes_only(connection, batch_id)
     known_files.remember_files(connection, record.id, batch_id)
-    definitions.remember_digest(connection, record.id, listing.digest)
+    stored.remember_digest(connection, record.id, listing.digest)
     connection.execute(_REQUEST, {"id": batch_id})
     return occurrences.record_occurrence(
         connection, record.id, due_at, OccurrenceOutcome.MADE, files, batch_id=batch_id

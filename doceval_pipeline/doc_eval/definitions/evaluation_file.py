@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from doceval_pipeline.doc_eval.definitions.error_messages import mistakes_of
+from doceval_pipeline.doc_eval.definitions.pydantic_messages import mistakes_of
 from doceval_pipeline.doc_eval.definitions.schema import (
     CREDENTIAL,
     BatchDefinition,

@@ -7,8 +7,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from doceval_pipeline.domain.export import ExportRecord
-from doceval_pipeline.reports.exports.columns import TYPES
+from doceval_pipeline.domain.export_record import ExportRecord
+from doceval_pipeline.reports.exports.value_types import TYPES
 
 # A row group ends at the first of these two limits.
 MOST_RECORDS = 10_000

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import IO
 
-from doceval_pipeline.domain.export import COLUMNS, ExportRecord, Value
-from doceval_pipeline.reports.exports.columns import time_text
+from doceval_pipeline.domain.export_record import COLUMNS, ExportRecord, Value
+from doceval_pipeline.reports.exports.value_types import time_text
 
 # Spreadsheets treat a text as a formula if it begins with = + - @ or their wide forms, and some ignore
 # blanks, quotes and unprintable characters before it. A text that begins with an apostrophe gets a second

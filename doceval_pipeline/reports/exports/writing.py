@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import IO
 
-from doceval_pipeline.domain.export import ExportRecord
+from doceval_pipeline.domain.export_record import ExportRecord
 from doceval_pipeline.reports.exports.text import write_csv, write_jsonl
 
 

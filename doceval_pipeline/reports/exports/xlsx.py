@@ -13,8 +13,8 @@ from xlsxwriter import Workbook
 from xlsxwriter.exceptions import FileCreateError
 from xlsxwriter.worksheet import Worksheet
 
-from doceval_pipeline.domain.export import COLUMNS, ExportRecord, Value
-from doceval_pipeline.reports.exports.columns import time_text
+from doceval_pipeline.domain.export_record import COLUMNS, ExportRecord, Value
+from doceval_pipeline.reports.exports.value_types import time_text
 
 # A sheet has 1,048,576 rows; the first one holds the column names.
 RECORDS_IN_A_SHEET = 1_048_575

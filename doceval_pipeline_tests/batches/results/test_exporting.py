@@ -5,85 +5,30 @@ import re
 import resource
 import signal
 import tracemalloc
-from collections.abc import (
-    Callable,
-    Iterator,
-)
-from contextlib import (
-    contextmanager,
-)
-from datetime import (
-    UTC,
-    datetime,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import (
-    Engine,
-    event,
-    text,
-)
+from sqlalchemy import Engine, event, text
 
-from doceval_pipeline.batches.monitoring.completion import (
-    poll,
-)
-from doceval_pipeline.batches.results import (
-    exporting,
-)
-from doceval_pipeline.batches.results.exporting import (
-    Exported,
-    export_page,
-    export_records,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.staging.reprocessing import (
-    Mode,
-    reprocess,
-)
-from doceval_pipeline.batches.staging.steps import (
-    seal_batch,
-)
-from doceval_pipeline.domain.export import (
-    ExportRecord,
-)
-from doceval_pipeline.errors import (
-    BatchStateError,
-    ExportError,
-    FileError,
-)
-from doceval_pipeline.redaction import (
-    NOT_SHOWN,
-)
-from doceval_pipeline.reports.exports.writing import (
-    Format,
-)
-from doceval_pipeline_tests.batches.archiving.archives import (
-    archive_batch,
-    done,
-)
-from doceval_pipeline_tests.conftest import (
-    Sample,
-    write_old,
-)
-from doceval_pipeline_tests.reports.exports.reading import (
-    READERS,
-    read_csv,
-    read_jsonl,
-)
-from doceval_pipeline_tests.reports.exports.records import (
-    HOSTILE,
-)
-from doceval_pipeline_tests.secret_canaries import (
-    KEY,
-)
+from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results import exporting
+from doceval_pipeline.batches.results.exporting import Exported, export_page, export_records
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
+from doceval_pipeline.batches.staging.steps import seal_batch
+from doceval_pipeline.domain.export_record import ExportRecord
+from doceval_pipeline.errors import BatchStateError, ExportError, FileError
+from doceval_pipeline.redaction import NOT_SHOWN
+from doceval_pipeline.reports.exports.writing import Format
+from doceval_pipeline_tests.batches.archiving.archives import archive_batch, done
+from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline_tests.reports.exports.reading import READERS, read_csv, read_jsonl
+from doceval_pipeline_tests.reports.exports.records import HOSTILE
+from doceval_pipeline_tests.secret_canaries import KEY
 
 BatchOf = Callable[..., Sample]
 MIB = 1024 * 1024

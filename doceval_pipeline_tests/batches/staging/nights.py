@@ -14,7 +14,7 @@ from doceval_pipeline.batches.staging.recurring import make_occurrence
 from doceval_pipeline.batches.staging.steps import queue_evaluations, seal_batch, store_documents
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.doc_eval.recurring.stored import find_recurring
 
 FIRST = datetime(2026, 12, 1, 1, tzinfo=UTC)
 # Every outcome, scores that a seed and the row decide, tokens that are not always known.

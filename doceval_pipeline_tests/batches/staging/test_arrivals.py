@@ -10,8 +10,8 @@ import pytest
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging import recurring
 from doceval_pipeline.batches.staging.recurring import find_arrivals, make_occurrence
-from doceval_pipeline.doc_eval.recurring.definitions import list_recurring, lock_recurring, restart_from_now
 from doceval_pipeline.doc_eval.recurring.record import MOST_WAITS
+from doceval_pipeline.doc_eval.recurring.stored import list_recurring, lock_recurring, restart_from_now
 from doceval_pipeline.documents.reading import CHANGED
 from doceval_pipeline.documents.walk import VANISHED
 from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome

@@ -38,7 +38,7 @@ from doceval_pipeline.batches.webhook.notifications import send_pending
 from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.doc_eval.lifecycle import Status
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
+from doceval_pipeline.doc_eval.recurring.stored import find_recurring
 from doceval_pipeline.domain.findings import Interval
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import queue

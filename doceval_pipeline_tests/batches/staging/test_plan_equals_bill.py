@@ -27,8 +27,8 @@ from doceval_pipeline.batches.staging.steps import (
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.doc_eval.recurring.stored import find_recurring
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import empty_databases, write_old

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from doceval_pipeline.batches.archiving.archive import archive
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.files import listing
+from doceval_pipeline.batches.files import recurring_listing
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.staging import planning, rescanning, steps
 from doceval_pipeline.batches.staging.recurring import make_occurrence
@@ -20,7 +20,9 @@ from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
 from doceval_pipeline.doc_eval.archive import dump
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring.definitions import (
+from doceval_pipeline.doc_eval.recurring.occurrences import delete_old_occurrences, list_occurrences
+from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
+from doceval_pipeline.doc_eval.recurring.stored import (
     delete_recurring,
     find_recurring,
     list_recurring,
@@ -28,8 +30,6 @@ from doceval_pipeline.doc_eval.recurring.definitions import (
     restart_from_now,
     try_to_lock_recurring,
 )
-from doceval_pipeline.doc_eval.recurring.occurrences import delete_old_occurrences, list_occurrences
-from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.documents.reading import CHANGED
 from doceval_pipeline.domain.recurring import FileComparison, OccurrenceOutcome
 from doceval_pipeline.errors import RecurringError, UnknownRecurring
@@ -149,7 +149,7 @@ def test_a_file_system_that_hangs_fails_the_occurrence_and_blocks_nothing(
 ) -> None:
     write(tmp_path / "a.txt")
     record = define(databases, tmp_path)
-    free, found_files, seen = threading.Event(), listing.found_files, []
+    free, found_files, seen = threading.Event(), recurring_listing.found_files, []
 
     def hangs(*given: Any) -> Any:
         """A walk that hangs, during which others use the database."""
@@ -160,8 +160,8 @@ def test_a_file_system_that_hangs_fails_the_occurrence_and_blocks_nothing(
         yield from found_files(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(listing, "found_files", hangs)
-        patched.setattr(listing, "SECONDS_WITHOUT_ANSWER", 0.2)
+        patched.setattr(recurring_listing, "found_files", hangs)
+        patched.setattr(recurring_listing, "SECONDS_WITHOUT_ANSWER", 0.2)
         failed = make_occurrence(databases, record, NIGHT)
     free.set()
     assert seen == [(True, 0)]
@@ -175,7 +175,7 @@ def test_folders_are_walked_again_after_another_occurrence_was_made_meanwhile(
 ) -> None:
     write(tmp_path / "a.txt")
     record = define(databases, tmp_path)
-    found_files, others = listing.found_files, iter([NIGHT])
+    found_files, others = recurring_listing.found_files, iter([NIGHT])
 
     def overtaken(*given: Any) -> Any:
         yield from list(found_files(*given))
@@ -183,7 +183,7 @@ def test_folders_are_walked_again_after_another_occurrence_was_made_meanwhile(
             write(tmp_path / "b.txt")
             make_occurrence(databases, record, at)
 
-    monkeypatch.setattr(listing, "found_files", overtaken)
+    monkeypatch.setattr(recurring_listing, "found_files", overtaken)
     late = make_occurrence(databases, record, NIGHT + DAY)
     assert (late.outcome, late.files) == (OccurrenceOutcome.SKIPPED, FileComparison(unchanged=2))
 

@@ -15,8 +15,8 @@ from doceval_pipeline.batches.staging import steps, storing
 from doceval_pipeline.batches.staging.recurring import make_occurrence
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
-from doceval_pipeline.doc_eval.recurring.definitions import list_recurring
 from doceval_pipeline.doc_eval.recurring.occurrences import list_occurrences
+from doceval_pipeline.doc_eval.recurring.stored import list_recurring
 from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome
 from doceval_pipeline_tests.batches.clock import clock_of
 from doceval_pipeline_tests.faults.faulty_process import FaultyProcess

@@ -3,30 +3,15 @@
 import json
 import os
 import re
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from pathlib import Path
+from typing import Any
 
 import pytest
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
-from doceval_pipeline.doc_eval.definitions.evaluation_file import (
-    key_path,
-    load_evaluation_file,
-    locate,
-)
-from doceval_pipeline.doc_eval.definitions.schema import (
-    BatchDefinition,
-    PromptDefinition,
-)
-from doceval_pipeline.errors import (
-    EvaluationFileError,
-)
+from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, load_evaluation_file, locate
+from doceval_pipeline.doc_eval.definitions.schema import BatchDefinition, PromptDefinition
+from doceval_pipeline.errors import EvaluationFileError
 
 GOOD = """\
 connections:

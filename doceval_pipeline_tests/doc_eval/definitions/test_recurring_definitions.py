@@ -10,7 +10,7 @@ from doceval_pipeline.batches.staging.applying import apply as apply_and_look
 from doceval_pipeline.batches.staging.applying import next_occurrences
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, load_evaluation_file, locate
 from doceval_pipeline.doc_eval.definitions.schema import LONGEST_RECURRING_NAME
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring, list_recurring
+from doceval_pipeline.doc_eval.recurring.stored import find_recurring, list_recurring
 from doceval_pipeline.errors import EvaluationFileError, UnknownRecurring
 from doceval_pipeline_tests.secret_canaries import CARELESS, KEY, PASSWORD, with_secret
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from openpyxl import load_workbook
 from openpyxl.utils.escape import unescape
 
-from doceval_pipeline.domain.export import COLUMNS, ExportRecord
-from doceval_pipeline.reports.exports.columns import TYPES
+from doceval_pipeline.domain.export_record import COLUMNS, ExportRecord
+from doceval_pipeline.reports.exports.value_types import TYPES
 
 
 def read_jsonl(path: Path) -> list[ExportRecord]:

@@ -6,8 +6,8 @@ from typing import Any, get_args, get_type_hints
 
 from hypothesis import strategies as st
 
-from doceval_pipeline.domain.export import ExportRecord
-from doceval_pipeline.reports.exports.columns import TYPES
+from doceval_pipeline.domain.export_record import ExportRecord
+from doceval_pipeline.reports.exports.value_types import TYPES
 
 HOSTILE = (
     '=HYPERLINK("http://evil.invalid","x")',

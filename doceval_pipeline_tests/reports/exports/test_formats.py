@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openpyxl import load_workbook
 
-from doceval_pipeline.domain.export import COLUMNS, ExportRecord
+from doceval_pipeline.domain.export_record import COLUMNS, ExportRecord
 from doceval_pipeline.reports.exports import parquet, xlsx
 from doceval_pipeline.reports.exports.writing import Format, RecordCounts, write_records
 from doceval_pipeline_tests.reports.exports.reading import READERS, read_parquet, read_xlsx

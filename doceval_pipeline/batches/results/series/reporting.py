@@ -22,9 +22,9 @@ from doceval_pipeline.batches.results.series.drift import BINS, Evidence, ScoreH
 from doceval_pipeline.batches.results.series.findings import find_changes
 from doceval_pipeline.doc_eval.history import prices_of_batches
 from doceval_pipeline.doc_eval.labels import read_labels
-from doceval_pipeline.doc_eval.recurring.definitions import find_recurring
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, count_occurrences, series_occurrences
+from doceval_pipeline.doc_eval.recurring.stored import find_recurring
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.series import ColumnResult, ColumnSums, ScoreBin, SeriesDrift, SeriesOccurrence
 from doceval_pipeline.domain.usage import Cost, TokenUsage

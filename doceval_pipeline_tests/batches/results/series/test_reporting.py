@@ -1,51 +1,22 @@
 """The series of a recurring evaluation equals the sums over its rows."""
 
-from collections import (
-    defaultdict,
-)
-from pathlib import (
-    Path,
-)
-from typing import (
-    Any,
-)
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from doceval_pipeline.batches.archiving.archive import (
-    archive,
-)
-from doceval_pipeline.batches.databases import (
-    Databases,
-)
-from doceval_pipeline.batches.results.reporting import (
-    write_report,
-)
-from doceval_pipeline.batches.results.score_drift import (
-    judge_drift,
-)
-from doceval_pipeline.batches.results.series.reporting import (
-    gather_series,
-    write_series,
-)
-from doceval_pipeline.doc_eval.recurring.definitions import (
-    delete_recurring,
-)
-from doceval_pipeline.doc_eval.recurring.series import (
-    series_digests,
-)
-from doceval_pipeline.domain.series import (
-    OccurrenceState as State,
-)
-from doceval_pipeline.errors import (
-    UnknownRecurring,
-)
-from doceval_pipeline.reports.series import (
-    Series,
-)
-from doceval_pipeline_tests.batches.staging.nights import (
-    Nights,
-)
+from doceval_pipeline.batches.archiving.archive import archive
+from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.results.reporting import write_report
+from doceval_pipeline.batches.results.score_drift import judge_drift
+from doceval_pipeline.batches.results.series.reporting import gather_series, write_series
+from doceval_pipeline.doc_eval.recurring.series import series_digests
+from doceval_pipeline.doc_eval.recurring.stored import delete_recurring
+from doceval_pipeline.domain.series import OccurrenceState as State
+from doceval_pipeline.errors import UnknownRecurring
+from doceval_pipeline.reports.series import Series
+from doceval_pipeline_tests.batches.staging.nights import Nights
 
 
 def gathered(nights: Nights) -> Series:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from doceval_pipeline.domain.export import ExportRecord
+from doceval_pipeline.domain.export_record import ExportRecord
 from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, outcome_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from doceval_pipeline.dagster_home.configuration import SHIPPED
-from doceval_pipeline.dagster_home.limits import warnings_about
+from doceval_pipeline.dagster_home.safeguards import warnings_about
 
 FILE = Path("/home/dagster.yaml")
 PER_BATCH = {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}

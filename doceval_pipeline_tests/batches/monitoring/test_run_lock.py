@@ -13,15 +13,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring import live_runs
-from doceval_pipeline.batches.monitoring.live_runs import alive
+from doceval_pipeline.batches.monitoring import run_lock
+from doceval_pipeline.batches.monitoring.run_lock import alive
 from doceval_pipeline.doc_eval.runs.live import find_dead, known_runs, mark_missing
 from doceval_pipeline_tests.cli.running import until
 
 RUN = "11111111-2222-3333-4444-555555555555"
 CHILD = f"""
 from doceval_pipeline.batches.databases import open_databases
-from doceval_pipeline.batches.monitoring.live_runs import alive
+from doceval_pipeline.batches.monitoring.run_lock import alive
 from doceval_pipeline.settings import Settings
 with alive(open_databases(Settings.from_environment()), {RUN!r}, None):
     print("alive", flush=True)
@@ -31,7 +31,7 @@ with alive(open_databases(Settings.from_environment()), {RUN!r}, None):
 
 @pytest.fixture(autouse=True)
 def _fast_heart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_runs, "SECONDS_BETWEEN_BEATS", 0.05)
+    monkeypatch.setattr(run_lock, "SECONDS_BETWEEN_BEATS", 0.05)
 
 
 def dead(databases: Databases, seconds: float = 0.0) -> list[str]:
@@ -122,7 +122,7 @@ def test_a_database_that_is_gone_stops_no_run(databases: Databases, monkeypatch:
     def refuse(*_: object) -> None:
         raise OperationalError("", {}, Exception("gone"))
 
-    monkeypatch.setattr(live_runs, "register_run", refuse)
+    monkeypatch.setattr(run_lock, "register_run", refuse)
     with alive(databases, RUN, None):
         assert not row(databases)
         monkeypatch.undo()

@@ -13,7 +13,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from doceval_pipeline.defs.foreign_pages import OwnPagesOnly, Sender, sender
+from doceval_pipeline.defs.cross_site import OwnPagesOnly, Sender, sender
 
 OWN = {"host": "127.0.0.1:3000"}
 CLICK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}

@@ -208,7 +208,7 @@ def _definition(name: str, stored: str) -> tuple["RecurringDefinition", str | No
     # pydantic takes long to import, and most installations have no recurring evaluation.
     from pydantic import ValidationError
 
-    from doceval_pipeline.doc_eval.definitions.error_messages import mistakes_of
+    from doceval_pipeline.doc_eval.definitions.pydantic_messages import mistakes_of
     from doceval_pipeline.doc_eval.definitions.schema import RecurringDefinition
 
     try:

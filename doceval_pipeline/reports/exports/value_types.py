@@ -4,7 +4,7 @@ from datetime import datetime
 from types import NoneType
 from typing import get_args, get_type_hints
 
-from doceval_pipeline.domain.export import COLUMNS, ExportRecord
+from doceval_pipeline.domain.export_record import COLUMNS, ExportRecord
 
 # Increases when a column changes its meaning or type, or is removed; not for a new column at the end.
 VERSION = 1
