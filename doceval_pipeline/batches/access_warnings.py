@@ -142,8 +142,8 @@ def is_unlimited(limit: str) -> bool:
 
     PostgreSQL rounds a fraction to the next smaller unit: `0.001h` is no limit.
     """
-    found = _NUMBER_AND_UNIT.fullmatch(limit)
-    number, unit = found.groups() if found else (limit, "")
+    match = _NUMBER_AND_UNIT.fullmatch(limit)
+    number, unit = match.groups() if match else (limit, "")
     try:
         amount = int(number, 16) if "x" in number.lower() else float(number)
     except ValueError:

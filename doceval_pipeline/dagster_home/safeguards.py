@@ -47,8 +47,8 @@ def _tag_limits(configuration: Mapping[str, Any]) -> list[Any]:
         _part(configuration, "run_queue"),
         _part(configuration, "run_coordinator", "config"),
     )
-    found = [place.get("tag_concurrency_limits") for place in places]
-    return [limit for limits in found if isinstance(limits, list) for limit in limits]
+    values = [place.get("tag_concurrency_limits") for place in places]
+    return [limit for limits in values if isinstance(limits, list) for limit in limits]
 
 
 def _limits_each_batch(limit: Any) -> bool:

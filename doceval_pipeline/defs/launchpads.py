@@ -170,14 +170,14 @@ def show_examples(schema: "GraphQLSchema") -> None:
     """
     for type_name, field_name, job_of in (
         ("PipelinePreset", "runConfigYaml", lambda preset: preset._job_name),
-        ("RunConfigSchema", "rootDefaultYaml", lambda found: found._represented_job.name),
+        ("RunConfigSchema", "rootDefaultYaml", lambda run_config: run_config._represented_job.name),
     ):
         field = cast("GraphQLObjectType", schema.type_map[type_name]).fields[field_name]
         field.resolve = _commented(field.resolve, job_of)
 
 
 def _commented(resolve: Any, job_of: Callable[[Any], str]) -> Callable[..., str]:
-    def answer(found: Any, info: Any, **arguments: Any) -> str:
-        return with_comments(job_of(found), resolve(found, info, **arguments))
+    def answer(root: Any, info: Any, **arguments: Any) -> str:
+        return with_comments(job_of(root), resolve(root, info, **arguments))
 
     return answer

@@ -152,8 +152,8 @@ def _file_of(record: dg.EventLogRecord) -> str | None:
 
 
 def _metadata_of(record: dg.EventLogRecord, key: str) -> object:
-    found = record.asset_materialization
-    value = None if found is None else found.metadata.get(key)
+    materialization = record.asset_materialization
+    value = None if materialization is None else materialization.metadata.get(key)
     return None if value is None else value.value
 
 

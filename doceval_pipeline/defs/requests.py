@@ -53,10 +53,10 @@ def _runs_of(instance: dg.DagsterInstance, kind: RunKind, due: Sequence[Request]
             tags={PARTITION: [partition_key(request.batch_id) for request in due]},
         )
     )
-    found = {batch_id_of(run.tags[PARTITION]): Runs(is_working=True) for run in working}
-    requested = {r.run_key(r.attempt): r.batch_id for r in due if r.attempt and r.batch_id not in found}
+    runs = {batch_id_of(run.tags[PARTITION]): Runs(is_working=True) for run in working}
+    requested = {r.run_key(r.attempt): r.batch_id for r in due if r.attempt and r.batch_id not in runs}
     if not requested:
-        return found
+        return runs
     ended = instance.get_run_records(
         dg.RunsFilter(job_name=JOBS[kind], statuses=list(FINISHED), tags={RUN_KEY: list(requested)}),
         ascending=True,
@@ -64,8 +64,8 @@ def _runs_of(instance: dg.DagsterInstance, kind: RunKind, due: Sequence[Request]
     for record in ended:
         number = requested[record.dagster_run.tags[RUN_KEY]]
         status = record.dagster_run.status.value
-        found[number] = Runs(ended_as=status, ended_ago=seconds_since_end(record))
-    return found
+        runs[number] = Runs(ended_as=status, ended_ago=seconds_since_end(record))
+    return runs
 
 
 def batch_of(run: dg.DagsterRun) -> int | None:

@@ -45,12 +45,12 @@ def result_checks(
                 # Loads numpy, which runs that only stage do not need.
                 from doceval_pipeline.batches.results.score_drift import judge_drift
 
-                found = _drift_result(name, judge_drift(databases, batch_id))
+                result = _drift_result(name, judge_drift(databases, batch_id))
             else:
-                found = _quality_result(name, judge_quality(databases, batch_id))
-        context.log.info(f"{key.name}: {found['description']}")
+                result = _quality_result(name, judge_quality(databases, batch_id))
+        context.log.info(f"{key.name}: {result['description']}")
         yield dg.AssetCheckResult(
-            check_name=key.name, asset_key=key.asset_key, severity=dg.AssetCheckSeverity.WARN, **found
+            check_name=key.name, asset_key=key.asset_key, severity=dg.AssetCheckSeverity.WARN, **result
         )
 
 

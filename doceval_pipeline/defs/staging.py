@@ -237,8 +237,8 @@ def documents_round_trip(
     """Checks that each stored document, when decoded, has the sha256 of the file that was read."""
     sample = None if config.every_document else config.documents
     with open_batch(context, doc_eval) as (databases, batch_id):
-        found, name = audit.check_round_trip(databases, batch_id, sample), name_of(databases, batch_id)
-    return _check_result(context, name, found, documents_round_trip.check_key)
+        result, name = audit.check_round_trip(databases, batch_id, sample), name_of(databases, batch_id)
+    return _check_result(context, name, result, documents_round_trip.check_key)
 
 
 _QUEUE_CHECKS = {
@@ -267,19 +267,19 @@ def queue_checks(
     for key in context.selected_asset_check_keys:
         check, _ = _QUEUE_CHECKS[key.name]
         with open_batch(context, doc_eval) as (databases, batch_id):
-            found, name = check(databases, batch_id), name_of(databases, batch_id)
-        yield _check_result(context, name, found, key)
+            result, name = check(databases, batch_id), name_of(databases, batch_id)
+        yield _check_result(context, name, result, key)
 
 
 def _check_result(
-    context: dg.AssetCheckExecutionContext, name: str, found: audit.BatchCheck, key: dg.AssetCheckKey
+    context: dg.AssetCheckExecutionContext, name: str, result: audit.BatchCheck, key: dg.AssetCheckKey
 ) -> dg.AssetCheckResult:
-    context.log.info(f"{name}: {key.name}: {found.summary}")
+    context.log.info(f"{name}: {key.name}: {result.summary}")
     return dg.AssetCheckResult(
         check_name=key.name,
         asset_key=key.asset_key,
-        passed=not found.problems,
-        **about(name, found.summary, {"checked": found.checked, "problems": found.problems}),
+        passed=not result.problems,
+        **about(name, result.summary, {"checked": result.checked, "problems": result.problems}),
     )
 
 

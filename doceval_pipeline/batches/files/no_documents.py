@@ -40,9 +40,9 @@ def no_documents(config: Mapping[str, Any], tallies: Sequence[Tally], left_out: 
         again = f"{again} ({'; '.join(remedies)})"
     if not any(tally.reason in (NOT_INCLUDED, EXCLUDED) for tally in tallies):
         return f"{problem}: {again}"
-    found = f"{counted(files, 'file', 'files')} found, {_by_patterns(config['batch'], tallies)}"
+    summary = f"{counted(files, 'file', 'files')} found, {_by_patterns(config['batch'], tallies)}"
     return (
-        f"{problem}: {found} (extensions: {_extensions(left_out)}): apply the batch under a new name with "
+        f"{problem}: {summary} (extensions: {_extensions(left_out)}): apply the batch under a new name with "
         f"other patterns, or {again}"
     )
 

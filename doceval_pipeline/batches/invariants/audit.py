@@ -84,8 +84,10 @@ def check_round_trip(databases: Databases, batch_id: int, sample: int | None = S
     portions: list[int] = []
     scope = Scope(batch_id, sample)
     with read_only(databases) as connections:
-        found = _query(connections, CONTENTS_DECODE, scope, portions.append)
-    return _batch_check(sum(portions), [found], f"{sum(portions)} documents decode to the original bytes")
+        violations = _query(connections, CONTENTS_DECODE, scope, portions.append)
+    return _batch_check(
+        sum(portions), [violations], f"{sum(portions)} documents decode to the original bytes"
+    )
 
 
 def check_queue_complete(databases: Databases, batch_id: int) -> BatchCheck:
@@ -105,8 +107,10 @@ def check_queue_complete(databases: Databases, batch_id: int) -> BatchCheck:
             expected, 1, f"{batch.key} is {batch.status}, so its evaluations are not in the queue yet"
         )
     with read_only(databases) as connections:
-        found = [_query(connections, i, Scope(batch_id)) for i in (CELLS_ARE_EXPECTED, CELLS_ARE_COMPLETE)]
-    return _batch_check(expected, found, f"{expected} of {expected} evaluations are in the queue")
+        violations = [
+            _query(connections, i, Scope(batch_id)) for i in (CELLS_ARE_EXPECTED, CELLS_ARE_COMPLETE)
+        ]
+    return _batch_check(expected, violations, f"{expected} of {expected} evaluations are in the queue")
 
 
 def check_rows_have_documents(databases: Databases, batch_id: int) -> BatchCheck:
@@ -114,8 +118,10 @@ def check_rows_have_documents(databases: Databases, batch_id: int) -> BatchCheck
     with read_only(databases) as connections:
         with connections.transaction(Database.KNOWLEDGE) as connection:
             rows = count_rows(connection, batch_id)
-        found = [_query(connections, i, Scope(batch_id)) for i in (ROWS_HAVE_CONTENT, ROWS_ARE_OF_THE_BATCH)]
-    return _batch_check(rows, found, f"all {rows} rows have a stored document of the batch")
+        violations = [
+            _query(connections, i, Scope(batch_id)) for i in (ROWS_HAVE_CONTENT, ROWS_ARE_OF_THE_BATCH)
+        ]
+    return _batch_check(rows, violations, f"all {rows} rows have a stored document of the batch")
 
 
 def audit_installation(
@@ -143,17 +149,17 @@ def audit_installation(
         suspects = {}
         for done, invariant in enumerate(INVARIANTS):
             progress(done, len(INVARIANTS))
-            found = _query(connections, invariant, scope)
-            if found.first:
-                suspects[invariant] = found
+            violations = _query(connections, invariant, scope)
+            if violations.first:
+                suspects[invariant] = violations
         if suspects:
             at_work |= _at_work(connections)
             time.sleep(SECONDS_TO_RECHECK)
         confirmed = {i: _confirmed(_query(connections, i, scope), first) for i, first in suspects.items()}
         at_work |= _at_work(connections)
     progress(len(INVARIANTS), len(INVARIANTS))
-    for invariant, found in confirmed.items():
-        yield from _findings(invariant, found, at_work)
+    for invariant, violations in confirmed.items():
+        yield from _findings(invariant, violations, at_work)
 
 
 def _query(
@@ -163,8 +169,8 @@ def _query(
     on_portion: Callable[[int], None] = lambda rows: None,
 ) -> _Violations:
     """Runs the query of an invariant once; only the first `KEPT` violations are kept, the rest counted."""
-    found = violations_of(connections, invariant, scope, on_portion)
-    return _Violations(list(islice(found, KEPT)), sum(1 for _ in found))
+    violations = violations_of(connections, invariant, scope, on_portion)
+    return _Violations(list(islice(violations, KEPT)), sum(1 for _ in violations))
 
 
 def _confirmed(now: _Violations, before: _Violations) -> _Violations:
@@ -174,11 +180,11 @@ def _confirmed(now: _Violations, before: _Violations) -> _Violations:
     return _Violations(confirmed, min(now.more, before.more))
 
 
-def _findings(invariant: Invariant, found: _Violations, at_work: set[int]) -> Iterator[AuditFinding]:
-    lasting = [violation for violation in found.first if violation.batch_id not in at_work]
+def _findings(invariant: Invariant, violations: _Violations, at_work: set[int]) -> Iterator[AuditFinding]:
+    lasting = [violation for violation in violations.first if violation.batch_id not in at_work]
     for violation in lasting[:SHOWN]:
         yield AuditFinding(invariant.statement, _location(violation), _problem(violation), violation.fix)
-    more = len(lasting[SHOWN:]) + found.more
+    more = len(lasting[SHOWN:]) + violations.more
     if more:
         yield AuditFinding(invariant.statement, "", f"and {more} more", "as above")
 

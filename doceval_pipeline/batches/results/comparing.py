@@ -151,12 +151,12 @@ def _read(databases: Databases, records: Sequence[BatchRecord]) -> list[_Results
     # One transaction snapshot, so that both sides are of the same moment.
     repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
     with database_errors(), databases.doc_eval.connect() as doc_eval, repeatable.connect() as knowledge:
-        found = [_results(doc_eval, knowledge, record) for record in records]
+        results = [_results(doc_eval, knowledge, record) for record in records]
     with databases.doc_eval.connect() as doc_eval:
         # If they are not archived now, all rows existed when they were read.
         for record in records:
             batch_by_id(doc_eval, record.id).require_rows()
-    return found
+    return results
 
 
 def _results(doc_eval: Connection, knowledge: Connection, batch: BatchRecord) -> _Results:
@@ -209,18 +209,18 @@ def _compare(
     with databases.doc_eval.connect() as doc_eval:
         names = FileNames(doc_eval, one.results.batch.id)
         names.load(named_documents(documents, columns))
-    found = compare_sides(compared, documents, columns, names.of_document, threshold)
-    if found is None and all(column.first_cells.same_results == documents.size for column in columns):
+    comparison = compare_sides(compared, documents, columns, names.of_document, threshold)
+    if comparison is None and all(column.first_cells.same_results == documents.size for column in columns):
         raise ComparisonError(
             f"{_both(sides)} share only reused results, so there is nothing to compare: evaluate one of "
             "them again with doceval reprocess BATCH --all"
         )
-    if found is None:
+    if comparison is None:
         raise ComparisonError(
             f"{_both(sides)} share {documents.size:,} documents, but none has a score on both sides "
             f"({_reasons(columns)}): wait for results, or reprocess failed evaluations"
         )
-    return found
+    return comparison
 
 
 def _compared_side(side: _SelectedSide, shared: NDArray[np.int64]) -> ComparedSide:

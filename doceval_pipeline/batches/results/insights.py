@@ -119,13 +119,13 @@ def _without_repetitions(scores: Scores) -> NDArray[np.float64]:
 
 
 def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list[ReusedFrom]:
-    found = newest_origins(knowledge, batch_id, ORIGINS_SHOWN)
-    names = batch_names(doc_eval, [number for number, _ in found])
+    origins = newest_origins(knowledge, batch_id, ORIGINS_SHOWN)
+    names = batch_names(doc_eval, [number for number, _ in origins])
     return [
         ReusedFrom(partition_key(number), names.get(number, "(unknown here)"), cells)
         if number
         else ReusedFrom(None, "", cells)
-        for number, cells in found
+        for number, cells in origins
     ]
 
 
@@ -139,9 +139,9 @@ def add_up_costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices]) -> 
     unpriced = sum(taken.cells for taken in tokens) - sum(taken.cells for taken, _ in priced)
     costs = []
     for currency in sorted({price.currency for _, price in priced}):
-        found = [(taken, price) for taken, price in priced if price.currency == currency]
-        amount = sum(_amount(taken, price) for taken, price in found)
-        costs.append(Cost(amount, currency, sum(taken.cells for taken, _ in found), unpriced))
+        pairs = [(taken, price) for taken, price in priced if price.currency == currency]
+        amount = sum(_amount(taken, price) for taken, price in pairs)
+        costs.append(Cost(amount, currency, sum(taken.cells for taken, _ in pairs), unpriced))
     return costs
 
 
@@ -163,7 +163,7 @@ def changed_settings(
             for item in config[kind]
             if item["id"] == key_of[place]
         ]
-        return any(found != settings[0] for found in settings)
+        return any(values != settings[0] for values in settings)
 
     changes = {
         "prompt text": differs("prompts", 1, ("text",)),
@@ -266,8 +266,8 @@ def _samples(
     before: Scores, now: Scores, columns: Sequence[Column], changed: Mapping[Column, tuple[str, ...]]
 ) -> list[UnsharedScores]:
     """The scores of documents that only one of the two batches has; no p is corrected."""
-    found = ((column, samples_of(before, now, column)) for column in columns[:COLUMNS_COMPARED])
-    return [replace(samples, changed=changed[column]) for column, samples in found if samples is not None]
+    by_column = ((column, samples_of(before, now, column)) for column in columns[:COLUMNS_COMPARED])
+    return [replace(samples, changed=changed[column]) for column, samples in by_column if samples is not None]
 
 
 def _is_priced(taken: TokenUsage, price: Prices) -> bool:

@@ -68,7 +68,7 @@ def _column_drift(
     before, now = before[~np.isnan(before)], now[~np.isnan(now)]
     pairs = paired_before.size
     is_paired = pairs >= SHARE_PAIRED * max(before.size, now.size)
-    found = difference(paired_before, paired_now) if is_paired else unpaired(before, now)
+    change = difference(paired_before, paired_now) if is_paired else unpaired(before, now)
     connection_id, prompt_id = column
     return ColumnDrift(
         connection=labels.connection(connection_id),
@@ -76,8 +76,8 @@ def _column_drift(
         before=int(before.size),
         now=int(now.size),
         pairs=int(pairs) if is_paired else 0,
-        change=None if found is None else found.mean,
-        p=None if found is None else found.p,
+        change=None if change is None else change.mean,
+        p=None if change is None else change.p,
         same_results=int(np.count_nonzero(same)),
     )
 
@@ -108,4 +108,4 @@ def _rank_sum_p(before: NDArray[np.float64], now: NDArray[np.float64]) -> float:
 def _corrected(columns: Sequence[ColumnDrift]) -> list[ColumnDrift]:
     """The columns with each p corrected for all of them."""
     differences = corrected([Difference(c.now, c.change or 0.0, None, None, c.p, None) for c in columns])
-    return [replace(column, p=found.p) for column, found in zip(columns, differences, strict=True)]
+    return [replace(column, p=change.p) for column, change in zip(columns, differences, strict=True)]

@@ -144,8 +144,8 @@ def next_occurrences(databases: Databases, applied: Applied) -> list[NextOccurre
     occurrences = []
     for record in records:
         config = configs.get(record.id)
-        found = None if config is None else _preview(config, databases.settings, bounds)
-        occurrences.append(NextOccurrence(record, found))
+        files_preview = None if config is None else _preview(config, databases.settings, bounds)
+        occurrences.append(NextOccurrence(record, files_preview))
     return occurrences
 
 

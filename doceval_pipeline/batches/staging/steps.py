@@ -162,11 +162,11 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
         connection.commit()
         if fresh:
             with connection.begin():
-                found = found_files(sealed.config, databases.settings)
+                files = found_files(sealed.config, databases.settings)
                 if only_changes:
-                    batch_documents.assign_usable_now(connection, batch_id, found)
+                    batch_documents.assign_usable_now(connection, batch_id, files)
                 else:
-                    batch_documents.write_assignment(connection, batch_id, found)
+                    batch_documents.write_assignment(connection, batch_id, files)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
         _require_usable(connection, batch_id, sealed, tallies)

@@ -117,40 +117,40 @@ def _add_completed(databases: Databases) -> None:
     with databases.knowledge.connect() as connection:
         results = completed_results(connection, list(batches))
     payloads = {
-        (found.batch_id, found.digest): _payload(databases, batches[found.batch_id], found)
-        for found in results
+        (result.batch_id, result.digest): _payload(databases, batches[result.batch_id], result)
+        for result in results
         # Otherwise the results have just changed: the new ones are sent once they have a report.
-        if found.digest == batches[found.batch_id].reported_digest
+        if result.digest == batches[result.batch_id].reported_digest
     }
     with databases.doc_eval.begin() as connection:
         outbox.add_messages(connection, payloads)
 
 
-def _payload(databases: Databases, batch: BatchRecord, found: CompletedResults) -> str:
+def _payload(databases: Databases, batch: BatchRecord, results: CompletedResults) -> str:
     """Body of a message about a completed batch; docs/webhook.md describes its shape."""
     cells = CellCounts(
         expected=batch.expected_cells or 0,
-        succeeded=found.succeeded,
-        failed=found.failed,
-        reused=found.reused,
+        succeeded=results.succeeded,
+        failed=results.failed,
+        reused=results.reused,
     )
     data = {
         "batch": batch.id,
         "partition": batch.key,
         "name": batch.name,
         "status": batch.status.value,
-        "verdict": verdict_of(cells, found.simulated),
+        "verdict": verdict_of(cells, results.simulated),
         "cells": {
             "expected": cells.expected,
-            "succeeded": found.succeeded,
-            "failed": found.failed,
-            "simulated": found.simulated,
-            "reused": found.reused,
-            "scored": found.scored,
+            "succeeded": results.succeeded,
+            "failed": results.failed,
+            "simulated": results.simulated,
+            "reused": results.reused,
+            "scored": results.scored,
         },
-        "mean_score": found.mean_score,
+        "mean_score": results.mean_score,
         "completed_at": None if batch.completed_at is None else _timestamp(batch.completed_at),
-        "result_digest": found.digest,
+        "result_digest": results.digest,
         "report": batch.report_file,
         "url": _page(databases.settings, "completion_report", batch.key),
     }

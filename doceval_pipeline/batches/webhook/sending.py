@@ -183,13 +183,13 @@ async def _is_this_machine(host: str) -> bool:
     """Whether a name or address is this machine; False for a name that only a proxy may resolve."""
     try:
         async with asyncio.timeout(SECONDS_TO_ANSWER):
-            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            addresses = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except TimeoutError:
         raise _ResolutionTimedOut from None
     except (OSError, UnicodeError):
         return False
     own = {address.address for each in psutil.net_if_addrs().values() for address in each}
-    return any(is_loopback(str(address[0])) or address[0] in own for *_, address in found)
+    return any(is_loopback(str(address[0])) or address[0] in own for *_, address in addresses)
 
 
 def _no_answer() -> str:
