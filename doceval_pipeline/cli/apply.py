@@ -74,7 +74,7 @@ def apply(*, file: Path, stage: bool, as_json: bool) -> None:
 def _as_json(
     applied: Applied, previews: Mapping[str, Preview], upcoming: Sequence[NextOccurrence]
 ) -> dict[str, Any]:
-    found = {name: preview.as_json() for name, preview in previews.items()}
+    preview_data = {name: preview.as_json() for name, preview in previews.items()}
     occurrences = {
         each.record.name: {
             "next_at": each.record.next_at,
@@ -84,7 +84,12 @@ def _as_json(
         }
         for each in upcoming
     }
-    return {**asdict(applied), "changed": applied.changed, "found": found, "next_occurrences": occurrences}
+    return {
+        **asdict(applied),
+        "changed": applied.changed,
+        "found": preview_data,
+        "next_occurrences": occurrences,
+    }
 
 
 def _print_next_occurrence(occurrence: NextOccurrence) -> None:

@@ -166,8 +166,8 @@ def _run_on_each(
 
 def _planned(opened: Databases, batch: BatchRecord, mode: Mode, *, rescan: bool) -> ActionResult:
     """The result of planning to reprocess a batch."""
-    found = plan(opened, batch.id, mode, lambda *_: None, rescan=rescan)
-    counts = found.counts()
+    batch_plan = plan(opened, batch.id, mode, lambda *_: None, rescan=rescan)
+    counts = batch_plan.counts()
     return ActionResult(
-        f"[bold]{batch.key}[/] {found.batch.status}: {in_words(counts)}", found.as_json(), counts
+        f"[bold]{batch.key}[/] {batch_plan.batch.status}: {in_words(counts)}", batch_plan.as_json(), counts
     )

@@ -29,15 +29,15 @@ def check(*, every_document: bool, as_json: bool) -> None:
     """
     opened = databases()
     with bars(visible=not as_json) as new_bar:
-        found = list(
+        findings = list(
             audit_installation(opened, new_bar("checking invariants"), every_document=every_document)
         )
     if as_json:
-        print_json([finding.as_json() for finding in found])
-    elif not found:
+        print_json([finding.as_json() for finding in findings])
+    elif not findings:
         console.print("[green]every invariant holds[/]")
     else:
-        rows = [(f.invariant, f.batch, f.problem, f.fix) for f in found]
+        rows = [(f.invariant, f.batch, f.problem, f.fix) for f in findings]
         print_table(("invariant", "batch", "problem", "what to do"), rows)
     for warning in (
         *missing_safeguards(opened.settings),
@@ -47,5 +47,5 @@ def check(*, every_document: bool, as_json: bool) -> None:
     ):
         warn(warning)
     warn_of_waiting(opened)
-    if found:
+    if findings:
         raise SystemExit(1)

@@ -34,7 +34,7 @@ def plan_command(*, batch: str, mode: str | None, rescan: bool, as_json: bool) -
     next occurrence would do now.
     """
     opened = databases()
-    found: Plan | PlannedOccurrence
+    planned: Plan | PlannedOccurrence
     with bars(visible=not as_json) as new_bar:
         reading = new_bar("reading documents")
         try:
@@ -45,15 +45,15 @@ def plan_command(*, batch: str, mode: str | None, rescan: bool, as_json: bool) -
                 raise click.UsageError(
                     f"{batch!r} is a recurring evaluation: leave out --failed, --all and --rescan"
                 ) from None
-            found = plan_occurrence(opened, record, reading)
+            planned = plan_occurrence(opened, record, reading)
         else:
-            found = plan(opened, number, Mode(mode or "missing"), reading, rescan=rescan)
+            planned = plan(opened, number, Mode(mode or "missing"), reading, rescan=rescan)
     if as_json:
-        print_json(found.as_json())
-    elif isinstance(found, Plan):
-        _print_plan(found)
+        print_json(planned.as_json())
+    elif isinstance(planned, Plan):
+        _print_plan(planned)
     else:
-        _print_occurrence(found)
+        _print_occurrence(planned)
 
 
 def _recurring(opened: Databases, name: str, unknown: UnknownBatch) -> RecurringRecord:
@@ -71,26 +71,29 @@ def _recurring(opened: Databases, name: str, unknown: UnknownBatch) -> Recurring
             raise unknown from None
 
 
-def _print_plan(found: Plan) -> None:
-    console.print(f"{found.batch.key} {printable(found.batch.name)}, now {found.batch.status}", markup=False)
-    _print_work(found)
-    for note in found.notes:
+def _print_plan(batch_plan: Plan) -> None:
+    console.print(
+        f"{batch_plan.batch.key} {printable(batch_plan.batch.name)}, now {batch_plan.batch.status}",
+        markup=False,
+    )
+    _print_work(batch_plan)
+    for note in batch_plan.notes:
         warn(note)
 
 
-def _print_occurrence(found: PlannedOccurrence) -> None:
-    due = "" if found.due_at is None else f", due {in_zone(found.due_at, found.timezone)}"
-    console.print(f"{printable(found.name)}: the next occurrence{due}", markup=False)
-    if found.outcome is not OccurrenceOutcome.FAILED:
-        console.print(f"  files      {found.files.sentence}")
-    if found.reason is None:
-        _print_work(found)
+def _print_occurrence(occurrence: PlannedOccurrence) -> None:
+    due = "" if occurrence.due_at is None else f", due {in_zone(occurrence.due_at, occurrence.timezone)}"
+    console.print(f"{printable(occurrence.name)}: the next occurrence{due}", markup=False)
+    if occurrence.outcome is not OccurrenceOutcome.FAILED:
+        console.print(f"  files      {occurrence.files.sentence}")
+    if occurrence.reason is None:
+        _print_work(occurrence)
     else:
-        console.print(f"  no batch   {printable(found.reason)}", markup=False)
+        console.print(f"  no batch   {printable(occurrence.reason)}", markup=False)
 
 
-def _print_work(found: Plan | PlannedOccurrence) -> None:
-    documents, cells = found.documents, found.cells
+def _print_work(planned: Plan | PlannedOccurrence) -> None:
+    documents, cells = planned.documents, planned.cells
     console.print(
         f"  documents  {documents.added:,} to store ({size_text(documents.added_bytes)}), "
         f"{documents.reused:,} already stored ({size_text(documents.reused_bytes)}), "
@@ -109,10 +112,10 @@ def _print_work(found: Plan | PlannedOccurrence) -> None:
         f"  untouched  {cells.kept:,} keep their result, {cells.left_alone:,} wait or run, "
         f"{cells.set_aside:,} are set aside"
     )
-    for estimate in found.estimates:
+    for estimate in planned.estimates:
         _print_estimate(estimate)
-    if found.held is not None:
-        console.print(printable(f"  held       will be held: {found.held}"), markup=False)
+    if planned.held is not None:
+        console.print(printable(f"  held       will be held: {planned.held}"), markup=False)
 
 
 def _by_reason(cells: dict[str, int]) -> str:

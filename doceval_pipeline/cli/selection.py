@@ -52,11 +52,11 @@ def select(engine: Engine, words: Sequence[str], *, with_archived: bool = False)
     UnknownBatch
         No word matches a batch; one line for each word.
     """
-    found, unknown = find_batches(engine, words, with_archived=with_archived)
-    if not found:
+    batches, unknown = find_batches(engine, words, with_archived=with_archived)
+    if not batches:
         raise UnknownBatch("\n".join(str(error) for error in unknown))
-    is_one = len(words) == 1 and (normal(words[0]) == normal(found[0].name) or not is_pattern(words[0]))
-    return Selection(found, unknown, is_one)
+    is_one = len(words) == 1 and (normal(words[0]) == normal(batches[0].name) or not is_pattern(words[0]))
+    return Selection(batches, unknown, is_one)
 
 
 def act_on_each(selection: Selection, act: Callable[[BatchRecord], ActionResult], *, as_json: bool) -> None:

@@ -53,14 +53,14 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
         selection = select(opened.doc_eval, batches, with_archived=True)
         return progress_of(opened, selection.batches), selection.unknown
 
-    found, unknown = read()
+    all_progress, unknown = read()
     for error in unknown:
         fail(str(error))
     if as_json:
         server = running_webserver()
-        print_json([{**p.as_json(), "report_url": report_url(server, p.report)} for p in found])
+        print_json([{**p.as_json(), "report_url": report_url(server, p.report)} for p in all_progress])
     elif not watch:
-        _print_progress(found)
+        _print_progress(all_progress)
         if not batches:
             for run in lost_without_batch(opened):
                 warn(run.sentence)
@@ -73,8 +73,8 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _print_progress(found: list[BatchProgress]) -> None:
-    if not found:
+def _print_progress(all_progress: list[BatchProgress]) -> None:
+    if not all_progress:
         console.print(
             "no batches yet: create one with doceval apply evaluation.yaml, or see upcoming ones with "
             "doceval recurring list"
@@ -92,15 +92,17 @@ def _print_progress(found: list[BatchProgress]) -> None:
         "failed",
         "time left",
     )
-    print_table(columns, [_progress_row(progress) for progress in found], optional=("left out", "time left"))
-    for progress in found:
+    print_table(
+        columns, [_progress_row(progress) for progress in all_progress], optional=("left out", "time left")
+    )
+    for progress in all_progress:
         if progress.reuse:
             console.print(f"{progress.batch.key}: {progress.reuse}", markup=False)
         if progress.batch.failure_reason:
             fail(f"{progress.batch.key}: {progress.batch.failure_reason}")
         for sentence in _warnings(progress):
             warn(f"{progress.batch.key}: {sentence}")
-    _print_reports([progress for progress in found if progress.report is not None])
+    _print_reports([progress for progress in all_progress if progress.report is not None])
 
 
 def _warnings(progress: BatchProgress) -> Iterator[str]:
@@ -108,9 +110,9 @@ def _warnings(progress: BatchProgress) -> Iterator[str]:
     if assessment and assessment.state in (*STALLED, WorkState.SLOW):
         yield f"{assessment.state.label}: {assessment.sentence}"
     yield from progress.notices
-    for found in (progress.deferred, progress.webhook):
-        if found:
-            yield found.sentence
+    for notice in (progress.deferred, progress.webhook):
+        if notice:
+            yield notice.sentence
 
 
 def _print_reports(reported: list[BatchProgress]) -> None:
@@ -163,15 +165,15 @@ def _watch(read: Callable[[], list[BatchProgress]]) -> None:
     printed: dict[int, tuple[Any, ...]] = {}
     with bars if draws else nullcontext():
         while True:
-            found = read()
-            for progress in found:
+            all_progress = read()
+            for progress in all_progress:
                 if draws and not _is_over(progress):
                     _draw(bars, tasks, progress)
                 elif printed.get(progress.batch.id) != (state := _noteworthy_state(progress)):
                     printed[progress.batch.id] = state
                     _remove_bar(bars, tasks, progress)
                     console.print(f"{_heading(progress)} {_progress_line(progress)}", markup=False)
-            if is_output_lost() or all(map(_is_over, found)):
+            if is_output_lost() or all(map(_is_over, all_progress)):
                 return
             time.sleep(SECONDS_BETWEEN_POLLS)
 

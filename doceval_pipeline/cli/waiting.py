@@ -118,8 +118,8 @@ def _servers(*, only_reads: bool) -> list[DatabaseServer]:
         return []
     # A command that only reads does not need Dagster's own database.
     wanted = (DOC_EVAL, KNOWLEDGE) if only_reads else (DOC_EVAL, KNOWLEDGE, DAGSTER)
-    found = [_server(database[0], database_url(settings, database), settings) for database in wanted]
-    return list({server.address: server for server in reversed(found) if server}.values())
+    servers = [_server(database[0], database_url(settings, database), settings) for database in wanted]
+    return list({server.address: server for server in reversed(servers) if server}.values())
 
 
 def _server(variable: str, url: str, settings: Settings) -> DatabaseServer | None:

@@ -36,7 +36,7 @@ def unmarked() -> dict[str, str]:
 def strays(home: Path) -> list[psutil.Process]:
     """Living processes of this user that a supervisor of `home` started, directly or not."""
     mark, own = os.path.realpath(home), os.getuid()
-    found = []
+    processes = []
     for process in psutil.process_iter():
         # A process may end at any time, and one in a namespace may hide its environment.
         with suppress(psutil.Error, OSError):
@@ -47,8 +47,8 @@ def strays(home: Path) -> list[psutil.Process]:
                 and process.name() not in _OF_THE_SERVER
                 and process.status() != psutil.STATUS_ZOMBIE
             ):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def names_of(processes: Iterable[psutil.Process]) -> Counter[str]:
@@ -88,12 +88,12 @@ def roots(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """The processes whose parent is not in the list: each ends its own children."""
     everything = list(processes)
     pids = {process.pid for process in everything}
-    found = []
+    topmost = []
     for process in everything:
         with suppress(psutil.Error):
             if process.ppid() not in pids:
-                found.append(process)
-    return found
+                topmost.append(process)
+    return topmost
 
 
 def _is_fork(process: psutil.Process, line: str) -> bool:

@@ -254,18 +254,18 @@ def stop_all(settings: Settings) -> Counter[str]:
     stopped: Counter[str] = Counter()
     holder = holder_of(home)
     supervisor = None if holder is None else holder.process(home)
-    found = strays(home)
+    processes = strays(home)
     server = EmbeddedServer(home)
     server_ran = server.is_running()
     if holder is not None and supervisor is not None:
         with suppress(psutil.NoSuchProcess):
             stopped[holder.command] += 1
-            found = [*supervisor.children(recursive=True), *found]
-            stopped += names_of({process.pid: process for process in found}.values())
+            processes = [*supervisor.children(recursive=True), *processes]
+            stopped += names_of({process.pid: process for process in processes}.values())
             # A supervisor first terminates its own processes, then kills those that do not end.
             end([supervisor], 3 * SECONDS_TO_STOP)
     else:
-        stopped += names_of(found)
+        stopped += names_of(processes)
     end(roots(strays(home)))
     stopped["embedded server"] += server.stop() or (server_ran and not server.is_running())
     return +stopped
@@ -323,10 +323,10 @@ def _is_taken(port: int) -> bool:
 
 def _identity(folder: Path) -> tuple[int, int] | None:
     try:
-        found = folder.stat()
+        status = folder.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 @contextmanager
