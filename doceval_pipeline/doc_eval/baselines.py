@@ -61,10 +61,10 @@ def latest_overlapping_batch(connection: Connection, batch_id: int) -> BatchReco
     share; another batch only if there is none.
     """
     parameters = {"batch_id": batch_id, "candidates": CANDIDATES}
-    found = _occurrence_before(connection, batch_id)
-    if found is None:
-        found = connection.scalar(_LATEST_OVERLAPPING, parameters)
-    return None if found is None else batch_by_id(connection, found)
+    earlier_id = _occurrence_before(connection, batch_id)
+    if earlier_id is None:
+        earlier_id = connection.scalar(_LATEST_OVERLAPPING, parameters)
+    return None if earlier_id is None else batch_by_id(connection, earlier_id)
 
 
 def drift_baseline(connection: Connection, batch_id: int) -> int | None:
@@ -73,10 +73,10 @@ def drift_baseline(connection: Connection, batch_id: int) -> int | None:
     For an occurrence: the batch that its report compares with, or None if its connections or prompts differ.
     """
     before = _occurrence_before(connection, batch_id)
-    found: int | None = connection.scalar(
+    baseline_id: int | None = connection.scalar(
         _DRIFT_BASELINE, {"batch_id": batch_id, "occurrence_before": before}
     )
-    return found
+    return baseline_id
 
 
 def finished_batches(connection: Connection) -> dict[int, str]:
@@ -93,5 +93,5 @@ def count_other_batches(connection: Connection, batch_ids: Collection[int]) -> i
 
 
 def _occurrence_before(connection: Connection, batch_id: int) -> int | None:
-    found: int | None = connection.scalar(_PREVIOUS_OCCURRENCE, {"batch_id": batch_id})
-    return found
+    previous_id: int | None = connection.scalar(_PREVIOUS_OCCURRENCE, {"batch_id": batch_id})
+    return previous_id

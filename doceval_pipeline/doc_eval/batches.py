@@ -167,10 +167,10 @@ def find_batch(engine: Engine, wanted: str) -> BatchRecord:
         No batch matches, or several have this name.
     """
     with engine.connect() as connection:
-        found, ambiguous = _named(connection, [wanted])
-    if wanted not in found:
+        by_word, ambiguous = _named(connection, [wanted])
+    if wanted not in by_word:
         raise ambiguous.get(wanted, _unknown(wanted))
-    return found[wanted]
+    return by_word[wanted]
 
 
 def find_batches(
@@ -194,11 +194,11 @@ def find_batches(
         exact, ambiguous = _named(connection, wanted)
         patterns = [word for word in wanted if word not in exact and is_pattern(word)]
         every = list_batches(connection) if patterns else []
-    found: dict[int, BatchRecord] = {}
+    batches: dict[int, BatchRecord] = {}
     unknown = []
     for word in wanted:
         if word in exact:
-            found.setdefault(exact[word].id, exact[word])
+            batches.setdefault(exact[word].id, exact[word])
             continue
         if word in ambiguous:
             unknown.append(ambiguous[word])
@@ -208,8 +208,8 @@ def find_batches(
         if not usable:
             unknown.append(_unknown(word) if not is_pattern(word) else _unmatched(word, len(matches)))
         for batch in usable:
-            found.setdefault(batch.id, batch)
-    return list(found.values()), unknown
+            batches.setdefault(batch.id, batch)
+    return list(batches.values()), unknown
 
 
 def is_pattern(word: str) -> bool:
@@ -226,7 +226,7 @@ def _named(
     rows = connection.execute(_NAMED, {"numbers": list(numbers.values()), "names": list(names.values())})
     records = [_record(row) for row in rows]
     by_number = {record.id: record for record in records}
-    found = {word: by_number[number] for word, number in numbers.items() if number in by_number}
+    by_word = {word: by_number[number] for word, number in numbers.items() if number in by_number}
     ambiguous = {}
     for word, name in names.items():
         same = [record for record in records if normal(record.name) == name]
@@ -234,8 +234,8 @@ def _named(
         if len(same) > 1 and not written_so:
             ambiguous[word] = _ambiguous(word, same)
         elif same:
-            found[word] = (written_so or same)[0]
-    return found, ambiguous
+            by_word[word] = (written_so or same)[0]
+    return by_word, ambiguous
 
 
 def _can_be_stored(word: str) -> bool:

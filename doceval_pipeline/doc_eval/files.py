@@ -221,9 +221,9 @@ class DocumentCounts:
     distinct: int = 0
 
 
-def write_assignment(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
+def write_assignment(connection: Connection, batch_id: int, files: Iterable[FoundFile]) -> None:
     """Replace a batch's assignment with the given files, in the caller's transaction."""
-    store_found(connection, found)
+    store_found(connection, files)
     assign_found(connection, batch_id)
 
 
@@ -235,16 +235,16 @@ def assign_found(connection: Connection, batch_id: int) -> None:
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
 
-def remember_found(connection: Connection, found: Iterable[FoundFile]) -> None:
+def remember_found(connection: Connection, files: Iterable[FoundFile]) -> None:
     """Store files in the temporary table `found`, and new ones in `documents`."""
-    store_found(connection, found)
+    store_found(connection, files)
     connection.execute(_REMEMBER_DOCUMENTS)
 
 
-def store_found(connection: Connection, found: Iterable[FoundFile]) -> None:
+def store_found(connection: Connection, files: Iterable[FoundFile]) -> None:
     """Store files in the temporary table `found`, which ends with the transaction."""
     connection.execute(_FOUND_TABLE)
-    for chunk in _chunks(found):
+    for chunk in _chunks(files):
         connection.execute(
             _ADD_FOUND,
             {
@@ -271,9 +271,9 @@ def assign_new(connection: Connection, batch_id: int) -> int:
     return added + connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id}).rowcount
 
 
-def assign_usable_now(connection: Connection, batch_id: int, found: Iterable[FoundFile]) -> None:
+def assign_usable_now(connection: Connection, batch_id: int, files: Iterable[FoundFile]) -> None:
     """Assign only files of a batch that were unusable and are usable now."""
-    store_found(connection, found)
+    store_found(connection, files)
     connection.execute(_ASSIGN_USABLE_NOW, {"batch_id": batch_id})
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 
@@ -383,9 +383,9 @@ def paths(connection: Connection, batch_id: int, reason: str = "") -> Iterator[s
     ).scalars()
 
 
-def _chunks(found: Iterable[FoundFile]) -> Iterator[list[FoundFile]]:
+def _chunks(files: Iterable[FoundFile]) -> Iterator[list[FoundFile]]:
     chunk: list[FoundFile] = []
-    for item in found:
+    for item in files:
         chunk.append(item)
         if len(chunk) == CHUNK:
             yield chunk

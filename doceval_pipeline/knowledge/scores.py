@@ -61,9 +61,9 @@ def read_scores(connection: Connection, batch_id: int) -> Scores:
     origins = np.zeros(shape, np.int64)
     for place, column in enumerate(columns):
         rows = np.searchsorted(documents, column.documents)
-        found = column.scores_or_states
-        values[rows, place] = np.where(found < 0, np.nan, found)
-        states[rows, place] = np.where(found < 0, -found, ScoreState.SCORED)
+        codes = column.scores_or_states
+        values[rows, place] = np.where(codes < 0, np.nan, codes)
+        states[rows, place] = np.where(codes < 0, -codes, ScoreState.SCORED)
         origins[rows, place] = column.origins
     return Scores(
         documents=documents,
@@ -96,5 +96,5 @@ def _field(stream: io.BytesIO) -> bytes:
 def _array(field: bytes, kind: str) -> NDArray[np.void]:
     """The elements of an array without NULLs, each of which comes after its length."""
     elements = np.frombuffer(field, [("length", ">i4"), ("value", kind)], offset=_ARRAY_HEADER_BYTES)
-    found: NDArray[np.void] = elements["value"]
-    return found
+    values: NDArray[np.void] = elements["value"]
+    return values

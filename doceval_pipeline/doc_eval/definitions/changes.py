@@ -86,20 +86,23 @@ def replaced_values(
     connection: Connection, evaluation: Evaluation, existing: Mapping[str, Mapping[str, ExistingDefinition]]
 ) -> list[ReplacedValue]:
     """The values that an evaluation replaces, and the open batches and recurring evaluations they affect."""
-    changed = {kind: [found.id for found in existing[kind].values() if found.changes] for kind in KINDS}
+    changed = {
+        kind: [definition.id for definition in existing[kind].values() if definition.changes]
+        for kind in KINDS
+    }
     used = {"connections": changed["connection"], "prompts": changed["prompt"]}
     users = connection.execute(_AFFECTED_BATCHES, {**used, "closed": list(CLOSED)}).all()
     recurring: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
     for row in connection.execute(_AFFECTED_RECURRING, used):
         recurring[row.kind, row.id].append(row.name)
 
-    def affected_batches(kind: str, found: ExistingDefinition, key: str) -> list[int]:
+    def affected_batches(kind: str, definition: ExistingDefinition, key: str) -> list[int]:
         if kind == "batch":
-            return [found.id]
+            return [definition.id]
         return [
             user.batch_id
             for user in users
-            if (user.kind, user.id) == (kind, found.id) and (user.changeable or key == "prices")
+            if (user.kind, user.id) == (kind, definition.id) and (user.changeable or key == "prices")
         ]
 
     return [
@@ -107,16 +110,16 @@ def replaced_values(
             kind=kind,
             name=item.name,
             key=key,
-            old=_without_secrets(kind, key, found.changes[key][0]),
-            new=found.changes[key][1],
-            batches=affected_batches(kind, found, key),
-            recurring=recurring[kind, found.id],
+            old=_without_secrets(kind, key, definition.changes[key][0]),
+            new=definition.changes[key][1],
+            batches=affected_batches(kind, definition, key),
+            recurring=recurring[kind, definition.id],
         )
         for kind, plural in KINDS.items()
         for item in getattr(evaluation, plural)
-        if (found := existing[kind].get(item.name)) is not None
+        if (definition := existing[kind].get(item.name)) is not None
         for key in type(item).model_fields
-        if key in found.changes
+        if key in definition.changes
     ]
 
 

@@ -39,9 +39,9 @@ def _ambiguous_names(
     """Names that several definitions have, from before names were compared after normalization."""
     for kind, key in KINDS.items():
         for index, item in enumerate(getattr(evaluation, key)):
-            found = existing[kind].get(item.name) if isinstance(item.name, str) else None
-            if found is not None and found.same_named:
-                ids = " and ".join(map(str, found.same_named))
+            definition = existing[kind].get(item.name) if isinstance(item.name, str) else None
+            if definition is not None and definition.same_named:
+                ids = " and ".join(map(str, definition.same_named))
                 problem = (
                     f"{key} {ids} have the name {item.name!r} in other Unicode forms: choose another name"
                 )
@@ -92,14 +92,16 @@ def _sealed_changes(
 ) -> Iterator[Mistake]:
     """Changes to batches that are sealed."""
     for index, batch in enumerate(batches):
-        found = existing.get(batch.name)
-        if found is None or not found.is_sealed:
+        definition = existing.get(batch.name)
+        if definition is None or not definition.is_sealed:
             continue
         # The priority decides when a queue row is evaluated; it is not sealed.
-        changed = [key for key in BatchDefinition.model_fields if key in found.changes and key != "priority"]
+        changed = [
+            key for key in BatchDefinition.model_fields if key in definition.changes and key != "priority"
+        ]
         if changed:
             problem = (
-                f"batch {batch.name!r} (number {found.id}) was sealed when its staging began, and "
+                f"batch {batch.name!r} (number {definition.id}) was sealed when its staging began, and "
                 f"{', '.join(changed)} would change: give the changed batch a new name"
             )
             yield Mistake(("batches", index), problem)

@@ -130,7 +130,7 @@ def locate(
     # A value that could not be read is not reported as being of the wrong type too.
     unread = {mistake.location for mistake in mistakes}
     unreadable = unread | {mistake.location for mistake in invalid}
-    found = [
+    all_mistakes = [
         *mistakes,
         *(mistake for mistake in invalid if mistake.location not in unread),
         *_repeated_names(content),
@@ -140,9 +140,9 @@ def locate(
         for number, choice in enumerate(getattr(evaluation, kind)):
             given = _items(content, kind)[number]
             folders, problems = _folders(given, (kind, number), base, problem_of_folder, unreadable)
-            found += problems
+            all_mistakes += problems
             resolved[kind].append(choice.model_copy(update={"folders": folders}))
-    return Located(evaluation.model_copy(update=resolved), where, found, marks or {})
+    return Located(evaluation.model_copy(update=resolved), where, all_mistakes, marks or {})
 
 
 def refuse_credentials(content: Any, where: Callable[[Location], str]) -> None:
@@ -156,8 +156,8 @@ def refuse_credentials(content: Any, where: Callable[[Location], str]) -> None:
     try:
         Evaluation.model_validate(content)
     except ValidationError as error:
-        found = [e for e in error.errors(include_input=False) if e["type"] == CREDENTIAL]
-        Located(Evaluation(), where).refuse(mistakes_of(found))
+        errors = [e for e in error.errors(include_input=False) if e["type"] == CREDENTIAL]
+        Located(Evaluation(), where).refuse(mistakes_of(errors))
     # pydantic does not check a value after another mistake in it.
     if holds_key(str(content)):
         raise EvaluationFileError(["config: contains what looks like a key or a password: remove it"])
@@ -279,7 +279,7 @@ def _folders(
     unreadable: set[Location],
 ) -> tuple[list[str], list[Mistake]]:
     """The folders of a definition by their real paths, as they are stored, and the mistakes in them."""
-    found: list[str] = []
+    paths: list[str] = []
     mistakes: list[Mistake] = []
     given = choice.get("folders") if isinstance(choice, dict) else None
     seen: dict[tuple[int, int], str] = {}
@@ -289,18 +289,18 @@ def _folders(
             continue
         try:
             # Added even if the folder does not exist, so that a sealed batch does not seem to change as well.
-            found.append(_folder_path(folder, base))
-            identity = _require_folder(folder, base, found[-1])
+            paths.append(_folder_path(folder, base))
+            identity = _require_folder(folder, base, paths[-1])
         except PathError as error:
             mistakes.append(Mistake(location, str(error)))
             continue
-        if (problem := problem_of_folder(found[-1])) is not None:
+        if (problem := problem_of_folder(paths[-1])) is not None:
             mistakes.append(Mistake(location, f"folder {folder!r} {problem}"))
         if identity in seen:
             same = "" if seen[identity] == folder else f", also as {seen[identity]!r}"
             mistakes.append(Mistake(location, f"folder {folder!r} is listed twice{same}: remove one"))
         seen.setdefault(identity, folder)
-    return found, mistakes
+    return paths, mistakes
 
 
 def _folder_path(folder: str, base: str | None) -> str:

@@ -139,8 +139,8 @@ def rows_to_insert(items: Sequence[NamedDefinition], existing: Mapping[str, Exis
 
 def rows_to_update(items: Sequence[NamedDefinition], existing: Mapping[str, ExistingDefinition]) -> list[str]:
     """The existing definitions that change, each as JSON."""
-    found = [existing[item.name] for item in items if item.name in existing]
-    return [item.wanted for item in found if item.changes]
+    definitions = [existing[item.name] for item in items if item.name in existing]
+    return [item.wanted for item in definitions if item.changes]
 
 
 def json_array(rows: Sequence[str]) -> str:
@@ -156,10 +156,10 @@ def _existing(
     given = json.dumps(
         [{"name": item.name, "given": _given(item), "whole": _complete(item)} for item in items]
     )
-    found: dict[str, list[Row[Any]]] = {}
+    rows_by_name: dict[str, list[Row[Any]]] = {}
     for row in connection.execute(_COMPARISONS[kind], {"rows": given}):
-        found.setdefault(row.given_name, []).append(row)
-    return {name: _best_match(name, rows) for name, rows in found.items()}
+        rows_by_name.setdefault(row.given_name, []).append(row)
+    return {name: _best_match(name, rows) for name, rows in rows_by_name.items()}
 
 
 def _best_match(name: str, rows: Sequence[Row[Any]]) -> ExistingDefinition:

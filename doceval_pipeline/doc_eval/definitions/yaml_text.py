@@ -96,12 +96,12 @@ def read_plain(text: str) -> PlainData | None:
     is_json = _is_json(text)
     if is_json:
         # In JSON, tabs occur only between values, and the other characters only inside texts.
-        text = _NOT_PLAIN.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\t", " "))
-    elif found := _NOT_PLAIN.search(text):
+        text = _NOT_PLAIN.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
+    elif match := _NOT_PLAIN.search(text):
         raise TextError(
-            text.count("\n", 0, found.start()) + 1,
-            f"contains the invisible character U+{ord(found[0]):04X}: delete it, or write "
-            f"\\u{ord(found[0]):04x} in double quotes",
+            text.count("\n", 0, match.start()) + 1,
+            f"contains the invisible character U+{ord(match[0]):04X}: delete it, or write "
+            f"\\u{ord(match[0]):04x} in double quotes",
         )
     loader, node = _composed(text)
     directive = _DIRECTIVE.search(text)
@@ -173,8 +173,8 @@ def _composed(text: str) -> tuple[_Loader, yaml.Node | None]:
 
 def _advice(error: yaml.MarkedYAMLError) -> str:
     for pattern, advice in _ADVICE:
-        if found := re.search(pattern, f"{error.context} {error.problem}"):
-            return found.expand(advice) if "\\1" in advice else advice
+        if match := re.search(pattern, f"{error.context} {error.problem}"):
+            return match.expand(advice) if "\\1" in advice else advice
     return str(error.problem)
 
 

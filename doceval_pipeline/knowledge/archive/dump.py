@@ -150,11 +150,11 @@ def require_short_texts(connection: Connection, batch_id: int) -> None:
     ArchiveError
         Names the first such row and its column.
     """
-    found = connection.execute(_TOO_LONG, {"batch_id": batch_id, "most": LARGEST_TEXT}).first()
-    if found is not None:
+    row = connection.execute(_TOO_LONG, {"batch_id": batch_id, "most": LARGEST_TEXT}).first()
+    if row is not None:
         raise ArchiveError(
-            f"batch {batch_id} cannot be archived: {found.name} of llm_responses.id {found.id} has "
-            f"{found.bytes:,} bytes, and an archive allows {LARGEST_TEXT:,}: shorten it, then run doceval "
+            f"batch {batch_id} cannot be archived: {row.name} of llm_responses.id {row.id} has "
+            f"{row.bytes:,} bytes, and an archive allows {LARGEST_TEXT:,}: shorten it, then run doceval "
             f"archive {batch_id} again"
         )
 
