@@ -63,7 +63,7 @@ def printable(text: str) -> str:
 
     The joiners and flags that scripts and emoji need are kept.
     """
-    return _NOT_PLAIN.sub(lambda found: found["flag"] or _escaped(found[0]), text)
+    return _NOT_PLAIN.sub(lambda match: match["flag"] or _escaped(match[0]), text)
 
 
 def refusal(name: str) -> str | None:
@@ -74,7 +74,7 @@ def refusal(name: str) -> str | None:
         return f"has {len(name)} characters: use at most {LONGEST}"
     if unicodedata.category(name[0]).startswith("M"):
         return f"{_character(name, 0)}, which must follow a letter: begin with another character"
-    spared = {place for found in _FLAG.finditer(name) for place in range(found.start() + 1, found.end())}
+    spared = {place for match in _FLAG.finditer(name) for place in range(match.start() + 1, match.end())}
     for place in range(len(name)):
         advice = None if place in spared else _advice(name, place)
         if advice is not None:

@@ -21,9 +21,9 @@ def expanded(path: str) -> str:
         raise PathError("the path contains a NUL character: remove it")
     if not path.startswith("~"):
         return path
-    found = os.path.expanduser(path)
+    expansion = os.path.expanduser(path)
     user = path.partition("/")[0]
-    if found.startswith("~"):
+    if expansion.startswith("~"):
         raise PathError(
             f"{path!r}: no home folder is known for {user!r}: write the full path, or ./{user} for a folder "
             "of that name"
@@ -31,7 +31,7 @@ def expanded(path: str) -> str:
     # An empty HOME would turn ~/documents into /documents.
     if user == "~" and "HOME" in os.environ and not os.path.isabs(os.environ["HOME"]):
         raise PathError(f"{path!r}: HOME is not an absolute path: set HOME, or write the full path")
-    return found
+    return expansion
 
 
 def real_path(path: str, base: str = "") -> Path:
@@ -65,7 +65,7 @@ def file_path(path: str) -> Path:
     PathError
         As `expanded`, or the path ends like that of a folder, which pathlib would not notice.
     """
-    found = expanded(path)
-    if found.endswith(("/", "/.", "/..")):
+    expansion = expanded(path)
+    if expansion.endswith(("/", "/.", "/..")):
         raise PathError(f"{path!r} is the path of a folder: give the path of a file")
-    return Path(found)
+    return Path(expansion)

@@ -104,8 +104,8 @@ def check(archive: Archive, progress: Progress) -> CheckedArchive:
 
 
 def _check_batch(archive: Archive) -> tuple[BatchMember, Config]:
-    found, sealed = archive.value(BATCH), archive.value(CONFIG)
-    batch, config = _valid(BatchMember, archive, BATCH, found), _valid(Config, archive, CONFIG, sealed)
+    content, sealed = archive.value(BATCH), archive.value(CONFIG)
+    batch, config = _valid(BatchMember, archive, BATCH, content), _valid(Config, archive, CONFIG, sealed)
     row, manifest = batch.batch, archive.manifest
     published = batch.published
     digest = manifest.members[CONFIG].sha256
@@ -172,8 +172,8 @@ def _check_files(
         _require(archive, FILES, place.document_id == document.id > last and document.folder_id in folders)
         stored = place.knowledge_document_id
         if stored is not None:
-            found = documents.use(stored, _USED | (_STAGED if place.state == "STAGED" else 0))
-            _require(archive, FILES, found == _fingerprint(place.sha256, place.file_size))
+            fingerprint = documents.use(stored, _USED | (_STAGED if place.state == "STAGED" else 0))
+            _require(archive, FILES, fingerprint == _fingerprint(place.sha256, place.file_size))
         _require(archive, FILES, stored is not None or place.state != "STAGED")
         states[place.state] += 1
         last = document.id

@@ -197,11 +197,11 @@ def _end64(file: IO[bytes], end: int) -> tuple[int, int, int] | None:
     if place < 0:
         return None
     file.seek(place)
-    found = _END64.unpack(file.read(_END64.size))
+    record = _END64.unpack(file.read(_END64.size))
     mark, where, there, files = _LOCATOR.unpack(file.read(_LOCATOR.size))
     if mark != b"PK\x06\x07":
         return None
-    (mark, size, _, _, disk, first_disk, here, count, length, begin) = found
+    (mark, size, _, _, disk, first_disk, here, count, length, begin) = record
     known = (mark, size, where, there, files) == (b"PK\x06\x06", _END64.size - 12, 0, place, 1)
     if not known or disk or first_disk or here != count:
         raise ZipError("its end record has an unknown form")

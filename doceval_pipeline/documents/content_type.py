@@ -98,11 +98,13 @@ def _by_content(source: Source, head: bytes) -> str:
     is_whole = len(head) == source.size
     text = _text(head, is_whole=is_whole)
     if text is None:
-        found = mail_type(head, is_whole=is_whole) or _binary_type(head)
+        mime_type = mail_type(head, is_whole=is_whole) or _binary_type(head)
     else:
-        found = mail_type(text, is_whole=is_whole) or _text_type(source, head, text)
-    is_generic = found == UNKNOWN or found.startswith("text/")
-    return PDF if is_generic and is_pdf_after_other_bytes(source, head, is_text=text is not None) else found
+        mime_type = mail_type(text, is_whole=is_whole) or _text_type(source, head, text)
+    is_generic = mime_type == UNKNOWN or mime_type.startswith("text/")
+    return (
+        PDF if is_generic and is_pdf_after_other_bytes(source, head, is_text=text is not None) else mime_type
+    )
 
 
 def _binary_type(head: bytes) -> str:
@@ -125,8 +127,8 @@ def _text_type(source: Source, head: bytes, text: bytes) -> str:
     """
     begin = text.lstrip()
     is_whole = len(head) == source.size
-    if begin.startswith(b"<") and (found := markup_type(begin, is_whole=is_whole)):
-        return found
+    if begin.startswith(b"<") and (mime_type := markup_type(begin, is_whole=is_whole)):
+        return mime_type
     if begin.startswith(b"#!"):
         # The interpreter identifies a script; from the other lines libmagic would guess.
         return _libmagic(begin.partition(b"\n")[0] + b"\n")
@@ -169,9 +171,9 @@ def _has_control(text: bytes) -> bool:
 
 
 def _libmagic(head: bytes) -> str:
-    found: str = _recogniser().handle.from_buffer(head)
+    description: str = _recogniser().handle.from_buffer(head)
     # libmagic describes a few formats in words instead of a MIME type.
-    return found if "/" in found else UNKNOWN
+    return description if "/" in description else UNKNOWN
 
 
 class _Recogniser(threading.local):

@@ -224,20 +224,20 @@ def _content_type(descriptor: int, size: int, content: bytes | None) -> str:
         raise DocumentRejected(UNREADABLE) from None
 
 
-def _let_settle(found: os.stat_result) -> None:
+def _let_settle(status: os.stat_result) -> None:
     """Wait until a file's last write is old enough; returns at once for nearly every file.
 
     A modification time in the future was set by hand or by another machine's clock: then the change time
     counts, which cannot be set. If that is in the future too, it waits for the whole time.
     """
     now = time.time()
-    age = now - (found.st_mtime if found.st_mtime <= now else found.st_ctime)
+    age = now - (status.st_mtime if status.st_mtime <= now else status.st_ctime)
     if age < SETTLED_SECONDS:
         time.sleep(min(SETTLED_SECONDS, SETTLED_SECONDS - age))  # writers send no signal when they finish
 
 
-def _mark(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _mark(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _pieces(descriptor: int, size: int) -> Iterator[bytes]:

@@ -96,10 +96,10 @@ def _is_private(folder: str) -> bool:
     if not os.path.isabs(folder):
         return False
     try:
-        found = os.lstat(folder)
+        status = os.lstat(folder)
     except (OSError, ValueError):
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def require_private(folder: Path, accounts: Collection[int]) -> bool:
@@ -111,7 +111,7 @@ def require_private(folder: Path, accounts: Collection[int]) -> bool:
         It is not a folder, belongs to none of the accounts, or other users can enter it.
     """
     try:
-        found = folder.lstat()
+        status = folder.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -119,12 +119,12 @@ def require_private(folder: Path, accounts: Collection[int]) -> bool:
             f"{folder}, for the embedded PostgreSQL's socket, cannot be reached ({error.strerror}): "
             "run doceval as the owner of the folder, or set DOCEVAL_HOME to your own folder"
         ) from None
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         reason = "is not a folder: remove it"
-    elif found.st_uid not in accounts:
-        reason = f"belongs to user id {found.st_uid}: run doceval as that user, or have the folder removed"
-    elif found.st_mode & 0o077:
-        reason = f"can be entered by other users (mode {stat.S_IMODE(found.st_mode):04o}): remove it"
+    elif status.st_uid not in accounts:
+        reason = f"belongs to user id {status.st_uid}: run doceval as that user, or have the folder removed"
+    elif status.st_mode & 0o077:
+        reason = f"can be entered by other users (mode {stat.S_IMODE(status.st_mode):04o}): remove it"
     else:
         return True
     raise EmbeddedServerError(f"{folder}, for the embedded PostgreSQL's socket, {reason}; nothing was sent")

@@ -70,12 +70,13 @@ def leaderboard(
             scores=means.get(key),
             behind=behind.get(key),
             tied=place > 0 and means.get(key) is not None and not _is_significant(behind.get(key)),
-            failed=found.cells.failed,
-            without_score=found.cells.succeeded - (found.sums.scores.n if found.sums.scores else 0),
-            without_result=found.cells.open,
+            failed=column_figures.cells.failed,
+            without_score=column_figures.cells.succeeded
+            - (column_figures.sums.scores.n if column_figures.sums.scores else 0),
+            without_result=column_figures.cells.open,
         )
-        for place, found in enumerate(ranked)
-        for key in (_key(found),)
+        for place, column_figures in enumerate(ranked)
+        for key in (_key(column_figures),)
     ]
 
 
@@ -116,8 +117,8 @@ def agreements(standings: Sequence[Standing], columns: Sequence[Column], values:
     """How closely each pair of connections agrees; with many connections, only pairs of the best ones."""
     best = list(dict.fromkeys(s.column[0] for s in standings if s.scores is not None))[:CONNECTIONS_PAIRED]
     scores = {column: values[:, place] for place, column in enumerate(columns)}
-    found = (_agreement(first, second, scores) for first, second in combinations(sorted(best), 2))
-    return [agreement for agreement in found if agreement is not None]
+    pairs = (_agreement(first, second, scores) for first, second in combinations(sorted(best), 2))
+    return [agreement for agreement in pairs if agreement is not None]
 
 
 def _key(figures: ColumnFigures) -> Column:
@@ -130,14 +131,14 @@ def _rank(mean: Estimate | None) -> tuple[bool, float]:
 
 def _behind(leader: Values, others: dict[Column, Values | None]) -> dict[Column, Difference]:
     """The differences to the leader over shared documents; each p is corrected for all of them."""
-    found: dict[Column, Difference] = {}
+    differences: dict[Column, Difference] = {}
     for column, scores in others.items():
         if scores is not None:
             both = ~(np.isnan(leader) | np.isnan(scores))
             behind = difference(leader[both], scores[both], resample=len(others) < COLUMNS_RESAMPLED)
             if behind is not None:
-                found[column] = behind
-    return dict(zip(found, corrected(list(found.values())), strict=True))
+                differences[column] = behind
+    return dict(zip(differences, corrected(list(differences.values())), strict=True))
 
 
 def _is_significant(behind: Difference | None) -> bool:

@@ -171,7 +171,10 @@ def compare_sides(
         compare_scores(name_of, documents, column.first, column.second, threshold, resample=resample)
         for column in columns
     ]
-    compared = [_compared(column, found) for column, found in zip(columns, _corrected(changes), strict=True)]
+    compared = [
+        _compared(column, score_changes)
+        for column, score_changes in zip(columns, _corrected(changes), strict=True)
+    ]
     first, second = sides
     return Comparison(
         first=first,
@@ -232,19 +235,22 @@ def _compared(column: AlignedColumn, changes: ScoreChanges | None) -> ComparedCo
 
 
 def _finding(comparison: Comparison) -> str:
-    changes, found = comparison.overall, comparison.overall.difference
+    changes, difference = comparison.overall, comparison.overall.difference
     first, second = (_name(side.name) for side in (comparison.first, comparison.second))
-    over = _over(found.n, len(comparison.columns))
+    over = _over(difference.n, len(comparison.columns))
     if changes.rose == changes.fell == 0:
         return f"{second} and {first} score the same{over}, without exception."
-    much = f"{second} scores {_amount(found.mean)} {first}"
-    tested = "" if found.p is None else f" ({_interval(found)}p {probability_text(found.p)})"
+    much = f"{second} scores {_amount(difference.mean)} {first}"
+    tested = "" if difference.p is None else f" ({_interval(difference)}p {probability_text(difference.p)})"
     counts = f"{changes.rose:,} of them rose and {changes.fell:,} fell"
-    if found.told_apart:
+    if difference.told_apart:
         return f"{much}{over}{tested}; {counts}."
-    if found.n == 1:
+    if difference.n == 1:
         return f"{much}{over}, too few to tell whether they differ."
-    return f"{second} and {first} do not differ significantly{over}: {much}{tested}; {counts}{_power(found)}."
+    return (
+        f"{second} and {first} do not differ significantly{over}: {much}{tested}; "
+        f"{counts}{_power(difference)}."
+    )
 
 
 def _over(documents: int, columns: int) -> str:

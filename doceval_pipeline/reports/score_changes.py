@@ -45,17 +45,17 @@ def compare_scores(
     has_first, has_second = ~np.isnan(first), ~np.isnan(second)
     both = has_first & has_second
     before, after = first[both], second[both]
-    found = difference(before, after, resample=resample)
-    if found is None:
+    overall = difference(before, after, resample=resample)
+    if overall is None:
         return None
     changes = _rounded(after - before)
     was_good, is_good = before >= threshold, after >= threshold
     return ScoreChanges(
-        difference=found,
+        difference=overall,
         rose=int(np.count_nonzero(changes > 0)),
         fell=int(np.count_nonzero(changes < 0)),
         same=int(np.count_nonzero(changes == 0)),
-        net=found.mean,
+        net=overall.mean,
         gross=float(np.abs(changes).mean()),
         threshold=threshold,
         flipped_up=int(np.count_nonzero(~was_good & is_good)),

@@ -32,8 +32,8 @@ Values = NDArray[np.float64]
 
 def estimate(values: ArrayLike) -> Estimate | None:
     """The mean of independent scores; None without scores."""
-    found = np.asarray(values, dtype=np.float64)
-    return clustered_estimate(found, np.arange(found.size))
+    scores = np.asarray(values, dtype=np.float64)
+    return clustered_estimate(scores, np.arange(scores.size))
 
 
 def clustered_estimate(values: ArrayLike, clusters: ArrayLike) -> Estimate | None:
@@ -58,13 +58,13 @@ def clustered_estimate(values: ArrayLike, clusters: ArrayLike) -> Estimate | Non
     clusters; the quantile is of Student's t with G - 1 degrees of freedom (Cochran, Sampling
     Techniques, chapter 9A). With one score per cluster this is the usual interval of a mean.
     """
-    found = np.asarray(values, dtype=np.float64)
-    if not found.size:
+    scores = np.asarray(values, dtype=np.float64)
+    if not scores.size:
         return None
-    mean = math.fsum(found) / found.size
+    mean = math.fsum(scores) / scores.size
     _, places = np.unique(np.asarray(clusters), return_inverse=True)
-    deviations = np.sort(np.round(np.bincount(places.ravel(), weights=found - mean), _DECIMALS))
-    return estimate_of_sums(found.size, mean, deviations.size, float(deviations @ deviations))
+    deviations = np.sort(np.round(np.bincount(places.ravel(), weights=scores - mean), _DECIMALS))
+    return estimate_of_sums(scores.size, mean, deviations.size, float(deviations @ deviations))
 
 
 def estimate_of_sums(n: int, mean: float, clusters: int, spread: float) -> Estimate:
@@ -107,14 +107,14 @@ def difference(first: ArrayLike, second: ArrayLike, *, resample: bool = True) ->
     # Both directions use the same pairs, so that swapping the sides only changes the signs.
     apart = np.flatnonzero(pairs != turned)
     if apart.size and pairs[apart[0]] < turned[apart[0]]:
-        found = _difference(turned, resample=resample)
-        return None if found is None else _turned(found)
+        opposite = _difference(turned, resample=resample)
+        return None if opposite is None else _turned(opposite)
     return _difference(pairs, resample=resample)
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
     """The same differences with each p corrected for all of them (Holm)."""
-    tested = sorted((found.p, place) for place, found in enumerate(differences) if found.p is not None)
+    tested = sorted((each.p, place) for place, each in enumerate(differences) if each.p is not None)
     result, least = list(differences), 0.0
     for rank, (p, place) in enumerate(tested):
         least = max(least, min(1.0, p * (len(tested) - rank)))
@@ -147,11 +147,11 @@ def _difference(pairs: Values, *, resample: bool) -> Difference | None:
     return Difference(n, mean, low, high, p, _detectable(pairs))
 
 
-def _turned(found: Difference) -> Difference:
+def _turned(original: Difference) -> Difference:
     """The difference with its sides swapped."""
     # Subtracted from 0, because people do not write -0.0.
-    low, high = (None if bound is None else 0.0 - bound for bound in (found.high, found.low))
-    return replace(found, mean=0.0 - found.mean, low=low, high=high)
+    low, high = (None if bound is None else 0.0 - bound for bound in (original.high, original.low))
+    return replace(original, mean=0.0 - original.mean, low=low, high=high)
 
 
 def _interval(pairs: Values, mean: float, *, resample: bool) -> tuple[float, float]:
@@ -226,9 +226,9 @@ def _detectable(pairs: Values) -> float | None:
 
     freedom = pairs.size - 1
     shift = float(nctdtrinc(freedom, 1 - POWER, _quantile(1 - _TAIL, freedom)))
-    found = shift * float(np.std(pairs, ddof=1)) / math.sqrt(pairs.size)
+    smallest = shift * float(np.std(pairs, ddof=1)) / math.sqrt(pairs.size)
     # No difference of scores is larger: so few pairs cannot show any.
-    return found if found <= _EXTREME else None
+    return smallest if smallest <= _EXTREME else None
 
 
 def _quantile(share: float, freedom: int) -> float:

@@ -78,9 +78,9 @@ def zip_type(source: Source) -> str:
     """The MIME type of a document that begins with one of `SIGNATURES`."""
     entries = _listed(source) or _in_the_beginning(source)
     for type_of in (_declared_type, _office_type, _book_type, _program_type):
-        found = type_of(source, entries)
-        if found:
-            return found
+        mime_type = type_of(source, entries)
+        if mime_type:
+            return mime_type
     return ZIP
 
 
