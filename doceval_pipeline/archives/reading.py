@@ -66,8 +66,8 @@ class Archive:
         ArchiveError
             At the end at the latest: the bytes differ from the manifest.
         """
-        wanted = self.manifest.members[member]
-        return self._checked(self._members[member], wanted.sha256, wanted.bytes)
+        entry = self.manifest.members[member]
+        return self._checked(self._members[member], entry.sha256, entry.bytes)
 
     def value(self, member: str) -> Any:
         """The value of a JSON member, in which long strings are replaced; raises as `pieces`."""

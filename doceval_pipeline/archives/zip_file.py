@@ -161,11 +161,11 @@ class _TableReader:
             more = self._file.read(min(PIECE, self._unread))
             self._place, self._unread = self._place + len(more), self._unread - len(more)
             self._buffer, self._at = self._buffer[self._at :] + more, 0
-        taken = self._buffer[self._at : self._at + size]
+        data = self._buffer[self._at : self._at + size]
         self._at += size
-        if len(taken) != size:
+        if len(data) != size:
             raise ZipError("the table of contents is truncated")
-        return taken
+        return data
 
 
 def _find_table(file: IO[bytes], end: int) -> tuple[int, int, int]:
@@ -230,13 +230,13 @@ def _entry(reader: _TableReader) -> ZipEntry:
     return ZipEntry(name, place, packed, size, crc, method)
 
 
-def _extra_values(extra: bytes, wanted: int) -> tuple[int, ...]:
+def _extra_values(extra: bytes, count: int) -> tuple[int, ...]:
     """The values of the zip64 extra field, the only known one; empty without it."""
-    if not wanted and not extra:
+    if not count and not extra:
         return ()
-    if len(extra) != _EXTRA.size + 8 * wanted or _EXTRA.unpack_from(extra) != (_ZIP64, 8 * wanted):
+    if len(extra) != _EXTRA.size + 8 * count or _EXTRA.unpack_from(extra) != (_ZIP64, 8 * count):
         raise ZipError("a member has an unknown field")
-    return struct.unpack_from(f"<{wanted}Q", extra, _EXTRA.size)
+    return struct.unpack_from(f"<{count}Q", extra, _EXTRA.size)
 
 
 def _text(name: bytes) -> str:
@@ -247,14 +247,14 @@ def _text(name: bytes) -> str:
 
 def _whole_pieces(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """The same bytes in pieces of `PIECE` bytes; only the last may be shorter, and none is empty."""
-    held = bytearray()
+    buffer = bytearray()
     for piece in pieces:
-        if not held and len(piece) == PIECE:
+        if not buffer and len(piece) == PIECE:
             yield piece
             continue
-        held += piece
-        if len(held) >= PIECE:
-            yield bytes(held[:PIECE])
-            del held[:PIECE]
-    if held:
-        yield bytes(held)
+        buffer += piece
+        if len(buffer) >= PIECE:
+            yield bytes(buffer[:PIECE])
+            del buffer[:PIECE]
+    if buffer:
+        yield bytes(buffer)

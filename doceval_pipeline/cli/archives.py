@@ -74,9 +74,9 @@ def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
     from doceval_pipeline.cli.runs import restore_and_report
 
     opened = databases()
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with bars(visible=not as_json) as draw:
-            incoming = held.enter_context(restoring.open_incoming(opened, file, draw("reading the archive")))
+            incoming = stack.enter_context(restoring.open_incoming(opened, file, draw("reading the archive")))
         if not incoming.is_own and not as_json:
             _show(incoming)
         accepted = accept_connections or (not as_json and _accepted(incoming))

@@ -90,17 +90,19 @@ def reprocess(
     if not batches and not with_failures:
         raise click.UsageError("Missing argument 'BATCH...' (or --with-failures).")
     selection = select(opened.doc_eval, batches) if batches else Selection(closed_batches(opened))
-    wanted = Mode(mode or "missing")
+    chosen_mode = Mode(mode or "missing")
     if with_failures:
         selection = replace(selection, batches=batches_with_failures(opened, selection.batches), is_one=False)
-        wanted = Mode(mode or "failed")
+        chosen_mode = Mode(mode or "failed")
     if not selection.batches and not selection.unknown and not as_json:
         console.print("no closed batch has failed evaluations")
         return
     if dry_run:
-        act_on_each(selection, lambda batch: _planned(opened, batch, wanted, rescan=rescan), as_json=as_json)
+        act_on_each(
+            selection, lambda batch: _planned(opened, batch, chosen_mode, rescan=rescan), as_json=as_json
+        )
         return
-    config = {"reprocess_cells": {"config": {"mode": wanted.value, "rescan": rescan}}}
+    config = {"reprocess_cells": {"config": {"mode": chosen_mode.value, "rescan": rescan}}}
     _run_on_each(selection, "reprocess_batch", "reprocess_cells", config, stages=True, as_json=as_json)
 
 

@@ -104,9 +104,9 @@ def _print_work(planned: Plan | PlannedOccurrence) -> None:
         console.print(f"  left out   {reasons}")
     console.print(f"  new        {_by_reason(cells.added)}")
     if cells.from_earlier:
-        wanted = cells.from_earlier + sum(cells.added.values())
+        total = cells.from_earlier + sum(cells.added.values())
         batches = counted(cells.earlier_batches, "batch", "batches")
-        console.print(f"  reused     {cells.from_earlier:,} of {wanted:,} evaluations reused from {batches}")
+        console.print(f"  reused     {cells.from_earlier:,} of {total:,} evaluations reused from {batches}")
     console.print(f"  again      {_by_reason(cells.superseded)}")
     console.print(
         f"  untouched  {cells.kept:,} keep their result, {cells.left_alone:,} wait or run, "

@@ -106,11 +106,11 @@ class SuggestingGroup(HelpWithExamples, click.Group):
     def _suggestion(self, word: str) -> str:
         from difflib import get_close_matches
 
-        wanted = word.casefold().replace("_", "-")
-        if wanted in self.words:
-            meant = [self.words[wanted]]
+        spelling = word.casefold().replace("_", "-")
+        if spelling in self.words:
+            meant = [self.words[spelling]]
         else:
-            meant = get_close_matches(wanted, [*self.commands, *self.words], 3, MIN_SIMILARITY)
+            meant = get_close_matches(spelling, [*self.commands, *self.words], 3, MIN_SIMILARITY)
             meant = list(dict.fromkeys(self.words.get(name, name) for name in meant))
         if not meant:
             return f": {self.typed} --help lists all commands."

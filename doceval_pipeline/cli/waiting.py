@@ -117,8 +117,8 @@ def _servers(*, only_reads: bool) -> list[DatabaseServer]:
     except ConfigurationError:
         return []
     # A command that only reads does not need Dagster's own database.
-    wanted = (DOC_EVAL, KNOWLEDGE) if only_reads else (DOC_EVAL, KNOWLEDGE, DAGSTER)
-    servers = [_server(database[0], database_url(settings, database), settings) for database in wanted]
+    databases = (DOC_EVAL, KNOWLEDGE) if only_reads else (DOC_EVAL, KNOWLEDGE, DAGSTER)
+    servers = [_server(database[0], database_url(settings, database), settings) for database in databases]
     return list({server.address: server for server in reversed(servers) if server}.values())
 
 

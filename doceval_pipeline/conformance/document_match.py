@@ -44,15 +44,15 @@ def _strings(value: Any) -> Iterator[str]:
 def _as_text(case: ConformanceCase, text: str) -> DocumentMatch:
     if not case.is_text:
         return DocumentMatch(is_complete=False)
-    wanted = case.content.decode()
-    if wanted in text:
+    content = case.content.decode()
+    if content in text:
         return DocumentMatch(is_complete=True)
-    return DocumentMatch(is_complete=False, characters=_longest_prefix(wanted, text))
+    return DocumentMatch(is_complete=False, characters=_longest_prefix(content, text))
 
 
 def _as_base64(case: ConformanceCase, text: str) -> DocumentMatch:
-    wanted = base64.b64encode(case.content).decode()
-    if wanted and len(wanted) <= SHORT and wanted in text:
+    encoded = base64.b64encode(case.content).decode()
+    if encoded and len(encoded) <= SHORT and encoded in text:
         return DocumentMatch(is_complete=True)
     best = DocumentMatch(is_complete=False, encoding="base64")
     for run in _BASE64.finditer(text):
@@ -61,18 +61,18 @@ def _as_base64(case: ConformanceCase, text: str) -> DocumentMatch:
                 return DocumentMatch(is_complete=True)
         except binascii.Error:
             pass
-        if wanted[:16] == run[0][:16] and len(run[0]) > best.characters:
+        if encoded[:16] == run[0][:16] and len(run[0]) > best.characters:
             best = DocumentMatch(is_complete=False, characters=len(run[0]), encoding="base64")
     return best
 
 
-def _longest_prefix(wanted: str, text: str) -> int:
-    """Length of the longest prefix of `wanted` that is in `text`, in characters; 0 below 16."""
-    start = text.find(wanted[:16])
+def _longest_prefix(content: str, text: str) -> int:
+    """Length of the longest prefix of `content` that is in `text`, in characters; 0 below 16."""
+    start = text.find(content[:16])
     if start < 0:
         return 0
-    low, high = 16, len(wanted)
+    low, high = 16, len(content)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if text.startswith(wanted[:middle], start) else (low, middle - 1)
+        low, high = (middle, high) if text.startswith(content[:middle], start) else (low, middle - 1)
     return low

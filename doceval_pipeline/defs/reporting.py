@@ -123,8 +123,8 @@ def _provenance(context: dg.AssetExecutionContext) -> Provenance:
 
 def _latest(context: dg.AssetExecutionContext, key: dg.AssetKey) -> dg.EventLogRecord | None:
     """The latest materialization of an asset for this batch."""
-    wanted = dg.AssetRecordsFilter(key, asset_partitions=[context.partition_key])
-    return next(iter(context.instance.fetch_materializations(wanted, limit=1).records), None)
+    records_filter = dg.AssetRecordsFilter(key, asset_partitions=[context.partition_key])
+    return next(iter(context.instance.fetch_materializations(records_filter, limit=1).records), None)
 
 
 def report_link(name: str) -> str:
@@ -134,10 +134,10 @@ def report_link(name: str) -> str:
 
 def was_rendered(instance: dg.DagsterInstance, partition: str, name: str) -> bool:
     """Whether this installation has ever materialized a report of a batch with this file name."""
-    wanted = dg.AssetRecordsFilter(completion_report.key, asset_partitions=[partition])
+    records_filter = dg.AssetRecordsFilter(completion_report.key, asset_partitions=[partition])
     cursor: str | None = None
     while True:
-        page = instance.fetch_materializations(wanted, limit=100, cursor=cursor)
+        page = instance.fetch_materializations(records_filter, limit=100, cursor=cursor)
         if any(_file_of(record) == name for record in page.records):
             return True
         if not page.has_more:

@@ -158,19 +158,19 @@ def _opened(folder: str | Path, path: bytes) -> Iterator[int]:
     if not is_below(path):
         raise DocumentRejected(OUTSIDE)
     *above, name = path.split(b"/")
-    held = -1
+    parent = -1
     try:
-        held = os.open(folder, OPEN_FOLDER & ~os.O_NOFOLLOW)
+        parent = os.open(folder, OPEN_FOLDER & ~os.O_NOFOLLOW)
         for part in above:
-            below = os.open(part, OPEN_FOLDER, dir_fd=held)
-            os.close(held)
-            held = below
-        document = os.open(name, OPEN_FILE, dir_fd=held)
+            below = os.open(part, OPEN_FOLDER, dir_fd=parent)
+            os.close(parent)
+            parent = below
+        document = os.open(name, OPEN_FILE, dir_fd=parent)
     except OSError as error:
         raise DocumentRejected(_REASONS.get(error.errno or 0, UNREADABLE)) from None
     finally:
-        if held >= 0:
-            os.close(held)
+        if parent >= 0:
+            os.close(parent)
     try:
         yield document
     finally:

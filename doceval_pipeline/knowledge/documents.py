@@ -112,15 +112,15 @@ def copy_documents(
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Join small pieces: each one costs a call and a message, whatever its size."""
-    held: list[bytes] = []
+    buffer: list[bytes] = []
     size = 0
     for piece in pieces:
-        held.append(piece)
+        buffer.append(piece)
         size += len(piece)
         if size >= _MESSAGE_BYTES:
-            yield b"".join(held)
-            held, size = [], 0
-    yield b"".join(held)
+            yield b"".join(buffer)
+            buffer, size = [], 0
+    yield b"".join(buffer)
 
 
 def _binary_rows(documents: Iterable[NewDocument]) -> Iterator[bytes]:

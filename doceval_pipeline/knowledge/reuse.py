@@ -143,9 +143,9 @@ def take_results(
     only_missing
         Whether some evaluations of the batch may have rows already.
     """
-    asked = _asked(rows["batch_id"], prompts, connections)
-    connection.execute(_LOCK_QUESTIONS, asked)
-    questions = _same_questions(connection, asked)
+    parameters = _asked(rows["batch_id"], prompts, connections)
+    connection.execute(_LOCK_QUESTIONS, parameters)
+    questions = _same_questions(connection, parameters)
     if not questions:
         return 0
     connection.execute(MORE_MEMORY)
@@ -153,9 +153,9 @@ def take_results(
     return connection.execute(statement, {**rows, **questions}).rowcount
 
 
-def _same_questions(connection: Connection, asked: Mapping[str, Any]) -> dict[str, str]:
+def _same_questions(connection: Connection, parameters: Mapping[str, Any]) -> dict[str, str]:
     """The same questions in other batches, as parameters; empty if no batch has any."""
-    rows = connection.execute(_SAME_QUESTIONS, asked).all()
+    rows = connection.execute(_SAME_QUESTIONS, parameters).all()
     if not rows:
         return {}
     return {name: arrays.of_numbers(getattr(row, name) for row in rows) for name in _QUESTION_COLUMNS}

@@ -160,10 +160,10 @@ def _evaluations(number: int) -> str:
 
 
 def _seconds(figures: ReportFigures) -> str:
-    taken = figures.insights.seconds
-    if taken is None:
+    times = figures.insights.seconds
+    if times is None:
         return NOTHING_ASKED if figures.is_all_reused else "not reported"
-    return f"median {duration(taken.p50)}, 95th percentile {duration(taken.p95)}, of {_evaluations(taken.n)}"
+    return f"median {duration(times.p50)}, 95th percentile {duration(times.p95)}, of {_evaluations(times.n)}"
 
 
 def _costs(figures: ReportFigures) -> str:

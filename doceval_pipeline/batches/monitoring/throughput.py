@@ -71,11 +71,11 @@ def measure_throughput(
     if not recent or recent[-1].processed - recent[0].processed < FEW_CELLS:
         recent = work
     left = expected - samples[-1].cells.done
-    held = samples[-1].cells.paused > 0 or left <= 0
+    is_held = samples[-1].cells.paused > 0 or left <= 0
     return BatchThroughput(
         recent_rate=_rate(recent),
         rate_since_start=_rate(work),
-        seconds_left=None if held else _time_left(recent, left),
+        seconds_left=None if is_held else _time_left(recent, left),
         seconds_unchanged=samples[-1].seconds_ago,
     )
 

@@ -132,16 +132,18 @@ def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list
 def add_up_costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices]) -> list[Cost]:
     """The cost of finished evaluations, for each currency in which any is known."""
     priced = [
-        (taken, price)
-        for taken in tokens
-        if (price := prices.get(taken.connection_id)) is not None and _is_priced(taken, price)
+        (token_usage, price)
+        for token_usage in tokens
+        if (price := prices.get(token_usage.connection_id)) is not None and _is_priced(token_usage, price)
     ]
-    unpriced = sum(taken.cells for taken in tokens) - sum(taken.cells for taken, _ in priced)
+    unpriced = sum(token_usage.cells for token_usage in tokens) - sum(
+        token_usage.cells for token_usage, _ in priced
+    )
     costs = []
     for currency in sorted({price.currency for _, price in priced}):
-        pairs = [(taken, price) for taken, price in priced if price.currency == currency]
-        amount = sum(_amount(taken, price) for taken, price in pairs)
-        costs.append(Cost(amount, currency, sum(taken.cells for taken, _ in pairs), unpriced))
+        pairs = [(token_usage, price) for token_usage, price in priced if price.currency == currency]
+        amount = sum(_amount(token_usage, price) for token_usage, price in pairs)
+        costs.append(Cost(amount, currency, sum(token_usage.cells for token_usage, _ in pairs), unpriced))
     return costs
 
 
@@ -270,19 +272,19 @@ def _samples(
     return [replace(samples, changed=changed[column]) for column, samples in by_column if samples is not None]
 
 
-def _is_priced(taken: TokenUsage, price: Prices) -> bool:
+def _is_priced(token_usage: TokenUsage, price: Prices) -> bool:
     """Whether both prices are known, and tokens are reported wherever they cost something."""
     return all(
         per_million is not None and (is_reported or per_million == 0)
         for per_million, is_reported in (
-            (price.input_per_million, taken.has_input),
-            (price.output_per_million, taken.has_output),
+            (price.input_per_million, token_usage.has_input),
+            (price.output_per_million, token_usage.has_output),
         )
     )
 
 
-def _amount(taken: TokenUsage, price: Prices) -> float:
+def _amount(token_usage: TokenUsage, price: Prices) -> float:
     return (
-        taken.input_tokens * (price.input_per_million or 0)
-        + taken.output_tokens * (price.output_per_million or 0)
+        token_usage.input_tokens * (price.input_per_million or 0)
+        + token_usage.output_tokens * (price.output_per_million or 0)
     ) / 1e6

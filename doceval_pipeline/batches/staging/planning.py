@@ -181,12 +181,12 @@ def plan(
     reuses = batch.reuse == "finished" and mode is not Mode.all
     work = _compare(databases, batch_id, config, sizes, OUTCOMES[mode], reuses=reuses)
     documents = _documents(sizes, work.document_ids, stored.document_ids, unusable)
-    held = None
+    held_reason = None
     if batch.expected_cells is None:
-        held = exceeded_limit(batch.max_documents, batch.max_cost, len(sizes), work.estimates)
+        held_reason = exceeded_limit(batch.max_documents, batch.max_cost, len(sizes), work.estimates)
     on_files = notes_on_assigned(databases, batch_id) if scanned is None else _notes_on_files(stored, scanned)
     notes = [*_notes(stored.edited), *on_files]
-    return Plan(batch, documents, work.cells, work.estimates, notes, held)
+    return Plan(batch, documents, work.cells, work.estimates, notes, held_reason)
 
 
 def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Progress) -> PlannedOccurrence:
@@ -216,7 +216,7 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
     unusable.update(_read(unread, databases.settings.max_document_bytes, sizes, progress))
     definition = current.definition
     work = _compare(databases, NO_BATCH, config, sizes, (), reuses=definition.reuse == "finished")
-    held = exceeded_limit(definition.max_documents, definition.max_cost, len(sizes), work.estimates)
+    held_reason = exceeded_limit(definition.max_documents, definition.max_cost, len(sizes), work.estimates)
     return PlannedOccurrence(
         name=current.name,
         due_at=current.due_at or current.next_at,
@@ -227,7 +227,7 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
         documents=_documents(sizes, work.document_ids, set(), dict(sorted(unusable.items()))),
         cells=work.cells,
         estimates=work.estimates,
-        held=held,
+        held=held_reason,
     )
 
 
@@ -293,9 +293,9 @@ def _compare(
     """Compare planned documents, given as sizes in bytes by sha256, with the stored rows of a batch."""
     with database_errors(), databases.knowledge.connect() as knowledge:
         known = _find_in_portions(knowledge, list(sizes))
-        asked = (batch_id, list(known.values()), config["prompts"], config["connections"])
-        tallies = tally_rows(knowledge, *asked)
-        reused = find_reusable(knowledge, *asked) if reuses else []
+        arguments = (batch_id, list(known.values()), config["prompts"], config["connections"])
+        tallies = tally_rows(knowledge, *arguments)
+        reused = find_reusable(knowledge, *arguments) if reuses else []
     with database_errors():
         estimates = estimate_work(databases, batch_id, _work(config, sizes, tallies, again, reused))
     cells = _cells(config, len(sizes), len(sizes) - len(known), tallies, again, reused)
@@ -451,9 +451,9 @@ def _work(
     for connection in config["connections"]:
         own = [t for t in tallies if t.connection_id == connection["id"] and t.wanted]
         kept = [t for t in own if t.outcome not in again and not t.has_left]
-        taken = [r for r in reused if r.connection_id == connection["id"]]
-        cells = len(sizes) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in taken)
-        together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in taken)
+        results = [r for r in reused if r.connection_id == connection["id"]]
+        cells = len(sizes) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in results)
+        together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in results)
         work.append(ConnectionWork(connection["id"], connection["name"], cells, together))
     return work
 

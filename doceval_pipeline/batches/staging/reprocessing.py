@@ -180,9 +180,9 @@ def pause(databases: Databases, batch_id: int) -> int:
         with connection.begin():
             transition_or_raise(connection, batch_id, Action.PAUSE)
         with databases.knowledge.begin() as knowledge:
-            held = queue.hold_free(knowledge, batch_id)
-        return held + _change_remaining(
-            databases, batch_id, queue.hold, f"is paused and {held:,} of its rows are held"
+            rows = queue.hold_free(knowledge, batch_id)
+        return rows + _change_remaining(
+            databases, batch_id, queue.hold, f"is paused and {rows:,} of its rows are held"
         )
 
 

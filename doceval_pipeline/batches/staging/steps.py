@@ -218,10 +218,10 @@ def queue_evaluations(databases: Databases, batch_id: int, *, reuses: bool = Tru
     with staging_step(databases, batch_id) as connection:
         work = _read_work(connection, batch_id)
         added, rows = _enqueue_missing(databases, work, reuses=reuses)
-        batch, held = work.batch, None
+        batch, reason = work.batch, None
         if batch.expected_cells is None:
-            held = _hold_if_too_large(databases, batch, work.config, list(work.names))
-        _finish_staging(connection, batch_id, work.expected, added, held)
+            reason = _hold_if_too_large(databases, batch, work.config, list(work.names))
+        _finish_staging(connection, batch_id, work.expected, added, reason)
         if added.reused and not (added.queued or added.returned):
             # No processor will finish a row of this batch, so it may be done now.
             with connection.begin():
@@ -235,7 +235,7 @@ def queue_evaluations(databases: Databases, batch_id: int, *, reuses: bool = Tru
             added=added.queued + added.reused,
             seconds=time.monotonic() - started,
             reused=added.reused,
-            held=held,
+            held=reason,
             cells_reused=rows.reused,
             returned=added.returned,
         )
@@ -304,16 +304,16 @@ def _enqueue_missing(
 
 
 def _finish_staging(
-    connection: Connection, batch_id: int, expected: int, added: Enqueued, held: str | None
+    connection: Connection, batch_id: int, expected: int, added: Enqueued, reason: str | None
 ) -> None:
     with connection.begin():
         connection.execute(_SET_EXPECTED, {"batch_id": batch_id, "cells": expected})
         transition(connection, batch_id, Action.FINISH_STAGING)
         if added.queued or added.reused or added.returned:
             transition(connection, batch_id, Action.REOPEN)
-        if held is not None:
+        if reason is not None:
             transition(connection, batch_id, Action.PAUSE)
-            connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": held})
+            connection.execute(_SET_HELD, {"batch_id": batch_id, "reason": reason})
 
 
 def count_rows(databases: Databases, batch_id: int) -> int:

@@ -126,7 +126,7 @@ def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _Por
     """Read the files of a portion, and store the documents that are missing."""
     done = _PortionResult()
     small: list[tuple[UnstagedFile, ReadDocument]] = []
-    held = 0
+    small_bytes = 0
     for file in files:
         try:
             read = read_document(file.folder, file.raw_path, max_bytes)
@@ -134,13 +134,13 @@ def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _Por
                 _store_together(knowledge, [(file, read)], done)
             else:
                 small.append((file, read))
-                held += read.fingerprint.size
+                small_bytes += read.fingerprint.size
         except DocumentRejected as rejection:
             done.rejected[file.file_id] = rejection.reason
-        if held >= PORTION_BYTES:
+        if small_bytes >= PORTION_BYTES:
             # The files have grown since the walk.
             _store_together(knowledge, small, done)
-            small, held = [], 0
+            small, small_bytes = [], 0
     _store_together(knowledge, small, done)
     return done
 

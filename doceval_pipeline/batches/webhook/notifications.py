@@ -101,9 +101,11 @@ def message_id(delivery: Delivery) -> str:
 def _fill_outbox(databases: Databases) -> None:
     with databases.doc_eval.begin() as connection:
         outbox.switch_on(connection, SECONDS_OF_INTEREST)
-        held = batches_by_ids(connection, outbox.pending_held(connection, SECONDS_OF_INTEREST, PORTION))
-        if held:
-            payloads = {(batch.id, outbox.HELD): _held_payload(databases.settings, batch) for batch in held}
+        batches = batches_by_ids(connection, outbox.pending_held(connection, SECONDS_OF_INTEREST, PORTION))
+        if batches:
+            payloads = {
+                (batch.id, outbox.HELD): _held_payload(databases.settings, batch) for batch in batches
+            }
             outbox.add_messages(connection, payloads)
     _add_completed(databases)
 

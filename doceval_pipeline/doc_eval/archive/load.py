@@ -326,9 +326,9 @@ def mark_restored(connection: Connection, batch_id: int, digest: str) -> None:
 
 
 def _batch_taken(connection: Connection, batch: Mapping[str, Any]) -> Iterator[str]:
-    taken = connection.execute(_TAKEN, dict(batch)).first()
-    if taken is not None:
-        yield _taken("batch", batch["id"], batch["batch_name"], taken.id, taken.batch_name)
+    row = connection.execute(_TAKEN, dict(batch)).first()
+    if row is not None:
+        yield _taken("batch", batch["id"], batch["batch_name"], row.id, row.batch_name)
 
 
 def _selection_taken(connection: Connection) -> Iterator[str]:

@@ -262,13 +262,13 @@ def _items(content: Any, kind: str) -> list[Any]:
 
 def _repeated_names(content: Any) -> Iterator[Mistake]:
     for kind in _KINDS:
-        seen: set[str] = set()
+        names: set[str] = set()
         for number, item in enumerate(_items(content, kind)):
             name = item.get("name") if isinstance(item, dict) else None
-            if isinstance(name, str) and name and normal(name) in seen:
+            if isinstance(name, str) and name and normal(name) in names:
                 yield Mistake((kind, number, "name"), f"{normal(name)!r} is defined twice: keep one of them")
             elif isinstance(name, str):
-                seen.add(normal(name))
+                names.add(normal(name))
 
 
 def _folders(

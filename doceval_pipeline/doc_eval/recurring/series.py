@@ -182,8 +182,8 @@ def _state(row: Row[Any]) -> tuple[OccurrenceState, str | None]:
     if row.cancelled_at is not None and row.status == Status.FAILED:
         return OccurrenceState.CANCELLED, None
     if row.status == Status.PAUSED:
-        held = row.held_reason
-        return (OccurrenceState.PAUSED if held is None else OccurrenceState.HELD), held
+        reason = row.held_reason
+        return (OccurrenceState.PAUSED if reason is None else OccurrenceState.HELD), reason
     if row.status == Status.FAILED:
         return OccurrenceState.FAILED, "no evaluation succeeded"
     if row.status == Status.FAILED_STAGING:

@@ -113,7 +113,7 @@ def _figures(doc_eval: Connection, knowledge: Connection, batch_ids: Sequence[in
         if part.tokens is not None:
             tokens[part.batch_id].append(part.tokens)
     prices = prices_of_batches(doc_eval, batch_ids)
-    return _Figures(columns, {id_: add_up_costs(taken, prices[id_]) for id_, taken in tokens.items()})
+    return _Figures(columns, {id_: add_up_costs(usage, prices[id_]) for id_, usage in tokens.items()})
 
 
 def _drifts(
