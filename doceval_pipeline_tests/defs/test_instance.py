@@ -51,13 +51,14 @@ def test_the_projects_folder_is_dagsters_home_only_where_its_file_counts(own: Se
     assert dagster_environment(own)["DAGSTER_HOME"] == str(own.dagster_home)
 
 
+@pytest.mark.usefixtures("instance")
 def test_a_users_own_storage_is_respected(
     own: Settings, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     url = database_url(settings, DAGSTER)
     block = f"storage:\n  postgres:\n    postgres_url: {url}\n"
-    write(own, block + DEFAULTS[DEFAULTS.index("# Files of assets") :])
+    write(own, block + DEFAULTS[DEFAULTS.index("# Artifacts of assets") :])
     with open_instance(own) as opened:
         assert pool_of(opened) == "NullPool"
         assert opened.get_runs_count() >= 0

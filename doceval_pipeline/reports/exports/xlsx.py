@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,13 +42,34 @@ class _Sheet(Worksheet):  # type: ignore[misc] # the library has no types
         return _CONTROLS.sub(lambda match: f"_x{ord(match[0]):04X}_", escaped)
 
 
+class _Nowhere:
+    """A file that discards all writes, and only knows its position."""
+
+    def __init__(self) -> None:
+        self._position = 0
+
+    def write(self, data: bytes) -> int:
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, position: int) -> int:
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position
+
+    def flush(self) -> None:
+        pass
+
+
 class _Sink:
-    """The file that the library writes its archive to; replaced by a buffer in memory after an error.
+    """The file that the library writes its archive to; discards all writes after an error.
 
     The library tries to finish an archive when it is garbage-collected; its file is closed by then.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes] | _Nowhere) -> None:
         self.file = file
 
     def __getattr__(self, name: str) -> Any:
@@ -82,7 +102,7 @@ def write_xlsx(
         except FileCreateError as error:
             raise error.args[0] from None
         finally:
-            sink.file = BytesIO()
+            sink.file = _Nowhere()
             # After an error the library leaves the temporary files of its sheets open.
             for sheet in workbook.worksheets():
                 sheet._opt_close()

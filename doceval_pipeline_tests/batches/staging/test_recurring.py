@@ -192,7 +192,7 @@ def test_deleting_waits_for_an_occurrence_that_is_being_made_for_longer_than_for
     databases: Databases, tmp_path: Path
 ) -> None:
     record = define(databases, tmp_path)
-    with databases.doc_eval.begin() as making, databases.doc_eval.begin() as deleting:
+    with databases.doc_eval.connect() as making, databases.doc_eval.begin() as deleting:
         lock_recurring(making, record.id)
         threading.Timer(0.3, making.rollback).start()
         deleting.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
