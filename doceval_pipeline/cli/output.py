@@ -113,8 +113,12 @@ def console_beside(output: Path | None, *, as_json: bool) -> Console:
 
 
 def in_words(counts: Mapping[str, int]) -> str:
-    """Counts by name in one line, for example `3 rows added, 57 new attempts`."""
-    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+    """Counts by name in one line, for example `3 rows added, 57 new attempts`.
+
+    Names are keys of JSON, some of which call evaluations cells.
+    """
+    words = {name: name.replace("_", " ").replace("cells", "evaluations") for name in counts}
+    return ", ".join(f"{count:,} {words[name]}" for name, count in counts.items())
 
 
 def print_json(value: Any) -> None:

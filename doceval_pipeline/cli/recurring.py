@@ -128,7 +128,7 @@ def pause(name: str) -> None:
 def resume(name: str) -> None:
     """Resume a recurring evaluation.
 
-    NAME continues with its next occurrence. Occurrences missed while it was paused are skipped.
+    NAME continues with its next occurrence. Occurrences missed while it was paused are not made up.
     """
     changed = _run("resume_recurring", "resume", name)
     with databases().doc_eval.connect() as connection:

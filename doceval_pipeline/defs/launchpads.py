@@ -113,7 +113,7 @@ ops:
       name: my-recurring-evaluation  # a name from doceval recurring list
 """,
     "resume_recurring": """\
-# Resumes a paused recurring evaluation. Missed occurrences are not caught up.
+# Resumes a paused recurring evaluation. Missed occurrences are not made up.
 ops:
   resume:
     config:

@@ -124,7 +124,7 @@ def pause(context: dg.OpExecutionContext, config: RecurringConfig, doc_eval: Doc
 
 @dg.op
 def resume(context: dg.OpExecutionContext, config: RecurringConfig, doc_eval: DocEval) -> bool:
-    """Resumes a paused recurring evaluation. Missed occurrences are not caught up."""
+    """Resumes a paused recurring evaluation. Missed occurrences are not made up."""
     return _apply(context, config, doc_eval, resume_recurring, "is resumed", "was not paused")
 
 
@@ -167,7 +167,7 @@ def pause_recurring_evaluation() -> None:
 
 @dg.job(name="resume_recurring", config=example_values("resume_recurring"))
 def resume_recurring_evaluation() -> None:
-    """Resumes a paused recurring evaluation. Missed occurrences are not caught up."""
+    """Resumes a paused recurring evaluation. Missed occurrences are not made up."""
     resume()
 
 

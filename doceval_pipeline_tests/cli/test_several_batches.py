@@ -60,7 +60,8 @@ def test_closed_batches_with_failures_are_found_planned_and_reprocessed(batches:
     planned = doceval("reprocess", "--with-failures", "--dry-run")
     assert planned.exit_code == 0, planned.stderr
     assert planned.stdout.splitlines()[-1] == (
-        "2 of 2 batches done: 0 cells to add, 0 cells to reuse, 3 new attempts to add, 0 documents to store"
+        "2 of 2 batches done: 0 evaluations to add, 0 evaluations to reuse, 3 new attempts to add, "
+        "0 documents to store"
     )
     assert waiting(batches) == [0, 0, 0, 0]
     # What a person cancelled has not failed.

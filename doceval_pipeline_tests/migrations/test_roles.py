@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, create_engine, inspect, make_url, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
@@ -315,7 +316,7 @@ def test_a_role_that_may_not_create_roles_gets_an_error_of_one_line(urls: Urls) 
 
 
 def test_the_audit_refuses_a_superuser_on_a_server_of_ones_own(
-    databases: Databases, settings: Settings, staged: Sample
+    databases: Databases, settings: Settings, staged: Sample, tmp_path: Path
 ) -> None:
     invariant = "on your own servers, the pipeline connects without superuser rights"
 
@@ -328,8 +329,14 @@ def test_the_audit_refuses_a_superuser_on_a_server_of_ones_own(
 
     assert found(databases) == []
     assert found(staged.databases) == []
-    # The same server under another address is not the embedded one to anybody.
-    url = EmbeddedServer(settings.home).url("KnowledgeDocuments") + "&connect_timeout=9"
-    assert found(open_databases(replace(settings, knowledge_documents_url=url))) == [
+    url = EmbeddedServer(settings.home).url("KnowledgeDocuments")
+    # As `doceval env --plain` prints it.
+    plain = url.replace("postgresql+psycopg2", "postgresql") + "&port=5432"
+    assert found(open_databases(replace(settings, knowledge_documents_url=plain))) == []
+    # Under another address, the same server counts as one of your own.
+    elsewhere = tmp_path / "socket"
+    elsewhere.symlink_to(make_url(url).query["host"])
+    other = str(make_url(url).update_query_dict({"host": str(elsewhere)}))
+    assert found(open_databases(replace(settings, knowledge_documents_url=other))) == [
         "KNOWLEDGE_DOCUMENTS_URL"
     ]

@@ -82,6 +82,8 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     # Why the program must stop: the first worker that finds out adds the reason, for all of them.
     reasons: list[str] = []
+    if "KNOWLEDGE_DOCUMENTS_URL" not in os.environ:
+        raise SystemExit('KNOWLEDGE_DOCUMENTS_URL is not set: run eval "$(doceval env)" first, or set it')
     workers = [threading.Thread(target=work, args=(options, stop, reasons)) for _ in range(options.workers)]
     for worker in workers:
         worker.start()

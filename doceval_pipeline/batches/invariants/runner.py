@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, TextClause, make_url
+from sqlalchemy import URL, Connection, Row, TextClause, make_url
 from sqlalchemy.exc import DBAPIError
 
 from doceval_pipeline.batches.databases import DOC_EVAL, KNOWLEDGE, Databases
@@ -172,4 +172,9 @@ def _installation(databases: Databases, database: Database) -> dict[str, Any]:
     # The embedded server has a single user, and only that user can reach it.
     embedded = make_url(EmbeddedServer(databases.settings.home).url(name))
     engine = databases.doc_eval if database is Database.DOC_EVAL else databases.knowledge
-    return {"variable": variable, "embedded": engine.url == embedded}
+    return {"variable": variable, "embedded": _address_of(engine.url) == _address_of(embedded)}
+
+
+def _address_of(url: URL) -> tuple[object, object]:
+    """The host of a URL, which is a folder for a socket; the URL may come in several spellings."""
+    return url.host, url.query.get("host")

@@ -12,6 +12,8 @@ from doceval_pipeline.statistics.estimation import predict_time
 # The recent rate covers this much time, unless fewer than FEW_CELLS evaluations were done in it.
 RECENT_SECONDS = 1_800
 FEW_CELLS = 10
+# A prediction that reaches further shows only that nothing was processed for long.
+LONGEST_PREDICTION_SECONDS = 366 * 86_400
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def _rate(samples: Sequence[ProgressSample]) -> float | None:
 
 def _time_left(samples: Sequence[ProgressSample], left: int) -> Interval | None:
     done, seconds = samples[-1].processed - samples[0].processed, samples[0].seconds_ago
-    return predict_time(done, seconds, left, _dispersion(samples, done / seconds if seconds else 0))
+    predicted = predict_time(done, seconds, left, _dispersion(samples, done / seconds if seconds else 0))
+    return predicted if predicted is not None and predicted.high <= LONGEST_PREDICTION_SECONDS else None
 
 
 def _dispersion(samples: Sequence[ProgressSample], rate: float) -> float:

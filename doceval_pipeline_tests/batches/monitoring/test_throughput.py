@@ -84,3 +84,18 @@ def test_a_standstill_lowers_the_rate_and_is_reported() -> None:
     assert found.recent_rate == pytest.approx(90)
     assert found.as_json()["seconds_unchanged"] == 600
     assert found.as_metadata()["cells_per_hour"] == 90
+
+
+@pytest.mark.parametrize("days", [3, 30, 300, 3_000, 300_000])
+def test_the_time_left_is_unknown_once_nothing_has_happened_for_long(days: int) -> None:
+    """The interval would grow with each call, up to millions of days."""
+    work = [sample(days * 1_440 + n, 100 - 5 * n) for n in reversed(range(20))]
+    idle = throughput(*work, sample(0, 100))
+    assert idle.seconds_left is None
+    assert idle.as_json()["seconds_left"] is None
+
+
+def test_a_time_left_of_more_than_a_year_is_unknown() -> None:
+    work = [sample(20 - n, n * 3) for n in range(21)]
+    assert throughput(*work, expected=1_000_000).seconds_left is not None
+    assert throughput(*work, expected=1_000_000_000).seconds_left is None
