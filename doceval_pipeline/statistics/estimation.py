@@ -64,7 +64,7 @@ def predict_time(done: int, seconds: float, left: int, dispersion: float = 1.0) 
     Returns
     -------
     Interval | None
-        In seconds; None before any event is done, or if the counts vary too much for half an event.
+        In seconds; None before any event is done.
 
     Notes
     -----
@@ -77,9 +77,8 @@ def predict_time(done: int, seconds: float, left: int, dispersion: float = 1.0) 
         return None
     if left <= 0:
         return Interval(0.0, 0.0, 0.0)
-    if 2 * done / dispersion < 1:
-        return None
     expected = left * seconds / done
     degrees = (2 * left / dispersion, 2 * done / dispersion)
     low, high = (expected * float(fdtri(*degrees, tail)) for tail in (_TAIL, 1 - _TAIL))
-    return Interval(low, expected, high if math.isfinite(high) else math.inf)
+    # With very few degrees of freedom the quantile overflows, or underflows to almost 0.
+    return Interval(low, expected, high if expected <= high < math.inf else math.inf)

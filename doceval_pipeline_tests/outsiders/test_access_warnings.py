@@ -270,7 +270,7 @@ def test_a_pause_names_the_worker_also_where_its_owner_may_not_see_since_when(
         session(server, "KNOWLEDGE_DOCUMENTS_URL", WORKER, locked) as pid,
         pytest.raises(
             DatabaseError,
-            match=rf"7 of its rows are held, .* role {WORKER} \(pid {pid}, in llm_responses\): let it",
+            match=rf"7 of its rows are held, .* role {WORKER} \(pid {pid}, in llm_responses\): end its",
         ),
     ):
         pause(open_databases(installed), batch.id)
@@ -304,6 +304,6 @@ def test_an_idle_reader_is_named_when_the_roles_are_granted_again(
     assert isinstance(ended.exception, OperationalError)
     assert holder_note(ended.exception.orig).startswith(
         f"database {NAMES['KNOWLEDGE_DOCUMENTS_URL']}: a lock is held by role {READER} "
-        f"(pid {pid}, in llm_responses): let it end"
+        f"(pid {pid}, in llm_responses): end its transaction"
     )
     assert init(urls).exit_code == 0

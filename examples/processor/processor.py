@@ -83,7 +83,7 @@ def main() -> None:
     # Why the program must stop: the first worker that finds out adds the reason, for all of them.
     reasons: list[str] = []
     if "KNOWLEDGE_DOCUMENTS_URL" not in os.environ:
-        raise SystemExit('KNOWLEDGE_DOCUMENTS_URL is not set: run eval "$(doceval env)" first, or set it')
+        raise SystemExit("KNOWLEDGE_DOCUMENTS_URL is not set: set it to the URL of the queue's database")
     workers = [threading.Thread(target=work, args=(options, stop, reasons)) for _ in range(options.workers)]
     for worker in workers:
         worker.start()

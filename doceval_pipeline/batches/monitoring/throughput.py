@@ -104,7 +104,11 @@ def _rate(samples: Sequence[ProgressSample]) -> float | None:
 
 def _time_left(samples: Sequence[ProgressSample], left: int) -> Interval | None:
     done, seconds = samples[-1].processed - samples[0].processed, samples[0].seconds_ago
-    predicted = predict_time(done, seconds, left, _dispersion(samples, done / seconds if seconds else 0))
+    dispersion = _dispersion(samples, done / seconds if seconds else 0)
+    # Bursts and pauses this uneven are worth less than half an independent event.
+    if done < dispersion / 2:
+        return None
+    predicted = predict_time(done, seconds, left, dispersion)
     return predicted if predicted is not None and predicted.high <= LONGEST_PREDICTION_SECONDS else None
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from sqlalchemy import make_url
+
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline_tests.batches.invariants.corruptions.corruption import Corruption
@@ -9,9 +11,10 @@ from doceval_pipeline_tests.batches.invariants.installation import Installation
 
 
 def _go_by_another_address(installation: Installation) -> Databases:
-    # The same server under another address is not the embedded one to anybody.
+    # Under another address, the embedded server counts as one of your own.
     settings = installation.databases.settings
-    url = EmbeddedServer(settings.home).url("KnowledgeDocuments") + "&connect_timeout=8"
+    embedded = make_url(EmbeddedServer(settings.home).url("KnowledgeDocuments"))
+    url = str(embedded.update_query_dict({"host": f"{embedded.query['host']}/."}))
     return open_databases(replace(settings, knowledge_documents_url=url))
 
 
