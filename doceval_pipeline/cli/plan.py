@@ -126,9 +126,8 @@ def _by_reason(cells: dict[str, int]) -> str:
 def _print_estimate(estimate: WorkEstimate) -> None:
     finished = counted(estimate.experience, "finished one", "finished ones")
     basis = f"estimated from {finished}" if estimate.experience else "none finished yet to estimate from"
-    console.print(
-        f"  {printable(estimate.connection)}: {estimate.cells:,} evaluations to run, {basis}", markup=False
-    )
+    to_run = counted(estimate.cells, "evaluation", "evaluations")
+    console.print(f"  {printable(estimate.connection)}: {to_run} to run, {basis}", markup=False)
     if estimate.cells:
         processing = "unknown" if estimate.seconds is None else _time(estimate.seconds)
         console.print(
