@@ -34,16 +34,16 @@ EVERYTHING = """
 # Half a staging, or one that is killed while it stores documents.
 BEGIN = """
 import os, signal, sys
-from doceval_pipeline.batches import staging, storing
+from doceval_pipeline.batches.staging import steps, storing
 from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.settings import Settings
 storing.PORTION_FILES = 2
 databases, batch = open_databases(Settings.from_environment()), int(sys.argv[1])
-staging.seal_batch(databases, batch)
-staging.assign_documents(databases, batch)
+steps.seal_batch(databases, batch)
+steps.assign_documents(databases, batch)
 if sys.argv[2] == "killed":
     kill = lambda done, *_: os.kill(os.getpid(), signal.SIGKILL) if done else None
-    staging.store_documents(databases, batch, kill)
+    steps.store_documents(databases, batch, kill)
 """
 
 

@@ -49,7 +49,7 @@ def test_staging_archiving_and_restoring_draw_bars(tmp_path: Path) -> None:
     assert (code, "storing documents" in shown, "3 of 3" in shown) == (0, True, True)
     doceval("simulate-processor", "--until-empty", "--latency", "0")
     shown, printed, code = in_a_terminal("archive", "q4")
-    assert (code, "archiving documents" in shown, "reading documents back" in shown) == (0, True, True)
+    assert (code, "archiving documents" in shown, "verifying archived documents" in shown) == (0, True, True)
     path = printed.splitlines()[-1]
     shown, printed, code = in_a_terminal("restore", path)
     assert (code, "reading the archive" in shown, "storing documents" in shown) == (0, True, True)
