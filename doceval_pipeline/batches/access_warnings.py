@@ -140,7 +140,7 @@ def _unlimited_idle_time(connection: Connection, variable: str) -> Iterator[str]
 def is_unlimited(limit: str) -> bool:
     """Whether a time limit of PostgreSQL, in milliseconds or with a unit, means no limit.
 
-    PostgreSQL rounds a fraction to the next smaller unit: `0.001h` is no limit.
+    PostgreSQL rounds a fraction to the next smaller unit: `0.001h` becomes 0 minutes, which means no limit.
     """
     match = _NUMBER_AND_UNIT.fullmatch(limit)
     number, unit = match.groups() if match else (limit, "")

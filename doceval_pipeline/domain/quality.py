@@ -24,6 +24,6 @@ class ColumnQuality:
 
     @property
     def is_sound(self) -> bool:
-        """Whether there is no defect."""
+        """Whether the results have no defect."""
         counts = (self.empty, self.not_json, self.without_score, self.out_of_range, self.impossible_numbers)
         return not (any(counts) or self.stuck)

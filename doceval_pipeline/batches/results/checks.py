@@ -104,7 +104,7 @@ class ResultQuality:
 
     @property
     def is_sound(self) -> bool:
-        """Whether there is no defect."""
+        """Whether no column has a defect."""
         return all(column.is_sound for column in self.columns)
 
     @property
