@@ -4,6 +4,7 @@ Scores run from 0 to 100. Intervals hold with `CONFIDENCE`.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
@@ -54,3 +55,22 @@ class Interval:
     def times(self, factor: float) -> "Interval":
         """The interval scaled to another unit; `factor` must not be negative."""
         return Interval(self.low * factor, self.expected * factor, self.high * factor)
+
+
+class Conclusion(StrEnum):
+    """What a comparison with a margin shows."""
+
+    NO_WORSE = "shown to be no worse"
+    WORSE = "shown to be worse"
+    UNKNOWN = "cannot tell"
+
+
+@dataclass(frozen=True, slots=True)
+class MarginTest:
+    """Whether scores are lower than others by at most `margin` points, on the documents with both scores."""
+
+    margin: float
+    conclusion: Conclusion
+    more_documents: int | None
+    """About how many more documents would settle it, with 80 % power; None if it is settled or if no number
+    would."""

@@ -9,26 +9,90 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from doceval_pipeline.domain.columns import Column
-from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.domain.findings import Difference, Estimate, MarginTest
 from doceval_pipeline.domain.score_changes import ScoreChanges
 from doceval_pipeline.domain.series import ChangedScore, SeriesOccurrence
 from doceval_pipeline.domain.throughput import Throughput
-from doceval_pipeline.domain.usage import Cost, ProcessingTime
+from doceval_pipeline.domain.usage import ColumnUsage, Cost, ProcessingTime
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A column's place in the leaderboard, and why evaluations are missing from its mean."""
+    """A model's place in a leaderboard, and why evaluations are missing from its mean."""
 
-    column: Column
+    connection_id: int
     scores: Estimate | None
-    behind: Difference | None
-    """Difference to the leader, negative if lower; None for the leader, and without shared documents."""
+    against: int | None
+    """The connection that `difference` compares with: the second one for the leader, else the leader."""
+    difference: Difference | None
+    """How much higher this model scores than `against`; None without documents that both scored."""
     tied: bool
-    """Does not differ significantly from the leader."""
+    """Does not differ significantly from the leader; False for the leader itself."""
     failed: int
     without_score: int
     without_result: int
+    usage: ColumnUsage = ColumnUsage()
+    margin_test: MarginTest | None = None
+    """Whether it is no worse than the leader: of cheaper or faster models, in a batch with a margin."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLeaderboard:
+    """The models of a batch under one prompt, best first; models without a score last."""
+
+    prompt_id: int | None
+    """None for the overall ranking, in which each document has its weighted mean over prompts."""
+    standings: Sequence[Standing]
+    is_same_documents: bool = True
+    """Whether all models with a score scored the same documents."""
+    weights: tuple[tuple[int, float], ...] = ()
+    """Prompt and weight, of the overall ranking."""
+
+    @property
+    def ranked(self) -> Sequence[Standing]:
+        """The models with a score."""
+        return [standing for standing in self.standings if standing.scores is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class LowDocument:
+    """A document with a score below the threshold."""
+
+    document: str
+    document_id: int
+    scores: tuple[tuple[int, float], ...]
+    """Connection and score, all of this document under the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class NearScore:
+    """A score so close to the threshold that another attempt might cross it."""
+
+    document: str
+    document_id: int
+    connection_id: int
+    score: float
+    repeated: Estimate | None
+    """The mean of its successful attempts with its interval; None with fewer than two."""
+
+
+@dataclass(frozen=True, slots=True)
+class BelowThreshold:
+    """The documents of a batch that fall below the threshold of a prompt."""
+
+    prompt_id: int
+    threshold: float
+    documents: int
+    """Documents that at least one model scores below the threshold."""
+    scored: int
+    """Documents with at least one score."""
+    by_connection: tuple[tuple[int, int], ...]
+    """Connection, and how many documents it scores below the threshold."""
+    lowest: tuple[LowDocument, ...]
+    """The first of `documents`: most models below first, then the lowest score."""
+    near: tuple[NearScore, ...]
+    """The first of `all_near` scores, the closest first."""
+    all_near: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +231,8 @@ class Insights:
     """All insights of a batch; an empty tuple or None if there is nothing to show."""
 
     scores: Estimate | None
-    leaderboard: Sequence[Standing]
+    leaderboards: Sequence[PromptLeaderboard]
+    """One for each prompt, in the order of the configuration."""
     distributions: Sequence[Distribution]
     disagreements: Sequence[Disagreement]
     agreements: Sequence[Agreement]
@@ -187,6 +252,12 @@ class Insights:
     """All batches of this installation that results were reused from."""
     is_from_elsewhere: bool = False
     """Whether results were reused from another installation, too."""
+    overall: PromptLeaderboard | None = None
+    """None unless at least two prompts have a weight."""
+    below_thresholds: Sequence[BelowThreshold] = ()
+    """One for each prompt with a threshold and a score."""
+    margin: float | None = None
+    """Points by which a model may score lower and still count as no worse, as sealed."""
 
     @property
     def origins_left_out(self) -> int:

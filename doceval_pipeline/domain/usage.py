@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from doceval_pipeline.domain.results import Total
+
 
 class Measure(StrEnum):
     """What is measured of a finished evaluation."""
@@ -82,3 +84,29 @@ class Cost:
     """Finished evaluations with a price: they report the tokens of each kind that has a price."""
     unpriced: int
     """Finished evaluations without a price in any currency, because tokens or prices are missing."""
+
+    @property
+    def per_document(self) -> float:
+        """The cost of one evaluation with a price."""
+        return self.amount / self.cells
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnUsage:
+    """What the finished evaluations of a model under one prompt used; reused results used nothing.
+
+    A figure is None if it is unknown, never 0.
+    """
+
+    cells: int = 0
+    """Finished evaluations whose result is not reused."""
+    input_tokens: Total | None = None
+    output_tokens: Total | None = None
+    seconds: ProcessingTime | None = None
+    cost: Cost | None = None
+    """Of at least one evaluation, in the currency of the connection."""
+
+    @property
+    def cost_per_document(self) -> float | None:
+        """The cost of one evaluation, in the currency of `cost`."""
+        return None if self.cost is None else self.cost.per_document
