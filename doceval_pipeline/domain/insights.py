@@ -13,7 +13,7 @@ from doceval_pipeline.domain.findings import Difference, Estimate, MarginTest
 from doceval_pipeline.domain.score_changes import ScoreChanges
 from doceval_pipeline.domain.series import ChangedScore, SeriesOccurrence
 from doceval_pipeline.domain.throughput import Throughput
-from doceval_pipeline.domain.usage import ColumnUsage, Cost, ProcessingTime
+from doceval_pipeline.domain.usage import NO_USAGE, ColumnUsage, Cost, ProcessingTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,9 @@ class Standing:
     failed: int
     without_score: int
     without_result: int
-    usage: ColumnUsage = ColumnUsage()
+    simulated: int = 0
+    """Evaluations for which no LLM was called."""
+    usage: ColumnUsage = NO_USAGE
     margin_test: MarginTest | None = None
     """Whether it is no worse than the leader: of cheaper or faster models, in a batch with a margin."""
 

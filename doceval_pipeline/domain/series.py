@@ -60,6 +60,7 @@ class ColumnSums:
             return None
         return TokenUsage(
             self.connection_id,
+            self.prompt_id,
             self.has_input,
             self.has_output,
             finished,

@@ -64,9 +64,10 @@ class ProcessingTime:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens of a connection's finished evaluations, separated by which of the two kinds they report."""
+    """Tokens of a column's finished evaluations, separated by which of the two kinds they report."""
 
     connection_id: int
+    prompt_id: int
     has_input: bool
     has_output: bool
     cells: int
@@ -88,7 +89,7 @@ class Cost:
     @property
     def per_document(self) -> float:
         """The cost of one evaluation with a price."""
-        return self.amount / self.cells
+        return self.amount / max(1, self.cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +111,6 @@ class ColumnUsage:
     def cost_per_document(self) -> float | None:
         """The cost of one evaluation, in the currency of `cost`."""
         return None if self.cost is None else self.cost.per_document
+
+
+NO_USAGE = ColumnUsage()

@@ -5,18 +5,19 @@ A million results arrive as a few long arrays that numpy reads directly: no row 
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.scores import Scores, ScoreState
-from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql
+from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql, valid_score_sql
 
 # Scores are 0 to 100, so that one number holds either the score or, if negative, the state.
 _SCORE_OR_STATE = f"""
@@ -34,6 +35,14 @@ _COLUMNS = f"""
         FROM current_llm_responses WHERE batch_id = %s GROUP BY 1, 2 ORDER BY 1, 2
     ) TO STDOUT (FORMAT binary)
 """
+_ATTEMPTS = text(f"""
+    SELECT r.document_id, r.connection_id, r.prompt_id, {valid_score_sql("r.")} AS score
+    FROM llm_responses r
+    JOIN unnest(CAST(:documents AS bigint[]), CAST(:connections AS int[]), CAST(:prompts AS int[]))
+        AS e(document_id, connection_id, prompt_id) USING (document_id, connection_id, prompt_id)
+    WHERE r.batch_id = :batch_id AND r.reused_from IS NULL AND {valid_score_sql("r.")} IS NOT NULL
+    ORDER BY 1, 2, 3, r.attempt
+""")
 # https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format": a signature, flags and an empty
 # extension; rows of a number of fields and the fields, each after its length; -1 at the end.
 _HEADER_BYTES = 19
@@ -73,6 +82,27 @@ def read_scores(connection: Connection, batch_id: int) -> Scores:
         origins=origins,
         simulated=tuple(column.simulated for column in columns),
     )
+
+
+def read_attempt_scores(
+    connection: Connection, batch_id: int, evaluations: Sequence[tuple[int, int, int]]
+) -> dict[tuple[int, int, int], list[float]]:
+    """The scores of all successful attempts of evaluations, by document, connection and prompt.
+
+    Earlier attempts count too; all of them asked the same question, which is sealed.
+    """
+    documents, connections, prompts = zip(*evaluations, strict=True) if evaluations else ((), (), ())
+    parameters = {
+        "batch_id": batch_id,
+        "documents": arrays.of_numbers(documents),
+        "connections": arrays.of_numbers(connections),
+        "prompts": arrays.of_numbers(prompts),
+    }
+    scores: dict[tuple[int, int, int], list[float]] = {}
+    for row in connection.execute(_ATTEMPTS, parameters):
+        key = row.document_id, row.connection_id, row.prompt_id
+        scores.setdefault(key, []).append(row.score)
+    return scores
 
 
 def _read(connection: Connection, batch_id: int) -> Iterator[_ColumnArrays]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.throughput import Stall, Throughput
 from doceval_pipeline.domain.usage import Experience, Measure, ProcessingTime, TokenUsage
@@ -26,19 +27,22 @@ REPORTED_SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
 SECONDS_SQL = f"CASE WHEN {REPORTED_SECONDS_SQL} BETWEEN 0 AND 1e10 THEN {REPORTED_SECONDS_SQL} END"
 # A reused result used nothing in its batch, whatever its row says.
 _FINISHED = f"{has_outcome_sql(Outcome.SUCCEEDED, Outcome.FAILED)} AND reused_from IS NULL"
-_PROCESSING_TIME = text(f"""
-    SELECT count(*) AS n,
+# The row of all columns together has neither connection nor prompt.
+_PROCESSING_TIMES = text(f"""
+    SELECT connection_id, prompt_id, count(*) AS n,
            percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) AS percentiles
-    FROM (SELECT {SECONDS_SQL} AS seconds
+    FROM (SELECT connection_id, prompt_id, {SECONDS_SQL} AS seconds
           FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}) AS finished
     WHERE seconds IS NOT NULL
+    GROUP BY GROUPING SETS ((connection_id, prompt_id), ())
+    HAVING count(*) > 0
 """)
 _TOKENS = text(f"""
-    SELECT connection_id, input_tokens IS NOT NULL AS has_input, output_tokens IS NOT NULL AS has_output,
-           count(*) AS cells, coalesce(sum(input_tokens), 0) AS input_tokens,
-           coalesce(sum(output_tokens), 0) AS output_tokens
+    SELECT connection_id, prompt_id, input_tokens IS NOT NULL AS has_input,
+           output_tokens IS NOT NULL AS has_output, count(*) AS cells,
+           coalesce(sum(input_tokens), 0) AS input_tokens, coalesce(sum(output_tokens), 0) AS output_tokens
     FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """)
 _ATTEMPTS = text("""
     SELECT attempt, count(*) AS cells FROM current_llm_responses
@@ -113,17 +117,21 @@ _EXPERIENCE = text(f"""
 """)
 
 
-def read_processing_time(connection: Connection, batch_id: int) -> ProcessingTime | None:
-    """How long the processor took for the finished evaluations of a batch; None if none reports it."""
-    row = connection.execute(_PROCESSING_TIME, {"batch_id": batch_id}).one()
-    if not row.n:
-        return None
-    p50, p95 = row.percentiles
-    return ProcessingTime(row.n, p50, p95)
+def read_processing_times(connection: Connection, batch_id: int) -> dict[Column | None, ProcessingTime]:
+    """How long the processor took for finished evaluations, by column, and of all columns under None.
+
+    A column without reported durations is left out.
+    """
+    times: dict[Column | None, ProcessingTime] = {}
+    for row in connection.execute(_PROCESSING_TIMES, {"batch_id": batch_id}):
+        p50, p95 = row.percentiles
+        column = None if row.connection_id is None else (row.connection_id, row.prompt_id)
+        times[column] = ProcessingTime(row.n, p50, p95)
+    return times
 
 
 def read_tokens(connection: Connection, batch_id: int) -> list[TokenUsage]:
-    """The tokens of the finished evaluations of a batch, by connection."""
+    """The tokens of the finished evaluations of a batch, by column."""
     rows = connection.execute(_TOKENS, {"batch_id": batch_id})
     return [TokenUsage(**row._mapping) for row in rows]
 

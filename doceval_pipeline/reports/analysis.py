@@ -1,33 +1,24 @@
-"""Computes the leaderboard, the distribution of scores and the disagreement of models from a table of scores.
+"""Computes the distribution of scores and the agreement of models from a table of scores.
 
 The table has a row per document and a column per connection and prompt, by their ids; NaN where there is no
 score.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
 from doceval_pipeline.domain.columns import Column
-from doceval_pipeline.domain.findings import Difference, Estimate
-from doceval_pipeline.domain.insights import Agreement, Disagreement, Distribution, Standing
-from doceval_pipeline.reports.model import ColumnFigures
-from doceval_pipeline.statistics.inference import (
-    clustered_estimate,
-    corrected,
-    difference,
-    estimate,
-    rank_correlation,
-)
+from doceval_pipeline.domain.findings import Estimate
+from doceval_pipeline.domain.insights import Agreement, Disagreement, Distribution, PromptLeaderboard
+from doceval_pipeline.statistics.inference import clustered_estimate, rank_correlation
 
 DISTRIBUTION_BINS = 20
 DISAGREEMENTS_SHOWN = 20
 # Most connections that are paired: the best ones.
 CONNECTIONS_PAIRED = 12
-# With more columns, differences to the leader have Student's interval, which is fast to compute.
-COLUMNS_RESAMPLED = 20
 # Two scores are close if they differ by at most this many points.
 CLOSE = 10.0
 # Smaller differences are rounding errors, as in `statistics`.
@@ -37,47 +28,23 @@ Documents = NDArray[np.int64]
 Values = NDArray[np.float64]
 
 
-def mean_score(values: Values) -> Estimate | None:
-    """The mean of all scores, with an interval that allows for dependent scores of one document."""
+def mean_score(values: Values, clusters: Documents | None = None) -> Estimate | None:
+    """The mean of all scores, with an interval that allows for dependent scores of one cluster.
+
+    Parameters
+    ----------
+    clusters
+        The cluster of each document; None if each document is a cluster of its own.
+    """
     has_score = ~np.isnan(values)
-    return clustered_estimate(values[has_score], np.nonzero(has_score)[0])
+    rows = np.nonzero(has_score)[0]
+    return clustered_estimate(values[has_score], rows if clusters is None else clusters[rows])
 
 
 def median_score(values: Values) -> float | None:
     """The median of all scores."""
     scores = values[~np.isnan(values)]
     return float(np.median(scores)) if scores.size else None
-
-
-def leaderboard(
-    figures: Sequence[ColumnFigures], columns: Sequence[Column], values: Values
-) -> list[Standing]:
-    """All columns of a report, best first; columns without a score last, in their order.
-
-    Parameters
-    ----------
-    figures
-        The counts and sums of each column; a column without evaluations is not in the table.
-    """
-    scores = {column: values[:, place] for place, column in enumerate(columns)}
-    means = {key: estimate(scores[key][~np.isnan(scores[key])]) for key in scores}
-    ranked = sorted(figures, key=lambda f: _rank(means.get(_key(f))))
-    leader = scores.get(_key(ranked[0])) if ranked else None
-    behind = {} if leader is None else _behind(leader, {_key(f): scores.get(_key(f)) for f in ranked[1:]})
-    return [
-        Standing(
-            column=key,
-            scores=means.get(key),
-            behind=behind.get(key),
-            tied=place > 0 and means.get(key) is not None and not _is_significant(behind.get(key)),
-            failed=column_figures.cells.failed,
-            without_score=column_figures.cells.succeeded
-            - (column_figures.sums.scores.n if column_figures.sums.scores else 0),
-            without_result=column_figures.cells.open,
-        )
-        for place, column_figures in enumerate(ranked)
-        for key in (_key(column_figures),)
-    ]
 
 
 def distributions(columns: Sequence[Column], values: Values) -> list[Distribution]:
@@ -113,36 +80,28 @@ def disagreements(
     ]
 
 
-def agreements(standings: Sequence[Standing], columns: Sequence[Column], values: Values) -> list[Agreement]:
+def agreements(
+    boards: Sequence[PromptLeaderboard], columns: Sequence[Column], values: Values
+) -> list[Agreement]:
     """How closely each pair of connections agrees; with many connections, only pairs of the best ones."""
-    best = list(dict.fromkeys(s.column[0] for s in standings if s.scores is not None))[:CONNECTIONS_PAIRED]
+    best = list(dict.fromkeys(connection for connection, _ in best_columns(boards, scored_only=True)))
     scores = {column: values[:, place] for place, column in enumerate(columns)}
-    pairs = (_agreement(first, second, scores) for first, second in combinations(sorted(best), 2))
+    pairs = (
+        _agreement(first, second, scores)
+        for first, second in combinations(sorted(best[:CONNECTIONS_PAIRED]), 2)
+    )
     return [agreement for agreement in pairs if agreement is not None]
 
 
-def _key(figures: ColumnFigures) -> Column:
-    return figures.column.connection_id, figures.column.prompt_id
-
-
-def _rank(mean: Estimate | None) -> tuple[bool, float]:
-    return mean is None, 0.0 if mean is None else -round(mean.mean, _DECIMALS)
-
-
-def _behind(leader: Values, others: dict[Column, Values | None]) -> dict[Column, Difference]:
-    """The differences to the leader over shared documents; each p is corrected for all of them."""
-    differences: dict[Column, Difference] = {}
-    for column, scores in others.items():
-        if scores is not None:
-            both = ~(np.isnan(leader) | np.isnan(scores))
-            behind = difference(leader[both], scores[both], resample=len(others) < COLUMNS_RESAMPLED)
-            if behind is not None:
-                differences[column] = behind
-    return dict(zip(differences, corrected(list(differences.values())), strict=True))
-
-
-def _is_significant(behind: Difference | None) -> bool:
-    return behind is not None and behind.told_apart
+def best_columns(boards: Sequence[PromptLeaderboard], *, scored_only: bool = False) -> list[Column]:
+    """All columns, the leaders of all prompts first, then the second ones, and so on."""
+    ranks = zip_longest(*(board.ranked if scored_only else board.standings for board in boards))
+    return [
+        (standing.connection_id, board.prompt_id)
+        for rank in ranks
+        for board, standing in zip(boards, rank, strict=True)
+        if standing is not None and board.prompt_id is not None
+    ]
 
 
 def _distribution(column: Column, scores: Values) -> Distribution:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from doceval_pipeline.domain.findings import Difference
 from doceval_pipeline.domain.score_changes import ScoreChanges
 from doceval_pipeline.domain.scores import ScoreStateCounts
-from doceval_pipeline.reports.analysis import COLUMNS_RESAMPLED
 from doceval_pipeline.reports.formatting import points_text, probability_text
 from doceval_pipeline.reports.html import render_page
 from doceval_pipeline.reports.sanitize import cut, visible_name
 from doceval_pipeline.reports.score_changes import compare_scores, largest_changes
+from doceval_pipeline.reports.standings import COMPARISONS_RESAMPLED
 from doceval_pipeline.statistics.inference import corrected
 
 TEMPLATE = "comparison.html.j2"
@@ -166,7 +166,7 @@ def compare_sides(
     overall = compare_scores(name_of, documents, *_averages(columns), threshold)
     if overall is None:
         return None
-    resample = len(columns) <= COLUMNS_RESAMPLED
+    resample = len(columns) <= COMPARISONS_RESAMPLED
     changes = [
         compare_scores(name_of, documents, column.first, column.second, threshold, resample=resample)
         for column in columns

@@ -85,8 +85,8 @@ def signed(difference: float) -> str:
 
 
 def money(value: float) -> str:
-    """An amount of money with two decimals, or with two significant digits below 0.01."""
-    return f"{value:.2g}" if 0 < value < 0.01 else f"{value:,.2f}"
+    """An amount of money with two decimals, or with two significant digits below 0.1."""
+    return f"{value:.2g}" if 0 < value < 0.1 else f"{value:,.2f}"
 
 
 def percent(part: int, whole: int) -> str:

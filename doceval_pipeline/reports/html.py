@@ -22,6 +22,7 @@ from doceval_pipeline.domain.results import FailureGroup
 from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.reports import cli_hints, svg
 from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
+from doceval_pipeline.reports.decision import GENEROUS, decisions
 from doceval_pipeline.reports.figures import all_columns
 from doceval_pipeline.reports.formatting import (
     amount,
@@ -108,6 +109,8 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
         column_names={(c.connection_id, c.prompt_id): (c.connection, c.prompt) for c in columns},
         prompts=_prompts(data.config),
         configuration=_cut(_pretty(data.config), CONFIGURATION_CHARACTERS),
+        decisions=decisions(figures),
+        GENEROUS=GENEROUS,
         elapsed=_elapsed(data),
         policy=_policy(environment, STYLE, SCRIPT),
         **_rankings(data),
@@ -130,16 +133,13 @@ def render_page(template: str, compiled: Path | None, **values: Any) -> str:
 
 
 def _rankings(data: ReportInput) -> dict[str, Any]:
-    """The leader of the leaderboard, the number of columns tied with it, and the shared axes."""
+    """The shared axes of the leaderboards and of the changes, and the connections without a pair."""
     insights = data.insights
-    ranked = [standing for standing in insights.leaderboard if standing.scores is not None]
-    connections = {standing.column[0] for standing in ranked}
+    ranked = [standing for board in insights.leaderboards for standing in board.ranked]
+    connections = {standing.connection_id for standing in ranked}
     paired = {connection for pair in insights.agreements for connection in (pair.first, pair.second)}
     moved = insights.previous.columns if insights.previous else ()
     return {
-        "leader": ranked[0] if ranked else None,
-        "tied": sum(standing.tied for standing in ranked[1:]),
-        "ranked": len(ranked),
         "unpaired": len(connections - paired),
         "leaderboard_axis": svg.score_axis(standing.scores for standing in ranked),
         "previous_axis": svg.difference_axis(entry.changes.difference for entry in moved),

@@ -29,21 +29,25 @@ def render_markdown(figures: ReportFigures) -> str:
         lines += [f"**Simulated results: no LLM was called** for {_evaluations(figures.sums.simulated)}.", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _summary(figures)]
-    standings = figures.insights.leaderboard
-    if standings:
+    boards = figures.insights.leaderboards
+    columns = {(c.column.connection_id, c.column.prompt_id): c for c in figures.columns}
+    rows = [
+        (standing, columns[standing.connection_id, board.prompt_id or 0], standing is board.standings[0])
+        for board in boards
+        for standing in board.standings
+    ]
+    if rows:
         lines += [
             "",
             "| connection | prompt | mean score | interval | scored | failed | against the leader |",
         ]
         lines += ["|---|---|---:|---:|---:|---:|---|"]
-        columns = {(c.column.connection_id, c.column.prompt_id): c for c in figures.columns}
-        rows = [(standing, columns[standing.column]) for standing in standings[:COLUMNS_SHOWN]]
         lines += [
-            _standing_row(standing, column, leads=standing is standings[0]) for standing, column in rows
+            _standing_row(standing, column, leads=leads) for standing, column, leads in rows[:COLUMNS_SHOWN]
         ]
         lines += ["", "Intervals are 95 % intervals. Tied: the data do not separate the two."]
-    if len(standings) > COLUMNS_SHOWN:
-        lines += ["", f"{len(standings) - COLUMNS_SHOWN:,} more columns are in the report."]
+    if len(rows) > COLUMNS_SHOWN:
+        lines += ["", f"{len(rows) - COLUMNS_SHOWN:,} more columns are in the report."]
     return "\n".join(lines) + "\n"
 
 
@@ -192,7 +196,7 @@ def _standing_row(standing: Standing, figures: ColumnFigures, *, leads: bool) ->
 
 
 def _place(standing: Standing) -> str:
-    behind = standing.behind
+    behind = standing.difference
     if behind is None:
         return "no shared documents" if standing.scores else _UNKNOWN
     apart = f"{behind.mean:+.1f} over {behind.n:,}"

@@ -86,7 +86,9 @@ def estimate_of_sums(n: int, mean: float, clusters: int, spread: float) -> Estim
     return Estimate(n, mean, max(0.0, mean - half), min(_EXTREME, mean + half))
 
 
-def difference(first: ArrayLike, second: ArrayLike, *, resample: bool = True) -> Difference | None:
+def difference(
+    first: ArrayLike, second: ArrayLike, *, resample: bool = True, clusters: ArrayLike | None = None
+) -> Difference | None:
     """How much higher the second of each pair scores than the first, in points; None without pairs.
 
     Parameters
@@ -103,12 +105,12 @@ def difference(first: ArrayLike, second: ArrayLike, *, resample: bool = True) ->
     """
     raw = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     pairs = np.sort(np.round(raw, _DECIMALS))
-    turned = -pairs[::-1]
+    opposite = -pairs[::-1]
     # Both directions use the same pairs, so that swapping the sides only changes the signs.
-    apart = np.flatnonzero(pairs != turned)
-    if apart.size and pairs[apart[0]] < turned[apart[0]]:
-        opposite = _difference(turned, resample=resample)
-        return None if opposite is None else _turned(opposite)
+    apart = np.flatnonzero(pairs != opposite)
+    if apart.size and pairs[apart[0]] < opposite[apart[0]]:
+        swapped = _difference(opposite, resample=resample)
+        return None if swapped is None else turned(swapped)
     return _difference(pairs, resample=resample)
 
 
@@ -120,6 +122,12 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
         least = max(least, min(1.0, p * (len(tested) - rank)))
         result[place] = replace(differences[place], p=least)
     return result
+
+
+def adjusted_means(values: Values) -> Values:
+    """Placeholder."""
+    means: Values = np.nanmean(values, axis=0)
+    return means
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
@@ -147,7 +155,7 @@ def _difference(pairs: Values, *, resample: bool) -> Difference | None:
     return Difference(n, mean, low, high, p, _detectable(pairs))
 
 
-def _turned(original: Difference) -> Difference:
+def turned(original: Difference) -> Difference:
     """The difference with its sides swapped."""
     # Subtracted from 0, because people do not write -0.0.
     low, high = (None if bound is None else 0.0 - bound for bound in (original.high, original.low))

@@ -12,18 +12,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, zip_longest
+
+import numpy as np
 
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.evaluations import CellCounts, Outcome
 from doceval_pipeline.domain.files import EvaluatedFile, FileGroup, FileLabels, FileName
+from doceval_pipeline.domain.findings import Difference
 from doceval_pipeline.domain.insights import (
     NOTHING,
     Agreement,
     Disagreement,
     Distribution,
     Insights,
+    PromptLeaderboard,
     Standing,
 )
 from doceval_pipeline.domain.results import (
@@ -36,7 +40,7 @@ from doceval_pipeline.domain.results import (
     Total,
 )
 from doceval_pipeline.domain.throughput import Stall, Throughput
-from doceval_pipeline.domain.usage import Cost, ProcessingTime
+from doceval_pipeline.domain.usage import NO_USAGE, ColumnUsage, Cost, ProcessingTime
 from doceval_pipeline.knowledge.report_queries import VARYING
 from doceval_pipeline.reports.html import CHANGES_SHOWN, KNOWN_PROCESSOR_LIMIT_BYTES, NAMES_SHOWN
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
@@ -47,6 +51,7 @@ from doceval_pipeline.statistics.inference import (
     difference,
     estimate,
     rank_correlation,
+    turned,
 )
 
 SHOWN_CHARACTERS = 2_000
@@ -350,14 +355,14 @@ def insights(
     staged = {f.document_id: f.size or 0 for f in files if f.state == "STAGED" and f.document_id is not None}
     scored = [row for row in now if row.outcome == "succeeded" and row.score is not None]
     finished = [row for row in now if row.outcome in ("succeeded", "failed")]
-    standings = leaderboard(columns, now, len(staged))
+    boards = leaderboards(columns, now, len(staged), prices or {})
     return replace(
         NOTHING,
         scores=clustered_estimate([row.score for row in scored], [row.document_id for row in scored]),
-        leaderboard=standings,
+        leaderboards=boards,
         distributions=distributions(scored),
         disagreements=disagreements(files, scored),
-        agreements=agreements(standings, scored),
+        agreements=agreements(boards, scored),
         throughput=throughput(finished),
         costs=costs(finished, prices or {}),
         seconds=seconds(finished),
@@ -367,38 +372,93 @@ def insights(
     )
 
 
-def leaderboard(columns: Sequence[ReportColumn], now: Sequence[Row], contents: int) -> list[Standing]:
+def leaderboards(
+    columns: Sequence[ReportColumn], now: Sequence[Row], contents: int, prices: Mapping[int, Prices]
+) -> list[PromptLeaderboard]:
     listed = [(column.connection_id, column.prompt_id) for column in columns]
     keys = listed + sorted({row.key[1:] for row in now} - {*listed})
     scores = {key: _scores_of(key, now) for key in keys}
-
-    def rank(key: Column) -> tuple[bool, float]:
-        values = scores[key].values()
-        return not values, -round(math.fsum(values) / len(values), 9) if values else 0.0
-
-    keys.sort(key=rank)
-    apart = {}
-    for key in keys[1:]:
-        shared = sorted(scores[keys[0]].keys() & scores[key].keys())
-        if shared:
-            pairs = ([scores[k][document] for document in shared] for k in (keys[0], key))
-            apart[key] = difference(*pairs, resample=len(keys) <= 20)
-    tested = dict(zip(apart, corrected([d for d in apart.values() if d is not None]), strict=True))
+    boards = {prompt: _ranked([key for key in keys if key[1] == prompt], scores) for _, prompt in keys}
+    pairs = {
+        key: ([scores[board[0]][id_] for id_ in shared], [scores[key][id_] for id_ in shared])
+        for board in boards.values()
+        for key in board[1:]
+        if (shared := sorted(scores[board[0]].keys() & scores[key].keys()))
+    }
+    resample = sum(max(0, sum(bool(scores[key]) for key in board) - 1) for board in boards.values()) < 20
+    apart = [difference(*pair, resample=resample) for pair in pairs.values()]
+    tested = dict(zip(pairs, corrected([each for each in apart if each is not None]), strict=True))
+    used = column_usage(now, prices)
     return [
-        Standing(
-            column=key,
-            scores=estimate(list(scores[key].values())),
-            behind=tested.get(key),
-            tied=key != keys[0] and bool(scores[key]) and not (key in tested and tested[key].told_apart),
-            failed=failed,
-            without_score=succeeded - len(scores[key]),
-            without_result=max(contents, len(of)) - succeeded - failed,
+        PromptLeaderboard(
+            prompt,
+            [_standing(key, board, scores, tested, now, contents, used) for key in board],
+            is_same_documents=len({tuple(sorted(scores[key])) for key in board if scores[key]}) < 2,
         )
-        for key in keys
-        for of in ([row for row in now if row.key[1:] == key],)
-        for succeeded in (sum(row.outcome == "succeeded" for row in of),)
-        for failed in (sum(row.outcome == "failed" for row in of),)
+        for prompt, board in boards.items()
     ]
+
+
+def _ranked(keys: Sequence[Column], scores: Mapping[Column, Mapping[int, float]]) -> list[Column]:
+    """Best first, by the means on equal documents: least squares with an effect of each document."""
+    scored = [key for key in keys if scores[key]]
+    if not scored:
+        return [*keys]
+    documents = sorted({id_ for key in scored for id_ in scores[key]})
+    results = [(key, id_, score) for key in scored for id_, score in scores[key].items()]
+    design = np.zeros((len(results), len(scored) + len(documents)))
+    for place, (key, id_, _) in enumerate(results):
+        design[place, scored.index(key)] = design[place, len(scored) + documents.index(id_)] = 1.0
+    effects = np.linalg.lstsq(design, np.array([score for _, _, score in results]), rcond=None)[0]
+    order = sorted(range(len(scored)), key=lambda place: -round(float(effects[place]), 6))
+    return [*(scored[place] for place in order), *(key for key in keys if not scores[key])]
+
+
+def _standing(
+    key: Column,
+    board: Sequence[Column],
+    scores: Mapping[Column, Mapping[int, float]],
+    tested: Mapping[Column, Difference],
+    now: Sequence[Row],
+    contents: int,
+    used: Mapping[Column, ColumnUsage],
+) -> Standing:
+    own = [row for row in now if row.key[1:] == key]
+    succeeded = sum(row.outcome == "succeeded" for row in own)
+    failed = sum(row.outcome == "failed" for row in own)
+    is_leader, ranked = key == board[0], [each for each in board if scores[each]]
+    against = (ranked[1:2] if is_leader else ranked[:1]) if scores[key] else []
+    compared = tested.get(ranked[1] if is_leader and len(ranked) > 1 else key)
+    return Standing(
+        key[0],
+        estimate(list(scores[key].values())),
+        against[0][0] if against else None,
+        turned(compared) if is_leader and compared is not None else compared,
+        tied=not is_leader and bool(scores[key]) and not (key in tested and tested[key].told_apart),
+        failed=failed,
+        without_score=succeeded - len(scores[key]),
+        without_result=max(contents, len(own)) - succeeded - failed,
+        simulated=sum(row.simulated for row in own),
+        usage=used.get(key, NO_USAGE),
+    )
+
+
+def column_usage(now: Sequence[Row], prices: Mapping[int, Prices]) -> dict[Column, ColumnUsage]:
+    """What the finished evaluations of each column used."""
+    finished = [row for row in now if row.outcome in ("succeeded", "failed")]
+    used = {}
+    for key in sorted({row.key[1:] for row in finished}):
+        own = [row for row in finished if row.key[1:] == key]
+        inputs = [row.input_tokens for row in own if row.input_tokens is not None]
+        outputs = [row.output_tokens for row in own if row.output_tokens is not None]
+        used[key] = ColumnUsage(
+            len(own),
+            Total(sum(inputs), len(inputs)) if inputs else None,
+            Total(sum(outputs), len(outputs)) if outputs else None,
+            seconds(own),
+            next(iter(costs(own, prices)), None),
+        )
+    return used
 
 
 def distributions(scored: Sequence[Row]) -> list[Distribution]:
@@ -428,8 +488,9 @@ def disagreements(files: Sequence[File], scored: Sequence[Row]) -> list[Disagree
     return sorted(worst.values(), key=lambda d: (-_spread(d), d.document_id))[:20]
 
 
-def agreements(standings: Sequence[Standing], scored: Sequence[Row]) -> list[Agreement]:
-    best = list(dict.fromkeys(s.column[0] for s in standings if s.scores))[:12]
+def agreements(boards: Sequence[PromptLeaderboard], scored: Sequence[Row]) -> list[Agreement]:
+    ranks = zip_longest(*(board.ranked for board in boards))
+    best = list(dict.fromkeys(s.connection_id for rank in ranks for s in rank if s is not None))[:12]
     found = []
     for first, second in combinations(sorted(best), 2):
         one, other = (

@@ -7,12 +7,15 @@ import math
 import random
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+
+from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.findings import Difference, Estimate
 from doceval_pipeline.domain.insights import (
@@ -22,6 +25,7 @@ from doceval_pipeline.domain.insights import (
     Disagreement,
     Distribution,
     Insights,
+    PromptLeaderboard,
     Provenance,
     SincePrevious,
     Standing,
@@ -29,8 +33,10 @@ from doceval_pipeline.domain.insights import (
 from doceval_pipeline.domain.score_changes import ScoreChanges, ScoreShift
 from doceval_pipeline.domain.throughput import Stall, Throughput
 from doceval_pipeline.domain.usage import Cost, ProcessingTime
+from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import GROUPS_SHOWN
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
+from doceval_pipeline.reports.standings import RankingInput, rank_models
 from doceval_pipeline_tests.reports import reference_model
 from doceval_pipeline_tests.reports.reference_model import File, Row
 
@@ -249,7 +255,7 @@ def insights_of(files: Sequence[File], columns: Sequence[ReportColumn], rows: Se
     by_column = {key: scores(rows, key) for key in keys}
     return Insights(
         scores=estimate([*scores(rows).values()]),
-        leaderboard=_leaderboard(keys, by_column, now, len(names)),
+        leaderboards=leaderboards_of(files, columns, rows),
         distributions=[_distribution(key, values) for key, values in by_column.items() if values],
         disagreements=_disagreements(names, by_column),
         agreements=_agreements(by_column),
@@ -269,28 +275,23 @@ def insights_of(files: Sequence[File], columns: Sequence[ReportColumn], rows: Se
     )
 
 
-def _leaderboard(
-    keys: Sequence[Column], by_column: dict[Column, dict[int, float]], now: Sequence[Row], contents: int
-) -> list[Standing]:
-    ranked = sorted(keys, key=lambda key: -statistics.fmean([*by_column[key].values()] or [-1.0]))
-    standings = []
-    for key in ranked:
-        of_column = [row for row in now if row.key[1:] == key]
-        outcomes = Counter(row.known_outcome for row in of_column)
-        behind = difference(by_column[ranked[0]], by_column[key]) if key != ranked[0] else None
-        tied = behind is not None and (behind.p is None or behind.p >= 0.05)
-        standings.append(
-            Standing(
-                key,
-                estimate([*by_column[key].values()]),
-                behind,
-                tied,
-                outcomes["failed"],
-                outcomes["succeeded"] - len(by_column[key]),
-                max(contents, len(of_column)) - outcomes["failed"] - outcomes["succeeded"],
-            )
-        )
-    return standings
+def leaderboards_of(
+    files: Sequence[File],
+    columns: Sequence[ReportColumn],
+    rows: Sequence[Row],
+    prices: Mapping[int, Prices] | None = None,
+) -> Sequence[PromptLeaderboard]:
+    """The leaderboards of files and cells, as a report of them has them."""
+    keys = [(c.connection_id, c.prompt_id) for c in columns]
+    documents = sorted({row.document_id for row in rows})
+    by_column = {key: scores(rows, key) for key in keys}
+    values = [[by_column[key].get(id_, math.nan) for key in keys] for id_ in documents]
+    given = RankingInput(
+        columns=keys,
+        values=np.array(values).reshape(len(documents), len(keys)),
+        usage=reference_model.column_usage(reference_model.current(rows), prices or {}),
+    )
+    return rank_models(figures(report_input(files, columns, rows)).columns, given).by_prompt
 
 
 def _distribution(key: Column, by_document: dict[int, float]) -> Distribution:
@@ -548,17 +549,24 @@ def hostile() -> ReportInput:
     )
     insights = Insights(
         scores=Estimate(9, 50.0, 40.0, 60.0),
-        leaderboard=[
-            Standing(
-                key,
-                Estimate(9, 50.0, 40.0, 60.0),
-                found,
-                tied=True,
-                failed=1,
-                without_score=2,
-                without_result=3,
+        leaderboards=[
+            PromptLeaderboard(
+                prompt,
+                [
+                    Standing(
+                        connection,
+                        Estimate(9, 50.0, 40.0, 60.0),
+                        against,
+                        found,
+                        tied=tied,
+                        failed=1,
+                        without_score=2,
+                        without_result=3,
+                    )
+                    for connection, against, tied in ((prompt, prompt + 1, False), (prompt + 1, prompt, True))
+                ],
             )
-            for key in columns
+            for _, prompt in columns
         ],
         distributions=[Distribution(key, 9, 1.0, 20.0, 50.0, 70.0, 99.0, (1,) * 20) for key in columns],
         disagreements=[

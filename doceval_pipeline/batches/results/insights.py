@@ -11,16 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from doceval_pipeline.batches.results.costs import add_up_costs, read_column_usage
 from doceval_pipeline.batches.results.file_names import FileNames
 from doceval_pipeline.batches.results.series.findings import samples_of, since_occurrence
 from doceval_pipeline.doc_eval.baselines import latest_overlapping_batch
 from doceval_pipeline.doc_eval.batches import batch_names, partition_key
+from doceval_pipeline.doc_eval.clusters import document_clusters
+from doceval_pipeline.doc_eval.criteria import read_criteria
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.doc_eval.history import prices_of_batch
 from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, occurrences_up_to
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.insights import (
+    BelowThreshold,
     ColumnChanges,
     Insights,
     Provenance,
@@ -32,11 +36,12 @@ from doceval_pipeline.domain.scores import Scores, are_same_results
 from doceval_pipeline.domain.usage import Cost, TokenUsage
 from doceval_pipeline.knowledge import usage
 from doceval_pipeline.knowledge.counts import count_origins, newest_origins
-from doceval_pipeline.knowledge.scores import read_scores
-from doceval_pipeline.reports import analysis
+from doceval_pipeline.knowledge.scores import read_attempt_scores, read_scores
+from doceval_pipeline.reports import analysis, thresholds
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline.reports.score_changes import compare_scores, largest_changes
+from doceval_pipeline.reports.standings import Leaderboards, RankingInput, rank_models
 from doceval_pipeline.statistics.inference import corrected
 
 # At most this many batches that results were reused from are listed, the newest.
@@ -66,7 +71,8 @@ def gather_insights(
         The documents of the batch's staged files, by `docs.id`.
     """
     batch_id = data.batch_id
-    standings = analysis.leaderboard(figures(data).columns, scores.columns, scores.values)
+    clusters = _clusters(doc_eval, scores)
+    boards = _leaderboards(doc_eval, knowledge, data, scores, clusters)
     table = scores.documents, scores.columns, scores.values
     names.load(analysis.most_disagreed(*table))
     reused, content_bytes = usage.read_storage(knowledge, batch_id, stored)
@@ -74,17 +80,20 @@ def gather_insights(
     all_origins, is_from_elsewhere = origins.get(batch_id, (0, False))
     tokens = usage.read_tokens(knowledge, batch_id)
     return Insights(
-        scores=analysis.mean_score(scores.values),
-        leaderboard=standings,
+        scores=analysis.mean_score(scores.values, clusters),
+        leaderboards=boards.by_prompt,
+        overall=boards.overall,
+        below_thresholds=_below_thresholds(doc_eval, knowledge, data, scores, names),
+        margin=data.config["batch"].get("margin"),
         distributions=analysis.distributions(scores.columns, scores.values),
         disagreements=analysis.disagreements(names.of_document, *table),
-        agreements=analysis.agreements(standings, scores.columns, _without_repetitions(scores)),
+        agreements=analysis.agreements(boards.by_prompt, scores.columns, _without_repetitions(scores)),
         previous=_since_previous(
-            doc_eval, knowledge, data, [standing.column for standing in standings], scores, names
+            doc_eval, knowledge, data, analysis.best_columns(boards.by_prompt), scores, names
         ),
         throughput=usage.read_throughput(knowledge, batch_id),
         costs=_costs(tokens, prices_of_batch(doc_eval, batch_id), data.total.reused),
-        seconds=usage.read_processing_time(knowledge, batch_id),
+        seconds=usage.read_processing_times(knowledge, batch_id).get(None),
         reused=reused,
         content_bytes=content_bytes,
         attempts=usage.count_attempts(knowledge, batch_id),
@@ -93,6 +102,48 @@ def gather_insights(
         all_origins=all_origins,
         is_from_elsewhere=is_from_elsewhere,
     )
+
+
+def _clusters(doc_eval: Connection, scores: Scores) -> NDArray[np.int64] | None:
+    """The cluster of each document, if any are versions or copies of each other; otherwise None."""
+    shared = document_clusters(doc_eval, scores.documents.tolist())
+    if not shared:
+        return None
+    clusters = scores.documents.copy()
+    clusters[np.searchsorted(scores.documents, list(shared))] = list(shared.values())
+    return clusters
+
+
+def _leaderboards(
+    doc_eval: Connection,
+    knowledge: Connection,
+    data: ReportInput,
+    scores: Scores,
+    clusters: NDArray[np.int64] | None,
+) -> Leaderboards:
+    given = RankingInput(
+        columns=scores.columns,
+        values=scores.values,
+        usage=read_column_usage(doc_eval, knowledge, data.batch_id),
+        criteria=read_criteria(doc_eval, _prompts(data)),
+        margin=data.config["batch"].get("margin"),
+        clusters=clusters,
+    )
+    return rank_models(figures(data).columns, given)
+
+
+def _below_thresholds(
+    doc_eval: Connection, knowledge: Connection, data: ReportInput, scores: Scores, names: FileNames
+) -> list[BelowThreshold]:
+    criteria = read_criteria(doc_eval, _prompts(data))
+    below = thresholds.below_thresholds(scores.documents, scores.columns, scores.values, criteria)
+    names.load(thresholds.named_documents(below))
+    repeated = read_attempt_scores(knowledge, data.batch_id, thresholds.near_evaluations(below))
+    return thresholds.with_names(below, names.of_document, repeated)
+
+
+def _prompts(data: ReportInput) -> list[int]:
+    return [*dict.fromkeys(column.prompt_id for column in data.columns)]
 
 
 def _costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices], reused: int) -> list[Cost]:
@@ -127,24 +178,6 @@ def _origins(doc_eval: Connection, knowledge: Connection, batch_id: int) -> list
         else ReusedFrom(None, "", cells)
         for number, cells in origins
     ]
-
-
-def add_up_costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices]) -> list[Cost]:
-    """The cost of finished evaluations, for each currency in which any is known."""
-    priced = [
-        (token_usage, price)
-        for token_usage in tokens
-        if (price := prices.get(token_usage.connection_id)) is not None and _is_priced(token_usage, price)
-    ]
-    unpriced = sum(token_usage.cells for token_usage in tokens) - sum(
-        token_usage.cells for token_usage, _ in priced
-    )
-    costs = []
-    for currency in sorted({price.currency for _, price in priced}):
-        pairs = [(token_usage, price) for token_usage, price in priced if price.currency == currency]
-        amount = sum(_amount(token_usage, price) for token_usage, price in pairs)
-        costs.append(Cost(amount, currency, sum(token_usage.cells for token_usage, _ in pairs), unpriced))
-    return costs
 
 
 def changed_settings(
@@ -270,21 +303,3 @@ def _samples(
     """The scores of documents that only one of the two batches has; no p is corrected."""
     by_column = ((column, samples_of(before, now, column)) for column in columns[:COLUMNS_COMPARED])
     return [replace(samples, changed=changed[column]) for column, samples in by_column if samples is not None]
-
-
-def _is_priced(token_usage: TokenUsage, price: Prices) -> bool:
-    """Whether both prices are known, and tokens are reported wherever they cost something."""
-    return all(
-        per_million is not None and (is_reported or per_million == 0)
-        for per_million, is_reported in (
-            (price.input_per_million, token_usage.has_input),
-            (price.output_per_million, token_usage.has_output),
-        )
-    )
-
-
-def _amount(token_usage: TokenUsage, price: Prices) -> float:
-    return (
-        token_usage.input_tokens * (price.input_per_million or 0)
-        + token_usage.output_tokens * (price.output_per_million or 0)
-    ) / 1e6

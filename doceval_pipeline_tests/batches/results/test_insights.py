@@ -8,7 +8,7 @@ import pytest
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results import report_input
-from doceval_pipeline.batches.results.insights import add_up_costs
+from doceval_pipeline.batches.results.costs import add_up_costs
 from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
@@ -131,25 +131,25 @@ def test_evaluations_without_tokens_or_prices_are_unpriced() -> None:
         3: Prices(input_per_million=0, output_per_million=5.0, currency="EUR"),
     }
     tokens = [
-        TokenUsage(1, True, True, 10, 1_000_000, 500_000),
-        TokenUsage(1, True, False, 3, 9_000_000, 0),
-        TokenUsage(2, True, False, 4, 1_000_000, 0),
-        TokenUsage(3, False, False, 2, 0, 0),
-        TokenUsage(4, True, True, 7, 1_000_000, 1_000_000),
+        TokenUsage(1, 1, True, True, 10, 1_000_000, 500_000),
+        TokenUsage(1, 1, True, False, 3, 9_000_000, 0),
+        TokenUsage(2, 1, True, False, 4, 1_000_000, 0),
+        TokenUsage(3, 1, False, False, 2, 0, 0),
+        TokenUsage(4, 1, True, True, 7, 1_000_000, 1_000_000),
     ]
     assert add_up_costs(tokens, prices) == [Cost(3.0, "EUR", 4, 12), Cost(7.0, "USD", 10, 12)]
-    without_tokens = TokenUsage(2, False, False, 500, 0, 0)
+    without_tokens = TokenUsage(2, 1, False, False, 500, 0, 0)
     assert add_up_costs([tokens[0], without_tokens], prices) == [Cost(7.0, "USD", 10, 500)]
     assert add_up_costs(tokens[3:], prices) == [], "nothing is known, which is not 0"
     free = Prices(input_per_million=0, output_per_million=0)
-    assert add_up_costs([TokenUsage(1, False, False, 5, 0, 0)], {1: free}) == [Cost(0.0, "USD", 5, 0)]
+    assert add_up_costs([TokenUsage(1, 1, False, False, 5, 0, 0)], {1: free}) == [Cost(0.0, "USD", 5, 0)]
 
 
 @pytest.mark.parametrize(
     "prices", [Prices(), Prices(input_per_million=1.0), Prices(output_per_million=0), Prices(currency="EUR")]
 )
 def test_a_price_that_was_not_given_is_unknown_and_not_zero(prices: Prices) -> None:
-    assert add_up_costs([TokenUsage(1, True, True, 3, 1_000_000, 1_000_000)], {1: prices}) == []
+    assert add_up_costs([TokenUsage(1, 1, True, True, 3, 1_000_000, 1_000_000)], {1: prices}) == []
 
 
 def kinds(batch: Sample, messages: list[str]) -> list[FailureGroup]:

@@ -26,7 +26,7 @@ from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, loca
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.usage import (
     read_experience,
-    read_processing_time,
+    read_processing_times,
     read_throughput,
     read_tokens,
 )
@@ -208,7 +208,8 @@ def test_nothing_changes_a_reused_row_and_nothing_is_learnt_from_it(
         assert {measure for _, measure in read_experience(connection, first)}
         assert read_experience(connection, second) == {}
         assert read_tokens(connection, second) == []
-        assert read_processing_time(connection, second) is read_throughput(connection, second) is None
+        assert read_processing_times(connection, second) == {}
+        assert read_throughput(connection, second) is None
     assert rows(databases, second) == before
     refused = (
         "reused_from = NULL",

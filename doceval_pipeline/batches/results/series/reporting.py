@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from doceval_pipeline.atomic_file import file_errors
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.results.insights import add_up_costs
+from doceval_pipeline.batches.results.costs import add_up_costs
 from doceval_pipeline.batches.results.report_files import keep_page
 from doceval_pipeline.batches.results.reporting import template_cache
 from doceval_pipeline.batches.results.series.drift import BINS, Evidence, ScoreHistogram, mark_drift

@@ -1,0 +1,335 @@
+"""Words what a leaderboard decides: which model, for which question, by how much and at what price.
+
+A sentence holds only figures of the leaderboard. Names in it are visible and cut, and are not escaped.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate
+from doceval_pipeline.domain.insights import PromptLeaderboard, Standing
+from doceval_pipeline.domain.usage import ColumnUsage, Cost
+from doceval_pipeline.reports.formatting import counted, money, points_text, probability_text, score_text
+from doceval_pipeline.reports.labels import ColumnLabels
+from doceval_pipeline.reports.model import ReportFigures
+from doceval_pipeline.reports.sanitize import cut, visible_name
+from doceval_pipeline.reports.standings import is_cheaper
+from doceval_pipeline.statistics.inference import turned
+
+NAME_CHARACTERS = 80
+NAMES_SHOWN = 5
+OVERALL = "all weighted prompts"
+GENEROUS = (
+    "A higher score is not a better judge: without reference scores, a model that scores higher may only be "
+    "more generous."
+)
+_PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 20: "a twentieth"}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one leaderboard decides."""
+
+    prompt_id: int | None
+    """None for the overall ranking."""
+    prompt: str
+    """The name of the prompt, visible and cut."""
+    choice: tuple[str, ...]
+    """The models to choose from: one if the figures decide, several if they do not, none without scores."""
+    sentence: str
+
+
+def decisions(figures: ReportFigures) -> list[Decision]:
+    """What the leaderboards of a report decide: the overall ranking first, then each prompt."""
+    insights, labels = figures.insights, ColumnLabels([column.column for column in figures.columns])
+    boards = [*([] if insights.overall is None else [insights.overall]), *insights.leaderboards]
+    return [decide(board, labels) for board in boards]
+
+
+def decide(board: PromptLeaderboard, labels: ColumnLabels) -> Decision:
+    """What a leaderboard decides, in one sentence."""
+    prompt = OVERALL if board.prompt_id is None else shown_name(labels.prompt(board.prompt_id))
+    wording = _Wording(board, prompt, labels)
+    return Decision(board.prompt_id, prompt, wording.choice(), wording.sentence())
+
+
+def shown_name(name: str) -> str:
+    """A name in a sentence."""
+    return cut(visible_name(name), NAME_CHARACTERS) or "(no name)"
+
+
+def points(difference: float) -> str:
+    """The size of a difference with its unit: "6 points", "1 point"."""
+    size = points_text(abs(difference)).removesuffix(".0")
+    return f"{size} point" if size == "1" else f"{size} points"
+
+
+def much(difference: Difference) -> str:
+    """By how much the first of two models scores higher or lower: "6 points higher than"."""
+    if points_text(difference.mean) in ("0", "-0"):
+        return "on average as much as"
+    return f"{points(difference.mean)} {'higher' if difference.mean > 0 else 'lower'} than"
+
+
+def evidence(difference: Difference) -> str:
+    """The interval and p of a difference in parentheses, after a space; empty where there is neither."""
+    parts = []
+    if difference.low is not None and difference.high is not None:
+        parts.append(f"95 % interval {_plain(difference.low)} to {_plain(difference.high)}")
+    if difference.p is not None:
+        parts.append(f"p {probability_text(difference.p)}")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def over_documents(number: int) -> str:
+    """On which documents two models are compared."""
+    return "on the only document both scored" if number == 1 else f"on the {number:,} documents both scored"
+
+
+def price_clause(usage: ColumnUsage, name: str, other: ColumnUsage, other_name: str) -> str:
+    """What the first of two models costs compared with the other, as the end of a sentence about the first.
+
+    It begins with " and" or with a semicolon.
+    """
+    cost, other_cost = usage.cost, other.cost
+    if cost is None and other_cost is None:
+        return "; what they cost is unknown"
+    if cost is None or other_cost is None:
+        known = other_cost if cost is None else cost
+        unknown, priced = (name, other_name) if cost is None else (other_name, name)
+        return f"; what {unknown} costs is unknown, and {priced} costs {_each(known)}"
+    if cost.currency != other_cost.currency:
+        return f" and costs {_each(cost)}, against {_each(other_cost)}"
+    if cost.amount == other_cost.amount == 0:
+        return "; both are free"
+    if cost.amount == 0:
+        return f" and is free, against {_each(other_cost)}"
+    if other_cost.amount == 0:
+        return f" and costs {_each(cost)}, while {other_name} is free"
+    compared = relative_price(cost.per_document / other_cost.per_document)
+    return (
+        f" and costs {compared} ({money(cost.per_document)} against {money(other_cost.per_document)} "
+        f"{shown_name(cost.currency)} a document)"
+    )
+
+
+def relative_price(ratio: float) -> str:
+    """A price relative to another: "about 20 times as much", "about 30 % more", "about half as much"."""
+    if ratio >= 1.95:
+        return f"about {_two_digits(ratio)} times as much"
+    if ratio > 1.05:
+        return f"about {round((ratio - 1) * 100):d} % more"
+    if ratio >= 0.95:
+        return "about the same"
+    if ratio > 0.55:
+        return f"about {round((1 - ratio) * 100):d} % less"
+    parts = _two_digits(1 / ratio)
+    return f"about {_PARTS.get(int(float(parts.replace(',', ''))), f'1/{parts}')} as much"
+
+
+def failure_clause(standings: Sequence[tuple[str, Standing]]) -> str:
+    """Which of the named models have failures or no score, as the end of a sentence; empty without any."""
+    parts = []
+    for name, standing in standings:
+        if standing.failed:
+            parts.append(f"{name} failed on {counted(standing.failed, 'document', 'documents')}")
+        if standing.without_score:
+            documents = counted(standing.without_score, "document", "documents")
+            parts.append(f"{name} gave no score for {documents}")
+    return f"; {listed(parts)}" if parts else ""
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Texts in one phrase: "a", "a and b", "a, b and c"."""
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def saving(cheaper: Standing, other: Standing) -> Cost | None:
+    """What the choice of a cheaper model saves per 1,000 documents; None if it is unknown or not cheaper."""
+    cost, other_cost = cheaper.usage.cost, other.usage.cost
+    if cost is None or other_cost is None or not is_cheaper(cheaper.usage, other.usage):
+        return None
+    return Cost((other_cost.per_document - cost.per_document) * 1_000, cost.currency, 1_000, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wording:
+    """A leaderboard with its names."""
+
+    board: PromptLeaderboard
+    prompt: str
+    labels: ColumnLabels
+
+    def choice(self) -> tuple[str, ...]:
+        """See `Decision`."""
+        ranked = self.board.ranked
+        if not ranked or self._is_mixed():
+            return ()
+        substitute = self._substitute()
+        if substitute is not None:
+            return (self._name(substitute),)
+        return tuple(self._name(standing) for standing in (ranked[0], *self._tied()))
+
+    def sentence(self) -> str:
+        """See `Decision`."""
+        ranked = self.board.ranked
+        if not ranked:
+            return f"{self._for()} {self._no_scores()}."
+        if self._is_mixed():
+            return (
+                f"{self._for()} some results are simulated and some are real, so that the models cannot be "
+                "compared."
+            )
+        said = self._alone(ranked[0], ranked[0].scores) if len(ranked) == 1 else self._compared(ranked)
+        return f"{self._for()} {said}.{' [SIMULATED]' if self._is_simulated() else ''}"
+
+    def _compared(self, ranked: Sequence[Standing]) -> str:
+        leader, second = ranked[0], ranked[1]
+        substitute = self._substitute()
+        if substitute is not None and substitute.difference is not None:
+            return self._replaced(leader, substitute, substitute.difference)
+        tied = {each.connection_id: each.difference for each in self._tied() if each.difference is not None}
+        if tied:
+            return self._not_separated(leader, tied)
+        if leader.difference is None:
+            return self._apart(leader, second)
+        return self._leads(leader, second, leader.difference)
+
+    def _leads(self, leader: Standing, second: Standing, difference: Difference) -> str:
+        models = len(self.board.ranked)
+        highest = f"the highest of {models:,} models, scores" if models > 2 else "scores"
+        next_one = ", the next," if models > 2 else ""
+        name, other = self._name(leader), self._name(second)
+        return (
+            f"{name}{', ' if models > 2 else ' '}{highest} {much(difference)} {other}{next_one} "
+            f"{over_documents(difference.n)}{evidence(difference)}"
+            f"{self._price(leader, second)}{self._failures(leader, second)}"
+        )
+
+    def _not_separated(self, leader: Standing, tied: Mapping[int, Difference]) -> str:
+        """A leader with the models that are tied with it, each with its difference to the leader."""
+        known = {standing.connection_id: standing for standing in self.board.ranked}
+        # The cheapest one is what a person would choose among equals.
+        other = min((known[each] for each in tied), key=lambda standing: _per_document(standing, leader))
+        named = [self._name(leader), *(self._name(known[each]) for each in tied)]
+        more = [f"{len(named) - NAMES_SHOWN:,} more"] if len(named) > NAMES_SHOWN else []
+        difference = turned(tied[other.connection_id])
+        return (
+            f"the scores do not separate {listed([*named[:NAMES_SHOWN], *more])}: {named[0]} scores "
+            f"{much(difference)} {self._name(other)} {over_documents(difference.n)}{evidence(difference)}"
+            f"{self._price(leader, other)}{self._failures(leader, other)}"
+        )
+
+    def _replaced(self, leader: Standing, substitute: Standing, difference: Difference) -> str:
+        name, other = self._name(substitute), self._name(leader)
+        saved = saving(substitute, leader)
+        saves = (
+            ""
+            if saved is None
+            else f": it saves {money(saved.amount)} {shown_name(saved.currency)} per 1,000 documents"
+        )
+        return (
+            f"{name} is {Conclusion.NO_WORSE} than {other}{self._margin(substitute)} "
+            f"{over_documents(difference.n)}{evidence(difference)}{self._price(substitute, leader)}"
+            f"{saves}{self._failures(substitute, leader)}"
+        )
+
+    def _margin(self, standing: Standing) -> str:
+        return "" if standing.margin_test is None else f" by more than {points(standing.margin_test.margin)}"
+
+    def _apart(self, leader: Standing, second: Standing) -> str:
+        """Two models without a document that both scored."""
+        first, other = (
+            f"{self._name(each)} scores {score_text(each.scores.mean)} on "
+            f"{counted(each.scores.n, 'document', 'documents')}"
+            for each in (leader, second)
+            if each.scores is not None
+        )
+        return (
+            f"{first} and {other}, but no document was scored by both, so that they cannot be compared"
+            f"{self._failures(leader, second)}"
+        )
+
+    def _alone(self, leader: Standing, scores: Estimate | None) -> str:
+        if scores is None:
+            return self._no_scores()
+        name = self._name(leader)
+        interval = (
+            ""
+            if scores.low is None or scores.high is None
+            else f" (95 % interval {score_text(scores.low)} to {score_text(scores.high)})"
+        )
+        others = [each for each in self.board.standings if each.scores is None]
+        return (
+            f"{name}{', the only model with a score,' if others else ''} scores "
+            f"{score_text(scores.mean)} on average over "
+            f"{counted(scores.n, 'document', 'documents')}{interval} and costs "
+            f"{_each(leader.usage.cost)}{self._failures(leader, *others[:NAMES_SHOWN])}"
+        )
+
+    def _no_scores(self) -> str:
+        failed = sum(standing.failed for standing in self.board.standings)
+        left = sum(standing.without_result for standing in self.board.standings)
+        if failed and not left:
+            return f"no model has a score: {counted(failed, 'evaluation', 'evaluations')} failed"
+        return "no model has a score yet" if left else "no model has a score"
+
+    def _price(self, first: Standing, second: Standing) -> str:
+        return price_clause(first.usage, self._name(first), second.usage, self._name(second))
+
+    def _failures(self, *standings: Standing) -> str:
+        return failure_clause([(self._name(standing), standing) for standing in standings])
+
+    def _substitute(self) -> Standing | None:
+        """The cheapest model that is shown to be no worse than the leader."""
+        leader = self.board.ranked[0]
+        proven = [
+            standing
+            for standing in self.board.ranked[1:]
+            if standing.margin_test is not None
+            and standing.margin_test.conclusion is Conclusion.NO_WORSE
+            and is_cheaper(standing.usage, leader.usage)
+        ]
+        return min(proven, key=lambda standing: _per_document(standing, leader), default=None)
+
+    def _tied(self) -> list[Standing]:
+        return [standing for standing in self.board.ranked[1:] if standing.tied]
+
+    def _is_mixed(self) -> bool:
+        kinds = {standing.simulated > 0 for standing in self.board.ranked}
+        return len(kinds) > 1
+
+    def _is_simulated(self) -> bool:
+        return any(standing.simulated for standing in self.board.ranked)
+
+    def _for(self) -> str:
+        left = sum(standing.without_result for standing in self.board.standings)
+        return f"{'So far, for' if left and self.board.ranked else 'For'} {self.prompt},"
+
+    def _name(self, standing: Standing) -> str:
+        return shown_name(self.labels.connection(standing.connection_id))
+
+
+def _per_document(standing: Standing, leader: Standing) -> float:
+    """The cost of a document in the leader's currency; infinite if it is unknown."""
+    cost, currency = standing.usage.cost, leader.usage.cost and leader.usage.cost.currency
+    return float("inf") if cost is None or cost.currency != currency else cost.per_document
+
+
+def _each(cost: Cost | None) -> str:
+    """What a document costs; "an unknown amount" without a price."""
+    if cost is None:
+        return "an unknown amount"
+    if cost.amount == 0:
+        return "nothing"
+    return f"{money(cost.per_document)} {shown_name(cost.currency)} a document"
+
+
+def _plain(value: float) -> str:
+    text = points_text(value).removesuffix(".0")
+    return "0" if text == "-0" else text.replace("-", "−")
+
+
+def _two_digits(value: float) -> str:
+    """A number of two significant digits, without decimals from 10."""
+    return f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
