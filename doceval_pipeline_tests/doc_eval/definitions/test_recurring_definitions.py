@@ -96,6 +96,13 @@ def problem(folder: Path, *lines: str, head: str = HEAD) -> str:
         ),
         ([NIGHTLY, "max_cost: -1"], "e.yaml:11: recurring[0].max_cost: must be 0 or more"),
         ([NIGHTLY, "max_cost: .nan"], "e.yaml:11: recurring[0].max_cost: is infinite or not a number"),
+        ([NIGHTLY, "margin: 0"], "e.yaml:11: recurring[0].margin: must be more than 0"),
+        ([NIGHTLY, "margin: true"], "e.yaml:11: recurring[0].margin: must be a number"),
+        ([NIGHTLY, "margin: .inf"], "e.yaml:11: recurring[0].margin: is infinite or not a number"),
+        (
+            [NIGHTLY, "threshold: 60"],
+            "e.yaml:11: recurring[0].threshold: is not a key of a recurring evaluation: move it to a prompt",
+        ),
         ([NIGHTLY, "max_cost: 5 USD"], "e.yaml:11: recurring[0].max_cost: must be a number"),
         (
             [NIGHTLY, "time_zone: UTC"],
