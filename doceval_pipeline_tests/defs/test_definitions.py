@@ -412,6 +412,21 @@ def test_an_impossible_margin_threshold_or_weight_in_the_launchpad_names_its_key
         "config: connections: is empty: add at least one item",
     ]
     assert "config: margin: must be more than 0" in failure(result).splitlines()
+    result = create(
+        instance,
+        name="a",
+        folders=[str(tmp_path)],
+        connections=["c"],
+        prompts=["p"],
+        margin=True,
+        new_connections=[{"name": "c", "provider": "ollama", "model": "m"}],
+        new_prompts=[{"name": "p", "text": "How clear?", "threshold": False, "weight": True}],
+    )
+    assert failure(result).splitlines() == [
+        "config: new_prompts[0].threshold: must be a number",
+        "config: new_prompts[0].weight: must be a number",
+        "config: margin: must be a number",
+    ]
 
 
 ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
