@@ -212,7 +212,7 @@ def _is_higher(difference: Difference) -> bool:
 
 def _contradiction(board: Board, better: LeaderboardRow) -> str:
     """A leader that has the highest mean and scores lower on the same documents."""
-    from doceval_pipeline.reports.decision import evidence, much, over_documents, shown_name
+    from doceval_pipeline.reports.decision import much, over_documents, shown_name
 
     difference = better.difference
     if difference is None:
@@ -220,7 +220,7 @@ def _contradiction(board: Board, better: LeaderboardRow) -> str:
     leader, other = shown_name(board.rows[0].connection), shown_name(better.connection)
     return (
         f"For {shown_name(board.prompt)}, {leader} has the highest mean, but {other} scores "
-        f"{much(difference)} {leader} {over_documents(difference.n)}{evidence(difference)}: the means cover "
+        f"{much(difference)} {leader} {over_documents(difference.n)}: the means cover "
         f"different documents.{f' [{SIMULATED}]' if board.is_simulated else ''}"
     )
 

@@ -102,19 +102,18 @@ def difference_of_sums(n: int, mean: float, clusters: int, spread: float) -> Dif
     if not spread:
         # All clusters differ alike: p is the chance of equal signs.
         return Difference(n, mean, None, None, 2.0 ** (1 - clusters) if mean else 1.0, None)
-    from scipy.special import nctdtrinc, stdtr
+    from scipy.special import stdtr
 
     freedom = clusters - 1
     error = math.sqrt(clusters / freedom * spread) / n
     quantile = _quantile(1 - _TAIL, freedom)
-    smallest = float(nctdtrinc(freedom, 1 - POWER, quantile)) * error
     return Difference(
         n,
         mean,
         max(-_EXTREME, mean - quantile * error),
         min(_EXTREME, mean + quantile * error),
         float(2 * stdtr(freedom, -abs(mean) / error)),
-        smallest if smallest <= _EXTREME else None,
+        detectable_difference(clusters, error * math.sqrt(clusters)),
     )
 
 

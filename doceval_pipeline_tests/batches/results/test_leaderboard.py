@@ -30,6 +30,13 @@ BatchOf = Callable[..., Sample]
 EACH_SCORED = """
     UPDATE llm_responses SET status = 'S', overall_score = (hashint8(id) & 1023) / 10.3 WHERE batch_id = :id
 """
+# Any two models share documents, real and simulated ones, and not all of them.
+SHARED = """
+    UPDATE llm_responses SET status = CASE WHEN hashint8(id * 3) % 6 = 0 THEN 'F' ELSE 'S' END,
+        overall_score = (hashint8(id) & 1023) / 10.3,
+        task_id = CASE WHEN hashint8(id * 7) % 2 = 0 THEN 'simulated-1' END
+    WHERE batch_id = :id
+"""
 ANSWER = """
     UPDATE llm_responses SET
         status = CASE WHEN id % 7 = 0 THEN 'F' ELSE 'S' END,
@@ -122,8 +129,8 @@ def scores_by_document(batch: Sample, row: LeaderboardRow) -> dict[int, float]:
 def test_models_are_compared_over_the_documents_that_both_scored_and_each_p_is_corrected_for_all(
     batch_of: BatchOf,
 ) -> None:
-    batch = answered(batch_of(documents=30, connections=4))
-    answered(over_the_same_documents(batch, "again"))
+    batch = answered(batch_of(documents=30, connections=4), SHARED)
+    answered(over_the_same_documents(batch, "again"), SHARED)
     boards = gather_leaderboard(batch.databases).boards
     raw, corrected_p = [], []
     for board in boards:
@@ -164,9 +171,7 @@ def test_versions_of_a_document_are_one_cluster_in_intervals_and_differences(bat
     assert len(clusters) == 16
     for row in board.rows:
         own = [cell for cell in cells if cell.connection_id == row.connection_id]
-        expected = clustered_estimate(
-            [c.overall_score for c in own], [clusters[c.document_id] for c in own]
-        )
+        expected = clustered_estimate([c.overall_score for c in own], [clusters[c.document_id] for c in own])
         assert row.scores is not None
         assert expected is not None
         assert (row.scores.low, row.scores.high) == pytest.approx((expected.low, expected.high))
@@ -182,7 +187,8 @@ def test_a_model_with_real_and_simulated_results_has_a_row_on_two_boards_that_co
 ) -> None:
     batch = answered(
         batch_of(documents=4, prompts=1, connections=1),
-        "UPDATE llm_responses SET status = 'S', overall_score = 90, input_tokens = 7, task_id = 'simulated-x'",
+        "UPDATE llm_responses SET status = 'S', overall_score = 90, input_tokens = 7, "
+        "task_id = 'simulated-x'",
     )
     answered(
         over_the_same_documents(batch, "real"),
@@ -204,7 +210,9 @@ def test_a_row_costs_what_each_of_its_batches_cost_and_two_currencies_are_not_ad
     batch_of: BatchOf,
 ) -> None:
     batch = batch_of(documents=2, prompts=1)
-    priced = "UPDATE llm_responses SET status = 'S', overall_score = 40, input_tokens = 1000000, output_tokens = 1"
+    priced = (
+        "UPDATE llm_responses SET status = 'S', overall_score = 40, input_tokens = 1000000, output_tokens = 1"
+    )
     answered(batch, priced)
     later = answered(over_the_same_documents(batch, "later"), f"{priced} WHERE batch_id = :id")
     for each, currency, first in ((batch, "EUR", 2.0), (later, "USD", 3.0)):
