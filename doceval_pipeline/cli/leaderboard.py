@@ -15,11 +15,12 @@ from doceval_pipeline.errors import ComparisonError
 from doceval_pipeline.names import normal, printable, similar
 from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
 from doceval_pipeline.reports.leaderboard import (
+    PER,
     SIMULATED,
     Leaderboard,
     board_sentence,
     common_documents,
-    cost_per_document_text,
+    cost_per_text,
     cost_text,
     difference_text,
     interval_text,
@@ -112,36 +113,34 @@ def _print_board(board: Board, word: str) -> None:
     console.print(printable(board_sentence(board)), markup=False)
     print_table(
         (
-            "#",
-            "connection",
+            word,
             "mean",
             "95 % interval",
             "difference",
             "in common",
             "failed",
             "cost",
-            "each",
+            f"per {PER:,}",
             "p50",
             "scored",
             "batches",
         ),
-        [_cells(board, place, row) for place, row in enumerate(board.rows, start=1)],
+        [_cells(board, row) for row in board.rows],
     )
 
 
-def _cells(board: Board, place: int, row: LeaderboardRow) -> Sequence[Any]:
+def _cells(board: Board, row: LeaderboardRow) -> Sequence[Any]:
     scores = row.scores
     against = None if row.against is None else board.row_of(row.against).connection
     return (
-        None if scores is None else str(place),
         row.connection,
         None if scores is None else score_text(scores.mean),
         interval_text(row),
-        difference_text(row),
+        f"{difference_text(row)}{', tied' if row.is_tied else ''}",
         None if against is None else f"{amount(common_documents(row))} with {against}",
         row.failed,
         cost_text(row),
-        cost_per_document_text(row),
+        cost_per_text(row),
         None if row.median_seconds is None else duration(row.median_seconds),
         f"{amount(row.scored)} of {amount(row.cells)}",
         row.batches,

@@ -17,9 +17,9 @@ from doceval_pipeline.reports.formatting import (
     counted,
     duration,
     money,
+    points_text,
     probability_text,
     score_text,
-    signed,
 )
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportColumn
@@ -29,6 +29,8 @@ BOARDS_IN_DAGSTER = 12
 ROWS_IN_DAGSTER = 25
 # Mean scores of so many models and prompts are numbers that Dagster plots.
 MEANS_IN_DAGSTER = 50
+PER = 1_000
+"""The number of documents whose price is shown."""
 SENTENCE_CHARACTERS = 2_000
 SIMULATED = "SIMULATED"
 NO_COMMON_DOCUMENT = "no document in common with the leader"
@@ -165,12 +167,11 @@ def difference_text(row: LeaderboardRow) -> str:
     difference = row.difference
     if difference is None:
         return NO_COMMON_DOCUMENT if row.is_apart else "–"
-    texts = [signed(difference.mean)]
+    interval = ""
     if difference.low is not None and difference.high is not None:
-        texts.append(f"({signed(difference.low)} to {signed(difference.high)})")
-    if difference.p is not None:
-        texts.append(f"p {probability_text(difference.p)}")
-    return f"{' '.join(texts)}{', tied' if row.is_tied else ''}"
+        interval = f" ({_signed(difference.low)} to {_signed(difference.high)})"
+    p = "" if difference.p is None else f", p {probability_text(difference.p)}"
+    return f"{_signed(difference.mean)}{interval}{p}"
 
 
 def interval_text(row: LeaderboardRow) -> str:
@@ -189,14 +190,20 @@ def cost_text(row: LeaderboardRow) -> str:
     return f"{', '.join(texts)}{f' and {amount(unpriced)} without a price' if unpriced else ''}"
 
 
-def cost_per_document_text(row: LeaderboardRow) -> str:
-    """What one evaluation of a row cost; amounts of several currencies are not added."""
+def cost_per_text(row: LeaderboardRow) -> str:
+    """What `PER` documents cost in a row; amounts of several currencies are not added."""
     if not row.costs:
         return "unknown"
     if len(row.costs) > 1:
         return "two currencies" if len(row.costs) == 2 else f"{len(row.costs)} currencies"
     (cost,) = row.costs
-    return "free" if cost.amount == 0 else f"{money(cost.per_document)} {cost.currency}"
+    return "free" if cost.amount == 0 else f"{money(cost.per_document * PER)} {cost.currency}"
+
+
+def _signed(points: float) -> str:
+    """A difference as `points_text` writes it, with its sign."""
+    text = points_text(abs(points)).removesuffix(".0")
+    return text if text == "0" else f"{'+' if points > 0 else '−'}{text}"
 
 
 def _generous() -> str:
@@ -255,7 +262,7 @@ def _board_lines(board: Board, word: str) -> list[str]:
         markdown_name(board_sentence(board), SENTENCE_CHARACTERS),
         "",
         f"| | {word} | mean score | 95 % interval | scored | difference (95 % interval) | against "
-        "| documents in common | failed | cost | cost per document | p50 time | input tokens "
+        "| documents in common | failed | cost | cost per {PER:,} documents | p50 time | input tokens "
         "| output tokens | documents | batches |",
         "|---:|---|---:|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -273,12 +280,12 @@ def _row(board: Board, place: int, row: LeaderboardRow) -> str:
         "–" if row.scores is None else score_text(row.scores.mean),
         interval_text(row),
         f"{amount(row.scored)} of {amount(row.cells)}",
-        difference_text(row),
+        f"{difference_text(row)}{', tied' if row.is_tied else ''}",
         "–" if row.against is None else markdown_name(board.row_of(row.against).connection),
         "–" if row.against is None else amount(common_documents(row)),
         f"{amount(row.failed)} ({row.failed_share:.1%})",
         markdown_name(cost_text(row)),
-        markdown_name(cost_per_document_text(row)),
+        markdown_name(cost_per_text(row)),
         "–" if row.median_seconds is None else duration(row.median_seconds),
         "–" if row.input_tokens is None else amount(row.input_tokens),
         "–" if row.output_tokens is None else amount(row.output_tokens),

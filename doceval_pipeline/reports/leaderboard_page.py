@@ -64,6 +64,6 @@ def render_leaderboard_page(board: Leaderboard, compiled: Path | None = None) ->
         difference_text=leaderboard.difference_text,
         interval_text=leaderboard.interval_text,
         cost_text=leaderboard.cost_text,
-        cost_per_document_text=leaderboard.cost_per_document_text,
-        common_documents=leaderboard.common_documents,
+        cost_per_text=leaderboard.cost_per_text,
+        PER=leaderboard.PER,
     )

@@ -22,7 +22,7 @@ from doceval_pipeline.reports.leaderboard import (
     ROWS_IN_DAGSTER,
     Leaderboard,
     board_sentence,
-    cost_per_document_text,
+    cost_per_text,
     cost_text,
     leaderboard_data,
     leaderboard_numbers,
@@ -97,10 +97,10 @@ def test_a_row_shows_mean_difference_failures_cost_and_time() -> None:
     shown = render_leaderboard(leaderboard(compared(HIGHER, costs=costs)))
     first, second = (line for line in shown.splitlines() if line.startswith(("| 1 ", "| 2 ")))
     assert first == (
-        "| 1 | gpt | 70 | 60 to 80 | 14 of 16 | +6 (+2 to +10) p &#61; 0.001 | llama | 8 | 2 (12.5%) "
-        "| 2.80 EUR and 2 without a price | 0.20 EUR | 1.5 s | 1,000 | – | 8 | 2 |"
-    ).replace("&#61;", "=")
-    assert second.startswith("| 2 | llama | 64 | 50 to 78 | 14 of 16 | −6 (−10 to −2) p = 0.001 | gpt | 8 |")
+        "| 1 | gpt | 70 | 60 to 80 | 14 of 16 | +6 (+2 to +10), p = 0.001 | llama | 8 | 2 (12.5%) "
+        "| 2.80 EUR and 2 without a price | 200.00 EUR | 1.5 s | 1,000 | – | 8 | 2 |"
+    )
+    assert second.startswith("| 2 | llama | 64 | 50 to 78 | 14 of 16 | −6 (−10 to −2), p = 0.001 | gpt | 8 |")
     assert "| unknown | unknown |" in second
     assert "**2 batches**; 1 left out" in shown
     assert "SIMULATED" not in shown
@@ -140,14 +140,14 @@ def test_a_row_that_shares_no_document_with_the_leader_is_marked() -> None:
     [
         ((), "unknown", "unknown"),
         ((Cost(0.0, "EUR", 4, 0),), "free", "free"),
-        ((Cost(2.0, "EUR", 4, 0),), "2.00 EUR", "0.50 EUR"),
+        ((Cost(2.0, "EUR", 4, 0),), "2.00 EUR", "500.00 EUR"),
         ((Cost(2.0, "EUR", 4, 0), Cost(3.0, "USD", 4, 0)), "2.00 EUR, 3.00 USD", "two currencies"),
-        ((Cost(2.0, "EUR", 4, 3),), "2.00 EUR and 3 without a price", "0.50 EUR"),
+        ((Cost(2.0, "EUR", 4, 3),), "2.00 EUR and 3 without a price", "500.00 EUR"),
     ],
 )
 def test_costs_are_unknown_free_or_amounts_by_currency(costs: Sequence[Cost], total: str, each: str) -> None:
     priced = row(costs=costs)
-    assert (cost_text(priced), cost_per_document_text(priced)) == (total, each)
+    assert (cost_text(priced), cost_per_text(priced)) == (total, each)
 
 
 def test_real_and_simulated_results_are_on_boards_of_their_own() -> None:
