@@ -61,9 +61,15 @@ def render_leaderboard_page(board: Leaderboard, compiled: Path | None = None) ->
         simulated=[each for each in shown if each.board.is_simulated],
         left_out=len(board.boards) - len(shown),
         generous=GENEROUS,
-        difference_text=leaderboard.difference_text,
+        difference_text=_difference_text,
         interval_text=leaderboard.interval_text,
         cost_text=leaderboard.cost_text,
         cost_per_text=leaderboard.cost_per_text,
         PER=leaderboard.PER,
     )
+
+
+def _difference_text(row: LeaderboardRow) -> str:
+    """As in Dagster, but a line never ends within "p = 0.04"."""
+    text = leaderboard.difference_text(row)
+    return text.replace("p = ", "p\u00a0=\u00a0").replace("p < ", "p\u00a0<\u00a0")
