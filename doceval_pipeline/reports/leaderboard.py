@@ -164,9 +164,13 @@ def leaderboard_data(board: Leaderboard) -> dict[str, Any]:
 
 def difference_text(row: LeaderboardRow) -> str:
     """How much higher a row scores than the one it is compared with, without its name; a dash without any."""
-    difference = row.difference
-    if difference is None:
+    if row.difference is None:
         return NO_COMMON_DOCUMENT if row.is_apart else "–"
+    return in_figures(row.difference)
+
+
+def in_figures(difference: Difference) -> str:
+    """A difference with its interval and p: "+6 (+2 to +10), p = 0.001"."""
     interval = ""
     if difference.low is not None and difference.high is not None:
         interval = f" ({_signed(difference.low)} to {_signed(difference.high)})"
@@ -174,29 +178,29 @@ def difference_text(row: LeaderboardRow) -> str:
     return f"{_signed(difference.mean)}{interval}{p}"
 
 
-def interval_text(row: LeaderboardRow) -> str:
-    """The interval of a row's mean; a dash without any."""
-    if row.scores is None or row.scores.low is None or row.scores.high is None:
+def interval_text(scores: Estimate | None) -> str:
+    """The interval of a mean; a dash without any."""
+    if scores is None or scores.low is None or scores.high is None:
         return "–"
-    return f"{score_text(row.scores.low)} to {score_text(row.scores.high)}"
+    return f"{score_text(scores.low)} to {score_text(scores.high)}"
 
 
-def cost_text(row: LeaderboardRow) -> str:
-    """What a row cost, one currency after the other; "unknown" without a price. Currencies are foreign."""
-    if not row.costs:
+def cost_text(costs: Sequence[Cost]) -> str:
+    """An amount in each currency; "unknown" without a price. Currencies are foreign."""
+    if not costs:
         return "unknown"
-    texts = ["free" if cost.amount == 0 else f"{money(cost.amount)} {cost.currency}" for cost in row.costs]
-    unpriced = row.costs[0].unpriced
+    texts = ["free" if cost.amount == 0 else f"{money(cost.amount)} {cost.currency}" for cost in costs]
+    unpriced = costs[0].unpriced
     return f"{', '.join(texts)}{f' and {amount(unpriced)} without a price' if unpriced else ''}"
 
 
-def cost_per_text(row: LeaderboardRow) -> str:
-    """What `PER` documents cost in a row; amounts of several currencies are not added."""
-    if not row.costs:
+def cost_per_text(costs: Sequence[Cost]) -> str:
+    """What `PER` documents cost; amounts of several currencies are not added."""
+    if not costs:
         return "unknown"
-    if len(row.costs) > 1:
-        return "two currencies" if len(row.costs) == 2 else f"{len(row.costs)} currencies"
-    (cost,) = row.costs
+    if len(costs) > 1:
+        return "two currencies" if len(costs) == 2 else f"{len(costs)} currencies"
+    (cost,) = costs
     return "free" if cost.amount == 0 else f"{money(cost.per_document * PER)} {cost.currency}"
 
 
@@ -278,14 +282,14 @@ def _row(board: Board, place: int, row: LeaderboardRow) -> str:
         str(place),
         markdown_name(row.connection),
         "–" if row.scores is None else score_text(row.scores.mean),
-        interval_text(row),
+        interval_text(row.scores),
         f"{amount(row.scored)} of {amount(row.cells)}",
         f"{difference_text(row)}{', tied' if row.is_tied else ''}",
         "–" if row.against is None else markdown_name(board.row_of(row.against).connection),
         "–" if row.against is None else amount(common_documents(row)),
         f"{amount(row.failed)} ({row.failed_share:.1%})",
-        markdown_name(cost_text(row)),
-        markdown_name(cost_per_text(row)),
+        markdown_name(cost_text(row.costs)),
+        markdown_name(cost_per_text(row.costs)),
         "–" if row.median_seconds is None else duration(row.median_seconds),
         "–" if row.input_tokens is None else amount(row.input_tokens),
         "–" if row.output_tokens is None else amount(row.output_tokens),

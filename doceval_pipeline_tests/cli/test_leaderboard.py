@@ -78,3 +78,38 @@ def test_without_a_completed_batch_it_says_what_to_do(databases: Databases) -> N
     assert ended.stdout.startswith("no batch is completed yet: run doceval demo")
     assert read_json("leaderboard")["boards"] == []
     assert doceval("leaderboard", "--prompt", "clarity").returncode == 1
+
+
+def test_the_boards_of_a_batch_are_those_of_its_report_with_what_they_decide_first(batch: Sample) -> None:
+    ended = doceval("leaderboard", "sample")
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith(f"{batch.key} sample: Complete")
+    assert [line.startswith("- For prompt-") for line in lines[:4]] == [False, True, True, False]
+    assert "model-1 scores 6 points higher than model-0 on the 12 documents both scored" in lines[1]
+    assert lines[2].endswith("[SIMULATED]")
+    assert ended.stdout.count("simulated") == 2, "the rows of the second board"
+    found = read_json("leaderboard", str(batch.id), "--prompt", "prompt-0")
+    (board,) = found["boards"]
+    assert board["sentence"] == lines[1].removeprefix("- ")
+    assert (found["batch"], board["choice"]) == (batch.id, ["model-1"])
+    assert [row["connection"] for row in board["rows"]] == ["model-1", "model-0"]
+    assert board["rows"][0]["difference"]["n"] == 12
+    assert board["rows"][0]["cost"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("nothing",), 1, "batch 'nothing' does not exist"),
+        (("sample", "--prompt", "prompt-7"), 1, "has no prompt 'prompt-7'"),
+        (("sample", "--open"), 2, "doceval open sample"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(
+    batch: Sample, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    refused = doceval("leaderboard", *arguments)
+    assert (refused.returncode, refused.stdout) == (code, "")
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -182,22 +182,21 @@ def _ranked(
     """The rows of a board in their order, the leader compared with the second one, the others with it."""
     from doceval_pipeline.statistics.inference import turned
 
-    ranked = sorted(rows, key=_place)
-    leader = ranked[0] if ranked and ranked[0].scores is not None else None
-    result = []
-    for row in ranked:
-        difference = differences.get((row.is_simulated, row.prompt_id, row.connection_id))
-        against = leader
-        if row is leader:
-            against = next((other for other in ranked[1:] if other.scores is not None), None)
-            found = against and differences.get((row.is_simulated, row.prompt_id, against.connection_id))
-            difference = None if found is None else turned(found)
-        elif row.scores is None:
-            against = None
-        result.append(
-            replace(row, difference=difference, against=None if against is None else against.connection_id)
-        )
-    return result
+    ordered = sorted(rows, key=_place)
+    ranked = [row for row in ordered if row.scores is not None]
+    without_scores = ordered[len(ranked) :]
+    if len(ranked) < 2:
+        return ordered
+
+    def found(row: LeaderboardRow) -> Difference | None:
+        return differences.get((row.is_simulated, row.prompt_id, row.connection_id))
+
+    leader, second, lead = ranked[0], ranked[1], found(ranked[1])
+    return [
+        replace(leader, difference=None if lead is None else turned(lead), against=second.connection_id),
+        *(replace(row, difference=found(row), against=leader.connection_id) for row in ranked[1:]),
+        *without_scores,
+    ]
 
 
 def _place(row: LeaderboardRow) -> tuple[bool, float, bool, str, int]:
