@@ -266,7 +266,7 @@ def _board_lines(board: Board, word: str) -> list[str]:
         markdown_name(board_sentence(board), SENTENCE_CHARACTERS),
         "",
         f"| | {word} | mean score | 95 % interval | scored | difference (95 % interval) | against "
-        "| documents in common | failed | cost | cost per {PER:,} documents | p50 time | input tokens "
+        f"| documents in common | failed | cost | cost per {PER:,} documents | p50 time | input tokens "
         "| output tokens | documents | batches |",
         "|---:|---|---:|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -287,7 +287,7 @@ def _row(board: Board, place: int, row: LeaderboardRow) -> str:
         f"{difference_text(row)}{', tied' if row.is_tied else ''}",
         "–" if row.against is None else markdown_name(board.row_of(row.against).connection),
         "–" if row.against is None else amount(common_documents(row)),
-        f"{amount(row.failed)} ({row.failed_share:.1%})",
+        f"{amount(row.failed)} ({row.failed_share:.1%})" if row.failed else "0",
         markdown_name(cost_text(row.costs)),
         markdown_name(cost_per_text(row.costs)),
         "–" if row.median_seconds is None else duration(row.median_seconds),

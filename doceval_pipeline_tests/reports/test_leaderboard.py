@@ -102,6 +102,8 @@ def test_a_row_shows_mean_difference_failures_cost_and_time() -> None:
     )
     assert second.startswith("| 2 | llama | 64 | 50 to 78 | 14 of 16 | −6 (−10 to −2), p = 0.001 | gpt | 8 |")
     assert "| unknown | unknown |" in second
+    assert "| failed | cost | cost per 1,000 documents | p50 time |" in shown
+    assert "{" not in shown
     assert "**2 batches**; 1 left out" in shown
     assert "SIMULATED" not in shown
     assert "was edited between batches is one row" in shown
