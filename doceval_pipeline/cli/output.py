@@ -62,6 +62,7 @@ FOLDING_COLUMNS = (
     "check",
     "observation",
     "connection",
+    "model",
     "prompt",
     "when",
     "next",
