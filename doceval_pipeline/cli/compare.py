@@ -116,7 +116,7 @@ def _print_usage(comparison: Comparison) -> None:
         *_names(comparison),
         comparison.side_word,
         "cost",
-        "cost per document",
+        "cost per 1,000 documents",
         "p50 seconds",
         "input tokens",
         "output tokens",

@@ -12,6 +12,7 @@ from doceval_pipeline.domain.score_changes import Dimension, ScoreChanges
 from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.domain.usage import ColumnUsage, Cost
 from doceval_pipeline.reports.decision import (
+    PER,
     evidence,
     listed,
     over_documents,
@@ -87,12 +88,12 @@ def cost_text(usage: SideUsage) -> str:
     return f"{_money(cost, cost.amount)} and {evaluations} at an unknown price"
 
 
-def cost_per_document_text(usage: SideUsage) -> str:
-    """The cost of one evaluation of a side, with its currency."""
+def rate_text(usage: SideUsage) -> str:
+    """The cost of `PER` documents of a side, with its currency."""
     cost = usage.usage.cost
     if usage.is_all_reused:
         return "–"
-    return "unknown" if cost is None else _money(cost, cost.per_document)
+    return "unknown" if cost is None else _rate(cost)
 
 
 def usage_texts(used: SideUsage) -> tuple[str, ...]:
@@ -105,7 +106,7 @@ def usage_texts(used: SideUsage) -> tuple[str, ...]:
     seconds = "unknown" if usage.seconds is None else f"{usage.seconds.p50:,.3g}"
     return (
         cost_text(used),
-        cost_per_document_text(used),
+        rate_text(used),
         "–" if used.is_all_reused else seconds,
         *tokens,
     )
@@ -113,6 +114,10 @@ def usage_texts(used: SideUsage) -> tuple[str, ...]:
 
 def _money(cost: Cost, amount: float) -> str:
     return "free" if cost.amount == 0 else f"{money(amount)} {shown_name(cost.currency)}"
+
+
+def _rate(cost: Cost) -> str:
+    return _money(cost, cost.per_document * PER)
 
 
 def _as_choice(column: WordedColumn) -> str:
@@ -185,6 +190,8 @@ def _power(difference: Difference, what: str) -> str:
         return f"; one document is too few to show a {what}"
     if difference.p is None:
         return f"; they are versions or copies of one document, which is too few to show a {what}"
+    if difference.detectable is not None and _is_nothing(difference.detectable):
+        return ""
     if difference.detectable is None:
         return f"; so few documents cannot show a {what}"
     return f"; as many documents show a {what} of {points(difference.detectable)} in 4 of 5 cases"
@@ -229,33 +236,39 @@ def _reused(sides: list[WordedSide]) -> str:
 
 
 def _price_in_time(first: WordedSide, second: WordedSide) -> str:
-    """What a document cost in the first batch, and in the second."""
+    """What documents cost in the first batch, and in the second."""
     reused = [each for each in (first, second) if each.usage.is_all_reused]
     if reused:
         return f"; all results in {_names(*reused)} are reused and cost nothing there"
     before, after = first.usage.usage.cost, second.usage.usage.cost
-    if before is None and after is None:
-        return "; what they cost is unknown"
     if before is None or after is None:
-        missing, known, cost = (first, second, after) if before is None else (second, first, before)
-        priced = "is free" if cost is None or cost.amount == 0 else f"costs {_money(cost, cost.per_document)}"
-        return (
-            f"; what a document costs in {shown_name(missing.name)} is unknown, and in "
-            f"{shown_name(known.name)} it {priced}"
-        )
+        return _unknown_in_time(first, second)
     if before.amount == after.amount == 0:
         return "; both are free"
-    then, now = _money(before, before.per_document), _money(after, after.per_document)
+    then, now = _rate(before), _rate(after)
     if before.currency != after.currency:
-        return f"; a document cost {then} in {shown_name(first.name)} and {now} in {shown_name(second.name)}"
+        return (
+            f"; {PER:,} documents cost {then} in {shown_name(first.name)} and {now} in "
+            f"{shown_name(second.name)}"
+        )
     if not before.amount or not after.amount:
         verb = "fell" if before.amount else "rose"
-        return f"; the cost of a document {verb} from {then} to {now}"
+        return f"; the cost of {PER:,} documents {verb} from {then} to {now}"
     ratio = after.per_document / before.per_document
     if 0.95 <= ratio <= 1.05:
-        return f"; a document cost about the same ({then}, then {now})"
+        return f"; {PER:,} documents cost about the same ({then}, then {now})"
     verb = "rose" if ratio > 1 else "fell"
-    return f"; the cost of a document {verb} from {then} to {now}, {relative_price(ratio)}"
+    return f"; the cost of {PER:,} documents {verb} from {then} to {now}, {relative_price(ratio)}"
+
+
+def _unknown_in_time(first: WordedSide, second: WordedSide) -> str:
+    before, after = first.usage.usage.cost, second.usage.usage.cost
+    known = before or after
+    if known is None:
+        return "; what they cost is unknown"
+    missing, priced = (first, second) if before is None else (second, first)
+    cost = "is free" if known.amount == 0 else f"costs {_rate(known)} per {PER:,} documents"
+    return f"; what {shown_name(missing.name)} costs is unknown, and {shown_name(priced.name)} {cost}"
 
 
 def _missing(column: WordedColumn) -> str:

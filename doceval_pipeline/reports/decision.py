@@ -100,10 +100,10 @@ def price_clause(usage: ColumnUsage, name: str, other: ColumnUsage, other_name: 
         known = other_cost if cost is None else cost
         unknown, priced = (name, other_name) if cost is None else (other_name, name)
         return f"; what {unknown} costs is unknown, and {priced} costs {_each(known)}"
-    if cost.currency != other_cost.currency:
-        return f" and costs {_each(cost)}, against {_each(other_cost)}"
     if cost.amount == other_cost.amount == 0:
         return "; both are free"
+    if cost.currency != other_cost.currency:
+        return f" and costs {_each(cost)}, against {_each(other_cost)}"
     if cost.amount == 0:
         return f" and is free, against {_each(other_cost)}"
     if other_cost.amount == 0:
@@ -125,8 +125,10 @@ def relative_price(ratio: float) -> str:
         return "about the same"
     if ratio > 0.55:
         return f"about {round((1 - ratio) * 100):d} % less"
-    parts = _two_digits(1 / ratio)
-    return f"about {_PARTS.get(int(float(parts.replace(',', ''))), f'1/{parts}')} as much"
+    whole = round(1 / ratio)
+    is_close = abs(whole * ratio - 1) <= 0.05
+    part = _PARTS.get(whole) if is_close else None
+    return f"about {part or f'1/{_two_digits(1 / ratio)}'} as much"
 
 
 def failure_clause(standings: Sequence[tuple[str, Standing]]) -> str:

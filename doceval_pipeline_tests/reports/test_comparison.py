@@ -74,7 +74,7 @@ def test_models_are_compared_in_one_sentence_with_the_price() -> None:
     )
     assert compared(column).verdict == (
         "For clarity, b scores 3 points higher than a on the 60 documents both scored (95 % interval 1.7 to "
-        "4.3, p < 0.001) and costs about 20 times as much (0.40 against 0.02 USD a document)."
+        "4.3, p < 0.001) and costs about 20 times as much (400.00 against 20.00 USD per 1,000 documents)."
     )
 
 
@@ -85,7 +85,7 @@ def test_the_model_that_scores_higher_comes_first() -> None:
     )
     assert compared(column).verdict == (
         "For clarity, a scores 3 points higher than b on the 60 documents both scored (95 % interval 1.7 to "
-        "4.3, p < 0.001) and costs about a twentieth as much (0.02 against 0.40 USD a document)."
+        "4.3, p < 0.001) and costs about a twentieth as much (20.00 against 400.00 USD per 1,000 documents)."
     )
 
 
@@ -96,9 +96,9 @@ def test_scores_rise_and_fall_only_between_batches() -> None:
     )
     in_time = compared(column, dimension=Dimension.TIME)
     assert in_time.verdict == (
-        "For clarity, the scores of gpt rose by 3 points from a to b on the 60 documents scored in both (95 % "
-        "interval 1.7 to 4.3, p < 0.001); the cost of a document rose from 0.02 USD to 0.40 USD, about 20 "
-        "times as much."
+        "For clarity, the scores of gpt rose by 3 points from a to b on the 60 documents scored in both "
+        "(95 % interval 1.7 to 4.3, p < 0.001); the cost of 1,000 documents rose from 20.00 USD to 400.00 "
+        "USD, about 20 times as much."
     )
     page = " ".join(Page(render_comparison(in_time)).text.split())
     assert "rose on 36, fell on 12, same on 12" in page
@@ -264,7 +264,7 @@ def test_the_usage_of_each_side_is_shown_and_unknown_is_never_0() -> None:
     }
     assert (usage["second"]["cost"], usage["second"]["cost_per_document"]) == (None, None)
     page = " ".join(Page(render_comparison(found)).text.split())
-    assert "a clarity 0.20 USD 0.02 USD 1.5 1,000 200 3" in page
+    assert "a clarity 0.20 USD 20.00 USD 1.5 1,000 200 3" in page
     assert "b clarity unknown unknown unknown unknown unknown 0" in page
 
 
