@@ -19,7 +19,7 @@ from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.comparison import ComparedColumn, ComparedSide, Comparison
 from doceval_pipeline.reports.comparison_words import usage_texts
-from doceval_pipeline.reports.decision import GENEROUS, shown_name
+from doceval_pipeline.reports.decision import shown_name
 from doceval_pipeline.reports.formatting import points_text, probability_text, score_text
 from doceval_pipeline.reports.score_changes import THRESHOLD, crossings_text
 
@@ -102,7 +102,8 @@ def _print(comparison: Comparison) -> None:
         console.print(printable(sentence), markup=False)
     if comparison.simulated:
         errors.print("simulated results: no LLM was called", style="magenta")
-    console.print(GENEROUS, style="dim")
+    if comparison.caution:
+        console.print(comparison.caution, style="dim")
     console.print()
     _print_usage(comparison)
     console.print()

@@ -154,6 +154,11 @@ class Comparison:
         return self.first.cells + self.second.cells
 
     @property
+    def caution(self) -> str:
+        """What a higher score of a model does not mean; empty if no models are compared."""
+        return GENEROUS if self.dimension is Dimension.CONNECTION else ""
+
+    @property
     def side_word(self) -> str:
         """What each of the two sides is."""
         return {
@@ -303,7 +308,6 @@ def render_comparison(comparison: Comparison, compiled: Path | None = None) -> s
         TEMPLATE,
         compiled,
         comparison=comparison,
-        generous=GENEROUS,
         usage_texts=usage_texts,
         counts_text=counts_text,
         crossings_text=crossings_text,

@@ -156,16 +156,17 @@ def _in_time(column: WordedColumn) -> str:
         return f"{_not_comparable(column)}{price}"
     between = f"from {shown_name(first.name)} to {shown_name(second.name)}"
     change = changes.difference
-    over = _over(change, "in both")
     if changes.rose == changes.fell == 0:
         over = _over(change, "in both", each=True)
         return f"the scores of {model} stayed the same {between} {over}{price}"
-    if _is_nothing(change.mean):
-        said = f"the scores of {model} stayed the same on average {between} {over}{evidence(change)}{price}"
-        return f"{said}{_power(change, 'change')}"
-    verb, size = ("rose", change) if change.mean > 0 else ("fell", turned(change))
-    moved = f"the scores of {model} {verb} by {points(size.mean)} {between} {over}{evidence(size)}{price}"
-    return moved if change.told_apart else f"{moved}{_power(change, 'change')}"
+    size = turned(change) if change.mean < 0 else change
+    verb = "fell" if change.mean < 0 else "rose"
+    moved = "are the same on average" if _is_nothing(size.mean) else f"{verb} by {points(size.mean)}"
+    over = f"{_over(change, 'in both')}{evidence(size)}{price}"
+    if change.told_apart and not _is_nothing(size.mean):
+        return f"the scores of {model} {moved} {between} {over}"
+    not_shown = f"no change of the scores of {model} is shown {between}"
+    return f"{not_shown}: they {moved} {over}{_power(change, 'change')}"
 
 
 def _is_nothing(mean: float) -> bool:

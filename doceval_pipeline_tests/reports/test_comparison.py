@@ -114,7 +114,7 @@ def test_models_and_prompts_score_higher_and_lower(dimension: Dimension) -> None
     found = compared(column, dimension=dimension)
     page = " ".join(Page(render_comparison(found)).text.split())
     assert "higher on 1, lower on 1, same on 1" in page
-    assert "at or above 50 by the first only: 1, by the second only: 1" in page
+    assert "at or above 50 by a only: 1, by b only: 1" in page
     assert "Largest differences" in page
     for verb in ("rose", "fell", "crossed", "moved", "change"):
         assert verb not in f"{page} {found.verdict}"
@@ -222,7 +222,7 @@ def test_each_column_has_the_threshold_of_its_prompt_or_the_common_one() -> None
         for column in found.columns
         if column.score_changes
     ] == [(65, 1), (50, 1)]
-    assert "at or above 65 by the first only: 0, by the second only: 1" in render_comparison(found)
+    assert "at or above 65 by a only: 0, by b only: 1" in render_comparison(found)
 
 
 def test_versions_and_copies_of_a_document_are_one_cluster() -> None:
@@ -316,7 +316,7 @@ def test_the_page_shows_the_comparison() -> None:
         "0.txt",
         "60 → 40",
         "Only in a",
-        "3 documents are in both",
+        "of 3 that both have",
     ):
         assert said in " ".join(page.text.split())
 

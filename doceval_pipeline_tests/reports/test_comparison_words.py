@@ -153,8 +153,11 @@ def assert_lead(column: ComparedColumn, dimension: Dimension) -> None:
         return
     found = changes.difference
     assert number(documents[1] or "1") == found.n
-    if dimension is not Dimension.TIME:
-        is_equal = changes.rose == changes.fell == 0
+    is_equal = changes.rose == changes.fell == 0
+    if dimension is Dimension.TIME:
+        assert ("no change" in sentence) == (not found.told_apart and not is_equal), sentence
+        assert is_equal == ("stayed the same" in sentence)
+    else:
         assert ("do not separate" in sentence) == (not found.told_apart and not is_equal), sentence
         assert is_equal == ("score the same on" in sentence)
     points = re.search(r"(?:scores|(rose|fell) by) ([\d.]+) points?\b", sentence)

@@ -14,11 +14,11 @@ from sqlalchemy import Connection
 
 from doceval_pipeline.atomic_file import atomic_file_or_stdout
 from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.results.clusters import cluster_numbers
 from doceval_pipeline.batches.results.costs import read_column_usage
 from doceval_pipeline.batches.results.file_names import FileNames
 from doceval_pipeline.batches.results.insights import changed_settings
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, find_batch
-from doceval_pipeline.doc_eval.clusters import document_clusters
 from doceval_pipeline.doc_eval.criteria import read_criteria
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column, Labels
@@ -38,7 +38,7 @@ from doceval_pipeline.reports.comparison import (
     render_comparison,
 )
 from doceval_pipeline.reports.comparison_words import SideUsage
-from doceval_pipeline.reports.score_changes import THRESHOLD, Clusters
+from doceval_pipeline.reports.score_changes import THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _compare(
         ]
         names = FileNames(doc_eval, one.results.batch.id)
         names.load(named_documents(documents, columns))
-        clusters = _clusters(doc_eval, documents)
+        clusters = cluster_numbers(doc_eval, documents)
     comparison = compare_sides(
         (_compared_side(one, documents), _compared_side(other, documents)),
         documents,
@@ -283,16 +283,6 @@ def _overall_threshold(columns: Sequence[AlignedColumn]) -> float:
     thresholds = {column.threshold for column in columns}
     common = thresholds.pop() if len(thresholds) == 1 else None
     return THRESHOLD if common is None else common
-
-
-def _clusters(doc_eval: Connection, documents: NDArray[np.int64]) -> Clusters | None:
-    """The cluster of each document, None if no two are versions or copies of each other."""
-    shared = document_clusters(doc_eval, documents.tolist())
-    if not shared:
-        return None
-    clusters = documents.copy()
-    clusters[np.searchsorted(documents, list(shared))] = list(shared.values())
-    return clusters
 
 
 def _are_models(sides: Sequence[_SelectedSide]) -> bool:
