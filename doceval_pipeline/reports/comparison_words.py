@@ -195,7 +195,8 @@ def _power(difference: Difference, what: str) -> str:
         return ""
     if difference.detectable is None:
         return f"; so few documents cannot show a {what}"
-    return f"; as many documents show a {what} of {points(difference.detectable)} in 4 of 5 cases"
+    true = f"a true {what} of {points(difference.detectable)}"
+    return f"; with as many documents, {true} shows in 4 of 5 cases"
 
 
 def _not_comparable(column: WordedColumn) -> str:

@@ -139,8 +139,8 @@ UNKNOWN = "what they cost is unknown"
             np.full(60, 40),
             40 + np.resize([10, -10, 5, -5, 0, 1], 60),
             "the scores do not separate a and b: b scores 0.2 points higher than a on the 60 documents both "
-            f"scored (95 % interval −1.5 to 1.9, p = 0.56); {UNKNOWN}; as many documents show a difference "
-            "of 2.4 points in 4 of 5 cases.",
+            f"scored (95 % interval −1.5 to 1.9, p = 0.56); {UNKNOWN}; with as many documents, a true "
+            "difference of 2.4 points shows in 4 of 5 cases.",
         ),
         (
             [0, 50, 100],
@@ -163,8 +163,8 @@ UNKNOWN = "what they cost is unknown"
             [40, 50, 60],
             [50, 40, 60],
             "the scores do not separate a and b: they are the same on average on the 3 documents both scored "
-            f"(95 % interval −24.8 to 24.8, p = 1); {UNKNOWN}; as many documents show a difference of 32.6 "
-            "points in 4 of 5 cases.",
+            f"(95 % interval −24.8 to 24.8, p = 1); {UNKNOWN}; with as many documents, a true difference "
+            "of 32.6 points shows in 4 of 5 cases.",
         ),
         (
             [40, math.nan, 60, 70],

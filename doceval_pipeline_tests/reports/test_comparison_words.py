@@ -195,7 +195,7 @@ def assert_evidence(column: ComparedColumn) -> None:
         assert (
             number(p[2]) == pytest.approx(found.p, rel=0.05, abs=0.0006) if p[1] == "=" else found.p < 0.001
         )
-    detectable = re.search(r"show a \w+ of ([\d.]+) points? in 4 of 5 cases", sentence)
+    detectable = re.search(r"a true \w+ of ([\d.]+) points? shows in 4 of 5 cases", sentence)
     is_silent = found.told_apart or is_equal
     is_nothing = found.detectable is not None and found.detectable < 1e-4
     assert (detectable is None) == (is_silent or is_nothing or found.detectable is None), sentence
