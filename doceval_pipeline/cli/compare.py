@@ -92,8 +92,10 @@ def compare(
             console.print(str(page), markup=False)
 
 
-# Of many columns only the tables are printed.
+# Of more columns only the tables are printed.
 _LINES_SHOWN = 20
+# Of each of several columns.
+_LARGEST_SHOWN = 5
 _OPTIONAL = ("model", "connection", "prompt", "changed")
 
 
@@ -199,11 +201,12 @@ def _column_label(column: ComparedColumn) -> str:
 
 def _print_largest(comparison: Comparison) -> None:
     """Print the documents whose scores differ most, of each of the first columns."""
+    shown = None if len(comparison.columns) == 1 else _LARGEST_SHOWN
     for column in comparison.columns[:_LINES_SHOWN]:
         if column.score_changes is not None and column.score_changes.flips:
             shifts = [
                 (flip.document, score_text(flip.before), score_text(flip.after))
-                for flip in column.score_changes.flips
+                for flip in column.score_changes.flips[:shown]
             ]
             console.print()
             title = f"largest {comparison.words.difference}s: {_column_label(column)}"

@@ -21,7 +21,7 @@ from doceval_pipeline.reports.comparison_words import (
     WordedSide,
     usage_texts,
 )
-from doceval_pipeline.reports.decision import GENEROUS
+from doceval_pipeline.reports.decision import GENEROUS, shown_name
 from doceval_pipeline.reports.html import render_page
 from doceval_pipeline.reports.score_changes import (
     THRESHOLD,
@@ -88,7 +88,7 @@ class ComparedColumn:
     prompt: str | None
     changed: tuple[str, ...]
     sentence: str
-    """How they differ, at what price; every name in it is visible and cut."""
+    """How they differ, at what price, and whether results are simulated; names in it are visible and cut."""
     first_cells: ScoreStateCounts
     second_cells: ScoreStateCounts
     first_usage: SideUsage
@@ -192,8 +192,8 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The sentences in one line, and whether results are simulated; every name in it is sanitized."""
-        return f"{' '.join(self.sentences)}{_same_results(self)}{_simulation(self)}"
+        """The sentences in one line; every name in it is sanitized."""
+        return f"{' '.join(self.sentences)}{_same_results(self)}"
 
     @property
     def usage(self) -> tuple[tuple[ComparedColumn, ComparedSide, SideUsage], ...]:
@@ -349,7 +349,7 @@ def _compared(
         connection=column.connection,
         prompt=column.prompt,
         changed=column.changed,
-        sentence=worded.sentence(),
+        sentence=f"{worded.sentence()}{_simulation(*sides)}",
         first_cells=column.first_cells,
         second_cells=column.second_cells,
         first_usage=column.first_usage,
@@ -379,9 +379,14 @@ def _same_results(comparison: Comparison) -> str:
     return f" {same:,} pairs share one reused result each and are not compared."
 
 
-def _simulation(comparison: Comparison) -> str:
-    if not comparison.simulated:
+def _simulation(first: ComparedSide, second: ComparedSide) -> str:
+    """Marks simulated results at the end of each sentence, so that they stay marked wherever it is pasted."""
+    simulated, cells = first.simulated + second.simulated, first.cells + second.cells
+    if not simulated:
         return ""
-    whole = comparison.simulated == comparison.cells
-    part = "" if whole else f" in {comparison.simulated:,} of {comparison.cells:,} evaluations"
-    return f" [SIMULATED{part}]"
+    if simulated == cells:
+        return " [SIMULATED]"
+    for side in (first, second):
+        if simulated == side.simulated == side.cells:
+            return f" [SIMULATED: all results of {shown_name(side.name)}, and no others]"
+    return f" [SIMULATED in {simulated:,} of {cells:,} evaluations]"

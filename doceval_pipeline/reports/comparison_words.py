@@ -224,6 +224,9 @@ def _price(side: WordedSide, other: WordedSide) -> str:
     reused = [each for each in (side, other) if each.usage.is_all_reused]
     if reused:
         return f"; {_reused(reused)}"
+    cost, other_cost = side.usage.usage.cost, other.usage.usage.cost
+    if cost and other_cost and cost.amount and _rate(cost) == _rate(other_cost):
+        return f"; both cost {_rate(cost)} per {PER:,} documents"
     return price_clause(side.usage.usage, shown_name(side.name), other.usage.usage, shown_name(other.name))
 
 

@@ -286,6 +286,10 @@ def test_the_verdict_marks_simulated_results() -> None:
     some = compared(column, sides=(replace(A, simulated=30), B))
     assert some.verdict.endswith(" [SIMULATED in 30 of 200 evaluations]")
     assert "no LLM was called" in render_comparison(some)
+    one = compared(column, column, sides=(A, replace(B, simulated=100)))
+    assert all(
+        sentence.endswith(". [SIMULATED: all results of b, and no others]") for sentence in one.sentences
+    )
     both = compared(column, sides=(replace(A, simulated=100), replace(B, simulated=100)))
     assert both.verdict.endswith(" [SIMULATED]")
     assert "SIMULATED" not in render_comparison(compared(column))

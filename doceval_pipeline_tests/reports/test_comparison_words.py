@@ -65,6 +65,7 @@ PRICES = {
     "cheaper": (paid(0.4), paid(0.02)),
     "a little more": (paid(0.2), paid(0.24)),
     "about the same": (paid(0.2), paid(0.2004)),
+    "exactly the same": (paid(0.2), paid(0.2)),
     "tiny": (paid(2e-9), paid(0.4)),
     "first unknown": (paid(None), paid(0.4)),
     "second unknown": (paid(0.02), paid(None)),
@@ -242,6 +243,9 @@ def assert_price(column: ComparedColumn, dimension: Dimension) -> None:
     free = [cost for cost in known if cost.amount == 0]
     amounts = [f"{money(cost.per_document * PER)} {cost.currency}" for cost in known if cost.amount > 0]
     is_ratio = len(known) == 2 and not free and known[0].currency == known[1].currency
+    is_same = is_ratio and dimension is not Dimension.TIME and known[0].amount == known[1].amount
+    assert is_same == (f"both cost {amounts[0]} per 1,000 documents" in sentence if amounts else False)
+    is_ratio = is_ratio and not is_same
     assert bool(re.search(r"as much|% (more|less)|about the same", sentence)) == is_ratio, sentence
     assert len(known) == 2 or not re.search(r"\b0(\.00)? USD", sentence), "unknown is not 0"
     if is_ratio:
