@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from doceval_pipeline.batches.results.comparing import (
-    Dimension,
     compare_batches,
     compare_in_batch,
     write_comparison,
@@ -15,11 +14,14 @@ from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, console_beside, errors, output_path, print_json, print_table
+from doceval_pipeline.domain.score_changes import Dimension
 from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.comparison import ComparedColumn, ComparedSide, Comparison
+from doceval_pipeline.reports.comparison_words import usage_texts
+from doceval_pipeline.reports.decision import shown_name
 from doceval_pipeline.reports.formatting import points_text, probability_text, score_text
-from doceval_pipeline.reports.score_changes import THRESHOLD
+from doceval_pipeline.reports.score_changes import THRESHOLD, crossings_text
 
 
 @command(
@@ -35,9 +37,8 @@ from doceval_pipeline.reports.score_changes import THRESHOLD
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 100),
-    default=THRESHOLD,
-    show_default=True,
-    help="A score at or above it is good; documents that cross it are counted.",
+    show_default=f"the threshold of each prompt, or else {THRESHOLD:g}",
+    help="A score at or above it is good; documents that only one side scores so are counted.",
 )
 @click.option(
     "--html",
@@ -52,21 +53,21 @@ def compare(
     batches: tuple[str, ...],
     connections: tuple[str, str] | None,
     prompts: tuple[str, str] | None,
-    threshold: float,
+    threshold: float | None,
     page: Path | None,
     as_json: bool,
 ) -> None:
     """Compare two batches, connections or prompts.
 
-    Shows by how much the second scores higher than the first on the same documents.
+    Says for each prompt which one scores higher on the same documents, by how much and at what price.
 
     \b
     doceval compare BATCH BATCH                      two batches (numbers or names)
     doceval compare BATCH --connections NAME NAME    two connections of a batch
     doceval compare BATCH --prompts NAME NAME        two prompts of a batch
 
-    Leaves out documents and columns (connection and prompt) that only one of the two has. The first line of
-    the output can be pasted into a message.
+    Leaves out documents and columns (connection and prompt) that only one of the two has. The first lines of
+    the output, one for each column, can be pasted into a message.
     """
     if len(batches) + bool(connections) + bool(prompts) != 2 or len(batches) > 2:
         raise click.UsageError("pass two batches, or one batch with either --connections or --prompts")
@@ -91,49 +92,76 @@ def compare(
             console.print(str(page), markup=False)
 
 
-_OPTIONAL = ("connection", "prompt", "changed")
-_HEADINGS = (
-    "connection",
-    "prompt",
-    "documents",
-    "first",
-    "second",
-    "difference",
-    "95 % interval",
-    "p",
-    "rose",
-    "fell",
-    "same",
-    "changed",
-)
+# Of more columns only the tables are printed.
+_LINES_SHOWN = 20
+# Of each of several columns.
+_LARGEST_SHOWN = 5
+_OPTIONAL = ("model", "connection", "prompt", "changed")
 
 
 def _print(comparison: Comparison) -> None:
-    console.print(printable(comparison.verdict), markup=False)
+    for sentence in comparison.sentences:
+        console.print(printable(sentence), markup=False)
     if comparison.simulated:
         errors.print("simulated results: no LLM was called", style="magenta")
-    overall = comparison.overall
-    console.print(
-        f"documents that crossed {score_text(overall.threshold)}: {overall.flipped_up:,} upwards, "
-        f"{overall.flipped_down:,} downwards; mean change {points_text(overall.net)}, mean size of changes "
-        f"{points_text(overall.gross)}"
-    )
-    first, second = (f"{side.name} ({side.partition_key})" for side in (comparison.first, comparison.second))
-    console.print(printable(f"first is {first}, second is {second}"), markup=False)
+    if comparison.caution:
+        console.print(comparison.caution, style="dim")
     console.print()
-    title = None
-    if len(comparison.columns) > 1:
-        title = f"by column, p corrected for {len(comparison.columns):,} comparisons"
-    print_table(_HEADINGS, [_row(column) for column in comparison.columns], title, optional=_OPTIONAL)
+    _print_usage(comparison)
+    console.print()
+    _print_columns(comparison)
     _print_left_out(comparison)
-    if overall.flips:
-        shifts = [(flip.document, score_text(flip.before), score_text(flip.after)) for flip in overall.flips]
-        console.print()
-        print_table(("file", "first", "second"), shifts, "largest changes")
+    _print_largest(comparison)
+
+
+def _print_usage(comparison: Comparison) -> None:
+    headings = (
+        *_names(comparison),
+        comparison.side_word,
+        "cost",
+        "cost per 1,000 documents",
+        "p50 seconds",
+        "input tokens",
+        "output tokens",
+        "failed",
+    )
+    rows = [
+        (*_column_names(column), side.name, *usage_texts(used), used.failed)
+        for column, side, used in comparison.usage
+    ]
+    print_table(headings, rows, "price and time", optional=_OPTIONAL)
+
+
+def _print_columns(comparison: Comparison) -> None:
+    sides = comparison.first, comparison.second
+    first, second = (f"{side.name} ({side.partition_key})" for side in sides)
+    console.print(printable(f"first is {first}, second is {second}"), markup=False)
+    words = comparison.words
+    headings = (
+        *_names(comparison),
+        "documents",
+        "first",
+        "second",
+        words.difference,
+        "95 % interval",
+        "p",
+        words.higher,
+        words.lower,
+        "same",
+        "changed",
+    )
+    number = len(comparison.columns)
+    title = f"p corrected for {number:,} comparisons" if number > 1 else None
+    print_table(headings, [_row(column) for column in comparison.columns], title, optional=_OPTIONAL)
+    for column in comparison.columns[:_LINES_SHOWN]:
+        if column.score_changes is not None:
+            names = [shown_name(side.name) for side in sides]
+            crossed = crossings_text(column.score_changes, comparison.dimension, *names)
+            console.print(printable(f"{_column_label(column)}: {crossed}"), markup=False)
 
 
 def _row(column: ComparedColumn) -> tuple[Any, ...]:
-    names, changed = (column.connection, column.prompt), ", ".join(column.changed) or None
+    names, changed = _column_names(column), ", ".join(column.changed) or None
     changes = column.score_changes
     if changes is None or column.first_mean is None or column.second_mean is None:
         return (*names, 0, *(None,) * 8, changed)
@@ -158,11 +186,38 @@ def _row(column: ComparedColumn) -> tuple[Any, ...]:
     )
 
 
+def _names(comparison: Comparison) -> tuple[str, str]:
+    """The headings of `_column_names`."""
+    return comparison.model_word, "prompt"
+
+
+def _column_names(column: ComparedColumn) -> tuple[str | None, str | None]:
+    return column.connection, column.prompt
+
+
+def _column_label(column: ComparedColumn) -> str:
+    return " · ".join(shown_name(name) for name in _column_names(column) if name is not None)
+
+
+def _print_largest(comparison: Comparison) -> None:
+    """Print the documents whose scores differ most, of each of the first columns."""
+    shown = None if len(comparison.columns) == 1 else _LARGEST_SHOWN
+    for column in comparison.columns[:_LINES_SHOWN]:
+        if column.score_changes is not None and column.score_changes.flips:
+            shifts = [
+                (flip.document, score_text(flip.before), score_text(flip.after))
+                for flip in column.score_changes.flips[:shown]
+            ]
+            console.print()
+            title = f"largest {comparison.words.difference}s: {_column_label(column)}"
+            print_table(("file", "first", "second"), shifts, title)
+
+
 def _print_left_out(comparison: Comparison) -> None:
     """Print the results that are left out of the differences, by reason."""
     first, second = comparison.first, comparison.second
     rows = [
-        (side.name, column.connection, column.prompt, *_left_out(counts))
+        (side.name, *_column_names(column), *_left_out(counts))
         for column in comparison.columns
         for side, counts in ((first, column.first_cells), (second, column.second_cells))
         if any(_left_out(counts))
@@ -171,8 +226,7 @@ def _print_left_out(comparison: Comparison) -> None:
         console.print()
         columns = (
             "name",
-            "connection",
-            "prompt",
+            *_names(comparison),
             "without a score",
             "failed",
             "not done",

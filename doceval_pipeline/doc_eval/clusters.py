@@ -28,46 +28,36 @@ _PAIRS = text("""
 """)
 
 
-def document_clusters(
-    connection: Connection, batch_ids: Iterable[int], document_ids: Iterable[int]
-) -> dict[int, int]:
-    """The cluster of each given document that is a version or copy of another given one.
+def document_clusters(connection: Connection, batch_ids: Iterable[int]) -> dict[int, int]:
+    """The cluster of each document that is a version or copy of another one, by `docs.id`.
 
     Parameters
     ----------
     batch_ids
-        The batches that the documents are from: their files connect documents.
-    document_ids
-        `docs.id` in KnowledgeDocuments, as in `batch_documents.knowledge_document_id`.
+        The batches whose files connect documents.
 
     Returns
     -------
     dict[int, int]
-        The smallest given `docs.id` of its cluster, by `docs.id`; without documents that are alone.
+        The smallest `docs.id` of the cluster; documents that are alone are left out. It has the documents of
+        other batches, too, if files of these batches had them.
     """
-    given = sorted(set(document_ids))
-    # Fewer than two documents share no cluster.
-    if len(given) < 2:
-        return {}
-    rows = connection.execute(
-        _PAIRS, {"batch_ids": arrays.of_numbers(batch_ids)}, execution_options={"yield_per": _CHUNK}
-    )
-    return _shared(given, ((row.first, row.content) for row in rows))
+    parameters = {"batch_ids": arrays.of_numbers(batch_ids)}
+    rows = connection.execute(_PAIRS, parameters, execution_options={"yield_per": _CHUNK})
+    return _connected((row.first, row.content) for row in rows)
 
 
-def _shared(given: Iterable[int], pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
-    """The smallest given member of each connected component that has at least two given members."""
+def _connected(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
+    """The smallest member of each connected component, by member."""
     parents: dict[int, int] = {}
 
     def root(number: int) -> int:
-        while (parent := parents.get(number, number)) != number:
+        while (parent := parents.setdefault(number, number)) != number:
             # Halves the path, so that later searches are short.
-            parents[number] = number = parents.get(parent, parent)
+            parents[number] = number = parents[parent]
         return number
 
     for one, other in pairs:
-        parents[root(one)] = root(other)
-    members: dict[int, list[int]] = {}
-    for number in given:
-        members.setdefault(root(number), []).append(number)
-    return {number: min(group) for group in members.values() if len(group) > 1 for number in group}
+        first, second = sorted((root(one), root(other)))
+        parents[second] = first
+    return {number: root(number) for number in parents}

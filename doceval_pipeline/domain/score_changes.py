@@ -1,13 +1,23 @@
-"""How scores changed between two columns: of two batches, or of two connections or prompts."""
+"""How scores differ between two columns: of two batches, or of two connections or prompts."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from doceval_pipeline.domain.findings import Difference
 
 
+class Dimension(StrEnum):
+    """What the two sides of a comparison differ in."""
+
+    CONNECTION = "connection"
+    PROMPT = "prompt"
+    TIME = "time"
+    """The sides are two batches, the first of which counts as the earlier one."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreShift:
-    """A document, by name, with its scores before and after."""
+    """A document, by name, with its scores on the first and on the second side."""
 
     document: str
     before: float
@@ -16,24 +26,24 @@ class ScoreShift:
 
 @dataclass(frozen=True, slots=True)
 class ScoreChanges:
-    """How scores changed from one column to another over the documents with both scores."""
+    """How scores differ from one column to another over the documents with both scores."""
 
     difference: Difference
     rose: int
-    """Documents whose score rose; `fell` and `same` count the others."""
+    """Documents whose score is higher in the second column; `fell` and `same` count the others."""
     fell: int
     same: int
     net: float
-    """Mean change, in points."""
+    """Mean difference, in points."""
     gross: float
-    """Mean size of the changes, in points: larger than `net` if ups and downs cancel out."""
+    """Mean size of the differences, in points: larger than `net` if ups and downs cancel out."""
     threshold: float
     """A score of it or more is good."""
     flipped_up: int
-    """Documents that crossed `threshold` upwards; `flipped_down` counts the opposite."""
+    """Documents that reach `threshold` only in the second column; `flipped_down` only in the first."""
     flipped_down: int
     flips: tuple[ScoreShift, ...]
-    """The largest changes."""
+    """The largest differences."""
     only_first: int
     """Documents that have a score only in the first column, or only in the second (`only_second`)."""
     only_second: int

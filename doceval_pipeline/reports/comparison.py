@@ -1,30 +1,45 @@
 """Compares two sides: two batches, or two connections or prompts of one batch.
 
 Both score the same documents in the same columns. Evaluations without a score on one side are left out of the
-differences and counted by reason. Shown as a page (`render_comparison`), on the terminal and as JSON.
+differences and counted by reason. No figure that is shown to people goes over several columns: different
+prompts are different questions. Shown as a page (`render_comparison`), on the terminal and as JSON.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from doceval_pipeline.domain.findings import Difference
-from doceval_pipeline.domain.score_changes import ScoreChanges
+from doceval_pipeline.domain.score_changes import Dimension, ScoreChanges
 from doceval_pipeline.domain.scores import ScoreStateCounts
-from doceval_pipeline.reports.formatting import points_text, probability_text
+from doceval_pipeline.reports.comparison_words import (
+    SideUsage,
+    WordedColumn,
+    WordedSide,
+    usage_texts,
+)
+from doceval_pipeline.reports.decision import GENEROUS, shown_name
 from doceval_pipeline.reports.html import render_page
-from doceval_pipeline.reports.sanitize import cut, visible_name
-from doceval_pipeline.reports.score_changes import compare_scores, largest_changes
+from doceval_pipeline.reports.score_changes import (
+    THRESHOLD,
+    ChangeWords,
+    Clusters,
+    compare_scores,
+    counts_text,
+    crossings_text,
+    largest_changes,
+    words_of,
+)
 from doceval_pipeline.reports.standings import COMPARISONS_RESAMPLED
 from doceval_pipeline.statistics.inference import corrected
 
 TEMPLATE = "comparison.html.j2"
 VERSION = 1
-NAME_CHARACTERS = 80
+# More columns are compared in the tables only.
+SENTENCES_SHOWN = 20
 
 Values = NDArray[np.float64]
 
@@ -59,6 +74,10 @@ class AlignedColumn:
     second: Values
     first_cells: ScoreStateCounts
     second_cells: ScoreStateCounts
+    first_usage: SideUsage = field(default_factory=SideUsage)
+    second_usage: SideUsage = field(default_factory=SideUsage)
+    threshold: float | None = None
+    """A score at or above it is good; None for the threshold of the whole comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +87,39 @@ class ComparedColumn:
     connection: str | None
     prompt: str | None
     changed: tuple[str, ...]
+    sentence: str
+    """How they differ, at what price, and whether results are simulated; names in it are visible and cut."""
     first_cells: ScoreStateCounts
     second_cells: ScoreStateCounts
+    first_usage: SideUsage
+    second_usage: SideUsage
     first_mean: float | None
     """Over the documents that both sides scored."""
     second_mean: float | None
     score_changes: ScoreChanges | None
     """None if no document has both scores; p is corrected for all columns."""
 
+    @property
+    def told_apart(self) -> bool:
+        """Whether the two sides differ significantly, of all columns compared together."""
+        return self.score_changes is not None and self.score_changes.difference.told_apart
+
     def as_json(self) -> dict[str, Any]:
         """The column for other programs; its keys are a public interface."""
         shown = asdict(self)
-        return shown | {"movement": shown.pop("score_changes")}
+        del shown["first_usage"], shown["second_usage"]
+        return shown | {
+            "movement": shown.pop("score_changes"),
+            "told_apart": self.told_apart,
+            "usage": {"first": _usage_json(self.first_usage), "second": _usage_json(self.second_usage)},
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """How the second side differs from the first."""
 
+    dimension: Dimension
     first: ComparedSide
     second: ComparedSide
     documents: int
@@ -93,8 +127,11 @@ class Comparison:
     pairs: int
     """Compared pairs of results, out of `documents` times `columns`."""
     overall: ScoreChanges
-    """Each document counts once, with its mean over the columns in which both sides scored it."""
+    """Each document counts once, with its mean over the columns in which both sides scored it. For programs:
+    people are shown only one column, for which it is the same."""
     columns: tuple[ComparedColumn, ...]
+    model_word: str = "connection"
+    """What people read for a connection: "model" if each model of the batches has one connection."""
 
     @property
     def left_out(self) -> int:
@@ -117,19 +154,67 @@ class Comparison:
         return self.first.cells + self.second.cells
 
     @property
+    def caution(self) -> str:
+        """What a higher score of a model does not mean; empty if no models are compared."""
+        return GENEROUS if self.dimension is Dimension.CONNECTION else ""
+
+    @property
+    def side_word(self) -> str:
+        """What each of the two sides is."""
+        return {
+            Dimension.CONNECTION: self.model_word,
+            Dimension.PROMPT: "prompt",
+            Dimension.TIME: "batch",
+        }[self.dimension]
+
+    @property
+    def column_word(self) -> str:
+        """What a column is: a heading."""
+        return {
+            Dimension.CONNECTION: "Prompt",
+            Dimension.PROMPT: self.model_word.capitalize(),
+            Dimension.TIME: f"{self.model_word.capitalize()} · prompt",
+        }[self.dimension]
+
+    @property
+    def words(self) -> ChangeWords:
+        """The words for scores that differ between the sides."""
+        return words_of(self.dimension)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """One line for each column to paste into a message, and how many columns have none."""
+        shown = [column.sentence for column in self.columns[:SENTENCES_SHOWN]]
+        more = len(self.columns) - len(shown)
+        if more:
+            shown.append(f"{more:,} more {'comparison is' if more == 1 else 'comparisons are'} in the table.")
+        return tuple(shown)
+
+    @property
     def verdict(self) -> str:
-        """One line to paste into a message; every name in it is sanitized."""
-        return f"{_finding(self)}{_left_out(self)}{_same_results(self)}{_simulation(self)}"
+        """The sentences in one line; every name in it is sanitized."""
+        return f"{' '.join(self.sentences)}{_same_results(self)}"
+
+    @property
+    def usage(self) -> tuple[tuple[ComparedColumn, ComparedSide, SideUsage], ...]:
+        """What each side used in each column."""
+        return tuple(
+            (column, side, used)
+            for column in self.columns
+            for side, used in ((self.first, column.first_usage), (self.second, column.second_usage))
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The comparison for other programs; described in docs/statistics.md."""
+        shown = asdict(self)
+        del shown["model_word"]
         return {
             "version": VERSION,
             "verdict": self.verdict,
             "told_apart": self.overall.difference.told_apart,
             "left_out": self.left_out,
             "same_results": self.same_results,
-            **asdict(self),
+            **shown,
             "columns": [column.as_json() for column in self.columns],
         }
 
@@ -145,7 +230,11 @@ def compare_sides(
     documents: NDArray[np.int64],
     columns: Sequence[AlignedColumn],
     name_of: Callable[[int], str],
-    threshold: float,
+    threshold: float = THRESHOLD,
+    *,
+    dimension: Dimension,
+    model_word: str = "connection",
+    clusters: Clusters | None = None,
 ) -> Comparison | None:
     """The comparison of the scores of two sides.
 
@@ -156,33 +245,47 @@ def compare_sides(
     name_of
         Returns the name of each of `named_documents`.
     threshold
-        A score at or above it is good; from 0 to 100.
+        A score at or above it is good, from 0 to 100: in columns that have no threshold of their own.
+    dimension
+        What the sides differ in: it decides the words.
+    clusters
+        The cluster of each document, in the same order; None if each is a cluster of its own.
 
     Returns
     -------
     Comparison | None
         None if no document has a score on both sides in any column.
     """
-    overall = compare_scores(name_of, documents, *_averages(columns), threshold)
+    overall = compare_scores(name_of, documents, *_averages(columns), threshold, clusters=clusters)
     if overall is None:
         return None
     resample = len(columns) <= COMPARISONS_RESAMPLED
     changes = [
-        compare_scores(name_of, documents, column.first, column.second, threshold, resample=resample)
+        compare_scores(
+            name_of,
+            documents,
+            column.first,
+            column.second,
+            threshold if column.threshold is None else column.threshold,
+            clusters=clusters,
+            resample=resample,
+        )
         for column in columns
     ]
     compared = [
-        _compared(column, score_changes)
+        _compared(dimension, sides, column, score_changes)
         for column, score_changes in zip(columns, _corrected(changes), strict=True)
     ]
     first, second = sides
     return Comparison(
+        dimension=dimension,
         first=first,
         second=second,
         documents=documents.size,
         pairs=sum(column.score_changes.difference.n for column in compared if column.score_changes),
         overall=overall,
         columns=tuple(compared),
+        model_word=model_word,
     )
 
 
@@ -201,7 +304,14 @@ def render_comparison(comparison: Comparison, compiled: Path | None = None) -> s
     str
         A whole HTML document that can be written as UTF-8; the same for the same comparison.
     """
-    return render_page(TEMPLATE, compiled, comparison=comparison)
+    return render_page(
+        TEMPLATE,
+        compiled,
+        comparison=comparison,
+        usage_texts=usage_texts,
+        counts_text=counts_text,
+        crossings_text=crossings_text,
+    )
 
 
 def _averages(columns: Sequence[AlignedColumn]) -> tuple[Values, Values]:
@@ -220,72 +330,44 @@ def _corrected(columns: Sequence[ScoreChanges | None]) -> list[ScoreChanges | No
     return [changes and replace(changes, difference=next(differences)) for changes in columns]
 
 
-def _compared(column: AlignedColumn, changes: ScoreChanges | None) -> ComparedColumn:
+def _compared(
+    dimension: Dimension,
+    sides: tuple[ComparedSide, ComparedSide],
+    column: AlignedColumn,
+    changes: ScoreChanges | None,
+) -> ComparedColumn:
     both = ~(np.isnan(column.first) | np.isnan(column.second))
+    worded = WordedColumn(
+        dimension,
+        column.connection,
+        column.prompt,
+        WordedSide(sides[0].name, column.first_cells, column.first_usage),
+        WordedSide(sides[1].name, column.second_cells, column.second_usage),
+        changes,
+    )
     return ComparedColumn(
         connection=column.connection,
         prompt=column.prompt,
         changed=column.changed,
+        sentence=f"{worded.sentence()}{_simulation(*sides)}",
         first_cells=column.first_cells,
         second_cells=column.second_cells,
+        first_usage=column.first_usage,
+        second_usage=column.second_usage,
         first_mean=float(column.first[both].mean()) if changes else None,
         second_mean=float(column.second[both].mean()) if changes else None,
         score_changes=changes,
     )
 
 
-def _finding(comparison: Comparison) -> str:
-    changes, difference = comparison.overall, comparison.overall.difference
-    first, second = (_name(side.name) for side in (comparison.first, comparison.second))
-    over = _over(difference.n, len(comparison.columns))
-    if changes.rose == changes.fell == 0:
-        return f"{second} and {first} score the same{over}, without exception."
-    much = f"{second} scores {_amount(difference.mean)} {first}"
-    tested = "" if difference.p is None else f" ({_interval(difference)}p {probability_text(difference.p)})"
-    counts = f"{changes.rose:,} of them rose and {changes.fell:,} fell"
-    if difference.told_apart:
-        return f"{much}{over}{tested}; {counts}."
-    if difference.n == 1:
-        return f"{much}{over}, too few to tell whether they differ."
-    return (
-        f"{second} and {first} do not differ significantly{over}: {much}{tested}; "
-        f"{counts}{_power(difference)}."
-    )
-
-
-def _over(documents: int, columns: int) -> str:
-    over = " over 1 document" if documents == 1 else f" over {documents:,} documents"
-    return over if columns == 1 else f"{over}, each with its mean of up to {columns:,} columns"
-
-
-def _amount(mean: float) -> str:
-    points = points_text(abs(mean))
-    if points == "0":
-        return "on average as much as"
-    return f"{points} points {'higher' if mean > 0 else 'lower'} than"
-
-
-def _interval(difference: Difference) -> str:
-    low, high = difference.low, difference.high
-    if low is None or high is None:
-        return "all by the same amount, "
-    return f"95 % interval {points_text(low)} to {points_text(high)}, "
-
-
-def _power(difference: Difference) -> str:
-    detectable = difference.detectable
-    if detectable is None:
-        return ". There are too few to show a difference"
-    return f". A true difference of {points_text(detectable)} points would show in 4 of 5 such comparisons"
-
-
-def _left_out(comparison: Comparison) -> str:
-    left_out = comparison.left_out
-    if not left_out:
-        return ""
-    total = comparison.documents * len(comparison.columns)
-    verb = "is" if left_out == 1 else "are"
-    return f" {left_out:,} of {total:,} pairs of results {verb} left out, because one side has no score."
+def _usage_json(side: SideUsage) -> dict[str, Any]:
+    """What a side used in a column, for other programs; null means unknown."""
+    return {
+        **asdict(side.usage),
+        "cost_per_document": side.usage.cost_per_document,
+        "failed": side.failed,
+        "reused": side.reused,
+    }
 
 
 def _same_results(comparison: Comparison) -> str:
@@ -297,13 +379,14 @@ def _same_results(comparison: Comparison) -> str:
     return f" {same:,} pairs share one reused result each and are not compared."
 
 
-def _simulation(comparison: Comparison) -> str:
-    if not comparison.simulated:
+def _simulation(first: ComparedSide, second: ComparedSide) -> str:
+    """Marks simulated results at the end of each sentence, so that they stay marked wherever it is pasted."""
+    simulated, cells = first.simulated + second.simulated, first.cells + second.cells
+    if not simulated:
         return ""
-    whole = comparison.simulated == comparison.cells
-    part = "" if whole else f" in {comparison.simulated:,} of {comparison.cells:,} evaluations"
-    return f" [SIMULATED{part}]"
-
-
-def _name(name: str) -> str:
-    return cut(visible_name(name), NAME_CHARACTERS) or "(no name)"
+    if simulated == cells:
+        return " [SIMULATED]"
+    for side in (first, second):
+        if simulated == side.simulated == side.cells:
+            return f" [SIMULATED: all results of {shown_name(side.name)}, and no others]"
+    return f" [SIMULATED in {simulated:,} of {cells:,} evaluations]"

@@ -20,6 +20,8 @@ NAME_CHARACTERS = 80
 NAMES_SHOWN = 5
 # Prices of single documents are too small to read.
 PER = 1_000
+# Larger ratios come from prices that somebody made up.
+FURTHEST_RATIO = 1_000_000
 OVERALL = "all prompts together, by their weights"
 GENEROUS = (
     "A higher score is not a better judge: without reference scores, a model that scores higher may only be "
@@ -100,10 +102,10 @@ def price_clause(usage: ColumnUsage, name: str, other: ColumnUsage, other_name: 
         known = other_cost if cost is None else cost
         unknown, priced = (name, other_name) if cost is None else (other_name, name)
         return f"; what {unknown} costs is unknown, and {priced} costs {_each(known)}"
-    if cost.currency != other_cost.currency:
-        return f" and costs {_each(cost)}, against {_each(other_cost)}"
     if cost.amount == other_cost.amount == 0:
         return "; both are free"
+    if cost.currency != other_cost.currency:
+        return f" and costs {_each(cost)}, against {_each(other_cost)}"
     if cost.amount == 0:
         return f" and is free, against {_each(other_cost)}"
     if other_cost.amount == 0:
@@ -117,6 +119,10 @@ def price_clause(usage: ColumnUsage, name: str, other: ColumnUsage, other_name: 
 
 def relative_price(ratio: float) -> str:
     """A price relative to another: "about 20 times as much", "about 30 % more", "about half as much"."""
+    if ratio > FURTHEST_RATIO:
+        return f"more than {FURTHEST_RATIO:,} times as much"
+    if ratio < 1 / FURTHEST_RATIO:
+        return f"less than 1/{FURTHEST_RATIO:,} as much"
     if ratio >= 1.95:
         return f"about {_two_digits(ratio)} times as much"
     if ratio > 1.05:
@@ -125,8 +131,10 @@ def relative_price(ratio: float) -> str:
         return "about the same"
     if ratio > 0.55:
         return f"about {round((1 - ratio) * 100):d} % less"
-    parts = _two_digits(1 / ratio)
-    return f"about {_PARTS.get(int(float(parts.replace(',', ''))), f'1/{parts}')} as much"
+    whole = round(1 / ratio)
+    is_close = abs(whole * ratio - 1) <= 0.05
+    part = _PARTS.get(whole) if is_close else None
+    return f"about {part or f'1/{_two_digits(1 / ratio)}'} as much"
 
 
 def failure_clause(standings: Sequence[tuple[str, Standing]]) -> str:

@@ -1,11 +1,16 @@
-"""Compares the scores of two columns: which documents rose and fell, and which changed most."""
+"""Compares the scores of two columns: which documents score higher and lower, and which differ most.
+
+Scores rise and fall only between times. Between two models or prompts they are higher or lower: `words_of`.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from doceval_pipeline.domain.score_changes import ScoreChanges, ScoreShift
+from doceval_pipeline.domain.score_changes import Dimension, ScoreChanges, ScoreShift
+from doceval_pipeline.reports.formatting import score_text
 from doceval_pipeline.statistics.inference import difference
 
 THRESHOLD = 50.0
@@ -13,6 +18,44 @@ THRESHOLD = 50.0
 FLIPS_SHOWN = 20
 
 Values = NDArray[np.float64]
+Clusters = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeWords:
+    """The words for scores that differ between two sides."""
+
+    higher: str
+    """Counts documents with a higher score on the second side; `lower` those with a lower one."""
+    lower: str
+    difference: str
+    """Second minus first."""
+
+
+_BETWEEN_SIDES = ChangeWords("higher", "lower", "difference")
+_BETWEEN_TIMES = ChangeWords("rose", "fell", "change")
+
+
+def words_of(dimension: Dimension) -> ChangeWords:
+    """The words for scores that differ in a dimension: only between times do they change."""
+    return _BETWEEN_TIMES if dimension is Dimension.TIME else _BETWEEN_SIDES
+
+
+def counts_text(changes: ScoreChanges, dimension: Dimension) -> str:
+    """On how many documents the second side scores higher and lower, or rose and fell."""
+    words = words_of(dimension)
+    return f"{words.higher} on {changes.rose:,}, {words.lower} on {changes.fell:,}, same on {changes.same:,}"
+
+
+def crossings_text(changes: ScoreChanges, dimension: Dimension, first: str, second: str) -> str:
+    """How many documents reach the threshold on one side only, or crossed it; names are unchanged."""
+    threshold = score_text(changes.threshold)
+    if dimension is Dimension.TIME:
+        return f"crossed {threshold}: {changes.flipped_up:,} upwards, {changes.flipped_down:,} downwards"
+    return (
+        f"at or above {threshold} by {first} only: {changes.flipped_down:,}, "
+        f"by {second} only: {changes.flipped_up:,}"
+    )
 
 
 def compare_scores(
@@ -22,9 +65,10 @@ def compare_scores(
     second: Values,
     threshold: float = THRESHOLD,
     *,
+    clusters: Clusters | None = None,
     resample: bool = True,
 ) -> ScoreChanges | None:
-    """How the scores of documents changed from `first` to `second`.
+    """How the scores of documents differ from `first` to `second`.
 
     Parameters
     ----------
@@ -34,6 +78,8 @@ def compare_scores(
         Ids of documents, and their scores on both sides by position; NaN where there is none.
     threshold
         A score at or above it is good; a document that is good on one side only has flipped.
+    clusters
+        The cluster of each document, by position; None if each is a cluster of its own.
     resample
         As in `difference`.
 
@@ -45,7 +91,9 @@ def compare_scores(
     has_first, has_second = ~np.isnan(first), ~np.isnan(second)
     both = has_first & has_second
     before, after = first[both], second[both]
-    overall = difference(before, after, resample=resample)
+    overall = difference(
+        before, after, clusters=None if clusters is None else clusters[both], resample=resample
+    )
     if overall is None:
         return None
     changes = _rounded(after - before)
@@ -89,6 +137,6 @@ def _rounded(changes: Values) -> Values:
 
 
 def _largest(documents: NDArray[np.int64], changes: Values) -> list[int]:
-    """Positions of the largest changes, at most `FLIPS_SHOWN`; of equal ones the lowest document ids."""
+    """Positions of the largest differences, at most `FLIPS_SHOWN`; of equal ones the lowest document ids."""
     order = np.lexsort((documents, -np.abs(changes)))[:FLIPS_SHOWN]
     return [int(place) for place in order if changes[place] != 0]

@@ -12,18 +12,15 @@ from doceval_pipeline.doc_eval.clusters import document_clusters
 def cluster_numbers(
     doc_eval: Connection, batch_ids: Iterable[int], documents: NDArray[np.int64]
 ) -> NDArray[np.int64] | None:
-    """The cluster of each document, by its smallest `docs.id`; None if each document is its own.
+    """The cluster of each document, as a number; None if each document is its own.
 
     Parameters
     ----------
     batch_ids
         The batches that the documents are from.
     documents
-        `docs.id`, ascending.
+        `docs.id`, each once.
     """
-    shared = document_clusters(doc_eval, batch_ids, documents.tolist())
-    if not shared:
-        return None
-    numbers = documents.copy()
-    numbers[np.searchsorted(documents, list(shared))] = list(shared.values())
-    return numbers
+    connected = document_clusters(doc_eval, batch_ids)
+    numbers = np.array([connected.get(number, number) for number in documents.tolist()], dtype=np.int64)
+    return None if np.unique(numbers).size == documents.size else numbers

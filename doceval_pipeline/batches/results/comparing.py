@@ -4,10 +4,9 @@
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +14,18 @@ from sqlalchemy import Connection
 
 from doceval_pipeline.atomic_file import atomic_file_or_stdout
 from doceval_pipeline.batches.databases import Databases, database_errors
+from doceval_pipeline.batches.results.clusters import cluster_numbers
+from doceval_pipeline.batches.results.costs import read_column_usage
 from doceval_pipeline.batches.results.file_names import FileNames
 from doceval_pipeline.batches.results.insights import changed_settings
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, find_batch
+from doceval_pipeline.doc_eval.criteria import read_criteria
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column, Labels
+from doceval_pipeline.domain.criteria import Criterion
+from doceval_pipeline.domain.score_changes import Dimension
 from doceval_pipeline.domain.scores import Scores, ScoreState, ScoreStateCounts, are_same_results
+from doceval_pipeline.domain.usage import ColumnUsage
 from doceval_pipeline.errors import BatchStateError, ComparisonError
 from doceval_pipeline.knowledge.scores import read_scores
 from doceval_pipeline.names import normal
@@ -32,22 +37,18 @@ from doceval_pipeline.reports.comparison import (
     named_documents,
     render_comparison,
 )
-
-
-class Dimension(StrEnum):
-    """What the two sides of one batch differ in."""
-
-    CONNECTION = "connection"
-    PROMPT = "prompt"
+from doceval_pipeline.reports.comparison_words import SideUsage
+from doceval_pipeline.reports.score_changes import THRESHOLD
 
 
 @dataclass(frozen=True)
 class _Results:
-    """A batch with its sealed configuration and its scores."""
+    """A batch with its sealed configuration, its scores and what they used."""
 
     batch: BatchRecord
     config: Mapping[str, Any]
     scores: Scores
+    usage: Mapping[Column, ColumnUsage]
 
     def names(self, dimension: Dimension) -> dict[int, str]:
         """The names of its connections or prompts, by id."""
@@ -64,6 +65,20 @@ class _Results:
         connection, prompt = self.column_names(column)
         return normal(connection), normal(prompt)
 
+    def side_usage(self, column: Column) -> SideUsage:
+        """What all evaluations of a column used, shared with the other side or not."""
+        counts = ScoreStateCounts.of(self.scores.column_states(column))
+        usage = self.usage.get(column, ColumnUsage())
+        finished = counts.scored + counts.without_score + counts.failed
+        # Only reused results are finished without being in the usage.
+        return SideUsage(usage, failed=counts.failed, reused=max(0, finished - usage.cells))
+
+    @property
+    def has_one_connection_per_model(self) -> bool:
+        """Whether a connection can be called a model."""
+        models = [(item.get("provider_type"), item.get("model_name")) for item in self.config["connections"]]
+        return len({*models}) == len(models)
+
 
 @dataclass(frozen=True)
 class _SelectedSide:
@@ -75,7 +90,9 @@ class _SelectedSide:
     unmatched: tuple[tuple[str, str], ...] = ()
 
 
-def compare_batches(databases: Databases, first: str, second: str, threshold: float) -> Comparison:
+def compare_batches(
+    databases: Databases, first: str, second: str, threshold: float | None = None
+) -> Comparison:
     """The comparison of two batches over the documents and columns that both have.
 
     Parameters
@@ -83,7 +100,8 @@ def compare_batches(databases: Databases, first: str, second: str, threshold: fl
     first, second
         The number, partition key or name of a batch.
     threshold
-        A score of it or more is good, 0 to 100.
+        A score of it or more is good, 0 to 100; None for the threshold of each prompt, or else
+        `THRESHOLD`.
 
     Raises
     ------
@@ -108,11 +126,15 @@ def compare_batches(databases: Databases, first: str, second: str, threshold: fl
         _SelectedSide(results.batch.name, results, columns, _unmatched(results, columns))
         for results, columns in ((one, ours), (other, theirs))
     ]
-    return _compare(databases, sides, None, threshold)
+    return _compare(databases, sides, Dimension.TIME, threshold)
 
 
 def compare_in_batch(
-    databases: Databases, batch: str, dimension: Dimension, names: tuple[str, str], threshold: float
+    databases: Databases,
+    batch: str,
+    dimension: Dimension,
+    names: tuple[str, str],
+    threshold: float | None = None,
 ) -> Comparison:
     """The comparison of two connections of a batch under each prompt, or two prompts under each connection.
 
@@ -166,7 +188,8 @@ def _results(doc_eval: Connection, knowledge: Connection, batch: BatchRecord) ->
         raise BatchStateError(
             f"{batch.key} has no results to compare because it is {batch.status.value}: stage it first"
         )
-    return _Results(batch, sealed.config, read_scores(knowledge, batch.id))
+    scores = read_scores(knowledge, batch.id)
+    return _Results(batch, sealed.config, scores, read_column_usage(doc_eval, knowledge, batch.id))
 
 
 def _matched(one: _Results, other: _Results) -> list[tuple[Column, Column]]:
@@ -198,29 +221,72 @@ def _id_of(results: _Results, dimension: Dimension, name: str) -> int:
 
 
 def _compare(
-    databases: Databases, sides: Sequence[_SelectedSide], dimension: Dimension | None, threshold: float
+    databases: Databases, sides: Sequence[_SelectedSide], dimension: Dimension, threshold: float | None
 ) -> Comparison:
     one, other = sides
     documents = np.intersect1d(one.results.scores.documents, other.results.scores.documents)
     if not documents.size:
         raise ComparisonError(f"{_both(sides)} share no document: compare batches of the same documents")
-    columns = [_aligned(one, other, documents, place, dimension) for place in range(len(one.columns))]
-    compared = (_compared_side(one, documents), _compared_side(other, documents))
     with databases.doc_eval.connect() as doc_eval:
+        criteria = {} if threshold is not None else read_criteria(doc_eval, _prompts(sides))
+        columns = [
+            replace(_aligned(one, other, documents, place, dimension), threshold=good)
+            for place, good in enumerate(_thresholds(one, other, criteria))
+        ]
         names = FileNames(doc_eval, one.results.batch.id)
         names.load(named_documents(documents, columns))
-    comparison = compare_sides(compared, documents, columns, names.of_document, threshold)
-    if comparison is None and all(column.first_cells.same_results == documents.size for column in columns):
+        clusters = cluster_numbers(doc_eval, {side.results.batch.id for side in sides}, documents)
+    comparison = compare_sides(
+        (_compared_side(one, documents), _compared_side(other, documents)),
+        documents,
+        columns,
+        names.of_document,
+        _overall_threshold(columns) if threshold is None else threshold,
+        dimension=dimension,
+        model_word="model" if _are_models(sides) else "connection",
+        clusters=clusters,
+    )
+    return comparison or _nothing_to_compare(sides, documents.size, columns)
+
+
+def _nothing_to_compare(
+    sides: Sequence[_SelectedSide], documents: int, columns: Sequence[AlignedColumn]
+) -> NoReturn:
+    if all(column.first_cells.same_results == documents for column in columns):
         raise ComparisonError(
             f"{_both(sides)} share only reused results, so there is nothing to compare: evaluate one of "
             "them again with doceval reprocess BATCH --all"
         )
-    if comparison is None:
-        raise ComparisonError(
-            f"{_both(sides)} share {documents.size:,} documents, but none has a score on both sides "
-            f"({_reasons(columns)}): wait for results, or reprocess failed evaluations"
-        )
-    return comparison
+    raise ComparisonError(
+        f"{_both(sides)} share {documents:,} documents, but none has a score on both sides "
+        f"({_reasons(columns)}): wait for results, or reprocess failed evaluations"
+    )
+
+
+def _prompts(sides: Sequence[_SelectedSide]) -> list[int]:
+    return sorted({prompt for side in sides for _, prompt in side.columns})
+
+
+def _thresholds(
+    one: _SelectedSide, other: _SelectedSide, criteria: Mapping[int, Criterion]
+) -> list[float | None]:
+    """The threshold of each column: that of its prompt, or None where the sides differ in it or have none."""
+    pairs = [
+        [criteria.get(column[1], Criterion()).threshold for column in pair]
+        for pair in zip(one.columns, other.columns, strict=True)
+    ]
+    return [first if first == second else None for first, second in pairs]
+
+
+def _overall_threshold(columns: Sequence[AlignedColumn]) -> float:
+    """The threshold that all columns have, or else `THRESHOLD`."""
+    thresholds = {column.threshold for column in columns}
+    common = thresholds.pop() if len(thresholds) == 1 else None
+    return THRESHOLD if common is None else common
+
+
+def _are_models(sides: Sequence[_SelectedSide]) -> bool:
+    return all(side.results.has_one_connection_per_model for side in sides)
 
 
 def _compared_side(side: _SelectedSide, shared: NDArray[np.int64]) -> ComparedSide:
@@ -241,7 +307,7 @@ def _aligned(
     other: _SelectedSide,
     documents: NDArray[np.int64],
     place: int,
-    dimension: Dimension | None,
+    dimension: Dimension,
 ) -> AlignedColumn:
     ours, theirs = one.columns[place], other.columns[place]
     our_rows = np.searchsorted(one.results.scores.documents, documents)
@@ -256,11 +322,13 @@ def _aligned(
     return AlignedColumn(
         connection=None if dimension is Dimension.CONNECTION else connection,
         prompt=None if dimension is Dimension.PROMPT else prompt,
-        changed=() if dimension else _changed(one, other, place),
+        changed=_changed(one, other, place) if dimension is Dimension.TIME else (),
         first=first,
         second=second,
         first_cells=first_cells,
         second_cells=second_cells,
+        first_usage=one.results.side_usage(ours),
+        second_usage=other.results.side_usage(theirs),
     )
 
 

@@ -214,13 +214,14 @@ def _since_previous(
     if any(one.batch_id == previous.id for one in history):
         occurrence = since_occurrence(doc_eval, knowledge, history, previous.id)
     compared = _compare(before, scores, best_first)
+    clusters = cluster_numbers(doc_eval, [previous.id, data.batch_id], compared.documents)
     sealed = read_snapshot(doc_eval, previous.id)
     # Without shared rows or columns it was archived meanwhile, or its selection was changed. Two occurrences
     # may well share no document.
     if sealed is None or not compared.columns or not (compared.documents.size or occurrence):
         return None
     changed = {c: changed_settings(sealed.config, data.config, c) for c in compared.columns}
-    shared = _changed_columns(compared, names, changed)
+    shared = _changed_columns(compared, names, changed, clusters)
     apart = _samples(before, scores, compared.columns, changed) if occurrence else []
     # All comparisons of the report are corrected together.
     tested = iter(corrected([*(c.changes.difference for c in shared), *(s.difference for s in apart)]))
@@ -259,7 +260,10 @@ def _compare(before: Scores, now: Scores, best_first: Sequence[Column]) -> _Comp
 
 
 def _changed_columns(
-    compared: _Compared, names: FileNames, changed: Mapping[Column, tuple[str, ...]]
+    compared: _Compared,
+    names: FileNames,
+    changed: Mapping[Column, tuple[str, ...]],
+    clusters: NDArray[np.int64] | None,
 ) -> list[ColumnChanges]:
     """How the best columns changed that have a document with both scores; no p is corrected."""
     both = ~np.isnan(compared.before + compared.now)
@@ -269,7 +273,8 @@ def _changed_columns(
     return [
         ColumnChanges(column, changes, changed[column])
         for column, (before, now) in pairs.items()
-        if (changes := compare_scores(names.of_document, compared.documents, before, now)) is not None
+        if (changes := compare_scores(names.of_document, compared.documents, before, now, clusters=clusters))
+        is not None
     ]
 
 

@@ -18,7 +18,6 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.results.report_files import keep_page
 from doceval_pipeline.doc_eval.baselines import (
     count_other_batches,
-    documents_of_batches,
     finished_batches,
 )
 from doceval_pipeline.doc_eval.clusters import document_clusters
@@ -79,7 +78,7 @@ def gather_leaderboard(databases: Databases) -> Leaderboard:
     with databases.doc_eval.connect() as connection:
         finished = finished_batches(connection)
         others = count_other_batches(connection, finished)
-        clusters = document_clusters(connection, documents_of_batches(connection, list(finished)))
+        clusters = document_clusters(connection, finished)
     with databases.knowledge.connect() as connection:
         columns = sum_columns(connection, list(finished), clusters)
     with databases.doc_eval.connect() as connection:

@@ -172,6 +172,95 @@ def test_connections_and_prompts_of_a_batch_are_compared(
     assert (found.documents, found.left_out, found.first.documents) == (8, 0, 0)
 
 
+def test_what_each_side_used_is_read_with_the_prices_of_its_batch(
+    pair: list[Sample], databases: Databases
+) -> None:
+    before, after = pair
+    for batch, tokens in ((before, 1_000), (after, 4_000)):
+        answer(batch, f"40, input_tokens = {tokens}, output_tokens = 0, time_taken_seconds = 3")
+    before.doc_eval(
+        """UPDATE connections SET prices = '{"input_per_million": 2, "output_per_million": 0}'
+           WHERE name = 'model-0'"""
+    )
+    # The prices of its completion, although they have changed since.
+    before.doc_eval(
+        """UPDATE batches SET prices_at_completion = jsonb_build_object(
+               (SELECT id FROM connections WHERE name = 'model-0')::text,
+               '{"input_per_million": 1, "output_per_million": 0}'::jsonb)
+           WHERE id = :id"""
+    )
+    found = compare_batches(databases, "before", "after")
+    for column in found.columns:
+        sides = column.first_usage, column.second_usage
+        assert [(side.usage.cells, side.reused, side.failed) for side in sides] == [(8, 0, 0), (8, 0, 0)]
+        assert [side.usage.input_tokens and side.usage.input_tokens.value for side in sides] == [
+            8_000,
+            32_000,
+        ]
+        assert [side.usage.seconds and side.usage.seconds.p50 for side in sides] == [3, 3]
+        costs = [side.usage.cost_per_document for side in sides]
+        assert costs == ([0.001, 0.008] if column.connection == "model-0" else [None, None])
+    assert (
+        "the cost of 1,000 documents rose from 1.00 USD to 8.00 USD, about 8 times as much" in found.verdict
+    )
+    assert (found.dimension, found.model_word) == (Dimension.TIME, "model")
+
+
+def test_a_column_has_the_threshold_of_its_prompt_unless_another_is_given(
+    batch_of: Callable[..., Sample],
+) -> None:
+    batch = batch_of()
+    batch.stage()
+    answer(batch, "40")
+    batch.doc_eval("UPDATE prompts SET threshold = 70 WHERE name = 'prompt-1'")
+    models, prompts = ("model-0", "model-1"), ("prompt-0", "prompt-1")
+    databases = batch.databases
+    found = compare_in_batch(databases, "sample", Dimension.CONNECTION, models)
+    assert thresholds(found) == [50, 70, 50]
+    # Two prompts with different thresholds have none in common.
+    assert thresholds(compare_in_batch(databases, "sample", Dimension.PROMPT, prompts)) == [50, 50, 50]
+    batch.doc_eval("UPDATE prompts SET threshold = 70")
+    assert thresholds(compare_in_batch(databases, "sample", Dimension.PROMPT, prompts)) == [70, 70, 70]
+    assert thresholds(compare_in_batch(databases, "sample", Dimension.CONNECTION, models, 0.0)) == [0, 0, 0]
+
+
+def thresholds(found: Comparison) -> list[float]:
+    """Of the columns, and the one over all of them."""
+    changes = [column.score_changes for column in found.columns if column.score_changes]
+    return [each.threshold for each in [*changes, found.overall]]
+
+
+def test_a_connection_is_called_a_model_if_no_other_leads_to_it(batch_of: Callable[..., Sample]) -> None:
+    batch = batch_of()
+    batch.doc_eval("UPDATE connections SET model_id = (SELECT min(model_id) FROM connections)")
+    batch.stage()
+    answer(batch, "40")
+    found = compare_in_batch(batch.databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"))
+    assert found.model_word == "connection"
+
+
+def test_versions_of_a_document_are_one_cluster(databases: Databases, folder: Path) -> None:
+    before = staged(databases, folder, "before")
+    for number in range(4):
+        write_old(folder / f"{number}.txt", f"a new version of document {number}")
+    both = staged(databases, folder, "after")
+    (folder / "old").mkdir()
+    for number in range(4):
+        write_old(folder / "old" / f"{number}.txt", f"document {number}")
+    together = staged(databases, folder, "together")
+    for batch in (before, both, together):
+        answer(batch, f"40 + {PLACE} + {PLACE} * (r.connection_id % 2)")
+    found = compare_in_batch(databases, "together", Dimension.CONNECTION, ("model-0", "model-1"))
+    assert found.documents == 12
+    apart = compare_in_batch(databases, "before", Dimension.CONNECTION, ("model-0", "model-1"))
+    changes = found.columns[0].score_changes, apart.columns[0].score_changes
+    assert [each and each.difference.n for each in changes] == [12, 8]
+    # Eight files: with twelve independent documents, all of one sign but one, p would be smaller.
+    assert changes[0] is not None
+    assert changes[0].difference.p is not None
+    assert changes[0].difference.p >= 2 / 2**8
+
+
 def test_files_of_several_folders_are_named_with_their_folder(databases: Databases, tmp_path: Path) -> None:
     folders = [tmp_path / "north", tmp_path / "south"]
     for place in folders:

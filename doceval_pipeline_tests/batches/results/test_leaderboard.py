@@ -165,9 +165,9 @@ def test_versions_of_a_document_are_one_cluster_in_intervals_and_differences(bat
         write_old(path, f"another version of {path.name}")
     answered(over_the_same_documents(batch, "new versions"), EACH_SCORED)
     board = gather_leaderboard(batch.databases).boards[0]
-    cells = batch.knowledge("SELECT connection_id, document_id, overall_score FROM llm_responses")
+    cells = batch.knowledge("SELECT batch_id, connection_id, document_id, overall_score FROM llm_responses")
     with batch.databases.doc_eval.connect() as connection:
-        clusters = document_clusters(connection, {cell.document_id for cell in cells})
+        clusters = document_clusters(connection, {cell.batch_id for cell in cells})
     assert len(clusters) == 16
     for row in board.rows:
         own = [cell for cell in cells if cell.connection_id == row.connection_id]

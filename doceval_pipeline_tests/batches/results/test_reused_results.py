@@ -220,6 +220,9 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     assert "batch-000000" not in shown
     compared = compare_batches(databases, str(first), str(second), 50.0)
     assert compared.same_results == 0, "the numbers of its rows are of another installation"
+    (column,) = compared.columns
+    assert (column.first_usage.reused, column.second_usage.reused) == (0, 4)
+    assert "all results in tuesday are reused and cost nothing there" in column.sentence
     assert sum(row.repeated for row in gather_leaderboard(databases).rows) == 0
 
 
