@@ -156,7 +156,8 @@ def _chance_below_0(values: Values, shapes: Values) -> float:
     bend = -third * width / (3 * second)
     sinh, cosh = np.sinh(_NODES), np.cosh(_NODES)
     curve = saddle + width * (1j * sinh - bend * (cosh - 1))
-    logs = -(shapes @ np.log(1 - np.multiply.outer(values, curve)))
+    # Not by BLAS, whose threads wait for each other on a busy machine.
+    logs = -np.einsum("i,ij->j", shapes, np.log(1 - np.multiply.outer(values, curve)))
     at_saddle = float(logs[0].real)
     heights = np.imag(np.exp(logs - at_saddle) / curve * width * (1j * cosh - bend * sinh))
     heights[0] /= 2
@@ -166,7 +167,7 @@ def _chance_below_0(values: Values, shapes: Values) -> float:
 def _saddle(values: Values, shapes: Values) -> float:
     """Where exp(K(t)) / -t is least between -1 and 0, by bisection of its logarithm's derivative."""
     low, high = -1.0, 0.0
-    for _ in range(50):
+    for _ in range(30):
         middle = (low + high) / 2
         if float(shapes @ (values / (1 - middle * values))) < 1 / middle:
             low = middle
