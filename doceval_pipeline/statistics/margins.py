@@ -77,15 +77,23 @@ def margin_test(
     return MarginEvidence(margin, sample.n, no_worse, worse, tuple(gains), tuple(counts), unit)
 
 
-def conclude(tests: Sequence[MarginEvidence]) -> list[MarginTest]:
+def conclude(tests: Sequence[MarginEvidence], *, models: int | None = None) -> list[MarginTest]:
     """The conclusions of all tests that are shown together, in the same order.
 
     The chance of any false "no worse" among them is at most 5 %, and so is that of any false "worse" (Holm).
+
+    Parameters
+    ----------
+    models
+        How many models could have become the leader, whose scores are the highest partly by chance; None if
+        they are as many as the tests and one more. This makes "worse" harder to show; "no worse" is harder to
+        show anyway against a leader that was lucky.
     """
     no_worse = holm([test.p_no_worse for test in tests])
-    worse = holm([test.p_worse for test in tests])
+    leaders = len(tests) + 1 if models is None else models
+    worse = holm([min(1.0, leaders * test.p_worse) for test in tests])
     open_no_worse = sum(p > SIGNIFICANT for p in no_worse)
-    open_worse = sum(p > SIGNIFICANT for p in worse)
+    open_worse = leaders * sum(p > SIGNIFICANT for p in worse)
     found = []
     for test, better, lower in zip(tests, no_worse, worse, strict=True):
         if better <= SIGNIFICANT:

@@ -91,22 +91,21 @@ def test_a_resampled_interval_over_clusters_is_only_a_little_wider(name: str, co
 def test_equal_models_are_told_apart_over_clusters_as_seldom_as_promised(
     name: str, correlation: float
 ) -> None:
-    random, times, wrong, ignored = np.random.default_rng(7), 300, 0, 0
-    for _ in range(times):
-        values, clusters = draw(random, SIZES[name](random, 40), correlation)
+    random, times, every, wrong, ignored = np.random.default_rng(8), 800, 4, 0, 0
+    for time in range(times):
+        values, clusters = draw(random, SIZES[name](random, 20), correlation)
         moves = 5 * np.round((values - TRUE) / 5)
-        found, naive = (
-            difference(np.zeros(moves.size), moves, resample=False, clusters=each)
-            for each in (clusters, None)
-        )
-        assert found is not None
-        assert found.p is not None
-        assert naive is not None
-        assert naive.p is not None
-        wrong += found.p < 0.05
-        ignored += naive.p < 0.05
-    assert wrong / times <= 0.08
-    assert ignored / times > 0.1
+        wrong += shown(moves, clusters)
+        ignored += time % every == 0 and shown(moves, None)
+    assert wrong / times <= 0.07
+    assert ignored / times * every > 0.1
+
+
+def shown(moves: Any, clusters: Any) -> bool:
+    found = difference(np.zeros(moves.size), moves, resample=False, clusters=clusters)
+    assert found is not None
+    assert found.p is not None
+    return found.p < 0.05
 
 
 @pytest.mark.parametrize("sizes", [[3, 2, 1, 2], [1, 1, 1, 9], [4, 4, 4]])
@@ -195,7 +194,9 @@ def test_copies_of_every_document_are_no_further_evidence(scores: list[float], t
 
 def test_a_single_cluster_has_a_difference_and_nothing_else() -> None:
     found = difference([10, 20, 30], [20, 10, 50], clusters=[4, 4, 4])
-    assert found == Difference(3, pytest.approx(20 / 3), None, None, None, None)
+    assert found is not None
+    assert found == Difference(3, found.mean, None, None, None, None)
+    assert found.mean == pytest.approx(20 / 3)
 
 
 def test_no_pairs_have_no_difference_over_clusters() -> None:

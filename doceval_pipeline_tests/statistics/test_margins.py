@@ -137,7 +137,7 @@ def chosen_leader(n: int, batches: int, better: int, lower: int) -> tuple[float,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("better", "lower"), [(1, 11), (6, 6), (11, 1)])
-@pytest.mark.parametrize("n", [200, 1_000])
+@pytest.mark.parametrize("n", [200, 4_000])
 def test_a_leader_that_is_chosen_by_its_scores_adds_no_false_conclusions(
     n: int, better: int, lower: int
 ) -> None:

@@ -19,7 +19,7 @@ TABLES = st.tuples(st.integers(1, 8), st.integers(1, 5)).flatmap(
 
 def test_a_model_that_failed_on_the_hard_documents_does_not_lead_by_that() -> None:
     nan = float("nan")
-    scores = [[90, 88], [92, 90], [40, nan], [30, nan]]
+    scores = np.array([[90, 88], [92, 90], [40, nan], [30, nan]])
     assert np.nanmean(scores, axis=0).argmax() == 1
     assert adjusted_means(scores) == pytest.approx([63, 61])
 
