@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.results import failures as failures_module
 from doceval_pipeline.batches.results.failures import read_failures
+from doceval_pipeline.batches.staging.steps import seal_batch
 from doceval_pipeline.cli import cli
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.domain.results import KNOWN_PROCESSOR_LIMIT_BYTES
@@ -63,9 +64,8 @@ def read_json(*arguments: str) -> Any:
 
 
 def set_status(batch: Sample, status: str, **columns: str) -> None:
-    batch.doc_eval("UPDATE batches SET status = :status WHERE id = :id", status=status)
-    for column, value in columns.items():
-        batch.doc_eval(f"UPDATE batches SET {column} = {value} WHERE id = :id")
+    others = "".join(f", {column} = {value}" for column, value in columns.items())
+    batch.doc_eval(f"UPDATE batches SET status = :status{others} WHERE id = :id", status=status)
 
 
 def staged(batch_of: BatchOf, **counts: Any) -> Sample:
@@ -127,6 +127,7 @@ def test_a_batch_without_failures_says_so_in_one_line(batch_of: BatchOf) -> None
 @pytest.mark.parametrize("status", ["SAVED", "FAILED_STAGING", "STAGING"])
 def test_a_batch_that_was_never_staged_is_refused_in_one_line(batch_of: BatchOf, status: str) -> None:
     batch = batch_of(documents=1)
+    seal_batch(batch.databases, batch.id)
     set_status(batch, status)
     ended = doceval("failures", "sample")
     assert isinstance(ended.exception, Exception)
@@ -135,7 +136,7 @@ def test_a_batch_that_was_never_staged_is_refused_in_one_line(batch_of: BatchOf,
 
 
 def test_an_archived_or_unknown_batch_is_refused_in_one_line(batch_of: BatchOf) -> None:
-    batch = batch_of(documents=1)
+    batch = staged(batch_of, documents=1)
     set_status(
         batch, "COMPLETED", archived_at="now()", archive_file="'one.zip'", archive_sha256="repeat('0', 64)"
     )
@@ -200,7 +201,7 @@ def test_messages_of_16_mib_are_cut_and_told_apart(batch_of: BatchOf) -> None:
     assert group["message_characters"] == 8_388_001
     assert len(doceval("failures", "sample").stdout) < 1_000
     assert len(doceval("failures", "sample", "--all").stdout) < 3_000
-    batch.knowledge("UPDATE llm_responses SET error_message = repeat(' ', 16777216)")
+    batch.plant("UPDATE llm_responses SET error_message = repeat(' ', 16777216)")
     (blank,) = read_json("failures", "sample")["groups"]
     assert blank["message"] is None
 
@@ -268,9 +269,10 @@ def test_status_of_a_named_batch_has_its_largest_group_of_failures(batch_of: Bat
     batch = staged(batch_of, documents=3, connections=1, prompts=1)
     other = staged(batch_of, documents=1, connections=1, prompts=1, name="other")
     batch.knowledge(FAIL, message="x" * 500)
-    batch.knowledge(
+    batch.plant(
         "UPDATE llm_responses SET error_message = 'rare' WHERE id = (SELECT max(id) FROM llm_responses "
-        "WHERE batch_id = :id)"
+        "WHERE batch_id = :batch)",
+        batch=batch.id,
     )
     lines = doceval("status", "sample", "other").stdout.splitlines()
     (line,) = [line for line in lines if "doceval failures" in line]
@@ -290,9 +292,10 @@ def test_status_of_a_named_batch_counts_the_documents_below_a_threshold(batch_of
     batch.doc_eval("UPDATE prompts SET threshold = 60 WHERE name = 'prompt-0'")
     # By document: 59.9 and 60, 60 and 60, 10 and 20, 10 and a failure.
     batch.knowledge("""
-        UPDATE llm_responses AS r SET status = CASE WHEN s.score IS NULL THEN 'F' ELSE 'S' END, overall_score = s.score
-        FROM (SELECT id, (ARRAY[59.9, 60, 60, 60, 10, 20, 10, NULL])
-                         [row_number() OVER (PARTITION BY prompt_id ORDER BY document_id, connection_id)] AS score
+        UPDATE llm_responses AS r
+        SET status = CASE WHEN s.score IS NULL THEN 'F' ELSE 'S' END, overall_score = s.score
+        FROM (SELECT id, (ARRAY[59.9, 60, 60, 60, 10, 20, 10, NULL])[
+                  row_number() OVER (PARTITION BY prompt_id ORDER BY document_id, connection_id)] AS score
               FROM llm_responses) AS s WHERE s.id = r.id
     """)
     assert (

@@ -51,6 +51,7 @@ def batches(databases: Databases, tmp_path: Path) -> dict[str, Sample]:
         )
     made["q-1"].stage()
     made["q-2"].stage()
+    made["q-3"].stage()
     made["q-1"].knowledge("UPDATE llm_responses SET status = 'F' WHERE batch_id = :id")
     set_columns(made["q-1"], status="'COMPLETED'")
     set_columns(made["q-2"], status="'PAUSED'", held_reason="'too dear'")
