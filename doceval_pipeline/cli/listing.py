@@ -45,7 +45,8 @@ def _moment(context: click.Context, parameter: click.Parameter, value: str | Non
     "states",
     multiple=True,
     type=click.Choice(STATE_WORDS, case_sensitive=False),
-    help="Only this state; may be repeated. archived, held, open and closed are states, too.",
+    metavar="STATE",
+    help="Only this state, such as completed, or: archived, held, open, closed. May be repeated.",
 )
 @click.option("--name", metavar="PATTERN", help="Only this name, or a quoted pattern such as 'contracts-*'.")
 @click.option(
