@@ -84,6 +84,13 @@ ENTRIES = (
         "documents", HelpSection.EVALUATE, "List the files of a batch", "documents:documents", Patience.ENDS
     ),
     CommandEntry(
+        "list",
+        HelpSection.EVALUATE,
+        "List batches, filtered by status, name or date",
+        "listing:list_command",
+        Patience.ENDS,
+    ),
+    CommandEntry(
         "reprocess", HelpSection.EVALUATE, "Repair batches and queue new attempts", "batches:reprocess"
     ),
     CommandEntry("pause", HelpSection.EVALUATE, "Hold the waiting evaluations of batches", "batches:pause"),
@@ -100,6 +107,13 @@ ENTRIES = (
         HelpSection.RESULTS,
         "Open the newest report of a batch",
         "reports:open_command",
+        Patience.ENDS,
+    ),
+    CommandEntry(
+        "failures",
+        HelpSection.RESULTS,
+        "Show why evaluations failed, and how to retry",
+        "failures:failures",
         Patience.ENDS,
     ),
     CommandEntry(

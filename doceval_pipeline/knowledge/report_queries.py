@@ -1,4 +1,4 @@
-"""Reads the results of a batch for its report: sums, failures, changes, and the results of single documents.
+"""Reads the results of a batch for its report: sums, changes, and the results of single documents.
 
 PostgreSQL aggregates all rows; single rows are read only if a page shows them. Everything
 reads `current_llm_responses`, the latest attempt of each evaluation.
@@ -14,7 +14,6 @@ from doceval_pipeline.domain.evaluations import CellCounts, Outcome
 from doceval_pipeline.domain.results import (
     CellDetails,
     CompletedResults,
-    FailureGroup,
     ReportCell,
     ResultChange,
     ResultSums,
@@ -36,7 +35,6 @@ TITLE_CHARACTERS = 300
 
 _FAILED = has_outcome_sql(Outcome.FAILED)
 _SUCCEEDED = has_outcome_sql(Outcome.SUCCEEDED)
-_MESSAGE = r"nullif(btrim(error_message, E' \t\n\r\f\v'), '')"
 
 # Scores are compared with edges: a division fails on the smallest scores.
 _EDGES = f"{{{', '.join(str(100 * bin / HISTOGRAM_BINS) for bin in range(1, HISTOGRAM_BINS))}}}"
@@ -78,46 +76,6 @@ _SUMS = text(f"""
            coalesce(sum(simulated), 0)::bigint AS simulated, coalesce(sum(again), 0)::bigint AS reprocessed
     FROM ({_PARTS}) AS parts
     GROUP BY GROUPING SETS ((), (connection_id, prompt_id))
-""")
-# The varying parts of messages of the same failure: words with a digit (numbers, times, UUIDs, request ids)
-# with their units, and names in quotes. Names in JSON and HTTP status codes say what failed, and stay. It
-# works in PostgreSQL and Python alike, so no class of characters depends on a locale.
-VARYING = (
-    r"((?:HTTP(?:/[0-9.]+)?|http|[Ss]tatus|STATUS|[Cc]ode|CODE|[Ee]rror|ERROR)"
-    r"[ :=(]{1,3}[45][0-9][0-9](?![0-9A-Za-z]))"
-    r"|[0-9A-Za-z_-]*[0-9][0-9A-Za-z_.,:/+-]*"
-    r"(?: (?:ms|s|min|h|milliseconds?|seconds?|minutes?|hours?|days?)(?![0-9A-Za-z]))?"
-    + "".join(
-        rf"|(?<![]0-9A-Za-z{{:,[])(?<![]{{:,[] ){quote}[^]{{}}:,\n{quote}[]+{quote}(?![]0-9A-Za-z}}:])"
-        for quote in ("'", '"', "`")
-    )
-)
-_FAILURES = text(rf"""
-    WITH failed AS MATERIALIZED (
-        SELECT coalesce({_MESSAGE}, '') AS message, r.document_id, {SIMULATED_SQL} AS simulated,
-               d.file_size > :large AS large
-        FROM current_llm_responses AS r
-        JOIN docs AS d ON d.id = r.document_id
-        WHERE batch_id = :batch_id AND {_FAILED}),
-    messages AS (
-        SELECT message, cells,
-               regexp_replace(left(message, {MESSAGE_CHARACTERS}), CAST(:varying AS text), '\1#', 'g')
-                   AS alike
-        FROM (SELECT message, count(*) AS cells FROM failed GROUP BY 1) AS counted),
-    ranked AS (
-        SELECT message, alike,
-               row_number() OVER (PARTITION BY alike ORDER BY cells DESC, message COLLATE "C") AS place
-        FROM messages),
-    groups AS (
-        SELECT nullif(min(message) FILTER (WHERE place = 1), '') AS message, max(place) AS variants,
-               count(*) AS cells, count(*) FILTER (WHERE simulated) AS simulated,
-               array_agg(DISTINCT document_id) AS documents,
-               count(DISTINCT document_id) FILTER (WHERE large) AS too_large
-        FROM failed JOIN ranked USING (message) GROUP BY alike)
-    SELECT left(message, {MESSAGE_CHARACTERS}) AS message, coalesce(length(message), 0) AS message_characters,
-           cells, simulated, cardinality(documents) AS documents,
-           documents[1:CAST(:names AS int)] AS document_ids, too_large, variants, count(*) OVER () AS kinds
-    FROM groups ORDER BY cells DESC, groups.message COLLATE "C" NULLS FIRST LIMIT :groups
 """)
 _CHANGES = text(f"""
     SELECT now.document_id, now.connection_id, now.prompt_id, now.attempt,
@@ -190,35 +148,6 @@ def sum_results(
             column = row.connection_id, row.prompt_id
             columns[column] = _result_sums(row, medians[column])
     return total or ResultSums(CellCounts()), columns
-
-
-def group_failures(
-    connection: Connection, batch_id: int, *, groups: int, names: int, large: int
-) -> tuple[list[FailureGroup], int]:
-    """The most frequent kinds of failures by message, and the number of all kinds.
-
-    Parameters
-    ----------
-    groups, names
-        The highest number of kinds, and of documents of each kind.
-    large
-        Documents over this size, in bytes, count in `too_large`.
-    """
-    parameters = {"batch_id": batch_id, "groups": groups, "names": names, "large": large, "varying": VARYING}
-    rows = connection.execute(_FAILURES, parameters).all()
-    return [
-        FailureGroup(
-            message=row.message,
-            message_characters=row.message_characters,
-            cells=row.cells,
-            simulated=row.simulated,
-            documents=row.documents,
-            document_ids=tuple(row.document_ids),
-            too_large=row.too_large,
-            variants=row.variants,
-        )
-        for row in rows
-    ], rows[0].kinds if rows else 0
 
 
 def read_changes(connection: Connection, batch_id: int, limit: int) -> list[ResultChange]:

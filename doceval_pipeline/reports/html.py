@@ -8,7 +8,6 @@ invisible and reordering characters visible, then the template engine escapes th
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -18,7 +17,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from doceval_pipeline.domain.results import FailureGroup
 from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.reports import cli_hints, svg
 from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
@@ -66,9 +64,6 @@ PROMPT_CHARACTERS = 20_000
 GROUPS_SHOWN = 50
 NAMES_SHOWN = 50
 CHANGES_SHOWN = 500
-# The known processor cuts the base64 of larger documents, in bytes, and their evaluations fail.
-KNOWN_PROCESSOR_LIMIT_BYTES = 1_048_575
-_BASE64_ERROR = re.compile(r"base.?64|incorrect padding|multiple of 4", re.IGNORECASE)
 
 
 def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None = None) -> str:
@@ -202,7 +197,6 @@ def _environment(compiled: Path | None) -> Environment:
         "score_text": score_text,
         "signed": signed,
         "percent": percent,
-        "is_cut_base64": _is_cut_base64,
     }
     return environment
 
@@ -226,11 +220,6 @@ def _digest(text: str) -> str:
 
 def _pretty(config: Mapping[str, Any]) -> str:
     return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False, default=str)
-
-
-def _is_cut_base64(group: FailureGroup) -> bool:
-    """Whether the size limit of the known processor explains these failures."""
-    return bool(group.too_large and group.message and _BASE64_ERROR.search(group.message))
 
 
 def _cut(text: str, limit: int) -> tuple[str, int]:

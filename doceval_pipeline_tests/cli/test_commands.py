@@ -55,6 +55,8 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "restore",
         "open",
         "recurring",
+        "list",
+        "failures",
     }
 
 

@@ -18,21 +18,17 @@ from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.files import EvaluatedFile
 from doceval_pipeline.domain.insights import NOTHING, Provenance
-from doceval_pipeline.domain.results import CellDetails, ReportCell, ResultSums
+from doceval_pipeline.domain.results import KNOWN_PROCESSOR_LIMIT_BYTES, CellDetails, ReportCell, ResultSums
 from doceval_pipeline.domain.scores import Scores
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import report_queries as result_queries
 from doceval_pipeline.knowledge.digests import digest
+from doceval_pipeline.knowledge.failures import group_failures
 from doceval_pipeline.knowledge.scores import read_scores
 from doceval_pipeline.redaction import without_keys
 from doceval_pipeline.reports.analysis import median_score
-from doceval_pipeline.reports.html import (
-    CHANGES_SHOWN,
-    GROUPS_SHOWN,
-    KNOWN_PROCESSOR_LIMIT_BYTES,
-    NAMES_SHOWN,
-)
+from doceval_pipeline.reports.html import CHANGES_SHOWN, GROUPS_SHOWN, NAMES_SHOWN
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
 
@@ -110,13 +106,13 @@ def _gather(source: _Sources) -> ReportInput:
     columns = _columns(source.sealed)
     files = count_documents(source.doc_eval, [batch.id])[batch.id]
     shown = _shown_rows(source, files.assigned + files.staged, {*by_column, *map(_key, columns)})
-    failures, failure_kinds = result_queries.group_failures(
-        knowledge, batch.id, groups=GROUPS_SHOWN, names=NAMES_SHOWN, large=KNOWN_PROCESSOR_LIMIT_BYTES
-    )
+    failed = group_failures(
+        knowledge, [batch.id], groups=GROUPS_SHOWN, names=NAMES_SHOWN, large=KNOWN_PROCESSOR_LIMIT_BYTES
+    )[batch.id]
     changes = result_queries.read_changes(knowledge, batch.id, CHANGES_SHOWN) if total.reprocessed else []
     source.names.load(shown.documents)
     source.names.load(change.document_id for change in changes)
-    source.names.load(document_id for group in failures for document_id in group.document_ids)
+    source.names.load(document_id for group in failed.groups for document_id in group.document_ids)
     return ReportInput(
         version=INPUT_VERSION,
         partition_key=batch.key,
@@ -135,8 +131,8 @@ def _gather(source: _Sources) -> ReportInput:
         columns=columns,
         total=total,
         column_sums=by_column,
-        failure_messages=failure_kinds,
-        failures=failures,
+        failure_messages=failed.kinds,
+        failures=list(failed.groups),
         changes=changes,
         rows_total=shown.total,
         rows=shown.files,
