@@ -38,8 +38,9 @@ def _objections(checked: CheckedArchive) -> Iterator[str]:
     if row.stage_requested_at is not None or (is_failed_staging and row.stage_after is not None):
         yield f"{BATCH} requests its staging"
     sealed = checked.config.batch
-    described = (row.description, row.meta_data, row.include_patterns, row.exclude_patterns)
-    if not same(list(described), [sealed.description, sealed.metadata, sealed.include, sealed.exclude]):
+    described = [row.description, row.meta_data, row.include_patterns, row.exclude_patterns, row.margin]
+    chosen = [sealed.description, sealed.metadata, sealed.include, sealed.exclude, sealed.margin]
+    if not same(described, chosen):
         yield f"{BATCH} differs from the sealed configuration of the batch"
     if not same([f.folder_path for f in batch.folders], [f.path for f in checked.config.folders]):
         yield f"{BATCH} has other folders than the sealed configuration"

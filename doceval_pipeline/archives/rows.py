@@ -6,7 +6,7 @@ missing in its table cannot be restored. Columns of later schemas may be absent.
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from doceval_pipeline.archives.format import LARGEST_DOCUMENT, LARGEST_NUMBER, LARGEST_ROW_ID, SHA256
 from doceval_pipeline.archives.json_text import is_long
@@ -44,6 +44,8 @@ Variable = Annotated[str, Field(pattern="^[A-Z_][A-Z0-9_]*$", max_length=64)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Patterns = Annotated[list[Text], Field(max_length=10_000)]
 Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Margin = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Path = Annotated[Text, Field(min_length=1)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 
@@ -96,6 +98,7 @@ class BatchRow(Values):
     held_reason: Text | None = None
     is_of_changes: bool = False
     is_foreign: bool = False
+    margin: Margin | None = None
 
 
 class FolderRow(Values):
@@ -133,6 +136,8 @@ class PromptRow(Values):
     prompt_text: Path
     created_at: Moment
     updated_at: Moment
+    threshold: Score | None = None
+    weight: Weight | None = None
 
 
 class PublishedRow(Values):
@@ -164,6 +169,15 @@ class SealedBatch(Values):
     metadata: Json
     include: Patterns
     exclude: Patterns
+    margin: Margin | None = None
+
+    @field_validator("margin")
+    @classmethod
+    def _is_absent_or_a_number(cls, value: float | None) -> float:
+        # Defaults are not validated; no sealed configuration has null here.
+        if value is None:
+            raise ValueError
+        return value
 
 
 class SealedFolder(Values):

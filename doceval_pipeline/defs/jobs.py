@@ -71,6 +71,8 @@ class NewPrompt(dg.Config):
 
     name: str = Field(description=_prompt_field("name"))
     text: str = Field(description=_prompt_field("text"))
+    threshold: float | None = Field(default=None, description=_prompt_field("threshold"))
+    weight: float | None = Field(default=None, description=_prompt_field("weight"))
 
 
 class NewBatch(dg.Config):
@@ -87,6 +89,7 @@ class NewBatch(dg.Config):
     stage_after: str | None = Field(default=None, description=_batch_field("stage_after"))
     priority: int = Field(default=10, description=_batch_field("priority"))
     reuse: str = Field(default="nothing", description=_batch_field("reuse"))
+    margin: float | None = Field(default=None, description=_batch_field("margin"))
     new_connections: list[NewConnection] = Field(
         default=[], description="Connections to create, or to update by name, before the batch is created."
     )

@@ -39,12 +39,15 @@ ops:
       new_prompts:             # created, or updated by name; [] if all exist
         - name: clarity
           text: Score from 0 to 100 how clear this document is.
+          # threshold: 60        # reports list documents that score lower
+          # weight: 2            # share in the overall ranking; needs two prompts with one
       include: []              # .gitignore patterns such as '*.pdf'; [] includes all
       exclude: []              # .gitignore patterns of files to skip
       description: ''
       metadata: {}             # any JSON to store with it, such as {owner: legal}
       priority: 10             # 1 to 100: share of processing time
       reuse: nothing           # finished: reuse results of earlier batches
+      # margin: 3              # points: which cheaper models are no worse than the leader?
       stage: false             # true: stage the batch immediately
 """,
     "stage_batch": f"""\

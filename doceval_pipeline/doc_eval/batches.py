@@ -19,7 +19,7 @@ _COLUMNS = """
     id, batch_name, description, status, created_at, started_at, completed_at, meta_data,
     config_sha256, expected_cells, failure_reason, result_digest, reported_digest, cancelled_at,
     archived_at, archive_file, archive_sha256, report_file,
-    priority, reuse, max_documents, max_cost, held_reason
+    priority, reuse, max_documents, max_cost, held_reason, margin
 """
 _ALL = text(f"SELECT {_COLUMNS} FROM batches ORDER BY id")
 _IN_STATES = text(f"""
@@ -54,7 +54,7 @@ class BatchRecord:
     Since `archived_at`, the rows of the batch are in `archive_file`, which has the sha256 `archive_sha256`.
     `report_file` is the name of its newest report, which shows the results of `reported_digest`. A batch with
     more than `max_documents` documents, or a higher expected cost than `max_cost`, is PAUSED once it is
-    queued, for `held_reason`, until a person resumes or cancels it.
+    queued, for `held_reason`, until a person resumes or cancels it. `margin` is in points.
     """
 
     id: int
@@ -80,6 +80,7 @@ class BatchRecord:
     max_documents: int | None = None
     max_cost: float | None = None
     held_reason: str | None = None
+    margin: float | None = None
 
     @property
     def key(self) -> str:
@@ -339,4 +340,5 @@ def _record(row: Any) -> BatchRecord:
         max_documents=row.max_documents,
         max_cost=row.max_cost,
         held_reason=row.held_reason,
+        margin=row.margin,
     )

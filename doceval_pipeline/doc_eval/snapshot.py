@@ -25,6 +25,7 @@ _SELECTED = text("""
         'include', to_json(b.include_patterns), 'exclude', to_json(b.exclude_patterns))
     FROM batches b WHERE b.id = :batch_id
 """)
+_MARGIN = text("SELECT to_json(margin) FROM batches WHERE id = :batch_id")
 _FOLDERS = text("""
     SELECT json_build_object('id', f.id, 'path', f.folder_path)
     FROM batch_folders l JOIN folders f ON f.id = l.folder_id
@@ -113,9 +114,12 @@ def require_no_key(config: dict[str, Any]) -> None:
 def compose(connection: Connection, batch_id: int) -> dict[str, Any]:
     """The current selection of a batch: the data that would be sealed now."""
     parameters = {"batch_id": batch_id}
+    # Without a margin the key is absent, so that the snapshot is the one of earlier versions.
+    margin = connection.scalar(_MARGIN, parameters)
+    batch = connection.execute(_SELECTED, parameters).scalar_one()
     return {
         "version": VERSION,
-        "batch": connection.scalar(_SELECTED, parameters),
+        "batch": batch if margin is None else {**batch, "margin": margin},
         "folders": list(connection.scalars(_FOLDERS, parameters)),
         "connections": list(connection.scalars(_CONNECTIONS, parameters)),
         "prompts": list(connection.scalars(_PROMPTS, parameters)),

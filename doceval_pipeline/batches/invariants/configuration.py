@@ -36,14 +36,15 @@ _OTHER_PUBLISHED = text("""
 # Prompts and connections may be edited later; the batch itself may not.
 _OTHER_CHOICE = text("""
     SELECT b.id AS batch_id, 'batches' AS subject,
-           'name, description, metadata, patterns or selection differ from the sealed configuration'
+           'name, description, metadata, patterns, margin or selection differ from the sealed configuration'
                AS problem
     FROM batches b
     WHERE b.config_snapshot IS NOT NULL
       AND jsonb_build_object(
           'batch', jsonb_build_object(
               'id', b.id, 'name', b.batch_name, 'description', b.description, 'metadata', b.meta_data,
-              'include', to_jsonb(b.include_patterns), 'exclude', to_jsonb(b.exclude_patterns)),
+              'include', to_jsonb(b.include_patterns), 'exclude', to_jsonb(b.exclude_patterns))
+              || CASE WHEN b.margin IS NULL THEN '{}' ELSE jsonb_build_object('margin', b.margin) END,
           'folders', (SELECT jsonb_agg(jsonb_build_object('id', f.id, 'path', f.folder_path) ORDER BY f.id)
                       FROM batch_folders l JOIN folders f ON f.id = l.folder_id WHERE l.batch_id = b.id),
           'connections', (SELECT jsonb_agg(l.connection_id ORDER BY l.connection_id)

@@ -19,6 +19,8 @@ from doceval_pipeline.redaction import NOT_SHOWN, holds_key
 CHARACTERS = 80
 CONTEXT = 20
 MOST_NAMES = 5
+# The keys of a prompt that are read when a report is written; no evaluation depends on them.
+REPORTED = ("threshold", "weight")
 
 _AFFECTED_BATCHES = text("""
     SELECT 'connection' AS kind, l.connection_id AS id, b.id AS batch_id,
@@ -52,8 +54,8 @@ class ReplacedValue:
     """A replaced value of a connection, prompt, batch or recurring evaluation.
 
     `batches` has the numbers of the open batches that the new value affects: prices affect every batch that
-    is not completed, any other key those whose staging has not begun. `recurring` names the recurring
-    evaluations whose next occurrence uses the new value.
+    is not completed, threshold and weight no batch, any other key those whose staging has not begun.
+    `recurring` names the recurring evaluations whose next occurrence uses the new value.
     """
 
     kind: str
@@ -76,6 +78,8 @@ class ReplacedValue:
             return ""
         if self.kind == "recurring evaluation":
             return "; takes effect at the next occurrence"
+        if self.key in REPORTED:
+            return "; counts in reports from now on"
         affected = [_listed([partition_key(number) for number in self.batches])] if self.batches else []
         if self.recurring:
             affected.append(f"the next occurrence of {_listed(self.recurring)}")
@@ -99,6 +103,8 @@ def replaced_values(
     def affected_batches(kind: str, definition: ExistingDefinition, key: str) -> list[int]:
         if kind == "batch":
             return [definition.id]
+        if key in REPORTED:
+            return []
         return [
             user.batch_id
             for user in users
@@ -113,7 +119,7 @@ def replaced_values(
             old=_without_secrets(kind, key, definition.changes[key][0]),
             new=definition.changes[key][1],
             batches=affected_batches(kind, definition, key),
-            recurring=recurring[kind, definition.id],
+            recurring=[] if key in REPORTED else recurring[kind, definition.id],
         )
         for kind, plural in KINDS.items()
         for item in getattr(evaluation, plural)

@@ -34,12 +34,15 @@ _CONNECTIONS_STORED = """
     FROM connections c JOIN llm_providers p ON p.id = c.provider_id JOIN models m ON m.id = c.model_id
 """
 _PROMPTS_STORED = """
-    SELECT id, name, NULL AS sealed, jsonb_build_object('text', prompt_text) AS has FROM prompts
+    SELECT id, name, NULL AS sealed, jsonb_build_object(
+        'text', prompt_text, 'threshold', threshold, 'weight', weight) AS has
+    FROM prompts
 """
 _BATCHES_STORED = """
     SELECT b.id, b.batch_name AS name, b.config_snapshot IS NOT NULL AS sealed, jsonb_build_object(
         'description', b.description, 'metadata', b.meta_data, 'include', to_jsonb(b.include_patterns),
         'exclude', to_jsonb(b.exclude_patterns), 'priority', b.priority, 'reuse', b.reuse,
+        'margin', b.margin,
         'stage_after', to_char(b.stage_after AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
         'folders', to_jsonb(ARRAY(
             SELECT f.folder_path FROM batch_folders l JOIN folders f ON f.id = l.folder_id
@@ -60,14 +63,15 @@ _RECURRING_STORED = """
 def _comparison(stored: str) -> TextClause:
     """A statement that compares definitions with the stored ones of the same normalized name.
 
-    Keys that are not given keep their values, also inside `prices`.
+    Keys that are not given keep their values, also inside `prices`. Recurring evaluations that were stored
+    by earlier versions lack keys; a lacking key is null.
     """
     return text(f"""
         SELECT g.name AS given_name, s.id, s.name, s.sealed,
                (s.has || wanted.given || jsonb_build_object('name', s.name))::text AS wanted,
                coalesce((SELECT jsonb_object_agg(new.key, jsonb_build_array(s.has -> new.key, new.value))
                          FROM jsonb_each(wanted.given) AS new
-                         WHERE s.has -> new.key IS DISTINCT FROM new.value), '{{}}') AS changes
+                         WHERE coalesce(s.has -> new.key, 'null') <> new.value), '{{}}') AS changes
         FROM jsonb_to_recordset(:rows) AS g(name text, given jsonb, whole jsonb)
         JOIN ({stored}) s ON {normal_in_sql("s.name")} = g.name
         CROSS JOIN LATERAL (SELECT CASE
@@ -198,4 +202,7 @@ def _in_order(key: str, value: Any) -> Any:
         return sorted(value)
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if isinstance(value, float) and value.is_integer():
+        # As PostgreSQL writes it, and a person.
+        return int(value)
     return value

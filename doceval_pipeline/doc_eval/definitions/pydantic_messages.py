@@ -39,6 +39,7 @@ _MESSAGES = {
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt:,.10g}",
     "greater_than_equal": "must be {ge:,.10g} or more",
     "less_than_equal": "must be {le:,.10g} or less",
     "string_too_short": "is empty: enter text",

@@ -196,6 +196,9 @@ Patterns = Annotated[list[Text], AfterValidator(_patterns)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_json_object)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Margin = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Reuse = Literal["finished", "nothing"]
 Schedule = Annotated[str, AfterValidator(_schedule)]
 TimeZone = Annotated[str, AfterValidator(_timezone)]
@@ -340,6 +343,16 @@ class PromptDefinition(NamedDefinition):
 
     name: Name = Field(description="Unique name. An existing prompt of this name is updated.")
     text: PromptText = Field(min_length=1, description="Text of the prompt.")
+    threshold: Threshold | None = Field(
+        default=None,
+        description="Reports list the documents with a lower score, from 0 to 100. Not sealed: the newest "
+        "value counts.",
+    )
+    weight: Weight | None = Field(
+        default=None,
+        description="Share in the overall ranking, relative to other prompts. Reports rank models across "
+        "prompts only if two or more prompts have a weight. Not sealed: the newest value counts.",
+    )
 
 
 class ChoiceDefinition(NamedDefinition):
@@ -363,6 +376,11 @@ class ChoiceDefinition(NamedDefinition):
         le=100,
         description="Share of processing time relative to other batches, from 1 to 100. Applies to rows "
         "queued later.",
+    )
+    margin: Margin | None = Field(
+        default=None,
+        description="Points of the mean score. The report says which cheaper or faster models are shown to "
+        "be no worse than the leader by this much. Sealed before there are results.",
     )
 
     @field_validator("metadata")

@@ -18,22 +18,22 @@ from doceval_pipeline.doc_eval.definitions.schema import BatchDefinition
 
 _BATCH_COLUMNS = (
     "name text, description text, metadata jsonb, include text[], exclude text[], stage_after timestamptz, "
-    "priority int, reuse text"
+    "priority int, reuse text, margin double precision"
 )
 _INSERT_BATCHES = text(f"""
     WITH numbered AS (
         SELECT nextval(pg_get_serial_sequence('batches', 'id')) AS number, g.*
         FROM jsonb_to_recordset(:rows) AS g({_BATCH_COLUMNS}))
     INSERT INTO batches (id, batch_number, batch_name, description, meta_data, include_patterns,
-                         exclude_patterns, stage_after, priority, reuse)
-    SELECT number, number, name, description, metadata, include, exclude, stage_after, priority, reuse
+                         exclude_patterns, stage_after, priority, reuse, margin)
+    SELECT number, number, name, description, metadata, include, exclude, stage_after, priority, reuse, margin
     FROM numbered
     RETURNING batch_name, id
 """)
 _UPDATE_BATCHES = text(f"""
     UPDATE batches b SET description = g.description, meta_data = g.metadata,
                          include_patterns = g.include, exclude_patterns = g.exclude,
-                         stage_after = g.stage_after, reuse = g.reuse
+                         stage_after = g.stage_after, reuse = g.reuse, margin = g.margin
     FROM jsonb_to_recordset(:rows) AS g({_BATCH_COLUMNS})
     WHERE b.batch_name = g.name AND b.config_snapshot IS NULL
 """)

@@ -52,13 +52,17 @@ _INSERT_CONNECTIONS = text(f"""
     FROM ({_GIVEN_CONNECTIONS}) g ORDER BY g.place
 """)
 _UPDATE_PROMPTS = text("""
-    UPDATE prompts p SET prompt_text = g.text, updated_at = now()
-    FROM jsonb_to_recordset(:rows) AS g(name text, text text)
+    UPDATE prompts p
+    SET prompt_text = g.text, threshold = g.threshold, weight = g.weight, updated_at = now()
+    FROM jsonb_to_recordset(:rows)
+        AS g(name text, text text, threshold double precision, weight double precision)
     WHERE p.name = g.name
 """)
 _INSERT_PROMPTS = text("""
-    INSERT INTO prompts (name, prompt_text)
-    SELECT g.name, g.text FROM jsonb_to_recordset(:rows) AS g(name text, text text)
+    INSERT INTO prompts (name, prompt_text, threshold, weight)
+    SELECT g.name, g.text, g.threshold, g.weight
+    FROM jsonb_to_recordset(:rows)
+        AS g(name text, text text, threshold double precision, weight double precision)
 """)
 
 

@@ -100,12 +100,14 @@ CREATE TABLE batches (
     held_reason text,
     is_of_changes boolean NOT NULL DEFAULT false,
     is_foreign boolean NOT NULL DEFAULT false,
+    margin double precision,
     CONSTRAINT batches_archive_named CHECK ((((archived_at IS NULL) = (archive_file IS NULL)) AND ((archived_at IS NULL) = (archive_sha256 IS NULL)))),
     CONSTRAINT batches_archive_sha256_check CHECK ((archive_sha256 ~ '^[0-9a-f]{64}$'::text)),
     CONSTRAINT batches_batch_name_check CHECK ((batch_name <> ''::text)),
     CONSTRAINT batches_batch_name_key UNIQUE (batch_name),
     CONSTRAINT batches_batch_number_key UNIQUE (batch_number),
     CONSTRAINT batches_expected_cells_check CHECK ((expected_cells > 0)),
+    CONSTRAINT batches_margin_check CHECK (((margin > (0)::double precision) AND (margin <= (100)::double precision))),
     CONSTRAINT batches_max_cost_check CHECK (((max_cost >= (0)::double precision) AND (max_cost <= ('1000000000'::numeric)::double precision))),
     CONSTRAINT batches_max_documents_check CHECK ((max_documents > 0)),
     CONSTRAINT batches_meta_data_check CHECK ((jsonb_typeof(meta_data) = 'object'::text)),
@@ -270,11 +272,15 @@ CREATE TABLE prompts (
     prompt_text text NOT NULL,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
     updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    threshold double precision,
+    weight double precision,
     CONSTRAINT prompts_name_check CHECK ((name <> ''::text)),
     CONSTRAINT prompts_name_key UNIQUE (name),
     CONSTRAINT prompts_pkey PRIMARY KEY (id),
     CONSTRAINT prompts_prompt_text_check CHECK ((prompt_text <> ''::text)),
-    CONSTRAINT prompts_sizes CHECK (((octet_length(name) <= 16777216) AND (octet_length(prompt_text) <= 16777216)))
+    CONSTRAINT prompts_sizes CHECK (((octet_length(name) <= 16777216) AND (octet_length(prompt_text) <= 16777216))),
+    CONSTRAINT prompts_threshold_check CHECK (((threshold >= (0)::double precision) AND (threshold <= (100)::double precision))),
+    CONSTRAINT prompts_weight_check CHECK (((weight > (0)::double precision) AND (weight <= (1000000)::double precision)))
 );
 
 CREATE UNIQUE INDEX prompts_one_per_name ON public.prompts USING btree (NORMALIZE(name, NFC));

@@ -167,6 +167,11 @@ def lead_connection_to(members: Members, url: str) -> None:
     )
 
 
+def set_margin(members: Members, value: Any) -> None:
+    seal(members, lambda config: config["batch"].update(margin=value))
+    edit_batch(members, "batch", "margin", value=value)
+
+
 def seal(members: Members, edit: Callable[[Any], object]) -> None:
     """Change the sealed configuration wherever it is."""
     config, content = json.loads(members[CONFIG]), json.loads(members[BATCH])
@@ -275,6 +280,18 @@ ATTACKS: dict[str, Callable[[Members], object]] = {
     "a key in a row": lambda m: edit_batch(
         m, "connections", 0, "connection_config", value={"api_key": "sk-" + "a1" * 20}
     ),
+    "another margin": lambda m: edit_batch(m, "batch", "margin", value=3),
+    "a sealed margin alone": lambda m: seal(m, lambda c: c["batch"].update(margin=3)),
+    "an empty sealed margin": lambda m: seal(m, lambda c: c["batch"].update(margin=None)),
+    "a margin of nothing": lambda m: set_margin(m, 0),
+    "a margin above all scores": lambda m: set_margin(m, 100.5),
+    "a margin that is true": lambda m: set_margin(m, True),
+    "a margin that is text": lambda m: set_margin(m, "3"),
+    "a margin that is not a number": lambda m: set_margin(m, float("nan")),
+    "a threshold below all scores": lambda m: edit_batch(m, "prompts", 0, "threshold", value=-1),
+    "a threshold without end": lambda m: edit_batch(m, "prompts", 0, "threshold", value=float("inf")),
+    "a weight of nothing": lambda m: edit_batch(m, "prompts", 0, "weight", value=0),
+    "a weight above all others": lambda m: edit_batch(m, "prompts", 0, "weight", value=1e7),
     "a price": lambda m: edit_batch(m, "batch", "prices_at_completion", value={"1": {"currency": "<b>"}}),
 }
 
@@ -316,6 +333,11 @@ MADE_UP: dict[str, Callable[[Members], object]] = {
     ),
     "processed documents": lambda m: edit_batch(m, "batch", "processed_documents", value=77),
     "an earlier attempt": lambda m: set_aside(m, status="F"),
+    "a margin": lambda m: set_margin(m, 2.5),
+    "a threshold and a weight": lambda m: (
+        edit_batch(m, "prompts", 0, "threshold", value=60),
+        edit_batch(m, "prompts", 0, "weight", value=0.5),
+    ),
     "the largest numbers": lambda m: edit_row(m, ATTEMPTS, id=10**15),
     "a failed staging": fail_staging,
     "another host": lambda m: lead_connection_to(m, "https://models.example/v1"),

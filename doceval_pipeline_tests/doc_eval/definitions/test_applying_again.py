@@ -30,7 +30,8 @@ CONNECTION = {
     "prices": {"input_per_million": 2.5, "output_per_million": 10, "currency": "EUR"},
 }
 BARE = {key: CONNECTION[key] for key in ("name", "provider", "model")}
-PROMPT = {"name": "clarity", "text": "How clear?"}
+PROMPT: dict[str, Any] = {"name": "clarity", "text": "How clear?", "threshold": 60, "weight": 2.5}
+ASKED = {key: PROMPT[key] for key in ("name", "text")}
 BATCH: dict[str, Any] = {
     "name": "contracts",
     "connections": ["model-a"],
@@ -41,6 +42,7 @@ BATCH: dict[str, Any] = {
     "exclude": ["old/"],
     "stage_after": "2999-01-01T00:00:00Z",
     "priority": 50,
+    "margin": 3,
 }
 REQUIRED = ("name", "connections", "prompts")
 STORED = text("""
@@ -75,7 +77,7 @@ def stored(databases: Databases) -> Any:
 def test_a_key_that_is_left_out_keeps_its_value(apply: Apply, databases: Databases) -> None:
     apply([CONNECTION], [PROMPT], [BATCH])
     before = stored(databases)
-    again = apply([BARE], [], [{key: BATCH[key] for key in REQUIRED}])
+    again = apply([BARE], [ASKED], [{key: BATCH[key] for key in REQUIRED}])
     assert not again.changed
     assert again.changes == []
     assert stored(databases) == before
@@ -92,6 +94,28 @@ def test_null_clears_a_key_of_a_connection_and_no_other(apply: Apply, databases:
     assert not apply([BARE]).changed
 
 
+@pytest.mark.parametrize("key", ["threshold", "weight"])
+def test_null_clears_a_key_of_a_prompt_and_no_other(apply: Apply, key: str) -> None:
+    apply([CONNECTION], [PROMPT], [BATCH])
+    applied = apply([], [{**ASKED, key: None}])
+    assert applied.changes == [ReplacedValue("prompt", "clarity", key, PROMPT[key], None, [])]
+    assert applied.changes[0].sentence == (
+        f"prompt 'clarity': {key} {PROMPT[key]} → none; counts in reports from now on"
+    )
+    assert not apply([], [{**PROMPT, key: None}]).changed
+    assert not apply([], [ASKED]).changed
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(70, "70"), (70.0, "70"), (62.5, "62.5"), (0, "0"), (100, "100")]
+)
+def test_a_threshold_is_shown_as_it_was_written_whole_or_not(apply: Apply, value: float, shown: str) -> None:
+    apply([], [PROMPT])
+    (change,) = apply([], [{**ASKED, "threshold": value}]).changes
+    assert change.sentence == f"prompt 'clarity': threshold 60 → {shown}; counts in reports from now on"
+    assert not apply([], [{**ASKED, "threshold": float(value)}]).changed
+
+
 @pytest.mark.parametrize(
     ("key", "empty"),
     [
@@ -101,6 +125,7 @@ def test_null_clears_a_key_of_a_connection_and_no_other(apply: Apply, databases:
         ("exclude", []),
         ("stage_after", None),
         ("priority", 10),
+        ("margin", None),
     ],
 )
 def test_null_clears_a_key_of_a_batch_and_no_other(apply: Apply, key: str, empty: Any) -> None:
@@ -148,6 +173,22 @@ def test_a_sealed_batch_may_be_given_with_its_required_keys_only(apply: Apply, d
         apply(batches=[{**BATCH, "metadata": None}])
     (change,) = apply(batches=[{**BATCH, "priority": 60}]).changes
     assert (change.key, change.old, change.new) == ("priority", 50, 60)
+
+
+@pytest.mark.parametrize("margin", [None, 5, 2.999])
+def test_the_margin_of_a_sealed_batch_cannot_change_nor_can_it_get_one(
+    apply: Apply, databases: Databases, margin: float | None
+) -> None:
+    seal_batch(databases, apply([CONNECTION], [PROMPT], [BATCH]).numbers["contracts"])
+    before = stored(databases)
+    with pytest.raises(EvaluationFileError, match="sealed when its staging began, and margin would change"):
+        apply(batches=[{**BATCH, "margin": margin}])
+    without = {**BATCH, "name": "without", "margin": None}
+    seal_batch(databases, apply([], [], [without]).numbers["without"])
+    with pytest.raises(EvaluationFileError, match="and margin would change: give the changed batch a new"):
+        apply(batches=[{**without, "margin": 3}])
+    assert not apply([CONNECTION], [PROMPT], [{**BATCH, "margin": 3.0}, without]).changed
+    assert stored(databases)[0][0] == before[0][0]
 
 
 def test_changes_name_the_open_batches_that_they_affect(apply: Apply, databases: Databases) -> None:

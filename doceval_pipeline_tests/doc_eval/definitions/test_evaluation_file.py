@@ -105,6 +105,42 @@ def test_a_date_in_metadata_stays_the_text_that_was_written(tmp_path: Path) -> N
             "model: gpt-4o, prices: {currency: dollars}",
             "connections[0].prices.currency: must be three capital letters, such as USD",
         ),
+        *(
+            ("name: q4", f"name: q4\n    margin: {given}", f"evaluation.yaml:7: batches[0].margin: {problem}")
+            for given, problem in (
+                ("0", "must be more than 0"),
+                ("-3", "must be more than 0"),
+                ("100.5", "must be 100 or less"),
+                ("1" + "0" * 400, "must be "),
+                ("true", "must be a number"),
+                ('"3"', "must be a number"),
+                ("3 points", "must be a number"),
+                ("[3]", "must be a number"),
+                (".nan", "is infinite or not a number"),
+                (".inf", "is infinite or not a number"),
+            )
+        ),
+        *(
+            (
+                '"How clear?"',
+                f'"How clear?", {key}: {given}',
+                f"evaluation.yaml:4: prompts[0].{key}: {problem}",
+            )
+            for key, given, problem in (
+                ("threshold", "-0.5", "must be 0 or more"),
+                ("threshold", "101", "must be 100 or less"),
+                ("threshold", "yes", "must be a number"),
+                ("threshold", "false", "must be a number"),
+                ("threshold", "-.inf", "is infinite or not a number"),
+                ("treshold", "60", "is not a known key: did you mean threshold?"),
+                ("weight", "0", "must be more than 0"),
+                ("weight", "-1", "must be more than 0"),
+                ("weight", "1000001", "must be 1,000,000 or less"),
+                ("weight", "true", "must be a number"),
+                ("weight", ".nan", "is infinite or not a number"),
+                ("margin", "3", "is not a key of a prompt: move it to a batch or a recurring evaluation"),
+            )
+        ),
         ("[./docs]", "[]", "evaluation.yaml:7: batches[0].folders: is empty: add at least one item"),
         ("name: q4", "name: 12", "evaluation.yaml:6: batches[0].name: must be text: put it in quotes"),
         ("name: q4", 'name: "12"', "evaluation.yaml:6: batches[0].name: looks like a batch number"),
