@@ -144,7 +144,29 @@ def _expected(batch: Sample, row: dict[str, Any]) -> ExportRecord:
         withdrawn_at=_time(row["withdrawn_at"]),
         reused_from_batch=row["reused_batch_id"],
         reused_from=row["reused_from"],
+        **_judged(batch, row),
     )
+
+
+def _judged(batch: Sample, row: dict[str, Any]) -> dict[str, Any]:
+    """The threshold and the cost of a row, by plain rules."""
+    ((threshold,),) = batch.doc_eval(
+        "SELECT threshold FROM prompts WHERE id = :prompt", prompt=row["prompt_id"]
+    )
+    ((prices,),) = batch.doc_eval(
+        "SELECT prices FROM connections WHERE id = :connection", connection=row["connection_id"]
+    )
+    score = row["overall_score"] if OUTCOMES[row["status"]] == "succeeded" else None
+    cost = None
+    if prices and OUTCOMES[row["status"]] in ("succeeded", "failed") and row["output_tokens"] is not None:
+        # Whole numbers of millionths, so that no order of additions matters.
+        cost = (2 * row["input_tokens"] + 8 * row["output_tokens"]) / 1e6
+    return {
+        "threshold": threshold,
+        "below_threshold": None if threshold is None or score is None else score < threshold,
+        "cost": cost,
+        "currency": None if cost is None else "EUR",
+    }
 
 
 def _time(value: str | None) -> datetime | None:
@@ -154,12 +176,22 @@ def _time(value: str | None) -> datetime | None:
 
 @pytest.fixture
 def answered(batch_of: BatchOf) -> Sample:
-    """A batch of 40 cells of which some wait, with a file that has the content of another one."""
+    """A batch of 40 cells of which some wait, with a file that has the content of another one.
+
+    One of its connections has prices, and its prompts have thresholds.
+    """
     batch = batch_of(documents=10)
     write_old(batch.folder / "twin", (batch.folder / "003.txt").read_text())
     batch.stage()
     answer(batch)
     batch.knowledge("UPDATE llm_responses SET status = 'READY_TO_RETRY' WHERE status = 'ODD'")
+    batch.doc_eval(
+        "UPDATE connections SET prices = CAST(:prices AS jsonb) WHERE id = (SELECT min(id) FROM connections)",
+        prices='{"input_per_million": 2, "output_per_million": 8, "currency": "EUR"}',
+    )
+    batch.doc_eval(
+        "UPDATE prompts SET threshold = CASE id WHEN (SELECT min(id) FROM prompts) THEN 90 ELSE 10 END"
+    )
     return batch
 
 
@@ -174,6 +206,8 @@ def test_an_export_reads_back_as_what_the_databases_hold(
     assert READERS[format](path) == records
     assert {record.outcome for record in records} == {"succeeded", "failed", "running", "waiting"}
     assert {record.files for record in records} == {1, 2}
+    assert {record.below_threshold for record in records} == {True, False, None}
+    assert {record.currency for record in records} == {"EUR", None}
     assert (done.records, done.cut, done.size) == (40, 0, path.stat().st_size)
     assert told == [(0, 40), (40, 40)]
     assert path.stat().st_mode & 0o777 == 0o600
@@ -300,7 +334,7 @@ def test_the_number_of_statements_does_not_grow_with_the_batch(batch_of: BatchOf
         event.remove(Engine, "before_cursor_execute", listen)
         counts.append(len(seen))
         seen.clear()
-    assert counts[0] == counts[1] <= 6
+    assert counts[0] == counts[1] <= 7
 
 
 def test_memory_does_not_grow_with_the_texts(batch_of: BatchOf, tmp_path: Path) -> None:
