@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from doceval_pipeline.atomic_file import STANDARD_OUTPUT, atomic_file_or_stdout
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.results.costs import cost_of
-from doceval_pipeline.batches.results.report_input import gather
+from doceval_pipeline.batches.results.report_input import gather, read_report_input
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 from doceval_pipeline.doc_eval.criteria import read_criteria
 from doceval_pipeline.doc_eval.definitions.schema import Prices
@@ -28,6 +28,7 @@ from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError, ExportError
 from doceval_pipeline.knowledge.export_rows import count_results, read_results
 from doceval_pipeline.redaction import without_keys
+from doceval_pipeline.reports.exports.overview import NO_OVERVIEW, overview_of
 from doceval_pipeline.reports.exports.value_types import VERSION, time_text
 from doceval_pipeline.reports.exports.writing import Format, write_records
 from doceval_pipeline.reports.figures import figures
@@ -81,7 +82,10 @@ def export_records(
         # In this order: a batch that is not archived after its results were counted still had all of them.
         total, read_at = count_results(knowledge, batch_id, every_attempt=every_attempt)
         context = _context(doc_eval, batch_id)
-        batch = context.batch
+        batch, overview = context.batch, NO_OVERVIEW
+        if format.has_overview:
+            data = read_report_input(doc_eval, knowledge, batch_id)
+            overview = overview_of(figures(data), time_text(read_at))
         results = read_results(knowledge, batch_id, every_attempt=every_attempt)
         documents = files_of_documents(doc_eval, batch_id)
         records = _with_progress(_records(context, results, documents), total, report_progress)
@@ -91,7 +95,7 @@ def export_records(
             "doceval.export.read_at": time_text(read_at),
         }
         with atomic_file_or_stdout(path) as file:
-            written = write_records(file, format, records, metadata)
+            written = write_records(file, format, records, metadata, overview)
             if written.records != total:
                 raise ExportError(
                     f"{batch.key} has {total} results, but only {written.records} of them have a document: "

@@ -12,21 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openpyxl import load_workbook
 from sqlalchemy import Engine, event, text
 
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results import exporting
 from doceval_pipeline.batches.results.exporting import Exported, export_page, export_records
+from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
 from doceval_pipeline.batches.staging.steps import seal_batch
 from doceval_pipeline.domain.export_record import ExportRecord
 from doceval_pipeline.errors import BatchStateError, ExportError, FileError
 from doceval_pipeline.redaction import NOT_SHOWN
+from doceval_pipeline.reports.decision import decisions
 from doceval_pipeline.reports.exports.writing import Format
+from doceval_pipeline.reports.figures import figures
 from doceval_pipeline_tests.batches.archiving.archives import archive_batch, done
 from doceval_pipeline_tests.conftest import Sample, write_old
-from doceval_pipeline_tests.reports.exports.reading import READERS, read_csv, read_jsonl
+from doceval_pipeline_tests.reports.exports.reading import READERS, read_csv, read_jsonl, read_xlsx
 from doceval_pipeline_tests.reports.exports.records import HOSTILE
 from doceval_pipeline_tests.secret_canaries import KEY
 
@@ -438,3 +442,29 @@ def test_a_result_without_its_document_is_an_error(answered: Sample, tmp_path: P
     ):
         exported(answered, tmp_path / "export.jsonl")
     assert not (tmp_path / "export.jsonl").exists()
+
+
+def test_a_workbook_begins_with_what_the_report_decides_at_the_same_moment(
+    answered: Sample, tmp_path: Path
+) -> None:
+    answered.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 70 WHERE status <> 'F'")
+    shown = figures(gather(answered.databases, answered.id))
+    path = tmp_path / "export.xlsx"
+
+    def write_late(*_: int) -> None:
+        answered.knowledge("UPDATE llm_responses SET overall_score = 1")
+
+    exported(answered, path, Format.XLSX, progress=write_late)
+    workbook = load_workbook(path)
+    texts = {row[0].value for row in workbook["summary"].iter_rows()}
+    assert {decision.sentence for decision in decisions(shown)} <= texts
+    rows = [[cell.value for cell in row] for row in workbook["documents"].iter_rows()]
+    assert len(rows) == 1 + 10
+    scores = [value for row in rows[1:] for value in row[4:-1]]
+    records = read_xlsx(path)
+    numbers = [value for value in scores if not isinstance(value, str)]
+    assert sorted(numbers) == sorted(
+        one.score for one in records if one.outcome == "succeeded" and one.score is not None
+    )
+    assert scores.count("failed") == [one.outcome for one in records].count("failed") > 0
+    assert len(scores) == len(records) == 40
