@@ -1,12 +1,26 @@
-"""Placeholder."""
+"""Reads how the scores of prompts are judged: threshold and weight. Reads only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.domain.criteria import Criterion
 
+# The constraints of the table are repeated, because other programs may have removed them.
+_CRITERIA = text("""
+    SELECT id, CASE WHEN threshold >= 0 AND threshold <= 100 THEN threshold END AS threshold,
+           CASE WHEN weight > 0 AND weight <= 1000000 THEN weight END AS weight
+    FROM prompts WHERE id = ANY(CAST(:ids AS int[]))
+""")
 
-def read_criteria(connection: Connection, prompt_ids: Sequence[int]) -> dict[int, Criterion]:
-    """Criteria of prompts."""
-    return {}
+
+def read_criteria(connection: Connection, prompt_ids: Iterable[int]) -> dict[int, Criterion]:
+    """The present criterion of each given prompt; an empty one for a prompt that no longer exists.
+
+    An impossible value, such as a threshold of NaN, counts as None.
+    """
+    criteria = {number: Criterion() for number in prompt_ids}
+    for row in connection.execute(_CRITERIA, {"ids": arrays.of_numbers(criteria)}):
+        criteria[row.id] = Criterion(row.threshold, row.weight)
+    return criteria

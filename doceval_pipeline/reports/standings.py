@@ -18,18 +18,16 @@ from doceval_pipeline.domain.insights import PromptLeaderboard, Standing
 from doceval_pipeline.domain.usage import NO_USAGE, ColumnUsage, Cost
 from doceval_pipeline.reports.model import ColumnFigures
 from doceval_pipeline.statistics.inference import (
-    adjusted_means,
     clustered_estimate,
     corrected,
     difference,
     turned,
 )
-from doceval_pipeline.statistics.margins import PairedMargin, conclude, paired_margin
+from doceval_pipeline.statistics.margins import MarginEvidence, conclude, margin_test
+from doceval_pipeline.statistics.model_means import adjusted_means
 
 # With more comparisons, differences have Student's interval, which is fast to compute.
 COMPARISONS_RESAMPLED = 20
-# Smaller differences are rounding errors, as in `statistics`.
-_DECIMALS = 9
 
 Documents = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -139,8 +137,7 @@ def _ordered(
         return _Board(prompt_id, rest, 0, is_same_documents=True, weights=weights)
     table = np.column_stack([entry.scores for entry in scored])
     has_score = ~np.isnan(table)
-    means = np.round(adjusted_means(table), _DECIMALS)
-    order = np.argsort(-means, kind="stable")
+    order = np.argsort(-adjusted_means(table), kind="stable")
     return _Board(
         prompt_id,
         [*(scored[place] for place in order), *rest],
@@ -234,15 +231,14 @@ def _margin_tests(boards: Sequence[_Board], given: RankingInput) -> dict[tuple[i
     """The tests of all models that are cheaper or faster than their leader, corrected together."""
     if given.margin is None:
         return {}
-    tested: dict[tuple[int, int], PairedMargin] = {}
+    tested: dict[tuple[int, int], MarginEvidence] = {}
     for place, board in enumerate(boards):
         for rank in range(1, board.ranked):
             entry, leader = board.entries[rank], board.entries[0]
             if is_cheaper(entry.usage, leader.usage) or is_faster(entry.usage, leader.usage):
                 first, second, clusters = _pairs(entry, leader, given)
-                test = paired_margin(first, second, given.margin, clusters=clusters)
-                if test is not None:
-                    tested[place, rank] = test
+                if first.size:
+                    tested[place, rank] = margin_test(first, second, given.margin, clusters=clusters)
     return dict(zip(tested, conclude(list(tested.values())), strict=True))
 
 
