@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from doceval_pipeline.domain.export_record import Value
 from doceval_pipeline.domain.insights import BelowThreshold, PromptLeaderboard, Standing
-from doceval_pipeline.reports.decision import GENEROUS, OVERALL, decisions, shown_name
+from doceval_pipeline.reports.decision import OVERALL, shown_name
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportColumn, ReportFigures
+from doceval_pipeline.reports.summary import summary_sentences
 
 # The titles of `Overview.standings`, each with the number format of its column.
 TITLES: tuple[tuple[str, str | None], ...] = (
@@ -70,7 +71,7 @@ def overview_of(figures: ReportFigures, read_at: str) -> Overview:
             ("result", figures.verdict),
             ("results of", read_at),
         ),
-        sentences=_sentences(figures, labels),
+        sentences=summary_sentences(figures, SENTENCES_SHOWN),
         standings=rows[:MOST_ROWS],
         notes=[
             *([f"{more:,} more rows are in the report."] if more > 0 else []),
@@ -79,19 +80,6 @@ def overview_of(figures: ReportFigures, read_at: str) -> Overview:
         ],
         columns=_by_prompt(figures),
     )
-
-
-def _sentences(figures: ReportFigures, labels: ColumnLabels) -> list[str]:
-    made = [decision.sentence for decision in decisions(figures)]
-    made += [_below(part, labels) for part in figures.insights.below_thresholds]
-    more = len(made) - SENTENCES_SHOWN
-    shown = made[:SENTENCES_SHOWN] + ([f"{more:,} more are in the report."] if more > 0 else [])
-    return [*shown, GENEROUS] if shown else []
-
-
-def _below(part: BelowThreshold, labels: ColumnLabels) -> str:
-    documents = "1 document falls" if part.documents == 1 else f"{part.documents:,} documents fall"
-    return f"For {shown_name(labels.prompt(part.prompt_id))}, {documents} below {part.threshold:g}."
 
 
 def _by_prompt(figures: ReportFigures) -> list[ReportColumn]:
