@@ -181,7 +181,7 @@ def _table(
 ) -> list[str]:
     name = OVERALL if board.prompt_id is None else labels.prompt(board.prompt_id)
     head = ["model", "mean score", "interval", "compared", "documents", "p", "cost"]
-    head += [f"per {PER:,} documents", "median time", "failed"]
+    head += [f"cost per {PER:,} documents", "median time", "failed"]
     if below is not None:
         head.append(f"below {below.threshold:g}")
     return [

@@ -6,7 +6,7 @@ Results and file names are in two databases, which may be on two servers. Both a
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -85,7 +85,7 @@ def export_records(
         batch, overview = context.batch, NO_OVERVIEW
         if format.has_overview:
             data = read_report_input(doc_eval, knowledge, batch_id)
-            overview = overview_of(figures(data), time_text(read_at))
+            overview = overview_of(figures(data), read_at.astimezone(UTC))
         results = read_results(knowledge, batch_id, every_attempt=every_attempt)
         documents = files_of_documents(doc_eval, batch_id)
         records = _with_progress(_records(context, results, documents), total, report_progress)

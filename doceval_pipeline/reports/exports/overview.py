@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from doceval_pipeline.domain.export_record import Value
 from doceval_pipeline.domain.insights import BelowThreshold, PromptLeaderboard, Standing
@@ -59,8 +60,8 @@ class Overview:
 NO_OVERVIEW = Overview("", (), (), (), (), ())
 
 
-def overview_of(figures: ReportFigures, read_at: str) -> Overview:
-    """The overview of a batch whose results were read at the given time."""
+def overview_of(figures: ReportFigures, read_at: datetime) -> Overview:
+    """The overview of a batch whose results were read at the given time, in UTC."""
     labels = ColumnLabels([column.column for column in figures.columns])
     rows = list(_rows(figures, labels))
     more = len(rows) - MOST_ROWS
@@ -69,7 +70,7 @@ def overview_of(figures: ReportFigures, read_at: str) -> Overview:
         facts=(
             ("batch", figures.partition_key),
             ("result", figures.verdict),
-            ("results of", read_at),
+            ("results of", f"{read_at:%Y-%m-%d %H:%M} UTC"),
         ),
         sentences=summary_sentences(figures, SENTENCES_SHOWN),
         standings=rows[:MOST_ROWS],
@@ -136,7 +137,9 @@ def _comparison(board: PromptLeaderboard, standing: Standing) -> str:
     if standing.scores is None:
         return "no scores"
     if standing is board.standings[0]:
-        return "highest" if len(board.ranked) > 1 else "only one"
+        if len(board.ranked) == 1:
+            return "only one"
+        return "highest, not separated" if any(other.tied for other in board.ranked) else "highest"
     if standing.difference is None:
         return "not comparable"
     return "not separated" if standing.tied else "lower"

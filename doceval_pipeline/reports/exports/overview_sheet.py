@@ -1,12 +1,18 @@
 """The first sheet of a workbook: what is decided, and a table of all models."""
 
+import math
+
 from xlsxwriter import Workbook
 
 from doceval_pipeline.reports.exports.document_scores import LeftOut
 from doceval_pipeline.reports.exports.overview import TITLES, Overview
 from doceval_pipeline.reports.exports.workbooks import Sheet, write_value
 
-_WIDTHS = {"prompt": 24, "model": 28, "against": 28, "comparison": 15, "margin": 22}
+# Sentences are as wide as these columns, in which a line has room for so many characters.
+_MERGED = 8
+_CHARACTERS_IN_A_LINE = 110
+_LINE_HEIGHT = 15
+_WIDTHS = {"prompt": 24, "model": 28, "against": 28, "comparison": 22, "margin": 22}
 
 
 def write_overview(workbook: Workbook, sheet: Sheet, overview: Overview, left_out: LeftOut) -> None:
@@ -17,8 +23,12 @@ def write_overview(workbook: Workbook, sheet: Sheet, overview: Overview, left_ou
         sheet.write_string(row, 0, name, bold)
         sheet.write_string(row, 1, text)
     row = len(overview.facts) + 2
+    wrapped = workbook.add_format({"text_wrap": True, "valign": "top"})
     for sentence in overview.sentences:
-        sheet.write_string(row, 0, sentence)
+        sheet.set_row(row, _LINE_HEIGHT * math.ceil(len(sentence) / _CHARACTERS_IN_A_LINE))
+        # The library would take a text that it merges for a formula, so it is written by itself.
+        sheet.merge_range(row, 0, row, _MERGED - 1, "", wrapped)
+        sheet.write_string(row, 0, sentence, wrapped)
         row += 1
     row = _write_table(workbook, sheet, overview, row + 1)
     for note in (*overview.notes, *_about_other_sheets(overview, left_out)):

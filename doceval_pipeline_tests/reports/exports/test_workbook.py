@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from doceval_pipeline_tests.reports.sample_reports import (
     with_insights,
 )
 
-READ_AT = "2026-11-25T09:30:00.000000Z"
+READ_AT = datetime(2026, 11, 25, 9, 30, tzinfo=UTC)
 COLUMNS = [column(1), column(2), column(1, 2)]
 HEAD = ["file", "folder", "files", "below threshold"]
 
@@ -48,12 +49,12 @@ def workbook_of(
 
 def compared() -> ReportFigures:
     """Two models under one prompt, with known prices of one of them and a threshold; one model failed."""
-    files = [document(n) for n in range(1, 7)]
-    cells = [cell(n, 1, score=80.0 + n) for n in range(1, 7)]
-    cells += [cell(n, 2, score=40.0 + 2 * n) for n in range(1, 6)] + [failed(6, connection=2)]
+    files = [document(n) for n in range(1, 11)]
+    cells = [cell(n, 1, score=80.0 + n) for n in range(1, 11)]
+    cells += [cell(n, 2, score=40.0 + 2 * n) for n in range(1, 10)] + [failed(10, connection=2)]
     columns = [column(1), column(2)]
     prices = {1: Prices(input_per_million=10, output_per_million=0, currency="EUR")}
-    below = BelowThreshold(1, 45, 2, 6, ((2, 2),), (), (), 0)
+    below = BelowThreshold(1, 45, 2, 10, ((2, 2),), (), (), 0)
     return figures(
         with_insights(
             files,
@@ -80,7 +81,7 @@ def test_the_summary_says_what_is_decided_and_gives_the_figures_of_each_model(tm
     texts = [row[0].value for row in sheet.iter_rows() if row[0].value]
     assert texts[0] == "contracts-q4"
     sentences = [decision.sentence for decision in decisions(shown)]
-    assert set(texts) >= {*sentences, "For prompt-1, 2 of 6 documents fall below 45.", GENEROUS}
+    assert set(texts) >= {*sentences, "For prompt-1, 2 of 10 documents fall below 45.", GENEROUS}
     first, second = table(sheet)
     (board,) = shown.insights.leaderboards
     leader, other = board.standings
@@ -89,14 +90,25 @@ def test_the_summary_says_what_is_decided_and_gives_the_figures_of_each_model(tm
     assert (first["prompt"], first["model"], first["comparison"]) == ("prompt-1", "model-1", "highest")
     assert first["mean score"] == pytest.approx(leader.scores.mean)
     assert first["95 % from"] == pytest.approx(leader.scores.low)
-    assert (first["cost"], first["currency"]) == (pytest.approx(6 * 100 * 10 / 1e6), "EUR")
+    assert (first["cost"], first["currency"]) == (pytest.approx(10 * 100 * 10 / 1e6), "EUR")
     assert first["cost per document"] == pytest.approx(100 * 10 / 1e6)
-    assert (first["median seconds"], first["input tokens"], first["documents below"]) == (1, 600, 0)
-    assert (second["model"], second["against"], second["documents compared"]) == ("model-2", "model-1", 5)
+    assert (first["median seconds"], first["input tokens"], first["documents below"]) == (1, 1_000, 0)
+    assert (second["model"], second["against"], second["documents compared"]) == ("model-2", "model-1", 9)
     assert second["difference"] == pytest.approx(other.difference.mean)
     assert second["p"] == pytest.approx(other.difference.p)
     assert (second["failed"], second["documents below"], second["threshold"]) == (1, 2, 45)
-    assert (second["cost"], second["currency"], second["without known cost"]) == (None, None, 6), "unknown"
+    assert (second["cost"], second["currency"], second["without known cost"]) == (None, None, 10), "unknown"
+
+
+def test_a_leader_that_is_not_separated_from_others_is_marked() -> None:
+    cells = [cell(n, c, score=50.0 + (n * c) % 5) for n in range(9) for c in (1, 2)]
+    shown = figures(with_insights([document(n) for n in range(9)], [column(1), column(2)], cells))
+    assert [row[6] for row in overview_of(shown, READ_AT).standings] == [
+        "highest, not separated",
+        "not separated",
+    ]
+    alone = figures(with_insights([document()], [column()], [cell()]))
+    assert [row[6] for row in overview_of(alone, READ_AT).standings] == ["only one"]
 
 
 def test_the_summary_has_a_filter_and_number_formats(tmp_path: Path) -> None:
@@ -226,7 +238,7 @@ def check_names(folder: Path, names: Sequence[str]) -> None:
     columns = [ReportColumn(place, name, 1, names[0]) for place, name in enumerate(names, start=1)]
     cells = [cell(document_id, place) for place in (1, 2) for document_id in (1, 2, 3)]
     shown = figures(with_insights([document(n) for n in (1, 2, 3)], columns, cells))
-    first = overview_of(replace(shown, name=names[0], partition_key=names[1]), names[0])
+    first = overview_of(replace(shown, name=names[0], partition_key=names[1]), READ_AT)
     workbook = workbook_of(folder, [record(1, file=names[0], folder=names[1])], first)
     for sheet in (workbook["summary"], workbook["documents"]):
         cells_of_sheet = [cell for row in sheet.iter_rows() for cell in row]
