@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from doceval_pipeline.batches.results.clusters import cluster_numbers
 from doceval_pipeline.batches.results.costs import add_up_costs, column_usage
 from doceval_pipeline.batches.results.file_names import FileNames
 from doceval_pipeline.batches.results.series.findings import samples_of, since_occurrence
 from doceval_pipeline.doc_eval.baselines import latest_overlapping_batch
 from doceval_pipeline.doc_eval.batches import batch_names, partition_key
-from doceval_pipeline.doc_eval.clusters import document_clusters
 from doceval_pipeline.doc_eval.criteria import read_criteria
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.doc_eval.history import prices_of_batch
@@ -72,7 +72,7 @@ def gather_insights(
         The documents of the batch's staged files, by `docs.id`.
     """
     batch_id, margin = data.batch_id, data.config["batch"].get("margin")
-    clusters = _clusters(doc_eval, scores)
+    clusters = cluster_numbers(doc_eval, scores.documents)
     criteria = read_criteria(doc_eval, [*dict.fromkeys(column.prompt_id for column in data.columns)])
     tokens, times = usage.read_tokens(knowledge, batch_id), usage.read_processing_times(knowledge, batch_id)
     prices = prices_of_batch(doc_eval, batch_id)
@@ -107,16 +107,6 @@ def gather_insights(
         all_origins=all_origins,
         is_from_elsewhere=is_from_elsewhere,
     )
-
-
-def _clusters(doc_eval: Connection, scores: Scores) -> NDArray[np.int64] | None:
-    """The cluster of each document, if any are versions or copies of each other; otherwise None."""
-    shared = document_clusters(doc_eval, scores.documents.tolist())
-    if not shared:
-        return None
-    clusters = scores.documents.copy()
-    clusters[np.searchsorted(scores.documents, list(shared))] = list(shared.values())
-    return clusters
 
 
 def _below_thresholds(
