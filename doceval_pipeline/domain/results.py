@@ -149,20 +149,3 @@ class ReportCell(NamedTuple):
     has_details: bool
     reused_batch_id: int | None = None
     details: CellDetails | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CompletedResults:
-    """The current results of a batch: their digest, counts, and the mean of the `scored` ones.
-
-    `reused` results come from other batches; they also count in their outcome.
-    """
-
-    batch_id: int
-    digest: str
-    succeeded: int
-    failed: int
-    simulated: int
-    reused: int
-    scored: int
-    mean_score: float | None

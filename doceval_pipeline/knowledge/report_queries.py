@@ -4,22 +4,26 @@ PostgreSQL aggregates all rows; single rows are read only if a page shows them. 
 reads `current_llm_responses`, the latest attempt of each evaluation.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.completed_results import CompletedColumn, CompletedResults
 from doceval_pipeline.domain.evaluations import CellCounts, Outcome
 from doceval_pipeline.domain.results import (
     CellDetails,
-    CompletedResults,
     ReportCell,
     ResultChange,
     ResultSums,
     ScoreSummary,
     Total,
 )
+from doceval_pipeline.domain.usage import TokenUsage
 from doceval_pipeline.knowledge.digests import RESULT_DIGEST
 from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql, outcome_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
@@ -35,6 +39,7 @@ TITLE_CHARACTERS = 300
 
 _FAILED = has_outcome_sql(Outcome.FAILED)
 _SUCCEEDED = has_outcome_sql(Outcome.SUCCEEDED)
+_ASKED = f"({has_outcome_sql(Outcome.SUCCEEDED, Outcome.FAILED)} AND reused_from IS NULL)"
 
 # Scores are compared with edges: a division fails on the smallest scores.
 _EDGES = f"{{{', '.join(str(100 * bin / HISTOGRAM_BINS) for bin in range(1, HISTOGRAM_BINS))}}}"
@@ -127,6 +132,22 @@ _COMPLETED = text(f"""
            (avg(overall_score::numeric) FILTER (WHERE {_SUCCEEDED}))::float8 AS mean_score
     FROM current_llm_responses WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
 """)
+# One row per column and kind of usage; `asked` evaluations are finished, and not reused.
+_COMPLETED_COLUMNS = text(f"""
+    SELECT batch_id, connection_id, prompt_id, {_ASKED} AS asked, input_tokens IS NOT NULL AS has_input,
+           output_tokens IS NOT NULL AS has_output, count(*) AS cells,
+           count(*) FILTER (WHERE {_SUCCEEDED}) AS succeeded, count(*) FILTER (WHERE {_FAILED}) AS failed,
+           count(*) FILTER (WHERE {SIMULATED_SQL}) AS simulated, count(reused_from) AS reused,
+           count(overall_score) FILTER (WHERE {_SUCCEEDED}) AS scored,
+           coalesce(sum(overall_score::numeric) FILTER (WHERE {_SUCCEEDED}), 0) AS scores,
+           count(*) FILTER (WHERE {_SUCCEEDED} AND overall_score < threshold) AS below,
+           coalesce(sum(input_tokens), 0) AS input_tokens, coalesce(sum(output_tokens), 0) AS output_tokens
+    FROM current_llm_responses
+    LEFT JOIN jsonb_to_recordset(CAST(:thresholds AS jsonb)) AS t(prompt_id int, threshold float8)
+        USING (prompt_id)
+    WHERE batch_id = ANY(CAST(:batch_ids AS int[]))
+    GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+""")
 
 
 def sum_results(
@@ -217,6 +238,50 @@ def completed_results(connection: Connection, batch_ids: Sequence[int]) -> list[
     """Digest, counts and mean score of the given batches; batches without results are left out."""
     rows = connection.execute(_COMPLETED, {"batch_ids": list(batch_ids)})
     return [CompletedResults(**row._mapping) for row in rows]
+
+
+def completed_columns(
+    connection: Connection, batch_ids: Sequence[int], thresholds: Mapping[int, float]
+) -> list[CompletedColumn]:
+    """The results of the given batches by column; `thresholds` are those of prompts, by their id."""
+    listed = [{"prompt_id": id_, "threshold": threshold} for id_, threshold in thresholds.items()]
+    parameters = {"batch_ids": arrays.of_numbers(batch_ids), "thresholds": json.dumps(listed)}
+    rows = connection.execute(_COMPLETED_COLUMNS, parameters)
+    return [
+        _completed_column(key, [*parts], thresholds)
+        for key, parts in groupby(rows, key=lambda row: (row.batch_id, row.connection_id, row.prompt_id))
+    ]
+
+
+def _completed_column(
+    key: tuple[int, int, int], parts: Sequence[Row[Any]], thresholds: Mapping[int, float]
+) -> CompletedColumn:
+    batch_id, connection_id, prompt_id = key
+    scored = sum(part.scored for part in parts)
+    return CompletedColumn(
+        batch_id=batch_id,
+        column=(connection_id, prompt_id),
+        succeeded=sum(part.succeeded for part in parts),
+        failed=sum(part.failed for part in parts),
+        simulated=sum(part.simulated for part in parts),
+        reused=sum(part.reused for part in parts),
+        scored=scored,
+        mean_score=float(sum(part.scores for part in parts)) / scored if scored else None,
+        below_threshold=sum(part.below for part in parts) if prompt_id in thresholds else None,
+        usage=tuple(_token_usage(part) for part in parts if part.asked),
+    )
+
+
+def _token_usage(row: Row[Any]) -> TokenUsage:
+    return TokenUsage(
+        connection_id=row.connection_id,
+        prompt_id=row.prompt_id,
+        has_input=row.has_input,
+        has_output=row.has_output,
+        cells=row.cells,
+        input_tokens=int(row.input_tokens),
+        output_tokens=int(row.output_tokens),
+    )
 
 
 def _result_sums(row: Row[Any], median: float | None) -> ResultSums:

@@ -82,21 +82,37 @@ def gather(databases: Databases, batch_id: int, provenance: Provenance = NOTHING
     # One snapshot of the results, so that the digest covers exactly the results shown.
     repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
     with databases.doc_eval.connect() as doc_eval, repeatable.connect() as knowledge:
-        batch = batch_by_id(doc_eval, batch_id)
-        batch.require_rows()
-        sealed = read_snapshot(doc_eval, batch_id)
-        if sealed is None:
-            raise BatchStateError(
-                f"{partition_key(batch_id)} is {batch.status.value} and has no results to report: "
-                "stage it first"
-            )
-        stored, names = stored_document_ids(doc_eval, batch_id), FileNames(doc_eval, batch_id)
-        scores = read_scores(knowledge, batch_id)
-        data = _gather(_Sources(doc_eval, knowledge, batch, sealed, stored, names, scores))
-        insights = gather_insights(doc_eval, knowledge, data, stored, names, scores, provenance)
+        data = read_report_input(doc_eval, knowledge, batch_id, provenance)
     with databases.doc_eval.connect() as doc_eval:
         # If the batch is not archived now, all of its rows existed when they were read.
         batch_by_id(doc_eval, batch_id).require_rows()
+    return data
+
+
+def read_report_input(
+    doc_eval: Connection,
+    knowledge: Connection,
+    batch_id: int,
+    provenance: Provenance = NOTHING.provenance,
+) -> ReportInput:
+    """The input of a batch's report from open transactions; that of `knowledge` must be REPEATABLE READ.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError
+        As `gather`.
+    """
+    batch = batch_by_id(doc_eval, batch_id)
+    batch.require_rows()
+    sealed = read_snapshot(doc_eval, batch_id)
+    if sealed is None:
+        raise BatchStateError(
+            f"{partition_key(batch_id)} is {batch.status.value} and has no results to report: stage it first"
+        )
+    stored, names = stored_document_ids(doc_eval, batch_id), FileNames(doc_eval, batch_id)
+    scores = read_scores(knowledge, batch_id)
+    data = _gather(_Sources(doc_eval, knowledge, batch, sealed, stored, names, scores))
+    insights = gather_insights(doc_eval, knowledge, data, stored, names, scores, provenance)
     return replace(data, insights=insights)
 
 
