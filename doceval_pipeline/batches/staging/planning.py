@@ -29,6 +29,7 @@ from doceval_pipeline.batches.staging.estimates import (
 from doceval_pipeline.batches.staging.limits import exceeded_limit
 from doceval_pipeline.batches.staging.recurring import choose_files, remove_unchanged, require_references
 from doceval_pipeline.batches.staging.reprocessing import OUTCOMES, Mode
+from doceval_pipeline.batches.staging.sample_size import note_on_sample
 from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval import files as batch_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
@@ -191,7 +192,7 @@ def plan(
     if batch.expected_cells is None:
         held_reason = exceeded_limit(batch.max_documents, batch.max_cost, len(found), work.estimates)
     on_files = notes_on_assigned(databases, batch_id) if scanned is None else _notes_on_files(stored, scanned)
-    notes = [*_notes(stored.edited), *on_files]
+    notes = [*_notes(stored.edited), *on_files, *_notes_on_sample(stored, len(found))]
     return Plan(batch, documents, work.cells, work.estimates, notes, held_reason)
 
 
@@ -479,6 +480,16 @@ def _notes_on_files(stored: _StoredState, scanned: Sequence[FoundFile]) -> list[
     folders = [folder["path"] for folder in stored.config["folders"]]
     on_patterns = notes_on_patterns(stored.config["batch"], not_included, usable, sealed=stored.is_sealed)
     return [*notes_on_nesting(folders), *on_patterns]
+
+
+def _notes_on_sample(stored: _StoredState, documents: int) -> list[str]:
+    """A note if a batch has too few documents to tell its models apart."""
+    if stored.has_only_changes:
+        # It has the documents that there are, and is one of a series.
+        return []
+    config = stored.config
+    note = note_on_sample(documents, len(config["connections"]), config["batch"].get("margin"))
+    return [] if note is None else [note]
 
 
 def _notes(edited: Sequence[tuple[str, str]]) -> list[str]:
