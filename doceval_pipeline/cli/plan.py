@@ -122,7 +122,14 @@ def _print_work(planned: Plan | PlannedOccurrence) -> None:
         f"{cells.set_aside:,} are set aside"
     )
     for estimate in planned.estimates:
-        _print_estimate(estimate)
+        print_estimate(estimate)
+    vague = max((each.rough.vague for each in planned.estimates if each.rough is not None), default=0)
+    if vague:
+        documents_are = counted(vague, "document is", "documents are")
+        console.print(
+            f"  very rough: {documents_are} not plain text, and its size says little about its tokens; "
+            "doceval try measures them"
+        )
     if planned.held is not None:
         console.print(printable(f"  held       will be held: {planned.held}"), markup=False)
 
@@ -132,25 +139,21 @@ def _by_reason(cells: dict[str, int]) -> str:
     return f"{sum(cells.values()):,}" + (f" ({reasons})" if reasons else "")
 
 
-def _print_estimate(estimate: WorkEstimate) -> None:
+def print_estimate(estimate: WorkEstimate) -> None:
+    """Print what future evaluations on a connection are expected to use and cost."""
     to_run = counted(estimate.cells, "evaluation", "evaluations")
     console.print(f"  {printable(estimate.connection)}: {to_run} to run, {_basis(estimate)}", markup=False)
     if not estimate.cells:
         return
     rough = estimate.rough
     processing = "unknown" if estimate.seconds is None else _time(estimate.seconds)
+    tokens_in = _tokens(estimate.input_tokens, None if rough is None else rough.input_tokens)
+    tokens_out = _tokens(estimate.output_tokens, None if rough is None else rough.output_tokens)
     console.print(
-        f"    tokens      {_tokens(estimate.input_tokens, rough and rough.input_tokens)} in; "
-        f"{_tokens(estimate.output_tokens, rough and rough.output_tokens)} out\n"
+        f"    tokens      {tokens_in} in; {tokens_out} out\n"
         f"    processing  {processing}, summed over evaluations\n"
         f"    cost        {_cost(estimate)}"
     )
-    if rough is not None and rough.vague:
-        files = counted(rough.vague, "document is", "documents are")
-        console.print(
-            f"    very rough  {files} not plain text, so that tokens hardly follow from sizes: "
-            "doceval try measures them"
-        )
 
 
 def _basis(estimate: WorkEstimate) -> str:

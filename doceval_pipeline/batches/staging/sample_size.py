@@ -1,6 +1,6 @@
 """Warns of a batch with too few documents to tell its models apart."""
 
-from doceval_pipeline.reports.formatting import counted, points_text
+from doceval_pipeline.reports.formatting import counted
 
 # Without a margin, a batch should show differences of this many points. About 75 documents do.
 POINTS_TO_SHOW = 5.0
@@ -33,7 +33,7 @@ def note_on_sample(documents: int, connections: int, margin: float | None) -> st
         else f"{many} only differences between models above about {_points(smallest)} will show"
     )
     needed = _documents_to_show(wanted)
-    reason = f"{points_text(wanted)} points" + ("" if margin is None else ", the margin,")
+    reason = _counted_points(wanted) + ("" if margin is None else ", the margin,")
     return shown if needed is None else f"{shown}; {reason} take about {_rounded(needed):,} documents"
 
 
@@ -74,7 +74,12 @@ def _documents_to_show(points: float) -> int | None:
 
 
 def _points(points: float) -> str:
-    return f"{points:.0f} points" if points >= 10 else f"{points_text(points)} points"
+    return _counted_points(round(points) if points >= 10 else round(points, 1))
+
+
+def _counted_points(points: float) -> str:
+    """A number of points with its noun."""
+    return "1 point" if points == 1 else f"{points:g} points"
 
 
 def _rounded(documents: int) -> int:

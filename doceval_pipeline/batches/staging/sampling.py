@@ -27,8 +27,6 @@ class Sample:
     files: Sequence[FoundFile]
     files_found: int
     seed: int
-    is_everything: bool
-    """Whether there are no other documents."""
     are_copies_known: bool
     """Whether all copies among the files that could be drawn were found."""
 
@@ -47,11 +45,9 @@ def draw_sample(
     """
     drawing = _Drawing(files, read)
     chosen: dict[str, int] = {}
-    tried = 0
     for place in _in_random_order(drawing.files, seed):
         if len(chosen) == documents:
             break
-        tried += 1
         sha256 = drawing.sha256(place)
         # Otherwise a document would be drawn more often the more copies it has.
         if sha256 is not None and sha256 not in chosen and drawing.is_first(place, sha256):
@@ -60,7 +56,6 @@ def draw_sample(
         files=[drawing.files[place] for place in sorted(chosen.values())],
         files_found=len(files),
         seed=seed,
-        is_everything=tried == len(files) or len(chosen) == len(files),
         are_copies_known=not drawing.was_cut,
     )
 

@@ -240,11 +240,11 @@ def _draw(
         nonlocal done, read_bytes
         sha256, size = hash_document(folders[file.folder_id], file.raw_path, limit)
         done, read_bytes = done + 1, read_bytes + size
-        progress(min(done, documents), documents, read_bytes)
+        progress(done, max(documents, done + 1), read_bytes)
         return sha256
 
     sample = draw_sample(usable, documents, seed, read)
-    progress(documents, documents, read_bytes)
+    progress(done, done, read_bytes)
     return sample
 
 
@@ -278,7 +278,7 @@ def _definition(source: BatchRecord, config: dict[str, Any], name: str, trial: T
         include=config["batch"]["include"],
         exclude=config["batch"]["exclude"],
         priority=source.priority,
-        reuse=source.reuse,
+        reuse="finished" if source.reuse == "finished" else "nothing",
         margin=source.margin,
         stage_after=None,
     )
