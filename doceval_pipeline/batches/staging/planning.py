@@ -483,9 +483,9 @@ def _notes_on_files(stored: _StoredState, scanned: Sequence[FoundFile]) -> list[
 
 
 def _notes_on_sample(stored: _StoredState, documents: int) -> list[str]:
-    """A note if a batch has too few documents to tell its models apart."""
-    if stored.has_only_changes:
-        # It has the documents that there are, and is one of a series.
+    """A note if a batch that is not staged yet has too few documents to tell its models apart."""
+    if stored.has_only_changes or stored.batch.expected_cells is not None:
+        # Documents that arrived since the last occurrence are as many as there are, and a sample says so.
         return []
     config = stored.config
     note = note_on_sample(documents, len(config["connections"]), config["batch"].get("margin"))
