@@ -18,7 +18,9 @@ from doceval_pipeline.statistics.inference import turned
 
 NAME_CHARACTERS = 80
 NAMES_SHOWN = 5
-OVERALL = "all weighted prompts"
+# Prices of single documents are too small to read.
+PER = 1_000
+OVERALL = "all prompts together, by their weights"
 GENEROUS = (
     "A higher score is not a better judge: without reference scores, a model that scores higher may only be "
     "more generous."
@@ -108,8 +110,8 @@ def price_clause(usage: ColumnUsage, name: str, other: ColumnUsage, other_name: 
         return f" and costs {_each(cost)}, while {other_name} is free"
     compared = relative_price(cost.per_document / other_cost.per_document)
     return (
-        f" and costs {compared} ({money(cost.per_document)} against {money(other_cost.per_document)} "
-        f"{shown_name(cost.currency)} a document)"
+        f" and costs {compared} ({money(cost.per_document * PER)} against "
+        f"{money(other_cost.per_document * PER)} {shown_name(cost.currency)} per {PER:,} documents)"
     )
 
 
@@ -149,7 +151,7 @@ def saving(cheaper: Standing, other: Standing) -> Cost | None:
     cost, other_cost = cheaper.usage.cost, other.usage.cost
     if cost is None or other_cost is None or not is_cheaper(cheaper.usage, other.usage):
         return None
-    return Cost((other_cost.per_document - cost.per_document) * 1_000, cost.currency, 1_000, 0)
+    return Cost((other_cost.per_document - cost.per_document) * PER, cost.currency, PER, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +199,15 @@ class _Wording:
 
     def _leads(self, leader: Standing, second: Standing, difference: Difference) -> str:
         models = len(self.board.ranked)
-        highest = f"the highest of {models:,} models, scores" if models > 2 else "scores"
-        next_one = ", the next," if models > 2 else ""
         name, other = self._name(leader), self._name(second)
+        lead = (
+            f"{name} scores {much(difference)} {other}"
+            if models == 2
+            else f"{name} scores highest of {models:,} models, {much(difference)} the next, {other},"
+        )
         return (
-            f"{name}{', ' if models > 2 else ' '}{highest} {much(difference)} {other}{next_one} "
-            f"{over_documents(difference.n)}{evidence(difference)}"
-            f"{self._price(leader, second)}{self._failures(leader, second)}"
+            f"{lead} {over_documents(difference.n)}{self._price(leader, second)}"
+            f"{self._failures(leader, second)}"
         )
 
     def _not_separated(self, leader: Standing, tied: Mapping[int, Difference]) -> str:
@@ -213,11 +217,12 @@ class _Wording:
         other = min((known[each] for each in tied), key=lambda standing: _per_document(standing, leader))
         named = [self._name(leader), *(self._name(known[each]) for each in tied)]
         more = [f"{len(named) - NAMES_SHOWN:,} more"] if len(named) > NAMES_SHOWN else []
-        difference = turned(tied[other.connection_id])
+        difference, price = turned(tied[other.connection_id]), self._price(leader, other)
         return (
             f"the scores do not separate {listed([*named[:NAMES_SHOWN], *more])}: {named[0]} scores "
-            f"{much(difference)} {self._name(other)} {over_documents(difference.n)}{evidence(difference)}"
-            f"{self._price(leader, other)}{self._failures(leader, other)}"
+            f"{much(difference)} {self._name(other)} {over_documents(difference.n)}{_chance(difference)}"
+            f"{',' if price.startswith(' and') and _chance(difference) else ''}{price}"
+            f"{self._failures(leader, other)}"
         )
 
     def _replaced(self, leader: Standing, substitute: Standing, difference: Difference) -> str:
@@ -226,12 +231,12 @@ class _Wording:
         saves = (
             ""
             if saved is None
-            else f": it saves {money(saved.amount)} {shown_name(saved.currency)} per 1,000 documents"
+            else f": it saves {money(saved.amount)} {shown_name(saved.currency)} per {PER:,} documents"
         )
         return (
             f"{name} is {Conclusion.NO_WORSE} than {other}{self._margin(substitute)} "
-            f"{over_documents(difference.n)}{evidence(difference)}{self._price(substitute, leader)}"
-            f"{saves}{self._failures(substitute, leader)}"
+            f"{over_documents(difference.n)}{self._price(substitute, leader)}{saves}"
+            f"{self._failures(substitute, leader)}"
         )
 
     def _margin(self, standing: Standing) -> str:
@@ -316,13 +321,19 @@ def _per_document(standing: Standing, leader: Standing) -> float:
     return float("inf") if cost is None or cost.currency != currency else cost.per_document
 
 
+def _chance(difference: Difference) -> str:
+    if difference.n == 1:
+        return ", too few to tell"
+    return "" if points_text(difference.mean) in ("0", "-0") else ", which may be chance"
+
+
 def _each(cost: Cost | None) -> str:
     """What a document costs; "an unknown amount" without a price."""
     if cost is None:
         return "an unknown amount"
     if cost.amount == 0:
         return "nothing"
-    return f"{money(cost.per_document)} {shown_name(cost.currency)} a document"
+    return f"{money(cost.per_document * PER)} {shown_name(cost.currency)} per {PER:,} documents"
 
 
 def _plain(value: float) -> str:

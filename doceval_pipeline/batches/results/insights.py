@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from doceval_pipeline.batches.results.costs import add_up_costs, read_column_usage
+from doceval_pipeline.batches.results.clusters import cluster_numbers
+from doceval_pipeline.batches.results.costs import add_up_costs, column_usage
 from doceval_pipeline.batches.results.file_names import FileNames
 from doceval_pipeline.batches.results.series.findings import samples_of, since_occurrence
 from doceval_pipeline.doc_eval.baselines import latest_overlapping_batch
 from doceval_pipeline.doc_eval.batches import batch_names, partition_key
-from doceval_pipeline.doc_eval.clusters import document_clusters
 from doceval_pipeline.doc_eval.criteria import read_criteria
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.doc_eval.history import prices_of_batch
 from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, occurrences_up_to
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.criteria import Criterion
 from doceval_pipeline.domain.insights import (
     BelowThreshold,
     ColumnChanges,
@@ -41,7 +42,7 @@ from doceval_pipeline.reports import analysis, thresholds
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline.reports.score_changes import compare_scores, largest_changes
-from doceval_pipeline.reports.standings import Leaderboards, RankingInput, rank_models
+from doceval_pipeline.reports.standings import RankingInput, rank_models
 from doceval_pipeline.statistics.inference import corrected
 
 # At most this many batches that results were reused from are listed, the newest.
@@ -70,21 +71,25 @@ def gather_insights(
     stored
         The documents of the batch's staged files, by `docs.id`.
     """
-    batch_id = data.batch_id
-    clusters = _clusters(doc_eval, scores)
-    boards = _leaderboards(doc_eval, knowledge, data, scores, clusters)
+    batch_id, margin = data.batch_id, data.config["batch"].get("margin")
+    clusters = cluster_numbers(doc_eval, scores.documents)
+    criteria = read_criteria(doc_eval, [*dict.fromkeys(column.prompt_id for column in data.columns)])
+    tokens, times = usage.read_tokens(knowledge, batch_id), usage.read_processing_times(knowledge, batch_id)
+    prices = prices_of_batch(doc_eval, batch_id)
+    used = column_usage(tokens, times, prices)
+    ranking = RankingInput(scores.columns, scores.values, used, criteria, margin, clusters)
+    boards = rank_models(figures(data).columns, ranking)
     table = scores.documents, scores.columns, scores.values
     names.load(analysis.most_disagreed(*table))
     reused, content_bytes = usage.read_storage(knowledge, batch_id, stored)
     origins = count_origins(knowledge, [batch_id]) if data.total.reused else {}
     all_origins, is_from_elsewhere = origins.get(batch_id, (0, False))
-    tokens = usage.read_tokens(knowledge, batch_id)
     return Insights(
         scores=analysis.mean_score(scores.values, clusters),
         leaderboards=boards.by_prompt,
         overall=boards.overall,
-        below_thresholds=_below_thresholds(doc_eval, knowledge, data, scores, names),
-        margin=data.config["batch"].get("margin"),
+        below_thresholds=_below_thresholds(knowledge, batch_id, scores, criteria, names),
+        margin=margin,
         distributions=analysis.distributions(scores.columns, scores.values),
         disagreements=analysis.disagreements(names.of_document, *table),
         agreements=analysis.agreements(boards.by_prompt, scores.columns, _without_repetitions(scores)),
@@ -92,8 +97,8 @@ def gather_insights(
             doc_eval, knowledge, data, analysis.best_columns(boards.by_prompt), scores, names
         ),
         throughput=usage.read_throughput(knowledge, batch_id),
-        costs=_costs(tokens, prices_of_batch(doc_eval, batch_id), data.total.reused),
-        seconds=usage.read_processing_times(knowledge, batch_id).get(None),
+        costs=_costs(tokens, prices, data.total.reused),
+        seconds=times.get(None),
         reused=reused,
         content_bytes=content_bytes,
         attempts=usage.count_attempts(knowledge, batch_id),
@@ -104,46 +109,17 @@ def gather_insights(
     )
 
 
-def _clusters(doc_eval: Connection, scores: Scores) -> NDArray[np.int64] | None:
-    """The cluster of each document, if any are versions or copies of each other; otherwise None."""
-    shared = document_clusters(doc_eval, scores.documents.tolist())
-    if not shared:
-        return None
-    clusters = scores.documents.copy()
-    clusters[np.searchsorted(scores.documents, list(shared))] = list(shared.values())
-    return clusters
-
-
-def _leaderboards(
-    doc_eval: Connection,
-    knowledge: Connection,
-    data: ReportInput,
-    scores: Scores,
-    clusters: NDArray[np.int64] | None,
-) -> Leaderboards:
-    given = RankingInput(
-        columns=scores.columns,
-        values=scores.values,
-        usage=read_column_usage(doc_eval, knowledge, data.batch_id),
-        criteria=read_criteria(doc_eval, _prompts(data)),
-        margin=data.config["batch"].get("margin"),
-        clusters=clusters,
-    )
-    return rank_models(figures(data).columns, given)
-
-
 def _below_thresholds(
-    doc_eval: Connection, knowledge: Connection, data: ReportInput, scores: Scores, names: FileNames
+    knowledge: Connection,
+    batch_id: int,
+    scores: Scores,
+    criteria: Mapping[int, Criterion],
+    names: FileNames,
 ) -> list[BelowThreshold]:
-    criteria = read_criteria(doc_eval, _prompts(data))
     below = thresholds.below_thresholds(scores.documents, scores.columns, scores.values, criteria)
     names.load(thresholds.named_documents(below))
-    repeated = read_attempt_scores(knowledge, data.batch_id, thresholds.near_evaluations(below))
+    repeated = read_attempt_scores(knowledge, batch_id, thresholds.near_evaluations(below))
     return thresholds.with_names(below, names.of_document, repeated)
-
-
-def _prompts(data: ReportInput) -> list[int]:
-    return [*dict.fromkeys(column.prompt_id for column in data.columns)]
 
 
 def _costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices], reused: int) -> list[Cost]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.results.checks import ColumnDrift, ScoreDrift, read_labels_of, require_rows
+from doceval_pipeline.batches.results.clusters import cluster_numbers
 from doceval_pipeline.doc_eval.baselines import drift_baseline
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.domain.columns import Column, Labels
@@ -50,12 +51,19 @@ def judge_drift(databases: Databases, batch_id: int) -> ScoreDrift:
     columns = sorted({*before.columns, *now.columns})
     labels = read_labels_of(databases, columns)
     shared = np.intersect1d(before.documents, now.documents, assume_unique=True)
-    drifts = [_column_drift(column, labels, before, now, shared) for column in columns]
+    with databases.doc_eval.connect() as connection:
+        clusters = cluster_numbers(connection, shared)
+    drifts = [_column_drift(column, labels, before, now, shared, clusters) for column in columns]
     return ScoreDrift(partition_key(baseline), int(shared.size), _corrected(drifts))
 
 
 def _column_drift(
-    column: Column, labels: Labels, earlier: Scores, later: Scores, shared: NDArray[np.int64]
+    column: Column,
+    labels: Labels,
+    earlier: Scores,
+    later: Scores,
+    shared: NDArray[np.int64],
+    clusters: NDArray[np.int64] | None,
 ) -> ColumnDrift:
     rows_before, rows_now = (np.searchsorted(scores.documents, shared) for scores in (earlier, later))
     same = are_same_results(
@@ -68,7 +76,11 @@ def _column_drift(
     before, now = before[~np.isnan(before)], now[~np.isnan(now)]
     pairs = paired_before.size
     is_paired = pairs >= SHARE_PAIRED * max(before.size, now.size)
-    change = difference(paired_before, paired_now) if is_paired else unpaired(before, now)
+    change = (
+        difference(paired_before, paired_now, clusters=None if clusters is None else clusters[both])
+        if is_paired
+        else unpaired(before, now)
+    )
     connection_id, prompt_id = column
     return ColumnDrift(
         connection=labels.connection(connection_id),

@@ -14,8 +14,8 @@ from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.domain.insights import Provenance, SincePrevious
-from doceval_pipeline.domain.results import FailureGroup
-from doceval_pipeline.domain.usage import Cost, TokenUsage
+from doceval_pipeline.domain.results import FailureGroup, Total
+from doceval_pipeline.domain.usage import Cost, ProcessingTime, TokenUsage
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 
 BatchOf = Callable[..., Sample]
@@ -122,6 +122,77 @@ def test_a_batch_that_shares_nothing_or_did_not_complete_is_not_overlapping(
     assert previous_of(batch) is not None
     batch.doc_eval(apart)
     assert previous_of(batch) is None
+
+
+def test_documents_below_a_threshold_are_listed_with_the_interval_of_their_attempts(
+    databases: Databases, folder: Path
+) -> None:
+    batch = completed_over(databases, folder, "judged", "CASE document_id % 2 WHEN 0 THEN 62 ELSE 30 END")
+    batch.doc_eval("UPDATE prompts SET threshold = 60")
+    assert "margin" not in gather(databases, batch.id).config["batch"]
+    repeated = batch.knowledge("""
+        WITH again AS (
+            UPDATE llm_responses SET attempt = 2 WHERE id = (
+                SELECT min(id) FROM llm_responses WHERE batch_id = :id AND overall_score = 62)
+            RETURNING *)
+        INSERT INTO llm_responses (batch_id, document_id, connection_id, prompt_id, attempt, status,
+                                   connection_details, overall_score, superseded_at)
+        SELECT batch_id, document_id, connection_id, prompt_id, 1, 'S', '{}', 58, now() FROM again
+        RETURNING document_id, connection_id
+    """)
+    (below,) = gather(databases, batch.id).insights.below_thresholds
+    assert (below.threshold, below.documents, below.scored) == (60.0, 3, 6)
+    assert {count for _, count in below.by_connection} == {3}
+    assert all(low.document.endswith(".txt") and len(low.scores) == 2 for low in below.lowest)
+    assert below.all_near == len(below.near) == 6
+    means = {(near.document_id, near.connection_id): near.repeated for near in below.near}
+    assert [key for key, mean in means.items() if mean is not None] == [tuple(row) for row in repeated]
+    (mean,) = (mean for mean in means.values() if mean is not None)
+    assert (mean.n, mean.mean) == (2, 60.0)
+
+
+def test_the_overall_ranking_and_the_margin_come_with_weights_and_the_sealed_margin(
+    databases: Databases, folder: Path
+) -> None:
+    located = evaluation_of([{"name": "weighed", "folders": [str(folder)], "margin": 5}], 2, 2)
+    number = apply_evaluation(databases.doc_eval, located).numbers["weighed"]
+    batch = Sample(databases, number, "weighed", folder)
+    batch.stage()
+    batch.doc_eval("UPDATE prompts SET weight = id")
+    answer(batch, "50 + 10 * connection_id % 3 + document_id % 7")
+    insights = gather(databases, batch.id).insights
+    assert insights.margin == 5
+    assert [len(board.standings) for board in insights.leaderboards] == [2, 2]
+    assert insights.overall is not None
+    assert [prompt for prompt, _ in insights.overall.weights] == [
+        board.prompt_id for board in insights.leaderboards
+    ]
+    assert {standing.usage.cost for standing in insights.overall.standings} == {None}
+
+
+def test_the_usage_of_each_model_is_that_of_its_own_evaluations(databases: Databases, folder: Path) -> None:
+    located = evaluation_of([{"name": "used", "folders": [str(folder)]}], 2, 1)
+    batch = Sample(databases, apply_evaluation(databases.doc_eval, located).numbers["used"], "used", folder)
+    batch.stage()
+    batch.doc_eval(
+        """UPDATE connections SET prices = '{"input_per_million": 2, "output_per_million": 0}'
+        WHERE name = 'model-0'"""
+    )
+    batch.knowledge(
+        "UPDATE llm_responses SET input_tokens = connection_id * 1000, time_taken_seconds = connection_id, "
+        "status = 'S', overall_score = 50 WHERE batch_id = :id"
+    )
+    poll(batch.databases)
+    (board,) = gather(databases, batch.id).insights.leaderboards
+    assert len(board.standings) == 2
+    for standing in board.standings:
+        id_, usage = standing.connection_id, standing.usage
+        assert (usage.cells, usage.input_tokens, usage.output_tokens) == (6, Total(6_000 * id_, 6), None)
+        assert usage.seconds == ProcessingTime(6, id_, id_)
+    first, second = sorted(board.standings, key=lambda standing: standing.connection_id)
+    assert first.usage.cost is not None
+    assert first.usage.cost_per_document == pytest.approx(0.002 * first.connection_id)
+    assert second.usage.cost is None, "unknown is not 0"
 
 
 def test_evaluations_without_tokens_or_prices_are_unpriced() -> None:
