@@ -1,13 +1,17 @@
 """The warning that a batch is too small to tell its models apart."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from doceval_pipeline.batches.staging import sample_size
 from doceval_pipeline.batches.staging.sample_size import POINTS_TO_SHOW, detectable_points, note_on_sample
+from doceval_pipeline.statistics import inference
 
 
 def test_the_example_of_the_documentation() -> None:
@@ -40,6 +44,25 @@ def test_one_document_shows_nothing() -> None:
     note = note_on_sample(1, 2, None)
     assert note is not None
     assert note.startswith("with 1 document no difference between models will show; ")
+
+
+def test_the_quick_figure_is_that_of_the_statistics() -> None:
+    assert sample_size.TYPICAL_SPREAD == inference.TYPICAL_SPREAD
+    for documents in [*range(1, 200), 500, 10_000, 1_000_000]:
+        exact = inference.detectable_difference(documents, inference.TYPICAL_SPREAD)
+        quick = detectable_points(documents)
+        assert (exact is None) is (quick is None), documents
+        if exact is not None:
+            assert quick == pytest.approx(exact, rel=0.04 if documents < 5 else 0.01), documents
+
+
+def test_an_apply_loads_no_scipy() -> None:
+    program = (
+        "import sys; from doceval_pipeline.batches.staging.sample_size import note_on_sample; "
+        "note_on_sample(5, 2, 3); print({'numpy', 'scipy'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
 
 
 @given(documents=st.integers(1, 100_000), margin=st.none() | st.floats(0.01, 100))

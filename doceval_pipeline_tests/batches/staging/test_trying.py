@@ -24,13 +24,15 @@ from doceval_pipeline.batches.staging.trying import (
     estimate_whole,
     make_trial,
 )
+from doceval_pipeline.doc_eval.baselines import drift_baseline, latest_overlapping_batch
 from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch
+from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.runs.requests import RunKind, due_requests
 from doceval_pipeline.documents.reading import UNREADABLE, DocumentRejected
 from doceval_pipeline.errors import BatchStateError, StagingError
 from doceval_pipeline.names import LONGEST
-from doceval_pipeline_tests.conftest import Sample, write_old
+from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 
 BatchOf = Callable[..., Sample]
 SOURCE = """
@@ -286,3 +288,21 @@ def test_metadata_of_people_is_no_sample(batch_of: BatchOf, metadata: dict[str, 
 def test_a_number_beyond_the_column_is_not_here(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     assert estimate_whole(batch.databases, Trial(2**50, "sample", 1, 1, 1)) is None
+
+
+def test_a_sample_is_no_baseline_of_the_whole(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=6)
+    made, sample = tried(batch)
+    located = evaluation_of([{"name": "later", "folders": [str(batch.folder)]}])
+    number = apply_evaluation(batch.databases.doc_eval, located).numbers["later"]
+    later = Sample(batch.databases, number, "later", batch.folder)
+    for each in (sample, later):
+        each.stage()
+        finish(each)
+        assert complete_trial(each.databases, record(each)).status is Status.COMPLETED
+    with batch.databases.doc_eval.connect() as connection:
+        assert latest_overlapping_batch(connection, later.id) is None
+        assert drift_baseline(connection, later.id) is None
+    batch.doc_eval("UPDATE batches SET meta_data = '{\"try\": true}' WHERE id = :made", made=made.batch_id)
+    with batch.databases.doc_eval.connect() as connection:
+        assert drift_baseline(connection, later.id) == sample.id
