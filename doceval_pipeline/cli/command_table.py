@@ -106,6 +106,13 @@ ENTRIES = (
         Patience.ENDS,
     ),
     CommandEntry(
+        "leaderboard",
+        HelpSection.RESULTS,
+        "Rank models by prompt",
+        "leaderboard:leaderboard",
+        Patience.ENDS,
+    ),
+    CommandEntry(
         "compare",
         HelpSection.RESULTS,
         "Compare two batches, connections or prompts",

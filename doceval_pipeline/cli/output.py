@@ -62,6 +62,8 @@ FOLDING_COLUMNS = (
     "check",
     "observation",
     "connection",
+    "model",
+    "in common",
     "prompt",
     "when",
     "next",

@@ -24,7 +24,7 @@ CODE_VERSIONS = {
     "encoded_documents": "1",
     "queue_rows": "1",
     "completion_report": "1",
-    "leaderboard": "1",
+    "leaderboard": "2",
     "series": "1",
     "audit": "1",
 }

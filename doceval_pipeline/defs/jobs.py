@@ -298,13 +298,18 @@ def _as_text(counts: Mapping[str, int]) -> str:
 def _typed(config: dict[str, Any], run_config: Mapping[str, Any]) -> dict[str, Any]:
     """The config that the user typed, without Dagster's defaults, which must not replace stored values."""
     typed = run_config["ops"][create.name]["config"]
-    kept = {key: value for key, value in config.items() if key in typed}
+    kept = {key: _unconverted(value, typed[key]) for key, value in config.items() if key in typed}
     for key in ("new_connections", "new_prompts"):
         kept[key] = [
-            {name: value for name, value in item.items() if name in given}
+            {name: _unconverted(value, given[name]) for name, value in item.items() if name in given}
             for item, given in zip(config[key], typed.get(key, ()), strict=True)
         ]
     return kept
+
+
+def _unconverted(value: Any, typed: Any) -> Any:
+    """The value of a key, or what was typed if Dagster made a number of true or false."""
+    return typed if isinstance(typed, bool) else value
 
 
 def _as_evaluation(config: Mapping[str, Any]) -> dict[str, Any]:

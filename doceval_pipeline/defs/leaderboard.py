@@ -1,57 +1,101 @@
 """The leaderboard over all completed batches as an asset, and the sensor that refreshes it."""
 
 import re
+from pathlib import Path
 
 import dagster as dg
 
 from doceval_pipeline.batches.databases import database_errors
-from doceval_pipeline.batches.results.leaderboard import NOTHING, gather_leaderboard, leaderboard_digest
+from doceval_pipeline.batches.results.leaderboard import NOTHING, leaderboard_digest, write_leaderboard
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
-from doceval_pipeline.defs.reporting import completion_report
+from doceval_pipeline.defs.reporting import completion_report, report_link
 from doceval_pipeline.defs.requests import UNFINISHED, has_failed_for_long
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import NoConfig, open_step
 from doceval_pipeline.reports.formatting import counted
-from doceval_pipeline.reports.leaderboard import draw_leaderboard, leaderboard_numbers, render_leaderboard
+from doceval_pipeline.reports.leaderboard import Leaderboard, leaderboard_numbers, render_leaderboard
+from doceval_pipeline.reports.leaderboard_plot import draw_leaderboard
 
 # One run covers all batches that complete within this time.
 SECONDS_BETWEEN_TICKS = 120
+# Most materializations that are searched for a page, newest first.
+MOST_SEARCHED = 1_000
 RETRIES = {"dagster/max_retries": "3"}
 
 
 @dg.asset(
     group_name="reporting",
-    kinds={"postgres"},
+    kinds={"html"},
     deps=[completion_report],
     code_version=CODE_VERSIONS["leaderboard"],
 )
 def leaderboard(
     context: dg.AssetExecutionContext, config: NoConfig, doc_eval: DocEval
 ) -> dg.MaterializeResult[None]:
-    """Holds the results of each connection and prompt over all completed batches that have a report."""
+    """Ranks connections under each prompt over all completed batches that have a report.
+
+    Real and simulated results are on separate boards. The link `open` leads to the page.
+    """
     with open_step(context, doc_eval) as databases:
-        board = gather_leaderboard(databases)
+        page = write_leaderboard(databases)
+    board = page.board
     context.log.info(
-        f"{counted(len(board.rows), 'row', 'rows')}, one per connection and prompt, over "
+        f"{counted(len(board.boards), 'board', 'boards')} over "
         f"{counted(board.batches, 'completed batch', 'completed batches')}; {board.batches_left_out:,} left "
-        "out (open, cancelled or archived)"
+        f"out (open, cancelled or archived); the page is {page.path}"
     )
     return dg.MaterializeResult(
         metadata={
-            "leaderboard_shows": "a row per connection and prompt: mean score, failures, tokens and time, "
-            f"over {counted(board.batches, 'completed batch', 'completed batches')}",
+            "open": dg.MetadataValue.url(report_link(page.path.name)),
+            "how_to_open": "follow the link while doceval up runs, or: doceval leaderboard --open",
+            "leaderboard_shows": f"a board per prompt, with a row per {board.word}: mean score, difference "
+            "on the same documents, failures, cost, time and tokens, over "
+            f"{counted(board.batches, 'completed batch', 'completed batches')}",
             "leaderboard": dg.MetadataValue.md(render_leaderboard(board)),
-            "plot": dg.MetadataValue.md(draw_leaderboard(board)),
+            **_plots(board),
+            "report": dg.MetadataValue.path(page.path),
+            "report_bytes": page.size,
             **leaderboard_numbers(board),
         },
         data_version=dg.DataVersion(board.digest),
     )
 
 
+def was_written(instance: dg.DagsterInstance, name: str) -> bool:
+    """Whether one of the newest materializations wrote a page of the leaderboard with this file name."""
+    cursor: str | None = None
+    for _ in range(MOST_SEARCHED // 100):
+        page = instance.fetch_materializations(leaderboard.key, limit=100, cursor=cursor)
+        if any(_page_of(record) == name for record in page.records):
+            return True
+        if not page.has_more:
+            return False
+        cursor = page.cursor
+    return False
+
+
+def _page_of(record: dg.EventLogRecord) -> str | None:
+    """The file name of the page that a materialization wrote; None for one of an earlier version."""
+    materialization = record.asset_materialization
+    value = None if materialization is None else materialization.metadata.get("report")
+    return Path(value.value).name if isinstance(value, dg.PathMetadataValue) and value.value else None
+
+
+def _plots(board: Leaderboard) -> dict[str, dg.MetadataValue]:
+    """The plot of real results, or of simulated ones if there are no others; both apart if there are both."""
+    real, simulated = draw_leaderboard(board), draw_leaderboard(board, simulated=True)
+    if real is None and simulated is None:
+        return {"plot": dg.MetadataValue.md("No mean score yet.")}
+    plots = {"plot": real or simulated}
+    if real is not None:
+        plots["plot_simulated"] = simulated
+    return {name: dg.MetadataValue.md(plot) for name, plot in plots.items() if plot is not None}
+
+
 refresh_leaderboard = dg.define_asset_job(
     "refresh_leaderboard",
     selection=dg.AssetSelection.assets(leaderboard),
-    description="Writes the leaderboard over all completed batches.",
+    description="Writes the leaderboard and its page over all completed batches.",
 )
 
 

@@ -1,4 +1,4 @@
-"""The pages `/reports/<name>` of the webserver: completion reports and series of this installation.
+"""The pages `/reports/<name>` of the webserver: reports, series and leaderboards of this installation.
 
 A report contains text of models and of documents. Besides its own policy, the response has a policy that
 gives the page no origin: scripts in it cannot reach the webserver and cannot load anything.
@@ -14,9 +14,14 @@ from dagster_postgres.utils import DagsterPostgresException
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from doceval_pipeline.batches.databases import database_errors, open_databases
-from doceval_pipeline.batches.results.report_files import batch_of_report, is_page_of_series, open_report
+from doceval_pipeline.batches.results.report_files import (
+    batch_of_report,
+    is_page_of_leaderboard,
+    is_page_of_series,
+    open_report,
+)
+from doceval_pipeline.defs import leaderboard, series
 from doceval_pipeline.defs.reporting import was_rendered
-from doceval_pipeline.defs.series import was_written
 from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
 from doceval_pipeline.errors import DocEvalError, FileError, UnknownBatch, UnknownRecurring
 from doceval_pipeline.settings import Settings
@@ -33,6 +38,9 @@ HEADERS = {
 }
 UNKNOWN_SERIES = (
     "this installation has no series page of this name: doceval recurring report NAME writes the newest one"
+)
+UNKNOWN_LEADERBOARD = (
+    "this installation has no leaderboard of this name: doceval leaderboard --open writes the newest one"
 )
 UNKNOWN = (
     "this installation has no report of this name: doceval open BATCH opens the newest report of a batch"
@@ -67,6 +75,8 @@ def report_page(instance: dg.DagsterInstance, method: str, name: str) -> Respons
 def _opened(instance: dg.DagsterInstance, name: str) -> BinaryIO:
     if is_page_of_series(name):
         return _opened_series(instance, name)
+    if is_page_of_leaderboard(name):
+        return _opened_leaderboard(instance, name)
     batch_id = batch_of_report(name)
     if batch_id is None:
         raise UnknownBatch(UNKNOWN)
@@ -80,9 +90,15 @@ def _opened(instance: dg.DagsterInstance, name: str) -> BinaryIO:
 
 
 def _opened_series(instance: dg.DagsterInstance, name: str) -> BinaryIO:
-    if not was_written(instance, name):
+    if not series.was_written(instance, name):
         raise UnknownRecurring(UNKNOWN_SERIES)
     return open_report(open_databases(Settings.from_environment()), "doceval recurring report NAME", name)
+
+
+def _opened_leaderboard(instance: dg.DagsterInstance, name: str) -> BinaryIO:
+    if not leaderboard.was_written(instance, name):
+        raise FileError(UNKNOWN_LEADERBOARD)
+    return open_report(open_databases(Settings.from_environment()), "doceval leaderboard --open", name)
 
 
 def _portions(report: BinaryIO) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 
 # At most this many of the newest batches that share a connection and a prompt are searched for shared
@@ -57,6 +58,10 @@ _FINISHED = text("""
       AND reported_digest = result_digest
     ORDER BY id
 """)
+_DOCUMENTS = text("""
+    SELECT DISTINCT knowledge_document_id AS id FROM batch_documents
+    WHERE batch_id = ANY(CAST(:batch_ids AS int[])) AND knowledge_document_id IS NOT NULL
+""")
 _OTHERS = text("SELECT count(*) FROM batches WHERE id <> ALL(:ids)")
 
 
@@ -92,6 +97,12 @@ def finished_batches(connection: Connection) -> dict[int, str]:
     Cancelled and archived batches are left out.
     """
     return {row.id: row.result_digest for row in connection.execute(_FINISHED)}
+
+
+def documents_of_batches(connection: Connection, batch_ids: Collection[int]) -> list[int]:
+    """The documents of the given batches, by `docs.id`."""
+    rows = connection.execute(_DOCUMENTS, {"batch_ids": arrays.of_numbers(batch_ids)})
+    return list(rows.scalars())
 
 
 def count_other_batches(connection: Connection, batch_ids: Collection[int]) -> int:

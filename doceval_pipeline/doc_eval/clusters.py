@@ -3,7 +3,8 @@
 Two documents belong to one cluster if one file had both as its content, or if a chain of such files connects
 them. A file is a row of `documents`: a folder and the exact bytes of a path, so that names in another case or
 Unicode form are other files. Moved and copied files are connected by their content. The contents of a file
-are those of all batches that are not archived.
+are those of all batches that are not archived. Only files of the batches that are looked at connect
+documents: looking for others would read the files of all batches for each report.
 """
 
 from collections.abc import Iterable
@@ -14,32 +15,28 @@ from doceval_pipeline import arrays
 
 # Rows per fetch.
 _CHUNK = 10_000
-# Pairs of contents of one file. Only contents that are given or that several changed files had can connect
-# given ones, so the pairs stay few even if every file changed in every batch.
+# Pairs of contents of one file. Files that always had one content are most of them and connect nothing.
 _PAIRS = text("""
-    WITH changed AS MATERIALIZED (
-        SELECT document_id FROM batch_documents
-        GROUP BY document_id HAVING min(knowledge_document_id) <> max(knowledge_document_id)
-    ), held AS MATERIALIZED (
-        SELECT DISTINCT document_id AS file_id, knowledge_document_id AS content
-        FROM changed JOIN batch_documents USING (document_id)
-        WHERE knowledge_document_id IS NOT NULL
-    ), connecting AS (
-        SELECT content FROM held GROUP BY content HAVING count(*) > 1
-        UNION SELECT unnest(CAST(:given AS bigint[]))
-    )
-    SELECT first, content
-    FROM (SELECT min(content) OVER (PARTITION BY file_id) AS first, content
-          FROM held JOIN connecting USING (content)) AS of_file
+    WITH file AS MATERIALIZED (
+        SELECT DISTINCT document_id FROM batch_documents WHERE batch_id = ANY(CAST(:batch_ids AS int[])))
+    SELECT DISTINCT first, content
+    FROM (SELECT min(b.knowledge_document_id) OVER (PARTITION BY document_id) AS first,
+                 b.knowledge_document_id AS content
+          FROM file JOIN batch_documents b USING (document_id)
+          WHERE b.knowledge_document_id IS NOT NULL) AS of_file
     WHERE first <> content
 """)
 
 
-def document_clusters(connection: Connection, document_ids: Iterable[int]) -> dict[int, int]:
+def document_clusters(
+    connection: Connection, batch_ids: Iterable[int], document_ids: Iterable[int]
+) -> dict[int, int]:
     """The cluster of each given document that is a version or copy of another given one.
 
     Parameters
     ----------
+    batch_ids
+        The batches that the documents are from: their files connect documents.
     document_ids
         `docs.id` in KnowledgeDocuments, as in `batch_documents.knowledge_document_id`.
 
@@ -50,12 +47,10 @@ def document_clusters(connection: Connection, document_ids: Iterable[int]) -> di
     """
     given = sorted(set(document_ids))
     # Fewer than two documents share no cluster.
-    rows = (
-        connection.execute(
-            _PAIRS, {"given": arrays.of_numbers(given)}, execution_options={"yield_per": _CHUNK}
-        )
-        if len(given) > 1
-        else ()
+    if len(given) < 2:
+        return {}
+    rows = connection.execute(
+        _PAIRS, {"batch_ids": arrays.of_numbers(batch_ids)}, execution_options={"yield_per": _CHUNK}
     )
     return _shared(given, ((row.first, row.content) for row in rows))
 

@@ -7,6 +7,9 @@ from sqlalchemy import Connection, text
 from doceval_pipeline.domain.columns import Labels
 
 _CONNECTION_NAMES = text("SELECT id, name FROM connections WHERE id = ANY(:ids)")
+_ONE_CONNECTION_PER_MODEL = text("""
+    SELECT count(*) = count(DISTINCT model_id) FROM connections WHERE id = ANY(:ids)
+""")
 _PROMPT_NAMES = text("SELECT id, name FROM prompts WHERE id = ANY(:ids)")
 
 
@@ -19,3 +22,8 @@ def read_labels(
     return Labels(
         connections={row.id: row.name for row in connections}, prompts={row.id: row.name for row in prompts}
     )
+
+
+def has_one_connection_per_model(connection: Connection, connection_ids: Collection[int]) -> bool:
+    """Whether no two of the given connections reach the same model, so that people may call them models."""
+    return bool(connection.execute(_ONE_CONNECTION_PER_MODEL, {"ids": list(connection_ids)}).scalar_one())

@@ -87,6 +87,36 @@ def estimate_of_sums(n: int, mean: float, clusters: int, spread: float) -> Estim
     return Estimate(n, mean, max(0.0, mean - half), min(_EXTREME, mean + half))
 
 
+def difference_of_sums(n: int, mean: float, clusters: int, spread: float) -> Difference:
+    """A paired difference from sums, with Student's interval and the p of the same t test.
+
+    Parameters
+    ----------
+    n, mean
+        The number of pairs, and the mean of their differences.
+    clusters, spread
+        As those of `estimate_of_sums`, of the differences.
+    """
+    if clusters < 2:
+        return Difference(n, mean, None, None, None, None)
+    if not spread:
+        # All clusters differ alike: p is the chance of equal signs.
+        return Difference(n, mean, None, None, 2.0 ** (1 - clusters) if mean else 1.0, None)
+    from scipy.special import stdtr
+
+    freedom = clusters - 1
+    error = math.sqrt(clusters / freedom * spread) / n
+    quantile = _quantile(1 - _TAIL, freedom)
+    return Difference(
+        n,
+        mean,
+        max(-_EXTREME, mean - quantile * error),
+        min(_EXTREME, mean + quantile * error),
+        float(2 * stdtr(freedom, -abs(mean) / error)),
+        detectable_difference(clusters, error * math.sqrt(clusters)),
+    )
+
+
 def difference(
     first: ArrayLike, second: ArrayLike, *, resample: bool = True, clusters: ArrayLike | None = None
 ) -> Difference | None:

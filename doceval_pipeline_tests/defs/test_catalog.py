@@ -70,7 +70,7 @@ def test_code_versions_change_only_on_purpose() -> None:
         "queue_rows": "1",
         "llm_responses": None,
         "completion_report": "1",
-        "leaderboard": "1",
+        "leaderboard": "2",
         "series": "1",
         "audit": "1",
     }

@@ -355,24 +355,78 @@ def test_the_launchpad_changes_only_what_was_typed(
         **choice,
         metadata={"owner": "legal"},
         priority=50,
+        margin=3,
         new_connections=[{**connection, "port": 1, "prices": prices}],
-        new_prompts=[{"name": "p", "text": "How clear?"}],
+        new_prompts=[{"name": "p", "text": "How clear?", "threshold": 60, "weight": 2.5}],
     ).success
     again = {**choice, "name": "Pru\u0308fung", "priority": 10}
-    done = create(instance, **again, new_connections=[{**connection, "prices": {"input_per_million": 4.0}}])
+    done = create(
+        instance,
+        **again,
+        new_connections=[{**connection, "prices": {"input_per_million": 4.0}}],
+        new_prompts=[{"name": "p", "text": "How clear?", "threshold": 70}],
+    )
     assert done.success
     with databases.doc_eval.connect() as opened:
         found = opened.execute(
-            text("SELECT b.meta_data, priority, port_no, prices FROM batches b, connections")
+            text(
+                "SELECT b.meta_data, priority, port_no, prices, margin, threshold, weight "
+                "FROM batches b, connections, prompts"
+            )
         ).one()
     assert found == (
         {"owner": "legal"},
         10,
         1,
         {"input_per_million": 4, "output_per_million": 3, "currency": "USD"},
+        3,
+        70,
+        2.5,
     )
     lines = [record.user_message for record in instance.all_logs(done.run_id)]
     assert "batch 'Prüfung': priority 50 → 10" in lines
+    assert "prompt 'p': threshold 60 → 70; counts in reports from now on" in lines
+    cleared = create(
+        instance, **choice, margin=None, new_prompts=[{"name": "p", "text": "How clear?", "weight": None}]
+    )
+    lines = [record.user_message for record in instance.all_logs(cleared.run_id)]
+    assert "batch 'Prüfung': margin 3 → none" in lines
+    assert "prompt 'p': weight 2.5 → none; counts in reports from now on" in lines
+
+
+def test_an_impossible_margin_threshold_or_weight_in_the_launchpad_names_its_key(
+    databases: Databases, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    result = create(
+        instance,
+        name="a",
+        folders=[str(tmp_path)],
+        connections=[],
+        prompts=["p"],
+        margin=0,
+        new_prompts=[{"name": "p", "text": "How clear?", "threshold": 101.5, "weight": -1}],
+    )
+    assert failure(result).splitlines()[:3] == [
+        "config: new_prompts[0].threshold: must be 100 or less",
+        "config: new_prompts[0].weight: must be more than 0",
+        "config: connections: is empty: add at least one item",
+    ]
+    assert "config: margin: must be more than 0" in failure(result).splitlines()
+    result = create(
+        instance,
+        name="a",
+        folders=[str(tmp_path)],
+        connections=["c"],
+        prompts=["p"],
+        margin=True,
+        new_connections=[{"name": "c", "provider": "ollama", "model": "m"}],
+        new_prompts=[{"name": "p", "text": "How clear?", "threshold": False, "weight": True}],
+    )
+    assert failure(result).splitlines() == [
+        "config: new_prompts[0].threshold: must be a number",
+        "config: new_prompts[0].weight: must be a number",
+        "config: margin: must be a number",
+    ]
 
 
 ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"

@@ -179,3 +179,22 @@ def test_names_of_reports_are_read_strictly() -> None:
         f"batch-000070-{digest}0.html",
     ):
         assert batch_of_report(name) is None, name
+
+
+def test_the_page_of_a_leaderboard_that_was_made_here_is_served_and_no_other(
+    batch: Sample, instance: dg.DagsterInstance, client: TestClient
+) -> None:
+    reported(batch, instance)
+    (event,) = run(instance, "refresh_leaderboard", None).get_asset_materialization_events()
+    metadata = event.materialization.metadata
+    file = Path(str(metadata["report"].value))
+    assert str(metadata["open"].value).endswith(f"/reports/{file.name}")
+    answer = client.get(f"/reports/{file.name}")
+    assert (answer.status_code, answer.content) == (200, file.read_bytes())
+    other = file.with_name(f"leaderboard-{'ab' * 8}.html")
+    other.write_text("planted")
+    refused = client.get(f"/reports/{other.name}")
+    assert refused.status_code == 404
+    assert "doceval leaderboard --open" in refused.text
+    file.unlink()
+    assert client.get(f"/reports/{file.name}").status_code == 404

@@ -9,6 +9,8 @@ from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.domain.criteria import Criterion
 
+UNKNOWN = 2**31 - 1
+
 
 def test_criteria_are_the_newest_that_were_applied(databases: Databases) -> None:
     def apply(**keys: float | None) -> dict[int, Criterion]:
@@ -16,14 +18,14 @@ def test_criteria_are_the_newest_that_were_applied(databases: Databases) -> None
         apply_evaluation(databases.doc_eval, locate({"prompts": prompts}, None, key_path))
         with databases.doc_eval.connect() as connection:
             ids = connection.scalars(text("SELECT id FROM prompts ORDER BY name")).all()
-            return read_criteria(connection, [*ids, 99])
+            return read_criteria(connection, [*ids, UNKNOWN])
 
     assert list(apply().values()) == [Criterion(), Criterion(), Criterion()]
     assert list(apply(threshold=60, weight=2).values()) == [Criterion(60, 2), Criterion(), Criterion()]
     assert list(apply(threshold=0).values()) == [Criterion(0, 2), Criterion(), Criterion()]
     found = apply(weight=None)
     assert list(found.values()) == [Criterion(0, None), Criterion(), Criterion()]
-    assert list(found)[2] == 99
+    assert list(found)[2] == UNKNOWN
 
 
 @pytest.mark.parametrize(

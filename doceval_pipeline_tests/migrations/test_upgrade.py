@@ -223,6 +223,38 @@ def test_batches_that_were_completed_before_keep_the_present_prices_and_their_re
     assert all(name is None or batch_of_report(name) == number for number, _, name in found)
 
 
+def test_batches_and_prompts_of_before_have_no_margin_threshold_or_weight(empty: Engine) -> None:
+    at_revision(empty, Schema.DOC_EVAL, "0012")
+    with empty.begin() as connection:
+        connection.exec_driver_sql(COMPLETED_BEFORE)
+    assert upgrade(empty, Schema.DOC_EVAL)
+    with empty.begin() as connection:
+        assert connection.scalars(text("SELECT DISTINCT margin FROM batches")).all() == [None]
+        assert connection.execute(text("SELECT threshold, weight FROM prompts")).all() == [(None, None)]
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "least", "above", "below"),
+    [
+        ("batches", "margin", "1e-300", "100", "0"),
+        ("prompts", "threshold", "0", "100", "-1e-300"),
+        ("prompts", "weight", "1e-300", "1000000", "0"),
+    ],
+)
+def test_impossible_margins_thresholds_and_weights_are_refused(
+    empty: Engine, table: str, column: str, least: str, above: str, below: str
+) -> None:
+    upgrade(empty, Schema.DOC_EVAL)
+    with empty.begin() as connection:
+        connection.exec_driver_sql(COMPLETED_BEFORE)
+        update = f"UPDATE {table} SET {column} = CAST(:value AS double precision)"
+        for value in (least, above, None):
+            connection.execute(text(update), {"value": value})
+        for value in (below, f"{above}.0001", "-1", "NaN", "Infinity", "-Infinity"):
+            with pytest.raises(IntegrityError, match=f"{table}_{column}_check"), connection.begin_nested():
+                connection.execute(text(update), {"value": value})
+
+
 NAMES = [("batches", "batch_name"), ("connections", "name"), ("prompts", "name")]
 
 

@@ -72,7 +72,7 @@ def gather_insights(
         The documents of the batch's staged files, by `docs.id`.
     """
     batch_id, margin = data.batch_id, data.config["batch"].get("margin")
-    clusters = cluster_numbers(doc_eval, scores.documents)
+    clusters = cluster_numbers(doc_eval, [batch_id], scores.documents)
     criteria = read_criteria(doc_eval, [*dict.fromkeys(column.prompt_id for column in data.columns)])
     tokens, times = usage.read_tokens(knowledge, batch_id), usage.read_processing_times(knowledge, batch_id)
     prices = prices_of_batch(doc_eval, batch_id)

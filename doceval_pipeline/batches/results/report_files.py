@@ -18,6 +18,8 @@ from doceval_pipeline.errors import BatchStateError, FileError, UnknownBatch
 _NAME = re.compile(r"(batch-[0-9]{6,10})-[0-9a-f]{16}\.html")
 _SERIES_NAME = re.compile(r"series-[0-9]{6,10}-[0-9a-f]{16}\.html")
 
+_LEADERBOARD_NAME = re.compile(r"leaderboard-[0-9a-f]{16}\.html")
+
 
 def report_name(batch_id: int, content: bytes) -> str:
     """The file name of a report: the partition key and a digest of the content."""
@@ -67,6 +69,11 @@ def is_page_of_series(name: str) -> bool:
     return _SERIES_NAME.fullmatch(name) is not None
 
 
+def is_page_of_leaderboard(name: str) -> bool:
+    """Whether a file name is that of a page of the leaderboard."""
+    return _LEADERBOARD_NAME.fullmatch(name) is not None
+
+
 def keep_report(databases: Databases, batch_id: int, content: bytes) -> Path:
     """Write a report to the folder of reports, under its name.
 
@@ -100,7 +107,7 @@ def open_report(databases: Databases, command: str, name: str) -> BinaryIO:
     command
         The command that writes the newest report again, for the message.
     name
-        A file name that `batch_of_report` or `is_page_of_series` accepts.
+        A file name that `batch_of_report`, `is_page_of_series` or `is_page_of_leaderboard` accepts.
 
     Raises
     ------

@@ -52,7 +52,7 @@ def judge_drift(databases: Databases, batch_id: int) -> ScoreDrift:
     labels = read_labels_of(databases, columns)
     shared = np.intersect1d(before.documents, now.documents, assume_unique=True)
     with databases.doc_eval.connect() as connection:
-        clusters = cluster_numbers(connection, shared)
+        clusters = cluster_numbers(connection, [baseline, batch_id], shared)
     drifts = [_column_drift(column, labels, before, now, shared, clusters) for column in columns]
     return ScoreDrift(partition_key(baseline), int(shared.size), _corrected(drifts))
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from doceval_pipeline.archives.format import BATCH
 from doceval_pipeline.batches.archiving import restore
 from doceval_pipeline.batches.archiving.archive import ArchivedBatch
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.errors import ArchiveError, BatchStateError
-from doceval_pipeline_tests.archives.small import edit_manifest, sha256
+from doceval_pipeline_tests.archives.small import Members, change, edit_manifest, sha256
 from doceval_pipeline_tests.batches.archiving.archives import (
     BatchOf,
     Holdings,
@@ -202,6 +203,49 @@ def test_connections_and_prompts_that_are_the_same_are_used(batch_of: BatchOf, t
         (1, "prompt-0", "edited since"),
         (2, "prompt-1", "Question 1?"),
     ]
+
+
+def test_margin_threshold_and_weight_come_with_the_batch_and_replace_none_that_is_here(
+    batch_of: BatchOf, tmp_path: Path
+) -> None:
+    batch = batch_of(documents=2)
+    batch.doc_eval("UPDATE batches SET margin = 2.5 WHERE id = :id")
+    batch.doc_eval("UPDATE prompts SET threshold = 60, weight = 0.5 WHERE name = 'prompt-0'")
+    archived = elsewhere(done(batch), tmp_path)
+    criteria = "SELECT name, threshold, weight FROM prompts ORDER BY name"
+    restore_batch(batch, archived)
+    assert batch.doc_eval("SELECT margin FROM batches WHERE id = :id") == [(2.5,)]
+    assert batch.doc_eval("SELECT config_snapshot -> 'batch' -> 'margin' FROM batches") == [(2.5,)]
+    assert batch.doc_eval(criteria) == [("prompt-0", 60, 0.5), ("prompt-1", None, None)]
+    assert audit(batch) == []
+    again = archive_batch(batch)
+    batch.doc_eval("DELETE FROM batch_prompts; DELETE FROM batch_connections; DELETE FROM batch_folders")
+    batch.doc_eval("DELETE FROM batch_progress; DELETE FROM connection_history; DELETE FROM batches")
+    batch.doc_eval("UPDATE prompts SET threshold = 70, weight = NULL")
+    restore_batch(batch, again)
+    assert batch.doc_eval(criteria) == [("prompt-0", 70, None), ("prompt-1", 70, None)]
+
+
+def test_an_archive_of_before_there_were_margins_and_thresholds_comes_without_them(
+    batch_of: BatchOf, tmp_path: Path
+) -> None:
+    batch = batch_of(documents=2)
+    archived = elsewhere(done(batch), tmp_path)
+    change(archived.path, forget_criteria)
+    restore_batch(batch, archived)
+    assert batch.doc_eval("SELECT DISTINCT margin, threshold, weight FROM batches, prompts") == [
+        (None, None, None)
+    ]
+    assert audit(batch) == []
+
+
+def forget_criteria(members: Members) -> None:
+    """Remove what archives of earlier versions do not have."""
+    content = members[BATCH]
+    for absent in (b',"margin":null', b',"threshold":null', b',"weight":null'):
+        assert absent in content
+        content = content.replace(absent, b"")
+    members[BATCH] = content
 
 
 def test_the_rows_of_another_doc_eval_in_the_same_database_are_left_alone(

@@ -100,6 +100,23 @@ def record_of(databases: Databases) -> RecurringRecord:
         return record
 
 
+def test_the_batches_of_an_occurrence_are_sealed_with_its_margin_and_earlier_ones_keep_theirs(
+    databases: Databases, tmp_path: Path
+) -> None:
+    sealed = []
+    for night, margin in enumerate((None, 3, 2.5)):
+        write(tmp_path / "inbox" / f"{night}.txt", f"document {night}")
+        record = define(databases, tmp_path / "inbox", margin=margin)
+        assert make_occurrence(databases, record, NIGHT + night * DAY).outcome is OccurrenceOutcome.MADE
+        sealed.append((margin, margin))
+        found = doc_eval(
+            databases, "SELECT margin, config_snapshot -> 'batch' -> 'margin' FROM batches ORDER BY id"
+        )
+        assert found == sealed
+    keys = "SELECT config_snapshot -> 'batch' FROM batches ORDER BY id"
+    assert ["margin" in batch for (batch,) in doc_eval(databases, keys)] == [False, True, True]
+
+
 def test_a_missing_folder_is_recorded_and_nothing_in_it_is_new_afterwards(
     databases: Databases, tmp_path: Path
 ) -> None:

@@ -47,9 +47,13 @@ def inbox(tmp_path: Path) -> Path:
 
 
 def staged(databases: Databases, folder: Path, name: str, **keys: Any) -> tuple[int, Queued]:
-    """A batch that reuses, with all four steps done; `model` and `text` change what is asked."""
+    """A batch that reuses, with all four steps done; `model` and `text` change what is asked.
+
+    `criterion` has the threshold and weight of the prompt.
+    """
     connection = {**MODEL, **keys.pop("model", {})}
     prompt = {"name": keys.pop("prompt", "clarity"), "text": keys.pop("text", "Is it clear?")}
+    prompt |= keys.pop("criterion", {})
     batch = {
         "name": name,
         "folders": [str(folder)],
@@ -130,13 +134,20 @@ def test_another_question_is_asked(databases: Databases, inbox: Path, other: dic
         {"model": {"name": "another name"}},
         {"model": {"api_key_env": "ANOTHER_KEY"}},
         {"model": {"prices": {"input_per_million": 1.0}}},
+        {"margin": 3},
+        {"criterion": {"threshold": 60, "weight": 2}},
     ],
 )
 def test_other_names_are_the_same_question(databases: Databases, inbox: Path, same: dict[str, Any]) -> None:
     first, _ = staged(databases, inbox, "first")
     answer(databases, first)
-    _, queued = staged(databases, inbox, "second", **same)
+    second, queued = staged(databases, inbox, "second", **same)
     assert (queued.added, queued.reused) == (4, 4)
+    with databases.knowledge.connect() as connection:
+        sent = connection.scalars(
+            text("SELECT to_jsonb(r)::text FROM llm_responses r WHERE batch_id = :id"), {"id": second}
+        ).all()
+    assert not any(word in row for row in sent for word in ("margin", "threshold", "weight"))
 
 
 # By document: whether its result may be reused, and what is written to its row before. The first result is

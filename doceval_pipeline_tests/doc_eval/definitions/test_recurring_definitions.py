@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging.applying import apply as apply_and_look
@@ -96,6 +97,13 @@ def problem(folder: Path, *lines: str, head: str = HEAD) -> str:
         ),
         ([NIGHTLY, "max_cost: -1"], "e.yaml:11: recurring[0].max_cost: must be 0 or more"),
         ([NIGHTLY, "max_cost: .nan"], "e.yaml:11: recurring[0].max_cost: is infinite or not a number"),
+        ([NIGHTLY, "margin: 0"], "e.yaml:11: recurring[0].margin: must be more than 0"),
+        ([NIGHTLY, "margin: true"], "e.yaml:11: recurring[0].margin: must be a number"),
+        ([NIGHTLY, "margin: .inf"], "e.yaml:11: recurring[0].margin: is infinite or not a number"),
+        (
+            [NIGHTLY, "threshold: 60"],
+            "e.yaml:11: recurring[0].threshold: is not a key of a recurring evaluation: move it to a prompt",
+        ),
         ([NIGHTLY, "max_cost: 5 USD"], "e.yaml:11: recurring[0].max_cost: must be a number"),
         (
             [NIGHTLY, "time_zone: UTC"],
@@ -162,6 +170,38 @@ def test_white_space_in_a_schedule_makes_no_difference(databases: Databases, tmp
     apply_and_look(databases, load(tmp_path, 'schedule: " 0  2\\t* * 1-5\\n"'))
     applied, _ = apply_and_look(databases, load(tmp_path, "schedule: 0 2 * * 1-5"))
     assert applied.recurring.unchanged == ["inbox"]
+
+
+def test_a_definition_that_an_earlier_version_stored_gets_a_margin_and_keeps_having_none(
+    databases: Databases, tmp_path: Path
+) -> None:
+    apply_and_look(databases, load(tmp_path, NIGHTLY))
+    with databases.doc_eval.begin() as connection:
+        connection.execute(text("UPDATE recurring_evaluations SET definition = definition - 'margin'"))
+    assert not apply_and_look(databases, load(tmp_path, NIGHTLY))[0].changed
+    assert not apply_and_look(databases, load(tmp_path, NIGHTLY, "margin: null"))[0].changed
+    with databases.doc_eval.connect() as connection:
+        assert find_recurring(connection, "inbox").definition.margin is None
+    shown = []
+    for value in ("3", "2.5", "2.50", "null"):
+        applied, _ = apply_and_look(databases, load(tmp_path, NIGHTLY, f"margin: {value}"))
+        shown += [change.sentence for change in applied.changes]
+    effect = "; takes effect at the next occurrence"
+    assert shown == [
+        f"recurring evaluation 'inbox': margin none → 3{effect}",
+        f"recurring evaluation 'inbox': margin 3 → 2.5{effect}",
+        f"recurring evaluation 'inbox': margin 2.5 → none{effect}",
+    ]
+
+
+def test_a_new_threshold_does_not_change_what_the_next_occurrence_asks(
+    databases: Databases, tmp_path: Path
+) -> None:
+    apply_and_look(databases, load(tmp_path, NIGHTLY))
+    head = HEAD.replace('"How clear?"', '"How clear?", threshold: 60')
+    (change,) = apply_and_look(databases, load(tmp_path, NIGHTLY, head=head))[0].changes
+    assert (change.batches, change.recurring) == ([], [])
+    assert change.sentence == "prompt 'clarity': threshold none → 60; counts in reports from now on"
 
 
 def test_apply_shows_what_changes_for_the_next_occurrence(databases: Databases, tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ CORRUPTIONS: dict[str, tuple[Corruption, ...]] = {
             "running",
             "SELECT 'batches'",
             "restore in doc_eval",
+            doc_eval="UPDATE batches SET margin = 3 WHERE id = {id}",
+        ),
+        Corruption(
+            "running",
+            "SELECT 'batches'",
+            "restore in doc_eval",
             doc_eval="DELETE FROM batch_prompts WHERE batch_id = {id} "
             "AND prompt_id = (SELECT max(id) FROM prompts)",
         ),
