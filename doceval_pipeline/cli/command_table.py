@@ -76,6 +76,9 @@ ENTRIES = (
         "plan:plan_command",
         Patience.ENDS,
     ),
+    CommandEntry(
+        "try", HelpSection.EVALUATE, "Evaluate a small random sample of a batch", "trying:try_command"
+    ),
     CommandEntry("stage", HelpSection.EVALUATE, "Stage batches, or complete their staging", "batches:stage"),
     CommandEntry(
         "status", HelpSection.EVALUATE, "Show the progress of batches", "status:status", Patience.ENDS

@@ -82,7 +82,7 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
                 warn(sentence)
             warn_of_waiting(opened)
     else:
-        _watch(lambda: read()[0])
+        follow(lambda: read()[0])
     if unknown:
         raise SystemExit(1)
 
@@ -210,7 +210,7 @@ def _time_left(throughput: BatchThroughput | None) -> str | None:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
-def _watch(read: Callable[[], list[BatchProgress]]) -> None:
+def follow(read: Callable[[], list[BatchProgress]]) -> None:
     """Show progress until all batches are done or the output is lost: bars in a terminal, otherwise lines."""
     draws = console.is_terminal
     columns = (
@@ -225,13 +225,13 @@ def _watch(read: Callable[[], list[BatchProgress]]) -> None:
         while True:
             all_progress = read()
             for progress in all_progress:
-                if draws and not _is_over(progress):
+                if draws and not is_over(progress):
                     _draw(bars, tasks, progress)
                 elif printed.get(progress.batch.id) != (state := _noteworthy_state(progress)):
                     printed[progress.batch.id] = state
                     _remove_bar(bars, tasks, progress)
                     console.print(f"{_heading(progress)} {_progress_line(progress)}", markup=False)
-            if is_output_lost() or all(map(_is_over, all_progress)):
+            if is_output_lost() or all(map(is_over, all_progress)):
                 return
             time.sleep(SECONDS_BETWEEN_POLLS)
 
@@ -259,7 +259,8 @@ def _remove_bar(bars: ProgressBars, tasks: dict[int, TaskID], progress: BatchPro
         bars.remove_task(task)
 
 
-def _is_over(progress: BatchProgress) -> bool:
+def is_over(progress: BatchProgress) -> bool:
+    """Whether nothing happens any more unless a person acts."""
     return progress.batch.status in ("COMPLETED", "FAILED", "FAILED_STAGING")
 
 
