@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -37,7 +37,14 @@ def draw_intervals(lines: Sequence[PlotLine], caption: str, alt: str) -> str:
     alt
         Text that stands for the image, in letters and blanks.
     """
-    images = (_image(lines, drawn, caption, alt) for drawn in range(min(len(lines), MOST_LINES), -1, -1))
+    return first_that_fits(
+        image_of(lines[:drawn], f"{caption}{_left_out(lines[drawn:])}", alt)
+        for drawn in range(min(len(lines), MOST_LINES), -1, -1)
+    )
+
+
+def first_that_fits(images: Iterable[str]) -> str:
+    """The first of ever smaller images that Dagster draws."""
     return next(image for image in images if len(image) < PLOT_LIMIT)
 
 
@@ -46,11 +53,12 @@ def as_image(svg: str, alt: str) -> str:
     return f"![{alt}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
-def _image(lines: Sequence[PlotLine], drawn: int, caption: str, alt: str) -> str:
-    while drawn and lines[drawn - 1].scores is None:
-        drawn -= 1
+def image_of(lines: Sequence[PlotLine], caption: str, alt: str) -> str:
+    """An image of lines on one axis from 0 to 100, above a caption; as for `draw_intervals`."""
+    while lines and lines[-1].scores is None:
+        lines = lines[:-1]
     names, intervals, means = [], [], []
-    for place, line in enumerate(lines[:drawn]):
+    for place, line in enumerate(lines):
         middle, scores = place * _ROW_HEIGHT + 7, line.scores
         names.append(f'<text y="{middle + 3}">{_label(line)}</text>')
         if scores is None:
@@ -58,16 +66,20 @@ def _image(lines: Sequence[PlotLine], drawn: int, caption: str, alt: str) -> str
         if scores.low is not None and scores.high is not None:
             intervals.append(f"M{_across(scores.low)} {middle}H{_across(scores.high)}")
         means.append(f"M{_across(scores.mean) - 2} {middle}h4")
-    left = sum(line.scores is not None for line in lines[drawn:])
-    bottom = drawn * _ROW_HEIGHT + 12
+    bottom = len(lines) * _ROW_HEIGHT + 12
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_across(100) + 3}" height="{bottom + 3}" '
         f'font-family="sans-serif" font-size="9" fill="{_TEXT}">'
         f'<path stroke="{_LINE}" d="{"".join(intervals)}"/>'
         f'<path stroke="{_MEAN}" stroke-width="5" d="{"".join(means)}"/>{"".join(names)}'
-        f'<text y="{bottom}">{caption}{f", {left:,} more in the report" if left else ""}</text></svg>'
+        f'<text y="{bottom}">{caption}</text></svg>'
     )
     return as_image(svg, alt)
+
+
+def _left_out(lines: Sequence[PlotLine]) -> str:
+    left = sum(line.scores is not None for line in lines)
+    return f", {left:,} more in the report" if left else ""
 
 
 def _across(score: float) -> int:
