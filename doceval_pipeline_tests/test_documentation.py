@@ -77,7 +77,7 @@ def test_the_commands_of_working_with_batches_work_in_their_order(
         ended = doceval(*(str(tmp_path / word) if word.endswith(".yaml") else word for word in words))
         assert ended.returncode == 0, (words, ended.stderr)
         ran.append(words[0])
-    assert ran == ["apply", "stage", "status", "documents", "report", "check"]
+    assert ran == ["apply", "stage", "status", "failures", "list", "documents", "report", "check"]
     (tmp_path / "earlier.yaml").write_text(evaluation.replace("contracts-q4", "contracts-q3"))
     for command in (["apply", str(tmp_path / "earlier.yaml")], ["stage", "contracts-q3"]):
         assert doceval(*command).returncode == 0

@@ -76,12 +76,22 @@ ENTRIES = (
         "plan:plan_command",
         Patience.ENDS,
     ),
+    CommandEntry(
+        "try", HelpSection.EVALUATE, "Evaluate a small random sample of a batch", "trying:try_command"
+    ),
     CommandEntry("stage", HelpSection.EVALUATE, "Stage batches, or complete their staging", "batches:stage"),
     CommandEntry(
         "status", HelpSection.EVALUATE, "Show the progress of batches", "status:status", Patience.ENDS
     ),
     CommandEntry(
         "documents", HelpSection.EVALUATE, "List the files of a batch", "documents:documents", Patience.ENDS
+    ),
+    CommandEntry(
+        "list",
+        HelpSection.EVALUATE,
+        "List batches, filtered by status, name or date",
+        "listing:list_command",
+        Patience.ENDS,
     ),
     CommandEntry(
         "reprocess", HelpSection.EVALUATE, "Repair batches and queue new attempts", "batches:reprocess"
@@ -100,6 +110,13 @@ ENTRIES = (
         HelpSection.RESULTS,
         "Open the newest report of a batch",
         "reports:open_command",
+        Patience.ENDS,
+    ),
+    CommandEntry(
+        "failures",
+        HelpSection.RESULTS,
+        "Show why evaluations failed, and how to retry",
+        "failures:failures",
         Patience.ENDS,
     ),
     CommandEntry(

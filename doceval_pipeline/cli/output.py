@@ -38,6 +38,10 @@ def _environment() -> dict[str, str]:
 console = Console(highlight=False, soft_wrap=True, _environ=_environment())
 errors = Console(stderr=True, highlight=False, soft_wrap=True, _environ=_environment())
 
+NO_BATCHES = (
+    "no batches yet: create one with doceval apply evaluation.yaml, or see upcoming ones with "
+    "doceval recurring list"
+)
 STATUS_STYLES = {
     "COMPLETED": "green",
     "STAGED": "green",

@@ -6,6 +6,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging.estimates import WorkEstimate
 from doceval_pipeline.batches.staging.planning import Plan, PlannedOccurrence, plan, plan_occurrence
 from doceval_pipeline.batches.staging.reprocessing import Mode
+from doceval_pipeline.batches.staging.rough_estimates import Range, RoughBasis
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
@@ -19,7 +20,15 @@ from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline.errors import UnknownBatch, UnknownRecurring
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone
-from doceval_pipeline.reports.formatting import amount, counted, money, rough_duration, size_text
+from doceval_pipeline.reports.formatting import (
+    amount,
+    counted,
+    money,
+    rough_amount,
+    rough_duration,
+    rough_money,
+    size_text,
+)
 
 
 @command("plan", epilog=examples("doceval plan 1", "doceval plan 1 --failed"))
@@ -113,7 +122,14 @@ def _print_work(planned: Plan | PlannedOccurrence) -> None:
         f"{cells.set_aside:,} are set aside"
     )
     for estimate in planned.estimates:
-        _print_estimate(estimate)
+        print_estimate(estimate)
+    vague = max((each.rough.vague for each in planned.estimates if each.rough is not None), default=0)
+    if vague:
+        documents_are = counted(vague, "document is", "documents are")
+        console.print(
+            f"  very rough: {documents_are} not plain text, and its size says little about its tokens; "
+            "doceval try measures them"
+        )
     if planned.held is not None:
         console.print(printable(f"  held       will be held: {planned.held}"), markup=False)
 
@@ -123,22 +139,40 @@ def _by_reason(cells: dict[str, int]) -> str:
     return f"{sum(cells.values()):,}" + (f" ({reasons})" if reasons else "")
 
 
-def _print_estimate(estimate: WorkEstimate) -> None:
-    finished = counted(estimate.experience, "finished one", "finished ones")
-    basis = f"estimated from {finished}" if estimate.experience else "none finished yet to estimate from"
+def print_estimate(estimate: WorkEstimate) -> None:
+    """Print what future evaluations on a connection are expected to use and cost."""
     to_run = counted(estimate.cells, "evaluation", "evaluations")
-    console.print(f"  {printable(estimate.connection)}: {to_run} to run, {basis}", markup=False)
-    if estimate.cells:
-        processing = "unknown" if estimate.seconds is None else _time(estimate.seconds)
-        console.print(
-            f"    tokens      {_tokens(estimate.input_tokens)} in; {_tokens(estimate.output_tokens)} out\n"
-            f"    processing  {processing}, summed over evaluations\n"
-            f"    cost        {_cost(estimate)}"
-        )
+    console.print(f"  {printable(estimate.connection)}: {to_run} to run, {_basis(estimate)}", markup=False)
+    if not estimate.cells:
+        return
+    rough = estimate.rough
+    processing = "unknown" if estimate.seconds is None else _time(estimate.seconds)
+    tokens_in = _tokens(estimate.input_tokens, None if rough is None else rough.input_tokens)
+    tokens_out = _tokens(estimate.output_tokens, None if rough is None else rough.output_tokens)
+    console.print(
+        f"    tokens      {tokens_in} in; {tokens_out} out\n"
+        f"    processing  {processing}, summed over evaluations\n"
+        f"    cost        {_cost(estimate)}"
+    )
 
 
-def _tokens(interval: Interval | None) -> str:
-    return "unknown" if interval is None else f"{amount(interval.low)} to {amount(interval.high)}"
+def _basis(estimate: WorkEstimate) -> str:
+    """What the figures of an estimate are based on, as the end of a sentence."""
+    finished = counted(estimate.experience, "finished one", "finished ones")
+    if estimate.rough is None:
+        return f"estimated from {finished}" if estimate.experience else "none finished yet to estimate from"
+    known = {
+        RoughBasis.SIZES: "rough figures from the sizes of documents",
+        RoughBasis.OTHER_CONNECTIONS: "rough figures from what other connections used",
+    }
+    tokens = f"too few tokens known of {finished}" if estimate.experience else "none finished yet"
+    return f"{tokens}: {known[estimate.rough.basis]}"
+
+
+def _tokens(interval: Interval | None, rough: Range | None) -> str:
+    if interval is not None:
+        return f"{amount(interval.low)} to {amount(interval.high)}"
+    return "unknown" if rough is None else f"roughly {rough_amount(rough.low)} to {rough_amount(rough.high)}"
 
 
 def _time(interval: Interval) -> str:
@@ -148,6 +182,9 @@ def _time(interval: Interval) -> str:
 def _cost(estimate: WorkEstimate) -> str:
     if estimate.currency is None:
         return "no prices"
-    if estimate.cost is None:
+    if estimate.cost is not None:
+        return f"{money(estimate.cost.low)} to {money(estimate.cost.high)} {estimate.currency}"
+    rough = estimate.rough_cost
+    if rough is None:
         return "unknown"
-    return f"{money(estimate.cost.low)} to {money(estimate.cost.high)} {estimate.currency}"
+    return f"roughly {rough_money(rough.low)} to {rough_money(rough.high)} {estimate.currency}"

@@ -1,13 +1,15 @@
 """`doceval status`: progress, throughput and stalls of batches."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 
+from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.stalls import STALLED, WorkState
 from doceval_pipeline.batches.monitoring.status import (
     BatchProgress,
@@ -17,22 +19,26 @@ from doceval_pipeline.batches.monitoring.status import (
     progress_of,
 )
 from doceval_pipeline.batches.monitoring.throughput import BatchThroughput
+from doceval_pipeline.batches.results.failures import FirstFailure, first_failures
+from doceval_pipeline.batches.results.low_scores import NamedLowScores, low_scores
 from doceval_pipeline.cli.bars import ProgressBars
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases, warn_of_waiting
 from doceval_pipeline.cli.options import as_json_option
-from doceval_pipeline.cli.output import console, fail, print_json, print_table, warn
+from doceval_pipeline.cli.output import NO_BATCHES, console, fail, print_json, print_table, warn
 from doceval_pipeline.cli.reports import report_url, running_webserver
 from doceval_pipeline.cli.selection import select
 from doceval_pipeline.cli.streams import is_output_lost
 from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline.names import printable
-from doceval_pipeline.reports.formatting import rough_duration
+from doceval_pipeline.reports.formatting import counted, rough_duration
 
 SECONDS_BETWEEN_POLLS = 2.0
 REPORTS_SHOWN = 10
 # In a narrow terminal.
 LINES_OF_A_BAR = 4
+# Characters of the message of a batch's largest group of failures.
+MESSAGE_CHARACTERS = 120
 
 
 @command(epilog=examples("doceval status", "doceval status 1 --watch"))
@@ -43,7 +49,8 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
     """Show the progress of batches.
 
     Shows files, evaluations, time left, problems and report addresses of all batches, or of each BATCH (a
-    number, a name, or a quoted pattern such as 'contracts-*').
+    number, a name, or a quoted pattern such as 'contracts-*'). Of each BATCH also the most frequent failure,
+    and how many documents score below the thresholds of its prompts.
     """
     opened = databases()
 
@@ -58,9 +65,16 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
         fail(str(error))
     if as_json:
         server = running_webserver()
-        print_json([{**p.as_json(), "report_url": report_url(server, p.report)} for p in all_progress])
+        findings = _findings(opened, all_progress) if batches else _Findings()
+        print_json(
+            [
+                {**p.as_json(), "report_url": report_url(server, p.report), **findings.as_json(p.batch.id)}
+                for p in all_progress
+            ]
+        )
     elif not watch:
-        _print_progress(all_progress)
+        findings = _findings(opened, all_progress) if batches else _Findings()
+        _print_progress(all_progress, findings)
         if not batches:
             for run in lost_without_batch(opened):
                 warn(run.sentence)
@@ -68,17 +82,59 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
                 warn(sentence)
             warn_of_waiting(opened)
     else:
-        _watch(lambda: read()[0])
+        follow(lambda: read()[0])
     if unknown:
         raise SystemExit(1)
 
 
-def _print_progress(all_progress: list[BatchProgress]) -> None:
+@dataclass(frozen=True)
+class _Findings:
+    """What the results of named batches show so far, by batch."""
+
+    failures: Mapping[int, FirstFailure] = field(default_factory=dict)
+    low_scores: Mapping[int, Sequence[NamedLowScores]] = field(default_factory=dict)
+    """None if nothing was read."""
+
+    def as_json(self, batch_id: int) -> dict[str, Any]:
+        failure, low = self.failures.get(batch_id), self.low_scores.get(batch_id)
+        return {
+            "first_failure": None if failure is None else failure.as_json(),
+            "below_threshold": None if low is None else [counts.as_json() for counts in low],
+        }
+
+    def lines(self, batch_id: int) -> Iterator[str]:
+        """A line on the most frequent failure, and one for each threshold that documents fall below."""
+        if failure := self.failures.get(batch_id):
+            yield _failure_line(batch_id, failure)
+        for counts in self.low_scores.get(batch_id, ()):
+            if counts.counts.documents:
+                yield counts.sentence
+
+
+def _findings(opened: Databases, all_progress: Sequence[BatchProgress]) -> _Findings:
+    """The findings of the given batches; two statements for all, and none for archived ones."""
+    present = [progress for progress in all_progress if progress.batch.archived_at is None]
+    failed = [progress.batch.id for progress in present if progress.cells.failed]
+    scored = [progress.batch.id for progress in present if progress.cells.succeeded]
+    none = {progress.batch.id: () for progress in present}
+    return _Findings(first_failures(opened, failed), {**none, **low_scores(opened, scored)})
+
+
+def _failure_line(batch_id: int, first: FirstFailure) -> str:
+    group, failures = first.group, first.failures
+    message = " ".join((first.message or "(no message)").split())
+    if len(message) > MESSAGE_CHARACTERS:
+        message = f"{message[: MESSAGE_CHARACTERS - 1]}…"
+    simulated = " (simulated)" if group.simulated == group.cells else ""
+    return (
+        f"{group.cells:,} of {counted(failures.cells, 'failure', 'failures')}{simulated}: {message} — "
+        f"doceval failures {batch_id}"
+    )
+
+
+def _print_progress(all_progress: list[BatchProgress], findings: _Findings) -> None:
     if not all_progress:
-        console.print(
-            "no batches yet: create one with doceval apply evaluation.yaml, or see upcoming ones with "
-            "doceval recurring list"
-        )
+        console.print(NO_BATCHES)
         return
     columns = (
         "batch",
@@ -100,6 +156,8 @@ def _print_progress(all_progress: list[BatchProgress]) -> None:
             console.print(f"{progress.batch.key}: {progress.reuse}", markup=False)
         if progress.batch.failure_reason:
             fail(f"{progress.batch.key}: {progress.batch.failure_reason}")
+        for line in findings.lines(progress.batch.id):
+            console.print(printable(f"{progress.batch.key}: {line}"), markup=False)
         for sentence in _warnings(progress):
             warn(f"{progress.batch.key}: {sentence}")
     _print_reports([progress for progress in all_progress if progress.report is not None])
@@ -152,7 +210,7 @@ def _time_left(throughput: BatchThroughput | None) -> str | None:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
-def _watch(read: Callable[[], list[BatchProgress]]) -> None:
+def follow(read: Callable[[], list[BatchProgress]]) -> None:
     """Show progress until all batches are done or the output is lost: bars in a terminal, otherwise lines."""
     draws = console.is_terminal
     columns = (
@@ -167,13 +225,13 @@ def _watch(read: Callable[[], list[BatchProgress]]) -> None:
         while True:
             all_progress = read()
             for progress in all_progress:
-                if draws and not _is_over(progress):
+                if draws and not is_over(progress):
                     _draw(bars, tasks, progress)
                 elif printed.get(progress.batch.id) != (state := _noteworthy_state(progress)):
                     printed[progress.batch.id] = state
                     _remove_bar(bars, tasks, progress)
                     console.print(f"{_heading(progress)} {_progress_line(progress)}", markup=False)
-            if is_output_lost() or all(map(_is_over, all_progress)):
+            if is_output_lost() or all(map(is_over, all_progress)):
                 return
             time.sleep(SECONDS_BETWEEN_POLLS)
 
@@ -201,7 +259,8 @@ def _remove_bar(bars: ProgressBars, tasks: dict[int, TaskID], progress: BatchPro
         bars.remove_task(task)
 
 
-def _is_over(progress: BatchProgress) -> bool:
+def is_over(progress: BatchProgress) -> bool:
+    """Whether nothing happens any more unless a person acts."""
     return progress.batch.status in ("COMPLETED", "FAILED", "FAILED_STAGING")
 
 

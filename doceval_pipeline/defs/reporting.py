@@ -23,7 +23,7 @@ from doceval_pipeline.defs.steps import NoConfig, open_batch
 from doceval_pipeline.doc_eval.runs.requests import PendingRun
 from doceval_pipeline.domain.insights import Provenance
 from doceval_pipeline.reports.formatting import size_text
-from doceval_pipeline.reports.markdown import numeric_metadata, plot_markdown, render_markdown
+from doceval_pipeline.reports.markdown import decision_text, numeric_metadata, plot_markdown, render_markdown
 
 REPORT_IS_WRITTEN = dg.AssetCheckKey(dg.AssetKey("completion_report"), "report_is_written")
 # The tag of runs that a sensor requested, and of their retries.
@@ -93,10 +93,11 @@ def _as_materialization(batch_id: int, name: str, report: WrittenReport) -> dg.M
         metadata={
             NAME: name,
             "verdict": report.figures.verdict,
+            "decision": decision_text(report.figures) or "nothing was evaluated",
             "open": dg.MetadataValue.url(report_link(report.path.name)),
             "how_to_open": f"follow the link if doceval up serves this page, or run doceval open {batch_id}",
-            "summary_shows": "outcomes, mean score, tokens, time and cost of the batch, and one row per "
-            "connection and prompt",
+            "summary_shows": "what the scores decide, the models under each prompt, and outcomes, tokens, "
+            "time and cost of the batch",
             "summary": dg.MetadataValue.md(render_markdown(report.figures)),
             "plot": dg.MetadataValue.md(plot_markdown(report.figures)),
             "report": dg.MetadataValue.path(report.path),

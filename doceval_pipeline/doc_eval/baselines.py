@@ -13,6 +13,10 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 # documents.
 CANDIDATES = 50
 
+# A condition on `batches`: not a sample that doceval try drew. A few documents are no baseline for a whole
+# batch, and would replace a better one.
+_IS_WHOLE = "coalesce(jsonb_typeof({batch}.meta_data -> 'try' -> 'files_found'), '') <> 'number'"
+
 _PREVIOUS_OCCURRENCE = text("""
     SELECT b.id
     FROM occurrences mine
@@ -21,10 +25,11 @@ _PREVIOUS_OCCURRENCE = text("""
     WHERE mine.batch_id = :batch_id AND b.status = 'COMPLETED' AND b.archived_at IS NULL
     ORDER BY its.due_at DESC LIMIT 1
 """)
-_LATEST_OVERLAPPING = text("""
+_LATEST_OVERLAPPING = text(f"""
     SELECT alike.id
     FROM (SELECT b.id FROM batches b
           WHERE b.id < :batch_id AND b.status = 'COMPLETED' AND b.archived_at IS NULL
+            AND {_IS_WHOLE.format(batch="b")}
             AND EXISTS (SELECT 1 FROM batch_connections mine JOIN batch_connections its USING (connection_id)
                         WHERE mine.batch_id = :batch_id AND its.batch_id = b.id)
             AND EXISTS (SELECT 1 FROM batch_prompts mine JOIN batch_prompts its USING (prompt_id)
@@ -35,11 +40,12 @@ _LATEST_OVERLAPPING = text("""
     ORDER BY alike.id DESC LIMIT 1
 """)
 # The sealed connections and prompts must be identical; folders and the name of the batch do not matter.
-_DRIFT_BASELINE = text("""
+_DRIFT_BASELINE = text(f"""
     SELECT earlier.id FROM batches now
     JOIN batches earlier ON CASE WHEN CAST(:occurrence_before AS int) IS NULL THEN earlier.id < now.id
                                  ELSE earlier.id = :occurrence_before END
     WHERE now.id = :batch_id AND earlier.status = 'COMPLETED' AND earlier.archived_at IS NULL
+      AND {_IS_WHOLE.format(batch="earlier")}
       AND (earlier.config_snapshot -> 'connections')::jsonb = (now.config_snapshot -> 'connections')::jsonb
       AND (earlier.config_snapshot -> 'prompts')::jsonb = (now.config_snapshot -> 'prompts')::jsonb
     ORDER BY earlier.id DESC LIMIT 1
@@ -57,8 +63,8 @@ _OTHERS = text("SELECT count(*) FROM batches WHERE id <> ALL(:ids)")
 def latest_overlapping_batch(connection: Connection, batch_id: int) -> BatchRecord | None:
     """The newest earlier completed batch that shares a document and a column, and is not archived.
 
-    For an occurrence: the newest earlier completed one of its series that is not archived, whatever they
-    share; another batch only if there is none.
+    A sample that doceval try drew is left out. For an occurrence: the newest earlier completed one of its
+    series that is not archived, whatever they share; another batch only if there is none.
     """
     parameters = {"batch_id": batch_id, "candidates": CANDIDATES}
     earlier_id = _occurrence_before(connection, batch_id)
@@ -70,7 +76,8 @@ def latest_overlapping_batch(connection: Connection, batch_id: int) -> BatchReco
 def drift_baseline(connection: Connection, batch_id: int) -> int | None:
     """The newest earlier completed batch with identical sealed connections and prompts, not archived.
 
-    For an occurrence: the batch that its report compares with, or None if its connections or prompts differ.
+    A sample is left out. For an occurrence: the batch that its report compares with, or None if its
+    connections or prompts differ.
     """
     before = _occurrence_before(connection, batch_id)
     baseline_id: int | None = connection.scalar(

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, Status
 from doceval_pipeline.errors import BatchStateError, UnknownBatch
 from doceval_pipeline.names import normal, normal_in_sql
@@ -27,6 +28,7 @@ _IN_STATES = text(f"""
 """)
 _BY_ID = text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id")
 _NAMES = text("SELECT id, batch_name FROM batches WHERE id = ANY(:ids)")
+_THESE = text(f"SELECT {_COLUMNS} FROM batches WHERE id = ANY(CAST(:ids AS int[])) ORDER BY id")
 _BY_IDS = text(f"""
     SELECT {_COLUMNS} FROM batches WHERE id = ANY(:ids) AND archived_at IS NULL ORDER BY id
 """)
@@ -109,7 +111,7 @@ class BatchRecord:
 
     def matches(self, pattern: str) -> bool:
         """Whether the batch's name or partition key matches a shell pattern, in any Unicode form."""
-        return fnmatchcase(normal(self.name), normal(pattern)) or fnmatchcase(self.key, pattern)
+        return matches_pattern(self.id, self.name, pattern)
 
     def require_rows(self) -> None:
         """Refuse an archived batch, whose rows are in its archive.
@@ -213,6 +215,11 @@ def find_batches(
     return list(batches.values()), unknown
 
 
+def matches_pattern(batch_id: int, name: str, pattern: str) -> bool:
+    """Whether a batch's name or partition key matches a shell pattern, in any Unicode form."""
+    return fnmatchcase(normal(name), normal(pattern)) or fnmatchcase(partition_key(batch_id), pattern)
+
+
 def is_pattern(word: str) -> bool:
     """Whether a word contains characters of a shell pattern."""
     return any(character in word for character in "*?[")
@@ -287,6 +294,11 @@ def batch_by_id(connection: Connection, batch_id: int) -> BatchRecord:
 def list_batches(connection: Connection) -> list[BatchRecord]:
     """All batches, oldest first."""
     return [_record(row) for row in connection.execute(_ALL)]
+
+
+def read_batches(connection: Connection, ids: Iterable[int]) -> list[BatchRecord]:
+    """The given batches that exist, archived ones included, oldest first."""
+    return [_record(row) for row in connection.execute(_THESE, {"ids": arrays.of_numbers(ids)})]
 
 
 def batches_in(connection: Connection, states: Sequence[Status]) -> list[BatchRecord]:

@@ -13,6 +13,14 @@ _CRITERIA = text("""
            CASE WHEN weight > 0 AND weight <= 1000000 THEN weight END AS weight
     FROM prompts WHERE id = ANY(CAST(:ids AS int[]))
 """)
+_SELECTED = text("""
+    SELECT DISTINCT prompt_id FROM batch_prompts WHERE batch_id = ANY(CAST(:batch_ids AS int[])) ORDER BY 1
+""")
+
+
+def selected_prompts(connection: Connection, batch_ids: Iterable[int]) -> list[int]:
+    """The prompts that the given batches select, each once."""
+    return list(connection.scalars(_SELECTED, {"batch_ids": arrays.of_numbers(batch_ids)}))
 
 
 def read_criteria(connection: Connection, prompt_ids: Iterable[int]) -> dict[int, Criterion]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
-from doceval_pipeline.domain.files import Fingerprint
+from doceval_pipeline.domain.files import Fingerprint, MeasuredDocument
 
 # Rows sent to the server in one statement.
 CHUNK = 5_000
@@ -144,7 +144,8 @@ _USABLE = text("""
     WHERE b.batch_id = :batch_id AND b.state IN ('ASSIGNED', 'STAGED')
 """)
 _STAGED_DOCUMENTS = text("""
-    SELECT DISTINCT sha256, file_size FROM batch_documents WHERE batch_id = :batch_id AND state = 'STAGED'
+    SELECT DISTINCT sha256, file_size AS size, coalesce(content_type, '') AS content_type
+    FROM batch_documents WHERE batch_id = :batch_id AND state = 'STAGED'
 """)
 # Of several files with the same document, the first in the order of paths.
 _STORED_NAMES = text("""
@@ -363,11 +364,10 @@ def usable_files(connection: Connection, batch_id: int) -> set[tuple[int, bytes]
     return {(row.folder_id, bytes(row.raw_path)) for row in rows}
 
 
-def staged_documents(connection: Connection, batch_id: int) -> dict[str, int]:
-    """The sizes in bytes of a batch's staged documents, by sha256."""
-    return {
-        row.sha256: row.file_size for row in connection.execute(_STAGED_DOCUMENTS, {"batch_id": batch_id})
-    }
+def staged_documents(connection: Connection, batch_id: int) -> dict[str, MeasuredDocument]:
+    """A batch's staged documents, by sha256."""
+    rows = connection.execute(_STAGED_DOCUMENTS, {"batch_id": batch_id})
+    return {row.sha256: MeasuredDocument(row.size, row.content_type) for row in rows}
 
 
 def stored_document_names(connection: Connection, batch_id: int) -> dict[int, str]:

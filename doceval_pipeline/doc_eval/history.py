@@ -43,6 +43,17 @@ _SELECT = text(f"""
     WHERE connection_id = ANY(:connection_ids) AND batch_id <> :except_batch AND {_IS_POSSIBLE}
     GROUP BY 1, 2
 """)
+# Connections of the simulated processor report made-up tokens.
+_SELECT_OTHERS = text(f"""
+    SELECT h.connection_id, h.measure, least(sum(h.cells), 1e18)::bigint AS cells, sum(h.sum_x) AS sum_x,
+           sum(h.sum_xx) AS sum_xx, sum(h.sum_y) AS sum_y, sum(h.sum_yy) AS sum_yy, sum(h.sum_xy) AS sum_xy,
+           max(h.max_y) AS max_y
+    FROM connection_history h
+    JOIN connections c ON c.id = h.connection_id
+    JOIN llm_providers p ON p.id = c.provider_id AND p.provider_type <> 'simulation'
+    WHERE h.measure IN ('{Measure.INPUT_TOKENS}', '{Measure.OUTPUT_TOKENS}') AND {_IS_POSSIBLE}
+    GROUP BY 1, 2
+""")
 _LONGEST_DURATIONS = text(f"""
     SELECT connection_id, max(max_y) AS seconds FROM connection_history
     WHERE connection_id = ANY(:connection_ids) AND measure = 'seconds' AND {_IS_POSSIBLE}
@@ -80,6 +91,12 @@ def load_experience(
 ) -> dict[tuple[int, Measure], Experience]:
     """What other completed batches used, by connection and measure."""
     rows = connection.execute(_SELECT, {"connection_ids": list(connection_ids), "except_batch": except_batch})
+    return {(row.connection_id, Measure(row.measure)): Experience.of(row) for row in rows}
+
+
+def load_token_experience(connection: Connection) -> dict[tuple[int, Measure], Experience]:
+    """The tokens that completed batches used, by connection and measure, of all real connections."""
+    rows = connection.execute(_SELECT_OTHERS)
     return {(row.connection_id, Measure(row.measure)): Experience.of(row) for row in rows}
 
 

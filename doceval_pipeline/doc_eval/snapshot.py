@@ -12,7 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, refuse_credentials
+from doceval_pipeline.domain.columns import Labels
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import EvaluationFileError, StagingError
 
@@ -54,6 +56,18 @@ _PROMPTS_NAMED = text(f"{_PROMPT} WHERE p.name = ANY(:names) ORDER BY p.id")
 _SEALED = text(
     "SELECT config_snapshot::text AS canonical, config_sha256 AS sha256 FROM batches WHERE id = :batch_id"
 )
+_SEALED_NAMES = text("""
+    SELECT b.id AS batch_id, named.kind, CAST(named.item ->> 'id' AS int) AS id, named.item ->> 'name' AS name
+    FROM batches b
+    CROSS JOIN LATERAL (
+        SELECT 'connections' AS kind, c.item, c.place
+        FROM json_array_elements(b.config_snapshot -> 'connections') WITH ORDINALITY AS c(item, place)
+        UNION ALL
+        SELECT 'prompts', p.item, p.place
+        FROM json_array_elements(b.config_snapshot -> 'prompts') WITH ORDINALITY AS p(item, place)) AS named
+    WHERE b.id = ANY(CAST(:batch_ids AS int[])) AND b.config_snapshot IS NOT NULL
+    ORDER BY b.id, named.kind, named.place
+""")
 _SEAL = text("""
     UPDATE batches SET config_snapshot = CAST(:canonical AS json), config_sha256 = :sha256
     WHERE id = :batch_id AND config_snapshot IS NULL
@@ -151,6 +165,16 @@ def read_snapshot(connection: Connection, batch_id: int) -> Snapshot | None:
     """The sealed configuration of a batch; None before its staging began."""
     row = connection.execute(_SEALED, {"batch_id": batch_id}).one()
     return None if row.canonical is None else Snapshot(row.canonical, row.sha256)
+
+
+def sealed_names(connection: Connection, batch_ids: Sequence[int]) -> dict[int, Labels]:
+    """The names of connections and prompts in sealed configurations, in their order, by batch."""
+    names: dict[int, dict[str, dict[int, str]]] = {
+        batch_id: {"connections": {}, "prompts": {}} for batch_id in batch_ids
+    }
+    for row in connection.execute(_SEALED_NAMES, {"batch_ids": arrays.of_numbers(batch_ids)}):
+        names[row.batch_id][row.kind][row.id] = row.name
+    return {batch_id: Labels(**kinds) for batch_id, kinds in names.items()}
 
 
 def canonical_json(value: Any) -> str:

@@ -93,6 +93,11 @@ def hash_document(folder: str | Path, path: bytes, max_bytes: int) -> tuple[str,
     return read.sha256, read.size
 
 
+def fingerprint_document(folder: str | Path, path: bytes, max_bytes: int) -> Fingerprint:
+    """What a document is known by, without its content; raises as `read_document`."""
+    return _read(folder, path, max_bytes, identify=True).fingerprint
+
+
 def encoded_chunks(folder: str | Path, path: bytes, expected: ReadDocument) -> Iterator[bytes]:
     """The canonical base64 of a document in pieces of 1 MiB; a large document is read again.
 

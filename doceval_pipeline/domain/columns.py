@@ -9,7 +9,7 @@ Column = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The current names of connections and prompts, by id."""
+    """Names of connections and prompts, by id."""
 
     connections: Mapping[int, str]
     prompts: Mapping[int, str]

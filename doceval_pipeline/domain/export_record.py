@@ -11,7 +11,8 @@ class ExportRecord(NamedTuple):
     """One result. The fields are the columns of an export, in its order; docs/exports.md explains each.
 
     A tuple, because there may be millions. `knowledge` does not know the names of the batch, the connection
-    and the prompt, nor the folder: `batches` adds them. Times are UTC-aware; texts may have any length.
+    and the prompt, nor the folder, the threshold and the price: `batches` adds them. Times are UTC-aware;
+    texts may have any length.
     """
 
     partition_key: str
@@ -53,6 +54,10 @@ class ExportRecord(NamedTuple):
     withdrawn_at: datetime | None
     reused_from_batch: int | None
     reused_from: int | None
+    threshold: float | None
+    below_threshold: bool | None
+    cost: float | None
+    currency: str | None
 
 
 COLUMNS = ExportRecord._fields

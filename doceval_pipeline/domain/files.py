@@ -18,6 +18,14 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredDocument:
+    """The size of a document in bytes, and its content type."""
+
+    size: int
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileName:
     """The folder in which a file was found, and its path below that folder."""
 

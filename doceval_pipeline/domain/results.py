@@ -3,10 +3,15 @@
 Scores run from 0 to 100 and belong to succeeded evaluations only. Texts are kept as the processor wrote them.
 """
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from doceval_pipeline.domain.evaluations import CellCounts
+
+# The known processor cuts the base64 of larger documents, in bytes, and their evaluations fail.
+KNOWN_PROCESSOR_LIMIT_BYTES = 1_048_575
+_BASE64_ERROR = re.compile(r"base.?64|incorrect padding|multiple of 4", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ class FailureGroup:
 
     `message` is the most frequent one of `variants`, None if there is none. It may be cut;
     `message_characters` is its whole length. `documents` is the number of documents and `document_ids` holds
-    the first of them; `too_large` of them exceed the size limit of the known processor.
+    the first of them; `too_large` of them exceed the size limit of the known processor. `connection_ids` and
+    `prompt_ids` are those of the evaluations.
     """
 
     message: str | None
@@ -71,6 +77,28 @@ class FailureGroup:
     document_ids: tuple[int, ...]
     too_large: int
     variants: int = 1
+    connection_ids: tuple[int, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+
+    @property
+    def is_cut_base64(self) -> bool:
+        """Whether the size limit of the known processor explains these failures."""
+        return bool(self.too_large and self.message and _BASE64_ERROR.search(self.message))
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """The failed evaluations of a batch in groups of messages, the most frequent first.
+
+    `kinds` is the number of all groups, of which `groups` holds the first. `ungrouped` of the `cells` failed
+    evaluations are in none, because a batch with very many different messages is grouped in part.
+    """
+
+    groups: tuple[FailureGroup, ...] = ()
+    kinds: int = 0
+    cells: int = 0
+    simulated: int = 0
+    ungrouped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +149,3 @@ class ReportCell(NamedTuple):
     has_details: bool
     reused_batch_id: int | None = None
     details: CellDetails | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CompletedResults:
-    """The current results of a batch: their digest, counts, and the mean of the `scored` ones.
-
-    `reused` results come from other batches; they also count in their outcome.
-    """
-
-    batch_id: int
-    digest: str
-    succeeded: int
-    failed: int
-    simulated: int
-    reused: int
-    scored: int
-    mean_score: float | None

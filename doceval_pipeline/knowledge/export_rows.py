@@ -26,6 +26,10 @@ _WITHOUT_NAMES: dict[str, Any] = {
     "provider": None,
     "model": None,
     "prompt": None,
+    "threshold": None,
+    "below_threshold": None,
+    "cost": None,
+    "currency": None,
 }
 _TIMES = ("queued_at", "started_at", "completed_at", "withdrawn_at")
 

@@ -33,6 +33,11 @@ _COUNTS = text("""
         FROM pending) AS counts
     GROUP BY batch_id ORDER BY max(version)
 """)
+_WITH_FAILURES = text("""
+    SELECT batch_id FROM (SELECT batch_id, failed FROM response_counts
+                          UNION ALL SELECT batch_id, failed FROM response_deltas) AS counts
+    GROUP BY batch_id HAVING sum(failed) > 0
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +76,8 @@ def read_counts(connection: Connection, batch_ids: Sequence[int], seen: int) -> 
         )
         for row in connection.execute(_COUNTS, {"batch_ids": list(batch_ids), "seen": seen})
     ]
+
+
+def batches_with_failures(connection: Connection) -> list[int]:
+    """All batches that have a failed evaluation."""
+    return list(connection.scalars(_WITH_FAILURES))

@@ -1,26 +1,29 @@
-"""Reads the results of a batch for its report: sums, failures, changes, and the results of single documents.
+"""Reads the results of a batch for its report: sums, changes, and the results of single documents.
 
 PostgreSQL aggregates all rows; single rows are read only if a page shows them. Everything
 reads `current_llm_responses`, the latest attempt of each evaluation.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.completed_results import CompletedColumn, CompletedResults
 from doceval_pipeline.domain.evaluations import CellCounts, Outcome
 from doceval_pipeline.domain.results import (
     CellDetails,
-    CompletedResults,
-    FailureGroup,
     ReportCell,
     ResultChange,
     ResultSums,
     ScoreSummary,
     Total,
 )
+from doceval_pipeline.domain.usage import TokenUsage
 from doceval_pipeline.knowledge.digests import RESULT_DIGEST
 from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql, outcome_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
@@ -36,7 +39,7 @@ TITLE_CHARACTERS = 300
 
 _FAILED = has_outcome_sql(Outcome.FAILED)
 _SUCCEEDED = has_outcome_sql(Outcome.SUCCEEDED)
-_MESSAGE = r"nullif(btrim(error_message, E' \t\n\r\f\v'), '')"
+_ASKED = f"({has_outcome_sql(Outcome.SUCCEEDED, Outcome.FAILED)} AND reused_from IS NULL)"
 
 # Scores are compared with edges: a division fails on the smallest scores.
 _EDGES = f"{{{', '.join(str(100 * bin / HISTOGRAM_BINS) for bin in range(1, HISTOGRAM_BINS))}}}"
@@ -78,46 +81,6 @@ _SUMS = text(f"""
            coalesce(sum(simulated), 0)::bigint AS simulated, coalesce(sum(again), 0)::bigint AS reprocessed
     FROM ({_PARTS}) AS parts
     GROUP BY GROUPING SETS ((), (connection_id, prompt_id))
-""")
-# The varying parts of messages of the same failure: words with a digit (numbers, times, UUIDs, request ids)
-# with their units, and names in quotes. Names in JSON and HTTP status codes say what failed, and stay. It
-# works in PostgreSQL and Python alike, so no class of characters depends on a locale.
-VARYING = (
-    r"((?:HTTP(?:/[0-9.]+)?|http|[Ss]tatus|STATUS|[Cc]ode|CODE|[Ee]rror|ERROR)"
-    r"[ :=(]{1,3}[45][0-9][0-9](?![0-9A-Za-z]))"
-    r"|[0-9A-Za-z_-]*[0-9][0-9A-Za-z_.,:/+-]*"
-    r"(?: (?:ms|s|min|h|milliseconds?|seconds?|minutes?|hours?|days?)(?![0-9A-Za-z]))?"
-    + "".join(
-        rf"|(?<![]0-9A-Za-z{{:,[])(?<![]{{:,[] ){quote}[^]{{}}:,\n{quote}[]+{quote}(?![]0-9A-Za-z}}:])"
-        for quote in ("'", '"', "`")
-    )
-)
-_FAILURES = text(rf"""
-    WITH failed AS MATERIALIZED (
-        SELECT coalesce({_MESSAGE}, '') AS message, r.document_id, {SIMULATED_SQL} AS simulated,
-               d.file_size > :large AS large
-        FROM current_llm_responses AS r
-        JOIN docs AS d ON d.id = r.document_id
-        WHERE batch_id = :batch_id AND {_FAILED}),
-    messages AS (
-        SELECT message, cells,
-               regexp_replace(left(message, {MESSAGE_CHARACTERS}), CAST(:varying AS text), '\1#', 'g')
-                   AS alike
-        FROM (SELECT message, count(*) AS cells FROM failed GROUP BY 1) AS counted),
-    ranked AS (
-        SELECT message, alike,
-               row_number() OVER (PARTITION BY alike ORDER BY cells DESC, message COLLATE "C") AS place
-        FROM messages),
-    groups AS (
-        SELECT nullif(min(message) FILTER (WHERE place = 1), '') AS message, max(place) AS variants,
-               count(*) AS cells, count(*) FILTER (WHERE simulated) AS simulated,
-               array_agg(DISTINCT document_id) AS documents,
-               count(DISTINCT document_id) FILTER (WHERE large) AS too_large
-        FROM failed JOIN ranked USING (message) GROUP BY alike)
-    SELECT left(message, {MESSAGE_CHARACTERS}) AS message, coalesce(length(message), 0) AS message_characters,
-           cells, simulated, cardinality(documents) AS documents,
-           documents[1:CAST(:names AS int)] AS document_ids, too_large, variants, count(*) OVER () AS kinds
-    FROM groups ORDER BY cells DESC, groups.message COLLATE "C" NULLS FIRST LIMIT :groups
 """)
 _CHANGES = text(f"""
     SELECT now.document_id, now.connection_id, now.prompt_id, now.attempt,
@@ -169,6 +132,22 @@ _COMPLETED = text(f"""
            (avg(overall_score::numeric) FILTER (WHERE {_SUCCEEDED}))::float8 AS mean_score
     FROM current_llm_responses WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
 """)
+# One row per column and kind of usage; `asked` evaluations are finished, and not reused.
+_COMPLETED_COLUMNS = text(f"""
+    SELECT batch_id, connection_id, prompt_id, {_ASKED} AS asked, input_tokens IS NOT NULL AS has_input,
+           output_tokens IS NOT NULL AS has_output, count(*) AS cells,
+           count(*) FILTER (WHERE {_SUCCEEDED}) AS succeeded, count(*) FILTER (WHERE {_FAILED}) AS failed,
+           count(*) FILTER (WHERE {SIMULATED_SQL}) AS simulated, count(reused_from) AS reused,
+           count(overall_score) FILTER (WHERE {_SUCCEEDED}) AS scored,
+           coalesce(sum(overall_score::numeric) FILTER (WHERE {_SUCCEEDED}), 0) AS scores,
+           count(*) FILTER (WHERE {_SUCCEEDED} AND overall_score < threshold) AS below,
+           coalesce(sum(input_tokens), 0) AS input_tokens, coalesce(sum(output_tokens), 0) AS output_tokens
+    FROM current_llm_responses
+    LEFT JOIN jsonb_to_recordset(CAST(:thresholds AS jsonb)) AS t(prompt_id int, threshold float8)
+        USING (prompt_id)
+    WHERE batch_id = ANY(CAST(:batch_ids AS int[]))
+    GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+""")
 
 
 def sum_results(
@@ -190,35 +169,6 @@ def sum_results(
             column = row.connection_id, row.prompt_id
             columns[column] = _result_sums(row, medians[column])
     return total or ResultSums(CellCounts()), columns
-
-
-def group_failures(
-    connection: Connection, batch_id: int, *, groups: int, names: int, large: int
-) -> tuple[list[FailureGroup], int]:
-    """The most frequent kinds of failures by message, and the number of all kinds.
-
-    Parameters
-    ----------
-    groups, names
-        The highest number of kinds, and of documents of each kind.
-    large
-        Documents over this size, in bytes, count in `too_large`.
-    """
-    parameters = {"batch_id": batch_id, "groups": groups, "names": names, "large": large, "varying": VARYING}
-    rows = connection.execute(_FAILURES, parameters).all()
-    return [
-        FailureGroup(
-            message=row.message,
-            message_characters=row.message_characters,
-            cells=row.cells,
-            simulated=row.simulated,
-            documents=row.documents,
-            document_ids=tuple(row.document_ids),
-            too_large=row.too_large,
-            variants=row.variants,
-        )
-        for row in rows
-    ], rows[0].kinds if rows else 0
 
 
 def read_changes(connection: Connection, batch_id: int, limit: int) -> list[ResultChange]:
@@ -288,6 +238,50 @@ def completed_results(connection: Connection, batch_ids: Sequence[int]) -> list[
     """Digest, counts and mean score of the given batches; batches without results are left out."""
     rows = connection.execute(_COMPLETED, {"batch_ids": list(batch_ids)})
     return [CompletedResults(**row._mapping) for row in rows]
+
+
+def completed_columns(
+    connection: Connection, batch_ids: Sequence[int], thresholds: Mapping[int, float]
+) -> list[CompletedColumn]:
+    """The results of the given batches by column; `thresholds` are those of prompts, by their id."""
+    listed = [{"prompt_id": id_, "threshold": threshold} for id_, threshold in thresholds.items()]
+    parameters = {"batch_ids": arrays.of_numbers(batch_ids), "thresholds": json.dumps(listed)}
+    rows = connection.execute(_COMPLETED_COLUMNS, parameters)
+    return [
+        _completed_column(key, [*parts], thresholds)
+        for key, parts in groupby(rows, key=lambda row: (row.batch_id, row.connection_id, row.prompt_id))
+    ]
+
+
+def _completed_column(
+    key: tuple[int, int, int], parts: Sequence[Row[Any]], thresholds: Mapping[int, float]
+) -> CompletedColumn:
+    batch_id, connection_id, prompt_id = key
+    scored = sum(part.scored for part in parts)
+    return CompletedColumn(
+        batch_id=batch_id,
+        column=(connection_id, prompt_id),
+        succeeded=sum(part.succeeded for part in parts),
+        failed=sum(part.failed for part in parts),
+        simulated=sum(part.simulated for part in parts),
+        reused=sum(part.reused for part in parts),
+        scored=scored,
+        mean_score=float(sum(part.scores for part in parts)) / scored if scored else None,
+        below_threshold=sum(part.below for part in parts) if prompt_id in thresholds else None,
+        usage=tuple(_token_usage(part) for part in parts if part.asked),
+    )
+
+
+def _token_usage(row: Row[Any]) -> TokenUsage:
+    return TokenUsage(
+        connection_id=row.connection_id,
+        prompt_id=row.prompt_id,
+        has_input=row.has_input,
+        has_output=row.has_output,
+        cells=row.cells,
+        input_tokens=int(row.input_tokens),
+        output_tokens=int(row.output_tokens),
+    )
 
 
 def _result_sums(row: Row[Any], median: float | None) -> ResultSums:

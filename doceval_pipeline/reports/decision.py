@@ -21,7 +21,7 @@ NAMES_SHOWN = 5
 # Prices of single documents are too small to read.
 PER = 1_000
 # Larger ratios come from prices that somebody made up.
-FURTHEST_RATIO = 1_000_000
+FURTHEST_RATIO = 1_000_000_000
 OVERALL = "all prompts together, by their weights"
 GENEROUS = (
     "A higher score is not a better judge: without reference scores, a model that scores higher may only be "

@@ -91,6 +91,21 @@ def money(value: float) -> str:
     return f"{Decimal(f'{value:.2g}'):f}" if 0 < value < 0.1 else f"{value:,.2f}"
 
 
+def rough_amount(value: float) -> str:
+    """A count with two significant digits and thousands separators: 4,200."""
+    return f"{_two_digits(value):,.0f}"
+
+
+def rough_money(value: float) -> str:
+    """An amount of money with two significant digits."""
+    return money(_two_digits(value))
+
+
+def _two_digits(value: float) -> float:
+    """A finite value that is not negative, rounded to two significant digits."""
+    return float(f"{value:.2g}")
+
+
 def percent(part: int, whole: int) -> str:
     """A share in whole percent; only exact shares give 0 % or 100 %."""
     rounded = round(part * 100 / whole)

@@ -18,7 +18,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from doceval_pipeline.domain.results import FailureGroup
 from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.reports import cli_hints, svg
 from doceval_pipeline.reports.boards import (
@@ -71,22 +70,20 @@ FAILURES_SHOWN = 3
 GROUPS_SHOWN = 50
 NAMES_SHOWN = 50
 CHANGES_SHOWN = 500
-# The known processor cuts the base64 of larger documents, in bytes, and their evaluations fail.
-KNOWN_PROCESSOR_LIMIT_BYTES = 1_048_575
 # What a reader looks for in the sentence of a decision, and its evidence. A name that says the same only
 # looks different.
 _FIGURES = re.compile(
-    r"(\b[\d,.]+ points? (?:higher|lower)\b|\babout (?:[\d,.]+ times as much|[\d,.]+ % (?:more|less)"
-    r"|(?:half|a \w+|1/[\d,.]+) as much|the same)|\bsaves [\d,.]+ \w+ per 1,000 documents"
-    r"|\bdo not separate\b|\bwhich may be chance\b|\btoo few to tell\b|\bshown to be no worse\b"
-    r"|\(95 % interval [^()]{1,60}\))"
+    r"(\b[\d,.]+ points? (?:higher|lower)\b"
+    r"|\b(?:about|more than|less than) (?:[\d,.]+ times as much|[\d,.]+ % (?:more|less)"
+    r"|(?:half|a \w+|1/[\d,.]+) as much|the same)"
+    r"|\bsaves [\d,.]+ \w+ per 1,000 documents|\bdo not separate\b|\bwhich may be chance\b"
+    r"|\btoo few to tell\b|\bshown to be no worse\b|\(95 % interval [^()]{1,60}\))"
 )
 # Words that run from right to left, which must not reorder what is beside them.
 _RIGHT_TO_LEFT = re.compile(
     "([\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc](?:[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\\s\\d]*"
     "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc])?)"
 )
-_BASE64_ERROR = re.compile(r"base.?64|incorrect padding|multiple of 4", re.IGNORECASE)
 
 
 def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None = None) -> str:
@@ -261,7 +258,6 @@ def _environment(compiled: Path | None) -> Environment:
         "score_text": score_text,
         "signed": signed,
         "percent": percent,
-        "is_cut_base64": _is_cut_base64,
     }
     return environment
 
@@ -312,11 +308,6 @@ def _digest(text: str) -> str:
 
 def _pretty(config: Mapping[str, Any]) -> str:
     return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False, default=str)
-
-
-def _is_cut_base64(group: FailureGroup) -> bool:
-    """Whether the size limit of the known processor explains these failures."""
-    return bool(group.too_large and group.message and _BASE64_ERROR.search(group.message))
 
 
 def _cut(text: str, limit: int) -> tuple[str, int]:

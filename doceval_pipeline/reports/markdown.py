@@ -1,68 +1,79 @@
-"""Renders a report for Dagster's UI: a table, a small plot, and numbers with stable names.
+"""Renders a report for Dagster's UI: what it decides, tables, a small plot, and numbers with stable names.
 
 Dagster's markdown may load images from anywhere, so the only foreign texts in it are the names of connections
 and prompts, as plain text: no response and no file name.
 """
 
-import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from doceval_pipeline.domain.findings import Estimate
-from doceval_pipeline.domain.insights import Standing
+from doceval_pipeline.domain.insights import BelowThreshold, PromptLeaderboard, Standing
 from doceval_pipeline.domain.results import Total
-from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
-from doceval_pipeline.reports.labels import ELSEWHERE
-from doceval_pipeline.reports.model import NOTHING_ASKED, ColumnFigures, ReportFigures
-from doceval_pipeline.reports.sanitize import markdown_name
+from doceval_pipeline.domain.usage import Cost
+from doceval_pipeline.reports.decision import (
+    OVERALL,
+    PER,
+    much,
+)
+from doceval_pipeline.reports.formatting import (
+    amount,
+    counted,
+    duration,
+    money,
+    probability_text,
+    score_text,
+)
+from doceval_pipeline.reports.interval_plot import PlotLine, as_image, draw_intervals
+from doceval_pipeline.reports.labels import ELSEWHERE, ColumnLabels
+from doceval_pipeline.reports.model import NOTHING_ASKED, ReportFigures
+from doceval_pipeline.reports.sanitize import cut, markdown_name, visible_name
+from doceval_pipeline.reports.summary import summary_sentences
 
 COLUMNS_SHOWN = 20
+SENTENCES_SHOWN = 20
 ORIGINS_SHOWN = 5
+_SENTENCE_CHARACTERS = 2_000
+_NAME_CHARACTERS = 40
 _SUCCEEDED, _FAILED, _OPEN = "#2a78b5", "#d1602a", "#9aa3ad"
-_PLOT_WIDTH, _PLOT_HEIGHT = 300, 60
+_PLOT_WIDTH = 300
 _UNKNOWN = "–"
 
 
 def render_markdown(figures: ReportFigures) -> str:
-    """The verdict, the counts and the mean of each column, as markdown for Dagster's UI."""
+    """The verdict, what it decides, a table of models for each prompt and the counts, for Dagster's UI."""
     lines = [f"**{figures.verdict}**", ""]
     if figures.sums.simulated:
         lines += [f"**Simulated results: no LLM was called** for {_evaluations(figures.sums.simulated)}.", ""]
-    lines += ["| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in _summary(figures)]
-    boards = figures.insights.leaderboards
-    columns = {(c.column.connection_id, c.column.prompt_id): c for c in figures.columns}
-    rows = [
-        (standing, columns[standing.connection_id, board.prompt_id or 0], standing is board.standings[0])
-        for board in boards
-        for standing in board.standings
+    lines += [
+        f"- {markdown_name(sentence, _SENTENCE_CHARACTERS)}"
+        for sentence in summary_sentences(figures, SENTENCES_SHOWN)
     ]
-    if rows:
-        lines += [
-            "",
-            "| connection | prompt | mean score | interval | scored | failed | against the leader |",
-        ]
-        lines += ["|---|---|---:|---:|---:|---:|---|"]
-        lines += [
-            _standing_row(standing, column, leads=leads) for standing, column, leads in rows[:COLUMNS_SHOWN]
-        ]
-        lines += ["", "Intervals are 95 % intervals. Tied: the data do not separate the two."]
-    if len(rows) > COLUMNS_SHOWN:
-        lines += ["", f"{len(rows) - COLUMNS_SHOWN:,} more columns are in the report."]
+    lines += [line for table in _tables(figures) for line in table]
+    lines += ["", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in _summary(figures)]
     return "\n".join(lines) + "\n"
 
 
-def plot_markdown(figures: ReportFigures) -> str:
-    """The histogram of scores above the share of each outcome, as one image of under 1,000 characters.
+def decision_text(figures: ReportFigures) -> str:
+    """What the results decide, as plain text; empty without a score."""
+    return "\n".join(summary_sentences(figures, SENTENCES_SHOWN))
 
-    It contains numbers only, no foreign text.
+
+def plot_markdown(figures: ReportFigures) -> str:
+    """The mean and interval of each model by prompt, as one image of under 1,000 characters.
+
+    Without any score, the share of each outcome. Names are its only foreign text.
     """
-    top = _PLOT_HEIGHT if figures.sums.scores else 0
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_PLOT_WIDTH}" height="{top + 28}">'
-        f"{_histogram(figures)}{_outcome_bar(figures, top + 3)}{_caption(figures, top + 23)}</svg>"
-    )
     alt = "simulated scores and outcomes" if figures.sums.simulated else "scores and outcomes"
-    return f"![{alt}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+    lines = _plot_lines(figures)
+    if lines:
+        return draw_intervals(lines, _caption(figures), alt)
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_PLOT_WIDTH}" height="28">'
+        f'{_outcome_bar(figures, 3)}<text y="23" font-family="sans-serif" font-size="12" fill="#808890">'
+        f"{_caption(figures)}</text></svg>"
+    )
+    return as_image(svg, alt)
 
 
 def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
@@ -71,7 +82,8 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
     Values that no processor reported are absent, never 0. `processing_seconds` is the sum of the processor's
     seconds, `seconds_p50` and `seconds_p95` are those of an evaluation; `documents` are staged files with
     duplicates; `contents_reused` were stored before the batch; `cells_reused` have a result of another batch
-    and count in no token, second or cost; `cost_usd` is in US dollars, and so on.
+    and count in no token, second or cost; `cost_usd` is in US dollars, and so on. `mean_score` is over all
+    models and prompts; numbers of one model have the names of prompt and model in their own.
     """
     cells, scores, insights = figures.cells, figures.sums.scores, figures.insights
     numbers: dict[str, int | float] = {
@@ -107,22 +119,89 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
         "output_tokens": figures.sums.output_tokens,
         "processing_seconds": figures.sums.seconds,
     }
-    return numbers | {name: total.value for name, total in totals.items() if total is not None}
+    numbers |= {name: total.value for name, total in totals.items() if total is not None}
+    return numbers | _model_numbers(figures)
+
+
+def _model_numbers(figures: ReportFigures) -> dict[str, int | float]:
+    """Score and cost of the first models under each prompt, as configured, and documents below thresholds."""
+    labels = _labels(figures)
+    standings = {
+        (standing.connection_id, board.prompt_id): standing
+        for board in figures.insights.leaderboards
+        for standing in board.standings
+    }
+    numbers: dict[str, int | float] = {}
+    for column in (each.column for each in figures.columns[:COLUMNS_SHOWN]):
+        standing = standings.get((column.connection_id, column.prompt_id))
+        if standing is None:
+            continue
+        of = f"{_key_name(column.prompt)} · {_key_name(column.connection)}"
+        if f"mean_score · {of}" in numbers:
+            of += f" · {column.connection_id}.{column.prompt_id}"
+        if standing.scores is not None:
+            numbers[f"mean_score · {of}"] = standing.scores.mean
+        if (cost := standing.usage.cost) is not None:
+            numbers[f"cost_{cost.currency.lower()} · {of}"] = cost.amount
+    for below in figures.insights.below_thresholds[:COLUMNS_SHOWN]:
+        numbers.setdefault(f"documents_below · {_key_name(labels.prompt(below.prompt_id))}", below.documents)
+    return numbers
+
+
+def _key_name(name: str) -> str:
+    """A name as a part of a key."""
+    return cut(visible_name(name), _NAME_CHARACTERS).replace("·", "-") or "(no name)"
+
+
+def _labels(figures: ReportFigures) -> ColumnLabels:
+    return ColumnLabels([column.column for column in figures.columns])
+
+
+def _tables(figures: ReportFigures) -> Iterator[list[str]]:
+    """A table for each leaderboard, as long as not too many models are shown."""
+    insights, labels = figures.insights, _labels(figures)
+    below = {part.prompt_id: part for part in insights.below_thresholds}
+    boards = [*([insights.overall] if insights.overall else []), *insights.leaderboards]
+    shown = 0
+    for board in boards:
+        rows = board.standings[: COLUMNS_SHOWN - shown]
+        if rows:
+            part = None if board.prompt_id is None else below.get(board.prompt_id)
+            yield _table(board, rows, part, labels)
+        shown += len(rows)
+    everything = sum(len(board.standings) for board in boards)
+    if shown:
+        yield ["", "Intervals are 95 % intervals. Models are compared on the documents that both scored."]
+    if everything > shown:
+        yield ["", f"{everything - shown:,} more rows are in the report."]
+
+
+def _table(
+    board: PromptLeaderboard, rows: Sequence[Standing], below: BelowThreshold | None, labels: ColumnLabels
+) -> list[str]:
+    name = OVERALL if board.prompt_id is None else labels.prompt(board.prompt_id)
+    head = ["model", "mean score", "interval", "compared", "documents", "p", "cost"]
+    head += [f"cost per {PER:,} documents", "median time", "failed"]
+    if below is not None:
+        head.append(f"below {below.threshold:g}")
+    return [
+        "",
+        f"**{markdown_name(name)}**",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|---|---:|---:|---|---:|---:|---:|---:|---:|---:|{'---:|' if below is not None else ''}",
+        *(_standing_row(standing, board, below, labels) for standing in rows),
+    ]
 
 
 def _summary(figures: ReportFigures) -> list[tuple[str, str]]:
     cells, scores = figures.cells, figures.sums.scores
-    mean = "no scores"
-    if scores:
-        interval = _interval(figures.insights.scores)
-        between = "" if interval == _UNKNOWN else f" (95 % interval {interval})"
-        mean = f"{score_text(scores.mean)}{between}, over {scores.n:,} of {_evaluations(cells.total)}"
     rows = [
         (
             "evaluations",
             f"{cells.succeeded:,} succeeded, {cells.failed:,} failed, {cells.open:,} without a result",
         ),
-        ("mean score", mean),
+        ("scores", f"{scores.n if scores else 0:,} of {_evaluations(cells.total)}"),
         ("files", _files(figures)),
         ("files left out", f"{figures.files_skipped:,} skipped, {figures.files_rejected:,} rejected"),
         ("input tokens", _total(figures.sums.input_tokens, figures, amount)),
@@ -174,33 +253,67 @@ def _costs(figures: ReportFigures) -> str:
     if figures.is_all_reused:
         return f"0: {NOTHING_ASKED}"
     costs = [
-        f"{cost.amount:,.2f} {markdown_name(cost.currency)} for {_evaluations(cost.cells)}"
-        + (f", unknown for {cost.unpriced:,}" if cost.unpriced else "")
+        f"{_money(cost.amount, cost.currency)} for {_evaluations(cost.cells)}" + _unpriced(cost)
         for cost in figures.insights.costs
     ]
     return "; ".join(costs) or "unknown"
 
 
-def _standing_row(standing: Standing, figures: ColumnFigures, *, leads: bool) -> str:
-    scores, cells = standing.scores, figures.cells
-    values = (
-        markdown_name(figures.column.connection),
-        markdown_name(figures.column.prompt),
+def _standing_row(
+    standing: Standing, board: PromptLeaderboard, below: BelowThreshold | None, labels: ColumnLabels
+) -> str:
+    scores, difference, usage = standing.scores, standing.difference, standing.usage
+    cost, p = usage.cost, None if difference is None else difference.p
+    values = [
+        markdown_name(labels.connection(standing.connection_id)),
         score_text(scores.mean) if scores else _UNKNOWN,
         _interval(scores),
-        f"{scores.n if scores else 0:,} of {cells.total:,}",
-        f"{cells.failed:,}",
-        "leads" if leads and scores else _place(standing),
-    )
+        _compared(standing, board, labels),
+        _UNKNOWN if difference is None else f"{difference.n:,}",
+        _UNKNOWN if p is None else probability_text(p).removeprefix("= "),
+        "unknown" if cost is None else f"{_money(cost.amount, cost.currency)}{_unpriced(cost)}",
+        "unknown" if cost is None else _money(cost.per_document * PER, cost.currency),
+        _UNKNOWN if usage.seconds is None else duration(usage.seconds.p50),
+        f"{standing.failed:,}",
+    ]
+    if below is not None:
+        values.append(f"{dict(below.by_connection).get(standing.connection_id, 0):,}")
     return f"| {' | '.join(values)} |"
 
 
-def _place(standing: Standing) -> str:
-    behind = standing.difference
-    if behind is None:
-        return "no shared documents" if standing.scores else _UNKNOWN
-    apart = f"{behind.mean:+.1f} over {behind.n:,}"
-    return f"tied ({apart})" if standing.tied else apart
+def _unpriced(cost: Cost) -> str:
+    return f", unknown for {cost.unpriced:,}" if cost.unpriced else ""
+
+
+def _money(value: float, currency: str) -> str:
+    return f"{money(value)} {markdown_name(currency)}"
+
+
+def _compared(standing: Standing, board: PromptLeaderboard, labels: ColumnLabels) -> str:
+    """By how much a model scores higher or lower than another one."""
+    difference, against = standing.difference, standing.against
+    if difference is None or against is None:
+        return "no shared documents" if standing.scores and len(board.ranked) > 1 else _UNKNOWN
+    words = f"{much(difference)} {markdown_name(labels.connection(against))}"
+    tied = {other.connection_id for other in board.standings if other.tied}
+    return f"{words}, not separated" if standing.tied or against in tied else words
+
+
+def _plot_lines(figures: ReportFigures) -> list[PlotLine]:
+    """The models with a score; several models under several prompts have the prompts as headings."""
+    labels, boards = _labels(figures), figures.insights.leaderboards
+    ranked = [(board, board.ranked) for board in boards if board.ranked]
+    is_single = all(len(standings) == 1 for _, standings in ranked)
+    lines = []
+    for board, standings in ranked:
+        prompt = labels.prompt(board.prompt_id or 0)
+        if len(ranked) > 1 and not is_single:
+            lines.append(PlotLine(prompt))
+        for standing in standings:
+            connection = labels.connection(standing.connection_id)
+            is_prompt = is_single and len(ranked) > 1
+            lines.append(PlotLine(prompt if is_prompt else connection, standing.scores))
+    return lines
 
 
 def _interval(scores: Estimate | None) -> str:
@@ -209,19 +322,8 @@ def _interval(scores: Estimate | None) -> str:
     return f"{score_text(scores.low)} to {score_text(scores.high)}"
 
 
-def _histogram(figures: ReportFigures) -> str:
-    """Ten bars from 0 to 100, as one path."""
-    if figures.sums.scores is None:
-        return ""
-    bins = figures.sums.scores.histogram
-    step = _PLOT_WIDTH // len(bins)
-    heights = [-(-count * (_PLOT_HEIGHT - 2) // max(bins)) for count in bins]
-    bars = (f"M{n * step} {_PLOT_HEIGHT}v-{h}h{step - 2}v{h}" for n, h in enumerate(heights) if h)
-    return f'<path fill="{_SUCCEEDED}" d="{"".join(bars)}"/>'
-
-
 def _outcome_bar(figures: ReportFigures, top: int) -> str:
-    """The share of succeeded, failed and open cells below the histogram."""
+    """The share of succeeded, failed and open cells in one bar."""
     cells, parts, left = figures.cells, [], 0
     for count, colour in ((cells.succeeded, _SUCCEEDED), (cells.failed, _FAILED), (cells.open, _OPEN)):
         # Every nonzero share is visible.
@@ -232,9 +334,8 @@ def _outcome_bar(figures: ReportFigures, top: int) -> str:
     return "".join(parts)
 
 
-def _caption(figures: ReportFigures, baseline: int) -> str:
+def _caption(figures: ReportFigures) -> str:
     cells = figures.cells
     partly = "PARTLY " if figures.sums.simulated < cells.rows else ""
     simulated = f"{partly}SIMULATED: " if figures.sums.simulated else ""
-    caption = f"{simulated}{cells.succeeded:,} ok, {cells.failed:,} failed, {cells.open:,} open"
-    return f'<text y="{baseline}" font-family="sans-serif" font-size="12" fill="#808890">{caption}</text>'
+    return f"{simulated}{cells.succeeded:,} ok, {cells.failed:,} failed, {cells.open:,} open"

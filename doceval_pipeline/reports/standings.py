@@ -239,7 +239,9 @@ def _margin_tests(boards: Sequence[_Board], given: RankingInput) -> dict[tuple[i
                 first, second, clusters = _pairs(entry, leader, given)
                 if first.size:
                     tested[place, rank] = margin_test(first, second, given.margin, clusters=clusters)
-    return dict(zip(tested, conclude(list(tested.values())), strict=True))
+    # Any model could have become its leader.
+    models = sum(board.ranked for board in boards)
+    return dict(zip(tested, conclude(list(tested.values()), models=models), strict=True))
 
 
 def is_cheaper(usage: ColumnUsage, other: ColumnUsage) -> bool:

@@ -1,5 +1,6 @@
 """Sums over clusters: documents that are copies or versions of each other, or evaluations of one document."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 
 # Smaller differences are rounding errors: 0.3 - 0.1 and 0.2 are equal and take the same rank.
 DECIMALS = 9
+# The correlation in a cluster that the correction for few clusters assumes. Of 20 clusters of very unequal
+# sizes, 94 to 95 % of intervals hold if it is 0, and 97 to 98 % if it is 0.5, whatever the true correlation.
+_ASSUMED_CORRELATION = 0.1
 
 Values = NDArray[np.float64]
 
@@ -63,3 +67,47 @@ def cluster_sums(values: Values, clusters: ArrayLike | None = None) -> ClusterSu
 def _sorted(sums: Values, sizes: Values) -> ClusterSums:
     order = np.lexsort((sizes, sums))
     return ClusterSums(sums[order], sizes[order])
+
+
+def spread_of(sample: ClusterSums, mean: float) -> tuple[float, float]:
+    """The standard deviation of clusters and its degrees of freedom.
+
+    Returns
+    -------
+    tuple[float, float]
+        The standard error of the mean times the root of the number of clusters, 0 for a single cluster or if
+        all have the same mean; and the freedom of Student's t. Both are the usual ones if no cluster is
+        larger than one.
+
+    Notes
+    -----
+    The mean is a ratio of two sums over clusters. Its variance is Σ a e² / n², where e is the sum of a
+    cluster's deviations from the mean and a makes it unbiased under an assumed correlation; the freedom is
+    Satterthwaite's (Bell and McCaffrey, Bias reduction in standard errors for linear regression with
+    multi-stage samples, 2002). With clusters of equal size a is G / (G - 1) and the freedom G - 1.
+    """
+    clusters = sample.sums.size
+    if clusters < 2:
+        return 0.0, 0.0
+    if sample.singletons:
+        alike = sample.sums[0] == sample.sums[-1]
+        return 0.0 if alike else float(np.std(sample.sums, ddof=1)), clusters - 1.0
+    deviations = np.round(sample.sums - mean * sample.sizes, DECIMALS)
+    factors, freedom = _correction(sample.sizes)
+    return math.sqrt(clusters * float(factors @ deviations**2)) / sample.n, freedom
+
+
+def _correction(sizes: Values) -> tuple[Values, float]:
+    """The factor of each cluster's squared deviation, and the degrees of freedom of their sum."""
+    shares = sizes / sizes.sum()
+    variances = sizes + _ASSUMED_CORRELATION * sizes * (sizes - 1)  # of a cluster's sum
+    total = float(variances.sum())
+    # The covariance of deviations i and j is -(shares_i variances_j + variances_i shares_j - total shares_i
+    # shares_j), and variances_i more where i = j. The squares of all are added up without a matrix.
+    shared = 2 * shares * variances - total * shares**2
+    own = variances - shared
+    factors = variances / own
+    one, two, both = (float(factors @ x) for x in (shares**2, variances**2, shares * variances))
+    squares = 2 * one * two + (total * one) ** 2 + 2 * both**2 - 4 * total * one * both
+    squares += float(factors**2 @ (own**2 - shared**2))
+    return factors, total**2 / squares

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from doceval_pipeline.domain.findings import CONFIDENCE, Difference, Estimate
-from doceval_pipeline.statistics.clusters import DECIMALS, ClusterSums, Values, cluster_sums
+from doceval_pipeline.statistics.clusters import ClusterSums, Values, cluster_sums, spread_of
 
 POWER = 0.8
 _TAIL = (1 - CONFIDENCE) / 2
@@ -54,22 +54,22 @@ def clustered_estimate(values: ArrayLike, clusters: ArrayLike) -> Estimate | Non
 
     Notes
     -----
-    The mean is a ratio of two sums over clusters, of scores and of their number; its variance is
-    G / (G - 1) Σ e² / n², where e is the sum of a cluster's deviations from the mean and G the number of
-    clusters; the quantile is of Student's t with G - 1 degrees of freedom (Cochran, Sampling
-    Techniques, chapter 9A). With one score per cluster this is the usual interval of a mean.
+    `spread_of` describes the variance of such a mean. With one score per cluster this is the usual interval.
     """
     scores = np.asarray(values, dtype=np.float64)
     if not scores.size:
         return None
     mean = math.fsum(scores) / scores.size
-    _, places = np.unique(np.asarray(clusters), return_inverse=True)
-    deviations = np.sort(np.round(np.bincount(places.ravel(), weights=scores - mean), DECIMALS))
-    return estimate_of_sums(scores.size, mean, deviations.size, float(deviations @ deviations))
+    sample = cluster_sums(scores, clusters)
+    spread, freedom = spread_of(sample, mean)
+    if not spread:
+        return Estimate(scores.size, mean, None, None)
+    half = _quantile(1 - _TAIL, freedom) * spread / math.sqrt(sample.sums.size)
+    return Estimate(scores.size, mean, max(0.0, mean - half), min(_EXTREME, mean + half))
 
 
 def estimate_of_sums(n: int, mean: float, clusters: int, spread: float) -> Estimate:
-    """A `clustered_estimate` from sums.
+    """A `clustered_estimate` from sums, for many clusters or ones of similar sizes.
 
     Parameters
     ----------
@@ -79,6 +79,12 @@ def estimate_of_sums(n: int, mean: float, clusters: int, spread: float) -> Estim
         The number of clusters with a score.
     spread
         Σ e², where e is the sum of a cluster's deviations from the mean.
+
+    Notes
+    -----
+    The variance of the mean is G / (G - 1) Σ e² / n², with G clusters and Student's t with G - 1 degrees of
+    freedom (Cochran, Sampling Techniques, chapter 9A). With few clusters of very unequal sizes, the interval
+    is shorter than that of `clustered_estimate`.
     """
     if clusters < 2 or not spread:
         return Estimate(n, mean, None, None)
@@ -161,15 +167,7 @@ def detectable_difference(documents: int, spread: float) -> float | None:
     float | None
         None if so few documents show no possible difference of scores.
     """
-    from scipy.special import nctdtrinc
-
-    freedom = documents - 1
-    if freedom < 1:
-        return None
-    shift = float(nctdtrinc(freedom, 1 - POWER, _quantile(1 - _TAIL, freedom)))
-    smallest = shift * spread / math.sqrt(documents)
-    # No difference of scores is larger: so few pairs cannot show any.
-    return smallest if smallest <= _EXTREME else None
+    return _detectable(documents, spread, documents - 1)
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
@@ -209,20 +207,12 @@ def _difference(sample: ClusterSums, *, resample: bool) -> Difference | None:
     if sample.sums.size == 1:
         return Difference(n, mean, None, None, None, None)
     p = _signed_rank_p(sample.sums)
-    spread = _spread(sample, mean)
+    spread, freedom = spread_of(sample, mean)
     if not spread:
         return Difference(n, mean, None, None, p, None)
-    low, high = _interval(sample, mean, spread, resample=resample)
-    return Difference(n, mean, low, high, p, detectable_difference(sample.sums.size, spread))
-
-
-def _spread(sample: ClusterSums, mean: float) -> float:
-    """The standard deviation of clusters: that of the mean, times the root of their number."""
-    if sample.singletons:
-        return 0.0 if sample.sums[0] == sample.sums[-1] else float(np.std(sample.sums, ddof=1))
-    clusters = sample.sums.size
-    deviations = np.round(sample.sums - mean * sample.sizes, DECIMALS)
-    return clusters / sample.n * math.sqrt(float(deviations @ deviations) / (clusters - 1))
+    half = _quantile(1 - _TAIL, freedom) * spread / math.sqrt(sample.sums.size)
+    low, high = _interval(sample, mean, half, resample=resample)
+    return Difference(n, mean, low, high, p, _detectable(sample.sums.size, spread, freedom))
 
 
 def turned(original: Difference) -> Difference:
@@ -232,16 +222,14 @@ def turned(original: Difference) -> Difference:
     return replace(original, mean=0.0 - original.mean, low=low, high=high)
 
 
-def _interval(sample: ClusterSums, mean: float, spread: float, *, resample: bool) -> tuple[float, float]:
+def _interval(sample: ClusterSums, mean: float, half: float, *, resample: bool) -> tuple[float, float]:
     """The interval of the mean of unequal differences: the wider end of Student's and Efron's on each side.
 
     Student's is too short on the side of a long tail, and the bootstrap on both sides for few pairs; the
     wider end of the two holds in both cases, at little cost.
     """
-    clusters = sample.sums.size
-    half = _quantile(1 - _TAIL, clusters - 1) * spread / math.sqrt(clusters)
     low, high = max(-_EXTREME, mean - half), min(_EXTREME, mean + half)
-    if resample and BOOTSTRAP_FROM <= clusters <= BOOTSTRAP_TO:
+    if resample and BOOTSTRAP_FROM <= sample.sums.size <= BOOTSTRAP_TO:
         resampled = _bootstrap(sample)
         # fmin and fmax ignore NaN, which the bootstrap returns where hardly any pair differs.
         return float(np.fmin(low, resampled[0])), float(np.fmax(high, resampled[1]))
@@ -306,7 +294,19 @@ def _exact_p(ranks: Values, positive: NDArray[np.bool_], zeros: int) -> float:
     return min(1.0, float(ways[unequal >= observed].sum() / 2.0**ranks.size))
 
 
-def _quantile(share: float, freedom: int) -> float:
+def _detectable(clusters: int, spread: float, freedom: float) -> float | None:
+    """The smallest difference that a t test of so many clusters of this spread finds with `POWER`."""
+    from scipy.special import nctdtrinc
+
+    if freedom < 1:
+        return None
+    shift = float(nctdtrinc(freedom, 1 - POWER, _quantile(1 - _TAIL, freedom)))
+    smallest = shift * spread / math.sqrt(clusters)
+    # No difference of scores is larger: so few cannot show any.
+    return smallest if smallest <= _EXTREME else None
+
+
+def _quantile(share: float, freedom: float) -> float:
     """A quantile of Student's t distribution."""
     # Loading scipy takes a fifth of a second; most commands do not need it.
     from scipy.special import stdtrit

@@ -37,6 +37,7 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "env",
         "demo",
         "apply",
+        "try",
         "stage",
         "status",
         "documents",
@@ -55,6 +56,8 @@ def test_the_commands_are_exactly_what_is_promised() -> None:
         "restore",
         "open",
         "recurring",
+        "list",
+        "failures",
     }
 
 
@@ -204,7 +207,8 @@ def test_a_plan_tells_what_would_be_done_and_what_it_would_take(tmp_path: Path, 
     assert shown.returncode == 0, shown.stderr
     assert "3 to store" in shown.stdout
     assert "12 (12 new bytes)" in shown.stdout
-    assert "unknown in; unknown out" in shown.stdout
+    assert "none finished yet: rough figures from the sizes of documents" in shown.stdout
+    assert "with 3 documents only differences between models above about 51 points" in shown.stderr
     assert read_json("status", "q4")[0]["status"] == "SAVED"
     doceval("stage", "q4")
     doceval("simulate-processor", "--until-empty", "--latency", "0")

@@ -83,6 +83,18 @@ def test_status_imports_neither_dagster_nor_what_pages_need(batch_of: Callable[.
     assert loaded & NEVER_AT_STATUS == set()
 
 
+@pytest.mark.parametrize("command", ["list", "failures"])
+def test_lists_of_batches_and_failures_import_as_little_as_status(
+    batch_of: Callable[..., Sample], command: str
+) -> None:
+    sample = batch_of(documents=1)
+    sample.stage()
+    sample.knowledge("UPDATE llm_responses SET status = 'F'")
+    loaded = loaded_packages(*((command,) if command == "list" else (command, sample.name)))
+    # A seal is checked with pydantic, and failures have the names of the seal.
+    assert loaded & (NEVER_AT_STATUS - {"pydantic"}) == set()
+
+
 def test_the_table_has_each_command_once_with_a_short_summary() -> None:
     assert Counter(entry.name for entry in ENTRIES) == Counter(list(cli.commands))
     assert {entry.section for entry in ENTRIES} == set(HelpSection)

@@ -68,6 +68,8 @@ def invocations(folder: Path) -> dict[str, list[str]]:
         "simulate-processor": ["--until-empty", "--latency", "0"],
         "status": [],
         "documents": ["one"],
+        "list": [],
+        "failures": ["one"],
         "report": ["one"],
         "check": [],
         "plan": ["one"],

@@ -220,7 +220,9 @@ def test_the_report_is_materialized_with_stable_numbers(
     metadata = event.materialization.metadata
     assert metadata["cells_succeeded"].value == 4
     assert metadata["mean_score"].value == 0
+    assert metadata["mean_score · prompt-1 · model-0"].value == 0
     assert str(metadata["verdict"].value).startswith("Complete")
+    assert str(metadata["decision"].value).startswith("For prompt-0, model-0 scores 0 on average")
     path = Path(str(metadata["report"].value))
     assert path.name.startswith(batch.key)
     assert "<script>ran" not in path.read_text()

@@ -31,6 +31,7 @@ from doceval_pipeline.domain.insights import (
     Standing,
 )
 from doceval_pipeline.domain.results import (
+    KNOWN_PROCESSOR_LIMIT_BYTES,
     CellDetails,
     FailureGroup,
     ReportCell,
@@ -41,8 +42,8 @@ from doceval_pipeline.domain.results import (
 )
 from doceval_pipeline.domain.throughput import Stall, Throughput
 from doceval_pipeline.domain.usage import NO_USAGE, ColumnUsage, Cost, ProcessingTime
-from doceval_pipeline.knowledge.report_queries import VARYING
-from doceval_pipeline.reports.html import CHANGES_SHOWN, KNOWN_PROCESSOR_LIMIT_BYTES, NAMES_SHOWN
+from doceval_pipeline.knowledge.failures import VARYING
+from doceval_pipeline.reports.html import CHANGES_SHOWN, NAMES_SHOWN
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
 from doceval_pipeline.reports.model import ReportColumn
 from doceval_pipeline.statistics.inference import (
@@ -323,6 +324,8 @@ def _group(failed: Sequence[Row], sizes: Mapping[int, int]) -> FailureGroup:
         document_ids=tuple(documents[:NAMES_SHOWN]),
         too_large=sum(sizes.get(id_, 0) > KNOWN_PROCESSOR_LIMIT_BYTES for id_ in documents),
         variants=len(messages),
+        connection_ids=tuple(sorted({row.connection_id for row in failed})),
+        prompt_ids=tuple(sorted({row.prompt_id for row in failed})),
     )
 
 

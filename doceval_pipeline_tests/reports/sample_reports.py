@@ -13,6 +13,9 @@ from datetime import timedelta
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+
+from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate, MarginTest
 from doceval_pipeline.domain.insights import (
@@ -34,9 +37,10 @@ from doceval_pipeline.domain.results import Total
 from doceval_pipeline.domain.score_changes import ScoreChanges, ScoreShift
 from doceval_pipeline.domain.throughput import Stall, Throughput
 from doceval_pipeline.domain.usage import ColumnUsage, Cost, ProcessingTime
+from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import GROUPS_SHOWN
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
-from doceval_pipeline.reports.standings import is_cheaper, is_faster
+from doceval_pipeline.reports.standings import RankingInput, is_cheaper, is_faster, rank_models
 from doceval_pipeline_tests.reports import reference_model
 from doceval_pipeline_tests.reports.reference_model import File, Row
 
@@ -306,6 +310,25 @@ _RUNS = (
     ),
     ("completion_report", "0badf00d-1f2e-4d3c-8b9a-0123456789ab"),
 )
+
+
+def leaderboards_of(
+    files: Sequence[File],
+    columns: Sequence[ReportColumn],
+    rows: Sequence[Row],
+    prices: Mapping[int, Prices] | None = None,
+) -> Sequence[PromptLeaderboard]:
+    """The leaderboards of files and cells, as a report of them has them."""
+    keys = [(c.connection_id, c.prompt_id) for c in columns]
+    documents = sorted({row.document_id for row in rows})
+    by_column = {key: scores(rows, key) for key in keys}
+    values = [[by_column[key].get(id_, math.nan) for key in keys] for id_ in documents]
+    given = RankingInput(
+        columns=keys,
+        values=np.array(values).reshape(len(documents), len(keys)),
+        usage=reference_model.column_usage(reference_model.current(rows), prices or {}),
+    )
+    return rank_models(figures(report_input(files, columns, rows)).columns, given).by_prompt
 
 
 def _leaderboard(

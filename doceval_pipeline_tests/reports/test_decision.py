@@ -251,8 +251,8 @@ def test_models_with_different_documents_may_score_lower_on_common_ones() -> Non
         (0.05, "about a twentieth as much"),
         (1 / 7, "about 1/7 as much"),
         (1 / 12_345, "about 1/12,000 as much"),
-        (1e300, "more than 1,000,000 times as much"),
-        (1e-300, "less than 1/1,000,000 as much"),
+        (1e300, "more than 1,000,000,000 times as much"),
+        (1e-300, "less than 1/1,000,000,000 as much"),
     ],
 )
 def test_a_price_is_said_in_words_that_people_use(ratio: float, said: str) -> None:

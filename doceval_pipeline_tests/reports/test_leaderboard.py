@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from doceval_pipeline.domain.findings import Difference, Estimate
 from doceval_pipeline.domain.leaderboard import Board, LeaderboardRow
 from doceval_pipeline.domain.usage import Cost
+from doceval_pipeline.reports.interval_plot import PLOT_LIMIT
 from doceval_pipeline.reports.leaderboard import (
     BOARDS_IN_DAGSTER,
     MEANS_IN_DAGSTER,
@@ -29,7 +30,7 @@ from doceval_pipeline.reports.leaderboard import (
     render_leaderboard,
 )
 from doceval_pipeline.reports.leaderboard_page import BOARDS_SHOWN, ROWS_SHOWN, render_leaderboard_page
-from doceval_pipeline.reports.leaderboard_plot import PLOT_LIMIT, draw_leaderboard
+from doceval_pipeline.reports.leaderboard_plot import draw_leaderboard
 
 SCORED = Estimate(14, 70.0, 60.0, 80.0)
 HIGHER = Difference(8, 6.0, 2.0, 10.0, 0.001, 4.0)
@@ -271,16 +272,16 @@ def test_the_plot_has_the_best_of_each_prompt_under_its_name() -> None:
     texts, lines = texts_of(draw_leaderboard(leaderboard(*boards)))
     assert lines >= 4
     assert [text for text in texts if text.endswith(":")] == ["<b>:", "tone & style:"]
-    assert texts[1] == "a connection number…"[:20]
+    assert texts[1] == "a connection n… 70"
     assert texts[-1] == f"0 to 100, {18 - lines} more in the table"
 
 
 def test_real_and_simulated_results_have_plots_of_their_own() -> None:
     real, invented = board(row("real", SCORED)), board(row("invented", SCORED), simulated=True)
     texts, lines = texts_of(draw_leaderboard(leaderboard(real, invented)))
-    assert (texts, lines) == (["clarity:", "real", "0 to 100"], 1)
+    assert (texts, lines) == (["clarity:", "real 70", "0 to 100"], 1)
     texts, _ = texts_of(draw_leaderboard(leaderboard(real, invented), simulated=True))
-    assert texts == ["clarity:", "invented", "SIMULATED, 0 to 100"]
+    assert texts == ["clarity:", "invented 70", "SIMULATED, 0 to 100"]
     assert draw_leaderboard(leaderboard(invented)) is None
     assert draw_leaderboard(leaderboard(board(row()))) is None
 

@@ -17,11 +17,14 @@ from doceval_pipeline.statistics.inference import (
     BOOTSTRAP_FROM,
     BOOTSTRAP_TO,
     EXACT_TO,
+    TYPICAL_SPREAD,
     Difference,
     clustered_estimate,
     corrected,
+    detectable_difference,
     difference,
     estimate,
+    estimate_of_sums,
     rank_correlation,
 )
 
@@ -214,19 +217,34 @@ def efrons_interval(values: "np.ndarray[Any, Any]", random: np.random.Generator)
     return ends[0], ends[1]
 
 
-def test_a_mean_over_clusters_has_the_interval_of_a_ratio_of_sums() -> None:
+def test_sums_over_clusters_give_the_interval_of_a_ratio_of_sums() -> None:
     values, documents = [80.0, 90, 70, 20, 40, 60, 55, 65], [1, 1, 1, 2, 2, 3, 4, 4]
-    found = clustered_estimate(values, documents)
-    assert found is not None
-    assert found.low is not None
     mean = sum(values) / 8
     sums = [
         sum(v - mean for v, d in zip(values, documents, strict=True) if d == document)
         for document in range(1, 5)
     ]
+    found = estimate_of_sums(8, mean, 4, sum(s * s for s in sums))
+    assert found.low is not None
     error = math.sqrt(4 / 3 * sum(s * s for s in sums)) / 8
     assert (found.n, found.mean) == (8, pytest.approx(mean))
     assert mean - found.low == pytest.approx(3.182446 * error, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("documents", "shown"), [(1, None), (2, None), (5, 25.2), (10, 14.9), (100, 4.24), (1_000_000, 0.042)]
+)
+def test_ten_documents_show_differences_of_about_15_points(documents: int, shown: float | None) -> None:
+    found = detectable_difference(documents, TYPICAL_SPREAD)
+    assert (found is None) is (shown is None)
+    assert found is None or found == pytest.approx(shown, rel=0.01)
+
+
+def test_what_a_sample_can_show_is_what_was_said_before() -> None:
+    moves = np.resize([-10.0, 10.0], 34)
+    found = difference(np.zeros(34), moves)
+    assert found is not None
+    assert found.detectable == detectable_difference(34, float(np.std(moves, ddof=1)))
 
 
 @settings(deadline=None)  # whoever is first loads scipy

@@ -65,6 +65,19 @@ def add_up_costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices]) -> 
     return costs
 
 
+def cost_of(prices: Prices, input_tokens: int | None, output_tokens: int | None) -> float | None:
+    """The cost of one evaluation by the rules of `add_up_costs`; None if it is unknown."""
+    amount = 0.0
+    for per_million, tokens in (
+        (prices.input_per_million, input_tokens),
+        (prices.output_per_million, output_tokens),
+    ):
+        if per_million is None or (tokens is None and per_million != 0):
+            return None
+        amount += (tokens or 0) * per_million
+    return amount / 1e6
+
+
 def _total(parts: Sequence[tuple[int, int]]) -> Total | None:
     """The sum of the tokens of evaluations that report them; None if none does."""
     if not parts:

@@ -4,22 +4,31 @@ Results and file names are in two databases, which may be on two servers. Both a
 `docs.id`, side by side, in bounded memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from doceval_pipeline.atomic_file import STANDARD_OUTPUT, atomic_file_or_stdout
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.results.report_input import gather
+from doceval_pipeline.batches.results.costs import cost_of
+from doceval_pipeline.batches.results.report_input import gather, read_report_input
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
+from doceval_pipeline.doc_eval.criteria import read_criteria
+from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.doc_eval.file_listing import files_of_documents
+from doceval_pipeline.doc_eval.history import prices_of_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.domain.criteria import Criterion
+from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.export_record import DocumentFile, ExportRecord
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError, ExportError
 from doceval_pipeline.knowledge.export_rows import count_results, read_results
 from doceval_pipeline.redaction import without_keys
+from doceval_pipeline.reports.exports.overview import NO_OVERVIEW, overview_of
 from doceval_pipeline.reports.exports.value_types import VERSION, time_text
 from doceval_pipeline.reports.exports.writing import Format, write_records
 from doceval_pipeline.reports.figures import figures
@@ -72,18 +81,21 @@ def export_records(
     with database_errors(), knowledge_engine.connect() as knowledge, doc_eval_engine.connect() as doc_eval:
         # In this order: a batch that is not archived after its results were counted still had all of them.
         total, read_at = count_results(knowledge, batch_id, every_attempt=every_attempt)
-        batch = batch_by_id(doc_eval, batch_id)
-        sealed = _sealed(batch, read_snapshot(doc_eval, batch_id))
+        context = _context(doc_eval, batch_id)
+        batch, overview = context.batch, NO_OVERVIEW
+        if format.has_overview:
+            data = read_report_input(doc_eval, knowledge, batch_id)
+            overview = overview_of(figures(data), read_at.astimezone(UTC))
         results = read_results(knowledge, batch_id, every_attempt=every_attempt)
         documents = files_of_documents(doc_eval, batch_id)
-        records = _with_progress(_records(batch, sealed, results, documents), total, report_progress)
+        records = _with_progress(_records(context, results, documents), total, report_progress)
         metadata = {
             "doceval.export.version": str(VERSION),
             "doceval.export.batch": batch.key,
             "doceval.export.read_at": time_text(read_at),
         }
         with atomic_file_or_stdout(path) as file:
-            written = write_records(file, format, records, metadata)
+            written = write_records(file, format, records, metadata, overview)
             if written.records != total:
                 raise ExportError(
                     f"{batch.key} has {total} results, but only {written.records} of them have a document: "
@@ -123,17 +135,35 @@ def _sealed(batch: BatchRecord, sealed: Snapshot | None) -> Snapshot:
     return sealed
 
 
+@dataclass(frozen=True)
+class _Context:
+    """What only `doc_eval` knows of the results of a batch, by the ids of connections and prompts."""
+
+    batch: BatchRecord
+    sealed: Snapshot
+    prices: Mapping[int, Prices]
+    criteria: Mapping[int, Criterion]
+
+
+def _context(connection: Connection, batch_id: int) -> _Context:
+    batch = batch_by_id(connection, batch_id)
+    sealed = _sealed(batch, read_snapshot(connection, batch_id))
+    prompts = [prompt["id"] for prompt in sealed.config["prompts"]]
+    return _Context(batch, sealed, prices_of_batch(connection, batch_id), read_criteria(connection, prompts))
+
+
 def _records(
-    batch: BatchRecord,
-    sealed: Snapshot,
-    results: Iterable[tuple[int, ExportRecord]],
-    documents: Iterable[DocumentFile],
+    context: _Context, results: Iterable[tuple[int, ExportRecord]], documents: Iterable[DocumentFile]
 ) -> Iterator[ExportRecord]:
-    """Each result with all names, and with keys hidden in its texts."""
+    """Each result with all names, its judgement and cost, and with keys hidden in its texts."""
+    batch, sealed = context.batch, context.sealed
     connections = {connection["id"]: connection for connection in sealed.config["connections"]}
     prompts = {prompt["id"]: prompt["name"] for prompt in sealed.config["prompts"]}
     for result, file in _with_files(results, documents):
         connection = connections.get(result.connection_id, {})
+        threshold = context.criteria.get(result.prompt_id, Criterion()).threshold
+        prices = context.prices.get(result.connection_id)
+        cost = _cost(result, prices)
         yield result._replace(
             partition_key=batch.key,
             batch_name=batch.name,
@@ -151,7 +181,26 @@ def _records(
             error_message=_hide_keys(result.error_message),
             worker=_hide_keys(result.worker),
             task_id=_hide_keys(result.task_id),
+            threshold=threshold,
+            below_threshold=_is_below(result, threshold),
+            cost=cost,
+            currency=None if prices is None or cost is None else prices.currency,
         )
+
+
+def _is_below(result: ExportRecord, threshold: float | None) -> bool | None:
+    """Whether a result scores below a threshold; None without a threshold or a score that counts."""
+    if threshold is None or result.score is None or result.outcome != Outcome.SUCCEEDED:
+        return None
+    return result.score < threshold
+
+
+def _cost(result: ExportRecord, prices: Prices | None) -> float | None:
+    """The cost of a finished result, by the rules of the report; None if unknown or if it is reused."""
+    is_finished = result.outcome in (Outcome.SUCCEEDED, Outcome.FAILED) and result.reused_from is None
+    if prices is None or not is_finished:
+        return None
+    return cost_of(prices, result.input_tokens, result.output_tokens)
 
 
 def _with_files(

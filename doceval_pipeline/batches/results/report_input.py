@@ -18,21 +18,17 @@ from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.files import EvaluatedFile
 from doceval_pipeline.domain.insights import NOTHING, Provenance
-from doceval_pipeline.domain.results import CellDetails, ReportCell, ResultSums
+from doceval_pipeline.domain.results import KNOWN_PROCESSOR_LIMIT_BYTES, CellDetails, ReportCell, ResultSums
 from doceval_pipeline.domain.scores import Scores
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import report_queries as result_queries
 from doceval_pipeline.knowledge.digests import digest
+from doceval_pipeline.knowledge.failures import group_failures
 from doceval_pipeline.knowledge.scores import read_scores
 from doceval_pipeline.redaction import without_keys
 from doceval_pipeline.reports.analysis import median_score
-from doceval_pipeline.reports.html import (
-    CHANGES_SHOWN,
-    GROUPS_SHOWN,
-    KNOWN_PROCESSOR_LIMIT_BYTES,
-    NAMES_SHOWN,
-)
+from doceval_pipeline.reports.html import CHANGES_SHOWN, GROUPS_SHOWN, NAMES_SHOWN
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
 
@@ -86,21 +82,37 @@ def gather(databases: Databases, batch_id: int, provenance: Provenance = NOTHING
     # One snapshot of the results, so that the digest covers exactly the results shown.
     repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
     with databases.doc_eval.connect() as doc_eval, repeatable.connect() as knowledge:
-        batch = batch_by_id(doc_eval, batch_id)
-        batch.require_rows()
-        sealed = read_snapshot(doc_eval, batch_id)
-        if sealed is None:
-            raise BatchStateError(
-                f"{partition_key(batch_id)} is {batch.status.value} and has no results to report: "
-                "stage it first"
-            )
-        stored, names = stored_document_ids(doc_eval, batch_id), FileNames(doc_eval, batch_id)
-        scores = read_scores(knowledge, batch_id)
-        data = _gather(_Sources(doc_eval, knowledge, batch, sealed, stored, names, scores))
-        insights = gather_insights(doc_eval, knowledge, data, stored, names, scores, provenance)
+        data = read_report_input(doc_eval, knowledge, batch_id, provenance)
     with databases.doc_eval.connect() as doc_eval:
         # If the batch is not archived now, all of its rows existed when they were read.
         batch_by_id(doc_eval, batch_id).require_rows()
+    return data
+
+
+def read_report_input(
+    doc_eval: Connection,
+    knowledge: Connection,
+    batch_id: int,
+    provenance: Provenance = NOTHING.provenance,
+) -> ReportInput:
+    """The input of a batch's report from open transactions; that of `knowledge` must be REPEATABLE READ.
+
+    Raises
+    ------
+    UnknownBatch, BatchStateError
+        As `gather`.
+    """
+    batch = batch_by_id(doc_eval, batch_id)
+    batch.require_rows()
+    sealed = read_snapshot(doc_eval, batch_id)
+    if sealed is None:
+        raise BatchStateError(
+            f"{partition_key(batch_id)} is {batch.status.value} and has no results to report: stage it first"
+        )
+    stored, names = stored_document_ids(doc_eval, batch_id), FileNames(doc_eval, batch_id)
+    scores = read_scores(knowledge, batch_id)
+    data = _gather(_Sources(doc_eval, knowledge, batch, sealed, stored, names, scores))
+    insights = gather_insights(doc_eval, knowledge, data, stored, names, scores, provenance)
     return replace(data, insights=insights)
 
 
@@ -110,13 +122,13 @@ def _gather(source: _Sources) -> ReportInput:
     columns = _columns(source.sealed)
     files = count_documents(source.doc_eval, [batch.id])[batch.id]
     shown = _shown_rows(source, files.assigned + files.staged, {*by_column, *map(_key, columns)})
-    failures, failure_kinds = result_queries.group_failures(
-        knowledge, batch.id, groups=GROUPS_SHOWN, names=NAMES_SHOWN, large=KNOWN_PROCESSOR_LIMIT_BYTES
-    )
+    failed = group_failures(
+        knowledge, [batch.id], groups=GROUPS_SHOWN, names=NAMES_SHOWN, large=KNOWN_PROCESSOR_LIMIT_BYTES
+    )[batch.id]
     changes = result_queries.read_changes(knowledge, batch.id, CHANGES_SHOWN) if total.reprocessed else []
     source.names.load(shown.documents)
     source.names.load(change.document_id for change in changes)
-    source.names.load(document_id for group in failures for document_id in group.document_ids)
+    source.names.load(document_id for group in failed.groups for document_id in group.document_ids)
     return ReportInput(
         version=INPUT_VERSION,
         partition_key=batch.key,
@@ -135,8 +147,8 @@ def _gather(source: _Sources) -> ReportInput:
         columns=columns,
         total=total,
         column_sums=by_column,
-        failure_messages=failure_kinds,
-        failures=failures,
+        failure_messages=failed.kinds,
+        failures=list(failed.groups),
         changes=changes,
         rows_total=shown.total,
         rows=shown.files,

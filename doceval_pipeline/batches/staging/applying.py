@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import text
@@ -11,6 +11,7 @@ from sqlalchemy import text
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.files.file_counts import left_out, left_out_by_reason
 from doceval_pipeline.batches.files.folders import found_files, notes_on_nesting, notes_on_patterns
+from doceval_pipeline.batches.staging.sample_size import note_on_sample
 from doceval_pipeline.doc_eval.definitions.apply import Applied, apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import Located
 from doceval_pipeline.doc_eval.files import FoundFile, Tally
@@ -34,8 +35,9 @@ _CHOICES = text("""
                                     'exclude', to_jsonb(b.exclude_patterns)),
         'folders', (SELECT coalesce(jsonb_agg(jsonb_build_object('id', f.id, 'path', f.folder_path)
                                               ORDER BY f.id), '[]')
-                    FROM batch_folders l JOIN folders f ON f.id = l.folder_id WHERE l.batch_id = b.id)
-        ) AS choice
+                    FROM batch_folders l JOIN folders f ON f.id = l.folder_id WHERE l.batch_id = b.id),
+        'connections', (SELECT count(*) FROM batch_connections l WHERE l.batch_id = b.id),
+        'margin', b.margin) AS choice
     FROM batches b WHERE b.id = ANY(:ids) AND b.config_snapshot IS NULL
 """)
 
@@ -103,10 +105,18 @@ def preview(databases: Databases, numbers: Mapping[str, int]) -> dict[str, Previ
         configs = {row.id: row.choice for row in rows}
     bounds = _Bounds(MOST_ENTRIES, time.monotonic() + MOST_SECONDS)
     return {
-        name: _preview(configs[number], databases.settings, bounds)
+        name: _with_note_on_sample(_preview(configs[number], databases.settings, bounds), configs[number])
         for name, number in numbers.items()
         if number in configs
     }
+
+
+def _with_note_on_sample(found: Preview, config: Mapping[str, Any]) -> Preview:
+    """The preview of a batch, with a note if it has too few documents to tell its models apart."""
+    if not found.whole:
+        return found
+    note = note_on_sample(found.usable, config["connections"], config["margin"])
+    return found if note is None else replace(found, notes=[*found.notes, note])
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,21 @@
 """Estimates the tokens, time and cost of future evaluations from the history of this installation."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.staging.rough_estimates import (
+    Range,
+    RoughInput,
+    RoughTokens,
+    as_range,
+    document_tokens,
+    rough_tokens,
+)
 from doceval_pipeline.doc_eval.definitions.schema import Prices
-from doceval_pipeline.doc_eval.history import load_experience, read_prices
+from doceval_pipeline.doc_eval.history import load_experience, load_token_experience, read_prices
+from doceval_pipeline.domain.files import MeasuredDocument
 from doceval_pipeline.domain.findings import Interval
 from doceval_pipeline.domain.usage import Experience, Measure
 from doceval_pipeline.knowledge.usage import read_experience
@@ -37,9 +46,24 @@ class WorkEstimate:
     """Seconds of the processor, added up over evaluations."""
     cost: Interval | None
     currency: str | None
+    rough: RoughTokens | None = None
+    """Only of a connection whose tokens cannot be estimated from experience, and only in a plan."""
+    rough_cost: Range | None = None
+
+    @property
+    def basis(self) -> str | None:
+        """What the figures are based on: "experience" or "rough"; None if nothing is known."""
+        if self.rough is not None:
+            return "rough"
+        is_known = self.input_tokens or self.output_tokens or self.seconds
+        return "experience" if self.cells and is_known else None
 
     def as_json(self) -> dict[str, Any]:
-        """The estimate for other programs: intervals as [low, expected, high], unknown as null."""
+        """The estimate for other programs: intervals as [low, expected, high], unknown as null.
+
+        Rough figures are [low, high].
+        """
+        rough = self.rough
         return {
             "connection": self.connection,
             "cells": self.cells,
@@ -49,6 +73,11 @@ class WorkEstimate:
             "seconds": _triple(self.seconds),
             "cost": _triple(self.cost),
             "currency": self.currency,
+            "basis": self.basis,
+            "rough_basis": None if rough is None else rough.basis.value,
+            "rough_input_tokens": None if rough is None else rough.input_tokens.as_json(),
+            "rough_output_tokens": None if rough is None else rough.output_tokens.as_json(),
+            "rough_cost": None if self.rough_cost is None else self.rough_cost.as_json(),
         }
 
 
@@ -62,6 +91,63 @@ def estimate_work(databases: Databases, batch_id: int, work: Sequence[Connection
         for key, own in read_experience(knowledge, batch_id).items():
             known[key] = known[key] + own if key in known else own
     return [_estimate(item, known, prices.get(item.connection_id)) for item in work]
+
+
+def with_rough_figures(
+    databases: Databases,
+    estimates: Sequence[WorkEstimate],
+    work: Sequence[ConnectionWork],
+    documents: Collection[MeasuredDocument],
+    prompts: Sequence[str],
+) -> list[WorkEstimate]:
+    """The estimates, with rough figures for connections whose tokens are unknown.
+
+    Parameters
+    ----------
+    estimates, work
+        As `estimate_work` returned and got them.
+    documents
+        All documents of the batch, each once.
+    prompts
+        The texts of its prompts.
+    """
+    if not any(map(_is_unknown, estimates)):
+        return list(estimates)
+    with databases.doc_eval.connect() as connection:
+        others = load_token_experience(connection)
+        prices = read_prices(connection, [item.connection_id for item in work])
+    given = RoughInput(len(documents), document_tokens(documents), prompts, others)
+    return [
+        _with_rough_figures(estimate, item, given, prices.get(item.connection_id))
+        if _is_unknown(estimate)
+        else estimate
+        for estimate, item in zip(estimates, work, strict=True)
+    ]
+
+
+def _is_unknown(estimate: WorkEstimate) -> bool:
+    return bool(estimate.cells) and (estimate.input_tokens is None or estimate.output_tokens is None)
+
+
+def _with_rough_figures(
+    estimate: WorkEstimate, work: ConnectionWork, given: RoughInput, prices: Prices | None
+) -> WorkEstimate:
+    rough = rough_tokens(work.connection_id, work.cells, work.bytes, given)
+    if estimate.input_tokens is not None:
+        rough = replace(rough, input_tokens=as_range(estimate.input_tokens), vague=0)
+    if estimate.output_tokens is not None:
+        rough = replace(rough, output_tokens=as_range(estimate.output_tokens))
+    # Where both prices are 0, the cost is known without any tokens.
+    cost = None if estimate.cost is not None else _rough_cost(rough, prices)
+    return replace(estimate, rough=rough, rough_cost=cost)
+
+
+def _rough_cost(rough: RoughTokens, prices: Prices | None) -> Range | None:
+    """The cost of rough tokens; None if a price is unknown."""
+    if prices is None or prices.input_per_million is None or prices.output_per_million is None:
+        return None
+    tokens_in = rough.input_tokens.times(prices.input_per_million / 1e6)
+    return tokens_in + rough.output_tokens.times(prices.output_per_million / 1e6)
 
 
 def _estimate(

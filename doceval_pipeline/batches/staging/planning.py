@@ -4,7 +4,7 @@ Files are read only if their documents are not known yet.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,10 +20,16 @@ from doceval_pipeline.batches.files.folders import (
     notes_on_patterns,
 )
 from doceval_pipeline.batches.files.recurring_listing import list_files
-from doceval_pipeline.batches.staging.estimates import ConnectionWork, WorkEstimate, estimate_work
+from doceval_pipeline.batches.staging.estimates import (
+    ConnectionWork,
+    WorkEstimate,
+    estimate_work,
+    with_rough_figures,
+)
 from doceval_pipeline.batches.staging.limits import exceeded_limit
 from doceval_pipeline.batches.staging.recurring import choose_files, remove_unchanged, require_references
 from doceval_pipeline.batches.staging.reprocessing import OUTCOMES, Mode
+from doceval_pipeline.batches.staging.sample_size import note_on_sample
 from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval import files as batch_documents
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
@@ -33,9 +39,10 @@ from doceval_pipeline.doc_eval.recurring import stored as recurring
 from doceval_pipeline.doc_eval.recurring.occurrences import has_only_changes
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
 from doceval_pipeline.doc_eval.snapshot import compose, compose_questions, edited_since, read_snapshot
-from doceval_pipeline.documents.reading import DocumentRejected, hash_document
+from doceval_pipeline.documents.reading import DocumentRejected, fingerprint_document
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
 from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.files import MeasuredDocument
 from doceval_pipeline.domain.recurring import FileComparison, OccurrenceOutcome
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import find_documents
@@ -177,15 +184,15 @@ def plan(
     if batch.status not in (Status.SAVED, Status.FAILED_STAGING) or mode is not Mode.missing or rescan:
         batch.require_reprocessable()
     scanned = _scan(databases, stored, rescan=rescan)
-    sizes, unusable = _planned_documents(stored, scanned, databases.settings.max_document_bytes, progress)
+    found, unusable = _planned_documents(stored, scanned, databases.settings.max_document_bytes, progress)
     reuses = batch.reuse == "finished" and mode is not Mode.all
-    work = _compare(databases, batch_id, config, sizes, OUTCOMES[mode], reuses=reuses)
-    documents = _documents(sizes, work.document_ids, stored.document_ids, unusable)
+    work = _compare(databases, batch_id, config, found, OUTCOMES[mode], reuses=reuses)
+    documents = _documents(found, work.document_ids, stored.document_ids, unusable)
     held_reason = None
     if batch.expected_cells is None:
-        held_reason = exceeded_limit(batch.max_documents, batch.max_cost, len(sizes), work.estimates)
+        held_reason = exceeded_limit(batch.max_documents, batch.max_cost, len(found), work.estimates)
     on_files = notes_on_assigned(databases, batch_id) if scanned is None else _notes_on_files(stored, scanned)
-    notes = [*_notes(stored.edited), *on_files]
+    notes = [*_notes(stored.edited), *on_files, *_notes_on_sample(stored, len(found))]
     return Plan(batch, documents, work.cells, work.estimates, notes, held_reason)
 
 
@@ -212,11 +219,11 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
     folders = {folder["id"]: folder["path"] for folder in config["folders"]}
     unusable = Counter(file.reason or "" for file in scanned if file.state != ASSIGNED)
     unread = [(folders[file.folder_id], file.raw_path) for file in scanned if file.state == ASSIGNED]
-    sizes: dict[str, int] = {}
-    unusable.update(_read(unread, databases.settings.max_document_bytes, sizes, progress))
+    found: dict[str, MeasuredDocument] = {}
+    unusable.update(_read(unread, databases.settings.max_document_bytes, found, progress))
     definition = current.definition
-    work = _compare(databases, NO_BATCH, config, sizes, (), reuses=definition.reuse == "finished")
-    held_reason = exceeded_limit(definition.max_documents, definition.max_cost, len(sizes), work.estimates)
+    work = _compare(databases, NO_BATCH, config, found, (), reuses=definition.reuse == "finished")
+    held_reason = exceeded_limit(definition.max_documents, definition.max_cost, len(found), work.estimates)
     return PlannedOccurrence(
         name=current.name,
         due_at=current.due_at or current.next_at,
@@ -224,7 +231,7 @@ def plan_occurrence(databases: Databases, record: RecurringRecord, progress: Pro
         outcome=OccurrenceOutcome.MADE if reason is None else OccurrenceOutcome.SKIPPED,
         reason=reason,
         files=files,
-        documents=_documents(sizes, work.document_ids, set(), dict(sorted(unusable.items()))),
+        documents=_documents(found, work.document_ids, set(), dict(sorted(unusable.items()))),
         cells=work.cells,
         estimates=work.estimates,
         held=held_reason,
@@ -285,20 +292,23 @@ def _compare(
     databases: Databases,
     batch_id: int,
     config: dict[str, Any],
-    sizes: dict[str, int],
+    documents: Mapping[str, MeasuredDocument],
     again: Sequence[Outcome],
     *,
     reuses: bool,
 ) -> _Comparison:
-    """Compare planned documents, given as sizes in bytes by sha256, with the stored rows of a batch."""
+    """Compare planned documents, given by sha256, with the stored rows of a batch."""
     with database_errors(), databases.knowledge.connect() as knowledge:
-        known = _find_in_portions(knowledge, list(sizes))
+        known = _find_in_portions(knowledge, list(documents))
         arguments = (batch_id, list(known.values()), config["prompts"], config["connections"])
         tallies = tally_rows(knowledge, *arguments)
         reused = find_reusable(knowledge, *arguments) if reuses else []
+    work = _work(config, documents.values(), tallies, again, reused)
+    prompts = [prompt["text"] for prompt in config["prompts"]]
     with database_errors():
-        estimates = estimate_work(databases, batch_id, _work(config, sizes, tallies, again, reused))
-    cells = _cells(config, len(sizes), len(sizes) - len(known), tallies, again, reused)
+        estimates = estimate_work(databases, batch_id, work)
+        estimates = with_rough_figures(databases, estimates, work, documents.values(), prompts)
+    cells = _cells(config, len(documents), len(documents) - len(known), tallies, again, reused)
     return _Comparison(known, cells, estimates)
 
 
@@ -321,7 +331,7 @@ class _StoredState:
     is_sealed: bool
     edited: list[tuple[str, str]]
     tallies: list[Tally]
-    documents: dict[str, int]
+    documents: dict[str, MeasuredDocument]
     unstaged: list[UnstagedFile]
     document_ids: set[int]
     usable: set[tuple[int, bytes]]
@@ -353,12 +363,12 @@ def _read_stored_state(connection: Connection, batch_id: int) -> _StoredState:
 
 def _planned_documents(
     stored: _StoredState, scanned: Sequence[FoundFile] | None, max_bytes: int, progress: Progress
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Sizes in bytes of the documents that the batch would have, by sha256, and unusable files by reason."""
-    sizes: dict[str, int] = {}
+) -> tuple[dict[str, MeasuredDocument], dict[str, int]]:
+    """The documents that the batch would have, by sha256, and unusable files by reason."""
+    documents: dict[str, MeasuredDocument] = {}
     unusable: Counter[str] = Counter()
     if scanned is None:
-        sizes |= stored.documents
+        documents |= stored.documents
         unusable.update({t.reason: t.files for t in stored.tallies if t.state in ("SKIPPED", "REJECTED")})
         unread = [(file.folder, file.raw_path) for file in stored.unstaged]
     else:
@@ -367,24 +377,27 @@ def _planned_documents(
             unusable.update({t.reason: t.files for t in stored.tallies if t.state in ("SKIPPED", "REJECTED")})
         unusable.update(file.reason or "" for file in scanned if file.state != ASSIGNED)
         unread = [(folders[file.folder_id], file.raw_path) for file in scanned if file.state == ASSIGNED]
-    unusable.update(_read(unread, max_bytes, sizes, progress))
-    return sizes, dict(sorted(unusable.items()))
+    unusable.update(_read(unread, max_bytes, documents, progress))
+    return documents, dict(sorted(unusable.items()))
 
 
 def _read(
-    files: Sequence[tuple[str, bytes]], max_bytes: int, sizes: dict[str, int], progress: Progress
+    files: Sequence[tuple[str, bytes]],
+    max_bytes: int,
+    documents: dict[str, MeasuredDocument],
+    progress: Progress,
 ) -> Iterator[str]:
-    """Add the documents of files to `sizes`, and yield the reason of each unusable file."""
+    """Add the documents of files to `documents`, and yield the reason of each unusable file."""
     read_bytes = 0
     for done, (folder, path) in enumerate(files):
         progress(done, len(files), read_bytes)
         try:
-            sha256, size = hash_document(Path(folder), path, max_bytes)
+            found = fingerprint_document(Path(folder), path, max_bytes)
         except DocumentRejected as rejection:
             yield rejection.reason
         else:
-            sizes[sha256] = size
-            read_bytes += size
+            documents[found.sha256] = MeasuredDocument(found.size, found.content_type)
+            read_bytes += found.size
     if files:
         progress(len(files), len(files), read_bytes)
 
@@ -397,14 +410,17 @@ def _find_in_portions(knowledge: Connection, sha256s: Sequence[str]) -> dict[str
 
 
 def _documents(
-    sizes: dict[str, int], known: dict[str, int], current: set[int], unusable: dict[str, int]
+    documents: Mapping[str, MeasuredDocument],
+    known: dict[str, int],
+    current: set[int],
+    unusable: dict[str, int],
 ) -> PlannedDocuments:
-    added_bytes = sum(size for sha256, size in sizes.items() if sha256 not in known)
+    added_bytes = sum(one.size for sha256, one in documents.items() if sha256 not in known)
     return PlannedDocuments(
-        added=len(sizes) - len(known),
+        added=len(documents) - len(known),
         added_bytes=added_bytes,
         reused=len(known),
-        reused_bytes=sum(sizes.values()) - added_bytes,
+        reused_bytes=sum(one.size for one in documents.values()) - added_bytes,
         leaving=len(current - set(known.values())),
         unusable=unusable,
     )
@@ -440,19 +456,19 @@ def _cells(
 
 def _work(
     config: dict[str, Any],
-    sizes: dict[str, int],
+    documents: Collection[MeasuredDocument],
     tallies: Sequence[RowTally],
     again: Sequence[Outcome],
     reused: Sequence[Reusable],
 ) -> list[ConnectionWork]:
     """The evaluations that would be queued on each connection, and the total size of their documents."""
-    prompts, size = len(config["prompts"]), sum(sizes.values())
+    prompts, size = len(config["prompts"]), sum(one.size for one in documents)
     work = []
     for connection in config["connections"]:
         own = [t for t in tallies if t.connection_id == connection["id"] and t.wanted]
         kept = [t for t in own if t.outcome not in again and not t.has_left]
         results = [r for r in reused if r.connection_id == connection["id"]]
-        cells = len(sizes) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in results)
+        cells = len(documents) * prompts - sum(t.rows for t in kept) - sum(r.cells for r in results)
         together = size * prompts - sum(t.bytes for t in kept) - sum(r.bytes for r in results)
         work.append(ConnectionWork(connection["id"], connection["name"], cells, together))
     return work
@@ -464,6 +480,16 @@ def _notes_on_files(stored: _StoredState, scanned: Sequence[FoundFile]) -> list[
     folders = [folder["path"] for folder in stored.config["folders"]]
     on_patterns = notes_on_patterns(stored.config["batch"], not_included, usable, sealed=stored.is_sealed)
     return [*notes_on_nesting(folders), *on_patterns]
+
+
+def _notes_on_sample(stored: _StoredState, documents: int) -> list[str]:
+    """A note if a batch that is not staged yet has too few documents to tell its models apart."""
+    if stored.has_only_changes or stored.batch.expected_cells is not None:
+        # Documents that arrived since the last occurrence are as many as there are, and a sample says so.
+        return []
+    config = stored.config
+    note = note_on_sample(documents, len(config["connections"]), config["batch"].get("margin"))
+    return [] if note is None else [note]
 
 
 def _notes(edited: Sequence[tuple[str, str]]) -> list[str]:

@@ -1,6 +1,6 @@
 """Makes the batches of recurring evaluations: one per time, however often it is requested."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -260,10 +260,15 @@ def _make(connection: Connection, record: RecurringRecord, due_at: datetime, lis
         occurrences.mark_changes_only(connection, batch_id)
     known_files.remember_files(connection, record.id, batch_id)
     stored.remember_digest(connection, record.id, listing.digest)
-    connection.execute(_REQUEST, {"id": batch_id})
+    request_staging(connection, batch_id)
     return occurrences.record_occurrence(
         connection, record.id, due_at, OccurrenceOutcome.MADE, files, batch_id=batch_id
     )
+
+
+def request_staging(connection: Connection, batch_id: int) -> None:
+    """Request the staging of a new batch from the sensors, until it has begun."""
+    connection.execute(_REQUEST, {"id": batch_id})
 
 
 def choose_files(
@@ -324,8 +329,12 @@ def _batch(definition: RecurringDefinition, name: str) -> BatchDefinition:
 
 def _free_name(connection: Connection, record: RecurringRecord, due_at: datetime) -> str:
     """The first free name of a batch: with the date, then also with the time, then numbered."""
-    free = (name for name in _names(record, due_at) if not connection.scalar(_TAKEN, {"name": normal(name)}))
-    return next(free)
+    return first_free_name(connection, _names(record, due_at))
+
+
+def first_free_name(connection: Connection, names: Iterable[str]) -> str:
+    """The first of endless names that no batch has."""
+    return next(name for name in names if not connection.scalar(_TAKEN, {"name": normal(name)}))
 
 
 def _names(record: RecurringRecord, due_at: datetime) -> Iterator[str]:

@@ -5,20 +5,21 @@ the same id until the receiver confirms them. `sending` sends them; docs/webhook
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.webhook.models import SealedModels, fitting
 from doceval_pipeline.batches.webhook.sending import OutgoingMessage, ReceiverSettings, send_all
 from doceval_pipeline.doc_eval import webhook_deliveries as outbox
 from doceval_pipeline.doc_eval.batches import BatchRecord, batches_by_ids, partition_key
+from doceval_pipeline.domain.completed_results import CompletedResults
 from doceval_pipeline.domain.evaluations import CellCounts
-from doceval_pipeline.domain.results import CompletedResults
 from doceval_pipeline.domain.webhook import Delivery
 from doceval_pipeline.errors import ConfigurationError
-from doceval_pipeline.knowledge.report_queries import completed_results
+from doceval_pipeline.knowledge.report_queries import completed_columns, completed_results
 from doceval_pipeline.reports.figures import verdict_of
 from doceval_pipeline.settings import Settings
 
@@ -114,12 +115,18 @@ def _add_completed(databases: Databases) -> None:
     with databases.doc_eval.begin() as connection:
         batch_ids = outbox.pending(connection, SECONDS_OF_INTEREST, CELLS_AT_ONCE)
         batches = {batch.id: batch for batch in batches_by_ids(connection, batch_ids)}
-    if not batches:
-        return
-    with databases.knowledge.connect() as connection:
-        results = completed_results(connection, list(batches))
+        if not batches:
+            return
+        models = SealedModels.read(connection, [*batches])
+    # One moment, so that a message states the models of its digest.
+    repeatable = databases.knowledge.execution_options(isolation_level="REPEATABLE READ")
+    with repeatable.connect() as connection:
+        results = completed_results(connection, [*batches])
+        columns = completed_columns(connection, [*batches], models.thresholds)
     payloads = {
-        (result.batch_id, result.digest): _payload(databases, batches[result.batch_id], result)
+        (result.batch_id, result.digest): _payload(
+            databases, batches[result.batch_id], result, models.as_json(result.batch_id, columns)
+        )
         for result in results
         # Otherwise the results have just changed: the new ones are sent once they have a report.
         if result.digest == batches[result.batch_id].reported_digest
@@ -128,7 +135,9 @@ def _add_completed(databases: Databases) -> None:
         outbox.add_messages(connection, payloads)
 
 
-def _payload(databases: Databases, batch: BatchRecord, results: CompletedResults) -> str:
+def _payload(
+    databases: Databases, batch: BatchRecord, results: CompletedResults, models: Sequence[Mapping[str, Any]]
+) -> str:
     """Body of a message about a completed batch; docs/webhook.md describes its shape."""
     cells = CellCounts(
         expected=batch.expected_cells or 0,
@@ -151,6 +160,8 @@ def _payload(databases: Databases, batch: BatchRecord, results: CompletedResults
             "scored": results.scored,
         },
         "mean_score": results.mean_score,
+        "models": fitting(models),
+        "models_total": len(models),
         "completed_at": None if batch.completed_at is None else _timestamp(batch.completed_at),
         "result_digest": results.digest,
         "report": batch.report_file,

@@ -121,12 +121,12 @@ def recurring_origins(connection: Connection, batch_ids: Sequence[int]) -> dict[
 
 
 def mark_changes_only(connection: Connection, batch_id: int) -> None:
-    """Record that a batch has only new and changed files."""
+    """Record that a batch has only the files that it was made with: new and changed ones, or a sample."""
     connection.execute(_MARK_CHANGES_ONLY, {"batch_id": batch_id})
 
 
 def has_only_changes(connection: Connection, batch_id: int) -> bool:
-    """Whether a batch has only new and changed files, so that no rescan adds others."""
+    """Whether a batch has only new and changed files, or a sample, so that no rescan adds others."""
     return bool(connection.scalar(_HAS_ONLY_CHANGES, {"batch_id": batch_id}))
 
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import IO
 
 from doceval_pipeline.domain.export_record import ExportRecord
+from doceval_pipeline.reports.exports.overview import NO_OVERVIEW, Overview
 from doceval_pipeline.reports.exports.text import write_csv, write_jsonl
 
 
@@ -22,6 +23,11 @@ class Format(StrEnum):
         """Whether the format is text that is written in order, and so can go to standard output."""
         return self in (Format.JSONL, Format.CSV)
 
+    @property
+    def has_overview(self) -> bool:
+        """Whether the format shows an overview before the records."""
+        return self is Format.XLSX
+
 
 @dataclass(frozen=True, slots=True)
 class RecordCounts:
@@ -32,7 +38,11 @@ class RecordCounts:
 
 
 def write_records(
-    file: IO[bytes], format: Format, records: Iterable[ExportRecord], metadata: Mapping[str, str]
+    file: IO[bytes],
+    format: Format,
+    records: Iterable[ExportRecord],
+    metadata: Mapping[str, str],
+    overview: Overview = NO_OVERVIEW,
 ) -> RecordCounts:
     """Write records one by one, without keeping them in memory.
 
@@ -42,6 +52,8 @@ def write_records(
         Open for writing, with a name: some formats write temporary files to its folder.
     metadata
         Written to the file where the format supports metadata.
+    overview
+        Written before the records where the format has room for it; see `Format.has_overview`.
 
     Raises
     ------
@@ -60,5 +72,5 @@ def write_records(
         case Format.XLSX:
             from doceval_pipeline.reports.exports.xlsx import write_xlsx
 
-            count, cut = write_xlsx(file, records, metadata)
+            count, cut = write_xlsx(file, records, metadata, overview)
             return RecordCounts(count, cut)

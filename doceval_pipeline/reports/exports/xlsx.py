@@ -1,19 +1,20 @@
-"""A workbook for Excel. Texts are written as texts, even those that look like formulas or links."""
+"""A workbook for Excel: a summary, the score of each document, and all records.
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+Texts are written as texts, even those that look like formulas or links.
+"""
+
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from itertools import chain, islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import IO
 
 from xlsxwriter import Workbook
-from xlsxwriter.exceptions import FileCreateError
-from xlsxwriter.worksheet import Worksheet
 
-from doceval_pipeline.domain.export_record import COLUMNS, ExportRecord, Value
-from doceval_pipeline.reports.exports.value_types import time_text
+from doceval_pipeline.domain.export_record import COLUMNS, ExportRecord
+from doceval_pipeline.reports.exports.document_scores import DocumentScores
+from doceval_pipeline.reports.exports.overview import Overview
+from doceval_pipeline.reports.exports.overview_sheet import write_overview
+from doceval_pipeline.reports.exports.value_types import TYPES
+from doceval_pipeline.reports.exports.workbooks import Sheet, open_workbook, write_value
 
 # A sheet has 1,048,576 rows; the first one holds the column names.
 RECORDS_IN_A_SHEET = 1_048_575
@@ -21,134 +22,78 @@ RECORDS_IN_A_SHEET = 1_048_575
 CUT = "cut"
 # The library returns this when it cuts a text to 32,767 characters, the limit of a cell.
 _CUT = -2
-
-_ESCAPE_LIKE = re.compile("_(?=x[0-9A-Fa-f]{4}_)")
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
-
-
-class _Sheet(Worksheet):  # type: ignore[misc] # the library has no types
-    """A sheet that writes texts only as texts, so that they read back unchanged.
-
-    The library does not escape a text between <r> and </r>, which it takes for markup, nor the second of two
-    `_xHHHH_` that share an underscore.
-    """
-
-    def _xml_rich_inline_string(self, string: str, attributes: Any) -> None:
-        self._xml_inline_string(string, preserve=True, attributes=attributes)
-
-    @staticmethod
-    def _escape_control_characters(data: str | int) -> str:
-        escaped = _ESCAPE_LIKE.sub("_x005F_", str(data))
-        return _CONTROLS.sub(lambda match: f"_x{ord(match[0]):04X}_", escaped)
-
-
-class _Nowhere:
-    """A file that discards all writes, and only knows its position."""
-
-    def __init__(self) -> None:
-        self._position = 0
-
-    def write(self, data: bytes) -> int:
-        self._position += len(data)
-        return len(data)
-
-    def seek(self, position: int) -> int:
-        self._position = position
-        return position
-
-    def tell(self) -> int:
-        return self._position
-
-    def flush(self) -> None:
-        pass
-
-
-class _Sink:
-    """The file that the library writes its archive to; discards all writes after an error.
-
-    The library tries to finish an archive when it is garbage-collected; its file is closed by then.
-    """
-
-    def __init__(self, file: IO[bytes] | _Nowhere) -> None:
-        self.file = file
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
+# In characters; a column of numbers is as wide as its name with the button of the filter.
+_WIDTHS: dict[type, int] = {str: 20, datetime: 28}
+_WIDE = {"file": 40, "response_text": 60, "response_json": 40, "error_message": 40}
 
 
 def write_xlsx(
-    file: IO[bytes], records: Iterable[ExportRecord], metadata: Mapping[str, str]
+    file: IO[bytes], records: Iterable[ExportRecord], metadata: Mapping[str, str], overview: Overview
 ) -> tuple[int, int]:
-    """Write records to as many sheets as they need, and `metadata` to the properties of the workbook.
-
-    The library collects the sheets in temporary files in the folder of `file`, which needs the space.
+    """Write an overview and records, the records to as many sheets as they need.
 
     Returns
     -------
     tuple
         The number of records, and the number of texts that were cut.
     """
-    sink = _Sink(file)
-    count = cut = 0
-    with TemporaryDirectory(dir=Path(file.name).parent, prefix=".doceval-") as folder:
-        workbook = Workbook(sink, {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
-        try:
-            for name, value in metadata.items():
-                workbook.set_custom_property(name, value)
-            for sheet, row, record in _places(workbook, records):
-                cut += _write_record(sheet, row, record)
-                count += 1
-            workbook.close()
-        except FileCreateError as error:
-            raise error.args[0] from None
-        finally:
-            sink.file = _Nowhere()
-            # After an error the library leaves the temporary files of its sheets open.
-            for sheet in workbook.worksheets():
-                sheet._opt_close()
-    return count, cut
+    with open_workbook(file, metadata) as workbook:
+        summary = workbook.add_worksheet("summary", Sheet)
+        documents = DocumentScores(workbook, overview.columns, RECORDS_IN_A_SHEET)
+        results = _Results(workbook)
+        for record in records:
+            results.add(record)
+            documents.add(record)
+        results.finish()
+        write_overview(workbook, summary, overview, documents.finish())
+    return results.count, results.cut
 
 
-def _places(
-    workbook: Workbook, records: Iterable[ExportRecord]
-) -> Iterator[tuple[_Sheet, int, ExportRecord]]:
-    """Yield the sheet and row of each record; begins with one sheet and adds one whenever it is full."""
-    rest = iter(records)
-    number = 0
-    while (first := next(rest, None)) is not None or not number:
-        number += 1
-        sheet = _new_sheet(workbook, "results" if number == 1 else f"results {number}")
-        sheet_records = [] if first is None else chain([first], islice(rest, RECORDS_IN_A_SHEET - 1))
-        for row, record in enumerate(sheet_records, start=1):
-            yield sheet, row, record
+class _Results:
+    """The sheets of all records: `results`, `results 2` and so on."""
+
+    def __init__(self, workbook: Workbook) -> None:
+        self.count = self.cut = 0
+        self._workbook = workbook
+        self._head = workbook.add_format({"bold": True, "bottom": 1})
+        self._sheets = 0
+        self._add_sheet()
+
+    def add(self, record: ExportRecord) -> None:
+        """Write a record to the next row."""
+        if self._row == RECORDS_IN_A_SHEET:
+            self.finish()
+            self._add_sheet()
+        self._row += 1
+        self.count += 1
+        self.cut += _write_record(self._sheet, self._row, record)
+
+    def finish(self) -> None:
+        """Add the filter of the last sheet."""
+        self._sheet.autofilter(0, 0, max(1, self._row), len(COLUMNS))
+
+    def _add_sheet(self) -> None:
+        self._sheets += 1
+        self._row = 0
+        name = "results" if self._sheets == 1 else f"results {self._sheets}"
+        self._sheet: Sheet = self._workbook.add_worksheet(name, Sheet)
+        self._sheet.freeze_panes(1, 0)
+        for column, title in enumerate((*COLUMNS, CUT)):
+            self._sheet.set_column(column, column, _width(title))
+            self._sheet.write_string(0, column, title, self._head)
 
 
-def _new_sheet(workbook: Workbook, name: str) -> _Sheet:
-    sheet: _Sheet = workbook.add_worksheet(name, _Sheet)
-    sheet.freeze_panes(1, 0)
-    sheet.autofilter(0, 0, RECORDS_IN_A_SHEET, len(COLUMNS))
-    for column, title in enumerate((*COLUMNS, CUT)):
-        sheet.write_string(0, column, title)
-    return sheet
+def _width(title: str) -> int:
+    return _WIDE.get(title) or max(_WIDTHS.get(TYPES.get(title, str), 0), len(title) + 3)
 
 
-def _write_record(sheet: _Sheet, row: int, record: ExportRecord) -> int:
+def _write_record(sheet: Sheet, row: int, record: ExportRecord) -> int:
     """Write a record to a row, which lists its cut texts; return the number of cut texts."""
     cut = [
         name
         for column, (name, value) in enumerate(zip(COLUMNS, record, strict=True))
-        if value is not None and _write_value(sheet, row, column, value) == _CUT
+        if value is not None and write_value(sheet, row, column, value) == _CUT
     ]
     if cut:
         sheet.write_string(row, len(COLUMNS), ", ".join(cut))
     return len(cut)
-
-
-def _write_value(sheet: _Sheet, row: int, column: int, value: Value) -> int:
-    if isinstance(value, str):
-        return int(sheet.write_string(row, column, value))
-    if isinstance(value, bool):
-        return int(sheet.write_boolean(row, column, value))
-    if isinstance(value, datetime):
-        return int(sheet.write_string(row, column, time_text(value)))
-    return int(sheet.write_number(row, column, value))

@@ -12,21 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openpyxl import load_workbook
 from sqlalchemy import Engine, event, text
 
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results import exporting
 from doceval_pipeline.batches.results.exporting import Exported, export_page, export_records
+from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import Mode, reprocess
 from doceval_pipeline.batches.staging.steps import seal_batch
 from doceval_pipeline.domain.export_record import ExportRecord
 from doceval_pipeline.errors import BatchStateError, ExportError, FileError
 from doceval_pipeline.redaction import NOT_SHOWN
+from doceval_pipeline.reports.decision import decisions
 from doceval_pipeline.reports.exports.writing import Format
+from doceval_pipeline.reports.figures import figures
 from doceval_pipeline_tests.batches.archiving.archives import archive_batch, done
 from doceval_pipeline_tests.conftest import Sample, write_old
-from doceval_pipeline_tests.reports.exports.reading import READERS, read_csv, read_jsonl
+from doceval_pipeline_tests.reports.exports.reading import READERS, read_csv, read_jsonl, read_xlsx
 from doceval_pipeline_tests.reports.exports.records import HOSTILE
 from doceval_pipeline_tests.secret_canaries import KEY
 
@@ -144,7 +148,29 @@ def _expected(batch: Sample, row: dict[str, Any]) -> ExportRecord:
         withdrawn_at=_time(row["withdrawn_at"]),
         reused_from_batch=row["reused_batch_id"],
         reused_from=row["reused_from"],
+        **_judged(batch, row),
     )
+
+
+def _judged(batch: Sample, row: dict[str, Any]) -> dict[str, Any]:
+    """The threshold and the cost of a row, by plain rules."""
+    ((threshold,),) = batch.doc_eval(
+        "SELECT threshold FROM prompts WHERE id = :prompt", prompt=row["prompt_id"]
+    )
+    ((prices,),) = batch.doc_eval(
+        "SELECT prices FROM connections WHERE id = :connection", connection=row["connection_id"]
+    )
+    score = row["overall_score"] if OUTCOMES[row["status"]] == "succeeded" else None
+    cost = None
+    if prices and OUTCOMES[row["status"]] in ("succeeded", "failed") and row["output_tokens"] is not None:
+        # Whole numbers of millionths, so that no order of additions matters.
+        cost = (2 * row["input_tokens"] + 8 * row["output_tokens"]) / 1e6
+    return {
+        "threshold": threshold,
+        "below_threshold": None if threshold is None or score is None else score < threshold,
+        "cost": cost,
+        "currency": None if cost is None else "EUR",
+    }
 
 
 def _time(value: str | None) -> datetime | None:
@@ -154,12 +180,22 @@ def _time(value: str | None) -> datetime | None:
 
 @pytest.fixture
 def answered(batch_of: BatchOf) -> Sample:
-    """A batch of 40 cells of which some wait, with a file that has the content of another one."""
+    """A batch of 40 cells of which some wait, with a file that has the content of another one.
+
+    One of its connections has prices, and its prompts have thresholds.
+    """
     batch = batch_of(documents=10)
     write_old(batch.folder / "twin", (batch.folder / "003.txt").read_text())
     batch.stage()
     answer(batch)
     batch.knowledge("UPDATE llm_responses SET status = 'READY_TO_RETRY' WHERE status = 'ODD'")
+    batch.doc_eval(
+        "UPDATE connections SET prices = CAST(:prices AS jsonb) WHERE id = (SELECT min(id) FROM connections)",
+        prices='{"input_per_million": 2, "output_per_million": 8, "currency": "EUR"}',
+    )
+    batch.doc_eval(
+        "UPDATE prompts SET threshold = CASE id WHEN (SELECT min(id) FROM prompts) THEN 90 ELSE 10 END"
+    )
     return batch
 
 
@@ -174,6 +210,8 @@ def test_an_export_reads_back_as_what_the_databases_hold(
     assert READERS[format](path) == records
     assert {record.outcome for record in records} == {"succeeded", "failed", "running", "waiting"}
     assert {record.files for record in records} == {1, 2}
+    assert {record.below_threshold for record in records} == {True, False, None}
+    assert {record.currency for record in records} == {"EUR", None}
     assert (done.records, done.cut, done.size) == (40, 0, path.stat().st_size)
     assert told == [(0, 40), (40, 40)]
     assert path.stat().st_mode & 0o777 == 0o600
@@ -300,7 +338,7 @@ def test_the_number_of_statements_does_not_grow_with_the_batch(batch_of: BatchOf
         event.remove(Engine, "before_cursor_execute", listen)
         counts.append(len(seen))
         seen.clear()
-    assert counts[0] == counts[1] <= 6
+    assert counts[0] == counts[1] <= 7
 
 
 def test_memory_does_not_grow_with_the_texts(batch_of: BatchOf, tmp_path: Path) -> None:
@@ -404,3 +442,29 @@ def test_a_result_without_its_document_is_an_error(answered: Sample, tmp_path: P
     ):
         exported(answered, tmp_path / "export.jsonl")
     assert not (tmp_path / "export.jsonl").exists()
+
+
+def test_a_workbook_begins_with_what_the_report_decides_at_the_same_moment(
+    answered: Sample, tmp_path: Path
+) -> None:
+    answered.knowledge("UPDATE llm_responses SET status = 'S', overall_score = 70 WHERE status <> 'F'")
+    shown = figures(gather(answered.databases, answered.id))
+    path = tmp_path / "export.xlsx"
+
+    def write_late(*_: int) -> None:
+        answered.knowledge("UPDATE llm_responses SET overall_score = 1")
+
+    exported(answered, path, Format.XLSX, progress=write_late)
+    workbook = load_workbook(path)
+    texts = {row[0].value for row in workbook["summary"].iter_rows()}
+    assert {decision.sentence for decision in decisions(shown)} <= texts
+    rows = [[cell.value for cell in row] for row in workbook["documents"].iter_rows()]
+    assert len(rows) == 1 + 10
+    scores = [value for row in rows[1:] for value in row[4:-1]]
+    records = read_xlsx(path)
+    numbers = [value for value in scores if not isinstance(value, str)]
+    assert sorted(numbers) == sorted(
+        one.score for one in records if one.outcome == "succeeded" and one.score is not None
+    )
+    assert scores.count("failed") == [one.outcome for one in records].count("failed") > 0
+    assert len(scores) == len(records) == 40

@@ -1,7 +1,7 @@
 """The leaderboard equals the sums over the rows of all completed batches."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -20,9 +20,9 @@ from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.reprocessing import cancel
 from doceval_pipeline.doc_eval.clusters import document_clusters
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.domain.findings import Difference
+from doceval_pipeline.domain.findings import Difference, Estimate
 from doceval_pipeline.domain.leaderboard import LeaderboardRow
-from doceval_pipeline.statistics.inference import clustered_estimate, corrected
+from doceval_pipeline.statistics.inference import corrected, estimate_of_sums
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
 
 BatchOf = Callable[..., Sample]
@@ -68,6 +68,15 @@ def over_the_same_documents(batch: Sample, name: str) -> Sample:
     return Sample(batch.databases, applied.numbers[name], name, batch.folder)
 
 
+def of_sums(scores: Sequence[float], clusters: Sequence[int]) -> Estimate:
+    """The mean of scores with the interval of sums over clusters."""
+    mean = fmean(scores)
+    deviations: dict[int, float] = {}
+    for score, cluster in zip(scores, clusters, strict=True):
+        deviations[cluster] = deviations.get(cluster, 0.0) + score - mean
+    return estimate_of_sums(len(scores), mean, len(deviations), sum(d**2 for d in deviations.values()))
+
+
 def test_each_row_is_the_sum_of_its_cells_and_documents_in_two_batches_are_not_independent(
     batch_of: BatchOf,
 ) -> None:
@@ -95,8 +104,7 @@ def test_each_row_is_the_sum_of_its_cells_and_documents_in_two_batches_are_not_i
         assert (row.batches, row.documents) == (len({c.batch_id for c in own}), len({c[2] for c in own}))
         assert (row.cells, row.simulated) == (len(own), len(own) if row.is_simulated else 0)
         scored = [c for c in own if c.status == "S" and c.overall_score is not None]
-        expected = clustered_estimate([c.overall_score for c in scored], [c.document_id for c in scored])
-        assert expected is not None
+        expected = of_sums([c.overall_score for c in scored], [c.document_id for c in scored])
         assert row.scores is not None
         assert row.scores.n == expected.n == len(scored)
         for name in ("mean", "low", "high"):
@@ -171,9 +179,8 @@ def test_versions_of_a_document_are_one_cluster_in_intervals_and_differences(bat
     assert len(clusters) == 16
     for row in board.rows:
         own = [cell for cell in cells if cell.connection_id == row.connection_id]
-        expected = clustered_estimate([c.overall_score for c in own], [clusters[c.document_id] for c in own])
+        expected = of_sums([c.overall_score for c in own], [clusters[c.document_id] for c in own])
         assert row.scores is not None
-        assert expected is not None
         assert (row.scores.low, row.scores.high) == pytest.approx((expected.low, expected.high))
         assert (row.scored_documents, row.scored_clusters) == (16, 8)
     assert board.rows[1].pairs is not None

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import poll, recount_batches
@@ -147,6 +147,92 @@ def test_a_completed_batch_is_sent_once_signed_and_as_documented(
     assert (notifier.databases.settings.reports / data["report"]).is_file()
     assert data["url"] == f"https://dagster.example.com/assets/completion_report?partition={batch.key}"
     assert shape(documented(result["type"])) == shape(result)
+
+
+def test_a_message_states_each_model_under_each_prompt(batch_of: BatchOf, notifier: Notifier) -> None:
+    batch = batch_of(documents=3)
+    batch.doc_eval(
+        "UPDATE connections SET prices = CAST(:prices AS jsonb) WHERE name = 'model-0'",
+        prices='{"input_per_million": 2, "output_per_million": 0, "currency": "EUR"}',
+    )
+    batch.doc_eval("UPDATE prompts SET threshold = 55 WHERE name = 'prompt-0'")
+    batch.stage()
+    batch.knowledge(
+        "UPDATE llm_responses SET overall_score = 50 + 10 * place, "
+        "status = CASE WHEN place = 2 AND prompt_id = (SELECT max(prompt_id) FROM llm_responses) "
+        "THEN 'F' ELSE 'S' END, input_tokens = CASE WHEN place < 2 THEN 1000000 END "
+        "FROM (SELECT id AS doc, row_number() OVER (ORDER BY id) - 1 AS place FROM docs) AS d "
+        "WHERE document_id = doc"
+    )
+    poll(batch.databases)
+    write_report(batch.databases, batch.id)
+    notifier.send()
+    (message,) = notifier.receiver.messages
+    data = json.loads(message.body)["data"]
+    assert data["models_total"] == 4
+    assert [tuple(model.values()) for model in data["models"]] == [
+        ("model-0", "prompt-0", 60.0, 3, 3, 0, 0, 0, 4.0, "EUR", 1, 1),
+        ("model-1", "prompt-0", 60.0, 3, 3, 0, 0, 0, None, None, 3, 1),
+        ("model-0", "prompt-1", 55.0, 2, 2, 1, 0, 0, 4.0, "EUR", 1, None),
+        ("model-1", "prompt-1", 55.0, 2, 2, 1, 0, 0, None, None, 3, None),
+    ]
+    assert [*data["models"][0]] == [*documented("batch.completed")["data"]["models"][0]]
+
+
+def test_messages_state_the_models_of_their_own_batch_in_as_many_statements(
+    batch_of: BatchOf, notifier: Notifier
+) -> None:
+    seen: list[str] = []
+
+    def listen(*about: Any) -> None:
+        seen.append(about[2])
+
+    counts = []
+    for names in ("a", "bcd"):
+        for name in names:
+            finished(batch_of(documents=1, connections=1, prompts=2, name=name))
+        event.listen(Engine, "before_cursor_execute", listen)
+        assert len(notifier.send().delivered) == len(names)
+        event.remove(Engine, "before_cursor_execute", listen)
+        counts.append(len([statement for statement in seen if "webhook_deliveries" not in statement]))
+        seen.clear()
+    assert counts[0] == counts[1]
+    bodies = [json.loads(message.body)["data"] for message in notifier.receiver.messages]
+    assert [len(body["models"]) for body in bodies] == [2] * 4
+
+
+@pytest.mark.parametrize("name", ["m", "\U0001f600" * 200])
+def test_a_message_about_many_models_is_small_and_says_how_many_there_are(
+    batch_of: BatchOf, notifier: Notifier, name: str
+) -> None:
+    batch = finished(batch_of(documents=1, connections=15, prompts=15), reported=False)
+    batch.doc_eval(
+        "UPDATE batches SET batch_name = :name, config_snapshot = jsonb_set(CAST(config_snapshot AS jsonb), "
+        "'{connections,0,name}', to_jsonb(CAST(:name AS text)))",
+        name=name,
+    )
+    write_report(batch.databases, batch.id)
+    notifier.send()
+    (message,) = notifier.receiver.messages
+    data = json.loads(message.body)["data"]
+    assert len(message.body) < 20 * 1024
+    assert 4 < len(data["models"]) < data["models_total"] == 225
+    assert data["models"][0]["connection"] == name
+
+
+def test_connections_that_the_configuration_does_not_have_are_stated_last(
+    batch_of: BatchOf, notifier: Notifier
+) -> None:
+    batch = finished(batch_of(documents=1, connections=2, prompts=1), reported=False)
+    batch.plant(
+        "UPDATE llm_responses SET connection_id = 4711 "
+        "WHERE connection_id = (SELECT min(connection_id) FROM llm_responses)"
+    )
+    poll(batch.databases)
+    write_report(batch.databases, batch.id)
+    notifier.send()
+    data = json.loads(notifier.receiver.messages[0].body)["data"]
+    assert [model["connection"] for model in data["models"]] == ["model-1", "connection 4711"]
 
 
 def documented(kind: str) -> Any:

@@ -78,10 +78,11 @@ def read_parquet(path: Path) -> list[ExportRecord]:
 
 
 def read_xlsx(path: Path) -> list[ExportRecord]:
-    """The records of all sheets; numbers have 16 digits, texts at most the length of a cell."""
+    """The records of all sheets of results; numbers have 16 digits, texts at most the length of a cell."""
     workbook = load_workbook(path, read_only=True)
     found = []
-    for name in workbook.sheetnames:
+    assert workbook.sheetnames[:3] == ["summary", "documents", "results"]
+    for name in workbook.sheetnames[2:]:
         titles, *rows = workbook[name].iter_rows()
         assert [cell.value for cell in titles] == [*COLUMNS, "cut"]
         for row in rows:

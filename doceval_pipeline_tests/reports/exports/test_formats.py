@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openpyxl import load_workbook
+from openpyxl.utils import get_column_letter
 
 from doceval_pipeline.domain.export_record import COLUMNS, ExportRecord
 from doceval_pipeline.reports.exports import parquet, xlsx
@@ -112,8 +113,12 @@ def test_records_beyond_a_sheet_are_in_the_next(
     records = [plain_record(attempt=number) for number in range(count)]
     path, told = written(tmp_path, Format.XLSX, records)
     workbook = load_workbook(path)
-    assert [sheet.max_row - 1 for sheet in workbook] == sheets
-    assert workbook.sheetnames == ["results", "results 2", "results 3"][: len(sheets)]
+    assert workbook.sheetnames[2:] == ["results", "results 2", "results 3"][: len(sheets)]
+    of_results = workbook.worksheets[2:]
+    assert [sheet.max_row - 1 for sheet in of_results] == sheets
+    last = get_column_letter(len(COLUMNS) + 1)
+    assert [sheet.auto_filter.ref for sheet in of_results] == [f"A1:{last}{max(1, n) + 1}" for n in sheets]
+    assert {sheet.freeze_panes for sheet in of_results} == {"A2"}
     assert read_xlsx(path) == records
     assert told == RecordCounts(count)
 
