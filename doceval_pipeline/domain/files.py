@@ -1,7 +1,9 @@
 """Files of a batch: documents, names, those that are left out, and the labels that people read."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class EvaluatedFile:
 
 @dataclass(frozen=True, slots=True)
 class FileLabels:
-    """The labels of files and documents: paths, with their folder if the batch has several.
+    """The labels of files and documents: paths, with the end of their folder if the batch has several.
+
+    They never name a folder of the machine above the end that tells the folders of the batch apart.
 
     Attributes
     ----------
@@ -71,7 +75,11 @@ class FileLabels:
 
     def of_file(self, name: FileName) -> str:
         """The label of a file."""
-        return f"{name.folder.rstrip('/')}/{name.path}" if len(self.folders) > 1 else name.path
+        return f"{self.of_folder(name.folder)}/{name.path}" if len(self.folders) > 1 else name.path
+
+    def of_folder(self, folder: str) -> str:
+        """The shortest end of a folder's path that no other folder of the batch has."""
+        return _folder_ends(self.folders).get(folder) or _end(_parts(folder), 1)
 
     def of_document(self, document_id: int) -> str:
         """The label of a document's first file; its id if the batch has no file of it."""
@@ -92,3 +100,25 @@ class FileLabels:
             return None
         first = self.first_files[file.document_id]
         return None if first is None or first == file.name else self.of_file(first)
+
+
+@lru_cache(64)
+def _folder_ends(folders: tuple[str, ...]) -> dict[str, str]:
+    """The label of each folder."""
+    parts = {folder: _parts(folder) for folder in folders}
+    taken = Counter(_end(p, n) for p in parts.values() for n in range(1, len(p) + 1))
+    return {
+        folder: next(
+            (end for n in range(1, len(p) + 1) if taken[end := _end(p, n)] == 1),
+            _end(p, len(p)),
+        )
+        for folder, p in parts.items()
+    }
+
+
+def _parts(folder: str) -> list[str]:
+    return [part for part in folder.split("/") if part] or [""]
+
+
+def _end(parts: list[str], length: int) -> str:
+    return "/".join(parts[-length:])

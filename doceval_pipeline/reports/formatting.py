@@ -2,6 +2,7 @@
 
 import math
 from datetime import timedelta
+from decimal import Decimal
 
 
 def score_text(score: float) -> str:
@@ -86,7 +87,8 @@ def signed(difference: float) -> str:
 
 def money(value: float) -> str:
     """An amount of money with two decimals, or with two significant digits below 0.1."""
-    return f"{value:.2g}" if 0 < value < 0.1 else f"{value:,.2f}"
+    # As a decimal, because a small amount would get an exponent.
+    return f"{Decimal(f'{value:.2g}'):f}" if 0 < value < 0.1 else f"{value:,.2f}"
 
 
 def rough_amount(value: float) -> str:

@@ -8,6 +8,7 @@ invisible and reordering characters visible, then the template engine escapes th
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -15,10 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.reports import cli_hints, svg
+from doceval_pipeline.reports.boards import (
+    BOARDS_SHOWN,
+    LOW_DOCUMENTS_SHOWN,
+    boards,
+    crossing,
+    has_one_model,
+    low_documents,
+    shared_axis,
+    whole,
+)
 from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
 from doceval_pipeline.reports.decision import GENEROUS, decisions
 from doceval_pipeline.reports.figures import all_columns
@@ -34,36 +45,45 @@ from doceval_pipeline.reports.formatting import (
     signed,
     size_text,
 )
-from doceval_pipeline.reports.labels import ELSEWHERE, ColumnLabels, origins_text
+from doceval_pipeline.reports.labels import (
+    ELSEWHERE,
+    ColumnLabels,
+    Words,
+    connection_words,
+    origins_text,
+)
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
 from doceval_pipeline.reports.model import NOTHING_ASKED, ReportFigures, ReportInput
+from doceval_pipeline.reports.page_parts import FOLDED, runs, sections, without_folders
 from doceval_pipeline.reports.sanitize import visible, visible_name
 
 TEMPLATE = "report.html.j2"
 STYLE = "report.css"
 SCRIPT = "report.js"
-SECTIONS = (
-    ("failures", "Failures"),
-    ("leaderboard", "Leaderboard"),
-    ("distributions", "Distribution"),
-    ("disagreements", "Disagreement"),
-    ("agreement", "Agreement"),
-    ("columns", "Connections and prompts"),
-    ("matrix", "Results"),
-    ("previous", "Change"),
-    ("throughput", "Throughput"),
-    ("reprocessed", "Reprocessed"),
-    ("left-out", "Files left out"),
-    ("integrity", "Integrity"),
-    ("configuration", "Configuration"),
-    ("provenance", "Provenance"),
-)
 CONFIGURATION_CHARACTERS = 200_000
 PROMPT_CHARACTERS = 20_000
+# Sentences of the verdict, and kinds of failures, that are open on the page; the others are folded.
+DECISIONS_SHOWN = 5
+CHOICES_SHOWN = 3
+FAILURES_SHOWN = 3
 # The highest number of groups, and of names in each, before "and n more".
 GROUPS_SHOWN = 50
 NAMES_SHOWN = 50
 CHANGES_SHOWN = 500
+# What a reader looks for in the sentence of a decision, and its evidence. A name that says the same only
+# looks different.
+_FIGURES = re.compile(
+    r"(\b[\d,.]+ points? (?:higher|lower)\b"
+    r"|\b(?:about|more than|less than) (?:[\d,.]+ times as much|[\d,.]+ % (?:more|less)"
+    r"|(?:half|a \w+|1/[\d,.]+) as much|the same)"
+    r"|\bsaves [\d,.]+ \w+ per 1,000 documents|\bdo not separate\b|\bwhich may be chance\b"
+    r"|\btoo few to tell\b|\bshown to be no worse\b|\(95 % interval [^()]{1,60}\))"
+)
+# Words that run from right to left, which must not reorder what is beside them.
+_RIGHT_TO_LEFT = re.compile(
+    "([\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc](?:[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\\s\\d]*"
+    "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc])?)"
+)
 
 
 def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None = None) -> str:
@@ -87,6 +107,7 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
     """
     columns = all_columns(data)
     matrix = lay_out(data, columns)
+    names, words = ColumnLabels(columns), connection_words(data.config)
     environment = _environment(compiled)
     return environment.get_template(TEMPLATE).render(
         data=data,
@@ -99,16 +120,18 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
             for cell in data.cells
             if cell.details is not None
         },
-        names=ColumnLabels(columns),
+        names=names,
         labels=data.labels,
         column_names={(c.connection_id, c.prompt_id): (c.connection, c.prompt) for c in columns},
         prompts=_prompts(data.config),
-        configuration=_cut(_pretty(data.config), CONFIGURATION_CHARACTERS),
-        decisions=decisions(figures),
-        GENEROUS=GENEROUS,
+        configuration=_cut(_pretty(without_folders(data.config)), CONFIGURATION_CHARACTERS),
         elapsed=_elapsed(data),
         policy=_policy(environment, STYLE, SCRIPT),
-        **_rankings(data),
+        runs=runs(data),
+        words=words,
+        **_verdict(data, figures),
+        **_sections(data, figures, words),
+        **_rankings(data, figures, names),
         **_commands(data),
     )
 
@@ -127,16 +150,46 @@ def render_page(template: str, compiled: Path | None, **values: Any) -> str:
     return environment.get_template(template).render(policy=_policy(environment, STYLE), **values)
 
 
-def _rankings(data: ReportInput) -> dict[str, Any]:
-    """The shared axes of the leaderboards and of the changes, and the connections without a pair."""
+def _verdict(data: ReportInput, figures: ReportFigures) -> dict[str, Any]:
+    """What the leaderboards decide, and the sides of the product of evaluations."""
+    found = decisions(figures)
+    is_compared = any(len(board.ranked) > 1 for board in data.insights.leaderboards)
+    return {
+        "decisions": found,
+        "caution": GENEROUS if is_compared else "",
+        "prompt_count": len({column.prompt_id for column in data.columns}),
+        "connection_count": len({column.connection_id for column in data.columns}),
+    }
+
+
+def _sections(data: ReportInput, figures: ReportFigures, words: Words) -> dict[str, Any]:
+    """The sections that the page has, what there is nothing to show for, and what follows the table."""
+    found, nothing = sections(data, figures, words)
+    targets = [target for target, _ in found]
+    after = targets[targets.index("matrix") + 1 :] if "matrix" in targets else []
+    return {
+        "sections": found,
+        "shown": set(targets),
+        "nothing": nothing,
+        "after_matrix": after[0] if after else FOLDED[0][0],
+    }
+
+
+def _rankings(data: ReportInput, figures: ReportFigures, names: ColumnLabels) -> dict[str, Any]:
+    """Leaderboards, low documents, shared axes, and how many connections are in no pair."""
     insights = data.insights
-    ranked = [standing for board in insights.leaderboards for standing in board.ranked]
-    connections = {standing.connection_id for standing in ranked}
+    by_column = {(f.column.connection_id, f.column.prompt_id): f for f in figures.columns}
+    is_mixed = 0 < figures.sums.simulated < figures.cells.rows
+    found = boards(insights, names, by_column, is_mixed=is_mixed)
+    ranked = {s.connection_id for board in insights.leaderboards for s in board.ranked}
     paired = {connection for pair in insights.agreements for connection in (pair.first, pair.second)}
     moved = insights.previous.columns if insights.previous else ()
     return {
-        "unpaired": len(connections - paired),
-        "leaderboard_axis": svg.score_axis(standing.scores for standing in ranked),
+        "boards": found,
+        "is_alone": has_one_model(insights.leaderboards),
+        "alone_axis": shared_axis(found),
+        "lows": low_documents(insights, names),
+        "unpaired": len(ranked - paired),
         "previous_axis": svg.difference_axis(entry.changes.difference for entry in moved),
     }
 
@@ -166,6 +219,9 @@ def _environment(compiled: Path | None) -> Environment:
         "score": score_text,
         "points": points_text,
         "probability": probability_text,
+        "abs_low": _as_sizes,
+        "emphasized": emphasized,
+        "whole": whole,
         "duration": duration,
         "size": size_text,
         "time": _time,
@@ -176,7 +232,12 @@ def _environment(compiled: Path | None) -> Environment:
         "short_time": _short_time,
     }
     environment.globals |= {
-        "SECTIONS": SECTIONS,
+        "BOARDS_SHOWN": BOARDS_SHOWN,
+        "CHOICES_SHOWN": CHOICES_SHOWN,
+        "DECISIONS_SHOWN": DECISIONS_SHOWN,
+        "FAILURES_SHOWN": FAILURES_SHOWN,
+        "LOW_DOCUMENTS_SHOWN": LOW_DOCUMENTS_SHOWN,
+        "crossing": crossing,
         "SYMBOLS": SYMBOLS,
         "KINDS": svg.KINDS,
         "NOTHING_ASKED": NOTHING_ASKED,
@@ -212,6 +273,33 @@ def _policy(environment: Environment, style: str, script: str | None = None) -> 
     allowed = [] if script is None else [f"script-src '{_digest(environment.get_template(script).render())}'"]
     allowed.append(f"style-src '{_digest(environment.get_template(style).render())}'")
     return "; ".join(["default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"])
+
+
+def emphasized(sentence: str) -> Markup:
+    """A sentence of a decision with its figures in bold and its evidence in grey."""
+    parts = _FIGURES.split(visible(sentence))
+    return Markup().join(_marked(part) if place % 2 else _isolated(part) for place, part in enumerate(parts))
+
+
+def _marked(part: str) -> Markup:
+    if part.startswith("("):
+        return Markup('<span class="muted">{}</span>').format(part)
+    return Markup("<strong>{}</strong>").format(part)
+
+
+def _isolated(text: str) -> Markup:
+    parts = _RIGHT_TO_LEFT.split(text)
+    return Markup().join(
+        Markup("<bdi>{}</bdi>").format(part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
+    )
+
+
+def _as_sizes(low: float, high: float) -> str:
+    """An interval of a difference that a sentence gives as a size: "4.1 to 7.9", also of −7.9 to −4.1."""
+    if low + high < 0:
+        low, high = -high, -low
+    return f"{points_text(low).replace('-', '−')} to {points_text(high)}"
 
 
 def _digest(text: str) -> str:

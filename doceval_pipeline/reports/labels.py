@@ -1,6 +1,8 @@
 """Labels of columns and batches that figures know by id, and of the origins of reused results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.reports.model import ReportColumn
@@ -42,3 +44,25 @@ class ColumnLabels:
     def prompt(self, prompt_id: int) -> str:
         """The name of a prompt."""
         return self._prompts.get(prompt_id, f"prompt {prompt_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The word for a connection that people read in a report."""
+
+    one: str
+    many: str
+
+
+MODEL_WORDS = Words("model", "models")
+CONNECTION_WORDS = Words("connection", "connections")
+
+
+def connection_words(config: Mapping[str, Any]) -> Words:
+    """ "model" if each model of a sealed configuration has exactly one connection, else "connection"."""
+    connections = config.get("connections")
+    if not isinstance(connections, list) or not connections:
+        return CONNECTION_WORDS
+    models = [item.get("model_name") if isinstance(item, Mapping) else None for item in connections]
+    is_known = all(isinstance(model, str) and model for model in models)
+    return MODEL_WORDS if is_known and len(set(models)) == len(models) else CONNECTION_WORDS

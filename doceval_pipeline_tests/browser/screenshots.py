@@ -10,20 +10,20 @@ from playwright.sync_api import Browser, sync_playwright
 
 from doceval_pipeline_tests.browser.conftest import ARGUMENTS, chromium
 from doceval_pipeline_tests.browser.opened import PHONE, Opened, write
-from doceval_pipeline_tests.reports.sample_reports import batch
+from doceval_pipeline_tests.reports.sample_reports import judged, with_margin
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDTH = 1180
 SECTIONS = (
-    *("failures", "leaderboard", "distributions", "disagreements", "agreement", "columns"),
+    *("leaderboard", "thresholds", "failures", "distributions", "disagreements", "agreement"),
     *("previous", "throughput", "integrity"),
 )
 
 
 def take_all(browser: Browser, folder: Path) -> None:
-    file = write(folder, batch(24, 3, 2))
+    file = write(folder, judged(22, 3, 2, thresholds={1: 60.0}))
     light = Opened(browser, file, WIDTH, color_scheme="light").page
-    top = light.locator("#distributions").bounding_box()
+    top = light.locator("#thresholds").bounding_box()
     assert top is not None
     light.screenshot(
         path=IMAGES / "report.png",
@@ -31,7 +31,9 @@ def take_all(browser: Browser, folder: Path) -> None:
         clip={"x": 0, "y": 0, "width": WIDTH, "height": top["y"] - 20},
     )
     light.locator(".verdict").screenshot(path=IMAGES / "report-verdict.png")
-    light.locator(".tiles").screenshot(path=IMAGES / "report-tiles.png")
+    margin = Opened(browser, write(folder, with_margin(), "margin"), WIDTH, color_scheme="light").page
+    margin.locator("#leaderboard").screenshot(path=IMAGES / "report-margin.png")
+    light.locator("#integrity summary").click()
     for section in SECTIONS:
         light.locator(f"#{section}").screenshot(path=IMAGES / f"report-{section}.png")
     light.locator("#filter-low").fill("85")

@@ -19,7 +19,12 @@ MODES: dict[str, dict[str, Any]] = {
     "print": {"width": DESK, "color_scheme": "dark"},
 }
 # The checker looks at every element, which takes it up to a minute here, so that large ones are checked once.
-NOT_CHECKED = {(name, mode) for name in ("1000-cells", "10000-cells") for mode in MODES if mode != "light"}
+NOT_CHECKED = {
+    (name, mode)
+    for name in ("1000-cells", "10000-cells", "many-prompts")
+    for mode in MODES
+    if mode != "light"
+}
 
 
 @pytest.fixture(scope="module")

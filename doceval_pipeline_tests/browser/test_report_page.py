@@ -17,6 +17,7 @@ from doceval_pipeline_tests.reports.sample_reports import (
     document,
     failed,
     hostile,
+    judged,
     report_input,
 )
 
@@ -80,7 +81,7 @@ def test_a_click_on_a_cell_shows_its_message_and_escape_hides_it(browser: Browse
 
 def test_the_style_sheet_is_allowed_by_the_policy(browser: Browser, tmp_path: Path) -> None:
     with opened(browser, tmp_path, report_input([document(1)], [column()], [cell(1)])) as page:
-        assert page.evaluate("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
+        assert page.evaluate("getComputedStyle(document.querySelector('.strip')).display") == "grid"
 
 
 def test_no_script_but_ours_may_run(browser: Browser, tmp_path: Path) -> None:
@@ -183,6 +184,47 @@ def test_a_phone_scrolls_the_matrix_and_not_the_page(browser: Browser, tmp_path:
         header = page.locator(".matrix tbody th").bounding_box()
         assert header is not None
         assert header["x"] >= 0
+
+
+@pytest.mark.parametrize("thresholds", [{}, {1: 60.0, 2: 75.0}], ids=["usual", "with thresholds"])
+def test_a_decision_takes_three_screens_and_its_sentences_the_first(
+    browser: Browser, tmp_path: Path, thresholds: dict[int, float]
+) -> None:
+    """17 documents, 3 models and 2 prompts, of which some failed, on a desktop of 1440 × 900."""
+    data = judged(17, 3, 2, thresholds=thresholds)
+    with opened(browser, tmp_path, data, width=1440) as page:
+        page.set_viewport_size({"width": 1440, "height": 900})
+        places = {
+            name: page.locator(name).first.bounding_box()
+            for name in (".verdict", "#leaderboard td", "#failures", "#matrix")
+        }
+    tops = {name: place["y"] for name, place in places.items() if place is not None}
+    assert len(tops) == len(places)
+    assert tops["#matrix"] <= 3 * 900
+    verdict = places[".verdict"]
+    assert verdict is not None
+    assert verdict["y"] + verdict["height"] <= 500
+    assert tops["#leaderboard td"] <= 900
+
+
+def test_every_low_score_is_one_click_from_its_response(browser: Browser, tmp_path: Path) -> None:
+    data = judged(17, 3, 2, thresholds={1: 60.0})
+    with opened(browser, tmp_path, data) as page:
+        page.locator(".lows .low button").first.click()
+        assert page.locator(".result:popover-open").is_visible()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_what_is_folded_opens_by_keyboard_and_is_open_on_paper(
+    browser: Browser, tmp_path: Path, *, scripts: bool
+) -> None:
+    with opened(browser, tmp_path, some_results(), java_script_enabled=scripts) as page:
+        digest = page.get_by_text("Digest of the results")
+        assert not digest.is_visible()
+        page.locator("#integrity summary").press("Enter")
+        assert digest.is_visible()
+        page.emulate_media(media="print")
+        assert page.get_by_text("Dagster runs").is_visible()
 
 
 # Until the page is painted anew, so that layout counts.

@@ -8,7 +8,7 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import combinations
 from typing import Any
@@ -17,30 +17,36 @@ import numpy as np
 
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.domain.columns import Column
-from doceval_pipeline.domain.findings import Difference, Estimate
+from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate, MarginTest
 from doceval_pipeline.domain.insights import (
     NOTHING,
     Agreement,
+    BelowThreshold,
     ColumnChanges,
     Disagreement,
     Distribution,
     Insights,
+    LowDocument,
+    NearScore,
     PromptLeaderboard,
     Provenance,
     SincePrevious,
     Standing,
 )
+from doceval_pipeline.domain.results import Total
 from doceval_pipeline.domain.score_changes import ScoreChanges, ScoreShift
 from doceval_pipeline.domain.throughput import Stall, Throughput
-from doceval_pipeline.domain.usage import Cost, ProcessingTime
+from doceval_pipeline.domain.usage import ColumnUsage, Cost, ProcessingTime
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import GROUPS_SHOWN
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
-from doceval_pipeline.reports.standings import RankingInput, rank_models
+from doceval_pipeline.reports.standings import RankingInput, is_cheaper, is_faster, rank_models
 from doceval_pipeline_tests.reports import reference_model
 from doceval_pipeline_tests.reports.reference_model import File, Row
 
 STARTED = reference_model.QUEUED
+# As many as a report compares with another batch.
+COLUMNS_COMPARED = 20
 # Taken for more than text, each would run, load, link or reorder something.
 HOSTILE = (
     "<script>window.ran = 1; document.title = 'ran'</script>",
@@ -247,32 +253,63 @@ def _half(values: Sequence[float]) -> float | None:
     return None if len(set(values)) < 2 else 1.96 * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def insights_of(files: Sequence[File], columns: Sequence[ReportColumn], rows: Sequence[Row]) -> Insights:
+Price = tuple[float, float, str]
+"""Per million tokens in and out, and the currency."""
+PRICES: dict[int, Price] = {1: (2.5, 10.0, "USD"), 2: (3.0, 15.0, "USD"), 3: (0.1, 0.4, "USD")}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a batch was asked for: prices by connection, thresholds and weights by prompt, and a margin."""
+
+    prices: Mapping[int, Price]
+    thresholds: Mapping[int, float]
+    weights: Mapping[int, float]
+    margin: float | None
+
+
+USUAL = Wanted(PRICES, {}, {}, None)
+
+
+def insights_of(
+    files: Sequence[File], columns: Sequence[ReportColumn], rows: Sequence[Row], wanted: Wanted = USUAL
+) -> Insights:
     """Insights by plain formulas: the previous batch scored 4 points less, and the work stalled once."""
     now = reference_model.current(rows)
     keys = [(c.connection_id, c.prompt_id) for c in columns]
     names = {file.document_id: file.name for file in reversed(files) if file.document_id is not None}
     by_column = {key: scores(rows, key) for key in keys}
+    prompts = dict.fromkeys(prompt for _, prompt in keys)
+    boards = [_leaderboard(prompt, by_column, now, len(names), wanted) for prompt in prompts]
     return Insights(
         scores=estimate([*scores(rows).values()]),
-        leaderboards=leaderboards_of(files, columns, rows),
+        leaderboards=boards,
         distributions=[_distribution(key, values) for key, values in by_column.items() if values],
         disagreements=_disagreements(names, by_column),
         agreements=_agreements(by_column),
         previous=_previous(names, by_column),
         throughput=_throughput(now),
-        costs=_costs(now),
+        costs=_costs(now, wanted.prices),
         seconds=_seconds(now),
         reused=len(names) // 3,
         content_bytes=sum({f.document_id: f.size or 0 for f in files}.values()),
         attempts=sorted(Counter(row.attempt for row in now).items()),
-        provenance=Provenance(
-            tuple(
-                (asset, f"{place:08x}-1f2e-4d3c-8b9a-0123456789ab")
-                for place, asset in enumerate(("batch_config_snapshot", "encoded_documents", "queue_rows"), 1)
-            )
-        ),
+        provenance=Provenance(_RUNS),
+        overall=_overall(by_column, boards, wanted) if len(wanted.weights) > 1 else None,
+        below_thresholds=[
+            _below(prompt, threshold, names, by_column) for prompt, threshold in wanted.thresholds.items()
+        ],
+        margin=wanted.margin,
     )
+
+
+_RUNS = (
+    *(
+        (asset, "0badcafe-1f2e-4d3c-8b9a-0123456789ab")
+        for asset in ("batch_config_snapshot", "document_assignment", "encoded_documents", "queue_rows")
+    ),
+    ("completion_report", "0badf00d-1f2e-4d3c-8b9a-0123456789ab"),
+)
 
 
 def leaderboards_of(
@@ -292,6 +329,147 @@ def leaderboards_of(
         usage=reference_model.column_usage(reference_model.current(rows), prices or {}),
     )
     return rank_models(figures(report_input(files, columns, rows)).columns, given).by_prompt
+
+
+def _leaderboard(
+    prompt: int, by_column: dict[Column, dict[int, float]], now: Sequence[Row], contents: int, wanted: Wanted
+) -> PromptLeaderboard:
+    """The models under one prompt, compared on the documents that both scored."""
+    of_prompt = {connection: found for (connection, p), found in by_column.items() if p == prompt}
+    ranked = sorted(of_prompt, key=lambda c: -statistics.fmean([*of_prompt[c].values()] or [-1.0]))
+    found: list[Standing] = []
+    for connection in ranked:
+        rows = [row for row in now if row.key[1:] == (connection, prompt)]
+        outcomes = Counter(row.known_outcome for row in rows)
+        standing = replace(
+            _standing(connection, ranked, of_prompt),
+            failed=outcomes["failed"],
+            without_score=outcomes["succeeded"] - len(of_prompt[connection]),
+            without_result=max(contents, len(rows)) - outcomes["failed"] - outcomes["succeeded"],
+            simulated=sum(row.simulated for row in rows),
+            usage=_usage(rows, wanted.prices.get(connection)),
+        )
+        found.append(replace(standing, margin_test=_margin_test(standing, found, wanted.margin)))
+    scored = [found.keys() for found in of_prompt.values() if found]
+    return PromptLeaderboard(prompt, found, is_same_documents=all(keys == scored[0] for keys in scored))
+
+
+def _standing(connection: int, ranked: Sequence[int], scored: Mapping[int, dict[int, float]]) -> Standing:
+    leads = connection == ranked[0]
+    against = next((c for c in ranked[leads : leads + 1] if scored[c] and scored[connection]), None)
+    found = None if against is None else difference(scored[against], scored[connection])
+    tied = not leads and bool(scored[connection]) and not (found is not None and found.told_apart)
+    return Standing(connection, estimate([*scored[connection].values()]), against, found, tied, 0, 0, 0)
+
+
+def _usage(rows: Sequence[Row], price: Price | None) -> ColumnUsage:
+    """What finished evaluations used, as they report it."""
+    finished = [row for row in rows if row.known_outcome in ("succeeded", "failed")]
+    cost = None
+    priced = [row for row in finished if row.input_tokens is not None and row.output_tokens is not None]
+    if price is not None and priced:
+        amount = sum(
+            ((row.input_tokens or 0) * price[0] + (row.output_tokens or 0) * price[1]) / 1e6 for row in priced
+        )
+        cost = Cost(amount, price[2], len(priced), len(finished) - len(priced))
+    tokens = [
+        Total(sum(values), len(values)) if values else None
+        for values in (
+            [row.input_tokens for row in finished if row.input_tokens is not None],
+            [row.output_tokens for row in finished if row.output_tokens is not None],
+        )
+    ]
+    return ColumnUsage(len(finished), *tokens, _seconds(finished), cost)
+
+
+def _margin_test(standing: Standing, better: Sequence[Standing], margin: float | None) -> MarginTest | None:
+    """Of a cheaper or faster model, by its interval."""
+    found = standing.difference
+    if margin is None or not better or found is None or found.low is None or found.high is None:
+        return None
+    if not is_cheaper(standing.usage, better[0].usage) and not is_faster(standing.usage, better[0].usage):
+        return None
+    if found.low > -margin:
+        return MarginTest(margin, Conclusion.NO_WORSE, None)
+    if found.high < -margin:
+        return MarginTest(margin, Conclusion.WORSE, None)
+    return MarginTest(margin, Conclusion.UNKNOWN, 40)
+
+
+def _overall(
+    by_column: dict[Column, dict[int, float]], boards: Sequence[PromptLeaderboard], wanted: Wanted
+) -> PromptLeaderboard:
+    """The weighted mean of each document that has a score under every weighted prompt."""
+    total = sum(wanted.weights.values())
+    scored: dict[int, dict[int, float]] = {}
+    for connection in {c for c, _ in by_column}:
+        of_prompts = {prompt: by_column[connection, prompt] for prompt in wanted.weights}
+        shared = set.intersection(*(set(values) for values in of_prompts.values()))
+        scored[connection] = {
+            id_: sum(of_prompts[prompt][id_] * weight for prompt, weight in wanted.weights.items()) / total
+            for id_ in shared
+        }
+    ranked = sorted(scored, key=lambda c: -statistics.fmean([*scored[c].values()] or [-1.0]))
+    return PromptLeaderboard(
+        None,
+        [
+            replace(
+                _standing(connection, ranked, scored), usage=_usage_of_weighted(connection, boards, wanted)
+            )
+            for connection in ranked
+        ],
+        is_same_documents=False,
+        weights=tuple(wanted.weights.items()),
+    )
+
+
+def _usage_of_weighted(connection: int, boards: Sequence[PromptLeaderboard], wanted: Wanted) -> ColumnUsage:
+    """The cost of a document under all weighted prompts."""
+    costs = [
+        standing.usage.cost
+        for board in boards
+        for standing in board.standings
+        if board.prompt_id in wanted.weights and standing.connection_id == connection
+    ]
+    known = [cost for cost in costs if cost is not None]
+    if len(known) < len(costs):
+        return ColumnUsage()
+    documents = max(cost.cells for cost in known)
+    amount = documents * sum(cost.per_document for cost in known)
+    return ColumnUsage(documents, cost=Cost(amount, known[0].currency, documents, 0))
+
+
+def _below(
+    prompt: int, threshold: float, names: Mapping[int, str], by_column: dict[Column, dict[int, float]]
+) -> BelowThreshold:
+    of_prompt = {connection: found for (connection, p), found in by_column.items() if p == prompt}
+    low = []
+    for id_, name in names.items():
+        found = tuple((c, values[id_]) for c, values in of_prompt.items() if id_ in values)
+        if any(score < threshold for _, score in found):
+            low.append(LowDocument(name, id_, found))
+    low.sort(key=lambda d: (-sum(s < threshold for _, s in d.scores), min(s for _, s in d.scores)))
+    near = [
+        NearScore(
+            names[id_], id_, c, score, Estimate(3, score - 1, score - 4, score + 2) if id_ % 2 else None
+        )
+        for c, values in of_prompt.items()
+        for id_, score in values.items()
+        if abs(score - threshold) < 2
+    ]
+    near.sort(key=lambda n: abs(n.score - threshold))
+    return BelowThreshold(
+        prompt,
+        threshold,
+        documents=len(low),
+        scored=len({id_ for values in of_prompt.values() for id_ in values}),
+        by_connection=tuple(
+            (c, sum(s < threshold for s in values.values())) for c, values in of_prompt.items()
+        ),
+        lowest=tuple(low[:50]),
+        near=tuple(near[:20]),
+        all_near=len(near),
+    )
 
 
 def _distribution(key: Column, by_document: dict[int, float]) -> Distribution:
@@ -342,7 +520,10 @@ def _previous(names: dict[int, str], by_column: dict[Column, dict[int, float]]) 
             moved.append(ColumnChanges(key, _movement(names, before, after, found), changed))
     shared = len({id_ for values in by_column.values() for id_ in values})
     completed = STARTED - timedelta(days=7)
-    return SincePrevious("batch-000069", "contracts-q3", completed, shared, tuple(moved)) if moved else None
+    if not moved:
+        return None
+    compared = tuple(moved[:COLUMNS_COMPARED])
+    return SincePrevious("batch-000069", "contracts-q3", completed, shared, compared, len(moved))
 
 
 def _movement(
@@ -385,12 +566,18 @@ def _throughput(now: Sequence[Row]) -> Throughput | None:
     )
 
 
-def _costs(now: Sequence[Row]) -> tuple[Cost, ...]:
-    priced = [row for row in now if row.input_tokens is not None and row.connection_id == 1]
-    if not priced:
-        return ()
-    amount = sum((row.input_tokens or 0) * 2.5e-6 + (row.output_tokens or 0) * 1e-5 for row in priced)
-    return (Cost(amount, "USD", len(priced), len(now) - len(priced)),)
+def _costs(now: Sequence[Row], prices: Mapping[int, Price]) -> tuple[Cost, ...]:
+    finished = [row for row in now if row.known_outcome in ("succeeded", "failed")]
+    of = {
+        c: _usage([row for row in finished if row.connection_id == c], price) for c, price in prices.items()
+    }
+    known = [usage.cost for usage in of.values() if usage.cost is not None]
+    unpriced = len(finished) - sum(cost.cells for cost in known)
+    return tuple(
+        Cost(sum(c.amount for c in same), currency, sum(c.cells for c in same), unpriced)
+        for currency in sorted({cost.currency for cost in known})
+        for same in ([cost for cost in known if cost.currency == currency],)
+    )
 
 
 def _seconds(now: Sequence[Row]) -> ProcessingTime | None:
@@ -401,11 +588,34 @@ def _seconds(now: Sequence[Row]) -> ProcessingTime | None:
 
 
 def full_report(
-    files: Sequence[File], columns: Sequence[ReportColumn], rows: Sequence[Row], **changes: object
+    files: Sequence[File],
+    columns: Sequence[ReportColumn],
+    rows: Sequence[Row],
+    wanted: Wanted = USUAL,
+    **changes: object,
 ) -> ReportInput:
-    """A report with something in every section."""
-    insights = insights_of(files, columns, rows)
-    return report_input(files, columns, rows, **({"insights": insights} | changes))
+    """A report with something in every section; each connection is the only one of its model."""
+    insights = insights_of(files, columns, rows, wanted)
+    usual = {"insights": insights, "config": config_of(files, columns)}
+    return report_input(files, columns, rows, **(usual | changes))
+
+
+def config_of(files: Sequence[File], columns: Sequence[ReportColumn]) -> dict[str, Any]:
+    """The sealed configuration of such columns; prompts have a text."""
+    connections = {c.connection_id: c.connection for c in columns}
+    prompts = {c.prompt_id: c.prompt for c in columns}
+    return {
+        "version": 1,
+        "folders": [{"id": n, "path": p} for n, p in enumerate(sorted({file.folder for file in files}), 1)],
+        "connections": [
+            {"id": id_, "name": name, "model_name": name, "provider_type": "openai"}
+            for id_, name in connections.items()
+        ],
+        "prompts": [
+            {"id": id_, "name": name, "text": f"Score the {name} of this document from 0 to 100."}
+            for id_, name in prompts.items()
+        ],
+    }
 
 
 def columns_of(connections: int, prompts: int) -> list[ReportColumn]:
@@ -416,7 +626,13 @@ def columns_of(connections: int, prompts: int) -> list[ReportColumn]:
     ]
 
 
-def batch(documents: int, connections: int = 1, prompts: int = 1, failing: float = 0.04) -> ReportInput:
+def batch(
+    documents: int,
+    connections: int = 1,
+    prompts: int = 1,
+    failing: float = 0.04,
+    wanted: Wanted = USUAL,
+) -> ReportInput:
     """A usual batch: models of different quality, some failures, a duplicate."""
     chance = random.Random(documents * 31 + connections)
     files = [document(n, name=f"contract-{n:04}.pdf", size=900 * n + 700) for n in range(1, documents + 1)]
@@ -445,7 +661,7 @@ def batch(documents: int, connections: int = 1, prompts: int = 1, failing: float
         rows[0] = cell(1, score=0.0)
         rows += [replace(rows[0], attempt=2, score=71.0)]
         rows[0] = failed(1, "timed out after 120 s")
-    return full_report(files, columns, rows)
+    return full_report(files, columns, rows, wanted)
 
 
 def _row(chance: random.Random, n: int, connection: int, prompt: int, level: float, failing: float) -> Row:
@@ -547,27 +763,22 @@ def hostile() -> ReportInput:
     movement = ScoreChanges(
         found, 1, 2, 3, 1.0, 2.0, 50.0, 1, 1, tuple(ScoreShift(name, 1.0, 99.0) for name in names), 0, 0
     )
+    standings = [
+        Standing(key[0], Estimate(9, 50.0, 40.0, 60.0), (key[0] + 1) % len(columns), found, True, 1, 2, 3)
+        for key in columns
+    ]
+    usage = ColumnUsage(9, Total(9, 9), None, ProcessingTime(9, 1.0, 2.0), Cost(1.0, HOSTILE[0], 9, 1))
+    standings[1] = replace(standings[1], usage=usage, margin_test=MarginTest(3.0, Conclusion.NO_WORSE, None))
+    low = [LowDocument(name, place, ((0, 1.0), (1, 99.0))) for place, name in enumerate(names)]
+    near = [NearScore(name, place, 0, 61.0, None) for place, name in enumerate(names)]
     insights = Insights(
         scores=Estimate(9, 50.0, 40.0, 60.0),
-        leaderboards=[
-            PromptLeaderboard(
-                prompt,
-                [
-                    Standing(
-                        connection,
-                        Estimate(9, 50.0, 40.0, 60.0),
-                        against,
-                        found,
-                        tied=tied,
-                        failed=1,
-                        without_score=2,
-                        without_result=3,
-                    )
-                    for connection, against, tied in ((prompt, prompt + 1, False), (prompt + 1, prompt, True))
-                ],
-            )
-            for _, prompt in columns
+        leaderboards=[PromptLeaderboard(prompt, standings) for _, prompt in columns],
+        overall=PromptLeaderboard(None, standings, weights=((0, 1.0), (1, 2.0))),
+        below_thresholds=[
+            BelowThreshold(0, 60.0, len(low), 20, ((0, 9), (1, 0)), tuple(low), tuple(near), 30)
         ],
+        margin=3.0,
         distributions=[Distribution(key, 9, 1.0, 20.0, 50.0, 70.0, 99.0, (1,) * 20) for key in columns],
         disagreements=[
             Disagreement(name, place, place, ((0, 1.0), (1, 99.0))) for place, name in enumerate(names)
@@ -587,6 +798,48 @@ def hostile() -> ReportInput:
     return replace(data, insights=insights)
 
 
+def judged(
+    documents: int,
+    connections: int,
+    prompts: int,
+    *,
+    prices: Mapping[int, Price] = PRICES,
+    thresholds: Mapping[int, float] | None = None,
+    weights: Mapping[int, float] | None = None,
+    margin: float | None = None,
+) -> ReportInput:
+    """A usual batch for which somebody also set thresholds, weights or a margin."""
+    return batch(
+        documents, connections, prompts, wanted=Wanted(prices, thresholds or {}, weights or {}, margin)
+    )
+
+
+def with_margin() -> ReportInput:
+    """Of three cheaper models one is no worse, one is worse, and of one nobody can tell."""
+    behind = {1: (0.0, 0.0), 2: (-1.0, 1.5), 3: (-2.5, 12.0), 4: (-11.0, 3.0)}
+    prices = {c: (20.0 / 4**c, 80.0 / 4**c, "USD") for c in behind}
+    chance = random.Random(11)
+    hardness = [chance.gauss(68, 7) for _ in range(40)]
+    rows = [
+        cell(n, c, score=round(hardness[n - 1] + mean + spread * (-1) ** (n // c), 1), seconds=4.0 / c)
+        for n in range(1, 41)
+        for c, (mean, spread) in behind.items()
+    ]
+    files = [document(n) for n in range(1, 41)]
+    return full_report(files, columns_of(4, 1), rows, Wanted(prices, {}, {}, 3.0))
+
+
+def many_prompts() -> ReportInput:
+    chance = random.Random(12)
+    columns = [ReportColumn(c, MODELS[c - 1], p, f"criterion-{p:02}") for c in (1, 2) for p in range(1, 51)]
+    rows = [
+        cell(n, c.connection_id, c.prompt_id, score=float(chance.randint(40, 90)))
+        for n in range(1, 6)
+        for c in columns
+    ]
+    return full_report([document(n) for n in range(1, 6)], columns, rows)
+
+
 REPORTS = {
     "empty": lambda: report_input(started_at=None, completed_at=None, created_at=None, config={}),
     "1-cell": lambda: batch(1, failing=0),
@@ -596,6 +849,17 @@ REPORTS = {
     "all-failed": all_failed,
     "all-skipped": all_skipped,
     "one-model": lambda: batch(12, 1, 2),
+    "one-model-one-prompt": lambda: batch(12, 1, 1),
+    "one-prompt": lambda: batch(12, 3, 1),
+    "five-prompts": lambda: batch(12, 4, 5),
+    "many-prompts": many_prompts,
+    "unknown-prices": lambda: judged(8, 3, 1, prices={}),
+    "two-currencies": lambda: judged(
+        8, 3, 1, prices={1: (2.5, 10.0, "USD"), 2: (2.0, 6.0, "EUR"), 3: (0.0, 0.0, "USD")}
+    ),
+    "below-thresholds": lambda: judged(17, 3, 2, thresholds={1: 60.0, 2: 75.0}),
+    "margin": with_margin,
+    "overall": lambda: judged(17, 3, 3, weights={1: 2.0, 2: 1.0}),
     "one-document": one_document,
     "all-equal": all_equal,
     "unicode": unicode_names,

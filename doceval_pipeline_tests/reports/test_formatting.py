@@ -72,7 +72,9 @@ def test_a_difference_has_a_sign(value: float, said: str) -> None:
     assert signed(value) == said
 
 
-@pytest.mark.parametrize(("value", "said"), [(0.0, "0.00"), (1234.5, "1,234.50"), (0.00123, "0.0012")])
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.0, "0.00"), (1234.5, "1,234.50"), (0.00123, "0.0012"), (4.44e-7, "0.00000044")]
+)
 def test_a_small_amount_of_money_is_not_nothing(value: float, said: str) -> None:
     assert money(value) == said
 

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doceval_pipeline.reports.figures import figures
-from doceval_pipeline.reports.html import render_html
+from doceval_pipeline.reports.html import emphasized, render_html
 from doceval_pipeline.reports.matrix import ROWS_SHOWN
 from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline.reports.sanitize import visible, visible_name
 from doceval_pipeline_tests.reports.sample_reports import (
     HOSTILE,
+    REPORTS,
     STARTED,
     cell,
     column,
@@ -166,18 +167,27 @@ def test_the_same_input_gives_the_same_bytes() -> None:
     assert render(hostile()) == render(hostile())
 
 
-def test_the_page_says_the_verdict_before_any_number() -> None:
-    data = report_input([document(1), document(2)], [column()], [cell(1), failed(2)])
-    assert (
-        0
-        < (text := said(data)).index("Complete with failures 1 of 2 evaluations failed")
-        < text.index("Mean score")
-    )
+def test_the_page_says_what_the_scores_decide_before_how_the_batch_ended_and_before_any_table() -> None:
+    data = full_report([document(1), document(2)], [column()], [cell(1), failed(2)])
+    text = said(data)
+    places = [
+        text.index(words)
+        for words in (
+            "For prompt-1, model-1 scores 80 on average over 1 document",
+            "Complete with failures : 1 of 2 evaluations failed",
+            "one evaluation = one document × one prompt × one model: 2 × 1 × 1",
+            "Mean score",
+            "Retry exactly these",
+            "Each row is a document",
+        )
+    ]
+    assert places == sorted(places)
 
 
-def test_a_mean_says_over_how_many_cells_it_is() -> None:
-    data = report_input([document(1), document(2), document(3)], [column()], [cell(1, score=0.0), failed(2)])
-    assert "Mean score 0 mean over 1 of 3 evaluations" in said(data)
+def test_a_mean_says_over_how_many_documents_it_is() -> None:
+    data = full_report([document(1), document(2), document(3)], [column()], [cell(1, score=0.0), failed(2)])
+    assert "0 no interval, n = 1" in said(data)
+    assert "1 failed, 1 without a result" in said(data)
 
 
 def test_cells_say_score_failure_and_what_is_open() -> None:
@@ -285,7 +295,7 @@ def test_a_file_that_is_not_staged_yet_is_a_row_and_is_counted() -> None:
     files = [document(1), document(2, state="ASSIGNED", document_id=None)]
     text = said(report_input(files, [column()], [cell(1)]))
     assert "file-2.pdf not staged yet – missing" in text
-    assert "no duplicates, 1 more not staged yet" in text
+    assert "no duplicates; 1 more not staged yet" in text
 
 
 def test_skipped_files_stand_with_their_reason() -> None:
@@ -313,14 +323,10 @@ def test_simulated_results_are_marked_wherever_they_show() -> None:
     assert "Simulated results: no LLM was called" in text
     assert "<title>SIMULATED · " in page
     for place in (
-        "Complete",
-        "Mean score",
-        "Tokens in and out",
+        "the only evaluation succeeded",
         "Cost",
-        "Time per evaluation",
         "Leaderboard",
         "Change since the latest overlapping batch",
-        "Connections and prompts",
         "Results",
         "Document",
     ):
@@ -348,25 +354,89 @@ def test_times_are_shown_in_utc_whatever_their_zone() -> None:
         completed_at=datetime(2026, 11, 23, 11, 5),
     )
     text = said(data)
-    assert "Started 2026-11-23 09:00 UTC completed 2026-11-23 11:05 UTC 2 h 05 min elapsed" in text
+    assert "Started 2026-11-23 09:00 UTC completed 2026-11-23 11:05 UTC" in text
+    assert "Time 2 h 05 min from start to completion" in text
 
 
-def test_an_empty_batch_has_a_page() -> None:
-    text = said(report_input(started_at=None, completed_at=None, created_at=None, config={}))
-    assert "Nothing evaluated" in text
-    assert "No document was evaluated." in text
-    for line in (
-        "No evaluation failed.",
-        "so there is nothing to rank.",
-        "There are no scores.",
-        "No two connections scored a document differently under the same prompt.",
-        "No two connections scored the same document under the same prompt.",
-        "The batch has no connection or no prompt.",
-        "No earlier completed batch shares documents",
-        "No evaluation has a valid finish time.",
-        "No evaluation was reprocessed.",
-        "No file was left out.",
-        "Dagster runs unknown",
-    ):
-        assert line in text
-    assert "<table" not in render(report_input())
+def test_what_an_empty_batch_has_no_data_for_is_one_line() -> None:
+    page = render(report_input(started_at=None, completed_at=None, created_at=None, config={}))
+    text = " ".join(Page(page).text.split())
+    assert "Nothing evaluated : no evaluation was expected, and none exists" in text
+    assert (
+        "Nothing to show for: leaderboard, failures, results, distribution of scores, disagreement between "
+        "connections, agreement between connections, change since an earlier batch, throughput, reprocessed "
+        "evaluations, files left out, reused results." in text
+    )
+    assert text.count("Nothing to show") == 1
+    assert "Dagster runs unknown" in text
+    assert "<table" not in page
+    sections = re.findall('<section id="([^"]+)"', page)
+    assert sections == ["integrity", "configuration", "provenance"]
+
+
+def test_sections_come_in_the_order_in_which_people_decide() -> None:
+    page = render(REPORTS["below-thresholds"]())
+    assert re.findall('<section id="([^"]+)"', page) == [
+        *("leaderboard", "thresholds", "failures", "matrix", "distributions", "disagreements", "agreement"),
+        *("previous", "throughput", "reprocessed", "left-out", "integrity", "configuration", "provenance"),
+    ]
+
+
+def test_every_section_with_data_is_in_the_navigation() -> None:
+    for make in REPORTS.values():
+        page = render(make())
+        (navigation,) = re.findall("<nav.*?</nav>", page, re.DOTALL)
+        found = re.findall('href="#([^"]+)"', navigation)
+        assert [*found, "integrity", "configuration", "provenance"] == re.findall(
+            '<section id="([^"]+)"', page
+        )
+
+
+def test_no_path_of_the_server_is_on_the_page() -> None:
+    files = [
+        document(1, folder="/srv/secret-mount/legal/contracts"),
+        document(2, name="b.pdf", folder="/srv/secret-mount/sales/contracts"),
+        skipped("x.tmp"),
+    ]
+    data = full_report(files, [column()], [cell(1), failed(2)])
+    page = render(data)
+    assert "secret-mount" not in page
+    assert "/data/" not in page
+    text = " ".join(Page(page).text.split())
+    assert "legal/contracts/file-1.pdf" in text
+    assert "sales/contracts/b.pdf" in text
+    assert "Folder paths are left out here" in text
+
+
+def test_a_run_is_named_once_with_all_that_it_made() -> None:
+    text = said(REPORTS["8-cells"]())
+    run = "0badcafe-1f2e-4d3c-8b9a-0123456789ab"
+    assert text.count(run) == 1
+    assert (
+        "Dagster run of batch_config_snapshot, document_assignment, encoded_documents, queue_rows " + run
+        in text
+    )
+
+
+def test_a_model_with_two_connections_is_called_a_connection() -> None:
+    data = REPORTS["8-cells"]()
+    connections = [item | {"model_name": "one"} for item in data.config["connections"]]
+    text = said(replace(data, config=data.config | {"connections": connections}))
+    assert "one evaluation = one document × one prompt × one connection" in text
+    assert "Agreement between connections" in text
+    assert "Agreement between models" in said(data)
+
+
+def test_words_beside_a_name_keep_their_place_and_cannot_become_elements() -> None:
+    marked = emphasized("For <b>, מודל scores 6.7 points higher than b (95 % interval −1 to 2, p = 0.4).")
+    assert marked == (
+        "For &lt;b&gt;, <bdi>מודל</bdi> scores <strong>6.7 points higher</strong> than b "
+        '<span class="muted">(95 % interval −1 to 2, p = 0.4)</span>.'
+    )
+
+
+@given(text=st.text(st.characters(exclude_categories=("Cs",))))
+def test_a_sentence_keeps_its_text_whatever_stands_out(text: str) -> None:
+    said = Page(f"<p>{emphasized(text)}</p>")
+    assert set(said.elements) <= {"p", "strong", "span", "bdi"}
+    assert "".join(visible(text).split()) == "".join(said.text.split())
