@@ -22,7 +22,7 @@ NAMES_SHOWN = 5
 PER = 1_000
 # Larger ratios come from prices that somebody made up.
 FURTHEST_RATIO = 1_000_000_000
-OVERALL = "all prompts together, by their weights"
+OVERALL = "all prompts together (weighted)"
 GENEROUS = (
     "A higher score is not a better judge: without reference scores, a model that scores higher may only be "
     "more generous."
@@ -139,14 +139,15 @@ def relative_price(ratio: float) -> str:
 
 def failure_clause(standings: Sequence[tuple[str, Standing]]) -> str:
     """Which of the named models have failures or no score, as the end of a sentence; empty without any."""
-    parts = []
-    for name, standing in standings:
-        if standing.failed:
-            parts.append(f"{name} failed on {counted(standing.failed, 'document', 'documents')}")
-        if standing.without_score:
-            documents = counted(standing.without_score, "document", "documents")
-            parts.append(f"{name} gave no score for {documents}")
+    parts = [
+        f"{name} {' and '.join(what)}" for name, standing in standings if (what := _what_is_missing(standing))
+    ]
     return f"; {listed(parts)}" if parts else ""
+
+
+def _what_is_missing(standing: Standing) -> list[str]:
+    counts = (("failed on", standing.failed), ("gave no score for", standing.without_score))
+    return [f"{verb} {counted(number, 'document', 'documents')}" for verb, number in counts if number]
 
 
 def listed(texts: Sequence[str]) -> str:
@@ -248,7 +249,9 @@ class _Wording:
         )
 
     def _margin(self, standing: Standing) -> str:
-        return "" if standing.margin_test is None else f" by more than {points(standing.margin_test.margin)}"
+        return (
+            "" if standing.margin_test is None else f" (at most {points(standing.margin_test.margin)} lower)"
+        )
 
     def _apart(self, leader: Standing, second: Standing) -> str:
         """Two models without a document that both scored."""

@@ -183,9 +183,9 @@ def test_a_cheaper_model_that_is_no_worse_is_the_choice_and_says_what_it_saves()
     decision = decided(two_models(TIED, PRICES["known"], (0, 2), margin_test=proven))
     assert decision.choice == ("model-b",)
     assert decision.sentence == (
-        "For clarity, model-b is shown to be no worse than model-a by more than 3 points on the 12 documents "
-        "both scored and costs about a twentieth as much (10.00 against 200.00 USD per 1,000 documents): it "
-        "saves 190.00 USD per 1,000 documents; model-b failed on 2 documents."
+        "For clarity, model-b is shown to be no worse than model-a (at most 3 points lower) on the 12 "
+        "documents both scored and costs about a twentieth as much (10.00 against 200.00 USD per 1,000 "
+        "documents): it saves 190.00 USD per 1,000 documents; model-b failed on 2 documents."
     )
 
 
