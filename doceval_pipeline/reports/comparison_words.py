@@ -233,7 +233,7 @@ def _price(side: WordedSide, other: WordedSide) -> str:
 def _price_sentence(side: WordedSide, other: WordedSide) -> str:
     """The same as a part of the sentence that does not need its subject."""
     said = _price(side, other)
-    return f"; {shown_name(side.name)}{said.removeprefix(' and')}" if said.startswith(" and ") else said
+    return f"; {shown_name(side.name)}{said.removeprefix(', and')}" if said.startswith(", and ") else said
 
 
 def _reused(sides: list[WordedSide]) -> str:

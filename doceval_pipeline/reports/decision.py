@@ -5,6 +5,7 @@ A sentence holds only figures of the leaderboard. Names in it are visible and cu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate
 from doceval_pipeline.domain.insights import PromptLeaderboard, Standing
@@ -22,12 +23,21 @@ NAMES_SHOWN = 5
 PER = 1_000
 # Larger ratios come from prices that somebody made up.
 FURTHEST_RATIO = 1_000_000_000
-OVERALL = "all prompts together (weighted)"
 GENEROUS = (
-    "A higher score is not a better judge: without reference scores, a model that scores higher may only be "
-    "more generous."
+    "Scores are the models' own opinions: a model that scores higher may only be more generous. Only scores "
+    "by people (reference scores) can show which model is right, and there are none."
 )
 _PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 20: "a twentieth"}
+
+
+class Reason(StrEnum):
+    """Why models are the choice; the value is how a page says it."""
+
+    HIGHEST = "scores highest"
+    NO_WORSE = "cheaper, and shown to be no worse"
+    NO_DIFFERENCE = "no clear difference"
+    ALONE = "the only model with scores"
+    NOTHING = "no choice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +47,12 @@ class Decision:
     prompt_id: int | None
     """None for the overall ranking."""
     prompt: str
-    """The name of the prompt, visible and cut."""
+    """The name of the prompt, visible and cut; of all weighted prompts for the overall ranking."""
     choice: tuple[str, ...]
     """The models to choose from: one if the figures decide, several if they do not, none without scores."""
+    reason: Reason
+    cheapest: str | None
+    """Of several models, the one with the lowest price; None if one of the prices is unknown."""
     sentence: str
 
 
@@ -52,9 +65,50 @@ def decisions(figures: ReportFigures) -> list[Decision]:
 
 def decide(board: PromptLeaderboard, labels: ColumnLabels) -> Decision:
     """What a leaderboard decides, in one sentence."""
-    prompt = OVERALL if board.prompt_id is None else shown_name(labels.prompt(board.prompt_id))
-    wording = _Wording(board, prompt, labels)
-    return Decision(board.prompt_id, prompt, wording.choice(), wording.sentence())
+    wording = _Wording(board, prompt_name(board, labels), labels)
+    models, reason = wording.choice()
+    cheapest = _cheapest(models) if len(models) > 1 else None
+    return Decision(
+        prompt_id=board.prompt_id,
+        prompt=wording.prompt,
+        choice=tuple(wording.name(standing) for standing in models),
+        reason=reason,
+        cheapest=None if cheapest is None else wording.name(cheapest),
+        sentence=wording.sentence(),
+    )
+
+
+def introduction(figures: ReportFigures, many: str) -> str:
+    """Who scored what, on which scale: the first sentence of a page.
+
+    Parameters
+    ----------
+    many
+        The word for several connections: "models" or "connections".
+    """
+    columns = [column.column for column in figures.columns]
+    connections = list(dict.fromkeys(column.connection for column in columns))
+    prompts = list(dict.fromkeys(column.prompt for column in columns))
+    scored_by = _few(connections)
+    who = scored_by if len(connections) == 1 else f"{len(connections):,} {many} ({scored_by}) each"
+    questions = "1 question" if len(prompts) == 1 else f"{len(prompts):,} questions"
+    documents = counted(figures.contents, "document", "documents")
+    return f"{who} scored {documents} from 0 to 100 on {questions} (prompts): {_few(prompts)}."
+
+
+def prompt_name(board: PromptLeaderboard, labels: ColumnLabels) -> str:
+    """The name of a leaderboard's prompt, or of all prompts with a weight; visible and cut."""
+    if board.prompt_id is not None:
+        return shown_name(labels.prompt(board.prompt_id))
+    weights = [f"{shown_name(labels.prompt(prompt))} × {weight:g}" for prompt, weight in board.weights]
+    more = [f"{len(weights) - NAMES_SHOWN:,} more"] if len(weights) > NAMES_SHOWN else []
+    return f"all prompts together ({', '.join([*weights[:NAMES_SHOWN], *more])})"
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first of many names."""
+    more = [f"{len(names) - NAMES_SHOWN:,} more"] if len(names) > NAMES_SHOWN else []
+    return listed([*map(shown_name, names[:NAMES_SHOWN]), *more])
 
 
 def shown_name(name: str) -> str:
@@ -93,7 +147,7 @@ def over_documents(number: int) -> str:
 def price_clause(usage: ColumnUsage, name: str, other: ColumnUsage, other_name: str) -> str:
     """What the first of two models costs compared with the other, as the end of a sentence about the first.
 
-    It begins with " and" or with a semicolon.
+    It begins with ", and" or with a semicolon.
     """
     cost, other_cost = usage.cost, other.cost
     if cost is None and other_cost is None:
@@ -105,14 +159,14 @@ def price_clause(usage: ColumnUsage, name: str, other: ColumnUsage, other_name: 
     if cost.amount == other_cost.amount == 0:
         return "; both are free"
     if cost.currency != other_cost.currency:
-        return f" and costs {_each(cost)}, against {_each(other_cost)}"
+        return f", and costs {_each(cost)}, against {_each(other_cost)}"
     if cost.amount == 0:
-        return f" and is free, against {_each(other_cost)}"
+        return f", and is free, against {_each(other_cost)}"
     if other_cost.amount == 0:
-        return f" and costs {_each(cost)}, while {other_name} is free"
+        return f", and costs {_each(cost)}, while {other_name} is free"
     compared = relative_price(cost.per_document / other_cost.per_document)
     return (
-        f" and costs {compared} ({money(cost.per_document * PER)} against "
+        f", and costs {compared} ({money(cost.per_document * PER)} against "
         f"{money(other_cost.per_document * PER)} {shown_name(cost.currency)} per {PER:,} documents)"
     )
 
@@ -156,11 +210,17 @@ def listed(texts: Sequence[str]) -> str:
 
 
 def saving(cheaper: Standing, other: Standing) -> Cost | None:
-    """What the choice of a cheaper model saves per 1,000 documents; None if it is unknown or not cheaper."""
+    """What the choice of a cheaper model saves per 1,000 documents; None if it is unknown or not cheaper.
+
+    The difference of the two prices as they are shown, so that readers who subtract them get the same.
+    """
     cost, other_cost = cheaper.usage.cost, other.usage.cost
     if cost is None or other_cost is None or not is_cheaper(cheaper.usage, other.usage):
         return None
-    return Cost((other_cost.per_document - cost.per_document) * PER, cost.currency, PER, 0)
+    shown, other_shown = (
+        float(money(each.per_document * PER).replace(",", "")) for each in (cost, other_cost)
+    )
+    return Cost(max(0.0, round(other_shown - shown, 12)), cost.currency, PER, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +231,17 @@ class _Wording:
     prompt: str
     labels: ColumnLabels
 
-    def choice(self) -> tuple[str, ...]:
-        """See `Decision`."""
+    def choice(self) -> tuple[list[Standing], Reason]:
+        """The models to choose from, and why."""
         ranked = self.board.ranked
         if not ranked or self._is_mixed():
-            return ()
-        substitute = self._substitute()
+            return [], Reason.NOTHING
+        if len(ranked) == 1:
+            return [ranked[0]], Reason.ALONE
+        substitute, tied = self._substitute(), self._tied()
         if substitute is not None:
-            return (self._name(substitute),)
-        return tuple(self._name(standing) for standing in (ranked[0], *self._tied()))
+            return [substitute], Reason.NO_WORSE
+        return [ranked[0], *tied], Reason.NO_DIFFERENCE if tied else Reason.HIGHEST
 
     def sentence(self) -> str:
         """See `Decision`."""
@@ -208,79 +270,108 @@ class _Wording:
 
     def _leads(self, leader: Standing, second: Standing, difference: Difference) -> str:
         models = len(self.board.ranked)
-        name, other = self._name(leader), self._name(second)
+        name, other = self.name(leader), self.name(second)
         lead = (
             f"{name} scores {much(difference)} {other}"
             if models == 2
             else f"{name} scores highest of {models:,} models, {much(difference)} the next, {other},"
         )
-        return (
-            f"{lead} {over_documents(difference.n)}{self._price(leader, second)}"
-            f"{self._failures(leader, second)}"
-        )
+        return f"{lead} {over_documents(difference.n)}{self._price(leader, second)}{self._failures()}"
 
     def _not_separated(self, leader: Standing, tied: Mapping[int, Difference]) -> str:
         """A leader with the models that are tied with it, each with its difference to the leader."""
         known = {standing.connection_id: standing for standing in self.board.ranked}
         # The cheapest one is what a person would choose among equals.
         other = min((known[each] for each in tied), key=lambda standing: _per_document(standing, leader))
-        named = [self._name(leader), *(self._name(known[each]) for each in tied)]
-        more = [f"{len(named) - NAMES_SHOWN:,} more"] if len(named) > NAMES_SHOWN else []
-        difference, price = turned(tied[other.connection_id]), self._price(leader, other)
+        named = _few([self.labels.connection(each) for each in (leader.connection_id, *tied)])
+        models = [leader, *(known[each] for each in tied)]
         return (
-            f"the scores do not separate {listed([*named[:NAMES_SHOWN], *more])}: {named[0]} scores "
-            f"{much(difference)} {self._name(other)} {over_documents(difference.n)}{_chance(difference)}"
-            f"{',' if price.startswith(' and') and _chance(difference) else ''}{price}"
-            f"{self._failures(leader, other)}"
+            f"there is no clear difference between {named}: "
+            f"{self._chance(leader, other, turned(tied[other.connection_id]))}"
+            f"{self._least(models, leader, other)}{self._failures()}"
+        )
+
+    def _chance(self, leader: Standing, other: Standing, difference: Difference) -> str:
+        """A difference that may be chance, and which ones would not be."""
+        documents = over_documents(difference.n)
+        if points_text(difference.mean) in ("0", "-0"):
+            lead = f"{self.name(leader)} and {self.name(other)} score the same on average {documents}"
+        else:
+            first, second = (leader, other) if difference.mean > 0 else (other, leader)
+            may = "says nothing" if difference.n == 1 else "may be chance"
+            lead = (
+                f"the lead of {self.name(first)} over {self.name(second)}, {points(difference.mean)} "
+                f"{documents}, {may}"
+            )
+        if difference.detectable is None:
+            return lead
+        return f"{lead} (so many show only leads above about {points(difference.detectable)})"
+
+    def _least(self, models: Sequence[Standing], leader: Standing, other: Standing) -> str:
+        """Which of several models costs least, as the end of a sentence."""
+        unknown = [self.name(each) for each in models if each.usage.cost is None]
+        if unknown:
+            cost = "costs" if len(unknown) == 1 else "cost"
+            who = "they" if len(unknown) == len(models) else listed(unknown[:NAMES_SHOWN])
+            return f"; what {who} {cost} is unknown"
+        cheapest = _cheapest(models)
+        if cheapest is None or cheapest.usage.cost is None:
+            return ""
+        dearer = leader if cheapest is not leader else other
+        if dearer.usage.cost is None:
+            return ""
+        least = "less" if len(models) == 2 else "least"
+        return (
+            f"; {self.name(cheapest)} costs {least}, {_amount(cheapest.usage.cost)} against "
+            f"{_each(dearer.usage.cost)}" + ("" if len(models) == 2 else f" for {self.name(dearer)}")
         )
 
     def _replaced(self, leader: Standing, substitute: Standing, difference: Difference) -> str:
-        name, other = self._name(substitute), self._name(leader)
+        name, other = self.name(substitute), self.name(leader)
         saved = saving(substitute, leader)
         saves = (
             ""
             if saved is None
-            else f": it saves {money(saved.amount)} {shown_name(saved.currency)} per {PER:,} documents"
+            else f", which saves {money(saved.amount)} {shown_name(saved.currency)} per {PER:,} documents"
         )
         return (
-            f"{name} is {Conclusion.NO_WORSE} than {other}{self._margin(substitute)} "
-            f"{over_documents(difference.n)}{self._price(substitute, leader)}{saves}"
-            f"{self._failures(substitute, leader)}"
+            f"{name} is {Conclusion.NO_WORSE} than {other}{self._margin(substitute)}: it scores "
+            f"{much(difference)} {other} {over_documents(difference.n)}{self._price(substitute, leader)}"
+            f"{saves}{self._failures()}"
         )
 
     def _margin(self, standing: Standing) -> str:
-        return (
-            "" if standing.margin_test is None else f" (at most {points(standing.margin_test.margin)} lower)"
-        )
+        test = standing.margin_test
+        return "" if test is None else f" within the margin of {points(test.margin)} that was set before"
 
     def _apart(self, leader: Standing, second: Standing) -> str:
         """Two models without a document that both scored."""
         first, other = (
-            f"{self._name(each)} scores {score_text(each.scores.mean)} on "
+            f"{self.name(each)} scores {score_text(each.scores.mean)} on "
             f"{counted(each.scores.n, 'document', 'documents')}"
             for each in (leader, second)
             if each.scores is not None
         )
         return (
             f"{first} and {other}, but no document was scored by both, so that they cannot be compared"
-            f"{self._failures(leader, second)}"
+            f"{self._failures()}"
         )
 
     def _alone(self, leader: Standing, scores: Estimate | None) -> str:
         if scores is None:
             return self._no_scores()
-        name = self._name(leader)
+        name = self.name(leader)
         interval = (
             ""
             if scores.low is None or scores.high is None
             else f" (95 % interval {score_text(scores.low)} to {score_text(scores.high)})"
         )
-        others = [each for each in self.board.standings if each.scores is None]
+        is_alone = len(self.board.standings) == 1
         return (
-            f"{name}{', the only model with a score,' if others else ''} scores "
+            f"{name}{'' if is_alone else ', the only model with a score,'} scores "
             f"{score_text(scores.mean)} on average over "
-            f"{counted(scores.n, 'document', 'documents')}{interval} and costs "
-            f"{_each(leader.usage.cost)}{self._failures(leader, *others[:NAMES_SHOWN])}"
+            f"{counted(scores.n, 'document', 'documents')}{interval}, and costs "
+            f"{_each(leader.usage.cost)}{self._failures()}"
         )
 
     def _no_scores(self) -> str:
@@ -291,10 +382,15 @@ class _Wording:
         return "no model has a score yet" if left else "no model has a score"
 
     def _price(self, first: Standing, second: Standing) -> str:
-        return price_clause(first.usage, self._name(first), second.usage, self._name(second))
+        return price_clause(first.usage, self.name(first), second.usage, self.name(second))
 
-    def _failures(self, *standings: Standing) -> str:
-        return failure_clause([(self._name(standing), standing) for standing in standings])
+    def _failures(self) -> str:
+        """The failures of all models, as the end of a sentence."""
+        missing = [each for each in self.board.standings if each.failed or each.without_score]
+        more = len(missing) - NAMES_SHOWN
+        return failure_clause([(self.name(each), each) for each in missing[:NAMES_SHOWN]]) + (
+            f"; {more:,} more models have failures" if more > 0 else ""
+        )
 
     def _substitute(self) -> Standing | None:
         """The cheapest model that is shown to be no worse than the leader."""
@@ -322,7 +418,8 @@ class _Wording:
         left = sum(standing.without_result for standing in self.board.standings)
         return f"{'So far, for' if left and self.board.ranked else 'For'} {self.prompt},"
 
-    def _name(self, standing: Standing) -> str:
+    def name(self, standing: Standing) -> str:
+        """The name of a model."""
         return shown_name(self.labels.connection(standing.connection_id))
 
 
@@ -332,19 +429,30 @@ def _per_document(standing: Standing, leader: Standing) -> float:
     return float("inf") if cost is None or cost.currency != currency else cost.per_document
 
 
-def _chance(difference: Difference) -> str:
-    if difference.n == 1:
-        return ", too few to tell"
-    return "" if points_text(difference.mean) in ("0", "-0") else ", which may be chance"
+def _cheapest(models: Sequence[Standing]) -> Standing | None:
+    """The model with the lowest price; None if prices are unknown, equal or in several currencies."""
+    costs = [standing.usage.cost for standing in models]
+    if any(cost is None or cost.currency != costs[0].currency for cost in costs if costs[0] is not None):
+        return None
+    if costs[0] is None:
+        return None
+    ordered = sorted(models, key=lambda standing: _per_document(standing, models[0]))
+    first, second = (_per_document(standing, models[0]) for standing in ordered[:2])
+    return ordered[0] if first < second else None
 
 
 def _each(cost: Cost | None) -> str:
-    """What a document costs; "an unknown amount" without a price."""
+    """What 1,000 documents cost; "an unknown amount" without a price."""
     if cost is None:
         return "an unknown amount"
     if cost.amount == 0:
         return "nothing"
-    return f"{money(cost.per_document * PER)} {shown_name(cost.currency)} per {PER:,} documents"
+    return f"{_amount(cost)} {shown_name(cost.currency)} per {PER:,} documents"
+
+
+def _amount(cost: Cost) -> str:
+    """The cost of 1,000 documents without its currency."""
+    return money(cost.per_document * PER) if cost.amount else "nothing"
 
 
 def _plain(value: float) -> str:

@@ -11,9 +11,9 @@ from doceval_pipeline.domain.insights import BelowThreshold, PromptLeaderboard, 
 from doceval_pipeline.domain.results import Total
 from doceval_pipeline.domain.usage import Cost
 from doceval_pipeline.reports.decision import (
-    OVERALL,
     PER,
     much,
+    prompt_name,
 )
 from doceval_pipeline.reports.formatting import (
     amount,
@@ -179,7 +179,7 @@ def _tables(figures: ReportFigures) -> Iterator[list[str]]:
 def _table(
     board: PromptLeaderboard, rows: Sequence[Standing], below: BelowThreshold | None, labels: ColumnLabels
 ) -> list[str]:
-    name = OVERALL if board.prompt_id is None else labels.prompt(board.prompt_id)
+    name = prompt_name(board, labels)
     head = ["model", "mean score", "interval", "compared", "documents", "p", "cost"]
     head += [f"cost per {PER:,} documents", "median time", "failed"]
     if below is not None:

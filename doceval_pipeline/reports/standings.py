@@ -130,21 +130,35 @@ def _weights(prompts: Iterable[int], criteria: Mapping[int, Criterion]) -> tuple
 def _ordered(
     prompt_id: int | None, entries: Sequence[_Entry], weights: tuple[tuple[int, float], ...] = ()
 ) -> _Board:
-    """Entries with the highest mean on equal documents first."""
+    """The entry with the highest mean on equal documents first, the others by their difference to it."""
     scored = [entry for entry in entries if not np.isnan(entry.scores).all()]
     rest = [entry for entry in entries if np.isnan(entry.scores).all()]
     if not scored:
         return _Board(prompt_id, rest, 0, is_same_documents=True, weights=weights)
     table = np.column_stack([entry.scores for entry in scored])
     has_score = ~np.isnan(table)
-    order = np.argsort(-adjusted_means(table), kind="stable")
     return _Board(
         prompt_id,
-        [*(scored[place] for place in order), *rest],
+        [*(scored[place] for place in _places(table)), *rest],
         len(scored),
         is_same_documents=bool((has_score == has_score[:, :1]).all()),
         weights=weights,
     )
+
+
+def _places(table: Values) -> list[int]:
+    """The columns of a table in their order.
+
+    Only the leader is found by adjusted means: the others are ordered by the differences that are shown.
+    Those without a document in common with the leader come last.
+    """
+    order = np.argsort(-adjusted_means(table), kind="stable").tolist()
+    differences = table - table[:, order[:1]]
+    common = ~np.isnan(differences)
+    counts = common.sum(axis=0)
+    means = np.where(common, differences, 0.0).sum(axis=0) / np.maximum(counts, 1)
+    rest = sorted(order[1:], key=lambda place: (counts[place] == 0, -round(float(means[place]), 9)))
+    return [order[0], *rest]
 
 
 def _weighted(entries: Mapping[int, Sequence[_Entry]], weights: Sequence[tuple[int, float]]) -> list[_Entry]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate, MarginTest
 from doceval_pipeline.domain.insights import PromptLeaderboard, Standing
 from doceval_pipeline.domain.usage import ColumnUsage, Cost
-from doceval_pipeline.reports.decision import Decision, decide, relative_price
+from doceval_pipeline.reports.decision import Decision, Reason, decide, relative_price
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportColumn
 
@@ -93,7 +93,9 @@ def test_the_sentence_of_a_lead_says_by_how_much_and_at_what_price() -> None:
         7,
         "clarity",
         ("model-a",),
-        "For clarity, model-a scores 6 points higher than model-b on the 12 documents both scored and costs "
+        Reason.HIGHEST,
+        None,
+        "For clarity, model-a scores 6 points higher than model-b on the 12 documents both scored, and costs "
         "about 20 times as much (200.00 against 10.00 USD per 1,000 documents); model-b failed on 4 "
         "documents.",
     )
@@ -111,7 +113,7 @@ def test_a_sentence_says_exactly_what_the_figures_say(lead: str, price: str, fai
         said = re.search(rf"{name} failed on ([\d,]+) documents?\b", sentence)
         assert (int(said[1].replace(",", "")) if said else 0) == count
     if LEADS[lead] is not None:
-        assert_price(sentence, *PRICES[price])
+        assert_price(decision, *PRICES[price])
 
 
 def assert_lead(decision: Decision, lead: Difference | None) -> None:
@@ -119,19 +121,31 @@ def assert_lead(decision: Decision, lead: Difference | None) -> None:
     both = re.search(r"on the (?:(\d+) documents|only document) both scored", sentence)
     assert ("cannot be compared" in sentence) == (lead is None) == (both is None)
     is_apart = lead is not None and lead.told_apart
-    assert ("do not separate" in sentence) == (lead is not None and not is_apart)
+    assert ("no clear difference between model-a and model-b" in sentence) == (
+        lead is not None and not is_apart
+    )
     assert decision.choice == (("model-a",) if is_apart else ("model-a", "model-b"))
+    assert decision.reason is (Reason.HIGHEST if is_apart else Reason.NO_DIFFERENCE)
     if lead is None or both is None:
         return
     assert int(both[1] or 1) == lead.n
-    points = re.search(r"([\d.]+) points? (higher|lower) than model-b", sentence)
-    assert (float(points[1]) if points else 0.0) == abs(lead.mean)
-    assert points is None or (points[2] == "higher") == (lead.mean > 0)
-    assert ("may be chance" in sentence) == (lead.n > 1 and lead.mean != 0 and not is_apart)
-    assert ("too few to tell" in sentence) == (lead.n == 1)
+    if is_apart:
+        points = re.search(r"model-a scores ([\d.]+) points? (higher|lower) than model-b", sentence)
+        assert points is not None
+        assert float(points[1]) == abs(lead.mean)
+        assert (points[2] == "higher") == (lead.mean > 0)
+        return
+    points = re.search(r"the lead of model-a over model-b, ([\d.]+) points", sentence)
+    assert (float(points[1]) if points else 0.0) == lead.mean
+    assert ("score the same on average" in sentence) == (lead.mean == 0)
+    assert ("may be chance" in sentence) == (lead.n > 1 and lead.mean != 0)
+    assert ("says nothing" in sentence) == (lead.n == 1)
+    shown = re.search(r"only leads above about ([\d.]+) points", sentence)
+    assert (float(shown[1]) if shown else None) == lead.detectable
 
 
-def assert_price(sentence: str, first: Cost | None, second: Cost | None) -> None:
+def assert_price(decision: Decision, first: Cost | None, second: Cost | None) -> None:
+    sentence = decision.sentence
     assert ("unknown" in sentence) == (first is None or second is None)
     for name, cost in (("model-a", first), ("model-b", second)):
         assert (f"what {name} costs is unknown" in sentence) == (
@@ -139,10 +153,20 @@ def assert_price(sentence: str, first: Cost | None, second: Cost | None) -> None
         )
     if first is None or second is None:
         assert "times" not in sentence, "there is no ratio to an unknown price"
-        assert not re.search(r"\b0(\.00)? USD|free|nothing", sentence), "unknown is not 0"
+        assert not re.search(r"\b0(\.00)? USD|free|nothing per", sentence), "unknown is not 0"
+        assert decision.cheapest is None
         return
-    is_comparable = first.currency == second.currency and first.amount > 0 and second.amount > 0
-    assert ("times as much" in sentence or "about the same" in sentence) == is_comparable
+    is_tie = decision.reason is Reason.NO_DIFFERENCE
+    is_cheaper = first.currency == second.currency and first.amount > second.amount
+    assert decision.cheapest == ("model-b" if is_tie and is_cheaper else None)
+    if is_tie:
+        assert ("model-b costs less" in sentence) == is_cheaper
+        if is_cheaper:
+            shown = "10.00" if second.amount else "nothing"
+            assert f"costs less, {shown} against 200.00 USD per 1,000 documents" in sentence
+        return
+    is_ratio = first.currency == second.currency and first.amount > 0 and second.amount > 0
+    assert ("times as much" in sentence or "about the same" in sentence) == is_ratio
     if first.currency != second.currency:
         assert "200.00 USD per 1,000 documents, against 10.00 EUR per 1,000 documents" in sentence
     assert ("free" in sentence) == (first.amount == 0 or second.amount == 0)
@@ -162,7 +186,7 @@ def test_the_leader_of_many_is_named_with_the_next() -> None:
     )
 
 
-def test_tied_models_are_all_named_and_compared_with_the_cheapest() -> None:
+def test_tied_models_are_all_named_and_unknown_prices_too() -> None:
     board = [
         standing(1, 80.0, DEAR, against=2, difference=TIED),
         standing(2, 79.0, None, against=1, difference=turned(TIED), tied=True),
@@ -170,12 +194,26 @@ def test_tied_models_are_all_named_and_compared_with_the_cheapest() -> None:
     ]
     decision = decided(board)
     assert decision.choice == ("model-a", "model-b", "model-c")
-    assert (
-        "the scores do not separate model-a, model-b and model-c: model-a scores 0.4 points higher than "
-        in (decision.sentence)
+    assert "there is no clear difference between model-a, model-b and model-c: the lead of model-a over" in (
+        decision.sentence
     )
-    assert "than model-c on the 12 documents" in decision.sentence
-    assert "20 times as much" in decision.sentence
+    assert "over model-c, 0.4 points on the 12 documents both scored, may be chance" in decision.sentence
+    assert decision.cheapest is None
+    assert decision.sentence.endswith("; what model-b costs is unknown.")
+
+
+def test_the_cheapest_of_tied_models_is_named_if_all_prices_are_known() -> None:
+    middle = Cost(1.2, "USD", 12, 0)
+    board = [
+        standing(1, 80.0, DEAR, against=2, difference=TIED),
+        standing(2, 79.0, middle, against=1, difference=turned(TIED), tied=True),
+        standing(3, 78.0, CHEAP, against=1, difference=turned(TIED), tied=True),
+    ]
+    decision = decided(board)
+    assert decision.cheapest == "model-c"
+    assert decision.sentence.endswith(
+        "; model-c costs least, 10.00 against 200.00 USD per 1,000 documents for model-a."
+    )
 
 
 def test_a_cheaper_model_that_is_no_worse_is_the_choice_and_says_what_it_saves() -> None:
@@ -183,9 +221,28 @@ def test_a_cheaper_model_that_is_no_worse_is_the_choice_and_says_what_it_saves()
     decision = decided(two_models(TIED, PRICES["known"], (0, 2), margin_test=proven))
     assert decision.choice == ("model-b",)
     assert decision.sentence == (
-        "For clarity, model-b is shown to be no worse than model-a (at most 3 points lower) on the 12 "
-        "documents both scored and costs about a twentieth as much (10.00 against 200.00 USD per 1,000 "
-        "documents): it saves 190.00 USD per 1,000 documents; model-b failed on 2 documents."
+        "For clarity, model-b is shown to be no worse than model-a within the margin of 3 points that was "
+        "set before: it scores 0.4 points lower than model-a on the 12 documents both scored, and costs "
+        "about a twentieth as much (10.00 against 200.00 USD per 1,000 documents), which saves 190.00 USD "
+        "per 1,000 documents; model-b failed on 2 documents."
+    )
+
+
+def test_a_saving_is_the_difference_of_the_prices_as_they_are_shown() -> None:
+    prices = Cost(0.6954, "USD", 1_000, 0), Cost(0.1746, "USD", 1_000, 0)
+    proven = MarginTest(3.0, Conclusion.NO_WORSE, None)
+    sentence = decided(two_models(TIED, prices, margin_test=proven)).sentence
+    assert "(0.17 against 0.70 USD per 1,000 documents), which saves 0.53 USD" in sentence
+
+
+def test_the_failures_of_all_models_are_named() -> None:
+    board = [
+        standing(1, 80.0, against=2, difference=APART),
+        standing(2, 74.0, against=1, difference=turned(APART), without_score=1, failed=2),
+        standing(3, 60.0, against=1, difference=turned(APART), failed=3),
+    ]
+    assert decided(board).sentence.endswith(
+        "; model-b failed on 2 documents and gave no score for 1 document and model-c failed on 3 documents."
     )
 
 
@@ -203,7 +260,7 @@ def test_a_model_that_is_not_known_to_be_cheaper_replaces_no_leader(price: str) 
 
 def test_one_model_has_a_mean_and_a_price() -> None:
     assert decided([standing(1, 80.0, DEAR, failed=1)]).sentence == (
-        "For clarity, model-a scores 80 on average over 12 documents (95 % interval 78 to 82) and costs "
+        "For clarity, model-a scores 80 on average over 12 documents (95 % interval 78 to 82), and costs "
         "200.00 USD per 1,000 documents; model-a failed on 1 document."
     )
 

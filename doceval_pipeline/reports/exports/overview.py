@@ -6,7 +6,7 @@ from datetime import datetime
 
 from doceval_pipeline.domain.export_record import Value
 from doceval_pipeline.domain.insights import BelowThreshold, PromptLeaderboard, Standing
-from doceval_pipeline.reports.decision import OVERALL, shown_name
+from doceval_pipeline.reports.decision import prompt_name, shown_name
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportColumn, ReportFigures
 from doceval_pipeline.reports.summary import summary_sentences
@@ -104,7 +104,7 @@ def _row(
     scores, difference, usage = standing.scores, standing.difference, standing.usage
     cost, test = usage.cost, standing.margin_test
     return (
-        OVERALL if board.prompt_id is None else shown_name(labels.prompt(board.prompt_id)),
+        prompt_name(board, labels),
         shown_name(labels.connection(standing.connection_id)),
         None if scores is None else scores.mean,
         None if scores is None else scores.low,
