@@ -8,7 +8,7 @@ from doceval_pipeline.domain.findings import Conclusion, MarginTest
 from doceval_pipeline.domain.insights import BelowThreshold, Insights, PromptLeaderboard, Standing
 from doceval_pipeline.domain.usage import ColumnUsage, Cost
 from doceval_pipeline.reports import svg
-from doceval_pipeline.reports.decision import PER
+from doceval_pipeline.reports.decision import PER, saving
 from doceval_pipeline.reports.formatting import amount, counted, duration, money, points_text, score_text
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ColumnFigures
@@ -126,10 +126,12 @@ def _board(
 def _note(board: PromptLeaderboard, names: ColumnLabels) -> str:
     notes = []
     if board.prompt_id is None:
-        parts = [f"{visible_name(names.prompt(prompt))} × {weight:g}" for prompt, weight in board.weights]
+        parts = [
+            f"{visible_name(names.prompt(prompt))} weighs {weight:g}" for prompt, weight in board.weights
+        ]
         notes.append(f"weighted mean of each document: {', '.join(parts)}")
     if not board.is_same_documents and len(board.ranked) > 1:
-        notes.append("not all scored the same documents: places are by means on equal documents")
+        notes.append("not all scored the same documents, so that differences and means need not agree")
     return "; ".join(notes)
 
 
@@ -199,11 +201,9 @@ def whole(points: float) -> str:
 
 
 def _gains(usage: ColumnUsage, leader: ColumnUsage) -> Iterable[str]:
-    cost, other = usage.cost, leader.cost
-    if cost and other and cost.cells and other.cells and cost.currency == other.currency:
-        saved = (other.per_document - cost.per_document) * PER
-        if saved > 0:
-            yield f"saves {_money(saved, cost)} per {PER:,} documents"
+    saved = saving(usage, leader)
+    if saved is not None:
+        yield f"saves {_money(saved.amount, saved)} per {PER:,} documents"
     if usage.seconds and leader.seconds and usage.seconds.p50 < leader.seconds.p50:
         yield f"takes {duration(usage.seconds.p50)} instead of {duration(leader.seconds.p50)}"
 

@@ -3,6 +3,7 @@
 A sentence holds only figures of the leaderboard. Names in it are visible and cut, and are not escaped.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,8 @@ NAME_CHARACTERS = 80
 NAMES_SHOWN = 5
 # Prices of single documents are too small to read.
 PER = 1_000
+# Nobody evaluates more documents to settle a comparison.
+MOST_DOCUMENTS = 1_000_000
 # Larger ratios come from prices that somebody made up.
 FURTHEST_RATIO = 1_000_000_000
 GENEROUS = (
@@ -33,9 +36,9 @@ _PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 
 class Reason(StrEnum):
     """Why models are the choice; the value is how a page says it."""
 
-    HIGHEST = "scores highest"
+    HIGHEST = "gives the highest scores"
     NO_WORSE = "cheaper, and shown to be no worse"
-    NO_DIFFERENCE = "no clear difference"
+    NO_DIFFERENCE = "no clear winner"
     ALONE = "the only model with scores"
     NOTHING = "no choice"
 
@@ -89,18 +92,18 @@ def introduction(figures: ReportFigures, many: str) -> str:
     columns = [column.column for column in figures.columns]
     connections = list(dict.fromkeys(column.connection for column in columns))
     prompts = list(dict.fromkeys(column.prompt for column in columns))
-    scored_by = _few(connections)
-    who = scored_by if len(connections) == 1 else f"{len(connections):,} {many} ({scored_by}) each"
-    questions = "1 question" if len(prompts) == 1 else f"{len(prompts):,} questions"
+    who = _few(connections)
+    asked = f"{who} was" if len(connections) == 1 else f"{len(connections):,} {many} ({who}) were"
+    questions = "1 question (prompt)" if len(prompts) == 1 else f"{len(prompts):,} questions (prompts)"
     documents = counted(figures.contents, "document", "documents")
-    return f"{who} scored {documents} from 0 to 100 on {questions} (prompts): {_few(prompts)}."
+    return f"{asked} asked to score {documents} from 0 to 100 on {questions}: {_few(prompts)}."
 
 
 def prompt_name(board: PromptLeaderboard, labels: ColumnLabels) -> str:
     """The name of a leaderboard's prompt, or of all prompts with a weight; visible and cut."""
     if board.prompt_id is not None:
         return shown_name(labels.prompt(board.prompt_id))
-    weights = [f"{shown_name(labels.prompt(prompt))} × {weight:g}" for prompt, weight in board.weights]
+    weights = [f"{shown_name(labels.prompt(prompt))} weighs {weight:g}" for prompt, weight in board.weights]
     more = [f"{len(weights) - NAMES_SHOWN:,} more"] if len(weights) > NAMES_SHOWN else []
     return f"all prompts together ({', '.join([*weights[:NAMES_SHOWN], *more])})"
 
@@ -191,17 +194,25 @@ def relative_price(ratio: float) -> str:
     return f"about {part or f'1/{_two_digits(1 / ratio)}'} as much"
 
 
-def failure_clause(standings: Sequence[tuple[str, Standing]]) -> str:
-    """Which of the named models have failures or no score, as the end of a sentence; empty without any."""
+def failure_clause(standings: Sequence[tuple[str, Standing]], unit: str = "document") -> str:
+    """Which of the named models have failures or no score, as the end of a sentence; empty without any.
+
+    Parameters
+    ----------
+    unit
+        What is counted: documents of one prompt, or evaluations of several.
+    """
     parts = [
-        f"{name} {' and '.join(what)}" for name, standing in standings if (what := _what_is_missing(standing))
+        f"{name} {' and '.join(what)}"
+        for name, standing in standings
+        if (what := _what_is_missing(standing, unit))
     ]
     return f"; {listed(parts)}" if parts else ""
 
 
-def _what_is_missing(standing: Standing) -> list[str]:
+def _what_is_missing(standing: Standing, unit: str) -> list[str]:
     counts = (("failed on", standing.failed), ("gave no score for", standing.without_score))
-    return [f"{verb} {counted(number, 'document', 'documents')}" for verb, number in counts if number]
+    return [f"{verb} {counted(number, unit, f'{unit}s')}" for verb, number in counts if number]
 
 
 def listed(texts: Sequence[str]) -> str:
@@ -209,13 +220,13 @@ def listed(texts: Sequence[str]) -> str:
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
-def saving(cheaper: Standing, other: Standing) -> Cost | None:
+def saving(cheaper: ColumnUsage, other: ColumnUsage) -> Cost | None:
     """What the choice of a cheaper model saves per 1,000 documents; None if it is unknown or not cheaper.
 
     The difference of the two prices as they are shown, so that readers who subtract them get the same.
     """
-    cost, other_cost = cheaper.usage.cost, other.usage.cost
-    if cost is None or other_cost is None or not is_cheaper(cheaper.usage, other.usage):
+    cost, other_cost = cheaper.cost, other.cost
+    if cost is None or other_cost is None or not is_cheaper(cheaper, other):
         return None
     shown, other_shown = (
         float(money(each.per_document * PER).replace(",", "")) for each in (cost, other_cost)
@@ -276,7 +287,10 @@ class _Wording:
             if models == 2
             else f"{name} scores highest of {models:,} models, {much(difference)} the next, {other},"
         )
-        return f"{lead} {over_documents(difference.n)}{self._price(leader, second)}{self._failures()}"
+        return (
+            f"{lead} {over_documents(difference.n)}{self._price(leader, second)}{self._open_margin()}"
+            f"{self._failures()}"
+        )
 
     def _not_separated(self, leader: Standing, tied: Mapping[int, Difference]) -> str:
         """A leader with the models that are tied with it, each with its difference to the leader."""
@@ -286,9 +300,10 @@ class _Wording:
         named = _few([self.labels.connection(each) for each in (leader.connection_id, *tied)])
         models = [leader, *(known[each] for each in tied)]
         return (
-            f"there is no clear difference between {named}: "
+            f"there is no clear winner {'between' if len(models) == 2 else 'among'} {named}: "
             f"{self._chance(leader, other, turned(tied[other.connection_id]))}"
-            f"{self._least(models, leader, other)}{self._failures()}"
+            f"{self._lower(models)}{self._least(models, leader, other)}"
+            f"{self._open_margin()}{self._failures()}"
         )
 
     def _chance(self, leader: Standing, other: Standing, difference: Difference) -> str:
@@ -303,9 +318,19 @@ class _Wording:
                 f"the lead of {self.name(first)} over {self.name(second)}, {points(difference.mean)} "
                 f"{documents}, {may}"
             )
-        if difference.detectable is None:
+        more = _more_documents(difference)
+        if more is None:
             return lead
-        return f"{lead} (so many show only leads above about {points(difference.detectable)})"
+        documents = counted(more, "more document", "more documents")
+        return f"{lead} (if it is real, about {documents} would show it)"
+
+    def _lower(self, models: Sequence[Standing]) -> str:
+        """The models that are clearly behind, as the end of a sentence."""
+        lower = [each for each in self.board.ranked if each not in models]
+        if not lower:
+            return ""
+        names = _few([self.labels.connection(each.connection_id) for each in lower])
+        return f"; {names} {'scores' if len(lower) == 1 else 'score'} lower"
 
     def _least(self, models: Sequence[Standing], leader: Standing, other: Standing) -> str:
         """Which of several models costs least, as the end of a sentence."""
@@ -328,7 +353,7 @@ class _Wording:
 
     def _replaced(self, leader: Standing, substitute: Standing, difference: Difference) -> str:
         name, other = self.name(substitute), self.name(leader)
-        saved = saving(substitute, leader)
+        saved = saving(substitute.usage, leader.usage)
         saves = (
             ""
             if saved is None
@@ -340,9 +365,28 @@ class _Wording:
             f"{saves}{self._failures()}"
         )
 
+    def _open_margin(self) -> str:
+        """The cheapest model that may be no worse than the leader, as the end of a sentence."""
+        leader = self.board.ranked[0]
+        untold = [
+            each
+            for each in self.board.ranked[1:]
+            if each.margin_test is not None
+            and each.margin_test.conclusion is Conclusion.UNKNOWN
+            and is_cheaper(each.usage, leader.usage)
+        ]
+        cheapest = min(untold, key=lambda each: _per_document(each, leader), default=None)
+        if cheapest is None or cheapest.margin_test is None:
+            return ""
+        more = cheapest.margin_test.more_documents
+        needed = (
+            "" if more is None else f" (about {counted(more, 'more document', 'more documents')} would tell)"
+        )
+        return f"; whether {self.name(cheapest)} is no worse{self._margin(cheapest)} cannot be told{needed}"
+
     def _margin(self, standing: Standing) -> str:
         test = standing.margin_test
-        return "" if test is None else f" within the margin of {points(test.margin)} that was set before"
+        return "" if test is None else f" within the margin of {points(test.margin)}"
 
     def _apart(self, leader: Standing, second: Standing) -> str:
         """Two models without a document that both scored."""
@@ -388,7 +432,8 @@ class _Wording:
         """The failures of all models, as the end of a sentence."""
         missing = [each for each in self.board.standings if each.failed or each.without_score]
         more = len(missing) - NAMES_SHOWN
-        return failure_clause([(self.name(each), each) for each in missing[:NAMES_SHOWN]]) + (
+        unit = "evaluation" if self.board.prompt_id is None else "document"
+        return failure_clause([(self.name(each), each) for each in missing[:NAMES_SHOWN]], unit) + (
             f"; {more:,} more models have failures" if more > 0 else ""
         )
 
@@ -427,6 +472,14 @@ def _per_document(standing: Standing, leader: Standing) -> float:
     """The cost of a document in the leader's currency; infinite if it is unknown."""
     cost, currency = standing.usage.cost, leader.usage.cost and leader.usage.cost.currency
     return float("inf") if cost is None or cost.currency != currency else cost.per_document
+
+
+def _more_documents(difference: Difference) -> int | None:
+    """How many more documents would show a difference of this size in 4 of 5 cases; None if unknown."""
+    if difference.detectable is None or not difference.mean:
+        return None
+    needed = difference.n * (difference.detectable / difference.mean) ** 2
+    return math.ceil(needed) - difference.n if difference.n < needed <= MOST_DOCUMENTS else None
 
 
 def _cheapest(models: Sequence[Standing]) -> Standing | None:

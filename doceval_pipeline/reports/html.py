@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -31,7 +32,7 @@ from doceval_pipeline.reports.boards import (
     whole,
 )
 from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
-from doceval_pipeline.reports.decision import GENEROUS, decisions
+from doceval_pipeline.reports.decision import GENEROUS, Reason, decisions, introduction
 from doceval_pipeline.reports.figures import all_columns
 from doceval_pipeline.reports.formatting import (
     amount,
@@ -76,8 +77,10 @@ _FIGURES = re.compile(
     r"(\b[\d,.]+ points? (?:higher|lower)\b"
     r"|\b(?:about|more than|less than) (?:[\d,.]+ times as much|[\d,.]+ % (?:more|less)"
     r"|(?:half|a \w+|1/[\d,.]+) as much|the same)"
-    r"|\bsaves [\d,.]+ \w+ per 1,000 documents|\bdo not separate\b|\bwhich may be chance\b"
-    r"|\btoo few to tell\b|\bshown to be no worse\b|\(95 % interval [^()]{1,60}\))"
+    r"|\bcosts (?:less|least), (?:[\d,.]+|nothing) against [\d,.]+ \w+"
+    r"|\bsaves [\d,.]+ \w+ per 1,000 documents|\bno clear winner\b|\bmay be chance\b"
+    r"|\bsays nothing\b|\bis unknown\b|\bshown to be no worse\b"
+    r"|\((?:if it is real, )?about [\d,]+ more documents? would (?:show it|tell)\))"
 )
 # Words that run from right to left, which must not reorder what is beside them.
 _RIGHT_TO_LEFT = re.compile(
@@ -129,7 +132,7 @@ def render_html(data: ReportInput, figures: ReportFigures, compiled: Path | None
         policy=_policy(environment, STYLE, SCRIPT),
         runs=runs(data),
         words=words,
-        **_verdict(data, figures),
+        **_verdict(data, figures, words),
         **_sections(data, figures, words),
         **_rankings(data, figures, names),
         **_commands(data),
@@ -150,16 +153,26 @@ def render_page(template: str, compiled: Path | None, **values: Any) -> str:
     return environment.get_template(template).render(policy=_policy(environment, STYLE), **values)
 
 
-def _verdict(data: ReportInput, figures: ReportFigures) -> dict[str, Any]:
-    """What the leaderboards decide, and the sides of the product of evaluations."""
+def _verdict(data: ReportInput, figures: ReportFigures, words: Words) -> dict[str, Any]:
+    """Who scored what, what the leaderboards decide, and the sides of the product of evaluations."""
     found = decisions(figures)
-    is_compared = any(len(board.ranked) > 1 for board in data.insights.leaderboards)
+    is_scored = any(board.ranked for board in data.insights.leaderboards)
     return {
         "decisions": found,
-        "caution": GENEROUS if is_compared else "",
+        "introduction": introduction(figures, words.many) if is_scored else "",
+        "caution": GENEROUS if is_scored else "",
+        "failed_by": _failures_by_connection(figures),
         "prompt_count": len({column.prompt_id for column in data.columns}),
         "connection_count": len({column.connection_id for column in data.columns}),
     }
+
+
+def _failures_by_connection(figures: ReportFigures) -> list[tuple[str, int]]:
+    """Connections with failures and their number, the most first; empty if there is only one connection."""
+    counts: Counter[str] = Counter()
+    for column in figures.columns:
+        counts[column.column.connection] += column.cells.failed
+    return [(name, count) for name, count in counts.most_common() if count] if len(counts) > 1 else []
 
 
 def _sections(data: ReportInput, figures: ReportFigures, words: Words) -> dict[str, Any]:
@@ -238,6 +251,7 @@ def _environment(compiled: Path | None) -> Environment:
         "FAILURES_SHOWN": FAILURES_SHOWN,
         "LOW_DOCUMENTS_SHOWN": LOW_DOCUMENTS_SHOWN,
         "crossing": crossing,
+        "Reason": Reason,
         "SYMBOLS": SYMBOLS,
         "KINDS": svg.KINDS,
         "NOTHING_ASKED": NOTHING_ASKED,
@@ -284,7 +298,7 @@ def emphasized(sentence: str) -> Markup:
 def _marked(part: str) -> Markup:
     if part.startswith("("):
         return Markup('<span class="muted">{}</span>').format(part)
-    return Markup("<strong>{}</strong>").format(part)
+    return Markup("<strong>{}</strong>").format(part.replace(" %", "\u00a0%"))
 
 
 def _isolated(text: str) -> Markup:
@@ -296,10 +310,11 @@ def _isolated(text: str) -> Markup:
 
 
 def _as_sizes(low: float, high: float) -> str:
-    """An interval of a difference that a sentence gives as a size: "4.1 to 7.9", also of −7.9 to −4.1."""
-    if low + high < 0:
-        low, high = -high, -low
-    return f"{points_text(low).replace('-', '−')} to {points_text(high)}"
+    """An interval of a difference as sizes: "4.1 to 7.9 lower", "0.9 lower to 2 higher"."""
+    if low < 0 < high:
+        return f"{points_text(-low)} lower to {points_text(high)} higher"
+    side = "lower" if low < 0 else "higher"
+    return f"{' to '.join(points_text(size) for size in sorted((abs(low), abs(high))))} {side}"
 
 
 def _digest(text: str) -> str:

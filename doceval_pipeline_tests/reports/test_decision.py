@@ -1,5 +1,6 @@
 """What the sentences say of every combination of lead, price and failures, read back from their words."""
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import product
@@ -121,9 +122,7 @@ def assert_lead(decision: Decision, lead: Difference | None) -> None:
     both = re.search(r"on the (?:(\d+) documents|only document) both scored", sentence)
     assert ("cannot be compared" in sentence) == (lead is None) == (both is None)
     is_apart = lead is not None and lead.told_apart
-    assert ("no clear difference between model-a and model-b" in sentence) == (
-        lead is not None and not is_apart
-    )
+    assert ("no clear winner between model-a and model-b" in sentence) == (lead is not None and not is_apart)
     assert decision.choice == (("model-a",) if is_apart else ("model-a", "model-b"))
     assert decision.reason is (Reason.HIGHEST if is_apart else Reason.NO_DIFFERENCE)
     if lead is None or both is None:
@@ -140,8 +139,12 @@ def assert_lead(decision: Decision, lead: Difference | None) -> None:
     assert ("score the same on average" in sentence) == (lead.mean == 0)
     assert ("may be chance" in sentence) == (lead.n > 1 and lead.mean != 0)
     assert ("says nothing" in sentence) == (lead.n == 1)
-    shown = re.search(r"only leads above about ([\d.]+) points", sentence)
-    assert (float(shown[1]) if shown else None) == lead.detectable
+    needed = re.search(r"about ([\d,]+) more documents would show it", sentence)
+    is_known = lead.detectable is not None and lead.mean != 0
+    assert (needed is not None) == is_known
+    if needed is not None and lead.detectable is not None:
+        documents = lead.n + int(needed[1].replace(",", ""))
+        assert documents == math.ceil(lead.n * (lead.detectable / lead.mean) ** 2)
 
 
 def assert_price(decision: Decision, first: Cost | None, second: Cost | None) -> None:
@@ -194,7 +197,7 @@ def test_tied_models_are_all_named_and_unknown_prices_too() -> None:
     ]
     decision = decided(board)
     assert decision.choice == ("model-a", "model-b", "model-c")
-    assert "there is no clear difference between model-a, model-b and model-c: the lead of model-a over" in (
+    assert "there is no clear winner among model-a, model-b and model-c: the lead of model-a over" in (
         decision.sentence
     )
     assert "over model-c, 0.4 points on the 12 documents both scored, may be chance" in decision.sentence
@@ -221,8 +224,8 @@ def test_a_cheaper_model_that_is_no_worse_is_the_choice_and_says_what_it_saves()
     decision = decided(two_models(TIED, PRICES["known"], (0, 2), margin_test=proven))
     assert decision.choice == ("model-b",)
     assert decision.sentence == (
-        "For clarity, model-b is shown to be no worse than model-a within the margin of 3 points that was "
-        "set before: it scores 0.4 points lower than model-a on the 12 documents both scored, and costs "
+        "For clarity, model-b is shown to be no worse than model-a within the margin of 3 points: it "
+        "scores 0.4 points lower than model-a on the 12 documents both scored, and costs "
         "about a twentieth as much (10.00 against 200.00 USD per 1,000 documents), which saves 190.00 USD "
         "per 1,000 documents; model-b failed on 2 documents."
     )
@@ -249,7 +252,12 @@ def test_the_failures_of_all_models_are_named() -> None:
 @pytest.mark.parametrize("conclusion", [Conclusion.WORSE, Conclusion.UNKNOWN])
 def test_a_cheaper_model_that_may_be_worse_is_not_the_choice(conclusion: Conclusion) -> None:
     unproven = MarginTest(3.0, conclusion, 40)
-    assert decided(two_models(APART, PRICES["known"], margin_test=unproven)).choice == ("model-a",)
+    decision = decided(two_models(APART, PRICES["known"], margin_test=unproven))
+    assert decision.choice == ("model-a",)
+    assert (
+        "; whether model-b is no worse within the margin of 3 points cannot be told (about 40 more documents "
+        "would tell)" in decision.sentence
+    ) == (conclusion is Conclusion.UNKNOWN)
 
 
 @pytest.mark.parametrize("price", ["equal", "second unknown", "two currencies", "both free"])
