@@ -139,7 +139,9 @@ def _cells_of_standing(board: "BatchBoard", standing: Standing) -> Sequence[Any]
         board.name(standing),
         None if scores is None else score_text(scores.mean),
         interval_text(scores),
-        None if difference is None else f"{in_figures(difference)}{', tied' if standing.tied else ''}",
+        None
+        if difference is None
+        else f"{in_figures(difference)}{', no clear winner' if standing.tied else ''}",
         None if against is None else f"{amount(0 if difference is None else difference.n)} with {against}",
         standing.failed,
         standing.without_score or None,
@@ -223,7 +225,7 @@ def _cells(board: Board, row: LeaderboardRow) -> Sequence[Any]:
         row.connection,
         None if scores is None else score_text(scores.mean),
         interval_text(row.scores),
-        f"{difference_text(row)}{', tied' if row.is_tied else ''}",
+        f"{difference_text(row)}{', no clear winner' if row.is_tied else ''}",
         None if against is None else f"{amount(common_documents(row))} with {against}",
         row.failed,
         cost_text(row.costs),

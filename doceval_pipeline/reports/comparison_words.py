@@ -134,7 +134,7 @@ def _as_choice(column: WordedColumn) -> str:
         lead, higher, lower = turned(difference), column.first, column.second
     if _is_nothing(lead.mean):
         said = (
-            f"the scores do not separate {_names(*sides)}: they are the same on average "
+            f"there is no clear winner between {_names(*sides)}: they are the same on average "
             f"{_over(lead)}{evidence(lead)}{_price_sentence(*sides)}"
         )
         return f"{said}{_power(lead, 'difference')}"
@@ -144,7 +144,7 @@ def _as_choice(column: WordedColumn) -> str:
     )
     if lead.told_apart:
         return leads
-    return f"the scores do not separate {_names(*sides)}: {leads}{_power(lead, 'difference')}"
+    return f"there is no clear winner between {_names(*sides)}: {leads}{_power(lead, 'difference')}"
 
 
 def _in_time(column: WordedColumn) -> str:

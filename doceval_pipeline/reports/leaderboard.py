@@ -284,7 +284,7 @@ def _row(board: Board, place: int, row: LeaderboardRow) -> str:
         "–" if row.scores is None else score_text(row.scores.mean),
         interval_text(row.scores),
         f"{amount(row.scored)} of {amount(row.cells)}",
-        f"{difference_text(row)}{', tied' if row.is_tied else ''}",
+        f"{difference_text(row)}{', no clear winner' if row.is_tied else ''}",
         "–" if row.against is None else markdown_name(board.row_of(row.against).connection),
         "–" if row.against is None else amount(common_documents(row)),
         f"{amount(row.failed)} ({row.failed_share:.1%})" if row.failed else "0",

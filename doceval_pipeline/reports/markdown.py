@@ -296,7 +296,7 @@ def _compared(standing: Standing, board: PromptLeaderboard, labels: ColumnLabels
         return "no shared documents" if standing.scores and len(board.ranked) > 1 else _UNKNOWN
     words = f"{much(difference)} {markdown_name(labels.connection(against))}"
     tied = {other.connection_id for other in board.standings if other.tied}
-    return f"{words}, not separated" if standing.tied or against in tied else words
+    return f"{words}, no clear winner" if standing.tied or against in tied else words
 
 
 def _plot_lines(figures: ReportFigures) -> list[PlotLine]:

@@ -74,7 +74,7 @@ def test_models_are_compared_in_one_sentence_with_the_price() -> None:
     )
     assert compared(column).verdict == (
         "For clarity, b scores 3 points higher than a on the 60 documents both scored (95 % interval 1.7 to "
-        "4.3, p < 0.001) and costs about 20 times as much (400.00 against 20.00 USD per 1,000 documents)."
+        "4.3, p < 0.001), and costs about 20 times as much (400.00 against 20.00 USD per 1,000 documents)."
     )
 
 
@@ -85,7 +85,7 @@ def test_the_model_that_scores_higher_comes_first() -> None:
     )
     assert compared(column).verdict == (
         "For clarity, a scores 3 points higher than b on the 60 documents both scored (95 % interval 1.7 to "
-        "4.3, p < 0.001) and costs about a twentieth as much (20.00 against 400.00 USD per 1,000 documents)."
+        "4.3, p < 0.001), and costs about a twentieth as much (20.00 against 400.00 USD per 1,000 documents)."
     )
 
 
@@ -138,7 +138,8 @@ UNKNOWN = "what they cost is unknown"
         (
             np.full(60, 40),
             40 + np.resize([10, -10, 5, -5, 0, 1], 60),
-            "the scores do not separate a and b: b scores 0.2 points higher than a on the 60 documents both "
+            "there is no clear winner between a and b: b scores 0.2 points higher than a on the 60 "
+            "documents both "
             f"scored (95 % interval −1.5 to 1.9, p = 0.56); {UNKNOWN}; with as many documents, a true "
             "difference of 2.4 points shows in 4 of 5 cases.",
         ),
@@ -150,19 +151,21 @@ UNKNOWN = "what they cost is unknown"
         (
             [40],
             [42],
-            "the scores do not separate a and b: b scores 2 points higher than a on the only document both "
+            "there is no clear winner between a and b: b scores 2 points higher than a on the only "
+            "document both "
             f"scored; {UNKNOWN}; one document is too few to show a difference.",
         ),
         (
             [40, 50],
             [39, 49],
-            "the scores do not separate a and b: a scores 1 point higher than b on the 2 documents "
+            "there is no clear winner between a and b: a scores 1 point higher than b on the 2 documents "
             f"both scored (p = 0.5); {UNKNOWN}; so few documents cannot show a difference.",
         ),
         (
             [40, 50, 60],
             [50, 40, 60],
-            "the scores do not separate a and b: they are the same on average on the 3 documents both scored "
+            "there is no clear winner between a and b: they are the same on average on the 3 "
+            "documents both scored "
             f"(95 % interval −24.8 to 24.8, p = 1); {UNKNOWN}; with as many documents, a true difference "
             "of 32.6 points shows in 4 of 5 cases.",
         ),

@@ -159,7 +159,7 @@ def assert_lead(column: ComparedColumn, dimension: Dimension) -> None:
         assert ("no change" in sentence) == (not found.told_apart and not is_equal), sentence
         assert is_equal == ("stayed the same" in sentence)
     else:
-        assert ("do not separate" in sentence) == (not found.told_apart and not is_equal), sentence
+        assert ("no clear winner" in sentence) == (not found.told_apart and not is_equal), sentence
         assert is_equal == ("score the same on" in sentence)
     points = re.search(r"(?:scores|(rose|fell) by) ([\d.]+) points?\b", sentence)
     assert (number(points[2]) if points else 0.0) == pytest.approx(abs(found.mean), abs=0.051)
@@ -299,7 +299,8 @@ def test_versions_of_one_document_show_no_difference() -> None:
     )
     assert found is not None
     assert found.verdict == (
-        "For clarity, the scores do not separate side-a and side-b: side-b scores 11.7 points higher than "
+        "For clarity, there is no clear winner between side-a and side-b: side-b scores 11.7 points "
+        "higher than "
         "side-a on the 3 documents both scored; what they cost is unknown; they are versions or copies of "
         "one document, which is too few to show a difference."
     )

@@ -295,7 +295,7 @@ def test_a_file_that_is_not_staged_yet_is_a_row_and_is_counted() -> None:
     files = [document(1), document(2, state="ASSIGNED", document_id=None)]
     text = said(report_input(files, [column()], [cell(1)]))
     assert "file-2.pdf not staged yet – missing" in text
-    assert "no duplicates; 1 more not staged yet" in text
+    assert "in 1 file; 1 more not staged yet" in text
 
 
 def test_skipped_files_stand_with_their_reason() -> None:
@@ -324,7 +324,7 @@ def test_simulated_results_are_marked_wherever_they_show() -> None:
     assert "<title>SIMULATED · " in page
     for place in (
         "the only evaluation succeeded",
-        "Cost",
+        "Cost of this batch",
         "Leaderboard",
         "Change since the latest overlapping batch",
         "Results",
@@ -355,7 +355,7 @@ def test_times_are_shown_in_utc_whatever_their_zone() -> None:
     )
     text = said(data)
     assert "Started 2026-11-23 09:00 UTC completed 2026-11-23 11:05 UTC" in text
-    assert "Time 2 h 05 min from start to completion" in text
+    assert "took 2 h 05 min" in text
 
 
 def test_what_an_empty_batch_has_no_data_for_is_one_line() -> None:
@@ -428,10 +428,10 @@ def test_a_model_with_two_connections_is_called_a_connection() -> None:
 
 
 def test_words_beside_a_name_keep_their_place_and_cannot_become_elements() -> None:
-    marked = emphasized("For <b>, מודל scores 6.7 points higher than b (95 % interval −1 to 2, p = 0.4).")
+    marked = emphasized("For <b>, מודל scores 6.7 points higher than b (about 3 more documents would tell).")
     assert marked == (
         "For &lt;b&gt;, <bdi>מודל</bdi> scores <strong>6.7 points higher</strong> than b "
-        '<span class="muted">(95 % interval −1 to 2, p = 0.4)</span>.'
+        '<span class="muted">(about 3 more documents would tell)</span>.'
     )
 
 

@@ -78,15 +78,18 @@ def test_a_mean_of_one_value_has_no_interval() -> None:
     assert "50 no interval, n = 1" in said_of(leaderboards=[board(alone)])
 
 
-def test_the_verdict_and_the_leaderboard_name_who_is_tied() -> None:
+def test_the_verdict_and_the_leaderboard_say_that_there_is_no_clear_winner() -> None:
     leader = standing(1, 80.0, against=2, difference=apart(1.0, 0.4))
     tied = standing(2, 79.0, against=1, difference=apart(-1.0, 0.4), tied=True)
     text = said_of(leaderboards=[board(leader, tied)])
-    assert "for prompt-1 tied model-1 or model-2" in text
-    assert "the scores do not separate model-1 and model-2" in text
-    assert "A higher score is not a better judge" in text
-    assert "1 model-1 80 78 to 82, n = 9 1.0 higher than model-2 0 to 2.0; p = 0.4; n = 8" in text
-    assert "2 model-2 79 77 to 81, n = 9 1.0 lower than model-1 tied 0 to 2.0; p = 0.4; n = 8" in text
+    assert "for prompt-1 model-1 or model-2 no clear winner For prompt-1" in text
+    assert "there is no clear winner between model-1 and model-2" in text
+    assert "a model that scores higher may only be more generous" in text
+    assert "1 model-1 80 78 to 82, n = 9 1.0 higher than model-2 0 to 2.0 higher; p = 0.4; n = 8" in text
+    assert (
+        "2 model-2 79 77 to 81, n = 9 1.0 lower than model-1 no clear winner 0 to 2.0 lower; p = 0.4; n = 8"
+        in text
+    )
 
 
 def test_a_difference_says_against_whom_how_certain_and_over_how_many() -> None:
@@ -94,9 +97,9 @@ def test_a_difference_says_against_whom_how_certain_and_over_how_many() -> None:
     text = said_of(
         leaderboards=[board(leader, standing(2, 60.0, against=1, difference=apart(-20.0, 0.0001)))]
     )
-    assert "for prompt-1 model-1 For prompt-1" in text
-    assert "20.0 lower than model-1 19.0 to 21.0; p < 0.001; n = 8" in text
-    assert "tied" not in text.replace("“tied”", "")
+    assert "for prompt-1 model-1 gives the highest scores For prompt-1" in text
+    assert "20.0 lower than model-1 19.0 to 21.0 lower; p < 0.001; n = 8" in text
+    assert "no clear winner" not in text
 
 
 def test_equal_models_are_said_to_be_equal() -> None:
@@ -110,13 +113,13 @@ def test_equal_models_are_said_to_be_equal() -> None:
         ]
     )
     assert "equal to model-2 n = 8" in text
-    assert "equal to model-1 tied n = 8" in text
+    assert "equal to model-1 no clear winner n = 8" in text
 
 
 def test_one_model_alone_has_no_place_and_no_difference() -> None:
     text = said_of(leaderboards=[board(standing(1, 80.0))])
     assert "model-1 alone: the mean score of its documents" in text
-    for words in ("Place", "Difference", "A higher score is not a better judge"):
+    for words in ("Place", "Difference", "no clear winner"):
         assert words not in text
 
 
@@ -135,12 +138,12 @@ def test_the_leaderboard_says_what_is_not_in_a_mean_and_why() -> None:
 
 def test_models_without_a_document_in_common_are_tied_and_not_compared() -> None:
     text = said_of(leaderboards=[board(standing(1, 80.0), standing(2, 70.0, tied=True))])
-    assert "tied no shared documents" in text
+    assert "no clear winner no shared documents" in text
 
 
-def test_models_with_different_documents_are_said_to_be_placed_by_adjusted_means() -> None:
+def test_models_that_did_not_score_the_same_documents_are_marked() -> None:
     standings = standing(1, 80.0), standing(2, 70.0)
-    words = "not all scored the same documents: places are by means on equal documents"
+    words = "not all scored the same documents, so that differences and means need not agree"
     assert words in said_of(leaderboards=[board(*standings, is_same_documents=False)])
     assert words not in said_of(leaderboards=[board(*standings)])
 
@@ -219,7 +222,7 @@ def test_the_overall_ranking_comes_first_and_says_its_weights() -> None:
         leaderboards=[board(standing(1, 80.0), standing(2, 70.0))],
         overall=board(standing(2, 75.0), standing(1, 74.0), prompt=None, weights=((1, 2.0), (2, 0.5))),
     )
-    assert "Overall 70 75 80 weighted mean of each document: prompt-1 × 2, prompt 2 × 0.5" in text
+    assert "Overall 70 75 80 weighted mean of each document: prompt-1 weighs 2, prompt 2 weighs 0.5" in text
     assert text.index("weighted mean of each document") < text.index("1 model-1 80")
 
 
@@ -295,12 +298,12 @@ def test_agreement_says_how_often_how_far_and_over_how_many() -> None:
 
 def test_a_cost_says_what_is_not_in_it() -> None:
     text = said_of(costs=[Cost(12.5, "USD", 3, 3), Cost(0.0012, "EUR", 1, 3)])
-    assert "12.50 USD for 3 evaluations 0.0012 EUR for 1 evaluation; 3 more without a price or tokens" in text
+    assert "12.50 USD for 3 evaluations 0.0012 EUR for 1 evaluation; 3 more have an unknown cost" in text
 
 
 @pytest.mark.parametrize("costs", [[], [Cost(0.0, "USD", 0, 4)]])
 def test_a_cost_of_nothing_priced_is_unknown_and_not_0(costs: list[Cost]) -> None:
-    assert "Cost unknown no evaluation has a price and tokens" in said_of(costs=costs)
+    assert "Cost of this batch unknown no price is known, or no tokens were reported" in said_of(costs=costs)
 
 
 def test_the_page_of_a_batch_has_every_section() -> None:

@@ -179,7 +179,7 @@ def test_models_that_are_not_separated_are_marked_in_both_rows() -> None:
     cells = [cell(n, c, score=50.0 + (n * c) % 5) for n in range(9) for c in (1, 2)]
     text = render_markdown(figures(with_insights(files, [column(1), column(2)], cells)))
     rows = [line for line in text.splitlines() if line.startswith("| model-")]
-    assert all(", not separated | 9 |" in row for row in rows)
+    assert all(", no clear winner | 9 |" in row for row in rows)
 
 
 def test_the_decision_is_the_sentence_of_the_report_as_plain_text() -> None:

@@ -139,7 +139,7 @@ def _comparison(board: PromptLeaderboard, standing: Standing) -> str:
     if standing is board.standings[0]:
         if len(board.ranked) == 1:
             return "only one"
-        return "highest, not separated" if any(other.tied for other in board.ranked) else "highest"
+        return "highest, no clear winner" if any(other.tied for other in board.ranked) else "highest"
     if standing.difference is None:
         return "not comparable"
-    return "not separated" if standing.tied else "lower"
+    return "no clear winner" if standing.tied else "lower"

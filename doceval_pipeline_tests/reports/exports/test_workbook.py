@@ -104,8 +104,8 @@ def test_a_leader_that_is_not_separated_from_others_is_marked() -> None:
     cells = [cell(n, c, score=50.0 + (n * c) % 5) for n in range(9) for c in (1, 2)]
     shown = figures(with_insights([document(n) for n in range(9)], [column(1), column(2)], cells))
     assert [row[6] for row in overview_of(shown, READ_AT).standings] == [
-        "highest, not separated",
-        "not separated",
+        "highest, no clear winner",
+        "no clear winner",
     ]
     alone = figures(with_insights([document()], [column()], [cell()]))
     assert [row[6] for row in overview_of(alone, READ_AT).standings] == ["only one"]
