@@ -24,7 +24,8 @@ def batch(databases: Databases, tmp_path: Path) -> Sample:
         UPDATE llm_responses
         SET status = 'S', overall_score = 45 + document_id % 7
                 + CASE WHEN connection_details ->> 'name' = 'model-1' THEN 5 + document_id % 3 ELSE 0 END,
-            task_id = CASE WHEN prompt_id % 2 = 0 THEN 'simulated-1' END
+            task_id = CASE WHEN prompt_id = (SELECT max(prompt_id) FROM llm_responses WHERE batch_id = :id)
+                           THEN 'simulated-1' END
         WHERE batch_id = :id
         """
     )

@@ -19,6 +19,7 @@ from doceval_pipeline.batches.staging.applying import apply, preview
 from doceval_pipeline.batches.staging.planning import plan
 from doceval_pipeline.batches.staging.reprocessing import Mode
 from doceval_pipeline.batches.staging.rescanning import rescan_folders
+from doceval_pipeline.batches.staging.sample_size import note_on_sample
 from doceval_pipeline.batches.staging.steps import store_documents
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.files import Tally
@@ -160,9 +161,11 @@ def test_nested_folders_are_staged_with_each_content_once(
     numbers = apply_evaluation(databases.doc_eval, located).numbers
     (looked,) = preview(databases, numbers).values()
     assert looked.sentence == "2 usable files; 1 folder not entered: folder counted by itself"
-    assert looked.notes == [
-        f"folder {tops[1]!r} is inside {tops[0]!r}: its files are counted once, as files of {tops[1]!r}"
-    ]
+    assert (
+        looked.notes[0]
+        == f"folder {tops[1]!r} is inside {tops[0]!r}: its files are counted once, as files of {tops[1]!r}"
+    )
+    assert looked.notes[1:] == [note_on_sample(2, 2, None)]
     batch = Sample(databases, numbers["nested"], "nested", tmp_path)
     batch.stage()
     assert batch.doc_eval("SELECT count(*) FROM batch_documents WHERE state = 'STAGED'") == [(2,)]
@@ -241,7 +244,9 @@ def test_apply_plan_and_stage_report_files_that_patterns_miss_by_case(
     def planned() -> list[str]:
         return plan(databases, batch.id, Mode.missing, lambda *_: None, rescan=False).notes
 
-    assert [note.split(":")[0] for note in planned()] == NOTES
+    *notes, on_sample = planned()
+    assert [note.split(":")[0] for note in notes] == NOTES
+    assert on_sample.startswith("with 2 documents no difference between models will show")
     batch.stage()
     for notes in (planned(), folders.notes_on_assigned(databases, batch.id)):
         assert [note.split(":")[0] for note in notes] == NOTES
