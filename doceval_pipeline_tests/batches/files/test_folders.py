@@ -218,8 +218,9 @@ def case_batch(databases: Databases, folder: Path) -> Sample:
     located = evaluation_of([{"name": "cases", "folders": [str(folder)], **choice}])
     numbers = apply_evaluation(databases.doc_eval, located).numbers
     (looked,) = preview(databases, numbers).values()
-    assert [note.split(":")[0] for note in looked.notes] == NOTES
-    assert all(": add to " in note for note in looked.notes)
+    assert [note.split(":")[0] for note in looked.notes[:-1]] == NOTES
+    assert looked.notes[-1] == note_on_sample(2, 2, None)
+    assert all(": add to " in note for note in looked.notes[:-1])
     assert looked.as_json() == {
         "usable": 2,
         "skipped": {"not included by pattern": 13},

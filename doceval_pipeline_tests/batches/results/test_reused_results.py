@@ -206,7 +206,7 @@ def test_a_batch_that_is_wholly_reused_completes_at_once_and_costs_0(
     assert figures(data).verdict == "Complete: all 4 evaluations succeeded, reused from other batches"
     assert "| cost | 0: no model was called in this batch |" in render_markdown(figures(data))
     page = render_html(data, figures(data))
-    assert '<dd>0</dd><dd class="muted">no model was called in this batch</p>' in page
+    assert '<dd>0</dd><dd class="muted">no model was called in this batch</dd>' in page
     assert "nothing to compare with" in page
     # As after a restore in another installation.
     with databases.knowledge.begin() as connection:
