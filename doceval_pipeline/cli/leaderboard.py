@@ -84,9 +84,10 @@ def _show_all(prompt: str | None, *, opens: bool, as_json: bool) -> None:
 
 def _show_batch(batch: str, prompt: str | None, *, as_json: bool) -> None:
     from doceval_pipeline.batches.results.report_input import gather
-    from doceval_pipeline.reports.batch_leaderboard import batch_boards, batch_boards_data, connection_word
+    from doceval_pipeline.reports.batch_leaderboard import batch_boards, batch_boards_data
     from doceval_pipeline.reports.decision import GENEROUS
     from doceval_pipeline.reports.figures import figures
+    from doceval_pipeline.reports.labels import connection_words
 
     opened = databases()
     data = gather(opened, find_batch(opened.doc_eval, batch).id)
@@ -105,7 +106,7 @@ def _show_batch(batch: str, prompt: str | None, *, as_json: bool) -> None:
         console.print(f"- {printable(board.decision.sentence)}", markup=False)
     for board in boards:
         console.print()
-        _print_board_of_batch(board, connection_word(data.config))
+        _print_board_of_batch(board, connection_words(data.config).one)
     console.print()
     console.print(GENEROUS, markup=False)
 
