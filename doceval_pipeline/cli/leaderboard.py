@@ -18,7 +18,6 @@ from doceval_pipeline.errors import ComparisonError
 from doceval_pipeline.names import normal, printable, similar
 from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
 from doceval_pipeline.reports.leaderboard import (
-    PER,
     SIMULATED,
     Leaderboard,
     board_sentence,
@@ -30,6 +29,7 @@ from doceval_pipeline.reports.leaderboard import (
     interval_text,
     leaderboard_data,
 )
+from doceval_pipeline.reports.phrases import GENEROUS, PER
 
 if TYPE_CHECKING:
     from doceval_pipeline.reports.batch_leaderboard import BatchBoard
@@ -85,7 +85,6 @@ def _show_all(prompt: str | None, *, opens: bool, as_json: bool) -> None:
 def _show_batch(batch: str, prompt: str | None, *, as_json: bool) -> None:
     from doceval_pipeline.batches.results.report_input import gather
     from doceval_pipeline.reports.batch_leaderboard import batch_boards, batch_boards_data
-    from doceval_pipeline.reports.decision import GENEROUS
     from doceval_pipeline.reports.figures import figures
     from doceval_pipeline.reports.labels import connection_words
 
@@ -186,8 +185,6 @@ def _written_page() -> Path:
 
 
 def _print_boards(board: Leaderboard) -> None:
-    from doceval_pipeline.reports.decision import GENEROUS
-
     for each in board.boards:
         _print_board(each, board.word)
         console.print()

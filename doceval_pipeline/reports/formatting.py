@@ -70,6 +70,11 @@ def points_text(points: float) -> str:
     return f"{round(points, 4) + 0.0:.2g}"
 
 
+def short_points(points: float) -> str:
+    """A difference of scores as `points_text` writes it, without a needless ".0"."""
+    return points_text(points).removesuffix(".0")
+
+
 def probability_text(p: float) -> str:
     """A probability with its relation, to follow "p": "= 0.43", "= 0.004", "< 0.001"."""
     if p < 0.001:

@@ -10,11 +10,7 @@ from doceval_pipeline.domain.findings import Estimate
 from doceval_pipeline.domain.insights import BelowThreshold, PromptLeaderboard, Standing
 from doceval_pipeline.domain.results import Total
 from doceval_pipeline.domain.usage import Cost
-from doceval_pipeline.reports.decision import (
-    PER,
-    much,
-    prompt_name,
-)
+from doceval_pipeline.reports.decision import prompt_name
 from doceval_pipeline.reports.formatting import (
     amount,
     counted,
@@ -26,6 +22,7 @@ from doceval_pipeline.reports.formatting import (
 from doceval_pipeline.reports.interval_plot import PlotLine, as_image, draw_intervals
 from doceval_pipeline.reports.labels import ELSEWHERE, ColumnLabels
 from doceval_pipeline.reports.model import NOTHING_ASKED, ReportFigures
+from doceval_pipeline.reports.phrases import PER, much
 from doceval_pipeline.reports.sanitize import cut, markdown_name, visible_name
 from doceval_pipeline.reports.summary import summary_sentences
 

@@ -6,9 +6,10 @@ from datetime import datetime
 
 from doceval_pipeline.domain.export_record import Value
 from doceval_pipeline.domain.insights import BelowThreshold, PromptLeaderboard, Standing
-from doceval_pipeline.reports.decision import prompt_name, shown_name
+from doceval_pipeline.reports.decision import prompt_name
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportColumn, ReportFigures
+from doceval_pipeline.reports.phrases import shown_name
 from doceval_pipeline.reports.summary import summary_sentences
 
 # The titles of `Overview.standings`, each with the number format of its column.
