@@ -16,7 +16,7 @@ from doceval_pipeline.domain.insights import Standing
 from doceval_pipeline.domain.leaderboard import Board, LeaderboardRow
 from doceval_pipeline.errors import ComparisonError
 from doceval_pipeline.names import normal, printable, similar
-from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
+from doceval_pipeline.reports.formatting import amount, counted, duration, interval_text, score_text
 from doceval_pipeline.reports.leaderboard import (
     SIMULATED,
     Leaderboard,
@@ -26,7 +26,6 @@ from doceval_pipeline.reports.leaderboard import (
     cost_text,
     difference_text,
     in_figures,
-    interval_text,
     leaderboard_data,
 )
 from doceval_pipeline.reports.phrases import GENEROUS, PER

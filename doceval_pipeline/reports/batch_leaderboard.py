@@ -39,9 +39,8 @@ class BatchBoard:
 
 def batch_boards(figures: ReportFigures) -> Sequence[BatchBoard]:
     """The leaderboards of a report: the overall ranking first, then each prompt."""
-    insights, labels = figures.insights, ColumnLabels([column.column for column in figures.columns])
-    boards = [*([] if insights.overall is None else [insights.overall]), *insights.leaderboards]
-    return [BatchBoard(board, decide(board, labels), labels) for board in boards]
+    labels = ColumnLabels.of(figures)
+    return [BatchBoard(board, decide(board, labels), labels) for board in figures.insights.boards]
 
 
 def batch_boards_data(figures: ReportFigures, boards: Sequence[BatchBoard]) -> dict[str, Any]:

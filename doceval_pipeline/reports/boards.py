@@ -76,8 +76,7 @@ def boards(
     is_mixed
         Whether only a part of the results is simulated.
     """
-    overall = [] if insights.overall is None else [insights.overall]
-    return [_board(board, names, figures, is_mixed=is_mixed) for board in [*overall, *insights.leaderboards]]
+    return [_board(board, names, figures, is_mixed=is_mixed) for board in insights.boards]
 
 
 def has_one_model(leaderboards: Iterable[PromptLeaderboard]) -> bool:

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate
 from doceval_pipeline.domain.insights import PromptLeaderboard, Standing
-from doceval_pipeline.reports.formatting import counted, money, score_text
+from doceval_pipeline.reports.formatting import counted, interval_text, money, score_text
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportFigures
 from doceval_pipeline.reports.phrases import (
@@ -62,9 +62,8 @@ class Decision:
 
 def decisions(figures: ReportFigures) -> list[Decision]:
     """What the leaderboards of a report decide: the overall ranking first, then each prompt."""
-    insights, labels = figures.insights, ColumnLabels([column.column for column in figures.columns])
-    boards = [*([] if insights.overall is None else [insights.overall]), *insights.leaderboards]
-    return [decide(board, labels) for board in boards]
+    labels = ColumnLabels.of(figures)
+    return [decide(board, labels) for board in figures.insights.boards]
 
 
 def decide(board: PromptLeaderboard, labels: ColumnLabels) -> Decision:
@@ -281,9 +280,7 @@ class _Wording:
             return self._no_scores()
         name = self.name(leader)
         interval = (
-            ""
-            if scores.low is None or scores.high is None
-            else f" (95 % interval {score_text(scores.low)} to {score_text(scores.high)})"
+            "" if scores.low is None or scores.high is None else f" (95 % interval {interval_text(scores)})"
         )
         is_alone = len(self.board.standings) == 1
         return (

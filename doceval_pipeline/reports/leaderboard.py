@@ -17,6 +17,7 @@ from doceval_pipeline.reports.formatting import (
     amount,
     counted,
     duration,
+    interval_text,
     money,
     probability_text,
     score_text,
@@ -173,13 +174,6 @@ def in_figures(difference: Difference) -> str:
         interval = f" ({_signed(difference.low)} to {_signed(difference.high)})"
     p = "" if difference.p is None else f", p {probability_text(difference.p)}"
     return f"{_signed(difference.mean)}{interval}{p}"
-
-
-def interval_text(scores: Estimate | None) -> str:
-    """The interval of a mean; a dash without any."""
-    if scores is None or scores.low is None or scores.high is None:
-        return "–"
-    return f"{score_text(scores.low)} to {score_text(scores.high)}"
 
 
 def cost_text(costs: Sequence[Cost]) -> str:

@@ -18,7 +18,7 @@ def summary_sentences(figures: ReportFigures, most: int) -> list[str]:
     most
         The highest number of decisions and thresholds; further ones are counted.
     """
-    labels = ColumnLabels([column.column for column in figures.columns])
+    labels = ColumnLabels.of(figures)
     sentences = [decision.sentence for decision in decisions(figures)]
     sentences += [_below(part, labels) for part in figures.insights.below_thresholds]
     more = len(sentences) - most

@@ -63,7 +63,7 @@ NO_OVERVIEW = Overview("", (), (), (), (), ())
 
 def overview_of(figures: ReportFigures, read_at: datetime) -> Overview:
     """The overview of a batch whose results were read at the given time, in UTC."""
-    labels = ColumnLabels([column.column for column in figures.columns])
+    labels = ColumnLabels.of(figures)
     rows = list(_rows(figures, labels))
     more = len(rows) - MOST_ROWS
     return Overview(
@@ -93,7 +93,7 @@ def _by_prompt(figures: ReportFigures) -> list[ReportColumn]:
 def _rows(figures: ReportFigures, labels: ColumnLabels) -> Iterator[tuple[Value, ...]]:
     insights = figures.insights
     below = {part.prompt_id: part for part in insights.below_thresholds}
-    for board in (*([insights.overall] if insights.overall else []), *insights.leaderboards):
+    for board in insights.boards:
         part = None if board.prompt_id is None else below.get(board.prompt_id)
         for standing in board.standings:
             yield _row(board, standing, part, labels)
