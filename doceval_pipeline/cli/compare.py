@@ -19,8 +19,8 @@ from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.comparison import ComparedColumn, ComparedSide, Comparison
 from doceval_pipeline.reports.comparison_words import usage_texts
-from doceval_pipeline.reports.decision import shown_name
 from doceval_pipeline.reports.formatting import points_text, probability_text, score_text
+from doceval_pipeline.reports.phrases import shown_name
 from doceval_pipeline.reports.score_changes import THRESHOLD, crossings_text
 
 

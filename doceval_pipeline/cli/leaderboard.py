@@ -16,9 +16,8 @@ from doceval_pipeline.domain.insights import Standing
 from doceval_pipeline.domain.leaderboard import Board, LeaderboardRow
 from doceval_pipeline.errors import ComparisonError
 from doceval_pipeline.names import normal, printable, similar
-from doceval_pipeline.reports.formatting import amount, counted, duration, score_text
+from doceval_pipeline.reports.formatting import amount, counted, duration, interval_text, score_text
 from doceval_pipeline.reports.leaderboard import (
-    PER,
     SIMULATED,
     Leaderboard,
     board_sentence,
@@ -27,9 +26,9 @@ from doceval_pipeline.reports.leaderboard import (
     cost_text,
     difference_text,
     in_figures,
-    interval_text,
     leaderboard_data,
 )
+from doceval_pipeline.reports.phrases import GENEROUS, PER
 
 if TYPE_CHECKING:
     from doceval_pipeline.reports.batch_leaderboard import BatchBoard
@@ -84,9 +83,9 @@ def _show_all(prompt: str | None, *, opens: bool, as_json: bool) -> None:
 
 def _show_batch(batch: str, prompt: str | None, *, as_json: bool) -> None:
     from doceval_pipeline.batches.results.report_input import gather
-    from doceval_pipeline.reports.batch_leaderboard import batch_boards, batch_boards_data, connection_word
-    from doceval_pipeline.reports.decision import GENEROUS
+    from doceval_pipeline.reports.batch_leaderboard import batch_boards, batch_boards_data
     from doceval_pipeline.reports.figures import figures
+    from doceval_pipeline.reports.labels import connection_words
 
     opened = databases()
     data = gather(opened, find_batch(opened.doc_eval, batch).id)
@@ -105,7 +104,7 @@ def _show_batch(batch: str, prompt: str | None, *, as_json: bool) -> None:
         console.print(f"- {printable(board.decision.sentence)}", markup=False)
     for board in boards:
         console.print()
-        _print_board_of_batch(board, connection_word(data.config))
+        _print_board_of_batch(board, connection_words(data.config).one)
     console.print()
     console.print(GENEROUS, markup=False)
 
@@ -185,8 +184,6 @@ def _written_page() -> Path:
 
 
 def _print_boards(board: Leaderboard) -> None:
-    from doceval_pipeline.reports.decision import GENEROUS
-
     for each in board.boards:
         _print_board(each, board.word)
         console.print()

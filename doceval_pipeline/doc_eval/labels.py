@@ -8,7 +8,8 @@ from doceval_pipeline.domain.columns import Labels
 
 _CONNECTION_NAMES = text("SELECT id, name FROM connections WHERE id = ANY(:ids)")
 _ONE_CONNECTION_PER_MODEL = text("""
-    SELECT count(*) = count(DISTINCT model_id) FROM connections WHERE id = ANY(:ids)
+    SELECT count(*) = count(DISTINCT m.model_name)
+    FROM connections c JOIN models m ON m.id = c.model_id WHERE c.id = ANY(:ids)
 """)
 _PROMPT_NAMES = text("SELECT id, name FROM prompts WHERE id = ANY(:ids)")
 

@@ -3,7 +3,7 @@
 Scores run from 0 to 100. Intervals hold with `CONFIDENCE`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 CONFIDENCE = 0.95
@@ -39,6 +39,12 @@ class Difference:
         """Whether the two differ significantly: the interval excludes 0 and the test agrees."""
         beyond = self.low is None or self.high is None or self.low > 0 or self.high < 0
         return self.p is not None and self.p < SIGNIFICANT and beyond
+
+    def turned(self) -> "Difference":
+        """The difference with its sides swapped."""
+        # Subtracted from 0, because people do not write -0.0.
+        low, high = (None if bound is None else 0.0 - bound for bound in (self.high, self.low))
+        return replace(self, mean=0.0 - self.mean, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,11 @@ class Insights:
     """Points by which a model may score lower and still count as no worse, as sealed."""
 
     @property
+    def boards(self) -> Sequence[PromptLeaderboard]:
+        """All leaderboards: the overall one first, then one for each prompt."""
+        return [*([] if self.overall is None else [self.overall]), *self.leaderboards]
+
+    @property
     def origins_left_out(self) -> int:
         """How many places that results were reused from are not in `origins`."""
         return self.all_origins + self.is_from_elsewhere - len(self.origins)

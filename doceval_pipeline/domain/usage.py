@@ -112,5 +112,15 @@ class ColumnUsage:
         """The cost of one evaluation, in the currency of `cost`."""
         return None if self.cost is None else self.cost.per_document
 
+    def is_cheaper(self, other: "ColumnUsage") -> bool:
+        """Whether an evaluation is known to cost less."""
+        if self.cost is None or other.cost is None or self.cost.currency != other.cost.currency:
+            return False
+        return self.cost.per_document < other.cost.per_document
+
+    def is_faster(self, other: "ColumnUsage") -> bool:
+        """Whether the median evaluation is known to take less time."""
+        return self.seconds is not None and other.seconds is not None and self.seconds.p50 < other.seconds.p50
+
 
 NO_USAGE = ColumnUsage()

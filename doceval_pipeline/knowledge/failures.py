@@ -99,7 +99,6 @@ def group_failures(
     groups: int,
     names: int,
     messages: int | None = None,
-    large: int = KNOWN_PROCESSOR_LIMIT_BYTES,
 ) -> dict[int, Failures]:
     """The failed evaluations of each given batch, in one statement.
 
@@ -110,15 +109,13 @@ def group_failures(
     messages
         How many different messages of a batch are compared, the most frequent ones; None for all. A million
         take half a minute.
-    large
-        Documents over this size, in bytes, count in `too_large`.
     """
     parameters = {
         "batch_ids": arrays.of_numbers(batch_ids),
         "groups": groups,
         "names": names,
         "messages": messages,
-        "large": large,
+        "large": KNOWN_PROCESSOR_LIMIT_BYTES,
         "varying": VARYING,
     }
     by_batch: dict[int, list[Row[Any]]] = {batch_id: [] for batch_id in batch_ids}

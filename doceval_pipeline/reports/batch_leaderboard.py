@@ -1,6 +1,6 @@
 """The leaderboards of one batch for the terminal and for programs, as its completion report has them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,16 +39,8 @@ class BatchBoard:
 
 def batch_boards(figures: ReportFigures) -> Sequence[BatchBoard]:
     """The leaderboards of a report: the overall ranking first, then each prompt."""
-    insights, labels = figures.insights, ColumnLabels([column.column for column in figures.columns])
-    boards = [*([] if insights.overall is None else [insights.overall]), *insights.leaderboards]
-    return [BatchBoard(board, decide(board, labels), labels) for board in boards]
-
-
-def connection_word(config: Mapping[str, Any]) -> str:
-    """What people call a connection of a batch: "model" if no two reach the same one."""
-    connections = config.get("connections") or ()
-    models = {(str(each.get("provider_type")), str(each.get("model_name"))) for each in connections}
-    return "model" if len(models) == len(connections) else "connection"
+    labels = ColumnLabels.of(figures)
+    return [BatchBoard(board, decide(board, labels), labels) for board in figures.insights.boards]
 
 
 def batch_boards_data(figures: ReportFigures, boards: Sequence[BatchBoard]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from doceval_pipeline.domain.findings import Conclusion, MarginTest
 from doceval_pipeline.domain.insights import BelowThreshold, Insights, PromptLeaderboard, Standing
 from doceval_pipeline.domain.usage import ColumnUsage, Cost
 from doceval_pipeline.reports import svg
-from doceval_pipeline.reports.decision import PER, saving
-from doceval_pipeline.reports.formatting import amount, counted, duration, money, points_text, score_text
+from doceval_pipeline.reports.formatting import amount, counted, duration, money, score_text, short_points
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ColumnFigures
+from doceval_pipeline.reports.phrases import PER, saving
 from doceval_pipeline.reports.sanitize import visible_name
 
 # Leaderboards that are open on the page; the others are folded.
@@ -76,8 +76,7 @@ def boards(
     is_mixed
         Whether only a part of the results is simulated.
     """
-    overall = [] if insights.overall is None else [insights.overall]
-    return [_board(board, names, figures, is_mixed=is_mixed) for board in [*overall, *insights.leaderboards]]
+    return [_board(board, names, figures, is_mixed=is_mixed) for board in insights.boards]
 
 
 def has_one_model(leaderboards: Iterable[PromptLeaderboard]) -> bool:
@@ -187,7 +186,7 @@ def _money(value: float, cost: Cost) -> str:
 
 def _margin(test: MarginTest, standing: Standing, leader: Standing | None) -> str:
     """The conclusion, and what choosing this model instead of the leader saves."""
-    words = f"{test.conclusion} (margin {whole(test.margin)})"
+    words = f"{test.conclusion} (margin {short_points(test.margin)})"
     if test.conclusion is Conclusion.UNKNOWN and test.more_documents is not None:
         more = counted(test.more_documents, "more document", "more documents")
         words += f": about {more} would settle it"
@@ -195,16 +194,11 @@ def _margin(test: MarginTest, standing: Standing, leader: Standing | None) -> st
     return words if not gains else f"{words}; {' and '.join(gains)}"
 
 
-def whole(points: float) -> str:
-    """A number of points without a needless ".0"."""
-    return points_text(points).removesuffix(".0")
-
-
 def _gains(usage: ColumnUsage, leader: ColumnUsage) -> Iterable[str]:
     saved = saving(usage, leader)
     if saved is not None:
         yield f"saves {_money(saved.amount, saved)} per {PER:,} documents"
-    if usage.seconds and leader.seconds and usage.seconds.p50 < leader.seconds.p50:
+    if usage.seconds and leader.seconds and usage.is_faster(leader):
         yield f"takes {duration(usage.seconds.p50)} instead of {duration(leader.seconds.p50)}"
 
 

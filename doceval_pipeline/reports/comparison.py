@@ -21,8 +21,8 @@ from doceval_pipeline.reports.comparison_words import (
     WordedSide,
     usage_texts,
 )
-from doceval_pipeline.reports.decision import GENEROUS, shown_name
 from doceval_pipeline.reports.html import render_page
+from doceval_pipeline.reports.phrases import GENEROUS, shown_name
 from doceval_pipeline.reports.score_changes import (
     THRESHOLD,
     ChangeWords,

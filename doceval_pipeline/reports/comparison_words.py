@@ -11,9 +11,11 @@ from doceval_pipeline.domain.findings import Difference
 from doceval_pipeline.domain.score_changes import Dimension, ScoreChanges
 from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.domain.usage import ColumnUsage, Cost
-from doceval_pipeline.reports.decision import (
+from doceval_pipeline.reports.formatting import counted, money
+from doceval_pipeline.reports.phrases import (
     PER,
     evidence,
+    is_nothing,
     listed,
     over_documents,
     points,
@@ -21,8 +23,6 @@ from doceval_pipeline.reports.decision import (
     relative_price,
     shown_name,
 )
-from doceval_pipeline.reports.formatting import counted, money, points_text
-from doceval_pipeline.statistics.inference import turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ def _as_choice(column: WordedColumn) -> str:
     # The difference is that of the second side against the first.
     lead, higher, lower = difference, column.second, column.first
     if difference.mean < 0:
-        lead, higher, lower = turned(difference), column.first, column.second
-    if _is_nothing(lead.mean):
+        lead, higher, lower = difference.turned(), column.first, column.second
+    if is_nothing(lead.mean):
         said = (
             f"there is no clear winner between {_names(*sides)}: they are the same on average "
             f"{_over(lead)}{evidence(lead)}{_price_sentence(*sides)}"
@@ -159,18 +159,14 @@ def _in_time(column: WordedColumn) -> str:
     if changes.rose == changes.fell == 0:
         over = _over(change, "in both", each=True)
         return f"the scores of {model} stayed the same {between} {over}{price}"
-    size = turned(change) if change.mean < 0 else change
+    size = change.turned() if change.mean < 0 else change
     verb = "fell" if change.mean < 0 else "rose"
-    moved = "are the same on average" if _is_nothing(size.mean) else f"{verb} by {points(size.mean)}"
+    moved = "are the same on average" if is_nothing(size.mean) else f"{verb} by {points(size.mean)}"
     over = f"{_over(change, 'in both')}{evidence(size)}{price}"
-    if change.told_apart and not _is_nothing(size.mean):
+    if change.told_apart and not is_nothing(size.mean):
         return f"the scores of {model} {moved} {between} {over}"
     not_shown = f"no change of the scores of {model} is shown {between}"
     return f"{not_shown}: they {moved} {over}{_power(change, 'change')}"
-
-
-def _is_nothing(mean: float) -> bool:
-    return points_text(abs(mean)) == "0"
 
 
 def _names(*sides: WordedSide) -> str:
@@ -191,7 +187,7 @@ def _power(difference: Difference, what: str) -> str:
         return f"; one document is too few to show a {what}"
     if difference.p is None:
         return f"; they are versions or copies of one document, which is too few to show a {what}"
-    if difference.detectable is not None and _is_nothing(difference.detectable):
+    if difference.detectable is not None and is_nothing(difference.detectable):
         return ""
     if difference.detectable is None:
         return f"; so few documents cannot show a {what}"

@@ -10,27 +10,28 @@ from enum import StrEnum
 
 from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate
 from doceval_pipeline.domain.insights import PromptLeaderboard, Standing
-from doceval_pipeline.domain.usage import ColumnUsage, Cost
-from doceval_pipeline.reports.formatting import counted, money, points_text, probability_text, score_text
+from doceval_pipeline.reports.formatting import counted, interval_text, money, score_text
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportFigures
-from doceval_pipeline.reports.sanitize import cut, visible_name
-from doceval_pipeline.reports.standings import is_cheaper
-from doceval_pipeline.statistics.inference import turned
+from doceval_pipeline.reports.phrases import (
+    NAMES_SHOWN,
+    PER,
+    amount_text,
+    failure_clause,
+    few,
+    is_nothing,
+    listed,
+    much,
+    over_documents,
+    points,
+    price_clause,
+    price_text,
+    saving,
+    shown_name,
+)
 
-NAME_CHARACTERS = 80
-NAMES_SHOWN = 5
-# Prices of single documents are too small to read.
-PER = 1_000
 # Nobody evaluates more documents to settle a comparison.
 MOST_DOCUMENTS = 1_000_000
-# Larger ratios come from prices that somebody made up.
-FURTHEST_RATIO = 1_000_000_000
-GENEROUS = (
-    "Scores are the models' own opinions: a model that scores higher may only be more generous. Only scores "
-    "by people (reference scores) can show which model is right, and there are none."
-)
-_PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 20: "a twentieth"}
 
 
 class Reason(StrEnum):
@@ -61,9 +62,8 @@ class Decision:
 
 def decisions(figures: ReportFigures) -> list[Decision]:
     """What the leaderboards of a report decide: the overall ranking first, then each prompt."""
-    insights, labels = figures.insights, ColumnLabels([column.column for column in figures.columns])
-    boards = [*([] if insights.overall is None else [insights.overall]), *insights.leaderboards]
-    return [decide(board, labels) for board in boards]
+    labels = ColumnLabels.of(figures)
+    return [decide(board, labels) for board in figures.insights.boards]
 
 
 def decide(board: PromptLeaderboard, labels: ColumnLabels) -> Decision:
@@ -92,11 +92,11 @@ def introduction(figures: ReportFigures, many: str) -> str:
     columns = [column.column for column in figures.columns]
     connections = list(dict.fromkeys(column.connection for column in columns))
     prompts = list(dict.fromkeys(column.prompt for column in columns))
-    who = _few(connections)
+    who = few(connections)
     asked = f"{who} was" if len(connections) == 1 else f"{len(connections):,} {many} ({who}) were"
     questions = "1 question (prompt)" if len(prompts) == 1 else f"{len(prompts):,} questions (prompts)"
     documents = counted(figures.contents, "document", "documents")
-    return f"{asked} asked to score {documents} from 0 to 100 on {questions}: {_few(prompts)}."
+    return f"{asked} asked to score {documents} from 0 to 100 on {questions}: {few(prompts)}."
 
 
 def prompt_name(board: PromptLeaderboard, labels: ColumnLabels) -> str:
@@ -106,132 +106,6 @@ def prompt_name(board: PromptLeaderboard, labels: ColumnLabels) -> str:
     weights = [f"{shown_name(labels.prompt(prompt))} weighs {weight:g}" for prompt, weight in board.weights]
     more = [f"{len(weights) - NAMES_SHOWN:,} more"] if len(weights) > NAMES_SHOWN else []
     return f"all prompts together ({', '.join([*weights[:NAMES_SHOWN], *more])})"
-
-
-def _few(names: Sequence[str]) -> str:
-    """The first of many names."""
-    more = [f"{len(names) - NAMES_SHOWN:,} more"] if len(names) > NAMES_SHOWN else []
-    return listed([*map(shown_name, names[:NAMES_SHOWN]), *more])
-
-
-def shown_name(name: str) -> str:
-    """A name in a sentence."""
-    return cut(visible_name(name), NAME_CHARACTERS) or "(no name)"
-
-
-def points(difference: float) -> str:
-    """The size of a difference with its unit: "6 points", "1 point"."""
-    size = points_text(abs(difference)).removesuffix(".0")
-    return f"{size} point" if size == "1" else f"{size} points"
-
-
-def much(difference: Difference) -> str:
-    """By how much the first of two models scores higher or lower: "6 points higher than"."""
-    if points_text(difference.mean) in ("0", "-0"):
-        return "on average as much as"
-    return f"{points(difference.mean)} {'higher' if difference.mean > 0 else 'lower'} than"
-
-
-def evidence(difference: Difference) -> str:
-    """The interval and p of a difference in parentheses, after a space; empty where there is neither."""
-    parts = []
-    if difference.low is not None and difference.high is not None:
-        parts.append(f"95 % interval {_plain(difference.low)} to {_plain(difference.high)}")
-    if difference.p is not None:
-        parts.append(f"p {probability_text(difference.p)}")
-    return f" ({', '.join(parts)})" if parts else ""
-
-
-def over_documents(number: int) -> str:
-    """On which documents two models are compared."""
-    return "on the only document both scored" if number == 1 else f"on the {number:,} documents both scored"
-
-
-def price_clause(usage: ColumnUsage, name: str, other: ColumnUsage, other_name: str) -> str:
-    """What the first of two models costs compared with the other, as the end of a sentence about the first.
-
-    It begins with ", and" or with a semicolon.
-    """
-    cost, other_cost = usage.cost, other.cost
-    if cost is None and other_cost is None:
-        return "; what they cost is unknown"
-    if cost is None or other_cost is None:
-        known = other_cost if cost is None else cost
-        unknown, priced = (name, other_name) if cost is None else (other_name, name)
-        return f"; what {unknown} costs is unknown, and {priced} costs {_each(known)}"
-    if cost.amount == other_cost.amount == 0:
-        return "; both are free"
-    if cost.currency != other_cost.currency:
-        return f", and costs {_each(cost)}, against {_each(other_cost)}"
-    if cost.amount == 0:
-        return f", and is free, against {_each(other_cost)}"
-    if other_cost.amount == 0:
-        return f", and costs {_each(cost)}, while {other_name} is free"
-    compared = relative_price(cost.per_document / other_cost.per_document)
-    return (
-        f", and costs {compared} ({money(cost.per_document * PER)} against "
-        f"{money(other_cost.per_document * PER)} {shown_name(cost.currency)} per {PER:,} documents)"
-    )
-
-
-def relative_price(ratio: float) -> str:
-    """A price relative to another: "about 20 times as much", "about 30 % more", "about half as much"."""
-    if ratio > FURTHEST_RATIO:
-        return f"more than {FURTHEST_RATIO:,} times as much"
-    if ratio < 1 / FURTHEST_RATIO:
-        return f"less than 1/{FURTHEST_RATIO:,} as much"
-    if ratio >= 1.95:
-        return f"about {_two_digits(ratio)} times as much"
-    if ratio > 1.05:
-        return f"about {round((ratio - 1) * 100):d} % more"
-    if ratio >= 0.95:
-        return "about the same"
-    if ratio > 0.55:
-        return f"about {round((1 - ratio) * 100):d} % less"
-    whole = round(1 / ratio)
-    is_close = abs(whole * ratio - 1) <= 0.05
-    part = _PARTS.get(whole) if is_close else None
-    return f"about {part or f'1/{_two_digits(1 / ratio)}'} as much"
-
-
-def failure_clause(standings: Sequence[tuple[str, Standing]], unit: str = "document") -> str:
-    """Which of the named models have failures or no score, as the end of a sentence; empty without any.
-
-    Parameters
-    ----------
-    unit
-        What is counted: documents of one prompt, or evaluations of several.
-    """
-    parts = [
-        f"{name} {' and '.join(what)}"
-        for name, standing in standings
-        if (what := _what_is_missing(standing, unit))
-    ]
-    return f"; {listed(parts)}" if parts else ""
-
-
-def _what_is_missing(standing: Standing, unit: str) -> list[str]:
-    counts = (("failed on", standing.failed), ("gave no score for", standing.without_score))
-    return [f"{verb} {counted(number, unit, f'{unit}s')}" for verb, number in counts if number]
-
-
-def listed(texts: Sequence[str]) -> str:
-    """Texts in one phrase: "a", "a and b", "a, b and c"."""
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
-
-
-def saving(cheaper: ColumnUsage, other: ColumnUsage) -> Cost | None:
-    """What the choice of a cheaper model saves per 1,000 documents; None if it is unknown or not cheaper.
-
-    The difference of the two prices as they are shown, so that readers who subtract them get the same.
-    """
-    cost, other_cost = cheaper.cost, other.cost
-    if cost is None or other_cost is None or not is_cheaper(cheaper, other):
-        return None
-    shown, other_shown = (
-        float(money(each.per_document * PER).replace(",", "")) for each in (cost, other_cost)
-    )
-    return Cost(max(0.0, round(other_shown - shown, 12)), cost.currency, PER, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +171,11 @@ class _Wording:
         known = {standing.connection_id: standing for standing in self.board.ranked}
         # The cheapest one is what a person would choose among equals.
         other = min((known[each] for each in tied), key=lambda standing: _per_document(standing, leader))
-        named = _few([self.labels.connection(each) for each in (leader.connection_id, *tied)])
+        named = few([self.labels.connection(each) for each in (leader.connection_id, *tied)])
         models = [leader, *(known[each] for each in tied)]
         return (
             f"there is no clear winner {'between' if len(models) == 2 else 'among'} {named}: "
-            f"{self._chance(leader, other, turned(tied[other.connection_id]))}"
+            f"{self._chance(leader, other, tied[other.connection_id].turned())}"
             f"{self._lower(models)}{self._least(models, leader, other)}"
             f"{self._open_margin()}{self._failures()}"
         )
@@ -309,7 +183,7 @@ class _Wording:
     def _chance(self, leader: Standing, other: Standing, difference: Difference) -> str:
         """A difference that may be chance, and which ones would not be."""
         documents = over_documents(difference.n)
-        if points_text(difference.mean) in ("0", "-0"):
+        if is_nothing(difference.mean):
             lead = f"{self.name(leader)} and {self.name(other)} score the same on average {documents}"
         else:
             first, second = (leader, other) if difference.mean > 0 else (other, leader)
@@ -329,7 +203,7 @@ class _Wording:
         lower = [each for each in self.board.ranked if each not in models]
         if not lower:
             return ""
-        names = _few([self.labels.connection(each.connection_id) for each in lower])
+        names = few([self.labels.connection(each.connection_id) for each in lower])
         return f"; {names} {'scores' if len(lower) == 1 else 'score'} lower"
 
     def _least(self, models: Sequence[Standing], leader: Standing, other: Standing) -> str:
@@ -347,8 +221,8 @@ class _Wording:
             return ""
         least = "less" if len(models) == 2 else "least"
         return (
-            f"; {self.name(cheapest)} costs {least}, {_amount(cheapest.usage.cost)} against "
-            f"{_each(dearer.usage.cost)}" + ("" if len(models) == 2 else f" for {self.name(dearer)}")
+            f"; {self.name(cheapest)} costs {least}, {amount_text(cheapest.usage.cost)} against "
+            f"{price_text(dearer.usage.cost)}" + ("" if len(models) == 2 else f" for {self.name(dearer)}")
         )
 
     def _replaced(self, leader: Standing, substitute: Standing, difference: Difference) -> str:
@@ -373,7 +247,7 @@ class _Wording:
             for each in self.board.ranked[1:]
             if each.margin_test is not None
             and each.margin_test.conclusion is Conclusion.UNKNOWN
-            and is_cheaper(each.usage, leader.usage)
+            and each.usage.is_cheaper(leader.usage)
         ]
         cheapest = min(untold, key=lambda each: _per_document(each, leader), default=None)
         if cheapest is None or cheapest.margin_test is None:
@@ -406,16 +280,14 @@ class _Wording:
             return self._no_scores()
         name = self.name(leader)
         interval = (
-            ""
-            if scores.low is None or scores.high is None
-            else f" (95 % interval {score_text(scores.low)} to {score_text(scores.high)})"
+            "" if scores.low is None or scores.high is None else f" (95 % interval {interval_text(scores)})"
         )
         is_alone = len(self.board.standings) == 1
         return (
             f"{name}{'' if is_alone else ', the only model with a score,'} scores "
             f"{score_text(scores.mean)} on average over "
             f"{counted(scores.n, 'document', 'documents')}{interval}, and costs "
-            f"{_each(leader.usage.cost)}{self._failures()}"
+            f"{price_text(leader.usage.cost)}{self._failures()}"
         )
 
     def _no_scores(self) -> str:
@@ -445,7 +317,7 @@ class _Wording:
             for standing in self.board.ranked[1:]
             if standing.margin_test is not None
             and standing.margin_test.conclusion is Conclusion.NO_WORSE
-            and is_cheaper(standing.usage, leader.usage)
+            and standing.usage.is_cheaper(leader.usage)
         ]
         return min(proven, key=lambda standing: _per_document(standing, leader), default=None)
 
@@ -492,27 +364,3 @@ def _cheapest(models: Sequence[Standing]) -> Standing | None:
     ordered = sorted(models, key=lambda standing: _per_document(standing, models[0]))
     first, second = (_per_document(standing, models[0]) for standing in ordered[:2])
     return ordered[0] if first < second else None
-
-
-def _each(cost: Cost | None) -> str:
-    """What 1,000 documents cost; "an unknown amount" without a price."""
-    if cost is None:
-        return "an unknown amount"
-    if cost.amount == 0:
-        return "nothing"
-    return f"{_amount(cost)} {shown_name(cost.currency)} per {PER:,} documents"
-
-
-def _amount(cost: Cost) -> str:
-    """The cost of 1,000 documents without its currency."""
-    return money(cost.per_document * PER) if cost.amount else "nothing"
-
-
-def _plain(value: float) -> str:
-    text = points_text(value).removesuffix(".0")
-    return "0" if text == "-0" else text.replace("-", "−")
-
-
-def _two_digits(value: float) -> str:
-    """A number of two significant digits, without decimals from 10."""
-    return f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"

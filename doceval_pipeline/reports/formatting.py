@@ -4,6 +4,8 @@ import math
 from datetime import timedelta
 from decimal import Decimal
 
+from doceval_pipeline.domain.findings import Estimate
+
 
 def score_text(score: float) -> str:
     """A score with one decimal, without a trailing zero; only exact values give 0 or 100."""
@@ -11,6 +13,13 @@ def score_text(score: float) -> str:
     if rounded == score or rounded not in (0, 100):
         return f"{rounded:g}"
     return f"{score:.3g}" if rounded == 0 else f"{score:.6g}"
+
+
+def interval_text(scores: Estimate | None) -> str:
+    """The interval of a mean score; a dash without one."""
+    if scores is None or scores.low is None or scores.high is None:
+        return "–"
+    return f"{score_text(scores.low)} to {score_text(scores.high)}"
 
 
 def amount(value: float) -> str:
@@ -68,6 +77,11 @@ def points_text(points: float) -> str:
         return f"{points:.1f}"
     # Adding 0.0 turns -0.0 into 0.0.
     return f"{round(points, 4) + 0.0:.2g}"
+
+
+def short_points(points: float) -> str:
+    """A difference of scores as `points_text` writes it, without a needless ".0"."""
+    return points_text(points).removesuffix(".0")
 
 
 def probability_text(p: float) -> str:

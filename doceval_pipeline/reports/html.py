@@ -29,10 +29,9 @@ from doceval_pipeline.reports.boards import (
     has_one_model,
     low_documents,
     shared_axis,
-    whole,
 )
 from doceval_pipeline.reports.cells import anchor, cell_details, cut_block, matrix_rows
-from doceval_pipeline.reports.decision import GENEROUS, Reason, decisions, introduction
+from doceval_pipeline.reports.decision import Reason, decisions, introduction
 from doceval_pipeline.reports.figures import all_columns
 from doceval_pipeline.reports.formatting import (
     amount,
@@ -43,6 +42,7 @@ from doceval_pipeline.reports.formatting import (
     points_text,
     probability_text,
     score_text,
+    short_points,
     signed,
     size_text,
 )
@@ -56,6 +56,7 @@ from doceval_pipeline.reports.labels import (
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, SYMBOLS, lay_out
 from doceval_pipeline.reports.model import NOTHING_ASKED, ReportFigures, ReportInput
 from doceval_pipeline.reports.page_parts import FOLDED, runs, sections, without_folders
+from doceval_pipeline.reports.phrases import GENEROUS
 from doceval_pipeline.reports.sanitize import visible, visible_name
 
 TEMPLATE = "report.html.j2"
@@ -234,7 +235,7 @@ def _environment(compiled: Path | None) -> Environment:
         "probability": probability_text,
         "abs_low": _as_sizes,
         "emphasized": emphasized,
-        "whole": whole,
+        "short_points": short_points,
         "duration": duration,
         "size": size_text,
         "time": _time,

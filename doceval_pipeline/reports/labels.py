@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from doceval_pipeline.reports.formatting import counted
-from doceval_pipeline.reports.model import ReportColumn
+from doceval_pipeline.reports.model import ReportColumn, ReportFigures
 
 ELSEWHERE = "another installation"
 """Where results come from whose batch is unknown here, because they were restored from its archive."""
@@ -29,6 +29,11 @@ class ColumnLabels:
         self._columns = {(column.connection_id, column.prompt_id): column for column in columns}
         self._connections = {column.connection_id: column.connection for column in columns}
         self._prompts = {column.prompt_id: column.prompt for column in columns}
+
+    @classmethod
+    def of(cls, figures: ReportFigures) -> Self:
+        """The names of the columns of a report."""
+        return cls([column.column for column in figures.columns])
 
     def column(self, connection_id: int, prompt_id: int) -> ReportColumn:
         """A column with its names."""

@@ -12,25 +12,26 @@ from doceval_pipeline.domain.findings import Difference, Estimate
 from doceval_pipeline.domain.insights import PromptLeaderboard, Standing
 from doceval_pipeline.domain.leaderboard import Board, LeaderboardRow
 from doceval_pipeline.domain.usage import ColumnUsage, Cost
+from doceval_pipeline.reports.decision import decide
 from doceval_pipeline.reports.formatting import (
     amount,
     counted,
     duration,
+    interval_text,
     money,
-    points_text,
     probability_text,
     score_text,
+    short_points,
 )
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportColumn
+from doceval_pipeline.reports.phrases import GENEROUS, PER, much, over_documents, shown_name
 from doceval_pipeline.reports.sanitize import markdown_name
 
 BOARDS_IN_DAGSTER = 12
 ROWS_IN_DAGSTER = 25
 # Mean scores of so many models and prompts are numbers that Dagster plots.
 MEANS_IN_DAGSTER = 50
-PER = 1_000
-"""The number of documents whose price is shown."""
 SENTENCE_CHARACTERS = 2_000
 SIMULATED = "SIMULATED"
 NO_COMMON_DOCUMENT = "no document in common with the leader"
@@ -85,9 +86,6 @@ class Leaderboard:
 
 def board_sentence(board: Board) -> str:
     """What a board decides, in one sentence; names in it are visible and not escaped."""
-    # Loads numpy; Dagster imports this module for every run.
-    from doceval_pipeline.reports import decision
-
     names = ColumnLabels(
         [ReportColumn(row.connection_id, row.connection, row.prompt_id, row.prompt) for row in board.rows]
     )
@@ -96,7 +94,7 @@ def board_sentence(board: Board) -> str:
         best = max(better, key=lambda row: 0.0 if row.difference is None else row.difference.mean)
         return _contradiction(board, best)
     standings = [_standing(row) for row in board.rows]
-    return decision.decide(PromptLeaderboard(board.prompt_id, standings), names).sentence
+    return decide(PromptLeaderboard(board.prompt_id, standings), names).sentence
 
 
 def render_leaderboard(board: Leaderboard) -> str:
@@ -110,7 +108,7 @@ def render_leaderboard(board: Leaderboard) -> str:
     if len(board.boards) > BOARDS_IN_DAGSTER:
         hidden = counted(len(board.boards) - BOARDS_IN_DAGSTER, "more board is", "more boards are")
         lines += [f"{hidden} not shown here; the page has them.", ""]
-    for note in (*board.notes, _generous()):
+    for note in (*board.notes, GENEROUS):
         lines += [note, ""]
     return "\n".join(lines)
 
@@ -178,13 +176,6 @@ def in_figures(difference: Difference) -> str:
     return f"{_signed(difference.mean)}{interval}{p}"
 
 
-def interval_text(scores: Estimate | None) -> str:
-    """The interval of a mean; a dash without any."""
-    if scores is None or scores.low is None or scores.high is None:
-        return "–"
-    return f"{score_text(scores.low)} to {score_text(scores.high)}"
-
-
 def cost_text(costs: Sequence[Cost]) -> str:
     """An amount in each currency; "unknown" without a price. Currencies are foreign."""
     if not costs:
@@ -205,15 +196,9 @@ def cost_per_text(costs: Sequence[Cost]) -> str:
 
 
 def _signed(points: float) -> str:
-    """A difference as `points_text` writes it, with its sign."""
-    text = points_text(abs(points)).removesuffix(".0")
+    """A difference as `short_points` writes it, with its sign."""
+    text = short_points(abs(points))
     return text if text == "0" else f"{'+' if points > 0 else '−'}{text}"
-
-
-def _generous() -> str:
-    from doceval_pipeline.reports.decision import GENEROUS
-
-    return GENEROUS
 
 
 def _is_higher(difference: Difference) -> bool:
@@ -223,8 +208,6 @@ def _is_higher(difference: Difference) -> bool:
 
 def _contradiction(board: Board, better: LeaderboardRow) -> str:
     """A leader that has the highest mean and scores lower on the same documents."""
-    from doceval_pipeline.reports.decision import much, over_documents, shown_name
-
     difference = better.difference
     if difference is None:
         raise ValueError("a row that scores higher has a difference")

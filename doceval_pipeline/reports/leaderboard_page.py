@@ -6,9 +6,10 @@ from pathlib import Path
 
 from doceval_pipeline.domain.leaderboard import Board, LeaderboardRow
 from doceval_pipeline.reports import leaderboard, svg
-from doceval_pipeline.reports.decision import GENEROUS
+from doceval_pipeline.reports.formatting import interval_text
 from doceval_pipeline.reports.html import render_page
 from doceval_pipeline.reports.leaderboard import Leaderboard
+from doceval_pipeline.reports.phrases import GENEROUS, PER
 
 TEMPLATE = "leaderboard.html.j2"
 BOARDS_SHOWN = 100
@@ -62,10 +63,10 @@ def render_leaderboard_page(board: Leaderboard, compiled: Path | None = None) ->
         left_out=len(board.boards) - len(shown),
         generous=GENEROUS,
         difference_text=_difference_text,
-        interval_text=leaderboard.interval_text,
+        interval_text=interval_text,
         cost_text=leaderboard.cost_text,
         cost_per_text=leaderboard.cost_per_text,
-        PER=leaderboard.PER,
+        PER=PER,
     )
 
 

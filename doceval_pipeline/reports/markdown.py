@@ -6,19 +6,15 @@ and prompts, as plain text: no response and no file name.
 
 from collections.abc import Callable, Iterator, Sequence
 
-from doceval_pipeline.domain.findings import Estimate
 from doceval_pipeline.domain.insights import BelowThreshold, PromptLeaderboard, Standing
 from doceval_pipeline.domain.results import Total
 from doceval_pipeline.domain.usage import Cost
-from doceval_pipeline.reports.decision import (
-    PER,
-    much,
-    prompt_name,
-)
+from doceval_pipeline.reports.decision import prompt_name
 from doceval_pipeline.reports.formatting import (
     amount,
     counted,
     duration,
+    interval_text,
     money,
     probability_text,
     score_text,
@@ -26,6 +22,7 @@ from doceval_pipeline.reports.formatting import (
 from doceval_pipeline.reports.interval_plot import PlotLine, as_image, draw_intervals
 from doceval_pipeline.reports.labels import ELSEWHERE, ColumnLabels
 from doceval_pipeline.reports.model import NOTHING_ASKED, ReportFigures
+from doceval_pipeline.reports.phrases import PER, much
 from doceval_pipeline.reports.sanitize import cut, markdown_name, visible_name
 from doceval_pipeline.reports.summary import summary_sentences
 
@@ -125,7 +122,7 @@ def numeric_metadata(figures: ReportFigures) -> dict[str, int | float]:
 
 def _model_numbers(figures: ReportFigures) -> dict[str, int | float]:
     """Score and cost of the first models under each prompt, as configured, and documents below thresholds."""
-    labels = _labels(figures)
+    labels = ColumnLabels.of(figures)
     standings = {
         (standing.connection_id, board.prompt_id): standing
         for board in figures.insights.leaderboards
@@ -153,23 +150,18 @@ def _key_name(name: str) -> str:
     return cut(visible_name(name), _NAME_CHARACTERS).replace("·", "-") or "(no name)"
 
 
-def _labels(figures: ReportFigures) -> ColumnLabels:
-    return ColumnLabels([column.column for column in figures.columns])
-
-
 def _tables(figures: ReportFigures) -> Iterator[list[str]]:
     """A table for each leaderboard, as long as not too many models are shown."""
-    insights, labels = figures.insights, _labels(figures)
+    insights, labels = figures.insights, ColumnLabels.of(figures)
     below = {part.prompt_id: part for part in insights.below_thresholds}
-    boards = [*([insights.overall] if insights.overall else []), *insights.leaderboards]
     shown = 0
-    for board in boards:
+    for board in insights.boards:
         rows = board.standings[: COLUMNS_SHOWN - shown]
         if rows:
             part = None if board.prompt_id is None else below.get(board.prompt_id)
             yield _table(board, rows, part, labels)
         shown += len(rows)
-    everything = sum(len(board.standings) for board in boards)
+    everything = sum(len(board.standings) for board in insights.boards)
     if shown:
         yield ["", "Intervals are 95 % intervals. Models are compared on the documents that both scored."]
     if everything > shown:
@@ -267,7 +259,7 @@ def _standing_row(
     values = [
         markdown_name(labels.connection(standing.connection_id)),
         score_text(scores.mean) if scores else _UNKNOWN,
-        _interval(scores),
+        interval_text(scores),
         _compared(standing, board, labels),
         _UNKNOWN if difference is None else f"{difference.n:,}",
         _UNKNOWN if p is None else probability_text(p).removeprefix("= "),
@@ -301,7 +293,7 @@ def _compared(standing: Standing, board: PromptLeaderboard, labels: ColumnLabels
 
 def _plot_lines(figures: ReportFigures) -> list[PlotLine]:
     """The models with a score; several models under several prompts have the prompts as headings."""
-    labels, boards = _labels(figures), figures.insights.leaderboards
+    labels, boards = ColumnLabels.of(figures), figures.insights.leaderboards
     ranked = [(board, board.ranked) for board in boards if board.ranked]
     is_single = all(len(standings) == 1 for _, standings in ranked)
     lines = []
@@ -314,12 +306,6 @@ def _plot_lines(figures: ReportFigures) -> list[PlotLine]:
             is_prompt = is_single and len(ranked) > 1
             lines.append(PlotLine(prompt if is_prompt else connection, standing.scores))
     return lines
-
-
-def _interval(scores: Estimate | None) -> str:
-    if scores is None or scores.low is None or scores.high is None:
-        return _UNKNOWN
-    return f"{score_text(scores.low)} to {score_text(scores.high)}"
 
 
 def _outcome_bar(figures: ReportFigures, top: int) -> str:

@@ -21,7 +21,6 @@ from doceval_pipeline.statistics.inference import (
     clustered_estimate,
     corrected,
     difference,
-    turned,
 )
 from doceval_pipeline.statistics.margins import MarginEvidence, conclude, margin_test
 from doceval_pipeline.statistics.model_means import adjusted_means
@@ -249,25 +248,13 @@ def _margin_tests(boards: Sequence[_Board], given: RankingInput) -> dict[tuple[i
     for place, board in enumerate(boards):
         for rank in range(1, board.ranked):
             entry, leader = board.entries[rank], board.entries[0]
-            if is_cheaper(entry.usage, leader.usage) or is_faster(entry.usage, leader.usage):
+            if entry.usage.is_cheaper(leader.usage) or entry.usage.is_faster(leader.usage):
                 first, second, clusters = _pairs(entry, leader, given)
                 if first.size:
                     tested[place, rank] = margin_test(first, second, given.margin, clusters=clusters)
     # Any model could have become its leader.
     models = sum(board.ranked for board in boards)
     return dict(zip(tested, conclude(list(tested.values()), models=models), strict=True))
-
-
-def is_cheaper(usage: ColumnUsage, other: ColumnUsage) -> bool:
-    """Whether a document is known to cost less."""
-    if usage.cost is None or other.cost is None or usage.cost.currency != other.cost.currency:
-        return False
-    return usage.cost.per_document < other.cost.per_document
-
-
-def is_faster(usage: ColumnUsage, other: ColumnUsage) -> bool:
-    """Whether the median evaluation is known to take less time."""
-    return usage.seconds is not None and other.seconds is not None and usage.seconds.p50 < other.seconds.p50
 
 
 def _standing(
@@ -282,7 +269,8 @@ def _standing(
     behind = differences.get((place, rank))
     against, shown = board.entries[0].connection_id if 0 < rank < board.ranked else None, behind
     if rank == 0 and board.ranked > 1:
-        against, shown = board.entries[1].connection_id, _seen_from_leader(differences.get((place, 1)))
+        second = differences.get((place, 1))
+        against, shown = board.entries[1].connection_id, None if second is None else second.turned()
     has_score = ~np.isnan(entry.scores)
     clusters = np.arange(entry.scores.size) if given.clusters is None else given.clusters
     return Standing(
@@ -298,7 +286,3 @@ def _standing(
         usage=entry.usage,
         margin_test=tests.get((place, rank)),
     )
-
-
-def _seen_from_leader(difference: Difference | None) -> Difference | None:
-    return None if difference is None else turned(difference)

@@ -1,10 +1,11 @@
 """The sentences that sum up a report wherever there is no page: in Dagster and in a workbook."""
 
 from doceval_pipeline.domain.insights import BelowThreshold
-from doceval_pipeline.reports.decision import GENEROUS, decisions, shown_name
+from doceval_pipeline.reports.decision import decisions
 from doceval_pipeline.reports.formatting import counted
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportFigures
+from doceval_pipeline.reports.phrases import GENEROUS, shown_name
 
 
 def summary_sentences(figures: ReportFigures, most: int) -> list[str]:
@@ -17,7 +18,7 @@ def summary_sentences(figures: ReportFigures, most: int) -> list[str]:
     most
         The highest number of decisions and thresholds; further ones are counted.
     """
-    labels = ColumnLabels([column.column for column in figures.columns])
+    labels = ColumnLabels.of(figures)
     sentences = [decision.sentence for decision in decisions(figures)]
     sentences += [_below(part, labels) for part in figures.insights.below_thresholds]
     more = len(sentences) - most

@@ -150,7 +150,7 @@ def difference(
     # Both directions use the same pairs, so that swapping the sides only changes the signs.
     if sample.before(swapped):
         opposite = _difference(swapped, resample=resample)
-        return None if opposite is None else turned(opposite)
+        return None if opposite is None else opposite.turned()
     return _difference(sample, resample=resample)
 
 
@@ -213,13 +213,6 @@ def _difference(sample: ClusterSums, *, resample: bool) -> Difference | None:
     half = _quantile(1 - _TAIL, freedom) * spread / math.sqrt(sample.sums.size)
     low, high = _interval(sample, mean, half, resample=resample)
     return Difference(n, mean, low, high, p, _detectable(sample.sums.size, spread, freedom))
-
-
-def turned(original: Difference) -> Difference:
-    """The difference with its sides swapped."""
-    # Subtracted from 0, because people do not write -0.0.
-    low, high = (None if bound is None else 0.0 - bound for bound in (original.high, original.low))
-    return replace(original, mean=0.0 - original.mean, low=low, high=high)
 
 
 def _interval(sample: ClusterSums, mean: float, half: float, *, resample: bool) -> tuple[float, float]:

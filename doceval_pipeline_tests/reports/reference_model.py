@@ -52,7 +52,6 @@ from doceval_pipeline.statistics.inference import (
     difference,
     estimate,
     rank_correlation,
-    turned,
 )
 
 SHOWN_CHARACTERS = 2_000
@@ -436,7 +435,7 @@ def _standing(
         key[0],
         estimate(list(scores[key].values())),
         against[0][0] if against else None,
-        turned(compared) if is_leader and compared is not None else compared,
+        compared.turned() if is_leader and compared is not None else compared,
         tied=not is_leader and bool(scores[key]) and not (key in tested and tested[key].told_apart),
         failed=failed,
         without_score=succeeded - len(scores[key]),

@@ -40,7 +40,7 @@ from doceval_pipeline.domain.usage import ColumnUsage, Cost, ProcessingTime
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.html import GROUPS_SHOWN
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
-from doceval_pipeline.reports.standings import RankingInput, is_cheaper, is_faster, rank_models
+from doceval_pipeline.reports.standings import RankingInput, rank_models
 from doceval_pipeline_tests.reports import reference_model
 from doceval_pipeline_tests.reports.reference_model import File, Row
 
@@ -387,7 +387,7 @@ def _margin_test(standing: Standing, better: Sequence[Standing], margin: float |
     found = standing.difference
     if margin is None or not better or found is None or found.low is None or found.high is None:
         return None
-    if not is_cheaper(standing.usage, better[0].usage) and not is_faster(standing.usage, better[0].usage):
+    if not (standing.usage.is_cheaper(better[0].usage) or standing.usage.is_faster(better[0].usage)):
         return None
     if found.low > -margin:
         return MarginTest(margin, Conclusion.NO_WORSE, None)

@@ -14,8 +14,8 @@ from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.domain.usage import ColumnUsage, Cost
 from doceval_pipeline.reports.comparison import AlignedColumn, ComparedColumn, ComparedSide, compare_sides
 from doceval_pipeline.reports.comparison_words import SideUsage, cost_text, usage_texts
-from doceval_pipeline.reports.decision import PER
 from doceval_pipeline.reports.formatting import money
+from doceval_pipeline.reports.phrases import PER
 from doceval_pipeline_tests.reports.sample_reports import HOSTILE
 
 NAN = math.nan

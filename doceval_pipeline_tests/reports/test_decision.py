@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate, MarginTest
 from doceval_pipeline.domain.insights import PromptLeaderboard, Standing
 from doceval_pipeline.domain.usage import ColumnUsage, Cost
-from doceval_pipeline.reports.decision import Decision, Reason, decide, relative_price
+from doceval_pipeline.reports.decision import Decision, Reason, decide
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportColumn
+from doceval_pipeline.reports.phrases import relative_price
 
 MODELS = {1: "model-a", 2: "model-b", 3: "model-c", 4: "model-d"}
 LABELS = ColumnLabels([ReportColumn(id_, name, 7, "clarity") for id_, name in MODELS.items()])

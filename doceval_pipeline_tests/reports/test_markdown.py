@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.domain.insights import BelowThreshold
 from doceval_pipeline.domain.usage import Cost
-from doceval_pipeline.reports.decision import GENEROUS, decisions
+from doceval_pipeline.reports.decision import decisions
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.formatting import score_text
 from doceval_pipeline.reports.markdown import (
@@ -24,6 +24,7 @@ from doceval_pipeline.reports.markdown import (
     render_markdown,
 )
 from doceval_pipeline.reports.model import ReportColumn, ReportFigures, ReportInput
+from doceval_pipeline.reports.phrases import GENEROUS
 from doceval_pipeline.reports.sanitize import markdown_name
 from doceval_pipeline_tests.reports.exports.records import any_text
 from doceval_pipeline_tests.reports.sample_reports import (

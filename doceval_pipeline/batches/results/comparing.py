@@ -38,6 +38,7 @@ from doceval_pipeline.reports.comparison import (
     render_comparison,
 )
 from doceval_pipeline.reports.comparison_words import SideUsage
+from doceval_pipeline.reports.labels import CONNECTION_WORDS, Words, connection_words
 from doceval_pipeline.reports.score_changes import THRESHOLD
 
 
@@ -72,12 +73,6 @@ class _Results:
         finished = counts.scored + counts.without_score + counts.failed
         # Only reused results are finished without being in the usage.
         return SideUsage(usage, failed=counts.failed, reused=max(0, finished - usage.cells))
-
-    @property
-    def has_one_connection_per_model(self) -> bool:
-        """Whether a connection can be called a model."""
-        models = [(item.get("provider_type"), item.get("model_name")) for item in self.config["connections"]]
-        return len({*models}) == len(models)
 
 
 @dataclass(frozen=True)
@@ -243,7 +238,7 @@ def _compare(
         names.of_document,
         _overall_threshold(columns) if threshold is None else threshold,
         dimension=dimension,
-        model_word="model" if _are_models(sides) else "connection",
+        model_word=_words(sides).one,
         clusters=clusters,
     )
     return comparison or _nothing_to_compare(sides, documents.size, columns)
@@ -285,8 +280,10 @@ def _overall_threshold(columns: Sequence[AlignedColumn]) -> float:
     return THRESHOLD if common is None else common
 
 
-def _are_models(sides: Sequence[_SelectedSide]) -> bool:
-    return all(side.results.has_one_connection_per_model for side in sides)
+def _words(sides: Sequence[_SelectedSide]) -> Words:
+    """The words for a connection of either side."""
+    both = {connection_words(side.results.config) for side in sides}
+    return both.pop() if len(both) == 1 else CONNECTION_WORDS
 
 
 def _compared_side(side: _SelectedSide, shared: NDArray[np.int64]) -> ComparedSide:

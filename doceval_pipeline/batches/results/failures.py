@@ -16,6 +16,7 @@ from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge.counts import count_cells
 from doceval_pipeline.knowledge.failures import group_failures
 from doceval_pipeline.redaction import without_keys
+from doceval_pipeline.reports.labels import connection_words
 
 # Different messages of a batch that are compared; further ones are counted.
 MESSAGES_COMPARED = 100_000
@@ -74,7 +75,7 @@ class BatchFailures:
     failures: Failures
     groups: tuple[NamedGroup, ...]
     word: str
-    """What a connection is called: "model" if each model has one connection, else "connection"."""
+    """What people read for a connection; see `connection_words`."""
 
     @property
     def retry(self) -> tuple[str, ...]:
@@ -242,7 +243,7 @@ def _named_groups(
         )
         for group, ids in zip(groups, documents, strict=True)
     ]
-    return tuple(named), _word(config)
+    return tuple(named), connection_words(config).one
 
 
 def _message(group: FailureGroup) -> str | None:
@@ -252,8 +253,3 @@ def _message(group: FailureGroup) -> str | None:
 def _sealed_names(config: Mapping[str, Any], kind: str) -> dict[int, str]:
     """The names of connections or prompts as they were when the batch was sealed, by id."""
     return {each["id"]: str(each["name"]) for each in config.get(kind) or ()}
-
-
-def _word(config: Mapping[str, Any]) -> str:
-    models = [(each.get("provider_type"), each.get("model_name")) for each in config.get("connections") or ()]
-    return "model" if len(set(models)) == len(models) else "connection"

@@ -179,8 +179,6 @@ def _ranked(
     rows: list[LeaderboardRow], differences: Mapping[tuple[bool, int, int], Difference]
 ) -> list[LeaderboardRow]:
     """The rows of a board in their order, the leader compared with the second one, the others with it."""
-    from doceval_pipeline.statistics.inference import turned
-
     ordered = sorted(rows, key=_place)
     ranked = [row for row in ordered if row.scores is not None]
     without_scores = ordered[len(ranked) :]
@@ -192,7 +190,7 @@ def _ranked(
 
     leader, second, lead = ranked[0], ranked[1], found(ranked[1])
     return [
-        replace(leader, difference=None if lead is None else turned(lead), against=second.connection_id),
+        replace(leader, difference=None if lead is None else lead.turned(), against=second.connection_id),
         *(replace(row, difference=found(row), against=leader.connection_id) for row in ranked[1:]),
         *without_scores,
     ]

@@ -18,7 +18,7 @@ from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.files import EvaluatedFile
 from doceval_pipeline.domain.insights import NOTHING, Provenance
-from doceval_pipeline.domain.results import KNOWN_PROCESSOR_LIMIT_BYTES, CellDetails, ReportCell, ResultSums
+from doceval_pipeline.domain.results import CellDetails, ReportCell, ResultSums
 from doceval_pipeline.domain.scores import Scores
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError
@@ -122,9 +122,7 @@ def _gather(source: _Sources) -> ReportInput:
     columns = _columns(source.sealed)
     files = count_documents(source.doc_eval, [batch.id])[batch.id]
     shown = _shown_rows(source, files.assigned + files.staged, {*by_column, *map(_key, columns)})
-    failed = group_failures(
-        knowledge, [batch.id], groups=GROUPS_SHOWN, names=NAMES_SHOWN, large=KNOWN_PROCESSOR_LIMIT_BYTES
-    )[batch.id]
+    failed = group_failures(knowledge, [batch.id], groups=GROUPS_SHOWN, names=NAMES_SHOWN)[batch.id]
     changes = result_queries.read_changes(knowledge, batch.id, CHANGES_SHOWN) if total.reprocessed else []
     source.names.load(shown.documents)
     source.names.load(change.document_id for change in changes)

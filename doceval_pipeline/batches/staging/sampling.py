@@ -26,7 +26,6 @@ class Sample:
 
     files: Sequence[FoundFile]
     files_found: int
-    seed: int
     are_copies_known: bool
     """Whether all copies among the files that could be drawn were found."""
 
@@ -55,7 +54,6 @@ def draw_sample(
     return Sample(
         files=[drawing.files[place] for place in sorted(chosen.values())],
         files_found=len(files),
-        seed=seed,
         are_copies_known=not drawing.was_cut,
     )
 

@@ -6,9 +6,10 @@ from datetime import datetime
 
 from doceval_pipeline.domain.export_record import Value
 from doceval_pipeline.domain.insights import BelowThreshold, PromptLeaderboard, Standing
-from doceval_pipeline.reports.decision import prompt_name, shown_name
+from doceval_pipeline.reports.decision import prompt_name
 from doceval_pipeline.reports.labels import ColumnLabels
 from doceval_pipeline.reports.model import ReportColumn, ReportFigures
+from doceval_pipeline.reports.phrases import shown_name
 from doceval_pipeline.reports.summary import summary_sentences
 
 # The titles of `Overview.standings`, each with the number format of its column.
@@ -62,7 +63,7 @@ NO_OVERVIEW = Overview("", (), (), (), (), ())
 
 def overview_of(figures: ReportFigures, read_at: datetime) -> Overview:
     """The overview of a batch whose results were read at the given time, in UTC."""
-    labels = ColumnLabels([column.column for column in figures.columns])
+    labels = ColumnLabels.of(figures)
     rows = list(_rows(figures, labels))
     more = len(rows) - MOST_ROWS
     return Overview(
@@ -92,7 +93,7 @@ def _by_prompt(figures: ReportFigures) -> list[ReportColumn]:
 def _rows(figures: ReportFigures, labels: ColumnLabels) -> Iterator[tuple[Value, ...]]:
     insights = figures.insights
     below = {part.prompt_id: part for part in insights.below_thresholds}
-    for board in (*([insights.overall] if insights.overall else []), *insights.leaderboards):
+    for board in insights.boards:
         part = None if board.prompt_id is None else below.get(board.prompt_id)
         for standing in board.standings:
             yield _row(board, standing, part, labels)

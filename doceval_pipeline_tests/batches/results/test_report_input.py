@@ -14,6 +14,7 @@ from doceval_pipeline.batches.results import report_input
 from doceval_pipeline.batches.results.report_input import gather
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.domain.evaluations import WORDS, Outcome
+from doceval_pipeline.knowledge import failures
 from doceval_pipeline.redaction import without_keys
 from doceval_pipeline.reports.model import ReportInput
 from doceval_pipeline_tests.conftest import Sample
@@ -26,7 +27,6 @@ LIMITS = {
     "NAMES_SHOWN": 2,
     "DETAILS_SHOWN": 4,
     "DETAILS_BYTES": 3_000,
-    "KNOWN_PROCESSOR_LIMIT_BYTES": 2,
 }
 OUTCOME_OF = {word: str(outcome) for outcome, words in WORDS.items() for word in words}
 OUTCOME_OF |= {"ODD": str(Outcome.UNKNOWN), "HALF_DONE": str(Outcome.UNKNOWN)}
@@ -165,6 +165,8 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
         for name, limit in LIMITS.items():
             monkeypatch.setattr(module, name, limit, raising=module is report_input)
         monkeypatch.setattr(module, "rows_shown", lambda _: 3)
+    for module in (failures, reference_model):
+        monkeypatch.setattr(module, "KNOWN_PROCESSOR_LIMIT_BYTES", 2)
 
 
 def hold(batch: Sample, held: Holdings) -> None:

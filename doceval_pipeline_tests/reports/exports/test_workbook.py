@@ -16,12 +16,13 @@ from openpyxl.utils import get_column_letter
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.domain.export_record import ExportRecord
 from doceval_pipeline.domain.insights import BelowThreshold
-from doceval_pipeline.reports.decision import GENEROUS, decisions
+from doceval_pipeline.reports.decision import decisions
 from doceval_pipeline.reports.exports import document_scores, overview, xlsx
 from doceval_pipeline.reports.exports.overview import NO_OVERVIEW, TITLES, Overview, overview_of
 from doceval_pipeline.reports.exports.writing import Format, write_records
 from doceval_pipeline.reports.figures import figures
 from doceval_pipeline.reports.model import ReportColumn, ReportFigures
+from doceval_pipeline.reports.phrases import GENEROUS
 from doceval_pipeline_tests.reports.exports.records import HOSTILE, any_text, plain_record
 from doceval_pipeline_tests.reports.sample_reports import (
     cell,
