@@ -27,14 +27,22 @@ REPORTED_SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
 SECONDS_SQL = f"CASE WHEN {REPORTED_SECONDS_SQL} BETWEEN 0 AND 1e10 THEN {REPORTED_SECONDS_SQL} END"
 # A reused result used nothing in its batch, whatever its row says.
 _FINISHED = f"{has_outcome_sql(Outcome.SUCCEEDED, Outcome.FAILED)} AND reused_from IS NULL"
-# The row of all columns together has neither connection nor prompt.
+# A model that fails fast is not a fast model: the time of a column is that of its successes. The row of all
+# finished evaluations together has neither connection nor prompt.
 _PROCESSING_TIMES = text(f"""
     SELECT connection_id, prompt_id, count(*) AS n,
            percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) AS percentiles
     FROM (SELECT connection_id, prompt_id, {SECONDS_SQL} AS seconds
+          FROM current_llm_responses
+          WHERE batch_id = :batch_id AND {has_outcome_sql(Outcome.SUCCEEDED)} AND reused_from IS NULL
+         ) AS succeeded
+    WHERE seconds IS NOT NULL
+    GROUP BY 1, 2
+    UNION ALL
+    SELECT NULL, NULL, count(*), percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds)
+    FROM (SELECT {SECONDS_SQL} AS seconds
           FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}) AS finished
     WHERE seconds IS NOT NULL
-    GROUP BY GROUPING SETS ((connection_id, prompt_id), ())
     HAVING count(*) > 0
 """)
 _TOKENS = text(f"""
@@ -118,7 +126,7 @@ _EXPERIENCE = text(f"""
 
 
 def read_processing_times(connection: Connection, batch_id: int) -> dict[Column | None, ProcessingTime]:
-    """How long the processor took for finished evaluations, by column, and of all columns under None.
+    """How long the processor took for successful evaluations, by column, and for all finished under None.
 
     A column without reported durations is left out.
     """

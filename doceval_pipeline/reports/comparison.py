@@ -22,7 +22,7 @@ from doceval_pipeline.reports.comparison_words import (
     usage_texts,
 )
 from doceval_pipeline.reports.html import render_page
-from doceval_pipeline.reports.phrases import GENEROUS, shown_name
+from doceval_pipeline.reports.phrases import GENEROUS, QUESTIONS, shown_name
 from doceval_pipeline.reports.score_changes import (
     THRESHOLD,
     ChangeWords,
@@ -155,8 +155,8 @@ class Comparison:
 
     @property
     def caution(self) -> str:
-        """What a higher score of a model does not mean; empty if no models are compared."""
-        return GENEROUS if self.dimension is Dimension.CONNECTION else ""
+        """What a higher score does not mean; empty between two batches."""
+        return {Dimension.CONNECTION: GENEROUS, Dimension.PROMPT: QUESTIONS}.get(self.dimension, "")
 
     @property
     def side_word(self) -> str:
@@ -341,8 +341,8 @@ def _compared(
         dimension,
         column.connection,
         column.prompt,
-        WordedSide(sides[0].name, column.first_cells, column.first_usage),
-        WordedSide(sides[1].name, column.second_cells, column.second_usage),
+        WordedSide(sides[0].name, column.first_cells, column.first_usage, sides[0].documents),
+        WordedSide(sides[1].name, column.second_cells, column.second_usage, sides[1].documents),
         changes,
     )
     return ComparedColumn(

@@ -49,6 +49,8 @@ class WordedSide:
     cells: ScoreStateCounts
     """Of the documents that both sides have."""
     usage: SideUsage
+    other_documents: int = 0
+    """Documents of its batch that the other side does not have; its price is over them, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,8 @@ def _price_in_time(first: WordedSide, second: WordedSide) -> str:
     if not before.amount or not after.amount:
         verb = "fell" if before.amount else "rose"
         return f"; the cost of {PER:,} documents {verb} from {then} to {now}"
+    if first.other_documents or second.other_documents:
+        return f"; {PER:,} documents cost {then}, then {now}, each over all documents of its batch"
     ratio = after.per_document / before.per_document
     if 0.95 <= ratio <= 1.05:
         return f"; {PER:,} documents cost about the same ({then}, then {now})"

@@ -31,7 +31,7 @@ from doceval_pipeline.reports.phrases import (
 )
 
 # Nobody evaluates more documents to settle a comparison.
-MOST_DOCUMENTS = 1_000_000
+MOST_DOCUMENTS = 10_000
 
 
 class Reason(StrEnum):

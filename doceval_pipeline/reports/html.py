@@ -58,6 +58,7 @@ from doceval_pipeline.reports.model import NOTHING_ASKED, ReportFigures, ReportI
 from doceval_pipeline.reports.page_parts import FOLDED, runs, sections, without_folders
 from doceval_pipeline.reports.phrases import GENEROUS
 from doceval_pipeline.reports.sanitize import visible, visible_name
+from doceval_pipeline.reports.thresholds import NEAR
 
 TEMPLATE = "report.html.j2"
 STYLE = "report.css"
@@ -252,6 +253,7 @@ def _environment(compiled: Path | None) -> Environment:
         "FAILURES_SHOWN": FAILURES_SHOWN,
         "LOW_DOCUMENTS_SHOWN": LOW_DOCUMENTS_SHOWN,
         "crossing": crossing,
+        "NEAR": NEAR,
         "Reason": Reason,
         "SYMBOLS": SYMBOLS,
         "KINDS": svg.KINDS,

@@ -21,6 +21,10 @@ GENEROUS = (
     "Scores are the models' own opinions: a model that scores higher may only be more generous. Only scores "
     "by people (reference scores) can show which model is right, and there are none."
 )
+QUESTIONS = (
+    "Prompts ask different questions: the one with the higher scores is not the better one, only another "
+    "question."
+)
 _PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 20: "a twentieth"}
 
 

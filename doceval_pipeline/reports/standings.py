@@ -241,11 +241,15 @@ def _corrected(
 
 
 def _margin_tests(boards: Sequence[_Board], given: RankingInput) -> dict[tuple[int, int], MarginTest]:
-    """The tests of all models that are cheaper or faster than their leader, corrected together."""
+    """The tests of all models that are cheaper or faster than their leader, corrected together.
+
+    Never of the overall ranking: weights are not sealed, so that they could be chosen by the results.
+    """
     if given.margin is None:
         return {}
     tested: dict[tuple[int, int], MarginEvidence] = {}
-    for place, board in enumerate(boards):
+    by_prompt = [(place, board) for place, board in enumerate(boards) if board.prompt_id is not None]
+    for place, board in by_prompt:
         for rank in range(1, board.ranked):
             entry, leader = board.entries[rank], board.entries[0]
             if entry.usage.is_cheaper(leader.usage) or entry.usage.is_faster(leader.usage):
@@ -253,7 +257,7 @@ def _margin_tests(boards: Sequence[_Board], given: RankingInput) -> dict[tuple[i
                 if first.size:
                     tested[place, rank] = margin_test(first, second, given.margin, clusters=clusters)
     # Any model could have become its leader.
-    models = sum(board.ranked for board in boards)
+    models = sum(board.ranked for _, board in by_prompt)
     return dict(zip(tested, conclude(list(tested.values()), models=models), strict=True))
 
 

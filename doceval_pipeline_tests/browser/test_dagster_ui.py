@@ -51,7 +51,7 @@ def test_a_batch_is_materialized_from_the_ui_and_its_report_appears_by_itself(
     opened.value.reload()
     expect(opened.value.get_by_role("heading", name="from the UI")).to_be_visible()
     opened.value.get_by_label("Text in name, message or response").fill("1.txt")
-    expect(opened.value.get_by_text("1 of 2 documents shown")).to_be_visible()
+    expect(opened.value.get_by_text("1 of 2 files shown")).to_be_visible()
     # It has no origin, so that it reaches nothing of the webserver.
     assert opened.value.evaluate("self.origin") == "null"
     assert "system-ui" in opened.value.evaluate("getComputedStyle(document.body).fontFamily")

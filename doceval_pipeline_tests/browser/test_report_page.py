@@ -113,7 +113,7 @@ def test_the_table_shows_the_documents_that_are_looked_for(
     with opened(browser, tmp_path, some_results()) as page:
         page.locator(f"#filter-{field}").fill(value)
         assert names_shown(page) == names
-        expect(page.get_by_role("status")).to_have_text(f"{len(names)} of 4 documents shown")
+        expect(page.get_by_role("status")).to_have_text(f"{len(names)} of 4 files shown")
         page.get_by_role("button", name="Show all").click()
         assert len(names_shown(page)) == 4
 

@@ -457,7 +457,7 @@ def column_usage(now: Sequence[Row], prices: Mapping[int, Prices]) -> dict[Colum
             len(own),
             Total(sum(inputs), len(inputs)) if inputs else None,
             Total(sum(outputs), len(outputs)) if outputs else None,
-            seconds(own),
+            seconds([row for row in own if row.outcome == "succeeded"]),
             next(iter(costs(own, prices)), None),
         )
     return used

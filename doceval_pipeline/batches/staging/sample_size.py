@@ -2,6 +2,7 @@
 
 import math
 
+from doceval_pipeline.domain.findings import SIGNIFICANT
 from doceval_pipeline.reports.formatting import counted
 
 # Without a margin, a batch should show differences of this many points. About 75 documents do.
@@ -26,21 +27,39 @@ def note_on_sample(documents: int, connections: int, margin: float | None) -> st
     margin
         The margin of the batch, in points.
     """
-    wanted = POINTS_TO_SHOW if margin is None else margin
     if connections < 2 or not documents:
         return None
-    smallest = detectable_points(documents)
-    if smallest is not None and smallest <= wanted:
-        return None
     many = f"with {counted(documents, 'document', 'documents')}"
+    if margin is not None:
+        least = least_for_margin(connections - 1, margin)
+        if documents >= least:
+            return None
+        return (
+            f"{many} no model can be shown to be no worse within the margin of {_counted_points(margin)}: "
+            f"that takes at least {least:,}, and more if scores differ"
+        )
+    smallest = detectable_points(documents)
+    if smallest is not None and smallest <= POINTS_TO_SHOW:
+        return None
     shown = (
         f"{many} no difference between models will show"
         if smallest is None
         else f"{many} only differences between models above about {_points(smallest)} will show"
     )
-    needed = _documents_to_show(wanted)
-    reason = _counted_points(wanted) + ("" if margin is None else ", the margin,")
-    return shown if needed is None else f"{shown}; {reason} take about {_rounded(needed):,} documents"
+    needed = _documents_to_show(POINTS_TO_SHOW)
+    points = _counted_points(POINTS_TO_SHOW)
+    return shown if needed is None else f"{shown}; {points} take about {_rounded(needed):,} documents"
+
+
+def least_for_margin(candidates: int, margin: float) -> int:
+    """The fewest documents on which equal scores show a model to be no worse; see `statistics.margins`.
+
+    So many documents without a difference say that a collapse to 0 affects less of all documents than the
+    margin allows.
+    """
+    if margin >= 100:
+        return 1
+    return math.floor(math.log(SIGNIFICANT / candidates) / math.log(1 - margin / 100)) + 1
 
 
 def detectable_points(documents: int) -> float | None:

@@ -24,7 +24,7 @@ TITLES: tuple[tuple[str, str | None], ...] = (
     ("difference", "+0.0;-0.0;0.0"),
     ("against", None),
     ("documents compared", "#,##0"),
-    ("p", "0.000"),
+    ("p", '[<0.001]"< 0.001";0.000'),
     ("margin", None),
     ("cost", "#,##0.00####"),
     ("currency", None),

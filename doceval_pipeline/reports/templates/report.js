@@ -47,7 +47,7 @@
       row.hidden = !fit;
       count += fit;
     }
-    shown.textContent = `${count.toLocaleString("en")} of ${original.length.toLocaleString("en")} documents shown`;
+    shown.textContent = `${count.toLocaleString("en")} of ${original.length.toLocaleString("en")} files shown`;
   };
 
   // A column of scores starts with the best; cells without a score come last in both directions.

@@ -10,8 +10,15 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from doceval_pipeline.batches.staging import sample_size
-from doceval_pipeline.batches.staging.sample_size import POINTS_TO_SHOW, detectable_points, note_on_sample
+from doceval_pipeline.batches.staging.sample_size import (
+    POINTS_TO_SHOW,
+    detectable_points,
+    least_for_margin,
+    note_on_sample,
+)
+from doceval_pipeline.domain.findings import Conclusion
 from doceval_pipeline.statistics import inference
+from doceval_pipeline.statistics.margins import conclude, margin_test
 
 
 def test_the_example_of_the_documentation() -> None:
@@ -29,10 +36,11 @@ def test_a_batch_that_shows_five_points_is_not_warned_of(documents: int, warns: 
 
 
 def test_the_margin_of_the_batch_decides_if_there_is_one() -> None:
-    note = note_on_sample(100, 3, 2.0)
-    assert note is not None
-    assert "; 2 points, the margin, take about 440 documents" in note
-    assert note_on_sample(30, 3, 10.0) is None
+    assert note_on_sample(100, 3, 2.0) == (
+        "with 100 documents no model can be shown to be no worse within the margin of 2 points: that takes at "
+        "least 183, and more if scores differ"
+    )
+    assert note_on_sample(183, 3, 2.0) is None
 
 
 def test_one_model_or_no_document_needs_no_warning() -> None:
@@ -65,18 +73,26 @@ def test_an_apply_loads_no_scipy() -> None:
     assert ran.stdout.strip() == "set()"
 
 
-@given(documents=st.integers(1, 100_000), margin=st.none() | st.floats(0.01, 100))
+@given(documents=st.integers(1, 100_000))
 @examples(deadline=None, derandomize=True, database=None)
-def test_it_warns_exactly_where_a_wanted_difference_does_not_show(
-    documents: int, margin: float | None
-) -> None:
-    wanted = POINTS_TO_SHOW if margin is None else margin
+def test_it_warns_exactly_where_a_wanted_difference_does_not_show(documents: int) -> None:
     smallest = detectable_points(documents)
-    note = note_on_sample(documents, 2, margin)
-    assert (note is None) is (smallest is not None and smallest <= wanted)
+    note = note_on_sample(documents, 2, None)
+    assert (note is None) is (smallest is not None and smallest <= POINTS_TO_SHOW)
     needed = re.search(r"take about ([\d,]+) documents", note or "")
     if needed:
         enough = int(needed[1].replace(",", ""))
         shown = detectable_points(enough)
         assert shown is not None
-        assert shown <= wanted * 1.06, "two digits of the number are shown"
+        assert shown <= POINTS_TO_SHOW * 1.06, "two digits of the number are shown"
+
+
+@pytest.mark.parametrize("margin", [1.0, 3.0, 5.0, 20.0])
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_equal_scores_on_the_least_documents_for_a_margin_show_no_worse(
+    margin: float, candidates: int
+) -> None:
+    least = least_for_margin(candidates, margin)
+    for documents, shown in ((least, Conclusion.NO_WORSE), (least - 1, Conclusion.UNKNOWN)):
+        equal = margin_test([50.0] * documents, [50.0] * documents, margin)
+        assert {test.conclusion for test in conclude([equal] * candidates)} == {shown}

@@ -201,7 +201,10 @@ def test_a_new_threshold_does_not_change_what_the_next_occurrence_asks(
     head = HEAD.replace('"How clear?"', '"How clear?", threshold: 60')
     (change,) = apply_and_look(databases, load(tmp_path, NIGHTLY, head=head))[0].changes
     assert (change.batches, change.recurring) == ([], [])
-    assert change.sentence == "prompt 'clarity': threshold none → 60; counts in reports from now on"
+    assert (
+        change.sentence
+        == "prompt 'clarity': threshold none → 60; counts in reports written from now on, such as by doceval report BATCH"
+    )
 
 
 def test_apply_shows_what_changes_for_the_next_occurrence(databases: Databases, tmp_path: Path) -> None:
