@@ -93,7 +93,7 @@ class _Findings:
 
     failures: Mapping[int, FirstFailure] = field(default_factory=dict)
     low_scores: Mapping[int, Sequence[NamedLowScores]] = field(default_factory=dict)
-    """None if nothing was read."""
+    """Of each batch whose results are not in an archive."""
 
     def as_json(self, batch_id: int) -> dict[str, Any]:
         failure, low = self.failures.get(batch_id), self.low_scores.get(batch_id)

@@ -32,3 +32,9 @@ def read_criteria(connection: Connection, prompt_ids: Iterable[int]) -> dict[int
     for row in connection.execute(_CRITERIA, {"ids": arrays.of_numbers(criteria)}):
         criteria[row.id] = Criterion(row.threshold, row.weight)
     return criteria
+
+
+def read_thresholds(connection: Connection, prompt_ids: Iterable[int]) -> dict[int, float]:
+    """The present thresholds of those of the given prompts that have one, by prompt."""
+    criteria = read_criteria(connection, prompt_ids)
+    return {number: one.threshold for number, one in criteria.items() if one.threshold is not None}

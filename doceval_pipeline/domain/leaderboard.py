@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from doceval_pipeline.domain.findings import Difference, Estimate
-from doceval_pipeline.domain.usage import Cost
+from doceval_pipeline.domain.usage import Cost, TokenUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +20,6 @@ class PairSums:
     mean: float
     spread: float
     """Sum of squares, as that of a `LeaderboardRow`."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchTokens:
-    """Finished evaluations of a row in one batch that report the same kinds of tokens; reused ones not."""
-
-    batch_id: int
-    has_input: bool
-    has_output: bool
-    cells: int
-    input_tokens: int
-    output_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +65,8 @@ class LeaderboardRow:
     """How much higher this row scores than `against`, over the documents that both scored."""
     input_tokens: int | None
     output_tokens: int | None
-    tokens: Sequence[BatchTokens] = ()
+    usage: Sequence[tuple[int, TokenUsage]] = ()
+    """Batch, and the tokens of its evaluations that are not reused: each batch has its own prices."""
     costs: Sequence[Cost] = ()
     """One for each currency in which any is known."""
     median_seconds: float | None

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Row, text
 
 from doceval_pipeline import arrays
 from doceval_pipeline.domain.evaluations import Outcome
-from doceval_pipeline.domain.leaderboard import BatchTokens, LeaderboardRow, PairSums
+from doceval_pipeline.domain.leaderboard import LeaderboardRow, PairSums
+from doceval_pipeline.domain.usage import TokenUsage
 from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, has_outcome_sql, valid_score_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
@@ -114,7 +115,7 @@ _SUM = text(f"""
         SELECT {_COLUMN}, count(DISTINCT batch_id) AS batches, sum(all_input)::bigint AS input_tokens,
                sum(all_output)::bigint AS output_tokens,
                json_agg(json_build_array(batch_id, has_input, has_output, cells, input_tokens, output_tokens)
-                        ORDER BY batch_id, has_input, has_output) FILTER (WHERE cells > 0) AS tokens
+                        ORDER BY batch_id, has_input, has_output) FILTER (WHERE cells > 0) AS usage
         FROM by_batch GROUP BY 1, 2, 3),
     times AS (
         SELECT {_COLUMN}, percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS median_seconds
@@ -122,7 +123,7 @@ _SUM = text(f"""
     SELECT {_COLUMN}, batches, documents, cells, succeeded, failed, failed_documents, unscored_documents,
            scored, scored_documents, coalesce(scored_clusters, 0) AS scored_clusters, mean::float8,
            spread::float8, leaders.connection_id IS NOT NULL AS is_leader, shared, shared_clusters,
-           shared_mean::float8, shared_spread::float8, input_tokens, output_tokens, tokens, median_seconds,
+           shared_mean::float8, shared_spread::float8, input_tokens, output_tokens, usage, median_seconds,
            coalesce(repeated, 0) AS repeated
     FROM counted JOIN used USING ({_COLUMN}) JOIN times USING ({_COLUMN})
     LEFT JOIN means USING ({_COLUMN}) LEFT JOIN leaders USING ({_COLUMN})
@@ -155,5 +156,7 @@ def _row_of(row: Row[Any]) -> LeaderboardRow:
     pairs = [values.pop(name) for name in ("shared", "shared_clusters", "shared_mean", "shared_spread")]
     values["is_simulated"] = values.pop("simulated")
     values["pairs"] = None if row.shared is None else PairSums(*pairs)
-    values["tokens"] = tuple(BatchTokens(*own) for own in row.tokens or ())
+    values["usage"] = tuple(
+        (batch_id, TokenUsage(row.connection_id, row.prompt_id, *own)) for batch_id, *own in row.usage or ()
+    )
     return LeaderboardRow(**values)

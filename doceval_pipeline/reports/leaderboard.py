@@ -232,7 +232,7 @@ def _standing(row: LeaderboardRow) -> Standing:
         without_score=row.unscored_documents,
         without_result=0,
         simulated=row.simulated,
-        usage=ColumnUsage(cells=sum(own.cells for own in row.tokens), cost=cost),
+        usage=ColumnUsage(cells=sum(own.cells for _, own in row.usage), cost=cost),
     )
 
 

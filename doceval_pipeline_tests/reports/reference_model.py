@@ -402,18 +402,42 @@ def leaderboards(
 
 
 def _ranked(keys: Sequence[Column], scores: Mapping[Column, Mapping[int, float]]) -> list[Column]:
-    """Best first, by the means on equal documents: least squares with an effect of each document."""
+    """Best first: the leader by means on equal documents, the others by their difference to it."""
     scored = [key for key in keys if scores[key]]
     if not scored:
         return [*keys]
-    documents = sorted({id_ for key in scored for id_ in scores[key]})
-    results = [(key, id_, score) for key in scored for id_, score in scores[key].items()]
-    design = np.zeros((len(results), len(scored) + len(documents)))
+    means = {key: mean for group in _linked(scored, scores) for key, mean in _equal_means(group, scores)}
+    leader, *order = sorted(scored, key=lambda key: -round(means[key], 6))
+
+    def behind(key: Column) -> tuple[bool, float]:
+        shared = scores[leader].keys() & scores[key].keys()
+        apart = [scores[leader][id_] - scores[key][id_] for id_ in shared]
+        return not shared, round(math.fsum(apart) / len(apart), 9) if apart else 0.0
+
+    return [leader, *sorted(order, key=behind), *(key for key in keys if not scores[key])]
+
+
+def _linked(keys: Sequence[Column], scores: Mapping[Column, Mapping[int, float]]) -> list[list[Column]]:
+    """Groups of columns that share documents, if only through further columns."""
+    groups: list[list[Column]] = []
+    for key in keys:
+        near = [g for g in groups if any(scores[key].keys() & scores[other].keys() for other in g)]
+        groups = [*(g for g in groups if g not in near), [*(other for g in near for other in g), key]]
+    return groups
+
+
+def _equal_means(
+    keys: Sequence[Column], scores: Mapping[Column, Mapping[int, float]]
+) -> list[tuple[Column, float]]:
+    """The means of a group on all of its documents: least squares with an effect of each document."""
+    documents = sorted({id_ for key in keys for id_ in scores[key]})
+    results = [(key, id_, score) for key in keys for id_, score in scores[key].items()]
+    design = np.zeros((len(results), len(keys) + len(documents)))
     for place, (key, id_, _) in enumerate(results):
-        design[place, scored.index(key)] = design[place, len(scored) + documents.index(id_)] = 1.0
+        design[place, keys.index(key)] = design[place, len(keys) + documents.index(id_)] = 1.0
     effects = np.linalg.lstsq(design, np.array([score for _, _, score in results]), rcond=None)[0]
-    order = sorted(range(len(scored)), key=lambda place: -round(float(effects[place]), 6))
-    return [*(scored[place] for place in order), *(key for key in keys if not scores[key])]
+    of_documents = float(effects[len(keys) :].mean())
+    return [(key, float(effects[place]) + of_documents) for place, key in enumerate(keys)]
 
 
 def _standing(

@@ -19,10 +19,9 @@ from doceval_pipeline.batches.results.costs import read_column_usage
 from doceval_pipeline.batches.results.file_names import FileNames
 from doceval_pipeline.batches.results.insights import changed_settings
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, find_batch
-from doceval_pipeline.doc_eval.criteria import read_criteria
+from doceval_pipeline.doc_eval.criteria import read_thresholds
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column, Labels
-from doceval_pipeline.domain.criteria import Criterion
 from doceval_pipeline.domain.score_changes import Dimension
 from doceval_pipeline.domain.scores import Scores, ScoreState, ScoreStateCounts, are_same_results
 from doceval_pipeline.domain.usage import ColumnUsage
@@ -223,10 +222,10 @@ def _compare(
     if not documents.size:
         raise ComparisonError(f"{_both(sides)} share no document: compare batches of the same documents")
     with databases.doc_eval.connect() as doc_eval:
-        criteria = {} if threshold is not None else read_criteria(doc_eval, _prompts(sides))
+        thresholds = {} if threshold is not None else read_thresholds(doc_eval, _prompts(sides))
         columns = [
             replace(_aligned(one, other, documents, place, dimension), threshold=good)
-            for place, good in enumerate(_thresholds(one, other, criteria))
+            for place, good in enumerate(_thresholds(one, other, thresholds))
         ]
         names = FileNames(doc_eval, one.results.batch.id)
         names.load(named_documents(documents, columns))
@@ -263,12 +262,11 @@ def _prompts(sides: Sequence[_SelectedSide]) -> list[int]:
 
 
 def _thresholds(
-    one: _SelectedSide, other: _SelectedSide, criteria: Mapping[int, Criterion]
+    one: _SelectedSide, other: _SelectedSide, by_prompt: Mapping[int, float]
 ) -> list[float | None]:
     """The threshold of each column: that of its prompt, or None where the sides differ in it or have none."""
     pairs = [
-        [criteria.get(column[1], Criterion()).threshold for column in pair]
-        for pair in zip(one.columns, other.columns, strict=True)
+        [by_prompt.get(prompt) for _, prompt in pair] for pair in zip(one.columns, other.columns, strict=True)
     ]
     return [first if first == second else None for first, second in pairs]
 

@@ -16,12 +16,11 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.results.costs import cost_of
 from doceval_pipeline.batches.results.report_input import gather, read_report_input
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
-from doceval_pipeline.doc_eval.criteria import read_criteria
+from doceval_pipeline.doc_eval.criteria import read_thresholds
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.doc_eval.file_listing import files_of_documents
 from doceval_pipeline.doc_eval.history import prices_of_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.domain.criteria import Criterion
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.export_record import DocumentFile, ExportRecord
 from doceval_pipeline.domain.snapshot import Snapshot
@@ -142,14 +141,16 @@ class _Context:
     batch: BatchRecord
     sealed: Snapshot
     prices: Mapping[int, Prices]
-    criteria: Mapping[int, Criterion]
+    thresholds: Mapping[int, float]
 
 
 def _context(connection: Connection, batch_id: int) -> _Context:
     batch = batch_by_id(connection, batch_id)
     sealed = _sealed(batch, read_snapshot(connection, batch_id))
     prompts = [prompt["id"] for prompt in sealed.config["prompts"]]
-    return _Context(batch, sealed, prices_of_batch(connection, batch_id), read_criteria(connection, prompts))
+    return _Context(
+        batch, sealed, prices_of_batch(connection, batch_id), read_thresholds(connection, prompts)
+    )
 
 
 def _records(
@@ -161,7 +162,7 @@ def _records(
     prompts = {prompt["id"]: prompt["name"] for prompt in sealed.config["prompts"]}
     for result, file in _with_files(results, documents):
         connection = connections.get(result.connection_id, {})
-        threshold = context.criteria.get(result.prompt_id, Criterion()).threshold
+        threshold = context.thresholds.get(result.prompt_id)
         prices = context.prices.get(result.connection_id)
         cost = _cost(result, prices)
         yield result._replace(

@@ -26,7 +26,7 @@ from doceval_pipeline.doc_eval.labels import has_one_connection_per_model, read_
 from doceval_pipeline.domain.columns import Labels
 from doceval_pipeline.domain.findings import Difference
 from doceval_pipeline.domain.leaderboard import Board, LeaderboardRow
-from doceval_pipeline.domain.usage import Cost, TokenUsage
+from doceval_pipeline.domain.usage import Cost
 from doceval_pipeline.knowledge.leaderboard import sum_columns
 from doceval_pipeline.reports.leaderboard import Leaderboard
 
@@ -136,20 +136,11 @@ def _costs(row: LeaderboardRow, prices: Mapping[int, Mapping[int, "Prices"]]) ->
     from doceval_pipeline.batches.results.costs import add_up_costs
 
     by_currency: defaultdict[str, list[Cost]] = defaultdict(list)
-    for tokens in row.tokens:
-        usage = TokenUsage(
-            connection_id=row.connection_id,
-            prompt_id=row.prompt_id,
-            has_input=tokens.has_input,
-            has_output=tokens.has_output,
-            cells=tokens.cells,
-            input_tokens=tokens.input_tokens,
-            output_tokens=tokens.output_tokens,
-        )
-        for cost in add_up_costs([usage], prices.get(tokens.batch_id, {})):
+    for batch_id, usage in row.usage:
+        for cost in add_up_costs([usage], prices.get(batch_id, {})):
             by_currency[cost.currency].append(cost)
     priced = sum(cost.cells for costs in by_currency.values() for cost in costs)
-    unpriced = sum(tokens.cells for tokens in row.tokens) - priced
+    unpriced = sum(usage.cells for _, usage in row.usage) - priced
     return [
         Cost(sum(cost.amount for cost in costs), currency, sum(cost.cells for cost in costs), unpriced)
         for currency, costs in sorted(by_currency.items())

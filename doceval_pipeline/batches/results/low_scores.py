@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.doc_eval.criteria import read_criteria, selected_prompts
+from doceval_pipeline.doc_eval.criteria import read_thresholds, selected_prompts
 from doceval_pipeline.doc_eval.labels import read_labels
 from doceval_pipeline.domain.columns import Labels
 from doceval_pipeline.knowledge.below_threshold import LowScores, count_below
@@ -52,12 +52,7 @@ def low_scores(databases: Databases, batch_ids: Sequence[int]) -> dict[int, tupl
     A document counts if at least one model scores it below the threshold. The newest thresholds count.
     """
     with databases.doc_eval.connect() as connection:
-        criteria = read_criteria(connection, selected_prompts(connection, batch_ids))
-    thresholds = {
-        prompt_id: criterion.threshold
-        for prompt_id, criterion in criteria.items()
-        if criterion.threshold is not None
-    }
+        thresholds = read_thresholds(connection, selected_prompts(connection, batch_ids))
     if not thresholds:
         return dict.fromkeys(batch_ids, ())
     with databases.knowledge.connect() as connection:

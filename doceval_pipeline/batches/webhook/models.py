@@ -8,7 +8,7 @@ from typing import Any, Self
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.results.costs import add_up_costs
-from doceval_pipeline.doc_eval.criteria import read_criteria
+from doceval_pipeline.doc_eval.criteria import read_thresholds
 from doceval_pipeline.doc_eval.definitions.schema import Prices
 from doceval_pipeline.doc_eval.history import prices_of_batches
 from doceval_pipeline.doc_eval.snapshot import sealed_names
@@ -33,11 +33,10 @@ class SealedModels:
         """The models of the given batches; prices are those of completion, thresholds the current ones."""
         names = sealed_names(connection, batch_ids)
         prompts = sorted({prompt for labels in names.values() for prompt in labels.prompts})
-        criteria = read_criteria(connection, prompts)
         return cls(
             names=names,
             prices=prices_of_batches(connection, batch_ids),
-            thresholds={id_: one.threshold for id_, one in criteria.items() if one.threshold is not None},
+            thresholds=read_thresholds(connection, prompts),
         )
 
     def as_json(self, batch_id: int, columns: Iterable[CompletedColumn]) -> list[dict[str, Any]]:
