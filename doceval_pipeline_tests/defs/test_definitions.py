@@ -387,19 +387,13 @@ def test_the_launchpad_changes_only_what_was_typed(
     )
     lines = [record.user_message for record in instance.all_logs(done.run_id)]
     assert "batch 'Prüfung': priority 50 → 10" in lines
-    assert (
-        "prompt 'p': threshold 60 → 70; counts in reports written from now on, such as by doceval report BATCH"
-        in lines
-    )
+    assert "prompt 'p': threshold 60 → 70; counts in new reports (doceval report BATCH)" in lines
     cleared = create(
         instance, **choice, margin=None, new_prompts=[{"name": "p", "text": "How clear?", "weight": None}]
     )
     lines = [record.user_message for record in instance.all_logs(cleared.run_id)]
     assert "batch 'Prüfung': margin 3 → none" in lines
-    assert (
-        "prompt 'p': weight 2.5 → none; counts in reports written from now on, such as by doceval report BATCH"
-        in lines
-    )
+    assert "prompt 'p': weight 2.5 → none; counts in new reports (doceval report BATCH)" in lines
 
 
 def test_an_impossible_margin_threshold_or_weight_in_the_launchpad_names_its_key(

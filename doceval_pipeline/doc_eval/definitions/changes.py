@@ -79,7 +79,7 @@ class ReplacedValue:
         if self.kind == "recurring evaluation":
             return "; takes effect at the next occurrence"
         if self.key in REPORTED:
-            return "; counts in reports written from now on, such as by doceval report BATCH"
+            return "; counts in new reports (doceval report BATCH)"
         affected = [_listed([partition_key(number) for number in self.batches])] if self.batches else []
         if self.recurring:
             affected.append(f"the next occurrence of {_listed(self.recurring)}")

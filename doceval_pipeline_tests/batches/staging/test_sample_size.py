@@ -37,8 +37,8 @@ def test_a_batch_that_shows_five_points_is_not_warned_of(documents: int, warns: 
 
 def test_the_margin_of_the_batch_decides_if_there_is_one() -> None:
     assert note_on_sample(100, 3, 2.0) == (
-        "with 100 documents no model can be shown to be no worse within the margin of 2 points: that takes at "
-        "least 183, and more if scores differ"
+        "with 100 documents no model can be shown to be no worse within the margin of 2 points: that takes "
+        "at least 183, and more if scores differ"
     )
     assert note_on_sample(183, 3, 2.0) is None
 

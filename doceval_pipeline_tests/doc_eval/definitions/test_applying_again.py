@@ -100,7 +100,7 @@ def test_null_clears_a_key_of_a_prompt_and_no_other(apply: Apply, key: str) -> N
     applied = apply([], [{**ASKED, key: None}])
     assert applied.changes == [ReplacedValue("prompt", "clarity", key, PROMPT[key], None, [])]
     assert applied.changes[0].sentence == (
-        f"prompt 'clarity': {key} {PROMPT[key]} → none; counts in reports written from now on, such as by doceval report BATCH"
+        f"prompt 'clarity': {key} {PROMPT[key]} → none; counts in new reports (doceval report BATCH)"
     )
     assert not apply([], [{**PROMPT, key: None}]).changed
     assert not apply([], [ASKED]).changed
@@ -114,7 +114,7 @@ def test_a_threshold_is_shown_as_it_was_written_whole_or_not(apply: Apply, value
     (change,) = apply([], [{**ASKED, "threshold": value}]).changes
     assert (
         change.sentence
-        == f"prompt 'clarity': threshold 60 → {shown}; counts in reports written from now on, such as by doceval report BATCH"
+        == f"prompt 'clarity': threshold 60 → {shown}; counts in new reports (doceval report BATCH)"
     )
     assert not apply([], [{**ASKED, "threshold": float(value)}]).changed
 

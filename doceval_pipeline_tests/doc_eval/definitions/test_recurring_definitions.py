@@ -203,7 +203,7 @@ def test_a_new_threshold_does_not_change_what_the_next_occurrence_asks(
     assert (change.batches, change.recurring) == ([], [])
     assert (
         change.sentence
-        == "prompt 'clarity': threshold none → 60; counts in reports written from now on, such as by doceval report BATCH"
+        == "prompt 'clarity': threshold none → 60; counts in new reports (doceval report BATCH)"
     )
 
 
