@@ -356,10 +356,8 @@ def _more_documents(difference: Difference) -> int | None:
 
 def _cheapest(models: Sequence[Standing]) -> Standing | None:
     """The model with the lowest price; None if prices are unknown, equal or in several currencies."""
-    costs = [standing.usage.cost for standing in models]
-    if any(cost is None or cost.currency != costs[0].currency for cost in costs if costs[0] is not None):
-        return None
-    if costs[0] is None:
+    costs = [standing.usage.cost for standing in models if standing.usage.cost is not None]
+    if len(costs) < len(models) or len({cost.currency for cost in costs}) > 1:
         return None
     ordered = sorted(models, key=lambda standing: _per_document(standing, models[0]))
     first, second = (_per_document(standing, models[0]) for standing in ordered[:2])
