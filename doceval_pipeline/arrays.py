@@ -7,8 +7,8 @@ for 100,000 elements, compared with 4 MiB for the text form.
 from collections.abc import Iterable
 
 
-def of_numbers(numbers: Iterable[int | None]) -> str:
-    """Text form of an array of integers or booleans, such as `{1,2}`; None is NULL."""
+def of_numbers(numbers: Iterable[float | None]) -> str:
+    """Text form of an array of numbers or booleans, such as `{1,2.5}`; None is NULL."""
     return f"{{{','.join('NULL' if number is None else str(number) for number in numbers)}}}"
 
 

@@ -1,6 +1,7 @@
 """The leaderboard over all completed batches as an asset, and the sensor that refreshes it."""
 
 import re
+from itertools import islice
 from pathlib import Path
 
 import dagster as dg
@@ -8,6 +9,7 @@ import dagster as dg
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.batches.results.leaderboard import NOTHING, leaderboard_digest, write_leaderboard
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
+from doceval_pipeline.defs.materializations import newest_materializations
 from doceval_pipeline.defs.reporting import completion_report, report_link
 from doceval_pipeline.defs.requests import UNFINISHED, has_failed_for_long
 from doceval_pipeline.defs.resources import DocEval
@@ -63,15 +65,8 @@ def leaderboard(
 
 def was_written(instance: dg.DagsterInstance, name: str) -> bool:
     """Whether one of the newest materializations wrote a page of the leaderboard with this file name."""
-    cursor: str | None = None
-    for _ in range(MOST_SEARCHED // 100):
-        page = instance.fetch_materializations(leaderboard.key, limit=100, cursor=cursor)
-        if any(_page_of(record) == name for record in page.records):
-            return True
-        if not page.has_more:
-            return False
-        cursor = page.cursor
-    return False
+    records = islice(newest_materializations(instance, leaderboard.key), MOST_SEARCHED)
+    return any(_page_of(record) == name for record in records)
 
 
 def _page_of(record: dg.EventLogRecord) -> str | None:

@@ -9,6 +9,7 @@ import dagster as dg
 from doceval_pipeline.batches.locks import number_lock
 from doceval_pipeline.batches.results.reporting import WrittenReport, write_report
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
+from doceval_pipeline.defs.materializations import newest_materializations
 from doceval_pipeline.defs.naming import NAME, about, name_of
 from doceval_pipeline.defs.partitions import batch_check_spec, batches
 from doceval_pipeline.defs.resources import DocEval
@@ -136,14 +137,7 @@ def report_link(name: str) -> str:
 def was_rendered(instance: dg.DagsterInstance, partition: str, name: str) -> bool:
     """Whether this installation has ever materialized a report of a batch with this file name."""
     records_filter = dg.AssetRecordsFilter(completion_report.key, asset_partitions=[partition])
-    cursor: str | None = None
-    while True:
-        page = instance.fetch_materializations(records_filter, limit=100, cursor=cursor)
-        if any(_file_of(record) == name for record in page.records):
-            return True
-        if not page.has_more:
-            return False
-        cursor = page.cursor
+    return any(_file_of(record) == name for record in newest_materializations(instance, records_filter))
 
 
 def _file_of(record: dg.EventLogRecord) -> str | None:

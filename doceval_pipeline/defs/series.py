@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.defs.catalog import CODE_VERSIONS
 from doceval_pipeline.defs.cursors import SeriesCursor
 from doceval_pipeline.defs.launchpads import example_values
+from doceval_pipeline.defs.materializations import newest_materializations
 from doceval_pipeline.defs.naming import shown_name
 from doceval_pipeline.defs.reporting import completion_report, report_link
 from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, UNFINISHED, has_failed_for_long
@@ -119,15 +121,8 @@ def fresh_series(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
 
 def was_written(instance: dg.DagsterInstance, name: str) -> bool:
     """Whether one of the newest materializations wrote a page of a series with this file name."""
-    cursor: str | None = None
-    for _ in range(MOST_SEARCHED // 100):
-        page = instance.fetch_materializations(series.key, limit=100, cursor=cursor)
-        if any(name in _pages_of(record) for record in page.records):
-            return True
-        if not page.has_more:
-            return False
-        cursor = page.cursor
-    return False
+    records = islice(newest_materializations(instance, series.key), MOST_SEARCHED)
+    return any(name in _pages_of(record) for record in records)
 
 
 def _write_pages(databases: Databases, wanted: str | None) -> tuple[list["SeriesPage"], list[str]]:

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
 from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, valid_score_sql
 
-# Aggregated by document and by connection apart, so that PostgreSQL sorts nothing.
+# Aggregated by document and by connection apart, so that PostgreSQL sorts nothing. Of each prompt, the row of
+# all connections together comes first.
 _BELOW = text(f"""
     WITH scored AS MATERIALIZED (
         SELECT batch_id, prompt_id, connection_id, document_id, score < threshold AS is_below, simulated
@@ -59,29 +61,24 @@ def count_below(
     thresholds
         By prompt, from 0 to 100.
     """
-    found: dict[int, list[LowScores]] = {batch_id: [] for batch_id in batch_ids}
+    found: dict[int, tuple[LowScores, ...]] = dict.fromkeys(batch_ids, ())
     if not batch_ids or not thresholds:
-        return dict.fromkeys(batch_ids, ())
+        return found
     parameters = {
         "batch_ids": arrays.of_numbers(batch_ids),
         "prompt_ids": arrays.of_numbers(thresholds),
-        "thresholds": arrays.of_texts(map(repr, thresholds.values())),
+        "thresholds": arrays.of_numbers(thresholds.values()),
     }
-    by_connection: list[tuple[int, int]] = []
-    for row in reversed(connection.execute(_BELOW, parameters).all()):
-        # Reversed, so that the connections of a prompt come before its documents.
-        if row.connection_id is not None:
-            by_connection.append((row.connection_id, row.below))
-            continue
-        found[row.batch_id].append(
-            LowScores(
-                row.prompt_id,
-                thresholds[row.prompt_id],
-                row.below,
-                row.scored,
-                row.simulated,
-                tuple(reversed(by_connection)),
-            )
+    rows = connection.execute(_BELOW, parameters)
+    for (batch_id, prompt_id), own in groupby(rows, key=lambda row: (row.batch_id, row.prompt_id)):
+        total, *columns = own
+        counts = LowScores(
+            prompt_id,
+            thresholds[prompt_id],
+            total.below,
+            total.scored,
+            total.simulated,
+            tuple((row.connection_id, row.below) for row in columns),
         )
-        by_connection = []
-    return {batch_id: tuple(reversed(counts)) for batch_id, counts in found.items()}
+        found[batch_id] = (*found[batch_id], counts)
+    return found

@@ -4,7 +4,6 @@ PostgreSQL aggregates all rows; single rows are read only if a page shows them. 
 reads `current_llm_responses`, the latest attempt of each evaluation.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -143,8 +142,8 @@ _COMPLETED_COLUMNS = text(f"""
            count(*) FILTER (WHERE {_SUCCEEDED} AND overall_score < threshold) AS below,
            coalesce(sum(input_tokens), 0) AS input_tokens, coalesce(sum(output_tokens), 0) AS output_tokens
     FROM current_llm_responses
-    LEFT JOIN jsonb_to_recordset(CAST(:thresholds AS jsonb)) AS t(prompt_id int, threshold float8)
-        USING (prompt_id)
+    LEFT JOIN unnest(CAST(:prompt_ids AS int[]), CAST(:thresholds AS float8[]))
+        AS criteria(prompt_id, threshold) USING (prompt_id)
     WHERE batch_id = ANY(CAST(:batch_ids AS int[]))
     GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
 """)
@@ -244,8 +243,11 @@ def completed_columns(
     connection: Connection, batch_ids: Sequence[int], thresholds: Mapping[int, float]
 ) -> list[CompletedColumn]:
     """The results of the given batches by column; `thresholds` are those of prompts, by their id."""
-    listed = [{"prompt_id": id_, "threshold": threshold} for id_, threshold in thresholds.items()]
-    parameters = {"batch_ids": arrays.of_numbers(batch_ids), "thresholds": json.dumps(listed)}
+    parameters = {
+        "batch_ids": arrays.of_numbers(batch_ids),
+        "prompt_ids": arrays.of_numbers(thresholds),
+        "thresholds": arrays.of_numbers(thresholds.values()),
+    }
     rows = connection.execute(_COMPLETED_COLUMNS, parameters)
     return [
         _completed_column(key, [*parts], thresholds)

@@ -24,6 +24,8 @@ from doceval_pipeline.reports.phrases import (
     shown_name,
 )
 
+_IN_TIME = "scored in both"
+
 
 @dataclass(frozen=True, slots=True)
 class SideUsage:
@@ -129,7 +131,8 @@ def _as_choice(column: WordedColumn) -> str:
         return f"{_not_comparable(column)}{_price_sentence(*sides)}"
     difference = changes.difference
     if changes.rose == changes.fell == 0:
-        return f"{_names(*sides)} score the same {_over(difference, each=True)}{_price_sentence(*sides)}"
+        over = over_documents(difference.n, each=True)
+        return f"{_names(*sides)} score the same {over}{_price_sentence(*sides)}"
     # The difference is that of the second side against the first.
     lead, higher, lower = difference, column.second, column.first
     if difference.mean < 0:
@@ -137,12 +140,12 @@ def _as_choice(column: WordedColumn) -> str:
     if is_nothing(lead.mean):
         said = (
             f"there is no clear winner between {_names(*sides)}: they are the same on average "
-            f"{_over(lead)}{evidence(lead)}{_price_sentence(*sides)}"
+            f"{over_documents(lead.n)}{evidence(lead)}{_price_sentence(*sides)}"
         )
         return f"{said}{_power(lead, 'difference')}"
     leads = (
         f"{shown_name(higher.name)} scores {points(lead.mean)} higher than {shown_name(lower.name)} "
-        f"{_over(lead)}{evidence(lead)}{_price(higher, lower)}"
+        f"{over_documents(lead.n)}{evidence(lead)}{_price(higher, lower)}"
     )
     if lead.told_apart:
         return leads
@@ -159,12 +162,12 @@ def _in_time(column: WordedColumn) -> str:
     between = f"from {shown_name(first.name)} to {shown_name(second.name)}"
     change = changes.difference
     if changes.rose == changes.fell == 0:
-        over = _over(change, "in both", each=True)
+        over = over_documents(change.n, _IN_TIME, each=True)
         return f"the scores of {model} stayed the same {between} {over}{price}"
     size = change.turned() if change.mean < 0 else change
     verb = "fell" if change.mean < 0 else "rose"
     moved = "are the same on average" if is_nothing(size.mean) else f"{verb} by {points(size.mean)}"
-    over = f"{_over(change, 'in both')}{evidence(size)}{price}"
+    over = f"{over_documents(change.n, _IN_TIME)}{evidence(size)}{price}"
     if change.told_apart and not is_nothing(size.mean):
         return f"the scores of {model} {moved} {between} {over}"
     not_shown = f"no change of the scores of {model} is shown {between}"
@@ -173,14 +176,6 @@ def _in_time(column: WordedColumn) -> str:
 
 def _names(*sides: WordedSide) -> str:
     return listed([shown_name(side.name) for side in sides])
-
-
-def _over(difference: Difference, scored: str = "", *, each: bool = False) -> str:
-    """On which documents, or on each of which."""
-    over = over_documents(difference.n)
-    if scored:
-        over = over.replace("both scored", f"scored {scored}")
-    return over.replace("on the", "on each of the", 1) if each and difference.n > 1 else over
 
 
 def _power(difference: Difference, what: str) -> str:

@@ -241,15 +241,7 @@ class _Wording:
 
     def _open_margin(self) -> str:
         """The cheapest model that may be no worse than the leader, as the end of a sentence."""
-        leader = self.board.ranked[0]
-        untold = [
-            each
-            for each in self.board.ranked[1:]
-            if each.margin_test is not None
-            and each.margin_test.conclusion is Conclusion.UNKNOWN
-            and each.usage.is_cheaper(leader.usage)
-        ]
-        cheapest = min(untold, key=lambda each: _per_document(each, leader), default=None)
+        cheapest = self._cheapest_with(Conclusion.UNKNOWN)
         if cheapest is None or cheapest.margin_test is None:
             return ""
         more = cheapest.margin_test.more_documents
@@ -311,15 +303,19 @@ class _Wording:
 
     def _substitute(self) -> Standing | None:
         """The cheapest model that is shown to be no worse than the leader."""
+        return self._cheapest_with(Conclusion.NO_WORSE)
+
+    def _cheapest_with(self, conclusion: Conclusion) -> Standing | None:
+        """The cheapest of the models that cost less than the leader and for which the margin shows this."""
         leader = self.board.ranked[0]
-        proven = [
+        found = [
             standing
             for standing in self.board.ranked[1:]
             if standing.margin_test is not None
-            and standing.margin_test.conclusion is Conclusion.NO_WORSE
+            and standing.margin_test.conclusion is conclusion
             and standing.usage.is_cheaper(leader.usage)
         ]
-        return min(proven, key=lambda standing: _per_document(standing, leader), default=None)
+        return min(found, key=lambda standing: _per_document(standing, leader), default=None)
 
     def _tied(self) -> list[Standing]:
         return [standing for standing in self.board.ranked[1:] if standing.tied]
@@ -356,10 +352,8 @@ def _more_documents(difference: Difference) -> int | None:
 
 def _cheapest(models: Sequence[Standing]) -> Standing | None:
     """The model with the lowest price; None if prices are unknown, equal or in several currencies."""
-    costs = [standing.usage.cost for standing in models]
-    if any(cost is None or cost.currency != costs[0].currency for cost in costs if costs[0] is not None):
-        return None
-    if costs[0] is None:
+    costs = [standing.usage.cost for standing in models if standing.usage.cost is not None]
+    if len(costs) < len(models) or len({cost.currency for cost in costs}) > 1:
         return None
     ordered = sorted(models, key=lambda standing: _per_document(standing, models[0]))
     first, second = (_per_document(standing, models[0]) for standing in ordered[:2])

@@ -72,9 +72,19 @@ def evidence(difference: Difference) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def over_documents(number: int) -> str:
-    """On which documents two models are compared."""
-    return "on the only document both scored" if number == 1 else f"on the {number:,} documents both scored"
+def over_documents(number: int, scored: str = "both scored", *, each: bool = False) -> str:
+    """On which documents two models are compared: "on the 12 documents both scored".
+
+    Parameters
+    ----------
+    scored
+        What these documents have in common.
+    each
+        Say "on each of" several.
+    """
+    if number == 1:
+        return f"on the only document {scored}"
+    return f"on {'each of ' if each else ''}the {number:,} documents {scored}"
 
 
 def price_clause(usage: ColumnUsage, name: str, other: ColumnUsage, other_name: str) -> str:
