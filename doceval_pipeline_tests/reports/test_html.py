@@ -178,7 +178,7 @@ def test_the_page_says_what_the_scores_decide_before_how_the_batch_ended_and_bef
             "one evaluation = one document × one prompt × one model: 2 × 1 × 1",
             "Mean score",
             "Retry exactly these",
-            "Each row is a document",
+            "Each row is a file",
         )
     ]
     assert places == sorted(places)
@@ -328,7 +328,7 @@ def test_simulated_results_are_marked_wherever_they_show() -> None:
         "Leaderboard",
         "Change since the latest overlapping batch",
         "Results",
-        "Document",
+        "File",
     ):
         assert f"{place} simulated" in text
     assert "80 sim" in text

@@ -267,8 +267,8 @@ def test_a_threshold_that_no_document_falls_below_is_said() -> None:
 def test_low_documents_and_close_scores_that_are_not_listed_are_counted() -> None:
     near = NearScore("file-2.pdf", 2, 1, 61.0, Estimate(3, 60.0, 58.0, 62.0))
     text = said_of(below_thresholds=[below(documents=52, near=(near,), all_near=4)])
-    assert "50 more are not listed here." in text
-    assert "4 scores are close to 60" in text
+    assert "50 further ones are not listed here; doceval export contracts-q4" in text
+    assert "4 scores are within 5 points of 60" in text
     assert "file-2.pdf · model-1 61 mean of 3 attempts 60, 58 to 62 and 3 more" in text
 
 
