@@ -3,11 +3,20 @@
 Scores run from 0 to 100. Intervals hold with `CONFIDENCE`.
 """
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
+
+
+def least_for_difference(comparisons: int) -> int:
+    """The fewest documents on which a signed-rank test can find a difference, corrected for all comparisons.
+
+    The p of n documents that all agree is 2 / 2^n.
+    """
+    return math.ceil(1 + math.log2(max(1, comparisons) / SIGNIFICANT))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,11 @@ class Standing:
     margin_test: MarginTest | None = None
     """Whether it is no worse than the leader: of cheaper or faster models, in a batch with a margin."""
 
+    @property
+    def finished(self) -> int:
+        """Evaluations that succeeded or failed."""
+        return (0 if self.scores is None else self.scores.n) + self.failed + self.without_score
+
 
 @dataclass(frozen=True, slots=True)
 class PromptLeaderboard:

@@ -43,8 +43,6 @@ class LeaderboardRow:
     failed: int
     failed_documents: int
     """Documents with a failed evaluation."""
-    unscored_documents: int
-    """Documents with a successful evaluation that has no score."""
     scored: int
     """Successful evaluations with a score, of `scored_documents` documents."""
     scored_documents: int

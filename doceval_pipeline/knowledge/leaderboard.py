@@ -70,7 +70,6 @@ _SUM = text(f"""
         SELECT {_COLUMN}, count(*) AS documents, sum(cells)::bigint AS cells,
                sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed,
                count(*) FILTER (WHERE failed > 0) AS failed_documents,
-               count(*) FILTER (WHERE succeeded > n) AS unscored_documents,
                sum(n)::bigint AS scored, count(*) FILTER (WHERE n > 0) AS scored_documents
         FROM by_document GROUP BY 1, 2, 3),
     means AS MATERIALIZED (
@@ -120,7 +119,7 @@ _SUM = text(f"""
     times AS (
         SELECT {_COLUMN}, percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS median_seconds
         FROM results GROUP BY 1, 2, 3)
-    SELECT {_COLUMN}, batches, documents, cells, succeeded, failed, failed_documents, unscored_documents,
+    SELECT {_COLUMN}, batches, documents, cells, succeeded, failed, failed_documents,
            scored, scored_documents, coalesce(scored_clusters, 0) AS scored_clusters, mean::float8,
            spread::float8, leaders.connection_id IS NOT NULL AS is_leader, shared, shared_clusters,
            shared_mean::float8, shared_spread::float8, input_tokens, output_tokens, usage, median_seconds,

@@ -21,8 +21,9 @@ STALLS = 20
 _STALL_SECONDS = 60
 _STALL_TIMES = 10
 
-# Seconds that a processor reports, in either column or in none.
-REPORTED_SECONDS_SQL = "coalesce(time_taken_seconds, response_time_ms / 1000.0)"
+# Seconds that a processor reports, in either column or in none. The largest number of milliseconds stands for
+# an impossible duration, which is dropped.
+REPORTED_SECONDS_SQL = "coalesce(time_taken_seconds, nullif(response_time_ms, 2147483647) / 1000.0)"
 # Negative durations (the clock moved backwards), NaN and infinity count as missing.
 SECONDS_SQL = f"CASE WHEN {REPORTED_SECONDS_SQL} BETWEEN 0 AND 1e10 THEN {REPORTED_SECONDS_SQL} END"
 # A reused result used nothing in its batch, whatever its row says.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate
+from doceval_pipeline.domain.findings import Conclusion, Difference, Estimate, least_for_difference
 from doceval_pipeline.domain.insights import PromptLeaderboard, Standing
 from doceval_pipeline.reports.formatting import counted, interval_text, money, score_text
 from doceval_pipeline.reports.labels import ColumnLabels
@@ -66,9 +66,16 @@ def decisions(figures: ReportFigures) -> list[Decision]:
     return [decide(board, labels) for board in figures.insights.boards]
 
 
-def decide(board: PromptLeaderboard, labels: ColumnLabels) -> Decision:
-    """What a leaderboard decides, in one sentence."""
-    wording = _Wording(board, prompt_name(board, labels), labels)
+def decide(board: PromptLeaderboard, labels: ColumnLabels, unit: str | None = None) -> Decision:
+    """What a leaderboard decides, in one sentence.
+
+    Parameters
+    ----------
+    unit
+        What its failures count; None for documents of a prompt, and evaluations of all prompts.
+    """
+    default = "evaluation" if board.prompt_id is None else "document"
+    wording = _Wording(board, prompt_name(board, labels), labels, unit or default)
     models, reason = wording.choice()
     cheapest = _cheapest(models) if len(models) > 1 else None
     return Decision(
@@ -115,6 +122,8 @@ class _Wording:
     board: PromptLeaderboard
     prompt: str
     labels: ColumnLabels
+    unit: str
+    """What failures count."""
 
     def choice(self) -> tuple[list[Standing], Reason]:
         """The models to choose from, and why."""
@@ -192,7 +201,7 @@ class _Wording:
                 f"the lead of {self.name(first)} over {self.name(second)}, {points(difference.mean)} "
                 f"{documents}, {may}"
             )
-        more = _more_documents(difference)
+        more = _more_documents(difference, len(self.board.ranked) - 1)
         if more is None:
             return lead
         documents = counted(more, "more document", "more documents")
@@ -296,8 +305,7 @@ class _Wording:
         """The failures of all models, as the end of a sentence."""
         missing = [each for each in self.board.standings if each.failed or each.without_score]
         more = len(missing) - NAMES_SHOWN
-        unit = "evaluation" if self.board.prompt_id is None else "document"
-        return failure_clause([(self.name(each), each) for each in missing[:NAMES_SHOWN]], unit) + (
+        return failure_clause([(self.name(each), each) for each in missing[:NAMES_SHOWN]], self.unit) + (
             f"; {more:,} more models have failures" if more > 0 else ""
         )
 
@@ -321,8 +329,9 @@ class _Wording:
         return [standing for standing in self.board.ranked[1:] if standing.tied]
 
     def _is_mixed(self) -> bool:
+        """Whether real results stand beside simulated ones, of another model or of the same."""
         kinds = {standing.simulated > 0 for standing in self.board.ranked}
-        return len(kinds) > 1
+        return len(kinds) > 1 or any(0 < each.simulated < each.finished for each in self.board.ranked)
 
     def _is_simulated(self) -> bool:
         return any(standing.simulated for standing in self.board.ranked)
@@ -342,12 +351,16 @@ def _per_document(standing: Standing, leader: Standing) -> float:
     return float("inf") if cost is None or cost.currency != currency else cost.per_document
 
 
-def _more_documents(difference: Difference) -> int | None:
-    """How many more documents would show a difference of this size in 4 of 5 cases; None if unknown."""
+def _more_documents(difference: Difference, comparisons: int) -> int | None:
+    """How many more documents would show a difference of this size in 4 of 5 cases; None if unknown.
+
+    At least as many as a signed-rank test with Holm's correction needs if every document agrees.
+    """
     if difference.detectable is None or not difference.mean:
         return None
     needed = difference.n * (difference.detectable / difference.mean) ** 2
-    return math.ceil(needed) - difference.n if difference.n < needed <= MOST_DOCUMENTS else None
+    needed = max(math.ceil(needed), least_for_difference(comparisons))
+    return needed - difference.n if difference.n < needed <= MOST_DOCUMENTS else None
 
 
 def _cheapest(models: Sequence[Standing]) -> Standing | None:

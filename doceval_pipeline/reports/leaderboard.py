@@ -94,7 +94,7 @@ def board_sentence(board: Board) -> str:
         best = max(better, key=lambda row: 0.0 if row.difference is None else row.difference.mean)
         return _contradiction(board, best)
     standings = [_standing(row) for row in board.rows]
-    return decide(PromptLeaderboard(board.prompt_id, standings), names).sentence
+    return decide(PromptLeaderboard(board.prompt_id, standings), names, unit="evaluation").sentence
 
 
 def render_leaderboard(board: Leaderboard) -> str:
@@ -228,8 +228,8 @@ def _standing(row: LeaderboardRow) -> Standing:
         against=row.against,
         difference=row.difference,
         tied=row.is_tied,
-        failed=row.failed_documents,
-        without_score=row.unscored_documents,
+        failed=row.failed,
+        without_score=row.succeeded - row.scored,
         without_result=0,
         simulated=row.simulated,
         usage=ColumnUsage(cells=sum(own.cells for _, own in row.usage), cost=cost),

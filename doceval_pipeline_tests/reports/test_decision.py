@@ -301,6 +301,18 @@ def test_simulated_results_are_marked_and_never_compared_with_real_ones() -> Non
     assert decided(simulated).sentence.endswith("[SIMULATED]")
 
 
+def test_a_model_with_real_and_simulated_results_is_compared_with_none() -> None:
+    decision = decided([standing(1, 80.0, simulated=6), standing(2, 70.0, simulated=12)])
+    assert (decision.choice, decision.reason) == ((), Reason.NOTHING)
+    assert "some results are simulated and some are real" in decision.sentence
+
+
+def test_more_documents_are_as_many_as_the_test_needs_at_the_least() -> None:
+    """Three documents with the same sign have p = 0.25, however large the lead is."""
+    clear = Difference(3, 50.0, 40.0, 60.0, 0.25, 30.0)
+    assert "(if it is real, about 3 more documents would show it)" in decided(two_models(clear)).sentence
+
+
 def test_models_with_different_documents_may_score_lower_on_common_ones() -> None:
     assert "model-a scores 6 points lower than model-b" in decided(two_models(turned(APART))).sentence
 

@@ -50,7 +50,6 @@ def row(name: str = "gpt", scores: Estimate | None = None, **values: Any) -> Lea
             "succeeded": 14,
             "failed": 2,
             "failed_documents": 1,
-            "unscored_documents": 0,
             "scored": 0 if scores is None else scores.n,
             "scored_documents": 8,
             "scored_clusters": 8,
@@ -116,7 +115,7 @@ def test_the_sentence_of_a_board_names_the_leader_and_the_documents_that_both_sc
     assert sentence.startswith(
         "For clarity, gpt scores 6 points higher than llama on the 8 documents both scored"
     )
-    assert "gpt failed on 1 document" in sentence
+    assert "gpt failed on 2 evaluations" in sentence
     assert board_sentence(replace(compared(HIGHER), is_simulated=True)) == sentence, "its rows are real"
     tied = board_sentence(compared(Difference(8, 1.0, -2.0, 4.0, 0.5, 4.0)))
     assert "there is no clear winner between gpt and llama" in tied

@@ -144,6 +144,21 @@ def test_only_cheaper_or_faster_models_are_tested_against_the_margin(
     assert all(standing.margin_test is None for standing in without.standings)
 
 
+def test_no_margin_is_tested_on_weights_that_may_still_be_changed() -> None:
+    noise = np.random.default_rng(1).normal(0, 2, 200)
+    values = np.column_stack([60 + noise, 60 + noise, 59.9 + np.roll(noise, 1), 59.9 + np.roll(noise, 1)])
+    boards = ranked(
+        FOUR,
+        values,
+        usage={(1, 1): usage(2.0), (1, 2): usage(2.0), (2, 1): usage(1.0), (2, 2): usage(1.0)},
+        criteria={1: Criterion(weight=1.0), 2: Criterion(weight=1.0)},
+        margin=3.0,
+    )
+    assert boards.overall is not None
+    assert all(standing.margin_test is None for standing in boards.overall.standings)
+    assert all(board.standings[1].margin_test is not None for board in boards.by_prompt)
+
+
 def test_versions_of_a_document_count_as_one_cluster() -> None:
     """Copies of the same ten documents make no interval shorter."""
     ten = np.column_stack([60 + RISING[:10], 55 + RISING[:10] + np.tile([-4.0, 4.0], 5)])

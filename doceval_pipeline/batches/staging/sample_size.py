@@ -2,7 +2,7 @@
 
 import math
 
-from doceval_pipeline.domain.findings import SIGNIFICANT
+from doceval_pipeline.domain.findings import SIGNIFICANT, least_for_difference
 from doceval_pipeline.reports.formatting import counted
 
 # Without a margin, a batch should show differences of this many points. About 75 documents do.
@@ -38,7 +38,7 @@ def note_on_sample(documents: int, connections: int, margin: float | None) -> st
             f"{many} no model can be shown to be no worse within the margin of {_counted_points(margin)}: "
             f"that takes at least {least:,}, and more if scores differ"
         )
-    smallest = detectable_points(documents)
+    smallest = detectable_points(documents) if documents >= least_for_difference(connections - 1) else None
     if smallest is not None and smallest <= POINTS_TO_SHOW:
         return None
     shown = (

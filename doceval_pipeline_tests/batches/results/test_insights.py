@@ -195,6 +195,26 @@ def test_the_usage_of_each_model_is_that_of_its_own_evaluations(databases: Datab
     assert second.usage.cost is None, "unknown is not 0"
 
 
+def test_the_time_of_a_model_is_that_of_its_successes_and_of_possible_numbers(
+    databases: Databases, folder: Path
+) -> None:
+    located = evaluation_of([{"name": "timed", "folders": [str(folder)]}], 1, 1)
+    batch = Sample(databases, apply_evaluation(databases.doc_eval, located).numbers["timed"], "timed", folder)
+    batch.stage()
+    batch.knowledge(
+        "UPDATE llm_responses SET status = CASE document_id % 2 WHEN 0 THEN 'S' ELSE 'F' END, "
+        "overall_score = CASE document_id % 2 WHEN 0 THEN 50 END, "
+        "response_time_ms = CASE WHEN id = (SELECT max(id) FROM llm_responses WHERE document_id % 2 = 0) "
+        "THEN 2147483647 ELSE 100 + 2000 * (1 - document_id % 2) END WHERE batch_id = :id"
+    )
+    poll(batch.databases)
+    insights = gather(databases, batch.id).insights
+    (board,) = insights.leaderboards
+    assert board.standings[0].usage.seconds == ProcessingTime(2, 2.1, 2.1)
+    assert insights.seconds is not None
+    assert insights.seconds.n == 5
+
+
 def test_evaluations_without_tokens_or_prices_are_unpriced() -> None:
     prices = {
         1: Prices(input_per_million=2.0, output_per_million=10.0),

@@ -43,6 +43,13 @@ def test_the_margin_of_the_batch_decides_if_there_is_one() -> None:
     assert note_on_sample(183, 3, 2.0) is None
 
 
+@pytest.mark.parametrize(("documents", "connections"), [(5, 2), (6, 3), (8, 10)])
+def test_no_difference_is_promised_that_the_test_cannot_find(documents: int, connections: int) -> None:
+    note = note_on_sample(documents, connections, None)
+    assert note is not None
+    assert "no difference between models will show" in note
+
+
 def test_one_model_or_no_document_needs_no_warning() -> None:
     assert note_on_sample(3, 1, None) is None
     assert note_on_sample(0, 2, None) is None
