@@ -254,7 +254,7 @@ def _failure_reason(state: BatchState) -> str:
     cells = state.cells
     if state.batch.cancelled_at is not None:
         return f"cancelled; {cells.succeeded} of {state.expected} evaluations had succeeded"
-    return f"all {cells.failed} evaluations failed: doceval report {state.batch.id} shows their messages"
+    return f"all {cells.failed} evaluations failed: doceval failures {state.batch.id} shows why"
 
 
 def _closed_to_recheck(
