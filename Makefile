@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup hooks demo up test test-fast coverage test-browser test-outsiders screenshots test-slow test-slow-recurring test-faults bench check format lock clean
+.PHONY: help setup hooks demo up test test-fast coverage test-browser test-outsiders screenshots test-slow test-slow-recurring test-faults test-simulations bench check format lock clean
 
 help:  ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +52,10 @@ screenshots: $(STAMP)  ## retake the pictures of the report in docs/images
 	@$(BIN)/python -m doceval_pipeline_tests.browser.screenshots
 
 test-slow: $(STAMP)  ## run the tests that repeat one operation many times, to find rare data loss
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest -m "slow and not simulations"
+
+test-simulations: $(STAMP)  ## simulate 10,000 batches for each family of models that a margin tests
+	@$(PYTEST) -m simulations
 
 test-slow-recurring: $(STAMP)  ## run the real daemon with a schedule of every minute, for at least ten minutes
 	@RECURRING_TEST_MINUTES=10 $(BIN)/pytest -m slow doceval_pipeline_tests/cli/test_recurring_daemon.py
