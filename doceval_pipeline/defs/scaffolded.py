@@ -27,6 +27,7 @@ OWN = frozenset(
         "leaderboard",
         "lost_runs",
         "maintenance",
+        "materializations",
         "naming",
         "partitions",
         "recurring",

@@ -94,7 +94,8 @@ def spread_of(sample: ClusterSums, mean: float) -> tuple[float, float]:
         return 0.0 if alike else float(np.std(sample.sums, ddof=1)), clusters - 1.0
     deviations = np.round(sample.sums - mean * sample.sizes, DECIMALS)
     factors, freedom = _correction(sample.sizes)
-    return math.sqrt(clusters * float(factors @ deviations**2)) / sample.n, freedom
+    # Rounding errors must not make one degree of freedom less than one.
+    return math.sqrt(clusters * float(factors @ deviations**2)) / sample.n, round(freedom, DECIMALS)
 
 
 def _correction(sizes: Values) -> tuple[Values, float]:
