@@ -125,6 +125,7 @@ def test_what_cannot_be_tried_is_one_line_and_makes_nothing(tmp_path: Path) -> N
     assert "is not a sample" in str(shown.exception)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_sample_and_says_how_to_continue(tmp_path: Path, databases: Databases) -> None:
     doceval("apply", str(write_evaluation(tmp_path, "q4", documents=9)))
     process = subprocess.Popen(
@@ -144,6 +145,7 @@ def test_ctrl_c_leaves_the_sample_and_says_how_to_continue(tmp_path: Path, datab
     assert read_json("try", str(found["batch"]), "--show")["status"] == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_a_batch_without_a_processor_is_warned_of(
     tmp_path: Path, databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:

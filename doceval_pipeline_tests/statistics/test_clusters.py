@@ -50,7 +50,7 @@ def covered(name: str, count: int, correlation: float, times: int, *, clustered:
 
 
 @pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("count", [20, 50, 200])
+@pytest.mark.parametrize("count", [20, 200])
 def test_an_interval_over_clusters_holds_about_as_often_as_it_says(name: str, count: int) -> None:
     assert covered(name, count, 0.6, 500) == pytest.approx(0.95, abs=0.03)
 
