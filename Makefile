@@ -54,7 +54,7 @@ screenshots: $(STAMP)  ## retake the pictures of the report in docs/images
 test-slow: $(STAMP)  ## run the tests that repeat one operation many times, to find rare data loss
 	@$(BIN)/pytest -m "slow and not simulations"
 
-test-simulations: $(STAMP)  ## simulate 10,000 batches for each family of models that a margin tests
+test-simulations: $(STAMP)  ## simulate margins of families of models, and intervals over clusters
 	@$(PYTEST) -m simulations
 
 test-slow-recurring: $(STAMP)  ## run the real daemon with a schedule of every minute, for at least ten minutes

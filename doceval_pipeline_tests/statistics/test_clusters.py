@@ -56,6 +56,7 @@ def test_an_interval_over_clusters_holds_about_as_often_as_it_says(name: str, co
 
 
 @pytest.mark.slow
+@pytest.mark.simulations
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("correlation", CORRELATIONS)
 @pytest.mark.parametrize("count", [20, 50, 200])
@@ -72,6 +73,7 @@ def test_an_interval_that_ignores_clusters_holds_far_less_often(name: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.simulations
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("count", [20, 50])
 def test_a_resampled_interval_over_clusters_is_only_a_little_wider(name: str, count: int) -> None:
