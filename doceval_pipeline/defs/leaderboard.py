@@ -77,7 +77,7 @@ def _page_of(record: dg.EventLogRecord) -> str | None:
 
 
 def _plots(board: Leaderboard) -> dict[str, dg.MetadataValue]:
-    """The plot of real results, or of simulated ones if there are no others; both apart if there are both."""
+    """Plots of real and of simulated results under separate keys; one plot if all are of one kind."""
     real, simulated = draw_leaderboard(board), draw_leaderboard(board, simulated=True)
     if real is None and simulated is None:
         return {"plot": dg.MetadataValue.md("No mean score yet.")}

@@ -13,7 +13,7 @@ from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id
 # documents.
 CANDIDATES = 50
 
-# A condition on `batches`: not a sample that doceval try drew. A few documents are no baseline for a whole
+# A condition on `batches`: excludes samples of doceval try. A few documents are not a baseline for a whole
 # batch, and would replace a better one.
 _IS_WHOLE = "coalesce(jsonb_typeof({batch}.meta_data -> 'try' -> 'files_found'), '') <> 'number'"
 

@@ -35,7 +35,7 @@ class Standing:
     """Evaluations for which no LLM was called."""
     usage: ColumnUsage = NO_USAGE
     margin_test: MarginTest | None = None
-    """Whether it is no worse than the leader: of cheaper or faster models, in a batch with a margin."""
+    """The test against the leader; None unless the batch has a margin and the model is cheaper or faster."""
 
     @property
     def finished(self) -> int:

@@ -30,7 +30,7 @@ from doceval_pipeline.reports.phrases import (
     shown_name,
 )
 
-# Nobody evaluates more documents to settle a comparison.
+# More documents are not a practical way to settle a comparison.
 MOST_DOCUMENTS = 10_000
 
 

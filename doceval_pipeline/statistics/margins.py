@@ -15,7 +15,7 @@ from doceval_pipeline.statistics.clusters import ClusterSums, Values, cluster_su
 from doceval_pipeline.statistics.inference import holm
 
 _EXTREME = 100.0
-# Nobody evaluates more documents to settle a comparison.
+# More documents are not a practical way to settle a comparison.
 _MOST_DOCUMENTS = 10_000
 # 80 % of samples have a mean above the true one less this many standard errors.
 _Z_POWER = 0.8416212335729143

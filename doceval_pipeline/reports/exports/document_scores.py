@@ -12,7 +12,7 @@ from doceval_pipeline.reports.exports.workbooks import Sheet
 from doceval_pipeline.reports.model import ReportColumn
 from doceval_pipeline.reports.sanitize import cut, visible_name
 
-# A sheet has 16,384 columns; more than these nobody reads.
+# A sheet may have 16,384 columns, but people cannot read more than these.
 MOST_COLUMNS = 1_000
 _NAME_CHARACTERS = 80
 _HEAD = (("file", 50), ("folder", 30), ("files", 8), ("below threshold", 12))
