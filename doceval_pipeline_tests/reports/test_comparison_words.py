@@ -13,7 +13,13 @@ from doceval_pipeline.domain.score_changes import Dimension
 from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.domain.usage import ColumnUsage, Cost
 from doceval_pipeline.reports.comparison import AlignedColumn, ComparedColumn, ComparedSide, compare_sides
-from doceval_pipeline.reports.comparison_words import SideUsage, cost_text, usage_texts
+from doceval_pipeline.reports.comparison_words import (
+    SideUsage,
+    WordedColumn,
+    WordedSide,
+    cost_text,
+    usage_texts,
+)
 from doceval_pipeline.reports.formatting import money
 from doceval_pipeline.reports.phrases import PER
 from doceval_pipeline_tests.reports.sample_reports import HOSTILE
@@ -357,3 +363,15 @@ def replace_names(dimension: Dimension, name: str) -> ComparedColumn:
     found = compare_sides((first, second), np.arange(30), [column], str, dimension=dimension)
     assert found is not None
     return found.columns[0]
+
+
+@pytest.mark.parametrize(("other_documents", "is_change"), [(0, True), (3, False)])
+def test_a_price_over_other_documents_is_no_change_of_price(other_documents: int, *, is_change: bool) -> None:
+    cells = ScoreStateCounts(scored=0, without_score=0, failed=10, open=0, absent=0)
+    first = WordedSide("one", cells, paid(0.2), other_documents)
+    column = WordedColumn(
+        Dimension.TIME, "model-a", "clarity", first, WordedSide("two", cells, paid(0.4)), None
+    )
+    sentence = column.sentence()
+    assert ("rose" in sentence) == is_change
+    assert ("each over all documents of its batch" in sentence) == (not is_change)
