@@ -21,7 +21,7 @@ from doceval_pipeline.errors import DocEvalError
 
 
 @click.command()
-@click.argument("cases", nargs=-1, type=click.IntRange(min(CASES), max(CASES)))
+@click.argument("cases", nargs=-1, type=click.Choice(list(CASES)))
 @click.option("--quick", is_flag=True, help="Try the cases with tiny sizes and one round; publish nothing.")
 @click.option("--rounds", type=click.IntRange(1), help="Runs of each side. Default: the case's own number.")
 @click.option(
@@ -33,7 +33,7 @@ from doceval_pipeline.errors import DocEvalError
     "--into", type=click.Path(path_type=Path), help="Write the results into this folder; publish nothing."
 )
 def main(
-    *, cases: tuple[int, ...], quick: bool, rounds: int | None, below: Path | None, into: Path | None
+    *, cases: tuple[str, ...], quick: bool, rounds: int | None, below: Path | None, into: Path | None
 ) -> None:
     """Run the benchmark CASES, by default all of them.
 
@@ -45,11 +45,11 @@ def main(
     for chosen in cases or tuple(CASES):
         case = CASES[chosen](quick=quick)
         started = time.monotonic()
-        click.secho(f"case {case.number}: {case.work}  (yardstick: {case.yardstick})", bold=True)
+        click.secho(f"case {case.name}: {case.work}  (yardstick: {case.yardstick})", bold=True)
         try:
             measured = run_case(case, rounds, below)
         except (BenchmarkError, DocEvalError) as error:
-            click.secho(f"case {case.number}: {error}", fg="red", err=True)
+            click.secho(f"case {case.name}: {error}", fg="red", err=True)
             sys.exit(1)
         result = case_result(case, measured, describe_machine())
         for figure in result.figures:

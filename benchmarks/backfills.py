@@ -1,4 +1,4 @@
-"""Case 12: a backfill of assets over many scattered batches, compared with one of four empty assets.
+"""Case 13: a backfill of assets over many scattered batches, compared with one of four empty assets.
 
 Measures the CPU time of all processes involved: the webserver, the daemon, the code servers, the runs, and
 PostgreSQL. The duration depends on the number of concurrent runs.
@@ -126,7 +126,7 @@ def backfill(
 
 
 def scattered_backfill(*, quick: bool) -> Case:
-    """Case 12."""
+    """Case 13."""
     batches, idle_seconds = (4, 2.0) if quick else (100, 65.0)
     # Every other batch, so that no two are adjacent.
     numbers = range(1, 2 * batches, 2)
@@ -199,7 +199,7 @@ def scattered_backfill(*, quick: bool) -> Case:
         ),
     ]
     return Case(
-        12, f"a backfill of {batches} scattered batches of {DOCUMENTS} documents", BARE, experiments, judge
+        "13", f"a backfill of {batches} scattered batches of {DOCUMENTS} documents", BARE, experiments, judge
     )
 
 

@@ -1,4 +1,4 @@
-"""A benchmark case: its number, its work, its experiments, and its goals."""
+"""A benchmark case: its name, its work, its experiments, and its goals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Case:
         Computes the figures from the measurements; those with a goal decide.
     """
 
-    number: int
+    name: str
     work: str
     yardstick: str
     experiments: Sequence[Experiment]

@@ -165,7 +165,7 @@ def time_to_report(*, quick: bool) -> Case:
     sides = [Side(OURS, until_report, before, check)]
     experiment = Experiment("trials", Installation.empty, sides, trials, up)
     return Case(
-        8, "last S or F committed → report materialized", "Dagster's loop of 5 s", [experiment], judge
+        "8", "last S or F committed → report materialized", "Dagster's loop of 5 s", [experiment], judge
     )
 
 
@@ -204,7 +204,7 @@ def small_run(*, quick: bool) -> Case:
 
     experiment = Experiment("runs", prepare, sides, 1 if quick else 11)
     return Case(
-        9, "stage 8 documents, the whole run", "an in-process run of 4 empty assets", [experiment], judge
+        "9", "stage 8 documents, the whole run", "an in-process run of 4 empty assets", [experiment], judge
     )
 
 

@@ -71,7 +71,7 @@ def growth(*, quick: bool) -> Case:
         return [*_cost_figures(measured[DOCUMENTS], sizes), *_tick_figures(measured[BATCHES], numbers)]
 
     work = f"growth: {sizes[0]:,} to {sizes[-1]:,} documents, {numbers[0]:,} to {numbers[-1]:,} batches"
-    return Case(11, work, "linear", experiments, judge)
+    return Case("11", work, "linear", experiments, judge)
 
 
 def _cost_figures(found: list[Measurement], sizes: tuple[int, ...]) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""Case 14: polls of a folder with many known files, and the occurrence of one new file among them.
+"""Case 16: polls of a folder with many known files, and the occurrence of one new file among them.
 
 The yardstick lists the same folder and calls stat for each file.
 """
@@ -65,7 +65,7 @@ def listing(databases: Databases, folder: str) -> Timed:
 
 
 def polls(*, quick: bool) -> Case:
-    """Case 14."""
+    """Case 16."""
     count = 50 if quick else 100_000
     names = numbers()
 
@@ -116,7 +116,7 @@ def polls(*, quick: bool) -> Case:
         ]
 
     experiment = Experiment("polls", prepare, sides, 1 if quick else 5)
-    return Case(14, f"poll {count:,} known files", LISTING, [experiment], judge)
+    return Case("16", f"poll {count:,} known files", LISTING, [experiment], judge)
 
 
 def wal_kilobytes(measurement: Measurement) -> float:

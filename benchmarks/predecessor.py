@@ -138,7 +138,7 @@ def predecessor(*, quick: bool) -> Case:
 
     experiment = Experiment("cells", prepare, sides, 1 if quick else 9)
     work = f"stage {count} documents of 20 KiB × {CONNECTIONS * PROMPTS} cells"
-    return Case(4, work, "the predecessor's way: one commit per row", [experiment], judge)
+    return Case("4", work, "the predecessor's way: one commit per row", [experiment], judge)
 
 
 def _connect(databases: Databases, name: str) -> "psycopg2.extensions.connection":

@@ -1,6 +1,6 @@
 """Publishes results: the table in docs/performance.md, and its plot."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.figures import Figure
@@ -29,7 +29,7 @@ def render(results: Sequence[CaseResult]) -> str:
     lines.append("|---:|---|---|---|---:|---|---:|---|")
     for result in results:
         for position, figure in enumerate(result.figures):
-            words = (str(result.case), result.work, result.yardstick) if position == 0 else ("", "", "")
+            words = (result.case, result.work, result.yardstick) if position == 0 else ("", "", "")
             lines.append(f"| {' | '.join([*words, *_row(figure)])} |")
     return "\n".join(lines) + "\n"
 
@@ -61,18 +61,14 @@ def draw(results: Sequence[CaseResult], target: Path) -> None:
 
 def _machine(results: Sequence[CaseResult]) -> str:
     """The machines in one sentence each, with the cases that were measured on them."""
-    by_machine: dict[str, list[int]] = {}
+    by_machine: dict[str, list[str]] = {}
     for result in results:
         words = ", ".join(f"{name} {value}" for name, value in result.machine.items())
         by_machine.setdefault(f"{words}; {result.taken_at}", []).append(result.case)
     return "\n".join(
-        f"{'Case' if len(cases) == 1 else 'Cases'} {_numbers(cases)}: {words}."
+        f"{'Case' if len(cases) == 1 else 'Cases'} {', '.join(cases)}: {words}."
         for words, cases in by_machine.items()
     )
-
-
-def _numbers(cases: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(cases)))
 
 
 def _row(figure: Figure) -> list[str]:

@@ -102,7 +102,7 @@ def queueing(*, quick: bool) -> Case:
         ]
 
     experiment = Experiment("rows", prepare, sides, 1 if quick else 5)
-    return Case(5, f"queue {rows:,} rows", BARE, [experiment], judge)
+    return Case("5", f"queue {rows:,} rows", BARE, [experiment], judge)
 
 
 def _check(rows: int, installation: Installation, figures: Figures) -> None:

@@ -83,7 +83,7 @@ def reporting(*, quick: bool) -> Case:
         ]
 
     work = f"report of {sizes[0] * columns**2:,} and of {sizes[1] * columns**2:,} cells"
-    return Case(10, work, READING, experiments, judge)
+    return Case("10", work, READING, experiments, judge)
 
 
 def _experiment(documents: int, columns: int, *, quick: bool) -> Experiment:

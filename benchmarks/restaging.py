@@ -112,7 +112,7 @@ def restaging(*, quick: bool) -> Case:
         ]
 
     experiment = Experiment("again", prepare, sides, 1 if quick else 9)
-    return Case(6, f"materialize {count:,} unchanged documents again", HASHING, [experiment], judge)
+    return Case("6", f"materialize {count:,} unchanged documents again", HASHING, [experiment], judge)
 
 
 def wal_megabytes(measurement: Measurement) -> float:

@@ -28,7 +28,7 @@ class CaseResult:
     """The stored result of a case: `experiments` has medians of each side, `runs` the cost of each run."""
 
     version: int
-    case: int
+    case: str
     work: str
     yardstick: str
     taken_at: str
@@ -42,7 +42,7 @@ def case_result(case: Case, measured: Measured, machine: dict[str, Any]) -> Case
     """Compute the figures of a case and collect everything that is stored about it."""
     return CaseResult(
         version=VERSION,
-        case=case.number,
+        case=case.name,
         work=case.work,
         yardstick=case.yardstick,
         taken_at=f"{datetime.now(UTC):%Y-%m-%d}",
@@ -56,7 +56,7 @@ def case_result(case: Case, measured: Measured, machine: dict[str, Any]) -> Case
 def write_result(result: CaseResult, folder: Path) -> Path:
     """Write the result of a case, replacing an earlier one; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"case-{result.case:02}.json"
+    path = folder / f"case-{result.case}.json"
     content = {**asdict(result), "runs": "@runs"}
     # One line for each run, so that a new measurement gives a readable diff.
     runs = ",\n".join(
@@ -72,11 +72,18 @@ def write_result(result: CaseResult, folder: Path) -> Path:
 
 def read_results(folder: Path) -> list[CaseResult]:
     """All results of a folder, by case."""
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("case-*.json"))]
+    found = [json.loads(path.read_text()) for path in folder.glob("case-*.json")]
+    found.sort(key=lambda content: order(content["case"]))
     return [
         CaseResult(**{**content, "figures": [Figure(**figure) for figure in content["figures"]]})
         for content in found
     ]
+
+
+def order(case: str) -> tuple[int, str]:
+    """Where a case stands in a list: by its number, then by its letter."""
+    letter = case.lstrip("0123456789")
+    return int(case.removesuffix(letter)), letter
 
 
 def _sides(measurements: Iterable[Measurement]) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Case 13: reusing the results of an earlier batch, compared with queueing as many rows.
+"""Case 15: reusing the results of an earlier batch, compared with queueing as many rows.
 
 Both call `queue.enqueue` in a separate transaction. An earlier batch has a result for every evaluation: one
 side reuses it, the other queues the evaluation again.
@@ -58,7 +58,7 @@ def enqueue(databases: Databases, batch: int, count: int, *, reuse: bool) -> Tim
 
 
 def reusing(*, quick: bool) -> Case:
-    """Case 13."""
+    """Case 15."""
     count = 50 if quick else 250_000
     rows = count * COLUMNS * COLUMNS
 
@@ -95,7 +95,7 @@ def reusing(*, quick: bool) -> Case:
         ]
 
     experiment = Experiment("rows", prepare, sides, 1 if quick else 3)
-    return Case(13, f"reuse {rows:,} results", f"queueing {rows:,} rows", [experiment], judge)
+    return Case("15", f"reuse {rows:,} results", f"queueing {rows:,} rows", [experiment], judge)
 
 
 def _check(kind: str, rows: int, _: Installation, figures: Figures) -> None:

@@ -163,7 +163,7 @@ def small_documents(*, quick: bool) -> Case:
         text = ratio(f"time of {of_text} documents of plain text", measured[TEXTS], OURS, COPY)
         return [*_beside_copy(measured[PDFS], 0.80), text]
 
-    return Case(1, f"stage {count:,} documents of 20 KiB", COPY, experiments, judge)
+    return Case("1", f"stage {count:,} documents of 20 KiB", COPY, experiments, judge)
 
 
 def large_documents(*, quick: bool) -> Case:
@@ -172,7 +172,7 @@ def large_documents(*, quick: bool) -> Case:
     documents = _Documents(PDFS, count, mib * MIB)
     experiment = documents.experiment(PDFS, [documents.ours(), documents.copied()], 1 if quick else 7)
     work = f"stage {count} documents of {mib} MiB"
-    return Case(2, work, COPY, [experiment], lambda measured: _beside_copy(measured[PDFS], 0.70))
+    return Case("2", work, COPY, [experiment], lambda measured: _beside_copy(measured[PDFS], 0.70))
 
 
 def one_huge_document(*, quick: bool) -> Case:
@@ -197,7 +197,7 @@ def one_huge_document(*, quick: bool) -> Case:
             ratio("time without the check", found, UNCHECKED, COPY),
         ]
 
-    return Case(3, f"one document of {mib} MiB, within the client's memory", COPY, [experiment], judge)
+    return Case("3", f"one document of {mib} MiB, within the client's memory", COPY, [experiment], judge)
 
 
 def client_mib(measurement: Measurement) -> float:

@@ -153,7 +153,7 @@ def ticks(*, quick: bool) -> Case:
         Experiment(BESIDE, closed_batches, sides, rounds),
     ]
     work = f"SQL of a response_status tick: {batches * rows:,} rows in {batches} open batches"
-    return Case(7, work, f"the same beside {closed * rows:,} rows of closed batches", experiments, _judge)
+    return Case("7", work, f"the same beside {closed * rows:,} rows of closed batches", experiments, _judge)
 
 
 def _judge(measured: Measured) -> list[Figure]:
