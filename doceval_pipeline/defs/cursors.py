@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from doceval_pipeline.batches.monitoring.stalls import WorkState
 
 BatchId = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Version = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Word = Annotated[str, Field(max_length=200)]
 
 
@@ -31,10 +32,20 @@ class Cursor(BaseModel):
         return self.model_dump_json()
 
 
-class ResponseStatusCursor(Cursor):
-    """Cursor of `response_status`: the version of its last poll, and the recorded results by batch."""
+class NewBatchesCursor(Cursor):
+    """Cursor of `new_batches`: the batch up to which partitions were compared."""
 
-    seen: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    compared: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+
+class ResponseStatusCursor(Cursor):
+    """Cursor of `response_status`: the versions of its last poll, and the recorded results by batch.
+
+    Closed batches are rechecked from `seen` on, and changes of open batches recorded from `observed` on.
+    """
+
+    seen: Version = 0
+    observed: Version = 0
     told: dict[BatchId, Word] = {}
 
 
@@ -45,9 +56,13 @@ class RecurringCursor(Cursor):
 
 
 class SeriesCursor(Cursor):
-    """Cursor of `fresh_series`: the state for which the page of each recurring evaluation was requested."""
+    """Cursor of `fresh_series`: the state for which the page of each recurring evaluation was requested.
+
+    `compared` is the last recurring evaluation of the previous tick.
+    """
 
     written: dict[BatchId, Word] = {}
+    compared: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
 
 class StalledWorkCursor(Cursor):

@@ -4,7 +4,7 @@ The sensor `new_batches` adds partitions; they are never deleted.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,12 @@ import dagster as dg
 
 NAME = "batches"
 batches = dg.DynamicPartitionsDefinition(name=NAME)
+
+
+def unregistered(instance: dg.DagsterInstance, keys: Sequence[str]) -> list[str]:
+    """The given keys that have no partition yet, in their order; reads only these partitions."""
+    known = instance.get_existing_dynamic_partitions(NAME, keys) if keys else set()
+    return [key for key in dict.fromkeys(keys) if key not in known]
 
 
 def batch_check_spec(*args: Any, **kwargs: Any) -> dg.AssetCheckSpec:

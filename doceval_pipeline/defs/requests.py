@@ -1,7 +1,7 @@
 """Requests runs from Dagster: one at a time for each batch, and again after a run that did not succeed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import dagster as dg
 
@@ -31,9 +31,20 @@ PARTITION = "dagster/partition"
 RUN_KEY = "dagster/run_key"
 
 
-def requested_runs(instance: dg.DagsterInstance, databases: Databases, kind: RunKind) -> list[dg.RunRequest]:
-    """The runs of a kind to request now; only one caller gets each."""
-    due = find_due_requests(databases, kind)
+def requested_runs(
+    instance: dg.DagsterInstance,
+    databases: Databases,
+    kind: RunKind,
+    batch_ids: Collection[int] | None = None,
+) -> list[dg.RunRequest]:
+    """The runs of a kind to request now; only one caller gets each.
+
+    Parameters
+    ----------
+    batch_ids
+        The batches that may need one; None searches all batches.
+    """
+    due = find_due_requests(databases, kind, batch_ids)
     if not due:
         return []
     run_keys = claim_run_keys(databases, due, _runs_of(instance, kind, due))

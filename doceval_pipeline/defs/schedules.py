@@ -21,7 +21,6 @@ from doceval_pipeline.defs.jobs import stage_batch
 from doceval_pipeline.defs.maintenance import audit_databases, retention
 from doceval_pipeline.defs.requests import requested_runs
 from doceval_pipeline.defs.resources import DocEval
-from doceval_pipeline.doc_eval.batches import list_batches
 from doceval_pipeline.doc_eval.runs.requests import RunKind, request_saved
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings
@@ -138,7 +137,8 @@ def _ask_for_saved(context: dg.ScheduleEvaluationContext, doc_eval: DocEval) -> 
         databases = doc_eval.open()
         with databases.doc_eval.begin() as connection:
             request_saved(connection)
-            keys = [batch.key for batch in list_batches(connection)]
-        context.instance.add_dynamic_partitions(partitions.NAME, keys)
         # Batches that already wait for a run, or that the sensor new_batches requests, are skipped.
-        return requested_runs(context.instance, databases, RunKind.STAGE)
+        requests = requested_runs(context.instance, databases, RunKind.STAGE)
+    keys = [request.partition_key for request in requests if request.partition_key is not None]
+    context.instance.add_dynamic_partitions(partitions.NAME, partitions.unregistered(context.instance, keys))
+    return requests

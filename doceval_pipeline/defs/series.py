@@ -1,7 +1,7 @@
 """The series of recurring evaluations as an asset, and the sensor that keeps their pages up to date."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,13 @@ from doceval_pipeline.defs.reporting import completion_report, report_link
 from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, UNFINISHED, has_failed_for_long
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.steps import StepConfig, open_step
-from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, SeriesDigest, series_digests
+from doceval_pipeline.doc_eval.recurring.series import (
+    OCCURRENCES_READ,
+    SeriesDigest,
+    existing_series,
+    next_series,
+    series_digests,
+)
 from doceval_pipeline.doc_eval.recurring.stored import list_recurring
 from doceval_pipeline.errors import DocEvalError, UnknownRecurring
 from doceval_pipeline.reports.formatting import counted
@@ -33,6 +39,8 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_TICKS = 60
 # Most requests of one tick; later ticks request the rest.
 MOST_REQUESTS = 10
+# Most series that one tick compares, which takes 6 ms for a series of 1,000 occurrences.
+MOST_COMPARED = 20
 # Most runs without a page that are considered, newest first.
 MOST_FAILURES = 100
 # Tag of a run that writes the page of one series: the id of the recurring evaluation.
@@ -97,24 +105,27 @@ def fresh_series(context: dg.SensorEvaluationContext, doc_eval: DocEval) -> dg.S
     """Request the page of each series that has changed since the last request.
 
     A series changes when an occurrence is skipped, fails, is archived or reported, or its time zone changes.
+    Each tick compares the next series of a pass over all.
     """
+    before = SeriesCursor.read(context.cursor)
     with database_errors(), doc_eval.open().doc_eval.connect() as connection:
-        states = series_digests(connection, OCCURRENCES_READ)
-    requested = SeriesCursor.read(context.cursor).written
-    digests = {state.id: requested[state.id] for state in states if state.id in requested}
+        ids = next_series(connection, before.compared, MOST_COMPARED)
+        states = {state.id: state for state in series_digests(connection, OCCURRENCES_READ, ids)}
+        existing = existing_series(connection, before.written)
+    digests = {number: word for number, word in before.written.items() if number in existing}
     failed = _recently_failed(context.instance)
     requests: list[dg.RunRequest] = []
-    for state in states:
-        has_changed = state.digest[:16] != requested.get(state.id)
-        # Runs of a series are queried only if a request is possible.
-        if not has_changed and str(state.id) not in failed:
-            continue
-        if len(requests) < MOST_REQUESTS and _is_due(context.instance, state, has_changed=has_changed):
+    compared = before.compared
+    for compared in ids:
+        state = states.get(compared)
+        if state is not None and _is_due(context.instance, state, digests.get(compared), failed):
             requests.append(_request(state))
-            digests[state.id] = state.digest[:16]
+            digests[compared] = state.digest[:16]
+        if len(requests) == MOST_REQUESTS:
+            break
     return dg.SensorResult(
         run_requests=requests,
-        cursor=SeriesCursor(written=digests).write(),
+        cursor=SeriesCursor(written=digests, compared=compared).write(),
         skip_reason=None if requests else "No series has changed since its page was written",
     )
 
@@ -156,10 +167,18 @@ def _recently_failed(instance: dg.DagsterInstance) -> set[str]:
     return {run.tags.get(TAG, "") for run in instance.get_runs(filters, limit=MOST_FAILURES)}
 
 
-def _is_due(instance: dg.DagsterInstance, state: SeriesDigest, *, has_changed: bool) -> bool:
-    """Whether to request a page: the series changed, or the last run ended without a page."""
-    if not has_changed and not has_failed_for_long(
-        instance, dg.RunsFilter(job_name=refresh_series.name, tags={TAG: str(state.id)})
+def _is_due(
+    instance: dg.DagsterInstance, state: SeriesDigest, requested: str | None, failed: Container[str]
+) -> bool:
+    """Whether to request a page: the series changed, or the last run ended without a page.
+
+    Runs of a series are queried only if a request is possible.
+    """
+    if state.digest[:16] == requested and (
+        str(state.id) not in failed
+        or not has_failed_for_long(
+            instance, dg.RunsFilter(job_name=refresh_series.name, tags={TAG: str(state.id)})
+        )
     ):
         return False
     filters = dg.RunsFilter(

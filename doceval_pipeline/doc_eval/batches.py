@@ -23,6 +23,22 @@ _COLUMNS = """
     priority, reuse, max_documents, max_cost, held_reason, margin
 """
 _ALL = text(f"SELECT {_COLUMNS} FROM batches ORDER BY id")
+_OVERVIEW = text(f"""
+    SELECT {_COLUMNS} FROM batches
+    WHERE status NOT IN ({", ".join(f"'{status}'" for status in CLOSED)}) AND archived_at IS NULL
+       OR id IN (SELECT id FROM batches ORDER BY id DESC LIMIT :newest)
+       OR id = ANY(CAST(:ids AS int[]))
+    ORDER BY id
+""")
+_COUNT = text("SELECT count(*) FROM batches")
+_IDS = text("SELECT id FROM batches ORDER BY id")
+# A batch may commit after one with a higher id: the newest ones are therefore read again and again.
+_NEWEST_AND_NEXT = text("""
+    (SELECT id FROM batches WHERE id > :after ORDER BY id LIMIT :next)
+    UNION
+    (SELECT id FROM batches ORDER BY id DESC LIMIT :newest)
+    ORDER BY id
+""")
 _IN_STATES = text(f"""
     SELECT {_COLUMNS} FROM batches WHERE status = ANY(:states) AND archived_at IS NULL ORDER BY id
 """)
@@ -294,6 +310,28 @@ def batch_by_id(connection: Connection, batch_id: int) -> BatchRecord:
 def list_batches(connection: Connection) -> list[BatchRecord]:
     """All batches, oldest first."""
     return [_record(row) for row in connection.execute(_ALL)]
+
+
+def batch_ids(connection: Connection) -> list[int]:
+    """The ids of all batches, oldest first."""
+    return list(connection.scalars(_IDS))
+
+
+def count_batches(connection: Connection) -> int:
+    """How many batches exist."""
+    return int(connection.execute(_COUNT).scalar_one())
+
+
+def overview(connection: Connection, newest: int, ids: Iterable[int] = ()) -> list[BatchRecord]:
+    """All batches that are not closed, the `newest` ones, and the given ones, oldest first."""
+    rows = connection.execute(_OVERVIEW, {"newest": newest, "ids": arrays.of_numbers(ids)})
+    return [_record(row) for row in rows]
+
+
+def newest_and_next(connection: Connection, after: int, newest: int, following: int) -> list[int]:
+    """The ids of the `newest` batches, and of the first `following` ones after the id `after`, ascending."""
+    parameters = {"after": after, "newest": newest, "next": following}
+    return list(connection.scalars(_NEWEST_AND_NEXT, parameters))
 
 
 def read_batches(connection: Connection, ids: Iterable[int]) -> list[BatchRecord]:

@@ -21,15 +21,16 @@ from doceval_pipeline.knowledge.incremental_counts import (
     IncrementalCounts,
     fold,
     newest_version,
+    next_changed,
     read_counts,
     recount,
 )
 from doceval_pipeline.knowledge.queue import tidy
 from doceval_pipeline.knowledge.usage import read_experience
 
-# Closed batches are counted again if a processor wrote late or changed F to S. Each poll counts closed
-# batches with about this many evaluations in total.
-RECHECKED_CELLS = 20_000
+# Closed batches are counted again if a processor wrote late or changed F to S. Each poll counts at most this
+# many closed batches, with about this many evaluations in total.
+RECHECKED_BATCHES, RECHECKED_CELLS = 500, 20_000
 
 _RECORD_RESULT = text("""
     UPDATE batches SET result_digest = :digest, processed_documents = :documents
@@ -73,7 +74,9 @@ class PollResult:
     reports: dict[int, str]
     """Batches whose newest result has no report yet, with the digest of the result."""
     version: int
-    """Where the next poll continues."""
+    """Where the next poll continues to recheck closed batches."""
+    observed: int
+    """The newest version among the open batches of this poll and earlier ones."""
 
 
 def decide(state: BatchState) -> Action | None:
@@ -95,7 +98,10 @@ def decide(state: BatchState) -> Action | None:
 
 
 def poll(
-    databases: Databases, since_version: int = 0, reported: Mapping[int, str] | None = None
+    databases: Databases,
+    since_version: int = 0,
+    reported: Mapping[int, str] | None = None,
+    observed: int | None = None,
 ) -> PollResult:
     """Check every open batch, and closed ones whose rows changed, and apply the transitions that follow.
 
@@ -108,6 +114,9 @@ def poll(
         The `version` of the last poll; 0 checks all batches, in portions.
     reported
         `reports` of the last poll whose result the caller passed on; None if the caller passes on no results.
+    observed
+        `observed` of the last poll; by default `since_version`. It is ahead while closed batches are
+        rechecked in portions, so that no poll reports the same change of an open batch again.
     """
     with databases.knowledge.begin() as connection:
         tidy(connection)
@@ -119,13 +128,18 @@ def poll(
         newest = newest_version(connection)
         # The cursor may have been edited, or the database restored.
         since_version = since_version if since_version <= newest else 0
-        counts = {kept.batch_id: kept for kept in read_counts(connection, list(batches), since_version)}
+        observed = since_version if observed is None or observed > newest else observed
+        portion = next_changed(connection, since_version, RECHECKED_BATCHES)
+        counts = {kept.batch_id: kept for kept in read_counts(connection, batches.keys() | portion.keys())}
     with databases.doc_eval.connect() as connection:
         # Closed batches, and batches that were queued just now.
         others = batches_by_ids(connection, counts.keys() - batches.keys())
     batches |= {batch.id: batch for batch in others if batch.status in OPEN}
     closed, next_version = _closed_to_recheck(
-        [b for b in others if b.status in CLOSED], counts, since_version, newest
+        [b for b in others if b.status in CLOSED],
+        counts,
+        since_version,
+        max(portion.values()) if len(portion) == RECHECKED_BATCHES else newest,
     )
     states = [_from_kept_counts(batch, counts.get(batch.id)) for batch in batches.values()]
     exact = _count_batches(databases, [*(s.batch for s in states if _may_be_done(s)), *closed])
@@ -133,8 +147,10 @@ def poll(
     result = _apply_transitions(
         databases,
         [exact_by_id.pop(state.batch.id, state) for state in states] + list(exact_by_id.values()),
-        {number for number, kept in counts.items() if kept.version > since_version or kept.pending},
+        {number for number, kept in counts.items() if kept.version > observed or kept.pending}
+        | {batch.id for batch in closed},
         next_version,
+        newest,
     )
     if reported is None:
         return result
@@ -142,9 +158,9 @@ def poll(
 
 
 def _apply_transitions(
-    databases: Databases, states: Sequence[BatchState], changed: set[int], next_version: int
+    databases: Databases, states: Sequence[BatchState], changed: set[int], next_version: int, observed: int
 ) -> PollResult:
-    """Apply the transition of each batch, and store samples of the batches that changed."""
+    """Apply the transition of each batch, and store a sample of each whose counts differ from its newest."""
     still_open, completed = [], []
     for state in states:
         action = decide(state)
@@ -154,12 +170,12 @@ def _apply_transitions(
             completed.append(state)
         elif not state.is_done:
             still_open.append(state)
-    progressed = [state for state in still_open if state.batch.id in changed]
     with databases.doc_eval.begin() as connection:
-        if progressed or completed:
-            keep_samples(connection, {state.batch.id: state.cells for state in (*progressed, *completed)})
+        counted = [state for state in (*still_open, *completed) if state.cells.rows]
+        sampled = keep_samples(connection, {state.batch.id: state.cells for state in counted})
         reports = unreported(connection)
-    return PollResult(still_open, progressed, completed, reports, next_version)
+    progressed = [state for state in still_open if state.batch.id in changed | sampled]
+    return PollResult(still_open, progressed, completed, reports, next_version, observed)
 
 
 def _unreported(databases: Databases, result: PollResult, reported: Mapping[int, str]) -> list[BatchState]:
@@ -258,11 +274,11 @@ def _failure_reason(state: BatchState) -> str:
 
 
 def _closed_to_recheck(
-    closed: Sequence[BatchRecord], counts: Mapping[int, IncrementalCounts], since_version: int, newest: int
+    closed: Sequence[BatchRecord], counts: Mapping[int, IncrementalCounts], since_version: int, until: int
 ) -> tuple[list[BatchRecord], int]:
     """The closed batches to check now, in the order of their changes, and where the next poll continues."""
     changed = sorted(
-        (batch for batch in closed if counts[batch.id].version > since_version),
+        (batch for batch in closed if since_version < counts[batch.id].version <= until),
         key=lambda batch: counts[batch.id].version,
     )
     cells = 0
@@ -271,4 +287,4 @@ def _closed_to_recheck(
             return changed[:position], counts[changed[position - 1].id].version
         cells += batch.expected_cells or 0
     # Idle open batches may all be older than `since_version`.
-    return changed, newest
+    return changed, until

@@ -17,9 +17,6 @@ from doceval_pipeline.domain.evaluations import CellCounts
 from doceval_pipeline.domain.recurring import RecurringOrigin
 from doceval_pipeline.knowledge.incremental_counts import batches_with_failures, read_counts
 
-# Higher than every version, so that only the counts of the given batches are read.
-_NONE_NEWER = 2**62
-
 
 @dataclass(frozen=True)
 class ListedBatch:
@@ -103,7 +100,7 @@ def _counts(databases: Databases, ids: Sequence[int]) -> dict[int, CellCounts]:
     if not ids:
         return {}
     with databases.knowledge.connect() as connection:
-        return {count.batch_id: count.cells for count in read_counts(connection, ids, _NONE_NEWER)}
+        return {count.batch_id: count.cells for count in read_counts(connection, ids)}
 
 
 def _iso(time: datetime | None) -> str | None:

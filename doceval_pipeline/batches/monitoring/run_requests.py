@@ -3,7 +3,7 @@
 `decide` is pure; callers pass in the state of the runs in Dagster.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from doceval_pipeline.batches.databases import Databases
@@ -67,10 +67,14 @@ def pause_after(attempt: int) -> float:
     return min(LONGEST_PAUSE, SECONDS_BEFORE_SECOND * 2.0 ** min(attempt - 1, 30))
 
 
-def find_due_requests(databases: Databases, kind: RunKind) -> list[Request]:
-    """Requests of a kind that are new, or whose run must be checked again."""
+def find_due_requests(
+    databases: Databases, kind: RunKind, batch_ids: Collection[int] | None = None
+) -> list[Request]:
+    """Requests of a kind that are new, or whose run must be checked again; None checks all batches."""
+    if batch_ids is not None and not batch_ids:
+        return []
     with databases.doc_eval.connect() as connection:
-        return due_requests(connection, kind)
+        return due_requests(connection, kind, batch_ids)
 
 
 def claim_run_keys(

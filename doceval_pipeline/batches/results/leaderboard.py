@@ -18,6 +18,7 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.results.report_files import keep_page
 from doceval_pipeline.doc_eval.baselines import (
     count_other_batches,
+    digest_of_finished,
     finished_batches,
 )
 from doceval_pipeline.doc_eval.clusters import document_clusters
@@ -33,6 +34,7 @@ from doceval_pipeline.reports.leaderboard import Leaderboard
 if TYPE_CHECKING:
     from doceval_pipeline.doc_eval.definitions.schema import Prices
 
+DIGEST_CHARACTERS = 16
 NOTHING = "none"
 """The digest of a leaderboard without batches."""
 
@@ -98,14 +100,15 @@ def leaderboard_digest(connection: Connection) -> str:
     connection
         To doc_eval.
     """
-    return _digest(finished_batches(connection))
+    digest = digest_of_finished(connection)
+    return NOTHING if digest is None else digest[:DIGEST_CHARACTERS]
 
 
 def _digest(finished: dict[int, str]) -> str:
     if not finished:
         return NOTHING
     results = "\n".join(f"{batch_id}:{digest}" for batch_id, digest in finished.items())
-    return hashlib.sha256(results.encode()).hexdigest()[:16]
+    return hashlib.sha256(results.encode()).hexdigest()[:DIGEST_CHARACTERS]
 
 
 def _complete(

@@ -1,6 +1,6 @@
 """Reads the series of recurring evaluations: occurrences with their batches, and files that changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ _UP_TO = text(f"""
     LEFT JOIN batches b ON b.id = o.batch_id
     WHERE own.batch_id = :batch_id ORDER BY o.due_at DESC LIMIT :most
 """)
+_NEXT = text("""
+    SELECT id FROM recurring_evaluations ORDER BY id <= :after, id LIMIT :most
+""")
+_EXISTING = text("SELECT id FROM recurring_evaluations WHERE id = ANY(CAST(:ids AS int[]))")
 # One row per series, with a digest of everything that its page shows.
 _DIGESTS = text("""
     SELECT r.id, r.name, encode(sha256(convert_to(
@@ -52,6 +56,7 @@ _DIGESTS = text("""
     JOIN LATERAL (SELECT * FROM occurrences o WHERE o.recurring_id = r.id
                   ORDER BY due_at DESC LIMIT :most) AS o ON true
     LEFT JOIN batches b ON b.id = o.batch_id
+    WHERE CAST(:ids AS text) IS NULL OR r.id = ANY(CAST(:ids AS int[]))
     GROUP BY r.id, r.name ORDER BY r.id
 """)
 
@@ -114,9 +119,26 @@ def occurrences_up_to(connection: Connection, batch_id: int, most: int) -> list[
     return [_occurrence(row) for row in connection.execute(_UP_TO, {"batch_id": batch_id, "most": most})]
 
 
-def series_digests(connection: Connection, most: int) -> list[SeriesDigest]:
-    """All recurring evaluations that have an occurrence, with a digest of the newest `most` ones."""
-    return [SeriesDigest(**row._mapping) for row in connection.execute(_DIGESTS, {"most": most})]
+def next_series(connection: Connection, after: int, most: int) -> list[int]:
+    """The ids of at most `most` recurring evaluations: those after the id `after`, then from the first on."""
+    return list(connection.scalars(_NEXT, {"after": after, "most": most}))
+
+
+def existing_series(connection: Connection, ids: Iterable[int]) -> set[int]:
+    """The given recurring evaluations that exist."""
+    return set(connection.scalars(_EXISTING, {"ids": arrays.of_numbers(ids)}))
+
+
+def series_digests(connection: Connection, most: int, ids: Iterable[int] | None = None) -> list[SeriesDigest]:
+    """Recurring evaluations that have an occurrence, with a digest of the newest `most` ones.
+
+    Parameters
+    ----------
+    ids
+        Only these recurring evaluations; None for all.
+    """
+    parameters = {"most": most, "ids": None if ids is None else arrays.of_numbers(ids)}
+    return [SeriesDigest(**row._mapping) for row in connection.execute(_DIGESTS, parameters)]
 
 
 def content_changes(

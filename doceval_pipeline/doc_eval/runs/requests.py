@@ -50,7 +50,8 @@ _DUE = {
                r.word AS seen_word, r.due_at AS seen_due_at
         FROM ({wanted}) AS w
         LEFT JOIN run_requests r ON r.batch_id = w.batch_id AND r.kind = '{kind}'
-        WHERE r.word IS DISTINCT FROM w.word OR r.due_at <= now()
+        WHERE (r.word IS DISTINCT FROM w.word OR r.due_at <= now())
+          AND (CAST(:ids AS text) IS NULL OR w.batch_id = ANY(CAST(:ids AS int[])))
         ORDER BY w.batch_id
     """)
     for kind, wanted in _WANTED.items()
@@ -211,9 +212,12 @@ class PendingRun:
         }
 
 
-def due_requests(connection: Connection, kind: RunKind) -> list[Request]:
-    """Requests of a kind that are new, or whose run must be checked again."""
-    rows = connection.execute(_DUE[kind])
+def due_requests(
+    connection: Connection, kind: RunKind, batch_ids: Iterable[int] | None = None
+) -> list[Request]:
+    """Requests of a kind that are new, or whose run must be checked again; None checks all batches."""
+    ids = None if batch_ids is None else arrays.of_numbers(batch_ids)
+    rows = connection.execute(_DUE[kind], {"ids": ids})
     return [Request(kind=kind, **row._mapping) for row in rows]
 
 

@@ -17,6 +17,7 @@ from doceval_pipeline.batches.monitoring.stalls import (
 )
 from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.batches.staging.reprocessing import Mode, pause, reprocess
+from doceval_pipeline.doc_eval import progress
 from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.doc_eval.progress import usual_gap
 from doceval_pipeline.domain.evaluations import CellCounts
@@ -116,6 +117,23 @@ def test_how_long_a_row_may_run_is_learnt_from_what_the_connection_needed(batch_
     assert assess_batch(batch.databases, batch.id).state is WorkState.MOVING
     batch.knowledge("UPDATE llm_responses SET started_processing_at = now() - interval '31 minutes'")
     assert assess_batch(batch.databases, batch.id).state is WorkState.STUCK
+
+
+def test_the_usual_gap_is_that_of_the_newest_batches(
+    batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "BATCHES_WITH_GAPS", 1)
+    for name, seconds in (("old", 9_000), ("new", 900)):
+        batch = batch_of(documents=1, name=name)
+        for waiting in range(30, 0, -1):
+            batch.doc_eval(
+                "INSERT INTO batch_progress "
+                "VALUES (:id, now() - make_interval(secs => :seconds * :n), :n, 0, 0, 30 - :n, 0, 0)",
+                n=waiting,
+                seconds=seconds,
+            )
+    with batch.databases.doc_eval.connect() as connection:
+        assert usual_gap(connection, 30) == pytest.approx(900, abs=1)
 
 
 def test_a_processor_that_comes_every_quarter_of_an_hour_is_no_alarm(batch_of: BatchOf) -> None:

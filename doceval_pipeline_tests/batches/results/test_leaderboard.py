@@ -295,6 +295,15 @@ def digest_of(batch: Sample) -> str:
         return leaderboard_digest(connection)
 
 
+def test_the_server_computes_the_digest_that_a_leaderboard_has(batch_of: BatchOf) -> None:
+    batch = batch_of(documents=1)
+    assert digest_of(batch) == gather_leaderboard(batch.databases).digest == NOTHING
+    for made in (batch, batch_of(documents=1, name="b"), batch_of(documents=2, name="c")):
+        answered(made)
+        write_report(made.databases, made.id)
+        assert digest_of(batch) == gather_leaderboard(batch.databases).digest != NOTHING
+
+
 def test_the_digest_changes_with_each_report_and_with_nothing_else(batch_of: BatchOf) -> None:
     batch = batch_of(documents=1)
     found: list[Any] = [digest_of(batch)]
