@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,16 @@ def in_words(counts: Mapping[str, int]) -> str:
 def print_json(value: Any) -> None:
     """Print data as JSON, for other programs."""
     print(json.dumps(value, indent=2, ensure_ascii=True, default=str))
+
+
+def print_json_list(items: Iterable[Any]) -> None:
+    """Print a list as `print_json` does, one element at a time."""
+    separator = "["
+    for item in items:
+        text = json.dumps(item, indent=2, ensure_ascii=True, default=str)
+        print(f"{separator}\n{textwrap.indent(text, '  ')}", end="")
+        separator = ","
+    print("[]" if separator == "[" else "\n]")
 
 
 def print_table(

@@ -1,7 +1,7 @@
 """`doceval status`: progress, throughput and stalls of batches."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +13,11 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.stalls import STALLED, WorkState
 from doceval_pipeline.batches.monitoring.status import (
     BatchProgress,
-    batch_progress,
+    every_progress,
     failed_occurrences,
     lost_without_batch,
     progress_of,
+    progress_overview,
 )
 from doceval_pipeline.batches.monitoring.throughput import BatchThroughput
 from doceval_pipeline.batches.results.failures import FirstFailure, first_failures
@@ -25,7 +26,7 @@ from doceval_pipeline.cli.bars import ProgressBars
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases, warn_of_waiting
 from doceval_pipeline.cli.options import as_json_option
-from doceval_pipeline.cli.output import NO_BATCHES, console, fail, print_json, print_table, warn
+from doceval_pipeline.cli.output import NO_BATCHES, console, fail, print_json_list, print_table, warn
 from doceval_pipeline.cli.reports import report_url, running_webserver
 from doceval_pipeline.cli.selection import select
 from doceval_pipeline.cli.streams import is_output_lost
@@ -48,15 +49,26 @@ MESSAGE_CHARACTERS = 120
 def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
     """Show the progress of batches.
 
-    Shows files, evaluations, time left, problems and report addresses of all batches, or of each BATCH (a
-    number, a name, or a quoted pattern such as 'contracts-*'). Of each BATCH also the most frequent failure,
-    and how many documents score below the thresholds of its prompts.
+    Shows files, evaluations, time left, problems and report addresses of all open batches and the newest
+    200, with --json of all, or of each BATCH (a number, a name, or a quoted pattern such as 'contracts-*').
+    Of each BATCH also the most frequent failure, and how many documents score below the thresholds of its
+    prompts.
     """
     opened = databases()
+    if batches:
+        _show_selected(opened, batches, watch=watch, as_json=as_json)
+    elif as_json:
+        _print_as_json(every_progress(opened), _Findings())
+    elif watch:
+        _follow_overview(opened)
+    else:
+        _print_overview(opened)
+
+
+def _show_selected(opened: Databases, batches: Sequence[str], *, watch: bool, as_json: bool) -> None:
+    """Show the given batches; ends with code 1 if one of them does not exist."""
 
     def read() -> tuple[list[BatchProgress], list[UnknownBatch]]:
-        if not batches:
-            return batch_progress(opened), []
         selection = select(opened.doc_eval, batches, with_archived=True)
         return progress_of(opened, selection.batches), selection.unknown
 
@@ -64,27 +76,46 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
     for error in unknown:
         fail(str(error))
     if as_json:
-        server = running_webserver()
-        findings = _findings(opened, all_progress) if batches else _Findings()
-        print_json(
-            [
-                {**p.as_json(), "report_url": report_url(server, p.report), **findings.as_json(p.batch.id)}
-                for p in all_progress
-            ]
-        )
-    elif not watch:
-        findings = _findings(opened, all_progress) if batches else _Findings()
-        _print_progress(all_progress, findings)
-        if not batches:
-            for run in lost_without_batch(opened):
-                warn(run.sentence)
-            for sentence in failed_occurrences(opened):
-                warn(sentence)
-            warn_of_waiting(opened)
-    else:
+        _print_as_json(all_progress, _findings(opened, all_progress))
+    elif watch:
         follow(lambda: read()[0])
+    else:
+        _print_progress(all_progress, _findings(opened, all_progress))
     if unknown:
         raise SystemExit(1)
+
+
+def _print_overview(opened: Databases) -> None:
+    all_progress, total = progress_overview(opened)
+    _print_progress(all_progress, _Findings())
+    if total > len(all_progress):
+        left_out = counted(total - len(all_progress), "older closed batch is", "older closed batches are")
+        console.print(f"{left_out} not shown: doceval list shows them", markup=False)
+    for run in lost_without_batch(opened):
+        warn(run.sentence)
+    for sentence in failed_occurrences(opened):
+        warn(sentence)
+    warn_of_waiting(opened)
+
+
+def _follow_overview(opened: Databases) -> None:
+    shown: set[int] = set()
+
+    def read() -> list[BatchProgress]:
+        # A batch that was shown stays until it is done.
+        all_progress, _ = progress_overview(opened, shown)
+        shown.update(progress.batch.id for progress in all_progress)
+        return all_progress
+
+    follow(read)
+
+
+def _print_as_json(all_progress: Iterable[BatchProgress], findings: "_Findings") -> None:
+    server = running_webserver()
+    print_json_list(
+        {**p.as_json(), "report_url": report_url(server, p.report), **findings.as_json(p.batch.id)}
+        for p in all_progress
+    )
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from doceval_pipeline.batches.databases import Databases
+from doceval_pipeline.batches.monitoring import status as monitoring
 from doceval_pipeline.batches.monitoring.completion import poll
-from doceval_pipeline.cli import cli
+from doceval_pipeline.cli import cli, status
 from doceval_pipeline_tests.cli.running import DOCEVAL, until
 from doceval_pipeline_tests.conftest import Sample, sample_batch
 
@@ -138,3 +139,55 @@ def test_ctrl_c_tells_what_was_done(batches: list[Sample]) -> None:
     assert process.returncode == 130, errors
     assert said.splitlines()[-1].startswith("2 of 3 batches done, 1 failed")
     assert errors == f"{batches[2].key}: interrupted; repeat the command to continue\n"
+
+
+def test_an_overview_shows_each_open_batch_and_the_newest_and_counts_the_others(
+    batches: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitoring, "NEWEST_SHOWN", 1)
+    opened, newest = batches[1], batches[3]
+    opened.doc_eval("UPDATE batches SET status = 'ANALYZING' WHERE id = :id")
+    shown = doceval("status").stdout
+    assert [batch.key for batch in batches if f"{batch.key} " in shown] == [opened.key, newest.key]
+    assert "2 older closed batches are not shown: doceval list shows them" in shown
+    opened.doc_eval(
+        "UPDATE batches SET archived_at = now(), archive_file = 'a', archive_sha256 = repeat('0', 64)"
+        " WHERE id = :id"
+    )
+    assert "3 older closed batches are not shown" in doceval("status").stdout
+
+
+def test_a_watch_of_the_overview_tells_the_end_of_a_batch_that_is_no_longer_among_the_newest(
+    batches: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitoring, "NEWEST_SHOWN", 0)
+    opened = batches[1]
+    batches[3].doc_eval("UPDATE batches SET status = 'FAILED_STAGING', failure_reason = 'why' WHERE id = :id")
+    opened.doc_eval("UPDATE batches SET status = 'ANALYZING' WHERE id = :id")
+
+    def finish(_: float) -> None:
+        opened.doc_eval("UPDATE batches SET status = 'COMPLETED' WHERE id = :id")
+
+    monkeypatch.setattr(status.time, "sleep", finish)
+    lines = doceval("status", "--watch").stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        [opened.key, "ANALYZING"],
+        [batches[3].key, "FAILED_STAGING"],
+        [opened.key, "COMPLETED"],
+    ]
+
+
+@pytest.mark.parametrize("portion", [1, 3, 1_000])
+def test_an_overview_as_json_has_every_batch_in_whatever_portions_they_are_read(
+    batches: list[Sample], monkeypatch: pytest.MonkeyPatch, portion: int
+) -> None:
+    monkeypatch.setattr(monitoring, "NEWEST_SHOWN", 1)
+    monkeypatch.setattr(monitoring, "PORTION", portion)
+    printed = doceval("status", "--json").stdout
+    found = json.loads(printed)
+    assert [each["batch"] for each in found] == [batch.id for batch in batches]
+    assert printed == json.dumps(found, indent=2) + "\n"
+    named = json.loads(doceval("status", "q-*", "--json").stdout)
+    for each in named:
+        each |= {"first_failure": None, "below_threshold": None}
+    assert found == named

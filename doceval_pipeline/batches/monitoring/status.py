@@ -1,6 +1,6 @@
 """The progress of batches: files, evaluations and throughput, read from both databases. Reads only."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,15 @@ from doceval_pipeline.batches.locks import abandoned_stagings
 from doceval_pipeline.batches.monitoring.stalls import StallAssessment, StallInput, assess_batches
 from doceval_pipeline.batches.monitoring.throughput import BatchThroughput, measure_throughput
 from doceval_pipeline.batches.results.report_files import find_report
-from doceval_pipeline.doc_eval.batches import BatchRecord, batches_in, find_batch, list_batches
+from doceval_pipeline.doc_eval.batches import (
+    BatchRecord,
+    batch_ids,
+    batches_in,
+    count_batches,
+    find_batch,
+    overview,
+    read_batches,
+)
 from doceval_pipeline.doc_eval.files import DocumentCounts, count_documents
 from doceval_pipeline.doc_eval.lifecycle import CLOSED, OPEN, Status
 from doceval_pipeline.doc_eval.progress import read_samples
@@ -24,6 +32,11 @@ from doceval_pipeline.domain.queue_rows import DeferredRows
 from doceval_pipeline.domain.recurring import RecurringOrigin
 from doceval_pipeline.domain.webhook import UndeliveredMessage
 from doceval_pipeline.knowledge.counts import count_cells, count_origins, deferred_rows
+
+# An overview shows all open batches, and this many of the newest.
+NEWEST_SHOWN = 200
+# Batches whose progress is read at a time, so that 100,000 need no more memory than these.
+PORTION = 1_000
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,29 @@ class BatchProgress:
         }
 
 
+def every_progress(databases: Databases) -> Iterator[BatchProgress]:
+    """The progress of all batches, oldest first, read in portions."""
+    with databases.doc_eval.connect() as connection:
+        ids = batch_ids(connection)
+    for begin in range(0, len(ids), PORTION):
+        with databases.doc_eval.connect() as connection:
+            batches = read_batches(connection, ids[begin : begin + PORTION])
+        yield from progress_of(databases, batches)
+
+
+def progress_overview(databases: Databases, shown: Collection[int] = ()) -> tuple[list[BatchProgress], int]:
+    """The progress of batches that are not closed and of the newest ones; and how many batches exist.
+
+    Parameters
+    ----------
+    shown
+        The numbers of batches that are included in any case.
+    """
+    with databases.doc_eval.connect() as connection:
+        batches, total = overview(connection, NEWEST_SHOWN, shown), count_batches(connection)
+    return progress_of(databases, batches), total
+
+
 def batch_progress(databases: Databases, wanted: str | None = None) -> list[BatchProgress]:
     """The progress of one batch, by number, key or name, or of all batches, oldest first.
 
@@ -103,12 +139,9 @@ def batch_progress(databases: Databases, wanted: str | None = None) -> list[Batc
     UnknownBatch
         The batch does not exist.
     """
-    if wanted is not None:
-        batches = [find_batch(databases.doc_eval, wanted)]
-    else:
-        with databases.doc_eval.connect() as connection:
-            batches = list_batches(connection)
-    return progress_of(databases, batches)
+    if wanted is None:
+        return list(every_progress(databases))
+    return progress_of(databases, [find_batch(databases.doc_eval, wanted)])
 
 
 def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchProgress]:
