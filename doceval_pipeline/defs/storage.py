@@ -6,6 +6,8 @@ took half of the run's time.
 """
 
 import os
+import select
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,17 +15,25 @@ from functools import partial
 from typing import Any
 
 import click
+import psycopg2
 from dagster import EventLogEntry
 from dagster._config.config_schema import UserConfigSchema
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageMetadata
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
+from dagster._core.storage.event_log.schema import (
+    AssetCheckExecutionsTable,
+    SqlEventLogStorageMetadata,
+    SqlEventLogStorageTable,
+)
 from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.runs.schema import RunStorageSqlMetadata
 from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from dagster_postgres.utils import create_pg_engine, pg_url_from_config, retry_pg_connection_fn
-from sqlalchemy import Engine, inspect
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Dialect, Engine, event, inspect
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from doceval_pipeline.batches.databases import DAGSTER, database_url, require_dagster_database
 from doceval_pipeline.embedded.engines import guard
@@ -34,6 +44,9 @@ from doceval_pipeline.settings import Settings
 # If these exist, Dagster does not have to create tables.
 MAIN_TABLES = {"event_logs", "instance_info", "jobs", "runs"}
 KEPT_CONNECTIONS = 3
+# A connection that was used this long ago may have been dropped on the way without a word.
+SECONDS_TRUSTED = 10.0
+LAST_USE = "last use"
 _engines: "weakref.WeakValueDictionary[str, Engine]" = weakref.WeakValueDictionary()
 
 
@@ -176,23 +189,75 @@ def _engine(postgres_url: str) -> Engine:
         engine = create_pg_engine(
             postgres_url,
             isolation_level="AUTOCOMMIT",
-            pool_pre_ping=True,
             pool_size=KEPT_CONNECTIONS,
             max_overflow=-1,
         )
+        event.listen(engine, "checkin", _note_use)
+        event.listen(engine, "checkout", partial(_ping_if_doubtful, engine.dialect))
         # Two processes on one connection would read each other's results.
         os.register_at_fork(after_in_child=partial(_drop_connections, weakref.ref(engine)))
         _engines[postgres_url] = engine
     return engine
 
 
+def _note_use(_: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    record.info[LAST_USE] = time.monotonic()
+
+
+def _ping_if_doubtful(
+    dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _: PoolProxiedConnection
+) -> None:
+    """Ping a pooled connection unless it was used just now and the server has not closed it since.
+
+    A ping at each use would be 160 of the 375 statements of a small run. The server says why it closes a
+    connection, so that there is something to read, as there never is on one that waits for a statement.
+
+    Raises
+    ------
+    DisconnectionError
+        The connection is lost; the pool opens another one.
+    """
+    if LAST_USE not in record.info:
+        return
+    idle = time.monotonic() - record.info[LAST_USE]
+    if idle < SECONDS_TRUSTED and not _has_news(connection):
+        return
+    try:
+        dialect.do_ping(connection)
+    except psycopg2.Error as error:
+        raise DisconnectionError("the server closed the connection") from error
+
+
+def _has_news(connection: Any) -> bool:
+    """Whether the server has sent something, or closed the connection."""
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
+
+
 class _EventLogStorage(PostgresEventLogStorage):
-    """`PostgresEventLogStorage` that replaces earlier check evaluations of sensors.
+    """`PostgresEventLogStorage` that stores an event in one transaction, and replaces check evaluations.
+
+    Dagster's own uses up to three transactions for an event, one of them for a notification that no process
+    of this release waits for; each flushes the WAL.
 
     Dagster's table of evaluations is unique by run id, which is the same for all evaluations of sensors:
     without this class, the second evaluation of a batch fails with `duplicate key`, and so does every later
     tick.
     """
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store an event of a run or of a sensor."""
+        details = event.dagster_event
+        is_of_asset = details is not None and details.event_type in ASSET_EVENTS and details.asset_key
+        with self.index_transaction() if is_of_asset else self.index_connection() as connection:
+            inserted = self.prepare_insert_event(event).returning(SqlEventLogStorageTable.c.id)
+            event_id: int = connection.execute(inserted).scalar_one()
+            if is_of_asset:
+                self._store_asset_event_tags(connection, [event], [event_id])
+                self._store_asset_event(connection, event, event_id)
+        if details is not None and details.event_type in ASSET_CHECK_EVENTS:
+            self.store_asset_check_event(event, event_id)
 
     def _store_runless_asset_check_evaluation(self, event: EventLogEntry, event_id: int | None) -> None:
         # Dagster shows the newest row. The events themselves stay in the event log.

@@ -6,10 +6,12 @@ from typing import Any
 
 import dagster as dg
 import psycopg2
+import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import Pool
 
 from doceval_pipeline.batches.databases import DAGSTER, database_url
+from doceval_pipeline.defs import storage
 from doceval_pipeline.settings import Settings
 from doceval_pipeline_tests.conftest import Sample
 from doceval_pipeline_tests.defs.running import run
@@ -81,6 +83,23 @@ def test_connections_that_the_server_closed_are_opened_anew(
         assert cursor.fetchall()[0][0] >= 2
     other.close()
     assert run(instance, "stage_batch", batch.key).success
+
+
+def test_a_connection_is_pinged_only_after_a_pause(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pings = []
+    dialect: Any = instance.event_log_storage._engine.dialect  # type: ignore[attr-defined]
+    ping = dialect.do_ping
+    monkeypatch.setattr(dialect, "do_ping", lambda connection: pings.append(connection) or ping(connection))
+    instance.get_runs_count()
+    pings.clear()
+    for _ in range(3):
+        instance.get_runs_count()
+    assert not pings
+    monkeypatch.setattr(storage, "SECONDS_TRUSTED", 0.0)
+    instance.get_runs_count()
+    assert pings
 
 
 def test_a_process_that_is_forked_off_has_connections_of_its_own(instance: dg.DagsterInstance) -> None:
