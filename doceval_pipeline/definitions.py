@@ -1,5 +1,7 @@
 """All Dagster definitions of the project: its own and those that users add to `defs`."""
 
+from functools import lru_cache
+
 import dagster as dg
 
 from doceval_pipeline.defs import (
@@ -72,6 +74,12 @@ SENSORS = (
 @dg.definitions
 def defs() -> dg.Definitions:
     """All Dagster definitions: those of this project, and those that users added to `defs`."""
+    return _definitions(Settings.from_environment())
+
+
+# Dagster asks twice in each run, which took an eighth of a run's time.
+@lru_cache(maxsize=1)
+def _definitions(_: Settings) -> dg.Definitions:
     own = own_definitions()
     return dg.Definitions.merge(own, *users_definitions(own))
 

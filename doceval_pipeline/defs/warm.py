@@ -1,7 +1,7 @@
 """The warm process: starts runs as forks of itself, with Dagster already imported. Run as a module.
 
-Importing Dagster and the libraries takes more CPU time than a run over a small batch. Only libraries are
-imported before a fork: each run imports the project itself, so that it executes the current code on disk.
+Importing Dagster, the libraries and the project takes more CPU time than a run over a small batch. If a file
+of the project changes after that, runs import the project again, so that they execute the code on disk.
 
 It answers one request per connection on the socket that it inherits, with one line of JSON each way:
 
@@ -20,9 +20,11 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable
-from importlib import import_module
+from contextlib import suppress
+from importlib import import_module, invalidate_caches
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
@@ -30,23 +32,38 @@ from typing import Any
 LIBRARIES = (
     "dagster",
     "dagster._cli.api",
+    "dagster._core.definitions.repository_definition.repository_data_builder",
+    "dagster._core.execution.plan.active",
     "dagster._core.execution.plan.execute_plan",
+    "dagster._core.executor.in_process",
+    "dagster._core.instance.factory",
+    "dagster._core.storage.noop_compute_log_manager",
+    "dagster._core.storage.root",
+    "dagster._core.system_config.composite_descent",
     "dagster_postgres",
     "filelock",
     "pathspec",
     "psutil",
+    "psycopg2.extras",
     "sqlalchemy.dialects.postgresql.psycopg2",
+    "upath.implementations.local",
     "yaml",
 )
+PROJECT = "doceval_pipeline"
+# They import everything of the project that a run needs. Definitions of users are imported by each run.
+ENTRIES = (f"{PROJECT}.definitions", f"{PROJECT}.defs.storage")
 # Timeout for a client that connects and sends nothing; other requests wait meanwhile.
 REQUEST_TIMEOUT_SECONDS = 10
+
+CodeFiles = frozenset[tuple[str, int, int, int]]
 
 
 class WarmProcess:
     """Starts, stops and reaps runs; reports runs as failed whose processes die without an event."""
 
-    def __init__(self, server: socket.socket, parent: int) -> None:
+    def __init__(self, server: socket.socket, parent: int, imported: CodeFiles) -> None:
         self._server = server
+        self._imported = imported
         self._parent: int | None = parent
         self._context = multiprocessing.get_context("fork")
         self._running: dict[str, tuple[BaseProcess, str]] = {}
@@ -94,7 +111,7 @@ class WarmProcess:
     def _start(self, run: str, arguments: str) -> int | None:
         # A run that is requested twice is started once.
         if run not in self._running:
-            self._running[run] = (self._fork(execute, arguments), arguments)
+            self._running[run] = (self._fork(execute, arguments, self._imported), arguments)
         return self._running[run][0].pid
 
     def _stop(self, run: str) -> bool:
@@ -127,10 +144,48 @@ class WarmProcess:
         work(*arguments)
 
 
-def execute(arguments: str) -> None:
-    """Execute a run, as `dagster api execute_run` does."""
+def code_files() -> CodeFiles:
+    """The project's Python files: the path of each, its inode, size and time of modification."""
+    found = set()
+    for folder, _, names in os.walk(Path(__file__).parents[1]):
+        for name in names:
+            if name.endswith(".py"):
+                path = os.path.join(folder, name)
+                with suppress(FileNotFoundError):
+                    about = os.stat(path)
+                    found.add((path, about.st_ino, about.st_size, about.st_mtime_ns))
+    return frozenset(found)
+
+
+def import_project() -> CodeFiles:
+    """Import the project; returns its files as they were before."""
+    found = code_files()
+    # Code that cannot be imported fails each run, which reports the error.
+    with suppress(Exception):
+        for module in ENTRIES:
+            import_module(module)
+    return found
+
+
+def forget_project() -> None:
+    """Forget the imported modules of the project, so that its code on disk is imported."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == PROJECT]:
+        del sys.modules[name]
+    invalidate_caches()
+
+
+def execute(arguments: str, imported: CodeFiles) -> None:
+    """Execute a run, as `dagster api execute_run` does, with the project's current code.
+
+    Parameters
+    ----------
+    imported
+        The files from which this process has imported the project.
+    """
     from dagster._cli.api import execute_run_command
 
+    if code_files() != imported:
+        forget_project()
     # `python -m dagster` also imports a code location's modules from the current folder first.
     sys.path.insert(0, os.getcwd())
     execute_run_command.main([arguments], standalone_mode=False)
@@ -152,16 +207,17 @@ def report_death(arguments: str, exit_code: int) -> None:
 
 
 def main() -> None:
-    """Import the libraries, then serve a socket; the arguments are its file descriptor and its folder."""
+    """Import everything, then serve a socket; the arguments are its file descriptor and its folder."""
     # Ctrl-C in a terminal also reaches the runs, which handle it themselves.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for library in LIBRARIES:
         import_module(library)
+    imported = import_project()
     # Freeze all objects: a run that collected them would copy the memory pages that it shares.
     gc.collect()
     gc.freeze()
     try:
-        WarmProcess(socket.socket(fileno=int(sys.argv[1])), sys.stdin.fileno()).serve()
+        WarmProcess(socket.socket(fileno=int(sys.argv[1])), sys.stdin.fileno(), imported).serve()
     finally:
         rmtree(sys.argv[2], ignore_errors=True)
 
