@@ -175,7 +175,7 @@ def scattered_backfill(*, quick: bool) -> Case:
     def judge(measured: Measured) -> list[Figure]:
         found = [*measured["ours"], *measured["bare"]]
         return [
-            absolute("CPU for each batch", "s", found, OURS, reported("cpu"), 1.5),
+            absolute("CPU for each batch", "s", found, OURS, reported("cpu"), 1.0),
             absolute("CPU for each batch, above idle", "s", found, OURS, reported("cpu_above_idle")),
             ratio("CPU beside the empty assets", found, OURS, BARE, None, reported("cpu")),
             absolute("CPU of the empty assets for each batch", "s", found, BARE, reported("cpu")),

@@ -12,6 +12,7 @@ from benchmarks.queueing import queueing
 from benchmarks.reporting import reporting
 from benchmarks.restaging import restaging
 from benchmarks.reusing import reusing
+from benchmarks.sensors import sensors
 from benchmarks.staging import large_documents, one_huge_document, small_documents
 from benchmarks.ticks import ticks
 
@@ -35,6 +36,7 @@ CASES: dict[str, CaseFactory] = {
     "9": small_run,
     "10": reporting,
     "11": growth,
+    "12": sensors,
     "13": scattered_backfill,
     "15": reusing,
     "16": polls,
