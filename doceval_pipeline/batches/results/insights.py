@@ -24,6 +24,7 @@ from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, occurre
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.criteria import Criterion
+from doceval_pipeline.domain.current_results import CurrentResults
 from doceval_pipeline.domain.insights import (
     BelowThreshold,
     ColumnChanges,
@@ -59,7 +60,7 @@ def gather_insights(
     data: ReportInput,
     stored: Sequence[int],
     names: FileNames,
-    scores: Scores,
+    results: CurrentResults,
     provenance: Provenance,
 ) -> Insights:
     """What the results of a batch show beyond counts.
@@ -72,11 +73,11 @@ def gather_insights(
         The documents of the batch's staged files, by `docs.id`.
     """
     batch_id, margin = data.batch_id, data.config["batch"].get("margin")
+    scores = results.scores
     clusters = cluster_numbers(doc_eval, [batch_id], scores.documents)
     criteria = read_criteria(doc_eval, [*dict.fromkeys(column.prompt_id for column in data.columns)])
-    tokens, times = usage.read_tokens(knowledge, batch_id), usage.read_processing_times(knowledge, batch_id)
     prices = prices_of_batch(doc_eval, batch_id)
-    used = column_usage(tokens, times, prices)
+    used = column_usage(results.tokens, results.times, prices)
     ranking = RankingInput(scores.columns, scores.values, used, criteria, margin, clusters)
     boards = rank_models(figures(data).columns, ranking)
     table = scores.documents, scores.columns, scores.values
@@ -97,11 +98,11 @@ def gather_insights(
             doc_eval, knowledge, data, analysis.best_columns(boards.by_prompt), scores, names
         ),
         throughput=usage.read_throughput(knowledge, batch_id),
-        costs=_costs(tokens, prices, data.total.reused),
-        seconds=times.get(None),
+        costs=_costs(results.tokens, prices, data.total.reused),
+        seconds=results.times.get(None),
         reused=reused,
         content_bytes=content_bytes,
-        attempts=usage.count_attempts(knowledge, batch_id),
+        attempts=_attempts(knowledge, data),
         provenance=provenance,
         origins=_origins(doc_eval, knowledge, batch_id) if data.total.reused else (),
         all_origins=all_origins,
@@ -120,6 +121,14 @@ def _below_thresholds(
     names.load(thresholds.named_documents(below))
     repeated = read_attempt_scores(knowledge, batch_id, thresholds.near_evaluations(below))
     return thresholds.with_names(below, names.of_document, repeated)
+
+
+def _attempts(knowledge: Connection, data: ReportInput) -> list[tuple[int, int]]:
+    """Attempt numbers, and how many evaluations have each as their current attempt."""
+    rows = data.total.cells.rows
+    if data.total.reprocessed:
+        return usage.count_attempts(knowledge, data.batch_id)
+    return [(1, rows)] if rows else []
 
 
 def _costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices], reused: int) -> list[Cost]:
