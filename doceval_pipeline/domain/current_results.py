@@ -116,12 +116,12 @@ def score_table(parts: Sequence[ResultPart]) -> Scores:
 
 
 def decimal_sum(values: Values) -> float:
-    """The sum of decimals such as 0.1, as if their text were added up, whatever their order."""
+    """The sum of decimals such as 0.1, as if their text were added up; none of them is negative."""
     scaled = values * 10.0**_DECIMALS
     whole = np.rint(scaled)
-    is_decimal = bool((np.abs(scaled - whole) < 1e-4).all())
+    is_decimal = bool((np.abs(scaled - whole) <= 1e-15 * whole).all())
     if is_decimal and np.abs(whole).sum() < 2**62:
-        return int(whole.astype(np.int64).sum()) / 10**_DECIMALS
+        return float(int(whole.astype(np.int64).sum()) / 10**_DECIMALS)
     return math.fsum(values)
 
 
