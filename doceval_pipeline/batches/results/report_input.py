@@ -204,7 +204,9 @@ def _cells(knowledge: Connection, batch_id: int, documents: Sequence[int]) -> li
         row_id: _without_keys(text) for row_id, text in result_queries.read_details(knowledge, ids).items()
     }
     most = _fitting_characters(details.values())
-    return [cell._replace(details=_cut(details.get(row_id), most)) for row_id, cell in cells.items()]
+    for row_id, text in details.items():
+        cells[row_id] = cells[row_id]._replace(details=_cut(text, most))
+    return [*cells.values()]
 
 
 def _without_keys(details: CellDetails) -> CellDetails:
@@ -215,8 +217,7 @@ def _without_keys(details: CellDetails) -> CellDetails:
     response, response_characters = _hidden(
         details.response, details.response_characters, result_queries.RESPONSE_CHARACTERS
     )
-    return replace(
-        details,
+    return details._replace(
         message=message,
         message_characters=message_characters,
         response=response,
@@ -246,11 +247,8 @@ def _fitting_characters(details: Iterable[CellDetails]) -> int:
     return bisect_right(range(1, longest + 1), budget, key=size)
 
 
-def _cut(details: CellDetails | None, characters: int) -> CellDetails | None:
-    if details is None:
-        return None
-    return replace(
-        details,
+def _cut(details: CellDetails, characters: int) -> CellDetails:
+    return details._replace(
         message=None if details.message is None else details.message[:characters],
         response=None if details.response is None else details.response[:characters],
     )
