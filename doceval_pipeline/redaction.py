@@ -16,24 +16,12 @@ KEY = (
     r"|(?:[Bb]earer|[Bb]asic)\s+(?=[A-Za-z._~+/=-]{0,99}[0-9])[A-Za-z0-9._~+/=-]{16,}"
     r"|[a-z][a-z0-9+.-]{0,30}://[^\s/?#@:]*:[^\s/?#@]+@)"
 )
-# Each match of `KEY` contains one of these. Looking for all of them in a text without any takes half of the
-# time of the pattern, which is tried at each character.
+# Each match of `KEY` contains one of these, after the character that they contain. Looking for them in a text
+# without any takes a sixth of the time of the pattern, which is tried at each character.
 _HINTS = (
-    *(
-        "sk-",
-        "gsk_",
-        "hf_",
-        "r8_",
-        "gho_",
-        "ghp_",
-        "ghr_",
-        "ghs_",
-        "ghu_",
-        "github_pat_",
-        "k_live_",
-        "glpat-",
-    ),
-    *("pplx-", "nvapi-", "xai-", "xox", "AIza", "AKIA", "ASIA", "eyJ", "earer", "asic", "://"),
+    ("_", ("gsk_", "hf_", "r8_", "gho_", "ghp_", "ghr_", "ghs_", "ghu_", "github_pat_", "k_live_")),
+    ("-", ("sk-", "glpat-", "pplx-", "nvapi-", "xai-", "xox")),
+    ("", ("AIza", "AKIA", "ASIA", "eyJ", "earer", "asic", "://")),
 )
 NOT_SHOWN = "(key not shown)"
 _KEY = re.compile(KEY)
@@ -50,7 +38,9 @@ def without_keys(text: str) -> str:
 
 
 def _may_hold_key(text: str) -> bool:
-    for hint in _HINTS:  # noqa: SIM110 (a generator takes as long as the pattern in a short text)
-        if hint in text:
-            return True
+    for character, hints in _HINTS:
+        if character in text:
+            for hint in hints:
+                if hint in text:
+                    return True
     return False

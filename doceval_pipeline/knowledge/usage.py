@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, text
 
+from doceval_pipeline import arrays
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.throughput import Stall, Throughput
 from doceval_pipeline.domain.usage import Experience, Measure
@@ -37,7 +38,7 @@ _STORAGE = text("""
            coalesce(sum(d.file_size), 0) AS bytes
     FROM docs AS d
     LEFT JOIN batch_configs AS c ON c.batch_id = :batch_id
-    WHERE d.id = ANY(:documents)
+    WHERE d.id = ANY(CAST(:documents AS bigint[]))
 """)
 # Processors write the times, and their clocks may be wrong or in another zone: a time that is more than a day
 # off counts as missing. A gap between two seconds counts only while a row was queued.
@@ -107,7 +108,7 @@ def count_attempts(connection: Connection, batch_id: int) -> list[tuple[int, int
 
 def read_storage(connection: Connection, batch_id: int, documents: Sequence[int]) -> tuple[int, int]:
     """How many of a batch's documents were stored before it was staged, and the bytes of all of them."""
-    parameters = {"batch_id": batch_id, "documents": list(documents)}
+    parameters = {"batch_id": batch_id, "documents": arrays.of_numbers(documents)}
     row = connection.execute(_STORAGE, parameters).one()
     return row.reused, int(row.bytes)
 

@@ -35,6 +35,7 @@ from doceval_pipeline.domain.insights import (
     UnsharedScores,
 )
 from doceval_pipeline.domain.scores import Scores, are_same_results
+from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.domain.usage import Cost, TokenUsage
 from doceval_pipeline.knowledge import usage
 from doceval_pipeline.knowledge.counts import count_origins, newest_origins
@@ -54,24 +55,54 @@ COLUMNS_COMPARED = 20
 _SETTINGS = ("provider_type", "model_name", "base_url", "port_no", "connection_config")
 
 
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """What the database counts of a batch besides its results; the fields are those of `Insights`."""
+
+    throughput: Throughput | None
+    reused: int
+    content_bytes: int
+    attempts: Sequence[tuple[int, int]]
+    origins: Sequence[ReusedFrom]
+    all_origins: int
+    is_from_elsewhere: bool
+
+
+def read_counts(
+    doc_eval: Connection, knowledge: Connection, data: ReportInput, stored: Sequence[int]
+) -> BatchCounts:
+    """What the database counts of a batch.
+
+    Parameters
+    ----------
+    stored
+        The documents of the batch's staged files, by `docs.id`.
+    """
+    batch_id = data.batch_id
+    reused, content_bytes = usage.read_storage(knowledge, batch_id, stored)
+    origins = count_origins(knowledge, [batch_id]) if data.total.reused else {}
+    all_origins, is_from_elsewhere = origins.get(batch_id, (0, False))
+    return BatchCounts(
+        throughput=usage.read_throughput(knowledge, batch_id),
+        reused=reused,
+        content_bytes=content_bytes,
+        attempts=_attempts(knowledge, data),
+        origins=_origins(doc_eval, knowledge, batch_id) if data.total.reused else (),
+        all_origins=all_origins,
+        is_from_elsewhere=is_from_elsewhere,
+    )
+
+
 def gather_insights(
     doc_eval: Connection,
     knowledge: Connection,
     data: ReportInput,
-    stored: Sequence[int],
+    counts: BatchCounts,
     names: FileNames,
     results: CurrentResults,
     provenance: Provenance,
 ) -> Insights:
-    """What the results of a batch show beyond counts.
-
-    Parameters
-    ----------
-    data
-        The rest of the report.
-    stored
-        The documents of the batch's staged files, by `docs.id`.
-    """
+    """What the results of a batch show beyond counts; `data` is the rest of the report."""
     batch_id, margin = data.batch_id, data.config["batch"].get("margin")
     scores = results.scores
     clusters = cluster_numbers(doc_eval, [batch_id], scores.documents)
@@ -82,9 +113,6 @@ def gather_insights(
     boards = rank_models(figures(data).columns, ranking)
     table = scores.documents, scores.columns, scores.values
     names.load(analysis.most_disagreed(*table))
-    reused, content_bytes = usage.read_storage(knowledge, batch_id, stored)
-    origins = count_origins(knowledge, [batch_id]) if data.total.reused else {}
-    all_origins, is_from_elsewhere = origins.get(batch_id, (0, False))
     return Insights(
         scores=analysis.mean_score(scores.values, clusters),
         leaderboards=boards.by_prompt,
@@ -97,16 +125,16 @@ def gather_insights(
         previous=_since_previous(
             doc_eval, knowledge, data, analysis.best_columns(boards.by_prompt), scores, names
         ),
-        throughput=usage.read_throughput(knowledge, batch_id),
+        throughput=counts.throughput,
         costs=_costs(results.tokens, prices, data.total.reused),
         seconds=results.times.get(None),
-        reused=reused,
-        content_bytes=content_bytes,
-        attempts=_attempts(knowledge, data),
+        reused=counts.reused,
+        content_bytes=counts.content_bytes,
+        attempts=counts.attempts,
         provenance=provenance,
-        origins=_origins(doc_eval, knowledge, batch_id) if data.total.reused else (),
-        all_origins=all_origins,
-        is_from_elsewhere=is_from_elsewhere,
+        origins=counts.origins,
+        all_origins=counts.all_origins,
+        is_from_elsewhere=counts.is_from_elsewhere,
     )
 
 

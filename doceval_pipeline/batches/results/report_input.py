@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.results.file_names import FileNames
-from doceval_pipeline.batches.results.insights import gather_insights
+from doceval_pipeline.batches.results.insights import gather_insights, read_counts
 from doceval_pipeline.doc_eval import report_queries as file_queries
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
 from doceval_pipeline.doc_eval.files import DocumentCounts, count_documents, stored_document_ids
@@ -24,7 +24,7 @@ from doceval_pipeline.domain.results import CellDetails, ReportCell
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import report_queries as result_queries
-from doceval_pipeline.knowledge.digests import digest
+from doceval_pipeline.knowledge.digests import digest_meanwhile
 from doceval_pipeline.knowledge.failures import group_failures
 from doceval_pipeline.knowledge.scores import read_current_results
 from doceval_pipeline.redaction import without_keys
@@ -112,8 +112,10 @@ def read_report_input(
     stored, names = stored_document_ids(doc_eval, batch_id), FileNames(doc_eval, batch_id)
     results = read_current_results(knowledge, batch_id)
     data = _gather(_Sources(doc_eval, knowledge, batch, sealed, stored, names, results))
-    insights = gather_insights(doc_eval, knowledge, data, stored, names, results, provenance)
-    return replace(data, insights=insights)
+    counts = read_counts(doc_eval, knowledge, data, stored)
+    with digest_meanwhile(knowledge, batch_id) as digest:
+        insights = gather_insights(doc_eval, knowledge, data, counts, names, results, provenance)
+        return replace(data, insights=insights, digest=digest())
 
 
 def _gather(source: _Sources) -> ReportInput:
@@ -153,7 +155,7 @@ def _gather(source: _Sources) -> ReportInput:
         cells=_cells(knowledge, batch.id, shown.documents),
         config=source.sealed.config,
         config_sha256=source.sealed.sha256,
-        digest=digest(knowledge, batch.id),
+        digest="",
         versions={"doceval_pipeline": version("doceval-pipeline")},
         insights=NOTHING,
     )
