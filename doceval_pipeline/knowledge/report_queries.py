@@ -101,7 +101,7 @@ def read_cells(connection: Connection, batch_id: int, documents: Sequence[int]) 
     Failures come first; then the order is that of `documents`.
     """
     parameters = {"batch_id": batch_id, "documents": arrays.of_numbers(documents)}
-    return {row[0]: ReportCell(*row[1:]) for row in connection.execute(_CELLS, parameters).all()}
+    return {row[0]: ReportCell(*row[1:]) for row in connection.execute(_CELLS, parameters)}
 
 
 def read_details(connection: Connection, ids: Sequence[int]) -> dict[int, CellDetails]:
@@ -109,7 +109,7 @@ def read_details(connection: Connection, ids: Sequence[int]) -> dict[int, CellDe
 
     Texts are cut `KEY_CHARACTERS` later than they are shown; lengths are those of the whole texts.
     """
-    rows = connection.execute(_DETAILS, {"ids": arrays.of_numbers(ids)}).all()
+    rows = connection.execute(_DETAILS, {"ids": arrays.of_numbers(ids)})
     return {row[0]: CellDetails(*row[1:]) for row in rows}
 
 
