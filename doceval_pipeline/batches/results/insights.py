@@ -51,6 +51,7 @@ from doceval_pipeline.statistics.inference import corrected
 ORIGINS_SHOWN = 20
 # At most this many columns that a batch shares with the previous one are compared, the best.
 COLUMNS_COMPARED = 20
+_ROWS_SORTED = 1_000
 # Settings of a connection that may change its answers; its name and `api_key_env` do not.
 _SETTINGS = ("provider_type", "model_name", "base_url", "port_no", "connection_config")
 
@@ -121,7 +122,11 @@ def gather_insights(
         margin=margin,
         distributions=analysis.distributions(scores.columns, scores.values),
         disagreements=analysis.disagreements(names.of_document, *table),
-        agreements=analysis.agreements(boards.by_prompt, scores.columns, _without_repetitions(scores)),
+        agreements=analysis.agreements(
+            boards.by_prompt,
+            scores.columns,
+            _without_repetitions(scores) if data.total.reused else scores.values,
+        ),
         previous=_since_previous(
             doc_eval, knowledge, data, analysis.best_columns(boards.by_prompt), scores, names
         ),
@@ -171,14 +176,16 @@ def _without_repetitions(scores: Scores) -> NDArray[np.float64]:
 
     Two connections that ask the same question reuse one result: their agreement means nothing.
     """
-    order = np.argsort(scores.origins, axis=1, kind="stable")
-    origins = np.take_along_axis(scores.origins, order, axis=1)
-    repeated = np.zeros(origins.shape, np.bool_)
-    repeated[:, 1:] = are_same_results(origins[:, 1:], origins[:, :-1])
     values = scores.values.copy()
-    np.put_along_axis(
-        values, order, np.where(repeated, np.nan, np.take_along_axis(values, order, axis=1)), axis=1
-    )
+    # Some rows at a time, because sorting takes several times the memory of what is sorted.
+    for first in range(0, len(values), _ROWS_SORTED):
+        rows = slice(first, first + _ROWS_SORTED)
+        order = np.argsort(scores.origins[rows], axis=1, kind="stable")
+        origins = np.take_along_axis(scores.origins[rows], order, axis=1)
+        repeated = np.zeros(origins.shape, np.bool_)
+        repeated[:, 1:] = are_same_results(origins[:, 1:], origins[:, :-1])
+        at, places = np.nonzero(repeated)
+        values[first + at, order[at, places]] = np.nan
     return values
 
 
