@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-Fields = list[bytes | None]
+# Views, because the field of a long array would otherwise be in memory twice.
+Fields = list[memoryview | None]
 Row = TypeVar("Row")
 
 _HEADER_BYTES = 19
@@ -36,12 +37,17 @@ def copy_rows(
     return rows.decoded
 
 
-def number(field: bytes | None) -> int:
+def number(field: memoryview | None) -> int:
     """An integer; 0 for NULL."""
     return int.from_bytes(field or b"", signed=True)
 
 
-def array(field: bytes | None, kind: str) -> NDArray[Any]:
+def word(field: memoryview | None) -> str:
+    """A text; empty for NULL."""
+    return str(field or b"", "utf-8")
+
+
+def array(field: memoryview | None, kind: str) -> NDArray[Any]:
     """The elements of an array without NULLs, each of which comes after its length.
 
     Parameters
@@ -76,6 +82,7 @@ class _Rows(Generic[Row]):
     def _next(self) -> Fields | None:
         """The fields of the next row; None if it has not arrived completely, or at the end."""
         fields: Fields = []
+        data = memoryview(self._left)
         place = 2
         if len(self._left) < place:
             return None
@@ -89,7 +96,7 @@ class _Rows(Generic[Row]):
             place += 4
             if len(self._left) < place + length:
                 return None
-            fields.append(None if length < 0 else self._left[place : place + length])
+            fields.append(None if length < 0 else data[place : place + length])
             place += max(0, length)
         self._left = self._left[place:]
         return fields

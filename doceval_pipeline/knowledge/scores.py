@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from doceval_pipeline import arrays
 from doceval_pipeline.domain.current_results import CurrentResults, ResultPart, score_table
 from doceval_pipeline.domain.scores import Scores
-from doceval_pipeline.knowledge.binary_copy import Fields, array, copy_rows, number
+from doceval_pipeline.knowledge.binary_copy import Fields, array, copy_rows, number, word
 from doceval_pipeline.knowledge.outcomes import SIMULATED_SQL, outcome_sql, valid_score_sql
 from doceval_pipeline.knowledge.usage import SECONDS_SQL
 
@@ -83,7 +83,7 @@ def _part(fields: Fields) -> ResultPart:
     documents, scores, origins, seconds = fields[10:]
     return ResultPart(
         column=(number(connection_id), number(prompt_id)),
-        outcome=(outcome or b"").decode(),
+        outcome=word(outcome),
         is_reused=is_reused,
         has_input=has_input,
         has_output=has_output,
