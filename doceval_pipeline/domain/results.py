@@ -115,9 +115,11 @@ class ResultChange:
     score: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class CellDetails:
-    """The texts and figures of a result; texts may be cut, and the lengths are those of the whole texts."""
+class CellDetails(NamedTuple):
+    """The texts and figures of a result; texts may be cut, and the lengths are those of the whole texts.
+
+    A tuple, because a page has thousands.
+    """
 
     attempt: int
     message: str | None

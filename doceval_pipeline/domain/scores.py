@@ -98,6 +98,12 @@ class Scores:
         states: NDArray[np.uint8] = self.states[:, self.columns.index(column)]
         return states
 
+    def urgent_documents(self) -> NDArray[np.int64]:
+        """Documents with a failed evaluation, then those with an open one, each group ascending."""
+        failed = (self.states == ScoreState.FAILED).any(axis=1)
+        is_open = (self.states == ScoreState.OPEN).any(axis=1) & ~failed
+        return np.concatenate([self.documents[failed], self.documents[is_open]])
+
 
 def are_same_results(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Where two arrays of origins name the same result, so that there is nothing to compare."""

@@ -1,7 +1,9 @@
 """Digests of rows, computed by PostgreSQL: equal rows have equal digests, in any order. Writes nothing."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 
 from sqlalchemy import Connection, text
 
@@ -31,11 +33,30 @@ _DIGESTS = text(f"""
     SELECT batch_id, {RESULT_DIGEST} AS digest FROM current_llm_responses
     WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id
 """)
+_DIGEST = f"SELECT {RESULT_DIGEST} FROM current_llm_responses WHERE batch_id = %s"
 
 
 def digest(connection: Connection, batch_id: int) -> str:
     """A short digest of everything that a report shows of a batch's results."""
     return digests(connection, [batch_id])[batch_id]
+
+
+@contextmanager
+def digest_meanwhile(connection: Connection, batch_id: int) -> Iterator[Callable[[], str]]:
+    """A function that waits for the `digest`, which PostgreSQL computes while the caller works on.
+
+    Other statements on the connection wait for it, in the order in which they are sent. Half of the time that
+    PostgreSQL takes for a report is for its digest.
+    """
+    cursor = connection.connection.cursor()
+
+    def computed() -> str:
+        cursor.execute(_DIGEST, (batch_id,))
+        ((found,),) = cursor.fetchall()
+        return str(found)
+
+    with closing(cursor), ThreadPoolExecutor(1) as executor:
+        yield executor.submit(computed).result
 
 
 def digests(connection: Connection, batch_ids: Sequence[int]) -> dict[int, str]:

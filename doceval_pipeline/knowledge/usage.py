@@ -1,4 +1,4 @@
-"""Reads what finished evaluations used, from `current_llm_responses`: seconds, tokens, attempts and storage.
+"""Reads what finished evaluations used: seconds, throughput, attempts and storage.
 
 The database adds everything up; no single row is read. Reused results used nothing and are left out.
 """
@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, text
 
-from doceval_pipeline.domain.columns import Column
+from doceval_pipeline import arrays
 from doceval_pipeline.domain.evaluations import Outcome
 from doceval_pipeline.domain.throughput import Stall, Throughput
-from doceval_pipeline.domain.usage import Experience, Measure, ProcessingTime, TokenUsage
+from doceval_pipeline.domain.usage import Experience, Measure
 from doceval_pipeline.knowledge.outcomes import has_outcome_sql
 
 # A throughput has at most this many bins, and at most this many stalls, the longest.
@@ -28,31 +28,6 @@ REPORTED_SECONDS_SQL = "coalesce(time_taken_seconds, nullif(response_time_ms, 21
 SECONDS_SQL = f"CASE WHEN {REPORTED_SECONDS_SQL} BETWEEN 0 AND 1e10 THEN {REPORTED_SECONDS_SQL} END"
 # A reused result used nothing in its batch, whatever its row says.
 _FINISHED = f"{has_outcome_sql(Outcome.SUCCEEDED, Outcome.FAILED)} AND reused_from IS NULL"
-# A model that fails fast is not a fast model: the time of a column is that of its successes. The row of all
-# finished evaluations together has neither connection nor prompt.
-_PROCESSING_TIMES = text(f"""
-    SELECT connection_id, prompt_id, count(*) AS n,
-           percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) AS percentiles
-    FROM (SELECT connection_id, prompt_id, {SECONDS_SQL} AS seconds
-          FROM current_llm_responses
-          WHERE batch_id = :batch_id AND {has_outcome_sql(Outcome.SUCCEEDED)} AND reused_from IS NULL
-         ) AS succeeded
-    WHERE seconds IS NOT NULL
-    GROUP BY 1, 2
-    UNION ALL
-    SELECT NULL, NULL, count(*), percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds)
-    FROM (SELECT {SECONDS_SQL} AS seconds
-          FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}) AS finished
-    WHERE seconds IS NOT NULL
-    HAVING count(*) > 0
-""")
-_TOKENS = text(f"""
-    SELECT connection_id, prompt_id, input_tokens IS NOT NULL AS has_input,
-           output_tokens IS NOT NULL AS has_output, count(*) AS cells,
-           coalesce(sum(input_tokens), 0) AS input_tokens, coalesce(sum(output_tokens), 0) AS output_tokens
-    FROM current_llm_responses WHERE batch_id = :batch_id AND {_FINISHED}
-    GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-""")
 _ATTEMPTS = text("""
     SELECT attempt, count(*) AS cells FROM current_llm_responses
     WHERE batch_id = :batch_id GROUP BY 1 ORDER BY 1
@@ -63,7 +38,7 @@ _STORAGE = text("""
            coalesce(sum(d.file_size), 0) AS bytes
     FROM docs AS d
     LEFT JOIN batch_configs AS c ON c.batch_id = :batch_id
-    WHERE d.id = ANY(:documents)
+    WHERE d.id = ANY(CAST(:documents AS bigint[]))
 """)
 # Processors write the times, and their clocks may be wrong or in another zone: a time that is more than a day
 # off counts as missing. A gap between two seconds counts only while a row was queued.
@@ -126,25 +101,6 @@ _EXPERIENCE = text(f"""
 """)
 
 
-def read_processing_times(connection: Connection, batch_id: int) -> dict[Column | None, ProcessingTime]:
-    """How long the processor took for successful evaluations, by column, and for all finished under None.
-
-    A column without reported durations is left out.
-    """
-    times: dict[Column | None, ProcessingTime] = {}
-    for row in connection.execute(_PROCESSING_TIMES, {"batch_id": batch_id}):
-        p50, p95 = row.percentiles
-        column = None if row.connection_id is None else (row.connection_id, row.prompt_id)
-        times[column] = ProcessingTime(row.n, p50, p95)
-    return times
-
-
-def read_tokens(connection: Connection, batch_id: int) -> list[TokenUsage]:
-    """The tokens of the finished evaluations of a batch, by column."""
-    rows = connection.execute(_TOKENS, {"batch_id": batch_id})
-    return [TokenUsage(**row._mapping) for row in rows]
-
-
 def count_attempts(connection: Connection, batch_id: int) -> list[tuple[int, int]]:
     """Attempt numbers, and how many evaluations have each as their current attempt."""
     return [(row.attempt, row.cells) for row in connection.execute(_ATTEMPTS, {"batch_id": batch_id})]
@@ -152,7 +108,7 @@ def count_attempts(connection: Connection, batch_id: int) -> list[tuple[int, int
 
 def read_storage(connection: Connection, batch_id: int, documents: Sequence[int]) -> tuple[int, int]:
     """How many of a batch's documents were stored before it was staged, and the bytes of all of them."""
-    parameters = {"batch_id": batch_id, "documents": list(documents)}
+    parameters = {"batch_id": batch_id, "documents": arrays.of_numbers(documents)}
     row = connection.execute(_STORAGE, parameters).one()
     return row.reused, int(row.bytes)
 

@@ -4,7 +4,7 @@ The table has a row per document and a column per connection and prompt, by thei
 score.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, zip_longest
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.findings import Estimate
 from doceval_pipeline.domain.insights import Agreement, Disagreement, Distribution, PromptLeaderboard
-from doceval_pipeline.statistics.inference import clustered_estimate, rank_correlation
+from doceval_pipeline.statistics.inference import clustered_estimate, correlation_of_places, places
 
 DISTRIBUTION_BINS = 20
 DISAGREEMENTS_SHOWN = 20
@@ -39,12 +39,6 @@ def mean_score(values: Values, clusters: Documents | None = None) -> Estimate | 
     has_score = ~np.isnan(values)
     rows = np.nonzero(has_score)[0]
     return clustered_estimate(values[has_score], rows if clusters is None else clusters[rows])
-
-
-def median_score(values: Values) -> float | None:
-    """The median of all scores."""
-    scores = values[~np.isnan(values)]
-    return float(np.median(scores)) if scores.size else None
 
 
 def distributions(columns: Sequence[Column], values: Values) -> list[Distribution]:
@@ -85,11 +79,9 @@ def agreements(
 ) -> list[Agreement]:
     """How closely each pair of connections agrees; with many connections, only pairs of the best ones."""
     best = list(dict.fromkeys(connection for connection, _ in best_columns(boards, scored_only=True)))
-    scores = {column: values[:, place] for place, column in enumerate(columns)}
-    pairs = (
-        _agreement(first, second, scores)
-        for first, second in combinations(sorted(best[:CONNECTIONS_PAIRED]), 2)
-    )
+    paired = sorted(best[:CONNECTIONS_PAIRED])
+    scores = {connection: _scores_by_prompt(connection, columns, values) for connection in paired}
+    pairs = (_agreement(first, second, scores) for first, second in combinations(paired, 2))
     return [agreement for agreement in pairs if agreement is not None]
 
 
@@ -142,22 +134,34 @@ def _spread(values: Values) -> Values:
     return rounded
 
 
-def _agreement(first: int, second: int, scores: dict[Column, Values]) -> Agreement | None:
-    shared = [prompt for connection, prompt in scores if connection == first and (second, prompt) in scores]
+def _scores_by_prompt(
+    connection: int, columns: Sequence[Column], values: Values
+) -> dict[int, tuple[Values, Documents]]:
+    """The scores of a connection under each prompt, and the place of each among all of them."""
+    own = {prompt: place for place, (known, prompt) in enumerate(columns) if known == connection}
+    scores = values[:, list(own.values())]
+    ranked = places(scores).reshape(scores.shape)
+    return {prompt: (scores[:, n], ranked[:, n]) for n, prompt in enumerate(own)}
+
+
+def _agreement(
+    first: int, second: int, scores: Mapping[int, Mapping[int, tuple[Values, Documents]]]
+) -> Agreement | None:
+    shared = [prompt for prompt in scores[first] if prompt in scores[second]]
     if not shared:
         return None
-    one = np.concatenate([scores[first, prompt] for prompt in shared])
-    other = np.concatenate([scores[second, prompt] for prompt in shared])
+    one, other = (np.concatenate([scores[c][prompt][0] for prompt in shared]) for c in (first, second))
     both = ~(np.isnan(one) | np.isnan(other))
     if not both.any():
         return None
+    ranked = (np.concatenate([scores[c][prompt][1] for prompt in shared])[both] for c in (first, second))
     one, other = one[both], other[both]
     distances = np.round(np.abs(one - other), _DECIMALS)
     return Agreement(
         first=first,
         second=second,
         n=one.size,
-        correlation=rank_correlation(one, other),
+        correlation=correlation_of_places(*ranked),
         distance=float(distances.mean()),
         close=int(np.count_nonzero(distances <= CLOSE)),
     )

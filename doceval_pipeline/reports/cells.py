@@ -30,8 +30,12 @@ def cell_details(matrix: Matrix) -> Markup:
 
 def cut_block(shown: str, left_out: int) -> Markup:
     """A text of several lines, and the number of characters left out."""
+    return Markup(_block(shown, left_out))  # noqa: S704
+
+
+def _block(shown: str, left_out: int) -> str:
     more = f'<p class="note">{amount(left_out)} more characters are left out here.</p>' if left_out else ""
-    return Markup(f'<pre dir="auto">{_text(shown)}</pre>{more}')  # noqa: S704
+    return f'<pre dir="auto">{_text(shown)}</pre>{more}'
 
 
 def _text(text: str) -> str:
@@ -124,8 +128,8 @@ def _texts(kind: str, details: CellDetails) -> str:
     return texts
 
 
-def _cut(shown: str, characters: int) -> Markup:
-    return cut_block(shown, characters - len(shown))
+def _cut(shown: str, characters: int) -> str:
+    return _block(shown, characters - len(shown))
 
 
 def _count(value: int | None) -> str:

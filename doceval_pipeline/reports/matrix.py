@@ -89,7 +89,13 @@ def rows_shown(columns: int) -> int:
 def lay_out(data: ReportInput, columns: Sequence[ReportColumn]) -> Matrix:
     """Lay out the rows of a report in the given columns."""
     rows = tuple(_rows(data, columns))
-    styles = {cell_view(cell).css for row in rows for cell in row.cells}
+    # A score has no symbol, and most cells have one.
+    styles = {
+        cell_view(cell).css
+        for row in rows
+        for cell in row.cells
+        if cell is None or cell.score is None or cell.outcome != "succeeded"
+    }
     return Matrix(
         rows=rows,
         columns=tuple(columns),

@@ -25,7 +25,11 @@ _WORD_JOINER = "\u2060"
 
 def visible(text: str) -> str:
     """A text with invisible characters made visible and keys hidden; line ends and tabs stay."""
-    return _INVISIBLE.sub(_symbol, without_keys(text).replace("\r\n", "\n"))
+    shown = without_keys(text).replace("\r\n", "\n")
+    # All that `_INVISIBLE` matches is not printable, and this takes a tenth of its time.
+    if shown.replace("\n", " ").replace("\t", " ").isprintable():
+        return shown
+    return _INVISIBLE.sub(_symbol, shown)
 
 
 def visible_name(name: str) -> str:

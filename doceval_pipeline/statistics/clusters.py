@@ -12,6 +12,9 @@ DECIMALS = 9
 # sizes, 94 to 95 % of intervals hold if it is 0, and 97 to 98 % if it is 0.5, whatever the true correlation.
 _ASSUMED_CORRELATION = 0.1
 
+# Whole numbers below it are floats exactly.
+_WHOLE = 2.0**53
+
 Values = NDArray[np.float64]
 
 
@@ -54,14 +57,28 @@ def cluster_sums(values: Values, clusters: ArrayLike | None = None) -> ClusterSu
     clusters
         The number of the cluster of each value; None if each is its own.
     """
-    rounded = np.round(values, DECIMALS)
     if clusters is None:
-        return _sorted(rounded, np.ones(rounded.size))
-    # Sorted first, because the sum of floats depends on their order.
-    order = np.argsort(rounded, kind="stable")
-    _, places = np.unique(np.asarray(clusters)[order], return_inverse=True)
-    sums = np.bincount(places.ravel(), weights=rounded[order])
-    return _sorted(np.round(sums, DECIMALS), np.bincount(places.ravel()).astype(np.float64))
+        return _sorted(np.round(values, DECIMALS), np.ones(values.size))
+    places = _numbered(np.asarray(clusters))
+    sizes = np.bincount(places).astype(np.float64)
+    # Whole numbers add up exactly in any order; a few million points are more than any real cluster has.
+    whole = np.rint(values * 10.0**DECIMALS)
+    if np.bincount(places, weights=np.abs(whole)).max(initial=0.0) >= _WHOLE:
+        # Sorted first, because the sum of floats depends on their order.
+        order = np.argsort(whole, kind="stable")
+        whole, places = whole[order], places[order]
+    sums = np.bincount(places, weights=whole) / 10.0**DECIMALS
+    return _sorted(np.round(sums, DECIMALS), sizes)
+
+
+def _numbered(clusters: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The clusters, numbered from 0 in ascending order."""
+    if clusters.size and clusters.min() >= 0 and clusters.max() <= 4 * clusters.size:
+        # Takes a third of the memory of sorting them, and a tenth of its time.
+        numbers = np.cumsum(np.bincount(clusters) > 0) - 1
+        found: NDArray[np.int64] = numbers[clusters]
+        return found
+    return np.unique(clusters, return_inverse=True)[1].ravel()
 
 
 def _sorted(sums: Values, sizes: Values) -> ClusterSums:

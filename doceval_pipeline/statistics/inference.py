@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from doceval_pipeline.domain.findings import CONFIDENCE, Difference, Estimate
 from doceval_pipeline.statistics.clusters import ClusterSums, Values, cluster_sums, spread_of
 
+Places = NDArray[np.int64]
+
 POWER = 0.8
 _TAIL = (1 - CONFIDENCE) / 2
 # Fewer pairs show too little of their distribution; for more, Student's interval saves millions of draws.
@@ -190,12 +192,31 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
     """Spearman's correlation of pairs; None if one side always scores the same, or for a single pair."""
-    from scipy.stats import spearmanr
+    return correlation_of_places(places(first), places(second))
 
-    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if one.size < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
+
+def places(values: ArrayLike) -> Places:
+    """The place of each value among all different values, from 0, the lowest first; equal ones share it."""
+    return np.unique(np.asarray(values, dtype=np.float64), return_inverse=True)[1].ravel()
+
+
+def correlation_of_places(first: Places, second: Places) -> float | None:
+    """`rank_correlation` of pairs whose `places` are known, in those values or among more of them.
+
+    Values that are in many pairs are sorted once.
+    """
+    if first.size < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    return float(spearmanr(one, other).statistic)
+    ranks = np.column_stack([_ranks(first)[0], _ranks(second)[0]])
+    correlations = np.asarray(np.corrcoef(ranks, rowvar=False))
+    return float(correlations[1, 0])
+
+
+def _ranks(of: Places) -> tuple[Values, Values]:
+    """The rank of each value by its place, the mean rank where values are equal; and how many are equal."""
+    ties = np.bincount(of).astype(np.float64)
+    ranks: Values = np.cumsum(ties) - (ties - 1) / 2
+    return ranks[of], ties
 
 
 def _difference(sample: ClusterSums, *, resample: bool) -> Difference | None:
@@ -258,15 +279,30 @@ def _signed_rank_p(pairs: Values) -> float:
     Pairs without a difference are ranked with the rest and then left out (Pratt): all pairs that differ rank
     above them.
     """
-    from scipy.stats import rankdata, wilcoxon
-
     differs = pairs != 0
     if not differs.any():
         return 1.0
+    ranks, ties = _ranks(places(np.abs(pairs)))
     if np.count_nonzero(differs) <= EXACT_TO:
-        ranks = rankdata(np.abs(pairs))[differs]
-        return _exact_p(ranks, pairs[differs] > 0, pairs.size - ranks.size)
-    return float(wilcoxon(pairs, zero_method="pratt", method="asymptotic").pvalue)
+        return _exact_p(ranks[differs], pairs[differs] > 0, int(np.count_nonzero(~differs)))
+    return _asymptotic_p(ranks, ties, pairs)
+
+
+def _asymptotic_p(ranks: Values, ties: Values, pairs: Values) -> float:
+    """The normal approximation, corrected for ties, and for zeros as Cureton (1967) does.
+
+    The same number as scipy's `wilcoxon` with `zero_method="pratt"`, which takes 20 times as long.
+    """
+    from scipy.special import ndtr
+
+    n, zeros = float(pairs.size), float(np.count_nonzero(pairs == 0))
+    if zeros:
+        ties = ties[1:]
+    mean = (n * (n + 1) - zeros * (zeros + 1)) / 4
+    variance = n * (n + 1) * (2 * n + 1) - zeros * (zeros + 1) * (2 * zeros + 1)
+    variance -= float((ties**3 - ties).sum()) / 2
+    z = (float(ranks[pairs > 0].sum()) - mean) / math.sqrt(variance / 24)
+    return min(1.0, 2 * float(ndtr(-abs(z))))
 
 
 def _exact_p(ranks: Values, positive: NDArray[np.bool_], zeros: int) -> float:
@@ -277,10 +313,14 @@ def _exact_p(ranks: Values, positive: NDArray[np.bool_], zeros: int) -> float:
     keeps the sums small.
     """
     doubled = np.rint(2 * (ranks - zeros)).astype(np.int64)  # ranks of ties end in .5
-    ways = np.zeros((ranks.size + 1, int(doubled.sum()) + 1))
+    # Without zeros the number of positive signs does not matter: 0.3 ms instead of 8 for 60 ranks.
+    ways = np.zeros((ranks.size + 1 if zeros else 1, int(doubled.sum()) + 1))
     ways[0, 0] = 1.0
     for rank in doubled:
-        ways[1:, rank:] += ways[:-1, : ways.shape[1] - rank].copy()
+        if zeros:
+            ways[1:, rank:] += ways[:-1, : ways.shape[1] - rank].copy()
+        else:
+            ways[0, rank:] += ways[0, : ways.shape[1] - rank].copy()
     signs, sums = np.ogrid[: ways.shape[0], : ways.shape[1]]
     unequal = np.abs(2 * (2 * zeros * signs + sums) - 2 * ranks.sum())
     observed = abs(4 * ranks[positive].sum() - 2 * ranks.sum())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import t
+from scipy.stats import spearmanr, t, wilcoxon
 
 from doceval_pipeline.statistics import inference
 from doceval_pipeline.statistics.inference import (
@@ -387,6 +387,47 @@ def test_no_one_or_equal_scores_have_no_interval() -> None:
     ]
     assert clustered_estimate([10, 20, 30], [7, 7, 7]) == inference.Estimate(3, 20.0, None, None)
     assert clustered_estimate([10, 30, 10, 30], [1, 1, 2, 2]) == inference.Estimate(4, 20.0, None, None)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(SCORES, SCORES), min_size=EXACT_TO + 1, max_size=150), st.integers(0, 60))
+def test_many_pairs_have_the_p_of_scipys_wilcoxon(pairs: list[tuple[float, float]], zeros: int) -> None:
+    first, second = sides(pairs + [(50.0, 50.0)] * zeros)
+    differences = np.sort(np.round(np.array(second) - np.array(first), 9))
+    found = inference._signed_rank_p(differences)
+    if np.count_nonzero(differences) > EXACT_TO:
+        expected = float(wilcoxon(differences, zero_method="pratt", method="asymptotic").pvalue)
+        assert found == pytest.approx(expected, rel=1e-12, abs=1e-300)
+    elif np.count_nonzero(differences):
+        assert 0 < found <= 1
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(1, 1000), min_size=1, max_size=EXACT_TO), st.data())
+def test_few_different_pairs_have_the_p_of_scipys_exact_test(sizes: set[int], data: st.DataObject) -> None:
+    signs = data.draw(st.lists(st.sampled_from([-1, 1]), min_size=len(sizes), max_size=len(sizes)))
+    differences = np.sort(np.multiply(sorted(sizes), signs).astype(np.float64))
+    expected = float(wilcoxon(differences, method="exact").pvalue)
+    assert inference._signed_rank_p(differences) == pytest.approx(expected, rel=1e-12)
+
+
+@given(PAIRS)
+def test_the_rank_correlation_is_scipys(pairs: list[tuple[float, float]]) -> None:
+    first, second = sides(pairs)
+    found = rank_correlation(first, second)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx(float(spearmanr(first, second).statistic), rel=1e-12, abs=1e-12)
+
+
+@given(PAIRS, st.lists(SCORES))
+def test_places_among_more_values_give_the_same_correlation(
+    pairs: list[tuple[float, float]], more: list[float]
+) -> None:
+    first, second = sides(pairs)
+    among_more = [inference.places([*side, *more])[: len(pairs)] for side in (first, second)]
+    assert inference.correlation_of_places(*among_more) == rank_correlation(first, second)
 
 
 def test_constant_scores_have_no_rank_correlation() -> None:

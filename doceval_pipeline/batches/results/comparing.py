@@ -15,18 +15,19 @@ from sqlalchemy import Connection
 from doceval_pipeline.atomic_file import atomic_file_or_stdout
 from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.results.clusters import cluster_numbers
-from doceval_pipeline.batches.results.costs import read_column_usage
+from doceval_pipeline.batches.results.costs import column_usage
 from doceval_pipeline.batches.results.file_names import FileNames
 from doceval_pipeline.batches.results.insights import changed_settings
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, find_batch
 from doceval_pipeline.doc_eval.criteria import read_thresholds
+from doceval_pipeline.doc_eval.history import prices_of_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column, Labels
 from doceval_pipeline.domain.score_changes import Dimension
 from doceval_pipeline.domain.scores import Scores, ScoreState, ScoreStateCounts, are_same_results
 from doceval_pipeline.domain.usage import ColumnUsage
 from doceval_pipeline.errors import BatchStateError, ComparisonError
-from doceval_pipeline.knowledge.scores import read_scores
+from doceval_pipeline.knowledge.scores import read_current_results
 from doceval_pipeline.names import normal
 from doceval_pipeline.reports.comparison import (
     AlignedColumn,
@@ -182,8 +183,9 @@ def _results(doc_eval: Connection, knowledge: Connection, batch: BatchRecord) ->
         raise BatchStateError(
             f"{batch.key} has no results to compare because it is {batch.status.value}: stage it first"
         )
-    scores = read_scores(knowledge, batch.id)
-    return _Results(batch, sealed.config, scores, read_column_usage(doc_eval, knowledge, batch.id))
+    results = read_current_results(knowledge, batch.id)
+    used = column_usage(results.tokens, results.times, prices_of_batch(doc_eval, batch.id))
+    return _Results(batch, sealed.config, results.scores, used)
 
 
 def _matched(one: _Results, other: _Results) -> list[tuple[Column, Column]]:

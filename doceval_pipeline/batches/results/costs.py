@@ -6,25 +6,10 @@ Unknown tokens or prices make a cost unknown, never 0.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection
-
 from doceval_pipeline.doc_eval.definitions.schema import Prices
-from doceval_pipeline.doc_eval.history import prices_of_batch
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.results import Total
 from doceval_pipeline.domain.usage import ColumnUsage, Cost, ProcessingTime, TokenUsage
-from doceval_pipeline.knowledge import usage
-
-
-def read_column_usage(
-    doc_eval: Connection, knowledge: Connection, batch_id: int
-) -> dict[Column, ColumnUsage]:
-    """What the finished evaluations of each column of a batch used, at the prices of its completion."""
-    return column_usage(
-        usage.read_tokens(knowledge, batch_id),
-        usage.read_processing_times(knowledge, batch_id),
-        prices_of_batch(doc_eval, batch_id),
-    )
 
 
 def column_usage(

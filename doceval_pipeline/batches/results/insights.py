@@ -24,6 +24,7 @@ from doceval_pipeline.doc_eval.recurring.series import OCCURRENCES_READ, occurre
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.criteria import Criterion
+from doceval_pipeline.domain.current_results import CurrentResults
 from doceval_pipeline.domain.insights import (
     BelowThreshold,
     ColumnChanges,
@@ -34,6 +35,7 @@ from doceval_pipeline.domain.insights import (
     UnsharedScores,
 )
 from doceval_pipeline.domain.scores import Scores, are_same_results
+from doceval_pipeline.domain.throughput import Throughput
 from doceval_pipeline.domain.usage import Cost, TokenUsage
 from doceval_pipeline.knowledge import usage
 from doceval_pipeline.knowledge.counts import count_origins, newest_origins
@@ -49,41 +51,69 @@ from doceval_pipeline.statistics.inference import corrected
 ORIGINS_SHOWN = 20
 # At most this many columns that a batch shares with the previous one are compared, the best.
 COLUMNS_COMPARED = 20
+_ROWS_SORTED = 1_000
 # Settings of a connection that may change its answers; its name and `api_key_env` do not.
 _SETTINGS = ("provider_type", "model_name", "base_url", "port_no", "connection_config")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """What the database counts of a batch besides its results; the fields are those of `Insights`."""
+
+    throughput: Throughput | None
+    reused: int
+    content_bytes: int
+    attempts: Sequence[tuple[int, int]]
+    origins: Sequence[ReusedFrom]
+    all_origins: int
+    is_from_elsewhere: bool
+
+
+def read_counts(
+    doc_eval: Connection, knowledge: Connection, data: ReportInput, stored: Sequence[int]
+) -> BatchCounts:
+    """What the database counts of a batch.
+
+    Parameters
+    ----------
+    stored
+        The documents of the batch's staged files, by `docs.id`.
+    """
+    batch_id = data.batch_id
+    reused, content_bytes = usage.read_storage(knowledge, batch_id, stored)
+    origins = count_origins(knowledge, [batch_id]) if data.total.reused else {}
+    all_origins, is_from_elsewhere = origins.get(batch_id, (0, False))
+    return BatchCounts(
+        throughput=usage.read_throughput(knowledge, batch_id),
+        reused=reused,
+        content_bytes=content_bytes,
+        attempts=_attempts(knowledge, data),
+        origins=_origins(doc_eval, knowledge, batch_id) if data.total.reused else (),
+        all_origins=all_origins,
+        is_from_elsewhere=is_from_elsewhere,
+    )
 
 
 def gather_insights(
     doc_eval: Connection,
     knowledge: Connection,
     data: ReportInput,
-    stored: Sequence[int],
+    counts: BatchCounts,
     names: FileNames,
-    scores: Scores,
+    results: CurrentResults,
     provenance: Provenance,
 ) -> Insights:
-    """What the results of a batch show beyond counts.
-
-    Parameters
-    ----------
-    data
-        The rest of the report.
-    stored
-        The documents of the batch's staged files, by `docs.id`.
-    """
+    """What the results of a batch show beyond counts; `data` is the rest of the report."""
     batch_id, margin = data.batch_id, data.config["batch"].get("margin")
+    scores = results.scores
     clusters = cluster_numbers(doc_eval, [batch_id], scores.documents)
     criteria = read_criteria(doc_eval, [*dict.fromkeys(column.prompt_id for column in data.columns)])
-    tokens, times = usage.read_tokens(knowledge, batch_id), usage.read_processing_times(knowledge, batch_id)
     prices = prices_of_batch(doc_eval, batch_id)
-    used = column_usage(tokens, times, prices)
+    used = column_usage(results.tokens, results.times, prices)
     ranking = RankingInput(scores.columns, scores.values, used, criteria, margin, clusters)
     boards = rank_models(figures(data).columns, ranking)
     table = scores.documents, scores.columns, scores.values
     names.load(analysis.most_disagreed(*table))
-    reused, content_bytes = usage.read_storage(knowledge, batch_id, stored)
-    origins = count_origins(knowledge, [batch_id]) if data.total.reused else {}
-    all_origins, is_from_elsewhere = origins.get(batch_id, (0, False))
     return Insights(
         scores=analysis.mean_score(scores.values, clusters),
         leaderboards=boards.by_prompt,
@@ -92,20 +122,24 @@ def gather_insights(
         margin=margin,
         distributions=analysis.distributions(scores.columns, scores.values),
         disagreements=analysis.disagreements(names.of_document, *table),
-        agreements=analysis.agreements(boards.by_prompt, scores.columns, _without_repetitions(scores)),
+        agreements=analysis.agreements(
+            boards.by_prompt,
+            scores.columns,
+            _without_repetitions(scores) if data.total.reused else scores.values,
+        ),
         previous=_since_previous(
             doc_eval, knowledge, data, analysis.best_columns(boards.by_prompt), scores, names
         ),
-        throughput=usage.read_throughput(knowledge, batch_id),
-        costs=_costs(tokens, prices, data.total.reused),
-        seconds=times.get(None),
-        reused=reused,
-        content_bytes=content_bytes,
-        attempts=usage.count_attempts(knowledge, batch_id),
+        throughput=counts.throughput,
+        costs=_costs(results.tokens, prices, data.total.reused),
+        seconds=results.times.get(None),
+        reused=counts.reused,
+        content_bytes=counts.content_bytes,
+        attempts=counts.attempts,
         provenance=provenance,
-        origins=_origins(doc_eval, knowledge, batch_id) if data.total.reused else (),
-        all_origins=all_origins,
-        is_from_elsewhere=is_from_elsewhere,
+        origins=counts.origins,
+        all_origins=counts.all_origins,
+        is_from_elsewhere=counts.is_from_elsewhere,
     )
 
 
@@ -122,6 +156,14 @@ def _below_thresholds(
     return thresholds.with_names(below, names.of_document, repeated)
 
 
+def _attempts(knowledge: Connection, data: ReportInput) -> list[tuple[int, int]]:
+    """Attempt numbers, and how many evaluations have each as their current attempt."""
+    rows = data.total.cells.rows
+    if data.total.reprocessed:
+        return usage.count_attempts(knowledge, data.batch_id)
+    return [(1, rows)] if rows else []
+
+
 def _costs(tokens: Sequence[TokenUsage], prices: Mapping[int, Prices], reused: int) -> list[Cost]:
     """The cost of a batch; 0 in each currency of its connections if every result was reused."""
     if tokens or not reused:
@@ -134,14 +176,16 @@ def _without_repetitions(scores: Scores) -> NDArray[np.float64]:
 
     Two connections that ask the same question reuse one result: their agreement means nothing.
     """
-    order = np.argsort(scores.origins, axis=1, kind="stable")
-    origins = np.take_along_axis(scores.origins, order, axis=1)
-    repeated = np.zeros(origins.shape, np.bool_)
-    repeated[:, 1:] = are_same_results(origins[:, 1:], origins[:, :-1])
     values = scores.values.copy()
-    np.put_along_axis(
-        values, order, np.where(repeated, np.nan, np.take_along_axis(values, order, axis=1)), axis=1
-    )
+    # Some rows at a time, because sorting takes several times the memory of what is sorted.
+    for first in range(0, len(values), _ROWS_SORTED):
+        rows = slice(first, first + _ROWS_SORTED)
+        order = np.argsort(scores.origins[rows], axis=1, kind="stable")
+        origins = np.take_along_axis(scores.origins[rows], order, axis=1)
+        repeated = np.zeros(origins.shape, np.bool_)
+        repeated[:, 1:] = are_same_results(origins[:, 1:], origins[:, :-1])
+        at, places = np.nonzero(repeated)
+        values[first + at, order[at, places]] = np.nan
     return values
 
 

@@ -6,28 +6,28 @@ from dataclasses import dataclass, replace
 from html import escape
 from importlib.metadata import version
 
+import numpy as np
 from sqlalchemy import Connection
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.results.file_names import FileNames
-from doceval_pipeline.batches.results.insights import gather_insights
+from doceval_pipeline.batches.results.insights import gather_insights, read_counts
 from doceval_pipeline.doc_eval import report_queries as file_queries
 from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
 from doceval_pipeline.doc_eval.files import DocumentCounts, count_documents, stored_document_ids
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column
+from doceval_pipeline.domain.current_results import CurrentResults
 from doceval_pipeline.domain.files import EvaluatedFile
 from doceval_pipeline.domain.insights import NOTHING, Provenance
-from doceval_pipeline.domain.results import CellDetails, ReportCell, ResultSums
-from doceval_pipeline.domain.scores import Scores
+from doceval_pipeline.domain.results import CellDetails, ReportCell
 from doceval_pipeline.domain.snapshot import Snapshot
 from doceval_pipeline.errors import BatchStateError
 from doceval_pipeline.knowledge import report_queries as result_queries
-from doceval_pipeline.knowledge.digests import digest
+from doceval_pipeline.knowledge.digests import digest_meanwhile
 from doceval_pipeline.knowledge.failures import group_failures
-from doceval_pipeline.knowledge.scores import read_scores
+from doceval_pipeline.knowledge.scores import read_current_results
 from doceval_pipeline.redaction import without_keys
-from doceval_pipeline.reports.analysis import median_score
 from doceval_pipeline.reports.html import CHANGES_SHOWN, GROUPS_SHOWN, NAMES_SHOWN
 from doceval_pipeline.reports.matrix import DETAILS_SHOWN, rows_shown
 from doceval_pipeline.reports.model import ReportColumn, ReportInput
@@ -50,7 +50,7 @@ class _Sources:
     sealed: Snapshot
     stored: Sequence[int]
     names: FileNames
-    scores: Scores
+    results: CurrentResults
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +110,17 @@ def read_report_input(
             f"{partition_key(batch_id)} is {batch.status.value} and has no results to report: stage it first"
         )
     stored, names = stored_document_ids(doc_eval, batch_id), FileNames(doc_eval, batch_id)
-    scores = read_scores(knowledge, batch_id)
-    data = _gather(_Sources(doc_eval, knowledge, batch, sealed, stored, names, scores))
-    insights = gather_insights(doc_eval, knowledge, data, stored, names, scores, provenance)
-    return replace(data, insights=insights)
+    results = read_current_results(knowledge, batch_id)
+    data = _gather(_Sources(doc_eval, knowledge, batch, sealed, stored, names, results))
+    counts = read_counts(doc_eval, knowledge, data, stored)
+    with digest_meanwhile(knowledge, batch_id) as digest:
+        insights = gather_insights(doc_eval, knowledge, data, counts, names, results, provenance)
+        return replace(data, insights=insights, digest=digest())
 
 
 def _gather(source: _Sources) -> ReportInput:
     batch, knowledge = source.batch, source.knowledge
-    total, by_column = _sums(source)
+    total, by_column = source.results.total, source.results.columns
     columns = _columns(source.sealed)
     files = count_documents(source.doc_eval, [batch.id])[batch.id]
     shown = _shown_rows(source, files.assigned + files.staged, {*by_column, *map(_key, columns)})
@@ -153,7 +155,7 @@ def _gather(source: _Sources) -> ReportInput:
         cells=_cells(knowledge, batch.id, shown.documents),
         config=source.sealed.config,
         config_sha256=source.sealed.sha256,
-        digest=digest(knowledge, batch.id),
+        digest="",
         versions={"doceval_pipeline": version("doceval-pipeline")},
         insights=NOTHING,
     )
@@ -171,17 +173,17 @@ def _by_state(files: DocumentCounts) -> dict[str, int]:
 def _shown_rows(source: _Sources, files: int, columns: Collection[Column]) -> _ShownRows:
     """The rows of the matrix; if it does not show all, documents with failures come first."""
     limit = rows_shown(len(columns))
-    batch_id = source.batch.id
-    unlisted, unlisted_total = result_queries.unlisted_documents(
-        source.knowledge, batch_id, source.stored, limit
-    )
+    scores = source.results.scores
+    unlisted = np.setdiff1d(scores.documents, np.array(source.stored, np.int64), assume_unique=True)
     first: Sequence[int] = []
     if files > limit:
         # Some of these documents may have no file.
-        first = result_queries.urgent_documents(source.knowledge, batch_id, limit + unlisted_total)
-    evaluated = file_queries.evaluated_files(source.doc_eval, batch_id, first, limit)
-    without_file = [EvaluatedFile(None, document_id) for document_id in unlisted[: limit - len(evaluated)]]
-    return _ShownRows([*evaluated, *without_file], files + unlisted_total)
+        first = scores.urgent_documents()[: limit + unlisted.size].tolist()
+    evaluated = file_queries.evaluated_files(source.doc_eval, source.batch.id, first, limit)
+    without_file = [
+        EvaluatedFile(None, document_id) for document_id in unlisted[: limit - len(evaluated)].tolist()
+    ]
+    return _ShownRows([*evaluated, *without_file], files + unlisted.size)
 
 
 def _columns(sealed: Snapshot) -> list[ReportColumn]:
@@ -196,16 +198,6 @@ def _key(column: ReportColumn) -> Column:
     return column.connection_id, column.prompt_id
 
 
-def _sums(source: _Sources) -> tuple[ResultSums, dict[Column, ResultSums]]:
-    """The sums over all results, and those of each column."""
-    scores = source.scores
-    medians: dict[Column | None, float | None] = {
-        column: median_score(scores.values[:, place]) for place, column in enumerate(scores.columns)
-    }
-    medians[None] = median_score(scores.values)
-    return result_queries.sum_results(source.knowledge, source.batch.id, medians)
-
-
 def _cells(knowledge: Connection, batch_id: int, documents: Sequence[int]) -> list[ReportCell]:
     """The cells of the given documents; only the first `DETAILS_SHOWN` have details."""
     cells = result_queries.read_cells(knowledge, batch_id, documents)
@@ -214,7 +206,9 @@ def _cells(knowledge: Connection, batch_id: int, documents: Sequence[int]) -> li
         row_id: _without_keys(text) for row_id, text in result_queries.read_details(knowledge, ids).items()
     }
     most = _fitting_characters(details.values())
-    return [cell._replace(details=_cut(details.get(row_id), most)) for row_id, cell in cells.items()]
+    for row_id, text in details.items():
+        cells[row_id] = cells[row_id]._replace(details=_cut(text, most))
+    return [*cells.values()]
 
 
 def _without_keys(details: CellDetails) -> CellDetails:
@@ -225,8 +219,7 @@ def _without_keys(details: CellDetails) -> CellDetails:
     response, response_characters = _hidden(
         details.response, details.response_characters, result_queries.RESPONSE_CHARACTERS
     )
-    return replace(
-        details,
+    return details._replace(
         message=message,
         message_characters=message_characters,
         response=response,
@@ -256,11 +249,8 @@ def _fitting_characters(details: Iterable[CellDetails]) -> int:
     return bisect_right(range(1, longest + 1), budget, key=size)
 
 
-def _cut(details: CellDetails | None, characters: int) -> CellDetails | None:
-    if details is None:
-        return None
-    return replace(
-        details,
+def _cut(details: CellDetails, characters: int) -> CellDetails:
+    return details._replace(
         message=None if details.message is None else details.message[:characters],
         response=None if details.response is None else details.response[:characters],
     )

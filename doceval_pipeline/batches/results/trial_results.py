@@ -1,18 +1,16 @@
 """What each model of a small batch scored and used under each prompt, counted from the databases."""
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.batches.results.costs import read_column_usage
+from doceval_pipeline.batches.results.costs import column_usage
 from doceval_pipeline.doc_eval.batches import batch_by_id
+from doceval_pipeline.doc_eval.history import prices_of_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
-from doceval_pipeline.domain.columns import Column
 from doceval_pipeline.domain.evaluations import CellCounts
 from doceval_pipeline.domain.results import Total
 from doceval_pipeline.domain.usage import ColumnUsage
-from doceval_pipeline.knowledge.report_queries import sum_results
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,9 @@ def read_trial_results(databases: Databases, batch_id: int) -> list[ColumnResult
     UnknownBatch, BatchStateError, DatabaseError
         BatchStateError if the batch is archived.
     """
+    # numpy loads slowly.
+    from doceval_pipeline.knowledge.scores import read_current_results
+
     with (
         database_errors(),
         databases.doc_eval.connect() as doc_eval,
@@ -69,17 +70,15 @@ def read_trial_results(databases: Databases, batch_id: int) -> list[ColumnResult
     ):
         batch_by_id(doc_eval, batch_id).require_rows()
         sealed = read_snapshot(doc_eval, batch_id)
-        # Medians are not shown.
-        medians: defaultdict[Column | None, float | None] = defaultdict(float)
-        _, sums = sum_results(knowledge, batch_id, medians)
-        usage = read_column_usage(doc_eval, knowledge, batch_id)
+        read = read_current_results(knowledge, batch_id)
+        usage = column_usage(read.tokens, read.times, prices_of_batch(doc_eval, batch_id))
     if sealed is None:
         return []
     results = []
     for prompt in sealed.config["prompts"]:
         for connection in sealed.config["connections"]:
             column = connection["id"], prompt["id"]
-            own = sums.get(column)
+            own = read.columns.get(column)
             scores = None if own is None else own.scores
             results.append(
                 ColumnResult(

@@ -12,11 +12,11 @@ from doceval_pipeline.batches.archiving import archive as archiving
 from doceval_pipeline.batches.locks import number_lock
 from doceval_pipeline.batches.monitoring import completion
 from doceval_pipeline.batches.monitoring.completion import poll
+from doceval_pipeline.batches.results import report_input
 from doceval_pipeline.batches.results.reporting import write_report
 from doceval_pipeline.batches.staging.steps import queue_evaluations
 from doceval_pipeline.doc_eval.files import FoundFile, assign_new, remember_found
 from doceval_pipeline.errors import ArchiveError, BatchStateError, StagingError
-from doceval_pipeline.knowledge import report_queries
 from doceval_pipeline_tests.batches.archiving.archives import (
     WAITS_FOR_A_LOCK,
     BatchOf,
@@ -258,14 +258,14 @@ def test_a_report_that_was_begun_before_the_batch_was_archived_is_not_written_of
     batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = done(batch_of(documents=1))
-    read = report_queries.sum_results
+    read = report_input.read_current_results
 
     def archive_first(*arguments: Any) -> Any:
-        monkeypatch.setattr(report_queries, "sum_results", read)
+        monkeypatch.setattr(report_input, "read_current_results", read)
         archive_batch(batch)
         return read(*arguments)
 
-    monkeypatch.setattr(report_queries, "sum_results", archive_first)
+    monkeypatch.setattr(report_input, "read_current_results", archive_first)
     with pytest.raises(BatchStateError, match="is archived"):
         write_report(batch.databases, batch.id)
 

@@ -18,7 +18,7 @@ from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import Located, key_path, locate
 from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.errors import BatchStateError, ComparisonError, FileError, UnknownBatch
-from doceval_pipeline.knowledge.scores import read_scores
+from doceval_pipeline.knowledge.scores import read_current_results
 from doceval_pipeline.reports.comparison import Comparison
 from doceval_pipeline_tests.batches.archiving.archives import archive_batch, done
 from doceval_pipeline_tests.conftest import Sample, evaluation_of, write_old
@@ -318,9 +318,9 @@ def test_a_batch_archived_during_the_read_is_rejected(
 
     def archive_first(*arguments: Any) -> Any:
         archive_batch(batch)
-        return read_scores(*arguments)
+        return read_current_results(*arguments)
 
-    monkeypatch.setattr(comparing, "read_scores", archive_first)
+    monkeypatch.setattr(comparing, "read_current_results", archive_first)
     with pytest.raises(BatchStateError, match="is archived: "):
         compare_in_batch(batch.databases, "sample", Dimension.CONNECTION, ("model-0", "model-1"), 50.0)
 

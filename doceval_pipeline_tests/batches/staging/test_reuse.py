@@ -24,12 +24,8 @@ from doceval_pipeline.batches.staging.steps import (
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.knowledge import queue
-from doceval_pipeline.knowledge.usage import (
-    read_experience,
-    read_processing_times,
-    read_throughput,
-    read_tokens,
-)
+from doceval_pipeline.knowledge.scores import read_current_results
+from doceval_pipeline.knowledge.usage import read_experience, read_throughput
 from doceval_pipeline_tests.batches.archiving.archives import WAITS_FOR_A_LOCK, quiet, restore_file
 from doceval_pipeline_tests.cli.running import until
 from doceval_pipeline_tests.conftest import Sample, write_old
@@ -218,8 +214,8 @@ def test_nothing_changes_a_reused_row_and_nothing_is_learnt_from_it(
         assert connection.execute(text("SELECT id FROM claim_responses(9)")).all() == []
         assert {measure for _, measure in read_experience(connection, first)}
         assert read_experience(connection, second) == {}
-        assert read_tokens(connection, second) == []
-        assert read_processing_times(connection, second) == {}
+        results = read_current_results(connection, second)
+        assert (results.tokens, results.times) == ([], {})
         assert read_throughput(connection, second) is None
     assert rows(databases, second) == before
     refused = (
