@@ -12,6 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from doceval_pipeline.cli.collector import end_without_collecting, importing
 from doceval_pipeline.cli.command_table import ENTRIES, PATIENCE, HelpSection, LazyCommands, Patience
 from doceval_pipeline.cli.streams import BROKEN_PIPE, exit_code, lasting_streams
 from doceval_pipeline.cli.suggestions import SuggestingGroup
@@ -68,7 +69,8 @@ def cli(context: click.Context) -> None:
     """
     patience = PATIENCE[context.invoked_subcommand or ""]
     if patience is not Patience.SUPERVISES:
-        from doceval_pipeline.cli.waiting import watching
+        with importing():
+            from doceval_pipeline.cli.waiting import watching
 
         context.with_resource(watching(only_reads=patience is Patience.ENDS))
 
@@ -77,6 +79,7 @@ def main() -> None:
     """Run a command; exit code 0 only if it did what was asked and its output was written."""
     # All files, also those of processes that are started, are for this user alone.
     os.umask(0o077)
+    end_without_collecting()
     output = lasting_streams()
     sys.exit(exit_code(output, _run()))
 

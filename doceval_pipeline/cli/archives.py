@@ -12,6 +12,7 @@ from rich.markup import escape
 from doceval_pipeline.batches.archiving import restore as restoring
 from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.cli.bars import bars
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option, several_batches
@@ -33,7 +34,8 @@ def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
     BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. Each file is read back before
     anything is removed. Run the command again to complete an interrupted archive.
     """
-    from doceval_pipeline.cli.runs import open_job
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     selection = select(databases().doc_eval, batches, with_archived=True)
 
@@ -71,7 +73,8 @@ def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
     The whole archive is checked before anything is written. Run the command again to complete an interrupted
     restore.
     """
-    from doceval_pipeline.cli.runs import restore_and_report
+    with importing():
+        from doceval_pipeline.cli.runs import restore_and_report
 
     opened = databases()
     with ExitStack() as stack:

@@ -10,8 +10,8 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason, staged
 from doceval_pipeline.batches.files.folders import notes_on_assigned
 from doceval_pipeline.batches.monitoring.status import batch_progress, batches_with_failures, closed_batches
-from doceval_pipeline.batches.staging.planning import plan
 from doceval_pipeline.batches.staging.reprocessing import Mode
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option, reprocess_options, several_batches
@@ -30,7 +30,8 @@ def stage(*, batches: tuple[str, ...], as_json: bool) -> None:
     interrupted is completed. BATCH is a number, a name, or a quoted pattern such as 'contracts-*'.
     """
     # Dagster takes half a second to import.
-    from doceval_pipeline.cli.runs import open_job
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     opened = databases()
     selection = select(opened.doc_eval, batches)
@@ -150,7 +151,8 @@ def _run_on_each(
     as_json: bool,
 ) -> None:
     """Run a job on each batch and print how many rows it changed; with `stages`, also the files left out."""
-    from doceval_pipeline.cli.runs import open_job
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     def act(batch: BatchRecord) -> ActionResult:
         counts = run(batch.id).output_for_node(op)
@@ -168,6 +170,8 @@ def _run_on_each(
 
 def _planned(opened: Databases, batch: BatchRecord, mode: Mode, *, rescan: bool) -> ActionResult:
     """The result of planning to reprocess a batch."""
+    from doceval_pipeline.batches.staging.planning import plan
+
     batch_plan = plan(opened, batch.id, mode, lambda *_: None, rescan=rescan)
     counts = batch_plan.counts()
     return ActionResult(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
@@ -176,7 +177,8 @@ def _unknown_prompt(prompt: str, known: Sequence[str], missing: str) -> Comparis
 
 def _written_page() -> Path:
     """Write the page by the job that the webserver knows, so that it serves the page."""
-    from doceval_pipeline.cli.runs import open_job
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     with open_job("refresh_leaderboard", [], quiet=True) as act:
         (event,) = act().get_asset_materialization_events()

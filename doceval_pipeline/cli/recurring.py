@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import examples
 from doceval_pipeline.cli.installation import databases, warn_of_waiting
 from doceval_pipeline.cli.options import as_json_option
@@ -162,7 +163,9 @@ def report(*, name: str, opens: bool, as_json: bool) -> None:
     """
     from doceval_pipeline.batches.results.series.reporting import write_series
     from doceval_pipeline.cli.reports import open_report
-    from doceval_pipeline.cli.runs import open_job
+
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
     from doceval_pipeline.reports.series import series_data
 
     opened = databases()
@@ -338,7 +341,8 @@ def _print(name: str, what: str) -> None:
 
 def _run(job: str, op: str, name: str) -> Any:
     """Run a job for an existing recurring evaluation, and return its result."""
-    from doceval_pipeline.cli.runs import open_job
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     with databases().doc_eval.connect() as connection:
         find_recurring(connection, name)

@@ -7,6 +7,7 @@ import click
 from rich.markup import escape
 
 from doceval_pipeline.batches.results.report_files import newest_report
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option, several_batches
@@ -31,7 +32,8 @@ def report(*, batches: tuple[str, ...], opens: bool, as_json: bool) -> None:
     The report shows each BATCH as it is now; its path is printed. BATCH is a number, a name, or a quoted
     pattern such as 'contracts-*'.
     """
-    from doceval_pipeline.cli.runs import open_job
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     selection = select(databases().doc_eval, batches)
     if opens and not selection.is_one:

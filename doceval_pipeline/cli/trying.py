@@ -20,6 +20,7 @@ from doceval_pipeline.batches.staging.trying import (
     make_trial,
 )
 from doceval_pipeline.cli.bars import bars
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
@@ -85,7 +86,8 @@ def _trial_of(batch: BatchRecord) -> Trial:
 def _try(opened: Databases, source: BatchRecord, documents: int, seed: int | None, *, as_json: bool) -> None:
     """Make the batch of a sample, stage it, and show its results."""
     # Dagster takes half a second to import.
-    from doceval_pipeline.cli.runs import open_job
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     with bars(visible=not as_json) as new_bar:
         made = make_trial(opened, source, documents, seed, new_bar("drawing documents"))
