@@ -2,6 +2,7 @@
 
 from doceval_pipeline.batches.databases import Databases, open_databases
 from doceval_pipeline.batches.monitoring.pending_work import find_pending_work
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.output import warn
 from doceval_pipeline.errors import DocEvalError
 from doceval_pipeline.settings import Settings
@@ -18,7 +19,8 @@ def warn_of_waiting(opened: Databases) -> None:
     if not work:
         return
     # Dagster takes half a second to import.
-    from doceval_pipeline.defs.idle import why_waiting
+    with importing():
+        from doceval_pipeline.defs.idle import why_waiting
 
     try:
         sentences = why_waiting(opened.settings, work)

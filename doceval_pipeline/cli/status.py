@@ -4,10 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.stalls import STALLED, WorkState
@@ -19,9 +18,6 @@ from doceval_pipeline.batches.monitoring.status import (
     progress_of,
 )
 from doceval_pipeline.batches.monitoring.throughput import BatchThroughput
-from doceval_pipeline.batches.results.failures import FirstFailure, first_failures
-from doceval_pipeline.batches.results.low_scores import NamedLowScores, low_scores
-from doceval_pipeline.cli.bars import ProgressBars
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases, warn_of_waiting
 from doceval_pipeline.cli.options import as_json_option
@@ -32,6 +28,13 @@ from doceval_pipeline.cli.streams import is_output_lost
 from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.formatting import counted, rough_duration
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from doceval_pipeline.batches.results.failures import FirstFailure
+    from doceval_pipeline.batches.results.low_scores import NamedLowScores
+    from doceval_pipeline.cli.bars import ProgressBars
 
 SECONDS_BETWEEN_POLLS = 2.0
 REPORTS_SHOWN = 10
@@ -91,8 +94,8 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
 class _Findings:
     """What the results of named batches show so far, by batch."""
 
-    failures: Mapping[int, FirstFailure] = field(default_factory=dict)
-    low_scores: Mapping[int, Sequence[NamedLowScores]] = field(default_factory=dict)
+    failures: "Mapping[int, FirstFailure]" = field(default_factory=dict)
+    low_scores: "Mapping[int, Sequence[NamedLowScores]]" = field(default_factory=dict)
     """Of each batch whose results are not in an archive."""
 
     def as_json(self, batch_id: int) -> dict[str, Any]:
@@ -113,6 +116,10 @@ class _Findings:
 
 def _findings(opened: Databases, all_progress: Sequence[BatchProgress]) -> _Findings:
     """The findings of the given batches; two statements for all, and none for archived ones."""
+    # Imported here, because without names of batches there are no findings.
+    from doceval_pipeline.batches.results.failures import first_failures
+    from doceval_pipeline.batches.results.low_scores import low_scores
+
     present = [progress for progress in all_progress if progress.batch.archived_at is None]
     failed = [progress.batch.id for progress in present if progress.cells.failed]
     scored = [progress.batch.id for progress in present if progress.cells.succeeded]
@@ -120,7 +127,7 @@ def _findings(opened: Databases, all_progress: Sequence[BatchProgress]) -> _Find
     return _Findings(first_failures(opened, failed), {**none, **low_scores(opened, scored)})
 
 
-def _failure_line(batch_id: int, first: FirstFailure) -> str:
+def _failure_line(batch_id: int, first: "FirstFailure") -> str:
     group, failures = first.group, first.failures
     message = " ".join((first.message or "(no message)").split())
     if len(message) > MESSAGE_CHARACTERS:
@@ -212,6 +219,10 @@ def _time_left(throughput: BatchThroughput | None) -> str | None:
 
 def follow(read: Callable[[], list[BatchProgress]]) -> None:
     """Show progress until all batches are done or the output is lost: bars in a terminal, otherwise lines."""
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+
+    from doceval_pipeline.cli.bars import ProgressBars
+
     draws = console.is_terminal
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -219,7 +230,7 @@ def follow(read: Callable[[], list[BatchProgress]]) -> None:
         TaskProgressColumn(),
         TextColumn("{task.fields[done]}", markup=False),
     )
-    bars, tasks = ProgressBars(*columns, console=console), dict[int, TaskID]()
+    bars, tasks = ProgressBars(*columns, console=console), dict[int, "TaskID"]()
     printed: dict[int, tuple[Any, ...]] = {}
     with bars if draws else nullcontext():
         while True:
@@ -236,7 +247,7 @@ def follow(read: Callable[[], list[BatchProgress]]) -> None:
             time.sleep(SECONDS_BETWEEN_POLLS)
 
 
-def _draw(bars: ProgressBars, tasks: dict[int, TaskID], progress: BatchProgress) -> None:
+def _draw(bars: "ProgressBars", tasks: "dict[int, TaskID]", progress: BatchProgress) -> None:
     batch = progress.batch
     if batch.id not in tasks:
         tasks[batch.id] = bars.add_task("", total=None, done="")
@@ -252,7 +263,7 @@ def _draw(bars: ProgressBars, tasks: dict[int, TaskID], progress: BatchProgress)
     )
 
 
-def _remove_bar(bars: ProgressBars, tasks: dict[int, TaskID], progress: BatchProgress) -> None:
+def _remove_bar(bars: "ProgressBars", tasks: "dict[int, TaskID]", progress: BatchProgress) -> None:
     """Remove the bar of a batch that is done; a line above the bars replaces it."""
     task = tasks.pop(progress.batch.id, None)
     if task is not None:
