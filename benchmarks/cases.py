@@ -4,7 +4,7 @@ from typing import Protocol
 
 from benchmarks.backfills import scattered_backfill
 from benchmarks.case import Case
-from benchmarks.dagster_runs import small_run, time_to_report
+from benchmarks.dagster_runs import time_to_report
 from benchmarks.growth import growth
 from benchmarks.polls import polls
 from benchmarks.predecessor import predecessor
@@ -13,6 +13,7 @@ from benchmarks.reporting import reporting
 from benchmarks.restaging import restaging
 from benchmarks.reusing import reusing
 from benchmarks.staging import large_documents, one_huge_document, small_documents
+from benchmarks.starting import commands, small_run
 from benchmarks.ticks import ticks
 
 
@@ -33,6 +34,7 @@ CASES: dict[str, CaseFactory] = {
     "7": ticks,
     "8": time_to_report,
     "9": small_run,
+    "9c": commands,
     "10": reporting,
     "11": growth,
     "13": scattered_backfill,
