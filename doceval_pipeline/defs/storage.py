@@ -5,7 +5,10 @@ own storage opens a connection for each event and each query, about 160 in a run
 took half of the run's time.
 """
 
+import math
 import os
+import select
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +16,10 @@ from functools import partial
 from typing import Any
 
 import click
+import psycopg2
 from dagster import EventLogEntry
 from dagster._config.config_schema import UserConfigSchema
+from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageMetadata
 from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.runs.schema import RunStorageSqlMetadata
@@ -22,8 +27,8 @@ from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from dagster_postgres.utils import create_pg_engine, pg_url_from_config, retry_pg_connection_fn
-from sqlalchemy import Engine, inspect
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, event, inspect
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 
 from doceval_pipeline.batches.databases import DAGSTER, database_url, require_dagster_database
 from doceval_pipeline.embedded.engines import guard
@@ -34,6 +39,8 @@ from doceval_pipeline.settings import Settings
 # If these exist, Dagster does not have to create tables.
 MAIN_TABLES = {"event_logs", "instance_info", "jobs", "runs"}
 KEPT_CONNECTIONS = 3
+# A pooled connection that was used within this time is not pinged before it is used again.
+SECONDS_WITHOUT_PING = 1.0
 _engines: "weakref.WeakValueDictionary[str, Engine]" = weakref.WeakValueDictionary()
 
 
@@ -176,23 +183,65 @@ def _engine(postgres_url: str) -> Engine:
         engine = create_pg_engine(
             postgres_url,
             isolation_level="AUTOCOMMIT",
-            pool_pre_ping=True,
             pool_size=KEPT_CONNECTIONS,
             max_overflow=-1,
         )
+        _ping_idle_connections(engine)
         # Two processes on one connection would read each other's results.
         os.register_at_fork(after_in_child=partial(_drop_connections, weakref.ref(engine)))
         _engines[postgres_url] = engine
     return engine
 
 
-class _EventLogStorage(PostgresEventLogStorage):
-    """`PostgresEventLogStorage` that replaces earlier check evaluations of sensors.
+def _ping_idle_connections(engine: Engine) -> None:
+    """Ping a pooled connection before it is used, unless it was used a moment ago and nothing arrived since.
 
-    Dagster's table of evaluations is unique by run id, which is the same for all evaluations of sensors:
-    without this class, the second evaluation of a batch fails with `duplicate key`, and so does every later
-    tick.
+    Dagster takes a connection for each statement. With a ping each time, which is SQLAlchemy's
+    `pool_pre_ping`, half of the messages of a run are pings. A server that closes a connection sends
+    something: the reason, or the end of the stream.
     """
+
+    def was_used(_connection: Any, record: Any) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    def ping(connection: Any, record: Any, _proxy: Any) -> None:
+        idle = time.monotonic() - record.info.get("used_at", math.inf)
+        if idle < SECONDS_WITHOUT_PING and not _has_received(connection):
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg2.Error as error:
+            # The others in the pool are as old: all are opened anew.
+            raise InvalidatePoolError from error
+
+    event.listen(engine, "checkin", was_used)
+    event.listen(engine, "checkout", ping)
+
+
+def _has_received(connection: Any) -> bool:
+    """Whether a driver connection has unread data, or its end."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class _EventLogStorage(PostgresEventLogStorage):
+    """`PostgresEventLogStorage` that sends no notifications and replaces earlier evaluations of sensors.
+
+    Dagster's table of check evaluations is unique by run id, which is the same for all evaluations of
+    sensors: without this class, the second evaluation of a batch fails with `duplicate key`, and so does
+    every later tick.
+    """
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store an event, without the NOTIFY that `PostgresEventLogStorage` sends to earlier releases.
+
+        No release of Dagster that this project runs with listens, and each NOTIFY is a statement and a commit
+        of its own, one per event.
+        """
+        SqlEventLogStorage.store_event(self, event)
 
     def _store_runless_asset_check_evaluation(self, event: EventLogEntry, event_id: int | None) -> None:
         # Dagster shows the newest row. The events themselves stay in the event log.
