@@ -14,6 +14,7 @@ from dagster._core.snap import snapshot_from_execution_plan
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import WrittenReport, write_report
+from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import reporting, resources
 from doceval_pipeline.defs.assembly import staging_definitions
 from doceval_pipeline.defs.naming import run_tags
@@ -29,7 +30,9 @@ BatchOf = Callable[..., Sample]
 
 def test_staging_alone_is_the_same_job_as_among_all_definitions() -> None:
     # The command line defines staging alone; the UI shows its runs beside those of all definitions.
-    alone, among_all = (defs.resolve_job_def("stage_batch") for defs in (staging_definitions(), definitions))
+    alone, among_all = (
+        defs.resolve_job_def("stage_batch") for defs in (staging_definitions(), own_definitions())
+    )
     assert alone.get_job_snapshot_id() == among_all.get_job_snapshot_id()
     plans = [snapshot_from_execution_plan(create_execution_plan(job), "") for job in (alone, among_all)]
     assert plans[0] == plans[1]
