@@ -12,7 +12,6 @@ from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json, print_table
-from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.domain.insights import Standing
 from doceval_pipeline.domain.leaderboard import Board, LeaderboardRow
 from doceval_pipeline.errors import ComparisonError
@@ -84,6 +83,7 @@ def _show_all(prompt: str | None, *, opens: bool, as_json: bool) -> None:
 
 def _show_batch(batch: str, prompt: str | None, *, as_json: bool) -> None:
     from doceval_pipeline.batches.results.report_input import gather
+    from doceval_pipeline.doc_eval.batches import find_batch
     from doceval_pipeline.reports.batch_leaderboard import batch_boards, batch_boards_data
     from doceval_pipeline.reports.figures import figures
     from doceval_pipeline.reports.labels import connection_words

@@ -8,16 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.stalls import STALLED, WorkState
-from doceval_pipeline.batches.monitoring.status import (
-    BatchProgress,
-    batch_progress,
-    failed_occurrences,
-    lost_without_batch,
-    progress_of,
-)
-from doceval_pipeline.batches.monitoring.throughput import BatchThroughput
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases, warn_of_waiting
 from doceval_pipeline.cli.options import as_json_option
@@ -32,6 +22,9 @@ from doceval_pipeline.reports.formatting import counted, rough_duration
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from doceval_pipeline.batches.databases import Databases
+    from doceval_pipeline.batches.monitoring.status import BatchProgress
+    from doceval_pipeline.batches.monitoring.throughput import BatchThroughput
     from doceval_pipeline.batches.results.failures import FirstFailure
     from doceval_pipeline.batches.results.low_scores import NamedLowScores
     from doceval_pipeline.cli.bars import ProgressBars
@@ -55,9 +48,16 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
     number, a name, or a quoted pattern such as 'contracts-*'). Of each BATCH also the most frequent failure,
     and how many documents score below the thresholds of its prompts.
     """
+    from doceval_pipeline.batches.monitoring.status import (
+        batch_progress,
+        failed_occurrences,
+        lost_without_batch,
+        progress_of,
+    )
+
     opened = databases()
 
-    def read() -> tuple[list[BatchProgress], list[UnknownBatch]]:
+    def read() -> "tuple[list[BatchProgress], list[UnknownBatch]]":
         if not batches:
             return batch_progress(opened), []
         selection = select(opened.doc_eval, batches, with_archived=True)
@@ -114,7 +114,7 @@ class _Findings:
                 yield counts.sentence
 
 
-def _findings(opened: Databases, all_progress: Sequence[BatchProgress]) -> _Findings:
+def _findings(opened: "Databases", all_progress: "Sequence[BatchProgress]") -> _Findings:
     """The findings of the given batches; two statements for all, and none for archived ones."""
     # Imported here, because without names of batches there are no findings.
     from doceval_pipeline.batches.results.failures import first_failures
@@ -139,7 +139,7 @@ def _failure_line(batch_id: int, first: "FirstFailure") -> str:
     )
 
 
-def _print_progress(all_progress: list[BatchProgress], findings: _Findings) -> None:
+def _print_progress(all_progress: "list[BatchProgress]", findings: _Findings) -> None:
     if not all_progress:
         console.print(NO_BATCHES)
         return
@@ -170,7 +170,9 @@ def _print_progress(all_progress: list[BatchProgress], findings: _Findings) -> N
     _print_reports([progress for progress in all_progress if progress.report is not None])
 
 
-def _warnings(progress: BatchProgress) -> Iterator[str]:
+def _warnings(progress: "BatchProgress") -> Iterator[str]:
+    from doceval_pipeline.batches.monitoring.stalls import STALLED, WorkState
+
     assessment = progress.assessment
     if assessment and assessment.state in (*STALLED, WorkState.SLOW):
         yield f"{assessment.state.label}: {assessment.sentence}"
@@ -180,7 +182,7 @@ def _warnings(progress: BatchProgress) -> Iterator[str]:
             yield notice.sentence
 
 
-def _print_reports(reported: list[BatchProgress]) -> None:
+def _print_reports(reported: "list[BatchProgress]") -> None:
     """Print the addresses of the newest batches' reports, as links that a terminal can open."""
     server = running_webserver() if reported else None
     for progress in reported[-REPORTS_SHOWN:]:
@@ -190,7 +192,7 @@ def _print_reports(reported: list[BatchProgress]) -> None:
         console.print(f"{len(reported) - REPORTS_SHOWN:,} more reports: doceval open BATCH", markup=False)
 
 
-def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
+def _progress_row(progress: "BatchProgress") -> tuple[Any, ...]:
     batch, files, cells = progress.batch, progress.documents, progress.cells
     if batch.archived_at is not None:
         return (batch.key, batch.name, batch.state, None, None, batch.expected_cells, None, None, None, None)
@@ -208,7 +210,7 @@ def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
     )
 
 
-def _time_left(throughput: BatchThroughput | None) -> str | None:
+def _time_left(throughput: "BatchThroughput | None") -> str | None:
     """The estimated time left, in words; None if it is unknown."""
     if throughput is None or throughput.seconds_left is None:
         return None
@@ -217,7 +219,7 @@ def _time_left(throughput: BatchThroughput | None) -> str | None:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
-def follow(read: Callable[[], list[BatchProgress]]) -> None:
+def follow(read: "Callable[[], list[BatchProgress]]") -> None:
     """Show progress until all batches are done or the output is lost: bars in a terminal, otherwise lines."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 
@@ -247,7 +249,7 @@ def follow(read: Callable[[], list[BatchProgress]]) -> None:
             time.sleep(SECONDS_BETWEEN_POLLS)
 
 
-def _draw(bars: "ProgressBars", tasks: "dict[int, TaskID]", progress: BatchProgress) -> None:
+def _draw(bars: "ProgressBars", tasks: "dict[int, TaskID]", progress: "BatchProgress") -> None:
     batch = progress.batch
     if batch.id not in tasks:
         tasks[batch.id] = bars.add_task("", total=None, done="")
@@ -263,29 +265,31 @@ def _draw(bars: "ProgressBars", tasks: "dict[int, TaskID]", progress: BatchProgr
     )
 
 
-def _remove_bar(bars: "ProgressBars", tasks: "dict[int, TaskID]", progress: BatchProgress) -> None:
+def _remove_bar(bars: "ProgressBars", tasks: "dict[int, TaskID]", progress: "BatchProgress") -> None:
     """Remove the bar of a batch that is done; a line above the bars replaces it."""
     task = tasks.pop(progress.batch.id, None)
     if task is not None:
         bars.remove_task(task)
 
 
-def is_over(progress: BatchProgress) -> bool:
+def is_over(progress: "BatchProgress") -> bool:
     """Whether nothing happens any more unless a person acts."""
     return progress.batch.status in ("COMPLETED", "FAILED", "FAILED_STAGING")
 
 
-def _heading(progress: BatchProgress) -> str:
+def _heading(progress: "BatchProgress") -> str:
     return f"{progress.batch.key} {progress.batch.status.value}"
 
 
-def _noteworthy_state(progress: BatchProgress) -> tuple[Any, ...]:
+def _noteworthy_state(progress: "BatchProgress") -> tuple[Any, ...]:
     """The state whose change deserves a line; a slightly higher rate does not."""
     return progress.batch.status, progress.cells, progress.assessment and progress.assessment.state
 
 
-def _progress_line(progress: BatchProgress) -> str:
+def _progress_line(progress: "BatchProgress") -> str:
     """Counts, rate, and the time left or the reason for a stall, in one line."""
+    from doceval_pipeline.batches.monitoring.stalls import STALLED, WorkState
+
     cells, throughput = progress.cells, progress.throughput
     counts = f"{cells.done:,} of {progress.batch.expected_cells or 0:,} evaluations, {cells.failed:,} failed"
     if cells.reused:
