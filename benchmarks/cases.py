@@ -4,7 +4,7 @@ from typing import Protocol
 
 from benchmarks.backfills import scattered_backfill
 from benchmarks.case import Case
-from benchmarks.dagster_runs import small_run, time_to_report
+from benchmarks.dagster_runs import time_to_report
 from benchmarks.growth import growth
 from benchmarks.polls import polls
 from benchmarks.predecessor import predecessor
@@ -14,6 +14,7 @@ from benchmarks.restaging import restaging
 from benchmarks.reusing import reusing
 from benchmarks.sensors import sensors
 from benchmarks.staging import large_documents, one_huge_document, small_documents
+from benchmarks.starting import commands, small_run
 from benchmarks.ticks import ticks
 
 
@@ -34,6 +35,7 @@ CASES: dict[str, CaseFactory] = {
     "7": ticks,
     "8": time_to_report,
     "9": small_run,
+    "9c": commands,
     "10": reporting,
     "11": growth,
     "12": sensors,

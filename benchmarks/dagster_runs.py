@@ -1,4 +1,4 @@
-"""Cases 8 and 9: Dagster's overhead, from the last result to the report, and around a small staging.
+"""Cases 8 and 9: Dagster's overhead, from the last result to the report, and in a run of a small staging.
 
 Uses a complete installation: `doceval up` with its defaults, Dagster's storage in PostgreSQL.
 """
@@ -146,7 +146,7 @@ def time_to_report(*, quick: bool) -> Case:
     chance = random.Random(8)
 
     def before(installation: Installation) -> dict[str, Any]:
-        number = installation.apply(_numbered_folder(installation, "answered"), 2, 2)
+        number = installation.apply(numbered_folder(installation, "answered"), 2, 2)
         _stage(number)
         return {"batch": number, "phase": chance.uniform(0, LOOP_SECONDS)}
 
@@ -169,11 +169,11 @@ def time_to_report(*, quick: bool) -> Case:
     )
 
 
-def small_run(*, quick: bool) -> Case:
-    """Case 9."""
+def in_one_process(*, quick: bool) -> Case:
+    """The part of case 9 that leaves out the start of the process."""
 
     def before(installation: Installation) -> dict[str, Any]:
-        return {"batch": installation.apply(_numbered_folder(installation, "run"), 2, 2)}
+        return {"batch": installation.apply(numbered_folder(installation, "run"), 2, 2)}
 
     def before_ours(installation: Installation) -> dict[str, Any]:
         installation.empty()
@@ -217,7 +217,7 @@ def _stage(batch: int) -> None:
     subprocess.run([script("doceval"), "stage", str(batch)], check=True, stdout=subprocess.DEVNULL)
 
 
-def _numbered_folder(installation: Installation, name: str) -> Path:
+def numbered_folder(installation: Installation, name: str) -> Path:
     """A new folder of 8 documents; a new one for each batch, because a batch is named after its folder."""
     number = len(list(installation.folder.glob(f"{name}-*")))
     return material.documents(installation.folder / f"{name}-{number}", 8, 20 * material.KIB)

@@ -19,16 +19,12 @@ from doceval_pipeline.defs import (
     staging,
     webhook,
 )
-from doceval_pipeline.defs.catalog import with_catalog_metadata
-from doceval_pipeline.defs.resources import DocEval, StagingProgress
+from doceval_pipeline.defs.assembly import STAGING_ASSETS, STAGING_CHECKS, assembled
 from doceval_pipeline.defs.scaffolded import users_definitions
 from doceval_pipeline.settings import Settings
 
 ASSETS = (
-    staging.batch_config_snapshot,
-    staging.document_assignment,
-    staging.encoded_documents,
-    staging.queue_rows,
+    *STAGING_ASSETS,
     responses.llm_responses,
     reporting.completion_report,
     leaderboard.leaderboard,
@@ -36,14 +32,13 @@ ASSETS = (
     maintenance.audit,
 )
 ASSET_CHECKS = (
-    staging.documents_round_trip,
-    staging.queue_checks,
+    *STAGING_CHECKS,
     responses.responses_keep_coming,
     result_checks.result_checks,
 )
 JOBS = (
     jobs.create_batch,
-    jobs.stage_batch,
+    staging.stage_batch,
     jobs.report_batch,
     jobs.reprocess_batch,
     jobs.pause_batch,
@@ -87,13 +82,11 @@ def _definitions(_: Settings) -> dg.Definitions:
 def own_definitions() -> dg.Definitions:
     """The definitions of this project. Cron expressions and the webhook's URL come from the environment."""
     settings = Settings.from_environment()
-    return dg.Definitions(
-        assets=with_catalog_metadata(ASSETS, settings),
+    return assembled(
+        settings,
+        assets=ASSETS,
         asset_checks=ASSET_CHECKS,
         jobs=JOBS,
         sensors=[*SENSORS, webhook.completion_webhook(settings)],
         schedules=schedules.schedules(settings),
-        resources={"doc_eval": DocEval(), "progress": StagingProgress()},
-        # All steps of a run share one process: a process per step costs more than the steps of a small batch.
-        executor=dg.in_process_executor,
     )

@@ -12,7 +12,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from doceval_pipeline.cli.command_table import ENTRIES, PATIENCE, HelpSection, LazyCommands, Patience
+from doceval_pipeline.cli.collector import end_without_collecting
+from doceval_pipeline.cli.command_table import ENTRIES, HelpSection, LazyCommands
 from doceval_pipeline.cli.streams import BROKEN_PIPE, exit_code, lasting_streams
 from doceval_pipeline.cli.suggestions import SuggestingGroup
 
@@ -60,23 +61,18 @@ class _RootGroup(SuggestingGroup):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="doceval-pipeline")
-@click.pass_context
-def cli(context: click.Context) -> None:
+def cli() -> None:
     """Stage batches of documents for evaluation by LLMs, and report the results.
 
     `doceval COMMAND --help` explains a command and shows an example.
     """
-    patience = PATIENCE[context.invoked_subcommand or ""]
-    if patience is not Patience.SUPERVISES:
-        from doceval_pipeline.cli.waiting import watching
-
-        context.with_resource(watching(only_reads=patience is Patience.ENDS))
 
 
 def main() -> None:
     """Run a command; exit code 0 only if it did what was asked and its output was written."""
     # All files, also those of processes that are started, are for this user alone.
     os.umask(0o077)
+    end_without_collecting()
     output = lasting_streams()
     sys.exit(exit_code(output, _run()))
 

@@ -4,26 +4,23 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
-from doceval_pipeline.batches.files.folders import folder_problems
-from doceval_pipeline.batches.staging.applying import NextOccurrence, Preview, next_occurrences
-from doceval_pipeline.batches.staging.applying import apply as apply_and_preview
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json, print_table, warn
-from doceval_pipeline.doc_eval.batches import partition_key
-from doceval_pipeline.doc_eval.definitions.apply import Applied
-from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
 from doceval_pipeline.errors import ConfigurationError, DatabaseError, EmbeddedServerError
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 from doceval_pipeline.recurrence import in_zone
 from doceval_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from doceval_pipeline.batches.staging.applying import NextOccurrence, Preview
+    from doceval_pipeline.doc_eval.definitions.apply import Applied
 
 
 @command(epilog=examples("doceval apply evaluation.yaml", "doceval apply evaluation.yaml --stage"))
@@ -41,6 +38,13 @@ def apply(*, file: Path, stage: bool, as_json: bool) -> None:
     recurring evaluation changes from its next occurrence. Relative folders are relative to the folder of
     FILE; if FILE is a link, to the folder of the linked file.
     """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from doceval_pipeline.batches.files.folders import folder_problems
+    from doceval_pipeline.batches.staging.applying import apply as apply_and_preview
+    from doceval_pipeline.batches.staging.applying import next_occurrences
+    from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
+
     located = load_evaluation_file(file, folder_problems(Settings.from_environment()))
     try:
         applied, previews = apply_and_preview(databases(), located, stage=stage)
@@ -72,7 +76,7 @@ def apply(*, file: Path, stage: bool, as_json: bool) -> None:
 
 
 def _as_json(
-    applied: Applied, previews: Mapping[str, Preview], upcoming: Sequence[NextOccurrence]
+    applied: "Applied", previews: "Mapping[str, Preview]", upcoming: "Sequence[NextOccurrence]"
 ) -> dict[str, Any]:
     preview_data = {name: preview.as_json() for name, preview in previews.items()}
     occurrences = {
@@ -92,7 +96,7 @@ def _as_json(
     }
 
 
-def _print_next_occurrence(occurrence: NextOccurrence) -> None:
+def _print_next_occurrence(occurrence: "NextOccurrence") -> None:
     record = occurrence.record
     if record.paused_at is not None:
         when = f"paused; resume it with doceval recurring resume {shlex.quote(record.name)}"
@@ -107,7 +111,9 @@ def _print_next_occurrence(occurrence: NextOccurrence) -> None:
             warn(f"    {note}")
 
 
-def _print_next_steps(applied: Applied, previews: Mapping[str, Preview], *, stage: bool) -> None:
+def _print_next_steps(applied: "Applied", previews: "Mapping[str, Preview]", *, stage: bool) -> None:
+    from doceval_pipeline.doc_eval.batches import partition_key
+
     if not applied.changed:
         console.print("nothing changed")
     for name, number in applied.numbers.items():

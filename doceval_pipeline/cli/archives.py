@@ -5,22 +5,25 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
 
-from doceval_pipeline.batches.archiving import restore as restoring
-from doceval_pipeline.batches.monitoring.status import batch_progress
 from doceval_pipeline.cli.bars import bars
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option, several_batches
 from doceval_pipeline.cli.output import console, print_json, print_table
 from doceval_pipeline.cli.selection import ActionResult, act_on_each, select
-from doceval_pipeline.doc_eval.batches import BatchRecord, partition_key
 from doceval_pipeline.names import printable
 from doceval_pipeline.paths import file_path
 from doceval_pipeline.reports.formatting import size_text
+
+if TYPE_CHECKING:
+    from doceval_pipeline.batches.archiving import restore as restoring
+    from doceval_pipeline.doc_eval.batches import BatchRecord
 
 
 @command(epilog=examples("doceval archive 1", "doceval archive 'contracts-*'"))
@@ -33,11 +36,14 @@ def archive(*, batches: tuple[str, ...], as_json: bool) -> None:
     BATCH is a number, a name, or a quoted pattern such as 'contracts-*'. Each file is read back before
     anything is removed. Run the command again to complete an interrupted archive.
     """
-    from doceval_pipeline.cli.runs import open_job
+    from doceval_pipeline.batches.monitoring.status import batch_progress
+
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     selection = select(databases().doc_eval, batches, with_archived=True)
 
-    def archive_one(batch: BatchRecord) -> ActionResult:
+    def archive_one(batch: "BatchRecord") -> ActionResult:
         done = run(batch.id).output_for_node("archive_rows")
         (progress,) = batch_progress(databases(), str(batch.id))
         counts = {name: done[name] for name in ("rows", "documents")}
@@ -71,7 +77,12 @@ def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
     The whole archive is checked before anything is written. Run the command again to complete an interrupted
     restore.
     """
-    from doceval_pipeline.cli.runs import restore_and_report
+    from doceval_pipeline.batches.archiving import restore as restoring
+    from doceval_pipeline.batches.monitoring.status import batch_progress
+    from doceval_pipeline.doc_eval.batches import partition_key
+
+    with importing():
+        from doceval_pipeline.cli.runs import restore_and_report
 
     opened = databases()
     with ExitStack() as stack:
@@ -96,8 +107,11 @@ def restore(*, file: Path, accept_connections: bool, as_json: bool) -> None:
     )
 
 
-def _show(incoming: restoring.IncomingArchive) -> None:
+def _show(incoming: "restoring.IncomingArchive") -> None:
     """Print the contents of an archive of another installation."""
+    from doceval_pipeline.batches.archiving import restore as restoring
+    from doceval_pipeline.doc_eval.batches import partition_key
+
     manifest, checked = incoming.archive.manifest, incoming.checked
     console.print(
         f"[bold]{partition_key(incoming.batch_id)}[/] {escape(printable(manifest.name))}: archived "
@@ -126,7 +140,7 @@ def _show(incoming: restoring.IncomingArchive) -> None:
         console.print(f"new folder: {escape(printable(restoring.shorten(path)))}")
 
 
-def _accepted(incoming: restoring.IncomingArchive) -> bool:
+def _accepted(incoming: "restoring.IncomingArchive") -> bool:
     """Whether the user accepts new or different connections and folders at the terminal."""
     if not incoming.must_be_accepted or not (sys.stdin.isatty() and console.is_terminal):
         return False

@@ -2,22 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason, staged
-from doceval_pipeline.batches.files.folders import notes_on_assigned
-from doceval_pipeline.batches.monitoring.status import batch_progress, batches_with_failures, closed_batches
-from doceval_pipeline.batches.staging.planning import plan
-from doceval_pipeline.batches.staging.reprocessing import Mode
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option, reprocess_options, several_batches
 from doceval_pipeline.cli.output import console, in_words
 from doceval_pipeline.cli.selection import ActionResult, Selection, act_on_each, select
-from doceval_pipeline.doc_eval.batches import BatchRecord
+
+if TYPE_CHECKING:
+    from doceval_pipeline.batches.databases import Databases
+    from doceval_pipeline.batches.staging.reprocessing import Mode
+    from doceval_pipeline.doc_eval.batches import BatchRecord
 
 
 @command(epilog=examples("doceval stage 1", "doceval stage 'contracts-*'"))
@@ -29,13 +28,18 @@ def stage(*, batches: tuple[str, ...], as_json: bool) -> None:
     Seals the configuration of each BATCH, stores its documents and queues its evaluations; a staging that was
     interrupted is completed. BATCH is a number, a name, or a quoted pattern such as 'contracts-*'.
     """
+    from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason, staged
+    from doceval_pipeline.batches.files.folders import notes_on_assigned
+    from doceval_pipeline.batches.monitoring.status import batch_progress
+
     # Dagster takes half a second to import.
-    from doceval_pipeline.cli.runs import open_job
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     opened = databases()
     selection = select(opened.doc_eval, batches)
 
-    def stage_one(batch: BatchRecord) -> ActionResult:
+    def stage_one(batch: "BatchRecord") -> ActionResult:
         run(batch.id)
         (progress,) = batch_progress(opened, str(batch.id))
         documents, cells = progress.documents, progress.cells
@@ -86,6 +90,9 @@ def reprocess(
     Adds missing documents and evaluations of each BATCH. Earlier attempts are kept. BATCH is a number, a
     name, or a quoted pattern such as 'contracts-*'.
     """
+    from doceval_pipeline.batches.monitoring.status import batches_with_failures, closed_batches
+    from doceval_pipeline.batches.staging.reprocessing import Mode
+
     opened = databases()
     if not batches and not with_failures:
         raise click.UsageError("Missing argument 'BATCH...' (or --with-failures).")
@@ -150,9 +157,13 @@ def _run_on_each(
     as_json: bool,
 ) -> None:
     """Run a job on each batch and print how many rows it changed; with `stages`, also the files left out."""
-    from doceval_pipeline.cli.runs import open_job
+    from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, left_out_by_reason
+    from doceval_pipeline.batches.monitoring.status import batch_progress
 
-    def act(batch: BatchRecord) -> ActionResult:
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
+
+    def act(batch: "BatchRecord") -> ActionResult:
         counts = run(batch.id).output_for_node(op)
         (progress,) = batch_progress(databases(), str(batch.id))
         line = f"[bold]{batch.key}[/] {progress.batch.status}: {in_words(counts)}"
@@ -166,8 +177,10 @@ def _run_on_each(
         act_on_each(selection, act, as_json=as_json)
 
 
-def _planned(opened: Databases, batch: BatchRecord, mode: Mode, *, rescan: bool) -> ActionResult:
+def _planned(opened: "Databases", batch: "BatchRecord", mode: "Mode", *, rescan: bool) -> ActionResult:
     """The result of planning to reprocess a batch."""
+    from doceval_pipeline.batches.staging.planning import plan
+
     batch_plan = plan(opened, batch.id, mode, lambda *_: None, rescan=rescan)
     counts = batch_plan.counts()
     return ActionResult(

@@ -2,16 +2,11 @@
 
 import click
 
-from doceval_pipeline.batches.access_warnings import access_warnings
-from doceval_pipeline.batches.invariants.audit import audit_installation
-from doceval_pipeline.batches.monitoring.status import failed_occurrences
-from doceval_pipeline.batches.webhook import notifications
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases, warn_of_waiting
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json, print_table, warn
-from doceval_pipeline.dagster_home.safeguards import missing_safeguards
 
 
 @command(epilog=examples("doceval check", "doceval check --every-document"))
@@ -27,6 +22,12 @@ def check(*, every_document: bool, as_json: bool) -> None:
     dagster.yaml, webhook messages that could not be sent, recurring evaluations whose newest occurrence
     failed, work that waits while no daemon runs, and rights of processors' login roles that endanger others.
     """
+    from doceval_pipeline.batches.access_warnings import access_warnings
+    from doceval_pipeline.batches.invariants.audit import audit_installation
+    from doceval_pipeline.batches.monitoring.status import failed_occurrences
+    from doceval_pipeline.batches.webhook import notifications
+    from doceval_pipeline.dagster_home.safeguards import missing_safeguards
+
     opened = databases()
     with bars(visible=not as_json) as new_bar:
         findings = list(

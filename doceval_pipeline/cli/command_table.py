@@ -11,6 +11,8 @@ from importlib import import_module
 
 import click
 
+from doceval_pipeline.cli.collector import importing
+
 
 class HelpSection(Enum):
     """A section of `doceval --help`; the value is its heading."""
@@ -53,7 +55,8 @@ class CommandEntry:
     def load(self) -> click.Command:
         """Import the command."""
         module, _, attribute = self.target.partition(":")
-        command: click.Command = getattr(import_module(f"doceval_pipeline.cli.{module}"), attribute)
+        with importing():
+            command: click.Command = getattr(import_module(f"doceval_pipeline.cli.{module}"), attribute)
         return command
 
 

@@ -1,27 +1,22 @@
 """`doceval compare`: compares two batches, or two connections or prompts of one batch."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from doceval_pipeline.batches.results.comparing import (
-    compare_batches,
-    compare_in_batch,
-    write_comparison,
-)
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, console_beside, errors, output_path, print_json, print_table
-from doceval_pipeline.domain.score_changes import Dimension
-from doceval_pipeline.domain.scores import ScoreStateCounts
+from doceval_pipeline.domain.score_changes import THRESHOLD, Dimension
 from doceval_pipeline.names import printable
-from doceval_pipeline.reports.comparison import ComparedColumn, ComparedSide, Comparison
-from doceval_pipeline.reports.comparison_words import usage_texts
 from doceval_pipeline.reports.formatting import points_text, probability_text, score_text
 from doceval_pipeline.reports.phrases import shown_name
-from doceval_pipeline.reports.score_changes import THRESHOLD, crossings_text
+
+if TYPE_CHECKING:
+    from doceval_pipeline.domain.scores import ScoreStateCounts
+    from doceval_pipeline.reports.comparison import ComparedColumn, ComparedSide, Comparison
 
 
 @command(
@@ -69,6 +64,8 @@ def compare(
     Leaves out documents and columns (connection and prompt) that only one of the two has. The first lines of
     the output, one for each column, can be pasted into a message.
     """
+    from doceval_pipeline.batches.results.comparing import compare_batches, compare_in_batch, write_comparison
+
     if len(batches) + bool(connections) + bool(prompts) != 2 or len(batches) > 2:
         raise click.UsageError("pass two batches, or one batch with either --connections or --prompts")
     beside = console_beside(page, as_json=as_json)
@@ -99,7 +96,7 @@ _LARGEST_SHOWN = 5
 _OPTIONAL = ("model", "connection", "prompt", "changed")
 
 
-def _print(comparison: Comparison) -> None:
+def _print(comparison: "Comparison") -> None:
     for sentence in comparison.sentences:
         console.print(printable(sentence), markup=False)
     if comparison.simulated:
@@ -114,7 +111,9 @@ def _print(comparison: Comparison) -> None:
     _print_largest(comparison)
 
 
-def _print_usage(comparison: Comparison) -> None:
+def _print_usage(comparison: "Comparison") -> None:
+    from doceval_pipeline.reports.comparison_words import usage_texts
+
     headings = (
         *_names(comparison),
         comparison.side_word,
@@ -132,7 +131,9 @@ def _print_usage(comparison: Comparison) -> None:
     print_table(headings, rows, "price and time", optional=_OPTIONAL)
 
 
-def _print_columns(comparison: Comparison) -> None:
+def _print_columns(comparison: "Comparison") -> None:
+    from doceval_pipeline.reports.score_changes import crossings_text
+
     sides = comparison.first, comparison.second
     first, second = (f"{side.name} ({side.partition_key})" for side in sides)
     console.print(printable(f"first is {first}, second is {second}"), markup=False)
@@ -160,7 +161,7 @@ def _print_columns(comparison: Comparison) -> None:
             console.print(printable(f"{_column_label(column)}: {crossed}"), markup=False)
 
 
-def _row(column: ComparedColumn) -> tuple[Any, ...]:
+def _row(column: "ComparedColumn") -> tuple[Any, ...]:
     names, changed = _column_names(column), ", ".join(column.changed) or None
     changes = column.score_changes
     if changes is None or column.first_mean is None or column.second_mean is None:
@@ -186,20 +187,20 @@ def _row(column: ComparedColumn) -> tuple[Any, ...]:
     )
 
 
-def _names(comparison: Comparison) -> tuple[str, str]:
+def _names(comparison: "Comparison") -> tuple[str, str]:
     """The headings of `_column_names`."""
     return comparison.model_word, "prompt"
 
 
-def _column_names(column: ComparedColumn) -> tuple[str | None, str | None]:
+def _column_names(column: "ComparedColumn") -> tuple[str | None, str | None]:
     return column.connection, column.prompt
 
 
-def _column_label(column: ComparedColumn) -> str:
+def _column_label(column: "ComparedColumn") -> str:
     return " · ".join(shown_name(name) for name in _column_names(column) if name is not None)
 
 
-def _print_largest(comparison: Comparison) -> None:
+def _print_largest(comparison: "Comparison") -> None:
     """Print the documents whose scores differ most, of each of the first columns."""
     shown = None if len(comparison.columns) == 1 else _LARGEST_SHOWN
     for column in comparison.columns[:_LINES_SHOWN]:
@@ -213,7 +214,7 @@ def _print_largest(comparison: Comparison) -> None:
             print_table(("file", "first", "second"), shifts, title)
 
 
-def _print_left_out(comparison: Comparison) -> None:
+def _print_left_out(comparison: "Comparison") -> None:
     """Print the results that are left out of the differences, by reason."""
     first, second = comparison.first, comparison.second
     rows = [
@@ -238,11 +239,11 @@ def _print_left_out(comparison: Comparison) -> None:
         _print_only(side)
 
 
-def _left_out(counts: ScoreStateCounts) -> tuple[int, ...]:
+def _left_out(counts: "ScoreStateCounts") -> tuple[int, ...]:
     return counts.without_score, counts.failed, counts.open, counts.absent, counts.same_results
 
 
-def _print_only(side: ComparedSide) -> None:
+def _print_only(side: "ComparedSide") -> None:
     if side.documents or side.columns:
         console.print(
             f"only in {printable(side.name)}: documents {side.documents:,}, columns {len(side.columns):,}",

@@ -6,9 +6,6 @@ from rich.status import Status as Spinner
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.output import console, errors, print_json, print_table
 from doceval_pipeline.conformance.cases import Scenario
-from doceval_pipeline.conformance.runner import run_scenarios
-from doceval_pipeline.conformance.verdicts import evaluate
-from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.settings import Settings
 
 
@@ -32,6 +29,10 @@ def conformance(*, command: tuple[str, ...], timeout: float, as_json: bool) -> N
     KNOWLEDGE_DOCUMENTS_URL, and connections that point to a fake model on this machine. No LLM is called. The
     exit code is 0 only if the processor fulfils every requirement of the contract.
     """
+    from doceval_pipeline.conformance.runner import run_scenarios
+    from doceval_pipeline.conformance.verdicts import evaluate
+    from doceval_pipeline.embedded.server import EmbeddedServer
+
     server = EmbeddedServer(Settings.from_environment().home)
     with Spinner("", console=errors) as spinner:
 

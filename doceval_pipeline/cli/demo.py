@@ -13,24 +13,22 @@ from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from doceval_pipeline.batches.databases import Databases, open_databases
-from doceval_pipeline.batches.files.file_counts import batch_tallies, left_out, staged
-from doceval_pipeline.batches.monitoring.status import BatchProgress, batch_progress
-from doceval_pipeline.batches.results.report_files import newest_report
 from doceval_pipeline.cli.bars import ProgressBars
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.output import console, fail
 from doceval_pipeline.cli.processor import NOTICE, Behaviour, Simulation
-from doceval_pipeline.cli.supervision.supervisor import StartFailed, Supervisor
-from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
-from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
-from doceval_pipeline.doc_eval.files import Tally
-from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from doceval_pipeline.batches.databases import Databases
+    from doceval_pipeline.batches.monitoring.status import BatchProgress
+    from doceval_pipeline.cli.supervision.supervisor import Supervisor
+    from doceval_pipeline.doc_eval.files import Tally
 
 SECONDS_TO_COMPLETE = 600
 
@@ -42,6 +40,11 @@ def demo() -> None:
     Stages sample documents, answers their queue rows with made-up results and writes the completion report.
     Takes about half a minute and calls no LLM.
     """
+    from doceval_pipeline.batches.databases import open_databases
+    from doceval_pipeline.batches.files.file_counts import batch_tallies
+    from doceval_pipeline.batches.results.report_files import newest_report
+    from doceval_pipeline.cli.supervision.supervisor import Supervisor
+
     started = time.monotonic()
     settings = Settings.from_environment()
     console.print(
@@ -68,8 +71,11 @@ def demo() -> None:
         webbrowser.open(report.as_uri())
 
 
-def _apply_sample(databases: Databases) -> int:
+def _apply_sample(databases: "Databases") -> int:
     """Apply the sample evaluation under a name of its own; returns the batch's number."""
+    from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+    from doceval_pipeline.doc_eval.definitions.evaluation_file import load_evaluation_file
+
     with as_file(files("doceval_pipeline").joinpath("sample")) as sample:
         located = load_evaluation_file(sample / "evaluation.yaml")
         name = f"demo {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
@@ -80,8 +86,11 @@ def _apply_sample(databases: Databases) -> int:
 
 
 def _wait_for_report(
-    databases: Databases, number: int, supervisor: Supervisor, simulation: Simulation
-) -> BatchProgress:
+    databases: "Databases", number: int, supervisor: "Supervisor", simulation: Simulation
+) -> "BatchProgress":
+    from doceval_pipeline.cli.supervision.supervisor import StartFailed
+    from doceval_pipeline.doc_eval.lifecycle import Status
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with ProgressBars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("starting Dagster's daemon", total=None)
@@ -106,16 +115,20 @@ def _wait_for_report(
 
 
 def _poll_progress(
-    databases: Databases, number: int, wait: Callable[[float], bool]
-) -> Iterator[BatchProgress]:
+    databases: "Databases", number: int, wait: Callable[[float], bool]
+) -> "Iterator[BatchProgress]":
     """Yield the progress of a batch until the time limit is reached."""
+    from doceval_pipeline.batches.monitoring.status import batch_progress
+
     deadline = time.monotonic() + SECONDS_TO_COMPLETE
     while time.monotonic() < deadline:
         yield batch_progress(databases, str(number))[0]
         wait(0.3)
 
 
-def _description(progress: BatchProgress) -> str:
+def _description(progress: "BatchProgress") -> str:
+    from doceval_pipeline.doc_eval.lifecycle import Status
+
     waiting_for = {
         Status.SAVED: "saved; waiting for the sensor new_batches",
         Status.STAGING: "staging: snapshot, files, documents, queue",
@@ -126,7 +139,9 @@ def _description(progress: BatchProgress) -> str:
     return waiting_for.get(progress.batch.status, processing)
 
 
-def _print_result(progress: BatchProgress, files: list[Tally], report: Path, seconds: float) -> None:
+def _print_result(progress: "BatchProgress", files: "list[Tally]", report: Path, seconds: float) -> None:
+    from doceval_pipeline.batches.files.file_counts import left_out, staged
+
     batch, documents, cells = progress.batch, progress.documents, progress.cells
     console.print(f"[bold]{batch.key}[/] [green]{batch.status}[/]  {batch.name}")
     console.print(f"  {staged(documents.staged, documents.distinct)}; {left_out(files)}")

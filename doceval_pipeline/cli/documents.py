@@ -6,8 +6,6 @@ from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import print_json, print_table
-from doceval_pipeline.doc_eval.batches import find_batch
-from doceval_pipeline.doc_eval.file_listing import list_batch_files
 from doceval_pipeline.reports.formatting import size_text
 
 
@@ -19,6 +17,9 @@ def documents(*, batch: str, as_json: bool) -> None:
 
     Shows state, reason, size, sha256 and content type of every file. BATCH is a number or a name.
     """
+    from doceval_pipeline.doc_eval.batches import find_batch
+    from doceval_pipeline.doc_eval.file_listing import list_batch_files
+
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
     record.require_rows()

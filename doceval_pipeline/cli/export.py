@@ -7,13 +7,11 @@ from typing import Any
 import click
 
 from doceval_pipeline.atomic_file import STANDARD_OUTPUT
-from doceval_pipeline.batches.results.exporting import export_page, export_records
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console_beside, errors, output_path, print_json
-from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.errors import ExportError
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.exports.value_types import VERSION
@@ -52,6 +50,9 @@ def export(*, batch: str, format_: str | None, output: Path, attempts: str, as_j
     Writes the current results of BATCH to FILE; docs/exports.md describes the columns. html is
     the completion report, xlsx is for Excel. The file is written completely or not at all.
     """
+    from doceval_pipeline.batches.results.exporting import export_page, export_records
+    from doceval_pipeline.doc_eval.batches import find_batch
+
     console = console_beside(output, as_json=as_json)
     opened = databases()
     record = find_batch(opened.doc_eval, batch)

@@ -1,17 +1,19 @@
 """`doceval failures`: which evaluations of a batch failed, why, and how to retry them."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from doceval_pipeline.batches.results.failures import BatchFailures, NamedGroup, read_failures
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json
-from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.formatting import counted
+
+if TYPE_CHECKING:
+    from doceval_pipeline.batches.results.failures import BatchFailures, NamedGroup
 
 # Shown without --all: groups, and of each group names of documents and characters of the message.
 GROUPS, NAMES, CHARACTERS = 10, 5, 300
@@ -36,6 +38,9 @@ def failures(*, batch: str, every: bool, as_json: bool) -> None:
     Groups the failed evaluations of BATCH by message, the most frequent first; messages that differ only in
     numbers, ids or names are one group. BATCH is a number or a name.
     """
+    from doceval_pipeline.batches.results.failures import read_failures
+    from doceval_pipeline.doc_eval.batches import find_batch
+
     opened = databases()
     record = find_batch(opened.doc_eval, batch)
     whole = every or as_json
@@ -51,7 +56,7 @@ def failures(*, batch: str, every: bool, as_json: bool) -> None:
         _show(found, every=every)
 
 
-def _show(found: BatchFailures, *, every: bool) -> None:
+def _show(found: "BatchFailures", *, every: bool) -> None:
     heading = f"{found.batch.key} {found.batch.name}"
     failed, total = found.failures.cells, found.cells.total
     if not failed:
@@ -78,7 +83,7 @@ def _show(found: BatchFailures, *, every: bool) -> None:
     _print(f"retry exactly these: {', then '.join(found.retry)}")
 
 
-def _show_group(named: NamedGroup, word: str, *, every: bool) -> None:
+def _show_group(named: "NamedGroup", word: str, *, every: bool) -> None:
     group = named.group
     _print("")
     _print(
@@ -98,7 +103,7 @@ def _show_group(named: NamedGroup, word: str, *, every: bool) -> None:
         _print(f"  documents: {', '.join(named.documents)}{more}")
 
 
-def _message(named: NamedGroup, characters: int) -> str:
+def _message(named: "NamedGroup", characters: int) -> str:
     """The message in one line, cut to `characters`."""
     if named.message is None:
         return "(no message)"

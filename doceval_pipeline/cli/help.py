@@ -1,13 +1,28 @@
-"""Commands whose help ends with examples."""
+"""Commands whose help ends with examples, and that watch the database servers while they run."""
 
 from collections.abc import Callable
 from typing import Any
 
 import click
 
+from doceval_pipeline.cli.collector import importing
+from doceval_pipeline.cli.command_table import PATIENCE, Patience
+
 
 class HelpWithExamples(click.Command):
     """A command whose epilog is a list of examples, one per line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; meanwhile the database servers are watched, unless it supervises them itself.
+
+        Its help and its completion need no server, and do not import what watches them.
+        """
+        patience = _patience(ctx)
+        if patience is not Patience.SUPERVISES and not isinstance(self, click.Group):
+            with importing():
+                from doceval_pipeline.cli.waiting import watching
+            ctx.with_resource(watching(only_reads=patience is Patience.ENDS))
+        return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the section of examples; their lines are not wrapped."""
@@ -16,6 +31,13 @@ class HelpWithExamples(click.Command):
             with formatter.section("Example" if len(lines) == 1 else "Examples"):
                 for line in lines:
                     formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def _patience(ctx: click.Context) -> Patience:
+    """The patience of the command of `doceval` that a context belongs to."""
+    while ctx.parent is not None and ctx.parent.parent is not None:
+        ctx = ctx.parent
+    return PATIENCE.get(ctx.info_name or "", Patience.PATIENT)
 
 
 def command(name: str | None = None, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:

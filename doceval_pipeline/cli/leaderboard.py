@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json, print_table
-from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.domain.insights import Standing
 from doceval_pipeline.domain.leaderboard import Board, LeaderboardRow
 from doceval_pipeline.errors import ComparisonError
@@ -83,6 +83,7 @@ def _show_all(prompt: str | None, *, opens: bool, as_json: bool) -> None:
 
 def _show_batch(batch: str, prompt: str | None, *, as_json: bool) -> None:
     from doceval_pipeline.batches.results.report_input import gather
+    from doceval_pipeline.doc_eval.batches import find_batch
     from doceval_pipeline.reports.batch_leaderboard import batch_boards, batch_boards_data
     from doceval_pipeline.reports.figures import figures
     from doceval_pipeline.reports.labels import connection_words
@@ -176,7 +177,8 @@ def _unknown_prompt(prompt: str, known: Sequence[str], missing: str) -> Comparis
 
 def _written_page() -> Path:
     """Write the page by the job that the webserver knows, so that it serves the page."""
-    from doceval_pipeline.cli.runs import open_job
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     with open_job("refresh_leaderboard", [], quiet=True) as act:
         (event,) = act().get_asset_materialization_events()

@@ -2,19 +2,43 @@
 
 import re
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
-from doceval_pipeline.batches.monitoring.listing import ListedBatch, find_listed
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import NO_BATCHES, console, print_json, print_table
-from doceval_pipeline.doc_eval.batch_listing import STATE_WORDS, BatchFilter
+
+if TYPE_CHECKING:
+    from doceval_pipeline.batches.monitoring.listing import ListedBatch
 
 LIMIT, HIGHEST_LIMIT = 50, 100_000
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 COLUMNS = ("batch", "name", "status", "created (UTC)", "documents", "evaluations", "failed", "report")
+
+
+class _State(click.ParamType):  # type: ignore[type-arg] # not generic before click 8.5
+    """A word for the state of batches. The words are read when one is given, not for the help."""
+
+    name = "state"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word in its own case."""
+        return str(self._words().convert(value, param, ctx))
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete words."""
+        return self._words().shell_complete(ctx, param, incomplete)
+
+    def _words(self) -> "click.Choice[str]":
+        from doceval_pipeline.doc_eval.batch_listing import STATE_WORDS
+
+        return click.Choice(STATE_WORDS, case_sensitive=False)
 
 
 def _moment(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
@@ -44,7 +68,7 @@ def _moment(context: click.Context, parameter: click.Parameter, value: str | Non
     "--status",
     "states",
     multiple=True,
-    type=click.Choice(STATE_WORDS, case_sensitive=False),
+    type=_State(),
     metavar="STATE",
     help="Only this state, such as completed, or: archived, held, open, closed. May be repeated.",
 )
@@ -87,6 +111,9 @@ def list_command(
     Shows the newest first. doceval status shows the progress and the problems of batches; doceval recurring
     list shows what creates batches on a schedule.
     """
+    from doceval_pipeline.batches.monitoring.listing import find_listed
+    from doceval_pipeline.doc_eval.batch_listing import BatchFilter
+
     wanted = BatchFilter(states, name, since, until)
     batches, matching = find_listed(databases(), wanted, limit, recurring=recurring, failed=failed)
     if as_json:
@@ -102,7 +129,7 @@ def list_command(
         console.print("no batch matches: doceval list shows all" if is_filtered else NO_BATCHES, markup=False)
 
 
-def _row(listed: ListedBatch) -> tuple[str | int | None, ...]:
+def _row(listed: "ListedBatch") -> tuple[str | int | None, ...]:
     batch, files = listed.batch, listed.documents
     return (
         batch.key,

@@ -1,20 +1,16 @@
 """`doceval plan`: what staging or reprocessing would do and cost. Writes nothing."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.staging.estimates import WorkEstimate
-from doceval_pipeline.batches.staging.planning import Plan, PlannedOccurrence, plan, plan_occurrence
-from doceval_pipeline.batches.staging.reprocessing import Mode
 from doceval_pipeline.batches.staging.rough_estimates import Range, RoughBasis
 from doceval_pipeline.cli.bars import bars
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option, reprocess_options
 from doceval_pipeline.cli.output import console, print_json, warn
-from doceval_pipeline.doc_eval.batches import find_batch
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
-from doceval_pipeline.doc_eval.recurring.stored import find_recurring
 from doceval_pipeline.domain.findings import Interval
 from doceval_pipeline.domain.recurring import OccurrenceOutcome
 from doceval_pipeline.errors import UnknownBatch, UnknownRecurring
@@ -30,6 +26,11 @@ from doceval_pipeline.reports.formatting import (
     size_text,
 )
 
+if TYPE_CHECKING:
+    from doceval_pipeline.batches.databases import Databases
+    from doceval_pipeline.batches.staging.estimates import WorkEstimate
+    from doceval_pipeline.batches.staging.planning import Plan, PlannedOccurrence
+
 
 @command("plan", epilog=examples("doceval plan 1", "doceval plan 1 --failed"))
 @click.argument("batch")
@@ -42,6 +43,10 @@ def plan_command(*, batch: str, mode: str | None, rescan: bool, as_json: bool) -
     options. BATCH is a number or a name, or the name of a recurring evaluation: then the plan is what its
     next occurrence would do now.
     """
+    from doceval_pipeline.batches.staging.planning import Plan, plan, plan_occurrence
+    from doceval_pipeline.batches.staging.reprocessing import Mode
+    from doceval_pipeline.doc_eval.batches import find_batch
+
     opened = databases()
     planned: Plan | PlannedOccurrence
     with bars(visible=not as_json) as new_bar:
@@ -65,7 +70,7 @@ def plan_command(*, batch: str, mode: str | None, rescan: bool, as_json: bool) -
         _print_occurrence(planned)
 
 
-def _recurring(opened: Databases, name: str, unknown: UnknownBatch) -> RecurringRecord:
+def _recurring(opened: "Databases", name: str, unknown: UnknownBatch) -> RecurringRecord:
     """The recurring evaluation of a name that no batch has.
 
     Raises
@@ -73,6 +78,8 @@ def _recurring(opened: Databases, name: str, unknown: UnknownBatch) -> Recurring
     UnknownBatch
         No recurring evaluation has it either.
     """
+    from doceval_pipeline.doc_eval.recurring.stored import find_recurring
+
     with opened.doc_eval.connect() as connection:
         try:
             return find_recurring(connection, name)
@@ -80,7 +87,7 @@ def _recurring(opened: Databases, name: str, unknown: UnknownBatch) -> Recurring
             raise unknown from None
 
 
-def _print_plan(batch_plan: Plan) -> None:
+def _print_plan(batch_plan: "Plan") -> None:
     console.print(
         f"{batch_plan.batch.key} {printable(batch_plan.batch.name)}, now {batch_plan.batch.status}",
         markup=False,
@@ -90,7 +97,7 @@ def _print_plan(batch_plan: Plan) -> None:
         warn(note)
 
 
-def _print_occurrence(occurrence: PlannedOccurrence) -> None:
+def _print_occurrence(occurrence: "PlannedOccurrence") -> None:
     due = "" if occurrence.due_at is None else f", due {in_zone(occurrence.due_at, occurrence.timezone)}"
     console.print(f"{printable(occurrence.name)}: the next occurrence{due}", markup=False)
     if occurrence.outcome is not OccurrenceOutcome.FAILED:
@@ -101,7 +108,7 @@ def _print_occurrence(occurrence: PlannedOccurrence) -> None:
         console.print(f"  no batch   {printable(occurrence.reason)}", markup=False)
 
 
-def _print_work(planned: Plan | PlannedOccurrence) -> None:
+def _print_work(planned: "Plan | PlannedOccurrence") -> None:
     documents, cells = planned.documents, planned.cells
     console.print(
         f"  documents  {documents.added:,} to store ({size_text(documents.added_bytes)}), "
@@ -139,7 +146,7 @@ def _by_reason(cells: dict[str, int]) -> str:
     return f"{sum(cells.values()):,}" + (f" ({reasons})" if reasons else "")
 
 
-def print_estimate(estimate: WorkEstimate) -> None:
+def print_estimate(estimate: "WorkEstimate") -> None:
     """Print what future evaluations on a connection are expected to use and cost."""
     to_run = counted(estimate.cells, "evaluation", "evaluations")
     console.print(f"  {printable(estimate.connection)}: {to_run} to run, {_basis(estimate)}", markup=False)
@@ -156,7 +163,7 @@ def print_estimate(estimate: WorkEstimate) -> None:
     )
 
 
-def _basis(estimate: WorkEstimate) -> str:
+def _basis(estimate: "WorkEstimate") -> str:
     """What the figures of an estimate are based on, as the end of a sentence."""
     finished = counted(estimate.experience, "finished one", "finished ones")
     if estimate.rough is None:
@@ -179,7 +186,7 @@ def _time(interval: Interval) -> str:
     return f"{rough_duration(interval.low)} to {rough_duration(interval.high)}"
 
 
-def _cost(estimate: WorkEstimate) -> str:
+def _cost(estimate: "WorkEstimate") -> str:
     if estimate.currency is None:
         return "no prices"
     if estimate.cost is not None:

@@ -16,9 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 import click
-from psycopg2.extras import RealDictCursor
 
-from doceval_pipeline.batches.databases import KNOWLEDGE, database_errors, open_databases, plain_connection
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.output import console
 from doceval_pipeline.errors import DocEvalError
@@ -147,6 +145,8 @@ class Simulation:
             raise self._failure
 
     def _work(self, settings: Settings, behaviour: Behaviour, number: int) -> None:
+        from doceval_pipeline.batches.databases import database_errors
+
         try:
             with database_errors():
                 self._answer_rows(settings, behaviour, number)
@@ -155,6 +155,10 @@ class Simulation:
             self._stop.set()
 
     def _answer_rows(self, settings: Settings, behaviour: Behaviour, number: int) -> None:
+        from psycopg2.extras import RealDictCursor
+
+        from doceval_pipeline.batches.databases import KNOWLEDGE, plain_connection
+
         with closing(plain_connection(settings, KNOWLEDGE, "simulated-processor")) as connection:
             # Regardless of the database's default: with a stricter isolation, concurrent claims fail.
             connection.set_session(isolation_level="READ COMMITTED", autocommit=True)
@@ -199,6 +203,8 @@ def simulate_processor(*, workers: int, failure_rate: float, latency: float, unt
 
     The results are marked as simulated. Calls no LLM.
     """
+    from doceval_pipeline.batches.databases import open_databases
+
     settings = Settings.from_environment()
     open_databases(settings)
     console.print(f"[yellow]{NOTICE}[/] {workers} workers; Ctrl-C stops them")

@@ -8,19 +8,13 @@ from typing import Any
 
 import click
 
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import examples
 from doceval_pipeline.cli.installation import databases, warn_of_waiting
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, fail, print_json, print_table
 from doceval_pipeline.cli.suggestions import SuggestingGroup
-from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
-from doceval_pipeline.doc_eval.recurring.occurrences import (
-    list_occurrences,
-    occurrence_at,
-    summarize_occurrences,
-)
 from doceval_pipeline.doc_eval.recurring.record import RecurringRecord
-from doceval_pipeline.doc_eval.recurring.stored import find_recurring, list_recurring
 from doceval_pipeline.domain.recurring import Occurrence, OccurrenceOutcome, OccurrenceSummary
 from doceval_pipeline.names import printable
 from doceval_pipeline.recurrence import in_zone
@@ -74,6 +68,9 @@ def list_command(*, name: str | None, as_json: bool) -> None:
 
     Without NAME, lists all recurring evaluations. Times are in the time zone of the evaluation, and in UTC.
     """
+    from doceval_pipeline.doc_eval.recurring.occurrences import list_occurrences, summarize_occurrences
+    from doceval_pipeline.doc_eval.recurring.stored import find_recurring, list_recurring
+
     opened = databases()
     if name is None:
         with opened.doc_eval.connect() as connection:
@@ -130,6 +127,8 @@ def resume(name: str) -> None:
 
     NAME continues with its next occurrence. Occurrences missed while it was paused are not made up.
     """
+    from doceval_pipeline.doc_eval.recurring.stored import find_recurring
+
     changed = _run("resume_recurring", "resume", name)
     with databases().doc_eval.connect() as connection:
         record = find_recurring(connection, name)
@@ -144,6 +143,9 @@ def delete(name: str) -> None:
     Also deletes the occurrences of NAME. If you define it again, all documents count as new;
     their results are still reused.
     """
+    from doceval_pipeline.doc_eval.recurring.occurrences import summarize_occurrences
+    from doceval_pipeline.doc_eval.recurring.stored import find_recurring
+
     with databases().doc_eval.connect() as connection:
         summary = summarize_occurrences(connection, find_recurring(connection, name).id)
     _run("delete_recurring", "delete", name)
@@ -162,7 +164,10 @@ def report(*, name: str, opens: bool, as_json: bool) -> None:
     """
     from doceval_pipeline.batches.results.series.reporting import write_series
     from doceval_pipeline.cli.reports import open_report
-    from doceval_pipeline.cli.runs import open_job
+    from doceval_pipeline.doc_eval.recurring.stored import find_recurring
+
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
     from doceval_pipeline.reports.series import series_data
 
     opened = databases()
@@ -197,6 +202,8 @@ def _show_all(records: Sequence[RecurringRecord], *, as_json: bool) -> None:
 
 
 def _row(record: RecurringRecord) -> tuple[str | None, ...]:
+    from doceval_pipeline.doc_eval.batches import partition_key
+
     batch = None
     if record.newest_batch_id is not None:
         batch = f"{partition_key(record.newest_batch_id)} {record.newest_batch_status}"
@@ -248,6 +255,8 @@ def _at(moment: datetime | None, record: RecurringRecord) -> str | None:
 
 
 def _show_occurrences(record: RecurringRecord, occurrences: Sequence[Occurrence], count: int) -> None:
+    from doceval_pipeline.doc_eval.batches import partition_key
+
     print_table(
         ("time", "outcome", "batch", "new", "changed", "unchanged", "gone", "reason"),
         [
@@ -306,6 +315,10 @@ def _as_json(record: RecurringRecord) -> dict[str, Any]:
 
 
 def _print_occurrence(name: str, made: Mapping[str, Any]) -> None:
+    from doceval_pipeline.doc_eval.batches import batch_by_id
+    from doceval_pipeline.doc_eval.recurring.occurrences import occurrence_at
+    from doceval_pipeline.doc_eval.recurring.stored import find_recurring
+
     opened, due_at = databases(), datetime.fromisoformat(made["due_at"])
     with opened.doc_eval.connect() as connection:
         occurrence = occurrence_at(connection, find_recurring(connection, name).id, due_at)
@@ -321,6 +334,8 @@ def _print_occurrence(name: str, made: Mapping[str, Any]) -> None:
 
 
 def _remaining_batches(summary: OccurrenceSummary) -> str:
+    from doceval_pipeline.doc_eval.batches import partition_key
+
     if not summary.batches:
         return "it created no batches"
     stay = f"{counted(summary.batches, 'batch that it created is kept', 'batches that it created are kept')}"
@@ -338,7 +353,10 @@ def _print(name: str, what: str) -> None:
 
 def _run(job: str, op: str, name: str) -> Any:
     """Run a job for an existing recurring evaluation, and return its result."""
-    from doceval_pipeline.cli.runs import open_job
+    from doceval_pipeline.doc_eval.recurring.stored import find_recurring
+
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     with databases().doc_eval.connect() as connection:
         find_recurring(connection, name)

@@ -2,11 +2,12 @@
 
 import webbrowser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
 
-from doceval_pipeline.batches.results.report_files import newest_report
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option, several_batches
@@ -14,9 +15,11 @@ from doceval_pipeline.cli.output import console
 from doceval_pipeline.cli.selection import ActionResult, act_on_each, select
 from doceval_pipeline.cli.supervision.home_lock import holder_of
 from doceval_pipeline.cli.supervision.loopback import answers
-from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch
 from doceval_pipeline.errors import FileError
 from doceval_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from doceval_pipeline.doc_eval.batches import BatchRecord
 
 SECONDS_TO_ANSWER = 5
 
@@ -31,13 +34,17 @@ def report(*, batches: tuple[str, ...], opens: bool, as_json: bool) -> None:
     The report shows each BATCH as it is now; its path is printed. BATCH is a number, a name, or a quoted
     pattern such as 'contracts-*'.
     """
-    from doceval_pipeline.cli.runs import open_job
+    from doceval_pipeline.batches.results.report_files import newest_report
+    from doceval_pipeline.doc_eval.batches import find_batch
+
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     selection = select(databases().doc_eval, batches)
     if opens and not selection.is_one:
         raise click.UsageError("--open opens the report of one batch: name one batch, without a pattern")
 
-    def report_one(batch: BatchRecord) -> ActionResult:
+    def report_one(batch: "BatchRecord") -> ActionResult:
         (materialized,) = run(batch.id).get_asset_materialization_events()
         metadata = materialized.materialization.metadata
         path, verdict = str(metadata["report"].value), metadata["verdict"].value
@@ -58,6 +65,9 @@ def open_command(batch: str) -> None:
     Opens it in a browser and prints its address: on the webserver of doceval up if that runs, as a file
     otherwise. BATCH is a number or a name.
     """
+    from doceval_pipeline.batches.results.report_files import newest_report
+    from doceval_pipeline.doc_eval.batches import find_batch
+
     opened = databases()
     open_report(newest_report(opened, find_batch(opened.doc_eval, batch)))
 

@@ -2,24 +2,25 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
-from doceval_pipeline.batches.archiving.restore import RestoredBatch
 from doceval_pipeline.batches.databases import open_databases
 from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.cli.bars import NewBar, bars
-from doceval_pipeline.definitions import own_definitions
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
-from doceval_pipeline.defs.jobs import archive_observation
 from doceval_pipeline.defs.naming import NAME, name_of, run_tags_of
 from doceval_pipeline.defs.resources import StagingProgress
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from doceval_pipeline.batches.archiving.restore import RestoredBatch
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -54,7 +55,7 @@ def open_job(
     with open_instance(settings) as instance:
         instance.add_dynamic_partitions(partitions.NAME, [partition_key(number) for number in numbers])
         tags = run_tags_of(open_databases(settings), numbers)
-        defs = own_definitions()
+        defs = _definitions_of(name)
         job = defs.resolve_job_def(name)
 
         def run(batch_id: int | None = None) -> dg.ExecuteInProcessResult:
@@ -79,11 +80,23 @@ def open_job(
         yield run
 
 
-def restore_and_report(restore: Callable[[], RestoredBatch]) -> RestoredBatch:
+def _definitions_of(job: str) -> dg.Definitions:
+    """The definitions of a job: of staging alone, which is started most often, or of the whole project."""
+    with importing():
+        if job == "stage_batch":
+            from doceval_pipeline.defs.assembly import staging_definitions as definitions
+        else:
+            from doceval_pipeline.definitions import own_definitions as definitions
+    return definitions()
+
+
+def restore_and_report(restore: Callable[[], "RestoredBatch"]) -> "RestoredBatch":
     """Restore a batch and record that in its partition's history in Dagster.
 
     Not a job, because the file is on the caller's machine and the partition may not exist yet.
     """
+    from doceval_pipeline.defs.jobs import archive_observation
+
     with open_instance(Settings.from_environment()) as instance:
         restored = restore()
         key = partition_key(restored.batch_id)

@@ -3,14 +3,16 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING, Any
 
 from doceval_pipeline.cli.output import console, fail, in_words, print_json, warn
-from doceval_pipeline.doc_eval.batches import BatchRecord, find_batches, is_pattern
 from doceval_pipeline.errors import DocEvalError, UnknownBatch
 from doceval_pipeline.names import normal
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from doceval_pipeline.doc_eval.batches import BatchRecord
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Selection:
     `is_one` if a single batch was named without a pattern: its data is printed as one object.
     """
 
-    batches: list[BatchRecord]
+    batches: "list[BatchRecord]"
     unknown: list[UnknownBatch] = field(default_factory=list)
     is_one: bool = False
 
@@ -44,7 +46,7 @@ class ActionResult:
             warn(note)
 
 
-def select(engine: Engine, words: Sequence[str], *, with_archived: bool = False) -> Selection:
+def select(engine: "Engine", words: Sequence[str], *, with_archived: bool = False) -> Selection:
     """The batches that match numbers, keys, names and patterns.
 
     Raises
@@ -52,6 +54,8 @@ def select(engine: Engine, words: Sequence[str], *, with_archived: bool = False)
     UnknownBatch
         No word matches a batch; one line for each word.
     """
+    from doceval_pipeline.doc_eval.batches import find_batches, is_pattern
+
     batches, unknown = find_batches(engine, words, with_archived=with_archived)
     if not batches:
         raise UnknownBatch("\n".join(str(error) for error in unknown))
@@ -59,7 +63,7 @@ def select(engine: Engine, words: Sequence[str], *, with_archived: bool = False)
     return Selection(batches, unknown, is_one)
 
 
-def act_on_each(selection: Selection, act: Callable[[BatchRecord], ActionResult], *, as_json: bool) -> None:
+def act_on_each(selection: Selection, act: "Callable[[BatchRecord], ActionResult]", *, as_json: bool) -> None:
     """Act on each batch in turn and print its result; the last line is a total.
 
     A batch that fails does not stop the others. If a single batch was named, its failure is the command's.
@@ -89,7 +93,9 @@ def act_on_each(selection: Selection, act: Callable[[BatchRecord], ActionResult]
         raise SystemExit(1)
 
 
-def _act_on(batch: BatchRecord, act: Callable[[BatchRecord], ActionResult], output: "_ActionOutput") -> None:
+def _act_on(
+    batch: "BatchRecord", act: "Callable[[BatchRecord], ActionResult]", output: "_ActionOutput"
+) -> None:
     named = {"batch": batch.id, "name": batch.name, "partition": batch.key}
     try:
         done = act(batch)

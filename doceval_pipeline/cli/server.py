@@ -7,15 +7,9 @@ from typing import Any
 
 import click
 
-from doceval_pipeline.batches.databases import dagster_engine, describe_database, open_databases, plain_url
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, print_json
-from doceval_pipeline.cli.supervision.supervisor import Supervisor, stop_all
-from doceval_pipeline.dagster_home.configuration import place_configuration
-from doceval_pipeline.embedded.server import EmbeddedServer
-from doceval_pipeline.migrations.roles import ROLES, admit_to_dagster, end_idle_transactions, grant_roles
-from doceval_pipeline.migrations.upgrade import Schema
 from doceval_pipeline.settings import Settings
 
 
@@ -27,6 +21,11 @@ def init(*, roles: bool, as_json: bool) -> None:
 
     Also prepares Dagster's home. Every other command does the same on first use, except for the roles.
     """
+    from doceval_pipeline.batches.databases import dagster_engine, describe_database, open_databases
+    from doceval_pipeline.dagster_home.configuration import place_configuration
+    from doceval_pipeline.migrations.roles import ROLES, admit_to_dagster, end_idle_transactions, grant_roles
+    from doceval_pipeline.migrations.upgrade import Schema
+
     settings = Settings.from_environment()
     # All three databases are checked before anything is created in one of them.
     dagster = dagster_engine(settings)
@@ -68,7 +67,9 @@ def env(*, plain: bool) -> None:
 
     Prints export lines for a shell. A processor finds the queue by the same variables.
     """
+    from doceval_pipeline.batches.databases import open_databases, plain_url
     from doceval_pipeline.defs.instance import dagster_environment, prepare_dagster_home
+    from doceval_pipeline.embedded.server import EmbeddedServer
 
     settings = Settings.from_environment()
     open_databases(settings)
@@ -89,6 +90,8 @@ def up(port: int) -> None:
 
     Dagster's webserver shows batches and runs; its daemon stages batches, watches results and writes reports.
     """
+    from doceval_pipeline.cli.supervision.supervisor import Supervisor
+
     settings = Settings.from_environment()
     # Ctrl-C and doceval down are the usual ways to end it, not failures.
     with suppress(KeyboardInterrupt), Supervisor(settings, "doceval up", port) as supervisor:
@@ -106,6 +109,8 @@ def down() -> None:
     Also stops the embedded database server, and processes that remain after doceval up or doceval demo was
     killed.
     """
+    from doceval_pipeline.cli.supervision.supervisor import stop_all
+
     stopped = stop_all(Settings.from_environment())
     names = ", ".join(name if count == 1 else f"{count} {name}s" for name, count in stopped.items())
     console.print(f"stopped: {names}" if stopped else "nothing was running")

@@ -4,25 +4,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.stalls import STALLED, WorkState
-from doceval_pipeline.batches.monitoring.status import (
-    BatchProgress,
-    every_progress,
-    failed_occurrences,
-    lost_without_batch,
-    progress_of,
-    progress_overview,
-)
-from doceval_pipeline.batches.monitoring.throughput import BatchThroughput
-from doceval_pipeline.batches.results.failures import FirstFailure, first_failures
-from doceval_pipeline.batches.results.low_scores import NamedLowScores, low_scores
-from doceval_pipeline.cli.bars import ProgressBars
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases, warn_of_waiting
 from doceval_pipeline.cli.options import as_json_option
@@ -33,6 +18,16 @@ from doceval_pipeline.cli.streams import is_output_lost
 from doceval_pipeline.errors import UnknownBatch
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.formatting import counted, rough_duration
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from doceval_pipeline.batches.databases import Databases
+    from doceval_pipeline.batches.monitoring.status import BatchProgress
+    from doceval_pipeline.batches.monitoring.throughput import BatchThroughput
+    from doceval_pipeline.batches.results.failures import FirstFailure
+    from doceval_pipeline.batches.results.low_scores import NamedLowScores
+    from doceval_pipeline.cli.bars import ProgressBars
 
 SECONDS_BETWEEN_POLLS = 2.0
 REPORTS_SHOWN = 10
@@ -54,6 +49,8 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
     Of each BATCH also the most frequent failure, and how many documents score below the thresholds of its
     prompts.
     """
+    from doceval_pipeline.batches.monitoring.status import every_progress
+
     opened = databases()
     if batches:
         _show_selected(opened, batches, watch=watch, as_json=as_json)
@@ -65,10 +62,11 @@ def status(*, batches: tuple[str, ...], watch: bool, as_json: bool) -> None:
         _print_overview(opened)
 
 
-def _show_selected(opened: Databases, batches: Sequence[str], *, watch: bool, as_json: bool) -> None:
+def _show_selected(opened: "Databases", batches: Sequence[str], *, watch: bool, as_json: bool) -> None:
     """Show the given batches; ends with code 1 if one of them does not exist."""
+    from doceval_pipeline.batches.monitoring.status import progress_of
 
-    def read() -> tuple[list[BatchProgress], list[UnknownBatch]]:
+    def read() -> "tuple[list[BatchProgress], list[UnknownBatch]]":
         selection = select(opened.doc_eval, batches, with_archived=True)
         return progress_of(opened, selection.batches), selection.unknown
 
@@ -85,7 +83,13 @@ def _show_selected(opened: Databases, batches: Sequence[str], *, watch: bool, as
         raise SystemExit(1)
 
 
-def _print_overview(opened: Databases) -> None:
+def _print_overview(opened: "Databases") -> None:
+    from doceval_pipeline.batches.monitoring.status import (
+        failed_occurrences,
+        lost_without_batch,
+        progress_overview,
+    )
+
     all_progress, total = progress_overview(opened)
     _print_progress(all_progress, _Findings())
     if total > len(all_progress):
@@ -98,10 +102,12 @@ def _print_overview(opened: Databases) -> None:
     warn_of_waiting(opened)
 
 
-def _follow_overview(opened: Databases) -> None:
+def _follow_overview(opened: "Databases") -> None:
+    from doceval_pipeline.batches.monitoring.status import progress_overview
+
     shown: set[int] = set()
 
-    def read() -> list[BatchProgress]:
+    def read() -> "list[BatchProgress]":
         # A batch that was shown stays until it is done.
         all_progress, _ = progress_overview(opened, shown)
         shown.update(progress.batch.id for progress in all_progress)
@@ -110,7 +116,7 @@ def _follow_overview(opened: Databases) -> None:
     follow(read)
 
 
-def _print_as_json(all_progress: Iterable[BatchProgress], findings: "_Findings") -> None:
+def _print_as_json(all_progress: "Iterable[BatchProgress]", findings: "_Findings") -> None:
     server = running_webserver()
     print_json_list(
         {**p.as_json(), "report_url": report_url(server, p.report), **findings.as_json(p.batch.id)}
@@ -122,8 +128,8 @@ def _print_as_json(all_progress: Iterable[BatchProgress], findings: "_Findings")
 class _Findings:
     """What the results of named batches show so far, by batch."""
 
-    failures: Mapping[int, FirstFailure] = field(default_factory=dict)
-    low_scores: Mapping[int, Sequence[NamedLowScores]] = field(default_factory=dict)
+    failures: "Mapping[int, FirstFailure]" = field(default_factory=dict)
+    low_scores: "Mapping[int, Sequence[NamedLowScores]]" = field(default_factory=dict)
     """Of each batch whose results are not in an archive."""
 
     def as_json(self, batch_id: int) -> dict[str, Any]:
@@ -142,8 +148,12 @@ class _Findings:
                 yield counts.sentence
 
 
-def _findings(opened: Databases, all_progress: Sequence[BatchProgress]) -> _Findings:
+def _findings(opened: "Databases", all_progress: "Sequence[BatchProgress]") -> _Findings:
     """The findings of the given batches; two statements for all, and none for archived ones."""
+    # Imported here, because without names of batches there are no findings.
+    from doceval_pipeline.batches.results.failures import first_failures
+    from doceval_pipeline.batches.results.low_scores import low_scores
+
     present = [progress for progress in all_progress if progress.batch.archived_at is None]
     failed = [progress.batch.id for progress in present if progress.cells.failed]
     scored = [progress.batch.id for progress in present if progress.cells.succeeded]
@@ -151,7 +161,7 @@ def _findings(opened: Databases, all_progress: Sequence[BatchProgress]) -> _Find
     return _Findings(first_failures(opened, failed), {**none, **low_scores(opened, scored)})
 
 
-def _failure_line(batch_id: int, first: FirstFailure) -> str:
+def _failure_line(batch_id: int, first: "FirstFailure") -> str:
     group, failures = first.group, first.failures
     message = " ".join((first.message or "(no message)").split())
     if len(message) > MESSAGE_CHARACTERS:
@@ -163,7 +173,7 @@ def _failure_line(batch_id: int, first: FirstFailure) -> str:
     )
 
 
-def _print_progress(all_progress: list[BatchProgress], findings: _Findings) -> None:
+def _print_progress(all_progress: "list[BatchProgress]", findings: _Findings) -> None:
     if not all_progress:
         console.print(NO_BATCHES)
         return
@@ -194,7 +204,9 @@ def _print_progress(all_progress: list[BatchProgress], findings: _Findings) -> N
     _print_reports([progress for progress in all_progress if progress.report is not None])
 
 
-def _warnings(progress: BatchProgress) -> Iterator[str]:
+def _warnings(progress: "BatchProgress") -> Iterator[str]:
+    from doceval_pipeline.batches.monitoring.stalls import STALLED, WorkState
+
     assessment = progress.assessment
     if assessment and assessment.state in (*STALLED, WorkState.SLOW):
         yield f"{assessment.state.label}: {assessment.sentence}"
@@ -204,7 +216,7 @@ def _warnings(progress: BatchProgress) -> Iterator[str]:
             yield notice.sentence
 
 
-def _print_reports(reported: list[BatchProgress]) -> None:
+def _print_reports(reported: "list[BatchProgress]") -> None:
     """Print the addresses of the newest batches' reports, as links that a terminal can open."""
     server = running_webserver() if reported else None
     for progress in reported[-REPORTS_SHOWN:]:
@@ -214,7 +226,7 @@ def _print_reports(reported: list[BatchProgress]) -> None:
         console.print(f"{len(reported) - REPORTS_SHOWN:,} more reports: doceval open BATCH", markup=False)
 
 
-def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
+def _progress_row(progress: "BatchProgress") -> tuple[Any, ...]:
     batch, files, cells = progress.batch, progress.documents, progress.cells
     if batch.archived_at is not None:
         return (batch.key, batch.name, batch.state, None, None, batch.expected_cells, None, None, None, None)
@@ -232,7 +244,7 @@ def _progress_row(progress: BatchProgress) -> tuple[Any, ...]:
     )
 
 
-def _time_left(throughput: BatchThroughput | None) -> str | None:
+def _time_left(throughput: "BatchThroughput | None") -> str | None:
     """The estimated time left, in words; None if it is unknown."""
     if throughput is None or throughput.seconds_left is None:
         return None
@@ -241,8 +253,12 @@ def _time_left(throughput: BatchThroughput | None) -> str | None:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
-def follow(read: Callable[[], list[BatchProgress]]) -> None:
+def follow(read: "Callable[[], list[BatchProgress]]") -> None:
     """Show progress until all batches are done or the output is lost: bars in a terminal, otherwise lines."""
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+
+    from doceval_pipeline.cli.bars import ProgressBars
+
     draws = console.is_terminal
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -250,7 +266,7 @@ def follow(read: Callable[[], list[BatchProgress]]) -> None:
         TaskProgressColumn(),
         TextColumn("{task.fields[done]}", markup=False),
     )
-    bars, tasks = ProgressBars(*columns, console=console), dict[int, TaskID]()
+    bars, tasks = ProgressBars(*columns, console=console), dict[int, "TaskID"]()
     printed: dict[int, tuple[Any, ...]] = {}
     with bars if draws else nullcontext():
         while True:
@@ -267,7 +283,7 @@ def follow(read: Callable[[], list[BatchProgress]]) -> None:
             time.sleep(SECONDS_BETWEEN_POLLS)
 
 
-def _draw(bars: ProgressBars, tasks: dict[int, TaskID], progress: BatchProgress) -> None:
+def _draw(bars: "ProgressBars", tasks: "dict[int, TaskID]", progress: "BatchProgress") -> None:
     batch = progress.batch
     if batch.id not in tasks:
         tasks[batch.id] = bars.add_task("", total=None, done="")
@@ -283,29 +299,31 @@ def _draw(bars: ProgressBars, tasks: dict[int, TaskID], progress: BatchProgress)
     )
 
 
-def _remove_bar(bars: ProgressBars, tasks: dict[int, TaskID], progress: BatchProgress) -> None:
+def _remove_bar(bars: "ProgressBars", tasks: "dict[int, TaskID]", progress: "BatchProgress") -> None:
     """Remove the bar of a batch that is done; a line above the bars replaces it."""
     task = tasks.pop(progress.batch.id, None)
     if task is not None:
         bars.remove_task(task)
 
 
-def is_over(progress: BatchProgress) -> bool:
+def is_over(progress: "BatchProgress") -> bool:
     """Whether nothing happens any more unless a person acts."""
     return progress.batch.status in ("COMPLETED", "FAILED", "FAILED_STAGING")
 
 
-def _heading(progress: BatchProgress) -> str:
+def _heading(progress: "BatchProgress") -> str:
     return f"{progress.batch.key} {progress.batch.status.value}"
 
 
-def _noteworthy_state(progress: BatchProgress) -> tuple[Any, ...]:
+def _noteworthy_state(progress: "BatchProgress") -> tuple[Any, ...]:
     """The state whose change deserves a line; a slightly higher rate does not."""
     return progress.batch.status, progress.cells, progress.assessment and progress.assessment.state
 
 
-def _progress_line(progress: BatchProgress) -> str:
+def _progress_line(progress: "BatchProgress") -> str:
     """Counts, rate, and the time left or the reason for a stall, in one line."""
+    from doceval_pipeline.batches.monitoring.stalls import STALLED, WorkState
+
     cells, throughput = progress.cells, progress.throughput
     counts = f"{cells.done:,} of {progress.batch.expected_cells or 0:,} evaluations, {cells.failed:,} failed"
     if cells.reused:

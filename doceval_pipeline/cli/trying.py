@@ -2,35 +2,29 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from doceval_pipeline.batches.databases import Databases
-from doceval_pipeline.batches.monitoring.stalls import STALLED
-from doceval_pipeline.batches.monitoring.status import BatchProgress, progress_of
-from doceval_pipeline.batches.results.trial_results import ColumnResult, mean_of, read_trial_results
-from doceval_pipeline.batches.staging.sample_size import note_on_sample
-from doceval_pipeline.batches.staging.trying import (
-    LARGEST_SEED,
-    Trial,
-    WholeEstimate,
-    complete_trial,
-    estimate_whole,
-    make_trial,
-)
+from doceval_pipeline.batches.staging.sample_size import LARGEST_SEED, note_on_sample
 from doceval_pipeline.cli.bars import bars
+from doceval_pipeline.cli.collector import importing
 from doceval_pipeline.cli.help import command, examples
 from doceval_pipeline.cli.installation import databases
 from doceval_pipeline.cli.options import as_json_option
 from doceval_pipeline.cli.output import console, fail, print_json, print_table, warn
 from doceval_pipeline.cli.plan import print_estimate
 from doceval_pipeline.cli.status import SECONDS_BETWEEN_POLLS, follow, is_over
-from doceval_pipeline.doc_eval.batches import BatchRecord, find_batch
-from doceval_pipeline.doc_eval.lifecycle import Status
 from doceval_pipeline.errors import BatchStateError, StagingError
 from doceval_pipeline.names import printable
 from doceval_pipeline.reports.formatting import amount, counted, duration, money, score_text
+
+if TYPE_CHECKING:
+    from doceval_pipeline.batches.databases import Databases
+    from doceval_pipeline.batches.monitoring.status import BatchProgress
+    from doceval_pipeline.batches.results.trial_results import ColumnResult
+    from doceval_pipeline.batches.staging.trying import Trial, WholeEstimate
+    from doceval_pipeline.doc_eval.batches import BatchRecord
 
 DOCUMENTS = 5
 MOST_DOCUMENTS = 1_000
@@ -63,6 +57,8 @@ def try_command(*, batch: str, documents: int | None, seed: int | None, shows: b
     shows them beside the estimate for all documents. BATCH itself is not changed. The models are called for
     the sample only; it remains a batch like any other.
     """
+    from doceval_pipeline.doc_eval.batches import find_batch
+
     if shows and (documents is not None or seed is not None):
         raise click.UsageError("--show shows a sample that exists: leave out --documents and --seed")
     opened = databases()
@@ -73,7 +69,9 @@ def try_command(*, batch: str, documents: int | None, seed: int | None, shows: b
         _try(opened, found, documents or DOCUMENTS, seed, as_json=as_json)
 
 
-def _trial_of(batch: BatchRecord) -> Trial:
+def _trial_of(batch: "BatchRecord") -> "Trial":
+    from doceval_pipeline.batches.staging.trying import Trial
+
     trial = Trial.of(batch)
     if trial is None:
         raise BatchStateError(
@@ -82,10 +80,16 @@ def _trial_of(batch: BatchRecord) -> Trial:
     return trial
 
 
-def _try(opened: Databases, source: BatchRecord, documents: int, seed: int | None, *, as_json: bool) -> None:
+def _try(
+    opened: "Databases", source: "BatchRecord", documents: int, seed: int | None, *, as_json: bool
+) -> None:
     """Make the batch of a sample, stage it, and show its results."""
+    from doceval_pipeline.batches.staging.trying import make_trial
+    from doceval_pipeline.doc_eval.batches import find_batch
+
     # Dagster takes half a second to import.
-    from doceval_pipeline.cli.runs import open_job
+    with importing():
+        from doceval_pipeline.cli.runs import open_job
 
     with bars(visible=not as_json) as new_bar:
         made = make_trial(opened, source, documents, seed, new_bar("drawing documents"))
@@ -106,14 +110,14 @@ def _try(opened: Databases, source: BatchRecord, documents: int, seed: int | Non
     _show(opened, trial, made.trial, as_json=as_json)
 
 
-def _say_how_to_continue(batch: BatchRecord) -> None:
+def _say_how_to_continue(batch: "BatchRecord") -> None:
     fail(
         f"interrupted; {batch.key} goes on without this command: doceval status {batch.id} --watch follows "
         f"it, doceval try {batch.id} --show shows its results"
     )
 
 
-def _show(opened: Databases, batch: BatchRecord, trial: Trial, *, as_json: bool) -> None:
+def _show(opened: "Databases", batch: "BatchRecord", trial: "Trial", *, as_json: bool) -> None:
     """Wait for the results of a sample, and show them.
 
     Raises
@@ -123,6 +127,9 @@ def _show(opened: Databases, batch: BatchRecord, trial: Trial, *, as_json: bool)
     BatchStateError
         It is held, and waits for a person.
     """
+    from doceval_pipeline.batches.results.trial_results import read_trial_results
+    from doceval_pipeline.doc_eval.lifecycle import Status
+
     try:
         progress = _Waiting(opened, batch.id).wait(quiet=as_json)
     except KeyboardInterrupt:
@@ -145,8 +152,10 @@ def _show(opened: Databases, batch: BatchRecord, trial: Trial, *, as_json: bool)
         raise BatchStateError(f"{ended.key} is FAILED: {ended.failure_reason}")
 
 
-def _whole(opened: Databases, trial: Trial) -> tuple[WholeEstimate | None, list[str]]:
+def _whole(opened: "Databases", trial: "Trial") -> "tuple[WholeEstimate | None, list[str]]":
     """The estimate for all documents, or a note on why there is none."""
+    from doceval_pipeline.batches.staging.trying import estimate_whole
+
     try:
         whole = estimate_whole(opened, trial)
     except StagingError as error:
@@ -157,13 +166,13 @@ def _whole(opened: Databases, trial: Trial) -> tuple[WholeEstimate | None, list[
 class _Waiting:
     """Waits until every evaluation of a batch is done, and completes the batch where no daemon does."""
 
-    def __init__(self, opened: Databases, batch_id: int) -> None:
+    def __init__(self, opened: "Databases", batch_id: int) -> None:
         self._opened = opened
         self._batch_id = batch_id
         self._began = time.monotonic()
         self._warned = False
 
-    def wait(self, *, quiet: bool) -> BatchProgress:
+    def wait(self, *, quiet: bool) -> "BatchProgress":
         """The batch when it is done. Unless `quiet`, its progress is shown meanwhile."""
         if quiet:
             while not is_over(self._read()):
@@ -172,7 +181,11 @@ class _Waiting:
             follow(lambda: [self._read()])
         return self._read()
 
-    def _read(self) -> BatchProgress:
+    def _read(self) -> "BatchProgress":
+        from doceval_pipeline.batches.monitoring.status import progress_of
+        from doceval_pipeline.batches.staging.trying import complete_trial
+        from doceval_pipeline.doc_eval.batches import find_batch
+
         batch = complete_trial(self._opened, find_batch(self._opened.doc_eval, str(self._batch_id)))
         (progress,) = progress_of(self._opened, [batch])
         if batch.held_notice is not None:
@@ -182,8 +195,10 @@ class _Waiting:
             warn(f"{batch.key}: {problem}")
         return progress
 
-    def _problem(self, progress: BatchProgress) -> str | None:
+    def _problem(self, progress: "BatchProgress") -> str | None:
         """Why the batch does not progress; None if it does."""
+        from doceval_pipeline.batches.monitoring.stalls import STALLED
+
         assessment, cells = progress.assessment, progress.cells
         if assessment is not None and assessment.state in STALLED:
             return f"{assessment.state.label}: {assessment.sentence}"
@@ -201,11 +216,11 @@ class _Waiting:
 class _Shown:
     """What the command shows of a sample; `documents` were evaluated."""
 
-    batch: BatchRecord
-    trial: Trial
+    batch: "BatchRecord"
+    trial: "Trial"
     documents: int
-    results: list[ColumnResult]
-    whole: WholeEstimate | None
+    results: "list[ColumnResult]"
+    whole: "WholeEstimate | None"
     notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -254,7 +269,9 @@ def _print(shown: _Shown) -> None:
         warn(note)
 
 
-def _row(result: ColumnResult) -> tuple[Any, ...]:
+def _row(result: "ColumnResult") -> tuple[Any, ...]:
+    from doceval_pipeline.batches.results.trial_results import mean_of
+
     usage = result.usage
     tokens_in, tokens_out = mean_of(usage.input_tokens), mean_of(usage.output_tokens)
     return (
@@ -270,8 +287,10 @@ def _row(result: ColumnResult) -> tuple[Any, ...]:
     )
 
 
-def _print_whole(whole: WholeEstimate) -> None:
+def _print_whole(whole: "WholeEstimate") -> None:
     """Print the estimate for all documents, and what to do next."""
+    from doceval_pipeline.doc_eval.lifecycle import Status
+
     documents = (
         counted(whole.documents, "usable file", "usable files")
         if whole.counts_files

@@ -40,7 +40,7 @@ _WITH_LOCK = {
     job.name
     for job in (
         jobs.create_batch,
-        jobs.stage_batch,
+        staging.stage_batch,
         jobs.report_batch,
         jobs.reprocess_batch,
         jobs.pause_batch,

@@ -20,7 +20,7 @@ from doceval_pipeline.defs.launchpads import example_values
 from doceval_pipeline.defs.naming import NAME, name_of, shown_name
 from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.resources import DocEval, StagingProgress
-from doceval_pipeline.defs.staging import GROUP, Queue, queue_rows
+from doceval_pipeline.defs.staging import Queue, queue_rows
 from doceval_pipeline.defs.steps import NoConfig, first_run_of, open_batch, open_step
 from doceval_pipeline.doc_eval.batches import batch_id_of, partition_key
 from doceval_pipeline.doc_eval.definitions import schema
@@ -31,11 +31,6 @@ from doceval_pipeline.errors import EvaluationFileError
 from doceval_pipeline.reports.formatting import counted, size_text
 from doceval_pipeline.reports.sanitize import visible_name
 
-stage_batch = dg.define_asset_job(
-    "stage_batch",
-    selection=dg.AssetSelection.groups(GROUP),
-    description="Stages a batch, or completes an incomplete staging.",
-)
 report_batch = dg.define_asset_job(
     "report_batch",
     selection=dg.AssetSelection.assets(completion_report),

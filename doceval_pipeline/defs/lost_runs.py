@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from doceval_pipeline.defs.jobs import create_batch, report_batch, stage_batch
+from doceval_pipeline.defs.jobs import create_batch, report_batch
 from doceval_pipeline.defs.reporting import completion_report
 from doceval_pipeline.defs.requests import PARTITION, RUN_KEY, batch_of
-from doceval_pipeline.defs.staging import STAGING_ASSETS
+from doceval_pipeline.defs.staging import STAGING_ASSETS, stage_batch
 from doceval_pipeline.doc_eval.runs.lost import LostRun
 from doceval_pipeline.doc_eval.runs.requests import RunKind
 

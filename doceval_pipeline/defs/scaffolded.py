@@ -15,6 +15,7 @@ from dagster_shared.record import replace
 FOLDER = Path(__file__).parent
 OWN = frozenset(
     {
+        "assembly",
         "catalog",
         "cross_site",
         "cursors",

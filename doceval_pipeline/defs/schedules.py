@@ -17,10 +17,10 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from doceval_pipeline.batches.databases import database_errors
 from doceval_pipeline.defs import partitions
-from doceval_pipeline.defs.jobs import stage_batch
 from doceval_pipeline.defs.maintenance import audit_databases, retention
 from doceval_pipeline.defs.requests import requested_runs
 from doceval_pipeline.defs.resources import DocEval
+from doceval_pipeline.defs.staging import stage_batch
 from doceval_pipeline.doc_eval.runs.requests import RunKind, request_saved
 from doceval_pipeline.errors import ConfigurationError
 from doceval_pipeline.settings import Settings

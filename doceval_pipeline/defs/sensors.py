@@ -27,14 +27,14 @@ from doceval_pipeline.batches.webhook import notifications
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.catalog import row_count
 from doceval_pipeline.defs.cursors import NewBatchesCursor, ResponseStatusCursor, StalledWorkCursor
-from doceval_pipeline.defs.jobs import report_batch, reprocess_batch, stage_batch
+from doceval_pipeline.defs.jobs import report_batch, reprocess_batch
 from doceval_pipeline.defs.lost_runs import lost_runs
 from doceval_pipeline.defs.naming import NAME, names_of, shown_name
 from doceval_pipeline.defs.reporting import report_evaluation
 from doceval_pipeline.defs.requests import ENDED_WITHOUT_SUCCESS, PARTITION, requested_runs
 from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.defs.responses import evaluation_of, llm_responses
-from doceval_pipeline.defs.staging import STAGING_ASSETS
+from doceval_pipeline.defs.staging import STAGING_ASSETS, stage_batch
 from doceval_pipeline.doc_eval.batches import newest_and_next, partition_key, staging_batches
 from doceval_pipeline.doc_eval.runs.lost import replace_lost
 from doceval_pipeline.doc_eval.runs.requests import PendingRun, RunKind

@@ -230,6 +230,13 @@ class RoundTripSample(StepConfig):
     )
 
 
+stage_batch = dg.define_asset_job(
+    "stage_batch",
+    selection=dg.AssetSelection.groups(GROUP),
+    description="Stages a batch, or completes an incomplete staging.",
+)
+
+
 @batch_check(asset=encoded_documents, blocking=True)
 def documents_round_trip(
     context: dg.AssetCheckExecutionContext, config: RoundTripSample, doc_eval: DocEval

@@ -32,7 +32,7 @@ from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from dagster_postgres.utils import create_pg_engine, pg_url_from_config, retry_pg_connection_fn
 from sqlalchemy import Dialect, Engine, event, inspect
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from doceval_pipeline.batches.databases import DAGSTER, database_url, require_dagster_database
@@ -214,8 +214,8 @@ def _ping_if_doubtful(
 
     Raises
     ------
-    DisconnectionError
-        The connection is lost; the pool opens another one.
+    InvalidatePoolError
+        The connection is lost. The others in the pool are as old, so all are opened anew.
     """
     if LAST_USE not in record.info:
         return
@@ -225,11 +225,13 @@ def _ping_if_doubtful(
     try:
         dialect.do_ping(connection)
     except psycopg2.Error as error:
-        raise DisconnectionError("the server closed the connection") from error
+        raise InvalidatePoolError from error
 
 
 def _has_news(connection: Any) -> bool:
-    """Whether the server has sent something, or closed the connection."""
+    """Whether the server has sent something, or the connection is closed."""
+    if connection.closed:
+        return True
     waiting = select.poll()
     waiting.register(connection.fileno(), select.POLLIN)
     return bool(waiting.poll(0))

@@ -5,6 +5,9 @@ from enum import StrEnum
 
 from doceval_pipeline.domain.findings import Difference
 
+THRESHOLD = 50.0
+"""A document with at least this score is good, unless the caller passes another threshold."""
+
 
 class Dimension(StrEnum):
     """What the two sides of a comparison differ in."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from doceval_pipeline.domain.score_changes import Dimension, ScoreChanges
+from doceval_pipeline.domain.score_changes import THRESHOLD, Dimension, ScoreChanges
 from doceval_pipeline.domain.scores import ScoreStateCounts
 from doceval_pipeline.reports.comparison_words import (
     SideUsage,
@@ -24,7 +24,6 @@ from doceval_pipeline.reports.comparison_words import (
 from doceval_pipeline.reports.html import render_page
 from doceval_pipeline.reports.phrases import GENEROUS, QUESTIONS, shown_name
 from doceval_pipeline.reports.score_changes import (
-    THRESHOLD,
     ChangeWords,
     Clusters,
     compare_scores,

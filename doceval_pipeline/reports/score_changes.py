@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from doceval_pipeline.domain.score_changes import Dimension, ScoreChanges, ScoreShift
+from doceval_pipeline.domain.score_changes import THRESHOLD, Dimension, ScoreChanges, ScoreShift
 from doceval_pipeline.reports.formatting import score_text
 from doceval_pipeline.statistics.inference import difference
 
-THRESHOLD = 50.0
-"""A document with at least this score is good, unless the caller passes another threshold."""
 FLIPS_SHOWN = 20
 
 Values = NDArray[np.float64]

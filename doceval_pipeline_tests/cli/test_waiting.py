@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from doceval_pipeline.batches.databases import DOC_EVAL, database_url
 from doceval_pipeline.cli import cli, waiting
-from doceval_pipeline.cli.command_table import ENTRIES, Patience
+from doceval_pipeline.cli.command_table import ENTRIES, PATIENCE, Patience
 from doceval_pipeline.cli.waiting import PROBE, SECONDS_TO_MENTION, DatabaseServer, _server, _watch
 from doceval_pipeline.embedded import sockets
 from doceval_pipeline.embedded.server import EmbeddedServer
@@ -170,8 +171,36 @@ def test_what_supervises_is_not_watched(command: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(waiting, "watching", watching)
     for each in (command, "status"):
-        CliRunner().invoke(cli, [each, "--help"])
+        # Without its work, so that nothing is started.
+        monkeypatch.setattr(cli.commands[each], "params", [])
+        monkeypatch.setattr(cli.commands[each], "callback", lambda: None)
+        assert CliRunner().invoke(cli, [each]).exit_code == 0
     assert watched == [True]
+
+
+@pytest.mark.parametrize("command", ["status", "recurring list", "stage"])
+def test_a_command_is_watched_by_its_own_patience_and_its_help_is_not(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[bool] = []
+
+    @contextmanager
+    def watching(*, only_reads: bool) -> Iterator[None]:
+        watched.append(only_reads)
+        yield
+
+    monkeypatch.setattr(waiting, "watching", watching)
+    first, *rest = command.split()
+    leaf = cli.commands[first]
+    for name in rest:
+        assert isinstance(leaf, click.Group)
+        leaf = leaf.commands[name]
+    monkeypatch.setattr(leaf, "callback", lambda **_: None)
+    assert CliRunner().invoke(cli, [*command.split(), "--help"]).exit_code == 0
+    assert watched == []
+    batch = ["1"] if command == "stage" else []
+    assert CliRunner().invoke(cli, [*command.split(), *batch]).exit_code == 0
+    assert watched == [PATIENCE[first] is Patience.ENDS]
 
 
 def test_a_server_that_answers_is_not_asked_in_the_first_seconds() -> None:

@@ -8,11 +8,15 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._cli.utils import TMP_DAGSTER_HOME_PREFIX
+from dagster._core.execution.api import create_execution_plan
+from dagster._core.snap import snapshot_from_execution_plan
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.monitoring.completion import poll
 from doceval_pipeline.batches.results.reporting import WrittenReport, write_report
+from doceval_pipeline.definitions import own_definitions
 from doceval_pipeline.defs import reporting, resources
+from doceval_pipeline.defs.assembly import staging_definitions
 from doceval_pipeline.defs.naming import run_tags
 from doceval_pipeline.doc_eval.batches import batch_by_id
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
@@ -22,6 +26,23 @@ from doceval_pipeline_tests.conftest import Sample, evaluation_of
 from doceval_pipeline_tests.defs.running import QUIET, definitions, failure, run
 
 BatchOf = Callable[..., Sample]
+
+
+def test_staging_alone_is_the_same_job_as_among_all_definitions() -> None:
+    # The command line defines staging alone; the UI shows its runs beside those of all definitions.
+    alone, among_all = (
+        defs.resolve_job_def("stage_batch") for defs in (staging_definitions(), own_definitions())
+    )
+    assert alone.get_job_snapshot_id() == among_all.get_job_snapshot_id()
+    plans = [snapshot_from_execution_plan(create_execution_plan(job), "") for job in (alone, among_all)]
+    assert plans[0] == plans[1]
+    keys = alone.asset_layer.selected_asset_keys
+    assert len(keys) == 4
+    specs = [{key: job.asset_layer.get(key).to_asset_spec() for key in keys} for job in (alone, among_all)]
+    assert specs[0] == specs[1]
+    assert {*alone.asset_layer.asset_graph.asset_check_keys} <= {
+        *among_all.asset_layer.asset_graph.asset_check_keys
+    }
 
 
 def test_the_inventory_is_complete() -> None:

@@ -8,6 +8,7 @@ import dagster as dg
 import psycopg2
 import pytest
 from sqlalchemy import Engine, event
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.pool import Pool
 
 from doceval_pipeline.batches.databases import DAGSTER, database_url
@@ -85,21 +86,34 @@ def test_connections_that_the_server_closed_are_opened_anew(
     assert run(instance, "stage_batch", batch.key).success
 
 
-def test_a_connection_is_pinged_only_after_a_pause(
-    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+def test_a_run_sends_no_notifications_and_pings_only_idle_connections(
+    batch_of: Callable[..., Sample], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pings = []
-    dialect: Any = instance.event_log_storage._engine.dialect  # type: ignore[attr-defined]
-    ping = dialect.do_ping
-    monkeypatch.setattr(dialect, "do_ping", lambda connection: pings.append(connection) or ping(connection))
-    instance.get_runs_count()
-    pings.clear()
-    for _ in range(3):
-        instance.get_runs_count()
-    assert not pings
-    monkeypatch.setattr(storage, "SECONDS_TRUSTED", 0.0)
-    instance.get_runs_count()
-    assert pings
+    first, second = batch_of(name="first"), batch_of(name="second")
+    statements, pinged = [], []
+
+    def listen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    def ping(dialect: Any, connection: Any) -> bool:
+        if connection.info.dbname == DAGSTER[2]:
+            pinged.append(connection)
+        return do_ping(dialect, connection)
+
+    do_ping = PGDialect_psycopg2.do_ping
+    monkeypatch.setattr(PGDialect_psycopg2, "do_ping", ping)
+    monkeypatch.setattr(storage, "SECONDS_TRUSTED", 3600.0)
+    event.listen(Engine, "before_cursor_execute", listen)
+    try:
+        assert run(instance, "stage_batch", first.key).success
+        assert not pinged
+        monkeypatch.setattr(storage, "SECONDS_TRUSTED", 0.0)
+        assert run(instance, "stage_batch", second.key).success
+    finally:
+        event.remove(Engine, "before_cursor_execute", listen)
+    assert pinged
+    assert any("INSERT INTO event_logs" in statement for statement in statements)
+    assert not [statement for statement in statements if "NOTIFY" in statement]
 
 
 def test_a_process_that_is_forked_off_has_connections_of_its_own(instance: dg.DagsterInstance) -> None:

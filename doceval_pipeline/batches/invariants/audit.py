@@ -18,7 +18,6 @@ from doceval_pipeline.batches.invariants.cells import (
 )
 from doceval_pipeline.batches.invariants.documents import CONTENTS_DECODE
 from doceval_pipeline.batches.invariants.invariant import SAMPLE, Database, Invariant, Scope
-from doceval_pipeline.batches.invariants.registry import INVARIANTS
 from doceval_pipeline.batches.invariants.runner import (
     ReadOnlyConnections,
     Violation,
@@ -143,6 +142,9 @@ def audit_installation(
     ------
     DatabaseError
     """
+    # The checks of a batch, which every staging runs, need only a few of all invariants.
+    from doceval_pipeline.batches.invariants.registry import INVARIANTS
+
     scope = Scope(sample=None if every_document else SAMPLE, every_byte=every_document)
     with database_errors(), read_only(databases) as connections:
         at_work = _at_work(connections)

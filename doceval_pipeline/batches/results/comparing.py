@@ -23,7 +23,7 @@ from doceval_pipeline.doc_eval.criteria import read_thresholds
 from doceval_pipeline.doc_eval.history import prices_of_batch
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
 from doceval_pipeline.domain.columns import Column, Labels
-from doceval_pipeline.domain.score_changes import Dimension
+from doceval_pipeline.domain.score_changes import THRESHOLD, Dimension
 from doceval_pipeline.domain.scores import Scores, ScoreState, ScoreStateCounts, are_same_results
 from doceval_pipeline.domain.usage import ColumnUsage
 from doceval_pipeline.errors import BatchStateError, ComparisonError
@@ -39,7 +39,6 @@ from doceval_pipeline.reports.comparison import (
 )
 from doceval_pipeline.reports.comparison_words import SideUsage
 from doceval_pipeline.reports.labels import CONNECTION_WORDS, Words, connection_words
-from doceval_pipeline.reports.score_changes import THRESHOLD
 
 
 @dataclass(frozen=True)

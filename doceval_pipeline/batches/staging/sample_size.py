@@ -11,6 +11,8 @@ POINTS_TO_SHOW = 5.0
 TYPICAL_SPREAD = 15.0
 # Standard errors that a difference must have to be found at 5 % with a power of 80 %.
 _NORMAL = 2.8016
+# JSON numbers are exact up to this one.
+LARGEST_SEED = 2**53 - 1
 # No search goes beyond this many documents.
 _MOST_DOCUMENTS = 1_000_000
 

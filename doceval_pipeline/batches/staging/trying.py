@@ -19,6 +19,7 @@ from doceval_pipeline.batches.files.no_documents import no_documents
 from doceval_pipeline.batches.monitoring.completion import complete_if_done
 from doceval_pipeline.batches.staging.estimates import ConnectionWork, WorkEstimate, estimate_work
 from doceval_pipeline.batches.staging.recurring import first_free_name, request_staging
+from doceval_pipeline.batches.staging.sample_size import LARGEST_SEED
 from doceval_pipeline.batches.staging.sampling import Sample, draw_sample
 from doceval_pipeline.batches.staging.storing import Progress
 from doceval_pipeline.doc_eval import files as batch_documents
@@ -36,7 +37,6 @@ from doceval_pipeline.names import LONGEST, normal
 
 # The key of the metadata of such a batch.
 TRY = "try"
-LARGEST_SEED = 2**53 - 1
 _RANDOM_SEEDS = 1_000_000
 
 
