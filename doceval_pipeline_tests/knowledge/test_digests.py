@@ -41,3 +41,17 @@ def test_an_error_of_the_database_reaches_the_caller(batch_of: Callable[..., Sam
         connection.execute(text("SET LOCAL search_path = pg_catalog"))
         with digest_meanwhile(connection, batch.id) as found, pytest.raises(psycopg2.Error):
             found()
+
+
+def test_the_server_may_compute_it_in_parallel(batch_of: Callable[..., Sample]) -> None:
+    batch = batch_of(documents=1)
+    with batch.databases.knowledge.connect() as connection:
+        connection.execute(
+            text(
+                "SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0; "
+                "SET LOCAL min_parallel_table_scan_size = 0; SET LOCAL enable_indexscan = off; "
+                "SET LOCAL enable_bitmapscan = off"
+            )
+        )
+        plan = connection.scalars(text("EXPLAIN SELECT count(*), max(status) FROM current_llm_responses"))
+        assert "Gather" in "\n".join(plan)

@@ -693,7 +693,7 @@ END $function$;
 CREATE OR REPLACE FUNCTION public.impossible_columns(r llm_responses)
  RETURNS text[]
  LANGUAGE sql
- IMMUTABLE
+ IMMUTABLE PARALLEL SAFE
 AS $function$
     SELECT array_remove(ARRAY[
         CASE WHEN r.started_processing_at NOT BETWEEN '1970-01-01Z' AND '9990-01-01Z'
