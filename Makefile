@@ -52,8 +52,8 @@ test-outsiders: $(DEV)  ## run the tests with Firefox, PgBouncer, Debian's Postg
 screenshots: $(DEV)  ## retake the pictures of the report in docs/images
 	@$(BIN)/python -m doceval_pipeline_tests.browser.screenshots
 
-test-slow: $(DEV)  ## run the tests that repeat one operation many times, to find rare data loss
-	@$(BIN)/pytest -m "slow and not simulations"
+test-slow: $(DEV)  ## run the tests that repeat one operation many times, to find rare data loss, two files at a time
+	@$(PYTEST) -m "slow and not simulations"
 
 test-simulations: $(DEV)  ## simulate margins of families of models, and intervals over clusters
 	@$(PYTEST) -m simulations
