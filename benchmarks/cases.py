@@ -5,6 +5,7 @@ from typing import Protocol
 from benchmarks.backfills import scattered_backfill
 from benchmarks.case import Case
 from benchmarks.dagster_runs import time_to_report
+from benchmarks.first_demo import first_demo
 from benchmarks.growth import growth
 from benchmarks.polls import polls
 from benchmarks.predecessor import predecessor
@@ -40,6 +41,7 @@ CASES: dict[str, CaseFactory] = {
     "11": growth,
     "12": sensors,
     "13": scattered_backfill,
+    "14": first_demo,
     "15": reusing,
     "16": polls,
 }

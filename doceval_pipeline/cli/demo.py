@@ -58,7 +58,9 @@ def demo() -> None:
             supervisor.start_daemon()
             number = _apply_sample(opened)
             # Rows of other batches are left to a processor that calls LLMs.
-            behaviour = Behaviour(failure_rate=0.12, latency=0.4, batch=number)
+            # With 36 rows and 4 workers, all are answered before the sensors' next tick, 5 s after the one
+            # that staged the batch.
+            behaviour = Behaviour(failure_rate=0.12, latency=0.2, batch=number)
             with Simulation(settings, behaviour, workers=4) as simulation:
                 progress = _wait_for_report(opened, number, supervisor, simulation)
             report = newest_report(opened, progress.batch)
