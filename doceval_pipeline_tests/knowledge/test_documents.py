@@ -69,10 +69,12 @@ def test_a_content_that_somebody_else_stored_meanwhile_is_told_apart(databases: 
 
 def test_a_content_can_be_stored_under_the_id_and_with_the_time_that_it_had(databases: Databases) -> None:
     with databases.knowledge.begin() as connection:
-        copy_documents(connection, [new(b"one", number=10**12), new(b"two", number=7)], keep_ids=True)
+        copy_documents(
+            connection, [new(b"one", number=10**12), new(b"two", number=7)], with_ids=True, with_times=True
+        )
         known = find_documents(connection, [new(b"one").fingerprint.sha256, new(b"two").fingerprint.sha256])
         assert known == {new(b"one").fingerprint.sha256: 10**12, new(b"two").fingerprint.sha256: 7}
         same_time = "SELECT DISTINCT created_at = '2000-01-01 00:00:01Z' FROM docs"
         assert connection.execute(text(same_time)).all() == [(True,)]
     with pytest.raises(DocumentArrived), databases.knowledge.begin() as connection:
-        copy_documents(connection, [new(b"three", number=7)], keep_ids=True)
+        copy_documents(connection, [new(b"three", number=7)], with_ids=True, with_times=True)
