@@ -81,9 +81,9 @@ def copy_rows(databases: Databases, files: list[str], options: str = "") -> Time
     ]
 
     def timed() -> Figures:
-        for started in [subprocess.Popen(copy) for copy in copies]:
-            if started.wait() != 0:
-                raise BenchmarkError(f"psql ended with code {started.returncode}: see its output")
+        started = [subprocess.Popen(copy) for copy in copies]
+        if failed := [code for code in [process.wait() for process in started] if code]:
+            raise BenchmarkError(f"psql ended with code {failed[0]}: see its output")
         return {}
 
     return timed

@@ -1,7 +1,9 @@
 """The filter in front of libmagic gives libmagic's own answers."""
 
+import gc
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,15 @@ def test_a_database_of_another_layout_is_used_without_a_filter(
     other.write_bytes(libmagic._HEADER.pack(libmagic._SIGNATURE, libmagic._VERSION + 1, 3, 0))
     monkeypatch.setattr(libmagic, "_load", lambda: (None, str(other)))
     assert libmagic._filter.__wrapped__() is None
+
+
+def test_a_handle_keeps_the_database_that_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            # Every thread builds a filter of its own, as those that begin at the same time do.
+            monkeypatch.setattr(
+                libmagic, "_filter", getattr(libmagic._filter, "__wrapped__", libmagic._filter)
+            )
+            documents = [random.Random(n).randbytes(HEAD) for n in range(40)]
+            assert list(pool.map(recognise_filtered, documents)) == [recognise(one) for one in documents]
+        gc.collect()
