@@ -207,7 +207,7 @@ def _handle_with(database: "ctypes.Array[ctypes.c_char]") -> Any:
     """A handle with a database in memory."""
     library, path = _load()
     handle = library.Magic(mime=True, magic_file=path)
-    # libmagic reads it where it is. Two threads that build the filter at once have two, and only one is cached.
+    # libmagic reads it in place. Two threads that build the filter at once have two; only one is cached.
     handle.database = database
     address = (ctypes.c_void_p * 1)(ctypes.addressof(database))
     size = (ctypes.c_size_t * 1)(len(database))

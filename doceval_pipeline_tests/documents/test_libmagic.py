@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as some
 
 from doceval_pipeline.documents import libmagic
@@ -45,6 +46,7 @@ def test_every_value_that_libmagic_looks_for_is_recognised_as_without_the_filter
         assert recognise_filtered(document) == recognise(document), value
 
 
+@examples(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     some.randoms(use_true_random=False),
     some.lists(some.sampled_from(PLANTED), max_size=3),
@@ -75,12 +77,10 @@ def test_a_database_of_another_layout_is_used_without_a_filter(
 
 
 def test_a_handle_keeps_the_database_that_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every thread builds filters of its own, as those that begin at the same time do.
+    monkeypatch.setattr(libmagic, "_filter", libmagic._filter.__wrapped__)
     for _ in range(3):
         with ThreadPoolExecutor(4) as pool:
-            # Every thread builds a filter of its own, as those that begin at the same time do.
-            monkeypatch.setattr(
-                libmagic, "_filter", getattr(libmagic._filter, "__wrapped__", libmagic._filter)
-            )
             documents = [random.Random(n).randbytes(HEAD) for n in range(40)]
             assert list(pool.map(recognise_filtered, documents)) == [recognise(one) for one in documents]
         gc.collect()
