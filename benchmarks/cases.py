@@ -15,6 +15,7 @@ from benchmarks.restaging import restaging
 from benchmarks.reusing import reusing
 from benchmarks.sensors import sensors
 from benchmarks.staging import large_documents, one_huge_document, small_documents
+from benchmarks.staging_variants import from_the_shell, new_server, real_texts
 from benchmarks.starting import commands, small_run
 from benchmarks.ticks import ticks
 
@@ -28,6 +29,9 @@ class CaseFactory(Protocol):
 
 CASES: dict[str, CaseFactory] = {
     "1": small_documents,
+    "1b": from_the_shell,
+    "1f": new_server,
+    "1t": real_texts,
     "2": large_documents,
     "3": one_huge_document,
     "4": predecessor,

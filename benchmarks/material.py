@@ -3,7 +3,9 @@
 import hashlib
 import os
 import random
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, cycle
 from pathlib import Path
 
 from benchmarks.installation import Installation
@@ -11,6 +13,8 @@ from doceval_pipeline.batches.staging.steps import assign_documents, seal_batch,
 from doceval_pipeline.documents.content_type import content_type
 from doceval_pipeline.documents.reading import doc_type, encode
 from doceval_pipeline.documents.source import Source
+from doceval_pipeline.domain.files import Fingerprint
+from doceval_pipeline.knowledge.documents import NewDocument, _binary_rows
 
 KIB = 1024
 # Modification time of all files: reading waits for files that were written just now.
@@ -49,16 +53,31 @@ def documents(folder: Path, count: int, size: int, noise: float = NOISE) -> Path
     With noise they resemble PDFs, which are mostly compressed; without it they are plain text. An existing
     folder is not changed.
     """
-    if folder.exists():
-        return folder
-    for number in range(count):
-        name = f"{number:06}.{'pdf' if noise else 'txt'}"
-        path = folder / f"{number // _FILES_IN_A_FOLDER:04}" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.writelines(_pieces(number, size, noise))
-        os.utime(path, _LONG_AGO)
-    return folder
+    extension = "pdf" if noise else "txt"
+    return _made(folder, count, extension, lambda number: _pieces(number, size, noise))
+
+
+def random_bytes(folder: Path, count: int, size: int) -> Path:
+    """Create documents of random bytes, whose type no signature shows; returns the folder."""
+    return _made(folder, count, "bin", lambda number: [random.Random(number).randbytes(size)])
+
+
+def real_texts(folder: Path, count: int, size: int) -> Path:
+    """Create documents of about `size` bytes from the texts of the installed packages; returns the folder.
+
+    They end with a line. Each begins with its number, because the texts are repeated until there are enough.
+    """
+    lines = _lines()
+
+    def text(number: int) -> Iterator[bytes]:
+        left = size
+        yield f"Part {number}\n".encode()
+        while left > 0:
+            line = next(lines)
+            left -= len(line)
+            yield line
+
+    return _made(folder, count, "txt", text)
 
 
 def paths(folder: Path) -> list[Path]:
@@ -87,6 +106,17 @@ def encoded_rows(folder: Path, target: Path) -> Path:
             words = (f"sha256:{sha256}", sha256, kind, doc_type(os.fsencode(path)), str(len(content)))
             file.write("\t".join(words).encode() + b"\t" + encode(content) + b"\n")
     return target
+
+
+def binary_rows(folder: Path, target: Path, parts: int) -> list[Path]:
+    """Write the same rows as COPY reads them in binary, in several files of equal size; returns the files."""
+    files = [target.with_suffix(f".{number}") for number in range(parts)]
+    for number, file in enumerate(files):
+        if not file.exists():
+            documents = map(_read, paths(folder)[number::parts])
+            with file.open("wb") as binary:
+                binary.writelines(_binary_rows(documents))
+    return files
 
 
 def stored_batch(installation: Installation, folder: Path, connections: int, prompts: int) -> int:
@@ -135,3 +165,31 @@ def _pieces(number: int, size: int, noise: float) -> Iterator[bytes]:
         beginning = f"{'%PDF-1.7' if noise else 'Agreement'} {number}, {left} bytes to come.\n".encode()
         yield (beginning + _WORDS * (words // len(_WORDS) + 1))[:words] + chance.randbytes(piece - words)
         left -= piece
+
+
+def _made(folder: Path, count: int, extension: str, content: Callable[[int], Iterable[bytes]]) -> Path:
+    if folder.exists():
+        return folder
+    for number in range(count):
+        path = folder / f"{number // _FILES_IN_A_FOLDER:04}" / f"{number:06}.{extension}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.writelines(content(number))
+        os.utime(path, _LONG_AGO)
+    return folder
+
+
+def _lines() -> Iterator[bytes]:
+    """The lines of the Python files of the standard library and of the installed packages, for ever."""
+    found = sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")) + sorted(
+        Path(sysconfig.get_path("purelib")).rglob("*.py")
+    )
+    return chain.from_iterable(path.read_bytes().splitlines(keepends=True) for path in cycle(found))
+
+
+def _read(path: Path) -> NewDocument:
+    content = path.read_bytes()
+    kind = content_type(Source.of(content))
+    sha256 = hashlib.sha256(content).hexdigest()
+    fingerprint = Fingerprint(sha256, len(content), kind, doc_type(os.fsencode(path)))
+    return NewDocument(fingerprint, [encode(content)])

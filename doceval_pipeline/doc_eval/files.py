@@ -108,26 +108,49 @@ _TALLIES = text("""
            count(DISTINCT knowledge_document_id) FILTER (WHERE state = 'STAGED') AS stored_documents
     FROM batch_documents WHERE batch_id = ANY(:batch_ids) GROUP BY 1, 2
 """)
+# Without a choice of plan, because the statistics do not include files that were assigned just now: a page is
+# read from the index in its order, and OFFSET 0 keeps each file's lookup apart from it.
+_IN_ORDER_OF_THE_INDEX = text("SET LOCAL enable_sort = off")
 _UNSTAGED = text(f"""
-    SELECT b.document_id AS file_id, {_FOLDER} AS folder, d.raw_path, b.file_size AS size
-    FROM batch_documents b
-    JOIN documents d ON d.id = b.document_id
-    WHERE b.batch_id = :batch_id AND b.state = 'ASSIGNED'
+    SELECT b.document_id AS file_id, found.folder, found.raw_path, b.file_size AS size
+    FROM (SELECT document_id, file_size FROM batch_documents
+          WHERE batch_id = :batch_id AND state = 'ASSIGNED' AND (batch_id, document_id) > (:batch_id, :after)
+          ORDER BY document_id LIMIT :most) AS b
+    CROSS JOIN LATERAL (SELECT {_FOLDER} AS folder, d.raw_path FROM documents d
+                        WHERE d.id = b.document_id OFFSET 0) AS found
     ORDER BY b.document_id
 """)
-_MARK_STAGED = text("""
+_COUNT_UNSTAGED = text("""
+    SELECT count(*) AS files, coalesce(sum(file_size), 0)::bigint AS bytes
+    FROM batch_documents WHERE batch_id = :batch_id AND state = 'ASSIGNED'
+""")
+# The rows of given files, without a choice of plan: one lookup for each file. The statistics do not include
+# files that were assigned just now, and other plans read all files of the batch for each portion or file.
+_LOOK_UP = text("""
+    SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
+    SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off
+""")
+_ROWS = """
+    CROSS JOIN LATERAL (
+        SELECT f.ctid FROM batch_documents f
+        WHERE f.batch_id = :batch_id AND f.document_id = given.file_id AND f.state = 'ASSIGNED'
+        OFFSET 0) AS assigned
+    WHERE b.ctid = assigned.ctid
+"""
+_MARK_STAGED = text(f"""
     UPDATE batch_documents b
-    SET state = 'STAGED', reason = NULL, file_size = s.size, sha256 = s.sha256,
-        content_type = s.content_type, doc_type = s.doc_type, knowledge_document_id = s.document_id
+    SET state = 'STAGED', reason = NULL, file_size = given.size, sha256 = given.sha256,
+        content_type = given.content_type, doc_type = given.doc_type,
+        knowledge_document_id = given.document_id
     FROM unnest(CAST(:file_ids AS bigint[]), CAST(:sizes AS bigint[]), CAST(:sha256s AS text[]),
                 CAST(:content_types AS text[]), CAST(:doc_types AS text[]), CAST(:document_ids AS bigint[]))
-         AS s(file_id, size, sha256, content_type, doc_type, document_id)
-    WHERE b.batch_id = :batch_id AND b.document_id = s.file_id AND b.state = 'ASSIGNED'
+         AS given(file_id, size, sha256, content_type, doc_type, document_id)
+    {_ROWS}
 """)
-_MARK_REJECTED = text("""
-    UPDATE batch_documents b SET state = 'REJECTED', reason = r.reason
-    FROM unnest(CAST(:file_ids AS bigint[]), CAST(:reasons AS text[])) AS r(file_id, reason)
-    WHERE b.batch_id = :batch_id AND b.document_id = r.file_id AND b.state = 'ASSIGNED'
+_MARK_REJECTED = text(f"""
+    UPDATE batch_documents b SET state = 'REJECTED', reason = given.reason
+    FROM unnest(CAST(:file_ids AS bigint[]), CAST(:reasons AS text[])) AS given(file_id, reason)
+    {_ROWS}
 """)
 _BACK_TO_ASSIGNED = text("""
     UPDATE batch_documents SET state = 'ASSIGNED', knowledge_document_id = NULL
@@ -180,6 +203,14 @@ class UnstagedFile:
     folder: str
     raw_path: bytes
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnstagedFiles:
+    """How many files are assigned and not stored yet, and their size in bytes."""
+
+    files: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,14 +347,31 @@ def count_documents(connection: Connection, batch_ids: Sequence[int]) -> dict[in
     return {batch_id: DocumentCounts(**values) for batch_id, values in counts.items()}
 
 
-def unstaged_files(connection: Connection, batch_id: int) -> list[UnstagedFile]:
-    """The files of a batch that are assigned and not stored yet."""
-    rows = connection.execute(_UNSTAGED, {"batch_id": batch_id})
-    return [UnstagedFile(**{**row._mapping, "raw_path": bytes(row.raw_path)}) for row in rows]
+def count_unstaged(connection: Connection, batch_id: int) -> UnstagedFiles:
+    """How many files of a batch are assigned and not stored yet."""
+    return UnstagedFiles(**connection.execute(_COUNT_UNSTAGED, {"batch_id": batch_id}).one()._mapping)
+
+
+def unstaged_files(
+    connection: Connection, batch_id: int, after: int = 0, most: int | None = None
+) -> list[UnstagedFile]:
+    """The files of a batch that are assigned and not stored yet, in the order of their ids.
+
+    Parameters
+    ----------
+    after
+        The id of the last file before them.
+    most
+        Their maximum number; None for all.
+    """
+    connection.execute(_IN_ORDER_OF_THE_INDEX)
+    rows = connection.execute(_UNSTAGED, {"batch_id": batch_id, "after": after, "most": most})
+    return [UnstagedFile(row.file_id, row.folder, bytes(row.raw_path), row.size) for row in rows]
 
 
 def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFile]) -> None:
     """Record files as stored; files that are no longer ASSIGNED are not changed."""
+    connection.execute(_LOOK_UP)
     connection.execute(
         _MARK_STAGED,
         {
@@ -340,9 +388,14 @@ def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFil
 
 def mark_rejected(connection: Connection, batch_id: int, reasons: dict[int, str]) -> None:
     """Record files as rejected; `reasons` is by file id."""
+    connection.execute(_LOOK_UP)
     connection.execute(
         _MARK_REJECTED,
-        {"batch_id": batch_id, "file_ids": list(reasons), "reasons": list(reasons.values())},
+        {
+            "batch_id": batch_id,
+            "file_ids": arrays.of_numbers(reasons),
+            "reasons": arrays.of_texts(reasons.values()),
+        },
     )
     connection.execute(_SET_TOTAL, {"batch_id": batch_id})
 

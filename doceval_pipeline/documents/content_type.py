@@ -1,16 +1,12 @@
 """Content types of documents, from their bytes and never from their names.
 
 In one real corpus, 42 % of the file names had the right extension. Formats whose structure says more than
-their first bytes are recognised by the modules in `formats`, all others by libmagic, which comes with the
-wheel `pylibmagic`, because a fresh machine does not have it. At most 3 MiB of a document are read.
+their first bytes are recognised by the modules in `formats`, all others by libmagic. At most 3 MiB of a
+document are read.
 """
 
 import codecs
-import os
 import re
-import threading
-from functools import cache
-from importlib import import_module
 from typing import Any
 
 from doceval_pipeline.documents.formats import ole_files, zip_files
@@ -19,10 +15,10 @@ from doceval_pipeline.documents.formats.mail import mail_type
 from doceval_pipeline.documents.formats.markup import markup_type
 from doceval_pipeline.documents.formats.pdf import PDF, is_pdf_after_other_bytes
 from doceval_pipeline.documents.formats.table_text import table_type
+from doceval_pipeline.documents.libmagic import UNKNOWN, recognise, recognise_binary
 from doceval_pipeline.documents.source import Source
 
 HEAD_BYTES = 64 * 1024
-UNKNOWN = "application/octet-stream"
 TEXT = "text/plain"
 
 # Bytes in which libmagic recognises most formats; with more it needs twice the time.
@@ -116,7 +112,7 @@ def _binary_type(head: bytes) -> str:
     if _METAFILE.match(head):
         return "image/emf"
     needs_more = head.startswith(b"ID3") or head.startswith(b"CD001", _ISO)
-    return _PALM.get(head[60:68]) or _libmagic(head if needs_more else head[:_ENOUGH])
+    return _PALM.get(head[60:68]) or recognise_binary(head if needs_more else head[:_ENOUGH])
 
 
 def _text_type(source: Source, head: bytes, text: bytes) -> str:
@@ -131,9 +127,9 @@ def _text_type(source: Source, head: bytes, text: bytes) -> str:
         return mime_type
     if begin.startswith(b"#!"):
         # The interpreter identifies a script; from the other lines libmagic would guess.
-        return _libmagic(begin.partition(b"\n")[0] + b"\n")
+        return recognise(begin.partition(b"\n")[0] + b"\n")
     if _TEXT_SIGNATURES.match(begin):
-        return _libmagic(text[:_ENOUGH])
+        return recognise(text[:_ENOUGH])
     if begin.startswith((b"{", b"[")):
         return json_type(source) or TEXT
     return table_type(text, is_whole=is_whole) or TEXT
@@ -168,35 +164,3 @@ def _plain(text: bytes | None) -> bytes | None:
 
 def _has_control(text: bytes) -> bool:
     return len(text.translate(None, _CONTROL)) < len(text)
-
-
-def _libmagic(head: bytes) -> str:
-    description: str = _recogniser().handle.from_buffer(head)
-    # libmagic describes a few formats in words instead of a MIME type.
-    return description if "/" in description else UNKNOWN
-
-
-class _Recogniser(threading.local):
-    """libmagic's handle, one per thread, because it is not thread-safe."""
-
-    def __init__(self) -> None:
-        library, database = _load()
-        self.handle = library.Magic(mime=True, magic_file=database)
-
-
-@cache
-def _recogniser() -> _Recogniser:
-    return _Recogniser()
-
-
-@cache
-def _load() -> tuple[Any, str]:
-    before = set(os.environ)
-    # pylibmagic must be imported first: it sets environment variables that lead python-magic to its library.
-    # Child processes must not inherit them.
-    pylibmagic = import_module("pylibmagic")
-    magic = import_module("magic")
-    for variable in set(os.environ) - before:
-        del os.environ[variable]
-    # Passed explicitly, because the system's database may have another version than this library.
-    return magic, str(pylibmagic.data.joinpath("magic.mgc"))

@@ -11,7 +11,6 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +68,49 @@ class ReadDocument:
     content: bytes | None
 
 
-def read_document(folder: str | Path, path: bytes, max_bytes: int) -> ReadDocument:
+class LastFolder:
+    """The folder of the document that was opened last, kept open for the next document in it.
+
+    10,000 documents in 100 folders need 10,200 opens instead of 30,000. A folder that is moved or replaced
+    meanwhile stays the one that was opened, so no link is followed. Close it by leaving its `with` block.
+    """
+
+    def __init__(self) -> None:
+        self._opened: tuple[str | Path, bytes] | None = None
+        self._descriptor = -1
+
+    def __enter__(self) -> "LastFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.forget()
+
+    def knows(self, folder: str | Path, above: bytes) -> bool:
+        """Whether a folder is the one that is open; `above` is its path below `folder`."""
+        return self._opened == (folder, above)
+
+    def descriptor(self, folder: str | Path, above: bytes) -> int:
+        """Open a folder unless it is open, following no link below `folder`; raises OSError."""
+        if not self.knows(folder, above):
+            self.forget()
+            self._descriptor = os.open(folder, OPEN_FOLDER & ~os.O_NOFOLLOW)
+            for part in above.split(b"/") if above else ():
+                below = os.open(part, OPEN_FOLDER, dir_fd=self._descriptor)
+                os.close(self._descriptor)
+                self._descriptor = below
+            self._opened = folder, above
+        return self._descriptor
+
+    def forget(self) -> None:
+        """Close the folder."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._opened, self._descriptor = None, -1
+
+
+def read_document(
+    folder: str | Path, path: bytes, max_bytes: int, last: LastFolder | None = None
+) -> ReadDocument:
     """Read a document once and identify it; memory is bounded by `SMALL_DOCUMENT`.
 
     Parameters
@@ -78,24 +119,30 @@ def read_document(folder: str | Path, path: bytes, max_bytes: int) -> ReadDocume
         Relative to `folder`, as on disk; links in it are not followed.
     max_bytes
         Larger documents are rejected.
+    last
+        Kept by a caller that reads many documents.
 
     Raises
     ------
     DocumentRejected
         It vanished, is not a readable regular file, is empty or too large, or kept changing.
     """
-    return _read(folder, path, max_bytes, identify=True)
+    if last is not None:
+        return _read(folder, path, max_bytes, last, identify=True)
+    with LastFolder() as alone:
+        return _read(folder, path, max_bytes, alone, identify=True)
 
 
 def hash_document(folder: str | Path, path: bytes, max_bytes: int) -> tuple[str, int]:
     """The sha256 and size in bytes of a document, without its type; raises as `read_document`."""
-    read = _read(folder, path, max_bytes, identify=False).fingerprint
+    with LastFolder() as last:
+        read = _read(folder, path, max_bytes, last, identify=False).fingerprint
     return read.sha256, read.size
 
 
 def fingerprint_document(folder: str | Path, path: bytes, max_bytes: int) -> Fingerprint:
     """What a document is known by, without its content; raises as `read_document`."""
-    return _read(folder, path, max_bytes, identify=True).fingerprint
+    return read_document(folder, path, max_bytes).fingerprint
 
 
 def encoded_chunks(folder: str | Path, path: bytes, expected: ReadDocument) -> Iterator[bytes]:
@@ -113,13 +160,17 @@ def encoded_chunks(folder: str | Path, path: bytes, expected: ReadDocument) -> I
         return
     digest = hashlib.sha256()
     size = 0
-    with _opened(folder, path) as descriptor:
-        for piece in _pieces(descriptor, expected.fingerprint.size):
+    with LastFolder() as last:
+        descriptor = _open(folder, path, last)
+    try:
+        for piece in _pieces(descriptor):
             digest.update(piece)
             size += len(piece)
             if size > expected.fingerprint.size:
                 raise DocumentRejected(CHANGED)
             yield encode(piece)
+    finally:
+        os.close(descriptor)
     if size != expected.fingerprint.size or digest.hexdigest() != expected.fingerprint.sha256:
         raise DocumentRejected(CHANGED)
 
@@ -150,42 +201,38 @@ def decode(text: str | bytes) -> bytes:
 
 def doc_type(path: bytes) -> str:
     """The file extension in lower case without its dot; empty if there is none."""
-    name = os.path.basename(path)
+    stem, _, extension = path.rpartition(b"/")[2].rpartition(b".")
     try:
-        return os.path.splitext(name)[1].decode().removeprefix(".").lower()
+        return extension.decode().lower() if stem.strip(b".") else ""
     except UnicodeDecodeError:
         return ""
 
 
-@contextmanager
-def _opened(folder: str | Path, path: bytes) -> Iterator[int]:
+def _open(folder: str | Path, path: bytes, last: LastFolder) -> int:
     """Open a document below a folder without following a link or waiting for a FIFO's writer."""
     if not is_below(path):
         raise DocumentRejected(OUTSIDE)
-    *above, name = path.split(b"/")
-    parent = -1
+    above, _, name = path.rpartition(b"/")
+    was_open = last.knows(folder, above)
     try:
-        parent = os.open(folder, OPEN_FOLDER & ~os.O_NOFOLLOW)
-        for part in above:
-            below = os.open(part, OPEN_FOLDER, dir_fd=parent)
-            os.close(parent)
-            parent = below
-        document = os.open(name, OPEN_FILE, dir_fd=parent)
+        return os.open(name, OPEN_FILE, dir_fd=last.descriptor(folder, above))
     except OSError as error:
+        if was_open:
+            # Another folder may have taken the place of the one that is open.
+            last.forget()
+            return _open(folder, path, last)
         raise DocumentRejected(_REASONS.get(error.errno or 0, UNREADABLE)) from None
-    finally:
-        if parent >= 0:
-            os.close(parent)
-    try:
-        yield document
-    finally:
-        os.close(document)
 
 
-def _read(folder: str | Path, path: bytes, max_bytes: int, *, identify: bool) -> ReadDocument:
+def _read(
+    folder: str | Path, path: bytes, max_bytes: int, last: LastFolder, *, identify: bool
+) -> ReadDocument:
     for _ in range(MOST_TRIES):
-        with _opened(folder, path) as descriptor:
+        descriptor = _open(folder, path, last)
+        try:
             read = _read_steadily(descriptor, path, max_bytes, identify=identify)
+        finally:
+            os.close(descriptor)
         if read is not None:
             return read
     raise DocumentRejected(CHANGED)
@@ -205,21 +252,19 @@ def _read_steadily(descriptor: int, path: bytes, max_bytes: int, *, identify: bo
     if before.st_size == 0:
         raise DocumentRejected(EMPTY)
     _let_settle(before)
-    digest, size = hashlib.sha256(), 0
-    kept: list[bytes] = []
-    for piece in _pieces(descriptor, before.st_size):
+    content = _whole(descriptor, before.st_size) if before.st_size <= SMALL_DOCUMENT else None
+    digest, size = hashlib.sha256(content or b""), len(content or b"")
+    for piece in _pieces(descriptor) if content is None else ():
         digest.update(piece)
         size += len(piece)
-        if identify and before.st_size <= SMALL_DOCUMENT:
-            kept.append(piece)
         if size > before.st_size:
             return None
-    content = b"".join(kept) if kept else None
     # Parts of a large file are read again here, before the times show whether it changed.
     kind = _content_type(descriptor, size, content) if identify else ""
     if size != before.st_size or _mark(os.fstat(descriptor)) != _mark(before):
         return None
-    return ReadDocument(Fingerprint(digest.hexdigest(), size, kind, doc_type(path)), content)
+    fingerprint = Fingerprint(digest.hexdigest(), size, kind, doc_type(path))
+    return ReadDocument(fingerprint, content if identify else None)
 
 
 def _content_type(descriptor: int, size: int, content: bytes | None) -> str:
@@ -245,22 +290,31 @@ def _mark(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
-    """Read to the end, in pieces of exactly `PIECE` bytes except the last.
+def _whole(descriptor: int, size: int) -> bytes:
+    """The bytes of a document of `size` bytes; fewer or more if its size has changed.
 
-    `size` is the expected size in bytes. A read asks for at most one byte more, because allocating a large
-    buffer costs more than reading a small file.
+    No second read finds the end: a file that has grown has another time.
     """
-    wanted = min(PIECE, size + 1)
+    content = _some(descriptor, size + 1)
+    while len(content) < size and (more := _some(descriptor, size + 1 - len(content))):
+        content += more
+    return content
+
+
+def _pieces(descriptor: int) -> Iterator[bytes]:
+    """Read to the end, in pieces of exactly `PIECE` bytes except the last."""
     while True:
-        try:
-            piece = os.read(descriptor, wanted)
-            while piece and len(piece) < wanted and (more := os.read(descriptor, wanted - len(piece))):
-                piece += more
-        except OSError:
-            raise DocumentRejected(UNREADABLE) from None
-        if not piece:
+        piece = _some(descriptor, PIECE)
+        while piece and len(piece) < PIECE and (more := _some(descriptor, PIECE - len(piece))):
+            piece += more
+        if piece:
+            yield piece
+        if len(piece) < PIECE:
             return
-        yield piece
-        if len(piece) < wanted:
-            return
+
+
+def _some(descriptor: int, length: int) -> bytes:
+    try:
+        return os.read(descriptor, length)
+    except OSError:
+        raise DocumentRejected(UNREADABLE) from None

@@ -16,8 +16,6 @@ from doceval_pipeline.domain.files import Fingerprint
 from doceval_pipeline.migrations.copying import copy
 
 _COLUMNS = "document_id, sha256, content_type, doc_type, file_size, content"
-_COPY = f"COPY docs ({_COLUMNS}) FROM STDIN (FORMAT binary)"
-_COPY_WITH_IDS = f"COPY docs (id, created_at, {_COLUMNS}) FROM STDIN (FORMAT binary)"
 _MESSAGE_BYTES = 256 * 1024
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
@@ -40,6 +38,12 @@ _CORRECT = text(f"""
     )
     UPDATE docs SET content_type = wrong.content_type FROM wrong WHERE docs.id = wrong.id
 """)
+# A role that was granted its rights by hand may not use the sequence; the rows then get their ids from it.
+_RESERVED = text("""
+    WITH ids AS MATERIALIZED (SELECT CAST(pg_get_serial_sequence('docs', 'id') AS regclass) AS sequence)
+    SELECT nextval(ids.sequence) FROM ids CROSS JOIN generate_series(1, :count)
+    WHERE has_sequence_privilege(ids.sequence, 'USAGE, UPDATE')
+""")
 _ABSENT = text("""
     SELECT wanted.id FROM unnest(CAST(:ids AS bigint[])) AS wanted(id)
     WHERE NOT EXISTS (SELECT 1 FROM docs WHERE docs.id = wanted.id)
@@ -54,8 +58,8 @@ class DocumentArrived(Exception):
 class NewDocument:
     """A document to store.
 
-    `content` yields the base64 of its bytes, `4 * ((size + 2) // 3)` bytes, in pieces. `id` and `created_at`,
-    in microseconds since 2000, are set only for a document that had them before.
+    `content` yields the base64 of its bytes, `4 * ((size + 2) // 3)` bytes, in pieces. `id` is a reserved
+    one, or that of a document stored before; then `created_at` is set, too, in microseconds since 2000.
     """
 
     fingerprint: Fingerprint
@@ -85,8 +89,17 @@ def missing_documents(connection: Connection, ids: Sequence[int]) -> list[int]:
     return list(connection.scalars(_ABSENT, {"ids": arrays.of_numbers(ids)}))
 
 
+def reserve_ids(connection: Connection, count: int) -> list[int]:
+    """Take ids for new documents from the sequence of `docs`; empty if the role may not."""
+    return list(connection.scalars(_RESERVED, {"count": count}))
+
+
 def copy_documents(
-    connection: Connection, documents: Iterable[NewDocument], *, keep_ids: bool = False
+    connection: Connection,
+    documents: Iterable[NewDocument],
+    *,
+    with_ids: bool = False,
+    with_times: bool = False,
 ) -> None:
     """Store documents that are not stored yet, in the caller's transaction.
 
@@ -94,8 +107,8 @@ def copy_documents(
 
     Parameters
     ----------
-    keep_ids
-        Store each document with its `id` and `created_at`, instead of new values.
+    with_ids, with_times
+        Store each document with its `id` and its `created_at`, instead of new values.
 
     Raises
     ------
@@ -104,8 +117,10 @@ def copy_documents(
     Exception
         Whatever a document's `content` raised; the transaction must be rolled back.
     """
+    columns = "id, " * with_ids + "created_at, " * with_times + _COLUMNS
+    statement = f"COPY docs ({columns}) FROM STDIN (FORMAT binary)"
     try:
-        copy(connection, _COPY_WITH_IDS if keep_ids else _COPY, _joined(_binary_rows(documents)))
+        copy(connection, statement, _joined(_binary_rows(documents)))
     except psycopg2.errors.UniqueViolation:
         raise DocumentArrived from None
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from doceval_pipeline.documents import content_type as content_types
-from doceval_pipeline.documents.content_type import UNKNOWN, content_type
+from doceval_pipeline.documents.content_type import HEAD_BYTES, content_type
+from doceval_pipeline.documents.libmagic import UNKNOWN, recognise
 from doceval_pipeline.documents.reading import SMALL_DOCUMENT, DocumentRejected, read_document
 from doceval_pipeline.documents.source import Source
 from doceval_pipeline_tests.documents import structures
@@ -404,7 +404,7 @@ def test_types_found_without_libmagic_equal_those_of_libmagic(signature: bytes) 
     chance = random.Random(7)
     followed = [b"", bytes(60), b"\n1 0 obj", *(chance.randbytes(64) for _ in range(300))]
     for more in followed:
-        said = content_types._libmagic(signature + more)
+        said = recognise(signature + more)
         assert content_type(Source.of(signature + more)) == said, more
 
 
@@ -490,7 +490,7 @@ def test_hostile_documents_cost_bounded_time_and_memory(content: bytes) -> None:
 def test_a_long_table_whose_head_ends_inside_a_quoted_field_is_a_table(characters: int) -> None:
     words = "a line, and\nanother one " * (characters // 25)
     row = f'1,"{words}"\n'
-    table = "number,text\n" + row * (4 * content_types.HEAD_BYTES // len(row))
+    table = "number,text\n" + row * (4 * HEAD_BYTES // len(row))
     assert content_type(Source.of(table.encode())) == "text/csv"
 
 
@@ -536,7 +536,7 @@ FILLINGS = (
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 def test_no_filling_of_a_head_costs_more_than_its_length(beginning: bytes) -> None:
     for filling in FILLINGS:
-        document = beginning + filling * (content_types.HEAD_BYTES // len(filling))
+        document = beginning + filling * (HEAD_BYTES // len(filling))
         started = time.process_time()
         content_type(Source.of(document))
         # An expression that tries all splits of a run takes minutes.

@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from doceval_pipeline.documents.reading import (
     PIECE,
     SMALL_DOCUMENT,
     DocumentRejected,
+    LastFolder,
     decode,
     doc_type,
     encode,
@@ -25,6 +27,7 @@ from doceval_pipeline.documents.reading import (
     read_document,
 )
 from doceval_pipeline.documents.source import Source
+from doceval_pipeline.documents.walk import SYMLINK, VANISHED
 
 LIMIT = 50 * 1024 * 1024
 
@@ -200,3 +203,66 @@ def test_reading_types_leaves_no_trace_in_the_environment() -> None:
     before = dict(os.environ)
     content_type(Source.of(b"%!PS"))
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("replacement", ["link", "folder", "nothing"])
+def test_a_folder_that_is_replaced_while_it_is_kept_open_leads_to_no_other_one(
+    tmp_path: Path, replacement: str
+) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    (folder / "in").mkdir(parents=True)
+    first, second, third = (write(folder, name.encode(), f"in/{name}") for name in ("one", "two", "three"))
+    elsewhere.mkdir()
+    for name in ("two", "three", "four"):
+        write(elsewhere, b"other", name)
+    with LastFolder() as last:
+        read_document(folder, first, LIMIT, last)
+        (folder / "in").rename(tmp_path / "moved")
+        if replacement == "link":
+            (folder / "in").symlink_to(elsewhere)
+        elif replacement == "folder":
+            elsewhere.rename(folder / "in")
+        # The folder that was opened still has this file.
+        assert read_document(folder, second, LIMIT, last).content == b"two"
+        (tmp_path / "moved" / "three").unlink()
+        if replacement == "folder":
+            # As without a folder that is kept.
+            assert read_document(folder, third, LIMIT, last).content == b"other"
+        else:
+            expected = SYMLINK if replacement == "link" else VANISHED
+            with pytest.raises(DocumentRejected) as caught:
+                read_document(folder, third, LIMIT, last)
+            assert caught.value.reason in (expected, VANISHED)
+
+
+def test_documents_of_one_folder_share_its_descriptor_and_leave_none_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    paths = [write(tmp_path, b"content", f"{folder}/{name}") for folder in "ab" for name in range(20)]
+    opened = []
+    real = os.open
+
+    def counted(*args: Any, **options: Any) -> int:
+        opened.append(args[0])
+        return real(*args, **options)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "open", counted)
+    with LastFolder() as last:
+        for path in paths:
+            read_document(tmp_path, path, LIMIT, last)
+    monkeypatch.undo()
+    assert len(opened) == len(paths) + 2 * 2
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@given(st.binary(max_size=12))
+def test_the_extension_is_that_of_the_operating_system(name: bytes) -> None:
+    extension = os.path.splitext(os.path.basename(name))[1]
+    try:
+        expected = extension.decode().removeprefix(".").lower()
+    except UnicodeDecodeError:
+        expected = ""
+    assert doc_type(name) == expected

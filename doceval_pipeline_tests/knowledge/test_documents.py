@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pybase64
 import pytest
@@ -18,6 +19,7 @@ from doceval_pipeline.knowledge.documents import (
     copy_documents,
     find_documents,
     missing_documents,
+    reserve_ids,
 )
 
 
@@ -69,10 +71,26 @@ def test_a_content_that_somebody_else_stored_meanwhile_is_told_apart(databases: 
 
 def test_a_content_can_be_stored_under_the_id_and_with_the_time_that_it_had(databases: Databases) -> None:
     with databases.knowledge.begin() as connection:
-        copy_documents(connection, [new(b"one", number=10**12), new(b"two", number=7)], keep_ids=True)
+        copy_documents(
+            connection, [new(b"one", number=10**12), new(b"two", number=7)], with_ids=True, with_times=True
+        )
         known = find_documents(connection, [new(b"one").fingerprint.sha256, new(b"two").fingerprint.sha256])
         assert known == {new(b"one").fingerprint.sha256: 10**12, new(b"two").fingerprint.sha256: 7}
         same_time = "SELECT DISTINCT created_at = '2000-01-01 00:00:01Z' FROM docs"
         assert connection.execute(text(same_time)).all() == [(True,)]
     with pytest.raises(DocumentArrived), databases.knowledge.begin() as connection:
-        copy_documents(connection, [new(b"three", number=7)], keep_ids=True)
+        copy_documents(connection, [new(b"three", number=7)], with_ids=True, with_times=True)
+
+
+def test_ids_come_from_the_sequence_unless_the_role_may_not_use_it(databases: Databases) -> None:
+    with databases.knowledge.begin() as connection:
+        first, second = reserve_ids(connection, 2)
+        copy_documents(connection, [replace(new(b"one"), id=first)], with_ids=True)
+        copy_documents(connection, [new(b"two")])
+        known = find_documents(connection, [new(b"one").fingerprint.sha256, new(b"two").fingerprint.sha256])
+        assert sorted(known.values()) == [first, second + 1]
+        connection.execute(text("CREATE ROLE without_sequence"))
+        connection.execute(text("GRANT SELECT, INSERT ON docs TO without_sequence"))
+        connection.execute(text("SET LOCAL ROLE without_sequence"))
+        assert reserve_ids(connection, 2) == []
+        connection.rollback()

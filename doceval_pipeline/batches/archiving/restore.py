@@ -401,7 +401,9 @@ def _load_batch(
                 _read_knowledge(knowledge, incoming)
                 _reserve_ids(databases, incoming.checked)
                 missing = load.assign_document_ids(knowledge)
-                copy_documents(knowledge, _documents(archive, missing, progress), keep_ids=True)
+                copy_documents(
+                    knowledge, _documents(archive, missing, progress), with_ids=True, with_times=True
+                )
                 moved = load.changed_document_ids(knowledge)
                 load.load_rows(knowledge, batch_id)
                 recount(knowledge, batch_id)

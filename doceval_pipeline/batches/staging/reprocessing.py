@@ -158,7 +158,7 @@ def _require_rows_to_repeat(databases: Databases, batch_id: int) -> None:
         batch.require_reprocessable()
         if batch.status is not Status.STAGING:
             return
-        waiting = len(files.unstaged_files(connection, batch_id))
+        waiting = files.count_unstaged(connection, batch_id).files
         if waiting or not files.stored_document_ids(connection, batch_id):
             raise BatchStateError(
                 f"{batch.key} is being staged and has nothing to reprocess: wait until it is STAGED, or "

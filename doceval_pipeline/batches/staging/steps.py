@@ -271,7 +271,7 @@ def _read_work(connection: Connection, batch_id: int) -> _WorkToQueue:
     """Read what step 4 must queue; refuse a batch with documents that are not stored yet."""
     sealed = _begin(connection, batch_id)
     _require_assignment(connection, batch_id, sealed)
-    waiting = len(batch_documents.unstaged_files(connection, batch_id))
+    waiting = batch_documents.count_unstaged(connection, batch_id).files
     names = batch_documents.stored_document_names(connection, batch_id)
     batch = batch_by_id(connection, batch_id)
     connection.commit()

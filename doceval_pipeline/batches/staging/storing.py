@@ -7,21 +7,29 @@ found again by its sha256, and is only read once more.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 
 from sqlalchemy import Connection, Engine
 
 from doceval_pipeline.doc_eval.files import (
     StagedFile,
     UnstagedFile,
+    count_unstaged,
     mark_rejected,
     mark_staged,
     unstaged_files,
 )
-from doceval_pipeline.documents.reading import DocumentRejected, ReadDocument, encoded_chunks, read_document
+from doceval_pipeline.documents.reading import (
+    DocumentRejected,
+    LastFolder,
+    ReadDocument,
+    encoded_chunks,
+    read_document,
+)
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import (
     DocumentArrived,
@@ -29,6 +37,7 @@ from doceval_pipeline.knowledge.documents import (
     copy_documents,
     correct_types,
     find_documents,
+    reserve_ids,
 )
 
 # A portion ends at this many bytes or this many files. Few files make smaller portions, so that every worker
@@ -36,6 +45,8 @@ from doceval_pipeline.knowledge.documents import (
 PORTION_BYTES = 8 * 1024 * 1024
 SMALLEST_PORTION_BYTES = 512 * 1024
 PORTION_FILES = 1_000
+# Files whose names are in memory.
+PAGE_FILES = 5_000
 # Portions that are processed at once. More are not faster: the server is the limit.
 WORKERS = 2
 # Each further try finds the documents that another process stored meanwhile.
@@ -72,10 +83,11 @@ def store_missing(
         How many documents this call copied into `docs`, and their size in bytes before encoding.
     """
     with doc_eval.begin():
-        files = unstaged_files(doc_eval, batch_id)
+        waiting = count_unstaged(doc_eval, batch_id)
     copied = copied_bytes = done = read_bytes = 0
-    progress(0, len(files), 0)
-    for stored in _in_parallel(partial(_store, knowledge, max_bytes), _portions(files)):
+    progress(0, waiting.files, 0)
+    portions = _portions(_unstaged(doc_eval, batch_id), waiting.bytes)
+    for stored in _in_parallel(partial(_store, knowledge, max_bytes), portions):
         with doc_eval.begin():
             mark_staged(doc_eval, batch_id, stored.staged)
             if stored.rejected:
@@ -84,13 +96,24 @@ def store_missing(
         copied_bytes += sum(stored.new)
         done += len(stored.staged) + len(stored.rejected)
         read_bytes += sum(file.document.size for file in stored.staged)
-        progress(done, len(files), read_bytes)
+        progress(done, waiting.files, read_bytes)
     return copied, copied_bytes
 
 
-def _portions(files: Sequence[UnstagedFile]) -> Iterator[list[UnstagedFile]]:
-    """Cut files into portions by the sizes that the walk of the folders found."""
-    total = sum(file.size for file in files)
+def _unstaged(doc_eval: Connection, batch_id: int) -> Iterator[UnstagedFile]:
+    """The files that are not stored yet, read a page at a time in transactions of their own."""
+    after = 0
+    while True:
+        with doc_eval.begin():
+            page = unstaged_files(doc_eval, batch_id, after, PAGE_FILES)
+        yield from page
+        if len(page) < PAGE_FILES:
+            return
+        after = page[-1].file_id
+
+
+def _portions(files: Iterable[UnstagedFile], total: int) -> Iterator[list[UnstagedFile]]:
+    """Cut files into portions by the sizes that the walk of the folders found; `total` in bytes."""
     most = min(PORTION_BYTES, max(SMALLEST_PORTION_BYTES, total // (2 * WORKERS)))
     portion: list[UnstagedFile] = []
     size = 0
@@ -127,20 +150,21 @@ def _store(knowledge: Engine, max_bytes: int, files: list[UnstagedFile]) -> _Por
     done = _PortionResult()
     small: list[tuple[UnstagedFile, ReadDocument]] = []
     small_bytes = 0
-    for file in files:
-        try:
-            read = read_document(file.folder, file.raw_path, max_bytes)
-            if read.content is None:
-                _store_together(knowledge, [(file, read)], done)
-            else:
-                small.append((file, read))
-                small_bytes += read.fingerprint.size
-        except DocumentRejected as rejection:
-            done.rejected[file.file_id] = rejection.reason
-        if small_bytes >= PORTION_BYTES:
-            # The files have grown since the walk.
-            _store_together(knowledge, small, done)
-            small, small_bytes = [], 0
+    with LastFolder() as last:
+        for file in files:
+            try:
+                read = read_document(file.folder, file.raw_path, max_bytes, last)
+                if read.content is None:
+                    _store_together(knowledge, [(file, read)], done)
+                else:
+                    small.append((file, read))
+                    small_bytes += read.fingerprint.size
+            except DocumentRejected as rejection:
+                done.rejected[file.file_id] = rejection.reason
+            if small_bytes >= PORTION_BYTES:
+                # The files have grown since the walk.
+                _store_together(knowledge, small, done)
+                small, small_bytes = [], 0
     _store_together(knowledge, small, done)
     return done
 
@@ -152,31 +176,30 @@ def _store_together(
     if not files:
         return
     distinct = {read.fingerprint.sha256: (file, read) for file, read in files}
-    missing = _copy_missing(knowledge, distinct)
-    known = {
-        sha256: distinct[sha256][1].fingerprint.content_type for sha256 in distinct.keys() - set(missing)
-    }
-    with knowledge.begin() as connection:
-        if known:
+    ids, missing = _copy_missing(knowledge, distinct)
+    known = {sha256: distinct[sha256][1].fingerprint.content_type for sha256 in ids.keys() - set(missing)}
+    if known:
+        with knowledge.begin() as connection:
             correct_types(connection, known)
-        stored = find_documents(connection, list(distinct))
     done.new += [distinct[sha256][1].fingerprint.size for sha256 in missing]
     done.staged += [
-        StagedFile(file.file_id, read.fingerprint, stored[read.fingerprint.sha256])
-        for file, read in files
-        if read.fingerprint.sha256 in stored
+        StagedFile(file.file_id, read.fingerprint, ids[read.fingerprint.sha256]) for file, read in files
     ]
 
 
-def _copy_missing(knowledge: Engine, distinct: dict[str, tuple[UnstagedFile, ReadDocument]]) -> Sequence[str]:
-    """Copy the documents that are not stored yet; returns their sha256."""
+def _copy_missing(
+    knowledge: Engine, distinct: dict[str, tuple[UnstagedFile, ReadDocument]]
+) -> tuple[dict[str, int], list[str]]:
+    """Copy the documents that are not stored yet.
+
+    Returns the `docs.id` of all documents by sha256, and the sha256 of those that were copied.
+    """
     for _ in range(MOST_TRIES):
         try:
             with knowledge.begin() as connection:
-                missing = sorted(distinct.keys() - find_documents(connection, list(distinct)))
-                if missing:
-                    copy_documents(connection, (_new_document(*distinct[sha256]) for sha256 in missing))
-                return missing
+                ids = find_documents(connection, list(distinct))
+                missing = sorted(distinct.keys() - ids)
+                return {**ids, **_copy(connection, {sha256: distinct[sha256] for sha256 in missing})}, missing
         except DocumentArrived:
             continue
     raise StagingError(
@@ -185,5 +208,14 @@ def _copy_missing(knowledge: Engine, distinct: dict[str, tuple[UnstagedFile, Rea
     )
 
 
-def _new_document(file: UnstagedFile, read: ReadDocument) -> NewDocument:
-    return NewDocument(read.fingerprint, encoded_chunks(file.folder, file.raw_path, read))
+def _copy(connection: Connection, missing: dict[str, tuple[UnstagedFile, ReadDocument]]) -> Mapping[str, int]:
+    """Copy documents, given by sha256 in its order; returns their `docs.id`."""
+    if not missing:
+        return {}
+    ids = reserve_ids(connection, len(missing))
+    documents = (
+        NewDocument(read.fingerprint, encoded_chunks(file.folder, file.raw_path, read), number)
+        for (file, read), number in zip_longest(missing.values(), ids)
+    )
+    copy_documents(connection, documents, with_ids=bool(ids))
+    return dict(zip(missing, ids, strict=True)) if ids else find_documents(connection, list(missing))

