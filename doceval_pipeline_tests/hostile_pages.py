@@ -273,7 +273,7 @@ def judge(
     wait
         Waits a moment.
     """
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while missing := _missing(ours, sent) | (names(*executed) - dagsters.changes()):
         assert time.monotonic() < deadline, f"not sent or not executed: {sorted(missing)}"
         wait()

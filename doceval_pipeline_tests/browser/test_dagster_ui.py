@@ -38,7 +38,10 @@ def test_a_batch_is_materialized_from_the_ui_and_its_report_appears_by_itself(
 
     page.goto(f"{DAGSTER}/assets/completion_report?view=partitions&partition={key}")
     expect(page.get_by_text("Complete with failures: 1 of 8 evaluations failed").first).to_be_visible()
+    # Dagster shows a text of more than 1,000 characters when it is asked to.
+    page.get_by_text("[Show Markdown]").first.click()
     expect(page.get_by_text("7 succeeded, 1 failed").first).to_be_visible()
+    page.keyboard.press("Escape")
     counted = query(home, "SELECT status, count(*) FROM llm_responses GROUP BY 1 ORDER BY 1")
     assert counted == [("F", 1), ("S", 7)]
     assert page.locator("img[src^='data:image/svg+xml']").count() == 1

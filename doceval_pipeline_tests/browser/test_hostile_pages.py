@@ -1,6 +1,7 @@
 """No element of a page of another site makes the webserver change something in Chromium."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,21 @@ def test_no_element_of_a_foreign_page_changes_anything(browser: Browser, tmp_pat
     with (
         target(tmp_path / "ours") as ours,
         target(tmp_path / "dagsters", DagsterWebserver) as dagsters,
-        site((ours, ELEMENTS.keys() - AHEAD), (dagsters, EXECUTED)) as foreign,
-        browser.new_context() as context,
     ):
-        pages = [context.new_page() for _ in foreign.addresses()]
-        for page, address in zip(pages, foreign.addresses(), strict=True):
-            page.goto(address, wait_until="commit")
-        sent = ELEMENTS.keys() - AHEAD - NOT_SENT
-        judge(ours, dagsters, sent, EXECUTED, lambda: pages[0].wait_for_timeout(200))
+        for elements in _portions(ELEMENTS.keys() - AHEAD):
+            executed = elements & EXECUTED
+            with site((ours, elements), (dagsters, executed)) as foreign, browser.new_context() as context:
+                pages = [context.new_page() for _ in foreign.addresses()]
+                for page, address in zip(pages, foreign.addresses(), strict=True):
+                    page.goto(address, wait_until="commit")
+                wait = partial(pages[0].wait_for_timeout, 200)
+                judge(ours, dagsters, elements - NOT_SENT, executed, wait)
+
+
+def _portions(elements: set[str]) -> list[set[str]]:
+    """Few elements for each page: a busy browser drops some of eighty frames and windows at once."""
+    ordered = sorted(elements)
+    return [set(ordered[begin : begin + 10]) for begin in range(0, len(ordered), 10)]
 
 
 def test_what_chromium_fetches_ahead_for_a_foreign_page_is_refused(browser: Browser, tmp_path: Path) -> None:
