@@ -23,6 +23,7 @@ from doceval_pipeline.batches.staging.steps import (
 )
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
+from doceval_pipeline.domain.files import DocumentRange
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.usage import (
     read_experience,
@@ -276,7 +277,8 @@ def test_results_that_are_just_taken_are_answers_once_their_batch_is_archived(
     first, _ = completed(databases, inbox, "first")
     batch = Sample(databases, first, "", inbox)
     ((config,),) = batch.knowledge("SELECT config FROM batch_configs")
-    documents = dict(tuple(row) for row in batch.knowledge("SELECT id, 'x' FROM docs"))
+    ids = [row.id for row in batch.knowledge("SELECT id FROM docs ORDER BY id")]
+    documents = [DocumentRange(ids, ["x"] * len(ids))]
     with ThreadPoolExecutor(1) as pool:
         # Not committed yet when the archiving comes to the rows.
         with databases.knowledge.begin() as connection:
