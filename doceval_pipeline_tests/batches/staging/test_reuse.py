@@ -21,6 +21,7 @@ from doceval_pipeline.batches.staging.steps import (
     seal_batch,
     store_documents,
 )
+from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
 from doceval_pipeline.domain.files import DocumentRange
@@ -293,6 +294,19 @@ def test_results_that_are_just_taken_are_answers_once_their_batch_is_archived(
     assert batch.knowledge("SELECT batch_id, count(*) FROM llm_responses WHERE is_answer GROUP BY 1") == [
         (999, 4)
     ]
+
+
+def test_results_are_taken_for_every_range_of_documents(
+    databases: Databases, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    completed(databases, inbox, "first")
+    write_old(inbox / "new.txt", "a new document")
+    second, in_one = staged(databases, inbox, "second")
+    monkeypatch.setattr(files, "DOCUMENTS", 2)
+    third, in_ranges = staged(databases, inbox, "third")
+    assert (in_ranges.reused, in_ranges.added) == (in_one.reused, in_one.added) == (4, 5)
+    assert rows(databases, third) == rows(databases, second)
+    assert list(audit_installation(databases, quiet, every_document=True)) == []
 
 
 def test_a_second_staging_takes_and_queues_nothing(databases: Databases, inbox: Path) -> None:
