@@ -6,6 +6,7 @@ from benchmarks.backfills import scattered_backfill
 from benchmarks.case import Case
 from benchmarks.dagster_runs import small_run, time_to_report
 from benchmarks.growth import growth
+from benchmarks.million import million
 from benchmarks.polls import polls
 from benchmarks.predecessor import predecessor
 from benchmarks.queueing import queueing
@@ -34,7 +35,8 @@ CASES: dict[str, CaseFactory] = {
     "8": time_to_report,
     "9": small_run,
     "10": reporting,
-    "11": growth,
+    "11": million,
+    "11b": growth,
     "13": scattered_backfill,
     "15": reusing,
     "16": polls,

@@ -1,9 +1,8 @@
-"""Case 11: the cost per document as a batch grows, and of a tick as the number of batches grows."""
+"""Case 11b: the cost of a tick as the number of batches grows."""
 
 import time
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -13,10 +12,9 @@ from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
 from benchmarks.dagster_runs import connect
 from benchmarks.errors import WrongResult
-from benchmarks.figures import Figure, Measured, Value, absolute, cpu_seconds, ratio, reported, seconds
+from benchmarks.figures import Figure, Measured, absolute, ratio, reported
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
-from benchmarks.staging import require_rows, stage
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.defs import partitions
 from doceval_pipeline.defs.instance import open_instance
@@ -24,7 +22,7 @@ from doceval_pipeline.defs.resources import DocEval
 from doceval_pipeline.doc_eval.batches import partition_key
 from doceval_pipeline.knowledge.digests import digest
 
-DOCUMENTS, BATCHES = "documents in one batch", "batches"
+BATCHES = "batches"
 SENSORS = ("new_batches", "response_status", "staging_failure")
 # Open batches out of a hundred; the others are completed.
 OPEN_OF_100 = 1
@@ -61,29 +59,15 @@ def tick(databases: Databases, batches: int) -> Timed:
 
 
 def growth(*, quick: bool) -> Case:
-    """Case 11."""
-    sizes = (10, 20, 40) if quick else (1_000, 10_000, 100_000)
+    """Case 11b."""
     numbers = (100, 200) if quick else (1_000, 10_000)
-    rounds = 1 if quick else 5
-    experiments = [_documents(sizes, rounds), _batches(numbers, rounds)]
+    experiment = _batches(numbers, 1 if quick else 5)
+    work = f"ticks of {numbers[0]:,} to {numbers[-1]:,} batches"
 
     def judge(measured: Measured) -> list[Figure]:
-        return [*_cost_figures(measured[DOCUMENTS], sizes), *_tick_figures(measured[BATCHES], numbers)]
+        return _tick_figures(measured[BATCHES], numbers)
 
-    work = f"growth: {sizes[0]:,} to {sizes[-1]:,} documents, {numbers[0]:,} to {numbers[-1]:,} batches"
-    return Case("11", work, "linear", experiments, judge)
-
-
-def _cost_figures(found: list[Measurement], sizes: tuple[int, ...]) -> list[Figure]:
-    """The cost per document, relative to that in the smallest batch."""
-    time, cpu = _per_document(seconds), _per_document(cpu_seconds)
-    smallest = sizes[0]
-    figures = []
-    for size in sizes[1:]:
-        words, sides = f"per document, {size:,} / {smallest:,}", (str(size), str(smallest))
-        figures.append(ratio(f"time {words}", found, *sides, 1.20, time))
-        figures.append(ratio(f"CPU {words}", found, *sides, None, cpu))
-    return figures
+    return Case("11b", work, "linear", [experiment], judge)
 
 
 def _tick_figures(found: list[Measurement], numbers: tuple[int, ...]) -> list[Figure]:
@@ -96,29 +80,6 @@ def _tick_figures(found: list[Measurement], numbers: tuple[int, ...]) -> list[Fi
         ratio(f"{name}, {most:,} / {fewest:,}", found, str(most), str(fewest), None, reported(name))
         for name in SENSORS
     ]
-
-
-def _per_document(value: Value) -> Value:
-    return lambda measurement: value(measurement) / int(measurement.side)
-
-
-def _documents(sizes: tuple[int, ...], rounds: int) -> Experiment:
-    def prepare(installation: Installation) -> None:
-        for size in sizes:
-            material.documents(installation.folder / f"growth-{size}", size, material.KIB)
-
-    def before(size: int) -> Callable[[Installation], dict[str, Any]]:
-        def settle(installation: Installation) -> dict[str, Any]:
-            installation.empty()
-            return {"batch": installation.apply(installation.folder / f"growth-{size}"), "check": True}
-
-        return settle
-
-    def check(size: int, installation: Installation, _: Figures) -> None:
-        require_rows(installation, size)
-
-    sides = [Side(str(size), stage, before(size), partial(check, size)) for size in sizes]
-    return Experiment(DOCUMENTS, prepare, sides, rounds)
 
 
 def _batches(numbers: tuple[int, ...], rounds: int) -> Experiment:

@@ -54,7 +54,8 @@ def documents(folder: Path, count: int, size: int, noise: float = NOISE) -> Path
     for number in range(count):
         name = f"{number:06}.{'pdf' if noise else 'txt'}"
         path = folder / f"{number // _FILES_IN_A_FOLDER:04}" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if number % _FILES_IN_A_FOLDER == 0:
+            path.parent.mkdir(parents=True)
         with path.open("wb") as file:
             file.writelines(_pieces(number, size, noise))
         os.utime(path, _LONG_AGO)

@@ -399,7 +399,7 @@ def _columns(connection: Connection, statement: TextClause, batch_id: int) -> It
     """The columns of each portion of rows."""
     options = {"yield_per": DOCUMENTS}
     rows = connection.execute(statement, {"batch_id": batch_id}, execution_options=options)
-    return (tuple(zip(*portion, strict=True)) for portion in rows.partitions())
+    return (tuple(zip(*portion, strict=True)) for portion in rows.partitions(DOCUMENTS))
 
 
 def paths(connection: Connection, batch_id: int, reason: str = "") -> Iterator[str]:

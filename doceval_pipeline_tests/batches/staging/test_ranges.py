@@ -66,6 +66,12 @@ def life(databases: Databases, folder: Path, name: str) -> list[Any]:
     return seen
 
 
+def number_of_ranges(databases: Databases) -> int:
+    """How many ranges the documents of the first batch are now."""
+    with databases.doc_eval.connect() as connection:
+        return len(list(files.stored_ids(connection, 1)))
+
+
 def rescanned(batch: Sample) -> Any:
     return reprocess(batch.databases, batch.id, Mode.missing, lambda *_: None, rescan=True)
 
@@ -88,6 +94,7 @@ def test_rows_their_places_and_all_counts_are_the_same_for_any_number_of_ranges(
     in_one = life(databases, tmp_path / "one", "one")
     for size in (1, 2, 4):
         monkeypatch.setattr(files, "DOCUMENTS", size)
+        assert number_of_ranges(databases) > 1
         monkeypatch.setattr(files, "PORTION", size)
         assert life(databases, tmp_path / str(size), f"in ranges of {size}") == in_one
 
