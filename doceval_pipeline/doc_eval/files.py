@@ -303,10 +303,11 @@ def mark_gone(connection: Connection, batch_id: int, folder_reasons: Sequence[st
     return connection.execute(_MARK_GONE, parameters).rowcount
 
 
-def staged_files(connection: Connection, batch_id: int) -> list[StoredFile]:
-    """The files of a batch whose documents are stored."""
-    rows = connection.execute(_STAGED, {"batch_id": batch_id})
-    return [StoredFile(**{**row._mapping, "raw_path": bytes(row.raw_path)}) for row in rows]
+def staged_files(connection: Connection, batch_id: int) -> Iterator[StoredFile]:
+    """The files of a batch whose documents are stored. Reads a portion at a time."""
+    options = {"yield_per": PORTION}
+    rows = connection.execute(_STAGED, {"batch_id": batch_id}, execution_options=options)
+    return (StoredFile(**{**row._mapping, "raw_path": bytes(row.raw_path)}) for row in rows)
 
 
 def assign_again(connection: Connection, batch_id: int, file_ids: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.invariants.audit import audit_installation
@@ -69,7 +70,8 @@ def life(databases: Databases, folder: Path, name: str) -> list[Any]:
 def number_of_ranges(databases: Databases) -> int:
     """How many ranges the documents of the first batch are now."""
     with databases.doc_eval.connect() as connection:
-        return len(list(files.stored_ids(connection, 1)))
+        (number,) = connection.execute(text("SELECT min(id) FROM batches")).one()
+        return len(list(files.stored_ids(connection, number)))
 
 
 def rescanned(batch: Sample) -> Any:
