@@ -5,7 +5,6 @@ from typing import Protocol
 from benchmarks.backfills import scattered_backfill
 from benchmarks.case import Case
 from benchmarks.dagster_runs import small_run, time_to_report
-from benchmarks.growth import growth
 from benchmarks.million import million
 from benchmarks.polls import polls
 from benchmarks.predecessor import predecessor
@@ -36,7 +35,6 @@ CASES: dict[str, CaseFactory] = {
     "9": small_run,
     "10": reporting,
     "11": million,
-    "11b": growth,
     "13": scattered_backfill,
     "15": reusing,
     "16": polls,

@@ -1,4 +1,4 @@
-"""Case 11b: the cost of a tick as the number of batches grows."""
+"""The second part of case 11: the cost of a tick as the number of batches grows."""
 
 import time
 from collections.abc import Callable
@@ -8,11 +8,10 @@ from typing import Any
 import dagster as dg
 
 from benchmarks import material
-from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
 from benchmarks.dagster_runs import connect
 from benchmarks.errors import WrongResult
-from benchmarks.figures import Figure, Measured, absolute, ratio, reported
+from benchmarks.figures import Figure, absolute, ratio, reported
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from doceval_pipeline.batches.databases import Databases
@@ -58,19 +57,8 @@ def tick(databases: Databases, batches: int) -> Timed:
     return timed
 
 
-def growth(*, quick: bool) -> Case:
-    """Case 11b."""
-    numbers = (100, 200) if quick else (1_000, 10_000)
-    experiment = _batches(numbers, 1 if quick else 5)
-    work = f"ticks of {numbers[0]:,} to {numbers[-1]:,} batches"
-
-    def judge(measured: Measured) -> list[Figure]:
-        return _tick_figures(measured[BATCHES], numbers)
-
-    return Case("11b", work, "linear", [experiment], judge)
-
-
-def _tick_figures(found: list[Measurement], numbers: tuple[int, ...]) -> list[Figure]:
+def tick_figures(found: list[Measurement], numbers: tuple[int, ...]) -> list[Figure]:
+    """Seconds of each sensor's tick, and how they grow."""
     fewest, most = numbers[0], numbers[-1]
     ticks = [
         absolute(f"{name} at {most:,} batches", "s", found, str(most), reported(name), 0.5)
@@ -82,7 +70,9 @@ def _tick_figures(found: list[Measurement], numbers: tuple[int, ...]) -> list[Fi
     ]
 
 
-def _batches(numbers: tuple[int, ...], rounds: int) -> Experiment:
+def batches(numbers: tuple[int, ...], rounds: int) -> Experiment:
+    """Ticks beside each of the numbers of batches."""
+
     def prepare(installation: Installation) -> None:
         installation.empty()
         material.stored_batch(

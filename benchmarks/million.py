@@ -20,6 +20,7 @@ from benchmarks.figures import (
     seconds,
     wal_bytes,
 )
+from benchmarks.growth import BATCHES, batches, tick_figures
 from benchmarks.harness import Experiment, Measurement, Side
 from benchmarks.installation import Installation
 from benchmarks.staging import OURS, client_mib, require_contents, require_rows, stage
@@ -30,7 +31,8 @@ BYTES = 64
 def million(*, quick: bool) -> Case:
     """Case 11."""
     few, many = (20, 200) if quick else (10_000, 1_000_000)
-    experiments = [_staging(few, 1 if quick else 5), _staging(many, 1)]
+    numbers, rounds = ((100, 200), 1) if quick else ((1_000, 10_000), 5)
+    experiments = [_staging(few, rounds), _staging(many, 1), batches(numbers, rounds)]
 
     def judge(measured: Measured) -> list[Figure]:
         def beside(name: str, value: Value, goal: float | None = None) -> Figure:
@@ -43,9 +45,10 @@ def million(*, quick: bool) -> Case:
             beside("WAL per document", wal_bytes),
             absolute("client above idle", "MiB", found, OURS, client_mib, 150),
             absolute("private memory of the largest backend", "MiB", found, OURS, _backend_mib, 100),
+            *tick_figures(measured[BATCHES], numbers),
         ]
 
-    work = f"stage {many:,} documents of {BYTES} bytes in one batch"
+    work = f"stage {many:,} documents of {BYTES} bytes in one batch; ticks of {numbers[-1]:,} batches"
     return Case("11", work, f"a batch of {few:,}", experiments, judge)
 
 
