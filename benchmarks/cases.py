@@ -6,7 +6,7 @@ from benchmarks.backfills import scattered_backfill
 from benchmarks.case import Case
 from benchmarks.dagster_runs import time_to_report
 from benchmarks.first_demo import first_demo
-from benchmarks.growth import growth
+from benchmarks.million import million
 from benchmarks.polls import polls
 from benchmarks.predecessor import predecessor
 from benchmarks.queueing import queueing
@@ -42,7 +42,7 @@ CASES: dict[str, CaseFactory] = {
     "9": small_run,
     "9c": commands,
     "10": reporting,
-    "11": growth,
+    "11": million,
     "12": sensors,
     "13": scattered_backfill,
     "14": first_demo,

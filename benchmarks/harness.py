@@ -70,7 +70,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The cost of one run of one side; `load` is the machine's load average just before it."""
+    """The cost of one run of one side; `load` is the machine's load average just before it.
+
+    `server_bytes` is the peak of all processes of the server together, `backend_bytes` of any one of them.
+    """
 
     side: str
     round: int
@@ -80,6 +83,7 @@ class Measurement:
     wal_bytes: int
     client_bytes: int
     server_bytes: int
+    backend_bytes: int
     load: float
     figures: Figures
 
@@ -121,28 +125,42 @@ def _run_once(side: Side, number: int, installation: Installation) -> Measuremen
         env={**os.environ, **side.environment},
     )
     try:
-        server_bytes, started_bytes, answer = _watch(child, meter, request)
+        peaks, answer = _watch(child, meter, request)
     finally:
         child.kill()  # it has already ended, unless this process is interrupted
     if child.returncode != 0:
         raise BenchmarkError(f"{side.name} ended with code {child.returncode}: see its output")
     measured = json.loads(answer)
-    measured["client_bytes"] += started_bytes
-    return Measurement(side=side.name, round=number, server_bytes=server_bytes, load=load, **measured)
+    measured["client_bytes"] += peaks.started
+    return Measurement(
+        side=side.name,
+        round=number,
+        server_bytes=peaks.server,
+        backend_bytes=peaks.backend,
+        load=load,
+        **measured,
+    )
 
 
-def _watch(child: "subprocess.Popen[str]", meter: ServerMeter, request: str) -> tuple[int, int, str]:
-    """Send a process its request and wait for its answer.
+@dataclass
+class _Peaks:
+    """Peaks of private memory in bytes: of the server, of one of its processes, of the started programs."""
 
-    Returns the peaks of the server's private memory and of the programs that the process started, and
-    its answer.
-    """
-    server_bytes = started_bytes = 0
+    server: int = 0
+    backend: int = 0
+    started: int = 0
+
+
+def _watch(child: "subprocess.Popen[str]", meter: ServerMeter, request: str) -> tuple[_Peaks, str]:
+    """Send a process its request, and wait for its answer."""
+    peaks = _Peaks()
     given: str | None = request
     while True:
-        server_bytes = max(server_bytes, meter.private_bytes())
-        started_bytes = max(started_bytes, sum(status_bytes(p, "VmHWM") for p in descendants(child.pid)))
+        private = meter.private_bytes()
+        peaks.server = max(peaks.server, sum(private))
+        peaks.backend = max(peaks.backend, *private)
+        peaks.started = max(peaks.started, sum(status_bytes(p, "VmHWM") for p in descendants(child.pid)))
         with suppress(subprocess.TimeoutExpired):
             answer, _ = child.communicate(given, SECONDS_BETWEEN_SAMPLES)
-            return server_bytes, started_bytes, answer
+            return peaks, answer
         given = None

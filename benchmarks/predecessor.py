@@ -1,7 +1,9 @@
-"""Case 4: complete staging, compared with the best version of the predecessor's method.
+"""Case 4: complete staging of many cells, compared with one COPY and one INSERT of the same rows.
 
-That method commits each document and each queue row separately, and queries the connection for each of them.
-Its other weaknesses (new database connections, an ORM, line breaks in base64) are left out.
+That is the least anybody can do: it reads no file, and none of it can be repeated. A third side is the best
+version of the predecessor's method, which commits each document and each queue row separately, and queries
+the connection for each of them. Its other weaknesses (new database connections, an ORM, line breaks in
+base64) are left out.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ import psycopg2
 from benchmarks import material
 from benchmarks.case import Case
 from benchmarks.child import Figures, Timed
-from benchmarks.figures import Figure, Measured, ratio, seconds, server_cpu, wal_bytes
+from benchmarks.figures import Figure, Measured, cpu_seconds, ratio, server_cpu, wal_bytes
 from benchmarks.harness import Experiment, Side
 from benchmarks.installation import Installation
 from benchmarks.staging import OURS, require_contents, require_rows, stage
@@ -54,8 +56,11 @@ _INSERT_ROW = """
 """
 _COPY = "COPY docs (document_id, sha256, content_type, doc_type, file_size, content) FROM STDIN"
 _INSERT_ALL = """
-    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details)
-    SELECT cell.batch, d.id, p, c, cell.details
+    INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, connection_details,
+                               file_name, queue_position)
+    SELECT cell.batch, d.id, p, c, cell.details,
+           to_char((d.id - 1) / 100, 'FM0000') || '/' || to_char(d.id - 1, 'FM000000') || '.pdf',
+           row_number() OVER () * 100000
     FROM (VALUES (%s, %s, %s, %s::jsonb)) AS cell (batch, prompts, connections, details)
     CROSS JOIN docs AS d
     CROSS JOIN generate_series(1, cell.prompts) AS p
@@ -82,7 +87,7 @@ def stage_row_by_row(databases: Databases, batch: int, folder: str) -> Timed:
 
 
 def copy_and_insert(databases: Databases, file: str, batch: int) -> Timed:
-    """The minimum of every method: copy encoded rows, then insert the queue rows, in two commits."""
+    """The least work: copy encoded rows, then insert the queue rows, in two commits."""
 
     def timed() -> Figures:
         with closing(_connect(databases, "knowledge")) as knowledge, open(file, "rb") as rows:
@@ -130,15 +135,16 @@ def predecessor(*, quick: bool) -> Case:
     def judge(measured: Measured) -> list[Figure]:
         found = measured["cells"]
         return [
-            ratio("times as fast", found, PREDECESSOR, OURS, 20, seconds, more_is_better=True),
-            ratio(f"times as fast, {LEAST} alone", found, PREDECESSOR, LEAST, more_is_better=True),
-            ratio("server CPU saved", found, PREDECESSOR, OURS, None, server_cpu, more_is_better=True),
-            ratio("WAL saved", found, PREDECESSOR, OURS, None, wal_bytes, more_is_better=True),
+            ratio("time", found, OURS, LEAST, 1.5),
+            ratio("CPU of client and server", found, OURS, LEAST, None, cpu_seconds),
+            ratio("server CPU", found, OURS, LEAST, None, server_cpu),
+            ratio("WAL", found, OURS, LEAST, None, wal_bytes),
+            ratio(f"time of {PREDECESSOR}", found, PREDECESSOR, LEAST),
         ]
 
     experiment = Experiment("cells", prepare, sides, 1 if quick else 9)
     work = f"stage {count} documents of 20 KiB × {CONNECTIONS * PROMPTS} cells"
-    return Case("4", work, "the predecessor's way: one commit per row", [experiment], judge)
+    return Case("4", work, f"{LEAST} of the same rows", [experiment], judge)
 
 
 def _connect(databases: Databases, name: str) -> "psycopg2.extensions.connection":

@@ -21,6 +21,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging import steps
 from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.snapshot import read_snapshot
+from doceval_pipeline.domain.files import DocumentRange
 from doceval_pipeline.knowledge import queue
 
 BARE, STATEMENT = "bare INSERT … SELECT", "our statement alone"
@@ -56,8 +57,8 @@ def insert(databases: Databases, batch: int) -> Timed:
     documents, prompts, connections = choice(databases, batch)
     rows = {
         "batch_id": batch,
-        "documents": list(documents),
-        "file_names": list(documents.values()),
+        "documents": [number for part in documents for number in part.ids],
+        "file_names": [name for part in documents for name in part.names],
         "prompts": [prompt["id"] for prompt in prompts],
         "connections": [connection["id"] for connection in connections],
         "details": [json.dumps({key: c[key] for key in queue.CONNECTION_DETAILS}) for c in connections],
@@ -109,10 +110,10 @@ def _check(rows: int, installation: Installation, figures: Figures) -> None:
     require_rows(installation, rows)
 
 
-def choice(databases: Databases, batch: int) -> tuple[dict[int, str], list[Any], list[Any]]:
+def choice(databases: Databases, batch: int) -> tuple[list[DocumentRange], list[Any], list[Any]]:
     """The documents, prompts and connections of a sealed batch."""
     with databases.doc_eval.connect() as connection:
         sealed = read_snapshot(connection, batch)
-        documents = files.stored_document_names(connection, batch)
+        documents = list(files.stored_names(connection, batch))
     config = sealed.config if sealed else {"prompts": [], "connections": []}
     return documents, config["prompts"], config["connections"]

@@ -19,10 +19,14 @@ from benchmarks.queueing import choice
 from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging.steps import seal_batch
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
+from doceval_pipeline.doc_eval.files import DOCUMENTS
+from doceval_pipeline.domain.files import document_ranges
 from doceval_pipeline.knowledge import queue
+from doceval_pipeline.portions import in_portions
 
 REUSED, QUEUED = "reused", "queued"
 COLUMNS = 2
+_NAME = "{part:04}/{number:06}.txt"
 # Every answer is a success, because failures are not reused.
 _ANSWERS = """
     INSERT INTO llm_responses (batch_id, document_id, prompt_id, connection_id, status, connection_details,
@@ -47,7 +51,12 @@ _REMOVE = "DELETE FROM llm_responses WHERE batch_id = 2"
 def enqueue(databases: Databases, batch: int, count: int, *, reuse: bool) -> Timed:
     """All rows of a batch, in one transaction."""
     _, prompts, connections = choice(databases, batch)
-    documents = {number: f"{number // 100:04}/{number:06}.txt" for number in range(1, count + 1)}
+    documents = list(
+        document_ranges(
+            (part, [_NAME.format(part=number // 100, number=number) for number in part])
+            for part in in_portions(range(1, count + 1), DOCUMENTS)
+        )
+    )
 
     def timed() -> Figures:
         with databases.knowledge.begin() as knowledge:

@@ -45,9 +45,9 @@ class ServerMeter:
         ticks += sum(sum(_ticks(child, _OWN_TIMES)) for child in children(postmaster))
         return ticks / _TICKS_PER_SECOND
 
-    def private_bytes(self) -> int:
-        """The current memory of the server's processes, without shared buffers."""
-        return sum(status_bytes(child, "RssAnon") for child in children(self.postmaster))
+    def private_bytes(self) -> list[int]:
+        """The current memory of each of the server's processes, without shared buffers."""
+        return [status_bytes(child, "RssAnon") for child in children(self.postmaster)]
 
 
 def tree_cpu_seconds(process: int) -> float:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
 from doceval_pipeline.batches.databases import Databases, database_errors
-from doceval_pipeline.doc_eval.batches import batch_by_id, partition_key
+from doceval_pipeline.doc_eval.batches import BatchRecord, batch_by_id, partition_key
 from doceval_pipeline.doc_eval.runs.live import IS_ALIVE
 from doceval_pipeline.lock_waits import MAY_WRITE_BATCHES, AdvisoryLock, held_numbers, take_advisory_lock
 
@@ -53,10 +53,18 @@ def batch_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
     UnknownBatch, BatchStateError, DatabaseError
         BatchStateError if the batch is archived.
     """
-    with number_lock(databases, batch_id) as connection:
-        with connection.begin():
-            batch_by_id(connection, batch_id).require_rows()
+    with locked_batch(databases, batch_id) as (connection, _):
         yield connection
+
+
+@contextmanager
+def locked_batch(databases: Databases, batch_id: int) -> Iterator[tuple[Connection, BatchRecord]]:
+    """As `batch_lock`; also yields the batch, read under the lock."""
+    with _locked(databases, batch_id) as connection:
+        batch = batch_by_id(connection, batch_id)
+        batch.require_rows()
+        connection.commit()
+        yield connection, batch
 
 
 @contextmanager
@@ -71,6 +79,14 @@ def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
     DatabaseError
         A role that may not work on batches holds the lock.
     """
+    with _locked(databases, batch_id) as connection:
+        connection.commit()
+        yield connection
+
+
+@contextmanager
+def _locked(databases: Databases, batch_id: int) -> Iterator[Connection]:
+    """Take the lock of a number, which ends with the block; yields inside of the first transaction."""
     with (
         database_errors(),
         databases.doc_eval.connect() as connection,
@@ -79,7 +95,6 @@ def number_lock(databases: Databases, batch_id: int) -> Iterator[Connection]:
         lock = AdvisoryLock(LOCK_CLASS, batch_id)
         what = partition_key(batch_id)
         take_advisory_lock(connection, lock, MAY_WRITE_BATCHES, what, for_session=True)
-        connection.commit()
         yield connection
 
 

@@ -17,7 +17,7 @@ import pybase64
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 
 from doceval_pipeline.conformance.cases import ConformanceCase
-from doceval_pipeline.domain.files import Fingerprint
+from doceval_pipeline.domain.files import DocumentRange, Fingerprint
 from doceval_pipeline.embedded.engines import guard
 from doceval_pipeline.embedded.server import EmbeddedServer
 from doceval_pipeline.knowledge import queue
@@ -123,7 +123,7 @@ class Scratch:
                 queue.enqueue(
                     connection,
                     batch_id,
-                    {stored[case.sha256]: f"{case.name}.txt"},
+                    [DocumentRange([stored[case.sha256]], [f"{case.name}.txt"])],
                     [{"id": case.number}],
                     [_connection(base_url)],
                     priority=10,

@@ -1,7 +1,7 @@
 """Files of a batch: documents, names, those that are left out, and the labels that people read."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,6 +23,37 @@ class MeasuredDocument:
 
     size: int
     content_type: str
+
+
+# No `docs.id` is at or below the first, or above the second.
+BEFORE_ALL_IDS, LAST_ID = -(2**63), 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRange:
+    """All documents of a batch whose `docs.id` is above `after`, and at most `through`.
+
+    `names` has the path of a file for each of the `ids`, where names are needed. By default, the range covers
+    all ids.
+    """
+
+    ids: Sequence[int]
+    names: Sequence[str] = ()
+    after: int = BEFORE_ALL_IDS
+    through: int = LAST_ID
+
+
+def document_ranges(portions: Iterable[tuple[Sequence[int], Sequence[str]]]) -> Iterator[DocumentRange]:
+    """Ranges that together cover all ids, from portions of ids and names in ascending order of ids."""
+    after = BEFORE_ALL_IDS
+    ids: Sequence[int] = ()
+    names: Sequence[str] = ()
+    for following in portions:
+        if ids:
+            yield DocumentRange(ids, names, after, ids[-1])
+            after = ids[-1]
+        ids, names = following
+    yield DocumentRange(ids, names, after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, text
 
 from doceval_pipeline import arrays
 from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.files import DocumentRange
 from doceval_pipeline.knowledge.outcomes import outcome_sql
 from doceval_pipeline.knowledge.queue import HAS_LEFT, queue_places, set_requeue_status
 
@@ -54,15 +55,17 @@ def requeue(connection: Connection, batch_id: int, outcomes: Sequence[Outcome], 
     return added
 
 
-def requeue_returning(connection: Connection, batch_id: int, documents: Sequence[int], priority: int) -> int:
+def requeue_returning(
+    connection: Connection, batch_id: int, documents: DocumentRange, priority: int, before: int = 0
+) -> int:
     """Queue a new attempt for each evaluation of a returned document that was closed when the document left.
 
-    `documents` are the `docs.id` of the batch. Call `withdraw_others` afterwards, in the same transaction.
-    Returns how many attempts were queued.
+    Call `withdraw_others` for the same documents afterwards, in the same transaction. `before` is the number
+    of attempts that were queued for other documents. Returns how many attempts were queued.
     """
-    parameters = {"batch_id": batch_id, "documents": arrays.of_numbers(documents)}
+    parameters = {"batch_id": batch_id, "documents": arrays.of_numbers(documents.ids)}
     added = connection.execute(
-        _REQUEUE_RETURNING, {**parameters, **queue_places(batch_id, priority)}
+        _REQUEUE_RETURNING, {**parameters, **queue_places(batch_id, priority, before)}
     ).rowcount
     if added:
         set_requeue_status(connection, batch_id, Outcome.WAITING)

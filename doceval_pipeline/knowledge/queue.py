@@ -4,8 +4,8 @@ Reused results are in `reuse`, new attempts in `attempts`.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -13,9 +13,10 @@ from sqlalchemy.exc import IntegrityError
 
 from doceval_pipeline import arrays
 from doceval_pipeline.domain.evaluations import WRITTEN_WORD, Outcome
+from doceval_pipeline.domain.files import DocumentRange
 from doceval_pipeline.errors import DatabaseError
 from doceval_pipeline.knowledge.outcomes import has_outcome_sql, outcome_sql
-from doceval_pipeline.knowledge.reuse import take_results
+from doceval_pipeline.knowledge.reuse import lock_same_questions, take_results
 
 # The only fields of a connection that reach a queue row; no field holds a secret.
 CONNECTION_DETAILS = (
@@ -77,12 +78,13 @@ _QUEUED_ROWS = text("""
     SELECT count(*) FILTER (WHERE document_id IN (SELECT unnest(CAST(:documents AS bigint[])))) AS wanted,
            count(*) AS rows, count(reused_from) AS reused
     FROM current_llm_responses
-    WHERE batch_id = :batch_id AND prompt_id = ANY(:prompts) AND connection_id = ANY(:connections)
+    WHERE batch_id = :batch_id AND document_id > :after AND document_id <= :through
+      AND prompt_id = ANY(:prompts) AND connection_id = ANY(:connections)
 """)
 # Updates only rows that change, so that a second call writes nothing.
 _WITHDRAW_OTHERS = text("""
     UPDATE llm_responses SET withdrawn_at = CASE WHEN withdrawn_at IS NULL THEN now() END
-    WHERE batch_id = :batch_id
+    WHERE batch_id = :batch_id AND document_id > :after AND document_id <= :through
       AND (withdrawn_at IS NULL) <> (document_id IN (SELECT unnest(CAST(:documents AS bigint[]))))
 """)
 # Runs before the rows are updated: a row that returns to the queue at the same time waits for it, or is among
@@ -152,8 +154,8 @@ _TALLY = text(f"""
            sum(d.file_size)::bigint AS bytes
     FROM llm_responses r
     JOIN docs d ON d.id = r.document_id
-    WHERE r.batch_id = :batch_id AND r.prompt_id = ANY(:prompts) AND r.connection_id = ANY(:connections)
-      AND r.superseded_at IS NULL
+    WHERE r.batch_id = :batch_id AND r.document_id > :after AND r.document_id <= :through
+      AND r.prompt_id = ANY(:prompts) AND r.connection_id = ANY(:connections) AND r.superseded_at IS NULL
     GROUP BY 1, 2, 3, 4, 5
 """)
 _TIDY = text("SELECT tidy_queue()")
@@ -175,8 +177,9 @@ class Enqueued:
 
 @dataclass(frozen=True, slots=True)
 class QueuedRows:
-    """How many current rows a batch has for its documents, for others, and with a reused result."""
+    """How many documents a batch has, and current rows: for them, for others, and with a reused result."""
 
+    documents: int
     wanted: int
     others: int
     reused: int
@@ -198,6 +201,10 @@ class RowTally:
     rows: int
     bytes: int
 
+    def with_more(self, other: "RowTally") -> "RowTally":
+        """The same with the rows and bytes of another tally."""
+        return replace(self, rows=self.rows + other.rows, bytes=self.bytes + other.bytes)
+
 
 def publish_config(connection: Connection, batch_id: int, canonical: str, sha256: str) -> None:
     """Store a sealed configuration where processors read it; repeated calls change nothing.
@@ -218,7 +225,7 @@ def publish_config(connection: Connection, batch_id: int, canonical: str, sha256
 def enqueue(
     connection: Connection,
     batch_id: int,
-    documents: Mapping[int, str],
+    documents: Iterable[DocumentRange],
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
     priority: int,
@@ -230,7 +237,7 @@ def enqueue(
     Parameters
     ----------
     documents
-        The file name that processors receive for each `docs.id`.
+        Ascending, with the file names that processors receive.
     prompts, connections
         As a sealed configuration lists them.
     priority
@@ -243,20 +250,23 @@ def enqueue(
     DocumentsGone
         A document is no longer stored; the transaction must be rolled back.
     """
-    parameters = {
-        **_cell_parameters(batch_id, documents, prompts, connections),
-        "file_names": arrays.of_texts(documents.values()),
+    cells = {
+        **_cell_parameters(batch_id, prompts, connections),
         "details": [json.dumps({key: c[key] for key in CONNECTION_DETAILS}) for c in connections],
-        **queue_places(batch_id, priority),
     }
-    has_rows = connection.execute(_HAS_ROWS, {"batch_id": batch_id}).scalar_one()
-    reused = added = 0
+    only_missing = has_rows(connection, batch_id)
+    questions = lock_same_questions(connection, batch_id, prompts, connections) if reuse else {}
+    columns = len(prompts) * len(connections)
+    added = reused = before = 0
     try:
-        if reuse:
-            reused = take_results(connection, parameters, prompts, connections, only_missing=has_rows)
-        if has_rows or reused < len(documents) * len(prompts) * len(connections):
-            statement = _ENQUEUE_MISSING if has_rows or reused else _ENQUEUE_ALL
-            added = connection.execute(statement, parameters).rowcount
+        for part in documents:
+            rows = {**cells, **_documents(part), **queue_places(batch_id, priority, before * columns)}
+            taken = take_results(connection, rows, questions, only_missing=only_missing) if questions else 0
+            if only_missing or taken < len(part.ids) * columns:
+                statement = _ENQUEUE_MISSING if only_missing or taken else _ENQUEUE_ALL
+                added += connection.execute(statement, rows).rowcount
+            reused += taken
+            before += len(part.ids)
     except IntegrityError as error:
         if getattr(error.orig, "pgcode", None) == FOREIGN_KEY_VIOLATION:
             raise DocumentsGone from None
@@ -267,39 +277,57 @@ def enqueue(
     return Enqueued(added, reused)
 
 
+def has_rows(connection: Connection, batch_id: int) -> bool:
+    """Whether a batch has any row in the queue."""
+    return bool(connection.scalar(_HAS_ROWS, {"batch_id": batch_id}))
+
+
 def count_queued(
     connection: Connection,
     batch_id: int,
-    documents: Sequence[int],
+    documents: Iterable[DocumentRange],
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
 ) -> QueuedRows:
-    """Count a batch's current rows: for these documents, for others, and with a reused result."""
-    parameters = _cell_parameters(batch_id, documents, prompts, connections)
-    row = connection.execute(_QUEUED_ROWS, parameters).one()
-    return QueuedRows(wanted=row.wanted, others=row.rows - row.wanted, reused=row.reused)
+    """Count a batch's documents, and its current rows: for them, for others, and with a reused result."""
+    cells = _cell_parameters(batch_id, prompts, connections)
+    found = QueuedRows(0, 0, 0, 0)
+    for part in documents:
+        row = connection.execute(_QUEUED_ROWS, {**cells, **_documents(part)}).one()
+        found = QueuedRows(
+            documents=found.documents + len(part.ids),
+            wanted=found.wanted + row.wanted,
+            others=found.others + row.rows - row.wanted,
+            reused=found.reused + row.reused,
+        )
+    return found
 
 
 def tally_rows(
     connection: Connection,
     batch_id: int,
-    documents: Sequence[int],
+    documents: Iterable[DocumentRange],
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
 ) -> list[RowTally]:
-    """Count a batch's rows, withdrawn ones included; `wanted` rows are those of the given `docs.id`."""
-    rows = connection.execute(_TALLY, _cell_parameters(batch_id, documents, prompts, connections))
-    return [RowTally(**{**row._mapping, "outcome": Outcome(row.outcome)}) for row in rows]
+    """Count a batch's rows, withdrawn ones included; `wanted` rows are those of the given documents."""
+    cells = _cell_parameters(batch_id, prompts, connections)
+    tallies: dict[tuple[Any, ...], RowTally] = {}
+    for part in documents:
+        for row in connection.execute(_TALLY, {**cells, **_documents(part)}):
+            found = RowTally(**{**row._mapping, "outcome": Outcome(row.outcome)})
+            kind = (found.connection_id, found.outcome, found.wanted, found.withdrawn, found.has_left)
+            known = tallies.get(kind)
+            tallies[kind] = found if known is None else known.with_more(found)
+    return list(tallies.values())
 
 
-def withdraw_others(connection: Connection, batch_id: int, documents: Sequence[int]) -> int:
-    """Withdraw the rows of a batch for all but the given `docs.id`, and reinstate the rows for these.
+def withdraw_others(connection: Connection, batch_id: int, documents: DocumentRange) -> int:
+    """Withdraw the rows of a range for all but the given documents, and reinstate the rows for these.
 
     Waiting rows are closed when they are withdrawn. Nothing is deleted. Returns how many rows changed.
     """
-    return connection.execute(
-        _WITHDRAW_OTHERS, {"batch_id": batch_id, "documents": arrays.of_numbers(documents)}
-    ).rowcount
+    return connection.execute(_WITHDRAW_OTHERS, {"batch_id": batch_id, **_documents(documents)}).rowcount
 
 
 def hold_free(connection: Connection, batch_id: int) -> int:
@@ -364,21 +392,29 @@ def count_rows(connection: Connection, batch_id: int) -> int:
     return int(connection.execute(_ROWS, {"batch_id": batch_id}).scalar_one())
 
 
-def queue_places(batch_id: int, priority: int) -> dict[str, int]:
-    """The distance of a batch's rows in virtual time, and a shift so that batches do not share places."""
+def queue_places(batch_id: int, priority: int, before: int = 0) -> dict[str, int]:
+    """The distance of a batch's rows in virtual time, and a shift so that batches do not share places.
+
+    `before` is the number of the batch's rows that come before.
+    """
     step = STEP // priority
-    return {"step": step, "shift": batch_id * 7919 % step}
+    return {"step": step, "shift": batch_id * 7919 % step - before * step}
 
 
 def _cell_parameters(
-    batch_id: int,
-    documents: Iterable[int],
-    prompts: Sequence[dict[str, Any]],
-    connections: Sequence[dict[str, Any]],
+    batch_id: int, prompts: Sequence[dict[str, Any]], connections: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     return {
         "batch_id": batch_id,
-        "documents": arrays.of_numbers(documents),
         "prompts": [prompt["id"] for prompt in prompts],
         "connections": [connection["id"] for connection in connections],
+    }
+
+
+def _documents(part: DocumentRange) -> dict[str, Any]:
+    return {
+        "documents": arrays.of_numbers(part.ids),
+        "file_names": arrays.of_texts(part.names),
+        "after": part.after,
+        "through": part.through,
     }

@@ -120,19 +120,25 @@ def find_reusable(
     questions = _same_questions(connection, _asked(batch_id, prompts, connections))
     if not questions:
         return []
-    connection.execute(MORE_MEMORY)
     parameters = {"batch_id": batch_id, "documents": arrays.of_numbers(documents), "file_names": "{}"}
     rows = connection.execute(_REUSABLE, {**parameters, **questions})
     return [Reusable(**row._mapping) for row in rows]
 
 
-def take_results(
+def lock_same_questions(
     connection: Connection,
-    rows: Mapping[str, Any],
+    batch_id: int,
     prompts: Sequence[dict[str, Any]],
     connections: Sequence[dict[str, Any]],
-    *,
-    only_missing: bool,
+) -> dict[str, str]:
+    """Lock the questions of other batches, and find the same ones, for `take_results`; empty without any."""
+    parameters = _asked(batch_id, prompts, connections)
+    connection.execute(_LOCK_QUESTIONS, parameters)
+    return _same_questions(connection, parameters)
+
+
+def take_results(
+    connection: Connection, rows: Mapping[str, Any], questions: Mapping[str, str], *, only_missing: bool
 ) -> int:
     """Add a row with the newest result for each question that another batch has answered; returns how many.
 
@@ -140,15 +146,11 @@ def take_results(
     ----------
     rows
         The parameters of the rows to add, as `enqueue` passes them to its own statements.
+    questions
+        From `lock_same_questions`.
     only_missing
         Whether some evaluations of the batch may have rows already.
     """
-    parameters = _asked(rows["batch_id"], prompts, connections)
-    connection.execute(_LOCK_QUESTIONS, parameters)
-    questions = _same_questions(connection, parameters)
-    if not questions:
-        return 0
-    connection.execute(MORE_MEMORY)
     statement = _REUSE_MISSING if only_missing else _REUSE_ALL
     return connection.execute(statement, {**rows, **questions}).rowcount
 
@@ -158,6 +160,7 @@ def _same_questions(connection: Connection, parameters: Mapping[str, Any]) -> di
     rows = connection.execute(_SAME_QUESTIONS, parameters).all()
     if not rows:
         return {}
+    connection.execute(MORE_MEMORY)
     return {name: arrays.of_numbers(getattr(row, name) for row in rows) for name in _QUESTION_COLUMNS}
 
 

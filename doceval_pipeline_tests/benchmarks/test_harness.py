@@ -130,7 +130,7 @@ def test_a_case_runs_in_a_tiny_size_and_its_result_is_kept(name: str, tmp_path: 
 
 def test_ratios_are_taken_within_each_round() -> None:
     def measured(side: str, number: int, took: float) -> Measurement:
-        return Measurement(side, number, took, 0, 0, 0, 0, 0, 0, {})
+        return Measurement(side, number, took, 0, 0, 0, 0, 0, 0, 0, {})
 
     found = [measured("a", 0, 2), measured("b", 0, 1), measured("b", 1, 10), measured("a", 1, 20)]
     assert ratio("time", found, "a", "b", 2.0, seconds) == Figure("time", "×", 2, 2, 2, 2.0)

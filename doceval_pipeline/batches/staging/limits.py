@@ -1,7 +1,7 @@
 """The limits of a batch: one that exceeds them is held until a person resumes or cancels it."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -10,6 +10,7 @@ from doceval_pipeline.batches.databases import Databases
 from doceval_pipeline.batches.staging.estimates import ConnectionWork, WorkEstimate, estimate_work
 from doceval_pipeline.doc_eval.batches import BatchRecord
 from doceval_pipeline.domain.evaluations import Outcome
+from doceval_pipeline.domain.files import DocumentRange
 from doceval_pipeline.knowledge.queue import tally_rows
 from doceval_pipeline.reports.formatting import money
 
@@ -21,7 +22,8 @@ def held_reason(
     knowledge: Connection,
     batch: BatchRecord,
     config: Mapping[str, Any],
-    documents: Sequence[int],
+    documents: int,
+    ranges: Iterable[DocumentRange],
 ) -> str | None:
     """Why a batch whose rows were just added is held; None if it is within its limits.
 
@@ -31,14 +33,14 @@ def held_reason(
     ----------
     knowledge
         The transaction that added the rows.
-    documents
-        The `docs.id` of the batch.
+    documents, ranges
+        How many distinct documents the batch has, and which.
     """
-    is_large = batch.max_documents is not None and len(documents) > batch.max_documents
+    is_large = batch.max_documents is not None and documents > batch.max_documents
     if not is_large and batch.max_cost is None:
         return None
-    estimates = estimate_work(databases, batch.id, _pending_work(knowledge, batch.id, config, documents))
-    return exceeded_limit(batch.max_documents, batch.max_cost, len(documents), estimates)
+    estimates = estimate_work(databases, batch.id, _pending_work(knowledge, batch.id, config, ranges))
+    return exceeded_limit(batch.max_documents, batch.max_cost, documents, estimates)
 
 
 def exceeded_limit(
@@ -89,10 +91,10 @@ def _why_unknown(estimate: WorkEstimate) -> str:
 
 
 def _pending_work(
-    knowledge: Connection, batch_id: int, config: Mapping[str, Any], documents: Sequence[int]
+    knowledge: Connection, batch_id: int, config: Mapping[str, Any], ranges: Iterable[DocumentRange]
 ) -> list[ConnectionWork]:
     """Waiting and held evaluations by connection, for each connection that has any."""
-    tallies = tally_rows(knowledge, batch_id, documents, config["prompts"], config["connections"])
+    tallies = tally_rows(knowledge, batch_id, ranges, config["prompts"], config["connections"])
 
     def work() -> Iterator[ConnectionWork]:
         for connection in config["connections"]:

@@ -42,7 +42,7 @@ from doceval_pipeline.doc_eval.snapshot import compose, compose_questions, edite
 from doceval_pipeline.documents.reading import DocumentRejected, fingerprint_document
 from doceval_pipeline.documents.walk import ASSIGNED, NOT_INCLUDED
 from doceval_pipeline.domain.evaluations import Outcome
-from doceval_pipeline.domain.files import MeasuredDocument
+from doceval_pipeline.domain.files import DocumentRange, MeasuredDocument
 from doceval_pipeline.domain.recurring import FileComparison, OccurrenceOutcome
 from doceval_pipeline.errors import StagingError
 from doceval_pipeline.knowledge.documents import find_documents
@@ -300,9 +300,9 @@ def _compare(
     """Compare planned documents, given by sha256, with the stored rows of a batch."""
     with database_errors(), databases.knowledge.connect() as knowledge:
         known = _find_in_portions(knowledge, list(documents))
-        arguments = (batch_id, list(known.values()), config["prompts"], config["connections"])
-        tallies = tally_rows(knowledge, *arguments)
-        reused = find_reusable(knowledge, *arguments) if reuses else []
+        ids, questions = list(known.values()), (config["prompts"], config["connections"])
+        tallies = tally_rows(knowledge, batch_id, [DocumentRange(ids)], *questions)
+        reused = find_reusable(knowledge, batch_id, ids, *questions) if reuses else []
     work = _work(config, documents.values(), tallies, again, reused)
     prompts = [prompt["text"] for prompt in config["prompts"]]
     with database_errors():

@@ -158,8 +158,8 @@ def _require_rows_to_repeat(databases: Databases, batch_id: int) -> None:
         batch.require_reprocessable()
         if batch.status is not Status.STAGING:
             return
-        waiting = files.count_unstaged(connection, batch_id).files
-        if waiting or not files.stored_document_ids(connection, batch_id):
+        states = {tally.state for tally in files.tally(connection, batch_id)}
+        if "ASSIGNED" in states or "STAGED" not in states:
             raise BatchStateError(
                 f"{batch.key} is being staged and has nothing to reprocess: wait until it is STAGED, or "
                 "materialize the whole group staging"

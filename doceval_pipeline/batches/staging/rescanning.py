@@ -65,7 +65,7 @@ def rescan_folders(databases: Databases, batch_id: int) -> Rescanned:
     UnknownBatch, StagingError, DatabaseError
         StagingError also if a folder is missing; then nothing changes.
     """
-    with staging_step(databases, batch_id) as connection, connection.begin():
+    with staging_step(databases, batch_id) as (connection, _), connection.begin():
         sealed = read_snapshot(connection, batch_id)
         if sealed is None:
             raise StagingError(f"batch {batch_id} was never staged: stage it first")

@@ -6,7 +6,7 @@ from the databases after its commit.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,7 +19,7 @@ from doceval_pipeline.batches.databases import Databases, database_errors
 from doceval_pipeline.batches.files.file_counts import left_out, staged
 from doceval_pipeline.batches.files.folders import found_files
 from doceval_pipeline.batches.files.no_documents import no_documents
-from doceval_pipeline.batches.locks import batch_lock
+from doceval_pipeline.batches.locks import locked_batch
 from doceval_pipeline.batches.monitoring.completion import complete_if_done
 from doceval_pipeline.batches.staging.limits import held_reason
 from doceval_pipeline.batches.staging.storing import Progress, store_missing
@@ -135,7 +135,7 @@ def seal_batch(databases: Databases, batch_id: int) -> Snapshot:
     ------
     UnknownBatch, StagingError, DatabaseError
     """
-    with staging_step(databases, batch_id) as connection:
+    with staging_step(databases, batch_id) as (connection, _):
         with connection.begin():
             sealed = snapshot.seal(connection, batch_id)
             transition(connection, batch_id, Action.BEGIN_STAGING)
@@ -155,21 +155,19 @@ def assign_documents(databases: Databases, batch_id: int) -> Assigned:
         StagingError also if no file is usable; the reasons are stored.
     """
     started = time.monotonic()
-    with staging_step(databases, batch_id) as connection:
-        sealed = _begin(connection, batch_id)
-        fresh = not _usable(batch_documents.tally(connection, batch_id))
-        only_changes = has_only_changes(connection, batch_id)
-        connection.commit()
+    with staging_step(databases, batch_id) as (connection, batch):
+        begun = _begin(connection, batch)
+        tallies, fresh = begun.tallies, not _count_files(begun.tallies, "ASSIGNED", "STAGED")
         if fresh:
             with connection.begin():
-                files = found_files(sealed.config, databases.settings)
-                if only_changes:
+                files = found_files(begun.sealed.config, databases.settings)
+                if has_only_changes(connection, batch_id):
                     batch_documents.assign_usable_now(connection, batch_id, files)
                 else:
                     batch_documents.write_assignment(connection, batch_id, files)
-        with connection.begin():
-            tallies = batch_documents.tally(connection, batch_id)
-        _require_usable(connection, batch_id, sealed, tallies)
+            with connection.begin():
+                tallies = batch_documents.tally(connection, batch_id)
+        _require_usable(connection, batch_id, begun.sealed, tallies)
         return Assigned(tallies, fresh, time.monotonic() - started)
 
 
@@ -182,24 +180,23 @@ def store_documents(databases: Databases, batch_id: int, progress: Progress) -> 
         StagingError also if every file turns out to be unusable.
     """
     started = time.monotonic()
-    with staging_step(databases, batch_id) as connection:
-        sealed = _begin(connection, batch_id)
-        _require_assignment(connection, batch_id, sealed)
-        _unmark_deleted_documents(databases, connection, batch_id)
+    with staging_step(databases, batch_id) as (connection, batch):
+        begun = _begin(connection, batch)
+        _require_assignment(connection, begun)
+        if _count_files(begun.tallies, "STAGED"):
+            _unmark_deleted_documents(databases, connection, batch_id)
         limit = databases.settings.max_document_bytes
         copied, copied_bytes = store_missing(databases.knowledge, connection, batch_id, limit, progress)
         with connection.begin():
             tallies = batch_documents.tally(connection, batch_id)
-            stored = batch_documents.stored_document_ids(connection, batch_id)
-        _require_usable(connection, batch_id, sealed, tallies)
-        with databases.knowledge.connect() as knowledge:
-            absent = missing_documents(knowledge, stored)
+            absent, documents = _absent_documents(databases, connection, batch_id)
+        _require_usable(connection, batch_id, begun.sealed, tallies)
         if absent:
             raise StagingError(
-                f"{partition_key(batch_id)}: {len(absent)} of {len(stored)} documents are not in docs after "
+                f"{partition_key(batch_id)}: {len(absent)} of {documents} documents are not in docs after "
                 "commit: another program deleted them meanwhile; materialize again"
             )
-        return Stored(tallies, len(stored), copied, copied_bytes, time.monotonic() - started)
+        return Stored(tallies, documents, copied, copied_bytes, time.monotonic() - started)
 
 
 def queue_evaluations(databases: Databases, batch_id: int, *, reuses: bool = True) -> Queued:
@@ -215,20 +212,20 @@ def queue_evaluations(databases: Databases, batch_id: int, *, reuses: bool = Tru
     UnknownBatch, StagingError, DatabaseError
     """
     started = time.monotonic()
-    with staging_step(databases, batch_id) as connection:
-        work = _read_work(connection, batch_id)
-        added, rows = _enqueue_missing(databases, work, reuses=reuses)
-        batch, reason = work.batch, None
+    with staging_step(databases, batch_id) as (connection, batch):
+        work = _read_work(connection, batch)
+        added, rows = _enqueue_missing(databases, connection, work, reuses=reuses)
+        reason = None
         if batch.expected_cells is None:
-            reason = _hold_if_too_large(databases, batch, work.config, list(work.names))
-        _finish_staging(connection, batch_id, work.expected, added, reason)
+            reason = _hold_if_too_large(databases, connection, work, rows.documents)
+        _finish_staging(connection, batch_id, rows.wanted, added, reason)
         if added.reused and not (added.queued or added.returned):
             # No processor will finish a row of this batch, so it may be done now.
             with connection.begin():
                 batch = batch_by_id(connection, batch_id)
             complete_if_done(databases, batch)
         return Queued(
-            documents=len(work.names),
+            documents=rows.documents,
             prompts=len(work.prompts),
             connections=len(work.connections),
             cells=rows.wanted,
@@ -243,11 +240,10 @@ def queue_evaluations(databases: Databases, batch_id: int, *, reuses: bool = Tru
 
 @dataclass(frozen=True)
 class _WorkToQueue:
-    """A batch whose documents are all stored; `names` has a file name for each `docs.id`."""
+    """A batch whose documents are all stored, and its sealed configuration."""
 
     batch: BatchRecord
     config: dict[str, Any]
-    names: Mapping[int, str]
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
@@ -261,46 +257,82 @@ class _WorkToQueue:
         connections: list[dict[str, Any]] = self.config["connections"]
         return connections
 
-    @property
-    def expected(self) -> int:
+    def expected(self, documents: int) -> int:
         """How many evaluations the batch must have."""
-        return len(self.names) * len(self.prompts) * len(self.connections)
+        return documents * len(self.prompts) * len(self.connections)
 
 
-def _read_work(connection: Connection, batch_id: int) -> _WorkToQueue:
+def _read_work(connection: Connection, batch: BatchRecord) -> _WorkToQueue:
     """Read what step 4 must queue; refuse a batch with documents that are not stored yet."""
-    sealed = _begin(connection, batch_id)
-    _require_assignment(connection, batch_id, sealed)
-    waiting = batch_documents.count_unstaged(connection, batch_id).files
-    names = batch_documents.stored_document_names(connection, batch_id)
-    batch = batch_by_id(connection, batch_id)
-    connection.commit()
-    if waiting or not names:
+    begun = _begin(connection, batch)
+    _require_assignment(connection, begun)
+    waiting = _count_files(begun.tallies, "ASSIGNED")
+    if waiting or not _count_files(begun.tallies, "STAGED"):
         raise StagingError(
-            f"{partition_key(batch_id)}: {waiting} documents are not stored yet: materialize "
-            "encoded_documents first"
+            f"{batch.key}: {waiting} documents are not stored yet: materialize encoded_documents first"
         )
-    return _WorkToQueue(batch, sealed.config, names)
+    return _WorkToQueue(batch, begun.sealed.config)
 
 
 def _enqueue_missing(
-    databases: Databases, work: _WorkToQueue, *, reuses: bool
+    databases: Databases, connection: Connection, work: _WorkToQueue, *, reuses: bool
 ) -> tuple[Enqueued, QueuedRows]:
     """Add the rows that are missing, and count all rows of the batch after the commit."""
     batch, added = work.batch, Enqueued(0, 0)
-    counted_by = (batch.id, list(work.names), work.prompts, work.connections)
     with databases.knowledge.connect() as knowledge:
-        rows = queue.count_queued(knowledge, *counted_by)
-    if (rows.wanted, rows.others) != (work.expected, 0):
-        added = _enqueue(databases, work, reuses=reuses and batch.reuse == "finished")
-        with databases.knowledge.connect() as knowledge:
-            rows = queue.count_queued(knowledge, *counted_by)
-    if rows.wanted != work.expected:
+        has_rows = queue.has_rows(knowledge, batch.id)
+        if has_rows:
+            rows = _count_queued(knowledge, connection, work)
+            if (rows.wanted, rows.others) == (work.expected(rows.documents), 0):
+                return added, rows
+        # Brings the queue clock up to date, so that the new rows start at the current position.
+        queue.tidy(knowledge)
+        knowledge.commit()
+        reuses = reuses and batch.reuse == "finished"
+        added = _enqueue(knowledge, connection, work, only_missing=has_rows, reuses=reuses)
+        rows = _count_queued(knowledge, connection, work)
+    expected = work.expected(rows.documents)
+    if rows.wanted != expected:
         raise StagingError(
-            f"{batch.key}: {rows.wanted} of {work.expected} evaluations are in the queue after commit: "
+            f"{batch.key}: {rows.wanted} of {expected} evaluations are in the queue after commit: "
             "another program deleted rows meanwhile; materialize again"
         )
     return added, rows
+
+
+def _enqueue(
+    knowledge: Connection, connection: Connection, work: _WorkToQueue, *, only_missing: bool, reuses: bool
+) -> Enqueued:
+    """Add rows in one transaction; `only_missing` says whether the batch may have some already."""
+    batch, returned = work.batch, 0
+    try:
+        with knowledge.begin(), connection.begin():
+            if only_missing:
+                for part in batch_documents.stored_ids(connection, batch.id):
+                    returned += attempts.requeue_returning(
+                        knowledge, batch.id, part, batch.priority, returned
+                    )
+                    queue.withdraw_others(knowledge, batch.id, part)
+            names = batch_documents.stored_names(connection, batch.id)
+            added = queue.enqueue(
+                knowledge, batch.id, names, work.prompts, work.connections, batch.priority, reuse=reuses
+            )
+            if batch.is_limited and batch.expected_cells is None:
+                queue.hold(knowledge, batch.id)
+            return replace(added, returned=returned)
+    except queue.DocumentsGone:
+        raise StagingError(
+            f"{batch.key}: some of its documents were archived with another batch meanwhile: "
+            "materialize again"
+        ) from None
+
+
+def _count_queued(knowledge: Connection, connection: Connection, work: _WorkToQueue) -> QueuedRows:
+    with connection.begin():
+        documents = batch_documents.stored_ids(connection, work.batch.id)
+        rows = queue.count_queued(knowledge, work.batch.id, documents, work.prompts, work.connections)
+    knowledge.commit()
+    return rows
 
 
 def _finish_staging(
@@ -308,8 +340,8 @@ def _finish_staging(
 ) -> None:
     with connection.begin():
         connection.execute(_SET_EXPECTED, {"batch_id": batch_id, "cells": expected})
-        transition(connection, batch_id, Action.FINISH_STAGING)
-        if added.queued or added.reused or added.returned:
+        is_first = transition(connection, batch_id, Action.FINISH_STAGING) is not None
+        if not is_first and (added.queued or added.reused or added.returned):
             transition(connection, batch_id, Action.REOPEN)
         if reason is not None:
             transition(connection, batch_id, Action.PAUSE)
@@ -338,13 +370,13 @@ def rest_staging(databases: Databases, batch_id: int) -> bool:
 
 
 @contextmanager
-def staging_step(databases: Databases, batch_id: int) -> Iterator[Connection]:
-    """Lock a batch for one step; a failure sets it to FAILED_STAGING with the reason."""
-    with batch_lock(databases, batch_id) as connection:
+def staging_step(databases: Databases, batch_id: int) -> Iterator[tuple[Connection, BatchRecord]]:
+    """Lock a batch for one step, and read it; a failure sets it to FAILED_STAGING with the reason."""
+    with locked_batch(databases, batch_id) as (connection, batch):
         action, failure = Action.INTERRUPT_STAGING, f"the run was interrupted: doceval stage {batch_id}"
         try:
             with database_errors():
-                yield connection
+                yield connection, batch
             failure = ""
         except DocEvalError as error:
             # An unreachable database is not a failure of the batch.
@@ -372,33 +404,43 @@ def _record_failure(
             interrupt_staging(databases, batch_id, reason)
 
 
-def _begin(connection: Connection, batch_id: int) -> Snapshot:
+@dataclass(frozen=True)
+class _Begun:
+    """A batch at the beginning of a step: its sealed configuration, and the states of its files."""
+
+    batch: BatchRecord
+    sealed: Snapshot
+    tallies: list[Tally]
+
+
+def _begin(connection: Connection, batch: BatchRecord) -> _Begun:
     with connection.begin():
-        batch: BatchRecord = batch_by_id(connection, batch_id)
-        sealed = snapshot.read_snapshot(connection, batch_id)
+        sealed = snapshot.read_snapshot(connection, batch.id)
         if sealed is None:
             raise StagingError(f"{batch.key} is not sealed yet: materialize batch_config_snapshot first")
         if batch.status is Status.PAUSED:
             raise StagingError(
-                f"{batch.key} is paused, but new rows would not be: run doceval resume {batch_id} first"
+                f"{batch.key} is paused, but new rows would not be: run doceval resume {batch.id} first"
             )
         if batch.status in (Status.SAVED, Status.FAILED_STAGING):
-            transition(connection, batch_id, Action.BEGIN_STAGING)
-    return sealed
+            transition(connection, batch.id, Action.BEGIN_STAGING)
+        return _Begun(batch, sealed, batch_documents.tally(connection, batch.id))
 
 
 def _hold_if_too_large(
-    databases: Databases, batch: BatchRecord, config: Mapping[str, Any], documents: Sequence[int]
+    databases: Databases, connection: Connection, work: _WorkToQueue, documents: int
 ) -> str | None:
     """Hold a batch that exceeds its limits, and return the reason.
 
     Its rows were already held when they were added, so that no processor takes one first. They are held again
     here, because a killed run may have released them before a price changed.
     """
+    batch = work.batch
     if not batch.is_limited:
         return None
-    with databases.knowledge.begin() as knowledge:
-        reason = held_reason(databases, knowledge, batch, config, documents)
+    with databases.knowledge.begin() as knowledge, connection.begin():
+        ranges = batch_documents.stored_ids(connection, batch.id)
+        reason = held_reason(databases, knowledge, batch, work.config, documents, ranges)
         if reason is None:
             queue.release(knowledge, batch.id, batch.priority)
         else:
@@ -406,55 +448,40 @@ def _hold_if_too_large(
         return reason
 
 
-def _enqueue(databases: Databases, work: _WorkToQueue, *, reuses: bool) -> Enqueued:
-    batch, documents = work.batch, list(work.names)
-    with databases.knowledge.begin() as knowledge:
-        # Brings the queue clock up to date, so that the new rows start at the current position.
-        queue.tidy(knowledge)
-    try:
-        with databases.knowledge.begin() as knowledge:
-            returned = attempts.requeue_returning(knowledge, batch.id, documents, batch.priority)
-            queue.withdraw_others(knowledge, batch.id, documents)
-            added = queue.enqueue(
-                knowledge, batch.id, work.names, work.prompts, work.connections, batch.priority, reuse=reuses
-            )
-            if batch.is_limited and batch.expected_cells is None:
-                queue.hold(knowledge, batch.id)
-            return replace(added, returned=returned)
-    except queue.DocumentsGone:
-        raise StagingError(
-            f"{batch.key}: some of its documents were archived with another batch meanwhile: "
-            "materialize again"
-        ) from None
-
-
 def _unmark_deleted_documents(databases: Databases, connection: Connection, batch_id: int) -> None:
     with connection.begin():
-        stored = batch_documents.stored_document_ids(connection, batch_id)
-        with databases.knowledge.connect() as knowledge:
-            absent = missing_documents(knowledge, stored)
+        absent, _ = _absent_documents(databases, connection, batch_id)
         if absent:
             batch_documents.unmark_staged(connection, batch_id, absent)
 
 
-def _usable(tallies: Sequence[Tally]) -> int:
-    return sum(tally.files for tally in tallies if tally.state in ("ASSIGNED", "STAGED"))
+def _absent_documents(databases: Databases, connection: Connection, batch_id: int) -> tuple[list[int], int]:
+    """The `docs.id` of staged files that are not stored, and how many there are of all."""
+    absent, documents = [], 0
+    with databases.knowledge.connect() as knowledge:
+        for part in batch_documents.stored_ids(connection, batch_id):
+            absent += missing_documents(knowledge, part.ids)
+            documents += len(part.ids)
+    return absent, documents
 
 
-def _require_assignment(connection: Connection, batch_id: int, sealed: Snapshot) -> None:
-    with connection.begin():
-        tallies = batch_documents.tally(connection, batch_id)
-    if not tallies:
+def _count_files(tallies: Sequence[Tally], *states: str) -> int:
+    """How many files are in any of the given states."""
+    return sum(tally.files for tally in tallies if tally.state in states)
+
+
+def _require_assignment(connection: Connection, begun: _Begun) -> None:
+    if not begun.tallies:
         raise StagingError(
-            f"{partition_key(batch_id)} has no documents assigned: materialize document_assignment first"
+            f"{begun.batch.key} has no documents assigned: materialize document_assignment first"
         )
-    _require_usable(connection, batch_id, sealed, tallies)
+    _require_usable(connection, begun.batch.id, begun.sealed, begun.tallies)
 
 
 def _require_usable(
     connection: Connection, batch_id: int, sealed: Snapshot, tallies: Sequence[Tally]
 ) -> None:
-    if _usable(tallies):
+    if _count_files(tallies, "ASSIGNED", "STAGED"):
         return
     with connection.begin():
         by_patterns = chain.from_iterable(

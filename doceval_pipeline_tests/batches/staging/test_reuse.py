@@ -21,8 +21,10 @@ from doceval_pipeline.batches.staging.steps import (
     seal_batch,
     store_documents,
 )
+from doceval_pipeline.doc_eval import files
 from doceval_pipeline.doc_eval.definitions.apply import apply_evaluation
 from doceval_pipeline.doc_eval.definitions.evaluation_file import key_path, locate
+from doceval_pipeline.domain.files import DocumentRange
 from doceval_pipeline.knowledge import queue
 from doceval_pipeline.knowledge.scores import read_current_results
 from doceval_pipeline.knowledge.usage import read_experience, read_throughput
@@ -272,7 +274,8 @@ def test_results_that_are_just_taken_are_answers_once_their_batch_is_archived(
     first, _ = completed(databases, inbox, "first")
     batch = Sample(databases, first, "", inbox)
     ((config,),) = batch.knowledge("SELECT config FROM batch_configs")
-    documents = dict(tuple(row) for row in batch.knowledge("SELECT id, 'x' FROM docs"))
+    ids = [row.id for row in batch.knowledge("SELECT id FROM docs ORDER BY id")]
+    documents = [DocumentRange(ids, ["x"] * len(ids))]
     with ThreadPoolExecutor(1) as pool:
         # Not committed yet when the archiving comes to the rows.
         with databases.knowledge.begin() as connection:
@@ -287,6 +290,19 @@ def test_results_that_are_just_taken_are_answers_once_their_batch_is_archived(
     assert batch.knowledge("SELECT batch_id, count(*) FROM llm_responses WHERE is_answer GROUP BY 1") == [
         (999, 4)
     ]
+
+
+def test_results_are_taken_for_every_range_of_documents(
+    databases: Databases, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    completed(databases, inbox, "first")
+    write_old(inbox / "new.txt", "a new document")
+    second, in_one = staged(databases, inbox, "second")
+    monkeypatch.setattr(files, "DOCUMENTS", 2)
+    third, in_ranges = staged(databases, inbox, "third")
+    assert (in_ranges.reused, in_ranges.added) == (in_one.reused, in_one.added) == (4, 5)
+    assert rows(databases, third) == rows(databases, second)
+    assert list(audit_installation(databases, quiet, every_document=True)) == []
 
 
 def test_a_second_staging_takes_and_queues_nothing(databases: Databases, inbox: Path) -> None:
