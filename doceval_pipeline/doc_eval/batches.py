@@ -274,7 +274,7 @@ def _number(word: str) -> int | None:
 
 
 def _unknown(word: str) -> UnknownBatch:
-    return UnknownBatch(f"batch {word!r} does not exist: doceval status lists all batches")
+    return UnknownBatch(f"batch {word!r} does not exist: doceval list shows the batches")
 
 
 def _ambiguous(name: str, same: Sequence[BatchRecord]) -> UnknownBatch:
@@ -287,7 +287,7 @@ def _unmatched(pattern: str, archived: int) -> UnknownBatch:
         return UnknownBatch(
             f"all batches that match {pattern!r} are archived ({archived}): doceval restore brings one back"
         )
-    return UnknownBatch(f"no batch matches {pattern!r}: doceval status lists all batches")
+    return UnknownBatch(f"no batch matches {pattern!r}: doceval list shows the batches")
 
 
 def batch_by_id(connection: Connection, batch_id: int) -> BatchRecord:

@@ -278,7 +278,7 @@ def test_an_audit_that_finds_something_fails(tmp_path: Path, databases: Database
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["stage", "nobody"], "batch 'nobody' does not exist: doceval status lists all batches"),
+        (["stage", "nobody"], "batch 'nobody' does not exist: doceval list shows the batches"),
         (["status", "4711"], "batch '4711' does not exist"),
         (["documents", "x\x1b[31m"], "does not exist"),
         (["report", "nobody"], "batch 'nobody' does not exist"),

@@ -51,7 +51,7 @@ def test_a_batch_that_fails_stops_no_other_and_the_last_line_is_a_total(batches:
     ]
     assert ended.stdout.splitlines()[-1].endswith("3 new attempts")
     assert ended.stderr.splitlines() == [
-        "batch 'nobody' does not exist: doceval status lists all batches",
+        "batch 'nobody' does not exist: doceval list shows the batches",
         f"{batches[3].key} is SAVED and has nothing to reprocess: stage it first",
     ]
     assert waiting(batches) == [0, 1, 2, 0]

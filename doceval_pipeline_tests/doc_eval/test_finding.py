@@ -66,9 +66,9 @@ def test_a_word_without_a_batch_is_an_error_and_the_others_are_found(
     found, unknown = named(databases, "CONTRACTS-*", "invoices", "nobody", "999999")
     assert found == ["invoices"]
     assert unknown == [
-        "no batch matches 'CONTRACTS-*': doceval status lists all batches",
-        "batch 'nobody' does not exist: doceval status lists all batches",
-        "batch '999999' does not exist: doceval status lists all batches",
+        "no batch matches 'CONTRACTS-*': doceval list shows the batches",
+        "batch 'nobody' does not exist: doceval list shows the batches",
+        "batch '999999' does not exist: doceval list shows the batches",
     ]
 
 

@@ -159,7 +159,7 @@ def test_a_batch_is_found_by_number_key_and_name(databases: Databases, tmp_path:
     for wanted in (str(number), f"batch-{number:06d}", "Q4 contracts"):
         assert find_batch(databases.doc_eval, wanted).id == number
     for wanted in ("999999", "q4 contracts", "", "99999999999999"):
-        with pytest.raises(UnknownBatch, match="doceval status lists all"):
+        with pytest.raises(UnknownBatch, match="doceval list shows the"):
             find_batch(databases.doc_eval, wanted)
 
 
