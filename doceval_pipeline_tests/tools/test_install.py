@@ -77,6 +77,18 @@ def test_the_lock_file_of_development_contains_the_other(clone: Path) -> None:
     assert installed(clone, install.RUNTIME) == []
 
 
+def test_packages_are_compiled_also_where_python_writes_no_bytecode(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    module = clone / ".venv/lib/python3.11/site-packages/package/module.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("answer = 42\n")
+    (module.parent / "for_another_python.py").write_text("print 42\n")
+    installed(clone, install.RUNTIME)
+    assert len(list(module.parent.glob("__pycache__/module.*.pyc"))) == 1
+
+
 def test_what_a_new_version_installs_makes_development_install_again(clone: Path) -> None:
     installed(clone, install.DEVELOPMENT)
     locked = (clone / install.RUNTIME).read_text()
