@@ -126,7 +126,7 @@ def list_command(
             )
     else:
         is_filtered = not wanted.is_empty or recurring is not None or failed
-        console.print("no batch matches: doceval list shows the" if is_filtered else NO_BATCHES, markup=False)
+        console.print("no batch matches: doceval list shows all" if is_filtered else NO_BATCHES, markup=False)
 
 
 def _row(listed: "ListedBatch") -> tuple[str | int | None, ...]:

@@ -70,9 +70,9 @@ def only(counts: list[IncrementalCounts], number: int) -> IncrementalCounts:
 def kept(databases: Databases, number: int) -> tuple[int, int]:
     """Succeeded and reused cells as triggers keep them, which must be what the rows say."""
     with databases.knowledge.begin() as connection:
-        before = only(read_counts(connection, [number], 0), number).cells
+        before = only(read_counts(connection, [number]), number).cells
         fold(connection)
-        found = only(read_counts(connection, [number], 0), number).cells
+        found = only(read_counts(connection, [number]), number).cells
         assert found == before
         assert connection.execute(COUNTS_ARE_KEPT.query).all() == []
     return found.succeeded, found.reused
