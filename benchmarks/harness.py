@@ -20,7 +20,6 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.installation import Installation
 from benchmarks.server import ServerMeter, descendants, status_bytes
 
-SECONDS_BETWEEN_SAMPLES = 0.02
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -59,6 +58,8 @@ class Experiment:
         Number of runs of each side.
     around
         A context manager that is open during all runs.
+    seconds_between_samples
+        Of memory. Sampling all processes of the machine takes a third of a core if it is frequent.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Experiment:
     sides: Sequence[Side]
     rounds: int
     around: Callable[[Installation], AbstractContextManager[Any]] = lambda _: nullcontext()
+    seconds_between_samples: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,14 @@ def run(
     with experiment.around(installation):
         for number in range(experiment.rounds):
             for side in order.sample(experiment.sides, len(experiment.sides)):
-                measurement = _run_once(side, number, installation)
+                measurement = _run_once(side, number, installation, experiment.seconds_between_samples)
                 side.check(installation, measurement.figures)
                 tell(measurement)
                 done.append(measurement)
     return done
 
 
-def _run_once(side: Side, number: int, installation: Installation) -> Measurement:
+def _run_once(side: Side, number: int, installation: Installation, pause: float) -> Measurement:
     parameters = side.before(installation)
     load = os.getloadavg()[0]
     meter = ServerMeter(installation.home)
@@ -125,7 +127,7 @@ def _run_once(side: Side, number: int, installation: Installation) -> Measuremen
         env={**os.environ, **side.environment},
     )
     try:
-        peaks, answer = _watch(child, meter, request)
+        peaks, answer = _watch(child, meter, request, pause)
     finally:
         child.kill()  # it has already ended, unless this process is interrupted
     if child.returncode != 0:
@@ -151,7 +153,9 @@ class _Peaks:
     started: int = 0
 
 
-def _watch(child: "subprocess.Popen[str]", meter: ServerMeter, request: str) -> tuple[_Peaks, str]:
+def _watch(
+    child: "subprocess.Popen[str]", meter: ServerMeter, request: str, pause: float
+) -> tuple[_Peaks, str]:
     """Send a process its request, and wait for its answer."""
     peaks = _Peaks()
     given: str | None = request
@@ -161,6 +165,6 @@ def _watch(child: "subprocess.Popen[str]", meter: ServerMeter, request: str) -> 
         peaks.backend = max(peaks.backend, *private)
         peaks.started = max(peaks.started, sum(status_bytes(p, "VmHWM") for p in descendants(child.pid)))
         with suppress(subprocess.TimeoutExpired):
-            answer, _ = child.communicate(given, SECONDS_BETWEEN_SAMPLES)
+            answer, _ = child.communicate(given, pause)
             return peaks, answer
         given = None

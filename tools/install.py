@@ -24,6 +24,8 @@ RUNTIME, DEVELOPMENT = "requirements.lock", "requirements-dev.lock"
 # A lock file, and those whose packages it contains in the same versions.
 CONTAINS = {RUNTIME: [RUNTIME], DEVELOPMENT: [DEVELOPMENT, RUNTIME]}
 LOCKED = ["--no-deps", "--require-hashes", "--requirement"]
+# A quarter of what there is to compile are tests of libraries.
+TESTS = "/tests?/"
 # flit_core, which builds the project, is in the lock file.
 PROJECT = ["--no-deps", "--no-build-isolation", "--editable", "."]
 
@@ -123,7 +125,7 @@ class Installer:
     def compile(self) -> None:
         """Compile the packages that are not compiled yet; files for other versions of Python are left out."""
         for packages in self.venv.glob("lib/python3*/site-packages"):
-            self._run([str(self.python), "-m", "compileall", "-qq", "-j", "0", str(packages)])
+            self._run([str(self.python), "-m", "compileall", "-qq", "-j", "0", "-x", TESTS, str(packages)])
 
     def run(self, command: Sequence[str]) -> None:
         """Run a command; if it fails, this program ends with its exit code."""
