@@ -51,6 +51,7 @@ def test_a_batch_is_materialized_from_the_ui_and_its_report_appears_by_itself(
         page.locator(f"a[href='/reports/{report.name}']").first.click()
     said: list[str] = []
     opened.value.on("console", lambda message: said.append(message.text))
+    opened.value.wait_for_load_state()
     opened.value.reload()
     expect(opened.value.get_by_role("heading", name="from the UI")).to_be_visible()
     opened.value.get_by_label("Text in name, message or response").fill("1.txt")
@@ -73,7 +74,13 @@ def test_a_partition_that_somebody_typed_fails_with_a_clear_sentence(page: Page,
     page.get_by_role("button", name="Add a partition").click()
     page.get_by_placeholder("name").last.fill("my-own")
     page.get_by_role("button", name="Save", exact=True).click()
-    page.get_by_role("button", name="Launch").click()
+    launch = page.get_by_role("button", name="Launch")
+    try:
+        expect(launch).to_be_enabled(timeout=10_000)
+    except AssertionError:
+        # The dialog does not always select the partition that it has added.
+        page.get_by_role("button", name="All", exact=True).click()
+    launch.click()
     failed = "SELECT run_id FROM runs WHERE status = 'FAILURE' AND partition = 'my-own'"
     ((run,),) = until(lambda: query(home, failed, database="dagster"))
     page.goto(f"{DAGSTER}/runs/{run}")
