@@ -81,7 +81,7 @@ def read_results(folder: Path) -> list[CaseResult]:
 
 
 def order(case: str) -> tuple[int, str]:
-    """Where a case stands in a list: by its number, then by its letter."""
+    """The sort key of a case: its number, then its letter."""
     letter = case.lstrip("0123456789")
     return int(case.removesuffix(letter)), letter
 

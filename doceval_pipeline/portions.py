@@ -10,7 +10,7 @@ _Portion = TypeVar("_Portion")
 
 
 def in_portions(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """Lists of `size` items each, the last one shorter; none if there are no items."""
+    """Lists of `size` items in their order; the last one has the rest."""
     remaining = iter(items)
     while portion := list(islice(remaining, size)):
         yield portion

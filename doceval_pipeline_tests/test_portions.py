@@ -25,6 +25,7 @@ def test_work_is_done_in_order_in_one_other_thread_and_never_twice_at_once() -> 
 
     def work(portion: int) -> None:
         assert busy.acquire(blocking=False)
+        # Without a pause, work that may overlap would seldom do so.
         time.sleep(0.001)
         done.append(portion)
         threads.add(threading.get_ident())
@@ -72,6 +73,7 @@ def test_no_work_is_running_when_a_failure_of_the_portions_is_raised() -> None:
 
     def work(portion: int) -> None:
         begun.set()
+        # The failure arrives meanwhile.
         time.sleep(0.05)
         finished.set()
 

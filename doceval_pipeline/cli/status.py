@@ -150,7 +150,7 @@ class _Findings:
 
 def _findings(opened: "Databases", all_progress: "Sequence[BatchProgress]") -> _Findings:
     """The findings of the given batches; two statements for all, and none for archived ones."""
-    # Imported here, because without names of batches there are no findings.
+    # Imported here, because only a command that names batches shows findings.
     from doceval_pipeline.batches.results.failures import first_failures
     from doceval_pipeline.batches.results.low_scores import low_scores
 

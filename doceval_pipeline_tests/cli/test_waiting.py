@@ -158,18 +158,26 @@ def test_every_url_of_the_embedded_server_is_known_to_be_its_own(settings: Setti
         assert (found.embedded, found.name) == (embedded, "the embedded PostgreSQL")
 
 
-@pytest.mark.parametrize(
-    "command", [entry.name for entry in ENTRIES if entry.patience is Patience.SUPERVISES]
-)
-def test_what_supervises_is_not_watched(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    watched: list[bool] = []
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What is noted for each command that is watched: whether it only reads."""
+    noted: list[bool] = []
 
     @contextmanager
     def watching(*, only_reads: bool) -> Iterator[None]:
-        watched.append(only_reads)
+        noted.append(only_reads)
         yield
 
     monkeypatch.setattr(waiting, "watching", watching)
+    return noted
+
+
+@pytest.mark.parametrize(
+    "command", [entry.name for entry in ENTRIES if entry.patience is Patience.SUPERVISES]
+)
+def test_what_supervises_is_not_watched(
+    command: str, watched: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for each in (command, "status"):
         # Without its work, so that nothing is started.
         monkeypatch.setattr(cli.commands[each], "params", [])
@@ -180,16 +188,8 @@ def test_what_supervises_is_not_watched(command: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("command", ["status", "recurring list", "stage"])
 def test_a_command_is_watched_by_its_own_patience_and_its_help_is_not(
-    command: str, monkeypatch: pytest.MonkeyPatch
+    command: str, watched: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched: list[bool] = []
-
-    @contextmanager
-    def watching(*, only_reads: bool) -> Iterator[None]:
-        watched.append(only_reads)
-        yield
-
-    monkeypatch.setattr(waiting, "watching", watching)
     first, *rest = command.split()
     leaf = cli.commands[first]
     for name in rest:
