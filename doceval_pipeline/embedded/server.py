@@ -59,6 +59,9 @@ unix_socket_permissions = 0700
 max_connections = 200
 shared_buffers = 128MB
 max_wal_size = 2GB
+# A new server creates WAL files while it stores the first documents. Filling them with zeros first doubles
+# what is written; commits are flushed all the same.
+wal_init_zero = off
 timezone = 'UTC'
 log_timezone = 'UTC'
 # Statements and rows that violate a constraint contain documents, which must not be logged.
