@@ -41,7 +41,7 @@ CREATE TABLE docs (
     CONSTRAINT docs_file_size_check CHECK ((file_size >= 0)),
     CONSTRAINT docs_id_from_content CHECK ((document_id = ('sha256:'::text || sha256))),
     CONSTRAINT docs_pkey PRIMARY KEY (id),
-    CONSTRAINT docs_sha256_check CHECK ((sha256 ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT docs_sha256_check CHECK (((octet_length(sha256) = 64) AND (sha256 !~ '[^0-9a-f]'::text))),
     CONSTRAINT docs_sha256_key UNIQUE (sha256)
 );
 
