@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import psycopg2
@@ -114,6 +115,27 @@ def test_a_run_sends_no_notifications_and_pings_only_idle_connections(
     assert pinged
     assert any("INSERT INTO event_logs" in statement for statement in statements)
     assert not [statement for statement in statements if "NOTIFY" in statement]
+
+
+def test_an_event_of_an_asset_is_stored_completely_or_not_at_all(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    asset = dg.AssetKey(f"half_stored_{uuid4().hex}")
+    monkeypatch.setattr(type(instance.event_log_storage), "_store_asset_event", stop)
+    with pytest.raises(Stopped):
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, tags={"part": "first"}))
+    monkeypatch.undo()
+    other = psycopg2.connect(database_url(settings, DAGSTER).replace("+psycopg2", ""))
+    with other.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM event_logs WHERE asset_key = %s", (asset.to_string(),))
+        assert cursor.fetchone() == (0,)
+    other.close()
 
 
 def test_a_process_that_is_forked_off_has_connections_of_its_own(instance: dg.DagsterInstance) -> None:
