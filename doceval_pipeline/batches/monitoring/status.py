@@ -32,6 +32,7 @@ from doceval_pipeline.domain.queue_rows import DeferredRows
 from doceval_pipeline.domain.recurring import RecurringOrigin
 from doceval_pipeline.domain.webhook import UndeliveredMessage
 from doceval_pipeline.knowledge.counts import count_cells, count_origins, deferred_rows
+from doceval_pipeline.portions import in_portions
 
 # An overview shows all open batches, and this many of the newest.
 NEWEST_SHOWN = 200
@@ -112,9 +113,9 @@ def every_progress(databases: Databases) -> Iterator[BatchProgress]:
     """The progress of all batches, oldest first, read in portions."""
     with databases.doc_eval.connect() as connection:
         ids = batch_ids(connection)
-    for begin in range(0, len(ids), PORTION):
+    for portion in in_portions(ids, PORTION):
         with databases.doc_eval.connect() as connection:
-            batches = read_batches(connection, ids[begin : begin + PORTION])
+            batches = read_batches(connection, portion)
         yield from progress_of(databases, batches)
 
 
