@@ -35,7 +35,7 @@ from doceval_pipeline.knowledge.documents import (
     copy_documents,
     correct_types,
     find_documents,
-    reserve_ids,
+    take_ids,
 )
 from doceval_pipeline.portions import in_parallel
 
@@ -194,7 +194,7 @@ def _copy(connection: Connection, missing: dict[str, tuple[UnstagedFile, ReadDoc
     """Copy documents, given by sha256 in its order; returns their `docs.id`."""
     if not missing:
         return {}
-    ids = reserve_ids(connection, len(missing))
+    ids = take_ids(connection, len(missing))
     documents = (
         NewDocument(read.fingerprint, encoded_chunks(file.folder, file.raw_path, read), number)
         for (file, read), number in zip_longest(missing.values(), ids)

@@ -50,7 +50,7 @@ def test_files_are_stored_once_whatever_the_pages_and_portions(
 def test_a_role_that_may_not_use_the_sequence_stores_the_same_rows(
     batch: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storing, "reserve_ids", lambda *_: [])
+    monkeypatch.setattr(storing, "take_ids", lambda *_: [])
     store_documents(batch.databases, batch.id, lambda *_: None)
     require_stored(batch)
 
