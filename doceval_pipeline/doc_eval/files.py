@@ -357,6 +357,8 @@ def unstaged_files(
 ) -> list[UnstagedFile]:
     """The files of a batch that are assigned and not stored yet, in the order of their ids.
 
+    The rest of the caller's transaction is planned without sorting (`enable_sort = off`).
+
     Parameters
     ----------
     after
@@ -370,7 +372,10 @@ def unstaged_files(
 
 
 def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFile]) -> None:
-    """Record files as stored; files that are no longer ASSIGNED are not changed."""
+    """Record files as stored; files that are no longer ASSIGNED are not changed.
+
+    The rest of the caller's transaction is planned with lookups (`_LOOK_UP`).
+    """
     connection.execute(_LOOK_UP)
     connection.execute(
         _MARK_STAGED,
@@ -387,7 +392,7 @@ def mark_staged(connection: Connection, batch_id: int, files: Sequence[StagedFil
 
 
 def mark_rejected(connection: Connection, batch_id: int, reasons: dict[int, str]) -> None:
-    """Record files as rejected; `reasons` is by file id."""
+    """Record files as rejected; `reasons` is by file id. The transaction is planned as by `mark_staged`."""
     connection.execute(_LOOK_UP)
     connection.execute(
         _MARK_REJECTED,
@@ -423,13 +428,13 @@ def staged_documents(connection: Connection, batch_id: int) -> dict[str, Measure
     return {row.sha256: MeasuredDocument(row.size, row.content_type) for row in rows}
 
 
-def stored_ids(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
+def stored_ranges(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
     """The stored documents of a batch, without names; at least one range. Reads a portion at a time."""
     return document_ranges((ids, ()) for (ids,) in _columns(connection, _STORED_IDS, batch_id))
 
 
-def stored_names(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
-    """As `stored_ids`, with the path of a file below its folder for each document."""
+def named_ranges(connection: Connection, batch_id: int) -> Iterator[DocumentRange]:
+    """As `stored_ranges`, with the path of a file below its folder for each document."""
     return document_ranges(_columns(connection, _STORED_NAMES, batch_id))
 
 
