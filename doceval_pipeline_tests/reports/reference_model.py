@@ -24,6 +24,7 @@ from doceval_pipeline.domain.findings import Difference
 from doceval_pipeline.domain.insights import (
     NOTHING,
     Agreement,
+    BatchCounts,
     Disagreement,
     Distribution,
     Insights,
@@ -365,12 +366,14 @@ def insights(
         distributions=distributions(scored),
         disagreements=disagreements(files, scored),
         agreements=agreements(boards, scored),
-        throughput=throughput(finished),
         costs=costs(finished, prices or {}),
         seconds=seconds(finished),
-        reused=len(staged.keys() & {*stored_before}),
-        content_bytes=sum(staged.values()),
-        attempts=sorted(Counter(row.attempt for row in now).items()),
+        counts=BatchCounts(
+            throughput=throughput(finished),
+            reused=len(staged.keys() & {*stored_before}),
+            content_bytes=sum(staged.values()),
+            attempts=sorted(Counter(row.attempt for row in now).items()),
+        ),
     )
 
 
