@@ -51,7 +51,7 @@ class Assigned:
 
     def files(self, *states: str) -> int:
         """How many files are in any of the given states."""
-        return sum(tally.files for tally in self.tallies if tally.state in states)
+        return _count_files(self.tallies, *states)
 
     @property
     def bytes(self) -> int:
@@ -456,7 +456,7 @@ def _unmark_deleted_documents(databases: Databases, connection: Connection, batc
 
 
 def _absent_documents(databases: Databases, connection: Connection, batch_id: int) -> tuple[list[int], int]:
-    """The `docs.id` of staged files that are not stored, and how many there are of all."""
+    """The `docs.id` of staged files that are not stored, and how many documents the batch has."""
     absent, documents = [], 0
     with databases.knowledge.connect() as knowledge:
         for part in batch_documents.stored_ranges(connection, batch_id):
