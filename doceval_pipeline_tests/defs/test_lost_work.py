@@ -63,7 +63,7 @@ def completed(batch: Sample, instance: dg.DagsterInstance) -> Any:
 
 
 def notices(batch: Sample) -> str:
-    (progress,) = batch_progress(batch.databases, str(batch.id))
+    progress = batch_progress(batch.databases, str(batch.id))
     return " | ".join(progress.notices)
 
 

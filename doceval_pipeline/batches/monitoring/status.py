@@ -132,17 +132,16 @@ def progress_overview(databases: Databases, shown: Collection[int] = ()) -> tupl
     return progress_of(databases, batches), total
 
 
-def batch_progress(databases: Databases, wanted: str | None = None) -> list[BatchProgress]:
-    """The progress of one batch, by number, key or name, or of all batches, oldest first.
+def batch_progress(databases: Databases, wanted: str) -> BatchProgress:
+    """The progress of a batch, given by number, key or name.
 
     Raises
     ------
     UnknownBatch
         The batch does not exist.
     """
-    if wanted is None:
-        return list(every_progress(databases))
-    return progress_of(databases, [find_batch(databases.doc_eval, wanted)])
+    (progress,) = progress_of(databases, [find_batch(databases.doc_eval, wanted)])
+    return progress
 
 
 def progress_of(databases: Databases, batches: list[BatchRecord]) -> list[BatchProgress]:

@@ -57,7 +57,7 @@ def answered(databases: Databases, number: int, **columns: Any) -> ReportInput:
 
 
 def progress(databases: Databases, number: int) -> BatchProgress:
-    (found,) = batch_progress(databases, str(number))
+    found = batch_progress(databases, str(number))
     return found
 
 
